@@ -1,0 +1,120 @@
+//! Everything that is done with BPF objects: reading, loading, attaching, pinning, probing. The only user of aya.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use crate::model::ids::PinName;
+use crate::model::object::ObjectFacts;
+use crate::model::plan::{PlannedLink, PlannedObject};
+
+/// Something that a kernel may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Feature {
+    /// BPF_TOKEN_CREATE and `delegate_*` mount options.
+    Token,
+    /// tcx links.
+    Tcx,
+    /// Links on cgroups.
+    CgroupLink,
+    /// Links on perf events, for tracepoints.
+    PerfLink,
+    /// Trampoline programs: fentry, fexit.
+    Tracing,
+    /// LSM programs.
+    Lsm,
+    /// Kprobes.
+    Kprobe,
+    /// The kernel's own BTF.
+    Btf,
+}
+
+impl Feature {
+    /// Every feature, in the order in which `doctor` lists them.
+    pub const ALL: [Self; 8] =
+        [Self::Token, Self::Tcx, Self::CgroupLink, Self::PerfLink, Self::Btf, Self::Tracing, Self::Lsm, Self::Kprobe];
+
+    /// The first kernel that has it.
+    pub fn since(self) -> &'static str {
+        match self {
+            Self::Token => "6.9",
+            Self::Tcx => "6.6",
+            Self::CgroupLink => "5.7",
+            Self::PerfLink => "5.15",
+            Self::Tracing => "5.5",
+            Self::Lsm => "5.7",
+            Self::Kprobe => "4.1",
+            Self::Btf => "5.4",
+        }
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Token => "BPF tokens",
+            Self::Tcx => "tcx links",
+            Self::CgroupLink => "cgroup links",
+            Self::PerfLink => "perf event links",
+            Self::Tracing => "fentry and fexit programs",
+            Self::Lsm => "LSM programs",
+            Self::Kprobe => "kprobes",
+            Self::Btf => "kernel BTF",
+        })
+    }
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Support {
+    /// The kernel has it.
+    Yes,
+    /// The kernel does not have it, or refuses it to root: the reason.
+    No(String),
+    /// The probe could not tell: the reason.
+    Unknown(String),
+}
+
+/// Kernel ids of what was loaded, in the order of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LoadedIds {
+    /// One id for each planned program.
+    pub programs: Vec<u32>,
+    /// One id for each planned map.
+    pub maps: Vec<u32>,
+}
+
+/// The places that links of one container need, held open while they are made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Places<'a> {
+    /// The container's network namespace, for xdp and tcx.
+    pub netns: Option<BorrowedFd<'a>>,
+    /// The container's cgroup directory, for the cgroup kinds.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// The seam to the kernel: everything that has an effect on BPF objects. `LinuxKernel` is the real one.
+///
+/// The methods hold nothing between calls: what `load` made is found again by its pin, so that a record that names the
+/// pins is all that release needs.
+pub trait Kernel {
+    /// Asks the kernel for a feature by trying it.
+    fn probe(&self, feature: Feature) -> Support;
+
+    /// Reads what an object declares. No system call: pure parsing of hostile input.
+    fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError>;
+
+    /// Makes the maps, loads the programs with the capabilities of the object's scope, and pins each under `directory`, an
+    /// existing directory of our bpffs. On error some pins may be left: the caller releases by the record.
+    fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError>;
+
+    /// Attaches a program that was pinned under `directory`, pins the link there, and returns the link's kernel id.
+    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<u32, KernelError>;
+
+    /// Removes one pin. An absent one is a success; the result says whether it was there.
+    fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError>;
+}
+
+/// Why something with a BPF object did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {}

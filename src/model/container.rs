@@ -1,0 +1,1 @@
+//! A container as its bundle's config.json and its state describe it.

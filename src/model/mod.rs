@@ -1,0 +1,17 @@
+//! What the product is about, as types: no I/O, no clock, no environment, no logging.
+//!
+//! Text from strangers (annotations, state, policy files, object files) is parsed into these types at the door; behind it
+//! nobody looks at strings again.
+
+pub mod annotations;
+pub mod attach_point;
+pub mod bytecode;
+pub mod container;
+pub mod delegation;
+pub mod ids;
+pub mod object;
+pub mod plan;
+pub mod policy;
+pub mod record;
+pub mod reference;
+pub mod state;

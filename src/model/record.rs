@@ -1,0 +1,205 @@
+//! What the store keeps: who owns which objects, and how far it got.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::annotations::MapAccess;
+use crate::model::attach_point::{AttachPoint, ProgramKind, Scope};
+use crate::model::bytecode::Verdict;
+use crate::model::delegation::Delegation;
+use crate::model::ids::{ContainerId, Digest, OwnerNo, PinName, ProcessIdentity};
+use crate::model::policy::Engine;
+
+/// Who owns programs, links and maps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Owner {
+    /// One container of one runtime user.
+    Container {
+        /// The id that the runtime gave it.
+        id: ContainerId,
+        /// Its bundle, which tells apart containers of the same id under different runtime roots.
+        bundle: PathBuf,
+        /// The uid that the runtime runs as.
+        runtime_user: u32,
+    },
+    /// A pod's network namespace; containers hold references to it.
+    Netns {
+        /// The kernel's cookie of the namespace, unique within a boot (SO_NETNS_COOKIE).
+        cookie: u64,
+        /// The sandbox it belongs to, where the engine says.
+        sandbox: Option<String>,
+    },
+    /// What a person loaded by hand.
+    Host {
+        /// `--application`.
+        application: Option<String>,
+    },
+}
+
+/// How far an owner got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Recorded, not yet complete: every pin it may have made is named.
+    Pending,
+    /// Complete.
+    Ready,
+    /// Being undone.
+    Releasing,
+    /// Refused or undone after a failure: nothing is left but the reason.
+    Failed,
+}
+
+/// The process that works on a record; nobody else touches a Pending or Releasing owner while it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// The process.
+    pub process: ProcessIdentity,
+    /// Seconds since boot (CLOCK_BOOTTIME) at which it gives up by itself.
+    pub deadline: u64,
+}
+
+/// One owner with everything that it has in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerRecord {
+    /// The record's number, which names its pin directory.
+    pub no: OwnerNo,
+    /// Who it is.
+    pub owner: Owner,
+    /// How far it got.
+    pub phase: Phase,
+    /// Who works on it, or worked on it last.
+    pub actor: Actor,
+    /// When it was made: seconds since 1970.
+    pub created: u64,
+    /// When it last changed: seconds since 1970.
+    pub changed: u64,
+    /// The container's init; None for other owners.
+    pub init: Option<ProcessIdentity>,
+    /// Digest over the request, to tell a repeated createRuntime from another one.
+    pub request: Option<Digest>,
+    /// What made the container.
+    pub engine: Option<Engine>,
+    /// The container's place in Kubernetes, where the engine says.
+    pub workload: Option<Workload>,
+    /// The container's cgroup, where a program sits on it.
+    pub cgroup: Option<CgroupRecord>,
+    /// Programs, in the order in which they were loaded.
+    pub programs: Vec<ProgramRecord>,
+    /// Maps of those programs.
+    pub maps: Vec<MapRecord>,
+    /// Links of those programs.
+    pub links: Vec<LinkRecord>,
+    /// The bpffs that was mounted into the container.
+    pub bpffs: Option<BpffsRecord>,
+    /// The images that the programs came from.
+    pub images: Vec<ImageRecord>,
+    /// For a container: the network namespaces whose programs it holds.
+    pub holds: Vec<OwnerNo>,
+    /// For a network namespace: the containers that hold it.
+    pub holders: Vec<OwnerNo>,
+    /// Why it failed, in one sentence.
+    pub failure: Option<String>,
+    /// What release could not undo yet, one sentence each.
+    pub leftovers: Vec<String>,
+}
+
+/// A container's place in Kubernetes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Workload {
+    /// The namespace.
+    pub namespace: Option<String>,
+    /// The pod.
+    pub pod: Option<String>,
+    /// The container's name in the pod.
+    pub container: Option<String>,
+}
+
+/// A cgroup that programs sit on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupRecord {
+    /// Below the cgroup2 mount, as in /proc/<pid>/cgroup.
+    pub path: PathBuf,
+    /// The kernel's cgroup id: the directory's inode.
+    pub id: u64,
+}
+
+/// A loaded program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramRecord {
+    /// Its pin.
+    pub pin: PinName,
+    /// The function in the object.
+    pub function: String,
+    /// Its kind.
+    pub kind: ProgramKind,
+    /// How far it reaches: with which capabilities it was loaded.
+    pub scope: Scope,
+    /// Which of the owner's images it came from: index into `images`.
+    pub image: usize,
+    /// The kernel's id; None while Pending.
+    pub id: Option<u32>,
+}
+
+/// A map of a loaded program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapRecord {
+    /// Its pin.
+    pub pin: PinName,
+    /// The name in the object.
+    pub name: String,
+    /// Which of the owner's images it came from.
+    pub image: usize,
+    /// The kernel's id; None while Pending.
+    pub id: Option<u32>,
+    /// Where and how the container sees it.
+    pub shown: Option<ShownMap>,
+}
+
+/// A map in a container's bpffs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownMap {
+    /// The file's name below the bpffs.
+    pub file_name: String,
+    /// What the container may do with it.
+    pub access: MapAccess,
+}
+
+/// An attached program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRecord {
+    /// Its pin.
+    pub pin: PinName,
+    /// The pin of its program.
+    pub program: PinName,
+    /// Where it attaches.
+    pub at: AttachPoint,
+    /// The kernel's id; None while Pending.
+    pub id: Option<u32>,
+}
+
+/// A bpffs in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BpffsRecord {
+    /// Where in the container's root.
+    pub path: PathBuf,
+    /// What it delegates; None for a private one.
+    pub delegation: Option<Delegation>,
+}
+
+/// An image that programs came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// As it was asked for, normalised and spelled out.
+    pub reference: String,
+    /// What it resolved to.
+    pub digest: Digest,
+    /// The object that was loaded.
+    pub object: Digest,
+    /// The image rule that allowed it.
+    pub rule: String,
+    /// What that rule found.
+    pub verdict: Verdict,
+}
