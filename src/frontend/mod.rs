@@ -1,0 +1,1 @@
+//! Doors: input, one call into the lifecycle, output. No decisions.

@@ -1,0 +1,56 @@
+//! Every path that is ours.
+
+use std::path::{Path, PathBuf};
+
+/// The directories of one installation. `--root DIR` moves all of them below DIR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// State of this boot: `/run/bpfman-hook`, 0755.
+    pub run: PathBuf,
+    /// The image cache: `/var/cache/bpfman-hook`, 0700; safe to delete at any time.
+    pub cache: PathBuf,
+    /// Policy, keys, trusted roots: `/etc/bpfman-hook`.
+    pub etc: PathBuf,
+}
+
+impl Paths {
+    /// The paths of an installation on the host itself.
+    pub fn system() -> Self {
+        Self::below(Path::new("/"))
+    }
+
+    /// The same paths below another root directory, which must be absolute.
+    pub fn below(root: &Path) -> Self {
+        Self { run: root.join("run/bpfman-hook"), cache: root.join("var/cache/bpfman-hook"), etc: root.join("etc/bpfman-hook") }
+    }
+
+    /// The stores of this and former boots: `store/<boot-id>/`, 0700.
+    pub fn stores(&self) -> PathBuf {
+        self.run.join("store")
+    }
+
+    /// Our bpffs, where every pin is: 0700.
+    pub fn bpffs(&self) -> PathBuf {
+        self.run.join("fs")
+    }
+
+    /// What `hook` said, for hosts without a journal.
+    pub fn log(&self) -> PathBuf {
+        self.run.join("log")
+    }
+
+    /// The policy file that is read last.
+    pub fn policy_file(&self) -> PathBuf {
+        self.etc.join("policy.toml")
+    }
+
+    /// Policy files that are read before it, in the order of their names.
+    pub fn policy_directory(&self) -> PathBuf {
+        self.etc.join("policy.d")
+    }
+
+    /// Keys that the built-in policy trusts.
+    pub fn keys(&self) -> PathBuf {
+        self.etc.join("keys")
+    }
+}

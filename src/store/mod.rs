@@ -1,0 +1,1 @@
+//! Who owns what, in LMDB. The only user of heed.

@@ -1,0 +1,1 @@
+//! Tests on the real kernel: BPF objects, namespaces, bpffs, tokens. They need root and fail without it.
