@@ -15,3 +15,4 @@ pub mod policy;
 pub mod record;
 pub mod reference;
 pub mod state;
+pub mod words;
