@@ -6,6 +6,7 @@ pub mod clock;
 pub mod error;
 pub mod fsutil;
 mod memfd;
+pub mod mounts;
 pub mod pid;
 mod trusted;
 
