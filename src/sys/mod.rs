@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod fault;
 pub mod fsutil;
 mod memfd;
 pub mod mounts;
