@@ -3,7 +3,10 @@
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
 pub mod bpffs;
+pub mod caps;
 pub mod error;
+pub mod netns;
+pub mod sock;
 pub mod token;
 
 pub use error::SysError;
