@@ -4,6 +4,7 @@
 
 pub mod bpffs;
 pub mod caps;
+pub mod child;
 pub mod error;
 pub mod netns;
 pub mod sock;
