@@ -2,13 +2,19 @@
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
+pub mod bpffs;
+pub mod caps;
+pub mod child;
 pub mod clock;
 pub mod error;
 pub mod fault;
 pub mod fsutil;
 mod memfd;
 pub mod mounts;
+pub mod netns;
 pub mod pid;
+pub mod sock;
+pub mod token;
 mod trusted;
 
 pub use error::SysError;
