@@ -8,6 +8,7 @@ pub mod attach_point;
 pub mod bytecode;
 pub mod container;
 pub mod delegation;
+pub mod globals;
 pub mod ids;
 pub mod object;
 pub mod plan;
