@@ -9,6 +9,7 @@ pub mod bytecode;
 pub mod container;
 pub mod delegation;
 pub mod facts;
+pub mod globals;
 pub mod ids;
 pub mod object;
 pub mod plan;
