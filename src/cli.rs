@@ -393,16 +393,8 @@ pub fn hook_fast_path<S: AsRef<OsStr>>(args: &[S]) -> Option<HookArgs> {
     Some(hook)
 }
 
-/// The words of `--engine`.
-pub const ENGINES: [(Engine, &str); 4] =
-    [(Engine::Containerd, "containerd"), (Engine::CriO, "cri-o"), (Engine::Podman, "podman"), (Engine::Oci, "oci")];
-
 fn engine(word: &str) -> Result<Engine, String> {
-    ENGINES
-        .iter()
-        .find(|(_, w)| *w == word)
-        .map(|(engine, _)| *engine)
-        .ok_or_else(|| "write containerd, cri-o, podman or oci".to_owned())
+    Engine::from_word(word).ok_or_else(|| format!("write {}", Engine::ALL.map(Engine::word).join(", ")))
 }
 
 fn absolute_path(text: &str) -> Result<PathBuf, String> {
