@@ -21,3 +21,4 @@ pub mod record;
 pub mod reference;
 pub mod seccomp;
 pub mod state;
+pub mod words;
