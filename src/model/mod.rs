@@ -14,4 +14,5 @@ pub mod plan;
 pub mod policy;
 pub mod record;
 pub mod reference;
+pub mod registries;
 pub mod state;
