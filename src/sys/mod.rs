@@ -1,3 +1,12 @@
 //! Small safe wrappers around system calls, one fact each. The only user of rustix, nix and caps, and the only place with
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
+
+pub mod clock;
+pub mod error;
+pub mod fsutil;
+mod memfd;
+pub mod pid;
+mod trusted;
+
+pub use error::SysError;
