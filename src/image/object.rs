@@ -187,17 +187,31 @@ fn inflate(decoder: impl Read) -> Result<Option<Vec<u8>>, ObjectError> {
     }
 }
 
-fn unzstd(layer: &[u8]) -> Result<Option<Vec<u8>>, ObjectError> {
-    match zstd_window(layer) {
-        Some(window) if window <= MAX_WINDOW => {}
-        Some(_) => return Ok(None),
-        None => return Err(ObjectError::Unpack("its zstd frame ends early".to_owned())),
+/// Every frame of a zstd stream, of which podman's zstd:chunked writes several and skippable ones between them.
+fn unzstd(mut stream: &[u8]) -> Result<Option<Vec<u8>>, ObjectError> {
+    let cut = || ObjectError::Unpack("its zstd stream ends early".to_owned());
+    let mut plain = Vec::new();
+    while !stream.is_empty() {
+        let magic = u32::from_le_bytes(*stream.first_chunk().ok_or_else(cut)?);
+        if magic & 0xffff_fff0 == 0x184d_2a50 {
+            let size = u32::from_le_bytes(*stream[4..].first_chunk().ok_or_else(cut)?);
+            stream = usize::try_from(size).ok().and_then(|size| stream.get(8..)?.get(size..)).ok_or_else(cut)?;
+            continue;
+        }
+        if zstd_window(stream).ok_or_else(cut)? > MAX_WINDOW {
+            return Ok(None);
+        }
+        let decoder =
+            ruzstd::decoding::StreamingDecoder::new(&mut stream).map_err(|err| ObjectError::Unpack(err.to_string()))?;
+        match inflate(decoder)? {
+            Some(more) if plain.len() + more.len() <= MAX_OBJECT => plain.extend(more),
+            _ => return Ok(None),
+        }
     }
-    let decoder = ruzstd::decoding::StreamingDecoder::new(layer).map_err(|err| ObjectError::Unpack(err.to_string()))?;
-    inflate(decoder)
+    Ok(Some(plain))
 }
 
-/// The window of the first frame, RFC 8878 section 3.1.1.1: what a decoder has to keep of its output.
+/// The window of a frame, RFC 8878 section 3.1.1.1: what a decoder has to keep of its output.
 fn zstd_window(frame: &[u8]) -> Option<u64> {
     let descriptor = *frame.get(4)?;
     if descriptor & 0x20 == 0 {

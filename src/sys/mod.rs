@@ -2,11 +2,16 @@
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
+pub mod bpffs;
+pub mod caps;
 pub mod clock;
 pub mod error;
 pub mod fsutil;
 mod memfd;
+pub mod netns;
 pub mod pid;
+pub mod sock;
+pub mod token;
 mod trusted;
 
 pub use error::SysError;
