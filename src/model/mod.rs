@@ -19,6 +19,7 @@ pub mod plan;
 pub mod policy;
 pub mod record;
 pub mod reference;
+pub mod registries;
 pub mod seccomp;
 pub mod state;
 pub mod words;
