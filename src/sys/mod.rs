@@ -4,12 +4,12 @@
 
 pub mod bpffs;
 pub mod caps;
-mod memfd;
 pub mod child;
 pub mod clock;
 pub mod error;
 pub mod fault;
 pub mod fsutil;
+mod memfd;
 pub mod mounts;
 pub mod netns;
 pub mod pid;
