@@ -100,7 +100,6 @@ impl StoreError {
                 | MdbError::CursorFull
                 | MdbError::PageFull
                 | MdbError::Incompatible
-                | MdbError::BadTxn
                 | MdbError::BadValSize
                 | MdbError::Problem),
             ) => Self::Damaged { path, problem: err.to_string() },

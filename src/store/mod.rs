@@ -11,6 +11,8 @@
 
 mod error;
 mod meta;
+#[cfg(test)]
+mod tests;
 mod txn;
 
 use std::fs::{self, DirBuilder, File};
@@ -63,6 +65,7 @@ pub struct Store {
     path: PathBuf,
     env: Env<WithoutTls>,
     table: Table,
+    map_size: usize,
     writer: Mutex<OwnedFd>,
     patience: Duration,
 }
@@ -71,29 +74,33 @@ impl Store {
     /// Opens the store of this boot below `stores`, and makes it if there is none. Making it removes the stores of other boots
     /// unread. `boot_id` is a file name.
     pub fn open(stores: &Path, boot_id: &str) -> Result<Self, StoreError> {
+        Self::open_sized(stores, boot_id, MAP_SIZE)
+    }
+
+    fn open_sized(stores: &Path, boot_id: &str, map_size: usize) -> Result<Self, StoreError> {
         let path = stores.join(boot_id);
-        if let Some(store) = Self::open_path(&path)? {
+        if let Some(store) = Self::open_path(&path, map_size)? {
             return Ok(store);
         }
         let directory = fsutil::ensure_directory(stores, 0o700)?;
         let _lock = FileLock::wait(&directory, stores)?;
         if fs::symlink_metadata(&path).is_err() {
-            create(stores, &path)?;
+            create(stores, &path, map_size)?;
         }
-        Self::open_path(&path)?.ok_or_else(|| StoreError::damaged(&path, "it vanished while it was being made"))
+        Self::open_path(&path, map_size)?.ok_or_else(|| StoreError::damaged(&path, "it vanished while it was being made"))
     }
 
     /// Opens the store of this boot if there is one, for commands that only look: they leave no store behind where nothing was
     /// ever recorded. It needs the same rights as [`open`](Self::open), because readers sign in to the lock file.
     pub fn open_existing(stores: &Path, boot_id: &str) -> Result<Option<Self>, StoreError> {
-        Self::open_path(&stores.join(boot_id))
+        Self::open_path(&stores.join(boot_id), MAP_SIZE)
     }
 
-    fn open_path(path: &Path) -> Result<Option<Self>, StoreError> {
+    fn open_path(path: &Path, map_size: usize) -> Result<Option<Self>, StoreError> {
         if fsutil::open_own_directory(path, 0o700)?.is_none() {
             return Ok(None);
         }
-        prepare(path)?;
+        prepare(path, map_size)?;
         let writer = File::options()
             .write(true)
             .create(true)
@@ -104,7 +111,7 @@ impl Store {
         fault::install(&StoreError::damaged(path, "a page of it leads nowhere").to_string());
         let failed = |err| StoreError::from_heed("open", path, err);
         fault::inside(|| {
-            let env = open_env(path).map_err(failed)?;
+            let env = open_env(path, map_size).map_err(failed)?;
             // Slots of readers that died: without this they would keep old pages from being used again. Costs one fcntl for
             // each other process that reads right now.
             env.clear_stale_readers().map_err(failed)?;
@@ -128,7 +135,7 @@ impl Store {
                 let (found, needed) = (format!("schema {found}"), format!("schema {SCHEMA}"));
                 return Err(StoreError::Version { path: path.to_owned(), found, needed });
             }
-            Ok(Self { path: path.to_owned(), env, table, writer: Mutex::new(writer.into()), patience: PATIENCE })
+            Ok(Self { path: path.to_owned(), env, table, map_size, writer: Mutex::new(writer.into()), patience: PATIENCE })
         })
         .map(Some)
     }
@@ -169,7 +176,7 @@ impl Store {
         fault::inside(|| {
             let failed = |err| StoreError::from_heed("write", &self.path, err);
             let txn = self.env.write_txn().map_err(failed)?;
-            let mut txn = WriteTxn::new(&self.path, self.table, txn);
+            let mut txn = WriteTxn::new(&self.path, self.table, txn, self.map_size);
             let result = change(&mut txn)?;
             txn.commit()?;
             Ok(result)
@@ -188,7 +195,7 @@ impl Store {
 
 /// Makes the store of this boot under another name and renames it, so that one that has its name is always whole: whatever
 /// is missing in it later was lost, and is not taken for an empty store. The caller holds the lock on `stores`.
-fn create(stores: &Path, path: &Path) -> Result<(), StoreError> {
+fn create(stores: &Path, path: &Path, map_size: usize) -> Result<(), StoreError> {
     for name in fsutil::names_in(stores)? {
         let other = stores.join(name);
         if fs::symlink_metadata(&other).is_ok_and(|metadata| metadata.is_dir()) {
@@ -205,7 +212,7 @@ fn create(stores: &Path, path: &Path) -> Result<(), StoreError> {
     let lock = lock.map_err(failed_io)?;
     fsutil::reserve(&lock, LOCK_FILE_SIZE).map_err(failed_io)?;
     drop(lock);
-    let env = open_env(&unfinished).map_err(failed)?;
+    let env = open_env(&unfinished, map_size).map_err(failed)?;
     let writing = env.write_txn().map_err(failed)?;
     env.create_databases_and_commit(writing, |opener, writing| {
         let table = opener.create_database::<Bytes, Bytes>(writing, None)?;
@@ -220,7 +227,7 @@ fn create(stores: &Path, path: &Path) -> Result<(), StoreError> {
 /// Makes sure before LMDB maps them that its files are as long as it believes, because a page behind the end of a file is
 /// SIGBUS: a data file that was cut off is made longer again, so that the missing pages read as zeros, which LMDB reports as
 /// damage when it comes across them. It may also be short without harm, where the last pages were never used.
-fn prepare(path: &Path) -> Result<(), StoreError> {
+fn prepare(path: &Path, map_size: usize) -> Result<(), StoreError> {
     let opened = File::options().read(true).write(true).open(path.join(DATA_FILE));
     let failed = |err| StoreError::from_io("check", path, err);
     let data = match opened {
@@ -230,7 +237,7 @@ fn prepare(path: &Path) -> Result<(), StoreError> {
         other => other.map_err(failed)?,
     };
     let needed =
-        meta::needed_size(&data, MAP_SIZE as u64).map_err(failed)?.map_err(|problem| StoreError::damaged(path, problem))?;
+        meta::needed_size(&data, map_size as u64).map_err(failed)?.map_err(|problem| StoreError::damaged(path, problem))?;
     if data.metadata().map_err(failed)?.len() < needed {
         fsutil::reserve(&data, needed).map_err(failed)?;
     }
@@ -244,9 +251,9 @@ fn prepare(path: &Path) -> Result<(), StoreError> {
 }
 
 #[allow(unsafe_code, reason = "LMDB maps a file, which the compiler cannot know to be left alone by others")]
-fn open_env(path: &Path) -> heed::Result<Env<WithoutTls>> {
+fn open_env(path: &Path, map_size: usize) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
-    options.map_size(MAP_SIZE).max_readers(READERS);
+    options.map_size(map_size).max_readers(READERS);
     // No MDB_WRITEMAP: pages are written with pwrite(2), so that a full file system is ENOSPC and not SIGBUS.
     // SAFETY: MDB_NOSYNC and MDB_NOMETASYNC give up what survives a crash of the kernel, and the store does not outlive it.
     unsafe { options.flags(EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC) };

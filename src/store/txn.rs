@@ -127,11 +127,12 @@ pub struct WriteTxn<'t> {
     path: &'t Path,
     table: Table,
     txn: RwTxn<'t>,
+    map_size: usize,
 }
 
 impl<'t> WriteTxn<'t> {
-    pub(super) fn new(path: &'t Path, table: Table, txn: RwTxn<'t>) -> Self {
-        Self { path, table, txn }
+    pub(super) fn new(path: &'t Path, table: Table, txn: RwTxn<'t>, map_size: usize) -> Self {
+        Self { path, table, txn, map_size }
     }
 
     pub(super) fn commit(self) -> Result<(), StoreError> {
@@ -182,10 +183,15 @@ impl<'t> WriteTxn<'t> {
         self.insert(LAST_NO_KEY, &no.to_be_bytes())
     }
 
-    /// Writes a record under its own number, in place of the one that is there.
+    /// Writes a record under its own number, in place of the one that is there. A new one is refused with
+    /// [`StoreError::Full`] while an eighth of the map is still free, because LMDB needs free pages to delete as well: a store
+    /// that is full can be changed and emptied.
     pub fn put(&mut self, record: &OwnerRecord) -> Result<(), StoreError> {
         let new = index_keys(record);
         let old = self.index_keys_of(record.no)?;
+        if old.is_empty() && self.is_nearly_full()? {
+            return Err(StoreError::Full(self.path.to_owned()));
+        }
         for key in old.iter().filter(|key| !new.contains(key)) {
             self.remove(key)?;
         }
@@ -216,6 +222,12 @@ impl<'t> WriteTxn<'t> {
             self.delete(*no)?;
         }
         Ok(doomed.len())
+    }
+
+    fn is_nearly_full(&self) -> Result<bool, StoreError> {
+        let stat = self.table.stat(&self.txn).map_err(|err| self.failed(err))?;
+        let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+        Ok(pages * stat.page_size as usize > self.map_size / 8 * 7)
     }
 
     /// The index entries that the stored record has. Found from the record where it decodes, else by looking through them all.
