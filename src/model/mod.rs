@@ -19,3 +19,4 @@ pub mod record;
 pub mod reference;
 pub mod seccomp;
 pub mod state;
+pub mod words;
