@@ -4,9 +4,7 @@ use std::fs;
 use std::panic::resume_unwind;
 use std::thread;
 
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities,
-};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities};
 
 use crate::sys::SysError;
 use crate::sys::netns::THREAD_STACK;
@@ -124,7 +122,8 @@ mod tests {
 
     #[test]
     fn what_a_thread_does_not_hold_is_named() {
-        let error = with_caps(&[], || with_caps(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN], || ())).unwrap().unwrap_err();
+        let error =
+            with_caps(&[], || with_caps(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN], || ())).unwrap().unwrap_err();
         assert_eq!(
             error.to_string(),
             "run with the capabilities CAP_BPF CAP_NET_ADMIN: the process lacks CAP_BPF CAP_NET_ADMIN; grant it to the hook"

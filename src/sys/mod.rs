@@ -4,10 +4,12 @@
 
 pub mod bpffs;
 pub mod caps;
+pub mod child;
 pub mod clock;
 pub mod error;
 pub mod fsutil;
 mod memfd;
+pub mod mounts;
 pub mod netns;
 pub mod pid;
 pub mod sock;

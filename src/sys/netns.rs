@@ -77,8 +77,7 @@ fn cookie_here() -> Result<u64, SysError> {
     /// include/uapi/asm-generic/socket.h
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let fail = |source: io::Error| SysError::io("read the cookie of", "the network namespace")(source);
-    let socket =
-        socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(|e| fail(e.into()))?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(|e| fail(e.into()))?;
     let mut value = 0_u64;
     let mut len = mem::size_of::<u64>() as libc::socklen_t;
     // SAFETY: the socket is open, `value` has `len` writable bytes, and the kernel writes at most that many.
