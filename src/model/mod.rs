@@ -6,8 +6,11 @@
 pub mod annotations;
 pub mod attach_point;
 pub mod bytecode;
+pub mod config;
 pub mod container;
 pub mod delegation;
+pub mod engine;
+pub mod grant;
 pub mod ids;
 pub mod object;
 pub mod plan;
@@ -15,4 +18,6 @@ pub mod policy;
 pub mod record;
 pub mod reference;
 pub mod registries;
+pub mod seccomp;
 pub mod state;
+pub mod words;

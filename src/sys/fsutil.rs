@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, fchmod, flock, fstat, fsync, mkdirat, openat, openat2,
-    renameat, unlinkat,
+    AtFlags, CWD, FlockOperation, Mode, OFlags, ResolveFlags, fchmod, flock, fstat, fsync, mkdirat, openat, openat2, renameat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -119,8 +119,7 @@ pub fn open_beneath(root: impl AsFd, path: &Path, how: OpenAs) -> Result<OwnedFd
     }
 }
 
-/// Makes a directory of ours with `mode` if it is missing, its missing parents with 0755, and opens it (O_PATH). One that is
-/// there is taken only if it is a directory, not a link to one, belongs to the user we run as and is writable by nobody
+/// Makes a directory of ours with `mode` if it is missing, its missing parents with 0755, and opens it. One that is there is taken only if it is a directory, not a link to one, belongs to the user we run as and is writable by nobody
 /// else; bits beyond `mode` are taken away.
 pub fn ensure_directory(path: &Path, mode: u32) -> Result<OwnedFd, TrustError> {
     let made = match mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
@@ -136,16 +135,23 @@ pub fn ensure_directory(path: &Path, mode: u32) -> Result<OwnedFd, TrustError> {
     {
         return Err(TrustError::Io { doing: "make the directory", path: path.to_owned(), source: errno.into() });
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = openat(CWD, path, flags, Mode::empty()).map_err(|errno| match errno {
-        Errno::LOOP => TrustError::SymbolicLink { path: path.to_owned(), link: path.to_owned() },
-        // O_DIRECTORY|O_NOFOLLOW on a link says ENOTDIR, as on any other file.
-        Errno::NOTDIR => TrustError::Kind { path: path.to_owned(), component: path.to_owned(), wanted: "directory" },
-        errno => TrustError::Io { doing: "open the directory", path: path.to_owned(), source: errno.into() },
-    })?;
+    open_own_directory(path, mode)?.ok_or_else(|| TrustError::Missing(path.to_owned()))
+}
+
+/// The second half of [`ensure_directory`]: opens a directory of ours, or says None where it is missing.
+pub fn open_own_directory(path: &Path, mode: u32) -> Result<Option<OwnedFd>, TrustError> {
     let io = |doing| move |errno: Errno| TrustError::Io { doing, path: path.to_owned(), source: errno.into() };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match openat(CWD, path, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(None),
+        // A link gives ENOTDIR like any other file, since O_DIRECTORY is checked first.
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            return Err(TrustError::Kind { path: path.to_owned(), component: path.to_owned(), wanted: "directory" });
+        }
+        Err(errno) => return Err(io("open the directory")(errno)),
+    };
     let stat = fstat(&directory).map_err(io("stat"))?;
-    debug_assert_eq!(FileType::from_raw_mode(stat.st_mode), FileType::Directory);
     if stat.st_uid != geteuid().as_raw() {
         return Err(TrustError::Owner { path: path.to_owned(), component: path.to_owned(), uid: stat.st_uid });
     }
@@ -156,7 +162,7 @@ pub fn ensure_directory(path: &Path, mode: u32) -> Result<OwnedFd, TrustError> {
     if is & !mode != 0 {
         fchmod(&directory, Mode::from_raw_mode(is & mode)).map_err(io("restrict the mode of"))?;
     }
-    Ok(directory)
+    Ok(Some(directory))
 }
 
 /// Removes a directory and everything in it without following links. Absent is a success.

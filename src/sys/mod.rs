@@ -7,6 +7,7 @@ pub mod caps;
 pub mod child;
 pub mod clock;
 pub mod error;
+pub mod fault;
 pub mod fsutil;
 mod memfd;
 pub mod mounts;
