@@ -13,6 +13,7 @@ mod crun;
 mod effects;
 mod hostile;
 mod images;
+mod instruments;
 mod itself;
 mod lifetimes;
 mod places;

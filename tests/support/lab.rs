@@ -145,8 +145,12 @@ impl Lab {
     ///
     /// The kernel frees some of it a moment later than the last reference goes, so each is waited for.
     pub fn residue(&self) {
+        self.residue_within(Duration::from_secs(10));
+    }
+
+    /// The same with another patience.
+    pub fn residue_within(&self, patience: Duration) {
         let mut left = Vec::new();
-        let patience = Duration::from_secs(10);
         let deadline = std::time::Instant::now() + patience;
         loop {
             left.clear();
