@@ -1,5 +1,13 @@
 //! Everything that is done with BPF objects: reading, loading, attaching, pinning, probing. The only user of aya.
 
+pub mod btf;
+pub mod btf_ext;
+pub mod elf;
+pub mod insn;
+pub mod map;
+pub mod object;
+pub mod section;
+
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::Path;

@@ -1,3 +1,20 @@
 //! Small safe wrappers around system calls, one fact each. The only user of rustix, nix and caps, and the only place with
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
+
+pub mod bpffs;
+pub mod caps;
+mod memfd;
+pub mod child;
+pub mod clock;
+pub mod error;
+pub mod fault;
+pub mod fsutil;
+pub mod mounts;
+pub mod netns;
+pub mod pid;
+pub mod sock;
+pub mod token;
+mod trusted;
+
+pub use error::SysError;

@@ -1,0 +1,152 @@
+//! The host as it is: `/proc`, namespaces, cgroups, mounts.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use crate::kernel::Places;
+use crate::lifecycle::host::{Host, HostError, Need};
+use crate::model::container::Container;
+use crate::model::config::{NamespaceKind, NamespaceSource};
+use crate::model::facts::{CgroupFact, Facts, NetnsFact};
+use crate::model::ids::ProcessIdentity;
+use crate::model::plan::PlannedBpffs;
+use crate::model::policy::Engine;
+use crate::sys::pid::{self, Namespace, Namespaces, Process};
+use crate::sys::{bpffs, cgroup, clock, netns};
+
+/// The real host.
+#[derive(Debug)]
+pub struct LinuxHost {
+    own: Namespaces,
+    me: ProcessIdentity,
+}
+
+/// A container's init, held by pidfd, and the places in it that links need.
+///
+/// Dropping it closes the descriptors; nothing in the container keeps living because of us.
+#[derive(Debug)]
+pub struct Init {
+    process: Process,
+    namespaces: Namespaces,
+    netns: Option<OwnedFd>,
+    cgroup: Option<OwnedFd>,
+}
+
+impl LinuxHost {
+    /// Looks at our own process once.
+    ///
+    /// # Errors
+    /// Where `/proc` is not readable.
+    pub fn new() -> Result<Self, HostError> {
+        Ok(Self { own: pid::own_namespaces()?, me: pid::own_identity()? })
+    }
+
+    /// How the container came to its network namespace.
+    fn provenance(&self, init: &Init, container: &Container) -> Result<NetnsFact, HostError> {
+        if init.namespaces.network == self.own.network {
+            return Ok(NetnsFact::Host);
+        }
+        if let NamespaceSource::New = container.config.namespace(NamespaceKind::Network) {
+            return Ok(NetnsFact::Own);
+        }
+        // A path: an engine made it for the container or its sandbox, or it is somebody else's.
+        if matches!(container.engine, Engine::Containerd | Engine::CriO) {
+            return Ok(NetnsFact::Sandbox { sandbox: container.sandbox.clone() });
+        }
+        let other = pid::processes_in_netns(init.namespaces.network, &[init.process.pid()])?;
+        Ok(other.map_or(NetnsFact::Own, |other| NetnsFact::Foreign { other: other.get() }))
+    }
+}
+
+impl Host for LinuxHost {
+    type Init = Init;
+
+    fn me(&self) -> ProcessIdentity {
+        self.me
+    }
+
+    fn now(&self) -> u64 {
+        clock::unix_seconds()
+    }
+
+    fn boottime(&self) -> u64 {
+        clock::boot_seconds()
+    }
+
+    fn is_alive(&self, process: &ProcessIdentity) -> Result<bool, HostError> {
+        Ok(pid::is_alive(process)?)
+    }
+
+    fn open_init(&self, container: &Container) -> Result<Init, HostError> {
+        let pid = container.pid.ok_or(HostError::NoPid)?;
+        let process = pid::open_process(pid)?;
+        let namespaces = process.namespaces()?;
+        let not_init = |why: &str| HostError::NotInit { pid: pid.get(), why: why.to_owned() };
+        if namespaces.mount == self.own.mount {
+            return Err(not_init("it shares our mount namespace"));
+        }
+        let asks = |kind| matches!(container.config.namespace(kind), NamespaceSource::New);
+        for (kind, name, namespace) in [
+            (NamespaceKind::User, "user", Namespace::User),
+            (NamespaceKind::Network, "network", Namespace::Network),
+            (NamespaceKind::Pid, "pid", Namespace::Pid),
+        ] {
+            if asks(kind) && namespaces.inode(namespace) == self.own.inode(namespace) {
+                return Err(not_init(&format!("config.json gives it a {name} namespace of its own, and it is in ours")));
+            }
+        }
+        Ok(Init { process, namespaces, netns: None, cgroup: None })
+    }
+
+    fn identity(&self, init: &Init) -> ProcessIdentity {
+        init.process.identity()
+    }
+
+    fn runtime_user(&self) -> u32 {
+        rustix_free_uid()
+    }
+
+    fn facts(&self, init: &mut Init, container: &Container, need: Need) -> Result<Facts, HostError> {
+        let fact = |kind| init.namespaces.fact(kind, &self.own);
+        let mut facts = Facts {
+            net: fact(Namespace::Network),
+            mnt: fact(Namespace::Mount),
+            pid: fact(Namespace::Pid),
+            user: fact(Namespace::User),
+            cgroup_ns: fact(Namespace::Cgroup),
+            netns: NetnsFact::Own,
+            netns_cookie: 0,
+            interfaces: Vec::new(),
+            cgroup: None,
+            init: init.process.pid().get(),
+            cpus: 1,
+        };
+        if need.network {
+            facts.netns = self.provenance(init, container)?;
+            let netns = init.process.open_namespace(Namespace::Network)?;
+            (facts.netns_cookie, facts.interfaces) = netns::survey(netns.as_fd())?;
+            init.netns = Some(netns);
+        }
+        if need.cgroup {
+            let found = cgroup::of_container(&init.process, container.config.cgroups_path.as_deref())?;
+            init.cgroup = found.directory;
+            facts.cgroup = Some(found.fact);
+        }
+        facts.cpus = cgroup::possible_cpus();
+        Ok(facts)
+    }
+
+    fn places<'a>(&self, init: &'a Init) -> Places<'a> {
+        Places { netns: init.netns.as_ref().map(|fd| fd.as_fd()), cgroup: init.cgroup.as_ref().map(|fd| fd.as_fd()) }
+    }
+
+    fn mount_bpffs(
+        &self,
+        init: &Init,
+        container: &Container,
+        directory: &Path,
+        bpffs: &PlannedBpffs,
+    ) -> Result<(), HostError> {
+        todo!()
+    }
+}

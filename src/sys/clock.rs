@@ -1,0 +1,67 @@
+//! The clocks we read and the name of the current boot.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::sys::error::SysError;
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Seconds since 1970 by the wall clock, which an administrator can set: only for showing to people.
+pub fn unix_seconds() -> u64 {
+    u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0)
+}
+
+/// Time since boot, suspend included (CLOCK_BOOTTIME): comparable between processes of one boot. A process in a time
+/// namespace of its own sees another value; runtimes run hooks in theirs, so all of our processes agree.
+pub fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// [`since_boot`] in whole seconds, as records keep it.
+pub fn boot_seconds() -> u64 {
+    since_boot().as_secs()
+}
+
+/// The random name that the kernel gave this boot: a UUID in lower case, so that it can be a file name
+/// (proc(5), `/proc/sys/kernel/random/boot_id`).
+pub fn boot_id() -> Result<String, SysError> {
+    let text = fs::read_to_string(BOOT_ID).map_err(SysError::io("read", BOOT_ID))?;
+    parse_boot_id(&text)
+        .ok_or_else(|| SysError::io("read", BOOT_ID)(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not a UUID")))
+}
+
+fn parse_boot_id(text: &str) -> Option<String> {
+    let id = text.strip_suffix('\n').unwrap_or(text);
+    let dashes = [8, 13, 18, 23];
+    let legal = |(at, byte): (usize, u8)| match dashes.contains(&at) {
+        true => byte == b'-',
+        false => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+    };
+    (id.len() == 36 && id.bytes().enumerate().all(legal)).then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_id_is_a_uuid_and_nothing_that_could_leave_its_directory() {
+        let id = "918e815e-d76e-4f50-946b-1d55d20e4d8a";
+        assert_eq!(parse_boot_id(&format!("{id}\n")).as_deref(), Some(id));
+        for bad in ["", "\n", "..", "../8e815e-d76e-4f50-946b-1d55d20e4d8a", &id.to_uppercase(), &id.replace('-', "_")] {
+            assert_eq!(parse_boot_id(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn this_boot_has_a_name_and_its_clock_runs() {
+        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+        let before = since_boot();
+        assert!(before > Duration::ZERO && since_boot() >= before);
+        assert!(unix_seconds() > 1_700_000_000);
+    }
+}

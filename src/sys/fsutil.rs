@@ -1,0 +1,389 @@
+//! Files and directories of ours, and doors into directories of others.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{
+    AtFlags, CWD, FlockOperation, Mode, OFlags, ResolveFlags, fchmod, flock, fstat, fsync, mkdirat, openat, openat2, renameat,
+    unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::sys::error::SysError;
+pub use crate::sys::memfd::{read_sealed, sealed_memfd};
+pub use crate::sys::trusted::{ReadError, TrustError, TrustedRoot, open_trusted_dir, read_capped, read_trusted_file};
+
+/// Removes a file, a socket or a pin. True: it was there; false: it was not, which is a success as well.
+pub fn unlink_if_present(path: &Path) -> Result<bool, SysError> {
+    removed(unlinkat(CWD, path, AtFlags::empty()), "remove", path)
+}
+
+/// [`unlink_if_present`] of a name in a directory that is held open.
+pub fn unlink_at_if_present(directory: impl AsFd, name: &str) -> Result<bool, SysError> {
+    removed(unlinkat(directory, name, AtFlags::empty()), "remove", Path::new(name))
+}
+
+/// Removes an empty directory. True: it was there; false: it was not. One that is not empty is an error.
+pub fn remove_dir_if_present(path: &Path) -> Result<bool, SysError> {
+    removed(unlinkat(CWD, path, AtFlags::REMOVEDIR), "remove the directory", path)
+}
+
+/// [`remove_dir_if_present`] of a name in a directory that is held open.
+pub fn remove_dir_at_if_present(directory: impl AsFd, name: &str) -> Result<bool, SysError> {
+    removed(unlinkat(directory, name, AtFlags::REMOVEDIR), "remove the directory", Path::new(name))
+}
+
+fn removed(result: Result<(), Errno>, doing: &'static str, path: &Path) -> Result<bool, SysError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(SysError::io(doing, show(path))(errno)),
+    }
+}
+
+/// Writes a file so that it is there with all of its bytes and exactly `mode`, or is as it was before: a file beside it is
+/// written, brought to the disk and renamed over it. A symbolic link at `path` is replaced, not followed.
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(SysError::io("write", show(path))(Errno::ISDIR));
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let directory = openat(CWD, parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(SysError::io("open the directory", show(parent)))?;
+    let temporary = format!(".{}.{}.{}", name.to_string_lossy(), std::process::id(), unique());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let fd = openat(&directory, &temporary, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(SysError::io("make a file beside", show(path)))?;
+    let mut file = File::from(fd);
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| fchmod(&file, Mode::from_raw_mode(mode)).map_err(io::Error::from)) // past the umask
+        .and_then(|()| file.sync_all())
+        .and_then(|()| renameat(&directory, &temporary, &directory, name).map_err(io::Error::from))
+        .map_err(SysError::io("write", show(path)));
+    if written.is_err() {
+        let _ = unlinkat(&directory, &temporary, AtFlags::empty());
+        return written;
+    }
+    fsync(&directory).map_err(SysError::io("bring to the disk", show(parent)))
+}
+
+/// A number that no other call of this process gets.
+fn unique() -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// What to open below a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenAs {
+    /// Whatever is there, without opening it (O_PATH): to look at it, to mount on it, to start from it.
+    Path,
+    /// A directory, without opening it.
+    DirectoryPath,
+    /// A directory that can be listed; the kind that BPF_TOKEN_CREATE accepts.
+    Directory,
+    /// A file, for reading; a fifo without a writer does not block.
+    File,
+}
+
+impl OpenAs {
+    fn flags(self) -> OFlags {
+        OFlags::CLOEXEC
+            | match self {
+                Self::Path => OFlags::PATH,
+                Self::DirectoryPath => OFlags::PATH | OFlags::DIRECTORY,
+                Self::Directory => OFlags::RDONLY | OFlags::DIRECTORY,
+                Self::File => OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+            }
+    }
+}
+
+/// Opens `path` as it would be found by a process whose root directory is `root`: absolute links, `..` and a leading `/`
+/// stay inside, and links of procfs that leave the path (magic links) are refused. For trees that belong to somebody else.
+pub fn open_beneath(root: impl AsFd, path: &Path, how: OpenAs) -> Result<OwnedFd, SysError> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    // EAGAIN: a rename or mount raced with the look-up of `..`, so that the kernel could not tell whether it stays inside.
+    let mut attempts = 0;
+    loop {
+        match openat2(root.as_fd(), path, how.flags(), Mode::empty(), resolve) {
+            Err(Errno::AGAIN) if attempts < 64 => attempts += 1,
+            other => return other.map_err(SysError::io("open beneath the root directory", show(path))),
+        }
+    }
+}
+
+/// Makes a directory of ours with `mode` if it is missing, its missing parents with 0755, and opens it. One that is there is taken only if it is a directory, not a link to one, belongs to the user we run as and is writable by nobody
+/// else; bits beyond `mode` are taken away.
+pub fn ensure_directory(path: &Path, mode: u32) -> Result<OwnedFd, TrustError> {
+    let made = match mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
+        Err(Errno::NOENT) => {
+            let parent = path.parent().ok_or_else(|| TrustError::Missing(path.to_owned()))?;
+            ensure_directory(parent, 0o755)?;
+            mkdirat(CWD, path, Mode::from_raw_mode(mode))
+        }
+        other => other,
+    };
+    if let Err(errno) = made
+        && errno != Errno::EXIST
+    {
+        return Err(TrustError::Io { doing: "make the directory", path: path.to_owned(), source: errno.into() });
+    }
+    open_own_directory(path, mode)?.ok_or_else(|| TrustError::Missing(path.to_owned()))
+}
+
+/// The second half of [`ensure_directory`]: opens a directory of ours, or says None where it is missing.
+pub fn open_own_directory(path: &Path, mode: u32) -> Result<Option<OwnedFd>, TrustError> {
+    let io = |doing| move |errno: Errno| TrustError::Io { doing, path: path.to_owned(), source: errno.into() };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match openat(CWD, path, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(None),
+        // A link gives ENOTDIR like any other file, since O_DIRECTORY is checked first.
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            return Err(TrustError::Kind { path: path.to_owned(), component: path.to_owned(), wanted: "directory" });
+        }
+        Err(errno) => return Err(io("open the directory")(errno)),
+    };
+    let stat = fstat(&directory).map_err(io("stat"))?;
+    if stat.st_uid != geteuid().as_raw() {
+        return Err(TrustError::Owner { path: path.to_owned(), component: path.to_owned(), uid: stat.st_uid });
+    }
+    let is = Mode::from_raw_mode(stat.st_mode).as_raw_mode() & 0o7777;
+    if is & 0o022 != 0 {
+        return Err(TrustError::Writable { path: path.to_owned(), component: path.to_owned(), mode: is });
+    }
+    if is & !mode != 0 {
+        fchmod(&directory, Mode::from_raw_mode(is & mode)).map_err(io("restrict the mode of"))?;
+    }
+    Ok(Some(directory))
+}
+
+/// Removes a directory and everything in it without following links. Absent is a success.
+pub fn remove_tree(path: &Path) -> Result<bool, SysError> {
+    // The standard library walks with openat(O_NOFOLLOW) and unlinkat, so that no link leads it out (CVE-2022-21658).
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => Ok(true),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(err) => Err(SysError::io("remove the directory", show(path))(err)),
+    }
+}
+
+/// An exclusive lock on an open file or directory (flock(2)). It ends when this value is dropped, and by the kernel's hand
+/// when the process dies. It is tied to the open file description: a child that inherits the descriptor holds it too, so the
+/// descriptor must be close-on-exec.
+#[derive(Debug)]
+pub struct FileLock<'a> {
+    file: &'a OwnedFd,
+}
+
+impl<'a> FileLock<'a> {
+    /// Waits for the lock as long as it takes; the process's deadline is what bounds it.
+    pub fn wait(file: &'a OwnedFd, shown: &Path) -> Result<Self, SysError> {
+        loop {
+            match flock(file, FlockOperation::LockExclusive) {
+                Ok(()) => return Ok(Self { file }),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(SysError::io("lock", show(shown))(errno)),
+            }
+        }
+    }
+
+    /// Waits for the lock until `patience` is over, then returns None. Asks again every millisecond or so: flock(2) has no
+    /// time limit of its own short of a signal.
+    pub fn wait_for(file: &'a OwnedFd, shown: &Path, patience: Duration) -> Result<Option<Self>, SysError> {
+        let end = Instant::now() + patience;
+        let mut pause = Duration::from_micros(50);
+        loop {
+            match flock(file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(Self { file })),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) if Instant::now() >= end => return Ok(None),
+                Err(Errno::WOULDBLOCK) => {
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(2));
+                }
+                Err(errno) => return Err(SysError::io("lock", show(shown))(errno)),
+            }
+        }
+    }
+}
+
+impl Drop for FileLock<'_> {
+    fn drop(&mut self) {
+        let _ = flock(self.file, FlockOperation::Unlock);
+    }
+}
+
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// The size of an open file in bytes.
+pub fn size_of(file: impl AsFd, shown: &Path) -> Result<u64, SysError> {
+    let stat = fstat(file).map_err(SysError::io("stat", show(shown)))?;
+    Ok(u64::try_from(stat.st_size).unwrap_or(0))
+}
+
+/// Makes a file at least `size` bytes long with real blocks behind every byte, so that writing to a mapping of it cannot end
+/// in SIGBUS for want of space. Never shortens it. A file system without fallocate(2) is passed over.
+pub fn reserve(file: impl AsFd, shown: &Path, size: u64) -> Result<(), SysError> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(SysError::io("reserve space for", show(shown))(errno)),
+    }
+}
+
+/// What a directory that is ours contains: the names, in no order.
+pub fn names_in(path: &Path) -> Result<Vec<PathBuf>, SysError> {
+    let failed = |err: io::Error| SysError::io("list", show(path))(err);
+    std::fs::read_dir(path).map_err(failed)?.map(|entry| entry.map(|entry| entry.file_name().into()).map_err(failed)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn mode_of(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn absent_is_success_when_removing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, sub) = (dir.path().join("f"), dir.path().join("d"));
+        fs::write(&file, "").unwrap();
+        fs::create_dir(&sub).unwrap();
+        let held = File::open(dir.path()).unwrap();
+        for there in [true, false] {
+            assert_eq!(unlink_if_present(&file).unwrap(), there);
+            assert_eq!(remove_dir_if_present(&sub).unwrap(), there);
+            assert!(!unlink_at_if_present(&held, "f").unwrap());
+        }
+        fs::create_dir(&sub).unwrap();
+        fs::write(sub.join("x"), "").unwrap();
+        assert!(remove_dir_if_present(&sub).is_err() && unlink_if_present(&sub).is_err());
+        assert!(remove_dir_at_if_present(&held, "d").is_err());
+        assert!(remove_tree(&sub).unwrap() && !remove_tree(&sub).unwrap());
+    }
+
+    #[test]
+    fn an_atomic_write_replaces_whole_files_with_the_mode_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().join("hook.json"), dir.path().join("precious"));
+        for (bytes, mode) in [(&b"one"[..], 0o644), (b"two, longer", 0o755), (b"", 0o600)] {
+            write_atomically(&path, bytes, mode).unwrap();
+            assert_eq!((fs::read(&path).unwrap().as_slice(), mode_of(&path)), (bytes, mode));
+        }
+        fs::write(&target, "kept").unwrap();
+        fs::remove_file(&path).unwrap();
+        symlink(&target, &path).unwrap();
+        write_atomically(&path, b"new", 0o644).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"kept");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+
+        fs::create_dir(dir.path().join("d")).unwrap();
+        assert!(write_atomically(&dir.path().join("d"), b"", 0o644).is_err());
+        assert!(write_atomically(Path::new("/"), b"", 0o644).is_err());
+        let names = names_in(dir.path()).unwrap();
+        assert_eq!(names.len(), 3, "no temporary file is left: {names:?}");
+    }
+
+    #[test]
+    fn nothing_leads_out_of_a_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("rootfs");
+        fs::create_dir_all(root.join("run")).unwrap();
+        fs::write(dir.path().join("secret"), "host").unwrap();
+        fs::write(root.join("secret"), "mine").unwrap();
+        symlink("/", root.join("sys")).unwrap();
+        symlink("/proc/self/root", root.join("magic")).unwrap();
+        let held = File::open(&root).unwrap();
+        let read = |path: &str| {
+            open_beneath(&held, Path::new(path), OpenAs::File).map(|fd| io::read_to_string(File::from(fd)).unwrap())
+        };
+        for inside in ["secret", "/secret", "../secret", "run/../../secret", "sys/secret", "sys/sys/../secret"] {
+            assert_eq!(read(inside).unwrap(), "mine", "{inside}");
+        }
+        assert!(read("magic/secret").is_err() && read("run/none").is_err());
+        let proc = File::open("/proc/self").unwrap();
+        assert!(open_beneath(&proc, Path::new("root"), OpenAs::Path).is_err(), "a magic link is refused");
+        assert!(open_beneath(&held, Path::new("secret"), OpenAs::DirectoryPath).is_err());
+        assert!(open_beneath(&held, Path::new("run"), OpenAs::Directory).is_ok());
+    }
+
+    #[test]
+    fn our_directories_are_ours_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("run/bpfman-hook/store");
+        ensure_directory(&deep, 0o700).unwrap();
+        ensure_directory(&deep, 0o700).unwrap();
+        assert_eq!((mode_of(&deep), mode_of(deep.parent().unwrap())), (0o700, 0o755));
+        fs::set_permissions(&deep, fs::Permissions::from_mode(0o755)).unwrap();
+        ensure_directory(&deep, 0o700).unwrap();
+        assert_eq!(mode_of(&deep), 0o700);
+        fs::set_permissions(&deep, fs::Permissions::from_mode(0o720)).unwrap();
+        assert!(matches!(ensure_directory(&deep, 0o700), Err(TrustError::Writable { .. })));
+
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "").unwrap();
+        symlink(dir.path(), &link).unwrap();
+        for path in [file, link] {
+            assert!(matches!(ensure_directory(&path, 0o700), Err(TrustError::Kind { .. })), "{}", path.display());
+        }
+        if geteuid().is_root() {
+            fs::set_permissions(&deep, fs::Permissions::from_mode(0o700)).unwrap();
+            std::os::unix::fs::chown(&deep, Some(12345), None).unwrap();
+            assert!(matches!(ensure_directory(&deep, 0o700), Err(TrustError::Owner { uid: 12345, .. })));
+        }
+    }
+
+    #[test]
+    fn removing_a_tree_does_not_follow_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));
+        fs::create_dir_all(tree.join("deep")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("kept"), "").unwrap();
+        symlink(&outside, tree.join("deep/link")).unwrap();
+        assert!(remove_tree(&tree).unwrap());
+        assert!(outside.join("kept").exists());
+    }
+
+    #[test]
+    fn a_lock_is_exclusive_and_ends_with_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let open = || OwnedFd::from(File::options().create(true).append(true).open(&path).unwrap());
+        let (one, two) = (open(), open());
+        let held = FileLock::wait(&one, &path).unwrap();
+        let before = Instant::now();
+        assert!(FileLock::wait_for(&two, &path, Duration::from_millis(20)).unwrap().is_none());
+        assert!(before.elapsed() >= Duration::from_millis(20));
+        drop(held);
+        assert!(FileLock::wait_for(&two, &path, Duration::ZERO).unwrap().is_some());
+        assert!(FileLock::wait_for(&one, &path, Duration::ZERO).unwrap().is_some(), "the second lock ended");
+    }
+
+    #[test]
+    fn reserving_extends_and_never_shortens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, [7; 5000]).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        reserve(&file, &path, 100).unwrap();
+        assert_eq!(size_of(&file, &path).unwrap(), 5000);
+        reserve(&file, &path, 9000).unwrap();
+        assert_eq!(size_of(&file, &path).unwrap(), 9000);
+        assert!(fs::read(&path).unwrap()[..5000].iter().all(|byte| *byte == 7));
+    }
+}

@@ -1,0 +1,355 @@
+//! The mount table, and our own bpffs: mounted once, in the host's mount namespace only.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, fstatfs, openat, statx};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen, move_mount,
+};
+use rustix::process::geteuid;
+
+use crate::sys::error::SysError;
+use crate::sys::fsutil::{FileLock, TrustError, ensure_directory};
+
+/// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// Why our bpffs is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// We are in a private mount namespace, where a mount of ours would vanish with the container's runtime.
+    #[error(
+        "mount {path}: the hook runs in a mount namespace that is not the host's, start the unit run-bpfman\\x2dhook-fs.mount first",
+        path = .0.display()
+    )]
+    PrivateNamespace(PathBuf),
+    /// Something else than a bpffs is mounted there, or one that others can enter.
+    #[error("use {path} as our bpffs: {problem}", path = path.display())]
+    Unfit {
+        /// The mount point.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+    /// The directory to mount on is not ours alone.
+    #[error(transparent)]
+    Directory(#[from] TrustError),
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+}
+
+/// How mounts below a mount spread to other namespaces (Documentation/filesystems/sharedsubtree.rst).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Propagation {
+    /// `shared:N`: in peer group N.
+    pub shared: Option<u32>,
+    /// `master:N`: receives from peer group N.
+    pub master: Option<u32>,
+    /// `propagate_from:N`: the nearest group it receives from that lies below our root.
+    pub from: Option<u32>,
+    /// `unbindable`
+    pub unbindable: bool,
+}
+
+/// One line of `/proc/<pid>/mountinfo`, proc_pid_mountinfo(5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The mount's id: one mount, one namespace, one id, while it lives.
+    pub id: u32,
+    /// The id of the mount that it lies on.
+    pub parent: u32,
+    /// `major:minor` of the file system.
+    pub device: (u32, u32),
+    /// The directory of the file system that is mounted; not `/` for a bind mount of a part.
+    pub root: PathBuf,
+    /// Where, below the reader's root directory.
+    pub point: PathBuf,
+    /// Options of this mount: `rw`, `nosuid` …
+    pub options: Vec<String>,
+    /// How mounts below it spread.
+    pub propagation: Propagation,
+    /// The kind of file system: `bpf`, `cgroup2`; with a subtype as `fuse.sshfs`.
+    pub kind: String,
+    /// What is mounted: a device, or a word.
+    pub source: String,
+    /// Options of the file system: `delegate_cmds=…`.
+    pub super_options: Vec<String>,
+}
+
+impl Mount {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let (id, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let (major, minor) = words.next()?.split_once(':')?;
+        let device = (major.parse().ok()?, minor.parse().ok()?);
+        let (root, point) = (path(words.next()?), path(words.next()?));
+        let options = list(words.next()?);
+        let mut propagation = Propagation::default();
+        // Optional fields, none or some, ended by a dash; unknown ones are to be ignored.
+        loop {
+            let word = words.next()?;
+            match word.split_once(':') {
+                Some(("shared", group)) => propagation.shared = Some(group.parse().ok()?),
+                Some(("master", group)) => propagation.master = Some(group.parse().ok()?),
+                Some(("propagate_from", group)) => propagation.from = Some(group.parse().ok()?),
+                None if word == "-" => break,
+                None if word == "unbindable" => propagation.unbindable = true,
+                _ => {}
+            }
+        }
+        let kind = text(words.next()?);
+        // The source may be empty, and then so is the word; a line ends with the super options.
+        let source = text(words.next()?);
+        let super_options = list(words.next()?);
+        Some(Self { id, parent, device, root, point, options, propagation, kind, source, super_options })
+    }
+
+    /// The value of `key=value` among the file system's options; an empty one where the key stands alone.
+    pub fn super_option(&self, key: &str) -> Option<&str> {
+        self.super_options.iter().find_map(|option| match option.split_once('=') {
+            Some((name, value)) => (name == key).then_some(value),
+            None => (option == key).then_some(""),
+        })
+    }
+}
+
+/// Parses a mountinfo. Lines come in the order in which mounts hide one another; the last one with a mount point is the one
+/// that is seen there. The kernel's format grows only by optional fields, so a line that does not parse is an error.
+pub fn parse_mountinfo(text: &str) -> Result<Vec<Mount>, SysError> {
+    let bad =
+        |line: &str| SysError::io("read the mount table at", format!("{line:?}"))(io::Error::from(io::ErrorKind::InvalidData));
+    text.lines().map(|line| Mount::parse(line).ok_or_else(|| bad(line))).collect()
+}
+
+/// The mounts that our own process sees.
+pub fn own_mounts() -> Result<Vec<Mount>, SysError> {
+    parse_mountinfo(&read_lossy("/proc/self/mountinfo")?)
+}
+
+fn read_lossy(path: &'static str) -> Result<String, SysError> {
+    Ok(String::from_utf8_lossy(&fs::read(path).map_err(SysError::io("read", path))?).into_owned())
+}
+
+fn list(word: &str) -> Vec<String> {
+    word.split(',').map(text).collect()
+}
+
+fn text(word: &str) -> String {
+    String::from_utf8_lossy(&unescape(word)).into_owned()
+}
+
+fn path(word: &str) -> PathBuf {
+    OsString::from_vec(unescape(word)).into()
+}
+
+/// Undoes the kernel's escapes: blank, tab, newline, backslash and, in some fields, `#` stand as a backslash and three octal
+/// digits (fs/seq_file.c, `mangle_path`).
+fn unescape(word: &str) -> Vec<u8> {
+    let bytes = word.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let octal = (bytes[at] == b'\\')
+            .then(|| bytes.get(at + 1..at + 4))
+            .flatten()
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        out.push(octal.unwrap_or(bytes[at]));
+        at += if octal.is_some() { 4 } else { 1 };
+    }
+    out
+}
+
+/// True where our mount namespace is the one of the pid 1 that we see, so that what we mount outlives the runtime that runs
+/// us. A mount belongs to exactly one namespace and its id to exactly one mount while it lives, so the namespaces are equal
+/// if and only if pid 1's mount table has the mount that our own root directory is on.
+///
+/// `/proc/1/ns/mnt` would be the direct question, but reading it takes more than root where pid 1 holds a capability that we
+/// lack; mountinfo is readable by everybody (fs/proc_namespace.c asks no ptrace permission).
+///
+/// Limits: false as well where pid 1 is hidden (`hidepid`) or has changed its root directory, that is, whenever it is not
+/// certain. Where pid 1 is that of a container which runs containers, the host is that container.
+pub fn in_host_mount_namespace() -> Result<bool, SysError> {
+    let own = statx(CWD, "/", AtFlags::empty(), StatxFlags::MNT_ID).map_err(SysError::io("stat", "/"))?;
+    match fs::read("/proc/1/mountinfo") {
+        Ok(table) => Ok(ids(&String::from_utf8_lossy(&table)).contains(&own.stx_mnt_id)),
+        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Ok(false),
+        Err(err) => Err(SysError::io("read", "/proc/1/mountinfo")(err)),
+    }
+}
+
+fn ids(mountinfo: &str) -> HashSet<u64> {
+    mountinfo.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect()
+}
+
+/// Makes sure that our own bpffs is mounted at `path`, where nobody but root can enter: mode 0700, nosuid, nodev, noexec.
+///
+/// One that is there is taken after its kind, owner and mode were checked, also from within a private mount namespace, which
+/// got a copy of it. Where there is none it is mounted, under a lock on the parent directory, if we are in the host's mount
+/// namespace; in another one a mount would be seen by nobody else and would take all pins along when the runtime ends (podman
+/// with a user namespace), so that is refused. Propagation stays as it is below `/run`: where that is shared, namespaces that
+/// follow the host's get the mount too. Pins stay until the last mount of it is gone: they outlive us.
+pub fn ensure_bpffs(path: &Path) -> Result<(), MountError> {
+    if mounted_bpffs(path)? {
+        return Ok(());
+    }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let directory = ensure_directory(parent, 0o755)?;
+    let _lock = FileLock::wait(&directory, parent)?;
+    if mounted_bpffs(path)? {
+        return Ok(());
+    }
+    if !in_host_mount_namespace()? {
+        return Err(MountError::PrivateNamespace(path.to_owned()));
+    }
+    let point = ensure_directory(path, 0o700)?;
+    mount_bpffs(point.as_fd()).map_err(SysError::io("mount a bpffs on", path.display().to_string()))?;
+    if mounted_bpffs(path)? { Ok(()) } else { Err(unfit(path, "it is not there after mounting")) }
+}
+
+/// True where a bpffs fit for our pins is mounted, false where nothing is; anything else is an error.
+fn mounted_bpffs(path: &Path) -> Result<bool, MountError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match openat(CWD, path, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(Errno::NOTDIR) => return Err(unfit(path, "it is not a directory, remove it")),
+        Err(errno) => return Err(SysError::io("open", path.display().to_string())(errno).into()),
+    };
+    let io = |doing| SysError::io::<Errno>(doing, path.display().to_string());
+    let of = statx(&directory, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map_err(io("stat"))?;
+    // Our bpffs is its own mount; without this a directory of another bpffs, or of any file system, could stand in for it.
+    let mount_root = of.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    let kind = fstatfs(&directory).map_err(io("find the file system of"))?.f_type;
+    let mode = u32::from(of.stx_mode) & 0o7777;
+    match (u64::try_from(kind).is_ok_and(|kind| kind == BPF_FS_MAGIC), mount_root) {
+        (false, false) => Ok(false),
+        (false, true) => Err(unfit(path, "another file system is mounted there, unmount it")),
+        (true, false) => Err(unfit(path, "it is a directory of another bpffs, not a mount of its own")),
+        (true, true) if of.stx_uid != geteuid().as_raw() => {
+            Err(unfit(path, &format!("it belongs to uid {}, mount it with uid=0", of.stx_uid)))
+        }
+        (true, true) if mode & 0o077 != 0 => {
+            Err(unfit(path, &format!("its mode is {mode:04o} and others may enter it, mount it with mode=0700")))
+        }
+        (true, true) => Ok(true),
+    }
+}
+
+fn mount_bpffs(point: BorrowedFd<'_>) -> Result<(), Errno> {
+    let context = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", "bpfman-hook")?;
+    fsconfig_set_string(&context, "mode", "0700")?;
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount: OwnedFd = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&mount, "", point, "", empty)
+}
+
+fn unfit(path: &Path, problem: &str) -> MountError {
+    MountError::Unfit { path: path.to_owned(), problem: problem.to_owned() }
+}
+
+/// Unmounts what is mounted at `path`, without following a link there. True: something was; false: nothing was. Busy is an
+/// error: open files keep a bpffs with all its pins, so it is never detached behind somebody's back.
+pub fn unmount(path: &Path) -> Result<bool, SysError> {
+    match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT | Errno::INVAL) => Ok(false),
+        Err(errno) => Err(SysError::io("unmount", path.display().to_string())(errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The forms that kernels write: a delegated bpffs of a container, a hybrid host's cgroup2, a shared root, podman's overlay,
+    /// a slave below it, a bind mount with blanks in its name, an automount without a source.
+    const RECORDED: &str = "\
+602 601 0:64 / /sys/fs/bpf rw,nosuid,nodev,noexec,relatime - bpf none rw,uid=100000,gid=100000,delegate_cmds=map_create:prog_load,delegate_maps=any
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+25 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro
+711 645 0:77 / / rw,relatime master:12 propagate_from:1 - overlay overlay rw,lowerdir=/var/lib/a:/var/lib/b
+712 711 0:4 /sys /proc/sys ro,nosuid shared:7 master:3 - proc proc rw
+88 25 8:2 /srv/a\\040b\\134c /mnt/tab\\011nl\\012 rw unbindable - ext4 /dev/disk/by-label/my\\040disk rw
+90 25 0:41 / /x rw new:field also - autofs  rw,fd=5
+91 25 0:42 / /remote rw - fuse.sshfs host:/srv rw,user_id=0
+";
+
+    #[test]
+    fn recorded_lines_are_read() {
+        let mounts = parse_mountinfo(RECORDED).unwrap();
+        let at = |id: u32| mounts.iter().find(|mount| mount.id == id).unwrap();
+
+        let bpf = at(602);
+        assert_eq!(
+            (bpf.kind.as_str(), bpf.point.as_path(), bpf.propagation),
+            ("bpf", Path::new("/sys/fs/bpf"), Propagation::default())
+        );
+        assert_eq!(bpf.super_option("delegate_cmds"), Some("map_create:prog_load"));
+        assert_eq!(
+            (bpf.super_option("rw"), bpf.super_option("delegate_progs"), bpf.super_option("delegate")),
+            (Some(""), None, None)
+        );
+        assert_eq!(bpf.options, ["rw", "nosuid", "nodev", "noexec", "relatime"]);
+
+        assert_eq!((at(41).kind.as_str(), at(41).parent, at(41).device), ("cgroup2", 31, (0, 38)));
+        assert_eq!(at(25).propagation, Propagation { shared: Some(1), ..Propagation::default() });
+        assert_eq!(at(711).propagation, Propagation { master: Some(12), from: Some(1), ..Propagation::default() });
+        assert_eq!(at(711).super_option("lowerdir"), Some("/var/lib/a:/var/lib/b"));
+        assert_eq!(at(712).propagation, Propagation { shared: Some(7), master: Some(3), ..Propagation::default() });
+        assert_eq!(at(712).root, Path::new("/sys"));
+        assert_eq!((at(88).root.as_path(), at(88).point.as_path()), (Path::new("/srv/a b\\c"), Path::new("/mnt/tab\tnl\n")));
+        assert!(at(88).propagation.unbindable && at(88).source == "/dev/disk/by-label/my disk");
+        assert_eq!((at(90).kind.as_str(), at(90).source.as_str()), ("autofs", ""));
+        assert_eq!(at(91).kind, "fuse.sshfs");
+    }
+
+    #[test]
+    fn half_lines_are_errors() {
+        for bad in [
+            "602",
+            "x 601 0:64 / /sys rw - bpf none rw",
+            "602 601 0:64 / /sys rw shared:1 bpf none rw",
+            "602 601 0:64 / /sys rw shared:x - bpf none rw",
+            "602 601 064 / /sys rw - bpf none rw",
+            "602 601 0:64 / /sys rw - bpf none",
+        ] {
+            assert!(parse_mountinfo(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_mountinfo("").unwrap(), []);
+    }
+
+    #[test]
+    fn our_own_table_is_read_and_has_our_root() {
+        let own = statx(CWD, "/", AtFlags::empty(), StatxFlags::MNT_ID).unwrap().stx_mnt_id;
+        assert!(own_mounts().unwrap().iter().any(|mount| u64::from(mount.id) == own && mount.point == Path::new("/")));
+    }
+
+    #[test]
+    fn escapes_that_are_none_stay() {
+        for (word, plain) in [("a\\04", "a\\04"), ("\\9", "\\9"), ("\\777", "\\777"), ("\\134040", "\\040"), ("\\043", "#")] {
+            assert_eq!(unescape(word), plain.as_bytes(), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_plain_directory_is_no_bpffs_and_no_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!mounted_bpffs(dir.path()).unwrap() && !mounted_bpffs(&dir.path().join("none")).unwrap());
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert!(matches!(mounted_bpffs(&dir.path().join("file")), Err(MountError::Unfit { .. })));
+        assert!(matches!(mounted_bpffs(Path::new("/proc")), Err(MountError::Unfit { .. })));
+    }
+}

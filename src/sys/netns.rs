@@ -1,0 +1,117 @@
+//! Work inside another network namespace, on a thread that ends there. Nobody ever comes back from a namespace.
+
+use std::ffi::CStr;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::panic::resume_unwind;
+use std::thread;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::model::attach_point::Interface;
+use crate::sys::SysError;
+
+/// Stack of a thread that makes a few system calls; a verifier log lives on the heap.
+pub(crate) const THREAD_STACK: usize = 256 * 1024;
+
+/// Runs `f` on a thread of its own inside `netns`, an open `/proc/PID/ns/net`, and returns what it returned.
+///
+/// The calling thread's namespace never changes. Needs CAP_SYS_ADMIN in the user namespace that owns `netns`. A panic
+/// of `f` goes on in the caller.
+pub fn on_thread<T: Send>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T + Send) -> Result<T, SysError> {
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("netns".into())
+            .stack_size(THREAD_STACK)
+            .spawn_scoped(scope, || {
+                move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+                    .map_err(SysError::io("enter", "the network namespace"))?;
+                Ok(f())
+            })
+            .map_err(SysError::io("start", "a thread for the network namespace"))?
+            .join()
+            .unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+/// All interfaces of `netns`, `lo` included, in the kernel's order.
+pub fn interfaces(netns: BorrowedFd<'_>) -> Result<Vec<Interface>, SysError> {
+    on_thread(netns, interfaces_here)?
+}
+
+/// The cookie of `netns` (SO_NETNS_COOKIE, Linux 5.14): a number that the kernel never gives out twice in one boot, unlike
+/// the inode of the namespace's file.
+pub fn cookie(netns: BorrowedFd<'_>) -> Result<u64, SysError> {
+    on_thread(netns, cookie_here)?
+}
+
+fn interfaces_here() -> Result<Vec<Interface>, SysError> {
+    // SAFETY: takes no arguments; the result is checked for null and freed below with its own function.
+    let list = unsafe { libc::if_nameindex() };
+    if list.is_null() {
+        return Err(SysError::io("list", "the network interfaces")(io::Error::last_os_error()));
+    }
+    let mut found = Vec::new();
+    let mut entry = list;
+    loop {
+        // SAFETY: `entry` points into the array that if_nameindex returned, which ends with an element of index 0 and a
+        // null name; we stop there and never step over it.
+        let current = unsafe { &*entry };
+        if current.if_index == 0 || current.if_name.is_null() {
+            break;
+        }
+        // SAFETY: the name is a NUL-terminated string that lives as long as the array.
+        let name = unsafe { CStr::from_ptr(current.if_name) }.to_string_lossy().into_owned();
+        found.push(Interface { name, index: current.if_index });
+        // SAFETY: the element at hand was not the last one.
+        entry = unsafe { entry.add(1) };
+    }
+    // SAFETY: `list` came from if_nameindex and is freed once; nothing borrowed from it is left.
+    unsafe { libc::if_freenameindex(list) };
+    Ok(found)
+}
+
+fn cookie_here() -> Result<u64, SysError> {
+    /// include/uapi/asm-generic/socket.h
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let fail = |source: io::Error| SysError::io("read the cookie of", "the network namespace")(source);
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(|e| fail(e.into()))?;
+    let mut value = 0_u64;
+    let mut len = mem::size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the socket is open, `value` has `len` writable bytes, and the kernel writes at most that many.
+    let done = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut value).cast(), &raw mut len)
+    };
+    if done != 0 {
+        return Err(fail(io::Error::last_os_error()));
+    }
+    if len as usize != mem::size_of::<u64>() {
+        return Err(fail(io::Error::from(io::ErrorKind::InvalidData)));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn this_namespace_has_lo_and_a_cookie() {
+        // Listing needs no privilege where the namespace is not entered.
+        assert!(interfaces_here().unwrap().iter().any(|i| i.name == "lo" && i.index > 0));
+        assert_ne!(cookie_here().unwrap(), 0);
+        assert_eq!(cookie_here().unwrap(), cookie_here().unwrap());
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_an_error() {
+        let null = File::open("/dev/null").unwrap();
+        let error = on_thread(null.as_fd(), || ()).unwrap_err();
+        assert_eq!(error.to_string(), "enter the network namespace");
+    }
+}

@@ -1,0 +1,565 @@
+//! Processes of others: held by a pidfd, read through one directory of procfs, never looked up by number twice.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use crate::model::ids::{Pid, ProcessIdentity};
+use crate::model::plan::NamespaceFact;
+use crate::sys::error::SysError;
+
+/// The inode of the initial user namespace: PROC_USER_INIT_INO, include/linux/proc_ns.h, unchanged since Linux 3.8.
+pub const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// More than any file of `/proc/<pid>` that we read; a mountinfo of 50 000 lines has about 8 MiB.
+const MAX_FILE: u64 = 32 << 20;
+
+/// Why a process could not be held or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// There is no such process, or not any more. A zombie has ended too.
+    #[error("process {0} has ended")]
+    Gone(Pid),
+    /// `/proc` belongs to another pid namespace than the one in which the number was looked up.
+    #[error("read process {0}: /proc is mounted for another pid namespace than ours, run the hook where /proc is its own")]
+    ForeignProc(Pid),
+    /// A file of procfs does not look as proc(5) says.
+    #[error("read {file} of process {pid}: {problem}")]
+    Unreadable {
+        /// The process.
+        pid: Pid,
+        /// The file below `/proc/<pid>`.
+        file: &'static str,
+        /// What was expected.
+        problem: &'static str,
+    },
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+}
+
+/// A handle on one process. The process may end and its number come back, the handle stays with the one it was opened for.
+/// Closing it does nothing to the process. Close-on-exec, as pidfd_open(2) always makes it.
+#[derive(Debug)]
+pub struct PidFd {
+    fd: OwnedFd,
+    pid: Pid,
+}
+
+impl PidFd {
+    /// Opens the process that has this number now, in our own pid namespace.
+    pub fn open(pid: Pid) -> Result<Self, ProcessError> {
+        let raw = rustix::process::Pid::from_raw(pid.as_raw()).expect("a Pid is not zero");
+        match pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(fd) => Ok(Self { fd, pid }),
+            // EINVAL and, since Linux 6.15, ENOENT: the number is that of a thread, not of a process.
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => Err(ProcessError::Gone(pid)),
+            Err(errno) => Err(SysError::io("open a pidfd of process", pid.to_string())(errno).into()),
+        }
+    }
+
+    /// The number it was opened by.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// False once every thread of the process has ended, reaped or not: a zombie is not alive.
+    pub fn is_alive(&self) -> Result<bool, SysError> {
+        Ok(!self.ends_within(Duration::ZERO)?)
+    }
+
+    /// Waits until the process has ended, `patience` at most; true if it has.
+    pub fn ends_within(&self, patience: Duration) -> Result<bool, SysError> {
+        let end = std::time::Instant::now() + patience;
+        loop {
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            let timeout =
+                Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+            // A pidfd becomes readable when the process ends (pidfd_open(2)).
+            match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&timeout)) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(SysError::io("poll the pidfd of process", self.pid.to_string())(errno)),
+            }
+        }
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The kinds of namespaces that we look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Namespace {
+    /// `ns/user`
+    User,
+    /// `ns/mnt`
+    Mount,
+    /// `ns/net`
+    Network,
+    /// `ns/pid`: the one the process itself is in.
+    Pid,
+    /// `ns/cgroup`
+    Cgroup,
+    /// `ns/uts`
+    Uts,
+    /// `ns/ipc`
+    Ipc,
+}
+
+impl Namespace {
+    /// All of them, in the order of [`Namespaces`]' fields.
+    pub const ALL: [Self; 7] = [Self::User, Self::Mount, Self::Network, Self::Pid, Self::Cgroup, Self::Uts, Self::Ipc];
+
+    /// The file below `/proc/<pid>`.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::User => "ns/user",
+            Self::Mount => "ns/mnt",
+            Self::Network => "ns/net",
+            Self::Pid => "ns/pid",
+            Self::Cgroup => "ns/cgroup",
+            Self::Uts => "ns/uts",
+            Self::Ipc => "ns/ipc",
+        }
+    }
+}
+
+/// The inodes of a process's namespaces. Two processes are in the same namespace if and only if the inodes are equal, while
+/// at least one of them lives or holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is the namespace of its name")]
+pub struct Namespaces {
+    pub user: u64,
+    pub mount: u64,
+    pub network: u64,
+    pub pid: u64,
+    pub cgroup: u64,
+    pub uts: u64,
+    pub ipc: u64,
+}
+
+impl Namespaces {
+    /// The inode of one kind.
+    pub fn inode(&self, kind: Namespace) -> u64 {
+        match kind {
+            Namespace::User => self.user,
+            Namespace::Mount => self.mount,
+            Namespace::Network => self.network,
+            Namespace::Pid => self.pid,
+            Namespace::Cgroup => self.cgroup,
+            Namespace::Uts => self.uts,
+            Namespace::Ipc => self.ipc,
+        }
+    }
+
+    /// What planning wants to know about one kind, `own` being the hook's.
+    pub fn fact(&self, kind: Namespace, own: &Self) -> NamespaceFact {
+        NamespaceFact { inode: self.inode(kind), shared_with_host: self.inode(kind) == own.inode(kind) }
+    }
+
+    fn read(directory: BorrowedFd<'_>) -> Result<Self, Errno> {
+        // Following the link needs PTRACE_MODE_READ over the process, which root in the initial user namespace has unless the
+        // process holds capabilities that we lack: pid 1 may, so it is never asked.
+        let inode = |kind: Namespace| statat(directory, kind.file(), AtFlags::empty()).map(|stat| stat.st_ino);
+        Ok(Self {
+            user: inode(Namespace::User)?,
+            mount: inode(Namespace::Mount)?,
+            network: inode(Namespace::Network)?,
+            pid: inode(Namespace::Pid)?,
+            cgroup: inode(Namespace::Cgroup)?,
+            uts: inode(Namespace::Uts)?,
+            ipc: inode(Namespace::Ipc)?,
+        })
+    }
+}
+
+/// The namespaces of our own process. Runtimes run createRuntime and poststop hooks in their own namespaces, so for a hook
+/// these are the host's, except for the mount namespace under podman with a user namespace.
+pub fn own_namespaces() -> Result<Namespaces, SysError> {
+    let own = openat(CWD, "/proc/self", DIRECTORY, Mode::empty()).map_err(SysError::io("open", "/proc/self"))?;
+    Namespaces::read(own.as_fd()).map_err(SysError::io("read the namespaces below", "/proc/self"))
+}
+
+/// What we use of `/proc/<pid>/status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// PPid: 0 where the parent is outside our pid namespace.
+    pub parent: u32,
+    /// Real and effective uid, as our user namespace sees them.
+    pub uid: (u32, u32),
+    /// Real and effective gid.
+    pub gid: (u32, u32),
+    /// NSpid: its number in our pid namespace, then in each one further in, to its own.
+    pub pids: Vec<u32>,
+    /// CapEff.
+    pub effective_capabilities: u64,
+    /// Seccomp: 0 none, 1 strict, 2 filter; 0 on a kernel without it.
+    pub seccomp: u32,
+}
+
+impl Status {
+    fn parse(text: &str) -> Option<Self> {
+        let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
+        let pair = |key: &str| {
+            let mut numbers = line(key)?.split_whitespace().map(|word| word.parse().ok());
+            Some((numbers.next()??, numbers.next()??))
+        };
+        Some(Self {
+            parent: line("PPid")?.parse().ok()?,
+            uid: pair("Uid")?,
+            gid: pair("Gid")?,
+            pids: line("NSpid")?.split_whitespace().map(|word| word.parse().ok()).collect::<Option<_>>()?,
+            effective_capabilities: u64::from_str_radix(line("CapEff")?, 16).ok()?,
+            seccomp: line("Seccomp").map_or(Some(0), |word| word.parse().ok())?,
+        })
+    }
+}
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// One living process, held: a pidfd and its directory in procfs, which both refer to it for good. What it was when it was
+/// opened it may cease to be: its namespaces, ids and cgroup are read anew by each call, and once it has ended every call
+/// says [`ProcessError::Gone`]. Dropping it does nothing to the process.
+#[derive(Debug)]
+pub struct Process {
+    pidfd: PidFd,
+    directory: OwnedFd,
+    identity: ProcessIdentity,
+}
+
+/// Holds the process that has this number now. That the pidfd and the directory are of one process is proved after both are
+/// open: a number is given away again only after its process has ended, and that one had not; and the kernel's own view of
+/// the pidfd in this `/proc` shows the same number, so that `/proc` is of our pid namespace.
+pub fn open_process(pid: Pid) -> Result<Process, ProcessError> {
+    let pidfd = PidFd::open(pid)?;
+    let directory = match openat(CWD, format!("/proc/{pid}"), DIRECTORY, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT | Errno::SRCH) => return Err(absent(&pidfd)),
+        Err(errno) => return Err(SysError::io("open", format!("/proc/{pid}"))(errno).into()),
+    };
+    let start_time =
+        start_time(&read_file(&directory, pid, "stat")?).ok_or_else(|| unreadable(pid, "stat", "no start time"))?;
+    let shown = format!("/proc/self/fdinfo/{}", pidfd.fd.as_raw_fd());
+    let fdinfo = std::fs::read_to_string(&shown).map_err(SysError::io("read", shown))?;
+    match number_of_pidfd(&fdinfo) {
+        Some(number) if number == i64::from(pid.get()) => {}
+        Some(-1) => return Err(ProcessError::Gone(pid)),
+        _ => return Err(ProcessError::ForeignProc(pid)),
+    }
+    if !pidfd.is_alive()? {
+        return Err(ProcessError::Gone(pid));
+    }
+    Ok(Process { pidfd, directory, identity: ProcessIdentity { pid, start_time } })
+}
+
+/// The pidfd could be opened and `/proc/<pid>` could not: the process ended in between, or is not in this procfs.
+fn absent(pidfd: &PidFd) -> ProcessError {
+    match pidfd.is_alive() {
+        Ok(true) => ProcessError::ForeignProc(pidfd.pid),
+        Ok(false) => ProcessError::Gone(pidfd.pid),
+        Err(err) => err.into(),
+    }
+}
+
+/// True while that very process lives: a process of the same number with another start time is another one, a zombie is none.
+pub fn is_alive(identity: &ProcessIdentity) -> Result<bool, ProcessError> {
+    match open_process(identity.pid) {
+        Ok(process) => Ok(process.identity.start_time == identity.start_time),
+        Err(ProcessError::Gone(_)) => Ok(false),
+        Err(err) => Err(err),
+    }
+}
+
+/// Who we are, for records of what we do.
+pub fn own_identity() -> Result<ProcessIdentity, ProcessError> {
+    let pid = Pid::new(std::process::id()).expect("our own pid is not zero");
+    let own = openat(CWD, "/proc/self", DIRECTORY, Mode::empty()).map_err(SysError::io("open", "/proc/self"))?;
+    let start_time = start_time(&read_file(&own, pid, "stat")?).ok_or_else(|| unreadable(pid, "stat", "no start time"))?;
+    Ok(ProcessIdentity { pid, start_time })
+}
+
+impl Process {
+    /// Its pid and start time.
+    pub fn identity(&self) -> ProcessIdentity {
+        self.identity
+    }
+
+    /// Its pid in our pid namespace.
+    pub fn pid(&self) -> Pid {
+        self.identity.pid
+    }
+
+    /// Its pidfd, for setns(2) and waiting.
+    pub fn pidfd(&self) -> &PidFd {
+        &self.pidfd
+    }
+
+    /// Its directory in procfs (O_PATH).
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// The inodes of its namespaces.
+    pub fn namespaces(&self) -> Result<Namespaces, ProcessError> {
+        Namespaces::read(self.directory.as_fd()).map_err(|errno| self.failed("read the namespaces of process", errno))
+    }
+
+    /// One of its namespaces. The descriptor keeps the namespace alive after its last process; close it early.
+    pub fn open_namespace(&self, kind: Namespace) -> Result<OwnedFd, ProcessError> {
+        openat(&self.directory, kind.file(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| self.failed("open a namespace of process", errno))
+    }
+
+    /// True where its pid namespace has this inode or is, at any depth, below the one that has it.
+    pub fn is_within_pid_namespace(&self, inode: u64) -> Result<bool, ProcessError> {
+        // _IO(0xb7, 2), include/uapi/linux/nsfs.h
+        const NS_GET_PARENT: libc::Ioctl = 0xb702;
+        let mut namespace = self.open_namespace(Namespace::Pid)?;
+        loop {
+            let stat =
+                rustix::fs::fstat(&namespace).map_err(SysError::io("stat the pid namespace of process", self.shown()))?;
+            if stat.st_ino == inode {
+                return Ok(true);
+            }
+            // SAFETY: NS_GET_PARENT takes no argument and touches no memory; `namespace` is an open descriptor.
+            let parent = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT) };
+            if parent < 0 {
+                // EPERM: the parent is outside our own pid namespace, or there is none (ioctl_nsfs(2)).
+                return match io::Error::last_os_error() {
+                    err if err.raw_os_error() == Some(libc::EPERM) => Ok(false),
+                    err => Err(SysError::io("find the parent of the pid namespace of process", self.shown())(err).into()),
+                };
+            }
+            // SAFETY: the kernel has just made this descriptor for us alone, close-on-exec (fs/nsfs.c, open_related_ns).
+            namespace = unsafe { OwnedFd::from_raw_fd(parent) };
+        }
+    }
+
+    /// `/proc/<pid>/cgroup` as it is.
+    pub fn cgroup_text(&self) -> Result<String, ProcessError> {
+        read_file(&self.directory, self.pid(), "cgroup")
+    }
+
+    /// `/proc/<pid>/mountinfo` as it is.
+    pub fn mountinfo(&self) -> Result<String, ProcessError> {
+        read_file(&self.directory, self.pid(), "mountinfo")
+    }
+
+    /// Ids, capabilities and parent, of now.
+    pub fn status(&self) -> Result<Status, ProcessError> {
+        let text = read_file(&self.directory, self.pid(), "status")?;
+        Status::parse(&text).ok_or_else(|| unreadable(self.pid(), "status", "a line of proc(5) is missing"))
+    }
+
+    /// Its effective uid, as our user namespace sees it.
+    pub fn uid(&self) -> Result<u32, ProcessError> {
+        Ok(self.status()?.uid.1)
+    }
+
+    /// The children of all of its threads. Exact only while they stand still (proc(5), `children`).
+    pub fn children(&self) -> Result<Vec<Pid>, ProcessError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let tasks = openat(&self.directory, "task", flags, Mode::empty())
+            .and_then(|fd| rustix::fs::Dir::new(fd))
+            .map_err(|errno| self.failed("list the threads of process", errno))?;
+        let mut children = Vec::new();
+        for task in tasks {
+            let task = task.map_err(|errno| self.failed("list the threads of process", errno))?;
+            let name = task.file_name().to_string_lossy();
+            if name.starts_with('.') {
+                continue;
+            }
+            match read_below(&self.directory, &format!("task/{name}/children")) {
+                Ok(text) => children.extend(text.split_whitespace().filter_map(|word| Pid::new(word.parse().ok()?).ok())),
+                Err(err) if matches!(err.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {} // that thread has ended
+                Err(err) => return Err(SysError::io("read the children of process", self.shown())(err).into()),
+            }
+        }
+        if !self.pidfd.is_alive()? {
+            return Err(ProcessError::Gone(self.pid()));
+        }
+        Ok(children)
+    }
+
+    fn shown(&self) -> String {
+        self.pid().to_string()
+    }
+
+    fn failed(&self, doing: &'static str, errno: Errno) -> ProcessError {
+        failed(self.pid(), doing, errno.into())
+    }
+}
+
+fn failed(pid: Pid, doing: &'static str, err: io::Error) -> ProcessError {
+    match err.raw_os_error() {
+        Some(libc::ESRCH | libc::ENOENT) => ProcessError::Gone(pid),
+        _ => SysError::io(doing, pid.to_string())(err).into(),
+    }
+}
+
+fn unreadable(pid: Pid, file: &'static str, problem: &'static str) -> ProcessError {
+    ProcessError::Unreadable { pid, file, problem }
+}
+
+fn read_file(directory: &OwnedFd, pid: Pid, file: &'static str) -> Result<String, ProcessError> {
+    read_below(directory, file).map_err(|err| failed(pid, "read a file below /proc of process", err))
+}
+
+/// Reads a text of procfs; bytes that are not UTF-8 (names of programs, mount points) become U+FFFD.
+fn read_below(directory: &OwnedFd, path: &str) -> io::Result<String> {
+    let file = File::from(openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(err) => String::from_utf8_lossy(err.as_bytes()).into_owned(),
+    })
+}
+
+/// Field 22 of `/proc/<pid>/stat`. Field 2 is the program's name in parentheses and may itself hold blanks and
+/// parentheses, so counting starts after the last one.
+fn start_time(stat: &str) -> Option<u64> {
+    let (_, after) = stat.rsplit_once(')')?;
+    after.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+/// `Pid:` of a pidfd's fdinfo: its number in the pid namespace of the procfs, 0 where it has none there, -1 once it is reaped
+/// (pidfd_open(2)).
+fn number_of_pidfd(fdinfo: &str) -> Option<i64> {
+    fdinfo.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
+}
+
+/// The numbers of all processes that `/proc` shows, ours included. Some may have ended when this returns.
+pub fn all_processes() -> Result<Vec<Pid>, SysError> {
+    let listed = |err: io::Error| SysError::io("list", "/proc")(err);
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir("/proc").map_err(listed)? {
+        let name = entry.map_err(listed)?.file_name();
+        pids.extend(name.to_str().and_then(|name| name.parse().ok()).and_then(|number| Pid::new(number).ok()));
+    }
+    Ok(pids)
+}
+
+/// A process outside `except` whose main thread is in the network namespace with this inode, if `/proc` shows one. Processes
+/// that end meanwhile, and those whose namespaces we may not read, count as not there; so do single threads that moved.
+pub fn processes_in_netns(inode: u64, except: &[Pid]) -> Result<Option<Pid>, SysError> {
+    let found = all_processes()?
+        .into_iter()
+        .filter(|pid| !except.contains(pid))
+        .find(|pid| statat(CWD, format!("/proc/{pid}/ns/net"), AtFlags::empty()).is_ok_and(|stat| stat.st_ino == inode));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn sleeper() -> (Child, Pid) {
+        let child = Command::new("/bin/sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
+        let pid = Pid::new(child.id()).unwrap();
+        (child, pid)
+    }
+
+    #[test]
+    fn the_start_time_is_found_behind_any_name() {
+        let rest = "S 1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 7 8 9";
+        for name in ["(sh)", "(a b)", "(x) R 1 (y)", "())", "(\u{fffd})"] {
+            assert_eq!(start_time(&format!("12 {name} {rest}")), Some(4242), "{name}");
+        }
+        for bad in ["", "12 (sh", "12 (sh) S 1 2", "12 (sh) S 1 2 3 0 -1 4 1 0 0 0 0 0 0 0 20 0 1 0 x 7"] {
+            assert_eq!(start_time(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn status_is_read_as_proc_writes_it() {
+        let text = "Name:\tx Uid: 9\nUmask:\t0022\nPPid:\t7\nUid:\t0\t100000\t0\t0\nGid:\t5\t6\t5\t5\nNSpid:\t812\t3\t1\nCapEff:\t000001fffeffffff\nSeccomp:\t2\n";
+        let status = Status::parse(text).unwrap();
+        assert_eq!((status.parent, status.uid, status.gid, status.seccomp), (7, (0, 100_000), (5, 6), 2));
+        assert_eq!((status.pids.as_slice(), status.effective_capabilities), (&[812, 3, 1][..], 0x1ff_feff_ffff));
+        assert!(Status::parse(&text.replace("PPid", "Ppid")).is_none());
+    }
+
+    #[test]
+    fn a_living_process_is_held_and_read() {
+        let (mut child, pid) = sleeper();
+        let process = open_process(pid).unwrap();
+        assert!(is_alive(&process.identity()).unwrap());
+        assert_eq!(process.namespaces().unwrap(), own_namespaces().unwrap());
+        assert_eq!(process.status().unwrap().parent, std::process::id());
+        assert!(process.cgroup_text().unwrap().contains("0::") && process.mountinfo().unwrap().contains(" / "));
+        assert_eq!(process.children().unwrap(), []);
+        let own = open_process(own_identity().unwrap().pid).unwrap();
+        assert!(own.children().unwrap().contains(&pid));
+        assert!(process.is_within_pid_namespace(process.namespaces().unwrap().pid).unwrap());
+        assert!(!process.is_within_pid_namespace(1).unwrap());
+        assert!(process.open_namespace(Namespace::Network).is_ok());
+
+        child.kill().unwrap();
+        assert!(process.pidfd().ends_within(Duration::from_secs(10)).unwrap());
+        assert!(!is_alive(&process.identity()).unwrap(), "a zombie is dead");
+        assert!(matches!(open_process(pid), Err(ProcessError::Gone(_))), "a zombie cannot be opened");
+        child.wait().unwrap();
+        assert!(!is_alive(&process.identity()).unwrap());
+        assert!(matches!(process.status(), Err(ProcessError::Gone(_))));
+        assert!(matches!(process.namespaces(), Err(ProcessError::Gone(_))));
+        assert!(matches!(process.children(), Err(ProcessError::Gone(_))));
+    }
+
+    #[test]
+    fn the_same_number_with_another_start_time_is_another_process() {
+        let own = own_identity().unwrap();
+        assert!(is_alive(&own).unwrap());
+        assert!(!is_alive(&ProcessIdentity { start_time: own.start_time + 1, ..own }).unwrap());
+        // Above the largest pid_max that the kernel accepts (PID_MAX_LIMIT).
+        assert!(!is_alive(&ProcessIdentity { pid: Pid::new(4_194_305).unwrap(), start_time: 1 }).unwrap());
+    }
+
+    #[test]
+    fn a_thread_is_not_a_process() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            sender.send(rustix::thread::gettid()).unwrap();
+            let _ = wait.recv();
+        });
+        let tid = Pid::new(u32::try_from(receiver.recv().unwrap().as_raw_nonzero().get()).unwrap()).unwrap();
+        assert!(matches!(PidFd::open(tid), Err(ProcessError::Gone(_))));
+        drop(done);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn who_else_is_in_a_network_namespace_is_found() {
+        let own = own_namespaces().unwrap().network;
+        let me = own_identity().unwrap().pid;
+        let other = processes_in_netns(own, &[me]).unwrap();
+        assert!(other.is_some_and(|pid| pid != me), "{other:?}");
+        assert_eq!(processes_in_netns(own, &all_processes().unwrap()).unwrap().filter(|pid| *pid == me), None);
+        assert_eq!(processes_in_netns(1, &[]).unwrap(), None);
+    }
+
+    #[test]
+    fn the_pidfds_own_number_is_read() {
+        for (text, number) in [
+            ("pos:\t0\nflags:\t02\nPid:\t42\nNSpid:\t42\n", Some(42)),
+            ("Pid:\t-1\n", Some(-1)),
+            ("Pid:\t0\n", Some(0)),
+            ("pos:\t0\n", None),
+        ] {
+            assert_eq!(number_of_pidfd(text), number);
+        }
+    }
+}

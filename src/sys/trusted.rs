@@ -1,0 +1,358 @@
+//! Files that decide what is allowed: read only where nobody but root could have written them.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+/// Why a file or directory is not trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// It is not there. Some callers take this for "nothing configured".
+    #[error("read {}: it does not exist", .0.display())]
+    Missing(PathBuf),
+    /// The path is relative or has `.`, `..` or `//` in it.
+    #[error("read {}: the path is not absolute and normal, write it without ., .. and //", .0.display())]
+    NotNormal(PathBuf),
+    /// A component of the path is a symbolic link.
+    #[error("read {path}: {link} is a symbolic link, write the path that it leads to", path = path.display(), link = link.display())]
+    SymbolicLink {
+        /// What was to be read.
+        path: PathBuf,
+        /// The component.
+        link: PathBuf,
+    },
+    /// A component or the file belongs to somebody else.
+    #[error("read {path}: {component} belongs to uid {uid}, give it to root", path = path.display(), component = component.display())]
+    Owner {
+        /// What was to be read.
+        path: PathBuf,
+        /// The component.
+        component: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
+    /// A component or the file can be written by group or others.
+    #[error("read {path}: {component} has mode {mode:04o} and is writable by others than root, take that right away", path = path.display(), component = component.display())]
+    Writable {
+        /// What was to be read.
+        path: PathBuf,
+        /// The component.
+        component: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It is something else than a regular file or a directory, whichever was asked for.
+    #[error("read {path}: {component} is not a {wanted}", path = path.display(), component = component.display())]
+    Kind {
+        /// What was to be read.
+        path: PathBuf,
+        /// The component.
+        component: PathBuf,
+        /// `regular file` or `directory`.
+        wanted: &'static str,
+    },
+    /// It is larger than anything that makes sense.
+    #[error("read {path}: it is larger than {max} bytes", path = path.display())]
+    TooLarge {
+        /// What was to be read.
+        path: PathBuf,
+        /// The limit.
+        max: usize,
+    },
+    /// A system call failed.
+    #[error("{doing} {path}", path = path.display())]
+    Io {
+        /// What we were doing.
+        doing: &'static str,
+        /// To which path.
+        path: PathBuf,
+        /// The errno.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The directory below which every component is checked.
+///
+/// Trusted means: owned by root, or by the user we run as where that is not root, and writable neither by group nor by
+/// others, sticky bit or not. With a POSIX ACL the group bits are its mask, so an ACL that lets others write is refused too.
+/// A right granted by other means (CAP_DAC_OVERRIDE, another name space for the same file system) is not seen.
+#[derive(Debug)]
+pub struct TrustedRoot {
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+impl TrustedRoot {
+    /// The root of the file system.
+    pub fn system() -> Result<Self, TrustError> {
+        Self::at(Path::new("/"))
+    }
+
+    /// A directory that our own command line names (`--root DIR`). It has to be trusted itself; what leads to it is not
+    /// looked at, since whoever starts us chose it. Symbolic links in its own path are followed.
+    pub fn at(path: &Path) -> Result<Self, TrustError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory =
+            rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|errno| failed(path, path, errno, DIRECTORY))?;
+        check(directory.as_fd(), path, path, FileType::Directory)?;
+        Ok(Self { directory, path: path.to_owned() })
+    }
+
+    /// Opens the directory `path`, which begins with this root's own path, with every component checked. The descriptor
+    /// can be listed and is closed on exec.
+    pub fn open_directory(&self, path: &Path) -> Result<OwnedFd, TrustError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = self.walk(path, flags, DIRECTORY)?;
+        check(directory.as_fd(), path, path, FileType::Directory)?;
+        Ok(directory)
+    }
+
+    /// Reads the regular file `path`, which begins with this root's own path, with every component checked.
+    pub fn read_file(&self, path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
+        // O_NONBLOCK: a fifo that nobody writes must not hang us before fstat shows what it is.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(self.walk(path, flags, FILE)?);
+        check(file.as_fd(), path, path, FileType::RegularFile)?;
+        read_capped(file, max).map_err(|err| match err {
+            ReadError::TooLarge { max } => TrustError::TooLarge { path: path.to_owned(), max },
+            ReadError::Io(source) => TrustError::Io { doing: "read", path: path.to_owned(), source },
+        })
+    }
+
+    /// Opens `path` component by component; the last one with `flags`, unchecked.
+    fn walk(&self, path: &Path, flags: OFlags, wanted: &'static str) -> Result<OwnedFd, TrustError> {
+        let names = components(&self.path, path).ok_or_else(|| TrustError::NotNormal(path.to_owned()))?;
+        let Some((last, parents)) = names.split_last() else {
+            return open(self.directory.as_fd(), Path::new("."), flags).map_err(|errno| failed(path, path, errno, wanted));
+        };
+        let mut shown = self.path.clone();
+        let mut directory = None;
+        for name in parents {
+            shown.push(name);
+            let from = directory.as_ref().map_or(self.directory.as_fd(), OwnedFd::as_fd);
+            let next = open(from, Path::new(name), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)
+                .map_err(|errno| failed(path, &shown, errno, DIRECTORY))?;
+            check(next.as_fd(), path, &shown, FileType::Directory)?;
+            directory = Some(next);
+        }
+        let from = directory.as_ref().map_or(self.directory.as_fd(), OwnedFd::as_fd);
+        open(from, Path::new(last), flags).map_err(|errno| failed(path, path, errno, wanted))
+    }
+}
+
+/// [`TrustedRoot::read_file`] below the root of the file system.
+pub fn read_trusted_file(path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
+    TrustedRoot::system()?.read_file(path, max)
+}
+
+/// [`TrustedRoot::open_directory`] below the root of the file system.
+pub fn open_trusted_dir(path: &Path) -> Result<OwnedFd, TrustError> {
+    TrustedRoot::system()?.open_directory(path)
+}
+
+/// Why a stream could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// There was more than anything that makes sense.
+    #[error("it is larger than {max} bytes")]
+    TooLarge {
+        /// The limit.
+        max: usize,
+    },
+    /// Reading failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reads to the end of a stream, of which `max` bytes are the most that is accepted: one byte more is an error, never a
+/// silent cut.
+pub fn read_capped(reader: impl Read, max: usize) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = Vec::new();
+    reader.take((max as u64).saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() > max { Err(ReadError::TooLarge { max }) } else { Ok(bytes) }
+}
+
+const FILE: &str = "regular file";
+const DIRECTORY: &str = "directory";
+
+/// The names below `root`, or None where `path` is not below it, not absolute or not normal. Compared as bytes with what the
+/// components make again, since `Path::components` hides `.` and `//`.
+fn components<'a>(root: &Path, path: &'a Path) -> Option<Vec<&'a std::ffi::OsStr>> {
+    let rest = path.strip_prefix(root).ok().filter(|_| path.is_absolute())?;
+    let names = rest.components().map(|part| match part {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    });
+    let names: Vec<_> = names.collect::<Option<_>>()?;
+    let again: PathBuf = root.components().chain(rest.components()).collect();
+    (again.as_os_str() == path.as_os_str()).then_some(names)
+}
+
+fn open(from: BorrowedFd<'_>, name: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::BENEATH;
+    openat2(from, name, flags, Mode::empty(), resolve)
+}
+
+fn check(fd: BorrowedFd<'_>, path: &Path, component: &Path, wanted: FileType) -> Result<(), TrustError> {
+    let path = path.to_owned();
+    let stat = match fstat(fd) {
+        Ok(stat) => stat,
+        Err(errno) => return Err(TrustError::Io { doing: "stat", path, source: errno.into() }),
+    };
+    let component = component.to_owned();
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if FileType::from_raw_mode(stat.st_mode) != wanted {
+        let wanted = if wanted == FileType::Directory { DIRECTORY } else { FILE };
+        Err(TrustError::Kind { path, component, wanted })
+    } else if stat.st_uid != 0 && stat.st_uid != geteuid().as_raw() {
+        Err(TrustError::Owner { path, component, uid: stat.st_uid })
+    } else if mode.intersects(Mode::WGRP | Mode::WOTH) {
+        Err(TrustError::Writable { path, component, mode: mode.as_raw_mode() })
+    } else {
+        Ok(())
+    }
+}
+
+fn failed(path: &Path, component: &Path, errno: Errno, wanted: &'static str) -> TrustError {
+    let (path, component) = (path.to_owned(), component.to_owned());
+    match errno {
+        Errno::NOENT => TrustError::Missing(path),
+        Errno::LOOP => TrustError::SymbolicLink { path, link: component },
+        // ENXIO: a socket, or a device without a driver.
+        Errno::NOTDIR | Errno::NXIO | Errno::ISDIR => TrustError::Kind { path, component, wanted },
+        errno => TrustError::Io { doing: "open", path: component, source: errno.into() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A trusted root in a temporary directory with etc/policy.toml in it.
+    fn fixture() -> (tempfile::TempDir, TrustedRoot, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let etc = dir.path().join("etc");
+        fs::create_dir(&etc).unwrap();
+        let file = etc.join("policy.toml");
+        fs::write(&file, "abc").unwrap();
+        mode(&etc, 0o755);
+        mode(&file, 0o644);
+        let root = TrustedRoot::at(dir.path()).unwrap();
+        (dir, root, file)
+    }
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_clean_file_is_read_up_to_the_limit() {
+        let (_dir, root, file) = fixture();
+        assert_eq!(root.read_file(&file, 3).unwrap(), b"abc");
+        assert!(matches!(root.read_file(&file, 2), Err(TrustError::TooLarge { max: 2, .. })));
+        assert!(root.open_directory(file.parent().unwrap()).is_ok());
+        assert!(root.open_directory(&root.path).is_ok());
+    }
+
+    #[test]
+    fn paths_that_are_not_normal_are_refused_unopened() {
+        let (dir, root, _file) = fixture();
+        let base = dir.path().display();
+        for bad in [
+            "etc/policy.toml".to_owned(),
+            "/etc/passwd".to_owned(),
+            format!("{base}/etc/./policy.toml"),
+            format!("{base}/etc//policy.toml"),
+            format!("{base}/etc/../etc/policy.toml"),
+            format!("{base}/etc/policy.toml/"),
+            format!("/{base}/etc/policy.toml"),
+            String::new(),
+        ] {
+            assert!(matches!(root.read_file(Path::new(&bad), 9), Err(TrustError::NotNormal(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn whatever_others_can_write_or_link_is_refused() {
+        let (dir, root, file) = fixture();
+        let etc = file.parent().unwrap();
+        for bits in [0o664, 0o646, 0o602] {
+            mode(&file, bits);
+            assert!(matches!(root.read_file(&file, 9), Err(TrustError::Writable { mode, .. }) if mode == bits), "{bits:o}");
+        }
+        mode(&file, 0o600);
+        for bits in [0o775, 0o757, 0o1777] {
+            mode(etc, bits);
+            let err = root.read_file(&file, 9).unwrap_err();
+            assert!(matches!(&err, TrustError::Writable { component, .. } if component == etc), "{bits:o}: {err}");
+            assert!(root.open_directory(etc).is_err(), "{bits:o}");
+        }
+        mode(etc, 0o755);
+
+        let link = etc.join("link");
+        symlink(&file, &link).unwrap();
+        assert!(matches!(root.read_file(&link, 9), Err(TrustError::SymbolicLink { .. })));
+        let linked = dir.path().join("also");
+        symlink(etc, &linked).unwrap();
+        let err = root.read_file(&linked.join("policy.toml"), 9).unwrap_err();
+        assert!(matches!(&err, TrustError::SymbolicLink { link, .. } if *link == linked), "{err}");
+        assert!(root.open_directory(&linked).is_err());
+    }
+
+    #[test]
+    fn only_regular_files_are_read_and_nothing_hangs() {
+        let (_dir, root, file) = fixture();
+        let etc = file.parent().unwrap();
+        let fifo = etc.join("fifo");
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let socket = etc.join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        mode(&socket, 0o600);
+        for path in [fifo.as_path(), &socket, etc] {
+            let err = root.read_file(path, 9).unwrap_err();
+            assert!(matches!(err, TrustError::Kind { wanted: FILE, .. }), "{}: {err}", path.display());
+        }
+        assert!(matches!(root.read_file(&etc.join("none"), 9), Err(TrustError::Missing(_))));
+        assert!(matches!(root.read_file(&file.join("below"), 9), Err(TrustError::Kind { wanted: DIRECTORY, .. })));
+        assert!(matches!(root.open_directory(&file), Err(TrustError::Kind { wanted: DIRECTORY, .. })));
+    }
+
+    #[test]
+    fn a_strangers_file_is_refused() {
+        if !geteuid().is_root() {
+            return; // Only root can give a file away; as another user nothing here could be a stranger's but root's.
+        }
+        let (_dir, root, file) = fixture();
+        std::os::unix::fs::chown(&file, Some(12345), None).unwrap();
+        assert!(matches!(root.read_file(&file, 9), Err(TrustError::Owner { uid: 12345, .. })));
+        std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+        std::os::unix::fs::chown(file.parent().unwrap(), Some(12345), None).unwrap();
+        assert!(matches!(root.read_file(&file, 9), Err(TrustError::Owner { uid: 12345, .. })));
+    }
+
+    #[test]
+    fn the_temporary_directory_is_not_trusted_from_the_system_root() {
+        let (_dir, _root, file) = fixture();
+        assert!(read_trusted_file(&file, 9).is_err());
+        assert!(open_trusted_dir(Path::new("/proc")).is_ok());
+    }
+
+    #[test]
+    fn a_capped_read_never_cuts() {
+        assert_eq!(read_capped(&b"1234"[..], 4).unwrap(), b"1234");
+        assert!(matches!(read_capped(&b"12345"[..], 4), Err(ReadError::TooLarge { max: 4 })));
+        assert!(matches!(read_capped(io::repeat(0), 4096), Err(ReadError::TooLarge { .. })));
+        assert_eq!(read_capped(&b""[..], 0).unwrap(), b"");
+    }
+}
