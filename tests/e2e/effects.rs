@@ -111,7 +111,8 @@ fn networking_delegates_no_tracing(world: &mut World) {
 
 fn a_private_bpffs_delegates_nothing(world: &mut World) {
     let script = "echo ready; ls -ld /run/own; read go";
-    let bundle = Bundle::new(&world.lab, "private").ask("bpffs", "private").ask("bpffs-path", "/run/own").script(script).write();
+    let bundle =
+        Bundle::new(&world.lab, "private").ask("bpffs", "private").ask("bpffs-path", "/run/own").script(script).write();
     let running = world.start(&bundle);
     let options = bpffs_options(Runtime::Runc.init(&world.lab, &bundle.id), "/run/own");
     assert!(!options.contains("delegate_"), "{options}");
@@ -193,7 +194,7 @@ fn facts_reach_the_program(world: &mut World) {
     let running = world.start(&bundle);
     let init = Runtime::Runc.init(&world.lab, &bundle.id);
     let netns = fs::metadata(format!("/proc/{init}/ns/net")).map(|found| std::os::unix::fs::MetadataExt::ino(&found));
-    let rodata = world.inspect(&bundle.id)["maps"].as_array().cloned().unwrap_or_default();
+    let rodata = world.inspect(&bundle.id)[0]["maps"].as_array().cloned().unwrap_or_default();
     let rodata = rodata.iter().find(|map| map["name"].as_str().is_some_and(|name| name.contains("rodata")));
     let id = rodata.and_then(|map| map["id"].as_u64()).expect("the object's read-only data is a map on record");
     let dump = bpftool(&["map", "dump", "id", &id.to_string()]).to_string();
@@ -210,7 +211,8 @@ fn connect_is_refused_in_the_container_alone(world: &mut World) {
     let image = world.signed("connect_block");
     let blocked = Bundle::new(&world.lab, "blocked").ask("image", &image).ask("programs", "cgroup_sock_addr:block_connect4");
     let blocked = blocked.mount("tmpfs", &PathBuf::from("tmpfs"), "/tmp", &[]).script(CONNECT).write();
-    let plain = Bundle::new(&world.lab, "unblocked").mount("tmpfs", &PathBuf::from("tmpfs"), "/tmp", &[]).script(CONNECT).write();
+    let plain =
+        Bundle::new(&world.lab, "unblocked").mount("tmpfs", &PathBuf::from("tmpfs"), "/tmp", &[]).script(CONNECT).write();
     let mut both: Vec<_> = [&blocked, &plain].into_iter().map(|bundle| world.start(bundle)).collect();
     let mut said = Vec::new();
     for running in &mut both {
@@ -233,7 +235,8 @@ fn every_kind_of_container_scope_attaches(world: &mut World) {
         ("subprogs", "xdp:xdp_subprogs iface=lo", "xdp"),
     ] {
         let image = world.signed(object);
-        let bundle = Bundle::new(&world.lab, object).ask("image", &image).ask("programs", entry).script("echo ready; read go").write();
+        let bundle =
+            Bundle::new(&world.lab, object).ask("image", &image).ask("programs", entry).script("echo ready; read go").write();
         let running = world.start(&bundle);
         let links = world.link_ids(&bundle.id);
         assert_eq!(links.len(), 1, "{object}");
@@ -246,7 +249,10 @@ fn tracepoints_need_and_get_host_scope(world: &mut World) {
     let image = world.signed("tracepoints");
     let programs = "tracepoint:count_execve:syscalls/sys_enter_execve; raw_tracepoint:count_sys_enter:sys_enter";
     let bundle = |world: &World, name: &str| {
-        Bundle::new(&world.lab, name).ask("image", &image).ask("programs", programs).script("echo ready; read go; id; echo done; read go")
+        Bundle::new(&world.lab, name)
+            .ask("image", &image)
+            .ask("programs", programs)
+            .script("echo ready; read go; id; echo done; read go")
     };
     world.refused(bundle(world, "container-scope"), 1, &["host scope"]);
 

@@ -34,13 +34,13 @@ fn asking(world: &World, name: &str, image: &str) -> Bundle {
 
 fn an_image_that_is_not_there(world: &mut World) {
     let image = world.images.reference("nothing");
-    world.refused(asking(world, "missing", &image), 1, &["nothing"]);
+    world.refused(asking(world, "missing", &image), 1, &["there is no such image"]);
 }
 
 fn an_image_that_nobody_signed(world: &mut World) {
     world.unsigned("packets");
     let image = world.images.reference("packets");
-    world.refused(asking(world, "unsigned", &image), 1, &["not signed"]);
+    world.refused(asking(world, "unsigned", &image), 1, &["it is not signed"]);
 }
 
 fn an_image_that_another_key_signed(world: &mut World) {
@@ -48,7 +48,7 @@ fn an_image_that_another_key_signed(world: &mut World) {
     let stranger = Key::new(&world.lab.path("bin"), "stranger");
     world.images.sign(&digests.manifest, &stranger);
     let image = world.images.reference("packets");
-    world.refused(asking(world, "stranger", &image), 1, &["key"]);
+    world.refused(asking(world, "stranger", &image), 1, &["none of its signatures"]);
 }
 
 fn an_image_whose_manifest_was_changed(world: &mut World) {
@@ -56,7 +56,7 @@ fn an_image_whose_manifest_was_changed(world: &mut World) {
     world.images.sign(&digests.manifest, &world.key);
     world.images.spoil(&digests.manifest);
     let image = world.images.reference("packets");
-    world.refused(asking(world, "manifest", &image), 1, &["digest"]);
+    world.refused(asking(world, "manifest", &image), 1, &["has other contents", "tampered"]);
 }
 
 fn an_image_whose_config_was_changed(world: &mut World) {
@@ -64,7 +64,7 @@ fn an_image_whose_config_was_changed(world: &mut World) {
     world.images.sign(&digests.manifest, &world.key);
     world.images.spoil(&digests.config);
     let image = world.images.reference("packets");
-    world.refused(asking(world, "config", &image), 1, &["digest"]);
+    world.refused(asking(world, "config", &image), 1, &["has other contents", "tampered"]);
 }
 
 fn an_image_whose_layer_was_changed(world: &mut World) {
@@ -72,7 +72,7 @@ fn an_image_whose_layer_was_changed(world: &mut World) {
     world.images.sign(&digests.manifest, &world.key);
     world.images.spoil(&digests.layer);
     let image = world.images.reference("packets");
-    world.refused(asking(world, "layer", &image), 1, &["digest"]);
+    world.refused(asking(world, "layer", &image), 1, &["has other contents", "tampered"]);
 }
 
 fn an_image_whose_signature_was_changed(world: &mut World) {
@@ -80,7 +80,7 @@ fn an_image_whose_signature_was_changed(world: &mut World) {
     let signature = world.images.sign(&digests.manifest, &world.key);
     world.images.spoil(&signature.payload);
     let image = world.images.reference("packets");
-    world.refused(asking(world, "payload", &image), 1, &["sign"]);
+    world.refused(asking(world, "payload", &image), 1, &["none of its signatures"]);
 }
 
 fn a_signature_moved_from_another_image(world: &mut World) {
@@ -97,7 +97,7 @@ fn a_signature_moved_from_another_image(world: &mut World) {
     assert_ne!(text, moved, "harness: the layout names no signature");
     world.lab.write("images/signed/index.json", moved.as_bytes());
     let image = world.images.reference("packets");
-    world.refused(asking(world, "moved", &image), 1, &["sign"]);
+    world.refused(asking(world, "moved", &image), 1, &["none of its signatures"]);
 }
 
 fn an_image_without_an_object(world: &mut World) {
@@ -106,7 +106,7 @@ fn an_image_without_an_object(world: &mut World) {
     let digests = world.images.add("empty", &contents);
     world.images.sign(&digests.manifest, &world.key);
     let image = world.images.reference("empty");
-    world.refused(asking(world, "empty", &image), 1, &["object"]);
+    world.refused(asking(world, "empty", &image), 1, &["it holds no BPF object", "README"]);
 }
 
 fn an_image_for_another_architecture(world: &mut World) {
@@ -115,7 +115,7 @@ fn an_image_for_another_architecture(world: &mut World) {
     let digest = world.images.add_index("foreign", &[contents]);
     world.images.sign(&digest, &world.key);
     let image = world.images.reference("foreign");
-    world.refused(asking(world, "foreign", &image), 1, &["s390x"]);
+    world.refused(asking(world, "foreign", &image), 1, &["it has nothing for", "s390x"]);
 }
 
 fn an_index_takes_this_machines_object(world: &mut World) {
@@ -152,19 +152,19 @@ fn a_layout_behind_a_link(world: &mut World) {
     let rule = world.image_rule().replace("images/signed", "images/link");
     world.lab.policy(&format!("{rule}{CONTAINER_RULE}"));
     let image = format!("oci:{}:packets", link.display());
-    world.refused(asking(world, "link", &image), 1, &["link"]);
+    world.refused(asking(world, "link", &image), 1, &["is a symbolic link"]);
 }
 
 fn a_layout_that_others_can_write(world: &mut World) {
     let image = world.signed("packets");
     fs::set_permissions(world.lab.path("images"), fs::Permissions::from_mode(0o777)).expect("root changes modes");
-    world.refused(asking(world, "writable", &image), 1, &["writ"]);
+    world.refused(asking(world, "writable", &image), 1, &["is writable by others than root"]);
 }
 
 fn a_key_that_others_can_write(world: &mut World) {
     let image = world.signed("packets");
     fs::set_permissions(&world.key.public, fs::Permissions::from_mode(0o666)).expect("root changes modes");
-    world.refused(asking(world, "key", &image), 2, &["trusted.pub", "writ"]);
+    world.refused(asking(world, "key", &image), 2, &["trusted.pub", "is writable by others than root"]);
 }
 
 fn a_policy_that_does_not_parse(world: &mut World) {

@@ -19,24 +19,27 @@ fn a_hook_gets_the_state_and_the_container_makes_its_traffic() {
     let lab = Lab::new(Hooks::Ours);
     for runtime in [Runtime::Runc, Runtime::Crun] {
         runtime.need();
-        let script = r#"cat >"$(basename "$4").$5.json""#;
         let bundle = Bundle::new(&lab, runtime.name()).ask("delegate", "networking").script(TRAFFIC);
-        let bundle = bundle.hook_through("createRuntime", "cat >state.json").hook_through("poststop", script).write();
+        let bundle =
+            bundle.hook_through("createRuntime", "cat >state.json").hook_through("poststop", "cat >stopped.json").write();
         let mut running = runtime.start(&lab, &bundle);
         running.hear("ready");
         running.say("go\n");
         running.hear("done");
         running.say("go\n");
         assert_eq!(running.finish().status.code(), Some(7));
-        let state = fs::read_to_string(bundle.dir.join("state.json")).unwrap_or_default();
-        assert!(state.contains(&bundle.id) && state.contains("hook.bpfman.io/delegate"), "{state}");
+        for file in ["state.json", "stopped.json"] {
+            let state = fs::read_to_string(bundle.dir.join(file)).unwrap_or_default();
+            assert!(state.contains(&bundle.id) && state.contains("hook.bpfman.io/delegate"), "{file}: {state}");
+        }
     }
 }
 
 #[test]
 fn a_failing_hook_stops_the_container_and_is_quoted() {
     let lab = Lab::new(Hooks::Ours);
-    let bundle = Bundle::new(&lab, "fails").hook_through("createRuntime", r#"echo 'it "says" so' >&2; exit 3"#).script("echo started");
+    let bundle =
+        Bundle::new(&lab, "fails").hook_through("createRuntime", r#"echo 'it "says" so' >&2; exit 3"#).script("echo started");
     let ended = Runtime::Runc.run(&lab, &bundle.write());
     assert!(!ended.status.success() && !ended.stdout.contains("started"));
     let said = crate::support::runtime::HookSaid::in_error_of_runc(&ended.stderr).expect("runc quotes the hook");

@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 
+use crate::Case;
 use crate::support::lab::Hooks;
 use crate::world::World;
-use crate::Case;
 
 thread_local! {
     static EXPECTED: Cell<bool> = const { Cell::new(false) };

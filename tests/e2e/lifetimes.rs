@@ -77,7 +77,8 @@ fn forget(world: &World, bundle: &Bundle) {
 
 fn runc_is_killed_in_mid_start_and_gc_cleans(world: &mut World) {
     // The hook's parent is the runtime; its poststop never runs.
-    let bundle = both(world, "midstart").hook_through("createRuntime", r#""$@" && kill -KILL $PPID"#).script("echo started").write();
+    let bundle =
+        both(world, "midstart").hook_through("createRuntime", r#""$@" && kill -KILL $PPID"#).script("echo started").write();
     let ended = Runtime::Runc.run(&world.lab, &bundle);
     assert!(!ended.status.success() && !ended.stdout.contains("started"), "the container started");
     assert_eq!(world.lab.count("link"), 2, "the hook was done before the runtime died");

@@ -17,8 +17,8 @@ mod instruments;
 mod itself;
 mod lifetimes;
 mod places;
-mod pods;
 mod podman;
+mod pods;
 mod requests;
 
 use support::lab::Hooks;

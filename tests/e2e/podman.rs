@@ -1,7 +1,7 @@
 //! podman, which runs hooks from files, sometimes in a mount namespace of its own, and poststop by itself.
 
-use crate::support::process::{Running, ended, tool};
 use crate::support::podman::Podman;
+use crate::support::process::{Running, ended, tool};
 use crate::support::runtime::Runtime;
 use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
 
@@ -63,7 +63,8 @@ fn hook_files_work_with_crun(world: &mut World) {
     counting(world, Runtime::Crun, "xdp:count_packets iface=lo");
 }
 
-const PROBE: &str = "if /bpfman-hook token probe >/tmp/said 2>&1; then echo probe ok; else cat /tmp/said; echo probe failed; fi";
+const PROBE: &str =
+    "if /bpfman-hook token probe >/tmp/said 2>&1; then echo probe ok; else cat /tmp/said; echo probe failed; fi";
 
 fn probing(world: &World, podman: &Podman, name: &str) -> std::process::Command {
     let copy = world.lab.path("bin/bpfman-hook");

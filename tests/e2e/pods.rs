@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use crate::support::bundle::Bundle;
-use crate::support::kernel;
 use crate::support::process::Running;
 use crate::support::runtime::Runtime;
 use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
@@ -26,7 +25,8 @@ fn crio(world: &World, bundle: Bundle, kind: &str) -> Bundle {
 
 /// The pod's sandbox, and the path of its network namespace.
 fn sandbox(world: &World) -> (Running, String) {
-    let bundle = crio(world, Bundle::new(&world.lab, "sandbox").without_userns(), "sandbox").script("echo ready; read go").write();
+    let bundle =
+        crio(world, Bundle::new(&world.lab, "sandbox").without_userns(), "sandbox").script("echo ready; read go").write();
     let running = world.start(&bundle);
     let init = Runtime::Runc.init(&world.lab, &bundle.id);
     (running, format!("/proc/{init}/ns/net"))
@@ -52,21 +52,12 @@ fn the_pod_owns_the_programs_of_its_network(world: &mut World) {
     assert_eq!(world.lab.count("link"), 1, "the link stays while the second container lives");
     second_running.say("go\n");
     second_running.hear("done");
-    let map = pod_map(world);
-    assert!(kernel::sum(map) >= TRAFFIC_PACKETS, "the pod's program does not count any more");
+    assert!(world.counted(&second.id, "packets") >= TRAFFIC_PACKETS, "the pod's program does not count any more");
     second_running.finish();
     crate::support::process::eventually("the last container to release the pod", std::time::Duration::from_secs(10), || {
         (world.lab.count("link") == 0).then_some(())
     });
     pause.finish();
-}
-
-/// The only map `packets` that is new.
-fn pod_map(world: &World) -> u64 {
-    let lines = world.lab.new_objects();
-    let line = lines.iter().find(|line| line.starts_with("map ") && line.ends_with(" packets"));
-    let line = line.unwrap_or_else(|| panic!("no map packets among {lines:#?}"));
-    line.split(' ').nth(1).and_then(|id| id.parse().ok()).expect("the line has an id")
 }
 
 fn two_different_programs_for_one_interface(world: &mut World) {
@@ -77,7 +68,7 @@ fn two_different_programs_for_one_interface(world: &mut World) {
     let second = member(world, "second", &netns, "xdp:count iface=lo").ask("image", &image).script("echo started").write();
     let ended = Runtime::Runc.run(&world.lab, &second);
     assert!(!ended.stdout.contains("started"), "the second container started");
-    world.said(&ended, 1, &["lo", &first.id]);
+    world.said(&ended, 1, &["attach xdp to lo", &first.id]);
     running.finish();
     pause.finish();
 }

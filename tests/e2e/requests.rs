@@ -47,7 +47,7 @@ fn delegating(world: &World, name: &str) -> Bundle {
 
 fn a_state_that_is_none(world: &mut World) {
     let bundle = delegating(world, "state").hook_through("createRuntime", r#"cut -c 1-20 | "$@""#);
-    world.refused(bundle, 2, &["standard input", "OCI state"]);
+    world.refused(bundle, 2, &["read the container's state from standard input", "not an OCI state"]);
 }
 
 fn a_bundle_without_a_configuration(world: &mut World) {
@@ -57,12 +57,12 @@ fn a_bundle_without_a_configuration(world: &mut World) {
 
 fn a_virtual_machines_configuration(world: &mut World) {
     let bundle = delegating(world, "vm").edit(|config| config["vm"] = serde_json::json!({ "kernel": { "path": "/vmlinuz" } }));
-    world.refused(bundle, 1, &["virtual machine"]);
+    world.refused(bundle, 1, &["is a virtual machine"]);
 }
 
 fn an_unknown_annotation(world: &mut World) {
     let bundle = Bundle::new(&world.lab, "unknown").ask("progams", "xdp:count_packets");
-    world.refused(bundle, 2, &["hook.bpfman.io/progams", "programs"]);
+    world.refused(bundle, 2, &["annotation hook.bpfman.io/progams is unknown", "programs"]);
 }
 
 fn an_annotation_that_does_not_parse(world: &mut World) {
@@ -81,7 +81,7 @@ fn nothing_is_delegated_without_a_policy(world: &mut World) {
 }
 
 fn a_token_without_a_user_namespace(world: &mut World) {
-    world.refused(delegating(world, "no-userns").without_userns(), 1, &["user namespace"]);
+    world.refused(delegating(world, "no-userns").without_userns(), 1, &["has no user namespace of its own"]);
 }
 
 fn a_token_without_cap_bpf(world: &mut World) {
@@ -94,12 +94,12 @@ fn a_token_behind_a_seccomp_profile(world: &mut World) {
 
 fn a_program_that_is_not_in_the_object(world: &mut World) {
     let bundle = asking(world, "absent", "packets", "xdp:count_parcels iface=lo");
-    world.refused(bundle, 1, &["count_parcels", "count_packets"]);
+    world.refused(bundle, 1, &["\"count_parcels\" is not in", "count_packets"]);
 }
 
 fn a_program_of_another_type(world: &mut World) {
     let bundle = asking(world, "type", "packets", "xdp:count_egress iface=lo");
-    world.refused(bundle, 1, &["count_egress", "cgroup_skb"]);
+    world.refused(bundle, 1, &["\"count_egress\" is cgroup_skb by its section"]);
 }
 
 fn a_program_that_does_not_verify(world: &mut World) {
@@ -122,22 +122,22 @@ fn a_type_of_a_later_version(world: &mut World) {
 
 fn a_global_that_nobody_declares(world: &mut World) {
     let bundle = asking(world, "global", "packets", "xdp:count_packets iface=lo").ask("globals", "velocity=3");
-    world.refused(bundle, 1, &["velocity"]);
+    world.refused(bundle, 1, &["no program declares \"velocity\""]);
 }
 
 fn a_global_that_does_not_fit(world: &mut World) {
     let bundle = asking(world, "range", "xdp_counter", "xdp:count iface=lo").ask("globals", "step=-1");
-    world.refused(bundle, 1, &["step", "-1"]);
+    world.refused(bundle, 1, &["global step", "-1 is not in"]);
 }
 
 fn a_map_that_is_not_there(world: &mut World) {
     let bundle = asking(world, "map", "packets", "xdp:count_packets iface=lo").ask("maps", "parcels");
-    world.refused(bundle, 1, &["parcels", "packets"]);
+    world.refused(bundle, 1, &["no program has a map \"parcels\"", "packets"]);
 }
 
 fn an_interface_that_is_not_there(world: &mut World) {
     let bundle = asking(world, "interface", "packets", "xdp:count_packets iface=eth7");
-    world.refused(bundle, 1, &["eth7", "lo"]);
+    world.refused(bundle, 1, &["the container has no interface \"eth7\"; it has lo"]);
 }
 
 fn a_full_store(world: &mut World) {

@@ -98,23 +98,27 @@ impl World {
         assert_eq!(said.status, status, "exit status of the hook that said: {sentence}");
     }
 
-    /// The record of a container, as `inspect` shows it.
+    /// The record of a container, and those of the network namespaces whose programs it holds, as `inspect` shows them.
     pub fn inspect(&self, id: &str) -> Value {
-        self.lab.json(&["inspect", id])
+        let shown = self.lab.json(&["inspect", id]);
+        assert_eq!(shown[0]["id"], *id, "{shown:#}");
+        shown
     }
 
-    /// The kernel's id of a map on a container's record.
+    /// The kernel's id of a map of a container or of its pod.
     pub fn map_id(&self, id: &str, name: &str) -> u64 {
-        let record = self.inspect(id);
-        let map = record["maps"].as_array().into_iter().flatten().find(|map| map["name"] == name);
-        map.and_then(|map| map["id"].as_u64()).unwrap_or_else(|| panic!("no map {name} with an id in {record:#}"))
+        let shown = self.inspect(id);
+        let owners = shown.as_array().into_iter().flatten();
+        let map = owners.flat_map(|owner| owner["maps"].as_array().into_iter().flatten()).find(|map| map["name"] == name);
+        map.and_then(|map| map["id"].as_u64()).unwrap_or_else(|| panic!("no map {name} with an id in {shown:#}"))
     }
 
-    /// The kernel's ids of the links on a container's record.
+    /// The kernel's ids of the links of a container, in the order of its programs.
     pub fn link_ids(&self, id: &str) -> Vec<u64> {
-        let record = self.inspect(id);
-        let links = record["links"].as_array().into_iter().flatten();
-        links.map(|link| link["id"].as_u64().unwrap_or_else(|| panic!("a link without id in {record:#}"))).collect()
+        let shown = self.inspect(id);
+        let programs = shown[0]["programs"].as_array().into_iter().flatten();
+        let links = programs.flat_map(|program| program["links"].as_array().into_iter().flatten());
+        links.map(|link| link["id"].as_u64().unwrap_or_else(|| panic!("a link without id in {shown:#}"))).collect()
     }
 
     /// What the counters of a container's map add up to.

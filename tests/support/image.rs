@@ -153,7 +153,8 @@ impl Layout {
         let payload = payload.to_string();
         let signature = base64::engine::general_purpose::STANDARD.encode(key.sign(payload.as_bytes()));
         let payload_digest = self.put_blob(payload.as_bytes());
-        let config = json!({ "architecture": "", "os": "", "config": {}, "rootfs": { "type": "layers", "diff_ids": [payload_digest] } });
+        let config =
+            json!({ "architecture": "", "os": "", "config": {}, "rootfs": { "type": "layers", "diff_ids": [payload_digest] } });
         let config = self.put_blob(config.to_string().as_bytes());
         let mut layer = self.descriptor(SIMPLE_SIGNING, &payload_digest);
         layer["annotations"] = json!({ "dev.cosignproject.cosign/signature": signature });

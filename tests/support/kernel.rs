@@ -19,7 +19,9 @@ impl Objects {
         let mut all = BTreeMap::new();
         for kind in ["prog", "map", "link"] {
             for object in bpftool(&[kind, "show"]).as_array().into_iter().flatten() {
-                let Some(id) = object["id"].as_u64() else { harness!("bpftool {kind} show gave an object without id: {object}") };
+                let Some(id) = object["id"].as_u64() else {
+                    harness!("bpftool {kind} show gave an object without id: {object}")
+                };
                 let name = object["name"].as_str().unwrap_or_default();
                 // systemd has cgroup programs of its own, which come and go with its units.
                 if !name.starts_with("sd_") {

@@ -178,7 +178,7 @@ impl Lab {
     /// The owners on record, those of failed requests left out: these stay on purpose, with their reason.
     pub fn records(&self) -> Vec<Value> {
         let Value::Array(all) = self.json(&["list", "containers"]) else { panic!("list containers -o json is not a list") };
-        all.into_iter().filter(|record| record["phase"] != "failed").collect()
+        all.into_iter().filter(|record| record["state"] != "failed").collect()
     }
 }
 

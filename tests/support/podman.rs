@@ -53,7 +53,14 @@ impl Podman {
                 .unwrap_or_else(|e| harness!("link {applet}: {e}"));
         }
         let tarball = podman.dir.join("rootfs.tar");
-        tool(Command::new("tar").arg("-C").arg(podman.dir.join("rootfs")).args(["--owner=0", "--group=0", "-cf"]).arg(&tarball).arg("."));
+        tool(
+            Command::new("tar")
+                .arg("-C")
+                .arg(podman.dir.join("rootfs"))
+                .args(["--owner=0", "--group=0", "-cf"])
+                .arg(&tarball)
+                .arg("."),
+        );
         tool(podman.command(&["import", "-q"]).arg(&tarball).arg(IMAGE));
         podman
     }
