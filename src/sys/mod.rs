@@ -2,10 +2,13 @@
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
+pub mod cgroup;
 pub mod clock;
+pub mod deadline;
 pub mod error;
 pub mod fault;
 pub mod fsutil;
+pub mod journal;
 mod memfd;
 pub mod mounts;
 pub mod pid;
