@@ -2,14 +2,18 @@
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
+mod memfd;
 pub mod bpffs;
 pub mod caps;
-mod memfd;
+pub mod cgroup;
 pub mod child;
 pub mod clock;
+pub mod deadline;
 pub mod error;
 pub mod fault;
 pub mod fsutil;
+mod memfd;
+pub mod journal;
 pub mod mounts;
 pub mod netns;
 pub mod pid;
