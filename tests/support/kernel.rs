@@ -105,9 +105,10 @@ pub fn mounts() -> BTreeSet<(PathBuf, String)> {
         .collect()
 }
 
-/// Every process whose arguments, root or working directory name a path.
+/// Every process whose arguments, working directory or root file system are at a path or below it.
 pub fn processes_of(path: &Path) -> Vec<(u32, String)> {
     let needle = path.to_string_lossy().into_owned();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap_or_else(|e| harness!("read /proc: {e}")).flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
@@ -117,8 +118,11 @@ pub fn processes_of(path: &Path) -> Vec<(u32, String)> {
         let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
         let directory = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-        let root = std::fs::read_link(entry.path().join("root")).unwrap_or_default();
-        if arguments.contains(&needle) || directory.starts_with(path) || root.starts_with(path) {
+        // A container has its own root: the mount on `/`, whose fourth field is where that is in its file system.
+        let mounts = std::fs::read_to_string(entry.path().join("mountinfo")).unwrap_or_default();
+        let root = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|words| words.get(4) == Some(&"/"));
+        let rooted = root.is_some_and(|words| words[3].contains(&name));
+        if arguments.contains(&needle) || directory.starts_with(path) || rooted {
             found.push((pid, arguments));
         }
     }
