@@ -154,7 +154,7 @@ fn policy(more: &str) -> LoadedPolicy {
 fn create(world: &World, host: &FakeHost<'_>, container: &Container, policy: &LoadedPolicy) -> Result<Acquired, Cause> {
     let kernel = world.kernel();
     let lifecycle = lifecycle(world, &kernel, host);
-    let request = Request::parse(&container.annotations, None).expect("request").expect("annotations of ours");
+    let request = Request::parse(&container.config.annotations, None).expect("request").expect("annotations of ours");
     let fetch_until = Instant::now() + Duration::from_secs(1);
     lifecycle.acquire(&OneImage, Start { container, request: &request, policy, fetch_until })
 }

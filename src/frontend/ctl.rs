@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::{self, Format as Output, Get, GetArgs, InspectArgs, List, Listing};
 use crate::frontend::list::{self, Format};
 use crate::frontend::table::Table;
-use crate::frontend::{fail, print};
+use crate::frontend::output::{fail, print};
 use crate::image::ImageCache;
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::Lifecycle;

@@ -13,8 +13,8 @@ use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::reconcile::{Depth, Mode};
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Lifecycle, policy_files};
-use crate::model::annotations::{PREFIX, Request};
-use crate::model::container::Container;
+use crate::model::annotations::Request;
+use crate::model::container::{Container, asks};
 use crate::model::policy::Engine;
 use crate::model::state::State;
 use crate::paths::Paths;
@@ -44,7 +44,7 @@ pub fn create_runtime(paths: &Paths, engine: Option<Engine>) -> ExitCode {
         Ok(state) => state,
         Err(sentence) => return report.refused(None, &sentence, BAD_INPUT),
     };
-    if !asks(&state) {
+    if !asks(state.annotations.keys()) {
         return ExitCode::SUCCESS;
     }
     let id = state.id.to_string();
@@ -95,7 +95,7 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) 
     let config_path = state.bundle.join("config.json");
     let config = fsutil::read_text(&config_path, CONFIG_MAX).map_err(|e| Failed::new(&e))?;
     let container = Container::parse(state, &config, engine).map_err(|e| Failed::new(&e))?;
-    let parsed = Request::parse(&container.annotations, container.name.as_deref());
+    let parsed = Request::parse(&container.config.annotations, container.name());
     let policy = policy_files::load(paths);
 
     fsutil::ensure_directory(&paths.run, 0o755).map_err(|e| Failed::new(&e))?;
@@ -108,7 +108,7 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) 
         host: &host,
         store: &store,
         fs: &fs,
-        deadline: clock::boottime_seconds() + DEADLINE.as_secs(),
+        deadline: clock::boot_seconds() + DEADLINE.as_secs(),
     };
     let bad = |error: &(dyn std::error::Error + 'static)| {
         let failed = Failed::bad(error);
@@ -149,7 +149,7 @@ fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), String> {
     let host = LinuxHost::new().map_err(|e| chain(&e))?;
     let kernel = LinuxKernel::new();
     let fs = paths.bpffs();
-    let deadline = clock::boottime_seconds() + DEADLINE.as_secs();
+    let deadline = clock::boot_seconds() + DEADLINE.as_secs();
     let late = report.clone();
     let timer = Deadline::start(DEADLINE, {
         let id = state.id.to_string();
@@ -168,11 +168,6 @@ fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), String> {
         }
     }
     if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
-}
-
-/// True where any annotation is ours; a container without one costs nothing more.
-fn asks(state: &State) -> bool {
-    state.annotations.keys().any(|key| key.contains(PREFIX))
 }
 
 fn read_state() -> Result<State, String> {

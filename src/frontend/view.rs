@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, ProgramKind, Scope};
 use crate::model::bytecode::Verdict;
+use crate::model::delegation::{Category, Delegation};
 use crate::model::record::{Owner, OwnerRecord, Phase};
 
 /// One owner: a container, a pod's network namespace, or the host.
@@ -153,12 +154,20 @@ impl OwnerView {
             maps: maps(record),
             bpffs: record.bpffs.as_ref().map(|bpffs| BpffsView {
                 path: bpffs.path.display().to_string(),
-                delegates: bpffs.delegation.iter().flat_map(|d| d.names()).map(|(k, v)| (k.to_owned(), v)).collect(),
+                delegates: bpffs.delegation.as_ref().map(delegates).unwrap_or_default(),
             }),
             holds: record.holds.iter().map(|no| no.0).collect(),
             holders: record.holders.iter().map(|no| no.0).collect(),
         }
     }
+}
+
+fn delegates(delegation: &Delegation) -> Vec<(String, String)> {
+    Category::ALL
+        .into_iter()
+        .filter(|category| delegation.mask(*category) != 0)
+        .map(|category| (category.mount_option().to_owned(), delegation.names(category).join(":")))
+        .collect()
 }
 
 fn programs(record: &OwnerRecord) -> Vec<ProgramView> {

@@ -1,12 +1,12 @@
 //! Why bytecode could not be had.
 
-use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::bytecode::PullPolicy;
 use crate::model::ids::Digest;
+use crate::sys::SysError;
 use crate::sys::fsutil::TrustError;
 
 /// Why an image was not accepted. `image` is the reference as it was asked for, normalised.
@@ -167,7 +167,7 @@ pub enum ImageError {
         image: String,
         /// What became of it.
         #[source]
-        source: crate::sys::SysError,
+        source: SysError,
     },
     /// The registry was too slow.
     #[error("fetch {image}: registry {host} has not sent it within {seconds} s; pull it beforehand with bpfman-hook pull")]
@@ -322,23 +322,30 @@ pub enum RemoteError {
 /// Why the image cache cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// Somebody else could have written what is in it.
-    #[error("open the image cache {path}: {problem}; remove the directory, it is made anew", path = path.display())]
+    /// Somebody else could have written what is in it, or a file in it cannot be read.
+    #[error("open the image cache {path}, which may be removed at any time", path = path.display())]
     NotTrusted {
         /// The directory.
         path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// A system call failed.
-    #[error("{doing} {path} in the image cache", path = path.display())]
-    Io {
-        /// What we were doing.
-        doing: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// The errno.
+        /// Which file, and why.
         #[source]
-        source: io::Error,
+        source: TrustError,
+    },
+    /// Writing failed.
+    #[error("write the image cache {path}", path = path.display())]
+    Write {
+        /// The directory.
+        path: PathBuf,
+        /// Which file, and why.
+        #[source]
+        source: SysError,
+    },
+    /// Another process has held the cache's lock for too long.
+    #[error("write the image cache {path}: another process has had it locked for {seconds} s", path = path.display())]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+        /// How long we waited.
+        seconds: u64,
     },
 }

@@ -30,10 +30,11 @@ use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
-pub use cache::{Cache, CachedImage};
+pub use cache::{Cache, CachedImage, CachedVerdict};
 pub use error::{CacheError, ImageError, ObjectError, RemoteError};
-pub use fetch::serve as serve_fetch;
+pub use fetch::child as fetch_child;
 pub use linux::LinuxImages;
+pub use remote::Worker;
 
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;

@@ -16,8 +16,10 @@ use crate::model::annotations::{OnFailure, ProgramsRequest, Request};
 use crate::model::attach_point::AttachPoint;
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts};
+use crate::model::grant::Needs;
 use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
+use crate::model::policy::Engine;
 use crate::model::record::{
     BpffsRecord, CgroupRecord, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap,
 };
@@ -119,7 +121,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     ) -> Result<(Facts, Plan), Cause> {
         let (container, request) = (start.container, start.request);
         let programs = !matches!(request.programs, ProgramsRequest::None);
-        let facts = self.host.facts(init, container, Need { network: programs, cgroup: programs })?;
+        let network = programs || admission.delegation.is_some_and(|d| d.on_netns());
+        let facts = self.host.facts(init, container, Need { network, cgroup: programs })?;
         let mut objects = Vec::new();
         for (reference, rules) in &admission.images {
             let bytecode = images.fetch(&Want {
@@ -143,11 +146,17 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             delegation: admission.delegation,
             host_scope: admission.host_scope,
             limits: admission.limits,
-            user: container.user,
-            late_network: container.late_network(),
-            foreign_cgroups: container.foreign_cgroups(),
+            user: (container.config.user.uid, container.config.user.gid),
+            // podman configures the network of a user-namespaced container after createRuntime.
+            late_network: container.engine == Engine::Podman && !facts.user.shared_with_host,
+            foreign_cgroups: container.config.host_cgroup_mount().map(|m| {
+                format!("config.json mounts the host's cgroups at {}", m.destination.display())
+            }),
         })?;
-        container.check_rights(request, admission.delegation.as_ref())?;
+        let needs = Needs::of(admission.delegation.as_ref(), !request.maps.is_empty());
+        if let Some(missing) = needs.missing(&container.config, container.engine).into_iter().next() {
+            return Err(Cause::Missing(missing));
+        }
         Ok((facts, plan))
     }
 
@@ -243,7 +252,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 }
                 let mut netns = self.blank(container);
                 netns.no = txn.next_no()?;
-                netns.owner = Owner::Netns { cookie: facts.netns_cookie, sandbox: container.sandbox_id() };
+                netns.owner = Owner::Netns { cookie: facts.netns_cookie, sandbox: container.sandbox.clone() };
                 netns.request = Some(signature);
                 netns.holders.push(record.no);
                 fill(&mut netns, wanted);
@@ -373,7 +382,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             init: None,
             request: None,
             engine: Some(container.engine),
-            workload: container.workload.clone(),
+            workload: Some(container.workload.clone()),
             cgroup: None,
             programs: Vec::new(),
             maps: Vec::new(),

@@ -5,22 +5,11 @@ use std::path::PathBuf;
 use crate::image::ImageError;
 use crate::kernel::KernelError;
 use crate::lifecycle::host::HostError;
-use crate::model::container::MissingRights;
+use crate::model::grant::Missing;
 use crate::model::ids::{ContainerId, OwnerNo, Pid};
 use crate::model::plan::PlanError;
 use crate::model::policy::Refusal;
 use crate::store::StoreError;
-
-/// A failed lifecycle call on one container.
-#[derive(Debug, thiserror::Error)]
-#[error("{cause}")]
-pub struct Error {
-    /// The container.
-    pub container: ContainerId,
-    /// Why. Its own chain of sources follows it in a message.
-    #[source]
-    pub cause: Box<Cause>,
-}
 
 /// The reasons, by the layer that found them.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +18,8 @@ pub enum Cause {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The container lacks a capability or a seccomp rule that the request needs.
-    #[error(transparent)]
-    Missing(#[from] MissingRights),
+    #[error("{0}")]
+    Missing(Missing),
     /// The request does not fit its objects or its container.
     #[error(transparent)]
     Plan(#[from] PlanError),

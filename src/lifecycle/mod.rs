@@ -10,7 +10,7 @@ pub mod policy_files;
 pub mod reconcile;
 pub mod release;
 
-pub use error::{Cause, Error, ReleaseErrors};
+pub use error::{Cause, ReleaseErrors};
 
 use std::path::Path;
 

@@ -4,11 +4,14 @@
 
 pub mod bpffs;
 pub mod caps;
+pub mod cgroup;
 pub mod child;
 pub mod clock;
+pub mod deadline;
 pub mod error;
 pub mod fault;
 pub mod fsutil;
+pub mod journal;
 mod memfd;
 pub mod mounts;
 pub mod netns;

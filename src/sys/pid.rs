@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::model::ids::{Pid, ProcessIdentity};
-use crate::model::plan::NamespaceFact;
+use crate::model::facts::NamespaceFact;
 use crate::sys::error::SysError;
 
 /// The inode of the initial user namespace: PROC_USER_INIT_INO, include/linux/proc_ns.h, unchanged since Linux 3.8.

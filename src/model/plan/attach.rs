@@ -172,15 +172,22 @@ pub fn check_place(function: &str, kind: ProgramKind, facts: &Facts, host_scope:
             Some(CgroupFact::Shared { .. }) => {}
         }
     }
-    if kind.on_netns() && !host_scope {
-        let why = match &facts.netns {
-            NetnsFact::Own | NetnsFact::Sandbox { .. } => return Ok(()),
-            NetnsFact::Host => "the container is on the host's network".to_owned(),
-            NetnsFact::Foreign { other } => {
-                format!("process {other}, which is not the container's, is in its network namespace too")
-            }
-        };
+    if kind.on_netns()
+        && !host_scope
+        && let Some(why) = foreign_network(facts)
+    {
         return Err(PlanError::HostScopePlace { function, kind, why });
     }
     Ok(())
+}
+
+/// Whose the container's network is, where it is not its own or its sandbox's.
+pub fn foreign_network(facts: &Facts) -> Option<String> {
+    match &facts.netns {
+        NetnsFact::Own | NetnsFact::Sandbox { .. } => None,
+        NetnsFact::Host => Some("the container is on the host's network".to_owned()),
+        NetnsFact::Foreign { other } => {
+            Some(format!("process {other}, which is not the container's, is in its network namespace too"))
+        }
+    }
 }

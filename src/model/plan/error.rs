@@ -1,7 +1,7 @@
 //! Why a request cannot be planned.
 
 use crate::model::attach_point::ProgramKind;
-use crate::model::ids::IdError;
+use crate::model::globals::GlobalError;
 
 /// Why a request does not fit its objects, its container or its policy. Each is a sentence for the person who wrote the
 /// annotation; nothing has been done when it is made.
@@ -148,6 +148,9 @@ pub enum PlanError {
         known: String,
     },
     /// A value that does not fit its variable.
+    #[error(transparent)]
+    Global(#[from] GlobalError),
+    /// A variable of ours that the object declares with another size.
     #[error("globals: {name}: {why}")]
     BadGlobal {
         /// The variable.
@@ -208,7 +211,10 @@ pub enum PlanError {
         /// What is visible.
         why: String,
     },
-    /// A number that is no pid.
-    #[error("plan for the container's init")]
-    Init(#[source] IdError),
+    /// Networking types delegated to a container that is on a network of others.
+    #[error("delegate: networking types would reach a network that is not the container's own: {why}; that needs host-scope in policy")]
+    NetworkVisible {
+        /// Whose network it is.
+        why: String,
+    },
 }

@@ -14,9 +14,7 @@ pub fn values(inputs: &Inputs<'_>) -> Result<Vec<Vec<(String, Vec<u8>)>>, PlanEr
             if let Some(fact) = fact(&global.name, inputs) {
                 values.push((global.name.clone(), sized(global, fact)?));
             } else if let Some(asked) = inputs.request.globals.iter().find(|g| g.name == global.name) {
-                let bytes = crate::model::globals::encode(&asked.value, &global.ty, global.size)
-                    .map_err(|e| PlanError::BadGlobal { name: global.name.clone(), why: e.to_string() })?;
-                values.push((global.name.clone(), bytes));
+                values.push((global.name.clone(), global.encode(&asked.value)?));
             }
         }
         all.push(values);

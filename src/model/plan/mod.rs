@@ -11,6 +11,9 @@ mod make;
 pub use error::PlanError;
 pub use make::{Inputs, ObjectInput, make};
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 
 use crate::model::annotations::MapAccess;
