@@ -2,6 +2,7 @@
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
+pub mod bpf;
 pub mod bpffs;
 pub mod caps;
 pub mod child;
@@ -17,3 +18,4 @@ pub mod token;
 mod trusted;
 
 pub use error::SysError;
+pub use rustix::io::Errno;
