@@ -2,8 +2,12 @@
 
 pub mod btf;
 pub mod btf_ext;
+pub mod core_relo;
+pub mod core_spec;
 pub mod elf;
+pub mod fixup;
 pub mod insn;
+pub mod link;
 pub mod map;
 pub mod object;
 pub mod section;

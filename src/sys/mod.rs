@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
 mod memfd;
+pub mod bpf;
 pub mod bpffs;
 pub mod caps;
 pub mod cgroup;
@@ -24,3 +25,4 @@ pub mod token;
 mod trusted;
 
 pub use error::SysError;
+pub use rustix::io::Errno;
