@@ -1,18 +1,18 @@
 //! The commands for people that look at the store or clean it: `list`, `get`, `inspect`, `images`, `gc`.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::{self, Format as Output, Get, GetArgs, InspectArgs, List, Listing};
 use crate::frontend::list::{self, Format};
 use crate::frontend::table::Table;
 use crate::frontend::output::{fail, print};
-use crate::image::ImageCache;
+use crate::image::Cache;
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
-use crate::lifecycle::reconcile::{Depth, Finding, Mode};
+use crate::lifecycle::reconcile::{Depth, Finding, Mode, read_all};
 use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
 use crate::store::Store;
@@ -70,7 +70,7 @@ pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
 
 /// `images`, `list images`
 pub fn images(paths: &Paths, listing: Listing) -> ExitCode {
-    let cached = match ImageCache::new(&paths.cache).images() {
+    let cached = match Cache::new(&paths.cache).images() {
         Ok(cached) => cached,
         Err(error) => return fail(&chain(&error)),
     };
@@ -113,7 +113,7 @@ pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
 fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
     let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(Vec::new()) };
-    let host = LinuxHost::new().map_err(|e| chain(&e))?;
+    let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
     let kernel = LinuxKernel::new();
     let fs = paths.bpffs();
     let deadline = clock::boot_seconds() + GC_DEADLINE.as_secs();
@@ -124,8 +124,12 @@ fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
 /// Prints what a closure makes of all records; no store is no records.
 fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord]) -> Result<String, String>) -> ExitCode {
     let records = clock::boot_id().map_err(|e| chain(&e)).and_then(|boot| {
-        let store = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))?;
-        store.map_or(Ok(Vec::new()), |store| store.read(|txn| txn.owners()).map_err(|e| chain(&e)))
+        let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(Vec::new()) };
+        let (records, damaged) = read_all(&store).map_err(|e| chain(&e))?;
+        for (_, error) in damaged {
+            eprintln!("bpfman-hook: {}; `bpfman-hook gc` removes it", chain(&error));
+        }
+        Ok(records)
     });
     match records.and_then(|records| show(&records)) {
         Ok(text) => print(&text),

@@ -1,6 +1,7 @@
 //! `hook createRuntime` and `hook poststop`: the OCI state on stdin, one line of at most 300 bytes on stderr.
 
 use std::io::Read as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,13 @@ use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::reconcile::{Depth, Mode};
 use crate::lifecycle::release::Released;
-use crate::lifecycle::{Lifecycle, policy_files};
+use crate::lifecycle::policy_files::{self, LoadedPolicy};
+use crate::lifecycle::Lifecycle;
 use crate::model::annotations::Request;
 use crate::model::container::{Container, asks};
+use crate::model::ids::ContainerId;
 use crate::model::policy::Engine;
+use crate::model::registries::RegistryConfig;
 use crate::model::state::State;
 use crate::paths::Paths;
 use crate::store::Store;
@@ -25,14 +29,17 @@ use crate::sys::{clock, fsutil, mounts, pid};
 /// Our own deadline: shorter than the `timeout` of the hook files (30 s), so that we undo ourselves rather than be killed.
 pub const DEADLINE: Duration = Duration::from_secs(25);
 
-/// How much of it fetching may take.
+/// What is left after it for undoing; both together are shorter than the hook files' timeout.
+pub const UNDOING: Duration = Duration::from_secs(3);
+
+/// How much of the deadline fetching may take.
 pub const FETCH: Duration = Duration::from_secs(20);
 
 /// A state is annotations and paths; runtimes bound neither.
 const STATE_MAX: u64 = 4 << 20;
 
 /// podman's config.json has some 20 kB.
-const CONFIG_MAX: u64 = 16 << 20;
+const CONFIG_MAX: usize = 16 << 20;
 
 /// Exit status for bad usage, annotation or policy file.
 const BAD_INPUT: u8 = 2;
@@ -63,103 +70,92 @@ pub fn poststop(paths: &Paths) -> ExitCode {
         Err(sentence) => return report.refused(None, &sentence, BAD_INPUT),
     };
     let id = state.id.to_string();
-    if let Err(sentence) = stop(paths, &report, &state) {
-        report.warned(Some(&id), &sentence);
+    if let Err(failed) = stop(paths, &report, &state) {
+        report.warned(Some(&id), &failed.sentence);
     }
     ExitCode::SUCCESS
 }
 
+/// Why a container does not start, and what to exit with.
 struct Failed {
     sentence: String,
     status: u8,
 }
 
-impl Failed {
-    fn new(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { sentence: chain(error), status: 1 }
+impl<E: std::error::Error + 'static> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { sentence: chain(&error), status: 1 }
     }
+}
 
-    fn bad(error: &(dyn std::error::Error + 'static)) -> Self {
+impl Failed {
+    fn bad_input(error: &(dyn std::error::Error + 'static)) -> Self {
         Self { sentence: chain(error), status: BAD_INPUT }
     }
 }
 
 fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) -> Result<(), Failed> {
-    let begun = Instant::now();
-    let late = report.clone();
-    let deadline = Deadline::start(DEADLINE, {
-        let id = state.id.to_string();
-        move || late.late(&id)
-    });
-    pid::require_initial_user_namespace().map_err(|e| Failed::new(&e))?;
-    let config_path = state.bundle.join("config.json");
-    let config = fsutil::read_text(&config_path, CONFIG_MAX).map_err(|e| Failed::new(&e))?;
-    let container = Container::parse(state, &config, engine).map_err(|e| Failed::new(&e))?;
-    let parsed = Request::parse(&container.config.annotations, container.name());
-    let policy = policy_files::load(paths);
-
-    fsutil::ensure_directory(&paths.run, 0o755).map_err(|e| Failed::new(&e))?;
-    let store = Store::open(&paths.stores(), &clock::boot_id().map_err(|e| Failed::new(&e))?).map_err(|e| Failed::new(&e))?;
-    let host = LinuxHost::new().map_err(|e| Failed::new(&e))?;
-    let kernel = LinuxKernel::new();
-    let fs = paths.bpffs();
-    let lifecycle = Lifecycle {
-        kernel: &kernel,
-        host: &host,
-        store: &store,
-        fs: &fs,
-        deadline: clock::boot_seconds() + DEADLINE.as_secs(),
-    };
-    let bad = |error: &(dyn std::error::Error + 'static)| {
-        let failed = Failed::bad(error);
-        lifecycle.record_refusal(&container, &failed.sentence);
-        failed
-    };
-    let Some(request) = parsed.map_err(|e| bad(&e))? else { return Ok(()) };
-    if !container.is_addressed(&request) {
+    let fetch_until = Instant::now() + FETCH;
+    let deadline = watch(report, &state.id)?;
+    pid::require_initial_user_namespace()?;
+    let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
+    let container = Container::parse(state, &config, engine).map_err(|e| Failed::bad_input(&e))?;
+    if !container.asks() {
         return Ok(());
     }
-    let policy = policy.map_err(|e| bad(&e))?;
-    mounts::ensure_bpffs(&fs).map_err(|e| {
-        let failed = Failed::new(&e);
-        lifecycle.record_refusal(&container, &failed.sentence);
-        failed
-    })?;
+    fsutil::ensure_directory(&paths.run, 0o755)?;
+    let store = Store::open(&paths.stores(), &clock::boot_id()?)?;
+    let (host, kernel, fs) = (LinuxHost::new(fetch_until)?, LinuxKernel::new(), paths.bpffs());
+    let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
+    let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
+
+    let prepared = prepare(paths, &container).and_then(|prepared| {
+        if prepared.is_some() {
+            mounts::ensure_bpffs(&fs)?;
+        }
+        Ok(prepared)
+    });
+    let (request, policy, registries) = match prepared {
+        Ok(Some(prepared)) => prepared,
+        Ok(None) => return Ok(()),
+        Err(failed) => {
+            lifecycle.record_refusal(&container, &failed.sentence);
+            return Err(failed);
+        }
+    };
     match lifecycle.reconcile(Depth::InPassing, Mode::Release) {
         Ok(findings) => findings.iter().for_each(|f| report.note(None, &format!("{}: {}: {}", f.what, f.why, f.result))),
-        Err(error) => report.warned(None, &chain(&error)),
+        Err(error) => report.note(None, &chain(&error)),
     }
-    let images = LinuxImages::new(&paths.cache);
-    let start = Start { container: &container, request: &request, policy: &policy, fetch_until: begun + FETCH };
-    let acquired = lifecycle.acquire(&images, start);
-    deadline.disarm();
-    match acquired {
-        Ok(Acquired::Done(_) | Acquired::Already(_)) => Ok(()),
-        Ok(Acquired::Without(cause)) => {
+    let images = LinuxImages::new(&paths.cache, Path::new("/"));
+    let start =
+        Start { container: &container, request: &request, policy: &policy, registries: &registries, fetch_until };
+    match lifecycle.acquire(&images, start)? {
+        Acquired::Done(_) | Acquired::Already(_) => {}
+        Acquired::Without(cause) => {
             report.warned(Some(container.id.as_str()), &format!("starts without its programs: {}", chain(&cause)));
-            Ok(())
         }
-        Err(cause) => Err(Failed::new(&cause)),
     }
+    Ok(())
 }
 
-fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), String> {
-    let boot = clock::boot_id().map_err(|e| chain(&e))?;
-    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(()) };
-    let host = LinuxHost::new().map_err(|e| chain(&e))?;
-    let kernel = LinuxKernel::new();
-    let fs = paths.bpffs();
-    let deadline = clock::boot_seconds() + DEADLINE.as_secs();
-    let late = report.clone();
-    let timer = Deadline::start(DEADLINE, {
-        let id = state.id.to_string();
-        move || late.late(&id)
-    });
-    let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline };
-    let results = lifecycle.release_container(&state.id).map_err(|e| chain(&e));
-    timer.disarm();
+/// What strangers and the administrator wrote, parsed; None where it does not speak to this container.
+fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, LoadedPolicy, RegistryConfig)>, Failed> {
+    let request = Request::parse(&container.config.annotations, container.name()).map_err(|e| Failed::bad_input(&e))?;
+    let Some(request) = request else { return Ok(None) };
+    let policy = policy_files::load(paths).map_err(|e| Failed::bad_input(&e))?;
+    let registries = policy_files::load_registries(paths).map_err(|e| Failed::bad_input(&e))?;
+    Ok(Some((request, policy, registries)))
+}
+
+fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
+    let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
+    let deadline = watch(report, &state.id)?;
+    let (host, kernel, fs) = (LinuxHost::new(Instant::now() + FETCH)?, LinuxKernel::new(), paths.bpffs());
+    let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
+    let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
     let mut left = Vec::new();
-    for (no, released) in results? {
+    for (no, released) in lifecycle.release_container(&state.id)? {
         match released {
             Released::Gone | Released::Absent | Released::Held(_) => {}
             Released::Busy(pid) => left.push(format!("owner {no} is left to process {pid}, which is at work on it")),
@@ -167,7 +163,13 @@ fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), String> {
             Released::Partly(errors) => left.push(format!("release owner {no}: {errors}; gc will try again")),
         }
     }
-    if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    if left.is_empty() { Ok(()) } else { Err(Failed { sentence: left.join("; "), status: 0 }) }
+}
+
+/// Starts the clock: the soft end is asked for between steps, the hard one ends the process.
+fn watch(report: &Report, id: &ContainerId) -> Result<Deadline, Failed> {
+    let (report, id) = (report.clone(), id.to_string());
+    Ok(Deadline::start(DEADLINE, UNDOING, move || report.late(&id))?)
 }
 
 fn read_state() -> Result<State, String> {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::paths::Paths;
-use crate::sys::journal::{self, Priority};
+use crate::sys::journal::{self, Entry, Priority};
+use crate::sys::{clock, deadline};
 
 /// Bytes of the line on stderr: runc quotes it in its own message, and others cut it.
 const LINE_MAX: usize = 300;
@@ -34,21 +35,28 @@ impl Report {
 
     /// Something worth keeping, not worth a line on stderr.
     pub fn note(&self, container: Option<&str>, sentence: &str) {
-        journal::record(&self.log, Priority::Info, container, sentence);
+        self.keep(container, sentence, Priority::Info);
     }
 
     /// The time is over while a call that cannot be interrupted still waits. The record names what is left for gc.
     pub fn late(&self, container: &str) {
-        self.say(
-            Some(container),
-            "gave up after 25 s: something else holds the store or the kernel; `bpfman-hook gc` removes what was begun",
-            Priority::Error,
-        );
+        let sentence = "gave up, because the time for a hook is over and something still holds the store or the kernel; \
+                        `bpfman-hook gc` removes what was begun";
+        deadline::write_line(&format!("bpfman-hook: {sentence}"));
+        self.keep(Some(container), sentence, Priority::Error);
     }
 
     fn say(&self, container: Option<&str>, sentence: &str, priority: Priority) {
         eprintln!("{}", fit(&format!("bpfman-hook: {}", one_line(sentence)), LINE_MAX - 1));
-        journal::record(&self.log, priority, container, sentence);
+        self.keep(container, sentence, priority);
+    }
+
+    /// Into the journal, or into our log where there is none.
+    fn keep(&self, container: Option<&str>, sentence: &str, priority: Priority) {
+        if !journal::send(&Entry { priority, message: sentence, container, fields: &[] }) {
+            let time = clock::utc(clock::unix_seconds());
+            journal::append_log(&self.log, &format!("{time} {} {sentence}", container.unwrap_or("-")));
+        }
     }
 }
 

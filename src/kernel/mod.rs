@@ -2,8 +2,12 @@
 
 pub mod btf;
 pub mod btf_ext;
+pub mod core_relo;
+pub mod core_spec;
 pub mod elf;
+pub mod fixup;
 pub mod insn;
+pub mod link;
 pub mod map;
 pub mod object;
 pub mod section;
@@ -12,7 +16,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use crate::model::ids::PinName;
+use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
 
@@ -112,6 +116,9 @@ pub trait Kernel {
     /// Reads what an object declares. No system call: pure parsing of hostile input.
     fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError>;
 
+    /// Makes an owner's directory in our bpffs, for root alone.
+    fn make_directory(&self, directory: &Path) -> Result<(), KernelError>;
+
     /// Makes the maps, loads the programs with the capabilities of the object's scope, and pins each under `directory`, an
     /// existing directory of our bpffs. On error some pins may be left: the caller releases by the record.
     fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError>;
@@ -121,6 +128,12 @@ pub trait Kernel {
 
     /// Removes one pin. An absent one is a success; the result says whether it was there.
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError>;
+
+    /// Removes an owner's directory with every pin that is still in it, links first. An absent one is a success.
+    fn remove_directory(&self, directory: &Path) -> Result<(), KernelError>;
+
+    /// The owners that have a directory below `fs`, our bpffs; none where it is not mounted.
+    fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError>;
 }
 
 /// Why something with a BPF object did not work.

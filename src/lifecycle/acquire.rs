@@ -23,7 +23,7 @@ use crate::model::policy::Engine;
 use crate::model::record::{
     BpffsRecord, CgroupRecord, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap,
 };
-use crate::model::reference::Reference;
+use crate::model::registries::RegistryConfig;
 
 /// How long a start waits for another container of its pod to attach the pod's programs.
 const POD_WAIT: Duration = Duration::from_secs(10);
@@ -51,6 +51,8 @@ pub struct Start<'a> {
     pub request: &'a Request,
     /// What the administrator allows.
     pub policy: &'a LoadedPolicy,
+    /// How registries are spoken to.
+    pub registries: &'a RegistryConfig,
     /// Until when images may be fetched.
     pub fetch_until: Instant,
 }
@@ -130,6 +132,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 pull: admission.pull,
                 rules,
                 keys: &start.policy.keys,
+                registries: start.registries,
                 policy: start.policy.id,
                 deadline: start.fetch_until,
             })?;
@@ -166,7 +169,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let id = &container.id;
         for record in self.store.read(|txn| txn.by_container(id))? {
             match record.phase {
-                Phase::Failed => self.store.write(|txn| txn.delete(record.no))?,
+                Phase::Failed => {
+                    self.store.write(|txn| txn.delete(record.no))?;
+                }
                 Phase::Ready if record.init == Some(init) => {
                     return if record.request == Some(request) {
                         Ok(Some(record.no))

@@ -1,11 +1,13 @@
 //! The seam to processes, namespaces, cgroups, mounts and time.
 
-use crate::kernel::Places;
+use crate::kernel::{KernelError, Places};
 use crate::model::container::Container;
 use crate::model::facts::Facts;
 use crate::model::ids::ProcessIdentity;
 use crate::model::plan::PlannedBpffs;
 use crate::sys::SysError;
+use crate::sys::cgroup::CgroupError;
+use crate::sys::pid::ProcessError;
 
 /// Why the host's part did not work.
 #[derive(Debug, thiserror::Error)]
@@ -21,12 +23,18 @@ pub enum HostError {
         /// What is wrong with it.
         why: String,
     },
-    /// A system call failed or found something it must refuse.
+    /// A system call failed, or the bpffs could not be made.
     #[error(transparent)]
     Sys(#[from] SysError),
-    /// The bpffs could not be made.
+    /// The init is gone or cannot be read.
     #[error(transparent)]
-    Bpffs(#[from] crate::sys::bpffs::BpffsError),
+    Process(#[from] ProcessError),
+    /// The container's cgroup cannot be found or judged.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A map that the container is to see is not where it was pinned.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
 }
 
 /// Which facts are worth gathering.

@@ -2,23 +2,26 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::time::Instant;
 
-use crate::kernel::Places;
+use crate::kernel::{KernelError, Places};
 use crate::lifecycle::host::{Host, HostError, Need};
 use crate::model::container::Container;
 use crate::model::config::{NamespaceKind, NamespaceSource};
-use crate::model::facts::{CgroupFact, Facts, NetnsFact};
+use crate::model::facts::{Facts, NetnsFact};
 use crate::model::ids::ProcessIdentity;
 use crate::model::plan::PlannedBpffs;
 use crate::model::policy::Engine;
 use crate::sys::pid::{self, Namespace, Namespaces, Process};
-use crate::sys::{bpffs, cgroup, clock, netns};
+use crate::sys::bpffs::{MapFile, Spec};
+use crate::sys::{self, cgroup, clock, netns};
 
 /// The real host.
 #[derive(Debug)]
 pub struct LinuxHost {
     own: Namespaces,
     me: ProcessIdentity,
+    until: Instant,
 }
 
 /// A container's init, held by pidfd, and the places in it that links need.
@@ -33,12 +36,12 @@ pub struct Init {
 }
 
 impl LinuxHost {
-    /// Looks at our own process once.
+    /// Looks at our own process once. `until` is when waiting for a child in a container's namespaces ends.
     ///
     /// # Errors
     /// Where `/proc` is not readable.
-    pub fn new() -> Result<Self, HostError> {
-        Ok(Self { own: pid::own_namespaces()?, me: pid::own_identity()? })
+    pub fn new(until: Instant) -> Result<Self, HostError> {
+        Ok(Self { own: pid::own_namespaces()?, me: pid::own_identity()?, until })
     }
 
     /// How the container came to its network namespace.
@@ -103,7 +106,7 @@ impl Host for LinuxHost {
     }
 
     fn runtime_user(&self) -> u32 {
-        rustix_free_uid()
+        pid::own_uid()
     }
 
     fn facts(&self, init: &mut Init, container: &Container, need: Need) -> Result<Facts, HostError> {
@@ -132,7 +135,7 @@ impl Host for LinuxHost {
             init.cgroup = found.directory;
             facts.cgroup = Some(found.fact);
         }
-        facts.cpus = cgroup::possible_cpus();
+        facts.cpus = sys::cpus::possible();
         Ok(facts)
     }
 
@@ -147,6 +150,24 @@ impl Host for LinuxHost {
         directory: &Path,
         bpffs: &PlannedBpffs,
     ) -> Result<(), HostError> {
-        todo!()
+        let user_ns = init.process.open_namespace(Namespace::User)?;
+        let mount_ns = init.process.open_namespace(Namespace::Mount)?;
+        let maps = bpffs
+            .maps
+            .iter()
+            .map(|(pin, name, _)| Ok((crate::kernel::pins::open_map(directory, pin)?, name.as_str())))
+            .collect::<Result<Vec<_>, KernelError>>()?;
+        let files: Vec<_> = maps.iter().map(|(map, name)| MapFile { map: map.as_fd(), name }).collect();
+        let spec = Spec {
+            user_ns: user_ns.as_fd(),
+            mount_ns: mount_ns.as_fd(),
+            root: &container.rootfs,
+            target: &bpffs.path,
+            delegation: bpffs.delegation.unwrap_or_default(),
+            maps: &files,
+            owner: bpffs.user,
+        };
+        sys::bpffs::mount(&spec, self.until)?;
+        Ok(())
     }
 }

@@ -7,9 +7,11 @@ use serde::Serialize;
 use crate::kernel::Kernel;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
+use crate::lifecycle::error::chain;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::store::{Store, StoreError};
 
 /// How long a failed request stays visible.
 pub const FAILED_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -63,11 +65,18 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Depth::All => self.kernel.directories(self.fs)?,
             Depth::InPassing => Vec::new(),
         };
-        let records = match depth {
-            Depth::All => self.store.read(|txn| txn.owners())?,
-            Depth::InPassing => self.store.read(|txn| txn.sample(PASSING, self.host.now()))?,
-        };
         let mut findings = Vec::new();
+        let records = match depth {
+            Depth::All => {
+                let (records, damaged) = read_all(self.store)?;
+                for (no, error) in damaged {
+                    let why = chain(&error);
+                    findings.push(self.found(no, format!("record {no}"), why, mode)?);
+                }
+                records
+            }
+            Depth::InPassing => self.sample()?,
+        };
         for record in &records {
             if let Some(why) = self.is_dead(record)? {
                 findings.push(self.found(record.no, describe(&record.owner), why, mode)?);
@@ -83,6 +92,20 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             self.store.write(|txn| txn.prune_failed(oldest, FAILED_MAX))?;
         }
         Ok(findings)
+    }
+
+    /// Every unfinished owner, and a few of the others: those that come next, by the clock.
+    fn sample(&self) -> Result<Vec<OwnerRecord>, Cause> {
+        let start = usize::try_from(self.host.now()).unwrap_or_default();
+        Ok(self.store.read(|txn| {
+            let ready = txn.phases(Phase::Ready)?;
+            let mut numbers = txn.phases(Phase::Pending)?;
+            numbers.extend(txn.phases(Phase::Releasing)?);
+            numbers.extend(ready.iter().cycle().skip(start % ready.len().max(1)).take(PASSING.min(ready.len())));
+            let records = numbers.into_iter().filter_map(|no| txn.get(no).transpose());
+            // A record that does not decode is `gc`'s business, not a start's.
+            Ok::<_, StoreError>(records.filter_map(Result::ok).collect())
+        })?)
     }
 
     /// Why an owner is dead, or None.
@@ -139,11 +162,29 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Mode::Tell => "would be removed".to_owned(),
             Mode::Release => match self.kernel.remove_directory(&directory) {
                 Ok(()) => "removed".to_owned(),
-                Err(error) => format!("left: {}", super::error::chain(&error)),
+                Err(error) => format!("left: {}", chain(&error)),
             },
         };
         Finding { no, what: format!("pins in {}", directory.display()), why: "no record names them".to_owned(), result }
     }
+}
+
+/// Every record, and the numbers of those that do not decode.
+///
+/// # Errors
+/// Where the store as a whole cannot be read.
+pub fn read_all(store: &Store) -> Result<(Vec<OwnerRecord>, Vec<(OwnerNo, StoreError)>), StoreError> {
+    store.read(|txn| {
+        let (mut records, mut damaged) = (Vec::new(), Vec::new());
+        for record in txn.owners()? {
+            match record {
+                Ok(record) => records.push(record),
+                Err(StoreError::Record { path, no, source }) => damaged.push((no, StoreError::Record { path, no, source })),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((records, damaged))
+    })
 }
 
 /// An owner in words.

@@ -288,6 +288,26 @@ pub fn own_identity() -> Result<ProcessIdentity, ProcessError> {
     Ok(ProcessIdentity { pid, start_time })
 }
 
+/// Our own effective uid: the one that the runtime which started us runs as.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// An error unless we are in the initial user namespace: delegating BPF, and reaching into containers that others made, needs
+/// its capabilities, whatever a rootless runtime's own namespace gives us.
+pub fn require_initial_user_namespace() -> Result<(), RootlessError> {
+    match own_namespaces() {
+        Ok(own) if own.user != INITIAL_USER_NAMESPACE => Err(RootlessError),
+        // Where it cannot be told, the first step that needs a capability will say so.
+        _ => Ok(()),
+    }
+}
+
+/// A rootless runtime started us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the runtime is rootless, and no capability of its user namespace can delegate BPF or attach programs; run the container as root")]
+pub struct RootlessError;
+
 impl Process {
     /// Its pid and start time.
     pub fn identity(&self) -> ProcessIdentity {

@@ -24,6 +24,9 @@ crate::cases![
     a_program_that_does_not_verify,
     a_program_that_reads_kernel_memory,
     a_type_of_a_later_version,
+    an_option_of_a_later_version,
+    a_signer_of_a_later_version,
+    one_interface_for_two_xdp_programs,
     a_global_that_nobody_declares,
     a_global_that_does_not_fit,
     a_map_that_is_not_there,
@@ -118,6 +121,26 @@ fn a_program_that_reads_kernel_memory(world: &mut World) {
 fn a_type_of_a_later_version(world: &mut World) {
     let bundle = asking(world, "later", "packets", "kprobe:count_packets:do_unlinkat");
     world.refused(bundle, 2, &["kprobe"]);
+}
+
+fn an_option_of_a_later_version(world: &mut World) {
+    let bundle = asking(world, "priority", "packets", "xdp:count_packets iface=lo priority=50");
+    world.refused(bundle, 2, &["priority"]);
+}
+
+fn a_signer_of_a_later_version(world: &mut World) {
+    let bundle = asking(world, "keyless", "packets", "xdp:count_packets iface=lo");
+    let signer = "signed-by = { identity = \"https://example.org/release\", issuer = \"https://token.example.org\", trusted-root = \"/r.json\" }";
+    let rule = format!("[[image]]\nname = \"keyless\"\nrepository = \"oci:{}\"\n{signer}\n", world.images.dir.display());
+    world.lab.policy(&(rule + crate::world::CONTAINER_RULE));
+    world.refused(bundle, 2, &["identity"]);
+}
+
+fn one_interface_for_two_xdp_programs(world: &mut World) {
+    let image = world.signed("xdp_counter");
+    let entries = format!("xdp:count_packets iface=lo; xdp:count iface=lo from={image}");
+    let bundle = asking(world, "two", "packets", &entries);
+    world.refused(bundle, 1, &["count", "one interface takes one XDP program"]);
 }
 
 fn a_global_that_nobody_declares(world: &mut World) {
