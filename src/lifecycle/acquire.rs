@@ -16,10 +16,8 @@ use crate::model::annotations::{OnFailure, ProgramsRequest, Request};
 use crate::model::attach_point::AttachPoint;
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts};
-use crate::model::grant::Needs;
 use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
-use crate::model::policy::Engine;
 use crate::model::record::{
     BpffsRecord, CgroupRecord, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap,
 };
@@ -149,17 +147,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             delegation: admission.delegation,
             host_scope: admission.host_scope,
             limits: admission.limits,
-            user: (container.config.user.uid, container.config.user.gid),
-            // podman configures the network of a user-namespaced container after createRuntime.
-            late_network: container.engine == Engine::Podman && !facts.user.shared_with_host,
-            foreign_cgroups: container.config.host_cgroup_mount().map(|m| {
-                format!("config.json mounts the host's cgroups at {}", m.destination.display())
-            }),
+            user: container.user,
+            late_network: container.late_network(),
+            foreign_cgroups: container.foreign_cgroups(),
         })?;
-        let needs = Needs::of(admission.delegation.as_ref(), !request.maps.is_empty());
-        if let Some(missing) = needs.missing(&container.config, container.engine).into_iter().next() {
-            return Err(Cause::Missing(missing));
-        }
+        container.check_rights(request, admission.delegation.as_ref())?;
         Ok((facts, plan))
     }
 

@@ -2,7 +2,6 @@
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
-mod memfd;
 pub mod bpf;
 pub mod bpffs;
 pub mod caps;
