@@ -17,7 +17,7 @@ use rustix::thread::{
 use super::{Spec, c_path};
 use crate::sys::SysError;
 use crate::sys::sock::{recv_raw, send_raw};
-use crate::sys::token;
+use crate::sys::token::{self, last_errno};
 
 /// Components that a target may have.
 pub(super) const MAX_DEPTH: usize = 16;
@@ -345,9 +345,19 @@ fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-fn last_errno() -> Errno {
-    // SAFETY: errno's address is valid for the life of the thread.
-    Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
+/// BPF_OBJ_PIN of a map at a path relative to the working directory.
+fn pin(map: RawFd, name: &CStr) -> Result<(), Errno> {
+    const BPF_OBJ_PIN: libc::c_long = 6;
+    #[repr(C)]
+    struct ObjPin {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let attr = ObjPin { pathname: name.as_ptr() as u64, bpf_fd: map.unsigned_abs(), file_flags: 0 };
+    // SAFETY: the kernel reads the given number of bytes of `attr`, whose pointer is to a C string that outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const attr, size_of::<ObjPin>()) };
+    if done == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 /// User and group 0 of the user namespace, without further groups. The bpffs and what is made belongs to them; capabilities
@@ -426,7 +436,7 @@ fn pin_maps(job: &Job<'_>, directory: BorrowedFd<'_>) -> Result<(), Failed> {
             move |errno: Errno| Failed { step, errno: errno.raw_os_error(), index, left: false }
         };
         // The kernel makes the file with mode 0600 less the umask.
-        token::pin_raw(*map, name).map_err(at(Step::Pin))?;
+        pin(*map, name).map_err(at(Step::Pin))?;
         let (user, group) = job.owner;
         chownat(directory, name.as_c_str(), Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW).map_err(at(Step::Give))?;
     }
