@@ -296,13 +296,13 @@ fn bpffs(inputs: &Inputs<'_>, container: &OwnerPlan) -> Result<Option<PlannedBpf
         if inputs.facts.user.shared_with_host {
             return Err(PlanError::NoUserNamespace);
         }
-        if delegation.on_netns()
+        if delegation.reaches_netns()
             && !inputs.host_scope
             && let Some(why) = attach::foreign_network(inputs.facts)
         {
             return Err(PlanError::NetworkVisible { why });
         }
-        if delegation.on_cgroup() && !inputs.host_scope {
+        if delegation.reaches_cgroups() && !inputs.host_scope {
             let why = if inputs.facts.cgroup_ns.shared_with_host {
                 Some("it shares the host's cgroup namespace".to_owned())
             } else {
