@@ -10,8 +10,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use crate::model::ids::{Pid, ProcessIdentity};
 use crate::model::facts::NamespaceFact;
+use crate::model::ids::{Pid, ProcessIdentity};
 use crate::sys::error::SysError;
 
 /// The inode of the initial user namespace: PROC_USER_INIT_INO, include/linux/proc_ns.h, unchanged since Linux 3.8.
@@ -305,7 +305,9 @@ pub fn require_initial_user_namespace() -> Result<(), RootlessError> {
 
 /// A rootless runtime started us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the runtime is rootless, and no capability of its user namespace can delegate BPF or attach programs; run the container as root")]
+#[error(
+    "the runtime is rootless, and no capability of its user namespace can delegate BPF or attach programs; run the container as root"
+)]
 pub struct RootlessError;
 
 impl Process {
