@@ -370,7 +370,7 @@ impl Process {
     pub fn children(&self) -> Result<Vec<Pid>, ProcessError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let tasks = openat(&self.directory, "task", flags, Mode::empty())
-            .and_then(|fd| rustix::fs::Dir::new(fd))
+            .and_then(rustix::fs::Dir::new)
             .map_err(|errno| self.failed("list the threads of process", errno))?;
         let mut children = Vec::new();
         for task in tasks {
