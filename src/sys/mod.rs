@@ -11,6 +11,7 @@ pub mod fsutil;
 pub mod journal;
 mod memfd;
 pub mod mounts;
+mod namespaces;
 pub mod pid;
 mod trusted;
 
