@@ -17,6 +17,7 @@ pub mod fsutil;
 pub mod journal;
 mod memfd;
 pub mod mounts;
+mod namespaces;
 pub mod netns;
 pub mod pid;
 pub mod sock;
