@@ -176,13 +176,13 @@ impl Delegation {
 
     /// True where programs can be attached to the network namespace: it stays in the container only if that is the container's own
     /// or its sandbox's.
-    pub const fn on_netns(&self) -> bool {
+    pub const fn reaches_netns(&self) -> bool {
         self.progs & NETNS_PROGS != 0
     }
 
     /// True where programs can be attached to cgroups: it stays in the container only with a cgroup namespace of its own and no
     /// cgroup file system of the host in sight.
-    pub const fn on_cgroup(&self) -> bool {
+    pub const fn reaches_cgroups(&self) -> bool {
         self.progs & CGROUP_PROGS != 0
     }
 
@@ -278,8 +278,7 @@ impl fmt::Display for Delegation {
         }
         let mut before = "";
         for category in Category::ALL.into_iter().filter(|category| self.mask(*category) != 0) {
-            let word = category.annotation().trim_start_matches("delegate-");
-            write!(f, "{before}{word} {}", self.names(category).join(" "))?;
+            write!(f, "{before}{} {}", category.word(), self.names(category).join(" "))?;
             before = ", ";
         }
         Ok(())

@@ -158,10 +158,10 @@ mod tests {
     fn reach_is_as_documented() {
         assert!(Preset::Maps.delegation().host_scope().is_empty());
         assert!(Preset::Networking.delegation().host_scope().is_empty());
-        assert!(Preset::Networking.delegation().on_netns());
-        assert!(!Preset::Networking.delegation().on_cgroup());
+        assert!(Preset::Networking.delegation().reaches_netns());
+        assert!(!Preset::Networking.delegation().reaches_cgroups());
         assert!(Preset::Cgroup.delegation().host_scope().is_empty());
-        assert!(Preset::Cgroup.delegation().on_cgroup());
+        assert!(Preset::Cgroup.delegation().reaches_cgroups());
         assert_eq!(
             names(Preset::Tracing, Category::Progs),
             Preset::Tracing.delegation().host_scope().names(Category::Progs).join(" ")
