@@ -5,10 +5,13 @@
 pub mod bpffs;
 pub mod caps;
 pub mod child;
+pub mod cgroup;
 pub mod clock;
+pub mod deadline;
 pub mod error;
 pub mod fault;
 pub mod fsutil;
+pub mod journal;
 mod memfd;
 pub mod mounts;
 pub mod netns;
