@@ -7,6 +7,7 @@ pub mod bpffs;
 pub mod caps;
 pub mod cgroup;
 pub mod child;
+pub mod cgroup;
 pub mod clock;
 pub mod cpus;
 pub mod deadline;
