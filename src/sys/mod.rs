@@ -9,12 +9,14 @@ pub mod child;
 pub mod clock;
 pub mod error;
 pub mod fsutil;
+pub mod machine;
 mod memfd;
 pub mod mounts;
 pub mod netns;
 pub mod pid;
 pub mod sock;
 pub mod token;
+pub mod tracefs;
 mod trusted;
 
 pub use error::SysError;
