@@ -16,6 +16,7 @@ pub mod error;
 pub mod fault;
 pub mod fsutil;
 pub mod journal;
+pub mod machine;
 mod memfd;
 pub mod mounts;
 mod namespaces;
@@ -23,6 +24,7 @@ pub mod netns;
 pub mod pid;
 pub mod sock;
 pub mod token;
+pub mod tracefs;
 mod trusted;
 
 pub use error::SysError;

@@ -7,6 +7,7 @@
 mod info;
 mod link;
 mod load;
+pub mod probe;
 
 use std::ffi::CString;
 use std::io;
@@ -20,7 +21,7 @@ use aya_obj::generated::bpf_cmd::{
 };
 use rustix::io::Errno;
 
-pub use info::{LinkInfo, MapInfo, ProgramInfo, link_info, map_info, program_info};
+pub use info::{LinkInfo, MapInfo, ProgramInfo, link_info, locked_memory, map_info, program_info};
 pub use link::{LinkTarget, link_create, raw_tracepoint_open, tracepoint_event};
 pub use load::{
     MapCreate, MapTypes, ProgramLoad, Records, btf_load, map_create, map_freeze, map_lookup, map_update, program_load,
