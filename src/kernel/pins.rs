@@ -1,6 +1,7 @@
 //! Pins below our bpffs: one directory for each owner, names that say what is pinned, nothing else.
 
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
