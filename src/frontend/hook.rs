@@ -141,7 +141,7 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) 
 
 /// What strangers and the administrator wrote, parsed; None where it does not speak to this container.
 fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, LoadedPolicy, RegistryConfig)>, Failed> {
-    let request = Request::parse(&container.config.annotations, container.name()).map_err(|e| Failed::bad_input(&e))?;
+    let request = container.request().map_err(|e| Failed::bad_input(&e))?;
     let Some(request) = request else { return Ok(None) };
     let policy = policy_files::load(paths).map_err(|e| Failed::bad_input(&e))?;
     let registries = policy_files::load_registries(paths).map_err(|e| Failed::bad_input(&e))?;

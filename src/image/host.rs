@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::image::error::ImageError;
+use crate::image::object::ends_archive;
 use crate::sys::fsutil::{TrustError, TrustedRoot};
 
 /// The most that an `oci-archive:` may hold: several architectures with their signatures.
@@ -68,7 +69,11 @@ impl Files {
                 return Err(malformed(format!("it has more than {MAX_ARCHIVE_FILES} files")));
             }
             let entry = entry.map_err(|err| malformed(format!("it is no tar, or was cut: {err}")))?;
+            let last = ends_archive(entry.raw_file_position(), entry.size(), bytes.len());
             if !entry.header().entry_type().is_file() {
+                if last {
+                    break;
+                }
                 continue;
             }
             let range = usize::try_from(entry.raw_file_position())
@@ -78,6 +83,9 @@ impl Files {
                 .ok_or_else(|| malformed("it was cut".to_owned()))?;
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             at.insert(name.trim_start_matches("./").to_owned(), range);
+            if last {
+                break;
+            }
         }
         drop(archive);
         Ok(Self::Archive { bytes, at })

@@ -104,6 +104,10 @@ impl Descriptor {
 impl Document {
     /// Parses a document; the error says what is wrong with it.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        // serde would take an array for the fields in their order.
+        if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+            return Err("it is no JSON object".to_owned());
+        }
         let raw: Raw = serde_json::from_slice(bytes).map_err(|err| err.to_string())?;
         if raw.schema_version.is_some_and(|version| version != 2) {
             return Err("its schemaVersion is not 2".to_owned());
@@ -233,7 +237,8 @@ mod tests {
         assert!(matches!(choose(&windows, "amd64"), Choice::Nothing(_)));
         let bare = index(&[format!(r#"{{"digest":"{D}"}}"#)]);
         assert!(matches!(choose(&bare, "amd64"), Choice::Entry(_)));
-        let attested = index(&[format!(r#"{{"digest":"{D}","annotations":{{"vnd.docker.reference.type":"attestation-manifest"}}}}"#)]);
+        let attested =
+            index(&[format!(r#"{{"digest":"{D}","annotations":{{"vnd.docker.reference.type":"attestation-manifest"}}}}"#)]);
         assert!(matches!(choose(&attested, "amd64"), Choice::Nothing(offered) if offered.is_empty()));
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::image::ImageError;
 use crate::kernel::KernelError;
 use crate::lifecycle::host::HostError;
-use crate::model::grant::Missing;
+use crate::model::container::MissingRights;
 use crate::model::ids::{ContainerId, OwnerNo, Pid};
 use crate::model::plan::PlanError;
 use crate::model::policy::Refusal;
@@ -18,8 +18,8 @@ pub enum Cause {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The container lacks a capability or a seccomp rule that the request needs.
-    #[error("{0}")]
-    Missing(Missing),
+    #[error(transparent)]
+    Missing(#[from] MissingRights),
     /// The request does not fit its objects or its container.
     #[error(transparent)]
     Plan(#[from] PlanError),

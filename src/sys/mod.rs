@@ -15,12 +15,15 @@ pub mod error;
 pub mod fault;
 pub mod fsutil;
 pub mod journal;
+pub mod machine;
 mod memfd;
 pub mod mounts;
+mod namespaces;
 pub mod netns;
 pub mod pid;
 pub mod sock;
 pub mod token;
+pub mod tracefs;
 mod trusted;
 
 pub use error::SysError;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sigstore_crypto::{KeyAlgorithm, SigningScheme, VerificationKey};
+use sigstore_crypto::{KeyAlgorithm, SigningScheme, VerificationKey, validate_raw_public_key};
 use sigstore_types::{DerPublicKey, SignatureBytes};
 
 /// A key that a rule names.
@@ -34,7 +34,12 @@ impl Key {
         };
         let schemes = schemes
             .iter()
-            .map(|scheme| VerificationKey::from_spki_with_scheme(&key, *scheme).map_err(|err| err.to_string()))
+            .map(|scheme| {
+                let key = VerificationKey::from_spki_with_scheme(&key, *scheme)?;
+                validate_raw_public_key(*scheme, key.as_bytes())?;
+                Ok(key)
+            })
+            .map(|key: Result<_, sigstore_crypto::Error>| key.map_err(|err| err.to_string()))
             .collect::<Result<_, _>>()?;
         Ok(Self { path: path.to_owned(), schemes })
     }

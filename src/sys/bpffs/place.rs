@@ -17,7 +17,8 @@ pub(super) fn judge(
     theirs: &str,
     ours: impl FnOnce() -> Result<String, SysError>,
 ) -> Result<(), SysError> {
-    let lost = || SysError::Message { what: "the container's mount table", problem: format!("it lacks the mount {target} is on") };
+    let lost =
+        || SysError::Message { what: "the container's mount table", problem: format!("it lacks the mount {target} is on") };
     let mount = find(theirs, opened.mount_id)?.ok_or_else(lost)?;
     let own_ground = opened.mount_id == opened.root_mount_id
         || mount.root == Path::new("/")
