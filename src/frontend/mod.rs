@@ -1,6 +1,5 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
-<<<CONFLICT
 pub mod documents;
 pub mod finding;
 pub mod hook_files;
