@@ -278,8 +278,7 @@ impl fmt::Display for Delegation {
         }
         let mut before = "";
         for category in Category::ALL.into_iter().filter(|category| self.mask(*category) != 0) {
-            let word = category.annotation().trim_start_matches("delegate-");
-            write!(f, "{before}{word} {}", self.names(category).join(" "))?;
+            write!(f, "{before}{} {}", category.word(), self.names(category).join(" "))?;
             before = ", ";
         }
         Ok(())

@@ -43,6 +43,16 @@ impl Category {
         }
     }
 
+    /// `cmds` and so on, as policy files have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cmds => "cmds",
+            Self::Maps => "maps",
+            Self::Progs => "progs",
+            Self::Attachs => "attachs",
+        }
+    }
+
     /// What one of its values is, in a sentence.
     fn noun(self) -> &'static str {
         match self {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -142,7 +141,7 @@ enum RawSize {
 // Not `#[serde(untagged)]`: that would lose the line and the reason of whatever is wrong inside.
 impl<'de> Deserialize<'de> for OneOrMany<Spanned<RawSigner>> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor(PhantomData<RawSigner>);
+        struct Visitor;
         impl<'de> de::Visitor<'de> for Visitor {
             type Value = OneOrMany<Spanned<RawSigner>>;
 
@@ -163,7 +162,7 @@ impl<'de> Deserialize<'de> for OneOrMany<Spanned<RawSigner>> {
                 Ok(OneOrMany(vec![Spanned::new(0..0, one)]))
             }
         }
-        deserializer.deserialize_any(Visitor(PhantomData))
+        deserializer.deserialize_any(Visitor)
     }
 }
 

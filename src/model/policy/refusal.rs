@@ -14,7 +14,7 @@ pub enum Refusal {
         facts: String,
     },
     /// No image rule speaks of the reference.
-    #[error("no image rule that {rule} lets use speaks of {reference}; add an [[image]] with this repository and signed-by")]
+    #[error("no image rule under {rule} speaks of {reference}; add an [[image]] with this repository and signed-by")]
     NoImageRule {
         /// The container rule.
         rule: String,
@@ -23,7 +23,7 @@ pub enum Refusal {
     },
     /// The reference is a path on the host, and no image rule names it.
     #[error(
-        "{reference} is a path on the host, and no image rule that {rule} lets use names it or a directory above it; add an [[image]] that does"
+        "{reference} is a path on the host, and no image rule under {rule} names it or a directory above it; add an [[image]] that does"
     )]
     HostPath {
         /// The container rule.
