@@ -126,6 +126,11 @@ impl Store {
     fn connection(&self, stream: TcpStream) {
         let Ok(mut out) = stream.try_clone() else { return };
         let mut reader = BufReader::new(stream);
+        // A TLS record where a request should be: Go's server answers so, and most registries are written in Go.
+        if reader.fill_buf().is_ok_and(|bytes| bytes.first() == Some(&0x16)) {
+            let _ = out.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request to an HTTP server.\n");
+            return;
+        }
         while let Some(request) = read_request(&mut reader) {
             self.log.lock().expect("no panic holds it").push(request.target.clone());
             let reply = self.behaviour.hook.as_ref().map_or(Reply::Normal, |hook| hook(&request));
