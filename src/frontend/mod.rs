@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+pub mod doctor;
 pub mod documents;
 pub mod finding;
 pub mod hook_files;

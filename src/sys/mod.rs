@@ -4,8 +4,8 @@
 
 pub mod bpffs;
 pub mod caps;
-pub mod child;
 pub mod cgroup;
+pub mod child;
 pub mod clock;
 pub mod deadline;
 pub mod error;
