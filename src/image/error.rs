@@ -43,7 +43,9 @@ pub enum ImageError {
         rule: String,
     },
     /// No layout has a signature of it.
-    #[error("verify {image}: it is not signed, and rule {rules} asks for a signature; sign it with cosign, or accept it with unsigned = true")]
+    #[error(
+        "verify {image}: it is not signed, and rule {rules} asks for a signature; sign it with cosign, or accept it with unsigned = true"
+    )]
     Unsigned {
         /// The image.
         image: String,
@@ -51,7 +53,9 @@ pub enum ImageError {
         rules: String,
     },
     /// There are signatures, and none satisfies a rule.
-    #[error("verify {image}: none of its signatures ({found}) satisfies rule {rules}: {reason}; sign it with a key that the rule names")]
+    #[error(
+        "verify {image}: none of its signatures ({found}) satisfies rule {rules}: {reason}; sign it with a key that the rule names"
+    )]
     BadSignature {
         /// The image.
         image: String,
@@ -83,7 +87,9 @@ pub enum ImageError {
         reason: String,
     },
     /// Bytes that are not what their digest says.
-    #[error("read {image}: its {part} {expected} has other contents ({found}); it is damaged or was tampered with, get it anew")]
+    #[error(
+        "read {image}: its {part} {expected} has other contents ({found}); it is damaged or was tampered with, get it anew"
+    )]
     Tampered {
         /// The image.
         image: String,
@@ -232,7 +238,9 @@ pub enum ObjectError {
         kind: u16,
     },
     /// The other byte order.
-    #[error("{name} is compiled for {found}-endian machines and this one is {wanted}-endian; offer an image for this architecture")]
+    #[error(
+        "{name} is compiled for {found}-endian machines and this one is {wanted}-endian; offer an image for this architecture"
+    )]
     ByteOrder {
         /// The file.
         name: String,
@@ -260,7 +268,9 @@ pub enum RemoteError {
         problem: String,
     },
     /// The registry speaks plain http, which is not allowed for it.
-    #[error("ask registry {host} for {what}: it does not speak TLS; allow plain http for it in /etc/bpfman-hook/registries.toml")]
+    #[error(
+        "ask registry {host} for {what}: it does not speak TLS; allow plain http for it in /etc/bpfman-hook/registries.toml"
+    )]
     PlainHttp {
         /// The registry.
         host: String,
@@ -278,7 +288,9 @@ pub enum RemoteError {
         to: String,
     },
     /// 401 or 403.
-    #[error("ask registry {host} for {what}: it asks for credentials, or there is no such repository; credentials are not supported yet, make the repository public")]
+    #[error(
+        "ask registry {host} for {what}: it asks for credentials, or there is no such repository; credentials are not supported yet, make the repository public"
+    )]
     Credentials {
         /// The registry.
         host: String,

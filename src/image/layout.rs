@@ -36,7 +36,9 @@ impl Layout {
         };
         match Document::parse(&index) {
             Ok(Document::Index(entries)) => Ok(Self { files, image, entries }),
-            Ok(Document::Manifest(_)) => Err(ImageError::Malformed { image, part: "index.json", problem: "it is no index".into() }),
+            Ok(Document::Manifest(_)) => {
+                Err(ImageError::Malformed { image, part: "index.json", problem: "it is no index".into() })
+            }
             Err(problem) => Err(ImageError::Malformed { image, part: "index.json", problem }),
         }
     }
@@ -74,7 +76,9 @@ impl Layout {
         let legacy = format!("{tag}.sig");
         for (searched, entry) in self.entries.iter().filter(|entry| entry.digest().as_ref() != Ok(digest)).enumerate() {
             if searched == MAX_SEARCHED {
-                found.trouble(self.malformed("index.json", format!("more than {MAX_SEARCHED} entries to search for signatures")));
+                found.trouble(
+                    self.malformed("index.json", format!("more than {MAX_SEARCHED} entries to search for signatures")),
+                );
                 break;
             }
             let name = entry.annotation(REF_NAME).unwrap_or_default();
@@ -126,7 +130,8 @@ impl Layout {
     }
 
     fn document(&self, digest: &Digest) -> Result<Document, ImageError> {
-        let bytes = crate::image::source::checked(&self.image, "manifest", digest, MAX_MANIFEST, self.blob(digest, MAX_MANIFEST)?)?;
+        let bytes =
+            crate::image::source::checked(&self.image, "manifest", digest, MAX_MANIFEST, self.blob(digest, MAX_MANIFEST)?)?;
         Document::parse(&bytes).map_err(|problem| self.malformed("manifest", problem))
     }
 

@@ -138,12 +138,9 @@ impl LinuxImages {
         match reader.blob(&record.object).map_err(cache)? {
             Blob::Whole(object) => Ok(Ok(bytecode(want, *digest, record.object, object, decision))),
             Blob::Missing => Ok(Err("its object is not in the cache any more".to_owned())),
-            Blob::Damaged(found) if want.pull == PullPolicy::Never => Err(ImageError::Tampered {
-                image: image.to_owned(),
-                part: "cached object",
-                expected: record.object,
-                found,
-            }),
+            Blob::Damaged(found) if want.pull == PullPolicy::Never => {
+                Err(ImageError::Tampered { image: image.to_owned(), part: "cached object", expected: record.object, found })
+            }
             Blob::Damaged(found) => {
                 tracing::warn!(image, expected = %record.object, %found, "cached object is damaged, fetching it anew");
                 Ok(Err("its object is damaged".to_owned()))
@@ -281,7 +278,14 @@ impl Images for LinuxImages {
 }
 
 fn bytecode(want: &Want<'_>, digest: Digest, object_digest: Digest, object: Vec<u8>, decision: Decision) -> Bytecode {
-    Bytecode { reference: want.reference.clone(), digest, object_digest, object, rule: decision.rule, verdict: decision.verdict }
+    Bytecode {
+        reference: want.reference.clone(),
+        digest,
+        object_digest,
+        object,
+        rule: decision.rule,
+        verdict: decision.verdict,
+    }
 }
 
 /// Follows a top-level document, whose digest is established and judged, down to the object.
@@ -294,7 +298,9 @@ fn content(source: &mut Source, image: &str, top: Vec<u8>) -> Result<Content, Im
         let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part, problem };
         let child = match Document::parse(document).map_err(malformed)? {
             Document::Manifest(manifest) => break manifest,
-            Document::Index(_) if depth == MAX_DEPTH => return Err(malformed("it is an index of indexes of indexes".to_owned())),
+            Document::Index(_) if depth == MAX_DEPTH => {
+                return Err(malformed("it is an index of indexes of indexes".to_owned()));
+            }
             Document::Index(entries) => match choose(&entries, goarch()) {
                 Choice::Entry(entry) => entry.digest().map_err(malformed)?,
                 Choice::Nothing(offered) => {
@@ -316,10 +322,12 @@ fn content(source: &mut Source, image: &str, top: Vec<u8>) -> Result<Content, Im
     };
     let mut files = object::Files::default();
     for (nth, layer) in layers(image, &manifest)?.into_iter().enumerate() {
-        let digest = layer.digest().map_err(|problem| ImageError::Malformed { image: image.to_owned(), part: "layer", problem })?;
+        let digest =
+            layer.digest().map_err(|problem| ImageError::Malformed { image: image.to_owned(), part: "layer", problem })?;
         let bytes = source.blob(image, "layer", &digest, MAX_OBJECT)?;
         blobs.push(bytes.clone());
-        let name = layer.annotation("org.opencontainers.image.title").map_or_else(|| format!("layer {}", nth + 1), object::printable);
+        let name =
+            layer.annotation("org.opencontainers.image.title").map_or_else(|| format!("layer {}", nth + 1), object::printable);
         match object::unpack(bytes, &name).map_err(|source| ImageError::Object { image: image.to_owned(), source })? {
             Unpacked::TooLarge => {
                 return Err(ImageError::TooLarge { image: image.to_owned(), part: "unpacked layer", limit: MAX_OBJECT });

@@ -237,7 +237,8 @@ mod tests {
         assert!(matches!(choose(&windows, "amd64"), Choice::Nothing(_)));
         let bare = index(&[format!(r#"{{"digest":"{D}"}}"#)]);
         assert!(matches!(choose(&bare, "amd64"), Choice::Entry(_)));
-        let attested = index(&[format!(r#"{{"digest":"{D}","annotations":{{"vnd.docker.reference.type":"attestation-manifest"}}}}"#)]);
+        let attested =
+            index(&[format!(r#"{{"digest":"{D}","annotations":{{"vnd.docker.reference.type":"attestation-manifest"}}}}"#)]);
         assert!(matches!(choose(&attested, "amd64"), Choice::Nothing(offered) if offered.is_empty()));
     }
 

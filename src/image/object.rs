@@ -99,7 +99,8 @@ pub(crate) fn unpack(layer: Vec<u8>, name: &str) -> Result<Unpacked, ObjectError
 pub(crate) fn single(mut files: Files, labels: &Labels) -> Result<(String, Vec<u8>), ObjectError> {
     if files.objects.len() > 1
         && let Some(named) = labels.filename.as_deref()
-        && let Some(at) = files.objects.iter().position(|(name, _)| name == named.trim_start_matches("./").trim_start_matches('/'))
+        && let Some(at) =
+            files.objects.iter().position(|(name, _)| name == named.trim_start_matches("./").trim_start_matches('/'))
     {
         return Ok(files.objects.swap_remove(at));
     }
@@ -452,7 +453,8 @@ mod tests {
         let labels = Labels::of_config(old);
         assert_eq!((labels.programs["pass"].as_str(), labels.filename.as_deref()), ("xdp", Some("pass.o")));
         assert!(not_in_object(&labels, &OBJECT.to_vec()).is_empty());
-        for none in [&b"{}"[..], b"[]", b"", b"{\"config\":null}", b"{\"config\":{\"Labels\":{\"io.ebpf.programs\":\"junk\"}}}"] {
+        for none in [&b"{}"[..], b"[]", b"", b"{\"config\":null}", b"{\"config\":{\"Labels\":{\"io.ebpf.programs\":\"junk\"}}}"]
+        {
             assert_eq!(Labels::of_config(none), Labels::default());
         }
     }

@@ -90,12 +90,7 @@ impl Found {
 
     /// Takes the signatures out of a manifest that holds some; other manifests have none. What cannot be read is noted and
     /// hides nothing else: pushing to a repository takes no signing key.
-    pub fn collect(
-        &mut self,
-        manifest: &Manifest,
-        image: &str,
-        mut blob: impl FnMut(&Digest) -> Result<Got, ImageError>,
-    ) {
+    pub fn collect(&mut self, manifest: &Manifest, image: &str, mut blob: impl FnMut(&Digest) -> Result<Got, ImageError>) {
         let whole_is_bundle = manifest.artifact_type.as_deref().is_some_and(|kind| kind.starts_with(BUNDLE));
         for layer in manifest.layers.iter().take(MAX_SIGNATURE_LAYERS) {
             let simple = layer.media_type == SIMPLE_SIGNING;

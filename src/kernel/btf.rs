@@ -322,13 +322,9 @@ impl<'a> Btf<'a> {
         let mut ty = self.peel(id)?;
         for _ in 0..MAX_DEPTH {
             let one = match ty.kind {
-                Kind::Int
-                | Kind::Struct
-                | Kind::Union
-                | Kind::Enum
-                | Kind::Enum64
-                | Kind::Float
-                | Kind::DataSec => u64::from(ty.size_or_type),
+                Kind::Int | Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64 | Kind::Float | Kind::DataSec => {
+                    u64::from(ty.size_or_type)
+                }
                 // Programs and the kernels that take them are 64-bit.
                 Kind::Ptr => 8,
                 Kind::Array => {

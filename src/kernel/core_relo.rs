@@ -172,14 +172,17 @@ impl Relocation<'_, '_> {
     /// Patches the instruction; returns what it names where the kernel does not have it.
     fn apply(&self, code: &mut [Insn]) -> Result<Option<String>, CoreError> {
         let kind = self.record.kind;
-        let ask = Ask::from_raw(kind)
-            .ok_or_else(|| CoreError::Kind { function: self.function.name.clone(), at: self.at, kind })?;
+        let ask =
+            Ask::from_raw(kind).ok_or_else(|| CoreError::Kind { function: self.function.name.clone(), at: self.at, kind })?;
         let text = self.local.string(self.record.access)?;
         let parts = core_spec::access(text).ok_or_else(|| self.malformed())?;
         let spec = self.spec(|| match ask {
             ask if ask.of_field() => field_spec(self.local, self.record.ty, &parts),
-            ask if ask.of_value() => enum_step(self.local, self.record.ty, &parts)
-                .map(|step| Spec { root: self.record.ty, steps: vec![step], bits: 0 }),
+            ask if ask.of_value() => enum_step(self.local, self.record.ty, &parts).map(|step| Spec {
+                root: self.record.ty,
+                steps: vec![step],
+                bits: 0,
+            }),
             _ if parts == [0] => Ok(Spec { root: self.record.ty, steps: Vec::new(), bits: 0 }),
             _ => Err(SpecError::Access),
         })?;
@@ -210,15 +213,17 @@ impl Relocation<'_, '_> {
             let matched = self.spec(|| match ask {
                 ask if ask.of_field() => match_fields(local, spec, target, *candidate),
                 ask if ask.of_value() => match_value(spec, target, *candidate),
-                _ => Ok(types_fit(local, self.record.ty, target, *candidate, 0)?
-                    .then(|| Spec { root: *candidate, steps: Vec::new(), bits: 0 })),
+                _ => Ok(types_fit(local, self.record.ty, target, *candidate, 0)?.then(|| Spec {
+                    root: *candidate,
+                    steps: Vec::new(),
+                    bits: 0,
+                })),
             })?;
             let Some(matched) = matched else { continue };
             let found = self.spec(|| answer(ask, target, Some(&matched)))?;
             // A kernel may have a type twice, say for a module: harmless where both give the same answer.
-            let same = agreed.is_none_or(|(bits, before)| {
-                bits == matched.bits && before.map(|a| a.value) == found.map(|a| a.value)
-            });
+            let same =
+                agreed.is_none_or(|(bits, before)| bits == matched.bits && before.map(|a| a.value) == found.map(|a| a.value));
             if !same {
                 return Err(CoreError::Ambiguous(String::from_utf8_lossy(name).into_owned()));
             }
@@ -238,8 +243,7 @@ impl Relocation<'_, '_> {
         const ALU: u8 = 4;
         const ALU64: u8 = 7;
         const REGISTER: u8 = 8;
-        let refuse =
-            || CoreError::Instruction { function: self.function.name.clone(), at: self.at, what: self.what() };
+        let refuse = || CoreError::Instruction { function: self.function.name.clone(), at: self.at, what: self.what() };
         let insn = code.get(self.at).copied().ok_or_else(refuse)?;
         let low = (found.value & 0xffff_ffff) as u32;
         match insn.class() {
@@ -367,9 +371,7 @@ fn field_answer(ask: Ask, btf: &Btf<'_>, spec: &Spec<'_>) -> Result<Answer, Spec
         }
     }
     match ask {
-        Ask::FieldOffset => {
-            Ok(Answer { value: offset, field: (member.bits == 0).then_some((bytes, member.ty)) })
-        }
+        Ask::FieldOffset => Ok(Answer { value: offset, field: (member.bits == 0).then_some((bytes, member.ty)) }),
         Ask::FieldSize => number(bytes),
         Ask::FieldSigned => {
             let signed = match ty.kind {

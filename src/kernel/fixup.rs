@@ -16,12 +16,8 @@ pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>,
         elf.sections.iter().enumerate().map(|(index, s)| (s.name.as_bytes(), (index, s.size))).collect();
     let places: HashMap<(usize, &[u8]), u64> =
         elf.symbols.iter().filter_map(|s| Some(((s.section?, s.name.as_bytes()), s.value))).collect();
-    let hidden: HashMap<&[u8], bool> = elf
-        .symbols
-        .iter()
-        .filter(|s| s.kind == SymbolKind::Function)
-        .map(|s| (s.name.as_bytes(), s.hidden))
-        .collect();
+    let hidden: HashMap<&[u8], bool> =
+        elf.symbols.iter().filter(|s| s.kind == SymbolKind::Function).map(|s| (s.name.as_bytes(), s.hidden)).collect();
     for ty in btf.types() {
         let at = btf.position(ty.id)?;
         match ty.kind {

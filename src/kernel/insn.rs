@@ -37,11 +37,8 @@ impl Insn {
 
     /// The same instruction with another source register; of `src` the low four bits count.
     pub fn with_src(self, src: u8) -> Self {
-        let registers = if cfg!(target_endian = "little") {
-            self.registers & 0xf | src << 4
-        } else {
-            self.registers & 0xf0 | src & 0xf
-        };
+        let registers =
+            if cfg!(target_endian = "little") { self.registers & 0xf | src << 4 } else { self.registers & 0xf0 | src & 0xf };
         Self { registers, ..self }
     }
 

@@ -142,8 +142,7 @@ pub fn data_sections<'a>(elf: &Elf<'a>, btf: Option<&Btf<'a>>) -> Result<Vec<Map
 }
 
 fn from_btf<'a>(elf: &Elf<'a>, index: usize, btf: &Btf<'a>, found: &mut Vec<MapDefinition<'a>>) -> Result<(), ObjectError> {
-    let symbols: HashMap<&str, u64> =
-        elf.symbols_of(index).map(|s| (s.name, s.value)).collect();
+    let symbols: HashMap<&str, u64> = elf.symbols_of(index).map(|s| (s.name, s.value)).collect();
     // A place in `.maps` that is relocated is an initial element.
     let filled = elf.relocations(index);
     let Some(section) = btf.data_section(".maps") else { return Ok(()) };

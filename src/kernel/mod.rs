@@ -1,22 +1,39 @@
 //! Everything that is done with BPF objects: reading, loading, attaching, pinning, probing. The only user of aya.
 
-pub mod btf;
-pub mod btf_ext;
-pub mod core_relo;
-pub mod core_spec;
-pub mod elf;
-pub mod fixup;
-pub mod insn;
-pub mod link;
-pub mod map;
-pub mod object;
-pub mod section;
+mod attach;
+mod btf;
+mod btf_ext;
+mod core_relo;
+mod core_spec;
+mod elf;
+mod error;
+pub mod features;
+mod fixup;
+mod insn;
+pub mod inspect;
+mod link;
+mod load;
+mod map;
+mod object;
+pub mod pins;
+mod section;
+mod verifier;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+<<<CONFLICT
 use crate::model::ids::{OwnerNo, PinName};
+pub use crate::kernel::btf::BtfError;
+pub use crate::kernel::core_relo::CoreError;
+pub use crate::kernel::elf::ElfError;
+pub use crate::kernel::error::KernelError;
+pub use crate::kernel::link::LinkError;
+use crate::kernel::object::Object;
+pub use crate::kernel::object::ObjectError;
+pub use crate::kernel::verifier::VerifierLog;
+use crate::model::ids::PinName;
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
 
@@ -136,6 +153,28 @@ pub trait Kernel {
     fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError>;
 }
 
-/// Why something with a BPF object did not work.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {}
+/// The kernel that runs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LinuxKernel;
+
+impl Kernel for LinuxKernel {
+    fn probe(&self, feature: Feature) -> Support {
+        features::probe(feature)
+    }
+
+    fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError> {
+        Ok(Object::parse(object)?.facts())
+    }
+
+    fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError> {
+        load::load(directory, object)
+    }
+
+    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<u32, KernelError> {
+        attach::attach(directory, link, places)
+    }
+
+    fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
+        pins::unpin(directory, pin)
+    }
+}

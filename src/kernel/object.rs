@@ -120,11 +120,7 @@ impl<'a> Object<'a> {
     pub fn facts(&self) -> ObjectFacts {
         let programs = self.programs().map(|function| {
             let section = self.elf.sections[function.section].name;
-            ProgramFacts {
-                function: function.name.clone(),
-                section: section.to_owned(),
-                declared: section::declared(section),
-            }
+            ProgramFacts { function: function.name.clone(), section: section.to_owned(), declared: section::declared(section) }
         });
         let maps = self.maps.iter().map(|map| MapFacts {
             name: map.name.to_owned(),
@@ -186,7 +182,9 @@ fn functions(elf: &Elf<'_>) -> Result<BTreeMap<(usize, usize), Function>, Object
         }
         let insns = |bytes: u64| usize::try_from(bytes).ok().filter(|b| b % insn::SIZE == 0).map(|b| b / insn::SIZE);
         let (start, len) = match (insns(symbol.value), insns(symbol.size)) {
-            (Some(start), Some(len)) if len > 0 && start.checked_add(len).is_some_and(|end| end <= code.data.len() / insn::SIZE) => {
+            (Some(start), Some(len))
+                if len > 0 && start.checked_add(len).is_some_and(|end| end <= code.data.len() / insn::SIZE) =>
+            {
                 (start, len)
             }
             _ => return Err(ObjectError::Function(symbol.name.to_owned())),

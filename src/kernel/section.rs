@@ -132,7 +132,9 @@ mod tests {
         for (section, expected) in table {
             assert_eq!(declared(section), Some(expected), "{section}");
         }
-        for section in ["", "?", "action", "socket", "struct_ops/x", "xdp/cpumap", "xdp_pass", "cgroup", "cgroup/ingress", "netkit/peer"] {
+        for section in
+            ["", "?", "action", "socket", "struct_ops/x", "xdp/cpumap", "xdp_pass", "cgroup", "cgroup/ingress", "netkit/peer"]
+        {
             assert_eq!(declared(section), None, "{section}");
         }
         assert!(has_frags("?xdp.frags") && !has_frags("xdp"));

@@ -11,17 +11,21 @@ use crate::lifecycle::error::chain;
 use crate::lifecycle::host::{Host, Need};
 use crate::lifecycle::policy_files::LoadedPolicy;
 use crate::lifecycle::{Cause, Lifecycle};
-use crate::model::admission::{Admission, admit};
+use crate::model::admission::{Admission, admit, on_failure};
 use crate::model::annotations::{OnFailure, ProgramsRequest, Request};
-use crate::model::attach_point::AttachPoint;
+use crate::model::attach_point::{AttachPoint, Scope};
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts};
 use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
+use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
+use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
 use crate::model::record::{
-    BpffsRecord, CgroupRecord, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap,
+    BpffsRecord, CgroupRecord, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap, Workload,
 };
+use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
+use crate::store::{StoreError, WriteTxn};
 
 /// How long a start waits for another container of its pod to attach the pod's programs.
 const POD_WAIT: Duration = Duration::from_secs(10);
@@ -62,35 +66,40 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// The first thing that went wrong; the failure is recorded, what had been done is undone, and what could not be
     /// undone stays in the record for gc.
     pub fn acquire(&self, images: &impl Images, start: Start<'_>) -> Result<Acquired, Cause> {
-        let who = start.container.facts(self.host.runtime_user());
-        let admission = match admit(&start.policy.policy, &who, start.request) {
-            Ok(admission) => admission,
-            Err(refusal) => return Err(self.refuse(start.container, refusal.into())),
-        };
-        match self.try_acquire(images, start, &admission) {
-            Err(cause) if admission.on_failure == OnFailure::Continue => Ok(Acquired::Without(cause)),
+        let container = start.container;
+        let mut init = self.host.open_init(container).map_err(|e| self.refuse(container, e.into()))?;
+        let who = container_facts(container, self.host.runtime_user(), self.host.has_user_namespace(&init));
+        let policy = &start.policy.policy;
+        let acquired = admit(policy, &who, start.request)
+            .map_err(|refusal| self.refuse(container, refusal.into()))
+            .and_then(|admission| self.acquire_admitted(images, start, &admission, &mut init));
+        match acquired {
+            Err(cause) if on_failure(policy, &who, start.request) == OnFailure::Continue => Ok(Acquired::Without(cause)),
             result => result,
         }
     }
 
-    fn try_acquire(&self, images: &impl Images, start: Start<'_>, admission: &Admission<'_>) -> Result<Acquired, Cause> {
+    fn acquire_admitted(
+        &self,
+        images: &impl Images,
+        start: Start<'_>,
+        admission: &Admission<'_>,
+        init: &mut H::Init,
+    ) -> Result<Acquired, Cause> {
         let container = start.container;
-        let prepared = self.host.open_init(container).map_err(Cause::from).and_then(|mut init| {
-            let request = request_digest(start.request);
-            if let Some(no) = self.clear_the_way(container, self.host.identity(&init), request)? {
-                return Ok(Err(no));
-            }
-            let plan = self.plan(images, start, admission, &mut init)?;
-            Ok(Ok((init, request, plan)))
+        let request = request_digest(start.request);
+        let prepared = self.clear_the_way(container, self.host.identity(init), request).and_then(|already| match already {
+            Some(no) => Ok(Err(no)),
+            None => self.plan(images, start, admission, init).map(Ok),
         });
-        let (init, request, (facts, plan)) = match prepared {
+        let (facts, plan) = match prepared {
             Ok(Ok(prepared)) => prepared,
             Ok(Err(already)) => return Ok(Acquired::Already(already)),
             Err(cause) => return Err(self.refuse(container, cause)),
         };
 
         let mut record = self.blank(container);
-        record.init = Some(self.host.identity(&init));
+        record.init = Some(self.host.identity(init));
         record.request = Some(request);
         fill(&mut record, &plan.container);
         show_maps(&mut record, &plan);
@@ -101,7 +110,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Ok(netns) => netns,
             Err(cause) => return Err(self.refuse(container, cause)),
         };
-        self.build(&init, container, &mut record, netns, &plan).map_err(|cause| {
+        self.build(init, container, &mut record, netns, &plan).map_err(|cause| {
             let sentence = chain(&cause);
             if let Err(second) = self.fail(&record, &sentence) {
                 tracing::error!(container = %container.id, error = %chain(&second), "undo a failed start");
@@ -135,8 +144,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 deadline: start.fetch_until,
             })?;
             let declared = self.kernel.describe(&bytecode.object)?;
-            let host_scope = rules.iter().any(|r| r.name == bytecode.rule && r.scope == crate::model::attach_point::Scope::Host);
-            objects.push(ObjectInput { bytecode, facts: declared, host_scope });
+            let rule = admission.image_rule(reference, &bytecode.rule).expect("images answer with one of the rules they were given");
+            check_object(admission, request, reference, rule, &declared)?;
+            objects.push(ObjectInput { bytecode, facts: declared, host_scope: rule.scope == Scope::Host });
         }
         self.check_deadline()?;
         let plan = plan::make(&Inputs {
@@ -219,7 +229,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                     let what = format!("container {}", container.id);
                     return Ok(Claim::Refused(Cause::Busy { pid: other.actor.process.pid, what }));
                 }
-                record.no = txn.next_no()?;
+                record.no = self.free_number(txn)?;
                 record.holds.clear();
                 let Some(wanted) = &plan.netns else {
                     txn.put(record)?;
@@ -248,7 +258,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                     }
                 }
                 let mut netns = self.blank(container);
-                netns.no = txn.next_no()?;
+                netns.no = self.free_number(txn)?;
                 netns.owner = Owner::Netns { cookie: facts.netns_cookie, sandbox: container.sandbox.clone() };
                 netns.request = Some(signature);
                 netns.holders.push(record.no);
@@ -270,6 +280,17 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                     self.check_deadline()?;
                     std::thread::sleep(POLL);
                 }
+            }
+        }
+    }
+
+    /// A number whose pin directory is not there. A store that was lost and made anew starts to count from 1, while the pins
+    /// of the old one's owners are still in our bpffs.
+    fn free_number(&self, txn: &mut WriteTxn<'_>) -> Result<OwnerNo, StoreError> {
+        loop {
+            let no = txn.next_no()?;
+            if !self.fs.join(no.directory()).exists() {
+                return Ok(no);
             }
         }
     }
@@ -392,6 +413,36 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             leftovers: Vec::new(),
         }
     }
+}
+
+/// What container rules can match: facts, never claims.
+pub fn container_facts(container: &Container, runtime_user: u32, userns: bool) -> ContainerFacts {
+    let Workload { namespace, pod, container: name } = container.workload.clone();
+    ContainerFacts { engine: container.engine, namespace, pod, container: name, runtime_user, userns }
+}
+
+/// What only the object and the rule that allowed it can tell: kinds, globals and maps.
+fn check_object(
+    admission: &Admission<'_>,
+    request: &Request,
+    reference: &Reference,
+    rule: &ImageRule,
+    object: &ObjectFacts,
+) -> Result<(), Refusal> {
+    if matches!(request.programs, ProgramsRequest::All { .. }) {
+        for program in &object.programs {
+            if let Some(declared) = &program.declared {
+                admission.check_program(reference, rule, &program.function, declared.kind())?;
+            }
+        }
+    }
+    for global in request.globals.iter().filter(|g| object.globals.iter().any(|o| o.name == g.name)) {
+        admission.check_global(reference, rule, &global.name)?;
+    }
+    for map in request.maps.iter().filter(|m| object.maps.iter().any(|o| o.name == m.name)) {
+        admission.check_map(reference, rule, &map.name, map.access)?;
+    }
+    Ok(())
 }
 
 /// Names in the record every pin that the plan will make.

@@ -72,6 +72,9 @@ pub trait Host {
     /// The uid that the runtime runs as.
     fn runtime_user(&self) -> u32;
 
+    /// True where the init is in another user namespace than we are.
+    fn has_user_namespace(&self, init: &Self::Init) -> bool;
+
     /// What the plan has to know about the container.
     fn facts(&self, init: &mut Self::Init, container: &Container, need: Need) -> Result<Facts, HostError>;
 

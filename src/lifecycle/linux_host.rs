@@ -109,6 +109,10 @@ impl Host for LinuxHost {
         pid::own_uid()
     }
 
+    fn has_user_namespace(&self, init: &Init) -> bool {
+        init.namespaces.user != self.own.user
+    }
+
     fn facts(&self, init: &mut Init, container: &Container, need: Need) -> Result<Facts, HostError> {
         let fact = |kind| init.namespaces.fact(kind, &self.own);
         let mut facts = Facts {

@@ -125,8 +125,7 @@ impl GlobalFacts {
 
     fn integer(&self, ty: &GlobalType, size: u32, signed: bool, text: &str) -> Result<Vec<u8>, GlobalError> {
         let bits = size * 8;
-        let (low, high) =
-            if signed { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
+        let (low, high) = if signed { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
         let value = integer(text).ok_or_else(|| GlobalError::Integer {
             name: self.name.clone(),
             ty: ty.clone(),

@@ -137,7 +137,8 @@ mod tests {
         for host in ["localhost", "localhost:5000", "127.0.0.1", "127.8.9.1:5000", "[::1]", "[::1]:5000"] {
             assert!(none.plain_http(host), "{host}");
         }
-        for host in ["ghcr.io", "localhost.example", "127.0.0.1.nip.io", "128.0.0.1", "[::2]:1", "[fe80::1]", "10.0.0.1:80", ""] {
+        for host in ["ghcr.io", "localhost.example", "127.0.0.1.nip.io", "128.0.0.1", "[::2]:1", "[fe80::1]", "10.0.0.1:80", ""]
+        {
             assert!(!none.plain_http(host), "{host}");
         }
     }

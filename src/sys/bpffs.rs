@@ -274,11 +274,7 @@ pub fn mount(spec: &Spec<'_>, deadline: Instant) -> Result<Mounted, SysError> {
             child.finish(deadline)?;
             Ok(mounted)
         }
-        Err(error) => Err(if child.undo() {
-            error
-        } else {
-            BpffsError::LeftBehind { target, source: Box::new(error) }.into()
-        }),
+        Err(error) => Err(if child.undo() { error } else { BpffsError::LeftBehind { target, source: Box::new(error) }.into() }),
     }
 }
 
@@ -319,8 +315,8 @@ fn create(spec: &Spec<'_>, context: OwnedFd) -> Result<(OwnedFd, Mounted), SysEr
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(SysError::io("make a mount of", "the container's bpffs"))?;
-    let stat = statx(&mount, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
-        .map_err(SysError::io("stat", "the container's bpffs"))?;
+    let stat =
+        statx(&mount, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map_err(SysError::io("stat", "the container's bpffs"))?;
     let mount_id = u32::try_from(stat.stx_mnt_id).map_err(|_| unexpected("the id of the container's bpffs"))?;
     Ok((mount, Mounted { mount_id, device: (stat.stx_dev_major, stat.stx_dev_minor) }))
 }
@@ -349,7 +345,9 @@ fn inner_error(spec: &Spec<'_>, target: &str, failed: Failed) -> SysError {
     let error: SysError = match (failed.step, errno) {
         (Step::BecomeRoot, _) => BpffsError::NoRootUser { source: source() }.into(),
         (Step::OpenFs, Errno::PERM) => BpffsError::NamespacesApart { source: source() }.into(),
-        (Step::Find | Step::MakeDirectory | Step::Reopen, Errno::LOOP) => BpffsError::TargetLink { target: target.clone() }.into(),
+        (Step::Find | Step::MakeDirectory | Step::Reopen, Errno::LOOP) => {
+            BpffsError::TargetLink { target: target.clone() }.into()
+        }
         (Step::Find | Step::MakeDirectory | Step::Reopen, Errno::NOTDIR) => {
             BpffsError::TargetNotDirectory { target: target.clone() }.into()
         }

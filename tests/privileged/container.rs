@@ -51,10 +51,11 @@ impl Container {
         prepare(&root);
         let mut command = Command::new("unshare");
         match namespaces {
-            Namespaces::UserMountNet => command.args(["--user", "--mount", "--net"]),
+            Namespaces::UserMountNet => command.args(["--user", "--mount", "--net", "--keep-caps"]),
             Namespaces::MountOnly => command.arg("--mount"),
         };
-        // Nothing is mounted before the ids are mapped; `cat` ends with our end of the pipe.
+        // Nothing is mounted before the ids are mapped (an exec before that loses capabilities that are not kept); `cat`
+        // ends with our end of the pipe.
         let script = r#"echo entered; read -r _; exec setpriv --reuid 0 --regid 0 --clear-groups sh -euc "$1" "#;
         let inner = format!(
             "R='{root}'; mount --bind $R $R; \

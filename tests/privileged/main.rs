@@ -2,3 +2,4 @@
 
 mod bpffs;
 mod container;
+mod host;

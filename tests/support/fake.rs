@@ -217,6 +217,10 @@ impl Host for FakeHost<'_> {
         0
     }
 
+    fn has_user_namespace(&self, _: &ProcessIdentity) -> bool {
+        self.userns.get()
+    }
+
     fn facts(&self, init: &mut ProcessIdentity, _: &Container, _: Need) -> Result<Facts, HostError> {
         let own = |inode| NamespaceFact { inode, shared_with_host: false };
         Ok(Facts {

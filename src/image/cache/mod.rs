@@ -21,8 +21,8 @@ use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
 use crate::sys::fsutil::{TrustError, TrustedRoot, names_in};
 
-pub(crate) use record::{Evidence, Record};
 use record::Pointer;
+pub(crate) use record::{Evidence, Record};
 pub(crate) use write::NewImage;
 
 /// The image cache of one installation.

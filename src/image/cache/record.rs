@@ -92,8 +92,7 @@ impl Evidence {
             Body::Bundle(json) => (json, String::new()),
             Body::Unreadable(_) => return None,
         };
-        let evidence =
-            Self { layout: signature.layout().to_owned(), blob: crate::image::hash(blob), signature: signed };
+        let evidence = Self { layout: signature.layout().to_owned(), blob: crate::image::hash(blob), signature: signed };
         Some((evidence, blob))
     }
 

@@ -127,7 +127,8 @@ impl Cache {
             return Err(CacheError::Busy { path: self.path.clone(), seconds: PATIENCE.as_secs() });
         };
         // Removed between the two calls: as good as any failure to write.
-        let removed = || SysError::io("open", self.path.display().to_string())(std::io::Error::from(std::io::ErrorKind::NotFound));
+        let removed =
+            || SysError::io("open", self.path.display().to_string())(std::io::Error::from(std::io::ErrorKind::NotFound));
         let reader = self.reader()?.ok_or_else(|| self.failed(removed()))?;
         change(&reader)
     }
@@ -171,4 +172,3 @@ impl Cache {
         CacheError::Write { path: self.path.clone(), source }
     }
 }
-

@@ -144,7 +144,13 @@ impl Client {
     }
 
     /// GET with one anonymous token where the registry asks for it.
-    async fn get(&mut self, url: &Url, accept: &str, what: &str, max: usize) -> Result<Option<(Vec<u8>, HeaderMap)>, RemoteError> {
+    async fn get(
+        &mut self,
+        url: &Url,
+        accept: &str,
+        what: &str,
+        max: usize,
+    ) -> Result<Option<(Vec<u8>, HeaderMap)>, RemoteError> {
         let had_token = self.token.is_some();
         let mut response = self.send(url, accept, what).await?;
         if response.status() == StatusCode::UNAUTHORIZED && !had_token {
@@ -196,7 +202,12 @@ impl Client {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.credentials(what)),
             status => {
                 let message = "from its token service".to_owned();
-                return Err(RemoteError::Status { host: self.host.clone(), what: what.to_owned(), status: status.as_u16(), message });
+                return Err(RemoteError::Status {
+                    host: self.host.clone(),
+                    what: what.to_owned(),
+                    status: status.as_u16(),
+                    message,
+                });
             }
         }
         let body = self.body(response, what, MAX_SMALL).await?;

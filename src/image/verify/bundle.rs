@@ -43,9 +43,10 @@ impl Statement {
 /// attestation whoever signed it: nobody gains by that claim.
 pub(crate) fn examine(json: &[u8], digest: &Digest, keys: &[Key]) -> Finding {
     let bad = |why: String| Finding::Bad(why);
-    let bundle = match std::str::from_utf8(json).map_err(|err| err.to_string()).and_then(|json| {
-        Bundle::from_json(json).map_err(|err| err.to_string())
-    }) {
+    let bundle = match std::str::from_utf8(json)
+        .map_err(|err| err.to_string())
+        .and_then(|json| Bundle::from_json(json).map_err(|err| err.to_string()))
+    {
         Ok(bundle) => bundle,
         Err(err) => return bad(format!("it is no sigstore bundle: {err}")),
     };

@@ -99,9 +99,7 @@ fn every_kind_of_key_that_cosign_takes() {
             keyless: false,
         },
     };
-    for (signature, key) in
-        [("p384-sha256", "p384"), ("p384-sha384", "p384"), ("ed25519", "ed25519"), ("rsa2048", "rsa2048")]
-    {
+    for (signature, key) in [("p384-sha256", "p384"), ("p384-sha384", "p384"), ("ed25519", "ed25519"), ("rsa2048", "rsa2048")] {
         let good = keys(&[&format!("openssl/{key}.pub")]);
         assert_eq!(sign(signature).examine(&digest(), &good), Finding::Good(0), "{signature}");
         let others: Vec<_> =
@@ -181,7 +179,8 @@ impl Signer {
     }
 
     fn statement(&self, kind: &str, predicate: &str, subjects: &str) -> Finding {
-        let statement = format!(r#"{{"_type":"{kind}","predicateType":"{predicate}","subject":[{subjects}],"predicate":{{}}}}"#);
+        let statement =
+            format!(r#"{{"_type":"{kind}","predicateType":"{predicate}","subject":[{subjects}],"predicate":{{}}}}"#);
         self.bundle("application/vnd.in-toto+json", &statement, "").examine(&digest(), &self.keys)
     }
 }
@@ -194,7 +193,9 @@ fn subject(hex: &str) -> String {
 fn a_good_key_over_other_contents_is_no_image_signature() {
     let signer = Signer::new();
     let payload = |kind: &str, digest: &str| {
-        format!(r#"{{"critical":{{"identity":{{"docker-reference":""}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"{kind}"}},"optional":null}}"#)
+        format!(
+            r#"{{"critical":{{"identity":{{"docker-reference":""}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"{kind}"}},"optional":null}}"#
+        )
     };
     assert_eq!(signer.simple(&payload("cosign container image signature", DIGEST)), Finding::Good(0));
     for (payload, sentence) in [
@@ -220,11 +221,18 @@ fn a_statement_must_sign_this_image_and_mean_it() {
     let other = subject(&"0".repeat(64));
     assert_eq!(signer.statement(V1, SIGN, &this), Finding::Good(0));
     assert_eq!(signer.statement(V1, SIGN, &format!("{other},{this}")), Finding::Good(0), "any subject");
-    for predicate in ["https://slsa.dev/provenance/v1", "https://spdx.dev/Document", "", "https://sigstore.dev/cosign/sign/v1/"] {
+    for predicate in ["https://slsa.dev/provenance/v1", "https://spdx.dev/Document", "", "https://sigstore.dev/cosign/sign/v1/"]
+    {
         assert_eq!(signer.statement(V1, predicate, &this), Finding::Attestation, "{predicate}");
     }
     assert!(why(signer.statement("https://in-toto.io/Statement/v0.1", SIGN, &this)).contains("of the type"));
-    for subjects in [String::new(), other, r#"{"digest":{}}"#.to_owned(), "{}".to_owned(), format!(r#"{{"digest":{{"sha512":"{}"}}}}"#, &DIGEST[7..])] {
+    for subjects in [
+        String::new(),
+        other,
+        r#"{"digest":{}}"#.to_owned(),
+        "{}".to_owned(),
+        format!(r#"{{"digest":{{"sha512":"{}"}}}}"#, &DIGEST[7..]),
+    ] {
         assert!(why(signer.statement(V1, SIGN, &subjects)).contains("of another image"), "{subjects}");
     }
     let good = format!(r#"{{"_type":"{V1}","predicateType":"{SIGN}","subject":[{this}]}}"#);

@@ -12,8 +12,7 @@ const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
 
 /// Said where only `lo` is there and the engine configures the network later.
-pub const LATE_NETWORK: &str =
-    "; podman configures the network of a container with a user namespace only after its hooks ran, so attach to lo or run it without one";
+pub const LATE_NETWORK: &str = "; podman configures the network of a container with a user namespace only after its hooks ran, so attach to lo or run it without one";
 
 /// What `image` without `programs` means for one program: as its section says.
 pub fn from_section(program: &ProgramFacts) -> Result<AttachRequest, PlanError> {
@@ -24,9 +23,7 @@ pub fn from_section(program: &ProgramFacts) -> Result<AttachRequest, PlanError> 
         Some(SectionAttach::Cgroup(kind, attach)) => Ok(AttachRequest::Cgroup { kind: *kind, attach: *attach }),
         Some(SectionAttach::Tracepoint(target)) => Ok(AttachRequest::Tracepoint { target: target.clone() }),
         Some(SectionAttach::RawTracepoint(target)) => Ok(AttachRequest::RawTracepoint { target: target.clone() }),
-        Some(SectionAttach::Other(kind)) => {
-            Err(PlanError::Unsupported { function: program.function.clone(), kind: *kind })
-        }
+        Some(SectionAttach::Other(kind)) => Err(PlanError::Unsupported { function: program.function.clone(), kind: *kind }),
         None => Err(PlanError::NoPlace {
             function: program.function.clone(),
             section: program.section.clone(),
@@ -40,12 +37,7 @@ pub fn check_kind(asked: ProgramKind, program: &ProgramFacts) -> Result<(), Plan
     match program.declared.as_ref().map(SectionAttach::kind) {
         // A classifier is loaded in the same way for tc and for tcx.
         Some(actual) if actual != asked && !(actual == ProgramKind::Tc && asked == ProgramKind::Tcx) => {
-            Err(PlanError::OtherKind {
-                function: program.function.clone(),
-                section: program.section.clone(),
-                actual,
-                asked,
-            })
+            Err(PlanError::OtherKind { function: program.function.clone(), section: program.section.clone(), actual, asked })
         }
         _ => Ok(()),
     }
@@ -80,7 +72,8 @@ pub fn places(
             Ok((at, BPF_TCX_INGRESS + u32::from(direction == Direction::Egress)))
         }
         AttachRequest::Cgroup { kind, attach } => {
-            let attach = cgroup_attach(*kind, *attach, program)?.ok_or_else(|| no_place("attach= with one of its attach types"))?;
+            let attach =
+                cgroup_attach(*kind, *attach, program)?.ok_or_else(|| no_place("attach= with one of its attach types"))?;
             Ok((vec![AttachPoint::Cgroup { attach }], attach.raw()))
         }
         AttachRequest::Tracepoint { target } => {
@@ -88,8 +81,7 @@ pub fn places(
                 Some(SectionAttach::Tracepoint(declared)) => declared.clone(),
                 _ => None,
             };
-            let tracepoint =
-                target.clone().or(declared).ok_or_else(|| no_place("tracepoint:FUNCTION:category/name"))?;
+            let tracepoint = target.clone().or(declared).ok_or_else(|| no_place("tracepoint:FUNCTION:category/name"))?;
             Ok((vec![AttachPoint::Tracepoint { tracepoint }], 0))
         }
         AttachRequest::RawTracepoint { target } => {

@@ -90,7 +90,9 @@ pub enum PlanError {
         hint: &'static str,
     },
     /// Two XDP programs for one interface.
-    #[error("attach xdp {function:?} to {iface}: {other:?} is to go there too, and one interface takes one XDP program until chains come")]
+    #[error(
+        "attach xdp {function:?} to {iface}: {other:?} is to go there too, and one interface takes one XDP program until chains come"
+    )]
     TwoXdp {
         /// The second program.
         function: String,
@@ -206,13 +208,17 @@ pub enum PlanError {
     )]
     NoUserNamespace,
     /// Cgroup types delegated to a container that sees the host's cgroups.
-    #[error("delegate: cgroup attach types would reach every cgroup the container can open: {why}; that needs host-scope in policy")]
+    #[error(
+        "delegate: cgroup attach types would reach every cgroup the container can open: {why}; that needs host-scope in policy"
+    )]
     CgroupsVisible {
         /// What is visible.
         why: String,
     },
     /// Networking types delegated to a container that is on a network of others.
-    #[error("delegate: networking types would reach a network that is not the container's own: {why}; that needs host-scope in policy")]
+    #[error(
+        "delegate: networking types would reach a network that is not the container's own: {why}; that needs host-scope in policy"
+    )]
     NetworkVisible {
         /// Whose network it is.
         why: String,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::annotations::{BpffsRequest, MapAccess, ProgramsRequest, Request};
+use crate::model::annotations::{BpffsRequest, KeyScope, MapAccess, ProgramsRequest, Request};
 use crate::model::attach_point::{AttachPoint, Scope};
 use crate::model::bytecode::Bytecode;
 use crate::model::delegation::Delegation;
@@ -72,7 +72,7 @@ pub fn make(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     let values = globals::values(inputs)?;
     let shown = shown_maps(inputs)?;
 
-    let in_pod = matches!(inputs.facts.netns, NetnsFact::Sandbox { .. });
+    let in_pod = matches!(inputs.facts.netns, NetnsFact::Sandbox { .. }) && inputs.request.programs_scope == KeyScope::Pod;
     let mut plan = Plan { container: OwnerPlan::default(), netns: None, bpffs: None };
     let (pods, containers): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|w| in_pod && w.asked.kind().on_netns());
     plan.container = owner_plan(inputs, &containers, &values, &shown)?;
@@ -235,8 +235,7 @@ fn owner_plan(
             planned.maps.push(PlannedMap { name: map.name.clone(), pin: PinName::map(maps), freeze });
         }
         for one in mine {
-            let (places, expected_attach_type) =
-                attach::places(&one.asked, one.program, inputs.facts, inputs.late_network)?;
+            let (places, expected_attach_type) = attach::places(&one.asked, one.program, inputs.facts, inputs.late_network)?;
             // Each entry is a program of its own: one function may be loaded for two attach types.
             programs += 1;
             let pin = PinName::program(programs);

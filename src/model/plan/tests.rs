@@ -1,8 +1,8 @@
 //! One table of requests against one small object, and what each plans or is refused with.
 
 use crate::model::annotations::{
-    AttachRequest, BpffsRequest, GlobalRequest, GlobalValue, InterfaceSelector, MapAccess, MapRequest, OnFailure, ProgramRequest,
-    ProgramsRequest, Request,
+    AttachRequest, BpffsRequest, GlobalRequest, GlobalValue, InterfaceSelector, KeyScope, MapAccess, MapRequest, OnFailure,
+    ProgramRequest, ProgramsRequest, Request,
 };
 use crate::model::attach_point::{AttachPoint, CgroupAttach, Direction, Interface, ProgramKind, Scope, TracepointName};
 use crate::model::bytecode::{Bytecode, Verdict};
@@ -89,6 +89,7 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
                     .map(|(function, attach)| ProgramRequest { from: reference("a"), function: function.to_owned(), attach })
                     .collect(),
             ),
+            programs_scope: KeyScope::Pod,
             globals: Vec::new(),
             maps: Vec::new(),
             pull_policy: None,
@@ -116,7 +117,11 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
                     program("pass", "xdp", Some(SectionAttach::Xdp)),
                     program("drop", "xdp", Some(SectionAttach::Xdp)),
                     program("seen", "tc", Some(SectionAttach::Tcx(None))),
-                    program("out", "cgroup_skb/egress", Some(SectionAttach::Cgroup(ProgramKind::CgroupSkb, Some(CgroupAttach::Egress)))),
+                    program(
+                        "out",
+                        "cgroup_skb/egress",
+                        Some(SectionAttach::Cgroup(ProgramKind::CgroupSkb, Some(CgroupAttach::Egress))),
+                    ),
                     program("any", "cgroup/skb", Some(SectionAttach::Cgroup(ProgramKind::CgroupSkb, None))),
                     program("switch", "tracepoint", Some(SectionAttach::Tracepoint(None))),
                     program("odd", "mystery", None),
@@ -158,7 +163,8 @@ fn tracepoint() -> AttachRequest {
 
 #[test]
 fn a_plan_names_every_pin_and_place() {
-    let plan = case(vec![("pass", xdp("lo")), ("out", cgroup(None)), ("seen", tcx(Some(Direction::Egress)))]).plan().expect("plan");
+    let plan =
+        case(vec![("pass", xdp("lo")), ("out", cgroup(None)), ("seen", tcx(Some(Direction::Egress)))]).plan().expect("plan");
     let [object] = &plan.container.objects[..] else { panic!("one object: {plan:?}") };
     assert_eq!(object.scope, Scope::Container);
     let programs: Vec<_> =
@@ -183,9 +189,8 @@ fn facts_fill_the_variables_of_that_name() {
     case.facts.user.shared_with_host = true;
     case.request.globals.push(GlobalRequest { name: "rate".to_owned(), value: GlobalValue::Word("7".to_owned()) });
     let plan = case.plan().expect("plan");
-    let value = |name: &str| {
-        plan.container.objects[0].globals.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()).expect("set")
-    };
+    let value =
+        |name: &str| plan.container.objects[0].globals.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()).expect("set");
     assert_eq!(value("rate"), 7u32.to_ne_bytes());
     assert_eq!(value("bpfman_cgroup_id"), 77u64.to_ne_bytes());
     assert_eq!(value("bpfman_userns"), 0u64.to_ne_bytes(), "a namespace shared with the host is 0");
@@ -281,12 +286,24 @@ fn what_cannot_be_planned_says_why() {
         ),
         (
             vec![("pass", xdp("lo"))],
-            |c| c.request.maps.push(MapRequest { name: "cnt".to_owned(), access: MapAccess::ReadOnly, file_name: "c".to_owned() }),
+            |c| {
+                c.request.maps.push(MapRequest {
+                    name: "cnt".to_owned(),
+                    access: MapAccess::ReadOnly,
+                    file_name: "c".to_owned(),
+                })
+            },
             "no program has a map \"cnt\"; there are counts, events",
         ),
         (
             vec![("pass", xdp("lo"))],
-            |c| c.request.maps.push(MapRequest { name: "events".to_owned(), access: MapAccess::ReadOnly, file_name: "e".to_owned() }),
+            |c| {
+                c.request.maps.push(MapRequest {
+                    name: "events".to_owned(),
+                    access: MapAccess::ReadOnly,
+                    file_name: "e".to_owned(),
+                })
+            },
             "cannot be shown read-only",
         ),
         (
@@ -294,7 +311,11 @@ fn what_cannot_be_planned_says_why() {
             |c| {
                 let twin = object("b", 2, c.objects[0].facts.clone());
                 c.objects.push(twin);
-                c.request.maps.push(MapRequest { name: "counts".to_owned(), access: MapAccess::ReadOnly, file_name: "c".to_owned() });
+                c.request.maps.push(MapRequest {
+                    name: "counts".to_owned(),
+                    access: MapAccess::ReadOnly,
+                    file_name: "c".to_owned(),
+                });
             },
             "is in file:/objects/a.o and in file:/objects/b.o",
         ),
@@ -303,22 +324,38 @@ fn what_cannot_be_planned_says_why() {
             |c| c.objects[0].facts.globals[1].size = 4,
             "bpfman_cgroup_id: it has 4 bytes in the object",
         ),
-        (vec![], |c| {
-            token(c, Preset::Networking);
-            c.facts.user.shared_with_host = true;
-        }, "gives BPF tokens only inside one"),
-        (vec![], |c| {
-            token(c, Preset::Networking);
-            c.facts.netns = NetnsFact::Host;
-        }, "on the host's network"),
-        (vec![], |c| {
-            token(c, Preset::Cgroup);
-            c.facts.cgroup_ns.shared_with_host = true;
-        }, "shares the host's cgroup namespace"),
-        (vec![], |c| {
-            token(c, Preset::Cgroup);
-            c.foreign_cgroups = Some("config.json mounts the host's cgroups at /cg".to_owned());
-        }, "mounts the host's cgroups at /cg"),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Networking);
+                c.facts.user.shared_with_host = true;
+            },
+            "gives BPF tokens only inside one",
+        ),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Networking);
+                c.facts.netns = NetnsFact::Host;
+            },
+            "on the host's network",
+        ),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Cgroup);
+                c.facts.cgroup_ns.shared_with_host = true;
+            },
+            "shares the host's cgroup namespace",
+        ),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Cgroup);
+                c.foreign_cgroups = Some("config.json mounts the host's cgroups at /cg".to_owned());
+            },
+            "mounts the host's cgroups at /cg",
+        ),
     ];
     for (programs, change, phrase) in table {
         let mut case = case(programs);

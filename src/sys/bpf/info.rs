@@ -156,6 +156,13 @@ pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, Errno> {
     })
 }
 
+/// Bytes of kernel memory that an object takes, as its descriptor's `memlock` in `/proc/self/fdinfo` says; None where the kernel
+/// does not say. It is an estimate of the kernel's own (map_memory_usage), charged to the memory cgroup of the maker.
+pub fn locked_memory(object: BorrowedFd<'_>) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", raw(object))).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
+}
+
 /// # Safety
 /// `T` has to be the info struct of the object's kind, made of integers, and every pointer in it valid for its count.
 unsafe fn query<T>(object: BorrowedFd<'_>, info: &mut T) -> Result<(), Errno> {

@@ -7,6 +7,7 @@
 mod info;
 mod link;
 mod load;
+pub mod probe;
 
 use std::ffi::CString;
 use std::io;
@@ -15,12 +16,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use aya_obj::generated::bpf_attr;
-use aya_obj::generated::bpf_cmd::{self, BPF_LINK_GET_NEXT_ID, BPF_MAP_GET_NEXT_ID, BPF_OBJ_GET, BPF_OBJ_PIN, BPF_PROG_GET_NEXT_ID};
+use aya_obj::generated::bpf_cmd::{
+    self, BPF_LINK_GET_NEXT_ID, BPF_MAP_GET_NEXT_ID, BPF_OBJ_GET, BPF_OBJ_PIN, BPF_PROG_GET_NEXT_ID,
+};
 use rustix::io::Errno;
 
-pub use info::{LinkInfo, MapInfo, ProgramInfo, link_info, map_info, program_info};
+pub use info::{LinkInfo, MapInfo, ProgramInfo, link_info, locked_memory, map_info, program_info};
 pub use link::{LinkTarget, link_create, raw_tracepoint_open, tracepoint_event};
-pub use load::{MapCreate, MapTypes, ProgramLoad, Records, btf_load, map_create, map_freeze, map_lookup, map_update, program_load};
+pub use load::{
+    MapCreate, MapTypes, ProgramLoad, Records, btf_load, map_create, map_freeze, map_lookup, map_update, program_load,
+};
 
 /// The kinds of objects that have ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -6,13 +6,13 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, chownat, mkdirat, openat2, statx, unlinkat};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, chownat, mkdirat, openat2, statx, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, MoveMountFlags, UnmountFlags, fsopen, move_mount, unmount};
 use rustix::process::{DumpableBehavior, Gid, Uid, fchdir, set_dumpable_behavior, umask};
-use rustix::thread::{
-    LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
-};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::{Spec, c_path};
 use crate::sys::SysError;

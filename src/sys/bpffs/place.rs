@@ -12,7 +12,8 @@ use crate::sys::mounts::{Mount, parse_mountinfo};
 /// `theirs` is the container's mountinfo, `ours` that of this process: a tmpfs that is mounted here too was bound into the
 /// container from outside.
 pub(super) fn judge(target: &str, opened: &Opened, theirs: &str, ours: &str) -> Result<(), SysError> {
-    let lost = || SysError::Message { what: "the container's mount table", problem: format!("it lacks the mount {target} is on") };
+    let lost =
+        || SysError::Message { what: "the container's mount table", problem: format!("it lacks the mount {target} is on") };
     let mount = find(theirs, opened.mount_id)?.ok_or_else(lost)?;
     let own_ground = opened.mount_id == opened.root_mount_id
         || mount.root == Path::new("/")
