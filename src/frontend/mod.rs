@@ -1,5 +1,6 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
+<<<CONFLICT
 pub mod documents;
 pub mod finding;
 pub mod hook_files;
@@ -13,3 +14,4 @@ pub mod token;
 pub mod view;
 
 pub use output::{fail, print};
+pub mod policy;

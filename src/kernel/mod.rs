@@ -23,8 +23,6 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-<<<CONFLICT
-use crate::model::ids::{OwnerNo, PinName};
 pub use crate::kernel::btf::BtfError;
 pub use crate::kernel::core_relo::CoreError;
 pub use crate::kernel::elf::ElfError;
@@ -33,7 +31,7 @@ pub use crate::kernel::link::LinkError;
 use crate::kernel::object::Object;
 pub use crate::kernel::object::ObjectError;
 pub use crate::kernel::verifier::VerifierLog;
-use crate::model::ids::PinName;
+use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
 
@@ -176,5 +174,17 @@ impl Kernel for LinuxKernel {
 
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
         pins::unpin(directory, pin)
+    }
+
+    fn make_directory(&self, directory: &Path) -> Result<(), KernelError> {
+        pins::make_directory(directory)
+    }
+
+    fn remove_directory(&self, directory: &Path) -> Result<(), KernelError> {
+        pins::remove_directory(directory)
+    }
+
+    fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError> {
+        Ok(pins::list(fs)?.owners.into_iter().map(|(owner, _)| owner).collect())
     }
 }

@@ -11,6 +11,7 @@ pub mod config;
 pub mod container;
 pub mod delegation;
 pub mod engine;
+pub mod explain;
 pub mod facts;
 pub mod globals;
 pub mod grant;

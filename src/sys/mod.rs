@@ -7,7 +7,6 @@ pub mod bpffs;
 pub mod caps;
 pub mod cgroup;
 pub mod child;
-pub mod cgroup;
 pub mod clock;
 pub mod cpus;
 pub mod deadline;
