@@ -1,9 +1,6 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
-<<<CONFLICT
 pub mod ctl;
-use std::io::Write as _;
-use std::process::ExitCode;
 
 pub mod doctor;
 pub mod documents;
