@@ -1,8 +1,5 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
-use std::io::Write as _;
-use std::process::ExitCode;
-
 pub mod doctor;
 pub mod documents;
 pub mod finding;
@@ -10,18 +7,9 @@ pub mod hook_files;
 pub mod hooks_dir;
 pub mod install;
 pub mod install_check;
+pub mod output;
+pub mod policy;
+pub mod precreate;
 pub mod token;
 
-/// Writes a command's answer to stdout. A reader that went away is not an error of ours.
-pub fn print(text: &str) -> ExitCode {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(&format!("write to standard output: {error}")),
-        _ => ExitCode::SUCCESS,
-    }
-}
-
-/// Says why a command failed.
-pub fn fail(sentence: &str) -> ExitCode {
-    eprintln!("bpfman-hook: {sentence}");
-    ExitCode::FAILURE
-}
+pub use output::{fail, print};

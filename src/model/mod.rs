@@ -11,6 +11,7 @@ pub mod config;
 pub mod container;
 pub mod delegation;
 pub mod engine;
+pub mod explain;
 pub mod grant;
 pub mod ids;
 pub mod object;
