@@ -65,15 +65,10 @@ impl<'t> ReadTxn<'t> {
         self.named(&container_prefix(id))?.into_iter().map(|no| self.indexed(no)).collect()
     }
 
-    /// The newest record of the network namespace with this cookie that is not merely the memory of a failure.
-    pub fn by_netns(&self, cookie: u64) -> Result<Option<OwnerRecord>, StoreError> {
-        for no in self.named(&netns_prefix(cookie))?.into_iter().rev() {
-            let record = self.indexed(no)?;
-            if record.phase != Phase::Failed {
-                return Ok(Some(record));
-            }
-        }
-        Ok(None)
+    /// The records of the network namespace with this cookie, in the order of their numbers. Several, where containers of
+    /// one pod ask for different programs there.
+    pub fn by_netns(&self, cookie: u64) -> Result<Vec<OwnerRecord>, StoreError> {
+        self.named(&netns_prefix(cookie))?.into_iter().map(|no| self.indexed(no)).collect()
     }
 
     /// The owners in this phase, those that changed longest ago first. Reads the index alone, no record.
@@ -155,7 +150,7 @@ impl<'t> WriteTxn<'t> {
     }
 
     /// [`ReadTxn::by_netns`]
-    pub fn by_netns(&self, cookie: u64) -> Result<Option<OwnerRecord>, StoreError> {
+    pub fn by_netns(&self, cookie: u64) -> Result<Vec<OwnerRecord>, StoreError> {
         self.view().by_netns(cookie)
     }
 

@@ -8,8 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Dir, FileType, Mode, OFlags, fstat, fstatfs, openat};
 use rustix::io::Errno;
 
+use crate::model::facts::CgroupFact;
 use crate::model::ids::Pid;
-use crate::model::plan::CgroupFact;
 use crate::sys::error::SysError;
 use crate::sys::fsutil::{self, OpenAs};
 use crate::sys::mounts;

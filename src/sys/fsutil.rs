@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, ResolveFlags, fchmod, flock, fstat, fsync, mkdirat, openat, openat2, renameat,
-    unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, fchmod, flock, fstat, fsync, mkdirat, openat, openat2,
+    renameat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -17,6 +17,20 @@ use rustix::process::geteuid;
 use crate::sys::error::SysError;
 pub use crate::sys::memfd::{read_sealed, sealed_memfd};
 pub use crate::sys::trusted::{ReadError, TrustError, TrustedRoot, open_trusted_dir, read_capped, read_trusted_file};
+
+/// The text of a regular file of at most `max` bytes, in a directory that the caller trusts, such as a bundle.
+pub fn read_text(path: &Path, max: usize) -> Result<String, SysError> {
+    // O_NONBLOCK: a fifo must not keep us waiting.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = openat(CWD, path, flags, Mode::empty()).map_err(SysError::io("read", show(path)))?;
+    let stat = fstat(&file).map_err(SysError::io("stat", show(path)))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(SysError::io("read", show(path))(io::Error::other("it is not a regular file")));
+    }
+    let bytes = super::trusted::read_capped(std::fs::File::from(file), max)
+        .map_err(|e| SysError::io("read", show(path))(io::Error::other(e)))?;
+    String::from_utf8(bytes).map_err(|_| SysError::io("read", show(path))(io::Error::other("it is not UTF-8")))
+}
 
 /// Removes a file, a socket or a pin. True: it was there; false: it was not, which is a success as well.
 pub fn unlink_if_present(path: &Path) -> Result<bool, SysError> {
