@@ -34,7 +34,7 @@ pub use crate::kernel::link::LinkError;
 use crate::kernel::object::Object;
 pub use crate::kernel::object::ObjectError;
 pub use crate::kernel::verifier::VerifierLog;
-use crate::model::ids::PinName;
+use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
 
@@ -134,6 +134,9 @@ pub trait Kernel {
     /// Reads what an object declares. No system call: pure parsing of hostile input.
     fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError>;
 
+    /// Makes an owner's directory in our bpffs, for root alone.
+    fn make_directory(&self, directory: &Path) -> Result<(), KernelError>;
+
     /// Makes the maps, loads the programs with the capabilities of the object's scope, and pins each under `directory`, an
     /// existing directory of our bpffs. On error some pins may be left: the caller releases by the record.
     fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError>;
@@ -143,6 +146,12 @@ pub trait Kernel {
 
     /// Removes one pin. An absent one is a success; the result says whether it was there.
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError>;
+
+    /// Removes an owner's directory with every pin that is still in it, links first. An absent one is a success.
+    fn remove_directory(&self, directory: &Path) -> Result<(), KernelError>;
+
+    /// The owners that have a directory below `fs`, our bpffs; none where it is not mounted.
+    fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError>;
 }
 
 /// The kernel that runs.
@@ -168,5 +177,17 @@ impl Kernel for LinuxKernel {
 
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
         pins::unpin(directory, pin)
+    }
+
+    fn make_directory(&self, directory: &Path) -> Result<(), KernelError> {
+        pins::make_directory(directory)
+    }
+
+    fn remove_directory(&self, directory: &Path) -> Result<(), KernelError> {
+        pins::remove_directory(directory)
+    }
+
+    fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError> {
+        Ok(pins::list(fs)?.owners.into_iter().map(|(owner, _)| owner).collect())
     }
 }

@@ -19,23 +19,22 @@ pub struct Found {
     pub strangers: Vec<PathBuf>,
 }
 
-/// Makes the directory of an owner's pins, 0700, and returns its path. One that is there already stays as it is: owner
-/// numbers never come back within one boot, so it is the same owner's.
-pub fn make_directory(bpffs: &Path, owner: OwnerNo) -> Result<PathBuf, KernelError> {
-    let path = bpffs.join(owner.directory());
-    match DirBuilder::new().mode(0o700).create(&path) {
-        Ok(()) => Ok(path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(path),
-        Err(error) => Err(SysError::io("make the pin directory", path.display().to_string())(error).into()),
-    }
+/// Makes the directory of an owner's pins, 0700. One that is there already is an error: numbers of owners never come back.
+pub fn make_directory(directory: &Path) -> Result<(), KernelError> {
+    let made = DirBuilder::new().mode(0o700).create(directory);
+    Ok(made.map_err(SysError::io("make the pin directory", directory.display().to_string()))?)
 }
 
-/// Removes the empty directory of an owner. An absent one is a success; the result says whether it was there.
-///
-/// # Errors
-/// ENOTEMPTY where pins are left.
-pub fn remove_directory(bpffs: &Path, owner: OwnerNo) -> Result<bool, KernelError> {
-    Ok(fsutil::remove_dir_if_present(&bpffs.join(owner.directory()))?)
+/// Removes the directory of an owner with whatever is still in it, links first, so that what they attach is detached before
+/// the programs go. An absent one is a success.
+pub fn remove_directory(directory: &Path) -> Result<(), KernelError> {
+    let mut left = entries(directory)?;
+    left.sort_by_key(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_")));
+    for pin in left {
+        fsutil::unlink_if_present(&pin)?;
+    }
+    fsutil::remove_dir_if_present(directory)?;
+    Ok(())
 }
 
 /// Removes one pin. What it named ends when nothing else refers to it: a link detaches, a program is unloaded.
@@ -65,6 +64,14 @@ pub fn list(bpffs: &Path) -> Result<Found, KernelError> {
     found.owners.sort();
     found.strangers.sort();
     Ok(found)
+}
+
+/// Opens a map by its pin. The descriptor keeps the map alive until it is closed.
+///
+/// # Errors
+/// ENOENT where there is no such pin.
+pub fn open_map(directory: &Path, pin: &PinName) -> Result<OwnedFd, KernelError> {
+    bpf::open_pin(&pin.path(directory)).map_err(KernelError::pin("open", directory, pin))
 }
 
 /// Opens what a pin names; None where there is no such pin.
@@ -98,8 +105,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let owner = OwnerNo(7);
         assert_eq!(list(&root.path().join("none")).unwrap(), Found::default());
-        let directory = make_directory(root.path(), owner).unwrap();
-        assert_eq!(make_directory(root.path(), owner).unwrap(), directory);
+        let directory = root.path().join(owner.directory());
+        make_directory(&directory).unwrap();
+        assert!(make_directory(&directory).is_err(), "a number came back");
         for name in ["prog_0", "link_2", "map_1", "someone"] {
             fs::write(directory.join(name), "").unwrap();
         }
@@ -107,13 +115,11 @@ mod tests {
         let found = list(root.path()).unwrap();
         assert_eq!(found.owners, [(owner, vec![PinName::link(2), PinName::map(1), PinName::program(0)])]);
         assert_eq!(found.strangers, [root.path().join("owner_7/someone"), root.path().join("owner_x")]);
-        assert!(remove_directory(root.path(), owner).is_err());
         for (pin, there) in [(PinName::program(0), true), (PinName::program(0), false), (PinName::link(2), true)] {
             assert_eq!(unpin(&directory, &pin).unwrap(), there, "{pin}");
         }
-        assert!(unpin(&directory, &PinName::map(1)).unwrap());
-        fs::remove_file(directory.join("someone")).unwrap();
-        assert!(remove_directory(root.path(), owner).unwrap());
-        assert!(!remove_directory(root.path(), owner).unwrap());
+        remove_directory(&directory).unwrap();
+        assert!(!directory.exists());
+        remove_directory(&directory).unwrap();
     }
 }

@@ -1,1 +1,431 @@
-//! A container as its bundle's config.json and its state describe it.
+//! One container: the state that the runtime sent, and its bundle's configuration.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::model::annotations::{PREFIX, Request, RequestError};
+use crate::model::config::{Config, NamespaceKind, NamespaceSource};
+use crate::model::delegation::Delegation;
+use crate::model::engine::EngineError;
+use crate::model::grant::{Missing, Needs};
+use crate::model::ids::{ContainerId, Pid};
+use crate::model::policy::Engine;
+use crate::model::record::Workload;
+use crate::model::state::{State, Status};
+
+/// A container as state and config.json describe it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// The id that the runtime gave it.
+    pub id: ContainerId,
+    /// The init's pid, where the state has one.
+    pub pid: Option<Pid>,
+    /// The status at this stage.
+    pub status: Status,
+    /// The bundle, absolute.
+    pub bundle: PathBuf,
+    /// The root file system on the host, absolute: valid before the runtime's pivot_root.
+    pub rootfs: PathBuf,
+    /// What made it.
+    pub engine: Engine,
+    /// Its place in Kubernetes; empty under podman and plain runtimes.
+    pub workload: Workload,
+    /// Its name in its pod, to which per-container keys speak; None where the engine gives none.
+    pub name: Option<String>,
+    /// `process.user`: uid and gid as the container sees them.
+    pub user: (u32, u32),
+    /// Its pod's sandbox, where the engine says.
+    pub sandbox: Option<String>,
+    /// True where it is that sandbox: touched only when named.
+    pub is_sandbox: bool,
+    /// The configuration. Its annotations are the ones that count: the state's are a copy that runtimes make of them, and
+    /// namespaces, seccomp profile and root come from this text too, so that one text is judged as a whole.
+    pub config: Config,
+}
+
+/// Why state and config.json are not a container that we can work on.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// config.json does not parse.
+    #[error("read {} of container {id}: it is not an OCI configuration", .path.display())]
+    Config {
+        /// The container.
+        id: ContainerId,
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A virtual machine.
+    #[error("container {id} is a virtual machine, whose kernel is not this one: use a runtime such as runc or crun")]
+    VirtualMachine {
+        /// The container.
+        id: ContainerId,
+    },
+    /// What made it is not known.
+    #[error("find out what made container {id}")]
+    Engine {
+        /// The container.
+        id: ContainerId,
+        /// Why not.
+        #[source]
+        source: EngineError,
+    },
+}
+
+impl Container {
+    /// Puts together the state, the text of the bundle's config.json and the hook's `--engine`.
+    pub fn parse(state: &State, config_json: &str, engine: Option<Engine>) -> Result<Self, ContainerError> {
+        let id = || state.id.clone();
+        let config = Config::parse(config_json).map_err(|source| ContainerError::Config {
+            id: id(),
+            path: state.bundle.join("config.json"),
+            source,
+        })?;
+        if config.vm || is_kata(&state.bundle, &config) {
+            return Err(ContainerError::VirtualMachine { id: id() });
+        }
+        let unknown = |source| ContainerError::Engine { id: id(), source };
+        let engine = Engine::of(&state.id, &state.bundle, config.cgroups_path.as_deref(), engine).map_err(unknown)?;
+        let workload = engine.workload(&config.annotations).map_err(unknown)?;
+        Ok(Self {
+            id: state.id.clone(),
+            pid: state.pid,
+            status: state.status,
+            bundle: state.bundle.clone(),
+            rootfs: state.bundle.join(&config.root),
+            engine,
+            name: workload.container.clone(),
+            workload,
+            user: (config.user.uid, config.user.gid),
+            sandbox: engine.sandbox(&config.annotations).map(str::to_owned),
+            is_sandbox: engine.is_sandbox(&config.annotations),
+            config,
+        })
+    }
+
+    /// What the container asks for; None where nothing speaks to it. A sandbox is spoken to by its name only.
+    ///
+    /// Init and ephemeral containers are sandboxed the same way by their callers where these know them (NRI); neither state
+    /// nor config.json tells them from regular ones.
+    pub fn request(&self) -> Result<Option<Request>, RequestError> {
+        let annotations = &self.config.annotations;
+        let request = match (self.is_sandbox, &self.name) {
+            (true, None) => None,
+            (true, Some(name)) => Request::parse_named(annotations, name)?,
+            (false, name) => Request::parse(annotations, name.as_deref())?,
+        };
+        Ok(request.filter(|request| !request.is_empty()))
+    }
+
+    /// Refuses a request whose container could not use what it asks for.
+    pub fn check_rights(&self, request: &Request, delegation: Option<&Delegation>) -> Result<(), MissingRights> {
+        let missing = Needs::of(delegation, !request.maps.is_empty()).missing(&self.config, self.engine);
+        if missing.is_empty() { Ok(()) } else { Err(MissingRights(missing)) }
+    }
+
+    /// True where the engine configures the network after createRuntime: podman with a user namespace, whose network
+    /// namespace has only `lo` until then.
+    pub fn late_network(&self) -> bool {
+        self.engine == Engine::Podman
+            && self.config.namespace(NamespaceKind::User) != NamespaceSource::Runtime
+            && self.config.namespace(NamespaceKind::Network) == NamespaceSource::New
+    }
+
+    /// Why the container sees cgroups that are not its own, as far as its configuration shows.
+    pub fn foreign_cgroups(&self) -> Option<String> {
+        let mount = self.config.host_cgroup_mount()?;
+        Some(format!("{} of the host is mounted at its {}", mount.source.display(), mount.destination.display()))
+    }
+
+    /// True where an annotation of ours is there. Cheap: nothing is parsed.
+    pub fn asks(&self) -> bool {
+        asks(self.config.annotations.keys())
+    }
+}
+
+/// What a container lacks for what it asks; the sentences of all of it, each with its remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingRights(pub Vec<Missing>);
+
+impl std::error::Error for MissingRights {}
+
+impl fmt::Display for MissingRights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, missing) in self.0.iter().enumerate() {
+            write!(f, "{}{missing}", if n == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+/// True where one of the keys is ours: `hook.bpfman.io/…` or `<container>.hook.bpfman.io/…`.
+pub fn asks<'a>(keys: impl IntoIterator<Item = &'a String>) -> bool {
+    keys.into_iter().any(|key| match key.find(PREFIX) {
+        Some(0) => true,
+        Some(at) => key.as_bytes()[at - 1] == b'.' && !key[..at].contains('/'),
+        None => false,
+    })
+}
+
+/// Kata Containers leaves these on what runs in its machines; its pid is a shim's.
+fn is_kata(bundle: &Path, config: &Config) -> bool {
+    bundle.starts_with("/run/kata-containers")
+        || config.annotations.keys().any(|key| key.starts_with("io.katacontainers.pkg.oci."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::Capability;
+    use crate::model::seccomp::{Allowed, Syscall};
+
+    fn data(name: &str) -> String {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
+    }
+
+    fn state(bundle: &str) -> State {
+        State::parse(&format!(r#"{{"ociVersion":"1.0","id":"web","pid":7,"bundle":"{bundle}","status":"created"}}"#)).unwrap()
+    }
+
+    fn container(config: &str) -> Container {
+        let engine = config.starts_with("podman").then_some(Engine::Podman);
+        Container::parse(&state("/srv/web"), &data(&format!("config/{config}.json")), engine).unwrap()
+    }
+
+    #[test]
+    fn recorded_configurations_parse() {
+        use Allowed::{No, Unknown, Yes};
+        // file, bpf(2), perf_event_open(2), CAP_BPF, user namespace of its own, host's network, host's sysfs
+        for (file, bpf, perf, cap, userns, hostnet, sysfs) in [
+            ("runc-1.1.5_spec", Yes, Yes, No, false, false, false),
+            ("runc-1.1.5_spec-rootless", Yes, Yes, No, true, true, true),
+            ("crun-1.8.1_spec", Yes, Yes, No, false, false, false),
+            ("runc-1.1.5_userns", Yes, Yes, Yes, true, false, false),
+            ("podman-4.3.1_default", No, No, No, false, false, false),
+            ("podman-4.3.1_userns", No, No, Yes, true, false, false),
+            ("podman-4.3.1_user1000", No, No, Yes, false, false, false),
+            ("podman-4.3.1_unconfined", Yes, Yes, No, false, false, false),
+            ("podman-4.3.1_privileged", Yes, Yes, Yes, false, false, false),
+            ("podman-4.3.1_hostnet", No, No, No, true, true, true),
+            ("podman-4.3.1_pod", No, No, No, false, false, false),
+        ] {
+            let c = container(file).config;
+            assert_eq!(c.seccomp_allows(Syscall::Bpf), bpf, "{file}");
+            assert_eq!(c.seccomp_allows(Syscall::PerfEventOpen), perf, "{file}");
+            assert_eq!(c.can_have(Capability::Bpf), cap, "{file}");
+            assert_eq!(c.namespace(NamespaceKind::User) == NamespaceSource::New, userns, "{file}");
+            assert_eq!(c.namespace(NamespaceKind::Network) == NamespaceSource::Runtime, hostnet, "{file}");
+            assert_eq!((c.host_sysfs(), c.host_cgroup_mount().is_some()), (sysfs, sysfs), "{file}");
+            assert_eq!(!c.uid_mappings.is_empty(), userns, "{file}");
+            assert_ne!(cap, Unknown);
+        }
+        assert_eq!(container("podman-4.3.1_user1000").config.user.uid, 1000);
+        assert!(container("podman-4.3.1_pod").config.annotations.contains_key("io.kubernetes.cri-o.SandboxID"));
+    }
+
+    #[test]
+    fn the_recorded_pod_of_podman_is_no_pod_of_kubernetes() {
+        let text = data("config/podman-4.3.1_pod.json");
+        let bundle = "/var/lib/containers/storage/overlay-containers/web/userdata";
+        let c = Container::parse(&state(bundle), &text, None).unwrap();
+        assert_eq!((c.engine, c.workload), (Engine::Podman, Workload::default()));
+        assert!(c.sandbox.is_some());
+        assert!(matches!(c.config.namespace(NamespaceKind::Network), NamespaceSource::Joined(_)));
+        let error = Container::parse(&state("/srv/web"), &text, None).unwrap_err();
+        assert!(matches!(error, ContainerError::Engine { source: EngineError::ForeignIdentity { .. }, .. }));
+    }
+
+    #[test]
+    fn a_container_of_containerd_has_a_place_in_kubernetes() {
+        let text = data("oci-state/containerd-2.1.9_runc-1.3.6_config_userns.json");
+        let c = Container::parse(&state("/run/containerd/io.containerd.runtime.v2.task/k8s.io/web"), &text, None).unwrap();
+        assert_eq!(c.engine, Engine::Containerd);
+        assert_eq!((c.workload.namespace.as_deref(), c.name.as_deref()), (Some("lab"), Some("main")));
+        assert_eq!((c.is_sandbox, c.asks()), (false, true));
+        assert_eq!(c.rootfs, Path::new("/run/containerd/io.containerd.runtime.v2.task/k8s.io/web/rootfs"));
+        let elsewhere = Container::parse(&state("/srv/web"), &text, Some(Engine::Containerd)).unwrap();
+        assert_eq!(elsewhere.workload.namespace.as_deref(), Some("lab"));
+        assert!(Container::parse(&state("/srv/web"), &text, Some(Engine::Podman)).is_err());
+    }
+
+    #[test]
+    fn every_recorded_state_finds_its_engine() {
+        let config = r#"{"root":{"path":"rootfs"}}"#;
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/oci-state");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if !name.ends_with(".json") || name.contains("_config_") {
+                continue;
+            }
+            let state = State::parse(&data(&format!("oci-state/{name}"))).unwrap();
+            let argument = if name.starts_with("podman") { Some(Engine::Podman) } else { None };
+            let c = Container::parse(&state, config, argument).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+            assert!(c.rootfs.is_absolute() && c.rootfs.ends_with("rootfs"), "{name}");
+            if name.starts_with("podman") {
+                assert_eq!(c.engine, Engine::Podman, "{name}");
+            }
+            seen += 1;
+        }
+        assert!(seen > 30, "{seen}");
+    }
+
+    #[test]
+    fn odd_configurations() {
+        let parse = |text: &str| Container::parse(&state("/srv/web"), text, None);
+        for odd in [
+            r#"{"root":{"path":"rootfs"}}"#,
+            r#"{"root":{"path":"rootfs"},"vm":null,"linux":null,"process":null,"mounts":null,"annotations":null}"#,
+            r#"{"root":{"path":"rootfs","x":1},"linux":{"namespaces":null,"seccomp":null,"uidMappings":null,"cgroupsPath":null},
+                "process":{"user":{"uid":0},"capabilities":{"bounding":null},"noNewPrivileges":null},"mounts":[{"destination":"/a"}]}"#,
+            r#"{"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"new-kind"}],"seccomp":{"defaultAction":"X"}}}"#,
+        ] {
+            assert!(parse(odd).is_ok(), "{odd}");
+        }
+        assert_eq!(parse(r#"{"root":{"path":"rootfs"}}"#).unwrap().rootfs, Path::new("/srv/web/rootfs"));
+        assert_eq!(parse(r#"{"root":{"path":"/r"}}"#).unwrap().rootfs, Path::new("/r"));
+        for bad in ["", "{}", "[]", r#"{"root":{}}"#, r#"{"root":{"path":"r"},"annotations":[1]}"#] {
+            assert!(matches!(parse(bad), Err(ContainerError::Config { .. })), "{bad}");
+        }
+        for vm in [
+            r#"{"root":{"path":"r"},"vm":{"kernel":{"path":"/vmlinuz"}}}"#,
+            r#"{"root":{"path":"r"},"annotations":{"io.katacontainers.pkg.oci.container_type":"pod_container"}}"#,
+        ] {
+            assert!(matches!(parse(vm), Err(ContainerError::VirtualMachine { .. })), "{vm}");
+        }
+    }
+
+    #[test]
+    fn a_sandbox_is_spoken_to_by_name_only() {
+        let text = data("oci-state/containerd-2.1.9_runc-1.3.6_config_userns.json");
+        let parse = |edit: &dyn Fn(&mut serde_json::Value)| {
+            let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let annotations = &mut config["annotations"];
+            for key in ["image", "programs", "maps.main"] {
+                annotations.as_object_mut().unwrap().remove(&format!("hook.bpfman.io/{key}"));
+            }
+            annotations["hook.bpfman.io/bpffs"] = "private".into();
+            edit(annotations);
+            let bundle = "/run/containerd/io.containerd.runtime.v2.task/k8s.io/web";
+            Container::parse(&state(bundle), &config.to_string(), None).unwrap().request().unwrap()
+        };
+        assert!(parse(&|_| {}).is_some());
+        let sandbox = |a: &mut serde_json::Value| a["io.kubernetes.cri.container-type"] = "sandbox".into();
+        assert!(parse(&sandbox).is_none());
+        assert!(
+            parse(&|a| {
+                sandbox(a);
+                a.as_object_mut().unwrap().remove("io.kubernetes.cri.container-name");
+            })
+            .is_none()
+        );
+        assert!(
+            parse(&|a| {
+                sandbox(a);
+                a["main.hook.bpfman.io/bpffs"] = "private".into();
+            })
+            .is_some()
+        );
+        // A key that only qualifies others asks for nothing.
+        assert!(
+            parse(&|a| {
+                a.as_object_mut().unwrap().remove("hook.bpfman.io/bpffs");
+                a["hook.bpfman.io/on-failure"] = "stop".into();
+            })
+            .is_none()
+        );
+    }
+
+    #[test]
+    fn rights_and_places_of_recorded_containers() {
+        let with = |file: &str, annotations: &[(&str, &str)]| {
+            let mut container = container(file);
+            container.config.annotations.clear();
+            for (key, value) in annotations {
+                container.config.annotations.insert(format!("{PREFIX}{key}"), (*value).to_owned());
+            }
+            let request = container.request().unwrap().unwrap();
+            (container, request)
+        };
+        let xdp = Delegation { cmds: 1, maps: 4, progs: 1 << 6, attachs: 1 };
+        let (userns, token) = with("runc-1.1.5_userns", &[("delegate", "networking")]);
+        assert_eq!(userns.check_rights(&token, Some(&xdp)), Ok(()));
+        assert_eq!((userns.late_network(), userns.foreign_cgroups()), (false, None));
+
+        let (podman, token) = with("podman-4.3.1_userns", &[("delegate", "networking")]);
+        let missing = podman.check_rights(&token, Some(&xdp)).unwrap_err();
+        assert_eq!(missing.0.len(), 1, "{missing}");
+        assert!(missing.to_string().starts_with("the container's seccomp profile refuses bpf(2): "), "{missing}");
+        assert!(podman.late_network());
+
+        // Maps are read with bpf(2), and with no capability.
+        let maps = [("image", "oci:/demo"), ("programs", "xdp:count"), ("maps", "packets")];
+        let (default, request) = with("podman-4.3.1_default", &maps);
+        assert_eq!(default.check_rights(&request, None).unwrap_err().0.len(), 1);
+        assert!(!default.late_network());
+        let (unconfined, request) = with("podman-4.3.1_unconfined", &maps);
+        assert_eq!(unconfined.check_rights(&request, None), Ok(()));
+
+        let hostnet = container("podman-4.3.1_hostnet");
+        assert!(!hostnet.late_network());
+        assert_eq!(hostnet.foreign_cgroups().as_deref(), Some("/sys of the host is mounted at its /sys"));
+    }
+
+    #[test]
+    fn our_keys_are_found_before_they_are_parsed() {
+        for (key, ours) in [
+            ("hook.bpfman.io/image", true),
+            ("web.hook.bpfman.io/image", true),
+            ("hook.bpfman.io/", true),
+            ("xhook.bpfman.io/image", false),
+            ("a/b.hook.bpfman.io/image", false),
+            ("hook.bpfman.iox", false),
+            ("", false),
+        ] {
+            assert_eq!(asks([&key.to_owned()]), ours, "{key}");
+        }
+    }
+
+    #[test]
+    fn capabilities_reach_processes_as_capabilities_7_says() {
+        use Allowed::{No, Unknown, Yes};
+        // uid, no_new_privs, sets that contain CAP_BPF
+        for (uid, nnp, sets, expected) in [
+            (0, false, "", No),
+            (0, false, "bounding", Yes),
+            (0, true, "bounding", No),
+            (0, true, "bounding permitted", Yes),
+            (1000, false, "bounding", Unknown),
+            (1000, false, "bounding permitted ambient", Yes),
+            (1000, true, "bounding permitted", No),
+            (1000, true, "bounding permitted ambient", Yes),
+            (1000, false, "ambient permitted", No),
+        ] {
+            let sets = sets.split_whitespace().map(|s| format!(r#""{s}":["CAP_CHOWN","CAP_BPF"]"#)).collect::<Vec<_>>();
+            let text = format!(
+                r#"{{"root":{{"path":"r"}},"process":{{"user":{{"uid":{uid},"gid":0}},"noNewPrivileges":{nnp},"capabilities":{{{}}}}}}}"#,
+                sets.join(",")
+            );
+            assert_eq!(Config::parse(&text).unwrap().can_have(Capability::Bpf), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn bind_mounts_of_the_hosts_cgroups_are_found() {
+        for (mount, found) in [
+            (r#"{"destination":"/c","type":"bind","source":"/sys/fs/cgroup"}"#, true),
+            (r#"{"destination":"/c","source":"/sys/fs/cgroup/unified/x","options":["bind"]}"#, true),
+            (r#"{"destination":"/host","source":"/","options":["rbind"]}"#, true),
+            (r#"{"destination":"/sys","type":"bind","source":"/sys/","options":["rbind","ro"]}"#, true),
+            (r#"{"destination":"/host","source":"/","options":["bind"]}"#, false),
+            (r#"{"destination":"/c","source":"/sys/fs/cgroupx","options":["rbind"]}"#, false),
+            (r#"{"destination":"/sys/fs/cgroup","type":"cgroup","source":"cgroup"}"#, false),
+            (r#"{"destination":"/d","source":"","options":["rbind"]}"#, false),
+        ] {
+            let config = Config::parse(&format!(r#"{{"root":{{"path":"r"}},"mounts":[{mount}]}}"#)).unwrap();
+            assert_eq!(config.host_cgroup_mount().is_some(), found, "{mount}");
+        }
+    }
+}

@@ -3,16 +3,25 @@
 //! Text from strangers (annotations, state, policy files, object files) is parsed into these types at the door; behind it
 //! nobody looks at strings again.
 
+pub mod admission;
 pub mod annotations;
 pub mod attach_point;
 pub mod bytecode;
+pub mod config;
 pub mod container;
 pub mod delegation;
+pub mod engine;
+pub mod explain;
+pub mod facts;
 pub mod globals;
+pub mod grant;
 pub mod ids;
 pub mod object;
 pub mod plan;
 pub mod policy;
 pub mod record;
 pub mod reference;
+pub mod registries;
+pub mod seccomp;
 pub mod state;
+pub mod words;

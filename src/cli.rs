@@ -1,0 +1,418 @@
+//! The command line as types. Help, man pages and completions are generated from here; nothing here acts.
+//!
+//! `hook` runs on the start path of every annotated container, so [`hook_fast_path`] reads exactly what the installed hook
+//! files contain without building clap's tree of commands; whatever it does not know goes to clap, which accepts the same
+//! and explains the rest.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::policy::Engine;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bpfman-hook",
+    about = "eBPF for containers at start: verified programs, BPF tokens, no daemon",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Keep all of our directories below DIR (absolute) instead of /
+    #[arg(long, global = true, value_name = "DIR", value_parser = absolute_path)]
+    pub root: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run by runtimes: OCI state (precreate: configuration) on stdin
+    Hook(HookArgs),
+    /// List what is loaded, attached, owned or cached
+    #[command(subcommand)]
+    List(List),
+    /// Show one program or link
+    #[command(subcommand)]
+    Get(Get),
+    /// Show all that one container has
+    Inspect(InspectArgs),
+    /// List cached images (`list images`)
+    Images(Listing),
+    /// Fetch images and verify them as policy says
+    Pull(PullArgs),
+    /// Make, explain or try BPF delegation
+    #[command(subcommand)]
+    Token(Token),
+    /// Check policy files, or say what they would allow
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Release what dead containers left behind
+    Gc(GcArgs),
+    /// Examine this host; each finding with its remedy
+    Doctor(DoctorArgs),
+    /// Install the binary, the hook files and the mount unit
+    Install(InstallArgs),
+    /// Remove what `install` wrote, hook files first
+    Uninstall(UninstallArgs),
+    /// Print version, revision of the store and of the hook files
+    Version(Formatted),
+    /// Print a completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into DIR
+    Man {
+        /// An existing directory
+        dir: PathBuf,
+    },
+}
+
+/// `hook STAGE [--engine ENGINE]`, as the installed hook files have it.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct HookArgs {
+    /// The stage; a runtime does not tell it to a hook
+    #[arg(value_enum)]
+    pub stage: Stage,
+    /// What makes the containers, where their bundles' place does not tell
+    #[arg(long, value_name = "ENGINE", value_parser = engine)]
+    pub engine: Option<Engine>,
+    /// `--root`, where the fast path read it.
+    #[arg(skip)]
+    pub root: Option<PathBuf>,
+}
+
+/// The stages at which we act, spelled as in the runtime-spec and in podman's hook files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Stage {
+    /// Load, attach, mount; before the container's process starts
+    #[value(name = "createRuntime")]
+    CreateRuntime,
+    /// Undo all of it
+    #[value(name = "poststop")]
+    Poststop,
+    /// podman: add to the configuration what the request needs and policy grants
+    #[value(name = "precreate")]
+    Precreate,
+}
+
+impl Stage {
+    /// The stage's name in the runtime-spec and in hook files.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::CreateRuntime => "createRuntime",
+            Self::Poststop => "poststop",
+            Self::Precreate => "precreate",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        [Self::CreateRuntime, Self::Poststop, Self::Precreate].into_iter().find(|stage| stage.word() == word)
+    }
+}
+
+/// Table or JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs: stable and documented
+    Json,
+}
+
+/// `-o` alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
+pub struct Formatted {
+    /// Output format
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// What every listing has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
+pub struct Listing {
+    /// Output format
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+    /// Print ids only, one a line
+    #[arg(short, long, conflicts_with = "output")]
+    pub quiet: bool,
+}
+
+/// `list WHAT`.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum List {
+    /// Programs with owner, kind and kernel id
+    Programs(Listing),
+    /// Links with program and attach point
+    Links(Listing),
+    /// Containers as a tree: programs, links, bpffs, state
+    Containers(Listing),
+    /// Cached images
+    Images(Listing),
+}
+
+/// `get WHAT ID`.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Get {
+    /// One program by its kernel id
+    Program(GetArgs),
+    /// One link by its kernel id
+    Link(GetArgs),
+}
+
+/// A kernel id and a format.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct GetArgs {
+    /// Kernel id
+    pub id: u32,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `inspect CONTAINER`.
+#[derive(Debug, Clone, Args)]
+pub struct InspectArgs {
+    /// Container id, or a prefix of it that no other has
+    pub container: String,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `pull REF…`.
+#[derive(Debug, Clone, Args)]
+pub struct PullArgs {
+    /// As in the annotation `image`: registry/repo[:tag][@digest], oci:/dir[:tag], oci-archive:/file[:tag], file:/path
+    #[arg(required = true, value_name = "REF")]
+    pub references: Vec<String>,
+    /// Print digests only
+    #[arg(short, long, conflicts_with = "output")]
+    pub quiet: bool,
+    /// Output format
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// `token WHAT`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Token {
+    /// Mount a delegated bpffs into the namespaces of a running process
+    Create(TokenCreateArgs),
+    /// Say what a token is, what it needs and who does what
+    Explain,
+    /// Try a token from where you are: run it inside the container
+    Probe(TokenProbeArgs),
+}
+
+/// `token create`.
+#[derive(Debug, Clone, Args)]
+pub struct TokenCreateArgs {
+    /// A process in the user and mount namespace that is to get the bpffs
+    #[arg(long)]
+    pub pid: u32,
+    /// Where to mount it in that process's root
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf", value_parser = absolute_path)]
+    pub path: PathBuf,
+    /// Presets: maps networking cgroup tracing
+    #[arg(long, value_name = "PRESETS", required_unless_present_any = ["cmds", "maps", "progs", "attachs"])]
+    pub delegate: Option<String>,
+    /// Commands besides the presets', as in `delegate-cmds`
+    #[arg(long = "delegate-cmds", value_name = "NAMES")]
+    pub cmds: Option<String>,
+    /// Map types besides the presets'
+    #[arg(long = "delegate-maps", value_name = "NAMES")]
+    pub maps: Option<String>,
+    /// Program types besides the presets'
+    #[arg(long = "delegate-progs", value_name = "NAMES")]
+    pub progs: Option<String>,
+    /// Attach types besides the presets'
+    #[arg(long = "delegate-attachs", value_name = "NAMES")]
+    pub attachs: Option<String>,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `token probe`.
+#[derive(Debug, Clone, Args)]
+pub struct TokenProbeArgs {
+    /// The bpffs
+    #[arg(value_name = "PATH", default_value = "/sys/fs/bpf", value_parser = absolute_path)]
+    pub path: PathBuf,
+    /// Attach the XDP program to this interface for as long as the probe runs
+    #[arg(long, value_name = "IFACE")]
+    pub iface: Option<String>,
+    /// Count packets on the interface for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub count: u32,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `policy WHAT`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum PolicyCommand {
+    /// Parse policy files as the hook would; exit 2 if one is wrong
+    Check(PolicyCheckArgs),
+    /// Say what a request would get, by which rule, and what would be refused
+    Explain(PolicyExplainArgs),
+}
+
+/// `policy check`.
+#[derive(Debug, Clone, Args)]
+pub struct PolicyCheckArgs {
+    /// A policy file; without it, the installed policy with its keys
+    pub file: Option<PathBuf>,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `policy explain`.
+#[derive(Debug, Clone, Args)]
+pub struct PolicyExplainArgs {
+    /// An annotation of the request; the prefix hook.bpfman.io/ may be left out
+    #[arg(short, long = "annotation", value_name = "KEY=VALUE", required = true, value_parser = key_value)]
+    pub annotations: Vec<(String, String)>,
+    /// What made the container: containerd, cri-o, podman or oci
+    #[arg(long, value_name = "ENGINE", default_value = "oci", value_parser = engine)]
+    pub engine: Engine,
+    /// Kubernetes namespace (containerd, cri-o)
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Pod
+    #[arg(long, value_name = "NAME")]
+    pub pod: Option<String>,
+    /// Container's name in the pod
+    #[arg(long, value_name = "NAME")]
+    pub container: Option<String>,
+    /// Uid that the runtime runs as
+    #[arg(long, value_name = "UID", default_value_t = 0)]
+    pub runtime_user: u32,
+    /// Whether the container has a user namespace of its own
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    pub userns: bool,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `gc`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct GcArgs {
+    /// Say what would be released, and release nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `doctor`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct DoctorArgs {
+    /// Print only what is not ok
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Output format
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// For which engines, and where.
+#[derive(Debug, Clone, Args)]
+pub struct Targets {
+    /// For podman: hooks, precreate and its hooks_dir (the default)
+    #[arg(long)]
+    pub podman: bool,
+    /// For CRI-O: hooks without precreate
+    #[arg(long)]
+    pub crio: bool,
+    /// Where the binary goes: PREFIX/bin
+    #[arg(long, value_name = "DIR", default_value = "/usr/local", value_parser = absolute_path)]
+    pub prefix: PathBuf,
+    /// Stage everything below DIR, for packages and tests: nothing is mounted or started
+    #[arg(long, value_name = "DIR", value_parser = absolute_path)]
+    pub destdir: Option<PathBuf>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `install`.
+#[derive(Debug, Clone, Args)]
+pub struct InstallArgs {
+    /// Report on an installation piece by piece, and change nothing; exit 1 if one is missing or wrong
+    #[arg(long, conflicts_with = "dry_run")]
+    pub check: bool,
+    /// Targets.
+    #[command(flatten)]
+    pub targets: Targets,
+}
+
+/// `uninstall`.
+#[derive(Debug, Clone, Args)]
+pub struct UninstallArgs {
+    /// Targets.
+    #[command(flatten)]
+    pub targets: Targets,
+}
+
+/// Reads `hook STAGE [--engine ENGINE] [--root DIR]` without clap; `args` are those after the program's name.
+///
+/// None for anything else, however little it differs: clap then decides, and explains what is wrong.
+pub fn hook_fast_path<S: AsRef<OsStr>>(args: &[S]) -> Option<HookArgs> {
+    let mut words = args.iter().map(AsRef::as_ref);
+    if words.next()? != "hook" {
+        return None;
+    }
+    let mut hook = HookArgs { stage: Stage::from_word(words.next()?.to_str()?)?, engine: None, root: None };
+    while let Some(word) = words.next() {
+        let value = words.next()?;
+        match word.to_str()? {
+            "--engine" if hook.engine.is_none() => hook.engine = Some(engine(value.to_str()?).ok()?),
+            "--root" if hook.root.is_none() && Path::new(value).is_absolute() => hook.root = Some(PathBuf::from(value)),
+            _ => return None,
+        }
+    }
+    Some(hook)
+}
+
+fn engine(word: &str) -> Result<Engine, String> {
+    Engine::from_word(word).ok_or_else(|| format!("write {}", Engine::ALL.map(Engine::word).join(", ")))
+}
+
+fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("write an absolute path".to_owned()) }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+/// The command line of this process: [`hook_fast_path`], else clap, which prints help and usage errors and exits 0 or 2.
+pub fn parse(args: &[OsString]) -> Cli {
+    match hook_fast_path(args.get(1..).unwrap_or_default()) {
+        Some(mut hook) => Cli { root: hook.root.take(), command: Command::Hook(hook) },
+        None => Cli::parse_from(args),
+    }
+}

@@ -1,0 +1,143 @@
+//! `policy check` and `policy explain`: what the installed policy, or a draft of one, allows.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::lifecycle::policy_files::{self, PolicyFilesError};
+use crate::model::annotations::PREFIX;
+use crate::model::attach_point::Scope;
+use crate::model::explain::{ExplainedRule, Explanation};
+use crate::model::policy::{ContainerFacts, ContainerRule, Limits, Policy};
+use crate::paths::Paths;
+
+/// What `policy check` prints. As JSON it is stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckReport {
+    /// The policy's identity; None for a draft, whose keys may not be installed.
+    pub id: Option<String>,
+    /// The image rules, in order.
+    pub images: Vec<ExplainedRule>,
+    /// The container rules, in order.
+    pub containers: Vec<CheckedContainerRule>,
+    /// Bounds for one container.
+    pub limits: Limits,
+    /// What is legal and yet hardly meant, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// A container rule in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckedContainerRule {
+    /// Where it stands.
+    pub rule: String,
+    /// The containers it is for.
+    pub matches: String,
+    /// The kinds of programs it allows.
+    pub programs: Vec<&'static str>,
+    /// Whether they may reach the whole host.
+    pub host_scope: bool,
+    /// What it delegates at most.
+    pub delegates: String,
+}
+
+/// Checks a draft, or without one what is installed.
+///
+/// # Errors
+/// What makes the policy refuse everything: exit code 2.
+pub fn check(paths: &Paths, draft: Option<&Path>) -> Result<CheckReport, PolicyFilesError> {
+    let (policy, id, keys) = match draft {
+        Some(path) => {
+            let policy = policy_files::load_draft(path)?;
+            let problems = policy_files::key_problems(&policy, paths);
+            (policy, None, problems)
+        }
+        None => {
+            let loaded = policy_files::load(paths)?;
+            (loaded.policy, Some(loaded.id.0.to_string()), Vec::new())
+        }
+    };
+    let mut warnings = policy.warnings();
+    warnings.extend(keys.iter().map(|problem| chain(problem)));
+    if policy.built_in_images().is_some_and(|rule| rule.signed_by.is_empty()) && draft.is_none() {
+        warnings.push(format!("no image is allowed: there are no image rules, and no keys in {}", paths.keys().display()));
+    }
+    Ok(CheckReport {
+        id,
+        images: policy.images.iter().map(ExplainedRule::of).collect(),
+        containers: policy.containers.iter().map(CheckedContainerRule::of).collect(),
+        limits: policy.limits,
+        warnings,
+    })
+}
+
+/// Explains what the installed policy would make of a request; keys of annotations may come without our prefix. None where no
+/// annotation is ours.
+///
+/// # Errors
+/// What makes the policy refuse everything: exit code 2.
+pub fn explain(
+    paths: &Paths,
+    facts: &ContainerFacts,
+    annotations: &[(String, String)],
+) -> Result<Option<Explanation>, PolicyFilesError> {
+    let policy: Policy = policy_files::load(paths)?.policy;
+    let whole = |key: &str| if key.contains('/') { key.to_owned() } else { format!("{PREFIX}{key}") };
+    let annotations: BTreeMap<String, String> = annotations.iter().map(|(key, value)| (whole(key), value.clone())).collect();
+    Ok(Explanation::of(&policy, facts, &annotations))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+impl CheckedContainerRule {
+    fn of(rule: &ContainerRule) -> Self {
+        let wanted = &rule.matches;
+        let mut keys = Vec::new();
+        if let Some(engine) = wanted.engine {
+            keys.push(format!("engine {}", engine.word()));
+        }
+        for (word, value) in [("namespace", &wanted.namespace), ("pod", &wanted.pod), ("container", &wanted.container)] {
+            keys.extend(value.as_ref().map(|value| format!("{word} {value}")));
+        }
+        keys.extend(wanted.runtime_user.map(|user| format!("runtime user {user}")));
+        keys.extend(wanted.userns.map(|userns| (if userns { "a user namespace" } else { "no user namespace" }).to_owned()));
+        Self {
+            rule: rule.place.to_string(),
+            matches: if keys.is_empty() { "every container".to_owned() } else { keys.join(", ") },
+            programs: rule.programs.iter().map(|kind| kind.word()).collect(),
+            host_scope: rule.host_scope,
+            delegates: rule.delegate.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for rule in &self.images {
+            let by = match rule.signed_by.is_empty() {
+                true if rule.name == crate::model::policy::ImageRule::BUILT_IN => "signed by nobody yet".to_owned(),
+                true => "unsigned".to_owned(),
+                false => format!("signed by {}", rule.signed_by.join(" or ")),
+            };
+            let scope = if rule.scope == Scope::Host { ", host scope" } else { "" };
+            writeln!(f, "image       {}: {}, {by}{scope}", rule.name, rule.repository)?;
+        }
+        for rule in &self.containers {
+            let programs = if rule.programs.is_empty() { "no programs".to_owned() } else { rule.programs.join(" ") };
+            let scope = if rule.host_scope { ", host scope" } else { "" };
+            writeln!(f, "container   {}: {}: {programs}{scope}; delegates {}", rule.rule, rule.matches, rule.delegates)?;
+        }
+        writeln!(f, "limits      {} programs, {} bytes of maps", self.limits.programs, self.limits.map_memory)?;
+        if let Some(id) = &self.id {
+            writeln!(f, "id          {id}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning     {warning}")?;
+        }
+        Ok(())
+    }
+}

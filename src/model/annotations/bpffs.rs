@@ -1,0 +1,137 @@
+//! `bpffs`, `bpffs-path`, `delegate` and the four `delegate-*`: the bpffs that a container asks for.
+
+use std::path::PathBuf;
+
+use super::keys::{Annotations, Found, Key};
+use super::lex::{self, Fault};
+use super::{BpffsRequest, RequestError};
+use crate::model::delegation::{AnyOf, Category, Delegation, DelegationRequest, Preset};
+use crate::model::words::{is_normal_path, nearest_hint, quoted};
+
+/// Where a bpffs is mounted unless `bpffs-path` says otherwise: where libbpf and bpftool look.
+const DEFAULT_PATH: &str = "/sys/fs/bpf";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    None,
+    Private,
+    Token,
+}
+
+/// Parses all of it together, since each of these annotations has a meaning only beside the others.
+pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError> {
+    let written = ours.get(Key::Bpffs).map(|found| found.parse(parse_kind)).transpose()?;
+    let path = ours.get(Key::BpffsPath).map(|found| found.parse(parse_path)).transpose()?;
+    let delegation = parse_delegation(ours)?;
+    let kind = written.unwrap_or(match (&delegation, ours.get(Key::Maps)) {
+        (Some(_), _) => Kind::Token,
+        (None, Some(_)) => Kind::Private,
+        (None, None) => Kind::None,
+    });
+    if let (Some((found, _)), true) = (&delegation, kind != Kind::Token) {
+        return found.refuse("it needs bpffs=token; remove the annotation bpffs or write token");
+    }
+    if kind == Kind::None {
+        if let Some(found) = ours.get(Key::Maps) {
+            return found.refuse("maps appear in a bpffs, and bpffs is none; remove the annotation bpffs or write private");
+        }
+        if let Some(found) = ours.get(Key::BpffsPath) {
+            return found.refuse("there is no bpffs to mount there; add bpffs=private, or the annotation delegate");
+        }
+        return Ok(BpffsRequest::None);
+    }
+    let path = path.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
+    match (kind, delegation) {
+        (Kind::Token, Some((_, delegation))) => Ok(BpffsRequest::Token { path, delegation }),
+        (Kind::Token, None) => match ours.get(Key::Bpffs) {
+            Some(found) => {
+                found.refuse("what is to be delegated is not said; add the annotation delegate, as delegate=networking")
+            }
+            None => Ok(BpffsRequest::None),
+        },
+        _ => Ok(BpffsRequest::Private { path }),
+    }
+}
+
+fn parse_kind(value: &str) -> Result<Kind, Fault> {
+    let word = lex::single(value)?;
+    match word.text.as_str() {
+        "none" => Ok(Kind::None),
+        "private" => Ok(Kind::Private),
+        "token" => Ok(Kind::Token),
+        other => {
+            let hint = nearest_hint(other, ["none", "private", "token"]);
+            Err(word.fault(format!("it is none, private or token, not {}{hint}", quoted(other))))
+        }
+    }
+}
+
+fn parse_path(value: &str) -> Result<PathBuf, Fault> {
+    let word = lex::single(value)?;
+    let path = word.text.as_str();
+    if !is_normal_path(path) {
+        return Err(word.fault(format!("{} is not an absolute path without . and .. and //", quoted(path))));
+    }
+    if path != DEFAULT_PATH && !path.starts_with("/run/") && !path.starts_with("/mnt/") {
+        return Err(word.fault(format!("{} is neither /sys/fs/bpf nor beneath /run or /mnt", quoted(path))));
+    }
+    Ok(PathBuf::from(path))
+}
+
+const LISTS: [(Key, Category); 4] = [
+    (Key::DelegateCmds, Category::Cmds),
+    (Key::DelegateMaps, Category::Maps),
+    (Key::DelegateProgs, Category::Progs),
+    (Key::DelegateAttachs, Category::Attachs),
+];
+
+/// The delegation, with the annotation to blame if it does not fit the rest; None where none of the five keys is there.
+fn parse_delegation<'a>(ours: &Annotations<'a>) -> Result<Option<(Found<'a>, DelegationRequest)>, RequestError> {
+    let mut blame = None;
+    let mut request = DelegationRequest::default();
+    if let Some(found) = ours.get(Key::Delegate) {
+        request.named = found.parse(parse_presets)?;
+        blame = Some(found);
+    }
+    for (key, category) in LISTS {
+        let Some(found) = ours.get(key) else { continue };
+        let (mask, any) = found.parse(|value| parse_list(category, value))?;
+        *request.named.mask_mut(category) = mask;
+        if any {
+            request.any.set(category);
+        }
+        blame = blame.or(Some(found));
+    }
+    let Some(found) = blame else { return Ok(None) };
+    match request.named.useless() {
+        // What `any` comes to is known only beneath the policy's ceiling.
+        Some(problem) if request.any == AnyOf::default() => found.refuse(problem),
+        _ => Ok(Some((found, request))),
+    }
+}
+
+fn parse_presets(value: &str) -> Result<Delegation, Fault> {
+    let mut all = Delegation::default();
+    for word in lex::set(value)? {
+        let preset = Preset::from_word(&word.text).ok_or_else(|| {
+            let known = Preset::ALL.map(|(_, word)| word);
+            let hint = nearest_hint(&word.text, known);
+            word.fault(format!("{} is not a preset{hint}; presets are {}", quoted(&word.text), known.join(", ")))
+        })?;
+        all = all.union(preset.delegation());
+    }
+    Ok(all)
+}
+
+/// The names of one list as a mask, and whether `any` was among them.
+fn parse_list(category: Category, value: &str) -> Result<(u64, bool), Fault> {
+    let mut mask = 0;
+    let mut any = false;
+    for word in lex::set(value)? {
+        match word.text.as_str() {
+            "any" => any = true,
+            name => mask |= 1 << category.value(name).map_err(|error| word.fault(error.to_string()))?,
+        }
+    }
+    Ok((mask, any))
+}

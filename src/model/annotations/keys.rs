@@ -1,0 +1,226 @@
+//! Which annotations speak to one container: our keys, by pod or by container name.
+
+use std::collections::BTreeMap;
+
+use super::RequestError;
+use crate::model::words::{nearest_hint, quoted};
+
+/// The domain of every key of ours, the part before the slash.
+const DOMAIN: &str = "hook.bpfman.io";
+
+/// Our keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    Image,
+    Programs,
+    Globals,
+    Maps,
+    PullPolicy,
+    Bpffs,
+    BpffsPath,
+    Delegate,
+    DelegateCmds,
+    DelegateMaps,
+    DelegateProgs,
+    DelegateAttachs,
+    OnFailure,
+}
+
+impl Key {
+    const ALL: [(Self, &'static str); 13] = [
+        (Self::Image, "image"),
+        (Self::Programs, "programs"),
+        (Self::Globals, "globals"),
+        (Self::Maps, "maps"),
+        (Self::PullPolicy, "pull-policy"),
+        (Self::Bpffs, "bpffs"),
+        (Self::BpffsPath, "bpffs-path"),
+        (Self::Delegate, "delegate"),
+        (Self::DelegateCmds, "delegate-cmds"),
+        (Self::DelegateMaps, "delegate-maps"),
+        (Self::DelegateProgs, "delegate-progs"),
+        (Self::DelegateAttachs, "delegate-attachs"),
+        (Self::OnFailure, "on-failure"),
+    ];
+
+    fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == word).map(|(key, _)| *key)
+    }
+}
+
+/// Whom a key speaks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyScope {
+    /// `hook.bpfman.io/<key>`: every regular container of a pod, or the one container there is.
+    Pod,
+    /// `<container-name>.hook.bpfman.io/<key>`: this container alone.
+    Container,
+}
+
+/// Which keys a container listens to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience<'a> {
+    /// A regular container: its own keys, then the pod's.
+    Regular(Option<&'a str>),
+    /// An init, ephemeral or sandbox container: its own keys alone.
+    OnlyNamed(&'a str),
+}
+
+/// One annotation that speaks to the container.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found<'a> {
+    /// The whole key, for messages.
+    pub key: &'a str,
+    pub value: &'a str,
+    pub scope: KeyScope,
+}
+
+/// The annotations that speak to one container, at most one for each key.
+#[derive(Debug, Default)]
+pub(super) struct Annotations<'a>([Option<Found<'a>>; 13]);
+
+impl<'a> Annotations<'a> {
+    pub(super) fn get(&self, key: Key) -> Option<Found<'a>> {
+        self.0[key as usize]
+    }
+
+    /// Picks out what speaks to the container; None where nothing does. Allocates nothing but errors.
+    pub(super) fn gather(
+        annotations: &'a BTreeMap<String, String>,
+        audience: Audience<'_>,
+    ) -> Result<Option<Self>, RequestError> {
+        let mut found = Self::default();
+        let mut any = false;
+        for (key, value) in annotations {
+            let Some((label, word)) = of_ours(key) else { continue };
+            let scope = match (label, audience) {
+                (None, Audience::Regular(_)) => KeyScope::Pod,
+                (None, Audience::OnlyNamed(_)) => continue,
+                (Some(label), _) if !is_label(label) => return Err(RequestError::ContainerLabel { key: quoted(key) }),
+                (Some(_), Audience::Regular(None)) => {
+                    return Err(RequestError::NoContainerName { key: quoted(key), word: quoted(word) });
+                }
+                (Some(label), Audience::Regular(Some(name)) | Audience::OnlyNamed(name)) if label == name => {
+                    KeyScope::Container
+                }
+                (Some(_), _) => continue,
+            };
+            let known = Key::from_word(word).ok_or_else(|| RequestError::UnknownKey {
+                key: quoted(key),
+                hint: nearest_hint(word, Key::ALL.map(|(_, word)| word)),
+                known: Key::ALL.map(|(_, word)| word).join(", "),
+            })?;
+            any = true;
+            let slot = &mut found.0[known as usize];
+            if !slot.is_some_and(|other| other.scope == KeyScope::Container) {
+                *slot = Some(Found { key, value, scope });
+            }
+        }
+        Ok(any.then_some(found))
+    }
+}
+
+/// Container name, if any, and key of an annotation of ours; None for all others.
+fn of_ours(key: &str) -> Option<(Option<&str>, &str)> {
+    let (domain, word) = key.split_once('/')?;
+    match domain.strip_suffix(DOMAIN)? {
+        "" => Some((None, word)),
+        label => label.strip_suffix('.').map(|label| (Some(label), word)),
+    }
+}
+
+/// True for a DNS label, which every container's name in Kubernetes is.
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gather(keys: &[(&str, &str)], audience: Audience<'_>) -> Result<Option<Vec<(Key, String, KeyScope)>>, String> {
+        let annotations = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let found = Annotations::gather(&annotations, audience).map_err(|error| error.to_string())?;
+        Ok(found.map(|found| {
+            let all = Key::ALL.iter().filter_map(|(key, _)| found.get(*key).map(|f| (*key, f.value.to_owned(), f.scope)));
+            all.collect()
+        }))
+    }
+
+    #[test]
+    fn keys_index_their_own_slot() {
+        for (at, (key, word)) in Key::ALL.iter().enumerate() {
+            assert_eq!(*key as usize, at, "{word}");
+        }
+    }
+
+    #[test]
+    fn other_annotations_are_not_ours() {
+        let others = [
+            ("io.container.manager", "libpod"),
+            ("hook.bpfman.io", "x"),
+            ("hook.bpfman.iox/image", "x"),
+            ("xhook.bpfman.io/image", "x"),
+            ("bpfman.io/hook.bpfman.io/image", "x"),
+            ("image", "x"),
+        ];
+        assert_eq!(gather(&others, Audience::Regular(None)), Ok(None));
+        assert_eq!(gather(&[("web.hook.bpfman.io/image", "x")], Audience::Regular(Some("db"))), Ok(None));
+        assert_eq!(gather(&[("hook.bpfman.io/image", "x")], Audience::OnlyNamed("init")), Ok(None));
+    }
+
+    #[test]
+    fn the_containers_own_key_wins() {
+        // In the map "db.…" comes before "hook.…" and "web.…" after it: the order must not matter.
+        for name in ["db", "web"] {
+            let own = format!("{name}.hook.bpfman.io/image");
+            let keys = [(own.as_str(), "own"), ("hook.bpfman.io/image", "pod"), ("hook.bpfman.io/bpffs", "token")];
+            let both =
+                vec![(Key::Image, "own".to_owned(), KeyScope::Container), (Key::Bpffs, "token".to_owned(), KeyScope::Pod)];
+            assert_eq!(gather(&keys, Audience::Regular(Some(name))), Ok(Some(both.clone())));
+            assert_eq!(gather(&keys, Audience::OnlyNamed(name)), Ok(Some(both[..1].to_vec())));
+            let pod = vec![(Key::Image, "pod".to_owned(), KeyScope::Pod), (Key::Bpffs, "token".to_owned(), KeyScope::Pod)];
+            assert_eq!(gather(&keys, Audience::Regular(Some("other"))), Ok(Some(pod)));
+        }
+    }
+
+    #[test]
+    fn keys_are_refused_in_one_sentence() {
+        let known = "image, programs, globals, maps, pull-policy, bpffs, bpffs-path, delegate, delegate-cmds, delegate-maps, \
+                     delegate-progs, delegate-attachs, on-failure";
+        let cases = [
+            (
+                "hook.bpfman.io/imgae",
+                None,
+                format!("annotation \"hook.bpfman.io/imgae\" is unknown; the nearest is image; known are {known}"),
+            ),
+            ("hook.bpfman.io/", None, format!("annotation \"hook.bpfman.io/\" is unknown; known are {known}")),
+            (
+                "web.hook.bpfman.io/image",
+                None,
+                "annotation \"web.hook.bpfman.io/image\" names a container, but no container name is known here; write \
+                 hook.bpfman.io/ before \"image\""
+                    .to_owned(),
+            ),
+            (
+                "Web.hook.bpfman.io/image",
+                Some("web"),
+                "annotation \"Web.hook.bpfman.io/image\" begins with something that is not a container name: 1 to 63 of a-z 0-9 -"
+                    .to_owned(),
+            ),
+            (
+                ".hook.bpfman.io/image",
+                Some("web"),
+                "annotation \".hook.bpfman.io/image\" begins with something that is not a container name: 1 to 63 of a-z 0-9 -"
+                    .to_owned(),
+            ),
+        ];
+        for (key, name, sentence) in cases {
+            assert_eq!(gather(&[(key, "x")], Audience::Regular(name)), Err(sentence));
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! A container's annotations under our prefix, parsed into a [`Request`].
+
+mod bpffs;
+mod keys;
+mod lex;
+mod programs;
+mod variables;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use keys::KeyScope;
+use keys::{Annotations, Audience, Found, Key};
+use lex::Fault;
+pub use lex::Position;
+
+use crate::model::attach_point::{CgroupAttach, Direction, ProgramKind, TracepointName, XdpMode};
+use crate::model::bytecode::PullPolicy;
+use crate::model::delegation::DelegationRequest;
+use crate::model::reference::Reference;
+use crate::model::words::{nearest_hint, quoted};
+
+/// The prefix of every annotation of ours.
+pub const PREFIX: &str = "hook.bpfman.io/";
+
+/// What one container asks for. A request grants nothing; only policy does.
+///
+/// docs/annotations.md is the grammar.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Request {
+    /// The programs to load and attach.
+    pub programs: ProgramsRequest,
+    /// Whom the annotation that names the programs speaks to, `programs` before `image`: what a pod-wide one attaches to the
+    /// network namespace belongs to the pod.
+    pub programs_scope: KeyScope,
+    /// Values for variables of the objects.
+    pub globals: Vec<GlobalRequest>,
+    /// Maps of the loaded programs that are to appear in the container's bpffs.
+    pub maps: Vec<MapRequest>,
+    /// When to ask the registry; None leaves it to policy.
+    pub pull_policy: Option<PullPolicy>,
+    /// The bpffs that the container gets.
+    pub bpffs: BpffsRequest,
+    /// What happens when the request cannot be fulfilled.
+    pub on_failure: OnFailure,
+}
+
+/// Which programs a request names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum ProgramsRequest {
+    /// Neither `image` nor `programs`.
+    None,
+    /// `image` alone: every program of the image, attached as its ELF section says.
+    All {
+        /// The image.
+        from: Reference,
+    },
+    /// `programs`, in the order they were written; at least one.
+    Listed(Vec<ProgramRequest>),
+}
+
+/// One entry of `programs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProgramRequest {
+    /// Where the object is: `from=`, else `image`.
+    pub from: Reference,
+    /// The function in the object.
+    pub function: String,
+    /// Kind and place.
+    pub attach: AttachRequest,
+}
+
+/// The place that an entry asks for; what it leaves out comes from the ELF section or is a default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum AttachRequest {
+    /// `xdp:FUNCTION [iface=] [mode=]`
+    Xdp {
+        /// `iface=`, default `eth0`.
+        iface: InterfaceSelector,
+        /// `mode=`; None leaves it to the driver.
+        mode: Option<XdpMode>,
+    },
+    /// `tcx:FUNCTION [iface=] [direction=]`
+    Tcx {
+        /// `iface=`, default `eth0`.
+        iface: InterfaceSelector,
+        /// `direction=`; None takes the section's.
+        direction: Option<Direction>,
+    },
+    /// `cgroup_*:FUNCTION [attach=]`, `sock_ops:FUNCTION`
+    Cgroup {
+        /// The kind that was written.
+        kind: ProgramKind,
+        /// `attach=`; None takes the section's.
+        attach: Option<CgroupAttach>,
+    },
+    /// `tracepoint:FUNCTION[:category/name]`
+    Tracepoint {
+        /// TARGET; None takes the section's.
+        target: Option<TracepointName>,
+    },
+    /// `raw_tracepoint:FUNCTION[:name]`
+    RawTracepoint {
+        /// TARGET; None takes the section's.
+        target: Option<String>,
+    },
+}
+
+impl AttachRequest {
+    /// The kind of program that was written.
+    pub fn kind(&self) -> ProgramKind {
+        match self {
+            Self::Xdp { .. } => ProgramKind::Xdp,
+            Self::Tcx { .. } => ProgramKind::Tcx,
+            Self::Cgroup { kind, .. } => *kind,
+            Self::Tracepoint { .. } => ProgramKind::Tracepoint,
+            Self::RawTracepoint { .. } => ProgramKind::RawTracepoint,
+        }
+    }
+}
+
+/// `iface=`: one interface by name, or all that are there at start but `lo`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum InterfaceSelector {
+    /// An interface name, checked: 1 to 15 bytes without blanks, slash and colon.
+    Named(String),
+    /// `*`
+    All,
+}
+
+/// One entry of `globals`: the value is typed by the object's BTF, later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GlobalRequest {
+    /// The variable; never begins with `bpfman_`.
+    pub name: String,
+    /// The value as it was written.
+    pub value: GlobalValue,
+}
+
+/// A value in `globals`, by how it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum GlobalValue {
+    /// A word that may be an integer, a boolean or a string, by the variable's type: `10`, `0x1f`, `-3`, `true`, `eth0`.
+    Word(String),
+    /// A quoted word: a string, that is for `char` arrays and nothing else.
+    Text(String),
+    /// `[1 2 3]`
+    Array(Vec<String>),
+    /// `hex:00ff`
+    Bytes(Vec<u8>),
+}
+
+/// One entry of `maps`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MapRequest {
+    /// The map's name in the object.
+    pub name: String,
+    /// `:ro` (the default) or `:rw`.
+    pub access: MapAccess,
+    /// `as=`, default the map's name with dots as underscores.
+    pub file_name: String,
+}
+
+/// What the container may do with a map that is shown to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum MapAccess {
+    /// The map is frozen: nobody writes it from user space any more.
+    #[serde(rename = "ro")]
+    ReadOnly,
+    /// Reading and writing.
+    #[serde(rename = "rw")]
+    ReadWrite,
+}
+
+/// The bpffs that a container asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum BpffsRequest {
+    /// None.
+    None,
+    /// A bpffs of its own without delegation.
+    Private {
+        /// Where in the container's root: `/sys/fs/bpf` or a path beneath `/run` or `/mnt`, normal.
+        path: PathBuf,
+    },
+    /// A bpffs with delegation.
+    Token {
+        /// As above.
+        path: PathBuf,
+        /// What is to be delegated.
+        delegation: DelegationRequest,
+    },
+}
+
+/// What a failed request does to its container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// The container does not start.
+    #[default]
+    Stop,
+    /// The container starts; the failure is recorded and shown.
+    Continue,
+}
+
+/// Why a container's annotations are not a request. Every one of these stops the container: `on-failure` speaks only of requests
+/// that could be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A key of ours that we do not have.
+    #[error("annotation {key} is unknown{hint}; known are {known}")]
+    UnknownKey {
+        /// The annotation, quoted.
+        key: String,
+        /// The nearest known key, or nothing.
+        hint: String,
+        /// All known keys.
+        known: String,
+    },
+    /// A key for one container of a pod, where the runtime gives no name to compare it with.
+    #[error("annotation {key} names a container, but no container name is known here; write hook.bpfman.io/ before {word}")]
+    NoContainerName {
+        /// The annotation, quoted.
+        key: String,
+        /// The part after the slash, quoted.
+        word: String,
+    },
+    /// What stands before our domain can not be a container's name.
+    #[error("annotation {key} begins with something that is not a container name: 1 to 63 of a-z 0-9 -")]
+    ContainerLabel {
+        /// The annotation, quoted.
+        key: String,
+    },
+    /// A value breaks the grammar, or contradicts another.
+    #[error("annotation {key}{}: {problem}", Place(*.at))]
+    Value {
+        /// The annotation as it was written.
+        key: String,
+        /// Where in the value, if at one place.
+        at: Option<Position>,
+        /// What is wrong and, where known, what to write.
+        problem: String,
+    },
+}
+
+struct Place(Option<Position>);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(Position { entry, column }) => write!(f, ", entry {entry}, column {column}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Found<'_> {
+    fn error(&self, fault: Fault) -> RequestError {
+        RequestError::Value { key: self.key.to_owned(), at: fault.at, problem: fault.problem }
+    }
+
+    /// Parses the value, and gives faults the key.
+    fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, Fault>) -> Result<T, RequestError> {
+        parse(self.value).map_err(|fault| self.error(fault))
+    }
+
+    fn refuse<T>(&self, problem: &str) -> Result<T, RequestError> {
+        Err(self.error(Fault::whole(problem)))
+    }
+}
+
+impl Request {
+    /// Parses what speaks to a regular container: its own keys, and the pod's where it has none of its own. None where no annotation
+    /// is ours; that costs one look at each key and no allocation.
+    ///
+    /// `container_name` is the name that the engine gives the container in its pod; without one, a key that names a container is an
+    /// error.
+    pub fn parse(annotations: &BTreeMap<String, String>, container_name: Option<&str>) -> Result<Option<Self>, RequestError> {
+        Self::for_audience(annotations, Audience::Regular(container_name))
+    }
+
+    /// Parses what speaks to an init, ephemeral or sandbox container: the keys that name it, and no others.
+    pub fn parse_named(annotations: &BTreeMap<String, String>, container_name: &str) -> Result<Option<Self>, RequestError> {
+        Self::for_audience(annotations, Audience::OnlyNamed(container_name))
+    }
+
+    fn for_audience(annotations: &BTreeMap<String, String>, audience: Audience<'_>) -> Result<Option<Self>, RequestError> {
+        Annotations::gather(annotations, audience)?.map(|ours| Self::build(&ours)).transpose()
+    }
+
+    fn build(ours: &Annotations<'_>) -> Result<Self, RequestError> {
+        let image = ours.get(Key::Image).map(|found| found.parse(parse_reference)).transpose()?;
+        let listed =
+            ours.get(Key::Programs).map(|found| found.parse(|value| programs::parse(value, image.as_ref()))).transpose()?;
+        let programs = match (listed, image) {
+            (Some(programs), _) => ProgramsRequest::Listed(programs),
+            (None, Some(from)) => ProgramsRequest::All { from },
+            (None, None) => ProgramsRequest::None,
+        };
+        let deciding = ours.get(Key::Programs).or_else(|| ours.get(Key::Image));
+        let globals = ours.get(Key::Globals).map(|found| found.parse(variables::globals)).transpose()?.unwrap_or_default();
+        let maps = ours.get(Key::Maps).map(|found| found.parse(variables::maps)).transpose()?.unwrap_or_default();
+        for key in [Key::Globals, Key::Maps] {
+            if let (Some(found), ProgramsRequest::None) = (ours.get(key), &programs) {
+                return found.refuse("there are no programs whose it could be; add the annotation image or programs");
+            }
+        }
+        let pull_policy = ours.get(Key::PullPolicy).map(|found| found.parse(parse_pull_policy)).transpose()?;
+        let on_failure = ours.get(Key::OnFailure).map(|found| found.parse(parse_on_failure)).transpose()?.unwrap_or_default();
+        Ok(Self {
+            programs,
+            programs_scope: deciding.map_or(KeyScope::Pod, |found| found.scope),
+            globals,
+            maps,
+            pull_policy,
+            bpffs: bpffs::build(ours)?,
+            on_failure,
+        })
+    }
+
+    /// True where nothing is to be done: only keys that qualify others are there, as `on-failure` of a pod that asks for nothing else.
+    pub fn is_empty(&self) -> bool {
+        self.programs == ProgramsRequest::None && self.bpffs == BpffsRequest::None
+    }
+
+    /// The references to fetch, each once, in the order in which they are first named.
+    pub fn references(&self) -> Vec<&Reference> {
+        let mut references = Vec::new();
+        let named: Vec<&Reference> = match &self.programs {
+            ProgramsRequest::None => Vec::new(),
+            ProgramsRequest::All { from } => vec![from],
+            ProgramsRequest::Listed(programs) => programs.iter().map(|program| &program.from).collect(),
+        };
+        for reference in named {
+            if !references.contains(&reference) {
+                references.push(reference);
+            }
+        }
+        references
+    }
+
+    /// The request in one spelling: two texts are equal exactly if the requests are. For a digest that tells a repeated request from
+    /// another one.
+    pub fn canonical(&self) -> String {
+        serde_json::to_string(self)
+            .expect("every part of a request came from UTF-8 text, and no map has other keys than strings")
+    }
+}
+
+fn parse_reference(value: &str) -> Result<Reference, Fault> {
+    let word = lex::single(value)?;
+    Reference::parse(&word.text).map_err(|error| word.fault(error.to_string()))
+}
+
+fn parse_pull_policy(value: &str) -> Result<PullPolicy, Fault> {
+    const WORDS: [&str; 3] = ["IfNotPresent", "Always", "Never"];
+    let word = lex::single(value)?;
+    PullPolicy::from_word(&word.text).ok_or_else(|| {
+        let hint = nearest_hint(&word.text, WORDS);
+        word.fault(format!("it is IfNotPresent, Always or Never, not {}{hint}", quoted(&word.text)))
+    })
+}
+
+fn parse_on_failure(value: &str) -> Result<OnFailure, Fault> {
+    let word = lex::single(value)?;
+    match word.text.as_str() {
+        "stop" => Ok(OnFailure::Stop),
+        "continue" => Ok(OnFailure::Continue),
+        other => Err(word.fault(format!("it is stop or continue, not {}", quoted(other)))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,382 @@
+//! `programs`: entries `TYPE:FUNCTION[:TARGET] [option=value …]`.
+
+use super::lex::{self, Entry, Fault, Word};
+use super::{AttachRequest, InterfaceSelector, ProgramRequest};
+use crate::model::attach_point::{CgroupAttach, Direction, ProgramKind, TracepointName, XdpMode};
+use crate::model::reference::Reference;
+use crate::model::words::{is_symbol, listed, nearest_hint, quoted};
+
+/// Parses the value of `programs`; `image` is the reference for entries without `from=`.
+pub(super) fn parse(value: &str, image: Option<&Reference>) -> Result<Vec<ProgramRequest>, Fault> {
+    let mut programs: Vec<ProgramRequest> = Vec::new();
+    for entry in lex::entries(value)? {
+        let program = parse_entry(&entry, image)?;
+        if programs.contains(&program) {
+            return Err(entry.words[0].fault(format!("{} is asked for twice", program.function)));
+        }
+        if let Some(other) = programs.iter().find(|other| share_an_xdp_interface(other, &program)) {
+            let problem = format!(
+                "{} and {} ask for XDP on one interface, which holds one program until chains come",
+                other.function, program.function
+            );
+            return Err(entry.words[0].fault(problem));
+        }
+        programs.push(program);
+    }
+    Ok(programs)
+}
+
+fn share_an_xdp_interface(one: &ProgramRequest, other: &ProgramRequest) -> bool {
+    let (AttachRequest::Xdp { iface: one, .. }, AttachRequest::Xdp { iface: other, .. }) = (&one.attach, &other.attach) else {
+        return false;
+    };
+    let in_all = |selector: &InterfaceSelector| !matches!(selector, InterfaceSelector::Named(name) if name == "lo");
+    match (one, other) {
+        (InterfaceSelector::Named(one), InterfaceSelector::Named(other)) => one == other,
+        (InterfaceSelector::All, named) | (named, InterfaceSelector::All) => in_all(named),
+    }
+}
+
+fn parse_entry(entry: &Entry, image: Option<&Reference>) -> Result<ProgramRequest, Fault> {
+    let (head, options) = entry.words.split_first().expect("an entry has words");
+    let mut parts = head.text.splitn(3, ':');
+    let word = parts.next().unwrap_or_default();
+    let kind = ProgramKind::from_word(word).ok_or_else(|| {
+        let known = ProgramKind::ALL.map(|(_, word)| word);
+        let hint = nearest_hint(word, known);
+        head.fault(format!("{} is not a program type{hint}", quoted(word)))
+    })?;
+    let function = parts
+        .next()
+        .filter(|function| !function.is_empty())
+        .ok_or_else(|| head.fault(format!("the function is missing; write {kind}:FUNCTION")))?;
+    if !is_symbol(function) {
+        let comma = if function.contains(',') { "; entries are separated by ; or newlines" } else { "" };
+        return Err(head.fault(format!("{} is not the name of a function{comma}", quoted(function))));
+    }
+    let target = parts.next();
+    let options = Options::read(kind, options)?;
+    let from = match options.value("from") {
+        Some((word, text)) => Reference::parse(text).map_err(|error| word.fault(error.to_string()))?,
+        None => image
+            .cloned()
+            .ok_or_else(|| head.fault("there is no image for it; add from= to the entry, or the annotation image"))?,
+    };
+    let attach = parse_attach(kind, head, target, &options)?;
+    Ok(ProgramRequest { from, function: function.to_owned(), attach })
+}
+
+fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &Options) -> Result<AttachRequest, Fault> {
+    options.refuse_chains(kind)?;
+    if !kind.supported() {
+        let instead = if kind == ProgramKind::Tc { "; write tcx" } else { "" };
+        return Err(head.fault(format!("{kind} programs are not supported by this version{instead}")));
+    }
+    let takes_target = matches!(kind, ProgramKind::Tracepoint | ProgramKind::RawTracepoint);
+    if let (false, Some(_)) = (takes_target, target) {
+        let instead = match kind {
+            _ if kind.on_netns() => "iface=NAME",
+            _ => "attach=TYPE",
+        };
+        return Err(head.fault(format!("{kind} takes no target; write {instead} after it")));
+    }
+    match kind {
+        ProgramKind::Xdp => Ok(AttachRequest::Xdp {
+            iface: options.iface()?,
+            mode: options.one_of("mode", &[("native", XdpMode::Native), ("skb", XdpMode::Skb)])?,
+        }),
+        ProgramKind::Tcx => Ok(AttachRequest::Tcx {
+            iface: options.iface()?,
+            direction: options.one_of("direction", &[("ingress", Direction::Ingress), ("egress", Direction::Egress)])?,
+        }),
+        ProgramKind::Tracepoint => {
+            let target = target.map(|target| tracepoint(target).ok_or_else(|| head.fault(TRACEPOINT_RULE))).transpose()?;
+            Ok(AttachRequest::Tracepoint { target })
+        }
+        ProgramKind::RawTracepoint => match target {
+            Some(name) if !is_event(name) => {
+                Err(head.fault("the target of raw_tracepoint is a tracepoint's name, as sched_switch"))
+            }
+            target => Ok(AttachRequest::RawTracepoint { target: target.map(str::to_owned) }),
+        },
+        kind => Ok(AttachRequest::Cgroup { kind, attach: options.cgroup_attach(kind)? }),
+    }
+}
+
+const TRACEPOINT_RULE: &str = "the target of tracepoint is category/name, as sched/sched_switch";
+
+fn tracepoint(target: &str) -> Option<TracepointName> {
+    let (category, name) = target.split_once('/')?;
+    (is_event(category) && is_event(name)).then(|| TracepointName { category: category.to_owned(), name: name.to_owned() })
+}
+
+/// The kernel makes the names of tracepoints and their categories from C identifiers; some categories have a dash.
+fn is_event(name: &str) -> bool {
+    (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+/// True for what the kernel takes as an interface's name (net/core/dev.c, `dev_valid_name`), without control characters.
+fn is_interface(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':'))
+}
+
+/// The options of one entry, each known to its kind and written once.
+struct Options<'a> {
+    found: Vec<(&'a str, &'a str, &'a Word)>,
+}
+
+/// Verdicts after which the next program of a chain runs, in bpfman's words.
+const XDP_PROCEED: [&str; 6] = ["aborted", "drop", "pass", "tx", "redirect", "dispatcher_return"];
+const TC_PROCEED: [&str; 11] =
+    ["unspec", "ok", "reclassify", "shot", "pipe", "stolen", "queued", "repeat", "redirect", "trap", "dispatcher_return"];
+
+fn known_options(kind: ProgramKind) -> &'static [&'static str] {
+    use ProgramKind as K;
+    match kind {
+        K::Xdp => &["iface", "mode", "priority", "proceed-on", "from"],
+        K::Tcx => &["iface", "direction", "priority", "from"],
+        K::Tc => &["iface", "direction", "priority", "proceed-on", "from"],
+        K::CgroupSkb
+        | K::CgroupSock
+        | K::CgroupSockAddr
+        | K::CgroupSockopt
+        | K::CgroupSysctl
+        | K::CgroupDevice
+        | K::SockOps => &["attach", "from"],
+        K::Netfilter => &["hook", "pf", "priority", "from"],
+        K::Uprobe | K::Uretprobe => &["symbol", "offset", "pid", "from"],
+        K::SkLookup
+        | K::FlowDissector
+        | K::Tracepoint
+        | K::RawTracepoint
+        | K::TpBtf
+        | K::Kprobe
+        | K::Kretprobe
+        | K::Fentry
+        | K::Fexit
+        | K::Lsm
+        | K::PerfEvent
+        | K::Iter => &["from"],
+    }
+}
+
+impl<'a> Options<'a> {
+    fn read(kind: ProgramKind, words: &'a [Word]) -> Result<Self, Fault> {
+        let known = known_options(kind);
+        let mut found: Vec<(&str, &str, &Word)> = Vec::new();
+        for word in words {
+            let (name, value, _) =
+                word.option().ok_or_else(|| word.fault(format!("{} is not option=value", quoted(&word.text))))?;
+            if !known.contains(&name) {
+                let hint = nearest_hint(name, known.iter().copied());
+                let known = listed(known.iter().copied(), known.len());
+                return Err(word.fault(format!("{kind} has no option {}{hint}; it has {known}", quoted(name))));
+            }
+            if value.is_empty() {
+                return Err(word.fault(format!("{name} has no value")));
+            }
+            if found.iter().any(|(other, ..)| *other == name) {
+                return Err(word.fault(format!("{name} is given twice")));
+            }
+            found.push((name, value, word));
+        }
+        Ok(Self { found })
+    }
+
+    fn value(&self, name: &str) -> Option<(&'a Word, &'a str)> {
+        self.found.iter().find(|(known, ..)| *known == name).map(|(_, value, word)| (*word, *value))
+    }
+
+    fn one_of<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, Fault> {
+        let Some((word, text)) = self.value(name) else { return Ok(None) };
+        match words.iter().find(|(known, _)| *known == text) {
+            Some((_, value)) => Ok(Some(*value)),
+            None => {
+                let known = words.iter().map(|(known, _)| *known);
+                Err(word.fault(format!("{name} is {}, not {}", known.collect::<Vec<_>>().join(" or "), quoted(text))))
+            }
+        }
+    }
+
+    fn iface(&self) -> Result<InterfaceSelector, Fault> {
+        match self.value("iface") {
+            None => Ok(InterfaceSelector::Named("eth0".to_owned())),
+            Some((_, "*")) => Ok(InterfaceSelector::All),
+            Some((_, name)) if is_interface(name) => Ok(InterfaceSelector::Named(name.to_owned())),
+            Some((word, name)) => {
+                let hint = if name.contains([':', ',']) { "; write one entry for each interface, or iface=*" } else { "" };
+                Err(word.fault(format!("{} is not the name of an interface{hint}", quoted(name))))
+            }
+        }
+    }
+
+    fn cgroup_attach(&self, kind: ProgramKind) -> Result<Option<CgroupAttach>, Fault> {
+        let Some((word, text)) = self.value("attach") else { return Ok(None) };
+        let of_kind = || CgroupAttach::ALL.into_iter().filter(|(.., other)| *other == kind).map(|(_, word, _)| word);
+        match CgroupAttach::from_word(text) {
+            Some(attach) if attach.kind() == kind => Ok(Some(attach)),
+            Some(attach) => Err(word.fault(format!("attach={text} belongs to {}, not to {kind}", attach.kind()))),
+            None => {
+                let hint = nearest_hint(text, of_kind());
+                Err(word.fault(format!("{kind} has no attach type {}{hint}; it has {}", quoted(text), listed(of_kind(), 12))))
+            }
+        }
+    }
+
+    /// `priority` and `proceed-on` are checked like the rest and then refused: they mean something only where several programs
+    /// share one place.
+    fn refuse_chains(&self, kind: ProgramKind) -> Result<(), Fault> {
+        if let Some((word, text)) = self.value("priority") {
+            return Err(word.fault(match text.parse::<u16>() {
+                _ if kind == ProgramKind::Netfilter => return Ok(()),
+                Ok(1..=1000) if text.bytes().all(|b| b.is_ascii_digit()) => {
+                    "priority is not supported until chains of programs come; leave it out".to_owned()
+                }
+                _ => format!("priority is a number from 1 to 1000, not {}", quoted(text)),
+            }));
+        }
+        if let Some((word, text)) = self.value("proceed-on") {
+            let known: &[&str] = if kind == ProgramKind::Xdp { &XDP_PROCEED } else { &TC_PROCEED };
+            return Err(word.fault(match text.split(':').find(|verdict| !known.contains(verdict)) {
+                None => "proceed-on is not supported until chains of programs come; leave it out".to_owned(),
+                Some(verdict) => format!("{} is not a verdict; it is one of {}", quoted(verdict), known.join(", ")),
+            }));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lex::Position;
+    use super::*;
+
+    fn image() -> Reference {
+        Reference::parse("ghcr.io/acme/x").expect("legal")
+    }
+
+    fn attach(value: &str) -> AttachRequest {
+        let mut programs = parse(value, Some(&image())).unwrap_or_else(|fault| panic!("{value}: {fault:?}"));
+        assert_eq!(programs.len(), 1);
+        programs.remove(0).attach
+    }
+
+    fn named(name: &str) -> InterfaceSelector {
+        InterfaceSelector::Named(name.to_owned())
+    }
+
+    #[test]
+    fn each_supported_kind() {
+        use AttachRequest as A;
+        let cgroup = |kind, attach| A::Cgroup { kind, attach };
+        let sched = || TracepointName { category: "sched".into(), name: "sched_switch".into() };
+        let cases = [
+            ("xdp:count", A::Xdp { iface: named("eth0"), mode: None }),
+            ("xdp:count iface=* mode=native", A::Xdp { iface: InterfaceSelector::All, mode: Some(XdpMode::Native) }),
+            ("xdp:count mode=skb iface=lo", A::Xdp { iface: named("lo"), mode: Some(XdpMode::Skb) }),
+            ("tcx:f", A::Tcx { iface: named("eth0"), direction: None }),
+            (
+                "tcx:f direction=egress iface='veth-1.2'",
+                A::Tcx { iface: named("veth-1.2"), direction: Some(Direction::Egress) },
+            ),
+            ("cgroup_skb:f attach=egress", cgroup(ProgramKind::CgroupSkb, Some(CgroupAttach::Egress))),
+            ("cgroup_sock:f", cgroup(ProgramKind::CgroupSock, None)),
+            ("cgroup_sock_addr:f attach=connect4", cgroup(ProgramKind::CgroupSockAddr, Some(CgroupAttach::Connect4))),
+            ("sock_ops:f", cgroup(ProgramKind::SockOps, None)),
+            ("tracepoint:f", A::Tracepoint { target: None }),
+            ("tracepoint:f:sched/sched_switch", A::Tracepoint { target: Some(sched()) }),
+            ("raw_tracepoint:f:sched_switch", A::RawTracepoint { target: Some("sched_switch".into()) }),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(attach(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn from_overrides_the_image_for_one_entry() {
+        let programs = parse("xdp:a from=oci:/x:v1\ntcx:b", Some(&image())).expect("legal");
+        assert_eq!(programs.iter().map(|p| p.from.to_string()).collect::<Vec<_>>(), ["oci:/x:v1", "ghcr.io/acme/x:latest"]);
+        assert!(parse("xdp:a from=oci:/x", None).is_ok());
+    }
+
+    #[test]
+    fn refusals_have_a_place_and_a_remedy() {
+        let cases = [
+            ("xdp:a; xpd:b", 2, 1, "\"xpd\" is not a program type; the nearest is xdp"),
+            ("xdp", 1, 1, "the function is missing; write xdp:FUNCTION"),
+            ("xdp: iface=lo", 1, 1, "the function is missing; write xdp:FUNCTION"),
+            ("xdp:a,tcx:b", 1, 1, "\"a,tcx\" is not the name of a function; entries are separated by ; or newlines"),
+            ("xdp:a:eth0", 1, 1, "xdp takes no target; write iface=NAME after it"),
+            ("cgroup_skb:a:egress", 1, 1, "cgroup_skb takes no target; write attach=TYPE after it"),
+            ("xdp:a eth0", 1, 7, "\"eth0\" is not option=value"),
+            (
+                "xdp:a ifcae=lo",
+                1,
+                7,
+                "xdp has no option \"ifcae\"; the nearest is iface; it has iface, mode, priority, proceed-on, from",
+            ),
+            ("tcx:a mode=skb", 1, 7, "tcx has no option \"mode\"; it has iface, direction, priority, from"),
+            ("xdp:a iface=", 1, 7, "iface has no value"),
+            ("xdp:a iface=lo iface=lo", 1, 16, "iface is given twice"),
+            (
+                "xdp:a iface=eth0:eth1",
+                1,
+                7,
+                "\"eth0:eth1\" is not the name of an interface; write one entry for each interface, or iface=*",
+            ),
+            ("xdp:a iface=a-very-long-name", 1, 7, "\"a-very-long-name\" is not the name of an interface"),
+            ("xdp:a iface=../x", 1, 7, "\"../x\" is not the name of an interface"),
+            ("xdp:a mode=hw", 1, 7, "mode is native or skb, not \"hw\""),
+            ("xdp:a priority=50", 1, 7, "priority is not supported until chains of programs come; leave it out"),
+            ("xdp:a priority=0", 1, 7, "priority is a number from 1 to 1000, not \"0\""),
+            ("xdp:a priority=1001", 1, 7, "priority is a number from 1 to 1000, not \"1001\""),
+            ("xdp:a priority=+5", 1, 7, "priority is a number from 1 to 1000, not \"+5\""),
+            ("xdp:a proceed-on=pass:drop", 1, 7, "proceed-on is not supported until chains of programs come; leave it out"),
+            (
+                "xdp:a proceed-on=pas",
+                1,
+                7,
+                "\"pas\" is not a verdict; it is one of aborted, drop, pass, tx, redirect, dispatcher_return",
+            ),
+            ("tc:a", 1, 1, "tc programs are not supported by this version; write tcx"),
+            ("fentry:a:vfs_read", 1, 1, "fentry programs are not supported by this version"),
+            ("uprobe:a:libc symbol=malloc pid=init", 1, 1, "uprobe programs are not supported by this version"),
+            ("netfilter:a pf=ipv4 hook=input priority=-5", 1, 1, "netfilter programs are not supported by this version"),
+            ("cgroup_skb:a attach=connect4", 1, 14, "attach=connect4 belongs to cgroup_sock_addr, not to cgroup_skb"),
+            (
+                "cgroup_skb:a attach=egres",
+                1,
+                14,
+                "cgroup_skb has no attach type \"egres\"; the nearest is egress; it has ingress, egress",
+            ),
+            ("tracepoint:a:sched_switch", 1, 1, TRACEPOINT_RULE),
+            ("tracepoint:a:../x", 1, 1, TRACEPOINT_RULE),
+            ("tracepoint:a:a/b/c", 1, 1, TRACEPOINT_RULE),
+            ("raw_tracepoint:a:sched/x", 1, 1, "the target of raw_tracepoint is a tracepoint's name, as sched_switch"),
+            ("xdp:a from=alpine", 1, 7, "\"alpine\" names no registry; write docker.io/library/alpine"),
+            ("xdp:a iface=lo; xdp:a iface=lo", 2, 1, "a is asked for twice"),
+            ("xdp:a; xdp:b", 2, 1, "a and b ask for XDP on one interface, which holds one program until chains come"),
+            (
+                "xdp:a iface=*; xdp:b iface=eth1",
+                2,
+                1,
+                "a and b ask for XDP on one interface, which holds one program until chains come",
+            ),
+        ];
+        for (value, entry, column, problem) in cases {
+            let fault = parse(value, Some(&image())).expect_err(value);
+            assert_eq!(fault, Fault { at: Some(Position { entry, column }), problem: problem.to_owned() }, "{value}");
+        }
+        let fault = parse("xdp:a", None).expect_err("no image");
+        assert_eq!(fault.problem, "there is no image for it; add from= to the entry, or the annotation image");
+    }
+
+    #[test]
+    fn one_function_may_sit_in_several_places() {
+        let value = "xdp:a iface=lo; xdp:a iface=*; tcx:a direction=ingress; tcx:a direction=egress";
+        assert_eq!(parse(value, Some(&image())).map(|programs| programs.len()), Ok(4));
+    }
+}

@@ -1,0 +1,388 @@
+//! BPF delegation: the rights that one bpffs grants to the user namespace it belongs to.
+
+mod names;
+mod presets;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use names::{Category, NameError};
+pub use presets::Preset;
+
+/// What one bpffs delegates: four masks over the kernel's enums, bit n for value n.
+///
+/// Spelled out as names only at the edges: in annotations, policy files and mount options (kernel/bpf/inode.c,
+/// `bpf_parse_param`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Delegation {
+    /// `enum bpf_cmd`: BPF_MAP_CREATE is bit 0.
+    pub cmds: u64,
+    /// `enum bpf_map_type`.
+    pub maps: u64,
+    /// `enum bpf_prog_type`.
+    pub progs: u64,
+    /// `enum bpf_attach_type`.
+    pub attachs: u64,
+}
+
+/// What a container asks to have delegated, before the policy's ceiling is known.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct DelegationRequest {
+    /// The bits that presets and lists name.
+    pub named: Delegation,
+    /// Which of the four lists said `any`, which asks for exactly the policy's ceiling.
+    pub any: AnyOf,
+}
+
+/// The lists in which `any` was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct AnyOf {
+    /// `delegate-cmds=any`
+    pub cmds: bool,
+    /// `delegate-maps=any`
+    pub maps: bool,
+    /// `delegate-progs=any`
+    pub progs: bool,
+    /// `delegate-attachs=any`
+    pub attachs: bool,
+}
+
+impl AnyOf {
+    /// Whether one list said `any`.
+    pub fn get(self, category: Category) -> bool {
+        match category {
+            Category::Cmds => self.cmds,
+            Category::Maps => self.maps,
+            Category::Progs => self.progs,
+            Category::Attachs => self.attachs,
+        }
+    }
+
+    /// Notes that one list said `any`.
+    pub fn set(&mut self, category: Category) {
+        match category {
+            Category::Cmds => self.cmds = true,
+            Category::Maps => self.maps = true,
+            Category::Progs => self.progs = true,
+            Category::Attachs => self.attachs = true,
+        }
+    }
+}
+
+impl DelegationRequest {
+    /// What is asked for under a ceiling: the named bits, and the whole ceiling of each list that said `any`.
+    pub fn under(&self, ceiling: &Delegation) -> Delegation {
+        let mut asked = self.named;
+        for category in Category::ALL.into_iter().filter(|category| self.any.get(*category)) {
+            *asked.mask_mut(category) |= ceiling.mask(category);
+        }
+        asked
+    }
+}
+
+/// Bit 0 of `enum bpf_cmd`.
+const MAP_CREATE: u64 = 1;
+/// Bit 5 of `enum bpf_cmd`.
+const PROG_LOAD: u64 = 1 << 5;
+/// Bit 19 of `enum bpf_cmd`: opens the BTF of any object of the host by its number.
+const BTF_GET_FD_BY_ID: u64 = 1 << 19;
+/// Bit 26 of `enum bpf_map_type`: registering one changes the host, as with a TCP congestion control.
+const STRUCT_OPS_MAP: u64 = 1 << 26;
+/// sched_cls, sched_act, xdp, lwt_in, lwt_out, lwt_xmit, sk_skb, sk_msg, lwt_seg6local, sk_reuseport, flow_dissector, sk_lookup,
+/// netfilter: they attach to network namespaces, interfaces, routes and sockets of the process that attaches.
+const NETNS_PROGS: u64 = 1 << 3
+    | 1 << 4
+    | 1 << 6
+    | 1 << 10
+    | 1 << 11
+    | 1 << 12
+    | 1 << 14
+    | 1 << 16
+    | 1 << 19
+    | 1 << 21
+    | 1 << 22
+    | 1 << 30
+    | 1 << 32;
+/// cgroup_skb, cgroup_sock, sock_ops, cgroup_device, cgroup_sock_addr, cgroup_sysctl, cgroup_sockopt: the kernel lets them attach
+/// to every cgroup directory that the process can open.
+const CGROUP_PROGS: u64 = 1 << 8 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 18 | 1 << 23 | 1 << 25;
+/// socket_filter: attaches to the process's own sockets.
+const SOCKET_PROGS: u64 = 1 << 1;
+
+impl Delegation {
+    /// The mask of one of the four sets.
+    pub const fn mask(&self, category: Category) -> u64 {
+        match category {
+            Category::Cmds => self.cmds,
+            Category::Maps => self.maps,
+            Category::Progs => self.progs,
+            Category::Attachs => self.attachs,
+        }
+    }
+
+    /// The mask of one of the four sets, to change it.
+    pub fn mask_mut(&mut self, category: Category) -> &mut u64 {
+        match category {
+            Category::Cmds => &mut self.cmds,
+            Category::Maps => &mut self.maps,
+            Category::Progs => &mut self.progs,
+            Category::Attachs => &mut self.attachs,
+        }
+    }
+
+    /// True where nothing is delegated; a bpffs so mounted makes no tokens.
+    pub const fn is_empty(&self) -> bool {
+        self.cmds | self.maps | self.progs | self.attachs == 0
+    }
+
+    /// What either has.
+    pub const fn union(self, other: Self) -> Self {
+        Self {
+            cmds: self.cmds | other.cmds,
+            maps: self.maps | other.maps,
+            progs: self.progs | other.progs,
+            attachs: self.attachs | other.attachs,
+        }
+    }
+
+    /// What this has and the other has not.
+    pub const fn without(self, other: &Self) -> Self {
+        Self {
+            cmds: self.cmds & !other.cmds,
+            maps: self.maps & !other.maps,
+            progs: self.progs & !other.progs,
+            attachs: self.attachs & !other.attachs,
+        }
+    }
+
+    /// Whether this has all that the other has.
+    pub const fn contains(&self, other: &Self) -> bool {
+        other.without(self).is_empty()
+    }
+
+    /// The part that reaches beyond the container wherever it runs: it needs `host-scope = true`.
+    ///
+    /// Everything counts that is not known to stay in the network namespace, sockets or cgroup of the process that attaches it,
+    /// values newer than our tables included. Attach types do not count: none is of use without its program type.
+    pub const fn host_scope(&self) -> Self {
+        Self {
+            cmds: self.cmds & BTF_GET_FD_BY_ID,
+            maps: self.maps & STRUCT_OPS_MAP,
+            progs: self.progs & !(SOCKET_PROGS | NETNS_PROGS | CGROUP_PROGS),
+            attachs: 0,
+        }
+    }
+
+    /// True where programs can be attached to the network namespace: it stays in the container only if that is the container's own
+    /// or its sandbox's.
+    pub const fn reaches_netns(&self) -> bool {
+        self.progs & NETNS_PROGS != 0
+    }
+
+    /// True where programs can be attached to cgroups: it stays in the container only with a cgroup namespace of its own and no
+    /// cgroup file system of the host in sight.
+    pub const fn reaches_cgroups(&self) -> bool {
+        self.progs & CGROUP_PROGS != 0
+    }
+
+    /// The kernel's names of one set, in the order of the enum; values newer than our tables together as one hexadecimal number.
+    pub fn names(&self, category: Category) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut unnamed = 0;
+        for value in (0..64).filter(|value| self.mask(category) & (1 << value) != 0) {
+            match category.name(value) {
+                Some(name) => names.push(name.to_owned()),
+                None => unnamed |= 1u64 << value,
+            }
+        }
+        if unnamed != 0 {
+            names.push(format!("{unnamed:#x}"));
+        }
+        names
+    }
+
+    /// Key and value of each `delegate_*` mount option that is not empty.
+    ///
+    /// The value is one hexadecimal number. The kernel knows names only with CONFIG_DEBUG_INFO_BTF and only those of its own
+    /// version, where one unknown name is EINVAL; a number it always takes, and a bit that it has no use for does nothing. A
+    /// number within a list would overwrite what stands before it, so it is never a list.
+    pub fn mount_options(&self) -> Vec<(&'static str, String)> {
+        Category::ALL
+            .into_iter()
+            .filter(|category| self.mask(*category) != 0)
+            .map(|category| (category.mount_option(), format!("{:#x}", self.mask(category))))
+            .collect()
+    }
+
+    /// Reads the delegation back from the super block options of a bpffs, the last field of its line in mountinfo.
+    ///
+    /// The kernel shows `any`, or lower-case names joined by colons with the bits that it has no name for as one hexadecimal number
+    /// at the end (`bpf_show_options`); without BTF the number alone. Other options are passed over.
+    pub fn from_mount_options(options: &str) -> Result<Self, ShownError> {
+        let mut shown = Self::default();
+        for option in options.split(',') {
+            let Some((key, value)) = option.split_once('=') else { continue };
+            let Some(category) = Category::ALL.into_iter().find(|category| category.mount_option() == key) else { continue };
+            for word in value.split(':') {
+                *shown.mask_mut(category) |= shown_bits(category, word)?;
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Why a non-empty delegation would be of no use to whoever makes a token of it, or None.
+    pub fn useless(&self) -> Option<&'static str> {
+        if self.progs != 0 && self.cmds & PROG_LOAD == 0 {
+            Some("program types without the command prog_load can not be used; add it to delegate-cmds")
+        } else if self.progs != 0 && self.attachs == 0 {
+            Some(
+                "program types without attach types can not be used; add them to delegate-attachs, cgroup_inet_ingress for those that have none",
+            )
+        } else if self.maps != 0 && self.cmds & MAP_CREATE == 0 {
+            Some("map types without the command map_create can not be used; add it to delegate-cmds")
+        } else if self.cmds == 0 {
+            Some("nothing can be done without a command; add some to delegate-cmds, as map_create:btf_load:prog_load")
+        } else {
+            None
+        }
+    }
+}
+
+fn shown_bits(category: Category, word: &str) -> Result<u64, ShownError> {
+    let unknown = || ShownError { option: category.mount_option(), word: crate::model::words::quoted(word) };
+    if word == "any" {
+        return Ok(u64::MAX);
+    }
+    match word.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).map_err(|_| unknown()),
+        None => category.value(word).map(|value| 1 << value).map_err(|_| unknown()),
+    }
+}
+
+/// A mount option of a bpffs shows something that we cannot read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("read {option} back from mountinfo: {word} is neither a name we know nor a number")]
+pub struct ShownError {
+    /// The option.
+    pub option: &'static str,
+    /// The word in it, quoted.
+    pub word: String,
+}
+
+impl fmt::Display for Delegation {
+    /// `cmds map_create prog_load, progs xdp`; `nothing` where it is empty.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("nothing");
+        }
+        let mut before = "";
+        for category in Category::ALL.into_iter().filter(|category| self.mask(*category) != 0) {
+            write!(f, "{before}{} {}", category.word(), self.names(category).join(" "))?;
+            before = ", ";
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const XDP: Delegation = Delegation { cmds: 0b100001, maps: 0b100, progs: 1 << 6, attachs: 1 << 37 | 1 };
+
+    #[test]
+    fn mount_options_are_one_number_each() {
+        let options = XDP.mount_options();
+        let expected = [
+            ("delegate_cmds", "0x21"),
+            ("delegate_maps", "0x4"),
+            ("delegate_progs", "0x40"),
+            ("delegate_attachs", "0x2000000001"),
+        ];
+        assert_eq!(options, expected.map(|(key, value)| (key, value.to_owned())));
+        assert!(Delegation::default().mount_options().is_empty());
+    }
+
+    #[test]
+    fn what_the_kernel_shows_is_read_back() {
+        let shown = "rw,uid=100000,delegate_cmds=map_create:prog_load,delegate_maps=array,delegate_progs=xdp,\
+                     delegate_attachs=cgroup_inet_ingress:xdp,mode=1777";
+        assert_eq!(Delegation::from_mount_options(shown), Ok(XDP));
+        let cases = [
+            ("rw", Delegation::default()),
+            ("rw,delegate_cmds=any", Delegation { cmds: u64::MAX, ..Delegation::default() }),
+            ("delegate_maps=array:0x800000000000", Delegation { maps: 1 << 47 | 4, ..Delegation::default() }),
+            ("delegate_progs=0x40", Delegation { progs: 64, ..Delegation::default() }),
+            ("delegate_maps=cgroup_storage_deprecated", Delegation { maps: 1 << 19, ..Delegation::default() }),
+        ];
+        for (options, expected) in cases {
+            assert_eq!(Delegation::from_mount_options(options), Ok(expected), "{options}");
+        }
+        for bad in ["delegate_cmds=", "delegate_cmds=bogus", "delegate_cmds=0x", "delegate_cmds=0x10000000000000000"] {
+            assert!(Delegation::from_mount_options(bad).is_err(), "{bad}");
+        }
+        for (preset, _) in Preset::ALL {
+            let delegation = preset.delegation();
+            let shown = delegation.mount_options().iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
+            assert_eq!(Delegation::from_mount_options(&shown.join(",")), Ok(delegation));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_to_stay_inside_is_host_scope() {
+        let container =
+            ["socket_filter", "xdp", "sched_cls", "sk_lookup", "netfilter", "cgroup_skb", "sock_ops", "cgroup_device"];
+        let host = [
+            "kprobe",
+            "tracepoint",
+            "perf_event",
+            "raw_tracepoint",
+            "tracing",
+            "struct_ops",
+            "ext",
+            "lsm",
+            "syscall",
+            "lirc_mode2",
+        ];
+        for (names, expected) in [(&container[..], false), (&host[..], true)] {
+            for name in names {
+                let progs = 1 << Category::Progs.value(name).expect("known");
+                let delegation = Delegation { progs, ..Delegation::default() };
+                assert_eq!(!delegation.host_scope().is_empty(), expected, "{name}");
+            }
+        }
+        let newer = Delegation { progs: 1 << 40, ..Delegation::default() };
+        assert_eq!(newer.host_scope(), newer);
+        let maps = Delegation { maps: 1 << 26 | 1 << 2, cmds: 1 << 19 | 1, ..Delegation::default() };
+        assert_eq!(maps.host_scope(), Delegation { maps: 1 << 26, cmds: 1 << 19, ..Delegation::default() });
+    }
+
+    #[test]
+    fn any_asks_for_the_ceiling_of_its_list_alone() {
+        let request = DelegationRequest {
+            named: Delegation { cmds: 1, ..Delegation::default() },
+            any: AnyOf { progs: true, ..AnyOf::default() },
+        };
+        let ceiling = Preset::Networking.delegation();
+        let asked = request.under(&ceiling);
+        assert_eq!(asked, Delegation { cmds: 1, maps: 0, progs: ceiling.progs, attachs: 0 });
+        assert!(ceiling.contains(&asked));
+    }
+
+    #[test]
+    fn display_names_everything() {
+        assert_eq!(XDP.to_string(), "cmds map_create prog_load, maps array, progs xdp, attachs cgroup_inet_ingress xdp");
+        assert_eq!(Delegation { cmds: 1 << 60, ..Delegation::default() }.to_string(), "cmds 0x1000000000000000");
+        assert_eq!(Delegation::default().to_string(), "nothing");
+    }
+
+    #[test]
+    fn useless_delegations_are_recognised() {
+        assert_eq!(XDP.useless(), None);
+        assert!(Delegation { cmds: 1, ..XDP }.useless().is_some_and(|why| why.contains("prog_load")));
+        assert!(Delegation { attachs: 0, ..XDP }.useless().is_some_and(|why| why.contains("attach types")));
+        assert!(Delegation { cmds: 32, ..XDP }.useless().is_some_and(|why| why.contains("map_create")));
+        assert!(Delegation { attachs: 1, ..Delegation::default() }.useless().is_some_and(|why| why.contains("command")));
+    }
+}

@@ -1,0 +1,401 @@
+//! What policy would make of a request, in words: for `policy explain`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::model::admission::{Admission, examine, no_container_rule};
+use crate::model::annotations::{
+    AttachRequest, BpffsRequest, InterfaceSelector, MapAccess, OnFailure, ProgramsRequest, Request,
+};
+use crate::model::attach_point::{ProgramKind, Scope};
+use crate::model::bytecode::PullPolicy;
+use crate::model::delegation::{Category, Delegation};
+use crate::model::policy::{ContainerFacts, ImageRule, Limits, Policy, Signer};
+
+/// The whole answer. As JSON it is stable: keys are added, none is renamed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// True where policy refuses nothing. What is under `checked_at_start` can still fail.
+    pub allowed: bool,
+    /// The container that was described.
+    pub container: String,
+    /// The container rule that decides.
+    pub rule: Option<String>,
+    /// The programs that are asked for; one without a function stands for all of its image.
+    pub programs: Vec<ExplainedProgram>,
+    /// The images, with the rules that may allow each.
+    pub images: Vec<ExplainedImage>,
+    /// Variables that are to be set.
+    pub globals: Vec<String>,
+    /// Maps that are to be shown, `name:ro as file`.
+    pub maps: Vec<String>,
+    /// The bpffs.
+    pub bpffs: Option<ExplainedBpffs>,
+    /// When the registry is asked.
+    pub pull_policy: PullPolicy,
+    /// What a failure does.
+    pub on_failure: OnFailure,
+    /// Whether precreate may add capabilities and seccomp rules.
+    pub grant: bool,
+    /// Bounds for the container.
+    pub limits: Limits,
+    /// What is refused and why, one sentence each.
+    pub refused: Vec<String>,
+    /// What policy can not know and the start checks, one sentence each.
+    pub checked_at_start: Vec<String>,
+}
+
+/// One program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExplainedProgram {
+    /// Its kind; None where the object tells.
+    #[serde(rename = "type")]
+    pub kind: Option<ProgramKind>,
+    /// Its function; None for all of the image.
+    pub function: Option<String>,
+    /// Where it attaches, as far as the request says.
+    pub place: String,
+    /// Its image.
+    pub image: String,
+}
+
+/// One image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExplainedImage {
+    /// The reference, normalised.
+    pub reference: String,
+    /// The rules that may allow it; none where it is refused.
+    pub rules: Vec<ExplainedRule>,
+}
+
+/// One image rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExplainedRule {
+    /// Its name.
+    pub name: String,
+    /// What it speaks of.
+    pub repository: String,
+    /// Who must have signed; empty where no signature is asked for.
+    pub signed_by: Vec<String>,
+    /// How far its programs may reach.
+    pub scope: Scope,
+}
+
+/// The bpffs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExplainedBpffs {
+    /// Where.
+    pub path: PathBuf,
+    /// What is delegated, the kernel's names by `cmds`, `maps`, `progs`, `attachs`; None for a private bpffs.
+    pub delegates: Option<BTreeMap<&'static str, Vec<String>>>,
+}
+
+impl Explanation {
+    /// Explains a request; None where there is nothing to explain, because it has no annotation of ours.
+    pub fn of(policy: &Policy, facts: &ContainerFacts, annotations: &BTreeMap<String, String>) -> Option<Self> {
+        let mut explanation = Self::blank(policy, facts);
+        let request = match Request::parse(annotations, facts.container.as_deref()) {
+            Ok(request) => request?,
+            Err(error) => {
+                explanation.refused.push(error.to_string());
+                return Some(explanation);
+            }
+        };
+        let Some(rule) = policy.container_rule(facts) else {
+            explanation.refused.push(no_container_rule(facts).to_string());
+            return Some(explanation);
+        };
+        let (admission, refusals) = examine(policy, rule, &request);
+        explanation.rule = Some(rule.place.to_string());
+        explanation.programs = programs(&request);
+        explanation.images = admission
+            .images
+            .iter()
+            .map(|(reference, rules)| ExplainedImage {
+                reference: reference.to_string(),
+                rules: rules.iter().map(|rule| ExplainedRule::of(rule)).collect(),
+            })
+            .collect();
+        explanation.globals = request.globals.iter().map(|global| global.name.clone()).collect();
+        explanation.maps = request
+            .maps
+            .iter()
+            .map(|map| {
+                let access = if map.access == MapAccess::ReadOnly { "ro" } else { "rw" };
+                format!("{}:{access} as {}", map.name, map.file_name)
+            })
+            .collect();
+        explanation.bpffs = match &request.bpffs {
+            BpffsRequest::None => None,
+            BpffsRequest::Private { path } => Some(ExplainedBpffs { path: path.clone(), delegates: None }),
+            BpffsRequest::Token { path, .. } => {
+                Some(ExplainedBpffs { path: path.clone(), delegates: admission.delegation.as_ref().map(by_word) })
+            }
+        };
+        explanation.pull_policy = admission.pull;
+        explanation.on_failure = admission.on_failure;
+        explanation.grant = admission.grant;
+        explanation.refused.extend(refusals.iter().map(ToString::to_string));
+        if admission.delegation.is_some() && !facts.userns {
+            explanation.refused.push("a BPF token needs a container with a user namespace of its own".to_owned());
+        }
+        explanation.allowed = explanation.refused.is_empty();
+        explanation.checked_at_start = checked_at_start(&request, &admission);
+        Some(explanation)
+    }
+
+    fn blank(policy: &Policy, facts: &ContainerFacts) -> Self {
+        Self {
+            allowed: false,
+            container: facts.to_string(),
+            rule: None,
+            programs: Vec::new(),
+            images: Vec::new(),
+            globals: Vec::new(),
+            maps: Vec::new(),
+            bpffs: None,
+            pull_policy: PullPolicy::IfNotPresent,
+            on_failure: OnFailure::Stop,
+            grant: false,
+            limits: policy.limits,
+            refused: Vec::new(),
+            checked_at_start: Vec::new(),
+        }
+    }
+}
+
+impl ExplainedRule {
+    /// An image rule, for a listing.
+    pub fn of(rule: &ImageRule) -> Self {
+        let signed_by = rule.signed_by.iter().map(|signer| match signer {
+            Signer::Key(path) => path.display().to_string(),
+            Signer::Identity { identity, .. } => identity.clone(),
+        });
+        Self {
+            name: rule.name.clone(),
+            repository: rule.repository.to_string(),
+            signed_by: signed_by.collect(),
+            scope: rule.scope,
+        }
+    }
+}
+
+fn by_word(delegation: &Delegation) -> BTreeMap<&'static str, Vec<String>> {
+    Category::ALL.into_iter().map(|category| (category.word(), delegation.names(category))).collect()
+}
+
+fn programs(request: &Request) -> Vec<ExplainedProgram> {
+    match &request.programs {
+        ProgramsRequest::None => Vec::new(),
+        ProgramsRequest::All { from } => vec![ExplainedProgram {
+            kind: None,
+            function: None,
+            place: "as their ELF sections say".to_owned(),
+            image: from.to_string(),
+        }],
+        ProgramsRequest::Listed(programs) => programs
+            .iter()
+            .map(|program| ExplainedProgram {
+                kind: Some(program.attach.kind()),
+                function: Some(program.function.clone()),
+                place: place(&program.attach),
+                image: program.from.to_string(),
+            })
+            .collect(),
+    }
+}
+
+fn place(attach: &AttachRequest) -> String {
+    const SECTION: &str = "as its ELF section says";
+    let interface = |iface: &InterfaceSelector| match iface {
+        InterfaceSelector::Named(name) => name.clone(),
+        InterfaceSelector::All => "all interfaces but lo".to_owned(),
+    };
+    match attach {
+        AttachRequest::Xdp { iface, .. } => interface(iface),
+        AttachRequest::Tcx { iface, direction } => {
+            let direction = direction.map_or(SECTION.to_owned(), |direction| direction.to_string());
+            format!("{} {direction}", interface(iface))
+        }
+        AttachRequest::Cgroup { attach, .. } => attach.map_or(SECTION, |attach| attach.word()).to_owned(),
+        AttachRequest::Tracepoint { target: Some(target) } => format!("{}/{}", target.category, target.name),
+        AttachRequest::RawTracepoint { target: Some(target) } => target.clone(),
+        AttachRequest::Tracepoint { target: None } | AttachRequest::RawTracepoint { target: None } => SECTION.to_owned(),
+    }
+}
+
+/// What remains open when policy has spoken.
+fn checked_at_start(request: &Request, admission: &Admission<'_>) -> Vec<String> {
+    let mut open = Vec::new();
+    let kinds: Vec<ProgramKind> = match &request.programs {
+        ProgramsRequest::Listed(programs) => programs.iter().map(|program| program.attach.kind()).collect(),
+        ProgramsRequest::All { .. } => {
+            open.push("every program of the image is of a kind that the container rule allows".to_owned());
+            Vec::new()
+        }
+        ProgramsRequest::None => Vec::new(),
+    };
+    if !admission.images.is_empty() {
+        open.push("each image satisfies one of its rules, by signature and digest".to_owned());
+    }
+    let delegation = admission.delegation.unwrap_or_default();
+    let host = if admission.host_scope { ", or its image rule has scope = \"host\"" } else { "" };
+    if kinds.iter().any(|kind| kind.on_netns()) {
+        open.push(format!("the network namespace was made for the container or its pod{host}"));
+    }
+    if kinds.iter().any(|kind| kind.on_cgroup()) {
+        open.push(format!("the cgroup is the container's own and holds no other processes{host}"));
+    }
+    if delegation.reaches_cgroups() && !admission.host_scope {
+        open.push(
+            "a token for cgroup programs: the container has a cgroup namespace of its own and sees no cgroups of the host"
+                .to_owned(),
+        );
+    }
+    if delegation.reaches_netns() && !admission.host_scope {
+        open.push("a token for network programs: the network namespace was made for the container or its pod".to_owned());
+    }
+    if admission.delegation.is_some() {
+        open.push("a token: the container has CAP_BPF, and its seccomp profile allows bpf(2)".to_owned());
+    }
+    if !request.maps.is_empty() {
+        open.push("the maps are there, can be shown as asked, and the seccomp profile allows bpf(2)".to_owned());
+    }
+    open
+}
+
+impl fmt::Display for Explanation {
+    /// One subject a line, then what is refused, then what remains open.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |f: &mut fmt::Formatter<'_>, subject: &str, text: &str| writeln!(f, "{subject:<12}{text}");
+        line(f, "container", &self.container)?;
+        line(f, "decided by", self.rule.as_deref().unwrap_or("nothing"))?;
+        for program in &self.programs {
+            let kind = program.kind.map_or("", ProgramKind::word);
+            let function = program.function.as_deref().unwrap_or("all programs");
+            let what = format!("{kind} {function}");
+            line(f, "program", &format!("{}, {}, from {}", what.trim_start(), program.place, program.image))?;
+        }
+        for image in &self.images {
+            let rules = image.rules.iter().map(|rule| match rule.signed_by.is_empty() {
+                true => format!("{} (unsigned)", rule.name),
+                false => format!("{} (signed by {})", rule.name, rule.signed_by.join(" or ")),
+            });
+            let rules = rules.collect::<Vec<_>>().join(", or ");
+            line(f, "image", &format!("{}, by {}", image.reference, if rules.is_empty() { "no rule" } else { &rules }))?;
+        }
+        for (subject, names) in [("globals", &self.globals), ("maps", &self.maps)] {
+            if !names.is_empty() {
+                line(f, subject, &names.join(", "))?;
+            }
+        }
+        if let Some(bpffs) = &self.bpffs {
+            line(f, "bpffs", &bpffs.path.display().to_string())?;
+            for (word, names) in bpffs.delegates.iter().flatten().filter(|(_, names)| !names.is_empty()) {
+                line(f, "delegates", &format!("{word} {}", names.join(" ")))?;
+            }
+        }
+        line(f, "on failure", if self.on_failure == OnFailure::Stop { "stop" } else { "continue" })?;
+        line(f, "allowed", if self.allowed { "yes, as far as policy can tell" } else { "no" })?;
+        for (subject, sentences) in [("refused", &self.refused), ("at start", &self.checked_at_start)] {
+            for sentence in sentences {
+                line(f, subject, sentence)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::annotations::PREFIX;
+    use crate::model::policy::Engine;
+
+    const POLICY: &str = r#"
+[[image]]
+name = "acme"
+repository = "ghcr.io/acme/*"
+signed-by = [{ key = "/k.pub" }, { key = "/l.pub" }]
+[[container]]
+match = { engine = "podman" }
+programs = ["xdp", "cgroup_skb"]
+delegate = ["networking"]
+"#;
+
+    fn explain(engine: Engine, userns: bool, annotations: &[(&str, &str)]) -> Option<Explanation> {
+        let policy = Policy::parse(&[(PathBuf::from("/p.toml"), POLICY.to_owned())]).unwrap_or_else(|error| panic!("{error}"));
+        let facts = ContainerFacts { engine, namespace: None, pod: None, container: None, runtime_user: 0, userns };
+        let annotations = annotations.iter().map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned())).collect();
+        Explanation::of(&policy, &facts, &annotations)
+    }
+
+    #[test]
+    fn an_allowed_request_in_words() {
+        let annotations = [
+            ("image", "ghcr.io/acme/x"),
+            ("programs", "xdp:count iface=lo; cgroup_skb:mark attach=egress"),
+            ("globals", "rate=1"),
+            ("maps", "events"),
+            ("delegate-cmds", "prog_load:map_create"),
+            ("delegate-progs", "xdp"),
+            ("delegate-attachs", "xdp"),
+        ];
+        let explanation = explain(Engine::Podman, true, &annotations).expect("ours");
+        let expected = "\
+container   engine podman, runtime user 0, with a user namespace
+decided by  the container rule at /p.toml:6
+program     xdp count, lo, from ghcr.io/acme/x:latest
+program     cgroup_skb mark, egress, from ghcr.io/acme/x:latest
+image       ghcr.io/acme/x:latest, by acme (signed by /k.pub or /l.pub)
+globals     rate
+maps        events:ro as events
+bpffs       /sys/fs/bpf
+delegates   attachs xdp
+delegates   cmds map_create prog_load
+delegates   progs xdp
+on failure  stop
+allowed     yes, as far as policy can tell
+at start    each image satisfies one of its rules, by signature and digest
+at start    the network namespace was made for the container or its pod
+at start    the cgroup is the container's own and holds no other processes
+at start    a token for network programs: the network namespace was made for the container or its pod
+at start    a token: the container has CAP_BPF, and its seccomp profile allows bpf(2)
+at start    the maps are there, can be shown as asked, and the seccomp profile allows bpf(2)
+";
+        assert_eq!(explanation.to_string(), expected);
+        let json = serde_json::to_value(&explanation).expect("plain data");
+        assert_eq!(json["allowed"], true);
+        assert_eq!(json["programs"][0]["type"], "xdp");
+        assert_eq!(json["bpffs"]["delegates"]["cmds"][1], "prog_load");
+        assert_eq!(json["images"][0]["rules"][0]["signed_by"][1], "/l.pub");
+    }
+
+    #[test]
+    fn every_refusal_is_there() {
+        let annotations =
+            [("image", "ghcr.io/other/x"), ("programs", "tracepoint:f"), ("delegate", "tracing"), ("on-failure", "continue")];
+        let explanation = explain(Engine::Podman, false, &annotations).expect("ours");
+        assert!(!explanation.allowed);
+        assert_eq!(explanation.refused.len(), 6, "{explanation}");
+        assert!(explanation.refused[5].contains("user namespace"));
+        let text = explanation.to_string();
+        assert!(
+            text.contains("image       ghcr.io/other/x:latest, by no rule\n") && text.contains("allowed     no\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_request_that_can_not_be_read_is_explained_too() {
+        assert_eq!(explain(Engine::Podman, true, &[]), None);
+        let unread = explain(Engine::Podman, true, &[("imgae", "x")]).expect("ours");
+        assert!(!unread.allowed && unread.refused[0].contains("the nearest is image"), "{unread}");
+        let nobody = explain(Engine::Oci, true, &[("image", "ghcr.io/acme/x")]).expect("ours");
+        assert!(!nobody.allowed && nobody.refused[0].starts_with("no container rule"), "{nobody}");
+        assert!(nobody.to_string().contains("decided by  nothing\n"));
+    }
+}

@@ -1,0 +1,425 @@
+//! What the host's administrator allows: `/etc/bpfman-hook/policy.d/*.toml` and `policy.toml`, parsed.
+
+mod parse;
+mod pattern;
+mod refusal;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::annotations::{MapAccess, OnFailure};
+use crate::model::attach_point::{ProgramKind, Scope};
+use crate::model::bytecode::PullPolicy;
+use crate::model::delegation::Delegation;
+use crate::model::ids::Digest;
+use crate::model::reference::Reference;
+pub use parse::PolicyError;
+pub use pattern::{PatternError, RepositoryPattern};
+pub use refusal::Refusal;
+
+/// The merged policy. `Policy::built_in` stands for no file at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    /// In the order of the files; never empty: no `[[image]]` is the built-in rule.
+    pub images: Vec<ImageRule>,
+    /// In the order of the files; never empty: no `[[container]]` is the built-in rule.
+    pub containers: Vec<ContainerRule>,
+    /// Bounds for one container.
+    pub limits: Limits,
+}
+
+/// `[[image]]`: which bytecode may be loaded; any satisfied rule allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageRule {
+    /// The rule's name, unique; `image-3` where none was given.
+    pub name: String,
+    /// What it speaks of.
+    pub repository: RepositoryPattern,
+    /// Who must have signed.
+    pub signed_by: Vec<Signer>,
+    /// True: accepted without a signature. A rule has signers or this, never both or neither.
+    pub unsigned: bool,
+    /// How far its programs may reach.
+    pub scope: Scope,
+    /// Only these digests, where not empty.
+    pub digests: BTreeSet<Digest>,
+    /// Which globals a request may set.
+    pub globals: Names,
+    /// Which maps may be shown to a container.
+    pub maps: MapNames,
+}
+
+/// A set of names that may be everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Names {
+    /// Every name.
+    All,
+    /// These alone; none where empty.
+    Only(BTreeSet<String>),
+}
+
+/// Which maps may be shown to a container, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum MapNames {
+    /// Every map, read-only and read-write.
+    All,
+    /// These alone: name, and whether read-write is allowed too.
+    Only(BTreeSet<(String, bool)>),
+}
+
+/// One party whose signature satisfies a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Signer {
+    /// A cosign public key, PEM, at this path.
+    Key(PathBuf),
+    /// A keyless identity; parsed and refused by name until keyless verification is there.
+    Identity {
+        /// The certificate's SAN.
+        identity: String,
+        /// The OIDC issuer.
+        issuer: String,
+        /// The trusted root of the signing infrastructure.
+        trusted_root: Option<PathBuf>,
+    },
+}
+
+/// `[[container]]`: what a container may ask for; the first match decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ContainerRule {
+    /// Where it stands. No part of the policy's identity.
+    #[serde(skip)]
+    pub place: Place,
+    /// Which containers it speaks of: all keys must hold; empty matches every container.
+    pub matches: Match,
+    /// Names of image rules; None for every image rule.
+    pub images: Option<BTreeSet<String>>,
+    /// The kinds that may be attached.
+    pub programs: BTreeSet<ProgramKind>,
+    /// True where host-scope programs and delegations are allowed.
+    pub host_scope: bool,
+    /// The ceiling of what may be delegated.
+    pub delegate: Delegation,
+    /// What a request may say in `on-failure`; `stop` always, whether it is here or not.
+    pub on_failure: Vec<OnFailure>,
+    /// True where precreate may add capabilities and seccomp rules that the request needs.
+    pub grant: bool,
+    /// The pull policy where a request has none.
+    pub pull_policy: Option<PullPolicy>,
+}
+
+/// Where a rule stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere: it stands for rules that the files do not have.
+    BuiltIn,
+    /// In a file, beginning at a line, counted from 1.
+    Line {
+        /// The file.
+        file: PathBuf,
+        /// The line.
+        line: usize,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("the built-in container rule"),
+            Self::Line { file, line } => write!(f, "the container rule at {}:{line}", file.display()),
+        }
+    }
+}
+
+/// Facts that a container rule can match, never claims.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Match {
+    /// The engine that made the container.
+    pub engine: Option<Engine>,
+    /// The Kubernetes namespace, from the engine's own annotation.
+    pub namespace: Option<String>,
+    /// The pod's name.
+    pub pod: Option<String>,
+    /// The container's name in its pod.
+    pub container: Option<String>,
+    /// The uid that the runtime runs as.
+    pub runtime_user: Option<u32>,
+    /// Whether the container has a user namespace of its own.
+    pub userns: Option<bool>,
+}
+
+/// What made a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// containerd's CRI plugin.
+    Containerd,
+    /// CRI-O.
+    CriO,
+    /// podman.
+    Podman,
+    /// A runtime called directly.
+    Oci,
+}
+
+/// `[limits]`, per container, checked before the kernel is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Programs of one request.
+    pub programs: u32,
+    /// Bytes of all maps of one request.
+    pub map_memory: u64,
+}
+
+/// The identity of a policy: sha256 over the merged policy and every key and trusted root it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PolicyId(pub Digest);
+
+/// What is known of a container before it is looked at closely: what the rules' `match` is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerFacts {
+    /// What made it.
+    pub engine: Engine,
+    /// The Kubernetes namespace, from this engine's own annotation.
+    pub namespace: Option<String>,
+    /// The pod's name.
+    pub pod: Option<String>,
+    /// The container's name in its pod.
+    pub container: Option<String>,
+    /// The uid that the runtime runs as.
+    pub runtime_user: u32,
+    /// Whether it has a user namespace of its own.
+    pub userns: bool,
+}
+
+impl fmt::Display for ContainerFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "engine {}, runtime user {}", self.engine.word(), self.runtime_user)?;
+        for (word, value) in [("namespace", &self.namespace), ("pod", &self.pod), ("container", &self.container)] {
+            if let Some(value) = value {
+                write!(f, ", {word} {value}")?;
+            }
+        }
+        f.write_str(if self.userns { ", with a user namespace" } else { ", without a user namespace" })
+    }
+}
+
+impl Engine {
+    /// True where containers have a Kubernetes namespace, pod and name that the engine vouches for.
+    pub fn knows_pods(self) -> bool {
+        matches!(self, Self::Containerd | Self::CriO)
+    }
+}
+
+impl Match {
+    /// Whether all of its keys hold. `namespace`, `pod` and `container` never hold under an engine that does not vouch for them.
+    pub fn holds(&self, facts: &ContainerFacts) -> bool {
+        let pod_key = |wanted: &Option<String>, fact: &Option<String>| match wanted {
+            None => true,
+            Some(wanted) => facts.engine.knows_pods() && fact.as_ref() == Some(wanted),
+        };
+        self.engine.is_none_or(|engine| engine == facts.engine)
+            && pod_key(&self.namespace, &facts.namespace)
+            && pod_key(&self.pod, &facts.pod)
+            && pod_key(&self.container, &facts.container)
+            && self.runtime_user.is_none_or(|user| user == facts.runtime_user)
+            && self.userns.is_none_or(|userns| userns == facts.userns)
+    }
+
+    /// True where no container can match: it asks an engine for what that engine does not know.
+    pub fn is_impossible(&self) -> bool {
+        let pod_key = self.namespace.is_some() || self.pod.is_some() || self.container.is_some();
+        pod_key && self.engine.is_some_and(|engine| !engine.knows_pods())
+    }
+}
+
+impl Names {
+    /// Whether a name is among them.
+    pub fn allow(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+}
+
+impl MapNames {
+    /// Whether a map may be shown with this access.
+    pub fn allow(&self, name: &str, access: MapAccess) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => {
+                names.iter().any(|(known, writable)| known == name && (*writable || access == MapAccess::ReadOnly))
+            }
+        }
+    }
+}
+
+impl ImageRule {
+    /// The name of the rule that stands for no `[[image]]` at all; no rule in a file has it.
+    pub const BUILT_IN: &'static str = "built-in";
+
+    /// Every image in every registry, signed by a key of the administrator's; no host path. Without keys nothing satisfies it.
+    fn built_in() -> Self {
+        Self {
+            name: Self::BUILT_IN.to_owned(),
+            repository: RepositoryPattern::every_registry(),
+            signed_by: Vec::new(),
+            unsigned: false,
+            scope: Scope::Container,
+            digests: BTreeSet::new(),
+            globals: Names::All,
+            maps: MapNames::All,
+        }
+    }
+
+    /// Whether the rule takes an image of this digest.
+    pub fn allows_digest(&self, digest: &Digest) -> bool {
+        self.digests.is_empty() || self.digests.contains(digest)
+    }
+
+    /// The key files that its signers name.
+    pub fn keys(&self) -> impl Iterator<Item = &Path> {
+        self.signed_by.iter().filter_map(|signer| match signer {
+            Signer::Key(path) => Some(path.as_path()),
+            Signer::Identity { .. } => None,
+        })
+    }
+
+    /// True where all signers are keyless identities, which this version does not verify.
+    pub fn is_keyless(&self) -> bool {
+        !self.signed_by.is_empty() && self.signed_by.iter().all(|signer| matches!(signer, Signer::Identity { .. }))
+    }
+}
+
+impl ContainerRule {
+    /// Container-scope programs of every kind, and nothing else.
+    fn built_in() -> Self {
+        let kinds = ProgramKind::ALL.into_iter().map(|(kind, _)| kind);
+        Self {
+            place: Place::BuiltIn,
+            matches: Match::default(),
+            images: None,
+            programs: kinds.filter(|kind| kind.scope() == Scope::Container).collect(),
+            host_scope: false,
+            delegate: Delegation::default(),
+            on_failure: vec![OnFailure::Stop],
+            grant: false,
+            pull_policy: None,
+        }
+    }
+
+    /// Whether a request may say so in `on-failure`.
+    pub fn allows_on_failure(&self, on_failure: OnFailure) -> bool {
+        on_failure == OnFailure::Stop || self.on_failure.contains(&on_failure)
+    }
+}
+
+impl Default for Limits {
+    /// 64 programs and 64 MiB of maps.
+    fn default() -> Self {
+        Self { programs: 64, map_memory: 64 << 20 }
+    }
+}
+
+impl Policy {
+    /// The policy where there is no file: container-scope programs of images signed by one of `keys`, and nothing delegated.
+    pub fn built_in(keys: impl IntoIterator<Item = PathBuf>) -> Self {
+        let mut policy = Self {
+            images: vec![ImageRule::built_in()],
+            containers: vec![ContainerRule::built_in()],
+            limits: Limits::default(),
+        };
+        policy.trust(keys);
+        policy
+    }
+
+    /// Merges policy files, in the order in which they are given: rules one after the other, of limits the last word counts. No
+    /// files, or files without rules of one sort, leave the built-in rule of that sort.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with file and line. A policy with an error allows nothing.
+    pub fn parse(files: &[(PathBuf, String)]) -> Result<Self, PolicyError> {
+        parse::merge(files)
+    }
+
+    /// The built-in image rule, if no file has image rules.
+    pub fn built_in_images(&self) -> Option<&ImageRule> {
+        self.images.iter().find(|rule| rule.name == ImageRule::BUILT_IN)
+    }
+
+    /// Makes the built-in image rule, if it is in force, accept signatures by these keys.
+    pub fn trust(&mut self, keys: impl IntoIterator<Item = PathBuf>) {
+        if let Some(rule) = self.images.iter_mut().find(|rule| rule.name == ImageRule::BUILT_IN) {
+            rule.signed_by.extend(keys.into_iter().map(Signer::Key));
+        }
+    }
+
+    /// The key files and trusted roots that rules name, in order, each once.
+    pub fn trust_files(&self) -> BTreeSet<&Path> {
+        let signers = self.images.iter().flat_map(|rule| &rule.signed_by);
+        signers
+            .filter_map(|signer| match signer {
+                Signer::Key(path) => Some(path.as_path()),
+                Signer::Identity { trusted_root, .. } => trusted_root.as_deref(),
+            })
+            .collect()
+    }
+
+    /// The rule that decides for a container: the first that matches.
+    pub fn container_rule(&self, facts: &ContainerFacts) -> Option<&ContainerRule> {
+        self.containers.iter().find(|rule| rule.matches.holds(facts))
+    }
+
+    /// The image rules that speak of a reference, of those that the container rule lets it use, in the policy's order.
+    pub fn image_rules(&self, rule: &ContainerRule, reference: &Reference) -> Vec<&ImageRule> {
+        let usable = |image: &&ImageRule| rule.images.as_ref().is_none_or(|names| names.contains(&image.name));
+        self.images.iter().filter(usable).filter(|image| image.repository.matches(reference)).collect()
+    }
+
+    /// The merged policy in one spelling, for its identity: what is equal decides equally. Places and comments are no part of it.
+    pub fn canonical(&self) -> String {
+        serde_json::to_string(self)
+            .expect("every part of a policy came from UTF-8 text, and no map has other keys than strings")
+    }
+
+    /// What is legal and yet hardly meant, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for image in self.images.iter().filter(|image| image.is_keyless()) {
+            warnings
+                .push(format!("image rule {} allows nothing: keyless identities are not verified by this version", image.name));
+        }
+        let mut all = None;
+        for rule in &self.containers {
+            if let Some(before) = all {
+                warnings.push(format!("{} is never reached: {before} matches every container", rule.place));
+            }
+            if rule.matches == Match::default() {
+                all = all.or(Some(&rule.place));
+            }
+            if rule.matches.is_impossible() {
+                warnings.push(format!("{} never matches: its engine knows no namespace, pod or container", rule.place));
+            }
+            let host: Vec<&str> = rule
+                .programs
+                .iter()
+                .filter(|kind| kind.scope() == Scope::Host && !rule.host_scope)
+                .map(|kind| kind.word())
+                .collect();
+            if !host.is_empty() {
+                warnings.push(format!("{} allows {} in vain: they need host-scope = true", rule.place, host.join(", ")));
+            }
+            if rule.programs.is_empty() && rule.delegate.is_empty() {
+                warnings.push(format!("{} allows no programs and delegates nothing", rule.place));
+            }
+        }
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,505 @@
+//! Policy files: the TOML, what each key may say, and the merging of several files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+use toml::Spanned;
+
+use super::{ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern, Signer};
+use crate::model::annotations::OnFailure;
+use crate::model::attach_point::{ProgramKind, Scope};
+use crate::model::bytecode::PullPolicy;
+use crate::model::delegation::{Category, Delegation, Preset};
+use crate::model::ids::Digest;
+use crate::model::policy::Engine;
+use crate::model::words::{is_normal_path, is_symbol, listed, nearest_hint, quoted};
+
+/// Rules of one sort in all files together.
+const RULES_MAX: usize = 1024;
+/// Bytes of one file.
+const FILE_MAX: usize = 256 * 1024;
+
+/// A policy file is wrong. Nothing is allowed until it is right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("policy {}, line {line}: {problem}", file.display())]
+pub struct PolicyError {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, counted from 1.
+    pub line: usize,
+    /// What is wrong, and what to write where that is known.
+    pub problem: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    #[serde(default)]
+    image: Vec<Spanned<RawImage>>,
+    #[serde(default)]
+    container: Vec<Spanned<RawContainer>>,
+    limits: Option<RawLimits>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawImage {
+    name: Option<Spanned<String>>,
+    repository: Spanned<String>,
+    signed_by: Option<Spanned<OneOrMany<Spanned<RawSigner>>>>,
+    unsigned: Option<Spanned<bool>>,
+    #[serde(default = "container_scope")]
+    scope: Scope,
+    #[serde(default)]
+    digests: Vec<Spanned<String>>,
+    globals: Option<Vec<Spanned<String>>>,
+    maps: Option<Vec<Spanned<String>>>,
+}
+
+fn container_scope() -> Scope {
+    Scope::Container
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawSigner {
+    key: Option<String>,
+    identity: Option<String>,
+    issuer: Option<String>,
+    trusted_root: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawContainer {
+    #[serde(default)]
+    r#match: RawMatch,
+    images: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    programs: Vec<Spanned<String>>,
+    #[serde(default)]
+    host_scope: bool,
+    delegate: Option<Spanned<RawDelegate>>,
+    #[serde(default)]
+    on_failure: Vec<OnFailure>,
+    #[serde(default)]
+    grant: bool,
+    pull_policy: Option<PullPolicy>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawMatch {
+    engine: Option<Engine>,
+    namespace: Option<String>,
+    pod: Option<String>,
+    container: Option<String>,
+    runtime_user: Option<u32>,
+    userns: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawLimits {
+    programs: Option<u32>,
+    map_memory: Option<Spanned<RawSize>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct DelegateTable {
+    #[serde(default)]
+    presets: Vec<Spanned<String>>,
+    #[serde(default)]
+    cmds: Vec<Spanned<String>>,
+    #[serde(default)]
+    maps: Vec<Spanned<String>>,
+    #[serde(default)]
+    progs: Vec<Spanned<String>>,
+    #[serde(default)]
+    attachs: Vec<Spanned<String>>,
+}
+
+/// A list of presets, or a table of presets and exact lists.
+enum RawDelegate {
+    Presets(Vec<Spanned<String>>),
+    Table(DelegateTable),
+}
+
+/// A table, or a list of them.
+struct OneOrMany<T>(Vec<T>);
+
+/// Bytes as a number, or as text with a unit.
+enum RawSize {
+    Bytes(u64),
+    Text(String),
+}
+
+// Not `#[serde(untagged)]`: that would lose the line and the reason of whatever is wrong inside.
+impl<'de> Deserialize<'de> for OneOrMany<Spanned<RawSigner>> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = OneOrMany<Spanned<RawSigner>>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table or a list of tables")
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut all = Vec::new();
+                while let Some(one) = seq.next_element()? {
+                    all.push(one);
+                }
+                Ok(OneOrMany(all))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let one = RawSigner::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(OneOrMany(vec![Spanned::new(0..0, one)]))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawDelegate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = RawDelegate;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of presets, or a table of presets, cmds, maps, progs and attachs")
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut all = Vec::new();
+                while let Some(one) = seq.next_element()? {
+                    all.push(one);
+                }
+                Ok(RawDelegate::Presets(all))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                DelegateTable::deserialize(de::value::MapAccessDeserializer::new(map)).map(RawDelegate::Table)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = RawSize;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size, as \"64MiB\" or a number of bytes")
+            }
+
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<RawSize, E> {
+                u64::try_from(bytes).map(RawSize::Bytes).map_err(|_| E::custom("a size is not negative"))
+            }
+
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<RawSize, E> {
+                Ok(RawSize::Bytes(bytes))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawSize, E> {
+                Ok(RawSize::Text(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// One file while it is read: turns places in its text into lines.
+struct Source<'a> {
+    file: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn line(&self, offset: usize) -> usize {
+        self.text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+    }
+
+    fn error(&self, offset: usize, problem: impl Into<String>) -> PolicyError {
+        PolicyError { file: self.file.to_owned(), line: self.line(offset), problem: problem.into() }
+    }
+
+    fn at<T>(&self, what: &Spanned<T>, problem: impl Into<String>) -> PolicyError {
+        self.error(what.span().start, problem)
+    }
+}
+
+/// What is known when all files are read.
+#[derive(Default)]
+struct Merged {
+    images: Vec<ImageRule>,
+    containers: Vec<ContainerRule>,
+    limits: Limits,
+    /// Names of image rules that files give, with the place for messages.
+    names: BTreeMap<String, (PathBuf, usize)>,
+    /// Names that container rules use, with the error should they name nothing.
+    uses: Vec<(String, PolicyError)>,
+}
+
+pub(super) fn merge(files: &[(PathBuf, String)]) -> Result<Policy, PolicyError> {
+    let mut merged = Merged::default();
+    for (file, text) in files {
+        let source = Source { file, text };
+        if text.len() > FILE_MAX {
+            return Err(source.error(0, format!("the file has {} bytes, more than {FILE_MAX}", text.len())));
+        }
+        let raw: RawFile = toml::from_str(text).map_err(|error| {
+            let offset = error.span().map_or(0, |span| span.start);
+            source.error(offset, error.message().replace('\n', "; "))
+        })?;
+        merged.add(&source, raw)?;
+    }
+    merged.finish()
+}
+
+impl Merged {
+    fn add(&mut self, source: &Source<'_>, raw: RawFile) -> Result<(), PolicyError> {
+        for image in raw.image {
+            let at = image.span().start;
+            if self.images.len() == RULES_MAX {
+                return Err(source.error(at, format!("there are more than {RULES_MAX} image rules")));
+            }
+            let name = self.image_name(source, at, image.get_ref().name.as_ref())?;
+            self.images.push(image_rule(source, at, name, image.into_inner())?);
+        }
+        for container in raw.container {
+            let at = container.span().start;
+            if self.containers.len() == RULES_MAX {
+                return Err(source.error(at, format!("there are more than {RULES_MAX} container rules")));
+            }
+            let raw = container.into_inner();
+            for name in raw.images.iter().flatten() {
+                let error = source.at(name, format!("there is no image rule with the name {}", quoted(name.get_ref())));
+                self.uses.push((name.get_ref().clone(), error));
+            }
+            self.containers.push(container_rule(source, at, raw)?);
+        }
+        if let Some(limits) = raw.limits {
+            if let Some(programs) = limits.programs {
+                self.limits.programs = programs;
+            }
+            if let Some(size) = limits.map_memory {
+                self.limits.map_memory = bytes(size.get_ref()).ok_or_else(|| {
+                    source.at(&size, "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn image_name(&mut self, source: &Source<'_>, at: usize, given: Option<&Spanned<String>>) -> Result<String, PolicyError> {
+        let (name, at) = match given {
+            Some(name) => (name.get_ref().clone(), name.span().start),
+            None => (format!("image-{}", self.images.len() + 1), at),
+        };
+        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(legal) {
+            return Err(source.error(at, format!("the name {} is not 1 to 64 of A-Z a-z 0-9 _ . -", quoted(&name))));
+        }
+        if name == ImageRule::BUILT_IN {
+            return Err(source.error(at, "the name built-in stands for the rule that is there without files; choose another"));
+        }
+        if let Some((file, line)) = self.names.get(&name) {
+            return Err(
+                source.error(at, format!("the name {name} is taken by the rule at {}:{line}; choose another", file.display()))
+            );
+        }
+        self.names.insert(name.clone(), (source.file.to_owned(), source.line(at)));
+        Ok(name)
+    }
+
+    fn finish(mut self) -> Result<Policy, PolicyError> {
+        if self.images.is_empty() {
+            self.images.push(ImageRule::built_in());
+        }
+        if self.containers.is_empty() {
+            self.containers.push(ContainerRule::built_in());
+        }
+        let names: BTreeSet<&str> = self.images.iter().map(|rule| rule.name.as_str()).collect();
+        if let Some((name, mut error)) = self.uses.into_iter().find(|(name, _)| !names.contains(name.as_str())) {
+            error.problem += &nearest_hint(&name, names.iter().copied());
+            return Err(error);
+        }
+        Ok(Policy { images: self.images, containers: self.containers, limits: self.limits })
+    }
+}
+
+fn image_rule(source: &Source<'_>, at: usize, name: String, raw: RawImage) -> Result<ImageRule, PolicyError> {
+    let repository = RepositoryPattern::parse(raw.repository.get_ref())
+        .map_err(|error: PatternError| source.at(&raw.repository, error.to_string()))?;
+    let unsigned = raw.unsigned.as_ref().is_some_and(|unsigned| *unsigned.get_ref());
+    let signed_by = match (raw.signed_by, unsigned) {
+        (Some(signers), true) => return Err(source.at(&signers, "a rule has signed-by or unsigned = true, not both")),
+        (None, true) => Vec::new(),
+        (None, false) => return Err(source.error(at, "a rule needs signed-by, or unsigned = true")),
+        (Some(signers), false) => {
+            let whole = signers.span().start;
+            let signers = signers.into_inner().0;
+            if signers.is_empty() {
+                return Err(source.error(whole, "signed-by names nobody, so that nothing can satisfy it"));
+            }
+            // A lone table has no place of its own: its list's is the same.
+            let at = |signer: &Spanned<RawSigner>| if signer.span().is_empty() { whole } else { signer.span().start };
+            signers
+                .iter()
+                .map(|raw| signer(raw.get_ref()).map_err(|problem| source.error(at(raw), problem)))
+                .collect::<Result<_, _>>()?
+        }
+    };
+    let digests =
+        raw.digests.iter().map(|text| text.get_ref().parse::<Digest>().map_err(|error| source.at(text, error.to_string())));
+    let digests = digests.collect::<Result<BTreeSet<_>, _>>()?;
+    let globals = match raw.globals {
+        None if raw.scope == Scope::Container => Names::All,
+        None => Names::Only(BTreeSet::new()),
+        Some(names) => Names::Only(names.iter().map(|name| symbol(source, name, name.get_ref())).collect::<Result<_, _>>()?),
+    };
+    let maps = match raw.maps {
+        None if raw.scope == Scope::Container => MapNames::All,
+        None => MapNames::Only(BTreeSet::new()),
+        Some(names) => MapNames::Only(names.iter().map(|name| map_name(source, name)).collect::<Result<_, _>>()?),
+    };
+    Ok(ImageRule { name, repository, signed_by, unsigned, scope: raw.scope, digests, globals, maps })
+}
+
+fn symbol(source: &Source<'_>, at: &Spanned<String>, name: &str) -> Result<String, PolicyError> {
+    if is_symbol(name) {
+        Ok(name.to_owned())
+    } else {
+        Err(source.at(at, format!("{} is not the name of a symbol", quoted(name))))
+    }
+}
+
+fn map_name(source: &Source<'_>, text: &Spanned<String>) -> Result<(String, bool), PolicyError> {
+    let (name, writable) = match text.get_ref().split_once(':') {
+        None => (text.get_ref().as_str(), false),
+        Some((name, "ro")) => (name, false),
+        Some((name, "rw")) => (name, true),
+        Some((_, other)) => return Err(source.at(text, format!("access to a map is ro or rw, not {}", quoted(other)))),
+    };
+    Ok((symbol(source, text, name)?, writable))
+}
+
+fn signer(raw: &RawSigner) -> Result<Signer, String> {
+    let file = |path: &str| match is_normal_path(path) {
+        true => Ok(PathBuf::from(path)),
+        false => Err(format!("{} is not an absolute path without . and .. and //", quoted(path))),
+    };
+    match raw {
+        RawSigner { key: Some(key), identity: None, issuer: None, trusted_root: None } => Ok(Signer::Key(file(key)?)),
+        RawSigner { key: None, identity: Some(identity), issuer: Some(issuer), trusted_root } => {
+            if identity.is_empty() || issuer.is_empty() {
+                return Err("identity and issuer must not be empty".to_owned());
+            }
+            let trusted_root = trusted_root.as_deref().map(file).transpose()?;
+            Ok(Signer::Identity { identity: identity.clone(), issuer: issuer.clone(), trusted_root })
+        }
+        _ => Err("a signer is { key } or { identity, issuer, trusted-root }".to_owned()),
+    }
+}
+
+fn container_rule(source: &Source<'_>, at: usize, raw: RawContainer) -> Result<ContainerRule, PolicyError> {
+    let mut programs = BTreeSet::new();
+    for word in &raw.programs {
+        let kind = ProgramKind::from_word(word.get_ref()).ok_or_else(|| {
+            let hint = nearest_hint(word.get_ref(), ProgramKind::ALL.map(|(_, word)| word));
+            source.at(word, format!("{} is not a program type{hint}", quoted(word.get_ref())))
+        })?;
+        programs.insert(kind);
+    }
+    let delegate = match &raw.delegate {
+        None => Delegation::default(),
+        Some(written) => {
+            let ceiling = ceiling(source, written.get_ref())?;
+            let beyond = ceiling.host_scope();
+            if !raw.host_scope && !beyond.is_empty() {
+                let names = Category::ALL.into_iter().flat_map(|category| beyond.names(category)).collect::<Vec<_>>();
+                let names = listed(names.iter().map(String::as_str), 8);
+                return Err(source.at(
+                    written,
+                    format!("{names} can not be kept inside a container; add host-scope = true, or leave them out"),
+                ));
+            }
+            ceiling
+        }
+    };
+    let RawMatch { engine, namespace, pod, container, runtime_user, userns } = raw.r#match;
+    Ok(ContainerRule {
+        place: Place::Line { file: source.file.to_owned(), line: source.line(at) },
+        matches: Match { engine, namespace, pod, container, runtime_user, userns },
+        images: raw.images.map(|names| names.into_iter().map(Spanned::into_inner).collect()),
+        programs,
+        host_scope: raw.host_scope,
+        delegate,
+        on_failure: if raw.on_failure.is_empty() { vec![OnFailure::Stop] } else { raw.on_failure },
+        grant: raw.grant,
+        pull_policy: raw.pull_policy,
+    })
+}
+
+fn ceiling(source: &Source<'_>, raw: &RawDelegate) -> Result<Delegation, PolicyError> {
+    let none = DelegateTable::default();
+    let (presets, table) = match raw {
+        RawDelegate::Presets(presets) => (presets, &none),
+        RawDelegate::Table(table) => (&table.presets, table),
+    };
+    let mut ceiling = Delegation::default();
+    for word in presets {
+        let preset = Preset::from_word(word.get_ref()).ok_or_else(|| {
+            let known = Preset::ALL.map(|(_, word)| word);
+            let hint = if word.get_ref() == "any" { ANY.to_owned() } else { nearest_hint(word.get_ref(), known) };
+            source.at(word, format!("{} is not a preset{hint}; presets are {}", quoted(word.get_ref()), known.join(", ")))
+        })?;
+        ceiling = ceiling.union(preset.delegation());
+    }
+    let lists = [
+        (Category::Cmds, &table.cmds),
+        (Category::Maps, &table.maps),
+        (Category::Progs, &table.progs),
+        (Category::Attachs, &table.attachs),
+    ];
+    for (category, words) in lists {
+        for word in words {
+            let value = category.value(word.get_ref()).map_err(|error| {
+                let hint = if word.get_ref() == "any" { ANY } else { "" };
+                source.at(word, format!("{error}{hint}"))
+            })?;
+            *ceiling.mask_mut(category) |= 1 << value;
+        }
+    }
+    Ok(ceiling)
+}
+
+/// A ceiling of `any` would let through what the next kernel invents.
+const ANY: &str = "; a ceiling says what it means, so that a newer kernel does not raise it";
+
+fn bytes(size: &RawSize) -> Option<u64> {
+    let text = match size {
+        RawSize::Bytes(bytes) => return Some(*bytes),
+        RawSize::Text(text) => text,
+    };
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim_start() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}

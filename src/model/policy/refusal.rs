@@ -1,0 +1,148 @@
+//! What policy says no to.
+
+use crate::model::attach_point::ProgramKind;
+
+/// A request that policy does not allow: what was asked, which rule decides, and what would allow it.
+///
+/// `rule` is a [`super::Place`], spelled out. `bpfman-hook policy explain` shows the same with all rules beside it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Policy has container rules, and none is for this container.
+    #[error("no container rule of the policy matches this container ({facts}); see bpfman-hook policy explain")]
+    NoContainerRule {
+        /// The container.
+        facts: String,
+    },
+    /// No image rule speaks of the reference.
+    #[error("no image rule under {rule} speaks of {reference}; add an [[image]] with this repository and signed-by")]
+    NoImageRule {
+        /// The container rule.
+        rule: String,
+        /// The repository of the reference, without tag.
+        reference: String,
+    },
+    /// The reference is a path on the host, and no image rule names it.
+    #[error(
+        "{reference} is a path on the host, and no image rule under {rule} names it or a directory above it; add an [[image]] that does"
+    )]
+    HostPath {
+        /// The container rule.
+        rule: String,
+        /// The repository of the reference, without tag.
+        reference: String,
+    },
+    /// Every image rule for the reference asks for a keyless identity.
+    #[error(
+        "image rule {image_rule} asks for a keyless identity, which this version does not verify; give it signed-by = {{ key = … }}"
+    )]
+    Keyless {
+        /// The image rule.
+        image_rule: String,
+    },
+    /// The container rule does not list the kind of program.
+    #[error("program {function}: {rule} does not allow {kind} programs; see bpfman-hook policy explain")]
+    Kind {
+        /// The function, or the image where all of its programs are asked for.
+        function: String,
+        /// Its kind.
+        kind: ProgramKind,
+        /// The container rule.
+        rule: String,
+    },
+    /// The container rule allows no programs at all.
+    #[error("{rule} allows no programs; add programs = [ … ] to it")]
+    NoPrograms {
+        /// The container rule.
+        rule: String,
+    },
+    /// The kind of program reaches beyond the container, and the container rule does not allow that.
+    #[error("program {function}: {kind} programs see the whole host, and {rule} has no host-scope = true")]
+    HostScopeContainer {
+        /// The function.
+        function: String,
+        /// Its kind.
+        kind: ProgramKind,
+        /// The container rule.
+        rule: String,
+    },
+    /// The kind of program reaches beyond the container, and no image rule for it allows that.
+    #[error("program {function}: {kind} programs see the whole host, and no image rule for {reference} has scope = \"host\" ({image_rules} {})", verb(.image_rules))]
+    HostScopeImage {
+        /// The function.
+        function: String,
+        /// Its kind.
+        kind: ProgramKind,
+        /// The repository of the reference.
+        reference: String,
+        /// The image rules that would else do.
+        image_rules: String,
+    },
+    /// No image rule for the request's images lets this variable be set.
+    #[error("no image rule for {references} lets a request set {name}; add it to globals of the rule")]
+    Global {
+        /// The variable.
+        name: String,
+        /// The images.
+        references: String,
+    },
+    /// No image rule for the request's images lets this map be shown.
+    #[error(
+        "no image rule for {references} lets the map {name} be shown {access}; add \"{name}:{access}\" to maps of the rule"
+    )]
+    Map {
+        /// The map.
+        name: String,
+        /// `ro` or `rw`.
+        access: &'static str,
+        /// The images.
+        references: String,
+    },
+    /// The container rule delegates nothing.
+    #[error("{rule} delegates nothing; add delegate = [ … ] to it")]
+    NothingDelegated {
+        /// The container rule.
+        rule: String,
+    },
+    /// More is asked for than the ceiling has.
+    #[error("{rule} does not delegate {names}; ask for less, or add them to its delegate")]
+    Delegation {
+        /// What is above the ceiling, by name.
+        names: String,
+        /// The container rule.
+        rule: String,
+    },
+    /// Under the ceiling, what `any` comes to is of no use.
+    #[error("what {rule} delegates of this request is of no use: {problem}")]
+    UselessDelegation {
+        /// The container rule.
+        rule: String,
+        /// Why.
+        problem: &'static str,
+    },
+    /// The delegation reaches beyond the container, and the container rule does not allow that.
+    #[error("{names} can not be kept inside a container, and {rule} has no host-scope = true")]
+    HostScopeDelegation {
+        /// What reaches beyond.
+        names: String,
+        /// The container rule.
+        rule: String,
+    },
+    /// `on-failure=continue` where policy does not allow it.
+    #[error("{rule} does not allow on-failure=continue; remove the annotation, or add \"continue\" to its on-failure")]
+    OnFailure {
+        /// The container rule.
+        rule: String,
+    },
+    /// More programs than a container may have.
+    #[error("{asked} programs are asked for, and a container may have {limit}; raise programs under [limits] of the policy")]
+    TooManyPrograms {
+        /// Programs of the request.
+        asked: usize,
+        /// The limit.
+        limit: u32,
+    },
+}
+
+fn verb(rules: &str) -> &'static str {
+    if rules.contains(", ") { "have not" } else { "has not" }
+}

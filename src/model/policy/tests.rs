@@ -1,0 +1,408 @@
+//! Policy files as a whole: what they come to, and the sentence of each mistake.
+
+use super::*;
+use crate::model::delegation::Preset;
+
+const FULL: &str = r#"
+[[image]]
+name        = "acme-probes"
+repository  = "ghcr.io/acme/*"
+signed-by   = { identity = "https://github.com/acme/probes/.github/workflows/release.yml@refs/heads/main",
+                issuer = "https://token.actions.githubusercontent.com", trusted-root = "/etc/bpfman-hook/trusted_root.json" }
+scope       = "host"
+digests     = []
+globals     = ["rate", "ports"]
+maps        = ["events:ro", "stats:rw", "plain"]
+[[image]]
+repository  = "quay.io/bpfman-bytecode/*"
+signed-by   = [{ key = "/etc/bpfman-hook/keys/acme.pub" }, { key = "/etc/bpfman-hook/keys/b.pub" }]
+[[image]]
+repository  = "oci:/usr/share/bpfman-hook/demo"
+unsigned    = true
+digests     = ["sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"]
+
+[[container]]
+match       = { engine = "containerd", namespace = "monitoring" }
+images      = ["acme-probes"]
+programs    = ["xdp", "tcx", "cgroup_skb", "tracepoint"]
+host-scope  = true
+delegate    = ["networking", "tracing"]
+on-failure  = ["stop", "continue"]
+grant       = true
+pull-policy = "Never"
+[[container]]
+match       = { runtime-user = 1000, userns = true }
+delegate    = { presets = ["maps"], progs = ["xdp", "BPFProgTypeSchedCls"], attachs = ["xdp"] }
+[[container]]
+
+[limits]
+programs = 8
+map-memory = "16MiB"
+"#;
+
+fn parse(text: &str) -> Result<Policy, PolicyError> {
+    Policy::parse(&[(PathBuf::from("/p.toml"), text.to_owned())])
+}
+
+fn facts(engine: Engine) -> ContainerFacts {
+    ContainerFacts { engine, namespace: None, pod: None, container: None, runtime_user: 0, userns: true }
+}
+
+#[test]
+fn the_documented_policy_is_what_it_says() {
+    let policy = parse(FULL).unwrap_or_else(|error| panic!("{error}"));
+    let names: Vec<&str> = policy.images.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(names, ["acme-probes", "image-2", "image-3"]);
+    let acme = &policy.images[0];
+    assert_eq!((acme.scope, acme.unsigned, acme.is_keyless()), (Scope::Host, false, true));
+    assert!(acme.globals.allow("rate") && !acme.globals.allow("other"));
+    assert!(acme.maps.allow("events", MapAccess::ReadOnly) && !acme.maps.allow("events", MapAccess::ReadWrite));
+    assert!(acme.maps.allow("stats", MapAccess::ReadWrite) && acme.maps.allow("stats", MapAccess::ReadOnly));
+    assert!(acme.maps.allow("plain", MapAccess::ReadOnly) && !acme.maps.allow("plain", MapAccess::ReadWrite));
+    assert_eq!(policy.images[1].keys().count(), 2);
+    assert_eq!((&policy.images[1].globals, &policy.images[1].maps), (&Names::All, &MapNames::All));
+    assert!(policy.images[2].unsigned);
+    assert!(policy.images[2].allows_digest(&Digest::from_bytes([10; 32])));
+    assert!(!policy.images[2].allows_digest(&Digest::from_bytes([11; 32])));
+
+    let expected = ContainerRule {
+        place: Place::Line { file: PathBuf::from("/p.toml"), line: 19 },
+        matches: Match { engine: Some(Engine::Containerd), namespace: Some("monitoring".into()), ..Match::default() },
+        images: Some(BTreeSet::from(["acme-probes".to_owned()])),
+        programs: BTreeSet::from([ProgramKind::Xdp, ProgramKind::Tcx, ProgramKind::CgroupSkb, ProgramKind::Tracepoint]),
+        host_scope: true,
+        delegate: Preset::Networking.delegation().union(Preset::Tracing.delegation()),
+        on_failure: vec![OnFailure::Stop, OnFailure::Continue],
+        grant: true,
+        pull_policy: Some(PullPolicy::Never),
+    };
+    assert_eq!(policy.containers[0], expected);
+    let maps = Preset::Maps.delegation();
+    let exact = Delegation { progs: maps.progs | 1 << 6 | 1 << 3, attachs: maps.attachs | 1 << 37, ..maps };
+    assert_eq!(policy.containers[1].delegate, exact);
+    let least = ContainerRule {
+        place: Place::Line { file: PathBuf::from("/p.toml"), line: 31 },
+        matches: Match::default(),
+        images: None,
+        programs: BTreeSet::new(),
+        host_scope: false,
+        delegate: Delegation::default(),
+        on_failure: vec![OnFailure::Stop],
+        grant: false,
+        pull_policy: None,
+    };
+    assert_eq!(policy.containers[2], least, "an absent key means the least");
+    assert_eq!(policy.limits, Limits { programs: 8, map_memory: 16 << 20 });
+    let files: Vec<_> = policy.trust_files().into_iter().map(|path| path.display().to_string()).collect();
+    assert_eq!(files, ["/etc/bpfman-hook/keys/acme.pub", "/etc/bpfman-hook/keys/b.pub", "/etc/bpfman-hook/trusted_root.json"]);
+}
+
+#[test]
+fn no_files_are_the_built_in_policy() {
+    let policy = Policy::parse(&[]).expect("legal");
+    assert_eq!(policy, Policy::built_in([]));
+    assert_eq!(parse("# nothing"), Ok(policy.clone()));
+    let image = policy.built_in_images().expect("built in");
+    assert_eq!((image.signed_by.len(), image.unsigned, image.scope), (0, false, Scope::Container));
+    let rule = policy.container_rule(&facts(Engine::Podman)).expect("matches everything");
+    assert!(rule.programs.contains(&ProgramKind::Xdp) && !rule.programs.contains(&ProgramKind::Tracepoint));
+    assert!(rule.delegate.is_empty() && !rule.host_scope && !rule.grant && !rule.allows_on_failure(OnFailure::Continue));
+    let host = Reference::parse("file:/x.o").expect("legal");
+    assert_eq!(policy.image_rules(rule, &host), Vec::<&ImageRule>::new(), "no host path without a rule");
+    let trusting = Policy::built_in([PathBuf::from("/k.pub")]);
+    assert_eq!(trusting.trust_files().len(), 1);
+    // A policy with rules of its own does not trust the keys of the directory.
+    let mut own = parse("[[image]]\nrepository = \"ghcr.io/a/b\"\nunsigned = true").expect("legal");
+    own.trust([PathBuf::from("/k.pub")]);
+    assert_eq!(own.trust_files().len(), 0);
+}
+
+#[test]
+fn files_are_merged_in_order() {
+    let one =
+        "[[image]]\nname = \"a\"\nrepository = \"ghcr.io/a/b\"\nunsigned = true\n[limits]\nprograms = 1\nmap-memory = 4096";
+    let two = "[[container]]\nimages = [\"a\"]\nmatch = { userns = true }\n[[image]]\nrepository = \"ghcr.io/c/d\"\nunsigned = true\n\
+               [limits]\nprograms = 2";
+    let files = [("/1.toml", one), ("/2.toml", two)].map(|(file, text)| (PathBuf::from(file), text.to_owned()));
+    let policy = Policy::parse(&files).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(policy.images.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>(), ["a", "image-2"]);
+    assert_eq!(policy.limits, Limits { programs: 2, map_memory: 4096 });
+    assert_eq!(policy.containers.len(), 1);
+    let swapped = [files[1].clone(), files[0].clone()];
+    assert_ne!(Policy::parse(&swapped).map(|policy| policy.canonical()), Ok(policy.canonical()));
+    let error = Policy::parse(&[files[0].clone(), (PathBuf::from("/3.toml"), one.to_owned())]).expect_err("twice");
+    assert_eq!(error.to_string(), "policy /3.toml, line 2: the name a is taken by the rule at /1.toml:2; choose another");
+}
+
+#[test]
+fn canonical_is_about_meaning() {
+    let same = FULL.replace("\nname ", "\n# a comment\n\nname ").replace("\"acme-probes\"\n", "'acme-probes'\n");
+    let (one, other) = (parse(FULL).expect("legal"), parse(&same).unwrap_or_else(|error| panic!("{error}")));
+    assert_ne!(one.containers[0].place, other.containers[0].place);
+    assert_eq!(one.canonical(), other.canonical());
+    for (from, to) in
+        [("acme/*", "acme/**"), ("true\npull", "false\npull"), ("\"rate\", ", ""), ("= 8", "= 9"), ("b.pub", "c.pub")]
+    {
+        let changed = parse(&FULL.replace(from, to)).unwrap_or_else(|error| panic!("{error}"));
+        assert_ne!(changed.canonical(), one.canonical(), "{from}");
+    }
+}
+
+#[test]
+fn the_first_rule_that_matches_decides() {
+    let text = r#"
+[[container]]
+match = { engine = "containerd", namespace = "a", pod = "p", container = "c" }
+[[container]]
+match = { namespace = "a" }
+[[container]]
+match = { runtime-user = 7 }
+[[container]]
+match = { userns = false }
+"#;
+    let policy = parse(text).expect("legal");
+    let pod = |engine, namespace: &str| ContainerFacts {
+        namespace: Some(namespace.into()),
+        pod: Some("p".into()),
+        container: Some("c".into()),
+        ..facts(engine)
+    };
+    let cases = [
+        (pod(Engine::Containerd, "a"), Some(0)),
+        (ContainerFacts { pod: None, ..pod(Engine::Containerd, "a") }, Some(1)),
+        (pod(Engine::CriO, "a"), Some(1)),
+        (pod(Engine::Containerd, "b"), None),
+        // podman and plain runtimes know no namespaces, whatever the facts claim.
+        (pod(Engine::Podman, "a"), None),
+        (pod(Engine::Oci, "a"), None),
+        (ContainerFacts { runtime_user: 7, ..facts(Engine::Oci) }, Some(2)),
+        (ContainerFacts { userns: false, ..facts(Engine::Oci) }, Some(3)),
+        (facts(Engine::Oci), None),
+    ];
+    for (facts, expected) in cases {
+        let found = policy.container_rule(&facts);
+        assert_eq!(found.and_then(|rule| policy.containers.iter().position(|other| other == rule)), expected, "{facts}");
+    }
+}
+
+#[test]
+fn container_rules_narrow_the_image_rules() {
+    let text = r#"
+[[image]]
+name = "a"
+repository = "ghcr.io/**"
+unsigned = true
+[[image]]
+name = "b"
+repository = "ghcr.io/acme/*"
+unsigned = true
+[[container]]
+match = { userns = true }
+images = ["b"]
+[[container]]
+match = { runtime-user = 1 }
+images = []
+[[container]]
+"#;
+    let policy = parse(text).expect("legal");
+    let reference = Reference::parse("ghcr.io/acme/x").expect("legal");
+    let names = |at: usize| -> Vec<&str> {
+        policy.image_rules(&policy.containers[at], &reference).into_iter().map(|rule| rule.name.as_str()).collect()
+    };
+    assert_eq!(names(0), ["b"]);
+    assert_eq!(names(1), Vec::<&str>::new());
+    assert_eq!(names(2), ["a", "b"]);
+}
+
+#[test]
+fn mistakes_are_found_with_their_line() {
+    let image = "[[image]]\nrepository = \"ghcr.io/a/b\"\n";
+    let unsigned = format!("{image}unsigned = true\n");
+    let rules = [
+        ("[[image]\n".to_owned(), 1, "unclosed array table, expected `]`"),
+        ("[[image]]\n".to_owned(), 1, "missing field `repository`"),
+        ("\n[[images]]\n".to_owned(), 2, "unknown field `images`, expected one of `image`, `container`, `limits`"),
+        (
+            format!("{unsigned}sighned-by = 1"),
+            4,
+            "unknown field `sighned-by`, expected one of `name`, `repository`, `signed-by`, `unsigned`, `scope`, `digests`, `globals`, `maps`",
+        ),
+        (image.to_owned(), 1, "a rule needs signed-by, or unsigned = true"),
+        (format!("{image}unsigned = false"), 1, "a rule needs signed-by, or unsigned = true"),
+        (format!("{unsigned}signed-by = {{ key = \"/k\" }}"), 4, "a rule has signed-by or unsigned = true, not both"),
+        (format!("{image}signed-by = []"), 3, "signed-by names nobody, so that nothing can satisfy it"),
+        (format!("{image}signed-by = {{}}"), 3, "a signer is { key } or { identity, issuer, trusted-root }"),
+        (
+            format!("{image}signed-by = [\n{{ key = \"/k\" }},\n{{ identity = \"x\" }}]"),
+            5,
+            "a signer is { key } or { identity, issuer, trusted-root }",
+        ),
+        (
+            format!("{image}signed-by = {{ key = \"/k\", issuer = \"x\" }}"),
+            3,
+            "a signer is { key } or { identity, issuer, trusted-root }",
+        ),
+        (format!("{image}signed-by = {{ key = \"k.pub\" }}"), 3, "\"k.pub\" is not an absolute path without . and .. and //"),
+        (
+            format!("{image}signed-by = {{ kee = \"/k\" }}"),
+            3,
+            "unknown field `kee`, expected one of `key`, `identity`, `issuer`, `trusted-root`",
+        ),
+        (format!("{image}signed-by = 3"), 3, "invalid type: integer `3`, expected a table or a list of tables"),
+        (
+            "[[image]]\nunsigned = true\nrepository = \"alpine\"".to_owned(),
+            3,
+            "\"alpine\" is not a repository: a registry and a / come first, as docker.io/library/",
+        ),
+        (format!("{unsigned}name = \"a b\""), 4, "the name \"a b\" is not 1 to 64 of A-Z a-z 0-9 _ . -"),
+        (
+            format!("{unsigned}name = \"built-in\""),
+            4,
+            "the name built-in stands for the rule that is there without files; choose another",
+        ),
+        (
+            format!("{unsigned}name = \"image-2\"\n{unsigned}"),
+            5,
+            "the name image-2 is taken by the rule at /p.toml:4; choose another",
+        ),
+        (format!("{unsigned}scope = \"pod\""), 4, "unknown variant `pod`, expected `container` or `host`"),
+        (
+            format!("{unsigned}digests = [\n\"sha256:0\"]"),
+            5,
+            "digest \"sha256:0\" is not sha256: followed by 64 lower-case hex digits",
+        ),
+        (format!("{unsigned}globals = [\"a-b\"]"), 4, "\"a-b\" is not the name of a symbol"),
+        (format!("{unsigned}maps = [\"a:wo\"]"), 4, "access to a map is ro or rw, not \"wo\""),
+        (
+            format!("{unsigned}name = \"acme\"\n[[container]]\nimages = [\n\"acmee\"]"),
+            7,
+            "there is no image rule with the name \"acmee\"; the nearest is acme",
+        ),
+        ("[[container]]\nprograms = [\"xpd\"]".to_owned(), 2, "\"xpd\" is not a program type; the nearest is xdp"),
+        (
+            "[[container]]\nmatch = { engine = \"docker\" }".to_owned(),
+            2,
+            "unknown variant `docker`, expected one of `containerd`, `cri-o`, `podman`, `oci`",
+        ),
+        (
+            "[[container]]\nmatch = { label = \"x\" }".to_owned(),
+            2,
+            "unknown field `label`, expected one of `engine`, `namespace`, `pod`, `container`, `runtime-user`, `userns`",
+        ),
+        (
+            "[[container]]\ndelegate = [\"network\"]".to_owned(),
+            2,
+            "\"network\" is not a preset; presets are maps, networking, cgroup, tracing",
+        ),
+        (
+            "[[container]]\ndelegate = [\"any\"]".to_owned(),
+            2,
+            "\"any\" is not a preset; a ceiling says what it means, so that a newer kernel does not raise it; presets are maps, networking, \
+             cgroup, tracing",
+        ),
+        (
+            "[[container]]\ndelegate = { progs = [\"any\"] }".to_owned(),
+            2,
+            "no program type is called \"any\"; a ceiling says what it means, so that a newer kernel does not raise it",
+        ),
+        (
+            "[[container]]\ndelegate = [\"tracing\"]".to_owned(),
+            2,
+            "kprobe, tracepoint, perf_event, raw_tracepoint, tracing can not be kept inside a container; add host-scope = true, or leave them \
+             out",
+        ),
+        (
+            "[[container]]\ndelegate = { maps = [\"struct_ops\"], cmds = [\"common_attrs\"] }".to_owned(),
+            2,
+            "common_attrs is a flag, not a command that can be delegated",
+        ),
+        (
+            "[[container]]\ndelegate = \"maps\"".to_owned(),
+            2,
+            "invalid type: string \"maps\", expected a list of presets, or a table of presets, cmds, maps, progs and attachs",
+        ),
+        ("[[container]]\non-failure = [\"ignore\"]".to_owned(), 2, "unknown variant `ignore`, expected `stop` or `continue`"),
+        (
+            "[[container]]\npull-policy = \"never\"".to_owned(),
+            2,
+            "unknown variant `never`, expected one of `Always`, `IfNotPresent`, `Never`",
+        ),
+        (
+            "[limits]\nmap-memory = \"64MB\"".to_owned(),
+            2,
+            "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes",
+        ),
+        (
+            "[limits]\nmap-memory = \"99999999999GiB\"".to_owned(),
+            2,
+            "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes",
+        ),
+        ("[limits]\nmap-memory = -1".to_owned(), 2, "a size is not negative"),
+        ("[limits]\nprograms = -1".to_owned(), 2, "invalid value: integer `-1`, expected u32"),
+    ];
+    for (text, line, problem) in rules {
+        let error = parse(&text).expect_err(&text);
+        assert_eq!((error.line, error.problem.as_str()), (line, problem), "{text}");
+        assert_eq!(error.to_string(), format!("policy /p.toml, line {line}: {problem}"));
+    }
+    let long = format!("# {}", "x".repeat(256 * 1024));
+    assert_eq!(parse(&long).expect_err("long").problem, "the file has 262146 bytes, more than 262144");
+    let many = "[[container]]\n".repeat(1025);
+    let error = parse(&many).expect_err("many");
+    assert_eq!((error.line, error.problem.as_str()), (1025, "there are more than 1024 container rules"));
+}
+
+#[test]
+fn sizes() {
+    for (text, expected) in
+        [("\"64MiB\"", 64 << 20), ("\"1 GiB\"", 1 << 30), ("\"3KiB\"", 3072), ("\"5B\"", 5), ("\"7\"", 7), ("9", 9)]
+    {
+        assert_eq!(
+            parse(&format!("[limits]\nmap-memory = {text}")).map(|policy| policy.limits.map_memory),
+            Ok(expected),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn warnings_name_the_rule() {
+    let text = r#"
+[[image]]
+name = "k"
+repository = "ghcr.io/a/b"
+signed-by = { identity = "i", issuer = "j" }
+[[container]]
+match = { engine = "podman", namespace = "a" }
+programs = ["xdp", "kprobe"]
+[[container]]
+[[container]]
+programs = ["xdp"]
+"#;
+    let warnings = parse(text).expect("legal").warnings();
+    let expected = [
+        "image rule k allows nothing: keyless identities are not verified by this version",
+        "the container rule at /p.toml:6 never matches: its engine knows no namespace, pod or container",
+        "the container rule at /p.toml:6 allows kprobe in vain: they need host-scope = true",
+        "the container rule at /p.toml:9 allows no programs and delegates nothing",
+        "the container rule at /p.toml:10 is never reached: the container rule at /p.toml:9 matches every container",
+    ];
+    assert_eq!(warnings, expected);
+    assert_eq!(Policy::built_in([]).warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn cut_and_changed_files_never_panic() {
+    let mut refused = 0;
+    for cut in (0..FULL.len()).filter(|cut| FULL.is_char_boundary(*cut)) {
+        refused += usize::from(parse(&FULL[..cut]).is_err());
+        let mut changed = FULL.to_owned();
+        changed.replace_range(cut..cut + 1, ["\"", "]", "\n", "\u{0}", "=", "{"][cut % 6]);
+        if let Err(error) = parse(&changed) {
+            assert!(!error.to_string().contains('\n'), "{error}");
+            assert!(error.line <= changed.matches('\n').count() + 1, "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > FULL.len(), "{refused} of {} were refused", 2 * FULL.len());
+}

@@ -1,0 +1,180 @@
+//! What a container's seccomp profile says about the system calls that BPF needs.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+
+/// A system call that a container's own use of BPF needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Syscall {
+    /// bpf(2): everything that is done with a token, and reading a map.
+    Bpf,
+    /// perf_event_open(2): tracepoints and perf events.
+    PerfEventOpen,
+}
+
+impl Syscall {
+    /// The name in seccomp profiles.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bpf => "bpf",
+            Self::PerfEventOpen => "perf_event_open",
+        }
+    }
+}
+
+/// Whether something is allowed, as far as a configuration tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Allowed {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+    /// It depends on what the configuration does not say: arguments, a listener, a tracer, files with capabilities.
+    Unknown,
+}
+
+/// `linux.seccomp` of config.json, as far as it speaks of [`Syscall`]s.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seccomp {
+    #[serde(default)]
+    default_action: String,
+    #[serde(default)]
+    default_errno_ret: Option<u64>,
+    #[serde(default)]
+    syscalls: Option<Vec<Rule>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rule {
+    names: Names,
+    action: String,
+    #[serde(default)]
+    errno_ret: Option<u64>,
+    #[serde(default)]
+    args: Option<Vec<IgnoredArgument>>,
+}
+
+/// Which of our system calls a rule's `names` contain; podman's profiles have hundreds of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Names {
+    bpf: bool,
+    perf_event_open: bool,
+}
+
+/// An entry of `args`: that there is one makes the rule conditional.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct IgnoredArgument;
+
+impl<'de> Deserialize<'de> for IgnoredArgument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Seen;
+        impl<'de> Visitor<'de> for Seen {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of system call names")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Names, A::Error> {
+                let mut seen = Names::default();
+                while let Some(name) = names.next_element::<std::borrow::Cow<'_, str>>()? {
+                    seen.bpf |= name == Syscall::Bpf.name();
+                    seen.perf_event_open |= name == Syscall::PerfEventOpen.name();
+                }
+                Ok(seen)
+            }
+        }
+        deserializer.deserialize_seq(Seen)
+    }
+}
+
+impl Seccomp {
+    /// Whether the filter lets a system call through, whatever its arguments.
+    ///
+    /// runc (libcontainer/seccomp) and crun (seccomp.c) leave out rules that say what the default says; of the others,
+    /// rules of different actions for one call, and rules with conditions, are Unknown. The list of architectures does not
+    /// matter: libseccomp applies names to each, the native one included.
+    pub fn allows(&self, call: Syscall) -> Allowed {
+        let default = verdict(&self.default_action);
+        let mut found: Option<Allowed> = None;
+        for rule in self.syscalls.iter().flatten() {
+            let named = match call {
+                Syscall::Bpf => rule.names.bpf,
+                Syscall::PerfEventOpen => rule.names.perf_event_open,
+            };
+            if !named || (rule.action == self.default_action && rule.errno_ret == self.default_errno_ret) {
+                continue;
+            }
+            let conditional = rule.args.as_ref().is_some_and(|args| !args.is_empty());
+            let says = if conditional && verdict(&rule.action) != default { Allowed::Unknown } else { verdict(&rule.action) };
+            match found {
+                Some(before) if before != says => return Allowed::Unknown,
+                _ => found = Some(says),
+            }
+        }
+        found.unwrap_or(default)
+    }
+}
+
+/// runtime-spec, config-linux.md, "Seccomp": SCMP_ACT_LOG lets the call through, a tracer or listener may.
+fn verdict(action: &str) -> Allowed {
+    match action {
+        "SCMP_ACT_ALLOW" | "SCMP_ACT_LOG" => Allowed::Yes,
+        "SCMP_ACT_TRACE" | "SCMP_ACT_NOTIFY" => Allowed::Unknown,
+        _ => Allowed::No,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_decide_conditions_do_not() {
+        use Allowed::{No, Unknown, Yes};
+        let rule = |action: &str, args: &str| format!(r#"{{"names":["read","bpf"],"action":"{action}","args":{args}}}"#);
+        let allow = rule("SCMP_ACT_ALLOW", "null");
+        let deny = rule("SCMP_ACT_ERRNO", "[]");
+        let if_0 = rule("SCMP_ACT_ALLOW", r#"[{"index":0,"value":5,"op":"SCMP_CMP_EQ"}]"#);
+        for (default, rules, bpf) in [
+            ("SCMP_ACT_ERRNO", vec![], No),
+            ("SCMP_ACT_ALLOW", vec![], Yes),
+            ("SCMP_ACT_LOG", vec![], Yes),
+            ("SCMP_ACT_KILL_PROCESS", vec![], No),
+            ("SCMP_ACT_ERRNO", vec![&allow], Yes),
+            ("SCMP_ACT_ALLOW", vec![&deny], No),
+            ("SCMP_ACT_ERRNO", vec![&deny], No),
+            ("SCMP_ACT_ERRNO", vec![&deny, &allow], Yes),
+            ("SCMP_ACT_ERRNO", vec![&if_0], Unknown),
+            ("SCMP_ACT_ERRNO", vec![&if_0, &allow], Unknown),
+            ("SCMP_ACT_KILL", vec![&deny, &allow], Unknown),
+            ("SCMP_ACT_NOTIFY", vec![], Unknown),
+        ] {
+            let text = format!(
+                r#"{{"defaultAction":"{default}","syscalls":[{}]}}"#,
+                rules.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(",")
+            );
+            let seccomp: Seccomp = serde_json::from_str(&text).unwrap();
+            assert_eq!(seccomp.allows(Syscall::Bpf), bpf, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rule_of_the_default_action_with_another_errno_counts() {
+        let text = r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,
+            "syscalls":[{"names":["bpf"],"action":"SCMP_ACT_ERRNO","errnoRet":1},{"names":["bpf"],"action":"SCMP_ACT_ALLOW"}]}"#;
+        let seccomp: Seccomp = serde_json::from_str(text).unwrap();
+        assert_eq!(seccomp.allows(Syscall::Bpf), Allowed::Unknown);
+        assert_eq!(seccomp.allows(Syscall::PerfEventOpen), Allowed::No);
+    }
+}

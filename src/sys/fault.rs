@@ -1,0 +1,140 @@
+//! Memory faults inside a memory-mapped file, turned into one sentence and exit status 1.
+//!
+//! A damaged file behind a mapping can make its reader run into SIGBUS (a page that is not there) or SIGSEGV (an offset
+//! that leads out). There is no way back into the code that faulted, but there is one to a clear end: without this the
+//! caller of a hook would see a signal number and nothing else.
+
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::OnceLock;
+
+/// SIGABRT comes from the assertions of a library that was built with them.
+const SIGNALS: [libc::c_int; 3] = [libc::SIGBUS, libc::SIGSEGV, libc::SIGABRT];
+
+/// What to say, and what was in place for each of [`SIGNALS`] before us.
+struct Guard {
+    sentence: String,
+    previous: [libc::sigaction; 3],
+}
+
+static GUARD: OnceLock<Guard> = OnceLock::new();
+
+thread_local! {
+    /// True while this thread works on the mapping.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Installs the handlers, once per process: the first sentence stays.
+pub fn install(sentence: &str) {
+    GUARD.get_or_init(|| {
+        let mut previous = [zeroed(), zeroed(), zeroed()];
+        for (signal, previous) in SIGNALS.into_iter().zip(&mut previous) {
+            // SAFETY: a null second argument only asks; the third is valid for writing one sigaction.
+            unsafe { libc::sigaction(signal, ptr::null(), previous) };
+        }
+        Guard { sentence: format!("bpfman-hook: {sentence}\n"), previous }
+    });
+    for signal in SIGNALS {
+        let mut action = zeroed();
+        action.sa_sigaction = on_fault as extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) as usize;
+        // On the alternate stack that std gives to each thread, so that a stack overflow still reaches std's handler.
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // SAFETY: `action` is initialised with a handler of the three-argument form that SA_SIGINFO asks for; the handler
+        // calls nothing but async-signal-safe functions.
+        unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
+    }
+}
+
+/// Runs `work` as one that reads the mapping: a fault of this thread meanwhile ends the process with the sentence.
+pub fn inside<T>(work: impl FnOnce() -> T) -> T {
+    struct Reset(bool);
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            INSIDE.set(self.0);
+        }
+    }
+    let _reset = Reset(INSIDE.replace(true));
+    work()
+}
+
+fn zeroed() -> libc::sigaction {
+    // SAFETY: all zero bits are a valid sigaction: SIG_DFL, an empty mask, no flags, no restorer.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+extern "C" fn on_fault(signal: libc::c_int, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    let Some(guard) = GUARD.get() else { return };
+    if INSIDE.try_with(Cell::get).unwrap_or(false) {
+        // SAFETY: write(2) and _exit(2) are async-signal-safe; the sentence lives as long as the process.
+        unsafe {
+            libc::write(libc::STDERR_FILENO, guard.sentence.as_ptr().cast(), guard.sentence.len());
+            libc::_exit(1);
+        }
+    }
+    // Not ours: put back what was there and return, so that the instruction faults again and finds it.
+    for (known, previous) in SIGNALS.into_iter().zip(&guard.previous) {
+        if known == signal {
+            // SAFETY: `previous` is what the kernel gave us for this very signal.
+            unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Output};
+
+    use super::*;
+
+    const ROLE: &str = "FAULT_TEST_ROLE";
+
+    /// Runs one test of this binary in a process of its own, since it ends that process.
+    fn again(role: &str) -> Output {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "sys::fault::tests::child", "--nocapture"]).env(ROLE, role).output().unwrap()
+    }
+
+    fn fault() {
+        // SAFETY: it is not sound, on purpose: the read has to fault, in a process that exists for nothing else.
+        unsafe { ptr::read_volatile(ptr::without_provenance::<u8>(8)) };
+    }
+
+    #[test]
+    fn child() {
+        match std::env::var(ROLE).as_deref() {
+            Ok("inside") => {
+                install("use the store: it is damaged");
+                inside(|| assert_eq!(1, 1));
+                inside(fault);
+            }
+            Ok("outside") => {
+                install("use the store: it is damaged");
+                inside(|| {});
+                fault();
+            }
+            Ok("other thread") => {
+                install("use the store: it is damaged");
+                inside(|| std::thread::spawn(fault).join()).unwrap();
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn a_fault_inside_is_one_sentence_and_status_1() {
+        let output = again("inside");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("bpfman-hook: use the store: it is damaged\n"), "{output:?}");
+    }
+
+    #[test]
+    fn any_other_fault_kills_as_before() {
+        for role in ["outside", "other thread"] {
+            let output = again(role);
+            assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{role}: {output:?}");
+            assert!(!String::from_utf8_lossy(&output.stderr).contains("damaged"), "{role}: {output:?}");
+        }
+    }
+}

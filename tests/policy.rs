@@ -1,0 +1,110 @@
+//! `policy check` and `policy explain` over an installation in a directory of its own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use bpfman_hook::frontend::policy::{check, explain};
+use bpfman_hook::model::policy::{ContainerFacts, Engine};
+use bpfman_hook::paths::Paths;
+
+const KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n";
+
+struct Installation {
+    _directory: tempfile::TempDir,
+    paths: Paths,
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
+impl Installation {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let paths = Paths::below(directory.path());
+        fs::create_dir_all(paths.keys()).expect("create");
+        for path in paths.keys().ancestors().take_while(|path| path.starts_with(directory.path())) {
+            mode(path, 0o755);
+        }
+        Self { _directory: directory, paths }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.paths.etc.join(name);
+        fs::write(&path, text).expect("write");
+        mode(&path, 0o644);
+    }
+}
+
+fn podman() -> ContainerFacts {
+    ContainerFacts { engine: Engine::Podman, namespace: None, pod: None, container: None, runtime_user: 0, userns: true }
+}
+
+fn annotations(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn an_empty_host_allows_no_image_and_says_so() {
+    let host = Installation::new();
+    let report = check(&host.paths, None).expect("legal");
+    assert_eq!(report.warnings.len(), 1);
+    assert!(report.warnings[0].starts_with("no image is allowed"), "{report}");
+    assert!(report.id.as_ref().is_some_and(|id| id.starts_with("sha256:")));
+    let answer = explain(&host.paths, &podman(), &annotations(&[("delegate", "maps")])).expect("legal").expect("ours");
+    assert!(!answer.allowed);
+    assert_eq!(answer.refused, ["the built-in container rule delegates nothing; add delegate = [ … ] to it"]);
+}
+
+#[test]
+fn a_key_makes_the_built_in_rule_work() {
+    let host = Installation::new();
+    host.write("keys/acme.pub", KEY);
+    assert_eq!(check(&host.paths, None).map(|report| report.warnings).ok(), Some(Vec::new()));
+    // With and without our prefix is the same key.
+    for key in ["image", "hook.bpfman.io/image"] {
+        let answer = explain(&host.paths, &podman(), &annotations(&[(key, "ghcr.io/acme/x")])).expect("legal").expect("ours");
+        assert!(answer.allowed, "{answer}");
+        assert_eq!(answer.images[0].rules[0].signed_by, [host.paths.keys().join("acme.pub").display().to_string()]);
+    }
+    let foreign = explain(&host.paths, &podman(), &annotations(&[("example.org/image", "x")])).expect("legal");
+    assert_eq!(foreign, None);
+}
+
+#[test]
+fn a_broken_policy_explains_nothing() {
+    let host = Installation::new();
+    host.write("policy.toml", "[[image]]\nrepository = \"ghcr.io/a/b\"\n");
+    let error = explain(&host.paths, &podman(), &annotations(&[("image", "ghcr.io/a/b")])).expect_err("broken").to_string();
+    assert!(error.ends_with("policy.toml, line 1: a rule needs signed-by, or unsigned = true"), "{error}");
+    assert_eq!(check(&host.paths, None).map_err(|error| error.to_string()), Err(error));
+}
+
+#[test]
+fn a_draft_is_checked_beside_the_installed_policy() {
+    let host = Installation::new();
+    host.write("policy.toml", "broken");
+    let draft = host.paths.etc.join("draft");
+    let key = host.paths.keys().join("acme.pub");
+    let text = format!(
+        "[[image]]\nname = \"a\"\nrepository = \"ghcr.io/a/*\"\nsigned-by = {{ key = \"{}\" }}\nscope = \"host\"\n[[container]]\n\
+         match = {{ engine = \"podman\" }}\nprograms = [\"xdp\"]\ndelegate = {{ progs = [\"xdp\"] }}\n",
+        key.display()
+    );
+    fs::write(&draft, text).expect("write");
+    let report = check(&host.paths, Some(&draft)).expect("legal");
+    assert_eq!(report.warnings, [format!("load the policy: read {}: it does not exist", key.display())]);
+    host.write("keys/acme.pub", KEY);
+    let report = check(&host.paths, Some(&draft)).expect("legal");
+    let expected = format!(
+        "image       a: ghcr.io/a/*, signed by {}, host scope\n\
+         container   the container rule at {}:6: engine podman: xdp; delegates progs xdp\n\
+         limits      64 programs, 67108864 bytes of maps\n",
+        key.display(),
+        draft.display()
+    );
+    assert_eq!(report.to_string(), expected);
+    let json = serde_json::to_value(&report).expect("plain data");
+    assert_eq!((&json["images"][0]["scope"], &json["containers"][0]["programs"][0]), (&"host".into(), &"xdp".into()));
+}
