@@ -26,8 +26,8 @@ mod place;
 mod process;
 
 use std::ffi::{CString, OsStr};
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
@@ -287,7 +287,7 @@ fn converse(spec: &Spec<'_>, target: &str, child: &mut Forked, deadline: Instant
         Report::Done => return Err(unexpected("a report of the bpffs process")),
     };
     let context = context.ok_or_else(|| unexpected("the file system context"))?;
-    place::judge(target, &opened, &child.mountinfo()?, &read_text("/proc/self/mountinfo")?)?;
+    place::judge(target, &opened, &child.mountinfo()?, || read_text("/proc/self/mountinfo"))?;
     let (mount, mounted) = create(spec, context)?;
     child.hand_over(mount).map_err(SysError::io("send the mount to", "the bpffs process"))?;
     match child.report(deadline)?.0 {
@@ -405,9 +405,12 @@ fn unexpected(what: &'static str) -> SysError {
     SysError::Message { what, problem: "it is not what belongs here".into() }
 }
 
+/// A file of procfs. Mount points in it may have any bytes; what is looked for has ASCII only.
 fn read_text(path: &str) -> Result<String, SysError> {
-    // Mount points may have any bytes; what is looked for has ASCII only.
-    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(SysError::io("read", path))
+    // It says that its size is 0, and without room to begin with it would be read in pieces of 32 bytes.
+    let mut bytes = Vec::with_capacity(16 * 1024);
+    File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(SysError::io("read", path))?;
+    Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 
 fn c_path(path: &OsStr) -> Result<CString, SysError> {

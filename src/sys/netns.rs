@@ -52,7 +52,8 @@ pub fn cookie(netns: BorrowedFd<'_>) -> Result<u64, SysError> {
     on_thread(netns, cookie_here)?
 }
 
-fn interfaces_here() -> Result<Vec<Interface>, SysError> {
+/// All interfaces of the calling thread's network namespace.
+pub(crate) fn interfaces_here() -> Result<Vec<Interface>, SysError> {
     // SAFETY: takes no arguments; the result is checked for null and freed below with its own function.
     let list = unsafe { libc::if_nameindex() };
     if list.is_null() {

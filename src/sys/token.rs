@@ -3,6 +3,8 @@
 //! A token is a descriptor, not a file: it cannot be pinned, and it works only in the user namespace that its bpffs belongs
 //! to, for a process that has CAP_BPF there (kernel/bpf/token.c).
 
+pub mod probe;
+
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -52,6 +54,19 @@ impl TokenError {
             Errno::BADF => Self::PathOnly,
             Errno::NOSYS => Self::NoBpf,
             other => Self::Other(other.into()),
+        }
+    }
+
+    /// The errno that stands for it.
+    pub(crate) fn errno(&self) -> Errno {
+        match self {
+            Self::NothingDelegated => Errno::NOENT,
+            Self::InitialUserNamespace => Errno::OPNOTSUPP,
+            Self::Refused => Errno::PERM,
+            Self::NotRootOfBpffs => Errno::INVAL,
+            Self::PathOnly => Errno::BADF,
+            Self::NoBpf => Errno::NOSYS,
+            Self::Other(error) => Errno::from_io_error(error).unwrap_or(Errno::IO),
         }
     }
 }

@@ -9,9 +9,14 @@ use crate::sys::mounts::{Mount, parse_mountinfo};
 
 /// Judges the directory that the child found, or where the target is missing, the one that it will make it in.
 ///
-/// `theirs` is the container's mountinfo, `ours` that of this process: a tmpfs that is mounted here too was bound into the
-/// container from outside.
-pub(super) fn judge(target: &str, opened: &Opened, theirs: &str, ours: &str) -> Result<(), SysError> {
+/// `theirs` is the container's mountinfo; `ours` reads that of this process: a tmpfs that is mounted here too was bound into
+/// the container from outside.
+pub(super) fn judge(
+    target: &str,
+    opened: &Opened,
+    theirs: &str,
+    ours: impl FnOnce() -> Result<String, SysError>,
+) -> Result<(), SysError> {
     let lost =
         || SysError::Message { what: "the container's mount table", problem: format!("it lacks the mount {target} is on") };
     let mount = find(theirs, opened.mount_id)?.ok_or_else(lost)?;
@@ -19,7 +24,7 @@ pub(super) fn judge(target: &str, opened: &Opened, theirs: &str, ours: &str) -> 
         || mount.root == Path::new("/")
             && match mount.kind.as_str() {
                 "sysfs" => true,
-                "tmpfs" => !ours.lines().any(|line| device_of(line) == Some(mount.device)),
+                "tmpfs" => !ours()?.lines().any(|line| device_of(line) == Some(mount.device)),
                 // A bpffs of the host's that came with its /sys. Covering its root touches nothing in it.
                 "bpf" => opened.at_mount_root && opened.missing == 0,
                 _ => false,
@@ -71,7 +76,7 @@ mod tests {
 ";
 
     fn verdict(opened: Opened) -> String {
-        match judge("/mnt/x", &opened, CONTAINER, HOST) {
+        match judge("/mnt/x", &opened, CONTAINER, || Ok(HOST.to_owned())) {
             Ok(()) => "fine".into(),
             Err(SysError::Bpffs(BpffsError::TargetHostMount { mount, .. })) => format!("outside: {mount}"),
             Err(SysError::Bpffs(BpffsError::TargetShared { mount, .. })) => format!("shared: {mount}"),
