@@ -1,1 +1,79 @@
-//! Bytecode images: get them, check them, keep them. The only user of the OCI client and the sigstore crates.
+//! Bytecode images: get, verify, keep. The only user of the HTTP client and of the sigstore crates.
+//!
+//!     reference ── host path ──> host.rs: every component trusted, bytes read once ──┐
+//!         │                                                                          ├─> source.rs: blobs by digest, hashed
+//!         └── registry ──> cache.rs: digest, verdict and object known? done          │
+//!                              │ no                                                  │
+//!                              └──> remote.rs <─ socket, sealed memory ─> fetch/ ────┘   the child: all network, no rights
+//!
+//!     source.rs ──> verify/: signatures over the top-level digest ──> object.rs: layers -> one ELF object ──> cache.rs
+//!
+//! The digest that a reference stands for is established once; what follows is by digest. Signatures are checked before
+//! anything below the top-level digest is parsed. Everything is hashed by this process, whoever sent it.
+
+mod cache;
+mod error;
+mod fetch;
+mod host;
+mod judge;
+mod layout;
+mod linux;
+mod manifest;
+mod object;
+mod remote;
+mod source;
+mod verify;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use sha2::{Digest as _, Sha256};
+
+pub use cache::{Cache, CachedImage, CachedVerdict};
+pub use error::{CacheError, ImageError, ObjectError, RemoteError};
+pub use fetch::child as fetch_child;
+pub use linux::LinuxImages;
+pub use remote::Worker;
+
+use crate::model::bytecode::{Bytecode, PullPolicy};
+use crate::model::ids::Digest;
+use crate::model::policy::{ImageRule, PolicyId};
+use crate::model::reference::Reference;
+use crate::model::registries::RegistryConfig;
+
+/// Compressed and decompressed, this is the most that a bytecode image may hold: 16 MiB, as in bpfman.
+pub const MAX_OBJECT: usize = 16 << 20;
+/// The most that a manifest, an index, a config or one signature may hold: 1 MiB.
+pub const MAX_MANIFEST: usize = 1 << 20;
+
+/// What is wanted: one reference under the rules that policy selected for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Want<'a> {
+    /// Where the bytecode is.
+    pub reference: &'a Reference,
+    /// When the registry is asked; without meaning for host paths.
+    pub pull: PullPolicy,
+    /// The image rules that speak of this reference, in policy's order. Any satisfied one allows; none at all denies.
+    pub rules: &'a [&'a ImageRule],
+    /// The key files that the rules name, PEM, already read from trusted paths.
+    pub keys: &'a BTreeMap<PathBuf, Vec<u8>>,
+    /// The policy that the rules are of: cached verdicts of another one are not used.
+    pub policy: PolicyId,
+    /// How registries are spoken to.
+    pub registries: &'a RegistryConfig,
+    /// When to give up with [`ImageError::Timeout`].
+    pub deadline: Instant,
+}
+
+/// Where bytecode comes from. [`LinuxImages`] is the real one.
+pub trait Images {
+    /// Gets an image, checks it against the rules and takes the object out of it. What is returned satisfies one of the
+    /// rules; every doubt is an error.
+    fn fetch(&self, want: &Want<'_>) -> Result<Bytecode, ImageError>;
+}
+
+/// The sha256 digest of some bytes.
+pub(crate) fn hash(bytes: &[u8]) -> Digest {
+    Digest::from_bytes(Sha256::digest(bytes).into())
+}

@@ -1,10 +1,40 @@
 //! Everything that is done with BPF objects: reading, loading, attaching, pinning, probing. The only user of aya.
 
+mod attach;
+mod btf;
+mod btf_ext;
+mod core_relo;
+mod core_spec;
+mod elf;
+mod error;
+pub mod features;
+mod fixup;
+mod insn;
+pub mod inspect;
+mod link;
+mod load;
+mod map;
+mod object;
+pub mod pins;
+mod section;
+mod verifier;
+
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use crate::model::ids::PinName;
+pub use crate::kernel::btf::BtfError;
+pub use crate::kernel::core_relo::CoreError;
+pub use crate::kernel::elf::ElfError;
+pub use crate::kernel::error::KernelError;
+pub use crate::kernel::link::LinkError;
+use crate::kernel::object::Object;
+pub use crate::kernel::object::ObjectError;
+pub use crate::kernel::verifier::VerifierLog;
+use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
 
@@ -104,6 +134,9 @@ pub trait Kernel {
     /// Reads what an object declares. No system call: pure parsing of hostile input.
     fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError>;
 
+    /// Makes an owner's directory in our bpffs, for root alone.
+    fn make_directory(&self, directory: &Path) -> Result<(), KernelError>;
+
     /// Makes the maps, loads the programs with the capabilities of the object's scope, and pins each under `directory`, an
     /// existing directory of our bpffs. On error some pins may be left: the caller releases by the record.
     fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError>;
@@ -113,8 +146,48 @@ pub trait Kernel {
 
     /// Removes one pin. An absent one is a success; the result says whether it was there.
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError>;
+
+    /// Removes an owner's directory with every pin that is still in it, links first. An absent one is a success.
+    fn remove_directory(&self, directory: &Path) -> Result<(), KernelError>;
+
+    /// The owners that have a directory below `fs`, our bpffs; none where it is not mounted.
+    fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError>;
 }
 
-/// Why something with a BPF object did not work.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {}
+/// The kernel that runs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LinuxKernel;
+
+impl Kernel for LinuxKernel {
+    fn probe(&self, feature: Feature) -> Support {
+        features::probe(feature)
+    }
+
+    fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError> {
+        Ok(Object::parse(object)?.facts())
+    }
+
+    fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError> {
+        load::load(directory, object)
+    }
+
+    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<u32, KernelError> {
+        attach::attach(directory, link, places)
+    }
+
+    fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
+        pins::unpin(directory, pin)
+    }
+
+    fn make_directory(&self, directory: &Path) -> Result<(), KernelError> {
+        pins::make_directory(directory)
+    }
+
+    fn remove_directory(&self, directory: &Path) -> Result<(), KernelError> {
+        pins::remove_directory(directory)
+    }
+
+    fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError> {
+        Ok(pins::list(fs)?.owners.into_iter().map(|(owner, _)| owner).collect())
+    }
+}

@@ -1,3 +1,48 @@
 //! The only code that orders effects: acquire, release, reconcile.
+//!
+//! Read `acquire` first, then `release`; `reconcile` applies `release` to whatever is dead.
 
+pub mod acquire;
+pub mod error;
+pub mod host;
+pub mod linux_host;
 pub mod policy_files;
+pub mod reconcile;
+pub mod registries_file;
+pub mod release;
+
+pub use error::{Cause, ReleaseErrors};
+
+use std::path::Path;
+
+use crate::kernel::Kernel;
+use crate::lifecycle::host::Host;
+use crate::model::record::Actor;
+use crate::store::Store;
+
+/// The parts that every lifecycle call works with. It holds no state of its own: that is in the store.
+#[derive(Debug)]
+pub struct Lifecycle<'a, K, H> {
+    /// BPF objects.
+    pub kernel: &'a K,
+    /// Processes, namespaces, cgroups, mounts, time.
+    pub host: &'a H,
+    /// Records.
+    pub store: &'a Store,
+    /// Our bpffs, below which every owner has a directory.
+    pub fs: &'a Path,
+    /// When this process gives up by itself: seconds since boot.
+    pub deadline: u64,
+}
+
+impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
+    /// This process, as records name it.
+    fn actor(&self) -> Actor {
+        Actor { process: self.host.me(), deadline: self.deadline }
+    }
+
+    /// An error where the deadline is over, so that what was done can still be undone.
+    fn check_deadline(&self) -> Result<(), Cause> {
+        if self.host.boottime() >= self.deadline { Err(Cause::Deadline) } else { Ok(()) }
+    }
+}

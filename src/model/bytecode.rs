@@ -39,7 +39,8 @@ pub enum Verdict {
         /// In which layout it was found: `simple-signing` (cosign 2) or `bundle` (cosign 3).
         layout: String,
     },
-    /// No signature was looked for, because the rule accepts the image unsigned.
+    /// The rule accepts the image unsigned. Where a rule with signers speaks of the image too, signatures were looked for
+    /// and there is none in any layout; else none was looked for.
     Unsigned,
 }
 

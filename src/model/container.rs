@@ -1,12 +1,15 @@
 //! One container: the state that the runtime sent, and its bundle's configuration.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
-use crate::model::annotations::PREFIX;
-use crate::model::config::Config;
+use crate::model::annotations::{PREFIX, Request, RequestError};
+use crate::model::config::{Config, NamespaceKind, NamespaceSource};
+use crate::model::delegation::Delegation;
 use crate::model::engine::EngineError;
+use crate::model::grant::{Missing, Needs};
 use crate::model::ids::{ContainerId, Pid};
-use crate::model::policy::Engine;
+use crate::model::policy::{ContainerFacts, Engine};
 use crate::model::record::Workload;
 use crate::model::state::{State, Status};
 
@@ -27,6 +30,10 @@ pub struct Container {
     pub engine: Engine,
     /// Its place in Kubernetes; empty under podman and plain runtimes.
     pub workload: Workload,
+    /// Its name in its pod, to which per-container keys speak; None where the engine gives none.
+    pub name: Option<String>,
+    /// `process.user`: uid and gid as the container sees them.
+    pub user: (u32, u32),
     /// Its pod's sandbox, where the engine says.
     pub sandbox: Option<String>,
     /// True where it is that sandbox: touched only when named.
@@ -89,21 +96,84 @@ impl Container {
             bundle: state.bundle.clone(),
             rootfs: state.bundle.join(&config.root),
             engine,
+            name: workload.container.clone(),
             workload,
+            user: (config.user.uid, config.user.gid),
             sandbox: engine.sandbox(&config.annotations).map(str::to_owned),
             is_sandbox: engine.is_sandbox(&config.annotations),
             config,
         })
     }
 
-    /// The container's name in its pod, to which per-container keys speak; None where the engine gives none.
-    pub fn name(&self) -> Option<&str> {
-        self.workload.container.as_deref()
+    /// What the container asks for; None where nothing speaks to it. A sandbox is spoken to by its name only.
+    ///
+    /// Init and ephemeral containers are sandboxed the same way by their callers where these know them (NRI); neither state
+    /// nor config.json tells them from regular ones.
+    pub fn request(&self) -> Result<Option<Request>, RequestError> {
+        let annotations = &self.config.annotations;
+        let request = match (self.is_sandbox, &self.name) {
+            (true, None) => None,
+            (true, Some(name)) => Request::parse_named(annotations, name)?,
+            (false, name) => Request::parse(annotations, name.as_deref())?,
+        };
+        Ok(request.filter(|request| !request.is_empty()))
+    }
+
+    /// What policy rules match, for a runtime that runs as `runtime_user`.
+    pub fn facts(&self, runtime_user: u32) -> ContainerFacts {
+        facts(&self.config, self.engine, &self.workload, runtime_user)
+    }
+
+    /// Refuses a request whose container could not use what it asks for.
+    pub fn check_rights(&self, request: &Request, delegation: Option<&Delegation>) -> Result<(), MissingRights> {
+        let missing = Needs::of(delegation, !request.maps.is_empty()).missing(&self.config, self.engine);
+        if missing.is_empty() { Ok(()) } else { Err(MissingRights(missing)) }
+    }
+
+    /// True where the engine configures the network after createRuntime: podman with a user namespace, whose network
+    /// namespace has only `lo` until then.
+    pub fn late_network(&self) -> bool {
+        self.engine == Engine::Podman
+            && self.config.namespace(NamespaceKind::User) != NamespaceSource::Runtime
+            && self.config.namespace(NamespaceKind::Network) == NamespaceSource::New
+    }
+
+    /// Why the container sees cgroups that are not its own, as far as its configuration shows.
+    pub fn foreign_cgroups(&self) -> Option<String> {
+        let mount = self.config.host_cgroup_mount()?;
+        Some(format!("{} of the host is mounted at its {}", mount.source.display(), mount.destination.display()))
     }
 
     /// True where an annotation of ours is there. Cheap: nothing is parsed.
     pub fn asks(&self) -> bool {
         asks(self.config.annotations.keys())
+    }
+}
+
+/// What policy rules match, before there is a container: at precreate.
+pub fn facts(config: &Config, engine: Engine, workload: &Workload, runtime_user: u32) -> ContainerFacts {
+    ContainerFacts {
+        engine,
+        namespace: workload.namespace.clone(),
+        pod: workload.pod.clone(),
+        container: workload.container.clone(),
+        runtime_user,
+        userns: config.namespace(NamespaceKind::User) != NamespaceSource::Runtime,
+    }
+}
+
+/// What a container lacks for what it asks; the sentences of all of it, each with its remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingRights(pub Vec<Missing>);
+
+impl std::error::Error for MissingRights {}
+
+impl fmt::Display for MissingRights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, missing) in self.0.iter().enumerate() {
+            write!(f, "{}{missing}", if n == 0 { "" } else { "; " })?;
+        }
+        Ok(())
     }
 }
 
@@ -117,17 +187,15 @@ pub fn asks<'a>(keys: impl IntoIterator<Item = &'a String>) -> bool {
 }
 
 /// Kata Containers leaves these on what runs in its machines; its pid is a shim's.
-fn is_kata(bundle: &std::path::Path, config: &Config) -> bool {
+fn is_kata(bundle: &Path, config: &Config) -> bool {
     bundle.starts_with("/run/kata-containers")
         || config.annotations.keys().any(|key| key.starts_with("io.katacontainers.pkg.oci."))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::model::config::{Capability, NamespaceKind, NamespaceSource};
+    use crate::model::config::Capability;
     use crate::model::seccomp::{Allowed, Syscall};
 
     fn data(name: &str) -> String {
@@ -191,7 +259,7 @@ mod tests {
         let text = data("oci-state/containerd-2.1.9_runc-1.3.6_config_userns.json");
         let c = Container::parse(&state("/run/containerd/io.containerd.runtime.v2.task/k8s.io/web"), &text, None).unwrap();
         assert_eq!(c.engine, Engine::Containerd);
-        assert_eq!((c.workload.namespace.as_deref(), c.name()), (Some("lab"), Some("main")));
+        assert_eq!((c.workload.namespace.as_deref(), c.name.as_deref()), (Some("lab"), Some("main")));
         assert_eq!((c.is_sandbox, c.asks()), (false, true));
         assert_eq!(c.rootfs, Path::new("/run/containerd/io.containerd.runtime.v2.task/k8s.io/web/rootfs"));
         let elsewhere = Container::parse(&state("/srv/web"), &text, Some(Engine::Containerd)).unwrap();
@@ -244,6 +312,83 @@ mod tests {
         ] {
             assert!(matches!(parse(vm), Err(ContainerError::VirtualMachine { .. })), "{vm}");
         }
+    }
+
+    #[test]
+    fn a_sandbox_is_spoken_to_by_name_only() {
+        let text = data("oci-state/containerd-2.1.9_runc-1.3.6_config_userns.json");
+        let parse = |edit: &dyn Fn(&mut serde_json::Value)| {
+            let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let annotations = &mut config["annotations"];
+            for key in ["image", "programs", "maps.main"] {
+                annotations.as_object_mut().unwrap().remove(&format!("hook.bpfman.io/{key}"));
+            }
+            annotations["hook.bpfman.io/bpffs"] = "private".into();
+            edit(annotations);
+            let bundle = "/run/containerd/io.containerd.runtime.v2.task/k8s.io/web";
+            Container::parse(&state(bundle), &config.to_string(), None).unwrap().request().unwrap()
+        };
+        assert!(parse(&|_| {}).is_some());
+        let sandbox = |a: &mut serde_json::Value| a["io.kubernetes.cri.container-type"] = "sandbox".into();
+        assert!(parse(&sandbox).is_none());
+        assert!(
+            parse(&|a| {
+                sandbox(a);
+                a.as_object_mut().unwrap().remove("io.kubernetes.cri.container-name");
+            })
+            .is_none()
+        );
+        assert!(
+            parse(&|a| {
+                sandbox(a);
+                a["main.hook.bpfman.io/bpffs"] = "private".into();
+            })
+            .is_some()
+        );
+        // A key that only qualifies others asks for nothing.
+        assert!(
+            parse(&|a| {
+                a.as_object_mut().unwrap().remove("hook.bpfman.io/bpffs");
+                a["hook.bpfman.io/on-failure"] = "stop".into();
+            })
+            .is_none()
+        );
+    }
+
+    #[test]
+    fn rights_and_places_of_recorded_containers() {
+        let with = |file: &str, annotations: &[(&str, &str)]| {
+            let mut container = container(file);
+            container.config.annotations.clear();
+            for (key, value) in annotations {
+                container.config.annotations.insert(format!("{PREFIX}{key}"), (*value).to_owned());
+            }
+            let request = container.request().unwrap().unwrap();
+            (container, request)
+        };
+        let xdp = Delegation { cmds: 1, maps: 4, progs: 1 << 6, attachs: 1 };
+        let (userns, token) = with("runc-1.1.5_userns", &[("delegate", "networking")]);
+        assert_eq!(userns.check_rights(&token, Some(&xdp)), Ok(()));
+        assert_eq!((userns.late_network(), userns.foreign_cgroups()), (false, None));
+
+        let (podman, token) = with("podman-4.3.1_userns", &[("delegate", "networking")]);
+        let missing = podman.check_rights(&token, Some(&xdp)).unwrap_err();
+        assert_eq!(missing.0.len(), 1, "{missing}");
+        assert!(missing.to_string().starts_with("the container's seccomp profile refuses bpf(2): "), "{missing}");
+        assert!(podman.late_network());
+        assert_eq!((podman.facts(7).userns, podman.facts(7).runtime_user, podman.facts(7).engine), (true, 7, Engine::Podman));
+
+        // Maps are read with bpf(2), and with no capability.
+        let maps = [("image", "oci:/demo"), ("programs", "xdp:count"), ("maps", "packets")];
+        let (default, request) = with("podman-4.3.1_default", &maps);
+        assert_eq!(default.check_rights(&request, None).unwrap_err().0.len(), 1);
+        assert!(!default.late_network() && !default.facts(0).userns);
+        let (unconfined, request) = with("podman-4.3.1_unconfined", &maps);
+        assert_eq!(unconfined.check_rights(&request, None), Ok(()));
+
+        let hostnet = container("podman-4.3.1_hostnet");
+        assert!(!hostnet.late_network());
+        assert_eq!(hostnet.foreign_cgroups().as_deref(), Some("/sys of the host is mounted at its /sys"));
     }
 
     #[test]

@@ -42,15 +42,11 @@ const fn bits(values: &[u32]) -> u64 {
 
 impl Needs {
     /// What it takes to use a token with this delegation (None: no token), and to read maps where `shows_maps`.
-    ///
-    /// Program types decide: what cannot be loaded cannot be used, so a map type alone is worth CAP_NET_ADMIN only where no
-    /// program type is delegated at all.
     pub fn of(delegation: Option<&Delegation>, shows_maps: bool) -> Self {
         let mut needs = Self::default();
         if let Some(delegation) = delegation {
             needs.capabilities.push(Capability::Bpf);
-            let maps_alone = delegation.progs == 0 && delegation.maps & NET_ADMIN_MAPS != 0;
-            if delegation.progs & NET_ADMIN_PROGS != 0 || maps_alone {
+            if delegation.progs & NET_ADMIN_PROGS != 0 || delegation.maps & NET_ADMIN_MAPS != 0 {
                 needs.capabilities.push(Capability::NetAdmin);
             }
             if delegation.progs & PERFMON_PROGS != 0 {
@@ -245,7 +241,7 @@ mod tests {
             (Some(progs(bits(&[5, 17]))), false, vec![Bpf, Perfmon], vec![Syscall::Bpf, PerfEventOpen]),
             (Some(progs(bits(&[28]))), false, vec![Bpf, NetAdmin, Perfmon], vec![Syscall::Bpf]),
             (Some(Delegation { maps: bits(&[15]), ..progs(0) }), false, vec![Bpf, NetAdmin], vec![Syscall::Bpf]),
-            (Some(Delegation { maps: bits(&[15]), ..progs(bits(&[1])) }), false, vec![Bpf], vec![Syscall::Bpf]),
+            (Some(Delegation { maps: bits(&[1, 2, 27]), ..progs(bits(&[1])) }), false, vec![Bpf], vec![Syscall::Bpf]),
         ] {
             assert_eq!(Needs::of(delegation.as_ref(), maps), Needs { capabilities, syscalls }, "{delegation:?}");
         }

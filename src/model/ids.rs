@@ -78,6 +78,17 @@ impl OwnerNo {
     pub fn directory(self) -> String {
         format!("owner_{}", self.0)
     }
+
+    /// The owner whose directory has this name, or None.
+    pub fn from_directory(name: &str) -> Option<Self> {
+        number(name.strip_prefix("owner_")?).map(Self)
+    }
+}
+
+/// A number as we write it: without sign and leading zeroes, so that each has one name.
+fn number(digits: &str) -> Option<u64> {
+    let number: u64 = digits.parse().ok()?;
+    (number.to_string() == digits).then_some(number)
 }
 
 impl fmt::Display for OwnerNo {
@@ -212,6 +223,13 @@ impl PinName {
         Self(format!("link_{n}"))
     }
 
+    /// The pin of this file name, or None for a name that is not one of ours.
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        let (kind, digits) = name.split_once('_')?;
+        let ours = matches!(kind, "prog" | "map" | "link") && number(digits).is_some();
+        ours.then(|| Self(name.to_owned()))
+    }
+
     /// The file name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -250,6 +268,19 @@ mod tests {
         for bad in ["", "sha256:", "sha256:0a", &format!("sha512:{}", "0a".repeat(32)), &format!("sha256:{}", "0A".repeat(32))]
         {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn file_names_lead_back_to_what_they_name() {
+        assert_eq!(OwnerNo::from_directory(&OwnerNo(7).directory()), Some(OwnerNo(7)));
+        assert_eq!(PinName::from_file_name("link_3"), Some(PinName::link(3)));
+        assert_eq!(PinName::from_file_name(PinName::map(0).as_str()), Some(PinName::map(0)));
+        for bad in ["owner_", "owner_07", "owner_+7", "owner_x", "7", "owner_18446744073709551616"] {
+            assert_eq!(OwnerNo::from_directory(bad), None, "{bad}");
+        }
+        for bad in ["prog", "prog_", "prog_01", "prog_-1", "link_1 ", "btf_1", "../link_1"] {
+            assert_eq!(PinName::from_file_name(bad), None, "{bad}");
         }
     }
 

@@ -89,3 +89,64 @@ impl State {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every recorded state parses; what each must say is in the table.
+    #[test]
+    fn reads_what_runtimes_write() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/oci-state");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(directory).expect("recordings") {
+            let path = entry.expect("entry").path();
+            let name = path.file_name().and_then(|n| n.to_str()).expect("name").to_owned();
+            let is_state = ["createRuntime", "createContainer", "prestart", "poststart", "poststop", "startContainer"]
+                .iter()
+                .any(|stage| name.contains(stage));
+            if !name.ends_with(".json") || !is_state {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("text");
+            let state = State::parse(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+            seen += 1;
+            assert!(state.bundle.is_absolute(), "{name}");
+            if name.contains("poststop") {
+                assert_eq!(state.status, Status::Stopped, "{name}");
+                assert_eq!(state.pid, None, "{name}");
+            }
+            if name.contains("createRuntime") && !name.contains("poststop") {
+                assert!(matches!(state.status, Status::Creating | Status::Created), "{name}");
+                assert!(state.pid.is_some(), "{name}");
+            }
+        }
+        assert!(seen >= 30, "only {seen} recordings were read");
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_state() {
+        let table = [
+            ("", "not an OCI state"),
+            ("[]", "not an OCI state"),
+            ("{}", "not an OCI state"),
+            (r#"{"id":"a","bundle":7}"#, "not an OCI state"),
+            (r#"{"id":"../a","bundle":"/b"}"#, "read the container's state"),
+            (r#"{"id":"a","bundle":"b"}"#, "not an absolute path"),
+            (r#"{"id":"a","bundle":"/b","annotations":["x"]}"#, "not an OCI state"),
+        ];
+        for (text, phrase) in table {
+            let error = State::parse(text).expect_err(text);
+            assert!(error.to_string().contains(phrase), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn odd_pids_and_statuses_are_no_error() {
+        for (text, pid) in [("0", None), ("-1", None), ("null", None), ("4294967296", None), ("7", Some(7))] {
+            let state = State::parse(&format!(r#"{{"id":"a","bundle":"/b","status":"starting","pid":{text}}}"#)).expect(text);
+            assert_eq!(state.pid.map(Pid::get), pid, "{text}");
+            assert_eq!(state.status, Status::Other);
+        }
+    }
+}

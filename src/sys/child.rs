@@ -58,13 +58,11 @@ impl Role {
 }
 
 /// The role that this process was started in; `args` begin with argv[0]. To be asked first in `main`, before anything is read.
-pub fn role_from_args(args: impl IntoIterator<Item = OsString>) -> Option<Role> {
-    let mut args = args.into_iter().skip(1);
-    let word = args.next()?;
-    if args.next().is_some() {
-        return None;
+pub fn role_from_args(args: &[OsString]) -> Option<Role> {
+    match args {
+        [_, word] => Role::ALL.into_iter().find(|role| word == role.word()),
+        _ => None,
     }
-    Role::ALL.into_iter().find(|role| word == role.word())
 }
 
 /// Where a child's standard output and error go.
@@ -324,7 +322,7 @@ mod tests {
 
     #[test]
     fn only_the_exact_word_selects_a_role() {
-        let role = |args: &[&str]| role_from_args(args.iter().map(OsString::from));
+        let role = |args: &[&str]| role_from_args(&args.iter().map(OsString::from).collect::<Vec<_>>());
         for known in Role::ALL {
             assert_eq!(role(&["bpfman-hook", known.word()]), Some(known));
             assert_eq!(role(&["bpfman-hook", known.word(), "more"]), None);

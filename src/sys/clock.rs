@@ -44,6 +44,25 @@ fn parse_boot_id(text: &str) -> Option<String> {
     (id.len() == 36 && id.bytes().enumerate().all(legal)).then(|| id.to_owned())
 }
 
+/// A time as RFC 3339 writes it, in UTC: `2026-11-25T02:45:00Z`.
+pub fn utc(unix_seconds: u64) -> String {
+    let (days, rest) = (unix_seconds / 86_400, unix_seconds % 86_400);
+    let (mut year, mut day) = (1970, days);
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    while day >= 365 + u64::from(leap(year)) {
+        day -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let mut month = 0;
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    while day >= lengths[month] {
+        day -= lengths[month];
+        month += 1;
+    }
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", month + 1, day + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,5 +82,18 @@ mod tests {
         let before = since_boot();
         assert!(before > Duration::ZERO && since_boot() >= before);
         assert!(unix_seconds() > 1_700_000_000);
+    }
+
+    #[test]
+    fn times_are_written_as_rfc_3339_has_them() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_795_574_700, "2026-11-25T02:45:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(super::utc(seconds), text);
+        }
     }
 }

@@ -9,12 +9,13 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
 
-const SIGNALS: [libc::c_int; 2] = [libc::SIGBUS, libc::SIGSEGV];
+/// SIGABRT comes from the assertions of a library that was built with them.
+const SIGNALS: [libc::c_int; 3] = [libc::SIGBUS, libc::SIGSEGV, libc::SIGABRT];
 
 /// What to say, and what was in place for each of [`SIGNALS`] before us.
 struct Guard {
     sentence: String,
-    previous: [libc::sigaction; 2],
+    previous: [libc::sigaction; 3],
 }
 
 static GUARD: OnceLock<Guard> = OnceLock::new();
@@ -27,7 +28,7 @@ thread_local! {
 /// Installs the handlers, once per process: the first sentence stays.
 pub fn install(sentence: &str) {
     GUARD.get_or_init(|| {
-        let mut previous = [zeroed(), zeroed()];
+        let mut previous = [zeroed(), zeroed(), zeroed()];
         for (signal, previous) in SIGNALS.into_iter().zip(&mut previous) {
             // SAFETY: a null second argument only asks; the third is valid for writing one sigaction.
             unsafe { libc::sigaction(signal, ptr::null(), previous) };

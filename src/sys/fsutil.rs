@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, ResolveFlags, fchmod, flock, fstat, fsync, mkdirat, openat, openat2, renameat,
-    unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, fchmod, flock, fstat, fsync, mkdirat, openat, openat2,
+    renameat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -17,6 +17,20 @@ use rustix::process::geteuid;
 use crate::sys::error::SysError;
 pub use crate::sys::memfd::{read_sealed, sealed_memfd};
 pub use crate::sys::trusted::{ReadError, TrustError, TrustedRoot, open_trusted_dir, read_capped, read_trusted_file};
+
+/// The text of a regular file of at most `max` bytes, in a directory that the caller trusts, such as a bundle.
+pub fn read_text(path: &Path, max: usize) -> Result<String, SysError> {
+    // O_NONBLOCK: a fifo must not keep us waiting.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = openat(CWD, path, flags, Mode::empty()).map_err(SysError::io("read", show(path)))?;
+    let stat = fstat(&file).map_err(SysError::io("stat", show(path)))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(SysError::io("read", show(path))(io::Error::other("it is not a regular file")));
+    }
+    let bytes = super::trusted::read_capped(std::fs::File::from(file), max)
+        .map_err(|e| SysError::io("read", show(path))(io::Error::other(e)))?;
+    String::from_utf8(bytes).map_err(|_| SysError::io("read", show(path))(io::Error::other("it is not UTF-8")))
+}
 
 /// Removes a file, a socket or a pin. True: it was there; false: it was not, which is a success as well.
 pub fn unlink_if_present(path: &Path) -> Result<bool, SysError> {
@@ -221,22 +235,32 @@ impl Drop for FileLock<'_> {
     }
 }
 
+/// Which process holds the lock of [`FileLock`] on a file, if `/proc/locks` tells: one outside our pid namespace has no
+/// number, and some file systems show another device there than stat(2) does.
+pub fn lock_holder(file: impl AsFd) -> Option<u32> {
+    let stat = fstat(file).ok()?;
+    let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    holder(&std::fs::read_to_string("/proc/locks").ok()?, &format!("{major:02x}:{minor:02x}:{}", stat.st_ino))
+}
+
+/// Lines look like `1: FLOCK  ADVISORY  WRITE 708 00:13:11154 0 EOF`; those who wait have `->` in front of the kind.
+fn holder(locks: &str, file: &str) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        (words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&file)).then(|| words.get(4)?.parse().ok()).flatten()
+    })
+}
+
 fn show(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// The size of an open file in bytes.
-pub fn size_of(file: impl AsFd, shown: &Path) -> Result<u64, SysError> {
-    let stat = fstat(file).map_err(SysError::io("stat", show(shown)))?;
-    Ok(u64::try_from(stat.st_size).unwrap_or(0))
-}
-
 /// Makes a file at least `size` bytes long with real blocks behind every byte, so that writing to a mapping of it cannot end
 /// in SIGBUS for want of space. Never shortens it. A file system without fallocate(2) is passed over.
-pub fn reserve(file: impl AsFd, shown: &Path, size: u64) -> Result<(), SysError> {
+pub fn reserve(file: impl AsFd, size: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
         Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
-        Err(errno) => Err(SysError::io("reserve space for", show(shown))(errno)),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -366,6 +390,7 @@ mod tests {
         let open = || OwnedFd::from(File::options().create(true).append(true).open(&path).unwrap());
         let (one, two) = (open(), open());
         let held = FileLock::wait(&one, &path).unwrap();
+        assert_eq!(lock_holder(&two), Some(std::process::id()));
         let before = Instant::now();
         assert!(FileLock::wait_for(&two, &path, Duration::from_millis(20)).unwrap().is_none());
         assert!(before.elapsed() >= Duration::from_millis(20));
@@ -375,15 +400,21 @@ mod tests {
     }
 
     #[test]
+    fn the_holder_of_a_lock_is_found_in_proc_locks() {
+        let locks = "1: POSIX  ADVISORY  WRITE 1 00:13:7 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 2 00:13:7 0 EOF\n2: FLOCK  ADVISORY  WRITE 708 00:13:7 0 EOF\n3: FLOCK  ADVISORY  WRITE -1 fe:01:9 0 EOF\n";
+        assert_eq!((holder(locks, "00:13:7"), holder(locks, "fe:01:9"), holder(locks, "00:13:8")), (Some(708), None, None));
+    }
+
+    #[test]
     fn reserving_extends_and_never_shortens() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         fs::write(&path, [7; 5000]).unwrap();
         let file = File::options().write(true).open(&path).unwrap();
-        reserve(&file, &path, 100).unwrap();
-        assert_eq!(size_of(&file, &path).unwrap(), 5000);
-        reserve(&file, &path, 9000).unwrap();
-        assert_eq!(size_of(&file, &path).unwrap(), 9000);
+        reserve(&file, 100).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 5000);
+        reserve(&file, 9000).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 9000);
         assert!(fs::read(&path).unwrap()[..5000].iter().all(|byte| *byte == 7));
     }
 }

@@ -2,19 +2,29 @@
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
+pub mod bpf;
 pub mod bpffs;
 pub mod caps;
+pub mod cgroup;
 pub mod child;
 pub mod clock;
+pub mod cpus;
+pub mod deadline;
+pub mod environment;
 pub mod error;
 pub mod fault;
 pub mod fsutil;
+pub mod journal;
+pub mod machine;
 mod memfd;
 pub mod mounts;
+mod namespaces;
 pub mod netns;
 pub mod pid;
 pub mod sock;
 pub mod token;
+pub mod tracefs;
 mod trusted;
 
 pub use error::SysError;
+pub use rustix::io::Errno;

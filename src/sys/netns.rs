@@ -36,6 +36,11 @@ pub fn on_thread<T: Send>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T + Send) -
     })
 }
 
+/// Cookie and interfaces of `netns`, by one visit: see [`cookie`] and [`interfaces`].
+pub fn survey(netns: BorrowedFd<'_>) -> Result<(u64, Vec<Interface>), SysError> {
+    on_thread(netns, || Ok((cookie_here()?, interfaces_here()?)))?
+}
+
 /// All interfaces of `netns`, `lo` included, in the kernel's order.
 pub fn interfaces(netns: BorrowedFd<'_>) -> Result<Vec<Interface>, SysError> {
     on_thread(netns, interfaces_here)?
@@ -47,7 +52,8 @@ pub fn cookie(netns: BorrowedFd<'_>) -> Result<u64, SysError> {
     on_thread(netns, cookie_here)?
 }
 
-fn interfaces_here() -> Result<Vec<Interface>, SysError> {
+/// All interfaces of the calling thread's network namespace.
+pub(crate) fn interfaces_here() -> Result<Vec<Interface>, SysError> {
     // SAFETY: takes no arguments; the result is checked for null and freed below with its own function.
     let list = unsafe { libc::if_nameindex() };
     if list.is_null() {

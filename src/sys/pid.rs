@@ -11,11 +11,8 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::model::ids::{Pid, ProcessIdentity};
-use crate::model::plan::NamespaceFact;
 use crate::sys::error::SysError;
-
-/// The inode of the initial user namespace: PROC_USER_INIT_INO, include/linux/proc_ns.h, unchanged since Linux 3.8.
-pub const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+pub use crate::sys::namespaces::{INITIAL_USER_NAMESPACE, Namespace, Namespaces, own_namespaces};
 
 /// More than any file of `/proc/<pid>` that we read; a mountinfo of 50 000 lines has about 8 MiB.
 const MAX_FILE: u64 = 32 << 20;
@@ -97,99 +94,6 @@ impl AsFd for PidFd {
     }
 }
 
-/// The kinds of namespaces that we look at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Namespace {
-    /// `ns/user`
-    User,
-    /// `ns/mnt`
-    Mount,
-    /// `ns/net`
-    Network,
-    /// `ns/pid`: the one the process itself is in.
-    Pid,
-    /// `ns/cgroup`
-    Cgroup,
-    /// `ns/uts`
-    Uts,
-    /// `ns/ipc`
-    Ipc,
-}
-
-impl Namespace {
-    /// All of them, in the order of [`Namespaces`]' fields.
-    pub const ALL: [Self; 7] = [Self::User, Self::Mount, Self::Network, Self::Pid, Self::Cgroup, Self::Uts, Self::Ipc];
-
-    /// The file below `/proc/<pid>`.
-    pub fn file(self) -> &'static str {
-        match self {
-            Self::User => "ns/user",
-            Self::Mount => "ns/mnt",
-            Self::Network => "ns/net",
-            Self::Pid => "ns/pid",
-            Self::Cgroup => "ns/cgroup",
-            Self::Uts => "ns/uts",
-            Self::Ipc => "ns/ipc",
-        }
-    }
-}
-
-/// The inodes of a process's namespaces. Two processes are in the same namespace if and only if the inodes are equal, while
-/// at least one of them lives or holds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each field is the namespace of its name")]
-pub struct Namespaces {
-    pub user: u64,
-    pub mount: u64,
-    pub network: u64,
-    pub pid: u64,
-    pub cgroup: u64,
-    pub uts: u64,
-    pub ipc: u64,
-}
-
-impl Namespaces {
-    /// The inode of one kind.
-    pub fn inode(&self, kind: Namespace) -> u64 {
-        match kind {
-            Namespace::User => self.user,
-            Namespace::Mount => self.mount,
-            Namespace::Network => self.network,
-            Namespace::Pid => self.pid,
-            Namespace::Cgroup => self.cgroup,
-            Namespace::Uts => self.uts,
-            Namespace::Ipc => self.ipc,
-        }
-    }
-
-    /// What planning wants to know about one kind, `own` being the hook's.
-    pub fn fact(&self, kind: Namespace, own: &Self) -> NamespaceFact {
-        NamespaceFact { inode: self.inode(kind), shared_with_host: self.inode(kind) == own.inode(kind) }
-    }
-
-    fn read(directory: BorrowedFd<'_>) -> Result<Self, Errno> {
-        // Following the link needs PTRACE_MODE_READ over the process, which root in the initial user namespace has unless the
-        // process holds capabilities that we lack: pid 1 may, so it is never asked.
-        let inode = |kind: Namespace| statat(directory, kind.file(), AtFlags::empty()).map(|stat| stat.st_ino);
-        Ok(Self {
-            user: inode(Namespace::User)?,
-            mount: inode(Namespace::Mount)?,
-            network: inode(Namespace::Network)?,
-            pid: inode(Namespace::Pid)?,
-            cgroup: inode(Namespace::Cgroup)?,
-            uts: inode(Namespace::Uts)?,
-            ipc: inode(Namespace::Ipc)?,
-        })
-    }
-}
-
-/// The namespaces of our own process. Runtimes run createRuntime and poststop hooks in their own namespaces, so for a hook
-/// these are the host's, except for the mount namespace under podman with a user namespace.
-pub fn own_namespaces() -> Result<Namespaces, SysError> {
-    let own = openat(CWD, "/proc/self", DIRECTORY, Mode::empty()).map_err(SysError::io("open", "/proc/self"))?;
-    Namespaces::read(own.as_fd()).map_err(SysError::io("read the namespaces below", "/proc/self"))
-}
-
 /// What we use of `/proc/<pid>/status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -225,6 +129,7 @@ impl Status {
     }
 }
 
+/// How a process's directory is held.
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// One living process, held: a pidfd and its directory in procfs, which both refer to it for good. What it was when it was
@@ -287,6 +192,28 @@ pub fn own_identity() -> Result<ProcessIdentity, ProcessError> {
     let start_time = start_time(&read_file(&own, pid, "stat")?).ok_or_else(|| unreadable(pid, "stat", "no start time"))?;
     Ok(ProcessIdentity { pid, start_time })
 }
+
+/// Our own effective uid: the one that the runtime which started us runs as.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// An error unless we are in the initial user namespace: delegating BPF, and reaching into containers that others made, needs
+/// its capabilities, whatever a rootless runtime's own namespace gives us.
+pub fn require_initial_user_namespace() -> Result<(), RootlessError> {
+    match own_namespaces() {
+        Ok(own) if own.user != INITIAL_USER_NAMESPACE => Err(RootlessError),
+        // Where it cannot be told, the first step that needs a capability will say so.
+        _ => Ok(()),
+    }
+}
+
+/// A rootless runtime started us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the runtime is rootless, and no capability of its user namespace can delegate BPF or attach programs; run the container as root"
+)]
+pub struct RootlessError;
 
 impl Process {
     /// Its pid and start time.
@@ -370,7 +297,7 @@ impl Process {
     pub fn children(&self) -> Result<Vec<Pid>, ProcessError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let tasks = openat(&self.directory, "task", flags, Mode::empty())
-            .and_then(|fd| rustix::fs::Dir::new(fd))
+            .and_then(rustix::fs::Dir::new)
             .map_err(|errno| self.failed("list the threads of process", errno))?;
         let mut children = Vec::new();
         for task in tasks {

@@ -1,1 +1,5 @@
 //! Tests on the real kernel: BPF objects, namespaces, bpffs, tokens. They need root and fail without it.
+
+mod bpffs;
+mod container;
+mod host;

@@ -1,9 +1,23 @@
 //! What will be done for one container, complete and checked.
+//!
+//! [`make`] is the only way to a [`Plan`]: it is pure, and whatever a request can get wrong about an object or a container
+//! is found here, before the kernel is asked for anything.
+
+mod attach;
+mod error;
+mod globals;
+mod make;
+
+pub use error::PlanError;
+pub use make::{Inputs, ObjectInput, make};
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
 use crate::model::annotations::MapAccess;
-use crate::model::attach_point::{AttachPoint, Interface, ProgramKind, Scope};
+use crate::model::attach_point::{AttachPoint, ProgramKind, Scope};
 use crate::model::delegation::Delegation;
 use crate::model::ids::PinName;
 use crate::model::record::ImageRecord;
@@ -95,87 +109,4 @@ pub struct Plan {
     pub netns: Option<OwnerPlan>,
     /// The bpffs.
     pub bpffs: Option<PlannedBpffs>,
-}
-
-/// One namespace of the container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NamespaceFact {
-    /// The inode of its file in nsfs, which user space and BPF programs know it by.
-    pub inode: u64,
-    /// True where it is the hook's own, so that the container shares it with the host.
-    pub shared_with_host: bool,
-}
-
-/// The container's cgroup in the v2 hierarchy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CgroupFact {
-    /// A cgroup that holds this container's processes alone.
-    Own {
-        /// Below the cgroup2 mount.
-        path: PathBuf,
-        /// The directory's inode.
-        id: u64,
-    },
-    /// The root cgroup, or none at all in the v2 hierarchy.
-    Root,
-    /// A cgroup that also holds others: the pids that do not belong to the container.
-    Shared {
-        /// Below the cgroup2 mount.
-        path: PathBuf,
-        /// One of the foreign processes.
-        other: u32,
-    },
-    /// Not the cgroup that `linux.cgroupsPath` names.
-    Elsewhere {
-        /// Below the cgroup2 mount.
-        path: PathBuf,
-        /// What the configuration names.
-        expected: String,
-    },
-}
-
-/// How the container came to its network namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NetnsFact {
-    /// Made for this container.
-    Own,
-    /// Made for its sandbox, which other containers of the pod share.
-    Sandbox {
-        /// The sandbox, where the engine says.
-        sandbox: Option<String>,
-    },
-    /// The host's.
-    Host,
-    /// One that a process outside this container lives in.
-    Foreign {
-        /// One of those processes.
-        other: u32,
-    },
-}
-
-/// What was found out about the running container before planning.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
-    /// The network namespace.
-    pub net: NamespaceFact,
-    /// The mount namespace.
-    pub mnt: NamespaceFact,
-    /// The pid namespace.
-    pub pid: NamespaceFact,
-    /// The user namespace.
-    pub user: NamespaceFact,
-    /// The cgroup namespace.
-    pub cgroup_ns: NamespaceFact,
-    /// How the container came to its network namespace.
-    pub netns: NetnsFact,
-    /// The network namespace's cookie (SO_NETNS_COOKIE).
-    pub netns_cookie: u64,
-    /// Its interfaces; empty where no program asks for one.
-    pub interfaces: Vec<Interface>,
-    /// The cgroup; None where no program sits on it.
-    pub cgroup: Option<CgroupFact>,
-    /// The init's pid in the host's pid namespace.
-    pub init: u32,
-    /// CPUs that per-CPU maps are made for.
-    pub cpus: u64,
 }

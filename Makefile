@@ -1,0 +1,72 @@
+# bpfman-hook. `make` builds, `make demo` shows, `make test` tests everything, `make check` is what a change must pass.
+#
+# One profile and one set of flags for everything, so that the demo, the tests and the checks share what is built. The target
+# is always named: crt-static needs that, see .cargo/config.toml.
+
+CARGO   ?= cargo
+PREFIX  ?= /usr/local
+DESTDIR ?=
+# For which engines `make install` installs: --podman, --crio.
+ENGINES ?= --podman
+
+TARGET  := $(shell uname -m)-unknown-linux-gnu
+FLAGS   := --release --locked --target $(TARGET)
+OUT     := $(or $(CARGO_TARGET_DIR),target)
+BINARY  := $(OUT)/$(TARGET)/release/bpfman-hook
+SCRIPTS := .ci/run tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh)
+
+.DEFAULT_GOAL := build
+.PHONY: build demo test test-unit test-privileged test-e2e check bench bpf man install uninstall clean root
+
+build:
+	$(CARGO) build $(FLAGS)
+
+demo: root build
+	tests/demo/demo.sh $(BINARY)
+
+test: test-unit test-privileged test-e2e
+
+test-unit:
+	$(CARGO) test $(FLAGS)
+
+# Tests on the real kernel and with real runtimes fail without root; they never skip themselves.
+test-privileged: root
+	$(CARGO) test $(FLAGS) --test privileged
+
+test-e2e: root
+	$(CARGO) test $(FLAGS) --test e2e
+
+check: build
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(FLAGS) --all-targets -- -D warnings
+	$(CARGO) test $(FLAGS) --test layering
+	shellcheck $(SCRIPTS)
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; \
+	else echo "cargo deny: skipped, it is not installed (cargo install cargo-deny)"; fi
+	$(MAKE) man
+
+# F0 and F1 are what the hook is measured against: benches/README.md.
+bench: root build
+	mkdir -p $(OUT)/bench
+	for program in f0 f1 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
+	python3 benches/bench.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH)
+
+# Rebuilds the test objects; `make bpf BPF=--check` compares instead.
+bpf:
+	tests/bpf/build.sh $(BPF)
+
+man: build
+	mkdir -p $(OUT)/man
+	$(BINARY) man $(OUT)/man
+
+install: build
+	$(BINARY) install $(ENGINES) --prefix $(PREFIX) $(if $(DESTDIR),--destdir $(abspath $(DESTDIR)))
+
+uninstall: build
+	$(BINARY) uninstall $(ENGINES) --prefix $(PREFIX) $(if $(DESTDIR),--destdir $(abspath $(DESTDIR)))
+
+clean:
+	$(CARGO) clean
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "this makes namespaces, mounts and BPF objects: run it as root, for example \`sudo make $(MAKECMDGOALS)\`" >&2; exit 1; }

@@ -1,0 +1,274 @@
+#!/usr/bin/env python3
+"""Times the hook process itself, from fork to its end, against its floors. Python's standard library and runc only.
+
+Each sample has a living container of its own: a process in new namespaces, as a runtime's container is at createRuntime. The
+cases alternate, so that what else the machine does falls on all of them. Medians, with 95 % intervals from 2000 bootstrap
+samples; ratios are of medians of the same resampling.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TESTS = HERE.parent / "tests"
+PREFIX = "hook.bpfman.io/"
+
+
+class Place:
+    """A directory that is root's in every component, with an image, a policy and a bpffs for bpftool."""
+
+    def __init__(self, binary, floors, object_name, program):
+        self.dir = Path(tempfile.mkdtemp(prefix="bpfman-hook-bench-", dir="/var/lib"))
+        os.chmod(self.dir, 0o755)
+        self.binary, self.floors, self.program = binary, floors, program
+        self.root = self.dir / "root"
+        self.object = TESTS / "bpf" / f"{object_name}.bpf.o"
+        self.rootfs = self.dir / "rootfs"
+        self.pins = self.dir / "pins"
+        for path in [self.root / "etc/bpfman-hook/keys", self.rootfs / "sys", self.rootfs / "run", self.pins]:
+            path.mkdir(parents=True)
+        for path in [self.rootfs, self.rootfs / "sys", self.rootfs / "run"]:
+            os.chown(path, 100000, 100000)
+        tool("mount", "-t", "bpf", "none", self.pins)
+        key, public = self.dir / "bench.key", self.root / "etc/bpfman-hook/keys/bench.pub"
+        tool("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
+        tool("openssl", "ec", "-in", key, "-pubout", "-out", public)
+        tool(TESTS / "demo/image.sh", self.object, self.dir / "image", "v1", key)
+        (self.root / "etc/bpfman-hook/policy.toml").write_text(
+            f'[[image]]\nname = "bench"\nrepository = "oci:{self.dir}/image"\nsigned-by = {{ key = "{public}" }}\n'
+            '[[container]]\nprograms = ["xdp"]\ndelegate = ["networking"]\n'
+        )
+
+    def bundle(self, name, annotations):
+        """A bundle whose root file system is the one that every container here has."""
+        capabilities = ["CAP_BPF", "CAP_NET_ADMIN"]
+        ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        kinds = ["user", "mount", "network", "ipc", "uts", "cgroup"]
+        config = {
+            "ociVersion": "1.0.2",
+            "process": {
+                "user": {"uid": 0, "gid": 0},
+                "cwd": "/",
+                "args": ["/bin/true"],
+                "capabilities": {one: capabilities for one in ["bounding", "effective", "permitted", "inheritable", "ambient"]},
+            },
+            "root": {"path": str(self.rootfs)},
+            "mounts": [
+                {"destination": "/sys", "type": "sysfs", "source": "sysfs"},
+                {"destination": "/run", "type": "tmpfs", "source": "tmpfs"},
+            ],
+            "annotations": annotations,
+            "linux": {"namespaces": [{"type": kind} for kind in kinds], "uidMappings": ids, "gidMappings": ids},
+        }
+        path = self.dir / name
+        path.mkdir(exist_ok=True)
+        (path / "config.json").write_text(json.dumps(config))
+        return path
+
+    def remove(self):
+        for mount in [self.root / "run/bpfman-hook/fs", self.pins]:
+            subprocess.run(["umount", "-l", mount], stderr=subprocess.DEVNULL, check=False)
+        shutil.rmtree(self.dir)
+
+
+def tool(*words):
+    subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+class Container:
+    """A living container; `with` ends it."""
+
+    def __init__(self, place):
+        self.process = subprocess.Popen(
+            [place.floors / "container", place.rootfs], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.pid = int(self.process.stdout.readline())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def timed(place, state, *words):
+    """Seconds and KiB of one process with the state on its standard input; it must succeed."""
+    file = place.dir / "state.json"
+    file.write_text(json.dumps(state) if state else "{}")
+    run = subprocess.run([place.floors / "run", file, *map(str, words)], capture_output=True, text=True, check=True)
+    nanoseconds, kib, status = map(int, run.stdout.split())
+    if status:
+        sys.exit(f"{' '.join(map(str, words))}: exit status {status}: {run.stderr}")
+    return nanoseconds / 1e9, kib
+
+
+def hook(place, stage, state):
+    return timed(place, state, place.binary, "hook", stage, "--root", place.root)
+
+
+def state(bundle, name, annotations, pid=None):
+    all_of_it = {"ociVersion": "1.0.2-dev", "id": name, "status": "creating" if pid else "stopped", "bundle": str(bundle)}
+    if pid:
+        all_of_it["pid"] = pid
+    if annotations:
+        all_of_it["annotations"] = annotations
+    return all_of_it
+
+
+class Samples:
+    def __init__(self):
+        self.seconds, self.kib = {}, {}
+
+    def add(self, case, sample):
+        self.seconds.setdefault(case, []).append(sample[0])
+        self.kib[case] = max(self.kib.get(case, 0), sample[1])
+
+
+def measure(place, samples, runs):
+    """Runs every case once per round, in an order that rotates."""
+    image = {PREFIX + "image": f"oci:{place.dir}/image:v1", PREFIX + "programs": f"xdp:{place.program} iface=lo"}
+    token = {PREFIX + "delegate": "networking"}
+    plain = {"io.example/unrelated": "yes"}
+    bundles = {"unannotated": place.bundle("plain", plain), "token": place.bundle("token", token), "xdp": place.bundle("xdp", image)}
+
+    def floor_0(n):
+        samples.add("F0", timed(place, {}, place.floors / "f0"))
+
+    def floor_1(n):
+        with Container(place) as container:
+            samples.add("F1", timed(place, {"pid": container.pid}, place.floors / "f1", place.rootfs))
+
+    def bpftool(n):
+        pin = place.pins / f"prog_{n}"
+        samples.add("bpftool", timed(place, None, shutil.which("bpftool"), "prog", "load", place.object, pin))
+        pin.unlink()
+
+    def ours(case, annotations):
+        def run(n):
+            name = f"bench-{case}-{n}"
+            with Container(place) as container:
+                samples.add(case, hook(place, "createRuntime", state(bundles[case], name, annotations, container.pid)))
+            stop = hook(place, "poststop", state(bundles[case], name, annotations))
+            if case == "xdp":
+                samples.add("poststop", stop)
+
+        return run
+
+    cases = [floor_0, floor_1, bpftool, ours("unannotated", plain), ours("token", token), ours("xdp", image)]
+    for n in range(runs):
+        turn = n % len(cases)
+        for case in cases[turn:] + cases[:turn]:
+            case(n)
+
+
+def runc_start_to_finish(place, hooks, runs):
+    """Seconds of `runc run` of /bin/true with the XDP request, with and without our hooks."""
+    bundle = place.dir / "runc"
+    (bundle / "rootfs/bin").mkdir(parents=True, exist_ok=True)
+    for part in ["proc", "sys", "dev"]:
+        (bundle / "rootfs" / part).mkdir(exist_ok=True)
+    shutil.copy("/bin/busybox", bundle / "rootfs/bin/true")
+    (bundle / "config.json").unlink(missing_ok=True)
+    tool("runc", "spec", "-b", bundle)
+    config = json.loads((bundle / "config.json").read_text())
+    config["process"].update({"terminal": False, "rlimits": [], "args": ["/bin/true"]})
+    config["annotations"] = {PREFIX + "image": f"oci:{place.dir}/image:v1", PREFIX + "programs": f"xdp:{place.program} iface=lo"}
+    if hooks:
+        one = lambda stage: [{"path": str(place.binary), "args": ["bpfman-hook", "hook", stage, "--root", str(place.root)]}]
+        config["hooks"] = {"createRuntime": one("createRuntime"), "poststop": one("poststop")}
+    (bundle / "config.json").write_text(json.dumps(config))
+    words = [shutil.which("runc"), "--root", place.dir / "runc-state", "run", "-b", bundle]
+    return [timed(place, None, *words, f"bench-runc-{n}")[0] for n in range(runs)]
+
+
+def resampled(values, rng, times=2000):
+    return [statistics.median(rng.choices(values, k=len(values))) for _ in range(times)]
+
+
+def interval(medians):
+    ordered = sorted(medians)
+    return ordered[int(len(ordered) * 0.025)], ordered[int(len(ordered) * 0.975)]
+
+
+def milliseconds(seconds):
+    return f"{seconds * 1e3:8.3f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, required=True, help="the bpfman-hook to measure")
+    parser.add_argument("--floors", type=Path, required=True, help="where f0, f1, run and container are")
+    parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--object", default="xdp_counter", help="an object of tests/bpf with one XDP program and no CO-RE records")
+    parser.add_argument("--program", default="count", help="the program in it")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if an aim is missed")
+    options = parser.parse_args()
+
+    place = Place(options.binary.resolve(), options.floors.resolve(), options.object, options.program)
+    try:
+        measure(place, Samples(), 5)
+        samples = Samples()
+        measure(place, samples, options.runs)
+        whole = {hooks: runc_start_to_finish(place, hooks, max(5, options.runs // 15)) for hooks in [False, True]}
+    finally:
+        place.remove()
+
+    rng = random.Random(1)
+    medians = {case: resampled(values, rng) for case, values in samples.seconds.items()}
+    print(f"{options.runs} alternating runs a case, median and 95 % interval in ms, peak memory in KiB")
+    for case, values in samples.seconds.items():
+        low, high = interval(medians[case])
+        middle = statistics.median(values)
+        print(f"  {case:12} {milliseconds(middle)}  [{milliseconds(low)} {milliseconds(high)}]  {samples.kib[case]:7}")
+
+    def of(case):
+        return statistics.median(samples.seconds[case])
+
+    aims = [
+        ("unannotated - F0", of("unannotated") - of("F0"), 0.0005, "ms", lambda i: medians["unannotated"][i] - medians["F0"][i]),
+        ("token / F1", of("token") / of("F1"), 2.0, "x", lambda i: medians["token"][i] / medians["F1"][i]),
+        (
+            "(xdp - F0) / bpftool",
+            (of("xdp") - of("F0")) / of("bpftool"),
+            3.0,
+            "x",
+            lambda i: (medians["xdp"][i] - medians["F0"][i]) / medians["bpftool"][i],
+        ),
+        ("poststop - F0", of("poststop") - of("F0"), 0.001, "ms", lambda i: medians["poststop"][i] - medians["F0"][i]),
+    ]
+    missed = 0
+    print("\naims")
+    for name, value, limit, unit, resample in aims:
+        low, high = interval([resample(i) for i in range(2000)])
+        scale, digits = (1e3, 3) if unit == "ms" else (1, 2)
+        word = "met" if value <= limit else "MISSED"
+        missed += value > limit
+        print(
+            f"  {name:22} {value * scale:7.{digits}f} {unit}  [{low * scale:.{digits}f} {high * scale:.{digits}f}]"
+            f"  aim {limit * scale:g} {unit}  {word}"
+        )
+    peak = samples.kib["xdp"] / 1024
+    missed += peak > 16
+    print(f"  {'peak memory, xdp':22} {peak:7.2f} MiB  aim 16 MiB  {'met' if peak <= 16 else 'MISSED'}")
+    print("\nrunc start to finish, ms (no aim: its noise is larger than we are)")
+    for hooks, values in whole.items():
+        low, high = interval(resampled(values, rng))
+        print(f"  {'with' if hooks else 'without'} hooks {milliseconds(statistics.median(values))}  [{milliseconds(low)} {milliseconds(high)}]")
+    if missed:
+        print(f"\n{missed} of {len(aims) + 1} aims missed")
+        return 1 if options.strict else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

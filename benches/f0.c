@@ -1,0 +1,8 @@
+/* F0: a hook that reads its input and does nothing. What a process costs here at the least. */
+#include <unistd.h>
+
+int main(void) {
+    char buffer[65536];
+    while (read(0, buffer, sizeof buffer) > 0) { }
+    return 0;
+}

@@ -1,0 +1,150 @@
+//! The commands for people that look at the store or clean it: `list`, `get`, `inspect`, `images`, `gc`.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::cli::{self, Format as Output, Get, GetArgs, InspectArgs, List, Listing};
+use crate::frontend::list::{self, Format};
+use crate::frontend::output::{fail, print};
+use crate::frontend::table::Table;
+use crate::image::Cache;
+use crate::kernel::LinuxKernel;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::error::chain;
+use crate::lifecycle::linux_host::LinuxHost;
+use crate::lifecycle::reconcile::{Depth, Finding, Mode, read_all};
+use crate::model::record::OwnerRecord;
+use crate::paths::Paths;
+use crate::store::Store;
+use crate::sys::clock;
+
+/// How long `gc` may take: it may have much to do, and nobody's start waits for it.
+const GC_DEADLINE: Duration = Duration::from_secs(300);
+
+impl From<Listing> for Format {
+    fn from(listing: Listing) -> Self {
+        match (listing.quiet, listing.output) {
+            (true, _) => Self::Quiet,
+            (false, Output::Table) => Self::Table,
+            (false, Output::Json) => Self::Json,
+        }
+    }
+}
+
+impl From<cli::Formatted> for Format {
+    fn from(formatted: cli::Formatted) -> Self {
+        Self::from(Listing { output: formatted.output, quiet: false })
+    }
+}
+
+/// `list WHAT`
+pub fn list(paths: &Paths, what: List) -> ExitCode {
+    match what {
+        List::Programs(listing) => with_records(paths, |records| Ok(list::programs(records, listing.into()))),
+        List::Links(listing) => with_records(paths, |records| Ok(list::links(records, listing.into()))),
+        List::Containers(listing) => with_records(paths, |records| Ok(list::containers(records, listing.into()))),
+        List::Images(listing) => images(paths, listing),
+    }
+}
+
+/// `get WHAT ID`
+pub fn get(paths: &Paths, what: Get) -> ExitCode {
+    let missing =
+        |kind: &str, GetArgs { id, .. }: GetArgs| format!("{kind} {id} is not one of ours; see `bpfman-hook list {kind}s`");
+    match what {
+        Get::Program(args) => with_records(paths, |records| {
+            list::program(records, args.id, args.format.into()).ok_or_else(|| missing("program", args))
+        }),
+        Get::Link(args) => {
+            with_records(paths, |records| list::link(records, args.id, args.format.into()).ok_or_else(|| missing("link", args)))
+        }
+    }
+}
+
+/// `inspect CONTAINER`
+pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
+    with_records(paths, |records| {
+        list::inspect(records, &args.container, args.format.into()).ok_or_else(|| {
+            format!("no container of ours has an id that begins with {:?}; see `bpfman-hook list containers`", args.container)
+        })
+    })
+}
+
+/// `images`, `list images`
+pub fn images(paths: &Paths, listing: Listing) -> ExitCode {
+    let cached = match Cache::new(&paths.cache).images() {
+        Ok(cached) => cached,
+        Err(error) => return fail(&chain(&error)),
+    };
+    print(&match Format::from(listing) {
+        Format::Json => list::json(&cached),
+        Format::Quiet => cached.iter().map(|image| format!("{}\n", image.digest)).collect(),
+        Format::Table => {
+            let mut table = Table::new(&["REFERENCE", "DIGEST", "SIZE", "PULLED"]);
+            for image in &cached {
+                table.row([
+                    image.reference.clone(),
+                    image.digest.hex().chars().take(12).collect(),
+                    image.size.to_string(),
+                    ago(image.pulled),
+                ]);
+            }
+            table.to_string()
+        }
+    })
+}
+
+/// `gc [--dry-run]`
+pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
+    match collect(paths, if args.dry_run { Mode::Tell } else { Mode::Release }) {
+        Ok(findings) => print(&match Format::from(args.format) {
+            Format::Json => list::json(&findings),
+            Format::Table | Format::Quiet if findings.is_empty() => "nothing to release\n".to_owned(),
+            Format::Table | Format::Quiet => {
+                let mut table = Table::new(&["OWNER", "WHAT", "WHY", "RESULT"]);
+                for finding in findings {
+                    table.row([finding.no.to_string(), finding.what, finding.why, finding.result]);
+                }
+                table.to_string()
+            }
+        }),
+        Err(sentence) => fail(&sentence),
+    }
+}
+
+fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
+    let boot = clock::boot_id().map_err(|e| chain(&e))?;
+    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(Vec::new()) };
+    let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
+    let kernel = LinuxKernel;
+    let fs = paths.bpffs();
+    let deadline = clock::boot_seconds() + GC_DEADLINE.as_secs();
+    let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline };
+    lifecycle.reconcile(Depth::All, mode).map_err(|e| chain(&e))
+}
+
+/// Prints what a closure makes of all records; no store is no records.
+fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord]) -> Result<String, String>) -> ExitCode {
+    let records = clock::boot_id().map_err(|e| chain(&e)).and_then(|boot| {
+        let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(Vec::new()) };
+        let (records, damaged) = read_all(&store).map_err(|e| chain(&e))?;
+        for (_, error) in damaged {
+            eprintln!("bpfman-hook: {}; `bpfman-hook gc` removes it", chain(&error));
+        }
+        Ok(records)
+    });
+    match records.and_then(|records| show(&records)) {
+        Ok(text) => print(&text),
+        Err(sentence) => fail(&sentence),
+    }
+}
+
+fn ago(then: u64) -> String {
+    let seconds = clock::unix_seconds().saturating_sub(then);
+    match seconds {
+        0..60 => format!("{seconds}s ago"),
+        60..3600 => format!("{}m ago", seconds / 60),
+        3600..86400 => format!("{}h ago", seconds / 3600),
+        _ => format!("{}d ago", seconds / 86400),
+    }
+}

@@ -1,0 +1,121 @@
+//! One line of `doctor` or `install --check`: what was looked at, how it is, and what to do about it.
+
+use std::fmt::{self, Write as _};
+
+use serde::Serialize;
+
+/// How something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// Works, but not all of it or not for everybody.
+    Warn,
+    /// It could not be found out.
+    Unknown,
+    /// Does not work.
+    Fail,
+}
+
+impl Status {
+    /// The word that is printed.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Unknown => "unknown",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at: short, stable, fit for a script to select on.
+    pub check: String,
+    /// How it is.
+    pub status: Status,
+    /// What was found.
+    pub detail: String,
+    /// What to do; only where it is not ok.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Finding {
+    /// Something that is as it should be.
+    pub fn ok(check: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { check: check.into(), status: Status::Ok, detail: detail.into(), remedy: None }
+    }
+
+    /// Something that is not, with what to do about it.
+    pub fn bad(check: impl Into<String>, status: Status, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { check: check.into(), status, detail: detail.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// Findings in the order in which they were made.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(transparent)]
+pub struct Findings(pub Vec<Finding>);
+
+impl Findings {
+    /// Adds one.
+    pub fn push(&mut self, finding: Finding) {
+        self.0.push(finding);
+    }
+
+    /// True where something fails: the exit code is 1.
+    pub fn failed(&self) -> bool {
+        self.0.iter().any(|finding| finding.status == Status::Fail)
+    }
+
+    /// Without what is ok.
+    pub fn only_bad(mut self) -> Self {
+        self.0.retain(|finding| finding.status != Status::Ok);
+        self
+    }
+
+    /// The JSON form: an array of objects with `check`, `status`, `detail` and, where not ok, `remedy`.
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("strings and unit variants are JSON")
+    }
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.0.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
+        for finding in &self.0 {
+            let mut line = format!("{:<7}  {:<width$}  {}", finding.status.word(), finding.check, finding.detail);
+            if let Some(remedy) = &finding.remedy {
+                write!(line, "\n{:<7}  {:<width$}  -> {remedy}", "", "")?;
+            }
+            writeln!(f, "{line}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_a_line_and_its_remedy_another() {
+        let mut findings = Findings::default();
+        findings.push(Finding::ok("bpffs", "mounted"));
+        findings.push(Finding::bad("policy files", Status::Fail, "line 3 is wrong", "correct it"));
+        assert_eq!(
+            findings.to_string(),
+            "ok       bpffs         mounted\nfail     policy files  line 3 is wrong\n                       -> correct it\n"
+        );
+        assert!(findings.failed());
+        let json: serde_json::Value = serde_json::from_str(&findings.json()).unwrap();
+        assert_eq!(json[1]["status"], "fail");
+        assert_eq!(json[0].get("remedy"), None);
+        assert!(!Findings(vec![Finding::bad("x", Status::Warn, "y", "z")]).failed());
+        assert_eq!(findings.only_bad().0.len(), 1);
+    }
+}

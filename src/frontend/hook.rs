@@ -1,0 +1,184 @@
+//! `hook createRuntime` and `hook poststop`: the OCI state on stdin, one line of at most 300 bytes on stderr.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::frontend::report::{Report, fit};
+use crate::image::LinuxImages;
+use crate::kernel::LinuxKernel;
+use crate::lifecycle::acquire::{Acquired, Start};
+use crate::lifecycle::error::chain;
+use crate::lifecycle::linux_host::LinuxHost;
+use crate::lifecycle::policy_files::{self, LoadedPolicy};
+use crate::lifecycle::reconcile::{Depth, Mode};
+use crate::lifecycle::release::Released;
+use crate::lifecycle::{Lifecycle, registries_file};
+use crate::model::annotations::Request;
+use crate::model::container::{Container, asks};
+use crate::model::ids::ContainerId;
+use crate::model::policy::Engine;
+use crate::model::registries::RegistryConfig;
+use crate::model::state::State;
+use crate::paths::Paths;
+use crate::store::Store;
+use crate::sys::deadline::Deadline;
+use crate::sys::{clock, fsutil, mounts, pid};
+
+/// Our own deadline: shorter than the `timeout` of the hook files (30 s), so that we undo ourselves rather than be killed.
+pub const DEADLINE: Duration = Duration::from_secs(25);
+
+/// What is left after it for undoing; both together are shorter than the hook files' timeout.
+pub const UNDOING: Duration = Duration::from_secs(3);
+
+/// How much of the deadline fetching may take.
+pub const FETCH: Duration = Duration::from_secs(20);
+
+/// A state is annotations and paths; runtimes bound neither.
+const STATE_MAX: u64 = 4 << 20;
+
+/// podman's config.json has some 20 kB.
+const CONFIG_MAX: usize = 16 << 20;
+
+/// Exit status for bad usage, annotation or policy file.
+const BAD_INPUT: u8 = 2;
+
+/// Runs at createRuntime: gives the container what it asks for, or says why not.
+pub fn create_runtime(paths: &Paths, engine: Option<Engine>) -> ExitCode {
+    let report = Report::new(paths);
+    let state = match read_state() {
+        Ok(state) => state,
+        Err(sentence) => return report.refused(None, &sentence, BAD_INPUT),
+    };
+    if !asks(state.annotations.keys()) {
+        return ExitCode::SUCCESS;
+    }
+    let id = state.id.to_string();
+    match start(paths, &report, &state, engine) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed { sentence, status }) => report.refused(Some(&id), &sentence, status),
+    }
+}
+
+/// Runs at poststop: releases what the container owned. Always succeeds, unless its input is not a state: what could not be
+/// undone stays in the record, and gc tries again.
+pub fn poststop(paths: &Paths) -> ExitCode {
+    let report = Report::new(paths);
+    let state = match read_state() {
+        Ok(state) => state,
+        Err(sentence) => return report.refused(None, &sentence, BAD_INPUT),
+    };
+    let id = state.id.to_string();
+    if let Err(failed) = stop(paths, &report, &state) {
+        report.warned(Some(&id), &failed.sentence);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Why a container does not start, and what to exit with.
+struct Failed {
+    sentence: String,
+    status: u8,
+}
+
+impl<E: std::error::Error + 'static> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { sentence: chain(&error), status: 1 }
+    }
+}
+
+impl Failed {
+    fn bad_input(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { sentence: chain(error), status: BAD_INPUT }
+    }
+}
+
+fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) -> Result<(), Failed> {
+    let fetch_until = Instant::now() + FETCH;
+    let deadline = watch(report, &state.id)?;
+    pid::require_initial_user_namespace()?;
+    let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
+    let container = Container::parse(state, &config, engine).map_err(|e| Failed::bad_input(&e))?;
+    if !container.asks() {
+        return Ok(());
+    }
+    fsutil::ensure_directory(&paths.run, 0o755)?;
+    let store = Store::open(&paths.stores(), &clock::boot_id()?)?;
+    let (host, kernel, fs) = (LinuxHost::new(fetch_until)?, LinuxKernel, paths.bpffs());
+    let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
+    let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
+
+    let prepared = prepare(paths, &container).and_then(|prepared| {
+        if prepared.is_some() {
+            mounts::ensure_bpffs(&fs)?;
+        }
+        Ok(prepared)
+    });
+    let (request, policy, registries) = match prepared {
+        Ok(Some(prepared)) => prepared,
+        Ok(None) => return Ok(()),
+        Err(failed) => {
+            lifecycle.record_refusal(&container, &failed.sentence);
+            return Err(failed);
+        }
+    };
+    match lifecycle.reconcile(Depth::InPassing, Mode::Release) {
+        Ok(findings) => findings.iter().for_each(|f| report.note(None, &format!("{}: {}: {}", f.what, f.why, f.result))),
+        Err(error) => report.note(None, &chain(&error)),
+    }
+    let images = LinuxImages::new(&paths.cache, Path::new("/"));
+    let start = Start { container: &container, request: &request, policy: &policy, registries: &registries, fetch_until };
+    match lifecycle.acquire(&images, start)? {
+        Acquired::Done(_) | Acquired::Already(_) => {}
+        Acquired::Without(cause) => {
+            report.warned(Some(container.id.as_str()), &format!("starts without its programs: {}", chain(&cause)));
+        }
+    }
+    Ok(())
+}
+
+/// What strangers and the administrator wrote, parsed; None where it does not speak to this container.
+fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, LoadedPolicy, RegistryConfig)>, Failed> {
+    let request = container.request().map_err(|e| Failed::bad_input(&e))?;
+    let Some(request) = request else { return Ok(None) };
+    let policy = policy_files::load(paths).map_err(|e| Failed::bad_input(&e))?;
+    let registries = registries_file::load(paths).map_err(|e| Failed::bad_input(&e))?;
+    Ok(Some((request, policy, registries)))
+}
+
+fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
+    let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
+    let deadline = watch(report, &state.id)?;
+    let (host, kernel, fs) = (LinuxHost::new(Instant::now() + FETCH)?, LinuxKernel, paths.bpffs());
+    let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
+    let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
+    let mut left = Vec::new();
+    for (no, released) in lifecycle.release_container(&state.id)? {
+        match released {
+            Released::Gone | Released::Absent | Released::Held(_) => {}
+            Released::Busy(pid) => left.push(format!("owner {no} is left to process {pid}, which is at work on it")),
+            Released::Alive(pid) => left.push(format!("owner {no} stays, because its init, process {pid}, still runs")),
+            Released::Partly(errors) => left.push(format!("release owner {no}: {errors}; gc will try again")),
+        }
+    }
+    if left.is_empty() { Ok(()) } else { Err(Failed { sentence: left.join("; "), status: 0 }) }
+}
+
+/// Starts the clock: the soft end is asked for between steps, the hard one ends the process.
+fn watch(report: &Report, id: &ContainerId) -> Result<Deadline, Failed> {
+    let (report, id) = (report.clone(), id.to_string());
+    Ok(Deadline::start(DEADLINE, UNDOING, move || report.late(&id))?)
+}
+
+fn read_state() -> Result<State, String> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(STATE_MAX + 1).read_to_string(&mut text);
+    if let Err(error) = read {
+        return Err(format!("read the container's state from standard input: {error}"));
+    }
+    if text.len() as u64 > STATE_MAX {
+        return Err("read the container's state from standard input: it is larger than 4 MiB".to_owned());
+    }
+    State::parse(&text).map_err(|e| fit(&chain(&e), 280))
+}

@@ -1,0 +1,208 @@
+//! The files that `install` writes, as text: one OCI hook file per stage, podman's drop-in, the mount unit, tmpfiles.d.
+//!
+//! They are made here and nowhere else. `hooks.d/` and `packaging/` hold the same texts for distributions, and
+//! `tests/layering.rs` compares them.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::cli::Stage;
+use crate::model::policy::Engine;
+
+/// The one pattern on annotations, unanchored at its end. One, because the patterns of a hook file are ANDed: with two, a
+/// container with one kind of key would start without us.
+pub const PATTERN: &str = r"^([a-z0-9-]+\.)?hook\.bpfman\.io/";
+
+/// Seconds after which a runtime kills the hook. Our own deadline is shorter, so that we undo ourselves.
+pub const TIMEOUT: u64 = 30;
+
+/// Where podman and CRI-O look for hook files by default.
+pub const HOOKS_DIR: &str = "/usr/share/containers/oci/hooks.d";
+
+/// Where the precreate hook lies: in no other engine's directories, since an engine that does not know a stage fails to start.
+pub const PODMAN_HOOKS_DIR: &str = "/usr/share/bpfman-hook/podman-hooks.d";
+
+/// podman's drop-in. containers.conf.d is read after containers.conf, in the order of names.
+pub const PODMAN_DROP_IN: &str = "/etc/containers/containers.conf.d/50-bpfman-hook.conf";
+
+/// The mount unit's name: the escaped mount point.
+pub const MOUNT_UNIT: &str = r"run-bpfman\x2dhook-fs.mount";
+
+/// The file name of a stage's hook file.
+pub fn file_name(stage: Stage) -> String {
+    format!("50-bpfman-hook-{}.json", stage.word())
+}
+
+/// Where a stage's hook file lies.
+pub fn path(stage: Stage) -> PathBuf {
+    let directory = match stage {
+        Stage::Precreate => PODMAN_HOOKS_DIR,
+        Stage::CreateRuntime | Stage::Poststop => HOOKS_DIR,
+    };
+    Path::new(directory).join(file_name(stage))
+}
+
+/// The engines that read a hook file: one is told to the hook as `--engine`; with two, the bundle's place tells.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Engines(pub BTreeSet<Engine>);
+
+impl Engines {
+    /// The engines that an installed hook file was written for.
+    pub fn of_file(text: &str) -> Self {
+        let hook: Value = serde_json::from_str(text).unwrap_or_default();
+        let args: Vec<_> = hook["hook"]["args"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        if args.first() != Some(&"bpfman-hook") {
+            return Self::default();
+        }
+        let engine = args.iter().position(|arg| *arg == "--engine").and_then(|at| args.get(at + 1));
+        Self(match engine.and_then(|word| Engine::from_word(word)) {
+            Some(engine) => BTreeSet::from([engine]),
+            None => BTreeSet::from([Engine::Podman, Engine::CriO]),
+        })
+    }
+
+    fn single(&self) -> Option<Engine> {
+        self.0.iter().next().copied().filter(|_| self.0.len() == 1)
+    }
+}
+
+/// How hook files call the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// The installed program.
+    pub binary: PathBuf,
+    /// Who reads the files.
+    pub engines: Engines,
+    /// `--root`, where our directories lie elsewhere.
+    pub root: Option<PathBuf>,
+}
+
+/// A stage's hook file, schema 1.0.0 (oci-hooks(5)).
+pub fn hook(stage: Stage, invocation: &Invocation) -> String {
+    // precreate is podman's alone, whoever else reads the others.
+    let engine = if stage == Stage::Precreate { Some(Engine::Podman) } else { invocation.engines.single() };
+    let root = invocation.root.as_ref().map(|root| root.to_string_lossy());
+    let mut args = vec!["bpfman-hook", "hook", stage.word()];
+    args.extend(engine.into_iter().flat_map(|engine| ["--engine", engine.word()]));
+    args.extend(root.iter().flat_map(|root| ["--root", root]));
+    let args: Vec<_> = args.into_iter().map(quoted).collect();
+    format!(
+        "{{\n  \"version\": \"1.0.0\",\n  \"hook\": {{\n    \"path\": {},\n    \"args\": [{}],\n    \"timeout\": {TIMEOUT}\n  }},\n  \"when\": {{\n    \
+         \"annotations\": {{ {}: \".*\" }}\n  }},\n  \"stages\": [{}]\n}}\n",
+        quoted(&invocation.binary.to_string_lossy()),
+        args.join(", "),
+        quoted(PATTERN),
+        quoted(stage.word()),
+    )
+}
+
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// podman's drop-in: its `hooks_dir` replaces what was set before it, so it repeats that.
+pub fn drop_in(before: &[PathBuf]) -> String {
+    let mut text = "# Written by `bpfman-hook install --podman`. A later file that sets hooks_dir replaces this list.\n[engine]\nhooks_dir = [\n"
+        .to_owned();
+    let ours = Path::new(PODMAN_HOOKS_DIR);
+    // A JSON string is a basic string of TOML.
+    for directory in before.iter().map(PathBuf::as_path).filter(|directory| *directory != ours).chain([ours]) {
+        writeln!(text, "  {},", quoted(&directory.to_string_lossy())).expect("a String takes all");
+    }
+    text.push_str("]\n");
+    text
+}
+
+/// The mount unit of our bpffs.
+pub fn mount_unit() -> String {
+    "\
+# The pins of bpfman-hook. Mounted before any engine starts: podman with a user namespace runs hooks in a private mount
+# namespace, where a mount made by the hook would vanish with the runtime.
+[Unit]
+Description=BPF file system of bpfman-hook
+DefaultDependencies=no
+Conflicts=umount.target
+Before=local-fs.target umount.target
+Before=containerd.service crio.service docker.service podman.service podman-restart.service
+
+[Mount]
+What=bpf
+Where=/run/bpfman-hook/fs
+Type=bpf
+Options=mode=0700,nosuid,nodev,noexec
+DirectoryMode=0755
+
+[Install]
+WantedBy=local-fs.target
+"
+    .to_owned()
+}
+
+/// tmpfiles.d: the directories of one boot and the cache.
+pub fn tmpfiles() -> String {
+    "\
+# tmpfiles.d(5): directories of bpfman-hook
+d /run/bpfman-hook 0755 root root -
+d /var/cache/bpfman-hook 0700 root root -
+"
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engines(list: &[Engine]) -> Engines {
+        Engines(list.iter().copied().collect())
+    }
+
+    fn call(binary: &Path, list: &[Engine]) -> Invocation {
+        Invocation { binary: binary.to_owned(), engines: engines(list), root: None }
+    }
+
+    #[test]
+    fn a_hook_file_says_for_whom_it_is_written() {
+        let binary = Path::new("/usr/local/bin/bpfman-hook");
+        for list in [&[Engine::Podman][..], &[Engine::CriO], &[Engine::Podman, Engine::CriO]] {
+            for stage in [Stage::CreateRuntime, Stage::Poststop] {
+                let text = hook(stage, &call(binary, list));
+                assert_eq!(Engines::of_file(&text), engines(list), "{text}");
+                let json: Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(json["hook"]["timeout"], TIMEOUT);
+                assert_eq!(json["stages"], serde_json::json!([stage.word()]));
+                assert_eq!(json["when"], serde_json::json!({ "annotations": { PATTERN: ".*" } }));
+                // What the file says is what the fast path reads.
+                let args: Vec<_> =
+                    json["hook"]["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap().to_owned()).collect();
+                let parsed = crate::cli::hook_fast_path(&args[1..]).unwrap();
+                assert_eq!((parsed.stage, parsed.engine), (stage, (list.len() == 1).then_some(list[0])));
+            }
+        }
+        let precreate: Value = serde_json::from_str(&hook(Stage::Precreate, &call(binary, &[]))).unwrap();
+        assert_eq!(precreate["hook"]["args"][4], "podman");
+        let elsewhere = Invocation { root: Some("/srv/r".into()), ..call(binary, &[Engine::CriO]) };
+        let json: Value = serde_json::from_str(&hook(Stage::Poststop, &elsewhere)).unwrap();
+        let args: Vec<_> = json["hook"]["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
+        let parsed = crate::cli::hook_fast_path(&args[1..]).unwrap();
+        assert_eq!((parsed.engine, parsed.root), (Some(Engine::CriO), Some("/srv/r".into())));
+        for foreign in ["", "{}", r#"{"hook":{"args":["other"]}}"#] {
+            assert_eq!(Engines::of_file(foreign), Engines::default());
+        }
+    }
+
+    #[test]
+    fn paths_with_quotes_stay_one_path() {
+        let binary = Path::new("/opt/a \"b\"\\c/bin/bpfman-hook");
+        let json: Value = serde_json::from_str(&hook(Stage::Poststop, &call(binary, &[]))).unwrap();
+        assert_eq!(json["hook"]["path"], binary.to_str().unwrap());
+        let text = drop_in(&[binary.to_owned()]);
+        let value: toml::Table = toml::from_str(&text).unwrap();
+        let list = value["engine"]["hooks_dir"].as_array().unwrap();
+        assert_eq!(list[0].as_str(), binary.to_str());
+        assert_eq!(list[1].as_str(), Some(PODMAN_HOOKS_DIR));
+        assert_eq!(drop_in(&[PODMAN_HOOKS_DIR.into()]).matches(PODMAN_HOOKS_DIR).count(), 1);
+    }
+}

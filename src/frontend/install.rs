@@ -1,0 +1,529 @@
+//! `install` and `uninstall`: the binary first and the hook files last, each by rename, and the other way round.
+//!
+//! A hook file whose binary is missing is skipped without a word, so that a container would start without what it asked
+//! for; therefore no hook file is there before everything that it needs, and none after.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use serde::Serialize;
+
+use crate::cli::{Format, InstallArgs, Stage, Targets, UninstallArgs};
+use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
+use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
+use crate::frontend::install_check::{chain, check};
+use crate::frontend::{fail, print};
+use crate::model::policy::Engine;
+use crate::paths::Paths;
+use crate::sys::error::SysError;
+use crate::sys::mounts::MountError;
+use crate::sys::{fsutil, mounts};
+
+/// Why an installation stopped. What was done until then stays, is harmless, and is done again by the next run.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A file could not be read, written or removed.
+    #[error("{doing} {}", .path.display())]
+    Io {
+        /// What we were doing.
+        doing: &'static str,
+        /// To which path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be written or removed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// podman's configuration is not what podman would read.
+    #[error("find the directories where podman looks for hooks")]
+    HooksDir(#[from] HooksDirError),
+    /// Our bpffs could not be mounted.
+    #[error("mount the bpffs for our pins")]
+    Mount(#[from] MountError),
+    /// systemd refused.
+    #[error("run systemctl {arguments}: it ended with {outcome}")]
+    Systemctl {
+        /// What was asked.
+        arguments: String,
+        /// How it ended.
+        outcome: String,
+    },
+    /// Programs are still loaded.
+    #[error("remove {}: programs of running containers are still pinned there, stop the containers and run uninstall again", .0.display())]
+    InUse(PathBuf),
+}
+
+/// One step, done or only planned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// `write`, `remove`, `make`, `mount`, `unmount`, `run`.
+    pub action: &'static str,
+    /// On what.
+    pub object: String,
+    /// False where it was so already.
+    pub changed: bool,
+}
+
+/// The steps in their order.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(transparent)]
+pub struct Steps(pub Vec<Step>);
+
+impl Steps {
+    /// The JSON form: an array of objects with `action`, `object` and `changed`.
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("strings and booleans are JSON")
+    }
+}
+
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Step { action, object, changed } in &self.0 {
+            writeln!(f, "{action:<8} {object}{}", if *changed { "" } else { " (as it was)" })?;
+        }
+        Ok(())
+    }
+}
+
+/// Where an installation lies: what hook files say and, with `--destdir`, where the files are staged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    destdir: PathBuf,
+    prefix: PathBuf,
+    staged: bool,
+    root: Option<PathBuf>,
+}
+
+impl Place {
+    /// As the arguments say; `root` is `--root`.
+    pub fn of(targets: &Targets, root: Option<&Path>) -> Self {
+        Self {
+            destdir: targets.destdir.clone().unwrap_or_else(|| "/".into()),
+            prefix: targets.prefix.clone(),
+            staged: targets.destdir.is_some(),
+            root: root.map(Path::to_owned),
+        }
+    }
+
+    /// The binary's path in hook files.
+    pub fn binary(&self) -> PathBuf {
+        self.prefix.join("bin/bpfman-hook")
+    }
+
+    /// Where a path lies while it is staged.
+    pub fn staged(&self, path: &Path) -> PathBuf {
+        below(&self.destdir, path)
+    }
+
+    /// The mount unit; systemd reads `/usr/lib` and `/usr/local/lib`.
+    pub fn mount_unit(&self) -> PathBuf {
+        self.prefix.join("lib/systemd/system").join(MOUNT_UNIT)
+    }
+
+    /// The directories that systemd-tmpfiles makes at boot.
+    pub fn tmpfiles(&self) -> PathBuf {
+        self.prefix.join("lib/tmpfiles.d/bpfman-hook.conf")
+    }
+
+    /// How hook files for these engines call the program.
+    pub fn invocation(&self, engines: &Engines) -> Invocation {
+        Invocation { binary: self.binary(), engines: engines.clone(), root: self.root.clone() }
+    }
+
+    /// True where our directories are the usual ones, for which systemd has units.
+    pub fn has_units(&self) -> bool {
+        self.root.is_none()
+    }
+
+    /// The root directory below which engines' configuration is read.
+    pub fn root(&self) -> &Path {
+        &self.destdir
+    }
+
+    /// The engines that the installed hook file is for; none where there is none.
+    pub fn installed_for(&self) -> Engines {
+        let path = self.staged(&hook_files::path(Stage::CreateRuntime));
+        Engines::of_file(&fs::read_to_string(path).unwrap_or_default())
+    }
+}
+
+/// The engines of `--podman` and `--crio`; podman where neither is given.
+pub fn asked(targets: &Targets) -> BTreeSet<Engine> {
+    let mut asked = BTreeSet::new();
+    if targets.podman || !targets.crio {
+        asked.insert(Engine::Podman);
+    }
+    if targets.crio {
+        asked.insert(Engine::CriO);
+    }
+    asked
+}
+
+/// `install`: does it or checks it, and says what was done. Exit status 1 where something is missing or went wrong.
+pub fn run(root: Option<&Path>, args: &InstallArgs) -> ExitCode {
+    if !args.check {
+        return report(&args.targets, root, install);
+    }
+    let findings = check(&args.targets, root);
+    let printed = print(&match args.targets.format.output {
+        Format::Table => findings.to_string(),
+        Format::Json => format!("{}\n", findings.json()),
+    });
+    if findings.failed() { ExitCode::FAILURE } else { printed }
+}
+
+/// `uninstall`: does it and says what was done.
+pub fn undo(root: Option<&Path>, args: &UninstallArgs) -> ExitCode {
+    report(&args.targets, root, uninstall)
+}
+
+fn report(
+    targets: &Targets,
+    root: Option<&Path>,
+    act: fn(&Targets, &Place, &mut Work<'_>) -> Result<(), InstallError>,
+) -> ExitCode {
+    let place = Place::of(targets, root);
+    let mut work = Work::new(&place, targets.dry_run);
+    let result = act(targets, &place, &mut work);
+    let printed = print(&match targets.format.output {
+        Format::Table => work.steps.to_string(),
+        Format::Json => format!("{}\n", work.steps.json()),
+    });
+    match result {
+        Ok(()) => printed,
+        Err(error) => fail(&chain(&error)),
+    }
+}
+
+/// Installs for the engines asked for, and for those that it is installed for already.
+fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    let mut engines = place.installed_for();
+    engines.0.extend(asked(targets));
+    let invocation = place.invocation(&engines);
+
+    let own = Path::new("/proc/self/exe");
+    let program = fs::read(own).map_err(|source| InstallError::Io { doing: "read", path: own.to_owned(), source })?;
+    work.write(&place.binary(), &program, 0o755)?;
+    if place.has_units() {
+        work.write(&place.tmpfiles(), hook_files::tmpfiles().as_bytes(), 0o644)?;
+        work.write(&place.mount_unit(), hook_files::mount_unit().as_bytes(), 0o644)?;
+    }
+    work.mount()?;
+    // poststop before createRuntime: a container that starts in between is released, one without programs costs nothing.
+    for stage in [Stage::Poststop, Stage::CreateRuntime] {
+        work.write(&hook_files::path(stage), hook_files::hook(stage, &invocation).as_bytes(), 0o644)?;
+    }
+    if engines.0.contains(&Engine::Podman) {
+        let precreate = hook_files::hook(Stage::Precreate, &invocation);
+        work.write(&hook_files::path(Stage::Precreate), precreate.as_bytes(), 0o644)?;
+        let before = HooksDir::of(Engine::Podman, place.root(), &[Path::new(PODMAN_DROP_IN)])?;
+        work.write(Path::new(PODMAN_DROP_IN), hook_files::drop_in(&before.directories).as_bytes(), 0o644)?;
+    }
+    Ok(())
+}
+
+/// Removes the installation for the engines asked for, or all of it where none is named.
+///
+/// The binary stays, with an error, as long as programs of running containers are pinned: their poststop still needs it.
+fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    let mut left = place.installed_for();
+    if targets.podman || targets.crio {
+        left.0.retain(|engine| !asked(targets).contains(engine));
+    } else {
+        left.0.clear();
+    }
+    if !left.0.contains(&Engine::Podman) {
+        work.remove(Path::new(PODMAN_DROP_IN))?;
+        work.remove(&hook_files::path(Stage::Precreate))?;
+        work.remove_directory(Path::new(PODMAN_HOOKS_DIR))?;
+        work.remove_directory(Path::new(PODMAN_HOOKS_DIR).parent().expect("it is an absolute path of several parts"))?;
+    }
+    for stage in [Stage::CreateRuntime, Stage::Poststop] {
+        let path = hook_files::path(stage);
+        if left.0.is_empty() {
+            work.remove(&path)?;
+        } else {
+            work.write(&path, hook_files::hook(stage, &place.invocation(&left)).as_bytes(), 0o644)?;
+        }
+    }
+    if left.0.is_empty() {
+        work.unmount()?;
+        if place.has_units() {
+            work.remove(&place.mount_unit())?;
+            work.remove(&place.tmpfiles())?;
+        }
+        work.remove(&place.binary())?;
+    }
+    Ok(())
+}
+
+/// The steps so far, and whether they are done or only said.
+struct Work<'a> {
+    place: &'a Place,
+    dry_run: bool,
+    steps: Steps,
+}
+
+impl<'a> Work<'a> {
+    fn new(place: &'a Place, dry_run: bool) -> Self {
+        Self { place, dry_run, steps: Steps::default() }
+    }
+
+    fn step(&mut self, action: &'static str, object: impl Into<String>, changed: bool) {
+        self.steps.0.push(Step { action, object: object.into(), changed });
+    }
+
+    fn write(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
+        let target = self.place.staged(path);
+        let same = fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o7777 == mode)
+            && fs::read(&target).is_ok_and(|present| present == bytes);
+        if !same && !self.dry_run {
+            let parent = target.parent().expect("every path of ours has a directory");
+            make_directories(parent)?;
+            fsutil::write_atomically(&target, bytes, mode)?;
+        }
+        self.step("write", target.to_string_lossy(), !same);
+        Ok(())
+    }
+
+    fn remove(&mut self, path: &Path) -> Result<(), InstallError> {
+        let target = self.place.staged(path);
+        let was_there = if self.dry_run { fs::symlink_metadata(&target).is_ok() } else { fsutil::unlink_if_present(&target)? };
+        self.step("remove", target.to_string_lossy(), was_there);
+        Ok(())
+    }
+
+    /// Removes a directory of ours unless somebody else put a file there.
+    fn remove_directory(&mut self, path: &Path) -> Result<(), InstallError> {
+        let target = self.place.staged(path);
+        if self.dry_run || fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Ok(());
+        }
+        let was_there = fsutil::remove_dir_if_present(&target)?;
+        self.step("remove", target.to_string_lossy(), was_there);
+        Ok(())
+    }
+
+    /// Mounts our bpffs: by its unit where systemd runs, else right away.
+    fn mount(&mut self) -> Result<(), InstallError> {
+        if self.place.staged {
+            return Ok(());
+        }
+        let fs_root = self.fs_root();
+        if self.by_systemd() {
+            self.systemctl(&["daemon-reload"])?;
+            return self.systemctl(&["enable", "--now", MOUNT_UNIT]);
+        }
+        if !self.dry_run {
+            mounts::ensure_bpffs(&fs_root)?;
+        }
+        self.step("mount", fs_root.to_string_lossy(), true);
+        Ok(())
+    }
+
+    fn unmount(&mut self) -> Result<(), InstallError> {
+        if self.place.staged {
+            return Ok(());
+        }
+        let fs_root = self.fs_root();
+        if fs::read_dir(&fs_root).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(InstallError::InUse(fs_root));
+        }
+        if self.by_systemd() && self.place.mount_unit().exists() {
+            return self.systemctl(&["disable", "--now", MOUNT_UNIT]);
+        }
+        let was_there = self.dry_run || mounts::unmount(&fs_root)?;
+        self.step("unmount", fs_root.to_string_lossy(), was_there);
+        Ok(())
+    }
+
+    /// Where our bpffs is mounted.
+    fn fs_root(&self) -> PathBuf {
+        self.place.root.as_deref().map_or_else(Paths::system, Paths::below).bpffs()
+    }
+
+    /// True where systemd is pid 1 (sd_booted(3)) and the unit's mount point is ours.
+    fn by_systemd(&self) -> bool {
+        self.place.has_units() && Path::new("/run/systemd/system").is_dir()
+    }
+
+    fn systemctl(&mut self, arguments: &[&str]) -> Result<(), InstallError> {
+        let shown = arguments.join(" ");
+        if !self.dry_run {
+            let mut command = Command::new("systemctl");
+            command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+            let outcome = match command.status() {
+                Ok(status) if status.success() => None,
+                Ok(status) => Some(status.to_string()),
+                Err(err) => Some(err.to_string()),
+            };
+            if let Some(outcome) = outcome {
+                return Err(InstallError::Systemctl { arguments: shown, outcome });
+            }
+        }
+        self.step("run", format!("systemctl {shown}"), true);
+        Ok(())
+    }
+}
+
+/// `mkdir -p` with the mode that hook directories need, whatever the umask takes away from it later.
+fn make_directories(path: &Path) -> Result<(), InstallError> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|source| InstallError::Io {
+        doing: "make the directory",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(destdir: &Path, podman: bool, crio: bool) -> Targets {
+        Targets {
+            podman,
+            crio,
+            prefix: "/usr/local".into(),
+            destdir: Some(destdir.to_owned()),
+            dry_run: false,
+            format: Default::default(),
+        }
+    }
+
+    fn act(targets: &Targets, act: fn(&Targets, &Place, &mut Work<'_>) -> Result<(), InstallError>) -> Steps {
+        let place = Place::of(targets, None);
+        let mut work = Work::new(&place, targets.dry_run);
+        act(targets, &place, &mut work).unwrap();
+        work.steps
+    }
+
+    /// Every file below a directory, as paths from it.
+    fn files(root: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut todo = vec![root.to_owned()];
+        while let Some(directory) = todo.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    todo.push(entry.path());
+                } else {
+                    found.push(entry.path().strip_prefix(root).unwrap().to_string_lossy().into_owned());
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    fn order(steps: &Steps) -> Vec<String> {
+        let name = |step: &Step| step.object.rsplit('/').next().unwrap().to_owned();
+        steps.0.iter().filter(|step| step.changed).map(|step| format!("{} {}", step.action, name(step))).collect()
+    }
+
+    #[test]
+    fn the_binary_comes_first_and_goes_last() {
+        let root = tempfile::tempdir().unwrap();
+        let t = targets(root.path(), true, false);
+
+        let dry = act(&Targets { dry_run: true, ..t.clone() }, install);
+        assert_eq!(files(root.path()), Vec::<String>::new());
+        let done = act(&t, install);
+        assert_eq!(dry, done);
+        let written = [
+            "write bpfman-hook",
+            "write bpfman-hook.conf",
+            r"write run-bpfman\x2dhook-fs.mount",
+            "write 50-bpfman-hook-poststop.json",
+            "write 50-bpfman-hook-createRuntime.json",
+            "write 50-bpfman-hook-precreate.json",
+            "write 50-bpfman-hook.conf",
+        ];
+        assert_eq!(order(&done), written);
+        assert_eq!(files(root.path()).len(), written.len());
+        let mode = |path: &str| fs::metadata(root.path().join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode("usr/local/bin/bpfman-hook"), 0o755);
+        assert_eq!(mode("usr/share/containers/oci/hooks.d/50-bpfman-hook-poststop.json"), 0o644);
+
+        let again = act(&t, install);
+        assert!(again.0.iter().all(|step| !step.changed), "{again}");
+
+        let gone = act(&t, uninstall);
+        assert_eq!(
+            order(&gone),
+            [
+                "remove 50-bpfman-hook.conf",
+                "remove 50-bpfman-hook-precreate.json",
+                "remove podman-hooks.d",
+                "remove bpfman-hook",
+                "remove 50-bpfman-hook-createRuntime.json",
+                "remove 50-bpfman-hook-poststop.json",
+                r"remove run-bpfman\x2dhook-fs.mount",
+                "remove bpfman-hook.conf",
+                "remove bpfman-hook",
+            ]
+        );
+        assert_eq!(files(root.path()), Vec::<String>::new());
+        assert!(act(&t, uninstall).0.iter().all(|step| !step.changed));
+    }
+
+    #[test]
+    fn another_root_is_told_to_the_hook_and_has_no_units() {
+        let destdir = tempfile::tempdir().unwrap();
+        let t = targets(destdir.path(), true, false);
+        act(&t, install);
+        let units = files(destdir.path()).len();
+        let place = Place::of(&t, Some(Path::new("/srv/r")));
+        let mut work = Work::new(&place, false);
+        install(&t, &place, &mut work).unwrap();
+        let hook = fs::read_to_string(below(destdir.path(), &hook_files::path(Stage::Poststop))).unwrap();
+        assert!(hook.contains(r#""--engine", "podman", "--root", "/srv/r""#), "{hook}");
+        assert_eq!(files(destdir.path()).len(), units);
+        uninstall(&t, &place, &mut Work::new(&place, false)).unwrap();
+        assert_eq!(files(destdir.path()).len(), 2, "the units belong to the usual root");
+    }
+
+    #[test]
+    fn two_engines_share_the_hook_files() {
+        let root = tempfile::tempdir().unwrap();
+        let engines = || Place::of(&targets(root.path(), false, false), None).installed_for().0;
+        let precreate = root.path().join("usr/share/bpfman-hook/podman-hooks.d/50-bpfman-hook-precreate.json");
+
+        act(&targets(root.path(), false, true), install);
+        assert_eq!(engines(), [Engine::CriO].into());
+        assert!(!precreate.exists());
+        act(&targets(root.path(), true, false), install);
+        assert_eq!(engines(), [Engine::CriO, Engine::Podman].into());
+        assert!(precreate.exists());
+        act(&targets(root.path(), true, false), uninstall);
+        assert_eq!(engines(), [Engine::CriO].into());
+        assert!(!precreate.exists());
+        act(&targets(root.path(), false, false), uninstall);
+        assert_eq!(files(root.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn podmans_own_directories_stay_and_foreign_files_too() {
+        let root = tempfile::tempdir().unwrap();
+        let conf = root.path().join("etc/containers/containers.conf");
+        fs::create_dir_all(conf.parent().unwrap()).unwrap();
+        fs::write(&conf, "[engine]\nhooks_dir = [\"/srv/hooks\"]\n").unwrap();
+        let t = targets(root.path(), true, false);
+        act(&t, install);
+        act(&t, install);
+        let found = HooksDir::of(Engine::Podman, root.path(), &[]).unwrap();
+        assert_eq!(found.directories, [PathBuf::from("/srv/hooks"), PathBuf::from(PODMAN_HOOKS_DIR)]);
+
+        let foreign = below(root.path(), Path::new(PODMAN_HOOKS_DIR)).join("60-mine.json");
+        fs::write(&foreign, "{}").unwrap();
+        act(&t, uninstall);
+        assert!(foreign.exists() && conf.exists());
+        assert_eq!(files(root.path()).len(), 2);
+    }
+}

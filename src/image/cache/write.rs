@@ -1,0 +1,169 @@
+//! Writing to the cache: under one lock, each file at once or not at all, blobs before what names them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::image::cache::record::{Pointer, Record};
+use crate::image::cache::{Blob, Cache, Evidence, Reader};
+use crate::image::error::CacheError;
+use crate::image::hash;
+use crate::image::judge::Decision;
+use crate::image::manifest::REF_NAME;
+use crate::model::ids::Digest;
+use crate::model::policy::PolicyId;
+use crate::sys::SysError;
+use crate::sys::fsutil::{FileLock, ensure_directory, names_in, unlink_if_present, write_atomically};
+
+/// How long a process waits for another one that writes.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// An image that was fetched.
+#[derive(Debug)]
+pub(crate) struct NewImage {
+    /// The top-level digest.
+    pub digest: Digest,
+    /// The media type of the top-level document.
+    pub media_type: String,
+    /// Top, child, config, layer, object.
+    pub blobs: Vec<Vec<u8>>,
+    /// The digest of the last of them.
+    pub object: Digest,
+}
+
+impl Cache {
+    /// Stores an image; what was known of the same digest before stays.
+    pub(crate) fn store(&self, image: &NewImage) -> Result<(), CacheError> {
+        self.locked(|reader| {
+            let mut size = 0;
+            let mut blobs = Vec::new();
+            for blob in &image.blobs {
+                size += blob.len() as u64;
+                blobs.push(self.write_blob(reader, blob)?);
+            }
+            let old = reader.record(&image.digest)?;
+            let (evidence, verdicts) = old.map(|old| (old.evidence, old.verdicts)).unwrap_or_default();
+            let top_size = image.blobs.first().map_or(0, Vec::len) as u64;
+            let (digest, object, media_type) = (image.digest, image.object, image.media_type.clone());
+            self.write_json(
+                &self.record_path(&digest),
+                &Record { digest, media_type, top_size, object, blobs, size, evidence, verdicts },
+            )
+        })
+    }
+
+    /// Notes what a reference stands for now.
+    pub(crate) fn point(&self, reference: &str, digest: &Digest) -> Result<(), CacheError> {
+        let pulled = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.locked(|reader| {
+            let pointer = Pointer { reference: reference.to_owned(), digest: *digest, pulled };
+            self.write_json(&self.pointer_path(reference), &pointer)?;
+            self.write_index(reader)
+        })
+    }
+
+    /// Adds a decision under a policy to an image that is there, and the signature that it rests on.
+    pub(crate) fn add_decision(&self, digest: &Digest, policy: PolicyId, decision: &Decision) -> Result<(), CacheError> {
+        self.locked(|reader| {
+            let Some(mut record) = reader.record(digest)? else { return Ok(()) };
+            if let Some((evidence, blob)) = decision.evidence.as_ref().and_then(Evidence::of) {
+                self.write_blob(reader, blob)?;
+                record.add_evidence(evidence);
+            }
+            for rule in &decision.rejected {
+                record.add_verdict(rule, policy, None);
+            }
+            record.add_verdict(&decision.rule, policy, Some(decision.verdict.clone()));
+            self.write_json(&self.record_path(digest), &record)
+        })
+    }
+
+    /// Removes a reference, and what no other reference needs. False: it was not there.
+    pub fn remove(&self, reference: &str) -> Result<bool, CacheError> {
+        if self.reader()?.is_none() {
+            return Ok(false);
+        }
+        self.locked(|reader| {
+            if !unlink_if_present(&self.pointer_path(reference)).map_err(|source| self.failed(source))? {
+                return Ok(false);
+            }
+            self.write_index(reader)?;
+            let digests: BTreeSet<Digest> = self.pointers(reader)?.into_iter().map(|pointer| pointer.digest).collect();
+            let mut kept = BTreeSet::new();
+            for name in names_in(&self.path.join("images")).map_err(|source| self.failed(source))? {
+                let path = self.path.join("images").join(&name);
+                match reader.json::<Record>(&path)? {
+                    Some(record) if digests.contains(&record.digest) => {
+                        kept.extend(record.blobs.iter().chain(record.evidence.iter().map(|e| &e.blob)).map(Digest::hex));
+                    }
+                    _ => {
+                        unlink_if_present(&path).map_err(|source| self.failed(source))?;
+                    }
+                }
+            }
+            let blobs = self.path.join("blobs/sha256");
+            for name in names_in(&blobs).map_err(|source| self.failed(source))? {
+                if !name.to_str().is_some_and(|name| kept.contains(name)) {
+                    unlink_if_present(&blobs.join(&name)).map_err(|source| self.failed(source))?;
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// Runs `change` while no other process changes the cache, which is made where it is missing.
+    fn locked<T>(&self, change: impl FnOnce(&Reader<'_>) -> Result<T, CacheError>) -> Result<T, CacheError> {
+        let directory = ensure_directory(&self.path, 0o700).map_err(|source| self.not_trusted(source))?;
+        for name in ["refs", "images", "blobs", "blobs/sha256"] {
+            ensure_directory(&self.path.join(name), 0o700).map_err(|source| self.not_trusted(source))?;
+        }
+        let lock = FileLock::wait_for(&directory, &self.path, PATIENCE).map_err(|source| self.failed(source))?;
+        let Some(_lock) = lock else {
+            return Err(CacheError::Busy { path: self.path.clone(), seconds: PATIENCE.as_secs() });
+        };
+        // Removed between the two calls: as good as any failure to write.
+        let removed =
+            || SysError::io("open", self.path.display().to_string())(std::io::Error::from(std::io::ErrorKind::NotFound));
+        let reader = self.reader()?.ok_or_else(|| self.failed(removed()))?;
+        change(&reader)
+    }
+
+    /// Writes a blob unless it is there whole.
+    fn write_blob(&self, reader: &Reader<'_>, bytes: &[u8]) -> Result<Digest, CacheError> {
+        let digest = hash(bytes);
+        if !matches!(reader.blob(&digest)?, Blob::Whole(_)) {
+            write_atomically(&self.blob_path(&digest), bytes, 0o600).map_err(|source| self.failed(source))?;
+        }
+        Ok(digest)
+    }
+
+    fn write_json(&self, path: &Path, value: &impl serde::Serialize) -> Result<(), CacheError> {
+        let text = serde_json::to_vec(value).expect("records are strings, numbers and lists");
+        write_atomically(path, &text, 0o600).map_err(|source| self.failed(source))
+    }
+
+    /// index.json and oci-layout, by which other tools read the cache. We do not.
+    fn write_index(&self, reader: &Reader<'_>) -> Result<(), CacheError> {
+        let mut manifests = Vec::new();
+        for pointer in self.pointers(reader)? {
+            let Some(record) = reader.record(&pointer.digest)? else { continue };
+            manifests.push(serde_json::json!({
+                "mediaType": record.media_type,
+                "digest": pointer.digest,
+                "size": record.top_size,
+                "annotations": { REF_NAME: pointer.reference },
+            }));
+        }
+        let index = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": manifests,
+        });
+        self.write_json(&self.path.join("index.json"), &index)?;
+        self.write_json(&self.path.join("oci-layout"), &serde_json::json!({ "imageLayoutVersion": "1.0.0" }))
+    }
+
+    fn failed(&self, source: SysError) -> CacheError {
+        CacheError::Write { path: self.path.clone(), source }
+    }
+}

@@ -1,0 +1,363 @@
+//! Why bytecode could not be had.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::bytecode::PullPolicy;
+use crate::model::ids::Digest;
+use crate::sys::SysError;
+use crate::sys::fsutil::TrustError;
+
+/// Why an image was not accepted. `image` is the reference as it was asked for, normalised.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The policy layer handed over no rule: an empty policy denies.
+    #[error("fetch {image}: no image rule of the policy speaks of it; add an [[image]] with its repository")]
+    NoRule {
+        /// The image.
+        image: String,
+    },
+    /// The registry, the layout or the file system does not have it.
+    #[error("fetch {image}: there is no such image; check repository and tag")]
+    NotFound {
+        /// The image.
+        image: String,
+    },
+    /// A layout with several images, of which none was named.
+    #[error("read {image}: the layout has several images, name one of them: {}", names.join(", "))]
+    Ambiguous {
+        /// The layout.
+        image: String,
+        /// What it has.
+        names: Vec<String>,
+    },
+    /// A rule lists digests, and this is none of them.
+    #[error("verify {image}: {digest} is not among the digests of rule {rule}")]
+    DigestNotListed {
+        /// The image.
+        image: String,
+        /// What it resolved to.
+        digest: Digest,
+        /// The rules that list digests.
+        rule: String,
+    },
+    /// No layout has a signature of it.
+    #[error(
+        "verify {image}: it is not signed, and rule {rules} asks for a signature; sign it with cosign, or accept it with unsigned = true"
+    )]
+    Unsigned {
+        /// The image.
+        image: String,
+        /// The rules that ask for one.
+        rules: String,
+    },
+    /// There are signatures, and none satisfies a rule.
+    #[error(
+        "verify {image}: none of its signatures ({found}) satisfies rule {rules}: {reason}; sign it with a key that the rule names"
+    )]
+    BadSignature {
+        /// The image.
+        image: String,
+        /// How many signatures there are.
+        found: usize,
+        /// The rules that ask for one.
+        rules: String,
+        /// What is wrong with the first of them.
+        reason: String,
+    },
+    /// Something that a later version does.
+    #[error("fetch {image}: {what} not supported yet; {remedy}")]
+    NotYet {
+        /// The image.
+        image: String,
+        /// What, with its verb: `keyless identities are`.
+        what: &'static str,
+        /// What to do instead.
+        remedy: &'static str,
+    },
+    /// A key file that holds no usable public key.
+    #[error("verify {image}: key file {path} is not a PEM public key of ECDSA P-256 or P-384, Ed25519 or RSA: {reason}", path = path.display())]
+    Key {
+        /// The image.
+        image: String,
+        /// The key file.
+        path: PathBuf,
+        /// The parser's words.
+        reason: String,
+    },
+    /// Bytes that are not what their digest says.
+    #[error(
+        "read {image}: its {part} {expected} has other contents ({found}); it is damaged or was tampered with, get it anew"
+    )]
+    Tampered {
+        /// The image.
+        image: String,
+        /// `manifest`, `layer`, …
+        part: &'static str,
+        /// The digest by which it was asked for.
+        expected: Digest,
+        /// The digest of what came.
+        found: Digest,
+    },
+    /// A blob that a manifest names and nobody has.
+    #[error("read {image}: its {part} {digest} is missing; copy the image anew")]
+    MissingBlob {
+        /// The image.
+        image: String,
+        /// `manifest`, `layer`, …
+        part: &'static str,
+        /// Its digest.
+        digest: Digest,
+    },
+    /// Something that is not as the image specification has it.
+    #[error("read {image}: its {part} is not as the OCI image specification has it: {problem}")]
+    Malformed {
+        /// The image.
+        image: String,
+        /// `manifest`, `index`, …
+        part: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An index without an entry for this machine.
+    #[error("read {image}: it has nothing for {wanted}, only {}", offered.join(", "))]
+    Platform {
+        /// The image.
+        image: String,
+        /// `linux/amd64`
+        wanted: String,
+        /// What it has.
+        offered: Vec<String>,
+    },
+    /// More bytes than are accepted.
+    #[error("read {image}: its {part} is larger than {limit} bytes, which is the limit")]
+    TooLarge {
+        /// The image.
+        image: String,
+        /// `layer`, `object`, …
+        part: &'static str,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The layers do not hold exactly one object that this machine can load.
+    #[error("read {image}: {source}")]
+    Object {
+        /// The image.
+        image: String,
+        /// What is wrong; part of the sentence, since without it there is none.
+        source: ObjectError,
+    },
+    /// A host path that others than root can change, or that cannot be read.
+    #[error("open {image} on the host")]
+    HostPath {
+        /// The reference.
+        image: String,
+        /// Which component, and why.
+        #[source]
+        source: TrustError,
+    },
+    /// Asking a registry failed.
+    #[error("fetch {image}")]
+    Remote {
+        /// The image.
+        image: String,
+        /// Which host, and why.
+        #[source]
+        source: RemoteError,
+    },
+    /// The child that speaks to registries did not do its work.
+    #[error("fetch {image}")]
+    Child {
+        /// The image.
+        image: String,
+        /// What became of it.
+        #[source]
+        source: SysError,
+    },
+    /// The registry was too slow.
+    #[error("fetch {image}: registry {host} has not sent it within {seconds} s; pull it beforehand with bpfman-hook pull")]
+    Timeout {
+        /// The image.
+        image: String,
+        /// The registry.
+        host: String,
+        /// How long we waited.
+        seconds: u64,
+    },
+    /// The pull policy forbids the network and the cache cannot answer.
+    #[error("fetch {image}: {problem}, and pull-policy {pull:?} forbids to ask the registry; pull it with bpfman-hook pull")]
+    NotCached {
+        /// The image.
+        image: String,
+        /// What the cache lacks.
+        problem: String,
+        /// The policy.
+        pull: PullPolicy,
+    },
+    /// The cache cannot be used.
+    #[error("fetch {image}")]
+    Cache {
+        /// The image.
+        image: String,
+        /// Why.
+        #[source]
+        source: CacheError,
+    },
+}
+
+/// Why an image's layers hold no object that can be loaded here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    /// No file is an ELF object.
+    #[error("it holds no BPF object, only {}", if .0.is_empty() { "nothing".to_owned() } else { .0.join(", ") })]
+    None(Vec<String>),
+    /// Several files are.
+    #[error("it holds several objects, {}; a bytecode image has one, or names it in the label io.ebpf.filename", .0.join(", "))]
+    Several(Vec<String>),
+    /// A bytecode image has one layer, so that nothing hides beneath another.
+    #[error("it has {0} layers; a bytecode image has one")]
+    Layers(usize),
+    /// Not ELF.
+    #[error("{0} is not an ELF object")]
+    NotElf(String),
+    /// ELF for another machine.
+    #[error("{name} is an ELF file for machine {machine}, not a BPF object (machine 247); compile it with clang -target bpf")]
+    Machine {
+        /// The file.
+        name: String,
+        /// `e_machine` of its header.
+        machine: u16,
+    },
+    /// A program or library for BPF, not an object.
+    #[error("{name} is an ELF file of type {kind}, not a relocatable object (type 1); do not link it")]
+    NotRelocatable {
+        /// The file.
+        name: String,
+        /// `e_type` of its header.
+        kind: u16,
+    },
+    /// The other byte order.
+    #[error(
+        "{name} is compiled for {found}-endian machines and this one is {wanted}-endian; offer an image for this architecture"
+    )]
+    ByteOrder {
+        /// The file.
+        name: String,
+        /// `little` or `big`.
+        found: &'static str,
+        /// The other.
+        wanted: &'static str,
+    },
+    /// An archive or compressed stream that ends early or is none.
+    #[error("its layer cannot be unpacked: {0}")]
+    Unpack(String),
+}
+
+/// Why a registry did not answer as it should. Sent by the fetch child, so it is plain text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum RemoteError {
+    /// No connection, no TLS, a broken stream.
+    #[error("ask registry {host} for {what}: {problem}")]
+    Network {
+        /// The registry.
+        host: String,
+        /// What was asked for.
+        what: String,
+        /// The whole chain of causes.
+        problem: String,
+    },
+    /// The registry speaks plain http, which is not allowed for it.
+    #[error(
+        "ask registry {host} for {what}: it does not speak TLS; allow plain http for it in /etc/bpfman-hook/registries.toml"
+    )]
+    PlainHttp {
+        /// The registry.
+        host: String,
+        /// What was asked for.
+        what: String,
+    },
+    /// The registry sent us on to a plain http address.
+    #[error("ask registry {host} for {what}: it redirects to {to} by plain http, which is refused")]
+    Downgrade {
+        /// The registry.
+        host: String,
+        /// What was asked for.
+        what: String,
+        /// Where to.
+        to: String,
+    },
+    /// 401 or 403.
+    #[error(
+        "ask registry {host} for {what}: it asks for credentials, or there is no such repository; credentials are not supported yet, make the repository public"
+    )]
+    Credentials {
+        /// The registry.
+        host: String,
+        /// What was asked for.
+        what: String,
+    },
+    /// Any other status than 200 and 404.
+    #[error("ask registry {host} for {what}: it answers {status}{}", if message.is_empty() { String::new() } else { format!(" ({message})") })]
+    Status {
+        /// The registry.
+        host: String,
+        /// What was asked for.
+        what: String,
+        /// The HTTP status.
+        status: u16,
+        /// The error's code and message, cut.
+        message: String,
+    },
+    /// More bytes than are accepted.
+    #[error("ask registry {host} for {what}: it is larger than {limit} bytes, which is the limit")]
+    TooLarge {
+        /// The registry.
+        host: String,
+        /// What was asked for.
+        what: String,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// An answer that is no answer.
+    #[error("ask registry {host} for {what}: the answer makes no sense: {problem}")]
+    Nonsense {
+        /// The registry.
+        host: String,
+        /// What was asked for.
+        what: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Why the image cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// Somebody else could have written what is in it, or a file in it cannot be read.
+    #[error("open the image cache {path}, which may be removed at any time", path = path.display())]
+    NotTrusted {
+        /// The directory.
+        path: PathBuf,
+        /// Which file, and why.
+        #[source]
+        source: TrustError,
+    },
+    /// Writing failed.
+    #[error("write the image cache {path}", path = path.display())]
+    Write {
+        /// The directory.
+        path: PathBuf,
+        /// Which file, and why.
+        #[source]
+        source: SysError,
+    },
+    /// Another process has held the cache's lock for too long.
+    #[error("write the image cache {path}: another process has had it locked for {seconds} s", path = path.display())]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+        /// How long we waited.
+        seconds: u64,
+    },
+}

@@ -1,0 +1,111 @@
+//! Anonymous tokens: distribution.github.io/distribution/spec/auth/token. Public registries (ghcr.io, quay.io, docker.io) ask
+//! for one even where everybody may read.
+
+use serde::Deserialize;
+
+/// A `WWW-Authenticate` header, as far as we follow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Challenge {
+    /// Fetch a token there.
+    Bearer {
+        /// The URL of the token service.
+        realm: String,
+        /// The name that it knows the registry by.
+        service: Option<String>,
+    },
+    /// A user name and password, or something else that we do not have.
+    Other,
+}
+
+/// What a token service answers.
+#[derive(Deserialize)]
+pub(crate) struct Token {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+impl Token {
+    /// The token under either of its names (OAuth 2 has the second).
+    pub fn of(json: &[u8]) -> Option<String> {
+        let token: Self = serde_json::from_slice(json).ok()?;
+        token.token.or(token.access_token).filter(|token| !token.is_empty())
+    }
+}
+
+impl Challenge {
+    /// Parses one header value, RFC 7235 section 4.1: `Bearer realm="…",service="…",scope="…"`.
+    pub fn parse(header: &str) -> Self {
+        let Some((scheme, rest)) = header.trim().split_once(' ') else { return Self::Other };
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Self::Other;
+        }
+        let mut realm = None;
+        let mut service = None;
+        let mut rest = rest.trim();
+        while let Some((key, after)) = rest.split_once('=') {
+            let (value, after) = value(after);
+            match key.trim().trim_start_matches(',').trim() {
+                key if key.eq_ignore_ascii_case("realm") => realm = Some(value),
+                key if key.eq_ignore_ascii_case("service") => service = Some(value),
+                _ => {}
+            }
+            rest = after;
+        }
+        realm.map_or(Self::Other, |realm| Self::Bearer { realm, service })
+    }
+}
+
+/// A token or quoted string at the start of `text`, and what follows it.
+fn value(text: &str) -> (String, &str) {
+    let text = text.trim_start();
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find(',').unwrap_or(text.len());
+        return (text[..end].trim().to_owned(), &text[end..]);
+    };
+    let mut value = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return (value, &quoted[at + 1..]),
+            '\\' => value.extend(chars.next().map(|(_, c)| c)),
+            c => value.push(c),
+        }
+    }
+    (value, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_as_registries_write_them() {
+        let bearer = |realm: &str, service: Option<&str>| Challenge::Bearer {
+            realm: realm.to_owned(),
+            service: service.map(str::to_owned),
+        };
+        for (header, wanted) in [
+            (
+                r#"Bearer realm="https://ghcr.io/token",service="ghcr.io",scope="repository:a/b:pull""#,
+                bearer("https://ghcr.io/token", Some("ghcr.io")),
+            ),
+            (r#"bearer service=x, realm="https://a/\"b", error="invalid_token""#, bearer("https://a/\"b", Some("x"))),
+            (r#"Bearer realm="https://a/t""#, bearer("https://a/t", None)),
+            (r#"Bearer realm="https://a/t"#, bearer("https://a/t", None)),
+            (r#"Basic realm="x""#, Challenge::Other),
+            (r#"Bearer service="x""#, Challenge::Other),
+            ("Bearer", Challenge::Other),
+            ("", Challenge::Other),
+        ] {
+            assert_eq!(Challenge::parse(header), wanted, "{header}");
+        }
+    }
+
+    #[test]
+    fn tokens_have_two_names() {
+        assert_eq!(Token::of(br#"{"token":"a","expires_in":60}"#).as_deref(), Some("a"));
+        assert_eq!(Token::of(br#"{"access_token":"b"}"#).as_deref(), Some("b"));
+        assert_eq!(Token::of(br#"{"token":""}"#), None);
+        assert_eq!(Token::of(b"<html>"), None);
+    }
+}

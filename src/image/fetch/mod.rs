@@ -1,0 +1,93 @@
+//! The child that speaks to registries: all network traffic, TLS, DNS and HTTP happens here, without any privilege.
+//!
+//! The parent asks for one thing at a time and gets bytes in sealed memory, or a sentence. Nothing that comes out of here is
+//! trusted: the parent hashes and verifies.
+
+mod auth;
+mod http;
+pub(crate) mod protocol;
+
+use std::process::ExitCode;
+
+use crate::image::error::RemoteError;
+use crate::image::{MAX_MANIFEST, MAX_OBJECT};
+use crate::sys::SysError;
+use crate::sys::child::{Limits, confine, parent_socket};
+use crate::sys::fsutil::{read_sealed, sealed_memfd};
+use crate::sys::sock::{Message, Socket};
+use http::Client;
+use protocol::{Answer, Ask, MAX_MESSAGE};
+
+/// What the child may use. Address space is mostly reserved, never touched: thread arenas, TLS tables.
+const LIMITS: Limits = Limits { address_space: 1 << 30, files: 64, file_size: (MAX_OBJECT + MAX_MANIFEST) as u64 };
+
+/// The most that the certificate authorities of one registry may take.
+pub(crate) const MAX_AUTHORITIES: usize = MAX_MANIFEST;
+
+/// The whole life of the child role `fetch`: confine, then serve until the parent closes the socket. Errors go to standard
+/// error, since a child that cannot confine itself must not answer.
+pub fn child() -> ExitCode {
+    let served = parent_socket().and_then(|socket| {
+        confine(&socket, LIMITS)?;
+        serve(&socket)
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            tracing::error!(error = &err as &dyn std::error::Error, "fetch child");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers questions on `socket` until its other end is closed.
+///
+/// # Errors
+/// Only what makes the socket or the runtime unusable; whatever goes wrong with a registry is an answer.
+pub fn serve(socket: &Socket) -> Result<(), SysError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(SysError::io("start", "the fetch child's runtime"))?;
+    let mut client: Option<Client> = None;
+    while let Some(message) = socket.recv("a question", MAX_MESSAGE, None)? {
+        let (answer, bytes) = match answer(&runtime, &mut client, message) {
+            Ok(Some(bytes)) => (Answer::Bytes, Some(bytes)),
+            Ok(None) => (Answer::Nothing, None),
+            Err(err) => (Answer::Failed(err), None),
+        };
+        let text = answer.to_bytes();
+        let memory = bytes.map(|bytes| sealed_memfd("bpfman-hook-fetched", &bytes)).transpose()?;
+        let memory = memory.as_ref().map(std::os::fd::AsFd::as_fd);
+        socket.send(&text, memory.as_slice())?;
+    }
+    Ok(())
+}
+
+/// Does what one message asks for: bytes, or None for "opened" and for "there is none".
+fn answer(
+    runtime: &tokio::runtime::Runtime,
+    client: &mut Option<Client>,
+    message: Message,
+) -> Result<Option<Vec<u8>>, RemoteError> {
+    let nonsense = |problem: String| RemoteError::Nonsense { host: String::new(), what: "a question".into(), problem };
+    let ask = Ask::from_bytes(&message.bytes).map_err(nonsense)?;
+    if let Ask::Open { host, repository, http } = ask {
+        let authorities = message.fds.first().map(|fd| read_sealed(fd, "the certificate authorities", MAX_AUTHORITIES));
+        let authorities = authorities.transpose().map_err(|err| nonsense(err.to_string()))?;
+        *client = Some(Client::new(host, repository, http, authorities.as_deref())?);
+        return Ok(None);
+    }
+    let client = client.as_mut().ok_or_else(|| nonsense("nothing was opened".to_owned()))?;
+    runtime.block_on(async {
+        match ask {
+            Ask::Open { .. } => Ok(None),
+            Ask::Manifest { reference } => client.manifest(&reference).await,
+            Ask::Blob { digest, max } => client.blob(&digest, max.min(MAX_OBJECT)).await,
+            Ask::Referrers { digest } => {
+                let list = client.referrers(&digest).await?;
+                Ok(list.map(|list| serde_json::to_vec(&list).expect("a list of strings is JSON")))
+            }
+        }
+    })
+}

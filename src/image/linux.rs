@@ -1,0 +1,374 @@
+//! The order of things: host paths straight from the disk, registries through the cache.
+
+use std::path::{Path, PathBuf};
+
+use crate::image::cache::{Blob, Cache, NewImage, Reader, Record};
+use crate::image::error::{CacheError, ImageError, ObjectError};
+use crate::image::host::{Files, Got, read};
+use crate::image::judge::{Candidates, Decision, refuse_early};
+use crate::image::layout::Layout;
+use crate::image::manifest::{Choice, Descriptor, Document, Manifest, choose, goarch};
+use crate::image::object::{self, Labels, Unpacked};
+use crate::image::remote::{Remote, Worker};
+use crate::image::source::{Found, Source, checked};
+use crate::image::verify::Signature;
+use crate::image::{Images, MAX_OBJECT, Want, hash};
+use crate::model::bytecode::{Bytecode, PullPolicy};
+use crate::model::ids::Digest;
+use crate::model::reference::{Reference, RegistryReference};
+use crate::sys::fsutil::TrustedRoot;
+
+/// An index may name an index, and that one a manifest; deeper is nonsense.
+const MAX_DEPTH: usize = 3;
+/// Layers of an artifact that are looked at.
+const MAX_LAYERS: usize = 8;
+/// The layers of a gadget that hold BPF; its others are WebAssembly and BTF.
+const GADGET_EBPF: &str = "application/vnd.gadget.ebpf.program.v1+binary";
+
+/// The real source of bytecode: the host's file systems, the cache, registries.
+#[derive(Debug, Clone)]
+pub struct LinuxImages {
+    cache: Cache,
+    host: PathBuf,
+    worker: Worker,
+}
+
+/// An object with what it came from.
+struct Content {
+    /// Top, child, config, layer.
+    blobs: Vec<Vec<u8>>,
+    object: Vec<u8>,
+}
+
+impl LinuxImages {
+    /// `cache` is the image cache, made when it is first needed. Host paths are trusted from `host` downwards: `/`, or what
+    /// `--root` says.
+    pub fn new(cache: &Path, host: &Path) -> Self {
+        Self { cache: Cache::new(cache), host: host.to_owned(), worker: Worker::Child }
+    }
+
+    /// The same with another worker.
+    pub fn with_worker(self, worker: Worker) -> Self {
+        Self { worker, ..self }
+    }
+
+    /// The cache, to list it and to remove from it.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    fn root(&self, image: &str) -> Result<TrustedRoot, ImageError> {
+        TrustedRoot::at(&self.host).map_err(|source| ImageError::HostPath { image: image.to_owned(), source })
+    }
+
+    /// `file:`: the object's own digest stands for the image, and nothing can have signed it.
+    fn fetch_file(&self, want: &Want<'_>, image: &str, path: &Path) -> Result<Bytecode, ImageError> {
+        let bytes = match read(&self.root(image)?, path, MAX_OBJECT, image)? {
+            Got::Bytes(bytes) => bytes,
+            Got::Missing => return Err(ImageError::NotFound { image: image.to_owned() }),
+            Got::TooLarge => return Err(ImageError::TooLarge { image: image.to_owned(), part: "file", limit: MAX_OBJECT }),
+        };
+        let digest = hash(&bytes);
+        let candidates = Candidates::new(want, image, &digest)?;
+        let decision = match candidates.without_signatures() {
+            Some(decision) => decision,
+            None => candidates.decide(want, image, &digest, Found::default())?,
+        };
+        let name = path.file_name().map(|name| object::printable(&name.to_string_lossy())).unwrap_or_default();
+        object::check(&name, &bytes).map_err(|source| ImageError::Object { image: image.to_owned(), source })?;
+        Ok(bytecode(want, digest, digest, bytes, decision))
+    }
+
+    fn fetch_layout(&self, want: &Want<'_>, image: &str, files: Files, tag: Option<&str>) -> Result<Bytecode, ImageError> {
+        let layout = Layout::open(files, image)?;
+        let digest = layout.resolve(tag)?;
+        let candidates = Candidates::new(want, image, &digest)?;
+        let mut source = Source::Layout(layout);
+        let decision = match candidates.without_signatures() {
+            Some(decision) => decision,
+            None => candidates.decide(want, image, &digest, source.signatures(&digest))?,
+        };
+        let top = source.manifest(image, "manifest", &digest)?;
+        let content = content(&mut source, image, top)?;
+        let object_digest = hash(&content.object);
+        Ok(bytecode(want, digest, object_digest, content.object, decision))
+    }
+
+    fn fetch_registry(&self, want: &Want<'_>, image: &str, at: &RegistryReference) -> Result<Bytecode, ImageError> {
+        let cache = |source| ImageError::Cache { image: image.to_owned(), source };
+        let reader = self.cache.reader().map_err(cache)?;
+        let ask_first = want.pull == PullPolicy::Always && at.digest.is_none();
+        let mut lacks = "it is not in the cache".to_owned();
+        if let Some(reader) = reader.as_ref().filter(|_| !ask_first) {
+            let digest = match at.digest {
+                Some(digest) => Some(digest),
+                None => reader.resolve(image).map_err(cache)?,
+            };
+            if let Some(digest) = digest {
+                match self.cached(want, image, &digest, reader)? {
+                    Ok(bytecode) => return Ok(bytecode),
+                    Err(why) => lacks = why,
+                }
+            }
+        }
+        if want.pull == PullPolicy::Never {
+            return Err(ImageError::NotCached { image: image.to_owned(), problem: lacks, pull: want.pull });
+        }
+        self.pull(want, image, at, reader.as_ref())
+    }
+
+    /// Answers from the cache, or says what it lacks.
+    fn cached(
+        &self,
+        want: &Want<'_>,
+        image: &str,
+        digest: &Digest,
+        reader: &Reader<'_>,
+    ) -> Result<Result<Bytecode, String>, ImageError> {
+        let cache = |source| ImageError::Cache { image: image.to_owned(), source };
+        let Some(record) = reader.record(digest).map_err(cache)? else { return Ok(Err("it is not in the cache".to_owned())) };
+        let candidates = Candidates::new(want, image, digest)?;
+        let known_of = |rule: &str| record.verdict(rule, want.policy);
+        let kept = || kept_signatures(&record, reader).map_err(cache);
+        let Some(decision) = candidates.recall(want, image, digest, known_of, kept)? else {
+            return Ok(Err("the cache does not know whether it satisfies the policy".to_owned()));
+        };
+        if decision.new {
+            self.note(image, self.cache.add_decision(digest, want.policy, &decision));
+        }
+        match reader.blob(&record.object).map_err(cache)? {
+            Blob::Whole(object) => Ok(Ok(bytecode(want, *digest, record.object, object, decision))),
+            Blob::Missing => Ok(Err("its object is not in the cache any more".to_owned())),
+            Blob::Damaged(found) if want.pull == PullPolicy::Never => {
+                Err(ImageError::Tampered { image: image.to_owned(), part: "cached object", expected: record.object, found })
+            }
+            Blob::Damaged(found) => {
+                tracing::warn!(image, expected = %record.object, %found, "cached object is damaged, fetching it anew");
+                Ok(Err("its object is damaged".to_owned()))
+            }
+        }
+    }
+
+    fn pull(
+        &self,
+        want: &Want<'_>,
+        image: &str,
+        at: &RegistryReference,
+        reader: Option<&Reader<'_>>,
+    ) -> Result<Bytecode, ImageError> {
+        let authorities = match want.registries.get(&at.registry).and_then(|registry| registry.ca.as_deref()) {
+            None => None,
+            Some(path) => match read(&self.root(image)?, path, crate::image::fetch::MAX_AUTHORITIES, image)? {
+                Got::Bytes(bytes) => Some(bytes),
+                Got::Missing | Got::TooLarge => {
+                    let problem = format!("its certificate authorities in {} are missing or too many", path.display());
+                    return Err(ImageError::Malformed { image: image.to_owned(), part: "registry configuration", problem });
+                }
+            },
+        };
+        let http = want.registries.plain_http(&at.registry);
+        let mut remote = Remote::open(self.worker, at, image, http, authorities.as_deref(), want.deadline)?;
+        let name = match (&at.digest, &at.tag) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.clone().unwrap_or_else(|| "latest".to_owned()),
+        };
+        let got = remote.manifest(&name)?;
+        if matches!(got, Got::Missing) {
+            return Err(ImageError::NotFound { image: image.to_owned() });
+        }
+        let top = match &at.digest {
+            Some(digest) => checked(image, "manifest", digest, crate::image::MAX_MANIFEST, got)?,
+            None => match got {
+                Got::Bytes(bytes) => bytes,
+                Got::Missing | Got::TooLarge => {
+                    let limit = crate::image::MAX_MANIFEST;
+                    return Err(ImageError::TooLarge { image: image.to_owned(), part: "manifest", limit });
+                }
+            },
+        };
+        // From here on nothing but digests.
+        let digest = hash(&top);
+        if let Some(reader) = reader
+            && want.pull == PullPolicy::Always
+            && let Ok(bytecode) = self.cached(want, image, &digest, reader)?
+        {
+            self.note(image, self.cache.point(image, &digest));
+            return Ok(bytecode);
+        }
+        let candidates = Candidates::new(want, image, &digest)?;
+        let mut source = Source::Remote(remote);
+        let decision = match candidates.without_signatures() {
+            Some(decision) => decision,
+            None => candidates.decide(want, image, &digest, source.signatures(&digest))?,
+        };
+        let media_type = media_type(&top);
+        let content = content(&mut source, image, top)?;
+        drop(source);
+        let object_digest = hash(&content.object);
+        let Content { mut blobs, object } = content;
+        blobs.push(object.clone());
+        let new = NewImage { digest, media_type, blobs, object: object_digest };
+        let stored = self.cache.store(&new).and_then(|()| {
+            if decision.new {
+                self.cache.add_decision(&digest, want.policy, &decision)?;
+            }
+            self.cache.point(image, &digest)
+        });
+        self.note(image, stored);
+        Ok(bytecode(want, digest, object_digest, object, decision))
+    }
+
+    /// A cache that cannot be written makes the next start slow, not this one fail.
+    fn note(&self, image: &str, stored: Result<(), CacheError>) {
+        if let Err(err) = stored {
+            tracing::warn!(image, error = &err as &dyn std::error::Error, "image cache not written");
+        }
+    }
+}
+
+impl Images for LinuxImages {
+    fn fetch(&self, want: &Want<'_>) -> Result<Bytecode, ImageError> {
+        let image = want.reference.to_string();
+        refuse_early(want, &image)?;
+        match want.reference {
+            Reference::File { path } => self.fetch_file(want, &image, path),
+            Reference::Layout { path, tag } => {
+                let files = Files::directory(self.root(&image)?, path);
+                self.fetch_layout(want, &image, files, tag.as_deref())
+            }
+            Reference::Archive { path, tag } => {
+                let files = Files::archive(&self.root(&image)?, path, &image)?;
+                self.fetch_layout(want, &image, files, tag.as_deref())
+            }
+            Reference::Registry(at) => self.fetch_registry(want, &image, at),
+        }
+    }
+}
+
+fn bytecode(want: &Want<'_>, digest: Digest, object_digest: Digest, object: Vec<u8>, decision: Decision) -> Bytecode {
+    Bytecode {
+        reference: want.reference.clone(),
+        digest,
+        object_digest,
+        object,
+        rule: decision.rule,
+        verdict: decision.verdict,
+    }
+}
+
+/// Signatures that satisfied a rule once.
+fn kept_signatures(record: &Record, reader: &Reader<'_>) -> Result<Vec<Signature>, CacheError> {
+    let mut signatures = Vec::new();
+    for evidence in &record.evidence {
+        if let Blob::Whole(blob) = reader.blob(&evidence.blob)? {
+            signatures.push(evidence.signature(blob));
+        }
+    }
+    Ok(signatures)
+}
+
+/// Follows a top-level document, whose digest is established and judged, down to the object.
+fn content(source: &mut Source, image: &str, top: Vec<u8>) -> Result<Content, ImageError> {
+    let mut blobs = vec![top];
+    let mut depth = 0;
+    let manifest = loop {
+        let document = blobs.last().expect("it begins with one and grows");
+        let part = if depth == 0 { "manifest" } else { "manifest for this platform" };
+        let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part, problem };
+        let child = match Document::parse(document).map_err(malformed)? {
+            Document::Manifest(manifest) => break manifest,
+            Document::Index(_) if depth == MAX_DEPTH => {
+                return Err(malformed("it is an index of indexes of indexes".to_owned()));
+            }
+            Document::Index(entries) => match choose(&entries, goarch()) {
+                Choice::Entry(entry) => entry.digest().map_err(malformed)?,
+                Choice::Nothing(offered) => {
+                    let wanted = format!("linux/{}", goarch());
+                    return Err(ImageError::Platform { image: image.to_owned(), wanted, offered });
+                }
+            },
+        };
+        blobs.push(source.manifest(image, "manifest for this platform", &child)?);
+        depth += 1;
+    };
+    let labels = match config(source, image, &manifest)? {
+        Some(config) => {
+            let labels = Labels::of_config(&config);
+            blobs.push(config);
+            labels
+        }
+        None => Labels::default(),
+    };
+    let mut files = object::Files::default();
+    for (nth, layer) in layers(image, &manifest)?.into_iter().enumerate() {
+        let digest =
+            layer.digest().map_err(|problem| ImageError::Malformed { image: image.to_owned(), part: "layer", problem })?;
+        let bytes = source.blob(image, "layer", &digest, MAX_OBJECT)?;
+        blobs.push(bytes.clone());
+        let name =
+            layer.annotation("org.opencontainers.image.title").map_or_else(|| format!("layer {}", nth + 1), object::printable);
+        match object::unpack(bytes, &name).map_err(|source| ImageError::Object { image: image.to_owned(), source })? {
+            Unpacked::TooLarge => {
+                return Err(ImageError::TooLarge { image: image.to_owned(), part: "unpacked layer", limit: MAX_OBJECT });
+            }
+            Unpacked::Files(more) => {
+                files.objects.extend(more.objects);
+                files.others.extend(more.others);
+            }
+        }
+    }
+    let wrong = |source| ImageError::Object { image: image.to_owned(), source };
+    let (name, object) = object::single(files, &labels).map_err(wrong)?;
+    object::check(&name, &object).map_err(wrong)?;
+    let missing = object::not_in_object(&labels, &object);
+    if !missing.is_empty() {
+        tracing::warn!(image, object = name, ?missing, "labels name what the object does not have");
+    }
+    Ok(Content { blobs, object })
+}
+
+/// The image config, where it is one; artifacts have an empty or a foreign one.
+fn config(source: &mut Source, image: &str, manifest: &Manifest) -> Result<Option<Vec<u8>>, ImageError> {
+    let of_image = |config: &&Descriptor| {
+        matches!(
+            config.media_type.as_str(),
+            "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+        )
+    };
+    let Some(config) = manifest.config.as_ref().filter(of_image) else { return Ok(None) };
+    let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "config", problem };
+    let digest = config.digest().map_err(malformed)?;
+    source.blob(image, "config", &digest, crate::image::MAX_MANIFEST).map(Some)
+}
+
+/// The layers that may hold the object. A file system of several layers is refused: which file of which layer counts would
+/// be a question of overlays.
+fn layers<'a>(image: &str, manifest: &'a Manifest) -> Result<Vec<&'a Descriptor>, ImageError> {
+    let gadget: Vec<_> = manifest.layers.iter().filter(|layer| layer.media_type == GADGET_EBPF).collect();
+    if !gadget.is_empty() {
+        return Ok(gadget.into_iter().take(MAX_LAYERS).collect());
+    }
+    let of_file_system = |layer: &Descriptor| {
+        layer.media_type.starts_with("application/vnd.oci.image.layer.")
+            || layer.media_type.starts_with("application/vnd.docker.image.rootfs.")
+    };
+    let count = manifest.layers.len();
+    if count > MAX_LAYERS || (count > 1 && manifest.layers.iter().any(of_file_system)) {
+        return Err(ImageError::Object { image: image.to_owned(), source: ObjectError::Layers(count) });
+    }
+    Ok(manifest.layers.iter().collect())
+}
+
+/// What to call the top-level document in an index; umoci's say it nowhere.
+fn media_type(top: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Typed {
+        #[serde(rename = "mediaType")]
+        media_type: Option<String>,
+    }
+    let said = serde_json::from_slice::<Typed>(top).ok().and_then(|typed| typed.media_type);
+    said.unwrap_or_else(|| match Document::parse(top) {
+        Ok(Document::Index(_)) => "application/vnd.oci.image.index.v1+json".to_owned(),
+        _ => "application/vnd.oci.image.manifest.v1+json".to_owned(),
+    })
+}

@@ -1,0 +1,199 @@
+//! The parent's side of the fetch child: one repository of a registry, blob by blob.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use crate::image::error::{ImageError, RemoteError};
+use crate::image::fetch::protocol::{Answer, Ask, MAX_MESSAGE, Referrers};
+use crate::image::host::Got;
+use crate::image::manifest::Document;
+use crate::image::source::Found;
+use crate::image::{MAX_MANIFEST, MAX_OBJECT};
+use crate::model::ids::Digest;
+use crate::model::reference::RegistryReference;
+use crate::sys::SysError;
+use crate::sys::child::{Child, Output, Role};
+use crate::sys::fsutil::{read_sealed, sealed_memfd};
+use crate::sys::sock::Socket;
+
+/// Who does the network's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Worker {
+    /// A confined child: our own binary in the role `fetch`. What the product uses; needs root.
+    #[default]
+    Child,
+    /// A thread of this process, without any confinement: for tests that are not root, whose binary has no roles.
+    Thread,
+}
+
+#[derive(Debug)]
+enum Link {
+    Child(Box<Child>),
+    Thread(Socket),
+}
+
+/// A repository. The worker ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    link: Link,
+    image: String,
+    host: String,
+    started: Instant,
+    deadline: Instant,
+}
+
+impl Remote {
+    /// Starts the worker and tells it where to go. No connection is made yet.
+    pub fn open(
+        worker: Worker,
+        at: &RegistryReference,
+        image: &str,
+        http: bool,
+        authorities: Option<&[u8]>,
+        deadline: Instant,
+    ) -> Result<Self, ImageError> {
+        let failed = |source| ImageError::Child { image: image.to_owned(), source };
+        let link = match worker {
+            Worker::Child => Link::Child(Box::new(Child::spawn(Role::Fetch, Output::Inherit).map_err(failed)?)),
+            Worker::Thread => {
+                let (ours, theirs) = Socket::pair().map_err(failed)?;
+                std::thread::Builder::new()
+                    .name("fetch".to_owned())
+                    .spawn(move || crate::image::fetch::serve(&theirs))
+                    .map_err(SysError::io("start", "the fetch thread"))
+                    .map_err(failed)?;
+                Link::Thread(ours)
+            }
+        };
+        let host = at.registry.clone();
+        let mut remote = Self { link, image: image.to_owned(), host, started: Instant::now(), deadline };
+        let open = Ask::Open { host: at.registry.clone(), repository: at.repository.clone(), http };
+        let memory = authorities.map(|pem| sealed_memfd("authorities", pem)).transpose().map_err(failed)?;
+        remote.ask(&open, memory.as_ref().map(AsFd::as_fd).as_slice(), 0)?;
+        Ok(remote)
+    }
+
+    /// A manifest by tag or digest; nothing is checked.
+    pub fn manifest(&mut self, reference: &str) -> Result<Got, ImageError> {
+        self.ask(&Ask::Manifest { reference: reference.to_owned() }, &[], MAX_MANIFEST)
+    }
+
+    /// A blob; nothing is checked.
+    pub fn blob(&mut self, digest: &Digest, max: usize) -> Result<Got, ImageError> {
+        self.ask(&Ask::Blob { digest: *digest, max: max.min(MAX_OBJECT) }, &[], max)
+    }
+
+    /// Everything in the repository that may be a signature of `digest`: the tag of cosign 2, the referrers API, and the tag
+    /// that stands in for it. All three are read, whatever the others say.
+    pub fn signatures(&mut self, digest: &Digest) -> Found {
+        let mut found = Found::default();
+        let tag = format!("sha256-{}", digest.hex());
+        match self.document(&format!("{tag}.sig"), None) {
+            Ok(Some(Document::Manifest(manifest))) => self.collect(&manifest, &mut found),
+            Ok(Some(Document::Index(_))) => found.trouble(self.malformed("its tag holds an index".to_owned())),
+            Ok(None) => {}
+            Err(err) => found.trouble(err),
+        }
+        let mut referrers = Vec::new();
+        match self.listed(digest) {
+            Ok(list) => {
+                if list.more {
+                    found.trouble(self.malformed("it is longer than we read".to_owned()));
+                }
+                referrers = list.digests;
+            }
+            Err(err) => found.trouble(err),
+        }
+        match self.document(&tag, None) {
+            Ok(Some(Document::Index(entries))) => referrers.extend(entries.iter().map(|entry| entry.written_digest())),
+            Ok(Some(Document::Manifest(_))) => found.trouble(self.malformed("its tag holds no index".to_owned())),
+            Ok(None) => {}
+            Err(err) => found.trouble(err),
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        referrers.retain(|referrer| seen.insert(referrer.clone()));
+        if referrers.len() > crate::image::source::MAX_SIGNATURES {
+            found.trouble(self.malformed("it is longer than we read".to_owned()));
+            referrers.truncate(crate::image::source::MAX_SIGNATURES);
+        }
+        for referrer in referrers {
+            let Ok(at) = referrer.parse::<Digest>() else {
+                found.trouble(self.malformed(format!("it names {referrer}, which is no sha256 digest")));
+                continue;
+            };
+            match self.document(&referrer, Some(&at)) {
+                Ok(Some(Document::Manifest(manifest))) => self.collect(&manifest, &mut found),
+                Ok(Some(Document::Index(_)) | None) => {}
+                Err(err) => found.trouble(err),
+            }
+        }
+        found
+    }
+
+    fn listed(&mut self, digest: &Digest) -> Result<Referrers, ImageError> {
+        match self.ask(&Ask::Referrers { digest: *digest }, &[], MAX_MANIFEST)? {
+            Got::Missing => Ok(Referrers::default()),
+            Got::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
+            Got::TooLarge => Err(self.malformed("it is too large".to_owned())),
+        }
+    }
+
+    fn collect(&mut self, manifest: &crate::image::manifest::Manifest, found: &mut Found) {
+        let image = self.image.clone();
+        found.collect(manifest, &image, |digest| self.blob(digest, MAX_MANIFEST));
+    }
+
+    /// A parsed document by tag or, checked, by digest.
+    fn document(&mut self, reference: &str, digest: Option<&Digest>) -> Result<Option<Document>, ImageError> {
+        let bytes = match (self.manifest(reference)?, digest) {
+            (Got::Missing, None) => return Ok(None),
+            (Got::Bytes(bytes), None) => bytes,
+            (Got::TooLarge, None) => return Err(self.malformed("it is too large".to_owned())),
+            (got, Some(digest)) => crate::image::source::checked(&self.image, "signature", digest, MAX_MANIFEST, got)?,
+        };
+        Document::parse(&bytes).map(Some).map_err(|problem| self.malformed(problem))
+    }
+
+    fn ask(&mut self, ask: &Ask, fds: &[std::os::fd::BorrowedFd<'_>], max: usize) -> Result<Got, ImageError> {
+        let image = self.image.clone();
+        let failed = |source| ImageError::Child { image: image.clone(), source };
+        let socket = match &self.link {
+            Link::Child(child) => child.socket(),
+            Link::Thread(socket) => socket,
+        };
+        // A worker that is gone already is reported by the receiving side, which knows how it ended.
+        let sent = socket.send(&ask.to_bytes(), fds);
+        let message = match &mut self.link {
+            Link::Child(child) => child.recv("an answer", MAX_MESSAGE, self.deadline),
+            Link::Thread(socket) => socket.recv("an answer", MAX_MESSAGE, Some(self.deadline)).and_then(|message| {
+                message.ok_or(SysError::ChildGone { role: Role::Fetch.name(), how: "it closed its socket".into() })
+            }),
+        };
+        let message = match message {
+            Ok(message) => message,
+            Err(SysError::Deadline { .. }) => return Err(self.timeout()),
+            Err(SysError::Io { source, .. }) if source.kind() == std::io::ErrorKind::TimedOut => return Err(self.timeout()),
+            Err(err) => return Err(failed(err)),
+        };
+        sent.map_err(failed)?;
+        let nonsense = |problem: String| failed(SysError::Message { what: "an answer", problem });
+        match Answer::from_bytes(&message.bytes).map_err(nonsense)? {
+            Answer::Nothing => Ok(Got::Missing),
+            Answer::Failed(RemoteError::TooLarge { .. }) => Ok(Got::TooLarge),
+            Answer::Failed(source) => Err(ImageError::Remote { image: image.clone(), source }),
+            Answer::Bytes => {
+                let [memory] = message.fds.as_slice() else { return Err(nonsense("no single file came with it".into())) };
+                read_sealed(memory, "what was fetched", max).map(Got::Bytes).map_err(failed)
+            }
+        }
+    }
+
+    fn timeout(&self) -> ImageError {
+        let seconds = self.deadline.saturating_duration_since(self.started).as_secs();
+        ImageError::Timeout { image: self.image.clone(), host: self.host.clone(), seconds }
+    }
+
+    fn malformed(&self, problem: String) -> ImageError {
+        ImageError::Malformed { image: self.image.clone(), part: "list of signatures", problem }
+    }
+}

@@ -1,0 +1,61 @@
+//! Public keys as cosign writes them: PEM of a SubjectPublicKeyInfo.
+
+use std::path::{Path, PathBuf};
+
+use sigstore_crypto::{KeyAlgorithm, SigningScheme, VerificationKey, validate_raw_public_key};
+use sigstore_types::{DerPublicKey, SignatureBytes};
+
+/// A key that a rule names.
+pub(crate) struct Key {
+    path: PathBuf,
+    /// One for each scheme that the key may have been used with.
+    schemes: Vec<VerificationKey>,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Key").field(&self.path).finish()
+    }
+}
+
+impl Key {
+    /// Parses a key file; the error says what is wrong with it.
+    pub fn parse(path: &Path, pem: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(pem).map_err(|_| "it is not text".to_owned())?;
+        let key = DerPublicKey::from_pem(text).map_err(|err| err.to_string())?;
+        let algorithm = KeyAlgorithm::from_spki(&key).map_err(|err| err.to_string())?;
+        let schemes: &[SigningScheme] = match algorithm {
+            KeyAlgorithm::EcdsaP256 => &[SigningScheme::EcdsaP256Sha256],
+            // cosign hashes with SHA-256 whatever the curve, unless told to take the algorithm that goes with the key.
+            KeyAlgorithm::EcdsaP384 => &[SigningScheme::EcdsaP384Sha256, SigningScheme::EcdsaP384Sha384],
+            KeyAlgorithm::Ed25519 => &[SigningScheme::Ed25519],
+            KeyAlgorithm::Rsa => &[SigningScheme::RsaPkcs1Sha256],
+            other => return Err(format!("keys of the kind {other:?} are not supported")),
+        };
+        let schemes = schemes
+            .iter()
+            .map(|scheme| {
+                let key = VerificationKey::from_spki_with_scheme(&key, *scheme)?;
+                validate_raw_public_key(*scheme, key.as_bytes())?;
+                Ok(key)
+            })
+            .map(|key: Result<_, sigstore_crypto::Error>| key.map_err(|err| err.to_string()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { path: path.to_owned(), schemes })
+    }
+
+    /// The key file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True where `signature` is this key's over `message`.
+    pub fn signed(&self, message: &[u8], signature: &SignatureBytes) -> bool {
+        self.schemes.iter().any(|scheme| scheme.verify(message, signature).is_ok())
+    }
+}
+
+/// The first of the keys that made `signature` over `message`.
+pub(crate) fn signer(keys: &[Key], message: &[u8], signature: &SignatureBytes) -> Option<usize> {
+    keys.iter().position(|key| key.signed(message, signature))
+}

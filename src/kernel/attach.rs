@@ -1,0 +1,192 @@
+//! Programs to their places: one link each, pinned as soon as it is there. Removing the pin is the detach.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use crate::kernel::error::KernelError;
+use crate::kernel::{Feature, Places, Support, features};
+use crate::model::attach_point::{AttachPoint, CgroupAttach, Direction, Interface, TracepointName, XdpMode};
+use crate::model::plan::PlannedLink;
+use crate::sys::bpf::{self, LinkTarget};
+use crate::sys::{Errno, netns, tracefs};
+
+/// `enum bpf_attach_type`
+const XDP: u32 = 37;
+const PERF_EVENT: u32 = 41;
+const TCX_INGRESS: u32 = 46;
+const TCX_EGRESS: u32 = 47;
+/// `XDP_FLAGS_*` of uapi/linux/if_link.h
+const XDP_SKB_MODE: u32 = 1 << 1;
+const XDP_DRV_MODE: u32 = 1 << 2;
+
+/// Attaches the pinned program of a link, pins the link, and returns its id.
+pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>) -> Result<u32, KernelError> {
+    let program = bpf::open_pin(&planned.program.path(directory)).map_err(KernelError::pin(
+        "open the program at",
+        directory,
+        &planned.program,
+    ))?;
+    let attachment = Attachment { planned, program: program.as_fd() };
+    let link = match &planned.at {
+        AttachPoint::Xdp { iface, mode } => attachment.xdp(attachment.netns(places)?, iface, *mode),
+        AttachPoint::Tcx { iface, direction } => attachment.tcx(attachment.netns(places)?, iface, *direction),
+        AttachPoint::Cgroup { attach } => {
+            let cgroup = places.cgroup.ok_or_else(|| attachment.no_place("cgroup"))?;
+            attachment.cgroup(cgroup, *attach)
+        }
+        AttachPoint::Tracepoint { tracepoint } => attachment.tracepoint(tracepoint),
+        AttachPoint::RawTracepoint { name } => attachment.raw_tracepoint(name),
+    }?;
+    // An error from here on closes the link, which detaches it.
+    bpf::pin(link.as_fd(), &planned.pin.path(directory)).map_err(KernelError::pin("pin a link at", directory, &planned.pin))?;
+    let what = format!("link {}", planned.pin);
+    Ok(bpf::link_info(link.as_fd()).map_err(|source| KernelError::Info { what, source })?.id)
+}
+
+struct Attachment<'p> {
+    planned: &'p PlannedLink,
+    program: BorrowedFd<'p>,
+}
+
+impl Attachment<'_> {
+    fn netns<'n>(&self, places: Places<'n>) -> Result<BorrowedFd<'n>, KernelError> {
+        places.netns.ok_or_else(|| self.no_place("network namespace"))
+    }
+
+    fn xdp(&self, netns: BorrowedFd<'_>, iface: &Interface, mode: Option<XdpMode>) -> Result<OwnedFd, KernelError> {
+        let link = |flags| bpf::link_create(self.program, LinkTarget::Interface(iface.index), XDP, flags);
+        let made = netns::on_thread(netns, || match mode {
+            Some(XdpMode::Native) => link(XDP_DRV_MODE),
+            Some(XdpMode::Skb) => link(XDP_SKB_MODE),
+            // Without flags the kernel takes the driver's mode where the driver has one at all, else its own. A driver may
+            // still refuse, as veth does for large MTUs.
+            None => link(0).or_else(|errno| match errno {
+                Errno::OPNOTSUPP | Errno::RANGE => link(XDP_SKB_MODE),
+                other => Err(other),
+            }),
+        })?;
+        made.map_err(|errno| match errno {
+            // EEXIST is a program in the other mode.
+            Errno::BUSY | Errno::EXIST => {
+                KernelError::XdpTaken { program: self.planned.function.clone(), iface: iface.name.clone() }
+            }
+            other => self.interface_error(
+                netns,
+                iface,
+                other,
+                match other {
+                    Errno::OPNOTSUPP => "the driver has no native XDP; leave out mode=native or use mode=skb",
+                    Errno::RANGE => "the interface's MTU is too large for the driver's XDP; use mode=skb",
+                    Errno::INVAL => "the kernel refuses it, as for an interface that is a port of a bond",
+                    _ => "",
+                },
+            ),
+        })
+    }
+
+    fn tcx(&self, netns: BorrowedFd<'_>, iface: &Interface, direction: Direction) -> Result<OwnedFd, KernelError> {
+        let attach_type = match direction {
+            Direction::Ingress => TCX_INGRESS,
+            Direction::Egress => TCX_EGRESS,
+        };
+        let target = LinkTarget::Interface(iface.index);
+        let made = netns::on_thread(netns, || bpf::link_create(self.program, target, attach_type, 0))?;
+        made.map_err(|errno| {
+            if errno == Errno::INVAL {
+                let found = features::probe(Feature::Tcx);
+                if matches!(found, Support::No(_)) {
+                    return KernelError::feature(self.doing(), Feature::Tcx, found);
+                }
+            }
+            self.interface_error(netns, iface, errno, "")
+        })
+    }
+
+    fn cgroup(&self, cgroup: BorrowedFd<'_>, attach: CgroupAttach) -> Result<OwnedFd, KernelError> {
+        bpf::link_create(self.program, LinkTarget::Fd(cgroup), attach.raw(), 0).map_err(|errno| {
+            self.failed(
+                errno,
+                match errno {
+                    Errno::PERM => "a program is attached exclusively above it, or CAP_NET_ADMIN is missing",
+                    Errno::BADF => "the cgroup is not a directory that is open for reading",
+                    Errno::INVAL => "the program was not loaded for this attach type",
+                    Errno::TOOBIG => "the cgroup has 64 programs of this attach type already",
+                    Errno::NOENT => "the cgroup is gone",
+                    _ => "",
+                },
+            )
+        })
+    }
+
+    fn tracepoint(&self, name: &TracepointName) -> Result<OwnedFd, KernelError> {
+        let Some(id) = tracefs::tracepoint_id(&name.category, &name.name)? else {
+            return Err(self.no_tracepoint());
+        };
+        let event = bpf::tracepoint_event(id).map_err(|errno| match errno {
+            Errno::NOENT => self.no_tracepoint(),
+            other => self.failed(other, "open its perf event"),
+        })?;
+        // The link holds the event.
+        bpf::link_create(self.program, LinkTarget::Fd(event.as_fd()), PERF_EVENT, 0).map_err(|errno| {
+            let found = features::probe(Feature::PerfLink);
+            if errno == Errno::INVAL && matches!(found, Support::No(_)) {
+                return KernelError::feature(self.doing(), Feature::PerfLink, found);
+            }
+            self.failed(
+                errno,
+                match errno {
+                    Errno::ACCESS => "the program reads more of the event than the tracepoint has",
+                    Errno::TOOBIG => "the tracepoint has 64 programs already",
+                    _ => "",
+                },
+            )
+        })
+    }
+
+    fn raw_tracepoint(&self, name: &str) -> Result<OwnedFd, KernelError> {
+        bpf::raw_tracepoint_open(self.program, name).map_err(|errno| match errno {
+            Errno::NOENT => self.no_tracepoint(),
+            Errno::INVAL => self.failed(errno, "the program reads more arguments than the tracepoint has"),
+            other => self.failed(other, ""),
+        })
+    }
+
+    /// The kernel has several errnos for an interface that is not there; a look at those that are settles it.
+    fn interface_error(&self, netns: BorrowedFd<'_>, iface: &Interface, errno: Errno, why: &'static str) -> KernelError {
+        let there = netns::interfaces(netns).is_ok_and(|all| all.contains(iface));
+        if matches!(errno, Errno::NODEV | Errno::INVAL) && !there {
+            return KernelError::InterfaceGone {
+                kind: self.planned.at.word(),
+                program: self.planned.function.clone(),
+                iface: iface.name.clone(),
+            };
+        }
+        self.failed(errno, why)
+    }
+
+    fn failed(&self, source: Errno, why: &'static str) -> KernelError {
+        KernelError::Attach {
+            kind: self.planned.at.word(),
+            program: self.planned.function.clone(),
+            place: self.planned.at.to_string(),
+            why,
+            source,
+        }
+    }
+
+    fn no_tracepoint(&self) -> KernelError {
+        KernelError::NoTracepoint {
+            kind: self.planned.at.word(),
+            program: self.planned.function.clone(),
+            name: self.planned.at.to_string(),
+        }
+    }
+
+    fn no_place(&self, what: &'static str) -> KernelError {
+        KernelError::NoPlace { kind: self.planned.at.word(), program: self.planned.function.clone(), what }
+    }
+
+    fn doing(&self) -> String {
+        format!("attach {} {} to {}", self.planned.at.word(), self.planned.function, self.planned.at)
+    }
+}

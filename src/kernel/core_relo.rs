@@ -1,0 +1,411 @@
+//! CO-RE: instructions of an object, adapted to the types of the kernel that runs. The kernel's types are looked up by
+//! name, not parsed into structures of their own.
+//!
+//! Kinds and record: `enum bpf_core_relo_kind` and `struct bpf_core_relo` of uapi/linux/bpf.h; what each means:
+//! Linux `Documentation/bpf/llvm_reloc.rst`, "CO-RE Relocations".
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::kernel::btf::{Btf, BtfError, Kind};
+use crate::kernel::btf_ext::CoreRecord;
+use crate::kernel::core_spec::{self, Spec, SpecError, enum_step, essential, field_spec, match_fields, same_kind, types_fit};
+use crate::kernel::insn::{self, Insn};
+use crate::kernel::object::{Function, Object};
+
+/// What the verifier calls a poisoned instruction: `invalid func unknown#195896080`; the number is libbpf's.
+pub const POISON: i32 = 0xbad_2310;
+
+/// Why a CO-RE relocation cannot be resolved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CoreError {
+    /// The object's or the kernel's types are wrong.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// A record that makes no sense.
+    #[error("CO-RE relocation of {what} at instruction {at} of {function} is malformed")]
+    Record {
+        /// The function.
+        function: String,
+        /// The instruction.
+        at: usize,
+        /// Type and access.
+        what: String,
+    },
+    /// A kind of relocation that is not supported.
+    #[error("CO-RE relocation kind {kind} at instruction {at} of {function} is not supported")]
+    Kind {
+        /// The function.
+        function: String,
+        /// The instruction.
+        at: usize,
+        /// `enum bpf_core_relo_kind`
+        kind: u32,
+    },
+    /// The kernel has several types of the name, and they differ in what is asked.
+    #[error("the kernel has several types {0} that differ in what the program reads")]
+    Ambiguous(String),
+    /// An instruction that cannot hold the value, or that reads a field of another size.
+    #[error("instruction {at} of {function} cannot be adapted to {what} of this kernel")]
+    Instruction {
+        /// The function.
+        function: String,
+        /// The instruction.
+        at: usize,
+        /// Type and access.
+        what: String,
+    },
+}
+
+/// `enum bpf_core_relo_kind`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    FieldOffset,
+    FieldSize,
+    FieldExists,
+    FieldSigned,
+    FieldLeftShift,
+    FieldRightShift,
+    LocalId,
+    TargetId,
+    TypeExists,
+    TypeSize,
+    ValueExists,
+    Value,
+}
+
+impl Ask {
+    fn from_raw(raw: u32) -> Option<Self> {
+        use Ask as A;
+        const ALL: [Ask; 12] = [
+            A::FieldOffset,
+            A::FieldSize,
+            A::FieldExists,
+            A::FieldSigned,
+            A::FieldLeftShift,
+            A::FieldRightShift,
+            A::LocalId,
+            A::TargetId,
+            A::TypeExists,
+            A::TypeSize,
+            A::ValueExists,
+            A::Value,
+        ];
+        ALL.get(raw as usize).copied()
+    }
+
+    fn of_field(self) -> bool {
+        (self as u32) < (Self::LocalId as u32)
+    }
+
+    fn of_value(self) -> bool {
+        matches!(self, Self::ValueExists | Self::Value)
+    }
+}
+
+/// The answer to a question about a type: a number and, for offsets, what is read there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Answer {
+    value: u64,
+    /// Bytes and type id of the field, for offsets of whole fields.
+    field: Option<(u64, u32)>,
+}
+
+/// The kernel's types.
+#[derive(Debug)]
+pub struct CoreTarget<'t> {
+    btf: Btf<'t>,
+    candidates: RefCell<HashMap<(Vec<u8>, u8), Rc<[u32]>>>,
+}
+
+impl<'t> CoreTarget<'t> {
+    /// Types to relocate to, from the bytes of `/sys/kernel/btf/vmlinux` or of a file of that form.
+    pub fn parse(bytes: &'t [u8]) -> Result<Self, BtfError> {
+        Ok(Self { btf: Btf::parse(bytes)?, candidates: RefCell::default() })
+    }
+
+    /// Adapts one function's instructions, and returns what they name and this kernel does not have.
+    pub fn relocate(&self, object: &Object<'_>, function: &Function, code: &mut [Insn]) -> Result<Vec<String>, CoreError> {
+        let Some((btf, _)) = &object.btf else { return Ok(Vec::new()) };
+        let Some(records) = object.ext.section(object.elf.sections[function.section].name) else { return Ok(Vec::new()) };
+        let mut missing = Vec::new();
+        let first = records.core.partition_point(|r| (r.offset as usize) < function.start * insn::SIZE);
+        for record in &records.core[first..] {
+            let at = record.offset as usize / insn::SIZE;
+            let Some(n) = at.checked_sub(function.start).filter(|n| *n < function.len) else { break };
+            let relocation = Relocation { target: self, local: btf, record, function, at: n };
+            if let Some(what) = relocation.apply(code)? {
+                missing.push(what);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// The types that a local type of this name and kind may mean.
+    fn candidates(&self, name: &[u8], kind: Kind) -> Rc<[u32]> {
+        let name = essential(name);
+        let key = (name.to_vec(), kind as u8);
+        if let Some(found) = self.candidates.borrow().get(&key) {
+            return Rc::clone(found);
+        }
+        let found: Rc<[u32]> = self
+            .btf
+            .types()
+            .filter(|ty| same_kind(ty.kind, kind) && essential(self.btf.string_bytes(ty.name_offset)) == name)
+            .map(|ty| ty.id)
+            .collect();
+        self.candidates.borrow_mut().insert(key, Rc::clone(&found));
+        found
+    }
+}
+
+struct Relocation<'r, 't> {
+    target: &'r CoreTarget<'t>,
+    local: &'r Btf<'r>,
+    record: &'r CoreRecord,
+    function: &'r Function,
+    at: usize,
+}
+
+impl Relocation<'_, '_> {
+    /// Patches the instruction; returns what it names where the kernel does not have it.
+    fn apply(&self, code: &mut [Insn]) -> Result<Option<String>, CoreError> {
+        let kind = self.record.kind;
+        let ask =
+            Ask::from_raw(kind).ok_or_else(|| CoreError::Kind { function: self.function.name.clone(), at: self.at, kind })?;
+        let text = self.local.string(self.record.access)?;
+        let parts = core_spec::access(text).ok_or_else(|| self.malformed())?;
+        let spec = self.spec(|| match ask {
+            ask if ask.of_field() => field_spec(self.local, self.record.ty, &parts),
+            ask if ask.of_value() => enum_step(self.local, self.record.ty, &parts).map(|step| Spec {
+                root: self.record.ty,
+                steps: vec![step],
+                bits: 0,
+            }),
+            _ if parts == [0] => Ok(Spec { root: self.record.ty, steps: Vec::new(), bits: 0 }),
+            _ => Err(SpecError::Access),
+        })?;
+        let own = self.spec(|| answer(ask, self.local, Some(&spec)))?;
+        let found = match ask {
+            Ask::LocalId => Some(Answer { value: u64::from(self.record.ty), field: None }),
+            _ => self.ask_kernel(ask, &spec)?,
+        };
+        match found {
+            Some(found) => self.patch(code, own, found).map(|()| None),
+            None => {
+                self.poison(code);
+                Ok(Some(self.what()))
+            }
+        }
+    }
+
+    /// What the kernel's types answer; None where they have no answer.
+    fn ask_kernel(&self, ask: Ask, spec: &Spec<'_>) -> Result<Option<Answer>, CoreError> {
+        let (local, target) = (self.local, &self.target.btf);
+        let root = local.ty(self.record.ty)?;
+        let name = local.string_bytes(root.name_offset);
+        if name.is_empty() {
+            return Err(self.malformed());
+        }
+        let mut agreed: Option<(u64, Option<Answer>)> = None;
+        for candidate in self.target.candidates(name, root.kind).iter() {
+            let matched = self.spec(|| match ask {
+                ask if ask.of_field() => match_fields(local, spec, target, *candidate),
+                ask if ask.of_value() => match_value(spec, target, *candidate),
+                _ => Ok(types_fit(local, self.record.ty, target, *candidate, 0)?.then(|| Spec {
+                    root: *candidate,
+                    steps: Vec::new(),
+                    bits: 0,
+                })),
+            })?;
+            let Some(matched) = matched else { continue };
+            let found = self.spec(|| answer(ask, target, Some(&matched)))?;
+            // A kernel may have a type twice, say for a module: harmless where both give the same answer.
+            let same =
+                agreed.is_none_or(|(bits, before)| bits == matched.bits && before.map(|a| a.value) == found.map(|a| a.value));
+            if !same {
+                return Err(CoreError::Ambiguous(String::from_utf8_lossy(name).into_owned()));
+            }
+            agreed.get_or_insert((matched.bits, found));
+        }
+        match agreed {
+            Some((_, found)) => Ok(found),
+            None => self.spec(|| answer(ask, target, None)),
+        }
+    }
+
+    fn patch(&self, code: &mut [Insn], own: Option<Answer>, found: Answer) -> Result<(), CoreError> {
+        const LD: u8 = 0;
+        const LDX: u8 = 1;
+        const ST: u8 = 2;
+        const STX: u8 = 3;
+        const ALU: u8 = 4;
+        const ALU64: u8 = 7;
+        const REGISTER: u8 = 8;
+        let refuse = || CoreError::Instruction { function: self.function.name.clone(), at: self.at, what: self.what() };
+        let insn = code.get(self.at).copied().ok_or_else(refuse)?;
+        let low = (found.value & 0xffff_ffff) as u32;
+        match insn.class() {
+            ALU | ALU64 if insn.code & REGISTER == 0 => code[self.at].imm = low.cast_signed(),
+            LDX | ST | STX => {
+                code[self.at].off = i16::try_from(found.value).map_err(|_| refuse())?;
+                let sizes = (own.and_then(|a| a.field), found.field);
+                if let (Some((before, own_ty)), Some((now, ty))) = sizes {
+                    if before != now {
+                        if !self.may_resize(own_ty, ty)? {
+                            return Err(refuse());
+                        }
+                        code[self.at].code = resized(insn.code, now).ok_or_else(refuse)?;
+                    }
+                }
+            }
+            LD if insn.is_wide() && self.at + 1 < self.function.len => {
+                code[self.at].imm = low.cast_signed();
+                code[self.at + 1].imm = ((found.value >> 32) as u32).cast_signed();
+            }
+            _ => return Err(refuse()),
+        }
+        Ok(())
+    }
+
+    /// A load may change its width where nothing is sign-extended: pointers, and integers without a sign.
+    fn may_resize(&self, own: u32, other: u32) -> Result<bool, CoreError> {
+        let (own, other) = (self.local.peel(own)?, self.target.btf.peel(other)?);
+        let unsigned = |int: Option<(u8, u8, u8)>| int.is_some_and(|(encoding, ..)| encoding & 1 == 0);
+        Ok(own.kind == Kind::Ptr && other.kind == Kind::Ptr || unsigned(own.int()) && unsigned(other.int()))
+    }
+
+    fn poison(&self, code: &mut [Insn]) {
+        let wide = code.get(self.at).is_some_and(|insn| insn.is_wide());
+        let len = if wide { 2 } else { 1 };
+        for insn in code.iter_mut().take(self.function.len).skip(self.at).take(len) {
+            *insn = Insn::poison(POISON);
+        }
+    }
+
+    fn spec<T>(&self, f: impl FnOnce() -> Result<T, SpecError>) -> Result<T, CoreError> {
+        f().map_err(|error| match error {
+            SpecError::Btf(error) => CoreError::Btf(error),
+            SpecError::Access => self.malformed(),
+        })
+    }
+
+    fn malformed(&self) -> CoreError {
+        CoreError::Record { function: self.function.name.clone(), at: self.at, what: self.what() }
+    }
+
+    /// The type and the members on the way, as in C: `task_struct.cred`.
+    fn what(&self) -> String {
+        let root = self.local.ty(self.record.ty).map(|ty| self.local.string_bytes(ty.name_offset)).unwrap_or_default();
+        let mut text = String::from_utf8_lossy(root).into_owned();
+        let parts = self.local.string(self.record.access).ok().and_then(core_spec::access).unwrap_or_default();
+        let steps = match enum_step(self.local, self.record.ty, &parts) {
+            Ok(step) => vec![step],
+            Err(_) => field_spec(self.local, self.record.ty, &parts).map(|spec| spec.steps).unwrap_or_default(),
+        };
+        for name in steps.iter().filter_map(|step| step.name) {
+            text.push('.');
+            text.push_str(&String::from_utf8_lossy(name));
+        }
+        text
+    }
+}
+
+fn match_value<'t>(spec: &Spec<'_>, target: &Btf<'t>, candidate: u32) -> Result<Option<Spec<'t>>, SpecError> {
+    let wanted = spec.steps.first().and_then(|step| step.name).ok_or(SpecError::Access)?;
+    let ty = target.peel(candidate)?;
+    let found = (0..).zip(ty.values()).find(|(_, (name, _))| essential(target.string_bytes(*name)) == essential(wanted));
+    Ok(found.map(|(index, (name, _))| Spec {
+        root: candidate,
+        steps: vec![core_spec::Step { ty: ty.id, index, name: Some(target.string_bytes(name)) }],
+        bits: 0,
+    }))
+}
+
+/// What types say about a way through them; None for a question that only an existing thing can answer.
+fn answer(ask: Ask, btf: &Btf<'_>, spec: Option<&Spec<'_>>) -> Result<Option<Answer>, SpecError> {
+    let number = |value| Ok(Some(Answer { value, field: None }));
+    match (ask, spec) {
+        (Ask::FieldExists | Ask::TypeExists | Ask::ValueExists, spec) => number(u64::from(spec.is_some())),
+        (_, None) => Ok(None),
+        (Ask::LocalId | Ask::TargetId, Some(spec)) => number(u64::from(spec.root)),
+        (Ask::TypeSize, Some(spec)) => number(btf.size(spec.root)?),
+        (Ask::Value, Some(spec)) => {
+            let step = spec.steps.first().ok_or(SpecError::Access)?;
+            let value = btf.ty(step.ty)?.values().nth(step.index as usize).ok_or(SpecError::Access)?;
+            number(value.1)
+        }
+        (ask, Some(spec)) => field_answer(ask, btf, spec).map(Some),
+    }
+}
+
+fn field_answer(ask: Ask, btf: &Btf<'_>, spec: &Spec<'_>) -> Result<Answer, SpecError> {
+    let number = |value| Ok(Answer { value, field: None });
+    let last = spec.steps.last().ok_or(SpecError::Access)?;
+    if last.name.is_none() {
+        let size = btf.size(last.ty)?;
+        return match ask {
+            Ask::FieldOffset => Ok(Answer { value: spec.bits / 8, field: Some((size, last.ty)) }),
+            Ask::FieldSize => number(size),
+            _ => Err(SpecError::Access),
+        };
+    }
+    let member = btf.ty(last.ty)?.member(last.index as usize).ok_or(SpecError::Access)?;
+    let ty = btf.peel(member.ty)?;
+    let (mut bytes, mut offset) = (btf.size(member.ty)?, spec.bits / 8);
+    let mut bits = bytes.checked_mul(8).ok_or(SpecError::Access)?;
+    if member.bits > 0 {
+        // The smallest aligned load that covers the bitfield.
+        bits = u64::from(member.bits);
+        if bytes == 0 || bytes > 8 {
+            return Err(SpecError::Access);
+        }
+        offset = spec.bits / 8 / bytes * bytes;
+        while spec.bits + bits - offset * 8 > bytes * 8 {
+            if bytes >= 8 {
+                return Err(SpecError::Access);
+            }
+            bytes *= 2;
+            offset = spec.bits / 8 / bytes * bytes;
+        }
+    }
+    match ask {
+        Ask::FieldOffset => Ok(Answer { value: offset, field: (member.bits == 0).then_some((bytes, member.ty)) }),
+        Ask::FieldSize => number(bytes),
+        Ask::FieldSigned => {
+            let signed = match ty.kind {
+                Kind::Enum | Kind::Enum64 => ty.flag,
+                _ => ty.int().is_some_and(|(encoding, ..)| encoding & 1 != 0),
+            };
+            number(u64::from(signed))
+        }
+        Ask::FieldLeftShift => {
+            let within = spec.bits - offset * 8;
+            let shift = if cfg!(target_endian = "little") {
+                64u64.checked_sub(within + bits)
+            } else {
+                8u64.checked_sub(bytes).map(|spare| spare * 8 + within)
+            };
+            number(shift.ok_or(SpecError::Access)?)
+        }
+        Ask::FieldRightShift => number(64u64.checked_sub(bits).ok_or(SpecError::Access)?),
+        _ => Err(SpecError::Access),
+    }
+}
+
+/// The operation with another width of what it loads or stores.
+fn resized(code: u8, bytes: u64) -> Option<u8> {
+    const WORD: u8 = 0x00;
+    const HALF: u8 = 0x08;
+    const BYTE: u8 = 0x10;
+    const DOUBLE: u8 = 0x18;
+    let width = match bytes {
+        1 => BYTE,
+        2 => HALF,
+        4 => WORD,
+        8 => DOUBLE,
+        _ => return None,
+    };
+    Some(code & !0x18 | width)
+}

@@ -1,0 +1,281 @@
+//! CO-RE: the way from a type to a member, as the object was compiled, and the same way through another kernel's types.
+//! The rules are libbpf's (tools/lib/bpf/relo_core.c of the Linux source).
+
+use crate::kernel::btf::{Btf, BtfError, Kind, Type};
+
+/// How many steps a way may have, as in libbpf (BPF_CORE_SPEC_MAX_LEN).
+const MAX_STEPS: usize = 64;
+/// How deep types may nest where they are compared.
+const MAX_DEPTH: usize = 32;
+
+/// One step: the type that it starts in and, for a member, which.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// The type, without qualifiers: the struct of a member, the element of an array.
+    pub ty: u32,
+    /// The member's or element's number.
+    pub index: u32,
+    /// The member's name; None for elements and for the root.
+    pub name: Option<&'a [u8]>,
+}
+
+/// A way from a type to a member.
+#[derive(Debug, Clone)]
+pub struct Spec<'a> {
+    /// The type that it starts from, as the record names it.
+    pub root: u32,
+    /// The steps; anonymous structs on the way add to the offset only.
+    pub steps: Vec<Step<'a>>,
+    /// Bits from the start of the root to the member.
+    pub bits: u64,
+}
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecError {
+    /// The types are wrong.
+    Btf(BtfError),
+    /// The way leads nowhere.
+    Access,
+}
+
+impl From<BtfError> for SpecError {
+    fn from(error: BtfError) -> Self {
+        Self::Btf(error)
+    }
+}
+
+/// A name without what follows three underscores: `task_struct___old` is a flavour of `task_struct`.
+pub fn essential(name: &[u8]) -> &[u8] {
+    // The underscores have to stand between characters that are none.
+    let cut = (1..name.len().saturating_sub(3))
+        .rev()
+        .find(|n| name[n - 1] != b'_' && &name[*n..n + 3] == b"___" && name[n + 3] != b'_');
+    &name[..cut.unwrap_or(name.len())]
+}
+
+/// Kinds that can stand for each other.
+pub fn same_kind(a: Kind, b: Kind) -> bool {
+    let is_enum = |kind| matches!(kind, Kind::Enum | Kind::Enum64);
+    a == b || is_enum(a) && is_enum(b)
+}
+
+/// The value `0:1:2` as numbers.
+pub fn access(text: &str) -> Option<Vec<u32>> {
+    let parts: Vec<u32> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    (parts.len() <= MAX_STEPS).then_some(parts)
+}
+
+/// The value of an enum that a record names: its number among the values, and its name.
+pub fn enum_step<'a>(btf: &Btf<'a>, root: u32, parts: &[u32]) -> Result<Step<'a>, SpecError> {
+    let ty = btf.peel(root)?;
+    match parts {
+        [index] => {
+            let (name, _) = ty.values().nth(*index as usize).ok_or(SpecError::Access)?;
+            Ok(Step { ty: ty.id, index: *index, name: Some(btf.string_bytes(name)) })
+        }
+        _ => Err(SpecError::Access),
+    }
+}
+
+/// The way that a record names, through the object's own types.
+pub fn field_spec<'a>(btf: &Btf<'a>, root: u32, parts: &[u32]) -> Result<Spec<'a>, SpecError> {
+    let (first, rest) = parts.split_first().ok_or(SpecError::Access)?;
+    let mut ty = btf.peel(root)?;
+    let mut spec = Spec { root, steps: vec![Step { ty: ty.id, index: *first, name: None }], bits: 0 };
+    spec.bits = elements(btf, ty.id, *first)?;
+    for index in rest {
+        match ty.kind {
+            Kind::Struct | Kind::Union => {
+                let member = ty.member(*index as usize).ok_or(SpecError::Access)?;
+                spec.bits += u64::from(member.bit_offset);
+                let name = btf.string_bytes(member.name_offset);
+                if !name.is_empty() {
+                    spec.steps.push(Step { ty: ty.id, index: *index, name: Some(name) });
+                }
+                ty = btf.peel(member.ty)?;
+            }
+            Kind::Array => {
+                let (element, len) = ty.array().ok_or(SpecError::Access)?;
+                if *index >= len && !flexible(btf, &spec, len)? {
+                    return Err(SpecError::Access);
+                }
+                ty = btf.peel(element)?;
+                spec.steps.push(Step { ty: ty.id, index: *index, name: None });
+                spec.bits = spec.bits.checked_add(elements(btf, ty.id, *index)?).ok_or(SpecError::Access)?;
+            }
+            _ => return Err(SpecError::Access),
+        }
+    }
+    Ok(spec)
+}
+
+/// Bits before an element. Sizes are below 2^32 unless arrays nest, and the check keeps sums of 64 steps within 64 bits.
+fn elements(btf: &Btf<'_>, ty: u32, index: u32) -> Result<u64, SpecError> {
+    let bits = btf.size(ty)?.checked_mul(8 * u64::from(index)).ok_or(SpecError::Access)?;
+    if bits > 1 << 56 { Err(SpecError::Access) } else { Ok(bits) }
+}
+
+/// True where the array that was just reached is a struct's last member and of no size: `int tail[]`.
+fn flexible(btf: &Btf<'_>, spec: &Spec<'_>, len: u32) -> Result<bool, SpecError> {
+    let Some(last) = spec.steps.last().filter(|step| len == 0 && step.name.is_some()) else { return Ok(false) };
+    let parent = btf.ty(last.ty)?;
+    Ok(parent.kind == Kind::Struct && last.index.checked_add(1) == Some(parent.vlen))
+}
+
+/// The same way through another kernel's types from `candidate` on; None where they do not have it.
+pub fn match_fields<'t>(
+    local: &Btf<'_>,
+    spec: &Spec<'_>,
+    target: &Btf<'t>,
+    candidate: u32,
+) -> Result<Option<Spec<'t>>, SpecError> {
+    let mut found = Spec { root: candidate, steps: Vec::new(), bits: 0 };
+    let mut ty = target.peel(candidate)?;
+    for (n, step) in spec.steps.iter().enumerate() {
+        if step.name.is_some() {
+            let Some(next) = match_member(local, step, target, &ty, &mut found, 0)? else { return Ok(None) };
+            ty = target.peel(next)?;
+            continue;
+        }
+        if n > 0 {
+            let Some((element, len)) = ty.array() else { return Ok(None) };
+            if step.index >= len && !flexible(target, &found, len)? {
+                return Ok(None);
+            }
+            ty = target.peel(element)?;
+        }
+        found.steps.push(Step { ty: ty.id, index: step.index, name: None });
+        let Ok(bits) = elements(target, ty.id, step.index) else { return Ok(None) };
+        found.bits = found.bits.checked_add(bits).ok_or(SpecError::Access)?;
+    }
+    Ok(Some(found))
+}
+
+/// Finds a member of the step's name, also within anonymous members, and returns its type.
+fn match_member<'t>(
+    local: &Btf<'_>,
+    step: &Step<'_>,
+    target: &Btf<'t>,
+    ty: &Type<'t>,
+    found: &mut Spec<'t>,
+    depth: usize,
+) -> Result<Option<u32>, SpecError> {
+    if depth > MAX_DEPTH || !matches!(ty.kind, Kind::Struct | Kind::Union) {
+        return Ok(None);
+    }
+    let own = local.ty(step.ty)?.member(step.index as usize).ok_or(SpecError::Access)?;
+    for (index, member) in (0..).zip(ty.members()) {
+        let name = target.string_bytes(member.name_offset);
+        if name.is_empty() {
+            found.bits += u64::from(member.bit_offset);
+            let inner = target.peel(member.ty)?;
+            if let Some(next) = match_member(local, step, target, &inner, found, depth + 1)? {
+                return Ok(Some(next));
+            }
+            found.bits -= u64::from(member.bit_offset);
+        } else if Some(name) == step.name {
+            if !fields_fit(local, own.ty, target, member.ty)? {
+                return Ok(None);
+            }
+            found.bits += u64::from(member.bit_offset);
+            found.steps.push(Step { ty: ty.id, index, name: Some(name) });
+            return Ok(Some(member.ty));
+        }
+    }
+    Ok(None)
+}
+
+/// True where a member of one type can be read as one of the other.
+fn fields_fit(local: &Btf<'_>, own: u32, target: &Btf<'_>, other: u32) -> Result<bool, SpecError> {
+    let (mut own, mut other) = (local.peel(own)?, target.peel(other)?);
+    for _ in 0..MAX_DEPTH {
+        let composite = |kind| matches!(kind, Kind::Struct | Kind::Union);
+        if composite(own.kind) && composite(other.kind) {
+            return Ok(true);
+        }
+        if !same_kind(own.kind, other.kind) {
+            return Ok(false);
+        }
+        match own.kind {
+            Kind::Ptr | Kind::Float => return Ok(true),
+            Kind::Fwd | Kind::Enum | Kind::Enum64 => {
+                let names = (essential(local.string_bytes(own.name_offset)), essential(target.string_bytes(other.name_offset)));
+                return Ok(names.0.is_empty() || names.1.is_empty() || names.0 == names.1);
+            }
+            Kind::Int => return Ok(plain(&own) && plain(&other)),
+            Kind::Array => {
+                let (Some((a, _)), Some((b, _))) = (own.array(), other.array()) else { return Ok(false) };
+                (own, other) = (local.peel(a)?, target.peel(b)?);
+            }
+            _ => return Ok(false),
+        }
+    }
+    Ok(false)
+}
+
+/// Integers with an offset are bitfields of a way that compilers no longer write.
+fn plain(int: &Type<'_>) -> bool {
+    int.int().is_some_and(|(_, offset, _)| offset == 0)
+}
+
+/// True where a type of the kernel is what the object means by its own.
+pub fn types_fit(local: &Btf<'_>, own: u32, target: &Btf<'_>, other: u32, depth: usize) -> Result<bool, SpecError> {
+    let (mut own, mut other) = (local.peel(own)?, target.peel(other)?);
+    for depth in depth..MAX_DEPTH {
+        if !same_kind(own.kind, other.kind) {
+            return Ok(false);
+        }
+        match own.kind {
+            Kind::Void | Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64 | Kind::Fwd => return Ok(true),
+            Kind::Int => return Ok(plain(&own) && plain(&other)),
+            Kind::Ptr => (own, other) = (local.peel(own.size_or_type)?, target.peel(other.size_or_type)?),
+            Kind::Array => {
+                let (Some((a, _)), Some((b, _))) = (own.array(), other.array()) else { return Ok(false) };
+                (own, other) = (local.peel(a)?, target.peel(b)?);
+            }
+            Kind::FuncProto => {
+                if own.vlen != other.vlen {
+                    return Ok(false);
+                }
+                for ((_, a), (_, b)) in own.parameters().zip(other.parameters()) {
+                    if !types_fit(local, a, target, b, depth + 1)? {
+                        return Ok(false);
+                    }
+                }
+                (own, other) = (local.peel(own.size_or_type)?, target.peel(other.size_or_type)?);
+            }
+            _ => return Ok(false),
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flavours_end_at_three_underscores() {
+        let table: [(&[u8], &[u8]); 7] = [
+            (b"task_struct", b"task_struct"),
+            (b"task_struct___old", b"task_struct"),
+            (b"a___b___c", b"a___b"),
+            (b"___x", b"___x"),
+            (b"x___", b"x___"),
+            (b"x____y", b"x____y"),
+            (b"", b""),
+        ];
+        for (name, expected) in table {
+            assert_eq!(essential(name), expected);
+        }
+    }
+
+    #[test]
+    fn access_strings_are_numbers_between_colons() {
+        assert_eq!(access("0:1:2"), Some(vec![0, 1, 2]));
+        for bad in ["", ":", "0:", "x", "-1", "0:4294967296", &["0"; 65].join(":")] {
+            assert_eq!(access(bad), None, "{bad}");
+        }
+    }
+}

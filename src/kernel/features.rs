@@ -1,0 +1,128 @@
+//! What the kernel can do, found out by trying. Each probe is a few microseconds, leaves nothing behind, and needs the
+//! capabilities that using the feature needs.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use crate::kernel::load::KERNEL_BTF;
+use crate::kernel::{Feature, Support};
+use crate::sys::Errno;
+use crate::sys::bpf::probe::{self, NoTarget};
+use crate::sys::bpf::{self, ProgramLoad};
+
+/// Asks the kernel for a feature.
+pub fn probe(feature: Feature) -> Support {
+    match feature {
+        Feature::Token => match probe::token() {
+            Some(Errno::BADF) => Support::Yes,
+            Some(Errno::INVAL) => Support::No("BPF_TOKEN_CREATE is not known".to_owned()),
+            other => unclear("BPF_TOKEN_CREATE", other),
+        },
+        Feature::Tcx => link(SCHED_CLS, 0, TCX_INGRESS, NoTarget::Interface),
+        Feature::CgroupLink => link(CGROUP_SKB, CGROUP_INGRESS, CGROUP_INGRESS, NoTarget::Fd),
+        Feature::PerfLink => link(TRACEPOINT, 0, PERF_EVENT, NoTarget::Fd),
+        Feature::Btf => kernel_btf(),
+        Feature::Tracing => trampoline(TRACING, TRACE_FENTRY),
+        Feature::Lsm => match trampoline(LSM, LSM_MAC) {
+            Support::Yes => active_lsm(),
+            other => other,
+        },
+        Feature::Kprobe => kprobe(),
+    }
+}
+
+/// `enum bpf_prog_type`
+const SCHED_CLS: u32 = 3;
+const TRACEPOINT: u32 = 5;
+const CGROUP_SKB: u32 = 8;
+const TRACING: u32 = 26;
+const LSM: u32 = 29;
+/// `enum bpf_attach_type`
+const CGROUP_INGRESS: u32 = 0;
+const TRACE_FENTRY: u32 = 24;
+const LSM_MAC: u32 = 27;
+const PERF_EVENT: u32 = 41;
+const TCX_INGRESS: u32 = 46;
+
+fn link(program_type: u32, expected_attach_type: u32, attach_type: u32, target: NoTarget) -> Support {
+    let program = match smallest_program(program_type, expected_attach_type) {
+        Ok(program) => program,
+        Err(errno) => return unclear("BPF_PROG_LOAD of a program of two instructions", Some(errno)),
+    };
+    match probe::link(program.as_fd(), attach_type, target) {
+        Some(Errno::BADF | Errno::NODEV) => Support::Yes,
+        Some(Errno::INVAL) => Support::No("BPF_LINK_CREATE does not know the attach type".to_owned()),
+        other => unclear("BPF_LINK_CREATE", other),
+    }
+}
+
+/// `r0 = 1; exit`: what programs of every type may do. cgroup_skb lets packets pass, and nothing runs it here.
+fn smallest_program(program_type: u32, expected_attach_type: u32) -> Result<OwnedFd, Errno> {
+    const MOV64_R0_IMM: u8 = 0xb7;
+    const EXIT: u8 = 0x95;
+    let one = 1i32.to_ne_bytes();
+    let instructions = [[MOV64_R0_IMM, 0, 0, 0, one[0], one[1], one[2], one[3]], [EXIT, 0, 0, 0, 0, 0, 0, 0]];
+    let program = ProgramLoad {
+        name: "bpfman_probe",
+        program_type,
+        expected_attach_type,
+        flags: 0,
+        instructions: &instructions,
+        license: "",
+        debug: None,
+        token: None,
+    };
+    bpf::program_load(&program, None)
+}
+
+fn kernel_btf() -> Support {
+    match Path::new(KERNEL_BTF).try_exists() {
+        Ok(true) => Support::Yes,
+        Ok(false) => Support::No(format!("no {KERNEL_BTF}: CONFIG_DEBUG_INFO_BTF is off")),
+        Err(error) => Support::Unknown(format!("{KERNEL_BTF}: {error}")),
+    }
+}
+
+/// Programs that hang on a kernel function by a trampoline. Some hardened kernels refuse them to root before any other check.
+fn trampoline(program_type: u32, attach_type: u32) -> Support {
+    // Without the kernel's types there is nothing to attach to.
+    match kernel_btf() {
+        Support::Yes => {}
+        other => return other,
+    }
+    match probe::empty_program(program_type, attach_type) {
+        Some(Errno::TOOBIG) => Support::Yes,
+        Some(Errno::PERM) => Support::No("the kernel refuses the program type to root (lockdown or hardening)".to_owned()),
+        Some(Errno::INVAL) => Support::No("the program type is not known".to_owned()),
+        other => unclear("BPF_PROG_LOAD", other),
+    }
+}
+
+/// A program of this type loads and attaches also where the LSM is not active, and is then never called.
+fn active_lsm() -> Support {
+    const ACTIVE: &str = "/sys/kernel/security/lsm";
+    match fs::read_to_string(ACTIVE) {
+        Ok(text) if text.trim().split(',').any(|lsm| lsm == "bpf") => Support::Yes,
+        Ok(text) => Support::No(format!("bpf is not an active LSM ({}); boot with lsm=…,bpf", text.trim())),
+        Err(error) => Support::Unknown(format!("{ACTIVE}: {error}")),
+    }
+}
+
+fn kprobe() -> Support {
+    const PMU: &str = "/sys/bus/event_source/devices/kprobe/type";
+    match Path::new(PMU).try_exists() {
+        Ok(true) => Support::Yes,
+        Ok(false) => Support::No(format!("no {PMU}: CONFIG_KPROBES is off")),
+        Err(error) => Support::Unknown(format!("{PMU}: {error}")),
+    }
+}
+
+fn unclear(call: &str, errno: Option<Errno>) -> Support {
+    Support::Unknown(match errno {
+        Some(Errno::PERM | Errno::ACCESS) => format!("{call} is refused: run as root, outside containers"),
+        Some(Errno::NOSYS) => format!("{call}: there is no bpf(2), or a seccomp profile hides it"),
+        Some(other) => format!("{call}: {other}"),
+        None => format!("{call} succeeded where it cannot"),
+    })
+}

@@ -1,0 +1,95 @@
+//! An object's BTF as the kernel takes it. The compiler leaves to the loader what only a linker knows: how large data
+//! sections are, where global variables stand in them, and which functions are seen from outside (libbpf does the same).
+
+use std::collections::HashMap;
+
+use crate::kernel::btf::{Btf, BtfError, Kind, Type};
+use crate::kernel::elf::{Elf, SymbolKind};
+
+/// Functions that compilers call on their own: the kernel shall check them where they are called, not by themselves.
+const BUILTINS: [&[u8]; 4] = [b"memset", b"memcpy", b"memmove", b"memcmp"];
+
+/// A copy of the object's BTF with sizes, offsets and linkages filled in. No record changes its length.
+pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>, BtfError> {
+    let mut fixed = bytes.to_vec();
+    let sections: HashMap<&[u8], (usize, u64)> =
+        elf.sections.iter().enumerate().map(|(index, s)| (s.name.as_bytes(), (index, s.size))).collect();
+    let places: HashMap<(usize, &[u8]), u64> =
+        elf.symbols.iter().filter_map(|s| Some(((s.section?, s.name.as_bytes()), s.value))).collect();
+    let hidden: HashMap<&[u8], bool> =
+        elf.symbols.iter().filter(|s| s.kind == SymbolKind::Function).map(|s| (s.name.as_bytes(), s.hidden)).collect();
+    for ty in btf.types() {
+        let at = btf.position(ty.id)?;
+        match ty.kind {
+            Kind::DataSec => {
+                if let Some((index, size)) = sections.get(btf.string_bytes(ty.name_offset)) {
+                    data_section(btf, &ty, *size, |name| places.get(&(*index, name)).copied(), &mut fixed, at)?;
+                }
+            }
+            Kind::Func => {
+                let name = btf.string_bytes(ty.name_offset);
+                if ty.vlen == GLOBAL && (BUILTINS.contains(&name) || hidden.get(name) == Some(&true)) {
+                    // `vlen`, the low half of the second word, is the linkage: 0 is static.
+                    put(&mut fixed, at + 4, u32::from(ty.flag) << 31 | (Kind::Func as u32) << 24);
+                }
+                name_parameters(btf, &ty, &mut fixed)?;
+            }
+            // Rust names its pointers, which the kernel refuses.
+            Kind::Ptr => put(&mut fixed, at, 0),
+            _ => {}
+        }
+    }
+    Ok(fixed)
+}
+
+const GLOBAL: u32 = 1;
+
+fn data_section(
+    btf: &Btf<'_>,
+    section: &Type<'_>,
+    size: u64,
+    place: impl Fn(&[u8]) -> Option<u64>,
+    fixed: &mut [u8],
+    at: usize,
+) -> Result<(), BtfError> {
+    let word = |n: u64| u32::try_from(n).map_err(|_| BtfError::Type(section.id));
+    put(fixed, at + 8, word(size)?);
+    let mut entries = Vec::new();
+    for entry in section.variables() {
+        let var = btf.ty(entry.ty)?;
+        // The compiler knows the places of static variables, and only of those.
+        let offset = match var.linkage() {
+            Some(GLOBAL) => place(btf.string_bytes(var.name_offset)).map_or(Ok(entry.offset), word)?,
+            _ => entry.offset,
+        };
+        entries.push([entry.ty, offset, entry.size]);
+    }
+    // The kernel wants them in the order of their places.
+    entries.sort_by_key(|[_, offset, _]| *offset);
+    for (n, word) in entries.into_iter().flatten().enumerate() {
+        put(fixed, at + 12 + 4 * n, word);
+    }
+    Ok(())
+}
+
+/// Rust leaves parameters without names, which the kernel refuses for functions with code. Any name does; the function's
+/// own is at hand.
+fn name_parameters(btf: &Btf<'_>, function: &Type<'_>, fixed: &mut [u8]) -> Result<(), BtfError> {
+    let prototype = btf.ty(function.size_or_type)?;
+    if prototype.kind != Kind::FuncProto {
+        return Err(BtfError::Kind(function.id));
+    }
+    let at = btf.position(prototype.id)? + 12;
+    for (n, (name, ty)) in prototype.parameters().enumerate() {
+        if name == 0 && ty != 0 {
+            put(fixed, at + 8 * n, function.name_offset);
+        }
+    }
+    Ok(())
+}
+
+fn put(bytes: &mut [u8], at: usize, word: u32) {
+    if let Some(place) = bytes.get_mut(at..at + 4) {
+        place.copy_from_slice(&word.to_ne_bytes());
+    }
+}

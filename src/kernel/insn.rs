@@ -1,0 +1,77 @@
+//! One BPF instruction: `struct bpf_insn` of uapi/linux/bpf.h, as linking and CO-RE see it.
+
+/// Bytes of an instruction.
+pub const SIZE: usize = 8;
+
+/// `BPF_LD | BPF_IMM | BPF_DW`: a 64-bit constant, an address; takes two instructions.
+pub const LD_IMM64: u8 = 0x18;
+/// `BPF_JMP | BPF_CALL`
+pub const CALL: u8 = 0x85;
+
+/// `src_reg` of LD_IMM64: the constant is a map's fd.
+pub const PSEUDO_MAP_FD: u8 = 1;
+/// `src_reg` of LD_IMM64: the constant is a place in the value of a map's first entry.
+pub const PSEUDO_MAP_VALUE: u8 = 2;
+/// `src_reg` of LD_IMM64: the constant is a function of the same program.
+pub const PSEUDO_FUNC: u8 = 4;
+/// `src_reg` of CALL: a function of the same program; 0 is a helper.
+pub const PSEUDO_CALL: u8 = 1;
+
+/// An instruction in the machine's byte order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Insn {
+    /// Operation.
+    pub code: u8,
+    registers: u8,
+    /// Offset of jumps and of loads and stores.
+    pub off: i16,
+    /// Constant.
+    pub imm: i32,
+}
+
+impl Insn {
+    /// The source register, or what the constant means.
+    pub fn src(self) -> u8 {
+        if cfg!(target_endian = "little") { self.registers >> 4 } else { self.registers & 0xf }
+    }
+
+    /// The same instruction with another source register; of `src` the low four bits count.
+    pub fn with_src(self, src: u8) -> Self {
+        let registers =
+            if cfg!(target_endian = "little") { self.registers & 0xf | src << 4 } else { self.registers & 0xf0 | src & 0xf };
+        Self { registers, ..self }
+    }
+
+    /// Class of the operation: the low three bits.
+    pub fn class(self) -> u8 {
+        self.code & 7
+    }
+
+    /// True for the first half of a 64-bit constant.
+    pub fn is_wide(self) -> bool {
+        self.code == LD_IMM64
+    }
+
+    /// True for a call of a function of the same program, or of one that the object only declares.
+    pub fn is_call(self) -> bool {
+        self.code == CALL && self.src() == PSEUDO_CALL
+    }
+
+    /// A call of a helper that does not exist: the verifier refuses it where it can be reached.
+    pub fn poison(imm: i32) -> Self {
+        Self { code: CALL, registers: 0, off: 0, imm }
+    }
+}
+
+impl From<[u8; SIZE]> for Insn {
+    fn from([code, registers, o0, o1, i0, i1, i2, i3]: [u8; SIZE]) -> Self {
+        Self { code, registers, off: i16::from_ne_bytes([o0, o1]), imm: i32::from_ne_bytes([i0, i1, i2, i3]) }
+    }
+}
+
+impl From<Insn> for [u8; SIZE] {
+    fn from(insn: Insn) -> Self {
+        let ([o0, o1], [i0, i1, i2, i3]) = (insn.off.to_ne_bytes(), insn.imm.to_ne_bytes());
+        [insn.code, insn.registers, o0, o1, i0, i1, i2, i3]
+    }
+}

@@ -1,0 +1,45 @@
+//! What the kernel says about pinned objects, for `list`, `get` and `inspect`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use crate::kernel::error::KernelError;
+use crate::kernel::pins;
+use crate::model::ids::PinName;
+use crate::sys::{Errno, bpf};
+
+pub use crate::sys::bpf::{LinkInfo, MapInfo, ProgramInfo};
+
+/// A pinned object and the kernel memory that it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected<T> {
+    /// What the kernel says.
+    pub info: T,
+    /// Bytes of kernel memory by the kernel's own estimate; None where it does not say, as for links.
+    pub memory: Option<u64>,
+}
+
+/// What the kernel says about a pinned program; None where there is no such pin.
+pub fn program(directory: &Path, pin: &PinName) -> Result<Option<Inspected<ProgramInfo>>, KernelError> {
+    inspect(directory, pin, |object| bpf::program_info(object.as_fd()))
+}
+
+/// What the kernel says about a pinned map; None where there is no such pin.
+pub fn map(directory: &Path, pin: &PinName) -> Result<Option<Inspected<MapInfo>>, KernelError> {
+    inspect(directory, pin, |object| bpf::map_info(object.as_fd()))
+}
+
+/// What the kernel says about a pinned link; None where there is no such pin.
+pub fn link(directory: &Path, pin: &PinName) -> Result<Option<Inspected<LinkInfo>>, KernelError> {
+    inspect(directory, pin, |object| bpf::link_info(object.as_fd()))
+}
+
+fn inspect<T>(
+    directory: &Path,
+    pin: &PinName,
+    ask: impl FnOnce(&OwnedFd) -> Result<T, Errno>,
+) -> Result<Option<Inspected<T>>, KernelError> {
+    let Some(object) = pins::open(directory, pin)? else { return Ok(None) };
+    let info = ask(&object).map_err(|source| KernelError::Info { what: pin.to_string(), source })?;
+    Ok(Some(Inspected { info, memory: bpf::locked_memory(object.as_fd()) }))
+}

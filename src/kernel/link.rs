@@ -1,0 +1,315 @@
+//! One program out of an object: its function and every function that it calls, in one run of instructions, with the
+//! places that need a map's fd noted. Pure; nothing here asks the kernel.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::kernel::core_relo::{CoreError, CoreTarget};
+use crate::kernel::elf::Relocation;
+use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
+use crate::kernel::object::{Function, Object, ObjectError};
+
+/// What the kernel takes at most: BPF_COMPLEXITY_LIMIT_INSNS of include/linux/bpf.h.
+const MAX_INSTRUCTIONS: usize = 1_000_000;
+
+/// Why a program cannot be put together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The object is wrong.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// Something that only the kernel or another object could provide.
+    #[error("it uses {0}, which the object only declares (kernel functions, __ksym and __kconfig are not supported)")]
+    Extern(String),
+    /// A reference to something that is neither a map, nor data, nor a function.
+    #[error("instruction {at} of {function} refers to {target:?}, which is neither a map nor data nor a function")]
+    Reference {
+        /// The function.
+        function: String,
+        /// The instruction in it.
+        at: usize,
+        /// The symbol.
+        target: String,
+    },
+    /// A call to where no function starts.
+    #[error("instruction {at} of {function} calls into section {section:?}, where no function starts at instruction {start}")]
+    NoFunction {
+        /// The caller.
+        function: String,
+        /// The instruction in it.
+        at: usize,
+        /// Where the function should be.
+        section: String,
+        /// Where in it.
+        start: i64,
+    },
+    /// A map that the object fills, which we do not.
+    #[error("map {0} has initial elements (programs or maps), which are not supported")]
+    Initialised(String),
+    /// More instructions than the kernel takes.
+    #[error("it has more than a million instructions")]
+    TooLong,
+    /// A CO-RE relocation that cannot be resolved.
+    #[error(transparent)]
+    Core(#[from] CoreError),
+}
+
+/// A program, complete but for the fds of its maps.
+#[derive(Debug)]
+pub struct Linked {
+    /// The instructions.
+    pub instructions: Vec<Insn>,
+    /// Instructions that want the fd of a map: index of the instruction, index of the map in [`Object::maps`].
+    pub maps: Vec<(usize, usize)>,
+    /// `struct bpf_func_info` of each function; empty unless every function has one.
+    pub functions: Vec<u8>,
+    /// `struct bpf_line_info`; empty unless every function starts with one.
+    pub lines: Vec<u8>,
+    /// What the program names of the kernel's types and the kernel does not have. The instructions that need it are
+    /// poisoned, which the verifier refuses where they can be reached.
+    pub missing: Vec<String>,
+}
+
+impl Linked {
+    /// Bytes of `struct bpf_func_info`.
+    pub const FUNCTION_RECORD: usize = 8;
+    /// Bytes of `struct bpf_line_info`.
+    pub const LINE_RECORD: usize = 16;
+
+    /// The maps that the program uses, as indices into [`Object::maps`].
+    pub fn used_maps(&self) -> BTreeSet<usize> {
+        self.maps.iter().map(|(_, map)| *map).collect()
+    }
+}
+
+/// Puts together the program that starts with `entry`. `target` are the running kernel's types for CO-RE; None leaves
+/// CO-RE relocations alone, so that an object can be checked without a look at the kernel.
+pub fn link(object: &Object<'_>, entry: &Function, target: Option<&CoreTarget<'_>>) -> Result<Linked, LinkError> {
+    let mut linker = Linker {
+        object,
+        target,
+        sections: HashMap::new(),
+        maps_by_place: maps_by_place(object),
+        placed: HashMap::new(),
+        order: Vec::new(),
+        instructions: Vec::new(),
+        maps: Vec::new(),
+        calls: Vec::new(),
+        missing: Vec::new(),
+    };
+    linker.place(entry)?;
+    // Placing a function may find others to place; `order` grows while it is walked.
+    let mut next = 0;
+    while let Some((function, start)) = linker.order.get(next).copied() {
+        linker.resolve(function, start)?;
+        next += 1;
+    }
+    linker.finish()
+}
+
+struct Code {
+    instructions: Vec<Insn>,
+    relocations: BTreeMap<usize, Relocation>,
+}
+
+struct Linker<'o, 'a> {
+    object: &'o Object<'a>,
+    target: Option<&'o CoreTarget<'o>>,
+    sections: HashMap<usize, Code>,
+    maps_by_place: HashMap<(usize, u64), usize>,
+    placed: HashMap<(usize, usize), usize>,
+    order: Vec<(&'o Function, usize)>,
+    instructions: Vec<Insn>,
+    maps: Vec<(usize, usize)>,
+    calls: Vec<(usize, usize)>,
+    missing: Vec<String>,
+}
+
+/// Maps by section and place; data sections whatever the place.
+fn maps_by_place(object: &Object<'_>) -> HashMap<(usize, u64), usize> {
+    object.maps.iter().enumerate().map(|(n, map)| ((map.section, map.offset), n)).collect()
+}
+
+impl<'o> Linker<'o, '_> {
+    /// Appends a function's instructions and returns where it starts; once for each function.
+    fn place(&mut self, function: &'o Function) -> Result<usize, LinkError> {
+        if let Some(start) = self.placed.get(&(function.section, function.start)) {
+            return Ok(*start);
+        }
+        if !self.sections.contains_key(&function.section) {
+            let code = Code {
+                instructions: self.object.instructions(function.section),
+                relocations: self.object.relocations(function.section)?,
+            };
+            self.sections.insert(function.section, code);
+        }
+        let code = &self.sections[&function.section];
+        let start = self.instructions.len();
+        if start + function.len > MAX_INSTRUCTIONS {
+            return Err(LinkError::TooLong);
+        }
+        // Object::parse checked that functions lie in their sections.
+        self.instructions.extend(&code.instructions[function.start..function.start + function.len]);
+        if let Some(target) = self.target {
+            self.missing.extend(target.relocate(self.object, function, &mut self.instructions[start..])?);
+        }
+        self.placed.insert((function.section, function.start), start);
+        self.order.push((function, start));
+        Ok(start)
+    }
+
+    /// Resolves what one placed function refers to.
+    fn resolve(&mut self, function: &'o Function, start: usize) -> Result<(), LinkError> {
+        for n in 0..function.len {
+            let relocation = self.sections[&function.section].relocations.get(&(function.start + n)).copied();
+            let insn = self.instructions[start + n];
+            match relocation {
+                Some(relocation) if insn.is_wide() => self.constant(function, start, n, relocation)?,
+                Some(relocation) if insn.code == insn::CALL => {
+                    let symbol = self.object.symbol(relocation);
+                    let Some(section) = symbol.section else {
+                        return Err(LinkError::Extern(symbol.name.to_owned()));
+                    };
+                    if !insn.is_call() {
+                        return Err(self.reference(function, n, relocation));
+                    }
+                    // The compiler leaves -1 for a symbol of the function's own, the place in the section otherwise.
+                    let callee = places(symbol.value) + i64::from(insn.imm) + 1;
+                    self.call(function, (start, n), section, callee)?;
+                }
+                Some(relocation) => return Err(self.reference(function, n, relocation)),
+                None if insn.is_call() => {
+                    let callee = function.start as i64 + n as i64 + i64::from(insn.imm) + 1;
+                    self.call(function, (start, n), function.section, callee)?;
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn constant(&mut self, function: &'o Function, start: usize, n: usize, relocation: Relocation) -> Result<(), LinkError> {
+        let symbol = self.object.symbol(relocation);
+        let Some(section) = symbol.section else {
+            return Err(LinkError::Extern(symbol.name.to_owned()));
+        };
+        let at = start + n;
+        if n + 1 >= function.len {
+            return Err(self.reference(function, n, relocation));
+        }
+        if self.object.elf.sections[section].executable() {
+            let bytes = i64::from(self.instructions[at].imm);
+            let callee = places(symbol.value) + bytes / insn::SIZE as i64;
+            self.instructions[at] = self.instructions[at].with_src(PSEUDO_FUNC);
+            return self.call(function, (start, n), section, callee);
+        }
+        let data = self.maps_by_place.get(&(section, 0)).filter(|map| self.object.maps[**map].data.is_some());
+        if let Some(map) = data.copied() {
+            let offset = u32::try_from(symbol.value).ok().map(u32::cast_signed);
+            let offset = offset.and_then(|base| self.instructions[at].imm.checked_add(base));
+            let Some(offset) = offset else { return Err(self.reference(function, n, relocation)) };
+            self.instructions[at] = self.instructions[at].with_src(PSEUDO_MAP_VALUE);
+            self.instructions[at + 1].imm = offset;
+            self.maps.push((at, map));
+            return Ok(());
+        }
+        let Some(map) = self.maps_by_place.get(&(section, symbol.value)).copied() else {
+            return Err(self.reference(function, n, relocation));
+        };
+        if self.object.maps[map].initialised {
+            return Err(LinkError::Initialised(self.object.maps[map].name.to_owned()));
+        }
+        self.instructions[at] = self.instructions[at].with_src(PSEUDO_MAP_FD);
+        self.instructions[at + 1].imm = 0;
+        self.maps.push((at, map));
+        Ok(())
+    }
+
+    fn call(&mut self, caller: &'o Function, (start, n): (usize, usize), section: usize, callee: i64) -> Result<(), LinkError> {
+        let object = self.object;
+        let found = usize::try_from(callee).ok().and_then(|callee| object.functions.get(&(section, callee)));
+        let Some(found) = found else {
+            return Err(LinkError::NoFunction {
+                function: caller.name.clone(),
+                at: n,
+                section: object.elf.sections[section].name.to_owned(),
+                start: callee,
+            });
+        };
+        let target = self.place(found)?;
+        self.calls.push((start + n, target));
+        Ok(())
+    }
+
+    fn reference(&self, function: &Function, at: usize, relocation: Relocation) -> LinkError {
+        let symbol = self.object.symbol(relocation);
+        let section = symbol.section.map_or("", |section| self.object.elf.sections[section].name);
+        let target = if symbol.name.is_empty() { section } else { symbol.name };
+        LinkError::Reference { function: function.name.clone(), at, target: target.to_owned() }
+    }
+
+    fn finish(mut self) -> Result<Linked, LinkError> {
+        for (at, target) in &self.calls {
+            // MAX_INSTRUCTIONS keeps both far below i32::MAX.
+            let distance = *target as i64 - *at as i64 - 1;
+            self.instructions[*at].imm = i32::try_from(distance).map_err(|_| LinkError::TooLong)?;
+        }
+        let (functions, lines) = (self.function_records(), self.line_records());
+        // Lines without functions are refused by the kernel as well as functions without all the others.
+        let lines = if functions.is_some() { lines.unwrap_or_default() } else { Vec::new() };
+        let functions = functions.unwrap_or_default();
+        Ok(Linked { instructions: self.instructions, maps: self.maps, functions, lines, missing: self.missing })
+    }
+
+    fn function_records(&self) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(self.order.len() * Linked::FUNCTION_RECORD);
+        for (function, start) in &self.order {
+            let records = &self.records(function)?.functions;
+            let offset = u32::try_from(function.start * insn::SIZE).ok()?;
+            let at = records.binary_search_by_key(&offset, |r| r.offset).ok()?;
+            put(&mut bytes, [u32::try_from(*start).ok()?, records[at].ty]);
+        }
+        Some(bytes)
+    }
+
+    fn line_records(&self) -> Option<Vec<u8>> {
+        let (btf, _) = self.object.btf.as_ref()?;
+        let mut bytes = Vec::new();
+        for (function, start) in &self.order {
+            let records = &self.records(function)?.lines;
+            let first = records.partition_point(|r| (r.offset as usize) < function.start * insn::SIZE);
+            let mut last = None;
+            for record in &records[first..] {
+                let at = record.offset as usize / insn::SIZE;
+                if at >= function.start + function.len {
+                    break;
+                }
+                if last.is_none() && at != function.start {
+                    return None;
+                }
+                // One record for each instruction, and texts that are there: the kernel insists on both.
+                if last == Some(at) || !btf.has_string(record.file) || !btf.has_string(record.line) {
+                    continue;
+                }
+                last = Some(at);
+                let at = u32::try_from(start + at - function.start).ok()?;
+                put(&mut bytes, [at, record.file, record.line, record.line_column]);
+            }
+            last?;
+        }
+        Some(bytes)
+    }
+
+    fn records(&self, function: &Function) -> Option<&'o crate::kernel::btf_ext::SectionRecords> {
+        self.object.ext.section(self.object.elf.sections[function.section].name)
+    }
+}
+
+/// A place in a section in instructions. Symbols of functions lie on instructions (Object::parse); others are cut down and
+/// then name no function.
+fn places(bytes: u64) -> i64 {
+    i64::try_from(bytes / insn::SIZE as u64).unwrap_or(i64::MAX / 2)
+}
+
+fn put<const N: usize>(bytes: &mut Vec<u8>, words: [u32; N]) {
+    words.iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
+}

@@ -1,0 +1,374 @@
+//! Objects into the kernel: maps once for each object, then the planned programs, each verified with the capabilities of its
+//! scope and no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use crate::kernel::core_relo::CoreTarget;
+use crate::kernel::error::KernelError;
+use crate::kernel::fixup;
+use crate::kernel::link::{Linked, link};
+use crate::kernel::map::{self, MapDefinition, MapShape};
+use crate::kernel::object::{Function, Object};
+use crate::kernel::verifier::VerifierLog;
+use crate::kernel::{Feature, LoadedIds, Support, section};
+use crate::model::attach_point::{ProgramKind, Scope};
+use crate::model::plan::{PlannedObject, PlannedProgram};
+use crate::sys::bpf::{self, MapCreate, MapTypes, ProgramLoad, Records};
+use crate::sys::caps::{self, Capability};
+use crate::sys::{Errno, SysError, machine};
+
+/// Where the kernel shows its own types.
+pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// Sizes of the buffers that the verifier's log is read with, until it fits: the last is the kernel's own limit for old
+/// kernels, 16 MiB.
+const LOG_SIZES: [usize; 3] = [64 << 10, 1 << 20, (16 << 20) - 1];
+/// `BPF_F_XDP_HAS_FRAGS`
+const XDP_HAS_FRAGS: u32 = 1 << 5;
+
+/// Loads what is planned of an object and pins it under `directory`.
+pub(crate) fn load(directory: &Path, planned: &PlannedObject) -> Result<LoadedIds, KernelError> {
+    let object = Object::parse(&planned.bytes)?;
+    let work = prepare(&object, planned)?;
+    let loaded = caps::with_caps(capabilities(planned.scope), || work.load())??;
+    pin(directory, planned, &object, &loaded)
+}
+
+/// Capabilities of the thread that loads. Without CAP_PERFMON the verifier refuses to read kernel memory and to leak
+/// pointers; CAP_SYS_ADMIN would imply both and is never there (kernel/bpf/token.c, bpf_ns_capable).
+fn capabilities(scope: Scope) -> &'static [Capability] {
+    match scope {
+        Scope::Container => &[Capability::CAP_BPF, Capability::CAP_NET_ADMIN],
+        Scope::Host => &[Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON],
+    }
+}
+
+/// `enum bpf_prog_type` of a kind; None for kinds that this version does not load.
+pub(crate) fn program_type(kind: ProgramKind) -> Option<u32> {
+    use ProgramKind as K;
+    Some(match kind {
+        K::Tcx => 3,
+        K::Tracepoint => 5,
+        K::Xdp => 6,
+        K::CgroupSkb => 8,
+        K::CgroupSock => 9,
+        K::SockOps => 13,
+        K::RawTracepoint => 17,
+        K::CgroupSockAddr => 18,
+        _ => return None,
+    })
+}
+
+/// A program, ready for the verifier but for the fds of its maps.
+struct Program<'p> {
+    planned: &'p PlannedProgram,
+    program_type: u32,
+    flags: u32,
+    linked: Linked,
+}
+
+/// All that the kernel will be told about an object.
+struct Work<'w> {
+    object: &'w Object<'w>,
+    planned: &'w PlannedObject,
+    programs: Vec<Program<'w>>,
+    /// Indices of the maps to make.
+    maps: BTreeSet<usize>,
+    /// Initial values of data sections.
+    images: BTreeMap<usize, Vec<u8>>,
+    /// The object's types; None where it has none.
+    btf: Option<Vec<u8>>,
+    page: u32,
+    cpus: u32,
+}
+
+/// What the kernel has made.
+struct Loaded {
+    maps: BTreeMap<usize, OwnedFd>,
+    programs: Vec<OwnedFd>,
+}
+
+/// Everything that can be found wrong without the kernel is found here.
+fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Work<'w>, KernelError> {
+    let found: Vec<(&PlannedProgram, &Function, u32, u32)> =
+        planned.programs.iter().map(|program| find(object, program)).collect::<Result<_, _>>()?;
+    let kernel = if object.ext.has_core() { kernel_types()? } else { Vec::new() };
+    let target = match kernel.as_slice() {
+        [] => None,
+        bytes => Some(CoreTarget::parse(bytes).map_err(KernelError::KernelTypes)?),
+    };
+    let mut programs = Vec::new();
+    for (planned, function, program_type, flags) in found {
+        let linked = link(object, function, target.as_ref())
+            .map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
+        programs.push(Program { planned, program_type, flags, linked });
+    }
+    let mut maps: BTreeSet<usize> = programs.iter().flat_map(|p| p.linked.used_maps()).collect();
+    for map in &planned.maps {
+        maps.insert(map_index(object, &map.name)?);
+    }
+    let images = images(object, &maps, &planned.globals)?;
+    let btf = match &object.btf {
+        Some((btf, bytes)) => Some(fixup::for_kernel(&object.elf, btf, bytes).map_err(|e| KernelError::Object(e.into()))?),
+        None => None,
+    };
+    Ok(Work { object, planned, programs, maps, images, btf, page: machine::page_size(), cpus: machine::possible_cpus()? })
+}
+
+fn find<'w>(
+    object: &'w Object<'_>,
+    planned: &'w PlannedProgram,
+) -> Result<(&'w PlannedProgram, &'w Function, u32, u32), KernelError> {
+    let function = object.programs().find(|f| f.name == planned.function).ok_or_else(|| KernelError::NoProgram {
+        function: planned.function.clone(),
+        there: list(object.programs().map(|f| f.name.as_str())),
+    })?;
+    let section = object.elf.sections[function.section].name;
+    if let Some(declared) = section::declared(section).map(|attach| attach.kind()) {
+        if declared != planned.kind {
+            return Err(KernelError::OtherKind {
+                function: planned.function.clone(),
+                declared,
+                section: section.to_owned(),
+                asked: planned.kind,
+            });
+        }
+    }
+    let program_type = program_type(planned.kind)
+        .ok_or_else(|| KernelError::Unsupported { function: planned.function.clone(), kind: planned.kind })?;
+    let flags = if planned.kind == ProgramKind::Xdp && section::has_frags(section) { XDP_HAS_FRAGS } else { 0 };
+    Ok((planned, function, program_type, flags))
+}
+
+fn kernel_types() -> Result<Vec<u8>, KernelError> {
+    match fs::read(KERNEL_BTF) {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let why = Support::No(format!("no {KERNEL_BTF}"));
+            Err(KernelError::feature("resolve the object's CO-RE relocations", Feature::Btf, why))
+        }
+        Err(error) => Err(SysError::io("read", KERNEL_BTF)(error).into()),
+    }
+}
+
+fn map_index(object: &Object<'_>, name: &str) -> Result<usize, KernelError> {
+    object
+        .maps
+        .iter()
+        .position(|map| map.name == name)
+        .ok_or_else(|| KernelError::NoMap { map: name.to_owned(), there: list(object.maps.iter().map(|map| map.name)) })
+}
+
+/// The values that data sections begin with: the file's, and over them what the request sets. Sections that stay zero are
+/// left out.
+fn images(
+    object: &Object<'_>,
+    maps: &BTreeSet<usize>,
+    globals: &[(String, Vec<u8>)],
+) -> Result<BTreeMap<usize, Vec<u8>>, KernelError> {
+    let mut by_section = BTreeMap::new();
+    let mut images = BTreeMap::new();
+    for map in maps {
+        let definition = &object.maps[*map];
+        let Some(data) = definition.data else { continue };
+        by_section.insert(definition.section, *map);
+        if !data.is_empty() {
+            images.insert(*map, data.to_vec());
+        }
+    }
+    for (name, bytes) in globals {
+        let variable = object.variables.iter().find(|v| v.facts.name == *name).ok_or_else(|| KernelError::NoGlobal {
+            name: name.clone(),
+            there: list(object.variables.iter().map(|v| v.facts.name.as_str())),
+        })?;
+        if bytes.len() != variable.facts.size as usize {
+            return Err(KernelError::GlobalSize { name: name.clone(), size: variable.facts.size, given: bytes.len() });
+        }
+        // A section that no planned program uses is not made, and its variables have no effect.
+        let Some(map) = by_section.get(&variable.section) else { continue };
+        let size = object.maps[*map].shape.value_size as usize;
+        let image = images.entry(*map).or_insert_with(|| vec![0; size]);
+        let place = image.get_mut(variable.offset..).and_then(|rest| rest.get_mut(..bytes.len()));
+        place.expect("Object::parse checked that variables lie in their sections").copy_from_slice(bytes);
+    }
+    Ok(images)
+}
+
+impl Work<'_> {
+    /// Runs on the thread with few capabilities.
+    fn load(&self) -> Result<Loaded, KernelError> {
+        // Types are a convenience: names in listings, source lines in errors. Kernels refuse those of other compilers, and
+        // a program that cannot do without them gets its own error from the verifier.
+        let btf = self.btf.as_deref().and_then(|bytes| bpf::btf_load(bytes, None).ok());
+        let btf = btf.as_ref().map(AsFd::as_fd);
+        let mut maps = BTreeMap::new();
+        for index in &self.maps {
+            maps.insert(*index, self.make_map(*index, btf)?);
+        }
+        let programs = self.programs.iter().map(|p| self.load_program(p, &maps, btf)).collect::<Result<_, _>>()?;
+        Ok(Loaded { maps, programs })
+    }
+
+    fn make_map(&self, index: usize, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd, KernelError> {
+        let definition = &self.object.maps[index];
+        let inner = definition.inner.map(|shape| self.create(definition, shape, None, btf)).transpose()?;
+        let map = self.create(definition, definition.shape, inner.as_ref().map(AsFd::as_fd), btf)?;
+        let failed = |doing| {
+            let map = definition.name.to_owned();
+            move |source| KernelError::Map { doing, map, source }
+        };
+        if let Some(image) = self.images.get(&index) {
+            bpf::map_update(map.as_fd(), &0u32.to_ne_bytes(), image).map_err(failed("fill"))?;
+        }
+        let planned = self.planned.maps.iter().any(|p| p.freeze && p.name == definition.name);
+        if planned || definition.data.is_some() && map::is_read_only(definition.name) {
+            bpf::map_freeze(map.as_fd()).map_err(failed("freeze"))?;
+        }
+        Ok(map)
+    }
+
+    fn create(
+        &self,
+        definition: &MapDefinition<'_>,
+        shape: MapShape,
+        inner: Option<BorrowedFd<'_>>,
+        btf: Option<BorrowedFd<'_>>,
+    ) -> Result<OwnedFd, KernelError> {
+        let shape = shape.completed(self.page, self.cpus);
+        let types =
+            btf.filter(|_| shape.value_type != 0).map(|btf| MapTypes { btf, key: shape.key_type, value: shape.value_type });
+        let map = MapCreate {
+            name: definition.name,
+            map_type: shape.map_type,
+            key_size: shape.key_size,
+            value_size: shape.value_size,
+            max_entries: shape.max_entries,
+            flags: shape.flags,
+            extra: shape.extra,
+            inner,
+            types,
+            token: None,
+        };
+        let made = match bpf::map_create(&map) {
+            // Many map types take no types (kernel/bpf/syscall.c, map_check_btf).
+            Err(_) if types.is_some() => bpf::map_create(&MapCreate { types: None, ..map }),
+            made => made,
+        };
+        made.map_err(|source| KernelError::MapCreate {
+            map: definition.name.to_owned(),
+            why: match source {
+                Errno::PERM => "no permission (CAP_BPF; CAP_NET_ADMIN for device and socket maps)",
+                Errno::NOMEM => "no memory for it",
+                Errno::TOOBIG => "it is too large for the kernel",
+                Errno::INVAL => "the kernel does not know the type, or not with these sizes and flags",
+                _ => "the kernel refused",
+            },
+            source,
+        })
+    }
+
+    fn load_program(
+        &self,
+        program: &Program<'_>,
+        maps: &BTreeMap<usize, OwnedFd>,
+        btf: Option<BorrowedFd<'_>>,
+    ) -> Result<OwnedFd, KernelError> {
+        let mut instructions = program.linked.instructions.clone();
+        for (at, map) in &program.linked.maps {
+            instructions[*at].imm = maps[map].as_raw_fd();
+        }
+        let instructions: Vec<[u8; 8]> = instructions.into_iter().map(Into::into).collect();
+        let functions = Records { bytes: &program.linked.functions, size: Linked::FUNCTION_RECORD };
+        let lines = Records { bytes: &program.linked.lines, size: Linked::LINE_RECORD };
+        let load = ProgramLoad {
+            name: &program.planned.function,
+            program_type: program.program_type,
+            expected_attach_type: program.planned.expected_attach_type,
+            flags: program.flags,
+            instructions: &instructions,
+            license: self.object.license,
+            debug: btf.filter(|_| !functions.bytes.is_empty()).map(|btf| (btf, functions, lines)),
+            token: None,
+        };
+        // The log costs time, and most programs are accepted: it is asked for only after a refusal.
+        bpf::program_load(&load, None).or_else(|errno| match explained(&load) {
+            Explained::Log(log) => Err(self.rejected(program, errno, log)),
+            Explained::Silence => Err(self.refused(program, errno)),
+            Explained::Loaded(fd) => Ok(fd),
+        })
+    }
+
+    fn rejected(&self, program: &Program<'_>, errno: Errno, log: VerifierLog) -> KernelError {
+        let name = program.planned.function.clone();
+        if log.is_poisoned() && !program.linked.missing.is_empty() {
+            let missing = program.linked.missing.iter().map(String::as_str).collect::<BTreeSet<_>>();
+            return KernelError::MissingTypes { program: name, missing: list(missing.into_iter()), log };
+        }
+        if self.planned.scope == Scope::Container && log.needs_perfmon() {
+            return KernelError::NeedsHostScope { program: name, log };
+        }
+        KernelError::Rejected { program: name, errno, log }
+    }
+
+    fn refused(&self, program: &Program<'_>, source: Errno) -> KernelError {
+        let kind = program.planned.kind;
+        let why = match source {
+            Errno::PERM if self.planned.scope == Scope::Container && kind.scope() == Scope::Host => "its kind needs host scope",
+            Errno::PERM => "the kernel refuses it without a reason (lockdown, or a capability is missing)",
+            Errno::INVAL => "the kernel does not know the program type or attach type",
+            Errno::NOMEM => "no memory for it",
+            Errno::TOOBIG => "it has more instructions than the kernel takes",
+            _ => "the kernel refuses it without a reason",
+        };
+        KernelError::Refused { program: program.planned.function.clone(), why, source }
+    }
+}
+
+/// What a second attempt with a log brought.
+enum Explained {
+    Log(VerifierLog),
+    Silence,
+    /// It went well this time: the first attempt was interrupted or met a shortage.
+    Loaded(OwnedFd),
+}
+
+fn explained(load: &ProgramLoad<'_>) -> Explained {
+    for size in LOG_SIZES {
+        let mut buffer = vec![0; size];
+        match bpf::program_load(load, Some(&mut buffer)) {
+            Ok(fd) => return Explained::Loaded(fd),
+            // Old kernels keep the beginning of a log that does not fit; its end is what explains.
+            Err(Errno::NOSPC) if size < LOG_SIZES[LOG_SIZES.len() - 1] => {}
+            Err(_) => return VerifierLog::read(&buffer).map_or(Explained::Silence, Explained::Log),
+        }
+    }
+    Explained::Silence
+}
+
+/// Pins in the order of the plan. Maps come first: a program's maps have to be found even where a program's pin fails.
+fn pin(directory: &Path, planned: &PlannedObject, object: &Object<'_>, loaded: &Loaded) -> Result<LoadedIds, KernelError> {
+    let mut ids = LoadedIds::default();
+    for map in &planned.maps {
+        let fd = loaded.maps[&map_index(object, &map.name)?].as_fd();
+        bpf::pin(fd, &map.pin.path(directory)).map_err(KernelError::pin("pin a map at", directory, &map.pin))?;
+        let what = |source| KernelError::Info { what: format!("map {}", map.name), source };
+        ids.maps.push(bpf::map_info(fd).map_err(what)?.id);
+    }
+    for (program, fd) in planned.programs.iter().zip(&loaded.programs) {
+        bpf::pin(fd.as_fd(), &program.pin.path(directory)).map_err(KernelError::pin(
+            "pin a program at",
+            directory,
+            &program.pin,
+        ))?;
+        let what = |source| KernelError::Info { what: format!("program {}", program.function), source };
+        ids.programs.push(bpf::program_info(fd.as_fd()).map_err(what)?.id);
+    }
+    Ok(ids)
+}
+
+fn list<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}

@@ -1,0 +1,293 @@
+//! Maps as objects declare them: in `.maps` by a BTF struct, in `maps` by `struct bpf_map_def`, and as data sections.
+
+use std::collections::HashMap;
+
+use crate::kernel::btf::{Btf, BtfError, Kind, Type};
+use crate::kernel::elf::{Elf, MAX_OBJECT, SHT_NOBITS, SHT_PROGBITS, SymbolKind};
+use crate::kernel::object::ObjectError;
+
+/// `enum bpf_map_type`
+pub const ARRAY: u32 = 2;
+const PERF_EVENT_ARRAY: u32 = 4;
+const RINGBUF: u32 = 27;
+const USER_RINGBUF: u32 = 31;
+/// `BPF_F_RDONLY_PROG`: programs only read the map.
+const RDONLY_PROG: u32 = 1 << 7;
+
+/// What BPF_MAP_CREATE is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MapShape {
+    /// `enum bpf_map_type`
+    pub map_type: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Entries, or bytes of a ring buffer; 0 in a perf event array means one for each CPU.
+    pub max_entries: u32,
+    /// `map_flags`
+    pub flags: u32,
+    /// `map_extra`
+    pub extra: u64,
+    /// Type of the key in the object's BTF; 0 for none.
+    pub key_type: u32,
+    /// Type of the value in the object's BTF; 0 for none.
+    pub value_type: u32,
+}
+
+impl MapShape {
+    /// True for maps whose size the kernel wants in whole pages, a power of two of them.
+    fn is_ring(self) -> bool {
+        matches!(self.map_type, RINGBUF | USER_RINGBUF)
+    }
+
+    /// The shape with its size as the kernel wants it: ring buffers rounded up, perf event arrays one entry for each CPU.
+    pub fn completed(mut self, page: u32, cpus: u32) -> Self {
+        if self.is_ring() && self.max_entries > 0 {
+            let pages = self.max_entries.div_ceil(page).checked_next_power_of_two();
+            self.max_entries = pages.and_then(|n| n.checked_mul(page)).unwrap_or(self.max_entries);
+        }
+        if self.map_type == PERF_EVENT_ARRAY && self.max_entries == 0 {
+            self.max_entries = cpus;
+        }
+        self
+    }
+}
+
+/// A map of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapDefinition<'a> {
+    /// Its name; the section's for data sections.
+    pub name: &'a str,
+    /// What it is.
+    pub shape: MapShape,
+    /// What the maps in it are, for a map of maps.
+    pub inner: Option<MapShape>,
+    /// The section of its declaration, to which relocations point.
+    pub section: usize,
+    /// The place of the declaration in that section; 0 for data sections.
+    pub offset: u64,
+    /// For data sections the bytes in the file; shorter than the value for `.bss`.
+    pub data: Option<&'a [u8]>,
+    /// True where the object gives the map initial elements, which we do not set.
+    pub initialised: bool,
+}
+
+/// True for sections that become maps with one value.
+pub fn is_data_section(name: &str) -> bool {
+    [".rodata", ".data", ".bss"]
+        .iter()
+        .any(|base| name.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
+/// True for data sections that programs only read.
+pub fn is_read_only(name: &str) -> bool {
+    name == ".rodata" || name.starts_with(".rodata.")
+}
+
+/// The maps of `.maps` and `maps`, in the order of the sections.
+pub fn declared<'a>(elf: &Elf<'a>, btf: Option<&Btf<'a>>) -> Result<Vec<MapDefinition<'a>>, ObjectError> {
+    let mut found = Vec::new();
+    if let Some((index, _)) = elf.section(".maps") {
+        let Some(btf) = btf else {
+            return Err(ObjectError::Map { name: ".maps".to_owned(), why: "needs the object's BTF, which is not there" });
+        };
+        from_btf(elf, index, btf, &mut found)?;
+    }
+    for (index, section) in elf.sections.iter().enumerate() {
+        if section.kind == SHT_PROGBITS && (section.name == "maps" || section.name.starts_with("maps/")) {
+            from_structs(elf, index, &mut found)?;
+        }
+    }
+    Ok(found)
+}
+
+/// The data sections as maps.
+pub fn data_sections<'a>(elf: &Elf<'a>, btf: Option<&Btf<'a>>) -> Result<Vec<MapDefinition<'a>>, ObjectError> {
+    let types: HashMap<&[u8], u32> = btf
+        .iter()
+        .flat_map(|btf| btf.types().map(move |ty| (btf, ty)))
+        .filter(|(_, ty)| ty.kind == Kind::DataSec)
+        .map(|(btf, ty)| (btf.string_bytes(ty.name_offset), ty.id))
+        .collect();
+    let mut found = Vec::new();
+    for (index, section) in elf.sections.iter().enumerate() {
+        let own = matches!(section.kind, SHT_PROGBITS | SHT_NOBITS) && is_data_section(section.name);
+        if !own || section.size == 0 {
+            continue;
+        }
+        let value_size = match u32::try_from(section.size) {
+            Ok(size) if size as usize <= MAX_OBJECT => size,
+            _ => return Err(ObjectError::Map { name: section.name.to_owned(), why: "takes more than 16 MiB" }),
+        };
+        found.push(MapDefinition {
+            name: section.name,
+            shape: MapShape {
+                map_type: ARRAY,
+                key_size: 4,
+                value_size,
+                max_entries: 1,
+                flags: if is_read_only(section.name) { RDONLY_PROG } else { 0 },
+                value_type: types.get(section.name.as_bytes()).copied().unwrap_or_default(),
+                ..MapShape::default()
+            },
+            inner: None,
+            section: index,
+            offset: 0,
+            data: Some(section.data),
+            initialised: false,
+        });
+    }
+    Ok(found)
+}
+
+fn from_btf<'a>(elf: &Elf<'a>, index: usize, btf: &Btf<'a>, found: &mut Vec<MapDefinition<'a>>) -> Result<(), ObjectError> {
+    let symbols: HashMap<&str, u64> = elf.symbols_of(index).map(|s| (s.name, s.value)).collect();
+    // A place in `.maps` that is relocated is an initial element.
+    let filled = elf.relocations(index);
+    let Some(section) = btf.data_section(".maps") else { return Ok(()) };
+    for entry in section.variables() {
+        let var = btf.ty(entry.ty)?;
+        let name = btf.name(&var)?;
+        let wrong = |why| ObjectError::Map { name: name.to_owned(), why };
+        let offset = *symbols.get(name).ok_or_else(|| wrong("has no symbol"))?;
+        let shape = btf.peel(var.size_or_type)?;
+        if var.kind != Kind::Var || shape.kind != Kind::Struct {
+            return Err(wrong("is not declared by a struct"));
+        }
+        let (shape, inner) = attributes(btf, &shape, Depth::Outer).map_err(|e| match e {
+            Declaration::Btf(e) => ObjectError::Btf(e),
+            Declaration::Wrong(why) => wrong(why),
+        })?;
+        let end = offset.saturating_add(u64::from(entry.size));
+        let next = filled.partition_point(|r| r.offset < offset);
+        let initialised = filled.get(next).is_some_and(|r| r.offset < end);
+        found.push(MapDefinition { name, shape, inner, section: index, offset, data: None, initialised });
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Outer,
+    Inner,
+}
+
+enum Declaration {
+    Btf(BtfError),
+    Wrong(&'static str),
+}
+
+impl From<BtfError> for Declaration {
+    fn from(error: BtfError) -> Self {
+        Self::Btf(error)
+    }
+}
+
+/// The members of a map's struct: `__uint(name, N)` is a pointer to an array of N, `__type(name, T)` a pointer to T,
+/// `__ulong(name, N)` an enum with one value, `__array(values, T)` an array of pointers to T (libbpf's bpf_helpers.h).
+fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: Depth) -> Result<(MapShape, Option<MapShape>), Declaration> {
+    let mut shape = MapShape::default();
+    let mut inner = None;
+    for member in declared.members() {
+        match btf.string_bytes(member.name_offset) {
+            b"type" => shape.map_type = number(btf, member.ty)?,
+            b"max_entries" => shape.max_entries = number(btf, member.ty)?,
+            b"map_flags" => shape.flags = number(btf, member.ty)?,
+            b"key_size" => shape.key_size = number(btf, member.ty)?,
+            b"value_size" => shape.value_size = number(btf, member.ty)?,
+            b"map_extra" => shape.extra = wide_number(btf, member.ty)?,
+            b"key" => (shape.key_type, shape.key_size) = pointee(btf, member.ty)?,
+            b"value" => (shape.value_type, shape.value_size) = pointee(btf, member.ty)?,
+            // Where the map is pinned is ours to say: never the host's.
+            b"pinning" => {}
+            b"values" if depth == Depth::Outer => {
+                inner = values(btf, member.ty)?;
+                shape.value_size = 4;
+            }
+            b"values" => return Err(Declaration::Wrong("is a map of maps of maps")),
+            _ => return Err(Declaration::Wrong("is declared with an attribute that is not known here")),
+        }
+    }
+    if shape.map_type == 0 {
+        return Err(Declaration::Wrong("is declared without a type"));
+    }
+    Ok((shape, inner))
+}
+
+fn number(btf: &Btf<'_>, ty: u32) -> Result<u32, Declaration> {
+    let pointer = btf.peel(ty)?;
+    if pointer.kind == Kind::Ptr {
+        if let Some((_, len)) = btf.peel(pointer.size_or_type)?.array() {
+            return Ok(len);
+        }
+    }
+    Err(Declaration::Wrong("is declared with an attribute that is not a number"))
+}
+
+fn wide_number(btf: &Btf<'_>, ty: u32) -> Result<u64, Declaration> {
+    match btf.peel(ty)?.values().next() {
+        Some((_, value)) => Ok(value),
+        None => number(btf, ty).map(u64::from),
+    }
+}
+
+fn pointee(btf: &Btf<'_>, ty: u32) -> Result<(u32, u32), Declaration> {
+    let pointer = btf.peel(ty)?;
+    if pointer.kind != Kind::Ptr {
+        return Err(Declaration::Wrong("is declared with a key or value that is not a type"));
+    }
+    let size = btf.size(pointer.size_or_type)?;
+    let size = u32::try_from(size).map_err(|_| Declaration::Wrong("is declared with a key or value of more than 4 GiB"))?;
+    Ok((pointer.size_or_type, size))
+}
+
+/// The shape of the maps in a map of maps; None for the programs of a program array.
+fn values(btf: &Btf<'_>, ty: u32) -> Result<Option<MapShape>, Declaration> {
+    const WRONG: Declaration = Declaration::Wrong("is declared with values that are neither maps nor programs");
+    let (element, _) = btf.peel(ty)?.array().ok_or(WRONG)?;
+    let pointer = btf.peel(element)?;
+    if pointer.kind != Kind::Ptr {
+        return Err(WRONG);
+    }
+    let declared = btf.peel(pointer.size_or_type)?;
+    match declared.kind {
+        Kind::Struct => Ok(Some(attributes(btf, &declared, Depth::Inner)?.0)),
+        Kind::FuncProto | Kind::Void => Ok(None),
+        _ => Err(WRONG),
+    }
+}
+
+/// `struct bpf_map_def`: type, key size, value size, entries, flags, and what else the loader of the time wanted.
+fn from_structs<'a>(elf: &Elf<'a>, index: usize, found: &mut Vec<MapDefinition<'a>>) -> Result<(), ObjectError> {
+    let data = elf.sections[index].data;
+    let first = found.len();
+    for symbol in elf.symbols_of(index) {
+        if symbol.name.is_empty() || !matches!(symbol.kind, SymbolKind::Object | SymbolKind::Other) {
+            continue;
+        }
+        let words = usize::try_from(symbol.value).ok().and_then(|at| data.get(at..)).and_then(|rest| rest.first_chunk::<20>());
+        let Some(words) = words else {
+            return Err(ObjectError::Map { name: symbol.name.to_owned(), why: "has a definition that is cut short" });
+        };
+        let word = |n: usize| words[4 * n..].first_chunk().copied().map(u32::from_ne_bytes).unwrap_or_default();
+        found.push(MapDefinition {
+            name: symbol.name,
+            shape: MapShape {
+                map_type: word(0),
+                key_size: word(1),
+                value_size: word(2),
+                max_entries: word(3),
+                flags: word(4),
+                ..MapShape::default()
+            },
+            inner: None,
+            section: index,
+            offset: symbol.value,
+            data: None,
+            initialised: false,
+        });
+    }
+    found[first..].sort_by_key(|map| map.offset);
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! Pins below our bpffs: one directory for each owner, names that say what is pinned, nothing else.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::kernel::error::KernelError;
+use crate::model::ids::{OwnerNo, PinName};
+use crate::sys::{Errno, SysError, bpf, fsutil};
+
+/// What stands in our bpffs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The owners' directories, with their pins in the order of their names.
+    pub owners: Vec<(OwnerNo, Vec<PinName>)>,
+    /// Paths that are not ours by their names: a person's, or another version's. Nobody removes them.
+    pub strangers: Vec<PathBuf>,
+}
+
+/// Makes the directory of an owner's pins, 0700. One that is there already is an error: numbers of owners never come back.
+pub fn make_directory(directory: &Path) -> Result<(), KernelError> {
+    let made = DirBuilder::new().mode(0o700).create(directory);
+    Ok(made.map_err(SysError::io("make the pin directory", directory.display().to_string()))?)
+}
+
+/// Removes the directory of an owner with whatever is still in it, links first, so that what they attach is detached before
+/// the programs go. An absent one is a success.
+pub fn remove_directory(directory: &Path) -> Result<(), KernelError> {
+    let mut left = entries(directory)?;
+    left.sort_by_key(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_")));
+    for pin in left {
+        fsutil::unlink_if_present(&pin)?;
+    }
+    fsutil::remove_dir_if_present(directory)?;
+    Ok(())
+}
+
+/// Removes one pin. What it named ends when nothing else refers to it: a link detaches, a program is unloaded.
+pub fn unpin(directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
+    Ok(fsutil::unlink_if_present(&pin.path(directory))?)
+}
+
+/// Everything below our bpffs, for gc and doctor. Nothing where the bpffs is not there.
+pub fn list(bpffs: &Path) -> Result<Found, KernelError> {
+    let mut found = Found::default();
+    for path in entries(bpffs)? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        match name.and_then(OwnerNo::from_directory) {
+            Some(owner) => {
+                let mut pins = Vec::new();
+                for pin in entries(&path)? {
+                    match pin.file_name().and_then(|name| name.to_str()).and_then(PinName::from_file_name) {
+                        Some(name) => pins.push(name),
+                        None => found.strangers.push(pin),
+                    }
+                }
+                found.owners.push((owner, pins));
+            }
+            None => found.strangers.push(path),
+        }
+    }
+    found.owners.sort();
+    found.strangers.sort();
+    Ok(found)
+}
+
+/// Opens a map by its pin. The descriptor keeps the map alive until it is closed.
+///
+/// # Errors
+/// ENOENT where there is no such pin.
+pub fn open_map(directory: &Path, pin: &PinName) -> Result<OwnedFd, KernelError> {
+    bpf::open_pin(&pin.path(directory)).map_err(KernelError::pin("open", directory, pin))
+}
+
+/// Opens what a pin names; None where there is no such pin.
+pub(crate) fn open(directory: &Path, pin: &PinName) -> Result<Option<OwnedFd>, KernelError> {
+    match bpf::open_pin(&pin.path(directory)) {
+        Ok(object) => Ok(Some(object)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(KernelError::pin("open", directory, pin)(errno)),
+    }
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let fail = || SysError::io("list", directory.display().to_string());
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(error) => return Err(fail()(error).into()),
+    };
+    let mut found = entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(fail())?;
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The functions need a file system, not a bpffs: what they do to one is shown by the privileged tests.
+    #[test]
+    fn directories_come_and_go() {
+        let root = tempfile::tempdir().unwrap();
+        let owner = OwnerNo(7);
+        assert_eq!(list(&root.path().join("none")).unwrap(), Found::default());
+        let directory = root.path().join(owner.directory());
+        make_directory(&directory).unwrap();
+        assert!(make_directory(&directory).is_err(), "a number came back");
+        for name in ["prog_0", "link_2", "map_1", "someone"] {
+            fs::write(directory.join(name), "").unwrap();
+        }
+        fs::write(root.path().join("owner_x"), "").unwrap();
+        let found = list(root.path()).unwrap();
+        assert_eq!(found.owners, [(owner, vec![PinName::link(2), PinName::map(1), PinName::program(0)])]);
+        assert_eq!(found.strangers, [root.path().join("owner_7/someone"), root.path().join("owner_x")]);
+        for (pin, there) in [(PinName::program(0), true), (PinName::program(0), false), (PinName::link(2), true)] {
+            assert_eq!(unpin(&directory, &pin).unwrap(), there, "{pin}");
+        }
+        remove_directory(&directory).unwrap();
+        assert!(!directory.exists());
+        remove_directory(&directory).unwrap();
+    }
+}

@@ -1,0 +1,140 @@
+//! The verifier's log, cut down to what a person needs: the source line, the reason, and the last lines.
+
+use crate::kernel::core_relo::POISON;
+
+/// How much of the log's end is kept.
+const TAIL_LINES: usize = 16;
+const TAIL_BYTES: usize = 2048;
+/// How much of one line goes into a message.
+const LINE_BYTES: usize = 120;
+
+/// What the verifier said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifierLog {
+    /// The source line that it was at, `code @ file.c:12` on Linux 6.9 and later, `code` before; None without line records.
+    pub line: Option<String>,
+    /// Its last sentence.
+    pub reason: String,
+    /// The last lines.
+    pub tail: String,
+}
+
+impl VerifierLog {
+    /// Reads a log as BPF_PROG_LOAD left it in a buffer; None where the verifier said nothing.
+    pub fn read(buffer: &[u8]) -> Option<Self> {
+        let end = buffer.iter().position(|b| *b == 0).unwrap_or(buffer.len());
+        let text = String::from_utf8_lossy(&buffer[..end]);
+        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !statistics(line)).collect();
+        let reason = lines.last()?;
+        let line = lines.iter().rev().find_map(|line| line.strip_prefix("; "));
+        let mut tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
+        if tail.len() > TAIL_BYTES {
+            let least = tail.len() - TAIL_BYTES;
+            let cut = (least..=tail.len()).find(|n| tail.is_char_boundary(*n)).unwrap_or(tail.len());
+            let cut = tail[cut..].find('\n').map_or(cut, |n| cut + n + 1);
+            tail.drain(..cut);
+        }
+        Some(Self { line: line.map(|l| bounded(l.trim())), reason: bounded(reason.trim()), tail })
+    }
+
+    /// ` at "code @ file.c:12"`, or nothing.
+    pub fn at(&self) -> String {
+        self.line.as_ref().map(|line| format!(" at `{line}`")).unwrap_or_default()
+    }
+
+    /// True where the program was refused because it is loaded without CAP_PERFMON.
+    ///
+    /// The helpers are those that bpf_base_func_proto (kernel/bpf/helpers.c) gives out with CAP_PERFMON only; the sentences
+    /// are those that kernel/bpf/verifier.c writes where `allow_ptr_leaks` is off.
+    pub fn needs_perfmon(&self) -> bool {
+        const HELPERS: [&str; 13] = [
+            "bpf_probe_read#",
+            "bpf_probe_read_str#",
+            "bpf_probe_read_user#",
+            "bpf_probe_read_kernel#",
+            "bpf_probe_read_user_str#",
+            "bpf_probe_read_kernel_str#",
+            "bpf_trace_printk#",
+            "bpf_trace_vprintk#",
+            "bpf_snprintf#",
+            "bpf_snprintf_btf#",
+            "bpf_get_current_task#",
+            "bpf_get_current_task_btf#",
+            "bpf_task_pt_regs#",
+        ];
+        const SENTENCES: [&str; 5] = [
+            "leaks addr",
+            "pointer comparison prohibited",
+            "attempt to corrupt spilled pointer",
+            "pointer arithmetic prohibited",
+            "loading/calling other bpf or kernel functions are allowed for",
+        ];
+        let refused = self.reason.contains("cannot use helper") || self.reason.contains("unknown func");
+        refused && HELPERS.iter().any(|helper| self.reason.contains(helper))
+            || SENTENCES.iter().any(|sentence| self.reason.contains(sentence))
+    }
+
+    /// True where the verifier came to an instruction that CO-RE poisoned.
+    pub fn is_poisoned(&self) -> bool {
+        self.reason.contains(&format!("#{POISON}"))
+    }
+}
+
+/// Lines that count instead of explaining.
+fn statistics(line: &str) -> bool {
+    ["processed ", "verification time", "stack depth"].iter().any(|start| line.starts_with(start))
+}
+
+fn bounded(line: &str) -> String {
+    if line.len() <= LINE_BYTES { line.to_owned() } else { format!("{}…", &line[..cut_back(line, LINE_BYTES)]) }
+}
+
+/// The last place at or before `at` where characters part.
+fn cut_back(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|n| text.is_char_boundary(*n)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_stands_before_the_statistics() {
+        let log = VerifierLog::read(
+            b"0: R1=ctx() R10=fp0\n; return *(int *)0; @ broken.bpf.c:12\n0: (b7) r1 = 0\n1: (61) r0 = *(u32 *)(r1 +0)\n\
+              R1 invalid mem access 'scalar'\nprocessed 2 insns (limit 1000000) max_states_per_insn 0\n\0garbage",
+        )
+        .unwrap();
+        assert_eq!(log.line.as_deref(), Some("return *(int *)0; @ broken.bpf.c:12"));
+        assert_eq!(log.reason, "R1 invalid mem access 'scalar'");
+        assert_eq!(log.at(), " at `return *(int *)0; @ broken.bpf.c:12`");
+        assert!(log.tail.ends_with("'scalar'") && log.tail.starts_with("0: R1"));
+        assert!(!log.needs_perfmon());
+    }
+
+    #[test]
+    fn an_empty_log_says_nothing() {
+        assert_eq!(VerifierLog::read(b""), None);
+        assert_eq!(VerifierLog::read(&[0; 64]), None);
+        assert_eq!(VerifierLog::read(b"processed 0 insns\n"), None);
+    }
+
+    #[test]
+    fn what_needs_perfmon_is_told_apart() {
+        let needs = |text: &str| VerifierLog::read(text.as_bytes()).unwrap().needs_perfmon();
+        assert!(needs("program of this type cannot use helper bpf_probe_read_kernel#113"));
+        assert!(needs("unknown func bpf_trace_printk#6"));
+        assert!(needs("R0 leaks addr as return value"));
+        assert!(!needs("program of this type cannot use helper bpf_redirect#23"));
+        assert!(!needs("R1 type=scalar expected=fp"));
+    }
+
+    #[test]
+    fn tails_are_bounded() {
+        let long = "ü".repeat(5000);
+        let log = VerifierLog::read(long.as_bytes()).unwrap();
+        assert!(log.tail.len() <= TAIL_BYTES && log.reason.len() <= LINE_BYTES + 4);
+        let many = "line of the log\n".repeat(1000);
+        assert!(VerifierLog::read(many.as_bytes()).unwrap().tail.lines().count() <= TAIL_LINES);
+    }
+}

@@ -1,0 +1,513 @@
+//! Gather, plan, apply: what a container asked for, for one start.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::image::{Images, Want};
+use crate::kernel::Kernel;
+use crate::lifecycle::error::chain;
+use crate::lifecycle::host::{Host, Need};
+use crate::lifecycle::policy_files::LoadedPolicy;
+use crate::lifecycle::{Cause, Lifecycle};
+use crate::model::admission::{Admission, admit, on_failure};
+use crate::model::annotations::{OnFailure, ProgramsRequest, Request};
+use crate::model::attach_point::{AttachPoint, Scope};
+use crate::model::container::Container;
+use crate::model::facts::{CgroupFact, Facts};
+use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
+use crate::model::object::ObjectFacts;
+use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
+use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
+use crate::model::record::{
+    BpffsRecord, CgroupRecord, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap, Workload,
+};
+use crate::model::reference::Reference;
+use crate::model::registries::RegistryConfig;
+use crate::store::{StoreError, WriteTxn};
+
+/// How long a start waits for another container of its pod to attach the pod's programs.
+const POD_WAIT: Duration = Duration::from_secs(10);
+
+/// Pause between two looks at a record that another process works on.
+const POLL: Duration = Duration::from_millis(5);
+
+/// What came of an acquire.
+#[derive(Debug)]
+pub enum Acquired {
+    /// Everything that was asked for is there.
+    Done(OwnerNo),
+    /// It was there before: createRuntime ran a second time for the same init and request.
+    Already(OwnerNo),
+    /// It failed, nothing is left, and the request and policy say that the container starts all the same.
+    Without(Cause),
+}
+
+/// One container's start.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// The container.
+    pub container: &'a Container,
+    /// What it asks for.
+    pub request: &'a Request,
+    /// What the administrator allows.
+    pub policy: &'a LoadedPolicy,
+    /// How registries are spoken to.
+    pub registries: &'a RegistryConfig,
+    /// Until when images may be fetched.
+    pub fetch_until: Instant,
+}
+
+impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
+    /// Does all of a request, or nothing of it.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; the failure is recorded, what had been done is undone, and what could not be
+    /// undone stays in the record for gc.
+    pub fn acquire(&self, images: &impl Images, start: Start<'_>) -> Result<Acquired, Cause> {
+        let container = start.container;
+        let mut init = self.host.open_init(container).map_err(|e| self.refuse(container, e.into()))?;
+        let who = container_facts(container, self.host.runtime_user(), self.host.has_user_namespace(&init));
+        let policy = &start.policy.policy;
+        let acquired = admit(policy, &who, start.request)
+            .map_err(|refusal| self.refuse(container, refusal.into()))
+            .and_then(|admission| self.acquire_admitted(images, start, &admission, &mut init));
+        match acquired {
+            Err(cause) if on_failure(policy, &who, start.request) == OnFailure::Continue => Ok(Acquired::Without(cause)),
+            result => result,
+        }
+    }
+
+    fn acquire_admitted(
+        &self,
+        images: &impl Images,
+        start: Start<'_>,
+        admission: &Admission<'_>,
+        init: &mut H::Init,
+    ) -> Result<Acquired, Cause> {
+        let container = start.container;
+        let request = request_digest(start.request);
+        let prepared = self.clear_the_way(container, self.host.identity(init), request).and_then(|already| match already {
+            Some(no) => Ok(Err(no)),
+            None => self.plan(images, start, admission, init).map(Ok),
+        });
+        let (facts, plan) = match prepared {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(already)) => return Ok(Acquired::Already(already)),
+            Err(cause) => return Err(self.refuse(container, cause)),
+        };
+
+        let mut record = self.blank(container);
+        record.init = Some(self.host.identity(init));
+        record.request = Some(request);
+        fill(&mut record, &plan.container);
+        show_maps(&mut record, &plan);
+        if let Some(CgroupFact::Own { path, id }) = &facts.cgroup {
+            record.cgroup = Some(CgroupRecord { path: path.clone(), id: *id });
+        }
+        let netns = match self.claim(&mut record, &plan, &facts, container) {
+            Ok(netns) => netns,
+            Err(cause) => return Err(self.refuse(container, cause)),
+        };
+        self.build(init, container, &mut record, netns, &plan).map_err(|cause| {
+            let sentence = chain(&cause);
+            if let Err(second) = self.fail(&record, &sentence) {
+                tracing::error!(container = %container.id, error = %chain(&second), "undo a failed start");
+            }
+            cause
+        })?;
+        Ok(Acquired::Done(record.no))
+    }
+
+    /// Gathers facts and images and makes the plan. Nothing has an effect yet but the image cache.
+    fn plan(
+        &self,
+        images: &impl Images,
+        start: Start<'_>,
+        admission: &Admission<'_>,
+        init: &mut H::Init,
+    ) -> Result<(Facts, Plan), Cause> {
+        let (container, request) = (start.container, start.request);
+        let programs = !matches!(request.programs, ProgramsRequest::None);
+        let network = programs || admission.delegation.is_some_and(|d| d.reaches_netns());
+        let facts = self.host.facts(init, container, Need { network, cgroup: programs })?;
+        let mut objects = Vec::new();
+        for (reference, rules) in &admission.images {
+            let bytecode = images.fetch(&Want {
+                reference,
+                pull: admission.pull,
+                rules,
+                keys: &start.policy.keys,
+                registries: start.registries,
+                policy: start.policy.id,
+                deadline: start.fetch_until,
+            })?;
+            let declared = self.kernel.describe(&bytecode.object)?;
+            let rule =
+                admission.image_rule(reference, &bytecode.rule).expect("images answer with one of the rules they were given");
+            check_object(admission, request, reference, rule, &declared)?;
+            objects.push(ObjectInput { bytecode, facts: declared, host_scope: rule.scope == Scope::Host });
+        }
+        self.check_deadline()?;
+        let plan = plan::make(&Inputs {
+            id: &container.id,
+            request,
+            facts: &facts,
+            objects: &objects,
+            delegation: admission.delegation,
+            host_scope: admission.host_scope,
+            limits: admission.limits,
+            user: container.user,
+            late_network: container.late_network(),
+            foreign_cgroups: container.foreign_cgroups(),
+        })?;
+        container.check_rights(request, admission.delegation.as_ref())?;
+        Ok((facts, plan))
+    }
+
+    /// Makes room for a new record: tells whether the work is done already, releases what a dead container of the same id
+    /// left, and refuses where a living one has the id.
+    fn clear_the_way(&self, container: &Container, init: ProcessIdentity, request: Digest) -> Result<Option<OwnerNo>, Cause> {
+        let id = &container.id;
+        for record in self.store.read::<_, StoreError>(|txn| txn.by_container(id))? {
+            match record.phase {
+                Phase::Failed => {
+                    self.store.write::<_, StoreError>(|txn| txn.delete(record.no))?;
+                }
+                Phase::Ready if record.init == Some(init) => {
+                    return if record.request == Some(request) {
+                        Ok(Some(record.no))
+                    } else {
+                        Err(Cause::OtherRequest { id: id.clone() })
+                    };
+                }
+                Phase::Ready => {
+                    let alive = match record.init {
+                        Some(init) => self.host.is_alive(&init)?,
+                        None => false,
+                    };
+                    if let (true, Owner::Container { bundle, .. }) = (alive, &record.owner) {
+                        return Err(Cause::IdTaken { id: id.clone(), bundle: bundle.clone() });
+                    }
+                    self.release_leftover(record.no, id)?;
+                }
+                Phase::Pending | Phase::Releasing => self.release_leftover(record.no, id)?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn release_leftover(&self, no: OwnerNo, id: &crate::model::ids::ContainerId) -> Result<(), Cause> {
+        use crate::lifecycle::release::Released;
+        match self.release(no)? {
+            Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: format!("container {id}") }),
+            Released::Partly(errors) => Err(Cause::Leftovers(errors)),
+            Released::Gone | Released::Absent | Released::Held(_) => Ok(()),
+        }
+    }
+
+    /// Transaction 1: writes down every pin to come, for the container and, in a pod, for its network namespace.
+    ///
+    /// Returns the network namespace's record where this start has to build it, and None where there is nothing to
+    /// build: no such programs, or another container of the pod built them and this one joined.
+    fn claim(
+        &self,
+        record: &mut OwnerRecord,
+        plan: &Plan,
+        facts: &Facts,
+        container: &Container,
+    ) -> Result<Option<OwnerRecord>, Cause> {
+        enum Claim {
+            Granted(Option<OwnerRecord>),
+            Wait(ProcessIdentity),
+            Refused(Cause),
+        }
+        let until = Instant::now() + POD_WAIT;
+        loop {
+            let claim = self.store.write::<_, StoreError>(|txn| {
+                if let Some(other) = txn.by_container(&container.id)?.first() {
+                    let what = format!("container {}", container.id);
+                    return Ok(Claim::Refused(Cause::Busy { pid: other.actor.process.pid, what }));
+                }
+                record.no = self.free_number(txn)?;
+                record.holds.clear();
+                let Some(wanted) = &plan.netns else {
+                    txn.put(record)?;
+                    return Ok(Claim::Granted(None));
+                };
+                let signature = plan_digest(wanted);
+                for mut other in txn.by_netns(facts.netns_cookie)? {
+                    if other.request == Some(signature) {
+                        if other.phase != Phase::Ready {
+                            return Ok(Claim::Wait(other.actor.process));
+                        }
+                        other.holders.push(record.no);
+                        record.holds.push(other.no);
+                        txn.put(&other)?;
+                        txn.put(record)?;
+                        return Ok(Claim::Granted(None));
+                    }
+                    if let Some(iface) = common_xdp(wanted, &other) {
+                        let mut holders = Vec::new();
+                        for holder in &other.holders {
+                            if let Some(OwnerRecord { owner: Owner::Container { id, .. }, .. }) = txn.get(*holder)? {
+                                holders.push(id.to_string());
+                            }
+                        }
+                        return Ok(Claim::Refused(Cause::NetnsTaken { iface, holders: holders.join(", ") }));
+                    }
+                }
+                let mut netns = self.blank(container);
+                netns.no = self.free_number(txn)?;
+                netns.owner = Owner::Netns { cookie: facts.netns_cookie, sandbox: container.sandbox.clone() };
+                netns.request = Some(signature);
+                netns.holders.push(record.no);
+                fill(&mut netns, wanted);
+                record.holds.push(netns.no);
+                txn.put(&netns)?;
+                txn.put(record)?;
+                Ok(Claim::Granted(Some(netns)))
+            })?;
+            match claim {
+                Claim::Granted(netns) => return Ok(netns),
+                Claim::Refused(cause) => return Err(cause),
+                Claim::Wait(process) => {
+                    if !self.host.is_alive(&process)? {
+                        self.reconcile(super::reconcile::Depth::InPassing, super::reconcile::Mode::Release)?;
+                    } else if Instant::now() >= until {
+                        return Err(Cause::Busy { pid: process.pid, what: "the pod's network programs".to_owned() });
+                    }
+                    self.check_deadline()?;
+                    std::thread::sleep(POLL);
+                }
+            }
+        }
+    }
+
+    /// A number whose pin directory is not there. A store that was lost and made anew starts to count from 1, while the pins
+    /// of the old one's owners are still in our bpffs.
+    fn free_number(&self, txn: &mut WriteTxn<'_>) -> Result<OwnerNo, StoreError> {
+        loop {
+            let no = txn.next_no()?;
+            if !self.fs.join(no.directory()).exists() {
+                return Ok(no);
+            }
+        }
+    }
+
+    /// The effects, and transaction 2.
+    fn build(
+        &self,
+        init: &H::Init,
+        container: &Container,
+        record: &mut OwnerRecord,
+        netns: Option<OwnerRecord>,
+        plan: &Plan,
+    ) -> Result<(), Cause> {
+        if let (Some(mut netns), Some(wanted)) = (netns, &plan.netns) {
+            self.apply(init, &mut netns, wanted)?;
+            self.complete(&mut netns)?;
+        }
+        self.apply(init, record, &plan.container)?;
+        if let Some(bpffs) = &plan.bpffs {
+            self.check_deadline()?;
+            // Last, because the kernel removes it with the container, while nothing of ours can reach in to undo it.
+            self.host.mount_bpffs(init, container, &self.fs.join(record.no.directory()), bpffs)?;
+        }
+        self.complete(record)
+    }
+
+    fn apply(&self, init: &H::Init, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
+        if plan.objects.is_empty() {
+            return Ok(());
+        }
+        let directory = self.fs.join(record.no.directory());
+        self.kernel.make_directory(&directory)?;
+        for object in &plan.objects {
+            self.check_deadline()?;
+            let ids = self.kernel.load(&directory, object)?;
+            for (planned, id) in object.programs.iter().zip(ids.programs) {
+                if let Some(program) = record.programs.iter_mut().find(|p| p.pin == planned.pin) {
+                    program.id = Some(id);
+                }
+            }
+            for (planned, id) in object.maps.iter().zip(ids.maps) {
+                if let Some(map) = record.maps.iter_mut().find(|m| m.pin == planned.pin) {
+                    map.id = Some(id);
+                }
+            }
+        }
+        for (planned, link) in plan.links.iter().zip(&mut record.links) {
+            self.check_deadline()?;
+            link.id = Some(self.kernel.attach(&directory, planned, self.host.places(init))?);
+        }
+        Ok(())
+    }
+
+    /// Transaction 2: kernel ids and Ready, if the record is still ours.
+    fn complete(&self, record: &mut OwnerRecord) -> Result<(), Cause> {
+        record.phase = Phase::Ready;
+        record.changed = self.host.now();
+        let mine = self.store.write::<_, StoreError>(|txn| match txn.get(record.no)? {
+            Some(kept) if kept.phase == Phase::Pending && kept.actor == record.actor => {
+                txn.put(record)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        })?;
+        if mine { Ok(()) } else { Err(Cause::RecordGone { no: record.no }) }
+    }
+
+    /// Keeps a refusal visible for `list` and `inspect`, and hands it back.
+    fn refuse(&self, container: &Container, cause: Cause) -> Cause {
+        self.record_refusal(container, &chain(&cause));
+        cause
+    }
+
+    /// Keeps the reason why a container did not get what it asked for. A store that does not work is only logged: the
+    /// reason itself is what the caller reports.
+    pub fn record_refusal(&self, container: &Container, sentence: &str) {
+        let mut failed = self.blank(container);
+        failed.phase = Phase::Failed;
+        failed.failure = Some(sentence.to_owned());
+        let written = self.store.write::<_, StoreError>(|txn| {
+            for record in txn.by_container(&container.id)? {
+                if record.phase == Phase::Failed {
+                    txn.delete(record.no)?;
+                }
+            }
+            failed.no = txn.next_no()?;
+            txn.put(&failed)
+        });
+        if let Err(error) = written {
+            tracing::warn!(container = %container.id, error = %chain(&error), "record a refusal");
+        }
+    }
+
+    fn blank(&self, container: &Container) -> OwnerRecord {
+        let now = self.host.now();
+        OwnerRecord {
+            no: OwnerNo(0),
+            owner: Owner::Container {
+                id: container.id.clone(),
+                bundle: container.bundle.clone(),
+                runtime_user: self.host.runtime_user(),
+            },
+            phase: Phase::Pending,
+            actor: self.actor(),
+            created: now,
+            changed: now,
+            init: None,
+            request: None,
+            engine: Some(container.engine),
+            workload: Some(container.workload.clone()),
+            cgroup: None,
+            programs: Vec::new(),
+            maps: Vec::new(),
+            links: Vec::new(),
+            bpffs: None,
+            images: Vec::new(),
+            holds: Vec::new(),
+            holders: Vec::new(),
+            failure: None,
+            leftovers: Vec::new(),
+        }
+    }
+}
+
+/// What container rules can match: facts, never claims.
+pub fn container_facts(container: &Container, runtime_user: u32, userns: bool) -> ContainerFacts {
+    let Workload { namespace, pod, container: name } = container.workload.clone();
+    ContainerFacts { engine: container.engine, namespace, pod, container: name, runtime_user, userns }
+}
+
+/// What only the object and the rule that allowed it can tell: kinds, globals and maps.
+fn check_object(
+    admission: &Admission<'_>,
+    request: &Request,
+    reference: &Reference,
+    rule: &ImageRule,
+    object: &ObjectFacts,
+) -> Result<(), Refusal> {
+    if matches!(request.programs, ProgramsRequest::All { .. }) {
+        for program in &object.programs {
+            if let Some(declared) = &program.declared {
+                admission.check_program(reference, rule, &program.function, declared.kind())?;
+            }
+        }
+    }
+    for global in request.globals.iter().filter(|g| object.globals.iter().any(|o| o.name == g.name)) {
+        admission.check_global(reference, rule, &global.name)?;
+    }
+    for map in request.maps.iter().filter(|m| object.maps.iter().any(|o| o.name == m.name)) {
+        admission.check_map(reference, rule, &map.name, map.access)?;
+    }
+    Ok(())
+}
+
+/// Names in the record every pin that the plan will make.
+fn fill(record: &mut OwnerRecord, plan: &OwnerPlan) {
+    for (image, object) in plan.objects.iter().enumerate() {
+        record.images.push(object.image.clone());
+        for map in &object.maps {
+            record.maps.push(MapRecord { pin: map.pin.clone(), name: map.name.clone(), image, id: None, shown: None });
+        }
+        for program in &object.programs {
+            record.programs.push(ProgramRecord {
+                pin: program.pin.clone(),
+                function: program.function.clone(),
+                kind: program.kind,
+                scope: object.scope,
+                image,
+                id: None,
+            });
+        }
+    }
+    for link in &plan.links {
+        record.links.push(LinkRecord { pin: link.pin.clone(), program: link.program.clone(), at: link.at.clone(), id: None });
+    }
+}
+
+fn show_maps(record: &mut OwnerRecord, plan: &Plan) {
+    let Some(bpffs) = &plan.bpffs else { return };
+    record.bpffs = Some(BpffsRecord { path: bpffs.path.clone(), delegation: bpffs.delegation });
+    for (pin, file_name, access) in &bpffs.maps {
+        if let Some(map) = record.maps.iter_mut().find(|m| m.pin == *pin) {
+            map.shown = Some(ShownMap { file_name: file_name.clone(), access: *access });
+        }
+    }
+}
+
+/// The interface that both want an XDP program on.
+fn common_xdp(wanted: &OwnerPlan, other: &OwnerRecord) -> Option<String> {
+    wanted.links.iter().find_map(|link| match &link.at {
+        AttachPoint::Xdp { iface, .. } => other
+            .links
+            .iter()
+            .any(|l| matches!(&l.at, AttachPoint::Xdp { iface: taken, .. } if taken.index == iface.index))
+            .then(|| iface.name.clone()),
+        _ => None,
+    })
+}
+
+fn request_digest(request: &Request) -> Digest {
+    Digest::from_bytes(Sha256::digest(request.canonical()).into())
+}
+
+/// Tells apart what containers of one pod ask of their network namespace: objects, globals, programs and places.
+fn plan_digest(plan: &OwnerPlan) -> Digest {
+    let mut hash = Sha256::new();
+    for object in &plan.objects {
+        hash.update(object.image.object.as_bytes());
+        let globals: BTreeMap<&str, &[u8]> = object
+            .globals
+            .iter()
+            .filter(|(name, _)| !name.starts_with("bpfman_"))
+            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+            .collect();
+        hash.update(format!("{globals:?}{:?}", object.programs));
+    }
+    hash.update(format!("{:?}", plan.links));
+    Digest::from_bytes(hash.finalize().into())
+}

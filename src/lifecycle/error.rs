@@ -1,0 +1,129 @@
+//! Why a lifecycle call did not do what it was asked.
+
+use std::path::PathBuf;
+
+use crate::image::ImageError;
+use crate::kernel::KernelError;
+use crate::lifecycle::host::HostError;
+use crate::model::container::MissingRights;
+use crate::model::ids::{ContainerId, OwnerNo, Pid};
+use crate::model::plan::PlanError;
+use crate::model::policy::Refusal;
+use crate::store::StoreError;
+
+/// The reasons, by the layer that found them.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// Policy does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The container lacks a capability or a seccomp rule that the request needs.
+    #[error(transparent)]
+    Missing(#[from] MissingRights),
+    /// The request does not fit its objects or its container.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The image could not be had, or not be trusted.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The kernel refused something.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A process, namespace, cgroup or mount is not as it has to be.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The store did not work.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What a dead container of the same id left could not be removed.
+    #[error("remove what a dead container of this id left")]
+    Leftovers(#[source] ReleaseErrors),
+    /// Another container has this id.
+    #[error("container id {id} belongs to a living container in bundle {}; choose another id", bundle.display())]
+    IdTaken {
+        /// The id.
+        id: ContainerId,
+        /// The other container's bundle.
+        bundle: PathBuf,
+    },
+    /// createRuntime ran before for this init, with another request.
+    #[error(
+        "container {id} already has its programs, from a different request; the annotations of a running container cannot change"
+    )]
+    OtherRequest {
+        /// The id.
+        id: ContainerId,
+    },
+    /// Another process of ours works on this owner.
+    #[error("process {pid} is at work on {what}; try again when it is done")]
+    Busy {
+        /// The process.
+        pid: Pid,
+        /// The owner.
+        what: String,
+    },
+    /// The pod's network namespace has other programs at this place.
+    #[error(
+        "attach xdp to {iface}: containers {holders} of the pod have another XDP request there, and one interface takes one XDP program until chains come"
+    )]
+    NetnsTaken {
+        /// The interface.
+        iface: String,
+        /// Who made it: the owner's holders.
+        holders: String,
+    },
+    /// The record vanished while its owner was being built.
+    #[error("record {no} was removed while its programs were being loaded; they were removed again")]
+    RecordGone {
+        /// The record.
+        no: OwnerNo,
+    },
+    /// The time is over.
+    #[error("gave up, because the time for a hook is over; what was done was undone")]
+    Deadline,
+}
+
+/// Everything that a release could not undo. The record keeps it, and gc tries again.
+#[derive(Debug, Default)]
+pub struct ReleaseErrors(pub Vec<KernelError>);
+
+impl ReleaseErrors {
+    /// Keeps the error of one step and goes on.
+    pub fn collect<T>(&mut self, step: Result<T, KernelError>) -> Option<T> {
+        match step {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.0.push(error);
+                None
+            }
+        }
+    }
+
+    /// One sentence for each error, its causes included.
+    pub fn sentences(&self) -> Vec<String> {
+        self.0.iter().map(|e| chain(e)).collect()
+    }
+}
+
+impl std::fmt::Display for ReleaseErrors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.sentences().join("; "))
+    }
+}
+
+impl std::error::Error for ReleaseErrors {}
+
+/// An error with its causes in one line, joined by `: `. A cause that the message before it already ends with is not said twice.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text.replace(['\n', '\r'], " ")
+}

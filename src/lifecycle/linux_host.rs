@@ -1,0 +1,171 @@
+//! The host as it is: `/proc`, namespaces, cgroups, mounts.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::time::Instant;
+
+use crate::kernel::{KernelError, Places};
+use crate::lifecycle::host::{Host, HostError, Need};
+use crate::model::config::{NamespaceKind, NamespaceSource};
+use crate::model::container::Container;
+use crate::model::facts::{Facts, NetnsFact};
+use crate::model::ids::ProcessIdentity;
+use crate::model::plan::PlannedBpffs;
+use crate::model::policy::Engine;
+use crate::sys::bpffs::{MapFile, Spec};
+use crate::sys::pid::{self, Namespace, Namespaces, Process};
+use crate::sys::{self, cgroup, clock, netns};
+
+/// The real host.
+#[derive(Debug)]
+pub struct LinuxHost {
+    own: Namespaces,
+    me: ProcessIdentity,
+    until: Instant,
+}
+
+/// A container's init, held by pidfd, and the places in it that links need.
+///
+/// Dropping it closes the descriptors; nothing in the container keeps living because of us.
+#[derive(Debug)]
+pub struct Init {
+    process: Process,
+    namespaces: Namespaces,
+    netns: Option<OwnedFd>,
+    cgroup: Option<OwnedFd>,
+}
+
+impl LinuxHost {
+    /// Looks at our own process once. `until` is when waiting for a child in a container's namespaces ends.
+    ///
+    /// # Errors
+    /// Where `/proc` is not readable.
+    pub fn new(until: Instant) -> Result<Self, HostError> {
+        Ok(Self { own: pid::own_namespaces()?, me: pid::own_identity()?, until })
+    }
+
+    /// How the container came to its network namespace.
+    fn provenance(&self, init: &Init, container: &Container) -> Result<NetnsFact, HostError> {
+        if init.namespaces.network == self.own.network {
+            return Ok(NetnsFact::Host);
+        }
+        if let NamespaceSource::New = container.config.namespace(NamespaceKind::Network) {
+            return Ok(NetnsFact::Own);
+        }
+        // A path: an engine made it for the container or its sandbox, or it is somebody else's.
+        if matches!(container.engine, Engine::Containerd | Engine::CriO) {
+            return Ok(NetnsFact::Sandbox { sandbox: container.sandbox.clone() });
+        }
+        let other = pid::processes_in_netns(init.namespaces.network, &[init.process.pid()])?;
+        Ok(other.map_or(NetnsFact::Own, |other| NetnsFact::Foreign { other: other.get() }))
+    }
+}
+
+impl Host for LinuxHost {
+    type Init = Init;
+
+    fn me(&self) -> ProcessIdentity {
+        self.me
+    }
+
+    fn now(&self) -> u64 {
+        clock::unix_seconds()
+    }
+
+    fn boottime(&self) -> u64 {
+        clock::boot_seconds()
+    }
+
+    fn is_alive(&self, process: &ProcessIdentity) -> Result<bool, HostError> {
+        Ok(pid::is_alive(process)?)
+    }
+
+    fn open_init(&self, container: &Container) -> Result<Init, HostError> {
+        let pid = container.pid.ok_or(HostError::NoPid)?;
+        let process = pid::open_process(pid)?;
+        let namespaces = process.namespaces()?;
+        let not_init = |why: &str| HostError::NotInit { pid: pid.get(), why: why.to_owned() };
+        if namespaces.mount == self.own.mount {
+            return Err(not_init("it shares our mount namespace"));
+        }
+        let asks = |kind| matches!(container.config.namespace(kind), NamespaceSource::New);
+        for (kind, name, namespace) in [
+            (NamespaceKind::User, "user", Namespace::User),
+            (NamespaceKind::Network, "network", Namespace::Network),
+            (NamespaceKind::Pid, "pid", Namespace::Pid),
+        ] {
+            if asks(kind) && namespaces.inode(namespace) == self.own.inode(namespace) {
+                return Err(not_init(&format!("config.json gives it a {name} namespace of its own, and it is in ours")));
+            }
+        }
+        Ok(Init { process, namespaces, netns: None, cgroup: None })
+    }
+
+    fn identity(&self, init: &Init) -> ProcessIdentity {
+        init.process.identity()
+    }
+
+    fn runtime_user(&self) -> u32 {
+        pid::own_uid()
+    }
+
+    fn has_user_namespace(&self, init: &Init) -> bool {
+        init.namespaces.user != self.own.user
+    }
+
+    fn facts(&self, init: &mut Init, container: &Container, need: Need) -> Result<Facts, HostError> {
+        let fact = |kind| init.namespaces.fact(kind, &self.own);
+        let mut facts = Facts {
+            net: fact(Namespace::Network),
+            mnt: fact(Namespace::Mount),
+            pid: fact(Namespace::Pid),
+            user: fact(Namespace::User),
+            cgroup_ns: fact(Namespace::Cgroup),
+            netns: NetnsFact::Own,
+            netns_cookie: 0,
+            interfaces: Vec::new(),
+            cgroup: None,
+            init: init.process.pid().get(),
+            cpus: 1,
+        };
+        if need.network {
+            facts.netns = self.provenance(init, container)?;
+            let netns = init.process.open_namespace(Namespace::Network)?;
+            (facts.netns_cookie, facts.interfaces) = netns::survey(netns.as_fd())?;
+            init.netns = Some(netns);
+        }
+        if need.cgroup {
+            let found = cgroup::of_container(&init.process, container.config.cgroups_path.as_deref())?;
+            init.cgroup = found.directory;
+            facts.cgroup = Some(found.fact);
+        }
+        facts.cpus = sys::cpus::possible();
+        Ok(facts)
+    }
+
+    fn places<'a>(&self, init: &'a Init) -> Places<'a> {
+        Places { netns: init.netns.as_ref().map(|fd| fd.as_fd()), cgroup: init.cgroup.as_ref().map(|fd| fd.as_fd()) }
+    }
+
+    fn mount_bpffs(&self, init: &Init, container: &Container, directory: &Path, bpffs: &PlannedBpffs) -> Result<(), HostError> {
+        let user_ns = init.process.open_namespace(Namespace::User)?;
+        let mount_ns = init.process.open_namespace(Namespace::Mount)?;
+        let maps = bpffs
+            .maps
+            .iter()
+            .map(|(pin, name, _)| Ok((crate::kernel::pins::open_map(directory, pin)?, name.as_str())))
+            .collect::<Result<Vec<_>, KernelError>>()?;
+        let files: Vec<_> = maps.iter().map(|(map, name)| MapFile { map: map.as_fd(), name }).collect();
+        let spec = Spec {
+            user_ns: user_ns.as_fd(),
+            mount_ns: mount_ns.as_fd(),
+            root: &container.rootfs,
+            target: &bpffs.path,
+            delegation: bpffs.delegation.unwrap_or_default(),
+            maps: &files,
+            owner: bpffs.user,
+        };
+        sys::bpffs::mount(&spec, self.until)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! Comparing records, pins and living containers, and releasing the dead: `gc`.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::kernel::Kernel;
+use crate::lifecycle::error::chain;
+use crate::lifecycle::host::Host;
+use crate::lifecycle::release::Released;
+use crate::lifecycle::{Cause, Lifecycle};
+use crate::model::ids::OwnerNo;
+use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::store::{Store, StoreError};
+
+/// How long a failed request stays visible.
+pub const FAILED_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// Failed requests that are kept at most.
+pub const FAILED_MAX: usize = 1000;
+
+/// Living owners that a start of a container looks at in passing.
+const PASSING: usize = 8;
+
+/// How thoroughly to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Every record and every pin: `bpfman-hook gc`.
+    All,
+    /// Unfinished records and a few others: at the start of a container.
+    InPassing,
+}
+
+/// What to do with the findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Release them.
+    Release,
+    /// Only tell: `--dry-run`.
+    Tell,
+}
+
+/// One thing that gc found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The record's number, or that of the directory without a record.
+    pub no: OwnerNo,
+    /// What it is.
+    pub what: String,
+    /// Why it has to go.
+    pub why: String,
+    /// What was done: `released`, `left`, `would be released`, or what was in the way.
+    pub result: String,
+}
+
+impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
+    /// Finds and releases what is owned by the dead. An owner whose actor lives is never touched.
+    ///
+    /// # Errors
+    /// Only where the store or our bpffs cannot be read; what cannot be released is in the findings.
+    pub fn reconcile(&self, depth: Depth, mode: Mode) -> Result<Vec<Finding>, Cause> {
+        // Directories before records: a record is written before its directory is made, so a directory that is seen
+        // here and has no record afterwards was left by a release that could not finish.
+        let directories = match depth {
+            Depth::All => self.kernel.directories(self.fs)?,
+            Depth::InPassing => Vec::new(),
+        };
+        let mut findings = Vec::new();
+        let records = match depth {
+            Depth::All => {
+                let (records, damaged) = read_all(self.store)?;
+                for (no, error) in damaged {
+                    let why = chain(&error);
+                    findings.push(self.found(no, format!("record {no}"), why, mode)?);
+                }
+                records
+            }
+            Depth::InPassing => self.sample()?,
+        };
+        for record in &records {
+            if let Some(why) = self.is_dead(record)? {
+                findings.push(self.found(record.no, describe(&record.owner), why, mode)?);
+            }
+        }
+        for no in directories {
+            if self.store.read::<_, StoreError>(|txn| txn.get(no))?.is_none() {
+                findings.push(self.orphan(no, mode));
+            }
+        }
+        if mode == Mode::Release {
+            let oldest = self.host.now().saturating_sub(FAILED_KEPT.as_secs());
+            self.store.write::<_, StoreError>(|txn| txn.prune_failed(oldest, FAILED_MAX))?;
+        }
+        Ok(findings)
+    }
+
+    /// Every unfinished owner, and a few of the others: those that come next, by the clock.
+    fn sample(&self) -> Result<Vec<OwnerRecord>, Cause> {
+        let start = usize::try_from(self.host.now()).unwrap_or_default();
+        Ok(self.store.read::<_, StoreError>(|txn| {
+            let ready = txn.phases(Phase::Ready)?;
+            let mut numbers = txn.phases(Phase::Pending)?;
+            numbers.extend(txn.phases(Phase::Releasing)?);
+            numbers.extend(ready.iter().cycle().skip(start % ready.len().max(1)).take(PASSING.min(ready.len())));
+            let records = numbers.into_iter().filter_map(|no| txn.get(no).transpose());
+            // A record that does not decode is `gc`'s business, not a start's.
+            Ok::<_, StoreError>(records.filter_map(Result::ok).collect())
+        })?)
+    }
+
+    /// Why an owner is dead, or None.
+    fn is_dead(&self, record: &OwnerRecord) -> Result<Option<String>, Cause> {
+        match record.phase {
+            Phase::Failed => Ok(None),
+            Phase::Pending | Phase::Releasing => {
+                let pid = record.actor.process.pid;
+                if record.actor.process == self.host.me() || self.host.is_alive(&record.actor.process)? {
+                    return Ok(None);
+                }
+                let doing = if record.phase == Phase::Pending { "loading" } else { "releasing" };
+                Ok(Some(format!("process {pid} died while {doing} it")))
+            }
+            Phase::Ready => match &record.owner {
+                Owner::Container { .. } => match record.init {
+                    Some(init) if self.host.is_alive(&init)? => Ok(None),
+                    Some(init) => Ok(Some(format!("its init, process {}, is gone", init.pid))),
+                    None => Ok(Some("it has no init".to_owned())),
+                },
+                Owner::Netns { .. } => {
+                    let held = self.store.read::<_, StoreError>(|txn| {
+                        for holder in &record.holders {
+                            if txn.get(*holder)?.is_some() {
+                                return Ok(true);
+                            }
+                        }
+                        Ok(false)
+                    })?;
+                    Ok((!held).then(|| "no container holds it".to_owned()))
+                }
+                Owner::Host { .. } => Ok(None),
+            },
+        }
+    }
+
+    fn found(&self, no: OwnerNo, what: String, why: String, mode: Mode) -> Result<Finding, Cause> {
+        let result = match mode {
+            Mode::Tell => "would be released".to_owned(),
+            Mode::Release => match self.release(no)? {
+                Released::Gone | Released::Absent => "released".to_owned(),
+                Released::Busy(pid) => format!("left: process {pid} is at work on it"),
+                Released::Alive(pid) => format!("left: process {pid} lives"),
+                Released::Held(holder) => format!("left: owner {holder} holds it"),
+                Released::Partly(errors) => format!("not wholly released: {errors}"),
+            },
+        };
+        Ok(Finding { no, what, why, result })
+    }
+
+    fn orphan(&self, no: OwnerNo, mode: Mode) -> Finding {
+        let directory = self.fs.join(no.directory());
+        let result = match mode {
+            Mode::Tell => "would be removed".to_owned(),
+            Mode::Release => match self.kernel.remove_directory(&directory) {
+                Ok(()) => "removed".to_owned(),
+                Err(error) => format!("left: {}", chain(&error)),
+            },
+        };
+        Finding { no, what: format!("pins in {}", directory.display()), why: "no record names them".to_owned(), result }
+    }
+}
+
+/// Every record, and the numbers of those that do not decode.
+///
+/// # Errors
+/// Where the store as a whole cannot be read.
+pub fn read_all(store: &Store) -> Result<(Vec<OwnerRecord>, Vec<(OwnerNo, StoreError)>), StoreError> {
+    store.read(|txn| {
+        let (mut records, mut damaged) = (Vec::new(), Vec::new());
+        for record in txn.owners()? {
+            match record {
+                Ok(record) => records.push(record),
+                Err(StoreError::Record { path, no, source }) => damaged.push((no, StoreError::Record { path, no, source })),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((records, damaged))
+    })
+}
+
+/// An owner in words.
+pub fn describe(owner: &Owner) -> String {
+    match owner {
+        Owner::Container { id, .. } => format!("container {id}"),
+        Owner::Netns { cookie, sandbox: Some(sandbox) } => format!("network namespace {cookie} of sandbox {sandbox}"),
+        Owner::Netns { cookie, sandbox: None } => format!("network namespace {cookie}"),
+        Owner::Host { application: Some(application) } => format!("application {application}"),
+        Owner::Host { application: None } => "the host".to_owned(),
+    }
+}

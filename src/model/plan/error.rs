@@ -1,0 +1,226 @@
+//! Why a request cannot be planned.
+
+use crate::model::attach_point::ProgramKind;
+use crate::model::globals::GlobalError;
+
+/// Why a request does not fit its objects, its container or its policy. Each is a sentence for the person who wrote the
+/// annotation; nothing has been done when it is made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The object has no such function.
+    #[error("program {function:?} is not in {reference}; it has {known}")]
+    NoSuchProgram {
+        /// The function.
+        function: String,
+        /// The object.
+        reference: String,
+        /// The functions it has.
+        known: String,
+    },
+    /// `image` without `programs`, and the object is empty.
+    #[error("{reference} has no programs")]
+    NoPrograms {
+        /// The object.
+        reference: String,
+    },
+    /// The section says another kind than the request.
+    #[error("program {function:?} is {actual} by its section {section:?}, not {asked}")]
+    OtherKind {
+        /// The function.
+        function: String,
+        /// Its section.
+        section: String,
+        /// What the section says.
+        actual: ProgramKind,
+        /// What was asked for.
+        asked: ProgramKind,
+    },
+    /// A kind that this version does not load.
+    #[error("program {function:?} is {kind}, which this version does not load yet")]
+    Unsupported {
+        /// The function.
+        function: String,
+        /// The kind.
+        kind: ProgramKind,
+    },
+    /// Neither the request nor the section say where the program attaches.
+    #[error("section {section:?} of program {function:?} does not say where it attaches: write {remedy}")]
+    NoPlace {
+        /// The function.
+        function: String,
+        /// Its section.
+        section: String,
+        /// What to write.
+        remedy: String,
+    },
+    /// `attach=` belongs to another kind.
+    #[error("program {function:?}: attach={attach} is for {belongs}, not for {kind}")]
+    OtherAttach {
+        /// The function.
+        function: String,
+        /// The word.
+        attach: &'static str,
+        /// The kind it is for.
+        belongs: ProgramKind,
+        /// The program's kind.
+        kind: ProgramKind,
+    },
+    /// An interface that is not in the container's network namespace.
+    #[error("attach {kind} {function:?}: the container has no interface {name:?}; it has {known}{hint}")]
+    NoInterface {
+        /// The kind.
+        kind: ProgramKind,
+        /// The function.
+        function: String,
+        /// The interface.
+        name: String,
+        /// Those that are there.
+        known: String,
+        /// Why that may be.
+        hint: &'static str,
+    },
+    /// `iface=*` and nothing but `lo`.
+    #[error("attach {kind} {function:?}: the container has no interface but lo{hint}")]
+    NoInterfaces {
+        /// The kind.
+        kind: ProgramKind,
+        /// The function.
+        function: String,
+        /// Why that may be.
+        hint: &'static str,
+    },
+    /// Two XDP programs for one interface.
+    #[error(
+        "attach xdp {function:?} to {iface}: {other:?} is to go there too, and one interface takes one XDP program until chains come"
+    )]
+    TwoXdp {
+        /// The second program.
+        function: String,
+        /// The first.
+        other: String,
+        /// The interface.
+        iface: String,
+    },
+    /// A host-scope kind that policy does not allow.
+    #[error(
+        "program {function:?}: {kind} reaches the whole host; that needs host-scope = true in the container's policy rule and scope = \"host\" in the image's"
+    )]
+    HostScopeKind {
+        /// The function.
+        function: String,
+        /// The kind.
+        kind: ProgramKind,
+    },
+    /// The place is not the container's own.
+    #[error("program {function:?}: {why}, so {kind} would reach beyond the container; that needs host scope in policy")]
+    HostScopePlace {
+        /// The function.
+        function: String,
+        /// The kind.
+        kind: ProgramKind,
+        /// What is shared with whom.
+        why: String,
+    },
+    /// The container is in the root cgroup.
+    #[error(
+        "program {function:?}: the container has no cgroup of its own in the v2 hierarchy, and {kind} on the root cgroup would reach the whole host; run it with a cgroup manager that makes one"
+    )]
+    RootCgroup {
+        /// The function.
+        function: String,
+        /// The kind.
+        kind: ProgramKind,
+    },
+    /// The container is in another cgroup than its configuration names.
+    #[error("program {function:?}: the container is in cgroup {actual}, not in {expected} as linux.cgroupsPath says")]
+    OtherCgroup {
+        /// The function.
+        function: String,
+        /// Where it is.
+        actual: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// A global that no object declares.
+    #[error("globals: no program declares {name:?}; there are {known}")]
+    NoSuchGlobal {
+        /// The name.
+        name: String,
+        /// Those that are declared.
+        known: String,
+    },
+    /// A value that does not fit its variable.
+    #[error(transparent)]
+    Global(#[from] GlobalError),
+    /// A variable of ours that the object declares with another size.
+    #[error("globals: {name}: {why}")]
+    BadGlobal {
+        /// The variable.
+        name: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// A map that no object declares.
+    #[error("maps: no program has a map {name:?}; there are {known}")]
+    NoSuchMap {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// A map that more than one object declares.
+    #[error("maps: {name:?} is in {first} and in {second}; show a map that only one object has")]
+    AmbiguousMap {
+        /// The name.
+        name: String,
+        /// One object.
+        first: String,
+        /// Another.
+        second: String,
+    },
+    /// A map that cannot be made read-only.
+    #[error("maps: {name:?} cannot be shown read-only, because {why}; write {name}:rw if policy allows it")]
+    NotReadOnly {
+        /// The name.
+        name: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// More programs than the policy's limit.
+    #[error("{asked} programs are more than the {limit} that policy allows for one container")]
+    TooManyPrograms {
+        /// Asked for.
+        asked: usize,
+        /// The limit.
+        limit: u32,
+    },
+    /// More map memory than the policy's limit.
+    #[error("the maps take {asked} bytes, more than the {limit} that policy allows for one container")]
+    TooMuchMemory {
+        /// Bytes asked for.
+        asked: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A token without a user namespace.
+    #[error(
+        "delegate: the container has no user namespace of its own, and the kernel gives BPF tokens only inside one; start it with one (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
+    )]
+    NoUserNamespace,
+    /// Cgroup types delegated to a container that sees the host's cgroups.
+    #[error(
+        "delegate: cgroup attach types would reach every cgroup the container can open: {why}; that needs host-scope in policy"
+    )]
+    CgroupsVisible {
+        /// What is visible.
+        why: String,
+    },
+    /// Networking types delegated to a container that is on a network of others.
+    #[error(
+        "delegate: networking types would reach a network that is not the container's own: {why}; that needs host-scope in policy"
+    )]
+    NetworkVisible {
+        /// Whose network it is.
+        why: String,
+    },
+}

@@ -1,0 +1,64 @@
+//! Values for the objects' variables: what the request sets, and what we fill in.
+
+use crate::model::facts::{Facts, NamespaceFact};
+use crate::model::object::GlobalFacts;
+use crate::model::plan::PlanError;
+use crate::model::plan::make::{Inputs, list};
+
+/// For each object the variables to set, with bytes of exactly their size.
+pub fn values(inputs: &Inputs<'_>) -> Result<Vec<Vec<(String, Vec<u8>)>>, PlanError> {
+    let mut all = Vec::with_capacity(inputs.objects.len());
+    for object in inputs.objects {
+        let mut values = Vec::new();
+        for global in &object.facts.globals {
+            if let Some(fact) = fact(&global.name, inputs) {
+                values.push((global.name.clone(), sized(global, fact)?));
+            } else if let Some(asked) = inputs.request.globals.iter().find(|g| g.name == global.name) {
+                values.push((global.name.clone(), global.encode(&asked.value)?));
+            }
+        }
+        all.push(values);
+    }
+    for asked in &inputs.request.globals {
+        if !inputs.objects.iter().flat_map(|o| &o.facts.globals).any(|g| g.name == asked.name) {
+            let declared = inputs.objects.iter().flat_map(|o| &o.facts.globals).map(|g| g.name.as_str());
+            let known = list(declared.filter(|n| !n.starts_with("bpfman_")));
+            return Err(PlanError::NoSuchGlobal { name: asked.name.clone(), known });
+        }
+    }
+    Ok(all)
+}
+
+/// A fact about the container, for the variable of that name; None where the name is not one of ours.
+///
+/// Of a namespace that the container shares with the host the fact is 0, which programs must take as "match nothing".
+fn fact(name: &str, inputs: &Inputs<'_>) -> Option<Vec<u8>> {
+    let facts: &Facts = inputs.facts;
+    let inode = |ns: &NamespaceFact| if ns.shared_with_host { 0 } else { ns.inode };
+    let number = match name {
+        "bpfman_cgroup_id" => facts.own_cgroup_id(),
+        "bpfman_init_pid" => return Some(facts.init.to_ne_bytes().to_vec()),
+        "bpfman_mntns" => inode(&facts.mnt),
+        "bpfman_pidns" => inode(&facts.pid),
+        "bpfman_netns" => inode(&facts.net),
+        "bpfman_userns" => inode(&facts.user),
+        "bpfman_container_id" => return Some(inputs.id.as_str().as_bytes().to_vec()),
+        _ => return None,
+    };
+    Some(number.to_ne_bytes().to_vec())
+}
+
+/// The fact in the variable's size: numbers must have exactly it, the container's id is cut and ends with a NUL.
+fn sized(global: &GlobalFacts, mut bytes: Vec<u8>) -> Result<Vec<u8>, PlanError> {
+    let size = global.size as usize;
+    if global.name == "bpfman_container_id" {
+        bytes.truncate(size.saturating_sub(1));
+        bytes.resize(size, 0);
+    }
+    if bytes.len() == size {
+        Ok(bytes)
+    } else {
+        let why = format!("it has {size} bytes in the object, and the fact of that name has {}", bytes.len());
+        Err(PlanError::BadGlobal { name: global.name.clone(), why })
+    }
+}

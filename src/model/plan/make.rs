@@ -1,0 +1,325 @@
+//! From a request, its objects and the facts to a plan.
+
+use std::collections::BTreeMap;
+
+use crate::model::annotations::{BpffsRequest, KeyScope, MapAccess, ProgramsRequest, Request};
+use crate::model::attach_point::{AttachPoint, Scope};
+use crate::model::bytecode::Bytecode;
+use crate::model::delegation::Delegation;
+use crate::model::facts::{Facts, NetnsFact};
+use crate::model::ids::{ContainerId, PinName};
+use crate::model::object::{MapFacts, ObjectFacts, ProgramFacts};
+use crate::model::plan::{
+    OwnerPlan, Plan, PlanError, PlannedBpffs, PlannedLink, PlannedMap, PlannedObject, PlannedProgram, attach, globals,
+};
+use crate::model::policy::Limits;
+use crate::model::record::ImageRecord;
+use crate::model::reference::Reference;
+
+/// BPF_MAP_TYPE_RINGBUF: readers move its consumer position by writing.
+const RINGBUF: u32 = 27;
+/// BPF_MAP_TYPE_USER_RINGBUF: user space is its producer.
+const USER_RINGBUF: u32 = 31;
+/// BPF_MAP_TYPE_STRUCT_OPS: BPF_MAP_FREEZE is ENOTSUPP (kernel/bpf/syscall.c, `map_freeze`).
+const STRUCT_OPS: u32 = 26;
+
+/// Everything a plan is made from.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// The container's id, for `bpfman_container_id`.
+    pub id: &'a ContainerId,
+    /// What it asks for.
+    pub request: &'a Request,
+    /// What was found out about it.
+    pub facts: &'a Facts,
+    /// The objects that the request names, each once.
+    pub objects: &'a [ObjectInput],
+    /// What policy lets be delegated; None where the request asks for no token.
+    pub delegation: Option<Delegation>,
+    /// True where the container rule allows host scope; the image rule has to as well.
+    pub host_scope: bool,
+    /// Bounds for one container.
+    pub limits: Limits,
+    /// `process.user` of config.json: uid and gid as the container sees them.
+    pub user: (u32, u32),
+    /// True where the engine configures the network after createRuntime.
+    pub late_network: bool,
+    /// Why the container sees cgroups that are not its own, where it does.
+    pub foreign_cgroups: Option<String>,
+}
+
+/// One object that a request names.
+#[derive(Debug)]
+pub struct ObjectInput {
+    /// Its bytes and where they came from.
+    pub bytecode: Bytecode,
+    /// What it declares.
+    pub facts: ObjectFacts,
+    /// True where the image rule that allowed it has `scope = "host"`.
+    pub host_scope: bool,
+}
+
+impl ObjectInput {
+    fn name(&self) -> String {
+        self.bytecode.reference.to_string()
+    }
+}
+
+/// Makes the plan, or says in one sentence why there is none.
+pub fn make(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
+    let wanted = wanted_programs(inputs)?;
+    check_limits(inputs, &wanted)?;
+    let values = globals::values(inputs)?;
+    let shown = shown_maps(inputs)?;
+
+    let in_pod = matches!(inputs.facts.netns, NetnsFact::Sandbox { .. }) && inputs.request.programs_scope == KeyScope::Pod;
+    let mut plan = Plan { container: OwnerPlan::default(), netns: None, bpffs: None };
+    let (pods, containers): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|w| in_pod && w.asked.kind().on_netns());
+    plan.container = owner_plan(inputs, &containers, &values, &shown)?;
+    if !pods.is_empty() {
+        plan.netns = Some(owner_plan(inputs, &pods, &values, &BTreeMap::new())?);
+    }
+    plan.bpffs = bpffs(inputs, &plan.container)?;
+    Ok(plan)
+}
+
+/// Names for a message: `a, b, c`, or `none`.
+pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 12;
+    let names: Vec<_> = names.collect();
+    match names.len() {
+        0 => "none".to_owned(),
+        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+        _ => names.join(", "),
+    }
+}
+
+/// One program of the request, found in its object.
+struct Wanted<'a> {
+    object: usize,
+    program: &'a ProgramFacts,
+    asked: crate::model::annotations::AttachRequest,
+}
+
+fn wanted_programs<'a>(inputs: &'a Inputs<'_>) -> Result<Vec<Wanted<'a>>, PlanError> {
+    let mut wanted = Vec::new();
+    match &inputs.request.programs {
+        ProgramsRequest::None => {}
+        ProgramsRequest::All { from } => {
+            let object = object_of(inputs, from);
+            for program in &inputs.objects[object].facts.programs {
+                wanted.push(Wanted { object, program, asked: attach::from_section(program)? });
+            }
+            if wanted.is_empty() {
+                return Err(PlanError::NoPrograms { reference: inputs.objects[object].name() });
+            }
+        }
+        ProgramsRequest::Listed(entries) => {
+            for entry in entries {
+                let object = object_of(inputs, &entry.from);
+                let programs = &inputs.objects[object].facts.programs;
+                let program = programs.iter().find(|p| p.function == entry.function).ok_or_else(|| {
+                    let known = list(programs.iter().map(|p| p.function.as_str()));
+                    PlanError::NoSuchProgram {
+                        function: entry.function.clone(),
+                        reference: inputs.objects[object].name(),
+                        known,
+                    }
+                })?;
+                attach::check_kind(entry.attach.kind(), program)?;
+                wanted.push(Wanted { object, program, asked: entry.attach.clone() });
+            }
+        }
+    }
+    for one in &wanted {
+        let (function, kind) = (&one.program.function, one.asked.kind());
+        if !kind.supported() {
+            return Err(PlanError::Unsupported { function: function.clone(), kind });
+        }
+        let host_scope = inputs.host_scope && inputs.objects[one.object].host_scope;
+        if kind.scope() == Scope::Host && !host_scope {
+            return Err(PlanError::HostScopeKind { function: function.clone(), kind });
+        }
+        attach::check_place(function, kind, inputs.facts, host_scope)?;
+    }
+    Ok(wanted)
+}
+
+fn object_of(inputs: &Inputs<'_>, reference: &Reference) -> usize {
+    inputs
+        .objects
+        .iter()
+        .position(|o| o.bytecode.reference == *reference)
+        .expect("the caller fetches every reference that the request names")
+}
+
+fn check_limits(inputs: &Inputs<'_>, wanted: &[Wanted<'_>]) -> Result<(), PlanError> {
+    if u32::try_from(wanted.len()).map_or(true, |n| n > inputs.limits.programs) {
+        return Err(PlanError::TooManyPrograms { asked: wanted.len(), limit: inputs.limits.programs });
+    }
+    let memory = inputs
+        .objects
+        .iter()
+        .flat_map(|o| &o.facts.maps)
+        .fold(0u64, |sum, map| sum.saturating_add(map.memory(inputs.facts.cpus)));
+    if memory > inputs.limits.map_memory {
+        return Err(PlanError::TooMuchMemory { asked: memory, limit: inputs.limits.map_memory });
+    }
+    Ok(())
+}
+
+/// For each shown map: the object it is in, the name of its file, and what the container may do with it.
+type Shown<'a> = BTreeMap<(usize, &'a str), (&'a str, MapAccess)>;
+
+fn shown_maps<'a>(inputs: &'a Inputs<'_>) -> Result<Shown<'a>, PlanError> {
+    let mut shown = Shown::new();
+    for wanted in &inputs.request.maps {
+        let found: Vec<(usize, &MapFacts)> = inputs
+            .objects
+            .iter()
+            .enumerate()
+            .filter_map(|(n, o)| o.facts.maps.iter().find(|m| m.name == wanted.name).map(|m| (n, m)))
+            .collect();
+        match found.as_slice() {
+            [] => {
+                let maps = inputs.objects.iter().flat_map(|o| &o.facts.maps).filter(|m| !m.data_section);
+                let known = list(maps.map(|m| m.name.as_str()));
+                return Err(PlanError::NoSuchMap { name: wanted.name.clone(), known });
+            }
+            [(object, map)] => {
+                if wanted.access == MapAccess::ReadOnly {
+                    freezable(map).map_err(|why| PlanError::NotReadOnly { name: map.name.clone(), why })?;
+                }
+                shown.insert((*object, map.name.as_str()), (wanted.file_name.as_str(), wanted.access));
+            }
+            [(first, _), (second, _), ..] => {
+                return Err(PlanError::AmbiguousMap {
+                    name: wanted.name.clone(),
+                    first: inputs.objects[*first].name(),
+                    second: inputs.objects[*second].name(),
+                });
+            }
+        }
+    }
+    Ok(shown)
+}
+
+fn freezable(map: &MapFacts) -> Result<(), &'static str> {
+    match map.map_type {
+        RINGBUF => Err("its readers move the consumer position by writing"),
+        USER_RINGBUF => Err("user space is its producer"),
+        STRUCT_OPS => Err("the kernel does not freeze struct_ops maps"),
+        _ => Ok(()),
+    }
+}
+
+fn owner_plan(
+    inputs: &Inputs<'_>,
+    wanted: &[Wanted<'_>],
+    values: &[Vec<(String, Vec<u8>)>],
+    shown: &Shown<'_>,
+) -> Result<OwnerPlan, PlanError> {
+    let mut plan = OwnerPlan::default();
+    let (mut programs, mut maps, mut links) = (0, 0, 0);
+    let mut xdp: BTreeMap<u32, &str> = BTreeMap::new();
+    for (n, object) in inputs.objects.iter().enumerate() {
+        let shows = shown.keys().any(|(o, _)| *o == n);
+        let mine: Vec<&Wanted<'_>> = wanted.iter().filter(|w| w.object == n).collect();
+        if mine.is_empty() && !shows {
+            continue;
+        }
+        let mut planned = planned_object(inputs, object, &values[n]);
+        for map in &object.facts.maps {
+            maps += 1;
+            let freeze = shown.get(&(n, map.name.as_str())).is_some_and(|(_, access)| *access == MapAccess::ReadOnly);
+            planned.maps.push(PlannedMap { name: map.name.clone(), pin: PinName::map(maps), freeze });
+        }
+        for one in mine {
+            let (places, expected_attach_type) = attach::places(&one.asked, one.program, inputs.facts, inputs.late_network)?;
+            // Each entry is a program of its own: one function may be loaded for two attach types.
+            programs += 1;
+            let pin = PinName::program(programs);
+            let function = one.program.function.clone();
+            planned.programs.push(PlannedProgram {
+                function: function.clone(),
+                kind: one.asked.kind(),
+                expected_attach_type,
+                pin: pin.clone(),
+            });
+            for at in places {
+                if let AttachPoint::Xdp { iface, .. } = &at
+                    && let Some(other) = xdp.insert(iface.index, &one.program.function)
+                {
+                    return Err(PlanError::TwoXdp { function, other: other.to_owned(), iface: iface.name.clone() });
+                }
+                links += 1;
+                plan.links.push(PlannedLink {
+                    program: pin.clone(),
+                    function: function.clone(),
+                    at,
+                    pin: PinName::link(links),
+                });
+            }
+        }
+        plan.objects.push(planned);
+    }
+    Ok(plan)
+}
+
+fn planned_object(inputs: &Inputs<'_>, object: &ObjectInput, values: &[(String, Vec<u8>)]) -> PlannedObject {
+    let bytecode = &object.bytecode;
+    PlannedObject {
+        image: ImageRecord {
+            reference: object.name(),
+            digest: bytecode.digest,
+            object: bytecode.object_digest,
+            rule: bytecode.rule.clone(),
+            verdict: bytecode.verdict.clone(),
+        },
+        bytes: bytecode.object.clone(),
+        // Where both rules say host, the programs may read kernel memory; otherwise the verifier refuses it.
+        scope: if inputs.host_scope && object.host_scope { Scope::Host } else { Scope::Container },
+        programs: Vec::new(),
+        maps: Vec::new(),
+        globals: values.to_vec(),
+        core: object.facts.core,
+    }
+}
+
+fn bpffs(inputs: &Inputs<'_>, container: &OwnerPlan) -> Result<Option<PlannedBpffs>, PlanError> {
+    let path = match &inputs.request.bpffs {
+        BpffsRequest::None => return Ok(None),
+        BpffsRequest::Private { path } | BpffsRequest::Token { path, .. } => path.clone(),
+    };
+    if let Some(delegation) = &inputs.delegation {
+        if inputs.facts.user.shared_with_host {
+            return Err(PlanError::NoUserNamespace);
+        }
+        if delegation.reaches_netns()
+            && !inputs.host_scope
+            && let Some(why) = attach::foreign_network(inputs.facts)
+        {
+            return Err(PlanError::NetworkVisible { why });
+        }
+        if delegation.reaches_cgroups() && !inputs.host_scope {
+            let why = if inputs.facts.cgroup_ns.shared_with_host {
+                Some("it shares the host's cgroup namespace".to_owned())
+            } else {
+                inputs.foreign_cgroups.clone()
+            };
+            if let Some(why) = why {
+                return Err(PlanError::CgroupsVisible { why });
+            }
+        }
+    }
+    let shown = shown_maps(inputs)?;
+    let mut maps = Vec::new();
+    for ((object, name), (file_name, access)) in &shown {
+        let digest = inputs.objects[*object].bytecode.object_digest;
+        let planned = container.objects.iter().filter(|o| o.image.object == digest).flat_map(|o| &o.maps);
+        for map in planned.filter(|m| m.name == *name) {
+            maps.push((map.pin.clone(), (*file_name).to_owned(), *access));
+        }
+    }
+    Ok(Some(PlannedBpffs { path, delegation: inputs.delegation, maps, user: inputs.user }))
+}

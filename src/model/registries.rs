@@ -1,0 +1,173 @@
+//! How registries are spoken to: `/etc/bpfman-hook/registries.toml`, parsed.
+//!
+//!     [[registry]]
+//!     host = "registry.example:5000"
+//!     http = true                             # plain http; default false, and true for loopback addresses
+//!     ca   = "/etc/bpfman-hook/example-ca.pem"  # further certificate authorities, besides the system's
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// What the administrator says about registries. The default says nothing: https everywhere but on loopback addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RegistryConfig {
+    hosts: BTreeMap<String, Registry>,
+}
+
+/// One `[[registry]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Registry {
+    /// True for plain http.
+    pub http: bool,
+    /// A PEM file of certificate authorities that this registry's certificate may come from, besides the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// Why a registries file is not one.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistriesError {
+    /// Not TOML, or a key of another type or name.
+    #[error("read the registries file")]
+    Toml(#[source] Box<toml::de::Error>),
+    /// A host that stands twice, or is none.
+    #[error("read the registries file: host {0:?} {1}")]
+    Host(String, &'static str),
+    /// A key that later versions have.
+    #[error("read the registries file: host {host:?} has {key:?}, which is not supported yet; leave it out")]
+    NotYet {
+        /// The entry.
+        host: String,
+        /// The key.
+        key: String,
+    },
+    /// An entry that contradicts itself.
+    #[error("read the registries file: host {0:?} has both http = true and a ca; plain http has no certificates")]
+    HttpWithCa(String),
+    /// A path that is not absolute.
+    #[error("read the registries file: host {host:?} has ca {ca}, write an absolute path", ca = ca.display())]
+    RelativeCa {
+        /// The entry.
+        host: String,
+        /// What it says.
+        ca: PathBuf,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    registry: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    host: String,
+    #[serde(default)]
+    http: bool,
+    ca: Option<PathBuf>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, toml::Value>,
+}
+
+impl RegistryConfig {
+    /// Parses the text of a registries file. Mirrors and credentials are refused by name.
+    pub fn parse(text: &str) -> Result<Self, RegistriesError> {
+        let file: File = toml::from_str(text).map_err(|err| RegistriesError::Toml(Box::new(err)))?;
+        let mut hosts = BTreeMap::new();
+        for Entry { host, http, ca, rest } in file.registry {
+            if let Some(key) = rest.into_keys().next() {
+                return Err(RegistriesError::NotYet { host, key });
+            }
+            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
+            if host.is_empty() || !host.bytes().all(plain) {
+                return Err(RegistriesError::Host(host, "is not a lower-case host with an optional port"));
+            }
+            if http && ca.is_some() {
+                return Err(RegistriesError::HttpWithCa(host));
+            }
+            if let Some(ca) = ca.as_ref().filter(|ca| !ca.is_absolute()) {
+                return Err(RegistriesError::RelativeCa { host, ca: ca.clone() });
+            }
+            if hosts.insert(host.clone(), Registry { http, ca }).is_some() {
+                return Err(RegistriesError::Host(host, "stands twice"));
+            }
+        }
+        Ok(Self { hosts })
+    }
+
+    /// What is said about one registry: `host` or `host:port`, exactly as it stands in references.
+    pub fn get(&self, host: &str) -> Option<&Registry> {
+        self.hosts.get(host)
+    }
+
+    /// True where a registry is spoken to by plain http: it is configured so, or it is a loopback address and not
+    /// configured at all.
+    pub fn plain_http(&self, host: &str) -> bool {
+        self.get(host).map_or_else(|| is_loopback(host), |registry| registry.http)
+    }
+
+    /// Every file of certificate authorities that is named.
+    pub fn ca_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.hosts.values().filter_map(|registry| registry.ca.as_ref())
+    }
+}
+
+/// True for `localhost`, 127.0.0.0/8 and `[::1]`, each with or without a port. Other names are not looked up: what a name
+/// server says is no reason to give up TLS.
+pub fn is_loopback(host: &str) -> bool {
+    if let Some(rest) = host.strip_prefix('[') {
+        let address = rest.split_once(']').map_or("", |(address, _)| address);
+        return address.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback());
+    }
+    let name = host.split_once(':').map_or(host, |(name, _)| name);
+    name == "localhost" || name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_alone_is_plain_by_default() {
+        let none = RegistryConfig::default();
+        for host in ["localhost", "localhost:5000", "127.0.0.1", "127.8.9.1:5000", "[::1]", "[::1]:5000"] {
+            assert!(none.plain_http(host), "{host}");
+        }
+        for host in ["ghcr.io", "localhost.example", "127.0.0.1.nip.io", "128.0.0.1", "[::2]:1", "[fe80::1]", "10.0.0.1:80", ""]
+        {
+            assert!(!none.plain_http(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn entries_decide_for_exactly_their_host() {
+        let text = "[[registry]]\nhost = \"r.example:5000\"\nhttp = true\n[[registry]]\nhost = \"127.0.0.1:5001\"\nca = \"/etc/ca.pem\"\n";
+        let config = RegistryConfig::parse(text).unwrap();
+        assert!(config.plain_http("r.example:5000"));
+        assert!(!config.plain_http("r.example"));
+        assert!(!config.plain_http("127.0.0.1:5001"), "configured for TLS");
+        assert!(config.plain_http("127.0.0.1:5002"));
+        assert_eq!(config.ca_files().count(), 1);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for (text, sentence) in [
+            ("[[registry]]\nhost = \"a\"\nmirror = \"b\"", "host \"a\" has \"mirror\", which is not supported yet"),
+            ("[[registry]]\nhost = \"a\"\nauth-file = \"/x\"", "\"auth-file\", which is not supported yet"),
+            ("[[registry]]\nhost = \"a\"\n[[registry]]\nhost = \"a\"", "\"a\" stands twice"),
+            ("[[registry]]\nhost = \"A/b\"", "is not a lower-case host"),
+            ("[[registry]]\nhost = \"a\"\nhttp = true\nca = \"/x\"", "plain http has no certificates"),
+            ("[[registry]]\nhost = \"a\"\nca = \"x\"", "write an absolute path"),
+            ("[registries]\n", "read the registries file"),
+            ("[[registry]]\nhttp = true", "read the registries file"),
+        ] {
+            let err = RegistryConfig::parse(text).unwrap_err().to_string();
+            assert!(err.contains(sentence), "{text}: {err}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Why the record store could not be read or written.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::model::ids::OwnerNo;
+use crate::sys::SysError;
+use crate::sys::fsutil::TrustError;
+
+/// The error of this layer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The map is full (MDB_MAP_FULL) or the file system is (ENOSPC).
+    #[error("write the record store {path}: it is full, make room below /run or run bpfman-hook gc", path = .0.display())]
+    Full(PathBuf),
+    /// LMDB's files are not what LMDB wrote.
+    #[error(
+        "use the record store {path}: it is damaged ({problem}), remove that directory and run bpfman-hook gc",
+        path = path.display()
+    )]
+    Damaged {
+        /// The directory of the store.
+        path: PathBuf,
+        /// What is wrong, as far as it is known.
+        problem: String,
+    },
+    /// One record does not decode.
+    #[error(
+        "read record {no} of the store {path}: it is damaged, remove that directory and run bpfman-hook gc",
+        path = path.display()
+    )]
+    Record {
+        /// The directory of the store.
+        path: PathBuf,
+        /// The record's number.
+        no: OwnerNo,
+        /// What did not decode.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Another process holds the writer's lock for longer than a transaction can take.
+    #[error(
+        "write the record store {path}: {holder} has kept it locked for {:.0} s, end that process",
+        waited.as_secs_f64(), path = path.display()
+    )]
+    Busy {
+        /// The directory of the store.
+        path: PathBuf,
+        /// `process 123`, or words for a process that could not be found out.
+        holder: String,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// The store was written by a program with another schema or another LMDB.
+    #[error(
+        "open the record store {path}: it has {found} and this program needs {needed}, use the program that wrote it or stop its containers and remove that directory",
+        path = path.display()
+    )]
+    Version {
+        /// The directory of the store.
+        path: PathBuf,
+        /// `schema 2`
+        found: String,
+        /// `schema 1`
+        needed: String,
+    },
+    /// LMDB failed otherwise.
+    #[error("{doing} the record store {path}", path = path.display())]
+    Lmdb {
+        /// What we were doing.
+        doing: &'static str,
+        /// The directory of the store.
+        path: PathBuf,
+        /// LMDB's words.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A directory of the store is not ours alone.
+    #[error(transparent)]
+    Directory(#[from] TrustError),
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+}
+
+impl StoreError {
+    /// Sorts what LMDB said into the variants that have a remedy.
+    pub(super) fn from_heed(doing: &'static str, path: &Path, err: heed::Error) -> Self {
+        use heed::MdbError;
+        let path = path.to_owned();
+        match err {
+            heed::Error::Mdb(MdbError::MapFull) => Self::Full(path),
+            heed::Error::Io(err) if err.kind() == io::ErrorKind::StorageFull => Self::Full(path),
+            heed::Error::Mdb(
+                err @ (MdbError::PageNotFound
+                | MdbError::Corrupted
+                | MdbError::Invalid
+                | MdbError::Panic
+                | MdbError::CursorFull
+                | MdbError::PageFull
+                | MdbError::Incompatible
+                | MdbError::BadValSize
+                | MdbError::Problem),
+            ) => Self::Damaged { path, problem: err.to_string() },
+            heed::Error::Mdb(MdbError::VersionMismatch) => {
+                Self::Version { path, found: "the lock file of another LMDB in use".to_owned(), needed: "its own".to_owned() }
+            }
+            err => Self::Lmdb { doing, path, source: Box::new(err) },
+        }
+    }
+
+    /// A file operation on the store's own files.
+    pub(super) fn from_io(doing: &'static str, path: &Path, err: io::Error) -> Self {
+        if err.kind() == io::ErrorKind::StorageFull {
+            return Self::Full(path.to_owned());
+        }
+        Self::Lmdb { doing, path: path.to_owned(), source: Box::new(err) }
+    }
+
+    pub(super) fn damaged(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), problem: problem.into() }
+    }
+}

@@ -1,0 +1,309 @@
+//! What a transaction can read and change: records, and the indexes that follow from them.
+//!
+//! One table holds everything, so that a commit touches few pages. Keys begin with a letter; numbers in keys are big-endian,
+//! so that they sort:
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `s` | schema, u32 |
+//! | `x` | the number that the last owner got, u64 |
+//! | `o` no | the record, JSON |
+//! | `c` container id, 0, no | nothing |
+//! | `n` cookie, no | nothing |
+//! | `p` phase, changed, no | nothing |
+//!
+//! Records are JSON: [`OwnerRecord`] is described with serde's tagged enums, which formats without field names cannot read
+//! back; of those that can, JSON needs no further crate and can be read with anybody's tools.
+
+use std::fmt;
+use std::path::Path;
+
+use heed::{RoTxn, RwTxn, WithoutTls};
+
+use super::{StoreError, Table};
+use crate::model::ids::{ContainerId, OwnerNo};
+use crate::model::record::{Owner, OwnerRecord, Phase};
+
+pub(super) const SCHEMA_KEY: &[u8] = b"s";
+const LAST_NO_KEY: &[u8] = b"x";
+const OWNERS: u8 = b'o';
+const CONTAINERS: u8 = b'c';
+const NETNS: u8 = b'n';
+const PHASES: u8 = b'p';
+
+/// A snapshot of the store.
+pub struct ReadTxn<'t> {
+    path: &'t Path,
+    table: Table,
+    txn: &'t RoTxn<'t, WithoutTls>,
+}
+
+impl<'t> ReadTxn<'t> {
+    pub(super) fn new(path: &'t Path, table: Table, txn: &'t RoTxn<'t, WithoutTls>) -> Self {
+        Self { path, table, txn }
+    }
+
+    /// The record with this number.
+    pub fn get(&self, no: OwnerNo) -> Result<Option<OwnerRecord>, StoreError> {
+        let bytes = self.table.get(self.txn, &owner_key(no)).map_err(|err| self.failed(err))?;
+        bytes.map(|bytes| self.decode(no, bytes)).transpose()
+    }
+
+    /// Every owner, in the order of their numbers, decoded one by one. After an error that is about one record the iterator goes
+    /// on with the next.
+    pub fn owners(&self) -> Result<impl Iterator<Item = Result<OwnerRecord, StoreError>> + '_, StoreError> {
+        let entries = self.table.prefix_iter(self.txn, &[OWNERS]).map_err(|err| self.failed(err))?;
+        Ok(entries.map(|entry| {
+            let (key, bytes) = entry.map_err(|err| self.failed(err))?;
+            self.decode(self.number(key)?, bytes)
+        }))
+    }
+
+    /// The records of the containers with this id, in the order of their numbers. Several, where runtimes with other roots or
+    /// users use the same id, or where a failed one is kept.
+    pub fn by_container(&self, id: &ContainerId) -> Result<Vec<OwnerRecord>, StoreError> {
+        self.named(&container_prefix(id))?.into_iter().map(|no| self.indexed(no)).collect()
+    }
+
+    /// The records of the network namespace with this cookie, in the order of their numbers. Several, where containers of
+    /// one pod ask for different programs there.
+    pub fn by_netns(&self, cookie: u64) -> Result<Vec<OwnerRecord>, StoreError> {
+        self.named(&netns_prefix(cookie))?.into_iter().map(|no| self.indexed(no)).collect()
+    }
+
+    /// The owners in this phase, those that changed longest ago first. Reads the index alone, no record.
+    pub fn phases(&self, phase: Phase) -> Result<Vec<OwnerNo>, StoreError> {
+        self.named(&[PHASES, phase_byte(phase)])
+    }
+
+    /// When the owners in this phase last changed, oldest first: seconds since 1970 and number.
+    fn ages(&self, phase: Phase) -> Result<Vec<(u64, OwnerNo)>, StoreError> {
+        let entries = self.table.prefix_iter(self.txn, &[PHASES, phase_byte(phase)]).map_err(|err| self.failed(err))?;
+        entries
+            .map(|entry| {
+                let (key, _) = entry.map_err(|err| self.failed(err))?;
+                let changed = key.get(2..10).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+                Ok((changed.ok_or_else(|| StoreError::damaged(self.path, "a key is too short"))?, self.number(key)?))
+            })
+            .collect()
+    }
+
+    /// The numbers at the end of the keys that begin with `prefix`.
+    fn named(&self, prefix: &[u8]) -> Result<Vec<OwnerNo>, StoreError> {
+        let entries = self.table.prefix_iter(self.txn, prefix).map_err(|err| self.failed(err))?;
+        entries.map(|entry| self.number(entry.map_err(|err| self.failed(err))?.0)).collect()
+    }
+
+    fn indexed(&self, no: OwnerNo) -> Result<OwnerRecord, StoreError> {
+        self.get(no)?.ok_or_else(|| StoreError::damaged(self.path, format!("record {no} is in an index and not there")))
+    }
+
+    fn number(&self, key: &[u8]) -> Result<OwnerNo, StoreError> {
+        let last = key.split_last_chunk::<8>().map(|(_, number)| OwnerNo(u64::from_be_bytes(*number)));
+        last.ok_or_else(|| StoreError::damaged(self.path, "a key is too short"))
+    }
+
+    fn decode(&self, no: OwnerNo, bytes: &[u8]) -> Result<OwnerRecord, StoreError> {
+        let bad = |source| StoreError::Record { path: self.path.to_owned(), no, source };
+        let record: OwnerRecord = serde_json::from_slice(bytes).map_err(bad)?;
+        if record.no != no {
+            return Err(StoreError::damaged(self.path, format!("record {no} says it were {}", record.no)));
+        }
+        Ok(record)
+    }
+
+    fn failed(&self, err: heed::Error) -> StoreError {
+        StoreError::from_heed("read", self.path, err)
+    }
+}
+
+/// A change of the store. Nothing of it is there before [`super::Store::write`] has returned Ok.
+pub struct WriteTxn<'t> {
+    path: &'t Path,
+    table: Table,
+    txn: RwTxn<'t>,
+    map_size: usize,
+}
+
+impl<'t> WriteTxn<'t> {
+    pub(super) fn new(path: &'t Path, table: Table, txn: RwTxn<'t>, map_size: usize) -> Self {
+        Self { path, table, txn, map_size }
+    }
+
+    pub(super) fn commit(self) -> Result<(), StoreError> {
+        self.txn.commit().map_err(|err| StoreError::from_heed("write", self.path, err))
+    }
+
+    /// The store as this transaction has left it so far, with everything that a [`ReadTxn`] can do.
+    pub fn view(&self) -> ReadTxn<'_> {
+        ReadTxn::new(self.path, self.table, &self.txn)
+    }
+
+    /// [`ReadTxn::get`]
+    pub fn get(&self, no: OwnerNo) -> Result<Option<OwnerRecord>, StoreError> {
+        self.view().get(no)
+    }
+
+    /// [`ReadTxn::by_container`]
+    pub fn by_container(&self, id: &ContainerId) -> Result<Vec<OwnerRecord>, StoreError> {
+        self.view().by_container(id)
+    }
+
+    /// [`ReadTxn::by_netns`]
+    pub fn by_netns(&self, cookie: u64) -> Result<Vec<OwnerRecord>, StoreError> {
+        self.view().by_netns(cookie)
+    }
+
+    /// A number for a new owner: 1 at first, and never one that an owner of this boot has had, deleted or not. A number that is
+    /// taken in a transaction that fails may be given again, since nothing can have been named by it.
+    pub fn next_no(&mut self) -> Result<OwnerNo, StoreError> {
+        let next = self.last_no()? + 1;
+        self.set_last_no(next)?;
+        Ok(OwnerNo(next))
+    }
+
+    /// Keeps [`next_no`](Self::next_no) from giving numbers up to `no`: for pin directories that are there although no record
+    /// names them, as after a store that was lost.
+    pub fn skip_to(&mut self, no: OwnerNo) -> Result<(), StoreError> {
+        if self.last_no()? < no.0 { self.set_last_no(no.0) } else { Ok(()) }
+    }
+
+    fn last_no(&self) -> Result<u64, StoreError> {
+        let Some(bytes) = self.table.get(&self.txn, LAST_NO_KEY).map_err(|err| self.failed(err))? else { return Ok(0) };
+        let bytes = bytes.try_into().map_err(|_| StoreError::damaged(self.path, "the last number is not one"))?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    fn set_last_no(&mut self, no: u64) -> Result<(), StoreError> {
+        self.insert(LAST_NO_KEY, &no.to_be_bytes())
+    }
+
+    /// Writes a record under its own number, in place of the one that is there. A new one is refused with
+    /// [`StoreError::Full`] while an eighth of the map is still free, because LMDB needs free pages to delete as well: a store
+    /// that is full can be changed and emptied.
+    pub fn put(&mut self, record: &OwnerRecord) -> Result<(), StoreError> {
+        let new = index_keys(record);
+        let old = self.index_keys_of(record.no)?;
+        if old.is_empty() && self.is_nearly_full()? {
+            return Err(StoreError::Full(self.path.to_owned()));
+        }
+        for key in old.iter().filter(|key| !new.contains(key)) {
+            self.remove(key)?;
+        }
+        for key in new.iter().filter(|key| !old.contains(key)) {
+            self.insert(key, &[])?;
+        }
+        let bytes = serde_json::to_vec(record).expect("a record is made of strings, numbers and lists, all of which JSON has");
+        self.insert(&owner_key(record.no), &bytes)
+    }
+
+    /// Removes a record. True: it was there. One that does not decode is removed as well.
+    pub fn delete(&mut self, no: OwnerNo) -> Result<bool, StoreError> {
+        for key in self.index_keys_of(no)? {
+            self.remove(&key)?;
+        }
+        self.remove(&owner_key(no))
+    }
+
+    /// Removes the memory of failures: those that last changed before `older_than`, seconds since 1970, and the oldest ones
+    /// until `max` are left. Returns how many it removed. Only for records in phase Failed without leftovers; those with
+    /// leftovers are in another phase.
+    pub fn prune_failed(&mut self, older_than: u64, max: usize) -> Result<usize, StoreError> {
+        let ages = self.view().ages(Phase::Failed)?;
+        let surplus = ages.len().saturating_sub(max);
+        let doomed = ages.iter().enumerate().filter(|(at, (changed, _))| *at < surplus || *changed < older_than);
+        let doomed: Vec<_> = doomed.map(|(_, (_, no))| *no).collect();
+        for no in &doomed {
+            self.delete(*no)?;
+        }
+        Ok(doomed.len())
+    }
+
+    fn is_nearly_full(&self) -> Result<bool, StoreError> {
+        let stat = self.table.stat(&self.txn).map_err(|err| self.failed(err))?;
+        let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+        Ok(pages * stat.page_size as usize > self.map_size / 8 * 7)
+    }
+
+    /// The index entries that the stored record has. Found from the record where it decodes, else by looking through them all.
+    fn index_keys_of(&self, no: OwnerNo) -> Result<Vec<Vec<u8>>, StoreError> {
+        match self.get(no) {
+            Ok(record) => Ok(record.as_ref().map(index_keys).unwrap_or_default()),
+            Err(StoreError::Record { .. } | StoreError::Damaged { .. }) => {
+                let mut keys = Vec::new();
+                for index in [CONTAINERS, NETNS, PHASES] {
+                    for entry in self.table.prefix_iter(&self.txn, &[index]).map_err(|err| self.failed(err))? {
+                        let (key, _) = entry.map_err(|err| self.failed(err))?;
+                        if key.ends_with(&no.0.to_be_bytes()) {
+                            keys.push(key.to_vec());
+                        }
+                    }
+                }
+                Ok(keys)
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let put = self.table.put(&mut self.txn, key, value);
+        put.map_err(|err| StoreError::from_heed("write", self.path, err))
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<bool, StoreError> {
+        let delete = self.table.delete(&mut self.txn, key);
+        delete.map_err(|err| StoreError::from_heed("write", self.path, err))
+    }
+
+    fn failed(&self, err: heed::Error) -> StoreError {
+        StoreError::from_heed("write", self.path, err)
+    }
+}
+
+impl fmt::Debug for ReadTxn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadTxn").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WriteTxn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteTxn").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+fn owner_key(no: OwnerNo) -> [u8; 9] {
+    let mut key = [OWNERS; 9];
+    key[1..].copy_from_slice(&no.0.to_be_bytes());
+    key
+}
+
+/// Container ids have no zero byte, so that no id is a prefix of another one's key; 255 bytes of it fit into LMDB's 511.
+fn container_prefix(id: &ContainerId) -> Vec<u8> {
+    [&[CONTAINERS], id.as_str().as_bytes(), &[0]].concat()
+}
+
+fn netns_prefix(cookie: u64) -> Vec<u8> {
+    [&[NETNS][..], &cookie.to_be_bytes()].concat()
+}
+
+fn phase_byte(phase: Phase) -> u8 {
+    match phase {
+        Phase::Pending => b'p',
+        Phase::Ready => b'r',
+        Phase::Releasing => b'l',
+        Phase::Failed => b'f',
+    }
+}
+
+/// Every index entry of a record; what `put` and `delete` keep is exactly this.
+fn index_keys(record: &OwnerRecord) -> Vec<Vec<u8>> {
+    let no = record.no.0.to_be_bytes();
+    let phase = [&[PHASES, phase_byte(record.phase)][..], &record.changed.to_be_bytes(), &no].concat();
+    let name = match &record.owner {
+        Owner::Container { id, .. } => Some([&container_prefix(id)[..], &no].concat()),
+        Owner::Netns { cookie, .. } => Some([&netns_prefix(*cookie)[..], &no].concat()),
+        Owner::Host { .. } => None,
+    };
+    [phase].into_iter().chain(name).collect()
+}

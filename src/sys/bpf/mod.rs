@@ -1,0 +1,164 @@
+//! The bpf(2) calls that the product makes, each with the fields it uses by name. Every fd that comes back is owned and
+//! closed on exec; an object lives as long as an fd, a pin, a link or another object refers to it.
+//!
+//! The numbers and layouts are those of uapi/linux/bpf.h, as `aya_obj::generated` has them; fields that the running kernel
+//! does not know are zero, which it accepts (Linux `Documentation/userspace-api/ebpf/syscall.rst`).
+
+mod info;
+mod link;
+mod load;
+pub mod probe;
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use aya_obj::generated::bpf_attr;
+use aya_obj::generated::bpf_cmd::{
+    self, BPF_LINK_GET_NEXT_ID, BPF_MAP_GET_NEXT_ID, BPF_OBJ_GET, BPF_OBJ_PIN, BPF_PROG_GET_NEXT_ID,
+};
+use rustix::io::Errno;
+
+pub use info::{LinkInfo, MapInfo, ProgramInfo, link_info, locked_memory, map_info, program_info};
+pub use link::{LinkTarget, link_create, raw_tracepoint_open, tracepoint_event};
+pub use load::{
+    MapCreate, MapTypes, ProgramLoad, Records, btf_load, map_create, map_freeze, map_lookup, map_update, program_load,
+};
+
+/// The kinds of objects that have ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ObjectKind {
+    /// Programs.
+    Program,
+    /// Maps.
+    Map,
+    /// Links.
+    Link,
+}
+
+/// Gives an object a name in a bpffs. The object lives as long as the name does.
+///
+/// # Errors
+/// EEXIST where the name is taken, EINVAL where the path is not in a bpffs, EPERM where the name has a dot (kernel/bpf/inode.c).
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
+    let path = c_path(path)?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = raw(object);
+    // SAFETY: `pathname` points to a NUL-terminated string that outlives the call.
+    unsafe { call(BPF_OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// Opens the object that a pin names.
+///
+/// # Errors
+/// ENOENT where there is none, EACCES where the path is not in a bpffs.
+pub fn open_pin(path: &Path) -> Result<OwnedFd, Errno> {
+    let path = c_path(path)?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    // SAFETY: `pathname` points to a NUL-terminated string that outlives the call.
+    unsafe { new_fd(BPF_OBJ_GET, &mut attr) }
+}
+
+/// The ids of every object of a kind, in the order of ids. Needs CAP_SYS_ADMIN.
+pub fn ids(kind: ObjectKind) -> Result<Vec<u32>, Errno> {
+    let cmd = match kind {
+        ObjectKind::Program => BPF_PROG_GET_NEXT_ID,
+        ObjectKind::Map => BPF_MAP_GET_NEXT_ID,
+        ObjectKind::Link => BPF_LINK_GET_NEXT_ID,
+    };
+    let mut found = Vec::new();
+    loop {
+        let mut attr = zeroed();
+        attr.__bindgen_anon_6.__bindgen_anon_1.start_id = found.last().copied().unwrap_or_default();
+        // SAFETY: the command reads and writes two integers of `attr` and nothing else.
+        match unsafe { call(cmd, &mut attr) } {
+            // SAFETY: every bit pattern of the union is an integer here.
+            Ok(_) => found.push(unsafe { attr.__bindgen_anon_6.next_id }),
+            Err(Errno::NOENT) => return Ok(found),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A name as the kernel takes it for programs and maps: the first 15 characters that it allows, others as underscores.
+fn object_name(name: &str) -> [std::ffi::c_char; 16] {
+    let mut field = [0; 16];
+    for (place, byte) in field.iter_mut().take(15).zip(name.bytes()) {
+        let legal = byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+        *place = if legal { byte.cast_signed() as std::ffi::c_char } else { b'_' as std::ffi::c_char };
+    }
+    field
+}
+
+fn name_of(field: [std::ffi::c_char; 16]) -> String {
+    let bytes = field.map(|c| c.to_ne_bytes()[0]);
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// `union bpf_attr` with every byte zero, padding included: the kernel refuses unknown fields that are not.
+fn zeroed() -> bpf_attr {
+    // SAFETY: the union consists of integers and arrays of integers, for which zero is a value.
+    unsafe { std::mem::zeroed() }
+}
+
+fn c_path(path: &Path) -> Result<CString, Errno> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+/// The length of a buffer for a 32-bit field.
+fn len(bytes: usize) -> Result<u32, Errno> {
+    u32::try_from(bytes).map_err(|_| Errno::TOOBIG)
+}
+
+/// # Safety
+/// Every pointer in the fields that `cmd` reads has to be valid for what `cmd` does with it.
+unsafe fn call(cmd: bpf_cmd, attr: &mut bpf_attr) -> Result<i64, Errno> {
+    // The verifier gives up with EAGAIN when a signal is pending (kernel/bpf/verifier.c); libbpf retries as often.
+    const ATTEMPTS: u32 = 5;
+    let mut attempt = 1;
+    loop {
+        // SAFETY: the kernel copies `attr`, of the size that we give, and writes back within that size; what the fields
+        // point to is the caller's promise.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, cmd as libc::c_long, &raw mut *attr, size_of::<bpf_attr>()) };
+        if result >= 0 {
+            return Ok(result);
+        }
+        let error = Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO);
+        if error != Errno::AGAIN || attempt == ATTEMPTS {
+            return Err(error);
+        }
+        attempt += 1;
+    }
+}
+
+/// # Safety
+/// As `call`, and a success of `cmd` has to be a new fd.
+unsafe fn new_fd(cmd: bpf_cmd, attr: &mut bpf_attr) -> Result<OwnedFd, Errno> {
+    // SAFETY: the caller's promise.
+    let fd = unsafe { call(cmd, attr) }?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel just made this fd for us (bpf(2) opens all its fds with O_CLOEXEC), so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_cut_and_cleaned() {
+        assert_eq!(name_of(object_name("count_packets")), "count_packets");
+        assert_eq!(name_of(object_name(".rodata.str1.1")), ".rodata.str1.1");
+        assert_eq!(name_of(object_name("a-very long näme")), "a-very long n__".replace(['-', ' '], "_"));
+        assert_eq!(name_of(object_name("")), "");
+    }
+}

@@ -1,0 +1,499 @@
+//! What the forked child does in the container's namespaces.
+//!
+//! Everything in [`run`] is bound to what may happen between fork and exit of a process with threads: system calls, and
+//! nothing that allocates, locks or panics. rustix makes its calls directly, without the C library.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::fs::{
+    AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, chownat, mkdirat, openat2, statx, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::mount::{FsOpenFlags, MoveMountFlags, UnmountFlags, fsopen, move_mount, unmount};
+use rustix::process::{DumpableBehavior, Gid, Uid, fchdir, set_dumpable_behavior, umask};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use super::{Spec, c_path};
+use crate::sys::SysError;
+use crate::sys::sock::{recv_raw, send_raw};
+use crate::sys::token::{self, last_errno};
+
+/// Components that a target may have.
+pub(super) const MAX_DEPTH: usize = 16;
+
+/// Bytes of a report.
+pub(super) const REPORT_SIZE: usize = 24;
+
+/// How a target is opened: never out of the root, never through a link of any kind.
+const RESOLVE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// All that the child needs, made before the fork.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    user_ns: Option<BorrowedFd<'a>>,
+    mount_ns: BorrowedFd<'a>,
+    root: CString,
+    /// The target's components.
+    names: Vec<CString>,
+    /// The target and its ancestors relative to the root, longest first.
+    prefixes: Vec<CString>,
+    maps: Vec<(RawFd, CString)>,
+    owner: (Uid, Gid),
+    mint: bool,
+    /// Descriptors that stay open, in ascending order, without the socket.
+    keep: Vec<RawFd>,
+}
+
+impl<'a> Job<'a> {
+    pub(super) fn new(
+        spec: &Spec<'a>,
+        user_ns: Option<BorrowedFd<'a>>,
+        names: Vec<CString>,
+        maps: Vec<(RawFd, CString)>,
+    ) -> Result<Self, SysError> {
+        let mut prefixes = Vec::with_capacity(names.len());
+        let mut path = Vec::new();
+        for name in &names {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.as_bytes());
+            prefixes.push(CString::new(path.clone()).expect("it is made of C strings and slashes"));
+        }
+        prefixes.reverse();
+        let mut keep: Vec<RawFd> = maps.iter().map(|(fd, _)| *fd).collect();
+        keep.push(spec.mount_ns.as_raw_fd());
+        keep.extend(user_ns.map(|fd| fd.as_raw_fd()));
+        keep.sort_unstable();
+        keep.dedup();
+        Ok(Self {
+            user_ns,
+            mount_ns: spec.mount_ns,
+            root: c_path(spec.root.as_os_str())?,
+            names,
+            prefixes,
+            maps,
+            owner: (Uid::from_raw(spec.owner.0), Gid::from_raw(spec.owner.1)),
+            mint: !spec.delegation.is_empty(),
+            keep,
+        })
+    }
+}
+
+/// Where the child is when a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Step {
+    CloseFiles,
+    EnterMountNs,
+    OpenRoot,
+    EnterUserNs,
+    BecomeRoot,
+    OpenFs,
+    Find,
+    Stat,
+    Receive,
+    MakeDirectory,
+    Mount,
+    Reopen,
+    Covered,
+    Pin,
+    Give,
+    Mint,
+    Send,
+}
+
+impl Step {
+    const ALL: [Self; 17] = [
+        Self::CloseFiles,
+        Self::EnterMountNs,
+        Self::OpenRoot,
+        Self::EnterUserNs,
+        Self::BecomeRoot,
+        Self::OpenFs,
+        Self::Find,
+        Self::Stat,
+        Self::Receive,
+        Self::MakeDirectory,
+        Self::Mount,
+        Self::Reopen,
+        Self::Covered,
+        Self::Pin,
+        Self::Give,
+        Self::Mint,
+        Self::Send,
+    ];
+
+    /// The verb of an error message.
+    pub(super) fn doing(self) -> &'static str {
+        match self {
+            Self::CloseFiles => "close the other files of",
+            Self::EnterMountNs => "enter the mount namespace of",
+            Self::OpenRoot => "open the container's root",
+            Self::EnterUserNs => "enter the user namespace of",
+            Self::BecomeRoot => "become root of",
+            Self::OpenFs => "open a bpffs for",
+            Self::Find | Self::Reopen => "open the container's",
+            Self::Stat => "stat the container's",
+            Self::Receive | Self::Send => "talk with",
+            Self::MakeDirectory => "make the container's",
+            Self::Mount => "mount a bpffs at",
+            Self::Covered => "find the bpffs at",
+            Self::Pin => "pin a map at",
+            Self::Give => "give away a map at",
+            Self::Mint => "mint a token from",
+        }
+    }
+
+    /// The object of an error message.
+    pub(super) fn object(self, root: &std::path::Path, target: &str) -> String {
+        match self {
+            Self::CloseFiles | Self::Receive | Self::Send => "the bpffs process".into(),
+            Self::EnterMountNs | Self::EnterUserNs | Self::BecomeRoot | Self::OpenFs => "the container".into(),
+            Self::OpenRoot => root.display().to_string(),
+            _ => target.to_owned(),
+        }
+    }
+}
+
+/// A call that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failed {
+    pub step: Step,
+    pub errno: i32,
+    /// Which map, where the step is about one.
+    pub index: u32,
+    /// True where undoing failed as well.
+    pub left: bool,
+}
+
+/// What was found where the target is, or where its first missing component will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Opened {
+    /// The mount that the directory is on.
+    pub mount_id: u64,
+    /// The mount that the container's root is on.
+    pub root_mount_id: u64,
+    /// True where the directory is the root of its mount.
+    pub at_mount_root: bool,
+    /// Components that are missing.
+    pub missing: u8,
+}
+
+/// A message from the child. The fs context comes with `Opened`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Report {
+    Opened(Opened),
+    Done,
+    Failed(Failed),
+}
+
+/// A message to the child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Verdict {
+    Keep = 1,
+}
+
+impl Report {
+    fn encode(self) -> [u8; REPORT_SIZE] {
+        let (tag, flag, byte, small, a, b) = match self {
+            Self::Opened(o) => (1, u8::from(o.at_mount_root), o.missing, 0, o.mount_id, o.root_mount_id),
+            Self::Done => (2, 0, 0, 0, 0, 0),
+            Self::Failed(f) => (3, u8::from(f.left), f.step as u8, f.errno, u64::from(f.index), 0),
+        };
+        let [s0, s1, s2, s3] = small.to_ne_bytes();
+        let [a0, a1, a2, a3, a4, a5, a6, a7] = a.to_ne_bytes();
+        let [b0, b1, b2, b3, b4, b5, b6, b7] = b.to_ne_bytes();
+        [tag, flag, byte, 0, s0, s1, s2, s3, a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7]
+    }
+
+    pub(super) fn decode(bytes: &[u8; REPORT_SIZE]) -> Option<Self> {
+        let [tag, flag, byte, _, s @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = bytes;
+        let small = i32::from_ne_bytes(*s);
+        let wide = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
+        let (a, b) = (wide(8)?, wide(16)?);
+        let flag = *flag != 0;
+        match tag {
+            1 => Some(Self::Opened(Opened { mount_id: a, root_mount_id: b, at_mount_root: flag, missing: *byte })),
+            2 => Some(Self::Done),
+            3 => {
+                let step = *Step::ALL.get(usize::from(*byte))?;
+                Some(Self::Failed(Failed { step, errno: small, index: u32::try_from(a).ok()?, left: flag }))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What has been done so far and can be undone.
+struct Done {
+    /// The mount, once it is in the container.
+    mount: Option<OwnedFd>,
+    /// The directories that hold directories made by us, with the index of each one's name.
+    made: [Option<(OwnedFd, usize)>; MAX_DEPTH],
+}
+
+/// Does the job and ends the process: status 0 where what was done stays as it should, or nothing is left of it.
+pub(super) fn run(job: &Job<'_>, socket: BorrowedFd<'_>) -> ! {
+    let mut done = Done { mount: None, made: [const { None }; MAX_DEPTH] };
+    let clean = match work(job, socket, &mut done) {
+        Ok(()) => wait_for_keep(socket) || done.undo(job),
+        Err(mut failed) => {
+            failed.left = !done.undo(job);
+            // The parent may be gone, and then nobody needs to know.
+            let _ = send_raw(socket, &Report::Failed(failed).encode(), &[]);
+            true
+        }
+    };
+    // SAFETY: _exit ends the process at once. It runs no handlers of the parent's that were copied along.
+    unsafe { libc::_exit(if clean { 0 } else { 1 }) }
+}
+
+/// The last word of the parent; its end means no.
+fn wait_for_keep(socket: BorrowedFd<'_>) -> bool {
+    let mut byte = [0];
+    matches!(recv_raw(socket, &mut byte), Ok((1, _))) && byte == [Verdict::Keep as u8]
+}
+
+/// Adds the step to an errno.
+fn at(step: Step) -> impl Fn(Errno) -> Failed {
+    move |errno| Failed { step, errno: errno.raw_os_error(), index: 0, left: false }
+}
+
+fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Failed> {
+    // Soon processes of the container could be entitled to look at this one, which still has all of the parent's memory.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at(Step::CloseFiles))?;
+    close_others(&job.keep, socket.as_raw_fd()).map_err(at(Step::CloseFiles))?;
+    umask(Mode::from_raw_mode(0o022));
+
+    // The mount namespace first, and the root while we are still the host's root: the directories above it may be closed
+    // to everybody else.
+    move_into_link_name_space(job.mount_ns, Some(LinkNameSpaceType::Mount)).map_err(at(Step::EnterMountNs))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(job.root.as_c_str(), flags, Mode::empty()).map_err(at(Step::OpenRoot))?;
+    if let Some(user_ns) = job.user_ns {
+        move_into_link_name_space(user_ns, Some(LinkNameSpaceType::User)).map_err(at(Step::EnterUserNs))?;
+    }
+    become_root().map_err(at(Step::BecomeRoot))?;
+
+    let context = fsopen(c"bpf", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at(Step::OpenFs))?;
+    let (directory, missing) = find(job, root.as_fd()).map_err(at(Step::Find))?;
+    let place = mount_of(directory.as_fd()).map_err(at(Step::Stat))?;
+    let root_place = mount_of(root.as_fd()).map_err(at(Step::Stat))?;
+    let opened = Opened {
+        mount_id: place.0,
+        root_mount_id: root_place.0,
+        at_mount_root: place.1,
+        missing: u8::try_from(missing).unwrap_or(u8::MAX),
+    };
+    send_raw(socket, &Report::Opened(opened).encode(), &[context.as_fd()]).map_err(at(Step::Send))?;
+    drop(context);
+
+    let mut byte = [0];
+    let (_, mount) = recv_raw(socket, &mut byte).map_err(at(Step::Receive))?;
+    let mount = mount.ok_or(Errno::PIPE).map_err(at(Step::Receive))?;
+    let directory = make_missing(job, directory, missing, done)?;
+    let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&mount, c"", &directory, c"", empty).map_err(at(Step::Mount))?;
+    drop(directory);
+    let mount = done.mount.insert(mount);
+
+    // From here on as the container will see it: by its path, on a descriptor that is more than a path.
+    let seen = open_in(root.as_fd(), job.prefixes.first(), OFlags::RDONLY).map_err(at(Step::Reopen))?;
+    if mount_of(seen.as_fd()).map_err(at(Step::Stat))?.0 != mount_of(mount.as_fd()).map_err(at(Step::Stat))?.0 {
+        return Err(at(Step::Covered)(Errno::BUSY));
+    }
+    pin_maps(job, seen.as_fd())?;
+    if job.mint {
+        drop(token::create_raw(seen.as_fd()).map_err(at(Step::Mint))?);
+    }
+    send_raw(socket, &Report::Done.encode(), &[]).map_err(at(Step::Send))
+}
+
+/// Closes everything but `keep`, which is sorted, and `socket`: standard input and output too, whose readers wait for us.
+fn close_others(keep: &[RawFd], socket: RawFd) -> Result<(), Errno> {
+    let mut from = 0;
+    let mut rest = keep;
+    let mut socket = Some(socket);
+    loop {
+        let next = match (rest.split_first(), socket) {
+            (Some((first, others)), s) if s.is_none_or(|s| *first < s) => {
+                rest = others;
+                *first
+            }
+            (_, Some(s)) => {
+                socket = None;
+                s
+            }
+            (_, None) => return close_range(from, libc::c_uint::MAX),
+        };
+        // Descriptors are never negative.
+        let next = next.unsigned_abs();
+        if next > from {
+            close_range(from, next - 1)?;
+        }
+        from = from.max(next + 1);
+    }
+}
+
+fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: takes three integers. The descriptors it closes belong to copies of the parent's handles, which this process
+    // never uses or drops.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// BPF_OBJ_PIN of a map at a path relative to the working directory.
+fn pin(map: RawFd, name: &CStr) -> Result<(), Errno> {
+    const BPF_OBJ_PIN: libc::c_long = 6;
+    #[repr(C)]
+    struct ObjPin {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let attr = ObjPin { pathname: name.as_ptr() as u64, bpf_fd: map.unsigned_abs(), file_flags: 0 };
+    // SAFETY: the kernel reads the given number of bytes of `attr`, whose pointer is to a C string that outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const attr, size_of::<ObjPin>()) };
+    if done == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// User and group 0 of the user namespace, without further groups. The bpffs and what is made belongs to them; capabilities
+/// in the namespace stay.
+fn become_root() -> Result<(), Errno> {
+    match set_thread_groups(&[]) {
+        // `setgroups` is denied in user namespaces that an unprivileged user made; the groups left are of no use there.
+        Err(Errno::PERM) => {}
+        other => other?,
+    }
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    // The change of ids may have reset it (kernel.suid_dumpable).
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+}
+
+/// Opens the target, or its nearest ancestor that exists with the number of components that are missing below it.
+fn find(job: &Job<'_>, root: BorrowedFd<'_>) -> Result<(OwnedFd, usize), Errno> {
+    for (missing, prefix) in job.prefixes.iter().enumerate() {
+        match open_in(root, Some(prefix), OFlags::PATH) {
+            Err(Errno::NOENT) => {}
+            other => return Ok((other?, missing)),
+        }
+    }
+    Ok((open_in(root, None, OFlags::PATH)?, job.names.len()))
+}
+
+/// Opens a directory beneath the container's root, or the root itself.
+fn open_in(root: BorrowedFd<'_>, path: Option<&CString>, how: OFlags) -> Result<OwnedFd, Errno> {
+    let path: &CStr = path.map_or(c".", |path| path.as_c_str());
+    openat2(root, path, how | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
+}
+
+/// The id of the mount that a descriptor is on, and whether it is that mount's root.
+fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, bool), Errno> {
+    let stat = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    if !StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID) {
+        return Err(Errno::NOSYS);
+    }
+    Ok((stat.stx_mnt_id, stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))
+}
+
+/// Makes the last `missing` components below `directory` and opens the last one. What is found to exist by now must be a
+/// directory on the same mount, which is the one that was judged.
+fn make_missing(job: &Job<'_>, directory: OwnedFd, missing: usize, done: &mut Done) -> Result<OwnedFd, Failed> {
+    let mut parent = directory;
+    let first = job.names.len().saturating_sub(missing);
+    for (slot, (index, name)) in done.made.iter_mut().zip(job.names.iter().enumerate().skip(first)) {
+        let made = match mkdirat(&parent, name.as_c_str(), Mode::from_raw_mode(0o755)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(errno) => return Err(at(Step::MakeDirectory)(errno)),
+        };
+        let resolve = RESOLVE.difference(ResolveFlags::IN_ROOT) | ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat2(&parent, name.as_c_str(), flags, Mode::empty(), resolve);
+        // Noted before the result is looked at, so that it is removed again if it cannot be opened.
+        if made {
+            *slot = Some((parent, index));
+        }
+        parent = opened.map_err(at(Step::MakeDirectory))?;
+    }
+    Ok(parent)
+}
+
+/// Pins every map as a file of `directory`, the root of the bpffs, and gives it to its owner.
+fn pin_maps(job: &Job<'_>, directory: BorrowedFd<'_>) -> Result<(), Failed> {
+    if job.maps.is_empty() {
+        return Ok(());
+    }
+    // BPF_OBJ_PIN takes a path. Relative to the working directory it needs neither /proc nor BPF_F_PATH_FD of Linux 6.5.
+    fchdir(directory).map_err(at(Step::Pin))?;
+    for (index, (map, name)) in job.maps.iter().enumerate() {
+        let at = |step| {
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            move |errno: Errno| Failed { step, errno: errno.raw_os_error(), index, left: false }
+        };
+        // The kernel makes the file with mode 0600 less the umask.
+        pin(*map, name).map_err(at(Step::Pin))?;
+        let (user, group) = job.owner;
+        chownat(directory, name.as_c_str(), Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW).map_err(at(Step::Give))?;
+    }
+    Ok(())
+}
+
+impl Done {
+    /// Takes everything away again; true where nothing is left.
+    fn undo(&mut self, job: &Job<'_>) -> bool {
+        let mut clean = true;
+        if let Some(mount) = self.mount.take() {
+            // The working directory is the one name of a mount that nothing can cover or move meanwhile.
+            clean &= fchdir(&mount).is_ok() && unmount(c".", UnmountFlags::DETACH).is_ok();
+        }
+        for made in self.made.iter_mut().rev() {
+            if let Some((parent, index)) = made.take() {
+                let name = job.names.get(index).map_or(c"", |name| name.as_c_str());
+                clean &= unlinkat(&parent, name, AtFlags::REMOVEDIR).is_ok();
+            }
+        }
+        clean
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_survive_the_socket() {
+        let opened = Opened { mount_id: u64::MAX - 7, root_mount_id: 12, at_mount_root: true, missing: 3 };
+        let mut reports = vec![Report::Done, Report::Opened(opened)];
+        for step in Step::ALL {
+            reports.push(Report::Failed(Failed { step, errno: 95, index: 7, left: true }));
+            reports.push(Report::Failed(Failed { step, errno: 1, index: 0, left: false }));
+        }
+        for report in reports {
+            assert_eq!(Report::decode(&report.encode()), Some(report));
+        }
+    }
+
+    #[test]
+    fn steps_are_numbered_in_the_order_of_their_table() {
+        for (index, step) in Step::ALL.into_iter().enumerate() {
+            assert_eq!(step as usize, index);
+        }
+    }
+
+    #[test]
+    fn strange_reports_are_refused() {
+        let mut bytes = [0; REPORT_SIZE];
+        assert_eq!(Report::decode(&bytes), None);
+        bytes[0] = 3;
+        bytes[2] = Step::ALL.len() as u8;
+        assert_eq!(Report::decode(&bytes), None);
+        bytes[2] = 0;
+        bytes[8..16].copy_from_slice(&u64::MAX.to_ne_bytes());
+        assert_eq!(Report::decode(&bytes), None);
+    }
+}

@@ -1,0 +1,143 @@
+//! The forked child of [`super::mount`], as its parent sees it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid};
+
+use super::inside::{self, Job, REPORT_SIZE, Report, Verdict};
+use super::{read_text, unexpected};
+use crate::sys::SysError;
+use crate::sys::sock::{Socket, recv_raw, retry, send_raw, wait_readable};
+
+/// How long a child may take to undo what it did, once its socket is closed.
+const UNDO_TIME: Duration = Duration::from_millis(500);
+
+/// A running child. Dropping it lets it undo what it did, then kills and reaps it.
+#[derive(Debug)]
+pub(super) struct Forked {
+    pid: Pid,
+    pidfd: OwnedFd,
+    socket: Socket,
+    started: Instant,
+    ended: Option<WaitStatus>,
+}
+
+impl Forked {
+    /// Forks, without exec: docs/decisions/0002-fork-for-bpffs.md says what that saves and what it asks of the child.
+    pub(super) fn start(job: &Job<'_>) -> Result<Self, SysError> {
+        let (socket, theirs) = Socket::pair()?;
+        let started = Instant::now();
+        // SAFETY: other threads may exist, so until its end the child may only do what is safe in a signal handler.
+        // `inside::run` makes system calls on what was prepared before the fork, allocates nothing, takes no lock, calls
+        // no code of the runtime that does, and leaves through _exit.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            inside::run(job, theirs.as_fd());
+        }
+        let pid = Pid::from_raw(pid).filter(|_| pid > 0);
+        let pid = pid.ok_or_else(|| SysError::io("fork", "the bpffs process")(io::Error::last_os_error()))?;
+        drop(theirs);
+        // Nobody else reaps our children, so the pid is still the child's.
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Self { pid, pidfd, socket, started, ended: None }),
+            Err(errno) => {
+                // Without the socket it ends by itself.
+                drop(socket);
+                let _ = retry(|| waitpid(Some(pid), WaitOptions::empty()));
+                Err(SysError::io("open a pidfd of", "the bpffs process")(errno))
+            }
+        }
+    }
+
+    /// The next report and the descriptor that came with it.
+    pub(super) fn report(&mut self, deadline: Instant) -> Result<(Report, Option<OwnedFd>), SysError> {
+        let fail = || SysError::io("receive a report of", "the bpffs process");
+        if !wait_readable(self.socket.as_fd(), deadline).map_err(fail())? {
+            return Err(self.late());
+        }
+        let mut bytes = [0; REPORT_SIZE];
+        let (len, fd) = match recv_raw(self.socket.as_fd(), &mut bytes) {
+            Err(Errno::CONNRESET) => (0, None),
+            other => other.map_err(fail())?,
+        };
+        if len == 0 {
+            self.reap_by(deadline.min(Instant::now() + UNDO_TIME));
+            let how = self.ended.map_or_else(|| "it closed its socket".to_owned(), describe);
+            return Err(SysError::ChildGone { role: "bpffs", how });
+        }
+        let report = (len == REPORT_SIZE).then(|| Report::decode(&bytes)).flatten();
+        Ok((report.ok_or_else(|| unexpected("a report of the bpffs process"))?, fd))
+    }
+
+    /// The container's mount table, as the child that is in its mount namespace has it.
+    pub(super) fn mountinfo(&self) -> Result<String, SysError> {
+        read_text(&format!("/proc/{}/mountinfo", self.pid.as_raw_nonzero()))
+    }
+
+    /// Sends the mount and closes our descriptor of it.
+    pub(super) fn hand_over(&self, mount: OwnedFd) -> Result<(), Errno> {
+        send_raw(self.socket.as_fd(), &[Verdict::Keep as u8], &[mount.as_fd()])
+    }
+
+    /// Says whether what was done is to stay.
+    pub(super) fn verdict(&self, verdict: Verdict) -> Result<(), Errno> {
+        send_raw(self.socket.as_fd(), &[verdict as u8], &[])
+    }
+
+    /// Waits for the end of a child whose work is done.
+    pub(super) fn finish(mut self, deadline: Instant) -> Result<(), SysError> {
+        self.reap_by(deadline);
+        match self.ended {
+            Some(status) if status.exit_status() == Some(0) => Ok(()),
+            Some(status) => Err(SysError::ChildGone { role: "bpffs", how: describe(status) }),
+            None => Err(self.late()),
+        }
+    }
+
+    /// Has the child undo what it did. False where something is left, or where it did not end in time and was killed.
+    pub(super) fn undo(mut self) -> bool {
+        self.socket.shutdown();
+        self.reap_by(Instant::now() + UNDO_TIME);
+        self.ended.is_some_and(|status| status.exit_status() == Some(0))
+    }
+
+    fn late(&self) -> SysError {
+        SysError::Deadline { role: "bpffs", waited: self.started.elapsed() }
+    }
+
+    /// Reaps the child if it ends before `until`.
+    fn reap_by(&mut self, until: Instant) {
+        if self.ended.is_none() && wait_readable(self.pidfd.as_fd(), until).unwrap_or(false) {
+            self.reap();
+        }
+    }
+
+    fn reap(&mut self) {
+        if let Ok(Some((_, status))) = retry(|| waitpid(Some(self.pid), WaitOptions::empty())) {
+            self.ended = Some(status);
+        }
+    }
+}
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        self.socket.shutdown();
+        self.reap_by(Instant::now() + UNDO_TIME);
+        if self.ended.is_none() {
+            // ESRCH: it has ended by now.
+            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+            self.reap();
+        }
+    }
+}
+
+fn describe(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "unknown".into(),
+    }
+}

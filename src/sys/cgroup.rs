@@ -1,0 +1,390 @@
+//! The container's cgroup in the v2 hierarchy: where it is, and whether it is the container's alone.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Dir, FileType, Mode, OFlags, fstat, fstatfs, openat};
+use rustix::io::Errno;
+
+use crate::model::facts::CgroupFact;
+use crate::model::ids::Pid;
+use crate::sys::error::SysError;
+use crate::sys::fsutil::{self, OpenAs};
+use crate::sys::mounts;
+use crate::sys::pid::{self, Process, ProcessError};
+
+/// `CGROUP2_SUPER_MAGIC`, include/uapi/linux/magic.h.
+const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
+
+/// More cgroups below one container than this are not looked through.
+const MAX_CGROUPS: usize = 4096;
+
+/// Why a container's cgroup could not be found or judged.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The process's cgroup is not below the mount that we see.
+    #[error("open cgroup {path}: it lies outside of what the hook sees, run the hook in the host's cgroup namespace", path = .0.display())]
+    NotVisible(PathBuf),
+    /// The cgroup was removed while the process is still in it.
+    #[error("open cgroup {path}: it was removed", path = .0.display())]
+    Removed(PathBuf),
+    /// The process changed its cgroup while we looked.
+    #[error("look at cgroup {path}: process {init} was moved to another one meanwhile", path = path.display())]
+    Moved {
+        /// Where it was.
+        path: PathBuf,
+        /// The container's init.
+        init: Pid,
+    },
+    /// There are too many cgroups below it.
+    #[error("look at cgroup {path}: more than {MAX_CGROUPS} cgroups lie below it", path = .0.display())]
+    TooMany(PathBuf),
+    /// A process could not be read.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+}
+
+/// A process's place in the v2 hierarchy, from `/proc/<pid>/cgroup`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupPath {
+    /// As the reader's cgroup namespace shows it: absolute, and beginning with `/..` where it lies outside of that.
+    pub path: PathBuf,
+    /// True where the cgroup was removed.
+    pub removed: bool,
+}
+
+/// The line of the v2 hierarchy, `0::PATH` (cgroups(7)); None where the kernel has none.
+pub fn parse_v2(text: &str) -> Option<CgroupPath> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    // A cgroup whose own name ends so cannot be told apart; it would be taken for a removed one, which is an error.
+    Some(match path.strip_suffix(" (deleted)") {
+        Some(path) => CgroupPath { path: path.into(), removed: true },
+        None => CgroupPath { path: path.into(), removed: false },
+    })
+}
+
+/// The v2 hierarchy as it is mounted here: on `/sys/fs/cgroup` of a unified host, on `/sys/fs/cgroup/unified` of a hybrid one.
+#[derive(Debug)]
+pub struct Hierarchy {
+    mount: OwnedFd,
+    point: PathBuf,
+    /// Which cgroup is mounted, as our cgroup namespace shows it.
+    root: PathBuf,
+}
+
+impl Hierarchy {
+    /// Finds it in our own mount table; None where it is not mounted. Of several mounts the one that shows most is taken.
+    pub fn find() -> Result<Option<Self>, SysError> {
+        let mut found: Vec<_> = mounts::own_mounts()?.into_iter().filter(|mount| mount.kind == "cgroup2").collect();
+        found.sort_by_key(|mount| mount.root.components().count());
+        for mount in found {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let Ok(fd) = openat(rustix::fs::CWD, &mount.point, flags, Mode::empty()) else { continue };
+            // Another mount may lie over it.
+            let kind = fstatfs(&fd).map_err(SysError::io("find the file system of", mount.point.display().to_string()))?.f_type;
+            if u64::try_from(kind).is_ok_and(|kind| kind == CGROUP2_SUPER_MAGIC) {
+                return Ok(Some(Self { mount: fd, point: mount.point, root: mount.root }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where it is mounted.
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// Opens a cgroup's directory by its path, as [`CgroupPath`] has it. The descriptor keeps the cgroup's number, and a program
+    /// that is attached through it goes to exactly this cgroup, even when another one takes the name.
+    pub fn open(&self, path: &Path) -> Result<OwnedFd, CgroupError> {
+        let below = path.strip_prefix(&self.root).map_err(|_| CgroupError::NotVisible(path.to_owned()))?;
+        if below.components().any(|part| !matches!(part, Component::Normal(_))) {
+            return Err(CgroupError::NotVisible(path.to_owned()));
+        }
+        let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+        match fsutil::open_beneath(&self.mount, below, OpenAs::Directory) {
+            Err(SysError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(CgroupError::Removed(path.to_owned()))
+            }
+            other => Ok(other?),
+        }
+    }
+}
+
+/// The kernel's number of a cgroup, as `bpf_get_current_cgroup_id` has it: on 64-bit kernels the inode of its directory is the
+/// whole of it (kernfs; include/linux/kernfs.h, `kernfs_ino`).
+pub fn id(directory: impl AsFd) -> Result<u64, SysError> {
+    Ok(fstat(directory).map_err(SysError::io("stat", "a cgroup's directory"))?.st_ino)
+}
+
+/// The pids in one cgroup, those below it not counted; 0 for a process outside of our pid namespace.
+pub fn pids(directory: impl AsFd) -> Result<Vec<u32>, SysError> {
+    match read(directory.as_fd(), "cgroup.procs") {
+        Ok(text) => Ok(numbers(&text)),
+        // A threaded cgroup has threads and no processes of its own (cgroups(7)).
+        Err(Errno::OPNOTSUPP) => {
+            let threads = read(directory.as_fd(), "cgroup.threads").map_err(SysError::io("read", "cgroup.threads"))?;
+            let mut pids: Vec<_> = numbers(&threads).into_iter().map(process_of_thread).collect();
+            pids.sort_unstable();
+            pids.dedup();
+            Ok(pids)
+        }
+        // The cgroup was removed, so nobody is in it.
+        Err(Errno::NODEV | Errno::NOENT) => Ok(Vec::new()),
+        Err(errno) => Err(SysError::io("read", "cgroup.procs")(errno)),
+    }
+}
+
+/// The pids in a cgroup and in all that lie below it. `shown` is for messages.
+pub fn pids_below(directory: impl AsFd, shown: &Path) -> Result<Vec<u32>, CgroupError> {
+    let here = openat(&directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let mut waiting = vec![here.map_err(SysError::io("open", shown.display().to_string()))?];
+    let (mut found, mut seen) = (Vec::new(), 0);
+    while let Some(directory) = waiting.pop() {
+        seen += 1;
+        if seen > MAX_CGROUPS {
+            return Err(CgroupError::TooMany(shown.to_owned()));
+        }
+        found.extend(pids(&directory)?);
+        let listed = |errno| SysError::io::<Errno>("list the cgroups in", shown.display().to_string())(errno);
+        for entry in Dir::read_from(&directory).map_err(listed)? {
+            let entry = entry.map_err(listed)?;
+            if entry.file_type() != FileType::Directory || matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                continue;
+            }
+            match openat(&directory, entry.file_name(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(below) => waiting.push(below),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(listed(errno).into()),
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn read(directory: BorrowedFd<'_>, name: &str) -> Result<String, Errno> {
+    let mut file = File::from(openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?;
+    Ok(text)
+}
+
+fn numbers(text: &str) -> Vec<u32> {
+    text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+/// The process that a thread belongs to, or the thread's own number where that cannot be found out any more.
+fn process_of_thread(thread: u32) -> u32 {
+    std::fs::read_to_string(format!("/proc/{thread}/status"))
+        .ok()
+        .and_then(|status| status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok())
+        .unwrap_or(thread)
+}
+
+/// What `linux.cgroupsPath` of a container's configuration lets us expect of its cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Expected<'a> {
+    /// The configuration leaves it to the runtime.
+    Any,
+    /// `/a/b`: this path below the mount, or one below it.
+    Path(&'a str),
+    /// `a/b`: a path with this in it, whatever the runtime put before.
+    Within(&'a str),
+    /// `slice:prefix:name`, the form of runtimes with systemd: a path with this unit in it.
+    Unit(String),
+}
+
+impl<'a> Expected<'a> {
+    fn from(cgroups_path: Option<&'a str>) -> Self {
+        let Some(path) = cgroups_path.filter(|path| !path.is_empty()) else { return Self::Any };
+        // As runc and crun read it: with two colons and no slash at its beginning it is systemd's.
+        match path.split(':').collect::<Vec<_>>()[..] {
+            [_slice, prefix, name] if !path.starts_with('/') => Self::Unit(match (prefix, name) {
+                (_, name) if name.ends_with(".slice") => name.to_owned(),
+                ("", name) => format!("{name}.scope"),
+                (prefix, name) => format!("{prefix}-{name}.scope"),
+            }),
+            _ if path.starts_with('/') => Self::Path(path),
+            _ => Self::Within(path),
+        }
+    }
+
+    /// True for the cgroup itself and for those below it: crun puts the init of a systemd scope into `container` below it, so
+    /// that the container can be given the scope as the root of its own hierarchy.
+    fn includes(&self, path: &Path) -> bool {
+        let normal = |text: &str| -> Option<PathBuf> {
+            let parts = Path::new(text).components().filter(|part| *part != Component::RootDir);
+            parts.map(|part| matches!(part, Component::Normal(_)).then_some(part)).collect()
+        };
+        let below_root = path.strip_prefix("/").unwrap_or(path);
+        match self {
+            Self::Any => true,
+            Self::Path(expected) => normal(expected).is_some_and(|expected| below_root.starts_with(expected)),
+            Self::Within(expected) => normal(expected).is_some_and(|expected| {
+                let parts: Vec<_> = below_root.components().collect();
+                let wanted: Vec<_> = expected.components().collect();
+                !wanted.is_empty() && parts.windows(wanted.len()).any(|window| window == wanted)
+            }),
+            Self::Unit(unit) => below_root.components().any(|part| part.as_os_str() == unit.as_str()),
+        }
+    }
+}
+
+/// What was found out about a container's cgroup.
+#[derive(Debug)]
+pub struct Found {
+    /// Whose it is.
+    pub fact: CgroupFact,
+    /// Its directory, held open, where it is the container's own or shared.
+    pub directory: Option<OwnedFd>,
+}
+
+/// Finds the cgroup of a container whose init is held, and judges whether it is the container's alone: the one that
+/// `linux.cgroupsPath` names, not the root, and with nobody in it or below it but the init, processes of the init's own pid
+/// namespace and below, and the init's descendants. A container that shares our pid namespace has only the latter.
+///
+/// True at the moment of asking: a process that is put there later by somebody with the right to do so is not seen.
+pub fn of_container(init: &Process, cgroups_path: Option<&str>) -> Result<Found, CgroupError> {
+    let root = Found { fact: CgroupFact::Root, directory: None };
+    let Some(hierarchy) = Hierarchy::find()? else { return Ok(root) };
+    let Some(CgroupPath { path, removed }) = parse_v2(&init.cgroup_text()?) else { return Ok(root) };
+    if path == Path::new("/") {
+        return Ok(root);
+    }
+    if removed {
+        return Err(CgroupError::Removed(path));
+    }
+    let expected = Expected::from(cgroups_path);
+    if !expected.includes(&path) {
+        let expected = cgroups_path.unwrap_or_default().to_owned();
+        return Ok(Found { fact: CgroupFact::Elsewhere { path, expected }, directory: None });
+    }
+    let directory = hierarchy.open(&path)?;
+    let id = id(&directory)?;
+    let other = foreign_process(init, &directory, &path)?;
+    // Only now: a cgroup of that name, opened, with the init still in it, is the init's.
+    if parse_v2(&init.cgroup_text()?).is_none_or(|now| now.path != path || now.removed) {
+        return Err(CgroupError::Moved { path, init: init.pid() });
+    }
+    let fact = match other {
+        Some(other) => CgroupFact::Shared { path, other },
+        None => CgroupFact::Own { path, id },
+    };
+    Ok(Found { fact, directory: Some(directory) })
+}
+
+/// A process in the cgroup or below it that does not belong to the container; 0 for one that is outside of our pid namespace.
+fn foreign_process(init: &Process, directory: &OwnedFd, path: &Path) -> Result<Option<u32>, CgroupError> {
+    let (namespace, own) = (init.namespaces()?.pid, pid::own_namespaces()?.pid);
+    for number in pids_below(directory, path)? {
+        let Ok(pid) = Pid::new(number) else { return Ok(Some(number)) };
+        if pid == init.pid() {
+            continue;
+        }
+        let belongs = pid::open_process(pid).and_then(|process| {
+            // A private pid namespace is the container's; in ours, everybody is.
+            Ok((namespace != own && process.is_within_pid_namespace(namespace)?) || descends(process, init.pid())?)
+        });
+        match belongs {
+            Ok(true) | Err(ProcessError::Gone(_)) => {}
+            Ok(false) => return Ok(Some(number)),
+            Err(err) => return Err(err.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// True where `ancestor` is among the parents of the process.
+fn descends(process: Process, ancestor: Pid) -> Result<bool, ProcessError> {
+    let mut process = process;
+    // As deep as a tree of processes can be, were it a chain.
+    for _ in 0..4096 {
+        match Pid::new(process.status()?.parent) {
+            Ok(parent) if parent == ancestor => return Ok(true),
+            Ok(parent) => process = pid::open_process(parent)?,
+            Err(_) => return Ok(false),
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_v2_line_is_found_among_those_of_v1() {
+        let at = |path: &str, removed| Some(CgroupPath { path: path.into(), removed });
+        for (text, expected) in [
+            ("0::/\n", at("/", false)),
+            (
+                "9:name=systemd:/x\n4:memory:/y\n0::/machine.slice/libpod-1.scope/container\n",
+                at("/machine.slice/libpod-1.scope/container", false),
+            ),
+            ("0::/web (deleted)\n", at("/web", true)),
+            ("0::/../../web\n", at("/../../web", false)),
+            ("0::/a b:c\n", at("/a b:c", false)),
+            ("9:name=systemd:/\n4:memory:/\n", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_v2(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cgroup_is_what_the_configuration_names_or_lies_below_it() {
+        for (configured, path, included) in [
+            (None, "/anything", true),
+            (Some(""), "/anything", true),
+            (Some("/a/b"), "/a/b", true),
+            (Some("/a//b/"), "/a/b", true),
+            (Some("/a/b"), "/a/b/container", true),
+            (Some("/a/b"), "/a/bc", false),
+            (Some("/a/b"), "/a", false),
+            (Some("/a/b"), "/x/a/b", false),
+            (Some("/a/../b"), "/b", false),
+            (Some("a/b"), "/user.slice/a/b", true),
+            (Some("a/b"), "/a/b/c", true),
+            (Some("a/b"), "/a/x/b", false),
+            (Some("b"), "/a/xb", false),
+            (Some(".."), "/a", false),
+            (Some("machine.slice:libpod:1f"), "/machine.slice/libpod-1f.scope", true),
+            (Some("machine.slice:libpod:1f"), "/machine.slice/libpod-1f.scope/container", true),
+            (Some("machine.slice:libpod:1f"), "/machine.slice/libpod-2f.scope", false),
+            (Some("user.slice:libpod:1f"), "/user.slice/user-7.slice/user@7.service/user.slice/libpod-1f.scope/c", true),
+            (Some(":crio:1f"), "/system.slice/crio-1f.scope", true),
+            (Some("kubepods.slice::1f"), "/kubepods.slice/1f.scope", true),
+            (Some("a.slice:x:b.slice"), "/a.slice/b.slice", true),
+            (Some("/a:b:c"), "/a:b:c", true),
+            (Some("/a:b:c"), "/b-c.scope", false),
+            (Some("a:b"), "/x/a:b", true),
+        ] {
+            assert_eq!(Expected::from(configured).includes(Path::new(path)), included, "{configured:?} {path}");
+        }
+    }
+
+    #[test]
+    fn a_path_outside_of_the_mount_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("web")).unwrap();
+        let hierarchy = |root: &str| Hierarchy {
+            mount: File::open(dir.path()).unwrap().into(),
+            point: dir.path().into(),
+            root: root.into(),
+        };
+        assert!(hierarchy("/").open(Path::new("/web")).is_ok());
+        assert!(hierarchy("/..").open(Path::new("/../web")).is_ok());
+        assert!(hierarchy("/pod").open(Path::new("/pod/web")).is_ok());
+        assert!(hierarchy("/pod").open(Path::new("/pod")).is_ok());
+        for (root, path) in [("/", "/../web"), ("/pod", "/web"), ("/pod", "/podweb"), ("/", "/web/../web")] {
+            let err = hierarchy(root).open(Path::new(path)).unwrap_err();
+            assert!(matches!(err, CgroupError::NotVisible(_)), "{root} {path}: {err}");
+        }
+        assert!(matches!(hierarchy("/").open(Path::new("/none")), Err(CgroupError::Removed(_))));
+    }
+}

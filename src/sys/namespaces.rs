@@ -1,0 +1,106 @@
+//! Namespaces by their inodes in nsfs.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
+use rustix::io::Errno;
+
+use crate::model::facts::NamespaceFact;
+use crate::sys::error::SysError;
+
+/// The inode of the initial user namespace: PROC_USER_INIT_INO, include/linux/proc_ns.h, unchanged since Linux 3.8.
+pub const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// The kinds of namespaces that we look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Namespace {
+    /// `ns/user`
+    User,
+    /// `ns/mnt`
+    Mount,
+    /// `ns/net`
+    Network,
+    /// `ns/pid`: the one the process itself is in.
+    Pid,
+    /// `ns/cgroup`
+    Cgroup,
+    /// `ns/uts`
+    Uts,
+    /// `ns/ipc`
+    Ipc,
+}
+
+impl Namespace {
+    /// All of them, in the order of [`Namespaces`]' fields.
+    pub const ALL: [Self; 7] = [Self::User, Self::Mount, Self::Network, Self::Pid, Self::Cgroup, Self::Uts, Self::Ipc];
+
+    /// The file below `/proc/<pid>`.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::User => "ns/user",
+            Self::Mount => "ns/mnt",
+            Self::Network => "ns/net",
+            Self::Pid => "ns/pid",
+            Self::Cgroup => "ns/cgroup",
+            Self::Uts => "ns/uts",
+            Self::Ipc => "ns/ipc",
+        }
+    }
+}
+
+/// The inodes of a process's namespaces. Two processes are in the same namespace if and only if the inodes are equal, while
+/// at least one of them lives or holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is the namespace of its name")]
+pub struct Namespaces {
+    pub user: u64,
+    pub mount: u64,
+    pub network: u64,
+    pub pid: u64,
+    pub cgroup: u64,
+    pub uts: u64,
+    pub ipc: u64,
+}
+
+impl Namespaces {
+    /// The inode of one kind.
+    pub fn inode(&self, kind: Namespace) -> u64 {
+        match kind {
+            Namespace::User => self.user,
+            Namespace::Mount => self.mount,
+            Namespace::Network => self.network,
+            Namespace::Pid => self.pid,
+            Namespace::Cgroup => self.cgroup,
+            Namespace::Uts => self.uts,
+            Namespace::Ipc => self.ipc,
+        }
+    }
+
+    /// What planning wants to know about one kind, `own` being the hook's.
+    pub fn fact(&self, kind: Namespace, own: &Self) -> NamespaceFact {
+        NamespaceFact { inode: self.inode(kind), shared_with_host: self.inode(kind) == own.inode(kind) }
+    }
+
+    pub(super) fn read(directory: BorrowedFd<'_>) -> Result<Self, Errno> {
+        // Following the link needs PTRACE_MODE_READ over the process, which root in the initial user namespace has unless the
+        // process holds capabilities that we lack: pid 1 may, so it is never asked.
+        let inode = |kind: Namespace| statat(directory, kind.file(), AtFlags::empty()).map(|stat| stat.st_ino);
+        Ok(Self {
+            user: inode(Namespace::User)?,
+            mount: inode(Namespace::Mount)?,
+            network: inode(Namespace::Network)?,
+            pid: inode(Namespace::Pid)?,
+            cgroup: inode(Namespace::Cgroup)?,
+            uts: inode(Namespace::Uts)?,
+            ipc: inode(Namespace::Ipc)?,
+        })
+    }
+}
+
+/// The namespaces of our own process. Runtimes run createRuntime and poststop hooks in their own namespaces, so for a hook
+/// these are the host's, except for the mount namespace under podman with a user namespace.
+pub fn own_namespaces() -> Result<Namespaces, SysError> {
+    let own = openat(CWD, "/proc/self", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(SysError::io("open", "/proc/self"))?;
+    Namespaces::read(own.as_fd()).map_err(SysError::io("read the namespaces below", "/proc/self"))
+}

@@ -1,0 +1,75 @@
+//! The kernel's tracepoints by number, without a change to the host's mounts.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+use crate::sys::SysError;
+
+/// Where tracefs is mounted, on newer hosts and on older ones.
+const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// The number of a tracepoint for perf_event_open(2); None where the kernel does not have it, or where a part of the name
+/// is no file name.
+///
+/// Where tracefs is not mounted, an instance of our own is read through a descriptor: it appears nowhere and is gone with it.
+pub fn tracepoint_id(category: &str, name: &str) -> Result<Option<u64>, SysError> {
+    let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['/', '\0']);
+    if !plain(category) || !plain(name) {
+        return Ok(None);
+    }
+    let root = root()?;
+    let path = format!("events/{category}/{name}/id");
+    let file = match openat(root.as_fd(), path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(SysError::io("open", format!("tracefs {path}"))(errno)),
+    };
+    let mut text = String::new();
+    let read = std::fs::File::from(file).take(32).read_to_string(&mut text);
+    read.map_err(SysError::io("read", format!("tracefs {path}")))?;
+    let number = text.trim().parse().map_err(|_| {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, text.trim().to_owned());
+        SysError::io("understand", format!("tracefs {path}"))(source)
+    })?;
+    Ok(Some(number))
+}
+
+fn root() -> Result<OwnedFd, SysError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    for root in ROOTS {
+        // An empty directory is a mount point without its mount.
+        if Path::new(root).join("events").is_dir() {
+            return openat(CWD, root, flags, Mode::empty()).map_err(SysError::io("open", root));
+        }
+    }
+    private_root().map_err(SysError::io("mount for ourselves", "tracefs"))
+}
+
+fn private_root() -> Result<OwnedFd, Errno> {
+    let context = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_file_names_are_no_tracepoints() {
+        for (category, name) in
+            [("", "x"), ("sched", ""), ("..", "x"), ("sched", ".."), ("a/b", "x"), ("sched", "a/../b"), ("s", "\0")]
+        {
+            assert_eq!(tracepoint_id(category, name).unwrap(), None, "{category:?} {name:?}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+SkDzBSk9aWHKJISTxUwMBYbzWGp+iwWIekolcUvtL8zqG+inm35QWfg8ehGNI5VBw5HE9X0p0y+jFPXutIF5Aw==

@@ -1,0 +1,31 @@
+//! Many containers at once.
+
+use crate::support::runtime::Runtime;
+use crate::world::{TRAFFIC, World};
+
+crate::cases![twenty_containers_at_once];
+
+const MANY: usize = 20;
+
+fn twenty_containers_at_once(world: &mut World) {
+    let bundles: Vec<_> =
+        (0..MANY).map(|n| world.counting(&format!("many-{n}")).ask("delegate", "networking").script(TRAFFIC).write()).collect();
+    let mut running: Vec<_> = bundles.iter().map(|bundle| Runtime::Runc.start(&world.lab, bundle)).collect();
+    for one in &mut running {
+        one.hear("ready");
+    }
+    assert_eq!(world.lab.records().len(), MANY);
+    assert_eq!(world.lab.count("link"), 2 * MANY);
+    // Each counts its own packets: one that is silent stays at nothing.
+    running[0].say("go\n");
+    running[0].hear("done");
+    assert!(world.counted(&bundles[0].id, "packets") > 0);
+    assert_eq!(world.counted(&bundles[1].id, "packets"), 0);
+    // All end at the same time, as the release of each sees the others' records.
+    for one in &mut running {
+        one.say("go\ngo\n");
+    }
+    for one in running {
+        one.finish();
+    }
+}

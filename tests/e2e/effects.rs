@@ -1,0 +1,271 @@
+//! What a container gets, seen from inside and from outside.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::support::bundle::{Bundle, FIRST_ID};
+use crate::support::kernel::{self, bpftool};
+use crate::support::process::eventually;
+use crate::support::runtime::Runtime;
+use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
+
+crate::cases![
+    counters_count_the_containers_own_traffic,
+    the_container_makes_and_uses_its_token,
+    a_container_that_asks_for_nothing_gets_nothing,
+    networking_delegates_no_tracing,
+    a_private_bpffs_delegates_nothing,
+    a_shown_map_is_read_in_the_container_and_written_by_nobody,
+    a_writable_map_is_written_in_the_container,
+    globals_reach_the_program,
+    facts_reach_the_program,
+    connect_is_refused_in_the_container_alone,
+    every_kind_of_container_scope_attaches,
+    tracepoints_need_and_get_host_scope,
+];
+
+fn counters_count_the_containers_own_traffic(world: &mut World) {
+    let bundle = world.counting("counting").script(TRAFFIC).write();
+    let mut running = world.start(&bundle);
+    let before = world.counted(&bundle.id, "packets");
+    running.say("go\n");
+    running.hear("done");
+    let after = world.counted(&bundle.id, "packets");
+    // XDP sees each packet that arrives on lo, the cgroup program each that leaves a socket of the container.
+    assert!(after >= before + TRAFFIC_PACKETS, "{before} packets before the traffic, {after} after it");
+
+    let links: Vec<_> = world.link_ids(&bundle.id).into_iter().map(kernel::link).collect();
+    let kinds: Vec<_> = links.iter().map(|link| link["type"].as_str().unwrap_or_default()).collect();
+    assert_eq!(kinds, ["xdp", "cgroup"], "{links:#?}");
+    let init = Runtime::Runc.init(&world.lab, &bundle.id);
+    assert_eq!(links[1]["cgroup_id"].as_u64(), Some(cgroup_id(init)), "the link is on another cgroup: {links:#?}");
+
+    let tree = world.lab.ours(&["list", "containers"]);
+    for part in [&bundle.id, "count_packets", "count_egress", "lo"] {
+        assert!(tree.contains(part), "{part} is not in the tree:\n{tree}");
+    }
+    running.say("go\n");
+    let ended = running.finish();
+    assert_eq!(ended.status.code(), Some(7), "the workload's own exit status is kept: {}", ended.stderr);
+}
+
+/// The inode of a process's directory in the version 2 hierarchy, which is the id of its cgroup.
+fn cgroup_id(pid: u32) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    let directory = kernel::cgroup2().join(path.trim_start_matches('/'));
+    fs::metadata(&directory).map(|found| found.ino()).unwrap_or_default()
+}
+
+/// The probe makes a token, a map and programs through it, attaches XDP to `lo` and counts what passes.
+const PROBE: &str = "echo ready; \
+    (while :; do nc -w 1 127.0.0.1 9 </dev/null; done 2>/dev/null) & \
+    if /bpfman-hook token probe --iface lo --count 1; then echo probe ok; else echo probe failed; fi; \
+    echo caps $(grep CapEff /proc/self/status); read go";
+
+fn the_container_makes_and_uses_its_token(world: &mut World) {
+    let bundle = Bundle::new(&world.lab, "token").ask("delegate", "networking").with_binary(&world.lab).script(PROBE).write();
+    let mut running = world.start(&bundle);
+    let verdict = running.hear("probe ");
+    running.say("go\n");
+    let ended = running.finish();
+    assert_eq!(verdict, "ok", "{}\n{}", ended.stdout, ended.stderr);
+    let counted = ended.stdout.lines().find(|line| line.contains("packets")).unwrap_or_default();
+    let number = counted.split_whitespace().find_map(|word| word.parse::<u64>().ok());
+    assert!(number.is_some_and(|n| n > 0), "the container's own program counted nothing: {}", ended.stdout);
+}
+
+fn a_container_that_asks_for_nothing_gets_nothing(world: &mut World) {
+    // Two containers, so that the case depends on the one that asks.
+    let asks = Bundle::new(&world.lab, "asks").ask("delegate", "networking").with_binary(&world.lab).script(PROBE).write();
+    let plain = Bundle::new(&world.lab, "plain").with_binary(&world.lab).script(PROBE).write();
+    for (bundle, expected) in [(&plain, "failed"), (&asks, "ok")] {
+        let mut running = world.start(bundle);
+        let verdict = running.hear("probe ");
+        if expected == "failed" {
+            assert_eq!(world.lab.records().len(), 0, "an unannotated container has a record");
+        }
+        running.say("go\n");
+        let ended = running.finish();
+        assert_eq!(verdict, expected, "{}\n{}", ended.stdout, ended.stderr);
+    }
+}
+
+fn networking_delegates_no_tracing(world: &mut World) {
+    let bundle = Bundle::new(&world.lab, "preset").ask("delegate", "networking").script("echo ready; read go").write();
+    let running = world.start(&bundle);
+    let options = bpffs_options(Runtime::Runc.init(&world.lab, &bundle.id), "/sys/fs/bpf");
+    let progs = option(&options, "delegate_progs");
+    for wanted in ["xdp", "sched_cls", "socket_filter"] {
+        assert!(progs.split(':').any(|name| name == wanted), "{wanted} is not delegated: {options}");
+    }
+    for unwanted in ["any", "kprobe", "tracepoint", "raw_tracepoint", "tracing", "perf_event", "cgroup_skb", "lsm"] {
+        assert!(!progs.split(':').any(|name| name == unwanted), "{unwanted} is delegated: {options}");
+    }
+    assert_eq!(option(&options, "uid"), FIRST_ID.to_string(), "{options}");
+    assert_eq!(option(&options, "gid"), FIRST_ID.to_string(), "{options}");
+    running.finish();
+}
+
+fn a_private_bpffs_delegates_nothing(world: &mut World) {
+    let script = "echo ready; ls -ld /run/own; read go";
+    let bundle =
+        Bundle::new(&world.lab, "private").ask("bpffs", "private").ask("bpffs-path", "/run/own").script(script).write();
+    let running = world.start(&bundle);
+    let options = bpffs_options(Runtime::Runc.init(&world.lab, &bundle.id), "/run/own");
+    assert!(!options.contains("delegate_"), "{options}");
+    running.finish();
+}
+
+/// The super options of the bpffs that a process sees at a path.
+pub fn bpffs_options(pid: u32, at: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    let line = text.lines().find(|line| line.split(' ').nth(4) == Some(at) && line.contains(" - bpf "));
+    let line = line.unwrap_or_else(|| panic!("no bpffs on {at}:\n{text}"));
+    line.rsplit(' ').next().unwrap_or_default().to_owned()
+}
+
+fn option<'a>(options: &'a str, key: &str) -> &'a str {
+    options.split(',').find_map(|one| one.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default()
+}
+
+/// Mounts that let a container run the host's bpftool.
+fn with_bpftool(bundle: Bundle) -> Bundle {
+    let bundle = bundle.mount("none", &PathBuf::from("/usr"), "/usr", &["rbind", "ro"]).rootfs(|root| {
+        for (name, target) in [("lib", "usr/lib"), ("lib64", "usr/lib64"), ("sbin", "usr/sbin")] {
+            std::os::unix::fs::symlink(target, root.join(name)).expect("a link in a new directory");
+        }
+    });
+    bundle
+}
+
+const READ_MAP: &str = "echo ready; read go; stat -c 'file %u %a' /sys/fs/bpf/packets; \
+    if /usr/sbin/bpftool map dump pinned /sys/fs/bpf/packets; then echo read ok; else echo read failed; fi; \
+    if /usr/sbin/bpftool map update pinned /sys/fs/bpf/packets key 0 0 0 0 value 1 0 0 0 0 0 0 0; \
+    then echo written ok; else echo written failed; fi; read go";
+
+fn a_shown_map_is_read_in_the_container_and_written_by_nobody(world: &mut World) {
+    // Reading needs no capability.
+    let bundle = with_bpftool(world.counting("readonly").ask("maps", "packets").capabilities(&[]).script(READ_MAP)).write();
+    let mut running = world.start(&bundle);
+    running.say("go\n");
+    assert_eq!(running.hear("file"), "0 600");
+    assert_eq!(running.hear("read"), "ok");
+    assert_eq!(running.hear("written"), "failed");
+    // Not even the host's root: the map is frozen.
+    let map = world.map_id(&bundle.id, "packets").to_string();
+    let update = ["map", "update", "id", &map, "key", "0", "0", "0", "0", "value", "1", "0", "0", "0", "0", "0", "0", "0"];
+    let ended = crate::support::process::ended(std::process::Command::new("bpftool").args(update));
+    assert!(!ended.status.success(), "the map is not frozen");
+    running.finish();
+}
+
+fn a_writable_map_is_written_in_the_container(world: &mut World) {
+    let bundle = with_bpftool(world.counting("writable").ask("maps", "packets:rw").capabilities(&[]).script(READ_MAP)).write();
+    let mut running = world.start(&bundle);
+    running.say("go\n");
+    assert_eq!(running.hear("read"), "ok");
+    assert_eq!(running.hear("written"), "ok");
+    running.finish();
+}
+
+fn globals_reach_the_program(world: &mut World) {
+    let image = world.signed("xdp_counter");
+    let bundle = Bundle::new(&world.lab, "globals")
+        .ask("image", &image)
+        .ask("programs", "xdp:count iface=lo")
+        .ask("globals", "step=1000")
+        .script(TRAFFIC)
+        .write();
+    let mut running = world.start(&bundle);
+    running.say("go\n");
+    running.hear("done");
+    let counted = world.counted(&bundle.id, "counter");
+    assert!(counted >= TRAFFIC_PACKETS * 1000 && counted.is_multiple_of(1000), "{counted}");
+    running.finish();
+}
+
+fn facts_reach_the_program(world: &mut World) {
+    let image = world.signed("xdp_counter");
+    let bundle = Bundle::new(&world.lab, "facts").ask("image", &image).ask("programs", "xdp:count iface=lo");
+    let bundle = bundle.script("echo ready; read go").write();
+    let running = world.start(&bundle);
+    let init = Runtime::Runc.init(&world.lab, &bundle.id);
+    let netns = fs::metadata(format!("/proc/{init}/ns/net")).map(|found| std::os::unix::fs::MetadataExt::ino(&found));
+    let rodata = world.inspect(&bundle.id)[0]["maps"].as_array().cloned().unwrap_or_default();
+    let rodata = rodata.iter().find(|map| map["name"].as_str().is_some_and(|name| name.contains("rodata")));
+    let id = rodata.and_then(|map| map["id"].as_u64()).expect("the object's read-only data is a map on record");
+    let dump = bpftool(&["map", "dump", "id", &id.to_string()]).to_string();
+    for (name, value) in [("bpfman_init_pid", u64::from(init)), ("bpfman_netns", netns.expect("a namespace has an inode"))] {
+        assert!(dump.contains(&format!("\"{name}\":{value}")), "{name} is not {value}: {dump}");
+    }
+    assert!(dump.contains("\"bpfman_container_id\""), "{dump}");
+    running.finish();
+}
+
+const CONNECT: &str = "echo ready; read go; nc -w 2 127.0.0.1 9 </dev/null 2>/tmp/said; cat /tmp/said; echo end; read go";
+
+fn connect_is_refused_in_the_container_alone(world: &mut World) {
+    let image = world.signed("connect_block");
+    let blocked = Bundle::new(&world.lab, "blocked").ask("image", &image).ask("programs", "cgroup_sock_addr:block_connect4");
+    let blocked = blocked.mount("tmpfs", &PathBuf::from("tmpfs"), "/tmp", &[]).script(CONNECT).write();
+    let plain =
+        Bundle::new(&world.lab, "unblocked").mount("tmpfs", &PathBuf::from("tmpfs"), "/tmp", &[]).script(CONNECT).write();
+    let mut both: Vec<_> = [&blocked, &plain].into_iter().map(|bundle| world.start(bundle)).collect();
+    let mut said = Vec::new();
+    for running in &mut both {
+        running.say("go\n");
+        running.hear("end");
+    }
+    for running in both {
+        said.push(running.finish().stdout);
+    }
+    assert!(said[0].contains("not permitted"), "connect was not refused: {}", said[0]);
+    assert!(said[1].contains("refused") && !said[1].contains("not permitted"), "the neighbour suffers: {}", said[1]);
+}
+
+fn every_kind_of_container_scope_attaches(world: &mut World) {
+    for (object, entry, link) in [
+        ("tcx_counter", "tcx:count_ingress iface=lo direction=ingress", "tcx"),
+        ("cgroup_sock", "cgroup_sock:count_sock_create", "cgroup"),
+        ("sock_ops", "sock_ops:count_sock_ops", "cgroup"),
+        ("core", "xdp:xdp_core iface=lo", "xdp"),
+        ("subprogs", "xdp:xdp_subprogs iface=lo", "xdp"),
+    ] {
+        let image = world.signed(object);
+        let bundle =
+            Bundle::new(&world.lab, object).ask("image", &image).ask("programs", entry).script("echo ready; read go").write();
+        let running = world.start(&bundle);
+        let links = world.link_ids(&bundle.id);
+        assert_eq!(links.len(), 1, "{object}");
+        assert_eq!(kernel::link(links[0])["type"], link, "{object}");
+        running.finish();
+    }
+}
+
+fn tracepoints_need_and_get_host_scope(world: &mut World) {
+    let image = world.signed("tracepoints");
+    let programs = "tracepoint:count_execve:syscalls/sys_enter_execve; raw_tracepoint:count_sys_enter:sys_enter";
+    let bundle = |world: &World, name: &str| {
+        Bundle::new(&world.lab, name)
+            .ask("image", &image)
+            .ask("programs", programs)
+            .script("echo ready; read go; id; echo done; read go")
+    };
+    world.refused(bundle(world, "container-scope"), 1, &["host scope"]);
+
+    let rules = world.image_rule() + "scope = \"host\"\nglobals = []\n";
+    world.lab.policy(&format!("{rules}[[container]]\nprograms = [\"tracepoint\", \"raw_tracepoint\"]\nhost-scope = true\n"));
+    let bundle = bundle(world, "host-scope").write();
+    let mut running = world.start(&bundle);
+    let before = world.counted(&bundle.id, "events");
+    running.say("go\n");
+    running.hear("done");
+    eventually("an event in the container", Duration::from_secs(5), || {
+        (world.counted(&bundle.id, "events") > before).then_some(())
+    });
+    running.say("go\n");
+    running.finish();
+}

@@ -1,0 +1,122 @@
+//! podman, which runs hooks from files, sometimes in a mount namespace of its own, and poststop by itself.
+
+use crate::support::podman::Podman;
+use crate::support::process::{Running, ended, tool};
+use crate::support::runtime::Runtime;
+use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
+
+crate::cases![
+    hook_files_work_with_runc,
+    hook_files_work_with_crun,
+    a_user_namespace_gets_a_token_and_precreate_the_capability,
+    without_a_grant_the_missing_capability_is_named,
+    without_our_bpffs_a_private_mount_namespace_is_refused,
+    podman_stop_releases,
+];
+
+const UIDMAP: [&str; 4] = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
+
+/// Our annotations as podman's flags. podman splits values at commas, which ours never need.
+fn annotations(pairs: &[(&str, &str)]) -> Vec<String> {
+    pairs.iter().flat_map(|(key, value)| ["--annotation".to_owned(), format!("hook.bpfman.io/{key}={value}")]).collect()
+}
+
+fn flags<'a>(annotations: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
+    annotations.iter().map(String::as_str).chain(more.iter().copied()).collect()
+}
+
+/// Mounts our bpffs, as the unit that `install` ships does before any engine runs.
+fn mount_bpffs(world: &World) {
+    let path = world.lab.bpffs();
+    for directory in [world.lab.path("root/run"), world.lab.path("root/run/bpfman-hook"), path.clone()] {
+        if !directory.exists() {
+            std::fs::create_dir(&directory).expect("a directory below the lab");
+        }
+    }
+    tool(std::process::Command::new("mount").args(["-t", "bpf", "-o", "nosuid,nodev,noexec,mode=0700", "bpf"]).arg(&path));
+}
+
+fn counting(world: &mut World, runtime: Runtime, programs: &str) {
+    let image = world.signed("packets");
+    let podman = Podman::new(&world.lab, runtime);
+    // Two entries in one value, separated as the contract says, with a semicolon.
+    let asked = annotations(&[("image", &image), ("programs", programs)]);
+    let script = TRAFFIC.replace("echo ready", "ip link set lo up; echo ready");
+    let flags = flags(&asked, &["--cap-add", "NET_ADMIN"]);
+    let mut running = Running::start(&mut podman.run(&world.lab, "counting", &flags, &script));
+    running.hear("ready");
+    running.say("go\n");
+    running.hear("done");
+    let records = world.lab.records();
+    let id = records.first().and_then(|record| record["id"].as_str()).expect("one record").to_owned();
+    assert!(world.counted(&id, "packets") >= TRAFFIC_PACKETS);
+    running.say("go\n");
+    assert_eq!(running.finish().status.code(), Some(7));
+}
+
+fn hook_files_work_with_runc(world: &mut World) {
+    counting(world, Runtime::Runc, "xdp:count_packets iface=lo; cgroup_skb:count_egress");
+}
+
+fn hook_files_work_with_crun(world: &mut World) {
+    // On a hybrid host crun's containers have no cgroup of their own to put a program on.
+    counting(world, Runtime::Crun, "xdp:count_packets iface=lo");
+}
+
+const PROBE: &str =
+    "if /bpfman-hook token probe >/tmp/said 2>&1; then echo probe ok; else cat /tmp/said; echo probe failed; fi";
+
+fn probing(world: &World, podman: &Podman, name: &str) -> std::process::Command {
+    let copy = world.lab.path("bin/bpfman-hook");
+    if !copy.exists() {
+        std::fs::copy(crate::support::lab::BINARY, &copy).expect("the binary can be copied");
+    }
+    let asked = annotations(&[("delegate", "networking")]);
+    let volume = format!("{}:/bpfman-hook:ro", copy.display());
+    let flags: Vec<&str> = [flags(&asked, &UIDMAP), vec!["-v", &volume, "--tmpfs", "/tmp"]].concat();
+    podman.run(&world.lab, name, &flags, PROBE)
+}
+
+fn a_user_namespace_gets_a_token_and_precreate_the_capability(world: &mut World) {
+    world.allow("grant = true");
+    mount_bpffs(world);
+    for runtime in [Runtime::Runc, Runtime::Crun] {
+        let podman = Podman::new(&world.lab, runtime).with_precreate(&world.lab);
+        let ended = ended(&mut probing(world, &podman, runtime.name()));
+        assert_eq!(ended.line("probe"), Some("ok"), "{}: {}\n{}", runtime.name(), ended.stdout, ended.stderr);
+        std::fs::remove_dir_all(world.lab.path("podman")).expect("podman's store can be removed");
+    }
+}
+
+fn without_a_grant_the_missing_capability_is_named(world: &mut World) {
+    mount_bpffs(world);
+    let podman = Podman::new(&world.lab, Runtime::Runc).with_precreate(&world.lab);
+    let ended = ended(&mut probing(world, &podman, "no-grant"));
+    assert_eq!(ended.line("probe"), None, "the container started");
+    assert!(ended.stderr.contains("CAP_BPF"), "{}", ended.stderr);
+    assert_eq!(ended.status.code(), Some(126), "podman's status for a failed hook");
+}
+
+fn without_our_bpffs_a_private_mount_namespace_is_refused(world: &mut World) {
+    world.allow("grant = true");
+    let podman = Podman::new(&world.lab, Runtime::Runc).with_precreate(&world.lab);
+    let image = world.signed("packets");
+    let asked = annotations(&[("image", &image), ("programs", "xdp:count_packets iface=lo")]);
+    let ended = ended(&mut podman.run(&world.lab, "unmounted", &flags(&asked, &UIDMAP), "echo started"));
+    assert!(!ended.stdout.contains("started"), "the container started");
+    assert!(ended.stderr.contains(r"run-bpfman\x2dhook-fs.mount"), "{}", ended.stderr);
+}
+
+fn podman_stop_releases(world: &mut World) {
+    let image = world.signed("packets");
+    mount_bpffs(world);
+    let podman = Podman::new(&world.lab, Runtime::Runc);
+    let asked = annotations(&[("image", &image), ("programs", "xdp:count_packets iface=lo")]);
+    let name = format!("{}-stop", world.lab.word());
+    let flags = [flags(&asked, &UIDMAP), vec!["-d", "-t"]].concat();
+    let mut command = podman.command(&["run", "--rm", "--network", "none", "--name", &name]);
+    command.args(&flags).args([crate::support::podman::IMAGE, "/bin/sh", "-c", "cat"]);
+    tool(&mut command);
+    assert_eq!(world.lab.count("link"), 1);
+    tool(&mut podman.command(&["stop", "-t", "0", &name]));
+}

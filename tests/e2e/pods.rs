@@ -1,0 +1,74 @@
+//! Containers that share a network namespace because they are one pod.
+
+use std::path::Path;
+
+use crate::support::bundle::Bundle;
+use crate::support::process::Running;
+use crate::support::runtime::Runtime;
+use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
+
+crate::cases![the_pod_owns_the_programs_of_its_network, two_different_programs_for_one_interface];
+
+/// The annotations by which CRI-O tells what a container is.
+fn crio(world: &World, bundle: Bundle, kind: &str) -> Bundle {
+    let sandbox = format!("{}-sandbox", world.lab.word());
+    bundle
+        .engine(&world.lab, "cri-o")
+        .annotate("io.kubernetes.cri-o.ContainerType", kind)
+        .annotate("io.kubernetes.cri-o.SandboxID", &sandbox)
+        .annotate("io.kubernetes.cri-o.Namespace", "shop")
+        .annotate("io.kubernetes.cri-o.KubeName", "web-0")
+        .annotate("io.kubernetes.pod.name", "web-0")
+        .annotate("io.kubernetes.pod.namespace", "shop")
+        .annotate("io.kubernetes.container.name", kind)
+}
+
+/// The pod's sandbox, and the path of its network namespace.
+fn sandbox(world: &World) -> (Running, String) {
+    let bundle =
+        crio(world, Bundle::new(&world.lab, "sandbox").without_userns(), "sandbox").script("echo ready; read go").write();
+    let running = world.start(&bundle);
+    let init = Runtime::Runc.init(&world.lab, &bundle.id);
+    (running, format!("/proc/{init}/ns/net"))
+}
+
+fn member(world: &mut World, name: &str, netns: &str, programs: &str) -> Bundle {
+    let image = world.signed("packets");
+    let bundle = Bundle::new(&world.lab, name).without_userns().namespace("network", Some(Path::new(netns)));
+    let bundle = bundle.ask("image", &image).ask("programs", programs);
+    crio(world, bundle, "container").annotate("io.kubernetes.container.name", name)
+}
+
+fn the_pod_owns_the_programs_of_its_network(world: &mut World) {
+    let (pause, netns) = sandbox(world);
+    let programs = "xdp:count_packets iface=lo";
+    let first = member(world, "first", &netns, programs).script(TRAFFIC).write();
+    let second = member(world, "second", &netns, programs).script(TRAFFIC).write();
+    let first_running = world.start(&first);
+    assert_eq!(world.lab.count("link"), 1);
+    let mut second_running = world.start(&second);
+    assert_eq!(world.lab.count("link"), 1, "the second container joins the link of the first");
+    drop(first_running.finish());
+    assert_eq!(world.lab.count("link"), 1, "the link stays while the second container lives");
+    second_running.say("go\n");
+    second_running.hear("done");
+    assert!(world.counted(&second.id, "packets") >= TRAFFIC_PACKETS, "the pod's program does not count any more");
+    second_running.finish();
+    crate::support::process::eventually("the last container to release the pod", std::time::Duration::from_secs(10), || {
+        (world.lab.count("link") == 0).then_some(())
+    });
+    pause.finish();
+}
+
+fn two_different_programs_for_one_interface(world: &mut World) {
+    let (pause, netns) = sandbox(world);
+    let first = member(world, "first", &netns, "xdp:count_packets iface=lo").script(TRAFFIC).write();
+    let running = world.start(&first);
+    let image = world.signed("xdp_counter");
+    let second = member(world, "second", &netns, "xdp:count iface=lo").ask("image", &image).script("echo started").write();
+    let ended = Runtime::Runc.run(&world.lab, &second);
+    assert!(!ended.stdout.contains("started"), "the second container started");
+    world.said(&ended, 1, &["attach xdp to lo", &first.id]);
+    running.finish();
+    pause.finish();
+}

@@ -1,0 +1,214 @@
+//! Requests that cannot be fulfilled, and what is said about them.
+
+use std::process::Command;
+
+use crate::support::bundle::Bundle;
+use crate::support::process::tool;
+use crate::support::runtime::Runtime;
+use crate::world::World;
+
+crate::cases![
+    a_state_that_is_none,
+    a_bundle_without_a_configuration,
+    a_virtual_machines_configuration,
+    an_unknown_annotation,
+    an_annotation_that_does_not_parse,
+    a_preset_above_the_ceiling,
+    nothing_is_delegated_without_a_policy,
+    a_token_without_a_user_namespace,
+    a_token_without_cap_bpf,
+    a_token_behind_a_seccomp_profile,
+    a_program_that_is_not_in_the_object,
+    a_program_of_another_type,
+    a_program_that_does_not_verify,
+    a_program_that_reads_kernel_memory,
+    a_type_of_a_later_version,
+    an_option_of_a_later_version,
+    a_signer_of_a_later_version,
+    one_interface_for_two_xdp_programs,
+    a_global_that_nobody_declares,
+    a_global_that_does_not_fit,
+    a_map_that_is_not_there,
+    an_interface_that_is_not_there,
+    a_full_store,
+    a_corrupt_store,
+    an_older_kernel,
+    a_failure_that_may_be_passed_over,
+    a_failure_that_may_not_be_passed_over,
+];
+
+/// A container that asks for one program of one of the test objects.
+fn asking(world: &mut World, name: &str, object: &str, entry: &str) -> Bundle {
+    let image = world.signed(object);
+    Bundle::new(&world.lab, name).ask("image", &image).ask("programs", entry)
+}
+
+fn delegating(world: &World, name: &str) -> Bundle {
+    Bundle::new(&world.lab, name).ask("delegate", "networking")
+}
+
+fn a_state_that_is_none(world: &mut World) {
+    let bundle = delegating(world, "state").hook_through("createRuntime", r#"cut -c 1-20 | "$@""#);
+    world.refused(bundle, 2, &["read the container's state from standard input", "not an OCI state"]);
+}
+
+fn a_bundle_without_a_configuration(world: &mut World) {
+    let bundle = delegating(world, "configless").hook_through("createRuntime", r#"rm config.json; exec "$@""#);
+    world.refused(bundle, 1, &["config.json"]);
+}
+
+fn a_virtual_machines_configuration(world: &mut World) {
+    let bundle = delegating(world, "vm").edit(|config| config["vm"] = serde_json::json!({ "kernel": { "path": "/vmlinuz" } }));
+    world.refused(bundle, 1, &["is a virtual machine"]);
+}
+
+fn an_unknown_annotation(world: &mut World) {
+    let bundle = Bundle::new(&world.lab, "unknown").ask("progams", "xdp:count_packets");
+    world.refused(bundle, 2, &["annotation hook.bpfman.io/progams is unknown", "programs"]);
+}
+
+fn an_annotation_that_does_not_parse(world: &mut World) {
+    let bundle = asking(world, "grammar", "packets", "xdp:count_packets iface=lo; xdp count_packets");
+    world.refused(bundle, 2, &["programs", "xdp count_packets"]);
+}
+
+fn a_preset_above_the_ceiling(world: &mut World) {
+    let bundle = Bundle::new(&world.lab, "ceiling").ask("delegate", "networking tracing");
+    world.refused(bundle, 1, &["tracing", "policy"]);
+}
+
+fn nothing_is_delegated_without_a_policy(world: &mut World) {
+    std::fs::remove_file(world.lab.path("root/etc/bpfman-hook/policy.toml")).expect("the world has a policy");
+    world.refused(delegating(world, "built-in"), 1, &["policy"]);
+}
+
+fn a_token_without_a_user_namespace(world: &mut World) {
+    world.refused(delegating(world, "no-userns").without_userns(), 1, &["has no user namespace of its own"]);
+}
+
+fn a_token_without_cap_bpf(world: &mut World) {
+    world.refused(delegating(world, "no-cap").capabilities(&["CAP_NET_ADMIN"]), 1, &["CAP_BPF"]);
+}
+
+fn a_token_behind_a_seccomp_profile(world: &mut World) {
+    world.refused(delegating(world, "seccomp").forbid_bpf(), 1, &["seccomp"]);
+}
+
+fn a_program_that_is_not_in_the_object(world: &mut World) {
+    let bundle = asking(world, "absent", "packets", "xdp:count_parcels iface=lo");
+    world.refused(bundle, 1, &["\"count_parcels\" is not in", "count_packets"]);
+}
+
+fn a_program_of_another_type(world: &mut World) {
+    let bundle = asking(world, "type", "packets", "xdp:count_egress iface=lo");
+    world.refused(bundle, 1, &["\"count_egress\" is cgroup_skb by its section"]);
+}
+
+fn a_program_that_does_not_verify(world: &mut World) {
+    let bundle = asking(world, "rejected", "rejected", "xdp:xdp_rejected iface=lo");
+    world.refused(bundle, 1, &["xdp_rejected", "verif"]);
+}
+
+fn a_program_that_reads_kernel_memory(world: &mut World) {
+    for entry in ["xdp:leak_xdp iface=lo", "cgroup_skb:leak_cgroup"] {
+        let name = if entry.starts_with("xdp") { "leak-xdp" } else { "leak-cgroup" };
+        let bundle = asking(world, name, "leak", entry);
+        world.refused(bundle, 1, &["host scope"]);
+    }
+}
+
+fn a_type_of_a_later_version(world: &mut World) {
+    let bundle = asking(world, "later", "packets", "kprobe:count_packets:do_unlinkat");
+    world.refused(bundle, 2, &["kprobe"]);
+}
+
+fn an_option_of_a_later_version(world: &mut World) {
+    let bundle = asking(world, "priority", "packets", "xdp:count_packets iface=lo priority=50");
+    world.refused(bundle, 2, &["priority"]);
+}
+
+fn a_signer_of_a_later_version(world: &mut World) {
+    let bundle = asking(world, "keyless", "packets", "xdp:count_packets iface=lo");
+    let signer = "signed-by = { identity = \"https://example.org/release\", issuer = \"https://token.example.org\", trusted-root = \"/r.json\" }";
+    let rule = format!("[[image]]\nname = \"keyless\"\nrepository = \"oci:{}\"\n{signer}\n", world.images.dir.display());
+    world.lab.policy(&(rule + crate::world::CONTAINER_RULE));
+    world.refused(bundle, 2, &["identity"]);
+}
+
+fn one_interface_for_two_xdp_programs(world: &mut World) {
+    let image = world.signed("xdp_counter");
+    let entries = format!("xdp:count_packets iface=lo; xdp:count iface=lo from={image}");
+    let bundle = asking(world, "two", "packets", &entries);
+    world.refused(bundle, 1, &["count", "one interface takes one XDP program"]);
+}
+
+fn a_global_that_nobody_declares(world: &mut World) {
+    let bundle = asking(world, "global", "packets", "xdp:count_packets iface=lo").ask("globals", "velocity=3");
+    world.refused(bundle, 1, &["no program declares \"velocity\""]);
+}
+
+fn a_global_that_does_not_fit(world: &mut World) {
+    let bundle = asking(world, "range", "xdp_counter", "xdp:count iface=lo").ask("globals", "step=-1");
+    world.refused(bundle, 1, &["global step", "-1 is not in"]);
+}
+
+fn a_map_that_is_not_there(world: &mut World) {
+    let bundle = asking(world, "map", "packets", "xdp:count_packets iface=lo").ask("maps", "parcels");
+    world.refused(bundle, 1, &["no program has a map \"parcels\"", "packets"]);
+}
+
+fn an_interface_that_is_not_there(world: &mut World) {
+    let bundle = asking(world, "interface", "packets", "xdp:count_packets iface=eth7");
+    world.refused(bundle, 1, &["the container has no interface \"eth7\"; it has lo"]);
+}
+
+fn a_full_store(world: &mut World) {
+    let store = world.lab.path("root/run/bpfman-hook/store");
+    std::fs::create_dir_all(&store).expect("a directory below the lab");
+    tool(Command::new("mount").args(["-t", "tmpfs", "-o", "size=4k,mode=0700", "none"]).arg(&store));
+    let bundle = delegating(world, "full").script("echo started").write();
+    let ended = Runtime::Runc.run(&world.lab, &bundle);
+    let unmounted = rustix::mount::unmount(&store, rustix::mount::UnmountFlags::DETACH);
+    assert!(unmounted.is_ok(), "harness: unmount the small store: {unmounted:?}");
+    assert!(!ended.stdout.contains("started"), "the container started");
+    world.said(&ended, 1, &["store"]);
+    world.lab.residue();
+}
+
+fn a_corrupt_store(world: &mut World) {
+    // A first container makes the store, then it is overwritten.
+    let first = delegating(world, "first").script("true").write();
+    assert!(Runtime::Runc.run(&world.lab, &first).status.success(), "the first container did not start");
+    let stores = std::fs::read_dir(world.lab.path("root/run/bpfman-hook/store"));
+    let store = stores.into_iter().flatten().flatten().next().expect("a started container has left a store");
+    let data = &store.path().join("data.mdb");
+    let kept = std::fs::read(data).expect("the store can be read");
+    std::fs::write(data, vec![0x5a; kept.len()]).expect("the store can be written");
+    let bundle = delegating(world, "corrupt").script("echo started").write();
+    let ended = Runtime::Runc.run(&world.lab, &bundle);
+    std::fs::write(data, kept).expect("the store can be written");
+    assert!(!ended.stdout.contains("started"), "the container started");
+    world.said(&ended, 1, &["store"]);
+}
+
+fn an_older_kernel(world: &mut World) {
+    // A kernel before 6.9 refuses `delegate_*`: so does this one for a hook under strace.
+    let script = r#"exec strace -f -o /dev/null -e trace=fsconfig -e inject=fsconfig:error=EINVAL "$@""#;
+    world.refused(delegating(world, "older").hook_through("createRuntime", script), 1, &["6.9"]);
+}
+
+fn a_failure_that_may_be_passed_over(world: &mut World) {
+    world.allow("on-failure = [\"stop\", \"continue\"]");
+    let bundle = asking(world, "continue", "packets", "xdp:count_parcels iface=lo").ask("on-failure", "continue");
+    let bundle = bundle.script("echo ready; read go").write();
+    let running = world.start(&bundle);
+    let record = world.inspect(&bundle.id).to_string();
+    assert!(record.contains("count_parcels"), "the reason is not on record: {record}");
+    assert!(world.lab.ours(&["list", "containers"]).contains("count_parcels"), "the reason is not in the list");
+    running.finish();
+}
+
+fn a_failure_that_may_not_be_passed_over(world: &mut World) {
+    let bundle = asking(world, "continue", "packets", "xdp:count_parcels iface=lo").ask("on-failure", "continue");
+    world.refused(bundle, 1, &["on-failure", "policy"]);
+}

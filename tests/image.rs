@@ -1,0 +1,16 @@
+//! Images from end to end, without root: layouts, archives and object files in a temporary directory, registries on loopback
+//! ports, the fetch work on a thread instead of the confined child.
+
+#[path = "support/registry.rs"]
+mod registry;
+
+#[path = "image/cache.rs"]
+mod cache;
+#[path = "image/host.rs"]
+mod host;
+#[path = "image/remote.rs"]
+mod remote;
+#[path = "image/signatures.rs"]
+mod signatures;
+#[path = "image/world.rs"]
+mod world;

@@ -1,0 +1,278 @@
+//! The rules of the source tree: who may use whom, where system calls and `unsafe` may stand, how long a file may be, and
+//! that the files shipped beside the program are the ones that it would write itself.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bpfman_hook::cli::Stage;
+use bpfman_hook::frontend::hook_files::{self, Engines, Invocation};
+use bpfman_hook::model::policy::Engine;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A source file without its unit tests, comments and string literals.
+struct Source {
+    path: PathBuf,
+    layer: String,
+    code: String,
+    lines: usize,
+}
+
+fn sources() -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut todo = vec![root().join("src")];
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                todo.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let path = path.strip_prefix(root().join("src")).unwrap().to_owned();
+                let first = path.iter().next().unwrap().to_str().unwrap();
+                let layer = first.trim_end_matches(".rs").to_owned();
+                let body = without_tests(&text);
+                found.push(Source { layer, code: bare(body), lines: body.lines().count(), path });
+            }
+        }
+    }
+    assert!(found.len() > 10, "{}", found.len());
+    // A file of tests alone is declared as `#[cfg(test)] mod tests;`.
+    found.retain(|source| source.path.file_stem().unwrap() != "tests");
+    found
+}
+
+fn without_tests(text: &str) -> &str {
+    text.find("\n#[cfg(test)]\nmod ").map_or(text, |at| &text[..at])
+}
+
+/// The code alone: comments and the insides of string and character literals are blanked.
+fn bare(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    while at < chars.len() {
+        let rest = &chars[at..];
+        if rest.starts_with(&['/', '/']) {
+            at += rest.iter().position(|c| *c == '\n').unwrap_or(rest.len());
+        } else if rest.starts_with(&['r', '"']) || rest.starts_with(&['r', '#']) {
+            let hashes = rest[1..].iter().take_while(|c| **c == '#').count();
+            if rest.get(1 + hashes) == Some(&'"') {
+                let end: Vec<char> = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
+                let body = 2 + hashes;
+                let length = rest[body..].windows(end.len()).position(|w| w == end).unwrap();
+                at += body + length + end.len();
+            } else {
+                out.push('r');
+                at += 1;
+            }
+        } else if rest[0] == '"' {
+            at += 1;
+            while chars[at] != '"' {
+                at += if chars[at] == '\\' { 2 } else { 1 };
+            }
+            at += 1;
+        } else if rest.starts_with(&['\'', '"', '\'']) {
+            at += 3;
+        } else {
+            out.push(rest[0]);
+            at += 1;
+        }
+    }
+    out
+}
+
+/// The first path segments after `prefix` (`crate::`), groups in braces included.
+fn uses(code: &str, prefix: &str) -> BTreeSet<String> {
+    let word = |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices(prefix) {
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+            continue;
+        }
+        let rest = &code[at + prefix.len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut begin = true;
+            for (i, c) in group.char_indices() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => begin = true,
+                    _ if begin && depth == 0 && !c.is_whitespace() => {
+                        found.insert(word(&group[i..]));
+                        begin = false;
+                    }
+                    _ => {}
+                }
+            }
+        } else {
+            found.insert(word(rest));
+        }
+    }
+    found
+}
+
+/// What a layer may use besides itself. Siblings in the middle never use each other.
+fn allowed(layer: &str) -> Option<&'static [&'static str]> {
+    Some(match layer {
+        "paths" => &[],
+        "model" => &[],
+        "cli" => &["model"],
+        "sys" => &["model", "paths"],
+        "image" | "kernel" | "store" | "supervise" => &["sys", "model", "paths"],
+        "lifecycle" => &["image", "kernel", "store", "supervise", "sys", "model", "paths"],
+        "frontend" => &["lifecycle", "image", "kernel", "store", "supervise", "sys", "model", "paths", "cli"],
+        _ => return None,
+    })
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        if matches!(source.layer.as_str(), "main" | "lib") {
+            continue;
+        }
+        let Some(allowed) = allowed(&source.layer) else {
+            wrong.push(format!("{}: no layer of the house", source.path.display()));
+            continue;
+        };
+        for used in uses(&source.code, "crate::") {
+            if used != source.layer && !allowed.contains(&used.as_str()) {
+                wrong.push(format!("{} uses {used}", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn each_crate_has_its_layer() {
+    // crate, and where it may be used: a layer or a file
+    let owners: &[(&str, &[&str])] = &[
+        ("rustix", &["sys"]),
+        ("nix", &["sys"]),
+        ("caps", &["sys"]),
+        ("libc", &["sys"]),
+        ("aya", &["kernel"]),
+        ("aya_obj", &["kernel", "sys/bpf.rs"]),
+        ("object", &["kernel"]),
+        ("heed", &["store"]),
+        ("oci_client", &["image"]),
+        ("oci_spec", &["model", "image"]),
+        ("reqwest", &["image"]),
+        ("rustls", &["image"]),
+        ("sigstore_verify", &["image"]),
+        ("sigstore_crypto", &["image"]),
+        ("sigstore_trust_root", &["image"]),
+        ("sigstore_types", &["image"]),
+        ("tokio", &["image"]),
+        ("clap", &["cli", "frontend/documents.rs"]),
+        ("clap_mangen", &["frontend/documents.rs"]),
+    ];
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let at_home = |homes: &[&str]| homes.iter().any(|home| *home == source.layer || Path::new(home) == source.path);
+        for (name, homes) in owners {
+            let prefix = format!("{name}::");
+            let path = source.code.match_indices(&prefix).any(|(at, _)| {
+                // A module of ours can have a crate's name: crate::sys::caps::.
+                !source.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+                    && !local(&source.code, name)
+            });
+            if path && !at_home(homes) {
+                wrong.push(format!("{} uses {name}", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// True where a name is a module that the file imports from our own crate.
+fn local(code: &str, name: &str) -> bool {
+    code.split(';')
+        .filter(|item| item.contains("use crate::") || item.contains("use super::"))
+        .any(|item| item.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == name))
+}
+
+/// What the model must not do. `std::net` has pure types too, for addresses.
+const EFFECTS: [&str; 9] =
+    ["std::fs", "std::env", "std::process", "std::io", "std::thread", "SystemTime", "Instant", "ToSocketAddrs", "tracing::"];
+
+#[test]
+fn the_model_is_pure_and_unsafe_has_its_places() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        if source.layer == "model" {
+            for effect in EFFECTS {
+                if source.code.contains(effect) {
+                    wrong.push(format!("{} uses {effect}", source.path.display()));
+                }
+            }
+        }
+        let words: Vec<_> = source.code.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+        if words.contains(&"unsafe") && !matches!(source.layer.as_str(), "sys" | "store") {
+            wrong.push(format!("{} has unsafe code", source.path.display()));
+        }
+        if source.layer != "main" && words.contains(&"panic") && source.code.contains("panic!(") {
+            wrong.push(format!("{} panics", source.path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn files_have_one_subject() {
+    let long: Vec<_> = sources()
+        .into_iter()
+        .filter(|source| source.lines > 800)
+        .map(|source| format!("{}: {} lines", source.path.display(), source.lines))
+        .collect();
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+#[test]
+fn the_checks_of_this_file_see_what_they_look_for() {
+    let code =
+        bare("use crate::{image::{a, b}, sys};\nlet x = crate::store::y(); // crate::kernel\nlet s = \"crate::frontend\";");
+    let found: Vec<_> = uses(&code, "crate::").into_iter().collect();
+    assert_eq!(found, ["image", "store", "sys"]);
+    assert_eq!(bare("a r#\"x \" // y\"# b '\"' c \"\\\"\" d"), "a  b  c  d");
+    assert!(uses("my_crate::x", "crate::").is_empty());
+    assert_eq!(without_tests("a\n#[cfg(test)]\nmod tests {\n"), "a");
+    assert!(local("use crate::sys::{caps, netns};", "caps") && !local("use caps::x;", "caps"));
+}
+
+/// Files that are shipped as they are, and what the program would write. `BLESS=1` writes them.
+fn shipped() -> Vec<(PathBuf, String)> {
+    let invocation =
+        Invocation { binary: "/usr/local/bin/bpfman-hook".into(), engines: Engines([Engine::Podman].into()), root: None };
+    let hooks = [Stage::CreateRuntime, Stage::Poststop, Stage::Precreate]
+        .map(|stage| (Path::new("hooks.d").join(hook_files::file_name(stage)), hook_files::hook(stage, &invocation)));
+    let packaging = [
+        (format!("packaging/systemd/{}", hook_files::MOUNT_UNIT), hook_files::mount_unit()),
+        ("packaging/tmpfiles.d/bpfman-hook.conf".to_owned(), hook_files::tmpfiles()),
+        ("packaging/containers.conf.d/50-bpfman-hook.conf".to_owned(), hook_files::drop_in(&[hook_files::HOOKS_DIR.into()])),
+    ];
+    hooks.into_iter().chain(packaging.map(|(path, text)| (path.into(), text))).collect()
+}
+
+#[test]
+fn shipped_files_are_in_step_with_the_program() {
+    let bless = std::env::var_os("BLESS").is_some();
+    for (path, text) in shipped() {
+        let full = root().join(&path);
+        if bless {
+            fs::write(&full, &text).unwrap();
+        }
+        let present = fs::read_to_string(&full).unwrap_or_default();
+        assert_eq!(present, text, "{} is out of step: run the test with BLESS=1", path.display());
+    }
+    let hooks: BTreeSet<_> = fs::read_dir(root().join("hooks.d")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(hooks.len(), 3, "{hooks:?}");
+}

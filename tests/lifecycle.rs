@@ -1,0 +1,403 @@
+//! Acquire, release and reconcile against a real store, a fake kernel and a fake host: a failure and a kill at each effect.
+
+mod support {
+    pub mod fake;
+}
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bpfman_hook::image::{ImageError, Images, Want};
+use bpfman_hook::lifecycle::acquire::{Acquired, Start};
+use bpfman_hook::lifecycle::policy_files::LoadedPolicy;
+use bpfman_hook::lifecycle::reconcile::{Depth, Mode};
+use bpfman_hook::lifecycle::release::Released;
+use bpfman_hook::lifecycle::{Cause, Lifecycle};
+use bpfman_hook::model::annotations::Request;
+use bpfman_hook::model::attach_point::{CgroupAttach, ProgramKind};
+use bpfman_hook::model::bytecode::{Bytecode, Verdict};
+use bpfman_hook::model::container::Container;
+use bpfman_hook::model::facts::NetnsFact;
+use bpfman_hook::model::ids::Digest;
+use bpfman_hook::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
+use bpfman_hook::model::policy::{Engine, Policy, PolicyId};
+use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
+use bpfman_hook::model::state::State;
+use bpfman_hook::store::Store;
+use support::fake::{Effects, FakeHost, FakeKernel, Killed, Trouble};
+
+const BOOT: &str = "11111111-2222-3333-4444-555555555555";
+const INIT: u32 = 500;
+const HOOK: u32 = 400;
+
+/// Hands out one object for every reference.
+struct OneImage;
+
+impl Images for OneImage {
+    fn fetch(&self, want: &Want<'_>) -> Result<Bytecode, ImageError> {
+        Ok(Bytecode {
+            reference: want.reference.clone(),
+            digest: Digest::from_bytes([1; 32]),
+            object_digest: Digest::from_bytes([2; 32]),
+            object: Vec::new(),
+            rule: want.rules[0].name.clone(),
+            verdict: Verdict::Unsigned,
+        })
+    }
+}
+
+/// A temporary installation.
+struct World {
+    store: Store,
+    fs: PathBuf,
+    effects: Effects,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let fs = directory.path().join("fs");
+        fs::create_dir(&fs).expect("bpffs");
+        let store = Store::open(&directory.path().join("store"), BOOT).expect("store");
+        Self { store, fs, effects: Effects::default(), _directory: directory }
+    }
+
+    fn kernel(&self) -> FakeKernel<'_> {
+        FakeKernel::new(&self.effects, object())
+    }
+
+    fn records(&self) -> Vec<OwnerRecord> {
+        self.store.read(|txn| txn.owners()).expect("records")
+    }
+
+    /// Asserts that there is no pin and no record but of failures; returns their reasons.
+    fn residue(&self, context: &str) -> Vec<String> {
+        let pins: Vec<_> = fs::read_dir(&self.fs).expect("bpffs").map(|e| e.expect("entry").path()).collect();
+        assert!(pins.is_empty(), "{context}: left {pins:?}");
+        let records = self.records();
+        for record in &records {
+            assert_eq!(record.phase, Phase::Failed, "{context}: left {record:?}");
+            assert!(record.programs.is_empty() && record.links.is_empty() && record.maps.is_empty(), "{context}: {record:?}");
+        }
+        records.into_iter().filter_map(|r| r.failure).collect()
+    }
+}
+
+fn object() -> ObjectFacts {
+    let program = |function: &str, section: &str, declared| ProgramFacts {
+        function: function.to_owned(),
+        section: section.to_owned(),
+        declared: Some(declared),
+    };
+    ObjectFacts {
+        programs: vec![
+            program("count", "xdp", SectionAttach::Xdp),
+            program("out", "cgroup_skb/egress", SectionAttach::Cgroup(ProgramKind::CgroupSkb, Some(CgroupAttach::Egress))),
+        ],
+        maps: vec![MapFacts {
+            name: "packets".to_owned(),
+            map_type: 2,
+            key_size: 4,
+            value_size: 8,
+            max_entries: 2,
+            flags: 0,
+            data_section: false,
+        }],
+        globals: Vec::new(),
+        core: false,
+    }
+}
+
+const PROGRAMS: &str = "xdp:count iface=lo; cgroup_skb:out";
+
+/// A container with the built-in parts of a request, and more annotations.
+fn container(id: &str, bundle: &str, init: u32, programs: &str, more: &[(&str, &str)]) -> Container {
+    let mut annotations: BTreeMap<String, String> = BTreeMap::new();
+    annotations.insert("hook.bpfman.io/image".to_owned(), "oci:/images/count".to_owned());
+    annotations.insert("hook.bpfman.io/programs".to_owned(), programs.to_owned());
+    annotations.extend(more.iter().map(|(k, v)| (format!("hook.bpfman.io/{k}"), (*v).to_owned())));
+    let json = serde_json::json!({"id": id, "pid": init, "status": "creating", "bundle": bundle, "annotations": annotations});
+    let state = State::parse(&json.to_string()).expect("state");
+    let map = serde_json::json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let capabilities = serde_json::json!(["CAP_BPF", "CAP_NET_ADMIN"]);
+    let config = serde_json::json!({
+        "ociVersion": "1.0.2",
+        "root": {"path": "rootfs"},
+        "process": {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/",
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities}},
+        "annotations": annotations,
+        "linux": {
+            "namespaces": [{"type": "user"}, {"type": "network"}, {"type": "mount"}, {"type": "pid"}, {"type": "cgroup"}],
+            "uidMappings": map, "gidMappings": map,
+        },
+    });
+    Container::parse(&state, &config.to_string(), Some(Engine::Oci)).expect("container")
+}
+
+fn policy(more: &str) -> LoadedPolicy {
+    let text = format!(
+        "[[image]]\nname = \"all\"\nrepository = \"oci:/images\"\nunsigned = true\n\
+         [[container]]\nprograms = [\"xdp\", \"cgroup_skb\"]\ndelegate = [\"networking\"]\n{more}"
+    );
+    LoadedPolicy {
+        policy: Policy::parse(&[(PathBuf::from("/policy.toml"), text)]).expect("policy"),
+        keys: BTreeMap::new(),
+        id: PolicyId(Digest::from_bytes([9; 32])),
+    }
+}
+
+/// One run of createRuntime by a process.
+fn create(world: &World, host: &FakeHost<'_>, container: &Container, policy: &LoadedPolicy) -> Result<Acquired, Cause> {
+    let kernel = world.kernel();
+    let lifecycle = lifecycle(world, &kernel, host);
+    let request = Request::parse(&container.config.annotations, None).expect("request").expect("annotations of ours");
+    let fetch_until = Instant::now() + Duration::from_secs(1);
+    lifecycle.acquire(&OneImage, Start { container, request: &request, policy, fetch_until })
+}
+
+fn lifecycle<'a>(
+    world: &'a World,
+    kernel: &'a FakeKernel<'a>,
+    host: &'a FakeHost<'a>,
+) -> Lifecycle<'a, FakeKernel<'a>, FakeHost<'a>> {
+    Lifecycle { kernel, host, store: &world.store, fs: &world.fs, deadline: 1000 }
+}
+
+/// One run of poststop by a process.
+fn stop(world: &World, host: &FakeHost<'_>, id: &str) -> Vec<Released> {
+    let kernel = world.kernel();
+    let results = lifecycle(world, &kernel, host).release_container(&id.parse().expect("id")).expect("release");
+    results.into_iter().map(|(_, released)| released).collect()
+}
+
+fn gc(world: &World, host: &FakeHost<'_>, mode: Mode) -> Vec<String> {
+    let kernel = world.kernel();
+    let findings = lifecycle(world, &kernel, host).reconcile(Depth::All, mode).expect("reconcile");
+    findings.into_iter().map(|f| format!("{}: {}: {}", f.what, f.why, f.result)).collect()
+}
+
+fn web() -> Container {
+    container("web", "/bundles/web", INIT, PROGRAMS, &[("delegate", "networking")])
+}
+
+/// Effects of one whole start, counted on a run in which none goes wrong.
+fn effects_of_a_start() -> usize {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &web(), &policy("")).expect("start");
+    world.effects.count()
+}
+
+#[test]
+fn a_stopped_container_leaves_nothing() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    let acquired = create(&world, &host, &web(), &policy("")).expect("start");
+    assert!(matches!(acquired, Acquired::Done(_)));
+    let records = world.records();
+    assert_eq!(records.len(), 1);
+    let record = &records[0];
+    assert_eq!(record.phase, Phase::Ready);
+    assert_eq!((record.programs.len(), record.links.len(), record.maps.len()), (2, 2, 1));
+    assert!(record.programs.iter().all(|p| p.id.is_some()) && record.links.iter().all(|l| l.id.is_some()));
+    assert!(record.bpffs.as_ref().is_some_and(|b| b.delegation.is_some()));
+
+    host.end(INIT);
+    assert!(matches!(stop(&world, &host, "web")[..], [Released::Gone]));
+    assert!(world.residue("after poststop").is_empty());
+    assert!(stop(&world, &host, "web").is_empty(), "a second poststop finds nothing and is no error");
+}
+
+#[test]
+fn a_failure_at_each_effect_leaves_only_its_reason() {
+    let count = effects_of_a_start();
+    assert!(count >= 7, "directory, map, two programs, two links, bpffs: {count}");
+    for n in 1..=count {
+        let world = World::new();
+        let host = FakeHost::new(&world.effects, HOOK);
+        world.effects.trouble_at(n, Trouble::FailBefore);
+        create(&world, &host, &web(), &policy("")).expect_err("the effect failed");
+        let reasons = world.residue(&format!("failure at effect {n}"));
+        assert_eq!(reasons.len(), 1, "failure at effect {n}: {reasons:?}");
+    }
+}
+
+#[test]
+fn a_kill_at_each_effect_of_a_start_is_collected() {
+    let count = effects_of_a_start();
+    for trouble in [Trouble::KillBefore, Trouble::KillAfter] {
+        for n in 1..=count {
+            let context = format!("{trouble:?} at effect {n}");
+            let world = World::new();
+            let host = FakeHost::new(&world.effects, HOOK);
+            world.effects.trouble_at(n, trouble);
+            let death = catch_unwind(AssertUnwindSafe(|| create(&world, &host, &web(), &policy(""))));
+            assert!(death.expect_err(&context).is::<Killed>(), "{context}");
+            world.effects.calm();
+
+            // While the hook lives nobody may touch what it works on.
+            let other = FakeHost::new(&world.effects, HOOK + 1);
+            assert!(gc(&world, &other, Mode::Release).is_empty(), "{context}: gc touched a living actor's owner");
+            other.end(HOOK);
+            other.end(INIT);
+            assert_eq!(gc(&world, &other, Mode::Tell).len(), 1, "{context}");
+            assert_eq!(gc(&world, &other, Mode::Release).len(), 1, "{context}");
+            world.residue(&context);
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_each_effect_of_a_stop_is_collected() {
+    let started = || {
+        let world = World::new();
+        let host = FakeHost::new(&world.effects, HOOK);
+        create(&world, &host, &web(), &policy("")).expect("start");
+        world.effects.calm();
+        world
+    };
+    let world = started();
+    let host = FakeHost::new(&world.effects, HOOK);
+    host.end(INIT);
+    stop(&world, &host, "web");
+    let count = world.effects.count();
+    assert!(count >= 6, "two links, two programs, a map, a directory: {count}");
+    for trouble in [Trouble::KillBefore, Trouble::KillAfter, Trouble::FailBefore] {
+        for n in 1..=count {
+            let context = format!("{trouble:?} at effect {n}");
+            let world = started();
+            let host = FakeHost::new(&world.effects, HOOK);
+            host.end(INIT);
+            world.effects.trouble_at(n, trouble);
+            match catch_unwind(AssertUnwindSafe(|| stop(&world, &host, "web"))) {
+                Err(death) => assert!(death.is::<Killed>(), "{context}"),
+                Ok(results) => {
+                    assert!(matches!(results[..], [Released::Partly(_)]), "{context}: {results:?}");
+                    assert!(!world.records()[0].leftovers.is_empty(), "{context}: the record does not say what is left");
+                }
+            }
+            world.effects.calm();
+            let other = FakeHost::new(&world.effects, HOOK + 1);
+            other.end(HOOK);
+            other.end(INIT);
+            gc(&world, &other, Mode::Release);
+            assert!(world.residue(&context).is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_second_create_runtime_does_nothing_and_another_request_fails() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &web(), &policy("")).expect("start");
+    let before = world.records();
+    world.effects.calm();
+    let again = create(&world, &host, &web(), &policy("")).expect("repeat");
+    assert!(matches!(again, Acquired::Already(no) if no == before[0].no));
+    assert_eq!(world.effects.count(), 0, "the repetition had effects");
+    assert_eq!(world.records(), before);
+
+    let other = container("web", "/bundles/web", INIT, "xdp:count iface=lo", &[]);
+    let error = create(&world, &host, &other, &policy("")).expect_err("another request");
+    assert!(matches!(error, Cause::OtherRequest { .. }), "{error}");
+    assert!(world.records().iter().any(|r| *r == before[0]), "the first request lost something");
+}
+
+#[test]
+fn an_id_belongs_to_one_living_container() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &web(), &policy("")).expect("start");
+    let twin = container("web", "/elsewhere/web", INIT + 1, PROGRAMS, &[]);
+    let error = create(&world, &host, &twin, &policy("")).expect_err("the id is taken");
+    assert!(matches!(error, Cause::IdTaken { .. }), "{error}");
+    assert!(error.to_string().contains("/bundles/web"), "{error}");
+
+    // The first one died without a poststop: its id is free, and what it had goes first.
+    host.end(INIT);
+    create(&world, &host, &twin, &policy("")).expect("the id is free");
+    let ready: Vec<_> = world.records().into_iter().filter(|r| r.phase == Phase::Ready).collect();
+    assert_eq!(ready.len(), 1);
+    assert_eq!(fs::read_dir(&world.fs).expect("bpffs").count(), 1);
+}
+
+#[test]
+fn poststop_leaves_a_living_container_alone() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &web(), &policy("")).expect("start");
+    assert!(matches!(stop(&world, &host, "web")[..], [Released::Alive(pid)] if pid.get() == INIT));
+    assert_eq!(world.records()[0].phase, Phase::Ready);
+}
+
+#[test]
+fn gc_finds_what_poststop_missed_and_pins_without_a_record() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &web(), &policy("")).expect("start");
+    assert!(gc(&world, &host, Mode::Release).is_empty(), "a living container is nothing to collect");
+    host.end(INIT);
+    fs::create_dir(world.fs.join("owner_777")).expect("orphan");
+    let told = gc(&world, &host, Mode::Tell);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(gc(&world, &host, Mode::Tell), told, "a dry run changed something");
+    gc(&world, &host, Mode::Release);
+    assert!(world.residue("after gc").is_empty());
+}
+
+#[test]
+fn containers_of_a_pod_share_its_network_programs() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()) };
+    let member = |id: &str, init, programs: &str| container(id, &format!("/bundles/{id}"), init, programs, &[]);
+    create(&world, &host, &member("a", 501, PROGRAMS), &policy("")).expect("first");
+    create(&world, &host, &member("b", 502, PROGRAMS), &policy("")).expect("second joins");
+    let netns: Vec<_> = world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns { .. })).collect();
+    assert_eq!(netns.len(), 1, "{netns:?}");
+    assert_eq!((netns[0].links.len(), netns[0].holders.len()), (1, 2));
+
+    let error = create(&world, &host, &member("c", 503, "xdp:count iface=*"), &policy("")).map(|_| ());
+    assert!(error.is_ok(), "another interface is free: {error:?}");
+    let error = create(&world, &host, &member("d", 504, "xdp:count iface=lo mode=skb"), &policy("")).expect_err("taken");
+    assert!(matches!(&error, Cause::NetnsTaken { iface, holders } if iface == "lo" && holders == "a, b"), "{error}");
+
+    for (init, id) in [(501, "a"), (503, "c")] {
+        host.end(init);
+        assert!(matches!(stop(&world, &host, id)[..], [Released::Gone]));
+    }
+    let netns: Vec<_> = world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns { .. })).collect();
+    assert_eq!(netns.len(), 1, "b still holds the pod's programs: {netns:?}");
+    host.end(502);
+    stop(&world, &host, "b");
+    assert_eq!(world.residue("after the last of the pod").len(), 1, "d's refusal alone is kept");
+}
+
+#[test]
+fn on_failure_continue_needs_the_policys_leave() {
+    let asking = container("web", "/bundles/web", INIT, "xdp:count iface=eth7", &[("on-failure", "continue")]);
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &asking, &policy("")).expect_err("policy does not allow it");
+    let allowed = policy("on-failure = [\"stop\", \"continue\"]\n");
+    let acquired = create(&world, &host, &asking, &allowed).expect("starts without");
+    assert!(matches!(acquired, Acquired::Without(_)));
+    let reasons = world.residue("continue");
+    assert!(reasons.len() == 1 && reasons[0].contains("eth7"), "{reasons:?}");
+}
+
+#[test]
+fn a_token_without_a_user_namespace_is_refused_before_anything_happens() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    host.userns.set(false);
+    let error = create(&world, &host, &web(), &policy("")).expect_err("no user namespace");
+    assert!(error.to_string().contains("user namespace"), "{error}");
+    assert_eq!(world.effects.count(), 0);
+    assert_eq!(world.residue("refusal").len(), 1);
+}

@@ -1,0 +1,248 @@
+//! A kernel and a host that know only what the lifecycle tests need. Each thing they know is shown once by a privileged test.
+//!
+//! Pins are files in a temporary directory, so that "nothing is left" is a look at a directory. Every effect can be made to
+//! fail, or to kill the process: a kill is a panic with [`Killed`], which no code between it and the test catches, so that
+//! no rollback runs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use bpfman_hook::kernel::{Feature, Kernel, KernelError, LoadedIds, Places, Support};
+use bpfman_hook::lifecycle::host::{Host, HostError, Need};
+use bpfman_hook::model::attach_point::Interface;
+use bpfman_hook::model::container::Container;
+use bpfman_hook::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact};
+use bpfman_hook::model::ids::{OwnerNo, Pid, PinName, ProcessIdentity};
+use bpfman_hook::model::object::ObjectFacts;
+use bpfman_hook::model::plan::{PlannedBpffs, PlannedLink, PlannedObject};
+
+/// The payload of the panic that stands for SIGKILL.
+#[derive(Debug)]
+pub struct Killed;
+
+/// What happens at the nth effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The call fails; nothing was done.
+    FailBefore,
+    /// The process dies before the effect.
+    KillBefore,
+    /// The process dies after the effect.
+    KillAfter,
+}
+
+/// Counts effects and makes one of them go wrong. Shared by kernel and host, so that one number names any effect of a run.
+#[derive(Debug, Default)]
+pub struct Effects {
+    count: Cell<usize>,
+    trouble: Cell<Option<(usize, Trouble)>>,
+}
+
+impl Effects {
+    /// The `n`th effect, counted from 1, goes wrong.
+    pub fn trouble_at(&self, n: usize, trouble: Trouble) {
+        self.count.set(0);
+        self.trouble.set(Some((n, trouble)));
+    }
+
+    /// No effect goes wrong any more.
+    pub fn calm(&self) {
+        self.count.set(0);
+        self.trouble.set(None);
+    }
+
+    /// How many effects there were since the last call of the two above.
+    pub fn count(&self) -> usize {
+        self.count.get()
+    }
+
+    fn effect<T>(&self, what: &str, act: impl FnOnce() -> T) -> Result<T, KernelError> {
+        self.count.set(self.count.get() + 1);
+        let trouble = self.trouble.get().filter(|(n, _)| *n == self.count.get()).map(|(_, trouble)| trouble);
+        match trouble {
+            Some(Trouble::FailBefore) => return Err(refused(what)),
+            Some(Trouble::KillBefore) => std::panic::panic_any(Killed),
+            _ => {}
+        }
+        let done = act();
+        if trouble == Some(Trouble::KillAfter) {
+            std::panic::panic_any(Killed);
+        }
+        Ok(done)
+    }
+}
+
+/// The error that a made failure gives.
+fn refused(what: &str) -> KernelError {
+    KernelError::Io { doing: "try", object: what.to_owned(), source: std::io::Error::from_raw_os_error(libc::EPERM) }
+}
+
+/// A kernel whose pins are files.
+#[derive(Debug)]
+pub struct FakeKernel<'a> {
+    pub effects: &'a Effects,
+    /// What every object declares.
+    pub object: ObjectFacts,
+    next_id: Cell<u32>,
+}
+
+impl<'a> FakeKernel<'a> {
+    pub fn new(effects: &'a Effects, object: ObjectFacts) -> Self {
+        Self { effects, object, next_id: Cell::new(1) }
+    }
+
+    fn pin(&self, directory: &Path, pin: &PinName) -> Result<u32, KernelError> {
+        self.effects.effect(pin.as_str(), || {
+            fs::write(pin.path(directory), b"").expect("the owner's directory is there before its pins");
+            self.next_id.set(self.next_id.get() + 1);
+            self.next_id.get()
+        })
+    }
+}
+
+impl Kernel for FakeKernel<'_> {
+    fn probe(&self, _: Feature) -> Support {
+        Support::Yes
+    }
+
+    fn describe(&self, _: &[u8]) -> Result<ObjectFacts, KernelError> {
+        Ok(self.object.clone())
+    }
+
+    fn make_directory(&self, directory: &Path) -> Result<(), KernelError> {
+        self.effects.effect("directory", || fs::create_dir(directory).expect("a new number has no directory"))
+    }
+
+    fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError> {
+        let mut ids = LoadedIds::default();
+        for map in &object.maps {
+            ids.maps.push(self.pin(directory, &map.pin)?);
+        }
+        for program in &object.programs {
+            ids.programs.push(self.pin(directory, &program.pin)?);
+        }
+        Ok(ids)
+    }
+
+    fn attach(&self, directory: &Path, link: &PlannedLink, _: Places<'_>) -> Result<u32, KernelError> {
+        assert!(link.program.path(directory).exists(), "a link is made from a pinned program");
+        self.pin(directory, &link.pin)
+    }
+
+    fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
+        self.effects.effect(pin.as_str(), || fs::remove_file(pin.path(directory)).is_ok())
+    }
+
+    fn remove_directory(&self, directory: &Path) -> Result<(), KernelError> {
+        self.effects.effect("directory", || {
+            if directory.exists() {
+                fs::remove_dir_all(directory).expect("remove an owner's directory");
+            }
+        })
+    }
+
+    fn directories(&self, below: &Path) -> Result<Vec<OwnerNo>, KernelError> {
+        let numbers = fs::read_dir(below).expect("the bpffs is there").filter_map(|entry| {
+            let name = entry.expect("entry").file_name().into_string().ok()?;
+            name.strip_prefix("owner_")?.parse().ok().map(OwnerNo)
+        });
+        Ok(numbers.collect())
+    }
+}
+
+/// A host with processes that live until a test says otherwise.
+#[derive(Debug)]
+pub struct FakeHost<'a> {
+    pub effects: &'a Effects,
+    pub me: ProcessIdentity,
+    pub dead: RefCell<BTreeSet<u32>>,
+    pub time: Cell<u64>,
+    pub netns: RefCell<NetnsFact>,
+    pub userns: Cell<bool>,
+}
+
+/// A process of the fake host.
+pub fn process(pid: u32) -> ProcessIdentity {
+    ProcessIdentity { pid: Pid::new(pid).expect("not zero"), start_time: u64::from(pid) * 100 }
+}
+
+impl<'a> FakeHost<'a> {
+    pub fn new(effects: &'a Effects, me: u32) -> Self {
+        Self {
+            effects,
+            me: process(me),
+            dead: RefCell::default(),
+            time: Cell::new(1_000_000),
+            netns: RefCell::new(NetnsFact::Own),
+            userns: Cell::new(true),
+        }
+    }
+
+    /// A process ends.
+    pub fn end(&self, pid: u32) {
+        self.dead.borrow_mut().insert(pid);
+    }
+}
+
+impl Host for FakeHost<'_> {
+    type Init = ProcessIdentity;
+
+    fn me(&self) -> ProcessIdentity {
+        self.me
+    }
+
+    fn now(&self) -> u64 {
+        self.time.get()
+    }
+
+    fn boottime(&self) -> u64 {
+        10
+    }
+
+    fn is_alive(&self, process: &ProcessIdentity) -> Result<bool, HostError> {
+        Ok(!self.dead.borrow().contains(&process.pid.get()))
+    }
+
+    fn open_init(&self, container: &Container) -> Result<ProcessIdentity, HostError> {
+        container.pid.map(|pid| process(pid.get())).ok_or(HostError::NoPid)
+    }
+
+    fn identity(&self, init: &ProcessIdentity) -> ProcessIdentity {
+        *init
+    }
+
+    fn runtime_user(&self) -> u32 {
+        0
+    }
+
+    fn has_user_namespace(&self, _: &ProcessIdentity) -> bool {
+        self.userns.get()
+    }
+
+    fn facts(&self, init: &mut ProcessIdentity, _: &Container, _: Need) -> Result<Facts, HostError> {
+        let own = |inode| NamespaceFact { inode, shared_with_host: false };
+        Ok(Facts {
+            net: own(11),
+            mnt: own(12),
+            pid: own(13),
+            user: NamespaceFact { inode: 14, shared_with_host: !self.userns.get() },
+            cgroup_ns: own(15),
+            netns: self.netns.borrow().clone(),
+            netns_cookie: 99,
+            interfaces: vec![Interface { name: "lo".to_owned(), index: 1 }, Interface { name: "eth0".to_owned(), index: 2 }],
+            cgroup: Some(CgroupFact::Own { path: "/web".into(), id: 77 }),
+            init: init.pid.get(),
+            cpus: 2,
+        })
+    }
+
+    fn places<'b>(&self, _: &'b ProcessIdentity) -> Places<'b> {
+        Places::default()
+    }
+
+    fn mount_bpffs(&self, _: &ProcessIdentity, _: &Container, _: &Path, _: &PlannedBpffs) -> Result<(), HostError> {
+        self.effects.effect("bpffs", || ()).map_err(|_| HostError::NoPid)
+    }
+}

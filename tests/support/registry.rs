@@ -1,0 +1,257 @@
+//! A read-only registry over plain HTTP on a loopback port of its own, served from a fixture store by threads that end with it.
+//!
+//! A store is a directory with `repos.json` (`{"repo": {"tags": {tag: digest}, "manifests": [digest, …]}}`) and
+//! `blobs/sha256/<hex>`. What a real registry does otherwise is done by hooks: see [`Behaviour`].
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use serde_json::{Value, json};
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// What one request gets.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// What a registry says.
+    Normal,
+    /// This status with an error body.
+    Status(u16),
+    /// 200 with this body.
+    Body(Vec<u8>),
+    /// 200 and a header that promises this length, then this body, then the end.
+    Announce(u64, Vec<u8>),
+    /// This status, these headers and an empty body.
+    Headers(u16, Vec<(String, String)>),
+    /// Nothing for a long time.
+    Stall,
+    /// The connection ends.
+    Hangup,
+}
+
+type Hook = Box<dyn Fn(&Request) -> Reply + Send + Sync>;
+
+/// One request as hooks see it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Path and query.
+    pub target: String,
+    /// The `Authorization` header.
+    pub authorization: Option<String>,
+}
+
+/// How the registry differs from docker-registry 2.8, which has no referrers API.
+#[derive(Default)]
+pub struct Behaviour {
+    /// The referrers API answers, with this many entries a page, and the fallback tags are hidden.
+    pub native: Option<usize>,
+    /// Asked first for every request.
+    pub hook: Option<Hook>,
+}
+
+/// A running registry.
+pub struct Registry {
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Store {
+    root: PathBuf,
+    repos: BTreeMap<String, Value>,
+    behaviour: Behaviour,
+    log: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Registry {
+    pub fn start(store: &Path, behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let address = listener.local_addr().expect("the port");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let repos = std::fs::read(store.join("repos.json")).expect("repos.json");
+        let store = Arc::new(Store {
+            root: store.to_owned(),
+            repos: serde_json::from_slice(&repos).expect("repos.json is JSON"),
+            behaviour,
+            log: log.clone(),
+            stop: stop.clone(),
+        });
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if store.stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (Ok(stream), store) = (stream, store.clone()) else { continue };
+                std::thread::spawn(move || store.connection(stream));
+            }
+        });
+        Self { address, log, stop, thread: Some(thread) }
+    }
+
+    /// `127.0.0.1:port`
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The targets of all requests so far.
+    pub fn requests(&self) -> Vec<String> {
+        self.log.lock().expect("no panic holds it").clone()
+    }
+
+    /// Forgets the requests so far.
+    pub fn clear(&self) {
+        self.log.lock().expect("no panic holds it").clear();
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Store {
+    fn connection(&self, stream: TcpStream) {
+        let Ok(mut out) = stream.try_clone() else { return };
+        let mut reader = BufReader::new(stream);
+        // A TLS record where a request should be: Go's server answers so, and most registries are written in Go.
+        if reader.fill_buf().is_ok_and(|bytes| bytes.first() == Some(&0x16)) {
+            let _ = out.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request to an HTTP server.\n");
+            return;
+        }
+        while let Some(request) = read_request(&mut reader) {
+            self.log.lock().expect("no panic holds it").push(request.target.clone());
+            let reply = self.behaviour.hook.as_ref().map_or(Reply::Normal, |hook| hook(&request));
+            let written = match reply {
+                Reply::Normal => self.normal(&mut out, &request.target),
+                Reply::Status(status) => respond(&mut out, status, &error(status), "application/json", &[]),
+                Reply::Body(body) => respond(&mut out, 200, &body, "application/octet-stream", &[]),
+                Reply::Announce(length, body) => {
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                    let _ = out.write_all(head.as_bytes()).and_then(|()| out.write_all(&body));
+                    return;
+                }
+                Reply::Headers(status, headers) => respond(&mut out, status, b"", "text/plain", &headers),
+                Reply::Stall => {
+                    // Until the client gives up or the test is over.
+                    let _ = out.set_read_timeout(Some(std::time::Duration::from_secs(30)));
+                    let _ = reader.read(&mut [0]);
+                    return;
+                }
+                Reply::Hangup => return,
+            };
+            if written.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn normal(&self, out: &mut TcpStream, target: &str) -> std::io::Result<()> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let missing = |out: &mut TcpStream| respond(out, 404, &error(404), "application/json", &[]);
+        let parts = path.strip_prefix("/v2/").and_then(|rest| {
+            ["manifests", "blobs", "referrers"].iter().find_map(|kind| {
+                let (repo, name) = rest.split_once(&format!("/{kind}/"))?;
+                Some((repo, *kind, name))
+            })
+        });
+        let Some((repo_name, kind, name)) = parts else { return missing(out) };
+        let Some(repo) = self.repos.get(repo_name) else { return missing(out) };
+        let known = |digest: &str| repo["manifests"].as_array().is_some_and(|all| all.iter().any(|d| d == digest));
+        match kind {
+            "blobs" => match self.blob(name) {
+                Some(bytes) => respond(out, 200, &bytes, "application/octet-stream", &[]),
+                None => missing(out),
+            },
+            "referrers" => {
+                let Some(page) = self.behaviour.native else {
+                    return respond(out, 404, b"404 page not found\n", "text/plain", &[]);
+                };
+                let all = self.referrers(repo, name);
+                let from: usize = query.strip_prefix("from=").and_then(|n| n.parse().ok()).unwrap_or(0);
+                let entries: Vec<_> = all.iter().skip(from).take(page).collect();
+                let body = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string();
+                let next = (from + page < all.len())
+                    .then(|| ("Link".to_owned(), format!("<{path}?from={}>; rel=\"next\"", from + page)));
+                respond(out, 200, body.as_bytes(), INDEX, next.as_slice())
+            }
+            _ => {
+                let hidden = self.behaviour.native.is_some() && name.len() == 71 && name.starts_with("sha256-");
+                let digest = if name.starts_with("sha256:") { Some(name) } else { repo["tags"][name].as_str() };
+                match digest.filter(|digest| !hidden && known(digest)).and_then(|digest| self.blob(digest)) {
+                    Some(bytes) => {
+                        let parsed: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+                        let kind = parsed["mediaType"].as_str().unwrap_or("application/vnd.oci.image.manifest.v1+json");
+                        respond(out, 200, &bytes, kind, &[])
+                    }
+                    None => missing(out),
+                }
+            }
+        }
+    }
+
+    fn referrers(&self, repo: &Value, subject: &str) -> Vec<Value> {
+        let manifests = repo["manifests"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        manifests
+            .filter_map(|digest| {
+                let bytes = self.blob(digest)?;
+                let manifest: Value = serde_json::from_slice(&bytes).ok()?;
+                (manifest["subject"]["digest"] == subject)
+                    .then(|| json!({"mediaType": manifest["mediaType"], "digest": digest, "size": bytes.len()}))
+            })
+            .collect()
+    }
+
+    fn blob(&self, digest: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.root.join("blobs/sha256").join(digest.strip_prefix("sha256:")?)).ok()
+    }
+}
+
+fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
+    let target = line.split(' ').nth(1)?.to_owned();
+    let mut authorization = None;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).ok().filter(|n| *n > 0)?;
+        match header.trim_end().split_once(':') {
+            None => return Some(Request { target, authorization }),
+            Some((name, value)) if name.eq_ignore_ascii_case("authorization") => authorization = Some(value.trim().to_owned()),
+            Some(_) => {}
+        }
+    }
+}
+
+fn error(status: u16) -> Vec<u8> {
+    let code = match status {
+        401 => "UNAUTHORIZED",
+        403 => "DENIED",
+        404 => "MANIFEST_UNKNOWN",
+        429 => "TOOMANYREQUESTS",
+        _ => "UNKNOWN",
+    };
+    json!({"errors": [{"code": code, "message": "test registry"}]}).to_string().into_bytes()
+}
+
+fn respond(out: &mut TcpStream, status: u16, body: &[u8], kind: &str, headers: &[(String, String)]) -> std::io::Result<()> {
+    let mut head = format!("HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    out.write_all(format!("{head}\r\n").as_bytes())?;
+    out.write_all(body)?;
+    out.flush()
+}
