@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
+use super::raw::{DelegateTable, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawSigner, RawSize};
 use super::{ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern, Signer};
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
