@@ -80,11 +80,16 @@ struct Store {
 impl Registry {
     /// Over plain http.
     pub fn start(store: &Path, behaviour: Behaviour) -> Self {
-        Self::serve(store, behaviour, None)
+        Self::serve("127.0.0.1:0", store, behaviour, None)
     }
 
-    /// Over TLS, with the certificate of tests/data/tls.
+    /// Over TLS, with the certificate of tests/data/tls, which is for 127.0.0.1 and localhost.
     pub fn start_tls(store: &Path, behaviour: Behaviour) -> Self {
+        Self::start_tls_at("127.0.0.1:0", store, behaviour)
+    }
+
+    /// The same on another loopback address.
+    pub fn start_tls_at(address: &str, store: &Path, behaviour: Behaviour) -> Self {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls");
         let chain = CertificateDer::pem_file_iter(data.join("server.pem")).expect("server.pem");
         let chain = chain.collect::<Result<_, _>>().expect("certificates");
@@ -96,11 +101,11 @@ impl Registry {
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .expect("key and certificate belong together");
-        Self::serve(store, behaviour, Some(Arc::new(config)))
+        Self::serve(address, store, behaviour, Some(Arc::new(config)))
     }
 
-    fn serve(store: &Path, behaviour: Behaviour, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+    fn serve(address: &str, store: &Path, behaviour: Behaviour, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let listener = TcpListener::bind(address).expect("a loopback port");
         let address = listener.local_addr().expect("the port");
         let log = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
