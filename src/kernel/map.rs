@@ -261,6 +261,7 @@ fn values(btf: &Btf<'_>, ty: u32) -> Result<Option<MapShape>, Declaration> {
 /// `struct bpf_map_def`: type, key size, value size, entries, flags, and what else the loader of the time wanted.
 fn from_structs<'a>(elf: &Elf<'a>, index: usize, found: &mut Vec<MapDefinition<'a>>) -> Result<(), ObjectError> {
     let data = elf.sections[index].data;
+    let first = found.len();
     for symbol in elf.symbols_of(index) {
         if symbol.name.is_empty() || !matches!(symbol.kind, SymbolKind::Object | SymbolKind::Other) {
             continue;
@@ -287,5 +288,6 @@ fn from_structs<'a>(elf: &Elf<'a>, index: usize, found: &mut Vec<MapDefinition<'
             initialised: false,
         });
     }
+    found[first..].sort_by_key(|map| map.offset);
     Ok(())
 }

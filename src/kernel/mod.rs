@@ -19,6 +19,9 @@ pub mod pins;
 mod section;
 mod verifier;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
