@@ -3,3 +3,4 @@
 mod bpffs;
 mod container;
 mod host;
+mod objects;
