@@ -4,6 +4,7 @@ pub mod cli;
 pub mod frontend;
 pub mod image;
 pub mod kernel;
+pub mod lifecycle;
 pub mod model;
 pub mod paths;
 pub mod store;

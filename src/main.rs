@@ -1,1 +1,52 @@
-fn main() {}
+//! Process start: a child role, or the command line; one error line; the exit status.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
+use bpfman_hook::frontend::{ctl, doctor, documents, hook, install, policy, precreate, pull, token};
+use bpfman_hook::image;
+use bpfman_hook::kernel::LinuxKernel;
+use bpfman_hook::paths::Paths;
+use bpfman_hook::sys::child::{self, Role};
+use bpfman_hook::sys::environment;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if let Some(role) = child::role_from_args(&args) {
+        return match role {
+            Role::Fetch => image::fetch_child(),
+        };
+    }
+    let cli = cli::parse(&args);
+    let root = cli.root;
+    let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
+    match cli.command {
+        Command::Hook(args) => {
+            // The environment belongs to whoever called the runtime.
+            environment::clear();
+            match args.stage {
+                Stage::CreateRuntime => hook::create_runtime(&paths, args.engine),
+                Stage::Poststop => hook::poststop(&paths),
+                Stage::Precreate => precreate::run(&paths, args.engine),
+            }
+        }
+        Command::List(what) => ctl::list(&paths, what),
+        Command::Get(what) => ctl::get(&paths, what),
+        Command::Inspect(args) => ctl::inspect(&paths, &args),
+        Command::Images(listing) => ctl::images(&paths, listing),
+        Command::Pull(args) => pull::run(&paths, &args),
+        Command::Gc(args) => ctl::gc(&paths, args),
+        Command::Completions { shell } => documents::completions(shell),
+        Command::Man { dir } => documents::man(&dir),
+        Command::Token(Token::Create(args)) => token::create(&args),
+        Command::Token(Token::Explain) => token::explain(),
+        Command::Token(Token::Probe(args)) => token::probe(&args),
+        Command::Policy(PolicyCommand::Check(args)) => policy::run_check(&paths, &args),
+        Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(&paths, &args),
+        Command::Doctor(args) => doctor::run(&paths, args, &LinuxKernel),
+        Command::Install(args) => install::run(root.as_deref(), &args),
+        Command::Uninstall(args) => install::undo(root.as_deref(), &args),
+        Command::Version(args) => documents::version(args),
+    }
+}

@@ -49,6 +49,16 @@ impl Paths {
         self.etc.join("policy.d")
     }
 
+    /// How registries are spoken to.
+    pub fn registries(&self) -> PathBuf {
+        self.etc.join("registries.toml")
+    }
+
+    /// The directory below which all of them are: `/`, or what `--root` says.
+    pub fn root(&self) -> &Path {
+        self.etc.ancestors().nth(2).unwrap_or(Path::new("/"))
+    }
+
     /// Keys that the built-in policy trusts.
     pub fn keys(&self) -> PathBuf {
         self.etc.join("keys")

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bpfman_hook::cli::Stage;
-use bpfman_hook::frontend::hook_files::{self, Engines};
+use bpfman_hook::frontend::hook_files::{self, Engines, Invocation};
 use bpfman_hook::model::policy::Engine;
 
 fn root() -> &'static Path {
@@ -250,10 +250,10 @@ fn the_checks_of_this_file_see_what_they_look_for() {
 
 /// Files that are shipped as they are, and what the program would write. `BLESS=1` writes them.
 fn shipped() -> Vec<(PathBuf, String)> {
-    let binary = Path::new("/usr/local/bin/bpfman-hook");
-    let engines = Engines([Engine::Podman].into());
+    let invocation =
+        Invocation { binary: "/usr/local/bin/bpfman-hook".into(), engines: Engines([Engine::Podman].into()), root: None };
     let hooks = [Stage::CreateRuntime, Stage::Poststop, Stage::Precreate]
-        .map(|stage| (Path::new("hooks.d").join(hook_files::file_name(stage)), hook_files::hook(stage, binary, &engines)));
+        .map(|stage| (Path::new("hooks.d").join(hook_files::file_name(stage)), hook_files::hook(stage, &invocation)));
     let packaging = [
         (format!("packaging/systemd/{}", hook_files::MOUNT_UNIT), hook_files::mount_unit()),
         ("packaging/tmpfiles.d/bpfman-hook.conf".to_owned(), hook_files::tmpfiles()),

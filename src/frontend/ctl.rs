@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::cli::{self, Format as Output, Get, GetArgs, InspectArgs, List, Listing};
 use crate::frontend::list::{self, Format};
-use crate::frontend::table::Table;
 use crate::frontend::output::{fail, print};
+use crate::frontend::table::Table;
 use crate::image::Cache;
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::Lifecycle;
@@ -49,7 +49,8 @@ pub fn list(paths: &Paths, what: List) -> ExitCode {
 
 /// `get WHAT ID`
 pub fn get(paths: &Paths, what: Get) -> ExitCode {
-    let missing = |kind: &str, GetArgs { id, .. }: GetArgs| format!("{kind} {id} is not one of ours; see `bpfman-hook list {kind}s`");
+    let missing =
+        |kind: &str, GetArgs { id, .. }: GetArgs| format!("{kind} {id} is not one of ours; see `bpfman-hook list {kind}s`");
     match what {
         Get::Program(args) => with_records(paths, |records| {
             list::program(records, args.id, args.format.into()).ok_or_else(|| missing("program", args))
@@ -63,8 +64,9 @@ pub fn get(paths: &Paths, what: Get) -> ExitCode {
 /// `inspect CONTAINER`
 pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
     with_records(paths, |records| {
-        list::inspect(records, &args.container, args.format.into())
-            .ok_or_else(|| format!("no container of ours has an id that begins with {:?}; see `bpfman-hook list containers`", args.container))
+        list::inspect(records, &args.container, args.format.into()).ok_or_else(|| {
+            format!("no container of ours has an id that begins with {:?}; see `bpfman-hook list containers`", args.container)
+        })
     })
 }
 
@@ -114,7 +116,7 @@ fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
     let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(Vec::new()) };
     let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
-    let kernel = LinuxKernel::new();
+    let kernel = LinuxKernel;
     let fs = paths.bpffs();
     let deadline = clock::boot_seconds() + GC_DEADLINE.as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline };

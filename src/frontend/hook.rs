@@ -11,10 +11,10 @@ use crate::kernel::LinuxKernel;
 use crate::lifecycle::acquire::{Acquired, Start};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
+use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::lifecycle::reconcile::{Depth, Mode};
 use crate::lifecycle::release::Released;
-use crate::lifecycle::policy_files::{self, LoadedPolicy};
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, registries_file};
 use crate::model::annotations::Request;
 use crate::model::container::{Container, asks};
 use crate::model::ids::ContainerId;
@@ -105,7 +105,7 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) 
     }
     fsutil::ensure_directory(&paths.run, 0o755)?;
     let store = Store::open(&paths.stores(), &clock::boot_id()?)?;
-    let (host, kernel, fs) = (LinuxHost::new(fetch_until)?, LinuxKernel::new(), paths.bpffs());
+    let (host, kernel, fs) = (LinuxHost::new(fetch_until)?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
 
@@ -128,8 +128,7 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) 
         Err(error) => report.note(None, &chain(&error)),
     }
     let images = LinuxImages::new(&paths.cache, Path::new("/"));
-    let start =
-        Start { container: &container, request: &request, policy: &policy, registries: &registries, fetch_until };
+    let start = Start { container: &container, request: &request, policy: &policy, registries: &registries, fetch_until };
     match lifecycle.acquire(&images, start)? {
         Acquired::Done(_) | Acquired::Already(_) => {}
         Acquired::Without(cause) => {
@@ -144,14 +143,14 @@ fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, Load
     let request = container.request().map_err(|e| Failed::bad_input(&e))?;
     let Some(request) = request else { return Ok(None) };
     let policy = policy_files::load(paths).map_err(|e| Failed::bad_input(&e))?;
-    let registries = policy_files::load_registries(paths).map_err(|e| Failed::bad_input(&e))?;
+    let registries = registries_file::load(paths).map_err(|e| Failed::bad_input(&e))?;
     Ok(Some((request, policy, registries)))
 }
 
 fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
     let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
     let deadline = watch(report, &state.id)?;
-    let (host, kernel, fs) = (LinuxHost::new(Instant::now() + FETCH)?, LinuxKernel::new(), paths.bpffs());
+    let (host, kernel, fs) = (LinuxHost::new(Instant::now() + FETCH)?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
     let mut left = Vec::new();

@@ -69,17 +69,30 @@ impl Engines {
     }
 }
 
-/// A stage's hook file, schema 1.0.0 (oci-hooks(5)); `binary` is the installed program's path.
-pub fn hook(stage: Stage, binary: &Path, engines: &Engines) -> String {
+/// How hook files call the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// The installed program.
+    pub binary: PathBuf,
+    /// Who reads the files.
+    pub engines: Engines,
+    /// `--root`, where our directories lie elsewhere.
+    pub root: Option<PathBuf>,
+}
+
+/// A stage's hook file, schema 1.0.0 (oci-hooks(5)).
+pub fn hook(stage: Stage, invocation: &Invocation) -> String {
     // precreate is podman's alone, whoever else reads the others.
-    let engine = if stage == Stage::Precreate { Some(Engine::Podman) } else { engines.single() };
+    let engine = if stage == Stage::Precreate { Some(Engine::Podman) } else { invocation.engines.single() };
+    let root = invocation.root.as_ref().map(|root| root.to_string_lossy());
     let mut args = vec!["bpfman-hook", "hook", stage.word()];
     args.extend(engine.into_iter().flat_map(|engine| ["--engine", engine.word()]));
+    args.extend(root.iter().flat_map(|root| ["--root", root]));
     let args: Vec<_> = args.into_iter().map(quoted).collect();
     format!(
         "{{\n  \"version\": \"1.0.0\",\n  \"hook\": {{\n    \"path\": {},\n    \"args\": [{}],\n    \"timeout\": {TIMEOUT}\n  }},\n  \"when\": {{\n    \
          \"annotations\": {{ {}: \".*\" }}\n  }},\n  \"stages\": [{}]\n}}\n",
-        quoted(&binary.to_string_lossy()),
+        quoted(&invocation.binary.to_string_lossy()),
         args.join(", "),
         quoted(PATTERN),
         quoted(stage.word()),
@@ -146,12 +159,16 @@ mod tests {
         Engines(list.iter().copied().collect())
     }
 
+    fn call(binary: &Path, list: &[Engine]) -> Invocation {
+        Invocation { binary: binary.to_owned(), engines: engines(list), root: None }
+    }
+
     #[test]
     fn a_hook_file_says_for_whom_it_is_written() {
         let binary = Path::new("/usr/local/bin/bpfman-hook");
         for list in [&[Engine::Podman][..], &[Engine::CriO], &[Engine::Podman, Engine::CriO]] {
             for stage in [Stage::CreateRuntime, Stage::Poststop] {
-                let text = hook(stage, binary, &engines(list));
+                let text = hook(stage, &call(binary, list));
                 assert_eq!(Engines::of_file(&text), engines(list), "{text}");
                 let json: Value = serde_json::from_str(&text).unwrap();
                 assert_eq!(json["hook"]["timeout"], TIMEOUT);
@@ -164,8 +181,13 @@ mod tests {
                 assert_eq!((parsed.stage, parsed.engine), (stage, (list.len() == 1).then_some(list[0])));
             }
         }
-        let precreate: Value = serde_json::from_str(&hook(Stage::Precreate, binary, &engines(&[]))).unwrap();
+        let precreate: Value = serde_json::from_str(&hook(Stage::Precreate, &call(binary, &[]))).unwrap();
         assert_eq!(precreate["hook"]["args"][4], "podman");
+        let elsewhere = Invocation { root: Some("/srv/r".into()), ..call(binary, &[Engine::CriO]) };
+        let json: Value = serde_json::from_str(&hook(Stage::Poststop, &elsewhere)).unwrap();
+        let args: Vec<_> = json["hook"]["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
+        let parsed = crate::cli::hook_fast_path(&args[1..]).unwrap();
+        assert_eq!((parsed.engine, parsed.root), (Some(Engine::CriO), Some("/srv/r".into())));
         for foreign in ["", "{}", r#"{"hook":{"args":["other"]}}"#] {
             assert_eq!(Engines::of_file(foreign), Engines::default());
         }
@@ -174,7 +196,7 @@ mod tests {
     #[test]
     fn paths_with_quotes_stay_one_path() {
         let binary = Path::new("/opt/a \"b\"\\c/bin/bpfman-hook");
-        let json: Value = serde_json::from_str(&hook(Stage::Poststop, binary, &engines(&[]))).unwrap();
+        let json: Value = serde_json::from_str(&hook(Stage::Poststop, &call(binary, &[]))).unwrap();
         assert_eq!(json["hook"]["path"], binary.to_str().unwrap());
         let text = drop_in(&[binary.to_owned()]);
         let value: toml::Table = toml::from_str(&text).unwrap();

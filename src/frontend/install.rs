@@ -9,13 +9,15 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use serde::Serialize;
 
-use crate::cli::{Stage, Targets};
-use crate::frontend::hook_files::{self, Engines, MOUNT_UNIT, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
+use crate::cli::{Format, InstallArgs, Stage, Targets, UninstallArgs};
+use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
+use crate::frontend::install_check::{chain, check};
+use crate::frontend::{fail, print};
 use crate::model::policy::Engine;
 use crate::paths::Paths;
 use crate::sys::error::SysError;
@@ -96,15 +98,17 @@ pub struct Place {
     destdir: PathBuf,
     prefix: PathBuf,
     staged: bool,
+    root: Option<PathBuf>,
 }
 
 impl Place {
-    /// As the arguments say.
-    pub fn of(targets: &Targets) -> Self {
+    /// As the arguments say; `root` is `--root`.
+    pub fn of(targets: &Targets, root: Option<&Path>) -> Self {
         Self {
             destdir: targets.destdir.clone().unwrap_or_else(|| "/".into()),
             prefix: targets.prefix.clone(),
             staged: targets.destdir.is_some(),
+            root: root.map(Path::to_owned),
         }
     }
 
@@ -126,6 +130,16 @@ impl Place {
     /// The directories that systemd-tmpfiles makes at boot.
     pub fn tmpfiles(&self) -> PathBuf {
         self.prefix.join("lib/tmpfiles.d/bpfman-hook.conf")
+    }
+
+    /// How hook files for these engines call the program.
+    pub fn invocation(&self, engines: &Engines) -> Invocation {
+        Invocation { binary: self.binary(), engines: engines.clone(), root: self.root.clone() }
+    }
+
+    /// True where our directories are the usual ones, for which systemd has units.
+    pub fn has_units(&self) -> bool {
+        self.root.is_none()
     }
 
     /// The root directory below which engines' configuration is read.
@@ -152,44 +166,79 @@ pub fn asked(targets: &Targets) -> BTreeSet<Engine> {
     asked
 }
 
+/// `install`: does it or checks it, and says what was done. Exit status 1 where something is missing or went wrong.
+pub fn run(root: Option<&Path>, args: &InstallArgs) -> ExitCode {
+    if !args.check {
+        return report(&args.targets, root, install);
+    }
+    let findings = check(&args.targets, root);
+    let printed = print(&match args.targets.format.output {
+        Format::Table => findings.to_string(),
+        Format::Json => format!("{}\n", findings.json()),
+    });
+    if findings.failed() { ExitCode::FAILURE } else { printed }
+}
+
+/// `uninstall`: does it and says what was done.
+pub fn undo(root: Option<&Path>, args: &UninstallArgs) -> ExitCode {
+    report(&args.targets, root, uninstall)
+}
+
+fn report(
+    targets: &Targets,
+    root: Option<&Path>,
+    act: fn(&Targets, &Place, &mut Work<'_>) -> Result<(), InstallError>,
+) -> ExitCode {
+    let place = Place::of(targets, root);
+    let mut work = Work::new(&place, targets.dry_run);
+    let result = act(targets, &place, &mut work);
+    let printed = print(&match targets.format.output {
+        Format::Table => work.steps.to_string(),
+        Format::Json => format!("{}\n", work.steps.json()),
+    });
+    match result {
+        Ok(()) => printed,
+        Err(error) => fail(&chain(&error)),
+    }
+}
+
 /// Installs for the engines asked for, and for those that it is installed for already.
-pub fn install(targets: &Targets, paths: &Paths) -> Result<Steps, InstallError> {
-    let place = Place::of(targets);
+fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
     let mut engines = place.installed_for();
     engines.0.extend(asked(targets));
-    let mut work = Work::new(&place, targets.dry_run);
+    let invocation = place.invocation(&engines);
 
     let own = Path::new("/proc/self/exe");
     let program = fs::read(own).map_err(|source| InstallError::Io { doing: "read", path: own.to_owned(), source })?;
     work.write(&place.binary(), &program, 0o755)?;
-    work.write(&place.tmpfiles(), hook_files::tmpfiles().as_bytes(), 0o644)?;
-    work.write(&place.mount_unit(), hook_files::mount_unit().as_bytes(), 0o644)?;
-    work.mount(paths)?;
+    if place.has_units() {
+        work.write(&place.tmpfiles(), hook_files::tmpfiles().as_bytes(), 0o644)?;
+        work.write(&place.mount_unit(), hook_files::mount_unit().as_bytes(), 0o644)?;
+    }
+    work.mount()?;
     // poststop before createRuntime: a container that starts in between is released, one without programs costs nothing.
     for stage in [Stage::Poststop, Stage::CreateRuntime] {
-        work.write(&hook_files::path(stage), hook_files::hook(stage, &place.binary(), &engines).as_bytes(), 0o644)?;
+        work.write(&hook_files::path(stage), hook_files::hook(stage, &invocation).as_bytes(), 0o644)?;
     }
     if engines.0.contains(&Engine::Podman) {
-        let precreate = hook_files::hook(Stage::Precreate, &place.binary(), &engines);
+        let precreate = hook_files::hook(Stage::Precreate, &invocation);
         work.write(&hook_files::path(Stage::Precreate), precreate.as_bytes(), 0o644)?;
         let before = HooksDir::of(Engine::Podman, place.root(), &[Path::new(PODMAN_DROP_IN)])?;
         work.write(Path::new(PODMAN_DROP_IN), hook_files::drop_in(&before.directories).as_bytes(), 0o644)?;
     }
-    Ok(work.steps)
+    Ok(())
 }
 
 /// Removes the installation for the engines asked for, or all of it where none is named.
 ///
 /// The binary stays, with an error, as long as programs of running containers are pinned: their poststop still needs it.
-pub fn uninstall(targets: &Targets, paths: &Paths) -> Result<Steps, InstallError> {
-    let place = Place::of(targets);
+fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
     let mut left = place.installed_for();
     if targets.podman || targets.crio {
         left.0.retain(|engine| !asked(targets).contains(engine));
     } else {
         left.0.clear();
     }
-    let mut work = Work::new(&place, targets.dry_run);
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;
         work.remove(&hook_files::path(Stage::Precreate))?;
@@ -201,16 +250,18 @@ pub fn uninstall(targets: &Targets, paths: &Paths) -> Result<Steps, InstallError
         if left.0.is_empty() {
             work.remove(&path)?;
         } else {
-            work.write(&path, hook_files::hook(stage, &place.binary(), &left).as_bytes(), 0o644)?;
+            work.write(&path, hook_files::hook(stage, &place.invocation(&left)).as_bytes(), 0o644)?;
         }
     }
     if left.0.is_empty() {
-        work.unmount(paths)?;
-        work.remove(&place.mount_unit())?;
-        work.remove(&place.tmpfiles())?;
+        work.unmount()?;
+        if place.has_units() {
+            work.remove(&place.mount_unit())?;
+            work.remove(&place.tmpfiles())?;
+        }
         work.remove(&place.binary())?;
     }
-    Ok(work.steps)
+    Ok(())
 }
 
 /// The steps so far, and whether they are done or only said.
@@ -261,30 +312,31 @@ impl<'a> Work<'a> {
     }
 
     /// Mounts our bpffs: by its unit where systemd runs, else right away.
-    fn mount(&mut self, paths: &Paths) -> Result<(), InstallError> {
+    fn mount(&mut self) -> Result<(), InstallError> {
         if self.place.staged {
             return Ok(());
         }
-        if self.by_systemd(paths) {
+        let fs_root = self.fs_root();
+        if self.by_systemd() {
             self.systemctl(&["daemon-reload"])?;
             return self.systemctl(&["enable", "--now", MOUNT_UNIT]);
         }
         if !self.dry_run {
-            mounts::ensure_bpffs(&paths.bpffs())?;
+            mounts::ensure_bpffs(&fs_root)?;
         }
-        self.step("mount", paths.bpffs().to_string_lossy(), true);
+        self.step("mount", fs_root.to_string_lossy(), true);
         Ok(())
     }
 
-    fn unmount(&mut self, paths: &Paths) -> Result<(), InstallError> {
+    fn unmount(&mut self) -> Result<(), InstallError> {
         if self.place.staged {
             return Ok(());
         }
-        let fs_root = paths.bpffs();
+        let fs_root = self.fs_root();
         if fs::read_dir(&fs_root).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(InstallError::InUse(fs_root));
         }
-        if self.by_systemd(paths) && self.place.mount_unit().exists() {
+        if self.by_systemd() && self.place.mount_unit().exists() {
             return self.systemctl(&["disable", "--now", MOUNT_UNIT]);
         }
         let was_there = self.dry_run || mounts::unmount(&fs_root)?;
@@ -292,9 +344,14 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// Where our bpffs is mounted.
+    fn fs_root(&self) -> PathBuf {
+        self.place.root.as_deref().map_or_else(Paths::system, Paths::below).bpffs()
+    }
+
     /// True where systemd is pid 1 (sd_booted(3)) and the unit's mount point is ours.
-    fn by_systemd(&self, paths: &Paths) -> bool {
-        *paths == Paths::system() && Path::new("/run/systemd/system").is_dir()
+    fn by_systemd(&self) -> bool {
+        self.place.has_units() && Path::new("/run/systemd/system").is_dir()
     }
 
     fn systemctl(&mut self, arguments: &[&str]) -> Result<(), InstallError> {
@@ -340,6 +397,13 @@ mod tests {
         }
     }
 
+    fn act(targets: &Targets, act: fn(&Targets, &Place, &mut Work<'_>) -> Result<(), InstallError>) -> Steps {
+        let place = Place::of(targets, None);
+        let mut work = Work::new(&place, targets.dry_run);
+        act(targets, &place, &mut work).unwrap();
+        work.steps
+    }
+
     /// Every file below a directory, as paths from it.
     fn files(root: &Path) -> Vec<String> {
         let mut found = Vec::new();
@@ -367,11 +431,10 @@ mod tests {
     fn the_binary_comes_first_and_goes_last() {
         let root = tempfile::tempdir().unwrap();
         let t = targets(root.path(), true, false);
-        let paths = Paths::below(root.path());
 
-        let dry = install(&Targets { dry_run: true, ..t.clone() }, &paths).unwrap();
+        let dry = act(&Targets { dry_run: true, ..t.clone() }, install);
         assert_eq!(files(root.path()), Vec::<String>::new());
-        let done = install(&t, &paths).unwrap();
+        let done = act(&t, install);
         assert_eq!(dry, done);
         let written = [
             "write bpfman-hook",
@@ -388,10 +451,10 @@ mod tests {
         assert_eq!(mode("usr/local/bin/bpfman-hook"), 0o755);
         assert_eq!(mode("usr/share/containers/oci/hooks.d/50-bpfman-hook-poststop.json"), 0o644);
 
-        let again = install(&t, &paths).unwrap();
+        let again = act(&t, install);
         assert!(again.0.iter().all(|step| !step.changed), "{again}");
 
-        let gone = uninstall(&t, &paths).unwrap();
+        let gone = act(&t, uninstall);
         assert_eq!(
             order(&gone),
             [
@@ -407,26 +470,41 @@ mod tests {
             ]
         );
         assert_eq!(files(root.path()), Vec::<String>::new());
-        assert!(uninstall(&t, &paths).unwrap().0.iter().all(|step| !step.changed));
+        assert!(act(&t, uninstall).0.iter().all(|step| !step.changed));
+    }
+
+    #[test]
+    fn another_root_is_told_to_the_hook_and_has_no_units() {
+        let destdir = tempfile::tempdir().unwrap();
+        let t = targets(destdir.path(), true, false);
+        act(&t, install);
+        let units = files(destdir.path()).len();
+        let place = Place::of(&t, Some(Path::new("/srv/r")));
+        let mut work = Work::new(&place, false);
+        install(&t, &place, &mut work).unwrap();
+        let hook = fs::read_to_string(below(destdir.path(), &hook_files::path(Stage::Poststop))).unwrap();
+        assert!(hook.contains(r#""--engine", "podman", "--root", "/srv/r""#), "{hook}");
+        assert_eq!(files(destdir.path()).len(), units);
+        uninstall(&t, &place, &mut Work::new(&place, false)).unwrap();
+        assert_eq!(files(destdir.path()).len(), 2, "the units belong to the usual root");
     }
 
     #[test]
     fn two_engines_share_the_hook_files() {
         let root = tempfile::tempdir().unwrap();
-        let paths = Paths::below(root.path());
-        let engines = || Place::of(&targets(root.path(), false, false)).installed_for().0;
+        let engines = || Place::of(&targets(root.path(), false, false), None).installed_for().0;
         let precreate = root.path().join("usr/share/bpfman-hook/podman-hooks.d/50-bpfman-hook-precreate.json");
 
-        install(&targets(root.path(), false, true), &paths).unwrap();
+        act(&targets(root.path(), false, true), install);
         assert_eq!(engines(), [Engine::CriO].into());
         assert!(!precreate.exists());
-        install(&targets(root.path(), true, false), &paths).unwrap();
+        act(&targets(root.path(), true, false), install);
         assert_eq!(engines(), [Engine::CriO, Engine::Podman].into());
         assert!(precreate.exists());
-        uninstall(&targets(root.path(), true, false), &paths).unwrap();
+        act(&targets(root.path(), true, false), uninstall);
         assert_eq!(engines(), [Engine::CriO].into());
         assert!(!precreate.exists());
-        uninstall(&targets(root.path(), false, false), &paths).unwrap();
+        act(&targets(root.path(), false, false), uninstall);
         assert_eq!(files(root.path()), Vec::<String>::new());
     }
 
@@ -437,15 +515,14 @@ mod tests {
         fs::create_dir_all(conf.parent().unwrap()).unwrap();
         fs::write(&conf, "[engine]\nhooks_dir = [\"/srv/hooks\"]\n").unwrap();
         let t = targets(root.path(), true, false);
-        let paths = Paths::below(root.path());
-        install(&t, &paths).unwrap();
-        install(&t, &paths).unwrap();
+        act(&t, install);
+        act(&t, install);
         let found = HooksDir::of(Engine::Podman, root.path(), &[]).unwrap();
         assert_eq!(found.directories, [PathBuf::from("/srv/hooks"), PathBuf::from(PODMAN_HOOKS_DIR)]);
 
         let foreign = below(root.path(), Path::new(PODMAN_HOOKS_DIR)).join("60-mine.json");
         fs::write(&foreign, "{}").unwrap();
-        uninstall(&t, &paths).unwrap();
+        act(&t, uninstall);
         assert!(foreign.exists() && conf.exists());
         assert_eq!(files(root.path()).len(), 2);
     }

@@ -13,9 +13,9 @@ use crate::frontend::hooks_dir::{HooksDir, below};
 use crate::frontend::install::{Place, asked};
 use crate::model::policy::Engine;
 
-/// Looks at an installation and changes nothing.
-pub fn check(targets: &Targets) -> Findings {
-    let place = Place::of(targets);
+/// Looks at an installation and changes nothing; `root` is `--root`.
+pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
+    let place = Place::of(targets, root);
     let mut engines = place.installed_for();
     if targets.podman || targets.crio || engines.0.is_empty() {
         engines.0.extend(asked(targets));
@@ -33,7 +33,7 @@ pub fn check(targets: &Targets) -> Findings {
         stages.push(Stage::Precreate);
     }
     for stage in &stages {
-        let text = hook_files::hook(*stage, &place.binary(), &engines);
+        let text = hook_files::hook(*stage, &place.invocation(&engines));
         findings.push(file(&format!("hook {}", stage.word()), &place.staged(&hook_files::path(*stage)), &text, &again));
     }
     for engine in &engines.0 {
@@ -174,7 +174,7 @@ fn flags(engines: &Engines) -> String {
 }
 
 /// An error with its causes, as one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -188,8 +188,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frontend::install::install;
-    use crate::paths::Paths;
+    use std::process::ExitCode;
+
+    use crate::cli::InstallArgs;
+    use crate::frontend::install::run;
 
     fn bad(findings: &Findings) -> Vec<String> {
         findings.0.iter().filter(|f| f.status != Status::Ok).map(|f| format!("{} {}", f.status.word(), f.check)).collect()
@@ -208,7 +210,7 @@ mod tests {
                 dry_run: false,
                 format: Default::default(),
             };
-            install(&targets, &Paths::below(root.path())).unwrap();
+            assert_eq!(run(None, &InstallArgs { check: false, targets: targets.clone() }), ExitCode::SUCCESS);
             Self(root, targets)
         }
 
@@ -218,7 +220,7 @@ mod tests {
 
         fn bad(&self) -> Vec<String> {
             // Where the tests do not run as root, the binary is theirs.
-            bad(&check(&self.1)).into_iter().filter(|line| line != "fail binary" || self.runs_as_root()).collect()
+            bad(&check(&self.1, None)).into_iter().filter(|line| line != "fail binary" || self.runs_as_root()).collect()
         }
 
         fn runs_as_root(&self) -> bool {
@@ -231,7 +233,7 @@ mod tests {
         let here = Installed::new();
         assert_eq!(here.bad(), Vec::<String>::new());
         let empty = tempfile::tempdir().unwrap();
-        let nothing = check(&Targets { destdir: Some(empty.path().to_owned()), ..here.1.clone() });
+        let nothing = check(&Targets { destdir: Some(empty.path().to_owned()), ..here.1.clone() }, None);
         assert!(nothing.failed());
         assert!(
             nothing
@@ -261,7 +263,7 @@ mod tests {
         ] {
             let here = Installed::new();
             fs::remove_file(here.path(path)).unwrap();
-            let found = check(&here.1);
+            let found = check(&here.1, None);
             assert_eq!(
                 bad(&found).into_iter().filter(|line| line != "fail binary").collect::<Vec<_>>(),
                 expected,
@@ -291,7 +293,7 @@ mod tests {
         let later = here.path("/etc/containers/containers.conf.d/99-other.conf");
         fs::write(&later, "[engine]\nhooks_dir = [\"/srv/hooks\"]\n").unwrap();
         assert_eq!(here.bad(), ["fail podman createRuntime", "fail podman poststop", "warn podman precreate"]);
-        let findings = check(&here.1);
+        let findings = check(&here.1, None);
         let remedy = findings.0.iter().find(|f| f.check == "podman createRuntime").and_then(|f| f.remedy.clone()).unwrap();
         assert!(
             remedy.starts_with(

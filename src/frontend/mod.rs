@@ -1,17 +1,22 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
-<<<CONFLICT
+pub mod ctl;
+pub mod doctor;
 pub mod documents;
 pub mod finding;
+pub mod hook;
 pub mod hook_files;
 pub mod hooks_dir;
 pub mod install;
 pub mod install_check;
+pub mod list;
 pub mod output;
+pub mod policy;
+pub mod precreate;
+pub mod pull;
 pub mod report;
 pub mod table;
 pub mod token;
 pub mod view;
 
 pub use output::{fail, print};
-pub mod policy;

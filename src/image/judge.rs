@@ -4,15 +4,13 @@
 //! signature was read and holds none. A rule with `unsigned = true` accepts an image in that case; where no other rule speaks
 //! of the image, it accepts it without a look. A signature that satisfies no rule is never softened to "unsigned".
 
-use std::path::Path;
-
 use crate::image::Want;
 use crate::image::error::ImageError;
 use crate::image::source::Found;
 use crate::image::verify::{Finding, Key, Signature};
 use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
-use crate::model::policy::{ImageRule, Signer};
+use crate::model::policy::ImageRule;
 
 /// The rules that can allow one image of one digest.
 #[derive(Debug)]
@@ -30,7 +28,14 @@ pub(crate) struct Decision {
     pub verdict: Verdict,
     /// The signature that satisfied it.
     pub evidence: Option<Signature>,
+    /// The rules before it, which were asked first and are not satisfied.
+    pub rejected: Vec<String>,
+    /// False where all of this was known already.
+    pub new: bool,
 }
+
+/// What is known of one rule: None, nothing; Some(None), that it is not satisfied.
+type Known = Option<Option<Verdict>>;
 
 impl<'a> Candidates<'a> {
     /// Sorts out the rules that list other digests.
@@ -38,8 +43,7 @@ impl<'a> Candidates<'a> {
         if want.rules.is_empty() {
             return Err(ImageError::NoRule { image: image.to_owned() });
         }
-        let fits = |rule: &&&ImageRule| rule.digests.is_empty() || rule.digests.contains(digest);
-        let fitting: Vec<&ImageRule> = want.rules.iter().filter(fits).copied().collect();
+        let fitting: Vec<&ImageRule> = want.rules.iter().filter(|rule| rule.allows_digest(digest)).copied().collect();
         if fitting.is_empty() {
             let rule = names(want.rules.iter().copied());
             return Err(ImageError::DigestNotListed { image: image.to_owned(), digest: *digest, rule });
@@ -51,29 +55,57 @@ impl<'a> Candidates<'a> {
     /// The decision where no signature is asked for.
     pub fn without_signatures(&self) -> Option<Decision> {
         let rule = self.unsigned.first().filter(|_| self.signed.is_empty())?;
-        Some(Decision { rule: rule.name.clone(), verdict: Verdict::Unsigned, evidence: None })
+        Some(known(&rule.name, Verdict::Unsigned))
     }
 
-    /// The first rule for which `known` has a verdict already.
-    pub fn known(&self, known: impl Fn(&str) -> Option<Verdict>) -> Option<Decision> {
-        self.signed
-            .iter()
-            .chain(&self.unsigned)
-            .find_map(|rule| Some(Decision { rule: rule.name.clone(), verdict: known(&rule.name)?, evidence: None }))
+    /// Decides by what is known of each rule under this policy, and by signatures that were kept, without asking a registry.
+    /// None where that does not suffice. Rules are taken in the same order as by [`Candidates::decide`], so that the result
+    /// does not depend on what happens to be known.
+    pub fn recall(
+        &self,
+        want: &Want<'_>,
+        image: &str,
+        digest: &Digest,
+        known_of: impl Fn(&str) -> Known,
+        kept: impl FnOnce() -> Result<Vec<Signature>, ImageError>,
+    ) -> Result<Option<Decision>, ImageError> {
+        if let Some(decision) = self.without_signatures() {
+            return Ok(Some(decision));
+        }
+        let mut rejected = Vec::new();
+        for rule in &self.signed {
+            match known_of(&rule.name) {
+                Some(Some(verdict)) => return Ok(Some(known(&rule.name, verdict))),
+                Some(None) => rejected.push(rule.name.clone()),
+                None => {
+                    // Those that are kept may satisfy it. Where they do not, there may be others by now.
+                    let keys = keys_of(rule, want, image)?;
+                    for signature in kept()? {
+                        if let Finding::Good(by) = signature.examine(digest, &keys) {
+                            return Ok(Some(verified(rule, &keys[by], &signature, rejected)));
+                        }
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+        let unsigned = self.unsigned.iter().find(|rule| known_of(&rule.name) == Some(Some(Verdict::Unsigned)));
+        Ok(unsigned.map(|rule| known(&rule.name, Verdict::Unsigned)))
     }
 
     /// Examines what was found.
     pub fn decide(&self, want: &Want<'_>, image: &str, digest: &Digest, found: Found) -> Result<Decision, ImageError> {
         let mut reason = None;
         let mut bad = 0;
+        let mut rejected = Vec::new();
         for (nth, rule) in self.signed.iter().enumerate() {
             let keys = keys_of(rule, want, image)?;
             for signature in &found.signatures {
                 match signature.examine(digest, &keys) {
                     Finding::Good(by) => {
-                        let by = keys[by].path().display().to_string();
-                        let verdict = Verdict::Verified { by, layout: signature.layout().to_owned() };
-                        return Ok(Decision { rule: rule.name.clone(), verdict, evidence: Some(signature.clone()) });
+                        // With more signatures than could be read, an earlier rule may be satisfied after all.
+                        let rejected = if found.trouble.is_none() { rejected } else { Vec::new() };
+                        return Ok(verified(rule, &keys[by], signature, rejected));
                     }
                     Finding::Bad(why) => {
                         bad += usize::from(nth == 0);
@@ -82,13 +114,14 @@ impl<'a> Candidates<'a> {
                     Finding::Attestation => {}
                 }
             }
+            rejected.push(rule.name.clone());
         }
         if let Some(trouble) = found.trouble {
             return Err(trouble);
         }
-        let keyless = self.signed.iter().all(|rule| keys_in(rule).next().is_none());
+        let keyless = self.signed.iter().all(|rule| rule.keys().next().is_none());
         match (reason, self.unsigned.first()) {
-            (None, Some(rule)) => Ok(Decision { rule: rule.name.clone(), verdict: Verdict::Unsigned, evidence: None }),
+            (None, Some(rule)) => Ok(Decision { rejected, new: true, ..known(&rule.name, Verdict::Unsigned) }),
             _ if keyless => Err(keyless_not_yet(image)),
             (None, None) => Err(ImageError::Unsigned { image: image.to_owned(), rules: names(self.signed.iter().copied()) }),
             (Some(reason), _) => Err(ImageError::BadSignature {
@@ -106,10 +139,19 @@ pub(crate) fn refuse_early(want: &Want<'_>, image: &str) -> Result<(), ImageErro
     if want.rules.is_empty() {
         return Err(ImageError::NoRule { image: image.to_owned() });
     }
-    if want.rules.iter().all(|rule| !rule.unsigned && keys_in(rule).next().is_none()) {
+    if want.rules.iter().all(|rule| !rule.unsigned && rule.keys().next().is_none()) {
         return Err(keyless_not_yet(image));
     }
     Ok(())
+}
+
+fn known(rule: &str, verdict: Verdict) -> Decision {
+    Decision { rule: rule.to_owned(), verdict, evidence: None, rejected: Vec::new(), new: false }
+}
+
+fn verified(rule: &ImageRule, key: &Key, signature: &Signature, rejected: Vec<String>) -> Decision {
+    let verdict = Verdict::Verified { by: key.path().display().to_string(), layout: signature.layout().to_owned() };
+    Decision { rule: rule.name.clone(), verdict, evidence: Some(signature.clone()), rejected, new: true }
 }
 
 fn keyless_not_yet(image: &str) -> ImageError {
@@ -120,15 +162,8 @@ fn keyless_not_yet(image: &str) -> ImageError {
     }
 }
 
-fn keys_in(rule: &ImageRule) -> impl Iterator<Item = &Path> {
-    rule.signed_by.iter().filter_map(|signer| match signer {
-        Signer::Key(path) => Some(path.as_path()),
-        Signer::Identity { .. } => None,
-    })
-}
-
 fn keys_of(rule: &ImageRule, want: &Want<'_>, image: &str) -> Result<Vec<Key>, ImageError> {
-    keys_in(rule)
+    rule.keys()
         .map(|path| {
             let pem = want.keys.get(path).ok_or_else(|| "it was not read with the policy".to_owned());
             pem.and_then(|pem| Key::parse(path, pem)).map_err(|reason| ImageError::Key {

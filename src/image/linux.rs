@@ -11,6 +11,7 @@ use crate::image::manifest::{Choice, Descriptor, Document, Manifest, choose, goa
 use crate::image::object::{self, Labels, Unpacked};
 use crate::image::remote::{Remote, Worker};
 use crate::image::source::{Found, Source, checked};
+use crate::image::verify::Signature;
 use crate::image::{Images, MAX_OBJECT, Want, hash};
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;
@@ -127,14 +128,14 @@ impl LinuxImages {
         let cache = |source| ImageError::Cache { image: image.to_owned(), source };
         let Some(record) = reader.record(digest).map_err(cache)? else { return Ok(Err("it is not in the cache".to_owned())) };
         let candidates = Candidates::new(want, image, digest)?;
-        let known = candidates.known(|rule| record.verdict(rule, want.policy).cloned());
-        let decision = match candidates.without_signatures().or(known) {
-            Some(decision) => decision,
-            None => match self.judge_kept(want, image, &candidates, &record, reader)? {
-                Some(decision) => decision,
-                None => return Ok(Err("the cache has no signature of it that satisfies the policy".to_owned())),
-            },
+        let known_of = |rule: &str| record.verdict(rule, want.policy);
+        let kept = || kept_signatures(&record, reader).map_err(cache);
+        let Some(decision) = candidates.recall(want, image, digest, known_of, kept)? else {
+            return Ok(Err("the cache does not know whether it satisfies the policy".to_owned()));
         };
+        if decision.new {
+            self.note(image, self.cache.add_decision(digest, want.policy, &decision));
+        }
         match reader.blob(&record.object).map_err(cache)? {
             Blob::Whole(object) => Ok(Ok(bytecode(want, *digest, record.object, object, decision))),
             Blob::Missing => Ok(Err("its object is not in the cache any more".to_owned())),
@@ -145,37 +146,6 @@ impl LinuxImages {
                 tracing::warn!(image, expected = %record.object, %found, "cached object is damaged, fetching it anew");
                 Ok(Err("its object is damaged".to_owned()))
             }
-        }
-    }
-
-    /// Judges the kept signatures under a policy that has not seen them yet. None where they do not suffice: there may be
-    /// others by now.
-    fn judge_kept(
-        &self,
-        want: &Want<'_>,
-        image: &str,
-        candidates: &Candidates<'_>,
-        record: &Record,
-        reader: &Reader<'_>,
-    ) -> Result<Option<Decision>, ImageError> {
-        let cache = |source| ImageError::Cache { image: image.to_owned(), source };
-        let mut found = Found::default();
-        for evidence in &record.evidence {
-            if let Blob::Whole(blob) = reader.blob(&evidence.blob).map_err(cache)? {
-                found.signatures.push(evidence.signature(blob));
-            }
-        }
-        // An empty find would say "unsigned", which only the registry can know.
-        if found.signatures.is_empty() {
-            return Ok(None);
-        }
-        match candidates.decide(want, image, &record.digest, found) {
-            Ok(decision) if decision.evidence.is_some() => {
-                self.note(image, self.cache.add_verdict(&record.digest, &decision.rule, want.policy, &decision.verdict, None));
-                Ok(Some(decision))
-            }
-            Ok(_) | Err(ImageError::BadSignature { .. } | ImageError::Unsigned { .. } | ImageError::NotYet { .. }) => Ok(None),
-            Err(err) => Err(err),
         }
     }
 
@@ -227,7 +197,6 @@ impl LinuxImages {
         }
         let candidates = Candidates::new(want, image, &digest)?;
         let mut source = Source::Remote(remote);
-        let looked = candidates.without_signatures().is_none();
         let decision = match candidates.without_signatures() {
             Some(decision) => decision,
             None => candidates.decide(want, image, &digest, source.signatures(&digest))?,
@@ -239,10 +208,9 @@ impl LinuxImages {
         let Content { mut blobs, object } = content;
         blobs.push(object.clone());
         let new = NewImage { digest, media_type, blobs, object: object_digest };
-        let evidence = decision.evidence.as_ref();
         let stored = self.cache.store(&new).and_then(|()| {
-            if looked {
-                self.cache.add_verdict(&digest, &decision.rule, want.policy, &decision.verdict, evidence)?;
+            if decision.new {
+                self.cache.add_decision(&digest, want.policy, &decision)?;
             }
             self.cache.point(image, &digest)
         });
@@ -286,6 +254,17 @@ fn bytecode(want: &Want<'_>, digest: Digest, object_digest: Digest, object: Vec<
         rule: decision.rule,
         verdict: decision.verdict,
     }
+}
+
+/// Signatures that satisfied a rule once.
+fn kept_signatures(record: &Record, reader: &Reader<'_>) -> Result<Vec<Signature>, CacheError> {
+    let mut signatures = Vec::new();
+    for evidence in &record.evidence {
+        if let Blob::Whole(blob) = reader.blob(&evidence.blob)? {
+            signatures.push(evidence.signature(blob));
+        }
+    }
+    Ok(signatures)
 }
 
 /// Follows a top-level document, whose digest is established and judged, down to the object.

@@ -21,7 +21,7 @@ use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
 use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
 use crate::model::record::{
-    BpffsRecord, CgroupRecord, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap, Workload,
+    BpffsRecord, CgroupRecord, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap,
 };
 use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
@@ -68,7 +68,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub fn acquire(&self, images: &impl Images, start: Start<'_>) -> Result<Acquired, Cause> {
         let container = start.container;
         let mut init = self.host.open_init(container).map_err(|e| self.refuse(container, e.into()))?;
-        let who = container_facts(container, self.host.runtime_user(), self.host.has_user_namespace(&init));
+        let userns = self.host.has_user_namespace(&init);
+        let who = ContainerFacts { userns, ..container.facts(self.host.runtime_user()) };
         let policy = &start.policy.policy;
         let acquired = admit(policy, &who, start.request)
             .map_err(|refusal| self.refuse(container, refusal.into()))
@@ -144,7 +145,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 deadline: start.fetch_until,
             })?;
             let declared = self.kernel.describe(&bytecode.object)?;
-            let rule = admission.image_rule(reference, &bytecode.rule).expect("images answer with one of the rules they were given");
+            let rule =
+                admission.image_rule(reference, &bytecode.rule).expect("images answer with one of the rules they were given");
             check_object(admission, request, reference, rule, &declared)?;
             objects.push(ObjectInput { bytecode, facts: declared, host_scope: rule.scope == Scope::Host });
         }
@@ -169,10 +171,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// left, and refuses where a living one has the id.
     fn clear_the_way(&self, container: &Container, init: ProcessIdentity, request: Digest) -> Result<Option<OwnerNo>, Cause> {
         let id = &container.id;
-        for record in self.store.read(|txn| txn.by_container(id))? {
+        for record in self.store.read::<_, StoreError>(|txn| txn.by_container(id))? {
             match record.phase {
                 Phase::Failed => {
-                    self.store.write(|txn| txn.delete(record.no))?;
+                    self.store.write::<_, StoreError>(|txn| txn.delete(record.no))?;
                 }
                 Phase::Ready if record.init == Some(init) => {
                     return if record.request == Some(request) {
@@ -224,7 +226,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         let until = Instant::now() + POD_WAIT;
         loop {
-            let claim = self.store.write(|txn| {
+            let claim = self.store.write::<_, StoreError>(|txn| {
                 if let Some(other) = txn.by_container(&container.id)?.first() {
                     let what = format!("container {}", container.id);
                     return Ok(Claim::Refused(Cause::Busy { pid: other.actor.process.pid, what }));
@@ -348,7 +350,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     fn complete(&self, record: &mut OwnerRecord) -> Result<(), Cause> {
         record.phase = Phase::Ready;
         record.changed = self.host.now();
-        let mine = self.store.write(|txn| match txn.get(record.no)? {
+        let mine = self.store.write::<_, StoreError>(|txn| match txn.get(record.no)? {
             Some(kept) if kept.phase == Phase::Pending && kept.actor == record.actor => {
                 txn.put(record)?;
                 Ok(true)
@@ -370,7 +372,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let mut failed = self.blank(container);
         failed.phase = Phase::Failed;
         failed.failure = Some(sentence.to_owned());
-        let written = self.store.write(|txn| {
+        let written = self.store.write::<_, StoreError>(|txn| {
             for record in txn.by_container(&container.id)? {
                 if record.phase == Phase::Failed {
                     txn.delete(record.no)?;
@@ -413,12 +415,6 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             leftovers: Vec::new(),
         }
     }
-}
-
-/// What container rules can match: facts, never claims.
-pub fn container_facts(container: &Container, runtime_user: u32, userns: bool) -> ContainerFacts {
-    let Workload { namespace, pod, container: name } = container.workload.clone();
-    ContainerFacts { engine: container.engine, namespace, pod, container: name, runtime_user, userns }
 }
 
 /// What only the object and the rule that allowed it can tell: kinds, globals and maps.
@@ -464,12 +460,7 @@ fn fill(record: &mut OwnerRecord, plan: &OwnerPlan) {
         }
     }
     for link in &plan.links {
-        record.links.push(LinkRecord {
-            pin: link.pin.clone(),
-            program: link.program.clone(),
-            at: link.at.clone(),
-            id: None,
-        });
+        record.links.push(LinkRecord { pin: link.pin.clone(), program: link.program.clone(), at: link.at.clone(), id: None });
     }
 }
 

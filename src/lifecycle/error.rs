@@ -47,7 +47,9 @@ pub enum Cause {
         bundle: PathBuf,
     },
     /// createRuntime ran before for this init, with another request.
-    #[error("container {id} already has its programs, from a different request; the annotations of a running container cannot change")]
+    #[error(
+        "container {id} already has its programs, from a different request; the annotations of a running container cannot change"
+    )]
     OtherRequest {
         /// The id.
         id: ContainerId,

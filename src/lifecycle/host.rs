@@ -13,7 +13,9 @@ use crate::sys::pid::ProcessError;
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// The state has no pid, as at poststop.
-    #[error("the state names no process, but createRuntime needs the container's init; is the hook registered for another stage?")]
+    #[error(
+        "the state names no process, but createRuntime needs the container's init; is the hook registered for another stage?"
+    )]
     NoPid,
     /// The process that the state names is not what createRuntime runs on.
     #[error("process {pid} of the state is not the init of a container: {why}")]

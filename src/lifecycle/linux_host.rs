@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use crate::kernel::{KernelError, Places};
 use crate::lifecycle::host::{Host, HostError, Need};
-use crate::model::container::Container;
 use crate::model::config::{NamespaceKind, NamespaceSource};
+use crate::model::container::Container;
 use crate::model::facts::{Facts, NetnsFact};
 use crate::model::ids::ProcessIdentity;
 use crate::model::plan::PlannedBpffs;
 use crate::model::policy::Engine;
-use crate::sys::pid::{self, Namespace, Namespaces, Process};
 use crate::sys::bpffs::{MapFile, Spec};
+use crate::sys::pid::{self, Namespace, Namespaces, Process};
 use crate::sys::{self, cgroup, clock, netns};
 
 /// The real host.
@@ -147,13 +147,7 @@ impl Host for LinuxHost {
         Places { netns: init.netns.as_ref().map(|fd| fd.as_fd()), cgroup: init.cgroup.as_ref().map(|fd| fd.as_fd()) }
     }
 
-    fn mount_bpffs(
-        &self,
-        init: &Init,
-        container: &Container,
-        directory: &Path,
-        bpffs: &PlannedBpffs,
-    ) -> Result<(), HostError> {
+    fn mount_bpffs(&self, init: &Init, container: &Container, directory: &Path, bpffs: &PlannedBpffs) -> Result<(), HostError> {
         let user_ns = init.process.open_namespace(Namespace::User)?;
         let mount_ns = init.process.open_namespace(Namespace::Mount)?;
         let maps = bpffs

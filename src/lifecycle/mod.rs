@@ -1,5 +1,4 @@
 //! The only code that orders effects: acquire, release, reconcile.
-<<<CONFLICT
 //!
 //! Read `acquire` first, then `release`; `reconcile` applies `release` to whatever is dead.
 
@@ -9,13 +8,18 @@ pub mod host;
 pub mod linux_host;
 pub mod policy_files;
 pub mod reconcile;
+pub mod registries_file;
 pub mod release;
+
 pub use error::{Cause, ReleaseErrors};
+
 use std::path::Path;
+
 use crate::kernel::Kernel;
 use crate::lifecycle::host::Host;
 use crate::model::record::Actor;
 use crate::store::Store;
+
 /// The parts that every lifecycle call works with. It holds no state of its own: that is in the store.
 #[derive(Debug)]
 pub struct Lifecycle<'a, K, H> {
@@ -30,11 +34,15 @@ pub struct Lifecycle<'a, K, H> {
     /// When this process gives up by itself: seconds since boot.
     pub deadline: u64,
 }
+
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// This process, as records name it.
     fn actor(&self) -> Actor {
         Actor { process: self.host.me(), deadline: self.deadline }
     }
+
     /// An error where the deadline is over, so that what was done can still be undone.
     fn check_deadline(&self) -> Result<(), Cause> {
         if self.host.boottime() >= self.deadline { Err(Cause::Deadline) } else { Ok(()) }
+    }
+}

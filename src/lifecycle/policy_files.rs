@@ -68,7 +68,7 @@ pub enum PolicyFilesError {
 /// # Errors
 /// Anything that does not parse, and anything that others than root could have written.
 pub fn load(paths: &Paths) -> Result<LoadedPolicy, PolicyFilesError> {
-    let root = root_of(paths);
+    let root = paths.root();
     let trusted = TrustedRoot::at(root).map_err(PolicyFilesError::Trust)?;
     let mut names = list(&trusted, &paths.policy_directory(), "toml")?;
     names.push(paths.policy_file());
@@ -100,17 +100,12 @@ pub fn load_draft(path: &Path) -> Result<Policy, PolicyFilesError> {
 
 /// What is wrong with the keys and trusted roots that a policy names, one error each.
 pub fn key_problems(policy: &Policy, paths: &Paths) -> Vec<PolicyFilesError> {
-    let root = root_of(paths);
+    let root = paths.root();
     let trusted = match TrustedRoot::at(root) {
         Ok(trusted) => trusted,
         Err(error) => return vec![PolicyFilesError::Trust(error)],
     };
     policy.trust_files().into_iter().filter_map(|path| read_key(policy, path, root, &trusted).err()).collect()
-}
-
-/// The directory below which all of our paths are: `/`, or `--root`.
-fn root_of(paths: &Paths) -> &Path {
-    paths.etc.ancestors().nth(2).unwrap_or(Path::new("/"))
 }
 
 /// The files of a directory that end in `.extension`, in the order of their names; none where there is no directory. Names that begin

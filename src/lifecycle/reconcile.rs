@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::kernel::Kernel;
+use crate::lifecycle::error::chain;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
-use crate::lifecycle::error::chain;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase};
@@ -82,14 +82,15 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 findings.push(self.found(record.no, describe(&record.owner), why, mode)?);
             }
         }
-        for no in directories {
+        let known = |no: &OwnerNo| records.iter().any(|record| record.no == *no);
+        for no in directories.into_iter().filter(|no| !known(no)) {
             if self.store.read(|txn| txn.get(no))?.is_none() {
                 findings.push(self.orphan(no, mode));
             }
         }
         if mode == Mode::Release {
             let oldest = self.host.now().saturating_sub(FAILED_KEPT.as_secs());
-            self.store.write(|txn| txn.prune_failed(oldest, FAILED_MAX))?;
+            self.store.write::<_, StoreError>(|txn| txn.prune_failed(oldest, FAILED_MAX))?;
         }
         Ok(findings)
     }
@@ -97,7 +98,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Every unfinished owner, and a few of the others: those that come next, by the clock.
     fn sample(&self) -> Result<Vec<OwnerRecord>, Cause> {
         let start = usize::try_from(self.host.now()).unwrap_or_default();
-        Ok(self.store.read(|txn| {
+        Ok(self.store.read::<_, StoreError>(|txn| {
             let ready = txn.phases(Phase::Ready)?;
             let mut numbers = txn.phases(Phase::Pending)?;
             numbers.extend(txn.phases(Phase::Releasing)?);
@@ -127,7 +128,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                     None => Ok(Some("it has no init".to_owned())),
                 },
                 Owner::Netns { .. } => {
-                    let held = self.store.read(|txn| {
+                    let held = self.store.read::<_, StoreError>(|txn| {
                         for holder in &record.holders {
                             if txn.get(*holder)?.is_some() {
                                 return Ok(true);

@@ -7,6 +7,7 @@ use crate::lifecycle::host::Host;
 use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors};
 use crate::model::ids::{ContainerId, OwnerNo};
 use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::store::StoreError;
 
 /// What became of an owner.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// # Errors
     /// Only where the store cannot be read or written; steps that fail are in the result.
     pub fn release_container(&self, id: &ContainerId) -> Result<Vec<(OwnerNo, Released)>, Cause> {
-        let records = self.store.read(|txn| txn.by_container(id))?;
+        let records = self.store.read::<_, StoreError>(|txn| txn.by_container(id))?;
         let mut results = Vec::new();
         for record in records.iter().filter(|r| r.phase != Phase::Failed) {
             let result = match record.init {
@@ -49,7 +50,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// # Errors
     /// Only where the store cannot be read or written; steps that fail are in the result.
     pub fn release(&self, no: OwnerNo) -> Result<Released, Cause> {
-        let Some(record) = self.store.read(|txn| txn.get(no))? else {
+        let Some(record) = self.store.read::<_, StoreError>(|txn| txn.get(no))? else {
             return Ok(Released::Absent);
         };
         let me = self.actor();
@@ -60,7 +61,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             return Ok(Released::Busy(record.actor.process.pid));
         }
         let seen = (record.phase, record.actor);
-        let claimed = self.store.write(|txn| {
+        let claimed = self.store.write::<_, StoreError>(|txn| {
             let Some(mut record) = txn.get(no)? else { return Ok(None) };
             // Somebody else may have taken it since we looked.
             if (record.phase, record.actor) != seen {
@@ -109,7 +110,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Deletes the record, or keeps in it what is left, and tells which network namespaces nobody holds any more.
     fn finish(&self, record: &OwnerRecord, errors: ReleaseErrors) -> Result<(Released, BTreeSet<OwnerNo>), Cause> {
         let no = record.no;
-        let orphans = self.store.write(|txn| {
+        let orphans = self.store.write::<_, StoreError>(|txn| {
             let mut orphans = BTreeSet::new();
             if !errors.0.is_empty() {
                 if let Some(mut kept) = txn.get(no)? {
@@ -139,7 +140,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let mut failed = record.clone();
         if let Released::Partly(errors) = self.release(record.no)? {
             // gc retries from the record; the reason for the failure goes with it.
-            self.store.write(|txn| {
+            self.store.write::<_, StoreError>(|txn| {
                 if let Some(mut kept) = txn.get(record.no)? {
                     kept.failure = Some(sentence.to_owned());
                     kept.leftovers = errors.sentences();
@@ -158,7 +159,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         failed.failure = Some(sentence.to_owned());
         failed.changed = self.host.now();
         if matches!(failed.owner, Owner::Container { .. }) {
-            self.store.write(|txn| txn.put(&failed))?;
+            self.store.write::<_, StoreError>(|txn| txn.put(&failed))?;
         }
         Ok(())
     }

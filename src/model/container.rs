@@ -9,7 +9,7 @@ use crate::model::delegation::Delegation;
 use crate::model::engine::EngineError;
 use crate::model::grant::{Missing, Needs};
 use crate::model::ids::{ContainerId, Pid};
-use crate::model::policy::Engine;
+use crate::model::policy::{ContainerFacts, Engine};
 use crate::model::record::Workload;
 use crate::model::state::{State, Status};
 
@@ -119,6 +119,11 @@ impl Container {
         Ok(request.filter(|request| !request.is_empty()))
     }
 
+    /// What policy rules match, for a runtime that runs as `runtime_user`.
+    pub fn facts(&self, runtime_user: u32) -> ContainerFacts {
+        facts(&self.config, self.engine, &self.workload, runtime_user)
+    }
+
     /// Refuses a request whose container could not use what it asks for.
     pub fn check_rights(&self, request: &Request, delegation: Option<&Delegation>) -> Result<(), MissingRights> {
         let missing = Needs::of(delegation, !request.maps.is_empty()).missing(&self.config, self.engine);
@@ -142,6 +147,18 @@ impl Container {
     /// True where an annotation of ours is there. Cheap: nothing is parsed.
     pub fn asks(&self) -> bool {
         asks(self.config.annotations.keys())
+    }
+}
+
+/// What policy rules match, before there is a container: at precreate.
+pub fn facts(config: &Config, engine: Engine, workload: &Workload, runtime_user: u32) -> ContainerFacts {
+    ContainerFacts {
+        engine,
+        namespace: workload.namespace.clone(),
+        pod: workload.pod.clone(),
+        container: workload.container.clone(),
+        runtime_user,
+        userns: config.namespace(NamespaceKind::User) != NamespaceSource::Runtime,
     }
 }
 
@@ -359,12 +376,13 @@ mod tests {
         assert_eq!(missing.0.len(), 1, "{missing}");
         assert!(missing.to_string().starts_with("the container's seccomp profile refuses bpf(2): "), "{missing}");
         assert!(podman.late_network());
+        assert_eq!((podman.facts(7).userns, podman.facts(7).runtime_user, podman.facts(7).engine), (true, 7, Engine::Podman));
 
         // Maps are read with bpf(2), and with no capability.
         let maps = [("image", "oci:/demo"), ("programs", "xdp:count"), ("maps", "packets")];
         let (default, request) = with("podman-4.3.1_default", &maps);
         assert_eq!(default.check_rights(&request, None).unwrap_err().0.len(), 1);
-        assert!(!default.late_network());
+        assert!(!default.late_network() && !default.facts(0).userns);
         let (unconfined, request) = with("podman-4.3.1_unconfined", &maps);
         assert_eq!(unconfined.check_rights(&request, None), Ok(()));
 

@@ -1,6 +1,5 @@
 //! Requests that cannot be fulfilled, and what is said about them.
 
-use std::path::Path;
 use std::process::Command;
 
 use crate::support::bundle::Bundle;
@@ -180,8 +179,9 @@ fn a_corrupt_store(world: &mut World) {
     // A first container makes the store, then it is overwritten.
     let first = delegating(world, "first").script("true").write();
     assert!(Runtime::Runc.run(&world.lab, &first).status.success(), "the first container did not start");
-    let files = tool(Command::new("find").arg(world.lab.path("root/run/bpfman-hook")).args(["-name", "data.mdb"]));
-    let data = Path::new(files.lines().next().expect("a started container has left a store"));
+    let stores = std::fs::read_dir(world.lab.path("root/run/bpfman-hook/store"));
+    let store = stores.into_iter().flatten().flatten().next().expect("a started container has left a store");
+    let data = &store.path().join("data.mdb");
     let kept = std::fs::read(data).expect("the store can be read");
     std::fs::write(data, vec![0x5a; kept.len()]).expect("the store can be written");
     let bundle = delegating(world, "corrupt").script("echo started").write();

@@ -10,7 +10,7 @@ use bpfman_hook::image::{ImageError, Images, LinuxImages, Want, Worker};
 use bpfman_hook::model::attach_point::Scope;
 use bpfman_hook::model::bytecode::{Bytecode, PullPolicy};
 use bpfman_hook::model::ids::Digest;
-use bpfman_hook::model::policy::{ImageRule, MapNames, Names, Policy, PolicyId, RepositoryPattern, Signer};
+use bpfman_hook::model::policy::{ImageRule, MapNames, Names, PolicyId, RepositoryPattern, Signer};
 use bpfman_hook::model::reference::Reference;
 use bpfman_hook::model::registries::RegistryConfig;
 use sha2::{Digest as _, Sha256};
@@ -123,7 +123,7 @@ impl World {
 pub fn rule(name: &str, signed_by: Vec<Signer>) -> ImageRule {
     ImageRule {
         name: name.to_owned(),
-        repository: any_repository(),
+        repository: RepositoryPattern::parse("**").unwrap(),
         unsigned: signed_by.is_empty(),
         signed_by,
         scope: Scope::Container,
@@ -131,10 +131,6 @@ pub fn rule(name: &str, signed_by: Vec<Signer>) -> ImageRule {
         globals: Names::All,
         maps: MapNames::All,
     }
-}
-
-fn any_repository() -> RepositoryPattern {
-    todo!()
 }
 
 /// The tags and manifests of one repository of a fixture store.

@@ -98,15 +98,19 @@ impl Cache {
         let mut images = Vec::new();
         for pointer in self.pointers(&reader)? {
             let Some(record) = reader.record(&pointer.digest)? else { continue };
-            let verdicts = record.verdicts.iter();
             images.push(CachedImage {
                 reference: pointer.reference,
                 digest: pointer.digest,
                 object: record.object,
                 size: record.size,
                 pulled: pointer.pulled,
-                verdicts: verdicts
-                    .map(|v| CachedVerdict { rule: v.rule.clone(), policy: v.policy.0, verdict: v.verdict.clone() })
+                verdicts: record
+                    .verdicts
+                    .iter()
+                    .filter_map(|known| {
+                        let verdict = known.verdict.clone()?;
+                        Some(CachedVerdict { rule: known.rule.clone(), policy: known.policy.0, verdict })
+                    })
                     .collect(),
             });
         }

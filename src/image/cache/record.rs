@@ -8,7 +8,7 @@ use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
 
 /// Verdicts that are kept of one image: of the present policy and some before it.
-const MAX_VERDICTS: usize = 32;
+const MAX_VERDICTS: usize = 64;
 /// Signatures that are kept of one image.
 const MAX_EVIDENCE: usize = 8;
 
@@ -57,17 +57,18 @@ pub(crate) struct Evidence {
 pub(crate) struct StoredVerdict {
     pub rule: String,
     pub policy: PolicyId,
-    pub verdict: Verdict,
+    /// None: the rule is not satisfied.
+    pub verdict: Option<Verdict>,
 }
 
 impl Record {
-    /// The verdict of a rule under exactly this policy.
-    pub fn verdict(&self, rule: &str, policy: PolicyId) -> Option<&Verdict> {
-        self.verdicts.iter().rev().find(|known| known.rule == rule && known.policy == policy).map(|known| &known.verdict)
+    /// What is known of a rule under exactly this policy; Some(None): that it is not satisfied.
+    pub fn verdict(&self, rule: &str, policy: PolicyId) -> Option<Option<Verdict>> {
+        self.verdicts.iter().rev().find(|known| known.rule == rule && known.policy == policy).map(|known| known.verdict.clone())
     }
 
     /// Adds a verdict, in the place of an older one of the same rule and policy.
-    pub fn add_verdict(&mut self, rule: &str, policy: PolicyId, verdict: Verdict) {
+    pub fn add_verdict(&mut self, rule: &str, policy: PolicyId, verdict: Option<Verdict>) {
         self.verdicts.retain(|known| known.rule != rule || known.policy != policy);
         self.verdicts.push(StoredVerdict { rule: rule.to_owned(), policy, verdict });
         let surplus = self.verdicts.len().saturating_sub(MAX_VERDICTS);

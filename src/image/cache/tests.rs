@@ -1,1 +1,60 @@
+use crate::image::cache::record::StoredVerdict;
+use crate::image::cache::{Evidence, Record};
+use crate::image::verify::{Body, Signature};
+use crate::model::bytecode::Verdict;
+use crate::model::ids::Digest;
+use crate::model::policy::PolicyId;
 
+fn record() -> Record {
+    let digest = Digest::from_bytes([1; 32]);
+    Record {
+        digest,
+        media_type: "application/vnd.oci.image.manifest.v1+json".into(),
+        top_size: 1,
+        object: digest,
+        blobs: vec![digest],
+        size: 1,
+        evidence: Vec::new(),
+        verdicts: Vec::new(),
+    }
+}
+
+fn policy(n: u8) -> PolicyId {
+    PolicyId(Digest::from_bytes([n; 32]))
+}
+
+#[test]
+fn verdicts_are_found_by_rule_and_policy_and_the_oldest_go_first() {
+    let mut record = record();
+    record.add_verdict("a", policy(1), None);
+    record.add_verdict("a", policy(1), Some(Verdict::Unsigned));
+    record.add_verdict("a", policy(2), None);
+    assert_eq!(record.verdict("a", policy(1)), Some(Some(Verdict::Unsigned)));
+    assert_eq!(record.verdict("a", policy(2)), Some(None));
+    assert_eq!(record.verdict("a", policy(3)), None);
+    assert_eq!(record.verdict("b", policy(1)), None);
+    for n in 10..200 {
+        record.add_verdict("a", policy(n), None);
+    }
+    assert_eq!(record.verdicts.len(), 64);
+    assert_eq!(record.verdict("a", policy(1)), None);
+    let newest = StoredVerdict { rule: "a".into(), policy: policy(199), verdict: None };
+    assert_eq!(record.verdicts.last(), Some(&newest));
+}
+
+#[test]
+fn kept_signatures_come_back_as_they_were() {
+    let simple = Signature { body: Body::Simple { payload: b"p".to_vec(), signature: "c2ln".into(), keyless: false } };
+    let bundle = Signature { body: Body::Bundle(b"{}".to_vec()) };
+    for signature in [simple, bundle] {
+        let (evidence, blob) = Evidence::of(&signature).unwrap();
+        assert_eq!(evidence.signature(blob.to_vec()), signature);
+    }
+    assert!(Evidence::of(&Signature { body: Body::Unreadable(String::new()) }).is_none());
+    let mut record = record();
+    for n in 0..20u8 {
+        let kept = Signature { body: Body::Bundle(vec![n / 2]) };
+        record.add_evidence(Evidence::of(&kept).unwrap().0);
+    }
+    assert_eq!(record.evidence.len(), 8);
+}

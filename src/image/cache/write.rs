@@ -8,9 +8,8 @@ use crate::image::cache::record::{Pointer, Record};
 use crate::image::cache::{Blob, Cache, Evidence, Reader};
 use crate::image::error::CacheError;
 use crate::image::hash;
+use crate::image::judge::Decision;
 use crate::image::manifest::REF_NAME;
-use crate::image::verify::Signature;
-use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
 use crate::sys::SysError;
@@ -63,22 +62,18 @@ impl Cache {
         })
     }
 
-    /// Adds a verdict to an image that is there, and the signature that it rests on.
-    pub(crate) fn add_verdict(
-        &self,
-        digest: &Digest,
-        rule: &str,
-        policy: PolicyId,
-        verdict: &Verdict,
-        evidence: Option<&Signature>,
-    ) -> Result<(), CacheError> {
+    /// Adds a decision under a policy to an image that is there, and the signature that it rests on.
+    pub(crate) fn add_decision(&self, digest: &Digest, policy: PolicyId, decision: &Decision) -> Result<(), CacheError> {
         self.locked(|reader| {
             let Some(mut record) = reader.record(digest)? else { return Ok(()) };
-            if let Some((evidence, blob)) = evidence.and_then(Evidence::of) {
+            if let Some((evidence, blob)) = decision.evidence.as_ref().and_then(Evidence::of) {
                 self.write_blob(reader, blob)?;
                 record.add_evidence(evidence);
             }
-            record.add_verdict(rule, policy, verdict.clone());
+            for rule in &decision.rejected {
+                record.add_verdict(rule, policy, None);
+            }
+            record.add_verdict(&decision.rule, policy, Some(decision.verdict.clone()));
             self.write_json(&self.record_path(digest), &record)
         })
     }

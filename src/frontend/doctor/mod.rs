@@ -1,0 +1,147 @@
+//! `doctor`: this host, examined. Nothing is changed; each finding that is not ok has its remedy.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::cli::{DoctorArgs, Format};
+use crate::frontend::finding::{Finding, Findings, Status};
+use crate::frontend::install_check::{chain, effective};
+use crate::frontend::print;
+use crate::kernel::{Feature, Kernel};
+use crate::lifecycle::policy_files;
+use crate::model::policy::Engine;
+use crate::model::record::OwnerRecord;
+use crate::paths::Paths;
+use crate::store::Store;
+use crate::sys::{clock, mounts};
+
+mod containers;
+mod host;
+
+/// Examines the host and prints the findings; exit status 1 where something fails.
+pub fn run(paths: &Paths, args: DoctorArgs, kernel: &impl Kernel) -> ExitCode {
+    let mut findings = examine(paths, kernel);
+    let failed = findings.failed();
+    if args.quiet {
+        findings = findings.only_bad();
+    }
+    let printed = print(&match args.output {
+        Format::Table => findings.to_string(),
+        Format::Json => format!("{}\n", findings.json()),
+    });
+    if failed { ExitCode::FAILURE } else { printed }
+}
+
+/// Every check, in the order in which a start of a container depends on them.
+pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
+    let read = |path: &str| fs::read_to_string(path);
+    let mut all = Findings(Feature::ALL.map(|feature| host::feature(kernel, feature)).into());
+    all.push(host::security_modules(read("/sys/kernel/security/lsm")));
+    all.push(host::lockdown(read("/sys/kernel/security/lockdown")));
+    all.push(host::unprivileged_bpf(read("/proc/sys/kernel/unprivileged_bpf_disabled")));
+    all.push(host::user_namespaces(read("/proc/sys/user/max_user_namespaces")));
+    match mounts::own_mounts() {
+        Ok(mounts) => {
+            all.push(host::bpffs(&paths.bpffs(), &mounts));
+            all.push(host::cgroup2(&mounts));
+        }
+        Err(err) => all.push(Finding::bad("mounts", Status::Unknown, chain(&err), "is /proc mounted?")),
+    }
+    all.0.extend(engines(Path::new("/")).0);
+    all.push(policy(paths));
+    all.0.extend(records(paths));
+    all
+}
+
+/// The policy that a start of a container would load.
+fn policy(paths: &Paths) -> Finding {
+    match policy_files::load(paths) {
+        Ok(loaded) => {
+            let policy = &loaded.policy;
+            let rules = format!("{} image rules, {} container rules", policy.images.len(), policy.containers.len());
+            Finding::ok("policy", format!("{rules}, {} keys; id {}", loaded.keys.len(), loaded.id.0))
+        }
+        Err(err) => {
+            let detail = format!("every request is refused: {}", chain(&err));
+            Finding::bad("policy", Status::Fail, detail, "correct it, then `bpfman-hook policy check`")
+        }
+    }
+}
+
+/// Which of our hooks the engines of this host would run.
+fn engines(root: &Path) -> Findings {
+    let there = |programs: &[&str]| programs.iter().any(|program| root.join(program).exists());
+    let mut findings = Findings::default();
+    for (engine, programs) in
+        [(Engine::Podman, ["usr/bin/podman", "usr/local/bin/podman"]), (Engine::CriO, ["usr/bin/crio", "usr/local/bin/crio"])]
+    {
+        if there(&programs) {
+            findings.0.extend(effective(engine, root).0);
+        }
+    }
+    if findings.0.is_empty() {
+        findings.push(Finding::ok(
+            "hooks",
+            "neither podman nor CRI-O is here; plain runtimes run what `hooks` of config.json names",
+        ));
+    }
+    findings
+}
+
+/// The store's records against the living, and the living against the records.
+fn records(paths: &Paths) -> Vec<Finding> {
+    let records = match read_records(paths) {
+        Ok(records) => records,
+        Err(why) => {
+            let remedy =
+                "stop the annotated containers and remove the store's directory; `bpfman-hook gc` then releases what is pinned";
+            return vec![Finding::bad("records", Status::Fail, why, remedy)];
+        }
+    };
+    let mut findings = containers::stale(&records, containers::decides);
+    findings.extend(containers::without_record(containers::recorded(Path::new("/")), &records, containers::is_alive));
+    findings
+}
+
+fn read_records(paths: &Paths) -> Result<Vec<OwnerRecord>, String> {
+    let boot = clock::boot_id().map_err(|err| chain(&err))?;
+    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|err| chain(&err))? else {
+        return Ok(Vec::new());
+    };
+    store.read(|txn| txn.owners()?.collect::<Result<Vec<_>, _>>()).map_err(|err| chain(&err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_engines_that_are_there_are_asked() {
+        let root = tempfile::tempdir().unwrap();
+        let none = engines(root.path());
+        assert_eq!((none.0.len(), none.failed()), (1, false));
+        fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+        fs::write(root.path().join("usr/bin/crio"), "").unwrap();
+        let crio = engines(root.path());
+        assert!(crio.failed() && crio.0.iter().all(|finding| finding.check.starts_with("cri-o ")), "{crio}");
+    }
+
+    #[test]
+    fn a_policy_that_does_not_parse_fails() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::below(root.path());
+        assert_eq!(policy(&paths).status, Status::Ok, "none at all is the built-in one: {:?}", policy(&paths));
+        fs::create_dir_all(&paths.etc).unwrap();
+        fs::write(paths.policy_file(), "[[image]]\nrepository = 7\n").unwrap();
+        let found = policy(&paths);
+        assert_eq!(found.status, Status::Fail);
+        assert!(found.detail.contains("policy.toml"), "{found:?}");
+    }
+
+    #[test]
+    fn a_host_without_a_store_has_no_records() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(read_records(&Paths::below(root.path())), Ok(Vec::new()));
+    }
+}

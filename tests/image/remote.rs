@@ -1,0 +1,303 @@
+//! Registries: every layout of image, what goes over the network and what does not, and everything that can go wrong there.
+
+use std::time::{Duration, Instant};
+
+use bpfman_hook::image::{ImageError, RemoteError};
+use bpfman_hook::model::bytecode::PullPolicy;
+use bpfman_hook::model::registries::RegistryConfig;
+
+use crate::host::IMAGES;
+use crate::registry::{Behaviour, Registry, Reply, Request};
+use crate::world::{OBJECT, World, data, repository};
+
+fn registry(hook: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Registry {
+    Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() })
+}
+
+#[test]
+fn every_image_from_a_registry_by_tag_and_by_digest() {
+    let registry = Registry::start(&data("images/registry"), Behaviour::default());
+    for (repo, tag, problem) in IMAGES {
+        let digest = repository("images/registry", repo)["tags"][tag].as_str().unwrap().to_owned();
+        for reference in [format!("{}/{repo}:{tag}", registry.host()), format!("{}/{repo}@{digest}", registry.host())] {
+            let world = World::unsigned();
+            match problem {
+                None => {
+                    let got = world.fetch(&reference).unwrap_or_else(|err| panic!("{}", crate::world::sentence(&err)));
+                    assert_eq!((got.object.as_slice(), got.digest.to_string()), (OBJECT, digest.clone()), "{reference}");
+                }
+                Some(problem) => {
+                    let (_, text) = world.error(&reference);
+                    assert!(text.contains(problem), "{reference}: {text}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_tag_is_asked_once_and_everything_else_by_digest() {
+    let registry = Registry::start(&data("images/registry"), Behaviour::default());
+    let world = World::unsigned();
+    world.fetch(&format!("{}/img/index:v1", registry.host())).unwrap();
+    let requests = registry.requests();
+    let by_tag: Vec<_> = requests.iter().filter(|target| !target.contains("sha256:")).collect();
+    assert_eq!(by_tag, ["/v2/img/index/manifests/v1"]);
+    assert_eq!(requests.len(), 4, "index, child, config, layer: {requests:?}");
+    let signed = Registry::start(&data("signatures/registry"), Behaviour::default());
+    World::signed(&["keys/cosign-v3.pub"]).fetch(&format!("{}/bpf/index:v1", signed.host())).unwrap();
+    let requests = signed.requests();
+    let tags: Vec<_> = requests.iter().filter(|target| !target.contains("sha256")).collect();
+    assert_eq!(tags, ["/v2/bpf/index/manifests/v1"]);
+    let layer = requests.iter().rposition(|target| target.contains("/blobs/")).unwrap();
+    let signature = requests.iter().position(|target| target.contains("/referrers/")).unwrap();
+    let child = requests.iter().position(|target| target.contains("161dc817") && target.contains("/manifests/")).unwrap();
+    assert!(signature < child && signature < layer, "verified before anything below is asked for: {requests:?}");
+}
+
+#[test]
+fn what_a_registry_sends_is_hashed_here() {
+    let repo = repository("images/registry", "img/index");
+    let top = repo["tags"]["v1"].as_str().unwrap().to_owned();
+    let child = repo["tags"]["amd64"].as_str().unwrap().to_owned();
+    let text = std::fs::read(data("images/registry/blobs/sha256").join(&child[7..])).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let config = manifest["config"]["digest"].as_str().unwrap().to_owned();
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
+    for (digest, part) in [(&top, "manifest"), (&child, "manifest for this platform"), (&config, "config"), (&layer, "layer")] {
+        let target = digest.clone();
+        let liar =
+            registry(
+                move |request| {
+                    if request.target.contains(&target) { Reply::Body(b"{\"other\": true}".to_vec()) } else { Reply::Normal }
+                },
+            );
+        let world = World::unsigned();
+        let (err, text) = world.error(&format!("{}/img/index@{top}", liar.host()));
+        assert!(matches!(err, ImageError::Tampered { .. }), "{part}: {text}");
+        assert!(text.contains(&format!("its {part} {digest} has other contents")), "{text}");
+        assert!(!world.path("cache/refs").exists(), "nothing of it is kept");
+    }
+}
+
+#[test]
+fn sizes_are_capped_while_bytes_arrive() {
+    let endless = || vec![b'x'; (16 << 20) + 1];
+    for (part, announce, sentence) in [
+        ("/manifests/v1", false, "its manifest is larger than 1048576 bytes"),
+        ("/manifests/v1", true, "its manifest is larger than 1048576 bytes"),
+        ("/blobs/", false, "is larger than 1048576 bytes"),
+        ("/blobs/sha256:b55c", true, "its layer is larger than 16777216 bytes"),
+    ] {
+        let registry = registry(move |request| match request.target.contains(part) {
+            true if announce => Reply::Announce(1 << 40, b"x".to_vec()),
+            true => Reply::Body(endless()),
+            false => Reply::Normal,
+        });
+        let world = World::unsigned();
+        let (err, text) = world.error(&format!("{}/img/plain-tar:v1", registry.host()));
+        assert!(matches!(err, ImageError::TooLarge { .. }) && text.contains(sentence), "{part}: {text}");
+    }
+}
+
+#[test]
+fn failures_name_the_host_and_what_was_asked_for() {
+    for (reply, sentence) in [
+        (Reply::Status(401), "asks for credentials, or there is no such repository; credentials are not supported yet"),
+        (Reply::Status(403), "asks for credentials"),
+        (Reply::Status(429), "it answers 429 (TOOMANYREQUESTS test registry)"),
+        (Reply::Status(500), "it answers 500"),
+        (Reply::Status(204), "it answers 204"),
+        (Reply::Headers(401, vec![("WWW-Authenticate".into(), "Basic realm=\"x\"".into())]), "asks for credentials"),
+        (Reply::Hangup, "ask registry"),
+        (Reply::Announce(100, b"short".to_vec()), "ask registry"),
+    ] {
+        let fault = reply.clone();
+        let registry = registry(move |_| fault.clone());
+        let world = World::unsigned();
+        let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
+        assert!(matches!(err, ImageError::Remote { .. }), "{reply:?}: {text}");
+        assert!(
+            text.contains(sentence) && text.contains(&registry.host()) && text.contains("manifest v1 of img/gzip"),
+            "{text}"
+        );
+    }
+    let registry = Registry::start(&data("images/registry"), Behaviour::default());
+    let host = registry.host();
+    for missing in [format!("{host}/img/gzip:none"), format!("{host}/no/such:v1")] {
+        assert!(matches!(World::unsigned().error(&missing).0, ImageError::NotFound { .. }));
+    }
+    drop(registry);
+    let (err, text) = World::unsigned().error(&format!("{host}/img/gzip:v1"));
+    assert!(matches!(err, ImageError::Remote { source: RemoteError::Network { .. }, .. }), "{text}");
+    assert!(text.to_lowercase().contains("connection refused"), "{text}");
+}
+
+#[test]
+fn a_registry_that_stalls_ends_at_the_deadline() {
+    for part in ["/manifests/", "/blobs/"] {
+        let registry = registry(move |request| if request.target.contains(part) { Reply::Stall } else { Reply::Normal });
+        let mut world = World::unsigned();
+        world.patience = Duration::from_millis(700);
+        let start = Instant::now();
+        let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
+        assert!(matches!(err, ImageError::Timeout { .. }), "{text}");
+        assert!(text.contains(&registry.host()) && text.contains("pull it beforehand"), "{text}");
+        let waited = start.elapsed();
+        assert!(waited >= Duration::from_millis(700) && waited < Duration::from_secs(5), "{waited:?}");
+    }
+}
+
+#[test]
+fn https_is_the_rule_and_plain_http_the_exception_that_is_configured() {
+    let registry = Registry::start(&data("images/registry"), Behaviour::default());
+    let host = registry.host();
+    let mut world = World::unsigned();
+    // Loopback, but the administrator says that it speaks TLS.
+    world.registries = RegistryConfig::parse(&format!("[[registry]]\nhost = \"{host}\"\nhttp = false\n")).unwrap();
+    let (err, text) = world.error(&format!("{host}/img/gzip:v1"));
+    assert!(matches!(err, ImageError::Remote { source: RemoteError::PlainHttp { .. }, .. }), "{text}");
+    assert!(text.contains("it does not speak TLS; allow plain http for it in /etc/bpfman-hook/registries.toml"), "{text}");
+    world.registries = RegistryConfig::parse(&format!("[[registry]]\nhost = \"{host}\"\nhttp = true\n")).unwrap();
+    assert!(world.fetch(&format!("{host}/img/gzip:v1")).is_ok());
+}
+
+#[test]
+fn an_anonymous_token_is_fetched_where_one_is_asked_for_and_sent_nowhere_else() {
+    let digest = "sha256:69c686fb1561172b87d6bf99bd47434db8510a39d97c47aad7675db0f79b689d";
+    for (token, sentence) in [
+        (Reply::Body(br#"{"token":"secret"}"#.to_vec()), None),
+        (Reply::Body(br#"{"access_token":"secret"}"#.to_vec()), None),
+        (Reply::Body(br#"{"token":"other"}"#.to_vec()), Some("asks for credentials")),
+        (Reply::Body(b"{}".to_vec()), Some("its token service sends no token")),
+        (Reply::Status(401), Some("asks for credentials")),
+        (Reply::Status(500), Some("it answers 500 (from its token service)")),
+    ] {
+        let host = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
+        let known = host.clone();
+        let registry = registry(move |request| match request.authorization.as_deref() {
+            _ if request.target.starts_with("/token?") => {
+                assert!(request.authorization.is_none());
+                token.clone()
+            }
+            Some("Bearer secret") => Reply::Normal,
+            _ => {
+                let realm = format!("http://{}/token", known.get().map_or("", |host| host));
+                Reply::Headers(401, vec![("WWW-Authenticate".into(), format!("Bearer realm=\"{realm}\",service=\"s\""))])
+            }
+        });
+        host.set(registry.host()).unwrap();
+        let world = World::unsigned();
+        match (world.fetch(&format!("{}/img/gzip:v1", registry.host())), sentence) {
+            (Ok(got), None) => {
+                assert_eq!(got.digest.to_string(), digest);
+                let asked = registry.requests().iter().filter(|target| target.starts_with("/token")).count();
+                assert_eq!(asked, 1, "one token serves the whole fetch");
+                let token = registry.requests().into_iter().find(|target| target.starts_with("/token")).unwrap();
+                assert_eq!(token, "/token?scope=repository%3Aimg%2Fgzip%3Apull&service=s");
+            }
+            (Err(err), Some(sentence)) => {
+                let text = crate::world::sentence(&err);
+                assert!(text.contains(sentence), "{text}");
+            }
+            (got, sentence) => panic!("{sentence:?}: {got:?}"),
+        }
+    }
+}
+
+#[test]
+fn redirects_are_followed_to_blobs_and_not_for_ever() {
+    let store = Registry::start(&data("images/registry"), Behaviour::default());
+    let elsewhere = store.host();
+    let front = registry(move |request| match request.target.contains("/blobs/") {
+        true => Reply::Headers(307, vec![("Location".into(), format!("http://{elsewhere}{}", request.target))]),
+        false => Reply::Normal,
+    });
+    let world = World::unsigned();
+    assert_eq!(world.fetch(&format!("{}/img/gzip:v1", front.host())).unwrap().object, OBJECT);
+    assert!(store.requests().iter().any(|target| target.contains("/blobs/")));
+    let endless = registry(|request| Reply::Headers(307, vec![("Location".into(), request.target.clone())]));
+    let (_, text) = World::unsigned().error(&format!("{}/img/gzip:v1", endless.host()));
+    assert!(text.contains("redirects too often"), "{text}");
+}
+
+#[test]
+fn never_means_no_network_at_all() {
+    let registry = Registry::start(&data("images/registry"), Behaviour::default());
+    let reference = format!("{}/img/gzip:v1", registry.host());
+    let mut world = World::unsigned();
+    world.pull = PullPolicy::Never;
+    let (err, text) = world.error(&reference);
+    assert!(matches!(err, ImageError::NotCached { .. }) && text.contains("it is not in the cache"), "{text}");
+    assert!(registry.requests().is_empty());
+    world.pull = PullPolicy::IfNotPresent;
+    world.fetch(&reference).unwrap();
+    registry.clear();
+    world.pull = PullPolicy::Never;
+    assert_eq!(world.fetch(&reference).unwrap().object, OBJECT);
+    assert!(registry.requests().is_empty());
+}
+
+/// A world that trusts the authority of tests/data/tls for this registry.
+fn trusting(host: &str) -> World {
+    let mut world = World::unsigned();
+    crate::world::write(&world.path("ca.pem"), &std::fs::read(data("tls/ca.pem")).unwrap());
+    let ca = world.path("ca.pem");
+    let config = format!("[[registry]]\nhost = \"{host}\"\nca = \"{}\"\n", ca.display());
+    world.registries = RegistryConfig::parse(&config).unwrap();
+    world
+}
+
+#[test]
+fn a_registry_with_a_certificate_of_a_configured_authority() {
+    let registry = Registry::start_tls(&data("images/registry"), Behaviour::default());
+    let port = registry.host().rsplit(':').next().unwrap().to_owned();
+    for host in [registry.host(), format!("localhost:{port}")] {
+        let world = trusting(&host);
+        let got = world.fetch(&format!("{host}/img/gzip:v1"));
+        assert_eq!(got.unwrap_or_else(|err| panic!("{host}: {}", crate::world::sentence(&err))).object, OBJECT);
+    }
+    // Without the authority the certificate is nobody's.
+    let mut world = World::unsigned();
+    world.registries = RegistryConfig::parse(&format!("[[registry]]\nhost = \"{}\"\n", registry.host())).unwrap();
+    let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
+    assert!(matches!(err, ImageError::Remote { source: RemoteError::Network { .. }, .. }), "{text}");
+    // With it, it is for the names in it alone.
+    let other = Registry::start_tls_at("127.0.0.2:0", &data("images/registry"), Behaviour::default());
+    let (err, text) = trusting(&other.host()).error(&format!("{}/img/gzip:v1", other.host()));
+    assert!(matches!(err, ImageError::Remote { source: RemoteError::Network { .. }, .. }), "{text}");
+    assert!(text.contains("certificate not valid for name \"127.0.0.2\""), "{text}");
+    assert_eq!((registry.requests().len(), other.requests().len()), (6, 0));
+    // A file of authorities that others could have written.
+    let world = trusting(&registry.host());
+    std::os::unix::fs::symlink(world.path("ca.pem"), world.path("link")).unwrap();
+    std::fs::set_permissions(world.path("ca.pem"), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
+    assert!(matches!(err, ImageError::HostPath { .. }) && text.contains("ca.pem has mode 0666"), "{text}");
+}
+
+#[test]
+fn nothing_leads_from_https_to_plain_http() {
+    let plain = Registry::start(&data("images/registry"), Behaviour::default());
+    let to = plain.host();
+    for part in ["/manifests/", "/blobs/"] {
+        let to = to.clone();
+        let hook = move |request: &Request| match request.target.contains(part) {
+            true => Reply::Headers(302, vec![("Location".into(), format!("http://{to}{}", request.target))]),
+            false => Reply::Normal,
+        };
+        let registry =
+            Registry::start_tls(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
+        let world = trusting(&registry.host());
+        let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
+        assert!(matches!(err, ImageError::Remote { source: RemoteError::Downgrade { .. }, .. }), "{part}: {text}");
+        assert!(text.contains("it sends us on to 127.0.0.1 by plain http, which is refused"), "{text}");
+    }
+    let realm = format!("Bearer realm=\"http://{to}/token\"");
+    let hook = move |_: &Request| Reply::Headers(401, vec![("WWW-Authenticate".into(), realm.clone())]);
+    let registry =
+        Registry::start_tls(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
+    let (err, text) = trusting(&registry.host()).error(&format!("{}/img/gzip:v1", registry.host()));
+    assert!(matches!(err, ImageError::Remote { source: RemoteError::Downgrade { .. }, .. }), "{text}");
+    assert_eq!(plain.requests(), Vec::<String>::new());
+}

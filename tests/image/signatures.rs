@@ -1,0 +1,308 @@
+//! Every recorded signature case, from registries with and without referrers API, and from layouts made of the same blobs.
+
+use bpfman_hook::image::ImageError;
+use bpfman_hook::model::bytecode::Verdict;
+use bpfman_hook::model::ids::Digest;
+use bpfman_hook::model::policy::Signer;
+use serde_json::{Value, json};
+
+use crate::registry::{Behaviour, Registry, Reply};
+use crate::world::{LayoutBuilder, OBJECT, World, data, digest_of, layout_of, repository, rule};
+
+fn cases() -> Vec<Value> {
+    let cases: Value = serde_json::from_slice(&std::fs::read(data("signatures/cases.json")).unwrap()).unwrap();
+    cases.as_array().unwrap().clone()
+}
+
+/// The rules that a case's policy means: one for its keys and identities, one more where unsigned images are allowed.
+fn world_of(case: &Value) -> World {
+    let texts = |value: &Value| value.as_array().unwrap().clone();
+    let mut world = World::new();
+    let keys: Vec<String> = texts(&case["policy"]["keys"]).iter().map(|key| key.as_str().unwrap().to_owned()).collect();
+    let mut signed = world.key_rule("signed", &keys.iter().map(String::as_str).collect::<Vec<_>>());
+    for identity in texts(&case["policy"]["identities"]) {
+        signed.signed_by.push(Signer::Identity {
+            identity: identity["identity"].as_str().unwrap_or("x").to_owned(),
+            issuer: identity["issuer"].as_str().unwrap_or("x").to_owned(),
+            trusted_root: None,
+        });
+    }
+    signed.unsigned = false;
+    world.rules.push(signed);
+    if case["policy"]["allow_unsigned"] == true {
+        world.rules.push(rule("unsigned", Vec::new()));
+    }
+    world
+}
+
+fn check(case: &Value, world: &World, reference: &str) {
+    let id = case["id"].as_str().unwrap();
+    let expected = case["expect"].as_str().unwrap();
+    if !case["policy"]["identities"].as_array().unwrap().is_empty() {
+        let (err, text) = world.error(reference);
+        assert!(matches!(err, ImageError::NotYet { .. }), "{id}: {text}");
+        assert!(text.contains("keyless identities are not supported yet"), "{id}: {text}");
+        return;
+    }
+    match (expected, world.fetch(reference)) {
+        ("verified", Ok(got)) => {
+            let layout = match case["by"].as_str().unwrap() {
+                "legacy-key" => "simple-signing",
+                "key-bundle" => "bundle",
+                other => panic!("{id}: {other}"),
+            };
+            let key = data("signatures").join(case["policy"]["keys"][0].as_str().unwrap());
+            let by = key.display().to_string();
+            assert_eq!(got.verdict, Verdict::Verified { by, layout: layout.to_owned() }, "{id}");
+            assert_eq!(
+                (got.rule.as_str(), got.digest.to_string().as_str()),
+                ("signed", case["digest"].as_str().unwrap()),
+                "{id}"
+            );
+            assert_eq!(got.object, OBJECT, "{id}");
+            assert_eq!(got.object_digest, digest_of(OBJECT), "{id}");
+        }
+        ("unsigned-accepted", Ok(got)) => {
+            assert_eq!((got.verdict, got.rule.as_str()), (Verdict::Unsigned, "unsigned"), "{id}");
+        }
+        ("unsigned", Err(ImageError::Unsigned { .. })) | ("bad", Err(ImageError::BadSignature { .. })) => {}
+        (expected, got) => panic!("{id}: expected {expected}, got {got:?}"),
+    }
+}
+
+#[test]
+fn every_case_in_a_registry() {
+    let store = data("signatures/registry");
+    let without = Registry::start(&store, Behaviour::default());
+    let with = Registry::start(&store, Behaviour { native: Some(50), ..Behaviour::default() });
+    let mut keyed = 0;
+    for case in cases() {
+        let native = case["serve"].as_array().is_some_and(|args| args.iter().any(|arg| arg == "--native"));
+        let host = if native { with.host() } else { without.host() };
+        let reference = format!("{host}/{}", case["image"].as_str().unwrap());
+        check(&case, &world_of(&case), &reference);
+        keyed += usize::from(case["policy"]["identities"].as_array().unwrap().is_empty());
+    }
+    assert_eq!(keyed, 17, "the cases about keys");
+}
+
+#[test]
+fn every_key_case_in_a_layout() {
+    for case in cases().iter().filter(|case| case["policy"]["identities"].as_array().unwrap().is_empty()) {
+        let image = case["image"].as_str().unwrap();
+        let (repo, tag) = image.split_once(['@', ':']).unwrap();
+        // A layout has no digests to ask for, and referrers without a list are found by their subject.
+        let tag = if tag.starts_with("sha256") { "v1" } else { tag };
+        let world = world_of(case);
+        let path = world.path("layout");
+        layout_of("signatures/registry", repo, &path);
+        if case["id"] == "referrer-simplesigning" {
+            let mut index: Value = serde_json::from_slice(&std::fs::read(path.join("index.json")).unwrap()).unwrap();
+            for digest in repository("signatures/registry", repo)["manifests"].as_array().unwrap() {
+                index["manifests"].as_array_mut().unwrap().push(json!({"digest": digest, "size": 1}));
+            }
+            crate::world::write(&path.join("index.json"), index.to_string().as_bytes());
+        }
+        check(case, &world, &format!("oci:{}:{tag}", path.display()));
+        tar_up(&path, &world.path("layout.tar"));
+        check(case, &world, &format!("oci-archive:{}:{tag}", world.path("layout.tar").display()));
+    }
+}
+
+/// Packs a layout as `skopeo copy … oci-archive:` does.
+pub fn tar_up(layout: &std::path::Path, to: &std::path::Path) {
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_dir_all("", layout).unwrap();
+    crate::world::write(to, &tar.into_inner().unwrap());
+}
+
+/// `cosign save` names nothing and says by `kind` what an entry is: recorded from cosign's source, pkg/oci/layout.
+#[test]
+fn layouts_as_cosign_save_writes_them() {
+    let key_v2 = repository("signatures/registry", "bpf/key-v2");
+    let image = key_v2["tags"]["v1"].as_str().unwrap();
+    let tag = format!("{}.sig", image.replace(':', "-"));
+    let signature = key_v2["tags"][&tag].as_str().unwrap();
+    let entry = |digest: &str, kind: &str| json!({"digest": digest, "size": 1, "annotations": {"kind": format!("dev.cosignproject.cosign/{kind}")}});
+    for (entries, verified) in [
+        (vec![entry(image, "image"), entry(signature, "sigs")], true),
+        (vec![entry(image, "imageIndex"), entry(signature, "sigs")], true),
+        (vec![entry(image, "image")], false),
+        // Attestations are kept beside it and are no signatures.
+        (vec![entry(image, "image"), entry(signature, "atts")], false),
+    ] {
+        let world = World::signed(&["keys/cosign-v2.pub"]);
+        let path = world.path("layout");
+        layout_of("signatures/registry", "bpf/key-v2", &path);
+        let index = json!({"schemaVersion": 2, "manifests": entries});
+        crate::world::write(&path.join("index.json"), index.to_string().as_bytes());
+        match world.fetch(&format!("oci:{}", path.display())) {
+            Ok(got) => assert!(verified && got.object == OBJECT, "{index}"),
+            Err(ImageError::Unsigned { .. }) => assert!(!verified, "{index}"),
+            Err(err) => panic!("{index}: {}", crate::world::sentence(&err)),
+        }
+    }
+}
+
+/// Signatures of other images in the same layout are no bad signatures of this one.
+#[test]
+fn a_layout_of_several_images_keeps_their_signatures_apart() {
+    let mut world = World::signed(&["keys/cosign-v2.pub"]);
+    world.rules.push(rule("unsigned", Vec::new()));
+    let path = world.path("layout");
+    layout_of("signatures/registry", "bpf/key-v2", &path);
+    let key_v2 = repository("signatures/registry", "bpf/key-v2");
+    let signed = key_v2["tags"]["v1"].as_str().unwrap().to_owned();
+    let signature = key_v2["tags"][format!("{}.sig", signed.replace(':', "-"))].as_str().unwrap().to_owned();
+    let mut layout = LayoutBuilder::new(&path);
+    let other = layout.json(&layout.artifact(&[("application/x-object", OBJECT, json!({}))]));
+    layout.entry(&signed, Some("signed"));
+    layout.entry(&other.to_string(), Some("other"));
+    layout.entries.push(json!({"digest": signature, "size": 1, "annotations": {"kind": "dev.cosignproject.cosign/sigs"}}));
+    layout.write();
+    let signed = world.fetch(&format!("oci:{}:signed", path.display())).unwrap();
+    assert!(matches!(signed.verdict, Verdict::Verified { .. }));
+    let other = world.fetch(&format!("oci:{}:other", path.display())).unwrap();
+    assert_eq!(other.verdict, Verdict::Unsigned);
+}
+
+#[test]
+fn all_pages_of_referrers_are_read_and_nothing_malformed_hides_a_good_one() {
+    let store = data("signatures/registry");
+    // One entry a page: the good signature is not on the first.
+    let paged = Registry::start(&store, Behaviour { native: Some(1), ..Behaviour::default() });
+    let world = World::signed(&["keys/cosign-v3.pub"]);
+    let got = world.fetch(&format!("{}/bpf/two-keys:v1", paged.host())).unwrap();
+    assert!(matches!(got.verdict, Verdict::Verified { .. }));
+
+    // The list also names junk: a manifest that does not parse, one that is missing, one that is an index, a foreign digest.
+    let image = repository("signatures/registry", "bpf/key-v3")["tags"]["v1"].as_str().unwrap().to_owned();
+    let good = "sha256:98735012997e518c2401aa6af6867609540e3195397eca8a1ebe3bae058f9f32";
+    for junk in [
+        json!({"digest": format!("sha256:{}", "1".repeat(64))}),
+        json!({"digest": "sha512:00"}),
+        json!({"digest": "junk"}),
+        json!({"digest": image}),
+    ] {
+        let list = json!({"schemaVersion": 2, "manifests": [junk, {"digest": good}]}).to_string();
+        let fallback = format!("/manifests/{}", image.replace(':', "-"));
+        let registry = Registry::start(
+            &store,
+            Behaviour {
+                hook: Some(Box::new(move |request| {
+                    if request.target.ends_with(&fallback) { Reply::Body(list.clone().into_bytes()) } else { Reply::Normal }
+                })),
+                ..Behaviour::default()
+            },
+        );
+        let world = World::signed(&["keys/cosign-v3.pub"]);
+        let got = world.fetch(&format!("{}/bpf/key-v3:v1", registry.host()));
+        assert!(got.is_ok(), "{junk}: {:?}", got.map_err(|err| crate::world::sentence(&err)));
+        // The same junk beside a signature of nobody's must not look like "no signature".
+        let mut world = World::signed(&["keys/wrong.pub"]);
+        world.rules.push(rule("unsigned", Vec::new()));
+        world.error(&format!("{}/bpf/key-v3:v1", registry.host()));
+    }
+}
+
+/// Faults on each place where signatures may be: none of them may look like "unsigned", none may hide a good signature that
+/// stands elsewhere.
+#[test]
+fn a_place_that_cannot_be_read_is_never_taken_for_empty() {
+    let store = data("signatures/registry");
+    let digest = repository("signatures/registry", "bpf/unsigned")["tags"]["v1"].as_str().unwrap().replace(':', "-");
+    let places = [format!("/manifests/{digest}.sig"), format!("/manifests/{digest}"), "/referrers/".to_owned()];
+    for place in &places {
+        for fault in [
+            Reply::Status(401),
+            Reply::Status(403),
+            Reply::Status(429),
+            Reply::Status(500),
+            Reply::Status(503),
+            Reply::Hangup,
+            Reply::Body(b"<html>".to_vec()),
+        ] {
+            let (end, reply) = (place.clone(), fault.clone());
+            let registry = Registry::start(
+                &store,
+                Behaviour {
+                    hook: Some(Box::new(move |request| {
+                        let hit = request.target.ends_with(&end) || (end == "/referrers/" && request.target.contains(&end));
+                        if hit { reply.clone() } else { Reply::Normal }
+                    })),
+                    ..Behaviour::default()
+                },
+            );
+            let mut world = World::signed(&["keys/cosign-v2.pub"]);
+            world.rules.push(rule("unsigned", Vec::new()));
+            let (err, text) = world.error(&format!("{}/bpf/unsigned:v1", registry.host()));
+            let told = matches!(err, ImageError::Remote { .. } | ImageError::Malformed { .. });
+            assert!(told, "{place} {fault:?}: {text}");
+            // cosign 2's signature is elsewhere for two of the places, and good.
+            if place != &places[0] {
+                let got = world.fetch(&format!("{}/bpf/key-v2:v1", registry.host()));
+                assert!(matches!(got, Ok(got) if matches!(got.verdict, Verdict::Verified { .. })), "{place} {fault:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rules_are_tried_in_order_and_digests_bind() {
+    let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+    let reference = format!("{}/bpf/two-keys:v1", registry.host());
+    let digest: Digest = repository("signatures/registry", "bpf/two-keys")["tags"]["v1"].as_str().unwrap().parse().unwrap();
+    let mut world = World::new();
+    let (wrong, first, second) = (
+        world.key_rule("wrong", &["keys/wrong.pub"]),
+        world.key_rule("v2", &["keys/cosign-v2.pub"]),
+        world.key_rule("v3", &["keys/wrong.pub", "keys/cosign-v3.pub"]),
+    );
+    world.rules = vec![wrong.clone(), first.clone(), second.clone()];
+    assert_eq!(world.fetch(&reference).unwrap().rule, "v2");
+    // Another order: the cache knows that v2 is satisfied, and must not prefer it for that.
+    world.rules = vec![wrong.clone(), second.clone(), first.clone()];
+    assert_eq!(world.fetch(&reference).unwrap().rule, "v3");
+    world.policy.0 = Digest::from_bytes([2; 32]);
+    world.rules = vec![wrong.clone(), first, second.clone()];
+    assert_eq!(world.fetch(&reference).unwrap().rule, "v2");
+    registry.clear();
+    assert_eq!(world.fetch(&reference).unwrap().rule, "v2");
+    assert!(registry.requests().is_empty(), "that wrong is not satisfied is remembered too");
+
+    let mut other = second.clone();
+    other.digests.insert(Digest::from_bytes([9; 32]));
+    world.rules = vec![other.clone()];
+    let (err, text) = world.error(&reference);
+    assert!(matches!(err, ImageError::DigestNotListed { .. }) && text.contains("rule v3"), "{text}");
+    other.digests.insert(digest);
+    world.rules = vec![other];
+    assert_eq!(world.fetch(&reference).unwrap().rule, "v3");
+
+    world.rules.clear();
+    assert!(matches!(world.error(&reference).0, ImageError::NoRule { .. }), "an empty policy denies");
+}
+
+#[test]
+fn keyless_only_rules_are_refused_before_anything_is_asked() {
+    let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+    let mut world = World::new();
+    let identity = Signer::Identity { identity: "x".into(), issuer: "y".into(), trusted_root: None };
+    world.rules = vec![rule("keyless", vec![identity])];
+    let (err, _) = world.error(&format!("{}/bpf/keyless:v1", registry.host()));
+    assert!(matches!(err, ImageError::NotYet { .. }));
+    assert_eq!(registry.requests(), Vec::<String>::new());
+}
+
+#[test]
+fn a_key_file_that_is_none_is_an_error_that_names_it() {
+    let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+    let mut world = World::signed(&["keys/cosign-v2.pub"]);
+    for pem in world.keys.values_mut() {
+        *pem = b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n".to_vec();
+    }
+    let (err, text) = world.error(&format!("{}/bpf/key-v2:v1", registry.host()));
+    assert!(matches!(err, ImageError::Key { .. }) && text.contains("cosign-v2.pub"), "{text}");
+    world.keys.clear();
+    assert!(matches!(world.error(&format!("{}/bpf/key-v2:v1", registry.host())).0, ImageError::Key { .. }));
+}
