@@ -6,3 +6,4 @@ mod caps;
 mod child;
 mod container;
 mod host;
+mod objects;
