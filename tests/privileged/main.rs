@@ -2,4 +2,7 @@
 
 mod bpffs;
 mod container;
+mod fetch;
 mod host;
+#[path = "../support/registry.rs"]
+mod registry;
