@@ -1,7 +1,6 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
 pub mod ctl;
-
 pub mod doctor;
 pub mod documents;
 pub mod finding;
@@ -13,6 +12,7 @@ pub mod install_check;
 pub mod list;
 pub mod output;
 pub mod policy;
+pub mod precreate;
 pub mod pull;
 pub mod report;
 pub mod table;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::model::config::{Capability, Config};
+use crate::model::config::{Capability, Config, NamespaceKind, NamespaceSource};
 use crate::model::delegation::Delegation;
 use crate::model::policy::Engine;
 use crate::model::seccomp::{Allowed, Syscall};
@@ -146,25 +146,52 @@ pub struct GrantError {
     pub field: &'static str,
 }
 
-/// Adds to a configuration what it lacks of `needs`, and nothing else. True where something was added.
+/// What was added to a configuration; displayed as a list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Granted(Needs);
+
+impl Granted {
+    /// True where nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.0.capabilities.is_empty() && self.0.syscalls.is_empty()
+    }
+}
+
+impl fmt::Display for Granted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let capabilities = self.0.capabilities.iter().map(|capability| capability.name().to_owned());
+        let calls = self.0.syscalls.iter().map(|call| format!("{}(2)", call.name()));
+        f.write_str(&capabilities.chain(calls).collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// Adds to a configuration what it lacks of `needs`, and nothing else; on error the configuration is half edited.
+///
+/// Where capabilities are needed, nothing is added unless the container gets a user namespace of its own: elsewhere they
+/// would be capabilities on the host. One that it joins by a path may be the host's by the time it is joined.
 ///
 /// A capability goes into bounding, effective and permitted. For a user other than root it must be in inheritable and ambient
 /// as well: such a process loses all but its ambient set when the runtime executes the workload (capabilities(7)). For root
 /// it must not: an inheritable set that is not empty was CVE-2022-24769.
 ///
-/// A system call is taken out of every other rule before one that allows it is added: libseccomp takes the first of two
-/// different actions for one call, or refuses the second.
-pub fn grant(spec: &mut Value, config: &Config, needs: &Needs) -> Result<bool, GrantError> {
-    let missing = |capability: &&Capability| config.can_have(**capability) != Allowed::Yes;
-    let capabilities: Vec<_> = needs.capabilities.iter().filter(missing).collect();
-    let syscalls: Vec<_> = needs.syscalls.iter().filter(|call| config.seccomp_allows(**call) != Allowed::Yes).collect();
-    for capability in &capabilities {
+/// A system call is taken out of every other rule before one that allows it is added: of two different actions for one call
+/// libseccomp takes the first, or refuses the second. One that a listener or tracer decides, or that depends on arguments, is
+/// left to them.
+pub fn grant(spec: &mut Value, config: &Config, needs: &Needs) -> Result<Granted, GrantError> {
+    if !needs.capabilities.is_empty() && config.namespace(NamespaceKind::User) != NamespaceSource::New {
+        return Ok(Granted::default());
+    }
+    let added = Needs {
+        capabilities: needs.capabilities.iter().copied().filter(|c| config.can_have(*c) != Allowed::Yes).collect(),
+        syscalls: needs.syscalls.iter().copied().filter(|call| config.seccomp_allows(*call) == Allowed::No).collect(),
+    };
+    for capability in &added.capabilities {
         add_capability(spec, capability.name(), config.user.uid)?;
     }
-    for call in &syscalls {
+    for call in &added.syscalls {
         allow(spec, call.name())?;
     }
-    Ok(!capabilities.is_empty() || !syscalls.is_empty())
+    Ok(Granted(added))
 }
 
 fn add_capability(spec: &mut Value, name: &str, uid: u32) -> Result<(), GrantError> {
@@ -224,6 +251,16 @@ mod tests {
         (serde_json::from_str(&text).unwrap(), Config::parse(&text).unwrap())
     }
 
+    /// The same in a user namespace of its own.
+    fn in_userns(name: &str) -> (Value, Config) {
+        let (mut spec, config) = recorded(name);
+        if config.namespace(NamespaceKind::User) == NamespaceSource::Runtime {
+            spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+        }
+        let config = Config::parse(&spec.to_string()).unwrap();
+        (spec, config)
+    }
+
     fn progs(progs: u64) -> Delegation {
         Delegation { cmds: 1, maps: 0, progs, attachs: 1 }
     }
@@ -281,14 +318,14 @@ mod tests {
             "podman-4.3.1_unconfined",
             "podman-4.3.1_hostnet",
         ] {
-            let (before, config) = recorded(name);
+            let (before, config) = in_userns(name);
             let mut after = before.clone();
-            assert_eq!(grant(&mut after, &config, &needs), Ok(true), "{name}");
+            assert!(!grant(&mut after, &config, &needs).unwrap().is_empty(), "{name}");
             let granted = Config::parse(&after.to_string()).unwrap();
             assert_eq!(needs.missing(&granted, Engine::Podman), vec![], "{name}");
             assert!(needs.capabilities.iter().all(|c| granted.can_have(*c) == Allowed::Yes), "{name}");
             let mut again = after.clone();
-            assert_eq!(grant(&mut again, &granted, &needs), Ok(false), "{name}");
+            assert_eq!(grant(&mut again, &granted, &needs), Ok(Granted::default()), "{name}");
             assert_eq!(again, after);
             // All but the two places is as it was.
             let strip = |mut value: Value| {
@@ -303,11 +340,11 @@ mod tests {
     #[test]
     fn root_keeps_an_empty_inheritable_set_and_others_get_an_ambient_one() {
         let needs = Needs::of(Some(&progs(bits(&[6]))), false);
-        let (mut root, config) = recorded("podman-4.3.1_default");
+        let (mut root, config) = in_userns("podman-4.3.1_default");
         grant(&mut root, &config, &needs).unwrap();
         assert_eq!(root["process"]["capabilities"].get("inheritable"), None);
         assert_eq!(root["process"]["capabilities"].get("ambient"), None);
-        let (mut user, config) = recorded("podman-4.3.1_user1000");
+        let (mut user, config) = in_userns("podman-4.3.1_user1000");
         grant(&mut user, &config, &needs).unwrap();
         assert_eq!(user["process"]["capabilities"]["ambient"], json!(["CAP_BPF", "CAP_NET_ADMIN"]));
         assert_eq!(user["process"]["capabilities"]["inheritable"], json!(["CAP_BPF", "CAP_NET_ADMIN"]));
@@ -328,9 +365,20 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_that_decides_is_not_passed_by() {
+        let needs = Needs::of(None, true);
+        for action in ["SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE"] {
+            let mut spec = json!({ "root": { "path": "r" },
+                "linux": { "seccomp": { "defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{ "names": ["bpf"], "action": action }] } } });
+            let config = Config::parse(&spec.to_string()).unwrap();
+            assert_eq!(grant(&mut spec, &config, &needs), Ok(Granted::default()), "{action}");
+        }
+    }
+
+    #[test]
     fn odd_configurations_are_refused_not_guessed() {
         let needs = Needs::of(Some(&progs(bits(&[6]))), false);
-        let config = Config::parse(r#"{"root":{"path":"r"}}"#).unwrap();
+        let config = Config::parse(r#"{"root":{"path":"r"},"linux":{"namespaces":[{"type":"user"}]}}"#).unwrap();
         for (text, field) in [
             (r#"{"process":[]}"#, "process.capabilities"),
             (r#"{"process":{"capabilities":["CAP_CHOWN"]}}"#, "process.capabilities"),

@@ -9,6 +9,7 @@ use crate::frontend::finding::{Finding, Findings, Status};
 use crate::frontend::install_check::{chain, effective};
 use crate::frontend::print;
 use crate::kernel::{Feature, Kernel};
+use crate::lifecycle::policy_files;
 use crate::model::policy::Engine;
 use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
@@ -48,8 +49,24 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
         Err(err) => all.push(Finding::bad("mounts", Status::Unknown, chain(&err), "is /proc mounted?")),
     }
     all.0.extend(engines(Path::new("/")).0);
+    all.push(policy(paths));
     all.0.extend(records(paths));
     all
+}
+
+/// The policy that a start of a container would load.
+fn policy(paths: &Paths) -> Finding {
+    match policy_files::load(paths) {
+        Ok(loaded) => {
+            let policy = &loaded.policy;
+            let rules = format!("{} image rules, {} container rules", policy.images.len(), policy.containers.len());
+            Finding::ok("policy", format!("{rules}, {} keys; id {}", loaded.keys.len(), loaded.id.0))
+        }
+        Err(err) => {
+            let detail = format!("every request is refused: {}", chain(&err));
+            Finding::bad("policy", Status::Fail, detail, "correct it, then `bpfman-hook policy check`")
+        }
+    }
 }
 
 /// Which of our hooks the engines of this host would run.
@@ -108,6 +125,18 @@ mod tests {
         fs::write(root.path().join("usr/bin/crio"), "").unwrap();
         let crio = engines(root.path());
         assert!(crio.failed() && crio.0.iter().all(|finding| finding.check.starts_with("cri-o ")), "{crio}");
+    }
+
+    #[test]
+    fn a_policy_that_does_not_parse_fails() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::below(root.path());
+        assert_eq!(policy(&paths).status, Status::Ok, "none at all is the built-in one: {:?}", policy(&paths));
+        fs::create_dir_all(&paths.etc).unwrap();
+        fs::write(paths.policy_file(), "[[image]]\nrepository = 7\n").unwrap();
+        let found = policy(&paths);
+        assert_eq!(found.status, Status::Fail);
+        assert!(found.detail.contains("policy.toml"), "{found:?}");
     }
 
     #[test]
