@@ -5,5 +5,9 @@ mod bpffs;
 mod caps;
 mod child;
 mod container;
+mod fetch;
 mod host;
+<<<CONFLICT
 mod objects;
+#[path = "../support/registry.rs"]
+mod registry;
