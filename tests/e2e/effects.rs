@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::bundle::{Bundle, FIRST_ID};
 use crate::support::kernel::{self, bpftool};
-use crate::support::process::eventually;
+use crate::support::process::{Ended, eventually};
 use crate::support::runtime::Runtime;
 use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
 
@@ -142,7 +142,7 @@ fn with_bpftool(bundle: Bundle) -> Bundle {
 }
 
 const READ_MAP: &str = "echo ready; read go; stat -c 'file %u %a' /sys/fs/bpf/packets; \
-    if /usr/sbin/bpftool map dump pinned /sys/fs/bpf/packets; then echo read ok; else echo read failed; fi; \
+    if /usr/sbin/bpftool map lookup pinned /sys/fs/bpf/packets key 0 0 0 0; then echo read ok; else echo read failed; fi; \
     if /usr/sbin/bpftool map update pinned /sys/fs/bpf/packets key 0 0 0 0 value 1 0 0 0 0 0 0 0; \
     then echo written ok; else echo written failed; fi; read go";
 
@@ -152,23 +152,23 @@ fn a_shown_map_is_read_in_the_container_and_written_by_nobody(world: &mut World)
     let mut running = world.start(&bundle);
     running.say("go\n");
     assert_eq!(running.hear("file "), "0 600");
-    assert_eq!(running.hear("read "), "ok");
-    assert_eq!(running.hear("written "), "failed");
+    let (read, written) = (running.hear("read "), running.hear("written "));
     // Not even the host's root: the map is frozen.
     let map = world.map_id(&bundle.id, "packets").to_string();
     let update = ["map", "update", "id", &map, "key", "0", "0", "0", "0", "value", "1", "0", "0", "0", "0", "0", "0", "0"];
     let ended = crate::support::process::ended(std::process::Command::new("bpftool").args(update));
     assert!(!ended.status.success(), "the map is not frozen");
-    running.finish();
+    let Ended { stdout, stderr, .. } = running.finish();
+    assert_eq!((read.as_str(), written.as_str()), ("ok", "failed"), "{stdout}{stderr}");
 }
 
 fn a_writable_map_is_written_in_the_container(world: &mut World) {
     let bundle = with_bpftool(world.counting("writable").ask("maps", "packets:rw").capabilities(&[]).script(READ_MAP)).write();
     let mut running = world.start(&bundle);
     running.say("go\n");
-    assert_eq!(running.hear("read "), "ok");
-    assert_eq!(running.hear("written "), "ok");
-    running.finish();
+    let (read, written) = (running.hear("read "), running.hear("written "));
+    let Ended { stdout, stderr, .. } = running.finish();
+    assert_eq!((read.as_str(), written.as_str()), ("ok", "ok"), "{stdout}{stderr}");
 }
 
 fn globals_reach_the_program(world: &mut World) {
@@ -230,17 +230,20 @@ fn connect_is_refused_in_the_container_alone(world: &mut World) {
 const TCX: &str = "tcx";
 
 fn every_kind_of_container_scope_attaches(world: &mut World) {
-    for (object, entry, link) in [
+    for (n, (object, entry, link)) in [
         ("tcx", "tcx:ingress iface=lo", TCX),
         ("tcx", "tcx:egress iface=lo direction=egress", TCX),
         ("sock", "cgroup_sock:made", "cgroup"),
         ("sock", "sock_ops:connected", "cgroup"),
-        ("cgroup_skb", "cgroup_skb:ingress", "cgroup"),
-        ("subprogs", "xdp:add_up iface=lo", "xdp"),
-    ] {
+        ("cgroup_skb", "cgroup_skb:received", "cgroup"),
+        ("cgroup_skb", "cgroup_skb:either attach=ingress", "cgroup"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let image = world.signed(object);
-        let bundle =
-            Bundle::new(&world.lab, object).ask("image", &image).ask("programs", entry).script("echo ready; read go").write();
+        let bundle = Bundle::new(&world.lab, &format!("kind-{n}")).ask("image", &image).ask("programs", entry);
+        let bundle = bundle.script("echo ready; read go").write();
         let running = world.start(&bundle);
         let links = world.link_ids(&bundle.id);
         assert_eq!(links.len(), 1, "{object}");
@@ -257,16 +260,25 @@ fn tracepoints_need_and_get_host_scope(world: &mut World) {
         Bundle::new(&world.lab, name)
             .ask("image", &image)
             .ask("programs", programs)
-            .script("echo ready; read go; id; echo done; read go")
+            .script("echo ready; read go; /bin/id; echo done; read go")
     };
     let rule = "[[container]]\nprograms = [\"tracepoint\", \"raw_tracepoint\"]\n";
     let host = "host-scope = true\n";
     let image_rule = world.image_rule();
     let host_image_rule = image_rule.clone() + "scope = \"host\"\n";
     // Both rules have to say so.
-    for (n, policy) in [image_rule.clone() + rule, host_image_rule.clone() + rule, image_rule + rule + host].iter().enumerate() {
+    let not_in_the_container_rule = "has no host-scope = true";
+    let not_in_the_image_rule = "scope = \"host\"";
+    for (n, (policy, said)) in [
+        (image_rule.clone() + rule, not_in_the_container_rule),
+        (host_image_rule.clone() + rule, not_in_the_container_rule),
+        (image_rule + rule + host, not_in_the_image_rule),
+    ]
+    .iter()
+    .enumerate()
+    {
         world.lab.policy(policy);
-        world.refused(bundle(world, &format!("container-scope-{n}")), 1, &["host-scope = true", "scope = \"host\""]);
+        world.refused(bundle(world, &format!("container-scope-{n}")), 1, &[said]);
     }
     world.lab.policy(&(host_image_rule + rule + host));
     let bundle = bundle(world, "host-scope").write();
