@@ -71,7 +71,10 @@ fn connections(port: u16) -> BTreeSet<u64> {
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
     let remote = format!("0100007F:{port:04X}");
     let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
-    rows.filter(|row| row.get(2) == Some(&remote.as_str())).filter_map(|row| row.get(9)?.parse().ok()).filter(|i| *i != 0).collect()
+    rows.filter(|row| row.get(2) == Some(&remote.as_str()))
+        .filter_map(|row| row.get(9)?.parse().ok())
+        .filter(|i| *i != 0)
+        .collect()
 }
 
 fn status(pid: u32, key: &str) -> String {
@@ -109,8 +112,7 @@ fn the_network_belongs_to_a_child_without_any_right_that_dies_with_its_parent() 
         true => Reply::Stall,
         false => Reply::Normal,
     };
-    let registry =
-        Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
+    let registry = Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
     let installation = Installation::new();
     // The built-in rule asks for a signature first; this repository has none, so let everything in.
     let policy = "[[image]]\nrepository = \"**\"\nunsigned = true\n";
@@ -149,8 +151,7 @@ fn a_child_that_is_killed_is_an_error_of_its_own() {
         true => Reply::Stall,
         false => Reply::Normal,
     };
-    let registry =
-        Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
+    let registry = Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
     let installation = Installation::new();
     let pull = installation.pull(&format!("{}/img/gzip:v1", registry.host()));
     until("the child asks for the manifest", || !registry.requests().is_empty());

@@ -210,9 +210,8 @@ fn tracing_programs_limit_themselves_to_a_cgroup() {
     let globals = [("bpfman_cgroup_id", cgroup.id().to_ne_bytes().to_vec())];
     let loaded = bed.load(&object("trace"), Scope::Host, &wanted, &globals).unwrap();
     let name = |name: &str| TracepointName { category: "sched".into(), name: name.into() };
-    let link = bed
-        .attach(&loaded, 0, AttachPoint::Tracepoint { tracepoint: name("sched_process_exec") }, Places::default())
-        .unwrap();
+    let link =
+        bed.attach(&loaded, 0, AttachPoint::Tracepoint { tracepoint: name("sched_process_exec") }, Places::default()).unwrap();
     bed.attach(&loaded, 1, AttachPoint::RawTracepoint { name: "sched_process_exec".into() }, Places::default()).unwrap();
     let executed = || (bed.counter(&loaded, "executed", 0), bed.counter(&loaded, "executed", 1));
     cgroup.run("exec true");
@@ -310,8 +309,7 @@ fn objects_without_types_and_with_strange_sections_load() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let globals = [("step", 3u32.to_ne_bytes().to_vec())];
     let loaded = bed.load(&object("legacy"), Scope::Container, &[xdp("count")], &globals).unwrap();
-    let link =
-        bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None }).unwrap();
+    let link = bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None }).unwrap();
     netns.send_to_itself(2);
     assert_eq!(bed.counter(&loaded, "counter", 0), 6);
     LinuxKernel.unpin(&bed.directory, &link.pin).unwrap();
@@ -337,8 +335,7 @@ fn the_verifiers_refusal_names_line_and_reason() {
 #[test]
 fn container_scope_reads_no_kernel_memory_and_tells_no_address() {
     let bed = Bed::new();
-    let thieves =
-        [xdp("read_kernel_xdp"), on_cgroup("read_kernel_skb", CgroupAttach::Egress), xdp("tell_address")];
+    let thieves = [xdp("read_kernel_xdp"), on_cgroup("read_kernel_skb", CgroupAttach::Egress), xdp("tell_address")];
     for thief in &thieves {
         let error = refused(bed.load(&object("leak"), Scope::Container, std::slice::from_ref(thief), &[]));
         let KernelError::NeedsHostScope { program, log } = &error else { panic!("{}: {error}", thief.function) };
@@ -355,19 +352,17 @@ fn container_scope_reads_no_kernel_memory_and_tells_no_address() {
 fn what_cannot_be_loaded_says_why() {
     let bed = Bed::new();
     let load = |name: &str, wanted: Wanted<'_>| chain(&refused(bed.load(&object(name), Scope::Container, &[wanted], &[])));
-    assert_eq!(
-        load("demo", xdp("nothing")),
-        "the object has no program \"nothing\"; it has count_packets, count_egress"
-    );
+    assert_eq!(load("demo", xdp("nothing")), "the object has no program \"nothing\"; it has count_packets, count_egress");
     assert_eq!(
         load("demo", on_cgroup("count_packets", CgroupAttach::Egress)),
         "program count_packets is xdp by its section \"xdp\", not cgroup_skb"
     );
     let fentry = Wanted { function: "in_fmod_ret", kind: ProgramKind::Fentry, attach: 24 };
     assert_eq!(load("sections", fentry), "load program in_fmod_ret: fentry is not supported by this version");
-    assert!(load("extern", xdp("calls_kernel")).starts_with(
-        "link program calls_kernel: it uses bpf_rcu_read_lock, which the object only declares"
-    ));
+    assert!(
+        load("extern", xdp("calls_kernel"))
+            .starts_with("link program calls_kernel: it uses bpf_rcu_read_lock, which the object only declares")
+    );
     let broken = refused(LinuxKernel.describe(&object("demo")[..1000]));
     assert!(chain(&broken).starts_with("read the BPF object: "), "{}", chain(&broken));
     bed.end();
@@ -376,8 +371,12 @@ fn what_cannot_be_loaded_says_why() {
 #[test]
 fn what_cannot_be_attached_says_why() {
     let (bed, netns, cgroup) = (Bed::new(), Netns::new(), Cgroup::new());
-    let loaded =
-        bed.load(&object("demo"), Scope::Container, &[xdp("count_packets"), on_cgroup("count_egress", CgroupAttach::Egress)], &[]);
+    let loaded = bed.load(
+        &object("demo"),
+        Scope::Container,
+        &[xdp("count_packets"), on_cgroup("count_egress", CgroupAttach::Egress)],
+        &[],
+    );
     let loaded = loaded.unwrap();
     let places = Places { netns: Some(netns.fd()), cgroup: Some(cgroup.fd()) };
     let fails = |n: usize, at: AttachPoint, places: Places<'_>| chain(&refused(bed.attach(&loaded, n, at, places)));

@@ -171,13 +171,7 @@ impl Bed {
     }
 
     /// Attaches the n-th program of what was loaded.
-    pub fn attach(
-        &self,
-        loaded: &LoadedObject,
-        n: usize,
-        at: AttachPoint,
-        places: Places<'_>,
-    ) -> Result<Linked, KernelError> {
+    pub fn attach(&self, loaded: &LoadedObject, n: usize, at: AttachPoint, places: Places<'_>) -> Result<Linked, KernelError> {
         let program = &loaded.programs[n];
         let pin = PinName::link(self.counts[2].fetch_add(1, Ordering::Relaxed));
         let planned = PlannedLink { program: program.pin.clone(), function: program.function.clone(), at, pin: pin.clone() };
@@ -267,8 +261,7 @@ impl Netns {
 
     /// Runs ip(8) inside and returns what it says.
     pub fn ip(&self, arguments: &str) -> String {
-        let output =
-            netns::on_thread(self.fd(), || Command::new("ip").args(arguments.split(' ')).output().unwrap()).unwrap();
+        let output = netns::on_thread(self.fd(), || Command::new("ip").args(arguments.split(' ')).output().unwrap()).unwrap();
         assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
