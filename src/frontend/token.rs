@@ -1,8 +1,21 @@
-//! `token explain`: what a BPF token is, what it needs, and who does what.
+//! `token explain|create|probe`: what a BPF token is, a bpffs to make one from, and what one made here can do.
 
+use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use crate::frontend::print;
+use crate::cli::{Format, TokenCreateArgs, TokenProbeArgs};
+use crate::frontend::list::json;
+use crate::frontend::{fail, print};
+use crate::lifecycle::error::chain;
+use crate::model::annotations::{BpffsRequest, PREFIX, Request};
+use crate::model::delegation::Delegation;
+use crate::model::ids::Pid;
+use crate::sys::bpffs::{self, Mounted, Spec};
+use crate::sys::pid::{self, Namespace};
+use crate::sys::token::probe::{self, Outcome, Stage};
 
 /// The text of `token explain`; 80 columns.
 pub const EXPLAIN: &str = "\
@@ -62,6 +75,114 @@ When it fails inside the container
 /// `token explain`
 pub fn explain() -> ExitCode {
     print(EXPLAIN)
+}
+
+/// How long making a bpffs in somebody's namespaces may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `token create`: mounts a delegated bpffs into the namespaces of a running process. Root's own act: policy is for what
+/// containers ask for.
+pub fn create(args: &TokenCreateArgs) -> ExitCode {
+    match try_create(args) {
+        Ok((delegation, mount)) => {
+            let delegates: Vec<_> = delegation.mount_options();
+            print(&match args.format.output {
+                Format::Json => json(&serde_json::json!({
+                    "pid": args.pid, "path": args.path, "mount_id": mount.mount_id,
+                    "delegates": delegates.iter().cloned().collect::<BTreeMap<_, _>>(),
+                })),
+                Format::Table => format!(
+                    "process {} has a bpffs at {}, and a token was made from it once:\n  {delegation}\n",
+                    args.pid,
+                    args.path.display()
+                ),
+            })
+        }
+        Err(sentence) => fail(&sentence),
+    }
+}
+
+fn try_create(args: &TokenCreateArgs) -> Result<(Delegation, Mounted), String> {
+    let lists = [
+        ("delegate", &args.delegate),
+        ("delegate-cmds", &args.cmds),
+        ("delegate-maps", &args.maps),
+        ("delegate-progs", &args.progs),
+        ("delegate-attachs", &args.attachs),
+    ];
+    // The same words as in annotations, so the same parser.
+    let annotations = lists.into_iter().filter_map(|(key, value)| Some((format!("{PREFIX}{key}"), value.clone()?)));
+    let request = Request::parse(&annotations.collect(), None).map_err(|e| chain(&e))?;
+    let Some(BpffsRequest::Token { delegation, .. }) = request.map(|request| request.bpffs) else {
+        return Err("nothing is to be delegated: name presets or lists".to_owned());
+    };
+    let everything = Delegation { cmds: u64::MAX, maps: u64::MAX, progs: u64::MAX, attachs: u64::MAX };
+    let delegation = delegation.under(&everything);
+    let process = Pid::new(args.pid).map_err(|e| chain(&e)).and_then(|pid| pid::open_process(pid).map_err(|e| chain(&e)))?;
+    let namespace = |kind| process.open_namespace(kind).map_err(|e| chain(&e));
+    let (user_ns, mount_ns) = (namespace(Namespace::User)?, namespace(Namespace::Mount)?);
+    let spec = Spec {
+        user_ns: user_ns.as_fd(),
+        mount_ns: mount_ns.as_fd(),
+        root: Path::new("/"),
+        target: &args.path,
+        delegation,
+        maps: &[],
+        owner: (0, 0),
+    };
+    let mounted = bpffs::mount(&spec, Instant::now() + PATIENCE).map_err(|e| chain(&e))?;
+    Ok((delegation, mounted))
+}
+
+/// `token probe`: what a workload can do with its bpffs, tried from where we are. Exit status 1 unless all of it works.
+pub fn probe(args: &TokenProbeArgs) -> ExitCode {
+    let probe = probe::probe(&args.path, args.iface.as_deref().unwrap_or("lo"));
+    let works = if probe.works() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if args.count > 0 {
+        std::thread::sleep(Duration::from_secs(args.count.into()));
+    }
+    let packets = match probe.packets() {
+        Ok(packets) => packets,
+        Err(error) => return fail(&chain(&error)),
+    };
+    let text = match args.format.output {
+        Format::Json => json(&serde_json::json!({
+            "works": probe.works(), "steps": probe.steps, "allowed": probe.allowed, "packets": packets,
+        })),
+        Format::Table => {
+            let mut text: String = probe.steps.iter().map(|step| line(&step.stage, &step.outcome)).collect();
+            if let Some(allowed) = &probe.allowed {
+                text.push_str(&format!("the token allows: {allowed}\n"));
+            }
+            for (program, seen) in [("xdp", packets.xdp), ("tcx", packets.tcx)] {
+                if let Some(seen) = seen {
+                    text.push_str(&format!("the {program} program has seen {seen} packets\n"));
+                }
+            }
+            text
+        }
+    };
+    print(&text);
+    works
+}
+
+fn line(stage: &Stage, outcome: &Outcome) -> String {
+    let what = match stage {
+        Stage::OpenBpffs => "open the bpffs",
+        Stage::MintToken => "make a token from it",
+        Stage::ReadToken => "read what the token allows",
+        Stage::CreateMap => "create a map with the token",
+        Stage::LoadSocketFilter => "load a socket filter with the token",
+        Stage::LoadXdp => "load an xdp program with the token",
+        Stage::AttachXdp => "attach it",
+        Stage::LoadTcx => "load a tcx program with the token",
+        Stage::AttachTcx => "attach it",
+    };
+    match outcome {
+        Outcome::Done => format!("ok       {what}\n"),
+        Outcome::Skipped => format!("skipped  {what}\n"),
+        Outcome::Failed { error, meaning, .. } => format!("failed   {what}: {error}: {meaning}\n"),
+    }
 }
 
 #[cfg(test)]
