@@ -1,5 +1,7 @@
 //! The fetch child as it is: the installed binary pulls from a registry, and we look at who does what meanwhile.
 
+#![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test it is called from")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -104,6 +106,39 @@ fn a_signed_image_comes_through_the_child_and_an_unsigned_one_does_not() {
         assert!(output.status.code() == Some(1) && said.contains(sentence), "{image}: {said}");
         assert!(!installation.0.path().join("var/cache/bpfman-hook/refs").exists(), "{image}: nothing is kept");
     }
+}
+
+#[test]
+fn names_and_certificates_work_without_any_right() {
+    let registry = Registry::start_tls(&data("signatures/registry"), Behaviour::default());
+    let installation = Installation::new();
+    let etc = installation.0.path().join("etc/bpfman-hook");
+    let host = registry.host().replace("127.0.0.1", "localhost");
+    let ca = etc.join("ca.pem");
+    let config = format!("[[registry]]\nhost = \"{host}\"\nca = \"{}\"\n", ca.display());
+    for (name, text) in [("ca.pem", fs::read(data("tls/ca.pem")).unwrap()), ("registries.toml", config.into_bytes())] {
+        fs::write(etc.join(name), text).unwrap();
+        fs::set_permissions(etc.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let output = installation.pulled(&format!("{host}/bpf/key-v3:v1"));
+    assert!(output.status.success(), "{output:?}");
+    assert!(!registry.requests().is_empty());
+}
+
+/// Without CAP_SETUID the child cannot become somebody else, and then it must not ask anybody.
+#[test]
+fn a_child_that_cannot_be_confined_asks_nobody() {
+    let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+    let installation = Installation::new();
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-setuid", "--"]).arg(env!("CARGO_BIN_EXE_bpfman-hook"));
+    command.arg("--root").arg(installation.0.path()).args(["pull", &format!("{}/bpf/key-v2:v1", registry.host())]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("give up the privileges of the process that asks registries"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(registry.requests(), Vec::<String>::new());
 }
 
 #[test]
