@@ -217,10 +217,10 @@ fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: Depth) -> Result<(MapSh
 
 fn number(btf: &Btf<'_>, ty: u32) -> Result<u32, Declaration> {
     let pointer = btf.peel(ty)?;
-    if pointer.kind == Kind::Ptr {
-        if let Some((_, len)) = btf.peel(pointer.size_or_type)?.array() {
-            return Ok(len);
-        }
+    if pointer.kind == Kind::Ptr
+        && let Some((_, len)) = btf.peel(pointer.size_or_type)?.array()
+    {
+        return Ok(len);
     }
     Err(Declaration::Wrong("is declared with an attribute that is not a number"))
 }

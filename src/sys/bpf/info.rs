@@ -152,7 +152,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, Errno> {
             _ => None,
         },
         // SAFETY: as above.
-        cgroup: (info.type_ == CGROUP).then(|| unsafe { info.__bindgen_anon_1.cgroup.cgroup_id }),
+        cgroup: if info.type_ == CGROUP { Some(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id }) } else { None },
     })
 }
 
