@@ -113,7 +113,8 @@ fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Wor
         Some((btf, bytes)) => Some(fixup::for_kernel(&object.elf, btf, bytes).map_err(|e| KernelError::Object(e.into()))?),
         None => None,
     };
-    Ok(Work { object, planned, programs, maps, images, btf, page: machine::page_size(), cpus: machine::possible_cpus()? })
+    let cpus = if maps.iter().any(|map| object.maps[*map].shape.wants_cpus()) { machine::possible_cpus()? } else { 0 };
+    Ok(Work { object, planned, programs, maps, images, btf, page: machine::page_size(), cpus })
 }
 
 /// The function of a planned program, and how the kernel is to take it.
@@ -367,7 +368,7 @@ fn pin(directory: &Path, planned: &PlannedObject, object: &Object<'_>, loaded: &
             &program.pin,
         ))?;
         let what = |source| KernelError::Info { what: format!("program {}", program.function), source };
-        ids.programs.push(bpf::program_info(fd.as_fd()).map_err(what)?.id);
+        ids.programs.push(bpf::program_id(fd.as_fd()).map_err(what)?);
     }
     Ok(ids)
 }
