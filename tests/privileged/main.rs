@@ -1,5 +1,13 @@
 //! Tests on the real kernel: BPF objects, namespaces, bpffs, tokens. They need root and fail without it.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 mod bpffs;
+mod caps;
+mod child;
 mod container;
+mod fetch;
 mod host;
+<<<CONFLICT
+mod objects;
+#[path = "../support/registry.rs"]
+mod registry;
