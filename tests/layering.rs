@@ -163,7 +163,6 @@ fn each_crate_has_its_layer() {
         ("aya_obj", &["kernel", "sys/bpf.rs"]),
         ("object", &["kernel"]),
         ("heed", &["store"]),
-        ("oci_client", &["image"]),
         ("oci_spec", &["model", "image"]),
         ("reqwest", &["image"]),
         ("rustls", &["image"]),

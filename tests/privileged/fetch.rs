@@ -1,5 +1,7 @@
 //! The fetch child as it is: the installed binary pulls from a registry, and we look at who does what meanwhile.
 
+#![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test it is called from")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -71,7 +73,10 @@ fn connections(port: u16) -> BTreeSet<u64> {
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
     let remote = format!("0100007F:{port:04X}");
     let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
-    rows.filter(|row| row.get(2) == Some(&remote.as_str())).filter_map(|row| row.get(9)?.parse().ok()).filter(|i| *i != 0).collect()
+    rows.filter(|row| row.get(2) == Some(&remote.as_str()))
+        .filter_map(|row| row.get(9)?.parse().ok())
+        .filter(|i| *i != 0)
+        .collect()
 }
 
 fn status(pid: u32, key: &str) -> String {
@@ -104,13 +109,45 @@ fn a_signed_image_comes_through_the_child_and_an_unsigned_one_does_not() {
 }
 
 #[test]
+fn names_and_certificates_work_without_any_right() {
+    let registry = Registry::start_tls(&data("signatures/registry"), Behaviour::default());
+    let installation = Installation::new();
+    let etc = installation.0.path().join("etc/bpfman-hook");
+    let host = registry.host().replace("127.0.0.1", "localhost");
+    let ca = etc.join("ca.pem");
+    let config = format!("[[registry]]\nhost = \"{host}\"\nca = \"{}\"\n", ca.display());
+    for (name, text) in [("ca.pem", fs::read(data("tls/ca.pem")).unwrap()), ("registries.toml", config.into_bytes())] {
+        fs::write(etc.join(name), text).unwrap();
+        fs::set_permissions(etc.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let output = installation.pulled(&format!("{host}/bpf/key-v3:v1"));
+    assert!(output.status.success(), "{output:?}");
+    assert!(!registry.requests().is_empty());
+}
+
+/// Without CAP_SETUID the child cannot become somebody else, and then it must not ask anybody.
+#[test]
+fn a_child_that_cannot_be_confined_asks_nobody() {
+    let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+    let installation = Installation::new();
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-setuid", "--"]).arg(env!("CARGO_BIN_EXE_bpfman-hook"));
+    command.arg("--root").arg(installation.0.path()).args(["pull", &format!("{}/bpf/key-v2:v1", registry.host())]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("give up the privileges of the process that asks registries"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(registry.requests(), Vec::<String>::new());
+}
+
+#[test]
 fn the_network_belongs_to_a_child_without_any_right_that_dies_with_its_parent() {
     let hook = |request: &crate::registry::Request| match request.target.contains("/blobs/") {
         true => Reply::Stall,
         false => Reply::Normal,
     };
-    let registry =
-        Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
+    let registry = Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
     let installation = Installation::new();
     // The built-in rule asks for a signature first; this repository has none, so let everything in.
     let policy = "[[image]]\nrepository = \"**\"\nunsigned = true\n";
@@ -149,8 +186,7 @@ fn a_child_that_is_killed_is_an_error_of_its_own() {
         true => Reply::Stall,
         false => Reply::Normal,
     };
-    let registry =
-        Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
+    let registry = Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
     let installation = Installation::new();
     let pull = installation.pull(&format!("{}/img/gzip:v1", registry.host()));
     until("the child asks for the manifest", || !registry.requests().is_empty());

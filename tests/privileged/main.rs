@@ -7,7 +7,6 @@ mod child;
 mod container;
 mod fetch;
 mod host;
-<<<CONFLICT
 mod objects;
 #[path = "../support/registry.rs"]
 mod registry;
