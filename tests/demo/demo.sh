@@ -159,7 +159,8 @@ bundle counted "$annotations" "$hooks" "$workload"
 
 # --- 3 Start ----------------------------------------------------------------------------------------------------------------
 before=$(objects)
-mounts_before=$(wc -l </proc/self/mountinfo)
+mounts() { awk -v demo="$demo" 'index($0, demo) || $5 ~ "^/(sys/fs/bpf|run/bpfman-hook)" { print $5 }' /proc/self/mountinfo | sort; }
+mounts_before=$(mounts)
 mkfifo "$demo/in"
 container run -b "$demo/counted" counted <"$demo/in" >"$demo/out" 2>"$demo/err" &
 running=$!
@@ -247,7 +248,7 @@ ours list containers -q >"$demo/records"
 [ ! -s "$demo/records" ] || fail "records are left: $(cat "$demo/records")"
 say "Records: none"
 umount "$root/run/bpfman-hook/fs"
-[ "$(wc -l </proc/self/mountinfo)" = "$mounts_before" ] || fail "mounts are left"
+[ "$(mounts)" = "$mounts_before" ] || fail "mounts are left: $(mounts)"
 say "Mounts: none but our own bpffs, which stays for the next container; the demo has now unmounted it"
 
 title "Done."
