@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use bpfman_hook::cli::{self, Command, Stage};
-use bpfman_hook::frontend::{ctl, documents, hook, pull, token};
+use bpfman_hook::frontend::{ctl, doctor, documents, hook, install, policy_commands, precreate, pull, token, version};
 use bpfman_hook::image;
 use bpfman_hook::paths::Paths;
 use bpfman_hook::sys::child::{self, Role};
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             match args.stage {
                 Stage::CreateRuntime => hook::create_runtime(&paths, args.engine),
                 Stage::Poststop => hook::poststop(&paths),
-                Stage::Precreate => ExitCode::FAILURE,
+                Stage::Precreate => precreate::run(&paths, args.engine),
             }
         }
         Command::List(what) => ctl::list(&paths, what),
@@ -38,6 +38,12 @@ fn main() -> ExitCode {
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(&dir),
         Command::Token(cli::Token::Explain) => token::explain(),
-        _ => ExitCode::FAILURE,
+        Command::Token(cli::Token::Probe(args)) => token::probe(&args),
+        Command::Token(cli::Token::Create(args)) => token::create(&args),
+        Command::Policy(command) => policy_commands::run(&paths, &command),
+        Command::Doctor(args) => doctor::run(&paths, args),
+        Command::Install(args) => install::run(cli.root.as_deref(), &args),
+        Command::Uninstall(args) => install::undo(cli.root.as_deref(), &args),
+        Command::Version(format) => version::run(format),
     }
 }

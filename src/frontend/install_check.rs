@@ -11,6 +11,7 @@ use crate::frontend::finding::{Finding, Findings, Status};
 use crate::frontend::hook_files::{self, Engines, HOOKS_DIR, PODMAN_DROP_IN};
 use crate::frontend::hooks_dir::{HooksDir, below};
 use crate::frontend::install::{Place, asked};
+use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
 
 /// Looks at an installation and changes nothing; `root` is `--root`.
@@ -171,18 +172,6 @@ fn flags(engines: &Engines) -> String {
         Engine::Containerd | Engine::Oci => "",
     };
     engines.0.iter().map(flag).collect()
-}
-
-/// An error with its causes, as one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

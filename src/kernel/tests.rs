@@ -46,14 +46,12 @@ fn link_one(object: &Object<'_>, name: &str, target: Option<&CoreTarget<'_>>) ->
 #[test]
 fn an_object_declares_programs_maps_and_core() {
     let facts = describe(object!("demo"));
-    let programs: Vec<_> = facts.programs.iter().map(|p| (p.function.as_str(), p.section.as_str(), p.declared.clone())).collect();
+    let programs: Vec<_> =
+        facts.programs.iter().map(|p| (p.function.as_str(), p.section.as_str(), p.declared.clone())).collect();
     let egress = SectionAttach::Cgroup(ProgramKind::CgroupSkb, Some(CgroupAttach::Egress));
     assert_eq!(
         programs,
-        [
-            ("count_packets", "xdp", Some(SectionAttach::Xdp)),
-            ("count_egress", "cgroup_skb/egress", Some(egress)),
-        ]
+        [("count_packets", "xdp", Some(SectionAttach::Xdp)), ("count_egress", "cgroup_skb/egress", Some(egress)),]
     );
     let [packets] = facts.maps.as_slice() else { panic!("{:?}", facts.maps) };
     assert_eq!(
@@ -193,8 +191,7 @@ fn called_functions_follow_the_caller() {
     let object = Object::parse(object!("subprogs")).unwrap();
     let linked = link_one(&object, "add_up", None).unwrap();
     let functions = linked.functions.chunks_exact(Linked::FUNCTION_RECORD);
-    let starts: Vec<usize> =
-        functions.map(|r| u32::from_ne_bytes(*r.first_chunk().unwrap()) as usize).collect();
+    let starts: Vec<usize> = functions.map(|r| u32::from_ne_bytes(*r.first_chunk().unwrap()) as usize).collect();
     assert_eq!(starts.len(), 4, "add_up, four_times, twice, add");
     assert!(starts.is_sorted() && starts[0] == 0);
     let mut callbacks = 0;

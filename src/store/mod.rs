@@ -32,7 +32,7 @@ use crate::sys::fault;
 use crate::sys::fsutil::{self, FileLock};
 
 /// The schema of what is stored; another one is refused, not converted, since the store does not outlive the boot.
-const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 1;
 
 /// The most that the store can hold. Address space, not memory or disk: the file grows with what is in it, about 2 KiB for a
 /// record, so this is some 400 000 owners. It is fixed because a map cannot grow under the other processes that have it.

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use crate::cli::{DoctorArgs, Format};
 use crate::frontend::finding::{Finding, Findings, Status};
-use crate::frontend::install_check::{chain, effective};
+use crate::frontend::install_check::effective;
 use crate::frontend::print;
-use crate::kernel::{Feature, Kernel};
+use crate::kernel::{Feature, Kernel, LinuxKernel};
+use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files;
 use crate::model::policy::Engine;
 use crate::model::record::OwnerRecord;
@@ -20,8 +21,8 @@ mod containers;
 mod host;
 
 /// Examines the host and prints the findings; exit status 1 where something fails.
-pub fn run(paths: &Paths, args: DoctorArgs, kernel: &impl Kernel) -> ExitCode {
-    let mut findings = examine(paths, kernel);
+pub fn run(paths: &Paths, args: DoctorArgs) -> ExitCode {
+    let mut findings = examine(paths, &LinuxKernel);
     let failed = findings.failed();
     if args.quiet {
         findings = findings.only_bad();
