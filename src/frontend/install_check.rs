@@ -91,7 +91,8 @@ fn not_read(name: String, engine: Engine, stage: Stage, source: &str, again: &st
     let (status, detail) = match stage {
         // Without it nothing is granted, and createRuntime says what is missing.
         Stage::Precreate => (Status::Warn, "not read: policy's grant = true has no effect".to_owned()),
-        _ => (Status::Fail, format!("not read: annotated containers start without {}", stage.word())),
+        Stage::CreateRuntime => (Status::Fail, "not read: annotated containers start without their programs".to_owned()),
+        Stage::Poststop => (Status::Fail, "not read: what containers owned is released by gc alone".to_owned()),
     };
     let replaced = source != "default" && source != PODMAN_DROP_IN;
     let directory = if stage == Stage::Precreate { hook_files::PODMAN_HOOKS_DIR } else { HOOKS_DIR };
