@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use bpfman_hook::cli::{self, Command, Stage};
-use bpfman_hook::frontend::{ctl, doctor, documents, hook, install, policy_commands, precreate, pull, token, version};
+use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
+use bpfman_hook::frontend::{ctl, doctor, documents, hook, install, policy, precreate, pull, token};
 use bpfman_hook::image;
+use bpfman_hook::kernel::LinuxKernel;
 use bpfman_hook::paths::Paths;
 use bpfman_hook::sys::child::{self, Role};
 use bpfman_hook::sys::environment;
@@ -18,7 +19,8 @@ fn main() -> ExitCode {
         };
     }
     let cli = cli::parse(&args);
-    let paths = cli.root.as_deref().map_or_else(Paths::system, Paths::below);
+    let root = cli.root;
+    let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
     match cli.command {
         Command::Hook(args) => {
             // The environment belongs to whoever called the runtime.
@@ -37,13 +39,14 @@ fn main() -> ExitCode {
         Command::Gc(args) => ctl::gc(&paths, args),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(&dir),
-        Command::Token(cli::Token::Explain) => token::explain(),
-        Command::Token(cli::Token::Probe(args)) => token::probe(&args),
-        Command::Token(cli::Token::Create(args)) => token::create(&args),
-        Command::Policy(command) => policy_commands::run(&paths, &command),
-        Command::Doctor(args) => doctor::run(&paths, args),
-        Command::Install(args) => install::run(cli.root.as_deref(), &args),
-        Command::Uninstall(args) => install::undo(cli.root.as_deref(), &args),
-        Command::Version(format) => version::run(format),
+        Command::Token(Token::Create(args)) => token::create(&args),
+        Command::Token(Token::Explain) => token::explain(),
+        Command::Token(Token::Probe(args)) => token::probe(&args),
+        Command::Policy(PolicyCommand::Check(args)) => policy::run_check(&paths, &args),
+        Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(&paths, &args),
+        Command::Doctor(args) => doctor::run(&paths, args, &LinuxKernel),
+        Command::Install(args) => install::run(root.as_deref(), &args),
+        Command::Uninstall(args) => install::undo(root.as_deref(), &args),
+        Command::Version(args) => documents::version(args),
     }
 }

@@ -363,6 +363,19 @@ fn token_probe_says_what_is_missing() {
 }
 
 #[test]
+fn token_create_names_what_it_cannot_do() {
+    for args in [
+        &["--pid", "2147483647", "--delegate", "maps"][..],
+        &["--pid", "0", "--delegate", "maps"],
+        &["--pid", "1", "--delegate", "nonsense"],
+    ] {
+        let output = run(&["token", "create"].iter().chain(args).copied().collect::<Vec<_>>());
+        assert_eq!(status(&output), 1, "{args:?}");
+        assert_one_line(&output);
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let mut child = program().args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bpfman_hook::image::{ImageError, Images, Want};
 use bpfman_hook::lifecycle::acquire::{Acquired, Start};
 use bpfman_hook::lifecycle::policy_files::LoadedPolicy;
-use bpfman_hook::lifecycle::reconcile::{Depth, Mode};
+use bpfman_hook::lifecycle::reconcile::{Depth, Mode, read_all};
 use bpfman_hook::lifecycle::release::Released;
 use bpfman_hook::lifecycle::{Cause, Lifecycle};
 use bpfman_hook::model::annotations::Request;
@@ -25,6 +25,7 @@ use bpfman_hook::model::ids::Digest;
 use bpfman_hook::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use bpfman_hook::model::policy::{Engine, Policy, PolicyId};
 use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
+use bpfman_hook::model::registries::RegistryConfig;
 use bpfman_hook::model::state::State;
 use bpfman_hook::store::Store;
 use support::fake::{Effects, FakeHost, FakeKernel, Killed, Trouble};
@@ -71,7 +72,7 @@ impl World {
     }
 
     fn records(&self) -> Vec<OwnerRecord> {
-        self.store.read(|txn| txn.owners()).expect("records")
+        read_all(&self.store).expect("records").0
     }
 
     /// Asserts that there is no pin and no record but of failures; returns their reasons.
@@ -156,7 +157,8 @@ fn create(world: &World, host: &FakeHost<'_>, container: &Container, policy: &Lo
     let lifecycle = lifecycle(world, &kernel, host);
     let request = Request::parse(&container.config.annotations, None).expect("request").expect("annotations of ours");
     let fetch_until = Instant::now() + Duration::from_secs(1);
-    lifecycle.acquire(&OneImage, Start { container, request: &request, policy, fetch_until })
+    lifecycle
+        .acquire(&OneImage, Start { container, request: &request, policy, registries: &RegistryConfig::default(), fetch_until })
 }
 
 fn lifecycle<'a>(

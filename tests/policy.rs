@@ -1,11 +1,15 @@
 //! `policy check` and `policy explain` over an installation in a directory of its own.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bpfman_hook::frontend::policy::{check, explain};
-use bpfman_hook::model::policy::{ContainerFacts, Engine};
+use bpfman_hook::model::annotations::Request;
+use bpfman_hook::model::attach_point::ProgramKind;
+use bpfman_hook::model::delegation::Preset;
+use bpfman_hook::model::policy::{ContainerFacts, Engine, Policy};
 use bpfman_hook::paths::Paths;
 
 const KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n";
@@ -54,7 +58,10 @@ fn an_empty_host_allows_no_image_and_says_so() {
     assert!(report.id.as_ref().is_some_and(|id| id.starts_with("sha256:")));
     let answer = explain(&host.paths, &podman(), &annotations(&[("delegate", "maps")])).expect("legal").expect("ours");
     assert!(!answer.allowed);
-    assert_eq!(answer.refused, ["the built-in container rule delegates nothing; add delegate = [ … ] to it"]);
+    assert_eq!(
+        answer.refused,
+        ["the built-in container rule delegates nothing; a [[container]] rule with delegate = [ … ] would"]
+    );
 }
 
 #[test]
@@ -107,4 +114,50 @@ fn a_draft_is_checked_beside_the_installed_policy() {
     assert_eq!(report.to_string(), expected);
     let json = serde_json::to_value(&report).expect("plain data");
     assert_eq!((&json["images"][0]["scope"], &json["containers"][0]["programs"][0]), (&"host".into(), &"xdp".into()));
+}
+
+/// The code blocks of a document in one language.
+fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
+    let opening = format!("```{language}\n");
+    document.split(opening.as_str()).skip(1).filter_map(|rest| rest.split("\n```").next()).collect()
+}
+
+#[test]
+fn the_documented_policies_are_legal() {
+    let document = include_str!("../docs/policy.md");
+    let policies = blocks(document, "toml");
+    assert!(!policies.is_empty());
+    for text in policies {
+        let parsed = Policy::parse(&[(PathBuf::from("docs/policy.md"), text.to_owned())]);
+        assert!(parsed.is_ok(), "{text}\n{parsed:?}");
+    }
+}
+
+#[test]
+fn the_documented_requests_are_legal_and_every_key_is_documented() {
+    let document = include_str!("../docs/annotations.md");
+    let requests = blocks(document, "annotations");
+    assert!(requests.len() >= 3);
+    for text in requests {
+        let mut annotations = BTreeMap::new();
+        for line in text.lines() {
+            let (key, value) = line.split_once(": ").unwrap_or_else(|| panic!("{line}"));
+            annotations.insert(key.to_owned(), value.to_owned());
+        }
+        let parsed = Request::parse(&annotations, Some("web"));
+        assert!(matches!(parsed, Ok(Some(_))), "{text}\n{parsed:?}");
+    }
+    // The error of an unknown key lists the known ones.
+    let unknown = BTreeMap::from([("hook.bpfman.io/x".to_owned(), String::new())]);
+    let error = Request::parse(&unknown, None).expect_err("unknown").to_string();
+    let (_, known) = error.split_once("known are ").expect("the list");
+    for key in known.split(", ") {
+        assert!(document.contains(&format!("| `{key}` |")), "{key} is not in the table of docs/annotations.md");
+    }
+    for (kind, word) in ProgramKind::ALL {
+        assert!(document.contains(&format!("`{word}`")), "{kind} is not in docs/annotations.md");
+    }
+    for (_, word) in Preset::ALL {
+        assert!(document.contains(&format!("| `{word}` |")), "{word} is not in docs/annotations.md");
+    }
 }

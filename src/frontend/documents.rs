@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Format, Formatted};
+use crate::frontend::list::json;
 use crate::frontend::{fail, print};
 
 /// Prints the completion script of a shell.
@@ -30,6 +31,15 @@ fn write_man(directory: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::NotADirectory, "make the directory first"));
     }
     clap_mangen::generate_to(Cli::command(), directory)
+}
+
+/// `version`: the program's, and that of the records, which another version may not read.
+pub fn version(args: Formatted) -> ExitCode {
+    let (program, store) = (env!("CARGO_PKG_VERSION"), crate::store::SCHEMA);
+    print(&match args.output {
+        Format::Table => format!("bpfman-hook {program} (store {store})\n"),
+        Format::Json => json(&serde_json::json!({ "version": program, "store": store })),
+    })
 }
 
 #[cfg(test)]

@@ -12,13 +12,11 @@ pub mod install_check;
 pub mod list;
 pub mod output;
 pub mod policy;
-pub mod policy_commands;
 pub mod precreate;
 pub mod pull;
 pub mod report;
 pub mod table;
 pub mod token;
-pub mod version;
 pub mod view;
 
 pub use output::{fail, print};

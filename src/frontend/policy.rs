@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::cli::{Format, PolicyCheckArgs, PolicyExplainArgs};
+use crate::frontend::list::json;
+use crate::frontend::{fail, print};
+use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::{self, PolicyFilesError};
 use crate::model::annotations::PREFIX;
 use crate::model::attach_point::Scope;
@@ -89,8 +94,43 @@ pub fn explain(
     Ok(Explanation::of(&policy, facts, &annotations))
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// `policy check [FILE]`: exit status 2 where the policy refuses everything.
+pub fn run_check(paths: &Paths, args: &PolicyCheckArgs) -> ExitCode {
+    match check(paths, args.file.as_deref()) {
+        Ok(report) => print(&match args.format.output {
+            Format::Table => report.to_string(),
+            Format::Json => json(&report),
+        }),
+        Err(error) => refused(&error),
+    }
+}
+
+/// `policy explain`: exit status 1 where something of the request is refused.
+pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> ExitCode {
+    let facts = ContainerFacts {
+        engine: args.engine,
+        namespace: args.namespace.clone(),
+        pod: args.pod.clone(),
+        container: args.container.clone(),
+        runtime_user: args.runtime_user,
+        userns: args.userns,
+    };
+    match explain(paths, &facts, &args.annotations) {
+        Ok(Some(explanation)) => {
+            let printed = print(&match args.format.output {
+                Format::Table => explanation.to_string(),
+                Format::Json => json(&explanation),
+            });
+            if explanation.allowed { printed } else { ExitCode::FAILURE }
+        }
+        Ok(None) => fail("none of these annotations speaks to this container; see docs/annotations.md"),
+        Err(error) => refused(&error),
+    }
+}
+
+fn refused(error: &PolicyFilesError) -> ExitCode {
+    fail(&chain(error));
+    ExitCode::from(2)
 }
 
 impl CheckedContainerRule {

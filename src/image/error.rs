@@ -278,7 +278,7 @@ pub enum RemoteError {
         what: String,
     },
     /// The registry sent us on to a plain http address.
-    #[error("ask registry {host} for {what}: it redirects to {to} by plain http, which is refused")]
+    #[error("ask registry {host} for {what}: it sends us on to {to} by plain http, which is refused")]
     Downgrade {
         /// The registry.
         host: String,

@@ -87,7 +87,6 @@ impl Files {
                 break;
             }
         }
-        drop(archive);
         Ok(Self::Archive { bytes, at })
     }
 

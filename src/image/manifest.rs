@@ -46,7 +46,7 @@ pub(crate) enum Document {
     /// An OCI index or a docker manifest list.
     Index(Vec<Descriptor>),
     /// An OCI or docker v2s2 manifest.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 /// The parts of a manifest that we use.
@@ -122,12 +122,12 @@ impl Document {
             (Some(_), Some(_)) => return Err("it has both manifests and layers".to_owned()),
             (Some(_), None) if raw.config.is_some() => return Err("it has both manifests and a config".to_owned()),
             (Some(manifests), None) => Self::Index(manifests),
-            (None, layers) => Self::Manifest(Manifest {
+            (None, layers) => Self::Manifest(Box::new(Manifest {
                 artifact_type: raw.artifact_type,
                 config: raw.config,
                 layers: layers.unwrap_or_default(),
                 subject: raw.subject,
-            }),
+            })),
         };
         let (is_index, entries) = match &document {
             Self::Index(entries) => (true, entries.len()),

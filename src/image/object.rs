@@ -138,14 +138,17 @@ pub(crate) fn check(name: &str, object: &[u8]) -> Result<(), ObjectError> {
     }
 }
 
-/// Names that the labels have and the object has not: a sign that image and labels were built apart.
+/// Names that the labels have and the object has not: a sign that image and labels were built apart. A name of an object
+/// stands in its string table, where a longer one may end with it.
 pub(crate) fn not_in_object(labels: &Labels, object: &[u8]) -> Vec<String> {
-    use object::{Object, ObjectSymbol};
-    // Fails for bytes that are not aligned to 8, which an allocation of this size always is; then nothing is compared.
-    let Ok(file) = object::File::parse(object) else { return Vec::new() };
-    let names: std::collections::BTreeSet<&str> = file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
-    let labelled = labels.programs.keys().chain(labels.maps.keys());
-    labelled.filter(|name| !names.contains(name.as_str())).take(8).cloned().collect()
+    let mut missing: Vec<&String> = labels.programs.keys().chain(labels.maps.keys()).collect();
+    for text in object.split(|b| *b == 0).filter(|text| !text.is_empty()) {
+        missing.retain(|name| !text.ends_with(name.as_bytes()));
+        if missing.is_empty() {
+            break;
+        }
+    }
+    missing.into_iter().take(8).map(|name| printable(name)).collect()
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -448,11 +451,11 @@ mod tests {
         let new = br#"{"config":{"Labels":{"io.ebpf.programs":"{\"pass\":\"xdp\"}","io.ebpf.maps":"{\"counter\":\"array\",\"gone\":\"hash\"}"}}}"#;
         let labels = Labels::of_config(new);
         assert_eq!(labels.programs["pass"], "xdp");
-        assert_eq!(not_in_object(&labels, &OBJECT.to_vec()), ["gone"]);
+        assert_eq!(not_in_object(&labels, OBJECT), ["gone"]);
         let old = br#"{"config":{"Labels":{"io.ebpf.program_type":"xdp","io.ebpf.bpf_function_name":"pass","io.ebpf.filename":"pass.o"}}}"#;
         let labels = Labels::of_config(old);
         assert_eq!((labels.programs["pass"].as_str(), labels.filename.as_deref()), ("xdp", Some("pass.o")));
-        assert!(not_in_object(&labels, &OBJECT.to_vec()).is_empty());
+        assert!(not_in_object(&labels, OBJECT).is_empty());
         for none in [&b"{}"[..], b"[]", b"", b"{\"config\":null}", b"{\"config\":{\"Labels\":{\"io.ebpf.programs\":\"junk\"}}}"]
         {
             assert_eq!(Labels::of_config(none), Labels::default());

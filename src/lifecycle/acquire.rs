@@ -21,7 +21,7 @@ use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
 use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
 use crate::model::record::{
-    BpffsRecord, CgroupRecord, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap, Workload,
+    BpffsRecord, CgroupRecord, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap,
 };
 use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
@@ -68,7 +68,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub fn acquire(&self, images: &impl Images, start: Start<'_>) -> Result<Acquired, Cause> {
         let container = start.container;
         let mut init = self.host.open_init(container).map_err(|e| self.refuse(container, e.into()))?;
-        let who = container_facts(container, self.host.runtime_user(), self.host.has_user_namespace(&init));
+        let userns = self.host.has_user_namespace(&init);
+        let who = ContainerFacts { userns, ..container.facts(self.host.runtime_user()) };
         let policy = &start.policy.policy;
         let acquired = admit(policy, &who, start.request)
             .map_err(|refusal| self.refuse(container, refusal.into()))
@@ -414,12 +415,6 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             leftovers: Vec::new(),
         }
     }
-}
-
-/// What container rules can match: facts, never claims.
-pub fn container_facts(container: &Container, runtime_user: u32, userns: bool) -> ContainerFacts {
-    let Workload { namespace, pod, container: name } = container.workload.clone();
-    ContainerFacts { engine: container.engine, namespace, pod, container: name, runtime_user, userns }
 }
 
 /// What only the object and the rule that allowed it can tell: kinds, globals and maps.

@@ -82,8 +82,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 findings.push(self.found(record.no, describe(&record.owner), why, mode)?);
             }
         }
-        for no in directories {
-            if self.store.read::<_, StoreError>(|txn| txn.get(no))?.is_none() {
+        let known = |no: &OwnerNo| records.iter().any(|record| record.no == *no);
+        for no in directories.into_iter().filter(|no| !known(no)) {
+            if self.store.read(|txn| txn.get(no))?.is_none() {
                 findings.push(self.orphan(no, mode));
             }
         }

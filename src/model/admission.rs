@@ -288,6 +288,23 @@ impl<'a> Admission<'a> {
         }
     }
 
+    /// Whether the container's capabilities leave its token harmless to others; `names` are those that any of its processes can come to
+    /// have, as config.json spells them.
+    ///
+    /// The kernel gives bpf_probe_read_kernel to every program type, socket filters included, if the loader has CAP_PERFMON or
+    /// CAP_SYS_ADMIN in the user namespace of its token (kernel/bpf/helpers.c, `bpf_base_func_proto`; seen on 6.18). So with one of them
+    /// the smallest delegation is host scope.
+    pub fn check_capabilities<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<(), Refusal> {
+        const READS_KERNEL: [&str; 2] = ["CAP_PERFMON", "CAP_SYS_ADMIN"];
+        if self.delegation.is_none_or(|delegation| delegation.progs == 0) || self.host_scope {
+            return Ok(());
+        }
+        match names.into_iter().find_map(|name| READS_KERNEL.into_iter().find(|known| *known == name)) {
+            Some(capability) => Err(Refusal::KernelReads { capability, rule: self.rule.place.to_string() }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether a variable of an object that `image` allowed may be set.
     pub fn check_global(&self, reference: &Reference, image: &ImageRule, name: &str) -> Result<(), Refusal> {
         check_name(Name::Global(name), reference, image)
@@ -354,6 +371,9 @@ match = { runtime-user = 2 }
 programs = 2
 "#;
 
+    /// Keys without our prefix, and values.
+    type Written<'a> = &'a [(&'a str, &'a str)];
+
     fn facts(runtime_user: u32) -> ContainerFacts {
         ContainerFacts { engine: Engine::Podman, namespace: None, pod: None, container: None, runtime_user, userns: true }
     }
@@ -362,14 +382,14 @@ programs = 2
         Policy::parse(&[(PathBuf::from("/p.toml"), POLICY.to_owned())]).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    fn request(annotations: &[(&str, &str)]) -> Request {
+    fn request(annotations: Written<'_>) -> Request {
         let annotations: BTreeMap<String, String> =
             annotations.iter().map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned())).collect();
         Request::parse(&annotations, None).unwrap_or_else(|error| panic!("{error}")).expect("ours")
     }
 
     /// The names of the candidates, or the sentence of the refusal.
-    fn decide(user: u32, annotations: &[(&str, &str)]) -> Result<Vec<Vec<String>>, String> {
+    fn decide(user: u32, annotations: Written<'_>) -> Result<Vec<Vec<String>>, String> {
         let (policy, request) = (policy(), request(annotations));
         let admission = admit(&policy, &facts(user), &request).map_err(|refusal| refusal.to_string())?;
         let names = |rules: &[&ImageRule]| rules.iter().map(|rule| rule.name.clone()).collect();
@@ -379,7 +399,7 @@ programs = 2
     #[test]
     fn candidates_are_what_can_still_allow_it() {
         let host = ("image", "ghcr.io/acme/host");
-        let cases: [(u32, &[(&str, &str)], &[&[&str]]); 11] = [
+        let cases: [(u32, Written<'_>, &[&[&str]]); 11] = [
             (0, &[("image", "ghcr.io/acme/x"), ("programs", "xdp:a")], &[&["acme"]]),
             (0, &[host, ("programs", "xdp:a")], &[&["acme", "acme-host"]]),
             (0, &[host, ("programs", "xdp:a; tracepoint:b")], &[&["acme-host"]]),
@@ -408,7 +428,7 @@ programs = 2
     fn refusals_name_the_rule_and_what_would_allow_it() {
         let acme = ("image", "ghcr.io/acme/x");
         let [zero, one, two] = ["/p.toml:23", "/p.toml:31", "/p.toml:36"].map(|at| format!("the container rule at {at}"));
-        let cases: [(u32, &[(&str, &str)], String); 20] = [
+        let cases: [(u32, Written<'_>, String); 20] = [
             (
                 3,
                 &[acme],
@@ -442,7 +462,7 @@ programs = 2
                 &[("image", "ghcr.io/keyless/x")],
                 "image rule keyless asks for a keyless identity, which this version does not verify; give it signed-by = { key = … }".to_owned(),
             ),
-            (2, &[acme], format!("{two} allows no programs; add programs = [ … ] to it")),
+            (2, &[acme], format!("{two} allows no programs; write programs = [ … ] in it")),
             (
                 0,
                 &[acme, ("programs", "cgroup_skb:a")],
@@ -474,8 +494,8 @@ programs = 2
                 &[("image", "oci:/usr/share/demo"), ("maps", "events")],
                 "no image rule for oci:/usr/share/demo lets the map events be shown ro; add \"events:ro\" to maps of the rule".to_owned(),
             ),
-            (2, &[("delegate", "maps")], format!("{two} delegates nothing; add delegate = [ … ] to it")),
-            (2, &[("delegate-cmds", "any")], format!("{two} delegates nothing; add delegate = [ … ] to it")),
+            (2, &[("delegate", "maps")], format!("{two} delegates nothing; a [[container]] rule with delegate = [ … ] would")),
+            (2, &[("delegate-cmds", "any")], format!("{two} delegates nothing; a [[container]] rule with delegate = [ … ] would")),
             (
                 1,
                 &[("delegate", "networking")],
@@ -501,7 +521,7 @@ programs = 2
             (
                 1,
                 &[acme, ("on-failure", "continue")],
-                format!("{one} does not allow on-failure=continue; remove the annotation, or add \"continue\" to its on-failure"),
+                format!("{one} does not allow on-failure=continue; remove the annotation, or write on-failure = [\"continue\"] in a [[container]] rule"),
             ),
             (
                 0,
@@ -525,7 +545,7 @@ programs = 2
     #[test]
     fn delegation_is_exactly_what_was_asked_or_the_ceiling() {
         let policy = policy();
-        let delegation = |user, annotations: &[(&str, &str)]| {
+        let delegation = |user, annotations: Written<'_>| {
             let request = request(annotations);
             admit(&policy, &facts(user), &request).map(|admission| admission.delegation)
         };
@@ -586,6 +606,33 @@ programs = 2
         assert_eq!(admission.check_map(reference, host, "stats", MapAccess::ReadWrite), Ok(()));
         assert!(admission.check_map(reference, host, "events", MapAccess::ReadWrite).is_err());
         assert_eq!(admission.check_map(reference, plain, "anything", MapAccess::ReadWrite), Ok(()));
+    }
+
+    #[test]
+    fn a_token_beside_a_capability_that_reads_kernel_memory_is_host_scope() {
+        let policy = policy();
+        let token = request(&[("delegate", "maps")]);
+        let maps_only = request(&[("delegate-cmds", "map_create"), ("delegate-maps", "array")]);
+        let private = request(&[("bpffs", "private")]);
+        let cases = [
+            (1, &token, &["CAP_BPF", "CAP_NET_ADMIN"][..], None),
+            (1, &token, &["CAP_BPF", "CAP_PERFMON"], Some("CAP_PERFMON")),
+            (1, &token, &["CAP_SYS_ADMIN", "CAP_BPF"], Some("CAP_SYS_ADMIN")),
+            (1, &maps_only, &["CAP_BPF", "CAP_PERFMON"], None),
+            (1, &private, &["CAP_SYS_ADMIN"], None),
+            (0, &token, &["CAP_BPF", "CAP_PERFMON"], None),
+        ];
+        for (user, request, capabilities, refused) in cases {
+            let admission = admit(&policy, &facts(user), request).unwrap_or_else(|refusal| panic!("{refusal}"));
+            let result = admission.check_capabilities(capabilities.iter().copied());
+            let expected = refused.map(|capability| {
+                format!(
+                    "a BPF token and {capability} together read any memory of the kernel, and the container rule at /p.toml:31 has no \
+                     host-scope = true; run the container without {capability}"
+                )
+            });
+            assert_eq!(result.err().map(|refusal| refusal.to_string()), expected, "{user} {capabilities:?}");
+        }
     }
 
     #[test]

@@ -261,6 +261,12 @@ fn checked_at_start(request: &Request, admission: &Admission<'_>) -> Vec<String>
     if admission.delegation.is_some() {
         open.push("a token: the container has CAP_BPF, and its seccomp profile allows bpf(2)".to_owned());
     }
+    if delegation.progs != 0 && !admission.host_scope {
+        open.push(
+            "a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it would read kernel memory"
+                .to_owned(),
+        );
+    }
     if !request.maps.is_empty() {
         open.push("the maps are there, can be shown as asked, and the seccomp profile allows bpf(2)".to_owned());
     }
@@ -364,6 +370,7 @@ at start    the network namespace was made for the container or its pod
 at start    the cgroup is the container's own and holds no other processes
 at start    a token for network programs: the network namespace was made for the container or its pod
 at start    a token: the container has CAP_BPF, and its seccomp profile allows bpf(2)
+at start    a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it would read kernel memory
 at start    the maps are there, can be shown as asked, and the seccomp profile allows bpf(2)
 ";
         assert_eq!(explanation.to_string(), expected);

@@ -237,3 +237,67 @@ fn never_means_no_network_at_all() {
     assert_eq!(world.fetch(&reference).unwrap().object, OBJECT);
     assert!(registry.requests().is_empty());
 }
+
+/// A world that trusts the authority of tests/data/tls for this registry.
+fn trusting(host: &str) -> World {
+    let mut world = World::unsigned();
+    crate::world::write(&world.path("ca.pem"), &std::fs::read(data("tls/ca.pem")).unwrap());
+    let ca = world.path("ca.pem");
+    let config = format!("[[registry]]\nhost = \"{host}\"\nca = \"{}\"\n", ca.display());
+    world.registries = RegistryConfig::parse(&config).unwrap();
+    world
+}
+
+#[test]
+fn a_registry_with_a_certificate_of_a_configured_authority() {
+    let registry = Registry::start_tls(&data("images/registry"), Behaviour::default());
+    let port = registry.host().rsplit(':').next().unwrap().to_owned();
+    for host in [registry.host(), format!("localhost:{port}")] {
+        let world = trusting(&host);
+        let got = world.fetch(&format!("{host}/img/gzip:v1"));
+        assert_eq!(got.unwrap_or_else(|err| panic!("{host}: {}", crate::world::sentence(&err))).object, OBJECT);
+    }
+    // Without the authority the certificate is nobody's.
+    let mut world = World::unsigned();
+    world.registries = RegistryConfig::parse(&format!("[[registry]]\nhost = \"{}\"\n", registry.host())).unwrap();
+    let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
+    assert!(matches!(err, ImageError::Remote { source: RemoteError::Network { .. }, .. }), "{text}");
+    // With it, it is for the names in it alone.
+    let other = Registry::start_tls_at("127.0.0.2:0", &data("images/registry"), Behaviour::default());
+    let (err, text) = trusting(&other.host()).error(&format!("{}/img/gzip:v1", other.host()));
+    assert!(matches!(err, ImageError::Remote { source: RemoteError::Network { .. }, .. }), "{text}");
+    assert!(text.contains("certificate not valid for name \"127.0.0.2\""), "{text}");
+    assert_eq!((registry.requests().len(), other.requests().len()), (6, 0));
+    // A file of authorities that others could have written.
+    let world = trusting(&registry.host());
+    std::os::unix::fs::symlink(world.path("ca.pem"), world.path("link")).unwrap();
+    std::fs::set_permissions(world.path("ca.pem"), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
+    assert!(matches!(err, ImageError::HostPath { .. }) && text.contains("ca.pem has mode 0666"), "{text}");
+}
+
+#[test]
+fn nothing_leads_from_https_to_plain_http() {
+    let plain = Registry::start(&data("images/registry"), Behaviour::default());
+    let to = plain.host();
+    for part in ["/manifests/", "/blobs/"] {
+        let to = to.clone();
+        let hook = move |request: &Request| match request.target.contains(part) {
+            true => Reply::Headers(302, vec![("Location".into(), format!("http://{to}{}", request.target))]),
+            false => Reply::Normal,
+        };
+        let registry =
+            Registry::start_tls(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
+        let world = trusting(&registry.host());
+        let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
+        assert!(matches!(err, ImageError::Remote { source: RemoteError::Downgrade { .. }, .. }), "{part}: {text}");
+        assert!(text.contains("it sends us on to 127.0.0.1 by plain http, which is refused"), "{text}");
+    }
+    let realm = format!("Bearer realm=\"http://{to}/token\"");
+    let hook = move |_: &Request| Reply::Headers(401, vec![("WWW-Authenticate".into(), realm.clone())]);
+    let registry =
+        Registry::start_tls(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
+    let (err, text) = trusting(&registry.host()).error(&format!("{}/img/gzip:v1", registry.host()));
+    assert!(matches!(err, ImageError::Remote { source: RemoteError::Downgrade { .. }, .. }), "{text}");
+    assert_eq!(plain.requests(), Vec::<String>::new());
+}

@@ -17,6 +17,7 @@ use bpfman_hook::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact};
 use bpfman_hook::model::ids::{OwnerNo, Pid, PinName, ProcessIdentity};
 use bpfman_hook::model::object::ObjectFacts;
 use bpfman_hook::model::plan::{PlannedBpffs, PlannedLink, PlannedObject};
+use bpfman_hook::sys::SysError;
 
 /// The payload of the panic that stands for SIGKILL.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ impl Effects {
 
 /// The error that a made failure gives.
 fn refused(what: &str) -> KernelError {
-    KernelError::Io { doing: "try", object: what.to_owned(), source: std::io::Error::from_raw_os_error(libc::EPERM) }
+    KernelError::Sys(SysError::io("try", what)(std::io::Error::from_raw_os_error(libc::EPERM)))
 }
 
 /// A kernel whose pins are files.

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -33,6 +35,11 @@ pub enum Reply {
     /// The connection ends.
     Hangup,
 }
+
+/// A connection, encrypted or not.
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
 
 type Hook = Box<dyn Fn(&Request) -> Reply + Send + Sync>;
 
@@ -71,8 +78,34 @@ struct Store {
 }
 
 impl Registry {
+    /// Over plain http.
     pub fn start(store: &Path, behaviour: Behaviour) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        Self::serve("127.0.0.1:0", store, behaviour, None)
+    }
+
+    /// Over TLS, with the certificate of tests/data/tls, which is for 127.0.0.1 and localhost.
+    pub fn start_tls(store: &Path, behaviour: Behaviour) -> Self {
+        Self::start_tls_at("127.0.0.1:0", store, behaviour)
+    }
+
+    /// The same on another loopback address.
+    pub fn start_tls_at(address: &str, store: &Path, behaviour: Behaviour) -> Self {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls");
+        let chain = CertificateDer::pem_file_iter(data.join("server.pem")).expect("server.pem");
+        let chain = chain.collect::<Result<_, _>>().expect("certificates");
+        let key = PrivateKeyDer::from_pem_file(data.join("server.key")).expect("server.key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider has both versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("key and certificate belong together");
+        Self::serve(address, store, behaviour, Some(Arc::new(config)))
+    }
+
+    fn serve(address: &str, store: &Path, behaviour: Behaviour, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let listener = TcpListener::bind(address).expect("a loopback port");
         let address = listener.local_addr().expect("the port");
         let log = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
@@ -89,8 +122,14 @@ impl Registry {
                 if store.stop.load(Ordering::SeqCst) {
                     return;
                 }
-                let (Ok(stream), store) = (stream, store.clone()) else { continue };
-                std::thread::spawn(move || store.connection(stream));
+                let (Ok(stream), store, tls) = (stream, store.clone(), tls.clone()) else { continue };
+                std::thread::spawn(move || match tls {
+                    None => store.connection(Box::new(stream)),
+                    Some(config) => {
+                        let session = rustls::ServerConnection::new(config).expect("the configuration is complete");
+                        store.connection(Box::new(rustls::StreamOwned::new(session, stream)));
+                    }
+                });
             }
         });
         Self { address, log, stop, thread: Some(thread) }
@@ -123,30 +162,31 @@ impl Drop for Registry {
 }
 
 impl Store {
-    fn connection(&self, stream: TcpStream) {
-        let Ok(mut out) = stream.try_clone() else { return };
+    fn connection(&self, stream: Box<dyn Stream>) {
         let mut reader = BufReader::new(stream);
         // A TLS record where a request should be: Go's server answers so, and most registries are written in Go.
         if reader.fill_buf().is_ok_and(|bytes| bytes.first() == Some(&0x16)) {
-            let _ = out.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request to an HTTP server.\n");
+            let _ = reader
+                .get_mut()
+                .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request to an HTTP server.\n");
             return;
         }
         while let Some(request) = read_request(&mut reader) {
             self.log.lock().expect("no panic holds it").push(request.target.clone());
             let reply = self.behaviour.hook.as_ref().map_or(Reply::Normal, |hook| hook(&request));
+            let out = reader.get_mut();
             let written = match reply {
-                Reply::Normal => self.normal(&mut out, &request.target),
-                Reply::Status(status) => respond(&mut out, status, &error(status), "application/json", &[]),
-                Reply::Body(body) => respond(&mut out, 200, &body, "application/octet-stream", &[]),
+                Reply::Normal => self.normal(out, &request.target),
+                Reply::Status(status) => respond(out, status, &error(status), "application/json", &[]),
+                Reply::Body(body) => respond(out, 200, &body, "application/octet-stream", &[]),
                 Reply::Announce(length, body) => {
                     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
                     let _ = out.write_all(head.as_bytes()).and_then(|()| out.write_all(&body));
                     return;
                 }
-                Reply::Headers(status, headers) => respond(&mut out, status, b"", "text/plain", &headers),
+                Reply::Headers(status, headers) => respond(out, status, b"", "text/plain", &headers),
                 Reply::Stall => {
                     // Until the client gives up or the test is over.
-                    let _ = out.set_read_timeout(Some(std::time::Duration::from_secs(30)));
                     let _ = reader.read(&mut [0]);
                     return;
                 }
@@ -158,9 +198,9 @@ impl Store {
         }
     }
 
-    fn normal(&self, out: &mut TcpStream, target: &str) -> std::io::Result<()> {
+    fn normal(&self, out: &mut Box<dyn Stream>, target: &str) -> std::io::Result<()> {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let missing = |out: &mut TcpStream| respond(out, 404, &error(404), "application/json", &[]);
+        let missing = |out: &mut Box<dyn Stream>| respond(out, 404, &error(404), "application/json", &[]);
         let parts = path.strip_prefix("/v2/").and_then(|rest| {
             ["manifests", "blobs", "referrers"].iter().find_map(|kind| {
                 let (repo, name) = rest.split_once(&format!("/{kind}/"))?;
@@ -219,7 +259,7 @@ impl Store {
     }
 }
 
-fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
+fn read_request(reader: &mut BufReader<Box<dyn Stream>>) -> Option<Request> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
     let target = line.split(' ').nth(1)?.to_owned();
@@ -246,7 +286,13 @@ fn error(status: u16) -> Vec<u8> {
     json!({"errors": [{"code": code, "message": "test registry"}]}).to_string().into_bytes()
 }
 
-fn respond(out: &mut TcpStream, status: u16, body: &[u8], kind: &str, headers: &[(String, String)]) -> std::io::Result<()> {
+fn respond(
+    out: &mut Box<dyn Stream>,
+    status: u16,
+    body: &[u8],
+    kind: &str,
+    headers: &[(String, String)],
+) -> std::io::Result<()> {
     let mut head = format!("HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));

@@ -8,7 +8,7 @@ use crate::cli::{DoctorArgs, Format};
 use crate::frontend::finding::{Finding, Findings, Status};
 use crate::frontend::install_check::effective;
 use crate::frontend::{policy, print};
-use crate::kernel::{Feature, Kernel, LinuxKernel};
+use crate::kernel::{Feature, Kernel};
 use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
 use crate::model::record::OwnerRecord;
@@ -20,8 +20,8 @@ mod containers;
 mod host;
 
 /// Examines the host and prints the findings; exit status 1 where something fails.
-pub fn run(paths: &Paths, args: DoctorArgs) -> ExitCode {
-    let mut findings = examine(paths, &LinuxKernel);
+pub fn run(paths: &Paths, args: DoctorArgs, kernel: &impl Kernel) -> ExitCode {
+    let mut findings = examine(paths, kernel);
     let failed = findings.failed();
     if args.quiet {
         findings = findings.only_bad();

@@ -142,7 +142,9 @@ fn is_label(label: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn gather(keys: &[(&str, &str)], audience: Audience<'_>) -> Result<Option<Vec<(Key, String, KeyScope)>>, String> {
+    type Gathered = Vec<(Key, String, KeyScope)>;
+
+    fn gather(keys: &[(&str, &str)], audience: Audience<'_>) -> Result<Option<Gathered>, String> {
         let annotations = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let found = Annotations::gather(&annotations, audience).map_err(|error| error.to_string())?;
         Ok(found.map(|found| {

@@ -157,7 +157,7 @@ impl Lexer {
             (_, ' ' | '\t' | '\r') => self.end_word(),
             (Quote::Closing, _) => return Err(self.fault("a blank or the entry's end must follow the closing quote")),
             (Quote::Outside, '\'') => {
-                if !self.word.as_ref().is_none_or(|word| word.text.find('=') == Some(word.text.len() - 1)) {
+                if self.word.as_ref().is_some_and(|word| word.text.find('=') != Some(word.text.len() - 1)) {
                     return Err(self.fault("a quote stands only at the start of a word or after its ="));
                 }
                 self.quote = Quote::Inside;

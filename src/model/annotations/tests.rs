@@ -3,18 +3,21 @@
 use super::*;
 use crate::model::delegation::{Category, Delegation, Preset};
 
-fn map(annotations: &[(&str, &str)]) -> BTreeMap<String, String> {
+/// Keys without our prefix, and values.
+type Written<'a> = &'a [(&'a str, &'a str)];
+
+fn map(annotations: Written<'_>) -> BTreeMap<String, String> {
     annotations.iter().map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned())).collect()
 }
 
-fn request(annotations: &[(&str, &str)]) -> Request {
+fn request(annotations: Written<'_>) -> Request {
     match Request::parse(&map(annotations), None) {
         Ok(Some(request)) => request,
         other => panic!("{annotations:?}: {other:?}"),
     }
 }
 
-fn refusal(annotations: &[(&str, &str)]) -> String {
+fn refusal(annotations: Written<'_>) -> String {
     match Request::parse(&map(annotations), None) {
         Err(error) => error.to_string(),
         other => panic!("{annotations:?}: {other:?}"),
@@ -75,7 +78,7 @@ fn a_request_with_everything() {
 fn bpffs_follows_from_the_rest() {
     let private = || BpffsRequest::Private { path: PathBuf::from("/sys/fs/bpf") };
     let image = ("image", "ghcr.io/acme/x");
-    let cases: [(&[(&str, &str)], BpffsRequest); 5] = [
+    let cases: [(Written<'_>, BpffsRequest); 5] = [
         (&[image], BpffsRequest::None),
         (&[image, ("bpffs", "none")], BpffsRequest::None),
         (&[image, ("maps", "events")], private()),
@@ -97,7 +100,7 @@ fn bpffs_follows_from_the_rest() {
 
 #[test]
 fn lists_replace_their_part_of_the_presets() {
-    let token = |annotations: &[(&str, &str)]| match request(annotations).bpffs {
+    let token = |annotations: Written<'_>| match request(annotations).bpffs {
         BpffsRequest::Token { delegation, .. } => delegation,
         other => panic!("{other:?}"),
     };
@@ -123,7 +126,7 @@ fn lists_replace_their_part_of_the_presets() {
 fn contradictions_are_refused_with_the_key_to_change() {
     let image = ("image", "ghcr.io/acme/x");
     let no_programs = "there are no programs whose it could be; add the annotation image or programs";
-    let cases: [(&[(&str, &str)], &str, &str); 22] = [
+    let cases: [(Written<'_>, &str, &str); 22] = [
         (&[("globals", "a=1")], "globals", no_programs),
         (&[("maps", "a"), ("bpffs", "private")], "maps", no_programs),
         (

@@ -1,20 +1,16 @@
 //! Policy files: the TOML, what each key may say, and the merging of several files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde::de::{self, Deserializer};
 use toml::Spanned;
 
+use super::raw::{DelegateTable, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawSigner, RawSize};
 use super::{ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern, Signer};
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
-use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::{Category, Delegation, Preset};
 use crate::model::ids::Digest;
-use crate::model::policy::Engine;
 use crate::model::words::{is_normal_path, is_symbol, listed, nearest_hint, quoted};
 
 /// Rules of one sort in all files together.
@@ -32,190 +28,6 @@ pub struct PolicyError {
     pub line: usize,
     /// What is wrong, and what to write where that is known.
     pub problem: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawFile {
-    #[serde(default)]
-    image: Vec<Spanned<RawImage>>,
-    #[serde(default)]
-    container: Vec<Spanned<RawContainer>>,
-    limits: Option<RawLimits>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawImage {
-    name: Option<Spanned<String>>,
-    repository: Spanned<String>,
-    signed_by: Option<Spanned<OneOrMany<Spanned<RawSigner>>>>,
-    unsigned: Option<Spanned<bool>>,
-    #[serde(default = "container_scope")]
-    scope: Scope,
-    #[serde(default)]
-    digests: Vec<Spanned<String>>,
-    globals: Option<Vec<Spanned<String>>>,
-    maps: Option<Vec<Spanned<String>>>,
-}
-
-fn container_scope() -> Scope {
-    Scope::Container
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawSigner {
-    key: Option<String>,
-    identity: Option<String>,
-    issuer: Option<String>,
-    trusted_root: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawContainer {
-    #[serde(default)]
-    r#match: RawMatch,
-    images: Option<Vec<Spanned<String>>>,
-    #[serde(default)]
-    programs: Vec<Spanned<String>>,
-    #[serde(default)]
-    host_scope: bool,
-    delegate: Option<Spanned<RawDelegate>>,
-    #[serde(default)]
-    on_failure: Vec<OnFailure>,
-    #[serde(default)]
-    grant: bool,
-    pull_policy: Option<PullPolicy>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawMatch {
-    engine: Option<Engine>,
-    namespace: Option<String>,
-    pod: Option<String>,
-    container: Option<String>,
-    runtime_user: Option<u32>,
-    userns: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawLimits {
-    programs: Option<u32>,
-    map_memory: Option<Spanned<RawSize>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct DelegateTable {
-    #[serde(default)]
-    presets: Vec<Spanned<String>>,
-    #[serde(default)]
-    cmds: Vec<Spanned<String>>,
-    #[serde(default)]
-    maps: Vec<Spanned<String>>,
-    #[serde(default)]
-    progs: Vec<Spanned<String>>,
-    #[serde(default)]
-    attachs: Vec<Spanned<String>>,
-}
-
-/// A list of presets, or a table of presets and exact lists.
-enum RawDelegate {
-    Presets(Vec<Spanned<String>>),
-    Table(DelegateTable),
-}
-
-/// A table, or a list of them.
-struct OneOrMany<T>(Vec<T>);
-
-/// Bytes as a number, or as text with a unit.
-enum RawSize {
-    Bytes(u64),
-    Text(String),
-}
-
-// Not `#[serde(untagged)]`: that would lose the line and the reason of whatever is wrong inside.
-impl<'de> Deserialize<'de> for OneOrMany<Spanned<RawSigner>> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = OneOrMany<Spanned<RawSigner>>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a table or a list of tables")
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut all = Vec::new();
-                while let Some(one) = seq.next_element()? {
-                    all.push(one);
-                }
-                Ok(OneOrMany(all))
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                let one = RawSigner::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(OneOrMany(vec![Spanned::new(0..0, one)]))
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for RawDelegate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = RawDelegate;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of presets, or a table of presets, cmds, maps, progs and attachs")
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut all = Vec::new();
-                while let Some(one) = seq.next_element()? {
-                    all.push(one);
-                }
-                Ok(RawDelegate::Presets(all))
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                DelegateTable::deserialize(de::value::MapAccessDeserializer::new(map)).map(RawDelegate::Table)
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for RawSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl de::Visitor<'_> for Visitor {
-            type Value = RawSize;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a size, as \"64MiB\" or a number of bytes")
-            }
-
-            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<RawSize, E> {
-                u64::try_from(bytes).map(RawSize::Bytes).map_err(|_| E::custom("a size is not negative"))
-            }
-
-            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<RawSize, E> {
-                Ok(RawSize::Bytes(bytes))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawSize, E> {
-                Ok(RawSize::Text(text.to_owned()))
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
 }
 
 /// One file while it is read: turns places in its text into lines.

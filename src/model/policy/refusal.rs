@@ -50,7 +50,7 @@ pub enum Refusal {
         rule: String,
     },
     /// The container rule allows no programs at all.
-    #[error("{rule} allows no programs; add programs = [ … ] to it")]
+    #[error("{rule} allows no programs; write programs = [ … ] in it")]
     NoPrograms {
         /// The container rule.
         rule: String,
@@ -98,7 +98,7 @@ pub enum Refusal {
         references: String,
     },
     /// The container rule delegates nothing.
-    #[error("{rule} delegates nothing; add delegate = [ … ] to it")]
+    #[error("{rule} delegates nothing; a [[container]] rule with delegate = [ … ] would")]
     NothingDelegated {
         /// The container rule.
         rule: String,
@@ -127,8 +127,20 @@ pub enum Refusal {
         /// The container rule.
         rule: String,
     },
+    /// A container that gets a token has a capability that turns it into a view of all kernel memory.
+    #[error(
+        "a BPF token and {capability} together read any memory of the kernel, and {rule} has no host-scope = true; run the container without {capability}"
+    )]
+    KernelReads {
+        /// The capability.
+        capability: &'static str,
+        /// The container rule.
+        rule: String,
+    },
     /// `on-failure=continue` where policy does not allow it.
-    #[error("{rule} does not allow on-failure=continue; remove the annotation, or add \"continue\" to its on-failure")]
+    #[error(
+        "{rule} does not allow on-failure=continue; remove the annotation, or write on-failure = [\"continue\"] in a [[container]] rule"
+    )]
     OnFailure {
         /// The container rule.
         rule: String,

@@ -1,0 +1,82 @@
+//! Which container rule is for which container.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Engine;
+
+/// Facts that a container rule can match, never claims.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Match {
+    /// The engine that made the container.
+    pub engine: Option<Engine>,
+    /// The Kubernetes namespace, from the engine's own annotation.
+    pub namespace: Option<String>,
+    /// The pod's name.
+    pub pod: Option<String>,
+    /// The container's name in its pod.
+    pub container: Option<String>,
+    /// The uid that the runtime runs as.
+    pub runtime_user: Option<u32>,
+    /// Whether the container has a user namespace of its own.
+    pub userns: Option<bool>,
+}
+
+/// What is known of a container before it is looked at closely: what the rules' `match` is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerFacts {
+    /// What made it.
+    pub engine: Engine,
+    /// The Kubernetes namespace, from this engine's own annotation.
+    pub namespace: Option<String>,
+    /// The pod's name.
+    pub pod: Option<String>,
+    /// The container's name in its pod.
+    pub container: Option<String>,
+    /// The uid that the runtime runs as.
+    pub runtime_user: u32,
+    /// Whether it has a user namespace of its own.
+    pub userns: bool,
+}
+
+impl fmt::Display for ContainerFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "engine {}, runtime user {}", self.engine.word(), self.runtime_user)?;
+        for (word, value) in [("namespace", &self.namespace), ("pod", &self.pod), ("container", &self.container)] {
+            if let Some(value) = value {
+                write!(f, ", {word} {value}")?;
+            }
+        }
+        f.write_str(if self.userns { ", with a user namespace" } else { ", without a user namespace" })
+    }
+}
+
+impl Engine {
+    /// True where containers have a Kubernetes namespace, pod and name that the engine vouches for.
+    pub fn knows_pods(self) -> bool {
+        matches!(self, Self::Containerd | Self::CriO)
+    }
+}
+
+impl Match {
+    /// Whether all of its keys hold. `namespace`, `pod` and `container` never hold under an engine that does not vouch for them.
+    pub fn holds(&self, facts: &ContainerFacts) -> bool {
+        let pod_key = |wanted: &Option<String>, fact: &Option<String>| match wanted {
+            None => true,
+            Some(wanted) => facts.engine.knows_pods() && fact.as_ref() == Some(wanted),
+        };
+        self.engine.is_none_or(|engine| engine == facts.engine)
+            && pod_key(&self.namespace, &facts.namespace)
+            && pod_key(&self.pod, &facts.pod)
+            && pod_key(&self.container, &facts.container)
+            && self.runtime_user.is_none_or(|user| user == facts.runtime_user)
+            && self.userns.is_none_or(|userns| userns == facts.userns)
+    }
+
+    /// True where no container can match: it asks an engine for what that engine does not know.
+    pub fn is_impossible(&self) -> bool {
+        let pod_key = self.namespace.is_some() || self.pod.is_some() || self.container.is_some();
+        pod_key && self.engine.is_some_and(|engine| !engine.knows_pods())
+    }
+}
