@@ -1,4 +1,5 @@
 //! The program as its callers see it: help, JSON, exit statuses, and what stands on stderr.
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::ffi::OsString;
 use std::fs;
