@@ -209,7 +209,7 @@ def main():
     parser.add_argument("--binary", type=Path, required=True, help="the bpfman-hook to measure")
     parser.add_argument("--floors", type=Path, required=True, help="where f0, f1, run and container are")
     parser.add_argument("--runs", type=int, default=300)
-    parser.add_argument("--object", default="xdp_counter", help="an object of tests/bpf with one XDP program and no CO-RE records")
+    parser.add_argument("--object", default="counter", help="an object of tests/bpf with one XDP program and no CO-RE records")
     parser.add_argument("--program", default="count", help="the program in it")
     parser.add_argument("--strict", action="store_true", help="exit 1 if an aim is missed")
     options = parser.parse_args()

@@ -166,7 +166,6 @@ fn each_crate_has_its_layer() {
         ("aya_obj", &["kernel", "sys/bpf"]),
         ("object", &["kernel", "image/object.rs"]),
         ("heed", &["store"]),
-        ("oci_client", &["image"]),
         ("oci_spec", &["model", "image"]),
         ("reqwest", &["image"]),
         ("rustls", &["image"]),

@@ -319,6 +319,12 @@ pub enum RemoteError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The child kept its privileges, so it asked nobody.
+    #[error("give up the privileges of the process that asks registries: {problem}")]
+    Unconfined {
+        /// Which step failed, and why.
+        problem: String,
+    },
     /// An answer that is no answer.
     #[error("ask registry {host} for {what}: the answer makes no sense: {problem}")]
     Nonsense {

@@ -54,7 +54,7 @@ impl Remote {
     ) -> Result<Self, ImageError> {
         let failed = |source| ImageError::Child { image: image.to_owned(), source };
         let link = match worker {
-            Worker::Child => Link::Child(Box::new(Child::spawn(Role::Fetch, Output::Inherit).map_err(failed)?)),
+            Worker::Child => Link::Child(Box::new(Child::spawn(Role::Fetch, Output::Null).map_err(failed)?)),
             Worker::Thread => {
                 let (ours, theirs) = Socket::pair().map_err(failed)?;
                 std::thread::Builder::new()

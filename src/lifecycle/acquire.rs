@@ -14,6 +14,7 @@ use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::admission::{Admission, admit, on_failure};
 use crate::model::annotations::{OnFailure, ProgramsRequest, Request};
 use crate::model::attach_point::{AttachPoint, Scope};
+use crate::model::config::Capability;
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts};
 use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
@@ -25,6 +26,7 @@ use crate::model::record::{
 };
 use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
+use crate::model::seccomp::Allowed;
 use crate::store::{StoreError, WriteTxn};
 
 /// How long a start waits for another container of its pod to attach the pod's programs.
@@ -163,6 +165,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             late_network: container.late_network(),
             foreign_cgroups: container.foreign_cgroups(),
         })?;
+        // A token lends the verifier's trust of whoever loads with it: with one of these it lets programs read kernel memory.
+        let can_have = Capability::ALL.into_iter().filter(|c| container.config.can_have(*c) != Allowed::No);
+        admission.check_capabilities(can_have.map(Capability::name))?;
         container.check_rights(request, admission.delegation.as_ref())?;
         Ok((facts, plan))
     }

@@ -23,11 +23,13 @@ pub enum Capability {
     NetAdmin,
     /// CAP_PERFMON: tracing types.
     Perfmon,
+    /// CAP_SYS_ADMIN: stands in for CAP_PERFMON wherever the kernel asks for that.
+    SysAdmin,
 }
 
 impl Capability {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Bpf, Self::NetAdmin, Self::Perfmon];
+    pub const ALL: [Self; 4] = [Self::Bpf, Self::NetAdmin, Self::Perfmon, Self::SysAdmin];
 
     /// The name in config.json.
     pub fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl Capability {
             Self::Bpf => "CAP_BPF",
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::Perfmon => "CAP_PERFMON",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
         }
     }
 

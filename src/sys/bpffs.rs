@@ -21,7 +21,9 @@
 //! directories away again. Nothing is held afterwards: a descriptor of the bpffs would keep all that is pinned in it alive
 //! beyond the container's end.
 
+mod error;
 mod inside;
+mod message;
 mod place;
 mod process;
 
@@ -37,11 +39,14 @@ use rustix::fs::{AtFlags, StatxFlags, fstat, stat, statx};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount};
 
-use crate::model::delegation::{Delegation, ShownError};
+use crate::model::delegation::{Category, Delegation};
 use crate::sys::SysError;
 use crate::sys::token::TokenError;
-use inside::{Failed, Job, MAX_DEPTH, Report, Step, Verdict};
+use inside::{Job, MAX_DEPTH};
+use message::{Failed, Report, Step};
 use process::Forked;
+
+pub use error::BpffsError;
 
 /// The inode of the initial user namespace's file, the same on every kernel (include/linux/proc_ns.h, PROC_USER_INIT_INO).
 const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
@@ -84,170 +89,6 @@ pub struct Mounted {
     pub device: (u32, u32),
 }
 
-/// Why a bpffs could not be made for a container. Where nothing else is said, nothing is left of the attempt.
-#[derive(Debug, thiserror::Error)]
-pub enum BpffsError {
-    /// Tokens exist only below the initial user namespace.
-    #[error(
-        "delegate BPF to the container: it has no user namespace, and a token is possible only in one; \
-         give it one, under podman with --userns=auto or --uidmap"
-    )]
-    NoUserNamespace,
-    /// Its user namespace has no root, so nobody could own the bpffs.
-    #[error("become root of the container: its user namespace maps no user or group 0; map one")]
-    NoRootUser {
-        /// The errno.
-        #[source]
-        source: io::Error,
-    },
-    /// The mount namespace is our own.
-    #[error("mount a bpffs for the container: it has no mount namespace of its own; give it one")]
-    HostMountNamespace,
-    /// `fsopen` needs both namespaces to belong together.
-    #[error(
-        "open a bpffs in the container's namespaces: its mount namespace does not belong to its user namespace; \
-         create both with the container"
-    )]
-    NamespacesApart {
-        /// The errno.
-        #[source]
-        source: io::Error,
-    },
-    /// A rootless runtime, or a hook without capabilities.
-    #[error(
-        "{doing} of the container's bpffs: that takes CAP_SYS_ADMIN in the initial user namespace; \
-         run the runtime as root, or use the broker"
-    )]
-    NotAdministrator {
-        /// The step: `set the option delegate_cmds`, `create the file system`.
-        doing: String,
-        /// The errno.
-        #[source]
-        source: io::Error,
-    },
-    /// No BPF tokens.
-    #[error("delegate BPF to the container: the kernel has no BPF tokens; Linux 6.9 or newer is needed")]
-    KernelTooOld,
-    /// A value that this kernel does not take.
-    #[error("set the option {key}={value} of the container's bpffs: the kernel refuses the value")]
-    OptionRefused {
-        /// The key.
-        key: String,
-        /// The value.
-        value: String,
-        /// The errno.
-        #[source]
-        source: io::Error,
-    },
-    /// The target is not an absolute, normal path below the root.
-    #[error("mount a bpffs at {target}: the path is not absolute and normal, or has more than {MAX_DEPTH} components")]
-    TargetPath {
-        /// The target.
-        target: String,
-    },
-    /// Not there, and container root may not make it.
-    #[error(
-        "mount a bpffs at {target}: the directory is missing and the container's root user cannot make it; \
-         add it to the image or choose another bpffs-path"
-    )]
-    TargetMissing {
-        /// The target.
-        target: String,
-        /// The errno.
-        #[source]
-        source: io::Error,
-    },
-    /// A symbolic link on the way, which would lead elsewhere.
-    #[error(
-        "mount a bpffs at {target}: a symbolic link of the container's root file system is on the way; \
-         replace it by a directory or choose another bpffs-path"
-    )]
-    TargetLink {
-        /// The target.
-        target: String,
-    },
-    /// A file.
-    #[error("mount a bpffs at {target}: it, or what it lies in, is not a directory; choose another bpffs-path")]
-    TargetNotDirectory {
-        /// The target.
-        target: String,
-    },
-    /// Not on the container's own ground.
-    #[error(
-        "mount a bpffs at {target}: it lies on a mount from outside the container ({mount}); \
-         choose a bpffs-path on the container's root, /sys or a tmpfs of its own"
-    )]
-    TargetHostMount {
-        /// The target.
-        target: String,
-        /// The mount: its point and kind of file system.
-        mount: String,
-    },
-    /// The mount would appear elsewhere too.
-    #[error(
-        "mount a bpffs at {target}: mounts below {mount} are shared with other mount namespaces; \
-         make it private or a slave (rootfsPropagation), or choose another bpffs-path"
-    )]
-    TargetShared {
-        /// The target.
-        target: String,
-        /// The mount point.
-        mount: String,
-    },
-    /// Somebody mounted something over it meanwhile.
-    #[error("open the bpffs at {target} anew: another mount is there")]
-    Covered {
-        /// The target.
-        target: String,
-    },
-    /// The kernel ignores keys that it does not know, so what it shows is compared with what was asked.
-    #[error("check the bpffs at {target}: it delegates {found} instead of {wanted}")]
-    OptionsDiffer {
-        /// The target.
-        target: String,
-        /// What was asked.
-        wanted: String,
-        /// What mountinfo shows.
-        found: String,
-    },
-    /// Mountinfo shows an option that we cannot read.
-    #[error("check the bpffs at {target}")]
-    OptionsUnread {
-        /// The target.
-        target: String,
-        /// The option.
-        #[source]
-        source: ShownError,
-    },
-    /// A map could not be pinned, or not be given to the container's user.
-    #[error("show the map {name} in the container's bpffs")]
-    Map {
-        /// The file's name.
-        name: String,
-        /// The errno: EINVAL where the container's user namespace does not map the owner.
-        #[source]
-        source: io::Error,
-    },
-    /// The proof failed: no token can be minted from the bpffs.
-    #[error("prove the delegation at {target}")]
-    Token {
-        /// The target.
-        target: String,
-        /// Why.
-        #[source]
-        source: TokenError,
-    },
-    /// Something failed, and then the mount or a directory could not be taken away again.
-    #[error("take the bpffs at {target} away again after a failure: it stays until the container ends")]
-    LeftBehind {
-        /// The target.
-        target: String,
-        /// The failure.
-        #[source]
-        source: Box<SysError>,
-    },
-}
-
 /// Makes a bpffs as `spec` says, mounts it, pins the maps, proves the delegation by minting one token, and closes everything.
 ///
 /// The target must lie on the container's root mount, on sysfs, on a tmpfs that is not also mounted in our own mount
@@ -267,14 +108,10 @@ pub fn mount(spec: &Spec<'_>, deadline: Instant) -> Result<Mounted, SysError> {
         .collect::<Result<Vec<_>, SysError>>()?;
     let job = Job::new(spec, enter_user, names, maps)?;
     let mut child = Forked::start(&job)?;
-    let result = converse(spec, &target, &mut child, deadline);
-    match result {
-        Ok(mounted) => {
-            child.verdict(Verdict::Keep).map_err(SysError::io("answer", "the bpffs process"))?;
-            child.finish(deadline)?;
-            Ok(mounted)
-        }
-        Err(error) => Err(if child.undo() { error } else { BpffsError::LeftBehind { target, source: Box::new(error) }.into() }),
+    match converse(spec, &target, &mut child, deadline).and_then(|mounted| child.keep().map(|()| mounted)) {
+        Ok(mounted) => Ok(mounted),
+        Err(error) if child.undo() => Err(error),
+        Err(error) => Err(BpffsError::LeftBehind { target, source: Box::new(error) }.into()),
     }
 }
 
@@ -295,7 +132,7 @@ fn converse(spec: &Spec<'_>, target: &str, child: &mut Forked, deadline: Instant
         Report::Failed(failed) => return Err(inner_error(spec, target, failed)),
         Report::Opened(_) => return Err(unexpected("a report of the bpffs process")),
     }
-    check(spec, target, mounted, &child.mountinfo()?)?;
+    check(&spec.delegation, target, mounted, opened.mount_id, &child.mountinfo()?)?;
     Ok(mounted)
 }
 
@@ -321,20 +158,31 @@ fn create(spec: &Spec<'_>, context: OwnedFd) -> Result<(OwnedFd, Mounted), SysEr
     Ok((mount, Mounted { mount_id, device: (stat.stx_dev_major, stat.stx_dev_minor) }))
 }
 
-/// Compares what the kernel shows with what was asked: it ignores keys that it does not know.
-fn check(spec: &Spec<'_>, target: &str, mounted: Mounted, mountinfo: &str) -> Result<(), SysError> {
-    let gone = || BpffsError::Covered { target: target.to_owned() };
-    let mount = place::find(mountinfo, mounted.mount_id.into())?.ok_or_else(gone)?;
-    if mount.kind != "bpf" || mount.root != Path::new("/") {
-        return Err(gone().into());
-    }
+/// Compares what the kernel shows with what was asked: it ignores keys that it does not know. `below` is the mount that was
+/// judged, which must be the one that ours lies on.
+fn check(wanted: &Delegation, target: &str, mounted: Mounted, below: u64, mountinfo: &str) -> Result<(), SysError> {
+    let target = || target.to_owned();
+    let mount = place::find(mountinfo, mounted.mount_id.into())?;
+    let mount = mount.filter(|mount| mount.kind == "bpf" && mount.root == Path::new("/") && u64::from(mount.parent) == below);
+    let mount = mount.ok_or_else(|| BpffsError::Covered { target: target() })?;
     let found = Delegation::from_mount_options(&mount.super_options.join(","))
-        .map_err(|source| BpffsError::OptionsUnread { target: target.to_owned(), source })?;
-    if found == spec.delegation {
+        .map_err(|source| BpffsError::OptionsUnread { target: target(), source })?;
+    if is_shown(found, *wanted) {
         return Ok(());
     }
-    let (wanted, found) = (spec.delegation.to_string(), found.to_string());
-    Err(BpffsError::OptionsDiffer { target: target.to_owned(), wanted, found }.into())
+    Err(BpffsError::OptionsDiffer { target: target(), wanted: wanted.to_string(), found: found.to_string() }.into())
+}
+
+/// Whether what the kernel shows is what was asked. It takes a mask with values beyond its own enumerations and does not show
+/// those (kernel/bpf/inode.c, `seq_print_delegate_opts`): a preset names types that are newer than this kernel. As the
+/// enumerations have no gaps, only values above the highest that is shown may be missing.
+fn is_shown(found: Delegation, wanted: Delegation) -> bool {
+    Category::ALL.into_iter().all(|category| {
+        let (found, wanted) = (found.mask(category), wanted.mask(category));
+        let missing = wanted & !found;
+        let newer = found != 0 && missing.trailing_zeros() > found.ilog2();
+        found & !wanted == 0 && (missing == 0 || newer)
+    })
 }
 
 /// What a failure inside means.
@@ -420,5 +268,89 @@ fn c_path(path: &OsStr) -> Result<CString, SysError> {
 impl AsFd for MapFile<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_absolute_and_normal() {
+        let names = |path: &str| {
+            components(Path::new(path)).map(|names| names.iter().map(|n| n.to_str().unwrap().to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(names("/sys/fs/bpf").unwrap(), ["sys", "fs", "bpf"]);
+        assert_eq!(names("/run").unwrap(), ["run"]);
+        for path in ["", "/", "run", "/run/", "//run", "/run//bpf", "/./run", "/run/.", "/run/..", "/run/../etc", "/run/b\0pf"]
+        {
+            assert_eq!(names(path), None, "{path:?}");
+        }
+        let deep = |depth: usize| "/d".repeat(depth);
+        assert!(names(&deep(MAX_DEPTH)).is_some() && names(&deep(MAX_DEPTH + 1)).is_none());
+    }
+
+    #[test]
+    fn what_was_mounted_is_compared_with_what_was_asked() {
+        let wanted = Delegation { cmds: 0x21, maps: 4, progs: 0x40, attachs: 0x20_0000_0001 };
+        let mounted = Mounted { mount_id: 99, device: (0, 60) };
+        let said = |line: &str, below| match check(&wanted, "/run/bpf", mounted, below, line) {
+            Ok(()) => "fine".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let shown = "rw,uid=100000,delegate_cmds=map_create:prog_load,delegate_maps=array,delegate_progs=xdp,\
+                     delegate_attachs=cgroup_inet_ingress:xdp";
+        let line = |options: &str| format!("90 1 0:1 / / rw - ext4 x rw\n99 91 0:60 / /r/run/bpf rw - bpf none {options}\n");
+        assert_eq!(said(&line(shown), 91), "fine");
+        let covered = "open the bpffs at /run/bpf anew: another mount is there";
+        assert_eq!(said(&line(shown), 92), covered);
+        assert_eq!(said("90 1 0:1 / / rw - ext4 x rw\n", 91), covered);
+        assert_eq!(said(&line(shown).replace(" - bpf ", " - tmpfs "), 91), covered);
+        assert_eq!(said(&line(shown).replace("0:60 / ", "0:60 /sub "), 91), covered);
+        // A mistyped key, as the kernel takes it: nothing is delegated by it.
+        let less = said(&line(&shown.replace("delegate_progs", "delegate_prog")), 91);
+        assert!(less.starts_with("check the bpffs at /run/bpf: it delegates "), "{less}");
+        // More than was asked is as wrong.
+        assert_ne!(said(&line(&shown.replace("=array", "=any")), 91), "fine");
+    }
+
+    #[test]
+    fn failures_inside_are_told_as_what_they_mean() {
+        let null = File::open("/dev/null").unwrap();
+        let maps = [MapFile { map: null.as_fd(), name: "events" }];
+        let spec = Spec {
+            user_ns: null.as_fd(),
+            mount_ns: null.as_fd(),
+            root: Path::new("/bundle/rootfs"),
+            target: Path::new("/run/bpf"),
+            delegation: Delegation::default(),
+            maps: &maps,
+            owner: (0, 0),
+        };
+        let said = |step, errno: Errno, left| {
+            inner_error(&spec, "/run/bpf", Failed { step, errno: errno.raw_os_error(), index: 0, left }).to_string()
+        };
+        assert!(said(Step::BecomeRoot, Errno::INVAL, false).contains("maps no user or group 0"));
+        assert!(said(Step::Mint, Errno::INVAL, false).contains("6.9"));
+        assert_eq!(said(Step::Mint, Errno::PERM, false), "prove the delegation at /run/bpf");
+        assert_eq!(said(Step::Pin, Errno::EXIST, false), "show the map events in the container's bpffs");
+        assert_eq!(said(Step::OpenRoot, Errno::NOENT, false), "open the container's root /bundle/rootfs");
+        assert!(said(Step::Give, Errno::INVAL, true).contains("stays until the container ends"));
+    }
+
+    #[test]
+    fn only_what_is_newer_than_the_kernel_may_be_missing() {
+        let maps = |maps| Delegation { cmds: 0b1, maps, ..Delegation::default() };
+        for (found, wanted, shown) in [
+            (0b0110, 0b0110, true),
+            (0b0110, 0b1110, true),
+            (0b0100, 0b0110, false),
+            (0b0110, 0b0100, false),
+            (0b0000, 0b0110, false),
+            (u64::MAX, u64::MAX, true),
+            (u64::MAX, 0b0110, false),
+        ] {
+            assert_eq!(is_shown(maps(found), maps(wanted)), shown, "{found:b} for {wanted:b}");
+        }
     }
 }

@@ -224,7 +224,7 @@ pub struct Limits {
 ///
 /// Afterwards the process has ids of its own ([`CONFINED_ID`] plus its pid), no groups, no capability in any set and none
 /// to gain by exec, is not dumpable, so that not even processes of the same ids can look into it, and dies with the
-/// thread that spawned it. `/proc/self` is closed to it as well: files cannot be reopened through `/proc/self/fd`.
+/// thread that spawned it.
 ///
 /// `parent` is the socket of [`parent_socket`]; the process at its other end must still be the parent.
 ///

@@ -13,8 +13,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::model::attach_point::Interface;
 use crate::sys::SysError;
 
-/// Stack of a thread that makes a few system calls; a verifier log lives on the heap.
-pub(crate) const THREAD_STACK: usize = 256 * 1024;
+/// Stack of a thread that enters a namespace or drops capabilities, in bytes: as much as any other thread has, since whole
+/// objects are loaded there. Only what is touched takes memory.
+pub(crate) const THREAD_STACK: usize = 2 * 1024 * 1024;
 
 /// Runs `f` on a thread of its own inside `netns`, an open `/proc/PID/ns/net`, and returns what it returned.
 ///

@@ -7,7 +7,7 @@ set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 binary=$(readlink -f "$1")
-object=$here/../bpf/packets.bpf.o
+object=$here/../bpf/demo.bpf.o
 demo=/var/lib/bpfman-hook-demo-$$
 root=$demo/root
 probe_needs=6.9

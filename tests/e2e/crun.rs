@@ -8,7 +8,7 @@ use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
 crate::cases![xdp_and_token_work, the_root_cgroup_is_refused_and_the_log_says_so, a_relative_root_works];
 
 fn on_lo(world: &mut World, name: &str) -> Bundle {
-    let image = world.signed("packets");
+    let image = world.signed("demo");
     Bundle::new(&world.lab, name).ask("image", &image).ask("programs", "xdp:count_packets iface=lo")
 }
 

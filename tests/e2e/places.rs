@@ -20,12 +20,12 @@ crate::cases![
 ];
 
 fn on_cgroup(world: &mut World, name: &str) -> Bundle {
-    let image = world.signed("packets");
+    let image = world.signed("demo");
     Bundle::new(&world.lab, name).ask("image", &image).ask("programs", "cgroup_skb:count_egress")
 }
 
 fn on_lo(world: &mut World, name: &str) -> Bundle {
-    let image = world.signed("packets");
+    let image = world.signed("demo");
     Bundle::new(&world.lab, name).ask("image", &image).ask("programs", "xdp:count_packets iface=lo")
 }
 

@@ -37,7 +37,7 @@ fn mount_bpffs(world: &World) {
 }
 
 fn counting(world: &mut World, runtime: Runtime, programs: &str) {
-    let image = world.signed("packets");
+    let image = world.signed("demo");
     let podman = Podman::new(&world.lab, runtime);
     // Two entries in one value, separated as the contract says, with a semicolon.
     let asked = annotations(&[("image", &image), ("programs", programs)]);
@@ -100,7 +100,7 @@ fn without_a_grant_the_missing_capability_is_named(world: &mut World) {
 fn without_our_bpffs_a_private_mount_namespace_is_refused(world: &mut World) {
     world.allow("grant = true");
     let podman = Podman::new(&world.lab, Runtime::Runc).with_precreate(&world.lab);
-    let image = world.signed("packets");
+    let image = world.signed("demo");
     let asked = annotations(&[("image", &image), ("programs", "xdp:count_packets iface=lo")]);
     let ended = ended(&mut podman.run(&world.lab, "unmounted", &flags(&asked, &UIDMAP), "echo started"));
     assert!(!ended.stdout.contains("started"), "the container started");
@@ -108,7 +108,7 @@ fn without_our_bpffs_a_private_mount_namespace_is_refused(world: &mut World) {
 }
 
 fn podman_stop_releases(world: &mut World) {
-    let image = world.signed("packets");
+    let image = world.signed("demo");
     mount_bpffs(world);
     let podman = Podman::new(&world.lab, Runtime::Runc);
     let asked = annotations(&[("image", &image), ("programs", "xdp:count_packets iface=lo")]);

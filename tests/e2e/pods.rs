@@ -33,7 +33,7 @@ fn sandbox(world: &World) -> (Running, String) {
 }
 
 fn member(world: &mut World, name: &str, netns: &str, programs: &str) -> Bundle {
-    let image = world.signed("packets");
+    let image = world.signed("demo");
     let bundle = Bundle::new(&world.lab, name).without_userns().namespace("network", Some(Path::new(netns)));
     let bundle = bundle.ask("image", &image).ask("programs", programs);
     crio(world, bundle, "container").annotate("io.kubernetes.container.name", name)
@@ -64,7 +64,7 @@ fn two_different_programs_for_one_interface(world: &mut World) {
     let (pause, netns) = sandbox(world);
     let first = member(world, "first", &netns, "xdp:count_packets iface=lo").script(TRAFFIC).write();
     let running = world.start(&first);
-    let image = world.signed("xdp_counter");
+    let image = world.signed("counter");
     let second = member(world, "second", &netns, "xdp:count iface=lo").ask("image", &image).script("echo started").write();
     let ended = Runtime::Runc.run(&world.lab, &second);
     assert!(!ended.stdout.contains("started"), "the second container started");

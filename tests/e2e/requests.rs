@@ -68,7 +68,7 @@ fn an_unknown_annotation(world: &mut World) {
 }
 
 fn an_annotation_that_does_not_parse(world: &mut World) {
-    let bundle = asking(world, "grammar", "packets", "xdp:count_packets iface=lo; xdp count_packets");
+    let bundle = asking(world, "grammar", "demo", "xdp:count_packets iface=lo; xdp count_packets");
     world.refused(bundle, 2, &["programs", "xdp count_packets"]);
 }
 
@@ -95,40 +95,40 @@ fn a_token_behind_a_seccomp_profile(world: &mut World) {
 }
 
 fn a_program_that_is_not_in_the_object(world: &mut World) {
-    let bundle = asking(world, "absent", "packets", "xdp:count_parcels iface=lo");
+    let bundle = asking(world, "absent", "demo", "xdp:count_parcels iface=lo");
     world.refused(bundle, 1, &["\"count_parcels\" is not in", "count_packets"]);
 }
 
 fn a_program_of_another_type(world: &mut World) {
-    let bundle = asking(world, "type", "packets", "xdp:count_egress iface=lo");
+    let bundle = asking(world, "type", "demo", "xdp:count_egress iface=lo");
     world.refused(bundle, 1, &["\"count_egress\" is cgroup_skb by its section"]);
 }
 
 fn a_program_that_does_not_verify(world: &mut World) {
-    let bundle = asking(world, "rejected", "rejected", "xdp:xdp_rejected iface=lo");
-    world.refused(bundle, 1, &["xdp_rejected", "verif"]);
+    let bundle = asking(world, "rejected", "broken", "xdp:reads_too_far iface=lo");
+    world.refused(bundle, 1, &["reads_too_far", "verif"]);
 }
 
 fn a_program_that_reads_kernel_memory(world: &mut World) {
-    for entry in ["xdp:leak_xdp iface=lo", "cgroup_skb:leak_cgroup"] {
-        let name = if entry.starts_with("xdp") { "leak-xdp" } else { "leak-cgroup" };
+    for entry in ["xdp:read_kernel_xdp iface=lo", "cgroup_skb:read_kernel_skb", "xdp:tell_address iface=lo"] {
+        let name = entry.split([':', ' ']).nth(1).expect("an entry names a function");
         let bundle = asking(world, name, "leak", entry);
         world.refused(bundle, 1, &["host scope"]);
     }
 }
 
 fn a_type_of_a_later_version(world: &mut World) {
-    let bundle = asking(world, "later", "packets", "kprobe:count_packets:do_unlinkat");
+    let bundle = asking(world, "later", "demo", "kprobe:count_packets:do_unlinkat");
     world.refused(bundle, 2, &["kprobe"]);
 }
 
 fn an_option_of_a_later_version(world: &mut World) {
-    let bundle = asking(world, "priority", "packets", "xdp:count_packets iface=lo priority=50");
+    let bundle = asking(world, "priority", "demo", "xdp:count_packets iface=lo priority=50");
     world.refused(bundle, 2, &["priority"]);
 }
 
 fn a_signer_of_a_later_version(world: &mut World) {
-    let bundle = asking(world, "keyless", "packets", "xdp:count_packets iface=lo");
+    let bundle = asking(world, "keyless", "demo", "xdp:count_packets iface=lo");
     let signer = "signed-by = { identity = \"https://example.org/release\", issuer = \"https://token.example.org\", trusted-root = \"/r.json\" }";
     let rule = format!("[[image]]\nname = \"keyless\"\nrepository = \"oci:{}\"\n{signer}\n", world.images.dir.display());
     world.lab.policy(&(rule + crate::world::CONTAINER_RULE));
@@ -136,29 +136,29 @@ fn a_signer_of_a_later_version(world: &mut World) {
 }
 
 fn one_interface_for_two_xdp_programs(world: &mut World) {
-    let image = world.signed("xdp_counter");
+    let image = world.signed("counter");
     let entries = format!("xdp:count_packets iface=lo; xdp:count iface=lo from={image}");
-    let bundle = asking(world, "two", "packets", &entries);
+    let bundle = asking(world, "two", "demo", &entries);
     world.refused(bundle, 1, &["count", "one interface takes one XDP program"]);
 }
 
 fn a_global_that_nobody_declares(world: &mut World) {
-    let bundle = asking(world, "global", "packets", "xdp:count_packets iface=lo").ask("globals", "velocity=3");
+    let bundle = asking(world, "global", "demo", "xdp:count_packets iface=lo").ask("globals", "velocity=3");
     world.refused(bundle, 1, &["no program declares \"velocity\""]);
 }
 
 fn a_global_that_does_not_fit(world: &mut World) {
-    let bundle = asking(world, "range", "xdp_counter", "xdp:count iface=lo").ask("globals", "step=-1");
+    let bundle = asking(world, "range", "counter", "xdp:count iface=lo").ask("globals", "step=-1");
     world.refused(bundle, 1, &["global step", "-1 is not in"]);
 }
 
 fn a_map_that_is_not_there(world: &mut World) {
-    let bundle = asking(world, "map", "packets", "xdp:count_packets iface=lo").ask("maps", "parcels");
+    let bundle = asking(world, "map", "demo", "xdp:count_packets iface=lo").ask("maps", "parcels");
     world.refused(bundle, 1, &["no program has a map \"parcels\"", "packets"]);
 }
 
 fn an_interface_that_is_not_there(world: &mut World) {
-    let bundle = asking(world, "interface", "packets", "xdp:count_packets iface=eth7");
+    let bundle = asking(world, "interface", "demo", "xdp:count_packets iface=eth7");
     world.refused(bundle, 1, &["the container has no interface \"eth7\"; it has lo"]);
 }
 
@@ -199,7 +199,7 @@ fn an_older_kernel(world: &mut World) {
 
 fn a_failure_that_may_be_passed_over(world: &mut World) {
     world.allow("on-failure = [\"stop\", \"continue\"]");
-    let bundle = asking(world, "continue", "packets", "xdp:count_parcels iface=lo").ask("on-failure", "continue");
+    let bundle = asking(world, "continue", "demo", "xdp:count_parcels iface=lo").ask("on-failure", "continue");
     let bundle = bundle.script("echo ready; read go").write();
     let running = world.start(&bundle);
     let record = world.inspect(&bundle.id).to_string();
@@ -209,6 +209,6 @@ fn a_failure_that_may_be_passed_over(world: &mut World) {
 }
 
 fn a_failure_that_may_not_be_passed_over(world: &mut World) {
-    let bundle = asking(world, "continue", "packets", "xdp:count_parcels iface=lo").ask("on-failure", "continue");
+    let bundle = asking(world, "continue", "demo", "xdp:count_parcels iface=lo").ask("on-failure", "continue");
     world.refused(bundle, 1, &["on-failure", "policy"]);
 }

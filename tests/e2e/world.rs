@@ -63,7 +63,7 @@ impl World {
 
     /// A bundle of a container that asks for the two counters on `lo` and on its cgroup.
     pub fn counting(&mut self, name: &str) -> Bundle {
-        let image = self.signed("packets");
+        let image = self.signed("demo");
         Bundle::new(&self.lab, name).ask("image", &image).ask("programs", "xdp:count_packets iface=lo; cgroup_skb:count_egress")
     }
 

@@ -1,17 +1,20 @@
 //! A bpffs for a container, on the real kernel: made, delegated, refused, undone.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bpfman_hook::model::delegation::Delegation;
 use bpfman_hook::sys::SysError;
+use bpfman_hook::sys::bpf::{self, MapCreate, ObjectKind};
 use bpfman_hook::sys::bpffs::{self, BpffsError, MapFile, Mounted, Spec};
+use bpfman_hook::sys::token::probe::{Packets, probe};
 use bpfman_hook::sys::token::{Token, TokenError};
+use rustix::process::Uid;
 
-use crate::container::{Container, FIRST_ID, Namespaces, in_child};
+use crate::container::{Container, FIRST_ID, ForkedHook, Namespaces, in_child};
 
 /// map_create, prog_load; hash, array; socket_filter, xdp; cgroup_inet_ingress, xdp.
 const NETWORK: Delegation = Delegation { cmds: 0x21, maps: 0x6, progs: 0x42, attachs: 0x20_0000_0001 };
@@ -63,14 +66,23 @@ fn assert_no_residue(container: &Container) {
     let ours = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let root = container.root.display().to_string();
     assert!(!ours.contains(&root), "{ours}");
-    for entry in fs::read_dir("/proc/self/task").unwrap().flatten() {
-        let children = fs::read_to_string(entry.path().join("children")).unwrap_or_default();
-        for child in children.split_whitespace() {
-            let path = format!("/proc/{child}/ns/mnt");
-            let same = fs::metadata(path).ok().map(|m| m.ino())
-                == Some(fs::metadata(format!("/proc/{}/ns/mnt", container.pid())).unwrap().ino());
-            assert!(!same || child == container.pid().to_string(), "the bpffs process {child} is left");
-        }
+    assert_eq!(processes_in(container), [container.pid()], "a bpffs process is left");
+}
+
+/// Processes that are in the container's mount namespace.
+fn processes_in(container: &Container) -> Vec<u32> {
+    let inode = |pid: u32| fs::metadata(format!("/proc/{pid}/ns/mnt")).ok().map(|meta| meta.ino());
+    let theirs = inode(container.pid()).unwrap();
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| inode(*pid) == Some(theirs)).collect()
+}
+
+/// Polls until `condition` holds.
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = soon();
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within 10 s: {what}");
+        std::thread::yield_now();
     }
 }
 
@@ -101,15 +113,115 @@ fn a_delegated_bpffs_yields_exactly_its_rights_inside() {
     assert!(matches!(Token::mint(outside.as_fd()), Err(TokenError::Refused | TokenError::InitialUserNamespace)));
 }
 
+/// An array map of one u64.
+fn counter() -> OwnedFd {
+    let map = MapCreate {
+        name: "sys_test",
+        map_type: 2,
+        key_size: 4,
+        value_size: 8,
+        max_entries: 1,
+        flags: 0,
+        extra: 0,
+        inner: None,
+        types: None,
+        token: None,
+    };
+    bpf::map_create(&map).unwrap()
+}
+
 #[test]
-fn the_file_system_dies_with_the_container() {
+fn maps_appear_as_files_of_the_containers_user_and_die_with_the_container() {
     let container = Container::start("");
-    let pid = container.pid();
-    mount(&container, "/sys/fs/bpf", NETWORK).unwrap();
-    let alive = || fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&format!("/proc/{pid}/"));
-    assert!(!alive());
+    let map = counter();
+    bpf::map_update(map.as_fd(), &0_u32.to_ne_bytes(), &42_u64.to_ne_bytes()).unwrap();
+    let files = [MapFile { map: map.as_fd(), name: "counter" }];
+    let mounted = mount_maps(&container, "/sys/fs/bpf", NOTHING, &files, (1000, 1001)).unwrap();
+    assert_eq!(descriptors_on(mounted.device), Vec::<String>::new());
+    let path = container.root.join("sys/fs/bpf/counter");
+    let (owner, mode, value) = container.inside(|| {
+        let meta = fs::metadata(&path).unwrap();
+        rustix::thread::set_thread_res_uid(Uid::from_raw(1000), Uid::from_raw(1000), Uid::from_raw(1000)).unwrap();
+        // Without any capability, as the file's owner.
+        let map = bpf::open_pin(&path).unwrap();
+        ((meta.uid(), meta.gid()), meta.mode() & 0o7777, bpf::map_lookup(map.as_fd(), &0_u32.to_ne_bytes()).unwrap())
+    });
+    assert_eq!((owner, mode, value), ((1000, 1001), 0o600, 42_u64.to_ne_bytes().to_vec()));
+
+    // Only the pin in the container holds it now, and then nothing.
+    let id = bpf::map_info(map.as_fd()).unwrap().id;
+    drop(map);
+    assert!(bpf::ids(ObjectKind::Map).unwrap().contains(&id));
     drop(container);
-    assert!(!Path::new(&format!("/proc/{pid}/mountinfo")).exists());
+    eventually("the map dies with the container", || !bpf::ids(ObjectKind::Map).unwrap().contains(&id));
+}
+
+#[test]
+fn a_workload_can_load_and_attach_with_its_token_and_count_traffic() {
+    let container = Container::start("ip link set lo up");
+    let tcx = Delegation { progs: NETWORK.progs | 1 << 3, attachs: NETWORK.attachs | 1 << 46, ..NETWORK };
+    mount(&container, "/sys/fs/bpf", tcx).unwrap();
+    let path = container.root.join("sys/fs/bpf");
+    let (steps, works, allowed, before, after) = container.inside(|| {
+        let probe = probe(&path, "lo");
+        let before = probe.packets().unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..5 {
+            socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        }
+        let after = probe.packets().unwrap();
+        let numbers = |p: Packets| (p.xdp.unwrap(), p.tcx.unwrap());
+        (format!("{:?}", probe.steps), probe.works(), probe.allowed, numbers(before), numbers(after))
+    });
+    assert!(works, "{steps}");
+    assert_eq!(allowed, Some(tcx));
+    assert_eq!((before, after), ((0, 0), (5, 5)));
+}
+
+#[test]
+fn what_is_not_delegated_is_refused_and_named() {
+    let container = Container::start("ip link set lo up");
+    // XDP programs, but not their attach type, and no tcx.
+    mount(&container, "/sys/fs/bpf", Delegation { progs: 1 << 1 | 1 << 6, attachs: 1, ..NETWORK }).unwrap();
+    let path = container.root.join("sys/fs/bpf");
+    let steps = container.inside(|| serde_json::to_value(&probe(&path, "lo").steps).unwrap());
+    let meaning = |stage: &str| {
+        let step = steps.as_array().unwrap().iter().find(|step| step["stage"] == stage).unwrap();
+        (step["outcome"].as_str().unwrap().to_owned(), step["meaning"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(meaning("load-socket-filter").0, "done");
+    assert!(meaning("load-xdp").1.contains("delegate-attachs"), "{steps}");
+    assert!(meaning("load-tcx").1.contains("delegate-progs"), "{steps}");
+    assert_eq!(meaning("attach-xdp").0, "skipped");
+}
+
+/// The hook can be killed at any moment. What it leaves is a whole bpffs or none, and no process.
+#[test]
+fn a_killed_hook_leaves_no_half_mount() {
+    let container = Container::start("mount -t tmpfs tmpfs $R/mnt");
+    let mut whole = 0;
+    for round in 0..40_u64 {
+        let target = format!("/mnt/a/bpf{round}");
+        let hook = ForkedHook::start(|| {
+            let _ = mount(&container, &target, NETWORK);
+        });
+        hook.kill_after(Duration::from_micros(round * 100));
+        eventually("no process of ours is left in the container", || processes_in(&container) == [container.pid()]);
+        let path = container.root.join(&target[1..]);
+        let line = format!(" {} ", path.display());
+        let found: Vec<_> = container.bpffs_lines().into_iter().filter(|l| l.contains(&line)).collect();
+        assert!(found.len() <= 1, "{found:?}");
+        if found.is_empty() {
+            let left = container.inside(|| path.exists());
+            assert!(!left, "round {round}: the directory is left without the mount");
+        } else {
+            whole += 1;
+            let allowed = container.inside(|| Token::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap());
+            assert_eq!(allowed, NETWORK, "round {round}");
+        }
+    }
+    // A round of 0 microseconds is always early enough; a test that never killed anything in time would prove nothing.
+    assert!(whole < 40);
 }
 
 #[test]
@@ -129,11 +241,11 @@ fn missing_directories_are_made_by_container_root_and_stay_empty_of_us_on_failur
         let meta = fs::symlink_metadata(container.root.join(made)).unwrap();
         assert_eq!((meta.uid(), meta.mode() & 0o7777), (FIRST_ID, 0o755), "{made}");
     }
-    // No id of the container's for the owner of a map: fails after the mount, the deepest that undoing has to reach.
+    // The container maps no such user, which shows after the mount: the deepest that undoing has to reach.
     let other = Container::start("");
-    let map = fs::File::open("/dev/null").unwrap();
+    let map = counter();
     let files = [MapFile { map: map.as_fd(), name: "counter" }];
-    let error = mount_maps(&other, "/run/bpf/deep", NETWORK, &files, (0, 0)).unwrap_err();
+    let error = mount_maps(&other, "/run/bpf/deep", NETWORK, &files, (70_000, 0)).unwrap_err();
     assert!(matches!(&error, SysError::Bpffs(BpffsError::Map { name, .. }) if name == "counter"), "{error:?}");
     assert!(!other.root.join("run/bpf").exists());
     assert_no_residue(&other);

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Gid, Uid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_res_gid, set_thread_res_uid};
@@ -127,6 +128,40 @@ impl Drop for Container {
         drop(self.process.stdin.take());
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+}
+
+/// A forked process that does a hook's work until it is killed.
+#[derive(Debug)]
+pub struct ForkedHook(libc::pid_t);
+
+impl ForkedHook {
+    /// Starts it; what is said of `in_child` holds here too.
+    pub fn start(f: impl FnOnce()) -> Self {
+        // SAFETY: as in `in_child`.
+        #[allow(unsafe_code, reason = "a process that can be killed while it works can only be had by forking")]
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+        if pid == 0 {
+            f();
+            // SAFETY: ends the process at once.
+            #[allow(unsafe_code, reason = "as above")]
+            unsafe {
+                libc::_exit(0)
+            }
+        }
+        Self(pid)
+    }
+
+    /// Kills it after a while and reaps it.
+    pub fn kill_after(self, delay: Duration) {
+        std::thread::sleep(delay);
+        // SAFETY: the pid is that of our child, which nobody else reaps; a null status is not written.
+        #[allow(unsafe_code, reason = "as above")]
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            libc::waitpid(self.0, std::ptr::null_mut(), 0);
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use bpfman_hook::model::facts::CgroupFact;
 use bpfman_hook::model::ids::{OwnerNo, Pid, ProcessIdentity};
-use bpfman_hook::model::plan::CgroupFact;
 use bpfman_hook::model::record::{Actor, Owner, OwnerRecord, Phase};
 use bpfman_hook::store::{Store, StoreError};
 use bpfman_hook::sys::mounts::{self, MountError};

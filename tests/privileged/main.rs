@@ -1,5 +1,12 @@
 //! Tests on the real kernel: BPF objects, namespaces, bpffs, tokens. They need root and fail without it.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 mod bpffs;
+mod caps;
+mod child;
 mod container;
+mod fetch;
 mod host;
+mod objects;
+#[path = "../support/registry.rs"]
+mod registry;

@@ -184,6 +184,10 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // Shown with the failure: libtest keeps it back otherwise.
+        if std::thread::panicking() && !self.log().is_empty() {
+            eprintln!("our log:\n{}", self.log());
+        }
         clear(&self.dir);
     }
 }

@@ -3,6 +3,8 @@
 //! A store is a directory with `repos.json` (`{"repo": {"tags": {tag: digest}, "manifests": [digest, …]}}`) and
 //! `blobs/sha256/<hex>`. What a real registry does otherwise is done by hooks: see [`Behaviour`].
 
+#![allow(dead_code, reason = "each suite that serves images uses a part of it")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

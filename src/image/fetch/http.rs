@@ -50,6 +50,10 @@ impl Client {
     /// Sets up TLS with the system's certificate authorities and `authorities` (PEM) besides, where it is needed.
     pub fn new(host: String, repository: String, plain: bool, authorities: Option<&[u8]>) -> Result<Self, RemoteError> {
         let failed = |problem: String| RemoteError::Network { host: host.clone(), what: "a connection".into(), problem };
+        // Without this file the resolver would ask a public name server, which nobody here has chosen.
+        if needs_resolver(&host) {
+            std::fs::File::open("/etc/resolv.conf").map_err(|err| failed(format!("read /etc/resolv.conf: {err}")))?;
+        }
         // Err: one is there already, which is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
@@ -257,8 +261,14 @@ impl Client {
     }
 }
 
+/// True where a host is a name that some name server has to know: neither an address nor `localhost`.
+fn needs_resolver(host: &str) -> bool {
+    let name = host.split_once(':').map_or(host, |(name, _)| name);
+    !host.starts_with('[') && name != "localhost" && name.parse::<std::net::Ipv4Addr>().is_err()
+}
+
 /// The causes of an error, without repetitions.
-fn chain(err: &dyn Error) -> String {
+pub(crate) fn chain(err: &dyn Error) -> String {
     let mut text = err.to_string();
     let mut cause = err.source();
     while let Some(this) = cause {

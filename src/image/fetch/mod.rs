@@ -24,20 +24,23 @@ const LIMITS: Limits = Limits { address_space: 1 << 30, files: 64, file_size: (M
 /// The most that the certificate authorities of one registry may take.
 pub(crate) const MAX_AUTHORITIES: usize = MAX_MANIFEST;
 
-/// The whole life of the child role `fetch`: confine, then serve until the parent closes the socket. Errors go to standard
-/// error, since a child that cannot confine itself must not answer.
+/// The whole life of the child role `fetch`: confine, then serve until the parent closes the socket. A child that cannot
+/// confine itself answers its first question with the reason, and nothing else.
 pub fn child() -> ExitCode {
-    let served = parent_socket().and_then(|socket| {
-        confine(&socket, LIMITS)?;
-        serve(&socket)
-    });
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            tracing::error!(error = &err as &dyn std::error::Error, "fetch child");
-            ExitCode::FAILURE
-        }
-    }
+    let Ok(socket) = parent_socket() else { return ExitCode::FAILURE };
+    let served = match confine(&socket, LIMITS) {
+        Ok(()) => serve(&socket),
+        Err(err) => refuse(&socket, &err),
+    };
+    // The parent sees from the socket what is wrong, and standard error is its own.
+    if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn refuse(socket: &Socket, err: &SysError) -> Result<(), SysError> {
+    // Read first: an end with something unread in its queue would reach the parent as a reset, before the answer.
+    socket.recv("a question", MAX_MESSAGE, None)?;
+    let problem = http::chain(err);
+    socket.send(&Answer::Failed(RemoteError::Unconfined { problem }).to_bytes(), &[])
 }
 
 /// Answers questions on `socket` until its other end is closed.

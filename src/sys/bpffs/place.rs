@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::BpffsError;
-use super::inside::Opened;
+use super::message::Opened;
 use crate::sys::SysError;
 use crate::sys::mounts::{Mount, parse_mountinfo};
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid};
 
-use super::inside::{self, Job, REPORT_SIZE, Report, Verdict};
+use super::inside::{self, Job};
+use super::message::{Exit, REPORT_SIZE, Report, Verdict};
 use super::{read_text, unexpected};
 use crate::sys::SysError;
 use crate::sys::sock::{Socket, recv_raw, retry, send_raw, wait_readable};
@@ -82,16 +83,12 @@ impl Forked {
         send_raw(self.socket.as_fd(), &[Verdict::Keep as u8], &[mount.as_fd()])
     }
 
-    /// Says whether what was done is to stay.
-    pub(super) fn verdict(&self, verdict: Verdict) -> Result<(), Errno> {
-        send_raw(self.socket.as_fd(), &[verdict as u8], &[])
-    }
-
-    /// Waits for the end of a child whose work is done.
-    pub(super) fn finish(mut self, deadline: Instant) -> Result<(), SysError> {
-        self.reap_by(deadline);
+    /// Says that what was done is to stay, and waits for the end of the child, which has nothing more to do than that.
+    pub(super) fn keep(&mut self) -> Result<(), SysError> {
+        send_raw(self.socket.as_fd(), &[Verdict::Keep as u8], &[]).map_err(SysError::io("answer", "the bpffs process"))?;
+        self.reap_by(Instant::now() + UNDO_TIME);
         match self.ended {
-            Some(status) if status.exit_status() == Some(0) => Ok(()),
+            Some(status) if ended_as(status, Exit::Kept) => Ok(()),
             Some(status) => Err(SysError::ChildGone { role: "bpffs", how: describe(status) }),
             None => Err(self.late()),
         }
@@ -101,7 +98,7 @@ impl Forked {
     pub(super) fn undo(mut self) -> bool {
         self.socket.shutdown();
         self.reap_by(Instant::now() + UNDO_TIME);
-        self.ended.is_some_and(|status| status.exit_status() == Some(0))
+        self.ended.is_some_and(|status| ended_as(status, Exit::Undone))
     }
 
     fn late(&self) -> SysError {
@@ -132,6 +129,10 @@ impl Drop for Forked {
             self.reap();
         }
     }
+}
+
+fn ended_as(status: WaitStatus, exit: Exit) -> bool {
+    status.exit_status() == Some(exit as i32)
 }
 
 fn describe(status: WaitStatus) -> String {

@@ -1,0 +1,199 @@
+//! What the forked child and its parent say to each other: messages of fixed size, made without memory allocation.
+
+/// Bytes of a report.
+pub(super) const REPORT_SIZE: usize = 24;
+
+/// Where the child is when a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Step {
+    CloseFiles,
+    EnterMountNs,
+    OpenRoot,
+    EnterUserNs,
+    BecomeRoot,
+    OpenFs,
+    Find,
+    Stat,
+    Receive,
+    MakeDirectory,
+    Mount,
+    Reopen,
+    Covered,
+    Pin,
+    Give,
+    Mint,
+    Send,
+}
+
+impl Step {
+    const ALL: [Self; 17] = [
+        Self::CloseFiles,
+        Self::EnterMountNs,
+        Self::OpenRoot,
+        Self::EnterUserNs,
+        Self::BecomeRoot,
+        Self::OpenFs,
+        Self::Find,
+        Self::Stat,
+        Self::Receive,
+        Self::MakeDirectory,
+        Self::Mount,
+        Self::Reopen,
+        Self::Covered,
+        Self::Pin,
+        Self::Give,
+        Self::Mint,
+        Self::Send,
+    ];
+
+    /// The verb of an error message.
+    pub(super) fn doing(self) -> &'static str {
+        match self {
+            Self::CloseFiles => "close the other files of",
+            Self::EnterMountNs => "enter the mount namespace of",
+            Self::OpenRoot => "open the container's root",
+            Self::EnterUserNs => "enter the user namespace of",
+            Self::BecomeRoot => "become root of",
+            Self::OpenFs => "open a bpffs for",
+            Self::Find | Self::Reopen => "open the container's",
+            Self::Stat => "stat the container's",
+            Self::Receive | Self::Send => "talk with",
+            Self::MakeDirectory => "make the container's",
+            Self::Mount => "mount a bpffs at",
+            Self::Covered => "find the bpffs at",
+            Self::Pin => "pin a map at",
+            Self::Give => "give away a map at",
+            Self::Mint => "mint a token from",
+        }
+    }
+
+    /// The object of an error message.
+    pub(super) fn object(self, root: &std::path::Path, target: &str) -> String {
+        match self {
+            Self::CloseFiles | Self::Receive | Self::Send => "the bpffs process".into(),
+            Self::EnterMountNs | Self::EnterUserNs | Self::BecomeRoot | Self::OpenFs => "the container".into(),
+            Self::OpenRoot => root.display().to_string(),
+            _ => target.to_owned(),
+        }
+    }
+}
+
+/// A call that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failed {
+    pub step: Step,
+    pub errno: i32,
+    /// Which map, where the step is about one.
+    pub index: u32,
+    /// True where undoing failed as well.
+    pub left: bool,
+}
+
+/// What was found where the target is, or where its first missing component will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Opened {
+    /// The mount that the directory is on.
+    pub mount_id: u64,
+    /// The mount that the container's root is on.
+    pub root_mount_id: u64,
+    /// True where the directory is the root of its mount.
+    pub at_mount_root: bool,
+    /// Components that are missing.
+    pub missing: u8,
+}
+
+/// A message from the child. The fs context comes with `Opened`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Report {
+    Opened(Opened),
+    Done,
+    Failed(Failed),
+}
+
+/// A message to the child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Verdict {
+    Keep = 1,
+}
+
+/// The child's last word, its exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub(super) enum Exit {
+    /// What was done stays.
+    Kept = 0,
+    /// Something could not be taken away again.
+    Left = 1,
+    /// Nothing of it is left, or a report has said what is.
+    Undone = 2,
+}
+
+impl Report {
+    pub(super) fn encode(self) -> [u8; REPORT_SIZE] {
+        let (tag, flag, byte, small, a, b) = match self {
+            Self::Opened(o) => (1, u8::from(o.at_mount_root), o.missing, 0, o.mount_id, o.root_mount_id),
+            Self::Done => (2, 0, 0, 0, 0, 0),
+            Self::Failed(f) => (3, u8::from(f.left), f.step as u8, f.errno, u64::from(f.index), 0),
+        };
+        let [s0, s1, s2, s3] = small.to_ne_bytes();
+        let [a0, a1, a2, a3, a4, a5, a6, a7] = a.to_ne_bytes();
+        let [b0, b1, b2, b3, b4, b5, b6, b7] = b.to_ne_bytes();
+        [tag, flag, byte, 0, s0, s1, s2, s3, a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7]
+    }
+
+    pub(super) fn decode(bytes: &[u8; REPORT_SIZE]) -> Option<Self> {
+        let [tag, flag, byte, _, s @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = bytes;
+        let small = i32::from_ne_bytes(*s);
+        let wide = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
+        let (a, b) = (wide(8)?, wide(16)?);
+        let flag = *flag != 0;
+        match tag {
+            1 => Some(Self::Opened(Opened { mount_id: a, root_mount_id: b, at_mount_root: flag, missing: *byte })),
+            2 => Some(Self::Done),
+            3 => {
+                let step = *Step::ALL.get(usize::from(*byte))?;
+                Some(Self::Failed(Failed { step, errno: small, index: u32::try_from(a).ok()?, left: flag }))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_survive_the_socket() {
+        let opened = Opened { mount_id: u64::MAX - 7, root_mount_id: 12, at_mount_root: true, missing: 3 };
+        let mut reports = vec![Report::Done, Report::Opened(opened)];
+        for step in Step::ALL {
+            reports.push(Report::Failed(Failed { step, errno: 95, index: 7, left: true }));
+            reports.push(Report::Failed(Failed { step, errno: 1, index: 0, left: false }));
+        }
+        for report in reports {
+            assert_eq!(Report::decode(&report.encode()), Some(report));
+        }
+    }
+
+    #[test]
+    fn steps_are_numbered_in_the_order_of_their_table() {
+        for (index, step) in Step::ALL.into_iter().enumerate() {
+            assert_eq!(step as usize, index);
+        }
+    }
+
+    #[test]
+    fn strange_reports_are_refused() {
+        let mut bytes = [0; REPORT_SIZE];
+        assert_eq!(Report::decode(&bytes), None);
+        bytes[0] = 3;
+        bytes[2] = Step::ALL.len() as u8;
+        assert_eq!(Report::decode(&bytes), None);
+        bytes[2] = 0;
+        bytes[8..16].copy_from_slice(&u64::MAX.to_ne_bytes());
+        assert_eq!(Report::decode(&bytes), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! Capabilities of threads and processes on the real kernel.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use bpfman_hook::sys::bpf::{self, MapCreate, ProgramLoad};
+use bpfman_hook::sys::caps::{self, Capability, has, limit_process, with_caps};
+use bpfman_hook::sys::netns;
+
+use crate::container::{Container, in_child};
+
+const ALL_BUT: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
+
+/// An XDP program that calls a helper or returns at once.
+fn load_xdp(helper: Option<i32>) -> Result<(), String> {
+    let call = |id: i32| {
+        let [a, b, c, d] = id.to_ne_bytes();
+        [0x85, 0, 0, 0, a, b, c, d]
+    };
+    let mut instructions = Vec::new();
+    if let Some(helper) = helper {
+        // bpf_probe_read_kernel(fp - 8, 8, 0)
+        instructions.extend([
+            [0xbf, 0xa1, 0, 0, 0, 0, 0, 0],
+            [0x07, 1, 0, 0, 0xf8, 0xff, 0xff, 0xff],
+            [0xb7, 2, 0, 0, 8, 0, 0, 0],
+            [0xb7, 3, 0, 0, 0, 0, 0, 0],
+            call(helper),
+        ]);
+    }
+    instructions.extend([[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]]);
+    let program = ProgramLoad {
+        name: "caps",
+        program_type: 6,
+        expected_attach_type: 37,
+        flags: 0,
+        instructions: &instructions,
+        license: "GPL",
+        debug: None,
+        token: None,
+    };
+    bpf::program_load(&program, None).map(drop).map_err(|e| e.to_string())
+}
+
+#[test]
+fn a_thread_with_bpf_and_net_admin_loads_programs_that_cannot_read_the_kernel() {
+    const PROBE_READ_KERNEL: i32 = 113;
+    assert!(has(Capability::CAP_PERFMON) && has(Capability::CAP_SYS_ADMIN), "run this as root");
+    // With everything, the program that reads kernel memory is accepted: that is what the fewer capabilities are for.
+    load_xdp(Some(PROBE_READ_KERNEL)).unwrap();
+    let (plain, reading) = with_caps(&ALL_BUT, || (load_xdp(None), load_xdp(Some(PROBE_READ_KERNEL)))).unwrap();
+    assert_eq!(plain, Ok(()));
+    assert!(reading.is_err());
+    let with_perfmon = [ALL_BUT.as_slice(), &[Capability::CAP_PERFMON]].concat();
+    with_caps(&with_perfmon, || load_xdp(Some(PROBE_READ_KERNEL))).unwrap().unwrap();
+}
+
+#[test]
+fn a_thread_without_bpf_makes_no_map() {
+    let map = MapCreate {
+        name: "caps",
+        map_type: 2,
+        key_size: 4,
+        value_size: 8,
+        max_entries: 1,
+        flags: 0,
+        extra: 0,
+        inner: None,
+        types: None,
+        token: None,
+    };
+    assert!(with_caps(&[Capability::CAP_NET_ADMIN], || bpf::map_create(&map).is_err()).unwrap());
+    assert!(with_caps(&[Capability::CAP_BPF], || bpf::map_create(&map).is_ok()).unwrap());
+}
+
+#[test]
+fn a_limited_process_cannot_come_back_by_exec() {
+    let (effective, after_exec) = in_child(|| {
+        let keep = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN, Capability::CAP_SETPCAP];
+        limit_process(&keep).unwrap();
+        let held = |text: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim().to_owned();
+            u64::from_str_radix(&line, 16).unwrap()
+        };
+        let own = held(&std::fs::read_to_string("/proc/self/status").unwrap());
+        let output = std::process::Command::new("cat").arg("/proc/self/status").output().unwrap();
+        (own, held(&String::from_utf8(output.stdout).unwrap()))
+    });
+    let expected = (1 << 39) | (1 << 21) | (1 << 8);
+    assert_eq!((effective, after_exec), (expected, expected));
+    assert!(caps::has(Capability::CAP_NET_ADMIN), "the runner keeps its own");
+}
+
+#[test]
+fn another_network_namespace_is_entered_by_a_thread_alone() {
+    let container = Container::start("ip link set lo name inner");
+    let theirs = container.namespace("net");
+    let ours = File::open("/proc/self/ns/net").unwrap();
+    let names = |list: Vec<bpfman_hook::model::attach_point::Interface>| list.into_iter().map(|i| i.name).collect::<Vec<_>>();
+    let before = names(netns::interfaces(ours.as_fd()).unwrap());
+    assert!(before.iter().any(|name| name == "lo"));
+    assert_eq!(names(netns::interfaces(theirs.as_fd()).unwrap()), ["inner"]);
+    assert_ne!(netns::cookie(theirs.as_fd()).unwrap(), netns::cookie(ours.as_fd()).unwrap());
+    assert_eq!(netns::survey(theirs.as_fd()).unwrap().0, netns::cookie(theirs.as_fd()).unwrap());
+    assert_eq!(names(netns::interfaces(ours.as_fd()).unwrap()), before);
+}
