@@ -243,8 +243,8 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;
         work.remove(&hook_files::path(Stage::Precreate))?;
-        work.remove_directory(Path::new(PODMAN_HOOKS_DIR))?;
-        work.remove_directory(Path::new(PODMAN_HOOKS_DIR).parent().expect("it is an absolute path of several parts"))?;
+        work.remove_directory(Path::new(PODMAN_HOOKS_DIR));
+        work.remove_directory(Path::new(PODMAN_HOOKS_DIR).parent().expect("it is an absolute path of several parts"));
     }
     for stage in [Stage::CreateRuntime, Stage::Poststop] {
         let path = hook_files::path(stage);
@@ -301,15 +301,12 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Removes a directory of ours unless somebody else put a file there.
-    fn remove_directory(&mut self, path: &Path) -> Result<(), InstallError> {
+    /// Removes a directory of ours. One that somebody else uses stays: an empty directory harms nobody.
+    fn remove_directory(&mut self, path: &Path) {
         let target = self.place.staged(path);
-        if self.dry_run || fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Ok(());
+        if !self.dry_run && fs::remove_dir(&target).is_ok() {
+            self.step("remove", target.to_string_lossy(), true);
         }
-        let was_there = fsutil::remove_dir_if_present(&target)?;
-        self.step("remove", target.to_string_lossy(), was_there);
-        Ok(())
     }
 
     /// Mounts our bpffs: by its unit where systemd runs, else right away.
