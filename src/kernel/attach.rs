@@ -108,7 +108,7 @@ impl Attachment<'_> {
                 errno,
                 match errno {
                     Errno::PERM => "a program is attached exclusively above it, or CAP_NET_ADMIN is missing",
-                    Errno::BADF => "the cgroup is not a directory that is open for reading",
+                    Errno::BADF => "the place is not a directory of the cgroup2 hierarchy",
                     Errno::INVAL => "the program was not loaded for this attach type",
                     Errno::TOOBIG => "the cgroup has 64 programs of this attach type already",
                     Errno::NOENT => "the cgroup is gone",

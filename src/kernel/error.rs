@@ -114,7 +114,7 @@ pub enum KernelError {
         log: VerifierLog,
     },
     /// The program does what only host scope may: the verifier would accept it with CAP_PERFMON.
-    #[error("load program {program}: it needs host scope{}: {}", log.at(), log.reason)]
+    #[error("load program {program}: it needs host scope{}: {}{}", log.at(), log.reason, log.remedy())]
     NeedsHostScope {
         /// The function.
         program: String,
@@ -143,7 +143,7 @@ pub enum KernelError {
         source: Errno,
     },
     /// The kernel is too old, or built or locked down without it.
-    #[error("{doing}: {feature} need Linux {}, and this kernel does not have them ({why})", feature.since())]
+    #[error("{doing}: this kernel has no {feature}, which came with Linux {} ({why})", feature.since())]
     Feature {
         /// What we were doing.
         doing: String,

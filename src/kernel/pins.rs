@@ -2,13 +2,16 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::kernel::error::KernelError;
 use crate::model::ids::{OwnerNo, PinName};
 use crate::sys::{Errno, SysError, bpf, fsutil};
+
+/// What the kernel itself puts into every bpffs that it mounts (CONFIG_BPF_PRELOAD, kernel/bpf/inode.c).
+const PRELOADED: [&str; 2] = ["maps.debug", "progs.debug"];
 
 /// What stands in our bpffs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,6 +34,7 @@ pub fn remove_directory(directory: &Path) -> Result<(), KernelError> {
     let mut left = entries(directory)?;
     left.sort_by_key(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_")));
     for pin in left {
+        detach(&pin);
         fsutil::unlink_if_present(&pin)?;
     }
     fsutil::remove_dir_if_present(directory)?;
@@ -38,8 +42,20 @@ pub fn remove_directory(directory: &Path) -> Result<(), KernelError> {
 }
 
 /// Removes one pin. What it named ends when nothing else refers to it: a link detaches, a program is unloaded.
+///
+/// A link is detached first where its kind can be, so that the place is free when this returns: the kernel frees what a
+/// removed pin named only a little later, and the next container's XDP program would find the interface taken.
 pub fn unpin(directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
+    detach(&pin.path(directory));
     Ok(fsutil::unlink_if_present(&pin.path(directory))?)
+}
+
+/// Detaches a pinned link. Where that does not work, removing the pin does it in its own time.
+fn detach(pin: &Path) {
+    let is_link = pin.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_"));
+    if let Some(link) = is_link.then(|| bpf::open_pin(pin).ok()).flatten() {
+        let _ = bpf::link_detach(link.as_fd());
+    }
 }
 
 /// Everything below our bpffs, for gc and doctor. Nothing where the bpffs is not there.
@@ -47,6 +63,9 @@ pub fn list(bpffs: &Path) -> Result<Found, KernelError> {
     let mut found = Found::default();
     for path in entries(bpffs)? {
         let name = path.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| PRELOADED.contains(&name)) {
+            continue;
+        }
         match name.and_then(OwnerNo::from_directory) {
             Some(owner) => {
                 let mut pins = Vec::new();

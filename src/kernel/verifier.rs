@@ -25,7 +25,7 @@ impl VerifierLog {
         let end = buffer.iter().position(|b| *b == 0).unwrap_or(buffer.len());
         let text = String::from_utf8_lossy(&buffer[..end]);
         let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !statistics(line)).collect();
-        let reason = lines.last()?;
+        let reason = lines.iter().rev().find(|line| !state(line)).or(lines.last())?;
         let line = lines.iter().rev().find_map(|line| line.strip_prefix("; "));
         let mut tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
         if tail.len() > TAIL_BYTES {
@@ -62,22 +62,43 @@ impl VerifierLog {
             "bpf_get_current_task_btf#",
             "bpf_task_pt_regs#",
         ];
-        const SENTENCES: [&str; 5] = [
+        const SENTENCES: [&str; 6] = [
             "leaks addr",
             "pointer comparison prohibited",
+            "pointer -= pointer prohibited",
+            "partial copy of pointer",
             "attempt to corrupt spilled pointer",
-            "pointer arithmetic prohibited",
-            "loading/calling other bpf or kernel functions are allowed for",
+            "prohibited for !root",
         ];
         let refused = self.reason.contains("cannot use helper") || self.reason.contains("unknown func");
         refused && HELPERS.iter().any(|helper| self.reason.contains(helper))
             || SENTENCES.iter().any(|sentence| self.reason.contains(sentence))
+            || self.reads_unwritten_stack()
+    }
+
+    /// True where the program reads stack that it did not write: with CAP_PERFMON it may, and it is easily mended.
+    fn reads_unwritten_stack(&self) -> bool {
+        ["invalid read from stack", "invalid indirect read from stack"].iter().any(|start| self.reason.starts_with(start))
+    }
+
+    /// What helps besides host scope; empty where nothing is known.
+    pub fn remedy(&self) -> &'static str {
+        if self.reads_unwritten_stack() {
+            "; or the program sets every byte of the stack that it reads, padding included"
+        } else {
+            ""
+        }
     }
 
     /// True where the verifier came to an instruction that CO-RE poisoned.
     pub fn is_poisoned(&self) -> bool {
         self.reason.contains(&format!("#{POISON}"))
     }
+}
+
+/// Registers as they were, below the sentence that they explain.
+fn state(line: &str) -> bool {
+    ["cur state:", "old state:"].iter().any(|start| line.starts_with(start))
 }
 
 /// Lines that count instead of explaining.
@@ -113,6 +134,14 @@ mod tests {
     }
 
     #[test]
+    fn registers_are_no_reason() {
+        let log =
+            VerifierLog::read(b"infinite loop detected at insn 20\ncur state: R0=scalar()\nold state: R0=scalar()\n").unwrap();
+        assert_eq!(log.reason, "infinite loop detected at insn 20");
+        assert_eq!(log.tail.lines().count(), 3);
+    }
+
+    #[test]
     fn an_empty_log_says_nothing() {
         assert_eq!(VerifierLog::read(b""), None);
         assert_eq!(VerifierLog::read(&[0; 64]), None);
@@ -125,6 +154,9 @@ mod tests {
         assert!(needs("program of this type cannot use helper bpf_probe_read_kernel#113"));
         assert!(needs("unknown func bpf_trace_printk#6"));
         assert!(needs("R0 leaks addr as return value"));
+        assert!(needs("R2 pointer -= pointer prohibited"));
+        assert!(needs("R2 variable stack access prohibited for !root, var_off=(0x0; 0x7) off=-8"));
+        assert!(needs("invalid read from stack off -8+4 size 8"));
         assert!(!needs("program of this type cannot use helper bpf_redirect#23"));
         assert!(!needs("R1 type=scalar expected=fp"));
     }

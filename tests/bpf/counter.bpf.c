@@ -35,7 +35,8 @@ int count(struct xdp_md *ctx)
 	touched++;
 	if (value)
 		__sync_fetch_and_add(value, step + ports[1] + (mode == LOUD ? 1000 : 0) + (label[0] == 'x' ? 10000 : 0));
-	base += offset + pair.a;
+	base += offset;
+	base += pair.a;
 	return drop ? XDP_DROP : XDP_PASS;
 }
 

@@ -44,4 +44,22 @@ int tell_address(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+// Copies stack that it never wrote, here the padding of a structure: what was there before may be a kernel address.
+SEC("xdp")
+int copy_padding(struct xdp_md *ctx)
+{
+	union {
+		__u64 whole;
+		__u32 half;
+	} mixed;
+	__u32 zero = 0;
+	__u64 *value = bpf_map_lookup_elem(&loot, &zero);
+
+	mixed.half = ctx->rx_queue_index;
+	asm volatile("" ::"r"(&mixed) : "memory");
+	if (value)
+		*value = mixed.whole;
+	return XDP_PASS;
+}
+
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -6,7 +6,7 @@
 
 struct event {
 	__u64 time;
-	__u32 length;
+	__u64 from;
 };
 
 struct {
@@ -62,7 +62,7 @@ struct {
 SEC("xdp")
 int use_all(struct xdp_md *ctx)
 {
-	struct event event = { .time = bpf_ktime_get_ns(), .length = ctx->data_end - ctx->data };
+	struct event event = { .time = bpf_ktime_get_ns(), .from = ctx->ingress_ifindex };
 	struct event *record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 	__u32 zero = 0;
 	__u64 *value;

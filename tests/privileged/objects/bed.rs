@@ -20,7 +20,6 @@ use bpfman_hook::model::plan::{PlannedLink, PlannedMap, PlannedObject, PlannedPr
 use bpfman_hook::model::record::ImageRecord;
 use bpfman_hook::sys::bpf::{self, ObjectKind};
 use bpfman_hook::sys::{mounts, netns};
-use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -90,10 +89,11 @@ pub struct Bed {
 impl Bed {
     pub fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests need root: sudo make test-privileged");
-        let root = tempfile::Builder::new().prefix("kernel-bed-").tempdir().unwrap();
+        let root = tempfile::Builder::new().prefix("bpfman-kernel-bed-").tempdir_in("/run").unwrap();
         mounts::ensure_bpffs(root.path()).unwrap();
         let owner = OwnerNo(NEXT.fetch_add(1, Ordering::Relaxed));
-        let directory = pins::make_directory(root.path(), owner).unwrap();
+        let directory = root.path().join(owner.directory());
+        LinuxKernel.make_directory(&directory).unwrap();
         Self { bpffs: root, directory, owner, counts: Default::default(), ids: Mutex::default(), ended: false }
     }
 
@@ -220,8 +220,9 @@ impl Bed {
                 assert!(LinuxKernel.unpin(&self.directory, pin).unwrap());
             }
         }
-        assert!(pins::remove_directory(self.bpffs.path(), self.owner).unwrap());
-        assert_eq!(fs::read_dir(self.bpffs.path()).unwrap().count(), 0);
+        LinuxKernel.remove_directory(&self.directory).unwrap();
+        assert_eq!(LinuxKernel.directories(self.bpffs.path()).unwrap(), []);
+        assert_eq!(pins::list(self.bpffs.path()).unwrap(), pins::Found::default());
         for (kind, id) in self.ids.lock().unwrap().iter() {
             let gone = wait_until(|| !bpf::ids(*kind).unwrap().contains(id));
             assert!(gone, "{kind:?} {id} is still there");
@@ -289,8 +290,8 @@ pub struct Cgroup {
 
 impl Cgroup {
     pub fn new() -> Self {
-        let mount = mounts::own_mounts().unwrap().into_iter().find(|mount| mount.fs_type == "cgroup2");
-        let mount = mount.expect("a cgroup2 mount").target;
+        let mount = mounts::own_mounts().unwrap().into_iter().find(|mount| mount.kind == "cgroup2");
+        let mount = mount.expect("a cgroup2 mount").point;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = mount.join(format!("bpfman-kernel-test-{}-{number}", std::process::id()));
         fs::create_dir(&path).unwrap();
@@ -304,10 +305,6 @@ impl Cgroup {
 
     pub fn id(&self) -> u64 {
         fs::metadata(&self.path).unwrap().ino()
-    }
-
-    pub fn open_as_path(&self) -> OwnedFd {
-        openat(CWD, &self.path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
     }
 
     /// Runs a line of bash in the cgroup; bash itself is started outside.
