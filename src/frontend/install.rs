@@ -331,7 +331,7 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let fs_root = self.fs_root();
-        if fs::read_dir(&fs_root).is_ok_and(|mut entries| entries.next().is_some()) {
+        if has_owners(&fs_root) {
             return Err(InstallError::InUse(fs_root));
         }
         if self.by_systemd() && self.place.mount_unit().exists() {
@@ -369,6 +369,12 @@ impl<'a> Work<'a> {
         self.step("run", format!("systemctl {shown}"), true);
         Ok(())
     }
+}
+
+/// True where an owner has a directory. The files `maps.debug` and `progs.debug` are the kernel's (CONFIG_BPF_PRELOAD).
+fn has_owners(fs_root: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(fs_root) else { return false };
+    entries.any(|entry| entry.is_ok_and(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())))
 }
 
 /// `mkdir -p` with the mode that hook directories need, whatever the umask takes away from it later.
@@ -485,6 +491,16 @@ mod tests {
         assert_eq!(files(destdir.path()).len(), units);
         uninstall(&t, &place, &mut Work::new(&place, false)).unwrap();
         assert_eq!(files(destdir.path()).len(), 2, "the units belong to the usual root");
+    }
+
+    #[test]
+    fn pins_are_directories() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!has_owners(&root.path().join("none")) && !has_owners(root.path()));
+        fs::write(root.path().join("maps.debug"), "").unwrap();
+        assert!(!has_owners(root.path()));
+        fs::create_dir(root.path().join("owner_1")).unwrap();
+        assert!(has_owners(root.path()));
     }
 
     #[test]
