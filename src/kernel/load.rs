@@ -92,15 +92,14 @@ struct Loaded {
 
 /// Everything that can be found wrong without the kernel is found here.
 fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Work<'w>, KernelError> {
-    let found: Vec<(&PlannedProgram, &Function, u32, u32)> =
-        planned.programs.iter().map(|program| find(object, program)).collect::<Result<_, _>>()?;
+    let chosen: Vec<Chosen<'_>> = planned.programs.iter().map(|p| choose(object, p)).collect::<Result<_, _>>()?;
     let kernel = if object.ext.has_core() { kernel_types()? } else { Vec::new() };
     let target = match kernel.as_slice() {
         [] => None,
         bytes => Some(CoreTarget::parse(bytes).map_err(KernelError::KernelTypes)?),
     };
     let mut programs = Vec::new();
-    for (planned, function, program_type, flags) in found {
+    for Chosen { planned, function, program_type, flags } in chosen {
         let linked = link(object, function, target.as_ref())
             .map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
         programs.push(Program { planned, program_type, flags, linked });
@@ -114,32 +113,38 @@ fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Wor
         Some((btf, bytes)) => Some(fixup::for_kernel(&object.elf, btf, bytes).map_err(|e| KernelError::Object(e.into()))?),
         None => None,
     };
-    Ok(Work { object, planned, programs, maps, images, btf, page: machine::page_size(), cpus: machine::possible_cpus()? })
+    let cpus = if maps.iter().any(|map| object.maps[*map].shape.wants_cpus()) { machine::possible_cpus()? } else { 0 };
+    Ok(Work { object, planned, programs, maps, images, btf, page: machine::page_size(), cpus })
 }
 
-fn find<'w>(
-    object: &'w Object<'_>,
+/// The function of a planned program, and how the kernel is to take it.
+struct Chosen<'w> {
     planned: &'w PlannedProgram,
-) -> Result<(&'w PlannedProgram, &'w Function, u32, u32), KernelError> {
+    function: &'w Function,
+    program_type: u32,
+    flags: u32,
+}
+
+fn choose<'w>(object: &'w Object<'_>, planned: &'w PlannedProgram) -> Result<Chosen<'w>, KernelError> {
     let function = object.programs().find(|f| f.name == planned.function).ok_or_else(|| KernelError::NoProgram {
         function: planned.function.clone(),
         there: list(object.programs().map(|f| f.name.as_str())),
     })?;
     let section = object.elf.sections[function.section].name;
-    if let Some(declared) = section::declared(section).map(|attach| attach.kind()) {
-        if declared != planned.kind {
-            return Err(KernelError::OtherKind {
-                function: planned.function.clone(),
-                declared,
-                section: section.to_owned(),
-                asked: planned.kind,
-            });
-        }
+    if let Some(declared) = section::declared(section).map(|attach| attach.kind())
+        && declared != planned.kind
+    {
+        return Err(KernelError::OtherKind {
+            function: planned.function.clone(),
+            declared,
+            section: section.to_owned(),
+            asked: planned.kind,
+        });
     }
     let program_type = program_type(planned.kind)
         .ok_or_else(|| KernelError::Unsupported { function: planned.function.clone(), kind: planned.kind })?;
     let flags = if planned.kind == ProgramKind::Xdp && section::has_frags(section) { XDP_HAS_FRAGS } else { 0 };
-    Ok((planned, function, program_type, flags))
+    Ok(Chosen { planned, function, program_type, flags })
 }
 
 fn kernel_types() -> Result<Vec<u8>, KernelError> {
@@ -363,7 +368,7 @@ fn pin(directory: &Path, planned: &PlannedObject, object: &Object<'_>, loaded: &
             &program.pin,
         ))?;
         let what = |source| KernelError::Info { what: format!("program {}", program.function), source };
-        ids.programs.push(bpf::program_info(fd.as_fd()).map_err(what)?.id);
+        ids.programs.push(bpf::program_id(fd.as_fd()).map_err(what)?);
     }
     Ok(ids)
 }

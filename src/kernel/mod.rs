@@ -3,6 +3,7 @@
 mod attach;
 mod btf;
 mod btf_ext;
+mod core_answer;
 mod core_relo;
 mod core_spec;
 mod elf;

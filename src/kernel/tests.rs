@@ -183,7 +183,7 @@ fn programs_refer_to_maps_and_data() {
         assert!(seen.contains(&map), "{seen:?}");
     }
     assert_eq!(linked.functions.len(), Linked::FUNCTION_RECORD);
-    assert!(linked.lines.len() >= Linked::LINE_RECORD && linked.lines.len() % Linked::LINE_RECORD == 0);
+    assert!(linked.lines.len() >= Linked::LINE_RECORD && linked.lines.len().is_multiple_of(Linked::LINE_RECORD));
 }
 
 #[test]
