@@ -330,7 +330,7 @@ fn policy_commands_tell_wrong_from_refused() {
     assert_eq!(status(&refused), 1);
     assert!(text(&refused.stdout).contains("refused"), "{refused:?}");
     let foreign = explain("example.com/a=b");
-    assert_eq!(status(&foreign), 2);
+    assert_eq!(status(&foreign), 1);
     assert_one_line(&foreign);
 }
 
