@@ -99,7 +99,7 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) 
     let deadline = watch(report, &state.id)?;
     pid::require_initial_user_namespace()?;
     let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
-    let container = Container::parse(state, &config, engine).map_err(|e| Failed::bad_input(&e))?;
+    let container = Container::parse(state, &config, engine)?;
     if !container.asks() {
         return Ok(());
     }

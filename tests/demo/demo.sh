@@ -15,7 +15,8 @@ probe_needs=6.9
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); else bold='' plain=''; fi
 say() { printf '%s\n' "$@"; }
 title() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
-indented() { sed 's/^/    /'; }
+# indented: lines of a command, cut where they get too long to read.
+indented() { awk '{ print "    " (length($0) > 140 ? substr($0, 1, 139) "…" : $0) }'; }
 fail() { say "" "demo: $*" >&2; exit 1; }
 
 [ "$(id -u)" = 0 ] || fail "the demo makes namespaces, mounts and BPF objects: run it as root, for example \`sudo make demo\`"
@@ -26,7 +27,7 @@ need() { command -v "$1" >/dev/null || missing="$missing $2"; }
 need runc runc
 need openssl openssl
 need bpftool bpftool
-{ [ -x /bin/busybox ] && ! grep -qa 'ld-linux' /bin/busybox; } || missing="$missing busybox-static"
+{ [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1; } || missing="$missing busybox-static"
 if [ -n "$missing" ]; then
     command -v apt-get >/dev/null || fail "these are missing:$missing"
     say "Installing what is missing:$missing"
@@ -158,7 +159,8 @@ bundle counted "$annotations" "$hooks" "$workload"
 
 # --- 3 Start ----------------------------------------------------------------------------------------------------------------
 before=$(objects)
-mounts_before=$(wc -l </proc/self/mountinfo)
+mounts() { awk -v demo="$demo" 'index($0, demo) || $5 ~ "^/(sys/fs/bpf|run/bpfman-hook)" { print $5 }' /proc/self/mountinfo | sort; }
+mounts_before=$(mounts)
 mkfifo "$demo/in"
 container run -b "$demo/counted" counted <"$demo/in" >"$demo/out" 2>"$demo/err" &
 running=$!
@@ -176,27 +178,33 @@ heard() {
 heard ready
 title "3. The container runs. The image was verified, the programs are attached"
 ours list containers | indented
-say "" "And in detail:"
-ours inspect counted | indented
+say "" "What is on record about the image of the first program (inspect counted -o json):"
+ours inspect counted -o json | awk '/"programs"/ { inside = 1 } inside && /"(name|type|scope|image|digest|rule|result|by|layout)"/ { print }
+    /"links"/ { inside = 0 }' | indented
 
 # --- 4 Traffic --------------------------------------------------------------------------------------------------------------
 # The map `packets` among the objects that were not there before.
 map=$(bpftool map show | sed -n 's/^\([0-9]*\):.* name packets .*/\1/p' | while read -r id; do
     say "$before" | grep -qx "map $id" || echo "$id"; done | tail -n 1)
 [ -n "$map" ] || fail "there is no map \"packets\""
-counted() { bpftool map dump id "$map" | sed 's/^/    /'; }
+counted() { bpftool map dump id "$map" | indented; }
+total() { bpftool map dump id "$map" | awk '/"value"/ { sum += $2 } END { print sum + 0 }'; }
 title "4. Traffic in the container is counted"
 say "The counters before (bpftool map dump id $map):"
 counted
+quiet=$(total)
 echo go >&3
 heard traffic
 say "The workload tried five times to connect to a closed port of its own lo: five SYN, five RST. The counters now:"
 counted
+[ "$(total)" -ge $((quiet + 10)) ] || fail "the programs did not count the container's traffic"
 
 # --- 5, 6 Tokens ------------------------------------------------------------------------------------------------------------
 if [ -n "$tokens" ]; then
     title "5. A bpffs with delegation is mounted in the container"
-    grep -h ' - bpf ' "/proc/$(container state counted | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')/mountinfo" | tr ',' '\n' | indented
+    init=$(container state counted | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
+    say "In the mount table of the container's process $init, as the host sees it:"
+    grep -h ' - bpf ' "/proc/$init/mountinfo" | tr ' ' '\n' | sed -n '5p;$p' | tr ',' '\n' | indented
 
     title "6. A process in the container makes its own token, and loads and attaches its own program with it"
     echo go >&3
@@ -240,7 +248,7 @@ ours list containers -q >"$demo/records"
 [ ! -s "$demo/records" ] || fail "records are left: $(cat "$demo/records")"
 say "Records: none"
 umount "$root/run/bpfman-hook/fs"
-[ "$(wc -l </proc/self/mountinfo)" = "$mounts_before" ] || fail "mounts are left"
+[ "$(mounts)" = "$mounts_before" ] || fail "mounts are left: $(mounts)"
 say "Mounts: none but our own bpffs, which stays for the next container; the demo has now unmounted it"
 
 title "Done."

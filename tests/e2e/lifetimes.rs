@@ -107,6 +107,7 @@ fn killed_at_every_step(world: &mut World, poststop: &str, clean: impl Fn(&World
         let ended = Runtime::Runc.run(&world.lab, &bundle);
         if ended.stdout.contains("started") {
             assert!(n > 10, "the hook made only {n} of the calls that leave something: it did not do its work");
+            clean(world);
             break;
         }
         assert!(bundle.dir.join("survived").exists(), "the hook did not run: {}", ended.stderr);

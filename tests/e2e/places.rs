@@ -44,6 +44,7 @@ fn run_in_callers_cgroup(world: &World, bundle: &Bundle) -> Command {
 }
 
 fn the_root_cgroup(world: &mut World) {
+    world.mount_bpffs();
     let mut bundle = on_cgroup(world, "root-cgroup").script("echo started");
     if cgroups() == Cgroups::Unified {
         bundle = bundle.cgroup("/");
@@ -76,6 +77,7 @@ fn a_cgroup_that_the_caller_is_in(world: &mut World) {
         println!("skipped: runc always makes a cgroup where there is only version 2");
         return the_root_cgroup(world);
     };
+    world.mount_bpffs();
     let name = format!("{}-callers", world.lab.word());
     let cgroup = unified.join(&name);
     fs::create_dir(&cgroup).expect("root makes cgroups");

@@ -25,17 +25,6 @@ fn flags<'a>(annotations: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
     annotations.iter().map(String::as_str).chain(more.iter().copied()).collect()
 }
 
-/// Mounts our bpffs, as the unit that `install` ships does before any engine runs.
-fn mount_bpffs(world: &World) {
-    let path = world.lab.bpffs();
-    for directory in [world.lab.path("root/run"), world.lab.path("root/run/bpfman-hook"), path.clone()] {
-        if !directory.exists() {
-            std::fs::create_dir(&directory).expect("a directory below the lab");
-        }
-    }
-    tool(std::process::Command::new("mount").args(["-t", "bpf", "-o", "nosuid,nodev,noexec,mode=0700", "bpf"]).arg(&path));
-}
-
 fn counting(world: &mut World, runtime: Runtime, programs: &str) {
     let image = world.signed("demo");
     let podman = Podman::new(&world.lab, runtime);
@@ -59,6 +48,7 @@ fn hook_files_work_with_runc(world: &mut World) {
 }
 
 fn hook_files_work_with_crun(world: &mut World) {
+    world.mount_bpffs();
     // On a hybrid host crun's containers have no cgroup of their own to put a program on.
     counting(world, Runtime::Crun, "xdp:count_packets iface=lo");
 }
@@ -79,7 +69,7 @@ fn probing(world: &World, podman: &Podman, name: &str) -> std::process::Command 
 
 fn a_user_namespace_gets_a_token_and_precreate_the_capability(world: &mut World) {
     world.allow("grant = true");
-    mount_bpffs(world);
+    world.mount_bpffs();
     for runtime in [Runtime::Runc, Runtime::Crun] {
         let podman = Podman::new(&world.lab, runtime).with_precreate(&world.lab);
         let ended = ended(&mut probing(world, &podman, runtime.name()));
@@ -89,7 +79,7 @@ fn a_user_namespace_gets_a_token_and_precreate_the_capability(world: &mut World)
 }
 
 fn without_a_grant_the_missing_capability_is_named(world: &mut World) {
-    mount_bpffs(world);
+    world.mount_bpffs();
     let podman = Podman::new(&world.lab, Runtime::Runc).with_precreate(&world.lab);
     let ended = ended(&mut probing(world, &podman, "no-grant"));
     assert_eq!(ended.line("probe"), None, "the container started");
@@ -109,7 +99,7 @@ fn without_our_bpffs_a_private_mount_namespace_is_refused(world: &mut World) {
 
 fn podman_stop_releases(world: &mut World) {
     let image = world.signed("demo");
-    mount_bpffs(world);
+    world.mount_bpffs();
     let podman = Podman::new(&world.lab, Runtime::Runc);
     let asked = annotations(&[("image", &image), ("programs", "xdp:count_packets iface=lo")]);
     let name = format!("{}-stop", world.lab.word());

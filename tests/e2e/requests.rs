@@ -64,22 +64,22 @@ fn a_virtual_machines_configuration(world: &mut World) {
 
 fn an_unknown_annotation(world: &mut World) {
     let bundle = Bundle::new(&world.lab, "unknown").ask("progams", "xdp:count_packets");
-    world.refused(bundle, 2, &["annotation hook.bpfman.io/progams is unknown", "programs"]);
+    world.refused(bundle, 2, &["annotation \"hook.bpfman.io/progams\" is unknown", "the nearest is programs"]);
 }
 
 fn an_annotation_that_does_not_parse(world: &mut World) {
     let bundle = asking(world, "grammar", "demo", "xdp:count_packets iface=lo; xdp count_packets");
-    world.refused(bundle, 2, &["programs", "xdp count_packets"]);
+    world.refused(bundle, 2, &["annotation hook.bpfman.io/programs, entry 2, column 1"]);
 }
 
 fn a_preset_above_the_ceiling(world: &mut World) {
     let bundle = Bundle::new(&world.lab, "ceiling").ask("delegate", "networking tracing");
-    world.refused(bundle, 1, &["tracing", "policy"]);
+    world.refused(bundle, 1, &["policy.toml", "does not delegate progs kprobe, tracepoint"]);
 }
 
 fn nothing_is_delegated_without_a_policy(world: &mut World) {
     std::fs::remove_file(world.lab.path("root/etc/bpfman-hook/policy.toml")).expect("the world has a policy");
-    world.refused(delegating(world, "built-in"), 1, &["policy"]);
+    world.refused(delegating(world, "built-in"), 1, &["the built-in container rule delegates nothing"]);
 }
 
 fn a_token_without_a_user_namespace(world: &mut World) {
@@ -129,17 +129,19 @@ fn an_option_of_a_later_version(world: &mut World) {
 
 fn a_signer_of_a_later_version(world: &mut World) {
     let bundle = asking(world, "keyless", "demo", "xdp:count_packets iface=lo");
-    let signer = "signed-by = { identity = \"https://example.org/release\", issuer = \"https://token.example.org\", trusted-root = \"/r.json\" }";
+    let signer = "signed-by = { identity = \"https://example.org/release\", issuer = \"https://token.example.org\", trusted-root = \"ROOT\" }";
+    let root = world.lab.write("root/etc/bpfman-hook/trusted_root.json", b"{}");
+    let signer = signer.replace("ROOT", &root.display().to_string());
     let rule = format!("[[image]]\nname = \"keyless\"\nrepository = \"oci:{}\"\n{signer}\n", world.images.dir.display());
     world.lab.policy(&(rule + crate::world::CONTAINER_RULE));
-    world.refused(bundle, 2, &["identity"]);
+    world.refused(bundle, 1, &["asks for a keyless identity"]);
 }
 
 fn one_interface_for_two_xdp_programs(world: &mut World) {
     let image = world.signed("counter");
     let entries = format!("xdp:count_packets iface=lo; xdp:count iface=lo from={image}");
     let bundle = asking(world, "two", "demo", &entries);
-    world.refused(bundle, 1, &["count", "one interface takes one XDP program"]);
+    world.refused(bundle, 2, &["count_packets and count ask for XDP on one interface"]);
 }
 
 fn a_global_that_nobody_declares(world: &mut World) {
@@ -192,8 +194,11 @@ fn a_corrupt_store(world: &mut World) {
 }
 
 fn an_older_kernel(world: &mut World) {
-    // A kernel before 6.9 refuses `delegate_*`: so does this one for a hook under strace.
-    let script = r#"exec strace -f -o /dev/null -e trace=fsconfig -e inject=fsconfig:error=EINVAL "$@""#;
+    // A kernel before 6.9 ignores the four options, as it ignores all that it does not know, and has no command to make a
+    // token: so has this one for a hook under strace.
+    world.mount_bpffs();
+    let old = "-e inject=fsconfig:retval=0:when=1..4 -e inject=bpf:error=EINVAL";
+    let script = &format!(r#"exec strace -f -o /dev/null -e trace=fsconfig,bpf {old} "$@""#);
     world.refused(delegating(world, "older").hook_through("createRuntime", script), 1, &["6.9"]);
 }
 

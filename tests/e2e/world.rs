@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use crate::support::bundle::Bundle;
 use crate::support::image::{Contents, Digests, Key, Layout};
 use crate::support::kernel;
 use crate::support::lab::{Hooks, Lab};
-use crate::support::process::{Ended, Running};
+use crate::support::process::{Ended, Running, tool};
 use crate::support::runtime::{HookSaid, Runtime};
 
 /// A lab with a key, a layout and a policy.
@@ -65,6 +66,15 @@ impl World {
     pub fn counting(&mut self, name: &str) -> Bundle {
         let image = self.signed("demo");
         Bundle::new(&self.lab, name).ask("image", &image).ask("programs", "xdp:count_packets iface=lo; cgroup_skb:count_egress")
+    }
+
+    /// Mounts our bpffs, as the unit that `install` ships does before any engine runs.
+    pub fn mount_bpffs(&self) {
+        let path = self.lab.bpffs();
+        for directory in [self.lab.path("root/run"), self.lab.path("root/run/bpfman-hook"), path.clone()] {
+            fs::create_dir(&directory).unwrap_or_else(|e| harness!("create {}: {e}", directory.display()));
+        }
+        tool(Command::new("mount").args(["-t", "bpf", "-o", "nosuid,nodev,noexec,mode=0700", "bpf"]).arg(&path));
     }
 
     /// Starts a bundle under runc and waits until its script says that it is ready.
