@@ -1,7 +1,7 @@
 //! Objects into the kernel: maps once for each object, then the planned programs, each verified with the capabilities of its
 //! scope and no more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -33,7 +33,7 @@ pub(crate) fn load(directory: &Path, planned: &PlannedObject) -> Result<LoadedId
     let object = Object::parse(&planned.bytes)?;
     let work = prepare(&object, planned)?;
     let loaded = caps::with_caps(capabilities(planned.scope), || work.load())??;
-    pin(directory, planned, &object, &loaded)
+    pin(directory, planned, &work.pinned, &loaded)
 }
 
 /// Capabilities of the thread that loads. Without CAP_PERFMON the verifier refuses to read kernel memory and to leak
@@ -72,10 +72,14 @@ struct Program<'p> {
 /// All that the kernel will be told about an object.
 struct Work<'w> {
     object: &'w Object<'w>,
-    planned: &'w PlannedObject,
+    scope: Scope,
     programs: Vec<Program<'w>>,
     /// Indices of the maps to make.
     maps: BTreeSet<usize>,
+    /// Indices of the planned maps, in the order of the plan.
+    pinned: Vec<usize>,
+    /// Indices of the maps that user space is not to write.
+    frozen: BTreeSet<usize>,
     /// Initial values of data sections.
     images: BTreeMap<usize, Vec<u8>>,
     /// The object's types; None where it has none.
@@ -105,16 +109,17 @@ fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Wor
         programs.push(Program { planned, program_type, flags, linked });
     }
     let mut maps: BTreeSet<usize> = programs.iter().flat_map(|p| p.linked.used_maps()).collect();
-    for map in &planned.maps {
-        maps.insert(map_index(object, &map.name)?);
-    }
+    let by_name: HashMap<&str, usize> = object.maps.iter().enumerate().map(|(n, map)| (map.name, n)).collect();
+    let pinned: Vec<usize> = planned.maps.iter().map(|map| map_index(object, &by_name, &map.name)).collect::<Result<_, _>>()?;
+    maps.extend(&pinned);
+    let frozen = planned.maps.iter().zip(&pinned).filter(|(map, _)| map.freeze).map(|(_, index)| *index).collect();
     let images = images(object, &maps, &planned.globals)?;
     let btf = match &object.btf {
         Some((btf, bytes)) => Some(fixup::for_kernel(&object.elf, btf, bytes).map_err(|e| KernelError::Object(e.into()))?),
         None => None,
     };
     let cpus = if maps.iter().any(|map| object.maps[*map].shape.wants_cpus()) { machine::possible_cpus()? } else { 0 };
-    Ok(Work { object, planned, programs, maps, images, btf, page: machine::page_size(), cpus })
+    Ok(Work { object, scope: planned.scope, programs, maps, pinned, frozen, images, btf, page: machine::page_size(), cpus })
 }
 
 /// The function of a planned program, and how the kernel is to take it.
@@ -158,11 +163,10 @@ fn kernel_types() -> Result<Vec<u8>, KernelError> {
     }
 }
 
-fn map_index(object: &Object<'_>, name: &str) -> Result<usize, KernelError> {
-    object
-        .maps
-        .iter()
-        .position(|map| map.name == name)
+fn map_index(object: &Object<'_>, by_name: &HashMap<&str, usize>, name: &str) -> Result<usize, KernelError> {
+    by_name
+        .get(name)
+        .copied()
         .ok_or_else(|| KernelError::NoMap { map: name.to_owned(), there: list(object.maps.iter().map(|map| map.name)) })
 }
 
@@ -227,8 +231,7 @@ impl Work<'_> {
         if let Some(image) = self.images.get(&index) {
             bpf::map_update(map.as_fd(), &0u32.to_ne_bytes(), image).map_err(failed("fill"))?;
         }
-        let planned = self.planned.maps.iter().any(|p| p.freeze && p.name == definition.name);
-        if planned || definition.data.is_some() && map::is_read_only(definition.name) {
+        if self.frozen.contains(&index) || definition.data.is_some() && map::is_read_only(definition.name) {
             bpf::map_freeze(map.as_fd()).map_err(failed("freeze"))?;
         }
         Ok(map)
@@ -311,7 +314,7 @@ impl Work<'_> {
             let missing = program.linked.missing.iter().map(String::as_str).collect::<BTreeSet<_>>();
             return KernelError::MissingTypes { program: name, missing: list(missing.into_iter()), log };
         }
-        if self.planned.scope == Scope::Container && log.needs_perfmon() {
+        if self.scope == Scope::Container && log.needs_perfmon() {
             return KernelError::NeedsHostScope { program: name, log };
         }
         KernelError::Rejected { program: name, errno, log }
@@ -320,7 +323,7 @@ impl Work<'_> {
     fn refused(&self, program: &Program<'_>, source: Errno) -> KernelError {
         let kind = program.planned.kind;
         let why = match source {
-            Errno::PERM if self.planned.scope == Scope::Container && kind.scope() == Scope::Host => "its kind needs host scope",
+            Errno::PERM if self.scope == Scope::Container && kind.scope() == Scope::Host => "its kind needs host scope",
             Errno::PERM => "the kernel refuses it without a reason (lockdown, or a capability is missing)",
             Errno::INVAL => "the kernel does not know the program type or attach type",
             Errno::NOMEM => "no memory for it",
@@ -353,10 +356,10 @@ fn explained(load: &ProgramLoad<'_>) -> Explained {
 }
 
 /// Pins in the order of the plan. Maps come first: a program's maps have to be found even where a program's pin fails.
-fn pin(directory: &Path, planned: &PlannedObject, object: &Object<'_>, loaded: &Loaded) -> Result<LoadedIds, KernelError> {
+fn pin(directory: &Path, planned: &PlannedObject, pinned: &[usize], loaded: &Loaded) -> Result<LoadedIds, KernelError> {
     let mut ids = LoadedIds::default();
-    for map in &planned.maps {
-        let fd = loaded.maps[&map_index(object, &map.name)?].as_fd();
+    for (map, index) in planned.maps.iter().zip(pinned) {
+        let fd = loaded.maps[index].as_fd();
         bpf::pin(fd, &map.pin.path(directory)).map_err(KernelError::pin("pin a map at", directory, &map.pin))?;
         let what = |source| KernelError::Info { what: format!("map {}", map.name), source };
         ids.maps.push(bpf::map_info(fd).map_err(what)?.id);
