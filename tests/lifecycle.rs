@@ -353,6 +353,37 @@ fn gc_finds_what_poststop_missed_and_pins_without_a_record() {
 }
 
 #[test]
+fn a_start_that_is_completed_while_gc_looks_is_left_alone() {
+    // gc reads a Pending record; the start is completed and its process ends; gc finds the process dead.
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &web(), &policy("")).expect("start");
+    let mut pending = world.records()[0].clone();
+    pending.phase = Phase::Pending;
+    let other = FakeHost::new(&world.effects, HOOK + 1);
+    other.end(HOOK);
+    let kernel = world.kernel();
+    let released = lifecycle(&world, &kernel, &other).release(&pending).expect("release");
+    assert!(matches!(released, Released::Changed), "{released:?}");
+    assert_eq!(world.records()[0].phase, Phase::Ready, "a living container lost its programs");
+    assert_eq!(fs::read_dir(&world.fs).expect("bpffs").count(), 1);
+}
+
+#[test]
+fn a_container_that_started_while_poststop_looked_keeps_its_programs() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &web(), &policy("")).expect("start");
+    let old = world.records()[0].clone();
+    host.end(INIT);
+    create(&world, &host, &container("web", "/bundles/web", INIT + 1, PROGRAMS, &[]), &policy("")).expect("the next start");
+    let kernel = world.kernel();
+    let released = lifecycle(&world, &kernel, &host).release(&old).expect("release");
+    assert!(matches!(released, Released::Absent), "{released:?}");
+    assert_eq!(world.records().len(), 1);
+}
+
+#[test]
 fn containers_of_a_pod_share_its_network_programs() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);

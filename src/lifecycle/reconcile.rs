@@ -70,8 +70,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Depth::All => {
                 let (records, damaged) = read_all(self.store)?;
                 for (no, error) in damaged {
-                    let why = chain(&error);
-                    findings.push(self.found(no, format!("record {no}"), why, mode)?);
+                    let result = match mode {
+                        Mode::Tell => "would be released".to_owned(),
+                        Mode::Release => outcome(self.discard(no)?),
+                    };
+                    findings.push(Finding { no, what: format!("record {no}"), why: chain(&error), result });
                 }
                 records
             }
@@ -79,7 +82,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         };
         for record in &records {
             if let Some(why) = self.is_dead(record)? {
-                findings.push(self.found(record.no, describe(&record.owner), why, mode)?);
+                findings.push(self.found(record, why, mode)?);
             }
         }
         let known = |no: &OwnerNo| records.iter().any(|record| record.no == *no);
@@ -143,18 +146,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
-    fn found(&self, no: OwnerNo, what: String, why: String, mode: Mode) -> Result<Finding, Cause> {
+    fn found(&self, record: &OwnerRecord, why: String, mode: Mode) -> Result<Finding, Cause> {
         let result = match mode {
             Mode::Tell => "would be released".to_owned(),
-            Mode::Release => match self.release(no)? {
-                Released::Gone | Released::Absent => "released".to_owned(),
-                Released::Busy(pid) => format!("left: process {pid} is at work on it"),
-                Released::Alive(pid) => format!("left: process {pid} lives"),
-                Released::Held(holder) => format!("left: owner {holder} holds it"),
-                Released::Partly(errors) => format!("not wholly released: {errors}"),
-            },
+            Mode::Release => outcome(self.release(record)?),
         };
-        Ok(Finding { no, what, why, result })
+        Ok(Finding { no: record.no, what: describe(&record.owner), why, result })
     }
 
     fn orphan(&self, no: OwnerNo, mode: Mode) -> Finding {
@@ -167,6 +164,18 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             },
         };
         Finding { no, what: format!("pins in {}", directory.display()), why: "no record names them".to_owned(), result }
+    }
+}
+
+/// What became of an owner, in words.
+fn outcome(released: Released) -> String {
+    match released {
+        Released::Gone | Released::Absent => "released".to_owned(),
+        Released::Busy(pid) => format!("left: process {pid} is at work on it"),
+        Released::Alive(pid) => format!("left: process {pid} lives"),
+        Released::Changed => "left: it has changed meanwhile".to_owned(),
+        Released::Held(holder) => format!("left: owner {holder} holds it"),
+        Released::Partly(errors) => format!("not wholly released: {errors}"),
     }
 }
 
