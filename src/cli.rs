@@ -250,10 +250,10 @@ pub struct TokenProbeArgs {
     /// The bpffs
     #[arg(value_name = "PATH", default_value = "/sys/fs/bpf", value_parser = absolute_path)]
     pub path: PathBuf,
-    /// Attach the XDP program to this interface for as long as the probe runs
+    /// Attach its XDP and tcx programs to this interface for as long as the probe runs [default: lo]
     #[arg(long, value_name = "IFACE")]
     pub iface: Option<String>,
-    /// Count packets on the interface for so many seconds
+    /// Count packets there for so many seconds, then print how many each program saw
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub count: u32,
     /// Format.

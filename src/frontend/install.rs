@@ -16,8 +16,9 @@ use serde::Serialize;
 use crate::cli::{Format, InstallArgs, Stage, Targets, UninstallArgs};
 use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
-use crate::frontend::install_check::{chain, check};
+use crate::frontend::install_check::check;
 use crate::frontend::{fail, print};
+use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
 use crate::paths::Paths;
 use crate::sys::error::SysError;
@@ -242,8 +243,8 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;
         work.remove(&hook_files::path(Stage::Precreate))?;
-        work.remove_directory(Path::new(PODMAN_HOOKS_DIR))?;
-        work.remove_directory(Path::new(PODMAN_HOOKS_DIR).parent().expect("it is an absolute path of several parts"))?;
+        work.remove_directory(Path::new(PODMAN_HOOKS_DIR));
+        work.remove_directory(Path::new(PODMAN_HOOKS_DIR).parent().expect("it is an absolute path of several parts"));
     }
     for stage in [Stage::CreateRuntime, Stage::Poststop] {
         let path = hook_files::path(stage);
@@ -300,15 +301,12 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Removes a directory of ours unless somebody else put a file there.
-    fn remove_directory(&mut self, path: &Path) -> Result<(), InstallError> {
+    /// Removes a directory of ours. One that somebody else uses stays: an empty directory harms nobody.
+    fn remove_directory(&mut self, path: &Path) {
         let target = self.place.staged(path);
-        if self.dry_run || fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Ok(());
+        if !self.dry_run && fs::remove_dir(&target).is_ok() {
+            self.step("remove", target.to_string_lossy(), true);
         }
-        let was_there = fsutil::remove_dir_if_present(&target)?;
-        self.step("remove", target.to_string_lossy(), was_there);
-        Ok(())
     }
 
     /// Mounts our bpffs: by its unit where systemd runs, else right away.
@@ -333,7 +331,7 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let fs_root = self.fs_root();
-        if fs::read_dir(&fs_root).is_ok_and(|mut entries| entries.next().is_some()) {
+        if has_owners(&fs_root) {
             return Err(InstallError::InUse(fs_root));
         }
         if self.by_systemd() && self.place.mount_unit().exists() {
@@ -371,6 +369,12 @@ impl<'a> Work<'a> {
         self.step("run", format!("systemctl {shown}"), true);
         Ok(())
     }
+}
+
+/// True where an owner has a directory. The files `maps.debug` and `progs.debug` are the kernel's (CONFIG_BPF_PRELOAD).
+fn has_owners(fs_root: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(fs_root) else { return false };
+    entries.any(|entry| entry.is_ok_and(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())))
 }
 
 /// `mkdir -p` with the mode that hook directories need, whatever the umask takes away from it later.
@@ -487,6 +491,16 @@ mod tests {
         assert_eq!(files(destdir.path()).len(), units);
         uninstall(&t, &place, &mut Work::new(&place, false)).unwrap();
         assert_eq!(files(destdir.path()).len(), 2, "the units belong to the usual root");
+    }
+
+    #[test]
+    fn pins_are_directories() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!has_owners(&root.path().join("none")) && !has_owners(root.path()));
+        fs::write(root.path().join("maps.debug"), "").unwrap();
+        assert!(!has_owners(root.path()));
+        fs::create_dir(root.path().join("owner_1")).unwrap();
+        assert!(has_owners(root.path()));
     }
 
     #[test]

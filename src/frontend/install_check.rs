@@ -11,6 +11,7 @@ use crate::frontend::finding::{Finding, Findings, Status};
 use crate::frontend::hook_files::{self, Engines, HOOKS_DIR, PODMAN_DROP_IN};
 use crate::frontend::hooks_dir::{HooksDir, below};
 use crate::frontend::install::{Place, asked};
+use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
 
 /// Looks at an installation and changes nothing; `root` is `--root`.
@@ -90,7 +91,8 @@ fn not_read(name: String, engine: Engine, stage: Stage, source: &str, again: &st
     let (status, detail) = match stage {
         // Without it nothing is granted, and createRuntime says what is missing.
         Stage::Precreate => (Status::Warn, "not read: policy's grant = true has no effect".to_owned()),
-        _ => (Status::Fail, format!("not read: annotated containers start without {}", stage.word())),
+        Stage::CreateRuntime => (Status::Fail, "not read: annotated containers start without their programs".to_owned()),
+        Stage::Poststop => (Status::Fail, "not read: what containers owned is released by gc alone".to_owned()),
     };
     let replaced = source != "default" && source != PODMAN_DROP_IN;
     let directory = if stage == Stage::Precreate { hook_files::PODMAN_HOOKS_DIR } else { HOOKS_DIR };
@@ -171,18 +173,6 @@ fn flags(engines: &Engines) -> String {
         Engine::Containerd | Engine::Oci => "",
     };
     engines.0.iter().map(flag).collect()
-}
-
-/// An error with its causes, as one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -123,7 +123,10 @@ pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> ExitCode {
             });
             if explanation.allowed { printed } else { ExitCode::FAILURE }
         }
-        Ok(None) => fail("none of these annotations speaks to this container; see docs/annotations.md"),
+        Ok(None) => {
+            fail("none of these annotations speaks to this container; see docs/annotations.md");
+            ExitCode::from(2)
+        }
         Err(error) => refused(&error),
     }
 }

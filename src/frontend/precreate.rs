@@ -7,12 +7,12 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::Value;
 
 use crate::frontend::fail;
+use crate::frontend::report::Report;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::model::admission::admit;
 use crate::model::annotations::Request;
@@ -21,7 +21,6 @@ use crate::model::container::{asks, facts};
 use crate::model::grant::{Granted, Needs, grant};
 use crate::model::policy::Engine;
 use crate::paths::Paths;
-use crate::sys::journal;
 
 /// podman's configurations have some 20 kB.
 const CONFIG_MAX: u64 = 16 << 20;
@@ -43,7 +42,7 @@ pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
     });
     if let Some((_, granted)) = &edited {
         // Never silently: whoever looks for where a capability comes from finds it here.
-        note(&paths.log(), &format!("precreate: policy grants the container {granted}"));
+        Report::new(paths).note(None, &format!("precreate: policy grants the container {granted}"));
     }
     let printed = edited.as_ref().map_or(text.as_slice(), |(spec, _)| spec.as_bytes());
     let mut stdout = io::stdout().lock();
@@ -75,13 +74,6 @@ fn edit(
     let mut spec: Value = serde_json::from_str(text).ok()?;
     let granted = grant(&mut spec, &config, &needs).ok()?;
     (!granted.is_empty()).then(|| (spec.to_string(), granted))
-}
-
-fn note(log: &Path, sentence: &str) {
-    let entry = journal::Entry { priority: journal::Priority::Info, message: sentence, container: None, fields: &[] };
-    if !journal::send(&entry) {
-        journal::append_log(log, sentence);
-    }
 }
 
 #[cfg(test)]

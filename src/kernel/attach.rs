@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::kernel::error::KernelError;
 use crate::kernel::{Feature, Places, Support, features};
@@ -43,6 +45,22 @@ pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>
     Ok(bpf::link_info(link.as_fd()).map_err(|source| KernelError::Info { what, source })?.id)
 }
 
+/// How long an interface may be taken by a program whose pin was just removed. The kernel needs a few milliseconds.
+const LEAVING: Duration = Duration::from_millis(250);
+const STEP: Duration = Duration::from_millis(5);
+
+/// Tries until the place is free or it is clear that somebody stays there: a link detaches some time after its pin is gone,
+/// and an interface takes one XDP program only.
+fn patiently(attach: impl Fn() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+    let deadline = Instant::now() + LEAVING;
+    loop {
+        match attach() {
+            Err(Errno::BUSY | Errno::EXIST) if Instant::now() < deadline => thread::sleep(STEP),
+            made => return made,
+        }
+    }
+}
+
 struct Attachment<'p> {
     planned: &'p PlannedLink,
     program: BorrowedFd<'p>,
@@ -54,7 +72,7 @@ impl Attachment<'_> {
     }
 
     fn xdp(&self, netns: BorrowedFd<'_>, iface: &Interface, mode: Option<XdpMode>) -> Result<OwnedFd, KernelError> {
-        let link = |flags| bpf::link_create(self.program, LinkTarget::Interface(iface.index), XDP, flags);
+        let link = |flags| patiently(|| bpf::link_create(self.program, LinkTarget::Interface(iface.index), XDP, flags));
         let made = netns::on_thread(netns, || match mode {
             Some(XdpMode::Native) => link(XDP_DRV_MODE),
             Some(XdpMode::Skb) => link(XDP_SKB_MODE),

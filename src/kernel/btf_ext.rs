@@ -113,7 +113,7 @@ impl<'a> BtfExt<'a> {
             return Ok(());
         }
         let size = word(part, 0).ok_or(BtfError::Header)? as usize;
-        if size < 4 * N || size % 4 != 0 {
+        if size < 4 * N || !size.is_multiple_of(4) {
             return Err(BtfError::Header);
         }
         part = &part[4..];

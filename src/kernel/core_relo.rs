@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use crate::kernel::btf::{Btf, BtfError, Kind};
 use crate::kernel::btf_ext::CoreRecord;
+use crate::kernel::core_answer::{Answer, Ask, answer};
 use crate::kernel::core_spec::{self, Spec, SpecError, enum_step, essential, field_spec, match_fields, same_kind, types_fit};
 use crate::kernel::insn::{self, Insn};
 use crate::kernel::object::{Function, Object};
@@ -58,66 +59,15 @@ pub enum CoreError {
     },
 }
 
-/// `enum bpf_core_relo_kind`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ask {
-    FieldOffset,
-    FieldSize,
-    FieldExists,
-    FieldSigned,
-    FieldLeftShift,
-    FieldRightShift,
-    LocalId,
-    TargetId,
-    TypeExists,
-    TypeSize,
-    ValueExists,
-    Value,
-}
-
-impl Ask {
-    fn from_raw(raw: u32) -> Option<Self> {
-        use Ask as A;
-        const ALL: [Ask; 12] = [
-            A::FieldOffset,
-            A::FieldSize,
-            A::FieldExists,
-            A::FieldSigned,
-            A::FieldLeftShift,
-            A::FieldRightShift,
-            A::LocalId,
-            A::TargetId,
-            A::TypeExists,
-            A::TypeSize,
-            A::ValueExists,
-            A::Value,
-        ];
-        ALL.get(raw as usize).copied()
-    }
-
-    fn of_field(self) -> bool {
-        (self as u32) < (Self::LocalId as u32)
-    }
-
-    fn of_value(self) -> bool {
-        matches!(self, Self::ValueExists | Self::Value)
-    }
-}
-
-/// The answer to a question about a type: a number and, for offsets, what is read there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Answer {
-    value: u64,
-    /// Bytes and type id of the field, for offsets of whole fields.
-    field: Option<(u64, u32)>,
-}
-
 /// The kernel's types.
 #[derive(Debug)]
 pub struct CoreTarget<'t> {
     btf: Btf<'t>,
-    candidates: RefCell<HashMap<(Vec<u8>, u8), Rc<[u32]>>>,
+    candidates: RefCell<Candidates>,
 }
+
+/// Type ids by essential name and kind.
+type Candidates = HashMap<(Vec<u8>, u8), Rc<[u32]>>;
 
 impl<'t> CoreTarget<'t> {
     /// Types to relocate to, from the bytes of `/sys/kernel/btf/vmlinux` or of a file of that form.
@@ -251,13 +201,13 @@ impl Relocation<'_, '_> {
             LDX | ST | STX => {
                 code[self.at].off = i16::try_from(found.value).map_err(|_| refuse())?;
                 let sizes = (own.and_then(|a| a.field), found.field);
-                if let (Some((before, own_ty)), Some((now, ty))) = sizes {
-                    if before != now {
-                        if !self.may_resize(own_ty, ty)? {
-                            return Err(refuse());
-                        }
-                        code[self.at].code = resized(insn.code, now).ok_or_else(refuse)?;
+                if let (Some((before, own_ty)), Some((now, ty))) = sizes
+                    && before != now
+                {
+                    if !self.may_resize(own_ty, ty)? {
+                        return Err(refuse());
                     }
+                    code[self.at].code = resized(insn.code, now).ok_or_else(refuse)?;
                 }
             }
             LD if insn.is_wide() && self.at + 1 < self.function.len => {
@@ -321,77 +271,6 @@ fn match_value<'t>(spec: &Spec<'_>, target: &Btf<'t>, candidate: u32) -> Result<
         steps: vec![core_spec::Step { ty: ty.id, index, name: Some(target.string_bytes(name)) }],
         bits: 0,
     }))
-}
-
-/// What types say about a way through them; None for a question that only an existing thing can answer.
-fn answer(ask: Ask, btf: &Btf<'_>, spec: Option<&Spec<'_>>) -> Result<Option<Answer>, SpecError> {
-    let number = |value| Ok(Some(Answer { value, field: None }));
-    match (ask, spec) {
-        (Ask::FieldExists | Ask::TypeExists | Ask::ValueExists, spec) => number(u64::from(spec.is_some())),
-        (_, None) => Ok(None),
-        (Ask::LocalId | Ask::TargetId, Some(spec)) => number(u64::from(spec.root)),
-        (Ask::TypeSize, Some(spec)) => number(btf.size(spec.root)?),
-        (Ask::Value, Some(spec)) => {
-            let step = spec.steps.first().ok_or(SpecError::Access)?;
-            let value = btf.ty(step.ty)?.values().nth(step.index as usize).ok_or(SpecError::Access)?;
-            number(value.1)
-        }
-        (ask, Some(spec)) => field_answer(ask, btf, spec).map(Some),
-    }
-}
-
-fn field_answer(ask: Ask, btf: &Btf<'_>, spec: &Spec<'_>) -> Result<Answer, SpecError> {
-    let number = |value| Ok(Answer { value, field: None });
-    let last = spec.steps.last().ok_or(SpecError::Access)?;
-    if last.name.is_none() {
-        let size = btf.size(last.ty)?;
-        return match ask {
-            Ask::FieldOffset => Ok(Answer { value: spec.bits / 8, field: Some((size, last.ty)) }),
-            Ask::FieldSize => number(size),
-            _ => Err(SpecError::Access),
-        };
-    }
-    let member = btf.ty(last.ty)?.member(last.index as usize).ok_or(SpecError::Access)?;
-    let ty = btf.peel(member.ty)?;
-    let (mut bytes, mut offset) = (btf.size(member.ty)?, spec.bits / 8);
-    let mut bits = bytes.checked_mul(8).ok_or(SpecError::Access)?;
-    if member.bits > 0 {
-        // The smallest aligned load that covers the bitfield.
-        bits = u64::from(member.bits);
-        if bytes == 0 || bytes > 8 {
-            return Err(SpecError::Access);
-        }
-        offset = spec.bits / 8 / bytes * bytes;
-        while spec.bits + bits - offset * 8 > bytes * 8 {
-            if bytes >= 8 {
-                return Err(SpecError::Access);
-            }
-            bytes *= 2;
-            offset = spec.bits / 8 / bytes * bytes;
-        }
-    }
-    match ask {
-        Ask::FieldOffset => Ok(Answer { value: offset, field: (member.bits == 0).then_some((bytes, member.ty)) }),
-        Ask::FieldSize => number(bytes),
-        Ask::FieldSigned => {
-            let signed = match ty.kind {
-                Kind::Enum | Kind::Enum64 => ty.flag,
-                _ => ty.int().is_some_and(|(encoding, ..)| encoding & 1 != 0),
-            };
-            number(u64::from(signed))
-        }
-        Ask::FieldLeftShift => {
-            let within = spec.bits - offset * 8;
-            let shift = if cfg!(target_endian = "little") {
-                64u64.checked_sub(within + bits)
-            } else {
-                8u64.checked_sub(bytes).map(|spare| spare * 8 + within)
-            };
-            number(shift.ok_or(SpecError::Access)?)
-        }
-        Ask::FieldRightShift => number(64u64.checked_sub(bits).ok_or(SpecError::Access)?),
-        _ => Err(SpecError::Access),
-    }
 }
 
 /// The operation with another width of what it loads or stores.

@@ -42,6 +42,15 @@ pub enum LinkError {
         /// Where in it.
         start: i64,
     },
+    /// A constant or a call that means a descriptor or an id of the kernel's, and that no symbol stands behind. Compilers leave
+    /// that to the loader; an object that says it by itself would reach for what the loading process has open.
+    #[error("instruction {at} of {function} names a descriptor or id of the kernel's by its number")]
+    Descriptor {
+        /// The function.
+        function: String,
+        /// The instruction in it.
+        at: usize,
+    },
     /// A map that the object fills, which we do not.
     #[error("map {0} has initial elements (programs or maps), which are not supported")]
     Initialised(String),
@@ -180,6 +189,9 @@ impl<'o> Linker<'o, '_> {
                 None if insn.is_call() => {
                     let callee = function.start as i64 + n as i64 + i64::from(insn.imm) + 1;
                     self.call(function, (start, n), function.section, callee)?;
+                }
+                None if (insn.is_wide() || insn.code == insn::CALL) && insn.src() != 0 => {
+                    return Err(LinkError::Descriptor { function: function.name.clone(), at: n });
                 }
                 None => {}
             }

@@ -1,7 +1,7 @@
 //! Objects into the kernel: maps once for each object, then the planned programs, each verified with the capabilities of its
 //! scope and no more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -33,7 +33,7 @@ pub(crate) fn load(directory: &Path, planned: &PlannedObject) -> Result<LoadedId
     let object = Object::parse(&planned.bytes)?;
     let work = prepare(&object, planned)?;
     let loaded = caps::with_caps(capabilities(planned.scope), || work.load())??;
-    pin(directory, planned, &object, &loaded)
+    pin(directory, planned, &work.pinned, &loaded)
 }
 
 /// Capabilities of the thread that loads. Without CAP_PERFMON the verifier refuses to read kernel memory and to leak
@@ -72,10 +72,14 @@ struct Program<'p> {
 /// All that the kernel will be told about an object.
 struct Work<'w> {
     object: &'w Object<'w>,
-    planned: &'w PlannedObject,
+    scope: Scope,
     programs: Vec<Program<'w>>,
     /// Indices of the maps to make.
     maps: BTreeSet<usize>,
+    /// Indices of the planned maps, in the order of the plan.
+    pinned: Vec<usize>,
+    /// Indices of the maps that user space is not to write.
+    frozen: BTreeSet<usize>,
     /// Initial values of data sections.
     images: BTreeMap<usize, Vec<u8>>,
     /// The object's types; None where it has none.
@@ -92,54 +96,60 @@ struct Loaded {
 
 /// Everything that can be found wrong without the kernel is found here.
 fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Work<'w>, KernelError> {
-    let found: Vec<(&PlannedProgram, &Function, u32, u32)> =
-        planned.programs.iter().map(|program| find(object, program)).collect::<Result<_, _>>()?;
+    let chosen: Vec<Chosen<'_>> = planned.programs.iter().map(|p| choose(object, p)).collect::<Result<_, _>>()?;
     let kernel = if object.ext.has_core() { kernel_types()? } else { Vec::new() };
     let target = match kernel.as_slice() {
         [] => None,
         bytes => Some(CoreTarget::parse(bytes).map_err(KernelError::KernelTypes)?),
     };
     let mut programs = Vec::new();
-    for (planned, function, program_type, flags) in found {
+    for Chosen { planned, function, program_type, flags } in chosen {
         let linked = link(object, function, target.as_ref())
             .map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
         programs.push(Program { planned, program_type, flags, linked });
     }
     let mut maps: BTreeSet<usize> = programs.iter().flat_map(|p| p.linked.used_maps()).collect();
-    for map in &planned.maps {
-        maps.insert(map_index(object, &map.name)?);
-    }
+    let by_name: HashMap<&str, usize> = object.maps.iter().enumerate().map(|(n, map)| (map.name, n)).collect();
+    let pinned: Vec<usize> = planned.maps.iter().map(|map| map_index(object, &by_name, &map.name)).collect::<Result<_, _>>()?;
+    maps.extend(&pinned);
+    let frozen = planned.maps.iter().zip(&pinned).filter(|(map, _)| map.freeze).map(|(_, index)| *index).collect();
     let images = images(object, &maps, &planned.globals)?;
     let btf = match &object.btf {
         Some((btf, bytes)) => Some(fixup::for_kernel(&object.elf, btf, bytes).map_err(|e| KernelError::Object(e.into()))?),
         None => None,
     };
-    Ok(Work { object, planned, programs, maps, images, btf, page: machine::page_size(), cpus: machine::possible_cpus()? })
+    let cpus = if maps.iter().any(|map| object.maps[*map].shape.wants_cpus()) { machine::possible_cpus()? } else { 0 };
+    Ok(Work { object, scope: planned.scope, programs, maps, pinned, frozen, images, btf, page: machine::page_size(), cpus })
 }
 
-fn find<'w>(
-    object: &'w Object<'_>,
+/// The function of a planned program, and how the kernel is to take it.
+struct Chosen<'w> {
     planned: &'w PlannedProgram,
-) -> Result<(&'w PlannedProgram, &'w Function, u32, u32), KernelError> {
+    function: &'w Function,
+    program_type: u32,
+    flags: u32,
+}
+
+fn choose<'w>(object: &'w Object<'_>, planned: &'w PlannedProgram) -> Result<Chosen<'w>, KernelError> {
     let function = object.programs().find(|f| f.name == planned.function).ok_or_else(|| KernelError::NoProgram {
         function: planned.function.clone(),
         there: list(object.programs().map(|f| f.name.as_str())),
     })?;
     let section = object.elf.sections[function.section].name;
-    if let Some(declared) = section::declared(section).map(|attach| attach.kind()) {
-        if declared != planned.kind {
-            return Err(KernelError::OtherKind {
-                function: planned.function.clone(),
-                declared,
-                section: section.to_owned(),
-                asked: planned.kind,
-            });
-        }
+    if let Some(declared) = section::declared(section).map(|attach| attach.kind())
+        && declared != planned.kind
+    {
+        return Err(KernelError::OtherKind {
+            function: planned.function.clone(),
+            declared,
+            section: section.to_owned(),
+            asked: planned.kind,
+        });
     }
     let program_type = program_type(planned.kind)
         .ok_or_else(|| KernelError::Unsupported { function: planned.function.clone(), kind: planned.kind })?;
     let flags = if planned.kind == ProgramKind::Xdp && section::has_frags(section) { XDP_HAS_FRAGS } else { 0 };
-    Ok((planned, function, program_type, flags))
+    Ok(Chosen { planned, function, program_type, flags })
 }
 
 fn kernel_types() -> Result<Vec<u8>, KernelError> {
@@ -153,11 +163,10 @@ fn kernel_types() -> Result<Vec<u8>, KernelError> {
     }
 }
 
-fn map_index(object: &Object<'_>, name: &str) -> Result<usize, KernelError> {
-    object
-        .maps
-        .iter()
-        .position(|map| map.name == name)
+fn map_index(object: &Object<'_>, by_name: &HashMap<&str, usize>, name: &str) -> Result<usize, KernelError> {
+    by_name
+        .get(name)
+        .copied()
         .ok_or_else(|| KernelError::NoMap { map: name.to_owned(), there: list(object.maps.iter().map(|map| map.name)) })
 }
 
@@ -222,8 +231,7 @@ impl Work<'_> {
         if let Some(image) = self.images.get(&index) {
             bpf::map_update(map.as_fd(), &0u32.to_ne_bytes(), image).map_err(failed("fill"))?;
         }
-        let planned = self.planned.maps.iter().any(|p| p.freeze && p.name == definition.name);
-        if planned || definition.data.is_some() && map::is_read_only(definition.name) {
+        if self.frozen.contains(&index) || definition.data.is_some() && map::is_read_only(definition.name) {
             bpf::map_freeze(map.as_fd()).map_err(failed("freeze"))?;
         }
         Ok(map)
@@ -306,7 +314,7 @@ impl Work<'_> {
             let missing = program.linked.missing.iter().map(String::as_str).collect::<BTreeSet<_>>();
             return KernelError::MissingTypes { program: name, missing: list(missing.into_iter()), log };
         }
-        if self.planned.scope == Scope::Container && log.needs_perfmon() {
+        if self.scope == Scope::Container && log.needs_perfmon() {
             return KernelError::NeedsHostScope { program: name, log };
         }
         KernelError::Rejected { program: name, errno, log }
@@ -315,7 +323,7 @@ impl Work<'_> {
     fn refused(&self, program: &Program<'_>, source: Errno) -> KernelError {
         let kind = program.planned.kind;
         let why = match source {
-            Errno::PERM if self.planned.scope == Scope::Container && kind.scope() == Scope::Host => "its kind needs host scope",
+            Errno::PERM if self.scope == Scope::Container && kind.scope() == Scope::Host => "its kind needs host scope",
             Errno::PERM => "the kernel refuses it without a reason (lockdown, or a capability is missing)",
             Errno::INVAL => "the kernel does not know the program type or attach type",
             Errno::NOMEM => "no memory for it",
@@ -348,10 +356,10 @@ fn explained(load: &ProgramLoad<'_>) -> Explained {
 }
 
 /// Pins in the order of the plan. Maps come first: a program's maps have to be found even where a program's pin fails.
-fn pin(directory: &Path, planned: &PlannedObject, object: &Object<'_>, loaded: &Loaded) -> Result<LoadedIds, KernelError> {
+fn pin(directory: &Path, planned: &PlannedObject, pinned: &[usize], loaded: &Loaded) -> Result<LoadedIds, KernelError> {
     let mut ids = LoadedIds::default();
-    for map in &planned.maps {
-        let fd = loaded.maps[&map_index(object, &map.name)?].as_fd();
+    for (map, index) in planned.maps.iter().zip(pinned) {
+        let fd = loaded.maps[index].as_fd();
         bpf::pin(fd, &map.pin.path(directory)).map_err(KernelError::pin("pin a map at", directory, &map.pin))?;
         let what = |source| KernelError::Info { what: format!("map {}", map.name), source };
         ids.maps.push(bpf::map_info(fd).map_err(what)?.id);
@@ -363,7 +371,7 @@ fn pin(directory: &Path, planned: &PlannedObject, object: &Object<'_>, loaded: &
             &program.pin,
         ))?;
         let what = |source| KernelError::Info { what: format!("program {}", program.function), source };
-        ids.programs.push(bpf::program_info(fd.as_fd()).map_err(what)?.id);
+        ids.programs.push(bpf::program_id(fd.as_fd()).map_err(what)?);
     }
     Ok(ids)
 }

@@ -41,13 +41,18 @@ impl MapShape {
         matches!(self.map_type, RINGBUF | USER_RINGBUF)
     }
 
+    /// True for maps that get one entry for each CPU because they say no number.
+    pub fn wants_cpus(self) -> bool {
+        self.map_type == PERF_EVENT_ARRAY && self.max_entries == 0
+    }
+
     /// The shape with its size as the kernel wants it: ring buffers rounded up, perf event arrays one entry for each CPU.
     pub fn completed(mut self, page: u32, cpus: u32) -> Self {
         if self.is_ring() && self.max_entries > 0 {
             let pages = self.max_entries.div_ceil(page).checked_next_power_of_two();
             self.max_entries = pages.and_then(|n| n.checked_mul(page)).unwrap_or(self.max_entries);
         }
-        if self.map_type == PERF_EVENT_ARRAY && self.max_entries == 0 {
+        if self.wants_cpus() {
             self.max_entries = cpus;
         }
         self
@@ -217,10 +222,10 @@ fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: Depth) -> Result<(MapSh
 
 fn number(btf: &Btf<'_>, ty: u32) -> Result<u32, Declaration> {
     let pointer = btf.peel(ty)?;
-    if pointer.kind == Kind::Ptr {
-        if let Some((_, len)) = btf.peel(pointer.size_or_type)?.array() {
-            return Ok(len);
-        }
+    if pointer.kind == Kind::Ptr
+        && let Some((_, len)) = btf.peel(pointer.size_or_type)?.array()
+    {
+        return Ok(len);
     }
     Err(Declaration::Wrong("is declared with an attribute that is not a number"))
 }

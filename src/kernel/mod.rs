@@ -1,8 +1,13 @@
-//! Everything that is done with BPF objects: reading, loading, attaching, pinning, probing. The only user of aya.
+//! Everything that is done with BPF objects: reading, loading, attaching, pinning, probing.
+//!
+//! The bytes are a stranger's. `elf`, `btf` and `btf_ext` read them and check every reference; `object`, `map` and `section` say
+//! what they declare; `link`, `fixup` and `core_relo` make of them what BPF_PROG_LOAD takes. All that is pure. `load`, `attach`,
+//! `pins`, `features` and `inspect` are where the kernel is asked. Why no crate does it: docs/decisions/0006.
 
 mod attach;
 mod btf;
 mod btf_ext;
+mod core_answer;
 mod core_relo;
 mod core_spec;
 mod elf;

@@ -235,8 +235,10 @@ fn variables(elf: &Elf<'_>, btf: Option<&Btf<'_>>) -> Result<Vec<Variable>, Obje
     Ok(found)
 }
 
-/// The types of variables by the names of their section and their own.
-fn variable_types<'a>(btf: &Btf<'a>) -> Result<HashMap<(&'a [u8], &'a [u8]), u32>, BtfError> {
+/// Types by the names of the section and of the variable.
+type VariableTypes<'a> = HashMap<(&'a [u8], &'a [u8]), u32>;
+
+fn variable_types<'a>(btf: &Btf<'a>) -> Result<VariableTypes<'a>, BtfError> {
     let mut found = HashMap::new();
     for section in btf.types().filter(|ty| ty.kind == Kind::DataSec) {
         for entry in section.variables() {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -34,28 +34,17 @@ pub fn remove_directory(directory: &Path) -> Result<(), KernelError> {
     let mut left = entries(directory)?;
     left.sort_by_key(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_")));
     for pin in left {
-        detach(&pin);
         fsutil::unlink_if_present(&pin)?;
     }
     fsutil::remove_dir_if_present(directory)?;
     Ok(())
 }
 
-/// Removes one pin. What it named ends when nothing else refers to it: a link detaches, a program is unloaded.
-///
-/// A link is detached first where its kind can be, so that the place is free when this returns: the kernel frees what a
-/// removed pin named only a little later, and the next container's XDP program would find the interface taken.
+/// Removes one pin. What it named ends when nothing else refers to it: a link detaches, a program is unloaded. The kernel does
+/// that some milliseconds later, on a thread of its own. BPF_LINK_DETACH would make the caller wait for it, up to 16 ms for
+/// an XDP link on the generic path, which is more than all else that a release does.
 pub fn unpin(directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
-    detach(&pin.path(directory));
     Ok(fsutil::unlink_if_present(&pin.path(directory))?)
-}
-
-/// Detaches a pinned link. Where that does not work, removing the pin does it in its own time.
-fn detach(pin: &Path) {
-    let is_link = pin.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_"));
-    if let Some(link) = is_link.then(|| bpf::open_pin(pin).ok()).flatten() {
-        let _ = bpf::link_detach(link.as_fd());
-    }
 }
 
 /// Everything below our bpffs, for gc and doctor. Nothing where the bpffs is not there.

@@ -183,7 +183,7 @@ fn programs_refer_to_maps_and_data() {
         assert!(seen.contains(&map), "{seen:?}");
     }
     assert_eq!(linked.functions.len(), Linked::FUNCTION_RECORD);
-    assert!(linked.lines.len() >= Linked::LINE_RECORD && linked.lines.len() % Linked::LINE_RECORD == 0);
+    assert!(linked.lines.len() >= Linked::LINE_RECORD && linked.lines.len().is_multiple_of(Linked::LINE_RECORD));
 }
 
 #[test]
@@ -218,6 +218,29 @@ fn externs_are_named() {
     for (program, symbol) in [("reads_config", "CONFIG_HZ"), ("calls_kernel", "bpf_rcu_read_lock")] {
         assert_eq!(link_one(&object, program, None).unwrap_err(), LinkError::Extern(symbol.into()));
     }
+}
+
+#[test]
+fn descriptors_are_given_by_the_loader_alone() {
+    let good = object!("relo");
+    let object = Object::parse(good).unwrap();
+    // A plain 64-bit constant; register fields are the second byte.
+    let function = object.programs().find(|f| f.name == "value_first").unwrap();
+    let code = object.elf.sections[function.section].data.as_ptr() as usize - good.as_ptr() as usize;
+    let at = code + function.start * insn::SIZE;
+    assert!(link(&object, function, None).is_ok());
+    for source in 1..16 {
+        let mut copy = good.to_vec();
+        copy[at + 1] = if cfg!(target_endian = "little") { source << 4 } else { source };
+        let object = Object::parse(&copy).unwrap();
+        let error = link_one(&object, "value_first", None).unwrap_err();
+        assert_eq!(error, LinkError::Descriptor { function: "value_first".into(), at: 0 }, "{source}");
+    }
+    // A call of a kernel function by its number: source register 2.
+    let mut copy = good.to_vec();
+    copy[at..at + 2].copy_from_slice(&[insn::CALL, if cfg!(target_endian = "little") { 0x20 } else { 2 }]);
+    let object = Object::parse(&copy).unwrap();
+    assert!(matches!(link_one(&object, "value_first", None), Err(LinkError::Descriptor { .. })));
 }
 
 fn types(object: &[u8]) -> Vec<u8> {

@@ -1,17 +1,18 @@
 //! One container: the state that the runtime sent, and its bundle's configuration.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::model::annotations::{PREFIX, Request, RequestError};
 use crate::model::config::{Config, NamespaceKind, NamespaceSource};
 use crate::model::delegation::Delegation;
 use crate::model::engine::EngineError;
-use crate::model::grant::{Missing, Needs};
+use crate::model::grant::Needs;
 use crate::model::ids::{ContainerId, Pid};
 use crate::model::policy::{ContainerFacts, Engine};
 use crate::model::record::Workload;
 use crate::model::state::{State, Status};
+
+pub use crate::model::grant::MissingRights;
 
 /// A container as state and config.json describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,8 +127,7 @@ impl Container {
 
     /// Refuses a request whose container could not use what it asks for.
     pub fn check_rights(&self, request: &Request, delegation: Option<&Delegation>) -> Result<(), MissingRights> {
-        let missing = Needs::of(delegation, !request.maps.is_empty()).missing(&self.config, self.engine);
-        if missing.is_empty() { Ok(()) } else { Err(MissingRights(missing)) }
+        Needs::of(delegation, !request.maps.is_empty()).check(&self.config, self.engine)
     }
 
     /// True where the engine configures the network after createRuntime: podman with a user namespace, whose network
@@ -159,21 +159,6 @@ pub fn facts(config: &Config, engine: Engine, workload: &Workload, runtime_user:
         container: workload.container.clone(),
         runtime_user,
         userns: config.namespace(NamespaceKind::User) != NamespaceSource::Runtime,
-    }
-}
-
-/// What a container lacks for what it asks; the sentences of all of it, each with its remedy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MissingRights(pub Vec<Missing>);
-
-impl std::error::Error for MissingRights {}
-
-impl fmt::Display for MissingRights {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, missing) in self.0.iter().enumerate() {
-            write!(f, "{}{missing}", if n == 0 { "" } else { "; " })?;
-        }
-        Ok(())
     }
 }
 
@@ -373,7 +358,6 @@ mod tests {
 
         let (podman, token) = with("podman-4.3.1_userns", &[("delegate", "networking")]);
         let missing = podman.check_rights(&token, Some(&xdp)).unwrap_err();
-        assert_eq!(missing.0.len(), 1, "{missing}");
         assert!(missing.to_string().starts_with("the container's seccomp profile refuses bpf(2): "), "{missing}");
         assert!(podman.late_network());
         assert_eq!((podman.facts(7).userns, podman.facts(7).runtime_user, podman.facts(7).engine), (true, 7, Engine::Podman));
@@ -381,7 +365,7 @@ mod tests {
         // Maps are read with bpf(2), and with no capability.
         let maps = [("image", "oci:/demo"), ("programs", "xdp:count"), ("maps", "packets")];
         let (default, request) = with("podman-4.3.1_default", &maps);
-        assert_eq!(default.check_rights(&request, None).unwrap_err().0.len(), 1);
+        assert!(default.check_rights(&request, None).unwrap_err().to_string().starts_with("the container's seccomp profile"));
         assert!(!default.late_network() && !default.facts(0).userns);
         let (unconfined, request) = with("podman-4.3.1_unconfined", &maps);
         assert_eq!(unconfined.check_rights(&request, None), Ok(()));

@@ -162,8 +162,8 @@ fn by_place(id: &str, bundle: &Path, cgroups_path: Option<&str>) -> Option<Engin
     let run = bundle.strip_prefix("/var/run").map(|rest| Path::new("/run").join(rest));
     let bundle = run.as_deref().unwrap_or(bundle);
 
-    let below = |state: &&str| Path::new(state).join("io.containerd.runtime.v2.task/k8s.io").join(id) == bundle;
-    if CONTAINERD_STATE.iter().any(|state| below(&state)) {
+    let below = |state: &str| Path::new(state).join("io.containerd.runtime.v2.task/k8s.io").join(id) == bundle;
+    if CONTAINERD_STATE.iter().any(|state| below(state)) {
         return Some(Engine::Containerd);
     }
     // containers/storage: <root>/<driver>-containers/<id>/userdata. podman's bundles are below the graph root, CRI-O's below

@@ -62,79 +62,71 @@ impl Needs {
         needs
     }
 
-    /// What the configuration certainly lacks. What it may lack (a rule on arguments, a file with capabilities) is not in it.
-    pub fn missing(&self, config: &Config, engine: Engine) -> Vec<Missing> {
-        let capabilities = self
-            .capabilities
-            .iter()
-            .filter(|capability| config.can_have(**capability) == Allowed::No)
-            .map(|capability| Missing { what: Lack::Capability(*capability), user: config.user.uid, engine });
-        let syscalls = self.syscalls.iter().filter(|call| config.seccomp_allows(**call) == Allowed::No).map(|call| Missing {
-            what: Lack::Syscall(*call),
-            user: config.user.uid,
-            engine,
-        });
-        capabilities.chain(syscalls).collect()
+    /// Refuses a configuration that certainly lacks something. What it may lack (a rule on arguments, a file with
+    /// capabilities) is not in it.
+    pub fn check(&self, config: &Config, engine: Engine) -> Result<(), MissingRights> {
+        let lacking = Self {
+            capabilities: self.capabilities.iter().copied().filter(|c| config.can_have(*c) == Allowed::No).collect(),
+            syscalls: self.syscalls.iter().copied().filter(|call| config.seccomp_allows(*call) == Allowed::No).collect(),
+        };
+        if lacking.is_empty() { Ok(()) } else { Err(MissingRights { lacking, user: config.user.uid, engine }) }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.capabilities.is_empty() && self.syscalls.is_empty()
+    }
+
+    /// `CAP_BPF CAP_NET_ADMIN`
+    fn capabilities(&self) -> String {
+        self.capabilities.iter().map(|capability| capability.name()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The same without the prefix and with commas, as `--cap-add` and Kubernetes write them.
+    fn short(&self) -> String {
+        self.capabilities().replace("CAP_", "").replace(' ', ",")
+    }
+
+    /// `bpf(2) perf_event_open(2)`
+    fn calls(&self) -> String {
+        self.syscalls.iter().map(|call| format!("{}(2)", call.name())).collect::<Vec<_>>().join(" ")
     }
 }
 
-/// One thing that a container lacks; displayed as a sentence with its remedy.
+/// What a container lacks to use what it asks for: one sentence with the remedy for its engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing {
-    /// What.
-    pub what: Lack,
+pub struct MissingRights {
+    /// What is lacking.
+    pub lacking: Needs,
     user: u32,
     engine: Engine,
 }
 
-/// What can be lacking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lack {
-    /// A capability.
-    Capability(Capability),
-    /// A system call that the seccomp profile refuses.
-    Syscall(Syscall),
-}
+impl std::error::Error for MissingRights {}
 
-impl fmt::Display for Missing {
+impl fmt::Display for MissingRights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.what {
-            Lack::Capability(capability) => {
-                let name = capability.name();
-                let short = name.trim_start_matches("CAP_");
-                write!(
-                    f,
-                    "user {} of the container cannot have {name}, without which the delegation is worth nothing: ",
-                    self.user
-                )?;
-                match self.engine {
-                    Engine::Podman => write!(f, "use --cap-add {short}, or grant = true in the policy"),
-                    Engine::Containerd | Engine::CriO => write!(f, "add {short} to securityContext.capabilities.add"),
-                    Engine::Oci if self.user == 0 => {
-                        write!(
-                            f,
-                            "add it to bounding, effective and permitted in process.capabilities (docker: --cap-add {short})"
-                        )
-                    }
-                    Engine::Oci => write!(f, "add it to all five sets, ambient included, in process.capabilities"),
-                }
-            }
-            Lack::Syscall(call) => {
-                let name = call.name();
-                write!(f, "the container's seccomp profile refuses {name}(2): ")?;
-                match self.engine {
-                    Engine::Podman => {
-                        write!(f, "use a profile that allows it (--security-opt seccomp=FILE), or grant = true in the policy")
-                    }
-                    Engine::Containerd | Engine::CriO => {
-                        write!(f, "use a profile that allows it (securityContext.seccompProfile)")
-                    }
-                    Engine::Oci => {
-                        write!(f, "allow it in linux.seccomp of config.json (docker: --security-opt seccomp=FILE)")
-                    }
-                }
-            }
+        let Self { lacking, user, engine } = self;
+        let mut lacks = Vec::new();
+        let mut remedies = Vec::new();
+        if !lacking.capabilities.is_empty() {
+            lacks.push(format!("user {user} of the container cannot have {}", lacking.capabilities()));
+            remedies.push(match engine {
+                Engine::Podman => format!("use --cap-add {}", lacking.short()),
+                Engine::Containerd | Engine::CriO => format!("set securityContext.capabilities.add [{}]", lacking.short()),
+                Engine::Oci if *user == 0 => "add them to bounding, effective and permitted (docker: --cap-add)".to_owned(),
+                Engine::Oci => "add them to all five sets, ambient included".to_owned(),
+            });
         }
+        if !lacking.syscalls.is_empty() {
+            lacks.push(format!("the container's seccomp profile refuses {}", lacking.calls()));
+            remedies.push(match engine {
+                Engine::Podman => "use a profile that allows it (--security-opt seccomp=FILE)".to_owned(),
+                Engine::Containerd | Engine::CriO => "set a securityContext.seccompProfile that allows it".to_owned(),
+                Engine::Oci => "allow it in linux.seccomp (docker: --security-opt seccomp=FILE)".to_owned(),
+            });
+        }
+        write!(f, "{}: {}", lacks.join(", and "), remedies.join(" and "))?;
+        if *engine == Engine::Podman { f.write_str(", or grant = true in the policy") } else { Ok(()) }
     }
 }
 
@@ -153,15 +145,14 @@ pub struct Granted(Needs);
 impl Granted {
     /// True where nothing was added.
     pub fn is_empty(&self) -> bool {
-        self.0.capabilities.is_empty() && self.0.syscalls.is_empty()
+        self.0.is_empty()
     }
 }
 
 impl fmt::Display for Granted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let capabilities = self.0.capabilities.iter().map(|capability| capability.name().to_owned());
-        let calls = self.0.syscalls.iter().map(|call| format!("{}(2)", call.name()));
-        f.write_str(&capabilities.chain(calls).collect::<Vec<_>>().join(" "))
+        let granted = [self.0.capabilities(), self.0.calls()];
+        f.write_str(granted.join(" ").trim())
     }
 }
 
@@ -286,24 +277,50 @@ mod tests {
 
     #[test]
     fn what_is_missing_has_a_remedy_for_its_engine() {
-        let needs = Needs::of(Some(&progs(bits(&[6]))), false);
-        let says =
-            |name: &str, engine| needs.missing(&recorded(name).1, engine).iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(says("runc-1.1.5_userns", Engine::Oci), Vec::<String>::new());
-        let spec = says("runc-1.1.5_spec", Engine::Oci);
-        assert_eq!(spec.len(), 2);
-        assert!(spec[0].contains("CAP_BPF") && spec[0].contains("process.capabilities"), "{spec:?}");
-        let podman = says("podman-4.3.1_default", Engine::Podman);
-        assert_eq!(podman.len(), 3);
-        assert!(podman[1].contains("--cap-add NET_ADMIN"), "{podman:?}");
-        assert_eq!(
-            podman[2],
-            "the container's seccomp profile refuses bpf(2): use a profile that allows it (--security-opt seccomp=FILE), or grant = \
-             true in the policy"
-        );
-        assert!(podman.iter().all(|sentence| sentence.len() < 200), "{podman:?}");
-        let user = says("podman-4.3.1_user1000", Engine::Podman);
-        assert!(user[0].starts_with("user 1000 of the container cannot have CAP_NET_ADMIN"), "{user:?}");
+        let networking = Needs::of(Some(&progs(bits(&[6]))), false);
+        let maps = Needs::of(None, true);
+        let says = |needs: &Needs, name: &str, engine| needs.check(&recorded(name).1, engine).map_err(|e| e.to_string());
+        assert_eq!(says(&networking, "runc-1.1.5_userns", Engine::Oci), Ok(()));
+        assert_eq!(says(&maps, "runc-1.1.5_spec", Engine::Oci), Ok(()));
+        for (needs, name, engine, sentence) in [
+            (
+                &networking,
+                "runc-1.1.5_spec",
+                Engine::Oci,
+                "user 0 of the container cannot have CAP_BPF CAP_NET_ADMIN: add them to bounding, effective and permitted \
+                 (docker: --cap-add)",
+            ),
+            (
+                &networking,
+                "podman-4.3.1_default",
+                Engine::Podman,
+                "user 0 of the container cannot have CAP_BPF CAP_NET_ADMIN, and the container's seccomp profile refuses bpf(2): \
+                 use --cap-add BPF,NET_ADMIN and use a profile that allows it (--security-opt seccomp=FILE), or grant = true in \
+                 the policy",
+            ),
+            (
+                &networking,
+                "podman-4.3.1_user1000",
+                Engine::CriO,
+                "user 1000 of the container cannot have CAP_NET_ADMIN, and the container's seccomp profile refuses bpf(2): set \
+                 securityContext.capabilities.add [NET_ADMIN] and set a securityContext.seccompProfile that allows it",
+            ),
+            (
+                &maps,
+                "podman-4.3.1_default",
+                Engine::Podman,
+                "the container's seccomp profile refuses bpf(2): use a profile that allows it (--security-opt seccomp=FILE), or \
+                 grant = true in the policy",
+            ),
+        ] {
+            assert_eq!(says(needs, name, engine), Err(sentence.to_owned()));
+        }
+        // The longest one fits the line that a runtime shows.
+        let all = Needs::of(Some(&progs(bits(&[5, 6]))), true);
+        for engine in Engine::ALL {
+            let longest = says(&all, "podman-4.3.1_default", engine).unwrap_err();
+            assert!(longest.len() < 285, "{longest}");
+        }
     }
 
     #[test]
@@ -322,7 +339,7 @@ mod tests {
             let mut after = before.clone();
             assert!(!grant(&mut after, &config, &needs).unwrap().is_empty(), "{name}");
             let granted = Config::parse(&after.to_string()).unwrap();
-            assert_eq!(needs.missing(&granted, Engine::Podman), vec![], "{name}");
+            assert_eq!(needs.check(&granted, Engine::Podman), Ok(()), "{name}");
             assert!(needs.capabilities.iter().all(|c| granted.can_have(*c) == Allowed::Yes), "{name}");
             let mut again = after.clone();
             assert_eq!(grant(&mut again, &granted, &needs), Ok(Granted::default()), "{name}");

@@ -13,7 +13,7 @@ use bpfman_hook::model::attach_point::{
 };
 use bpfman_hook::model::ids::PinName;
 use bpfman_hook::model::plan::PlannedLink;
-use bpfman_hook::sys::bpf::{self, ObjectKind};
+use bpfman_hook::sys::bpf;
 use bpfman_hook::sys::{Errno, netns};
 
 use bed::{Bed, Cgroup, Netns, Wanted, object, wait_until};
@@ -93,8 +93,7 @@ fn an_xdp_and_a_cgroup_program_share_a_map_and_are_gone_when_unpinned() {
     assert!(LinuxKernel.unpin(&bed.directory, &arrived.pin).unwrap());
     assert!(!LinuxKernel.unpin(&bed.directory, &arrived.pin).unwrap());
     assert_eq!(inspect::link(&bed.directory, &arrived.pin).unwrap(), None);
-    netns.send_to_itself(5);
-    assert_eq!(bed.counter(&loaded, "packets", 0), 5);
+    assert!(netns.is_quiet(|| bed.counter(&loaded, "packets", 0)));
     let found = pins::list(bed.bpffs.path()).unwrap();
     assert_eq!(found.owners, [(bed.owner, vec![sent.pin, PinName::map(0), PinName::program(0), PinName::program(1)])]);
     assert!(found.strangers.is_empty());
@@ -163,7 +162,7 @@ fn cgroup_programs_count_and_refuse() {
     assert!(cgroup.connect(other.local_addr().unwrap().port()).success(), "another port is not");
     assert_eq!(bed.counter(&blocker, "refused", 0), 1);
     LinuxKernel.unpin(&bed.directory, &link.pin).unwrap();
-    assert!(cgroup.connect(port).success(), "without the link it is not refused");
+    assert!(wait_until(|| cgroup.connect(port).success()), "without the link it is not refused");
 
     // AF_INET is 2.
     let globals = [("refused_family", 2u32.to_ne_bytes().to_vec())];
@@ -194,8 +193,10 @@ fn tcx_programs_count_both_directions() {
     netns.send_to_itself(4);
     assert_eq!((bed.counter(&loaded, "traffic", 0), bed.counter(&loaded, "traffic", 1)), (4, 4));
     LinuxKernel.unpin(&bed.directory, &link.pin).unwrap();
+    assert!(netns.is_quiet(|| bed.counter(&loaded, "traffic", 0)));
+    let sent = bed.counter(&loaded, "traffic", 1);
     netns.send_to_itself(4);
-    assert_eq!((bed.counter(&loaded, "traffic", 0), bed.counter(&loaded, "traffic", 1)), (4, 8));
+    assert_eq!(bed.counter(&loaded, "traffic", 1), sent + 4, "the other link stays");
     bed.end();
 }
 
@@ -220,11 +221,13 @@ fn tracing_programs_limit_themselves_to_a_cgroup() {
     assert_eq!(executed(), (1, 1));
     elsewhere.run("exec true");
     assert_eq!(executed(), (1, 1), "another cgroup is not counted");
-    // Links on perf events cannot be detached at once: the kernel does it when the pin's inode is freed.
     LinuxKernel.unpin(&bed.directory, &link.pin).unwrap();
-    assert!(wait_until(|| !bpf::ids(ObjectKind::Link).unwrap().contains(&link.id)));
-    cgroup.run("exec true");
-    assert_eq!(executed(), (1, 2));
+    let detached = wait_until(|| {
+        let before = executed();
+        cgroup.run("exec true");
+        executed() == (before.0, before.1 + 1)
+    });
+    assert!(detached, "the other one stays: {:?}", executed());
 
     for at in [
         AttachPoint::Tracepoint { tracepoint: name("no_such_event") },
@@ -334,7 +337,8 @@ fn the_verifiers_refusal_names_line_and_reason() {
     let KernelError::Rejected { program, errno, log } = &error else { panic!("{error}") };
     assert_eq!((program.as_str(), *errno), ("reads_too_far", Errno::ACCESS));
     assert!(log.line.as_deref().is_some_and(|line| line.contains("data[100]")), "{:?}", log.line);
-    assert_eq!(log.reason, "R1 offset is outside of the packet");
+    // "of the packet" or "of the allowed memory range", by kernel.
+    assert!(log.reason.starts_with("R1 ") && log.reason.contains("is outside of the"), "{}", log.reason);
     assert!(log.tail.ends_with(&log.reason) && log.tail.contains("invalid access to packet"), "{}", log.tail);
     assert!(error.to_string().len() < 300, "{error}");
     // The neighbour is fine, and what was not asked for is not looked at.
@@ -352,7 +356,7 @@ fn container_scope_reads_no_kernel_memory_and_tells_no_address() {
         let KernelError::NeedsHostScope { program, log } = &error else { panic!("{}: {error}", thief.function) };
         assert_eq!(program, thief.function);
         assert!(error.to_string().contains("it needs host scope"), "{error}");
-        let reasons = ["helper bpf_probe_read_kernel#", "leaks addr", "read from stack"];
+        let reasons = ["bpf_probe_read_kernel#", "leaks addr", "read from stack"];
         assert!(reasons.iter().any(|reason| log.reason.contains(reason)), "{}", log.reason);
         assert_eq!(error.to_string().contains("sets every byte of the stack"), thief.function == "copy_padding");
     }

@@ -9,7 +9,8 @@ use serde::Deserialize;
 
 use crate::frontend::finding::{Finding, Status};
 use crate::frontend::hooks_dir::below;
-use crate::frontend::install_check::chain;
+use crate::lifecycle::error::chain;
+use crate::lifecycle::reconcile::describe;
 use crate::model::container::asks;
 use crate::model::ids::Pid;
 use crate::model::record::{Owner, OwnerRecord, Phase};
@@ -196,14 +197,6 @@ pub fn decides(record: &OwnerRecord, process: Process) -> Result<bool, String> {
         },
     };
     pid::is_alive(&identity).map_err(|err| chain(&err))
-}
-
-fn describe(owner: &Owner) -> String {
-    match owner {
-        Owner::Container { id, .. } => format!("container {id}"),
-        Owner::Netns { cookie, .. } => format!("network namespace {cookie}"),
-        Owner::Host { application } => format!("application {}", application.as_deref().unwrap_or("without a name")),
-    }
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use crate::cli::{DoctorArgs, Format};
 use crate::frontend::finding::{Finding, Findings, Status};
-use crate::frontend::install_check::{chain, effective};
-use crate::frontend::print;
+use crate::frontend::install_check::effective;
+use crate::frontend::{policy, print};
 use crate::kernel::{Feature, Kernel};
-use crate::lifecycle::policy_files;
+use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
 use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
@@ -56,12 +56,17 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
 
 /// The policy that a start of a container would load.
 fn policy(paths: &Paths) -> Finding {
-    match policy_files::load(paths) {
-        Ok(loaded) => {
-            let policy = &loaded.policy;
-            let rules = format!("{} image rules, {} container rules", policy.images.len(), policy.containers.len());
-            Finding::ok("policy", format!("{rules}, {} keys; id {}", loaded.keys.len(), loaded.id.0))
+    match policy::check(paths, None) {
+        Ok(report) if report.warnings.is_empty() => {
+            let rules = format!("{} image rules, {} container rules", report.images.len(), report.containers.len());
+            Finding::ok("policy", format!("{rules}; id {}", report.id.unwrap_or_default()))
         }
+        Ok(report) => Finding::bad(
+            "policy",
+            Status::Warn,
+            report.warnings.join("; "),
+            "see `bpfman-hook policy check` and docs/policy.md",
+        ),
         Err(err) => {
             let detail = format!("every request is refused: {}", chain(&err));
             Finding::bad("policy", Status::Fail, detail, "correct it, then `bpfman-hook policy check`")
@@ -131,7 +136,9 @@ mod tests {
     fn a_policy_that_does_not_parse_fails() {
         let root = tempfile::tempdir().unwrap();
         let paths = Paths::below(root.path());
-        assert_eq!(policy(&paths).status, Status::Ok, "none at all is the built-in one: {:?}", policy(&paths));
+        let built_in = policy(&paths);
+        assert_eq!(built_in.status, Status::Warn);
+        assert!(built_in.detail.contains("no keys"), "{built_in:?}");
         fs::create_dir_all(&paths.etc).unwrap();
         fs::write(paths.policy_file(), "[[image]]\nrepository = 7\n").unwrap();
         let found = policy(&paths);

@@ -99,6 +99,15 @@ pub fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, Errno> {
     })
 }
 
+/// The kernel's id of a program.
+pub fn program_id(program: BorrowedFd<'_>) -> Result<u32, Errno> {
+    // SAFETY: the struct consists of integers, for which zero is a value.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    // SAFETY: the struct's pointers and their counts are zero.
+    unsafe { query(program, &mut info) }?;
+    Ok(info.id)
+}
+
 fn map_ids(program: BorrowedFd<'_>, count: u32) -> Result<Vec<u32>, Errno> {
     if count == 0 {
         return Ok(Vec::new());
@@ -152,7 +161,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, Errno> {
             _ => None,
         },
         // SAFETY: as above.
-        cgroup: (info.type_ == CGROUP).then(|| unsafe { info.__bindgen_anon_1.cgroup.cgroup_id }),
+        cgroup: if info.type_ == CGROUP { Some(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id }) } else { None },
     })
 }
 

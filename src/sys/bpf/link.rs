@@ -1,12 +1,13 @@
-//! Links: a program at a place. A link detaches when its last fd or pin is gone.
+//! Links: a program at a place. A link detaches when its last fd or pin is gone; with a pin a little later than that, after
+//! an RCU grace period and on a kernel thread (kernel/bpf/inode.c, bpf_free_inode; kernel/bpf/syscall.c, bpf_link_put).
 
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
-use aya_obj::generated::bpf_cmd::{BPF_LINK_CREATE, BPF_LINK_DETACH, BPF_RAW_TRACEPOINT_OPEN};
+use aya_obj::generated::bpf_cmd::{BPF_LINK_CREATE, BPF_RAW_TRACEPOINT_OPEN};
 use rustix::io::Errno;
 
-use super::{call, new_fd, raw, zeroed};
+use super::{new_fd, raw, zeroed};
 
 /// Where a link goes.
 #[derive(Debug, Clone, Copy)]
@@ -29,18 +30,6 @@ pub fn link_create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type:
     attr.link_create.flags = flags;
     // SAFETY: no field of these kinds of links is a pointer.
     unsafe { new_fd(BPF_LINK_CREATE, &mut attr) }
-}
-
-/// Detaches a link at once; the link stays, attached to nothing. Without this a link whose last pin is removed detaches a
-/// little later: after an RCU grace period, on a kernel thread (kernel/bpf/syscall.c, bpf_link_put).
-///
-/// # Errors
-/// EOPNOTSUPP for perf event and raw tracepoint links, and before Linux 5.9 EINVAL.
-pub fn link_detach(link: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut attr = zeroed();
-    attr.link_detach.link_fd = raw(link);
-    // SAFETY: the one field is an fd.
-    unsafe { call(BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
 
 /// Attaches a raw tracepoint program to a tracepoint by name, host-wide.

@@ -203,7 +203,7 @@ impl Bed {
     pub fn run_named(&self, name: &str) -> u32 {
         let directory = tempfile::Builder::new().prefix("kernel-run-").tempdir().unwrap();
         let path = directory.path().join(name);
-        fs::copy("/bin/true", &path).unwrap();
+        std::os::unix::fs::symlink("/bin/true", &path).unwrap();
         let mut child = Command::new(&path).spawn().unwrap();
         let pid = child.id();
         assert!(child.wait().unwrap().success());
@@ -265,6 +265,15 @@ impl Netns {
         let output = netns::on_thread(self.fd(), || Command::new("ip").args(arguments.split(' ')).output().unwrap()).unwrap();
         assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// True as soon as a counter no longer sees what is sent.
+    pub fn is_quiet(&self, counter: impl Fn() -> u64) -> bool {
+        wait_until(|| {
+            let before = counter();
+            self.send_to_itself(1);
+            counter() == before
+        })
     }
 
     /// Sends packets over lo and receives them.

@@ -1,0 +1,134 @@
+//! CO-RE: what a relocation asks of a type, and what a type answers. The rules are libbpf's (tools/lib/bpf/relo_core.c of the
+//! Linux source).
+
+use crate::kernel::btf::{Btf, Kind};
+use crate::kernel::core_spec::{Spec, SpecError};
+
+/// What a relocation asks: `enum bpf_core_relo_kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    FieldOffset,
+    FieldSize,
+    FieldExists,
+    FieldSigned,
+    FieldLeftShift,
+    FieldRightShift,
+    LocalId,
+    TargetId,
+    TypeExists,
+    TypeSize,
+    ValueExists,
+    Value,
+}
+
+impl Ask {
+    /// The question of a number.
+    pub fn from_raw(raw: u32) -> Option<Self> {
+        use Ask as A;
+        const ALL: [Ask; 12] = [
+            A::FieldOffset,
+            A::FieldSize,
+            A::FieldExists,
+            A::FieldSigned,
+            A::FieldLeftShift,
+            A::FieldRightShift,
+            A::LocalId,
+            A::TargetId,
+            A::TypeExists,
+            A::TypeSize,
+            A::ValueExists,
+            A::Value,
+        ];
+        ALL.get(raw as usize).copied()
+    }
+
+    /// True for questions about a member.
+    pub fn of_field(self) -> bool {
+        (self as u32) < (Self::LocalId as u32)
+    }
+
+    /// True for questions about a value of an enum.
+    pub fn of_value(self) -> bool {
+        matches!(self, Self::ValueExists | Self::Value)
+    }
+}
+
+/// The answer to a question about a type: a number and, for offsets, what is read there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// The number.
+    pub value: u64,
+    /// Bytes and type id of the field, for offsets of whole fields.
+    pub field: Option<(u64, u32)>,
+}
+
+/// What types say about a way through them; None for a question that only an existing thing can answer.
+pub fn answer(ask: Ask, btf: &Btf<'_>, spec: Option<&Spec<'_>>) -> Result<Option<Answer>, SpecError> {
+    let number = |value| Ok(Some(Answer { value, field: None }));
+    match (ask, spec) {
+        (Ask::FieldExists | Ask::TypeExists | Ask::ValueExists, spec) => number(u64::from(spec.is_some())),
+        (_, None) => Ok(None),
+        (Ask::LocalId | Ask::TargetId, Some(spec)) => number(u64::from(spec.root)),
+        (Ask::TypeSize, Some(spec)) => number(btf.size(spec.root)?),
+        (Ask::Value, Some(spec)) => {
+            let step = spec.steps.first().ok_or(SpecError::Access)?;
+            let value = btf.ty(step.ty)?.values().nth(step.index as usize).ok_or(SpecError::Access)?;
+            number(value.1)
+        }
+        (ask, Some(spec)) => field_answer(ask, btf, spec).map(Some),
+    }
+}
+
+fn field_answer(ask: Ask, btf: &Btf<'_>, spec: &Spec<'_>) -> Result<Answer, SpecError> {
+    let number = |value| Ok(Answer { value, field: None });
+    let last = spec.steps.last().ok_or(SpecError::Access)?;
+    if last.name.is_none() {
+        let size = btf.size(last.ty)?;
+        return match ask {
+            Ask::FieldOffset => Ok(Answer { value: spec.bits / 8, field: Some((size, last.ty)) }),
+            Ask::FieldSize => number(size),
+            _ => Err(SpecError::Access),
+        };
+    }
+    let member = btf.ty(last.ty)?.member(last.index as usize).ok_or(SpecError::Access)?;
+    let ty = btf.peel(member.ty)?;
+    let (mut bytes, mut offset) = (btf.size(member.ty)?, spec.bits / 8);
+    let mut bits = bytes.checked_mul(8).ok_or(SpecError::Access)?;
+    if member.bits > 0 {
+        // The smallest aligned load that covers the bitfield.
+        bits = u64::from(member.bits);
+        if bytes == 0 || bytes > 8 {
+            return Err(SpecError::Access);
+        }
+        offset = spec.bits / 8 / bytes * bytes;
+        while spec.bits + bits - offset * 8 > bytes * 8 {
+            if bytes >= 8 {
+                return Err(SpecError::Access);
+            }
+            bytes *= 2;
+            offset = spec.bits / 8 / bytes * bytes;
+        }
+    }
+    match ask {
+        Ask::FieldOffset => Ok(Answer { value: offset, field: (member.bits == 0).then_some((bytes, member.ty)) }),
+        Ask::FieldSize => number(bytes),
+        Ask::FieldSigned => {
+            let signed = match ty.kind {
+                Kind::Enum | Kind::Enum64 => ty.flag,
+                _ => ty.int().is_some_and(|(encoding, ..)| encoding & 1 != 0),
+            };
+            number(u64::from(signed))
+        }
+        Ask::FieldLeftShift => {
+            let within = spec.bits - offset * 8;
+            let shift = if cfg!(target_endian = "little") {
+                64u64.checked_sub(within + bits)
+            } else {
+                8u64.checked_sub(bytes).map(|spare| spare * 8 + within)
+            };
+            number(shift.ok_or(SpecError::Access)?)
+        }
+        Ask::FieldRightShift => number(64u64.checked_sub(bits).ok_or(SpecError::Access)?),
+        _ => Err(SpecError::Access),
+    }
+}

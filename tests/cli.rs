@@ -1,0 +1,385 @@
+//! The program as its callers see it: help, JSON, exit statuses, and what stands on stderr.
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use bpfman_hook::cli::{self, Cli};
+use clap::{CommandFactory as _, Parser as _};
+use serde_json::Value;
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bpfman-hook"));
+    command.stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    program().args(args).output().unwrap()
+}
+
+fn run_with(args: &[&str], input: &[u8]) -> Output {
+    let mut child = program().args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // One that does not read its input is judged by what it prints.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("{output:?}"))
+}
+
+/// A failure is one line of ours.
+fn assert_one_line(output: &Output) {
+    let line = text(&output.stderr);
+    assert!(line.starts_with("bpfman-hook: ") && line.ends_with('\n') && line.lines().count() == 1, "{line:?}");
+    assert!(line.len() <= 300, "{} bytes: {line}", line.len());
+}
+
+fn data(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
+}
+
+/// Every command, with the words that lead to it.
+fn commands() -> Vec<Vec<String>> {
+    fn walk(command: &clap::Command, path: &[String], found: &mut Vec<Vec<String>>) {
+        found.push(path.to_vec());
+        for sub in command.get_subcommands() {
+            let path: Vec<_> = path.iter().cloned().chain([sub.get_name().to_owned()]).collect();
+            walk(sub, &path, found);
+        }
+    }
+    let mut found = Vec::new();
+    walk(&Cli::command(), &[], &mut found);
+    assert!(found.len() > 20);
+    found
+}
+
+#[test]
+fn the_types_of_the_command_line_are_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn help_fits_a_screen_and_explains_every_option() {
+    for path in commands() {
+        let mut args: Vec<_> = path.iter().map(String::as_str).collect();
+        args.push("-h");
+        let output = run(&args);
+        let help = text(&output.stdout);
+        assert_eq!(status(&output), 0, "{args:?}");
+        assert!(help.lines().count() <= 30, "{args:?}: {} lines", help.lines().count());
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+        assert!(help.contains("--root"), "{args:?} has no --root");
+        assert!(output.stderr.is_empty());
+    }
+    fn documented(command: &clap::Command) {
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+        }
+        assert!(command.get_about().is_some(), "{}", command.get_name());
+        command.get_subcommands().for_each(documented);
+    }
+    documented(&Cli::command());
+}
+
+#[test]
+fn bad_usage_exits_with_2_and_prints_nothing_on_stdout() {
+    for args in [
+        &[][..],
+        &["nonsense"],
+        &["hook"],
+        &["hook", "prestart"],
+        &["hook", "CreateRuntime"],
+        &["hook", "createRuntime", "--engine", "docker"],
+        &["hook", "createRuntime", "--engine"],
+        &["hook", "createRuntime", "--root", "relative"],
+        &["hook", "createRuntime", "--engine", "oci", "--engine", "oci"],
+        &["--root", "relative", "gc"],
+        &["list"],
+        &["list", "programs", "-q", "-o", "json"],
+        &["get", "program", "x"],
+        &["get", "program", "-1"],
+        &["inspect"],
+        &["pull"],
+        &["token", "create", "--pid", "1"],
+        &["token", "probe", "relative"],
+        &["policy", "explain"],
+        &["policy", "explain", "-a", "novalue"],
+        &["install", "--check", "--dry-run"],
+        &["install", "--destdir", "relative"],
+        &["completions", "tcsh"],
+        &["doctor", "-o", "yaml"],
+    ] {
+        let output = run(args);
+        assert_eq!(status(&output), 2, "{args:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+        assert!(!output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn the_fast_path_reads_as_clap_does() {
+    let parse = |args: &[&str]| {
+        let all = ["bpfman-hook"].iter().chain(args);
+        match Cli::try_parse_from(all).ok()? {
+            Cli { root, command: cli::Command::Hook(hook) } => Some(cli::HookArgs { root, ..hook }),
+            other => panic!("{other:?}"),
+        }
+    };
+    let taken = [
+        &["hook", "createRuntime"][..],
+        &["hook", "poststop", "--engine", "podman"],
+        &["hook", "precreate", "--engine", "podman", "--root", "/srv/r"],
+        &["hook", "createRuntime", "--root", "/srv/r", "--engine", "cri-o"],
+    ];
+    for args in taken {
+        let fast = cli::hook_fast_path(args);
+        assert!(fast.is_some(), "{args:?}");
+        assert_eq!(fast, parse(args), "{args:?}");
+    }
+    // What the fast path leaves alone, clap accepts or explains.
+    for (args, clap_takes) in [
+        (&["hook"][..], false),
+        (&["hook", "createruntime"], false),
+        (&["hook", "createRuntime", "--engine=podman"], true),
+        (&["hook", "--engine", "podman", "createRuntime"], true),
+        (&["--root", "/srv/r", "hook", "createRuntime"], true),
+        (&["hook", "createRuntime", "--engine"], false),
+        (&["hook", "createRuntime", "--engine", "runc"], false),
+        (&["hook", "createRuntime", "--root", "r"], false),
+        (&["hook", "createRuntime", "--root", "/a", "--root", "/b"], false),
+        (&["hook", "createRuntime", "more"], false),
+        (&["gc"], false),
+    ] {
+        assert_eq!(cli::hook_fast_path(args), None, "{args:?}");
+        if args[0] != "gc" {
+            assert_eq!(parse(args).is_some(), clap_takes, "{args:?}");
+        }
+    }
+    let args: Vec<OsString> = ["bpfman-hook", "hook", "poststop", "--root", "/srv/r"].map(OsString::from).into();
+    assert_eq!(cli::parse(&args).root.as_deref(), Some(Path::new("/srv/r")));
+}
+
+#[test]
+fn hook_refuses_what_is_no_state() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path().to_str().unwrap();
+    for stage in ["createRuntime", "poststop"] {
+        for input in ["", "{", "[]", "{}", r#"{"id":"a/b","bundle":"/b"}"#, r#"{"id":"a","bundle":"relative"}"#, "\u{0}"] {
+            let output = run_with(&["hook", stage, "--root", root], input.as_bytes());
+            assert_eq!(status(&output), 2, "{stage} {input:?}: {output:?}");
+            assert_one_line(&output);
+            assert!(output.stdout.is_empty());
+        }
+        let long = format!(r#"{{"id":"{}","bundle":"/b"}}"#, "x".repeat(5000));
+        assert_one_line(&run_with(&["hook", stage, "--root", root], long.as_bytes()));
+    }
+}
+
+#[test]
+fn a_container_without_our_annotations_costs_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().to_str().unwrap();
+    let state = br#"{"ociVersion":"1.0.2","id":"web","pid":1,"bundle":"/none","status":"creating","annotations":{"a":"b"}}"#;
+    for stage in ["createRuntime", "poststop"] {
+        let output = run_with(&["hook", stage, "--engine", "oci", "--root", path], state);
+        assert_eq!((status(&output), output.stdout, output.stderr), (0, vec![], vec![]), "{stage}");
+    }
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "something was opened");
+}
+
+#[test]
+fn precreate_gives_back_what_it_reads() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().to_str().unwrap();
+    let podman = data("config/podman-4.3.1_hostnet.json");
+    for input in [&podman[..], &data("config/crun-1.8.1_spec.json"), b"", b"{", b"\xff\xfe", b" { \"root\" : {} } \n"] {
+        let output = run_with(&["hook", "precreate", "--engine", "podman", "--root", path], input);
+        assert_eq!((status(&output), output.stdout, output.stderr), (0, input.to_vec(), vec![]));
+    }
+
+    let etc = root.path().join("etc/bpfman-hook");
+    fs::create_dir_all(&etc).unwrap();
+    let rule = "[[container]]\nmatch = { engine = \"podman\" }\nprograms = []\ndelegate = [\"networking\"]\ngrant = true\n";
+    fs::write(etc.join("policy.toml"), rule).unwrap();
+    let text = text(&podman).replace(r#""hook.bpfman.io/bpffs":"token""#, r#""hook.bpfman.io/delegate":"networking""#);
+    assert!(text.contains("delegate"));
+    let output = run_with(&["hook", "precreate", "--engine", "podman", "--root", path], text.as_bytes());
+    assert_eq!((status(&output), output.stderr.len()), (0, 0), "{output:?}");
+    let spec: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let bounding = spec["process"]["capabilities"]["bounding"].as_array().unwrap();
+    assert!(bounding.contains(&"CAP_BPF".into()) && bounding.contains(&"CAP_NET_ADMIN".into()), "{bounding:?}");
+
+    fs::write(etc.join("policy.toml"), rule.replace("true", "false")).unwrap();
+    let output = run_with(&["hook", "precreate", "--engine", "podman", "--root", path], text.as_bytes());
+    assert_eq!((status(&output), output.stdout), (0, text.into_bytes()));
+}
+
+#[test]
+fn listings_of_nothing_are_empty_and_make_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().to_str().unwrap();
+    for what in ["programs", "links", "containers", "images"] {
+        let output = run(&["list", what, "-o", "json", "--root", path]);
+        assert_eq!(status(&output), 0, "{what}: {output:?}");
+        assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), Value::Array(vec![]), "{what}");
+        let output = run(&["list", what, "-q", "--root", path]);
+        assert_eq!((status(&output), text(&output.stdout)), (0, ""), "{what}");
+        assert_eq!(status(&run(&["list", what, "--root", path])), 0);
+    }
+    for args in [&["get", "program", "7"][..], &["get", "link", "7"], &["inspect", "web"]] {
+        let args: Vec<_> = args.iter().copied().chain(["--root", path]).collect();
+        let output = run(&args);
+        assert_eq!(status(&output), 1, "{args:?}");
+        assert_one_line(&output);
+    }
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "a look made something");
+}
+
+#[test]
+fn doctor_has_a_remedy_for_everything_that_is_not_ok() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().to_str().unwrap();
+    let output = run(&["doctor", "-o", "json", "--root", path]);
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    assert!(output.stderr.is_empty());
+    let of = |check: &str| findings.iter().find(|f| f["check"] == check).unwrap_or_else(|| panic!("no {check}"));
+    for check in ["kernel: BPF tokens", "lockdown", "unprivileged bpf", "bpffs", "cgroup2", "policy", "records", "containers"] {
+        of(check);
+    }
+    for finding in &findings {
+        let status = finding["status"].as_str().unwrap();
+        assert!(["ok", "warn", "unknown", "fail"].contains(&status), "{finding}");
+        assert_eq!(finding.get("remedy").is_some(), status != "ok", "{finding}");
+        assert!(!finding["detail"].as_str().unwrap().is_empty(), "{finding}");
+    }
+    let fails = findings.iter().any(|f| f["status"] == "fail");
+    assert_eq!(status(&output), i32::from(fails));
+    assert_eq!(of("records")["detail"], "none");
+
+    // A policy that does not parse is a failure, whatever else there is.
+    let etc = root.path().join("etc/bpfman-hook");
+    fs::create_dir_all(&etc).unwrap();
+    fs::write(etc.join("policy.toml"), "[[image]]\n").unwrap();
+    let output = run(&["doctor", "-q", "--root", path]);
+    assert_eq!(status(&output), 1);
+    let table = text(&output.stdout);
+    assert!(table.lines().any(|line| line.starts_with("fail") && line.contains("policy.toml")), "{table}");
+    assert!(!table.lines().any(|line| line.starts_with("ok")), "{table}");
+}
+
+#[test]
+fn install_check_and_uninstall_agree() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().to_str().unwrap();
+    let call = |args: &[&str]| run(&args.iter().copied().chain(["--destdir", path]).collect::<Vec<_>>());
+    let as_root = fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
+
+    assert_eq!(status(&call(&["install", "--check"])), 1);
+    let dry = call(&["install", "--dry-run", "-o", "json"]);
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    let done = call(&["install", "-o", "json"]);
+    assert_eq!((status(&done), &done.stdout), (0, &dry.stdout));
+    let steps: Vec<Value> = serde_json::from_slice(&done.stdout).unwrap();
+    assert!(steps[0]["object"].as_str().unwrap().ends_with("/usr/local/bin/bpfman-hook"), "{steps:?}");
+
+    let check = call(&["install", "--check", "-o", "json"]);
+    let findings: Vec<Value> = serde_json::from_slice(&check.stdout).unwrap();
+    // Somebody else's files are root's business: the binary must be root's.
+    let wrong: Vec<_> = findings.iter().filter(|f| f["status"] != "ok" && (as_root || f["check"] != "binary")).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    // What was installed runs, as the same program.
+    let installed = Command::new(root.path().join("usr/local/bin/bpfman-hook")).arg("version").output().unwrap();
+    assert_eq!(installed.stdout, run(&["version"]).stdout);
+
+    assert_eq!(status(&call(&["uninstall"])), 0);
+    assert_eq!(status(&call(&["install", "--check"])), 1);
+    let mut left = Command::new("find");
+    assert!(left.arg(path).args(["-type", "f"]).output().unwrap().stdout.is_empty());
+}
+
+#[test]
+fn policy_commands_tell_wrong_from_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().to_str().unwrap();
+    let file = root.path().join("draft.toml");
+    let draft = file.to_str().unwrap();
+    fs::write(&file, "[[image]]\nrepository = \"oci:/srv/demo\"\nunsigned = true\n").unwrap();
+    let output = run(&["policy", "check", draft, "-o", "json", "--root", path]);
+    assert_eq!(status(&output), 0, "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["images"].as_array().map(Vec::len), Some(1), "{report}");
+
+    fs::write(&file, "[[image]]\nrepository = \"oci:/srv/demo\"\nunsigned = true\nrepo = 1\n").unwrap();
+    let output = run(&["policy", "check", draft, "--root", path]);
+    assert_eq!((status(&output), output.stdout.len()), (2, 0));
+    assert_one_line(&output);
+    assert!(text(&output.stderr).contains("draft.toml"), "{output:?}");
+
+    let explain = |annotation: &str| run(&["policy", "explain", "-a", annotation, "--root", path]);
+    assert_eq!(status(&explain("bpffs=private")), 0);
+    let refused = explain("delegate=networking");
+    assert_eq!(status(&refused), 1);
+    assert!(text(&refused.stdout).contains("refused"), "{refused:?}");
+    let foreign = explain("example.com/a=b");
+    assert_eq!(status(&foreign), 1);
+    assert_one_line(&foreign);
+}
+
+#[test]
+fn documents_are_made_from_the_command_line() {
+    let directory = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(&["completions", shell]);
+        assert_eq!(status(&output), 0);
+        assert!(text(&output.stdout).contains("doctor"), "{shell}");
+    }
+    assert_eq!(status(&run(&["man", directory.path().to_str().unwrap()])), 0);
+    assert!(directory.path().join("bpfman-hook-hook.1").exists());
+    let output = run(&["man", "/none/such"]);
+    assert_eq!(status(&output), 1);
+    assert_one_line(&output);
+    let output = run(&["token", "explain"]);
+    assert!(text(&output.stdout).contains("BPF_TOKEN_CREATE"));
+    let version: Value = serde_json::from_slice(&run(&["version", "-o", "json"]).stdout).unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn token_probe_says_what_is_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = run(&["token", "probe", directory.path().to_str().unwrap(), "-o", "json"]);
+    assert_eq!(status(&output), 1);
+    let probed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&probed["works"], &probed["steps"][1]["outcome"]), (&Value::from(false), &Value::from("failed")));
+    assert!(!probed["steps"][1]["meaning"].as_str().unwrap().is_empty());
+}
+
+#[test]
+fn token_create_names_what_it_cannot_do() {
+    for args in [
+        &["--pid", "2147483647", "--delegate", "maps"][..],
+        &["--pid", "0", "--delegate", "maps"],
+        &["--pid", "1", "--delegate", "nonsense"],
+    ] {
+        let output = run(&["token", "create"].iter().chain(args).copied().collect::<Vec<_>>());
+        assert_eq!(status(&output), 1, "{args:?}");
+        assert_one_line(&output);
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = program().args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((status(&output), text(&output.stderr)), (0, ""));
+}
