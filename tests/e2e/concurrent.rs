@@ -15,7 +15,7 @@ fn twenty_containers_at_once(world: &mut World) {
         one.hear("ready");
     }
     assert_eq!(world.lab.records().len(), MANY);
-    assert_eq!(world.lab.count("link"), 2 * MANY);
+    world.lab.expect_links(2 * MANY, "two for each container");
     // Each counts its own packets: one that is silent stays at nothing.
     running[0].say("go\n");
     running[0].hear("done");

@@ -37,7 +37,7 @@ fn both(world: &mut World, name: &str) -> Bundle {
 fn init_is_killed(world: &mut World) {
     let bundle = both(world, "init").script(TRAFFIC).write();
     let running = world.start(&bundle);
-    assert_eq!(world.lab.count("link"), 2);
+    world.lab.expect_links(2, "both programs are attached");
     kill(Runtime::Runc.init(&world.lab, &bundle.id));
     assert_eq!(running.finish().status.code(), Some(137));
 }
@@ -55,10 +55,10 @@ fn runc_and_init_are_killed_and_gc_cleans(world: &mut World) {
     let bundle = both(world, "orphan").script(TRAFFIC).write();
     let running = world.start(&bundle);
     orphan(world, running, &bundle);
-    assert_eq!(world.lab.count("link"), 2, "nobody has cleaned up yet");
+    world.lab.expect_links(2, "nobody has cleaned up yet");
     let planned = world.lab.ours(&["gc", "--dry-run"]);
     assert!(planned.contains(&bundle.id), "{planned}");
-    assert_eq!(world.lab.count("link"), 2, "a dry run changes nothing");
+    world.lab.expect_links(2, "a dry run changes nothing");
     world.lab.ours(&["gc"]);
     // What the runtime itself left is not ours to clean.
     forget(world, &bundle);
@@ -81,7 +81,7 @@ fn runc_is_killed_in_mid_start_and_gc_cleans(world: &mut World) {
         both(world, "midstart").hook_through("createRuntime", r#""$@" && kill -KILL $PPID"#).script("echo started").write();
     let ended = Runtime::Runc.run(&world.lab, &bundle);
     assert!(!ended.status.success() && !ended.stdout.contains("started"), "the container started");
-    assert_eq!(world.lab.count("link"), 2, "the hook was done before the runtime died");
+    world.lab.expect_links(2, "the hook was done before the runtime died");
     // The container's init waits for its parent and ends when that is gone.
     eventually("gc to find the container dead", PATIENCE, || {
         world.lab.ours(&["gc"]);
@@ -147,7 +147,8 @@ fn a_second_start_hook_changes_nothing(world: &mut World) {
     let bundle = both(world, "twice").hook_through("createRuntime", twice).script(TRAFFIC).write();
     let running = world.start(&bundle);
     assert_eq!(ended_with(&bundle.dir), "0");
-    assert_eq!((world.lab.count("link"), world.lab.records().len()), (2, 1));
+    world.lab.expect_links(2, "the container has what it had");
+    assert_eq!(world.lab.records().len(), 1);
     running.finish();
 }
 
@@ -157,7 +158,7 @@ fn a_second_start_hook_with_another_request_fails(world: &mut World) {
     let bundle = both(world, "changed").hook_through("createRuntime", twice).script(TRAFFIC).write();
     let running = world.start(&bundle);
     assert_eq!(ended_with(&bundle.dir), "1", "a living container's request was changed");
-    assert_eq!(world.lab.count("link"), 2);
+    world.lab.expect_links(2, "the container has what it had");
     running.finish();
 }
 
@@ -169,7 +170,8 @@ fn gc_leaves_the_living_alone(world: &mut World) {
     let bundle = both(world, "living").script(TRAFFIC).write();
     let running = world.start(&bundle);
     world.lab.ours(&["gc"]);
-    assert_eq!((world.lab.count("link"), world.lab.records().len()), (2, 1));
+    world.lab.expect_links(2, "the container has what it had");
+    assert_eq!(world.lab.records().len(), 1);
     running.finish();
 }
 
@@ -184,7 +186,7 @@ fn created_started_and_deleted_step_by_step(world: &mut World) {
         assert!(status.success(), "runc {args:?}: {status}");
     };
     runc(&["create", "-b", &bundle.dir.display().to_string(), &bundle.id]);
-    assert_eq!(world.lab.count("link"), 2, "createRuntime runs at create");
+    world.lab.expect_links(2, "createRuntime runs at create");
     runc(&["start", &bundle.id]);
     assert_eq!(world.lab.records().len(), 1);
     runc(&["kill", &bundle.id, "KILL"]);

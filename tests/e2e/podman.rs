@@ -107,6 +107,6 @@ fn podman_stop_releases(world: &mut World) {
     let mut command = podman.command(&["run", "--rm", "--network", "none", "--name", &name]);
     command.args(&flags).args([crate::support::podman::IMAGE, "/bin/sh", "-c", "cat"]);
     tool(&mut command);
-    assert_eq!(world.lab.count("link"), 1);
+    world.lab.expect_links(1, "the program is attached");
     tool(&mut podman.command(&["stop", "-t", "0", &name]));
 }

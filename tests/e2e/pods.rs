@@ -45,18 +45,16 @@ fn the_pod_owns_the_programs_of_its_network(world: &mut World) {
     let first = member(world, "first", &netns, programs).script(TRAFFIC).write();
     let second = member(world, "second", &netns, programs).script(TRAFFIC).write();
     let first_running = world.start(&first);
-    assert_eq!(world.lab.count("link"), 1);
+    world.lab.expect_links(1, "the first container attached it");
     let mut second_running = world.start(&second);
-    assert_eq!(world.lab.count("link"), 1, "the second container joins the link of the first");
+    world.lab.expect_links(1, "the second container joins the link of the first");
     drop(first_running.finish());
-    assert_eq!(world.lab.count("link"), 1, "the link stays while the second container lives");
+    world.lab.expect_links(1, "the link stays while the second container lives");
     second_running.say("go\n");
     second_running.hear("done");
     assert!(world.counted(&second.id, "packets") >= TRAFFIC_PACKETS, "the pod's program does not count any more");
     second_running.finish();
-    crate::support::process::eventually("the last container to release the pod", std::time::Duration::from_secs(10), || {
-        (world.lab.count("link") == 0).then_some(())
-    });
+    world.lab.expect_links(0, "the last container released the pod's link");
     pause.finish();
 }
 

@@ -136,9 +136,12 @@ impl Lab {
         Objects::now().since(&self.objects)
     }
 
-    /// How many programs, maps or links are there now that were not when the lab was made.
-    pub fn count(&self, kind: &str) -> usize {
-        Objects::now().more(&self.objects, kind)
+    /// Fails unless there are so many links that were not there when the lab was made. Others on this machine may make some
+    /// for a moment, which is waited out; ours neither come nor go in the meantime.
+    pub fn expect_links(&self, number: usize, why: &str) {
+        eventually(&format!("{number} links: {why}"), Duration::from_secs(10), || {
+            (Objects::now().more(&self.objects, "link") == number).then_some(())
+        });
     }
 
     /// Proves that nothing is left: no object, pin, mount, process, cgroup and no record but those of failed requests.
