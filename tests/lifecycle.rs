@@ -27,8 +27,8 @@ use bpfman_hook::model::policy::{Engine, Policy, PolicyId};
 use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
 use bpfman_hook::model::state::State;
-use bpfman_hook::store::Store;
-use support::fake::{Effects, FakeHost, FakeKernel, Killed, Trouble};
+use bpfman_hook::store::{Store, StoreError};
+use support::fake::{Effects, FakeHost, FakeKernel, Killed, Meanwhile, Trouble};
 
 const BOOT: &str = "11111111-2222-3333-4444-555555555555";
 const INIT: u32 = 500;
@@ -250,6 +250,28 @@ fn a_kill_at_each_effect_of_a_start_is_collected() {
             assert_eq!(gc(&world, &other, Mode::Release).len(), 1, "{context}");
             world.residue(&context);
         }
+    }
+}
+
+/// A hook that ends is not a hook that died: its record may have become Ready since somebody read it as Pending.
+#[test]
+fn gc_leaves_a_start_alone_that_ends_while_it_looks() {
+    for depth in [Depth::All, Depth::InPassing] {
+        let world = World::new();
+        let host = FakeHost::new(&world.effects, HOOK);
+        create(&world, &host, &web(), &policy("")).expect("start");
+        let ready = world.records().remove(0);
+        let pending = OwnerRecord { phase: Phase::Pending, ..ready.clone() };
+        world.store.write::<_, StoreError>(|txn| txn.put(&pending)).expect("write");
+
+        let ends = || world.store.write::<_, StoreError>(|txn| txn.put(&ready)).expect("transaction 2");
+        let mut other = FakeHost::new(&world.effects, HOOK + 1);
+        other.end(HOOK);
+        other.meanwhile = Some(Meanwhile(&ends));
+        let kernel = world.kernel();
+        let findings = lifecycle(&world, &kernel, &other).reconcile(depth, Mode::Release).expect("reconcile");
+        assert!(findings.is_empty(), "{depth:?}: {findings:?}");
+        assert_eq!(world.records(), [ready.clone()], "{depth:?}");
     }
 }
 

@@ -196,17 +196,17 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                     if let (true, Owner::Container { bundle, .. }) = (alive, &record.owner) {
                         return Err(Cause::IdTaken { id: id.clone(), bundle: bundle.clone() });
                     }
-                    self.release_leftover(record.no, id)?;
+                    self.release_leftover(&record, id)?;
                 }
-                Phase::Pending | Phase::Releasing => self.release_leftover(record.no, id)?,
+                Phase::Pending | Phase::Releasing => self.release_leftover(&record, id)?,
             }
         }
         Ok(None)
     }
 
-    fn release_leftover(&self, no: OwnerNo, id: &crate::model::ids::ContainerId) -> Result<(), Cause> {
+    fn release_leftover(&self, record: &OwnerRecord, id: &crate::model::ids::ContainerId) -> Result<(), Cause> {
         use crate::lifecycle::release::Released;
-        match self.release(no)? {
+        match self.release_seen(record)? {
             Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: format!("container {id}") }),
             Released::Partly(errors) => Err(Cause::Leftovers(errors)),
             Released::Gone | Released::Absent | Released::Held(_) => Ok(()),

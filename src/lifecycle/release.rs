@@ -50,21 +50,27 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// # Errors
     /// Only where the store cannot be read or written; steps that fail are in the result.
     pub fn release(&self, no: OwnerNo) -> Result<Released, Cause> {
-        let Some(record) = self.store.read::<_, StoreError>(|txn| txn.get(no))? else {
-            return Ok(Released::Absent);
-        };
-        let me = self.actor();
-        if matches!(record.phase, Phase::Pending | Phase::Releasing)
-            && record.actor.process != me.process
-            && self.host.is_alive(&record.actor.process)?
-        {
-            return Ok(Released::Busy(record.actor.process.pid));
+        match self.store.read::<_, StoreError>(|txn| txn.get(no))? {
+            Some(record) => self.release_seen(&record),
+            None => Ok(Released::Absent),
         }
-        let seen = (record.phase, record.actor);
+    }
+
+    /// The same for a record that was read before. What was found out about it since holds only for the record as it was:
+    /// an actor that is gone now may have finished its work in between, and its owner lives.
+    pub(super) fn release_seen(&self, seen: &OwnerRecord) -> Result<Released, Cause> {
+        let no = seen.no;
+        let me = self.actor();
+        if matches!(seen.phase, Phase::Pending | Phase::Releasing)
+            && seen.actor.process != me.process
+            && self.host.is_alive(&seen.actor.process)?
+        {
+            return Ok(Released::Busy(seen.actor.process.pid));
+        }
         let claimed = self.store.write::<_, StoreError>(|txn| {
             let Some(mut record) = txn.get(no)? else { return Ok(None) };
-            // Somebody else may have taken it since we looked.
-            if (record.phase, record.actor) != seen {
+            // Somebody else may have taken or finished it since we looked.
+            if (record.phase, record.actor) != (seen.phase, seen.actor) {
                 return Ok(Some(Err(Released::Busy(record.actor.process.pid))));
             }
             for holder in &record.holders {
