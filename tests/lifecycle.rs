@@ -27,8 +27,8 @@ use bpfman_hook::model::policy::{Engine, Policy, PolicyId};
 use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
 use bpfman_hook::model::state::State;
-use bpfman_hook::store::{Store, StoreError};
-use support::fake::{Effects, FakeHost, FakeKernel, Killed, Meanwhile, Trouble};
+use bpfman_hook::store::Store;
+use support::fake::{Effects, FakeHost, FakeKernel, Killed, Trouble};
 
 const BOOT: &str = "11111111-2222-3333-4444-555555555555";
 const INIT: u32 = 500;
@@ -253,28 +253,6 @@ fn a_kill_at_each_effect_of_a_start_is_collected() {
     }
 }
 
-/// A hook that ends is not a hook that died: its record may have become Ready since somebody read it as Pending.
-#[test]
-fn gc_leaves_a_start_alone_that_ends_while_it_looks() {
-    for depth in [Depth::All, Depth::InPassing] {
-        let world = World::new();
-        let host = FakeHost::new(&world.effects, HOOK);
-        create(&world, &host, &web(), &policy("")).expect("start");
-        let ready = world.records().remove(0);
-        let pending = OwnerRecord { phase: Phase::Pending, ..ready.clone() };
-        world.store.write::<_, StoreError>(|txn| txn.put(&pending)).expect("write");
-
-        let ends = || world.store.write::<_, StoreError>(|txn| txn.put(&ready)).expect("transaction 2");
-        let mut other = FakeHost::new(&world.effects, HOOK + 1);
-        other.end(HOOK);
-        other.meanwhile = Some(Meanwhile(&ends));
-        let kernel = world.kernel();
-        let findings = lifecycle(&world, &kernel, &other).reconcile(depth, Mode::Release).expect("reconcile");
-        assert!(findings.is_empty(), "{depth:?}: {findings:?}");
-        assert_eq!(world.records(), [ready.clone()], "{depth:?}");
-    }
-}
-
 #[test]
 fn a_kill_at_each_effect_of_a_stop_is_collected() {
     let started = || {
@@ -372,6 +350,37 @@ fn gc_finds_what_poststop_missed_and_pins_without_a_record() {
     assert_eq!(gc(&world, &host, Mode::Tell), told, "a dry run changed something");
     gc(&world, &host, Mode::Release);
     assert!(world.residue("after gc").is_empty());
+}
+
+#[test]
+fn a_start_that_is_completed_while_gc_looks_is_left_alone() {
+    // gc reads a Pending record; the start is completed and its process ends; gc finds the process dead.
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &web(), &policy("")).expect("start");
+    let mut pending = world.records()[0].clone();
+    pending.phase = Phase::Pending;
+    let other = FakeHost::new(&world.effects, HOOK + 1);
+    other.end(HOOK);
+    let kernel = world.kernel();
+    let released = lifecycle(&world, &kernel, &other).release(&pending).expect("release");
+    assert!(matches!(released, Released::Changed), "{released:?}");
+    assert_eq!(world.records()[0].phase, Phase::Ready, "a living container lost its programs");
+    assert_eq!(fs::read_dir(&world.fs).expect("bpffs").count(), 1);
+}
+
+#[test]
+fn a_container_that_started_while_poststop_looked_keeps_its_programs() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &web(), &policy("")).expect("start");
+    let old = world.records()[0].clone();
+    host.end(INIT);
+    create(&world, &host, &container("web", "/bundles/web", INIT + 1, PROGRAMS, &[]), &policy("")).expect("the next start");
+    let kernel = world.kernel();
+    let released = lifecycle(&world, &kernel, &host).release(&old).expect("release");
+    assert!(matches!(released, Released::Absent), "{released:?}");
+    assert_eq!(world.records().len(), 1);
 }
 
 #[test]

@@ -157,6 +157,7 @@ fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
     for (no, released) in lifecycle.release_container(&state.id)? {
         match released {
             Released::Gone | Released::Absent | Released::Held(_) => {}
+            Released::Changed => left.push(format!("owner {no} has changed while it was looked at; gc will look again")),
             Released::Busy(pid) => left.push(format!("owner {no} is left to process {pid}, which is at work on it")),
             Released::Alive(pid) => left.push(format!("owner {no} stays, because its init, process {pid}, still runs")),
             Released::Partly(errors) => left.push(format!("release owner {no}: {errors}; gc will try again")),

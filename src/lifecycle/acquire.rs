@@ -10,6 +10,7 @@ use crate::kernel::Kernel;
 use crate::lifecycle::error::chain;
 use crate::lifecycle::host::{Host, Need};
 use crate::lifecycle::policy_files::LoadedPolicy;
+use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::admission::{Admission, admit, on_failure};
 use crate::model::annotations::{OnFailure, ProgramsRequest, Request};
@@ -17,7 +18,7 @@ use crate::model::attach_point::{AttachPoint, Scope};
 use crate::model::config::Capability;
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts};
-use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
+use crate::model::ids::{ContainerId, Digest, OwnerNo, ProcessIdentity};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
 use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
@@ -204,9 +205,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(None)
     }
 
-    fn release_leftover(&self, record: &OwnerRecord, id: &crate::model::ids::ContainerId) -> Result<(), Cause> {
-        use crate::lifecycle::release::Released;
-        match self.release_seen(record)? {
+    fn release_leftover(&self, record: &OwnerRecord, id: &ContainerId) -> Result<(), Cause> {
+        match self.release(record)? {
+            Released::Changed => Err(Cause::Busy { pid: record.actor.process.pid, what: format!("container {id}") }),
             Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: format!("container {id}") }),
             Released::Partly(errors) => Err(Cause::Leftovers(errors)),
             Released::Gone | Released::Absent | Released::Held(_) => Ok(()),

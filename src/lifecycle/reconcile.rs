@@ -70,20 +70,19 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Depth::All => {
                 let (records, damaged) = read_all(self.store)?;
                 for (no, error) in damaged {
-                    let why = chain(&error);
-                    findings.push(found(no, format!("record {no}"), why, mode, || self.release(no))?);
+                    let result = match mode {
+                        Mode::Tell => "would be released".to_owned(),
+                        Mode::Release => outcome(self.discard(no)?),
+                    };
+                    findings.push(Finding { no, what: format!("record {no}"), why: chain(&error), result });
                 }
                 records
             }
             Depth::InPassing => self.sample()?,
         };
         for record in &records {
-            let Some(why) = self.is_dead(record)? else { continue };
-            // Its actor may have finished and ended since it was read: that is no death.
-            let same = |now: &OwnerRecord| (now.phase, now.actor) == (record.phase, record.actor);
-            if self.store.read::<_, StoreError>(|txn| txn.get(record.no))?.as_ref().is_some_and(same) {
-                let release = || self.release_seen(record);
-                findings.push(found(record.no, describe(&record.owner), why, mode, release)?);
+            if let Some(why) = self.is_dead(record)? {
+                findings.push(self.found(record, why, mode)?);
             }
         }
         let known = |no: &OwnerNo| records.iter().any(|record| record.no == *no);
@@ -147,6 +146,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
+    fn found(&self, record: &OwnerRecord, why: String, mode: Mode) -> Result<Finding, Cause> {
+        let result = match mode {
+            Mode::Tell => "would be released".to_owned(),
+            Mode::Release => outcome(self.release(record)?),
+        };
+        Ok(Finding { no: record.no, what: describe(&record.owner), why, result })
+    }
+
     fn orphan(&self, no: OwnerNo, mode: Mode) -> Finding {
         let directory = self.fs.join(no.directory());
         let result = match mode {
@@ -160,25 +167,16 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-/// A finding, after its release where that is to be done.
-fn found(
-    no: OwnerNo,
-    what: String,
-    why: String,
-    mode: Mode,
-    release: impl FnOnce() -> Result<Released, Cause>,
-) -> Result<Finding, Cause> {
-    let result = match mode {
-        Mode::Tell => "would be released".to_owned(),
-        Mode::Release => match release()? {
-            Released::Gone | Released::Absent => "released".to_owned(),
-            Released::Busy(pid) => format!("left: process {pid} is at work on it"),
-            Released::Alive(pid) => format!("left: process {pid} lives"),
-            Released::Held(holder) => format!("left: owner {holder} holds it"),
-            Released::Partly(errors) => format!("not wholly released: {errors}"),
-        },
-    };
-    Ok(Finding { no, what, why, result })
+/// What became of an owner, in words.
+fn outcome(released: Released) -> String {
+    match released {
+        Released::Gone | Released::Absent => "released".to_owned(),
+        Released::Busy(pid) => format!("left: process {pid} is at work on it"),
+        Released::Alive(pid) => format!("left: process {pid} lives"),
+        Released::Changed => "left: it has changed meanwhile".to_owned(),
+        Released::Held(holder) => format!("left: owner {holder} holds it"),
+        Released::Partly(errors) => format!("not wholly released: {errors}"),
+    }
 }
 
 /// Every record, and the numbers of those that do not decode.

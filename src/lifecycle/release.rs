@@ -20,6 +20,8 @@ pub enum Released {
     Busy(crate::model::ids::Pid),
     /// Its container's init still runs; it was left alone.
     Alive(crate::model::ids::Pid),
+    /// It is not any more what the caller had judged; it was left alone.
+    Changed,
     /// A network namespace that this container still holds; it was left alone.
     Held(OwnerNo),
     /// Some steps failed; the record keeps what is left.
@@ -38,7 +40,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         for record in records.iter().filter(|r| r.phase != Phase::Failed) {
             let result = match record.init {
                 Some(init) if self.host.is_alive(&init)? => Released::Alive(init.pid),
-                _ => self.release(record.no)?,
+                _ => self.release(record)?,
             };
             results.push((record.no, result));
         }
@@ -47,31 +49,24 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// Releases one owner: links, programs, maps, the directory, the record. Idempotent, and never stops half-way.
     ///
+    /// `judged` is the record as it was when the caller found that it has to go. One that has changed since then is left
+    /// alone: a start may have been completed, and its actor have ended, between the look at the record and the look at
+    /// the process.
+    ///
     /// # Errors
     /// Only where the store cannot be read or written; steps that fail are in the result.
-    pub fn release(&self, no: OwnerNo) -> Result<Released, Cause> {
-        match self.store.read::<_, StoreError>(|txn| txn.get(no))? {
-            Some(record) => self.release_seen(&record),
-            None => Ok(Released::Absent),
-        }
-    }
-
-    /// The same for a record that was read before. What was found out about it since holds only for the record as it was:
-    /// an actor that is gone now may have finished its work in between, and its owner lives.
-    pub(super) fn release_seen(&self, seen: &OwnerRecord) -> Result<Released, Cause> {
-        let no = seen.no;
+    pub fn release(&self, judged: &OwnerRecord) -> Result<Released, Cause> {
         let me = self.actor();
-        if matches!(seen.phase, Phase::Pending | Phase::Releasing)
-            && seen.actor.process != me.process
-            && self.host.is_alive(&seen.actor.process)?
+        if matches!(judged.phase, Phase::Pending | Phase::Releasing)
+            && judged.actor.process != me.process
+            && self.host.is_alive(&judged.actor.process)?
         {
-            return Ok(Released::Busy(seen.actor.process.pid));
+            return Ok(Released::Busy(judged.actor.process.pid));
         }
         let claimed = self.store.write::<_, StoreError>(|txn| {
-            let Some(mut record) = txn.get(no)? else { return Ok(None) };
-            // Somebody else may have taken or finished it since we looked.
-            if (record.phase, record.actor) != (seen.phase, seen.actor) {
-                return Ok(Some(Err(Released::Busy(record.actor.process.pid))));
+            let Some(mut record) = txn.get(judged.no)? else { return Ok(None) };
+            if (record.phase, record.actor, record.init) != (judged.phase, judged.actor, judged.init) {
+                return Ok(Some(Err(Released::Changed)));
             }
             for holder in &record.holders {
                 if txn.get(*holder)?.is_some() {
@@ -93,9 +88,22 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let errors = self.undo(&record);
         let (result, orphans) = self.finish(&record, errors)?;
         for orphan in orphans {
-            self.release(orphan)?;
+            if let Some(orphan) = self.store.read::<_, StoreError>(|txn| txn.get(orphan))? {
+                self.release(&orphan)?;
+            }
         }
         Ok(result)
+    }
+
+    /// Removes what belongs to a number whose record does not decode, and the record.
+    pub(super) fn discard(&self, no: OwnerNo) -> Result<Released, Cause> {
+        let mut errors = ReleaseErrors::default();
+        errors.collect(self.kernel.remove_directory(&self.fs.join(no.directory())));
+        if !errors.0.is_empty() {
+            return Ok(Released::Partly(errors));
+        }
+        self.store.write::<_, StoreError>(|txn| txn.delete(no))?;
+        Ok(Released::Gone)
     }
 
     /// Removes every pin that the record names, and any other in the owner's directory.
@@ -144,7 +152,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Undoes a failed acquire and keeps the reason: the record stays as Failed, without objects.
     pub(super) fn fail(&self, record: &OwnerRecord, sentence: &str) -> Result<(), Cause> {
         let mut failed = record.clone();
-        if let Released::Partly(errors) = self.release(record.no)? {
+        let Some(current) = self.store.read::<_, StoreError>(|txn| txn.get(record.no))? else { return Ok(()) };
+        if current.actor != self.actor() {
+            // Somebody took it from us, and undoes it.
+            return Ok(());
+        }
+        if let Released::Partly(errors) = self.release(&current)? {
             // gc retries from the record; the reason for the failure goes with it.
             self.store.write::<_, StoreError>(|txn| {
                 if let Some(mut kept) = txn.get(record.no)? {

@@ -162,18 +162,6 @@ pub struct FakeHost<'a> {
     pub time: Cell<u64>,
     pub netns: RefCell<NetnsFact>,
     pub userns: Cell<bool>,
-    /// What others do while this process looks whether one lives.
-    pub meanwhile: Option<Meanwhile<'a>>,
-}
-
-/// Something that others do; doing it again changes nothing.
-#[derive(Clone, Copy)]
-pub struct Meanwhile<'a>(pub &'a dyn Fn());
-
-impl std::fmt::Debug for Meanwhile<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Meanwhile")
-    }
 }
 
 /// A process of the fake host.
@@ -190,7 +178,6 @@ impl<'a> FakeHost<'a> {
             time: Cell::new(1_000_000),
             netns: RefCell::new(NetnsFact::Own),
             userns: Cell::new(true),
-            meanwhile: None,
         }
     }
 
@@ -216,9 +203,6 @@ impl Host for FakeHost<'_> {
     }
 
     fn is_alive(&self, process: &ProcessIdentity) -> Result<bool, HostError> {
-        if let Some(Meanwhile(happens)) = self.meanwhile {
-            happens();
-        }
         Ok(!self.dead.borrow().contains(&process.pid.get()))
     }
 
