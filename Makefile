@@ -48,7 +48,7 @@ check: build
 # F0 and F1 are what the hook is measured against: benches/README.md.
 bench: root build
 	mkdir -p $(OUT)/bench
-	for program in f0 f1 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
+	for program in f0 f1 f2 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
 	python3 benches/bench.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH)
 
 # Rebuilds the test objects; `make bpf BPF=--check` compares instead.
