@@ -151,7 +151,9 @@ def measure(place, samples, runs):
 
     def floor_2(n):
         with Container(place) as container:
-            samples.add("F2", timed(place, None, place.floors / "f2", container.pid, place.pins / "attached"))
+            link = place.pins / f"link_{n}"
+            samples.add("F2", timed(place, None, place.floors / "f2", container.pid, place.pins / "attached", link))
+            link.unlink()
 
     def bpftool(n):
         pin = place.pins / f"prog_{n}"

@@ -1,7 +1,8 @@
 /* F2: the floor of an attachment. Attaches a pinned XDP program to `lo` of a process's network namespace by one
- * BPF_LINK_CREATE, and ends, which detaches it. The kernel waits for grace periods in there, whoever asks.
+ * BPF_LINK_CREATE and pins the link, so that its end detaches nothing. The kernel waits for grace periods in there, whoever
+ * asks.
  *
- * f2 PID PIN */
+ * f2 PID PROGRAM-PIN LINK-PIN */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -21,8 +22,8 @@ static void fail(const char *what) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) {
-        fprintf(stderr, "usage: f2 PID PIN\n");
+    if (argc != 4) {
+        fprintf(stderr, "usage: f2 PID PROGRAM-PIN LINK-PIN\n");
         return 2;
     }
     char path[64];
@@ -38,6 +39,11 @@ int main(int argc, char **argv) {
     attr.link_create.prog_fd = (uint32_t)program;
     attr.link_create.target_ifindex = if_nametoindex("lo");
     attr.link_create.attach_type = BPF_XDP;
-    if (syscall(SYS_bpf, BPF_LINK_CREATE, &attr, sizeof attr) < 0) fail("attach to lo");
+    int link = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &attr, sizeof attr);
+    if (link < 0) fail("attach to lo");
+    memset(&attr, 0, sizeof attr);
+    attr.pathname = (uint64_t)(uintptr_t)argv[3];
+    attr.bpf_fd = (uint32_t)link;
+    if (syscall(SYS_bpf, BPF_OBJ_PIN, &attr, sizeof attr) < 0) fail(argv[3]);
     return 0;
 }
