@@ -41,6 +41,7 @@ check: build
 	$(CARGO) clippy $(FLAGS) --all-targets -- -D warnings
 	$(CARGO) test $(FLAGS) --test layering
 	shellcheck $(SCRIPTS)
+	tests/bpf/build.sh --check
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; \
 	else echo "cargo deny: skipped, it is not installed (cargo install cargo-deny)"; fi
 	$(MAKE) man
