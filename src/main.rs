@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Command::Hook(args) => {
             // The environment belongs to whoever called the runtime.
             environment::clear();
+            environment::share_one_heap();
             match args.stage {
                 Stage::CreateRuntime => hook::create_runtime(&paths, args.engine),
                 Stage::Poststop => hook::poststop(&paths),

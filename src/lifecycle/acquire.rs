@@ -135,7 +135,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let (container, request) = (start.container, start.request);
         let programs = !matches!(request.programs, ProgramsRequest::None);
         let network = programs || admission.delegation.is_some_and(|d| d.reaches_netns());
-        let facts = self.host.facts(init, container, Need { network, cgroup: programs })?;
+        let facts = self.host.facts(init, container, Need { network, interfaces: programs, cgroup: programs })?;
         let mut objects = Vec::new();
         for (reference, rules) in &admission.images {
             let bytecode = images.fetch(&Want {
