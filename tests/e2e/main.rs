@@ -8,6 +8,7 @@ mod support;
 
 mod world;
 
+mod callers;
 mod concurrent;
 mod crun;
 mod effects;
