@@ -9,6 +9,7 @@ mod support;
 mod world;
 
 mod callers;
+mod capabilities;
 mod concurrent;
 mod crun;
 mod effects;
