@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::image::{Images, Want};
 use crate::kernel::Kernel;
-use crate::lifecycle::error::chain;
+use crate::lifecycle::error::{chain, reason};
 use crate::lifecycle::host::{Host, Need};
 use crate::lifecycle::policy_files::LoadedPolicy;
 use crate::lifecycle::release::Released;
@@ -226,7 +226,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             // Last, because the kernel removes it with the container, while nothing of ours can reach in to undo it.
             self.host.mount_bpffs(init, container, &self.fs.join(record.no.directory()), bpffs)?;
         }
-        self.complete(record)
+        self.complete(record)?;
+        // A poststop that came meanwhile found us at work and left everything to us; from here on it finds a Ready record.
+        let init = self.host.identity(init);
+        if self.host.is_alive(&init)? { Ok(()) } else { Err(Cause::InitEnded { pid: init.pid }) }
     }
 
     fn apply(&self, init: &H::Init, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
@@ -267,7 +270,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
             _ => Ok(false),
         })?;
-        if mine { Ok(()) } else { Err(Cause::RecordGone { no: record.no }) }
+        if mine {
+            return Ok(());
+        }
+        self.undo_unnamed(record);
+        Err(Cause::RecordGone { no: record.no })
     }
 
     /// Keeps a refusal visible for `list` and `inspect`, and hands it back.
@@ -281,7 +288,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub fn record_refusal(&self, container: &Container, sentence: &str) {
         let mut failed = self.blank(container);
         failed.phase = Phase::Failed;
-        failed.failure = Some(sentence.to_owned());
+        failed.failure = Some(reason(sentence));
         let written = self.store.write::<_, StoreError>(|txn| {
             for record in txn.by_container(&container.id)? {
                 if record.phase == Phase::Failed {

@@ -9,6 +9,7 @@ use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::reconcile::{Depth, Mode};
+use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::AttachPoint;
 use crate::model::container::Container;
@@ -38,15 +39,26 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     ) -> Result<Option<OwnerRecord>, Cause> {
         enum Claim {
             Granted(Option<OwnerRecord>),
-            Wait(ProcessIdentity),
+            Wait { process: ProcessIdentity, no: OwnerNo },
+            Taken { cause: Cause, by: Vec<OwnerRecord> },
             Refused(Cause),
         }
         let until = Instant::now() + POD_WAIT;
         loop {
             let claim = self.store.write::<_, StoreError>(|txn| {
-                if let Some(other) = txn.by_container(&container.id)?.first() {
-                    let what = format!("container {}", container.id);
-                    return Ok(Claim::Refused(Cause::Busy { pid: other.actor.process.pid, what }));
+                for other in txn.by_container(&container.id)? {
+                    let id = container.id.clone();
+                    match (other.phase, other.owner) {
+                        // Another one of this id was refused while we made our plan; it has nothing that could be in the way.
+                        (Phase::Failed, _) => _ = txn.delete(other.no)?,
+                        (Phase::Ready, Owner::Container { bundle, .. }) => {
+                            return Ok(Claim::Refused(Cause::IdTaken { id, bundle }));
+                        }
+                        _ => {
+                            let what = format!("container {id}");
+                            return Ok(Claim::Refused(Cause::Busy { pid: other.actor.process.pid, what }));
+                        }
+                    }
                 }
                 record.no = self.free_number(txn)?;
                 record.holds.clear();
@@ -56,24 +68,31 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 };
                 let signature = plan_digest(wanted);
                 for mut other in txn.by_netns(facts.netns_cookie)? {
-                    if other.request == Some(signature) {
-                        if other.phase != Phase::Ready {
-                            return Ok(Claim::Wait(other.actor.process));
-                        }
+                    let same = other.request == Some(signature);
+                    let taken = common_xdp(wanted, &other).filter(|_| !same);
+                    if (same || taken.is_some()) && other.phase != Phase::Ready {
+                        return Ok(Claim::Wait { process: other.actor.process, no: other.no });
+                    }
+                    if same {
                         other.holders.push(record.no);
                         record.holds.push(other.no);
                         txn.put(&other)?;
                         txn.put(record)?;
                         return Ok(Claim::Granted(None));
                     }
-                    if let Some(iface) = common_xdp(wanted, &other) {
-                        let mut holders = Vec::new();
+                    if let Some(iface) = taken {
+                        let (mut by, mut holders) = (Vec::new(), Vec::new());
                         for holder in &other.holders {
-                            if let Some(OwnerRecord { owner: Owner::Container { id, .. }, .. }) = txn.get(*holder)? {
-                                holders.push(id.to_string());
+                            if let Some(record) = txn.get(*holder)? {
+                                if let Owner::Container { id, .. } = &record.owner {
+                                    holders.push(id.to_string());
+                                }
+                                by.push(record);
                             }
                         }
-                        return Ok(Claim::Refused(Cause::NetnsTaken { iface, holders: holders.join(", ") }));
+                        by.push(other);
+                        let cause = Cause::NetnsTaken { iface, holders: holders.join(", ") };
+                        return Ok(Claim::Taken { cause, by });
                     }
                 }
                 let mut netns = self.blank(container);
@@ -90,17 +109,37 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             match claim {
                 Claim::Granted(netns) => return Ok(netns),
                 Claim::Refused(cause) => return Err(cause),
-                Claim::Wait(process) => {
-                    if !self.host.is_alive(&process)? {
+                Claim::Taken { cause, by } => {
+                    if !self.release_dead(&by)? {
+                        return Err(cause);
+                    }
+                    self.check_deadline()?;
+                }
+                Claim::Wait { process, no } => {
+                    let alive = self.host.is_alive(&process)?;
+                    if !alive {
                         self.reconcile(Depth::InPassing, Mode::Release)?;
-                    } else if Instant::now() >= until {
-                        return Err(Cause::Busy { pid: process.pid, what: "the pod's network programs".to_owned() });
+                    }
+                    if Instant::now() >= until {
+                        let what = "the pod's network programs".to_owned();
+                        return Err(if alive { Cause::Busy { pid: process.pid, what } } else { Cause::NetnsLeft { no } });
                     }
                     self.check_deadline()?;
                     std::thread::sleep(POLL);
                 }
             }
         }
+    }
+
+    /// Releases those of some owners that are dead; true where one is gone.
+    fn release_dead(&self, owners: &[OwnerRecord]) -> Result<bool, Cause> {
+        let mut gone = false;
+        for owner in owners {
+            if self.is_dead(owner)?.is_some() {
+                gone |= matches!(self.release(owner)?, Released::Gone | Released::Absent);
+            }
+        }
+        Ok(gone)
     }
 
     /// A number whose pin directory is not there. A store that was lost and made anew starts to count from 1, while the pins
