@@ -392,3 +392,21 @@ fn a_reader_that_goes_away_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((status(&output), text(&output.stderr)), (0, ""));
 }
+
+#[test]
+fn a_standard_error_that_nobody_reads_changes_no_status() {
+    let dir = tempfile::tempdir().unwrap();
+    for (stage, input, expected) in [
+        ("createRuntime", &br#"{"id":"web","bundle":"/none","annotations":{"hook.bpfman.io/bpffs":"token"}}"#[..], 1),
+        ("createRuntime", b"nonsense", 2),
+        ("poststop", b"nonsense", 2),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = program();
+        command.args(["hook", stage, "--root"]).arg(dir.path());
+        let mut child = command.stdin(Stdio::piped()).stderr(writer).spawn().unwrap();
+        let _ = child.stdin.take().unwrap().write_all(input);
+        assert_eq!(child.wait().unwrap().code(), Some(expected), "{stage}");
+    }
+}

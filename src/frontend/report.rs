@@ -47,8 +47,9 @@ impl Report {
     }
 
     fn say(&self, container: Option<&str>, sentence: &str, priority: Priority) {
-        eprintln!("{}", fit(&format!("bpfman-hook: {}", one_line(sentence)), LINE_MAX - 1));
+        // First where it lasts. Not `eprintln!`, which panics where nobody reads our standard error any more.
         self.keep(container, sentence, priority);
+        deadline::write_line(&fit(&format!("bpfman-hook: {}", one_line(sentence)), LINE_MAX - 1));
     }
 
     /// Into the journal, or into our log where there is none.
