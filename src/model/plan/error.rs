@@ -195,7 +195,9 @@ pub enum PlanError {
         limit: u32,
     },
     /// More map memory than the policy's limit.
-    #[error("the maps take {asked} bytes, more than the {limit} that policy allows for one container; raise map-memory under [limits]")]
+    #[error(
+        "the maps take {asked} bytes, more than the {limit} that policy allows for one container; raise map-memory under [limits]"
+    )]
     TooMuchMemory {
         /// Bytes asked for.
         asked: u64,
