@@ -107,12 +107,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Ok(netns) => netns,
             Err(cause) => return Err(self.refuse(container, cause)),
         };
-        self.build(init, container, &mut record, netns, &plan).map_err(|cause| {
-            let sentence = chain(&cause);
+        self.build(init, container, &mut record, netns, &plan).inspect_err(|cause| {
+            let sentence = chain(cause);
             if let Err(second) = self.fail(&record, &sentence) {
                 tracing::error!(container = %container.id, error = %chain(&second), "undo a failed start");
             }
-            cause
         })?;
         Ok(Acquired::Done(record.no))
     }

@@ -247,7 +247,8 @@ fn host_scope_needs_both_rules() {
 #[test]
 fn what_cannot_be_planned_says_why() {
     type Change = fn(&mut Case);
-    let table: Vec<(Vec<(&str, AttachRequest)>, Change, &str)> = vec![
+    type Asked = Vec<(&'static str, AttachRequest)>;
+    let table: Vec<(Asked, Change, &str)> = vec![
         (vec![("nope", xdp("lo"))], |_| {}, "program \"nope\" is not in file:/objects/a.o; it has pass, drop, seen"),
         (vec![("out", xdp("lo"))], |_| {}, "program \"out\" is cgroup_skb by its section \"cgroup_skb/egress\", not xdp"),
         (vec![("pass", xdp("eth7"))], |_| {}, "no interface \"eth7\"; it has lo, eth0"),
