@@ -41,6 +41,7 @@ check: build
 	$(CARGO) clippy $(FLAGS) --all-targets -- -D warnings
 	$(CARGO) test $(FLAGS) --test layering
 	shellcheck $(SCRIPTS)
+	tests/bpf/build.sh --check
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; \
 	else echo "cargo deny: skipped, it is not installed (cargo install cargo-deny)"; fi
 	$(MAKE) man
@@ -48,7 +49,7 @@ check: build
 # F0 and F1 are what the hook is measured against: benches/README.md.
 bench: root build
 	mkdir -p $(OUT)/bench
-	for program in f0 f1 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
+	for program in f0 f1 f2 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
 	python3 benches/bench.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH)
 
 # Rebuilds the test objects; `make bpf BPF=--check` compares instead.

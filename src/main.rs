@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Hook(args) => {
             // Environment and umask belong to whoever called the runtime.
             environment::clear();
+            environment::share_one_heap();
             match args.stage {
                 Stage::CreateRuntime => hook::create_runtime(&paths, args.engine),
                 Stage::Poststop => hook::poststop(&paths),

@@ -4,10 +4,12 @@ mod support {
     pub mod fake;
 }
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bpfman_hook::image::{ImageError, Images, Want};
@@ -27,7 +29,7 @@ use bpfman_hook::model::policy::{Engine, Policy, PolicyId};
 use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
 use bpfman_hook::model::state::State;
-use bpfman_hook::store::Store;
+use bpfman_hook::store::{Store, StoreError};
 use support::fake::{Effects, FakeHost, FakeKernel, Killed, Trouble};
 
 const BOOT: &str = "11111111-2222-3333-4444-555555555555";
@@ -73,6 +75,17 @@ impl World {
 
     fn records(&self) -> Vec<OwnerRecord> {
         read_all(&self.store).expect("records").0
+    }
+
+    /// Asserts that records and pins are one: each owner that has programs has a directory, and no other one is there.
+    fn consistent(&self, context: &str) {
+        let named = |r: &OwnerRecord| !r.programs.is_empty();
+        let mut owners: Vec<_> = self.records().iter().filter(|r| named(r)).map(|r| r.no.directory()).collect();
+        let entries = fs::read_dir(&self.fs).expect("bpffs");
+        let mut pins: Vec<_> = entries.map(|e| e.expect("entry").file_name().into_string().expect("name")).collect();
+        owners.sort();
+        pins.sort();
+        assert_eq!(owners, pins, "{context}: {:?}", self.records());
     }
 
     /// Asserts that there is no pin and no record but of failures; returns their reasons.
@@ -161,11 +174,11 @@ fn create(world: &World, host: &FakeHost<'_>, container: &Container, policy: &Lo
         .acquire(&OneImage, Start { container, request: &request, policy, registries: &RegistryConfig::default(), fetch_until })
 }
 
-fn lifecycle<'a>(
+fn lifecycle<'a, 'h>(
     world: &'a World,
     kernel: &'a FakeKernel<'a>,
-    host: &'a FakeHost<'a>,
-) -> Lifecycle<'a, FakeKernel<'a>, FakeHost<'a>> {
+    host: &'a FakeHost<'h>,
+) -> Lifecycle<'a, FakeKernel<'a>, FakeHost<'h>> {
     Lifecycle { kernel, host, store: &world.store, fs: &world.fs, deadline: 1000 }
 }
 
@@ -433,4 +446,211 @@ fn a_token_without_a_user_namespace_is_refused_before_anything_happens() {
     assert!(error.to_string().contains("user namespace"), "{error}");
     assert_eq!(world.effects.count(), 0);
     assert_eq!(world.residue("refusal").len(), 1);
+}
+
+/// What others do at each moment of a start; the start then has all that it asked for, and so has whoever else did.
+#[test]
+fn whatever_happens_between_two_steps_of_a_start() {
+    let looks = {
+        let world = World::new();
+        let host = FakeHost::new(&world.effects, HOOK);
+        create(&world, &host, &web(), &policy("")).expect("start");
+        host.looks()
+    };
+    assert!(looks >= 4, "after the images, before each object, link and the bpffs: {looks}");
+    let twin = container("web", "/elsewhere/web", INIT + 1, PROGRAMS, &[]);
+    let refused = container("web", "/elsewhere/web", INIT + 1, "xdp:count iface=eth7", &[]);
+    type Other<'a> = Box<dyn Fn(&World, &FakeHost<'_>) + 'a>;
+    let others: [(&str, Other<'_>); 5] = [
+        ("poststop", Box::new(|world, host| _ = stop(world, host, "web"))),
+        ("gc", Box::new(|world, host| _ = gc(world, host, Mode::Release))),
+        ("a refused twin", Box::new(|world, host| _ = create(world, host, &refused, &policy("")))),
+        ("a dry run", Box::new(|world, host| _ = gc(world, host, Mode::Tell))),
+        (
+            "another container",
+            Box::new(|world, host| {
+                create(world, host, &container("db", "/bundles/db", INIT + 2, PROGRAMS, &[]), &policy("")).expect("db");
+            }),
+        ),
+    ];
+    for (what, act) in &others {
+        for n in 1..=looks {
+            let context = format!("{what} at {n}");
+            let world = World::new();
+            let happens = || act(&world, &FakeHost::new(&world.effects, HOOK + 1));
+            let host = FakeHost::new(&world.effects, HOOK);
+            host.meanwhile(n, &happens);
+            let acquired = create(&world, &host, &web(), &policy("")).unwrap_or_else(|error| panic!("{context}: {error}"));
+            assert!(matches!(acquired, Acquired::Done(_)), "{context}");
+            world.consistent(&context);
+        }
+    }
+    // A twin that is started while we look for images has the id; later it does not get it.
+    for n in 1..=looks {
+        let context = format!("a twin at {n}");
+        let world = World::new();
+        let happens = || _ = create(&world, &FakeHost::new(&world.effects, HOOK + 1), &twin, &policy(""));
+        let host = FakeHost::new(&world.effects, HOOK);
+        host.meanwhile(n, &happens);
+        let result = create(&world, &host, &web(), &policy(""));
+        world.consistent(&context);
+        let ready: Vec<_> = world.records().into_iter().filter(|r| r.phase == Phase::Ready).collect();
+        assert_eq!(ready.len(), 1, "{context}");
+        if let Err(error) = result {
+            assert!(n == 1 && matches!(error, Cause::IdTaken { .. }), "{context}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_container_that_ends_while_it_is_started_leaves_nothing() {
+    for n in 1..=4 {
+        for poststop in [false, true] {
+            let world = World::new();
+            let dead = Rc::new(RefCell::new(BTreeSet::new()));
+            let happens = || {
+                dead.borrow_mut().insert(INIT);
+                if poststop {
+                    let other = FakeHost::new(&world.effects, HOOK + 1);
+                    other.end(INIT);
+                    stop(&world, &other, "web");
+                }
+            };
+            let mut host = FakeHost::new(&world.effects, HOOK);
+            host.dead = Rc::clone(&dead);
+            host.meanwhile(n, &happens);
+            let error = create(&world, &host, &web(), &policy("")).expect_err("nobody would release it");
+            assert!(matches!(error, Cause::InitEnded { pid } if pid.get() == INIT), "{error}");
+            assert_eq!(world.residue(&format!("dead at {n}, poststop: {poststop}")).len(), 1);
+        }
+    }
+}
+
+#[test]
+fn pins_of_a_record_that_was_taken_away_are_removed() {
+    for n in 2..=4 {
+        let world = World::new();
+        let happens = || {
+            let no = world.records()[0].no;
+            world.store.write::<_, StoreError>(|txn| txn.delete(no)).expect("delete");
+        };
+        let host = FakeHost::new(&world.effects, HOOK);
+        host.meanwhile(n, &happens);
+        let error = create(&world, &host, &web(), &policy("")).expect_err("the record is gone");
+        assert!(matches!(error, Cause::RecordGone { .. }), "{error}");
+        world.residue(&format!("record gone at {n}"));
+    }
+}
+
+#[test]
+fn a_dead_member_of_a_pod_does_not_keep_its_interface() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()) };
+    let member = |id: &str, init, programs: &str| container(id, &format!("/bundles/{id}"), init, programs, &[]);
+    create(&world, &host, &member("a", 501, PROGRAMS), &policy("")).expect("first");
+    create(&world, &host, &member("b", 502, PROGRAMS), &policy("")).expect("second");
+    let other = || create(&world, &host, &member("c", 503, "xdp:count iface=lo mode=skb"), &policy(""));
+    host.end(501);
+    assert!(matches!(other().expect_err("b has it"), Cause::NetnsTaken { holders, .. } if holders == "b"));
+    // Both were killed together with their runtime, and no poststop ran.
+    host.end(502);
+    other().expect("the dead have nothing");
+    world.consistent("after the dead");
+    host.end(503);
+    stop(&world, &host, "c");
+    world.residue("after the pod");
+}
+
+#[test]
+fn a_creator_that_fails_does_not_take_along_those_that_joined() {
+    let world = World::new();
+    let member = |id: &str, init| container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[]);
+    let of_the_pod = |me| {
+        let host = FakeHost::new(&world.effects, me);
+        *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None };
+        host
+    };
+    let first = of_the_pod(HOOK);
+    create(&world, &first, &member("a", 501), &policy("")).expect("start");
+    let looks = first.looks();
+    first.end(501);
+    stop(&world, &first, "a");
+    // The last look of a start is before its last link, when the pod's programs are there already.
+    let happens = || {
+        create(&world, &of_the_pod(HOOK + 1), &member("b", 502), &policy("")).expect("b joins");
+        world.effects.trouble_at(1, Trouble::FailBefore);
+    };
+    let host = of_the_pod(HOOK);
+    host.meanwhile(looks, &happens);
+    create(&world, &host, &member("a", 501), &policy("")).expect_err("its own link fails");
+    world.effects.calm();
+    world.consistent("after the creator's failure");
+    let netns: Vec<_> = world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns { .. })).collect();
+    assert_eq!((netns.len(), netns[0].phase, netns[0].holders.len()), (1, Phase::Ready, 1));
+    host.end(502);
+    stop(&world, &host, "b");
+    world.residue("after the last");
+}
+
+#[test]
+fn a_reason_of_any_length_is_kept_short() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    let kernel = world.kernel();
+    lifecycle(&world, &kernel, &host).record_refusal(&web(), &"ä".repeat(100_000));
+    let reason = world.records()[0].failure.clone().expect("a reason");
+    assert!(reason.len() < 5000 && reason.ends_with("ä […]"), "{} bytes", reason.len());
+}
+
+/// Makes a record unreadable, in the file that LMDB has mapped.
+fn damage(world: &World, no: u64) {
+    let data = world.store.path().join("data.mdb");
+    let bytes = fs::read(&data).expect("data");
+    let needle = format!("{{\"no\":{no},");
+    let file = fs::File::options().write(true).open(&data).expect("data");
+    for (at, part) in bytes.windows(needle.len()).enumerate() {
+        if part == needle.as_bytes() {
+            std::os::unix::fs::FileExt::write_all_at(&file, b"!", at as u64).expect("write");
+        }
+    }
+}
+
+#[test]
+fn a_record_that_does_not_decode_holds_up_nobody() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None };
+    let member = |id: &str, init| container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[]);
+    create(&world, &host, &member("a", 501), &policy("")).expect("start");
+    *host.netns.borrow_mut() = NetnsFact::Own;
+    create(&world, &host, &member("other", 502), &policy("")).expect("start");
+    damage(&world, 1);
+    host.end(502);
+    let told = gc(&world, &host, Mode::Tell);
+    assert_eq!(told.len(), 2, "a's record and the dead one, not the pod that a holds: {told:?}");
+    assert!(told[0].contains("record 1") && told[0].contains("run bpfman-hook gc"), "{told:?}");
+    let kernel = world.kernel();
+    let passing = lifecycle(&world, &kernel, &host).reconcile(Depth::InPassing, Mode::Release).expect("in passing");
+    assert_eq!(passing.len(), 1, "{passing:?}");
+    gc(&world, &host, Mode::Release);
+    assert!(world.residue("after gc").is_empty());
+}
+
+#[test]
+fn one_process_of_which_nothing_can_be_told_does_not_stop_gc() {
+    let world = World::new();
+    let mut host = FakeHost::new(&world.effects, HOOK);
+    for (id, init) in [("a", 501), ("b", 502), ("c", 503)] {
+        create(&world, &host, &container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[]), &policy("")).expect("start");
+    }
+    host.unknown.insert(502);
+    for init in [501, 502, 503] {
+        host.end(init);
+    }
+    let found = gc(&world, &host, Mode::Release);
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[1].contains("container b") && found[1].ends_with(": left"), "{found:?}");
+    assert_eq!(world.records().len(), 1);
+    world.consistent("after gc");
 }

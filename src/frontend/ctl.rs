@@ -8,7 +8,7 @@ use crate::frontend::list::{self, Format};
 use crate::frontend::output::{fail, print};
 use crate::frontend::table::Table;
 use crate::image::Cache;
-use crate::kernel::LinuxKernel;
+use crate::kernel::{Kernel as _, LinuxKernel};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
@@ -114,10 +114,15 @@ pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
 
 fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
-    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(Vec::new()) };
-    let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
     let kernel = LinuxKernel;
     let fs = paths.bpffs();
+    let store = match Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? {
+        Some(store) => store,
+        None if kernel.directories(&fs).map_err(|e| chain(&e))?.is_empty() => return Ok(Vec::new()),
+        // The store was lost or removed, and what its records named is still pinned. A new, empty one says that nobody has it.
+        None => Store::open(&paths.stores(), &boot).map_err(|e| chain(&e))?,
+    };
+    let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
     let deadline = clock::boot_seconds() + GC_DEADLINE.as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline };
     lifecycle.reconcile(Depth::All, mode).map_err(|e| chain(&e))

@@ -1,20 +1,19 @@
 //! Gather, plan, apply: what a container asked for, for one start.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
 use crate::image::{Images, Want};
 use crate::kernel::Kernel;
-use crate::lifecycle::error::chain;
+use crate::lifecycle::error::{chain, reason};
 use crate::lifecycle::host::{Host, Need};
 use crate::lifecycle::policy_files::LoadedPolicy;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::admission::{Admission, admit, on_failure};
 use crate::model::annotations::{OnFailure, ProgramsRequest, Request};
-use crate::model::attach_point::{AttachPoint, Scope};
+use crate::model::attach_point::Scope;
 use crate::model::config::Capability;
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts};
@@ -28,13 +27,7 @@ use crate::model::record::{
 use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
 use crate::model::seccomp::Allowed;
-use crate::store::{StoreError, WriteTxn};
-
-/// How long a start waits for another container of its pod to attach the pod's programs.
-const POD_WAIT: Duration = Duration::from_secs(10);
-
-/// Pause between two looks at a record that another process works on.
-const POLL: Duration = Duration::from_millis(5);
+use crate::store::StoreError;
 
 /// What came of an acquire.
 #[derive(Debug)]
@@ -136,7 +129,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let programs = !matches!(request.programs, ProgramsRequest::None);
         let network = programs || admission.delegation.is_some_and(|d| d.reaches_netns());
         let cgroup_mounts = admission.delegation.is_some_and(|d| d.reaches_cgroups());
-        let need = Need { network, cgroup: programs || cgroup_mounts, cgroup_mounts };
+        let need = Need { network, interfaces: programs, cgroup: programs || cgroup_mounts, cgroup_mounts };
         let facts = self.host.facts(init, container, need)?;
         let mut objects = Vec::new();
         for (reference, rules) in &admission.images {
@@ -216,95 +209,6 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
-    /// Transaction 1: writes down every pin to come, for the container and, in a pod, for its network namespace.
-    ///
-    /// Returns the network namespace's record where this start has to build it, and None where there is nothing to
-    /// build: no such programs, or another container of the pod built them and this one joined.
-    fn claim(
-        &self,
-        record: &mut OwnerRecord,
-        plan: &Plan,
-        facts: &Facts,
-        container: &Container,
-    ) -> Result<Option<OwnerRecord>, Cause> {
-        enum Claim {
-            Granted(Option<OwnerRecord>),
-            Wait(ProcessIdentity),
-            Refused(Cause),
-        }
-        let until = Instant::now() + POD_WAIT;
-        loop {
-            let claim = self.store.write::<_, StoreError>(|txn| {
-                if let Some(other) = txn.by_container(&container.id)?.first() {
-                    let what = format!("container {}", container.id);
-                    return Ok(Claim::Refused(Cause::Busy { pid: other.actor.process.pid, what }));
-                }
-                record.no = self.free_number(txn)?;
-                record.holds.clear();
-                let Some(wanted) = &plan.netns else {
-                    txn.put(record)?;
-                    return Ok(Claim::Granted(None));
-                };
-                let signature = plan_digest(wanted);
-                for mut other in txn.by_netns(facts.netns_cookie)? {
-                    if other.request == Some(signature) {
-                        if other.phase != Phase::Ready {
-                            return Ok(Claim::Wait(other.actor.process));
-                        }
-                        other.holders.push(record.no);
-                        record.holds.push(other.no);
-                        txn.put(&other)?;
-                        txn.put(record)?;
-                        return Ok(Claim::Granted(None));
-                    }
-                    if let Some(iface) = common_xdp(wanted, &other) {
-                        let mut holders = Vec::new();
-                        for holder in &other.holders {
-                            if let Some(OwnerRecord { owner: Owner::Container { id, .. }, .. }) = txn.get(*holder)? {
-                                holders.push(id.to_string());
-                            }
-                        }
-                        return Ok(Claim::Refused(Cause::NetnsTaken { iface, holders: holders.join(", ") }));
-                    }
-                }
-                let mut netns = self.blank(container);
-                netns.no = self.free_number(txn)?;
-                netns.owner = Owner::Netns { cookie: facts.netns_cookie, sandbox: container.sandbox.clone() };
-                netns.request = Some(signature);
-                netns.holders.push(record.no);
-                fill(&mut netns, wanted);
-                record.holds.push(netns.no);
-                txn.put(&netns)?;
-                txn.put(record)?;
-                Ok(Claim::Granted(Some(netns)))
-            })?;
-            match claim {
-                Claim::Granted(netns) => return Ok(netns),
-                Claim::Refused(cause) => return Err(cause),
-                Claim::Wait(process) => {
-                    if !self.host.is_alive(&process)? {
-                        self.reconcile(super::reconcile::Depth::InPassing, super::reconcile::Mode::Release)?;
-                    } else if Instant::now() >= until {
-                        return Err(Cause::Busy { pid: process.pid, what: "the pod's network programs".to_owned() });
-                    }
-                    self.check_deadline()?;
-                    std::thread::sleep(POLL);
-                }
-            }
-        }
-    }
-
-    /// A number whose pin directory is not there. A store that was lost and made anew starts to count from 1, while the pins
-    /// of the old one's owners are still in our bpffs.
-    fn free_number(&self, txn: &mut WriteTxn<'_>) -> Result<OwnerNo, StoreError> {
-        loop {
-            let no = txn.next_no()?;
-            if !self.fs.join(no.directory()).exists() {
-                return Ok(no);
-            }
-        }
-    }
-
     /// The effects, and transaction 2.
     fn build(
         &self,
@@ -324,7 +228,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             // Last, because the kernel removes it with the container, while nothing of ours can reach in to undo it.
             self.host.mount_bpffs(init, container, &self.fs.join(record.no.directory()), bpffs)?;
         }
-        self.complete(record)
+        self.complete(record)?;
+        // A poststop that came meanwhile found us at work and left everything to us; from here on it finds a Ready record.
+        let init = self.host.identity(init);
+        if self.host.is_alive(&init)? { Ok(()) } else { Err(Cause::InitEnded { pid: init.pid }) }
     }
 
     fn apply(&self, init: &H::Init, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
@@ -365,7 +272,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
             _ => Ok(false),
         })?;
-        if mine { Ok(()) } else { Err(Cause::RecordGone { no: record.no }) }
+        if mine {
+            return Ok(());
+        }
+        self.undo_unnamed(record);
+        Err(Cause::RecordGone { no: record.no })
     }
 
     /// Keeps a refusal visible for `list` and `inspect`, and hands it back.
@@ -379,7 +290,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub fn record_refusal(&self, container: &Container, sentence: &str) {
         let mut failed = self.blank(container);
         failed.phase = Phase::Failed;
-        failed.failure = Some(sentence.to_owned());
+        failed.failure = Some(reason(sentence));
         let written = self.store.write::<_, StoreError>(|txn| {
             for record in txn.by_container(&container.id)? {
                 if record.phase == Phase::Failed {
@@ -394,7 +305,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
-    fn blank(&self, container: &Container) -> OwnerRecord {
+    pub(super) fn blank(&self, container: &Container) -> OwnerRecord {
         let now = self.host.now();
         OwnerRecord {
             no: OwnerNo(0),
@@ -450,7 +361,7 @@ fn check_object(
 }
 
 /// Names in the record every pin that the plan will make.
-fn fill(record: &mut OwnerRecord, plan: &OwnerPlan) {
+pub(super) fn fill(record: &mut OwnerRecord, plan: &OwnerPlan) {
     for (image, object) in plan.objects.iter().enumerate() {
         record.images.push(object.image.clone());
         for map in &object.maps {
@@ -482,35 +393,6 @@ fn show_maps(record: &mut OwnerRecord, plan: &Plan) {
     }
 }
 
-/// The interface that both want an XDP program on.
-fn common_xdp(wanted: &OwnerPlan, other: &OwnerRecord) -> Option<String> {
-    wanted.links.iter().find_map(|link| match &link.at {
-        AttachPoint::Xdp { iface, .. } => other
-            .links
-            .iter()
-            .any(|l| matches!(&l.at, AttachPoint::Xdp { iface: taken, .. } if taken.index == iface.index))
-            .then(|| iface.name.clone()),
-        _ => None,
-    })
-}
-
 fn request_digest(request: &Request) -> Digest {
     Digest::from_bytes(Sha256::digest(request.canonical()).into())
-}
-
-/// Tells apart what containers of one pod ask of their network namespace: objects, globals, programs and places.
-fn plan_digest(plan: &OwnerPlan) -> Digest {
-    let mut hash = Sha256::new();
-    for object in &plan.objects {
-        hash.update(object.image.object.as_bytes());
-        let globals: BTreeMap<&str, &[u8]> = object
-            .globals
-            .iter()
-            .filter(|(name, _)| !name.starts_with("bpfman_"))
-            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
-            .collect();
-        hash.update(format!("{globals:?}{:?}", object.programs));
-    }
-    hash.update(format!("{:?}", plan.links));
-    Digest::from_bytes(hash.finalize().into())
 }

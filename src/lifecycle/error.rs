@@ -78,6 +78,20 @@ pub enum Cause {
         /// The record.
         no: OwnerNo,
     },
+    /// The pod's network namespace has programs of a dead start, and they cannot be removed.
+    #[error(
+        "attach the pod's network programs: owner {no}, which a dead process left there, cannot be removed; see `bpfman-hook gc`"
+    )]
+    NetnsLeft {
+        /// The owner.
+        no: OwnerNo,
+    },
+    /// The container ended while it was being started. Poststop has found us at work and left the rest to us.
+    #[error("the container's init, process {pid}, ended while its programs were being loaded; they were removed again")]
+    InitEnded {
+        /// The init.
+        pid: Pid,
+    },
     /// The time is over.
     #[error("gave up, because the time for a hook is over; what was done was undone")]
     Deadline,
@@ -112,6 +126,18 @@ impl std::fmt::Display for ReleaseErrors {
 }
 
 impl std::error::Error for ReleaseErrors {}
+
+/// Bytes of a reason that a record keeps: some thousand reasons are kept, in memory.
+const REASON_MAX: usize = 4096;
+
+/// A reason as records keep it.
+pub fn reason(sentence: &str) -> String {
+    let mut end = sentence.len().min(REASON_MAX);
+    while !sentence.is_char_boundary(end) {
+        end -= 1;
+    }
+    if end == sentence.len() { sentence.to_owned() } else { format!("{} […]", &sentence[..end]) }
+}
 
 /// An error with its causes in one line, joined by `: `. A cause that the message before it already ends with is not said twice.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {

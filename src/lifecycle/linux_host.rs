@@ -131,6 +131,8 @@ impl Host for LinuxHost {
         };
         if need.network {
             facts.netns = self.provenance(init, container)?;
+        }
+        if need.interfaces {
             let netns = init.process.open_namespace(Namespace::Network)?;
             (facts.netns_cookie, facts.interfaces) = netns::survey(netns.as_fd())?;
             init.netns = Some(netns);

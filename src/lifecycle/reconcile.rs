@@ -51,6 +51,9 @@ pub struct Finding {
     pub why: String,
     /// What was done: `released`, `left`, `would be released`, or what was in the way.
     pub result: String,
+    /// Something is left that should be gone.
+    #[serde(skip)]
+    pub failed: bool,
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
@@ -70,24 +73,33 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Depth::All => {
                 let (records, damaged) = read_all(self.store)?;
                 for (no, error) in damaged {
-                    let result = match mode {
-                        Mode::Tell => "would be released".to_owned(),
+                    let (result, failed) = match mode {
+                        Mode::Tell => ("would be released".to_owned(), false),
                         Mode::Release => outcome(self.discard(no)?),
                     };
-                    findings.push(Finding { no, what: format!("record {no}"), why: chain(&error), result });
+                    findings.push(Finding { no, what: format!("record {no}"), why: chain(&error), result, failed });
                 }
                 records
             }
             Depth::InPassing => self.sample()?,
         };
         for record in &records {
-            if let Some(why) = self.is_dead(record)? {
-                findings.push(self.found(record, why, mode)?);
+            match self.judge(record, mode) {
+                Ok(found) => findings.extend(found),
+                // One owner of which it cannot be told is no reason to leave all the others.
+                Err(error @ (Cause::Host(_) | Cause::Store(StoreError::Record { .. }))) => findings.push(Finding {
+                    no: record.no,
+                    what: describe(&record.owner),
+                    why: format!("it could not be found out whether it lives: {}", chain(&error)),
+                    result: "left".to_owned(),
+                    failed: true,
+                }),
+                Err(error) => return Err(error),
             }
         }
         let known = |no: &OwnerNo| records.iter().any(|record| record.no == *no);
         for no in directories.into_iter().filter(|no| !known(no)) {
-            if self.store.read(|txn| txn.get(no))?.is_none() {
+            if !self.store.read(|txn| txn.has(no))? {
                 findings.push(self.orphan(no, mode));
             }
         }
@@ -113,7 +125,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Why an owner is dead, or None.
-    fn is_dead(&self, record: &OwnerRecord) -> Result<Option<String>, Cause> {
+    pub(super) fn is_dead(&self, record: &OwnerRecord) -> Result<Option<String>, Cause> {
         match record.phase {
             Phase::Failed => Ok(None),
             Phase::Pending | Phase::Releasing => {
@@ -132,12 +144,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 },
                 Owner::Netns { .. } => {
                     let held = self.store.read::<_, StoreError>(|txn| {
-                        for holder in &record.holders {
-                            if txn.get(*holder)?.is_some() {
-                                return Ok(true);
-                            }
-                        }
-                        Ok(false)
+                        record.holders.iter().try_fold(false, |held, holder| Ok(held || txn.has(*holder)?))
                     })?;
                     Ok((!held).then(|| "no container holds it".to_owned()))
                 }
@@ -146,37 +153,41 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
-    fn found(&self, record: &OwnerRecord, why: String, mode: Mode) -> Result<Finding, Cause> {
-        let result = match mode {
-            Mode::Tell => "would be released".to_owned(),
+    /// Finds out whether an owner is dead, and releases it.
+    fn judge(&self, record: &OwnerRecord, mode: Mode) -> Result<Option<Finding>, Cause> {
+        let Some(why) = self.is_dead(record)? else { return Ok(None) };
+        let (result, failed) = match mode {
+            Mode::Tell => ("would be released".to_owned(), false),
             Mode::Release => outcome(self.release(record)?),
         };
-        Ok(Finding { no: record.no, what: describe(&record.owner), why, result })
+        Ok(Some(Finding { no: record.no, what: describe(&record.owner), why, result, failed }))
     }
 
     fn orphan(&self, no: OwnerNo, mode: Mode) -> Finding {
         let directory = self.fs.join(no.directory());
-        let result = match mode {
-            Mode::Tell => "would be removed".to_owned(),
+        let (result, failed) = match mode {
+            Mode::Tell => ("would be removed".to_owned(), false),
             Mode::Release => match self.kernel.remove_directory(&directory) {
-                Ok(()) => "removed".to_owned(),
-                Err(error) => format!("left: {}", chain(&error)),
+                Ok(()) => ("removed".to_owned(), false),
+                Err(error) => (format!("left: {}", chain(&error)), true),
             },
         };
-        Finding { no, what: format!("pins in {}", directory.display()), why: "no record names them".to_owned(), result }
+        Finding { no, what: format!("pins in {}", directory.display()), why: "no record names them".to_owned(), result, failed }
     }
 }
 
-/// What became of an owner, in words.
-fn outcome(released: Released) -> String {
-    match released {
+/// What became of an owner, in words, and whether something is left that should be gone.
+fn outcome(released: Released) -> (String, bool) {
+    let failed = matches!(released, Released::Partly(_));
+    let words = match released {
         Released::Gone | Released::Absent => "released".to_owned(),
         Released::Busy(pid) => format!("left: process {pid} is at work on it"),
         Released::Alive(pid) => format!("left: process {pid} lives"),
         Released::Changed => "left: it has changed meanwhile".to_owned(),
         Released::Held(holder) => format!("left: owner {holder} holds it"),
         Released::Partly(errors) => format!("not wholly released: {errors}"),
-    }
+    };
+    (words, failed)
 }
 
 /// Every record, and the numbers of those that do not decode.

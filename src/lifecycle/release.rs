@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::kernel::Kernel;
+use crate::lifecycle::error::reason;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors};
 use crate::model::ids::{ContainerId, OwnerNo};
@@ -69,7 +70,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 return Ok(Some(Err(Released::Changed)));
             }
             for holder in &record.holders {
-                if txn.get(*holder)?.is_some() {
+                if txn.has(*holder)? {
                     return Ok(Some(Err(Released::Held(*holder))));
                 }
             }
@@ -121,6 +122,15 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         errors
     }
 
+    /// Removes the pins of a record that is ours no more: whoever took it may have been done before we made the last of them.
+    /// What fails is found by gc, as a directory that no record names.
+    pub(super) fn undo_unnamed(&self, record: &OwnerRecord) {
+        let errors = self.undo(record);
+        if !errors.0.is_empty() {
+            tracing::error!(owner = record.no.0, error = %errors, "undo a start whose record is gone");
+        }
+    }
+
     /// Deletes the record, or keeps in it what is left, and tells which network namespaces nobody holds any more.
     fn finish(&self, record: &OwnerRecord, errors: ReleaseErrors) -> Result<(Released, BTreeSet<OwnerNo>), Cause> {
         let no = record.no;
@@ -152,16 +162,19 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Undoes a failed acquire and keeps the reason: the record stays as Failed, without objects.
     pub(super) fn fail(&self, record: &OwnerRecord, sentence: &str) -> Result<(), Cause> {
         let mut failed = record.clone();
-        let Some(current) = self.store.read::<_, StoreError>(|txn| txn.get(record.no))? else { return Ok(()) };
-        if current.actor != self.actor() {
-            // Somebody took it from us, and undoes it.
-            return Ok(());
-        }
+        let current = match self.store.read::<_, StoreError>(|txn| txn.get(record.no))? {
+            Some(current) if current.actor == self.actor() => current,
+            // Somebody took it from us and undoes it, or has undone it already.
+            _ => {
+                self.undo_unnamed(record);
+                return Ok(());
+            }
+        };
         if let Released::Partly(errors) = self.release(&current)? {
             // gc retries from the record; the reason for the failure goes with it.
             self.store.write::<_, StoreError>(|txn| {
                 if let Some(mut kept) = txn.get(record.no)? {
-                    kept.failure = Some(sentence.to_owned());
+                    kept.failure = Some(reason(sentence));
                     kept.leftovers = errors.sentences();
                     txn.put(&kept)?;
                 }
@@ -175,7 +188,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         failed.links.clear();
         failed.holds.clear();
         failed.bpffs = None;
-        failed.failure = Some(sentence.to_owned());
+        failed.failure = Some(reason(sentence));
         failed.changed = self.host.now();
         if matches!(failed.owner, Owner::Container { .. }) {
             self.store.write::<_, StoreError>(|txn| txn.put(&failed))?;

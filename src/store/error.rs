@@ -27,7 +27,7 @@ pub enum StoreError {
     },
     /// One record does not decode.
     #[error(
-        "read record {no} of the store {path}: it is damaged, remove that directory and run bpfman-hook gc",
+        "read record {no} of the store {path}: it is damaged, run bpfman-hook gc to remove it with all that it owns",
         path = path.display()
     )]
     Record {

@@ -49,6 +49,11 @@ impl<'t> ReadTxn<'t> {
         bytes.map(|bytes| self.decode(no, bytes)).transpose()
     }
 
+    /// True where there is a record with this number, whether it decodes or not.
+    pub fn has(&self, no: OwnerNo) -> Result<bool, StoreError> {
+        Ok(self.table.get(self.txn, &owner_key(no)).map_err(|err| self.failed(err))?.is_some())
+    }
+
     /// Every owner, in the order of their numbers, decoded one by one. After an error that is about one record the iterator goes
     /// on with the next.
     pub fn owners(&self) -> Result<impl Iterator<Item = Result<OwnerRecord, StoreError>> + '_, StoreError> {
@@ -107,7 +112,7 @@ impl<'t> ReadTxn<'t> {
         let bad = |source| StoreError::Record { path: self.path.to_owned(), no, source };
         let record: OwnerRecord = serde_json::from_slice(bytes).map_err(bad)?;
         if record.no != no {
-            return Err(StoreError::damaged(self.path, format!("record {no} says it were {}", record.no)));
+            return Err(bad(serde::de::Error::custom(format!("it says it were record {}", record.no))));
         }
         Ok(record)
     }
@@ -142,6 +147,11 @@ impl<'t> WriteTxn<'t> {
     /// [`ReadTxn::get`]
     pub fn get(&self, no: OwnerNo) -> Result<Option<OwnerRecord>, StoreError> {
         self.view().get(no)
+    }
+
+    /// [`ReadTxn::has`]
+    pub fn has(&self, no: OwnerNo) -> Result<bool, StoreError> {
+        self.view().has(no)
     }
 
     /// [`ReadTxn::by_container`]

@@ -1,4 +1,5 @@
 //! What a process gets from whoever started it, and had better not keep: for a hook that is a runtime, and its caller's caller.
+//! And its heap, which has to be settled as early.
 
 use rustix::fs::Mode;
 use rustix::process::umask;
@@ -18,4 +19,12 @@ pub fn clear() {
 pub fn reset_child_signal() {
     // SAFETY: SIG_DFL is no handler of ours, so nothing runs in signal context. It fails for numbers that are no signals only.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Keeps all threads on one heap. Each of ours lives for a few system calls, and glibc would map an arena of 64 MiB for it.
+///
+/// Call it first thing, before any thread is started.
+pub fn share_one_heap() {
+    // SAFETY: mallopt(3) takes two numbers and must not run beside another thread's first allocation.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
 
 use bpfman_hook::kernel::{Feature, Kernel, KernelError, LoadedIds, Places, Support};
 use bpfman_hook::lifecycle::host::{Host, HostError, Need};
@@ -18,6 +19,7 @@ use bpfman_hook::model::ids::{OwnerNo, Pid, PinName, ProcessIdentity};
 use bpfman_hook::model::object::ObjectFacts;
 use bpfman_hook::model::plan::{PlannedBpffs, PlannedLink, PlannedObject};
 use bpfman_hook::sys::SysError;
+use bpfman_hook::sys::pid::ProcessError;
 
 /// The payload of the panic that stands for SIGKILL.
 #[derive(Debug)]
@@ -154,14 +156,17 @@ impl Kernel for FakeKernel<'_> {
 }
 
 /// A host with processes that live until a test says otherwise.
-#[derive(Debug)]
 pub struct FakeHost<'a> {
     pub effects: &'a Effects,
     pub me: ProcessIdentity,
-    pub dead: RefCell<BTreeSet<u32>>,
+    pub dead: Rc<RefCell<BTreeSet<u32>>>,
+    /// Processes of which it cannot be told whether they live.
+    pub unknown: BTreeSet<u32>,
     pub time: Cell<u64>,
     pub netns: RefCell<NetnsFact>,
     pub userns: Cell<bool>,
+    looks: Cell<usize>,
+    meanwhile: Cell<Option<(usize, &'a dyn Fn())>>,
 }
 
 /// A process of the fake host.
@@ -174,11 +179,25 @@ impl<'a> FakeHost<'a> {
         Self {
             effects,
             me: process(me),
-            dead: RefCell::default(),
+            dead: Rc::default(),
+            unknown: BTreeSet::new(),
             time: Cell::new(1_000_000),
             netns: RefCell::new(NetnsFact::Own),
             userns: Cell::new(true),
+            looks: Cell::new(0),
+            meanwhile: Cell::new(None),
         }
+    }
+
+    /// At the `n`th look at the clock, which a start takes between its steps, something else happens first.
+    pub fn meanwhile(&self, n: usize, what: &'a dyn Fn()) {
+        self.looks.set(0);
+        self.meanwhile.set(Some((n, what)));
+    }
+
+    /// How often the clock was looked at.
+    pub fn looks(&self) -> usize {
+        self.looks.get()
     }
 
     /// A process ends.
@@ -199,10 +218,19 @@ impl Host for FakeHost<'_> {
     }
 
     fn boottime(&self) -> u64 {
+        self.looks.set(self.looks.get() + 1);
+        if let Some((n, happens)) = self.meanwhile.get()
+            && n == self.looks.get()
+        {
+            happens();
+        }
         10
     }
 
     fn is_alive(&self, process: &ProcessIdentity) -> Result<bool, HostError> {
+        if self.unknown.contains(&process.pid.get()) {
+            return Err(ProcessError::ForeignProc(process.pid).into());
+        }
         Ok(!self.dead.borrow().contains(&process.pid.get()))
     }
 

@@ -1,0 +1,184 @@
+//! Transaction 1 of a start: the claim on a container id and, in a pod, on its network namespace.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::kernel::Kernel;
+use crate::lifecycle::acquire::fill;
+use crate::lifecycle::host::Host;
+use crate::lifecycle::reconcile::{Depth, Mode};
+use crate::lifecycle::release::Released;
+use crate::lifecycle::{Cause, Lifecycle};
+use crate::model::attach_point::AttachPoint;
+use crate::model::container::Container;
+use crate::model::facts::Facts;
+use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
+use crate::model::plan::{OwnerPlan, Plan};
+use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::store::{StoreError, WriteTxn};
+
+/// How long a start waits for another container of its pod to attach the pod's programs.
+const POD_WAIT: Duration = Duration::from_secs(10);
+
+/// Pause between two looks at a record that another process works on.
+const POLL: Duration = Duration::from_millis(5);
+
+impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
+    /// Transaction 1: writes down every pin to come, for the container and, in a pod, for its network namespace.
+    ///
+    /// Returns the network namespace's record where this start has to build it, and None where there is nothing to
+    /// build: no such programs, or another container of the pod built them and this one joined.
+    pub(super) fn claim(
+        &self,
+        record: &mut OwnerRecord,
+        plan: &Plan,
+        facts: &Facts,
+        container: &Container,
+    ) -> Result<Option<OwnerRecord>, Cause> {
+        enum Claim {
+            Granted(Option<OwnerRecord>),
+            Wait { process: ProcessIdentity, no: OwnerNo },
+            Taken { cause: Cause, by: Vec<OwnerRecord> },
+            Refused(Cause),
+        }
+        let until = Instant::now() + POD_WAIT;
+        loop {
+            let claim = self.store.write::<_, StoreError>(|txn| {
+                for other in txn.by_container(&container.id)? {
+                    let id = container.id.clone();
+                    match (other.phase, other.owner) {
+                        // Another one of this id was refused while we made our plan; it has nothing that could be in the way.
+                        (Phase::Failed, _) => _ = txn.delete(other.no)?,
+                        (Phase::Ready, Owner::Container { bundle, .. }) => {
+                            return Ok(Claim::Refused(Cause::IdTaken { id, bundle }));
+                        }
+                        _ => {
+                            let what = format!("container {id}");
+                            return Ok(Claim::Refused(Cause::Busy { pid: other.actor.process.pid, what }));
+                        }
+                    }
+                }
+                record.no = self.free_number(txn)?;
+                record.holds.clear();
+                let Some(wanted) = &plan.netns else {
+                    txn.put(record)?;
+                    return Ok(Claim::Granted(None));
+                };
+                let signature = plan_digest(wanted);
+                for mut other in txn.by_netns(facts.netns_cookie)? {
+                    let same = other.request == Some(signature);
+                    let taken = common_xdp(wanted, &other).filter(|_| !same);
+                    if (same || taken.is_some()) && other.phase != Phase::Ready {
+                        return Ok(Claim::Wait { process: other.actor.process, no: other.no });
+                    }
+                    if same {
+                        other.holders.push(record.no);
+                        record.holds.push(other.no);
+                        txn.put(&other)?;
+                        txn.put(record)?;
+                        return Ok(Claim::Granted(None));
+                    }
+                    if let Some(iface) = taken {
+                        let (mut by, mut holders) = (Vec::new(), Vec::new());
+                        for holder in &other.holders {
+                            if let Some(record) = txn.get(*holder)? {
+                                if let Owner::Container { id, .. } = &record.owner {
+                                    holders.push(id.to_string());
+                                }
+                                by.push(record);
+                            }
+                        }
+                        by.push(other);
+                        let cause = Cause::NetnsTaken { iface, holders: holders.join(", ") };
+                        return Ok(Claim::Taken { cause, by });
+                    }
+                }
+                let mut netns = self.blank(container);
+                netns.no = self.free_number(txn)?;
+                netns.owner = Owner::Netns { cookie: facts.netns_cookie, sandbox: container.sandbox.clone() };
+                netns.request = Some(signature);
+                netns.holders.push(record.no);
+                fill(&mut netns, wanted);
+                record.holds.push(netns.no);
+                txn.put(&netns)?;
+                txn.put(record)?;
+                Ok(Claim::Granted(Some(netns)))
+            })?;
+            match claim {
+                Claim::Granted(netns) => return Ok(netns),
+                Claim::Refused(cause) => return Err(cause),
+                Claim::Taken { cause, by } => {
+                    if !self.release_dead(&by)? {
+                        return Err(cause);
+                    }
+                    self.check_deadline()?;
+                }
+                Claim::Wait { process, no } => {
+                    let alive = self.host.is_alive(&process)?;
+                    if !alive {
+                        self.reconcile(Depth::InPassing, Mode::Release)?;
+                    }
+                    if Instant::now() >= until {
+                        let what = "the pod's network programs".to_owned();
+                        return Err(if alive { Cause::Busy { pid: process.pid, what } } else { Cause::NetnsLeft { no } });
+                    }
+                    self.check_deadline()?;
+                    std::thread::sleep(POLL);
+                }
+            }
+        }
+    }
+
+    /// Releases those of some owners that are dead; true where one is gone.
+    fn release_dead(&self, owners: &[OwnerRecord]) -> Result<bool, Cause> {
+        let mut gone = false;
+        for owner in owners {
+            if self.is_dead(owner)?.is_some() {
+                gone |= matches!(self.release(owner)?, Released::Gone | Released::Absent);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// A number whose pin directory is not there. A store that was lost and made anew starts to count from 1, while the pins
+    /// of the old one's owners are still in our bpffs.
+    fn free_number(&self, txn: &mut WriteTxn<'_>) -> Result<OwnerNo, StoreError> {
+        loop {
+            let no = txn.next_no()?;
+            if !self.fs.join(no.directory()).exists() {
+                return Ok(no);
+            }
+        }
+    }
+}
+
+/// The interface that both want an XDP program on.
+fn common_xdp(wanted: &OwnerPlan, other: &OwnerRecord) -> Option<String> {
+    wanted.links.iter().find_map(|link| match &link.at {
+        AttachPoint::Xdp { iface, .. } => other
+            .links
+            .iter()
+            .any(|l| matches!(&l.at, AttachPoint::Xdp { iface: taken, .. } if taken.index == iface.index))
+            .then(|| iface.name.clone()),
+        _ => None,
+    })
+}
+
+/// Tells apart what containers of one pod ask of their network namespace: objects, globals, programs and places.
+fn plan_digest(plan: &OwnerPlan) -> Digest {
+    let mut hash = Sha256::new();
+    for object in &plan.objects {
+        hash.update(object.image.object.as_bytes());
+        let globals: BTreeMap<&str, &[u8]> = object
+            .globals
+            .iter()
+            .filter(|(name, _)| !name.starts_with("bpfman_"))
+            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+            .collect();
+        hash.update(format!("{globals:?}{:?}", object.programs));
+    }
+    hash.update(format!("{:?}", plan.links));
+    Digest::from_bytes(hash.finalize().into())
+}
