@@ -127,7 +127,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let (container, request) = (start.container, start.request);
         let programs = !matches!(request.programs, ProgramsRequest::None);
         let network = programs || admission.delegation.is_some_and(|d| d.reaches_netns());
-        let facts = self.host.facts(init, container, Need { network, interfaces: programs, cgroup: programs })?;
+        let cgroup_mounts = admission.delegation.is_some_and(|d| d.reaches_cgroups());
+        let need = Need { network, interfaces: programs, cgroup: programs || cgroup_mounts, cgroup_mounts };
+        let facts = self.host.facts(init, container, need)?;
         let mut objects = Vec::new();
         for (reference, rules) in &admission.images {
             let bytecode = images.fetch(&Want {

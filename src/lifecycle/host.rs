@@ -48,6 +48,8 @@ pub struct Need {
     pub interfaces: bool,
     /// The cgroup: some program sits on it, or wants to know its id.
     pub cgroup: bool,
+    /// Whether it sees cgroups of others.
+    pub cgroup_mounts: bool,
 }
 
 /// The seam to processes, namespaces, cgroups, mounts and time. `LinuxHost` is the real one.

@@ -184,6 +184,7 @@ fn a_lost_store_and_gc_cleans(world: &mut World) {
     world.lab.expect_links(2, "nobody has cleaned up yet");
     fs::remove_dir_all(world.lab.path("root/run/bpfman-hook/store")).expect("the store can be removed");
     let left = pins(&world.lab.bpffs());
+    assert!(!left.is_empty());
     let found = crate::support::process::ended(&mut world.lab.command(&["doctor", "-q"])).stdout;
     assert!(found.contains("no record names it") && found.contains("bpfman-hook gc"), "{found}");
     let planned = world.lab.ours(&["gc", "--dry-run"]);

@@ -265,6 +265,7 @@ impl Host for FakeHost<'_> {
             netns_cookie: 99,
             interfaces: vec![Interface { name: "lo".to_owned(), index: 1 }, Interface { name: "eth0".to_owned(), index: 2 }],
             cgroup: Some(CgroupFact::Own { path: "/web".into(), id: 77 }),
+            wide_cgroup_mount: None,
             init: init.pid.get(),
             cpus: 2,
         })

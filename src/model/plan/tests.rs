@@ -106,6 +106,7 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
             netns_cookie: 9,
             interfaces: vec![lo, eth0],
             cgroup: Some(CgroupFact::Own { path: "/web".into(), id: 77 }),
+            wide_cgroup_mount: None,
             init: 500,
             cpus: 2,
         },
@@ -356,6 +357,30 @@ fn what_cannot_be_planned_says_why() {
                 c.foreign_cgroups = Some("config.json mounts the host's cgroups at /cg".to_owned());
             },
             "mounts the host's cgroups at /cg",
+        ),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Cgroup);
+                c.facts.cgroup = Some(CgroupFact::Root);
+            },
+            "it is in the root cgroup",
+        ),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Cgroup);
+                c.facts.cgroup = Some(CgroupFact::Shared { path: "/web".into(), other: 12 });
+            },
+            "process 12, which is not the container's",
+        ),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Cgroup);
+                c.facts.wide_cgroup_mount = Some("/mnt/all".into());
+            },
+            "mounted at its /mnt/all",
         ),
     ];
     for (programs, change, phrase) in table {
