@@ -1,9 +1,11 @@
 //! How registries are spoken to: `/etc/bpfman-hook/registries.toml`, parsed.
 //!
-//!     [[registry]]
-//!     host = "registry.example:5000"
-//!     http = true                             # plain http; default false, and true for loopback addresses
-//!     ca   = "/etc/bpfman-hook/example-ca.pem"  # further certificate authorities, besides the system's
+//! ```toml
+//! [[registry]]
+//! host = "registry.example:5000"
+//! http = true                             # plain http; default false, and true for loopback addresses
+//! ca   = "/etc/bpfman-hook/example-ca.pem"  # further certificate authorities, besides the system's
+//! ```
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
