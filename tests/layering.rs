@@ -159,7 +159,6 @@ fn each_crate_has_its_layer() {
     // crate, and where it may be used: a layer, a folder or a file
     let owners: &[(&str, &[&str])] = &[
         ("rustix", &["sys"]),
-        ("nix", &["sys"]),
         ("caps", &["sys"]),
         ("libc", &["sys"]),
         ("aya", &[]),

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::frontend::events;
 use crate::frontend::report::{Report, fit};
 use crate::image::LinuxImages;
 use crate::kernel::LinuxKernel;
@@ -130,6 +131,7 @@ impl Failed {
 fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) -> Result<(), Failed> {
     let fetch_until = Instant::now() + FETCH;
     let deadline = watch(report, &state.id)?;
+    events::to_report(paths);
     pid::require_initial_user_namespace()?;
     let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
     let container = Container::parse(state, &config, engine)?;
@@ -184,6 +186,7 @@ fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, Load
 fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
     let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
     let deadline = watch(report, &state.id)?;
+    events::to_report(paths);
     let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };

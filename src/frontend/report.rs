@@ -19,7 +19,12 @@ pub struct Report {
 impl Report {
     /// For an installation's log file.
     pub fn new(paths: &Paths) -> Self {
-        Self { log: paths.log() }
+        Self::at(paths.log())
+    }
+
+    /// For a log file.
+    pub fn at(log: PathBuf) -> Self {
+        Self { log }
     }
 
     /// The container does not start: says why and returns the status to exit with.
@@ -36,6 +41,11 @@ impl Report {
     /// Something worth keeping, not worth a line on stderr.
     pub fn note(&self, container: Option<&str>, sentence: &str) {
         self.keep(container, sentence, Priority::Info);
+    }
+
+    /// What a layer below noticed and nobody returns as an error.
+    pub fn noticed(&self, sentence: &str) {
+        self.keep(None, sentence, Priority::Warning);
     }
 
     /// The time is over while a call that cannot be interrupted still waits. The record names what is left for gc.

@@ -107,12 +107,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Ok(netns) => netns,
             Err(cause) => return Err(self.refuse(container, cause)),
         };
-        self.build(init, container, &mut record, netns, &plan).inspect_err(|cause| {
-            let sentence = chain(cause);
-            if let Err(second) = self.fail(&record, &sentence) {
+        if let Err(cause) = self.build(init, container, &mut record, netns, &plan) {
+            record.verifier_log = cause.verifier_log().map(str::to_owned);
+            if let Err(second) = self.fail(&record, &chain(&cause)) {
                 tracing::error!(container = %container.id, error = %chain(&second), "undo a failed start");
             }
-        })?;
+            return Err(cause);
+        }
         Ok(Acquired::Done(record.no))
     }
 
@@ -330,6 +331,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             holds: Vec::new(),
             holders: Vec::new(),
             failure: None,
+            verifier_log: None,
             leftovers: Vec::new(),
         }
     }

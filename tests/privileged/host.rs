@@ -180,6 +180,7 @@ fn record(no: OwnerNo, changed: u64) -> OwnerRecord {
         holds: Vec::new(),
         holders: Vec::new(),
         failure: None,
+        verifier_log: None,
         leftovers: Vec::new(),
     }
 }

@@ -243,6 +243,7 @@ mod tests {
             holds: Vec::new(),
             holders: Vec::new(),
             failure: None,
+            verifier_log: None,
             leftovers: Vec::new(),
         }
     }
