@@ -21,7 +21,7 @@ use rustix::thread::{
 };
 
 use crate::sys::SysError;
-use crate::sys::caps::drop_bounding;
+use crate::sys::caps::{bound_children, drop_bounding};
 use crate::sys::sock::{Message, Socket, wait_readable};
 
 /// The first of the 2^22 user and group ids that confined children take; a child adds its pid, so that no two living ones
@@ -87,6 +87,7 @@ pub struct Child {
 impl Child {
     /// Executes /proc/self/exe, which stays the binary that runs now even after an upgrade has replaced the file.
     pub fn spawn(role: Role, output: Output) -> Result<Self, SysError> {
+        bound_children()?;
         let (ours, theirs) = Socket::pair()?;
         let out = || match output {
             Output::Null => Stdio::null(),

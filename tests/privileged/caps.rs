@@ -83,6 +83,7 @@ fn a_limited_process_cannot_come_back_by_exec() {
             let line = text.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim().to_owned();
             u64::from_str_radix(&line, 16).unwrap()
         };
+        caps::bound_children().unwrap();
         let own = held(&std::fs::read_to_string("/proc/self/status").unwrap());
         let output = std::process::Command::new("cat").arg("/proc/self/status").output().unwrap();
         (own, held(&String::from_utf8(output.stdout).unwrap()))
