@@ -24,6 +24,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::places::CASES,
         crate::pods::CASES,
         crate::podman::CASES,
+        crate::registries::CASES,
         crate::requests::CASES,
     ]
     .into_iter()

@@ -8,6 +8,9 @@ mod support;
 
 mod world;
 
+#[path = "../support/registry.rs"]
+mod registry;
+
 mod callers;
 mod capabilities;
 mod concurrent;
@@ -21,6 +24,7 @@ mod lifetimes;
 mod places;
 mod podman;
 mod pods;
+mod registries;
 mod requests;
 
 use support::lab::Hooks;
