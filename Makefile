@@ -13,10 +13,10 @@ TARGET  := $(shell uname -m)-unknown-linux-gnu
 FLAGS   := --release --locked --target $(TARGET)
 OUT     := $(or $(CARGO_TARGET_DIR),target)
 BINARY  := $(OUT)/$(TARGET)/release/bpfman-hook
-SCRIPTS := .ci/run tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh)
+SCRIPTS := .ci/run tests/setup.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test test-unit test-privileged test-e2e check bench bpf man install uninstall clean root
+.PHONY: build demo setup test test-unit test-privileged test-e2e check bench bpf man install uninstall clean root
 
 build:
 	$(CARGO) build $(FLAGS)
@@ -24,7 +24,11 @@ build:
 demo: root build
 	tests/demo/demo.sh $(BINARY)
 
-test: test-unit test-privileged test-e2e
+test: setup test-unit test-privileged test-e2e
+
+# Installs what is missing, as root; a message where it cannot.
+setup:
+	tests/setup.sh
 
 test-unit:
 	$(CARGO) test $(FLAGS)
@@ -36,11 +40,12 @@ test-privileged: root
 test-e2e: root
 	$(CARGO) test $(FLAGS) --test e2e
 
-check: build
+check: setup build
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(FLAGS) --all-targets -- -D warnings
 	$(CARGO) test $(FLAGS) --test layering
 	shellcheck $(SCRIPTS)
+	tests/bpf/build.sh --check
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; \
 	else echo "cargo deny: skipped, it is not installed (cargo install cargo-deny)"; fi
 	$(MAKE) man
@@ -48,7 +53,7 @@ check: build
 # F0 and F1 are what the hook is measured against: benches/README.md.
 bench: root build
 	mkdir -p $(OUT)/bench
-	for program in f0 f1 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
+	for program in f0 f1 f2 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
 	python3 benches/bench.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH)
 
 # Rebuilds the test objects; `make bpf BPF=--check` compares instead.

@@ -62,7 +62,7 @@ pub enum Command {
     Install(InstallArgs),
     /// Remove what `install` wrote, hook files first
     Uninstall(UninstallArgs),
-    /// Print version, revision of the store and of the hook files
+    /// Print the version, and the revision of the store
     Version(Formatted),
     /// Print a completion script
     Completions {

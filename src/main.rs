@@ -18,13 +18,15 @@ fn main() -> ExitCode {
             Role::Fetch => image::fetch_child(),
         };
     }
+    environment::reset_child_signal();
     let cli = cli::parse(&args);
     let root = cli.root;
     let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
     match cli.command {
         Command::Hook(args) => {
-            // The environment belongs to whoever called the runtime.
+            // Environment and umask belong to whoever called the runtime.
             environment::clear();
+            environment::share_one_heap();
             match args.stage {
                 Stage::CreateRuntime => hook::create_runtime(&paths, args.engine),
                 Stage::Poststop => hook::poststop(&paths),

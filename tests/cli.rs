@@ -126,6 +126,15 @@ fn bad_usage_exits_with_2_and_prints_nothing_on_stdout() {
 }
 
 #[test]
+fn without_a_policy_and_keys_pull_says_what_is_missing() {
+    let root = tempfile::tempdir().unwrap();
+    let output = run(&["--root", root.path().to_str().unwrap(), "pull", "registry.invalid/acme/x:v1"]);
+    assert_eq!(status(&output), 1);
+    assert_one_line(&output);
+    assert!(text(&output.stderr).contains("there is no key to verify it with"), "{output:?}");
+}
+
+#[test]
 fn the_fast_path_reads_as_clap_does() {
     let parse = |args: &[&str]| {
         let all = ["bpfman-hook"].iter().chain(args);
@@ -330,7 +339,7 @@ fn policy_commands_tell_wrong_from_refused() {
     assert_eq!(status(&refused), 1);
     assert!(text(&refused.stdout).contains("refused"), "{refused:?}");
     let foreign = explain("example.com/a=b");
-    assert_eq!(status(&foreign), 1);
+    assert_eq!(status(&foreign), 2, "bad usage");
     assert_one_line(&foreign);
 }
 
@@ -365,13 +374,13 @@ fn token_probe_says_what_is_missing() {
 
 #[test]
 fn token_create_names_what_it_cannot_do() {
-    for args in [
-        &["--pid", "2147483647", "--delegate", "maps"][..],
-        &["--pid", "0", "--delegate", "maps"],
-        &["--pid", "1", "--delegate", "nonsense"],
+    for (args, expected) in [
+        (&["--pid", "2147483647", "--delegate", "maps"][..], 1),
+        (&["--pid", "0", "--delegate", "maps"], 1),
+        (&["--pid", "1", "--delegate", "nonsense"], 2),
     ] {
         let output = run(&["token", "create"].iter().chain(args).copied().collect::<Vec<_>>());
-        assert_eq!(status(&output), 1, "{args:?}");
+        assert_eq!(status(&output), expected, "{args:?}");
         assert_one_line(&output);
     }
 }
@@ -408,4 +417,22 @@ fn gc_removes_pins_after_the_store_was_lost() {
     let left = args(&[]);
     assert_eq!(status(&left), 1, "{left:?}");
     assert!(text(&left.stdout).contains("left: "), "{left:?}");
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_changes_no_status() {
+    let dir = tempfile::tempdir().unwrap();
+    for (stage, input, expected) in [
+        ("createRuntime", &br#"{"id":"web","bundle":"/none","annotations":{"hook.bpfman.io/bpffs":"token"}}"#[..], 1),
+        ("createRuntime", b"nonsense", 2),
+        ("poststop", b"nonsense", 2),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = program();
+        command.args(["hook", stage, "--root"]).arg(dir.path());
+        let mut child = command.stdin(Stdio::piped()).stderr(writer).spawn().unwrap();
+        let _ = child.stdin.take().unwrap().write_all(input);
+        assert_eq!(child.wait().unwrap().code(), Some(expected), "{stage}");
+    }
 }

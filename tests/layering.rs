@@ -159,7 +159,6 @@ fn each_crate_has_its_layer() {
     // crate, and where it may be used: a layer, a folder or a file
     let owners: &[(&str, &[&str])] = &[
         ("rustix", &["sys"]),
-        ("nix", &["sys"]),
         ("caps", &["sys"]),
         ("libc", &["sys"]),
         ("aya", &[]),
@@ -308,4 +307,21 @@ fn shipped_files_are_in_step_with_the_program() {
     }
     let hooks: BTreeSet<_> = fs::read_dir(root().join("hooks.d")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(hooks.len(), 3, "{hooks:?}");
+}
+
+#[test]
+fn decisions_are_numbered_without_gaps_and_listed() {
+    let list = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let mut names: Vec<_> = fs::read_dir(root().join("docs/decisions"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    for (n, name) in (1..).zip(&names) {
+        let number = format!("{n:04}");
+        assert!(name.starts_with(&format!("{number}-")), "{name} is not decision {number}");
+        assert!(list.contains(&format!("[{number}](decisions/{name})")), "docs/architecture.md does not list {name}");
+        let text = fs::read_to_string(root().join("docs/decisions").join(name)).unwrap();
+        assert!(text.starts_with(&format!("# {number}: ")), "{name}: {:?}", text.lines().next());
+    }
 }

@@ -123,7 +123,7 @@ fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
     let store = match Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? {
         Some(store) => store,
         None if kernel.directories(&fs).map_err(|e| chain(&e))?.is_empty() => return Ok(Vec::new()),
-        // The store was lost and the pins were not. A start that comes now has to find the store that we look at.
+        // The store was lost or removed, and what its records named is still pinned. A new, empty one says that nobody has it.
         None => Store::open(&paths.stores(), &boot).map_err(|e| chain(&e))?,
     };
     let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;

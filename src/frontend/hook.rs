@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::frontend::events;
 use crate::frontend::report::{Report, fit};
 use crate::image::LinuxImages;
 use crate::kernel::LinuxKernel;
@@ -23,6 +24,7 @@ use crate::model::registries::RegistryConfig;
 use crate::model::state::State;
 use crate::paths::Paths;
 use crate::store::Store;
+use crate::sys::caps::{self, Capability};
 use crate::sys::deadline::Deadline;
 use crate::sys::{clock, fsutil, mounts, pid};
 
@@ -44,9 +46,37 @@ const CONFIG_MAX: usize = 16 << 20;
 /// Exit status for bad usage, annotation or policy file.
 const BAD_INPUT: u8 = 2;
 
+/// What `hook` keeps of its capabilities, for what. Tests run it with one less at a time (tests/e2e/capabilities.rs,
+/// tests/privileged/caps.rs). What its caller has not given it stays away.
+pub const CAPABILITIES: [Capability; 12] = [
+    // setns, mounts, `delegate_*`; it stands in for many others, but not for those below.
+    Capability::CAP_SYS_ADMIN,
+    // What programs are loaded with: the loading thread has these three at most.
+    Capability::CAP_BPF,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_PERFMON,
+    // /proc/PID/ns of an init that holds capabilities which we do not, or is not dumpable.
+    Capability::CAP_SYS_PTRACE,
+    // setns into a mount namespace asks for it.
+    Capability::CAP_SYS_CHROOT,
+    // A bundle, or a mount point to be made, in a directory of another user's.
+    Capability::CAP_DAC_OVERRIDE,
+    // Files of maps belong to the workload's user, also where there is no user namespace.
+    Capability::CAP_CHOWN,
+    // The children that fetch and that enter user namespaces run under other ids: becoming them, and ending them in time.
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    Capability::CAP_KILL,
+    // The fetch child locks its secure bits with it, so that it has given up everything for good.
+    Capability::CAP_SETPCAP,
+];
+
 /// Runs at createRuntime: gives the container what it asks for, or says why not.
 pub fn create_runtime(paths: &Paths, engine: Option<Engine>) -> ExitCode {
     let report = Report::new(paths);
+    if let Err(error) = caps::limit_process(&CAPABILITIES) {
+        return report.refused(None, &chain(&error), 1);
+    }
     let state = match read_state() {
         Ok(state) => state,
         Err(sentence) => return report.refused(None, &sentence, BAD_INPUT),
@@ -65,6 +95,10 @@ pub fn create_runtime(paths: &Paths, engine: Option<Engine>) -> ExitCode {
 /// undone stays in the record, and gc tries again.
 pub fn poststop(paths: &Paths) -> ExitCode {
     let report = Report::new(paths);
+    if let Err(error) = caps::limit_process(&CAPABILITIES) {
+        // Undoing is worth more than being modest.
+        report.warned(None, &chain(&error));
+    }
     let state = match read_state() {
         Ok(state) => state,
         Err(sentence) => return report.refused(None, &sentence, BAD_INPUT),
@@ -97,6 +131,7 @@ impl Failed {
 fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) -> Result<(), Failed> {
     let fetch_until = Instant::now() + FETCH;
     let deadline = watch(report, &state.id)?;
+    events::to_report(paths);
     pid::require_initial_user_namespace()?;
     let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
     let container = Container::parse(state, &config, engine)?;
@@ -105,7 +140,8 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) 
     }
     fsutil::ensure_directory(&paths.run, 0o755)?;
     let store = Store::open(&paths.stores(), &clock::boot_id()?)?;
-    let (host, kernel, fs) = (LinuxHost::new(fetch_until)?, LinuxKernel, paths.bpffs());
+    // A fetch that took all of its time leaves the rest of ours for the container's namespaces.
+    let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
 
@@ -150,7 +186,8 @@ fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, Load
 fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
     let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
     let deadline = watch(report, &state.id)?;
-    let (host, kernel, fs) = (LinuxHost::new(Instant::now() + FETCH)?, LinuxKernel, paths.bpffs());
+    events::to_report(paths);
+    let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
     mounts::require_sight_of_bpffs(&fs)?;

@@ -57,7 +57,7 @@ pub enum InstallError {
         outcome: String,
     },
     /// Programs are still loaded.
-    #[error("remove {}: programs of running containers are still pinned there, stop the containers and run uninstall again", .0.display())]
+    #[error("remove {}: programs are still pinned there; stop the containers, let `bpfman-hook gc` release what dead ones left, and run uninstall again", .0.display())]
     InUse(PathBuf),
 }
 

@@ -299,7 +299,7 @@ mod tests {
                     "at": {"type": "xdp", "iface": {"index": 2, "name": "eth0"}, "mode": "skb"}}],
             })),
             record(json!({
-                "no": 9, "owner": container("bad"), "phase": "failed", "failure": "attach xdp\nto eth7: no such interface",
+                "no": 9, "owner": container("bad"), "phase": "failed", "failure": "attach xdp\nto eth7: no such interface", "verifier_log": "R1 !read_ok",
             })),
         ]
     }

@@ -3,6 +3,7 @@
 pub mod ctl;
 pub mod doctor;
 pub mod documents;
+pub mod events;
 pub mod finding;
 pub mod hook;
 pub mod hook_files;

@@ -21,6 +21,7 @@ use crate::model::container::{asks, facts};
 use crate::model::grant::{Granted, Needs, grant};
 use crate::model::policy::Engine;
 use crate::paths::Paths;
+use crate::sys::caps;
 
 /// podman's configurations have some 20 kB.
 const CONFIG_MAX: u64 = 16 << 20;
@@ -35,7 +36,9 @@ pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
         Ok(_) => return fail("read the container's configuration from standard input: it is larger than 16 MiB"),
         Err(error) => return fail(&format!("read the container's configuration from standard input: {error}")),
     }
-    let edited = std::str::from_utf8(&text).ok().and_then(|text| {
+    // Strangers' annotations are only read here, as are files of root's: that takes no capability at all.
+    let limited = caps::limit_process(&[]).is_ok();
+    let edited = std::str::from_utf8(&text).ok().filter(|_| limited).and_then(|text| {
         // We run as podman does.
         let user = std::fs::metadata("/proc/self").ok()?.uid();
         edit(text, engine.unwrap_or(Engine::Podman), user, || policy_files::load(paths).ok())

@@ -19,7 +19,12 @@ pub struct Report {
 impl Report {
     /// For an installation's log file.
     pub fn new(paths: &Paths) -> Self {
-        Self { log: paths.log() }
+        Self::at(paths.log())
+    }
+
+    /// For a log file.
+    pub fn at(log: PathBuf) -> Self {
+        Self { log }
     }
 
     /// The container does not start: says why and returns the status to exit with.
@@ -38,6 +43,11 @@ impl Report {
         self.keep(container, sentence, Priority::Info);
     }
 
+    /// What a layer below noticed and nobody returns as an error.
+    pub fn noticed(&self, sentence: &str) {
+        self.keep(None, sentence, Priority::Warning);
+    }
+
     /// The time is over while a call that cannot be interrupted still waits. The record names what is left for gc.
     pub fn late(&self, container: &str) {
         let sentence = "gave up, because the time for a hook is over and something still holds the store or the kernel; \
@@ -47,8 +57,9 @@ impl Report {
     }
 
     fn say(&self, container: Option<&str>, sentence: &str, priority: Priority) {
-        eprintln!("{}", fit(&format!("bpfman-hook: {}", one_line(sentence)), LINE_MAX - 1));
+        // First where it lasts. Not `eprintln!`, which panics where nobody reads our standard error any more.
         self.keep(container, sentence, priority);
+        deadline::write_line(&fit(&format!("bpfman-hook: {}", one_line(sentence)), LINE_MAX - 1));
     }
 
     /// Into the journal, or into our log where there is none.

@@ -83,8 +83,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// `token create`: mounts a delegated bpffs into the namespaces of a running process. Root's own act: policy is for what
 /// containers ask for.
 pub fn create(args: &TokenCreateArgs) -> ExitCode {
-    match try_create(args) {
-        Ok((delegation, mount)) => {
+    let delegation = match asked(args) {
+        Ok(delegation) => delegation,
+        Err(sentence) => {
+            fail(&sentence);
+            return ExitCode::from(2);
+        }
+    };
+    match try_create(delegation, args) {
+        Ok(mount) => {
             let delegates: Vec<_> = delegation.mount_options();
             print(&match args.format.output {
                 Format::Json => json(&serde_json::json!({
@@ -102,7 +109,8 @@ pub fn create(args: &TokenCreateArgs) -> ExitCode {
     }
 }
 
-fn try_create(args: &TokenCreateArgs) -> Result<(Delegation, Mounted), String> {
+/// What the options name, in the same words as in annotations.
+fn asked(args: &TokenCreateArgs) -> Result<Delegation, String> {
     let lists = [
         ("delegate", &args.delegate),
         ("delegate-cmds", &args.cmds),
@@ -117,7 +125,10 @@ fn try_create(args: &TokenCreateArgs) -> Result<(Delegation, Mounted), String> {
         return Err("nothing is to be delegated: name presets or lists".to_owned());
     };
     let everything = Delegation { cmds: u64::MAX, maps: u64::MAX, progs: u64::MAX, attachs: u64::MAX };
-    let delegation = delegation.under(&everything);
+    Ok(delegation.under(&everything))
+}
+
+fn try_create(delegation: Delegation, args: &TokenCreateArgs) -> Result<Mounted, String> {
     let process = Pid::new(args.pid).map_err(|e| chain(&e)).and_then(|pid| pid::open_process(pid).map_err(|e| chain(&e)))?;
     let namespace = |kind| process.open_namespace(kind).map_err(|e| chain(&e));
     let (user_ns, mount_ns) = (namespace(Namespace::User)?, namespace(Namespace::Mount)?);
@@ -130,8 +141,7 @@ fn try_create(args: &TokenCreateArgs) -> Result<(Delegation, Mounted), String> {
         maps: &[],
         owner: (0, 0),
     };
-    let mounted = bpffs::mount(&spec, Instant::now() + PATIENCE).map_err(|e| chain(&e))?;
-    Ok((delegation, mounted))
+    bpffs::mount(&spec, Instant::now() + PATIENCE).map_err(|e| chain(&e))
 }
 
 /// `token probe`: what a workload can do with its bpffs, tried from where we are. Exit status 1 unless all of it works.

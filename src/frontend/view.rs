@@ -23,6 +23,9 @@ pub struct OwnerView {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The end of the verifier's log, where the verifier refused a program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verifier_log: Option<String>,
     /// What could not be removed yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub leftovers: Vec<String>,
@@ -142,6 +145,7 @@ impl OwnerView {
             id,
             state: record.phase,
             reason: record.failure.clone(),
+            verifier_log: record.verifier_log.clone(),
             leftovers: record.leftovers.clone(),
             engine: record.engine.map(|e| e.word()),
             namespace: workload.namespace,

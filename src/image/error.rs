@@ -18,8 +18,16 @@ pub enum ImageError {
         /// The image.
         image: String,
     },
+    /// The policy's own rule for no rules, and no key that it could verify with.
+    #[error(
+        "verify {image}: there is no key to verify it with; put public keys into /etc/bpfman-hook/keys, or write [[image]] rules"
+    )]
+    NoKeys {
+        /// The image.
+        image: String,
+    },
     /// The registry, the layout or the file system does not have it.
-    #[error("fetch {image}: there is no such image; check repository and tag")]
+    #[error("fetch {image}: there is no such image; check {}", where_it_would_be(.image))]
     NotFound {
         /// The image.
         image: String,
@@ -206,6 +214,15 @@ pub enum ImageError {
     },
 }
 
+/// What to look at where an image is not found.
+fn where_it_would_be(image: &str) -> &'static str {
+    match image.split_once(':').map(|(transport, _)| transport) {
+        Some("file") => "the path",
+        Some("oci" | "oci-archive") => "path and tag",
+        _ => "repository and tag",
+    }
+}
+
 /// Why an image's layers hold no object that can be loaded here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectError {
@@ -366,4 +383,23 @@ pub enum CacheError {
         /// How long we waited.
         seconds: u64,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_found_is_looked_for_where_it_would_be() {
+        for (image, place) in [
+            ("file:/a/b.o", "check the path"),
+            ("oci:/a/b:v1", "check path and tag"),
+            ("oci-archive:/a/b.tar", "check path and tag"),
+            ("ghcr.io/acme/x:v1", "check repository and tag"),
+            ("localhost:5000/acme/x:v1", "check repository and tag"),
+        ] {
+            let sentence = ImageError::NotFound { image: image.to_owned() }.to_string();
+            assert!(sentence.ends_with(place), "{sentence}");
+        }
+    }
 }

@@ -140,7 +140,10 @@ pub(crate) fn refuse_early(want: &Want<'_>, image: &str) -> Result<(), ImageErro
         return Err(ImageError::NoRule { image: image.to_owned() });
     }
     if want.rules.iter().all(|rule| !rule.unsigned && rule.keys().next().is_none()) {
-        return Err(keyless_not_yet(image));
+        return Err(match want.rules.iter().any(|rule| rule.is_keyless()) {
+            true => keyless_not_yet(image),
+            false => ImageError::NoKeys { image: image.to_owned() },
+        });
     }
     Ok(())
 }

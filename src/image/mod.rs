@@ -1,12 +1,14 @@
 //! Bytecode images: get, verify, keep. The only user of the HTTP client and of the sigstore crates.
 //!
-//!     reference ── host path ──> host.rs: every component trusted, bytes read once ──┐
-//!         │                                                                          ├─> source.rs: blobs by digest, hashed
-//!         └── registry ──> cache.rs: digest, verdict and object known? done          │
-//!                              │ no                                                  │
-//!                              └──> remote.rs <─ socket, sealed memory ─> fetch/ ────┘   the child: all network, no rights
+//! ```text
+//! reference ── host path ──> host.rs: every component trusted, bytes read once ──┐
+//!     │                                                                          ├─> source.rs: blobs by digest, hashed
+//!     └── registry ──> cache.rs: digest, verdict and object known? done          │
+//!                          │ no                                                  │
+//!                          └──> remote.rs <─ socket, sealed memory ─> fetch/ ────┘   the child: all network, no rights
 //!
-//!     source.rs ──> verify/: signatures over the top-level digest ──> object.rs: layers -> one ELF object ──> cache.rs
+//! source.rs ──> verify/: signatures over the top-level digest ──> object.rs: layers -> one ELF object ──> cache.rs
+//! ```
 //!
 //! The digest that a reference stands for is established once; what follows is by digest. Signatures are checked before
 //! anything below the top-level digest is parsed. Everything is hashed by this process, whoever sent it.

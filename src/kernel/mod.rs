@@ -2,7 +2,7 @@
 //!
 //! The bytes are a stranger's. `elf`, `btf` and `btf_ext` read them and check every reference; `object`, `map` and `section` say
 //! what they declare; `link`, `fixup` and `core_relo` make of them what BPF_PROG_LOAD takes. All that is pure. `load`, `attach`,
-//! `pins`, `features` and `inspect` are where the kernel is asked. Why no crate does it: docs/decisions/0006.
+//! `pins`, `features` and `inspect` are where the kernel is asked. Why no crate does it: docs/decisions/0004.
 
 mod attach;
 mod btf;

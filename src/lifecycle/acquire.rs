@@ -107,13 +107,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Ok(netns) => netns,
             Err(cause) => return Err(self.refuse(container, cause)),
         };
-        self.build(init, container, &mut record, netns, &plan).map_err(|cause| {
-            let sentence = chain(&cause);
-            if let Err(second) = self.fail(&record, &sentence) {
+        if let Err(cause) = self.build(init, container, &mut record, netns, &plan) {
+            record.verifier_log = cause.verifier_log().map(str::to_owned);
+            if let Err(second) = self.fail(&record, &chain(&cause)) {
                 tracing::error!(container = %container.id, error = %chain(&second), "undo a failed start");
             }
-            cause
-        })?;
+            return Err(cause);
+        }
         Ok(Acquired::Done(record.no))
     }
 
@@ -128,7 +128,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let (container, request) = (start.container, start.request);
         let programs = !matches!(request.programs, ProgramsRequest::None);
         let network = programs || admission.delegation.is_some_and(|d| d.reaches_netns());
-        let facts = self.host.facts(init, container, Need { network, cgroup: programs })?;
+        let cgroup_mounts = admission.delegation.is_some_and(|d| d.reaches_cgroups());
+        let need = Need { network, interfaces: programs, cgroup: programs || cgroup_mounts, cgroup_mounts };
+        let facts = self.host.facts(init, container, need)?;
         let mut objects = Vec::new();
         for (reference, rules) in &admission.images {
             let bytecode = images.fetch(&Want {
@@ -329,6 +331,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             holds: Vec::new(),
             holders: Vec::new(),
             failure: None,
+            verifier_log: None,
             leftovers: Vec::new(),
         }
     }

@@ -38,7 +38,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         container: &Container,
     ) -> Result<Option<OwnerRecord>, Cause> {
         enum Claim {
-            Granted(Option<OwnerRecord>),
+            Granted(Option<Box<OwnerRecord>>),
             Wait { process: ProcessIdentity, no: OwnerNo },
             Taken { cause: Cause, by: Vec<OwnerRecord> },
             Refused(Cause),
@@ -104,10 +104,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 record.holds.push(netns.no);
                 txn.put(&netns)?;
                 txn.put(record)?;
-                Ok(Claim::Granted(Some(netns)))
+                Ok(Claim::Granted(Some(Box::new(netns))))
             })?;
             match claim {
-                Claim::Granted(netns) => return Ok(netns),
+                Claim::Granted(netns) => return Ok(netns.map(|netns| *netns)),
                 Claim::Refused(cause) => return Err(cause),
                 Claim::Taken { cause, by } => {
                     if !self.release_dead(&by)? {

@@ -97,6 +97,16 @@ pub enum Cause {
     Deadline,
 }
 
+impl Cause {
+    /// The end of the verifier's log, in lines, where the verifier refused a program.
+    pub fn verifier_log(&self) -> Option<&str> {
+        match self {
+            Self::Kernel(error) => error.verifier_log(),
+            _ => None,
+        }
+    }
+}
+
 /// Everything that a release could not undo. The record keeps it, and gc tries again.
 #[derive(Debug, Default)]
 pub struct ReleaseErrors(pub Vec<KernelError>);

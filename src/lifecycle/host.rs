@@ -42,10 +42,14 @@ pub enum HostError {
 /// Which facts are worth gathering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
-    /// Interfaces and the network namespace's provenance: some program sits on it.
+    /// The network namespace's provenance: some program sits on it, or programs that could are delegated.
     pub network: bool,
+    /// Its interfaces and its cookie: some program sits on it.
+    pub interfaces: bool,
     /// The cgroup: some program sits on it, or wants to know its id.
     pub cgroup: bool,
+    /// Whether it sees cgroups of others.
+    pub cgroup_mounts: bool,
 }
 
 /// The seam to processes, namespaces, cgroups, mounts and time. `LinuxHost` is the real one.

@@ -8,7 +8,7 @@ use crate::kernel::{KernelError, Places};
 use crate::lifecycle::host::{Host, HostError, Need};
 use crate::model::config::{NamespaceKind, NamespaceSource};
 use crate::model::container::Container;
-use crate::model::facts::{Facts, NetnsFact};
+use crate::model::facts::{CgroupFact, Facts, NetnsFact};
 use crate::model::ids::ProcessIdentity;
 use crate::model::plan::PlannedBpffs;
 use crate::model::policy::Engine;
@@ -125,11 +125,14 @@ impl Host for LinuxHost {
             netns_cookie: 0,
             interfaces: Vec::new(),
             cgroup: None,
+            wide_cgroup_mount: None,
             init: init.process.pid().get(),
             cpus: 1,
         };
         if need.network {
             facts.netns = self.provenance(init, container)?;
+        }
+        if need.interfaces {
             let netns = init.process.open_namespace(Namespace::Network)?;
             (facts.netns_cookie, facts.interfaces) = netns::survey(netns.as_fd())?;
             init.netns = Some(netns);
@@ -137,6 +140,9 @@ impl Host for LinuxHost {
         if need.cgroup {
             let found = cgroup::of_container(&init.process, container.config.cgroups_path.as_deref())?;
             init.cgroup = found.directory;
+            if let (true, CgroupFact::Own { path, .. }) = (need.cgroup_mounts, &found.fact) {
+                facts.wide_cgroup_mount = cgroup::wide_mount(&init.process.mountinfo()?, &container.rootfs, path)?;
+            }
             facts.cgroup = Some(found.fact);
         }
         facts.cpus = sys::cpus::possible();

@@ -302,8 +302,7 @@ mod tests {
         mode(&policy, 0o664);
         assert_eq!(
             host.refusal(),
-            "load the policy: read /etc/bpfman-hook/policy.toml: /etc/bpfman-hook/policy.toml has mode 0664 and is writable by others than \
-             root, take that right away"
+            "load the policy: /etc/bpfman-hook/policy.toml has mode 0664 and is writable by others than root, take that right away"
         );
         mode(&policy, 0o600);
         host.load();

@@ -190,11 +190,14 @@ fn outcome(released: Released) -> (String, bool) {
     (words, failed)
 }
 
+/// Records that do not decode, and why.
+pub type Damaged = Vec<(OwnerNo, StoreError)>;
+
 /// Every record, and the numbers of those that do not decode.
 ///
 /// # Errors
 /// Where the store as a whole cannot be read.
-pub fn read_all(store: &Store) -> Result<(Vec<OwnerRecord>, Vec<(OwnerNo, StoreError)>), StoreError> {
+pub fn read_all(store: &Store) -> Result<(Vec<OwnerRecord>, Damaged), StoreError> {
     store.read(|txn| {
         let (mut records, mut damaged) = (Vec::new(), Vec::new());
         for record in txn.owners()? {

@@ -151,6 +151,9 @@ fn rules_for<'a>(
     if rules.is_empty() {
         return Err(Refusal::Keyless { image_rule: first.name.clone() });
     }
+    if rules.iter().all(|rule| !rule.unsigned && rule.signed_by.is_empty()) {
+        return Err(Refusal::NoKeys { reference: reference.repository() });
+    }
     match &request.programs {
         ProgramsRequest::Listed(programs) => {
             let of_host =
@@ -388,6 +391,17 @@ programs = 2
         Request::parse(&annotations, None).unwrap_or_else(|error| panic!("{error}")).expect("ours")
     }
 
+    #[test]
+    fn without_rules_and_keys_the_missing_key_is_named() {
+        let request = request(&[("image", "ghcr.io/acme/x:v1")]);
+        let refusal = admit(&Policy::built_in([]), &facts(0), &request).expect_err("nothing could verify it").to_string();
+        assert!(
+            refusal.contains("ghcr.io/acme/x") && refusal.contains("put public keys into /etc/bpfman-hook/keys"),
+            "{refusal}"
+        );
+        assert!(admit(&Policy::built_in([PathBuf::from("/k.pub")]), &facts(0), &request).is_ok());
+    }
+
     /// The names of the candidates, or the sentence of the refusal.
     fn decide(user: u32, annotations: Written<'_>) -> Result<Vec<Vec<String>>, String> {
         let (policy, request) = (policy(), request(annotations));
@@ -466,7 +480,7 @@ programs = 2
             (
                 0,
                 &[acme, ("programs", "cgroup_skb:a")],
-                format!("program a: {zero} does not allow cgroup_skb programs; see bpfman-hook policy explain"),
+                format!("program a: {zero} does not allow cgroup_skb programs; add \"cgroup_skb\" to its programs"),
             ),
             (
                 1,

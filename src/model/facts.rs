@@ -79,8 +79,10 @@ pub struct Facts {
     pub netns_cookie: u64,
     /// Its interfaces; empty where no program asks for one.
     pub interfaces: Vec<Interface>,
-    /// The cgroup; None where no program sits on it.
+    /// The cgroup; None where nothing asks for it.
     pub cgroup: Option<CgroupFact>,
+    /// A mount point in the container that shows other cgroups than its own.
+    pub wide_cgroup_mount: Option<PathBuf>,
     /// The init's pid in the host's pid namespace.
     pub init: u32,
     /// CPUs that per-CPU maps are made for.

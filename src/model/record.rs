@@ -102,6 +102,9 @@ pub struct OwnerRecord {
     pub holders: Vec<OwnerNo>,
     /// Why it failed, in one sentence.
     pub failure: Option<String>,
+    /// The end of the verifier's log, where it was the verifier that refused: several lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verifier_log: Option<String>,
     /// What release could not undo yet, one sentence each.
     pub leftovers: Vec<String>,
 }

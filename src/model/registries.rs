@@ -1,9 +1,11 @@
 //! How registries are spoken to: `/etc/bpfman-hook/registries.toml`, parsed.
 //!
-//!     [[registry]]
-//!     host = "registry.example:5000"
-//!     http = true                             # plain http; default false, and true for loopback addresses
-//!     ca   = "/etc/bpfman-hook/example-ca.pem"  # further certificate authorities, besides the system's
+//! ```toml
+//! [[registry]]
+//! host = "registry.example:5000"
+//! http = true                             # plain http; default false, and true for loopback addresses
+//! ca   = "/etc/bpfman-hook/example-ca.pem"  # further certificate authorities, besides the system's
+//! ```
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -30,8 +32,13 @@ pub struct Registry {
 #[derive(Debug, thiserror::Error)]
 pub enum RegistriesError {
     /// Not TOML, or a key of another type or name.
-    #[error("read the registries file")]
-    Toml(#[source] Box<toml::de::Error>),
+    #[error("read the registries file: line {line}: {problem}")]
+    Toml {
+        /// The line, counted from 1.
+        line: usize,
+        /// The parser's words.
+        problem: String,
+    },
     /// A host that stands twice, or is none.
     #[error("read the registries file: host {0:?} {1}")]
     Host(String, &'static str),
@@ -76,7 +83,10 @@ struct Entry {
 impl RegistryConfig {
     /// Parses the text of a registries file. Mirrors and credentials are refused by name.
     pub fn parse(text: &str) -> Result<Self, RegistriesError> {
-        let file: File = toml::from_str(text).map_err(|err| RegistriesError::Toml(Box::new(err)))?;
+        let file: File = toml::from_str(text).map_err(|err| {
+            let before = text.get(..err.span().map_or(0, |span| span.start)).unwrap_or(text);
+            RegistriesError::Toml { line: before.matches('\n').count() + 1, problem: err.message().replace('\n', "; ") }
+        })?;
         let mut hosts = BTreeMap::new();
         for Entry { host, http, ca, rest } in file.registry {
             if let Some(key) = rest.into_keys().next() {
@@ -163,8 +173,8 @@ mod tests {
             ("[[registry]]\nhost = \"A/b\"", "is not a lower-case host"),
             ("[[registry]]\nhost = \"a\"\nhttp = true\nca = \"/x\"", "plain http has no certificates"),
             ("[[registry]]\nhost = \"a\"\nca = \"x\"", "write an absolute path"),
-            ("[registries]\n", "read the registries file"),
-            ("[[registry]]\nhttp = true", "read the registries file"),
+            ("[registries]\n", "read the registries file: line 1: unknown field `registries`"),
+            ("\n[[registry]]\nhttp = true", "read the registries file: line 2: missing field `host`"),
         ] {
             let err = RegistryConfig::parse(text).unwrap_err().to_string();
             assert!(err.contains(sentence), "{text}: {err}");

@@ -56,6 +56,7 @@ pub enum StateError {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with id and bundle")]
 struct Raw {
     id: String,
     #[serde(default)]

@@ -38,6 +38,7 @@ pub(super) fn record(no: OwnerNo, owner: Owner, phase: Phase, changed: u64) -> O
         holds: Vec::new(),
         holders: Vec::new(),
         failure: None,
+        verifier_log: None,
         leftovers: Vec::new(),
     }
 }

@@ -40,19 +40,24 @@ pub fn with_caps<T: Send>(wanted: &[Capability], f: impl FnOnce() -> T + Send) -
 }
 
 /// Drops everything but `wanted` from the whole process for good: effective, permitted, inheritable, ambient and bounding
-/// set, so that a child that we execute has no more either.
+/// set, so that a child that we execute has no more either. What of `wanted` the process lacks it goes on without: whoever
+/// started it may have had reasons, and the first call that needs one of them says so. Without CAP_SETPCAP the bounding set
+/// stays.
 ///
 /// # Errors
-/// [`SysError::Capabilities`] where one of `wanted` is missing; `Io` where the process already has a second thread, which
-/// would keep its capabilities.
+/// `Io` where the process already has a second thread, which would keep its capabilities, or where the kernel refuses.
 pub fn limit_process(wanted: &[Capability]) -> Result<(), SysError> {
     let threads = fs::read_dir("/proc/self/task").map_err(SysError::io("list", "/proc/self/task"))?.count();
     if threads != 1 {
         let source = std::io::Error::other(format!("{threads} threads are running"));
         return Err(SysError::Io { doing: "drop the capabilities of", object: "the process".into(), source });
     }
-    drop_bounding(wanted)?;
-    limit_thread(wanted)
+    if has(Capability::CAP_SETPCAP) {
+        drop_bounding(wanted)?;
+    }
+    let held = capabilities(None).map_err(SysError::io("read the capabilities of", "the process"))?.permitted;
+    let kept: Vec<_> = wanted.iter().copied().filter(|c| held.contains(bit(*c))).collect();
+    limit_thread(&kept)
 }
 
 /// Takes every capability but `keep` out of the bounding set of the calling thread. Needs CAP_SETPCAP.

@@ -278,6 +278,29 @@ pub fn of_container(init: &Process, cgroups_path: Option<&str>) -> Result<Found,
     Ok(Found { fact, directory: Some(directory) })
 }
 
+/// Where a container sees more of the v2 hierarchy than its own cgroup: a mount below `rootfs`, the root that it will have, of
+/// a cgroup that is neither `own` nor below it. The point is as the container will see it.
+///
+/// What a mount shows is told by the kernel, whatever name it was mounted by: a link, or a path through procfs.
+pub fn wide_mount(mountinfo: &str, rootfs: &Path, own: &Path) -> Result<Option<PathBuf>, SysError> {
+    // Mount points are shown without links.
+    let rootfs = std::fs::canonicalize(rootfs).map_err(SysError::io("find", rootfs.display().to_string()))?;
+    // crun puts the init of a systemd scope into `container` below it; the scope is the container's too.
+    let scope =
+        own.parent().filter(|scope| own.file_name().is_some_and(|name| name == "container") && *scope != Path::new("/"));
+    // Only these lines are parsed: there may be thousands of others.
+    let lines: String = mountinfo.lines().filter(|line| line.contains(" - cgroup2 ")).flat_map(|line| [line, "\n"]).collect();
+    for mount in mounts::parse_mountinfo(&lines)? {
+        if let Ok(point) = mount.point.strip_prefix(&rootfs)
+            && !mount.root.starts_with(own)
+            && Some(mount.root.as_path()) != scope
+        {
+            return Ok(Some(Path::new("/").join(point)));
+        }
+    }
+    Ok(None)
+}
+
 /// A process in the cgroup or below it that does not belong to the container; 0 for one that is outside of our pid namespace.
 fn foreign_process(init: &Process, directory: &OwnedFd, path: &Path) -> Result<Option<u32>, CgroupError> {
     let (namespace, own) = (init.namespaces()?.pid, pid::own_namespaces()?.pid);
@@ -316,6 +339,28 @@ fn descends(process: Process, ancestor: Pid) -> Result<bool, ProcessError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_that_shows_other_cgroups_is_found_under_any_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let wide = |cgroup: &str, at: &str, own: &str| {
+            let table = format!(
+                "41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n90 27 0:50 / {0} rw - ext4 /dev/vda rw\n\
+                 91 90 0:38 {cgroup} {0}{at} ro - cgroup2 cgroup2 rw\n",
+                root.display()
+            );
+            wide_mount(&table, dir.path(), Path::new(own)).unwrap()
+        };
+        for (cgroup, own) in [("/web", "/web"), ("/web/below", "/web"), ("/a.scope", "/a.scope/container")] {
+            assert_eq!(wide(cgroup, "/sys/fs/cgroup", own), None, "{cgroup} {own}");
+        }
+        for (cgroup, own) in
+            [("/", "/web"), ("/webs", "/web"), ("/a.slice", "/a.slice/web"), ("/", "/container"), ("/../x", "/web")]
+        {
+            assert_eq!(wide(cgroup, "/mnt", own), Some("/mnt".into()), "{cgroup} {own}");
+        }
+    }
 
     #[test]
     fn the_v2_line_is_found_among_those_of_v1() {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::sys::clock;
@@ -19,14 +19,13 @@ pub struct Expired(pub Duration);
 const PATIENCE_FOR_WORDS: Duration = Duration::from_millis(500);
 
 /// The process's deadline. One thread waits for the hard end, whatever the others are stuck in: LMDB's writer lock, a child
-/// that does not end, a file system that hangs. Start it once, at the beginning; dropping it calls the end off and ends the
-/// thread. It uses no signal, so no system call of ours is interrupted.
+/// that does not end, a file system that hangs. Start it once, at the beginning; dropping it calls the end off, and the
+/// thread ends by itself: nobody waits for it, least of all a container's start. It uses no signal, so no system call of ours is interrupted.
 pub struct Deadline {
     started: Instant,
     soft: Duration,
     hard: Duration,
     off: Arc<(Mutex<bool>, Condvar)>,
-    timer: Option<JoinHandle<()>>,
 }
 
 impl fmt::Debug for Deadline {
@@ -59,7 +58,7 @@ impl Deadline {
         let hard = soft + grace;
         let off = Arc::new((Mutex::new(false), Condvar::new()));
         let seen = Arc::clone(&off);
-        let timer = thread::Builder::new()
+        thread::Builder::new()
             .name("deadline".to_owned())
             .stack_size(64 * 1024)
             .spawn(move || {
@@ -75,7 +74,7 @@ impl Deadline {
                 }
             })
             .map_err(SysError::io("start the thread", "deadline"))?;
-        Ok(Self { started, soft, hard, off, timer: Some(timer) })
+        Ok(Self { started, soft, hard, off })
     }
 
     /// Time until the soft end; zero once it has passed. Give this to whatever can wait for a limited time.
@@ -110,9 +109,6 @@ impl Drop for Deadline {
         let (called_off, changed) = &*self.off;
         *called_off.lock().unwrap_or_else(PoisonError::into_inner) = true;
         changed.notify_all();
-        if let Some(timer) = self.timer.take() {
-            let _ = timer.join();
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Small safe wrappers around system calls, one fact each. The only user of rustix, nix and caps, and the only place with
+//! Small safe wrappers around system calls, one fact each. The only user of rustix, libc and caps, and the only place with
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 

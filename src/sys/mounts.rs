@@ -200,7 +200,7 @@ fn ids(mountinfo: &str) -> HashSet<u64> {
 /// Makes sure that our own bpffs is mounted at `path`, where nobody but root can enter: mode 0700, nosuid, nodev, noexec.
 ///
 /// One that is there is taken after its kind, owner and mode were checked, also from within a private mount namespace, which
-/// got a copy of it. Where there is none it is mounted, under a lock on the parent directory, if we are in the host's mount
+/// got a copy of it. Where there is none it is mounted, under a lock on the mount point, if we are in the host's mount
 /// namespace; in another one a mount would be seen by nobody else and would take all pins along when the runtime ends (podman
 /// with a user namespace), so that is refused. Propagation stays as it is below `/run`: where that is shared, namespaces that
 /// follow the host's get the mount too. Pins stay until the last mount of it is gone: they outlive us.
@@ -208,16 +208,16 @@ pub fn ensure_bpffs(path: &Path) -> Result<(), MountError> {
     if mounted_bpffs(path)? {
         return Ok(());
     }
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    let directory = ensure_directory(parent, 0o755)?;
-    let _lock = FileLock::wait(&directory, parent)?;
-    if mounted_bpffs(path)? {
-        return Ok(());
-    }
     if !in_host_mount_namespace()? {
         return Err(MountError::PrivateNamespace(path.to_owned()));
     }
-    let point = ensure_directory(path, 0o700)?;
+    // The lock is on the mount point, not on the directory above it: that one everybody may open, and so keep the lock of.
+    // Should another have mounted by now, this is its root, to which the kernel gave the sticky bit.
+    let point = ensure_directory(path, 0o1700)?;
+    let _lock = FileLock::wait(&point, path)?;
+    if mounted_bpffs(path)? {
+        return Ok(());
+    }
     mount_bpffs(point.as_fd()).map_err(SysError::io("mount a bpffs on", path.display().to_string()))?;
     if mounted_bpffs(path)? { Ok(()) } else { Err(unfit(path, "it is not there after mounting")) }
 }

@@ -27,9 +27,9 @@ pub enum TrustError {
         link: PathBuf,
     },
     /// A component or the file belongs to somebody else.
-    #[error("read {path}: {component} belongs to uid {uid}, give it to root", path = path.display(), component = component.display())]
+    #[error("{} belongs to uid {uid}, give it to root", .component.display())]
     Owner {
-        /// What was to be read.
+        /// What was to be read; not in the sentence, which would name two paths where one is to be put right.
         path: PathBuf,
         /// The component.
         component: PathBuf,
@@ -37,9 +37,9 @@ pub enum TrustError {
         uid: u32,
     },
     /// A component or the file can be written by group or others.
-    #[error("read {path}: {component} has mode {mode:04o} and is writable by others than root, take that right away", path = path.display(), component = component.display())]
+    #[error("{} has mode {mode:04o} and is writable by others than root, take that right away", .component.display())]
     Writable {
-        /// What was to be read.
+        /// What was to be read; not in the sentence, which would name two paths where one is to be put right.
         path: PathBuf,
         /// The component.
         component: PathBuf,
@@ -47,9 +47,9 @@ pub enum TrustError {
         mode: u32,
     },
     /// It is something else than a regular file or a directory, whichever was asked for.
-    #[error("read {path}: {component} is not a {wanted}", path = path.display(), component = component.display())]
+    #[error("{} is not a {wanted}", .component.display())]
     Kind {
-        /// What was to be read.
+        /// What was to be read; not in the sentence, which would name two paths where one is to be put right.
         path: PathBuf,
         /// The component.
         component: PathBuf,

@@ -36,6 +36,10 @@ if [ -n "$missing" ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
 
+# The tests make BPF objects too, and each would find what the other has.
+exec 9>/run/bpfman-hook-test.lock
+flock 9
+
 # --- The world of the demo --------------------------------------------------------------------------------------------------
 ours() { "$binary" --root "$root" "$@"; }
 container() { runc --root "$demo/runc" "$@"; }

@@ -13,6 +13,8 @@ thread_local! {
 
 fn all() -> impl Iterator<Item = &'static Case> {
     [
+        crate::callers::CASES,
+        crate::capabilities::CASES,
         crate::concurrent::CASES,
         crate::crun::CASES,
         crate::effects::CASES,

@@ -22,6 +22,7 @@ crate::cases![
     a_second_start_hook_changes_nothing,
     a_second_start_hook_with_another_request_fails,
     gc_leaves_the_living_alone,
+    a_lost_store_and_gc_cleans,
     created_started_and_deleted_step_by_step,
 ];
 
@@ -173,6 +174,24 @@ fn gc_leaves_the_living_alone(world: &mut World) {
     world.lab.expect_links(2, "the container has what it had");
     assert_eq!(world.lab.records().len(), 1);
     running.finish();
+}
+
+/// What docs/operations.md says about a damaged store: stop the containers, remove it, run gc.
+fn a_lost_store_and_gc_cleans(world: &mut World) {
+    let bundle = both(world, "lost").hook_through("poststop", "exit 0").script(TRAFFIC).write();
+    let running = world.start(&bundle);
+    running.finish();
+    world.lab.expect_links(2, "nobody has cleaned up yet");
+    fs::remove_dir_all(world.lab.path("root/run/bpfman-hook/store")).expect("the store can be removed");
+    let left = pins(&world.lab.bpffs());
+    assert!(!left.is_empty());
+    let found = crate::support::process::ended(&mut world.lab.command(&["doctor", "-q"])).stdout;
+    assert!(found.contains("no record names it") && found.contains("bpfman-hook gc"), "{found}");
+    let planned = world.lab.ours(&["gc", "--dry-run"]);
+    assert!(planned.contains("no record names them"), "{planned}");
+    assert_eq!(pins(&world.lab.bpffs()), left, "a dry run changes nothing");
+    world.lab.ours(&["gc"]);
+    world.lab.residue();
 }
 
 fn created_started_and_deleted_step_by_step(world: &mut World) {

@@ -8,6 +8,8 @@ mod support;
 
 mod world;
 
+mod callers;
+mod capabilities;
 mod concurrent;
 mod crun;
 mod effects;

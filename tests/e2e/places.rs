@@ -17,6 +17,7 @@ crate::cases![
     the_hosts_network,
     another_containers_network,
     the_same_id_under_another_bundle,
+    cgroup_types_are_delegated_in_a_cgroup_of_its_own_alone,
 ];
 
 fn on_cgroup(world: &mut World, name: &str) -> Bundle {
@@ -134,4 +135,30 @@ fn the_same_id_under_another_bundle(world: &mut World) {
     running.hear("done");
     assert!(world.counted(&first.id, "packets") >= TRAFFIC_PACKETS);
     running.finish();
+}
+
+fn cgroup_types_are_delegated_in_a_cgroup_of_its_own_alone(world: &mut World) {
+    world.lab.policy("[[container]]\ndelegate = [\"cgroup\"]\n");
+    let delegating = |world: &World, name: &str| {
+        Bundle::new(&world.lab, name).ask("delegate", "cgroup").namespace("cgroup", None).script("echo started")
+    };
+    // A bind mount of the host's cgroups whose name does not tell: through a link, and through procfs.
+    let link = world.lab.path("link");
+    std::os::unix::fs::symlink(cgroup2(), &link).expect("a link in the test's directory");
+    let through_proc = Path::new("/proc/self/root").join(cgroup2().strip_prefix("/").expect("an absolute path"));
+    for (name, source) in [("through-link", &link), ("through-proc", &through_proc)] {
+        let bundle = delegating(world, name).mount("none", source, "/mnt", &["bind", "ro"]);
+        world.refused(bundle, 1, &["every cgroup", "/mnt"]);
+    }
+    // The namespace is its own, and shows everything.
+    let mut bundle = delegating(world, "in-root");
+    if cgroups() == Cgroups::Unified {
+        bundle = bundle.cgroup("/");
+    }
+    let bundle = bundle.write();
+    let ended = ended(&mut run_in_callers_cgroup(world, &bundle));
+    assert!(!ended.stdout.contains("started"), "the container started");
+    world.said(&ended, 1, &["root cgroup"]);
+    let bundle = delegating(world, "own").script("echo ready; read go").write();
+    world.start(&bundle).finish();
 }

@@ -107,6 +107,9 @@ fn a_program_of_another_type(world: &mut World) {
 fn a_program_that_does_not_verify(world: &mut World) {
     let bundle = asking(world, "rejected", "broken", "xdp:reads_too_far iface=lo");
     world.refused(bundle, 1, &["reads_too_far", "verif"]);
+    let failed = world.lab.json(&["list", "containers"]);
+    let log = failed[0]["verifier_log"].as_str().unwrap_or_default();
+    assert!(log.contains("invalid access") && log.lines().count() > 1, "the verifier's own words are kept: {failed:#}");
 }
 
 fn a_program_that_reads_kernel_memory(world: &mut World) {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
+use bpfman_hook::frontend::hook::CAPABILITIES;
 use bpfman_hook::sys::bpf::{self, MapCreate, ProgramLoad};
 use bpfman_hook::sys::caps::{self, Capability, has, limit_process, with_caps};
 use bpfman_hook::sys::netns;
@@ -89,6 +90,37 @@ fn a_limited_process_cannot_come_back_by_exec() {
     let expected = (1 << 39) | (1 << 21) | (1 << 8);
     assert_eq!((effective, after_exec), (expected, expected));
     assert!(caps::has(Capability::CAP_NET_ADMIN), "the runner keeps its own");
+}
+
+#[test]
+fn what_the_caller_lacks_is_no_error() {
+    let permitted = in_child(|| {
+        limit_process(&[Capability::CAP_BPF, Capability::CAP_SETPCAP]).unwrap();
+        // The second time CAP_NET_ADMIN is not there any more.
+        limit_process(&[Capability::CAP_NET_ADMIN, Capability::CAP_BPF]).unwrap();
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        text.lines().find_map(|line| line.strip_prefix("CapPrm:")).unwrap().trim().to_owned()
+    });
+    assert_eq!(u64::from_str_radix(&permitted, 16).unwrap(), 1 << 39);
+}
+
+#[test]
+fn ending_a_child_of_another_user_takes_cap_kill() {
+    let ended = |keep: &[Capability]| {
+        let mut child = std::process::Command::new("setpriv");
+        let mut child = child.args(["--reuid=12345", "--clear-groups", "--", "sleep", "60"]).spawn().unwrap();
+        let changed = || std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap().contains("Uid:\t12345");
+        while !changed() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        let ended = with_caps(keep, || child.kill().is_ok()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        ended
+    };
+    let less = CAPABILITIES.into_iter().filter(|c| *c != Capability::CAP_KILL && has(*c)).collect::<Vec<_>>();
+    assert!(!ended(&less));
+    assert!(ended(&[less.as_slice(), &[Capability::CAP_KILL]].concat()));
 }
 
 #[test]

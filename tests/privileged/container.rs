@@ -100,10 +100,15 @@ impl Container {
         File::open(format!("/proc/{}/ns/{name}", self.pid())).unwrap().into()
     }
 
-    /// The container's mount table, the lines with a bpffs.
+    /// The container's mount table, the lines with a bpffs; without those that it got with its mount namespace, since others
+    /// on this machine may have some.
     pub fn bpffs_lines(&self) -> Vec<String> {
         let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.pid())).unwrap();
-        table.lines().filter(|line| line.contains(" - bpf ")).map(str::to_owned).collect()
+        let point = |line: &str| line.split(' ').nth(4).map(str::to_owned);
+        let ours = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let ours: Vec<_> = ours.lines().filter(|line| line.contains(" - bpf ")).filter_map(point).collect();
+        let theirs = table.lines().filter(|line| line.contains(" - bpf "));
+        theirs.filter(|line| point(line).is_none_or(|point| !ours.contains(&point))).map(str::to_owned).collect()
     }
 
     /// Runs `f` as container root in all of the container's namespaces, in a process of its own.

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use bpfman_hook::frontend::hook::CAPABILITIES;
+
 use crate::registry::{Behaviour, Registry, Reply};
 
 const OBJECT: &str = "3d75ff1bb0b69c67490829d7e2e8fee5b86502b9f23a588ccde9870896986f5d";
@@ -40,6 +42,14 @@ impl Installation {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bpfman-hook"));
         command.arg("--root").arg(self.0.path()).args(["pull", reference]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Pulls a signed image with some of root's rights, as setpriv(1) has them.
+    fn pulled_with(&self, rights: &[&str], registry: &Registry) -> Output {
+        let mut command = Command::new("setpriv");
+        command.args(rights).arg("--").arg(env!("CARGO_BIN_EXE_bpfman-hook"));
+        command.arg("--root").arg(self.0.path()).args(["pull", &format!("{}/bpf/key-v2:v1", registry.host())]);
+        command.output().unwrap()
     }
 
     fn pulled(&self, reference: &str) -> Output {
@@ -125,20 +135,28 @@ fn names_and_certificates_work_without_any_right() {
     assert!(!registry.requests().is_empty());
 }
 
-/// Without CAP_SETUID the child cannot become somebody else, and then it must not ask anybody.
+/// Without one of these the child cannot become nobody for good, and then it must not ask anybody.
 #[test]
 fn a_child_that_cannot_be_confined_asks_nobody() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+    for lacking in ["setuid", "setgid", "setpcap"] {
+        let installation = Installation::new();
+        let output = installation.pulled_with(&["--bounding-set", &format!("-{lacking}")], &registry);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{lacking}: {said}");
+        assert!(said.contains("give up the privileges of the process that asks registries"), "{lacking}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(registry.requests(), Vec::<String>::new(), "{lacking}");
+    }
+}
+
+#[test]
+fn what_the_hook_keeps_is_enough_to_pull() {
+    let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     let installation = Installation::new();
-    let mut command = Command::new("setpriv");
-    command.args(["--bounding-set", "-setuid", "--"]).arg(env!("CARGO_BIN_EXE_bpfman-hook"));
-    command.arg("--root").arg(installation.0.path()).args(["pull", &format!("{}/bpf/key-v2:v1", registry.host())]);
-    let output = command.output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("give up the privileges of the process that asks registries"), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert_eq!(registry.requests(), Vec::<String>::new());
+    let kept = CAPABILITIES.map(|c| c.to_string().trim_start_matches("CAP_").to_lowercase());
+    let output = installation.pulled_with(&["--bounding-set", &format!("-all,+{}", kept.join(",+"))], &registry);
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]

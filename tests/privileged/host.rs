@@ -104,6 +104,23 @@ fn our_bpffs_is_mounted_once_however_many_ask() {
 }
 
 #[test]
+fn a_lock_that_everybody_could_take_keeps_nobody_waiting() {
+    let place = Place::new();
+    let fs = place.path("run/bpfman-hook/fs");
+    let run = fsutil::ensure_directory(fs.parent().unwrap(), 0o755).unwrap();
+    let _lock = fsutil::FileLock::wait(&run, &fs).unwrap();
+    let mut asking = again(&[], "ensure", &fs).stdout(Stdio::piped()).spawn().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while asking.try_wait().unwrap().is_none() && std::time::Instant::now() < end {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let ended = asking.try_wait().unwrap().is_some();
+    let _gone = asking.kill();
+    assert!(ended, "it waits for a lock of somebody else's");
+    assert!(said(&asking.wait_with_output().unwrap()).contains("fit"));
+}
+
+#[test]
 fn in_a_private_mount_namespace_ours_is_used_and_never_made() {
     let place = Place::new();
     let fs = place.path("run/bpfman-hook/fs");
@@ -163,6 +180,7 @@ fn record(no: OwnerNo, changed: u64) -> OwnerRecord {
         holds: Vec::new(),
         holders: Vec::new(),
         failure: None,
+        verifier_log: None,
         leftovers: Vec::new(),
     }
 }

@@ -155,6 +155,9 @@ impl Kernel for FakeKernel<'_> {
     }
 }
 
+/// What happens at a host's nth look at something.
+type Meanwhile<'a> = (usize, &'a dyn Fn());
+
 /// A host with processes that live until a test says otherwise.
 pub struct FakeHost<'a> {
     pub effects: &'a Effects,
@@ -166,7 +169,7 @@ pub struct FakeHost<'a> {
     pub netns: RefCell<NetnsFact>,
     pub userns: Cell<bool>,
     looks: Cell<usize>,
-    meanwhile: Cell<Option<(usize, &'a dyn Fn())>>,
+    meanwhile: Cell<Option<Meanwhile<'a>>>,
 }
 
 /// A process of the fake host.
@@ -262,6 +265,7 @@ impl Host for FakeHost<'_> {
             netns_cookie: 99,
             interfaces: vec![Interface { name: "lo".to_owned(), index: 1 }, Interface { name: "eth0".to_owned(), index: 2 }],
             cgroup: Some(CgroupFact::Own { path: "/web".into(), id: 77 }),
+            wide_cgroup_mount: None,
             init: init.pid.get(),
             cpus: 2,
         })

@@ -42,11 +42,6 @@ impl Objects {
     pub fn has(&self, kind: &'static str, id: u64) -> bool {
         self.0.contains_key(&(kind, id))
     }
-
-    /// How many objects there are of a kind that were not there before.
-    pub fn more(&self, before: &Self, kind: &str) -> usize {
-        self.0.keys().filter(|key| key.0 == kind && !before.0.contains_key(*key)).count()
-    }
 }
 
 /// Runs `bpftool -j`. Objects may go away while it lists them, which it reports as an error: then it is asked again.

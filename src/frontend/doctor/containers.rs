@@ -12,7 +12,7 @@ use crate::frontend::hooks_dir::below;
 use crate::lifecycle::error::chain;
 use crate::lifecycle::reconcile::describe;
 use crate::model::container::asks;
-use crate::model::ids::Pid;
+use crate::model::ids::{OwnerNo, Pid};
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::sys::pid;
 
@@ -129,6 +129,16 @@ pub fn without_record(
     forgotten.iter().map(finding).collect()
 }
 
+/// Directories of pins that no record names: the store was lost, or a release could not finish.
+pub fn nobodys(pinned: &[OwnerNo], records: &[OwnerRecord]) -> Vec<Finding> {
+    let nobodys = pinned.iter().filter(|no| !records.iter().any(|record| record.no == **no));
+    let finding = |no: &OwnerNo| {
+        let detail = format!("{} is pinned, and no record names it", no.directory());
+        Finding::bad("pins", Status::Warn, detail, "run `bpfman-hook gc`")
+    };
+    nobodys.map(finding).collect()
+}
+
 /// True where a process of this number lives. The number alone: a runtime's record does not outlive a boot, and a container
 /// that is taken for living because its number was used again is reported, not touched.
 pub fn is_alive(number: u32) -> bool {
@@ -233,6 +243,7 @@ mod tests {
             holds: Vec::new(),
             holders: Vec::new(),
             failure: None,
+            verifier_log: None,
             leftovers: Vec::new(),
         }
     }

@@ -40,7 +40,7 @@ pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
 pub fn security_modules(text: io::Result<String>) -> Finding {
     match text {
         Ok(list) => Finding::ok("security modules", list.trim()),
-        Err(err) => unreadable("security modules", &err),
+        Err(err) => unreadable("security modules", "/sys/kernel/security/lsm", &err),
     }
 }
 
@@ -48,7 +48,7 @@ pub fn security_modules(text: io::Result<String>) -> Finding {
 pub fn lockdown(text: io::Result<String>) -> Finding {
     let text = match text {
         Ok(text) => text,
-        Err(err) => return unreadable("lockdown", &err),
+        Err(err) => return unreadable("lockdown", "/sys/kernel/security/lockdown", &err),
     };
     match text.split_once('[').and_then(|(_, rest)| rest.split_once(']')) {
         Some(("confidentiality", _)) => Finding::bad(
@@ -96,12 +96,12 @@ pub fn user_namespaces(text: io::Result<String>) -> Finding {
     }
 }
 
-fn unreadable(check: &str, err: &io::Error) -> Finding {
+fn unreadable(check: &str, path: &str, err: &io::Error) -> Finding {
     let remedy = match err.kind() {
         io::ErrorKind::NotFound => "mount -t securityfs securityfs /sys/kernel/security, then look again",
         _ => "run as root",
     };
-    Finding::bad(check, Status::Unknown, err.to_string(), remedy)
+    Finding::bad(check, Status::Unknown, format!("{path}: {err}"), remedy)
 }
 
 /// Our own bpffs.

@@ -50,7 +50,7 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     }
     all.0.extend(engines(Path::new("/")).0);
     all.push(policy(paths));
-    all.0.extend(records(paths));
+    all.0.extend(records(paths, kernel));
     all
 }
 
@@ -94,8 +94,10 @@ fn engines(root: &Path) -> Findings {
     findings
 }
 
-/// The store's records against the living, and the living against the records.
-fn records(paths: &Paths) -> Vec<Finding> {
+/// The store's records against the living and against what is pinned, and the living against the records.
+fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
+    // Before the records, which are written before their directories are made.
+    let pinned = kernel.directories(&paths.bpffs());
     let records = match read_records(paths) {
         Ok(records) => records,
         Err(why) => {
@@ -105,6 +107,10 @@ fn records(paths: &Paths) -> Vec<Finding> {
         }
     };
     let mut findings = containers::stale(&records, containers::decides);
+    match pinned {
+        Ok(pinned) => findings.extend(containers::nobodys(&pinned, &records)),
+        Err(err) => findings.push(Finding::bad("pins", Status::Unknown, chain(&err), "run as root")),
+    }
     findings.extend(containers::without_record(containers::recorded(Path::new("/")), &records, containers::is_alive));
     findings
 }

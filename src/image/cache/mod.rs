@@ -1,8 +1,10 @@
 //! What was fetched, by digest: `/var/cache/bpfman-hook`, an OCI layout with three things of ours in it.
 //!
-//!     oci-layout, index.json, blobs/sha256/<hex>   every blob of every image and the objects, for us and for other tools
-//!     refs/<hash of a reference>.json              which digest the reference stood for when it was pulled
-//!     images/<hex>.json                            which object an image holds, and the verdicts by rule and policy
+//! ```text
+//! oci-layout, index.json, blobs/sha256/<hex>   every blob of every image and the objects, for us and for other tools
+//! refs/<hash of a reference>.json              which digest the reference stood for when it was pulled
+//! images/<hex>.json                            which object an image holds, and the verdicts by rule and policy
+//! ```
 //!
 //! A hit reads three small files and the object. The object is hashed again each time. What the json files say is believed
 //! because nobody but the owner can write here; a directory of anybody else is refused. The whole may be removed at any time:

@@ -1,6 +1,7 @@
 //! What parent and fetch child say to each other: one JSON message each way, bytes beside it in sealed memory.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::image::error::RemoteError;
 use crate::model::ids::Digest;
@@ -77,8 +78,22 @@ impl Answer {
         serde_json::to_vec(self).expect("strings and numbers are JSON")
     }
 
+    /// What the child says goes into messages, and so to terminals and logs: control characters end here.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(bytes).map_err(|err| err.to_string())
+        let mut value = serde_json::from_slice(bytes).map_err(|err| err.to_string())?;
+        clean(&mut value);
+        // The error may quote a name.
+        serde_json::from_value(value).map_err(|err| err.to_string().replace(char::is_control, " "))
+    }
+}
+
+/// Replaces control characters in every string of a value.
+fn clean(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains(char::is_control) => *text = text.replace(char::is_control, " "),
+        Value::Array(values) => values.iter_mut().for_each(clean),
+        Value::Object(fields) => fields.values_mut().for_each(clean),
+        _ => {}
     }
 }
 
@@ -102,5 +117,16 @@ mod tests {
             assert_eq!(Answer::from_bytes(&answer.to_bytes()), Ok(answer));
         }
         assert!(Answer::from_bytes(b"{\"answer\":\"other\"}").is_err());
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_comes_out_of_an_answer() {
+        let failed = RemoteError::Nonsense { host: "h\u{1b}[2J".into(), what: "w\n".into(), problem: "p\u{9b}31m".into() };
+        let clean = RemoteError::Nonsense { host: "h [2J".into(), what: "w ".into(), problem: "p 31m".into() };
+        assert_eq!(Answer::from_bytes(&Answer::Failed(failed).to_bytes()), Ok(Answer::Failed(clean)));
+        for unknown in ["{\"answer\":\"\\u001b[2J\"}", "{\"answer\":\"failed\",\"why\":{\"\\u001b\":1}}"] {
+            let said = Answer::from_bytes(unknown.as_bytes()).unwrap_err();
+            assert!(!said.contains(char::is_control), "{said:?}");
+        }
     }
 }

@@ -173,6 +173,25 @@ pub fn check_place(function: &str, kind: ProgramKind, facts: &Facts, host_scope:
     Ok(())
 }
 
+/// Why the container could open cgroups that are not its own; None where it has one, and sees that one only.
+pub fn foreign_cgroup(facts: &Facts) -> Option<String> {
+    if facts.cgroup_ns.shared_with_host {
+        return Some("it shares the host's cgroup namespace".to_owned());
+    }
+    match facts.cgroup.as_ref() {
+        Some(CgroupFact::Own { .. }) => {}
+        Some(CgroupFact::Root) | None => return Some("it is in the root cgroup".to_owned()),
+        Some(CgroupFact::Elsewhere { path, expected }) => {
+            return Some(format!("it is in cgroup {} and not in {expected}, as its configuration says", path.display()));
+        }
+        Some(CgroupFact::Shared { path, other }) => {
+            return Some(format!("process {other}, which is not the container's, is in its cgroup {} too", path.display()));
+        }
+    }
+    let point = facts.wide_cgroup_mount.as_ref()?;
+    Some(format!("cgroups of others are mounted at its {}", point.display()))
+}
+
 /// Whose the container's network is, where it is not its own or its sandbox's.
 pub fn foreign_network(facts: &Facts) -> Option<String> {
     match &facts.netns {

@@ -187,7 +187,7 @@ pub enum PlanError {
         why: &'static str,
     },
     /// More programs than the policy's limit.
-    #[error("{asked} programs are more than the {limit} that policy allows for one container")]
+    #[error("{asked} programs are more than the {limit} that policy allows for one container; raise programs under [limits]")]
     TooManyPrograms {
         /// Asked for.
         asked: usize,
@@ -195,7 +195,9 @@ pub enum PlanError {
         limit: u32,
     },
     /// More map memory than the policy's limit.
-    #[error("the maps take {asked} bytes, more than the {limit} that policy allows for one container")]
+    #[error(
+        "the maps take {asked} bytes, more than the {limit} that policy allows for one container; raise map-memory under [limits]"
+    )]
     TooMuchMemory {
         /// Bytes asked for.
         asked: u64,

@@ -5,8 +5,11 @@ use crate::model::object::GlobalFacts;
 use crate::model::plan::PlanError;
 use crate::model::plan::make::{Inputs, list};
 
-/// For each object the variables to set, with bytes of exactly their size.
-pub fn values(inputs: &Inputs<'_>) -> Result<Vec<Vec<(String, Vec<u8>)>>, PlanError> {
+/// Variables to set, with bytes of exactly their size.
+type Values = Vec<(String, Vec<u8>)>;
+
+/// For each object its values.
+pub fn values(inputs: &Inputs<'_>) -> Result<Vec<Values>, PlanError> {
     let mut all = Vec::with_capacity(inputs.objects.len());
     for object in inputs.objects {
         let mut values = Vec::new();

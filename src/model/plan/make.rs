@@ -301,15 +301,11 @@ fn bpffs(inputs: &Inputs<'_>, container: &OwnerPlan) -> Result<Option<PlannedBpf
         {
             return Err(PlanError::NetworkVisible { why });
         }
-        if delegation.reaches_cgroups() && !inputs.host_scope {
-            let why = if inputs.facts.cgroup_ns.shared_with_host {
-                Some("it shares the host's cgroup namespace".to_owned())
-            } else {
-                inputs.foreign_cgroups.clone()
-            };
-            if let Some(why) = why {
-                return Err(PlanError::CgroupsVisible { why });
-            }
+        if delegation.reaches_cgroups()
+            && !inputs.host_scope
+            && let Some(why) = attach::foreign_cgroup(inputs.facts).or_else(|| inputs.foreign_cgroups.clone())
+        {
+            return Err(PlanError::CgroupsVisible { why });
         }
     }
     let shown = shown_maps(inputs)?;

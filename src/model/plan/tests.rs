@@ -106,6 +106,7 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
             netns_cookie: 9,
             interfaces: vec![lo, eth0],
             cgroup: Some(CgroupFact::Own { path: "/web".into(), id: 77 }),
+            wide_cgroup_mount: None,
             init: 500,
             cpus: 2,
         },
@@ -247,7 +248,8 @@ fn host_scope_needs_both_rules() {
 #[test]
 fn what_cannot_be_planned_says_why() {
     type Change = fn(&mut Case);
-    let table: Vec<(Vec<(&str, AttachRequest)>, Change, &str)> = vec![
+    type Asked = Vec<(&'static str, AttachRequest)>;
+    let table: Vec<(Asked, Change, &str)> = vec![
         (vec![("nope", xdp("lo"))], |_| {}, "program \"nope\" is not in file:/objects/a.o; it has pass, drop, seen"),
         (vec![("out", xdp("lo"))], |_| {}, "program \"out\" is cgroup_skb by its section \"cgroup_skb/egress\", not xdp"),
         (vec![("pass", xdp("eth7"))], |_| {}, "no interface \"eth7\"; it has lo, eth0"),
@@ -355,6 +357,30 @@ fn what_cannot_be_planned_says_why() {
                 c.foreign_cgroups = Some("config.json mounts the host's cgroups at /cg".to_owned());
             },
             "mounts the host's cgroups at /cg",
+        ),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Cgroup);
+                c.facts.cgroup = Some(CgroupFact::Root);
+            },
+            "it is in the root cgroup",
+        ),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Cgroup);
+                c.facts.cgroup = Some(CgroupFact::Shared { path: "/web".into(), other: 12 });
+            },
+            "process 12, which is not the container's",
+        ),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Cgroup);
+                c.facts.wide_cgroup_mount = Some("/mnt/all".into());
+            },
+            "mounted at its /mnt/all",
         ),
     ];
     for (programs, change, phrase) in table {

@@ -39,8 +39,16 @@ pub enum Refusal {
         /// The image rule.
         image_rule: String,
     },
+    /// There are neither image rules nor keys.
+    #[error(
+        "{reference}: the policy has no [[image]] rules and there is no key to verify it with; put public keys into /etc/bpfman-hook/keys, or write [[image]] rules"
+    )]
+    NoKeys {
+        /// The repository of the reference, without tag.
+        reference: String,
+    },
     /// The container rule does not list the kind of program.
-    #[error("program {function}: {rule} does not allow {kind} programs; see bpfman-hook policy explain")]
+    #[error("program {function}: {rule} does not allow {kind} programs; add \"{kind}\" to its programs")]
     Kind {
         /// The function, or the image where all of its programs are asked for.
         function: String,
