@@ -394,6 +394,32 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
+fn gc_removes_pins_after_the_store_was_lost() {
+    let root = tempfile::tempdir().unwrap();
+    let args = |more: &[&'static str]| {
+        let mut args = vec!["--root", root.path().to_str().unwrap(), "gc"];
+        args.extend(more);
+        run(&args)
+    };
+    let fs = root.path().join("run/bpfman-hook/fs");
+    assert_eq!(text(&args(&[]).stdout), "nothing to release\n");
+    assert!(!root.path().join("run/bpfman-hook").exists(), "a look left something");
+    fs::create_dir_all(fs.join("owner_3")).unwrap();
+    let told = args(&["--dry-run"]);
+    assert!(text(&told.stdout).contains("owner_3"), "{told:?}");
+    assert!(fs.join("owner_3").exists());
+    let told: Value = serde_json::from_slice(&args(&["-o", "json"]).stdout).unwrap();
+    assert_eq!(told[0]["no"], 3);
+    assert_eq!(told[0]["result"], "removed");
+    assert!(!fs.join("owner_3").exists());
+    // What cannot be removed is a failure of gc.
+    fs::create_dir_all(fs.join("owner_4/stranger")).unwrap();
+    let left = args(&[]);
+    assert_eq!(status(&left), 1, "{left:?}");
+    assert!(text(&left.stdout).contains("left: "), "{left:?}");
+}
+
+#[test]
 fn a_standard_error_that_nobody_reads_changes_no_status() {
     let dir = tempfile::tempdir().unwrap();
     for (stage, input, expected) in [

@@ -16,7 +16,7 @@ use crate::lifecycle::reconcile::{Depth, Finding, Mode, read_all};
 use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
 use crate::store::Store;
-use crate::sys::clock;
+use crate::sys::{clock, mounts};
 
 /// How long `gc` may take: it may have much to do, and nobody's start waits for it.
 const GC_DEADLINE: Duration = Duration::from_secs(300);
@@ -97,25 +97,29 @@ pub fn images(paths: &Paths, listing: Listing) -> ExitCode {
 /// `gc [--dry-run]`
 pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
     match collect(paths, if args.dry_run { Mode::Tell } else { Mode::Release }) {
-        Ok(findings) => print(&match Format::from(args.format) {
-            Format::Json => list::json(&findings),
-            Format::Table | Format::Quiet if findings.is_empty() => "nothing to release\n".to_owned(),
-            Format::Table | Format::Quiet => {
-                let mut table = Table::new(&["OWNER", "WHAT", "WHY", "RESULT"]);
-                for finding in findings {
-                    table.row([finding.no.to_string(), finding.what, finding.why, finding.result]);
+        Ok(findings) => {
+            let failed = findings.iter().any(|finding| finding.failed);
+            let printed = print(&match Format::from(args.format) {
+                Format::Json => list::json(&findings),
+                Format::Table | Format::Quiet if findings.is_empty() => "nothing to release\n".to_owned(),
+                Format::Table | Format::Quiet => {
+                    let mut table = Table::new(&["OWNER", "WHAT", "WHY", "RESULT"]);
+                    for finding in findings {
+                        table.row([finding.no.to_string(), finding.what, finding.why, finding.result]);
+                    }
+                    table.to_string()
                 }
-                table.to_string()
-            }
-        }),
+            });
+            if failed { ExitCode::FAILURE } else { printed }
+        }
         Err(sentence) => fail(&sentence),
     }
 }
 
 fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
-    let kernel = LinuxKernel;
-    let fs = paths.bpffs();
+    let (kernel, fs) = (LinuxKernel, paths.bpffs());
+    mounts::require_sight_of_bpffs(&fs).map_err(|e| chain(&e))?;
     let store = match Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? {
         Some(store) => store,
         None if kernel.directories(&fs).map_err(|e| chain(&e))?.is_empty() => return Ok(Vec::new()),
@@ -134,7 +138,7 @@ fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord]) -> Result<Strin
         let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(Vec::new()) };
         let (records, damaged) = read_all(&store).map_err(|e| chain(&e))?;
         for (_, error) in damaged {
-            eprintln!("bpfman-hook: {}; `bpfman-hook gc` removes it", chain(&error));
+            eprintln!("bpfman-hook: {}", chain(&error));
         }
         Ok(records)
     });

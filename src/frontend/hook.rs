@@ -190,6 +190,7 @@ fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
     let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
+    mounts::require_sight_of_bpffs(&fs)?;
     let mut left = Vec::new();
     for (no, released) in lifecycle.release_container(&state.id)? {
         match released {

@@ -175,6 +175,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             self.store.write::<_, StoreError>(|txn| {
                 if let Some(mut kept) = txn.get(record.no)? {
                     kept.failure = Some(reason(sentence));
+                    kept.verifier_log = record.verifier_log.clone();
                     kept.leftovers = errors.sentences();
                     txn.put(&kept)?;
                 }

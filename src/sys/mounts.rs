@@ -31,6 +31,12 @@ pub enum MountError {
         path = .0.display()
     )]
     PrivateNamespace(PathBuf),
+    /// We are in a private mount namespace in which our bpffs is not to be seen, so that absent pins prove nothing.
+    #[error(
+        "look for our pins in {path}: it is not mounted in this mount namespace, which is not the host's, run bpfman-hook gc on the host",
+        path = .0.display()
+    )]
+    OutOfSight(PathBuf),
     /// Something else than a bpffs is mounted there, or one that others can enter.
     #[error("use {path} as our bpffs: {problem}", path = path.display())]
     Unfit {
@@ -214,6 +220,12 @@ pub fn ensure_bpffs(path: &Path) -> Result<(), MountError> {
     }
     mount_bpffs(point.as_fd()).map_err(SysError::io("mount a bpffs on", path.display().to_string()))?;
     if mounted_bpffs(path)? { Ok(()) } else { Err(unfit(path, "it is not there after mounting")) }
+}
+
+/// An error where pins that are not found at `path` may still be there: in a private mount namespace without our bpffs, or
+/// where something else is mounted over it. No bpffs in the host's namespace is no error: then there are no pins.
+pub fn require_sight_of_bpffs(path: &Path) -> Result<(), MountError> {
+    if mounted_bpffs(path)? || in_host_mount_namespace()? { Ok(()) } else { Err(MountError::OutOfSight(path.to_owned())) }
 }
 
 /// True where a bpffs fit for our pins is mounted, false where nothing is; anything else is an error.
