@@ -84,7 +84,7 @@ pub fn containers(records: &[OwnerRecord], format: Format) -> String {
         Format::Json => json(&shown().collect::<Vec<_>>()),
         Format::Quiet => shown().map(|v| format!("{}\n", v.id)).collect(),
         Format::Table if shown().next().is_none() => "no container has programs or a bpffs of ours\n".to_owned(),
-        Format::Table => shown().map(|view| tree(view, &views)).collect(),
+        Format::Table => shown().map(|view| tree(view, &views, Detail::Brief)).collect(),
     }
 }
 
@@ -103,7 +103,7 @@ pub fn inspect(records: &[OwnerRecord], prefix: &str, format: Format) -> Option<
     Some(match format {
         Format::Json => json(&found.iter().chain(&held).collect::<Vec<_>>()),
         Format::Quiet => found.iter().map(|v| format!("{}\n", v.id)).collect(),
-        Format::Table => found.iter().map(|v| tree(v, &views)).collect(),
+        Format::Table => found.iter().map(|v| tree(v, &views, Detail::Whole)).collect(),
     })
 }
 
@@ -158,8 +158,17 @@ fn held_by<'a>(view: &OwnerView, all: &'a [OwnerView]) -> impl Iterator<Item = &
     view.holds.iter().filter_map(find).collect::<Vec<_>>().into_iter()
 }
 
+/// How much of a container a tree shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    /// `list`: a line for each thing.
+    Brief,
+    /// `inspect`: the verifier's words too.
+    Whole,
+}
+
 /// One container with everything it has, as a tree.
-fn tree(view: &OwnerView, all: &[OwnerView]) -> String {
+fn tree(view: &OwnerView, all: &[OwnerView], detail: Detail) -> String {
     let mut text = format!("{}  {}", printable(&view.id), word(&view.state));
     if let Some(engine) = view.engine {
         _ = write!(text, "  {engine}");
@@ -173,7 +182,8 @@ fn tree(view: &OwnerView, all: &[OwnerView]) -> String {
     text.push('\n');
     let mut branches: Vec<(String, Vec<String>)> = Vec::new();
     if let Some(reason) = &view.reason {
-        branches.push((format!("failed: {}", printable(reason)), Vec::new()));
+        let log = view.verifier_log.iter().filter(|_| detail == Detail::Whole).flat_map(|log| log.lines());
+        branches.push((format!("failed: {}", printable(reason)), log.map(printable).collect()));
     }
     branches.extend(view.leftovers.iter().map(|left| (format!("left behind: {}", printable(left)), Vec::new())));
     branches.extend(view.programs.iter().map(|p| program_branch(p, "")));
@@ -321,6 +331,8 @@ bad  failed  containerd
 └─ failed: attach xdp?to eth7: no such interface
 ";
         assert_eq!(text, expected);
+        let whole = inspect(&records(), "bad", Format::Table).unwrap();
+        assert!(whole.ends_with("no such interface\n   └─ R1 !read_ok\n"), "{whole}");
     }
 
     #[test]
