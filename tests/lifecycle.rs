@@ -439,6 +439,28 @@ fn on_failure_continue_needs_the_policys_leave() {
 }
 
 #[test]
+fn a_container_whose_bpffs_is_mounted_does_not_go_on_without_its_record() {
+    let asking = container("web", "/bundles/web", INIT, PROGRAMS, &[("delegate", "networking"), ("on-failure", "continue")]);
+    let allowed = policy("on-failure = [\"stop\", \"continue\"]\n");
+    let looks = {
+        let world = World::new();
+        let host = FakeHost::new(&world.effects, HOOK);
+        create(&world, &host, &asking, &allowed).expect("start");
+        host.looks()
+    };
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    // The last look at the clock is before the mount.
+    let lose = || {
+        let no = world.records()[0].no;
+        world.store.write::<_, StoreError>(|txn| txn.delete(no)).expect("delete");
+    };
+    host.meanwhile(looks, &lose);
+    let error = create(&world, &host, &asking, &allowed).expect_err("the bpffs cannot be taken away again");
+    assert!(matches!(error, Cause::RecordGone { .. }), "{error}");
+}
+
+#[test]
 fn a_token_without_a_user_namespace_is_refused_before_anything_happens() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);

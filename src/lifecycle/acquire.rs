@@ -71,7 +71,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             .map_err(|refusal| self.refuse(container, refusal.into()))
             .and_then(|admission| self.acquire_admitted(images, start, &admission, &mut init));
         match acquired {
-            Err(cause) if on_failure(policy, &who, start.request) == OnFailure::Continue => Ok(Acquired::Without(cause)),
+            Err(cause) if cause.leaves_nothing() && on_failure(policy, &who, start.request) == OnFailure::Continue => {
+                Ok(Acquired::Without(cause))
+            }
             result => result,
         }
     }

@@ -98,6 +98,12 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// True where nothing of the request can be left in the container. Where the store fails in the last step, the bpffs is
+    /// mounted already, and only the container's end takes it away: such a container must not start.
+    pub fn leaves_nothing(&self) -> bool {
+        !matches!(self, Self::Store(_) | Self::RecordGone { .. })
+    }
+
     /// The end of the verifier's log, in lines, where the verifier refused a program.
     pub fn verifier_log(&self) -> Option<&str> {
         match self {
