@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
-use bpfman_hook::frontend::{ctl, doctor, documents, hook, install, policy, precreate, pull, token};
+use bpfman_hook::frontend::{ctl, doctor, documents, events, hook, install, policy, precreate, pull, token};
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
 use bpfman_hook::paths::Paths;
@@ -20,6 +20,9 @@ fn main() -> ExitCode {
     }
     environment::reset_child_signal();
     let cli = cli::parse(&args);
+    if !matches!(cli.command, Command::Hook(_)) {
+        events::to_stderr();
+    }
     let root = cli.root;
     let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
     match cli.command {

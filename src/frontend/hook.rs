@@ -130,7 +130,7 @@ impl Failed {
 
 fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) -> Result<(), Failed> {
     let fetch_until = Instant::now() + FETCH;
-    let deadline = watch(report, &state.id)?;
+    let deadline = watch(report, &state.id, 1)?;
     events::to_report(paths);
     pid::require_initial_user_namespace()?;
     let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
@@ -184,9 +184,10 @@ fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, Load
 }
 
 fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
-    let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
-    let deadline = watch(report, &state.id)?;
+    // A poststop that gives up exits 0 like any other: the record is there for gc.
+    let deadline = watch(report, &state.id, 0)?;
     events::to_report(paths);
+    let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
     let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
@@ -204,10 +205,10 @@ fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
     if left.is_empty() { Ok(()) } else { Err(Failed { sentence: left.join("; "), status: 0 }) }
 }
 
-/// Starts the clock: the soft end is asked for between steps, the hard one ends the process.
-fn watch(report: &Report, id: &ContainerId) -> Result<Deadline, Failed> {
+/// Starts the clock: the soft end is asked for between steps, the hard one ends the process with `status`.
+fn watch(report: &Report, id: &ContainerId, status: u8) -> Result<Deadline, Failed> {
     let (report, id) = (report.clone(), id.to_string());
-    Ok(Deadline::start(DEADLINE, UNDOING, move || report.late(&id))?)
+    Ok(Deadline::start(DEADLINE, UNDOING, status, move || report.late(&id))?)
 }
 
 fn read_state() -> Result<State, String> {

@@ -362,11 +362,6 @@ impl AttachPoint {
             Self::RawTracepoint { .. } => "raw_tracepoint",
         }
     }
-
-    /// True for a place in the container's network namespace, which belongs to the pod in a pod.
-    pub fn in_netns(&self) -> bool {
-        matches!(self, Self::Xdp { .. } | Self::Tcx { .. })
-    }
 }
 
 impl fmt::Display for AttachPoint {

@@ -36,20 +36,26 @@ impl fmt::Debug for Deadline {
 
 impl Deadline {
     /// The soft end comes `soft` from now and the hard end `grace` later, the time for undoing. At the hard end `last_words`
-    /// runs on the timer's thread, half a second at most, and then the process ends with status 1, at once: no destructor runs, children that have
-    /// asked for a parent-death signal get it. `last_words` should do nothing that another thread could be holding up:
-    /// [`write_line`] instead of `eprintln!`, which locks standard error.
-    pub fn start(soft: Duration, grace: Duration, last_words: impl FnOnce() + Send + 'static) -> Result<Self, SysError> {
+    /// runs on the timer's thread, half a second at most, and then the process ends with `status`, at once: no destructor runs,
+    /// children that have asked for a parent-death signal get it. `last_words` should do nothing that another thread could be
+    /// holding up: [`write_line`] instead of `eprintln!`, which locks standard error.
+    pub fn start(
+        soft: Duration,
+        grace: Duration,
+        status: u8,
+        last_words: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, SysError> {
+        let status = i32::from(status);
         Self::start_ending(soft, grace, move || {
             // Standard error may be a pipe that nobody reads, the log on a disk that hangs: words are not waited for.
-            let _ = thread::Builder::new().stack_size(64 * 1024).spawn(|| {
+            let _ = thread::Builder::new().stack_size(64 * 1024).spawn(move || {
                 thread::sleep(PATIENCE_FOR_WORDS);
                 // SAFETY: as below.
-                unsafe { libc::_exit(1) }
+                unsafe { libc::_exit(status) }
             });
             last_words();
             // SAFETY: _exit(2) is always sound; it runs no code of ours.
-            unsafe { libc::_exit(1) }
+            unsafe { libc::_exit(status) }
         })
     }
 
@@ -163,11 +169,14 @@ mod tests {
         assert!((24..=26).contains(&(gone - clock::boot_seconds())), "{gone}");
     }
 
+    /// Not 0, 1 or 101, which a process that ends otherwise could have.
+    const STATUS: u8 = 7;
+
     #[test]
     fn child() {
         let Ok(role) = std::env::var(ROLE) else { return };
         let stuck = Mutex::new(());
-        let _deadline = Deadline::start(Duration::from_millis(20), Duration::from_millis(20), move || {
+        let _deadline = Deadline::start(Duration::from_millis(20), Duration::from_millis(20), STATUS, move || {
             write_line("attach tcx \"count\"\nto eth0: out of time");
             if role == "mute" {
                 thread::sleep(Duration::from_secs(600));
@@ -187,7 +196,7 @@ mod tests {
                 .env(ROLE, role)
                 .output()
                 .unwrap();
-            assert_eq!(output.status.code(), Some(1), "{role}: {output:?}");
+            assert_eq!(output.status.code(), Some(STATUS.into()), "{role}: {output:?}");
             assert_eq!(String::from_utf8_lossy(&output.stderr), "attach tcx \"count\" to eth0: out of time\n", "{role}");
         }
     }
