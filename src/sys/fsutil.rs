@@ -235,12 +235,17 @@ impl Drop for FileLock<'_> {
     }
 }
 
+/// How often to look into a list that may be incomplete.
+const LOOKS: usize = 10;
+
 /// Which process holds the lock of [`FileLock`] on a file, if `/proc/locks` tells: one outside our pid namespace has no
 /// number, and some file systems show another device there than stat(2) does.
 pub fn lock_holder(file: impl AsFd) -> Option<u32> {
     let stat = fstat(file).ok()?;
     let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
-    holder(&std::fs::read_to_string("/proc/locks").ok()?, &format!("{major:02x}:{minor:02x}:{}", stat.st_ino))
+    let file = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
+    // The kernel writes the list in pieces and counts lines: one that goes away meanwhile makes it pass over another.
+    (0..LOOKS).find_map(|_| holder(&std::fs::read_to_string("/proc/locks").ok()?, &file))
 }
 
 /// Lines look like `1: FLOCK  ADVISORY  WRITE 708 00:13:11154 0 EOF`; those who wait have `->` in front of the kind.
