@@ -214,6 +214,10 @@ pub fn parent_socket() -> Result<Socket, SysError> {
 pub struct Limits {
     /// Bytes of address space; a thread's heap arena alone reserves 64 MiB of it.
     pub address_space: u64,
+    /// Bytes of private memory that can be written.
+    pub data: u64,
+    /// Seconds of processor time, whatever the parent's deadline is.
+    pub cpu: u64,
     /// Open descriptors.
     pub files: u64,
     /// Bytes in any one file it writes, memfds included. Writing beyond gives EFBIG.
@@ -242,6 +246,8 @@ pub fn confine(parent: &Socket, limits: Limits) -> Result<(), SysError> {
     }
     umask(rustix::fs::Mode::from_raw_mode(0o077));
     lower(Resource::As, limits.address_space)?;
+    lower(Resource::Data, limits.data)?;
+    lower(Resource::Cpu, limits.cpu)?;
     lower(Resource::Nofile, limits.files)?;
     lower(Resource::Fsize, limits.file_size)?;
     lower(Resource::Core, 0)?;
