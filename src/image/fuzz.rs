@@ -10,6 +10,7 @@ use super::object::{Labels, Unpacked, check, not_in_object, single, unpack};
 use super::verify::{Body, Finding, Key, Signature};
 use mutate::{corpus, fuzz};
 
+#[allow(clippy::duplicate_mod, reason = "layers do not use each other, their tests neither")]
 #[path = "../../tests/support/mutate.rs"]
 mod mutate;
 

@@ -7,6 +7,7 @@ use super::core_relo::CoreTarget;
 use super::link::link;
 use super::object::Object;
 
+#[allow(clippy::duplicate_mod, reason = "layers do not use each other, their tests neither")]
 #[path = "../../tests/support/mutate.rs"]
 mod mutate;
 
