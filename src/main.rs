@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use bpfman_hook::cli::service::System;
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
-use bpfman_hook::frontend::{ctl, doctor, documents, events, hook, install, policy, precreate, pull, token};
+use bpfman_hook::frontend::{ctl, doctor, documents, events, hook, install, policy, precreate, pull, service, token};
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
 use bpfman_hook::paths::Paths;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Policy(PolicyCommand::Check(args)) => policy::run_check(&paths, &args),
         Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(&paths, &args),
         Command::Doctor(args) => doctor::run(&paths, args, &LinuxKernel),
+        Command::System(System::Service(args)) => service::run(&paths, &args),
         Command::Install(args) => install::run(root.as_deref(), &args),
         Command::Uninstall(args) => install::undo(root.as_deref(), &args),
         Command::Version(args) => documents::version(args),

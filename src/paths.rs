@@ -39,6 +39,11 @@ impl Paths {
         self.run.join("log")
     }
 
+    /// Where the gRPC service listens.
+    pub fn service_socket(&self) -> PathBuf {
+        self.run.join("bpfman.sock")
+    }
+
     /// The policy file that is read last.
     pub fn policy_file(&self) -> PathBuf {
         self.etc.join("policy.toml")

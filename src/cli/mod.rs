@@ -4,6 +4,8 @@
 //! files contain without building clap's tree of commands; whatever it does not know goes to clap, which accepts the same
 //! and explains the rest.
 
+pub mod service;
+
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -58,6 +60,9 @@ pub enum Command {
     Gc(GcArgs),
     /// Examine this host; each finding with its remedy
     Doctor(DoctorArgs),
+    /// Serve bpfman's gRPC API on demand
+    #[command(subcommand)]
+    System(service::System),
     /// Install the binary, the hook files and the mount unit
     Install(InstallArgs),
     /// Remove what `install` wrote, hook files first

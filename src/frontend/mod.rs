@@ -16,6 +16,8 @@ pub mod policy;
 pub mod precreate;
 pub mod pull;
 pub mod report;
+pub mod service;
+pub mod service_files;
 pub mod table;
 pub mod token;
 pub mod view;

@@ -1,0 +1,120 @@
+//! The systemd units of the gRPC service, as text. `packaging/systemd/` holds the same; docs/service.md says why each line is there.
+
+use std::path::{Path, PathBuf};
+
+use crate::frontend::hook::CAPABILITIES;
+
+/// The socket that starts the service.
+pub const SOCKET_UNIT: &str = "bpfman-hook.socket";
+
+/// The service.
+pub const SERVICE_UNIT: &str = "bpfman-hook.service";
+
+/// The group that may connect, where it exists.
+pub const GROUP: &str = "bpfman";
+
+/// The files below PREFIX, and their texts, in the order in which they are written.
+pub fn files(prefix: &Path, group: bool) -> [(PathBuf, String); 2] {
+    let units = prefix.join("lib/systemd/system");
+    [
+        (units.join(SERVICE_UNIT), service_unit(&prefix.join("bin/bpfman-hook"))),
+        (units.join(SOCKET_UNIT), socket_unit(group)),
+    ]
+}
+
+/// The socket unit. A group that does not exist would keep it from starting, so it is named only where it does.
+pub fn socket_unit(group: bool) -> String {
+    let group = if group { format!("SocketGroup={GROUP}\n") } else { String::new() };
+    format!(
+        "\
+# bpfman's gRPC API on demand: the first client starts the service, which ends when nobody asks any more.
+[Unit]
+Description=Sockets of bpfman's gRPC API (bpfman-hook)
+
+[Socket]
+ListenStream=/run/bpfman-hook/bpfman.sock
+# Where bpfman's own clients look.
+ListenStream=/run/bpfman-sock/bpfman.sock
+SocketMode=0660
+{group}DirectoryMode=0755
+RemoveOnStop=yes
+
+[Install]
+WantedBy=sockets.target
+"
+    )
+}
+
+/// The service unit.
+pub fn service_unit(binary: &Path) -> String {
+    let capabilities = CAPABILITIES.map(|capability| format!("{capability:?}")).join(" ");
+    format!(
+        "\
+# Started by its socket; it keeps nothing in memory and may be killed at any time.
+[Unit]
+Description=bpfman's gRPC API (bpfman-hook)
+Requires={SOCKET_UNIT}
+After={SOCKET_UNIT}
+# The service has a mount namespace of its own, in which it must not mount: the unit of our bpffs does.
+RequiresMountsFor=/run/bpfman-hook/fs
+
+[Service]
+Type=exec
+ExecStart={} system service
+# Requests that run get their time; the children are told by the service, not by systemd.
+KillMode=mixed
+TimeoutStopSec=75
+UMask=0077
+# BPF memory was counted against it before Linux 5.11.
+LimitMEMLOCK=infinity
+
+# What the hook needs, and nothing else.
+CapabilityBoundingSet={capabilities}
+NoNewPrivileges=yes
+ProtectSystem=strict
+ReadWritePaths=/run/bpfman-hook -/var/cache/bpfman-hook
+CacheDirectory=bpfman-hook
+CacheDirectoryMode=0700
+ProtectHome=read-only
+PrivateDevices=yes
+ProtectControlGroups=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectKernelLogs=yes
+ProtectClock=yes
+ProtectHostname=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictNamespaces=net mnt
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+SystemCallArchitectures=native
+SystemCallFilter=@system-service @sandbox bpf perf_event_open
+SystemCallErrorNumber=EPERM
+",
+        binary.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_named_only_where_it_exists() {
+        assert!(!socket_unit(false).contains("SocketGroup"));
+        assert!(socket_unit(true).contains("\nSocketGroup=bpfman\nDirectoryMode"));
+    }
+
+    #[test]
+    fn the_unit_runs_the_installed_binary_with_the_hooks_capabilities() {
+        let [(path, unit), (socket, _)] = files(Path::new("/opt/x"), false);
+        assert_eq!(path, Path::new("/opt/x/lib/systemd/system/bpfman-hook.service"));
+        assert_eq!(socket, Path::new("/opt/x/lib/systemd/system/bpfman-hook.socket"));
+        assert!(unit.contains("\nExecStart=/opt/x/bin/bpfman-hook system service\n"));
+        let line = unit.lines().find(|line| line.starts_with("CapabilityBoundingSet=")).unwrap();
+        assert_eq!(line.split(' ').count(), CAPABILITIES.len());
+        assert!(line.contains("CAP_SYS_ADMIN CAP_BPF"));
+    }
+}
