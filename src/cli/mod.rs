@@ -11,6 +11,10 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::policy::Engine;
 
+mod containerd;
+
+pub use containerd::ContainerdTargets;
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -340,6 +344,9 @@ pub struct Targets {
     /// For CRI-O: hooks without precreate
     #[arg(long)]
     pub crio: bool,
+    /// Containerd.
+    #[command(flatten)]
+    pub containerd: ContainerdTargets,
     /// Where the binary goes: PREFIX/bin
     #[arg(long, value_name = "DIR", default_value = "/usr/local", value_parser = absolute_path)]
     pub prefix: PathBuf,

@@ -193,6 +193,7 @@ mod tests {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
             let targets = Targets {
+                containerd: Default::default(),
                 podman: true,
                 crio: false,
                 prefix: "/usr/local".into(),
