@@ -325,11 +325,14 @@ pub struct GcArgs {
 }
 
 /// `doctor`.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct DoctorArgs {
     /// Print only what is not ok
     #[arg(short, long)]
     pub quiet: bool,
+    /// Explain an error that containerd or a pod's event showed, where it is known, and examine nothing
+    #[arg(long, value_name = "TEXT")]
+    pub error: Option<String>,
     /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,

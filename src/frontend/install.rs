@@ -117,6 +117,11 @@ impl Place {
         }
     }
 
+    /// The usual place of the host whose root directory is `root`.
+    pub fn at(root: &Path) -> Self {
+        Self { destdir: root.to_owned(), prefix: "/usr/local".into(), staged: true, root: None }
+    }
+
     /// The binary's path in hook files.
     pub fn binary(&self) -> PathBuf {
         self.prefix.join("bin/bpfman-hook")

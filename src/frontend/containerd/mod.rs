@@ -2,4 +2,5 @@
 
 pub mod base_spec;
 pub mod config;
+pub mod examine;
 pub mod install;
