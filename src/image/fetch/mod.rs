@@ -17,6 +17,7 @@ use crate::sys::fsutil::{read_sealed, sealed_memfd};
 use crate::sys::sandbox;
 use crate::sys::sock::{Message, Socket};
 use http::Client;
+pub(crate) use http::chain;
 use protocol::{Answer, Ask, MAX_MESSAGE};
 
 /// What the child may use. Address space is mostly reserved, never touched: thread arenas, TLS tables. A body of
