@@ -265,8 +265,11 @@ fn shipped() -> Vec<(PathBuf, String)> {
         ("packaging/tmpfiles.d/bpfman-hook.conf".to_owned(), hook_files::tmpfiles()),
         ("packaging/containers.conf.d/50-bpfman-hook.conf".to_owned(), hook_files::drop_in(&[hook_files::HOOKS_DIR.into()])),
     ];
-    let units = service_files::files(Path::new("/usr/local"), false)
-        .map(|(path, text)| (Path::new("packaging/systemd").join(path.file_name().unwrap()), text));
+    let units = [
+        (service_files::SERVICE_UNIT, service_files::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
+        (service_files::SOCKET_UNIT, service_files::socket_unit(false)),
+    ]
+    .map(|(name, text)| (Path::new("packaging/systemd").join(name), text));
     hooks.into_iter().chain(packaging.map(|(path, text)| (path.into(), text))).chain(units).collect()
 }
 

@@ -355,6 +355,9 @@ pub struct Targets {
     /// Containerd.
     #[command(flatten)]
     pub containerd: ContainerdTargets,
+    /// Service.
+    #[command(flatten)]
+    pub service: service::ServiceTarget,
     /// Where the binary goes: PREFIX/bin
     #[arg(long, value_name = "DIR", default_value = "/usr/local", value_parser = absolute_path)]
     pub prefix: PathBuf,

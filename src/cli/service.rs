@@ -32,6 +32,14 @@ pub struct ServiceArgs {
     pub tls_client_ca: Option<PathBuf>,
 }
 
+/// `install --service`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
+pub struct ServiceTarget {
+    /// The units of the gRPC service, and its socket where systemd runs; no engine unless one is named
+    #[arg(long)]
+    pub service: bool,
+}
+
 /// Where the service listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::frontend::hook::CAPABILITIES;
+use crate::frontend::install::{InstallError, Place, Work};
+use crate::frontend::service::accounts::gid_of;
 
 /// The socket that starts the service.
 pub const SOCKET_UNIT: &str = "bpfman-hook.socket";
@@ -13,13 +15,45 @@ pub const SERVICE_UNIT: &str = "bpfman-hook.service";
 /// The group that may connect, where it exists.
 pub const GROUP: &str = "bpfman";
 
-/// The files below PREFIX, and their texts, in the order in which they are written.
-pub fn files(prefix: &Path, group: bool) -> [(PathBuf, String); 2] {
-    let units = prefix.join("lib/systemd/system");
-    [
-        (units.join(SERVICE_UNIT), service_unit(&prefix.join("bin/bpfman-hook"))),
-        (units.join(SOCKET_UNIT), socket_unit(group)),
-    ]
+/// The files and their texts, in the order in which they are written.
+fn files(place: &Place, group: bool) -> [(PathBuf, String); 2] {
+    let mount = place.mount_unit();
+    let beside = |name: &str| mount.with_file_name(name);
+    [(beside(SERVICE_UNIT), service_unit(&place.binary())), (beside(SOCKET_UNIT), socket_unit(group))]
+}
+
+/// Writes the units and, where systemd runs, starts the socket. There is nothing to do where our directories are not the usual ones.
+pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    if !place.has_units() {
+        return Ok(());
+    }
+    for (path, text) in files(place, gid_of(GROUP).is_some()) {
+        work.write(&path, text.as_bytes(), 0o644)?;
+    }
+    if place.is_staged() || !work.by_systemd() {
+        return Ok(());
+    }
+    work.systemctl(&["daemon-reload"])?;
+    work.systemctl(&["enable", "--now", SOCKET_UNIT])
+}
+
+/// Stops socket and service and removes their units.
+pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    if !place.has_units() {
+        return Ok(());
+    }
+    if is_installed(place) && !place.is_staged() && work.by_systemd() {
+        work.systemctl(&["disable", "--now", SOCKET_UNIT, SERVICE_UNIT])?;
+    }
+    for (path, _) in files(place, false) {
+        work.remove(&path)?;
+    }
+    Ok(())
+}
+
+/// Whether the units are there: they need the binary.
+pub(crate) fn is_installed(place: &Place) -> bool {
+    files(place, false).iter().any(|(path, _)| place.staged(path).exists())
 }
 
 /// The socket unit. A group that does not exist would keep it from starting, so it is named only where it does.
@@ -109,9 +143,7 @@ mod tests {
 
     #[test]
     fn the_unit_runs_the_installed_binary_with_the_hooks_capabilities() {
-        let [(path, unit), (socket, _)] = files(Path::new("/opt/x"), false);
-        assert_eq!(path, Path::new("/opt/x/lib/systemd/system/bpfman-hook.service"));
-        assert_eq!(socket, Path::new("/opt/x/lib/systemd/system/bpfman-hook.socket"));
+        let unit = service_unit(Path::new("/opt/x/bin/bpfman-hook"));
         assert!(unit.contains("\nExecStart=/opt/x/bin/bpfman-hook system service\n"));
         let line = unit.lines().find(|line| line.starts_with("CapabilityBoundingSet=")).unwrap();
         assert_eq!(line.split(' ').count(), CAPABILITIES.len());

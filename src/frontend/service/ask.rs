@@ -1,11 +1,12 @@
 //! One request, one child: our own binary, which does the work and answers once.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 
 use crate::frontend::service::idle::Busy;
 use crate::sys::child::{Child, Output, Role};
@@ -31,7 +32,7 @@ struct Running {
     child: Option<Child>,
     abandoned: Abandoned,
     deadline: Instant,
-    busy: Option<std::sync::Arc<Busy>>,
+    busy: Option<Arc<Busy>>,
 }
 
 impl Drop for Running {
@@ -40,10 +41,10 @@ impl Drop for Running {
         if self.abandoned == Abandoned::Finish {
             child.socket().shutdown();
             let (deadline, busy) = (self.deadline, self.busy.take());
-            tokio::spawn(async move {
-                // Whatever ends the waiting, dropping the child kills and reaps it.
-                let _ = ready(child.pidfd(), deadline).await;
-                drop((child, busy));
+            tokio::task::spawn_blocking(move || {
+                // It is killed and reaped at the deadline, whatever its status.
+                let _ = child.wait(deadline);
+                drop(busy);
             });
         }
     }
@@ -58,7 +59,7 @@ pub async fn ask(
     request: &[u8],
     time: Duration,
     abandoned: Abandoned,
-    busy: Option<std::sync::Arc<Busy>>,
+    busy: Option<Arc<Busy>>,
 ) -> Result<Vec<u8>, SysError> {
     let deadline = Instant::now() + time + PATIENCE;
     let child = Child::spawn(role, Output::Inherit)?;
@@ -66,7 +67,7 @@ pub async fn ask(
     child.socket().send(b"request", &[memory.as_fd()])?;
     let mut running = Running { child: Some(child), abandoned, deadline, busy };
     let child = running.child.as_mut().expect("it is taken only when it is dropped");
-    ready(child.socket().as_fd(), deadline).await.map_err(SysError::io("wait for", "the answer"))?;
+    readable(child, deadline).await.map_err(SysError::io("wait for", "the answer"))?;
     // It is readable, or the deadline has passed, which this finds out at once and kills the child for.
     let answer = child.recv("the answer", 64, Instant::now() + Duration::from_millis(1))?;
     let memory = answer.fds.first().ok_or_else(|| SysError::Message {
@@ -78,11 +79,14 @@ pub async fn ask(
     Ok(bytes)
 }
 
-/// Returns when the descriptor is readable, or at the deadline.
-async fn ready(fd: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
-    let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
-    match tokio::time::timeout_at(deadline.into(), fd.readable()).await {
-        Ok(ready) => ready.map(drop),
+/// Returns when the child has said something or has ended, or at the deadline.
+async fn readable(child: &Child, deadline: Instant) -> io::Result<()> {
+    // tokio watches any unix socket for readiness; what is read from it is the child's business.
+    let socket = StdStream::from(child.socket().as_fd().try_clone_to_owned()?);
+    socket.set_nonblocking(true)?;
+    let socket = UnixStream::from_std(socket)?;
+    match tokio::time::timeout_at(deadline.into(), socket.readable()).await {
+        Ok(ready) => ready,
         Err(_) => Ok(()),
     }
 }

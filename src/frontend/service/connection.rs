@@ -122,20 +122,22 @@ impl<S> Stream for Incoming<S> {
     }
 }
 
-/// What accepts: unix connections, TCP connections, and the tasks that bring them. To be called within the runtime.
+/// What accepts: unix connections and TCP connections, each where there is such a listener, and the tasks that bring them. To be called
+/// within the runtime.
 ///
 /// # Errors
 /// Where a socket cannot be watched.
-pub fn accept(listeners: Vec<Listener>, idle: &Idle) -> io::Result<(Incoming<UnixStream>, Option<Incoming<TcpStream>>, Tasks)> {
+pub fn accept(listeners: Vec<Listener>, idle: &Idle) -> io::Result<Accepting> {
     let count = Count::default();
     let (to_unix, unix) = mpsc::channel(1);
     let (to_tcp, tcp) = mpsc::channel(1);
     let mut tasks = Tasks(Vec::new());
-    let mut any_tcp = false;
+    let (mut any_unix, mut any_tcp) = (false, false);
     for listener in listeners {
         let (count, idle) = (count.clone(), idle.clone());
         tasks.0.push(match listener {
             Listener::Unix(listener) => {
+                any_unix = true;
                 let listener = UnixListener::from_std(listener)?;
                 tokio::spawn(accept_unix(listener, count, idle, to_unix.clone()))
             }
@@ -146,7 +148,18 @@ pub fn accept(listeners: Vec<Listener>, idle: &Idle) -> io::Result<(Incoming<Uni
             }
         });
     }
-    Ok((Incoming(unix), any_tcp.then_some(Incoming(tcp)), tasks))
+    Ok(Accepting { unix: any_unix.then_some(Incoming(unix)), tcp: any_tcp.then_some(Incoming(tcp)), tasks })
+}
+
+/// What [`accept`] brings.
+#[derive(Debug)]
+pub struct Accepting {
+    /// Clients on this host.
+    pub unix: Option<Incoming<UnixStream>>,
+    /// Clients that have to show a certificate.
+    pub tcp: Option<Incoming<TcpStream>>,
+    /// What accepts.
+    pub tasks: Tasks,
 }
 
 /// The accepting tasks; dropping them closes the listeners.

@@ -5,24 +5,35 @@
 //! store: the service can be killed at any time.
 
 pub mod accounts;
+pub mod ask;
+pub mod caller;
 pub mod connection;
+pub mod convert;
+pub mod gate;
 pub mod idle;
 pub mod listen;
+pub mod rpc;
 pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::{Request, Status};
 
 use crate::cli::service::ServiceArgs;
 use crate::frontend::fail;
+use crate::frontend::service::connection::Accepting;
 use crate::frontend::service::idle::Idle;
 use crate::frontend::service::listen::{ListenError, Sockets};
+use crate::frontend::service::rpc::Rpc;
+use crate::frontend::service::wire::bpfman_server::BpfmanServer;
 use crate::lifecycle::error::chain;
 use crate::paths::Paths;
 use crate::sys::activation::{self, Variables};
@@ -42,6 +53,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const STREAMS_MAX: u32 = 256;
 /// Bytes of a request's headers.
 const HEADERS_MAX: u32 = 16 << 10;
+/// Bytes of one request; the values of globals are all that could be large in it.
+const MESSAGE_MAX: usize = 4 << 20;
 /// Bytes of a PEM file.
 const PEM_MAX: usize = 1 << 20;
 
@@ -100,16 +113,18 @@ fn serve(paths: &Paths, args: &ServiceArgs) -> Result<(), ServiceError> {
     let timeout = (args.timeout > 0).then(|| Duration::from_secs(args.timeout.into()));
     let idle = Idle::new(timeout);
     runtime.block_on(async {
-        let (unix, tcp, accepting) = connection::accept(listeners, &idle).map_err(SysError::io("watch", "our sockets"))?;
+        let Accepting { unix, tcp, tasks: accepting } = connection::accept(listeners, &idle).map_err(SysError::io("watch", "our sockets"))?;
         let (stop, stopped) = watch::channel(false);
-        let routes = routes(paths, &idle)?;
+        let routes = routes(paths, &idle).await?;
         let mut servers = tokio::task::JoinSet::new();
         let wait = |mut stopped: watch::Receiver<bool>| async move {
             // An error means that the sender is gone, and that it is over as well.
             let _ = stopped.wait_for(|stop| *stop).await;
         };
-        let server = builder().add_routes(routes.clone());
-        servers.spawn(server.serve_with_incoming_shutdown(unix, wait(stopped.clone())));
+        if let Some(unix) = unix {
+            let server = builder().add_routes(routes.clone());
+            servers.spawn(server.serve_with_incoming_shutdown(unix, wait(stopped.clone())));
+        }
         if let (Some(tcp), Some((tls, certificate))) = (tcp, tls) {
             let mut server = builder().tls_config(tls).map_err(|source| ServiceError::Tls { path: certificate, source })?;
             servers.spawn(server.add_routes(routes).serve_with_incoming_shutdown(tcp, wait(stopped)));
@@ -153,6 +168,28 @@ fn tls(args: &ServiceArgs) -> Result<Option<(ServerTlsConfig, PathBuf)>, Service
     Ok(Some((config, cert.clone())))
 }
 
-fn routes(_paths: &Paths, _idle: &Idle) -> Result<Routes, ServiceError> {
-    todo!()
+/// Our service, health and reflection, with every request counted from its first header on.
+async fn routes(paths: &Paths, idle: &Idle) -> Result<Routes, ServiceError> {
+    let counted = |idle: Idle| {
+        move |mut request: Request<()>| {
+            request.extensions_mut().insert(Arc::new(idle.begin()));
+            Ok::<_, Status>(request)
+        }
+    };
+    let bpfman = BpfmanServer::new(Rpc::new(paths)).max_decoding_message_size(MESSAGE_MAX);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<BpfmanServer<Rpc>>().await;
+    let describe = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (v1, v1alpha) = (describe().build_v1()?, describe().build_v1alpha()?);
+    let mut routes = Routes::builder();
+    routes
+        .add_service(InterceptedService::new(bpfman, counted(idle.clone())))
+        .add_service(InterceptedService::new(health, counted(idle.clone())))
+        .add_service(InterceptedService::new(v1, counted(idle.clone())))
+        .add_service(InterceptedService::new(v1alpha, counted(idle.clone())));
+    Ok(routes.routes())
 }

@@ -1,0 +1,1 @@
+//! Between the wire and what the lifecycle understands.
