@@ -24,6 +24,7 @@ mod map;
 mod object;
 pub mod pins;
 mod section;
+mod survey;
 mod verifier;
 
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use crate::kernel::error::KernelError;
 pub use crate::kernel::link::LinkError;
 use crate::kernel::object::Object;
 pub use crate::kernel::object::ObjectError;
+pub use crate::kernel::survey::{Need, Survey, SurveyedMap, SurveyedProgram, survey};
 pub use crate::kernel::verifier::VerifierLog;
 use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
