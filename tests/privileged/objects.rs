@@ -1,7 +1,7 @@
 //! BPF objects on the real kernel: every supported kind is loaded, attached, pinned, seen to work, detached by removing its
 //! pin, and gone.
 
-mod bed;
+pub mod bed;
 
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -431,6 +431,8 @@ fn what_cannot_be_attached_says_why() {
         function: "count_packets".into(),
         at: xdp_on_lo(),
         pin: PinName::program(0),
+        order: None,
+        netns: None,
     };
     let error = refused(LinuxKernel.attach(&bed.directory, &taken, places));
     assert!(chain(&error).contains("pin a link at"), "{}", chain(&error));
