@@ -350,6 +350,9 @@ pub struct Targets {
     /// Containerd.
     #[command(flatten)]
     pub containerd: ContainerdTargets,
+    /// Policy files (*.toml), keys (*.pub) and trust roots (*.json) of DIR, in place of those of the last --policy
+    #[arg(long, value_name = "DIR", value_parser = absolute_path)]
+    pub policy: Option<PathBuf>,
     /// Where the binary goes: PREFIX/bin
     #[arg(long, value_name = "DIR", default_value = "/usr/local", value_parser = absolute_path)]
     pub prefix: PathBuf,

@@ -18,8 +18,10 @@ use crate::frontend::containerd::install::{self as containerd, ContainerdError};
 use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
 use crate::frontend::install_check::check;
+use crate::frontend::install_policy;
 use crate::frontend::{fail, print};
 use crate::lifecycle::error::chain;
+use crate::lifecycle::policy_files::PolicyFilesError;
 use crate::model::policy::Engine;
 use crate::paths::Paths;
 use crate::sys::error::SysError;
@@ -56,6 +58,15 @@ pub enum InstallError {
         arguments: String,
         /// How it ended.
         outcome: String,
+    },
+    /// A policy file that was to be installed is wrong, so nothing of it is.
+    #[error("install the policy {}", .path.display())]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<PolicyFilesError>,
     },
     /// containerd's part.
     #[error(transparent)]
@@ -231,6 +242,9 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
         work.write(&place.mount_unit(), hook_files::mount_unit().as_bytes(), 0o644)?;
     }
     work.mount()?;
+    if let Some(directory) = &targets.policy {
+        install_policy::install(directory, place, work)?;
+    }
     if !engines.0.is_empty() {
         // poststop before createRuntime: a container that starts in between is released, one without programs costs nothing.
         for stage in [Stage::Poststop, Stage::CreateRuntime] {
@@ -285,6 +299,7 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
             work.remove(&place.tmpfiles())?;
         }
         work.remove(&place.binary())?;
+        install_policy::uninstall(place, work)?;
     }
     Ok(())
 }
@@ -420,6 +435,7 @@ mod tests {
             podman,
             crio,
             containerd: Default::default(),
+            policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(destdir.to_owned()),
             dry_run: false,

@@ -200,6 +200,7 @@ mod tests {
                 containerd: Default::default(),
                 podman: true,
                 crio: false,
+                policy: None,
                 prefix: "/usr/local".into(),
                 destdir: Some(root.path().to_owned()),
                 dry_run: false,
