@@ -13,10 +13,10 @@ TARGET  := $(shell uname -m)-unknown-linux-gnu
 FLAGS   := --release --locked --target $(TARGET)
 OUT     := $(or $(CARGO_TARGET_DIR),target)
 BINARY  := $(OUT)/$(TARGET)/release/bpfman-hook
-SCRIPTS := .ci/run tests/setup.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh)
+SCRIPTS := .ci/run tests/setup.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/lab/*.sh)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo setup test test-unit test-privileged test-e2e check bench bpf man install uninstall clean root
+.PHONY: build demo setup test test-unit test-privileged test-e2e fuzz check bench bpf man install uninstall clean root
 
 build:
 	$(CARGO) build $(FLAGS)
@@ -39,6 +39,11 @@ test-privileged: root
 
 test-e2e: root
 	$(CARGO) test $(FLAGS) --test e2e
+
+# The unit tests named fuzz, for longer: FUZZ_SECONDS each, from a new seed (FUZZ_SEED repeats one).
+fuzz: export FUZZ_SECONDS ?= 20
+fuzz:
+	$(CARGO) test $(FLAGS) --lib fuzz -- --nocapture
 
 check: setup build
 	$(CARGO) fmt --check

@@ -8,6 +8,8 @@ mod registry;
 
 #[path = "image/cache.rs"]
 mod cache;
+#[path = "image/flight.rs"]
+mod flight;
 #[path = "image/host.rs"]
 mod host;
 #[path = "image/remote.rs"]

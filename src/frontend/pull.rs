@@ -1,12 +1,17 @@
 //! `pull REF…`: fetch images and verify them as policy says, so that no start has to wait for the network.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::{Format, PullArgs};
 use crate::frontend::list::json;
+use crate::frontend::table::printable;
 use crate::frontend::{fail, print};
 use crate::image::{Images as _, LinuxImages, Want};
 use crate::lifecycle::error::chain;
@@ -20,6 +25,8 @@ use crate::paths::Paths;
 
 /// How long one image may take: nobody's start waits for it.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Images that are fetched at once; each has a process of its own.
+const AT_ONCE: usize = 10;
 
 /// What became of one reference.
 #[derive(Debug, Serialize)]
@@ -31,7 +38,7 @@ struct Pulled {
     verdict: Verdict,
 }
 
-/// Fetches each image in turn; goes on after one that fails, and then exits 1.
+/// Fetches the images, some at once; goes on after one that fails, and then exits 1.
 pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
     let policy = match policy_files::load(paths) {
         Ok(policy) => policy,
@@ -47,12 +54,13 @@ pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let images = LinuxImages::new(&paths.cache, paths.root());
+    let images = LinuxImages::new(&paths.cache, paths.root()).to_keep();
+    let results = all(&args.references, |text| one(&images, &policy, &registries, text));
     let mut status = ExitCode::SUCCESS;
-    let mut all = Vec::new();
-    for text in &args.references {
-        match one(&images, &policy, &registries, text) {
-            Ok(bytecode) => all.push(Pulled {
+    let mut done = Vec::new();
+    for result in results {
+        match result {
+            Ok(bytecode) => done.push(Pulled {
                 reference: bytecode.reference.to_string(),
                 digest: bytecode.digest.to_string(),
                 rule: bytecode.rule,
@@ -62,13 +70,51 @@ pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
         }
     }
     let text = match (args.quiet, args.output) {
-        (false, Format::Json) => json(&all),
-        _ => all.iter().map(|pulled| format!("{}\n", pulled.digest)).collect(),
+        (false, Format::Json) => json(&done),
+        _ => done.iter().map(|pulled| format!("{}\n", pulled.digest)).collect(),
     };
-    if !all.is_empty() || args.output == Format::Json {
+    if !done.is_empty() || args.output == Format::Json {
         print(&text);
     }
     status
+}
+
+/// Does the same to every reference, [`AT_ONCE`] at a time, with a line for each on a terminal; results in the order of the
+/// references.
+fn all<T: Send>(references: &[String], work: impl Fn(&str) -> Result<T, String> + Sync) -> Vec<Result<T, String>> {
+    let terminal = std::io::stderr().is_terminal();
+    let lines = MultiProgress::with_draw_target(match terminal {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    });
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<Option<Result<T, String>>>> = Mutex::new(references.iter().map(|_| None).collect());
+    let worker = || {
+        while let Some((at, text)) = Some(next.fetch_add(1, Ordering::SeqCst)).and_then(|at| Some((at, references.get(at)?))) {
+            let line = lines.add(spinner(text));
+            let result = work(text);
+            line.finish_and_clear();
+            results.lock().expect("no worker panics with the lock")[at] = Some(result);
+        }
+    };
+    std::thread::scope(|scope| {
+        // The calling thread is one of them: a single reference needs no other.
+        let others: Vec<_> = (1..references.len().min(AT_ONCE)).map(|_| scope.spawn(worker)).collect();
+        worker();
+        for other in others {
+            other.join().expect("workers do not panic");
+        }
+    });
+    let results = results.into_inner().expect("no worker panics with the lock");
+    results.into_iter().map(|result| result.expect("every index was worked on")).collect()
+}
+
+/// A line without colours, so NO_COLOR needs no look.
+fn spinner(text: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {elapsed:>3} {msg}").expect("the template is constant");
+    let bar = ProgressBar::new_spinner().with_style(style).with_message(printable(text));
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
 }
 
 fn one(images: &LinuxImages, policy: &LoadedPolicy, registries: &RegistryConfig, text: &str) -> Result<Bytecode, String> {
@@ -88,4 +134,28 @@ fn one(images: &LinuxImages, policy: &LoadedPolicy, registries: &RegistryConfig,
         deadline: Instant::now() + PATIENCE,
     };
     images.fetch(&want).map_err(|e| chain(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_are_worked_on_at_once_and_answered_in_order() {
+        let references: Vec<String> = (0..25).map(|n| n.to_string()).collect();
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let gate = std::sync::Barrier::new(AT_ONCE);
+        let results = all(&references, |text| {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let n: usize = text.parse().unwrap();
+            if n < AT_ONCE {
+                gate.wait();
+            }
+            now.fetch_sub(1, Ordering::SeqCst);
+            if n % 7 == 3 { Err(format!("no {n}")) } else { Ok(n) }
+        });
+        assert_eq!(most.load(Ordering::SeqCst), AT_ONCE);
+        let expected: Vec<_> = (0..25).map(|n| if n % 7 == 3 { Err(format!("no {n}")) } else { Ok(n) }).collect();
+        assert_eq!(results, expected);
+    }
 }

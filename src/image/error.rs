@@ -193,6 +193,24 @@ pub enum ImageError {
         /// How long we waited.
         seconds: u64,
     },
+    /// Another process fetches it, and is slower than we can wait.
+    #[error(
+        "fetch {image}: another process has been fetching it for {seconds} s or more; pull it beforehand with bpfman-hook pull"
+    )]
+    InFlight {
+        /// The image.
+        image: String,
+        /// How long we waited.
+        seconds: u64,
+    },
+    /// Another process fetched it while we waited, and it was refused.
+    #[error("{reason} (found by another process that fetched {image} at the same time)")]
+    Shared {
+        /// The image.
+        image: String,
+        /// The whole reason.
+        reason: String,
+    },
     /// The pull policy forbids the network and the cache cannot answer.
     #[error("fetch {image}: {problem}, and pull-policy {pull:?} forbids to ask the registry; pull it with bpfman-hook pull")]
     NotCached {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::image::cache::{Blob, Cache, NewImage, Reader, Record};
+use crate::image::cache::{Blob, Boarding, Cache, NewImage, Reader, Record};
 use crate::image::error::{CacheError, ImageError, ObjectError};
 use crate::image::host::{Files, Got, read};
 use crate::image::judge::{Candidates, Decision, refuse_early};
@@ -31,6 +31,7 @@ pub struct LinuxImages {
     cache: Cache,
     host: PathBuf,
     worker: Worker,
+    to_keep: bool,
 }
 
 /// An object with what it came from.
@@ -44,12 +45,17 @@ impl LinuxImages {
     /// `cache` is the image cache, made when it is first needed. Host paths are trusted from `host` downwards: `/`, or what
     /// `--root` says.
     pub fn new(cache: &Path, host: &Path) -> Self {
-        Self { cache: Cache::new(cache), host: host.to_owned(), worker: Worker::Child }
+        Self { cache: Cache::new(cache), host: host.to_owned(), worker: Worker::Child, to_keep: false }
     }
 
     /// The same with another worker.
     pub fn with_worker(self, worker: Worker) -> Self {
         Self { worker, ..self }
+    }
+
+    /// For those who fetch in order to have it in the cache: an image that cannot be kept there is an error.
+    pub fn to_keep(self) -> Self {
+        Self { to_keep: true, ..self }
     }
 
     /// The cache, to list it and to remove from it.
@@ -114,7 +120,17 @@ impl LinuxImages {
         if want.pull == PullPolicy::Never {
             return Err(ImageError::NotCached { image: image.to_owned(), problem: lacks, pull: want.pull });
         }
-        self.pull(want, image, at, reader.as_ref())
+        let again = || {
+            let Some(reader) = self.cache.reader().map_err(cache)? else { return Ok(None) };
+            let digest = match at.digest {
+                Some(digest) => Some(digest),
+                None => reader.resolve(image).map_err(cache)?,
+            };
+            let Some(digest) = digest else { return Ok(None) };
+            self.cached(want, image, &digest, &reader).map(Result::ok)
+        };
+        let boarding = Boarding { image, policy: want.policy, deadline: want.deadline };
+        self.cache.fly(boarding, again, || self.pull(want, image, at, reader.as_ref()))
     }
 
     /// Answers from the cache, or says what it lacks.
@@ -134,7 +150,7 @@ impl LinuxImages {
             return Ok(Err("the cache does not know whether it satisfies the policy".to_owned()));
         };
         if decision.new {
-            self.note(image, self.cache.add_decision(digest, want.policy, &decision));
+            self.note(image, self.cache.add_decision(digest, want.policy, &decision))?;
         }
         match reader.blob(&record.object).map_err(cache)? {
             Blob::Whole(object) => Ok(Ok(bytecode(want, *digest, record.object, object, decision))),
@@ -192,11 +208,11 @@ impl LinuxImages {
             && want.pull == PullPolicy::Always
             && let Ok(bytecode) = self.cached(want, image, &digest, reader)?
         {
-            self.note(image, self.cache.point(image, &digest));
+            self.note(image, self.cache.point(image, &digest))?;
             return Ok(bytecode);
         }
         let candidates = Candidates::new(want, image, &digest)?;
-        let mut source = Source::Remote(remote);
+        let mut source = Source::Remote(remote, self.cache.clone());
         let decision = match candidates.without_signatures() {
             Some(decision) => decision,
             None => candidates.decide(want, image, &digest, source.signatures(&digest))?,
@@ -214,14 +230,19 @@ impl LinuxImages {
             }
             self.cache.point(image, &digest)
         });
-        self.note(image, stored);
+        self.note(image, stored)?;
         Ok(bytecode(want, digest, object_digest, object, decision))
     }
 
-    /// A cache that cannot be written makes the next start slow, not this one fail.
-    fn note(&self, image: &str, stored: Result<(), CacheError>) {
-        if let Err(err) = stored {
-            tracing::warn!(image, error = &err as &dyn std::error::Error, "image cache not written");
+    /// A cache that cannot be written makes the next start slow, not this one fail, unless the cache is what it is for.
+    fn note(&self, image: &str, stored: Result<(), CacheError>) -> Result<(), ImageError> {
+        match stored {
+            Ok(()) => Ok(()),
+            Err(source) if self.to_keep => Err(ImageError::Cache { image: image.to_owned(), source }),
+            Err(err) => {
+                tracing::warn!(image, error = &err as &dyn std::error::Error, "image cache not written");
+                Ok(())
+            }
         }
     }
 }

@@ -108,7 +108,8 @@ impl Document {
         if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
             return Err("it is no JSON object".to_owned());
         }
-        let raw: Raw = serde_json::from_slice(bytes).map_err(|err| err.to_string())?;
+        // serde repeats what it did not expect, and that may be a megabyte.
+        let raw: Raw = serde_json::from_slice(bytes).map_err(|err| err.to_string().chars().take(200).collect::<String>())?;
         if raw.schema_version.is_some_and(|version| version != 2) {
             return Err("its schemaVersion is not 2".to_owned());
         }

@@ -16,6 +16,8 @@
 mod cache;
 mod error;
 mod fetch;
+#[cfg(test)]
+mod fuzz;
 mod host;
 mod judge;
 mod layout;

@@ -14,6 +14,8 @@ mod elf;
 mod error;
 pub mod features;
 mod fixup;
+#[cfg(test)]
+mod fuzz;
 mod insn;
 pub mod inspect;
 mod kernel_function;

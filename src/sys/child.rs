@@ -194,6 +194,26 @@ fn close_on_exec() -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes a command run with `root` as its root directory, which needs CAP_SYS_CHROOT.
+///
+/// # Errors
+/// Where the path has a zero byte.
+pub fn enter_root(command: &mut Command, root: &std::path::Path) -> Result<(), SysError> {
+    let path = std::ffi::CString::new(root.as_os_str().as_encoded_bytes())
+        .map_err(|err| SysError::io("enter", root.display().to_string())(io::Error::other(err)))?;
+    // SAFETY: the closure runs between fork and exec of a process that may have threads. It makes two system calls on
+    // strings that were made before, and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::chroot(path.as_ptr()) < 0 || libc::chdir(c"/".as_ptr()) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
 /// In a child: takes its socket, which is standard input, and leaves /dev/null in its place.
 ///
 /// # Errors
@@ -214,6 +234,10 @@ pub fn parent_socket() -> Result<Socket, SysError> {
 pub struct Limits {
     /// Bytes of address space; a thread's heap arena alone reserves 64 MiB of it.
     pub address_space: u64,
+    /// Bytes of private memory that can be written.
+    pub data: u64,
+    /// Seconds of processor time, whatever the parent's deadline is.
+    pub cpu: u64,
     /// Open descriptors.
     pub files: u64,
     /// Bytes in any one file it writes, memfds included. Writing beyond gives EFBIG.
@@ -242,6 +266,8 @@ pub fn confine(parent: &Socket, limits: Limits) -> Result<(), SysError> {
     }
     umask(rustix::fs::Mode::from_raw_mode(0o077));
     lower(Resource::As, limits.address_space)?;
+    lower(Resource::Data, limits.data)?;
+    lower(Resource::Cpu, limits.cpu)?;
     lower(Resource::Nofile, limits.files)?;
     lower(Resource::Fsize, limits.file_size)?;
     lower(Resource::Core, 0)?;

@@ -21,6 +21,7 @@ pub mod mounts;
 mod namespaces;
 pub mod netns;
 pub mod pid;
+pub mod sandbox;
 pub mod sock;
 pub mod token;
 pub mod tracefs;

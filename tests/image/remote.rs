@@ -8,7 +8,7 @@ use bpfman_hook::model::registries::RegistryConfig;
 
 use crate::host::IMAGES;
 use crate::registry::{Behaviour, Registry, Reply, Request};
-use crate::world::{OBJECT, World, data, repository};
+use crate::world::{OBJECT, World, data, digest_of, repository};
 
 fn registry(hook: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Registry {
     Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() })
@@ -76,7 +76,12 @@ fn what_a_registry_sends_is_hashed_here() {
         let (err, text) = world.error(&format!("{}/img/index@{top}", liar.host()));
         assert!(matches!(err, ImageError::Tampered { .. }), "{part}: {text}");
         assert!(text.contains(&format!("its {part} {digest} has other contents")), "{text}");
-        assert!(!world.path("cache/refs").exists(), "nothing of it is kept");
+        for blob in std::fs::read_dir(world.path("cache/blobs/sha256")).into_iter().flatten() {
+            let blob = blob.unwrap().path();
+            let digest = digest_of(&std::fs::read(&blob).unwrap());
+            assert!(blob.ends_with(digest.hex()), "nothing of the lie is kept: {}", blob.display());
+        }
+        assert!(world.images.cache().images().unwrap().is_empty());
     }
 }
 

@@ -1,15 +1,17 @@
-//! What was fetched, by digest: `/var/cache/bpfman-hook`, an OCI layout with three things of ours in it.
+//! What was fetched, by digest: `/var/cache/bpfman-hook`, an OCI layout with some things of ours in it.
 //!
 //! ```text
 //! oci-layout, index.json, blobs/sha256/<hex>   every blob of every image and the objects, for us and for other tools
 //! refs/<hash of a reference>.json              which digest the reference stood for when it was pulled
 //! images/<hex>.json                            which object an image holds, and the verdicts by rule and policy
+//! flights/<hash of a reference>.lock           who is fetching it: see flight.rs
 //! ```
 //!
 //! A hit reads three small files and the object. The object is hashed again each time. What the json files say is believed
 //! because nobody but the owner can write here; a directory of anybody else is refused. The whole may be removed at any time:
 //! what is missing or damaged is a miss.
 
+mod flight;
 mod record;
 mod write;
 
@@ -23,6 +25,7 @@ use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
 use crate::sys::fsutil::{TrustError, TrustedRoot, names_in};
 
+pub(crate) use flight::Boarding;
 use record::Pointer;
 pub(crate) use record::{Evidence, Record};
 pub(crate) use write::NewImage;

@@ -52,6 +52,12 @@ impl Cache {
         })
     }
 
+    /// Keeps a blob that arrived and was hashed, before the image that it belongs to is whole: who is interrupted need not fetch it
+    /// again.
+    pub(crate) fn keep(&self, bytes: &[u8]) -> Result<(), CacheError> {
+        self.locked(|reader| self.write_blob(reader, bytes).map(drop))
+    }
+
     /// Notes what a reference stands for now.
     pub(crate) fn point(&self, reference: &str, digest: &Digest) -> Result<(), CacheError> {
         let pulled = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());

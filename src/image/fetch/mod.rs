@@ -14,21 +14,47 @@ use crate::image::{MAX_MANIFEST, MAX_OBJECT};
 use crate::sys::SysError;
 use crate::sys::child::{Limits, confine, parent_socket};
 use crate::sys::fsutil::{read_sealed, sealed_memfd};
+use crate::sys::sandbox;
 use crate::sys::sock::{Message, Socket};
 use http::Client;
+pub(crate) use http::chain;
 use protocol::{Answer, Ask, MAX_MESSAGE};
 
-/// What the child may use. Address space is mostly reserved, never touched: thread arenas, TLS tables.
-const LIMITS: Limits = Limits { address_space: 1 << 30, files: 64, file_size: (MAX_OBJECT + MAX_MANIFEST) as u64 };
+/// What the child may use. Address space is mostly reserved, never touched: thread arenas, TLS tables. A body of
+/// [`MAX_OBJECT`] that grows while it arrives takes three times its size.
+const LIMITS: Limits =
+    Limits { address_space: 1 << 30, data: 192 << 20, cpu: 300, files: 64, file_size: (MAX_OBJECT + MAX_MANIFEST) as u64 };
+
+/// All that the child may read: how names are resolved, where distributions keep the certificate authorities, and what
+/// seeds the TLS library.
+const READABLE: &[&str] = &[
+    "/dev/random",
+    "/dev/urandom",
+    "/proc/sys/kernel/hostname",
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/ssl",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/pki",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ca-certificates",
+    "/usr/lib/ssl",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+    "/usr/share/pki",
+    "/var/lib/ca-certificates",
+];
 
 /// The most that the certificate authorities of one registry may take.
 pub(crate) const MAX_AUTHORITIES: usize = MAX_MANIFEST;
 
-/// The whole life of the child role `fetch`: confine, then serve until the parent closes the socket. A child that cannot
+/// The whole life of the child role `fetch`: confine, close the sandbox, then serve until the parent closes the socket. A child that cannot
 /// confine itself answers its first question with the reason, and nothing else.
 pub fn child() -> ExitCode {
     let Ok(socket) = parent_socket() else { return ExitCode::FAILURE };
-    let served = match confine(&socket, LIMITS) {
+    let confined = confine(&socket, LIMITS).and_then(|()| sandbox::close(&sandbox::with_targets(READABLE)));
+    let served = match confined.map(drop) {
         Ok(()) => serve(&socket),
         Err(err) => refuse(&socket, &err),
     };

@@ -1,0 +1,103 @@
+//! Hostile manifests, layers, configs, objects and signatures: whatever a registry sends ends in an error or within the
+//! limits, never in a panic, and never in a signature that counts.
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::path::Path;
+
+use super::MAX_OBJECT;
+use super::manifest::{Choice, Document, choose};
+use super::object::{Labels, Unpacked, check, not_in_object, single, unpack};
+use super::verify::{Body, Finding, Key, Signature};
+use mutate::{corpus, fuzz};
+
+#[allow(clippy::duplicate_mod, reason = "layers do not use each other, their tests neither")]
+#[path = "../../tests/support/mutate.rs"]
+mod mutate;
+
+/// The recorded registries' blobs that are JSON, or that are not.
+fn blobs(json: bool) -> Vec<Vec<u8>> {
+    let all = corpus(&["data/images/registry/blobs/sha256", "data/signatures/registry/blobs/sha256"]);
+    all.into_iter().filter(|blob| blob.starts_with(b"{") == json).collect()
+}
+
+#[test]
+fn a_seed_means_the_same_every_time() {
+    let make = |seed| mutate::mutate(&mut mutate::Random::new(seed), b"{\"a\": 1}", b"other");
+    assert_eq!(make(7), make(7));
+    let distinct: std::collections::BTreeSet<_> = (0..100).map(make).collect();
+    assert!(distinct.len() > 50, "{}", distinct.len());
+}
+
+#[test]
+fn manifests() {
+    fuzz("manifests", &blobs(true), |bytes| match Document::parse(bytes) {
+        Ok(Document::Manifest(manifest)) => {
+            for layer in manifest.layers.iter().chain(&manifest.config).chain(&manifest.subject) {
+                // A digest that is accepted is written as it was read.
+                if let Ok(digest) = layer.digest() {
+                    assert_eq!(digest.to_string(), layer.written_digest());
+                }
+            }
+        }
+        Ok(Document::Index(entries)) => {
+            if let Choice::Entry(entry) = choose(&entries, "amd64") {
+                drop(entry.digest());
+            }
+        }
+        Err(problem) => assert!(!problem.is_empty() && problem.len() < 1024, "{problem}"),
+    });
+}
+
+#[test]
+fn layers() {
+    let layers = blobs(false);
+    assert!(layers.iter().any(|layer| layer.starts_with(&[0x1f, 0x8b])), "no gzip layer is recorded");
+    fuzz("layers", &layers, |bytes| {
+        if let Ok(Unpacked::Files(files)) = unpack(bytes.to_vec(), "layer") {
+            let total: usize = files.objects.iter().map(|(_, object)| object.len()).sum();
+            assert!(total <= MAX_OBJECT, "{total}");
+            if let Ok((name, object)) = single(files, &Labels::default()) {
+                drop(check(&name, &object));
+            }
+        }
+    });
+}
+
+#[test]
+fn configs_and_objects() {
+    let object = corpus(&["data/images/pass.bpfel.o"]).remove(0);
+    fuzz("configs", &blobs(true), |bytes| drop(not_in_object(&Labels::of_config(bytes), &object)));
+    let labels = Labels::of_config(
+        br#"{"config":{"Labels":{"io.ebpf.programs":"{\"pass\":\"xdp\"}","io.ebpf.maps":"{\"m\":\"array\"}"}}}"#,
+    );
+    fuzz("objects", &[object], |bytes| {
+        if check("pass.o", bytes).is_ok() {
+            drop(not_in_object(&labels, bytes));
+        }
+    });
+}
+
+/// Of another image, and for keys that signed none of them: nothing may count, whatever is changed.
+#[test]
+fn signatures() {
+    let other = super::hash(b"another image");
+    let pem = |name: &str| corpus(&[&format!("data/signatures/keys/{name}")]).remove(0);
+    let signers: Vec<Key> =
+        ["cosign-v2.pub", "cosign-v3.pub"].iter().map(|name| Key::parse(Path::new(name), &pem(name)).unwrap()).collect();
+    let wrong = [Key::parse(Path::new("wrong.pub"), &pem("wrong.pub")).unwrap()];
+    let signed = "sha256:161dc817fb990f4f5168adaa3aa3e98142fc7b2d1869fade5f356900675dff76".parse().unwrap();
+    let never = |signature: &Signature| {
+        assert!(!matches!(signature.examine(&other, &signers), Finding::Good(_)), "of another image");
+        assert!(!matches!(signature.examine(&signed, &wrong), Finding::Good(_)), "by another key");
+        signature.claims(&other);
+    };
+    fuzz("bundles", &corpus(&["data/signatures/bundles"]), |bytes| never(&Signature { body: Body::Bundle(bytes.to_vec()) }));
+    let payload = corpus(&["data/signatures/simplesigning/key-v2/payload.json"]);
+    let annotations = corpus(&["data/signatures/simplesigning/key-v2/annotations.json"]).remove(0);
+    let annotations: std::collections::BTreeMap<String, String> = serde_json::from_slice(&annotations).unwrap();
+    let signature = &annotations["dev.cosignproject.cosign/signature"];
+    fuzz("payloads", &payload, |bytes| {
+        never(&Signature { body: Body::Simple { payload: bytes.to_vec(), signature: signature.clone(), keyless: false } });
+    });
+    fuzz("keys", &[pem("cosign-v2.pub"), pem("wrong.pub")], |bytes| drop(Key::parse(Path::new("x.pub"), bytes)));
+}

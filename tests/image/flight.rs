@@ -1,0 +1,86 @@
+//! Fetches that meet, and fetches that are interrupted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bpfman_hook::image::ImageError;
+use bpfman_hook::model::bytecode::PullPolicy;
+
+use crate::registry::{Behaviour, Registry, Reply};
+use crate::world::{World, data};
+
+#[test]
+fn two_that_want_the_same_fetch_it_once() {
+    for pull in [PullPolicy::IfNotPresent, PullPolicy::Always] {
+        let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+        let reference = format!("{}/bpf/key-v3:v1", registry.host());
+        let mut world = World::signed(&["keys/cosign-v3.pub"]);
+        world.fetch(&reference).unwrap();
+        let alone = registry.requests().len();
+        registry.clear();
+        std::fs::remove_dir_all(world.path("cache")).unwrap();
+        world.pull = pull;
+        let gate = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    gate.wait();
+                    world.fetch(&reference).unwrap();
+                });
+            }
+        });
+        let blobs: Vec<String> = registry.requests().into_iter().filter(|request| request.contains("/blobs/")).collect();
+        let mut once = blobs.clone();
+        once.sort();
+        once.dedup();
+        assert_eq!(blobs.len(), once.len(), "{blobs:?}");
+        if pull == PullPolicy::IfNotPresent {
+            assert_eq!(registry.requests().len(), alone, "{:?}", registry.requests());
+        }
+    }
+}
+
+#[test]
+fn what_arrived_before_an_interruption_is_not_fetched_again() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let flag = broken.clone();
+    let layer = {
+        let registry = Registry::start(&data("images/registry"), Behaviour::default());
+        World::unsigned().fetch(&format!("{}/img/gzip:v1", registry.host())).unwrap();
+        let last = registry.requests().into_iter().rfind(|request| request.contains("/blobs/")).unwrap();
+        last.rsplit('/').next().unwrap().to_owned()
+    };
+    let name = layer.clone();
+    let hook = move |request: &crate::registry::Request| {
+        let cut = flag.load(Ordering::SeqCst) && request.target.ends_with(&name);
+        if cut { Reply::Status(500) } else { Reply::Normal }
+    };
+    let registry = Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
+    let reference = format!("{}/img/gzip:v1", registry.host());
+    let world = World::unsigned();
+    let (error, _) = world.error(&reference);
+    assert!(matches!(error, ImageError::Remote { .. }), "{error:?}");
+    broken.store(false, Ordering::SeqCst);
+    registry.clear();
+    world.fetch(&reference).unwrap();
+    let blobs: Vec<String> = registry.requests().into_iter().filter(|request| request.contains("/blobs/")).collect();
+    assert!(blobs.len() == 1 && blobs[0].ends_with(&layer), "{blobs:?}");
+}
+
+#[test]
+fn who_pulls_to_keep_hears_that_it_cannot_be_kept() {
+    let registry = Registry::start(&data("images/registry"), Behaviour::default());
+    let reference = format!("{}/img/gzip:v1", registry.host());
+    let mut world = World::unsigned();
+    world.fetch(&reference).unwrap();
+    // Where a file of the cache should be, there is a directory.
+    std::fs::remove_file(world.path("cache/index.json")).unwrap();
+    std::fs::create_dir(world.path("cache/index.json")).unwrap();
+    world.pull = PullPolicy::Always;
+    world
+        .fetch(&reference)
+        .unwrap_or_else(|error| panic!("a start does not need the cache: {}", crate::world::sentence(&error)));
+    world.images = world.images.clone().to_keep();
+    let (error, text) = world.error(&reference);
+    assert!(matches!(error, ImageError::Cache { .. }), "{text}");
+}
