@@ -1,5 +1,6 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
+pub mod containerd;
 pub mod ctl;
 pub mod doctor;
 pub mod documents;
@@ -11,6 +12,7 @@ pub mod hooks_dir;
 pub mod image;
 pub mod install;
 pub mod install_check;
+mod install_policy;
 pub mod list;
 pub mod output;
 pub mod policy;
