@@ -5,6 +5,7 @@
 //! and explains the rest.
 
 pub mod service;
+pub mod image;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,9 @@ pub enum Command {
     Images(Listing),
     /// Fetch images and verify them as policy says
     Pull(PullArgs),
+    /// Make, show, carry and remove images
+    #[command(subcommand)]
+    Image(image::Image),
     /// Make, explain or try BPF delegation
     #[command(subcommand)]
     Token(Token),
@@ -358,6 +362,9 @@ pub struct Targets {
     /// Service.
     #[command(flatten)]
     pub service: service::ServiceTarget,
+    /// Policy files (*.toml), keys (*.pub) and trust roots (*.json) of DIR, in place of those of the last --policy
+    #[arg(long, value_name = "DIR", value_parser = absolute_path)]
+    pub policy: Option<PathBuf>,
     /// Where the binary goes: PREFIX/bin
     #[arg(long, value_name = "DIR", default_value = "/usr/local", value_parser = absolute_path)]
     pub prefix: PathBuf,

@@ -19,8 +19,10 @@ use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
 use crate::frontend::install_check::check;
 use crate::frontend::service_files;
+use crate::frontend::install_policy;
 use crate::frontend::{fail, print};
 use crate::lifecycle::error::chain;
+use crate::lifecycle::policy_files::PolicyFilesError;
 use crate::model::policy::Engine;
 use crate::paths::Paths;
 use crate::sys::error::SysError;
@@ -57,6 +59,15 @@ pub enum InstallError {
         arguments: String,
         /// How it ended.
         outcome: String,
+    },
+    /// A policy file that was to be installed is wrong, so nothing of it is.
+    #[error("install the policy {}", .path.display())]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<PolicyFilesError>,
     },
     /// containerd's part.
     #[error(transparent)]
@@ -237,6 +248,9 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
         work.write(&place.mount_unit(), hook_files::mount_unit().as_bytes(), 0o644)?;
     }
     work.mount()?;
+    if let Some(directory) = &targets.policy {
+        install_policy::install(directory, place, work)?;
+    }
     if !engines.0.is_empty() {
         // poststop before createRuntime: a container that starts in between is released, one without programs costs nothing.
         for stage in [Stage::Poststop, Stage::CreateRuntime] {
@@ -298,6 +312,7 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
             work.remove(&place.tmpfiles())?;
         }
         work.remove(&place.binary())?;
+        install_policy::uninstall(place, work)?;
     }
     Ok(())
 }
@@ -434,6 +449,7 @@ mod tests {
             crio,
             containerd: Default::default(),
             service: Default::default(),
+            policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(destdir.to_owned()),
             dry_run: false,

@@ -201,6 +201,7 @@ mod tests {
                 service: Default::default(),
                 podman: true,
                 crio: false,
+                policy: None,
                 prefix: "/usr/local".into(),
                 destdir: Some(root.path().to_owned()),
                 dry_run: false,

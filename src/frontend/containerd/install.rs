@@ -165,6 +165,7 @@ mod tests {
             crio: false,
             containerd: ContainerdTargets { containerd: true, strict, base_spec: Some(spec), ..ContainerdTargets::default() },
             service: Default::default(),
+            policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(root.join("host")),
             dry_run: false,
