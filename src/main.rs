@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use bpfman_hook::cli::service::System;
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
-use bpfman_hook::frontend::{ctl, doctor, documents, events, hook, install, policy, precreate, service, token};
+use bpfman_hook::frontend::{ctl, doctor, documents, events, hook, install, policy, precreate, request, service, token};
 use bpfman_hook::frontend::image as frontend_image;
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     if let Some(role) = child::role_from_args(&args) {
         return match role {
             Role::Fetch => image::fetch_child(),
+            Role::Request => request::child(),
         };
     }
     environment::reset_child_signal();

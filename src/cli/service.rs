@@ -73,7 +73,9 @@ mod tests {
         assert_eq!(address("unix:///run/x.sock"), Ok(Address::Unix("/run/x.sock".into())));
         assert_eq!(address("tcp://127.0.0.1:50051"), Ok(Address::Tcp(([127, 0, 0, 1], 50051).into())));
         assert!(matches!(address("tcp://[::1]:50051"), Ok(Address::Tcp(_))));
-        for wrong in ["", "/run/x", "unix://run/x", "unix:///a/../b", "unix:///", "tcp://localhost:1", "tcp://127.0.0.1", "http://x"] {
+        for wrong in
+            ["", "/run/x", "unix://run/x", "unix:///a/../b", "unix:///", "tcp://localhost:1", "tcp://127.0.0.1", "http://x"]
+        {
             assert!(address(wrong).is_err(), "{wrong}");
         }
         assert!(address(&format!("unix:///{}", "x".repeat(90))).is_err());

@@ -18,6 +18,7 @@ pub mod output;
 pub mod policy;
 pub mod precreate;
 pub mod report;
+pub mod request;
 pub mod service;
 pub mod service_files;
 pub mod table;

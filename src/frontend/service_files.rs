@@ -124,7 +124,8 @@ RestrictSUIDSGID=yes
 RestrictNamespaces=net mnt
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 SystemCallArchitectures=native
-SystemCallFilter=@system-service @sandbox bpf perf_event_open
+SystemCallFilter=@system-service bpf perf_event_open seccomp
+SystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self
 SystemCallErrorNumber=EPERM
 ",
         binary.display()

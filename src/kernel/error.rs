@@ -169,7 +169,7 @@ pub enum KernelError {
         source: Errno,
     },
     /// The interface already has an XDP program.
-    #[error("attach xdp {program} to {iface}: another XDP program is on {iface} already")]
+    #[error("attach xdp {program} to {iface}: another XDP program is on {iface} already, and one interface takes one XDP program until chains come")]
     XdpTaken {
         /// The function.
         program: String,

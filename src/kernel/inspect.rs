@@ -34,6 +34,29 @@ pub fn link(directory: &Path, pin: &PinName) -> Result<Option<Inspected<LinkInfo
     inspect(directory, pin, |object| bpf::link_info(object.as_fd()))
 }
 
+/// What the kernel says about the program with this id; None where there is none.
+pub fn program_by_id(id: u32) -> Result<Option<Inspected<ProgramInfo>>, KernelError> {
+    let failed = |source| KernelError::Info { what: format!("program {id}"), source };
+    let program = match bpf::program_by_id(id) {
+        Ok(program) => program,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(source) => return Err(failed(source)),
+    };
+    let info = bpf::program_info(program.as_fd()).map_err(failed)?;
+    Ok(Some(Inspected { info, memory: bpf::locked_memory(program.as_fd()) }))
+}
+
+/// Every program of the kernel by its id. Those that go meanwhile are left out.
+pub fn all_programs() -> Result<Vec<(u32, Inspected<ProgramInfo>)>, KernelError> {
+    let ids = bpf::ids(bpf::ObjectKind::Program);
+    let ids = ids.map_err(|source| KernelError::Info { what: "the programs of the kernel".to_owned(), source })?;
+    let mut programs = Vec::new();
+    for id in ids {
+        programs.extend(program_by_id(id)?.map(|program| (id, program)));
+    }
+    Ok(programs)
+}
+
 fn inspect<T>(
     directory: &Path,
     pin: &PinName,

@@ -65,13 +65,7 @@ fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut length = socklen(size_of::<u32>() * GROUPS_MAX);
     // SAFETY: `groups` has `length` bytes and outlives the call; any bytes are u32s.
     let done = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERGROUPS,
-            groups.as_mut_ptr().cast(),
-            &raw mut length,
-        )
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, groups.as_mut_ptr().cast(), &raw mut length)
     };
     if done != 0 {
         return Err(io::Error::last_os_error());
@@ -100,9 +94,8 @@ fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut fd: libc::c_int = -1;
     let mut length = socklen(size_of::<libc::c_int>());
     // SAFETY: `fd` is an int of `length` bytes that outlives the call.
-    let done = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut fd).cast(), &raw mut length)
-    };
+    let done =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut fd).cast(), &raw mut length) };
     if done != 0 {
         return Err(io::Error::last_os_error());
     }

@@ -400,7 +400,7 @@ fn what_cannot_be_attached_says_why() {
     let fails = |n: usize, at: AttachPoint, places: Places<'_>| chain(&refused(bed.attach(&loaded, n, at, places)));
 
     let first = bed.attach(&loaded, 0, xdp_on_lo(), places).unwrap();
-    assert_eq!(fails(0, xdp_on_lo(), places), "attach xdp count_packets to lo: another XDP program is on lo already");
+    assert_eq!(fails(0, xdp_on_lo(), places), "attach xdp count_packets to lo: another XDP program is on lo already, and one interface takes one XDP program until chains come");
     LinuxKernel.unpin(&bed.directory, &first.pin).unwrap();
     let native = AttachPoint::Xdp { iface: lo(), mode: Some(XdpMode::Native) };
     let text = fails(0, native, places);

@@ -56,7 +56,8 @@ fn without_a_rule_only_root_of_this_host_is_answered() {
     assert!(!as_another(&world, &drop).contains("list:"));
     open_to_all(&world);
     let answer = as_another(&world, &drop);
-    let sentence = "list: PermissionDenied: uid 12345 may not read: only root may, and no [[client]] rule of the policy matches";
+    let sentence =
+        "list: PermissionDenied: uid 12345 may not read: only root may, and no [[client]] rule of the policy matches";
     assert!(answer.contains(sentence), "{answer}");
     // A group of root's does not make root.
     let answer = as_another(&world, &["setpriv", "--reuid=12345", "--regid=0", "--clear-groups"]);
@@ -132,14 +133,18 @@ fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
 
     let ask = |identity: Option<&str>| {
         let read = |name: String| std::fs::read(file(&name)).unwrap();
-        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("authority.pem".into()))).domain_name("127.0.0.1");
+        let mut tls =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("authority.pem".into()))).domain_name("127.0.0.1");
         if let Some(name) = identity {
             tls = tls.identity(Identity::from_pem(read(format!("{name}.pem")), read(format!("{name}.key"))));
         }
         let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{port}")).unwrap().tls_config(tls).unwrap();
         run(async {
             let mut client = Client::new(endpoint.connect().await.map_err(|error| format!("{error:?}"))?);
-            client.list(ListRequest { bpfman_programs_only: Some(true), ..Default::default() }).await.map_err(|status| status.message().to_owned())
+            client
+                .list(ListRequest { bpfman_programs_only: Some(true), ..Default::default() })
+                .await
+                .map_err(|status| status.message().to_owned())
         })
     };
     ask(Some("agent")).unwrap();

@@ -33,6 +33,12 @@ impl Service {
         eventually("the service to end", PATIENCE, || self.child.try_wait().unwrap())
     }
 
+    /// Ends it as systemd would.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        assert!(self.ended().success());
+    }
+
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());

@@ -70,10 +70,10 @@ pub async fn ask(
     readable(child, deadline).await.map_err(SysError::io("wait for", "the answer"))?;
     // It is readable, or the deadline has passed, which this finds out at once and kills the child for.
     let answer = child.recv("the answer", 64, Instant::now() + Duration::from_millis(1))?;
-    let memory = answer.fds.first().ok_or_else(|| SysError::Message {
-        what: "the answer",
-        problem: "it has no memory file".to_owned(),
-    })?;
+    let memory = answer
+        .fds
+        .first()
+        .ok_or_else(|| SysError::Message { what: "the answer", problem: "it has no memory file".to_owned() })?;
     let bytes = read_sealed(memory, "the answer", ANSWER_MAX)?;
     running.child = None;
     Ok(bytes)

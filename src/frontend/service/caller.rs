@@ -12,6 +12,7 @@ use crate::frontend::service::accounts::Accounts;
 use crate::frontend::service::connection::Peer;
 use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
+use crate::model::by_hand::Bounds;
 use crate::model::policy::{Client, ClientRefusal, ClientRule, Verb};
 use crate::model::reference::Reference;
 use crate::model::words::quoted;
@@ -59,7 +60,7 @@ impl Caller {
     ///
     /// # Errors
     /// PERMISSION_DENIED.
-    pub fn may_use_image(&self, text: &str, reference: &Reference) -> Result<(), Status> {
+    pub fn may_use_image(&self, reference: &Reference) -> Result<(), Status> {
         let Some(rule) = &self.rule else { return Ok(()) };
         let path = match reference {
             Reference::Registry(_) => None,
@@ -76,7 +77,7 @@ impl Caller {
         }
         Err(denied(ClientRefusal::Image {
             client: self.client.to_string(),
-            image: quoted(text).to_string(),
+            image: quoted(&reference.to_string()).to_string(),
             place: rule.shown(),
         }))
     }
@@ -101,9 +102,15 @@ impl Caller {
         self.client.to_string()
     }
 
-    /// True for root of this host.
-    pub fn is_root(&self) -> bool {
-        self.rule.is_none()
+    /// What the child that does the work is told.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            caller: self.shown(),
+            host_scope: self.rule.as_ref().is_none_or(|rule| rule.host_scope),
+            any_file: self.rule.is_none(),
+            own_only: self.rule.is_some(),
+            images: self.rule.as_ref().and_then(|rule| rule.images.as_ref()).map(|names| names.iter().cloned().collect()),
+        }
     }
 }
 
@@ -116,7 +123,8 @@ fn client(extensions: &Extensions) -> Result<Client, Status> {
     if let Some(tls) = extensions.get::<TlsConnectInfo<Peer>>() {
         let certificates = tls.peer_certs();
         let first = certificates.as_ref().and_then(|chain| chain.first());
-        let subject = first.and_then(|der| Certificate::from_der(der).ok()).map(|cert| cert.tbs_certificate.subject.to_string());
+        let subject =
+            first.and_then(|der| Certificate::from_der(der).ok()).map(|cert| cert.tbs_certificate.subject.to_string());
         return match subject {
             Some(subject) if !subject.is_empty() => Ok(Client::Tls { subject }),
             _ => Err(Status::unauthenticated("the client's certificate has no subject; policy could not name it")),

@@ -60,7 +60,7 @@ pub enum ListenError {
 pub struct Sockets {
     /// The sockets, non-blocking.
     pub listeners: Vec<Listener>,
-    own: Option<OwnSocket>,
+    _own: Option<OwnSocket>,
 }
 
 /// A socket file of ours.
@@ -86,12 +86,7 @@ impl Sockets {
     ///
     /// # Errors
     /// With the sentence for whoever starts the service.
-    pub fn open(
-        paths: &Paths,
-        handed: Vec<Handed>,
-        address: Option<&Address>,
-        tls: bool,
-    ) -> Result<Self, ListenError> {
+    pub fn open(paths: &Paths, handed: Vec<Handed>, address: Option<&Address>, tls: bool) -> Result<Self, ListenError> {
         if !handed.is_empty() && address.is_some() {
             return Err(ListenError::Both(handed.len()));
         }
@@ -101,7 +96,7 @@ impl Sockets {
                     let listener = TcpListener::bind(address)
                         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
                         .map_err(SysError::io("listen on", format!("tcp://{address}")))?;
-                    Self { listeners: vec![Listener::Tcp(listener)], own: None }
+                    Self { listeners: vec![Listener::Tcp(listener)], _own: None }
                 }
                 Some(Address::Unix(path)) => Self::at(path)?,
                 None => {
@@ -110,7 +105,7 @@ impl Sockets {
                 }
             }
         } else {
-            Self { listeners: handed.into_iter().map(|handed| handed.listener).collect(), own: None }
+            Self { listeners: handed.into_iter().map(|handed| handed.listener).collect(), _own: None }
         };
         if !tls && sockets.listeners.iter().any(|listener| matches!(listener, Listener::Tcp(_))) {
             return Err(ListenError::NoTls);
@@ -144,7 +139,7 @@ impl Sockets {
         let inode = std::fs::symlink_metadata(&new).map_err(failed("look at", &new))?.ino();
         std::fs::rename(&new, path).map_err(failed("put into place", path))?;
         let own = OwnSocket { path: path.to_owned(), inode, _lock: lock };
-        Ok(Self { listeners: vec![Listener::Unix(listener)], own: Some(own) })
+        Ok(Self { listeners: vec![Listener::Unix(listener)], _own: Some(own) })
     }
 }
 
@@ -173,7 +168,8 @@ mod tests {
         let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode, 0o660);
         assert!(UnixStream::connect(&path).is_ok());
-        let sentence = format!("listen on {}: another process does already; stop it, or choose another address", path.display());
+        let sentence =
+            format!("listen on {}: another process does already; stop it, or choose another address", path.display());
         assert_eq!(chain(&open(&path).unwrap_err()), sentence);
         drop(first);
         assert!(!path.exists());

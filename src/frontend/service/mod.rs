@@ -113,7 +113,8 @@ fn serve(paths: &Paths, args: &ServiceArgs) -> Result<(), ServiceError> {
     let timeout = (args.timeout > 0).then(|| Duration::from_secs(args.timeout.into()));
     let idle = Idle::new(timeout);
     runtime.block_on(async {
-        let Accepting { unix, tcp, tasks: accepting } = connection::accept(listeners, &idle).map_err(SysError::io("watch", "our sockets"))?;
+        let Accepting { unix, tcp, tasks: accepting } =
+            connection::accept(listeners, &idle).map_err(SysError::io("watch", "our sockets"))?;
         let (stop, stopped) = watch::channel(false);
         let routes = routes(paths, &idle).await?;
         let mut servers = tokio::task::JoinSet::new();

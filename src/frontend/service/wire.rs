@@ -1,6 +1,7 @@
 //! bpfman's gRPC interface as it goes over the wire, made from `bpfman.proto` when we are built.
 #![allow(
     clippy::all,
+    clippy::allow_attributes_without_reason,
     missing_docs,
     missing_debug_implementations,
     unreachable_pub,
@@ -36,7 +37,8 @@ mod tests {
     fn describe(message: &DescriptorProto, lines: &mut BTreeSet<String>) {
         for field in &message.field {
             let entry = message.nested_type.iter().find(|nested| {
-                nested.options.as_ref().is_some_and(|options| options.map_entry()) && last(field.type_name()) == last(nested.name())
+                nested.options.as_ref().is_some_and(|options| options.map_entry())
+                    && last(field.type_name()) == last(nested.name())
             });
             let kind = match entry {
                 Some(entry) => format!("map<{},{}>", scalar(&entry.field[0]), scalar(&entry.field[1])),

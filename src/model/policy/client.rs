@@ -241,10 +241,7 @@ mod tests {
         }
         assert_eq!(policy.client_rule(&foreign, Verb::Read), Err(ClientRefusal::ForeignRoot { verb: Verb::Read }));
         let error = policy.client_rule(&unix(7, Some("al"), &[(0, Some("root"))]), Verb::Read).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "uid 7 (al) may not read: only root may, and no [[client]] rule of the policy matches"
-        );
+        assert_eq!(error.to_string(), "uid 7 (al) may not read: only root may, and no [[client]] rule of the policy matches");
         assert!(policy.client_rule(&Client::Tls { subject: "CN=root".into() }, Verb::Read).is_err());
     }
 
