@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use bpfman_hook::cli::service::System;
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
-use bpfman_hook::frontend::{ctl, doctor, documents, events, hook, install, policy, precreate, request, service, token};
+use bpfman_hook::frontend::{
+    by_hand, ctl, doctor, documents, events, hook, install, policy, precreate, request, service, token,
+};
 use bpfman_hook::frontend::image as frontend_image;
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
@@ -39,6 +41,10 @@ fn main() -> ExitCode {
                 Stage::Precreate => precreate::run(&paths, args.engine),
             }
         }
+        Command::Load(what) => by_hand::load(&paths, &what),
+        Command::Attach(args) => by_hand::attach(&paths, &args),
+        Command::Detach(args) => by_hand::detach(&paths, &args),
+        Command::Unload(args) => by_hand::unload(&paths, &args),
         Command::List(what) => ctl::list(&paths, what),
         Command::Get(what) => ctl::get(&paths, what),
         Command::Inspect(args) => ctl::inspect(&paths, &args),

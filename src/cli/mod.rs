@@ -15,6 +15,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::model::policy::Engine;
 
 mod containerd;
+pub mod program;
 
 pub use containerd::ContainerdTargets;
 
@@ -43,6 +44,15 @@ pub struct Cli {
 pub enum Command {
     /// Run by runtimes: OCI state (precreate: configuration) on stdin
     Hook(HookArgs),
+    /// Load programs by hand; `attach` says where
+    #[command(subcommand)]
+    Load(program::Load),
+    /// Attach a program that was loaded by hand
+    Attach(program::AttachArgs),
+    /// Remove links of programs that were loaded by hand
+    Detach(program::DetachArgs),
+    /// Remove programs that were loaded by hand, with their links
+    Unload(program::UnloadArgs),
     /// List what is loaded, attached, owned or cached
     #[command(subcommand)]
     List(List),
@@ -162,16 +172,27 @@ pub struct Listing {
 }
 
 /// `list WHAT`.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum List {
     /// Programs with owner, kind and kernel id
-    Programs(Listing),
+    Programs(ProgramsArgs),
     /// Links with program and attach point
     Links(Listing),
     /// Containers as a tree: programs, links, bpffs, state
     Containers(Listing),
     /// Cached images
     Images(Listing),
+}
+
+/// `list programs`.
+#[derive(Debug, Clone, Args)]
+pub struct ProgramsArgs {
+    /// Which.
+    #[command(flatten)]
+    pub selection: program::Selection,
+    /// How.
+    #[command(flatten)]
+    pub listing: Listing,
 }
 
 /// `get WHAT ID`.
