@@ -156,6 +156,23 @@ pub enum ImageError {
         /// What is wrong; part of the sentence, since without it there is none.
         source: ObjectError,
     },
+    /// An image that is asked for where only images of this machine are looked at.
+    #[error("read {image}: it is not in the cache; pull it with bpfman-hook pull")]
+    NotHere {
+        /// The image.
+        image: String,
+    },
+    /// A layout or archive that a person named could not be read or written.
+    #[error("{doing} {image}")]
+    Carry {
+        /// `read` or `write`.
+        doing: &'static str,
+        /// The image.
+        image: String,
+        /// Why.
+        #[source]
+        source: SysError,
+    },
     /// A host path that others than root can change, or that cannot be read.
     #[error("open {image} on the host")]
     HostPath {
@@ -283,6 +300,18 @@ pub enum ObjectError {
         found: &'static str,
         /// The other.
         wanted: &'static str,
+    },
+    /// An object that is to be packed for an architecture of the other byte order.
+    #[error(
+        "{name} is compiled for {found}-endian machines, which {architecture} is not; compile it with clang -target bpfel or bpfeb"
+    )]
+    ForOtherOrder {
+        /// The file.
+        name: String,
+        /// `little` or `big`.
+        found: &'static str,
+        /// The architecture.
+        architecture: String,
     },
     /// An archive or compressed stream that ends early or is none.
     #[error("its layer cannot be unpacked: {0}")]

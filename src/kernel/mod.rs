@@ -26,6 +26,7 @@ mod object;
 pub mod pins;
 mod section;
 mod shared_library;
+mod survey;
 mod user_elf;
 mod verifier;
 
@@ -43,6 +44,7 @@ pub use crate::kernel::error::KernelError;
 pub use crate::kernel::link::LinkError;
 use crate::kernel::object::Object;
 pub use crate::kernel::object::ObjectError;
+pub use crate::kernel::survey::{Need, Survey, SurveyedMap, SurveyedProgram, survey};
 pub use crate::kernel::user_elf::UserElfError;
 pub use crate::kernel::verifier::VerifierLog;
 use crate::model::ids::{OwnerNo, PinName};
