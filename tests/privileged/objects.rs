@@ -417,8 +417,8 @@ fn what_cannot_be_loaded_says_why() {
         load("demo", on_cgroup("count_packets", CgroupAttach::Egress)),
         "program count_packets is xdp by its section \"xdp\", not cgroup_skb"
     );
-    let fentry = Wanted { function: "in_fmod_ret", kind: ProgramKind::Fentry, attach: 24, target: None };
-    assert_eq!(load("sections", fentry), "load program in_fmod_ret: fentry is not supported by this version");
+    let iter = Wanted { function: "in_fmod_ret", kind: ProgramKind::Iter, attach: 28, target: None };
+    assert_eq!(load("sections", iter), "load program in_fmod_ret: iter is not supported by this version");
     assert!(
         load("extern", xdp("calls_kernel"))
             .starts_with("link program calls_kernel: it uses bpf_rcu_read_lock, which the object only declares")
@@ -442,7 +442,10 @@ fn what_cannot_be_attached_says_why() {
     let fails = |n: usize, at: AttachPoint, places: Places<'_>| chain(&refused(bed.attach(&loaded, n, at, places)));
 
     let first = bed.attach(&loaded, 0, xdp_on_lo(), places).unwrap();
-    assert_eq!(fails(0, xdp_on_lo(), places), "attach xdp count_packets to lo: another XDP program is on lo already");
+    assert_eq!(
+        fails(0, xdp_on_lo(), places),
+        "attach xdp count_packets to lo: another XDP program is on lo already, and an interface takes one until chains come"
+    );
     LinuxKernel.unpin(&bed.directory, &first.pin).unwrap();
     let native = AttachPoint::Xdp { iface: lo(), mode: Some(XdpMode::Native) };
     let text = fails(0, native, places);

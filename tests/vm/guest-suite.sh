@@ -17,13 +17,13 @@ cat /tmp/said
 
 ran=$(sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p' /tmp/said)
 [ "$ran" -ge 11 ] || { echo "only $ran tests ran" >&2; exit 1; }
-if grep '^refused as it should be' /tmp/said; then
+if grep 'refused as it should be' /tmp/said; then
 	echo "Linux $kernel has all of this, and something was refused" >&2
 	exit 1
 fi
 case $kernel in
-6.1) grep -q '^skipped: ' /tmp/said || { echo "Linux 6.1 has no tcx, and nothing said so" >&2; exit 1; } ;;
-*) ! grep '^skipped: ' /tmp/said || { echo "Linux $kernel has tcx" >&2; exit 1; } ;;
+6.1) grep -q 'skipped: ' /tmp/said || { echo "Linux 6.1 has no tcx, and nothing said so" >&2; exit 1; } ;;
+*) ! grep 'skipped: ' /tmp/said || { echo "Linux $kernel has tcx" >&2; exit 1; } ;;
 esac
 
 # Residue: every test removed what it made.

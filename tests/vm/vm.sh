@@ -36,7 +36,7 @@ die() { printf 'vm: %s\n' "$*" >&2; exit 125; }
 say() { printf 'vm: %s\n' "$*" >&2; }
 
 HERE=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
-W=${VM_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/bpfman-hook-vm}
+W=${VM_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/bpfman-hook-vm}
 if [ "${1:-}" = -w ]; then
   [ $# -ge 2 ] || usage
   W=$2

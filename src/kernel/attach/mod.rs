@@ -101,9 +101,11 @@ impl Attachment<'_> {
         })?;
         made.map_err(|errno| match errno {
             // EEXIST is a program in the other mode.
-            Errno::BUSY | Errno::EXIST => {
-                KernelError::XdpTaken { program: self.planned.function.clone(), iface: iface.name.clone() }
-            }
+            Errno::BUSY | Errno::EXIST => KernelError::XdpTaken {
+                program: self.planned.function.clone(),
+                iface: iface.name.clone(),
+                owner: String::new(),
+            },
             other => self.interface_error(
                 netns,
                 iface,
