@@ -1,6 +1,7 @@
 //! The order of things: host paths straight from the disk, registries through the cache.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::image::cache::{Blob, Boarding, Cache, NewImage, Reader};
 use crate::image::content::{Content, content, media_type};
@@ -15,6 +16,7 @@ use crate::image::{Images, MAX_OBJECT, Want, hash};
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;
 use crate::model::reference::{Reference, RegistryReference};
+use crate::model::registries::RegistryConfig;
 use crate::sys::fsutil::TrustedRoot;
 
 /// The real source of bytecode: the host's file systems, the cache, registries.
@@ -150,14 +152,15 @@ impl LinuxImages {
         }
     }
 
-    fn pull(
+    /// A registry's repository, spoken to as the configuration says.
+    pub(crate) fn remote(
         &self,
-        want: &Want<'_>,
         image: &str,
         at: &RegistryReference,
-        reader: Option<&Reader<'_>>,
-    ) -> Result<Bytecode, ImageError> {
-        let authorities = match want.registries.get(&at.registry).and_then(|registry| registry.ca.as_deref()) {
+        registries: &RegistryConfig,
+        deadline: Instant,
+    ) -> Result<Remote, ImageError> {
+        let authorities = match registries.get(&at.registry).and_then(|registry| registry.ca.as_deref()) {
             None => None,
             Some(path) => match read(&self.root(image)?, path, crate::image::fetch::MAX_AUTHORITIES, image)? {
                 Got::Bytes(bytes) => Some(bytes),
@@ -167,8 +170,17 @@ impl LinuxImages {
                 }
             },
         };
-        let http = want.registries.plain_http(&at.registry);
-        let mut remote = Remote::open(self.worker, at, image, http, authorities.as_deref(), want.deadline)?;
+        Remote::open(self.worker, at, image, registries.plain_http(&at.registry), authorities.as_deref(), deadline)
+    }
+
+    fn pull(
+        &self,
+        want: &Want<'_>,
+        image: &str,
+        at: &RegistryReference,
+        reader: Option<&Reader<'_>>,
+    ) -> Result<Bytecode, ImageError> {
+        let mut remote = self.remote(image, at, want.registries, want.deadline)?;
         let name = match (&at.digest, &at.tag) {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.clone().unwrap_or_else(|| "latest".to_owned()),

@@ -32,6 +32,7 @@ mod manifest;
 mod object;
 pub mod pack;
 mod parcel;
+mod push;
 mod remote;
 mod source;
 mod verify;
@@ -48,6 +49,7 @@ pub use fetch::child as fetch_child;
 pub use library::{Archive, Details, Labelled};
 pub use linux::LinuxImages;
 pub use parcel::{Paper, Parcel};
+pub use push::{Pushed, Target};
 pub use remote::Worker;
 
 use crate::model::bytecode::{Bytecode, PullPolicy};

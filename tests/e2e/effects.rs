@@ -325,8 +325,8 @@ fn uprobes_see_the_containers_own_files(world: &mut World) {
         running.say("go\n");
         running.finish();
     }
-    for (target, said) in [("/bin/nothing", "No such file"), ("/proc", "not a regular file"), ("libnothing", "no such library")]
-    {
+    let targets = [("/bin/nothing", "No such file"), ("/proc", "not a regular file"), ("libnothing", "no such library")];
+    for (n, (target, said)) in targets.into_iter().enumerate() {
         let programs = format!("uprobe:enter_user:{target} offset=0x10");
         let bundle = Bundle::new(&world.lab, &format!("uprobe-refused-{n}")).ask("image", &image).ask("programs", &programs);
         world.refused(bundle.script("exit 0"), 1, &["uprobe", target, said]);

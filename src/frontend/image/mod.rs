@@ -4,6 +4,7 @@ pub mod build;
 pub mod carry;
 pub mod inspect;
 pub mod pull;
+pub mod push;
 pub mod stock;
 
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ pub fn run(paths: &Paths, what: &Image) -> ExitCode {
         Image::Inspect(args) => inspect::run(paths, args),
         Image::Pull(args) => pull::run(paths, args),
         Image::Build(args) => build::run(paths, args),
+        Image::Push(args) => push::run(paths, args),
         Image::GenerateBuildArgs(args) => build::print_arguments(args),
         Image::Rm(args) => stock::remove(paths, args),
         Image::Prune(args) => stock::prune(paths, *args),
