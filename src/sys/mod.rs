@@ -12,6 +12,7 @@ pub mod cpus;
 pub mod deadline;
 pub mod environment;
 pub mod error;
+pub mod export;
 pub mod fault;
 pub mod fsutil;
 pub mod journal;
