@@ -13,7 +13,7 @@ TARGET  := $(shell uname -m)-unknown-linux-gnu
 FLAGS   := --release --locked --target $(TARGET)
 OUT     := $(or $(CARGO_TARGET_DIR),target)
 BINARY  := $(OUT)/$(TARGET)/release/bpfman-hook
-SCRIPTS := .ci/run tests/setup.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh)
+SCRIPTS := .ci/run tests/setup.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/lab/*.sh)
 
 .DEFAULT_GOAL := build
 .PHONY: build demo setup test test-unit test-privileged test-e2e fuzz check bench bpf man install uninstall clean root

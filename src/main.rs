@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Command::Token(Token::Probe(args)) => token::probe(&args),
         Command::Policy(PolicyCommand::Check(args)) => policy::run_check(&paths, &args),
         Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(&paths, &args),
-        Command::Doctor(args) => doctor::run(&paths, args, &LinuxKernel),
+        Command::Doctor(args) => doctor::run(&paths, &args, &LinuxKernel),
         Command::Install(args) => install::run(root.as_deref(), &args),
         Command::Uninstall(args) => install::undo(root.as_deref(), &args),
         Command::Version(args) => documents::version(args),

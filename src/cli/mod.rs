@@ -11,6 +11,10 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::policy::Engine;
 
+mod containerd;
+
+pub use containerd::ContainerdTargets;
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -321,11 +325,14 @@ pub struct GcArgs {
 }
 
 /// `doctor`.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct DoctorArgs {
     /// Print only what is not ok
     #[arg(short, long)]
     pub quiet: bool,
+    /// Explain an error that containerd or a pod's event showed, where it is known, and examine nothing
+    #[arg(long, value_name = "TEXT")]
+    pub error: Option<String>,
     /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
@@ -340,6 +347,12 @@ pub struct Targets {
     /// For CRI-O: hooks without precreate
     #[arg(long)]
     pub crio: bool,
+    /// Containerd.
+    #[command(flatten)]
+    pub containerd: ContainerdTargets,
+    /// Policy files (*.toml), keys (*.pub) and trust roots (*.json) of DIR, in place of those of the last --policy
+    #[arg(long, value_name = "DIR", value_parser = absolute_path)]
+    pub policy: Option<PathBuf>,
     /// Where the binary goes: PREFIX/bin
     #[arg(long, value_name = "DIR", default_value = "/usr/local", value_parser = absolute_path)]
     pub prefix: PathBuf,

@@ -14,11 +14,14 @@ use std::process::{Command, ExitCode, Stdio};
 use serde::Serialize;
 
 use crate::cli::{Format, InstallArgs, Stage, Targets, UninstallArgs};
+use crate::frontend::containerd::install::{self as containerd, ContainerdError};
 use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
 use crate::frontend::install_check::check;
+use crate::frontend::install_policy;
 use crate::frontend::{fail, print};
 use crate::lifecycle::error::chain;
+use crate::lifecycle::policy_files::PolicyFilesError;
 use crate::model::policy::Engine;
 use crate::paths::Paths;
 use crate::sys::error::SysError;
@@ -56,6 +59,18 @@ pub enum InstallError {
         /// How it ended.
         outcome: String,
     },
+    /// A policy file that was to be installed is wrong, so nothing of it is.
+    #[error("install the policy {}", .path.display())]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<PolicyFilesError>,
+    },
+    /// containerd's part.
+    #[error(transparent)]
+    Containerd(#[from] ContainerdError),
     /// Programs are still loaded.
     #[error("remove {}: programs are still pinned there; stop the containers, let `bpfman-hook gc` release what dead ones left, and run uninstall again", .0.display())]
     InUse(PathBuf),
@@ -113,6 +128,11 @@ impl Place {
         }
     }
 
+    /// The usual place of the host whose root directory is `root`.
+    pub fn at(root: &Path) -> Self {
+        Self { destdir: root.to_owned(), prefix: "/usr/local".into(), staged: true, root: None }
+    }
+
     /// The binary's path in hook files.
     pub fn binary(&self) -> PathBuf {
         self.prefix.join("bin/bpfman-hook")
@@ -148,6 +168,11 @@ impl Place {
         &self.destdir
     }
 
+    /// `--root`: what the hook has to be told.
+    pub fn own_root(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
+
     /// The engines that the installed hook file is for; none where there is none.
     pub fn installed_for(&self) -> Engines {
         let path = self.staged(&hook_files::path(Stage::CreateRuntime));
@@ -155,10 +180,10 @@ impl Place {
     }
 }
 
-/// The engines of `--podman` and `--crio`; podman where neither is given.
+/// The engines of `--podman` and `--crio`, which read hook files; podman where no engine is named.
 pub fn asked(targets: &Targets) -> BTreeSet<Engine> {
     let mut asked = BTreeSet::new();
-    if targets.podman || !targets.crio {
+    if targets.podman || !(targets.crio || targets.containerd.containerd) {
         asked.insert(Engine::Podman);
     }
     if targets.crio {
@@ -217,15 +242,23 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
         work.write(&place.mount_unit(), hook_files::mount_unit().as_bytes(), 0o644)?;
     }
     work.mount()?;
-    // poststop before createRuntime: a container that starts in between is released, one without programs costs nothing.
-    for stage in [Stage::Poststop, Stage::CreateRuntime] {
-        work.write(&hook_files::path(stage), hook_files::hook(stage, &invocation).as_bytes(), 0o644)?;
+    if let Some(directory) = &targets.policy {
+        install_policy::install(directory, place, work)?;
+    }
+    if !engines.0.is_empty() {
+        // poststop before createRuntime: a container that starts in between is released, one without programs costs nothing.
+        for stage in [Stage::Poststop, Stage::CreateRuntime] {
+            work.write(&hook_files::path(stage), hook_files::hook(stage, &invocation).as_bytes(), 0o644)?;
+        }
     }
     if engines.0.contains(&Engine::Podman) {
         let precreate = hook_files::hook(Stage::Precreate, &invocation);
         work.write(&hook_files::path(Stage::Precreate), precreate.as_bytes(), 0o644)?;
         let before = HooksDir::of(Engine::Podman, place.root(), &[Path::new(PODMAN_DROP_IN)])?;
         work.write(Path::new(PODMAN_DROP_IN), hook_files::drop_in(&before.directories).as_bytes(), 0o644)?;
+    }
+    if targets.containerd.containerd {
+        containerd::install(targets, place, work)?;
     }
     Ok(())
 }
@@ -234,12 +267,14 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
 ///
 /// The binary stays, with an error, as long as programs of running containers are pinned: their poststop still needs it.
 fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    let all = !(targets.podman || targets.crio || targets.containerd.containerd);
     let mut left = place.installed_for();
-    if targets.podman || targets.crio {
-        left.0.retain(|engine| !asked(targets).contains(engine));
-    } else {
-        left.0.clear();
+    left.0.retain(|engine| !all && !asked(targets).contains(engine));
+    let mut still_read = false;
+    if all || targets.containerd.containerd {
+        still_read = containerd::uninstall(targets, place, work)?;
     }
+    let others = !all && !targets.containerd.containerd && containerd::is_installed(targets, place)?;
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;
         work.remove(&hook_files::path(Stage::Precreate))?;
@@ -254,34 +289,39 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
             work.write(&path, hook_files::hook(stage, &place.invocation(&left)).as_bytes(), 0o644)?;
         }
     }
-    if left.0.is_empty() {
+    if still_read && !place.staged && !work.dry_run {
+        return Err(ContainerdError::StillRead.into());
+    }
+    if left.0.is_empty() && !others {
         work.unmount()?;
         if place.has_units() {
             work.remove(&place.mount_unit())?;
             work.remove(&place.tmpfiles())?;
         }
         work.remove(&place.binary())?;
+        install_policy::uninstall(place, work)?;
     }
     Ok(())
 }
 
 /// The steps so far, and whether they are done or only said.
-struct Work<'a> {
+pub(crate) struct Work<'a> {
     place: &'a Place,
     dry_run: bool,
-    steps: Steps,
+    /// What was done so far.
+    pub steps: Steps,
 }
 
 impl<'a> Work<'a> {
-    fn new(place: &'a Place, dry_run: bool) -> Self {
+    pub fn new(place: &'a Place, dry_run: bool) -> Self {
         Self { place, dry_run, steps: Steps::default() }
     }
 
-    fn step(&mut self, action: &'static str, object: impl Into<String>, changed: bool) {
+    pub fn step(&mut self, action: &'static str, object: impl Into<String>, changed: bool) {
         self.steps.0.push(Step { action, object: object.into(), changed });
     }
 
-    fn write(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
+    pub fn write(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
         let target = self.place.staged(path);
         let same = fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o7777 == mode)
             && fs::read(&target).is_ok_and(|present| present == bytes);
@@ -294,7 +334,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn remove(&mut self, path: &Path) -> Result<(), InstallError> {
+    pub fn remove(&mut self, path: &Path) -> Result<(), InstallError> {
         let target = self.place.staged(path);
         let was_there = if self.dry_run { fs::symlink_metadata(&target).is_ok() } else { fsutil::unlink_if_present(&target)? };
         self.step("remove", target.to_string_lossy(), was_there);
@@ -394,6 +434,8 @@ mod tests {
         Targets {
             podman,
             crio,
+            containerd: Default::default(),
+            policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(destdir.to_owned()),
             dry_run: false,

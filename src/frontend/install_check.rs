@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::cli::{Stage, Targets};
+use crate::frontend::containerd::examine as containerd;
 use crate::frontend::finding::{Finding, Findings, Status};
 use crate::frontend::hook_files::{self, Engines, HOOKS_DIR, PODMAN_DROP_IN};
 use crate::frontend::hooks_dir::{HooksDir, below};
@@ -18,7 +19,7 @@ use crate::model::policy::Engine;
 pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
     let place = Place::of(targets, root);
     let mut engines = place.installed_for();
-    if targets.podman || targets.crio || engines.0.is_empty() {
+    if targets.podman || targets.crio || (engines.0.is_empty() && !targets.containerd.containerd) {
         engines.0.extend(asked(targets));
     }
     let again = format!("run `bpfman-hook install{}`", flags(&engines));
@@ -29,7 +30,7 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
     {
         findings.push(file(name, &place.staged(&path), &text, &again));
     }
-    let mut stages = vec![Stage::CreateRuntime, Stage::Poststop];
+    let mut stages = if engines.0.is_empty() { Vec::new() } else { vec![Stage::CreateRuntime, Stage::Poststop] };
     if engines.0.contains(&Engine::Podman) {
         stages.push(Stage::Precreate);
     }
@@ -41,6 +42,9 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
         for finding in effective(*engine, place.root()).0 {
             findings.push(finding);
         }
+    }
+    if targets.containerd.containerd {
+        findings.0.extend(containerd::examine(&place, &targets.containerd).0);
     }
     findings
 }
@@ -193,8 +197,10 @@ mod tests {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
             let targets = Targets {
+                containerd: Default::default(),
                 podman: true,
                 crio: false,
+                policy: None,
                 prefix: "/usr/local".into(),
                 destdir: Some(root.path().to_owned()),
                 dry_run: false,

@@ -1,5 +1,6 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
+pub mod containerd;
 pub mod ctl;
 pub mod doctor;
 pub mod documents;
@@ -10,6 +11,7 @@ pub mod hook_files;
 pub mod hooks_dir;
 pub mod install;
 pub mod install_check;
+mod install_policy;
 pub mod list;
 pub mod output;
 pub mod policy;

@@ -92,6 +92,14 @@ impl<'t> CoreTarget<'t> {
         Ok(missing)
     }
 
+    /// The type id of a kernel function.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.btf
+            .types()
+            .find(|ty| ty.kind == Kind::Func && self.btf.string_bytes(ty.name_offset) == name.as_bytes())
+            .map(|ty| ty.id)
+    }
+
     /// The types that a local type of this name and kind may mean.
     fn candidates(&self, name: &[u8], kind: Kind) -> Rc<[u32]> {
         let name = essential(name);

@@ -3,6 +3,7 @@
 use crate::kernel::btf::BtfError;
 use crate::kernel::link::LinkError;
 use crate::kernel::object::ObjectError;
+use crate::kernel::user_elf::UserElfError;
 use crate::kernel::verifier::VerifierLog;
 use crate::kernel::{Feature, Support};
 use crate::model::attach_point::ProgramKind;
@@ -194,6 +195,31 @@ pub enum KernelError {
         program: String,
         /// The tracepoint.
         name: String,
+    },
+    /// The kernel does not have the function or hook that a program hangs on.
+    #[error("{kind} {program}: this kernel has no {what}{module}")]
+    NoKernelFunction {
+        /// The kind.
+        kind: ProgramKind,
+        /// The function in the object.
+        program: String,
+        /// What is missing.
+        what: String,
+        /// The module that has it, as the rest of the sentence; or nothing.
+        module: String,
+    },
+    /// The file that a uprobe is for cannot be opened, or does not have the symbol.
+    #[error("attach {kind} {program}: {target:?}")]
+    UserTarget {
+        /// The kind of link.
+        kind: &'static str,
+        /// The function in the object.
+        program: String,
+        /// The file or library.
+        target: String,
+        /// Why.
+        #[source]
+        source: Box<UserElfError>,
     },
     /// A place that the caller did not open.
     #[error("attach {kind} {program}: the container's {what} is not open")]

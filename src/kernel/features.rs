@@ -28,7 +28,8 @@ pub fn probe(feature: Feature) -> Support {
             Support::Yes => active_lsm(),
             other => other,
         },
-        Feature::Kprobe => kprobe(),
+        Feature::Kprobe => pmu("kprobe", "CONFIG_KPROBES or CONFIG_KPROBE_EVENTS is off"),
+        Feature::Uprobe => pmu("uprobe", "CONFIG_UPROBE_EVENTS is off"),
     }
 }
 
@@ -67,6 +68,7 @@ fn smallest_program(program_type: u32, expected_attach_type: u32) -> Result<Owne
         name: "bpfman_probe",
         program_type,
         expected_attach_type,
+        attach_btf_id: 0,
         flags: 0,
         instructions: &instructions,
         license: "",
@@ -109,12 +111,13 @@ fn active_lsm() -> Support {
     }
 }
 
-fn kprobe() -> Support {
-    const PMU: &str = "/sys/bus/event_source/devices/kprobe/type";
-    match Path::new(PMU).try_exists() {
+/// Probes are events of a PMU of their own since Linux 4.17.
+fn pmu(name: &str, why: &str) -> Support {
+    let path = format!("/sys/bus/event_source/devices/{name}/type");
+    match Path::new(&path).try_exists() {
         Ok(true) => Support::Yes,
-        Ok(false) => Support::No(format!("no {PMU}: CONFIG_KPROBES is off")),
-        Err(error) => Support::Unknown(format!("{PMU}: {error}")),
+        Ok(false) => Support::No(format!("no {path}: {why}")),
+        Err(error) => Support::Unknown(format!("{path}: {error}")),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::kernel::link::{Linked, link};
 use crate::kernel::map::{self, MapDefinition, MapShape};
 use crate::kernel::object::{Function, Object};
 use crate::kernel::verifier::VerifierLog;
-use crate::kernel::{Feature, LoadedIds, Support, section};
+use crate::kernel::{Feature, LoadedIds, Support, features, kernel_function, section};
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::plan::{PlannedObject, PlannedProgram};
 use crate::sys::bpf::{self, MapCreate, MapTypes, ProgramLoad, Records};
@@ -25,6 +25,8 @@ pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Sizes of the buffers that the verifier's log is read with, until it fits: the last is the kernel's own limit for old
 /// kernels, 16 MiB.
 const LOG_SIZES: [usize; 3] = [64 << 10, 1 << 20, (16 << 20) - 1];
+/// `BPF_F_SLEEPABLE`
+const SLEEPABLE: u32 = 1 << 4;
 /// `BPF_F_XDP_HAS_FRAGS`
 const XDP_HAS_FRAGS: u32 = 1 << 5;
 
@@ -49,7 +51,8 @@ fn capabilities(scope: Scope) -> &'static [Capability] {
 pub(crate) fn program_type(kind: ProgramKind) -> Option<u32> {
     use ProgramKind as K;
     Some(match kind {
-        K::Tcx => 3,
+        K::Kprobe | K::Kretprobe | K::Uprobe | K::Uretprobe => 2,
+        K::Tcx | K::Tc => 3,
         K::Tracepoint => 5,
         K::Xdp => 6,
         K::CgroupSkb => 8,
@@ -57,6 +60,8 @@ pub(crate) fn program_type(kind: ProgramKind) -> Option<u32> {
         K::SockOps => 13,
         K::RawTracepoint => 17,
         K::CgroupSockAddr => 18,
+        K::Fentry | K::Fexit => 26,
+        K::Lsm => 29,
         _ => return None,
     })
 }
@@ -66,6 +71,7 @@ struct Program<'p> {
     planned: &'p PlannedProgram,
     program_type: u32,
     flags: u32,
+    attach_btf_id: u32,
     linked: Linked,
 }
 
@@ -97,7 +103,15 @@ struct Loaded {
 /// Everything that can be found wrong without the kernel is found here.
 fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Work<'w>, KernelError> {
     let chosen: Vec<Chosen<'_>> = planned.programs.iter().map(|p| choose(object, p)).collect::<Result<_, _>>()?;
-    let kernel = if object.ext.has_core() { kernel_types()? } else { Vec::new() };
+    let on_function = chosen.iter().find(|chosen| chosen.planned.kind.fixed_at_load());
+    if let Some(chosen) = on_function {
+        kernel_function::check(chosen.planned)?;
+    }
+    let kernel = match on_function {
+        Some(chosen) => kernel_types(&format!("find the function that {} hangs on", chosen.planned.function))?,
+        None if object.ext.has_core() => kernel_types("resolve the object's CO-RE relocations")?,
+        None => Vec::new(),
+    };
     let target = match kernel.as_slice() {
         [] => None,
         bytes => Some(CoreTarget::parse(bytes).map_err(KernelError::KernelTypes)?),
@@ -106,7 +120,8 @@ fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Wor
     for Chosen { planned, function, program_type, flags } in chosen {
         let linked = link(object, function, target.as_ref())
             .map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
-        programs.push(Program { planned, program_type, flags, linked });
+        let attach_btf_id = if planned.kind.fixed_at_load() { kernel_function::find(planned, target.as_ref())? } else { 0 };
+        programs.push(Program { planned, program_type, flags, attach_btf_id, linked });
     }
     let mut maps: BTreeSet<usize> = programs.iter().flat_map(|p| p.linked.used_maps()).collect();
     let by_name: HashMap<&str, usize> = object.maps.iter().enumerate().map(|(n, map)| (map.name, n)).collect();
@@ -137,7 +152,7 @@ fn choose<'w>(object: &'w Object<'_>, planned: &'w PlannedProgram) -> Result<Cho
     })?;
     let section = object.elf.sections[function.section].name;
     if let Some(declared) = section::declared(section).map(|attach| attach.kind())
-        && declared != planned.kind
+        && !declared.loads_as(planned.kind)
     {
         return Err(KernelError::OtherKind {
             function: planned.function.clone(),
@@ -148,16 +163,20 @@ fn choose<'w>(object: &'w Object<'_>, planned: &'w PlannedProgram) -> Result<Cho
     }
     let program_type = program_type(planned.kind)
         .ok_or_else(|| KernelError::Unsupported { function: planned.function.clone(), kind: planned.kind })?;
-    let flags = if planned.kind == ProgramKind::Xdp && section::has_frags(section) { XDP_HAS_FRAGS } else { 0 };
+    let flags = match planned.kind {
+        ProgramKind::Xdp if section::has_frags(section) => XDP_HAS_FRAGS,
+        _ if section::is_sleepable(section) => SLEEPABLE,
+        _ => 0,
+    };
     Ok(Chosen { planned, function, program_type, flags })
 }
 
-fn kernel_types() -> Result<Vec<u8>, KernelError> {
+fn kernel_types(doing: &str) -> Result<Vec<u8>, KernelError> {
     match fs::read(KERNEL_BTF) {
         Ok(bytes) => Ok(bytes),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let why = Support::No(format!("no {KERNEL_BTF}"));
-            Err(KernelError::feature("resolve the object's CO-RE relocations", Feature::Btf, why))
+            Err(KernelError::feature(doing, Feature::Btf, why))
         }
         Err(error) => Err(SysError::io("read", KERNEL_BTF)(error).into()),
     }
@@ -294,6 +313,7 @@ impl Work<'_> {
             name: &program.planned.function,
             program_type: program.program_type,
             expected_attach_type: program.planned.expected_attach_type,
+            attach_btf_id: program.attach_btf_id,
             flags: program.flags,
             instructions: &instructions,
             license: self.object.license,
@@ -322,6 +342,13 @@ impl Work<'_> {
 
     fn refused(&self, program: &Program<'_>, source: Errno) -> KernelError {
         let kind = program.planned.kind;
+        if source == Errno::PERM && self.scope == Scope::Host && kind.fixed_at_load() {
+            let feature = kernel_function::feature(kind);
+            let found = features::probe(feature);
+            if matches!(found, Support::No(_)) {
+                return KernelError::feature(format!("load program {}", program.planned.function), feature, found);
+            }
+        }
         let why = match source {
             Errno::PERM if self.scope == Scope::Container && kind.scope() == Scope::Host => "its kind needs host scope",
             Errno::PERM => "the kernel refuses it without a reason (lockdown, or a capability is missing)",

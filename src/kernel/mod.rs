@@ -18,12 +18,15 @@ mod fixup;
 mod fuzz;
 mod insn;
 pub mod inspect;
+mod kernel_function;
 mod link;
 mod load;
 mod map;
 mod object;
 pub mod pins;
 mod section;
+mod shared_library;
+mod user_elf;
 mod verifier;
 
 #[cfg(test)]
@@ -40,6 +43,7 @@ pub use crate::kernel::error::KernelError;
 pub use crate::kernel::link::LinkError;
 use crate::kernel::object::Object;
 pub use crate::kernel::object::ObjectError;
+pub use crate::kernel::user_elf::UserElfError;
 pub use crate::kernel::verifier::VerifierLog;
 use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
@@ -62,14 +66,25 @@ pub enum Feature {
     Lsm,
     /// Kprobes.
     Kprobe,
+    /// Uprobes.
+    Uprobe,
     /// The kernel's own BTF.
     Btf,
 }
 
 impl Feature {
     /// Every feature, in the order in which `doctor` lists them.
-    pub const ALL: [Self; 8] =
-        [Self::Token, Self::Tcx, Self::CgroupLink, Self::PerfLink, Self::Btf, Self::Tracing, Self::Lsm, Self::Kprobe];
+    pub const ALL: [Self; 9] = [
+        Self::Token,
+        Self::Tcx,
+        Self::CgroupLink,
+        Self::PerfLink,
+        Self::Btf,
+        Self::Tracing,
+        Self::Lsm,
+        Self::Kprobe,
+        Self::Uprobe,
+    ];
 
     /// The first kernel that has it.
     pub fn since(self) -> &'static str {
@@ -80,7 +95,7 @@ impl Feature {
             Self::PerfLink => "5.15",
             Self::Tracing => "5.5",
             Self::Lsm => "5.7",
-            Self::Kprobe => "4.1",
+            Self::Kprobe | Self::Uprobe => "4.17",
             Self::Btf => "5.4",
         }
     }
@@ -96,6 +111,7 @@ impl fmt::Display for Feature {
             Self::Tracing => "fentry and fexit programs",
             Self::Lsm => "LSM programs",
             Self::Kprobe => "kprobes",
+            Self::Uprobe => "uprobes",
             Self::Btf => "kernel BTF",
         })
     }
@@ -128,6 +144,10 @@ pub struct Places<'a> {
     pub netns: Option<BorrowedFd<'a>>,
     /// The container's cgroup directory, for the cgroup kinds.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// The root directory that the targets of uprobes are looked for in; None for our own.
+    pub root: Option<BorrowedFd<'a>>,
+    /// The container's init, as the host numbers it, for uprobes that see it alone.
+    pub init: Option<u32>,
 }
 
 /// The seam to the kernel: everything that has an effect on BPF objects. `LinuxKernel` is the real one.

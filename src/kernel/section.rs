@@ -34,18 +34,34 @@ pub fn declared(section: &str) -> Option<SectionAttach> {
         "sk_lookup" => SectionAttach::Other(K::SkLookup),
         "flow_dissector" => SectionAttach::Other(K::FlowDissector),
         "netfilter" => SectionAttach::Other(K::Netfilter),
-        "uprobe" | "uprobe.s" | "uprobe.multi" | "uprobe.multi.s" | "usdt" => SectionAttach::Other(K::Uprobe),
-        "uretprobe" | "uretprobe.s" | "uretprobe.multi" | "uretprobe.multi.s" => SectionAttach::Other(K::Uretprobe),
+        "uprobe" | "uprobe.s" => SectionAttach::Uprobe(K::Uprobe, user_function(rest)),
+        "uretprobe" | "uretprobe.s" => SectionAttach::Uprobe(K::Uretprobe, user_function(rest)),
         "tp_btf" => SectionAttach::Other(K::TpBtf),
-        "kprobe" | "kprobe.multi" | "ksyscall" => SectionAttach::Other(K::Kprobe),
-        "kretprobe" | "kretprobe.multi" | "kretsyscall" => SectionAttach::Other(K::Kretprobe),
-        "fentry" | "fentry.s" => SectionAttach::Other(K::Fentry),
-        "fexit" | "fexit.s" => SectionAttach::Other(K::Fexit),
-        "lsm" | "lsm.s" | "lsm_cgroup" => SectionAttach::Other(K::Lsm),
+        "kprobe" => SectionAttach::Function(K::Kprobe, function(rest)),
+        "kretprobe" => SectionAttach::Function(K::Kretprobe, function(rest)),
+        "fentry" | "fentry.s" => SectionAttach::Function(K::Fentry, function(rest)),
+        "fexit" | "fexit.s" => SectionAttach::Function(K::Fexit, function(rest)),
+        "lsm" | "lsm.s" => SectionAttach::Function(K::Lsm, function(rest)),
         "perf_event" => SectionAttach::Other(K::PerfEvent),
         "iter" | "iter.s" => SectionAttach::Other(K::Iter),
         _ => return None,
     })
+}
+
+/// True for programs that may sleep (BPF_F_SLEEPABLE): `fentry.s`, `lsm.s`, `uprobe.s`.
+pub fn is_sleepable(section: &str) -> bool {
+    let section = section.strip_prefix('?').unwrap_or(section);
+    section.split('/').next().is_some_and(|first| first.ends_with(".s"))
+}
+
+fn function(rest: Option<&str>) -> Option<String> {
+    rest.filter(|rest| !rest.is_empty()).map(str::to_owned)
+}
+
+/// `path:symbol`; the path begins with its own slash, or is the name of a library.
+fn user_function(rest: Option<&str>) -> Option<(String, String)> {
+    let (path, symbol) = rest?.rsplit_once(':')?;
+    (!path.is_empty() && !symbol.is_empty()).then(|| (path.to_owned(), symbol.to_owned()))
 }
 
 /// True for XDP programs that take packets in several buffers (BPF_F_XDP_HAS_FRAGS).
@@ -124,19 +140,36 @@ mod tests {
             ("raw_tracepoint", S::RawTracepoint(None)),
             ("cgroup/dev", S::Other(K::CgroupDevice)),
             ("cgroup/getsockopt", S::Other(K::CgroupSockopt)),
-            ("lsm.s/bpf", S::Other(K::Lsm)),
-            ("fentry/do_unlinkat", S::Other(K::Fentry)),
-            ("kprobe.multi/tcp_*", S::Other(K::Kprobe)),
+            ("lsm.s/bpf", S::Function(K::Lsm, Some("bpf".into()))),
+            ("fentry/do_unlinkat", S::Function(K::Fentry, Some("do_unlinkat".into()))),
+            ("fexit", S::Function(K::Fexit, None)),
+            ("kprobe/vfs_read+0x10", S::Function(K::Kprobe, Some("vfs_read+0x10".into()))),
+            ("uprobe//bin/sh:main", S::Uprobe(K::Uprobe, Some(("/bin/sh".into(), "main".into())))),
+            ("uretprobe/libc.so.6:malloc", S::Uprobe(K::Uretprobe, Some(("libc.so.6".into(), "malloc".into())))),
+            ("uprobe/nothing", S::Uprobe(K::Uprobe, None)),
             ("iter/task", S::Other(K::Iter)),
         ];
         for (section, expected) in table {
             assert_eq!(declared(section), Some(expected), "{section}");
         }
-        for section in
-            ["", "?", "action", "socket", "struct_ops/x", "xdp/cpumap", "xdp_pass", "cgroup", "cgroup/ingress", "netkit/peer"]
-        {
+        for section in [
+            "",
+            "?",
+            "action",
+            "kprobe.multi/tcp_*",
+            "usdt/x",
+            "lsm_cgroup/bind",
+            "socket",
+            "struct_ops/x",
+            "xdp/cpumap",
+            "xdp_pass",
+            "cgroup",
+            "cgroup/ingress",
+            "netkit/peer",
+        ] {
             assert_eq!(declared(section), None, "{section}");
         }
+        assert!(is_sleepable("?lsm.s/bpf") && !is_sleepable("lsm/bpf") && !is_sleepable("xdp/a.s"));
         assert!(has_frags("?xdp.frags") && !has_frags("xdp"));
     }
 }

@@ -13,7 +13,7 @@ use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::admission::{Admission, admit, on_failure};
 use crate::model::annotations::{OnFailure, ProgramsRequest, Request};
-use crate::model::attach_point::Scope;
+use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::config::Capability;
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts};
@@ -131,7 +131,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let programs = !matches!(request.programs, ProgramsRequest::None);
         let network = programs || admission.delegation.is_some_and(|d| d.reaches_netns());
         let cgroup_mounts = admission.delegation.is_some_and(|d| d.reaches_cgroups());
-        let need = Need { network, interfaces: programs, cgroup: programs || cgroup_mounts, cgroup_mounts };
+        let user_probe = |kind| matches!(kind, ProgramKind::Uprobe | ProgramKind::Uretprobe);
+        let root = admission.host_scope
+            && match &request.programs {
+                ProgramsRequest::None => false,
+                ProgramsRequest::All { .. } => true,
+                ProgramsRequest::Listed(entries) => entries.iter().any(|entry| user_probe(entry.attach.kind())),
+            };
+        let need = Need { network, interfaces: programs, cgroup: programs || cgroup_mounts, cgroup_mounts, root };
         let facts = self.host.facts(init, container, need)?;
         let mut objects = Vec::new();
         for (reference, rules) in &admission.images {
@@ -376,13 +383,21 @@ pub(super) fn fill(record: &mut OwnerRecord, plan: &OwnerPlan) {
                 function: program.function.clone(),
                 kind: program.kind,
                 scope: object.scope,
+                target: program.target.clone(),
                 image,
                 id: None,
             });
         }
     }
     for link in &plan.links {
-        record.links.push(LinkRecord { pin: link.pin.clone(), program: link.program.clone(), at: link.at.clone(), id: None });
+        record.links.push(LinkRecord {
+            pin: link.pin.clone(),
+            program: link.program.clone(),
+            at: link.at.clone(),
+            order: link.order.clone(),
+            netns: link.netns.clone(),
+            id: None,
+        });
     }
 }
 

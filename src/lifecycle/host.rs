@@ -50,6 +50,8 @@ pub struct Need {
     pub cgroup: bool,
     /// Whether it sees cgroups of others.
     pub cgroup_mounts: bool,
+    /// Its root directory: some program is for a file in it.
+    pub root: bool,
 }
 
 /// The seam to processes, namespaces, cgroups, mounts and time. `LinuxHost` is the real one.

@@ -33,6 +33,7 @@ pub struct Init {
     namespaces: Namespaces,
     netns: Option<OwnedFd>,
     cgroup: Option<OwnedFd>,
+    root: Option<OwnedFd>,
 }
 
 impl LinuxHost {
@@ -98,7 +99,7 @@ impl Host for LinuxHost {
                 return Err(not_init(&format!("config.json gives it a {name} namespace of its own, and it is in ours")));
             }
         }
-        Ok(Init { process, namespaces, netns: None, cgroup: None })
+        Ok(Init { process, namespaces, netns: None, cgroup: None, root: None })
     }
 
     fn identity(&self, init: &Init) -> ProcessIdentity {
@@ -145,12 +146,21 @@ impl Host for LinuxHost {
             }
             facts.cgroup = Some(found.fact);
         }
+        if need.root {
+            // Before pivot_root the container's root lies below the runtime's, and volumes are mounted in it already.
+            init.root = Some(init.process.open_directory(&container.rootfs)?);
+        }
         facts.cpus = sys::cpus::possible();
         Ok(facts)
     }
 
     fn places<'a>(&self, init: &'a Init) -> Places<'a> {
-        Places { netns: init.netns.as_ref().map(|fd| fd.as_fd()), cgroup: init.cgroup.as_ref().map(|fd| fd.as_fd()) }
+        Places {
+            netns: init.netns.as_ref().map(|fd| fd.as_fd()),
+            cgroup: init.cgroup.as_ref().map(|fd| fd.as_fd()),
+            root: init.root.as_ref().map(|fd| fd.as_fd()),
+            init: Some(init.process.pid().get()),
+        }
     }
 
     fn mount_bpffs(&self, init: &Init, container: &Container, directory: &Path, bpffs: &PlannedBpffs) -> Result<(), HostError> {

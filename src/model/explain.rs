@@ -216,13 +216,24 @@ fn place(attach: &AttachRequest) -> String {
     };
     match attach {
         AttachRequest::Xdp { iface, .. } => interface(iface),
-        AttachRequest::Tcx { iface, direction } => {
+        AttachRequest::Tcx { iface, direction } | AttachRequest::Tc { iface, direction } => {
             let direction = direction.map_or(SECTION.to_owned(), |direction| direction.to_string());
             format!("{} {direction}", interface(iface))
         }
         AttachRequest::Cgroup { attach, .. } => attach.map_or(SECTION, |attach| attach.word()).to_owned(),
         AttachRequest::Tracepoint { target: Some(target) } => format!("{}/{}", target.category, target.name),
         AttachRequest::RawTracepoint { target: Some(target) } => target.clone(),
+        AttachRequest::Kprobe { target: Some((function, 0)), .. } => function.clone(),
+        AttachRequest::Kprobe { target: Some((function, offset)), .. } => format!("{function}+{offset:#x}"),
+        AttachRequest::Trampoline { target: Some(target), .. } => target.clone(),
+        AttachRequest::Uprobe { target: Some(target), symbol, offset, .. } => match (symbol, offset) {
+            (Some(symbol), 0) => format!("{target}:{symbol}"),
+            (Some(symbol), offset) => format!("{target}:{symbol}+{offset:#x}"),
+            (None, offset) => format!("{target}:{offset:#x}"),
+        },
+        AttachRequest::Kprobe { target: None, .. }
+        | AttachRequest::Trampoline { target: None, .. }
+        | AttachRequest::Uprobe { target: None, .. } => SECTION.to_owned(),
         AttachRequest::Tracepoint { target: None } | AttachRequest::RawTracepoint { target: None } => SECTION.to_owned(),
     }
 }

@@ -39,6 +39,10 @@ pub enum SectionAttach {
     Tracepoint(Option<TracepointName>),
     /// `raw_tracepoint/sched_switch`, `raw_tp/…`; None for a bare `raw_tracepoint`
     RawTracepoint(Option<String>),
+    /// `kprobe/function`, `fentry/function`, `lsm/hook` and their like; None where only the kind is said
+    Function(ProgramKind, Option<String>),
+    /// `uprobe//bin/sh:main`, `uretprobe/libc.so.6:malloc`; None where only the kind is said
+    Uprobe(ProgramKind, Option<(String, String)>),
     /// A kind that this version parses and refuses.
     Other(ProgramKind),
 }
@@ -49,7 +53,7 @@ impl SectionAttach {
         match self {
             Self::Xdp => ProgramKind::Xdp,
             Self::Tcx(_) => ProgramKind::Tcx,
-            Self::Cgroup(kind, _) | Self::Other(kind) => *kind,
+            Self::Cgroup(kind, _) | Self::Function(kind, _) | Self::Uprobe(kind, _) | Self::Other(kind) => *kind,
             Self::Tracepoint(_) => ProgramKind::Tracepoint,
             Self::RawTracepoint(_) => ProgramKind::RawTracepoint,
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::model::annotations::MapAccess;
-use crate::model::attach_point::{AttachPoint, ProgramKind, Scope};
+use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, ProgramKind, Scope};
 use crate::model::bytecode::Verdict;
 use crate::model::delegation::Delegation;
 use crate::model::ids::{ContainerId, Digest, OwnerNo, PinName, ProcessIdentity};
@@ -140,6 +140,9 @@ pub struct ProgramRecord {
     pub kind: ProgramKind,
     /// How far it reaches: with which capabilities it was loaded.
     pub scope: Scope,
+    /// The kernel function or LSM hook that it was loaded for; None for kinds that are told when they are attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// Which of the owner's images it came from: index into `images`.
     pub image: usize,
     /// The kernel's id; None while Pending.
@@ -179,6 +182,12 @@ pub struct LinkRecord {
     pub program: PinName,
     /// Where it attaches.
     pub at: AttachPoint,
+    /// Its place among others on one interface; None where nothing was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+    /// The network namespace of the interface; None for links that are nowhere in one, and in old records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<NetnsRecord>,
     /// The kernel's id; None while Pending.
     pub id: Option<u32>,
 }

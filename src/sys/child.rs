@@ -194,6 +194,26 @@ fn close_on_exec() -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes a command run with `root` as its root directory, which needs CAP_SYS_CHROOT.
+///
+/// # Errors
+/// Where the path has a zero byte.
+pub fn enter_root(command: &mut Command, root: &std::path::Path) -> Result<(), SysError> {
+    let path = std::ffi::CString::new(root.as_os_str().as_encoded_bytes())
+        .map_err(|err| SysError::io("enter", root.display().to_string())(io::Error::other(err)))?;
+    // SAFETY: the closure runs between fork and exec of a process that may have threads. It makes two system calls on
+    // strings that were made before, and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::chroot(path.as_ptr()) < 0 || libc::chdir(c"/".as_ptr()) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
 /// In a child: takes its socket, which is standard input, and leaves /dev/null in its place.
 ///
 /// # Errors

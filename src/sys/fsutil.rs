@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -131,6 +131,25 @@ pub fn open_beneath(root: impl AsFd, path: &Path, how: OpenAs) -> Result<OwnedFd
             other => return other.map_err(SysError::io("open beneath the root directory", show(path))),
         }
     }
+}
+
+/// Opens a directory to look beneath, by a path of ours: links, those of procfs too, are followed.
+pub fn open_root(path: &Path) -> Result<OwnedFd, SysError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty()).map_err(SysError::io("open the root directory", show(path)))
+}
+
+/// Opens a regular file for reading as [`open_beneath`] finds it, with its size. What it is is looked at before it is opened, since
+/// the opening of a device or fifo may do something.
+pub fn open_regular_beneath(root: impl AsFd, path: &Path) -> Result<(File, u64), SysError> {
+    let found = open_beneath(root, path, OpenAs::Path)?;
+    let fail = |error: io::Error| SysError::io("open beneath the root directory", show(path))(error);
+    let stat = fstat(&found).map_err(|errno| fail(errno.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
+    }
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).map_err(fail)?;
+    Ok((file, stat.st_size.cast_unsigned()))
 }
 
 /// Makes a directory of ours with `mode` if it is missing, its missing parents with 0755, and opens it. One that is there is taken only if it is a directory, not a link to one, belongs to the user we run as and is writable by nobody

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -245,6 +246,14 @@ impl Process {
     pub fn open_namespace(&self, kind: Namespace) -> Result<OwnedFd, ProcessError> {
         openat(&self.directory, kind.file(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| self.failed("open a namespace of process", errno))
+    }
+
+    /// A directory as the process sees it: in its mount namespace, below its root. To look beneath it.
+    pub fn open_directory(&self, path: &Path) -> Result<OwnedFd, ProcessError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(&self.directory, "root", flags, Mode::empty())
+            .map_err(|errno| self.failed("open the root of process", errno))?;
+        Ok(super::fsutil::open_beneath(&root, path, super::fsutil::OpenAs::DirectoryPath)?)
     }
 
     /// True where its pid namespace has this inode or is, at any depth, below the one that has it.

@@ -34,6 +34,7 @@ fn load_xdp(helper: Option<i32>) -> Result<(), String> {
         name: "caps",
         program_type: 6,
         expected_attach_type: 37,
+        attach_btf_id: 0,
         flags: 0,
         instructions: &instructions,
         license: "GPL",

@@ -8,5 +8,6 @@ mod container;
 mod fetch;
 mod host;
 mod objects;
+mod probes;
 #[path = "../support/registry.rs"]
 mod registry;

@@ -1,7 +1,7 @@
 //! BPF objects on the real kernel: every supported kind is loaded, attached, pinned, seen to work, detached by removing its
 //! pin, and gone.
 
-mod bed;
+pub mod bed;
 
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -29,11 +29,11 @@ fn xdp_on_lo() -> AttachPoint {
 }
 
 fn xdp(function: &str) -> Wanted<'_> {
-    Wanted { function, kind: ProgramKind::Xdp, attach: XDP }
+    Wanted { function, kind: ProgramKind::Xdp, attach: XDP, target: None }
 }
 
 fn on_cgroup(function: &str, attach: CgroupAttach) -> Wanted<'_> {
-    Wanted { function, kind: attach.kind(), attach: attach.raw() }
+    Wanted { function, kind: attach.kind(), attach: attach.raw(), target: None }
 }
 
 fn cgroup_point(attach: CgroupAttach) -> AttachPoint {
@@ -63,7 +63,7 @@ fn an_xdp_and_a_cgroup_program_share_a_map_and_are_gone_when_unpinned() {
     let (bed, netns, cgroup) = (Bed::new(), Netns::new(), Cgroup::new());
     let programs = [xdp("count_packets"), on_cgroup("count_egress", CgroupAttach::Egress)];
     let loaded = bed.load(&object("demo"), Scope::Container, &programs, &[]).unwrap();
-    let places = Places { netns: Some(netns.fd()), cgroup: Some(cgroup.fd()) };
+    let places = Places { netns: Some(netns.fd()), cgroup: Some(cgroup.fd()), ..Places::default() };
     let arrived = bed.attach(&loaded, 0, xdp_on_lo(), places).unwrap();
     let sent = bed.attach(&loaded, 1, cgroup_point(CgroupAttach::Egress), places).unwrap();
 
@@ -112,7 +112,7 @@ fn variables_begin_with_what_the_request_says() {
         ("seen", 40u64.to_ne_bytes().to_vec()),
     ];
     let loaded = bed.load(&object("counter"), Scope::Container, &[xdp("count")], &globals).unwrap();
-    let places = Places { netns: Some(netns.fd()), cgroup: None };
+    let places = Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() };
     bed.attach(&loaded, 0, xdp_on_lo(), places).unwrap();
     netns.send_to_itself(2);
     assert_eq!(bed.counter(&loaded, "counter", 0), 2 * (5 + 2 + 1000 + 10000));
@@ -137,7 +137,7 @@ fn variables_begin_with_what_the_request_says() {
 #[test]
 fn cgroup_programs_count_and_refuse() {
     let (bed, cgroup) = (Bed::new(), Cgroup::new());
-    let places = Places { netns: None, cgroup: Some(cgroup.fd()) };
+    let places = Places { netns: None, cgroup: Some(cgroup.fd()), ..Places::default() };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -177,9 +177,9 @@ fn cgroup_programs_count_and_refuse() {
 #[test]
 fn tcx_programs_count_both_directions() {
     let (bed, netns) = (Bed::new(), Netns::new());
-    let tcx = |function| Wanted { function, kind: ProgramKind::Tcx, attach: 0 };
+    let tcx = |function| Wanted { function, kind: ProgramKind::Tcx, attach: 0, target: None };
     let loaded = bed.load(&object("tcx"), Scope::Container, &[tcx("ingress"), tcx("egress")], &[]).unwrap();
-    let places = Places { netns: Some(netns.fd()), cgroup: None };
+    let places = Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() };
     let point = |direction| AttachPoint::Tcx { iface: lo(), direction };
     let tried = bed.attach(&loaded, 0, point(Direction::Ingress), places);
     if let Support::No(why) = features::probe(Feature::Tcx) {
@@ -204,8 +204,8 @@ fn tcx_programs_count_both_directions() {
 fn tracing_programs_limit_themselves_to_a_cgroup() {
     let (bed, cgroup, elsewhere) = (Bed::new(), Cgroup::new(), Cgroup::new());
     let wanted = [
-        Wanted { function: "trace_exec", kind: ProgramKind::Tracepoint, attach: 0 },
-        Wanted { function: "raw_trace_exec", kind: ProgramKind::RawTracepoint, attach: 0 },
+        Wanted { function: "trace_exec", kind: ProgramKind::Tracepoint, attach: 0, target: None },
+        Wanted { function: "raw_trace_exec", kind: ProgramKind::RawTracepoint, attach: 0, target: None },
     ];
     let container = refused(bed.load(&object("trace"), Scope::Container, &wanted, &[]));
     assert!(chain(&container).contains("its kind needs host scope"), "{}", chain(&container));
@@ -247,7 +247,7 @@ fn tracing_programs_limit_themselves_to_a_cgroup() {
 fn functions_that_are_called_are_loaded_with_the_program() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let loaded = bed.load(&object("subprogs"), Scope::Container, &[xdp("add_up")], &[]).unwrap();
-    bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None }).unwrap();
+    bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() }).unwrap();
     netns.send_to_itself(1);
     assert_eq!(bed.counter(&loaded, "sum", 0), 4 + 8 + 12, "four times 1, 2 and 3");
     bed.end();
@@ -256,7 +256,7 @@ fn functions_that_are_called_are_loaded_with_the_program() {
 #[test]
 fn core_reads_this_kernels_structures() {
     let bed = Bed::new();
-    let raw = |function| Wanted { function, kind: ProgramKind::RawTracepoint, attach: 0 };
+    let raw = |function| Wanted { function, kind: ProgramKind::RawTracepoint, attach: 0, target: None };
     let loaded = bed.load(&object("core"), Scope::Host, &[raw("read_task")], &[]).unwrap();
     bed.attach(&loaded, 0, AttachPoint::RawTracepoint { name: "sched_process_exec".into() }, Places::default()).unwrap();
     let pid = bed.run_named("core-probe");
@@ -276,7 +276,7 @@ fn core_reads_this_kernels_structures() {
 #[test]
 fn only_objects_with_core_relocations_need_the_kernels_types() {
     let bed = Bed::new();
-    let raw = [Wanted { function: "read_task", kind: ProgramKind::RawTracepoint, attach: 0 }];
+    let raw = [Wanted { function: "read_task", kind: ProgramKind::RawTracepoint, attach: 0, target: None }];
     let (without, with) = bed::without_kernel_types(|| {
         let plain = bed.load(&object("demo"), Scope::Container, &[xdp("count_packets")], &[]);
         (plain.map(drop), bed.load(&object("core"), Scope::Host, &raw, &[]).map(drop))
@@ -297,7 +297,7 @@ fn only_objects_with_core_relocations_need_the_kernels_types() {
 fn maps_of_every_form_are_made_and_frozen_where_asked() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let loaded = bed.load_frozen(&object("maps"), Scope::Container, &[xdp("use_all")], &["shared", "per_cpu"]).unwrap();
-    bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None }).unwrap();
+    bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() }).unwrap();
     netns.send_to_itself(1);
     let shared = bed.open_map(&loaded, "shared");
     let event = bpf::map_lookup(shared.as_fd(), &[0; 4]).unwrap();
@@ -322,7 +322,8 @@ fn objects_without_types_and_with_strange_sections_load() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let globals = [("step", 3u32.to_ne_bytes().to_vec())];
     let loaded = bed.load(&object("legacy"), Scope::Container, &[xdp("count")], &globals).unwrap();
-    let link = bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None }).unwrap();
+    let link =
+        bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() }).unwrap();
     netns.send_to_itself(2);
     assert_eq!(bed.counter(&loaded, "counter", 0), 6);
     LinuxKernel.unpin(&bed.directory, &link.pin).unwrap();
@@ -374,7 +375,7 @@ fn what_cannot_be_loaded_says_why() {
         load("demo", on_cgroup("count_packets", CgroupAttach::Egress)),
         "program count_packets is xdp by its section \"xdp\", not cgroup_skb"
     );
-    let fentry = Wanted { function: "in_fmod_ret", kind: ProgramKind::Fentry, attach: 24 };
+    let fentry = Wanted { function: "in_fmod_ret", kind: ProgramKind::Fentry, attach: 24, target: None };
     assert_eq!(load("sections", fentry), "load program in_fmod_ret: fentry is not supported by this version");
     assert!(
         load("extern", xdp("calls_kernel"))
@@ -395,7 +396,7 @@ fn what_cannot_be_attached_says_why() {
         &[],
     );
     let loaded = loaded.unwrap();
-    let places = Places { netns: Some(netns.fd()), cgroup: Some(cgroup.fd()) };
+    let places = Places { netns: Some(netns.fd()), cgroup: Some(cgroup.fd()), ..Places::default() };
     let fails = |n: usize, at: AttachPoint, places: Places<'_>| chain(&refused(bed.attach(&loaded, n, at, places)));
 
     let first = bed.attach(&loaded, 0, xdp_on_lo(), places).unwrap();
@@ -417,7 +418,11 @@ fn what_cannot_be_attached_says_why() {
     let text = fails(1, cgroup_point(CgroupAttach::Connect4), places);
     assert!(text.contains("the program was not loaded for this attach type"), "{text}");
     let no_cgroup = std::fs::File::open("/run").unwrap();
-    let text = fails(1, cgroup_point(CgroupAttach::Egress), Places { netns: None, cgroup: Some(no_cgroup.as_fd()) });
+    let text = fails(
+        1,
+        cgroup_point(CgroupAttach::Egress),
+        Places { netns: None, cgroup: Some(no_cgroup.as_fd()), ..Places::default() },
+    );
     assert!(text.contains("the place is not a directory of the cgroup2 hierarchy"), "{text}");
 
     // A pin that cannot be made leaves nothing attached behind.
@@ -426,6 +431,8 @@ fn what_cannot_be_attached_says_why() {
         function: "count_packets".into(),
         at: xdp_on_lo(),
         pin: PinName::program(0),
+        order: None,
+        netns: None,
     };
     let error = refused(LinuxKernel.attach(&bed.directory, &taken, places));
     assert!(chain(&error).contains("pin a link at"), "{}", chain(&error));
@@ -445,7 +452,7 @@ fn native_xdp_runs_where_the_driver_has_it() {
     netns.ip("link set v1 up");
     let iface = netns::interfaces(netns.fd()).unwrap().into_iter().find(|i| i.name == "v0").unwrap();
     let loaded = bed.load(&object("demo"), Scope::Container, &[xdp("count_packets")], &[]).unwrap();
-    let places = Places { netns: Some(netns.fd()), cgroup: None };
+    let places = Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() };
     for (mode, shown) in [(Some(XdpMode::Native), "xdp "), (Some(XdpMode::Skb), "xdpgeneric "), (None, "xdp ")] {
         let link = bed.attach(&loaded, 0, AttachPoint::Xdp { iface: iface.clone(), mode }, places).unwrap();
         let listing = netns.ip("link show v0");
@@ -459,7 +466,8 @@ fn native_xdp_runs_where_the_driver_has_it() {
 fn a_link_outlives_its_maker_and_the_namespace_its_links() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let loaded = bed.load(&object("demo"), Scope::Container, &[xdp("count_packets")], &[]).unwrap();
-    let link = bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None }).unwrap();
+    let link =
+        bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() }).unwrap();
     drop(netns);
     // The interface is gone with its namespace, and the pin still opens: release needs nothing but the pin.
     let ended = wait_until(|| inspect::link(&bed.directory, &link.pin).unwrap().unwrap().info.interface == Some(0));

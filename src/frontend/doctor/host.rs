@@ -12,25 +12,30 @@ use crate::sys::mounts::Mount;
 /// Asks the kernel for a feature.
 pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
     let check = format!("kernel: {feature}");
-    let needed = match feature {
-        Feature::Token => Some("delegation is refused"),
-        Feature::Tcx => Some("tcx programs are refused"),
-        Feature::CgroupLink => Some("programs on cgroups are refused"),
-        Feature::PerfLink => Some("tracepoint programs are refused"),
-        Feature::Btf => Some("objects with CO-RE relocations are refused"),
-        Feature::Tracing | Feature::Lsm | Feature::Kprobe => None,
+    let loss = match feature {
+        Feature::Token => "delegation is refused",
+        Feature::Tcx => "tcx programs are refused",
+        Feature::CgroupLink => "programs on cgroups are refused",
+        Feature::PerfLink => "tracepoints and probes are refused",
+        Feature::Btf => "objects with CO-RE relocations are refused",
+        Feature::Tracing => "fentry and fexit programs are refused",
+        Feature::Lsm => "LSM programs are refused",
+        Feature::Kprobe => "kprobes are refused",
+        Feature::Uprobe => "uprobes are refused",
     };
-    match (kernel.probe(feature), needed) {
-        (Support::Yes, _) => Finding::ok(check, "there"),
-        (Support::No(why), None) => Finding::ok(check, format!("not there, and this version does not need it: {why}")),
-        (Support::No(why), Some(loss)) => {
+    // What only host scope may use is often left out of a kernel on purpose.
+    let host_scope = matches!(feature, Feature::Tracing | Feature::Lsm | Feature::Kprobe | Feature::Uprobe);
+    match kernel.probe(feature) {
+        Support::Yes => Finding::ok(check, "there"),
+        Support::No(why) if host_scope => Finding::ok(check, format!("not there, so that {loss}: {why}")),
+        Support::No(why) => {
             let remedy = match feature {
                 Feature::Btf => "use a kernel with CONFIG_DEBUG_INFO_BTF".to_owned(),
                 _ => format!("use Linux {} or newer", feature.since()),
             };
             Finding::bad(check, Status::Warn, format!("{loss}: {why}"), remedy)
         }
-        (Support::Unknown(why), _) => {
+        Support::Unknown(why) => {
             Finding::bad(check, Status::Unknown, why, "run as root in the host's namespaces, where the probe is allowed")
         }
     }

@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::cli::{DoctorArgs, Format};
+use crate::cli::{ContainerdTargets, DoctorArgs, Format};
+use crate::frontend::containerd::examine as containerd;
 use crate::frontend::finding::{Finding, Findings, Status};
+use crate::frontend::install::Place;
 use crate::frontend::install_check::effective;
-use crate::frontend::{policy, print};
+use crate::frontend::{fail, policy, print};
 use crate::kernel::{Feature, Kernel};
 use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
@@ -20,8 +22,14 @@ mod containers;
 mod host;
 
 /// Examines the host and prints the findings; exit status 1 where something fails.
-pub fn run(paths: &Paths, args: DoctorArgs, kernel: &impl Kernel) -> ExitCode {
-    let mut findings = examine(paths, kernel);
+pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> ExitCode {
+    let mut findings = match &args.error {
+        Some(error) => Findings(containerd::explain(error).into_iter().collect()),
+        None => examine(paths, kernel),
+    };
+    if findings.0.is_empty() && args.error.is_some() {
+        return fail("explain the error: it is none that comes from a node's set-up; run `bpfman-hook doctor` without --error");
+    }
     let failed = findings.failed();
     if args.quiet {
         findings = findings.only_bad();
@@ -85,10 +93,13 @@ fn engines(root: &Path) -> Findings {
             findings.0.extend(effective(engine, root).0);
         }
     }
+    if there(&["usr/bin/containerd", "usr/local/bin/containerd"]) {
+        findings.0.extend(containerd::examine(&Place::at(root), &ContainerdTargets::default()).0);
+    }
     if findings.0.is_empty() {
         findings.push(Finding::ok(
             "hooks",
-            "neither podman nor CRI-O is here; plain runtimes run what `hooks` of config.json names",
+            "neither podman nor CRI-O nor containerd is here; plain runtimes run what `hooks` of config.json names",
         ));
     }
     findings

@@ -16,8 +16,9 @@ pub use keys::KeyScope;
 use keys::{Annotations, Audience, Found, Key};
 use lex::Fault;
 pub use lex::Position;
+pub(super) use programs::kernel_place;
 
-use crate::model::attach_point::{CgroupAttach, Direction, ProgramKind, TracepointName, XdpMode};
+use crate::model::attach_point::{CgroupAttach, Direction, Order, ProbedProcess, ProgramKind, TracepointName, XdpMode};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::DelegationRequest;
 use crate::model::reference::Reference;
@@ -71,6 +72,8 @@ pub struct ProgramRequest {
     pub function: String,
     /// Kind and place.
     pub attach: AttachRequest,
+    /// `priority=` and `proceed-on=`; None where neither is written.
+    pub order: Option<Order>,
 }
 
 /// The place that an entry asks for; what it leaves out comes from the ELF section or is a default.
@@ -107,6 +110,40 @@ pub enum AttachRequest {
         /// TARGET; None takes the section's.
         target: Option<String>,
     },
+    /// `tc:FUNCTION [iface=] [direction=]`
+    Tc {
+        /// `iface=`, default `eth0`.
+        iface: InterfaceSelector,
+        /// `direction=`; None takes the section's.
+        direction: Option<Direction>,
+    },
+    /// `kprobe:FUNCTION[:function[+offset]]`, `kretprobe:FUNCTION[:function]`
+    Kprobe {
+        /// The function and bytes from its start; None takes the section's.
+        target: Option<(String, u64)>,
+        /// True for `kretprobe`.
+        ret: bool,
+    },
+    /// `fentry:FUNCTION[:function]`, `fexit:…`, `lsm:FUNCTION[:hook]`
+    Trampoline {
+        /// The kind that was written.
+        kind: ProgramKind,
+        /// TARGET; None takes the section's.
+        target: Option<String>,
+    },
+    /// `uprobe:FUNCTION[:path-or-library] [symbol=] [offset=] [pid=]`, `uretprobe:…`
+    Uprobe {
+        /// TARGET; None takes the section's.
+        target: Option<String>,
+        /// `symbol=`; None takes the section's, or counts from the start of the file.
+        symbol: Option<String>,
+        /// `offset=`
+        offset: u64,
+        /// `pid=`, default `any`.
+        process: ProbedProcess,
+        /// True for `uretprobe`.
+        ret: bool,
+    },
 }
 
 impl AttachRequest {
@@ -118,6 +155,12 @@ impl AttachRequest {
             Self::Cgroup { kind, .. } => *kind,
             Self::Tracepoint { .. } => ProgramKind::Tracepoint,
             Self::RawTracepoint { .. } => ProgramKind::RawTracepoint,
+            Self::Tc { .. } => ProgramKind::Tc,
+            Self::Kprobe { ret: false, .. } => ProgramKind::Kprobe,
+            Self::Kprobe { ret: true, .. } => ProgramKind::Kretprobe,
+            Self::Trampoline { kind, .. } => *kind,
+            Self::Uprobe { ret: false, .. } => ProgramKind::Uprobe,
+            Self::Uprobe { ret: true, .. } => ProgramKind::Uretprobe,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::lex::{self, Entry, Fault, Word};
 use super::{AttachRequest, InterfaceSelector, ProgramRequest};
-use crate::model::attach_point::{CgroupAttach, Direction, ProgramKind, TracepointName, XdpMode};
+use crate::model::attach_point::{CgroupAttach, Direction, Order, ProbedProcess, ProgramKind, TracepointName, XdpMode};
 use crate::model::reference::Reference;
 use crate::model::words::{is_symbol, listed, nearest_hint, quoted};
 
@@ -63,16 +63,15 @@ fn parse_entry(entry: &Entry, image: Option<&Reference>) -> Result<ProgramReques
             .ok_or_else(|| head.fault("there is no image for it; add from= to the entry, or the annotation image"))?,
     };
     let attach = parse_attach(kind, head, target, &options)?;
-    Ok(ProgramRequest { from, function: function.to_owned(), attach })
+    let order = options.order(kind)?;
+    Ok(ProgramRequest { from, function: function.to_owned(), attach, order })
 }
 
 fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &Options) -> Result<AttachRequest, Fault> {
-    options.refuse_chains(kind)?;
     if !kind.supported() {
-        let instead = if kind == ProgramKind::Tc { "; write tcx" } else { "" };
-        return Err(head.fault(format!("{kind} programs are not supported by this version{instead}")));
+        return Err(head.fault(format!("{kind} programs are not supported by this version")));
     }
-    let takes_target = matches!(kind, ProgramKind::Tracepoint | ProgramKind::RawTracepoint);
+    let takes_target = !(kind.on_netns() || kind.on_cgroup());
     if let (false, Some(_)) = (takes_target, target) {
         let instead = match kind {
             _ if kind.on_netns() => "iface=NAME",
@@ -85,10 +84,23 @@ fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &
             iface: options.iface()?,
             mode: options.one_of("mode", &[("native", XdpMode::Native), ("skb", XdpMode::Skb)])?,
         }),
-        ProgramKind::Tcx => Ok(AttachRequest::Tcx {
-            iface: options.iface()?,
-            direction: options.one_of("direction", &[("ingress", Direction::Ingress), ("egress", Direction::Egress)])?,
-        }),
+        ProgramKind::Tcx => {
+            Ok(AttachRequest::Tcx { iface: options.iface()?, direction: options.one_of("direction", &DIRECTIONS)? })
+        }
+        ProgramKind::Tc => {
+            Ok(AttachRequest::Tc { iface: options.iface()?, direction: options.one_of("direction", &DIRECTIONS)? })
+        }
+        ProgramKind::Kprobe | ProgramKind::Kretprobe => {
+            let ret = kind == ProgramKind::Kretprobe;
+            let target =
+                target.map(|target| kernel_place(target, ret).ok_or_else(|| head.fault(kernel_rule(kind)))).transpose()?;
+            Ok(AttachRequest::Kprobe { target, ret })
+        }
+        ProgramKind::Fentry | ProgramKind::Fexit | ProgramKind::Lsm => match target {
+            Some(name) if !is_kernel_function(name) => Err(head.fault(kernel_rule(kind))),
+            target => Ok(AttachRequest::Trampoline { kind, target: target.map(str::to_owned) }),
+        },
+        ProgramKind::Uprobe | ProgramKind::Uretprobe => options.uprobe(kind, head, target),
         ProgramKind::Tracepoint => {
             let target = target.map(|target| tracepoint(target).ok_or_else(|| head.fault(TRACEPOINT_RULE))).transpose()?;
             Ok(AttachRequest::Tracepoint { target })
@@ -101,6 +113,55 @@ fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &
         },
         kind => Ok(AttachRequest::Cgroup { kind, attach: options.cgroup_attach(kind)? }),
     }
+}
+
+const DIRECTIONS: [(&str, Direction); 2] = [("ingress", Direction::Ingress), ("egress", Direction::Egress)];
+
+/// What the target of a kind on a kernel function looks like.
+fn kernel_rule(kind: ProgramKind) -> &'static str {
+    match kind {
+        ProgramKind::Kprobe => "the target of kprobe is a kernel function, as vfs_read or vfs_read+0x10",
+        ProgramKind::Kretprobe => "the target of kretprobe is a kernel function, as vfs_read",
+        ProgramKind::Lsm => "the target of lsm is an LSM hook, as file_open",
+        _ => "the target of fentry and fexit is a kernel function, as vfs_read",
+    }
+}
+
+/// `function` or, for entries, `function+offset`.
+pub(in crate::model) fn kernel_place(target: &str, ret: bool) -> Option<(String, u64)> {
+    let (function, offset) = match target.split_once('+') {
+        Some(_) if ret => return None,
+        Some((function, offset)) => (function, number(offset)?),
+        None => (target, 0),
+    };
+    is_kernel_function(function).then(|| (function.to_owned(), offset))
+}
+
+/// A symbol of the kernel's: compilers add suffixes with dots, as `.isra.0`.
+fn is_kernel_function(name: &str) -> bool {
+    (1..=127).contains(&name.len())
+        && !name.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
+}
+
+/// Decimal, or hexadecimal after 0x.
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(hex) if hex.bytes().all(|b| b.is_ascii_hexdigit()) => u64::from_str_radix(hex, 16).ok(),
+        None if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// An absolute path without `.`, `..` and control characters, or the name of a library.
+fn is_user_target(target: &str) -> bool {
+    let plain = !target.chars().any(char::is_control) && (1..4096).contains(&target.len());
+    let parts = || target.split('/').skip(1);
+    plain
+        && match target.starts_with('/') {
+            true => target.len() > 1 && parts().all(|part| !part.is_empty() && part != "." && part != ".."),
+            false => !target.contains('/') && target != "." && target != "..",
+        }
 }
 
 const TRACEPOINT_RULE: &str = "the target of tracepoint is category/name, as sched/sched_switch";
@@ -127,11 +188,6 @@ fn is_interface(name: &str) -> bool {
 struct Options<'a> {
     found: Vec<(&'a str, &'a str, &'a Word)>,
 }
-
-/// Verdicts after which the next program of a chain runs, in bpfman's words.
-const XDP_PROCEED: [&str; 6] = ["aborted", "drop", "pass", "tx", "redirect", "dispatcher_return"];
-const TC_PROCEED: [&str; 11] =
-    ["unspec", "ok", "reclassify", "shot", "pipe", "stolen", "queued", "repeat", "redirect", "trap", "dispatcher_return"];
 
 fn known_options(kind: ProgramKind) -> &'static [&'static str] {
     use ProgramKind as K;
@@ -226,27 +282,49 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// `priority` and `proceed-on` are checked like the rest and then refused: they mean something only where several programs
-    /// share one place.
-    fn refuse_chains(&self, kind: ProgramKind) -> Result<(), Fault> {
-        if let Some((word, text)) = self.value("priority") {
-            return Err(word.fault(match text.parse::<u16>() {
-                _ if kind == ProgramKind::Netfilter => return Ok(()),
-                Ok(1..=1000) if text.bytes().all(|b| b.is_ascii_digit()) => {
-                    "priority is not supported until chains of programs come; leave it out".to_owned()
-                }
-                _ => format!("priority is a number from 1 to 1000, not {}", quoted(text)),
-            }));
+    fn uprobe(&self, kind: ProgramKind, head: &Word, target: Option<&str>) -> Result<AttachRequest, Fault> {
+        if target.is_some_and(|target| !is_user_target(target)) {
+            let rule = "is an absolute path without . and .. in the container's root, or the name of a library";
+            return Err(head.fault(format!("the target of {kind} {rule}")));
         }
-        if let Some((word, text)) = self.value("proceed-on") {
-            let known: &[&str] = if kind == ProgramKind::Xdp { &XDP_PROCEED } else { &TC_PROCEED };
-            return Err(word.fault(match text.split(':').find(|verdict| !known.contains(verdict)) {
-                None => "proceed-on is not supported until chains of programs come; leave it out".to_owned(),
-                Some(verdict) => format!("{} is not a verdict; it is one of {}", quoted(verdict), known.join(", ")),
-            }));
-        }
-        Ok(())
+        let symbol = match self.value("symbol") {
+            Some((word, name)) if !is_user_symbol(name) => {
+                return Err(word.fault(format!("{} is not the name of a symbol", quoted(name))));
+            }
+            found => found.map(|(_, name)| name.to_owned()),
+        };
+        let offset = match self.value("offset") {
+            Some((word, text)) => {
+                number(text).ok_or_else(|| word.fault(format!("offset is a number of bytes, not {}", quoted(text))))?
+            }
+            None => 0,
+        };
+        let ret = kind == ProgramKind::Uretprobe;
+        let process = self.one_of("pid", &[("any", ProbedProcess::Any), ("init", ProbedProcess::Init)])?;
+        let process = process.unwrap_or(ProbedProcess::Any);
+        Ok(AttachRequest::Uprobe { target: target.map(str::to_owned), symbol, offset, process, ret })
     }
+
+    fn order(&self, kind: ProgramKind) -> Result<Option<Order>, Fault> {
+        let (priority, proceed_on) = (self.value("priority"), self.value("proceed-on"));
+        if !kind.has_order() || priority.is_none() && proceed_on.is_none() {
+            return Ok(None);
+        }
+        let mut order = Order::default_of(kind);
+        if let Some((word, text)) = priority {
+            order.priority = Order::priority(text).map_err(|error| word.fault(error.to_string()))?;
+        }
+        if let Some((word, text)) = proceed_on {
+            let verdicts = text.split(':').map(|verdict| Order::verdict(kind, verdict));
+            order.proceed_on = verdicts.collect::<Result<_, _>>().map_err(|error| word.fault(error.to_string()))?;
+        }
+        Ok(Some(order))
+    }
+}
+
+/// Symbols of any language: what an ELF string table can hold, without blanks.
+fn is_user_symbol(name: &str) -> bool {
+    (1..=512).contains(&name.len()) && !name.chars().any(|c| c.is_whitespace() || c.is_control())
 }
 
 #[cfg(test)]
@@ -289,6 +367,33 @@ mod tests {
             ("tracepoint:f", A::Tracepoint { target: None }),
             ("tracepoint:f:sched/sched_switch", A::Tracepoint { target: Some(sched()) }),
             ("raw_tracepoint:f:sched_switch", A::RawTracepoint { target: Some("sched_switch".into()) }),
+            ("tc:f direction=ingress", A::Tc { iface: named("eth0"), direction: Some(Direction::Ingress) }),
+            ("kprobe:f", A::Kprobe { target: None, ret: false }),
+            ("kprobe:f:vfs_read+0x10", A::Kprobe { target: Some(("vfs_read".into(), 16)), ret: false }),
+            ("kretprobe:f:vfs_read.isra.0", A::Kprobe { target: Some(("vfs_read.isra.0".into(), 0)), ret: true }),
+            ("fentry:f:vfs_read", A::Trampoline { kind: ProgramKind::Fentry, target: Some("vfs_read".into()) }),
+            ("fexit:f", A::Trampoline { kind: ProgramKind::Fexit, target: None }),
+            ("lsm:f:file_open", A::Trampoline { kind: ProgramKind::Lsm, target: Some("file_open".into()) }),
+            (
+                "uprobe:f:libc symbol=malloc pid=init",
+                A::Uprobe {
+                    target: Some("libc".into()),
+                    symbol: Some("malloc".into()),
+                    offset: 0,
+                    process: ProbedProcess::Init,
+                    ret: false,
+                },
+            ),
+            (
+                "uretprobe:f:/usr/bin/app symbol=main.(*T).run offset=0x20",
+                A::Uprobe {
+                    target: Some("/usr/bin/app".into()),
+                    symbol: Some("main.(*T).run".into()),
+                    offset: 32,
+                    process: ProbedProcess::Any,
+                    ret: true,
+                },
+            ),
         ];
         for (value, expected) in cases {
             assert_eq!(attach(value), expected, "{value}");
@@ -330,20 +435,34 @@ mod tests {
             ("xdp:a iface=a-very-long-name", 1, 7, "\"a-very-long-name\" is not the name of an interface"),
             ("xdp:a iface=../x", 1, 7, "\"../x\" is not the name of an interface"),
             ("xdp:a mode=hw", 1, 7, "mode is native or skb, not \"hw\""),
-            ("xdp:a priority=50", 1, 7, "priority is not supported until chains of programs come; leave it out"),
             ("xdp:a priority=0", 1, 7, "priority is a number from 1 to 1000, not \"0\""),
             ("xdp:a priority=1001", 1, 7, "priority is a number from 1 to 1000, not \"1001\""),
             ("xdp:a priority=+5", 1, 7, "priority is a number from 1 to 1000, not \"+5\""),
-            ("xdp:a proceed-on=pass:drop", 1, 7, "proceed-on is not supported until chains of programs come; leave it out"),
             (
                 "xdp:a proceed-on=pas",
                 1,
                 7,
                 "\"pas\" is not a verdict; it is one of aborted, drop, pass, tx, redirect, dispatcher_return",
             ),
-            ("tc:a", 1, 1, "tc programs are not supported by this version; write tcx"),
-            ("fentry:a:vfs_read", 1, 1, "fentry programs are not supported by this version"),
-            ("uprobe:a:libc symbol=malloc pid=init", 1, 1, "uprobe programs are not supported by this version"),
+            ("kretprobe:a:vfs_read+1", 1, 1, "the target of kretprobe is a kernel function, as vfs_read"),
+            ("kprobe:a:vfs_read+x", 1, 1, kernel_rule(ProgramKind::Kprobe)),
+            ("lsm:a:file/open", 1, 1, "the target of lsm is an LSM hook, as file_open"),
+            ("fentry:a:", 1, 1, kernel_rule(ProgramKind::Fentry)),
+            (
+                "uprobe:a:/usr/../bin/sh symbol=main",
+                1,
+                1,
+                "the target of uprobe is an absolute path without . and .. in the container's root, or the name of a library",
+            ),
+            (
+                "uprobe:a:lib/libc.so.6",
+                1,
+                1,
+                "the target of uprobe is an absolute path without . and .. in the container's root, or the name of a library",
+            ),
+            ("uprobe:a:libc symbol=malloc pid=7", 1, 29, "pid is any or init, not \"7\""),
+            ("uprobe:a:libc offset=-1", 1, 15, "offset is a number of bytes, not \"-1\""),
+            ("iter:a", 1, 1, "iter programs are not supported by this version"),
             ("netfilter:a pf=ipv4 hook=input priority=-5", 1, 1, "netfilter programs are not supported by this version"),
             ("cgroup_skb:a attach=connect4", 1, 14, "attach=connect4 belongs to cgroup_sock_addr, not to cgroup_skb"),
             (
@@ -372,6 +491,15 @@ mod tests {
         }
         let fault = parse("xdp:a", None).expect_err("no image");
         assert_eq!(fault.problem, "there is no image for it; add from= to the entry, or the annotation image");
+    }
+
+    #[test]
+    fn an_order_is_in_bpfmans_words() {
+        let order = |value: &str| parse(value, Some(&image())).expect("legal").remove(0).order;
+        assert_eq!(order("xdp:a iface=lo"), None);
+        assert_eq!(order("xdp:a priority=5"), Some(Order { priority: 5, proceed_on: vec![2, 31] }));
+        assert_eq!(order("tc:a proceed-on=unspec:trap"), Some(Order { priority: 50, proceed_on: vec![-1, 8] }));
+        assert_eq!(order("tcx:a priority=1000"), Some(Order { priority: 1000, proceed_on: Vec::new() }));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! From what an entry asks for and what its ELF section says to places, complete.
 
-use crate::model::annotations::{AttachRequest, InterfaceSelector};
-use crate::model::attach_point::{AttachPoint, CgroupAttach, Direction, Interface, ProgramKind};
+use crate::model::annotations::{AttachRequest, InterfaceSelector, kernel_place};
+use crate::model::attach_point::{
+    AttachPoint, CgroupAttach, Direction, Interface, Order, ProbedProcess, ProgramKind, UserProbe,
+};
 use crate::model::facts::{CgroupFact, Facts, NetnsFact};
 use crate::model::object::{ProgramFacts, SectionAttach};
 use crate::model::plan::PlanError;
@@ -10,6 +12,10 @@ use crate::model::plan::PlanError;
 const BPF_XDP: u32 = 37;
 /// BPF_TCX_INGRESS; BPF_TCX_EGRESS follows it.
 const BPF_TCX_INGRESS: u32 = 46;
+/// BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_LSM_MAC
+const BPF_TRACE_FENTRY: u32 = 24;
+const BPF_TRACE_FEXIT: u32 = 25;
+const BPF_LSM_MAC: u32 = 27;
 
 /// Said where only `lo` is there and the engine configures the network later.
 pub const LATE_NETWORK: &str = "; podman configures the network of a container with a user namespace only after its hooks ran, so attach to lo or run it without one";
@@ -23,6 +29,17 @@ pub fn from_section(program: &ProgramFacts) -> Result<AttachRequest, PlanError> 
         Some(SectionAttach::Cgroup(kind, attach)) => Ok(AttachRequest::Cgroup { kind: *kind, attach: *attach }),
         Some(SectionAttach::Tracepoint(target)) => Ok(AttachRequest::Tracepoint { target: target.clone() }),
         Some(SectionAttach::RawTracepoint(target)) => Ok(AttachRequest::RawTracepoint { target: target.clone() }),
+        Some(SectionAttach::Function(kind @ (ProgramKind::Kprobe | ProgramKind::Kretprobe), _)) => {
+            Ok(AttachRequest::Kprobe { target: None, ret: *kind == ProgramKind::Kretprobe })
+        }
+        Some(SectionAttach::Function(kind, _)) => Ok(AttachRequest::Trampoline { kind: *kind, target: None }),
+        Some(SectionAttach::Uprobe(kind, _)) => Ok(AttachRequest::Uprobe {
+            target: None,
+            symbol: None,
+            offset: 0,
+            process: ProbedProcess::Any,
+            ret: *kind == ProgramKind::Uretprobe,
+        }),
         Some(SectionAttach::Other(kind)) => Err(PlanError::Unsupported { function: program.function.clone(), kind: *kind }),
         None => Err(PlanError::NoPlace {
             function: program.function.clone(),
@@ -36,24 +53,61 @@ pub fn from_section(program: &ProgramFacts) -> Result<AttachRequest, PlanError> 
 pub fn check_kind(asked: ProgramKind, program: &ProgramFacts) -> Result<(), PlanError> {
     match program.declared.as_ref().map(SectionAttach::kind) {
         // A classifier is loaded in the same way for tc and for tcx.
-        Some(actual) if actual != asked && !(actual == ProgramKind::Tc && asked == ProgramKind::Tcx) => {
+        Some(actual) if !actual.loads_as(asked) => {
             Err(PlanError::OtherKind { function: program.function.clone(), section: program.section.clone(), actual, asked })
         }
         _ => Ok(()),
     }
 }
 
-/// The places of one entry, several where `iface=*`, and the `expected_attach_type` to load the program with.
+/// The places of one entry, several where `iface=*`, the `expected_attach_type` to load the program with, and what it is loaded
+/// for, where that is fixed by loading.
 pub fn places(
     asked: &AttachRequest,
+    order: Option<&Order>,
+    program: &ProgramFacts,
+    facts: &Facts,
+    late_network: bool,
+) -> Result<(Vec<AttachPoint>, u32, Option<String>), PlanError> {
+    if let AttachRequest::Trampoline { kind, target } = asked {
+        let target = match (target, &program.declared) {
+            (Some(target), _) | (None, Some(SectionAttach::Function(_, Some(target)))) => target.clone(),
+            _ => {
+                return Err(no_place(
+                    program,
+                    &format!("{kind}:FUNCTION:{}", if *kind == ProgramKind::Lsm { "hook" } else { "function" }),
+                ));
+            }
+        };
+        let (at, attach) = match kind {
+            ProgramKind::Lsm => (AttachPoint::Lsm { hook: target.clone() }, BPF_LSM_MAC),
+            ProgramKind::Fexit => (AttachPoint::Fexit { function: target.clone() }, BPF_TRACE_FEXIT),
+            _ => (AttachPoint::Fentry { function: target.clone() }, BPF_TRACE_FENTRY),
+        };
+        return Ok((vec![at], attach, Some(target)));
+    }
+    let (at, attach) = told_when_attached(asked, order, program, facts, late_network)?;
+    Ok((at, attach, None))
+}
+
+fn no_place(program: &ProgramFacts, remedy: &str) -> PlanError {
+    PlanError::NoPlace { function: program.function.clone(), section: program.section.clone(), remedy: remedy.to_owned() }
+}
+
+fn told_when_attached(
+    asked: &AttachRequest,
+    order: Option<&Order>,
     program: &ProgramFacts,
     facts: &Facts,
     late_network: bool,
 ) -> Result<(Vec<AttachPoint>, u32), PlanError> {
-    let no_place = |remedy: &str| PlanError::NoPlace {
-        function: program.function.clone(),
-        section: program.section.clone(),
-        remedy: remedy.to_owned(),
+    let no_place = |remedy: &str| no_place(program, remedy);
+    let direction_of = |asked: Option<Direction>| {
+        let declared = match &program.declared {
+            Some(SectionAttach::Tcx(direction)) => *direction,
+            _ => None,
+        };
+        asked.or(declared).ok_or_else(|| no_place("direction=ingress or direction=egress"))
     };
     match asked {
         AttachRequest::Xdp { iface, mode } => {
@@ -62,14 +116,16 @@ pub fn places(
             Ok((at, BPF_XDP))
         }
         AttachRequest::Tcx { iface, direction } => {
-            let declared = match &program.declared {
-                Some(SectionAttach::Tcx(direction)) => *direction,
-                _ => None,
-            };
-            let direction = direction.or(declared).ok_or_else(|| no_place("direction=ingress or direction=egress"))?;
+            let direction = direction_of(*direction)?;
             let found = interfaces(iface, ProgramKind::Tcx, program, facts, late_network)?;
             let at = found.into_iter().map(|iface| AttachPoint::Tcx { iface, direction }).collect();
             Ok((at, BPF_TCX_INGRESS + u32::from(direction == Direction::Egress)))
+        }
+        AttachRequest::Tc { iface, direction } => {
+            let direction = direction_of(*direction)?;
+            let priority = order.map_or(Order::DEFAULT_PRIORITY, |order| order.priority);
+            let found = interfaces(iface, ProgramKind::Tc, program, facts, late_network)?;
+            Ok((found.into_iter().map(|iface| AttachPoint::Tc { iface, direction, priority }).collect(), 0))
         }
         AttachRequest::Cgroup { kind, attach } => {
             let attach =
@@ -92,6 +148,34 @@ pub fn places(
             let name = target.clone().or(declared).ok_or_else(|| no_place("raw_tracepoint:FUNCTION:name"))?;
             Ok((vec![AttachPoint::RawTracepoint { name }], 0))
         }
+        AttachRequest::Kprobe { target, ret } => {
+            let declared = match &program.declared {
+                Some(SectionAttach::Function(_, Some(declared))) => kernel_place(declared, *ret),
+                _ => None,
+            };
+            let kind = asked.kind();
+            let remedy = format!("{kind}:FUNCTION:function");
+            let (function, offset) = target.clone().or(declared).ok_or_else(|| no_place(&remedy))?;
+            Ok((vec![AttachPoint::Kprobe { function, offset, ret: *ret }], 0))
+        }
+        AttachRequest::Uprobe { target, symbol, offset, process, ret } => {
+            let declared = match &program.declared {
+                Some(SectionAttach::Uprobe(_, declared)) => declared.clone(),
+                _ => None,
+            };
+            let remedy = format!("{}:FUNCTION:path-or-library symbol=name", asked.kind());
+            let (target, symbol) = match (target, symbol, declared) {
+                (Some(target), symbol, _) => (target.clone(), symbol.clone()),
+                (None, symbol, Some((target, declared))) => (target, symbol.clone().or(Some(declared))),
+                (None, _, None) => return Err(no_place(&remedy)),
+            };
+            if symbol.is_none() && *offset == 0 {
+                return Err(no_place(&remedy));
+            }
+            let probe = UserProbe { target, symbol, offset: *offset, process: *process, container_pid: None };
+            Ok((vec![AttachPoint::Uprobe { probe, ret: *ret }], 0))
+        }
+        AttachRequest::Trampoline { .. } => Err(no_place("its function")),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::annotations::{BpffsRequest, KeyScope, MapAccess, ProgramsRequest, Request};
-use crate::model::attach_point::{AttachPoint, Scope};
+use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, Scope};
 use crate::model::bytecode::Bytecode;
 use crate::model::delegation::Delegation;
 use crate::model::facts::{Facts, NetnsFact};
@@ -99,6 +99,7 @@ struct Wanted<'a> {
     object: usize,
     program: &'a ProgramFacts,
     asked: crate::model::annotations::AttachRequest,
+    order: Option<&'a Order>,
 }
 
 fn wanted_programs<'a>(inputs: &'a Inputs<'_>) -> Result<Vec<Wanted<'a>>, PlanError> {
@@ -108,7 +109,7 @@ fn wanted_programs<'a>(inputs: &'a Inputs<'_>) -> Result<Vec<Wanted<'a>>, PlanEr
         ProgramsRequest::All { from } => {
             let object = object_of(inputs, from);
             for program in &inputs.objects[object].facts.programs {
-                wanted.push(Wanted { object, program, asked: attach::from_section(program)? });
+                wanted.push(Wanted { object, program, asked: attach::from_section(program)?, order: None });
             }
             if wanted.is_empty() {
                 return Err(PlanError::NoPrograms { reference: inputs.objects[object].name() });
@@ -127,7 +128,7 @@ fn wanted_programs<'a>(inputs: &'a Inputs<'_>) -> Result<Vec<Wanted<'a>>, PlanEr
                     }
                 })?;
                 attach::check_kind(entry.attach.kind(), program)?;
-                wanted.push(Wanted { object, program, asked: entry.attach.clone() });
+                wanted.push(Wanted { object, program, asked: entry.attach.clone(), order: entry.order.as_ref() });
             }
         }
     }
@@ -235,7 +236,8 @@ fn owner_plan(
             planned.maps.push(PlannedMap { name: map.name.clone(), pin: PinName::map(maps), freeze });
         }
         for one in mine {
-            let (places, expected_attach_type) = attach::places(&one.asked, one.program, inputs.facts, inputs.late_network)?;
+            let (places, expected_attach_type, target) =
+                attach::places(&one.asked, one.order, one.program, inputs.facts, inputs.late_network)?;
             // Each entry is a program of its own: one function may be loaded for two attach types.
             programs += 1;
             let pin = PinName::program(programs);
@@ -244,6 +246,7 @@ fn owner_plan(
                 function: function.clone(),
                 kind: one.asked.kind(),
                 expected_attach_type,
+                target,
                 pin: pin.clone(),
             });
             for at in places {
@@ -253,11 +256,14 @@ fn owner_plan(
                     return Err(PlanError::TwoXdp { function, other: other.to_owned(), iface: iface.name.clone() });
                 }
                 links += 1;
+                let netns = at.interface().map(|_| NetnsRecord { cookie: inputs.facts.netns_cookie, path: None });
                 plan.links.push(PlannedLink {
                     program: pin.clone(),
                     function: function.clone(),
                     at,
                     pin: PinName::link(links),
+                    order: one.order.cloned(),
+                    netns,
                 });
             }
         }

@@ -17,7 +17,7 @@ mod tests;
 use std::path::PathBuf;
 
 use crate::model::annotations::MapAccess;
-use crate::model::attach_point::{AttachPoint, ProgramKind, Scope};
+use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, ProgramKind, Scope};
 use crate::model::delegation::Delegation;
 use crate::model::ids::PinName;
 use crate::model::record::ImageRecord;
@@ -50,6 +50,8 @@ pub struct PlannedProgram {
     pub kind: ProgramKind,
     /// `expected_attach_type` of BPF_PROG_LOAD, `enum bpf_attach_type`.
     pub expected_attach_type: u32,
+    /// The kernel function (fentry, fexit) or LSM hook that it is loaded for.
+    pub target: Option<String>,
     /// Its pin.
     pub pin: PinName,
 }
@@ -76,6 +78,10 @@ pub struct PlannedLink {
     pub at: AttachPoint,
     /// The link's own pin.
     pub pin: PinName,
+    /// Its place among others on one interface; None where nothing was said.
+    pub order: Option<Order>,
+    /// The network namespace of the interface.
+    pub netns: Option<NetnsRecord>,
 }
 
 /// A bpffs to mount into the container.

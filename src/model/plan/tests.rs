@@ -86,7 +86,12 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
             programs: ProgramsRequest::Listed(
                 programs
                     .into_iter()
-                    .map(|(function, attach)| ProgramRequest { from: reference("a"), function: function.to_owned(), attach })
+                    .map(|(function, attach)| ProgramRequest {
+                        from: reference("a"),
+                        function: function.to_owned(),
+                        attach,
+                        order: None,
+                    })
                     .collect(),
             ),
             programs_scope: KeyScope::Pod,

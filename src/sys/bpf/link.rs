@@ -2,7 +2,7 @@
 //! an RCU grace period and on a kernel thread (kernel/bpf/inode.c, bpf_free_inode; kernel/bpf/syscall.c, bpf_link_put).
 
 use std::ffi::CString;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use aya_obj::generated::bpf_cmd::{BPF_LINK_CREATE, BPF_RAW_TRACEPOINT_OPEN};
 use rustix::io::Errno;
@@ -45,48 +45,11 @@ pub fn raw_tracepoint_open(program: BorrowedFd<'_>, name: &str) -> Result<OwnedF
     unsafe { new_fd(BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
 }
 
-/// Opens the perf event of a tracepoint, by the number in tracefs' `events/<category>/<name>/id`, on CPU 0 for all
-/// processes. A program that is linked to it runs on every CPU: tracepoint programs hang on the event, not on the CPU
-/// (kernel/trace/bpf_trace.c, perf_event_attach_bpf_prog).
-///
-/// # Errors
-/// EACCES without CAP_PERFMON where perf_event_paranoid forbids it.
-pub fn tracepoint_event(id: u64) -> Result<OwnedFd, Errno> {
-    const PERF_TYPE_TRACEPOINT: u32 = 2;
-    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
-    /// `struct perf_event_attr` up to and with its first version, PERF_ATTR_SIZE_VER0 of uapi/linux/perf_event.h.
-    #[repr(C)]
-    struct Attr {
-        kind: u32,
-        size: u32,
-        config: u64,
-        sample_period: u64,
-        sample_type: u64,
-        read_format: u64,
-        flags: u64,
-        wakeup_events: u32,
-        bp_type: u32,
-        config1: u64,
-    }
-    const { assert!(size_of::<Attr>() == 64, "PERF_ATTR_SIZE_VER0") };
-    let attr = Attr {
-        kind: PERF_TYPE_TRACEPOINT,
-        size: 64,
-        config: id,
-        sample_period: 1,
-        sample_type: 0,
-        read_format: 0,
-        flags: 0,
-        wakeup_events: 1,
-        bp_type: 0,
-        config1: 0,
-    };
-    // SAFETY: the kernel reads `size` bytes of `attr`, which it has; the other arguments are integers.
-    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC) };
-    if fd < 0 {
-        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
-    }
-    let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
-    // SAFETY: the kernel just made this fd for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// Attaches a program to the kernel function or LSM hook that it was loaded for. BPF_LINK_CREATE takes such programs since
+/// Linux 5.19 only; this command has since they exist.
+pub fn trampoline_link(program: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let mut attr = zeroed();
+    attr.raw_tracepoint.prog_fd = raw(program);
+    // SAFETY: the one pointer is null, which says that the program knows its place.
+    unsafe { new_fd(BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
 }

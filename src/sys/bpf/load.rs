@@ -161,6 +161,8 @@ pub struct ProgramLoad<'a> {
     pub program_type: u32,
     /// `enum bpf_attach_type`
     pub expected_attach_type: u32,
+    /// Type id of the kernel function that it hangs on, in the kernel's BTF; 0 for none.
+    pub attach_btf_id: u32,
     /// `BPF_F_*` of programs.
     pub flags: u32,
     /// Instructions of eight bytes each.
@@ -186,6 +188,7 @@ pub fn program_load(program: &ProgramLoad<'_>, log: Option<&mut [u8]>) -> Result
     let fields = unsafe { &mut attr.__bindgen_anon_3 };
     fields.prog_type = program.program_type;
     fields.expected_attach_type = program.expected_attach_type;
+    fields.attach_btf_id = program.attach_btf_id;
     fields.prog_flags = program.flags;
     fields.prog_name = object_name(program.name);
     fields.insns = program.instructions.as_ptr() as u64;

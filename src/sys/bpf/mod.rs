@@ -7,6 +7,7 @@
 mod info;
 mod link;
 mod load;
+mod perf;
 pub mod probe;
 
 use std::ffi::CString;
@@ -22,10 +23,11 @@ use aya_obj::generated::bpf_cmd::{
 use rustix::io::Errno;
 
 pub use info::{LinkInfo, MapInfo, ProgramInfo, link_info, locked_memory, map_info, program_id, program_info};
-pub use link::{LinkTarget, link_create, raw_tracepoint_open, tracepoint_event};
+pub use link::{LinkTarget, link_create, raw_tracepoint_open, trampoline_link};
 pub use load::{
     MapCreate, MapTypes, ProgramLoad, Records, btf_load, map_create, map_freeze, map_lookup, map_update, program_load,
 };
+pub use perf::{kprobe_event, pmu_type, tracepoint_event, uprobe_event};
 
 /// The kinds of objects that have ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

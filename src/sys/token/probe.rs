@@ -268,6 +268,7 @@ fn load(token: &Token, wanted: Wanted, allowed: Option<Delegation>, instructions
         name: "probe",
         program_type,
         expected_attach_type,
+        attach_btf_id: 0,
         flags: 0,
         instructions,
         license: "Apache-2.0",

@@ -50,6 +50,8 @@ pub struct Wanted<'w> {
     pub function: &'w str,
     pub kind: ProgramKind,
     pub attach: u32,
+    /// The kernel function that it is loaded for.
+    pub target: Option<&'w str>,
 }
 
 /// What was loaded, with the names that its maps have in the object.
@@ -133,6 +135,7 @@ impl Bed {
                 function: wanted.function.into(),
                 kind: wanted.kind,
                 expected_attach_type: wanted.attach,
+                target: wanted.target.map(str::to_owned),
                 pin: PinName::program(number(0)),
             })
             .collect();
@@ -174,7 +177,14 @@ impl Bed {
     pub fn attach(&self, loaded: &LoadedObject, n: usize, at: AttachPoint, places: Places<'_>) -> Result<Linked, KernelError> {
         let program = &loaded.programs[n];
         let pin = PinName::link(self.counts[2].fetch_add(1, Ordering::Relaxed));
-        let planned = PlannedLink { program: program.pin.clone(), function: program.function.clone(), at, pin: pin.clone() };
+        let planned = PlannedLink {
+            program: program.pin.clone(),
+            function: program.function.clone(),
+            at,
+            pin: pin.clone(),
+            order: None,
+            netns: None,
+        };
         let id = LinuxKernel.attach(&self.directory, &planned, places)?;
         assert!(bpf::ids(ObjectKind::Link).unwrap().contains(&id));
         self.ids.lock().unwrap().push((ObjectKind::Link, id));

@@ -1,5 +1,7 @@
 //! Programs to their places: one link each, pinned as soon as it is there. Removing the pin is the detach.
 
+mod probe;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
@@ -14,7 +16,6 @@ use crate::sys::{Errno, netns, tracefs};
 
 /// `enum bpf_attach_type`
 const XDP: u32 = 37;
-const PERF_EVENT: u32 = 41;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
 /// `XDP_FLAGS_*` of uapi/linux/if_link.h
@@ -38,6 +39,10 @@ pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>
         }
         AttachPoint::Tracepoint { tracepoint } => attachment.tracepoint(tracepoint),
         AttachPoint::RawTracepoint { name } => attachment.raw_tracepoint(name),
+        AttachPoint::Tc { iface, direction, .. } => attachment.tcx(attachment.netns(places)?, iface, *direction),
+        AttachPoint::Kprobe { function, offset, ret } => attachment.kprobe(function, *offset, *ret),
+        AttachPoint::Uprobe { probe, ret } => attachment.uprobe(probe, *ret, places),
+        AttachPoint::Fentry { .. } | AttachPoint::Fexit { .. } | AttachPoint::Lsm { .. } => attachment.trampoline(),
     }?;
     // An error from here on closes the link, which detaches it.
     bpf::pin(link.as_fd(), &planned.pin.path(directory)).map_err(KernelError::pin("pin a link at", directory, &planned.pin))?;
@@ -144,20 +149,10 @@ impl Attachment<'_> {
             Errno::NOENT => self.no_tracepoint(),
             other => self.failed(other, "open its perf event"),
         })?;
-        // The link holds the event.
-        bpf::link_create(self.program, LinkTarget::Fd(event.as_fd()), PERF_EVENT, 0).map_err(|errno| {
-            let found = features::probe(Feature::PerfLink);
-            if errno == Errno::INVAL && matches!(found, Support::No(_)) {
-                return KernelError::feature(self.doing(), Feature::PerfLink, found);
-            }
-            self.failed(
-                errno,
-                match errno {
-                    Errno::ACCESS => "the program reads more of the event than the tracepoint has",
-                    Errno::TOOBIG => "the tracepoint has 64 programs already",
-                    _ => "",
-                },
-            )
+        self.perf_link(event, |errno| match errno {
+            Errno::ACCESS => "the program reads more of the event than the tracepoint has",
+            Errno::TOOBIG => "the tracepoint has 64 programs already",
+            _ => "",
         })
     }
 

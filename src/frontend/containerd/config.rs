@@ -1,0 +1,513 @@
+//! `config.toml` of containerd, versions 2 and 3, as text to text: comments, order and everything that is not ours stay.
+//!
+//! Each change is marked where it stands, by a comment that says what was there before; [`Config::restore`] needs nothing else
+//! to bring the former text back. Sources: docs/cri/config.md and docs/NRI.md of containerd.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml_edit::{Array, DocumentMut, Item, Table, TableLike, Value, value};
+
+/// Marks a key or a table that was not there.
+const ADDED: &str = " # bpfman-hook: added";
+/// Marks a key whose former value follows, as a JSON string.
+const WAS: &str = " # bpfman-hook: was ";
+/// Stands before a table of ours.
+const TABLE: &str = "\n# bpfman-hook: added by `bpfman-hook install --containerd`, removed by `uninstall`\n";
+
+/// The patterns of annotations that a handler hands on to its hooks (Go's path.Match): pod-wide keys and those of one container.
+pub const PATTERNS: [&str; 2] = ["hook.bpfman.io/*", "*.hook.bpfman.io/*"];
+
+const NRI: &str = "io.containerd.nri.v1.nri";
+
+/// Why a configuration cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is no TOML.
+    #[error("parse it")]
+    Toml(#[from] toml_edit::TomlError),
+    /// Its version is one that we do not know.
+    #[error("its version is {0}; versions 2 and 3 are known: `containerd config migrate` converts it")]
+    Version(String),
+    /// Something is not written as containerd writes it.
+    #[error("{0} is not written as a table of its own; write it as [{0}]")]
+    Shape(String),
+    /// A handler has a base spec of somebody else.
+    #[error(
+        "the handler {handler} has base_runtime_spec = {path:?} already; choose another handler, or add our hooks to that file"
+    )]
+    Taken {
+        /// The handler.
+        handler: String,
+        /// Its base spec.
+        path: String,
+    },
+    /// There is no such handler to copy.
+    #[error("there is no handler {0} to take the runtime from; its default_runtime_name is wrong")]
+    NoHandler(String),
+}
+
+/// What NRI's part of the configuration says. None: containerd's own default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Nri {
+    /// `disable`: by default true before containerd 2.0, false since.
+    pub disabled: Option<bool>,
+    /// `disable_connections`: only pre-installed plugins are served.
+    pub no_connections: bool,
+    /// `socket_path`.
+    pub socket: Option<PathBuf>,
+    /// `plugin_path`.
+    pub plugins: Option<PathBuf>,
+    /// `plugin_request_timeout`.
+    pub request_timeout: Option<Duration>,
+    /// The default validator (containerd 2.2) is on and refuses hooks that plugins inject.
+    pub rejects_hooks: bool,
+    /// The plugins without which the validator, where it is on, lets no container start.
+    pub required: Vec<String>,
+}
+
+/// A runtime handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handler {
+    /// Its name, which a RuntimeClass names.
+    pub name: String,
+    /// `base_runtime_spec`.
+    pub base_spec: Option<PathBuf>,
+    /// `pod_annotations`.
+    pub pod_annotations: Vec<String>,
+}
+
+impl Handler {
+    /// True where pods' requests reach the hooks of the base spec.
+    pub fn hands_on_annotations(&self) -> bool {
+        let has = |pattern: &str| self.pod_annotations.iter().any(|found| found == pattern || found == "*/*");
+        PATTERNS.iter().all(|pattern| has(pattern))
+    }
+}
+
+/// A configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    document: DocumentMut,
+    /// The plugin that has the runtime handlers.
+    runtime: &'static str,
+}
+
+impl Config {
+    /// Reads a configuration; the empty text stands for a file that is not there.
+    ///
+    /// # Errors
+    /// [`ConfigError::Toml`], [`ConfigError::Version`].
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let document: DocumentMut = text.parse()?;
+        let runtime = match document.get("version") {
+            // containerd 2 reads version 2 as well, and containerd 1 nothing newer.
+            None if document.is_empty() => "io.containerd.grpc.v1.cri",
+            None => return Err(ConfigError::Version("1 (it names none)".to_owned())),
+            Some(version) => match version.as_integer() {
+                Some(2) => "io.containerd.grpc.v1.cri",
+                Some(3) => "io.containerd.cri.v1.runtime",
+                _ => return Err(ConfigError::Version(version.to_string().trim().to_owned())),
+            },
+        };
+        Ok(Self { document, runtime })
+    }
+
+    /// The text.
+    pub fn text(&self) -> String {
+        self.document.to_string()
+    }
+
+    fn plugin(&self, name: &str) -> Option<&dyn TableLike> {
+        self.document.get("plugins")?.as_table_like()?.get(name)?.as_table_like()
+    }
+
+    /// What it says of NRI.
+    pub fn nri(&self) -> Nri {
+        let Some(nri) = self.plugin(NRI) else { return Nri::default() };
+        let path = |key: &str| nri.get(key).and_then(Item::as_str).map(PathBuf::from);
+        let yes = |table: &dyn TableLike, key: &str| table.get(key).and_then(Item::as_bool);
+        let validator = nri.get("default_validator").and_then(Item::as_table_like);
+        let on = validator.is_some_and(|validator| yes(validator, "enable") == Some(true));
+        let validator = validator.filter(|_| on);
+        Nri {
+            disabled: yes(nri, "disable"),
+            no_connections: yes(nri, "disable_connections") == Some(true),
+            socket: path("socket_path"),
+            plugins: path("plugin_path"),
+            request_timeout: nri.get("plugin_request_timeout").and_then(Item::as_str).and_then(duration),
+            rejects_hooks: validator.is_some_and(|validator| yes(validator, "reject_oci_hook_adjustment") == Some(true)),
+            required: validator.and_then(|validator| validator.get("required_plugins")).map(strings).unwrap_or_default(),
+        }
+    }
+
+    fn handlers_table(&self) -> Option<&dyn TableLike> {
+        self.plugin(self.runtime)?.get("containerd")?.as_table_like()?.get("runtimes")?.as_table_like()
+    }
+
+    /// The runtime handlers that it names.
+    pub fn handlers(&self) -> Vec<Handler> {
+        let tables = self.handlers_table().into_iter().flat_map(TableLike::iter);
+        let named = tables.filter_map(|(name, item)| Some((name, item.as_table_like()?)));
+        named
+            .map(|(name, table)| Handler {
+                name: name.to_owned(),
+                base_spec: table
+                    .get("base_runtime_spec")
+                    .and_then(Item::as_str)
+                    .filter(|path| !path.is_empty())
+                    .map(PathBuf::from),
+                pod_annotations: table.get("pod_annotations").map(strings).unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    /// Turns NRI on where it is off: said so, or by containerd's default (before 2.0).
+    ///
+    /// # Errors
+    /// [`ConfigError::Shape`].
+    pub fn enable_nri(&mut self, off_by_default: bool) -> Result<(), ConfigError> {
+        let says = self.nri();
+        if says.disabled.unwrap_or(off_by_default) {
+            set(self.table(&["plugins", NRI])?, "disable", Value::from(false));
+        }
+        if says.no_connections {
+            set(self.table(&["plugins", NRI])?, "disable_connections", Value::from(false));
+        }
+        Ok(())
+    }
+
+    /// Gives a handler our hooks and pods' annotations: an existing one, or a new one that runs what the default handler runs.
+    ///
+    /// # Errors
+    /// [`ConfigError::Taken`], [`ConfigError::NoHandler`], [`ConfigError::Shape`].
+    pub fn add_handler(&mut self, handler: &str, base_spec: &Path) -> Result<(), ConfigError> {
+        let spec = base_spec.to_string_lossy().into_owned();
+        let runtimes = ["plugins", self.runtime, "containerd", "runtimes"];
+        let found = self.handlers().into_iter().find(|found| found.name == handler);
+        let path = [&runtimes[..], &[handler]].concat();
+        if let Some(found) = found {
+            match found.base_spec {
+                Some(other) if other != base_spec => {
+                    return Err(ConfigError::Taken { handler: handler.to_owned(), path: other.to_string_lossy().into_owned() });
+                }
+                Some(_) => {}
+                None => set(self.table(&path)?, "base_runtime_spec", Value::from(spec)),
+            }
+            if !found.hands_on_annotations() {
+                let wanted = found.pod_annotations.iter().map(String::as_str);
+                let missing = PATTERNS.into_iter().filter(|pattern| !found.pod_annotations.iter().any(|had| had == pattern));
+                let all: Array = wanted.chain(missing).collect();
+                set(self.table(&path)?, "pod_annotations", Value::Array(all));
+            }
+            return Ok(());
+        }
+        let mut table = self.default_handler()?;
+        table.remove("pod_annotations");
+        table.insert("base_runtime_spec", value(spec));
+        table.insert("pod_annotations", value(PATTERNS.into_iter().collect::<Array>()));
+        table.decor_mut().set_prefix(TABLE);
+        let parent = self.table(&runtimes)?;
+        parent.insert(handler, Item::Table(table));
+        Ok(())
+    }
+
+    /// A copy of the handler that pods get by default, fit to be put anywhere.
+    fn default_handler(&self) -> Result<Table, ConfigError> {
+        let containerd = self.plugin(self.runtime).and_then(|plugin| plugin.get("containerd")).and_then(Item::as_table_like);
+        let name = containerd.and_then(|table| table.get("default_runtime_name")).and_then(Item::as_str).unwrap_or("runc");
+        let mut copy = match self.handlers_table().and_then(|table| table.get(name)) {
+            Some(Item::Table(table)) => table.clone(),
+            Some(_) => return Err(ConfigError::Shape(format!("plugins.{:?}.containerd.runtimes.{name}", self.runtime))),
+            // What containerd has without any configuration.
+            None if name == "runc" => Table::from_iter([("runtime_type", Value::from("io.containerd.runc.v2"))]),
+            None => return Err(ConfigError::NoHandler(name.to_owned())),
+        };
+        if let Some(path) = copy.get("base_runtime_spec").and_then(Item::as_str).filter(|path| !path.is_empty()) {
+            return Err(ConfigError::Taken { handler: name.to_owned(), path: path.to_owned() });
+        }
+        bare(&mut copy);
+        Ok(copy)
+    }
+
+    /// The table at a path, made where it is missing.
+    fn table(&mut self, path: &[&str]) -> Result<&mut Table, ConfigError> {
+        if self.document.get("version").is_none() {
+            set(self.document.as_table_mut(), "version", Value::from(2));
+        }
+        let mut table = self.document.as_table_mut();
+        for (depth, name) in path.iter().enumerate() {
+            let last = depth + 1 == path.len();
+            let item = table.entry(name).or_insert_with(|| {
+                let mut new = Table::new();
+                new.set_implicit(!last);
+                if last {
+                    new.decor_mut().set_prefix(TABLE);
+                }
+                Item::Table(new)
+            });
+            table = match item {
+                Item::Table(table) => table,
+                _ => {
+                    let quoted: Vec<_> = path[..=depth].iter().map(|name| quoted(name)).collect();
+                    return Err(ConfigError::Shape(quoted.join(".")));
+                }
+            };
+        }
+        Ok(table)
+    }
+
+    /// Takes back all changes of ours.
+    pub fn restore(&mut self) {
+        restore(self.document.as_table_mut());
+    }
+}
+
+fn quoted(name: &str) -> String {
+    if name.contains('.') { format!("'{name}'") } else { name.to_owned() }
+}
+
+fn strings(item: &Item) -> Vec<String> {
+    let entries = item.as_array().into_iter().flat_map(Array::iter);
+    entries.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Go's time.ParseDuration, as far as configurations use it: `2s`, `1m30s`, `500ms`.
+fn duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text.trim();
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u32 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        total += number
+            * match &rest[..unit] {
+                "ms" => Duration::from_millis(1),
+                "s" => Duration::from_secs(1),
+                "m" => Duration::from_secs(60),
+                "h" => Duration::from_secs(3600),
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    Some(total)
+}
+
+/// Sets a key, with a mark that says what was there.
+fn set(table: &mut Table, key: &str, mut new: Value) {
+    let mark = match table.get(key) {
+        Some(Item::Value(old)) => {
+            // On one line, whatever it is.
+            format!("{WAS}{}", serde_json::Value::from(old.to_string()))
+        }
+        _ => ADDED.to_owned(),
+    };
+    new.decor_mut().set_prefix(" ");
+    new.decor_mut().set_suffix(mark);
+    match table.get_mut(key) {
+        // The key keeps the comments before it.
+        Some(item) => *item = Item::Value(new),
+        None => drop(table.insert(key, Item::Value(new))),
+    }
+}
+
+/// Without comments, marks and places.
+fn bare(table: &mut Table) {
+    table.set_position(None);
+    table.decor_mut().clear();
+    let keys: Vec<String> = table.iter().map(|(key, _)| key.to_owned()).collect();
+    for key in keys {
+        if let Some(mut key) = table.key_mut(&key) {
+            key.leaf_decor_mut().clear();
+        }
+        match table.get_mut(&key) {
+            Some(Item::Table(inner)) => bare(inner),
+            Some(Item::Value(value)) => value.decor_mut().clear(),
+            _ => {}
+        }
+    }
+}
+
+fn restore(table: &mut Table) {
+    let keys: Vec<String> = table.iter().map(|(key, _)| key.to_owned()).collect();
+    for key in keys {
+        match table.get_mut(&key) {
+            Some(Item::Table(inner)) => {
+                let ours = inner
+                    .decor()
+                    .prefix()
+                    .and_then(|prefix| prefix.as_str())
+                    .is_some_and(|prefix| prefix.contains(TABLE.trim()));
+                if ours {
+                    table.remove(&key);
+                } else {
+                    restore(inner);
+                }
+            }
+            Some(Item::Value(value)) => {
+                let mark = value.decor().suffix().and_then(|suffix| suffix.as_str()).unwrap_or_default().to_owned();
+                if mark == ADDED {
+                    table.remove(&key);
+                } else if let Some(old) = mark.strip_prefix(WAS).and_then(former) {
+                    *value = old;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The value that a mark tells of, with its own comment.
+fn former(mark: &str) -> Option<Value> {
+    let text: String = serde_json::from_str(mark).ok()?;
+    let document: DocumentMut = format!("k ={text}\n").parse().ok()?;
+    document.get("k")?.as_value().cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V3: &str = r#"# kept
+version = 3
+root = "/var/lib/containerd" # as it was
+
+[plugins]
+
+  [plugins.'io.containerd.cri.v1.runtime']
+    enable_cdi = true
+
+    [plugins.'io.containerd.cri.v1.runtime'.containerd]
+      default_runtime_name = 'runc'
+
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes]
+        # the usual one
+        [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+          runtime_type = 'io.containerd.runc.v2' # shim
+          pod_annotations = [
+            "example.org/*", # theirs
+          ]
+
+          [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+            SystemdCgroup = true
+
+  [plugins.'io.containerd.nri.v1.nri']
+    disable = true # off for now
+    plugin_request_timeout = '2s'
+"#;
+
+    const V2: &str = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n";
+
+    fn spec() -> &'static Path {
+        Path::new("/etc/containerd/bpfman-hook-base.json")
+    }
+
+    fn handler<'a>(config: &'a [Handler], name: &str) -> &'a Handler {
+        config.iter().find(|handler| handler.name == name).unwrap()
+    }
+
+    #[test]
+    fn every_change_is_taken_back_to_the_byte() {
+        for text in ["", V2, V3, "version = 3\n", "version = 2 # two\n\n[plugins]\n"] {
+            let mut config = Config::parse(text).unwrap();
+            config.enable_nri(true).unwrap();
+            config.add_handler("bpfman-hook", spec()).unwrap();
+            if text.contains("runtimes.runc]") {
+                config.add_handler("runc", spec()).unwrap();
+            }
+            let changed = config.text();
+            let again = Config::parse(&changed).unwrap();
+            assert_eq!(again.nri().disabled, Some(false), "{changed}");
+            let handlers = again.handlers();
+            for handler in &handlers {
+                assert_eq!(handler.base_spec.as_deref(), Some(spec()), "{changed}");
+                assert!(handler.hands_on_annotations(), "{changed}");
+            }
+            assert!(handlers.iter().any(|handler| handler.name == "bpfman-hook"));
+
+            let mut twice = again.clone();
+            twice.enable_nri(true).unwrap();
+            twice.add_handler("bpfman-hook", spec()).unwrap();
+            assert_eq!(twice.text(), changed, "a second run changes nothing");
+
+            let mut back = again;
+            back.restore();
+            assert_eq!(back.text(), text);
+        }
+    }
+
+    #[test]
+    fn a_new_handler_runs_what_the_default_one_runs() {
+        let mut config = Config::parse(V3).unwrap();
+        config.add_handler("bpfman-hook", spec()).unwrap();
+        let text = config.text();
+        let read: toml::Table = toml::from_str(&text).unwrap();
+        let runtimes = &read["plugins"]["io.containerd.cri.v1.runtime"]["containerd"]["runtimes"];
+        assert_eq!(runtimes["bpfman-hook"]["runtime_type"].as_str(), Some("io.containerd.runc.v2"));
+        assert_eq!(runtimes["bpfman-hook"]["options"]["SystemdCgroup"].as_bool(), Some(true));
+        assert_eq!(runtimes["runc"].get("base_runtime_spec"), None, "the other one stays");
+        for comment in ["# kept", "# as it was", "# the usual one", "# shim", "# theirs", "# off for now"] {
+            assert_eq!(text.matches(comment).count(), 1, "{comment}");
+        }
+    }
+
+    #[test]
+    fn what_others_set_stays() {
+        let mut config = Config::parse(V3).unwrap();
+        config.add_handler("runc", spec()).unwrap();
+        assert_eq!(handler(&config.handlers(), "runc").pod_annotations, ["example.org/*", PATTERNS[0], PATTERNS[1]]);
+
+        let taken = V2.to_owned() + "base_runtime_spec = \"/etc/other.json\"\n";
+        let mut config = Config::parse(&taken).unwrap();
+        for name in ["runc", "bpfman-hook"] {
+            let error = config.add_handler(name, spec()).unwrap_err().to_string();
+            assert!(error.contains("/etc/other.json"), "{error}");
+        }
+        assert_eq!(config.text(), taken);
+    }
+
+    #[test]
+    fn nri_stays_on_where_it_is() {
+        for (text, off_by_default) in
+            [("version = 3\n", false), ("version = 2\n[plugins.'io.containerd.nri.v1.nri']\ndisable = false\n", true)]
+        {
+            let mut config = Config::parse(text).unwrap();
+            config.enable_nri(off_by_default).unwrap();
+            assert_eq!(config.text(), text);
+        }
+        let closed = "version = 3\n[plugins.'io.containerd.nri.v1.nri']\ndisable_connections = true\n";
+        let mut config = Config::parse(closed).unwrap();
+        config.enable_nri(false).unwrap();
+        assert!(!config.nri().no_connections);
+    }
+
+    #[test]
+    fn the_validator_is_read() {
+        let text = "version = 3\n[plugins.'io.containerd.nri.v1.nri'.default_validator]\nenable = true\nreject_oci_hook_adjustment = true\n\
+                    required_plugins = [\"bpfman-hook\"]\n";
+        let nri = Config::parse(text).unwrap().nri();
+        assert!(nri.rejects_hooks && nri.required == ["bpfman-hook"]);
+        let off = Config::parse(&text.replace("enable = true", "enable = false")).unwrap().nri();
+        assert!(!off.rejects_hooks && off.required.is_empty());
+        assert_eq!(Config::parse(V3).unwrap().nri().request_timeout, Some(Duration::from_secs(2)));
+        for (text, wanted) in [("1m30s", Some(90_000)), ("500ms", Some(500)), ("2", None), ("x", None), ("-2s", None)] {
+            assert_eq!(duration(text), wanted.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_not_touched() {
+        for (text, said) in
+            [("root = \"/x\"\n", "versions 2 and 3"), ("version = 4\n", "its version is 4"), ("version = \n", "parse it")]
+        {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        let inline = "version = 3\nplugins = { 'io.containerd.nri.v1.nri' = { disable = true } }\n";
+        let mut config = Config::parse(inline).unwrap();
+        let error = config.enable_nri(false).unwrap_err().to_string();
+        assert!(error.contains("plugins is not written as a table"), "{error}");
+        assert_eq!(config.text(), inline);
+    }
+}

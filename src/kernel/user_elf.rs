@@ -1,0 +1,346 @@
+//! Functions in programs and libraries of user space: from a symbol to the place in the file that a uprobe is for.
+//!
+//! The files are a container's, and may be large: the tables are read in pieces, whatever they say about their size, and nothing
+//! is kept of them but the places where the name was found.
+
+use std::io;
+
+use crate::sys::SysError;
+
+/// Why there is no place in a file.
+#[derive(Debug, thiserror::Error)]
+pub enum UserElfError {
+    /// The file cannot be opened or read.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// A part of the file cannot be read.
+    #[error("read it")]
+    Read(#[source] io::Error),
+    /// No library of this name.
+    #[error("there is no such library in /etc/ld.so.cache and the usual directories of its root; write its path")]
+    NoLibrary,
+    /// Something else than a regular file.
+    #[error("it is not a regular file")]
+    NotRegular,
+    /// Not an ELF file of this machine's kind.
+    #[error("it is not a 64-bit ELF program or library ({0})")]
+    NotElf(&'static str),
+    /// No such function.
+    #[error("it has no function {0:?} in its symbol tables (was it stripped?); write offset= with the place in the file")]
+    NoSymbol(String),
+    /// Several functions of the name.
+    #[error("it has several functions {0:?}; write offset= with the place in the file")]
+    Ambiguous(String),
+    /// The function is not in a part that is mapped for execution.
+    #[error("its function {0:?} lies outside what is mapped for execution")]
+    NotCode(String),
+    /// The offset leads out of numbers.
+    #[error("the offset is too large")]
+    Offset,
+}
+
+/// Bytes at a place of a file: fewer only at its end.
+pub trait Bytes {
+    /// Reads into `buffer`, and returns how many bytes there were.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
+impl Bytes for std::fs::File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match std::os::unix::fs::FileExt::read_at(self, &mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl Bytes for &[u8] {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or_default();
+        let n = rest.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+}
+
+const SYMTAB: u32 = 2;
+const DYNSYM: u32 = 11;
+/// Bytes of `Elf64_Sym`, `Elf64_Shdr`, `Elf64_Phdr`, `Elf64_Ehdr`.
+const SYMBOL: usize = 24;
+const SECTION: usize = 64;
+const SEGMENT: usize = 56;
+const HEADER: usize = 64;
+/// How much of a table is looked at at once.
+const PIECE: usize = SYMBOL * 8192;
+/// How many places of one name in a string table are kept. Tails are shared, so that few are enough; a table of nothing else is
+/// somebody's joke.
+const MAX_NAMES: usize = 4096;
+
+/// The place in the file of a function.
+pub fn function_offset(file: &impl Bytes, symbol: &str) -> Result<u64, UserElfError> {
+    let header = Header::read(file)?;
+    // As libbpf does: what the dynamic linker sees first.
+    for kind in [DYNSYM, SYMTAB] {
+        let mut found: Vec<(u64, bool)> = Vec::new();
+        for table in header.sections.iter().filter(|section| section.kind == kind) {
+            let Some(strings) = header.sections.get(table.link as usize) else { continue };
+            let names = places_of(file, strings, symbol)?;
+            if !names.is_empty() {
+                functions(file, table, &names, &mut found)?;
+            }
+        }
+        // A global definition wins over weak and local ones.
+        if found.iter().any(|(_, global)| *global) {
+            found.retain(|(_, global)| *global);
+        }
+        found.sort_unstable();
+        found.dedup();
+        match found.as_slice() {
+            [] => {}
+            [(address, _)] => {
+                return header.offset_of(*address).ok_or_else(|| UserElfError::NotCode(symbol.to_owned()));
+            }
+            _ => return Err(UserElfError::Ambiguous(symbol.to_owned())),
+        }
+    }
+    Err(UserElfError::NoSymbol(symbol.to_owned()))
+}
+
+struct Section {
+    kind: u32,
+    offset: u64,
+    size: u64,
+    link: u32,
+}
+
+struct Segment {
+    offset: u64,
+    address: u64,
+    size: u64,
+}
+
+struct Header {
+    sections: Vec<Section>,
+    /// Those that are mapped for execution.
+    segments: Vec<Segment>,
+}
+
+impl Header {
+    fn read(file: &impl Bytes) -> Result<Self, UserElfError> {
+        let header = exactly(file, 0, HEADER)?.ok_or(UserElfError::NotElf("it is too short"))?;
+        if !header.starts_with(b"\x7fELF") {
+            return Err(UserElfError::NotElf("it does not begin as one"));
+        }
+        let order = if cfg!(target_endian = "little") { 1 } else { 2 };
+        if header[4] != 2 || header[5] != order {
+            return Err(UserElfError::NotElf("its class or byte order is another"));
+        }
+        if !matches!(u16_at(&header, 16), 2 | 3) {
+            return Err(UserElfError::NotElf("it is neither a program nor a library"));
+        }
+        if (u16_at(&header, 54) as usize, u16_at(&header, 58) as usize) != (SEGMENT, SECTION) {
+            return Err(UserElfError::NotElf("its headers have another size, or it has no sections"));
+        }
+        let cut = || UserElfError::NotElf("it is cut short");
+        let segments = exactly(file, u64_at(&header, 32), SEGMENT * usize::from(u16_at(&header, 56)))?.ok_or_else(cut)?;
+        let sections = exactly(file, u64_at(&header, 40), SECTION * usize::from(u16_at(&header, 60)))?.ok_or_else(cut)?;
+        const LOAD: u32 = 1;
+        const EXECUTABLE: u32 = 1;
+        Ok(Self {
+            segments: (segments.chunks_exact(SEGMENT))
+                .filter(|s| u32_at(s, 0) == LOAD && u32_at(s, 4) & EXECUTABLE != 0)
+                .map(|s| Segment { offset: u64_at(s, 8), address: u64_at(s, 16), size: u64_at(s, 32) })
+                .collect(),
+            sections: (sections.chunks_exact(SECTION))
+                .map(|s| Section { kind: u32_at(s, 4), offset: u64_at(s, 24), size: u64_at(s, 32), link: u32_at(s, 40) })
+                .collect(),
+        })
+    }
+
+    fn offset_of(&self, address: u64) -> Option<u64> {
+        self.segments.iter().find_map(|segment| {
+            let inside = address.checked_sub(segment.address).filter(|inside| *inside < segment.size)?;
+            segment.offset.checked_add(inside)
+        })
+    }
+}
+
+/// Where in a string table a name stands, as a whole string or as the end of one.
+fn places_of(file: &impl Bytes, strings: &Section, name: &str) -> Result<Vec<u32>, UserElfError> {
+    let mut wanted = name.as_bytes().to_vec();
+    wanted.push(0);
+    let mut places = Vec::new();
+    let mut buffer = vec![0; PIECE.max(2 * wanted.len())];
+    let mut at = 0;
+    while at < strings.size {
+        let want = usize::try_from(strings.size - at).unwrap_or(usize::MAX).min(buffer.len());
+        let Some(offset) = strings.offset.checked_add(at) else { break };
+        let got = file.read_at(&mut buffer[..want], offset).map_err(UserElfError::Read)?;
+        let piece = &buffer[..got];
+        let mut from = 0;
+        while let Some(n) = piece[from..].windows(wanted.len()).position(|window| window == wanted) {
+            let Ok(place) = u32::try_from(at + (from + n) as u64) else { return Ok(places) };
+            // The overlap of two pieces is seen twice.
+            if places.last() != Some(&place) {
+                places.push(place);
+            }
+            from += n + 1;
+            if places.len() == MAX_NAMES {
+                return Ok(places);
+            }
+        }
+        // A name may lie across the border.
+        if got < want || got < wanted.len() || at + got as u64 >= strings.size {
+            break;
+        }
+        at += (got - wanted.len() + 1) as u64;
+    }
+    Ok(places)
+}
+
+/// The addresses of functions whose names stand at one of the places, and whether they are global.
+fn functions(file: &impl Bytes, table: &Section, names: &[u32], found: &mut Vec<(u64, bool)>) -> Result<(), UserElfError> {
+    const FUNCTION: u8 = 2;
+    const GLOBAL: u8 = 1;
+    let mut buffer = vec![0; PIECE];
+    let mut at = 0;
+    while at < table.size {
+        let want = usize::try_from(table.size - at).unwrap_or(usize::MAX).min(PIECE);
+        let Some(offset) = table.offset.checked_add(at) else { break };
+        let got = file.read_at(&mut buffer[..want], offset).map_err(UserElfError::Read)?;
+        for symbol in buffer[..got].chunks_exact(SYMBOL) {
+            let (info, section) = (symbol[4], u16_at(symbol, 6));
+            if info & 0xf == FUNCTION && section != 0 && names.binary_search(&u32_at(symbol, 0)).is_ok() {
+                found.push((u64_at(symbol, 8), info >> 4 == GLOBAL));
+            }
+        }
+        if got < want {
+            break;
+        }
+        at += got as u64;
+        found.sort_unstable();
+        found.dedup();
+    }
+    Ok(())
+}
+
+/// `len` bytes at a place; None where the file ends before. Callers ask for at most 65535 headers.
+fn exactly(file: &impl Bytes, offset: u64, len: usize) -> Result<Option<Vec<u8>>, UserElfError> {
+    let mut buffer = vec![0; len];
+    let got = file.read_at(&mut buffer, offset).map_err(UserElfError::Read)?;
+    Ok((got == len).then_some(buffer))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u16::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u32::from_ne_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u64::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A library with one executable segment at 0x1000 from offset 0x400, and the symbols given: name, address, info.
+    fn library(symbols: &[(&str, u64, u8)]) -> Vec<u8> {
+        let mut strings = vec![0];
+        let mut table = vec![0; SYMBOL];
+        for (name, address, info) in symbols {
+            let at = u32::try_from(strings.len()).unwrap();
+            strings.extend(name.bytes().chain([0]));
+            table.extend(at.to_ne_bytes());
+            table.extend([*info, 0, 1, 0]);
+            table.extend(address.to_ne_bytes());
+            table.extend(16u64.to_ne_bytes());
+        }
+        let mut file = vec![0; HEADER];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+        let sections = HEADER + SEGMENT;
+        let data = sections + 3 * SECTION;
+        put(16, &3u16.to_ne_bytes());
+        put(32, &(HEADER as u64).to_ne_bytes());
+        put(40, &(sections as u64).to_ne_bytes());
+        put(54, &(SEGMENT as u16).to_ne_bytes());
+        put(56, &1u16.to_ne_bytes());
+        put(58, &(SECTION as u16).to_ne_bytes());
+        put(60, &3u16.to_ne_bytes());
+        let mut segment = Vec::new();
+        segment.extend([1u32, 5].iter().flat_map(|n| n.to_ne_bytes()));
+        segment.extend([0x400u64, 0x1000, 0, 0x100, 0x100, 0].iter().flat_map(|n| n.to_ne_bytes()));
+        file.extend(segment);
+        let mut section = |kind: u32, offset: usize, size: usize, link: u32| {
+            let mut header = vec![0; SECTION];
+            header[4..8].copy_from_slice(&kind.to_ne_bytes());
+            header[24..32].copy_from_slice(&(offset as u64).to_ne_bytes());
+            header[32..40].copy_from_slice(&(size as u64).to_ne_bytes());
+            header[40..44].copy_from_slice(&link.to_ne_bytes());
+            file.extend(header);
+        };
+        section(0, 0, 0, 0);
+        section(DYNSYM, data, table.len(), 2);
+        section(3, data + table.len(), strings.len(), 0);
+        file.extend(table);
+        file.extend(strings);
+        file
+    }
+
+    const GLOBAL: u8 = 0x12;
+    const WEAK: u8 = 0x22;
+    const OBJECT: u8 = 0x11;
+
+    #[test]
+    fn a_function_is_where_its_segment_puts_it() {
+        let file = library(&[("other", 0x1000, GLOBAL), ("malloc", 0x1010, GLOBAL), ("data", 0x1020, OBJECT)]);
+        assert_eq!(function_offset(&file.as_slice(), "malloc").unwrap(), 0x410);
+        let error = |name: &str| function_offset(&file.as_slice(), name).unwrap_err().to_string();
+        assert!(error("alloc").starts_with("it has no function \"alloc\""), "the end of another's name is not a name");
+        assert!(error("data").starts_with("it has no function"), "a variable is no function");
+    }
+
+    #[test]
+    fn doubt_is_refused() {
+        let found = |symbols: &[(&str, u64, u8)]| function_offset(&library(symbols).as_slice(), "f").map_err(|e| e.to_string());
+        assert_eq!(found(&[("f", 0x1004, GLOBAL), ("f", 0x1008, WEAK)]), Ok(0x404));
+        assert_eq!(found(&[("f", 0x1004, GLOBAL), ("f", 0x1004, GLOBAL)]), Ok(0x404));
+        assert!(found(&[("f", 0x1004, GLOBAL), ("f", 0x1008, GLOBAL)]).unwrap_err().contains("several"));
+        assert!(found(&[("f", 0x3000, GLOBAL)]).unwrap_err().contains("outside"));
+    }
+
+    #[test]
+    fn names_across_pieces_and_shared_tails_are_found() {
+        let long = "x".repeat(PIECE - 4);
+        let file = library(&[(&long, 0x1000, GLOBAL), ("straddles", 0x1008, GLOBAL)]);
+        assert_eq!(function_offset(&file.as_slice(), "straddles").unwrap(), 0x408);
+    }
+
+    #[test]
+    fn hostile_files_are_refused_and_cost_little() {
+        let good = library(&[("f", 0x1004, GLOBAL)]);
+        for length in 0..good.len() {
+            let _ = function_offset(&&good[..length], "f");
+        }
+        for at in 0..good.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut bad = good.clone();
+                bad[at] = value;
+                let _ = function_offset(&bad.as_slice(), "f");
+            }
+        }
+        for text in ["", "#!/bin/sh\n", "\x7fELF"] {
+            assert!(matches!(function_offset(&text.as_bytes(), "f"), Err(UserElfError::NotElf(_))), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Kinds of programs and the places where they attach.
+
+mod cgroup;
+mod kind;
+mod order;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use cgroup::CgroupAttach;
+pub use kind::{ProgramKind, Scope};
+pub use order::{Order, OrderError};
+
+/// The side of an interface that a tcx program sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Packets that arrive.
+    Ingress,
+    /// Packets that leave.
+    Egress,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+/// Where in the network stack an XDP program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum XdpMode {
+    /// In the driver (XDP_FLAGS_DRV_MODE).
+    Native,
+    /// In the generic path (XDP_FLAGS_SKB_MODE).
+    Skb,
+}
+
+/// A network interface as it was found in the container's network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Interface {
+    /// The name, at most 15 bytes.
+    pub name: String,
+    /// The index in that namespace.
+    pub index: u32,
+}
+
+/// A kernel tracepoint, `category/name` below tracefs' `events`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TracepointName {
+    /// The subsystem, as `sched`.
+    pub category: String,
+    /// The event, as `sched_switch`.
+    pub name: String,
+}
+
+/// A network namespace that outlives whoever attached, so that what hangs in it by no link can be found again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NetnsRecord {
+    /// The kernel's cookie, unique within a boot (SO_NETNS_COOKIE).
+    pub cookie: u64,
+    /// The file that named it, as `/run/netns/blue`; None for the namespace of a container, or our own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+}
+
+/// Which processes a uprobe sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbedProcess {
+    /// All that map the file, in whatever container.
+    Any,
+    /// The container's init.
+    Init,
+    /// One process, as the host numbers it.
+    Pid(u32),
+}
+
+/// A place in a program or library of user space.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UserProbe {
+    /// An absolute path, or the name of a library, in the root that is looked into.
+    pub target: String,
+    /// The function; None where `offset` counts from the start of the file.
+    pub symbol: Option<String>,
+    /// Bytes from the function, or from the start of the file.
+    pub offset: u64,
+    /// The processes.
+    pub process: ProbedProcess,
+    /// The process in whose root the target is looked for, as the host numbers it: `--container-pid`. None for the
+    /// container of the request, or the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_pid: Option<u32>,
+}
+
+impl fmt::Display for UserProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.target)?;
+        match (&self.symbol, self.offset) {
+            (Some(symbol), 0) => write!(f, ":{symbol}"),
+            (Some(symbol), offset) => write!(f, ":{symbol}+{offset:#x}"),
+            (None, offset) => write!(f, ":{offset:#x}"),
+        }
+    }
+}
+
+/// Where a program attaches, complete: one variant per kind of link, with exactly its own fields.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum AttachPoint {
+    /// An XDP link on an interface of the container's network namespace.
+    Xdp {
+        /// The interface.
+        iface: Interface,
+        /// The mode; None leaves the choice to the driver.
+        mode: Option<XdpMode>,
+    },
+    /// A tcx link on an interface of the container's network namespace.
+    Tcx {
+        /// The interface.
+        iface: Interface,
+        /// The side of it.
+        direction: Direction,
+    },
+    /// A classifier on an interface: a tcx link where the kernel has them, else a filter of clsact.
+    Tc {
+        /// The interface.
+        iface: Interface,
+        /// The side of it.
+        direction: Direction,
+        /// The filter's `pref`, where it is one: lower ones run first.
+        priority: u16,
+    },
+    /// A cgroup link on the container's cgroup.
+    Cgroup {
+        /// The attach type.
+        attach: CgroupAttach,
+    },
+    /// A perf link on a tracepoint; host-wide.
+    Tracepoint {
+        /// The tracepoint.
+        tracepoint: TracepointName,
+    },
+    /// A raw tracepoint link; host-wide.
+    RawTracepoint {
+        /// The tracepoint's name without its category.
+        name: String,
+    },
+    /// A perf link on a kernel function; host-wide.
+    Kprobe {
+        /// The function.
+        function: String,
+        /// Bytes from its start; 0 for returns.
+        offset: u64,
+        /// True where the program runs when the function returns.
+        ret: bool,
+    },
+    /// A perf link on a place in a file; every process that maps it, or one.
+    Uprobe {
+        /// The place.
+        probe: UserProbe,
+        /// True where the program runs when the function returns.
+        ret: bool,
+    },
+    /// A trampoline at a kernel function's entry; host-wide.
+    Fentry {
+        /// The function.
+        function: String,
+    },
+    /// A trampoline at a kernel function's exit; host-wide.
+    Fexit {
+        /// The function.
+        function: String,
+    },
+    /// A trampoline at an LSM hook; host-wide.
+    Lsm {
+        /// The hook, without `bpf_lsm_`.
+        hook: String,
+    },
+}
+
+impl AttachPoint {
+    /// The kind of link, in the word that `list links` prints.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Xdp { .. } => "xdp",
+            Self::Tcx { .. } => "tcx",
+            Self::Cgroup { attach } => attach.kind().word(),
+            Self::Tracepoint { .. } => "tracepoint",
+            Self::RawTracepoint { .. } => "raw_tracepoint",
+            Self::Tc { .. } => "tc",
+            Self::Kprobe { ret, .. } => {
+                if *ret {
+                    "kretprobe"
+                } else {
+                    "kprobe"
+                }
+            }
+            Self::Uprobe { ret, .. } => {
+                if *ret {
+                    "uretprobe"
+                } else {
+                    "uprobe"
+                }
+            }
+            Self::Fentry { .. } => "fentry",
+            Self::Fexit { .. } => "fexit",
+            Self::Lsm { .. } => "lsm",
+        }
+    }
+
+    /// The interface and, where that matters, its side.
+    pub fn interface(&self) -> Option<(&Interface, Option<Direction>)> {
+        match self {
+            Self::Xdp { iface, .. } => Some((iface, None)),
+            Self::Tcx { iface, direction } | Self::Tc { iface, direction, .. } => Some((iface, Some(*direction))),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for AttachPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xdp { iface, .. } => f.write_str(&iface.name),
+            Self::Tcx { iface, direction } => write!(f, "{} {direction}", iface.name),
+            Self::Cgroup { attach } => f.write_str(attach.word()),
+            Self::Tracepoint { tracepoint } => write!(f, "{}/{}", tracepoint.category, tracepoint.name),
+            Self::RawTracepoint { name } => f.write_str(name),
+            Self::Tc { iface, direction, .. } => write!(f, "{} {direction}", iface.name),
+            Self::Kprobe { function, offset: 0, .. } => f.write_str(function),
+            Self::Kprobe { function, offset, .. } => write!(f, "{function}+{offset:#x}"),
+            Self::Uprobe { probe, .. } => probe.fmt(f),
+            Self::Fentry { function } | Self::Fexit { function } => f.write_str(function),
+            Self::Lsm { hook } => f.write_str(hook),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_lead_back_to_their_kind() {
+        for (kind, word) in ProgramKind::ALL {
+            assert_eq!(ProgramKind::from_word(word), Some(kind));
+            assert_eq!(kind.word(), word);
+            assert!(!(kind.on_cgroup() && kind.on_netns()), "{word}");
+            assert_eq!(kind.on_cgroup() || kind.on_netns(), kind.scope() == Scope::Container, "{word}");
+        }
+        for (attach, word, kind) in CgroupAttach::ALL {
+            assert_eq!(CgroupAttach::from_word(word), Some(attach));
+            assert_eq!((attach.word(), attach.kind()), (word, kind));
+        }
+    }
+}

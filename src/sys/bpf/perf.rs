@@ -1,0 +1,93 @@
+//! Perf events that programs hang on: tracepoints, and places in functions of the kernel and of user space.
+//!
+//! Probes are events of a PMU of their own (`/sys/bus/event_source/devices/{kprobe,uprobe}`): the kernel makes the probe with the
+//! event and removes it with the event's last descriptor, so that no name is left in tracefs when a process dies.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+
+const PERF_TYPE_TRACEPOINT: u32 = 2;
+/// `config` bit of returns: both PMUs' `format/retprobe` is `config:0` (kernel/events/core.c, PERF_PROBE_CONFIG_IS_RETPROBE).
+const RETURNS: u64 = 1;
+
+/// `struct perf_event_attr` up to and with `config2`, PERF_ATTR_SIZE_VER1 of uapi/linux/perf_event.h.
+#[repr(C)]
+#[derive(Default)]
+struct Attr {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    bp_type: u32,
+    config1: u64,
+    config2: u64,
+}
+const _: () = assert!(size_of::<Attr>() == 72, "PERF_ATTR_SIZE_VER1");
+
+/// Opens the perf event of a tracepoint, by the number in tracefs' `events/<category>/<name>/id`, on CPU 0 for all
+/// processes. A program that is linked to it runs on every CPU: programs hang on the event, not on the CPU
+/// (kernel/trace/bpf_trace.c, perf_event_attach_bpf_prog).
+///
+/// # Errors
+/// EACCES without CAP_PERFMON where perf_event_paranoid forbids it.
+pub fn tracepoint_event(id: u64) -> Result<OwnedFd, Errno> {
+    let attr = Attr { kind: PERF_TYPE_TRACEPOINT, config: id, sample_period: 1, wakeup_events: 1, ..Attr::default() };
+    open(attr, None)
+}
+
+/// The number of a PMU; None where the kernel does not have it.
+pub fn pmu_type(name: &str) -> Option<u32> {
+    fs::read_to_string(format!("/sys/bus/event_source/devices/{name}/type")).ok()?.trim().parse().ok()
+}
+
+/// Opens the event of a kernel function, host-wide.
+///
+/// # Errors
+/// ENOENT where there is no such function, EINVAL where no probe may stand there, ENODEV where the kernel has no kprobes.
+pub fn kprobe_event(function: &str, offset: u64, returns: bool) -> Result<OwnedFd, Errno> {
+    let kind = pmu_type("kprobe").ok_or(Errno::NODEV)?;
+    let function = CString::new(function).map_err(|_| Errno::INVAL)?;
+    let config1 = function.as_ptr() as u64;
+    // `function` outlives the call.
+    open(Attr { kind, config: u64::from(returns) * RETURNS, config1, config2: offset, ..Attr::default() }, None)
+}
+
+/// Opens the event of a place in an open file, for every process that maps it or for one.
+///
+/// The kernel takes a path. It gets the descriptor's own in `/proc/self/fd`, so that nobody can put another file in its place.
+///
+/// # Errors
+/// EINVAL where it is no regular file, ENODEV where the kernel has no uprobes, ESRCH where the process is gone.
+pub fn uprobe_event(file: BorrowedFd<'_>, offset: u64, returns: bool, process: Option<u32>) -> Result<OwnedFd, Errno> {
+    let kind = pmu_type("uprobe").ok_or(Errno::NODEV)?;
+    let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| Errno::INVAL)?;
+    let config1 = path.as_ptr() as u64;
+    // `path` outlives the call.
+    open(Attr { kind, config: u64::from(returns) * RETURNS, config1, config2: offset, ..Attr::default() }, process)
+}
+
+fn open(mut attr: Attr, process: Option<u32>) -> Result<OwnedFd, Errno> {
+    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+    attr.size = size_of::<Attr>() as u32;
+    // One process on every CPU, or every process on CPU 0; see `tracepoint_event`.
+    let (pid, cpu) = match process {
+        Some(pid) => (libc::pid_t::try_from(pid).map_err(|_| Errno::SRCH)?, -1),
+        None => (-1, 0),
+    };
+    // SAFETY: the kernel reads `size` bytes of `attr`, which it has, and the NUL-terminated string that a probe's `config1` points
+    // to, which the caller keeps; the other arguments are integers.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, cpu, -1, PERF_FLAG_FD_CLOEXEC) };
+    if fd < 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel just made this fd for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
