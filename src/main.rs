@@ -9,7 +9,7 @@ use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
 use bpfman_hook::paths::Paths;
 use bpfman_hook::sys::child::{self, Role};
-use bpfman_hook::sys::environment;
+use bpfman_hook::sys::{environment, export};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     }
     let root = cli.root;
     let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
+    export::install(paths.export());
     match cli.command {
         Command::Hook(args) => {
             // Environment and umask belong to whoever called the runtime.

@@ -26,6 +26,7 @@ mod manifest;
 mod object;
 mod remote;
 mod source;
+mod tally;
 mod verify;
 
 use std::collections::BTreeMap;
