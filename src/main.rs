@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
-use bpfman_hook::frontend::{ctl, doctor, documents, events, hook, install, policy, precreate, pull, token};
+use bpfman_hook::frontend::{ctl, doctor, documents, events, happenings, hook, install, metrics, policy, precreate, pull, token};
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
 use bpfman_hook::paths::Paths;
@@ -43,6 +43,8 @@ fn main() -> ExitCode {
         Command::Images(listing) => ctl::images(&paths, listing),
         Command::Pull(args) => pull::run(&paths, &args),
         Command::Gc(args) => ctl::gc(&paths, args),
+        Command::Events(args) => happenings::run(&paths, &args),
+        Command::Metrics(args) => metrics::run(&paths, &args),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(&dir),
         Command::Token(Token::Create(args)) => token::create(&args),

@@ -27,6 +27,7 @@ pub mod sock;
 pub mod token;
 pub mod tracefs;
 mod trusted;
+pub mod watch;
 
 pub use error::SysError;
 pub use rustix::io::Errno;
