@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
-use bpfman_hook::frontend::{ctl, doctor, documents, events, happenings, hook, install, metrics, policy, precreate, pull, token};
+use bpfman_hook::frontend::image as frontend_image;
+use bpfman_hook::frontend::{ctl, doctor, documents, events, happenings, hook, install, metrics, policy, precreate, token};
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
 use bpfman_hook::paths::Paths;
@@ -40,8 +41,9 @@ fn main() -> ExitCode {
         Command::List(what) => ctl::list(&paths, what),
         Command::Get(what) => ctl::get(&paths, what),
         Command::Inspect(args) => ctl::inspect(&paths, &args),
-        Command::Images(listing) => ctl::images(&paths, listing),
-        Command::Pull(args) => pull::run(&paths, &args),
+        Command::Images(listing) => frontend_image::stock::list(&paths, listing),
+        Command::Pull(args) => frontend_image::pull::run(&paths, &args),
+        Command::Image(what) => frontend_image::run(&paths, &what),
         Command::Gc(args) => ctl::gc(&paths, args),
         Command::Events(args) => happenings::run(&paths, &args),
         Command::Metrics(args) => metrics::run(&paths, &args),

@@ -12,6 +12,8 @@ mod cache;
 mod flight;
 #[path = "image/host.rs"]
 mod host;
+#[path = "image/library.rs"]
+mod library;
 #[path = "image/remote.rs"]
 mod remote;
 #[path = "image/signatures.rs"]

@@ -4,6 +4,7 @@
 //! files contain without building clap's tree of commands; whatever it does not know goes to clap, which accepts the same
 //! and explains the rest.
 
+pub mod image;
 pub mod watch;
 
 use std::ffi::{OsStr, OsString};
@@ -54,6 +55,9 @@ pub enum Command {
     Images(Listing),
     /// Fetch images and verify them as policy says
     Pull(PullArgs),
+    /// Make, show, carry and remove images
+    #[command(subcommand)]
+    Image(image::Image),
     /// Make, explain or try BPF delegation
     #[command(subcommand)]
     Token(Token),

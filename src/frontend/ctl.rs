@@ -1,4 +1,4 @@
-//! The commands for people that look at the store or clean it: `list`, `get`, `inspect`, `images`, `gc`.
+//! The commands for people that look at the store or clean it: `list`, `get`, `inspect`, `gc`.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -7,7 +7,6 @@ use crate::cli::{self, Format as Output, Get, GetArgs, InspectArgs, List, Listin
 use crate::frontend::list::{self, Format};
 use crate::frontend::output::{fail, print};
 use crate::frontend::table::Table;
-use crate::image::Cache;
 use crate::kernel::{Kernel as _, LinuxKernel};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::error::chain;
@@ -43,7 +42,7 @@ pub fn list(paths: &Paths, what: List) -> ExitCode {
         List::Programs(listing) => with_records(paths, |records| Ok(list::programs(records, listing.into()))),
         List::Links(listing) => with_records(paths, |records| Ok(list::links(records, listing.into()))),
         List::Containers(listing) => with_records(paths, |records| Ok(list::containers(records, listing.into()))),
-        List::Images(listing) => images(paths, listing),
+        List::Images(listing) => crate::frontend::image::stock::list(paths, listing),
     }
 }
 
@@ -67,30 +66,6 @@ pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
         list::inspect(records, &args.container, args.format.into()).ok_or_else(|| {
             format!("no container of ours has an id that begins with {:?}; see `bpfman-hook list containers`", args.container)
         })
-    })
-}
-
-/// `images`, `list images`
-pub fn images(paths: &Paths, listing: Listing) -> ExitCode {
-    let cached = match Cache::new(&paths.cache).images() {
-        Ok(cached) => cached,
-        Err(error) => return fail(&chain(&error)),
-    };
-    print(&match Format::from(listing) {
-        Format::Json => list::json(&cached),
-        Format::Quiet => cached.iter().map(|image| format!("{}\n", image.digest)).collect(),
-        Format::Table => {
-            let mut table = Table::new(&["REFERENCE", "DIGEST", "SIZE", "PULLED"]);
-            for image in &cached {
-                table.row([
-                    image.reference.clone(),
-                    image.digest.hex().chars().take(12).collect(),
-                    image.size.to_string(),
-                    ago(image.pulled),
-                ]);
-            }
-            table.to_string()
-        }
     })
 }
 
@@ -145,15 +120,5 @@ fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord]) -> Result<Strin
     match records.and_then(|records| show(&records)) {
         Ok(text) => print(&text),
         Err(sentence) => fail(&sentence),
-    }
-}
-
-fn ago(then: u64) -> String {
-    let seconds = clock::unix_seconds().saturating_sub(then);
-    match seconds {
-        0..60 => format!("{seconds}s ago"),
-        60..3600 => format!("{}m ago", seconds / 60),
-        3600..86400 => format!("{}h ago", seconds / 3600),
-        _ => format!("{}d ago", seconds / 86400),
     }
 }

@@ -156,6 +156,23 @@ pub enum ImageError {
         /// What is wrong; part of the sentence, since without it there is none.
         source: ObjectError,
     },
+    /// An image that is asked for where only images of this machine are looked at.
+    #[error("read {image}: it is not in the cache; pull it with bpfman-hook pull")]
+    NotHere {
+        /// The image.
+        image: String,
+    },
+    /// A layout or archive that a person named could not be read or written.
+    #[error("{doing} {image}")]
+    Carry {
+        /// `read` or `write`.
+        doing: &'static str,
+        /// The image.
+        image: String,
+        /// Why.
+        #[source]
+        source: SysError,
+    },
     /// A host path that others than root can change, or that cannot be read.
     #[error("open {image} on the host")]
     HostPath {
@@ -173,6 +190,23 @@ pub enum ImageError {
         /// Which host, and why.
         #[source]
         source: RemoteError,
+    },
+    /// Putting it into a registry failed.
+    #[error("push {image}")]
+    Push {
+        /// The image, where it was to go.
+        image: String,
+        /// Which host, and why.
+        #[source]
+        source: RemoteError,
+    },
+    /// An image of which the cache has this machine's part alone.
+    #[error("push {image}: {missing} of it are not in the cache; push it from a layout, or copy it from registry to registry")]
+    Partial {
+        /// The image.
+        image: String,
+        /// Platforms.
+        missing: String,
     },
     /// The child that speaks to registries did not do its work.
     #[error("fetch {image}")]
@@ -294,6 +328,18 @@ pub enum ObjectError {
         found: &'static str,
         /// The other.
         wanted: &'static str,
+    },
+    /// An object that is to be packed for an architecture of the other byte order.
+    #[error(
+        "{name} is compiled for {found}-endian machines, which {architecture} is not; compile it with clang -target bpfel or bpfeb"
+    )]
+    ForOtherOrder {
+        /// The file.
+        name: String,
+        /// `little` or `big`.
+        found: &'static str,
+        /// The architecture.
+        architecture: String,
     },
     /// An archive or compressed stream that ends early or is none.
     #[error("its layer cannot be unpacked: {0}")]

@@ -12,7 +12,7 @@ use crate::image::object::ends_archive;
 use crate::sys::fsutil::{TrustError, TrustedRoot};
 
 /// The most that an `oci-archive:` may hold: several architectures with their signatures.
-const MAX_ARCHIVE: usize = 64 << 20;
+pub(crate) const MAX_ARCHIVE: usize = 64 << 20;
 /// The most files that an `oci-archive:` may hold.
 const MAX_ARCHIVE_FILES: usize = 4096;
 
@@ -61,6 +61,11 @@ impl Files {
                 return Err(ImageError::TooLarge { image: image.to_owned(), part: "archive", limit: MAX_ARCHIVE });
             }
         };
+        Self::archive_of(bytes, image)
+    }
+
+    /// The files of an archive that was read already.
+    pub fn archive_of(bytes: Vec<u8>, image: &str) -> Result<Self, ImageError> {
         let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "archive", problem };
         let mut at = BTreeMap::new();
         let mut archive = tar::Archive::new(bytes.as_slice());

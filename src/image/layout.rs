@@ -43,6 +43,36 @@ impl Layout {
         }
     }
 
+    /// The blobs of a layout whose index is of no interest.
+    pub fn of_blobs(files: Files, image: &str) -> Self {
+        Self { files, image: image.to_owned(), entries: Vec::new() }
+    }
+
+    /// The images in it, with the names that they have.
+    pub fn images(&self) -> Vec<(Option<String>, Digest)> {
+        let images = self.entries.iter().filter(|entry| is_image(entry));
+        images.filter_map(|entry| Some((entry.annotation(REF_NAME).map(str::to_owned), entry.digest().ok()?))).collect()
+    }
+
+    /// Documents that may hold signatures of an image, with the names by which they are found.
+    pub fn attached(&self, digest: &Digest) -> Vec<(Digest, Option<String>)> {
+        let tag = format!("sha256-{}", digest.hex());
+        let legacy = format!("{tag}.sig");
+        let mut found = Vec::new();
+        for entry in self.entries.iter().take(MAX_SEARCHED) {
+            let Some(at) = entry.digest().ok().filter(|at| at != digest) else { continue };
+            let name = entry.annotation(REF_NAME).unwrap_or_default();
+            if let Some(named) = [&tag, &legacy].into_iter().find(|tag| names(name, tag)) {
+                found.push((at, Some(named.clone())));
+            } else if let Ok(Document::Manifest(manifest)) = self.document(&at)
+                && manifest.subject.as_ref().is_some_and(|subject| subject.digest().as_ref() == Ok(digest))
+            {
+                found.push((at, None));
+            }
+        }
+        found
+    }
+
     /// The digest that a tag stands for; without a tag, that of the only image.
     pub fn resolve(&self, tag: Option<&str>) -> Result<Digest, ImageError> {
         let mut images: Vec<&Descriptor> = self.entries.iter().filter(|entry| is_image(entry)).collect();

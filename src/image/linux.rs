@@ -1,29 +1,23 @@
 //! The order of things: host paths straight from the disk, registries through the cache.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use crate::image::cache::{Blob, Boarding, Cache, NewImage, Reader, Record};
-use crate::image::error::{CacheError, ImageError, ObjectError};
+use crate::image::cache::{Blob, Boarding, Cache, NewImage, Reader};
+use crate::image::content::{Content, content, media_type};
+use crate::image::error::{CacheError, ImageError};
 use crate::image::host::{Files, Got, read};
 use crate::image::judge::{Candidates, Decision, refuse_early};
 use crate::image::layout::Layout;
-use crate::image::manifest::{Choice, Descriptor, Document, Manifest, choose, goarch};
-use crate::image::object::{self, Labels, Unpacked};
+use crate::image::object;
 use crate::image::remote::{Remote, Worker};
 use crate::image::source::{Found, Source, checked};
-use crate::image::verify::Signature;
 use crate::image::{Images, MAX_OBJECT, Want, hash, tally};
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;
 use crate::model::reference::{Reference, RegistryReference};
+use crate::model::registries::RegistryConfig;
 use crate::sys::fsutil::TrustedRoot;
-
-/// An index may name an index, and that one a manifest; deeper is nonsense.
-const MAX_DEPTH: usize = 3;
-/// Layers of an artifact that are looked at.
-const MAX_LAYERS: usize = 8;
-/// The layers of a gadget that hold BPF; its others are WebAssembly and BTF.
-const GADGET_EBPF: &str = "application/vnd.gadget.ebpf.program.v1+binary";
 
 /// The real source of bytecode: the host's file systems, the cache, registries.
 #[derive(Debug, Clone)]
@@ -32,13 +26,6 @@ pub struct LinuxImages {
     host: PathBuf,
     worker: Worker,
     to_keep: bool,
-}
-
-/// An object with what it came from.
-struct Content {
-    /// Top, child, config, layer.
-    blobs: Vec<Vec<u8>>,
-    object: Vec<u8>,
 }
 
 impl LinuxImages {
@@ -149,7 +136,7 @@ impl LinuxImages {
         let Some(record) = reader.record(digest).map_err(cache)? else { return Ok(Err("it is not in the cache".to_owned())) };
         let candidates = Candidates::new(want, image, digest)?;
         let known_of = |rule: &str| record.verdict(rule, want.policy);
-        let kept = || kept_signatures(&record, reader).map_err(cache);
+        let kept = || record.signatures(reader).map_err(cache);
         let Some(decision) = candidates.recall(want, image, digest, known_of, kept)? else {
             return Ok(Err("the cache does not know whether it satisfies the policy".to_owned()));
         };
@@ -169,14 +156,15 @@ impl LinuxImages {
         }
     }
 
-    fn pull(
+    /// A registry's repository, spoken to as the configuration says.
+    pub(crate) fn remote(
         &self,
-        want: &Want<'_>,
         image: &str,
         at: &RegistryReference,
-        reader: Option<&Reader<'_>>,
-    ) -> Result<Bytecode, ImageError> {
-        let authorities = match want.registries.get(&at.registry).and_then(|registry| registry.ca.as_deref()) {
+        registries: &RegistryConfig,
+        deadline: Instant,
+    ) -> Result<Remote, ImageError> {
+        let authorities = match registries.get(&at.registry).and_then(|registry| registry.ca.as_deref()) {
             None => None,
             Some(path) => match read(&self.root(image)?, path, crate::image::fetch::MAX_AUTHORITIES, image)? {
                 Got::Bytes(bytes) => Some(bytes),
@@ -186,8 +174,17 @@ impl LinuxImages {
                 }
             },
         };
-        let http = want.registries.plain_http(&at.registry);
-        let mut remote = Remote::open(self.worker, at, image, http, authorities.as_deref(), want.deadline)?;
+        Remote::open(self.worker, at, image, registries.plain_http(&at.registry), authorities.as_deref(), deadline)
+    }
+
+    fn pull(
+        &self,
+        want: &Want<'_>,
+        image: &str,
+        at: &RegistryReference,
+        reader: Option<&Reader<'_>>,
+    ) -> Result<Bytecode, ImageError> {
+        let mut remote = self.remote(image, at, want.registries, want.deadline)?;
         let name = match (&at.digest, &at.tag) {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.clone().unwrap_or_else(|| "latest".to_owned()),
@@ -215,17 +212,27 @@ impl LinuxImages {
             self.note(image, self.cache.point(image, &digest))?;
             return Ok(bytecode);
         }
+        self.take(want, image, &mut Source::Remote(remote, self.cache.clone()), top, digest)
+    }
+
+    /// Judges an image whose digest is established, takes the object out of it and puts all of it into the cache.
+    pub(crate) fn take(
+        &self,
+        want: &Want<'_>,
+        image: &str,
+        source: &mut Source,
+        top: Vec<u8>,
+        digest: Digest,
+    ) -> Result<Bytecode, ImageError> {
         let candidates = Candidates::new(want, image, &digest)?;
-        let mut source = Source::Remote(remote, self.cache.clone());
         let decision = match candidates.without_signatures() {
             Some(decision) => decision,
             None => candidates.decide(want, image, &digest, source.signatures(&digest))?,
         };
         let media_type = media_type(&top);
-        let content = content(&mut source, image, top)?;
-        drop(source);
+        let content = content(source, image, top)?;
         let object_digest = hash(&content.object);
-        let Content { mut blobs, object } = content;
+        let Content { mut blobs, object, .. } = content;
         blobs.push(object.clone());
         let new = NewImage { digest, media_type, blobs, object: object_digest };
         let stored = self.cache.store(&new).and_then(|()| {
@@ -287,121 +294,4 @@ fn bytecode(want: &Want<'_>, digest: Digest, object_digest: Digest, object: Vec<
         rule: decision.rule,
         verdict: decision.verdict,
     }
-}
-
-/// Signatures that satisfied a rule once.
-fn kept_signatures(record: &Record, reader: &Reader<'_>) -> Result<Vec<Signature>, CacheError> {
-    let mut signatures = Vec::new();
-    for evidence in &record.evidence {
-        if let Blob::Whole(blob) = reader.blob(&evidence.blob)? {
-            signatures.push(evidence.signature(blob));
-        }
-    }
-    Ok(signatures)
-}
-
-/// Follows a top-level document, whose digest is established and judged, down to the object.
-fn content(source: &mut Source, image: &str, top: Vec<u8>) -> Result<Content, ImageError> {
-    let mut blobs = vec![top];
-    let mut depth = 0;
-    let manifest = loop {
-        let document = blobs.last().expect("it begins with one and grows");
-        let part = if depth == 0 { "manifest" } else { "manifest for this platform" };
-        let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part, problem };
-        let child = match Document::parse(document).map_err(malformed)? {
-            Document::Manifest(manifest) => break manifest,
-            Document::Index(_) if depth == MAX_DEPTH => {
-                return Err(malformed("it is an index of indexes of indexes".to_owned()));
-            }
-            Document::Index(entries) => match choose(&entries, goarch()) {
-                Choice::Entry(entry) => entry.digest().map_err(malformed)?,
-                Choice::Nothing(offered) => {
-                    let wanted = format!("linux/{}", goarch());
-                    return Err(ImageError::Platform { image: image.to_owned(), wanted, offered });
-                }
-            },
-        };
-        blobs.push(source.manifest(image, "manifest for this platform", &child)?);
-        depth += 1;
-    };
-    let labels = match config(source, image, &manifest)? {
-        Some(config) => {
-            let labels = Labels::of_config(&config);
-            blobs.push(config);
-            labels
-        }
-        None => Labels::default(),
-    };
-    let mut files = object::Files::default();
-    for (nth, layer) in layers(image, &manifest)?.into_iter().enumerate() {
-        let digest =
-            layer.digest().map_err(|problem| ImageError::Malformed { image: image.to_owned(), part: "layer", problem })?;
-        let bytes = source.blob(image, "layer", &digest, MAX_OBJECT)?;
-        blobs.push(bytes.clone());
-        let name =
-            layer.annotation("org.opencontainers.image.title").map_or_else(|| format!("layer {}", nth + 1), object::printable);
-        match object::unpack(bytes, &name).map_err(|source| ImageError::Object { image: image.to_owned(), source })? {
-            Unpacked::TooLarge => {
-                return Err(ImageError::TooLarge { image: image.to_owned(), part: "unpacked layer", limit: MAX_OBJECT });
-            }
-            Unpacked::Files(more) => {
-                files.objects.extend(more.objects);
-                files.others.extend(more.others);
-            }
-        }
-    }
-    let wrong = |source| ImageError::Object { image: image.to_owned(), source };
-    let (name, object) = object::single(files, &labels).map_err(wrong)?;
-    object::check(&name, &object).map_err(wrong)?;
-    let missing = object::not_in_object(&labels, &object);
-    if !missing.is_empty() {
-        tracing::warn!(image, object = name, ?missing, "labels name what the object does not have");
-    }
-    Ok(Content { blobs, object })
-}
-
-/// The image config, where it is one; artifacts have an empty or a foreign one.
-fn config(source: &mut Source, image: &str, manifest: &Manifest) -> Result<Option<Vec<u8>>, ImageError> {
-    let of_image = |config: &&Descriptor| {
-        matches!(
-            config.media_type.as_str(),
-            "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
-        )
-    };
-    let Some(config) = manifest.config.as_ref().filter(of_image) else { return Ok(None) };
-    let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "config", problem };
-    let digest = config.digest().map_err(malformed)?;
-    source.blob(image, "config", &digest, crate::image::MAX_MANIFEST).map(Some)
-}
-
-/// The layers that may hold the object. A file system of several layers is refused: which file of which layer counts would
-/// be a question of overlays.
-fn layers<'a>(image: &str, manifest: &'a Manifest) -> Result<Vec<&'a Descriptor>, ImageError> {
-    let gadget: Vec<_> = manifest.layers.iter().filter(|layer| layer.media_type == GADGET_EBPF).collect();
-    if !gadget.is_empty() {
-        return Ok(gadget.into_iter().take(MAX_LAYERS).collect());
-    }
-    let of_file_system = |layer: &Descriptor| {
-        layer.media_type.starts_with("application/vnd.oci.image.layer.")
-            || layer.media_type.starts_with("application/vnd.docker.image.rootfs.")
-    };
-    let count = manifest.layers.len();
-    if count > MAX_LAYERS || (count > 1 && manifest.layers.iter().any(of_file_system)) {
-        return Err(ImageError::Object { image: image.to_owned(), source: ObjectError::Layers(count) });
-    }
-    Ok(manifest.layers.iter().collect())
-}
-
-/// What to call the top-level document in an index; umoci's say it nowhere.
-fn media_type(top: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Typed {
-        #[serde(rename = "mediaType")]
-        media_type: Option<String>,
-    }
-    let said = serde_json::from_slice::<Typed>(top).ok().and_then(|typed| typed.media_type);
-    said.unwrap_or_else(|| match Document::parse(top) {
-        Ok(Document::Index(_)) => "application/vnd.oci.image.index.v1+json".to_owned(),
-        _ => "application/vnd.oci.image.manifest.v1+json".to_owned(),
-    })
 }

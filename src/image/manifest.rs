@@ -93,8 +93,18 @@ impl Descriptor {
         self.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
+    /// The platform in words.
+    pub fn platform_name(&self) -> String {
+        match &self.platform {
+            Some(Platform { os, architecture }) => {
+                format!("{os}/{architecture}").chars().filter(|c| !c.is_control()).take(40).collect()
+            }
+            None => "an entry without platform".to_owned(),
+        }
+    }
+
     /// Entries of an index that describe others and are no image themselves: buildx' attestations.
-    fn is_attestation(&self) -> bool {
+    pub fn is_attestation(&self) -> bool {
         let unknown = |p: &Platform| p.os == "unknown" && p.architecture == "unknown";
         self.platform.as_ref().is_some_and(unknown)
             || self.annotation("vnd.docker.reference.type") == Some("attestation-manifest")
@@ -163,15 +173,7 @@ pub(crate) fn choose<'a>(entries: &'a [Descriptor], goarch: &str) -> Choice<'a> 
     }
     match images.as_slice() {
         [only] if only.platform.is_none() => Choice::Entry(only),
-        _ => {
-            let name = |entry: &&Descriptor| match &entry.platform {
-                Some(Platform { os, architecture }) => {
-                    format!("{os}/{architecture}").chars().filter(|c| !c.is_control()).take(40).collect()
-                }
-                None => "an entry without platform".to_owned(),
-            };
-            Choice::Nothing(images.iter().take(12).map(name).collect())
-        }
+        _ => Choice::Nothing(images.iter().take(12).map(|entry| entry.platform_name()).collect()),
     }
 }
 

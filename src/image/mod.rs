@@ -1,4 +1,4 @@
-//! Bytecode images: get, verify, keep. The only user of the HTTP client and of the sigstore crates.
+//! Bytecode images: get, verify, keep, make, carry. The only user of the HTTP client and of the sigstore crates.
 //!
 //! ```text
 //! reference ── host path ──> host.rs: every component trusted, bytes read once ──┐
@@ -10,10 +10,15 @@
 //! source.rs ──> verify/: signatures over the top-level digest ──> object.rs: layers -> one ELF object ──> cache.rs
 //! ```
 //!
+//! What people do with images takes another way: pack.rs makes a parcel.rs of object files, library.rs takes one up from the cache, a
+//! layout or an archive, and deliver.rs puts it down in another of these places.
+//!
 //! The digest that a reference stands for is established once; what follows is by digest. Signatures are checked before
 //! anything below the top-level digest is parsed. Everything is hashed by this process, whoever sent it.
 
 mod cache;
+mod content;
+mod deliver;
 mod error;
 mod fetch;
 #[cfg(test)]
@@ -21,9 +26,13 @@ mod fuzz;
 mod host;
 mod judge;
 mod layout;
+mod library;
 mod linux;
 mod manifest;
 mod object;
+pub mod pack;
+mod parcel;
+mod push;
 mod remote;
 mod source;
 mod tally;
@@ -35,10 +44,13 @@ use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
-pub use cache::{Cache, CachedImage, CachedVerdict};
+pub use cache::{Cache, CachedImage, CachedVerdict, Swept, Which};
 pub use error::{CacheError, ImageError, ObjectError, RemoteError};
 pub use fetch::child as fetch_child;
+pub use library::{Archive, Details, Labelled};
 pub use linux::LinuxImages;
+pub use parcel::{Paper, Parcel};
+pub use push::{Pushed, Target};
 pub use remote::Worker;
 
 use crate::model::bytecode::{Bytecode, PullPolicy};

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::image::MAX_OBJECT;
 use crate::image::error::ObjectError;
+use crate::image::pack::ByteOrder;
 use crate::sys::fsutil::{ReadError, read_capped};
 
 /// Bounds the work that an archive of empty files causes.
@@ -113,28 +114,35 @@ pub(crate) fn single(mut files: Files, labels: &Labels) -> Result<(String, Vec<u
 
 /// Checks that bytes are a relocatable BPF object in this machine's byte order.
 pub(crate) fn check(name: &str, object: &[u8]) -> Result<(), ObjectError> {
+    let wanted = if cfg!(target_endian = "little") { ByteOrder::Little } else { ByteOrder::Big };
+    match byte_order(name, object)? {
+        found if found == wanted => Ok(()),
+        found => Err(ObjectError::ByteOrder { name: name.to_owned(), found: found.word(), wanted: wanted.word() }),
+    }
+}
+
+/// The byte order of a relocatable BPF object; an error where the bytes are none.
+pub(crate) fn byte_order(name: &str, object: &[u8]) -> Result<ByteOrder, ObjectError> {
     let not_elf = || ObjectError::NotElf(name.to_owned());
     // Elf64_Ehdr: ident[16], e_type, e_machine. BPF objects are of the 64-bit class.
     let header = object.first_chunk::<64>().ok_or_else(not_elf)?;
     if !header.starts_with(b"\x7fELF") || header[4] != 2 {
         return Err(not_elf());
     }
-    let half = |at: usize| {
-        let bytes = [header[at], header[at + 1]];
-        if header[5] == 2 { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
-    };
     let found = match header[5] {
-        1 => "little",
-        2 => "big",
+        1 => ByteOrder::Little,
+        2 => ByteOrder::Big,
         _ => return Err(not_elf()),
     };
-    let wanted = if cfg!(target_endian = "little") { "little" } else { "big" };
+    let half = |at: usize| match found {
+        ByteOrder::Little => u16::from_le_bytes([header[at], header[at + 1]]),
+        ByteOrder::Big => u16::from_be_bytes([header[at], header[at + 1]]),
+    };
     let name = name.to_owned();
     match (half(16), half(18)) {
         (_, machine) if machine != EM_BPF => Err(ObjectError::Machine { name, machine }),
         (kind, _) if kind != ET_REL => Err(ObjectError::NotRelocatable { name, kind }),
-        _ if found != wanted => Err(ObjectError::ByteOrder { name, found, wanted }),
-        _ => Ok(()),
+        _ => Ok(found),
     }
 }
 

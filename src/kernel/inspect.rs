@@ -40,7 +40,14 @@ pub fn map(directory: &Path, pin: &PinName) -> Result<Option<Inspected<MapInfo>>
 
 /// What the kernel says about a pinned link; None where there is no such pin.
 pub fn link(directory: &Path, pin: &PinName) -> Result<Option<Inspected<LinkInfo>>, KernelError> {
-    inspect(directory, pin, |object| bpf::link_info(object.as_fd()))
+    inspect(directory, pin, |object| match bpf::is_link(object.as_fd()) {
+        true => bpf::link_info(object.as_fd()),
+        // A filter: its program is pinned in the place of a link.
+        false => {
+            let program = bpf::program_id(object.as_fd())?;
+            Ok(LinkInfo { id: 0, link_type: 0, program, interface: None, cgroup: None })
+        }
+    })
 }
 
 fn inspect<T>(

@@ -273,7 +273,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         for (planned, link) in plan.links.iter().zip(&mut record.links) {
             self.check_deadline()?;
-            link.id = Some(self.kernel.attach(&directory, planned, self.host.places(init))?);
+            link.id = self.attach(&directory, planned, self.host.places(init))?;
         }
         Ok(())
     }

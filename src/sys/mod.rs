@@ -20,6 +20,7 @@ pub mod machine;
 mod memfd;
 pub mod mounts;
 mod namespaces;
+pub mod netlink;
 pub mod netns;
 pub mod pid;
 pub mod sandbox;

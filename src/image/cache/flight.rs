@@ -61,8 +61,8 @@ impl Cache {
         };
         loop {
             let cache = |source| ImageError::Cache { image: boarding.image.to_owned(), source };
-            let file = open(&path).map_err(|source| cache(self.unwritten(source)))?;
-            let lock = |patience| FileLock::wait_for(&file, &path, patience).map_err(|source| cache(self.unwritten(source)));
+            let file = open(&path).map_err(|source| cache(self.failed(source)))?;
+            let lock = |patience| FileLock::wait_for(&file, &path, patience).map_err(|source| cache(self.failed(source)));
             let (held, waited) = match lock(Duration::ZERO)? {
                 Some(held) => (held, false),
                 None => match lock(boarding.deadline.saturating_duration_since(Instant::now()))? {
@@ -81,7 +81,7 @@ impl Cache {
                 && let Some(result) = again()?
             {
                 if !landed {
-                    unlink_if_present(&path).map_err(|source| cache(self.unwritten(source)))?;
+                    unlink_if_present(&path).map_err(|source| cache(self.failed(source)))?;
                 }
                 return Ok(result);
             }
@@ -109,12 +109,8 @@ impl Cache {
             ensure_directory(path, 0o700).map_err(|source| self.not_trusted(source))?;
         }
         let path = directory.join(format!("{}.lock", hash(image.as_bytes()).hex()));
-        open(&path).map_err(|source| self.unwritten(source))?;
+        open(&path).map_err(|source| self.failed(source))?;
         Ok(path)
-    }
-
-    fn unwritten(&self, source: SysError) -> CacheError {
-        CacheError::Write { path: self.path.clone(), source }
     }
 }
 

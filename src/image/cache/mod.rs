@@ -13,6 +13,7 @@
 
 mod flight;
 mod record;
+mod sweep;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use crate::sys::fsutil::{TrustError, TrustedRoot, names_in};
 pub(crate) use flight::Boarding;
 use record::Pointer;
 pub(crate) use record::{Evidence, Record};
+pub use sweep::{Swept, Which};
 pub(crate) use write::NewImage;
 
 /// The image cache of one installation.
@@ -86,6 +88,11 @@ impl Cache {
     /// The cache in a directory, which is made with mode 0700 when something is first stored.
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Opens it for reading; None where it does not exist.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::cache::{Blob, Reader};
+use crate::image::error::CacheError;
 use crate::image::verify::{Body, SIMPLE_SIGNING, Signature};
 use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
@@ -82,6 +84,19 @@ impl Record {
             let surplus = self.evidence.len().saturating_sub(MAX_EVIDENCE);
             self.evidence.drain(..surplus);
         }
+    }
+}
+
+impl Record {
+    /// Signatures that satisfied a rule once.
+    pub fn signatures(&self, reader: &Reader<'_>) -> Result<Vec<Signature>, CacheError> {
+        let mut signatures = Vec::new();
+        for evidence in &self.evidence {
+            if let Blob::Whole(blob) = reader.blob(&evidence.blob)? {
+                signatures.push(evidence.signature(blob));
+            }
+        }
+        Ok(signatures)
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::image::cache::record::{Pointer, Record};
-use crate::image::cache::{Blob, Cache, Evidence, Reader};
+use crate::image::cache::{Blob, Cache, Evidence, Reader, Which};
 use crate::image::error::CacheError;
 use crate::image::hash;
 use crate::image::judge::Decision;
@@ -13,7 +13,7 @@ use crate::image::manifest::REF_NAME;
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
 use crate::sys::SysError;
-use crate::sys::fsutil::{FileLock, ensure_directory, names_in, unlink_if_present, write_atomically};
+use crate::sys::fsutil::{FileLock, ensure_directory, write_atomically};
 
 /// How long a process waits for another one that writes.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -64,6 +64,7 @@ impl Cache {
         self.locked(|reader| {
             let pointer = Pointer { reference: reference.to_owned(), digest: *digest, pulled };
             self.write_json(&self.pointer_path(reference), &pointer)?;
+            self.bound_all(reader, digest)?;
             self.write_index(reader)
         })
     }
@@ -86,39 +87,12 @@ impl Cache {
 
     /// Removes a reference, and what no other reference needs. False: it was not there.
     pub fn remove(&self, reference: &str) -> Result<bool, CacheError> {
-        if self.reader()?.is_none() {
-            return Ok(false);
-        }
-        self.locked(|reader| {
-            if !unlink_if_present(&self.pointer_path(reference)).map_err(|source| self.failed(source))? {
-                return Ok(false);
-            }
-            self.write_index(reader)?;
-            let digests: BTreeSet<Digest> = self.pointers(reader)?.into_iter().map(|pointer| pointer.digest).collect();
-            let mut kept = BTreeSet::new();
-            for name in names_in(&self.path.join("images")).map_err(|source| self.failed(source))? {
-                let path = self.path.join("images").join(&name);
-                match reader.json::<Record>(&path)? {
-                    Some(record) if digests.contains(&record.digest) => {
-                        kept.extend(record.blobs.iter().chain(record.evidence.iter().map(|e| &e.blob)).map(Digest::hex));
-                    }
-                    _ => {
-                        unlink_if_present(&path).map_err(|source| self.failed(source))?;
-                    }
-                }
-            }
-            let blobs = self.path.join("blobs/sha256");
-            for name in names_in(&blobs).map_err(|source| self.failed(source))? {
-                if !name.to_str().is_some_and(|name| kept.contains(name)) {
-                    unlink_if_present(&blobs.join(&name)).map_err(|source| self.failed(source))?;
-                }
-            }
-            Ok(true)
-        })
+        let swept = self.sweep(&Which::References(BTreeSet::from([reference.to_owned()])), &BTreeSet::new(), false)?;
+        Ok(!swept.references.is_empty())
     }
 
     /// Runs `change` while no other process changes the cache, which is made where it is missing.
-    fn locked<T>(&self, change: impl FnOnce(&Reader<'_>) -> Result<T, CacheError>) -> Result<T, CacheError> {
+    pub(super) fn locked<T>(&self, change: impl FnOnce(&Reader<'_>) -> Result<T, CacheError>) -> Result<T, CacheError> {
         let directory = ensure_directory(&self.path, 0o700).map_err(|source| self.not_trusted(source))?;
         for name in ["refs", "images", "blobs", "blobs/sha256"] {
             ensure_directory(&self.path.join(name), 0o700).map_err(|source| self.not_trusted(source))?;
@@ -149,7 +123,7 @@ impl Cache {
     }
 
     /// index.json and oci-layout, by which other tools read the cache. We do not.
-    fn write_index(&self, reader: &Reader<'_>) -> Result<(), CacheError> {
+    pub(super) fn write_index(&self, reader: &Reader<'_>) -> Result<(), CacheError> {
         let mut manifests = Vec::new();
         for pointer in self.pointers(reader)? {
             let Some(record) = reader.record(&pointer.digest)? else { continue };
@@ -169,7 +143,7 @@ impl Cache {
         self.write_json(&self.path.join("oci-layout"), &serde_json::json!({ "imageLayoutVersion": "1.0.0" }))
     }
 
-    fn failed(&self, source: SysError) -> CacheError {
+    pub(super) fn failed(&self, source: SysError) -> CacheError {
         CacheError::Write { path: self.path.clone(), source }
     }
 }

@@ -82,5 +82,19 @@ impl Signature {
     }
 }
 
+impl Body {
+    /// The layer that holds a signature of cosign 2, and its blob; None for others.
+    pub fn simple_layer(&self) -> Option<(serde_json::Value, Vec<u8>)> {
+        let Self::Simple { payload, signature, .. } = self else { return None };
+        let layer = serde_json::json!({
+            "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
+            "digest": crate::image::hash(payload),
+            "size": payload.len(),
+            "annotations": { "dev.cosignproject.cosign/signature": signature },
+        });
+        Some((layer, payload.clone()))
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -24,48 +24,78 @@ use crate::model::registries::RegistryConfig;
 use crate::paths::Paths;
 
 /// How long one image may take: nobody's start waits for it.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// Images that are fetched at once; each has a process of its own.
 const AT_ONCE: usize = 10;
 
 /// What became of one reference.
 #[derive(Debug, Serialize)]
-struct Pulled {
+pub(super) struct Pulled {
     reference: String,
-    digest: String,
+    /// The digest.
+    pub digest: String,
     rule: String,
     #[serde(flatten)]
     verdict: Verdict,
 }
 
+impl From<Bytecode> for Pulled {
+    fn from(bytecode: Bytecode) -> Self {
+        Self {
+            reference: bytecode.reference.to_string(),
+            digest: bytecode.digest.to_string(),
+            rule: bytecode.rule,
+            verdict: bytecode.verdict,
+        }
+    }
+}
+
+/// What the files say that decide over images.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// The policy.
+    pub policy: LoadedPolicy,
+    /// How registries are spoken to.
+    pub registries: RegistryConfig,
+}
+
+impl Rules {
+    /// Reads the files; an error is told and is exit status 2.
+    pub fn load(paths: &Paths) -> Result<Self, ExitCode> {
+        let told = |sentence: String| {
+            fail(&sentence);
+            ExitCode::from(2)
+        };
+        let policy = policy_files::load(paths).map_err(|error| told(chain(&error)))?;
+        let registries = registries_file::load(paths).map_err(|error| told(chain(&error)))?;
+        Ok(Self { policy, registries })
+    }
+
+    /// The rules that speak of an image; `doing` is for the sentence that says that there are none.
+    pub fn of(&self, reference: &Reference, doing: &str) -> Result<Vec<&ImageRule>, String> {
+        let rules: Vec<_> = self.policy.policy.images.iter().filter(|rule| rule.repository.matches(reference)).collect();
+        match rules.is_empty() {
+            true => {
+                Err(format!("{doing} {reference}: no image rule of the policy speaks of it; see `bpfman-hook policy check`"))
+            }
+            false => Ok(rules),
+        }
+    }
+}
+
 /// Fetches the images, some at once; goes on after one that fails, and then exits 1.
 pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
-    let policy = match policy_files::load(paths) {
-        Ok(policy) => policy,
-        Err(error) => {
-            fail(&chain(&error));
-            return ExitCode::from(2);
-        }
+    let rules = match Rules::load(paths) {
+        Ok(rules) => rules,
+        Err(status) => return status,
     };
-    let registries = match registries_file::load(paths) {
-        Ok(registries) => registries,
-        Err(error) => {
-            fail(&chain(&error));
-            return ExitCode::from(2);
-        }
-    };
-    let images = LinuxImages::new(&paths.cache, paths.root()).to_keep();
-    let results = all(&args.references, |text| one(&images, &policy, &registries, text));
+    let images = super::images(paths);
+    let results = all(&args.references, |text| one(&images, &rules, text));
     let mut status = ExitCode::SUCCESS;
     let mut done = Vec::new();
     for result in results {
         match result {
-            Ok(bytecode) => done.push(Pulled {
-                reference: bytecode.reference.to_string(),
-                digest: bytecode.digest.to_string(),
-                rule: bytecode.rule,
-                verdict: bytecode.verdict,
-            }),
+            Ok(bytecode) => done.push(Pulled::from(bytecode)),
             Err(sentence) => status = fail(&sentence),
         }
     }
@@ -117,20 +147,16 @@ fn spinner(text: &str) -> ProgressBar {
     bar
 }
 
-fn one(images: &LinuxImages, policy: &LoadedPolicy, registries: &RegistryConfig, text: &str) -> Result<Bytecode, String> {
-    let reference = Reference::parse(text).map_err(|e| chain(&e))?;
-    let speaks = |rule: &&ImageRule| rule.repository.matches(&reference);
-    let rules: Vec<&ImageRule> = policy.policy.images.iter().filter(speaks).collect();
-    if rules.is_empty() {
-        return Err(format!("pull {reference}: no image rule of the policy speaks of it; see `bpfman-hook policy check`"));
-    }
+fn one(images: &LinuxImages, rules: &Rules, text: &str) -> Result<Bytecode, String> {
+    let reference = super::reference(text)?;
+    let selected = rules.of(&reference, "pull")?;
     let want = Want {
         reference: &reference,
         pull: PullPolicy::Always,
-        rules: &rules,
-        keys: &policy.keys,
-        policy: policy.id,
-        registries,
+        rules: &selected,
+        keys: &rules.policy.keys,
+        policy: rules.policy.id,
+        registries: &rules.registries,
         deadline: Instant::now() + PATIENCE,
     };
     images.fetch(&want).map_err(|e| chain(&e))

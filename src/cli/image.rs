@@ -1,0 +1,153 @@
+//! Images: `images`, `pull`, `image WHAT`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::cli::{Format, Formatted, Listing, PullArgs};
+
+/// `image WHAT`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Image {
+    /// List cached images (`images`)
+    #[command(alias = "ls")]
+    List(Listing),
+    /// Show an image of this machine: programs, maps, labels, needed kernel
+    Inspect(ImageInspectArgs),
+    /// Fetch images and verify them as policy says (`pull`)
+    Pull(PullArgs),
+    /// Make an image of object files, without a container engine
+    Build(ImageBuildArgs),
+    /// Put an image with its signatures into a registry
+    Push(ImagePushArgs),
+    /// Print the build arguments for bpfman's Containerfile.bytecode
+    GenerateBuildArgs(GenerateBuildArgs),
+    /// Remove images from the cache
+    #[command(alias = "remove")]
+    Rm(ImageRmArgs),
+    /// Remove what no reference leads to; never what an owner uses
+    Prune(ImagePruneArgs),
+    /// Write a cached image with its signatures into one file
+    Export(ImageExportArgs),
+    /// Bring the images of such a file into the cache, verified as policy says
+    Import(ImageImportArgs),
+}
+
+/// `image inspect`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageInspectArgs {
+    /// An image of the cache, oci:/dir[:tag], oci-archive:/file[:tag] or file:/path
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `image build`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageBuildArgs {
+    /// What it is called in the cache, or where it goes: oci:/dir[:tag], oci-archive:/file[:tag]
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Object files; several make an index with one entry each
+    #[arg(required = true, value_name = "[linux/ARCH=]FILE")]
+    pub files: Vec<String>,
+    /// Where it goes, under the name IMAGE, instead of into the cache
+    #[arg(long, value_name = "oci:/DIR|oci-archive:/FILE")]
+    pub to: Option<String>,
+    /// Push it to IMAGE's registry, instead of into the cache
+    #[arg(long, conflicts_with = "to")]
+    pub push: bool,
+    /// Print the digest only
+    #[arg(short, long, conflicts_with = "output")]
+    pub quiet: bool,
+    /// Output format
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// `image push`.
+#[derive(Debug, Clone, Args)]
+pub struct ImagePushArgs {
+    /// An image of the cache, oci:/dir[:tag] or oci-archive:/file[:tag]
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// registry/repository:tag; without it, SRC's own name
+    #[arg(value_name = "DEST")]
+    pub destination: Option<String>,
+    /// Print the digest only
+    #[arg(short, long, conflicts_with = "output")]
+    pub quiet: bool,
+    /// Output format
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// `image generate-build-args`.
+#[derive(Debug, Clone, Args)]
+pub struct GenerateBuildArgs {
+    /// Object files, as for `image build`
+    #[arg(required = true, value_name = "[linux/ARCH=]FILE")]
+    pub files: Vec<String>,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `image rm`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageRmArgs {
+    /// References, or digests (sha256:…): all references to them
+    #[arg(required = true, value_name = "REF|DIGEST")]
+    pub images: Vec<String>,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `image prune`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ImagePruneArgs {
+    /// All images that no container, pod or person uses now, referenced or not
+    #[arg(short, long)]
+    pub all: bool,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `image export`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageExportArgs {
+    /// An image of the cache, oci:/dir[:tag] or oci-archive:/file[:tag]
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// An OCI archive, written anew
+    pub file: PathBuf,
+    /// What it is called in the file, for REFs without a registry's name
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Print nothing
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `image import`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageImportArgs {
+    /// An OCI archive, as `image export`, skopeo and podman write it
+    pub file: PathBuf,
+    /// What its image is to be called, where the file has one and no name for it
+    #[arg(value_name = "REF")]
+    pub reference: Option<String>,
+    /// Print digests only
+    #[arg(short, long, conflicts_with = "output")]
+    pub quiet: bool,
+    /// Output format
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}

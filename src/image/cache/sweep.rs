@@ -1,0 +1,193 @@
+//! Removing from the cache, and what bounds it.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::image::cache::record::{Pointer, Record};
+use crate::image::cache::{Cache, Reader};
+use crate::image::error::CacheError;
+use crate::model::ids::Digest;
+use crate::sys::fsutil::{names_in, unlink_if_present};
+
+/// What all images may take together before the ones that were pulled longest ago go.
+const LIMIT: u64 = 1 << 30;
+
+/// Which images are to go.
+#[derive(Debug, Clone)]
+pub enum Which {
+    /// None but what no reference leads to.
+    Dangling,
+    /// All that are not in use.
+    Unused,
+    /// These references.
+    References(BTreeSet<String>),
+    /// Every reference to these.
+    Digests(BTreeSet<Digest>),
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Swept {
+    /// References.
+    pub references: Vec<String>,
+    /// Images that no reference leads to any more.
+    pub images: Vec<Digest>,
+    /// Blobs.
+    pub blobs: u64,
+    /// Bytes of these blobs.
+    pub bytes: u64,
+}
+
+impl Cache {
+    /// Removes references, and what no other one leads to. Images `in_use` stay whole, though references to them that were named go.
+    pub fn sweep(&self, which: &Which, in_use: &BTreeSet<Digest>, dry_run: bool) -> Result<Swept, CacheError> {
+        if self.reader()?.is_none() {
+            return Ok(Swept::default());
+        }
+        self.locked(|reader| self.swept(reader, which, in_use, dry_run))
+    }
+
+    fn swept(&self, reader: &Reader<'_>, which: &Which, in_use: &BTreeSet<Digest>, dry_run: bool) -> Result<Swept, CacheError> {
+        let goes = |pointer: &Pointer| match which {
+            Which::Dangling => false,
+            Which::Unused => !in_use.contains(&pointer.digest),
+            Which::References(references) => references.contains(&pointer.reference),
+            Which::Digests(digests) => digests.contains(&pointer.digest),
+        };
+        let (gone, stay): (Vec<Pointer>, Vec<Pointer>) = self.pointers(reader)?.into_iter().partition(goes);
+        let mut swept = Swept::default();
+        for pointer in &gone {
+            if !dry_run {
+                unlink_if_present(&self.pointer_path(&pointer.reference)).map_err(|source| self.failed(source))?;
+            }
+            swept.references.push(pointer.reference.clone());
+        }
+        let digests: BTreeSet<Digest> = stay.iter().map(|pointer| pointer.digest).chain(in_use.iter().copied()).collect();
+        let mut kept = BTreeSet::new();
+        for name in names_in(&self.path.join("images")).map_err(|source| self.failed(source))? {
+            let path = self.path.join("images").join(&name);
+            match reader.json::<Record>(&path)? {
+                Some(record) if digests.contains(&record.digest) => {
+                    kept.extend(record.blobs.iter().chain(record.evidence.iter().map(|e| &e.blob)).map(Digest::hex));
+                }
+                record => {
+                    swept.images.extend(record.map(|record| record.digest));
+                    if !dry_run {
+                        unlink_if_present(&path).map_err(|source| self.failed(source))?;
+                    }
+                }
+            }
+        }
+        let blobs = self.path.join("blobs/sha256");
+        for name in names_in(&blobs).map_err(|source| self.failed(source))? {
+            if !name.to_str().is_some_and(|name| kept.contains(name)) {
+                let path = blobs.join(&name);
+                swept.blobs += 1;
+                swept.bytes += std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                if !dry_run {
+                    unlink_if_present(&path).map_err(|source| self.failed(source))?;
+                }
+            }
+        }
+        if !dry_run && !gone.is_empty() {
+            self.write_index(reader)?;
+        }
+        swept.references.sort();
+        Ok(swept)
+    }
+
+    /// Makes room: while the images take more than `limit` together, the one goes that was pulled longest ago, but never `new`.
+    pub(super) fn bound(&self, reader: &Reader<'_>, new: &Digest, limit: u64) -> Result<(), CacheError> {
+        let mut pointers = self.pointers(reader)?;
+        pointers.sort_by_key(|pointer| std::cmp::Reverse(pointer.pulled));
+        let mut seen = BTreeSet::from([*new]);
+        let mut sum = reader.record(new)?.map_or(0, |record| record.size);
+        let mut over = BTreeSet::new();
+        for pointer in &pointers {
+            if seen.insert(pointer.digest) {
+                sum += reader.record(&pointer.digest)?.map_or(0, |record| record.size);
+                if sum > limit {
+                    over.insert(pointer.digest);
+                }
+            }
+        }
+        if !over.is_empty() {
+            let swept = self.swept(reader, &Which::Digests(over), &BTreeSet::from([*new]), false)?;
+            tracing::info!(references = ?swept.references, limit, "image cache was full; what was pulled longest ago is gone");
+        }
+        Ok(())
+    }
+
+    /// [`Cache::bound`] with the limit that everybody has.
+    pub(super) fn bound_all(&self, reader: &Reader<'_>, new: &Digest) -> Result<(), CacheError> {
+        self.bound(reader, new, LIMIT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::cache::NewImage;
+    use crate::image::hash;
+
+    fn cache() -> (tempfile::TempDir, Cache) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let cache = Cache::new(&dir.path().join("cache"));
+        (dir, cache)
+    }
+
+    fn image(cache: &Cache, reference: &str, contents: &[u8]) -> Digest {
+        let digest = hash(contents);
+        let new = NewImage { digest, media_type: "m".into(), blobs: vec![contents.to_vec()], object: digest };
+        cache.store(&new).unwrap();
+        cache.point(reference, &digest).unwrap();
+        digest
+    }
+
+    fn references(cache: &Cache) -> Vec<String> {
+        cache.images().unwrap().into_iter().map(|image| image.reference).collect()
+    }
+
+    #[test]
+    fn what_is_in_use_stays() {
+        let (_dir, cache) = cache();
+        let (one, two) = (image(&cache, "a/b:1", b"one"), image(&cache, "a/b:2", b"two"));
+        let in_use = BTreeSet::from([one]);
+        let told = cache.sweep(&Which::Unused, &in_use, true).unwrap();
+        assert_eq!(
+            (told.references.as_slice(), told.images.as_slice(), told.blobs, told.bytes),
+            (&["a/b:2".to_owned()][..], &[two][..], 1, 3)
+        );
+        assert_eq!(references(&cache), ["a/b:1", "a/b:2"]);
+        assert_eq!(cache.sweep(&Which::Unused, &in_use, false).unwrap(), told);
+        assert_eq!(references(&cache), ["a/b:1"]);
+        // A tag that moved on leaves an image behind that nothing leads to: dangling, but for its user.
+        image(&cache, "a/b:1", b"three");
+        assert_eq!(cache.sweep(&Which::Dangling, &in_use, false).unwrap(), Swept::default());
+        assert_eq!(cache.sweep(&Which::Dangling, &BTreeSet::new(), false).unwrap().images, [one]);
+        let gone = cache.sweep(&Which::References(BTreeSet::from(["a/b:1".to_owned()])), &BTreeSet::new(), false).unwrap();
+        assert_eq!((gone.references.len(), gone.blobs), (1, 1));
+        assert!(references(&cache).is_empty());
+    }
+
+    #[test]
+    fn the_oldest_goes_when_it_is_full() {
+        let (_dir, cache) = cache();
+        image(&cache, "a/b:1", &[1; 400]);
+        image(&cache, "a/b:2", &[2; 400]);
+        let mut old: Pointer = serde_json::from_slice(&std::fs::read(cache.pointer_path("a/b:1")).unwrap()).unwrap();
+        old.pulled -= 100;
+        std::fs::write(cache.pointer_path("a/b:1"), serde_json::to_vec(&old).unwrap()).unwrap();
+        let new = image(&cache, "a/b:3", &[3; 400]);
+        cache.locked(|reader| cache.bound(reader, &new, 1200)).unwrap();
+        assert_eq!(references(&cache).len(), 3);
+        cache.locked(|reader| cache.bound(reader, &new, 1199)).unwrap();
+        assert_eq!(references(&cache), ["a/b:2", "a/b:3"]);
+        // One that is too large alone stays: it was asked for.
+        cache.locked(|reader| cache.bound(reader, &new, 1)).unwrap();
+        assert_eq!(references(&cache), ["a/b:3"]);
+    }
+}

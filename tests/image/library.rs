@@ -1,0 +1,148 @@
+//! Images that are made here, looked at, and carried from one machine to another.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use bpfman_hook::image::pack::{self, Described, Input};
+use bpfman_hook::image::{Archive, ImageError, Parcel, Want};
+use bpfman_hook::model::bytecode::{Bytecode, PullPolicy, Verdict};
+use bpfman_hook::model::reference::Reference;
+
+use crate::registry::{Behaviour, Registry};
+use crate::world::{OBJECT, World, data, digest_of, sentence};
+
+fn reference(text: &str) -> Reference {
+    text.parse().unwrap_or_else(|err| panic!("{text}: {err}"))
+}
+
+fn packed(architectures: &[&str]) -> Parcel {
+    let described = Described {
+        programs: BTreeMap::from([("pass".to_owned(), "xdp".to_owned())]),
+        maps: BTreeMap::from([("counter".to_owned(), "array".to_owned())]),
+    };
+    let input = |architecture: &&str| Input {
+        architecture: (*architecture).to_owned(),
+        name: "pass.o".into(),
+        object: OBJECT.to_vec(),
+        described: described.clone(),
+    };
+    let inputs: Vec<Input> = architectures.iter().map(input).collect();
+    pack::pack(&inputs, architectures.len() > 1)
+}
+
+fn import(world: &World, archive: &Archive, name: &str) -> Result<Bytecode, ImageError> {
+    let (reference, rules) = (reference(name), world.rules.iter().collect::<Vec<_>>());
+    let (_, digest) = archive.images().unwrap().remove(0);
+    let want = Want {
+        reference: &reference,
+        pull: PullPolicy::IfNotPresent,
+        rules: &rules,
+        keys: &world.keys,
+        policy: world.policy,
+        registries: &world.registries,
+        deadline: Instant::now() + world.patience,
+    };
+    world.images.import(&want, archive, &digest)
+}
+
+#[test]
+fn what_is_packed_is_read_back_from_every_place() {
+    let native = pack::native();
+    let other = if native == "arm64" { "amd64" } else { "arm64" };
+    for architectures in [&[native][..], &[other, native]] {
+        let parcel = packed(architectures);
+        let world = World::unsigned();
+        for place in ["oci:@/layout:v1", "oci-archive:@/archive.tar:v1", "ghcr.io/acme/pass:v1"] {
+            let place = place.replace('@', &world.dir.path().display().to_string());
+            world.images.deliver(&parcel, &reference(&place), None).unwrap();
+            let got = world.fetch(&place).unwrap_or_else(|err| panic!("{place}: {}", sentence(&err)));
+            assert_eq!((got.digest, got.object.as_slice()), (parcel.digest, OBJECT), "{place}");
+            let details = world.images.details(&reference(&place)).unwrap();
+            assert_eq!(details.platforms.len(), architectures.len(), "{place}: {:?}", details.platforms);
+            assert_eq!(details.labels.unwrap().programs["pass"], "xdp");
+            assert_eq!(world.images.local(&reference(&place)).unwrap(), parcel, "{place}");
+        }
+    }
+}
+
+#[test]
+fn an_image_for_other_machines_alone_is_not_for_this_cache() {
+    let other = if pack::native() == "arm64" { "amd64" } else { "arm64" };
+    let both = packed(&[other, if other == "amd64" { "riscv64" } else { "loong64" }]);
+    let world = World::unsigned();
+    let error = world.images.deliver(&both, &reference("ghcr.io/acme/pass:v1"), None).unwrap_err();
+    assert!(matches!(error, ImageError::Platform { .. }), "{}", sentence(&error));
+    assert!(world.images.cache().images().unwrap().is_empty());
+}
+
+#[test]
+fn a_layout_keeps_its_other_images() {
+    let world = World::unsigned();
+    let at = |tag: &str| reference(&format!("oci:{}/layout:{tag}", world.dir.path().display()));
+    let (one, two) = (packed(&["amd64"]), packed(&["amd64", "arm64"]));
+    world.images.deliver(&one, &at("v1"), None).unwrap();
+    world.images.deliver(&two, &at("v2"), None).unwrap();
+    assert_eq!(world.images.local(&at("v1")).unwrap().digest, one.digest);
+    assert_eq!(world.images.local(&at("v2")).unwrap().digest, two.digest);
+    world.images.deliver(&two, &at("v1"), None).unwrap();
+    assert_eq!(world.images.local(&at("v1")).unwrap().digest, two.digest);
+}
+
+#[test]
+fn signatures_travel_to_a_machine_without_network() {
+    for (repository, key, layout) in
+        [("key-v2", "keys/cosign-v2.pub", "simple-signing"), ("key-v3", "keys/cosign-v3.pub", "bundle")]
+    {
+        let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+        let name = format!("{}/bpf/{repository}:v1", registry.host());
+        let world = World::signed(&[key]);
+        let pulled = world.fetch(&name).unwrap();
+        let file = world.path("carried.tar");
+        let parcel = world.images.local(&reference(&name)).unwrap();
+        world.images.deliver(&parcel, &reference(&format!("oci-archive:{}", file.display())), Some(&name)).unwrap();
+        drop(registry);
+
+        let archive = Archive::read(&file).unwrap();
+        assert_eq!(archive.images().unwrap(), [(Some(name.clone()), pulled.digest)]);
+        let mut there = World::signed(&[key]);
+        there.pull = PullPolicy::Never;
+        assert!(matches!(there.error(&name).0, ImageError::NotCached { .. }));
+        let imported = import(&there, &archive, &name).unwrap_or_else(|err| panic!("{name}: {}", sentence(&err)));
+        assert_eq!((imported.digest, imported.object_digest), (pulled.digest, digest_of(OBJECT)));
+        assert!(matches!(&imported.verdict, Verdict::Verified { layout: found, .. } if found == layout), "{imported:?}");
+        let started = there.fetch(&name).unwrap();
+        assert_eq!((started.digest, started.verdict), (imported.digest, imported.verdict));
+        // And on from there.
+        assert_eq!(there.images.local(&reference(&name)).unwrap(), parcel);
+
+        let stranger = World::signed(&["keys/wrong.pub"]);
+        let refused = import(&stranger, &archive, &name).unwrap_err();
+        assert!(matches!(refused, ImageError::BadSignature { .. }), "{}", sentence(&refused));
+        assert!(stranger.images.cache().images().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn an_index_is_carried_without_what_the_cache_does_not_hold() {
+    let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+    let name = format!("{}/bpf/index:v1", registry.host());
+    let world = World::unsigned();
+    let pulled = world.fetch(&name).unwrap();
+    let parcel = world.images.local(&reference(&name)).unwrap();
+    assert_eq!((parcel.digest, parcel.left_out.as_slice()), (pulled.digest, &["linux/s390x".to_owned()][..]));
+    let file = format!("oci-archive:{}/carried.tar", world.dir.path().display());
+    world.images.deliver(&parcel, &reference(&file), Some(&name)).unwrap();
+    let there = World::unsigned();
+    let imported = import(&there, &Archive::read(&world.path("carried.tar")).unwrap(), &name).unwrap();
+    assert_eq!(imported.digest, pulled.digest);
+}
+
+#[test]
+fn a_digest_in_the_name_must_be_that_of_the_archive() {
+    let world = World::unsigned();
+    let file = format!("oci-archive:{}/x.tar", world.dir.path().display());
+    world.images.deliver(&packed(&[pack::native()]), &reference(&file), None).unwrap();
+    let archive = Archive::read(&world.path("x.tar")).unwrap();
+    let name = format!("ghcr.io/acme/pass@{}", digest_of(b"another"));
+    assert!(matches!(import(&world, &archive, &name), Err(ImageError::Tampered { .. })));
+}
