@@ -36,6 +36,7 @@ mod parcel;
 mod push;
 mod remote;
 mod source;
+mod tally;
 mod verify;
 
 use std::collections::BTreeMap;
