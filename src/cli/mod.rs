@@ -6,6 +6,7 @@
 
 pub mod service;
 pub mod image;
+pub mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -76,6 +77,10 @@ pub enum Command {
     Policy(PolicyCommand),
     /// Release what dead containers left behind
     Gc(GcArgs),
+    /// Print what happened: acquired, released, refused …; -f goes on
+    Events(watch::EventsArgs),
+    /// Serve or write metrics; needs no rights but to read what runs leave
+    Metrics(watch::MetricsArgs),
     /// Examine this host; each finding with its remedy
     Doctor(DoctorArgs),
     /// Serve bpfman's gRPC API on demand

@@ -1,6 +1,7 @@
 //! The order of things: host paths straight from the disk, registries through the cache.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::image::cache::{Blob, Boarding, Cache, NewImage, Reader};
 use crate::image::content::{Content, content, media_type};
@@ -11,10 +12,11 @@ use crate::image::layout::Layout;
 use crate::image::object;
 use crate::image::remote::{Remote, Worker};
 use crate::image::source::{Found, Source, checked};
-use crate::image::{Images, MAX_OBJECT, Want, hash};
+use crate::image::{Images, MAX_OBJECT, Want, hash, tally};
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;
 use crate::model::reference::{Reference, RegistryReference};
+use crate::model::registries::RegistryConfig;
 use crate::sys::fsutil::TrustedRoot;
 
 /// The real source of bytecode: the host's file systems, the cache, registries.
@@ -48,7 +50,7 @@ impl LinuxImages {
         &self.cache
     }
 
-    fn root(&self, image: &str) -> Result<TrustedRoot, ImageError> {
+    pub(crate) fn root(&self, image: &str) -> Result<TrustedRoot, ImageError> {
         TrustedRoot::at(&self.host).map_err(|source| ImageError::HostPath { image: image.to_owned(), source })
     }
 
@@ -115,7 +117,11 @@ impl LinuxImages {
             self.cached(want, image, &digest, &reader).map(Result::ok)
         };
         let boarding = Boarding { image, policy: want.policy, deadline: want.deadline };
-        self.cache.fly(boarding, again, || self.pull(want, image, at, reader.as_ref()))
+        self.cache.fly(boarding, again, || {
+            let pulled = self.pull(want, image, at, reader.as_ref());
+            tally::pulled(image, &pulled);
+            pulled
+        })
     }
 
     /// Answers from the cache, or says what it lacks.
@@ -150,14 +156,15 @@ impl LinuxImages {
         }
     }
 
-    fn pull(
+    /// A registry's repository, spoken to as the configuration says.
+    pub(crate) fn remote(
         &self,
-        want: &Want<'_>,
         image: &str,
         at: &RegistryReference,
-        reader: Option<&Reader<'_>>,
-    ) -> Result<Bytecode, ImageError> {
-        let authorities = match want.registries.get(&at.registry).and_then(|registry| registry.ca.as_deref()) {
+        registries: &RegistryConfig,
+        deadline: Instant,
+    ) -> Result<Remote, ImageError> {
+        let authorities = match registries.get(&at.registry).and_then(|registry| registry.ca.as_deref()) {
             None => None,
             Some(path) => match read(&self.root(image)?, path, crate::image::fetch::MAX_AUTHORITIES, image)? {
                 Got::Bytes(bytes) => Some(bytes),
@@ -167,8 +174,17 @@ impl LinuxImages {
                 }
             },
         };
-        let http = want.registries.plain_http(&at.registry);
-        let mut remote = Remote::open(self.worker, at, image, http, authorities.as_deref(), want.deadline)?;
+        Remote::open(self.worker, at, image, registries.plain_http(&at.registry), authorities.as_deref(), deadline)
+    }
+
+    fn pull(
+        &self,
+        want: &Want<'_>,
+        image: &str,
+        at: &RegistryReference,
+        reader: Option<&Reader<'_>>,
+    ) -> Result<Bytecode, ImageError> {
+        let mut remote = self.remote(image, at, want.registries, want.deadline)?;
         let name = match (&at.digest, &at.tag) {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.clone().unwrap_or_else(|| "latest".to_owned()),
@@ -244,6 +260,14 @@ impl LinuxImages {
 
 impl Images for LinuxImages {
     fn fetch(&self, want: &Want<'_>) -> Result<Bytecode, ImageError> {
+        let answer = self.get(want);
+        tally::answered(&answer);
+        answer
+    }
+}
+
+impl LinuxImages {
+    fn get(&self, want: &Want<'_>) -> Result<Bytecode, ImageError> {
         let image = want.reference.to_string();
         refuse_early(want, &image)?;
         match want.reference {

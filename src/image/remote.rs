@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use crate::image::error::{ImageError, RemoteError};
-use crate::image::fetch::protocol::{Answer, Ask, MAX_MESSAGE, Referrers};
+use crate::image::fetch::protocol::{Answer, Ask, MAX_MESSAGE, Put, Referrers};
 use crate::image::host::Got;
 use crate::image::manifest::Document;
 use crate::image::source::Found;
@@ -81,6 +81,26 @@ impl Remote {
     /// A blob; nothing is checked.
     pub fn blob(&mut self, digest: &Digest, max: usize) -> Result<Got, ImageError> {
         self.ask(&Ask::Blob { digest: *digest, max: max.min(MAX_OBJECT) }, &[], max)
+    }
+
+    /// Puts a blob there; `from` is another repository of the registry that may have it.
+    pub fn put_blob(&mut self, digest: &Digest, from: Option<&str>, bytes: &[u8]) -> Result<Put, ImageError> {
+        self.put(&Ask::PutBlob { digest: *digest, from: from.map(str::to_owned) }, bytes)
+    }
+
+    /// Puts a manifest or index there.
+    pub fn put_manifest(&mut self, reference: &str, media_type: &str, bytes: &[u8]) -> Result<Put, ImageError> {
+        let (reference, media_type) = (reference.to_owned(), media_type.to_owned());
+        self.put(&Ask::PutManifest { reference, media_type }, bytes)
+    }
+
+    fn put(&mut self, ask: &Ask, bytes: &[u8]) -> Result<Put, ImageError> {
+        let failed = |source| ImageError::Child { image: self.image.clone(), source };
+        let memory = sealed_memfd("bpfman-hook-put", bytes).map_err(failed)?;
+        match self.ask(ask, &[memory.as_fd()], MAX_MANIFEST)? {
+            Got::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
+            Got::Missing | Got::TooLarge => Err(self.malformed("the answer to an upload is none".to_owned())),
+        }
     }
 
     /// Everything in the repository that may be a signature of `digest`: the tag of cosign 2, the referrers API, and the tag

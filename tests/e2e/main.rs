@@ -11,6 +11,7 @@ mod world;
 #[path = "../support/registry.rs"]
 mod registry;
 
+mod by_hand;
 mod callers;
 mod capabilities;
 mod concurrent;
@@ -18,6 +19,7 @@ mod crun;
 mod effects;
 mod hostile;
 mod images;
+mod images_made;
 mod instruments;
 mod itself;
 mod lifetimes;

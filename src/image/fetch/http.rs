@@ -7,7 +7,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LINK, WWW_AUTHENTICATE};
-use reqwest::{StatusCode, Url, redirect};
+use reqwest::{RequestBuilder, Response, StatusCode, Url, redirect};
 
 use crate::image::MAX_MANIFEST;
 use crate::image::error::RemoteError;
@@ -34,11 +34,13 @@ const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application
 /// One repository of one registry.
 #[derive(Debug)]
 pub(crate) struct Client {
-    http: reqwest::Client,
+    pub(super) http: reqwest::Client,
     host: String,
-    repository: String,
-    plain: bool,
+    pub(super) repository: String,
+    pub(super) plain: bool,
     token: Option<String>,
+    /// True once something was put: a token for reading alone does not do.
+    pushes: bool,
 }
 
 /// Why a redirect was not followed; found again in the chain of causes.
@@ -80,7 +82,14 @@ impl Client {
             builder = builder.tls_certs_merge(certificates);
         }
         let http = builder.build().map_err(|err| failed(chain(&err)))?;
-        Ok(Self { http, host, repository, plain, token: None })
+        Ok(Self { http, host, repository, plain, token: None, pushes: false })
+    }
+
+    /// From now on, tokens must allow to write.
+    pub(super) fn will_push(&mut self) {
+        if !self.pushes {
+            (self.pushes, self.token) = (true, None);
+        }
     }
 
     /// A manifest or index by tag or digest.
@@ -139,7 +148,7 @@ impl Client {
         url.join(target).ok().filter(|next| next.origin() == url.origin())
     }
 
-    fn url(&self, path: &str) -> Result<Url, RemoteError> {
+    pub(super) fn url(&self, path: &str) -> Result<Url, RemoteError> {
         let scheme = if self.plain { "http" } else { "https" };
         // docker.io is a name, not a host.
         let host = if self.host == "docker.io" { "registry-1.docker.io" } else { &self.host };
@@ -155,36 +164,51 @@ impl Client {
         what: &str,
         max: usize,
     ) -> Result<Option<(Vec<u8>, HeaderMap)>, RemoteError> {
-        let had_token = self.token.is_some();
-        let mut response = self.send(url, accept, what).await?;
-        if response.status() == StatusCode::UNAUTHORIZED && !had_token {
-            let header = response.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-            let Challenge::Bearer { realm, service } = Challenge::parse(header.unwrap_or_default()) else {
-                return Err(self.credentials(what));
-            };
-            self.token = Some(self.fetch_token(&realm, service.as_deref(), what).await?);
-            response = self.send(url, accept, what).await?;
-        }
+        let request = self.http.get(url.clone()).header(ACCEPT, accept);
+        let response = self.ask(request, what).await?;
         match response.status() {
             StatusCode::OK => {
                 let headers = response.headers().clone();
                 Ok(Some((self.body(response, what, max).await?, headers)))
             }
             StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.credentials(what)),
-            status => {
-                let message = self.body(response, what, MAX_SMALL).await.map(|body| error_message(&body)).unwrap_or_default();
-                Err(RemoteError::Status { host: self.host.clone(), what: what.to_owned(), status: status.as_u16(), message })
-            }
+            _ => Err(self.refused(response, what).await),
         }
     }
 
-    async fn send(&self, url: &Url, accept: &str, what: &str) -> Result<reqwest::Response, RemoteError> {
-        let mut request = self.http.get(url.clone()).header(ACCEPT, accept);
+    /// Sends a request, and once more with a token where the registry asks for one.
+    pub(super) async fn ask(&mut self, request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
+        let again = request.try_clone();
+        let had_token = self.token.is_some();
+        let response = self.send(request, what).await?;
+        match again {
+            Some(again) if response.status() == StatusCode::UNAUTHORIZED && !had_token => {
+                let header = response.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
+                let Challenge::Bearer { realm, service } = Challenge::parse(header.unwrap_or_default()) else {
+                    return Err(self.credentials(what));
+                };
+                self.token = Some(self.fetch_token(&realm, service.as_deref(), what).await?);
+                self.send(again, what).await
+            }
+            _ => Ok(response),
+        }
+    }
+
+    async fn send(&self, mut request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         request.send().await.map_err(|err| self.failed(what, err))
+    }
+
+    /// The error that an answer is.
+    pub(super) async fn refused(&self, response: Response, what: &str) -> RemoteError {
+        let status = response.status();
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return self.credentials(what);
+        }
+        let message = self.body(response, what, MAX_SMALL).await.map(|body| error_message(&body)).unwrap_or_default();
+        RemoteError::Status { host: self.host.clone(), what: what.to_owned(), status: status.as_u16(), message }
     }
 
     async fn fetch_token(&self, realm: &str, service: Option<&str>, what: &str) -> Result<String, RemoteError> {
@@ -195,7 +219,10 @@ impl Client {
         }
         {
             let mut query = url.query_pairs_mut();
-            query.append_pair("scope", &format!("repository:{}:pull", self.repository));
+            query.append_pair(
+                "scope",
+                &format!("repository:{}:{}", self.repository, if self.pushes { "pull,push" } else { "pull" }),
+            );
             if let Some(service) = service {
                 query.append_pair("service", service);
             }
@@ -219,7 +246,7 @@ impl Client {
     }
 
     /// A body up to its limit. The length that a server announces is believed only where it is too large.
-    async fn body(&self, mut response: reqwest::Response, what: &str, limit: usize) -> Result<Vec<u8>, RemoteError> {
+    async fn body(&self, mut response: Response, what: &str, limit: usize) -> Result<Vec<u8>, RemoteError> {
         let too_large = || RemoteError::TooLarge { host: self.host.clone(), what: what.to_owned(), limit };
         if response.content_length().is_some_and(|length| length > limit as u64) {
             return Err(too_large());
@@ -234,7 +261,7 @@ impl Client {
         Ok(bytes)
     }
 
-    fn failed(&self, what: &str, err: reqwest::Error) -> RemoteError {
+    pub(super) fn failed(&self, what: &str, err: reqwest::Error) -> RemoteError {
         let (host, what) = (self.host.clone(), what.to_owned());
         let err = err.without_url();
         let mut cause: Option<&(dyn Error + 'static)> = Some(&err);
@@ -256,7 +283,7 @@ impl Client {
         RemoteError::Credentials { host: self.host.clone(), what: what.to_owned() }
     }
 
-    fn nonsense(&self, what: &str, problem: String) -> RemoteError {
+    pub(super) fn nonsense(&self, what: &str, problem: String) -> RemoteError {
         RemoteError::Nonsense { host: self.host.clone(), what: what.to_owned(), problem }
     }
 }

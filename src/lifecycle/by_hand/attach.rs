@@ -65,14 +65,16 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             init: held.process,
         };
         let directory = self.fs.join(record.no.directory());
-        let made = self.kernel.attach(&directory, &planned, places);
+        let made = self.attach(&directory, &planned, places).map_err(HandError::from);
+        // A filter of the traffic control layer has no id that a client could detach it by.
+        let made = made.and_then(|number| number.ok_or_else(|| HandError::NoTcx { function: program.function.clone() }));
         let kept = self.change(record.no, |kept| match &made {
             Ok(number) => kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(*number)),
             Err(_) => kept.links.retain(|l| l.pin != link.pin),
         });
         if kept.is_err() || made.is_err() {
             // An unload came in between, or the kernel refused: nothing of ours may stay.
-            self.kernel.unpin(&directory, &link.pin)?;
+            self.kernel.detach(&directory, &link)?;
         }
         let number = made?;
         kept?;
@@ -82,8 +84,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub(super) fn detach_by_hand(&self, bounds: &Bounds, id: u32) -> Result<(), HandError> {
         let has = |record: &OwnerRecord| record.links.iter().any(|link| link.id == Some(id));
         let record = self.settle(bounds, "link", id, has)?.ok_or(HandError::NoLink(id))?;
-        let pin = record.links.iter().find(|link| link.id == Some(id)).map(|link| link.pin.clone());
-        let pin = pin.ok_or(HandError::NoLink(id))?;
+        let link = record.links.iter().find(|link| link.id == Some(id)).ok_or(HandError::NoLink(id))?;
         let me = self.actor();
         let mut gone = false;
         // Without an id it is unfinished: whoever comes after us, should we be killed, removes it.
@@ -97,8 +98,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         if gone {
             return Err(HandError::NoLink(id));
         }
-        self.kernel.unpin(&self.fs.join(record.no.directory()), &pin)?;
-        self.change(record.no, |kept| kept.links.retain(|link| link.pin != pin))
+        self.kernel.detach(&self.fs.join(record.no.directory()), link)?;
+        self.change(record.no, |kept| kept.links.retain(|kept| kept.pin != link.pin))
     }
 }
 

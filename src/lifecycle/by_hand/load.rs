@@ -92,7 +92,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         })?;
         let directory = self.fs.join(record.no.directory());
         for link in record.links.iter().filter(|link| link.program == pin) {
-            self.kernel.unpin(&directory, &link.pin)?;
+            self.kernel.detach(&directory, link)?;
         }
         self.kernel.unpin(&directory, &pin)?;
         self.change(record.no, |kept| {

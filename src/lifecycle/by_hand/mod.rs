@@ -114,6 +114,12 @@ pub enum HandError {
         /// What there is.
         known: String,
     },
+    /// The kernel has no tcx, and what it has instead has no id.
+    #[error("attach {function}: this kernel has no tcx links (Linux 6.6), and its filters have no id to detach them by")]
+    NoTcx {
+        /// The program.
+        function: String,
+    },
     /// The program is of another kind.
     #[error("attach program {id} as {asked}: it was loaded as {is}")]
     OtherKind {
@@ -130,7 +136,7 @@ impl HandError {
     fn code(&self) -> Code {
         match self {
             Self::NoProgram(_) | Self::NoKernelProgram(_) | Self::NoLink(_) | Self::NoInterface { .. } => Code::NotFound,
-            Self::NotByHand { .. } | Self::Config(_) => Code::FailedPrecondition,
+            Self::NotByHand { .. } | Self::Config(_) | Self::NoTcx { .. } => Code::FailedPrecondition,
             Self::NotYours { .. } | Self::HostScope { .. } | Self::NoRule(_) | Self::Trust(_) => Code::PermissionDenied,
             Self::NoFunction { .. } | Self::Misfit(_) | Self::OtherKind { .. } => Code::InvalidArgument,
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
@@ -257,7 +263,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     fn drop_unfinished(&self, record: &OwnerRecord) -> Result<(), HandError> {
         let directory = self.fs.join(record.no.directory());
         for link in record.links.iter().filter(|link| link.id.is_none()) {
-            self.kernel.unpin(&directory, &link.pin).map_err(Cause::from)?;
+            self.kernel.detach(&directory, link).map_err(Cause::from)?;
         }
         self.change(record.no, |kept| {
             if kept.actor == record.actor {

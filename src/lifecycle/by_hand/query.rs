@@ -10,7 +10,7 @@ use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::by_hand::{Filter, KernelProgram, OurProgram, Program};
 use crate::model::record::{Owner, OwnerRecord, Phase, ProgramRecord};
 use crate::store::StoreError;
-use crate::sys::clock;
+use crate::sys::{Errno, clock};
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub(super) fn list_by_hand(&self, filter: &Filter) -> Result<Vec<Program>, HandError> {
@@ -45,8 +45,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 return Ok(program);
             }
         }
-        let info = inspect::program_by_id(id)?.ok_or(HandError::NoKernelProgram(id))?;
-        Ok(Program { kernel: shown(&info), ours: None })
+        match inspect::program_by_id(id) {
+            Ok(info) => Ok(Program { kernel: shown(&info), ours: None }),
+            Err(Errno::NOENT) => Err(HandError::NoKernelProgram(id)),
+            Err(source) => Err(KernelError::Info { what: format!("program {id}"), source }.into()),
+        }
     }
 
     fn ready(&self) -> Result<Vec<OwnerRecord>, HandError> {

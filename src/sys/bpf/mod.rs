@@ -22,7 +22,7 @@ use aya_obj::generated::bpf_cmd::{
 };
 use rustix::io::Errno;
 
-pub use info::{LinkInfo, MapInfo, ProgramInfo, link_info, locked_memory, map_info, program_id, program_info};
+pub use info::{LinkInfo, MapInfo, ProgramInfo, is_link, link_info, locked_memory, map_info, program_id, program_info};
 pub use link::{LinkTarget, link_create, raw_tracepoint_open, trampoline_link};
 pub use load::{
     MapCreate, MapTypes, ProgramLoad, Records, btf_load, map_create, map_freeze, map_lookup, map_update, program_load,
@@ -65,14 +65,14 @@ pub fn open_pin(path: &Path) -> Result<OwnedFd, Errno> {
     unsafe { new_fd(BPF_OBJ_GET, &mut attr) }
 }
 
-/// Opens a program by its id. Needs CAP_SYS_ADMIN.
+/// Opens the program with this id. Needs CAP_SYS_ADMIN: CAP_BPF is not enough (kernel/bpf/syscall.c, `bpf_prog_get_fd_by_id`).
 ///
 /// # Errors
-/// ENOENT where there is none.
+/// ENOENT where there is none, EPERM without the capability.
 pub fn program_by_id(id: u32) -> Result<OwnedFd, Errno> {
     let mut attr = zeroed();
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
-    // SAFETY: the command reads integers of `attr` and nothing else, and returns a new descriptor.
+    // SAFETY: the command reads integers of `attr` and nothing else, and answers with a new fd.
     unsafe { new_fd(BPF_PROG_GET_FD_BY_ID, &mut attr) }
 }
 
