@@ -72,7 +72,7 @@ fn a_program_goes_through_every_command() {
     assert_eq!(listed(&["--unattached"]), [other.clone()]);
     let kernel = crate::support::kernel::link(link.parse().unwrap());
     assert_eq!(kernel["prog_id"].to_string(), program);
-    refused(&lab, &[&["attach", &other], &there[..]].concat(), 1, "one XDP program");
+    refused(&lab, &[&["attach", &other], &there[..]].concat(), 1, "which is application shop's");
 
     lab.ours(&["detach", &link]);
     refused(&lab, &["detach", &link], 1, "no link of ours");
