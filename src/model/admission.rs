@@ -139,17 +139,13 @@ fn rules_for<'a>(
     request: &Request,
     reference: &Reference,
 ) -> Result<Vec<&'a ImageRule>, Refusal> {
-    let mut rules = policy.image_rules(rule, reference);
-    let Some(first) = rules.first().copied() else {
+    let rules = policy.image_rules(rule, reference);
+    if rules.is_empty() {
         let (rule, repository) = (rule.place.to_string(), reference.repository());
         return Err(match reference.on_host() {
             true => Refusal::HostPath { rule, reference: repository },
             false => Refusal::NoImageRule { rule, reference: repository },
         });
-    };
-    rules.retain(|rule| !rule.is_keyless());
-    if rules.is_empty() {
-        return Err(Refusal::Keyless { image_rule: first.name.clone() });
     }
     if rules.iter().all(|rule| !rule.unsigned && rule.signed_by.is_empty()) {
         return Err(Refusal::NoKeys { reference: reference.repository() });
@@ -346,10 +342,6 @@ scope = "host"
 globals = ["rate"]
 maps = ["events", "stats:rw"]
 [[image]]
-name = "keyless"
-repository = "ghcr.io/keyless/*"
-signed-by = { identity = "i", issuer = "j" }
-[[image]]
 name = "demo"
 repository = "oci:/usr/share/demo"
 unsigned = true
@@ -470,11 +462,6 @@ programs = 2
                     "oci:/usr/share/demo is a path on the host, and no image rule under {one} names it or a directory above it; add \
                      an [[image]] that does"
                 ),
-            ),
-            (
-                0,
-                &[("image", "ghcr.io/keyless/x")],
-                "image rule keyless asks for a keyless identity, which this version does not verify; give it signed-by = { key = … }".to_owned(),
             ),
             (2, &[acme], format!("{two} allows no programs; write programs = [ … ] in it")),
             (
