@@ -266,6 +266,17 @@ pub enum ImageError {
     },
 }
 
+impl ImageError {
+    /// True where it is policy that does not trust the image, and not the image that could not be had.
+    pub fn is_about_signatures(&self) -> bool {
+        use ImageError::{BadSignature, DigestNotListed, Key, NoKeys, NoRule, Unsigned};
+        matches!(
+            self,
+            NoRule { .. } | NoKeys { .. } | DigestNotListed { .. } | Unsigned { .. } | BadSignature { .. } | Key { .. }
+        )
+    }
+}
+
 /// What to look at where an image is not found.
 fn where_it_would_be(image: &str) -> &'static str {
     match image.split_once(':').map(|(transport, _)| transport) {

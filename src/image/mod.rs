@@ -20,6 +20,7 @@ mod cache;
 mod content;
 mod deliver;
 mod error;
+mod examine;
 mod fetch;
 #[cfg(test)]
 mod fuzz;
@@ -35,6 +36,7 @@ mod parcel;
 mod push;
 mod remote;
 mod source;
+mod tally;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -44,6 +46,7 @@ use std::time::Instant;
 use sha2::{Digest as _, Sha256};
 
 pub use cache::{Cache, CachedImage, CachedVerdict, Swept, Which};
+pub use examine::{Examination, Examined, Worth};
 pub use error::{CacheError, ImageError, ObjectError, RemoteError};
 pub use fetch::child as fetch_child;
 pub use library::{Archive, Details, Labelled};

@@ -12,6 +12,7 @@ pub mod cpus;
 pub mod deadline;
 pub mod environment;
 pub mod error;
+pub mod export;
 pub mod fault;
 pub mod fsutil;
 pub mod journal;
@@ -27,6 +28,7 @@ pub mod sock;
 pub mod token;
 pub mod tracefs;
 mod trusted;
+pub mod watch;
 
 pub use error::SysError;
 pub use rustix::io::Errno;
