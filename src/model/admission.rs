@@ -139,7 +139,7 @@ fn rules_for<'a>(
     request: &Request,
     reference: &Reference,
 ) -> Result<Vec<&'a ImageRule>, Refusal> {
-    let rules = policy.image_rules(rule, reference);
+    let mut rules = policy.image_rules(rule, reference);
     if rules.is_empty() {
         let (rule, repository) = (rule.place.to_string(), reference.repository());
         return Err(match reference.on_host() {
@@ -342,6 +342,10 @@ scope = "host"
 globals = ["rate"]
 maps = ["events", "stats:rw"]
 [[image]]
+name = "keyless"
+repository = "ghcr.io/keyless/*"
+signed-by = { identity = "i", issuer = "j" }
+[[image]]
 name = "demo"
 repository = "oci:/usr/share/demo"
 unsigned = true
@@ -434,7 +438,7 @@ programs = 2
     fn refusals_name_the_rule_and_what_would_allow_it() {
         let acme = ("image", "ghcr.io/acme/x");
         let [zero, one, two] = ["/p.toml:23", "/p.toml:31", "/p.toml:36"].map(|at| format!("the container rule at {at}"));
-        let cases: [(u32, Written<'_>, String); 20] = [
+        let cases: [(u32, Written<'_>, String); 19] = [
             (
                 3,
                 &[acme],

@@ -111,7 +111,8 @@ impl Evidence {
             Body::Bundle(json) => (json, String::new(), None),
             Body::Unreadable(_) => return None,
         };
-        let evidence = Self { layout: signature.layout().to_owned(), blob: crate::image::hash(blob), signature: signed, keyless };
+        let evidence =
+            Self { layout: signature.layout().to_owned(), blob: crate::image::hash(blob), signature: signed, keyless };
         Some((evidence, blob))
     }
 

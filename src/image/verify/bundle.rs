@@ -4,9 +4,9 @@ use serde::Deserialize;
 use sigstore_types::bundle::VerificationMaterialContent;
 use sigstore_types::{Bundle, SignatureContent};
 
-use crate::image::verify::keyless::{self, Identities};
 use crate::image::verify::Finding;
 use crate::image::verify::key::{Key, signer};
+use crate::image::verify::keyless::{self, Identities};
 use crate::model::ids::Digest;
 
 /// The payload type of in-toto statements.
@@ -83,7 +83,9 @@ pub(crate) fn examine(json: &[u8], digest: &Digest, keys: &[Key]) -> Finding {
 pub(crate) fn keyless(json: &[u8], digest: &Digest, identities: &[Identities]) -> Option<Result<String, String>> {
     let bundle = Bundle::from_json(std::str::from_utf8(json).ok()?).ok()?;
     let SignatureContent::DsseEnvelope(envelope) = &bundle.content else { return None };
-    if envelope.payload_type != IN_TOTO || matches!(bundle.verification_material.content, VerificationMaterialContent::PublicKey(_)) {
+    if envelope.payload_type != IN_TOTO
+        || matches!(bundle.verification_material.content, VerificationMaterialContent::PublicKey(_))
+    {
         return None;
     }
     let statement: Statement = serde_json::from_slice(envelope.payload.as_bytes()).ok()?;

@@ -87,7 +87,12 @@ pub(crate) fn bundle(bundle: &Bundle, digest: &Digest, identities: &[Identities]
 }
 
 /// A payload of cosign 2 with what is attached to it.
-pub(crate) fn simple(payload: &[u8], signature: &str, attached: &Attached, identities: &[Identities]) -> Result<String, String> {
+pub(crate) fn simple(
+    payload: &[u8],
+    signature: &str,
+    attached: &Attached,
+    identities: &[Identities],
+) -> Result<String, String> {
     let bundle = rebuilt(payload, signature, attached)?;
     first(identities, |identities| identities.signer(payload, &bundle))
 }
@@ -124,7 +129,10 @@ struct Logged {
 
 /// The bundle that cosign 2 would have written, had it written bundles.
 fn rebuilt(payload: &[u8], signature: &str, attached: &Attached) -> Result<Bundle, String> {
-    let entry = attached.entry.as_deref().ok_or("its certificate comes without an entry of a log, so that nothing says when it signed")?;
+    let entry = attached
+        .entry
+        .as_deref()
+        .ok_or("its certificate comes without an entry of a log, so that nothing says when it signed")?;
     let entry: Entry = serde_json::from_str(entry).map_err(|err| format!("its log entry is no JSON of cosign's: {err}"))?;
     let body = STANDARD.decode(&entry.payload.body).map_err(|_| "the body of its log entry is not base64".to_owned())?;
     let body: Value = serde_json::from_slice(&body).map_err(|err| format!("the body of its log entry is no JSON: {err}"))?;
@@ -150,7 +158,8 @@ fn rebuilt(payload: &[u8], signature: &str, attached: &Attached) -> Result<Bundl
             "signature": signature,
         },
     });
-    Bundle::from_json(&bundle.to_string()).map_err(|err| format!("what is attached to it makes no bundle: {}", short(&err.to_string())))
+    Bundle::from_json(&bundle.to_string())
+        .map_err(|err| format!("what is attached to it makes no bundle: {}", short(&err.to_string())))
 }
 
 fn short(text: &str) -> String {

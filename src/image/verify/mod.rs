@@ -97,7 +97,9 @@ impl Signature {
     /// Checks it against every key, in order.
     pub fn examine(&self, digest: &Digest, keys: &[Key]) -> Finding {
         match &self.body {
-            Body::Simple { payload, signature, keyless } => simple::examine(payload, signature, keyless.is_some(), digest, keys),
+            Body::Simple { payload, signature, keyless } => {
+                simple::examine(payload, signature, keyless.is_some(), digest, keys)
+            }
             Body::Bundle(json) => bundle::examine(json, digest, keys),
             Body::Unreadable(why) => Finding::Bad(why.clone()),
         }

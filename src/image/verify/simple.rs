@@ -5,9 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use sigstore_types::SignatureBytes;
 
-use crate::image::verify::keyless::{self, Attached, Identities};
 use crate::image::verify::Finding;
 use crate::image::verify::key::{Key, signer};
+use crate::image::verify::keyless::{self, Attached, Identities};
 use crate::model::ids::Digest;
 
 /// `critical.type` of the payload; other tools sign other things in the same form.

@@ -303,11 +303,9 @@ const ACTIONS: &str = "https://token.actions.githubusercontent.com";
 #[test]
 fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
     for signature in [bundle("keyless"), bundle("keyless-multisubject"), simple("legacy-keyless")] {
-        for (identity, issuer) in [
-            (WORKFLOW, ACTIONS),
-            ("~https://github\\.com/acme/.*", ACTIONS),
-            (WORKFLOW, "~https://token\\..*"),
-        ] {
+        for (identity, issuer) in
+            [(WORKFLOW, ACTIONS), ("~https://github\\.com/acme/.*", ACTIONS), (WORKFLOW, "~https://token\\..*")]
+        {
             let good = signature.judge(&digest(), &named(identity, issuer, "trusted_root"));
             assert_eq!(good, Judgement::Good(format!("{WORKFLOW} ({ACTIONS})")), "{identity} {issuer}");
         }
@@ -347,7 +345,10 @@ fn forged_keyless_signatures_are_bad() {
         Attached { entry: None, ..attached.clone() },
         Attached { entry: Some("{}".into()), ..attached.clone() },
         Attached { certificate: String::new(), ..attached.clone() },
-        Attached { entry: attached.entry.as_ref().map(|entry| entry.replace("\"logIndex\":", "\"logIndex\":1")), ..attached.clone() },
+        Attached {
+            entry: attached.entry.as_ref().map(|entry| entry.replace("\"logIndex\":", "\"logIndex\":1")),
+            ..attached.clone()
+        },
     ] {
         let body = Body::Simple { payload: payload.clone(), signature: signature.clone(), keyless: Some(changed.clone()) };
         let found = Signature { body }.judge(&digest(), &signers);

@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 use super::raw::{DelegateTable, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawSigner, RawSize};
-use super::{ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern, Signer, TRUSTED_ROOT, Words};
 use super::signer::LENGTH_MAX;
+use super::{
+    ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern, Signer,
+    TRUSTED_ROOT, Words,
+};
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::delegation::{Category, Delegation, Preset};
@@ -225,9 +228,14 @@ fn signer(raw: &RawSigner) -> Result<Signer, String> {
         }
     };
     match raw {
-        RawSigner { key: Some(key), identity: None, identity_regexp: None, issuer: None, issuer_regexp: None, trusted_root: None } => {
-            Ok(Signer::Key(file(key)?))
-        }
+        RawSigner {
+            key: Some(key),
+            identity: None,
+            identity_regexp: None,
+            issuer: None,
+            issuer_regexp: None,
+            trusted_root: None,
+        } => Ok(Signer::Key(file(key)?)),
         RawSigner { key: None, identity, identity_regexp, issuer, issuer_regexp, trusted_root } => Ok(Signer::Identity {
             identity: words("identity", identity, identity_regexp)?,
             issuer: words("issuer", issuer, issuer_regexp)?,

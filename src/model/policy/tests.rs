@@ -231,7 +231,11 @@ fn mistakes_are_found_with_their_line() {
         (format!("{image}unsigned = false"), 1, "a rule needs signed-by, or unsigned = true"),
         (format!("{unsigned}signed-by = {{ key = \"/k\" }}"), 4, "a rule has signed-by or unsigned = true, not both"),
         (format!("{image}signed-by = []"), 3, "signed-by names nobody, so that nothing can satisfy it"),
-        (format!("{image}signed-by = {{}}"), 3, "a signer is { key } or { identity or identity-regexp, issuer or issuer-regexp, trusted-root }"),
+        (
+            format!("{image}signed-by = {{}}"),
+            3,
+            "a signer is { key } or { identity or identity-regexp, issuer or issuer-regexp, trusted-root }",
+        ),
         (
             format!("{image}signed-by = [\n{{ key = \"/k\" }},\n{{ identity = \"x\" }}]"),
             5,
