@@ -1,7 +1,9 @@
 //! The order of things: host paths straight from the disk, registries through the cache.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use crate::image::access::sites;
 use crate::image::cache::{Blob, Boarding, Cache, NewImage, Reader};
 use crate::image::content::{Content, content, media_type};
 use crate::image::error::{CacheError, ImageError};
@@ -15,6 +17,7 @@ use crate::image::{Images, MAX_OBJECT, Want, hash};
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;
 use crate::model::reference::{Reference, RegistryReference};
+use crate::model::registries::RegistryConfig;
 use crate::sys::fsutil::TrustedRoot;
 
 /// The real source of bytecode: the host's file systems, the cache, registries.
@@ -150,6 +153,19 @@ impl LinuxImages {
         }
     }
 
+    /// A registry's repository and its mirrors, spoken to as the configuration says.
+    pub(crate) fn remote(
+        &self,
+        image: &str,
+        at: &RegistryReference,
+        registries: &RegistryConfig,
+        deadline: Instant,
+    ) -> Result<Remote, ImageError> {
+        let sites = sites(&self.host, registries, at)
+            .map_err(|source| ImageError::Access { image: image.to_owned(), source: Box::new(source) })?;
+        Ok(Remote::open(self.worker, sites, image, deadline))
+    }
+
     fn pull(
         &self,
         want: &Want<'_>,
@@ -157,18 +173,7 @@ impl LinuxImages {
         at: &RegistryReference,
         reader: Option<&Reader<'_>>,
     ) -> Result<Bytecode, ImageError> {
-        let authorities = match want.registries.get(&at.registry).and_then(|registry| registry.ca.as_deref()) {
-            None => None,
-            Some(path) => match read(&self.root(image)?, path, crate::image::fetch::MAX_AUTHORITIES, image)? {
-                Got::Bytes(bytes) => Some(bytes),
-                Got::Missing | Got::TooLarge => {
-                    let problem = format!("its certificate authorities in {} are missing or too many", path.display());
-                    return Err(ImageError::Malformed { image: image.to_owned(), part: "registry configuration", problem });
-                }
-            },
-        };
-        let http = want.registries.plain_http(&at.registry);
-        let mut remote = Remote::open(self.worker, at, image, http, authorities.as_deref(), want.deadline)?;
+        let mut remote = self.remote(image, at, want.registries, want.deadline)?;
         let name = match (&at.digest, &at.tag) {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.clone().unwrap_or_else(|| "latest".to_owned()),

@@ -9,6 +9,7 @@ pub mod attach_point;
 pub mod bytecode;
 pub mod config;
 pub mod container;
+pub mod credentials;
 pub mod delegation;
 pub mod engine;
 pub mod explain;
