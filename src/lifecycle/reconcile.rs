@@ -215,17 +215,7 @@ pub type Damaged = Vec<(OwnerNo, StoreError)>;
 /// # Errors
 /// Where the store as a whole cannot be read.
 pub fn read_all(store: &Store) -> Result<(Vec<OwnerRecord>, Damaged), StoreError> {
-    store.read(|txn| {
-        let (mut records, mut damaged) = (Vec::new(), Vec::new());
-        for record in txn.owners()? {
-            match record {
-                Ok(record) => records.push(record),
-                Err(StoreError::Record { path, no, source }) => damaged.push((no, StoreError::Record { path, no, source })),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((records, damaged))
-    })
+    store.read(|txn: &ReadTxn<'_>| txn.every())
 }
 
 /// An owner in words.
