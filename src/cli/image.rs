@@ -14,6 +14,8 @@ pub enum Image {
     List(Listing),
     /// Show an image of this machine: programs, maps, labels, needed kernel
     Inspect(ImageInspectArgs),
+    /// Say of each signature of an image why it counts or does not; exit 1 if none does
+    Verify(ImageVerifyArgs),
     /// Fetch images and verify them as policy says (`pull`)
     Pull(PullArgs),
     /// Make an image of object files, without a container engine
@@ -39,6 +41,20 @@ pub struct ImageInspectArgs {
     /// An image of the cache, oci:/dir[:tag], oci-archive:/file[:tag] or file:/path
     #[arg(value_name = "REF")]
     pub reference: String,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `image verify`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageVerifyArgs {
+    /// As for `pull`; a registry is asked, and nothing is kept
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Who must have signed, instead of what policy says: a cosign public key, PEM; may be repeated
+    #[arg(long = "key", value_name = "FILE")]
+    pub keys: Vec<PathBuf>,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,

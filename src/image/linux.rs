@@ -50,7 +50,7 @@ impl LinuxImages {
         &self.cache
     }
 
-    fn root(&self, image: &str) -> Result<TrustedRoot, ImageError> {
+    pub(crate) fn root(&self, image: &str) -> Result<TrustedRoot, ImageError> {
         TrustedRoot::at(&self.host).map_err(|source| ImageError::HostPath { image: image.to_owned(), source })
     }
 

@@ -20,6 +20,7 @@ mod cache;
 mod content;
 mod deliver;
 mod error;
+mod examine;
 mod fetch;
 #[cfg(test)]
 mod fuzz;
@@ -45,6 +46,7 @@ use std::time::Instant;
 use sha2::{Digest as _, Sha256};
 
 pub use cache::{Cache, CachedImage, CachedVerdict, Swept, Which};
+pub use examine::{Examination, Examined, Worth};
 pub use error::{CacheError, ImageError, ObjectError, RemoteError};
 pub use fetch::child as fetch_child;
 pub use library::{Archive, Details, Labelled};

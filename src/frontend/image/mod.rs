@@ -6,6 +6,7 @@ pub mod inspect;
 pub mod pull;
 pub mod push;
 pub mod stock;
+pub mod verify;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ pub fn run(paths: &Paths, what: &Image) -> ExitCode {
     match what {
         Image::List(listing) => stock::list(paths, *listing),
         Image::Inspect(args) => inspect::run(paths, args),
+        Image::Verify(args) => verify::run(paths, args),
         Image::Pull(args) => pull::run(paths, args),
         Image::Build(args) => build::run(paths, args),
         Image::Push(args) => push::run(paths, args),
