@@ -12,7 +12,7 @@ use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::series::{self, Collected};
-use crate::store::{ReadTxn, Store, StoreError};
+use crate::store::{Damaged, ReadTxn, Store, StoreError};
 use crate::sys::export;
 
 /// How long a failed request stays visible.
@@ -206,9 +206,6 @@ fn outcome(released: Released) -> (String, bool) {
     };
     (words, failed)
 }
-
-/// Records that do not decode, and why.
-pub type Damaged = Vec<(OwnerNo, StoreError)>;
 
 /// Every record, and the numbers of those that do not decode.
 ///

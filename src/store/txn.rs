@@ -39,6 +39,9 @@ const THREADS_MAX: usize = 4;
 /// Records that take longer to decode than a thread to start.
 const WORTH_A_THREAD: usize = 256;
 
+/// Records that do not decode, and why.
+pub type Damaged = Vec<(OwnerNo, StoreError)>;
+
 /// A snapshot of the store.
 pub struct ReadTxn<'t> {
     path: &'t Path,
@@ -79,7 +82,7 @@ impl<'t> ReadTxn<'t> {
 
     /// Every record in the order of the numbers, and the numbers of those that do not decode, with why. Many are decoded by
     /// several threads: it is what a listing spends its time on.
-    pub fn every(&self) -> Result<(Vec<OwnerRecord>, Vec<(OwnerNo, StoreError)>), StoreError> {
+    pub fn every(&self) -> Result<(Vec<OwnerRecord>, Damaged), StoreError> {
         let entries = self.table.prefix_iter(self.txn, &[OWNERS]).map_err(|err| self.failed(err))?;
         let entries = entries.map(|entry| {
             let (key, bytes) = entry.map_err(|err| self.failed(err))?;
