@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::access::AccessError;
 use crate::model::bytecode::PullPolicy;
 use crate::model::ids::Digest;
 use crate::sys::SysError;
@@ -191,6 +192,15 @@ pub enum ImageError {
         /// Which component, and why.
         #[source]
         source: TrustError,
+    },
+    /// It is not known how to reach its registry.
+    #[error("fetch {image}")]
+    Access {
+        /// The image.
+        image: String,
+        /// Why.
+        #[source]
+        source: Box<AccessError>,
     },
     /// Asking a registry failed.
     #[error("fetch {image}")]
@@ -389,15 +399,29 @@ pub enum RemoteError {
         /// Where to.
         to: String,
     },
+    /// The registry sends us on to an address of this machine or link.
+    #[error("ask registry {host} for {what}: it sends us on to {to}, an address of this machine or its link, which is refused")]
+    Inward {
+        /// The registry.
+        host: String,
+        /// What was asked for.
+        what: String,
+        /// Where to.
+        to: String,
+    },
     /// 401 or 403.
     #[error(
-        "ask registry {host} for {what}: it asks for credentials, or there is no such repository; credentials are not supported yet, make the repository public"
+        "ask registry {host} for {what}: it {}, or there is no such repository; {}",
+        if *shown { "refuses our credentials" } else { "asks for credentials" },
+        if *shown { "log in anew" } else { "put them into /etc/bpfman-hook/auth.json" }
     )]
     Credentials {
         /// The registry.
         host: String,
         /// What was asked for.
         what: String,
+        /// True where we have some for this registry.
+        shown: bool,
     },
     /// Any other status than 200 and 404.
     #[error("ask registry {host} for {what}: it answers {status}{}", if message.is_empty() { String::new() } else { format!(" ({message})") })]

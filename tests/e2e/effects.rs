@@ -234,6 +234,7 @@ fn every_kind_of_container_scope_attaches(world: &mut World) {
     for (n, (object, entry, link)) in [
         ("tcx", "tcx:ingress iface=lo", TCX),
         ("tcx", "tcx:egress iface=lo direction=egress", TCX),
+        ("tcx", "tc:ingress iface=lo priority=50 proceed-on=ok:pipe", TCX),
         ("sock", "cgroup_sock:made", "cgroup"),
         ("sock", "sock_ops:connected", "cgroup"),
         ("cgroup_skb", "cgroup_skb:received", "cgroup"),
