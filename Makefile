@@ -67,6 +67,7 @@ bench: root build
 	mkdir -p $(OUT)/bench
 	for program in f0 f1 f2 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
 	python3 benches/bench.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH)
+	python3 benches/images.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH_IMAGES)
 
 # Rebuilds the test objects; `make bpf BPF=--check` compares instead.
 bpf:

@@ -1,10 +1,10 @@
 //! What is generated from the command line's types: completion scripts and man pages.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::cli::{Cli, Format, Formatted};
@@ -33,6 +33,35 @@ fn write_man(directory: &Path) -> io::Result<()> {
     clap_mangen::generate_to(Cli::command(), directory)
 }
 
+/// What `install` puts below PREFIX, with its path from there: completions where each shell looks for them, and man pages.
+pub fn files() -> Vec<(PathBuf, Vec<u8>)> {
+    let scripts = [
+        (Shell::Bash, "share/bash-completion/completions/bpfman-hook"),
+        (Shell::Zsh, "share/zsh/site-functions/_bpfman-hook"),
+        (Shell::Fish, "share/fish/vendor_completions.d/bpfman-hook.fish"),
+    ];
+    let script = |(shell, path): (Shell, &str)| {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "bpfman-hook", &mut text);
+        (PathBuf::from(path), text)
+    };
+    let mut files: Vec<_> = scripts.into_iter().map(script).collect();
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    pages(&command, &mut files);
+    files
+}
+
+fn pages(command: &Command, files: &mut Vec<(PathBuf, Vec<u8>)>) {
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        pages(inner, files);
+    }
+    let man = clap_mangen::Man::new(command.clone());
+    let mut text = Vec::new();
+    man.render(&mut text).expect("a Vec takes all");
+    files.push((Path::new("share/man/man1").join(man.get_filename()), text));
+}
+
 /// `version`: the program's, and that of the records, which another version may not read.
 pub fn version(args: Formatted) -> ExitCode {
     let (program, store) = (env!("CARGO_PKG_VERSION"), crate::store::SCHEMA);
@@ -57,6 +86,14 @@ mod tests {
             assert!(pages.iter().any(|p| p == page), "{page} in {pages:?}");
         }
         assert!(write_man(&directory.path().join("none")).is_err());
+        let installed: Vec<_> = files()
+            .into_iter()
+            .filter_map(|(path, text)| Some((path.strip_prefix("share/man/man1").ok()?.to_owned(), text)))
+            .collect();
+        assert_eq!(installed.len(), pages.len());
+        for (path, text) in installed {
+            assert_eq!(std::fs::read(directory.path().join(&path)).unwrap(), text, "{}", path.display());
+        }
         let mut script = Vec::new();
         clap_complete::generate(Shell::Bash, &mut Cli::command(), "bpfman-hook", &mut script);
         let script = String::from_utf8(script).unwrap();

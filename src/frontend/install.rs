@@ -19,7 +19,7 @@ use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
 use crate::frontend::install_check::check;
 use crate::frontend::service_files;
-use crate::frontend::install_policy;
+use crate::frontend::{documents, install_policy};
 use crate::frontend::{fail, print};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::PolicyFilesError;
@@ -247,6 +247,9 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
         work.write(&place.tmpfiles(), hook_files::tmpfiles().as_bytes(), 0o644)?;
         work.write(&place.mount_unit(), hook_files::mount_unit().as_bytes(), 0o644)?;
     }
+    for (path, text) in documents::files() {
+        work.write(&place.prefix.join(path), &text, 0o644)?;
+    }
     work.mount()?;
     if let Some(directory) = &targets.policy {
         install_policy::install(directory, place, work)?;
@@ -310,6 +313,9 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
         if place.has_units() {
             work.remove(&place.mount_unit())?;
             work.remove(&place.tmpfiles())?;
+        }
+        for (path, _) in documents::files() {
+            work.remove(&place.prefix.join(path))?;
         }
         work.remove(&place.binary())?;
         install_policy::uninstall(place, work)?;
@@ -482,9 +488,15 @@ mod tests {
         found
     }
 
+    /// Completions and man pages, of which there are many.
+    fn is_document(path: &str) -> bool {
+        ["share/man/", "share/bash-completion/", "share/zsh/", "share/fish/"].iter().any(|part| path.contains(part))
+    }
+
     fn order(steps: &Steps) -> Vec<String> {
         let name = |step: &Step| step.object.rsplit('/').next().unwrap().to_owned();
-        steps.0.iter().filter(|step| step.changed).map(|step| format!("{} {}", step.action, name(step))).collect()
+        let steps = steps.0.iter().filter(|step| step.changed && !is_document(&step.object));
+        steps.map(|step| format!("{} {}", step.action, name(step))).collect()
     }
 
     #[test]
@@ -506,7 +518,9 @@ mod tests {
             "write 50-bpfman-hook.conf",
         ];
         assert_eq!(order(&done), written);
-        assert_eq!(files(root.path()).len(), written.len());
+        let (documents, others): (Vec<_>, Vec<_>) = files(root.path()).into_iter().partition(|file| is_document(file));
+        assert_eq!(others.len(), written.len());
+        assert!(documents.len() > 20 && documents.iter().any(|file| file.ends_with("bpfman-hook-gc.1")), "{documents:?}");
         let mode = |path: &str| fs::metadata(root.path().join(path)).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode("usr/local/bin/bpfman-hook"), 0o755);
         assert_eq!(mode("usr/share/containers/oci/hooks.d/50-bpfman-hook-poststop.json"), 0o644);

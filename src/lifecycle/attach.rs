@@ -51,3 +51,75 @@ fn name(owner: &OwnerRecord) -> String {
         Owner::Host { .. } => "the host".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::attach_point::{Interface, NetnsRecord};
+    use crate::model::ids::{OwnerNo, Pid, PinName, ProcessIdentity};
+    use crate::model::record::{Actor, LinkRecord, Phase};
+
+    fn xdp(index: u32) -> AttachPoint {
+        AttachPoint::Xdp { iface: Interface { name: "eth0".into(), index }, mode: None }
+    }
+
+    fn owner(owner: Owner, links: Vec<LinkRecord>) -> OwnerRecord {
+        let process = ProcessIdentity { pid: Pid::new(7).expect("a pid"), start_time: 1 };
+        OwnerRecord {
+            no: OwnerNo(7),
+            owner,
+            phase: Phase::Ready,
+            actor: Actor { process, deadline: 0 },
+            created: 0,
+            changed: 0,
+            init: None,
+            request: None,
+            engine: None,
+            workload: None,
+            cgroup: None,
+            programs: Vec::new(),
+            maps: Vec::new(),
+            links,
+            bpffs: None,
+            images: Vec::new(),
+            holds: Vec::new(),
+            holders: Vec::new(),
+            failure: None,
+            verifier_log: None,
+            leftovers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_has_an_interface_is_told_by_namespace_and_index() {
+        let netns = |cookie| Some(NetnsRecord { cookie, path: None });
+        let link = |index, cookie, id| LinkRecord {
+            pin: PinName::link(1),
+            program: PinName::program(1),
+            at: xdp(index),
+            order: None,
+            netns: netns(cookie),
+            id,
+        };
+        let wanted = PlannedLink {
+            program: PinName::program(1),
+            function: "f".into(),
+            at: xdp(2),
+            pin: PinName::link(1),
+            order: None,
+            netns: netns(9),
+        };
+        let host = |application: Option<&str>| Owner::Host { application: application.map(str::to_owned) };
+        for (taken, there) in [
+            (link(2, 9, Some(1)), true),
+            (link(3, 9, Some(1)), false),
+            (link(2, 8, Some(1)), false),
+            // The one that is being made.
+            (link(2, 9, None), false),
+        ] {
+            assert_eq!(has_xdp(&owner(host(None), vec![taken.clone()]), &wanted), there, "{taken:?}");
+        }
+        assert_eq!(name(&owner(host(None), Vec::new())), "the host");
+        assert_eq!(name(&owner(host(Some("acme")), Vec::new())), "application acme");
+    }
+}

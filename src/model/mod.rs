@@ -11,6 +11,7 @@ pub mod bytecode;
 pub mod card;
 pub mod config;
 pub mod container;
+pub mod credentials;
 pub mod delegation;
 pub mod engine;
 pub mod explain;

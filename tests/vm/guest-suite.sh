@@ -1,5 +1,5 @@
 #!/bin/sh
-# guest-suite.sh ROOT KERNEL   what a guest runs: the tests of attach types, and then the proof that each did what it is here for.
+# guest-suite.sh ROOT KERNEL|without-lsm   what a guest runs: the tests of attach types, and then the proof that each did what it is here for.
 # A kernel that refused what it is known to have would pass tests that accept a refusal.
 set -eu
 
@@ -9,6 +9,13 @@ kernel=$2
 # Tests look for objects where they were built.
 mkdir -p "$root/tests/bpf"
 mount --bind /host/bpf "$root/tests/bpf"
+
+# A kernel without BPF among its security modules: a program would load, attach and never be called, so that it has to be refused.
+if [ "$kernel" = without-lsm ]; then
+	./privileged --test-threads=1 --nocapture an_lsm_program_refuses >/tmp/said 2>&1 || { cat /tmp/said; exit 1; }
+	grep 'refused as it should be: .*boot with lsm=' /tmp/said || { echo "nothing was refused" >&2; exit 1; }
+	exit 0
+fi
 
 status=0
 ./privileged --test-threads=1 --nocapture probes:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?

@@ -31,5 +31,7 @@ failed=''
 for kernel; do
 	"$here/vm.sh" run "$kernel" -s "$stage" -- sh guest-suite.sh "$root" "$kernel" || failed="$failed $kernel"
 done
+VM_LSM=lockdown,capability "$here/vm.sh" run "$kernel" -s "$stage" -- sh guest-suite.sh "$root" without-lsm ||
+	failed="$failed $kernel without BPF LSM"
 [ -z "$failed" ] || { echo "failed under:$failed" >&2; exit 1; }
 echo "passed under: $*"
