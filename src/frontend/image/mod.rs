@@ -3,7 +3,8 @@
 pub mod build;
 pub mod carry;
 pub mod inspect;
-pub mod pull;
+pub mod person;
+mod pull;
 pub mod stock;
 
 use std::process::ExitCode;
