@@ -3,8 +3,8 @@
 pub mod build;
 pub mod carry;
 pub mod inspect;
-pub mod person;
-mod pull;
+mod person;
+pub mod pull;
 pub mod stock;
 
 use std::process::ExitCode;
