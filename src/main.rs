@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
-use bpfman_hook::frontend::{ctl, doctor, documents, events, hook, install, policy, precreate, token};
 use bpfman_hook::frontend::image as frontend_image;
+use bpfman_hook::frontend::{ctl, doctor, documents, events, happenings, hook, install, metrics, policy, precreate, token};
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
 use bpfman_hook::paths::Paths;
 use bpfman_hook::sys::child::{self, Role};
-use bpfman_hook::sys::environment;
+use bpfman_hook::sys::{environment, export};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     }
     let root = cli.root;
     let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
+    export::install(paths.export());
     match cli.command {
         Command::Hook(args) => {
             // Environment and umask belong to whoever called the runtime.
@@ -44,6 +45,8 @@ fn main() -> ExitCode {
         Command::Pull(args) => frontend_image::pull::run(&paths, &args),
         Command::Image(what) => frontend_image::run(&paths, &what),
         Command::Gc(args) => ctl::gc(&paths, args),
+        Command::Events(args) => happenings::run(&paths, &args),
+        Command::Metrics(args) => metrics::run(&paths, &args),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(&dir),
         Command::Token(Token::Create(args)) => token::create(&args),

@@ -39,6 +39,11 @@ impl Paths {
         self.run.join("log")
     }
 
+    /// What a run leaves for those who only watch: counters, events, a card for each owner.
+    pub fn export(&self) -> PathBuf {
+        self.run.join("export")
+    }
+
     /// The policy file that is read last.
     pub fn policy_file(&self) -> PathBuf {
         self.etc.join("policy.toml")

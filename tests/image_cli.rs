@@ -90,6 +90,26 @@ fn an_image_is_built_shown_carried_and_removed() {
 }
 
 #[test]
+fn verify_tells_whether_an_image_would_be_taken() {
+    let world = World::new();
+    world.good("build oci:layout:v1 pass.bpfel.o");
+    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures/keys/cosign-v2.pub");
+    let line = format!("verify oci:layout:v1 --key {}", keys.display());
+    let output = world.run(&line);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("no signature in any layout") && text.contains("refused: ") && text.contains("it is not signed"),
+        "{text}"
+    );
+    let output = world.run(&format!("{line} -o json"));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&found["signatures"], &found["verdict"]), (&serde_json::json!([]), &Value::Null), "{found}");
+    assert!(world.bad("verify oci:layout:v1").contains("no image rule of the policy speaks of it"));
+    assert!(world.bad("verify oci:layout:v1 --key nowhere.pub").contains("read key nowhere.pub"));
+}
+
+#[test]
 fn several_platforms_make_an_index() {
     let world = World::new();
     let built = world.json("build oci:layout:v1 linux/amd64=pass.bpfel.o linux/arm64=pass.bpfel.o linux/s390x=pass.bpfeb.o");

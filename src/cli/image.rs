@@ -14,10 +14,14 @@ pub enum Image {
     List(Listing),
     /// Show an image of this machine: programs, maps, labels, needed kernel
     Inspect(ImageInspectArgs),
+    /// Say of each signature of an image why it counts or does not; exit 1 if none does
+    Verify(ImageVerifyArgs),
     /// Fetch images and verify them as policy says (`pull`)
     Pull(PullArgs),
     /// Make an image of object files, without a container engine
     Build(ImageBuildArgs),
+    /// Put an image with its signatures into a registry
+    Push(ImagePushArgs),
     /// Print the build arguments for bpfman's Containerfile.bytecode
     GenerateBuildArgs(GenerateBuildArgs),
     /// Remove images from the cache
@@ -42,6 +46,20 @@ pub struct ImageInspectArgs {
     pub format: Formatted,
 }
 
+/// `image verify`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageVerifyArgs {
+    /// As for `pull`; a registry is asked, and nothing is kept
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Who must have signed, instead of what policy says: a cosign public key, PEM; may be repeated
+    #[arg(long = "key", value_name = "FILE")]
+    pub keys: Vec<PathBuf>,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
 /// `image build`.
 #[derive(Debug, Clone, Args)]
 pub struct ImageBuildArgs {
@@ -54,6 +72,26 @@ pub struct ImageBuildArgs {
     /// Where it goes, under the name IMAGE, instead of into the cache
     #[arg(long, value_name = "oci:/DIR|oci-archive:/FILE")]
     pub to: Option<String>,
+    /// Push it to IMAGE's registry, instead of into the cache
+    #[arg(long, conflicts_with = "to")]
+    pub push: bool,
+    /// Print the digest only
+    #[arg(short, long, conflicts_with = "output")]
+    pub quiet: bool,
+    /// Output format
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// `image push`.
+#[derive(Debug, Clone, Args)]
+pub struct ImagePushArgs {
+    /// An image of the cache, oci:/dir[:tag] or oci-archive:/file[:tag]
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// registry/repository:tag; without it, SRC's own name
+    #[arg(value_name = "DEST")]
+    pub destination: Option<String>,
     /// Print the digest only
     #[arg(short, long, conflicts_with = "output")]
     pub quiet: bool,

@@ -5,6 +5,7 @@
 //! and explains the rest.
 
 pub mod image;
+pub mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -68,6 +69,10 @@ pub enum Command {
     Policy(PolicyCommand),
     /// Release what dead containers left behind
     Gc(GcArgs),
+    /// Print what happened: acquired, released, refused …; -f goes on
+    Events(watch::EventsArgs),
+    /// Serve or write metrics; needs no rights but to read what runs leave
+    Metrics(watch::MetricsArgs),
     /// Examine this host; each finding with its remedy
     Doctor(DoctorArgs),
     /// Install the binary, the hook files and the mount unit

@@ -10,7 +10,7 @@ use crate::frontend::report::{Report, fit};
 use crate::image::LinuxImages;
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::acquire::{Acquired, Start};
-use crate::lifecycle::error::chain;
+use crate::lifecycle::error::{Cause, chain};
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::lifecycle::reconcile::{Depth, Mode};
@@ -21,12 +21,13 @@ use crate::model::container::{Container, asks};
 use crate::model::ids::ContainerId;
 use crate::model::policy::Engine;
 use crate::model::registries::RegistryConfig;
+use crate::model::series::{self, Outcome, Reason, Stage};
 use crate::model::state::State;
 use crate::paths::Paths;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sys::caps::{self, Capability};
 use crate::sys::deadline::Deadline;
-use crate::sys::{clock, fsutil, mounts, pid};
+use crate::sys::{clock, export, fsutil, mounts, pid};
 
 /// Our own deadline: shorter than the `timeout` of the hook files (30 s), so that we undo ourselves rather than be killed.
 pub const DEADLINE: Duration = Duration::from_secs(25);
@@ -73,7 +74,7 @@ pub const CAPABILITIES: [Capability; 12] = [
 
 /// Runs at createRuntime: gives the container what it asks for, or says why not.
 pub fn create_runtime(paths: &Paths, engine: Option<Engine>) -> ExitCode {
-    let report = Report::new(paths);
+    let (report, started) = (Report::new(paths), Instant::now());
     if let Err(error) = caps::limit_process(&CAPABILITIES) {
         return report.refused(None, &chain(&error), 1);
     }
@@ -85,16 +86,21 @@ pub fn create_runtime(paths: &Paths, engine: Option<Engine>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let id = state.id.to_string();
-    match start(paths, &report, &state, engine) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failed { sentence, status }) => report.refused(Some(&id), &sentence, status),
-    }
+    let (outcome, code) = match start(paths, &report, &state, engine) {
+        Ok(outcome) => (outcome, ExitCode::SUCCESS),
+        Err(Failed { sentence, status, reason }) => {
+            export::count(series::refusal(reason), 1);
+            (Outcome::Failed, report.refused(Some(&id), &sentence, status))
+        }
+    };
+    export::observe(series::run(Stage::CreateRuntime, outcome), started.elapsed());
+    code
 }
 
 /// Runs at poststop: releases what the container owned. Always succeeds, unless its input is not a state: what could not be
 /// undone stays in the record, and gc tries again.
 pub fn poststop(paths: &Paths) -> ExitCode {
-    let report = Report::new(paths);
+    let (report, started) = (Report::new(paths), Instant::now());
     if let Err(error) = caps::limit_process(&CAPABILITIES) {
         // Undoing is worth more than being modest.
         report.warned(None, &chain(&error));
@@ -104,9 +110,12 @@ pub fn poststop(paths: &Paths) -> ExitCode {
         Err(sentence) => return report.refused(None, &sentence, BAD_INPUT),
     };
     let id = state.id.to_string();
-    if let Err(failed) = stop(paths, &report, &state) {
+    let stopped = stop(paths, &report, &state);
+    let outcome = if stopped.is_ok() { Outcome::Done } else { Outcome::Failed };
+    if let Err(failed) = stopped {
         report.warned(Some(&id), &failed.sentence);
     }
+    export::observe(series::run(Stage::Poststop, outcome), started.elapsed());
     ExitCode::SUCCESS
 }
 
@@ -114,29 +123,36 @@ pub fn poststop(paths: &Paths) -> ExitCode {
 struct Failed {
     sentence: String,
     status: u8,
+    reason: Reason,
 }
 
 impl<E: std::error::Error + 'static> From<E> for Failed {
     fn from(error: E) -> Self {
-        Self { sentence: chain(&error), status: 1 }
+        let error: &(dyn std::error::Error + 'static) = &error;
+        let reason = match error.downcast_ref::<Cause>() {
+            Some(cause) => cause.class(),
+            None if error.is::<StoreError>() => Reason::Store,
+            None => Reason::Host,
+        };
+        Self { sentence: chain(error), status: 1, reason }
     }
 }
 
 impl Failed {
     fn bad_input(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { sentence: chain(error), status: BAD_INPUT }
+        Self { sentence: chain(error), status: BAD_INPUT, reason: Reason::Input }
     }
 }
 
-fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) -> Result<(), Failed> {
+fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) -> Result<Outcome, Failed> {
     let fetch_until = Instant::now() + FETCH;
-    let deadline = watch(report, &state.id, 1)?;
+    let deadline = watch(report, &state.id, Stage::CreateRuntime, 1)?;
     events::to_report(paths);
     pid::require_initial_user_namespace()?;
     let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
     let container = Container::parse(state, &config, engine)?;
     if !container.asks() {
-        return Ok(());
+        return Ok(Outcome::Done);
     }
     fsutil::ensure_directory(&paths.run, 0o755)?;
     let store = Store::open(&paths.stores(), &clock::boot_id()?)?;
@@ -153,7 +169,7 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) 
     });
     let (request, policy, registries) = match prepared {
         Ok(Some(prepared)) => prepared,
-        Ok(None) => return Ok(()),
+        Ok(None) => return Ok(Outcome::Done),
         Err(failed) => {
             lifecycle.record_refusal(&container, &failed.sentence);
             return Err(failed);
@@ -166,12 +182,13 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) 
     let images = LinuxImages::new(&paths.cache, Path::new("/"));
     let start = Start { container: &container, request: &request, policy: &policy, registries: &registries, fetch_until };
     match lifecycle.acquire(&images, start)? {
-        Acquired::Done(_) | Acquired::Already(_) => {}
+        Acquired::Done(_) | Acquired::Already(_) => Ok(Outcome::Done),
         Acquired::Without(cause) => {
+            export::count(series::refusal(cause.class()), 1);
             report.warned(Some(container.id.as_str()), &format!("starts without its programs: {}", chain(&cause)));
+            Ok(Outcome::Without)
         }
     }
-    Ok(())
 }
 
 /// What strangers and the administrator wrote, parsed; None where it does not speak to this container.
@@ -185,7 +202,7 @@ fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, Load
 
 fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
     // A poststop that gives up exits 0 like any other: the record is there for gc.
-    let deadline = watch(report, &state.id, 0)?;
+    let deadline = watch(report, &state.id, Stage::Poststop, 0)?;
     events::to_report(paths);
     let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
     let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
@@ -202,13 +219,16 @@ fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
             Released::Partly(errors) => left.push(format!("release owner {no}: {errors}; gc will try again")),
         }
     }
-    if left.is_empty() { Ok(()) } else { Err(Failed { sentence: left.join("; "), status: 0 }) }
+    if left.is_empty() { Ok(()) } else { Err(Failed { sentence: left.join("; "), status: 0, reason: Reason::Kernel }) }
 }
 
 /// Starts the clock: the soft end is asked for between steps, the hard one ends the process with `status`.
-fn watch(report: &Report, id: &ContainerId, status: u8) -> Result<Deadline, Failed> {
+fn watch(report: &Report, id: &ContainerId, stage: Stage, status: u8) -> Result<Deadline, Failed> {
     let (report, id) = (report.clone(), id.to_string());
-    Ok(Deadline::start(DEADLINE, UNDOING, status, move || report.late(&id))?)
+    Ok(Deadline::start(DEADLINE, UNDOING, status, move || {
+        report.late(&id);
+        export::observe(series::run(stage, Outcome::Late), DEADLINE + UNDOING);
+    })?)
 }
 
 fn read_state() -> Result<State, String> {

@@ -8,6 +8,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -20,8 +21,9 @@ use crate::model::config::Config;
 use crate::model::container::{asks, facts};
 use crate::model::grant::{Granted, Needs, grant};
 use crate::model::policy::Engine;
+use crate::model::series::{self, Outcome, Stage};
 use crate::paths::Paths;
-use crate::sys::caps;
+use crate::sys::{caps, export};
 
 /// podman's configurations have some 20 kB.
 const CONFIG_MAX: u64 = 16 << 20;
@@ -30,7 +32,7 @@ const CONFIG_MAX: u64 = 16 << 20;
 ///
 /// Exit status 1 only where stdin or stdout do not work; podman then refuses the container.
 pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
-    let mut text = Vec::new();
+    let (started, mut text) = (Instant::now(), Vec::new());
     match io::stdin().lock().take(CONFIG_MAX + 1).read_to_end(&mut text) {
         Ok(_) if text.len() as u64 <= CONFIG_MAX => {}
         Ok(_) => return fail("read the container's configuration from standard input: it is larger than 16 MiB"),
@@ -49,7 +51,12 @@ pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
     }
     let printed = edited.as_ref().map_or(text.as_slice(), |(spec, _)| spec.as_bytes());
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(printed).and_then(|()| stdout.flush()) {
+    let written = stdout.write_all(printed).and_then(|()| stdout.flush());
+    if edited.is_some() || written.is_err() {
+        let outcome = if written.is_ok() { Outcome::Done } else { Outcome::Failed };
+        export::observe(series::run(Stage::Precreate, outcome), started.elapsed());
+    }
+    match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("write the container's configuration to standard output: {error}")),
     }

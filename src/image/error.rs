@@ -201,6 +201,23 @@ pub enum ImageError {
         #[source]
         source: RemoteError,
     },
+    /// Putting it into a registry failed.
+    #[error("push {image}")]
+    Push {
+        /// The image, where it was to go.
+        image: String,
+        /// Which host, and why.
+        #[source]
+        source: RemoteError,
+    },
+    /// An image of which the cache has this machine's part alone.
+    #[error("push {image}: {missing} of it are not in the cache; push it from a layout, or copy it from registry to registry")]
+    Partial {
+        /// The image.
+        image: String,
+        /// Platforms.
+        missing: String,
+    },
     /// The child that speaks to registries did not do its work.
     #[error("fetch {image}")]
     Child {
@@ -257,6 +274,17 @@ pub enum ImageError {
         #[source]
         source: CacheError,
     },
+}
+
+impl ImageError {
+    /// True where it is policy that does not trust the image, and not the image that could not be had.
+    pub fn is_about_signatures(&self) -> bool {
+        use ImageError::{BadSignature, DigestNotListed, Key, NoKeys, NoRule, Unsigned};
+        matches!(
+            self,
+            NoRule { .. } | NoKeys { .. } | DigestNotListed { .. } | Unsigned { .. } | BadSignature { .. } | Key { .. }
+        )
+    }
 }
 
 /// What to look at where an image is not found.

@@ -6,6 +6,7 @@
 
 use crate::image::Want;
 use crate::image::error::ImageError;
+use crate::image::examine::{Examined, Worth};
 use crate::image::source::Found;
 use crate::image::verify::{Finding, Key, Signature};
 use crate::model::bytecode::Verdict;
@@ -91,6 +92,27 @@ impl<'a> Candidates<'a> {
         }
         let unsigned = self.unsigned.iter().find(|rule| known_of(&rule.name) == Some(Some(Verdict::Unsigned)));
         Ok(unsigned.map(|rule| known(&rule.name, Verdict::Unsigned)))
+    }
+
+    /// What each signature is worth to each rule that asks for some.
+    pub fn worths(&self, want: &Want<'_>, image: &str, digest: &Digest, found: &Found) -> Result<Vec<Examined>, ImageError> {
+        let mut examined: Vec<Examined> = Vec::new();
+        for signature in &found.signatures {
+            let mut rules = Vec::new();
+            for rule in &self.signed {
+                let keys = keys_of(rule, want, image)?;
+                let (by, reason) = match signature.examine(digest, &keys) {
+                    Finding::Good(by) => (Some(keys[by].path().display().to_string()), None),
+                    Finding::Bad(why) => (None, Some(why)),
+                    Finding::Attestation => {
+                        (None, Some("it is an attestation about the image and no signature of it".to_owned()))
+                    }
+                };
+                rules.push(Worth { rule: rule.name.clone(), by, reason });
+            }
+            examined.push(Examined { layout: signature.layout(), rules });
+        }
+        Ok(examined)
     }
 
     /// Examines what was found.

@@ -73,7 +73,7 @@ impl Archive {
         }
     }
 
-    fn layout(&self, image: &str) -> Result<Layout, ImageError> {
+    pub(crate) fn layout(&self, image: &str) -> Result<Layout, ImageError> {
         Layout::open(Files::archive_of(self.bytes.clone(), image)?, image)
     }
 

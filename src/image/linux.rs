@@ -13,7 +13,7 @@ use crate::image::layout::Layout;
 use crate::image::object;
 use crate::image::remote::{Remote, Worker};
 use crate::image::source::{Found, Source, checked};
-use crate::image::{Images, MAX_OBJECT, Want, hash};
+use crate::image::{Images, MAX_OBJECT, Want, hash, tally};
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;
 use crate::model::reference::{Reference, RegistryReference};
@@ -51,7 +51,7 @@ impl LinuxImages {
         &self.cache
     }
 
-    fn root(&self, image: &str) -> Result<TrustedRoot, ImageError> {
+    pub(crate) fn root(&self, image: &str) -> Result<TrustedRoot, ImageError> {
         TrustedRoot::at(&self.host).map_err(|source| ImageError::HostPath { image: image.to_owned(), source })
     }
 
@@ -118,7 +118,11 @@ impl LinuxImages {
             self.cached(want, image, &digest, &reader).map(Result::ok)
         };
         let boarding = Boarding { image, policy: want.policy, deadline: want.deadline };
-        self.cache.fly(boarding, again, || self.pull(want, image, at, reader.as_ref()))
+        self.cache.fly(boarding, again, || {
+            let pulled = self.pull(want, image, at, reader.as_ref());
+            tally::pulled(image, &pulled);
+            pulled
+        })
     }
 
     /// Answers from the cache, or says what it lacks.
@@ -249,6 +253,14 @@ impl LinuxImages {
 
 impl Images for LinuxImages {
     fn fetch(&self, want: &Want<'_>) -> Result<Bytecode, ImageError> {
+        let answer = self.get(want);
+        tally::answered(&answer);
+        answer
+    }
+}
+
+impl LinuxImages {
+    fn get(&self, want: &Want<'_>) -> Result<Bytecode, ImageError> {
         let image = want.reference.to_string();
         refuse_early(want, &image)?;
         match want.reference {

@@ -21,6 +21,7 @@ mod cache;
 mod content;
 mod deliver;
 mod error;
+mod examine;
 mod fetch;
 #[cfg(test)]
 mod fuzz;
@@ -33,8 +34,10 @@ mod manifest;
 mod object;
 pub mod pack;
 mod parcel;
+mod push;
 mod remote;
 mod source;
+mod tally;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -45,11 +48,13 @@ use sha2::{Digest as _, Sha256};
 
 pub use access::{AccessError, conf as registries_conf, examine as examine_registries};
 pub use cache::{Cache, CachedImage, CachedVerdict, Swept, Which};
+pub use examine::{Examination, Examined, Worth};
 pub use error::{CacheError, ImageError, ObjectError, RemoteError};
 pub use fetch::child as fetch_child;
 pub use library::{Archive, Details, Labelled};
 pub use linux::LinuxImages;
 pub use parcel::{Paper, Parcel};
+pub use push::{Pushed, Target};
 pub use remote::Worker;
 
 use crate::model::bytecode::{Bytecode, PullPolicy};

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::image::access::Site;
 use crate::image::error::{ImageError, RemoteError};
-use crate::image::fetch::protocol::{Answer, Ask, MAX_MESSAGE, Referrers};
+use crate::image::fetch::protocol::{Answer, Ask, MAX_MESSAGE, Put, Referrers};
 use crate::image::host::Got;
 use crate::image::manifest::Document;
 use crate::image::source::Found;
@@ -56,6 +56,12 @@ impl Remote {
     pub fn open(worker: Worker, sites: Vec<Site>, image: &str, deadline: Instant) -> Self {
         let places = sites.into_iter().map(|site| Door { site, link: None }).collect();
         Self { worker, places, at: 0, image: image.to_owned(), started: Instant::now(), deadline }
+    }
+
+    /// The same without its mirrors, for those who write: they read what they change where they write it.
+    pub fn own_place(mut self) -> Self {
+        self.places.drain(..self.places.len().saturating_sub(1));
+        self
     }
 
     fn connect(&self, site: &Site) -> Result<Link, ImageError> {
@@ -130,6 +136,27 @@ impl Remote {
     /// A blob; nothing is checked.
     pub fn blob(&mut self, digest: &Digest, max: usize) -> Result<Got, ImageError> {
         self.ask(&Ask::Blob { digest: *digest, max: max.min(MAX_OBJECT) }, max)
+    }
+
+    /// Puts a blob there; `from` is another repository of the registry that may have it.
+    pub fn put_blob(&mut self, digest: &Digest, from: Option<&str>, bytes: &[u8]) -> Result<Put, ImageError> {
+        self.put(&Ask::PutBlob { digest: *digest, from: from.map(str::to_owned) }, bytes)
+    }
+
+    /// Puts a manifest or index there.
+    pub fn put_manifest(&mut self, reference: &str, media_type: &str, bytes: &[u8]) -> Result<Put, ImageError> {
+        let (reference, media_type) = (reference.to_owned(), media_type.to_owned());
+        self.put(&Ask::PutManifest { reference, media_type }, bytes)
+    }
+
+    fn put(&mut self, ask: &Ask, bytes: &[u8]) -> Result<Put, ImageError> {
+        let failed = |source| ImageError::Child { image: self.image.clone(), source };
+        let memory = sealed_memfd("bpfman-hook-put", bytes).map_err(failed)?;
+        let own = self.places.len() - 1;
+        match self.ask_at(own, ask, &[memory.as_fd()], MAX_MANIFEST)? {
+            Got::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
+            Got::Missing | Got::TooLarge => Err(self.malformed("the answer to an upload is none".to_owned())),
+        }
     }
 
     /// Everything in the repository that may be a signature of `digest`: the tag of cosign 2, the referrers API, and the tag

@@ -169,12 +169,17 @@ pub enum KernelError {
         source: Errno,
     },
     /// The interface already has an XDP program.
-    #[error("attach xdp {program} to {iface}: another XDP program is on {iface} already")]
+    #[error(
+        "attach xdp {program} to {iface}: another XDP program is on {iface} already{}, and an interface takes one until chains come",
+        of(owner)
+    )]
     XdpTaken {
         /// The function.
         program: String,
         /// The interface.
         iface: String,
+        /// Whose that program is, where it is one of ours: filled in by who has the records. Else empty.
+        owner: String,
     },
     /// The interface that was found when planning is gone, or has become another.
     #[error("attach {kind} {program} to {iface}: there is no interface {iface} any more")]
@@ -277,6 +282,10 @@ impl KernelError {
         };
         Self::Feature { doing: doing.into(), feature, why }
     }
+}
+
+fn of(owner: &str) -> String {
+    if owner.is_empty() { String::new() } else { format!(", which is {owner}'s") }
 }
 
 fn hint(why: &str) -> String {

@@ -24,6 +24,15 @@ pub fn program(directory: &Path, pin: &PinName) -> Result<Option<Inspected<Progr
     inspect(directory, pin, |object| bpf::program_info(object.as_fd()))
 }
 
+/// What the kernel says about the program with an id.
+///
+/// # Errors
+/// ENOENT where there is none, EPERM without CAP_SYS_ADMIN.
+pub fn program_by_id(id: u32) -> Result<Inspected<ProgramInfo>, Errno> {
+    let program = bpf::program_by_id(id)?;
+    Ok(Inspected { info: bpf::program_info(program.as_fd())?, memory: bpf::locked_memory(program.as_fd()) })
+}
+
 /// What the kernel says about a pinned map; None where there is no such pin.
 pub fn map(directory: &Path, pin: &PinName) -> Result<Option<Inspected<MapInfo>>, KernelError> {
     inspect(directory, pin, |object| bpf::map_info(object.as_fd()))
@@ -31,7 +40,14 @@ pub fn map(directory: &Path, pin: &PinName) -> Result<Option<Inspected<MapInfo>>
 
 /// What the kernel says about a pinned link; None where there is no such pin.
 pub fn link(directory: &Path, pin: &PinName) -> Result<Option<Inspected<LinkInfo>>, KernelError> {
-    inspect(directory, pin, |object| bpf::link_info(object.as_fd()))
+    inspect(directory, pin, |object| match bpf::is_link(object.as_fd()) {
+        true => bpf::link_info(object.as_fd()),
+        // A filter: its program is pinned in the place of a link.
+        false => {
+            let program = bpf::program_id(object.as_fd())?;
+            Ok(LinkInfo { id: 0, link_type: 0, program, interface: None, cgroup: None })
+        }
+    })
 }
 
 fn inspect<T>(

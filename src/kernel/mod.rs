@@ -50,6 +50,7 @@ pub use crate::kernel::verifier::VerifierLog;
 use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
+use crate::model::record::LinkRecord;
 
 /// Something that a kernel may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -170,8 +171,13 @@ pub trait Kernel {
     /// existing directory of our bpffs. On error some pins may be left: the caller releases by the record.
     fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError>;
 
-    /// Attaches a program that was pinned under `directory`, pins the link there, and returns the link's kernel id.
-    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<u32, KernelError>;
+    /// Attaches a program that was pinned under `directory`, pins the link there, and returns the link's kernel id: None for a
+    /// filter of the traffic control layer, which is no object of its own.
+    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<Option<u32>, KernelError>;
+
+    /// Undoes what `attach` did, from the record alone: removes the pin, and what the pin could not hold. An absent one is a
+    /// success; the result says whether it was there.
+    fn detach(&self, directory: &Path, link: &LinkRecord) -> Result<bool, KernelError>;
 
     /// Removes one pin. An absent one is a success; the result says whether it was there.
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError>;
@@ -200,8 +206,12 @@ impl Kernel for LinuxKernel {
         load::load(directory, object)
     }
 
-    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<u32, KernelError> {
+    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<Option<u32>, KernelError> {
         attach::attach(directory, link, places)
+    }
+
+    fn detach(&self, directory: &Path, link: &LinkRecord) -> Result<bool, KernelError> {
+        attach::detach(directory, link)
     }
 
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {

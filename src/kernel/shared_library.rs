@@ -8,6 +8,8 @@ use crate::sys::fsutil::{self, OpenAs};
 
 /// Far more than any cache: 20 000 libraries take 2 MB.
 const MAX_CACHE: u64 = 16 << 20;
+/// Far more than any directory of libraries: some thousands.
+const MAX_ENTRIES: usize = 100_000;
 /// Where libraries are looked for without a cache, as on musl.
 const DIRECTORIES: [&str; 9] = [
     "/lib64",
@@ -67,7 +69,7 @@ fn in_directories(root: BorrowedFd<'_>, name: &str) -> Option<PathBuf> {
     DIRECTORIES.iter().find_map(|directory| {
         let opened = fsutil::open_beneath(root, Path::new(directory), OpenAs::Directory).ok()?;
         let entries = fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd())).ok()?;
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let names = entries.take(MAX_ENTRIES).filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let found = names.filter(|file| is_called(file, name)).min()?;
         Some(Path::new(directory).join(found))
     })

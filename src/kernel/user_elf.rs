@@ -34,6 +34,9 @@ pub enum UserElfError {
     /// The function is not in a part that is mapped for execution.
     #[error("its function {0:?} lies outside what is mapped for execution")]
     NotCode(String),
+    /// Larger than any that a linker makes of a real program; reading it would take the time of a start.
+    #[error("its symbol tables are larger than 512 MiB; write offset= with the place in the file")]
+    TooLarge,
     /// The offset leads out of numbers.
     #[error("the offset is too large")]
     Offset,
@@ -81,6 +84,8 @@ const PIECE: usize = SYMBOL * 8192;
 /// How many places of one name in a string table are kept. Tails are shared, so that few are enough; a table of nothing else is
 /// somebody's joke.
 const MAX_NAMES: usize = 4096;
+/// Bytes of one table: browsers with all their symbols have half of it.
+const MAX_TABLE: u64 = 512 << 20;
 
 /// The place in the file of a function.
 pub fn function_offset(file: &impl Bytes, symbol: &str) -> Result<u64, UserElfError> {
@@ -88,8 +93,12 @@ pub fn function_offset(file: &impl Bytes, symbol: &str) -> Result<u64, UserElfEr
     // As libbpf does: what the dynamic linker sees first.
     for kind in [DYNSYM, SYMTAB] {
         let mut found: Vec<(u64, bool)> = Vec::new();
-        for table in header.sections.iter().filter(|section| section.kind == kind) {
+        // A file has at most one of each.
+        for table in header.sections.iter().filter(|section| section.kind == kind).take(1) {
             let Some(strings) = header.sections.get(table.link as usize) else { continue };
+            if table.size.max(strings.size) > MAX_TABLE {
+                return Err(UserElfError::TooLarge);
+            }
             let names = places_of(file, strings, symbol)?;
             if !names.is_empty() {
                 functions(file, table, &names, &mut found)?;
@@ -324,6 +333,14 @@ mod tests {
         let long = "x".repeat(PIECE - 4);
         let file = library(&[(&long, 0x1000, GLOBAL), ("straddles", 0x1008, GLOBAL)]);
         assert_eq!(function_offset(&file.as_slice(), "straddles").unwrap(), 0x408);
+    }
+
+    #[test]
+    fn tables_without_end_are_not_read() {
+        let mut file = library(&[("f", 0x1004, GLOBAL)]);
+        let strings = HEADER + SEGMENT + 2 * SECTION;
+        file[strings + 32..strings + 40].copy_from_slice(&(MAX_TABLE + 1).to_ne_bytes());
+        assert!(matches!(function_offset(&file.as_slice(), "f"), Err(UserElfError::TooLarge)));
     }
 
     #[test]

@@ -27,7 +27,9 @@ use crate::model::record::{
 use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
 use crate::model::seccomp::Allowed;
+use crate::model::series;
 use crate::store::StoreError;
+use crate::sys::export;
 
 /// What came of an acquire.
 #[derive(Debug)]
@@ -109,7 +111,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Ok(netns) => netns,
             Err(cause) => return Err(self.refuse(container, cause)),
         };
-        if let Err(cause) = self.build(init, container, &mut record, netns, &plan) {
+        let started = Instant::now();
+        let built = self.build(init, container, &mut record, netns, &plan);
+        took(series::Phase::Build, started, built.is_ok());
+        if let Err(cause) = built {
             record.verifier_log = cause.verifier_log().map(str::to_owned);
             if let Err(second) = self.fail(&record, &chain(&cause)) {
                 tracing::error!(container = %container.id, error = %chain(&second), "undo a failed start");
@@ -142,6 +147,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let facts = self.host.facts(init, container, need)?;
         let mut objects = Vec::new();
         for (reference, rules) in &admission.images {
+            let started = Instant::now();
             let bytecode = images.fetch(&Want {
                 reference,
                 pull: admission.pull,
@@ -150,7 +156,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 registries: start.registries,
                 policy: start.policy.id,
                 deadline: start.fetch_until,
-            })?;
+            });
+            took(series::Phase::Image, started, bytecode.is_ok());
+            let bytecode = bytecode?;
             let declared = self.kernel.describe(&bytecode.object)?;
             let rule =
                 admission.image_rule(reference, &bytecode.rule).expect("images answer with one of the rules they were given");
@@ -265,7 +273,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         for (planned, link) in plan.links.iter().zip(&mut record.links) {
             self.check_deadline()?;
-            link.id = Some(self.kernel.attach(&directory, planned, self.host.places(init))?);
+            link.id = self.attach(&directory, planned, self.host.places(init))?;
         }
         Ok(())
     }
@@ -347,6 +355,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 }
 
 /// What only the object and the rule that allowed it can tell: kinds, globals and maps.
+/// Counts how long a part of a start took.
+fn took(phase: series::Phase, started: Instant, ok: bool) {
+    let worked = if ok { series::Worked::Ok } else { series::Worked::Failed };
+    export::observe(series::phase(phase, worked), started.elapsed());
+}
+
 fn check_object(
     admission: &Admission<'_>,
     request: &Request,

@@ -9,6 +9,7 @@ use crate::model::container::MissingRights;
 use crate::model::ids::{ContainerId, OwnerNo, Pid};
 use crate::model::plan::PlanError;
 use crate::model::policy::Refusal;
+use crate::model::series::Reason;
 use crate::store::StoreError;
 
 /// The reasons, by the layer that found them.
@@ -102,6 +103,23 @@ impl Cause {
     /// mounted already, and only the container's end takes it away: such a container must not start.
     pub fn leaves_nothing(&self) -> bool {
         !matches!(self, Self::Store(_) | Self::RecordGone { .. })
+    }
+
+    /// The class of the reason, as metrics count it.
+    pub fn class(&self) -> Reason {
+        match self {
+            Self::Refused(_) => Reason::Policy,
+            Self::Missing(_) => Reason::Rights,
+            Self::Plan(_) | Self::OtherRequest { .. } => Reason::Request,
+            Self::Image(error) if error.is_about_signatures() => Reason::Signature,
+            Self::Image(_) => Reason::Image,
+            Self::Kernel(error) if error.verifier_log().is_some() => Reason::Verifier,
+            Self::Kernel(_) | Self::Leftovers(_) | Self::NetnsLeft { .. } => Reason::Kernel,
+            Self::Host(_) => Reason::Host,
+            Self::Store(_) | Self::RecordGone { .. } => Reason::Store,
+            Self::IdTaken { .. } | Self::Busy { .. } | Self::NetnsTaken { .. } => Reason::Busy,
+            Self::InitEnded { .. } | Self::Deadline => Reason::Time,
+        }
     }
 
     /// The end of the verifier's log, in lines, where the verifier refused a program.

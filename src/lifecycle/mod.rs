@@ -3,6 +3,7 @@
 //! Read `acquire` first, then `release`; `reconcile` applies `release` to whatever is dead.
 
 pub mod acquire;
+mod attach;
 mod claim;
 pub mod error;
 pub mod host;

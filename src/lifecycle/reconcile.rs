@@ -11,7 +11,9 @@ use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase};
-use crate::store::{Store, StoreError};
+use crate::model::series::{self, Collected};
+use crate::store::{ReadTxn, Store, StoreError};
+use crate::sys::export;
 
 /// How long a failed request stays visible.
 pub const FAILED_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -68,6 +70,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Depth::All => self.kernel.directories(self.fs)?,
             Depth::InPassing => Vec::new(),
         };
+        let _collecting = export::Collecting::begin();
         let mut findings = Vec::new();
         let records = match depth {
             Depth::All => {
@@ -106,6 +109,20 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         if mode == Mode::Release {
             let oldest = self.host.now().saturating_sub(FAILED_KEPT.as_secs());
             self.store.write::<_, StoreError>(|txn| txn.prune_failed(oldest, FAILED_MAX))?;
+            for finding in &findings {
+                let result =
+                    if finding.failed || finding.result.starts_with("left") { Collected::Left } else { Collected::Released };
+                export::count(series::gc(result), 1);
+            }
+            if depth == Depth::All
+                && let Some(export) = export::here()
+            {
+                // Cards of a process that died between its commit and the card. Listed before the records are looked at, and
+                // numbers never come back, so that no new owner loses its card.
+                let cards = export.cards();
+                let known = self.store.read(|txn: &ReadTxn<'_>| txn.numbers())?;
+                cards.iter().filter(|no| !known.contains(&OwnerNo(**no))).for_each(|no| _ = export.remove_card(*no));
+            }
         }
         Ok(findings)
     }

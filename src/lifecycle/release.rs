@@ -112,10 +112,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let directory = self.fs.join(record.no.directory());
         let mut errors = ReleaseErrors::default();
         // Links first: a program whose link is still pinned stays attached.
-        let named = (record.links.iter().map(|l| &l.pin))
-            .chain(record.programs.iter().map(|p| &p.pin))
-            .chain(record.maps.iter().map(|m| &m.pin));
-        for pin in named {
+        for link in &record.links {
+            errors.collect(self.kernel.detach(&directory, link));
+        }
+        for pin in record.programs.iter().map(|p| &p.pin).chain(record.maps.iter().map(|m| &m.pin)) {
             errors.collect(self.kernel.unpin(&directory, pin));
         }
         errors.collect(self.kernel.remove_directory(&directory));

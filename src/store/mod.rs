@@ -11,6 +11,7 @@
 
 mod error;
 mod meta;
+mod publish;
 #[cfg(test)]
 mod tests;
 mod txn;
@@ -28,8 +29,8 @@ use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, Wit
 
 pub use self::error::StoreError;
 pub use self::txn::{ReadTxn, WriteTxn};
-use crate::sys::fault;
 use crate::sys::fsutil::{self, FileLock};
+use crate::sys::{export, fault};
 
 /// The schema of what is stored; another one is refused, not converted, since the store does not outlive the boot.
 pub const SCHEMA: u32 = 1;
@@ -178,7 +179,10 @@ impl Store {
             let txn = self.env.write_txn().map_err(failed)?;
             let mut txn = WriteTxn::new(&self.path, self.table, txn, self.map_size);
             let result = change(&mut txn)?;
-            txn.commit()?;
+            let changes = txn.commit()?;
+            if let Some(export) = export::here().filter(|_| !changes.is_empty()) {
+                publish::publish(export, &changes);
+            }
             Ok(result)
         })
     }

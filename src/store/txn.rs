@@ -15,14 +15,17 @@
 //! Records are JSON: [`OwnerRecord`] is described with serde's tagged enums, which formats without field names cannot read
 //! back; of those that can, JSON needs no further crate and can be read with anybody's tools.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
 use heed::{RoTxn, RwTxn, WithoutTls};
 
+use super::publish::Change;
 use super::{StoreError, Table};
 use crate::model::ids::{ContainerId, OwnerNo};
 use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::sys::export;
 
 pub(super) const SCHEMA_KEY: &[u8] = b"s";
 const LAST_NO_KEY: &[u8] = b"x";
@@ -52,6 +55,11 @@ impl<'t> ReadTxn<'t> {
     /// True where there is a record with this number, whether it decodes or not.
     pub fn has(&self, no: OwnerNo) -> Result<bool, StoreError> {
         Ok(self.table.get(self.txn, &owner_key(no)).map_err(|err| self.failed(err))?.is_some())
+    }
+
+    /// The number of every owner, without a look at the records.
+    pub fn numbers(&self) -> Result<BTreeSet<OwnerNo>, StoreError> {
+        Ok(self.named(&[OWNERS])?.into_iter().collect())
     }
 
     /// Every owner, in the order of their numbers, decoded one by one. After an error that is about one record the iterator goes
@@ -128,15 +136,18 @@ pub struct WriteTxn<'t> {
     table: Table,
     txn: RwTxn<'t>,
     map_size: usize,
+    changes: Vec<Change>,
 }
 
 impl<'t> WriteTxn<'t> {
     pub(super) fn new(path: &'t Path, table: Table, txn: RwTxn<'t>, map_size: usize) -> Self {
-        Self { path, table, txn, map_size }
+        Self { path, table, txn, map_size, changes: Vec::new() }
     }
 
-    pub(super) fn commit(self) -> Result<(), StoreError> {
-        self.txn.commit().map_err(|err| StoreError::from_heed("write", self.path, err))
+    /// What was changed, where somebody is to be told.
+    pub(super) fn commit(self) -> Result<Vec<Change>, StoreError> {
+        self.txn.commit().map_err(|err| StoreError::from_heed("write", self.path, err))?;
+        Ok(self.changes)
     }
 
     /// The store as this transaction has left it so far, with everything that a [`ReadTxn`] can do.
@@ -193,7 +204,7 @@ impl<'t> WriteTxn<'t> {
     /// that is full can be changed and emptied.
     pub fn put(&mut self, record: &OwnerRecord) -> Result<(), StoreError> {
         let new = index_keys(record);
-        let old = self.index_keys_of(record.no)?;
+        let (before, old) = self.stored(record.no)?;
         if old.is_empty() && self.is_nearly_full()? {
             return Err(StoreError::Full(self.path.to_owned()));
         }
@@ -204,15 +215,24 @@ impl<'t> WriteTxn<'t> {
             self.insert(key, &[])?;
         }
         let bytes = serde_json::to_vec(record).expect("a record is made of strings, numbers and lists, all of which JSON has");
-        self.insert(&owner_key(record.no), &bytes)
+        self.insert(&owner_key(record.no), &bytes)?;
+        if export::is_installed() {
+            self.changes.push(Change { no: record.no, before, after: Some(record.clone()) });
+        }
+        Ok(())
     }
 
     /// Removes a record. True: it was there. One that does not decode is removed as well.
     pub fn delete(&mut self, no: OwnerNo) -> Result<bool, StoreError> {
-        for key in self.index_keys_of(no)? {
+        let (before, keys) = self.stored(no)?;
+        for key in keys {
             self.remove(&key)?;
         }
-        self.remove(&owner_key(no))
+        let removed = self.remove(&owner_key(no))?;
+        if removed && export::is_installed() {
+            self.changes.push(Change { no, before, after: None });
+        }
+        Ok(removed)
     }
 
     /// Removes the memory of failures: those that last changed before `older_than`, seconds since 1970, and the oldest ones
@@ -235,10 +255,14 @@ impl<'t> WriteTxn<'t> {
         Ok(pages * stat.page_size as usize > self.map_size / 8 * 7)
     }
 
-    /// The index entries that the stored record has. Found from the record where it decodes, else by looking through them all.
-    fn index_keys_of(&self, no: OwnerNo) -> Result<Vec<Vec<u8>>, StoreError> {
+    /// The stored record, where it decodes, and the index entries that it has: found from the record, else by looking through
+    /// them all.
+    fn stored(&self, no: OwnerNo) -> Result<(Option<OwnerRecord>, Vec<Vec<u8>>), StoreError> {
         match self.get(no) {
-            Ok(record) => Ok(record.as_ref().map(index_keys).unwrap_or_default()),
+            Ok(record) => {
+                let keys = record.as_ref().map(index_keys).unwrap_or_default();
+                Ok((record, keys))
+            }
             Err(StoreError::Record { .. } | StoreError::Damaged { .. }) => {
                 let mut keys = Vec::new();
                 for index in [CONTAINERS, NETNS, PHASES] {
@@ -249,7 +273,7 @@ impl<'t> WriteTxn<'t> {
                         }
                     }
                 }
-                Ok(keys)
+                Ok((None, keys))
             }
             Err(err) => Err(err),
         }

@@ -44,6 +44,13 @@ fn parse_boot_id(text: &str) -> Option<String> {
     (id.len() == 36 && id.bytes().enumerate().all(legal)).then(|| id.to_owned())
 }
 
+/// The wall clock as RFC 3339 writes it, in UTC with nanoseconds: such texts sort as their times do.
+pub fn utc_precise() -> String {
+    let now = clock_gettime(ClockId::Realtime);
+    let text = utc(u64::try_from(now.tv_sec).unwrap_or(0));
+    format!("{}.{:09}Z", text.trim_end_matches('Z'), now.tv_nsec)
+}
+
 /// A time as RFC 3339 writes it, in UTC: `2026-11-25T02:45:00Z`.
 pub fn utc(unix_seconds: u64) -> String {
     let (days, rest) = (unix_seconds / 86_400, unix_seconds % 86_400);

@@ -1,10 +1,14 @@
 //! Work inside another network namespace, on a thread that ends there. Nobody ever comes back from a namespace.
 
+use std::collections::HashSet;
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -51,6 +55,27 @@ pub fn interfaces(netns: BorrowedFd<'_>) -> Result<Vec<Interface>, SysError> {
 /// the inode of the namespace's file.
 pub fn cookie(netns: BorrowedFd<'_>) -> Result<u64, SysError> {
     on_thread(netns, cookie_here)?
+}
+
+/// The network namespace of a cookie: our own, the one at `path`, or that of any process or name on this host. None: it is gone,
+/// or nothing that we can see leads to it.
+///
+/// Visits each namespace once. Only for kernels on which something hangs in a namespace by no link.
+pub fn find(sought: u64, path: Option<&Path>) -> Result<Option<OwnedFd>, SysError> {
+    const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
+    let own = [PathBuf::from("/proc/thread-self/ns/net")];
+    let of_processes = super::pid::all_processes()?.into_iter().map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
+    let named = NAMED.iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten();
+    let named = named.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut visited = HashSet::new();
+    for path in own.into_iter().chain(path.map(Path::to_owned)).chain(of_processes).chain(named) {
+        let Ok(file) = File::open(&path) else { continue };
+        let Ok(metadata) = file.metadata() else { continue };
+        if visited.insert((metadata.dev(), metadata.ino())) && cookie(file.as_fd()).is_ok_and(|found| found == sought) {
+            return Ok(Some(file.into()));
+        }
+    }
+    Ok(None)
 }
 
 /// All interfaces of the calling thread's network namespace.

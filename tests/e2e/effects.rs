@@ -1,10 +1,10 @@
 //! What a container gets, seen from inside and from outside.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::bundle::{Bundle, FIRST_ID};
+use crate::support::bundle::{Bundle, FIRST_ID, busybox};
 use crate::support::kernel::{self, bpftool};
 use crate::support::process::{Ended, eventually};
 use crate::support::runtime::Runtime;
@@ -23,6 +23,7 @@ crate::cases![
     connect_is_refused_in_the_container_alone,
     every_kind_of_container_scope_attaches,
     tracepoints_need_and_get_host_scope,
+    uprobes_see_the_containers_own_files,
 ];
 
 fn counters_count_the_containers_own_traffic(world: &mut World) {
@@ -233,6 +234,7 @@ fn every_kind_of_container_scope_attaches(world: &mut World) {
     for (n, (object, entry, link)) in [
         ("tcx", "tcx:ingress iface=lo", TCX),
         ("tcx", "tcx:egress iface=lo direction=egress", TCX),
+        ("tcx", "tc:ingress iface=lo priority=50 proceed-on=ok:pipe", TCX),
         ("sock", "cgroup_sock:made", "cgroup"),
         ("sock", "sock_ops:connected", "cgroup"),
         ("cgroup_skb", "cgroup_skb:received", "cgroup"),
@@ -291,4 +293,43 @@ fn tracepoints_need_and_get_host_scope(world: &mut World) {
     });
     running.say("go\n");
     running.finish();
+}
+
+/// Where in a static program's file its first instruction is.
+fn entry_offset(program: &Path) -> u64 {
+    let bytes = fs::read(program).expect("busybox");
+    let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let entry = word(24);
+    let segments = (0..usize::from(bytes[56])).map(|n| word(32) as usize + n * 56);
+    let inside = |segment: &usize| (word(segment + 16)..word(segment + 16) + word(segment + 32)).contains(&entry);
+    let code = segments.filter(|segment| bytes[*segment] == 1).find(inside).expect("the entry is in a segment");
+    entry - word(code + 16) + word(code + 8)
+}
+
+fn uprobes_see_the_containers_own_files(world: &mut World) {
+    let image = world.signed("probes");
+    let policy = world.image_rule() + "scope = \"host\"\n[[container]]\nprograms = [\"uprobe\"]\nhost-scope = true\n";
+    world.lab.policy(&policy);
+    let offset = entry_offset(&busybox());
+    for (process, children) in [("any", true), ("init", false)] {
+        let programs = format!("uprobe:enter_user:/bin/busybox offset={offset:#x} pid={process}");
+        let bundle = Bundle::new(&world.lab, &format!("uprobe-{process}")).ask("image", &image).ask("programs", &programs);
+        let bundle = bundle.script("echo ready; read go; /bin/busybox true; /bin/busybox true; echo done; read go").write();
+        let mut running = world.start(&bundle);
+        // The runtime's own first process becomes the container's by executing busybox.
+        let before = world.counted(&bundle.id, "calls");
+        assert!(before >= 1, "pid={process}: the init's own start was not seen");
+        running.say("go\n");
+        running.hear("done");
+        let after = world.counted(&bundle.id, "calls");
+        assert_eq!(after >= before + 2, children, "pid={process}: {before} before its children, {after} after them");
+        running.say("go\n");
+        running.finish();
+    }
+    let targets = [("/bin/nothing", "No such file"), ("/proc", "not a regular file"), ("libnothing", "no such library")];
+    for (n, (target, said)) in targets.into_iter().enumerate() {
+        let programs = format!("uprobe:enter_user:{target} offset=0x10");
+        let bundle = Bundle::new(&world.lab, &format!("uprobe-refused-{n}")).ask("image", &image).ask("programs", &programs);
+        world.refused(bundle.script("exit 0"), 1, &["uprobe", target, said]);
+    }
 }

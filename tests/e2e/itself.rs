@@ -20,6 +20,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::effects::CASES,
         crate::hostile::CASES,
         crate::images::CASES,
+        crate::images_made::CASES,
         crate::lifetimes::CASES,
         crate::places::CASES,
         crate::pods::CASES,

@@ -18,6 +18,7 @@ mod crun;
 mod effects;
 mod hostile;
 mod images;
+mod images_made;
 mod instruments;
 mod itself;
 mod lifetimes;

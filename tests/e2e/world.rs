@@ -139,7 +139,7 @@ impl World {
 
 /// The container rule that most cases run under; a case may append keys.
 pub const CONTAINER_RULE: &str = r#"[[container]]
-programs = ["xdp", "tcx", "cgroup_skb", "cgroup_sock", "cgroup_sock_addr", "sock_ops"]
+programs = ["xdp", "tcx", "tc", "cgroup_skb", "cgroup_sock", "cgroup_sock_addr", "sock_ops"]
 delegate = ["networking"]
 "#;
 

@@ -146,3 +146,30 @@ fn a_digest_in_the_name_must_be_that_of_the_archive() {
     let name = format!("ghcr.io/acme/pass@{}", digest_of(b"another"));
     assert!(matches!(import(&world, &archive, &name), Err(ImageError::Tampered { .. })));
 }
+
+#[test]
+fn every_signature_is_examined_and_a_bad_one_hides_no_good_one() {
+    let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+    let name = format!("{}/bpf/two-keys:v1", registry.host());
+    for (key, counts) in [("keys/cosign-v2.pub", true), ("keys/cosign-v3.pub", true), ("keys/wrong.pub", false)] {
+        let world = World::signed(&[key]);
+        let (reference, rules) = (reference(&name), world.rules.iter().collect::<Vec<_>>());
+        let want = Want {
+            reference: &reference,
+            pull: PullPolicy::Always,
+            rules: &rules,
+            keys: &world.keys,
+            policy: world.policy,
+            registries: &world.registries,
+            deadline: Instant::now() + world.patience,
+        };
+        let found = world.images.examine(&want).unwrap();
+        assert_eq!(found.signatures.len(), 2, "{found:#?}");
+        let good = found.signatures.iter().filter(|signature| signature.rules[0].by.is_some()).count();
+        assert_eq!((good, found.refused.is_none()), (usize::from(counts), counts), "{key}: {found:#?}");
+        let told =
+            found.signatures.iter().all(|signature| signature.rules[0].by.is_some() != signature.rules[0].reason.is_some());
+        assert!(told && found.trouble.is_none(), "{found:#?}");
+        assert!(!world.path("cache").exists(), "looking keeps nothing");
+    }
+}

@@ -9,10 +9,11 @@ use std::path::Path;
 
 use bpfman_hook::kernel::{Feature, Kernel, KernelError, LinuxKernel, Places, Support, features, inspect, pins};
 use bpfman_hook::model::attach_point::{
-    AttachPoint, CgroupAttach, Direction, Interface, ProgramKind, Scope, TracepointName, XdpMode,
+    AttachPoint, CgroupAttach, Direction, Interface, NetnsRecord, ProgramKind, Scope, TracepointName, XdpMode,
 };
 use bpfman_hook::model::ids::PinName;
 use bpfman_hook::model::plan::PlannedLink;
+use bpfman_hook::model::record::LinkRecord;
 use bpfman_hook::sys::bpf;
 use bpfman_hook::sys::{Errno, netns};
 
@@ -201,6 +202,47 @@ fn tcx_programs_count_both_directions() {
 }
 
 #[test]
+fn classifiers_are_tcx_links_or_filters_and_go_from_the_record() {
+    let (bed, netns) = (Bed::new(), Netns::new());
+    let tc = |function| Wanted { function, kind: ProgramKind::Tc, attach: 0, target: None };
+    let loaded = bed.load(&object("tcx"), Scope::Container, &[tc("ingress"), tc("egress")], &[]).unwrap();
+    let places = Places { netns: Some(netns.fd()), ..Places::default() };
+    let point = |direction| AttachPoint::Tc { iface: lo(), direction, priority: 50 };
+    let ingress = bed.attach(&loaded, 0, point(Direction::Ingress), places).unwrap();
+    let egress = bed.attach(&loaded, 1, point(Direction::Egress), places).unwrap();
+    netns.send_to_itself(4);
+    let seen = || (bed.counter(&loaded, "traffic", 0), bed.counter(&loaded, "traffic", 1));
+    assert_eq!(seen(), (4, 4));
+    let filters = matches!(features::probe(Feature::Tcx), Support::No(_));
+    let inspected = inspect::link(&bed.directory, &ingress.pin).unwrap().unwrap();
+    assert_eq!((inspected.info.id == 0, inspected.info.program), (filters, loaded.ids.programs[0]));
+
+    // Each is found again by the namespace's cookie alone. A thread keeps it in sight, as a process of the container would.
+    let cookie = netns::cookie(netns.fd()).unwrap();
+    let record = |pin: &PinName, direction, cookie| LinkRecord {
+        pin: pin.clone(),
+        program: loaded.programs[0].pin.clone(),
+        at: point(direction),
+        order: None,
+        netns: Some(NetnsRecord { cookie, path: None }),
+        id: None,
+    };
+    netns.while_somebody_is_in_it(|| {
+        assert!(LinuxKernel.detach(&bed.directory, &record(&ingress.pin, Direction::Ingress, cookie)).unwrap());
+    });
+    assert!(!LinuxKernel.detach(&bed.directory, &record(&ingress.pin, Direction::Ingress, cookie)).unwrap());
+    assert!(netns.is_quiet(|| seen().0));
+    let sent = seen().1;
+    netns.send_to_itself(4);
+    assert_eq!(seen().1, sent + 4, "the other one stays");
+    netns.while_somebody_is_in_it(|| {
+        assert!(LinuxKernel.detach(&bed.directory, &record(&egress.pin, Direction::Egress, cookie)).unwrap());
+    });
+    assert!(netns.is_quiet(|| seen().1));
+    bed.end();
+}
+
+#[test]
 fn tracing_programs_limit_themselves_to_a_cgroup() {
     let (bed, cgroup, elsewhere) = (Bed::new(), Cgroup::new(), Cgroup::new());
     let wanted = [
@@ -375,8 +417,8 @@ fn what_cannot_be_loaded_says_why() {
         load("demo", on_cgroup("count_packets", CgroupAttach::Egress)),
         "program count_packets is xdp by its section \"xdp\", not cgroup_skb"
     );
-    let fentry = Wanted { function: "in_fmod_ret", kind: ProgramKind::Fentry, attach: 24, target: None };
-    assert_eq!(load("sections", fentry), "load program in_fmod_ret: fentry is not supported by this version");
+    let iter = Wanted { function: "in_fmod_ret", kind: ProgramKind::Iter, attach: 28, target: None };
+    assert_eq!(load("sections", iter), "load program in_fmod_ret: iter is not supported by this version");
     assert!(
         load("extern", xdp("calls_kernel"))
             .starts_with("link program calls_kernel: it uses bpf_rcu_read_lock, which the object only declares")
@@ -400,7 +442,10 @@ fn what_cannot_be_attached_says_why() {
     let fails = |n: usize, at: AttachPoint, places: Places<'_>| chain(&refused(bed.attach(&loaded, n, at, places)));
 
     let first = bed.attach(&loaded, 0, xdp_on_lo(), places).unwrap();
-    assert_eq!(fails(0, xdp_on_lo(), places), "attach xdp count_packets to lo: another XDP program is on lo already");
+    assert_eq!(
+        fails(0, xdp_on_lo(), places),
+        "attach xdp count_packets to lo: another XDP program is on lo already, and an interface takes one until chains come"
+    );
     LinuxKernel.unpin(&bed.directory, &first.pin).unwrap();
     let native = AttachPoint::Xdp { iface: lo(), mode: Some(XdpMode::Native) };
     let text = fails(0, native, places);

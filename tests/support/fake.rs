@@ -18,6 +18,7 @@ use bpfman_hook::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact};
 use bpfman_hook::model::ids::{OwnerNo, Pid, PinName, ProcessIdentity};
 use bpfman_hook::model::object::ObjectFacts;
 use bpfman_hook::model::plan::{PlannedBpffs, PlannedLink, PlannedObject};
+use bpfman_hook::model::record::LinkRecord;
 use bpfman_hook::sys::SysError;
 use bpfman_hook::sys::pid::ProcessError;
 
@@ -129,9 +130,13 @@ impl Kernel for FakeKernel<'_> {
         Ok(ids)
     }
 
-    fn attach(&self, directory: &Path, link: &PlannedLink, _: Places<'_>) -> Result<u32, KernelError> {
+    fn attach(&self, directory: &Path, link: &PlannedLink, _: Places<'_>) -> Result<Option<u32>, KernelError> {
         assert!(link.program.path(directory).exists(), "a link is made from a pinned program");
-        self.pin(directory, &link.pin)
+        self.pin(directory, &link.pin).map(Some)
+    }
+
+    fn detach(&self, directory: &Path, link: &LinkRecord) -> Result<bool, KernelError> {
+        self.unpin(directory, &link.pin)
     }
 
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {

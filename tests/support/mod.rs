@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod bundle;
+pub mod docker_registry;
 pub mod image;
 pub mod kernel;
 pub mod lab;

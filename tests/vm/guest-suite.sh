@@ -6,11 +6,9 @@ set -eu
 root=$1
 kernel=$2
 
-# Tests look for objects where they were built, and start shells by a name that busybox does not have.
+# Tests look for objects where they were built.
 mkdir -p "$root/tests/bpf"
 mount --bind /host/bpf "$root/tests/bpf"
-printf '#!/bin/sh\nexec /bin/sh "$@"\n' >/bin/bash
-chmod +x /bin/bash
 
 status=0
 ./privileged --test-threads=1 --nocapture probes:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
@@ -19,13 +17,13 @@ cat /tmp/said
 
 ran=$(sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p' /tmp/said)
 [ "$ran" -ge 11 ] || { echo "only $ran tests ran" >&2; exit 1; }
-if grep '^refused as it should be' /tmp/said; then
+if grep 'refused as it should be' /tmp/said; then
 	echo "Linux $kernel has all of this, and something was refused" >&2
 	exit 1
 fi
 case $kernel in
-6.1) grep -q '^skipped: ' /tmp/said || { echo "Linux 6.1 has no tcx, and nothing said so" >&2; exit 1; } ;;
-*) ! grep '^skipped: ' /tmp/said || { echo "Linux $kernel has tcx" >&2; exit 1; } ;;
+6.1) grep -q 'skipped: ' /tmp/said || { echo "Linux 6.1 has no tcx, and nothing said so" >&2; exit 1; } ;;
+*) ! grep 'skipped: ' /tmp/said || { echo "Linux $kernel has tcx" >&2; exit 1; } ;;
 esac
 
 # Residue: every test removed what it made.

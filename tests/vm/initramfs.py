@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""initramfs.py MODULES_DIR BUSYBOX INIT OUT MODULE... : write a gzipped initramfs.
+"""initramfs.py MODULES_DIR BUSYBOX BASH INIT OUT MODULE... : write a gzipped initramfs.
 
 MODULES_DIR is an unpacked lib/modules/VERSION. The named modules and what they depend on go in, uncompressed,
 with modules.dep and modules.alias, so that modprobe and the kernel's own module requests work in the guest.
@@ -41,7 +41,7 @@ def modinfo(data):
 
 
 def main():
-    moddir, busybox, init, out = sys.argv[1:5]
+    moddir, busybox, bash, init, out = sys.argv[1:6]
     version = os.path.basename(os.path.normpath(moddir))
     index = {}
     for folder, _, names in os.walk(os.path.join(moddir, "kernel")):
@@ -67,7 +67,7 @@ def main():
         for s in soft:
             add(s, wanted=False)
 
-    for name in sys.argv[5:]:
+    for name in sys.argv[6:]:
         add(name)
 
     def closure(name, seen):  # in loading order
@@ -78,7 +78,8 @@ def main():
         return seen
 
     base = "lib/modules/" + version
-    files = {"bin/busybox": (0o755, open(busybox, "rb").read()), "init": (0o755, open(init, "rb").read())}
+    files = {"bin/busybox": (0o755, open(busybox, "rb").read()),
+             "bin/bash": (0o755, open(bash, "rb").read()), "init": (0o755, open(init, "rb").read())}
     dep, alias = "", ""
     for name, (data, _, aliases) in sorted(chosen.items()):
         files["%s/kernel/%s.ko" % (base, name)] = (0o644, data)

@@ -36,7 +36,7 @@ die() { printf 'vm: %s\n' "$*" >&2; exit 125; }
 say() { printf 'vm: %s\n' "$*" >&2; }
 
 HERE=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
-W=${VM_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/bpfman-hook-vm}
+W=${VM_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/bpfman-hook-vm}
 if [ "${1:-}" = -w ]; then
   [ $# -ge 2 ] || usage
   W=$2
@@ -165,12 +165,13 @@ set_qemu() { # QEMU=(command and its fixed arguments)
 # ---- kernels and the initramfs
 
 fetch_busybox() {
-  [ ! -x "$W/busybox" ] || return 0
+  [ ! -x "$W/busybox" ] || [ ! -x "$W/bash" ] || return 0
   mkdir -p "$W/bb.new"
   apt_conf bookworm
-  (cd "$W/bb.new" && apt-get -qq download busybox-static >&2) || die "cannot fetch busybox-static"
+  (cd "$W/bb.new" && apt-get -qq download busybox-static bash-static >&2) || die "cannot fetch busybox-static and bash-static"
   unpack "$W/bb.new" "$W/bb.new"
   cp "$W/bb.new/bin/busybox" "$W/busybox"
+  cp "$W/bb.new/bin/bash-static" "$W/bash"
   rm -rf "$W/bb.new"
 }
 
@@ -202,7 +203,7 @@ fetch_kernel() { # KERNEL
   find "$n/root" -path '*boot*' -name 'config-*' -exec cp {} "$n/config" \; 2>/dev/null || true
   [ -f "$n/config" ] || find "$n/root" -path '*modules*' -name config -exec cp {} "$n/config" \;
   # shellcheck disable=SC2086
-  python3 "$HERE/initramfs.py" "$moddir" "$W/busybox" "$HERE/guest-init.sh" "$n/initrd" $MODULES >&2 ||
+  python3 "$HERE/initramfs.py" "$moddir" "$W/busybox" "$W/bash" "$HERE/guest-init.sh" "$n/initrd" $MODULES >&2 ||
     die "no initramfs for $k"
   basename "$moddir" >"$n/release"
   printf '%s\n' "$stamp" >"$n/stamp"
@@ -382,7 +383,7 @@ fetch)
 check) check ;;
 status) status ;;
 purge) # only what is ours: the directory may be a shared one
-  rm -rf "$W"/{apt,kernels,qemu,busybox,bb.new,lock} "$W"/run.??????
+  rm -rf "$W"/{apt,kernels,qemu,busybox,bash,bb.new,lock} "$W"/run.??????
   rmdir "$W" 2>/dev/null || true
   ;;
 *) usage ;;

@@ -11,8 +11,8 @@ use crate::cli::image::{GenerateBuildArgs, ImageBuildArgs};
 use crate::frontend::list::json;
 use crate::frontend::output::{fail, print};
 use crate::frontend::table::printable;
-use crate::image::MAX_OBJECT;
 use crate::image::pack::{self, ByteOrder, Described, Input};
+use crate::image::{MAX_OBJECT, Parcel};
 use crate::kernel::survey;
 use crate::lifecycle::error::chain;
 use crate::model::reference::Reference;
@@ -68,15 +68,13 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
     let inputs: Vec<Input> = files.into_iter().map(|file| file.input).collect();
     let parcel = pack::pack(&inputs, index);
     let written = name.to_string();
-    super::images(paths).deliver(&parcel, to.as_ref().unwrap_or(&name), Some(&written)).map_err(|err| {
-        match (&to, &name) {
-            // What the cache holds is what this machine can load.
-            (None, Reference::Registry(_)) => {
-                format!("{}; write it elsewhere with --to oci:/directory", chain(&err))
-            }
-            _ => chain(&err),
+    match (args.push, &name) {
+        (true, Reference::Registry(at)) => {
+            super::push::push(paths, &parcel, at, None)?;
         }
-    })?;
+        (true, _) => return Err(format!("build {name}: only an image with a registry's name can be pushed")),
+        (false, _) => deliver(paths, &parcel, &name, to.as_ref())?,
+    }
     let first = &inputs.first().expect("the command line asks for a file").described;
     Ok(Built {
         image: written,
@@ -84,6 +82,17 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
         platforms: inputs.iter().map(|input| format!("linux/{}", input.architecture)).collect(),
         programs: first.programs.clone(),
         maps: first.maps.clone(),
+    })
+}
+
+fn deliver(paths: &Paths, parcel: &Parcel, name: &Reference, to: Option<&Reference>) -> Result<(), String> {
+    let images = super::images(paths);
+    images.deliver(parcel, to.unwrap_or(name), Some(&name.to_string())).map_err(|err| match (to, name) {
+        // What the cache holds is what this machine can load.
+        (None, Reference::Registry(_)) => {
+            format!("{}; write it elsewhere with --to oci:/directory, or push it with --push", chain(&err))
+        }
+        _ => chain(&err),
     })
 }
 

@@ -5,7 +5,9 @@ pub mod carry;
 pub mod inspect;
 mod person;
 pub mod pull;
+pub mod push;
 pub mod stock;
+pub mod verify;
 
 use std::process::ExitCode;
 
@@ -19,8 +21,10 @@ pub fn run(paths: &Paths, what: &Image) -> ExitCode {
     match what {
         Image::List(listing) => stock::list(paths, *listing),
         Image::Inspect(args) => inspect::run(paths, args),
+        Image::Verify(args) => verify::run(paths, args),
         Image::Pull(args) => pull::run(paths, args),
         Image::Build(args) => build::run(paths, args),
+        Image::Push(args) => push::run(paths, args),
         Image::GenerateBuildArgs(args) => build::print_arguments(args),
         Image::Rm(args) => stock::remove(paths, args),
         Image::Prune(args) => stock::prune(paths, *args),

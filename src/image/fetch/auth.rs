@@ -110,7 +110,7 @@ impl Client {
         let mut url = Url::parse(realm).map_err(|err| self.nonsense(what, format!("its token service is no URL: {err}")))?;
         let plain = self.plain && self.may_be_plain(&url);
         bounds::check(&url, plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
-        let scope = format!("repository:{}:pull", self.repository);
+        let scope = format!("repository:{}:{}", self.repository, if self.pushes { "pull,push" } else { "pull" });
         let request = match &self.credential {
             Some(Credential::Identity(token)) => {
                 let mut form = Url::parse("form:").expect("a scheme is a URL");

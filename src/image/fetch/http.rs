@@ -49,6 +49,8 @@ pub(crate) struct Client {
     pub(super) credential: Option<Credential>,
     /// What goes along with requests now.
     authorization: Option<Authorization>,
+    /// True once something was put: a token for reading alone does not do.
+    pub(super) pushes: bool,
     /// When the parent gives up.
     until: Instant,
 }
@@ -94,7 +96,14 @@ impl Client {
             builder = builder.identity(reqwest::Identity::from_pem(&identity).map_err(wrong)?);
         }
         let http = builder.build().map_err(|err| failed(chain(&err)))?;
-        Ok(Self { http, host, repository, plain, credential, authorization: None, until })
+        Ok(Self { http, host, repository, plain, credential, authorization: None, pushes: false, until })
+    }
+
+    /// From now on, tokens must allow to write.
+    pub(super) fn will_push(&mut self) {
+        if !self.pushes {
+            (self.pushes, self.authorization) = (true, None);
+        }
     }
 
     /// A manifest or index by tag or digest.

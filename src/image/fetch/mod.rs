@@ -1,12 +1,14 @@
 //! The child that speaks to registries: all network traffic, TLS, DNS and HTTP happens here, without any privilege.
 //!
-//! The parent asks for one thing at a time and gets bytes in sealed memory, or a sentence. Nothing that comes out of here is
+//! The parent asks for one thing at a time and gets bytes in sealed memory, or a sentence; what is to be uploaded comes in sealed
+//! memory too. Nothing that comes out of here is
 //! trusted: the parent hashes and verifies.
 
 mod auth;
 mod bounds;
 mod http;
 pub(crate) mod protocol;
+mod upload;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ use crate::sys::sandbox;
 use crate::sys::sock::{Message, Socket};
 use http::Client;
 pub(crate) use http::chain;
-use protocol::{Answer, Ask, MAX_MESSAGE};
+use protocol::{Answer, Ask, MAX_MESSAGE, Put};
 
 /// What the child may use. Address space is mostly reserved, never touched: thread arenas, TLS tables. A body of
 /// [`MAX_OBJECT`] that grows while it arrives takes three times its size.
@@ -115,6 +117,8 @@ fn answer(
         *client = Some(Client::new(*access, authorities, identity, until)?);
         return Ok(None);
     }
+    let sent = message.fds.first().map(|fd| read_sealed(fd, "what is to be put", MAX_OBJECT)).transpose();
+    let sent = sent.map_err(|err| nonsense(err.to_string()))?;
     let client = client.as_mut().ok_or_else(|| nonsense("nothing was opened".to_owned()))?;
     runtime.block_on(async {
         match ask {
@@ -125,6 +129,18 @@ fn answer(
                 let list = client.referrers(&digest).await?;
                 Ok(list.map(|list| serde_json::to_vec(&list).expect("a list of strings is JSON")))
             }
+            Ask::PutBlob { digest, from } => {
+                let bytes = sent.ok_or_else(|| nonsense("no bytes came along".to_owned()))?;
+                client.put_blob(&digest, from.as_deref(), bytes).await.map(put)
+            }
+            Ask::PutManifest { reference, media_type } => {
+                let bytes = sent.ok_or_else(|| nonsense("no bytes came along".to_owned()))?;
+                client.put_manifest(&reference, &media_type, bytes).await.map(put)
+            }
         }
     })
+}
+
+fn put(put: Put) -> Option<Vec<u8>> {
+    Some(serde_json::to_vec(&put).expect("two truths are JSON"))
 }

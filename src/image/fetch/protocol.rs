@@ -39,6 +39,29 @@ pub(crate) enum Ask {
         /// The image.
         digest: Digest,
     },
+    /// Puts the blob that comes along into the repository, unless it is there.
+    PutBlob {
+        /// Its digest, by which the registry checks it too.
+        digest: Digest,
+        /// Another repository of the registry that may have it already.
+        from: Option<String>,
+    },
+    /// Puts the manifest or index that comes along into the repository: a [`Put`] as JSON.
+    PutManifest {
+        /// The tag or digest.
+        reference: String,
+        /// What it calls itself.
+        media_type: String,
+    },
+}
+
+/// What became of something that was put.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Put {
+    /// It was there already, or taken from another repository: its bytes did not travel.
+    pub spared: bool,
+    /// The registry lists it by the referrers API.
+    pub listed: bool,
 }
 
 /// The child's answers.
@@ -116,7 +139,14 @@ mod tests {
         });
         let open = Ask::Open { access, patience: 7 };
         assert!(!format!("{open:?}").contains("secret"), "{open:?}");
-        for ask in [open, Ask::Manifest { reference: "v1".into() }, Ask::Blob { digest, max: 5 }, Ask::Referrers { digest }] {
+        for ask in [
+            open,
+            Ask::Manifest { reference: "v1".into() },
+            Ask::Blob { digest, max: 5 },
+            Ask::Referrers { digest },
+            Ask::PutBlob { digest, from: Some("c/d".into()) },
+            Ask::PutManifest { reference: "v1".into(), media_type: "m".into() },
+        ] {
             assert_eq!(Ask::from_bytes(&ask.to_bytes()), Ok(ask));
         }
         let failed = RemoteError::Status { host: "h".into(), what: "w".into(), status: 500, message: "m".into() };

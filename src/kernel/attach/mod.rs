@@ -1,5 +1,6 @@
 //! Programs to their places: one link each, pinned as soon as it is there. Removing the pin is the detach.
 
+mod classifier;
 mod probe;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,8 +23,10 @@ const TCX_EGRESS: u32 = 47;
 const XDP_SKB_MODE: u32 = 1 << 1;
 const XDP_DRV_MODE: u32 = 1 << 2;
 
-/// Attaches the pinned program of a link, pins the link, and returns its id.
-pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>) -> Result<u32, KernelError> {
+pub(crate) use classifier::detach;
+
+/// Attaches the pinned program of a link, pins the link, and returns its id; None for a filter, which has none.
+pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>) -> Result<Option<u32>, KernelError> {
     let program = bpf::open_pin(&planned.program.path(directory)).map_err(KernelError::pin(
         "open the program at",
         directory,
@@ -39,7 +42,15 @@ pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>
         }
         AttachPoint::Tracepoint { tracepoint } => attachment.tracepoint(tracepoint),
         AttachPoint::RawTracepoint { name } => attachment.raw_tracepoint(name),
-        AttachPoint::Tc { iface, direction, .. } => attachment.tcx(attachment.netns(places)?, iface, *direction),
+        AttachPoint::Tc { iface, direction, priority } => {
+            let netns = attachment.netns(places)?;
+            match attachment.tcx(netns, iface, *direction) {
+                Err(KernelError::Feature { feature: Feature::Tcx, .. }) => {
+                    return attachment.filter(directory, netns, iface, *direction, *priority).map(|()| None);
+                }
+                made => made,
+            }
+        }
         AttachPoint::Kprobe { function, offset, ret } => attachment.kprobe(function, *offset, *ret),
         AttachPoint::Uprobe { probe, ret } => attachment.uprobe(probe, *ret, places),
         AttachPoint::Fentry { .. } | AttachPoint::Fexit { .. } | AttachPoint::Lsm { .. } => attachment.trampoline(),
@@ -47,7 +58,7 @@ pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>
     // An error from here on closes the link, which detaches it.
     bpf::pin(link.as_fd(), &planned.pin.path(directory)).map_err(KernelError::pin("pin a link at", directory, &planned.pin))?;
     let what = format!("link {}", planned.pin);
-    Ok(bpf::link_info(link.as_fd()).map_err(|source| KernelError::Info { what, source })?.id)
+    Ok(Some(bpf::link_info(link.as_fd()).map_err(|source| KernelError::Info { what, source })?.id))
 }
 
 /// How long an interface may be taken by a program whose pin was just removed. The kernel needs a few milliseconds.
@@ -90,9 +101,11 @@ impl Attachment<'_> {
         })?;
         made.map_err(|errno| match errno {
             // EEXIST is a program in the other mode.
-            Errno::BUSY | Errno::EXIST => {
-                KernelError::XdpTaken { program: self.planned.function.clone(), iface: iface.name.clone() }
-            }
+            Errno::BUSY | Errno::EXIST => KernelError::XdpTaken {
+                program: self.planned.function.clone(),
+                iface: iface.name.clone(),
+                owner: String::new(),
+            },
             other => self.interface_error(
                 netns,
                 iface,

@@ -165,6 +165,13 @@ pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, Errno> {
     })
 }
 
+/// True where a descriptor is a link's. The kernel answers questions about links to the descriptors of programs too, with other
+/// things.
+pub fn is_link(object: BorrowedFd<'_>) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", raw(object)));
+    text.is_ok_and(|text| text.lines().any(|line| line.starts_with("link_type:")))
+}
+
 /// Bytes of kernel memory that an object takes, as its descriptor's `memlock` in `/proc/self/fdinfo` says; None where the kernel
 /// does not say. It is an estimate of the kernel's own (map_memory_usage), charged to the memory cgroup of the maker.
 pub fn locked_memory(object: BorrowedFd<'_>) -> Option<u64> {

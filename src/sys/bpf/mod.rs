@@ -18,11 +18,11 @@ use std::path::Path;
 
 use aya_obj::generated::bpf_attr;
 use aya_obj::generated::bpf_cmd::{
-    self, BPF_LINK_GET_NEXT_ID, BPF_MAP_GET_NEXT_ID, BPF_OBJ_GET, BPF_OBJ_PIN, BPF_PROG_GET_NEXT_ID,
+    self, BPF_LINK_GET_NEXT_ID, BPF_MAP_GET_NEXT_ID, BPF_OBJ_GET, BPF_OBJ_PIN, BPF_PROG_GET_FD_BY_ID, BPF_PROG_GET_NEXT_ID,
 };
 use rustix::io::Errno;
 
-pub use info::{LinkInfo, MapInfo, ProgramInfo, link_info, locked_memory, map_info, program_id, program_info};
+pub use info::{LinkInfo, MapInfo, ProgramInfo, is_link, link_info, locked_memory, map_info, program_id, program_info};
 pub use link::{LinkTarget, link_create, raw_tracepoint_open, trampoline_link};
 pub use load::{
     MapCreate, MapTypes, ProgramLoad, Records, btf_load, map_create, map_freeze, map_lookup, map_update, program_load,
@@ -63,6 +63,17 @@ pub fn open_pin(path: &Path) -> Result<OwnedFd, Errno> {
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     // SAFETY: `pathname` points to a NUL-terminated string that outlives the call.
     unsafe { new_fd(BPF_OBJ_GET, &mut attr) }
+}
+
+/// Opens the program with this id. Needs CAP_SYS_ADMIN: CAP_BPF is not enough (kernel/bpf/syscall.c, `bpf_prog_get_fd_by_id`).
+///
+/// # Errors
+/// ENOENT where there is none, EPERM without the capability.
+pub fn program_by_id(id: u32) -> Result<OwnedFd, Errno> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    // SAFETY: the command reads integers of `attr` and nothing else, and answers with a new fd.
+    unsafe { new_fd(BPF_PROG_GET_FD_BY_ID, &mut attr) }
 }
 
 /// The ids of every object of a kind, in the order of ids. Needs CAP_SYS_ADMIN.

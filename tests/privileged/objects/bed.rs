@@ -185,7 +185,7 @@ impl Bed {
             order: None,
             netns: None,
         };
-        let id = LinuxKernel.attach(&self.directory, &planned, places)?;
+        let Some(id) = LinuxKernel.attach(&self.directory, &planned, places)? else { return Ok(Linked { pin, id: 0 }) };
         assert!(bpf::ids(ObjectKind::Link).unwrap().contains(&id));
         self.ids.lock().unwrap().push((ObjectKind::Link, id));
         Ok(Linked { pin, id })
@@ -275,6 +275,14 @@ impl Netns {
         let output = netns::on_thread(self.fd(), || Command::new("ip").args(arguments.split(' ')).output().unwrap()).unwrap();
         assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs `f` while a process is in the namespace.
+    pub fn while_somebody_is_in_it(&self, f: impl FnOnce()) {
+        let mut child = netns::on_thread(self.fd(), || Command::new("sleep").arg("60").spawn().unwrap()).unwrap();
+        f();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     /// True as soon as a counter no longer sees what is sent.

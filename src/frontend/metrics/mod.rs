@@ -1,0 +1,96 @@
+//! `metrics`: a process that reads what the runs leave, and needs no rights but to read it. See
+//! docs/decisions/0013-where-metrics-come-from.md.
+
+pub mod gather;
+pub mod serve;
+pub mod text;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use self::gather::{Source, ask, cards, gather};
+use self::serve::Address;
+use self::text::Exposition;
+use crate::cli::watch::MetricsArgs;
+use crate::frontend::{fail, print};
+use crate::lifecycle::error::chain;
+use crate::paths::Paths;
+use crate::sys::export::Export;
+use crate::sys::fsutil;
+
+/// Exit status for bad usage.
+const BAD_USAGE: u8 = 2;
+
+/// Serves, writes or prints metrics.
+pub fn run(paths: &Paths, args: &MetricsArgs) -> ExitCode {
+    let directory = paths.export();
+    if args.sample {
+        return sample(&directory);
+    }
+    if let Some(listen) = &args.listen {
+        let address = match Address::parse(listen) {
+            Ok(address) => address,
+            Err(sentence) => {
+                fail(&sentence);
+                return ExitCode::from(BAD_USAGE);
+            }
+        };
+        // One at a time: what many scrapers at once cost is time, not memory.
+        let turn = Mutex::new(());
+        let pages = move |exposition| {
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            page(&directory, exposition)
+        };
+        return match serve::serve(&address, Arc::new(pages)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(sentence) => fail(&sentence),
+        };
+    }
+    let Some(file) = &args.textfile else { return print(&page(&directory, Exposition::Prometheus)) };
+    loop {
+        if let Err(error) = fsutil::write_atomically(file, page(&directory, Exposition::Prometheus).as_bytes(), 0o644) {
+            return fail(&chain(&error));
+        }
+        if args.once {
+            return ExitCode::SUCCESS;
+        }
+        thread::sleep(Duration::from_secs(args.interval));
+    }
+}
+
+fn page(directory: &Path, exposition: Exposition) -> String {
+    static SAID: Once = Once::new();
+    let gathered = gather(directory);
+    if gathered.source == Source::Nowhere {
+        SAID.call_once(|| {
+            eprintln!(
+                "bpfman-hook: run time, memory and load time of programs are left out: the kernel tells them to \
+                 CAP_SYS_ADMIN only, and nobody has left a sample; let root run `bpfman-hook metrics --sample` now and then"
+            );
+        });
+    }
+    gathered.page(exposition)
+}
+
+/// Asks the kernel, as root, and leaves the answers for a process that may not.
+fn sample(directory: &Path) -> ExitCode {
+    // Nothing has been recorded since boot: there is nothing to ask about.
+    if !directory.exists() {
+        return ExitCode::SUCCESS;
+    }
+    let (cards, _) = cards(directory);
+    let programs = match ask(&cards) {
+        Ok(programs) => programs,
+        Err(errno) => return fail(&format!("ask the kernel about our programs: {errno}; run it as root")),
+    };
+    match Export::open(directory) {
+        Some(export) => {
+            export.put_programs(&serde_json::to_vec(&programs).expect("numbers are JSON"));
+            ExitCode::SUCCESS
+        }
+        None => fail(&format!("write to {}: it is not a directory that is ours alone; run it as root", directory.display())),
+    }
+}

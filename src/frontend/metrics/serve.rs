@@ -1,0 +1,286 @@
+//! The smallest HTTP server that a scraper needs: GET /metrics, one answer a connection. Whoever connects is a stranger: what it
+//! may send, for how long, and how many may at once is limited.
+
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::text::Exposition;
+
+/// Connections that are answered at the same time.
+const CLIENTS: usize = 8;
+/// How long a request may take to come, and its answer to go.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of a request.
+const REQUEST_MAX: usize = 8 << 10;
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A socket file.
+    Unix(PathBuf),
+    /// An address and a port.
+    Tcp(String),
+}
+
+impl Address {
+    /// `unix:///PATH`, `tcp://ADDRESS:PORT`, `ADDRESS:PORT`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            let path = PathBuf::from(path);
+            return match path.is_absolute() {
+                true => Ok(Self::Unix(path)),
+                false => Err(format!("listen on {text}: write an absolute path, as unix:///run/bpfman-hook-metrics/http.sock")),
+            };
+        }
+        let address = text.strip_prefix("tcp://").unwrap_or(text);
+        match address.parse::<std::net::SocketAddr>() {
+            Ok(_) => Ok(Self::Tcp(address.to_owned())),
+            Err(_) => Err(format!("listen on {text}: write unix:///PATH, or an address and a port as 127.0.0.1:9437")),
+        }
+    }
+}
+
+/// A connection.
+trait Stream: Read + Write + Send + 'static {
+    fn limit(&self, read: Duration, write: Duration) -> io::Result<()>;
+    fn end(&self);
+}
+
+impl Stream for TcpStream {
+    fn limit(&self, read: Duration, write: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(read)).and_then(|()| self.set_write_timeout(Some(write)))
+    }
+
+    fn end(&self) {
+        let _ = self.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+impl Stream for UnixStream {
+    fn limit(&self, read: Duration, write: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(read)).and_then(|()| self.set_write_timeout(Some(write)))
+    }
+
+    fn end(&self) {
+        let _ = self.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+/// What makes a page.
+pub type Pages = dyn Fn(Exposition) -> String + Send + Sync;
+
+/// Listens and answers, until the process ends.
+///
+/// # Errors
+/// Where it cannot listen.
+pub fn serve(address: &Address, pages: Arc<Pages>) -> Result<(), String> {
+    let failed = |error: io::Error| match address {
+        Address::Unix(path) => format!("listen on {}: {error}", path.display()),
+        Address::Tcp(address) => format!("listen on {address}: {error}"),
+    };
+    match address {
+        Address::Tcp(address) => {
+            let listener = TcpListener::bind(address).map_err(failed)?;
+            accept(|| listener.accept().map(|(stream, _)| stream), pages)
+        }
+        Address::Unix(path) => {
+            clear(path).map_err(failed)?;
+            let listener = UnixListener::bind(path).map_err(failed)?;
+            accept(|| listener.accept().map(|(stream, _)| stream), pages)
+        }
+    }
+}
+
+/// Removes the socket of a process that is gone, and nothing else.
+fn clear(path: &Path) -> io::Result<()> {
+    let stale = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+        && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+    if stale { fs::remove_file(path) } else { Ok(()) }
+}
+
+fn accept<S: Stream>(next: impl Fn() -> io::Result<S>, pages: Arc<Pages>) -> ! {
+    let busy = Arc::new(AtomicUsize::new(0));
+    loop {
+        let Ok(mut stream) = next() else {
+            // Out of descriptors, or a client that went away at once.
+            thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        if stream.limit(PATIENCE, PATIENCE).is_err() {
+            continue;
+        }
+        if busy.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
+            busy.fetch_sub(1, Ordering::Relaxed);
+            let _ = answer(&mut stream, "503 Service Unavailable", "text/plain", "too many scrape at once\n", true);
+            continue;
+        }
+        let (pages, free) = (pages.clone(), busy.clone());
+        let spawned = thread::Builder::new().spawn(move || {
+            let _ = exchange(&mut stream, &*pages);
+            free.fetch_sub(1, Ordering::Relaxed);
+        });
+        if spawned.is_err() {
+            busy.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Reads a request and answers it.
+fn exchange(stream: &mut impl Stream, pages: &Pages) -> io::Result<()> {
+    let request = match request(stream) {
+        Ok(request) => request,
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            return answer(stream, "431 Request Header Fields Too Large", "text/plain", "the request is too long\n", true);
+        }
+        Err(error) => return Err(error),
+    };
+    let (status, kind, body, with_body) = respond(&request, pages);
+    answer(stream, status, kind, &body, with_body)
+}
+
+/// The bytes up to the empty line.
+fn request(stream: &mut impl Stream) -> io::Result<String> {
+    let (end, mut bytes, mut buffer) = (Instant::now() + PATIENCE, Vec::new(), [0; 1024]);
+    while !bytes.windows(4).any(|w| w == b"\r\n\r\n") && !bytes.windows(2).any(|w| w == b"\n\n") {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.limit(left.max(Duration::from_millis(1)), PATIENCE)?;
+        match stream.read(&mut buffer)? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            length => bytes.extend_from_slice(&buffer[..length]),
+        }
+        if bytes.len() > REQUEST_MAX {
+            return Err(ErrorKind::InvalidData.into());
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Status, type, body, and whether the body is sent.
+fn respond(request: &str, pages: &Pages) -> (&'static str, &'static str, String, bool) {
+    let mut lines = request.lines();
+    let mut words = lines.next().unwrap_or_default().split(' ');
+    let (method, target, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next());
+    let plain = "text/plain; charset=utf-8";
+    let with_body = method != "HEAD";
+    if !version.is_some_and(|version| version.starts_with("HTTP/1.")) || words.next().is_some() {
+        return ("400 Bad Request", plain, "this is no HTTP/1 request\n".to_owned(), true);
+    }
+    if !matches!(method, "GET" | "HEAD") {
+        return ("405 Method Not Allowed", plain, "GET only\n".to_owned(), true);
+    }
+    if target.split('?').next() != Some("/metrics") {
+        return ("404 Not Found", plain, "see /metrics\n".to_owned(), with_body);
+    }
+    let accept: Vec<&str> = lines
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("accept"))
+        .map(|(_, value)| value)
+        .collect();
+    let exposition = Exposition::accepted(&accept.join(","));
+    ("200 OK", exposition.content_type(), pages(exposition), with_body)
+}
+
+fn answer(stream: &mut impl Stream, status: &str, kind: &str, body: &str, with_body: bool) -> io::Result<()> {
+    let allow = if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
+    let length = body.len();
+    let mut text =
+        format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}Connection: close\r\n\r\n");
+    if with_body {
+        text.push_str(body);
+    }
+    stream.write_all(text.as_bytes())?;
+    stream.end();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages() -> Arc<Pages> {
+        Arc::new(|exposition| format!("{exposition:?}\n"))
+    }
+
+    #[test]
+    fn requests_get_their_answers() {
+        for (request, status) in [
+            ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK"),
+            ("GET /metrics?x=y HTTP/1.0\r\n\r\n", "200 OK"),
+            ("GET / HTTP/1.1\r\n\r\n", "404 Not Found"),
+            ("GET /metrics/../etc HTTP/1.1\r\n\r\n", "404 Not Found"),
+            ("POST /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed"),
+            ("GET /metrics\r\n\r\n", "400 Bad Request"),
+            ("GET /metrics HTTP/1.1 x\r\n\r\n", "400 Bad Request"),
+            ("\r\n\r\n", "400 Bad Request"),
+        ] {
+            assert_eq!(respond(request, &*pages()).0, status, "{request}");
+        }
+        let (_, kind, body, _) = respond("GET /metrics HTTP/1.1\r\naCCept: application/openmetrics-text\r\n\r\n", &*pages());
+        assert!(kind.starts_with("application/openmetrics-text") && body == "OpenMetrics\n");
+    }
+
+    #[test]
+    fn addresses_are_absolute_paths_or_numbers() {
+        assert_eq!(Address::parse("unix:///run/x"), Ok(Address::Unix("/run/x".into())));
+        assert_eq!(Address::parse("127.0.0.1:9437"), Ok(Address::Tcp("127.0.0.1:9437".into())));
+        assert_eq!(Address::parse("tcp://[::1]:9437"), Ok(Address::Tcp("[::1]:9437".into())));
+        for bad in ["unix://run/x", "localhost", "9437", "http://127.0.0.1:1", ""] {
+            assert!(Address::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_cannot_keep_the_others_away_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("http.sock");
+        // A socket that nobody listens on any more is replaced.
+        drop(UnixListener::bind(&path).unwrap());
+        let address = Address::Unix(path.clone());
+        thread::spawn(move || serve(&address, pages()));
+        let end = Instant::now() + Duration::from_secs(20);
+        let connect = || loop {
+            if let Ok(stream) = UnixStream::connect(&path) {
+                return stream;
+            }
+            assert!(Instant::now() < end, "nobody listens");
+            thread::yield_now();
+        };
+        let get = || {
+            let mut stream = connect();
+            let mut text = String::new();
+            // One that is refused unread is reset, which may take the answer with it.
+            let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").and_then(|()| stream.read_to_string(&mut text));
+            text
+        };
+        assert!(get().starts_with("HTTP/1.1 200 OK\r\n"));
+        let mut long = connect();
+        let _ = long.write_all(&[b'x'; 20_000]);
+        let mut text = Vec::new();
+        let _ = long.read_to_end(&mut text);
+        assert!(text.is_empty() || text.starts_with(b"HTTP/1.1 431"));
+        let silent: Vec<UnixStream> = (0..CLIENTS).map(|_| connect()).collect();
+        let mut refused = false;
+        while !refused && Instant::now() < end {
+            refused = !get().starts_with("HTTP/1.1 200");
+        }
+        assert!(refused, "nine at once");
+        // The silent ones are thrown out after their time, while they still hold their end.
+        let mut answered = false;
+        while !answered && Instant::now() < end {
+            answered = get().starts_with("HTTP/1.1 200");
+        }
+        assert!(answered, "silent clients kept their places");
+        drop(silent);
+    }
+}

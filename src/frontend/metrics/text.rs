@@ -1,0 +1,220 @@
+//! The two text formats of metrics: OpenMetrics 1.0 and Prometheus' own, which differ in the names of counters, in units and
+//! in the end. Written here, because the numbers come out of a file and not out of objects in this process.
+
+use std::fmt::Write as _;
+
+/// Which one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposition {
+    /// `application/openmetrics-text`
+    OpenMetrics,
+    /// `text/plain; version=0.0.4`
+    Prometheus,
+}
+
+impl Exposition {
+    /// The one that an Accept header prefers; Prometheus' own where it names neither.
+    pub fn accepted(header: &str) -> Self {
+        let quality = |name: &str| -> f32 {
+            let named = header.split(',').map(str::trim).filter(|part| part.split(';').next().map(str::trim) == Some(name));
+            let weight = |part: &str| {
+                let q = part.split(';').find_map(|p| p.trim().strip_prefix("q="));
+                q.map_or(1.0, |q| q.trim().parse().unwrap_or(0.0))
+            };
+            named.map(weight).fold(0.0, f32::max)
+        };
+        let open = quality("application/openmetrics-text");
+        if open > 0.0 && open >= quality("text/plain") { Self::OpenMetrics } else { Self::Prometheus }
+    }
+
+    /// The Content-Type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// What a family is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; its samples end in `_total`.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Buckets.
+    Histogram,
+    /// Always 1; its labels are what it says.
+    Info,
+}
+
+/// A page that is being written. Families come one after the other, each with its samples.
+#[derive(Debug)]
+pub struct Page {
+    text: String,
+    exposition: Exposition,
+    family: String,
+    kind: Kind,
+}
+
+const PREFIX: &str = "bpfman_hook_";
+const UNITS: [&str; 2] = ["seconds", "bytes"];
+
+impl Page {
+    /// An empty one.
+    pub fn new(exposition: Exposition) -> Self {
+        Self { text: String::new(), exposition, family: String::new(), kind: Kind::Gauge }
+    }
+
+    /// Begins a family. `name` is without our prefix and without the suffix of its kind; a unit is its last word.
+    pub fn family(&mut self, name: &str, kind: Kind, help: &str) {
+        self.family = format!("{PREFIX}{name}");
+        self.kind = kind;
+        let (shown, word) = match (self.exposition, kind) {
+            (Exposition::OpenMetrics, Kind::Counter) => (self.family.clone(), "counter"),
+            (Exposition::OpenMetrics, Kind::Info) => (self.family.clone(), "info"),
+            (Exposition::Prometheus, Kind::Counter) => (format!("{}_total", self.family), "counter"),
+            (Exposition::Prometheus, Kind::Info) => (format!("{}_info", self.family), "gauge"),
+            (_, Kind::Gauge) => (self.family.clone(), "gauge"),
+            (_, Kind::Histogram) => (self.family.clone(), "histogram"),
+        };
+        _ = writeln!(self.text, "# TYPE {shown} {word}");
+        if self.exposition == Exposition::OpenMetrics
+            && let Some(unit) = UNITS.iter().find(|unit| name.ends_with(&format!("_{unit}")))
+        {
+            _ = writeln!(self.text, "# UNIT {shown} {unit}");
+        }
+        _ = writeln!(self.text, "# HELP {shown} {}", escape(help));
+    }
+
+    /// A sample of a counter, gauge or info.
+    pub fn sample(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let suffix = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        };
+        self.line(suffix, labels, None, &value.to_string());
+    }
+
+    /// A histogram: counts of the buckets with their bounds, the last one without, and the sum in nanoseconds.
+    pub fn histogram(&mut self, labels: &[(&str, &str)], buckets: &[(&str, u64)], beyond: u64, nanoseconds: u64) {
+        let mut so_far = 0_u64;
+        for (bound, count) in buckets {
+            so_far = so_far.wrapping_add(*count);
+            self.line("_bucket", labels, Some(("le", bound)), &so_far.to_string());
+        }
+        so_far = so_far.wrapping_add(beyond);
+        self.line("_bucket", labels, Some(("le", "+Inf")), &so_far.to_string());
+        self.line("_sum", labels, None, &seconds(nanoseconds));
+        // Out of the buckets, so that they agree also while somebody counts.
+        self.line("_count", labels, None, &so_far.to_string());
+    }
+
+    fn line(&mut self, suffix: &str, labels: &[(&str, &str)], more: Option<(&str, &str)>, value: &str) {
+        self.text.push_str(&self.family);
+        self.text.push_str(suffix);
+        let mut open = '{';
+        for (name, value) in labels.iter().copied().chain(more) {
+            _ = write!(self.text, "{open}{name}=\"{}\"", escape(value));
+            open = ',';
+        }
+        if open == ',' {
+            self.text.push('}');
+        }
+        _ = writeln!(self.text, " {value}");
+    }
+
+    /// The whole page.
+    pub fn finish(mut self) -> String {
+        if self.exposition == Exposition::OpenMetrics {
+            self.text.push_str("# EOF\n");
+        }
+        self.text
+    }
+}
+
+/// Nanoseconds as a decimal number of seconds, exactly.
+pub fn seconds(nanoseconds: u64) -> String {
+    let (whole, rest) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
+    let text = format!("{whole}.{rest:09}");
+    let short = text.trim_end_matches('0');
+    if short.ends_with('.') { format!("{short}0") } else { short.to_owned() }
+}
+
+/// A label's value or a help text: backslash, quote and line feed are written with a backslash.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(exposition: Exposition) -> String {
+        let mut page = Page::new(exposition);
+        page.family("events", Kind::Counter, "What happened.");
+        page.sample(&[("type", "a\"b\\c\nd")], 3);
+        page.family("run_duration_seconds", Kind::Histogram, "Runs.");
+        page.histogram(&[("stage", "x")], &[("0.1", 1), ("1.0", 2)], 4, 1_500_000_000);
+        page.family("owner", Kind::Info, "Owners.");
+        page.sample(&[("owner", "1")], 1);
+        page.finish()
+    }
+
+    #[test]
+    fn openmetrics_is_as_its_specification_has_it() {
+        let expected = r#"# TYPE bpfman_hook_events counter
+# HELP bpfman_hook_events What happened.
+bpfman_hook_events_total{type="a\"b\\c\nd"} 3
+# TYPE bpfman_hook_run_duration_seconds histogram
+# UNIT bpfman_hook_run_duration_seconds seconds
+# HELP bpfman_hook_run_duration_seconds Runs.
+bpfman_hook_run_duration_seconds_bucket{stage="x",le="0.1"} 1
+bpfman_hook_run_duration_seconds_bucket{stage="x",le="1.0"} 3
+bpfman_hook_run_duration_seconds_bucket{stage="x",le="+Inf"} 7
+bpfman_hook_run_duration_seconds_sum{stage="x"} 1.5
+bpfman_hook_run_duration_seconds_count{stage="x"} 7
+# TYPE bpfman_hook_owner info
+# HELP bpfman_hook_owner Owners.
+bpfman_hook_owner_info{owner="1"} 1
+# EOF
+"#;
+        assert_eq!(page(Exposition::OpenMetrics), expected);
+    }
+
+    #[test]
+    fn prometheus_text_names_what_it_samples() {
+        let text = page(Exposition::Prometheus);
+        assert!(text.contains("# TYPE bpfman_hook_events_total counter\n"), "{text}");
+        assert!(text.contains("# TYPE bpfman_hook_owner_info gauge\n"), "{text}");
+        assert!(!text.contains("# UNIT") && !text.contains("# EOF"), "{text}");
+    }
+
+    #[test]
+    fn the_accept_header_decides() {
+        use Exposition::{OpenMetrics, Prometheus};
+        for (header, expected) in [
+            ("", Prometheus),
+            ("*/*", Prometheus),
+            ("text/plain", Prometheus),
+            ("application/openmetrics-text", OpenMetrics),
+            (
+                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                OpenMetrics,
+            ),
+            ("application/openmetrics-text;q=0.2, text/plain;q=0.9", Prometheus),
+            ("application/openmetrics-text;q=nonsense", Prometheus),
+        ] {
+            assert_eq!(Exposition::accepted(header), expected, "{header}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_exact() {
+        for (nanoseconds, text) in [(0, "0.0"), (1, "0.000000001"), (1_500_000_000, "1.5"), (20_000_000_000, "20.0")] {
+            assert_eq!(seconds(nanoseconds), text);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Each signature of an image, and why it counts or does not: for people. Nothing is kept, and nothing below the top-level
+//! document is fetched.
+
+use serde::Serialize;
+
+use crate::image::error::ImageError;
+use crate::image::fetch::chain;
+use crate::image::host::{Files, Got};
+use crate::image::judge::{Candidates, refuse_early};
+use crate::image::layout::Layout;
+use crate::image::source::{Found, Source, checked};
+use crate::image::{LinuxImages, MAX_MANIFEST, Want, hash};
+use crate::model::bytecode::Verdict;
+use crate::model::ids::Digest;
+use crate::model::reference::{Reference, RegistryReference};
+use crate::sys::fsutil::TrustedRoot;
+
+/// What an image's signatures are worth under some rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Examination {
+    /// The reference, normalised.
+    pub reference: String,
+    /// What it stands for now.
+    pub digest: Digest,
+    /// Every signature that was found, in the order in which rules look at them.
+    pub signatures: Vec<Examined>,
+    /// Why there may be more than these.
+    pub trouble: Option<String>,
+    /// The rule that is satisfied, where one is.
+    pub rule: Option<String>,
+    /// What that rule found.
+    pub verdict: Option<Verdict>,
+    /// Why none is, in the words of a start.
+    pub refused: Option<String>,
+}
+
+/// One signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Examined {
+    /// The layout that it is in.
+    pub layout: &'static str,
+    /// What it is worth to each rule that asks for signatures.
+    pub rules: Vec<Worth>,
+}
+
+/// What one signature is worth to one rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Worth {
+    /// The rule.
+    pub rule: String,
+    /// Who signed, where the rule names them.
+    pub by: Option<String>,
+    /// Why it does not count.
+    pub reason: Option<String>,
+}
+
+impl LinuxImages {
+    /// Looks for signatures where a start would, registries included, and says of each what it is worth.
+    pub fn examine(&self, want: &Want<'_>) -> Result<Examination, ImageError> {
+        let image = want.reference.to_string();
+        refuse_early(want, &image)?;
+        let (digest, found) = match want.reference {
+            Reference::File { path } => {
+                let bytes = match crate::image::host::read(&self.root(&image)?, path, crate::image::MAX_OBJECT, &image)? {
+                    Got::Bytes(bytes) => bytes,
+                    Got::Missing | Got::TooLarge => return Err(ImageError::NotFound { image }),
+                };
+                (hash(&bytes), Found::default())
+            }
+            Reference::Layout { path, tag } => {
+                let root = TrustedRoot::at(path).map_err(|source| ImageError::HostPath { image: image.clone(), source })?;
+                let layout = Layout::open(Files::directory(root, path), &image)?;
+                let digest = layout.resolve(tag.as_deref())?;
+                (digest, layout.signatures(&digest))
+            }
+            Reference::Archive { path, tag } => {
+                let layout = crate::image::Archive::read(path)?.layout(&image)?;
+                let digest = layout.resolve(tag.as_deref())?;
+                (digest, layout.signatures(&digest))
+            }
+            Reference::Registry(at) => self.ask(want, &image, at)?,
+        };
+        judged(want, image, digest, found)
+    }
+
+    fn ask(&self, want: &Want<'_>, image: &str, at: &RegistryReference) -> Result<(Digest, Found), ImageError> {
+        let mut remote = self.remote(image, at, want.registries, want.deadline)?;
+        let digest = match (&at.digest, &at.tag) {
+            (Some(digest), _) => {
+                checked(image, "manifest", digest, MAX_MANIFEST, remote.manifest(&digest.to_string())?)?;
+                *digest
+            }
+            (None, tag) => match remote.manifest(tag.as_deref().unwrap_or("latest"))? {
+                Got::Bytes(bytes) => hash(&bytes),
+                Got::Missing => return Err(ImageError::NotFound { image: image.to_owned() }),
+                Got::TooLarge => {
+                    return Err(ImageError::TooLarge { image: image.to_owned(), part: "manifest", limit: MAX_MANIFEST });
+                }
+            },
+        };
+        let found = Source::Remote(remote, self.cache().clone()).signatures(&digest);
+        Ok((digest, found))
+    }
+}
+
+fn judged(want: &Want<'_>, image: String, digest: Digest, found: Found) -> Result<Examination, ImageError> {
+    let mut examination = Examination {
+        digest,
+        signatures: Vec::new(),
+        trouble: found.trouble.as_ref().map(|err| chain(err)),
+        rule: None,
+        verdict: None,
+        refused: None,
+        reference: image,
+    };
+    let image = examination.reference.clone();
+    let decided = Candidates::new(want, &image, &digest).and_then(|candidates| {
+        examination.signatures = candidates.worths(want, &image, &digest, &found)?;
+        match candidates.without_signatures() {
+            Some(decision) => Ok(decision),
+            None => candidates.decide(want, &image, &digest, found),
+        }
+    });
+    match decided {
+        Ok(decision) => (examination.rule, examination.verdict) = (Some(decision.rule), Some(decision.verdict)),
+        Err(err) => examination.refused = Some(chain(&err)),
+    }
+    Ok(examination)
+}

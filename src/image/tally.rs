@@ -1,0 +1,35 @@
+//! What is counted about images, and the event of a fetch.
+
+use crate::image::ImageError;
+use crate::model::bytecode::{Bytecode, Verdict};
+use crate::model::happening::Happening;
+use crate::model::series::{self, Happened, Verification, Worked};
+use crate::sys::{clock, export};
+
+/// An image was asked for; this is the answer.
+pub(super) fn answered(answer: &Result<Bytecode, ImageError>) {
+    let result = match answer {
+        Ok(Bytecode { verdict: Verdict::Verified { .. }, .. }) => Verification::Verified,
+        Ok(Bytecode { verdict: Verdict::Unsigned, .. }) => Verification::Unsigned,
+        Err(error) if error.is_about_signatures() => Verification::Refused,
+        Err(_) => return,
+    };
+    export::count(series::verification(result), 1);
+}
+
+/// A registry was asked for an image; this is what came of it.
+pub(super) fn pulled(image: &str, answer: &Result<Bytecode, ImageError>) {
+    let Some(export) = export::here() else { return };
+    let worked = if answer.is_ok() { Worked::Ok } else { Worked::Failed };
+    export.count(series::pull(worked), 1);
+    if let Ok(bytecode) = answer {
+        let happening = Happening {
+            time: clock::utc_precise(),
+            image: Some(image.to_owned()),
+            digest: Some(bytecode.digest.to_string()),
+            ..Happening::new(Happened::Pulled)
+        };
+        export.count(series::happened(Happened::Pulled), 1);
+        export.append(&(serde_json::to_string(&happening).expect("an event is made of strings and numbers") + "\n"));
+    }
+}

@@ -1,0 +1,118 @@
+//! What everybody in the group may know about an owner: the part of its record that metrics are made of. No paths of bundles,
+//! no pids, no reasons, no verifier's log.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::attach_point::Scope;
+use crate::model::record::{Owner, OwnerRecord};
+
+/// One owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// The record's number.
+    pub no: u64,
+    /// `container`, `netns`, `host`.
+    pub kind: String,
+    /// Container id, cookie or application.
+    pub id: String,
+    /// When it was made: seconds since 1970.
+    pub created: u64,
+    /// What made the container, or empty.
+    pub engine: String,
+    /// Kubernetes namespace, or empty.
+    pub namespace: String,
+    /// Pod, or empty.
+    pub pod: String,
+    /// The container's name in the pod, or empty.
+    pub container: String,
+    /// It has a delegated bpffs.
+    pub delegated: bool,
+    /// How many maps it has.
+    pub maps: usize,
+    /// The images.
+    pub images: Vec<CardImage>,
+    /// The programs.
+    pub programs: Vec<CardProgram>,
+    /// The links.
+    pub links: Vec<CardLink>,
+}
+
+/// One image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardImage {
+    /// As it was asked for.
+    pub reference: String,
+    /// What it resolved to.
+    pub digest: String,
+}
+
+/// One program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardProgram {
+    /// The kernel's id.
+    pub id: u32,
+    /// The function.
+    pub name: String,
+    /// `xdp` …
+    pub kind: String,
+    /// `container` or `host`.
+    pub scope: String,
+    /// Index into the images.
+    pub image: usize,
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardLink {
+    /// The kernel's id.
+    pub id: u32,
+    /// The kernel's id of its program.
+    pub program: u32,
+    /// `xdp` …
+    pub kind: String,
+}
+
+impl Card {
+    /// The card of a record.
+    pub fn of(record: &OwnerRecord) -> Self {
+        let (kind, id) = match &record.owner {
+            Owner::Container { id, .. } => ("container", id.to_string()),
+            Owner::Netns { cookie, .. } => ("netns", cookie.to_string()),
+            Owner::Host { application } => ("host", application.clone().unwrap_or_default()),
+        };
+        let workload = record.workload.clone().unwrap_or_default();
+        let programs = record.programs.iter().filter_map(|program| {
+            Some(CardProgram {
+                id: program.id?,
+                name: program.function.clone(),
+                kind: program.kind.word().to_owned(),
+                scope: match program.scope {
+                    Scope::Container => "container".to_owned(),
+                    Scope::Host => "host".to_owned(),
+                },
+                image: program.image,
+            })
+        });
+        let links = record.links.iter().filter_map(|link| {
+            let program = record.programs.iter().find(|program| program.pin == link.program)?;
+            Some(CardLink { id: link.id?, program: program.id?, kind: link.at.word().to_owned() })
+        });
+        Self {
+            no: record.no.0,
+            kind: kind.to_owned(),
+            id,
+            created: record.created,
+            engine: record.engine.map(|engine| engine.word().to_owned()).unwrap_or_default(),
+            namespace: workload.namespace.unwrap_or_default(),
+            pod: workload.pod.unwrap_or_default(),
+            container: workload.container.unwrap_or_default(),
+            delegated: record.bpffs.as_ref().is_some_and(|bpffs| bpffs.delegation.is_some()),
+            maps: record.maps.len(),
+            images: (record.images.iter())
+                .map(|image| CardImage { reference: image.reference.clone(), digest: image.digest.to_string() })
+                .collect(),
+            programs: programs.collect(),
+            links: links.collect(),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What `events` tells, and how it follows from a change of the records.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
+use crate::model::series::Happened;
+
+/// Bytes of a reason that an event keeps.
+const REASON_MAX: usize = 512;
+
+/// One thing that happened. What does not concern it is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Happening {
+    /// When, as RFC 3339 has it, in UTC with nanoseconds; set by whoever writes it down.
+    pub time: String,
+    /// The word of [`Happened`].
+    #[serde(rename = "type")]
+    pub what: String,
+    /// Number of the owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<u64>,
+    /// The container's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The network namespace's cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u64>,
+    /// `--application` of what was loaded by hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub application: Option<String>,
+    /// Kubernetes namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// The program's function.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// The kernel's id of the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program_id: Option<u32>,
+    /// The kernel's id of the link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link_id: Option<u32>,
+    /// Where it attaches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Its digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Why it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Happening {
+    /// One that is about nobody yet.
+    pub fn new(what: Happened) -> Self {
+        Self { what: what.word().to_owned(), ..Self::default() }
+    }
+
+    fn of(what: Happened, record: &OwnerRecord) -> Self {
+        let workload = record.workload.clone().unwrap_or_default();
+        let mut this = Self { owner: Some(record.no.0), namespace: workload.namespace, pod: workload.pod, ..Self::new(what) };
+        match &record.owner {
+            Owner::Container { id, .. } => this.container = Some(id.to_string()),
+            Owner::Netns { cookie, .. } => this.netns = Some(*cookie),
+            Owner::Host { application } => this.application.clone_from(application),
+        }
+        this
+    }
+
+    fn program(what: Happened, record: &OwnerRecord, program: &ProgramRecord) -> Self {
+        let image = record.images.get(program.image);
+        Self {
+            program: Some(program.function.clone()),
+            program_id: program.id,
+            image: image.map(|image| image.reference.clone()),
+            digest: image.map(|image| image.digest.to_string()),
+            ..Self::of(what, record)
+        }
+    }
+
+    fn link(what: Happened, record: &OwnerRecord, link: &LinkRecord) -> Self {
+        let program = record.programs.iter().find(|program| program.pin == link.program);
+        Self {
+            program: program.map(|program| program.function.clone()),
+            program_id: program.and_then(|program| program.id),
+            link_id: link.id,
+            target: Some(format!("{} {}", link.at.word(), link.at)),
+            ..Self::of(what, record)
+        }
+    }
+}
+
+/// What a change of one record means. `acquired`: the record was complete once, as a Releasing one does not say.
+/// `collecting`: it is gc that changes it.
+pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquired: bool, collecting: bool) -> Vec<Happening> {
+    if let Some(Owner::Host { .. }) = after.or(before).map(|record| &record.owner) {
+        return by_hand(before, after);
+    }
+    let phase = |record: Option<&OwnerRecord>| record.map(|record| record.phase);
+    let gone = if collecting { Happened::Collected } else { Happened::Released };
+    match (before, after) {
+        (_, Some(record)) if record.phase == Phase::Ready && phase(before) != Some(Phase::Ready) => {
+            vec![Happening::of(Happened::Acquired, record)]
+        }
+        (_, Some(record)) if record.phase == Phase::Failed && phase(before) != Some(Phase::Failed) => {
+            let reason = record.failure.as_deref().map(|reason| reason[..reason.floor_char_boundary(REASON_MAX)].to_owned());
+            vec![Happening { reason, ..Happening::of(Happened::Refused, record) }]
+        }
+        (Some(record), None) if acquired => vec![Happening::of(gone, record)],
+        _ => Vec::new(),
+    }
+}
+
+/// What a person loads, attaches, detaches and unloads.
+fn by_hand(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>) -> Vec<Happening> {
+    let links = |record: Option<&OwnerRecord>| -> Vec<LinkRecord> { record.map(|r| r.links.clone()).unwrap_or_default() };
+    let programs =
+        |record: Option<&OwnerRecord>| -> Vec<ProgramRecord> { record.map(|r| r.programs.clone()).unwrap_or_default() };
+    let (old_links, new_links) = (links(before), links(after));
+    let (old_programs, new_programs) = (programs(before), programs(after));
+    let mut found = Vec::new();
+    let has_link = |all: &[LinkRecord], id| all.iter().any(|link| link.id == Some(id));
+    let has_program = |all: &[ProgramRecord], id| all.iter().any(|program| program.id == Some(id));
+    if let Some(record) = before {
+        for link in old_links.iter().filter(|link| link.id.is_some_and(|id| !has_link(&new_links, id))) {
+            found.push(Happening::link(Happened::Detached, record, link));
+        }
+        for program in old_programs.iter().filter(|program| program.id.is_some_and(|id| !has_program(&new_programs, id))) {
+            found.push(Happening::program(Happened::Unloaded, record, program));
+        }
+    }
+    if let Some(record) = after {
+        for program in new_programs.iter().filter(|program| program.id.is_some_and(|id| !has_program(&old_programs, id))) {
+            found.push(Happening::program(Happened::Loaded, record, program));
+        }
+        for link in new_links.iter().filter(|link| link.id.is_some_and(|id| !has_link(&old_links, id))) {
+            found.push(Happening::link(Happened::Attached, record, link));
+        }
+    }
+    found
+}

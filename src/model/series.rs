@@ -1,0 +1,380 @@
+//! What is counted, and where each number stands in the file of counters.
+//!
+//! The set is closed: every label has a fixed list of values, so that the file has a fixed length and a stranger cannot make
+//! it grow. What has names of people's choosing (containers, images, programs) is in the owners' cards instead.
+
+/// An enum whose values are words of a label.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            /// Every word, in the order of the file.
+            pub const WORDS: &[&'static str] = &[$($word),+];
+
+            /// The word of the label.
+            pub fn word(self) -> &'static str {
+                Self::WORDS[self as usize]
+            }
+        }
+    };
+}
+
+words! {
+    /// Which hook ran.
+    Stage {
+        /// A container starts.
+        CreateRuntime = "createRuntime",
+        /// A container has stopped.
+        Poststop = "poststop",
+        /// podman shows a configuration.
+        Precreate = "precreate",
+    }
+}
+
+words! {
+    /// How a run of a hook ended.
+    Outcome {
+        /// Everything was done.
+        Done = "done",
+        /// The container starts without its programs, as its request says.
+        Without = "without",
+        /// The container does not start, or something could not be undone.
+        Failed = "failed",
+        /// The time was over.
+        Late = "late",
+    }
+}
+
+words! {
+    /// A part of a start.
+    Phase {
+        /// Getting and verifying the images.
+        Image = "image",
+        /// Loading, attaching, mounting.
+        Build = "build",
+    }
+}
+
+words! {
+    /// Whether something worked.
+    Worked {
+        /// It did.
+        Ok = "ok",
+        /// It did not.
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// What happened, as `events` says it.
+    Happened {
+        /// A container or a pod's network namespace has what was asked for.
+        Acquired = "acquired",
+        /// It has stopped, and what it had is gone.
+        Released = "released",
+        /// The same, found by gc.
+        Collected = "collected",
+        /// A request was refused or failed.
+        Refused = "refused",
+        /// A program was loaded by hand.
+        Loaded = "loaded",
+        /// A link was made by hand.
+        Attached = "attached",
+        /// A link was removed by hand.
+        Detached = "detached",
+        /// A program was unloaded by hand.
+        Unloaded = "unloaded",
+        /// An image was fetched.
+        Pulled = "pulled",
+    }
+}
+
+words! {
+    /// Why a start was refused or failed, by who found it.
+    Reason {
+        /// The annotation, the configuration or a file of the administrator's is wrong.
+        Input = "input",
+        /// Policy does not allow it.
+        Policy = "policy",
+        /// The container lacks a capability or a seccomp rule.
+        Rights = "rights",
+        /// The request does not fit its objects or its container.
+        Request = "request",
+        /// The image could not be had or is not what it should be.
+        Image = "image",
+        /// No signature satisfied the policy.
+        Signature = "signature",
+        /// The verifier refused a program.
+        Verifier = "verifier",
+        /// The kernel refused something else.
+        Kernel = "kernel",
+        /// A process, namespace, cgroup or mount is not as it has to be.
+        Host = "host",
+        /// The store did not work.
+        Store = "store",
+        /// Another owner or process is in the way.
+        Busy = "busy",
+        /// The time was over, or the container had ended.
+        Time = "time",
+    }
+}
+
+words! {
+    /// What verification found out about an image that was asked for.
+    Verification {
+        /// A signature satisfied a rule.
+        Verified = "verified",
+        /// A rule takes the image unsigned.
+        Unsigned = "unsigned",
+        /// No rule was satisfied.
+        Refused = "refused",
+    }
+}
+
+words! {
+    /// What gc did about something that it found.
+    Collected {
+        /// It is gone.
+        Released = "released",
+        /// It is still there.
+        Left = "left",
+    }
+}
+
+/// One label with all of its values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// Its values.
+    pub values: &'static [&'static str],
+}
+
+/// What a series of a family consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// One number.
+    Counter,
+    /// One number for each of [`BOUNDS`], one for what is longer, and the sum in nanoseconds.
+    Histogram,
+}
+
+impl Shape {
+    const fn slots(self) -> usize {
+        match self {
+            Self::Counter => 1,
+            Self::Histogram => BOUNDS.len() + 2,
+        }
+    }
+}
+
+/// Upper bounds of the buckets, in nanoseconds and as they are written in seconds.
+pub const BOUNDS: [(u64, &str); 12] = [
+    (1_000_000, "0.001"),
+    (2_500_000, "0.0025"),
+    (5_000_000, "0.005"),
+    (10_000_000, "0.01"),
+    (25_000_000, "0.025"),
+    (50_000_000, "0.05"),
+    (100_000_000, "0.1"),
+    (250_000_000, "0.25"),
+    (500_000_000, "0.5"),
+    (1_000_000_000, "1.0"),
+    (5_000_000_000, "5.0"),
+    (25_000_000_000, "25.0"),
+];
+
+/// Numbers of one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Family {
+    /// The name without `bpfman_hook_` and without the suffix of its kind.
+    pub name: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// Counter or histogram.
+    pub shape: Shape,
+    /// Its labels.
+    pub labels: &'static [Label],
+}
+
+impl Family {
+    /// How many series it has.
+    pub const fn series(&self) -> usize {
+        let (mut product, mut at) = (1, 0);
+        while at < self.labels.len() {
+            product *= self.labels[at].values.len();
+            at += 1;
+        }
+        product
+    }
+
+    /// The label values of the series with this index.
+    pub fn values(&self, mut index: usize) -> Vec<(&'static str, &'static str)> {
+        let mut values: Vec<_> = (self.labels.iter().rev())
+            .map(|label| {
+                let value = label.values[index % label.values.len()];
+                index /= label.values.len();
+                (label.name, value)
+            })
+            .collect();
+        values.reverse();
+        values
+    }
+}
+
+const STAGE: Label = Label { name: "stage", values: Stage::WORDS };
+const OUTCOME: Label = Label { name: "outcome", values: Outcome::WORDS };
+const PHASE: Label = Label { name: "phase", values: Phase::WORDS };
+const WORKED: Label = Label { name: "outcome", values: Worked::WORDS };
+
+const fn counter(name: &'static str, help: &'static str, labels: &'static [Label]) -> Family {
+    Family { name, help, shape: Shape::Counter, labels }
+}
+
+const fn histogram(name: &'static str, help: &'static str, labels: &'static [Label]) -> Family {
+    Family { name, help, shape: Shape::Histogram, labels }
+}
+
+/// Every family, in the order of the file.
+pub const FAMILIES: [Family; 8] = [
+    histogram("run_duration_seconds", "Runs of a hook that concerned us, from its start to its end.", &[STAGE, OUTCOME]),
+    histogram("phase_duration_seconds", "Parts of a container's start.", &[PHASE, WORKED]),
+    counter("events", "What happened.", &[Label { name: "type", values: Happened::WORDS }]),
+    counter("refusals", "Starts that were refused or failed.", &[Label { name: "reason", values: Reason::WORDS }]),
+    counter("pulls", "Fetches of images from registries.", &[WORKED]),
+    counter(
+        "verifications",
+        "Images that were asked for, by what verification found.",
+        &[Label { name: "result", values: Verification::WORDS }],
+    ),
+    counter("gc_findings", "Things of the dead that were found.", &[Label { name: "result", values: Collected::WORDS }]),
+    counter("delegations", "Delegated bpffs that containers were given.", &[]),
+];
+
+const BASES: [usize; FAMILIES.len() + 1] = {
+    let (mut bases, mut at) = ([0; FAMILIES.len() + 1], 0);
+    while at < FAMILIES.len() {
+        bases[at + 1] = bases[at] + FAMILIES[at].series() * FAMILIES[at].shape.slots();
+        at += 1;
+    }
+    bases
+};
+
+/// How many numbers there are.
+pub const SLOTS: usize = BASES[FAMILIES.len()];
+
+/// The first slot of a series: of the family with the index `family`, the series with the index `series`.
+pub fn slot(family: usize, series: usize) -> usize {
+    BASES[family] + series * FAMILIES[family].shape.slots()
+}
+
+/// Where one number or one histogram is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(pub usize);
+
+/// A histogram's slot for a duration in nanoseconds, beside its sum.
+pub fn bucket(histogram: Slot, nanoseconds: u64) -> (Slot, Slot) {
+    let bucket = BOUNDS.partition_point(|(bound, _)| *bound < nanoseconds);
+    (Slot(histogram.0 + bucket), Slot(histogram.0 + BOUNDS.len() + 1))
+}
+
+/// Runs of a hook.
+pub fn run(stage: Stage, outcome: Outcome) -> Slot {
+    Slot(slot(0, stage as usize * Outcome::WORDS.len() + outcome as usize))
+}
+
+/// Parts of a start.
+pub fn phase(phase: Phase, worked: Worked) -> Slot {
+    Slot(slot(1, phase as usize * Worked::WORDS.len() + worked as usize))
+}
+
+/// What happened.
+pub fn happened(what: Happened) -> Slot {
+    Slot(slot(2, what as usize))
+}
+
+/// Refused starts.
+pub fn refusal(reason: Reason) -> Slot {
+    Slot(slot(3, reason as usize))
+}
+
+/// Fetches.
+pub fn pull(worked: Worked) -> Slot {
+    Slot(slot(4, worked as usize))
+}
+
+/// What verification found.
+pub fn verification(result: Verification) -> Slot {
+    Slot(slot(5, result as usize))
+}
+
+/// What gc found.
+pub fn gc(result: Collected) -> Slot {
+    Slot(slot(6, result as usize))
+}
+
+/// Delegated bpffs.
+pub fn delegation() -> Slot {
+    Slot(slot(7, 0))
+}
+
+/// A number that changes with every change of this table (FNV-1a), so that a file of another version is not misread.
+pub fn fingerprint() -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut mix = |text: &str| {
+        for byte in text.bytes().chain([0]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    for family in &FAMILIES {
+        mix(family.name);
+        mix(if family.shape == Shape::Counter { "c" } else { "h" });
+        for label in family.labels {
+            mix(label.name);
+            label.values.iter().for_each(|value| mix(value));
+        }
+    }
+    BOUNDS.iter().for_each(|(_, bound)| mix(bound));
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_has_a_place_of_its_own_and_the_words_of_its_series() {
+        let mut slots: Vec<usize> = Vec::new();
+        for (family, it) in FAMILIES.iter().enumerate() {
+            for series in 0..it.series() {
+                slots.extend((0..it.shape.slots()).map(|part| slot(family, series) + part));
+            }
+        }
+        assert_eq!(slots, (0..SLOTS).collect::<Vec<_>>());
+        let index = Stage::Poststop as usize * Outcome::WORDS.len() + Outcome::Late as usize;
+        assert_eq!(FAMILIES[0].values(index), [("stage", "poststop"), ("outcome", "late")]);
+        assert_eq!(run(Stage::Poststop, Outcome::Late).0, slot(0, index));
+        for (at, name) in ["run_duration_seconds", "phase_duration_seconds", "events", "refusals", "pulls"].iter().enumerate() {
+            assert_eq!(FAMILIES[at].name, *name);
+        }
+        assert_eq!(FAMILIES[2].values(Happened::Pulled as usize), [("type", "pulled")]);
+        assert_eq!((FAMILIES[5].name, FAMILIES[6].name, FAMILIES[7].name), ("verifications", "gc_findings", "delegations"));
+    }
+
+    #[test]
+    fn a_duration_goes_into_the_first_bucket_that_holds_it() {
+        let base = Slot(100);
+        for (nanoseconds, bucket_no) in
+            [(0, 0), (1_000_000, 0), (1_000_001, 1), (25_000_000_000, 11), (25_000_000_001, 12), (u64::MAX, 12)]
+        {
+            assert_eq!(bucket(base, nanoseconds), (Slot(100 + bucket_no), Slot(113)), "{nanoseconds}");
+        }
+        assert!(BOUNDS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        for (nanoseconds, text) in BOUNDS {
+            assert_eq!((text.parse::<f64>().unwrap() * 1e9).round() as u64, nanoseconds);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What a committed change tells those who only watch: events, counts, and the owner's card.
+//!
+//! It runs while the writer's lock is still held, so that events come in the order of the commits and a card is never older
+//! than the record. Nothing in it can fail a write: that is done already.
+
+use crate::model::card::Card;
+use crate::model::happening::{Happening, between};
+use crate::model::ids::OwnerNo;
+use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::model::series::{self, Happened};
+use crate::sys::clock;
+use crate::sys::export::{Collecting, Export};
+
+/// One record, before and after.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub no: OwnerNo,
+    pub before: Option<OwnerRecord>,
+    pub after: Option<OwnerRecord>,
+}
+
+/// Tells it.
+pub(super) fn publish(export: &Export, changes: &[Change]) {
+    let mut lines = String::new();
+    for Change { no, before, after } in changes {
+        let acquired = match after {
+            Some(record) if record.phase == Phase::Ready => {
+                let card = serde_json::to_vec(&Card::of(record)).expect("a card is made of strings and numbers");
+                export.put_card(no.0, &card);
+                true
+            }
+            // What is being released keeps its card, which says that it was there, until its record goes.
+            Some(_) => false,
+            None => export.remove_card(no.0),
+        };
+        for mut happening in between(before.as_ref(), after.as_ref(), acquired, Collecting::is_on()) {
+            note(export, &mut happening, &mut lines);
+        }
+        let became_ready = acquired && after.is_some() && before.as_ref().is_none_or(|b| b.phase != Phase::Ready);
+        if became_ready && after.as_ref().is_some_and(delegates) {
+            export.count(series::delegation(), 1);
+        }
+    }
+    if !lines.is_empty() {
+        export.append(&lines);
+    }
+}
+
+fn note(export: &Export, happening: &mut Happening, lines: &mut String) {
+    if let Some(at) = Happened::WORDS.iter().position(|word| *word == happening.what) {
+        export.count(series::Slot(series::slot(2, at)), 1);
+    }
+    happening.time = clock::utc_precise();
+    lines.push_str(&serde_json::to_string(happening).expect("an event is made of strings and numbers"));
+    lines.push('\n');
+}
+
+fn delegates(record: &OwnerRecord) -> bool {
+    matches!(record.owner, Owner::Container { .. }) && record.bpffs.as_ref().is_some_and(|bpffs| bpffs.delegation.is_some())
+}

@@ -1,0 +1,125 @@
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::thread;
+
+use super::*;
+use crate::model::series::{Happened, Outcome, SLOTS, Stage, happened, run};
+
+fn export() -> (tempfile::TempDir, Export) {
+    let dir = tempfile::tempdir().unwrap();
+    let export = Export::open(&dir.path().join("export")).unwrap();
+    (dir, export)
+}
+
+#[test]
+fn two_hundred_at_once_lose_no_count() {
+    let (dir, _) = export();
+    let path = dir.path().join("export");
+    let slot = happened(Happened::Acquired);
+    // Each with a mapping of its own, as processes have; they race to make the file, too.
+    thread::scope(|scope| {
+        for _ in 0..200 {
+            scope.spawn(|| {
+                let export = Export::open(&path).unwrap();
+                for _ in 0..100 {
+                    export.count(slot, 1);
+                }
+                export.observe(run(Stage::CreateRuntime, Outcome::Done), Duration::from_millis(3));
+            });
+        }
+    });
+    let counters = read_counters(&path).unwrap();
+    assert_eq!(counters[slot.0], 20_000);
+    let (bucket, sum) = series::bucket(run(Stage::CreateRuntime, Outcome::Done), 3_000_000);
+    assert_eq!((counters[bucket.0], counters[sum.0]), (200, 600_000_000));
+    assert_eq!(fs::metadata(path.join(COUNTERS)).unwrap().mode() & 0o7777, 0o640);
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "nothing temporary is left");
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_replaced_and_never_mapped() {
+    let (dir, export) = export();
+    let path = dir.path().join("export").join(COUNTERS);
+    let victim = dir.path().join("victim");
+    fs::write(&victim, vec![0; (2 + SLOTS) * 8]).unwrap();
+    let makers: [&dyn Fn(); 5] = [
+        &|| fs::write(&path, "short").unwrap(),
+        &|| fs::write(&path, vec![0xff; (2 + SLOTS) * 8]).unwrap(),
+        &|| symlink(&victim, &path).unwrap(),
+        &|| rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap(),
+        &|| {
+            fs::copy(&victim, &path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        },
+    ];
+    for (nth, make) in makers.iter().enumerate() {
+        let _ = fs::remove_file(&path);
+        make();
+        let fresh = Export::open(&export.path).unwrap();
+        fresh.count(happened(Happened::Refused), 7);
+        assert_eq!(read_counters(&export.path).unwrap()[happened(Happened::Refused).0], 7, "{nth}");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file(), "{nth}");
+    }
+    assert!(fs::read(&victim).unwrap().iter().all(|byte| *byte == 0), "the link was not followed");
+}
+
+#[test]
+fn a_directory_in_the_way_or_of_others_records_nothing_and_stops_nothing() {
+    let (dir, export) = export();
+    for name in [COUNTERS, EVENTS, OWNERS] {
+        let path = dir.path().join("export").join(name);
+        if name == OWNERS { fs::write(&path, "x").unwrap() } else { fs::create_dir(&path).unwrap() }
+    }
+    export.count(happened(Happened::Acquired), 1);
+    export.append("line\n");
+    export.put_card(1, b"{}");
+    assert!(!export.remove_card(1));
+    assert_eq!(read_counters(&export.path), None);
+    let open = dir.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(Export::open(&open).is_none());
+    symlink(dir.path().join("export"), dir.path().join("link")).unwrap();
+    assert!(Export::open(&dir.path().join("link")).is_none());
+}
+
+#[test]
+fn events_stay_whole_and_bounded_when_many_write() {
+    let (dir, export) = export();
+    let line = format!("{{\"{}\"}}\n", "x".repeat(997));
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            let (export, line) = (&export, &line);
+            scope.spawn(move || {
+                for _ in 0..400 {
+                    export.append(line);
+                }
+            });
+        }
+    });
+    let read = |name| fs::read_to_string(dir.path().join("export").join(name)).unwrap();
+    let (new, old) = (read(EVENTS), read(OLD_EVENTS));
+    for text in [&new, &old] {
+        assert!(text.lines().all(|l| l.len() + 1 == line.len()), "a line is torn");
+        assert!(text.len() as u64 <= MAX_EVENTS + 10 * line.len() as u64, "{}", text.len());
+    }
+    // 3.2 MB were written: one file was thrown away at least, and the youngest two are all that is kept.
+    assert!(old.len() as u64 > MAX_EVENTS, "moved away before it was full");
+    let mode = fs::metadata(dir.path().join("export").join(EVENTS)).unwrap().mode();
+    assert_eq!(mode & 0o137, 0, "{mode:o}: nobody but us and the group");
+}
+
+#[test]
+fn cards_are_replaced_whole_and_go() {
+    let (dir, export) = export();
+    export.put_card(3, b"one");
+    export.put_card(3, b"two");
+    export.put_card(4, b"four");
+    let owners = dir.path().join("export").join(OWNERS);
+    assert_eq!(fs::read(owners.join("3")).unwrap(), b"two");
+    fs::write(owners.join(".5.1.1"), b"left by a process that died").unwrap();
+    let mut cards = export.cards();
+    cards.sort_unstable();
+    assert_eq!(cards, [3, 4]);
+    assert!(export.remove_card(3) && !export.remove_card(3) && export.remove_card(4) && !export.remove_card(4));
+}

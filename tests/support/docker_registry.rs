@@ -1,0 +1,40 @@
+//! Debian's docker-registry on a loopback port: a real one, that takes uploads.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness;
+use crate::support::process::{PATIENCE, Running, eventually};
+
+/// A registry that runs as long as this value lives. Its blobs lie in the directory that it was given.
+#[derive(Debug)]
+pub struct DockerRegistry {
+    host: String,
+    _running: Running,
+}
+
+impl DockerRegistry {
+    /// Starts one without TLS and without credentials.
+    pub fn start(dir: &Path) -> Self {
+        // The port is free now, and nobody else takes ports of this range within a moment.
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let host = port.unwrap_or_else(|e| harness!("find a port: {e}")).to_string();
+        fs::create_dir_all(dir.join("data")).unwrap_or_else(|e| harness!("create {}: {e}", dir.display()));
+        let config = dir.join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{ level: error }}\nstorage:\n  filesystem: {{ rootdirectory: {} }}\n  delete: {{ enabled: true }}\nhttp: {{ addr: \"{host}\" }}\n",
+            dir.join("data").display()
+        );
+        fs::write(&config, text).unwrap_or_else(|e| harness!("write {}: {e}", config.display()));
+        let running = Running::start(Command::new("docker-registry").arg("serve").arg(&config));
+        eventually("docker-registry to answer", PATIENCE, || TcpStream::connect(&host).ok());
+        Self { host, _running: running }
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
