@@ -107,7 +107,8 @@ pub fn conf(root: &Path) -> Result<(Conf, Vec<String>), AccessError> {
     let trusted = TrustedRoot::at(root).map_err(AccessError::Trust)?;
     let etc = root.join("etc/containers");
     let mut files = vec![etc.join("registries.conf")];
-    let mut extra = names_in(&etc.join("registries.conf.d")).unwrap_or_default();
+    let extras = etc.join("registries.conf.d");
+    let mut extra: Vec<_> = names_in(&extras).unwrap_or_default().into_iter().map(|name| extras.join(name)).collect();
     extra.retain(|path| path.extension().is_some_and(|end| end == "conf"));
     extra.sort();
     files.extend(extra);
@@ -166,7 +167,7 @@ fn certificates(root: &Path, config: &RegistryConfig, host: &str) -> Result<(Pem
     if let Some(directory) = cert_directory(root, host) {
         let mut names = names_in(&directory).map_err(|source| AccessError::Helper { host: host.to_owned(), source })?;
         names.sort();
-        for path in names {
+        for path in names.into_iter().map(|name| directory.join(name)) {
             match path.extension().and_then(|end| end.to_str()) {
                 Some("crt") => {
                     authorities.extend(read(&path)?);

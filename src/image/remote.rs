@@ -165,6 +165,9 @@ impl Remote {
         let mut found = Found::default();
         let tag = format!("sha256-{}", digest.hex());
         match self.document(&format!("{tag}.sig"), None) {
+            Ok(Some(Document::Manifest(manifest))) if manifest.layers.is_empty() => {
+                found.trouble(self.malformed("its tag holds a manifest without layers".to_owned()));
+            }
             Ok(Some(Document::Manifest(manifest))) => self.collect(&manifest, &mut found),
             Ok(Some(Document::Index(_))) => found.trouble(self.malformed("its tag holds an index".to_owned())),
             Ok(None) => {}
