@@ -63,7 +63,7 @@ pub enum ImageError {
     },
     /// There are signatures, and none satisfies a rule.
     #[error(
-        "verify {image}: none of its signatures ({found}) satisfies rule {rules}: {reason}; sign it with a key that the rule names"
+        "verify {image}: none of its signatures ({found}) satisfies rule {rules}: {reason}; have it signed by one whom the rule names"
     )]
     BadSignature {
         /// The image.
@@ -75,15 +75,25 @@ pub enum ImageError {
         /// What is wrong with the first of them.
         reason: String,
     },
-    /// Something that a later version does.
-    #[error("fetch {image}: {what} not supported yet; {remedy}")]
-    NotYet {
+    /// A rule's pattern does not compile.
+    #[error("verify {image}: rule {rule}: {reason}")]
+    Pattern {
         /// The image.
         image: String,
-        /// What, with its verb: `keyless identities are`.
-        what: &'static str,
-        /// What to do instead.
-        remedy: &'static str,
+        /// The rule.
+        rule: String,
+        /// The pattern, and what is wrong with it.
+        reason: String,
+    },
+    /// A trusted root that cannot be used.
+    #[error("verify {image}: {path} is no trusted root of sigstore: {reason}; get it with cosign trusted-root create", path = path.display())]
+    TrustedRoot {
+        /// The image.
+        image: String,
+        /// Its file.
+        path: PathBuf,
+        /// The parser's words.
+        reason: String,
     },
     /// A key file that holds no usable public key.
     #[error("verify {image}: key file {path} is not a PEM public key of ECDSA P-256 or P-384, Ed25519 or RSA: {reason}", path = path.display())]
