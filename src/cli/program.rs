@@ -108,7 +108,7 @@ pub enum AttachTo {
         #[arg(short, long, value_name = "FUNCTION")]
         fn_name: String,
         /// Bytes from its start
-        #[arg(short, long, value_name = "BYTES", default_value_t = 0)]
+        #[arg(long, value_name = "BYTES", default_value_t = 0)]
         offset: u64,
         /// Format.
         #[command(flatten)]
@@ -123,7 +123,7 @@ pub enum AttachTo {
         #[arg(short, long, value_name = "FUNCTION")]
         fn_name: Option<String>,
         /// Bytes from the function
-        #[arg(short, long, value_name = "BYTES", default_value_t = 0)]
+        #[arg(long, value_name = "BYTES", default_value_t = 0)]
         offset: u64,
         /// This process alone
         #[arg(short, long)]
