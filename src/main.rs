@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
 use bpfman_hook::frontend::image as frontend_image;
-use bpfman_hook::frontend::{ctl, doctor, documents, events, happenings, hook, install, metrics, policy, precreate, token};
+use bpfman_hook::frontend::{
+    ctl, doctor, documents, events, happenings, hook, install, metrics, nri, policy, precreate, token,
+};
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
 use bpfman_hook::paths::Paths;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Images(listing) => frontend_image::stock::list(&paths, listing),
         Command::Pull(args) => frontend_image::pull::run(&paths, &args),
         Command::Image(what) => frontend_image::run(&paths, &what),
+        Command::Nri(args) => nri::run(root.as_deref(), &paths, &args),
         Command::Gc(args) => ctl::gc(&paths, args),
         Command::Events(args) => happenings::run(&paths, &args),
         Command::Metrics(args) => metrics::run(&paths, &args),

@@ -171,7 +171,10 @@ fn each_crate_has_its_layer() {
         ("sigstore_crypto", &["image"]),
         ("sigstore_trust_root", &["image"]),
         ("sigstore_types", &["image"]),
-        ("tokio", &["image"]),
+        ("tokio", &["image", "frontend/nri"]),
+        ("ttrpc", &["frontend/nri"]),
+        ("protobuf", &["frontend/nri"]),
+        ("futures_util", &["frontend/nri"]),
         ("clap", &["cli", "frontend/documents.rs"]),
         ("clap_mangen", &["frontend/documents.rs"]),
     ];
