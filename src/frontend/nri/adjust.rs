@@ -121,7 +121,10 @@ pub fn wanted(pod: &PodSandbox, engine: Engine, policy: &Policy) -> Vec<String> 
     names.dedup();
     let mut images = Vec::new();
     for name in names {
-        let Ok(Some(asked)) = Request::parse(&annotations, name) else { continue };
+        // Containers that no key names have the pod's keys alone.
+        let heard = annotations.iter().filter(|(key, _)| speaks_to(key, name.unwrap_or_default()));
+        let heard: BTreeMap<_, _> = heard.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let Ok(Some(asked)) = Request::parse(&heard, name) else { continue };
         let Ok(admission) = admit(policy, &facts(pod, name, None, engine), &asked) else { continue };
         if admission.pull == PullPolicy::Never {
             continue;
