@@ -14,6 +14,8 @@ mod flight;
 mod host;
 #[path = "image/library.rs"]
 mod library;
+#[path = "image/registries.rs"]
+mod registries;
 #[path = "image/remote.rs"]
 mod remote;
 #[path = "image/signatures.rs"]

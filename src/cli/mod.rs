@@ -13,11 +13,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::model::bytecode::PullPolicy;
 use crate::model::policy::Engine;
 
 mod containerd;
+mod registry;
 
 pub use containerd::ContainerdTargets;
+pub use registry::RegistryArgs;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -213,12 +216,22 @@ pub struct PullArgs {
     /// As in the annotation `image`: registry/repo[:tag][@digest], oci:/dir[:tag], oci-archive:/file[:tag], file:/path
     #[arg(required = true, value_name = "REF")]
     pub references: Vec<String>,
+    /// Always, IfNotPresent or Never
+    #[arg(long, value_name = "WHEN", default_value = "Always", value_parser = pull_policy)]
+    pub pull_policy: PullPolicy,
+    /// Credentials.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// Print digests only
     #[arg(short, long, conflicts_with = "output")]
     pub quiet: bool,
     /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
+}
+
+fn pull_policy(word: &str) -> Result<PullPolicy, &'static str> {
+    PullPolicy::from_word(word).ok_or("write Always, IfNotPresent or Never")
 }
 
 /// `token WHAT`.

@@ -150,7 +150,8 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) 
     events::to_report(paths);
     pid::require_initial_user_namespace()?;
     let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
-    let container = Container::parse(state, &config, engine)?;
+    let container =
+        Container::parse(state, &config, engine).map_err(|error| Failed { reason: Reason::Input, ..error.into() })?;
     if !container.asks() {
         return Ok(Outcome::Done);
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::access::AccessError;
 use crate::model::bytecode::PullPolicy;
 use crate::model::ids::Digest;
 use crate::sys::SysError;
@@ -62,7 +63,7 @@ pub enum ImageError {
     },
     /// There are signatures, and none satisfies a rule.
     #[error(
-        "verify {image}: none of its signatures ({found}) satisfies rule {rules}: {reason}; sign it with a key that the rule names"
+        "verify {image}: none of its signatures ({found}) satisfies rule {rules}: {reason}; have it signed by one whom the rule names"
     )]
     BadSignature {
         /// The image.
@@ -74,15 +75,25 @@ pub enum ImageError {
         /// What is wrong with the first of them.
         reason: String,
     },
-    /// Something that a later version does.
-    #[error("fetch {image}: {what} not supported yet; {remedy}")]
-    NotYet {
+    /// A rule's pattern does not compile.
+    #[error("verify {image}: rule {rule}: {reason}")]
+    Pattern {
         /// The image.
         image: String,
-        /// What, with its verb: `keyless identities are`.
-        what: &'static str,
-        /// What to do instead.
-        remedy: &'static str,
+        /// The rule.
+        rule: String,
+        /// The pattern, and what is wrong with it.
+        reason: String,
+    },
+    /// A trusted root that cannot be used.
+    #[error("verify {image}: {path} is no trusted root of sigstore: {reason}; get it with cosign trusted-root create", path = path.display())]
+    TrustedRoot {
+        /// The image.
+        image: String,
+        /// Its file.
+        path: PathBuf,
+        /// The parser's words.
+        reason: String,
     },
     /// A key file that holds no usable public key.
     #[error("verify {image}: key file {path} is not a PEM public key of ECDSA P-256 or P-384, Ed25519 or RSA: {reason}", path = path.display())]
@@ -181,6 +192,15 @@ pub enum ImageError {
         /// Which component, and why.
         #[source]
         source: TrustError,
+    },
+    /// It is not known how to reach its registry.
+    #[error("fetch {image}")]
+    Access {
+        /// The image.
+        image: String,
+        /// Why.
+        #[source]
+        source: Box<AccessError>,
     },
     /// Asking a registry failed.
     #[error("fetch {image}")]
@@ -379,15 +399,29 @@ pub enum RemoteError {
         /// Where to.
         to: String,
     },
+    /// The registry sends us on to an address of this machine or link.
+    #[error("ask registry {host} for {what}: it sends us on to {to}, an address of this machine or its link, which is refused")]
+    Inward {
+        /// The registry.
+        host: String,
+        /// What was asked for.
+        what: String,
+        /// Where to.
+        to: String,
+    },
     /// 401 or 403.
     #[error(
-        "ask registry {host} for {what}: it asks for credentials, or there is no such repository; credentials are not supported yet, make the repository public"
+        "ask registry {host} for {what}: it {}, or there is no such repository; {}",
+        if *shown { "refuses our credentials" } else { "asks for credentials" },
+        if *shown { "log in anew" } else { "put them into /etc/bpfman-hook/auth.json" }
     )]
     Credentials {
         /// The registry.
         host: String,
         /// What was asked for.
         what: String,
+        /// True where we have some for this registry.
+        shown: bool,
     },
     /// Any other status than 200 and 404.
     #[error("ask registry {host} for {what}: it answers {status}{}", if message.is_empty() { String::new() } else { format!(" ({message})") })]

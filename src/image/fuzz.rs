@@ -97,7 +97,7 @@ fn signatures() {
     let annotations: std::collections::BTreeMap<String, String> = serde_json::from_slice(&annotations).unwrap();
     let signature = &annotations["dev.cosignproject.cosign/signature"];
     fuzz("payloads", &payload, |bytes| {
-        never(&Signature { body: Body::Simple { payload: bytes.to_vec(), signature: signature.clone(), keyless: false } });
+        never(&Signature { body: Body::Simple { payload: bytes.to_vec(), signature: signature.clone(), keyless: None } });
     });
     fuzz("keys", &[pem("cosign-v2.pub"), pem("wrong.pub")], |bytes| drop(Key::parse(Path::new("x.pub"), bytes)));
 }

@@ -8,10 +8,10 @@ use crate::image::Want;
 use crate::image::error::ImageError;
 use crate::image::examine::{Examined, Worth};
 use crate::image::source::Found;
-use crate::image::verify::{Finding, Key, Signature};
+use crate::image::verify::{Identities, Judgement, Key, Signature, Signers};
 use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
-use crate::model::policy::ImageRule;
+use crate::model::policy::{ImageRule, Signer};
 
 /// The rules that can allow one image of one digest.
 #[derive(Debug)]
@@ -80,10 +80,10 @@ impl<'a> Candidates<'a> {
                 Some(None) => rejected.push(rule.name.clone()),
                 None => {
                     // Those that are kept may satisfy it. Where they do not, there may be others by now.
-                    let keys = keys_of(rule, want, image)?;
+                    let signers = signers_of(rule, want, image)?;
                     for signature in kept()? {
-                        if let Finding::Good(by) = signature.examine(digest, &keys) {
-                            return Ok(Some(verified(rule, &keys[by], &signature, rejected)));
+                        if let Judgement::Good(by) = signature.judge(digest, &signers) {
+                            return Ok(Some(verified(rule, by, &signature, rejected)));
                         }
                     }
                     return Ok(None);
@@ -100,11 +100,11 @@ impl<'a> Candidates<'a> {
         for signature in &found.signatures {
             let mut rules = Vec::new();
             for rule in &self.signed {
-                let keys = keys_of(rule, want, image)?;
-                let (by, reason) = match signature.examine(digest, &keys) {
-                    Finding::Good(by) => (Some(keys[by].path().display().to_string()), None),
-                    Finding::Bad(why) => (None, Some(why)),
-                    Finding::Attestation => {
+                let signers = signers_of(rule, want, image)?;
+                let (by, reason) = match signature.judge(digest, &signers) {
+                    Judgement::Good(by) => (Some(by), None),
+                    Judgement::Bad(why) => (None, Some(why)),
+                    Judgement::Attestation => {
                         (None, Some("it is an attestation about the image and no signature of it".to_owned()))
                     }
                 };
@@ -121,19 +121,19 @@ impl<'a> Candidates<'a> {
         let mut bad = 0;
         let mut rejected = Vec::new();
         for (nth, rule) in self.signed.iter().enumerate() {
-            let keys = keys_of(rule, want, image)?;
+            let signers = signers_of(rule, want, image)?;
             for signature in &found.signatures {
-                match signature.examine(digest, &keys) {
-                    Finding::Good(by) => {
+                match signature.judge(digest, &signers) {
+                    Judgement::Good(by) => {
                         // With more signatures than could be read, an earlier rule may be satisfied after all.
                         let rejected = if found.trouble.is_none() { rejected } else { Vec::new() };
-                        return Ok(verified(rule, &keys[by], signature, rejected));
+                        return Ok(verified(rule, by, signature, rejected));
                     }
-                    Finding::Bad(why) => {
+                    Judgement::Bad(why) => {
                         bad += usize::from(nth == 0);
                         reason.get_or_insert(why);
                     }
-                    Finding::Attestation => {}
+                    Judgement::Attestation => {}
                 }
             }
             rejected.push(rule.name.clone());
@@ -141,10 +141,8 @@ impl<'a> Candidates<'a> {
         if let Some(trouble) = found.trouble {
             return Err(trouble);
         }
-        let keyless = self.signed.iter().all(|rule| rule.keys().next().is_none());
         match (reason, self.unsigned.first()) {
             (None, Some(rule)) => Ok(Decision { rejected, new: true, ..known(&rule.name, Verdict::Unsigned) }),
-            _ if keyless => Err(keyless_not_yet(image)),
             (None, None) => Err(ImageError::Unsigned { image: image.to_owned(), rules: names(self.signed.iter().copied()) }),
             (Some(reason), _) => Err(ImageError::BadSignature {
                 image: image.to_owned(),
@@ -161,11 +159,8 @@ pub(crate) fn refuse_early(want: &Want<'_>, image: &str) -> Result<(), ImageErro
     if want.rules.is_empty() {
         return Err(ImageError::NoRule { image: image.to_owned() });
     }
-    if want.rules.iter().all(|rule| !rule.unsigned && rule.keys().next().is_none()) {
-        return Err(match want.rules.iter().any(|rule| rule.is_keyless()) {
-            true => keyless_not_yet(image),
-            false => ImageError::NoKeys { image: image.to_owned() },
-        });
+    if want.rules.iter().all(|rule| !rule.unsigned && rule.signed_by.is_empty()) {
+        return Err(ImageError::NoKeys { image: image.to_owned() });
     }
     Ok(())
 }
@@ -174,30 +169,39 @@ fn known(rule: &str, verdict: Verdict) -> Decision {
     Decision { rule: rule.to_owned(), verdict, evidence: None, rejected: Vec::new(), new: false }
 }
 
-fn verified(rule: &ImageRule, key: &Key, signature: &Signature, rejected: Vec<String>) -> Decision {
-    let verdict = Verdict::Verified { by: key.path().display().to_string(), layout: signature.layout().to_owned() };
+fn verified(rule: &ImageRule, by: String, signature: &Signature, rejected: Vec<String>) -> Decision {
+    let verdict = Verdict::Verified { by, layout: signature.layout().to_owned() };
     Decision { rule: rule.name.clone(), verdict, evidence: Some(signature.clone()), rejected, new: true }
 }
 
-fn keyless_not_yet(image: &str) -> ImageError {
-    ImageError::NotYet {
-        image: image.to_owned(),
-        what: "keyless identities are",
-        remedy: "sign the image with a key and name it in signed-by = { key = … }",
+/// Whom a rule names, with the files that were read with the policy.
+fn signers_of(rule: &ImageRule, want: &Want<'_>, image: &str) -> Result<Signers, ImageError> {
+    let mut signers = Signers::default();
+    for signer in &rule.signed_by {
+        let path = signer.file();
+        let bytes = want.keys.get(path).ok_or_else(|| "it was not read with the policy".to_owned());
+        match signer {
+            Signer::Key(_) => {
+                let key = bytes.and_then(|pem| Key::parse(path, pem));
+                let failed = |reason| ImageError::Key { image: image.to_owned(), path: path.to_owned(), reason };
+                signers.keys.push(key.map_err(failed)?);
+            }
+            Signer::Identity { identity, issuer, .. } => {
+                let failed = |reason| ImageError::Pattern { image: image.to_owned(), rule: rule.name.clone(), reason };
+                let (identity, issuer) = (identity.matcher().map_err(failed)?, issuer.matcher().map_err(failed)?);
+                if let Some(known) = signers.identities.iter_mut().find(|known| known.path() == path) {
+                    known.add(identity, issuer);
+                    continue;
+                }
+                let root = bytes.and_then(|json| Identities::parse(path, json));
+                let failed = |reason| ImageError::TrustedRoot { image: image.to_owned(), path: path.to_owned(), reason };
+                let mut root = root.map_err(failed)?;
+                root.add(identity, issuer);
+                signers.identities.push(root);
+            }
+        }
     }
-}
-
-fn keys_of(rule: &ImageRule, want: &Want<'_>, image: &str) -> Result<Vec<Key>, ImageError> {
-    rule.keys()
-        .map(|path| {
-            let pem = want.keys.get(path).ok_or_else(|| "it was not read with the policy".to_owned());
-            pem.and_then(|pem| Key::parse(path, pem)).map_err(|reason| ImageError::Key {
-                image: image.to_owned(),
-                path: path.to_owned(),
-                reason,
-            })
-        })
-        .collect()
+    Ok(signers)
 }
 
 fn names<'a>(rules: impl Iterator<Item = &'a ImageRule>) -> String {

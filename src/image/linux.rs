@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::image::access::sites;
 use crate::image::cache::{Blob, Boarding, Cache, NewImage, Reader};
 use crate::image::content::{Content, content, media_type};
 use crate::image::error::{CacheError, ImageError};
@@ -156,7 +157,7 @@ impl LinuxImages {
         }
     }
 
-    /// A registry's repository, spoken to as the configuration says.
+    /// A registry's repository and its mirrors, spoken to as the configuration says.
     pub(crate) fn remote(
         &self,
         image: &str,
@@ -164,17 +165,9 @@ impl LinuxImages {
         registries: &RegistryConfig,
         deadline: Instant,
     ) -> Result<Remote, ImageError> {
-        let authorities = match registries.get(&at.registry).and_then(|registry| registry.ca.as_deref()) {
-            None => None,
-            Some(path) => match read(&self.root(image)?, path, crate::image::fetch::MAX_AUTHORITIES, image)? {
-                Got::Bytes(bytes) => Some(bytes),
-                Got::Missing | Got::TooLarge => {
-                    let problem = format!("its certificate authorities in {} are missing or too many", path.display());
-                    return Err(ImageError::Malformed { image: image.to_owned(), part: "registry configuration", problem });
-                }
-            },
-        };
-        Remote::open(self.worker, at, image, registries.plain_http(&at.registry), authorities.as_deref(), deadline)
+        let sites = sites(&self.host, registries, at)
+            .map_err(|source| ImageError::Access { image: image.to_owned(), source: Box::new(source) })?;
+        Ok(Remote::open(self.worker, sites, image, deadline))
     }
 
     fn pull(

@@ -16,6 +16,7 @@
 //! The digest that a reference stands for is established once; what follows is by digest. Signatures are checked before
 //! anything below the top-level digest is parsed. Everything is hashed by this process, whoever sent it.
 
+mod access;
 mod cache;
 mod content;
 mod deliver;
@@ -45,6 +46,7 @@ use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
+pub use access::{AccessError, conf as registries_conf, examine as examine_registries};
 pub use cache::{Cache, CachedImage, CachedVerdict, Swept, Which};
 pub use examine::{Examination, Examined, Worth};
 pub use error::{CacheError, ImageError, ObjectError, RemoteError};

@@ -52,7 +52,7 @@ impl LinuxImages {
         {
             return Err(ImageError::Tampered { image, part: "manifest", expected, found: parcel.digest });
         }
-        let mut remote = self.remote(&image, target.at, target.registries, target.deadline)?;
+        let mut remote = self.remote(&image, target.at, target.registries, target.deadline)?.own_place();
         sent(&mut remote, parcel, target).map_err(|err| as_push(err, &target.at.registry))
     }
 }

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use crate::image::access::Site;
 use crate::image::error::{ImageError, RemoteError};
 use crate::image::fetch::protocol::{Answer, Ask, MAX_MESSAGE, Put, Referrers};
 use crate::image::host::Got;
@@ -10,7 +11,6 @@ use crate::image::manifest::Document;
 use crate::image::source::Found;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT};
 use crate::model::ids::Digest;
-use crate::model::reference::RegistryReference;
 use crate::sys::SysError;
 use crate::sys::child::{Child, Output, Role};
 use crate::sys::fsutil::{read_sealed, sealed_memfd};
@@ -32,28 +32,41 @@ enum Link {
     Thread(Socket),
 }
 
-/// A repository. The worker ends when this is dropped.
+/// A repository, wherever it is kept: its mirrors and its own place. The workers end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Remote {
-    link: Link,
+    worker: Worker,
+    places: Vec<Door>,
+    /// The one that answered last, and is asked first.
+    at: usize,
     image: String,
-    host: String,
     started: Instant,
     deadline: Instant,
 }
 
+/// One host; the worker for it is started when it is needed.
+#[derive(Debug)]
+struct Door {
+    site: Site,
+    link: Option<Link>,
+}
+
 impl Remote {
-    /// Starts the worker and tells it where to go. No connection is made yet.
-    pub fn open(
-        worker: Worker,
-        at: &RegistryReference,
-        image: &str,
-        http: bool,
-        authorities: Option<&[u8]>,
-        deadline: Instant,
-    ) -> Result<Self, ImageError> {
-        let failed = |source| ImageError::Child { image: image.to_owned(), source };
-        let link = match worker {
+    /// Says where to go. Nothing is started yet.
+    pub fn open(worker: Worker, sites: Vec<Site>, image: &str, deadline: Instant) -> Self {
+        let places = sites.into_iter().map(|site| Door { site, link: None }).collect();
+        Self { worker, places, at: 0, image: image.to_owned(), started: Instant::now(), deadline }
+    }
+
+    /// The same without its mirrors, for those who write: they read what they change where they write it.
+    pub fn own_place(mut self) -> Self {
+        self.places.drain(..self.places.len().saturating_sub(1));
+        self
+    }
+
+    fn connect(&self, site: &Site) -> Result<Link, ImageError> {
+        let failed = |source| ImageError::Child { image: self.image.clone(), source };
+        let mut link = match self.worker {
             Worker::Child => Link::Child(Box::new(Child::spawn(Role::Fetch, Output::Null).map_err(failed)?)),
             Worker::Thread => {
                 let (ours, theirs) = Socket::pair().map_err(failed)?;
@@ -65,22 +78,64 @@ impl Remote {
                 Link::Thread(ours)
             }
         };
-        let host = at.registry.clone();
-        let mut remote = Self { link, image: image.to_owned(), host, started: Instant::now(), deadline };
-        let open = Ask::Open { host: at.registry.clone(), repository: at.repository.clone(), http };
-        let memory = authorities.map(|pem| sealed_memfd("authorities", pem)).transpose().map_err(failed)?;
-        remote.ask(&open, memory.as_ref().map(AsFd::as_fd).as_slice(), 0)?;
-        Ok(remote)
+        let left = self.deadline.saturating_duration_since(Instant::now()).as_millis();
+        let patience = u64::try_from(left).unwrap_or(u64::MAX);
+        let open = Ask::Open { access: Box::new(site.access.clone()), patience };
+        let files = [("authorities", &site.authorities), ("identity", &site.identity)];
+        let files = files.into_iter().filter_map(|(name, pem)| Some(sealed_memfd(name, pem.as_deref()?)));
+        let files = files.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        self.talk(&mut link, &site.access.host, &open, &fds, 0)?;
+        Ok(link)
+    }
+
+    /// Asks one place after the other, beginning with the one that answered last, until one has it. Only where all of them say so
+    /// is there none; an error of one is forgotten where another has it.
+    fn ask(&mut self, ask: &Ask, max: usize) -> Result<Got, ImageError> {
+        let mut first = None;
+        for step in 0..self.places.len() {
+            let at = (self.at + step) % self.places.len();
+            match self.ask_at(at, ask, &[], max) {
+                Ok(Got::Missing) => {}
+                Ok(got) => {
+                    self.at = at;
+                    return Ok(got);
+                }
+                Err(err @ ImageError::Timeout { .. }) => return Err(err),
+                Err(err) => {
+                    tracing::debug!(host = self.places[at].site.access.host, error = %err, "registry did not answer");
+                    // What the image's own place says is worth more than what a mirror says.
+                    if first.is_none() || at + 1 == self.places.len() {
+                        first = Some(err);
+                    }
+                }
+            }
+        }
+        first.map_or(Ok(Got::Missing), Err)
+    }
+
+    /// Asks one place; uploads go to the last one, which is the image's own.
+    fn ask_at(&mut self, at: usize, ask: &Ask, fds: &[std::os::fd::BorrowedFd<'_>], max: usize) -> Result<Got, ImageError> {
+        let mut link = match self.places[at].link.take() {
+            Some(link) => link,
+            None => self.connect(&self.places[at].site)?,
+        };
+        let got = self.talk(&mut link, &self.places[at].site.access.host, ask, fds, max);
+        // One that did not keep to the protocol is not asked again.
+        if !matches!(got, Err(ImageError::Child { .. } | ImageError::Timeout { .. })) {
+            self.places[at].link = Some(link);
+        }
+        got
     }
 
     /// A manifest by tag or digest; nothing is checked.
     pub fn manifest(&mut self, reference: &str) -> Result<Got, ImageError> {
-        self.ask(&Ask::Manifest { reference: reference.to_owned() }, &[], MAX_MANIFEST)
+        self.ask(&Ask::Manifest { reference: reference.to_owned() }, MAX_MANIFEST)
     }
 
     /// A blob; nothing is checked.
     pub fn blob(&mut self, digest: &Digest, max: usize) -> Result<Got, ImageError> {
-        self.ask(&Ask::Blob { digest: *digest, max: max.min(MAX_OBJECT) }, &[], max)
+        self.ask(&Ask::Blob { digest: *digest, max: max.min(MAX_OBJECT) }, max)
     }
 
     /// Puts a blob there; `from` is another repository of the registry that may have it.
@@ -97,7 +152,8 @@ impl Remote {
     fn put(&mut self, ask: &Ask, bytes: &[u8]) -> Result<Put, ImageError> {
         let failed = |source| ImageError::Child { image: self.image.clone(), source };
         let memory = sealed_memfd("bpfman-hook-put", bytes).map_err(failed)?;
-        match self.ask(ask, &[memory.as_fd()], MAX_MANIFEST)? {
+        let own = self.places.len() - 1;
+        match self.ask_at(own, ask, &[memory.as_fd()], MAX_MANIFEST)? {
             Got::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
             Got::Missing | Got::TooLarge => Err(self.malformed("the answer to an upload is none".to_owned())),
         }
@@ -109,6 +165,9 @@ impl Remote {
         let mut found = Found::default();
         let tag = format!("sha256-{}", digest.hex());
         match self.document(&format!("{tag}.sig"), None) {
+            Ok(Some(Document::Manifest(manifest))) if manifest.layers.is_empty() => {
+                found.trouble(self.malformed("its tag holds a manifest without layers".to_owned()));
+            }
             Ok(Some(Document::Manifest(manifest))) => self.collect(&manifest, &mut found),
             Ok(Some(Document::Index(_))) => found.trouble(self.malformed("its tag holds an index".to_owned())),
             Ok(None) => {}
@@ -150,12 +209,24 @@ impl Remote {
         found
     }
 
+    /// What the first place lists that lists anything: a mirror that keeps no signatures must not make an image look unsigned.
     fn listed(&mut self, digest: &Digest) -> Result<Referrers, ImageError> {
-        match self.ask(&Ask::Referrers { digest: *digest }, &[], MAX_MANIFEST)? {
-            Got::Missing => Ok(Referrers::default()),
-            Got::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
-            Got::TooLarge => Err(self.malformed("it is too large".to_owned())),
+        let mut trouble = None;
+        for step in 0..self.places.len() {
+            let at = (self.at + step) % self.places.len();
+            let list = match self.ask_at(at, &Ask::Referrers { digest: *digest }, &[], MAX_MANIFEST) {
+                Ok(Got::Missing) => Ok(Referrers::default()),
+                Ok(Got::Bytes(json)) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
+                Ok(Got::TooLarge) => Err(self.malformed("it is too large".to_owned())),
+                Err(err) => Err(err),
+            };
+            match list {
+                Ok(list) if list.digests.is_empty() && !list.more => {}
+                Ok(list) => return Ok(list),
+                Err(err) => trouble = trouble.or(Some(err)),
+            }
         }
+        trouble.map_or_else(|| Ok(Referrers::default()), Err)
     }
 
     fn collect(&mut self, manifest: &crate::image::manifest::Manifest, found: &mut Found) {
@@ -174,16 +245,23 @@ impl Remote {
         Document::parse(&bytes).map(Some).map_err(|problem| self.malformed(problem))
     }
 
-    fn ask(&mut self, ask: &Ask, fds: &[std::os::fd::BorrowedFd<'_>], max: usize) -> Result<Got, ImageError> {
+    fn talk(
+        &self,
+        link: &mut Link,
+        host: &str,
+        ask: &Ask,
+        fds: &[std::os::fd::BorrowedFd<'_>],
+        max: usize,
+    ) -> Result<Got, ImageError> {
         let image = self.image.clone();
         let failed = |source| ImageError::Child { image: image.clone(), source };
-        let socket = match &self.link {
+        let socket = match link {
             Link::Child(child) => child.socket(),
             Link::Thread(socket) => socket,
         };
         // A worker that is gone already is reported by the receiving side, which knows how it ended.
         let sent = socket.send(&ask.to_bytes(), fds);
-        let message = match &mut self.link {
+        let message = match link {
             Link::Child(child) => child.recv("an answer", MAX_MESSAGE, self.deadline),
             Link::Thread(socket) => socket.recv("an answer", MAX_MESSAGE, Some(self.deadline)).and_then(|message| {
                 message.ok_or(SysError::ChildGone { role: Role::Fetch.name(), how: "it closed its socket".into() })
@@ -191,8 +269,8 @@ impl Remote {
         };
         let message = match message {
             Ok(message) => message,
-            Err(SysError::Deadline { .. }) => return Err(self.timeout()),
-            Err(SysError::Io { source, .. }) if source.kind() == std::io::ErrorKind::TimedOut => return Err(self.timeout()),
+            Err(SysError::Deadline { .. }) => return Err(self.timeout(host)),
+            Err(SysError::Io { source, .. }) if source.kind() == std::io::ErrorKind::TimedOut => return Err(self.timeout(host)),
             Err(err) => return Err(failed(err)),
         };
         sent.map_err(failed)?;
@@ -208,9 +286,9 @@ impl Remote {
         }
     }
 
-    fn timeout(&self) -> ImageError {
+    fn timeout(&self, host: &str) -> ImageError {
         let seconds = self.deadline.saturating_duration_since(self.started).as_secs();
-        ImageError::Timeout { image: self.image.clone(), host: self.host.clone(), seconds }
+        ImageError::Timeout { image: self.image.clone(), host: host.to_owned(), seconds }
     }
 
     fn malformed(&self, problem: String) -> ImageError {

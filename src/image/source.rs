@@ -6,7 +6,7 @@ use crate::image::host::Got;
 use crate::image::layout::Layout;
 use crate::image::manifest::Manifest;
 use crate::image::remote::Remote;
-use crate::image::verify::{Body, Signature};
+use crate::image::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, SIGNATURE, Signature};
 use crate::image::{MAX_MANIFEST, hash};
 use crate::model::ids::Digest;
 
@@ -132,8 +132,12 @@ impl Found {
             let body = match bytes {
                 Ok(bytes) if simple => Body::Simple {
                     payload: bytes,
-                    signature: layer.annotation("dev.cosignproject.cosign/signature").unwrap_or_default().to_owned(),
-                    keyless: layer.annotation("dev.sigstore.cosign/certificate").is_some(),
+                    signature: layer.annotation(SIGNATURE).unwrap_or_default().to_owned(),
+                    keyless: layer.annotation(CERTIFICATE).map(|certificate| Attached {
+                        certificate: certificate.to_owned(),
+                        chain: layer.annotation(CHAIN).map(str::to_owned),
+                        entry: layer.annotation(ENTRY).map(str::to_owned),
+                    }),
                 },
                 Ok(bytes) => Body::Bundle(bytes),
                 Err(err @ (ImageError::Remote { .. } | ImageError::Timeout { .. } | ImageError::Child { .. })) => {

@@ -16,6 +16,8 @@ use crate::sys::fsutil::{self, TrustError, TrustedRoot};
 const POLICY_MAX: usize = 256 * 1024;
 /// Bytes of one key file; a trusted root of Sigstore has some 10 KiB.
 const KEY_MAX: usize = 64 * 1024;
+/// Bytes of a trusted root: the public one has 7 KiB.
+const ROOT_MAX: usize = 1 << 20;
 /// Files of one directory.
 const FILES_MAX: usize = 256;
 
@@ -133,13 +135,14 @@ fn read_keys(policy: &Policy, root: &Path, trusted: &TrustedRoot) -> Result<BTre
 }
 
 fn read_key(policy: &Policy, path: &Path, root: &Path, trusted: &TrustedRoot) -> Result<Vec<u8>, PolicyFilesError> {
+    let is_key = policy.images.iter().any(|rule| rule.keys().any(|key| key == path));
+    let max = if is_key { KEY_MAX } else { ROOT_MAX };
     let bytes = match path.starts_with(root) {
-        true => trusted.read_file(path, KEY_MAX),
+        true => trusted.read_file(path, max),
         // With --root DIR a rule may still name a key of the host itself.
-        false => fsutil::read_trusted_file(path, KEY_MAX),
+        false => fsutil::read_trusted_file(path, max),
     };
     let bytes = bytes.map_err(PolicyFilesError::Trust)?;
-    let is_key = policy.images.iter().any(|rule| rule.keys().any(|key| key == path));
     if is_key && !looks_like_a_public_key(&bytes) {
         return Err(PolicyFilesError::NotAKey(path.to_owned()));
     }

@@ -12,7 +12,7 @@ use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::series::{self, Collected};
-use crate::store::{ReadTxn, Store, StoreError};
+use crate::store::{Damaged, ReadTxn, Store, StoreError};
 use crate::sys::export;
 
 /// How long a failed request stays visible.
@@ -207,25 +207,12 @@ fn outcome(released: Released) -> (String, bool) {
     (words, failed)
 }
 
-/// Records that do not decode, and why.
-pub type Damaged = Vec<(OwnerNo, StoreError)>;
-
 /// Every record, and the numbers of those that do not decode.
 ///
 /// # Errors
 /// Where the store as a whole cannot be read.
 pub fn read_all(store: &Store) -> Result<(Vec<OwnerRecord>, Damaged), StoreError> {
-    store.read(|txn| {
-        let (mut records, mut damaged) = (Vec::new(), Vec::new());
-        for record in txn.owners()? {
-            match record {
-                Ok(record) => records.push(record),
-                Err(StoreError::Record { path, no, source }) => damaged.push((no, StoreError::Record { path, no, source })),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((records, damaged))
-    })
+    store.read(|txn: &ReadTxn<'_>| txn.every())
 }
 
 /// An owner in words.

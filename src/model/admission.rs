@@ -140,16 +140,12 @@ fn rules_for<'a>(
     reference: &Reference,
 ) -> Result<Vec<&'a ImageRule>, Refusal> {
     let mut rules = policy.image_rules(rule, reference);
-    let Some(first) = rules.first().copied() else {
+    if rules.is_empty() {
         let (rule, repository) = (rule.place.to_string(), reference.repository());
         return Err(match reference.on_host() {
             true => Refusal::HostPath { rule, reference: repository },
             false => Refusal::NoImageRule { rule, reference: repository },
         });
-    };
-    rules.retain(|rule| !rule.is_keyless());
-    if rules.is_empty() {
-        return Err(Refusal::Keyless { image_rule: first.name.clone() });
     }
     if rules.iter().all(|rule| !rule.unsigned && rule.signed_by.is_empty()) {
         return Err(Refusal::NoKeys { reference: reference.repository() });
@@ -442,7 +438,7 @@ programs = 2
     fn refusals_name_the_rule_and_what_would_allow_it() {
         let acme = ("image", "ghcr.io/acme/x");
         let [zero, one, two] = ["/p.toml:23", "/p.toml:31", "/p.toml:36"].map(|at| format!("the container rule at {at}"));
-        let cases: [(u32, Written<'_>, String); 20] = [
+        let cases: [(u32, Written<'_>, String); 19] = [
             (
                 3,
                 &[acme],
@@ -470,11 +466,6 @@ programs = 2
                     "oci:/usr/share/demo is a path on the host, and no image rule under {one} names it or a directory above it; add \
                      an [[image]] that does"
                 ),
-            ),
-            (
-                0,
-                &[("image", "ghcr.io/keyless/x")],
-                "image rule keyless asks for a keyless identity, which this version does not verify; give it signed-by = { key = … }".to_owned(),
             ),
             (2, &[acme], format!("{two} allows no programs; write programs = [ … ] in it")),
             (

@@ -170,14 +170,10 @@ impl Explanation {
 impl ExplainedRule {
     /// An image rule, for a listing.
     pub fn of(rule: &ImageRule) -> Self {
-        let signed_by = rule.signed_by.iter().map(|signer| match signer {
-            Signer::Key(path) => path.display().to_string(),
-            Signer::Identity { identity, .. } => identity.clone(),
-        });
         Self {
             name: rule.name.clone(),
             repository: rule.repository.to_string(),
-            signed_by: signed_by.collect(),
+            signed_by: rule.signed_by.iter().map(Signer::to_string).collect(),
             scope: rule.scope,
         }
     }

@@ -147,3 +147,42 @@ fn by_hand(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>) -> Vec<Hap
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(owner: &str, phase: &str, links: &str) -> OwnerRecord {
+        let text = format!(
+            r#"{{"no":7,"owner":{owner},"phase":"{phase}","actor":{{"process":{{"pid":1,"start_time":1}},"deadline":1}},
+            "created":1,"changed":1,"init":null,"request":null,"engine":null,"workload":null,"cgroup":null,"programs":[],
+            "maps":[],"links":[{links}],"bpffs":null,"images":[],"holds":[],"holders":[],"failure":"no such thing","leftovers":[]}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_containers_life_is_told_in_words() {
+        let of = |phase: &str| record(r#"{"kind":"container","id":"web","bundle":"/b","runtime_user":0}"#, phase, "");
+        let (pending, ready, releasing, failed) = (of("pending"), of("ready"), of("releasing"), of("failed"));
+        for (before, after, acquired, collecting, expected) in [
+            (None, Some(&pending), false, false, &[][..]),
+            (Some(&pending), Some(&ready), true, false, &["acquired"]),
+            (Some(&ready), Some(&ready), true, false, &[]),
+            (Some(&ready), Some(&releasing), false, false, &[]),
+            (Some(&releasing), None, true, false, &["released"]),
+            (Some(&releasing), None, true, true, &["collected"]),
+            // A start that failed was never there.
+            (Some(&releasing), None, false, false, &[]),
+            (None, Some(&failed), false, false, &["refused"]),
+            (Some(&failed), Some(&failed), false, false, &[]),
+            (Some(&failed), None, false, false, &[]),
+        ] {
+            let told = between(before, after, acquired, collecting);
+            let words: Vec<_> = told.iter().map(|happening| happening.what.as_str()).collect();
+            assert_eq!(words, expected, "{:?} -> {:?}", before.map(|r| r.phase), after.map(|r| r.phase));
+            assert!(told.iter().all(|happening| happening.container.as_deref() == Some("web")));
+        }
+        assert_eq!(between(None, Some(&failed), false, false)[0].reason.as_deref(), Some("no such thing"));
+    }
+}

@@ -10,6 +10,7 @@ pub mod bytecode;
 pub mod card;
 pub mod config;
 pub mod container;
+pub mod credentials;
 pub mod delegation;
 pub mod engine;
 pub mod explain;

@@ -507,6 +507,36 @@ fn a_record_that_does_not_decode_is_named_and_can_be_removed() {
 }
 
 #[test]
+fn many_records_are_decoded_at_once_and_come_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), BOOT).unwrap();
+    let mut made = 0;
+    for count in [0, 1, 255, 256, 257, 1100] {
+        while made < count {
+            add(&store, container(&format!("c{made}")), Phase::Ready, 1).unwrap();
+            made += 1;
+        }
+        let (records, damaged) = store.read(|txn| txn.every()).unwrap();
+        let listed: Vec<u64> = records.iter().map(|record| record.no.0).collect();
+        assert_eq!((listed, damaged.len()), (numbers(&store), 0), "{count}");
+    }
+    let data = store.path().join(DATA_FILE);
+    drop(store);
+    let text = fs::read(&data).unwrap();
+    let needle = b"{\"no\":700,";
+    let mut bytes = text.clone();
+    for (at, _) in text.windows(needle.len()).enumerate().filter(|(_, part)| part == needle) {
+        bytes[at] = b'!';
+    }
+    assert_ne!(bytes, text);
+    fs::write(&data, bytes).unwrap();
+    let store = Store::open(dir.path(), BOOT).unwrap();
+    let (records, damaged) = store.read(|txn| txn.every()).unwrap();
+    assert_eq!((records.len(), damaged.len(), damaged[0].0), (1099, 1, OwnerNo(700)));
+    assert!(records.is_sorted_by_key(|record| record.no));
+}
+
+#[test]
 fn another_schema_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();

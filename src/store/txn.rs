@@ -25,7 +25,7 @@ use super::publish::Change;
 use super::{StoreError, Table};
 use crate::model::ids::{ContainerId, OwnerNo};
 use crate::model::record::{Owner, OwnerRecord, Phase};
-use crate::sys::export;
+use crate::sys::{export, fault};
 
 pub(super) const SCHEMA_KEY: &[u8] = b"s";
 const LAST_NO_KEY: &[u8] = b"x";
@@ -33,6 +33,14 @@ const OWNERS: u8 = b'o';
 const CONTAINERS: u8 = b'c';
 const NETNS: u8 = b'n';
 const PHASES: u8 = b'p';
+
+/// Threads that decode at the same time.
+const THREADS_MAX: usize = 4;
+/// Records that take longer to decode than a thread to start.
+const WORTH_A_THREAD: usize = 256;
+
+/// Records that do not decode, and why.
+pub type Damaged = Vec<(OwnerNo, StoreError)>;
 
 /// A snapshot of the store.
 pub struct ReadTxn<'t> {
@@ -70,6 +78,37 @@ impl<'t> ReadTxn<'t> {
             let (key, bytes) = entry.map_err(|err| self.failed(err))?;
             self.decode(self.number(key)?, bytes)
         }))
+    }
+
+    /// Every record in the order of the numbers, and the numbers of those that do not decode, with why. Many are decoded by
+    /// several threads: it is what a listing spends its time on.
+    pub fn every(&self) -> Result<(Vec<OwnerRecord>, Damaged), StoreError> {
+        let entries = self.table.prefix_iter(self.txn, &[OWNERS]).map_err(|err| self.failed(err))?;
+        let entries = entries.map(|entry| {
+            let (key, bytes) = entry.map_err(|err| self.failed(err))?;
+            Ok((self.number(key)?, bytes))
+        });
+        let entries: Vec<(OwnerNo, &[u8])> = entries.collect::<Result<_, StoreError>>()?;
+        let decode = |part: &[(OwnerNo, &[u8])]| -> Vec<Result<OwnerRecord, (OwnerNo, StoreError)>> {
+            part.iter().map(|(no, bytes)| decode(self.path, *no, bytes).map_err(|err| (*no, err))).collect()
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        let part = entries.len().div_ceil(threads).max(WORTH_A_THREAD);
+        let (first, rest) = entries.split_at(part.min(entries.len()));
+        let mut results = Vec::with_capacity(entries.len());
+        std::thread::scope(|scope| {
+            let others: Vec<_> = rest.chunks(part).map(|part| scope.spawn(move || fault::inside(|| decode(part)))).collect();
+            results.extend(decode(first));
+            others.into_iter().for_each(|other| results.extend(other.join().expect("decoding does not panic")));
+        });
+        let (mut records, mut damaged) = (Vec::with_capacity(results.len()), Vec::new());
+        for result in results {
+            match result {
+                Ok(record) => records.push(record),
+                Err(bad) => damaged.push(bad),
+            }
+        }
+        Ok((records, damaged))
     }
 
     /// The records of the containers with this id, in the order of their numbers. Several, where runtimes with other roots or
@@ -117,12 +156,7 @@ impl<'t> ReadTxn<'t> {
     }
 
     fn decode(&self, no: OwnerNo, bytes: &[u8]) -> Result<OwnerRecord, StoreError> {
-        let bad = |source| StoreError::Record { path: self.path.to_owned(), no, source };
-        let record: OwnerRecord = serde_json::from_slice(bytes).map_err(bad)?;
-        if record.no != no {
-            return Err(bad(serde::de::Error::custom(format!("it says it were record {}", record.no))));
-        }
-        Ok(record)
+        decode(self.path, no, bytes)
     }
 
     fn failed(&self, err: heed::Error) -> StoreError {
@@ -304,6 +338,15 @@ impl fmt::Debug for WriteTxn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WriteTxn").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+fn decode(path: &Path, no: OwnerNo, bytes: &[u8]) -> Result<OwnerRecord, StoreError> {
+    let bad = |source| StoreError::Record { path: path.to_owned(), no, source };
+    let record: OwnerRecord = serde_json::from_slice(bytes).map_err(bad)?;
+    if record.no != no {
+        return Err(bad(serde::de::Error::custom(format!("it says it were record {}", record.no))));
+    }
+    Ok(record)
 }
 
 fn owner_key(no: OwnerNo) -> [u8; 9] {

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod child;
 pub mod clock;
 pub mod cpus;
+pub mod credential_helper;
 pub mod deadline;
 pub mod environment;
 pub mod error;

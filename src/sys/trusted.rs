@@ -46,6 +46,14 @@ pub enum TrustError {
         /// Its permission bits.
         mode: u32,
     },
+    /// A file with secrets can be read by group or others.
+    #[error("{} has mode {mode:04o} and holds secrets that others than root can read, give it mode 0600", .component.display())]
+    Readable {
+        /// The file.
+        component: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// It is something else than a regular file or a directory, whichever was asked for.
     #[error("{} is not a {wanted}", .component.display())]
     Kind {
@@ -123,6 +131,18 @@ impl TrustedRoot {
             ReadError::TooLarge { max } => TrustError::TooLarge { path: path.to_owned(), max },
             ReadError::Io(source) => TrustError::Io { doing: "read", path: path.to_owned(), source },
         })
+    }
+
+    /// The same for a file that holds secrets: nobody but its owner may read it either.
+    pub fn read_secret(&self, path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
+        let file = self.walk(path, OFlags::PATH | OFlags::CLOEXEC, FILE)?;
+        let stat =
+            fstat(&file).map_err(|errno| TrustError::Io { doing: "stat", path: path.to_owned(), source: errno.into() })?;
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        if mode.intersects(Mode::RWXG | Mode::RWXO) {
+            return Err(TrustError::Readable { component: path.to_owned(), mode: mode.as_raw_mode() });
+        }
+        self.read_file(path, max)
     }
 
     /// Opens `path` component by component; the last one with `flags`, unchecked.

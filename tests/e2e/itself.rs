@@ -27,6 +27,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::podman::CASES,
         crate::registries::CASES,
         crate::requests::CASES,
+        crate::watching::CASES,
     ]
     .into_iter()
     .flatten()

@@ -27,6 +27,7 @@ mod podman;
 mod pods;
 mod registries;
 mod requests;
+mod watching;
 
 use support::lab::Hooks;
 use world::World;

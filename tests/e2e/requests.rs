@@ -24,7 +24,7 @@ crate::cases![
     a_program_that_reads_kernel_memory,
     a_type_of_a_later_version,
     an_option_of_a_later_version,
-    a_signer_of_a_later_version,
+    an_identity_that_nobody_can_have_signed_by,
     one_interface_for_two_xdp_programs,
     a_global_that_nobody_declares,
     a_global_that_does_not_fit,
@@ -130,14 +130,14 @@ fn an_option_of_a_later_version(world: &mut World) {
     world.refused(bundle, 2, &["priority"]);
 }
 
-fn a_signer_of_a_later_version(world: &mut World) {
+fn an_identity_that_nobody_can_have_signed_by(world: &mut World) {
     let bundle = asking(world, "keyless", "demo", "xdp:count_packets iface=lo");
     let signer = "signed-by = { identity = \"https://example.org/release\", issuer = \"https://token.example.org\", trusted-root = \"ROOT\" }";
     let root = world.lab.write("root/etc/bpfman-hook/trusted_root.json", b"{}");
     let signer = signer.replace("ROOT", &root.display().to_string());
     let rule = format!("[[image]]\nname = \"keyless\"\nrepository = \"oci:{}\"\n{signer}\n", world.images.dir.display());
     world.lab.policy(&(rule + crate::world::CONTAINER_RULE));
-    world.refused(bundle, 1, &["asks for a keyless identity"]);
+    world.refused(bundle, 1, &["trusted root"]);
 }
 
 fn one_interface_for_two_xdp_programs(world: &mut World) {

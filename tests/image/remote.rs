@@ -108,7 +108,7 @@ fn sizes_are_capped_while_bytes_arrive() {
 #[test]
 fn failures_name_the_host_and_what_was_asked_for() {
     for (reply, sentence) in [
-        (Reply::Status(401), "asks for credentials, or there is no such repository; credentials are not supported yet"),
+        (Reply::Status(401), "asks for credentials, or there is no such repository; put them into /etc/bpfman-hook/auth.json"),
         (Reply::Status(403), "asks for credentials"),
         (Reply::Status(429), "it answers 429 (TOOMANYREQUESTS test registry)"),
         (Reply::Status(500), "it answers 500"),
@@ -278,7 +278,7 @@ fn a_registry_with_a_certificate_of_a_configured_authority() {
     std::os::unix::fs::symlink(world.path("ca.pem"), world.path("link")).unwrap();
     std::fs::set_permissions(world.path("ca.pem"), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
     let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
-    assert!(matches!(err, ImageError::HostPath { .. }) && text.contains("ca.pem has mode 0666"), "{text}");
+    assert!(matches!(err, ImageError::Access { .. }) && text.contains("ca.pem has mode 0666"), "{text}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use bpfman_hook::image::ImageError;
 use bpfman_hook::model::bytecode::Verdict;
 use bpfman_hook::model::ids::Digest;
-use bpfman_hook::model::policy::Signer;
+use bpfman_hook::model::policy::{Signer, Words};
 use serde_json::{Value, json};
 
 use crate::registry::{Behaviour, Registry, Reply};
@@ -20,11 +20,14 @@ fn world_of(case: &Value) -> World {
     let mut world = World::new();
     let keys: Vec<String> = texts(&case["policy"]["keys"]).iter().map(|key| key.as_str().unwrap().to_owned()).collect();
     let mut signed = world.key_rule("signed", &keys.iter().map(String::as_str).collect::<Vec<_>>());
+    let root = data("signatures").join(case["policy"]["trusted_root"].as_str().unwrap_or("trust/trusted_root.json"));
+    let words = |of: &Value, key: &str| Words::Exact(of[key].as_str().unwrap().to_owned());
+    world.keys.insert(root.clone(), std::fs::read(&root).unwrap());
     for identity in texts(&case["policy"]["identities"]) {
         signed.signed_by.push(Signer::Identity {
-            identity: identity["identity"].as_str().unwrap_or("x").to_owned(),
-            issuer: identity["issuer"].as_str().unwrap_or("x").to_owned(),
-            trusted_root: None,
+            identity: words(&identity, "identity"),
+            issuer: words(&identity, "issuer"),
+            trusted_root: root.clone(),
         });
     }
     signed.unsigned = false;
@@ -38,22 +41,23 @@ fn world_of(case: &Value) -> World {
 fn check(case: &Value, world: &World, reference: &str) {
     let id = case["id"].as_str().unwrap();
     let expected = case["expect"].as_str().unwrap();
-    if !case["policy"]["identities"].as_array().unwrap().is_empty() {
-        let (err, text) = world.error(reference);
-        assert!(matches!(err, ImageError::NotYet { .. }), "{id}: {text}");
-        assert!(text.contains("keyless identities are not supported yet"), "{id}: {text}");
-        return;
-    }
     match (expected, world.fetch(reference)) {
         ("verified", Ok(got)) => {
             let layout = match case["by"].as_str().unwrap() {
-                "legacy-key" => "simple-signing",
-                "key-bundle" => "bundle",
+                "legacy-key" | "legacy-keyless" => "simple-signing",
+                "key-bundle" | "keyless-bundle" => "bundle",
                 other => panic!("{id}: {other}"),
             };
-            let key = data("signatures").join(case["policy"]["keys"][0].as_str().unwrap());
-            let by = key.display().to_string();
-            assert_eq!(got.verdict, Verdict::Verified { by, layout: layout.to_owned() }, "{id}");
+            let texts = |list: &str, part: fn(&Value) -> String| -> Vec<String> {
+                case["policy"][list].as_array().unwrap().iter().map(part).collect()
+            };
+            let mut signers = texts("keys", |key| data("signatures").join(key.as_str().unwrap()).display().to_string());
+            signers.truncate(1);
+            signers.extend(texts("identities", |of| {
+                format!("{} ({})", of["identity"].as_str().unwrap(), of["issuer"].as_str().unwrap())
+            }));
+            let Verdict::Verified { by, layout: found } = got.verdict else { panic!("{id}: {:?}", got.verdict) };
+            assert!(found == layout && signers.contains(&by), "{id}: {found} {by}");
             assert_eq!(
                 (got.rule.as_str(), got.digest.to_string().as_str()),
                 ("signed", case["digest"].as_str().unwrap()),
@@ -75,20 +79,17 @@ fn every_case_in_a_registry() {
     let store = data("signatures/registry");
     let without = Registry::start(&store, Behaviour::default());
     let with = Registry::start(&store, Behaviour { native: Some(50), ..Behaviour::default() });
-    let mut keyed = 0;
     for case in cases() {
         let native = case["serve"].as_array().is_some_and(|args| args.iter().any(|arg| arg == "--native"));
         let host = if native { with.host() } else { without.host() };
         let reference = format!("{host}/{}", case["image"].as_str().unwrap());
         check(&case, &world_of(&case), &reference);
-        keyed += usize::from(case["policy"]["identities"].as_array().unwrap().is_empty());
     }
-    assert_eq!(keyed, 17, "the cases about keys");
 }
 
 #[test]
-fn every_key_case_in_a_layout() {
-    for case in cases().iter().filter(|case| case["policy"]["identities"].as_array().unwrap().is_empty()) {
+fn every_case_in_a_layout() {
+    for case in &cases() {
         let image = case["image"].as_str().unwrap();
         let (repo, tag) = image.split_once(['@', ':']).unwrap();
         // A layout has no digests to ask for, and referrers without a list are found by their subject.
@@ -284,14 +285,40 @@ fn rules_are_tried_in_order_and_digests_bind() {
 }
 
 #[test]
-fn keyless_only_rules_are_refused_before_anything_is_asked() {
+fn what_no_identity_can_be_judged_by_is_an_error_that_names_it() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     let mut world = World::new();
-    let identity = Signer::Identity { identity: "x".into(), issuer: "y".into(), trusted_root: None };
-    world.rules = vec![rule("keyless", vec![identity])];
-    let (err, _) = world.error(&format!("{}/bpf/keyless:v1", registry.host()));
-    assert!(matches!(err, ImageError::NotYet { .. }));
-    assert_eq!(registry.requests(), Vec::<String>::new());
+    let root = data("signatures/trust/trusted_root.json");
+    let signer = |identity| Signer::Identity { identity, issuer: Words::Exact("y".into()), trusted_root: root.clone() };
+    let reference = format!("{}/bpf/keyless:v1", registry.host());
+    world.rules = vec![rule("keyless", vec![signer(Words::Exact("x".into()))])];
+    let (err, text) = world.error(&reference);
+    assert!(matches!(err, ImageError::TrustedRoot { .. }) && text.contains("trusted_root.json"), "{text}");
+    world.keys.insert(root.clone(), b"{}".to_vec());
+    let (err, text) = world.error(&reference);
+    assert!(matches!(err, ImageError::TrustedRoot { .. } | ImageError::BadSignature { .. }), "{text}");
+    world.keys.insert(root.clone(), std::fs::read(&root).unwrap());
+    let (err, text) = world.error(&reference);
+    let signed_by = "https://github.com/acme/bpf/.github/workflows/release.yml@refs/heads/main";
+    assert!(matches!(err, ImageError::BadSignature { .. }) && text.contains(&format!("it is by {signed_by}")), "{text}");
+    world.rules = vec![rule("keyless", vec![signer(Words::Regexp("(".into()))])];
+    assert!(matches!(world.error(&reference).0, ImageError::Pattern { .. }));
+}
+
+/// A keyless signature of cosign 2 is kept with its certificate, so that a changed policy judges it without the network.
+#[test]
+fn kept_keyless_signatures_are_judged_again() {
+    let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+    for image in ["bpf/keyless:v1", "bpf/legacy-keyless:v1"] {
+        let case = cases().into_iter().find(|case| case["image"] == image && case["expect"] == "verified").unwrap();
+        let mut world = world_of(&case);
+        let reference = format!("{}/{image}", registry.host());
+        world.fetch(&reference).unwrap();
+        registry.clear();
+        world.policy.0 = Digest::from_bytes([2; 32]);
+        assert!(matches!(world.fetch(&reference).unwrap().verdict, Verdict::Verified { .. }));
+        assert_eq!(registry.requests(), Vec::<String>::new());
+    }
 }
 
 #[test]

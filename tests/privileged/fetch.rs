@@ -108,7 +108,7 @@ fn a_signed_image_comes_through_the_child_and_an_unsigned_one_does_not() {
     for (image, sentence) in [
         ("bpf/unsigned:v1", "it is not signed"),
         ("bpf/key-v2-copied:v1", "it is of another image"),
-        ("bpf/keyless:v1", "keyless identities are not supported yet"),
+        ("bpf/keyless:v1", "the rule names keys alone"),
     ] {
         let installation = Installation::new();
         let output = installation.pulled(&format!("{}/{image}", registry.host()));

@@ -10,8 +10,10 @@ use crate::frontend::finding::{Finding, Findings, Status};
 use crate::frontend::install::Place;
 use crate::frontend::install_check::effective;
 use crate::frontend::{fail, policy, print};
+use crate::image::examine_registries;
 use crate::kernel::{Feature, Kernel};
 use crate::lifecycle::error::chain;
+use crate::lifecycle::registries_file;
 use crate::model::policy::Engine;
 use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
@@ -58,6 +60,7 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     }
     all.0.extend(engines(Path::new("/")).0);
     all.push(policy(paths));
+    all.push(registries(paths));
     all.0.extend(records(paths, kernel));
     all
 }
@@ -79,6 +82,30 @@ fn policy(paths: &Paths) -> Finding {
             let detail = format!("every request is refused: {}", chain(&err));
             Finding::bad("policy", Status::Fail, detail, "correct it, then `bpfman-hook policy check`")
         }
+    }
+}
+
+/// The files that say how registries are reached, as a hook reads them.
+fn registries(paths: &Paths) -> Finding {
+    let remedy = "see docs/registries.md";
+    let config = match registries_file::load(paths) {
+        Ok(config) => config,
+        Err(err) => {
+            let detail = format!("every request is refused: {}", chain(&err));
+            return Finding::bad("registries", Status::Fail, detail, remedy);
+        }
+    };
+    match examine_registries(paths.root(), &config) {
+        Err(err) => Finding::bad(
+            "registries",
+            Status::Fail,
+            format!("images that are not in the cache are refused: {}", chain(&err)),
+            remedy,
+        ),
+        Ok(complaints) if complaints.is_empty() => {
+            Finding::ok("registries", "credentials, certificates and mirrors can be read")
+        }
+        Ok(complaints) => Finding::bad("registries", Status::Warn, complaints.join("; "), remedy),
     }
 }
 
@@ -137,6 +164,31 @@ fn read_records(paths: &Paths) -> Result<Vec<OwnerRecord>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_auth_file_that_others_can_read_is_found() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let paths = Paths::below(root.path());
+        assert_eq!(registries(&paths).status, Status::Ok);
+        fs::create_dir_all(&paths.etc).unwrap();
+        for dir in [paths.etc.as_path(), paths.etc.parent().unwrap()] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let auth = paths.etc.join("auth.json");
+        fs::write(&auth, "{}").unwrap();
+        for (mode, status) in [(0o644, Status::Fail), (0o600, Status::Ok)] {
+            fs::set_permissions(&auth, fs::Permissions::from_mode(mode)).unwrap();
+            let finding = registries(&paths);
+            assert_eq!(finding.status, status, "{mode:o}: {}", finding.detail);
+        }
+        fs::create_dir_all(root.path().join("etc/containers")).unwrap();
+        fs::set_permissions(root.path().join("etc/containers"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(root.path().join("etc/containers/registries.conf"), "[registries.block]\n").unwrap();
+        let finding = registries(&paths);
+        assert!(finding.status == Status::Fail && finding.detail.contains("version 1"), "{}", finding.detail);
+    }
 
     #[test]
     fn only_engines_that_are_there_are_asked() {

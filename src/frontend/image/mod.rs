@@ -3,6 +3,7 @@
 pub mod build;
 pub mod carry;
 pub mod inspect;
+mod person;
 pub mod pull;
 pub mod push;
 pub mod stock;

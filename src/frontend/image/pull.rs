@@ -10,16 +10,17 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::{Format, PullArgs};
+use crate::frontend::image::person::person;
 use crate::frontend::list::json;
 use crate::frontend::table::printable;
 use crate::frontend::{fail, print};
-use crate::image::{Images as _, LinuxImages, Want};
+use crate::image::{Images as _, LinuxImages, Want, registries_conf};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::lifecycle::registries_file;
 use crate::model::bytecode::{Bytecode, PullPolicy, Verdict};
 use crate::model::policy::ImageRule;
-use crate::model::reference::Reference;
+use crate::model::reference::{Reference, ReferenceError};
 use crate::model::registries::RegistryConfig;
 use crate::paths::Paths;
 
@@ -85,12 +86,19 @@ impl Rules {
 
 /// Fetches the images, some at once; goes on after one that fails, and then exits 1.
 pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
-    let rules = match Rules::load(paths) {
+    let mut rules = match Rules::load(paths) {
         Ok(rules) => rules,
         Err(status) => return status,
     };
+    rules.registries = match person(&args.registry) {
+        Ok(person) => rules.registries.by(person),
+        Err(sentence) => {
+            fail(&sentence);
+            return ExitCode::from(2);
+        }
+    };
     let images = super::images(paths);
-    let results = all(&args.references, |text| one(&images, &rules, text));
+    let results = all(&args.references, |text| one(paths, &images, &rules, args.pull_policy, text));
     let mut status = ExitCode::SUCCESS;
     let mut done = Vec::new();
     for result in results {
@@ -147,12 +155,12 @@ fn spinner(text: &str) -> ProgressBar {
     bar
 }
 
-fn one(images: &LinuxImages, rules: &Rules, text: &str) -> Result<Bytecode, String> {
-    let reference = super::reference(text)?;
+fn one(paths: &Paths, images: &LinuxImages, rules: &Rules, pull: PullPolicy, text: &str) -> Result<Bytecode, String> {
+    let reference = named(paths, text)?;
     let selected = rules.of(&reference, "pull")?;
     let want = Want {
         reference: &reference,
-        pull: PullPolicy::Always,
+        pull,
         rules: &selected,
         keys: &rules.policy.keys,
         policy: rules.policy.id,
@@ -160,6 +168,25 @@ fn one(images: &LinuxImages, rules: &Rules, text: &str) -> Result<Bytecode, Stri
         deadline: Instant::now() + PATIENCE,
     };
     images.fetch(&want).map_err(|e| chain(&e))
+}
+
+/// A reference, or a short name that registries.conf makes one of before policy sees it.
+fn named(paths: &Paths, text: &str) -> Result<Reference, String> {
+    if !matches!(Reference::parse(text), Err(ReferenceError::NoRegistry { .. })) {
+        return super::reference(text);
+    }
+    let (conf, _) = registries_conf(paths.root()).map_err(|error| chain(&error))?;
+    match conf.long_name(text) {
+        Some(long) => super::reference(&long),
+        None if conf.search().len() > 1 => {
+            let choices: Vec<_> = conf.search().iter().map(|registry| format!("{registry}/{text}")).collect();
+            Err(format!(
+                "pull {text}: it names no registry, and more than one would be searched; write one of {}",
+                choices.join(", ")
+            ))
+        }
+        None => super::reference(text),
+    }
 }
 
 #[cfg(test)]

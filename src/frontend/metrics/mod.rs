@@ -3,6 +3,8 @@
 
 pub mod gather;
 pub mod serve;
+#[cfg(test)]
+mod tests;
 pub mod text;
 
 use std::path::Path;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::cache::{Blob, Reader};
 use crate::image::error::CacheError;
-use crate::image::verify::{Body, SIMPLE_SIGNING, Signature};
+use crate::image::verify::{Attached, Body, SIMPLE_SIGNING, Signature};
 use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
@@ -52,6 +52,9 @@ pub(crate) struct Evidence {
     pub blob: Digest,
     /// For simple signing: base64.
     pub signature: String,
+    /// For a keyless one of cosign 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyless: Option<Attached>,
 }
 
 /// One verdict.
@@ -103,19 +106,20 @@ impl Record {
 impl Evidence {
     /// A signature as it is kept, and the blob that goes with it. Only signatures that could be read are kept.
     pub fn of(signature: &Signature) -> Option<(Self, &[u8])> {
-        let (blob, signed) = match &signature.body {
-            Body::Simple { payload, signature, .. } => (payload, signature.clone()),
-            Body::Bundle(json) => (json, String::new()),
+        let (blob, signed, keyless) = match &signature.body {
+            Body::Simple { payload, signature, keyless } => (payload, signature.clone(), keyless.clone()),
+            Body::Bundle(json) => (json, String::new(), None),
             Body::Unreadable(_) => return None,
         };
-        let evidence = Self { layout: signature.layout().to_owned(), blob: crate::image::hash(blob), signature: signed };
+        let evidence =
+            Self { layout: signature.layout().to_owned(), blob: crate::image::hash(blob), signature: signed, keyless };
         Some((evidence, blob))
     }
 
     /// The signature again, from the blob's bytes.
     pub fn signature(&self, blob: Vec<u8>) -> Signature {
         let body = if self.layout == SIMPLE_SIGNING {
-            Body::Simple { payload: blob, signature: self.signature.clone(), keyless: false }
+            Body::Simple { payload: blob, signature: self.signature.clone(), keyless: self.keyless.clone() }
         } else {
             Body::Bundle(blob)
         };

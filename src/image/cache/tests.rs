@@ -44,7 +44,7 @@ fn verdicts_are_found_by_rule_and_policy_and_the_oldest_go_first() {
 
 #[test]
 fn kept_signatures_come_back_as_they_were() {
-    let simple = Signature { body: Body::Simple { payload: b"p".to_vec(), signature: "c2ln".into(), keyless: false } };
+    let simple = Signature { body: Body::Simple { payload: b"p".to_vec(), signature: "c2ln".into(), keyless: None } };
     let bundle = Signature { body: Body::Bundle(b"{}".to_vec()) };
     for signature in [simple, bundle] {
         let (evidence, blob) = Evidence::of(&signature).unwrap();

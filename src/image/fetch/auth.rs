@@ -1,7 +1,36 @@
-//! Anonymous tokens: distribution.github.io/distribution/spec/auth/token. Public registries (ghcr.io, quay.io, docker.io) ask
-//! for one even where everybody may read.
+//! Basic credentials and tokens: distribution.github.io/distribution/spec/auth/token and /oauth. Public registries (ghcr.io, quay.io,
+//! docker.io) ask for a token even where everybody may read.
+//!
+//! Credentials go to the registry and to the token service that it names over TLS, and after a redirect to nobody.
 
+use reqwest::{StatusCode, Url};
 use serde::Deserialize;
+
+use crate::image::error::RemoteError;
+use crate::image::fetch::bounds;
+use crate::image::fetch::http::{Client, MAX_SMALL};
+use crate::model::credentials::Credential;
+use crate::model::registries::is_loopback;
+
+/// What goes along with a request.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Authorization {
+    /// A token.
+    Bearer(String),
+    /// A name and a password.
+    Basic {
+        /// The name.
+        user: String,
+        /// The password.
+        password: String,
+    },
+}
+
+impl std::fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authorization(…)")
+    }
+}
 
 /// A `WWW-Authenticate` header, as far as we follow it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +42,9 @@ pub(crate) enum Challenge {
         /// The name that it knows the registry by.
         service: Option<String>,
     },
-    /// A user name and password, or something else that we do not have.
+    /// A user name and password.
+    Basic,
+    /// Something else that we do not have.
     Other,
 }
 
@@ -35,7 +66,11 @@ impl Token {
 impl Challenge {
     /// Parses one header value, RFC 7235 section 4.1: `Bearer realm="…",service="…",scope="…"`.
     pub fn parse(header: &str) -> Self {
-        let Some((scheme, rest)) = header.trim().split_once(' ') else { return Self::Other };
+        let header = header.trim();
+        if header.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic")) {
+            return Self::Basic;
+        }
+        let Some((scheme, rest)) = header.split_once(' ') else { return Self::Other };
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Self::Other;
         }
@@ -52,6 +87,75 @@ impl Challenge {
             rest = after;
         }
         realm.map_or(Self::Other, |realm| Self::Bearer { realm, service })
+    }
+}
+
+impl Client {
+    /// What answers a registry's challenges; None where we have nothing for them.
+    pub(super) async fn answer_to(&self, challenges: &[Challenge], what: &str) -> Result<Option<Authorization>, RemoteError> {
+        for challenge in challenges {
+            if let Challenge::Bearer { realm, service } = challenge {
+                return self.fetch_token(realm, service.as_deref(), what).await.map(Authorization::Bearer).map(Some);
+            }
+        }
+        Ok(match &self.credential {
+            Some(Credential::Login { user, password }) if challenges.contains(&Challenge::Basic) => {
+                Some(Authorization::Basic { user: user.clone(), password: password.clone() })
+            }
+            _ => None,
+        })
+    }
+
+    async fn fetch_token(&self, realm: &str, service: Option<&str>, what: &str) -> Result<String, RemoteError> {
+        let mut url = Url::parse(realm).map_err(|err| self.nonsense(what, format!("its token service is no URL: {err}")))?;
+        let plain = self.plain && self.may_be_plain(&url);
+        bounds::check(&url, plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
+        let scope = format!("repository:{}:{}", self.repository, if self.pushes { "pull,push" } else { "pull" });
+        let request = match &self.credential {
+            Some(Credential::Identity(token)) => {
+                let mut form = Url::parse("form:").expect("a scheme is a URL");
+                let fields = [
+                    ("grant_type", "refresh_token"),
+                    ("client_id", "bpfman-hook"),
+                    ("refresh_token", token),
+                    ("scope", &scope),
+                ];
+                form.query_pairs_mut().extend_pairs(fields);
+                if let Some(service) = service {
+                    form.query_pairs_mut().append_pair("service", service);
+                }
+                let body = form.query().unwrap_or_default().to_owned();
+                self.http.post(url).header("content-type", "application/x-www-form-urlencoded").body(body)
+            }
+            login => {
+                url.query_pairs_mut().append_pair("scope", &scope);
+                if let Some(service) = service {
+                    url.query_pairs_mut().append_pair("service", service);
+                }
+                match login {
+                    Some(Credential::Login { user, password }) => self.http.get(url).basic_auth(user, Some(password)),
+                    _ => self.http.get(url),
+                }
+            }
+        };
+        let response = request.send().await.map_err(|err| self.failed(what, err))?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.credentials(what)),
+            status => {
+                let (host, what, message) = (self.host.clone(), what.to_owned(), "from its token service".to_owned());
+                return Err(RemoteError::Status { host, what, status: status.as_u16(), message });
+            }
+        }
+        let body = self.body(response, what, MAX_SMALL).await?;
+        Token::of(&body).ok_or_else(|| self.nonsense(what, "its token service sends no token".into()))
+    }
+
+    /// Where a registry itself is spoken to by plain http: its own host, whatever the port, and this machine.
+    fn may_be_plain(&self, url: &Url) -> bool {
+        let host = url.host_str().unwrap_or_default();
+        let own = self.host.rsplit_once(':').map_or(self.host.as_str(), |(name, _)| name);
+        host == own || host == self.host || is_loopback(host) || self.credential.is_none()
     }
 }
 
@@ -92,7 +196,7 @@ mod tests {
             (r#"bearer service=x, realm="https://a/\"b", error="invalid_token""#, bearer("https://a/\"b", Some("x"))),
             (r#"Bearer realm="https://a/t""#, bearer("https://a/t", None)),
             (r#"Bearer realm="https://a/t"#, bearer("https://a/t", None)),
-            (r#"Basic realm="x""#, Challenge::Other),
+            (r#"Basic realm="x""#, Challenge::Basic),
             (r#"Bearer service="x""#, Challenge::Other),
             ("Bearer", Challenge::Other),
             ("", Challenge::Other),

@@ -4,53 +4,66 @@
 //! access never looks like one that has no signatures. Bodies are cut off at their limit while they arrive.
 
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LINK, WWW_AUTHENTICATE};
-use reqwest::{RequestBuilder, Response, StatusCode, Url, redirect};
+use reqwest::header::{ACCEPT, HeaderMap, LINK, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
 
 use crate::image::MAX_MANIFEST;
+use crate::image::access::Access;
 use crate::image::error::RemoteError;
-use crate::image::fetch::auth::{Challenge, Token};
+use crate::image::fetch::auth::{Authorization, Challenge};
+use crate::image::fetch::bounds::{self, Refused};
 use crate::image::fetch::protocol::Referrers;
 use crate::image::manifest::Document;
 use crate::image::source::MAX_SIGNATURES;
+use crate::model::credentials::Credential;
 use crate::model::ids::Digest;
 
 /// For TCP and TLS to come about.
 const CONNECT: Duration = Duration::from_secs(5);
 /// For the next bytes to arrive.
 const READ: Duration = Duration::from_secs(8);
-const MAX_REDIRECTS: usize = 5;
 /// Pages of referrers that are read.
 const MAX_PAGES: usize = 8;
 /// Error bodies and tokens.
-const MAX_SMALL: usize = 64 << 10;
+pub(super) const MAX_SMALL: usize = 64 << 10;
 
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
                          application/vnd.docker.distribution.manifest.v2+json, \
                          application/vnd.docker.distribution.manifest.list.v2+json";
 
+/// Tries of one request, where the registry is overloaded.
+const TRIES: u32 = 3;
+/// Between the first and the second; then twice that.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// One repository of one registry.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(super) http: reqwest::Client,
-    host: String,
+    pub(super) host: String,
     pub(super) repository: String,
     pub(super) plain: bool,
-    token: Option<String>,
+    /// What is shown where the registry asks for it.
+    pub(super) credential: Option<Credential>,
+    /// What goes along with requests now.
+    authorization: Option<Authorization>,
     /// True once something was put: a token for reading alone does not do.
-    pushes: bool,
+    pub(super) pushes: bool,
+    /// When the parent gives up.
+    until: Instant,
 }
-
-/// Why a redirect was not followed; found again in the chain of causes.
-#[derive(Debug, thiserror::Error)]
-#[error("it redirects to {0} by plain http")]
-struct Downgrade(String);
 
 impl Client {
     /// Sets up TLS with the system's certificate authorities and `authorities` (PEM) besides, where it is needed.
-    pub fn new(host: String, repository: String, plain: bool, authorities: Option<&[u8]>) -> Result<Self, RemoteError> {
+    pub fn new(
+        access: Access,
+        authorities: Option<Vec<u8>>,
+        identity: Option<Vec<u8>>,
+        until: Instant,
+    ) -> Result<Self, RemoteError> {
+        let Access { host, repository, http: plain, credential, proxy, .. } = access;
         let failed = |problem: String| RemoteError::Network { host: host.clone(), what: "a connection".into(), problem };
         // Without this file the resolver would ask a public name server, which nobody here has chosen.
         if needs_resolver(&host) {
@@ -64,31 +77,32 @@ impl Client {
             .read_timeout(READ)
             .no_proxy()
             .referer(false)
-            .redirect(redirect::Policy::custom(move |attempt| {
-                if attempt.previous().len() > MAX_REDIRECTS {
-                    attempt.error("it redirects too often")
-                } else if !plain && attempt.url().scheme() != "https" {
-                    let to = attempt.url().host_str().unwrap_or_default().to_owned();
-                    attempt.error(Downgrade(to))
-                } else {
-                    attempt.follow()
-                }
-            }));
-        if plain {
+            .redirect(bounds::policy(plain, &host));
+        if let Some(way) = proxy {
+            // Its words would quote the URL, and that may hold a password.
+            let proxy = reqwest::Proxy::all(&way.url).map_err(|_| failed("the proxy's URL is none".to_owned()))?;
+            let not_for = format!("localhost,127.0.0.0/8,::1,{}", way.not_for);
+            builder = builder.proxy(proxy.no_proxy(reqwest::NoProxy::from_string(&not_for)));
+        } else if plain {
             // No certificate is checked, and a machine without any must not fail for it.
             builder = builder.tls_certs_only([]);
-        } else if let Some(authorities) = authorities {
-            let certificates = reqwest::Certificate::from_pem_bundle(authorities).map_err(|err| failed(chain(&err)))?;
+        }
+        if let Some(authorities) = authorities {
+            let certificates = reqwest::Certificate::from_pem_bundle(&authorities).map_err(|err| failed(chain(&err)))?;
             builder = builder.tls_certs_merge(certificates);
         }
+        if let Some(identity) = identity {
+            let wrong = |_| failed("our client certificate and its key are not PEM".to_owned());
+            builder = builder.identity(reqwest::Identity::from_pem(&identity).map_err(wrong)?);
+        }
         let http = builder.build().map_err(|err| failed(chain(&err)))?;
-        Ok(Self { http, host, repository, plain, token: None, pushes: false })
+        Ok(Self { http, host, repository, plain, credential, authorization: None, pushes: false, until })
     }
 
     /// From now on, tokens must allow to write.
     pub(super) fn will_push(&mut self) {
         if !self.pushes {
-            (self.pushes, self.token) = (true, None);
+            (self.pushes, self.authorization) = (true, None);
         }
     }
 
@@ -156,7 +170,7 @@ impl Client {
         Url::parse(&text).map_err(|err| self.nonsense(&text, err.to_string()))
     }
 
-    /// GET with one anonymous token where the registry asks for it.
+    /// GET: 200 is an answer, 404 says "none", everything else is an error.
     async fn get(
         &mut self,
         url: &Url,
@@ -165,7 +179,7 @@ impl Client {
         max: usize,
     ) -> Result<Option<(Vec<u8>, HeaderMap)>, RemoteError> {
         let request = self.http.get(url.clone()).header(ACCEPT, accept);
-        let response = self.ask(request, what).await?;
+        let response = self.ask_patiently(request, what).await?;
         match response.status() {
             StatusCode::OK => {
                 let headers = response.headers().clone();
@@ -176,18 +190,37 @@ impl Client {
         }
     }
 
-    /// Sends a request, and once more with a token where the registry asks for one.
+    /// Sends a request that changes nothing, and again where the registry says that it is overloaded: no longer than the parent
+    /// waits, and when the registry says that it may.
+    async fn ask_patiently(&mut self, request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
+        let mut tries = 1;
+        loop {
+            let again = request.try_clone().expect("a request without a body can be sent twice");
+            let response = self.ask(again, what).await?;
+            let wait = pause(response.status(), response.headers(), tries);
+            let left = self.until.saturating_duration_since(Instant::now());
+            match wait.filter(|wait| tries < TRIES && *wait < left) {
+                None => return Ok(response),
+                Some(wait) => tokio::time::sleep(wait).await,
+            }
+            tries += 1;
+        }
+    }
+
+    /// Sends a request, and once more with what the registry asks for.
     pub(super) async fn ask(&mut self, request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
         let again = request.try_clone();
-        let had_token = self.token.is_some();
         let response = self.send(request, what).await?;
         match again {
-            Some(again) if response.status() == StatusCode::UNAUTHORIZED && !had_token => {
-                let header = response.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-                let Challenge::Bearer { realm, service } = Challenge::parse(header.unwrap_or_default()) else {
-                    return Err(self.credentials(what));
-                };
-                self.token = Some(self.fetch_token(&realm, service.as_deref(), what).await?);
+            // A token may have run out, so another one is fetched even where we had one.
+            Some(again) if response.status() == StatusCode::UNAUTHORIZED => {
+                let headers = response.headers().get_all(WWW_AUTHENTICATE);
+                let challenges: Vec<_> = headers.iter().filter_map(|value| value.to_str().ok()).map(Challenge::parse).collect();
+                let Some(authorization) = self.answer_to(&challenges, what).await? else { return Ok(response) };
+                if self.authorization.as_ref() == Some(&authorization) {
+                    return Ok(response);
+                }
+                self.authorization = Some(authorization);
                 self.send(again, what).await
             }
             _ => Ok(response),
@@ -195,9 +228,11 @@ impl Client {
     }
 
     async fn send(&self, mut request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
+        request = match &self.authorization {
+            None => request,
+            Some(Authorization::Bearer(token)) => request.bearer_auth(token),
+            Some(Authorization::Basic { user, password }) => request.basic_auth(user, Some(password)),
+        };
         request.send().await.map_err(|err| self.failed(what, err))
     }
 
@@ -211,42 +246,8 @@ impl Client {
         RemoteError::Status { host: self.host.clone(), what: what.to_owned(), status: status.as_u16(), message }
     }
 
-    async fn fetch_token(&self, realm: &str, service: Option<&str>, what: &str) -> Result<String, RemoteError> {
-        let mut url = Url::parse(realm).map_err(|err| self.nonsense(what, format!("its token service is no URL: {err}")))?;
-        if url.scheme() != "https" && !self.plain {
-            let to = url.host_str().unwrap_or_default().to_owned();
-            return Err(RemoteError::Downgrade { host: self.host.clone(), what: what.to_owned(), to });
-        }
-        {
-            let mut query = url.query_pairs_mut();
-            query.append_pair(
-                "scope",
-                &format!("repository:{}:{}", self.repository, if self.pushes { "pull,push" } else { "pull" }),
-            );
-            if let Some(service) = service {
-                query.append_pair("service", service);
-            }
-        }
-        let response = self.http.get(url).send().await.map_err(|err| self.failed(what, err))?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.credentials(what)),
-            status => {
-                let message = "from its token service".to_owned();
-                return Err(RemoteError::Status {
-                    host: self.host.clone(),
-                    what: what.to_owned(),
-                    status: status.as_u16(),
-                    message,
-                });
-            }
-        }
-        let body = self.body(response, what, MAX_SMALL).await?;
-        Token::of(&body).ok_or_else(|| self.nonsense(what, "its token service sends no token".into()))
-    }
-
     /// A body up to its limit. The length that a server announces is believed only where it is too large.
-    async fn body(&self, mut response: Response, what: &str, limit: usize) -> Result<Vec<u8>, RemoteError> {
+    pub(super) async fn body(&self, mut response: Response, what: &str, limit: usize) -> Result<Vec<u8>, RemoteError> {
         let too_large = || RemoteError::TooLarge { host: self.host.clone(), what: what.to_owned(), limit };
         if response.content_length().is_some_and(|length| length > limit as u64) {
             return Err(too_large());
@@ -266,8 +267,8 @@ impl Client {
         let err = err.without_url();
         let mut cause: Option<&(dyn Error + 'static)> = Some(&err);
         while let Some(this) = cause {
-            if let Some(Downgrade(to)) = this.downcast_ref() {
-                return RemoteError::Downgrade { host, what, to: to.clone() };
+            if let Some(refused) = this.downcast_ref::<Refused>() {
+                return self.stray(refused.clone(), &what);
             }
             cause = this.source();
         }
@@ -279,13 +280,32 @@ impl Client {
         RemoteError::Network { host, what, problem }
     }
 
-    fn credentials(&self, what: &str) -> RemoteError {
-        RemoteError::Credentials { host: self.host.clone(), what: what.to_owned() }
+    pub(super) fn credentials(&self, what: &str) -> RemoteError {
+        RemoteError::Credentials { host: self.host.clone(), what: what.to_owned(), shown: self.credential.is_some() }
+    }
+
+    /// The error for a place that we are sent to and do not go.
+    pub(super) fn stray(&self, refused: Refused, what: &str) -> RemoteError {
+        let (host, what) = (self.host.clone(), what.to_owned());
+        match refused {
+            Refused::Downgrade(to) => RemoteError::Downgrade { host, what, to },
+            Refused::Inward(to) => RemoteError::Inward { host, what, to },
+        }
     }
 
     pub(super) fn nonsense(&self, what: &str, problem: String) -> RemoteError {
         RemoteError::Nonsense { host: self.host.clone(), what: what.to_owned(), problem }
     }
+}
+
+/// How long to wait before a request is sent again; None where that would not help.
+fn pause(status: StatusCode, headers: &HeaderMap, tries: u32) -> Option<Duration> {
+    match status.as_u16() {
+        429 | 500 | 502 | 503 | 504 => {}
+        _ => return None,
+    }
+    let said = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    Some(said.map_or(PAUSE * tries, Duration::from_secs))
 }
 
 /// True where a host is a name that some name server has to know: neither an address nor `localhost`.

@@ -5,11 +5,13 @@
 //! trusted: the parent hashes and verifies.
 
 mod auth;
+mod bounds;
 mod http;
 pub(crate) mod protocol;
 mod upload;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use crate::image::error::RemoteError;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT};
@@ -48,8 +50,8 @@ const READABLE: &[&str] = &[
     "/var/lib/ca-certificates",
 ];
 
-/// The most that the certificate authorities of one registry may take.
-pub(crate) const MAX_AUTHORITIES: usize = MAX_MANIFEST;
+/// The most that the certificate authorities of one registry may take: several files of them.
+const MAX_AUTHORITIES: usize = 4 * MAX_MANIFEST;
 
 /// The whole life of the child role `fetch`: confine, close the sandbox, then serve until the parent closes the socket. A child that cannot
 /// confine itself answers its first question with the reason, and nothing else.
@@ -103,10 +105,16 @@ fn answer(
 ) -> Result<Option<Vec<u8>>, RemoteError> {
     let nonsense = |problem: String| RemoteError::Nonsense { host: String::new(), what: "a question".into(), problem };
     let ask = Ask::from_bytes(&message.bytes).map_err(nonsense)?;
-    if let Ask::Open { host, repository, http } = ask {
-        let authorities = message.fds.first().map(|fd| read_sealed(fd, "the certificate authorities", MAX_AUTHORITIES));
-        let authorities = authorities.transpose().map_err(|err| nonsense(err.to_string()))?;
-        *client = Some(Client::new(host, repository, http, authorities.as_deref())?);
+    if let Ask::Open { access, patience } = ask {
+        let mut files = message.fds.iter();
+        let mut file = |sent: bool, what| {
+            let fd = if sent { files.next() } else { None };
+            fd.map(|fd| read_sealed(fd, what, MAX_AUTHORITIES)).transpose().map_err(|err| nonsense(err.to_string()))
+        };
+        let authorities = file(access.authorities, "the certificate authorities")?;
+        let identity = file(access.identity, "our certificate")?;
+        let until = Instant::now() + Duration::from_millis(patience);
+        *client = Some(Client::new(*access, authorities, identity, until)?);
         return Ok(None);
     }
     let sent = message.fds.first().map(|fd| read_sealed(fd, "what is to be put", MAX_OBJECT)).transpose();

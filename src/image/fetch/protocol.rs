@@ -3,24 +3,23 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::image::access::Access;
 use crate::image::error::RemoteError;
 use crate::model::ids::Digest;
 
 /// The most that one message may hold; the bytes themselves travel in memory files.
-pub(crate) const MAX_MESSAGE: usize = 16 << 10;
+pub(crate) const MAX_MESSAGE: usize = 64 << 10;
 
 /// The parent's questions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub(crate) enum Ask {
-    /// Which repository the following are about. A file with PEM certificate authorities may come along.
+    /// Which repository the following are about, and how it is reached.
     Open {
-        /// `ghcr.io`, `127.0.0.1:5000`
-        host: String,
-        /// `acme/probes`
-        repository: String,
-        /// True for plain http.
-        http: bool,
+        /// The host; what it says comes along comes along.
+        access: Box<Access>,
+        /// Milliseconds until the parent gives up.
+        patience: u64,
     },
     /// A manifest or index by tag or digest.
     Manifest {
@@ -123,12 +122,25 @@ fn clean(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::access::Way;
+    use crate::model::credentials::Credential;
 
     #[test]
     fn messages_survive_the_way() {
         let digest = Digest::from_bytes([7; 32]);
+        let access = Box::new(Access {
+            host: "h:1".into(),
+            repository: "a/b".into(),
+            http: true,
+            credential: Some(Credential::Login { user: "u".into(), password: "secret".into() }),
+            proxy: Some(Way { url: "http://u:secret@p:1".into(), not_for: "x".into() }),
+            authorities: true,
+            identity: false,
+        });
+        let open = Ask::Open { access, patience: 7 };
+        assert!(!format!("{open:?}").contains("secret"), "{open:?}");
         for ask in [
-            Ask::Open { host: "h:1".into(), repository: "a/b".into(), http: true },
+            open,
             Ask::Manifest { reference: "v1".into() },
             Ask::Blob { digest, max: 5 },
             Ask::Referrers { digest },

@@ -4,9 +4,11 @@ use reqwest::header::{CONTENT_TYPE, LOCATION};
 use reqwest::{Response, StatusCode, Url};
 
 use crate::image::error::RemoteError;
+use crate::image::fetch::bounds;
 use crate::image::fetch::http::Client;
 use crate::image::fetch::protocol::Put;
 use crate::model::ids::Digest;
+use crate::model::registries::is_loopback;
 
 impl Client {
     /// Puts a blob there, unless it is there or the registry takes it from another repository of its own.
@@ -62,14 +64,7 @@ impl Client {
         let location = begun.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let place = location.and_then(|location| begin.join(location).ok());
         let place = place.ok_or_else(|| self.nonsense(what, "it does not say where to send it".to_owned()))?;
-        if place.scheme() != "https" && !self.plain {
-            let to = place.host_str().unwrap_or_default().to_owned();
-            return Err(RemoteError::Downgrade {
-                host: begin.host_str().unwrap_or_default().to_owned(),
-                what: what.to_owned(),
-                to,
-            });
-        }
+        bounds::check(&place, self.plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
         Ok(place)
     }
 }

@@ -6,6 +6,7 @@ use sigstore_types::{Bundle, SignatureContent};
 
 use crate::image::verify::Finding;
 use crate::image::verify::key::{Key, signer};
+use crate::image::verify::keyless::{self, Identities};
 use crate::model::ids::Digest;
 
 /// The payload type of in-toto statements.
@@ -64,7 +65,7 @@ pub(crate) fn examine(json: &[u8], digest: &Digest, keys: &[Key]) -> Finding {
         return Finding::Attestation;
     }
     if !matches!(bundle.verification_material.content, VerificationMaterialContent::PublicKey(_)) {
-        return bad("it is keyless, by a certificate, and keyless identities are not supported yet".to_owned());
+        return bad("it is keyless, by a certificate, and the rule names keys alone".to_owned());
     }
     let Some(by) = signer(keys, &envelope.pae(), &envelope.signature.sig) else {
         return bad("it is by another key, or over other bytes".to_owned());
@@ -76,6 +77,25 @@ pub(crate) fn examine(json: &[u8], digest: &Digest, keys: &[Key]) -> Finding {
         return bad("it is of another image".to_owned());
     }
     Finding::Good(by)
+}
+
+/// The same for a certificate, of what [`examine`] did not take for an attestation. None for a bundle by a key.
+pub(crate) fn keyless(json: &[u8], digest: &Digest, identities: &[Identities]) -> Option<Result<String, String>> {
+    let bundle = Bundle::from_json(std::str::from_utf8(json).ok()?).ok()?;
+    let SignatureContent::DsseEnvelope(envelope) = &bundle.content else { return None };
+    if envelope.payload_type != IN_TOTO
+        || matches!(bundle.verification_material.content, VerificationMaterialContent::PublicKey(_))
+    {
+        return None;
+    }
+    let statement: Statement = serde_json::from_slice(envelope.payload.as_bytes()).ok()?;
+    if statement.predicate != SIGN || statement.kind != STATEMENT {
+        return Some(Err("its statement is no signature of an image".to_owned()));
+    }
+    if !statement.is_about(digest) {
+        return Some(Err("it is of another image".to_owned()));
+    }
+    Some(keyless::bundle(&bundle, digest, identities))
 }
 
 /// True where its statement names `digest`, or where it cannot be read.

@@ -1,15 +1,17 @@
-//! Signatures by public keys: (digest, signature, keys) -> what it is worth. No network, no files, no clock.
+//! Signatures by public keys and by identities: (digest, signature, signers) -> what it is worth. No network, no files, no clock.
 //!
 //! Two layouts: cosign 2's simple signing, a payload with a detached signature beside it, and cosign 3's bundles, a signed
-//! in-toto statement. Neither a transparency log entry nor a timestamp that a bundle carries is looked at: a rule that names
+//! in-toto statement. Under a key neither a transparency log entry nor a timestamp that a bundle carries is looked at: a rule that names
 //! a key trusts whoever holds it, whenever they sign, and names no log or authority by which such an entry could be judged.
 //! What is checked never depends on a bundle's hint of its key: every key of the rule is tried.
 
 mod bundle;
 mod key;
+mod keyless;
 mod simple;
 
 pub(crate) use key::Key;
+pub(crate) use keyless::{Attached, Identities};
 
 use crate::model::ids::Digest;
 
@@ -17,6 +19,15 @@ use crate::model::ids::Digest;
 pub(crate) const SIMPLE_SIGNING: &str = "simple-signing";
 /// See [`SIMPLE_SIGNING`].
 pub(crate) const BUNDLE: &str = "bundle";
+
+/// The annotations of a layer of cosign 2: the signature, base64.
+pub(crate) const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+/// The certificate of a keyless one, PEM.
+pub(crate) const CERTIFICATE: &str = "dev.sigstore.cosign/certificate";
+/// What signed the certificate, PEM.
+pub(crate) const CHAIN: &str = "dev.sigstore.cosign/chain";
+/// The entry of the transparency log.
+pub(crate) const ENTRY: &str = "dev.sigstore.cosign/bundle";
 
 /// One signature as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +45,8 @@ pub(crate) enum Body {
         payload: Vec<u8>,
         /// base64, over the payload's bytes.
         signature: String,
-        /// True where a certificate stands beside it: a keyless signature.
-        keyless: bool,
+        /// What makes it keyless: a certificate and a log entry.
+        keyless: Option<Attached>,
     },
     /// cosign 3: the bundle's JSON.
     Bundle(Vec<u8>),
@@ -54,6 +65,26 @@ pub(crate) enum Finding {
     Attestation,
 }
 
+/// Whom a rule names.
+#[derive(Debug, Default)]
+pub(crate) struct Signers {
+    /// Its keys.
+    pub keys: Vec<Key>,
+    /// Its identities, by trusted root.
+    pub identities: Vec<Identities>,
+}
+
+/// What one signature is worth under one rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// It is over this digest, and by this key or identity.
+    Good(String),
+    /// It is by none of them, or worth nothing: why.
+    Bad(String),
+    /// It is no signature of an image.
+    Attestation,
+}
+
 impl Signature {
     /// The word for its layout.
     pub fn layout(&self) -> &'static str {
@@ -66,9 +97,30 @@ impl Signature {
     /// Checks it against every key, in order.
     pub fn examine(&self, digest: &Digest, keys: &[Key]) -> Finding {
         match &self.body {
-            Body::Simple { payload, signature, keyless } => simple::examine(payload, signature, *keyless, digest, keys),
+            Body::Simple { payload, signature, keyless } => {
+                simple::examine(payload, signature, keyless.is_some(), digest, keys)
+            }
             Body::Bundle(json) => bundle::examine(json, digest, keys),
             Body::Unreadable(why) => Finding::Bad(why.clone()),
+        }
+    }
+
+    /// Checks it against whom a rule names.
+    pub fn judge(&self, digest: &Digest, signers: &Signers) -> Judgement {
+        match self.examine(digest, &signers.keys) {
+            Finding::Good(by) => Judgement::Good(signers.keys[by].path().display().to_string()),
+            Finding::Attestation => Judgement::Attestation,
+            Finding::Bad(why) if signers.identities.is_empty() => Judgement::Bad(why),
+            Finding::Bad(why) => {
+                let keyless = match &self.body {
+                    Body::Simple { payload, signature, keyless: Some(attached) } => {
+                        simple::keyless(payload, signature, attached, digest, &signers.identities)
+                    }
+                    Body::Bundle(json) => bundle::keyless(json, digest, &signers.identities).unwrap_or(Err(why)),
+                    Body::Simple { .. } | Body::Unreadable(_) => Err(why),
+                };
+                keyless.map_or_else(Judgement::Bad, Judgement::Good)
+            }
         }
     }
 
@@ -85,12 +137,21 @@ impl Signature {
 impl Body {
     /// The layer that holds a signature of cosign 2, and its blob; None for others.
     pub fn simple_layer(&self) -> Option<(serde_json::Value, Vec<u8>)> {
-        let Self::Simple { payload, signature, .. } = self else { return None };
+        let Self::Simple { payload, signature, keyless } = self else { return None };
+        let mut annotations = serde_json::json!({ SIGNATURE: signature });
+        if let Some(Attached { certificate, chain, entry }) = keyless {
+            annotations[CERTIFICATE] = certificate.as_str().into();
+            for (name, text) in [(CHAIN, chain), (ENTRY, entry)] {
+                if let Some(text) = text {
+                    annotations[name] = text.as_str().into();
+                }
+            }
+        }
         let layer = serde_json::json!({
             "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
             "digest": crate::image::hash(payload),
             "size": payload.len(),
-            "annotations": { "dev.cosignproject.cosign/signature": signature },
+            "annotations": annotations,
         });
         Some((layer, payload.clone()))
     }

@@ -7,6 +7,7 @@ use sigstore_types::SignatureBytes;
 
 use crate::image::verify::Finding;
 use crate::image::verify::key::{Key, signer};
+use crate::image::verify::keyless::{self, Attached, Identities};
 use crate::model::ids::Digest;
 
 /// `critical.type` of the payload; other tools sign other things in the same form.
@@ -38,22 +39,37 @@ pub(crate) fn examine(payload: &[u8], signature: &str, keyless: bool, digest: &D
     };
     let Some(by) = signer(keys, payload, &SignatureBytes::from_bytes(&signature)) else {
         return Finding::Bad(if keyless {
-            "it is keyless, by a certificate, and keyless identities are not supported yet".to_owned()
+            "it is keyless, by a certificate, and the rule names keys alone".to_owned()
         } else {
             "it is by another key, or over other bytes".to_owned()
         });
     };
-    let payload: Payload = match serde_json::from_slice(payload) {
-        Ok(payload) => payload,
-        Err(err) => return Finding::Bad(format!("its payload is no simple-signing payload: {err}")),
-    };
+    about(payload, digest).map_or_else(Finding::Bad, |()| Finding::Good(by))
+}
+
+/// The same for a certificate: first who signed, then what.
+pub(crate) fn keyless(
+    payload: &[u8],
+    signature: &str,
+    attached: &Attached,
+    digest: &Digest,
+    identities: &[Identities],
+) -> Result<String, String> {
+    let by = keyless::simple(payload, signature, attached, identities)?;
+    about(payload, digest).map(|()| by)
+}
+
+/// Whether a payload whose signature is good signs this image.
+fn about(payload: &[u8], digest: &Digest) -> Result<(), String> {
+    let payload: Payload =
+        serde_json::from_slice(payload).map_err(|err| format!("its payload is no simple-signing payload: {err}"))?;
     if payload.critical.kind != TYPE {
-        return Finding::Bad(format!("its type is {:?}", short(&payload.critical.kind)));
+        return Err(format!("its type is {:?}", short(&payload.critical.kind)));
     }
     if payload.critical.image.digest.parse::<Digest>() != Ok(*digest) {
-        return Finding::Bad(format!("it is of another image, {}", short(&payload.critical.image.digest)));
+        return Err(format!("it is of another image, {}", short(&payload.critical.image.digest)));
     }
-    Finding::Good(by)
+    Ok(())
 }
 
 /// The digest that a payload names.

@@ -33,7 +33,11 @@ fn simple(name: &str) -> Signature {
         body: Body::Simple {
             payload: data(&format!("simplesigning/{name}/payload.json")),
             signature: annotations["dev.cosignproject.cosign/signature"].clone(),
-            keyless: annotations.contains_key("dev.sigstore.cosign/certificate"),
+            keyless: annotations.get(CERTIFICATE).map(|certificate| Attached {
+                certificate: certificate.clone(),
+                chain: annotations.get(CHAIN).cloned(),
+                entry: annotations.get(ENTRY).cloned(),
+            }),
         },
     }
 }
@@ -82,11 +86,11 @@ fn a_copied_signature_is_of_the_image_it_names() {
 fn keyless_signatures_never_satisfy_a_key() {
     for name in ["keyless", "keyless-email", "keyless-multisubject", "keyless-proof", "keyless-sig", "keyless-expired"] {
         let finding = bundle(name).examine(&digest(), &keys(&[V2, V3]));
-        assert!(why(finding).contains("keyless identities are not supported yet"), "{name}");
+        assert!(why(finding).contains("the rule names keys alone"), "{name}");
     }
     for name in ["legacy-keyless", "legacy-keyless-otherdigest"] {
         let finding = simple(name).examine(&digest(), &keys(&[V2, V3]));
-        assert!(why(finding).contains("keyless identities are not supported yet"), "{name}");
+        assert!(why(finding).contains("the rule names keys alone"), "{name}");
     }
 }
 
@@ -96,7 +100,7 @@ fn every_kind_of_key_that_cosign_takes() {
         body: Body::Simple {
             payload: data("openssl/payload.json"),
             signature: String::from_utf8(data(&format!("openssl/{name}.sig"))).unwrap(),
-            keyless: false,
+            keyless: None,
         },
     };
     for (signature, key) in [("p384-sha256", "p384"), ("p384-sha384", "p384"), ("ed25519", "ed25519"), ("rsa2048", "rsa2048")] {
@@ -130,18 +134,18 @@ fn flipped_bits_anywhere_in_a_simple_signature_are_bad() {
     for at in 0..payload.len() {
         let mut changed = payload.clone();
         changed[at] ^= 1;
-        let changed = Body::Simple { payload: changed, signature: signature.clone(), keyless: false };
+        let changed = Body::Simple { payload: changed, signature: signature.clone(), keyless: None };
         assert!(matches!(Signature { body: changed }.examine(&digest(), &keys), Finding::Bad(_)), "payload byte {at}");
     }
     let raw = STANDARD.decode(&signature).unwrap();
     for at in 0..raw.len() {
         let mut changed = raw.clone();
         changed[at] ^= 1;
-        let changed = Body::Simple { payload: payload.clone(), signature: STANDARD.encode(changed), keyless: false };
+        let changed = Body::Simple { payload: payload.clone(), signature: STANDARD.encode(changed), keyless: None };
         assert!(matches!(Signature { body: changed }.examine(&digest(), &keys), Finding::Bad(_)), "signature byte {at}");
     }
     for signature in [String::new(), "!".to_owned(), STANDARD.encode([0; 64])] {
-        let changed = Body::Simple { payload: payload.clone(), signature, keyless: false };
+        let changed = Body::Simple { payload: payload.clone(), signature, keyless: None };
         assert!(matches!(Signature { body: changed }.examine(&digest(), &keys), Finding::Bad(_)));
     }
 }
@@ -163,7 +167,7 @@ impl Signer {
 
     fn simple(&self, payload: &str) -> Finding {
         let signature = STANDARD.encode(self.pair.sign(payload.as_bytes()).unwrap().as_bytes());
-        let body = Body::Simple { payload: payload.into(), signature, keyless: false };
+        let body = Body::Simple { payload: payload.into(), signature, keyless: None };
         Signature { body }.examine(&digest(), &self.keys)
     }
 
@@ -280,4 +284,74 @@ fn malformed_bundles_are_bad_and_never_panic() {
     let text = String::from_utf8(json).unwrap();
     let twice = text.replace(r#""signatures":["#, r#""signatures":[{"sig":"AAAA"},"#);
     assert!(matches!(Signature { body: Body::Bundle(twice.into()) }.examine(&digest(), &keys), Finding::Bad(_)));
+}
+
+/// Whom a rule names by identity, issuer and trusted root.
+fn named(identity: &str, issuer: &str, root: &str) -> Signers {
+    let words = |text: &str| match text.strip_prefix('~') {
+        Some(pattern) => crate::model::policy::Words::Regexp(pattern.to_owned()),
+        None => crate::model::policy::Words::Exact(text.to_owned()),
+    };
+    let mut identities = Identities::parse(Path::new(root), &data(&format!("trust/{root}.json"))).unwrap();
+    identities.add(words(identity).matcher().unwrap(), words(issuer).matcher().unwrap());
+    Signers { keys: Vec::new(), identities: vec![identities] }
+}
+
+const WORKFLOW: &str = "https://github.com/acme/bpf/.github/workflows/release.yml@refs/heads/main";
+const ACTIONS: &str = "https://token.actions.githubusercontent.com";
+
+#[test]
+fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
+    for signature in [bundle("keyless"), bundle("keyless-multisubject"), simple("legacy-keyless")] {
+        for (identity, issuer) in
+            [(WORKFLOW, ACTIONS), ("~https://github\\.com/acme/.*", ACTIONS), (WORKFLOW, "~https://token\\..*")]
+        {
+            let good = signature.judge(&digest(), &named(identity, issuer, "trusted_root"));
+            assert_eq!(good, Judgement::Good(format!("{WORKFLOW} ({ACTIONS})")), "{identity} {issuer}");
+        }
+        for (identity, issuer) in [
+            ("dev@example.org", ACTIONS),
+            (WORKFLOW, "https://accounts.example.org"),
+            ("~https://github.com/acme", ACTIONS),
+            ("~github.*", ACTIONS),
+            (WORKFLOW, "~token"),
+        ] {
+            let Judgement::Bad(why) = signature.judge(&digest(), &named(identity, issuer, "trusted_root")) else {
+                panic!("{identity} {issuer}")
+            };
+            assert_eq!(why, format!("it is by {WORKFLOW} ({ACTIONS}), whom the rule does not name"));
+        }
+        let of_another = signature.judge(&Digest::from_bytes([1; 32]), &named(WORKFLOW, ACTIONS, "trusted_root"));
+        assert!(matches!(&of_another, Judgement::Bad(why) if why.contains("of another image")), "{of_another:?}");
+        let other_root = signature.judge(&digest(), &named(WORKFLOW, ACTIONS, "trusted_root.other-ca"));
+        assert!(matches!(&other_root, Judgement::Bad(why) if why.contains("does not hold under")), "{other_root:?}");
+    }
+}
+
+#[test]
+fn forged_keyless_signatures_are_bad() {
+    let signers = named("~.*", "~.*", "trusted_root");
+    for name in ["keyless-expired", "keyless-otherca", "keyless-proof", "keyless-sig"] {
+        let found = bundle(name).judge(&digest(), &signers);
+        assert!(matches!(&found, Judgement::Bad(why) if why.contains("does not hold under")), "{name}: {found:?}");
+    }
+    for (signature, path) in [(bundle("key-v3"), V3), (simple("key-v2"), V2)] {
+        assert!(matches!(signature.judge(&digest(), &signers), Judgement::Bad(_)), "a key is no identity");
+        let both = Signers { keys: keys(&[path]), ..named(WORKFLOW, ACTIONS, "trusted_root") };
+        assert_eq!(signature.judge(&digest(), &both), Judgement::Good(path.to_owned()));
+    }
+    let Body::Simple { payload, signature, keyless: Some(attached) } = simple("legacy-keyless").body else { unreachable!() };
+    for changed in [
+        Attached { entry: None, ..attached.clone() },
+        Attached { entry: Some("{}".into()), ..attached.clone() },
+        Attached { certificate: String::new(), ..attached.clone() },
+        Attached {
+            entry: attached.entry.as_ref().map(|entry| entry.replace("\"logIndex\":", "\"logIndex\":1")),
+            ..attached.clone()
+        },
+    ] {
+        let body = Body::Simple { payload: payload.clone(), signature: signature.clone(), keyless: Some(changed.clone()) };
+        let found = Signature { body }.judge(&digest(), &signers);
+        assert!(matches!(found, Judgement::Bad(_)), "{changed:?}: {found:?}");
+    }
 }

@@ -5,6 +5,7 @@ mod parse;
 mod pattern;
 mod raw;
 mod refusal;
+mod signer;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,6 +23,7 @@ pub use matching::{ContainerFacts, Match};
 pub use parse::PolicyError;
 pub use pattern::{PatternError, RepositoryPattern};
 pub use refusal::Refusal;
+pub use signer::{Matcher, Signer, TRUSTED_ROOT, Words};
 
 /// The merged policy. `Policy::built_in` stands for no file at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -71,22 +73,6 @@ pub enum MapNames {
     All,
     /// These alone: name, and whether read-write is allowed too.
     Only(BTreeSet<(String, bool)>),
-}
-
-/// One party whose signature satisfies a rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum Signer {
-    /// A cosign public key, PEM, at this path.
-    Key(PathBuf),
-    /// A keyless identity; parsed and refused by name until keyless verification is there.
-    Identity {
-        /// The certificate's SAN.
-        identity: String,
-        /// The OIDC issuer.
-        issuer: String,
-        /// The trusted root of the signing infrastructure.
-        trusted_root: Option<PathBuf>,
-    },
 }
 
 /// `[[container]]`: what a container may ask for; the first match decides.
@@ -216,11 +202,6 @@ impl ImageRule {
             Signer::Identity { .. } => None,
         })
     }
-
-    /// True where all signers are keyless identities, which this version does not verify.
-    pub fn is_keyless(&self) -> bool {
-        !self.signed_by.is_empty() && self.signed_by.iter().all(|signer| matches!(signer, Signer::Identity { .. }))
-    }
 }
 
 impl ContainerRule {
@@ -288,13 +269,7 @@ impl Policy {
 
     /// The key files and trusted roots that rules name, in order, each once.
     pub fn trust_files(&self) -> BTreeSet<&Path> {
-        let signers = self.images.iter().flat_map(|rule| &rule.signed_by);
-        signers
-            .filter_map(|signer| match signer {
-                Signer::Key(path) => Some(path.as_path()),
-                Signer::Identity { trusted_root, .. } => trusted_root.as_deref(),
-            })
-            .collect()
+        self.images.iter().flat_map(|rule| &rule.signed_by).map(Signer::file).collect()
     }
 
     /// The rule that decides for a container: the first that matches.
@@ -317,9 +292,10 @@ impl Policy {
     /// What is legal and yet hardly meant, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        for image in self.images.iter().filter(|image| image.is_keyless()) {
-            warnings
-                .push(format!("image rule {} allows nothing: keyless identities are not verified by this version", image.name));
+        for image in &self.images {
+            for problem in image.signed_by.iter().flat_map(Signer::problems) {
+                warnings.push(format!("image rule {} allows nothing: {problem}", image.name));
+            }
         }
         let mut all = None;
         for rule in &self.containers {

@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 use super::raw::{DelegateTable, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawSigner, RawSize};
-use super::{ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern, Signer};
+use super::signer::LENGTH_MAX;
+use super::{
+    ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern, Signer,
+    TRUSTED_ROOT, Words,
+};
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::delegation::{Category, Delegation, Preset};
@@ -211,18 +215,38 @@ fn signer(raw: &RawSigner) -> Result<Signer, String> {
         true => Ok(PathBuf::from(path)),
         false => Err(format!("{} is not an absolute path without . and .. and //", quoted(path))),
     };
-    match raw {
-        RawSigner { key: Some(key), identity: None, issuer: None, trusted_root: None } => Ok(Signer::Key(file(key)?)),
-        RawSigner { key: None, identity: Some(identity), issuer: Some(issuer), trusted_root } => {
-            if identity.is_empty() || issuer.is_empty() {
-                return Err("identity and issuer must not be empty".to_owned());
-            }
-            let trusted_root = trusted_root.as_deref().map(file).transpose()?;
-            Ok(Signer::Identity { identity: identity.clone(), issuer: issuer.clone(), trusted_root })
+    let words = |name: &str, exact: &Option<String>, regexp: &Option<String>| {
+        let (text, words): (_, fn(String) -> Words) = match (exact, regexp) {
+            (Some(exact), None) => (exact, Words::Exact),
+            (None, Some(regexp)) => (regexp, Words::Regexp),
+            _ => return Err(SIGNER.to_owned()),
+        };
+        match text.len() {
+            0 => Err(format!("{name} must not be empty")),
+            1..=LENGTH_MAX => Ok(words(text.clone())),
+            _ => Err(format!("{name} is longer than {LENGTH_MAX} bytes")),
         }
-        _ => Err("a signer is { key } or { identity, issuer, trusted-root }".to_owned()),
+    };
+    match raw {
+        RawSigner {
+            key: Some(key),
+            identity: None,
+            identity_regexp: None,
+            issuer: None,
+            issuer_regexp: None,
+            trusted_root: None,
+        } => Ok(Signer::Key(file(key)?)),
+        RawSigner { key: None, identity, identity_regexp, issuer, issuer_regexp, trusted_root } => Ok(Signer::Identity {
+            identity: words("identity", identity, identity_regexp)?,
+            issuer: words("issuer", issuer, issuer_regexp)?,
+            trusted_root: file(trusted_root.as_deref().unwrap_or(TRUSTED_ROOT))?,
+        }),
+        RawSigner { key: Some(_), .. } => Err(SIGNER.to_owned()),
     }
 }
+
+/// What a signer may be.
+const SIGNER: &str = "a signer is { key } or { identity or identity-regexp, issuer or issuer-regexp, trusted-root }";
 
 fn container_rule(source: &Source<'_>, at: usize, raw: RawContainer) -> Result<ContainerRule, PolicyError> {
     let mut programs = BTreeSet::new();

@@ -45,7 +45,9 @@ fn container_scope() -> Scope {
 pub(super) struct RawSigner {
     pub(super) key: Option<String>,
     pub(super) identity: Option<String>,
+    pub(super) identity_regexp: Option<String>,
     pub(super) issuer: Option<String>,
+    pub(super) issuer_regexp: Option<String>,
     pub(super) trusted_root: Option<String>,
 }
 

@@ -31,14 +31,6 @@ pub enum Refusal {
         /// The repository of the reference, without tag.
         reference: String,
     },
-    /// Every image rule for the reference asks for a keyless identity.
-    #[error(
-        "image rule {image_rule} asks for a keyless identity, which this version does not verify; give it signed-by = {{ key = … }}"
-    )]
-    Keyless {
-        /// The image rule.
-        image_rule: String,
-    },
     /// There are neither image rules nor keys.
     #[error(
         "{reference}: the policy has no [[image]] rules and there is no key to verify it with; put public keys into /etc/bpfman-hook/keys, or write [[image]] rules"

@@ -54,7 +54,7 @@ fn the_documented_policy_is_what_it_says() {
     let names: Vec<&str> = policy.images.iter().map(|rule| rule.name.as_str()).collect();
     assert_eq!(names, ["acme-probes", "image-2", "image-3"]);
     let acme = &policy.images[0];
-    assert_eq!((acme.scope, acme.unsigned, acme.is_keyless()), (Scope::Host, false, true));
+    assert_eq!((acme.scope, acme.unsigned, acme.keys().count()), (Scope::Host, false, 0));
     assert!(acme.globals.allow("rate") && !acme.globals.allow("other"));
     assert!(acme.maps.allow("events", MapAccess::ReadOnly) && !acme.maps.allow("events", MapAccess::ReadWrite));
     assert!(acme.maps.allow("stats", MapAccess::ReadWrite) && acme.maps.allow("stats", MapAccess::ReadOnly));
@@ -231,22 +231,26 @@ fn mistakes_are_found_with_their_line() {
         (format!("{image}unsigned = false"), 1, "a rule needs signed-by, or unsigned = true"),
         (format!("{unsigned}signed-by = {{ key = \"/k\" }}"), 4, "a rule has signed-by or unsigned = true, not both"),
         (format!("{image}signed-by = []"), 3, "signed-by names nobody, so that nothing can satisfy it"),
-        (format!("{image}signed-by = {{}}"), 3, "a signer is { key } or { identity, issuer, trusted-root }"),
+        (
+            format!("{image}signed-by = {{}}"),
+            3,
+            "a signer is { key } or { identity or identity-regexp, issuer or issuer-regexp, trusted-root }",
+        ),
         (
             format!("{image}signed-by = [\n{{ key = \"/k\" }},\n{{ identity = \"x\" }}]"),
             5,
-            "a signer is { key } or { identity, issuer, trusted-root }",
+            "a signer is { key } or { identity or identity-regexp, issuer or issuer-regexp, trusted-root }",
         ),
         (
             format!("{image}signed-by = {{ key = \"/k\", issuer = \"x\" }}"),
             3,
-            "a signer is { key } or { identity, issuer, trusted-root }",
+            "a signer is { key } or { identity or identity-regexp, issuer or issuer-regexp, trusted-root }",
         ),
         (format!("{image}signed-by = {{ key = \"k.pub\" }}"), 3, "\"k.pub\" is not an absolute path without . and .. and //"),
         (
             format!("{image}signed-by = {{ kee = \"/k\" }}"),
             3,
-            "unknown field `kee`, expected one of `key`, `identity`, `issuer`, `trusted-root`",
+            "unknown field `kee`, expected one of `key`, `identity`, `identity-regexp`, `issuer`, `issuer-regexp`, `trusted-root`",
         ),
         (format!("{image}signed-by = 3"), 3, "invalid type: integer `3`, expected a table or a list of tables"),
         (
@@ -371,7 +375,7 @@ fn warnings_name_the_rule() {
 [[image]]
 name = "k"
 repository = "ghcr.io/a/b"
-signed-by = { identity = "i", issuer = "j" }
+signed-by = { identity-regexp = "(", issuer = "j" }
 [[container]]
 match = { engine = "podman", namespace = "a" }
 programs = ["xdp", "kprobe"]
@@ -381,7 +385,7 @@ programs = ["xdp"]
 "#;
     let warnings = parse(text).expect("legal").warnings();
     let expected = [
-        "image rule k allows nothing: keyless identities are not verified by this version",
+        "image rule k allows nothing: \"(\" is no regular expression: unclosed group",
         "the container rule at /p.toml:6 never matches: its engine knows no namespace, pod or container",
         "the container rule at /p.toml:6 allows kprobe in vain: they need host-scope = true",
         "the container rule at /p.toml:9 allows no programs and delegates nothing",

@@ -1,11 +1,19 @@
 //! How registries are spoken to: `/etc/bpfman-hook/registries.toml`, parsed.
 //!
 //! ```toml
+//! auth-files = ["/var/lib/kubelet/config.json"]  # besides /etc/bpfman-hook/auth.json, for hooks
+//! [proxy]
+//! url      = "http://proxy.example:3128"
+//! no-proxy = [".example", "10.0.0.0/8"]
 //! [[registry]]
 //! host = "registry.example:5000"
 //! http = true                             # plain http; default false, and true for loopback addresses
 //! ca   = "/etc/bpfman-hook/example-ca.pem"  # further certificate authorities, besides the system's
+//! client-cert = "/etc/bpfman-hook/client.cert"  # shown to a registry that asks for one
+//! client-key  = "/etc/bpfman-hook/client.key"
 //! ```
+//!
+//! Mirrors, blocking and rewriting come from registries.conf, see [`conf`].
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -13,10 +21,31 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::model::credentials::Person;
+
+pub mod conf;
+
 /// What the administrator says about registries. The default says nothing: https everywhere but on loopback addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RegistryConfig {
     hosts: BTreeMap<String, Registry>,
+    /// Files with credentials, besides our own.
+    pub auth_files: Vec<PathBuf>,
+    /// The way out.
+    pub proxy: Option<Proxy>,
+    /// Who asks, where it is a person: their credentials, their proxy.
+    pub person: Option<Person>,
+}
+
+/// `[proxy]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Proxy {
+    /// `http://[user:password@]host:port`
+    pub url: String,
+    /// Hosts, domains and networks that are asked without it. Loopback addresses always are.
+    #[serde(default)]
+    pub no_proxy: Vec<String>,
 }
 
 /// One `[[registry]]`.
@@ -26,6 +55,8 @@ pub struct Registry {
     pub http: bool,
     /// A PEM file of certificate authorities that this registry's certificate may come from, besides the system's.
     pub ca: Option<PathBuf>,
+    /// PEM files of our own certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// Why a registries file is not one.
@@ -42,9 +73,17 @@ pub enum RegistriesError {
     /// A host that stands twice, or is none.
     #[error("read the registries file: host {0:?} {1}")]
     Host(String, &'static str),
-    /// A key that later versions have.
-    #[error("read the registries file: host {host:?} has {key:?}, which is not supported yet; leave it out")]
-    NotYet {
+    /// Half of a client's certificate.
+    #[error("read the registries file: host {0:?} has one of client-cert and client-key; write both, or neither")]
+    HalfAClient(String),
+    /// No URL of a proxy.
+    #[error("read the registries file: the proxy's url is not http:// or https:// and a host")]
+    Proxy,
+    /// A key that is not one of an entry's.
+    #[error(
+        "read the registries file: host {host:?} has {key:?}, which is no key of it; mirrors are read from registries.conf"
+    )]
+    Unknown {
         /// The entry.
         host: String,
         /// The key.
@@ -54,7 +93,7 @@ pub enum RegistriesError {
     #[error("read the registries file: host {0:?} has both http = true and a ca; plain http has no certificates")]
     HttpWithCa(String),
     /// A path that is not absolute.
-    #[error("read the registries file: host {host:?} has ca {ca}, write an absolute path", ca = ca.display())]
+    #[error("read the registries file: {host:?} has {ca}, write an absolute path", ca = ca.display())]
     RelativeCa {
         /// The entry.
         host: String,
@@ -64,33 +103,52 @@ pub enum RegistriesError {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct File {
+    #[serde(default)]
+    auth_files: Vec<PathBuf>,
+    proxy: Option<Proxy>,
     #[serde(default)]
     registry: Vec<Entry>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
 struct Entry {
     host: String,
     #[serde(default)]
     http: bool,
     ca: Option<PathBuf>,
+    client_cert: Option<PathBuf>,
+    client_key: Option<PathBuf>,
     #[serde(flatten)]
     rest: BTreeMap<String, toml::Value>,
 }
 
 impl RegistryConfig {
-    /// Parses the text of a registries file. Mirrors and credentials are refused by name.
+    /// Parses the text of a registries file.
     pub fn parse(text: &str) -> Result<Self, RegistriesError> {
         let file: File = toml::from_str(text).map_err(|err| {
             let before = text.get(..err.span().map_or(0, |span| span.start)).unwrap_or(text);
             RegistriesError::Toml { line: before.matches('\n').count() + 1, problem: err.message().replace('\n', "; ") }
         })?;
         let mut hosts = BTreeMap::new();
-        for Entry { host, http, ca, rest } in file.registry {
+        let absolute = |host: &str, path: &PathBuf| match path.is_absolute() {
+            true => Ok(()),
+            false => Err(RegistriesError::RelativeCa { host: host.to_owned(), ca: path.clone() }),
+        };
+        file.auth_files.iter().try_for_each(|path| absolute("auth-files", path))?;
+        let is_url = |url: &str| {
+            ["http://", "https://"]
+                .iter()
+                .any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.trim_matches('/').is_empty()))
+        };
+        if file.proxy.as_ref().is_some_and(|proxy| !is_url(&proxy.url)) {
+            return Err(RegistriesError::Proxy);
+        }
+        for Entry { host, http, ca, client_cert, client_key, rest } in file.registry {
             if let Some(key) = rest.into_keys().next() {
-                return Err(RegistriesError::NotYet { host, key });
+                return Err(RegistriesError::Unknown { host, key });
             }
             let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
             if host.is_empty() || !host.bytes().all(plain) {
@@ -99,14 +157,22 @@ impl RegistryConfig {
             if http && ca.is_some() {
                 return Err(RegistriesError::HttpWithCa(host));
             }
-            if let Some(ca) = ca.as_ref().filter(|ca| !ca.is_absolute()) {
-                return Err(RegistriesError::RelativeCa { host, ca: ca.clone() });
-            }
-            if hosts.insert(host.clone(), Registry { http, ca }).is_some() {
+            [&ca, &client_cert, &client_key].into_iter().flatten().try_for_each(|path| absolute(&host, path))?;
+            let client = match (client_cert, client_key) {
+                (None, None) => None,
+                (Some(certificate), Some(key)) => Some((certificate, key)),
+                _ => return Err(RegistriesError::HalfAClient(host)),
+            };
+            if hosts.insert(host.clone(), Registry { http, ca, client }).is_some() {
                 return Err(RegistriesError::Host(host, "stands twice"));
             }
         }
-        Ok(Self { hosts })
+        Ok(Self { hosts, auth_files: file.auth_files, proxy: file.proxy, person: None })
+    }
+
+    /// The same where a person asks.
+    pub fn by(self, person: Person) -> Self {
+        Self { person: Some(person), ..self }
     }
 
     /// What is said about one registry: `host` or `host:port`, exactly as it stands in references.
@@ -120,9 +186,9 @@ impl RegistryConfig {
         self.get(host).map_or_else(|| is_loopback(host), |registry| registry.http)
     }
 
-    /// Every file of certificate authorities that is named.
-    pub fn ca_files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.hosts.values().filter_map(|registry| registry.ca.as_ref())
+    /// The hosts that are named.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.hosts.keys().map(String::as_str)
     }
 }
 
@@ -161,18 +227,24 @@ mod tests {
         assert!(!config.plain_http("r.example"));
         assert!(!config.plain_http("127.0.0.1:5001"), "configured for TLS");
         assert!(config.plain_http("127.0.0.1:5002"));
-        assert_eq!(config.ca_files().count(), 1);
+        assert_eq!(config.hosts().collect::<Vec<_>>(), ["127.0.0.1:5001", "r.example:5000"]);
     }
 
     #[test]
     fn what_is_not_understood_is_refused() {
         for (text, sentence) in [
-            ("[[registry]]\nhost = \"a\"\nmirror = \"b\"", "host \"a\" has \"mirror\", which is not supported yet"),
-            ("[[registry]]\nhost = \"a\"\nauth-file = \"/x\"", "\"auth-file\", which is not supported yet"),
+            (
+                "[[registry]]\nhost = \"a\"\nmirror = \"b\"",
+                "host \"a\" has \"mirror\", which is no key of it; mirrors are read from registries.conf",
+            ),
+            ("[[registry]]\nhost = \"a\"\nauth-file = \"/x\"", "\"auth-file\", which is no key of it"),
             ("[[registry]]\nhost = \"a\"\n[[registry]]\nhost = \"a\"", "\"a\" stands twice"),
             ("[[registry]]\nhost = \"A/b\"", "is not a lower-case host"),
             ("[[registry]]\nhost = \"a\"\nhttp = true\nca = \"/x\"", "plain http has no certificates"),
             ("[[registry]]\nhost = \"a\"\nca = \"x\"", "write an absolute path"),
+            ("auth-files = [\"x\"]", "\"auth-files\" has x, write an absolute path"),
+            ("[proxy]\nurl = \"proxy:3128\"", "the proxy's url is not http://"),
+            ("[[registry]]\nhost = \"a\"\nclient-key = \"/x\"", "write both, or neither"),
             ("[registries]\n", "read the registries file: line 1: unknown field `registries`"),
             ("\n[[registry]]\nhttp = true", "read the registries file: line 2: missing field `host`"),
         ] {

@@ -1,0 +1,34 @@
+//! The person who runs a command, as registries know them.
+
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use crate::cli::RegistryArgs;
+use crate::model::credentials::{Credential, Person};
+
+/// What flags and environment say. Never called for a hook.
+pub(super) fn person(args: &RegistryArgs) -> Result<Person, String> {
+    let login = args.registry_auth.as_deref().map(|text| {
+        Credential::from_base64(text).ok_or_else(|| "read --registry-auth: it is not user:password in base64".to_owned())
+    });
+    let path = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let word = |name: &str| {
+        let value = env::var_os(name).or_else(|| env::var_os(name.to_ascii_lowercase()));
+        value.map(OsString::into_string).and_then(Result::ok).filter(|value| !value.is_empty())
+    };
+    Ok(Person {
+        login: login.transpose()?,
+        auth_file: args.authfile.clone().or_else(|| path("REGISTRY_AUTH_FILE")),
+        runtime_directory: path("XDG_RUNTIME_DIR"),
+        uid: std::fs::metadata("/proc/self").map_or(0, |about| about.uid()),
+        config_home: path("XDG_CONFIG_HOME"),
+        docker_config: path("DOCKER_CONFIG"),
+        home: path("HOME"),
+        path: word("PATH"),
+        https_proxy: word("HTTPS_PROXY"),
+        http_proxy: word("HTTP_PROXY"),
+        no_proxy: word("NO_PROXY"),
+    })
+}

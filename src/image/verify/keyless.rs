@@ -1,0 +1,167 @@
+//! Keyless signatures: a certificate of a few minutes says who signed, a log's entry says when. All of it is checked against
+//! a trusted root on disk: the chain at the logged time, the certificate's own log, the promise, the proof and the checkpoint
+//! of the entry. Nothing here speaks to a network.
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sigstore_trust_root::TrustedRoot;
+use sigstore_types::{Artifact, Bundle, Sha256Hash};
+use sigstore_verify::{VerificationPolicy, Verifier};
+
+use crate::image::hash;
+use crate::model::ids::Digest;
+use crate::model::policy::Matcher;
+
+/// What stands beside a keyless signature of cosign 2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Attached {
+    /// PEM.
+    pub certificate: String,
+    /// PEM, for those who need it: what is believed comes from the trusted root.
+    pub chain: Option<String>,
+    /// The log's entry, JSON.
+    pub entry: Option<String>,
+}
+
+/// A trusted root, and whom of those that it vouches for a rule names.
+pub(crate) struct Identities {
+    path: PathBuf,
+    verifier: Verifier,
+    names: Vec<(Matcher, Matcher)>,
+}
+
+impl std::fmt::Debug for Identities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identities").field("path", &self.path).field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl Identities {
+    /// Reads a trusted root; the error says what is wrong with it.
+    pub fn parse(path: &Path, json: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(json).map_err(|_| "it is not text".to_owned())?;
+        let root = TrustedRoot::from_json(text).map_err(|err| err.to_string())?;
+        let verifier = Verifier::new(&root).map_err(|err| err.to_string())?;
+        Ok(Self { path: path.to_owned(), verifier, names: Vec::new() })
+    }
+
+    /// The trusted root's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds an identity with its issuer.
+    pub fn add(&mut self, identity: Matcher, issuer: Matcher) {
+        self.names.push((identity, issuer));
+    }
+
+    /// Who signed, if it is one of those; else why not.
+    fn signer<'a>(&self, artifact: impl Into<Artifact<'a>>, bundle: &Bundle) -> Result<String, String> {
+        let result = self
+            .verifier
+            .verify(artifact, bundle, &VerificationPolicy::any_identity())
+            .map_err(|err| format!("it does not hold under {}: {}", self.path.display(), short(&err.to_string())))?;
+        if !(result.certificate_verified() && result.sct_verified() && result.tlog_verified()) {
+            return Err("its certificate or its log entry was not verified".to_owned());
+        }
+        let (Some(identity), Some(issuer)) = (result.identity(), result.issuer()) else {
+            return Err("its certificate names no identity or no issuer".to_owned());
+        };
+        let identity = identity.as_str();
+        let by = format!("{} ({})", short(identity), short(issuer));
+        match self.names.iter().any(|(name, at)| name.fits(identity) && at.fits(issuer)) {
+            true => Ok(by),
+            false => Err(format!("it is by {by}, whom the rule does not name")),
+        }
+    }
+}
+
+/// A bundle whose statement is about `digest`.
+pub(crate) fn bundle(bundle: &Bundle, digest: &Digest, identities: &[Identities]) -> Result<String, String> {
+    let digest = Sha256Hash::from_hex(&digest.hex()).map_err(|err| err.to_string())?;
+    first(identities, |identities| identities.signer(digest, bundle))
+}
+
+/// A payload of cosign 2 with what is attached to it.
+pub(crate) fn simple(
+    payload: &[u8],
+    signature: &str,
+    attached: &Attached,
+    identities: &[Identities],
+) -> Result<String, String> {
+    let bundle = rebuilt(payload, signature, attached)?;
+    first(identities, |identities| identities.signer(payload, &bundle))
+}
+
+/// The first root under which it is good; else what the root says that knows the signer, if one does.
+fn first(identities: &[Identities], check: impl Fn(&Identities) -> Result<String, String>) -> Result<String, String> {
+    let mut why: Option<String> = None;
+    for identities in identities {
+        match check(identities) {
+            Ok(by) => return Ok(by),
+            Err(reason) if why.is_none() || reason.starts_with("it is by ") => why = Some(reason),
+            Err(_) => {}
+        }
+    }
+    Err(why.unwrap_or_else(|| "it is keyless, by a certificate, and the rule names keys alone".to_owned()))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    signed_entry_timestamp: String,
+    payload: Logged,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Logged {
+    body: String,
+    integrated_time: i64,
+    log_index: i64,
+    #[serde(rename = "logID")]
+    log_id: String,
+}
+
+/// The bundle that cosign 2 would have written, had it written bundles.
+fn rebuilt(payload: &[u8], signature: &str, attached: &Attached) -> Result<Bundle, String> {
+    let entry = attached
+        .entry
+        .as_deref()
+        .ok_or("its certificate comes without an entry of a log, so that nothing says when it signed")?;
+    let entry: Entry = serde_json::from_str(entry).map_err(|err| format!("its log entry is no JSON of cosign's: {err}"))?;
+    let body = STANDARD.decode(&entry.payload.body).map_err(|_| "the body of its log entry is not base64".to_owned())?;
+    let body: Value = serde_json::from_slice(&body).map_err(|err| format!("the body of its log entry is no JSON: {err}"))?;
+    let log = hex::decode(&entry.payload.log_id).map_err(|_| "the id of its log is not hexadecimal".to_owned())?;
+    let certificate = sigstore_types::DerCertificate::from_pem(&attached.certificate)
+        .map_err(|err| format!("its certificate is no PEM: {}", short(&err.to_string())))?;
+    let digest = hex::decode(hash(payload).hex()).map_err(|err| err.to_string())?;
+    let bundle = json!({
+        "mediaType": "application/vnd.dev.sigstore.bundle+json;version=0.1",
+        "verificationMaterial": {
+            "x509CertificateChain": { "certificates": [{ "rawBytes": STANDARD.encode(certificate.as_bytes()) }] },
+            "tlogEntries": [{
+                "logIndex": entry.payload.log_index.to_string(),
+                "logId": { "keyId": STANDARD.encode(log) },
+                "kindVersion": { "kind": body["kind"], "version": body["apiVersion"] },
+                "integratedTime": entry.payload.integrated_time.to_string(),
+                "inclusionPromise": { "signedEntryTimestamp": entry.signed_entry_timestamp },
+                "canonicalizedBody": entry.payload.body,
+            }],
+        },
+        "messageSignature": {
+            "messageDigest": { "algorithm": "SHA2_256", "digest": STANDARD.encode(digest) },
+            "signature": signature,
+        },
+    });
+    Bundle::from_json(&bundle.to_string())
+        .map_err(|err| format!("what is attached to it makes no bundle: {}", short(&err.to_string())))
+}
+
+fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}

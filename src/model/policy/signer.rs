@@ -1,0 +1,142 @@
+//! Who must have signed: keys, and identities in certificates.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use regex::{Regex, RegexBuilder};
+use serde::Serialize;
+
+/// The trusted root of identities that name none.
+pub const TRUSTED_ROOT: &str = "/etc/bpfman-hook/trusted_root.json";
+/// The longest identity, issuer or pattern.
+pub(super) const LENGTH_MAX: usize = 1024;
+/// What one compiled pattern may take.
+const COMPILED_MAX: usize = 1 << 20;
+
+/// One party whose signature satisfies a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Signer {
+    /// A cosign public key, PEM, at this path.
+    Key(PathBuf),
+    /// A keyless identity: both must fit, for the same name at another issuer is another party.
+    Identity {
+        /// The certificate's subject alternative name.
+        identity: Words,
+        /// The OIDC issuer that vouched for it.
+        issuer: Words,
+        /// The certificate authorities and logs that are believed.
+        trusted_root: PathBuf,
+    },
+}
+
+/// A text, or an expression that must match the whole of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Words {
+    /// This text.
+    Exact(String),
+    /// Every text that this matches from its beginning to its end.
+    Regexp(String),
+}
+
+/// [`Words`], ready to compare.
+#[derive(Debug)]
+pub enum Matcher {
+    /// This text.
+    Exact(String),
+    /// What this matches.
+    Regexp(Regex),
+}
+
+impl Signer {
+    /// The file that it is judged by.
+    pub fn file(&self) -> &Path {
+        match self {
+            Self::Key(path) => path,
+            Self::Identity { trusted_root, .. } => trusted_root,
+        }
+    }
+
+    /// The patterns that do not compile, a sentence each.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let Self::Identity { identity, issuer, .. } = self else { return Vec::new() };
+        [identity, issuer].into_iter().filter_map(|words| words.matcher().err()).collect()
+    }
+}
+
+impl fmt::Display for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(path) => path.display().fmt(f),
+            Self::Identity { identity, issuer, .. } => write!(f, "{identity} ({issuer})"),
+        }
+    }
+}
+
+impl Words {
+    /// Compiles it; for a pattern this costs too much to do it at every start.
+    ///
+    /// # Errors
+    /// Says why it is no expression.
+    pub fn matcher(&self) -> Result<Matcher, String> {
+        let pattern = match self {
+            Self::Exact(text) => return Ok(Matcher::Exact(text.clone())),
+            Self::Regexp(pattern) => pattern,
+        };
+        let build = |pattern: &str| RegexBuilder::new(pattern).size_limit(COMPILED_MAX).build();
+        // By itself first: `a)|(b` would escape from the anchors.
+        build(pattern).and_then(|_| build(&format!(r"\A(?:{pattern})\z"))).map(Matcher::Regexp).map_err(|err| {
+            let last = err.to_string();
+            let last = last.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            format!("{pattern:?} is no regular expression: {last}")
+        })
+    }
+}
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => f.write_str(text),
+            Self::Regexp(pattern) => write!(f, "/{pattern}/"),
+        }
+    }
+}
+
+impl Matcher {
+    /// Whether it is this text, or matches all of it.
+    pub fn fits(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == text,
+            Self::Regexp(regex) => regex.is_match(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_the_whole_text() {
+        for (pattern, text, fits) in [
+            ("https://github.com/acme/.*", "https://github.com/acme/x", true),
+            ("https://github.com/acme/.*", "https://evil/https://github.com/acme/x", false),
+            ("acme", "acme.example", false),
+            ("a|ab", "ab", true),
+            ("a|b", "ax", false),
+            ("a$", "a\nb", false),
+            ("(?m)^a$", "a\nb", false),
+        ] {
+            let matcher = Words::Regexp(pattern.to_owned()).matcher().unwrap();
+            assert_eq!(matcher.fits(text), fits, "{pattern} {text:?}");
+        }
+        assert!(!Words::Exact("a.c".to_owned()).matcher().unwrap().fits("abc"));
+    }
+
+    #[test]
+    fn what_is_no_pattern_or_too_large_is_refused() {
+        for pattern in ["a)|(b", "(", "(?x)a #", r"\w{1000}{1000}"] {
+            let why = Words::Regexp(pattern.to_owned()).matcher().unwrap_err();
+            assert!(why.contains("is no regular expression: "), "{why}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! containers-registries.conf(5), version 2, as far as it decides where an image is asked for: rewriting, mirrors, blocking,
+//! plain http, and what short names mean.
+//!
+//! Policy speaks of the name as it is written; what stands here changes only which hosts are asked for it.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::model::reference::RegistryReference;
+
+/// The merged files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Conf {
+    registries: BTreeMap<String, Registry>,
+    aliases: BTreeMap<String, String>,
+    search: Vec<String>,
+}
+
+/// One host that may be asked for an image, and by which name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// `ghcr.io`, `127.0.0.1:5000`
+    pub host: String,
+    /// `acme/probes`
+    pub repository: String,
+    /// By plain http.
+    pub insecure: bool,
+}
+
+/// What an entry says that this program does not do.
+pub type Complaint = String;
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Registry {
+    prefix: Option<String>,
+    location: Option<String>,
+    #[serde(default)]
+    insecure: bool,
+    #[serde(default)]
+    blocked: bool,
+    #[serde(default)]
+    mirror_by_digest_only: bool,
+    #[serde(default)]
+    mirror: Vec<Mirror>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Mirror {
+    location: String,
+    #[serde(default)]
+    insecure: bool,
+    pull_from_mirror: Option<Pull>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Pull {
+    All,
+    DigestOnly,
+    TagOnly,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct File {
+    unqualified_search_registries: Option<Vec<String>>,
+    #[serde(default)]
+    registry: Vec<Registry>,
+    #[serde(default)]
+    aliases: BTreeMap<String, String>,
+    registries: Option<toml::Value>,
+}
+
+impl Conf {
+    /// Adds a file to what earlier ones say: entries replace those of the same prefix, aliases those of the same name. An entry
+    /// that cannot be used is left out and complained of; it is an error where leaving it out could open what is blocked.
+    pub fn add(&mut self, text: &str) -> Result<Vec<Complaint>, String> {
+        let file: File = toml::from_str(text).map_err(|err| err.message().replace('\n', "; "))?;
+        let mut complaints = Vec::new();
+        if file.registries.is_some() {
+            return Err("it is of version 1, with [registries.…]; write [[registry]] entries".to_owned());
+        }
+        for entry in file.registry {
+            let Some(prefix) = entry.prefix.clone().or_else(|| entry.location.clone()).filter(|prefix| !prefix.is_empty())
+            else {
+                return Err("a [[registry]] has neither prefix nor location".to_owned());
+            };
+            let prefix = prefix.trim_end_matches('/').to_owned();
+            if prefix.contains('*') && (!prefix.starts_with("*.") || prefix[2..].contains('*')) {
+                return Err(format!("prefix {prefix:?} has a * elsewhere than in front, as in *.example.com"));
+            }
+            if prefix.starts_with("*.") && entry.location.is_some() && entry.prefix.is_none() {
+                return Err(format!("location {prefix:?} has a *, which only a prefix may have"));
+            }
+            for location in entry.location.iter().chain(entry.mirror.iter().map(|mirror| &mirror.location)) {
+                if location.contains("://") || location.contains(['@', ' ']) || location.is_empty() {
+                    return Err(format!("location {location:?} of {prefix:?} is no registry/path without a scheme"));
+                }
+            }
+            if entry.mirror_by_digest_only && entry.mirror.iter().any(|mirror| mirror.pull_from_mirror.is_some()) {
+                complaints.push(format!("{prefix}: mirror-by-digest-only and pull-from-mirror together; the first one counts"));
+            }
+            self.registries.insert(prefix, entry);
+        }
+        self.aliases.extend(file.aliases);
+        if let Some(search) = file.unqualified_search_registries {
+            self.search = search;
+        }
+        Ok(complaints)
+    }
+
+    /// Where an image is asked for, in order: its mirrors, then its own place. None where it is blocked.
+    pub fn places(&self, image: &RegistryReference) -> Option<Vec<Place>> {
+        let name = format!("{}/{}", image.registry, image.repository);
+        let own = Place { host: image.registry.clone(), repository: image.repository.clone(), insecure: false };
+        let found = self.registries.iter().filter_map(|(prefix, entry)| Some((matched(prefix, &name)?, prefix, entry)));
+        let Some((length, prefix, entry)) = found.max_by_key(|(length, prefix, _)| (*length, !prefix.starts_with('*'))) else {
+            return Some(vec![own]);
+        };
+        if entry.blocked {
+            return None;
+        }
+        let rest = &name[length..];
+        let wanted = |mirror: &&Mirror| match mirror.pull_from_mirror.filter(|_| !entry.mirror_by_digest_only) {
+            None => image.digest.is_some() || !entry.mirror_by_digest_only,
+            Some(Pull::All) => true,
+            Some(Pull::DigestOnly) => image.digest.is_some(),
+            Some(Pull::TagOnly) => image.digest.is_none(),
+        };
+        let mut places: Vec<Place> =
+            entry.mirror.iter().filter(wanted).filter_map(|mirror| place(&mirror.location, rest, mirror.insecure)).collect();
+        let wildcard = prefix.starts_with('*');
+        places.push(match entry.location.as_ref().filter(|location| !wildcard && *location != prefix) {
+            Some(location) => place(location, rest, entry.insecure)?,
+            None => Place { insecure: entry.insecure, ..own },
+        });
+        Some(places)
+    }
+
+    /// What a name without a registry stands for: its alias, or the one search registry. None where neither says it alone.
+    pub fn long_name(&self, short: &str) -> Option<String> {
+        let (name, rest) = match short.find(['@', ':']) {
+            Some(at) => short.split_at(at),
+            None => (short, ""),
+        };
+        match (self.aliases.get(name).filter(|alias| !alias.is_empty()), self.search.as_slice()) {
+            (Some(alias), _) => Some(format!("{alias}{rest}")),
+            (None, [only]) => Some(format!("{only}/{short}")),
+            (None, _) => None,
+        }
+    }
+
+    /// The registries that are searched for short names.
+    pub fn search(&self) -> &[String] {
+        &self.search
+    }
+}
+
+/// How many bytes of `name` a prefix covers; it ends where a component ends.
+fn matched(prefix: &str, name: &str) -> Option<usize> {
+    let end = match prefix.strip_prefix('*') {
+        None => name.starts_with(prefix).then_some(prefix.len())?,
+        Some(suffix) => {
+            let at = name.find(suffix).filter(|at| *at > 0 && !name[..*at].contains('/'))?;
+            at + suffix.len()
+        }
+    };
+    let wildcard_port = prefix.starts_with('*') && name[end..].starts_with(':');
+    (end == name.len() || name[end..].starts_with('/') || wildcard_port).then_some(end)
+}
+
+fn place(location: &str, rest: &str, insecure: bool) -> Option<Place> {
+    let whole = format!("{}{rest}", location.trim_end_matches('/'));
+    let (host, repository) = whole.split_once('/')?;
+    Some(Place { host: host.to_owned(), repository: repository.to_owned(), insecure })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::reference::Reference;
+
+    const TEXT: &str = r#"
+unqualified-search-registries = ["docker.io", "quay.io"]
+[[registry]]
+prefix = "ghcr.io"
+location = "ghcr.io"
+[[registry.mirror]]
+location = "mirror.local:5000/ghcr"
+insecure = true
+[[registry.mirror]]
+location = "tags.local"
+pull-from-mirror = "tag-only"
+[[registry]]
+prefix = "ghcr.io/evil"
+blocked = true
+[[registry]]
+prefix = "old.example/team"
+location = "new.example/teams/a"
+[[registry]]
+location = "digests.example"
+mirror-by-digest-only = true
+[[registry.mirror]]
+location = "m.example"
+[[registry]]
+prefix = "*.wild.example"
+[[registry.mirror]]
+location = "cache.example/wild"
+[aliases]
+probe = "ghcr.io/acme/probe"
+"#;
+
+    fn asked(conf: &Conf, image: &str) -> Option<Vec<String>> {
+        let Ok(Reference::Registry(at)) = Reference::parse(image) else { panic!("{image}") };
+        let places = conf.places(&at)?;
+        Some(places.iter().map(|p| format!("{}{}/{}", if p.insecure { "http:" } else { "" }, p.host, p.repository)).collect())
+    }
+
+    #[test]
+    fn the_longest_prefix_says_who_is_asked_in_which_order() {
+        let mut conf = Conf::default();
+        assert_eq!(conf.add(TEXT), Ok(vec![]));
+        let digest = format!("@sha256:{}", "a".repeat(64));
+        for (image, wanted) in [
+            (
+                "ghcr.io/acme/x:v1".to_owned(),
+                &["http:mirror.local:5000/ghcr/acme/x", "tags.local/acme/x", "ghcr.io/acme/x"][..],
+            ),
+            (format!("ghcr.io/acme/x{digest}"), &["http:mirror.local:5000/ghcr/acme/x", "ghcr.io/acme/x"]),
+            ("ghcr.io/evilx/y".to_owned(), &["http:mirror.local:5000/ghcr/evilx/y", "tags.local/evilx/y", "ghcr.io/evilx/y"]),
+            ("ghcr.io.example/x".to_owned(), &["ghcr.io.example/x"]),
+            ("old.example/team/x:v1".to_owned(), &["new.example/teams/a/x"]),
+            ("old.example/other/x:v1".to_owned(), &["old.example/other/x"]),
+            ("digests.example/x:v1".to_owned(), &["digests.example/x"]),
+            (format!("digests.example/x{digest}"), &["m.example/x", "digests.example/x"]),
+            ("a.wild.example/x".to_owned(), &["cache.example/wild/x", "a.wild.example/x"]),
+            ("wild.example/x".to_owned(), &["wild.example/x"]),
+            ("other.example/a.wild.example/x".to_owned(), &["other.example/a.wild.example/x"]),
+        ] {
+            assert_eq!(asked(&conf, &image).unwrap(), wanted, "{image}");
+        }
+        assert_eq!(asked(&conf, "ghcr.io/evil/y"), None);
+        // A later file replaces what has the same prefix.
+        conf.add("[[registry]]\nprefix = \"ghcr.io/evil\"\n").unwrap();
+        assert_eq!(asked(&conf, "ghcr.io/evil/y").unwrap(), ["ghcr.io/evil/y"]);
+    }
+
+    #[test]
+    fn short_names_mean_one_thing_or_nothing() {
+        let mut conf = Conf::default();
+        conf.add(TEXT).unwrap();
+        assert_eq!(conf.long_name("probe:v2").as_deref(), Some("ghcr.io/acme/probe:v2"));
+        assert_eq!(conf.long_name("other:v2"), None, "two registries would be searched");
+        conf.add("unqualified-search-registries = [\"quay.io\"]").unwrap();
+        assert_eq!(conf.long_name("other:v2").as_deref(), Some("quay.io/other:v2"));
+    }
+
+    #[test]
+    fn what_cannot_be_understood_opens_nothing() {
+        for (text, sentence) in [
+            ("[registries.search]\nregistries = []", "version 1"),
+            ("[[registry]]\nblocked = true", "neither prefix nor location"),
+            ("[[registry]]\nprefix = \"a.*.b\"", "elsewhere than in front"),
+            ("[[registry]]\nprefix = \"a\"\nlocation = \"https://b\"", "without a scheme"),
+            ("[[registry]]\nprefix = \"a\"\nblocked = \"yes\"", "invalid type"),
+        ] {
+            let problem = Conf::default().add(text).unwrap_err();
+            assert!(problem.contains(sentence), "{text}: {problem}");
+        }
+    }
+}

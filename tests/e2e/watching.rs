@@ -1,0 +1,201 @@
+//! `events` and `metrics`: what a run leaves is seen by a user without rights, and spoiling it stops no start.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::lab::BINARY;
+use crate::support::process::{Running, ended, eventually, tool};
+use crate::support::runtime::Runtime;
+use crate::world::World;
+
+crate::cases![
+    a_user_without_rights_scrapes_while_containers_start,
+    events_are_followed_in_order,
+    a_spoiled_export_stops_no_start,
+];
+
+/// Nobody, and nobody's group.
+const NOBODY: u32 = 65534;
+/// Waits for a word, and ends.
+const SCRIPT: &str = "echo ready; read go; exit 7";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The directory as `install --metrics` makes it: for a group, whose files inherit it.
+fn export(world: &World) -> PathBuf {
+    let run = world.lab.path("root/run/bpfman-hook");
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(&run).expect("make the run directory");
+    let path = run.join("export");
+    fs::DirBuilder::new().mode(0o750).create(&path).expect("make the export directory");
+    chown(&path, Some(0), Some(NOBODY)).expect("chgrp");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o2750)).expect("chmod");
+    path
+}
+
+/// A command as nobody, without a capability.
+fn as_nobody(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+    command.arg("--no-new-privs").arg(program);
+    command
+}
+
+fn scrape(socket: &Path) -> Option<String> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+fn events(world: &World, args: &[&str]) -> Vec<Value> {
+    let text = world.lab.ours(&[&["events", "-o", "json"], args].concat());
+    text.lines().map(|line| serde_json::from_str(line).expect("an event is JSON")).collect()
+}
+
+fn a_user_without_rights_scrapes_while_containers_start(world: &mut World) {
+    let export = export(world);
+    let binary = world.lab.path("bin/bpfman-hook");
+    fs::copy(BINARY, &binary).expect("copy the binary to where nobody can run it");
+    let sockets = world.lab.path("sockets");
+    fs::DirBuilder::new().mode(0o700).create(&sockets).expect("make a directory");
+    chown(&sockets, Some(NOBODY), Some(NOBODY)).expect("chown");
+    let socket = sockets.join("http.sock");
+    let root = world.lab.root();
+    let mut exporter = Running::start(
+        as_nobody(&binary).arg("--root").arg(&root).arg("metrics").arg(format!("--listen=unix://{}", socket.display())),
+    );
+    eventually("the exporter answers", PATIENCE, || scrape(&socket).filter(|text| text.starts_with("HTTP/1.1 200 OK")));
+
+    let bundle = world.counting("scraped").script(SCRIPT).write();
+    let (stop, told) = std::sync::mpsc::channel::<()>();
+    let scraper = std::thread::spawn({
+        let socket = socket.clone();
+        move || {
+            let mut pages = 0;
+            while told.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                let text = scrape(&socket).expect("a page while a container starts");
+                assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with("# EOF\n"), "{text}");
+                pages += 1;
+            }
+            pages
+        }
+    });
+    let running = world.start(&bundle);
+    drop(stop);
+    assert!(scraper.join().expect("the scraper") > 0);
+
+    let page = scrape(&socket).expect("a page");
+    for line in [
+        "bpfman_hook_events_total{type=\"acquired\"} ",
+        "bpfman_hook_owners{kind=\"container\"} 1",
+        "bpfman_hook_run_duration_seconds_count{stage=\"createRuntime\",outcome=\"done\"} 1",
+        "bpfman_hook_verifications_total{result=\"verified\"} 1",
+        "name=\"count_packets\",type=\"xdp\",scope=\"container\"",
+    ] {
+        assert!(page.contains(line), "{line} is not in\n{page}");
+    }
+    assert!(page.contains(&format!("id=\"{}\"", bundle.id)), "{page}");
+    assert!(!page.contains("bpfman_hook_program_memory_bytes{"), "nobody may not ask the kernel:\n{page}");
+    world.lab.ours(&["metrics", "--sample"]);
+    let page = scrape(&socket).expect("a page");
+    for line in [
+        "bpfman_hook_program_memory_bytes{",
+        "bpfman_hook_program_verified_instructions{",
+        "bpfman_hook_program_run_time_seconds_total{",
+    ] {
+        assert!(page.contains(line), "{line} is not in\n{page}");
+    }
+
+    // A compromised exporter: it can read, and change nothing.
+    let writable = tool(as_nobody(Path::new("find")).arg(&export).arg("-writable"));
+    assert_eq!(writable, "", "nobody can write there");
+    for entry in [export.join("counters"), export.join("events"), export.join("owners")] {
+        let found = fs::metadata(&entry).expect("stat");
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o022), (0, NOBODY, 0), "{}", entry.display());
+    }
+    let store = tool(
+        as_nobody(Path::new("sh")).args(["-c", &format!("ls {}/run/bpfman-hook/store 2>/dev/null || true", root.display())]),
+    );
+    assert_eq!(store, "", "nobody sees the store");
+    exporter.kill();
+    exporter.finish();
+    let mut running = running;
+    running.say("go\n");
+    running.finish();
+    let page = world.lab.ours(&["metrics"]);
+    assert!(page.contains("bpfman_hook_owners{kind=\"container\"} 0"), "{page}");
+    assert!(page.contains("bpfman_hook_events_total{type=\"released\"} "), "{page}");
+}
+
+fn events_are_followed_in_order(world: &mut World) {
+    export(world);
+    let bundle = world.counting("followed").script(SCRIPT).write();
+    let follow = |what: &str| {
+        let (container, what) = (format!("container={}", bundle.id), format!("type={what}"));
+        Running::start(&mut world.lab.command(&["events", "-f", "-F", &container, "-F", &what]))
+    };
+    let (mut first, mut second) = (follow("acquired"), follow("released"));
+    let mut running = world.start(&bundle);
+    assert!(first.hear("20").contains(&format!(" container acquired {}", bundle.id)));
+    running.say("go\n");
+    running.finish();
+    assert!(second.hear("20").contains(&format!(" container released {}", bundle.id)));
+    for mut follower in [first, second] {
+        follower.kill();
+        follower.finish();
+    }
+    let refused = world.counting("refused").ask("programs", "xdp:nothing_of_this_name").write();
+    Runtime::Runc.run(&world.lab, &refused);
+    let all = events(world, &[]);
+    let of = |id: &str| -> Vec<String> {
+        let mine = all.iter().filter(|event| event["container"] == id);
+        mine.map(|event| event["type"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(of(&bundle.id), ["acquired", "released"], "{all:#?}");
+    assert_eq!(of(&refused.id), ["refused"], "{all:#?}");
+    let reason = all.iter().find(|event| event["type"] == "refused").map(|event| event["reason"].to_string());
+    assert!(reason.is_some_and(|reason| reason.contains("nothing_of_this_name")), "{all:#?}");
+    assert!(all.is_sorted_by(|a, b| a["time"].as_str() <= b["time"].as_str()), "{all:#?}");
+    assert_eq!(events(world, &["--since", "2100-01-01T00:00:00Z"]).len(), 0);
+    let page = world.lab.ours(&["metrics"]);
+    assert!(page.contains("bpfman_hook_refusals_total{reason=\"request\"} 1"), "{page}");
+}
+
+fn a_spoiled_export_stops_no_start(world: &mut World) {
+    let export = export(world);
+    let spoilers: [&dyn Fn(); 4] = [
+        &|| {
+            fs::write(export.join("counters"), b"x").expect("spoil");
+            fs::create_dir(export.join("events")).expect("spoil");
+            fs::write(export.join("owners"), b"x").expect("spoil");
+        },
+        &|| {
+            tool(Command::new("mkfifo").arg(export.join("events")).arg(export.join("counters")));
+            symlink("/etc", export.join("owners")).expect("spoil");
+        },
+        &|| fs::set_permissions(&export, fs::Permissions::from_mode(0o777)).expect("spoil"),
+        &|| {
+            fs::remove_dir_all(&export).expect("spoil");
+            symlink("/etc", &export).expect("spoil");
+        },
+    ];
+    for (nth, spoil) in spoilers.iter().enumerate() {
+        spoil();
+        let bundle = world.counting(&format!("spoiled{nth}")).script(SCRIPT).write();
+        let mut running = world.start(&bundle);
+        assert_eq!(world.link_ids(&bundle.id).len(), 2, "{nth}");
+        running.say("go\n");
+        assert_eq!(running.finish().status.code(), Some(7), "{nth}");
+        assert!(!Path::new("/etc/counters").exists() && !Path::new("/etc/events").exists(), "{nth}: a link was followed");
+        if fs::symlink_metadata(&export).is_ok_and(|found| found.is_dir()) {
+            let _ = ended(Command::new("sh").arg("-c").arg(format!("rm -rf {}/* && chmod 2750 {0}", export.display())));
+        }
+    }
+}
