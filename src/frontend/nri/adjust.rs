@@ -169,13 +169,12 @@ mod tests {
 
     fn with(pod: &[(&str, &str)], own: &[(&str, &str)]) -> CreateContainerRequest {
         let mut request = created("2.1.9_CreateContainer");
-        for (map, new) in [(&mut request.pod.mut_or_insert_default().annotations, pod)] {
+        let replace = |map: &mut std::collections::HashMap<String, String>, new: &[(&str, &str)]| {
             map.retain(|key, _| !asks([key]));
             map.extend(new.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-        }
-        let map = &mut request.container.mut_or_insert_default().annotations;
-        map.retain(|key, _| !asks([key]));
-        map.extend(own.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+        };
+        replace(&mut request.pod.mut_or_insert_default().annotations, pod);
+        replace(&mut request.container.mut_or_insert_default().annotations, own);
         request
     }
 

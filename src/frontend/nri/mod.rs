@@ -149,3 +149,6 @@ async fn serve(shared: &Shared, stream: UnixStream) -> io::Error {
     server.disconnect().await;
     end
 }
+
+#[cfg(test)]
+mod tests;
