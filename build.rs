@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap());
     nri(&out);
+    bpfman(&out.join("bpfman.bin"));
 }
 
 /// NRI: messages, our server's trait, and the client of the runtime's service.
@@ -30,4 +31,13 @@ fn nri(out: &Path) {
         let lines = text.lines().filter(|line| !line.starts_with("#![") && !line.starts_with("//!"));
         std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
     }
+}
+
+/// bpfman's gRPC interface: server and client (the tests'), and the descriptors that reflection shows.
+fn bpfman(descriptors: &Path) {
+    let proto = "src/frontend/service/bpfman.proto";
+    println!("cargo::rerun-if-changed={proto}");
+    let set = protox::compile([proto], ["src/frontend/service"]).unwrap();
+    std::fs::write(descriptors, prost::Message::encode_to_vec(&set)).unwrap();
+    tonic_prost_build::configure().build_transport(false).compile_fds(set).unwrap();
 }

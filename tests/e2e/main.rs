@@ -11,6 +11,7 @@ mod world;
 #[path = "../support/registry.rs"]
 mod registry;
 
+mod by_hand;
 mod callers;
 mod capabilities;
 mod concurrent;
