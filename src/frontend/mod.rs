@@ -1,5 +1,6 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
+pub mod by_hand;
 pub mod containerd;
 pub mod ctl;
 pub mod doctor;
@@ -20,6 +21,9 @@ pub mod output;
 pub mod policy;
 pub mod precreate;
 pub mod report;
+pub mod request;
+pub mod service;
+pub mod service_files;
 pub mod table;
 pub mod token;
 pub mod view;

@@ -1,23 +1,23 @@
 //! Images from a registry: fetched and verified at a start, then served from the cache without a word to the network.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::harness;
+use serde_json::{Value, json};
+
 use crate::registry::{Behaviour, Registry};
 use crate::support::bundle::Bundle;
-use crate::support::docker_registry::DockerRegistry;
-use crate::support::process::ended;
 use crate::support::runtime::Runtime;
-use crate::world::{World, object_path};
+use crate::world::World;
 
 crate::cases![
     an_image_that_cosign_2_signed_is_fetched_once,
     an_image_that_cosign_3_signed_is_fetched_once,
     an_image_that_another_key_signed_in_a_registry,
     an_image_that_was_never_pulled_and_may_not_be,
-    an_image_of_a_private_registry,
+    an_image_that_an_identity_signed_is_fetched_once,
+    an_image_of_another_identity_or_issuer,
+    an_identity_is_judged_without_a_network,
 ];
 
 /// The recorded registry: images with signatures that cosign itself made.
@@ -29,21 +29,41 @@ fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures").join(name)
 }
 
-/// A container that asks for the XDP program of an image in the registry, which only a cosign key may have signed.
-fn asking(world: &World, registry: &Registry, repository: &str, key: &str) -> Bundle {
-    let trusted = world.lab.write(&format!("{key}.pub"), &fs::read(data("keys").join(format!("{key}.pub"))).expect("a key"));
+/// Allows the images of these repositories if this party signed them.
+fn allow(world: &World, repositories: &str, signer: &str) {
     world.lab.policy(&format!(
-        "[[image]]\nrepository = \"{}/bpf/*\"\nsigned-by = {{ key = \"{}\" }}\n[[container]]\nprograms = [\"xdp\"]\n",
-        registry.host(),
-        trusted.display()
+        "[[image]]\nrepository = \"{repositories}\"\nsigned-by = {{ {signer} }}\n[[container]]\nprograms = [\"xdp\"]\n"
     ));
+}
+
+/// A recorded cosign key as a rule names it.
+fn key(world: &World, name: &str) -> String {
+    let name = format!("{name}.pub");
+    let trusted = world.lab.write(&name, &fs::read(data("keys").join(&name)).expect("a key"));
+    format!("key = \"{}\"", trusted.display())
+}
+
+/// The workflow that signed the recorded keyless images, and who vouched for it.
+const WORKFLOW: &str = "https://github.com/acme/bpf/.github/workflows/release.yml@refs/heads/main";
+const ISSUER: &str = "https://token.actions.githubusercontent.com";
+
+/// An identity under the recorded trusted root, as a rule names it.
+fn identity(world: &World, identity: &str, issuer: &str) -> String {
+    let root = fs::read(data("trust/trusted_root.json")).expect("a trusted root");
+    let root = world.lab.write("trusted_root.json", &root);
+    format!("identity = \"{identity}\", issuer = \"{issuer}\", trusted-root = \"{}\"", root.display())
+}
+
+/// A container that asks for the XDP program of an image in the registry, which only this party may have signed.
+fn asking(world: &World, registry: &Registry, repository: &str, signer: &str) -> Bundle {
+    allow(world, &format!("{}/bpf/*", registry.host()), signer);
     let image = format!("{}/bpf/{repository}:v1", registry.host());
     Bundle::new(&world.lab, repository).ask("image", &image).ask("programs", "xdp:pass iface=lo")
 }
 
-fn fetched_once(world: &mut World, repository: &str, key: &str, layout: &str) {
+fn fetched_once(world: &mut World, repository: &str, signer: &str, layout: &str) {
     let registry = registry();
-    let bundle = asking(world, &registry, repository, key).script("echo ready; read go").write();
+    let bundle = asking(world, &registry, repository, signer).script("echo ready; read go").write();
     let running = world.start(&bundle);
     world.lab.expect_links(1, "the image's program is attached");
     let program = world.inspect(&bundle.id)[0]["programs"][0].clone();
@@ -59,76 +79,84 @@ fn fetched_once(world: &mut World, repository: &str, key: &str, layout: &str) {
 }
 
 fn an_image_that_cosign_2_signed_is_fetched_once(world: &mut World) {
-    fetched_once(world, "key-v2", "cosign-v2", "simple-signing");
+    let signer = key(world, "cosign-v2");
+    fetched_once(world, "key-v2", &signer, "simple-signing");
 }
 
 fn an_image_that_cosign_3_signed_is_fetched_once(world: &mut World) {
-    fetched_once(world, "key-v3", "cosign-v3", "bundle");
+    let signer = key(world, "cosign-v3");
+    fetched_once(world, "key-v3", &signer, "bundle");
 }
 
 fn an_image_that_another_key_signed_in_a_registry(world: &mut World) {
     let registry = registry();
-    let bundle = asking(world, &registry, "key-v2", "wrong");
+    let bundle = asking(world, &registry, "key-v2", &key(world, "wrong"));
     world.refused(bundle, 1, &["key-v2", "sign"]);
 }
 
 fn an_image_that_was_never_pulled_and_may_not_be(world: &mut World) {
     let registry = registry();
-    let bundle = asking(world, &registry, "key-v2", "cosign-v2").ask("pull-policy", "Never").script("echo started").write();
+    let bundle = asking(world, &registry, "key-v2", &key(world, "cosign-v2"));
+    let bundle = bundle.ask("pull-policy", "Never").script("echo started").write();
     let ended = Runtime::Runc.run(&world.lab, &bundle);
     world.said(&ended, 1, &["not in the cache", "Never"]);
     assert_eq!(registry.requests(), Vec::<String>::new(), "Never asked the registry");
 }
 
-/// docker-registry with a login, and a certificate of an authority that nobody else knows.
-fn an_image_of_a_private_registry(world: &mut World) {
-    let registry = DockerRegistry::start_private(&world.lab.path("registry"));
-    let name = format!("{}/acme/demo:v1", registry.host());
-    let etc = |name: &str, bytes: &[u8], mode: u32| {
-        let path = world.lab.root().join("etc").join(name);
-        let parent = path.parent().expect("it is below etc");
-        fs::create_dir_all(parent).unwrap_or_else(|e| harness!("create {}: {e}", parent.display()));
-        fs::write(&path, bytes).unwrap_or_else(|e| harness!("write {}: {e}", path.display()));
-        fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap_or_else(|e| harness!("chmod: {e}"));
-    };
-    let ca = fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls/ca.pem"));
-    let ca = ca.unwrap_or_else(|e| harness!("read the authority: {e}"));
-    etc(&format!("containers/certs.d/{}/ca.crt", registry.host()), &ca, 0o644);
-    world.lab.policy(&format!(
-        "[[image]]\nrepository = \"{}/acme/*\"\nunsigned = true\n[[container]]\nprograms = [\"xdp\"]\n",
-        registry.host()
-    ));
+fn an_image_that_an_identity_signed_is_fetched_once(world: &mut World) {
+    let signer = identity(world, WORKFLOW, ISSUER);
+    fetched_once(world, "keyless", &signer, "bundle");
+    fetched_once(world, "legacy-keyless", &signer, "simple-signing");
+}
 
-    // A person pushes with a login of the command line, or without one in vain.
-    let object = format!("linux/amd64={}", object_path("demo").display());
-    let made = world.images.reference("private");
-    world.lab.ours(&["image", "build", "--quiet", &made, &object]);
-    let no_home = world.lab.path("no-home");
-    let push = |login: &[&str]| {
-        let mut command = world.lab.command(&[&["image", "push", &made, &name], login].concat());
-        ended(command.env_remove("REGISTRY_AUTH_FILE").env_remove("XDG_RUNTIME_DIR").env("HOME", &no_home))
-    };
-    let nobody = push(&[]);
-    assert!(!nobody.status.success() && nobody.stderr.contains("asks for credentials"), "{}", nobody.stderr);
-    let pushed = push(&["--registry-auth", "dXNlcjpzZWNyZXQ="]);
-    assert!(pushed.status.success(), "{}", pushed.stderr);
+fn an_image_of_another_identity_or_issuer(world: &mut World) {
+    let registry = registry();
+    let by = format!("it is by {WORKFLOW} ({ISSUER})");
+    for (repository, name, issuer) in
+        [("keyless", "https://github.com/acme/bpf", ISSUER), ("legacy-keyless", WORKFLOW, "https://accounts.example.org")]
+    {
+        let bundle = asking(world, &registry, repository, &identity(world, name, issuer));
+        world.refused(bundle, 1, &[&format!("{repository}:v1"), &by]);
+    }
+}
 
-    // A start has the administrator's file, once nobody else can read it.
-    let asking = |id: &str| Bundle::new(&world.lab, id).ask("image", &name).ask("programs", "xdp:count_packets iface=lo");
-    // Not `refused`: the registry runs on, and would count as left behind.
-    let refused = |id: &str, word: &str| {
-        let ended = Runtime::Runc.run(&world.lab, &asking(id).script("echo started").write());
-        assert!(!ended.stdout.contains("started"), "{id} started");
-        world.said(&ended, 1, &[word]);
+/// The recorded image and its keyless signature as a layout on disk.
+fn layout(world: &World) -> PathBuf {
+    let layout = world.lab.path("images/keyless");
+    fs::create_dir_all(layout.join("blobs/sha256")).expect("a directory below the lab");
+    let write = |name: &Path, bytes: &[u8]| world.lab.write(&Path::new("images/keyless").join(name).to_string_lossy(), bytes);
+    let repositories = fs::read(data("registry/repos.json")).expect("repos.json");
+    let repositories: Value = serde_json::from_slice(&repositories).expect("repos.json is JSON");
+    for blob in fs::read_dir(data("registry/blobs/sha256")).expect("the recorded blobs") {
+        let blob = blob.expect("a blob").path();
+        let name = Path::new("blobs/sha256").join(blob.file_name().expect("a digest"));
+        write(&name, &fs::read(&blob).expect("a blob"));
+    }
+    let tags = repositories["bpf/keyless"]["tags"].as_object().expect("the repository has tags");
+    let entries = tags.iter().map(|(tag, digest)| {
+        let name = json!({ "org.opencontainers.image.ref.name": tag });
+        json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 1, "annotations": name })
+    });
+    let index = json!({ "schemaVersion": 2, "manifests": entries.collect::<Vec<_>>() });
+    write(Path::new("index.json"), index.to_string().as_bytes());
+    write(Path::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#);
+    layout
+}
+
+fn an_identity_is_judged_without_a_network(world: &mut World) {
+    let image = format!("oci:{}", layout(world).display());
+    let asking = |world: &World, id: &str, name: &str| {
+        allow(world, &image, &identity(world, name, ISSUER));
+        let bundle = Bundle::new(&world.lab, id).ask("image", &format!("{image}:v1")).ask("programs", "xdp:pass iface=lo");
+        // Only a loopback device that is down: whatever asked anybody for keys could not.
+        bundle.hook_through("createRuntime", r#"exec unshare --net "$@""#)
     };
-    refused("stranger", "asks for credentials");
-    let auth = format!("{{\"auths\": {{\"{}/acme\": {{\"auth\": \"dXNlcjpzZWNyZXQ=\"}}}}}}", registry.host());
-    etc("bpfman-hook/auth.json", auth.as_bytes(), 0o644);
-    refused("careless", "auth.json has mode 0644");
-    etc("bpfman-hook/auth.json", auth.as_bytes(), 0o600);
-    let running = world.start(&asking("member").script("echo ready; read go").write());
-    world.lab.expect_links(1, "the program of the private image is attached");
+    let bundle = asking(world, "offline", WORKFLOW).script("echo ready; read go").write();
+    let running = world.start(&bundle);
+    world.lab.expect_links(1, "the image's program is attached");
+    let program = world.inspect(&bundle.id)[0]["programs"][0].clone();
+    assert_eq!(program["verdict"].as_str(), Some("verified"), "{program:#}");
     running.finish();
-    let log = world.lab.log();
-    assert!(!log.contains("dXNlcjp") && !log.contains("user"), "the login is in our log: {log}");
+    let bundle = asking(world, "stranger", "dev@example.org");
+    world.refused(bundle, 1, &[&format!("it is by {WORKFLOW} ({ISSUER})")]);
 }
