@@ -7,7 +7,8 @@ use bpfman_hook::cli::service::System;
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
 use bpfman_hook::frontend::image as frontend_image;
 use bpfman_hook::frontend::{
-    by_hand, ctl, doctor, documents, events, happenings, hook, install, metrics, policy, precreate, request, service, token,
+    by_hand, ctl, doctor, documents, events, happenings, hook, install, metrics, nri, policy, precreate, request, service,
+    token,
 };
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Images(listing) => frontend_image::stock::list(&paths, listing),
         Command::Pull(args) => frontend_image::pull::run(&paths, &args),
         Command::Image(what) => frontend_image::run(&paths, &what),
+        Command::Nri(args) => nri::run(root.as_deref(), &paths, &args),
         Command::Gc(args) => ctl::gc(&paths, args),
         Command::Events(args) => happenings::run(&paths, &args),
         Command::Metrics(args) => metrics::run(&paths, &args),

@@ -6,6 +6,7 @@
 
 pub mod service;
 pub mod image;
+pub mod nri;
 pub mod watch;
 
 use std::ffi::{OsStr, OsString};
@@ -78,6 +79,8 @@ pub enum Command {
     /// Check policy files, or say what they would allow
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Run the NRI plugin: hooks for annotated containers of containerd and CRI-O
+    Nri(nri::NriArgs),
     /// Release what dead containers left behind
     Gc(GcArgs),
     /// Print what happened: acquired, released, refused …; -f goes on

@@ -17,6 +17,7 @@ pub mod install_check;
 mod install_policy;
 pub mod list;
 pub mod metrics;
+pub mod nri;
 pub mod output;
 pub mod policy;
 pub mod precreate;

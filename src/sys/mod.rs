@@ -17,6 +17,7 @@ pub mod error;
 pub mod export;
 pub mod fault;
 pub mod fsutil;
+pub mod inherited;
 pub mod journal;
 pub mod machine;
 mod memfd;

@@ -26,6 +26,7 @@ mod lifetimes;
 mod places;
 mod podman;
 mod pods;
+mod private_registries;
 mod registries;
 mod requests;
 mod watching;
