@@ -4,9 +4,9 @@
 //! files contain without building clap's tree of commands; whatever it does not know goes to clap, which accepts the same
 //! and explains the rest.
 
-pub mod service;
 pub mod image;
 pub mod nri;
+pub mod service;
 pub mod watch;
 
 use std::ffi::{OsStr, OsString};

@@ -290,7 +290,8 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
         service_files::uninstall(place, work)?;
     }
     let others = !all
-        && (!targets.containerd.containerd && containerd::is_installed(targets, place)? || !targets.service.service && service_files::is_installed(place));
+        && (!targets.containerd.containerd && containerd::is_installed(targets, place)?
+            || !targets.service.service && service_files::is_installed(place));
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;
         work.remove(&hook_files::path(Stage::Precreate))?;

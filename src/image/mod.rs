@@ -48,8 +48,8 @@ use sha2::{Digest as _, Sha256};
 
 pub use access::{AccessError, conf as registries_conf, examine as examine_registries};
 pub use cache::{Cache, CachedImage, CachedVerdict, Swept, Which};
-pub use examine::{Examination, Examined, Worth};
 pub use error::{CacheError, ImageError, ObjectError, RemoteError};
+pub use examine::{Examination, Examined, Worth};
 pub use fetch::child as fetch_child;
 pub use library::{Archive, Details, Labelled};
 pub use linux::LinuxImages;

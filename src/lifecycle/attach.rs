@@ -109,7 +109,8 @@ mod tests {
             order: None,
             netns: netns(9),
         };
-        let host = |application: Option<&str>| Owner::Host { application: application.map(str::to_owned), loaded: Box::default() };
+        let host =
+            |application: Option<&str>| Owner::Host { application: application.map(str::to_owned), loaded: Box::default() };
         for (taken, there) in [
             (link(2, 9, Some(1)), true),
             (link(3, 9, Some(1)), false),

@@ -8,8 +8,8 @@ use toml::Spanned;
 use super::raw::{DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawSigner, RawSize};
 use super::signer::LENGTH_MAX;
 use super::{
-    ClientRule, ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern, Signer,
-    TRUSTED_ROOT, Words,
+    ClientRule, ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern,
+    Signer, TRUSTED_ROOT, Words,
 };
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
@@ -312,9 +312,7 @@ fn client_rule(source: &Source<'_>, at: usize, raw: RawClient) -> Result<ClientR
     }
     let path = |text: &Spanned<String>| match is_normal_path(text.get_ref()) && text.get_ref() != "/" {
         true => Ok(PathBuf::from(text.get_ref())),
-        false => {
-            Err(source.at(text, format!("{} is not an absolute path without . and .. and //", quoted(text.get_ref()))))
-        }
+        false => Err(source.at(text, format!("{} is not an absolute path without . and .. and //", quoted(text.get_ref())))),
     };
     Ok(ClientRule {
         place: Place::Line { file: source.file.to_owned(), line: source.line(at) },
