@@ -158,4 +158,7 @@ impl Body {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+mod forgeries;
+#[cfg(test)]
 mod tests;
