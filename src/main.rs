@@ -3,9 +3,13 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use bpfman_hook::cli::service::System;
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
 use bpfman_hook::frontend::image as frontend_image;
-use bpfman_hook::frontend::{ctl, doctor, documents, events, happenings, hook, install, metrics, policy, precreate, token};
+use bpfman_hook::frontend::{
+    by_hand, ctl, doctor, documents, events, happenings, hook, install, metrics, nri, policy, precreate, request, service,
+    token,
+};
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
 use bpfman_hook::paths::Paths;
@@ -17,6 +21,7 @@ fn main() -> ExitCode {
     if let Some(role) = child::role_from_args(&args) {
         return match role {
             Role::Fetch => image::fetch_child(),
+            Role::Request => request::child(),
         };
     }
     environment::reset_child_signal();
@@ -38,12 +43,17 @@ fn main() -> ExitCode {
                 Stage::Precreate => precreate::run(&paths, args.engine),
             }
         }
+        Command::Load(what) => by_hand::load(&paths, &what),
+        Command::Attach(args) => by_hand::attach(&paths, &args),
+        Command::Detach(args) => by_hand::detach(&paths, &args),
+        Command::Unload(args) => by_hand::unload(&paths, &args),
         Command::List(what) => ctl::list(&paths, what),
         Command::Get(what) => ctl::get(&paths, what),
         Command::Inspect(args) => ctl::inspect(&paths, &args),
         Command::Images(listing) => frontend_image::stock::list(&paths, listing),
         Command::Pull(args) => frontend_image::pull::run(&paths, &args),
         Command::Image(what) => frontend_image::run(&paths, &what),
+        Command::Nri(args) => nri::run(root.as_deref(), &paths, &args),
         Command::Gc(args) => ctl::gc(&paths, args),
         Command::Events(args) => happenings::run(&paths, &args),
         Command::Metrics(args) => metrics::run(&paths, &args),
@@ -55,6 +65,7 @@ fn main() -> ExitCode {
         Command::Policy(PolicyCommand::Check(args)) => policy::run_check(&paths, &args),
         Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(&paths, &args),
         Command::Doctor(args) => doctor::run(&paths, &args, &LinuxKernel),
+        Command::System(System::Service(args)) => service::run(&paths, &args),
         Command::Install(args) => install::run(root.as_deref(), &args),
         Command::Uninstall(args) => install::undo(root.as_deref(), &args),
         Command::Version(args) => documents::version(args),

@@ -39,6 +39,11 @@ impl Paths {
         self.run.join("log")
     }
 
+    /// Where the gRPC service listens.
+    pub fn service_socket(&self) -> PathBuf {
+        self.run.join("bpfman.sock")
+    }
+
     /// What a run leaves for those who only watch: counters, events, a card for each owner.
     pub fn export(&self) -> PathBuf {
         self.run.join("export")

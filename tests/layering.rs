@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use bpfman_hook::cli::Stage;
 use bpfman_hook::frontend::hook;
 use bpfman_hook::frontend::hook_files::{self, Engines, Invocation};
+use bpfman_hook::frontend::service_files;
 use bpfman_hook::model::container::asks;
 use bpfman_hook::model::policy::Engine;
 
@@ -171,7 +172,15 @@ fn each_crate_has_its_layer() {
         ("sigstore_crypto", &["image"]),
         ("sigstore_trust_root", &["image"]),
         ("sigstore_types", &["image"]),
-        ("tokio", &["image"]),
+        ("tokio", &["image", "frontend/nri", "frontend/service"]),
+        ("tonic", &["frontend/service"]),
+        ("tonic_health", &["frontend/service"]),
+        ("tonic_reflection", &["frontend/service"]),
+        ("prost", &["frontend/service"]),
+        ("x509_cert", &["frontend/service"]),
+        ("ttrpc", &["frontend/nri"]),
+        ("protobuf", &["frontend/nri"]),
+        ("futures_util", &["frontend/nri"]),
         ("clap", &["cli", "frontend/documents.rs"]),
         ("clap_mangen", &["frontend/documents.rs"]),
     ];
@@ -259,7 +268,12 @@ fn shipped() -> Vec<(PathBuf, String)> {
         ("packaging/tmpfiles.d/bpfman-hook.conf".to_owned(), hook_files::tmpfiles()),
         ("packaging/containers.conf.d/50-bpfman-hook.conf".to_owned(), hook_files::drop_in(&[hook_files::HOOKS_DIR.into()])),
     ];
-    hooks.into_iter().chain(packaging.map(|(path, text)| (path.into(), text))).collect()
+    let units = [
+        (service_files::SERVICE_UNIT, service_files::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
+        (service_files::SOCKET_UNIT, service_files::socket_unit(false)),
+    ]
+    .map(|(name, text)| (Path::new("packaging/systemd").join(name), text));
+    hooks.into_iter().chain(packaging.map(|(path, text)| (path.into(), text))).chain(units).collect()
 }
 
 /// oci-hooks(5) calls the patterns POSIX extended expressions, and podman and CRI-O read them as Go's; this one means the same

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::{Format, Formatted, Listing, PullArgs};
+use crate::cli::{Format, Formatted, Listing, PullArgs, RegistryArgs};
 
 /// `image WHAT`.
 #[derive(Debug, Clone, Subcommand)]
@@ -55,6 +55,9 @@ pub struct ImageVerifyArgs {
     /// Who must have signed, instead of what policy says: a cosign public key, PEM; may be repeated
     #[arg(long = "key", value_name = "FILE")]
     pub keys: Vec<PathBuf>,
+    /// Credentials.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
@@ -92,6 +95,9 @@ pub struct ImagePushArgs {
     /// registry/repository:tag; without it, SRC's own name
     #[arg(value_name = "DEST")]
     pub destination: Option<String>,
+    /// Credentials.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// Print the digest only
     #[arg(short, long, conflicts_with = "output")]
     pub quiet: bool,

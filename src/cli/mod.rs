@@ -4,7 +4,9 @@
 //! files contain without building clap's tree of commands; whatever it does not know goes to clap, which accepts the same
 //! and explains the rest.
 
+pub mod service;
 pub mod image;
+pub mod nri;
 pub mod watch;
 
 use std::ffi::{OsStr, OsString};
@@ -16,6 +18,7 @@ use crate::model::bytecode::PullPolicy;
 use crate::model::policy::Engine;
 
 mod containerd;
+pub mod program;
 mod registry;
 
 pub use containerd::ContainerdTargets;
@@ -46,6 +49,15 @@ pub struct Cli {
 pub enum Command {
     /// Run by runtimes: OCI state (precreate: configuration) on stdin
     Hook(HookArgs),
+    /// Load programs by hand; `attach` says where
+    #[command(subcommand)]
+    Load(program::Load),
+    /// Attach a program that was loaded by hand
+    Attach(program::AttachArgs),
+    /// Remove links of programs that were loaded by hand
+    Detach(program::DetachArgs),
+    /// Remove programs that were loaded by hand, with their links
+    Unload(program::UnloadArgs),
     /// List what is loaded, attached, owned or cached
     #[command(subcommand)]
     List(List),
@@ -67,6 +79,8 @@ pub enum Command {
     /// Check policy files, or say what they would allow
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Run the NRI plugin: hooks for annotated containers of containerd and CRI-O
+    Nri(nri::NriArgs),
     /// Release what dead containers left behind
     Gc(GcArgs),
     /// Print what happened: acquired, released, refused …; -f goes on
@@ -75,6 +89,9 @@ pub enum Command {
     Metrics(watch::MetricsArgs),
     /// Examine this host; each finding with its remedy
     Doctor(DoctorArgs),
+    /// Serve bpfman's gRPC API on demand
+    #[command(subcommand)]
+    System(service::System),
     /// Install the binary, the hook files and the mount unit
     Install(InstallArgs),
     /// Remove what `install` wrote, hook files first
@@ -166,16 +183,27 @@ pub struct Listing {
 }
 
 /// `list WHAT`.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum List {
     /// Programs with owner, kind and kernel id
-    Programs(Listing),
+    Programs(ProgramsArgs),
     /// Links with program and attach point
     Links(Listing),
     /// Containers as a tree: programs, links, bpffs, state
     Containers(Listing),
     /// Cached images
     Images(Listing),
+}
+
+/// `list programs`.
+#[derive(Debug, Clone, Args)]
+pub struct ProgramsArgs {
+    /// Which.
+    #[command(flatten)]
+    pub selection: program::Selection,
+    /// How.
+    #[command(flatten)]
+    pub listing: Listing,
 }
 
 /// `get WHAT ID`.
@@ -373,6 +401,9 @@ pub struct Targets {
     /// Containerd.
     #[command(flatten)]
     pub containerd: ContainerdTargets,
+    /// Service.
+    #[command(flatten)]
+    pub service: service::ServiceTarget,
     /// Policy files (*.toml), keys (*.pub) and trust roots (*.json) of DIR, in place of those of the last --policy
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub policy: Option<PathBuf>,

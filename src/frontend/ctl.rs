@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::cli::program::Selection;
 use crate::cli::{self, Format as Output, Get, GetArgs, InspectArgs, List, Listing};
 use crate::frontend::list::{self, Format};
 use crate::frontend::output::{fail, print};
@@ -12,7 +13,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::reconcile::{Depth, Finding, Mode, read_all};
-use crate::model::record::OwnerRecord;
+use crate::model::record::{Owner, OwnerRecord};
 use crate::paths::Paths;
 use crate::store::Store;
 use crate::sys::{clock, mounts};
@@ -39,11 +40,56 @@ impl From<cli::Formatted> for Format {
 /// `list WHAT`
 pub fn list(paths: &Paths, what: List) -> ExitCode {
     match what {
-        List::Programs(listing) => with_records(paths, |records| Ok(list::programs(records, listing.into()))),
+        List::Programs(args) => with_records(paths, |records| {
+            let selected = selected(records, &args.selection);
+            Ok(list::programs(&selected, args.listing.into()))
+        }),
         List::Links(listing) => with_records(paths, |records| Ok(list::links(records, listing.into()))),
         List::Containers(listing) => with_records(paths, |records| Ok(list::containers(records, listing.into()))),
         List::Images(listing) => crate::frontend::image::stock::list(paths, listing),
     }
+}
+
+/// The records with those of their programs that a selection chooses.
+fn selected(records: &[OwnerRecord], selection: &Selection) -> Vec<OwnerRecord> {
+    let attached = selection.attached.then_some(true).or(selection.unattached.then_some(false));
+    let labelled = |record: &OwnerRecord, key: &str, value: &str| match &record.owner {
+        Owner::Host { loaded, .. } => loaded.metadata.get(key).is_some_and(|found| found == value),
+        Owner::Container { .. } | Owner::Netns { .. } => false,
+    };
+    let mut selected = records.to_vec();
+    for record in &mut selected {
+        let application = match &record.owner {
+            Owner::Host { application, .. } => application.clone(),
+            Owner::Container { .. } | Owner::Netns { .. } => None,
+        };
+        let of_owner = selection.application.as_ref().is_none_or(|wanted| application.as_ref() == Some(wanted))
+            && selection.metadata_selector.iter().all(|(key, value)| labelled(record, key, value));
+        let links: Vec<_> = record.links.iter().map(|link| link.program.clone()).collect();
+        record.programs.retain(|program| {
+            of_owner
+                && selection.program_type.is_none_or(|kind| kind == program.kind)
+                && attached.is_none_or(|wanted| wanted == links.contains(&program.pin))
+        });
+    }
+    selected
+}
+
+/// The programs with these ids, as `list programs` has them.
+pub(super) fn show_programs(paths: &Paths, ids: &[u32], output: Output) -> ExitCode {
+    with_records(paths, |records| {
+        let mut found = records.to_vec();
+        for record in &mut found {
+            record.programs.retain(|program| program.id.is_some_and(|id| ids.contains(&id)));
+        }
+        Ok(list::programs(&found, Listing { output, quiet: false }.into()))
+    })
+}
+
+/// One link, as `get link` has it.
+pub(super) fn show_link(paths: &Paths, id: u32, output: Output) -> ExitCode {
+    let gone = || format!("link {id} was removed again meanwhile");
+    with_records(paths, |records| list::link(records, id, Listing { output, quiet: false }.into()).ok_or_else(gone))
 }
 
 /// `get WHAT ID`

@@ -180,7 +180,7 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) 
         Ok(findings) => findings.iter().for_each(|f| report.note(None, &format!("{}: {}: {}", f.what, f.why, f.result))),
         Err(error) => report.note(None, &chain(&error)),
     }
-    let images = LinuxImages::new(&paths.cache, Path::new("/"));
+    let images = LinuxImages::new(&paths.cache, Path::new("/")).configured_below(paths.root());
     let start = Start { container: &container, request: &request, policy: &policy, registries: &registries, fetch_until };
     match lifecycle.acquire(&images, start)? {
         Acquired::Done(_) | Acquired::Already(_) => Ok(Outcome::Done),

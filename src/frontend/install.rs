@@ -18,6 +18,7 @@ use crate::frontend::containerd::install::{self as containerd, ContainerdError};
 use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
 use crate::frontend::install_check::check;
+use crate::frontend::service_files;
 use crate::frontend::{documents, install_policy};
 use crate::frontend::{fail, print};
 use crate::lifecycle::error::chain;
@@ -163,6 +164,11 @@ impl Place {
         self.root.is_none()
     }
 
+    /// True where files are only staged: nothing is mounted, and no unit started.
+    pub fn is_staged(&self) -> bool {
+        self.staged
+    }
+
     /// The root directory below which engines' configuration is read.
     pub fn root(&self) -> &Path {
         &self.destdir
@@ -183,7 +189,7 @@ impl Place {
 /// The engines of `--podman` and `--crio`, which read hook files; podman where no engine is named.
 pub fn asked(targets: &Targets) -> BTreeSet<Engine> {
     let mut asked = BTreeSet::new();
-    if targets.podman || !(targets.crio || targets.containerd.containerd) {
+    if targets.podman || !(targets.crio || targets.containerd.containerd || targets.service.service) {
         asked.insert(Engine::Podman);
     }
     if targets.crio {
@@ -263,6 +269,9 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
     if targets.containerd.containerd {
         containerd::install(targets, place, work)?;
     }
+    if targets.service.service {
+        service_files::install(place, work)?;
+    }
     Ok(())
 }
 
@@ -270,14 +279,18 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
 ///
 /// The binary stays, with an error, as long as programs of running containers are pinned: their poststop still needs it.
 fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
-    let all = !(targets.podman || targets.crio || targets.containerd.containerd);
+    let all = !(targets.podman || targets.crio || targets.containerd.containerd || targets.service.service);
     let mut left = place.installed_for();
     left.0.retain(|engine| !all && !asked(targets).contains(engine));
     let mut still_read = false;
     if all || targets.containerd.containerd {
         still_read = containerd::uninstall(targets, place, work)?;
     }
-    let others = !all && !targets.containerd.containerd && containerd::is_installed(targets, place)?;
+    if all || targets.service.service {
+        service_files::uninstall(place, work)?;
+    }
+    let others = !all
+        && (!targets.containerd.containerd && containerd::is_installed(targets, place)? || !targets.service.service && service_files::is_installed(place));
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;
         work.remove(&hook_files::path(Stage::Precreate))?;
@@ -394,11 +407,11 @@ impl<'a> Work<'a> {
     }
 
     /// True where systemd is pid 1 (sd_booted(3)) and the unit's mount point is ours.
-    fn by_systemd(&self) -> bool {
+    pub fn by_systemd(&self) -> bool {
         self.place.has_units() && Path::new("/run/systemd/system").is_dir()
     }
 
-    fn systemctl(&mut self, arguments: &[&str]) -> Result<(), InstallError> {
+    pub fn systemctl(&mut self, arguments: &[&str]) -> Result<(), InstallError> {
         let shown = arguments.join(" ");
         if !self.dry_run {
             let mut command = Command::new("systemctl");
@@ -441,6 +454,7 @@ mod tests {
             podman,
             crio,
             containerd: Default::default(),
+            service: Default::default(),
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(destdir.to_owned()),
@@ -547,6 +561,27 @@ mod tests {
         assert_eq!(files(destdir.path()).len(), units);
         uninstall(&t, &place, &mut Work::new(&place, false)).unwrap();
         assert_eq!(files(destdir.path()).len(), 2, "the units belong to the usual root");
+    }
+
+    #[test]
+    fn the_service_alone_comes_and_goes_with_its_binary() {
+        let root = tempfile::tempdir().unwrap();
+        let t = Targets { service: crate::cli::service::ServiceTarget { service: true }, ..targets(root.path(), false, false) };
+        let written = [
+            "write bpfman-hook",
+            "write bpfman-hook.conf",
+            r"write run-bpfman\x2dhook-fs.mount",
+            "write bpfman-hook.service",
+            "write bpfman-hook.socket",
+        ];
+        assert_eq!(order(&act(&t, install)), written);
+        let alone = files(root.path());
+        // podman comes and goes, the units and the binary stay.
+        act(&targets(root.path(), true, false), install);
+        act(&targets(root.path(), true, false), uninstall);
+        assert_eq!(files(root.path()), alone);
+        act(&t, uninstall);
+        assert_eq!(files(root.path()), Vec::<String>::new());
     }
 
     #[test]

@@ -198,6 +198,7 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             let targets = Targets {
                 containerd: Default::default(),
+                service: Default::default(),
                 podman: true,
                 crio: false,
                 policy: None,

@@ -107,6 +107,7 @@ mod tests {
             podman: false,
             crio: false,
             containerd: Default::default(),
+            service: Default::default(),
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(host.clone()),

@@ -1,5 +1,6 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
+pub mod by_hand;
 pub mod containerd;
 pub mod ctl;
 pub mod doctor;
@@ -16,10 +17,14 @@ pub mod install_check;
 mod install_policy;
 pub mod list;
 pub mod metrics;
+pub mod nri;
 pub mod output;
 pub mod policy;
 pub mod precreate;
 pub mod report;
+pub mod request;
+pub mod service;
+pub mod service_files;
 pub mod table;
 pub mod token;
 pub mod view;

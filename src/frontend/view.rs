@@ -136,7 +136,7 @@ impl OwnerView {
         let (kind, id, bundle) = match &record.owner {
             Owner::Container { id, bundle, .. } => ("container", id.to_string(), Some(bundle.display().to_string())),
             Owner::Netns { cookie, .. } => ("netns", cookie.to_string(), None),
-            Owner::Host { application } => ("host", application.clone().unwrap_or_default(), None),
+            Owner::Host { application, .. } => ("host", application.clone().unwrap_or_default(), None),
         };
         let workload = record.workload.clone().unwrap_or_default();
         Self {

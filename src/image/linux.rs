@@ -25,6 +25,7 @@ use crate::sys::fsutil::TrustedRoot;
 pub struct LinuxImages {
     cache: Cache,
     host: PathBuf,
+    configuration: PathBuf,
     worker: Worker,
     to_keep: bool,
 }
@@ -33,7 +34,18 @@ impl LinuxImages {
     /// `cache` is the image cache, made when it is first needed. Host paths are trusted from `host` downwards: `/`, or what
     /// `--root` says.
     pub fn new(cache: &Path, host: &Path) -> Self {
-        Self { cache: Cache::new(cache), host: host.to_owned(), worker: Worker::Child, to_keep: false }
+        Self {
+            cache: Cache::new(cache),
+            host: host.to_owned(),
+            configuration: host.to_owned(),
+            worker: Worker::Child,
+            to_keep: false,
+        }
+    }
+
+    /// The same where `etc`, with what says how registries are reached, is below another directory.
+    pub fn configured_below(self, root: &Path) -> Self {
+        Self { configuration: root.to_owned(), ..self }
     }
 
     /// The same with another worker.
@@ -165,7 +177,7 @@ impl LinuxImages {
         registries: &RegistryConfig,
         deadline: Instant,
     ) -> Result<Remote, ImageError> {
-        let sites = sites(&self.host, registries, at)
+        let sites = sites(&self.configuration, registries, at)
             .map_err(|source| ImageError::Access { image: image.to_owned(), source: Box::new(source) })?;
         Ok(Remote::open(self.worker, sites, image, deadline))
     }

@@ -50,6 +50,21 @@ pub fn link(directory: &Path, pin: &PinName) -> Result<Option<Inspected<LinkInfo
     })
 }
 
+/// Every program of the kernel by its id. Those that go meanwhile are left out.
+pub fn all_programs() -> Result<Vec<(u32, Inspected<ProgramInfo>)>, KernelError> {
+    let ids = bpf::ids(bpf::ObjectKind::Program);
+    let ids = ids.map_err(|source| KernelError::Info { what: "the programs of the kernel".to_owned(), source })?;
+    let mut programs = Vec::new();
+    for id in ids {
+        match program_by_id(id) {
+            Ok(program) => programs.push((id, program)),
+            Err(Errno::NOENT) => {}
+            Err(source) => return Err(KernelError::Info { what: format!("program {id}"), source }),
+        }
+    }
+    Ok(programs)
+}
+
 fn inspect<T>(
     directory: &Path,
     pin: &PinName,

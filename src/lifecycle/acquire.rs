@@ -279,7 +279,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Transaction 2: kernel ids and Ready, if the record is still ours.
-    fn complete(&self, record: &mut OwnerRecord) -> Result<(), Cause> {
+    pub(super) fn complete(&self, record: &mut OwnerRecord) -> Result<(), Cause> {
         record.phase = Phase::Ready;
         record.changed = self.host.now();
         let mine = self.store.write::<_, StoreError>(|txn| match txn.get(record.no)? {

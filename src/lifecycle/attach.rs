@@ -47,8 +47,8 @@ fn name(owner: &OwnerRecord) -> String {
         Owner::Container { id, .. } => format!("container {id}"),
         Owner::Netns { sandbox: Some(sandbox), .. } => format!("sandbox {sandbox}"),
         Owner::Netns { sandbox: None, .. } => format!("owner {}", owner.no),
-        Owner::Host { application: Some(application) } => format!("application {application}"),
-        Owner::Host { application: None } => "the host".to_owned(),
+        Owner::Host { application: Some(application), .. } => format!("application {application}"),
+        Owner::Host { .. } => "the host".to_owned(),
     }
 }
 
@@ -109,7 +109,7 @@ mod tests {
             order: None,
             netns: netns(9),
         };
-        let host = |application: Option<&str>| Owner::Host { application: application.map(str::to_owned) };
+        let host = |application: Option<&str>| Owner::Host { application: application.map(str::to_owned), loaded: Box::default() };
         for (taken, there) in [
             (link(2, 9, Some(1)), true),
             (link(3, 9, Some(1)), false),

@@ -144,7 +144,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// A number whose pin directory is not there. A store that was lost and made anew starts to count from 1, while the pins
     /// of the old one's owners are still in our bpffs.
-    fn free_number(&self, txn: &mut WriteTxn<'_>) -> Result<OwnerNo, StoreError> {
+    pub(super) fn free_number(&self, txn: &mut WriteTxn<'_>) -> Result<OwnerNo, StoreError> {
         loop {
             let no = txn.next_no()?;
             if !self.fs.join(no.directory()).exists() {

@@ -4,6 +4,7 @@
 
 pub mod acquire;
 mod attach;
+pub mod by_hand;
 mod claim;
 pub mod error;
 pub mod host;

@@ -221,7 +221,7 @@ pub fn describe(owner: &Owner) -> String {
         Owner::Container { id, .. } => format!("container {id}"),
         Owner::Netns { cookie, sandbox: Some(sandbox) } => format!("network namespace {cookie} of sandbox {sandbox}"),
         Owner::Netns { cookie, sandbox: None } => format!("network namespace {cookie}"),
-        Owner::Host { application: Some(application) } => format!("application {application}"),
-        Owner::Host { application: None } => "the host".to_owned(),
+        Owner::Host { application: Some(application), .. } => format!("application {application}"),
+        Owner::Host { .. } => "the host".to_owned(),
     }
 }

@@ -78,7 +78,7 @@ impl Card {
         let (kind, id) = match &record.owner {
             Owner::Container { id, .. } => ("container", id.to_string()),
             Owner::Netns { cookie, .. } => ("netns", cookie.to_string()),
-            Owner::Host { application } => ("host", application.clone().unwrap_or_default()),
+            Owner::Host { application, .. } => ("host", application.clone().unwrap_or_default()),
         };
         let workload = record.workload.clone().unwrap_or_default();
         let programs = record.programs.iter().filter_map(|program| {

@@ -70,7 +70,7 @@ impl Happening {
         match &record.owner {
             Owner::Container { id, .. } => this.container = Some(id.to_string()),
             Owner::Netns { cookie, .. } => this.netns = Some(*cookie),
-            Owner::Host { application } => this.application.clone_from(application),
+            Owner::Host { application, .. } => this.application.clone_from(application),
         }
         this
     }

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod annotations;
 pub mod attach_point;
+pub mod by_hand;
 pub mod bytecode;
 pub mod card;
 pub mod config;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, ProgramKind, Scope};
+use crate::model::by_hand::Loaded;
 use crate::model::bytecode::Verdict;
 use crate::model::delegation::Delegation;
 use crate::model::ids::{ContainerId, Digest, OwnerNo, PinName, ProcessIdentity};
@@ -35,6 +36,9 @@ pub enum Owner {
     Host {
         /// `--application`.
         application: Option<String>,
+        /// What belongs to the load.
+        #[serde(default)]
+        loaded: Box<Loaded>,
     },
 }
 

@@ -210,7 +210,7 @@ fn every_index_follows_its_records_through_any_change() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
     let owners =
-        [container("a"), container("ab"), container(&"x".repeat(255)), netns(1), netns(256), Owner::Host { application: None }];
+        [container("a"), container("ab"), container(&"x".repeat(255)), netns(1), netns(256), Owner::Host { application: None, loaded: Box::default() }];
     let phases = [Phase::Pending, Phase::Ready, Phase::Releasing, Phase::Failed];
     let mut expected: Vec<OwnerRecord> = Vec::new();
     // A walk over puts, changes and deletes, the same on every run (a linear congruential generator).

@@ -37,15 +37,18 @@ pub const CONFINED_ID: u32 = 0x7b00_0000;
 pub enum Role {
     /// Talks to registries and takes apart what they send, without any privilege.
     Fetch,
+    /// Does one request by hand, for a service.
+    Request,
 }
 
 impl Role {
-    const ALL: [Self; 1] = [Self::Fetch];
+    const ALL: [Self; 2] = [Self::Fetch, Self::Request];
 
     /// The one argument that selects the role: nothing that a person types, or that clap would take for a command.
     fn word(self) -> &'static str {
         match self {
             Self::Fetch => "@bpfman-hook-child:fetch",
+            Self::Request => "@bpfman-hook-child:request",
         }
     }
 
@@ -53,6 +56,7 @@ impl Role {
     pub fn name(self) -> &'static str {
         match self {
             Self::Fetch => "fetch",
+            Self::Request => "request",
         }
     }
 }

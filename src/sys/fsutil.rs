@@ -254,6 +254,18 @@ impl Drop for FileLock<'_> {
     }
 }
 
+/// Makes the file at `path` if it is missing, locks it, and keeps the lock for as long as the descriptor is open; None where
+/// somebody else holds it. A symbolic link is an error.
+pub fn lock_while_open(path: &Path) -> Result<Option<OwnedFd>, SysError> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(CWD, path, flags, Mode::from_raw_mode(0o600)).map_err(SysError::io("open", show(path)))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(SysError::io("lock", show(path))(errno)),
+    }
+}
+
 /// How often to look into a list that may be incomplete.
 const LOOKS: usize = 10;
 

@@ -2,6 +2,7 @@
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
+pub mod activation;
 pub mod bpf;
 pub mod bpffs;
 pub mod caps;
@@ -16,6 +17,7 @@ pub mod error;
 pub mod export;
 pub mod fault;
 pub mod fsutil;
+pub mod inherited;
 pub mod journal;
 pub mod machine;
 mod memfd;
@@ -23,6 +25,7 @@ pub mod mounts;
 mod namespaces;
 pub mod netlink;
 pub mod netns;
+pub mod peer;
 pub mod pid;
 pub mod sandbox;
 pub mod sock;

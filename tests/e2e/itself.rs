@@ -25,6 +25,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::places::CASES,
         crate::pods::CASES,
         crate::podman::CASES,
+        crate::private_registries::CASES,
         crate::registries::CASES,
         crate::requests::CASES,
         crate::watching::CASES,

@@ -11,6 +11,7 @@ mod world;
 #[path = "../support/registry.rs"]
 mod registry;
 
+mod by_hand;
 mod callers;
 mod capabilities;
 mod concurrent;
@@ -25,6 +26,7 @@ mod lifetimes;
 mod places;
 mod podman;
 mod pods;
+mod private_registries;
 mod registries;
 mod requests;
 mod watching;

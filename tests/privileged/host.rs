@@ -162,7 +162,7 @@ fn record(no: OwnerNo, changed: u64) -> OwnerRecord {
     let process = ProcessIdentity { pid: Pid::new(1).unwrap(), start_time: 1 };
     OwnerRecord {
         no,
-        owner: Owner::Host { application: Some("a".repeat(700)) },
+        owner: Owner::Host { application: Some("a".repeat(700)), loaded: Box::default() },
         phase: Phase::Ready,
         actor: Actor { process, deadline: 0 },
         created: 0,

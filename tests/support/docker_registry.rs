@@ -18,13 +18,36 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// Starts one without TLS and without credentials.
     pub fn start(dir: &Path) -> Self {
+        Self::serve(dir, "")
+    }
+
+    /// Starts one for `user` with the password `secret` alone, over TLS with the certificate of tests/data/tls.
+    pub fn start_private(dir: &Path) -> Self {
+        fs::create_dir_all(dir).unwrap_or_else(|e| harness!("create {}: {e}", dir.display()));
+        let users = dir.join("htpasswd");
+        let line = "user:$2b$04$2v4PGYhXztZyUDBCcOkqZ.o2JayV1NubgyEXlFYRCrRolfXB5cDmm\n";
+        fs::write(&users, line).unwrap_or_else(|e| harness!("write {}: {e}", users.display()));
+        let tls = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls");
+        Self::serve(
+            dir,
+            &format!(
+                "  tls: {{ certificate: {}, key: {} }}\nauth:\n  htpasswd: {{ realm: test, path: {} }}\n",
+                tls.join("server.pem").display(),
+                tls.join("server.key").display(),
+                users.display()
+            ),
+        )
+    }
+
+    /// `more` goes behind the address.
+    fn serve(dir: &Path, more: &str) -> Self {
         // The port is free now, and nobody else takes ports of this range within a moment.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let host = port.unwrap_or_else(|e| harness!("find a port: {e}")).to_string();
         fs::create_dir_all(dir.join("data")).unwrap_or_else(|e| harness!("create {}: {e}", dir.display()));
         let config = dir.join("config.yml");
         let text = format!(
-            "version: 0.1\nlog: {{ level: error }}\nstorage:\n  filesystem: {{ rootdirectory: {} }}\n  delete: {{ enabled: true }}\nhttp: {{ addr: \"{host}\" }}\n",
+            "version: 0.1\nlog: {{ level: error }}\nstorage:\n  filesystem: {{ rootdirectory: {} }}\n  delete: {{ enabled: true }}\nhttp:\n  addr: \"{host}\"\n{more}",
             dir.join("data").display()
         );
         fs::write(&config, text).unwrap_or_else(|e| harness!("write {}: {e}", config.display()));

@@ -163,6 +163,7 @@ mod tests {
                 podman: false,
                 crio: false,
                 containerd: ContainerdTargets::default(),
+                service: Default::default(),
                 policy: None,
                 prefix: PathBuf::from("/usr/local"),
                 destdir: Some(self.root.path().to_owned()),

@@ -164,6 +164,7 @@ mod tests {
             podman: false,
             crio: false,
             containerd: ContainerdTargets { containerd: true, strict, base_spec: Some(spec), ..ContainerdTargets::default() },
+            service: Default::default(),
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(root.join("host")),

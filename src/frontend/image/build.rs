@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::cli::Format;
 use crate::cli::image::{GenerateBuildArgs, ImageBuildArgs};
+use crate::cli::{Format, RegistryArgs};
 use crate::frontend::list::json;
 use crate::frontend::output::{fail, print};
 use crate::frontend::table::printable;
@@ -70,7 +70,7 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
     let written = name.to_string();
     match (args.push, &name) {
         (true, Reference::Registry(at)) => {
-            super::push::push(paths, &parcel, at, None)?;
+            super::push::push(paths, &RegistryArgs::default(), &parcel, at, None)?;
         }
         (true, _) => return Err(format!("build {name}: only an image with a registry's name can be pushed")),
         (false, _) => deliver(paths, &parcel, &name, to.as_ref())?,

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::cli::Format;
 use crate::cli::image::{ImageExportArgs, ImageImportArgs};
+use crate::cli::{Format, RegistryArgs};
 use crate::frontend::image::pull::{PATIENCE, Pulled, Rules};
 use crate::frontend::list::json;
 use crate::frontend::output::{fail, print};
@@ -54,7 +54,7 @@ fn exported(paths: &Paths, args: &ImageExportArgs) -> Result<String, String> {
 
 /// `image import FILE [REF]`
 pub fn import(paths: &Paths, args: &ImageImportArgs) -> ExitCode {
-    let rules = match Rules::load(paths) {
+    let rules = match Rules::load(paths, &RegistryArgs::default()) {
         Ok(rules) => rules,
         Err(status) => return status,
     };

@@ -6,10 +6,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::cli::RegistryArgs;
+use crate::lifecycle::error::chain;
+use crate::lifecycle::registries_file;
 use crate::model::credentials::{Credential, Person};
+use crate::model::registries::RegistryConfig;
+use crate::paths::Paths;
+
+/// How registries are reached by the person who runs this.
+pub(super) fn registries(paths: &Paths, args: &RegistryArgs) -> Result<RegistryConfig, String> {
+    Ok(registries_file::load(paths).map_err(|error| chain(&error))?.by(person(args)?))
+}
 
 /// What flags and environment say. Never called for a hook.
-pub(super) fn person(args: &RegistryArgs) -> Result<Person, String> {
+fn person(args: &RegistryArgs) -> Result<Person, String> {
     let login = args.registry_auth.as_deref().map(|text| {
         Credential::from_base64(text).ok_or_else(|| "read --registry-auth: it is not user:password in base64".to_owned())
     });

@@ -9,15 +9,14 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::cli::{Format, PullArgs};
-use crate::frontend::image::person::person;
+use crate::cli::{Format, PullArgs, RegistryArgs};
+use crate::frontend::image::person::registries;
 use crate::frontend::list::json;
 use crate::frontend::table::printable;
 use crate::frontend::{fail, print};
 use crate::image::{Images as _, LinuxImages, Want, registries_conf};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
-use crate::lifecycle::registries_file;
 use crate::model::bytecode::{Bytecode, PullPolicy, Verdict};
 use crate::model::policy::ImageRule;
 use crate::model::reference::{Reference, ReferenceError};
@@ -62,13 +61,13 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Reads the files; an error is told and is exit status 2.
-    pub fn load(paths: &Paths) -> Result<Self, ExitCode> {
+    pub fn load(paths: &Paths, args: &RegistryArgs) -> Result<Self, ExitCode> {
         let told = |sentence: String| {
             fail(&sentence);
             ExitCode::from(2)
         };
         let policy = policy_files::load(paths).map_err(|error| told(chain(&error)))?;
-        let registries = registries_file::load(paths).map_err(|error| told(chain(&error)))?;
+        let registries = registries(paths, args).map_err(told)?;
         Ok(Self { policy, registries })
     }
 
@@ -86,16 +85,9 @@ impl Rules {
 
 /// Fetches the images, some at once; goes on after one that fails, and then exits 1.
 pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
-    let mut rules = match Rules::load(paths) {
+    let rules = match Rules::load(paths, &args.registry) {
         Ok(rules) => rules,
         Err(status) => return status,
-    };
-    rules.registries = match person(&args.registry) {
-        Ok(person) => rules.registries.by(person),
-        Err(sentence) => {
-            fail(&sentence);
-            return ExitCode::from(2);
-        }
     };
     let images = super::images(paths);
     let results = all(&args.references, |text| one(paths, &images, &rules, args.pull_policy, text));

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cli::Format;
 use crate::cli::image::ImagePushArgs;
+use crate::cli::{Format, RegistryArgs};
+use crate::frontend::image::person::registries;
 use crate::frontend::image::pull::PATIENCE;
 use crate::frontend::list::json;
 use crate::frontend::output::{fail, print};
 use crate::image::{Parcel, Pushed, Target};
 use crate::lifecycle::error::chain;
-use crate::lifecycle::registries_file;
 use crate::model::reference::{Reference, RegistryReference};
 use crate::paths::Paths;
 
@@ -50,7 +50,7 @@ fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<View, String> {
         Reference::Registry(from) if from.registry == at.registry => Some(from.repository.as_str()),
         _ => None,
     };
-    let pushed = push(paths, &parcel, at, from)?;
+    let pushed = push(paths, &args.registry, &parcel, at, from)?;
     Ok(View {
         reference: to.to_string(),
         digest: pushed.digest.to_string(),
@@ -61,8 +61,14 @@ fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<View, String> {
 }
 
 /// Puts a parcel into a registry.
-pub(super) fn push(paths: &Paths, parcel: &Parcel, at: &RegistryReference, from: Option<&str>) -> Result<Pushed, String> {
-    let registries = registries_file::load(paths).map_err(|e| chain(&e))?;
+pub(super) fn push(
+    paths: &Paths,
+    args: &RegistryArgs,
+    parcel: &Parcel,
+    at: &RegistryReference,
+    from: Option<&str>,
+) -> Result<Pushed, String> {
+    let registries = registries(paths, args)?;
     let target = Target { at, from, registries: &registries, deadline: Instant::now() + PATIENCE };
     super::images(paths).push(parcel, target).map_err(|e| chain(&e))
 }

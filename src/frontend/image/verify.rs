@@ -24,7 +24,7 @@ const MAX_KEY: usize = 64 << 10;
 
 /// `image verify REF`: exit status 0 where a rule is satisfied.
 pub fn run(paths: &Paths, args: &ImageVerifyArgs) -> ExitCode {
-    let rules = match Rules::load(paths) {
+    let rules = match Rules::load(paths, &args.registry) {
         Ok(rules) => rules,
         Err(status) => return status,
     };

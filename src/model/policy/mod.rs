@@ -1,5 +1,6 @@
 //! What the host's administrator allows: `/etc/bpfman-hook/policy.d/*.toml` and `policy.toml`, parsed.
 
+mod client;
 mod matching;
 mod parse;
 mod pattern;
@@ -19,6 +20,7 @@ use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::Delegation;
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
+pub use client::{Account, Client, ClientRefusal, ClientRule, Verb};
 pub use matching::{ContainerFacts, Match};
 pub use parse::PolicyError;
 pub use pattern::{PatternError, RepositoryPattern};
@@ -32,6 +34,9 @@ pub struct Policy {
     pub images: Vec<ImageRule>,
     /// In the order of the files; never empty: no `[[container]]` is the built-in rule.
     pub containers: Vec<ContainerRule>,
+    /// In the order of the files. They say who may ask, not what is loaded, and are no part of the policy's identity.
+    #[serde(skip)]
+    pub clients: Vec<ClientRule>,
     /// Bounds for one container.
     pub limits: Limits,
 }
@@ -240,6 +245,7 @@ impl Policy {
         let mut policy = Self {
             images: vec![ImageRule::built_in()],
             containers: vec![ContainerRule::built_in()],
+            clients: Vec::new(),
             limits: Limits::default(),
         };
         policy.trust(keys);

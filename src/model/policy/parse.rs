@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
-use super::raw::{DelegateTable, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawSigner, RawSize};
+use super::raw::{DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawSigner, RawSize};
 use super::signer::LENGTH_MAX;
 use super::{
-    ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern, Signer,
+    ClientRule, ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern, Signer,
     TRUSTED_ROOT, Words,
 };
 use crate::model::annotations::OnFailure;
@@ -59,10 +59,11 @@ impl Source<'_> {
 struct Merged {
     images: Vec<ImageRule>,
     containers: Vec<ContainerRule>,
+    clients: Vec<ClientRule>,
     limits: Limits,
     /// Names of image rules that files give, with the place for messages.
     names: BTreeMap<String, (PathBuf, usize)>,
-    /// Names that container rules use, with the error should they name nothing.
+    /// Names that container and client rules use, with the error should they name nothing.
     uses: Vec<(String, PolicyError)>,
 }
 
@@ -98,11 +99,17 @@ impl Merged {
                 return Err(source.error(at, format!("there are more than {RULES_MAX} container rules")));
             }
             let raw = container.into_inner();
-            for name in raw.images.iter().flatten() {
-                let error = source.at(name, format!("there is no image rule with the name {}", quoted(name.get_ref())));
-                self.uses.push((name.get_ref().clone(), error));
-            }
+            self.use_images(source, raw.images.as_deref());
             self.containers.push(container_rule(source, at, raw)?);
+        }
+        for client in raw.client {
+            let at = client.span().start;
+            if self.clients.len() == RULES_MAX {
+                return Err(source.error(at, format!("there are more than {RULES_MAX} client rules")));
+            }
+            let raw = client.into_inner();
+            self.use_images(source, raw.images.as_deref());
+            self.clients.push(client_rule(source, at, raw)?);
         }
         if let Some(limits) = raw.limits {
             if let Some(programs) = limits.programs {
@@ -115,6 +122,13 @@ impl Merged {
             }
         }
         Ok(())
+    }
+
+    fn use_images(&mut self, source: &Source<'_>, names: Option<&[Spanned<String>]>) {
+        for name in names.into_iter().flatten() {
+            let error = source.at(name, format!("there is no image rule with the name {}", quoted(name.get_ref())));
+            self.uses.push((name.get_ref().clone(), error));
+        }
     }
 
     fn image_name(&mut self, source: &Source<'_>, at: usize, given: Option<&Spanned<String>>) -> Result<String, PolicyError> {
@@ -150,7 +164,7 @@ impl Merged {
             error.problem += &nearest_hint(&name, names.iter().copied());
             return Err(error);
         }
-        Ok(Policy { images: self.images, containers: self.containers, limits: self.limits })
+        Ok(Policy { images: self.images, containers: self.containers, clients: self.clients, limits: self.limits })
     }
 }
 
@@ -284,6 +298,33 @@ fn container_rule(source: &Source<'_>, at: usize, raw: RawContainer) -> Result<C
         on_failure: if raw.on_failure.is_empty() { vec![OnFailure::Stop] } else { raw.on_failure },
         grant: raw.grant,
         pull_policy: raw.pull_policy,
+    })
+}
+
+fn client_rule(source: &Source<'_>, at: usize, raw: RawClient) -> Result<ClientRule, PolicyError> {
+    if raw.user.is_none() && raw.group.is_none() && raw.subject.is_none() {
+        return Err(source.error(at, "a client rule needs user, group or subject"));
+    }
+    if let Some(subject) = &raw.subject
+        && (raw.user.is_some() || raw.group.is_some() || subject.get_ref().is_empty())
+    {
+        return Err(source.at(subject, "subject is of TLS clients, which have no user and no group, and must not be empty"));
+    }
+    let path = |text: &Spanned<String>| match is_normal_path(text.get_ref()) && text.get_ref() != "/" {
+        true => Ok(PathBuf::from(text.get_ref())),
+        false => {
+            Err(source.at(text, format!("{} is not an absolute path without . and .. and //", quoted(text.get_ref()))))
+        }
+    };
+    Ok(ClientRule {
+        place: Place::Line { file: source.file.to_owned(), line: source.line(at) },
+        user: raw.user,
+        group: raw.group,
+        subject: raw.subject.map(Spanned::into_inner),
+        allow: raw.allow.into_iter().collect(),
+        images: raw.images.map(|names| names.into_iter().map(Spanned::into_inner).collect()),
+        paths: raw.paths.iter().map(path).collect::<Result<_, _>>()?,
+        host_scope: raw.host_scope,
     })
 }
 

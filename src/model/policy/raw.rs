@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
 
-use super::Engine;
+use super::{Account, Engine, Verb};
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::Scope;
 use crate::model::bytecode::PullPolicy;
@@ -18,6 +18,8 @@ pub(super) struct RawFile {
     pub(super) image: Vec<Spanned<RawImage>>,
     #[serde(default)]
     pub(super) container: Vec<Spanned<RawContainer>>,
+    #[serde(default)]
+    pub(super) client: Vec<Spanned<RawClient>>,
     pub(super) limits: Option<RawLimits>,
 }
 
@@ -67,6 +69,20 @@ pub(super) struct RawContainer {
     #[serde(default)]
     pub(super) grant: bool,
     pub(super) pull_policy: Option<PullPolicy>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawClient {
+    pub(super) user: Option<Account>,
+    pub(super) group: Option<Account>,
+    pub(super) subject: Option<Spanned<String>>,
+    pub(super) allow: Vec<Verb>,
+    pub(super) images: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) paths: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) host_scope: bool,
 }
 
 #[derive(Deserialize, Default)]

@@ -221,7 +221,7 @@ fn mistakes_are_found_with_their_line() {
     let rules = [
         ("[[image]\n".to_owned(), 1, "unclosed array table, expected `]`"),
         ("[[image]]\n".to_owned(), 1, "missing field `repository`"),
-        ("\n[[images]]\n".to_owned(), 2, "unknown field `images`, expected one of `image`, `container`, `limits`"),
+        ("\n[[images]]\n".to_owned(), 2, "unknown field `images`, expected one of `image`, `container`, `client`, `limits`"),
         (
             format!("{unsigned}sighned-by = 1"),
             4,

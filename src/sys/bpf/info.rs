@@ -23,6 +23,12 @@ pub struct ProgramInfo {
     pub loaded: u64,
     /// Instructions that the verifier went through; 0 before Linux 5.16.
     pub verified_instructions: u32,
+    /// Bytes of the instructions as the verifier left them.
+    pub xlated_size: u32,
+    /// True where its licence lets it call every helper.
+    pub gpl_compatible: bool,
+    /// Id of its BTF; 0 where it has none.
+    pub btf: u32,
     /// Bytes of machine code.
     pub jited_size: u32,
     /// Nanoseconds that it ran; 0 unless kernel.bpf_stats_enabled is set.
@@ -92,6 +98,9 @@ pub fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, Errno> {
         tag: info.tag,
         loaded: info.load_time,
         verified_instructions: info.verified_insns,
+        xlated_size: info.xlated_prog_len,
+        gpl_compatible: info.gpl_compatible() == 1,
+        btf: info.btf_id,
         jited_size: info.jited_prog_len,
         run_time: info.run_time_ns,
         runs: info.run_cnt,

@@ -1,0 +1,43 @@
+//! Compiles the services' interface descriptions, without an installed protoc.
+#![allow(clippy::unwrap_used, reason = "a build that cannot go on ends here")]
+
+use std::path::{Path, PathBuf};
+
+fn main() {
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap());
+    nri(&out);
+    bpfman(&out.join("bpfman.bin"));
+}
+
+/// NRI: messages, our server's trait, and the client of the runtime's service.
+fn nri(out: &Path) {
+    let (proto, directory) = ("src/frontend/nri/api.proto", "src/frontend/nri");
+    println!("cargo::rerun-if-changed={proto}");
+    let out = out.join("nri");
+    std::fs::create_dir_all(&out).unwrap();
+    let customize = ttrpc_codegen::Customize { async_all: true, ..Default::default() };
+    ttrpc_codegen::Codegen::new()
+        .out_dir(&out)
+        .input(proto)
+        .include(directory)
+        .rust_protobuf()
+        .customize(customize)
+        .run()
+        .unwrap();
+    // `include!` takes no inner attributes and no module documentation.
+    for name in ["api.rs", "api_ttrpc.rs"] {
+        let path = out.join(name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with("#![") && !line.starts_with("//!"));
+        std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    }
+}
+
+/// bpfman's gRPC interface: server and client (the tests'), and the descriptors that reflection shows.
+fn bpfman(descriptors: &Path) {
+    let proto = "src/frontend/service/bpfman.proto";
+    println!("cargo::rerun-if-changed={proto}");
+    let set = protox::compile([proto], ["src/frontend/service"]).unwrap();
+    std::fs::write(descriptors, prost::Message::encode_to_vec(&set)).unwrap();
+    tonic_prost_build::configure().build_transport(false).compile_fds(set).unwrap();
+}

@@ -1,0 +1,38 @@
+//! Arguments of `nri`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::absolute_path;
+
+/// `nri`.
+#[derive(Debug, Clone, Args)]
+pub struct NriArgs {
+    /// The runtime's socket; one that the runtime itself hands over (NRI_PLUGIN_SOCKET) goes before it
+    #[arg(long, value_name = "PATH", default_value = "/var/run/nri/nri.sock", value_parser = absolute_path)]
+    pub socket: PathBuf,
+    /// The plugin's place among others, 00 to 99
+    #[arg(long, value_name = "NN", default_value = "10", value_parser = index)]
+    pub idx: String,
+    /// The plugin's name
+    #[arg(long, default_value = "bpfman-hook", value_parser = name)]
+    pub name: String,
+    /// The program that the hooks run, as the host sees it [default: this one]
+    #[arg(long, value_name = "PATH", value_parser = absolute_path)]
+    pub binary: Option<PathBuf>,
+}
+
+fn index(text: &str) -> Result<String, String> {
+    let fits = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
+    if fits { Ok(text.to_owned()) } else { Err("write two digits".to_owned()) }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_.+-".contains(c);
+    if !text.is_empty() && text.chars().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("write letters, digits and _.+-".to_owned())
+    }
+}

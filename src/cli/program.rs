@@ -1,0 +1,290 @@
+//! `load`, `attach`, `detach`, `unload`: bpfman's verbs, flags and value formats.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{Formatted, absolute_path, key_value};
+use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName};
+use crate::model::bytecode::PullPolicy;
+
+/// `load WHAT`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Load {
+    /// Load programs of an object file of this host
+    File(LoadFileArgs),
+    /// Load programs of a bytecode image, verified as policy says
+    Image(LoadImageArgs),
+}
+
+/// `load file`.
+#[derive(Debug, Clone, Args)]
+pub struct LoadFileArgs {
+    /// The object file
+    #[arg(short = 'p', long, value_name = "FILE")]
+    pub path: PathBuf,
+    /// What both have.
+    #[command(flatten)]
+    pub common: LoadArgs,
+}
+
+/// `load image`.
+#[derive(Debug, Clone, Args)]
+pub struct LoadImageArgs {
+    /// The image, as in the annotation `image`
+    #[arg(short, long, value_name = "REF")]
+    pub image_url: String,
+    /// When the registry is asked: Always, IfNotPresent, Never
+    #[arg(short, long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy)]
+    pub pull_policy: PullPolicy,
+    /// What both have.
+    #[command(flatten)]
+    pub common: LoadArgs,
+}
+
+/// What every load has.
+#[derive(Debug, Clone, Args)]
+pub struct LoadArgs {
+    /// Which programs: TYPE:FUNCTION, for fentry, fexit and lsm TYPE:FUNCTION:TARGET
+    #[arg(long, required = true, value_name = "TYPE:FUNCTION[:TARGET]", num_args = 1.., value_parser = wanted)]
+    pub programs: Vec<Wanted>,
+    /// A global variable's bytes in memory order
+    #[arg(short, long = "global", value_name = "NAME=HEX", num_args = 1.., value_parser = global)]
+    pub globals: Vec<(String, Vec<u8>)>,
+    /// A label, to find them by
+    #[arg(short, long, value_name = "KEY=VALUE", num_args = 1.., value_parser = key_value)]
+    pub metadata: Vec<(String, String)>,
+    /// What they belong to; `unload --application` removes all of it
+    #[arg(short, long, value_name = "NAME")]
+    pub application: Option<String>,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// One value of `--programs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its kind.
+    pub kind: ProgramKind,
+    /// The function in the object.
+    pub function: String,
+    /// For fentry, fexit and lsm: what it is loaded for.
+    pub target: Option<String>,
+}
+
+/// `attach PROGRAM_ID WHERE`.
+#[derive(Debug, Clone, Args)]
+pub struct AttachArgs {
+    /// Kernel id of the program
+    #[arg(value_name = "PROGRAM_ID")]
+    pub program: u32,
+    /// Where.
+    #[command(subcommand)]
+    pub place: AttachTo,
+}
+
+/// Where a program is attached.
+#[derive(Debug, Clone, Subcommand)]
+pub enum AttachTo {
+    /// XDP, on an interface
+    Xdp(InterfaceArgs),
+    /// Classifier, on an interface; by tcx where the kernel has it
+    Tc(DirectedArgs),
+    /// Classifier by tcx, on an interface
+    Tcx(DirectedArgs),
+    /// A tracepoint
+    Tracepoint {
+        /// CATEGORY/NAME
+        #[arg(short, long, value_parser = tracepoint)]
+        tracepoint: TracepointName,
+        /// Format.
+        #[command(flatten)]
+        format: Formatted,
+    },
+    /// A kernel function; its return where the program was loaded so
+    Kprobe {
+        /// The function
+        #[arg(short, long, value_name = "FUNCTION")]
+        fn_name: String,
+        /// Bytes from its start
+        #[arg(long, value_name = "BYTES", default_value_t = 0)]
+        offset: u64,
+        /// Format.
+        #[command(flatten)]
+        format: Formatted,
+    },
+    /// A place in a program or library; its return where the program was loaded so
+    Uprobe {
+        /// A path, or the name of a library
+        #[arg(short, long)]
+        target: String,
+        /// The function; without it the offset counts from the start of the file
+        #[arg(short, long, value_name = "FUNCTION")]
+        fn_name: Option<String>,
+        /// Bytes from the function
+        #[arg(long, value_name = "BYTES", default_value_t = 0)]
+        offset: u64,
+        /// This process alone
+        #[arg(short, long)]
+        pid: Option<u32>,
+        /// Look for the target in the root directory of this process
+        #[arg(short, long, value_name = "PID")]
+        container_pid: Option<u32>,
+        /// Format.
+        #[command(flatten)]
+        format: Formatted,
+    },
+    /// The entry of the kernel function that the program was loaded for
+    Fentry(Formatted),
+    /// The exit of the kernel function that the program was loaded for
+    Fexit(Formatted),
+    /// The LSM hook that the program was loaded for
+    Lsm(Formatted),
+}
+
+/// An interface.
+#[derive(Debug, Clone, Args)]
+pub struct InterfaceArgs {
+    /// The interface
+    #[arg(short, long)]
+    pub iface: String,
+    /// 1 to 1000; lower ones run first
+    #[arg(short, long, default_value = "50", value_parser = Order::priority)]
+    pub priority: u16,
+    /// A verdict after which the next program runs
+    #[arg(long, value_name = "VERDICT", num_args = 1.., value_delimiter = ',')]
+    pub proceed_on: Vec<String>,
+    /// The network namespace, as /run/netns/blue [default: the host's]
+    #[arg(short, long, value_name = "FILE", value_parser = absolute_path)]
+    pub netns: Option<PathBuf>,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// A side of an interface.
+#[derive(Debug, Clone, Args)]
+pub struct DirectedArgs {
+    /// ingress or egress
+    #[arg(short, long, value_parser = direction)]
+    pub direction: Direction,
+    /// The interface.
+    #[command(flatten)]
+    pub interface: InterfaceArgs,
+}
+
+/// `detach LINK_ID…`.
+#[derive(Debug, Clone, Args)]
+pub struct DetachArgs {
+    /// Kernel ids of links
+    #[arg(required = true, value_name = "LINK_ID")]
+    pub links: Vec<u32>,
+    /// Links that are not there are no error
+    #[arg(long)]
+    pub ignore_missing: bool,
+}
+
+/// `unload PROGRAM_ID…`.
+#[derive(Debug, Clone, Args)]
+pub struct UnloadArgs {
+    /// Kernel ids of programs
+    #[arg(required_unless_present = "application", conflicts_with = "application", value_name = "PROGRAM_ID")]
+    pub programs: Vec<u32>,
+    /// All programs of an application
+    #[arg(long, value_name = "NAME")]
+    pub application: Option<String>,
+    /// Programs that are not there are no error
+    #[arg(long)]
+    pub ignore_missing: bool,
+}
+
+/// Which programs `list programs` shows.
+#[derive(Debug, Clone, Args)]
+pub struct Selection {
+    /// Of this type only
+    #[arg(short, long, value_name = "TYPE", value_parser = kind)]
+    pub program_type: Option<ProgramKind>,
+    /// Of this application only
+    #[arg(long, value_name = "NAME")]
+    pub application: Option<String>,
+    /// With this label
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub metadata_selector: Vec<(String, String)>,
+    /// Attached ones only
+    #[arg(long, conflicts_with = "unattached")]
+    pub attached: bool,
+    /// Those without a link only
+    #[arg(long)]
+    pub unattached: bool,
+}
+
+fn kind(word: &str) -> Result<ProgramKind, String> {
+    let known = || ProgramKind::ALL.iter().map(|(_, word)| *word).collect::<Vec<_>>().join(", ");
+    ProgramKind::from_word(word).ok_or_else(|| format!("write one of {}", known()))
+}
+
+fn wanted(text: &str) -> Result<Wanted, String> {
+    let mut parts = text.splitn(3, ':');
+    let (Some(word), Some(function)) = (parts.next(), parts.next().filter(|function| !function.is_empty())) else {
+        return Err("write TYPE:FUNCTION, for example xdp:pass".to_owned());
+    };
+    let (kind, target) = (kind(word)?, parts.next().map(str::to_owned));
+    if target.is_some() && !kind.fixed_at_load() {
+        return Err(format!("{kind} takes no target here; `attach` says where"));
+    }
+    Ok(Wanted { kind, function: function.to_owned(), target })
+}
+
+fn global(text: &str) -> Result<(String, Vec<u8>), String> {
+    let (name, digits) = text.split_once('=').ok_or("write NAME=HEX")?;
+    let bytes = hex::decode(digits.strip_prefix("0x").unwrap_or(digits));
+    let bytes = bytes.ok().filter(|bytes| !bytes.is_empty());
+    Ok((name.to_owned(), bytes.ok_or("write its bytes in memory order as hexadecimal digits, two for each byte")?))
+}
+
+fn tracepoint(text: &str) -> Result<TracepointName, String> {
+    match text.split_once('/') {
+        Some((category, name)) if !category.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(TracepointName { category: category.to_owned(), name: name.to_owned() })
+        }
+        _ => Err("write CATEGORY/NAME, for example sched/sched_switch".to_owned()),
+    }
+}
+
+fn direction(word: &str) -> Result<Direction, String> {
+    match word {
+        "ingress" => Ok(Direction::Ingress),
+        "egress" => Ok(Direction::Egress),
+        _ => Err("write ingress or egress".to_owned()),
+    }
+}
+
+fn pull_policy(word: &str) -> Result<PullPolicy, String> {
+    PullPolicy::from_word(word).ok_or_else(|| "write Always, IfNotPresent or Never".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_as_bpfman_has_them() {
+        let simple = |kind, function: &str| Wanted { kind, function: function.to_owned(), target: None };
+        assert_eq!(wanted("xdp:pass"), Ok(simple(ProgramKind::Xdp, "pass")));
+        let target = Some("do_unlinkat".to_owned());
+        assert_eq!(wanted("fentry:trace:do_unlinkat"), Ok(Wanted { target, ..simple(ProgramKind::Fentry, "trace") }));
+        for (text, said) in
+            [("xdp", "TYPE:FUNCTION"), ("xdp:", "TYPE:FUNCTION"), ("ydp:x", "write one of"), ("xdp:x:lo", "no target")]
+        {
+            assert!(wanted(text).unwrap_err().contains(said), "{text}");
+        }
+        for text in ["rate=0a00", "rate=0x0a00"] {
+            assert_eq!(global(text), Ok(("rate".to_owned(), vec![10, 0])));
+        }
+        for text in ["rate", "rate=", "rate=0x", "rate=abc", "rate=zz"] {
+            assert!(global(text).is_err(), "{text}");
+        }
+        assert!(tracepoint("sched/sched_switch").is_ok() && tracepoint("sched").is_err() && tracepoint("a/b/c").is_err());
+    }
+}

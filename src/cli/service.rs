@@ -1,0 +1,83 @@
+//! `system service`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// `system WHAT`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum System {
+    /// Answer bpfman's gRPC API for as long as somebody asks
+    Service(ServiceArgs),
+}
+
+/// `system service [ADDRESS]`.
+#[derive(Debug, Clone, Args)]
+pub struct ServiceArgs {
+    /// unix:///PATH or tcp://IP:PORT [default: unix:///run/bpfman-hook/bpfman.sock]; none with socket activation
+    #[arg(value_name = "ADDRESS", value_parser = address)]
+    pub address: Option<Address>,
+    /// Seconds after the last request until it exits; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub timeout: u32,
+    /// TCP: the server's certificate chain, PEM
+    #[arg(long, value_name = "FILE", value_parser = super::absolute_path, requires_all = ["tls_key", "tls_client_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// TCP: its private key, PEM
+    #[arg(long, value_name = "FILE", value_parser = super::absolute_path, requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// TCP: the authority that signs the clients' certificates, PEM
+    #[arg(long, value_name = "FILE", value_parser = super::absolute_path, requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+}
+
+/// `install --service`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
+pub struct ServiceTarget {
+    /// The units of the gRPC service, and its socket where systemd runs; no engine unless one is named
+    #[arg(long)]
+    pub service: bool,
+}
+
+/// Where the service listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A socket in the file system.
+    Unix(PathBuf),
+    /// TCP, with mutual TLS always.
+    Tcp(SocketAddr),
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    const FORM: &str = "write unix:///PATH or tcp://IP:PORT";
+    if let Some(path) = text.strip_prefix("unix://") {
+        // sun_path has 108 bytes, of which a name beside the socket needs some while it is made.
+        return match crate::model::words::is_normal_path(path) && path.len() <= 90 && path != "/" {
+            true => Ok(Address::Unix(path.into())),
+            false => Err("the path of a socket is absolute, without . and .. and //, and of 90 bytes at most".to_owned()),
+        };
+    }
+    match text.strip_prefix("tcp://").map(str::parse) {
+        Some(Ok(address)) => Ok(Address::Tcp(address)),
+        _ => Err(FORM.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_path_or_an_ip_and_a_port() {
+        assert_eq!(address("unix:///run/x.sock"), Ok(Address::Unix("/run/x.sock".into())));
+        assert_eq!(address("tcp://127.0.0.1:50051"), Ok(Address::Tcp(([127, 0, 0, 1], 50051).into())));
+        assert!(matches!(address("tcp://[::1]:50051"), Ok(Address::Tcp(_))));
+        for wrong in
+            ["", "/run/x", "unix://run/x", "unix:///a/../b", "unix:///", "tcp://localhost:1", "tcp://127.0.0.1", "http://x"]
+        {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+        assert!(address(&format!("unix:///{}", "x".repeat(90))).is_err());
+    }
+}

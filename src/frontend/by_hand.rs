@@ -1,0 +1,188 @@
+//! `load`, `attach`, `detach`, `unload`: from arguments to tasks, and from answers to tables.
+
+use std::process::ExitCode;
+
+use crate::cli::Format;
+use crate::cli::program::{
+    AttachArgs, AttachTo, DetachArgs, DirectedArgs, InterfaceArgs, Load, LoadArgs, LoadFileArgs, LoadImageArgs, UnloadArgs,
+};
+use crate::frontend::{ctl, fail, print, request};
+use crate::lifecycle::error::chain;
+use crate::model::attach_point::{Order, ProbedProcess, ProgramKind, UserProbe};
+use crate::model::by_hand::{
+    APPLICATION, Attach, Bounds, Code, Failure, Filter, ImageSource, Load as Wanted, Place, Program, Reply, Source, Task,
+    Wanted as WantedProgram,
+};
+use crate::model::reference::Reference;
+use crate::paths::Paths;
+
+/// Exit status for bad usage.
+const BAD_INPUT: u8 = 2;
+
+/// Whoever runs the command is root and decides for the host; images are verified as policy says all the same.
+fn root() -> Bounds {
+    Bounds { caller: "the command line".to_owned(), host_scope: true, any_file: true, own_only: false, images: None }
+}
+
+fn ask(paths: &Paths, task: &Task) -> Result<Reply, Failure> {
+    match request::run(paths, &root(), task) {
+        Reply::Failed(failure) => Err(failure),
+        reply => Ok(reply),
+    }
+}
+
+/// One error line; exit status 2 where the request itself was wrong.
+fn failed(failure: &Failure) -> ExitCode {
+    let status = fail(&failure.message);
+    if failure.code == Code::InvalidArgument { ExitCode::from(BAD_INPUT) } else { status }
+}
+
+fn wrong(message: String) -> Failure {
+    Failure { code: Code::InvalidArgument, message }
+}
+
+/// `load file` and `load image`: prints the programs that were loaded.
+pub fn load(paths: &Paths, what: &Load) -> ExitCode {
+    let (source, common) = match what {
+        Load::File(args) => (file(args), &args.common),
+        Load::Image(args) => (image(args), &args.common),
+    };
+    let done = source.and_then(|source| ask(paths, &Task::Load(wanted(source, common))));
+    match done {
+        Ok(Reply::Programs(programs)) => {
+            let ids: Vec<u32> = programs.iter().map(|program| program.kernel.id).collect();
+            ctl::show_programs(paths, &ids, common.format.output)
+        }
+        Ok(other) => unexpected(&other),
+        Err(failure) => failed(&failure),
+    }
+}
+
+fn unexpected(reply: &Reply) -> ExitCode {
+    fail(&format!("the answer is of another sort than the question: {reply:?}"))
+}
+
+fn file(args: &LoadFileArgs) -> Result<Source, Failure> {
+    // Records and messages name files from the root.
+    let path = std::path::absolute(&args.path).map_err(|err| wrong(format!("load {}: {err}", args.path.display())))?;
+    Ok(Source::File(path))
+}
+
+fn image(args: &LoadImageArgs) -> Result<Source, Failure> {
+    let reference =
+        Reference::parse(&args.image_url).map_err(|err| wrong(format!("load {}: {}", args.image_url, chain(&err))))?;
+    Ok(Source::Image(ImageSource { reference, pull: args.pull_policy }))
+}
+
+fn wanted(source: Source, args: &LoadArgs) -> Wanted {
+    let mut metadata: std::collections::BTreeMap<_, _> = args.metadata.iter().cloned().collect();
+    if let Some(application) = &args.application {
+        metadata.insert(APPLICATION.to_owned(), application.clone());
+    }
+    let program = |program: &crate::cli::program::Wanted| WantedProgram {
+        function: program.function.clone(),
+        kind: program.kind,
+        target: program.target.clone(),
+    };
+    Wanted {
+        source,
+        programs: args.programs.iter().map(program).collect(),
+        globals: args.globals.iter().cloned().collect(),
+        metadata,
+    }
+}
+
+/// `attach`: prints the link that was made.
+pub fn attach(paths: &Paths, args: &AttachArgs) -> ExitCode {
+    let (place, output) = match place(&args.place) {
+        Ok(place) => place,
+        Err(failure) => return failed(&failure),
+    };
+    match ask(paths, &Task::Attach(Attach { program: args.program, place })) {
+        Ok(Reply::Attached { link }) => ctl::show_link(paths, link, output),
+        Ok(other) => unexpected(&other),
+        Err(failure) => failed(&failure),
+    }
+}
+
+fn place(to: &AttachTo) -> Result<(Place, Format), Failure> {
+    let directed = |kind, args: &DirectedArgs| interface(kind, &args.interface, Some(args.direction));
+    Ok(match to {
+        AttachTo::Xdp(args) => (interface(ProgramKind::Xdp, args, None)?, args.format.output),
+        AttachTo::Tc(args) => (directed(ProgramKind::Tc, args)?, args.interface.format.output),
+        AttachTo::Tcx(args) => (directed(ProgramKind::Tcx, args)?, args.interface.format.output),
+        AttachTo::Tracepoint { tracepoint, format } => (Place::Tracepoint(tracepoint.clone()), format.output),
+        AttachTo::Kprobe { fn_name, offset, format } => {
+            (Place::Kprobe { function: fn_name.clone(), offset: *offset }, format.output)
+        }
+        AttachTo::Uprobe { target, fn_name, offset, pid, container_pid, format } => {
+            if fn_name.is_none() && *offset == 0 {
+                return Err(wrong(format!("attach to {target}: name a function with --fn-name, or an --offset in the file")));
+            }
+            let probe = UserProbe {
+                target: target.clone(),
+                symbol: fn_name.clone(),
+                offset: *offset,
+                process: pid.map_or(ProbedProcess::Any, ProbedProcess::Pid),
+                container_pid: *container_pid,
+            };
+            (Place::Uprobe(probe), format.output)
+        }
+        AttachTo::Fentry(format) => (Place::Trampoline(ProgramKind::Fentry), format.output),
+        AttachTo::Fexit(format) => (Place::Trampoline(ProgramKind::Fexit), format.output),
+        AttachTo::Lsm(format) => (Place::Trampoline(ProgramKind::Lsm), format.output),
+    })
+}
+
+fn interface(
+    kind: ProgramKind,
+    args: &InterfaceArgs,
+    direction: Option<crate::model::attach_point::Direction>,
+) -> Result<Place, Failure> {
+    let mut order = Order { priority: args.priority, ..Order::default_of(kind) };
+    if !args.proceed_on.is_empty() {
+        let verdicts: Result<_, _> = args.proceed_on.iter().map(|word| Order::verdict(kind, word)).collect();
+        order.proceed_on = verdicts.map_err(|err| wrong(format!("attach to {}: {err}", args.iface)))?;
+    }
+    Ok(Place::Interface { kind, iface: args.iface.clone(), direction, order, netns: args.netns.clone() })
+}
+
+/// `detach`: all of the links, or those up to the first that cannot be removed.
+pub fn detach(paths: &Paths, args: &DetachArgs) -> ExitCode {
+    each(&args.links, args.ignore_missing, |link| ask(paths, &Task::Detach { link }))
+}
+
+/// `unload`: programs by id, or all of an application.
+pub fn unload(paths: &Paths, args: &UnloadArgs) -> ExitCode {
+    let ids = match &args.application {
+        None => args.programs.clone(),
+        Some(application) => match of_application(paths, application) {
+            Ok(ids) if ids.is_empty() && !args.ignore_missing => {
+                return fail(&format!("unload application {application}: it has no programs; see `bpfman-hook list programs`"));
+            }
+            Ok(ids) => ids,
+            Err(failure) => return failed(&failure),
+        },
+    };
+    // What goes away meanwhile is what was asked for, where nobody named it by its id.
+    each(&ids, args.ignore_missing || args.application.is_some(), |program| ask(paths, &Task::Unload { program }))
+}
+
+fn each(ids: &[u32], ignore_missing: bool, act: impl Fn(u32) -> Result<Reply, Failure>) -> ExitCode {
+    for id in ids {
+        match act(*id) {
+            Ok(_) => {}
+            Err(failure) if failure.code == Code::NotFound && ignore_missing => {}
+            Err(failure) => return failed(&failure),
+        }
+    }
+    print("")
+}
+
+fn of_application(paths: &Paths, application: &str) -> Result<Vec<u32>, Failure> {
+    let metadata = [(APPLICATION.to_owned(), application.to_owned())].into();
+    match ask(paths, &Task::List(Filter { program_type: None, ours_only: true, metadata }))? {
+        Reply::Programs(programs) => Ok(programs.iter().map(|program: &Program| program.kernel.id).collect()),
+        other => Err(Failure { code: Code::Internal, message: format!("{other:?}") }),
+    }
+}

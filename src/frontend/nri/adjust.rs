@@ -1,0 +1,278 @@
+//! What a container gets from the plugin: nothing, our hooks and its annotations, or a refusal. From memory alone.
+
+use std::collections::BTreeMap;
+
+use crate::frontend::hook_files::{self, Invocation};
+use crate::frontend::nri::api::{
+    Container, ContainerAdjustment, CreateContainerRequest, Hook, Hooks, LinuxNamespace, OptionalInt, PodSandbox,
+};
+use crate::lifecycle::error::chain;
+use crate::model::admission::{admit, on_failure};
+use crate::model::annotations::{OnFailure, PREFIX, Request};
+use crate::model::bytecode::PullPolicy;
+use crate::model::container::asks;
+use crate::model::policy::{ContainerFacts, Engine, Policy};
+
+/// Those annotations of a container and its pod that are ours; on the same key the container's own word counts.
+fn ours(pod: &PodSandbox, container: Option<&Container>) -> BTreeMap<String, String> {
+    let container = container.into_iter().flat_map(|container| &container.annotations);
+    let all = pod.annotations.iter().chain(container);
+    all.filter(|(key, _)| asks([*key])).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Whether an annotation of ours speaks to a container of this name: the pod's keys do, and its own.
+fn speaks_to(key: &str, name: &str) -> bool {
+    key.starts_with(PREFIX)
+        || key.strip_prefix(name).is_some_and(|rest| rest.strip_prefix('.').is_some_and(|rest| rest.starts_with(PREFIX)))
+}
+
+fn facts(pod: &PodSandbox, name: Option<&str>, container: Option<&Container>, engine: Engine) -> ContainerFacts {
+    let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let user = |namespaces: &[LinuxNamespace]| namespaces.iter().any(|namespace| namespace.type_ == "user");
+    ContainerFacts {
+        engine,
+        namespace: known(&pod.namespace),
+        pod: known(&pod.name),
+        container: name.and_then(known),
+        // NRI is of a runtime that runs as root.
+        runtime_user: 0,
+        userns: user(&pod.linux.namespaces) || container.is_some_and(|container| user(&container.linux.namespaces)),
+    }
+}
+
+/// Whether the container's own configuration has our hook already: the strict handler's base spec, or an earlier plugin.
+pub fn has_our_hook(container: &Container, invocation: &Invocation) -> bool {
+    container
+        .hooks
+        .create_runtime
+        .iter()
+        .any(|hook| std::path::Path::new(&hook.path) == invocation.binary || hook.path.ends_with("/bpfman-hook"))
+}
+
+/// Whether a running container asked for us and does not have our hook; what cannot be parsed asked too.
+pub fn missed(pod: &PodSandbox, container: &Container, invocation: &Invocation) -> bool {
+    let annotations = ours(pod, Some(container));
+    if annotations.is_empty() || has_our_hook(container, invocation) {
+        return false;
+    }
+    !matches!(Request::parse(&annotations, Some(&container.name)), Ok(None))
+}
+
+/// What to change of a container that is being created; None leaves it as it is.
+///
+/// # Errors
+/// The sentence with which it is refused. The hook judges again, so that a policy that has just changed is never passed by.
+pub fn adjust(
+    request: &CreateContainerRequest,
+    engine: Engine,
+    policy: Result<&Policy, &str>,
+    invocation: &Invocation,
+) -> Result<Option<ContainerAdjustment>, String> {
+    let (pod, container) = (&*request.pod, &*request.container);
+    let annotations = ours(pod, Some(container));
+    if annotations.is_empty() || has_our_hook(container, invocation) {
+        return Ok(None);
+    }
+    let asked = match Request::parse(&annotations, Some(&container.name)) {
+        Ok(Some(asked)) if !asked.is_empty() => asked,
+        Ok(_) => return Ok(None),
+        Err(error) => return Err(chain(&error)),
+    };
+    let policy = policy?;
+    let facts = facts(pod, Some(&container.name), Some(container), engine);
+    if let Err(refusal) = admit(policy, &facts, &asked)
+        // Where it may go on without us, the hook says so and records it.
+        && on_failure(policy, &facts, &asked) == OnFailure::Stop
+    {
+        return Err(chain(&refusal));
+    }
+    let hook = |stage: crate::cli::Stage| Hook {
+        path: invocation.binary.to_string_lossy().into_owned(),
+        args: arguments(stage, engine, invocation),
+        timeout: Some(OptionalInt { value: hook_files::TIMEOUT.cast_signed(), ..Default::default() }).into(),
+        ..Default::default()
+    };
+    let hooks = Hooks {
+        create_runtime: vec![hook(crate::cli::Stage::CreateRuntime)],
+        poststop: vec![hook(crate::cli::Stage::Poststop)],
+        ..Default::default()
+    };
+    Ok(Some(ContainerAdjustment {
+        annotations: annotations.into_iter().filter(|(key, _)| speaks_to(key, &container.name)).collect(),
+        hooks: Some(hooks).into(),
+        ..Default::default()
+    }))
+}
+
+fn arguments(stage: crate::cli::Stage, engine: Engine, invocation: &Invocation) -> Vec<String> {
+    let mut args = vec!["bpfman-hook", "hook", stage.word(), "--engine", engine.word()];
+    let root = invocation.root.as_ref().map(|root| root.to_string_lossy());
+    args.extend(root.iter().flat_map(|root| ["--root", root]));
+    args.into_iter().map(str::to_owned).collect()
+}
+
+/// The images in registries that a pod's annotations name and policy allows for it: fetched while its sandbox is set up. What is
+/// wrong or refused is no matter here, since CreateContainer says so.
+pub fn wanted(pod: &PodSandbox, engine: Engine, policy: &Policy) -> Vec<String> {
+    let annotations = ours(pod, None);
+    let mut names: Vec<Option<&str>> =
+        annotations.keys().filter_map(|key| key.find(PREFIX).filter(|at| *at > 0).map(|at| Some(&key[..at - 1]))).collect();
+    names.push(None);
+    names.dedup();
+    let mut images = Vec::new();
+    for name in names {
+        // Containers that no key names have the pod's keys alone.
+        let heard = annotations.iter().filter(|(key, _)| speaks_to(key, name.unwrap_or_default()));
+        let heard: BTreeMap<_, _> = heard.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let Ok(Some(asked)) = Request::parse(&heard, name) else { continue };
+        let Ok(admission) = admit(policy, &facts(pod, name, None, engine), &asked) else { continue };
+        if admission.pull == PullPolicy::Never {
+            continue;
+        }
+        for (reference, _) in admission.images {
+            let text = reference.to_string();
+            if !reference.on_host() && !images.contains(&text) {
+                images.push(text);
+            }
+        }
+    }
+    images
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protobuf::Message as _;
+
+    fn recorded(name: &str) -> Vec<u8> {
+        std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nri").join(name)).unwrap()
+    }
+
+    fn created(version: &str) -> CreateContainerRequest {
+        CreateContainerRequest::parse_from_bytes(&recorded(&format!("containerd-{version}.bin"))).unwrap()
+    }
+
+    fn invocation() -> Invocation {
+        Invocation { binary: "/usr/local/bin/bpfman-hook".into(), engines: hook_files::Engines::default(), root: None }
+    }
+
+    fn policy(text: &str) -> Policy {
+        Policy::parse(&[("/etc/bpfman-hook/policy.toml".into(), text.to_owned())]).unwrap()
+    }
+
+    fn lenient() -> Policy {
+        policy(
+            "[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nmatch = { engine = \"containerd\", \
+             namespace = \"lab\", pod = \"demo\", container = \"main\" }\nprograms = [\"xdp\", \"tcx\"]\n",
+        )
+    }
+
+    fn with(pod: &[(&str, &str)], own: &[(&str, &str)]) -> CreateContainerRequest {
+        let mut request = created("2.1.9_CreateContainer");
+        let replace = |map: &mut std::collections::HashMap<String, String>, new: &[(&str, &str)]| {
+            map.retain(|key, _| !asks([key]));
+            map.extend(new.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+        };
+        replace(&mut request.pod.mut_or_insert_default().annotations, pod);
+        replace(&mut request.container.mut_or_insert_default().annotations, own);
+        request
+    }
+
+    const IMAGE: (&str, &str) = ("hook.bpfman.io/image", "registry.example/net/pass:v1");
+    const XDP: (&str, &str) = ("hook.bpfman.io/programs", "xdp:pass iface=eth0");
+
+    #[test]
+    fn recorded_requests_parse() {
+        for (version, userns) in
+            [("2.1.9_CreateContainer", false), ("2.1.9_CreateContainer_userns", true), ("1.7.24_CreateContainer", false)]
+        {
+            let request = created(version);
+            let facts = facts(&request.pod, Some(&request.container.name), Some(&request.container), Engine::Containerd);
+            assert_eq!((facts.namespace.as_deref(), facts.pod.as_deref()), (Some("lab"), Some("demo")), "{version}");
+            assert_eq!((facts.container.as_deref(), facts.userns), (Some("main"), userns), "{version}");
+            assert!(!ours(&request.pod, Some(&request.container)).is_empty(), "{version}");
+        }
+    }
+
+    #[test]
+    fn an_annotated_container_gets_hooks_and_its_annotations() {
+        let policy = lenient();
+        let request = with(
+            &[IMAGE, XDP, ("main.hook.bpfman.io/on-failure", "stop"), ("other.hook.bpfman.io/bpffs", "nonsense")],
+            &[("hook.bpfman.io/programs", "xdp:drop iface=eth0")],
+        );
+        let adjust = adjust(&request, Engine::Containerd, Ok(&policy), &invocation()).unwrap().unwrap();
+        let keys: Vec<_> =
+            adjust.annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<BTreeMap<_, _>>().into_iter().collect();
+        assert_eq!(
+            keys,
+            [IMAGE, ("hook.bpfman.io/programs", "xdp:drop iface=eth0"), ("main.hook.bpfman.io/on-failure", "stop")],
+            "the container's own word counts, and another container's keys stay away"
+        );
+        for (hooks, stage) in [(&adjust.hooks.create_runtime, "createRuntime"), (&adjust.hooks.poststop, "poststop")] {
+            assert_eq!(hooks.len(), 1);
+            assert_eq!(hooks[0].path, "/usr/local/bin/bpfman-hook");
+            assert_eq!(hooks[0].args, ["bpfman-hook", "hook", stage, "--engine", "containerd"]);
+            assert_eq!(hooks[0].timeout.value, 30);
+            assert!(crate::cli::hook_fast_path(&hooks[0].args[1..]).is_some());
+        }
+        assert_eq!(adjust.hooks.create_container.len() + adjust.hooks.prestart.len() + adjust.hooks.start_container.len(), 0);
+    }
+
+    #[test]
+    fn who_does_not_ask_is_left_alone() {
+        let unreadable = Err("the policy is wrong");
+        let other = [("other.hook.bpfman.io/image", "registry.example/net/pass:v1")];
+        for pod in [&[][..], &[("example.org/owner", "net")], &other] {
+            let request = with(pod, &[]);
+            assert_eq!(adjust(&request, Engine::Containerd, unreadable, &invocation()), Ok(None), "{pod:?}");
+            assert!(!missed(&request.pod, &request.container, &invocation()), "{pod:?}");
+        }
+    }
+
+    #[test]
+    fn a_container_that_has_our_hook_gets_no_second() {
+        let mut request = with(&[IMAGE, XDP], &[]);
+        assert!(missed(&request.pod, &request.container, &invocation()));
+        let hook = Hook { path: "/opt/bpfman/bpfman-hook".into(), ..Default::default() };
+        request.container.mut_or_insert_default().hooks.mut_or_insert_default().create_runtime.push(hook);
+        assert_eq!(adjust(&request, Engine::Containerd, Ok(&lenient()), &invocation()), Ok(None));
+        assert!(!missed(&request.pod, &request.container, &invocation()));
+    }
+
+    #[test]
+    fn what_is_wrong_or_forbidden_is_refused_with_a_sentence() {
+        let lenient = lenient();
+        let nobody = policy("[[container]]\nmatch = { namespace = \"elsewhere\" }\nprograms = [\"xdp\"]\n");
+        for (pod, policy, says) in [
+            (&[IMAGE, ("hook.bpfman.io/programs", "nonsense")][..], Ok(&lenient), "nonsense"),
+            (&[IMAGE, ("hook.bpfman.io/prograns", "xdp:pass")], Ok(&lenient), "prograns"),
+            (&[IMAGE, XDP], Ok(&nobody), "namespace lab"),
+            (&[IMAGE, ("hook.bpfman.io/programs", "kprobe:pass:do_exit")], Ok(&lenient), "kprobe"),
+            (&[("hook.bpfman.io/image", "evil.example/x"), XDP], Ok(&lenient), "evil.example"),
+            (&[IMAGE, XDP], Err("load the policy: it is a symbolic link"), "symbolic link"),
+        ] {
+            let error = adjust(&with(pod, &[]), Engine::Containerd, policy, &invocation()).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_pods_allowed_images_are_fetched_early() {
+        let any =
+            policy("[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nprograms = [\"xdp\"]\n");
+        let per_container = ("main.hook.bpfman.io/image", "registry.example/net/main:v2");
+        let all = ["registry.example/net/main:v2", "registry.example/net/pass:v1"];
+        for (pod, policy, expected) in [
+            (&[IMAGE, XDP][..], &any, &all[1..]),
+            (&[IMAGE, XDP, per_container], &any, &all),
+            (&[IMAGE, XDP, ("hook.bpfman.io/pull-policy", "Never")], &any, &[]),
+            (&[("hook.bpfman.io/image", "evil.example/x"), XDP], &any, &[]),
+            (&[("hook.bpfman.io/image", "oci:/srv/x"), XDP], &any, &[]),
+            (&[], &any, &[]),
+        ] {
+            let wanted = wanted(&with(pod, &[]).pod, Engine::Containerd, policy);
+            assert_eq!(wanted, expected, "{pod:?}");
+        }
+    }
+}

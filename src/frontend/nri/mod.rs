@@ -1,0 +1,154 @@
+//! `nri`: the plugin that gives containers of containerd and CRI-O our hooks.
+//!
+//! ```text
+//! socket <─> mux.rs ─┬─ connection 1: plugin.rs, a ttrpc server; adjust.rs decides, from memory
+//!                    └─ connection 2: RegisterPlugin
+//! beside it: policy.rs reads the policy again when it changes, work.rs runs `pull` and `gc`
+//! ```
+
+mod adjust;
+mod mux;
+mod plugin;
+mod policy;
+mod work;
+
+#[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
+mod api {
+    include!(concat!(env!("OUT_DIR"), "/nri/api.rs"));
+}
+
+#[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
+mod service {
+    use super::api;
+    include!(concat!(env!("OUT_DIR"), "/nri/api_ttrpc.rs"));
+}
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, future, stream};
+use tokio::net::UnixStream;
+use ttrpc::r#async::transport::{Listener, Socket};
+use ttrpc::r#async::{Client, Server};
+
+use crate::cli::nri::NriArgs;
+use crate::frontend::hook_files::{Engines, Invocation};
+use crate::frontend::output::fail;
+use crate::paths::Paths;
+use crate::sys::inherited;
+
+use self::plugin::{Hooked, Told};
+use self::policy::Kept;
+use self::work::Work;
+
+/// The first pause before connecting again; it doubles up to [`PAUSE_MAX`].
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A connection that held so long was a good one: the next pause is the first again.
+const GOOD: Duration = Duration::from_secs(30);
+/// What RegisterPlugin may take.
+const REGISTER: Duration = Duration::from_secs(5);
+
+/// What every connection shares.
+struct Shared {
+    invocation: Invocation,
+    policy: Kept,
+    work: Work,
+    name: String,
+    idx: String,
+}
+
+/// Runs the plugin: on the socket that the runtime hands over, until that ends, or else on the runtime's, for good.
+pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return fail(&format!("find this program: {error}")),
+    };
+    let binary = args.binary.clone().unwrap_or_else(|| program.clone());
+    let handed_over = match inherited::stream("NRI_PLUGIN_SOCKET") {
+        Ok(stream) => stream,
+        Err(error) => return fail(&crate::lifecycle::error::chain(&error)),
+    };
+    let shared = Shared {
+        invocation: Invocation { binary, engines: Engines::default(), root: root.map(Path::to_owned) },
+        policy: Kept::begin(paths),
+        work: Work::new(program, root.map(Path::to_owned)),
+        name: args.name.clone(),
+        idx: args.idx.clone(),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("start the plugin: {error}")),
+    };
+    runtime.block_on(async {
+        if let Some(stream) = handed_over {
+            let end = match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
+                Ok(stream) => serve(&shared, stream).await,
+                Err(error) => error,
+            };
+            return fail(&format!("the runtime's connection has ended: {end}"));
+        }
+        let mut pause = PAUSE;
+        loop {
+            let begun = Instant::now();
+            let end = match UnixStream::connect(&args.socket).await {
+                Ok(stream) => serve(&shared, stream).await,
+                Err(error) => error,
+            };
+            if begun.elapsed() >= GOOD {
+                pause = PAUSE;
+            }
+            eprintln!("bpfman-hook: {}: {end}; trying again", args.socket.display());
+            tokio::time::sleep(pause + jitter(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    })
+}
+
+/// Up to half of a pause, so that the plugins of many nodes or one node's several do not come all at once.
+fn jitter(pause: Duration) -> Duration {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    pause.mul_f64(f64::from(nanos % 1000) / 2000.0)
+}
+
+/// One connection, from registration to its end; returns why it ended.
+async fn serve(shared: &Shared, stream: UnixStream) -> io::Error {
+    let (ours, theirs, pump) = mux::split(stream);
+    let plugin = Hooked {
+        invocation: shared.invocation.clone(),
+        policy: shared.policy.clone(),
+        work: shared.work.clone(),
+        told: std::sync::Mutex::new(Told::default()),
+    };
+    // Configure comes at once, so the server is there before the plugin registers.
+    let once = stream::once(future::ready(Ok::<_, io::Error>(ours))).chain(stream::pending());
+    let mut server = Server::new().add_listener(Listener::new(once)).register_service(service::create_plugin(Arc::new(plugin)));
+    if let Err(error) = server.start().await {
+        return io::Error::other(error);
+    }
+    let register = async {
+        let client = service::RuntimeClient::new(Client::new(Socket::new(theirs)));
+        let request = api::RegisterPluginRequest {
+            plugin_name: shared.name.clone(),
+            plugin_idx: shared.idx.clone(),
+            ..Default::default()
+        };
+        match client.register_plugin(ttrpc::context::with_duration(REGISTER), &request).await {
+            // The client keeps its end of the connection open.
+            Ok(_) => future::pending().await,
+            Err(error) => io::Error::other(error),
+        }
+    };
+    let end = tokio::select! {
+        end = pump.run() => end.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
+        end = register => end,
+    };
+    server.disconnect().await;
+    end
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! The plugin's answers. No handler waits for anything: all plugin calls of a runtime share one lock and two seconds.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use ttrpc::r#async::TtrpcContext;
+use ttrpc::{Code, Error, Result};
+
+use crate::frontend::hook_files::Invocation;
+use crate::frontend::nri::adjust;
+use crate::frontend::nri::api::{
+    ConfigureRequest, ConfigureResponse, ContainerState, CreateContainerRequest, CreateContainerResponse, Empty, Event,
+    PodSandbox, StateChangeEvent, StopContainerRequest, StopContainerResponse, SynchronizeRequest, SynchronizeResponse,
+    UpdateContainerRequest, UpdateContainerResponse,
+};
+use crate::frontend::nri::policy::Kept;
+use crate::frontend::nri::service::Plugin;
+use crate::frontend::nri::work::Work;
+use crate::frontend::report::fit;
+use crate::model::container::asks;
+use crate::model::policy::Engine;
+
+/// The events that are used, as bits; a bit that a runtime does not know ends the connection.
+const EVENTS: i32 = 1 << (Event::RUN_POD_SANDBOX as i32 - 1) | 1 << (Event::CREATE_CONTAINER as i32 - 1);
+
+/// The longest sentence in a pod's events.
+const SENTENCE_MAX: usize = 1000;
+
+/// Containers that ran without us and are named, of one Synchronize.
+const NAMED: usize = 100;
+
+/// The plugin, for one connection.
+#[derive(Debug)]
+pub struct Hooked {
+    /// What the hooks run.
+    pub invocation: Invocation,
+    /// The policy.
+    pub policy: Kept,
+    /// What is done beside.
+    pub work: Work,
+    /// What the connection has told.
+    pub told: Mutex<Told>,
+}
+
+/// What the runtime has told about itself.
+#[derive(Debug)]
+pub struct Told {
+    /// By the runtime's name.
+    engine: Engine,
+    /// Pods with annotations of ours, of a Synchronize that goes on.
+    pods: BTreeMap<String, PodSandbox>,
+    /// Containers of it that run without us.
+    missed: usize,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self { engine: Engine::Containerd, pods: BTreeMap::new(), missed: 0 }
+    }
+}
+
+impl Hooked {
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn create(&self, request: &CreateContainerRequest) -> std::result::Result<CreateContainerResponse, String> {
+        let policy = self.policy.now();
+        let policy = policy.as_ref().as_ref().map_err(String::as_str);
+        let adjust = adjust::adjust(request, self.told().engine, policy, &self.invocation)?;
+        Ok(CreateContainerResponse { adjust: adjust.into(), ..Default::default() })
+    }
+
+    /// One piece of what runs; only what is ours stays in memory.
+    fn compare(&self, request: SynchronizeRequest) -> SynchronizeResponse {
+        let mut told = self.told();
+        for pod in request.pods {
+            if asks(pod.annotations.keys()) {
+                told.pods.insert(pod.id.clone(), pod);
+            }
+        }
+        let nothing = PodSandbox::default();
+        for container in &request.containers {
+            let runs = matches!(
+                container.state.enum_value(),
+                Ok(ContainerState::CONTAINER_RUNNING | ContainerState::CONTAINER_PAUSED)
+            );
+            let pod = told.pods.get(&container.pod_sandbox_id).unwrap_or(&nothing);
+            if runs && adjust::missed(pod, container, &self.invocation) {
+                let place = format!("{}/{}", pod.namespace, pod.name);
+                told.missed += 1;
+                if told.missed <= NAMED {
+                    eprintln!(
+                        "bpfman-hook: container {} ({} of {place}) runs without what it asked for: it started without bpfman-hook",
+                        container.id, container.name
+                    );
+                }
+            }
+        }
+        if !request.more {
+            if told.missed > NAMED {
+                eprintln!("bpfman-hook: {} containers run without what they asked for", told.missed);
+            }
+            (told.pods, told.missed) = (BTreeMap::new(), 0);
+            self.work.collect();
+        }
+        SynchronizeResponse { more: request.more, ..Default::default() }
+    }
+}
+
+#[async_trait]
+impl Plugin for Hooked {
+    async fn configure(&self, _: &TtrpcContext, request: ConfigureRequest) -> Result<ConfigureResponse> {
+        self.told().engine = if request.runtime_name.starts_with("cri") { Engine::CriO } else { Engine::Containerd };
+        eprintln!("bpfman-hook: plugin of {} {}", request.runtime_name, request.runtime_version);
+        Ok(ConfigureResponse { events: EVENTS, ..Default::default() })
+    }
+
+    async fn synchronize(&self, _: &TtrpcContext, request: SynchronizeRequest) -> Result<SynchronizeResponse> {
+        Ok(self.compare(request))
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn create_container(&self, _: &TtrpcContext, request: CreateContainerRequest) -> Result<CreateContainerResponse> {
+        self.create(&request).map_err(|sentence| {
+            let sentence = fit(&format!("bpfman-hook: {sentence}"), SENTENCE_MAX);
+            Error::RpcStatus(ttrpc::get_status(Code::FAILED_PRECONDITION, sentence))
+        })
+    }
+
+    async fn update_container(&self, _: &TtrpcContext, _: UpdateContainerRequest) -> Result<UpdateContainerResponse> {
+        Ok(UpdateContainerResponse::default())
+    }
+
+    async fn stop_container(&self, _: &TtrpcContext, _: StopContainerRequest) -> Result<StopContainerResponse> {
+        Ok(StopContainerResponse::default())
+    }
+
+    async fn state_change(&self, _: &TtrpcContext, request: StateChangeEvent) -> Result<Empty> {
+        if request.event.enum_value() == Ok(Event::RUN_POD_SANDBOX)
+            && asks(request.pod.annotations.keys())
+            && let Ok(policy) = self.policy.now().as_ref()
+        {
+            self.work.fetch(adjust::wanted(&request.pod, self.told().engine, policy));
+        }
+        Ok(Empty::default())
+    }
+}

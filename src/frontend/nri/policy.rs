@@ -1,0 +1,80 @@
+//! The policy in memory, read again when one of its files changes: handlers never read a file.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::lifecycle::error::chain;
+use crate::lifecycle::policy_files;
+use crate::model::policy::Policy;
+use crate::paths::Paths;
+
+/// How often the files are looked at. The hook reads the policy itself, so that an old one can refuse for so long, but allow nothing.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A policy, or why there is none.
+pub type Judged = Result<Policy, String>;
+
+/// The policy as it was read last.
+#[derive(Debug, Clone)]
+pub struct Kept(Arc<RwLock<Arc<Judged>>>);
+
+/// Name, inode, length and times of each file: what changes with a file's contents.
+type Look = Vec<(PathBuf, u64, u64, i64, i64)>;
+
+impl Kept {
+    /// Reads the policy, and goes on looking at its files as long as the process lives.
+    pub fn begin(paths: &Paths) -> Self {
+        let mut before = look(paths);
+        let kept = Self(Arc::new(RwLock::new(Arc::new(read(paths)))));
+        let (paths, shared) = (paths.clone(), kept.clone());
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(LOOK);
+                let now = look(&paths);
+                if now != before {
+                    let judged = Arc::new(read(&paths));
+                    *shared.0.write().unwrap_or_else(PoisonError::into_inner) = judged;
+                    before = now;
+                }
+            }
+        });
+        kept
+    }
+
+    /// The policy now.
+    pub fn now(&self) -> Arc<Judged> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn read(paths: &Paths) -> Judged {
+    policy_files::load(paths).map(|loaded| loaded.policy).map_err(|error| chain(&error))
+}
+
+/// Which files there are counts; keys are the hook's business, which reads them itself.
+fn look(paths: &Paths) -> Look {
+    let directories = [paths.policy_directory(), paths.keys()];
+    let listed = directories
+        .iter()
+        .filter_map(|directory| std::fs::read_dir(directory).ok())
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    let all = listed.chain(directories.iter().cloned()).chain([paths.policy_file()]);
+    let mut seen: Look = all
+        .filter_map(|path| {
+            let meta = std::fs::symlink_metadata(&path).ok()?;
+            Some((
+                path,
+                meta.ino(),
+                meta.len(),
+                meta.mtime_nsec() ^ meta.mtime().rotate_left(32),
+                meta.ctime_nsec() ^ meta.ctime().rotate_left(32),
+            ))
+        })
+        .collect();
+    seen.sort();
+    seen
+}

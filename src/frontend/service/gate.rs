@@ -1,0 +1,108 @@
+//! How many requests run at once: a bound for all, and a smaller one for each client, so that none takes every place. Who waits is
+//! served in the order of arrival. Requests that may use the network have places of their own, since a registry can be slow for as
+//! long as it likes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// The kernel and the store: milliseconds.
+    Local,
+    /// A registry, perhaps.
+    Network,
+}
+
+impl Lane {
+    /// Places of all clients together, and of one.
+    fn places(self) -> (usize, usize) {
+        match self {
+            Self::Local => (8, 4),
+            Self::Network => (32, 16),
+        }
+    }
+}
+
+/// The places of one service.
+#[derive(Debug)]
+pub struct Gate {
+    local: Arc<Semaphore>,
+    network: Arc<Semaphore>,
+    clients: Mutex<HashMap<(String, Lane), Weak<Semaphore>>>,
+}
+
+/// A request's place, until it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    _all: OwnedSemaphorePermit,
+    _own: OwnedSemaphorePermit,
+}
+
+impl Gate {
+    /// All places free.
+    pub fn new() -> Self {
+        let places = |lane: Lane| Arc::new(Semaphore::new(lane.places().0));
+        Self { local: places(Lane::Local), network: places(Lane::Network), clients: Mutex::default() }
+    }
+
+    /// Waits for a place.
+    pub async fn enter(&self, client: &str, lane: Lane) -> Place {
+        const OPEN: &str = "our semaphores are never closed";
+        let own = self.of(client, lane).acquire_owned().await.expect(OPEN);
+        let all = match lane {
+            Lane::Local => &self.local,
+            Lane::Network => &self.network,
+        };
+        Place { _all: Arc::clone(all).acquire_owned().await.expect(OPEN), _own: own }
+    }
+
+    fn of(&self, client: &str, lane: Lane) -> Arc<Semaphore> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (client.to_owned(), lane);
+        if let Some(known) = clients.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        // Who waits or runs holds its semaphore; the others are gone.
+        clients.retain(|_, semaphore| semaphore.strong_count() > 0);
+        let new = Arc::new(Semaphore::new(lane.places().1));
+        clients.insert(key, Arc::downgrade(&new));
+        new
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn one_client_leaves_places_for_others_and_pulls_for_loads() {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+            let gate = Gate::new();
+            let mut held = Vec::new();
+            for _ in 0..Lane::Local.places().1 {
+                held.push(gate.enter("a", Lane::Local).await);
+            }
+            let late = tokio::time::timeout(Duration::from_millis(20), gate.enter("a", Lane::Local)).await;
+            assert!(late.is_err(), "a has its share");
+            let soon = |client, lane| tokio::time::timeout(Duration::from_secs(5), gate.enter(client, lane));
+            held.push(soon("b", Lane::Local).await.unwrap());
+            held.push(soon("a", Lane::Network).await.unwrap());
+            held.remove(0);
+            held.push(soon("a", Lane::Local).await.unwrap());
+            drop(held);
+            drop(soon("c", Lane::Local).await.unwrap());
+            assert_eq!(gate.clients.lock().unwrap().len(), 1, "who is gone is forgotten");
+        });
+    }
+}

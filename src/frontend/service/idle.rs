@@ -1,0 +1,135 @@
+//! When the service ends: some time after the last request, never while one runs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Counts requests. Open connections that ask nothing do not count.
+#[derive(Debug, Clone)]
+pub struct Idle {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+    timeout: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct State {
+    running: usize,
+    /// When the last request ended or the last connection was made, whichever came later.
+    since: Instant,
+}
+
+/// One request for as long as it lives.
+#[derive(Debug)]
+pub struct Busy(Idle);
+
+impl Idle {
+    /// Idle from now on; without a timeout it never gives up.
+    pub fn new(timeout: Option<Duration>) -> Self {
+        let state = State { running: 0, since: Instant::now() };
+        Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()), timeout }
+    }
+
+    fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A request begins.
+    pub fn begin(&self) -> Busy {
+        self.state(|state| state.running += 1);
+        Busy(self.clone())
+    }
+
+    /// A connection was made: its request is on the way, and the clock begins anew.
+    pub fn touch(&self) {
+        self.state(|state| state.since = Instant::now());
+    }
+
+    /// How many requests run.
+    pub fn running(&self) -> usize {
+        self.state(|state| state.running)
+    }
+
+    /// Returns once nothing has run for the whole timeout.
+    pub async fn expired(&self) {
+        let Some(timeout) = self.timeout else { return std::future::pending().await };
+        loop {
+            // Registered before it looks, so that no end of a request is missed.
+            let changed = self.changed.notified();
+            let (running, until) = self.state(|state| (state.running, state.since + timeout));
+            if running > 0 {
+                changed.await;
+            } else if until <= Instant::now() {
+                return;
+            } else {
+                tokio::time::sleep_until(until).await;
+            }
+        }
+    }
+
+    /// Returns once no request runs.
+    pub async fn quiet(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.running() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.state(|state| {
+            state.running -= 1;
+            state.since = Instant::now();
+        });
+        self.0.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(work: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work);
+    }
+
+    #[test]
+    fn a_running_request_holds_it_and_its_end_starts_the_clock() {
+        run(async {
+            let idle = Idle::new(Some(Duration::from_millis(60)));
+            let busy = idle.begin();
+            let expired = tokio::time::timeout(Duration::from_millis(200), idle.expired()).await;
+            assert!(expired.is_err());
+            let ended = Instant::now();
+            drop(busy);
+            idle.expired().await;
+            assert!(ended.elapsed() >= Duration::from_millis(60));
+        });
+    }
+
+    #[test]
+    fn without_a_timeout_it_never_expires() {
+        run(async {
+            let idle = Idle::new(None);
+            assert!(tokio::time::timeout(Duration::from_millis(50), idle.expired()).await.is_err());
+        });
+    }
+
+    #[test]
+    fn quiet_waits_for_the_last_request() {
+        run(async {
+            let idle = Idle::new(None);
+            idle.quiet().await;
+            let busy = idle.begin();
+            assert!(tokio::time::timeout(Duration::from_millis(50), idle.quiet()).await.is_err());
+            drop(busy);
+            idle.quiet().await;
+        });
+    }
+}

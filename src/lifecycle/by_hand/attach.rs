@@ -1,0 +1,181 @@
+//! Attaching and detaching.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use crate::kernel::{Kernel, Places};
+use crate::lifecycle::by_hand::HandError;
+use crate::lifecycle::host::{Host, HostError};
+use crate::lifecycle::{Cause, Lifecycle};
+use crate::model::attach_point::{AttachPoint, Direction, Interface, NetnsRecord, ProbedProcess, ProgramKind};
+use crate::model::by_hand::{Attach, Bounds, Place};
+use crate::model::ids::PinName;
+use crate::model::plan::PlannedLink;
+use crate::model::record::{LinkRecord, OwnerRecord, ProgramRecord};
+use crate::sys::netns;
+
+/// What a link hangs on, held open while it is made.
+#[derive(Default)]
+struct Held {
+    netns: Option<OwnedFd>,
+    root: Option<OwnedFd>,
+    process: Option<u32>,
+}
+
+impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
+    pub(super) fn attach_by_hand(&self, bounds: &Bounds, attach: &Attach) -> Result<u32, HandError> {
+        let id = attach.program;
+        let has = |record: &OwnerRecord| record.programs.iter().any(|p| p.id == Some(id));
+        let record = self.settle(bounds, "program", id, has)?.ok_or(HandError::NoProgram(id))?;
+        let program = record.programs.iter().find(|p| p.id == Some(id)).ok_or(HandError::NoProgram(id))?;
+        let (at, netns, held) = resolve(program, id, &attach.place)?;
+        let order = match &attach.place {
+            Place::Interface { order, .. } => Some(order.clone()),
+            _ => None,
+        };
+        let mut link = LinkRecord { pin: PinName::link(0), program: program.pin.clone(), at, order, netns, id: None };
+        let me = self.actor();
+        let mut taken = false;
+        self.change(record.no, |kept| {
+            // Two that settled at the same moment: one of them comes first, the other finds its unfinished link.
+            taken = kept.links.iter().any(|link| link.id.is_none()) || !kept.programs.iter().any(|p| p.id == Some(id));
+            if !taken {
+                link.pin = free_link(kept);
+                kept.actor = me;
+                kept.links.push(link.clone());
+            }
+        })?;
+        if taken {
+            self.check_deadline()?;
+            return self.attach_by_hand(bounds, attach);
+        }
+        let planned = PlannedLink {
+            program: link.program.clone(),
+            function: program.function.clone(),
+            at: link.at.clone(),
+            pin: link.pin.clone(),
+            order: link.order.clone(),
+            netns: link.netns.clone(),
+        };
+        let places = Places {
+            netns: held.netns.as_ref().map(AsFd::as_fd),
+            cgroup: None,
+            root: held.root.as_ref().map(AsFd::as_fd),
+            init: held.process,
+        };
+        let directory = self.fs.join(record.no.directory());
+        let made = self.attach(&directory, &planned, places).map_err(HandError::from);
+        // A filter of the traffic control layer has no id that a client could detach it by.
+        let made = made.and_then(|number| number.ok_or_else(|| HandError::NoTcx { function: program.function.clone() }));
+        let kept = self.change(record.no, |kept| match &made {
+            Ok(number) => kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(*number)),
+            Err(_) => kept.links.retain(|l| l.pin != link.pin),
+        });
+        if kept.is_err() || made.is_err() {
+            // An unload came in between, or the kernel refused: nothing of ours may stay.
+            self.kernel.detach(&directory, &link)?;
+        }
+        let number = made?;
+        kept?;
+        Ok(number)
+    }
+
+    pub(super) fn detach_by_hand(&self, bounds: &Bounds, id: u32) -> Result<(), HandError> {
+        let has = |record: &OwnerRecord| record.links.iter().any(|link| link.id == Some(id));
+        let record = self.settle(bounds, "link", id, has)?.ok_or(HandError::NoLink(id))?;
+        let link = record.links.iter().find(|link| link.id == Some(id)).ok_or(HandError::NoLink(id))?;
+        let me = self.actor();
+        let mut gone = false;
+        // Without an id it is unfinished: whoever comes after us, should we be killed, removes it.
+        self.change(record.no, |kept| match kept.links.iter_mut().find(|link| link.id == Some(id)) {
+            Some(link) => {
+                link.id = None;
+                kept.actor = me;
+            }
+            None => gone = true,
+        })?;
+        if gone {
+            return Err(HandError::NoLink(id));
+        }
+        self.kernel.detach(&self.fs.join(record.no.directory()), link)?;
+        self.change(record.no, |kept| kept.links.retain(|kept| kept.pin != link.pin))
+    }
+}
+
+/// The lowest number above all that are taken.
+fn free_link(record: &OwnerRecord) -> PinName {
+    let taken = |name: &PinName| record.links.iter().any(|link| link.pin == *name);
+    let mut n = record.links.len() + 1;
+    while taken(&PinName::link(n)) {
+        n += 1;
+    }
+    PinName::link(n)
+}
+
+/// Looks up the names that a place has.
+fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoint, Option<NetnsRecord>, Held), HandError> {
+    let is = program.kind;
+    let kind_is = |asked: ProgramKind| {
+        if is.loads_as(asked) { Ok(()) } else { Err(HandError::OtherKind { id, asked: asked.word(), is: is.word() }) }
+    };
+    match place {
+        Place::Interface { kind, iface, direction, order, netns } => {
+            kind_is(*kind)?;
+            let path = netns.as_deref().unwrap_or(Path::new("/proc/self/ns/net"));
+            let namespace = open("open the network namespace", path)?;
+            let (cookie, known) = netns::survey(namespace.as_fd()).map_err(|e| Cause::from(HostError::from(e)))?;
+            let iface = interface(iface, &known)?;
+            let direction = direction.unwrap_or(Direction::Ingress);
+            let at = match kind {
+                ProgramKind::Xdp => AttachPoint::Xdp { iface, mode: None },
+                ProgramKind::Tcx => AttachPoint::Tcx { iface, direction },
+                _ => AttachPoint::Tc { iface, direction, priority: order.priority },
+            };
+            let record = NetnsRecord { cookie, path: netns.clone() };
+            Ok((at, Some(record), Held { netns: Some(namespace), ..Held::default() }))
+        }
+        Place::Tracepoint(tracepoint) => {
+            kind_is(ProgramKind::Tracepoint)?;
+            Ok((AttachPoint::Tracepoint { tracepoint: tracepoint.clone() }, None, Held::default()))
+        }
+        Place::Kprobe { function, offset } => {
+            kind_is(ProgramKind::Kprobe)?;
+            let ret = is == ProgramKind::Kretprobe;
+            Ok((AttachPoint::Kprobe { function: function.clone(), offset: *offset, ret }, None, Held::default()))
+        }
+        Place::Uprobe(probe) => {
+            kind_is(ProgramKind::Uprobe)?;
+            let root = match probe.container_pid {
+                Some(pid) => Some(open("open the root directory of process", Path::new(&format!("/proc/{pid}/root")))?),
+                None => None,
+            };
+            let process = match probe.process {
+                ProbedProcess::Pid(pid) => Some(pid),
+                ProbedProcess::Any | ProbedProcess::Init => None,
+            };
+            let at = AttachPoint::Uprobe { probe: probe.clone(), ret: is == ProgramKind::Uretprobe };
+            Ok((at, None, Held { root, process, ..Held::default() }))
+        }
+        Place::Trampoline(kind) => {
+            kind_is(*kind)?;
+            let function = program.target.clone().unwrap_or_default();
+            let at = if is == ProgramKind::Fexit { AttachPoint::Fexit { function } } else { AttachPoint::Fentry { function } };
+            Ok((at, None, Held::default()))
+        }
+    }
+}
+
+fn interface(name: &str, known: &[Interface]) -> Result<Interface, HandError> {
+    known.iter().find(|iface| iface.name == name).cloned().ok_or_else(|| HandError::NoInterface {
+        iface: name.to_owned(),
+        known: known.iter().map(|iface| iface.name.as_str()).collect::<Vec<_>>().join(", "),
+    })
+}
+
+fn open(doing: &'static str, path: &Path) -> Result<OwnedFd, HandError> {
+    match File::open(path) {
+        Ok(file) => Ok(file.into()),
+        Err(source) => Err(HandError::File { doing, path: path.to_owned(), source }),
+    }
+}

@@ -1,0 +1,279 @@
+//! Loading, unloading, and bringing images into the cache.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::image::{Images as _, MAX_OBJECT, Want};
+use crate::kernel::Kernel;
+use crate::lifecycle::acquire::fill;
+use crate::lifecycle::by_hand::{HandError, Sources, functions};
+use crate::lifecycle::error::chain;
+use crate::lifecycle::host::Host;
+use crate::lifecycle::release::Released;
+use crate::lifecycle::{Cause, Lifecycle};
+use crate::model::attach_point::{ProgramKind, Scope};
+use crate::model::by_hand::{APPLICATION, Bounds, ImageSource, Load, Loaded, Program, Source};
+use crate::model::bytecode::{Bytecode, Verdict};
+use crate::model::ids::{Digest, OwnerNo, PinName};
+use crate::model::plan::{OwnerPlan, PlannedMap, PlannedObject, PlannedProgram};
+use crate::model::record::{ImageRecord, Owner, OwnerRecord, Phase};
+use crate::model::reference::Reference;
+use crate::paths::Paths;
+use crate::store::StoreError;
+use crate::sys::fsutil::{read_capped, read_trusted_file};
+use sha2::{Digest as _, Sha256};
+
+/// BPF_XDP, BPF_TRACE_FENTRY, BPF_TRACE_FEXIT
+const XDP: u32 = 37;
+const FENTRY: u32 = 24;
+const FEXIT: u32 = 25;
+
+/// An object and how far its programs may reach.
+struct Object {
+    bytecode: Bytecode,
+    scope: Scope,
+    /// Who says so, for messages.
+    who: String,
+}
+
+impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
+    pub(super) fn load_by_hand(
+        &self,
+        paths: &Paths,
+        bounds: &Bounds,
+        load: &Load,
+        fetch_until: Instant,
+    ) -> Result<Vec<Program>, HandError> {
+        let object = match &load.source {
+            Source::File(path) => from_file(bounds, path)?,
+            Source::Image(image) => from_image(&Sources::open(paths, fetch_until)?, bounds, image)?,
+        };
+        let plan = self.plan_by_hand(&object, load)?;
+        let application = load.metadata.get(APPLICATION).cloned();
+        let loaded = Loaded {
+            caller: bounds.caller.clone(),
+            reference: Some(object.bytecode.reference.clone()),
+            globals: load.globals.clone(),
+            metadata: load.metadata.clone(),
+        };
+        let mut record = self.blank_by_hand(Owner::Host { application, loaded: Box::new(loaded) });
+        fill(&mut record, &plan);
+        self.check_deadline()?;
+        self.store
+            .write::<_, StoreError>(|txn| {
+                record.no = self.free_number(txn)?;
+                txn.put(&record)
+            })
+            .map_err(Cause::from)?;
+        if let Err(cause) = self.build_by_hand(&mut record, &plan) {
+            if let Err(second) = self.fail(&record, &chain(&cause)) {
+                tracing::error!(owner = record.no.0, error = %chain(&second), "undo a failed load");
+            }
+            return Err(cause.into());
+        }
+        self.programs_of(&record)
+    }
+
+    pub(super) fn unload_by_hand(&self, bounds: &Bounds, program: u32) -> Result<(), HandError> {
+        let has = |record: &OwnerRecord| record.programs.iter().any(|p| p.id == Some(program));
+        let record = self.settle(bounds, "program", program, has)?.ok_or(HandError::NoProgram(program))?;
+        if record.programs.len() == 1 {
+            return self.released(&record);
+        }
+        // One of several that were loaded together: its links and its pin go, the others and the maps stay.
+        let Some(pin) = record.programs.iter().find(|p| p.id == Some(program)).map(|p| p.pin.clone()) else {
+            return Err(HandError::NoProgram(program));
+        };
+        let me = self.actor();
+        self.change(record.no, |kept| {
+            kept.actor = me;
+            kept.links.iter_mut().filter(|link| link.program == pin).for_each(|link| link.id = None);
+        })?;
+        let directory = self.fs.join(record.no.directory());
+        for link in record.links.iter().filter(|link| link.program == pin) {
+            self.kernel.detach(&directory, link)?;
+        }
+        self.kernel.unpin(&directory, &pin)?;
+        self.change(record.no, |kept| {
+            kept.links.retain(|link| link.program != pin);
+            kept.programs.retain(|p| p.pin != pin);
+        })
+    }
+
+    fn released(&self, record: &OwnerRecord) -> Result<(), HandError> {
+        match self.release(record)? {
+            Released::Gone | Released::Absent => Ok(()),
+            Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: super::owner_name(record) }.into()),
+            Released::Partly(errors) => Err(Cause::Leftovers(errors).into()),
+            Released::Changed | Released::Held(_) => Err(Cause::RecordGone { no: record.no }.into()),
+        }
+    }
+
+    pub(super) fn pull_by_hand(
+        &self,
+        paths: &Paths,
+        bounds: &Bounds,
+        image: &ImageSource,
+        fetch_until: Instant,
+    ) -> Result<(), HandError> {
+        from_image(&Sources::open(paths, fetch_until)?, bounds, image).map(drop)
+    }
+
+    fn plan_by_hand(&self, object: &Object, load: &Load) -> Result<OwnerPlan, HandError> {
+        let bytecode = &object.bytecode;
+        let facts = self.kernel.describe(&bytecode.object)?;
+        let mut programs = Vec::new();
+        for wanted in &load.programs {
+            let function = wanted.function.clone();
+            let found = facts.programs.iter().find(|program| program.function == function);
+            let found = found.ok_or_else(|| HandError::NoFunction { function: function.clone(), known: functions(&facts) })?;
+            let declared = found.declared.as_ref().map(|declared| declared.kind());
+            if let Some(declared) = declared.filter(|declared| !declared.loads_as(wanted.kind)) {
+                return Err(HandError::Misfit(format!(
+                    "load {function} as {}: its section {} says {}",
+                    wanted.kind.word(),
+                    found.section,
+                    declared.word()
+                )));
+            }
+            // Whether a probe is one of returns is its section's to say: the interface has no such kind.
+            let kind = match declared {
+                Some(declared @ (ProgramKind::Kretprobe | ProgramKind::Uretprobe)) => declared,
+                _ => wanted.kind,
+            };
+            if kind.scope() == Scope::Host && object.scope != Scope::Host {
+                return Err(HandError::HostScope { function, kind: kind.word(), who: object.who.clone() });
+            }
+            let expected_attach_type = match kind {
+                ProgramKind::Xdp => XDP,
+                ProgramKind::Fentry => FENTRY,
+                ProgramKind::Fexit => FEXIT,
+                _ => 0,
+            };
+            programs.push(PlannedProgram {
+                function,
+                kind,
+                expected_attach_type,
+                target: wanted.target.clone(),
+                pin: PinName::program(programs.len() + 1),
+            });
+        }
+        for (name, value) in &load.globals {
+            let global = facts.globals.iter().find(|global| global.name == *name).ok_or_else(|| {
+                let known = facts.globals.iter().map(|global| global.name.as_str()).collect::<Vec<_>>().join(", ");
+                HandError::Misfit(format!("set the global {name}: the object has no such variable; it has {known}"))
+            })?;
+            if usize::try_from(global.size) != Ok(value.len()) {
+                let problem = format!("it has {} bytes, and {} were given", global.size, value.len());
+                return Err(HandError::Misfit(format!("set the global {name}: {problem}")));
+            }
+        }
+        let maps = facts.maps.iter().zip(1..);
+        let maps = maps.map(|(map, n)| PlannedMap { name: map.name.clone(), pin: PinName::map(n), freeze: false }).collect();
+        let planned = PlannedObject {
+            image: ImageRecord {
+                reference: bytecode.reference.to_string(),
+                digest: bytecode.digest,
+                object: bytecode.object_digest,
+                rule: bytecode.rule.clone(),
+                verdict: bytecode.verdict.clone(),
+            },
+            bytes: bytecode.object.clone(),
+            scope: object.scope,
+            programs,
+            maps,
+            globals: load.globals.clone().into_iter().collect(),
+            core: facts.core,
+        };
+        Ok(OwnerPlan { objects: vec![planned], links: Vec::new() })
+    }
+
+    fn build_by_hand(&self, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
+        let directory = self.fs.join(record.no.directory());
+        self.kernel.make_directory(&directory)?;
+        for object in &plan.objects {
+            let ids = self.kernel.load(&directory, object)?;
+            for (program, id) in record.programs.iter_mut().zip(ids.programs) {
+                program.id = Some(id);
+            }
+            for (map, id) in record.maps.iter_mut().zip(ids.maps) {
+                map.id = Some(id);
+            }
+        }
+        self.complete(record)
+    }
+
+    fn blank_by_hand(&self, owner: Owner) -> OwnerRecord {
+        let now = self.host.now();
+        OwnerRecord {
+            no: OwnerNo(0),
+            owner,
+            phase: Phase::Pending,
+            actor: self.actor(),
+            created: now,
+            changed: now,
+            init: None,
+            request: None,
+            engine: None,
+            workload: None,
+            cgroup: None,
+            programs: Vec::new(),
+            maps: Vec::new(),
+            links: Vec::new(),
+            bpffs: None,
+            images: Vec::new(),
+            holds: Vec::new(),
+            holders: Vec::new(),
+            failure: None,
+            verifier_log: None,
+            leftovers: Vec::new(),
+        }
+    }
+}
+
+fn from_file(bounds: &Bounds, path: &Path) -> Result<Object, HandError> {
+    let object = if bounds.any_file {
+        let failed = |source| HandError::File { doing: "read", path: path.to_owned(), source };
+        // Opening a fifo would wait for its writer.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(failed(std::io::Error::other("it is not a regular file")));
+        }
+        let file = File::open(path).map_err(failed)?;
+        read_capped(file, MAX_OBJECT).map_err(|error| failed(std::io::Error::other(error)))?
+    } else {
+        read_trusted_file(path, MAX_OBJECT)?
+    };
+    let digest = Digest::from_bytes(Sha256::digest(&object).into());
+    let bytecode = Bytecode {
+        reference: Reference::File { path: path.to_owned() },
+        digest,
+        object_digest: digest,
+        object,
+        rule: String::new(),
+        verdict: Verdict::Unsigned,
+    };
+    let scope = if bounds.host_scope { Scope::Host } else { Scope::Container };
+    Ok(Object { bytecode, scope, who: format!("the rule of {}", bounds.caller) })
+}
+
+fn from_image(sources: &Sources, bounds: &Bounds, image: &ImageSource) -> Result<Object, HandError> {
+    let rules = sources.rules(bounds, image)?;
+    let bytecode = sources
+        .images
+        .fetch(&Want {
+            reference: &image.reference,
+            pull: image.pull,
+            rules: &rules,
+            keys: &sources.policy.keys,
+            registries: &sources.registries,
+            policy: sources.policy.id,
+            deadline: sources.until,
+        })
+        .map_err(Cause::from)?;
+    let reaches = rules.iter().any(|rule| rule.name == bytecode.rule && rule.scope == Scope::Host);
+    let scope = if bounds.host_scope && reaches { Scope::Host } else { Scope::Container };
+    let who =
+        if bounds.host_scope { format!("the image rule {}", bytecode.rule) } else { format!("the rule of {}", bounds.caller) };
+    Ok(Object { bytecode, scope, who })
+}

@@ -1,0 +1,315 @@
+//! What is loaded and attached by hand: one record for each load, owned by the host. The record names every pin before it is made,
+//! as for containers; a link that is being made or removed is one without an id, and the actor of the record is the one at work on it.
+
+mod attach;
+mod load;
+mod query;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::image::{ImageError, LinuxImages};
+use crate::kernel::{Kernel, KernelError};
+use crate::lifecycle::error::chain;
+use crate::lifecycle::host::{Host, HostError};
+use crate::lifecycle::policy_files::{self, LoadedPolicy};
+use crate::lifecycle::{Cause, Lifecycle, registries_file};
+use crate::model::by_hand::{Bounds, Code, Failure, ImageSource, Reply, Task};
+use crate::model::ids::OwnerNo;
+use crate::model::object::ObjectFacts;
+use crate::model::plan::PlanError;
+use crate::model::policy::ImageRule;
+use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::model::registries::RegistryConfig;
+use crate::paths::Paths;
+use crate::store::StoreError;
+
+/// How long to wait for another process that works on the same record.
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(5);
+
+/// Why something by hand was not done, where the lifecycle of containers has no such reason.
+#[derive(Debug, thiserror::Error)]
+pub enum HandError {
+    /// The lifecycle's.
+    #[error(transparent)]
+    Cause(Box<Cause>),
+    /// Policy, registries.
+    #[error("{0}")]
+    Config(String),
+    /// No program of ours has this id.
+    #[error("no program of ours has the id {0}")]
+    NoProgram(u32),
+    /// No program at all has this id.
+    #[error("no program has the id {0}")]
+    NoKernelProgram(u32),
+    /// No link of ours has this id.
+    #[error("no link of ours has the id {0}")]
+    NoLink(u32),
+    /// It is a container's.
+    #[error("{what} {id} belongs to {owner}: it goes when that goes, and not by hand")]
+    NotByHand {
+        /// `program` or `link`.
+        what: &'static str,
+        /// Its id.
+        id: u32,
+        /// Whose it is.
+        owner: String,
+    },
+    /// Another client loaded it.
+    #[error("{what} {id} was loaded by {by}, and {caller} may change only its own")]
+    NotYours {
+        /// `program` or `link`.
+        what: &'static str,
+        /// Its id.
+        id: u32,
+        /// Who loaded it.
+        by: String,
+        /// Who asks.
+        caller: String,
+    },
+    /// The object has no such function.
+    #[error("load {function}: the object has no such program; it has {known}")]
+    NoFunction {
+        /// What was asked for.
+        function: String,
+        /// What there is.
+        known: String,
+    },
+    /// The request does not fit the object.
+    #[error("{0}")]
+    Misfit(String),
+    /// A kind of program that reaches the host, where the caller or the image may not.
+    #[error("load {function}: {kind} programs reach the host, and {who} does not say host scope")]
+    HostScope {
+        /// The program.
+        function: String,
+        /// Its kind.
+        kind: &'static str,
+        /// The rule.
+        who: String,
+    },
+    /// No image rule speaks of the image.
+    #[error("use {0}: no [[image]] rule of the policy speaks of it")]
+    NoRule(String),
+    /// A file.
+    #[error("{doing} {}", .path.display())]
+    File {
+        /// What we were doing.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that others could have written.
+    #[error(transparent)]
+    Trust(#[from] crate::sys::fsutil::TrustError),
+    /// There is no such interface.
+    #[error("attach to {iface}: there is no such interface; there are {known}")]
+    NoInterface {
+        /// What was asked for.
+        iface: String,
+        /// What there is.
+        known: String,
+    },
+    /// The kernel has no tcx, and what it has instead has no id.
+    #[error("attach {function}: this kernel has no tcx links (Linux 6.6), and its filters have no id to detach them by")]
+    NoTcx {
+        /// The program.
+        function: String,
+    },
+    /// The program is of another kind.
+    #[error("attach program {id} as {asked}: it was loaded as {is}")]
+    OtherKind {
+        /// Its id.
+        id: u32,
+        /// What was asked.
+        asked: &'static str,
+        /// What it is.
+        is: &'static str,
+    },
+}
+
+impl HandError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoProgram(_) | Self::NoKernelProgram(_) | Self::NoLink(_) | Self::NoInterface { .. } => Code::NotFound,
+            Self::NotByHand { .. } | Self::Config(_) | Self::NoTcx { .. } => Code::FailedPrecondition,
+            Self::NotYours { .. } | Self::HostScope { .. } | Self::NoRule(_) | Self::Trust(_) => Code::PermissionDenied,
+            Self::NoFunction { .. } | Self::Misfit(_) | Self::OtherKind { .. } => Code::InvalidArgument,
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
+            Self::File { .. } => Code::InvalidArgument,
+            Self::Cause(cause) => cause_code(cause),
+        }
+    }
+}
+
+fn cause_code(cause: &Cause) -> Code {
+    match cause {
+        Cause::Refused(_) => Code::PermissionDenied,
+        Cause::Plan(PlanError::TooMuchMemory { .. }) => Code::ResourceExhausted,
+        Cause::Plan(_) => Code::InvalidArgument,
+        Cause::Image(ImageError::Timeout { .. }) => Code::DeadlineExceeded,
+        Cause::Image(_) | Cause::Kernel(_) | Cause::Host(HostError::Kernel(_)) => Code::FailedPrecondition,
+        Cause::Busy { .. } => Code::Unavailable,
+        Cause::Deadline => Code::DeadlineExceeded,
+        _ => Code::Internal,
+    }
+}
+
+/// With these, images can be had and judged.
+#[derive(Debug)]
+pub struct Sources {
+    policy: LoadedPolicy,
+    registries: RegistryConfig,
+    images: LinuxImages,
+    until: Instant,
+}
+
+impl Sources {
+    /// As the installation's files say.
+    ///
+    /// # Errors
+    /// Where one of them is wrong.
+    pub fn open(paths: &Paths, until: Instant) -> Result<Self, HandError> {
+        let wrong = |error: &(dyn std::error::Error + 'static)| HandError::Config(chain(error));
+        let policy = policy_files::load(paths).map_err(|e| wrong(&e))?;
+        let registries = registries_file::load(paths).map_err(|e| wrong(&e))?;
+        let images = LinuxImages::new(&paths.cache, std::path::Path::new("/"));
+        Ok(Self { policy, registries, images, until })
+    }
+
+    fn rules(&self, bounds: &Bounds, wanted: &ImageSource) -> Result<Vec<&ImageRule>, HandError> {
+        let usable = |rule: &&ImageRule| bounds.images.as_ref().is_none_or(|names| names.contains(&rule.name));
+        let speaks = |rule: &&ImageRule| rule.repository.matches(&wanted.reference);
+        let rules: Vec<_> = self.policy.policy.images.iter().filter(usable).filter(speaks).collect();
+        if rules.is_empty() { Err(HandError::NoRule(wanted.reference.to_string())) } else { Ok(rules) }
+    }
+}
+
+impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
+    /// Does what is asked by hand.
+    pub fn by_hand(&self, paths: &Paths, bounds: &Bounds, task: &Task, fetch_until: Instant) -> Reply {
+        let done = match task {
+            Task::Load(load) => self.load_by_hand(paths, bounds, load, fetch_until).map(Reply::Programs),
+            Task::Unload { program } => self.unload_by_hand(bounds, *program).map(|()| Reply::Done),
+            Task::Attach(attach) => self.attach_by_hand(bounds, attach).map(|link| Reply::Attached { link }),
+            Task::Detach { link } => self.detach_by_hand(bounds, *link).map(|()| Reply::Done),
+            Task::List(filter) => self.list_by_hand(filter).map(Reply::Programs),
+            Task::Get { program } => self.get_by_hand(*program).map(|program| Reply::Program(Box::new(program))),
+            Task::Pull(image) => self.pull_by_hand(paths, bounds, image, fetch_until).map(|()| Reply::Done),
+        };
+        done.unwrap_or_else(|error| Reply::Failed(Failure { code: error.code(), message: chain(&error) }))
+    }
+
+    /// The record that `pick` chooses, once nobody works on it, with what a dead process left of a link put right.
+    ///
+    /// # Errors
+    /// Where the record is not of the host, or not the caller's.
+    fn settle(
+        &self,
+        bounds: &Bounds,
+        what: &'static str,
+        id: u32,
+        pick: impl Fn(&OwnerRecord) -> bool,
+    ) -> Result<Option<OwnerRecord>, HandError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let found = self.find(&pick)?;
+            let Some(record) = found else { return Ok(None) };
+            let Owner::Host { loaded, .. } = &record.owner else {
+                return Err(HandError::NotByHand { what, id, owner: owner_name(&record) });
+            };
+            if bounds.own_only && loaded.caller != bounds.caller {
+                return Err(HandError::NotYours { what, id, by: loaded.caller.clone(), caller: bounds.caller.clone() });
+            }
+            let unfinished = record.phase != Phase::Ready || record.links.iter().any(|link| link.id.is_none());
+            if !unfinished {
+                return Ok(Some(record));
+            }
+            let worker = record.actor.process;
+            if worker != self.host.me() && self.host.is_alive(&worker).map_err(Cause::from)? {
+                if Instant::now() >= until {
+                    return Err(Cause::Busy { pid: worker.pid, what: owner_name(&record) }.into());
+                }
+                self.check_deadline()?;
+                std::thread::sleep(POLL);
+                continue;
+            }
+            if record.phase == Phase::Ready {
+                self.drop_unfinished(&record)?;
+            } else {
+                self.release(&record)?;
+            }
+        }
+    }
+
+    fn find(&self, pick: impl Fn(&OwnerRecord) -> bool) -> Result<Option<OwnerRecord>, HandError> {
+        let found = self.store.read::<_, StoreError>(|txn| {
+            for record in txn.owners()? {
+                match record {
+                    Ok(record) if record.phase != Phase::Failed && pick(&record) => return Ok(Some(record)),
+                    _ => {}
+                }
+            }
+            Ok(None)
+        });
+        Ok(found.map_err(Cause::from)?)
+    }
+
+    /// Removes links that a process which is gone was making or removing.
+    fn drop_unfinished(&self, record: &OwnerRecord) -> Result<(), HandError> {
+        let directory = self.fs.join(record.no.directory());
+        for link in record.links.iter().filter(|link| link.id.is_none()) {
+            self.kernel.detach(&directory, link).map_err(Cause::from)?;
+        }
+        self.change(record.no, |kept| {
+            if kept.actor == record.actor {
+                kept.links.retain(|link| link.id.is_some());
+            }
+        })
+    }
+
+    /// Changes a record that is there and Ready.
+    fn change(&self, no: OwnerNo, change: impl FnOnce(&mut OwnerRecord)) -> Result<(), HandError> {
+        let there = self.store.write::<_, StoreError>(|txn| match txn.get(no)? {
+            Some(mut kept) if kept.phase == Phase::Ready => {
+                change(&mut kept);
+                kept.changed = self.host.now();
+                txn.put(&kept)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        });
+        if there.map_err(Cause::from)? { Ok(()) } else { Err(Cause::RecordGone { no }.into()) }
+    }
+}
+
+/// An owner in messages.
+fn owner_name(record: &OwnerRecord) -> String {
+    match &record.owner {
+        Owner::Container { id, .. } => format!("container {id}"),
+        Owner::Netns { .. } => "the network of a pod".to_owned(),
+        Owner::Host { application: Some(application), .. } => format!("application {application}"),
+        Owner::Host { .. } => format!("record {} of the host", record.no),
+    }
+}
+
+/// The names of an object's programs.
+fn functions(object: &ObjectFacts) -> String {
+    object.programs.iter().map(|program| program.function.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+impl From<Cause> for HandError {
+    fn from(cause: Cause) -> Self {
+        Self::Cause(Box::new(cause))
+    }
+}
+
+impl From<KernelError> for HandError {
+    fn from(error: KernelError) -> Self {
+        Cause::from(error).into()
+    }
+}

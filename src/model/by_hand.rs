@@ -1,0 +1,281 @@
+//! What a person or a client asks for by hand, without a container, and the answers: shared by the command line and the gRPC service.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName, UserProbe};
+use crate::model::bytecode::PullPolicy;
+use crate::model::reference::Reference;
+
+/// One request, under the limits of whoever asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByHand {
+    /// `--root` of the process that asks.
+    pub root: PathBuf,
+    /// What the caller may do.
+    pub bounds: Bounds,
+    /// What is asked.
+    pub task: Task,
+}
+
+/// What a caller may do, as it was judged before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Who asks, for the record.
+    pub caller: String,
+    /// True where programs may reach the host.
+    pub host_scope: bool,
+    /// True where files need not lie in places that only root can write: root asks, and decides for itself.
+    pub any_file: bool,
+    /// True where only what this caller loaded may be changed.
+    pub own_only: bool,
+    /// Names of the image rules that may be used; None for all.
+    pub images: Option<Vec<String>>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Loads programs of one object.
+    Load(Load),
+    /// Removes one program with its links.
+    Unload {
+        /// Its kernel id.
+        program: u32,
+    },
+    /// Attaches one loaded program.
+    Attach(Attach),
+    /// Removes one link.
+    Detach {
+        /// Its kernel id.
+        link: u32,
+    },
+    /// Lists programs.
+    List(Filter),
+    /// Shows one program.
+    Get {
+        /// Its kernel id.
+        program: u32,
+    },
+    /// Brings an image into the cache.
+    Pull(ImageSource),
+}
+
+/// Programs to load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// Where the object is.
+    pub source: Source,
+    /// Which of its programs.
+    pub programs: Vec<Wanted>,
+    /// Values of variables: exactly the variable's bytes.
+    pub globals: BTreeMap<String, Vec<u8>>,
+    /// What the caller wants to find them by.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Where an object is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A file of this host.
+    File(PathBuf),
+    /// An image.
+    Image(ImageSource),
+}
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSource {
+    /// Where it is.
+    pub reference: Reference,
+    /// When the registry is asked.
+    pub pull: PullPolicy,
+}
+
+/// One program to load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The function in the object.
+    pub function: String,
+    /// Its kind.
+    pub kind: ProgramKind,
+    /// The kernel function, for fentry and fexit.
+    pub target: Option<String>,
+}
+
+/// A program to attach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// Its kernel id.
+    pub program: u32,
+    /// Where.
+    pub place: Place,
+}
+
+/// Where to attach: names, which are looked up when it is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// On an interface.
+    Interface {
+        /// xdp, tcx or tc.
+        kind: ProgramKind,
+        /// The interface's name.
+        iface: String,
+        /// The side; None for xdp.
+        direction: Option<Direction>,
+        /// Its place among others.
+        order: Order,
+        /// The file that names the network namespace; None for the host's.
+        netns: Option<PathBuf>,
+    },
+    /// At a tracepoint.
+    Tracepoint(TracepointName),
+    /// At a kernel function; whether it is the return is the program's section's to say.
+    Kprobe {
+        /// The function.
+        function: String,
+        /// Bytes from its start.
+        offset: u64,
+    },
+    /// At a place in a file.
+    Uprobe(UserProbe),
+    /// Where it was loaded for: fentry, fexit.
+    Trampoline(ProgramKind),
+}
+
+/// Which programs to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Filter {
+    /// `enum bpf_prog_type`.
+    pub program_type: Option<u32>,
+    /// True for ours alone.
+    pub ours_only: bool,
+    /// All of these metadata.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To load and list.
+    Programs(Vec<Program>),
+    /// To get.
+    Program(Box<Program>),
+    /// To attach: the link's kernel id.
+    Attached {
+        /// Its kernel id.
+        link: u32,
+    },
+    /// To everything else.
+    Done,
+    /// It was not done.
+    Failed(Failure),
+}
+
+/// One program as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// What the kernel says.
+    pub kernel: KernelProgram,
+    /// What the store says; None for programs that are not ours.
+    pub ours: Option<OurProgram>,
+}
+
+/// What the kernel says of a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelProgram {
+    /// Its id.
+    pub id: u32,
+    /// At most 15 characters.
+    pub name: String,
+    /// `enum bpf_prog_type`.
+    pub program_type: u32,
+    /// When it was loaded, RFC 3339.
+    pub loaded_at: String,
+    /// The kernel's digest, hexadecimal.
+    pub tag: String,
+    /// Whether its licence lets it call every helper.
+    pub gpl_compatible: bool,
+    /// Its maps.
+    pub map_ids: Vec<u32>,
+    /// Its BTF.
+    pub btf_id: u32,
+    /// Bytes of its instructions.
+    pub bytes_xlated: u32,
+    /// Bytes of its machine code.
+    pub bytes_jited: u32,
+    /// Bytes of memory.
+    pub bytes_memlock: u32,
+    /// Instructions that the verifier went through.
+    pub verified_insns: u32,
+}
+
+/// What the store says of a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OurProgram {
+    /// The function in the object.
+    pub function: String,
+    /// Where the object came from.
+    pub reference: Option<Reference>,
+    /// Kernel ids of its links.
+    pub links: Vec<u32>,
+    /// The values that were set.
+    pub globals: BTreeMap<String, Vec<u8>>,
+    /// Where its maps are pinned.
+    pub map_pin_path: PathBuf,
+    /// What the caller gave.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What sort of reason.
+    pub code: Code,
+    /// The sentence, the same that the command line prints.
+    pub message: String,
+}
+
+/// Sorts of reasons; gRPC has a code for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// The request is wrong, whatever the state.
+    InvalidArgument,
+    /// There is no such program, link, interface or file.
+    NotFound,
+    /// Something in the state of the host or the kernel is in the way.
+    FailedPrecondition,
+    /// Policy says no.
+    PermissionDenied,
+    /// Too much.
+    ResourceExhausted,
+    /// It took too long.
+    DeadlineExceeded,
+    /// It may work later.
+    Unavailable,
+    /// The rest.
+    Internal,
+}
+
+/// What the store keeps of a load by hand, beside the record's own fields.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Who asked.
+    pub caller: String,
+    /// Where the object came from.
+    pub reference: Option<Reference>,
+    /// The values that were set.
+    pub globals: BTreeMap<String, Vec<u8>>,
+    /// What the caller gave.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// The key under which bpfman's clients name the application.
+pub const APPLICATION: &str = "bpfman.io/application";

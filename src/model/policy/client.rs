@@ -1,0 +1,293 @@
+//! `[[client]]`: what clients of the gRPC service may do. Root of the host may do everything without a rule.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{Place, Policy};
+use crate::model::words::{is_normal_path, quoted};
+
+/// One rule; the first that matches a client decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientRule {
+    /// Where it stands.
+    pub place: Place,
+    /// The uid or the user's name.
+    pub user: Option<Account>,
+    /// The gid or name of a group, the client's own or a supplementary one.
+    pub group: Option<Account>,
+    /// The subject of a TLS client's certificate (RFC 4514).
+    pub subject: Option<String>,
+    /// What it may ask for.
+    pub allow: BTreeSet<Verb>,
+    /// Names of image rules; None for every image rule.
+    pub images: Option<BTreeSet<String>>,
+    /// Files, and directories with all below them, that it may have loaded.
+    pub paths: Vec<PathBuf>,
+    /// True where its programs may reach the host: every attachment by hand does, and tracing programs do when loaded.
+    pub host_scope: bool,
+}
+
+/// A user or a group as policy writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Account {
+    /// A number.
+    Id(u32),
+    /// A name of /etc/passwd or /etc/group.
+    Name(String),
+}
+
+/// What a client may be allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// List and Get.
+    Read,
+    /// PullBytecode.
+    Pull,
+    /// Load and Unload.
+    Load,
+    /// Attach and Detach.
+    Attach,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Pull => "pull",
+            Self::Load => "load",
+            Self::Attach => "attach",
+        })
+    }
+}
+
+/// Who a client is: facts of the kernel or of a certificate that was verified, never what it says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Client {
+    /// At the other end of a unix socket.
+    Unix {
+        /// Its uid.
+        uid: u32,
+        /// The name of that uid.
+        user: Option<String>,
+        /// Its gid and supplementary groups, with their names.
+        groups: Vec<(u32, Option<String>)>,
+        /// False where it is in another user namespace than ours, or that could not be seen.
+        same_user_namespace: bool,
+    },
+    /// At the other end of mutual TLS.
+    Tls {
+        /// The subject of its certificate.
+        subject: String,
+    },
+}
+
+/// Why a client is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientRefusal {
+    /// Root of a user namespace that is not ours.
+    #[error("uid 0 of another user namespace is not root of this host, and {verb} needs a [[client]] rule for another uid")]
+    ForeignRoot {
+        /// What was asked.
+        verb: Verb,
+    },
+    /// No rule speaks of it.
+    #[error("{client} may not {verb}: only root may, and no [[client]] rule of the policy matches")]
+    NoRule {
+        /// Who.
+        client: String,
+        /// What was asked.
+        verb: Verb,
+    },
+    /// The rule that matches does not allow it.
+    #[error("{client} may not {verb}: {place} does not allow it")]
+    Verb {
+        /// Who.
+        client: String,
+        /// What was asked.
+        verb: Verb,
+        /// The rule.
+        place: String,
+    },
+    /// The file is beneath none of the rule's paths.
+    #[error("{client} may not load the file {path}: {place} does not name it in paths")]
+    Path {
+        /// Who.
+        client: String,
+        /// The file, quoted.
+        path: String,
+        /// The rule.
+        place: String,
+    },
+    /// No image rule that the client may use speaks of the image.
+    #[error("{client} may not use the image {image}: no image rule that {place} allows speaks of it")]
+    Image {
+        /// Who.
+        client: String,
+        /// The reference, quoted.
+        image: String,
+        /// The rule.
+        place: String,
+    },
+    /// It reaches the host.
+    #[error("{client} may not {what}: that reaches the host, and {place} does not say host-scope = true")]
+    HostScope {
+        /// Who.
+        client: String,
+        /// What was asked.
+        what: String,
+        /// The rule.
+        place: String,
+    },
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix { uid, user: Some(user), .. } => write!(f, "uid {uid} ({user})"),
+            Self::Unix { uid, .. } => write!(f, "uid {uid}"),
+            Self::Tls { subject } => write!(f, "the client {}", quoted(subject)),
+        }
+    }
+}
+
+impl ClientRule {
+    /// Whether it speaks of this client: everything that it names must hold, and it names something.
+    pub fn matches(&self, client: &Client) -> bool {
+        let named = self.user.is_some() || self.group.is_some() || self.subject.is_some();
+        let holds = match client {
+            Client::Unix { uid, user, groups, .. } => {
+                self.subject.is_none()
+                    && self.user.as_ref().is_none_or(|account| account.is(*uid, user.as_deref()))
+                    && self
+                        .group
+                        .as_ref()
+                        .is_none_or(|account| groups.iter().any(|(gid, name)| account.is(*gid, name.as_deref())))
+            }
+            Client::Tls { subject } => self.user.is_none() && self.group.is_none() && self.subject.as_ref() == Some(subject),
+        };
+        named && holds
+    }
+
+    /// Whether it lets a file be loaded: one that it names, or one beneath a directory that it names.
+    pub fn allows_path(&self, path: &Path) -> bool {
+        path.to_str().is_some_and(is_normal_path) && self.paths.iter().any(|allowed| path.starts_with(allowed))
+    }
+
+    /// The rule's place for messages.
+    pub fn shown(&self) -> String {
+        match &self.place {
+            Place::BuiltIn => "the built-in client rule".to_owned(),
+            Place::Line { file, line } => format!("the client rule at {}:{line}", file.display()),
+        }
+    }
+}
+
+impl Account {
+    fn is(&self, id: u32, name: Option<&str>) -> bool {
+        match self {
+            Self::Id(wanted) => *wanted == id,
+            Self::Name(wanted) => name == Some(wanted),
+        }
+    }
+}
+
+impl Policy {
+    /// The rule under which a client may do something; `Ok(None)` is root of this host, whom no rule binds.
+    ///
+    /// # Errors
+    /// With the sentence for the client, which names the rule and never what other rules say.
+    pub fn client_rule(&self, client: &Client, verb: Verb) -> Result<Option<&ClientRule>, ClientRefusal> {
+        if let Client::Unix { uid: 0, same_user_namespace, .. } = client {
+            return if *same_user_namespace { Ok(None) } else { Err(ClientRefusal::ForeignRoot { verb }) };
+        }
+        let shown = client.to_string();
+        match self.clients.iter().find(|rule| rule.matches(client)) {
+            None => Err(ClientRefusal::NoRule { client: shown, verb }),
+            Some(rule) if rule.allow.contains(&verb) => Ok(Some(rule)),
+            Some(rule) => Err(ClientRefusal::Verb { client: shown, verb, place: rule.shown() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(text: &str) -> Policy {
+        Policy::parse(&[(PathBuf::from("/p.toml"), text.to_owned())]).unwrap()
+    }
+
+    fn unix(uid: u32, user: Option<&str>, groups: &[(u32, Option<&str>)]) -> Client {
+        Client::Unix {
+            uid,
+            user: user.map(str::to_owned),
+            groups: groups.iter().map(|(gid, name)| (*gid, name.map(str::to_owned))).collect(),
+            same_user_namespace: true,
+        }
+    }
+
+    #[test]
+    fn without_rules_only_root_of_this_host_may_anything() {
+        let policy = policy("");
+        assert_eq!(policy.client_rule(&unix(0, Some("root"), &[]), Verb::Load), Ok(None));
+        let mut foreign = unix(0, None, &[]);
+        if let Client::Unix { same_user_namespace, .. } = &mut foreign {
+            *same_user_namespace = false;
+        }
+        assert_eq!(policy.client_rule(&foreign, Verb::Read), Err(ClientRefusal::ForeignRoot { verb: Verb::Read }));
+        let error = policy.client_rule(&unix(7, Some("al"), &[(0, Some("root"))]), Verb::Read).unwrap_err();
+        assert_eq!(error.to_string(), "uid 7 (al) may not read: only root may, and no [[client]] rule of the policy matches");
+        assert!(policy.client_rule(&Client::Tls { subject: "CN=root".into() }, Verb::Read).is_err());
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let policy = policy(
+            "[[client]]\nuser = 7\nallow = [\"read\"]\n[[client]]\ngroup = \"ops\"\nallow = [\"read\", \"load\"]\npaths = [\"/usr/lib/bpf\"]\n\
+             [[client]]\nuser = \"al\"\ngroup = 50\nallow = [\"pull\"]\n[[client]]\nsubject = \"CN=agent\"\nallow = [\"attach\"]\nhost-scope = true\n",
+        );
+        let ops = [(100, Some("ops"))];
+        let cases = [
+            (unix(7, None, &ops), Verb::Read, true),
+            (unix(7, None, &ops), Verb::Load, false),
+            (unix(8, None, &ops), Verb::Load, true),
+            (unix(8, None, &[(100, None)]), Verb::Load, false),
+            (unix(9, Some("al"), &[(50, None)]), Verb::Pull, true),
+            (unix(9, Some("al"), &[(51, None)]), Verb::Pull, false),
+            (unix(9, Some("CN=agent"), &[]), Verb::Attach, false),
+            (Client::Tls { subject: "CN=agent".into() }, Verb::Attach, true),
+            (Client::Tls { subject: "CN=agent2".into() }, Verb::Attach, false),
+            (Client::Tls { subject: "al".into() }, Verb::Pull, false),
+        ];
+        for (client, verb, allowed) in cases {
+            let rule = policy.client_rule(&client, verb);
+            assert_eq!(rule.is_ok_and(|rule| rule.is_some()), allowed, "{client} {verb}");
+        }
+        let error = policy.client_rule(&unix(7, None, &[]), Verb::Load).unwrap_err();
+        assert_eq!(error.to_string(), "uid 7 may not load: the client rule at /p.toml:1 does not allow it");
+    }
+
+    #[test]
+    fn a_path_is_beneath_by_components_and_normal() {
+        let policy = policy("[[client]]\nuser = 7\nallow = [\"load\"]\npaths = [\"/usr/lib/bpf\", \"/srv/one.o\"]\n");
+        let rule = policy.client_rule(&unix(7, None, &[]), Verb::Load).unwrap().unwrap();
+        for (path, allowed) in [
+            ("/usr/lib/bpf/x.o", true),
+            ("/usr/lib/bpf/a/x.o", true),
+            ("/srv/one.o", true),
+            ("/usr/lib/bpfx/x.o", false),
+            ("/usr/lib/bpf/../../../etc/shadow", false),
+            ("/usr/lib/bpf//x.o", false),
+            ("usr/lib/bpf/x.o", false),
+            ("", false),
+            ("/", false),
+        ] {
+            assert_eq!(rule.allows_path(Path::new(path)), allowed, "{path}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The seven calls on the real kernel.
+
+use std::collections::HashMap;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bpfman_hook::frontend::service::wire::attach_info::Info;
+use bpfman_hook::frontend::service::wire::bytecode_location::Location;
+use bpfman_hook::frontend::service::wire::{
+    AttachInfo, AttachRequest, BytecodeImage, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo, LoadRequest,
+    PullBytecodeRequest, UnloadRequest, XdpAttachInfo,
+};
+use tonic::Code;
+
+use crate::support::process::eventually;
+use crate::world::{Client, PATIENCE, World, client, run};
+
+/// A network namespace of its own, for as long as this lives.
+struct Netns(Child);
+
+impl Netns {
+    fn new() -> Self {
+        let child = Command::new("unshare").args(["--net", "sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap();
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let path = format!("/proc/{}/ns/net", child.id());
+        eventually("the namespace", PATIENCE, || std::fs::read_link(&path).ok().filter(|theirs| *theirs != own));
+        Self(child)
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bpf/counter.bpf.o");
+
+fn load_of(path: &str, function: &str, metadata: &[(&str, &str)]) -> LoadRequest {
+    LoadRequest {
+        bytecode: Some(BytecodeLocation { location: Some(Location::File(path.to_owned())) }),
+        metadata: metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        info: vec![LoadInfo { name: function.to_owned(), program_type: 0, info: None }],
+        ..LoadRequest::default()
+    }
+}
+
+fn xdp(id: u32, netns: &Netns) -> AttachRequest {
+    let info = XdpAttachInfo { iface: "lo".to_owned(), priority: 50, netns: Some(netns.path()), ..XdpAttachInfo::default() };
+    AttachRequest { id, attach: Some(AttachInfo { info: Some(Info::XdpAttachInfo(info)) }) }
+}
+
+fn ours(metadata: &[(&str, &str)]) -> ListRequest {
+    let match_metadata: HashMap<_, _> = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    ListRequest { bpfman_programs_only: Some(true), match_metadata, ..ListRequest::default() }
+}
+
+async fn load(client: &mut Client, metadata: &[(&str, &str)]) -> u32 {
+    let answer = client.load(load_of(OBJECT, "count", metadata)).await.unwrap().into_inner();
+    answer.programs[0].kernel_info.as_ref().unwrap().id
+}
+
+#[test]
+fn a_program_is_loaded_attached_shown_detached_and_unloaded() {
+    let world = World::new();
+    let netns = Netns::new();
+    let service = world.start(&[]);
+    run(async {
+        let mut client = world.client().await;
+        let id = load(&mut client, &[("bpfman.io/uuid", "u-1"), ("bpfman.io/application", "shop")]).await;
+        let link = client.attach(xdp(id, &netns)).await.unwrap().into_inner().link_id;
+
+        let got = client.get(GetRequest { id }).await.unwrap().into_inner();
+        let (info, kernel) = (got.info.unwrap(), got.kernel_info.unwrap());
+        assert_eq!((info.name.as_str(), info.links.as_slice()), ("count", &[link][..]));
+        assert_eq!(info.bytecode.unwrap().location, Some(Location::File(OBJECT.to_owned())));
+        assert_eq!((kernel.id, kernel.program_type, kernel.gpl_compatible), (id, 6, true));
+        assert!(kernel.bytes_xlated > 0 && kernel.verified_insns > 0 && !kernel.map_ids.is_empty() && kernel.tag.len() == 16);
+
+        let listed = client.list(ours(&[("bpfman.io/uuid", "u-1")])).await.unwrap().into_inner().results;
+        assert_eq!(listed.len(), 1);
+        assert!(client.list(ours(&[("bpfman.io/uuid", "u-2")])).await.unwrap().into_inner().results.is_empty());
+        let all = client.list(ListRequest::default()).await.unwrap().into_inner().results;
+        assert!(all.iter().any(|one| one.kernel_info.as_ref().unwrap().id == id));
+
+        let second = load(&mut client, &[]).await;
+        let taken = client.attach(xdp(second, &netns)).await.unwrap_err();
+        assert_eq!(taken.code(), Code::FailedPrecondition, "{taken:?}");
+        assert!(taken.message().contains("takes one until chains come"), "{}", taken.message());
+        // What failed has left nothing behind, and the next one goes through.
+        client.detach(DetachRequest { link_id: link }).await.unwrap();
+        client.attach(xdp(second, &netns)).await.unwrap();
+
+        for id in [id, second] {
+            client.unload(UnloadRequest { id }).await.unwrap();
+        }
+        assert_eq!(client.unload(UnloadRequest { id }).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(client.detach(DetachRequest { link_id: link }).await.unwrap_err().code(), Code::NotFound);
+        assert!(client.list(ours(&[])).await.unwrap().into_inner().results.is_empty());
+    });
+    service.stop();
+    world.lab.residue();
+}
+
+#[test]
+fn kill_9_loses_nothing_and_doubles_nothing() {
+    let world = World::new();
+    let netns = Netns::new();
+    let first = world.start(&[]);
+    let (id, link) = run(async {
+        let mut client = world.client().await;
+        let id = load(&mut client, &[("k", "v")]).await;
+        (id, client.attach(xdp(id, &netns)).await.unwrap().into_inner().link_id)
+    });
+    drop(first); // SIGKILL
+    let second = world.start(&[]);
+    run(async {
+        let mut client = world.client().await;
+        let listed = client.list(ours(&[("k", "v")])).await.unwrap().into_inner().results;
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].info.as_ref().unwrap().links, [link]);
+        client.unload(UnloadRequest { id }).await.unwrap();
+    });
+    second.stop();
+    world.lab.residue();
+}
+
+#[test]
+fn hostile_requests_are_refused_with_a_code_and_a_sentence() {
+    let world = World::new();
+    let service = world.start(&["--timeout", "0"]);
+    let directory = world.lab.path("images");
+    std::fs::write(directory.join("text.o"), "no object").unwrap();
+    let fifo = directory.join("fifo.o");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let text = directory.join("text.o").display().to_string();
+    run(async {
+        let mut client = world.client().await;
+        let load = async |client: &mut Client, request| client.load(request).await.unwrap_err();
+        let cases = [
+            (load_of("/nowhere/x.o", "count", &[]), Code::NotFound, "read /nowhere/x.o"),
+            (load_of("/proc", "count", &[]), Code::InvalidArgument, "not a regular file"),
+            (load_of(&fifo.display().to_string(), "count", &[]), Code::InvalidArgument, "not a regular file"),
+            (load_of(&text, "count", &[]), Code::FailedPrecondition, "ELF"),
+            (load_of(OBJECT, "nothing", &[]), Code::InvalidArgument, "it has count"),
+            (load_of("relative.o", "count", &[]), Code::InvalidArgument, "absolute path"),
+            (
+                LoadRequest { global_data: [("nope".to_owned(), vec![1])].into(), ..load_of(OBJECT, "count", &[]) },
+                Code::InvalidArgument,
+                "no such variable",
+            ),
+            (LoadRequest::default(), Code::InvalidArgument, "neither a file nor an image"),
+        ];
+        for (request, code, sentence) in cases {
+            let status = load(&mut client, request).await;
+            assert!(status.code() == code && status.message().contains(sentence), "{code:?} {sentence}: {status:?}");
+        }
+        let mut huge = load_of(OBJECT, "count", &[]);
+        huge.global_data.insert("huge".to_owned(), vec![0; 8 << 20]);
+        assert_eq!(load(&mut client, huge).await.code(), Code::OutOfRange);
+
+        for id in [0, 1, u32::MAX] {
+            let code = if id == 0 { Code::InvalidArgument } else { Code::NotFound };
+            assert_eq!(client.unload(UnloadRequest { id }).await.unwrap_err().code(), code, "unload {id}");
+            assert_eq!(client.detach(DetachRequest { link_id: id }).await.unwrap_err().code(), code, "detach {id}");
+        }
+        assert_eq!(client.get(GetRequest { id: u32::MAX }).await.unwrap_err().code(), Code::NotFound);
+
+        // Not signed, and no rule speaks of it: refused as for a container.
+        let image = BytecodeImage { url: "oci:/nowhere".to_owned(), image_pull_policy: 1, ..BytecodeImage::default() };
+        let status = client.pull_bytecode(PullBytecodeRequest { image: Some(image) }).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+        assert!(client.list(ours(&[])).await.unwrap().into_inner().results.is_empty());
+    });
+    service.stop();
+    world.lab.residue();
+}
+
+#[test]
+fn two_hundred_requests_of_many_clients_at_once() {
+    let world = World::new();
+    let service = world.start(&["--timeout", "0"]);
+    run(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let socket = world.socket.clone();
+            tasks.spawn(async move {
+                let mut all = tokio::task::JoinSet::new();
+                let first = client(&socket).await;
+                for n in 0..10 {
+                    let mut client = first.clone();
+                    all.spawn(async move {
+                        if n == 0 {
+                            let id = load(&mut client, &[]).await;
+                            client.unload(UnloadRequest { id }).await.unwrap();
+                        } else {
+                            client.list(ours(&[("no", "one")])).await.unwrap();
+                        }
+                    });
+                }
+                while let Some(done) = all.join_next().await {
+                    done.unwrap();
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    });
+    service.stop();
+    world.lab.residue();
+}
+
+#[test]
+fn a_request_in_flight_holds_the_service_and_others_pass_it() {
+    let world = World::new();
+    // A registry that accepts and says nothing.
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = registry.local_addr().unwrap().port();
+    world.lab.policy(&format!("[[image]]\nrepository = \"127.0.0.1:{port}/**\"\nunsigned = true\n"));
+    let mut service = world.start(&["--timeout", "1"]);
+    run(async {
+        let mut slow = world.client().await;
+        let pull = tokio::spawn(async move {
+            let url = format!("127.0.0.1:{port}/slow/image:v1");
+            let image = BytecodeImage { url, image_pull_policy: 0, ..BytecodeImage::default() };
+            slow.pull_bytecode(PullBytecodeRequest { image: Some(image) }).await
+        });
+        tokio::task::spawn_blocking(move || drop(registry.accept().unwrap())).await.unwrap();
+        let mut quick = world.client().await;
+        let began = Instant::now();
+        quick.list(ours(&[])).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5), "it waited for the pull");
+        pull.abort();
+        let _ = pull.await;
+    });
+    assert!(service.ended().success(), "the client that went away holds it no longer");
+    world.lab.residue();
+}

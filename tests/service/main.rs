@@ -1,0 +1,11 @@
+//! `system service` as its clients see it: the real binary, sockets and kernel. Needs root.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod calls;
+mod lifetime;
+mod peers;
+mod reflection;
+mod world;

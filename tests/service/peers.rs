@@ -1,0 +1,166 @@
+//! Who may ask: peers of other uids, groups, user namespaces, and TLS clients.
+
+use std::path::Path;
+use std::process::Command;
+
+use bpfman_hook::frontend::service::wire::{GetRequest, ListRequest, PullBytecodeRequest};
+use tonic::Code;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+use crate::support::process::{ended, eventually};
+use crate::world::{Client, PATIENCE, World, run};
+
+/// The variable that turns this test binary into a client: the socket's path.
+const CLIENT: &str = "BPFMAN_HOOK_TEST_CLIENT";
+
+/// Not a test of its own: `as_another` runs it in a process with other ids, where it prints what the service answered.
+#[test]
+fn client_process() {
+    let Some(socket) = std::env::var_os(CLIENT) else { return };
+    run(async {
+        let mut client = crate::world::client(Path::new(&socket)).await;
+        let list = client.list(ListRequest { bpfman_programs_only: Some(true), ..ListRequest::default() }).await;
+        let pull = client.pull_bytecode(PullBytecodeRequest::default()).await;
+        for (call, status) in [("list", list.err()), ("pull", pull.err())] {
+            match status {
+                None => println!("{call}: OK"),
+                Some(status) => println!("{call}: {:?}: {}", status.code(), status.message()),
+            }
+        }
+    });
+}
+
+/// The answers to a client that runs under `wrapper`.
+fn as_another(world: &World, wrapper: &[&str]) -> String {
+    let own = std::env::current_exe().unwrap();
+    // Others cannot reach into the build directory.
+    let copy = world.lab.path("client");
+    std::fs::copy(own, &copy).unwrap();
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(&copy).args(["--exact", "peers::client_process", "--nocapture"]).env(CLIENT, &world.socket);
+    ended(&mut command).stdout
+}
+
+fn open_to_all(world: &World) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&world.socket, std::fs::Permissions::from_mode(0o666)).unwrap();
+}
+
+#[test]
+fn without_a_rule_only_root_of_this_host_is_answered() {
+    let world = World::new();
+    let _service = world.start(&[]);
+    assert!(as_another(&world, &["env"]).contains("list: OK"));
+    let drop = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"];
+    // The socket's mode keeps others out before any policy does.
+    assert!(!as_another(&world, &drop).contains("list:"));
+    open_to_all(&world);
+    let answer = as_another(&world, &drop);
+    let sentence =
+        "list: PermissionDenied: uid 12345 may not read: only root may, and no [[client]] rule of the policy matches";
+    assert!(answer.contains(sentence), "{answer}");
+    // A group of root's does not make root.
+    let answer = as_another(&world, &["setpriv", "--reuid=12345", "--regid=0", "--clear-groups"]);
+    assert!(answer.contains("list: PermissionDenied"), "{answer}");
+    // Uid 0 of a user namespace that maps 0 to 0 is uid 0 for the socket as well.
+    let answer = as_another(&world, &["unshare", "--user", "--map-root-user"]);
+    let sentence = "list: PermissionDenied: uid 0 of another user namespace is not root of this host";
+    assert!(answer.contains(sentence), "{answer}");
+}
+
+#[test]
+fn a_rule_allows_what_it_says_by_user_and_by_supplementary_group() {
+    let world = World::new();
+    let _service = world.start(&["--timeout", "0"]);
+    open_to_all(&world);
+    let client = |uid: &str, groups: &str| {
+        as_another(&world, &["setpriv", &format!("--reuid={uid}"), "--regid=12345", &format!("--groups={groups}")])
+    };
+    // The policy is read anew for each request.
+    world.lab.policy("[[client]]\nuser = 12345\nallow = [\"read\"]\n[[client]]\ngroup = 54321\nallow = [\"pull\"]\n");
+    let answer = client("12345", "54321");
+    assert!(answer.contains("list: OK"), "{answer}");
+    assert!(answer.contains("pull: PermissionDenied: uid 12345 may not pull: the client rule at"), "{answer}");
+    let answer = client("12346", "7,54321");
+    assert!(answer.contains("list: PermissionDenied: uid 12346 may not read: the client rule at"), "{answer}");
+    assert!(answer.contains("pull: InvalidArgument"), "{answer}");
+    world.lab.policy("[[client]]\nuser = 12345\nallow = [\"everything\"]\n");
+    let answer = client("12345", "54321");
+    assert!(answer.contains("list: FailedPrecondition: policy "), "{answer}");
+}
+
+/// Certificates as openssl makes them: an authority, a server for 127.0.0.1, and clients of two authorities.
+fn certificates(world: &World) {
+    let script = r#"
+        set -eu
+        cd "$1"
+        ca() { openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $1.key -out $1.pem -days 2 -subj "/CN=$1" 2>/dev/null; }
+        leaf() { # name, authority, subject, extension
+            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $1.key -out $1.csr -subj "$3" 2>/dev/null
+            printf '%s\n' "$4" >$1.ext
+            openssl x509 -req -in $1.csr -CA $2.pem -CAkey $2.key -CAcreateserial -days 2 -extfile $1.ext -out $1.pem 2>/dev/null
+        }
+        ca authority
+        ca stranger
+        leaf server authority /CN=server subjectAltName=IP:127.0.0.1
+        leaf agent authority /O=acme/CN=agent extendedKeyUsage=clientAuth
+        leaf other authority /O=acme/CN=other extendedKeyUsage=clientAuth
+        leaf forged stranger /O=acme/CN=agent extendedKeyUsage=clientAuth
+    "#;
+    let directory = world.lab.path("tls");
+    std::fs::create_dir(&directory).unwrap();
+    let status = Command::new("sh").args(["-c", script, "sh"]).arg(&directory).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
+    let world = World::new();
+    certificates(&world);
+    let file = |name: &str| world.lab.path(&format!("tls/{name}"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("tcp://127.0.0.1:{port}");
+
+    let bare = ended(&mut world.lab.command(&["system", "service", &address]));
+    assert_eq!(bare.status.code(), Some(1));
+    assert!(bare.stderr.contains("listen on TCP without TLS: whoever reaches the port could load programs"), "{}", bare.stderr);
+
+    world.lab.policy("[[client]]\nsubject = \"CN=agent,O=acme\"\nallow = [\"read\"]\n");
+    let paths = ["server.pem", "server.key", "authority.pem"].map(|name| file(name).display().to_string());
+    let args = [&address, "--timeout", "0", "--tls-cert", &paths[0], "--tls-key", &paths[1], "--tls-client-ca", &paths[2]];
+    let _service = world.spawn(&args, &mut world.lab.command(&[]));
+    eventually("the port", PATIENCE, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+
+    let ask = |identity: Option<&str>| {
+        let read = |name: String| std::fs::read(file(&name)).unwrap();
+        let mut tls =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("authority.pem".into()))).domain_name("127.0.0.1");
+        if let Some(name) = identity {
+            tls = tls.identity(Identity::from_pem(read(format!("{name}.pem")), read(format!("{name}.key"))));
+        }
+        let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{port}")).unwrap().tls_config(tls).unwrap();
+        run(async {
+            let mut client = Client::new(endpoint.connect().await.map_err(|error| format!("{error:?}"))?);
+            client
+                .list(ListRequest { bpfman_programs_only: Some(true), ..Default::default() })
+                .await
+                .map_err(|status| status.message().to_owned())
+        })
+    };
+    ask(Some("agent")).unwrap();
+    let other = ask(Some("other")).unwrap_err();
+    let sentence = "the client \"CN=other,O=acme\" may not read: only root may, and no [[client]] rule of the policy matches";
+    assert_eq!(other, sentence);
+    for refused in [None, Some("forged")] {
+        let error = ask(refused).unwrap_err();
+        assert!(!error.contains("may not"), "{refused:?} was refused before it could ask: {error}");
+    }
+    let plain = run(async {
+        let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect().await;
+        match channel {
+            Ok(channel) => Client::new(channel).get(GetRequest { id: 1 }).await.map(drop).map_err(|status| status.code()),
+            Err(_) => Err(Code::Unavailable),
+        }
+    });
+    assert!(plain.is_err());
+}
