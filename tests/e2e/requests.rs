@@ -23,7 +23,7 @@ crate::cases![
     a_program_that_does_not_verify,
     a_program_that_reads_kernel_memory,
     a_type_of_a_later_version,
-    an_option_of_a_later_version,
+    a_priority_that_is_none,
     an_identity_that_nobody_can_have_signed_by,
     one_interface_for_two_xdp_programs,
     a_global_that_nobody_declares,
@@ -121,13 +121,13 @@ fn a_program_that_reads_kernel_memory(world: &mut World) {
 }
 
 fn a_type_of_a_later_version(world: &mut World) {
-    let bundle = asking(world, "later", "demo", "kprobe:count_packets:do_unlinkat");
-    world.refused(bundle, 2, &["kprobe"]);
+    let bundle = asking(world, "later", "demo", "sk_lookup:count_packets");
+    world.refused(bundle, 2, &["sk_lookup"]);
 }
 
-fn an_option_of_a_later_version(world: &mut World) {
-    let bundle = asking(world, "priority", "demo", "xdp:count_packets iface=lo priority=50");
-    world.refused(bundle, 2, &["priority"]);
+fn a_priority_that_is_none(world: &mut World) {
+    let bundle = asking(world, "priority", "demo", "xdp:count_packets iface=lo priority=0");
+    world.refused(bundle, 2, &["priority is a number from 1 to 1000"]);
 }
 
 fn an_identity_that_nobody_can_have_signed_by(world: &mut World) {
