@@ -33,10 +33,10 @@ fn attachment(instance: &Instance, claim: Claim<'_>, flaw: Flaw) -> Signature {
 }
 
 fn refused(signature: &Signature, digest: &str, signers: &Signers) -> String {
-    match signature.judge(&digest.parse().unwrap(), signers) {
-        Judgement::Bad(why) => why,
-        other => panic!("{other:?}"),
-    }
+    let found = signature.judge(&digest.parse().unwrap(), signers);
+    assert!(matches!(found, Judgement::Bad(_)), "{found:?}");
+    let Judgement::Bad(why) = found else { unreachable!("it was looked at") };
+    why
 }
 
 #[test]
