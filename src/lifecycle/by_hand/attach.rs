@@ -160,7 +160,11 @@ fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoi
         Place::Trampoline(kind) => {
             kind_is(*kind)?;
             let function = program.target.clone().unwrap_or_default();
-            let at = if is == ProgramKind::Fexit { AttachPoint::Fexit { function } } else { AttachPoint::Fentry { function } };
+            let at = match is {
+                ProgramKind::Lsm => AttachPoint::Lsm { hook: function },
+                ProgramKind::Fexit => AttachPoint::Fexit { function },
+                _ => AttachPoint::Fentry { function },
+            };
             Ok((at, None, Held::default()))
         }
     }

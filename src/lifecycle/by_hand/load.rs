@@ -24,10 +24,11 @@ use crate::store::StoreError;
 use crate::sys::fsutil::{read_capped, read_trusted_file};
 use sha2::{Digest as _, Sha256};
 
-/// BPF_XDP, BPF_TRACE_FENTRY, BPF_TRACE_FEXIT
+/// BPF_XDP, BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_LSM_MAC
 const XDP: u32 = 37;
 const FENTRY: u32 = 24;
 const FEXIT: u32 = 25;
+const LSM: u32 = 27;
 
 /// An object and how far its programs may reach.
 struct Object {
@@ -149,6 +150,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 ProgramKind::Xdp => XDP,
                 ProgramKind::Fentry => FENTRY,
                 ProgramKind::Fexit => FEXIT,
+                ProgramKind::Lsm => LSM,
                 _ => 0,
             };
             programs.push(PlannedProgram {
