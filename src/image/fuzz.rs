@@ -7,7 +7,10 @@ use std::path::Path;
 use super::MAX_OBJECT;
 use super::manifest::{Choice, Document, choose};
 use super::object::{Labels, Unpacked, check, not_in_object, single, unpack};
-use super::verify::{Body, Finding, Key, Signature};
+use super::verify::{
+    Attached, Body, CERTIFICATE, CHAIN, ENTRY, Finding, Identities, Judgement, Key, SIGNATURE, Signature, Signers,
+};
+use crate::model::policy::Words;
 use mutate::{corpus, fuzz};
 
 #[allow(clippy::duplicate_mod, reason = "layers do not use each other, their tests neither")]
@@ -95,9 +98,55 @@ fn signatures() {
     let payload = corpus(&["data/signatures/simplesigning/key-v2/payload.json"]);
     let annotations = corpus(&["data/signatures/simplesigning/key-v2/annotations.json"]).remove(0);
     let annotations: std::collections::BTreeMap<String, String> = serde_json::from_slice(&annotations).unwrap();
-    let signature = &annotations["dev.cosignproject.cosign/signature"];
+    let signature = &annotations[SIGNATURE];
     fuzz("payloads", &payload, |bytes| {
         never(&Signature { body: Body::Simple { payload: bytes.to_vec(), signature: signature.clone(), keyless: None } });
     });
     fuzz("keys", &[pem("cosign-v2.pub"), pem("wrong.pub")], |bytes| drop(Key::parse(Path::new("x.pub"), bytes)));
+}
+
+/// Keyless ones, under a rule that takes whom they are by for another image, and one that takes others for theirs.
+#[test]
+fn keyless_signatures() {
+    let other = super::hash(b"another image");
+    let signed = "sha256:161dc817fb990f4f5168adaa3aa3e98142fc7b2d1869fade5f356900675dff76".parse().unwrap();
+    let root = corpus(&["data/signatures/trust/trusted_root.json"]).remove(0);
+    let signers = |identity: &str| {
+        let mut identities = Identities::parse(Path::new("root.json"), &root).unwrap();
+        let words = |text: &str| Words::Regexp(text.to_owned()).matcher().unwrap();
+        identities.add(words(identity), words(".*"));
+        Signers { keys: Vec::new(), identities: vec![identities] }
+    };
+    let (anybody, strangers) = (signers(".*"), signers("stranger-.*"));
+    let never = |body: Body| {
+        let signature = Signature { body };
+        assert!(!matches!(signature.judge(&other, &anybody), Judgement::Good(_)), "of another image");
+        assert!(!matches!(signature.judge(&signed, &strangers), Judgement::Good(_)), "by another identity");
+    };
+    let bundles = corpus(&["data/signatures/bundles"]);
+    let good = Signature { body: Body::Bundle(corpus(&["data/signatures/bundles/keyless.json"]).remove(0)) };
+    assert!(matches!(good.judge(&signed, &anybody), Judgement::Good(_)), "nothing could ever count");
+    fuzz("keyless-bundles", &bundles, |bytes| never(Body::Bundle(bytes.to_vec())));
+
+    let recorded = |name: &str| corpus(&[&format!("data/signatures/simplesigning/legacy-keyless/{name}")]).remove(0);
+    let (payload, annotations) = (recorded("payload.json"), recorded("annotations.json"));
+    let body = |payload: &[u8], annotations: &std::collections::BTreeMap<String, String>| Body::Simple {
+        payload: payload.to_vec(),
+        signature: annotations.get(SIGNATURE).cloned().unwrap_or_default(),
+        keyless: annotations.get(CERTIFICATE).cloned().map(|certificate| Attached {
+            certificate,
+            chain: annotations.get(CHAIN).cloned(),
+            entry: annotations.get(ENTRY).cloned(),
+        }),
+    };
+    let as_recorded: std::collections::BTreeMap<String, String> = serde_json::from_slice(&annotations).unwrap();
+    let good = Signature { body: body(&payload, &as_recorded) };
+    assert!(matches!(good.judge(&signed, &anybody), Judgement::Good(_)), "nothing could ever count");
+    fuzz("keyless-payloads", std::slice::from_ref(&payload), |bytes| never(body(bytes, &as_recorded)));
+    fuzz("keyless-annotations", &[annotations], |bytes| {
+        if let Ok(annotations) = serde_json::from_slice(bytes) {
+            never(body(&payload, &annotations));
+        }
+    });
+    fuzz("trusted-roots", std::slice::from_ref(&root), |bytes| drop(Identities::parse(Path::new("root.json"), bytes)));
 }

@@ -1,4 +1,5 @@
-//! Signatures by public keys and by identities: (digest, signature, signers) -> what it is worth. No network, no files, no clock.
+//! Signatures by public keys and by identities: (digest, signature, signers) -> what it is worth. No network, no files; the clock
+//! only rules out log entries of the future.
 //!
 //! Two layouts: cosign 2's simple signing, a payload with a detached signature beside it, and cosign 3's bundles, a signed
 //! in-toto statement. Under a key neither a transparency log entry nor a timestamp that a bundle carries is looked at: a rule that names
@@ -157,5 +158,8 @@ impl Body {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+mod forgeries;
 #[cfg(test)]
 mod tests;
