@@ -1,0 +1,89 @@
+"""check.py BINARY ROOT RENDERED...: are the manifests what Kubernetes takes, and do they say what the program does?"""
+import pathlib
+import re
+import subprocess
+import sys
+
+import kubernetes_validate
+import yaml
+
+VERSIONS = ["1.31", "1.34", "1.37"]
+problems = []
+
+
+def program(binary, container):
+    """The container's arguments, as the program itself takes them: nothing is done, only parsed or planned."""
+    args = list(container["args"])
+    if args[0] == "install":
+        # The paths are the pod's; what counts is that the program knows each argument.
+        args = [a if not a.startswith("/") else "/nonexistent" for a in args] + ["--help"]
+    else:
+        args.append("--help")
+    run = subprocess.run([binary, *args], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if run.returncode != 0:
+        problems.append(f"{container['name']}: {' '.join(args)}: {run.stderr.strip()}")
+    # clap prints help before it looks at what comes before it.
+    known = set(re.findall(r"(--[a-z-]+)", run.stdout))
+    for arg in container["args"]:
+        if arg.startswith("--") and arg not in known:
+            problems.append(f"{container['name']}: the program does not know {arg}")
+
+
+def capabilities(root):
+    """What the hook keeps is the most that anything of ours needs."""
+    text = (root / "src/frontend/hook.rs").read_text()
+    found = set(re.findall(r"Capability::CAP_([A-Z_]+)", text))
+    assert len(found) >= 10, found
+    return found
+
+
+def check_daemonset(binary, root, document):
+    spec = document["spec"]["template"]["spec"]
+    volumes = {v["name"]: v for v in spec["volumes"]}
+    if not spec.get("hostPID"):
+        problems.append("hostPID: LMDB's locks know pids of the node")
+    if spec.get("automountServiceAccountToken") is not False:
+        problems.append("automountServiceAccountToken is not off")
+    for container in spec["initContainers"] + spec["containers"]:
+        name, context = container["name"], container["securityContext"]
+        program(binary, container)
+        if context.get("privileged") or context.get("allowPrivilegeEscalation") is not False:
+            problems.append(f"{name} may gain privileges")
+        if not context.get("readOnlyRootFilesystem") or context["capabilities"]["drop"] != ["ALL"]:
+            problems.append(f"{name} has more than it needs")
+        too_many = set(context["capabilities"].get("add", [])) - capabilities(root)
+        if too_many:
+            problems.append(f"{name} has capabilities that the hook itself does without: {sorted(too_many)}")
+        if name == "metrics" and (context.get("runAsUser") == 0 or "add" in context["capabilities"]):
+            problems.append("metrics has rights")
+        for mount in container["volumeMounts"]:
+            path = volumes[mount["name"]].get("hostPath", {}).get("path")
+            # Processes on both sides name files by path.
+            if path not in (None, "/", mount["mountPath"]):
+                problems.append(f"{name}: {path} of the node is at {mount['mountPath']}")
+
+
+def main():
+    binary, root, rendered = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3:]
+    assert len(rendered) >= 3, rendered
+    daemonsets = objects = 0
+    for path in rendered:
+        for document in yaml.safe_load_all(pathlib.Path(path).read_text()):
+            for version in VERSIONS:
+                try:
+                    kubernetes_validate.validate(document, version, strict=True)
+                except kubernetes_validate.ValidationError as error:
+                    problems.append(f"{path}: {document['kind']}, Kubernetes {version}: {error}")
+            objects += 1
+            if document["kind"] == "DaemonSet":
+                daemonsets += 1
+                check_daemonset(binary, root, document)
+    assert daemonsets == len(rendered), (daemonsets, rendered)
+    for problem in problems:
+        print("manifests:", problem, file=sys.stderr)
+    if problems:
+        sys.exit(1)
+    print(f"manifests: {objects} objects of {len(rendered)} overlays fit Kubernetes {', '.join(VERSIONS)} and the program")
+
+
+main()
