@@ -48,7 +48,7 @@ test-e2e: root
 # kernel has. About two minutes; the first time fetches some 360 MB into the user's cache directory (VM_DIR). A machine that cannot
 # fetch them says so and goes on.
 test-vm:
-	binary=$$($(CARGO) test $(FLAGS) --test privileged --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1); \
+	binary=$$($(CARGO) test $(FLAGS) --test privileged --no-run --message-format=json | sed -n 's|.*"executable":"\([^"]*/privileged-[^"]*\)".*|\1|p'); \
 	tests/vm/suite.sh "$$binary" $(KERNELS) || { status=$$?; [ $$status = 77 ] || exit $$status; }
 
 # The unit tests named fuzz, for longer: FUZZ_SECONDS each, from a new seed (FUZZ_SEED repeats one).

@@ -177,7 +177,7 @@ impl Sources {
         let wrong = |error: &(dyn std::error::Error + 'static)| HandError::Config(chain(error));
         let policy = policy_files::load(paths).map_err(|e| wrong(&e))?;
         let registries = registries_file::load(paths).map_err(|e| wrong(&e))?;
-        let images = LinuxImages::new(&paths.cache, std::path::Path::new("/"));
+        let images = LinuxImages::new(&paths.cache, std::path::Path::new("/")).configured_below(paths.root());
         Ok(Self { policy, registries, images, until })
     }
 
