@@ -252,6 +252,17 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     fn apply(&self, init: &H::Init, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
+        self.load_objects(record, plan)?;
+        let directory = self.fs.join(record.no.directory());
+        for (planned, link) in plan.links.iter().zip(&mut record.links) {
+            self.check_deadline()?;
+            link.id = self.attach(&directory, planned, self.host.places(init))?;
+        }
+        Ok(())
+    }
+
+    /// Loads and pins what is planned, and notes the kernel's ids in the record.
+    pub(super) fn load_objects(&self, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
         if plan.objects.is_empty() {
             return Ok(());
         }
@@ -270,10 +281,6 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                     map.id = Some(id);
                 }
             }
-        }
-        for (planned, link) in plan.links.iter().zip(&mut record.links) {
-            self.check_deadline()?;
-            link.id = self.attach(&directory, planned, self.host.places(init))?;
         }
         Ok(())
     }
@@ -323,22 +330,29 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     pub(super) fn blank(&self, container: &Container) -> OwnerRecord {
+        let owner = Owner::Container {
+            id: container.id.clone(),
+            bundle: container.bundle.clone(),
+            runtime_user: self.host.runtime_user(),
+        };
+        let (engine, workload) = (Some(container.engine), Some(container.workload.clone()));
+        OwnerRecord { engine, workload, ..self.blank_of(owner) }
+    }
+
+    /// A Pending record of this owner, of this process, in which nothing is yet.
+    pub(super) fn blank_of(&self, owner: Owner) -> OwnerRecord {
         let now = self.host.now();
         OwnerRecord {
             no: OwnerNo(0),
-            owner: Owner::Container {
-                id: container.id.clone(),
-                bundle: container.bundle.clone(),
-                runtime_user: self.host.runtime_user(),
-            },
+            owner,
             phase: Phase::Pending,
             actor: self.actor(),
             created: now,
             changed: now,
             init: None,
             request: None,
-            engine: Some(container.engine),
-            workload: Some(container.workload.clone()),
+            engine: None,
+            workload: None,
             cgroup: None,
             programs: Vec::new(),
             maps: Vec::new(),
@@ -354,13 +368,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-/// What only the object and the rule that allowed it can tell: kinds, globals and maps.
 /// Counts how long a part of a start took.
 fn took(phase: series::Phase, started: Instant, ok: bool) {
     let worked = if ok { series::Worked::Ok } else { series::Worked::Failed };
     export::observe(series::phase(phase, worked), started.elapsed());
 }
 
+/// What only the object and the rule that allowed it can tell: kinds, globals and maps.
 fn check_object(
     admission: &Admission<'_>,
     request: &Request,

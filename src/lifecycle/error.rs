@@ -73,8 +73,8 @@ pub enum Cause {
         /// Who made it: the owner's holders.
         holders: String,
     },
-    /// The record vanished while its owner was being built.
-    #[error("record {no} was removed while its programs were being loaded; they were removed again")]
+    /// The record vanished while its owner was being built, or a program of it attached.
+    #[error("record {no} was removed by another process meanwhile; what was done for it was undone")]
     RecordGone {
         /// The record.
         no: OwnerNo,

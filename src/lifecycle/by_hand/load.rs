@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::image::{Images as _, MAX_OBJECT, Want};
+use crate::image::{Images as _, MAX_OBJECT, Want, hash};
 use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
 use crate::lifecycle::by_hand::{HandError, Sources, functions};
@@ -15,14 +15,13 @@ use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::by_hand::{APPLICATION, Bounds, ImageSource, Load, Loaded, Program, Source};
 use crate::model::bytecode::{Bytecode, Verdict};
-use crate::model::ids::{Digest, OwnerNo, PinName};
+use crate::model::ids::PinName;
 use crate::model::plan::{OwnerPlan, PlannedMap, PlannedObject, PlannedProgram};
-use crate::model::record::{ImageRecord, Owner, OwnerRecord, Phase};
+use crate::model::record::{ImageRecord, Owner, OwnerRecord};
 use crate::model::reference::Reference;
 use crate::paths::Paths;
 use crate::store::StoreError;
 use crate::sys::fsutil::{read_capped, read_trusted_file};
-use sha2::{Digest as _, Sha256};
 
 /// BPF_XDP, BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_LSM_MAC
 const XDP: u32 = 37;
@@ -58,7 +57,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             globals: load.globals.clone(),
             metadata: load.metadata.clone(),
         };
-        let mut record = self.blank_by_hand(Owner::Host { application, loaded: Box::new(loaded) });
+        let mut record = self.blank_of(Owner::Host { application, loaded: Box::new(loaded) });
         fill(&mut record, &plan);
         self.check_deadline()?;
         self.store
@@ -192,45 +191,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     fn build_by_hand(&self, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
-        let directory = self.fs.join(record.no.directory());
-        self.kernel.make_directory(&directory)?;
-        for object in &plan.objects {
-            let ids = self.kernel.load(&directory, object)?;
-            for (program, id) in record.programs.iter_mut().zip(ids.programs) {
-                program.id = Some(id);
-            }
-            for (map, id) in record.maps.iter_mut().zip(ids.maps) {
-                map.id = Some(id);
-            }
-        }
+        self.load_objects(record, plan)?;
         self.complete(record)
-    }
-
-    fn blank_by_hand(&self, owner: Owner) -> OwnerRecord {
-        let now = self.host.now();
-        OwnerRecord {
-            no: OwnerNo(0),
-            owner,
-            phase: Phase::Pending,
-            actor: self.actor(),
-            created: now,
-            changed: now,
-            init: None,
-            request: None,
-            engine: None,
-            workload: None,
-            cgroup: None,
-            programs: Vec::new(),
-            maps: Vec::new(),
-            links: Vec::new(),
-            bpffs: None,
-            images: Vec::new(),
-            holds: Vec::new(),
-            holders: Vec::new(),
-            failure: None,
-            verifier_log: None,
-            leftovers: Vec::new(),
-        }
     }
 }
 
@@ -246,7 +208,7 @@ fn from_file(bounds: &Bounds, path: &Path) -> Result<Object, HandError> {
     } else {
         read_trusted_file(path, MAX_OBJECT)?
     };
-    let digest = Digest::from_bytes(Sha256::digest(&object).into());
+    let digest = hash(&object);
     let bytecode = Bytecode {
         reference: Reference::File { path: path.to_owned() },
         digest,
