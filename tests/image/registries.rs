@@ -267,6 +267,19 @@ fn an_overloaded_registry_is_asked_again_within_the_deadline() {
     assert_eq!(later.requests().len(), 1);
 }
 
+#[test]
+fn a_connection_that_ends_early_is_made_once_more() {
+    let seen = std::sync::atomic::AtomicUsize::new(0);
+    let moody = registry("images/registry", move |_| match seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+        0 => Reply::Hangup,
+        _ => Reply::Normal,
+    });
+    assert_eq!(World::unsigned().fetch(&format!("{}/img/gzip:v1", moody.host())).unwrap().object, OBJECT);
+    let gone = registry("images/registry", |_| Reply::Hangup);
+    let (_, text) = World::unsigned().error(&format!("{}/img/gzip:v1", gone.host()));
+    assert_eq!(gone.requests().len(), 2, "{text}");
+}
+
 /// Everything that goes wrong with a request, quickly.
 fn faults() -> Vec<(&'static str, Reply)> {
     let now = || vec![("Retry-After".to_owned(), "0".to_owned())];

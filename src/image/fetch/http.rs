@@ -233,7 +233,14 @@ impl Client {
             Some(Authorization::Bearer(token)) => request.bearer_auth(token),
             Some(Authorization::Basic { user, password }) => request.basic_auth(user, Some(password)),
         };
-        request.send().await.map_err(|err| self.failed(what, err))
+        let (http, request) = request.build_split();
+        let request = request.map_err(|err| self.failed(what, err))?;
+        let again = request.try_clone().filter(|request| request.method().is_safe());
+        let response = match (http.execute(request).await, again) {
+            (Err(err), Some(again)) if is_broken(&err) => http.execute(again).await,
+            (response, _) => response,
+        };
+        response.map_err(|err| self.failed(what, err))
     }
 
     /// The error that an answer is.
@@ -296,6 +303,12 @@ impl Client {
     pub(super) fn nonsense(&self, what: &str, problem: String) -> RemoteError {
         RemoteError::Nonsense { host: self.host.clone(), what: what.to_owned(), problem }
     }
+}
+
+/// True where a connection did not last until the answer: one that was kept may end at any time, or hold more than the answer
+/// before announced. Another connection tells whether it is the registry's habit.
+fn is_broken(err: &reqwest::Error) -> bool {
+    err.is_request() && !(err.is_connect() || err.is_timeout() || err.is_redirect() || err.is_builder())
 }
 
 /// How long to wait before a request is sent again; None where that would not help.
