@@ -31,7 +31,7 @@ use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
 use bpfman_hook::model::state::State;
 use bpfman_hook::store::{Store, StoreError};
-use support::fake::{Effects, FakeHost, FakeKernel, Killed, Trouble};
+use support::fake::{Effects, FakeHost, FakeKernel, Killed, Trouble, process};
 
 const BOOT: &str = "11111111-2222-3333-4444-555555555555";
 const INIT: u32 = 500;
@@ -401,7 +401,7 @@ fn a_container_that_started_while_poststop_looked_keeps_its_programs() {
 fn containers_of_a_pod_share_its_network_programs() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
-    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()) };
+    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()), pause: None };
     let member = |id: &str, init, programs: &str| container(id, &format!("/bundles/{id}"), init, programs, &[]);
     create(&world, &host, &member("a", 501, PROGRAMS), &policy("")).expect("first");
     create(&world, &host, &member("b", 502, PROGRAMS), &policy("")).expect("second joins");
@@ -423,6 +423,51 @@ fn containers_of_a_pod_share_its_network_programs() {
     host.end(502);
     stop(&world, &host, "b");
     assert_eq!(world.residue("after the last of the pod").len(), 1, "d's refusal alone is kept");
+}
+
+#[test]
+fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
+    let pause = 400;
+    // The sandbox has a process, or the interfaces alone tell that the pod lives.
+    for by_process in [true, false] {
+        let world = World::new();
+        let host = FakeHost::new(&world.effects, HOOK);
+        world.effects.interfaces.set(true);
+        *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None, pause: by_process.then(|| process(pause)) };
+        let member = |id: &str, init, programs: &str| container(id, &format!("/bundles/{id}"), init, programs, &[]);
+        let netns = || -> Vec<_> { world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns { .. })).collect() };
+
+        // A first start that fails leaves nothing to a pod that lives.
+        world.effects.trouble_at(8, Trouble::FailBefore);
+        create(&world, &host, &member("a", 500, PROGRAMS), &policy("")).expect_err("its own program fails");
+        world.effects.calm();
+        assert_eq!(netns(), [], "by_process {by_process}");
+
+        create(&world, &host, &member("a", 501, PROGRAMS), &policy("")).expect("first");
+        let before = netns();
+        for (n, init) in [(1, 502), (2, 503)] {
+            host.end(init - 1);
+            stop(&world, &host, if n == 1 { "a" } else { "b" });
+            assert_eq!((netns().len(), netns()[0].holders.len()), (1, 0), "by_process {by_process}");
+            assert_eq!(gc(&world, &host, Mode::Release), [""; 0], "the pod lives");
+            create(&world, &host, &member("b", init, PROGRAMS), &policy("")).expect("restart");
+            assert_eq!((netns().len(), netns()[0].no, &netns()[0].links), (1, before[0].no, &before[0].links));
+        }
+        // What the pod asks for now goes before what nobody holds any more.
+        host.end(503);
+        stop(&world, &host, "b");
+        create(&world, &host, &member("c", 504, "xdp:count iface=lo mode=skb"), &policy("")).expect("another request");
+        assert_eq!(netns().len(), 1);
+        assert_ne!(netns()[0].no, before[0].no);
+        host.end(504);
+        stop(&world, &host, "c");
+        assert_eq!(netns().len(), 1);
+
+        if by_process { host.end(pause) } else { world.effects.interfaces.set(false) }
+        let found = gc(&world, &host, Mode::Release);
+        assert!(matches!(&found[..], [one] if one.contains("its pod is gone")), "{found:?}");
+        world.residue("after the pod");
+    }
 }
 
 #[test]
@@ -569,7 +614,7 @@ fn pins_of_a_record_that_was_taken_away_are_removed() {
 fn a_dead_member_of_a_pod_does_not_keep_its_interface() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
-    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()) };
+    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()), pause: None };
     let member = |id: &str, init, programs: &str| container(id, &format!("/bundles/{id}"), init, programs, &[]);
     create(&world, &host, &member("a", 501, PROGRAMS), &policy("")).expect("first");
     create(&world, &host, &member("b", 502, PROGRAMS), &policy("")).expect("second");
@@ -591,7 +636,7 @@ fn a_creator_that_fails_does_not_take_along_those_that_joined() {
     let member = |id: &str, init| container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[]);
     let of_the_pod = |me| {
         let host = FakeHost::new(&world.effects, me);
-        *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None };
+        *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None, pause: None };
         host
     };
     let first = of_the_pod(HOOK);
@@ -643,7 +688,7 @@ fn damage(world: &World, no: u64) {
 fn a_record_that_does_not_decode_holds_up_nobody() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
-    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None };
+    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None, pause: None };
     let member = |id: &str, init| container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[]);
     create(&world, &host, &member("a", 501), &policy("")).expect("start");
     *host.netns.borrow_mut() = NetnsFact::Own;

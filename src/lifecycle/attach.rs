@@ -84,6 +84,7 @@ mod tests {
             images: Vec::new(),
             holds: Vec::new(),
             holders: Vec::new(),
+            keeper: None,
             failure: None,
             verifier_log: None,
             leftovers: Vec::new(),

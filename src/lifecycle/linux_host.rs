@@ -9,7 +9,7 @@ use crate::lifecycle::host::{Host, HostError, Need};
 use crate::model::config::{NamespaceKind, NamespaceSource};
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts, NetnsFact};
-use crate::model::ids::ProcessIdentity;
+use crate::model::ids::{Pid, ProcessIdentity};
 use crate::model::plan::PlannedBpffs;
 use crate::model::policy::Engine;
 use crate::sys::bpffs::{MapFile, Spec};
@@ -55,11 +55,22 @@ impl LinuxHost {
         }
         // A path: an engine made it for the container or its sandbox, or it is somebody else's.
         if matches!(container.engine, Engine::Containerd | Engine::CriO) {
-            return Ok(NetnsFact::Sandbox { sandbox: container.sandbox.clone() });
+            let pause = match container.config.namespace(NamespaceKind::Network) {
+                NamespaceSource::Joined(path) => process_of(path, init.namespaces.network),
+                _ => None,
+            };
+            return Ok(NetnsFact::Sandbox { sandbox: container.sandbox.clone(), pause });
         }
         let other = pid::processes_in_netns(init.namespaces.network, &[init.process.pid()])?;
         Ok(other.map_or(NetnsFact::Own, |other| NetnsFact::Foreign { other: other.get() }))
     }
+}
+
+/// The process behind `/proc/<pid>/ns/net`, if it is in the network namespace with this inode.
+fn process_of(path: &Path, netns: u64) -> Option<ProcessIdentity> {
+    let number = path.strip_prefix("/proc").ok()?.to_str()?.strip_suffix("/ns/net")?;
+    let process = pid::open_process(Pid::new(number.parse().ok()?).ok()?).ok()?;
+    (process.namespaces().ok()?.network == netns).then(|| process.identity())
 }
 
 impl Host for LinuxHost {

@@ -163,7 +163,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                     let held = self.store.read::<_, StoreError>(|txn| {
                         record.holders.iter().try_fold(false, |held, holder| Ok(held || txn.has(*holder)?))
                     })?;
-                    Ok((!held).then(|| "no container holds it".to_owned()))
+                    Ok(match record.keeper {
+                        _ if held || self.is_kept(record) => None,
+                        None => Some("no container holds it".to_owned()),
+                        Some(_) => Some("its pod is gone".to_owned()),
+                    })
                 }
                 Owner::Host { .. } => Ok(None),
             },

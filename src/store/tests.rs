@@ -37,6 +37,7 @@ pub(super) fn record(no: OwnerNo, owner: Owner, phase: Phase, changed: u64) -> O
         images: Vec::new(),
         holds: Vec::new(),
         holders: Vec::new(),
+        keeper: None,
         failure: None,
         verifier_log: None,
         leftovers: Vec::new(),

@@ -179,6 +179,7 @@ fn record(no: OwnerNo, changed: u64) -> OwnerRecord {
         images: Vec::new(),
         holds: Vec::new(),
         holders: Vec::new(),
+        keeper: None,
         failure: None,
         verifier_log: None,
         leftovers: Vec::new(),

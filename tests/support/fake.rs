@@ -42,6 +42,8 @@ pub enum Trouble {
 pub struct Effects {
     count: Cell<usize>,
     trouble: Cell<Option<(usize, Trouble)>>,
+    /// Whether links still have their interfaces.
+    pub interfaces: Cell<bool>,
 }
 
 impl Effects {
@@ -137,6 +139,10 @@ impl Kernel for FakeKernel<'_> {
 
     fn detach(&self, directory: &Path, link: &LinkRecord) -> Result<bool, KernelError> {
         self.unpin(directory, &link.pin)
+    }
+
+    fn has_interface(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
+        Ok(self.effects.interfaces.get() && pin.path(directory).exists())
     }
 
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {

@@ -242,6 +242,7 @@ mod tests {
             images: Vec::new(),
             holds: Vec::new(),
             holders: Vec::new(),
+            keeper: None,
             failure: None,
             verifier_log: None,
             leftovers: Vec::new(),
