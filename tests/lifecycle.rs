@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bpfman_hook::image::{ImageError, Images, Want};
 use bpfman_hook::lifecycle::acquire::{Acquired, Start};
+use bpfman_hook::lifecycle::missed::Fate;
 use bpfman_hook::lifecycle::policy_files::LoadedPolicy;
 use bpfman_hook::lifecycle::reconcile::{Depth, Mode, read_all};
 use bpfman_hook::lifecycle::release::Released;
@@ -24,11 +25,13 @@ use bpfman_hook::model::attach_point::{CgroupAttach, ProgramKind};
 use bpfman_hook::model::bytecode::{Bytecode, Verdict};
 use bpfman_hook::model::container::Container;
 use bpfman_hook::model::facts::NetnsFact;
-use bpfman_hook::model::ids::Digest;
+use bpfman_hook::model::ids::{Digest, Pid};
+use bpfman_hook::model::missed::Missed;
 use bpfman_hook::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
-use bpfman_hook::model::policy::{Engine, Policy, PolicyId};
+use bpfman_hook::model::policy::{ContainerFacts, Engine, OnMissed, Policy, PolicyId};
 use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
+use bpfman_hook::model::series::Remedy;
 use bpfman_hook::model::state::State;
 use bpfman_hook::store::{Store, StoreError};
 use support::fake::{Effects, FakeHost, FakeKernel, Killed, Trouble, process};
@@ -463,11 +466,74 @@ fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
         stop(&world, &host, "c");
         assert_eq!(netns().len(), 1);
 
-        if by_process { host.end(pause) } else { world.effects.interfaces.set(false) }
+        if by_process {
+            host.end(pause)
+        } else {
+            world.effects.interfaces.set(false)
+        }
         let found = gc(&world, &host, Mode::Release);
         assert!(matches!(&found[..], [one] if one.contains("its pod is gone")), "{found:?}");
         world.residue("after the pod");
     }
+}
+
+#[test]
+fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_policy_says_so() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    let kernel = world.kernel();
+    let lifecycle = lifecycle(&world, &kernel, &host);
+    let missed = |id: &str, pid: u32, cgroups_path: &str| Missed {
+        id: id.parse().expect("legal"),
+        pid: Pid::new(pid).expect("not zero"),
+        cgroups_path: cgroups_path.to_owned(),
+        facts: ContainerFacts {
+            engine: Engine::Containerd,
+            namespace: Some("shop".to_owned()),
+            pod: Some("front".to_owned()),
+            container: Some("web".to_owned()),
+            labels: BTreeMap::new(),
+            runtime_user: 0,
+            userns: false,
+        },
+        annotations: BTreeMap::new(),
+    };
+    let deal = |missed: &Missed, remedy| lifecycle.missed(missed, remedy).expect("dealt with");
+    let reasons = || -> Vec<_> { world.records().into_iter().map(|r| (r.missed, r.failure.expect("a reason"))).collect() };
+
+    let web = missed("web", 601, "/pods/web");
+    assert_eq!(deal(&web, OnMissed::Report), Fate::New(Remedy::Reported));
+    assert_eq!(deal(&web, OnMissed::Report), Fate::Known, "the next Synchronize");
+    assert!(matches!(&reasons()[..], [(true, reason)] if reason.contains("delete its pod")), "{:?}", reasons());
+    assert_eq!(gc(&world, &host, Mode::Release), [""; 0], "it runs");
+    // It was started anew under its own id, first without us and then with us.
+    host.end(601);
+    assert_eq!(deal(&missed("web", 602, "/pods/web"), OnMissed::Report), Fate::New(Remedy::Reported));
+    assert_eq!(world.records().len(), 1);
+    host.end(602);
+    create(&world, &host, &container("web", "/bundles/web", 603, PROGRAMS, &[]), &policy("")).expect("start");
+    assert_eq!(deal(&missed("web", 603, "/pods/web"), OnMissed::Kill), Fate::Well, "it has what it asked for");
+    assert!(!world.records()[0].missed);
+    host.end(603);
+    stop(&world, &host, "web");
+    assert_eq!(deal(&missed("web", 603, "/pods/web"), OnMissed::Kill), Fate::Well, "it has ended");
+
+    // Gone with its init.
+    assert_eq!(deal(&missed("db", 604, "/pods/db"), OnMissed::Report), Fate::New(Remedy::Reported));
+    host.end(604);
+    let found = gc(&world, &host, Mode::Release);
+    assert!(matches!(&found[..], [one] if one.contains("container db") && one.contains("process 604, is gone")), "{found:?}");
+    assert!(world.residue("after gc").is_empty());
+
+    let elsewhere = missed("web", 605, "/pods/db");
+    assert_eq!(deal(&elsewhere, OnMissed::Kill), Fate::New(Remedy::Spared));
+    assert_eq!(deal(&elsewhere, OnMissed::Kill), Fate::Known);
+    assert!(matches!(&reasons()[..], [(true, reason)] if reason.contains("it is elsewhere")), "{:?}", reasons());
+    // Its place is seen right at the next look.
+    assert_eq!(deal(&missed("web", 605, "/pods/web"), OnMissed::Kill), Fate::New(Remedy::Killed));
+    assert!(host.dead.borrow().contains(&605));
+    gc(&world, &host, Mode::Release);
+    assert!(matches!(&reasons()[..], [(false, reason)] if reason.ends_with("killed, as policy says")), "{:?}", reasons());
 }
 
 #[test]

@@ -370,6 +370,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             holders: Vec::new(),
             keeper: None,
             failure: None,
+            missed: false,
             verifier_log: None,
             leftovers: Vec::new(),
         }

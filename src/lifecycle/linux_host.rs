@@ -9,7 +9,7 @@ use crate::lifecycle::host::{Host, HostError, Need};
 use crate::model::config::{NamespaceKind, NamespaceSource};
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts, NetnsFact};
-use crate::model::ids::{Pid, ProcessIdentity};
+use crate::model::ids::{ContainerId, Pid, ProcessIdentity};
 use crate::model::plan::PlannedBpffs;
 use crate::model::policy::Engine;
 use crate::sys::bpffs::{MapFile, Spec};
@@ -111,6 +111,23 @@ impl Host for LinuxHost {
             }
         }
         Ok(Init { process, namespaces, netns: None, cgroup: None, root: None })
+    }
+
+    fn hold(&self, pid: Pid) -> Result<Init, HostError> {
+        let process = pid::open_process(pid)?;
+        let namespaces = process.namespaces()?;
+        Ok(Init { process, namespaces, netns: None, cgroup: None, root: None })
+    }
+
+    fn kill(&self, init: &Init, id: &ContainerId, cgroups_path: &str) -> Result<(), HostError> {
+        let unproved = |why| HostError::NotProved { pid: init.process.pid().get(), id: id.to_string(), why };
+        if !cgroup::is_of_container(&init.process, id.as_str(), cgroups_path)? {
+            return Err(unproved("it is not in that container's cgroup"));
+        }
+        if init.namespaces.mount == self.own.mount {
+            return Err(unproved("it shares our mount namespace"));
+        }
+        Ok(init.process.pidfd().kill()?)
     }
 
     fn identity(&self, init: &Init) -> ProcessIdentity {

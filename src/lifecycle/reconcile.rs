@@ -144,7 +144,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Why an owner is dead, or None.
     pub(super) fn is_dead(&self, record: &OwnerRecord) -> Result<Option<String>, Cause> {
         match record.phase {
-            Phase::Failed => Ok(None),
+            Phase::Failed => match record.init.filter(|_| record.missed) {
+                Some(init) if !self.host.is_alive(&init)? => Ok(Some(format!("its init, process {}, is gone", init.pid))),
+                _ => Ok(None),
+            },
             Phase::Pending | Phase::Releasing => {
                 let pid = record.actor.process.pid;
                 if record.actor.process == self.host.me() || self.host.is_alive(&record.actor.process)? {

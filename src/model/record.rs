@@ -109,6 +109,9 @@ pub struct OwnerRecord {
     pub keeper: Option<Keeper>,
     /// Why it failed, in one sentence.
     pub failure: Option<String>,
+    /// A Failed one whose container runs: it was started without us. It goes with its init.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub missed: bool,
     /// The end of the verifier's log, where it was the verifier that refused: several lines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verifier_log: Option<String>,

@@ -39,6 +39,7 @@ pub(super) fn record(no: OwnerNo, owner: Owner, phase: Phase, changed: u64) -> O
         holders: Vec::new(),
         keeper: None,
         failure: None,
+        missed: false,
         verifier_log: None,
         leftovers: Vec::new(),
     }

@@ -75,4 +75,5 @@ fn two_different_programs_for_one_interface(world: &mut World) {
     world.said(&ended, 1, &["attach xdp to lo", &first.id]);
     running.finish();
     pause.finish();
+    world.lab.ours(&["gc"]);
 }

@@ -181,6 +181,7 @@ fn record(no: OwnerNo, changed: u64) -> OwnerRecord {
         holders: Vec::new(),
         keeper: None,
         failure: None,
+        missed: false,
         verifier_log: None,
         leftovers: Vec::new(),
     }

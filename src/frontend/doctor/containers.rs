@@ -244,6 +244,7 @@ mod tests {
             holders: Vec::new(),
             keeper: None,
             failure: None,
+            missed: false,
             verifier_log: None,
             leftovers: Vec::new(),
         }
