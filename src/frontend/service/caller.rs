@@ -109,6 +109,7 @@ impl Caller {
             host_scope: self.rule.as_ref().is_none_or(|rule| rule.host_scope),
             any_file: self.rule.is_none(),
             own_only: self.rule.is_some(),
+            limits: self.rule.as_ref().map(|rule| rule.limits(&self.policy.policy.limits)),
             images: self.rule.as_ref().and_then(|rule| rule.images.as_ref()).map(|names| names.iter().cloned().collect()),
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Place, Policy};
+use super::{Limits, Place, Policy};
 use crate::model::words::{is_normal_path, quoted};
 
 /// One rule; the first that matches a client decides.
@@ -28,6 +28,10 @@ pub struct ClientRule {
     pub paths: Vec<PathBuf>,
     /// True where its programs may reach the host: every attachment by hand does, and tracing programs do when loaded.
     pub host_scope: bool,
+    /// Programs that it may have loaded at once, in place of `[limits]`.
+    pub programs: Option<u32>,
+    /// Bytes of all maps of what it has loaded, in place of `[limits]`.
+    pub map_memory: Option<u64>,
 }
 
 /// A user or a group as policy writes it.
@@ -188,6 +192,11 @@ impl ClientRule {
         path.to_str().is_some_and(is_normal_path) && self.paths.iter().any(|allowed| path.starts_with(allowed))
     }
 
+    /// How much all that it has loaded may be.
+    pub fn limits(&self, policy: &Limits) -> Limits {
+        Limits { programs: self.programs.unwrap_or(policy.programs), map_memory: self.map_memory.unwrap_or(policy.map_memory) }
+    }
+
     /// The rule's place for messages.
     pub fn shown(&self) -> String {
         match &self.place {
@@ -289,6 +298,18 @@ mod tests {
         }
         let error = policy.client_rule(&unix(7, None, &[]), Verb::Load).unwrap_err();
         assert_eq!(error.to_string(), "uid 7 may not load: the client rule at /p.toml:1 does not allow it");
+    }
+
+    #[test]
+    fn a_rule_has_limits_of_its_own_or_those_of_all() {
+        let policy = policy(
+            "[limits]\nprograms = 3\n[[client]]\nuser = 7\nallow = []\nmap-memory = \"1MiB\"\n[[client]]\nuser = 8\nallow = []\nprograms = 500\n",
+        );
+        let limits: Vec<_> = policy.clients.iter().map(|rule| rule.limits(&policy.limits)).collect();
+        let map_memory = Limits::default().map_memory;
+        assert_eq!(limits, [Limits { programs: 3, map_memory: 1 << 20 }, Limits { programs: 500, map_memory }]);
+        let wrong = "[[client]]\nuser = 7\nallow = []\nmap-memory = \"1 potato\"\n";
+        assert!(Policy::parse(&[(PathBuf::from("/p.toml"), wrong.to_owned())]).is_err());
     }
 
     #[test]
