@@ -53,6 +53,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const GOOD: Duration = Duration::from_secs(30);
 /// What RegisterPlugin may take.
 const REGISTER: Duration = Duration::from_secs(5);
+/// What the server's tasks may take to end when the connection has.
+const DISCONNECT: Duration = Duration::from_millis(50);
 
 /// What every connection shares.
 struct Shared {
@@ -156,7 +158,8 @@ async fn serve(shared: &Shared, stream: UnixStream) -> io::Error {
         end = pump.run() => end.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
         end = register => end,
     };
-    server.disconnect().await;
+    // It would wait ten seconds for the listener, which has no more to come; meanwhile the runtime may be there again.
+    _ = tokio::time::timeout(DISCONNECT, server.disconnect()).await;
     end
 }
 

@@ -56,23 +56,30 @@ fn connected<F: Future<Output = ()>>(say: impl FnOnce(service::PluginClient) -> 
     let shared = shared(&directory);
     runtime.block_on(async {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let (plugin, own, pump) = mux::split(theirs);
-        let (sender, mut registered) = mpsc::unbounded_channel();
-        let once = stream::once(future::ready(Ok::<_, io::Error>(own))).chain(stream::pending());
-        let mut server = Server::new()
-            .add_listener(Listener::new(once))
-            .register_service(service::create_runtime(Arc::new(Runtime(Mutex::new(sender)))));
-        server.start().await.unwrap();
-        let said = async {
-            assert_eq!(registered.recv().await.unwrap(), "10 bpfman-hook");
-            say(service::PluginClient::new(Client::new(Socket::new(plugin)))).await;
-        };
         tokio::select! {
             end = serve(&shared, ours) => panic!("the plugin went away: {end}"),
-            end = pump.run() => panic!("the trunk broke: {end:?}"),
-            said = tokio::time::timeout(Duration::from_secs(60), said) => said.unwrap(),
+            () = play(theirs, say) => {}
         }
     });
+}
+
+/// The runtime's part of a connection.
+async fn play<F: Future<Output = ()>>(stream: UnixStream, say: impl FnOnce(service::PluginClient) -> F) {
+    let (plugin, own, pump) = mux::split(stream);
+    let (sender, mut registered) = mpsc::unbounded_channel();
+    let once = stream::once(future::ready(Ok::<_, io::Error>(own))).chain(stream::pending());
+    let mut server = Server::new()
+        .add_listener(Listener::new(once))
+        .register_service(service::create_runtime(Arc::new(Runtime(Mutex::new(sender)))));
+    server.start().await.unwrap();
+    let said = async {
+        assert_eq!(registered.recv().await.unwrap(), "10 bpfman-hook");
+        say(service::PluginClient::new(Client::new(Socket::new(plugin)))).await;
+    };
+    tokio::select! {
+        end = pump.run() => panic!("the trunk broke: {end:?}"),
+        said = tokio::time::timeout(Duration::from_secs(60), said) => said.unwrap(),
+    }
 }
 
 fn recorded<M: protobuf::Message>(name: &str) -> M {
@@ -132,12 +139,31 @@ fn an_annotated_container_is_answered_with_more_than_one_frame() {
     });
 }
 
-/// Resident memory of this process in KiB, and its peak.
-fn memory() -> [u64; 2] {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+/// Tells the test's own process where to be the plugin.
+const SOCKET: &str = "BPFMAN_HOOK_TEST_NRI_SOCKET";
+
+#[test]
+#[ignore = "the plugin in a process of its own, for ten_thousand_containers_come_in_pieces"]
+fn be_the_plugin() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let shared = shared(&directory);
+    runtime.block_on(async {
+        let stream = UnixStream::connect(std::env::var_os(SOCKET).unwrap()).await.unwrap();
+        serve(&shared, stream).await;
+    });
+    assert_eq!(FOUND.lock().unwrap().iter().filter(|id| id.starts_with("container-")).count(), 100);
+}
+
+/// What a process has used: resident memory in KiB, its peak, and processor time.
+fn used(pid: u32) -> (u64, u64, Duration) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line =
         |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().trim_end_matches(" kB").parse();
-    ["VmRSS:", "VmHWM:"].map(|key| line(key).unwrap())
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let ticks: Vec<i64> = stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    // utime and stime: the tenth and eleventh number after the state, a hundred to a second.
+    (line("VmRSS:").unwrap(), line("VmHWM:").unwrap(), Duration::from_millis((ticks[10] + ticks[11]).cast_unsigned() * 10))
 }
 
 /// Containers as containerd describes them, of which 200 ask for us, and every second of these has not got us.
@@ -170,26 +196,40 @@ fn ten_thousand_containers_come_in_pieces() {
         }
         request
     };
-    connected(|plugin| async move {
-        let (before, mut spent) = (memory(), Duration::ZERO);
-        for number in 0..10_000 / PIECE {
-            let request = piece(number);
-            let begun = Instant::now();
-            assert_eq!(plugin.synchronize(context(), &request).await.unwrap().more, request.more);
-            spent += begun.elapsed();
-        }
-        let after = memory();
-        eprintln!(
-            "10 000 containers of {bytes} bytes: {spent:?}, {} KiB more, {} KiB at the peak",
-            after[0] - before[0],
-            after[1] - before[0]
-        );
-        let found = || FOUND.lock().unwrap().iter().filter(|id| id.starts_with("container-")).count();
-        while found() < 100 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert_eq!(found(), 100);
-        // Without optimisation, beside other tests; the aim is a second.
-        assert!(spent < Duration::from_secs(10), "{spent:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("nri.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut process = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "frontend::nri::tests::be_the_plugin"])
+        .env(SOCKET, &path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let (pid, runtime) = (process.id(), tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+    runtime.block_on(async {
+        let stream = UnixStream::from_std(stream).unwrap();
+        play(stream, |plugin| async move {
+            let (before, begun) = (used(pid), Instant::now());
+            for number in 0..10_000 / PIECE {
+                let request = piece(number);
+                assert_eq!(plugin.synchronize(context(), &request).await.unwrap().more, request.more);
+            }
+            let (after, whole) = (used(pid), begun.elapsed());
+            let (grown, time) = (after.1 - before.0, after.2 - before.2);
+            eprintln!(
+                "10 000 containers of {bytes} bytes: {time:?} of the plugin's, {whole:?} in all, {grown} KiB at the peak"
+            );
+            assert!(grown < 64 << 10, "{grown} KiB");
+            // Without optimisation; the aim with it is a second.
+            assert!(time < Duration::from_secs(5), "{time:?}");
+        })
+        .await;
     });
+    drop(runtime);
+    let gone = Instant::now();
+    assert!(process.wait().unwrap().success());
+    // It would connect again now, and until then containers are missed.
+    assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
 }
