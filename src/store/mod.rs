@@ -28,7 +28,7 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, WithoutTls};
 
 pub use self::error::StoreError;
-pub use self::txn::{Damaged, ReadTxn, WriteTxn};
+pub use self::txn::{Damaged, Part, ReadTxn, WriteTxn};
 use crate::sys::fsutil::{self, FileLock};
 use crate::sys::{export, fault};
 

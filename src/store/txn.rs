@@ -20,11 +20,12 @@ use std::fmt;
 use std::path::Path;
 
 use heed::{RoTxn, RwTxn, WithoutTls};
+use serde::Deserialize;
 
 use super::publish::Change;
 use super::{StoreError, Table};
 use crate::model::ids::{ContainerId, OwnerNo};
-use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::model::record::{Numbered, Owner, OwnerRecord, Phase};
 use crate::sys::{export, fault};
 
 pub(super) const SCHEMA_KEY: &[u8] = b"s";
@@ -80,35 +81,42 @@ impl<'t> ReadTxn<'t> {
         }))
     }
 
-    /// Every record in the order of the numbers, and the numbers of those that do not decode, with why. Many are decoded by
-    /// several threads: it is what a listing spends its time on.
+    /// Every record in the order of the numbers, and the numbers of those that do not decode, with why.
     pub fn every(&self) -> Result<(Vec<OwnerRecord>, Damaged), StoreError> {
+        let (mut records, mut damaged) = (Vec::new(), Vec::new());
+        for part in self.in_parts(|part| part.decoded::<OwnerRecord>().collect::<Vec<_>>())? {
+            for result in part {
+                match result {
+                    Ok(record) => records.push(record),
+                    Err(bad) => damaged.push(bad),
+                }
+            }
+        }
+        Ok((records, damaged))
+    }
+
+    /// Has `work` done on all records, in parts that several threads take, and returns the results in the order of the numbers:
+    /// decoding is what a listing of thousands spends its time on. `work` must be as short as what [`Store::read`] is given.
+    ///
+    /// [`Store::read`]: super::Store::read
+    pub fn in_parts<T: Send>(&self, work: impl Fn(Part<'_>) -> T + Sync) -> Result<Vec<T>, StoreError> {
         let entries = self.table.prefix_iter(self.txn, &[OWNERS]).map_err(|err| self.failed(err))?;
         let entries = entries.map(|entry| {
             let (key, bytes) = entry.map_err(|err| self.failed(err))?;
             Ok((self.number(key)?, bytes))
         });
         let entries: Vec<(OwnerNo, &[u8])> = entries.collect::<Result<_, StoreError>>()?;
-        let decode = |part: &[(OwnerNo, &[u8])]| -> Vec<Result<OwnerRecord, (OwnerNo, StoreError)>> {
-            part.iter().map(|(no, bytes)| decode(self.path, *no, bytes).map_err(|err| (*no, err))).collect()
-        };
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-        let part = entries.len().div_ceil(threads).max(WORTH_A_THREAD);
-        let (first, rest) = entries.split_at(part.min(entries.len()));
-        let mut results = Vec::with_capacity(entries.len());
+        let size = entries.len().div_ceil(threads).max(WORTH_A_THREAD);
+        let (first, rest) = entries.split_at(size.min(entries.len()));
+        let work = |entries| work(Part { path: self.path, entries });
+        let mut results = Vec::with_capacity(threads);
         std::thread::scope(|scope| {
-            let others: Vec<_> = rest.chunks(part).map(|part| scope.spawn(move || fault::inside(|| decode(part)))).collect();
-            results.extend(decode(first));
-            others.into_iter().for_each(|other| results.extend(other.join().expect("decoding does not panic")));
+            let others: Vec<_> = rest.chunks(size).map(|part| scope.spawn(|| fault::inside(|| work(part)))).collect();
+            results.push(work(first));
+            results.extend(others.into_iter().map(|other| other.join().expect("decoding does not panic")));
         });
-        let (mut records, mut damaged) = (Vec::with_capacity(results.len()), Vec::new());
-        for result in results {
-            match result {
-                Ok(record) => records.push(record),
-                Err(bad) => damaged.push(bad),
-            }
-        }
-        Ok((records, damaged))
+        Ok(results)
     }
 
     /// The records of the containers with this id, in the order of their numbers. Several, where runtimes with other roots or
@@ -328,6 +336,20 @@ impl<'t> WriteTxn<'t> {
     }
 }
 
+/// Some of the records of a snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'p> {
+    path: &'p Path,
+    entries: &'p [(OwnerNo, &'p [u8])],
+}
+
+impl<'p> Part<'p> {
+    /// Each record, or what is asked of it, decoded from where it lies.
+    pub fn decoded<R: Deserialize<'p> + Numbered>(self) -> impl Iterator<Item = Result<R, (OwnerNo, StoreError)>> {
+        self.entries.iter().map(move |(no, bytes)| decode(self.path, *no, bytes).map_err(|err| (*no, err)))
+    }
+}
+
 impl fmt::Debug for ReadTxn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadTxn").field("path", &self.path).finish_non_exhaustive()
@@ -340,11 +362,11 @@ impl fmt::Debug for WriteTxn<'_> {
     }
 }
 
-fn decode(path: &Path, no: OwnerNo, bytes: &[u8]) -> Result<OwnerRecord, StoreError> {
+fn decode<'d, R: Deserialize<'d> + Numbered>(path: &Path, no: OwnerNo, bytes: &'d [u8]) -> Result<R, StoreError> {
     let bad = |source| StoreError::Record { path: path.to_owned(), no, source };
-    let record: OwnerRecord = serde_json::from_slice(bytes).map_err(bad)?;
-    if record.no != no {
-        return Err(bad(serde::de::Error::custom(format!("it says it were record {}", record.no))));
+    let record: R = serde_json::from_slice(bytes).map_err(bad)?;
+    if record.number() != no {
+        return Err(bad(serde::de::Error::custom(format!("it says it were record {}", record.number()))));
     }
     Ok(record)
 }
