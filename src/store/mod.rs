@@ -33,7 +33,7 @@ use crate::sys::fsutil::{self, FileLock};
 use crate::sys::{export, fault};
 
 /// The schema of what is stored; another one is refused, not converted, since the store does not outlive the boot.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The most that the store can hold. Address space, not memory or disk: the file grows with what is in it, about 2 KiB for a
 /// record, so this is some 400 000 owners. It is fixed because a map cannot grow under the other processes that have it.

@@ -10,6 +10,8 @@
 //! | `o` no | the record, JSON |
 //! | `c` container id, 0, no | nothing |
 //! | `n` cookie, no | nothing |
+//! | `k` kernel's id of a program, no | nothing |
+//! | `l` kernel's id of a link, no | nothing |
 //! | `p` phase, changed, no | nothing |
 //!
 //! Records are JSON: [`OwnerRecord`] is described with serde's tagged enums, which formats without field names cannot read
@@ -33,6 +35,8 @@ const LAST_NO_KEY: &[u8] = b"x";
 const OWNERS: u8 = b'o';
 const CONTAINERS: u8 = b'c';
 const NETNS: u8 = b'n';
+const PROGRAMS: u8 = b'k';
+const LINKS: u8 = b'l';
 const PHASES: u8 = b'p';
 
 /// Threads that decode at the same time.
@@ -129,6 +133,17 @@ impl<'t> ReadTxn<'t> {
     /// one pod ask for different programs there.
     pub fn by_netns(&self, cookie: u64) -> Result<Vec<OwnerRecord>, StoreError> {
         self.named(&netns_prefix(cookie))?.into_iter().map(|no| self.indexed(no)).collect()
+    }
+
+    /// The records that have a program with this kernel id, in the order of their numbers. Several, where one kept its record
+    /// when the kernel had given the id to another program already.
+    pub fn by_program(&self, id: u32) -> Result<Vec<OwnerRecord>, StoreError> {
+        self.named(&id_prefix(PROGRAMS, id))?.into_iter().map(|no| self.indexed(no)).collect()
+    }
+
+    /// The records that have a link with this kernel id, in the order of their numbers.
+    pub fn by_link(&self, id: u32) -> Result<Vec<OwnerRecord>, StoreError> {
+        self.named(&id_prefix(LINKS, id))?.into_iter().map(|no| self.indexed(no)).collect()
     }
 
     /// The owners in this phase, those that changed longest ago first. Reads the index alone, no record.
@@ -307,7 +322,7 @@ impl<'t> WriteTxn<'t> {
             }
             Err(StoreError::Record { .. } | StoreError::Damaged { .. }) => {
                 let mut keys = Vec::new();
-                for index in [CONTAINERS, NETNS, PHASES] {
+                for index in [CONTAINERS, NETNS, PROGRAMS, LINKS, PHASES] {
                     for entry in self.table.prefix_iter(&self.txn, &[index]).map_err(|err| self.failed(err))? {
                         let (key, _) = entry.map_err(|err| self.failed(err))?;
                         if key.ends_with(&no.0.to_be_bytes()) {
@@ -386,6 +401,10 @@ fn netns_prefix(cookie: u64) -> Vec<u8> {
     [&[NETNS][..], &cookie.to_be_bytes()].concat()
 }
 
+fn id_prefix(index: u8, id: u32) -> Vec<u8> {
+    [&[index][..], &id.to_be_bytes()].concat()
+}
+
 fn phase_byte(phase: Phase) -> u8 {
     match phase {
         Phase::Pending => b'p',
@@ -404,5 +423,8 @@ fn index_keys(record: &OwnerRecord) -> Vec<Vec<u8>> {
         Owner::Netns { cookie, .. } => Some([&netns_prefix(*cookie)[..], &no].concat()),
         Owner::Host { .. } => None,
     };
-    [phase].into_iter().chain(name).collect()
+    let entry = |index| move |id| [&id_prefix(index, id)[..], &no].concat();
+    let programs = record.programs.iter().filter_map(|program| program.id).map(entry(PROGRAMS));
+    let links = record.links.iter().filter_map(|link| link.id).map(entry(LINKS));
+    [phase].into_iter().chain(name).chain(programs).chain(links).collect()
 }
