@@ -435,6 +435,9 @@ bad  failed  containerd
         let mut printed = std::collections::BTreeSet::new();
         let text = inspect(&records(), "", Format::Json).unwrap();
         keys(&serde_json::from_str(&text).unwrap(), &mut printed);
+        let stats = Stats { run_time_ns: 1, run_count: 1, memory_bytes: Some(1), verified_instructions: 1 };
+        let text = programs(&records(), Format::Json, &Some(BTreeMap::from([(71, stats)])));
+        keys(&serde_json::from_str(&text).unwrap(), &mut printed);
         let guide = include_str!("../../docs/operations.md");
         for key in printed {
             assert!(guide.contains(&format!("`{key}`")), "docs/operations.md does not speak of `{key}`");
