@@ -2,6 +2,7 @@
 //!
 //! `by_hand client SOCKET OBJECT PROGRAM IFACE` loads, attaches and unloads one XDP program; `by_hand records ROOT COUNT` writes
 //! records through the store's own API; `by_hand tally DIRECTORY COUNT` records COUNT runs of a hook and prints nanoseconds for one.
+#![allow(clippy::print_stdout, reason = "the figure is what it is run for")]
 
 use std::path::Path;
 use std::process::ExitCode;
