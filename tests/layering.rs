@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use bpfman_hook::cli::Stage;
 use bpfman_hook::frontend::hook;
 use bpfman_hook::frontend::hook_files::{self, Engines, Invocation};
+use bpfman_hook::frontend::nri::unit;
 use bpfman_hook::frontend::service_files;
 use bpfman_hook::model::container::asks;
 use bpfman_hook::model::policy::Engine;
@@ -272,6 +273,7 @@ fn shipped() -> Vec<(PathBuf, String)> {
     let units = [
         (service_files::SERVICE_UNIT, service_files::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
         (service_files::SOCKET_UNIT, service_files::socket_unit(false)),
+        (unit::UNIT, unit::text(Path::new("/usr/local/bin/bpfman-hook"))),
     ]
     .map(|(name, text)| (Path::new("packaging/systemd").join(name), text));
     hooks.into_iter().chain(packaging.map(|(path, text)| (path.into(), text))).chain(units).collect()

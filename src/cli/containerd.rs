@@ -9,7 +9,7 @@ use super::absolute_path;
 /// What to do for containerd.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ContainerdTargets {
-    /// For containerd: NRI switched on in its configuration, and the plugin's unit
+    /// For containerd: NRI switched on in its configuration
     #[arg(long)]
     pub containerd: bool,
     /// With --containerd: a runtime handler that starts no annotated container without our hooks

@@ -413,6 +413,9 @@ pub struct Targets {
     /// Service.
     #[command(flatten)]
     pub service: service::ServiceTarget,
+    /// The plugin.
+    #[command(flatten)]
+    pub nri: nri::NriTarget,
     /// Policy files (*.toml), keys (*.pub) and trust roots (*.json) of DIR, in place of those of the last --policy
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub policy: Option<PathBuf>,

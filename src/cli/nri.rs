@@ -26,6 +26,14 @@ pub struct NriArgs {
     pub binary: Option<PathBuf>,
 }
 
+/// `install --nri`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
+pub struct NriTarget {
+    /// The NRI plugin's unit, enabled and started where systemd runs; no engine unless one is named
+    #[arg(long)]
+    pub nri: bool,
+}
+
 fn index(text: &str) -> Result<String, String> {
     let fits = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
     if fits { Ok(text.to_owned()) } else { Err("write two digits".to_owned()) }

@@ -18,6 +18,7 @@ use crate::frontend::containerd::install::{self as containerd, ContainerdError};
 use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
 use crate::frontend::install_check::check;
+use crate::frontend::nri::unit;
 use crate::frontend::service_files;
 use crate::frontend::{documents, install_policy};
 use crate::frontend::{fail, print};
@@ -199,7 +200,7 @@ impl Place {
 /// The engines of `--podman` and `--crio`, which read hook files; podman where no engine is named.
 pub fn asked(targets: &Targets) -> BTreeSet<Engine> {
     let mut asked = BTreeSet::new();
-    if targets.podman || !(targets.crio || targets.containerd.containerd || targets.service.service) {
+    if targets.podman || !(targets.crio || targets.containerd.containerd || targets.service.service || targets.nri.nri) {
         asked.insert(Engine::Podman);
     }
     if targets.crio {
@@ -282,6 +283,9 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
     if targets.service.service {
         service_files::install(place, work)?;
     }
+    if targets.nri.nri {
+        unit::install(place, work)?;
+    }
     Ok(())
 }
 
@@ -289,19 +293,25 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
 ///
 /// The binary stays, with an error, as long as programs of running containers are pinned: their poststop still needs it.
 fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
-    let all = !(targets.podman || targets.crio || targets.containerd.containerd || targets.service.service);
+    let (containerd, service, nri) = (targets.containerd.containerd, targets.service.service, targets.nri.nri);
+    let all = !(targets.podman || targets.crio || containerd || service || nri);
     let mut left = place.installed_for();
     left.0.retain(|engine| !all && !asked(targets).contains(engine));
     let mut still_read = false;
-    if all || targets.containerd.containerd {
+    if all || nri {
+        // Before the hooks' program: the plugin puts it into containers.
+        unit::uninstall(place, work)?;
+    }
+    if all || containerd {
         still_read = containerd::uninstall(targets, place, work)?;
     }
-    if all || targets.service.service {
+    if all || service {
         service_files::uninstall(place, work)?;
     }
     let others = !all
-        && (!targets.containerd.containerd && containerd::is_installed(targets, place)?
-            || !targets.service.service && service_files::is_installed(place));
+        && (!containerd && containerd::is_installed(targets, place)?
+            || !service && service_files::is_installed(place)
+            || !nri && unit::is_installed(place));
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;
         work.remove(&hook_files::path(Stage::Precreate))?;
@@ -480,6 +490,7 @@ mod tests {
             crio,
             containerd: Default::default(),
             service: Default::default(),
+            nri: Default::default(),
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(destdir.to_owned()),
@@ -602,6 +613,21 @@ mod tests {
         assert_eq!(order(&act(&t, install)), written);
         let alone = files(root.path());
         // podman comes and goes, the units and the binary stay.
+        act(&targets(root.path(), true, false), install);
+        act(&targets(root.path(), true, false), uninstall);
+        assert_eq!(files(root.path()), alone);
+        act(&t, uninstall);
+        assert_eq!(files(root.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_plugins_unit_comes_and_goes_with_its_binary() {
+        let root = tempfile::tempdir().unwrap();
+        let t = Targets { nri: crate::cli::nri::NriTarget { nri: true }, ..targets(root.path(), false, false) };
+        let written = order(&act(&t, install));
+        assert_eq!(written.last().map(String::as_str), Some("write bpfman-hook-nri.service"));
+        assert_eq!(written.len(), 4, "no engine was named: {written:?}");
+        let alone = files(root.path());
         act(&targets(root.path(), true, false), install);
         act(&targets(root.path(), true, false), uninstall);
         assert_eq!(files(root.path()), alone);

@@ -12,6 +12,7 @@ use crate::frontend::finding::{Finding, Findings, Status};
 use crate::frontend::hook_files::{self, Engines, HOOKS_DIR, PODMAN_DROP_IN};
 use crate::frontend::hooks_dir::{HooksDir, below};
 use crate::frontend::install::{Place, asked};
+use crate::frontend::nri::unit;
 use crate::frontend::service_files;
 use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
@@ -20,7 +21,7 @@ use crate::model::policy::Engine;
 pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
     let place = Place::of(targets, root);
     let mut engines = place.installed_for();
-    if targets.podman || targets.crio || (engines.0.is_empty() && !targets.containerd.containerd) {
+    if targets.podman || targets.crio || (engines.0.is_empty() && !targets.containerd.containerd && !targets.nri.nri) {
         engines.0.extend(asked(targets));
     }
     let again = format!("run `bpfman-hook install{}`", flags(&engines));
@@ -50,6 +51,10 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
         for finding in effective(*engine, place.root()).0 {
             findings.push(finding);
         }
+    }
+    if targets.nri.nri || unit::is_installed(&place) {
+        let text = unit::text(&place.binary());
+        findings.push(file("nri unit", &place.staged(&unit::path(&place)), &text, "run `bpfman-hook install --nri`"));
     }
     if targets.containerd.containerd {
         findings.0.extend(containerd::examine(&place, &targets.containerd).0);
@@ -207,6 +212,7 @@ mod tests {
             let targets = Targets {
                 containerd: Default::default(),
                 service: Default::default(),
+                nri: Default::default(),
                 podman: true,
                 crio: false,
                 policy: None,

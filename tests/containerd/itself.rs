@@ -13,7 +13,9 @@ thread_local! {
 }
 
 fn all() -> impl Iterator<Item = &'static Case> {
-    [crate::lifetimes::CASES, crate::pods::CASES, crate::refusals::CASES].into_iter().flatten()
+    [crate::early::CASES, crate::lifetimes::CASES, crate::missed::CASES, crate::pods::CASES, crate::refusals::CASES]
+        .into_iter()
+        .flatten()
 }
 
 #[test]

@@ -8,13 +8,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/registry.rs"]
+mod registry;
+
 mod cri;
 mod node;
 mod pod;
 mod workload;
 
+mod early;
 mod itself;
 mod lifetimes;
+mod missed;
 mod pods;
 mod refusals;
 

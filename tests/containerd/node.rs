@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use crate::cri::{self, Cri};
 use crate::harness;
 use crate::support::kernel::{self, Cgroups, cgroups};
-use crate::support::lab::{BINARY, Hooks};
+use crate::support::lab::{BINARY, Hooks, pins};
 use crate::support::process::{Running, eventually, tool};
 use crate::support::world::World;
 use crate::workload;
@@ -98,6 +98,11 @@ impl Node {
         command
     }
 
+    /// The node's network namespace.
+    pub fn netns(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.holder.pid()).into()
+    }
+
     /// A path below the node's directory, which is the same inside and outside.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -170,6 +175,16 @@ impl Node {
         }
     }
 
+    /// Starts our plugin anew, with the policy as it is now and with more arguments.
+    pub fn restart_plugin(&mut self, more: &[&str]) {
+        self.kill_plugin();
+        if self.world.lab.hooks == Hooks::Ours {
+            let before = self.synchronized();
+            self.plugin = Some(Running::start(self.plugin_command("/run/nri/nri.sock").args(more)));
+            self.wait_for_plugin(before);
+        }
+    }
+
     /// How often a plugin has connected and has been told what runs.
     pub fn synchronized(&self) -> usize {
         self.log().matches("bpfman-hook\\\" connected and synchronized").count()
@@ -223,6 +238,13 @@ impl Node {
         if let Err(error) = self.remove_pods() {
             panic!("remove the pods: {error}");
         }
+        // What pods own is released when the plugin sees them go; where there is none, by whoever runs gc.
+        if self.plugin.is_none() {
+            self.world.lab.ours(&["gc"]);
+        }
+        eventually("what the pods owned to be released", Duration::from_secs(10), || {
+            pins(&self.world.lab.bpffs()).is_empty().then_some(())
+        });
         self.take_down();
     }
 

@@ -52,7 +52,7 @@ fn only_who_asks_gets_hooks_and_programs(node: &mut Node) {
     let attached = tool(Command::new("nsenter").arg(format!("--net={other}")).args(["bpftool", "-j", "net"]));
     assert!(!attached.contains("eth0"), "{attached}");
     asks.remove().unwrap();
-    node.world.lab.expect_links(0, "the pod is gone");
+    node.world.lab.expect_links_soon(0, "the pod is gone");
 }
 
 fn a_container_is_spoken_to_by_its_name(node: &mut Node) {

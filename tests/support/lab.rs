@@ -145,6 +145,18 @@ impl Lab {
         assert_eq!(there, number, "{why}: {links:#?}");
     }
 
+    /// The same for links of a pod that has just gone: gc releases them, and nobody waits for it.
+    pub fn expect_links_soon(&self, number: usize, why: &str) {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_secs(10) {
+            match self.json(&["list", "links"]) {
+                Value::Array(links) if links.len() == number => break,
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+        self.expect_links(number, why);
+    }
+
     /// Proves that nothing is left: no object, pin, mount, process, cgroup and no record but those of failed requests.
     ///
     /// The kernel frees some of it a moment later than the last reference goes, so each is waited for.

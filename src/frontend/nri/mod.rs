@@ -12,6 +12,7 @@ mod mux;
 mod plugin;
 mod policy;
 mod pre_pull;
+pub mod unit;
 mod work;
 
 #[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
