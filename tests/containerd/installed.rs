@@ -1,14 +1,14 @@
 //! What `install --containerd` and the packages put on a node: the strict handler, and the plugin that containerd starts itself.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 
 use rustix::process::Signal;
 
 use crate::node::Node;
 use crate::pod::{ContainerSpec, PodSpec};
 use crate::pods::{assert_counts, counted_pod};
-use crate::support::lab::{BINARY, Hooks};
+use crate::support::lab::BINARY;
+use crate::support::process::tool;
 
 crate::cases![
     the_strict_handler_needs_no_plugin_and_starts_nothing_without_us,
@@ -19,7 +19,7 @@ crate::cases![
 /// Runs a command of ours that must succeed, where there is an installation at all.
 fn run(node: &Node, args: &[&str]) {
     if let Some(ended) = node.ours(args) {
-        assert!(ended.status.success(), "bpfman-hook {args:?}: {}", ended.stderr);
+        assert!(ended.status.success(), "bpfman-hook {args:?}: {}{}", ended.stdout, ended.stderr);
     }
 }
 
@@ -47,8 +47,7 @@ fn the_strict_handler_needs_no_plugin_and_starts_nothing_without_us(node: &mut N
     plain.add(&ContainerSpec::new("main")).unwrap();
     plain.remove().unwrap();
     // Without the program no container of this handler starts.
-    let program = node.outside("/usr/local/bin/bpfman-hook");
-    fs::rename(&program, program.with_extension("away")).unwrap();
+    tool(node.inside("mv").args(["/usr/local/bin/bpfman-hook", "/usr/local/bin/away"]));
     let pod = counted_pod(node, "alone").handler("bpfman-hook").run(node).unwrap();
     let error = pod.add(&ContainerSpec::new("main")).unwrap_err();
     assert!(error.contains("/usr/local/bin/bpfman-hook"), "{error}");
@@ -60,7 +59,7 @@ fn installing_switches_nri_on_and_uninstalling_gives_the_file_back(node: &mut No
     let configuration = node.configuration();
     let text = fs::read_to_string(&configuration).unwrap();
     let before = text.replace("disable = false", "disable = true # for now");
-    if node.world.lab.hooks == Hooks::Ours {
+    if node.has_plugin() {
         fs::write(&configuration, &before).unwrap();
     }
     run(node, &["install", "--containerd", "--strict"]);
@@ -94,12 +93,11 @@ fn installing_switches_nri_on_and_uninstalling_gives_the_file_back(node: &mut No
 
 fn containerd_starts_the_plugin_itself(node: &mut Node) {
     node.kill_plugin();
-    let plugin = node.outside("/opt/nri/plugins/10-bpfman-hook");
-    fs::create_dir_all(plugin.parent().unwrap()).unwrap();
-    if node.world.lab.hooks == Hooks::Ours {
+    if node.has_plugin() {
+        let path = "/opt/nri/plugins/10-bpfman-hook";
         let script = format!("#!/bin/sh\nexec {BINARY} --root {} nri\n", node.world.lab.root().display());
-        fs::write(&plugin, script).unwrap();
-        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+        let write = r#"mkdir -p "${1%/*}" && printf %s "$2" >"$1" && chmod 755 "$1""#;
+        tool(node.inside("sh").args(["-c", write, "sh", path, &script]));
     }
     node.restart_daemon();
     let pod = counted_pod(node, "web").run(node).unwrap();

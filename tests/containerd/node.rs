@@ -163,6 +163,11 @@ impl Node {
         }
     }
 
+    /// Whether there is a plugin at all.
+    pub fn has_plugin(&self) -> bool {
+        self.world.lab.hooks == Hooks::Ours
+    }
+
     /// Starts our plugin on a socket, and does not wait; false without our hooks.
     pub fn start_plugin_on(&mut self, socket: &str) -> bool {
         let ours = self.world.lab.hooks == Hooks::Ours;
@@ -176,7 +181,8 @@ impl Node {
 
     /// How often a plugin has connected and has been told what runs.
     pub fn synchronized(&self) -> usize {
-        self.log().matches("bpfman-hook\\\" connected and synchronized").count()
+        // NRI 0.6 says no more than that.
+        self.log().matches("10-bpfman-hook\\\" connected").count()
     }
 
     /// Waits until the plugin has been told what runs once more.

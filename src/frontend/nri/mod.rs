@@ -146,8 +146,11 @@ async fn serve(shared: &Shared, stream: UnixStream) -> io::Error {
         end = pump.run() => end.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
         end = register => end,
     };
-    server.disconnect().await;
-    end
+    // Not `disconnect`, which waits ten seconds for a listener that still listens.
+    match server.shutdown().await {
+        Ok(()) => end,
+        Err(error) => io::Error::other(error),
+    }
 }
 
 #[cfg(test)]
