@@ -68,7 +68,7 @@ fn every_field_is_filled() {
         assert_eq!((shared.map_owner_id, shared.map_used_by), (Some(first), vec![second.to_string()]));
         let gone = client.load(LoadRequest { map_owner_id: Some(first), ..load_of(OBJECT, "count", 0) }).await.unwrap_err();
         assert_eq!(gone.code(), Code::NotFound, "{gone:?}");
-        let other = client.load(LoadRequest { map_owner_id: Some(second), ..load_of(TRACE, "exec", 2) }).await.unwrap_err();
+        let other = client.load(LoadRequest { map_owner_id: Some(second), ..load_of(TRACE, "trace_exec", 2) }).await.unwrap_err();
         assert_eq!(other.code(), Code::FailedPrecondition, "{other:?}");
         client.unload(UnloadRequest { id: second }).await.unwrap();
     });
@@ -83,7 +83,7 @@ fn links_keep_their_metadata_and_lists_their_filters() {
     run(async {
         let mut client = world.client().await;
         let xdp = load(&mut client, load_of(OBJECT, "count", 0)).await;
-        let trace = load(&mut client, load_of(TRACE, "exec", 2)).await;
+        let trace = load(&mut client, load_of(TRACE, "trace_exec", 2)).await;
         let tracepoint = TracepointAttachInfo {
             tracepoint: "sched/sched_process_exec".to_owned(),
             metadata: words(&[("site", "here")]),
