@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::registry::RegistryAuth;
 use super::{Formatted, absolute_path, key_value};
 use crate::model::annotations::{GlobalValue, global_value};
-use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName};
+use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName, TypeFilter};
 use crate::model::bytecode::PullPolicy;
 
 /// `load WHAT`.
@@ -225,23 +225,42 @@ pub struct UnloadArgs {
 }
 
 /// Which programs `list programs` shows.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Selection {
-    /// Of this type only
-    #[arg(short, long, value_name = "TYPE", value_parser = kind)]
-    pub program_type: Option<ProgramKind>,
-    /// Of this application only
-    #[arg(long, value_name = "NAME")]
-    pub application: Option<String>,
-    /// With this label
-    #[arg(short, long, value_name = "KEY=VALUE", value_parser = key_value)]
-    pub metadata_selector: Vec<(String, String)>,
+    /// Also what others loaded, as the kernel has it
+    #[arg(short, long, conflicts_with_all = ["application", "metadata_selector", "attached", "unattached"])]
+    pub all: bool,
+    /// What programs and links have in common.
+    #[command(flatten)]
+    pub common: Selectors,
     /// Attached ones only
     #[arg(long, conflicts_with = "unattached")]
     pub attached: bool,
     /// Those without a link only
     #[arg(long)]
     pub unattached: bool,
+}
+
+/// What chooses programs, and the links of programs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct Selectors {
+    /// Of programs of this type only: xdp, tcx, kprobe …, or a type of the kernel's: tc, probe, tracing …
+    #[arg(short = 't', short_alias = 'p', long, value_name = "TYPE", value_parser = type_filter)]
+    pub program_type: Option<TypeFilter>,
+    /// Of these programs only
+    #[arg(long, value_name = "PROGRAM_ID", num_args = 1.., value_delimiter = ',')]
+    pub program_id: Vec<u32>,
+    /// Of this application only
+    #[arg(long, value_name = "NAME")]
+    pub application: Option<String>,
+    /// With this label: given to the program, or to the link
+    #[arg(short, long, value_name = "KEY=VALUE", num_args = 1.., value_delimiter = ',', value_parser = key_value)]
+    pub metadata_selector: Vec<(String, String)>,
+}
+
+fn type_filter(word: &str) -> Result<TypeFilter, String> {
+    let known = || ProgramKind::ALL.iter().map(|(_, word)| *word).collect::<Vec<_>>().join(", ");
+    TypeFilter::from_word(word).ok_or_else(|| format!("write one of {}, or a type of the kernel's as bpfman names it", known()))
 }
 
 fn kind(word: &str) -> Result<ProgramKind, String> {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::frontend::detail::OtherProgram;
 use crate::frontend::table::{Table, printable};
 use crate::frontend::view::{LinkView, OwnerView, ProgramView};
 use crate::model::bytecode::Verdict;
@@ -28,12 +29,20 @@ pub fn json(value: &impl Serialize) -> String {
     text
 }
 
-/// `list programs`
-pub fn programs(records: &[OwnerRecord], format: Format) -> String {
+/// One entry of `list programs`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Entry<'a> {
+    Ours(&'a ProgramView),
+    Other(&'a OtherProgram),
+}
+
+/// `list programs`; `others` are those that no record names.
+pub fn programs(records: &[OwnerRecord], others: &[OtherProgram], format: Format) -> String {
     let programs: Vec<ProgramView> = records.iter().flat_map(|r| OwnerView::new(r).programs).collect();
     match format {
-        Format::Json => json(&programs),
-        Format::Quiet => ids(programs.iter().filter_map(|p| p.id)),
+        Format::Json => json(&programs.iter().map(Entry::Ours).chain(others.iter().map(Entry::Other)).collect::<Vec<_>>()),
+        Format::Quiet => ids(programs.iter().filter_map(|p| p.id).chain(others.iter().map(|o| o.id))),
         Format::Table => {
             let mut table = Table::new(&["PROGRAM ID", "NAME", "TYPE", "SCOPE", "LINKS", "OWNER", "IMAGE"]);
             for p in &programs {
@@ -46,6 +55,10 @@ pub fn programs(records: &[OwnerRecord], format: Format) -> String {
                     owner_name(records, p.owner),
                     p.image.clone(),
                 ]);
+            }
+            for o in others {
+                let unknown = || "-".to_owned();
+                table.row([o.id.to_string(), o.name.clone(), o.kind.clone(), unknown(), unknown(), unknown(), unknown()]);
             }
             table.to_string()
         }
@@ -104,51 +117,6 @@ pub fn inspect(records: &[OwnerRecord], prefix: &str, format: Format) -> Option<
         Format::Json => json(&found.iter().chain(&held).collect::<Vec<_>>()),
         Format::Quiet => found.iter().map(|v| format!("{}\n", v.id)).collect(),
         Format::Table => found.iter().map(|v| tree(v, &views, Detail::Whole)).collect(),
-    })
-}
-
-/// `get program ID`; None where no owner has it.
-pub fn program(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<String> {
-    let record = records.iter().find(|r| r.programs.iter().any(|p| p.id == Some(wanted)))?;
-    let found = OwnerView::new(record).programs.into_iter().find(|p| p.id == Some(wanted))?;
-    Some(match format {
-        Format::Json => json(&found),
-        Format::Quiet => format!("{wanted}\n"),
-        Format::Table => {
-            let mut text = format!("program {wanted}\n");
-            let mut line = |key: &str, value: &str| _ = writeln!(text, "  {key:<9} {}", printable(value));
-            line("name", &found.name);
-            line("type", found.kind.word());
-            line("scope", &word(&found.scope));
-            line("owner", &owner_name(records, found.owner));
-            line("image", &found.image);
-            line("digest", &found.digest);
-            line("signature", &verdict(&found.verdict));
-            line("rule", &found.rule);
-            for l in &found.links {
-                line("link", &format!("{} {} on {}", id(l.id), l.at.word(), l.at));
-            }
-            text
-        }
-    })
-}
-
-/// `get link ID`; None where no owner has it.
-pub fn link(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<String> {
-    let record = records.iter().find(|r| r.links.iter().any(|l| l.id == Some(wanted)))?;
-    let links = OwnerView::new(record).programs.into_iter().flat_map(|p| p.links);
-    let found = links.into_iter().find(|l| l.id == Some(wanted))?;
-    Some(match format {
-        Format::Json => json(&found),
-        Format::Quiet => format!("{wanted}\n"),
-        Format::Table => format!(
-            "link {wanted}\n  type      {}\n  attached  {}\n  program   {} {}\n  owner     {}\n",
-            found.at.word(),
-            printable(&found.at.to_string()),
-            id(found.program_id),
-            printable(&found.program),
-            printable(&owner_name(records, found.owner)),
-        ),
     })
 }
 
@@ -230,7 +198,7 @@ fn map_branch(map: &crate::frontend::view::MapView, file: Option<&str>) -> (Stri
     (text, Vec::new())
 }
 
-fn verdict(verdict: &Verdict) -> String {
+pub(super) fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Verified { by, .. } => format!("verified by {}", printable(by)),
         Verdict::Unsigned => "accepted unsigned".to_owned(),
@@ -238,13 +206,13 @@ fn verdict(verdict: &Verdict) -> String {
 }
 
 /// An owner in words. The store reads records in the order of their numbers.
-fn owner_name(records: &[OwnerRecord], no: u64) -> String {
+pub(super) fn owner_name(records: &[OwnerRecord], no: u64) -> String {
     let found = records.binary_search_by_key(&OwnerNo(no), |r| r.no);
     let record = found.ok().and_then(|at| records.get(at));
     record.map_or_else(|| format!("owner {no}"), |r| crate::lifecycle::reconcile::describe(&r.owner))
 }
 
-fn id(id: Option<u32>) -> String {
+pub(super) fn id(id: Option<u32>) -> String {
     id.map_or_else(|| "-".to_owned(), |id| id.to_string())
 }
 
@@ -253,7 +221,7 @@ fn ids(ids: impl Iterator<Item = u32>) -> String {
 }
 
 /// The word that a value has in JSON.
-fn word(value: &impl Serialize) -> String {
+pub(super) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),
@@ -261,13 +229,13 @@ fn word(value: &impl Serialize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
 
     /// A container in a pod that has one of everything, its network namespace, and a failed one.
-    fn records() -> Vec<OwnerRecord> {
+    pub fn records() -> Vec<OwnerRecord> {
         let digest = |n: u8| format!("sha256:{}", format!("{n:02x}").repeat(32));
         let image = |verdict: Value| {
             let mut image =
@@ -338,19 +306,21 @@ bad  failed  containerd
     #[test]
     fn ids_alone_are_one_a_line() {
         let all = records();
-        assert_eq!(programs(&all, Format::Quiet), "71\n72\n");
+        assert_eq!(programs(&all, &[], Format::Quiet), "71\n72\n");
         assert_eq!(links(&all, Format::Quiet), "81\n82\n");
         assert_eq!(containers(&all, Format::Quiet), "web\nbad\n");
         assert_eq!(inspect(&all, "b", Format::Quiet).unwrap(), "bad\n");
         assert!(inspect(&all, "99", Format::Table).is_none(), "a network namespace is no container");
-        assert!(program(&all, 1, Format::Table).is_none() && link(&all, 1, Format::Table).is_none());
-        let shown = link(&all, 82, Format::Table).unwrap();
-        assert!(shown.contains("network namespace 99 of sandbox box") && shown.contains("72 count"), "{shown}");
     }
 
-    /// Every key of what `list`, `get` and `inspect` print with `-o json` is in docs/operations.md.
+    /// Every key of what `list` and `inspect` print with `-o json` is in docs/operations.md.
     #[test]
     fn json_keys_are_documented() {
+        require_documented(&inspect(&records(), "", Format::Json).unwrap());
+    }
+
+    /// Every key of a JSON document is in docs/operations.md.
+    pub fn require_documented(text: &str) {
         fn keys(value: &Value, found: &mut std::collections::BTreeSet<String>) {
             match value {
                 Value::Object(object) => {
@@ -364,8 +334,7 @@ bad  failed  containerd
             }
         }
         let mut printed = std::collections::BTreeSet::new();
-        let text = inspect(&records(), "", Format::Json).unwrap();
-        keys(&serde_json::from_str(&text).unwrap(), &mut printed);
+        keys(&serde_json::from_str(text).unwrap(), &mut printed);
         let guide = include_str!("../../docs/operations.md");
         for key in printed {
             assert!(guide.contains(&format!("`{key}`")), "docs/operations.md does not speak of `{key}`");
@@ -378,7 +347,7 @@ bad  failed  containerd
         let all: Vec<_> =
             (1..=10_000).map(|no| OwnerRecord { no: OwnerNo(no), holds: vec![OwnerNo(no / 2)], ..one.clone() }).collect();
         let before = std::time::Instant::now();
-        programs(&all, Format::Table);
+        programs(&all, &[], Format::Table);
         containers(&all, Format::Table);
         // Without optimisation; looking through all owners for each of them takes some ten seconds.
         assert!(before.elapsed() < std::time::Duration::from_secs(4), "{:?}", before.elapsed());

@@ -3,8 +3,9 @@
 pub mod by_hand;
 pub mod containerd;
 pub mod ctl;
+pub mod detail;
 pub mod doctor;
-pub mod documents;
+mod documents;
 pub mod events;
 pub mod finding;
 pub mod hook;
@@ -23,6 +24,7 @@ pub mod policy;
 pub mod precreate;
 pub mod report;
 pub mod request;
+pub mod select;
 pub mod service;
 pub mod service_files;
 pub mod table;

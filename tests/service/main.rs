@@ -5,7 +5,9 @@
 mod support;
 
 mod calls;
+mod fields;
 mod lifetime;
+mod limits;
 mod peers;
 mod reflection;
 mod world;
