@@ -67,9 +67,9 @@ fn others(records: &[OwnerRecord], selection: &Selection) -> Result<Vec<OtherPro
     }
     let ours: BTreeSet<u32> = records.iter().flat_map(|r| &r.programs).filter_map(|program| program.id).collect();
     let found = inspect::all_programs().map_err(|e| format!("{}; run it as root", chain(&e)))?;
-    let others = found.iter().filter(|(id, program)| {
-        !ours.contains(id) && select::other(*id, program.info.program_type, &selection.common)
-    });
+    let others = found
+        .iter()
+        .filter(|(id, program)| !ours.contains(id) && select::other(*id, program.info.program_type, &selection.common));
     Ok(others.map(|(_, program)| OtherProgram::new(kernel_program(program))).collect())
 }
 

@@ -296,7 +296,9 @@ mod tests {
     #[test]
     fn a_link_is_shown_with_all_that_is_known() {
         let text = link(&by_hand(), 85, Format::Table).unwrap();
-        for line in ["  netns        /run/netns/blue\n", "  priority     55\n", "  proceed on   pass\n", "  metadata     site=b\n"] {
+        for line in
+            ["  netns        /run/netns/blue\n", "  priority     55\n", "  proceed on   pass\n", "  metadata     site=b\n"]
+        {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         require_documented(&link(&by_hand(), 85, Format::Json).unwrap());

@@ -5,7 +5,7 @@ pub mod containerd;
 pub mod ctl;
 pub mod detail;
 pub mod doctor;
-mod documents;
+pub mod documents;
 pub mod events;
 pub mod finding;
 pub mod hook;

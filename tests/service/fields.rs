@@ -68,7 +68,8 @@ fn every_field_is_filled() {
         assert_eq!((shared.map_owner_id, shared.map_used_by), (Some(first), vec![second.to_string()]));
         let gone = client.load(LoadRequest { map_owner_id: Some(first), ..load_of(OBJECT, "count", 0) }).await.unwrap_err();
         assert_eq!(gone.code(), Code::NotFound, "{gone:?}");
-        let other = client.load(LoadRequest { map_owner_id: Some(second), ..load_of(TRACE, "trace_exec", 2) }).await.unwrap_err();
+        let other =
+            client.load(LoadRequest { map_owner_id: Some(second), ..load_of(TRACE, "trace_exec", 2) }).await.unwrap_err();
         assert_eq!(other.code(), Code::FailedPrecondition, "{other:?}");
         client.unload(UnloadRequest { id: second }).await.unwrap();
     });
@@ -84,17 +85,17 @@ fn links_keep_their_metadata_and_lists_their_filters() {
         let mut client = world.client().await;
         let xdp = load(&mut client, load_of(OBJECT, "count", 0)).await;
         let trace = load(&mut client, load_of(TRACE, "trace_exec", 2)).await;
-        let tracepoint = TracepointAttachInfo {
-            tracepoint: "sched/sched_process_exec".to_owned(),
-            metadata: words(&[("site", "here")]),
-        };
+        let tracepoint =
+            TracepointAttachInfo { tracepoint: "sched/sched_process_exec".to_owned(), metadata: words(&[("site", "here")]) };
         let attach = AttachInfo { info: Some(Info::TracepointAttachInfo(tracepoint)) };
         let link = client.attach(AttachRequest { id: trace, attach: Some(attach) }).await.unwrap().into_inner().link_id;
         assert_eq!(get(&mut client, trace).await.info.unwrap().links, [link]);
         let shown = world.lab.json(&["get", "link", &link.to_string()]);
         assert_eq!(shown["metadata"]["site"], "here", "{shown}");
 
-        for (program_type, expected) in [(None, vec![xdp, trace]), (Some(6), vec![xdp]), (Some(5), vec![trace]), (Some(29), vec![])] {
+        for (program_type, expected) in
+            [(None, vec![xdp, trace]), (Some(6), vec![xdp]), (Some(5), vec![trace]), (Some(29), vec![])]
+        {
             let request =
                 ListRequest { program_type, bpfman_programs_only: Some(true), match_metadata: words(&[("team", "a")]) };
             let listed = client.list(request).await.unwrap().into_inner().results;
