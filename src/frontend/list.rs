@@ -326,7 +326,10 @@ bad  failed  containerd
                 Value::Object(object) => {
                     for (key, value) in object {
                         found.insert(key.clone());
-                        keys(value, found);
+                        // Below these the keys are the user's.
+                        if !["metadata", "globals"].contains(&key.as_str()) {
+                            keys(value, found);
+                        }
                     }
                 }
                 Value::Array(values) => values.iter().for_each(|value| keys(value, found)),

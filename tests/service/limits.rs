@@ -76,9 +76,9 @@ fn what_a_client_has_loaded_stays_within_its_limits() {
     world.lab.ours(&["unload", &first]);
     let one = world.lab.json(&["get", "program", &second]);
     assert_eq!(one["map_used_by"].to_string(), format!("[{second}]"));
-    rule("map-memory = 150\n");
+    rule("map-memory = 600\n");
     let too_much = load(None);
-    assert!(too_much.contains("ResourceExhausted") && too_much.contains("and may take 150"), "{too_much}");
+    assert!(too_much.contains("ResourceExhausted") && too_much.contains("and may take 600"), "{too_much}");
     world.lab.ours(&["unload", &second, &of_root]);
     let again = load(None);
     assert!(again.parse::<u32>().is_ok(), "{again}");
