@@ -40,7 +40,7 @@ pub struct LoadImageArgs {
     #[arg(short, long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy)]
     pub pull_policy: PullPolicy,
     /// user:password in base64, for this image alone; visible to others in the list of processes
-    #[arg(long, value_name = "BASE64", value_parser = RegistryAuth::take)]
+    #[arg(short, long, value_name = "BASE64", value_parser = RegistryAuth::take)]
     pub registry_auth: Option<RegistryAuth>,
     /// What both have.
     #[command(flatten)]

@@ -274,6 +274,9 @@ fn programs_of_containers_stay() {
     let listed = ids(&world.lab.json(&["list", "programs"]));
     for program in &listed {
         refused(&world.lab, &["unload", program], 1, "it goes when that goes");
+        let path = object_path("counter").display().to_string();
+        let share = ["load", "file", "--path", &path, "--programs", "xdp:count", "--map-owner-id", program];
+        refused(&world.lab, &share, 1, "nothing is done with it by hand");
     }
     assert_eq!(ids(&world.lab.json(&["list", "programs"])), listed);
     running.finish();
