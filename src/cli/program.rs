@@ -51,8 +51,11 @@ pub struct LoadImageArgs {
 #[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
     /// Which programs: TYPE:FUNCTION, for fentry, fexit and lsm TYPE:FUNCTION:TARGET
-    #[arg(long, required = true, value_name = "TYPE:FUNCTION[:TARGET]", num_args = 1.., value_parser = wanted)]
+    #[arg(long, required_unless_present = "attach", value_name = "TYPE:FUNCTION[:TARGET]", num_args = 1.., value_parser = wanted)]
     pub programs: Vec<Wanted>,
+    /// Load a program and attach it, as in the annotation `programs`: 'xdp:count iface=eth0 priority=50'
+    #[arg(long, value_name = "ENTRY", num_args = 1..)]
+    pub attach: Vec<String>,
     /// A global variable: its bytes in memory order, or after := a value as in the annotation `globals`
     #[arg(short, long = "global", value_name = "NAME=HEX|NAME:=VALUE", num_args = 1.., value_parser = global)]
     pub globals: Vec<(String, GlobalValue)>,

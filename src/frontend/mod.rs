@@ -1,5 +1,6 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
+pub mod at_once;
 pub mod by_hand;
 pub mod containerd;
 pub mod ctl;

@@ -203,6 +203,23 @@ fn links_have_labels_and_listings_have_filters() {
 }
 
 #[test]
+fn loaded_and_attached_in_one_step() {
+    let lab = Lab::new(Hooks::Ours);
+    let path = object_path("probes").display().to_string();
+    let at = |entry: &str| format!("{entry}:libc symbol=gnu_get_libc_version");
+    let load = ["load", "file", "--path", &path, "--attach", &at("uprobe:enter_user"), &at("uretprobe:leave_user")];
+    let loaded = lab.json(&load);
+    let kinds: Vec<_> = loaded.as_array().unwrap().iter().map(|program| program["links"][0]["at"]["ret"].clone()).collect();
+    assert_eq!(kinds, [false, true], "{loaded}");
+    // The second place does not exist: neither program stays.
+    let wrong = "uretprobe:leave_user:libc symbol=no_such_function";
+    refused(&lab, &["load", "file", "--path", &path, "--attach", &at("uprobe:enter_user"), wrong], 1, "no_such_function");
+    assert_eq!(ids(&lab.json(&["list", "programs"])), ids(&loaded));
+    lab.ours(&[&["unload"], &ids(&loaded).iter().map(String::as_str).collect::<Vec<_>>()[..]].concat());
+    lab.residue();
+}
+
+#[test]
 fn a_probe_of_a_return_by_flag() {
     let lab = Lab::new(Hooks::Ours);
     let path = object_path("probes").display().to_string();

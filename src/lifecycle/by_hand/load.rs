@@ -1,5 +1,6 @@
 //! Loading, unloading, and bringing images into the cache.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
@@ -14,7 +15,7 @@ use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::admission::check_global;
 use crate::model::attach_point::Scope;
-use crate::model::by_hand::{APPLICATION, Bounds, ImageSource, Load, Loaded, Program, Shares, Source};
+use crate::model::by_hand::{APPLICATION, Attach, AttachNew, Bounds, ImageSource, Load, Loaded, Program, Shares, Source};
 use crate::model::bytecode::{Bytecode, Verdict};
 use crate::model::credentials::Person;
 use crate::model::object::ObjectFacts;
@@ -106,7 +107,24 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
             return Err(cause.into());
         }
+        if let Err(error) = self.attach_new(bounds, load, &record) {
+            for id in record.programs.iter().filter_map(|program| program.id) {
+                if let Err(second) = self.unload_by_hand(bounds, id) {
+                    tracing::error!(program = id, error = %chain(&second), "undo a load that could not be attached");
+                }
+            }
+            return Err(error);
+        }
         self.programs_of(&record)
+    }
+
+    /// Attaches what is to be attached at once.
+    fn attach_new(&self, bounds: &Bounds, load: &Load, record: &OwnerRecord) -> Result<(), HandError> {
+        for AttachNew { program, place } in &load.attach {
+            let id = record.programs.get(*program).and_then(|program| program.id).ok_or(Cause::RecordGone { no: record.no })?;
+            self.attach_by_hand(bounds, &Attach { program: id, place: place.clone(), metadata: BTreeMap::new() })?;
+        }
+        Ok(())
     }
 
     pub(super) fn unload_by_hand(&self, bounds: &Bounds, program: u32) -> Result<(), HandError> {
