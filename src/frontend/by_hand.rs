@@ -12,8 +12,8 @@ use crate::lifecycle::error::chain;
 use crate::model::annotations::program_entries;
 use crate::model::attach_point::{Order, ProbedProcess, ProgramKind, UserProbe};
 use crate::model::by_hand::{
-    APPLICATION, Attach, AttachNew, Bounds, Code, Failure, Filter, ImageSource, Load as Wanted, Place, Program, Reply, Source, Task,
-    Wanted as WantedProgram,
+    APPLICATION, Attach, AttachNew, Bounds, Code, Failure, Filter, ImageSource, Load as Wanted, Place, Program, Reply, Source,
+    Task, Wanted as WantedProgram,
 };
 use crate::model::credentials::Credential;
 use crate::model::reference::Reference;
