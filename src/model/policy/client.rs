@@ -159,6 +159,16 @@ impl fmt::Display for Client {
     }
 }
 
+impl Client {
+    /// What tells it from every other client, whole and without names that may change: what it loaded is known by this.
+    pub fn identity(&self) -> String {
+        match self {
+            Self::Unix { uid, .. } => format!("uid {uid}"),
+            Self::Tls { subject } => format!("the client {subject:?}"),
+        }
+    }
+}
+
 impl ClientRule {
     /// Whether it speaks of this client: everything that it names must hold, and it names something.
     pub fn matches(&self, client: &Client) -> bool {
@@ -252,6 +262,15 @@ mod tests {
         let error = policy.client_rule(&unix(7, Some("al"), &[(0, Some("root"))]), Verb::Read).unwrap_err();
         assert_eq!(error.to_string(), "uid 7 (al) may not read: only root may, and no [[client]] rule of the policy matches");
         assert!(policy.client_rule(&Client::Tls { subject: "CN=root".into() }, Verb::Read).is_err());
+    }
+
+    #[test]
+    fn clients_are_told_apart_to_the_last_letter_and_not_by_names() {
+        let tls = |tail: &str| Client::Tls { subject: format!("CN={}{tail}", "x".repeat(60)) }.identity();
+        assert_ne!(tls("a"), tls("b"));
+        assert_eq!(unix(7, Some("al"), &[]).identity(), unix(7, Some("alice"), &[(1, None)]).identity());
+        let pretender = Client::Tls { subject: "uid 7".into() };
+        assert_ne!(pretender.identity(), unix(7, None, &[]).identity());
     }
 
     #[test]
