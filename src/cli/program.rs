@@ -228,7 +228,7 @@ pub struct UnloadArgs {
 }
 
 /// Which programs `list programs` shows.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct Selection {
     /// Also what others loaded, as the kernel has it
     #[arg(short, long, conflicts_with_all = ["application", "metadata_selector", "attached", "unattached"])]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::frontend::list::{Format, id, json, owner_name, verdict, word};
 use crate::frontend::table::printable;
-use crate::frontend::view::{LinkView, OwnerView, ProgramView};
+use crate::frontend::view::{self, LinkView, ProgramView};
 use crate::kernel::pins;
 use crate::lifecycle::by_hand::map_users;
 use crate::model::attach_point::{Order, ProgramKind, kernel_type_word};
@@ -17,9 +17,9 @@ use crate::model::record::{LinkRecord, Owner, OwnerRecord};
 
 /// One program.
 #[derive(Debug, Clone, Serialize)]
-struct ProgramDetail {
+struct ProgramDetail<'a> {
     #[serde(flatten)]
-    program: ProgramView,
+    program: ProgramView<'a>,
     /// What was given when it was loaded by hand.
     metadata: BTreeMap<String, String>,
     /// The variables that were set by hand, in hexadecimal digits.
@@ -59,9 +59,9 @@ impl OtherProgram {
 
 /// One link.
 #[derive(Debug, Clone, Serialize)]
-struct LinkDetail {
+struct LinkDetail<'a> {
     #[serde(flatten)]
-    link: LinkView,
+    link: LinkView<'a>,
     /// What was given when it was attached by hand.
     metadata: BTreeMap<String, String>,
     /// The file that named the network namespace.
@@ -84,7 +84,7 @@ pub fn program(
     format: Format,
 ) -> Option<String> {
     let record = records.iter().find(|r| r.programs.iter().any(|p| p.id == Some(wanted)));
-    let found = record.and_then(|r| OwnerView::new(r).programs.into_iter().find(|p| p.id == Some(wanted)));
+    let found = record.and_then(|r| view::programs(r).find(|p| p.id == Some(wanted)));
     let (Some(record), Some(found)) = (record, found) else {
         let other = OtherProgram::new(kernel?);
         return Some(match format {
@@ -120,7 +120,7 @@ pub fn program(
     })
 }
 
-fn program_text(detail: &ProgramDetail, owner: &str) -> String {
+fn program_text(detail: &ProgramDetail<'_>, owner: &str) -> String {
     let program = &detail.program;
     let mut text = format!("program {}\n", id(program.id));
     line(&mut text, "name", &program.name);
@@ -129,7 +129,7 @@ fn program_text(detail: &ProgramDetail, owner: &str) -> String {
     line(&mut text, "owner", owner);
     line(&mut text, "image", &program.image);
     line(&mut text, "digest", &program.digest);
-    line(&mut text, "signature", &verdict(&program.verdict));
+    line(&mut text, "signature", &verdict(program));
     line(&mut text, "rule", &program.rule);
     for (key, value) in &detail.metadata {
         line(&mut text, "metadata", &format!("{key}={value}"));
@@ -170,8 +170,7 @@ fn kernel_lines(text: &mut String, kernel: &KernelProgram) {
 pub fn link(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<String> {
     let has = |link: &&LinkRecord| link.id == Some(wanted);
     let (record, kept) = records.iter().find_map(|r| Some((r, r.links.iter().find(has)?)))?;
-    let links = OwnerView::new(record).programs.into_iter().flat_map(|p| p.links);
-    let found = links.into_iter().find(|l| l.id == Some(wanted))?;
+    let found = view::programs(record).flat_map(|p| p.links).find(|l| l.id == Some(wanted))?;
     let kind = record.programs.iter().find(|p| p.pin == kept.program).map(|p| p.kind);
     let detail = LinkDetail {
         link: found,
@@ -191,7 +190,7 @@ fn verdicts(kind: ProgramKind, order: &Order) -> Vec<&'static str> {
     order.proceed_on.iter().filter_map(|number| Order::verdict_word(kind, *number)).collect()
 }
 
-fn link_text(detail: &LinkDetail, owner: &str) -> String {
+fn link_text(detail: &LinkDetail<'_>, owner: &str) -> String {
     let link = &detail.link;
     let mut text = format!("link {}\n", id(link.id));
     line(&mut text, "type", link.at.word());
