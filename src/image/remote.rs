@@ -9,6 +9,7 @@ use crate::image::fetch::protocol::{Answer, Ask, MAX_MESSAGE, Put, Referrers};
 use crate::image::host::Got;
 use crate::image::manifest::Document;
 use crate::image::source::Found;
+use crate::image::verify::Place;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT};
 use crate::model::ids::Digest;
 use crate::sys::SysError;
@@ -162,7 +163,7 @@ impl Remote {
     /// Everything in the repository that may be a signature of `digest`: the tag of cosign 2, the referrers API, and the tag
     /// that stands in for it. All three are read, whatever the others say.
     pub fn signatures(&mut self, digest: &Digest) -> Found {
-        let mut found = Found::default();
+        let mut found = Found { place: Place::SignatureTag, ..Found::default() };
         let tag = format!("sha256-{}", digest.hex());
         match self.document(&format!("{tag}.sig"), None) {
             Ok(Some(Document::Manifest(manifest))) if manifest.layers.is_empty() => {
@@ -183,12 +184,14 @@ impl Remote {
             }
             Err(err) => found.trouble(err),
         }
+        let in_api = referrers.len();
         match self.document(&tag, None) {
             Ok(Some(Document::Index(entries))) => referrers.extend(entries.iter().map(|entry| entry.written_digest())),
             Ok(Some(Document::Manifest(_))) => found.trouble(self.malformed("its tag holds no index".to_owned())),
             Ok(None) => {}
             Err(err) => found.trouble(err),
         }
+        let in_api: std::collections::BTreeSet<String> = referrers.iter().take(in_api).cloned().collect();
         let mut seen = std::collections::BTreeSet::new();
         referrers.retain(|referrer| seen.insert(referrer.clone()));
         if referrers.len() > crate::image::source::MAX_SIGNATURES {
@@ -196,6 +199,7 @@ impl Remote {
             referrers.truncate(crate::image::source::MAX_SIGNATURES);
         }
         for referrer in referrers {
+            found.place = if in_api.contains(&referrer) { Place::Referrers } else { Place::FallbackTag };
             let Ok(at) = referrer.parse::<Digest>() else {
                 found.trouble(self.malformed(format!("it names {referrer}, which is no sha256 digest")));
                 continue;
