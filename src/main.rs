@@ -7,8 +7,7 @@ use bpfman_hook::cli::service::System;
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
 use bpfman_hook::frontend::image as frontend_image;
 use bpfman_hook::frontend::{
-    by_hand, ctl, doctor, documents, events, happenings, hook, install, metrics, nri, policy, precreate, request, service,
-    token,
+    by_hand, ctl, doctor, documents, events, hook, install, logging, metrics, nri, policy, precreate, request, service, token,
 };
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
@@ -27,7 +26,7 @@ fn main() -> ExitCode {
     environment::reset_child_signal();
     let cli = cli::parse(&args);
     if !matches!(cli.command, Command::Hook(_)) {
-        events::to_stderr();
+        logging::to_stderr();
     }
     let root = cli.root;
     let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
@@ -55,7 +54,7 @@ fn main() -> ExitCode {
         Command::Image(what) => frontend_image::run(&paths, &what),
         Command::Nri(args) => nri::run(root.as_deref(), &paths, &args),
         Command::Gc(args) => ctl::gc(&paths, args),
-        Command::Events(args) => happenings::run(&paths, &args),
+        Command::Events(args) => events::run(&paths, &args),
         Command::Metrics(args) => metrics::run(&paths, &args),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(&dir),

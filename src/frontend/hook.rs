@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::frontend::events;
+use crate::frontend::logging;
 use crate::frontend::report::{Report, fit};
 use crate::image::LinuxImages;
 use crate::kernel::LinuxKernel;
@@ -147,7 +147,7 @@ impl Failed {
 fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) -> Result<Outcome, Failed> {
     let fetch_until = Instant::now() + FETCH;
     let deadline = watch(report, &state.id, Stage::CreateRuntime, 1)?;
-    events::to_report(paths);
+    logging::to_report(paths);
     pid::require_initial_user_namespace()?;
     let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
     let container =
@@ -204,7 +204,7 @@ fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, Load
 fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
     // A poststop that gives up exits 0 like any other: the record is there for gc.
     let deadline = watch(report, &state.id, Stage::Poststop, 0)?;
-    events::to_report(paths);
+    logging::to_report(paths);
     let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
     let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();

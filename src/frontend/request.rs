@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::frontend::{events, hook};
+use crate::frontend::{hook, logging};
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::error::chain;
@@ -40,7 +40,7 @@ pub fn uses_network(task: &Task) -> bool {
 
 /// Runs in the child: takes the request from the socket, does it, and sends the answer.
 pub fn child() -> ExitCode {
-    events::to_stderr();
+    logging::to_stderr();
     match answer() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

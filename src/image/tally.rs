@@ -2,8 +2,8 @@
 
 use crate::image::ImageError;
 use crate::model::bytecode::{Bytecode, Verdict};
-use crate::model::happening::Happening;
-use crate::model::series::{self, Happened, Verification, Worked};
+use crate::model::event::Event;
+use crate::model::series::{self, EventKind, Verification, Worked};
 use crate::sys::{clock, export};
 
 /// An image was asked for; this is the answer.
@@ -23,13 +23,13 @@ pub(super) fn pulled(image: &str, answer: &Result<Bytecode, ImageError>) {
     let worked = if answer.is_ok() { Worked::Ok } else { Worked::Failed };
     export.count(series::pull(worked), 1);
     if let Ok(bytecode) = answer {
-        let happening = Happening {
+        let event = Event {
             time: clock::utc_precise(),
             image: Some(image.to_owned()),
             digest: Some(bytecode.digest.to_string()),
-            ..Happening::new(Happened::Pulled)
+            ..Event::new(EventKind::Pulled)
         };
-        export.count(series::happened(Happened::Pulled), 1);
-        export.append(&(serde_json::to_string(&happening).expect("an event is made of strings and numbers") + "\n"));
+        export.count(series::event(EventKind::Pulled), 1);
+        export.append(&(serde_json::to_string(&event).expect("an event is made of strings and numbers") + "\n"));
     }
 }

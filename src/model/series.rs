@@ -70,7 +70,7 @@ words! {
 
 words! {
     /// What happened, as `events` says it.
-    Happened {
+    EventKind {
         /// A container or a pod's network namespace has what was asked for.
         Acquired = "acquired",
         /// It has stopped, and what it had is gone.
@@ -242,7 +242,7 @@ const fn histogram(name: &'static str, help: &'static str, labels: &'static [Lab
 pub const FAMILIES: [Family; 8] = [
     histogram("run_duration_seconds", "Runs of a hook that concerned us, from its start to its end.", &[STAGE, OUTCOME]),
     histogram("phase_duration_seconds", "Parts of a container's start.", &[PHASE, WORKED]),
-    counter("events", "What happened.", &[Label { name: "type", values: Happened::WORDS }]),
+    counter("events", "What happened.", &[Label { name: "type", values: EventKind::WORDS }]),
     counter("refusals", "Starts that were refused or failed.", &[Label { name: "reason", values: Reason::WORDS }]),
     counter("pulls", "Fetches of images from registries.", &[WORKED]),
     counter(
@@ -292,7 +292,7 @@ pub fn phase(phase: Phase, worked: Worked) -> Slot {
 }
 
 /// What happened.
-pub fn happened(what: Happened) -> Slot {
+pub fn event(what: EventKind) -> Slot {
     Slot(slot(2, what as usize))
 }
 
@@ -360,7 +360,7 @@ mod tests {
         for (at, name) in ["run_duration_seconds", "phase_duration_seconds", "events", "refusals", "pulls"].iter().enumerate() {
             assert_eq!(FAMILIES[at].name, *name);
         }
-        assert_eq!(FAMILIES[2].values(Happened::Pulled as usize), [("type", "pulled")]);
+        assert_eq!(FAMILIES[2].values(EventKind::Pulled as usize), [("type", "pulled")]);
         assert_eq!((FAMILIES[5].name, FAMILIES[6].name, FAMILIES[7].name), ("verifications", "gc_findings", "delegations"));
     }
 

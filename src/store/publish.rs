@@ -4,10 +4,10 @@
 //! than the record. Nothing in it can fail a write: that is done already.
 
 use crate::model::card::Card;
-use crate::model::happening::{Happening, between};
+use crate::model::event::{Event, between};
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase};
-use crate::model::series::{self, Happened};
+use crate::model::series::{self, EventKind};
 use crate::sys::clock;
 use crate::sys::export::{Collecting, Export};
 
@@ -33,8 +33,8 @@ pub(super) fn publish(export: &Export, changes: &[Change]) {
             Some(_) => false,
             None => export.remove_card(no.0),
         };
-        for mut happening in between(before.as_ref(), after.as_ref(), acquired, Collecting::is_on()) {
-            note(export, &mut happening, &mut lines);
+        for mut event in between(before.as_ref(), after.as_ref(), acquired, Collecting::is_on()) {
+            note(export, &mut event, &mut lines);
         }
         let became_ready = acquired && after.is_some() && before.as_ref().is_none_or(|b| b.phase != Phase::Ready);
         if became_ready && after.as_ref().is_some_and(delegates) {
@@ -46,12 +46,12 @@ pub(super) fn publish(export: &Export, changes: &[Change]) {
     }
 }
 
-fn note(export: &Export, happening: &mut Happening, lines: &mut String) {
-    if let Some(at) = Happened::WORDS.iter().position(|word| *word == happening.what) {
+fn note(export: &Export, event: &mut Event, lines: &mut String) {
+    if let Some(at) = EventKind::WORDS.iter().position(|word| *word == event.what) {
         export.count(series::Slot(series::slot(2, at)), 1);
     }
-    happening.time = clock::utc_precise();
-    lines.push_str(&serde_json::to_string(happening).expect("an event is made of strings and numbers"));
+    event.time = clock::utc_precise();
+    lines.push_str(&serde_json::to_string(event).expect("an event is made of strings and numbers"));
     lines.push('\n');
 }
 

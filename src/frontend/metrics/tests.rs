@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::gather::{Gathered, ProgramStat, gather};
 use super::text::Exposition;
 use crate::model::card::{Card, CardImage, CardLink, CardProgram};
-use crate::model::series::{self, Happened, Outcome, Stage};
+use crate::model::series::{self, EventKind, Outcome, Stage};
 use crate::sys::export::Export;
 
 fn card(no: u64) -> Card {
@@ -45,7 +45,7 @@ fn gathered(dir: &Path) -> Gathered {
     }
     export.put_card(3, b"{\"no\":3");
     export.put_card(4, &serde_json::to_vec(&card(5)).unwrap());
-    export.count(series::happened(Happened::Acquired), 2);
+    export.count(series::event(EventKind::Acquired), 2);
     export.observe(series::run(Stage::CreateRuntime, Outcome::Done), Duration::from_millis(12));
     export.put_programs(
         &serde_json::to_vec(&[ProgramStat {

@@ -3,7 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::thread;
 
 use super::*;
-use crate::model::series::{Happened, Outcome, SLOTS, Stage, happened, run};
+use crate::model::series::{EventKind, Outcome, SLOTS, Stage, event, run};
 
 fn export() -> (tempfile::TempDir, Export) {
     let dir = tempfile::tempdir().unwrap();
@@ -15,7 +15,7 @@ fn export() -> (tempfile::TempDir, Export) {
 fn two_hundred_at_once_lose_no_count() {
     let (dir, _) = export();
     let path = dir.path().join("export");
-    let slot = happened(Happened::Acquired);
+    let slot = event(EventKind::Acquired);
     // Each with a mapping of its own, as processes have; they race to make the file, too.
     thread::scope(|scope| {
         for _ in 0..200 {
@@ -56,8 +56,8 @@ fn a_file_that_is_not_ours_is_replaced_and_never_mapped() {
         let _ = fs::remove_file(&path);
         make();
         let fresh = Export::open(&export.path).unwrap();
-        fresh.count(happened(Happened::Refused), 7);
-        assert_eq!(read_counters(&export.path).unwrap()[happened(Happened::Refused).0], 7, "{nth}");
+        fresh.count(event(EventKind::Refused), 7);
+        assert_eq!(read_counters(&export.path).unwrap()[event(EventKind::Refused).0], 7, "{nth}");
         assert!(fs::symlink_metadata(&path).unwrap().is_file(), "{nth}");
     }
     assert!(fs::read(&victim).unwrap().iter().all(|byte| *byte == 0), "the link was not followed");
@@ -70,7 +70,7 @@ fn a_directory_in_the_way_or_of_others_records_nothing_and_stops_nothing() {
         let path = dir.path().join("export").join(name);
         if name == OWNERS { fs::write(&path, "x").unwrap() } else { fs::create_dir(&path).unwrap() }
     }
-    export.count(happened(Happened::Acquired), 1);
+    export.count(event(EventKind::Acquired), 1);
     export.append("line\n");
     export.put_card(1, b"{}");
     assert!(!export.remove_card(1));

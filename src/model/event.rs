@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
-use crate::model::series::Happened;
+use crate::model::series::EventKind;
 
 /// Bytes of a reason that an event keeps.
 const REASON_MAX: usize = 512;
@@ -11,10 +11,10 @@ const REASON_MAX: usize = 512;
 /// One thing that happened. What does not concern it is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Happening {
+pub struct Event {
     /// When, as RFC 3339 has it, in UTC with nanoseconds; set by whoever writes it down.
     pub time: String,
-    /// The word of [`Happened`].
+    /// The word of [`EventKind`].
     #[serde(rename = "type")]
     pub what: String,
     /// Number of the owner.
@@ -58,13 +58,13 @@ pub struct Happening {
     pub reason: Option<String>,
 }
 
-impl Happening {
+impl Event {
     /// One that is about nobody yet.
-    pub fn new(what: Happened) -> Self {
+    pub fn new(what: EventKind) -> Self {
         Self { what: what.word().to_owned(), ..Self::default() }
     }
 
-    fn of(what: Happened, record: &OwnerRecord) -> Self {
+    fn of(what: EventKind, record: &OwnerRecord) -> Self {
         let workload = record.workload.clone().unwrap_or_default();
         let mut this = Self { owner: Some(record.no.0), namespace: workload.namespace, pod: workload.pod, ..Self::new(what) };
         match &record.owner {
@@ -75,7 +75,7 @@ impl Happening {
         this
     }
 
-    fn program(what: Happened, record: &OwnerRecord, program: &ProgramRecord) -> Self {
+    fn program(what: EventKind, record: &OwnerRecord, program: &ProgramRecord) -> Self {
         let image = record.images.get(program.image);
         Self {
             program: Some(program.function.clone()),
@@ -86,7 +86,7 @@ impl Happening {
         }
     }
 
-    fn link(what: Happened, record: &OwnerRecord, link: &LinkRecord) -> Self {
+    fn link(what: EventKind, record: &OwnerRecord, link: &LinkRecord) -> Self {
         let program = record.programs.iter().find(|program| program.pin == link.program);
         Self {
             program: program.map(|program| program.function.clone()),
@@ -100,27 +100,27 @@ impl Happening {
 
 /// What a change of one record means. `acquired`: the record was complete once, as a Releasing one does not say.
 /// `collecting`: it is gc that changes it.
-pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquired: bool, collecting: bool) -> Vec<Happening> {
+pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquired: bool, collecting: bool) -> Vec<Event> {
     if let Some(Owner::Host { .. }) = after.or(before).map(|record| &record.owner) {
         return by_hand(before, after);
     }
     let phase = |record: Option<&OwnerRecord>| record.map(|record| record.phase);
-    let gone = if collecting { Happened::Collected } else { Happened::Released };
+    let gone = if collecting { EventKind::Collected } else { EventKind::Released };
     match (before, after) {
         (_, Some(record)) if record.phase == Phase::Ready && phase(before) != Some(Phase::Ready) => {
-            vec![Happening::of(Happened::Acquired, record)]
+            vec![Event::of(EventKind::Acquired, record)]
         }
         (_, Some(record)) if record.phase == Phase::Failed && phase(before) != Some(Phase::Failed) => {
             let reason = record.failure.as_deref().map(|reason| reason[..reason.floor_char_boundary(REASON_MAX)].to_owned());
-            vec![Happening { reason, ..Happening::of(Happened::Refused, record) }]
+            vec![Event { reason, ..Event::of(EventKind::Refused, record) }]
         }
-        (Some(record), None) if acquired => vec![Happening::of(gone, record)],
+        (Some(record), None) if acquired => vec![Event::of(gone, record)],
         _ => Vec::new(),
     }
 }
 
 /// What a person loads, attaches, detaches and unloads.
-fn by_hand(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>) -> Vec<Happening> {
+fn by_hand(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>) -> Vec<Event> {
     let links = |record: Option<&OwnerRecord>| -> Vec<LinkRecord> { record.map(|r| r.links.clone()).unwrap_or_default() };
     let programs =
         |record: Option<&OwnerRecord>| -> Vec<ProgramRecord> { record.map(|r| r.programs.clone()).unwrap_or_default() };
@@ -131,18 +131,18 @@ fn by_hand(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>) -> Vec<Hap
     let has_program = |all: &[ProgramRecord], id| all.iter().any(|program| program.id == Some(id));
     if let Some(record) = before {
         for link in old_links.iter().filter(|link| link.id.is_some_and(|id| !has_link(&new_links, id))) {
-            found.push(Happening::link(Happened::Detached, record, link));
+            found.push(Event::link(EventKind::Detached, record, link));
         }
         for program in old_programs.iter().filter(|program| program.id.is_some_and(|id| !has_program(&new_programs, id))) {
-            found.push(Happening::program(Happened::Unloaded, record, program));
+            found.push(Event::program(EventKind::Unloaded, record, program));
         }
     }
     if let Some(record) = after {
         for program in new_programs.iter().filter(|program| program.id.is_some_and(|id| !has_program(&old_programs, id))) {
-            found.push(Happening::program(Happened::Loaded, record, program));
+            found.push(Event::program(EventKind::Loaded, record, program));
         }
         for link in new_links.iter().filter(|link| link.id.is_some_and(|id| !has_link(&old_links, id))) {
-            found.push(Happening::link(Happened::Attached, record, link));
+            found.push(Event::link(EventKind::Attached, record, link));
         }
     }
     found
@@ -179,9 +179,9 @@ mod tests {
             (Some(&failed), None, false, false, &[]),
         ] {
             let told = between(before, after, acquired, collecting);
-            let words: Vec<_> = told.iter().map(|happening| happening.what.as_str()).collect();
+            let words: Vec<_> = told.iter().map(|event| event.what.as_str()).collect();
             assert_eq!(words, expected, "{:?} -> {:?}", before.map(|r| r.phase), after.map(|r| r.phase));
-            assert!(told.iter().all(|happening| happening.container.as_deref() == Some("web")));
+            assert!(told.iter().all(|event| event.container.as_deref() == Some("web")));
         }
         assert_eq!(between(None, Some(&failed), false, false)[0].reason.as_deref(), Some("no such thing"));
     }
