@@ -77,9 +77,13 @@ pub(crate) fn signer(keys: &[Key], message: &[u8], signature: &SignatureBytes) -
 
 /// What is said where there is none.
 pub(super) fn no_signer(keys: &[Key]) -> Flaw {
-    let why = match keys.is_empty() {
-        true => "it is by a key, and the rule names identities alone",
-        false => "it is by another key, or over other bytes",
+    let why = match keys {
+        [] => "it is by a key, and the rule names identities alone",
+        keys if keys.iter().any(|key| key.schemes.iter().any(|scheme| scheme.scheme() == SigningScheme::Ed25519)) => {
+            "it is by another key, or over other bytes; if it is by cosign 3 with a key of Ed25519, it is of the kind Ed25519ph, which is \
+             not supported: sign with cosign 2, or with a key of ECDSA"
+        }
+        _ => "it is by another key, or over other bytes",
     };
     Flaw::new(Check::Signature, why)
 }
