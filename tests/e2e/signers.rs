@@ -14,7 +14,7 @@ use crate::support::docker_registry::DockerRegistry;
 use crate::support::lab::{Hooks, Lab};
 use crate::support::process::{Ended, ended, tool};
 use crate::tools::{Cosign, Oras};
-use crate::world::object_path;
+use crate::support::world::object_path;
 
 /// Pushes an image of the demo object for two platforms, built for the first push; returns its name by digest.
 fn pushed(lab: &Lab, host: &str, repository: &str) -> String {
