@@ -13,8 +13,8 @@ use crate::sigstore_world::{Claim, Flaw, Instance};
 use crate::support::docker_registry::DockerRegistry;
 use crate::support::lab::{Hooks, Lab};
 use crate::support::process::{Ended, ended, tool};
-use crate::tools::{Cosign, Oras};
 use crate::support::world::object_path;
+use crate::tools::{Cosign, Oras};
 
 /// Pushes an image of the demo object for two platforms, built for the first push; returns its name by digest.
 fn pushed(lab: &Lab, host: &str, repository: &str) -> String {
@@ -236,6 +236,17 @@ fn attestations_are_none_and_nothing_hides_a_good_signature() {
                 assert_eq!(each(&found, "/predicate"), ["https://example.com/made/v1"], "{found:#}");
             }
         }
+
+        // Whoever signs one platform's manifest has not signed the index.
+        let image = pushed(lab, registry.host(), "platform/demo");
+        let (name, digest) = image.split_once("@sha256:").unwrap_or_else(|| harness!("{image} has no digest"));
+        let index = fs::read(lab.path("built/blobs/sha256").join(digest)).unwrap_or_else(|e| harness!("read the index: {e}"));
+        let index: Value = serde_json::from_slice(&index).unwrap_or_else(|e| harness!("parse the index: {e}"));
+        let platform = format!("{name}@{}", index["manifests"][0]["digest"].as_str().unwrap_or_default());
+        three.sign("own", &platform);
+        assert!(with_key(lab, &three, &platform, "own").0, "the signature is good for {platform}");
+        let (counts, found) = with_key(lab, &three, &image, "own");
+        assert!(!counts && found["signatures"].as_array().is_some_and(Vec::is_empty), "{found:#}");
 
         let image = pushed(lab, registry.host(), "crowded/demo");
         let attach = |text: &str| attach(lab, &oras, &image, text);

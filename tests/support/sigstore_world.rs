@@ -55,6 +55,12 @@ pub(crate) enum Flaw {
     Early,
     /// The log, or the time stamp, has it from after the certificate was valid.
     Late,
+    /// The certificate names a host, and nobody.
+    NoIdentity,
+    /// The certificate names no issuer.
+    NoIssuer,
+    /// The certificate is for servers.
+    Purpose,
     /// There is no time stamp (RFC 3161).
     NoStamp,
     /// Another key than the time stamp authority's made the time stamp.
@@ -298,15 +304,19 @@ impl Instance {
     }
 
     fn leaf(&self, key: &KeyPair, claim: Claim<'_>, flaw: Flaw) -> Vec<u8> {
+        let purpose = if flaw == Flaw::Purpose { SERVERS } else { CODE_SIGNING };
+        let name = if flaw == Flaw::NoIdentity { 0x82 } else { 0x86 };
         let mut extensions = vec![
             extension(KEY_USAGE, true, &der(3, &[7, 0x80])),
-            extension(KEY_PURPOSE, false, &seq(&[der(6, CODE_SIGNING)])),
+            extension(KEY_PURPOSE, false, &seq(&[der(6, purpose)])),
             extension(KEY_ID, false, &der(4, &key_id(key))),
             extension(AUTHORITY_KEY_ID, false, &seq(&[der(0x80, &key_id(&self.issuing))])),
-            extension(ALTERNATIVE_NAME, true, &seq(&[der(0x86, claim.identity.as_bytes())])),
-            extension(ISSUER, false, claim.issuer.as_bytes()),
-            extension(ISSUER_TEXT, false, &der(0x0c, claim.issuer.as_bytes())),
+            extension(ALTERNATIVE_NAME, true, &seq(&[der(name, claim.identity.as_bytes())])),
         ];
+        if flaw != Flaw::NoIssuer {
+            extensions.push(extension(ISSUER, false, claim.issuer.as_bytes()));
+            extensions.push(extension(ISSUER_TEXT, false, &der(0x0c, claim.issuer.as_bytes())));
+        }
         let logged = contents("intermediate", SIGNED, &[], key, &extensions);
         if flaw != Flaw::NoTimestamp {
             extensions.push(extension(TIMESTAMPS, false, &der(4, &self.timestamps(flaw, &logged))));
@@ -442,6 +452,8 @@ const ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 /// 1.3.6.1.5.5.7.3.3
 const CODE_SIGNING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x03];
+/// 1.3.6.1.5.5.7.3.1
+const SERVERS: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
 /// 1.3.6.1.5.5.7.3.8
 const TIME_STAMPING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x08];
 /// 2.16.840.1.101.3.4.2.1

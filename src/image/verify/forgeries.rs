@@ -45,7 +45,7 @@ type Make = fn(&Instance, Claim<'_>, Flaw) -> Signature;
 fn refused(signature: &Signature, digest: &str, signers: &Signers) -> String {
     let found = signature.judge(&digest.parse().unwrap(), signers);
     let checks = Account::of(signature).checks(&found);
-    let Judgement::Bad(flaw) = found else { panic!("{found:?}") };
+    let Judgement::Bad(flaw) = found else { unreachable!("{found:?}") };
     assert_no_debris(&flaw.why);
     // The check that failed is told of, alone, and nothing behind it is said to have been passed.
     let failed: Vec<_> =
@@ -141,11 +141,20 @@ fn each_flaw_is_found_and_said_in_words() {
             Flaw::Signature,
             "the signature is not by the key of its certificate, or over other bytes; whoever made it must sign again",
         ),
+        (Flaw::Purpose, "its certificate is not for signing code"),
         (Flaw::Early, EARLY),
         (Flaw::Late, LATE),
     ] {
         for make in [bundle as Make, bundle_of_rekor_2, attachment] {
             check(make, flaw, sentence);
+        }
+    }
+    for make in [bundle as Make, bundle_of_rekor_2, attachment] {
+        for flaw in [Flaw::NoIdentity, Flaw::NoIssuer] {
+            let why = refused(&make(&instance, CLAIM, flaw), CLAIM.digest, &good);
+            let sentence =
+                "its certificate names no issuer, or nobody by an e-mail address or a URI, which alone are supported";
+            assert_eq!(why, sentence, "{flaw:?}");
         }
     }
     let promise = "the log's promise to enter it (signed entry timestamp) is not signed by the log, or is of another entry";
