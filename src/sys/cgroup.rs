@@ -248,7 +248,9 @@ impl<'a> Expected<'a> {
 /// Proves that a process is of the container with this id: that it is in the cgroup which `linux.cgroupsPath` names, or below it,
 /// and that this is named by the id.
 pub fn is_of_container(process: &Process, id: &str, cgroups_path: &str) -> Result<bool, ProcessError> {
-    let named = cgroups_path.rsplit([':', '/']).next() == Some(id);
+    // CRI-O puts its own name before the id.
+    let named = cgroups_path.rsplit([':', '/']).next().and_then(|last| last.strip_suffix(id));
+    let named = named.is_some_and(|before| before.is_empty() || before.ends_with('-'));
     Ok(named && lies_in(&process.cgroup_text()?, cgroups_path))
 }
 

@@ -13,9 +13,20 @@ thread_local! {
 }
 
 fn all() -> impl Iterator<Item = &'static Case> {
-    [crate::early::CASES, crate::lifetimes::CASES, crate::missed::CASES, crate::pods::CASES, crate::refusals::CASES]
-        .into_iter()
-        .flatten()
+    [
+        crate::crowds::CASES,
+        crate::early::CASES,
+        crate::installed::CASES,
+        crate::lifetimes::CASES,
+        crate::missed::CASES,
+        crate::pods::CASES,
+        crate::protocol::CASES,
+        crate::refusals::CASES,
+        crate::variants::ON_CRUN,
+        crate::variants::ON_1_7,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[test]

@@ -16,12 +16,18 @@ mod node;
 mod pod;
 mod workload;
 
+mod proxy;
+
+mod crowds;
 mod early;
+mod installed;
 mod itself;
 mod lifetimes;
 mod missed;
 mod pods;
+mod protocol;
 mod refusals;
+mod variants;
 
 use node::{Node, Setup};
 use support::lab::Hooks;

@@ -268,6 +268,28 @@ mod tests {
     }
 
     #[test]
+    fn containers_of_cri_o_are_spoken_to_in_the_same_way() {
+        let policy = policy(
+            "[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nmatch = { engine = \"cri-o\", \
+             namespace = \"lab\", pod = \"demo\", container = \"main\" }\nprograms = [\"xdp\"]\n",
+        );
+        // CRI-O has the pod's annotations in its container already, beside its own.
+        let request = with(
+            &[IMAGE, XDP],
+            &[IMAGE, XDP, ("io.kubernetes.cri-o.ContainerType", "container"), ("io.kubernetes.cri-o.KubeName", "demo")],
+        );
+        let adjust = adjust(&request, Engine::CriO, Ok(&policy), &invocation()).unwrap().unwrap();
+        assert_eq!(adjust.annotations.len(), 2);
+        assert_eq!(adjust.hooks.create_runtime[0].args, ["bpfman-hook", "hook", "createRuntime", "--engine", "cri-o"]);
+        // Its hooks.d has put our hook there before any plugin was asked.
+        let mut hooked = request.clone();
+        let hook = Hook { path: "/usr/local/bin/bpfman-hook".into(), ..Default::default() };
+        hooked.container.mut_or_insert_default().hooks.mut_or_insert_default().create_runtime.push(hook);
+        assert_eq!(super::adjust(&hooked, Engine::CriO, Ok(&policy), &invocation()), Ok(None));
+        assert!(super::adjust(&request, Engine::Containerd, Ok(&policy), &invocation()).is_err(), "the rule is CRI-O's");
+    }
+
+    #[test]
     fn who_does_not_ask_is_left_alone() {
         let unreadable = Err("the policy is wrong");
         let other = [("other.hook.bpfman.io/image", "registry.example/net/pass:v1")];

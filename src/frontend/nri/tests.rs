@@ -118,6 +118,35 @@ fn a_session_with_recorded_messages() {
 }
 
 #[test]
+fn a_connection_that_ends_is_done_with_at_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let shared = shared(&directory);
+    runtime.block_on(async {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let end = tokio::time::timeout(Duration::from_secs(5), serve(&shared, ours)).await;
+        assert!(end.is_ok(), "the plugin is away for five seconds and more");
+    });
+}
+
+/// What CRI-O says of itself, by its source (internal/nri): the name and its version.
+#[test]
+fn cri_o_is_known_by_its_name() {
+    connected(|plugin| async move {
+        let configure =
+            ConfigureRequest { runtime_name: "cri-o".to_owned(), runtime_version: "1.34.1".to_owned(), ..Default::default() };
+        plugin.configure(context(), &configure).await.unwrap();
+        let mut create: CreateContainerRequest = recorded("2.1.9_CreateContainer");
+        let pod = create.pod.mut_or_insert_default();
+        pod.annotations = [("hook.bpfman.io/bpffs".to_owned(), "private".to_owned())].into();
+        create.container.mut_or_insert_default().annotations.clear();
+        let answer = plugin.create_container(context(), &create).await.unwrap();
+        assert_eq!(answer.adjust.hooks.create_runtime[0].args[3..], ["--engine", "cri-o"]);
+    });
+}
+
+#[test]
 fn an_annotated_container_is_answered_with_more_than_one_frame() {
     connected(|plugin| async move {
         let mut create: CreateContainerRequest = recorded("2.1.9_CreateContainer");
