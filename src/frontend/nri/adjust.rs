@@ -1,6 +1,6 @@
 //! What a container gets from the plugin: nothing, our hooks and its annotations, or a refusal. From memory alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::frontend::hook_files::{self, Invocation};
 use crate::frontend::nri::api::{
@@ -11,7 +11,12 @@ use crate::model::admission::{admit, on_failure};
 use crate::model::annotations::{OnFailure, PREFIX, Request};
 use crate::model::bytecode::PullPolicy;
 use crate::model::container::asks;
+use crate::model::ids::Pid;
+use crate::model::missed::Missed;
 use crate::model::policy::{ContainerFacts, Engine, Policy};
+
+/// Containers of a pod whose images are fetched early; those of further ones are fetched by the hooks.
+const NAMES_MAX: usize = 32;
 
 /// Those annotations of a container and its pod that are ours; on the same key the container's own word counts.
 fn ours(pod: &PodSandbox, container: Option<&Container>) -> BTreeMap<String, String> {
@@ -34,6 +39,7 @@ fn facts(pod: &PodSandbox, name: Option<&str>, container: Option<&Container>, en
         namespace: known(&pod.namespace),
         pod: known(&pod.name),
         container: name.and_then(known),
+        labels: pod.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         // NRI is of a runtime that runs as root.
         runtime_user: 0,
         userns: user(&pod.linux.namespaces) || container.is_some_and(|container| user(&container.linux.namespaces)),
@@ -49,13 +55,30 @@ pub fn has_our_hook(container: &Container, invocation: &Invocation) -> bool {
         .any(|hook| std::path::Path::new(&hook.path) == invocation.binary || hook.path.ends_with("/bpfman-hook"))
 }
 
-/// Whether a running container asked for us and does not have our hook; what cannot be parsed asked too.
-pub fn missed(pod: &PodSandbox, container: &Container, invocation: &Invocation) -> bool {
+/// A running container that asked for us and does not have our hook, or why it cannot be told as one; what cannot be parsed asked too.
+pub fn missed(
+    pod: &PodSandbox,
+    container: &Container,
+    engine: Engine,
+    invocation: &Invocation,
+) -> Option<Result<Missed, String>> {
     let annotations = ours(pod, Some(container));
     if annotations.is_empty() || has_our_hook(container, invocation) {
-        return false;
+        return None;
     }
-    !matches!(Request::parse(&annotations, Some(&container.name)), Ok(None))
+    if let Ok(None) = Request::parse(&annotations, Some(&container.name)) {
+        return None;
+    }
+    let missed = || {
+        Ok(Missed {
+            id: container.id.parse().map_err(|error| chain(&error))?,
+            pid: Pid::new(container.pid).map_err(|error| chain(&error))?,
+            cgroups_path: container.linux.cgroups_path.clone(),
+            facts: facts(pod, Some(&container.name), Some(container), engine),
+            annotations,
+        })
+    };
+    Some(missed())
 }
 
 /// What to change of a container that is being created; None leaves it as it is.
@@ -86,9 +109,14 @@ pub fn adjust(
     {
         return Err(chain(&refusal));
     }
+    // In the hook's arguments, since an annotation could be anybody's; and only what a rule asks for, since there may be many.
+    let told: Vec<String> = match policy.label_keys() {
+        keys if keys.is_empty() => Vec::new(),
+        keys => facts.labels.iter().filter(|(key, _)| keys.contains(key.as_str())).map(|(k, v)| format!("{k}={v}")).collect(),
+    };
     let hook = |stage: crate::cli::Stage| Hook {
         path: invocation.binary.to_string_lossy().into_owned(),
-        args: arguments(stage, engine, invocation),
+        args: arguments(stage, engine, &told, invocation),
         timeout: Some(OptionalInt { value: hook_files::TIMEOUT.cast_signed(), ..Default::default() }).into(),
         ..Default::default()
     };
@@ -104,8 +132,11 @@ pub fn adjust(
     }))
 }
 
-fn arguments(stage: crate::cli::Stage, engine: Engine, invocation: &Invocation) -> Vec<String> {
+fn arguments(stage: crate::cli::Stage, engine: Engine, labels: &[String], invocation: &Invocation) -> Vec<String> {
     let mut args = vec!["bpfman-hook", "hook", stage.word(), "--engine", engine.word()];
+    if stage == crate::cli::Stage::CreateRuntime {
+        args.extend(labels.iter().flat_map(|label| ["--label", label]));
+    }
     let root = invocation.root.as_ref().map(|root| root.to_string_lossy());
     args.extend(root.iter().flat_map(|root| ["--root", root]));
     args.into_iter().map(str::to_owned).collect()
@@ -115,12 +146,11 @@ fn arguments(stage: crate::cli::Stage, engine: Engine, invocation: &Invocation) 
 /// wrong or refused is no matter here, since CreateContainer says so.
 pub fn wanted(pod: &PodSandbox, engine: Engine, policy: &Policy) -> Vec<String> {
     let annotations = ours(pod, None);
-    let mut names: Vec<Option<&str>> =
-        annotations.keys().filter_map(|key| key.find(PREFIX).filter(|at| *at > 0).map(|at| Some(&key[..at - 1]))).collect();
-    names.push(None);
-    names.dedup();
+    let named = annotations.keys().filter_map(|key| key.find(PREFIX).filter(|at| *at > 0).map(|at| &key[..at - 1]));
+    let named: BTreeSet<&str> = named.collect();
     let mut images = Vec::new();
-    for name in names {
+    // What a pod's author writes must not take the time that all plugin calls of a runtime share.
+    for name in named.into_iter().take(NAMES_MAX).map(Some).chain([None]) {
         // Containers that no key names have the pod's keys alone.
         let heard = annotations.iter().filter(|(key, _)| speaks_to(key, name.unwrap_or_default()));
         let heard: BTreeMap<_, _> = heard.map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -220,24 +250,46 @@ mod tests {
     }
 
     #[test]
+    fn labels_that_a_rule_names_are_told_to_the_hook_in_its_arguments() {
+        let policy = policy(
+            "[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nmatch = { namespace = \"lab\", \
+             labels = { tier = \"edge\" } }\nprograms = [\"xdp\"]\n",
+        );
+        let mut request = with(&[IMAGE, XDP], &[]);
+        assert!(adjust(&request, Engine::Containerd, Ok(&policy), &invocation()).unwrap_err().contains("no container rule"));
+        let labels = [("tier", "edge"), ("app", "web")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        request.pod.mut_or_insert_default().labels = labels.into();
+        let adjust = adjust(&request, Engine::Containerd, Ok(&policy), &invocation()).unwrap().unwrap();
+        let args = &adjust.hooks.create_runtime[0].args;
+        assert_eq!(args[5..], ["--label", "tier=edge"]);
+        let parsed = crate::cli::hook_fast_path(&args[1..]).unwrap();
+        assert_eq!(parsed.labels, [("tier".to_owned(), "edge".to_owned())]);
+        assert_eq!(adjust.hooks.poststop[0].args.len(), 5);
+    }
+
+    #[test]
     fn who_does_not_ask_is_left_alone() {
         let unreadable = Err("the policy is wrong");
         let other = [("other.hook.bpfman.io/image", "registry.example/net/pass:v1")];
         for pod in [&[][..], &[("example.org/owner", "net")], &other] {
             let request = with(pod, &[]);
             assert_eq!(adjust(&request, Engine::Containerd, unreadable, &invocation()), Ok(None), "{pod:?}");
-            assert!(!missed(&request.pod, &request.container, &invocation()), "{pod:?}");
+            assert!(missed(&request.pod, &request.container, Engine::Containerd, &invocation()).is_none(), "{pod:?}");
         }
     }
 
     #[test]
     fn a_container_that_has_our_hook_gets_no_second() {
         let mut request = with(&[IMAGE, XDP], &[]);
-        assert!(missed(&request.pod, &request.container, &invocation()));
+        request.container.mut_or_insert_default().pid = 7;
+        let without = missed(&request.pod, &request.container, Engine::Containerd, &invocation()).unwrap().unwrap();
+        assert_eq!((without.id.as_str(), without.pid.get()), (request.container.id.as_str(), 7));
+        assert!(without.cgroups_path.ends_with(&request.container.id), "{}", without.cgroups_path);
+        assert_eq!(without.annotations.len(), 2);
         let hook = Hook { path: "/opt/bpfman/bpfman-hook".into(), ..Default::default() };
         request.container.mut_or_insert_default().hooks.mut_or_insert_default().create_runtime.push(hook);
         assert_eq!(adjust(&request, Engine::Containerd, Ok(&lenient()), &invocation()), Ok(None));
-        assert!(!missed(&request.pod, &request.container, &invocation()));
+        assert!(missed(&request.pod, &request.container, Engine::Containerd, &invocation()).is_none());
     }
 
     #[test]
@@ -255,6 +307,19 @@ mod tests {
             let error = adjust(&with(pod, &[]), Engine::Containerd, policy, &invocation()).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn a_pod_with_very_many_names_takes_no_time_of_others() {
+        let keys: Vec<String> = (0..4000).map(|n| format!("c{n}.hook.bpfman.io/image")).collect();
+        let images: Vec<String> = (0..4000).map(|n| format!("registry.example/i{n}:v1")).collect();
+        let named = keys.iter().map(String::as_str).zip(images.iter().map(String::as_str));
+        let pod: Vec<_> = named.chain([IMAGE, XDP]).collect();
+        let any =
+            policy("[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nprograms = [\"xdp\"]\n");
+        let wanted = wanted(&with(&pod, &[]).pod, Engine::Containerd, &any);
+        assert_eq!(wanted.len(), NAMES_MAX + 1);
+        assert!(wanted.iter().any(|image| image == IMAGE.1), "the pod's own is among them");
     }
 
     #[test]
