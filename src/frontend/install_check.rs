@@ -56,7 +56,7 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
     if targets.containerd.containerd {
         findings.0.extend(containerd::examine(&place, &targets.containerd).0);
     }
-    if targets.metrics.metrics {
+    if place.has_units() && (targets.metrics.metrics || metrics_files::is_installed(&place)) {
         let export = root.map_or_else(Paths::system, Paths::below).export();
         findings.0.extend(metrics_files::check(&targets.metrics, &place, &export));
     }

@@ -104,9 +104,16 @@ pub(crate) fn is_installed(place: &Place) -> bool {
     place.staged(&place.mount_unit().with_file_name(EXPORTER_UNIT)).exists()
 }
 
+/// The file that the installed sample writes.
+fn installed_textfile(place: &Place) -> Option<PathBuf> {
+    let unit = fs::read_to_string(place.staged(&place.mount_unit().with_file_name(SAMPLE_UNIT))).ok()?;
+    unit.lines().find_map(|line| line.split_once(" --textfile ")).map(|(_, file)| PathBuf::from(file))
+}
+
 /// Each file, the group, and whether the group may read what runs leave in `export`.
 pub(crate) fn check(target: &MetricsTarget, place: &Place, export: &Path) -> Vec<Finding> {
-    let textfile = target.metrics_textfile.as_deref();
+    let textfile = target.metrics_textfile.clone().or_else(|| installed_textfile(place));
+    let textfile = textfile.as_deref();
     let flag = textfile.map(|file| format!(" --metrics-textfile {}", file.display())).unwrap_or_default();
     let again = format!("run `bpfman-hook install --metrics{flag}`");
     let mut findings: Vec<Finding> = files(place, textfile)
@@ -195,6 +202,9 @@ mod tests {
         let timer = place.staged(Path::new("/usr/local/lib/systemd/system").join(TIMER_UNIT).as_path());
         fs::write(timer, "other").unwrap();
         assert_eq!(bad(), ["metrics bpfman-hook-metrics-sample.timer"]);
+        let with_file = MetricsTarget { metrics_textfile: Some("/srv/x.prom".into()), ..target.clone() };
+        install(&with_file, &place, &mut work).unwrap();
+        assert_eq!(bad(), Vec::<String>::new(), "the file that it was installed for is known");
         uninstall(&place, &mut work).unwrap();
         assert_eq!(bad().len(), 5);
         assert!(!is_installed(&place));
