@@ -429,6 +429,9 @@ pub struct Targets {
     /// The plugin.
     #[command(flatten)]
     pub nri: nri::NriTarget,
+    /// Metrics.
+    #[command(flatten)]
+    pub metrics: watch::MetricsTarget,
     /// Policy files (*.toml), keys (*.pub) and trust roots (*.json) of DIR, in place of those of the last --policy
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub policy: Option<PathBuf>,
@@ -444,6 +447,13 @@ pub struct Targets {
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
+}
+
+impl Targets {
+    /// True where something is named that needs no hook files.
+    pub fn names_more(&self) -> bool {
+        self.containerd.containerd || self.service.service || self.nri.nri || self.metrics.metrics
+    }
 }
 
 /// `install`.

@@ -19,8 +19,7 @@ use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
 use crate::frontend::install_check::check;
 use crate::frontend::nri::unit;
-use crate::frontend::service_files;
-use crate::frontend::{documents, install_policy};
+use crate::frontend::{documents, install_policy, metrics_files, service_files};
 use crate::frontend::{fail, print};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::PolicyFilesError;
@@ -64,10 +63,10 @@ pub enum InstallError {
     #[error("mount the bpffs for our pins")]
     Mount(#[from] MountError),
     /// systemd refused.
-    #[error("run systemctl {arguments}: it ended with {outcome}")]
-    Systemctl {
-        /// What was asked.
-        arguments: String,
+    #[error("run {command}: it ended with {outcome}")]
+    Run {
+        /// The program and what it was asked.
+        command: String,
         /// How it ended.
         outcome: String,
     },
@@ -200,7 +199,7 @@ impl Place {
 /// The engines of `--podman` and `--crio`, which read hook files; podman where no engine is named.
 pub fn asked(targets: &Targets) -> BTreeSet<Engine> {
     let mut asked = BTreeSet::new();
-    if targets.podman || !(targets.crio || targets.containerd.containerd || targets.service.service || targets.nri.nri) {
+    if targets.podman || !(targets.crio || targets.names_more()) {
         asked.insert(Engine::Podman);
     }
     if targets.crio {
@@ -286,6 +285,9 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
     if targets.nri.nri {
         unit::install(place, work)?;
     }
+    if targets.metrics.metrics {
+        metrics_files::install(&targets.metrics, place, work)?;
+    }
     Ok(())
 }
 
@@ -293,8 +295,9 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
 ///
 /// The binary stays, with an error, as long as programs of running containers are pinned: their poststop still needs it.
 fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
-    let (containerd, service, nri) = (targets.containerd.containerd, targets.service.service, targets.nri.nri);
-    let all = !(targets.podman || targets.crio || containerd || service || nri);
+    let (containerd, service) = (targets.containerd.containerd, targets.service.service);
+    let (nri, metrics) = (targets.nri.nri, targets.metrics.metrics);
+    let all = !(targets.podman || targets.crio || targets.names_more());
     let mut left = place.installed_for();
     left.0.retain(|engine| !all && !asked(targets).contains(engine));
     let mut still_read = false;
@@ -308,10 +311,14 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
     if all || service {
         service_files::uninstall(place, work)?;
     }
+    if all || metrics {
+        metrics_files::uninstall(place, work)?;
+    }
     let others = !all
         && (!containerd && containerd::is_installed(targets, place)?
             || !service && service_files::is_installed(place)
-            || !nri && unit::is_installed(place));
+            || !nri && unit::is_installed(place)
+            || !metrics && metrics_files::is_installed(place));
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;
         work.remove(&hook_files::path(Stage::Precreate))?;
@@ -447,9 +454,14 @@ impl<'a> Work<'a> {
     }
 
     pub fn systemctl(&mut self, arguments: &[&str]) -> Result<(), InstallError> {
-        let shown = arguments.join(" ");
+        self.run("systemctl", arguments)
+    }
+
+    /// Runs a program of systemd's.
+    pub fn run(&mut self, program: &str, arguments: &[&str]) -> Result<(), InstallError> {
+        let shown = format!("{program} {}", arguments.join(" "));
         if !self.dry_run {
-            let mut command = Command::new("systemctl");
+            let mut command = Command::new(program);
             command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
             let outcome = match command.status() {
                 Ok(status) if status.success() => None,
@@ -457,10 +469,10 @@ impl<'a> Work<'a> {
                 Err(err) => Some(err.to_string()),
             };
             if let Some(outcome) = outcome {
-                return Err(InstallError::Systemctl { arguments: shown, outcome });
+                return Err(InstallError::Run { command: shown, outcome });
             }
         }
-        self.step("run", format!("systemctl {shown}"), true);
+        self.step("run", shown, true);
         Ok(())
     }
 }
@@ -491,6 +503,7 @@ mod tests {
             containerd: Default::default(),
             service: Default::default(),
             nri: Default::default(),
+            metrics: Default::default(),
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(destdir.to_owned()),

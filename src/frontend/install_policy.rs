@@ -109,6 +109,7 @@ mod tests {
             containerd: Default::default(),
             service: Default::default(),
             nri: Default::default(),
+            metrics: Default::default(),
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(host.clone()),

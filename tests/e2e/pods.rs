@@ -1,13 +1,15 @@
 //! Containers that share a network namespace because they are one pod.
 
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use crate::support::bundle::Bundle;
-use crate::support::process::Running;
+use crate::support::process::{Running, eventually, tool};
 use crate::support::runtime::Runtime;
 use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
 
-crate::cases![the_pod_owns_the_programs_of_its_network, two_different_programs_for_one_interface];
+crate::cases![the_pod_owns_the_programs_of_its_network, a_pod_without_a_process_is_known_by_its_interfaces, two_different_programs_for_one_interface];
 
 /// The annotations by which CRI-O tells what a container is.
 fn crio(world: &World, bundle: Bundle, kind: &str) -> Bundle {
@@ -61,6 +63,27 @@ fn the_pod_owns_the_programs_of_its_network(world: &mut World) {
     running.finish();
     pause.finish();
     world.lab.ours(&["gc"]);
+    world.lab.expect_links(0, "the pod is gone, and its link with it");
+}
+
+/// CRI-O keeps a pod's network namespace by a mount, and runs no process for the sandbox.
+fn a_pod_without_a_process_is_known_by_its_interfaces(world: &mut World) {
+    let (pause, netns) = sandbox(world);
+    let file = world.lab.write("netns", b"").display().to_string();
+    tool(Command::new("mount").args(["--bind", &netns, &file]));
+    pause.finish();
+    let first = member(world, "first", &file, "xdp:count_packets iface=lo").script(TRAFFIC).write();
+    world.start(&first).finish();
+    assert!(world.lab.ours(&["gc"]).contains("nothing to release"));
+    world.lab.expect_links(1, "the pod is there, although nobody lives in it");
+    let again = member(world, "again", &file, "xdp:count_packets iface=lo").script(TRAFFIC).write();
+    let running = world.start(&again);
+    world.lab.expect_links(1, "the restarted container joins the link that is there");
+    running.finish();
+    tool(Command::new("umount").arg(&file));
+    eventually("the interfaces to go with their namespace", Duration::from_secs(10), || {
+        world.lab.ours(&["gc"]).contains("its pod is gone").then_some(())
+    });
     world.lab.expect_links(0, "the pod is gone, and its link with it");
 }
 

@@ -165,6 +165,7 @@ mod tests {
                 containerd: ContainerdTargets::default(),
                 service: Default::default(),
                 nri: Default::default(),
+                metrics: Default::default(),
                 policy: None,
                 prefix: PathBuf::from("/usr/local"),
                 destdir: Some(self.root.path().to_owned()),

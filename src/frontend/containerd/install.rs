@@ -173,6 +173,7 @@ mod tests {
             containerd: ContainerdTargets { containerd: true, strict, base_spec: Some(spec), ..ContainerdTargets::default() },
             service: Default::default(),
             nri: Default::default(),
+            metrics: Default::default(),
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(root.join("host")),
