@@ -9,7 +9,11 @@ use crate::support::process::{Running, eventually, tool};
 use crate::support::runtime::Runtime;
 use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
 
-crate::cases![the_pod_owns_the_programs_of_its_network, a_pod_without_a_process_is_known_by_its_interfaces, two_different_programs_for_one_interface];
+crate::cases![
+    the_pod_owns_the_programs_of_its_network,
+    a_pod_without_a_process_is_known_by_its_interfaces,
+    two_different_programs_for_one_interface
+];
 
 /// The annotations by which CRI-O tells what a container is.
 fn crio(world: &World, bundle: Bundle, kind: &str) -> Bundle {
