@@ -23,8 +23,11 @@ use crate::model::missed::Missed;
 use crate::model::policy::Engine;
 
 /// The events that are used, as bits; a bit that a runtime does not know ends the connection.
-const EVENTS: i32 =
-    bit(Event::RUN_POD_SANDBOX) | bit(Event::STOP_POD_SANDBOX) | bit(Event::REMOVE_POD_SANDBOX) | bit(Event::CREATE_CONTAINER);
+const EVENTS: i32 = bit(Event::RUN_POD_SANDBOX)
+    | bit(Event::STOP_POD_SANDBOX)
+    | bit(Event::REMOVE_POD_SANDBOX)
+    | bit(Event::CREATE_CONTAINER)
+    | bit(Event::REMOVE_CONTAINER);
 
 const fn bit(event: Event) -> i32 {
     1 << (event as i32 - 1)
@@ -156,7 +159,7 @@ impl Plugin for Hooked {
     }
 
     async fn state_change(&self, _: &TtrpcContext, request: StateChangeEvent) -> Result<Empty> {
-        if !asks(request.pod.annotations.keys()) {
+        if !asks(request.pod.annotations.keys()) && !asks(request.container.annotations.keys()) {
             return Ok(Empty::default());
         }
         match request.event.enum_value() {
@@ -165,8 +168,9 @@ impl Plugin for Hooked {
                     self.work.fetch(adjust::wanted(&request.pod, self.told().engine, policy));
                 }
             }
-            // What the pod itself owned outlived its containers.
-            Ok(Event::STOP_POD_SANDBOX | Event::REMOVE_POD_SANDBOX) => self.work.collect(),
+            // What the pod itself owned outlived its containers. Of a pod that it found when it started, containerd 2.1 tells
+            // no more than that its containers are removed, which is after the sandbox has been stopped.
+            Ok(Event::STOP_POD_SANDBOX | Event::REMOVE_POD_SANDBOX | Event::REMOVE_CONTAINER) => self.work.collect(),
             _ => {}
         }
         Ok(Empty::default())

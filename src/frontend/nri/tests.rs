@@ -97,7 +97,7 @@ fn a_session_with_recorded_messages() {
         connected(|plugin| async move {
             let configure: ConfigureRequest = recorded(&format!("{version}_Configure"));
             // NRI 0.6 knows events up to 11 and ends the connection at any other.
-            assert_eq!(plugin.configure(context(), &configure).await.unwrap().events, 0b1111);
+            assert_eq!(plugin.configure(context(), &configure).await.unwrap().events, 0b100_0000_1111);
             let running: SynchronizeRequest = recorded("2.1.9_Synchronize_running-userns");
             assert!(!plugin.synchronize(context(), &running).await.unwrap().more);
             plugin.state_change(context(), &recorded("2.1.9_StateChange-RUN_POD_SANDBOX")).await.unwrap();
