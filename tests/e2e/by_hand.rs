@@ -171,6 +171,7 @@ fn links_have_labels_and_listings_have_filters() {
     assert_eq!(link["netns"].as_str(), Some(at.as_str()));
     let id = link["id"].to_string();
     assert_eq!(lab.json(&["get", "link", &id]), link);
+    assert_eq!((link["kernel"]["link_type"].as_str(), link["kernel"]["interface"].as_u64()), (Some("xdp"), Some(1)), "{link}");
 
     let links = |args: &[&str]| ids(&lab.json(&[&["list", "links"], args].concat()));
     for chosen in
