@@ -176,8 +176,11 @@ fn program_text(detail: &ProgramDetail<'_>, owner: &str) -> String {
     line(&mut text, "owner", owner);
     line(&mut text, "image", &program.image);
     line(&mut text, "digest", &program.digest);
-    line(&mut text, "signature", &verdict(program));
-    line(&mut text, "rule", &program.rule);
+    // A file by hand is root's own or a client's by its paths: no image rule speaks of it.
+    if !program.rule.is_empty() {
+        line(&mut text, "signature", &verdict(program));
+        line(&mut text, "rule", &program.rule);
+    }
     for (key, value) in &detail.metadata {
         line(&mut text, "metadata", &format!("{key}={value}"));
     }
