@@ -158,6 +158,23 @@ fn maps_are_shared_and_live_as_long_as_one_of_their_programs() {
     lab.residue();
 }
 
+/// Ring buffers of a rounded size, arrays with an entry for each CPU, maps with flags, maps of maps.
+#[test]
+fn every_kind_of_map_is_shared() {
+    let lab = Lab::new(Hooks::Ours);
+    let path = object_path("maps").display().to_string();
+    let load = |more: &[&str]| {
+        let loaded = lab.json(&[&["load", "file", "--path", &path, "--programs", "xdp:use_all"], more].concat());
+        loaded[0]["id"].to_string()
+    };
+    let first = load(&[]);
+    let second = load(&["--map-owner-id", &first]);
+    let maps = maps_of(&first);
+    assert!(maps.len() > 3 && maps == maps_of(&second), "{maps:?}");
+    lab.ours(&["unload", &first, &second]);
+    lab.residue();
+}
+
 #[test]
 fn links_have_labels_and_listings_have_filters() {
     let lab = Lab::new(Hooks::Ours);
