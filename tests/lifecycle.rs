@@ -5,6 +5,9 @@ mod support {
     pub mod fake;
 }
 
+#[path = "lifecycle/by_hand.rs"]
+mod by_hand;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -149,7 +149,7 @@ pub struct ProgramRecord {
     pub target: Option<String>,
     /// Which of the owner's images it came from: index into `images`.
     pub image: usize,
-    /// The kernel's id; None while Pending.
+    /// The kernel's id; None while Pending, and in a Ready record while it alone is unloaded.
     pub id: Option<u32>,
 }
 
@@ -192,7 +192,7 @@ pub struct LinkRecord {
     /// The network namespace of the interface; None for links that are nowhere in one, and in old records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<NetnsRecord>,
-    /// The kernel's id; None while Pending.
+    /// The kernel's id; None while Pending, and in a Ready record while it alone is made or removed.
     pub id: Option<u32>,
 }
 

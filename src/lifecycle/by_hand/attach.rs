@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::kernel::{Kernel, Places};
 use crate::lifecycle::by_hand::HandError;
+use crate::lifecycle::error::chain;
 use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::{AttachPoint, Direction, Interface, NetnsRecord, ProbedProcess, ProgramKind};
@@ -35,18 +36,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             _ => None,
         };
         let mut link = LinkRecord { pin: PinName::link(0), program: program.pin.clone(), at, order, netns, id: None };
-        let me = self.actor();
-        let mut taken = false;
-        self.change(record.no, |kept| {
-            // Two that settled at the same moment: one of them comes first, the other finds its unfinished link.
-            taken = kept.links.iter().any(|link| link.id.is_none()) || !kept.programs.iter().any(|p| p.id == Some(id));
-            if !taken {
-                link.pin = free_link(kept);
-                kept.actor = me;
-                kept.links.push(link.clone());
-            }
+        // Two that settled at the same moment: one of them comes first, the other finds its unfinished link.
+        let taken = self.take(record.no, |kept| {
+            let there = kept.programs.iter().any(|p| p.id == Some(id));
+            link.pin = free_link(kept);
+            kept.links.push(link.clone());
+            there
         })?;
-        if taken {
+        if taken.is_none() {
             self.check_deadline()?;
             return self.attach_by_hand(bounds, attach);
         }
@@ -68,38 +65,47 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let made = self.attach(&directory, &planned, places).map_err(HandError::from);
         // A filter of the traffic control layer has no id that a client could detach it by.
         let made = made.and_then(|number| number.ok_or_else(|| HandError::NoTcx { function: program.function.clone() }));
-        let kept = self.change(record.no, |kept| match &made {
-            Ok(number) => kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(*number)),
-            Err(_) => kept.links.retain(|l| l.pin != link.pin),
+        let named = made.and_then(|number| {
+            let name = |kept: &mut OwnerRecord| {
+                kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(number));
+            };
+            self.change(record.no, name).map_err(HandError::from)?;
+            Ok(number)
         });
-        if kept.is_err() || made.is_err() {
-            // An unload came in between, or the kernel refused: nothing of ours may stay.
-            self.kernel.detach(&directory, &link)?;
+        if named.is_err() {
+            // The kernel refused, or the record is ours no more: nothing may stay. Where that fails too the record still has the
+            // link without an id, and whoever comes next, or gc, removes it.
+            let undone = self.kernel.detach(&directory, &link).map_err(Cause::from);
+            let undone = undone.and_then(|_| self.change(record.no, |kept| kept.links.retain(|l| l.pin != link.pin)));
+            if let Err(second) = undone {
+                tracing::error!(owner = record.no.0, error = %chain(&second), "undo a failed attachment");
+            }
         }
-        let number = made?;
-        kept?;
-        Ok(number)
+        named
     }
 
     pub(super) fn detach_by_hand(&self, bounds: &Bounds, id: u32) -> Result<(), HandError> {
         let has = |record: &OwnerRecord| record.links.iter().any(|link| link.id == Some(id));
         let record = self.settle(bounds, "link", id, has)?.ok_or(HandError::NoLink(id))?;
         let link = record.links.iter().find(|link| link.id == Some(id)).ok_or(HandError::NoLink(id))?;
-        let me = self.actor();
-        let mut gone = false;
         // Without an id it is unfinished: whoever comes after us, should we be killed, removes it.
-        self.change(record.no, |kept| match kept.links.iter_mut().find(|link| link.id == Some(id)) {
+        let taken = self.take(record.no, |kept| match kept.links.iter_mut().find(|link| link.id == Some(id)) {
             Some(link) => {
                 link.id = None;
-                kept.actor = me;
+                true
             }
-            None => gone = true,
+            None => false,
         })?;
-        if gone {
-            return Err(HandError::NoLink(id));
+        if taken.is_none() {
+            self.check_deadline()?;
+            return self.detach_by_hand(bounds, id);
         }
-        self.kernel.detach(&self.fs.join(record.no.directory()), link)?;
-        self.change(record.no, |kept| kept.links.retain(|kept| kept.pin != link.pin))
+        if let Err(error) = self.kernel.detach(&self.fs.join(record.no.directory()), link) {
+            // It is still there, and has to be found by its id when it is tried again.
+            self.change(record.no, |kept| kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(id)))?;
+            return Err(error.into());
+        }
+        Ok(self.change(record.no, |kept| kept.links.retain(|kept| kept.pin != link.pin))?)
     }
 }
 
