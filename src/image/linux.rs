@@ -194,6 +194,9 @@ impl LinuxImages {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.clone().unwrap_or_else(|| "latest".to_owned()),
         };
+        if let Some(digest) = at.digest.filter(|_| want.rules.iter().any(|rule| !rule.signed_by.is_empty())) {
+            remote.expect_signatures(&digest);
+        }
         let got = remote.manifest(&name)?;
         if matches!(got, Got::Missing) {
             return Err(ImageError::NotFound { image: image.to_owned() });
@@ -230,12 +233,13 @@ impl LinuxImages {
         digest: Digest,
     ) -> Result<Bytecode, ImageError> {
         let candidates = Candidates::new(want, image, &digest)?;
+        source.expect(&top);
         let decision = match candidates.without_signatures() {
             Some(decision) => decision,
             None => candidates.decide(want, image, &digest, source.signatures(&digest))?,
         };
         let media_type = media_type(&top);
-        let content = content(source, image, top)?;
+        let content = content(source, image, top).inspect_err(|_| source.keep())?;
         let object_digest = hash(&content.object);
         let Content { mut blobs, object, .. } = content;
         blobs.push(object.clone());

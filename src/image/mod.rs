@@ -14,9 +14,10 @@
 //! layout or an archive, and deliver.rs puts it down in another of these places.
 //!
 //! The digest that a reference stands for is established once; what follows is by digest. Signatures are checked before
-//! anything below the top-level digest is parsed. Everything is hashed by this process, whoever sent it.
+//! anything below the top-level digest is unpacked or kept; it may travel together with them (ahead.rs). Everything is hashed by this process, whoever sent it.
 
 mod access;
+mod ahead;
 mod cache;
 mod content;
 mod deliver;
@@ -36,6 +37,7 @@ pub mod pack;
 mod parcel;
 mod push;
 mod remote;
+mod search;
 mod source;
 mod tally;
 mod verify;

@@ -1,15 +1,16 @@
-//! The parent's side of the fetch child: one repository of a registry, blob by blob.
+//! The parent's side of the fetch child: one repository of a registry, wherever it is kept.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use crate::image::access::Site;
+use crate::image::ahead::Ahead;
+use crate::image::cache::Cache;
 use crate::image::error::{ImageError, RemoteError};
-use crate::image::fetch::protocol::{Answer, Ask, MAX_MESSAGE, Put, Referrers};
+use crate::image::fetch::chain;
+use crate::image::fetch::protocol::{Answer, Ask, MAX_MESSAGE, Put, Referrers, Reply, Wanted};
 use crate::image::host::Got;
-use crate::image::manifest::Document;
-use crate::image::source::Found;
-use crate::image::{MAX_MANIFEST, MAX_OBJECT};
+use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;
 use crate::sys::SysError;
 use crate::sys::child::{Child, Output, Role};
@@ -39,9 +40,10 @@ pub(crate) struct Remote {
     places: Vec<Door>,
     /// The one that answered last, and is asked first.
     at: usize,
-    image: String,
+    pub(crate) image: String,
     started: Instant,
     deadline: Instant,
+    pub(crate) ahead: Ahead,
 }
 
 /// One host; the worker for it is started when it is needed.
@@ -55,7 +57,7 @@ impl Remote {
     /// Says where to go. Nothing is started yet.
     pub fn open(worker: Worker, sites: Vec<Site>, image: &str, deadline: Instant) -> Self {
         let places = sites.into_iter().map(|site| Door { site, link: None }).collect();
-        Self { worker, places, at: 0, image: image.to_owned(), started: Instant::now(), deadline }
+        Self { worker, places, at: 0, image: image.to_owned(), started: Instant::now(), deadline, ahead: Ahead::default() }
     }
 
     /// The same without its mirrors, for those who write: they read what they change where they write it.
@@ -89,53 +91,134 @@ impl Remote {
         Ok(link)
     }
 
+    /// Says that all of an image will be asked for that is not in the cache, so that it can come together with what is asked for
+    /// before it.
+    pub fn expect_image(&mut self, cache: &Cache, top: &[u8]) {
+        self.ahead.expect_image(cache, top);
+    }
+
+    /// Keeps what came of it and was not asked for.
+    pub fn keep_parts(&mut self) {
+        self.ahead.keep();
+    }
+
+    /// Asks for one thing, and for what is expected to be asked for after it.
+    pub(crate) fn ask(&mut self, wanted: Wanted) -> Result<Got, ImageError> {
+        if let Some(answer) = self.ahead.take(&wanted) {
+            return answer;
+        }
+        let beside = self.ahead.beside(&wanted);
+        let mut wants = vec![wanted];
+        wants.extend(beside);
+        let answers = self.ask_places(&wants);
+        wants.iter().zip(&answers).for_each(|(wanted, answer)| self.ahead.learn(wanted, answer));
+        let mut answers = answers.into_iter();
+        let answer = answers.next().expect("every question has an answer");
+        wants.into_iter().skip(1).zip(answers).for_each(|(wanted, answer)| self.ahead.arrived(wanted, answer));
+        answer
+    }
+
     /// Asks one place after the other, beginning with the one that answered last, until one has it. Only where all of them say so
-    /// is there none; an error of one is forgotten where another has it.
-    fn ask(&mut self, ask: &Ask, max: usize) -> Result<Got, ImageError> {
-        let mut first = None;
-        for step in 0..self.places.len() {
-            let at = (self.at + step) % self.places.len();
-            match self.ask_at(at, ask, &[], max) {
-                Ok(Got::Missing) => {}
-                Ok(got) => {
-                    self.at = at;
-                    return Ok(got);
-                }
-                Err(err @ ImageError::Timeout { .. }) => return Err(err),
-                Err(err) => {
-                    tracing::debug!(host = self.places[at].site.access.host, error = %err, "registry did not answer");
-                    // What the image's own place says is worth more than what a mirror says.
-                    if first.is_none() || at + 1 == self.places.len() {
-                        first = Some(err);
+    /// is there none; an error of one is forgotten where another has it, and so are bytes of another digest.
+    fn ask_places(&mut self, wants: &[Wanted]) -> Vec<Result<Got, ImageError>> {
+        let mut asked: Vec<Asked> = wants.iter().map(|_| Asked::default()).collect();
+        let (first, count) = (self.at, self.places.len());
+        let mut answered = None;
+        for step in 0..count {
+            let (at, last) = ((first + step) % count, step + 1 == count);
+            let open: Vec<usize> = (0..wants.len()).filter(|nth| asked[*nth].settled.is_none()).collect();
+            if open.is_empty() {
+                break;
+            }
+            let questions: Vec<Wanted> = open.iter().map(|nth| wants[*nth].clone()).collect();
+            for (nth, answer) in open.into_iter().zip(self.read_at(at, &questions)) {
+                let (want, asked) = (&wants[nth], &mut asked[nth]);
+                match answer {
+                    Ok(Got::Missing) => {}
+                    // A mirror that keeps no signatures must not make an image look unsigned, nor one that lies make it unusable.
+                    Ok(got) if lists_nothing(want, &got) || (!last && is_another(want, &got)) => asked.poor = Some(got),
+                    Ok(got) => {
+                        if !matches!(want, Wanted::Referrers { .. }) {
+                            answered.get_or_insert(at);
+                        }
+                        asked.settled = Some(Ok(got));
+                    }
+                    Err(err @ ImageError::Timeout { .. }) => asked.settled = Some(Err(err)),
+                    Err(err) => {
+                        tracing::debug!(host = self.places[at].site.access.host, error = %err, "registry did not answer");
+                        // What the image's own place says is worth more than what a mirror says.
+                        if asked.trouble.is_none() || at + 1 == count {
+                            asked.trouble = Some(err);
+                        }
                     }
                 }
             }
         }
-        first.map_or(Ok(Got::Missing), Err)
+        self.at = answered.unwrap_or(first);
+        let answers = asked.into_iter().zip(wants).map(|(Asked { settled, trouble, poor }, want)| {
+            let listed = matches!(want, Wanted::Referrers { .. });
+            match (settled, trouble, poor) {
+                (Some(answer), _, _) => answer,
+                // One place lists nothing, and what another one lists is not known.
+                (None, Some(err), Some(_)) if listed => Err(err),
+                (None, _, Some(got)) => Ok(got),
+                (None, Some(err), None) => Err(err),
+                (None, None, None) => Ok(Got::Missing),
+            }
+        });
+        answers.collect()
     }
 
-    /// Asks one place; uploads go to the last one, which is the image's own.
-    fn ask_at(&mut self, at: usize, ask: &Ask, fds: &[std::os::fd::BorrowedFd<'_>], max: usize) -> Result<Got, ImageError> {
+    /// Asks one place for several things; the answers are in the order of the questions.
+    fn read_at(&mut self, at: usize, wants: &[Wanted]) -> Vec<Result<Got, ImageError>> {
+        let mut answers: Vec<_> = wants.iter().map(|_| None).collect();
+        let read = self.at_place(at, |this, link, host| {
+            this.say(link, &Ask::Read { wants: wants.to_vec() }, &[])?;
+            for _ in wants {
+                let (nth, got) = this.hear(link, host, |nth| wants.get(nth).map(limit))?;
+                if answers[nth].replace(got).is_some() {
+                    return Err(this.nonsense("one thing was answered twice".to_owned()));
+                }
+            }
+            Ok(())
+        });
+        let mut lost = read.err();
+        let answers = answers.into_iter().map(|answer| {
+            answer.unwrap_or_else(|| {
+                let err = lost.take().expect("what is not answered is so because of an error");
+                lost = Some(again(&err));
+                Err(err)
+            })
+        });
+        answers.collect()
+    }
+
+    /// Does something with the worker of one place, which is started where there is none.
+    fn at_place<T>(
+        &mut self,
+        at: usize,
+        work: impl FnOnce(&Self, &mut Link, &str) -> Result<T, ImageError>,
+    ) -> Result<T, ImageError> {
         let mut link = match self.places[at].link.take() {
             Some(link) => link,
             None => self.connect(&self.places[at].site)?,
         };
-        let got = self.talk(&mut link, &self.places[at].site.access.host, ask, fds, max);
+        let done = work(self, &mut link, &self.places[at].site.access.host);
         // One that did not keep to the protocol is not asked again.
-        if !matches!(got, Err(ImageError::Child { .. } | ImageError::Timeout { .. })) {
+        if !matches!(done, Err(ImageError::Child { .. } | ImageError::Timeout { .. })) {
             self.places[at].link = Some(link);
         }
-        got
+        done
     }
 
     /// A manifest by tag or digest; nothing is checked.
     pub fn manifest(&mut self, reference: &str) -> Result<Got, ImageError> {
-        self.ask(&Ask::Manifest { reference: reference.to_owned() }, MAX_MANIFEST)
+        self.ask(manifest(reference))
     }
 
     /// A blob; nothing is checked.
     pub fn blob(&mut self, digest: &Digest, max: usize) -> Result<Got, ImageError> {
-        self.ask(&Ask::Blob { digest: *digest, max: max.min(MAX_OBJECT) }, max)
+        self.ask(Wanted::Blob { digest: *digest, max: max.min(MAX_OBJECT) })
     }
 
     /// Puts a blob there; `from` is another repository of the registry that may have it.
@@ -153,114 +236,37 @@ impl Remote {
         let failed = |source| ImageError::Child { image: self.image.clone(), source };
         let memory = sealed_memfd("bpfman-hook-put", bytes).map_err(failed)?;
         let own = self.places.len() - 1;
-        match self.ask_at(own, ask, &[memory.as_fd()], MAX_MANIFEST)? {
+        let put = self.at_place(own, |this, link, host| this.talk(link, host, ask, &[memory.as_fd()], MAX_MANIFEST));
+        match put? {
             Got::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
             Got::Missing | Got::TooLarge => Err(self.malformed("the answer to an upload is none".to_owned())),
         }
     }
 
-    /// Everything in the repository that may be a signature of `digest`: the tag of cosign 2, the referrers API, and the tag
-    /// that stands in for it. All three are read, whatever the others say.
-    pub fn signatures(&mut self, digest: &Digest) -> Found {
-        let mut found = Found::default();
-        let tag = format!("sha256-{}", digest.hex());
-        match self.document(&format!("{tag}.sig"), None) {
-            Ok(Some(Document::Manifest(manifest))) if manifest.layers.is_empty() => {
-                found.trouble(self.malformed("its tag holds a manifest without layers".to_owned()));
-            }
-            Ok(Some(Document::Manifest(manifest))) => self.collect(&manifest, &mut found),
-            Ok(Some(Document::Index(_))) => found.trouble(self.malformed("its tag holds an index".to_owned())),
-            Ok(None) => {}
-            Err(err) => found.trouble(err),
-        }
-        let mut referrers = Vec::new();
-        match self.listed(digest) {
-            Ok(list) => {
-                if list.more {
-                    found.trouble(self.malformed("it is longer than we read".to_owned()));
-                }
-                referrers = list.digests;
-            }
-            Err(err) => found.trouble(err),
-        }
-        match self.document(&tag, None) {
-            Ok(Some(Document::Index(entries))) => referrers.extend(entries.iter().map(|entry| entry.written_digest())),
-            Ok(Some(Document::Manifest(_))) => found.trouble(self.malformed("its tag holds no index".to_owned())),
-            Ok(None) => {}
-            Err(err) => found.trouble(err),
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        referrers.retain(|referrer| seen.insert(referrer.clone()));
-        if referrers.len() > crate::image::source::MAX_SIGNATURES {
-            found.trouble(self.malformed("it is longer than we read".to_owned()));
-            referrers.truncate(crate::image::source::MAX_SIGNATURES);
-        }
-        for referrer in referrers {
-            let Ok(at) = referrer.parse::<Digest>() else {
-                found.trouble(self.malformed(format!("it names {referrer}, which is no sha256 digest")));
-                continue;
-            };
-            match self.document(&referrer, Some(&at)) {
-                Ok(Some(Document::Manifest(manifest))) => self.collect(&manifest, &mut found),
-                Ok(Some(Document::Index(_)) | None) => {}
-                Err(err) => found.trouble(err),
-            }
-        }
-        found
+    /// Asks a worker one question that is not about reading.
+    fn talk(&self, link: &mut Link, host: &str, ask: &Ask, fds: &[BorrowedFd<'_>], max: usize) -> Result<Got, ImageError> {
+        // A worker that is gone already is reported by the receiving side, which knows how it ended.
+        let said = self.say(link, ask, fds);
+        let heard = self.hear(link, host, |nth| (nth == 0).then_some(max))?;
+        said?;
+        heard.1
     }
 
-    /// What the first place lists that lists anything: a mirror that keeps no signatures must not make an image look unsigned.
-    fn listed(&mut self, digest: &Digest) -> Result<Referrers, ImageError> {
-        let mut trouble = None;
-        for step in 0..self.places.len() {
-            let at = (self.at + step) % self.places.len();
-            let list = match self.ask_at(at, &Ask::Referrers { digest: *digest }, &[], MAX_MANIFEST) {
-                Ok(Got::Missing) => Ok(Referrers::default()),
-                Ok(Got::Bytes(json)) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
-                Ok(Got::TooLarge) => Err(self.malformed("it is too large".to_owned())),
-                Err(err) => Err(err),
-            };
-            match list {
-                Ok(list) if list.digests.is_empty() && !list.more => {}
-                Ok(list) => return Ok(list),
-                Err(err) => trouble = trouble.or(Some(err)),
-            }
-        }
-        trouble.map_or_else(|| Ok(Referrers::default()), Err)
-    }
-
-    fn collect(&mut self, manifest: &crate::image::manifest::Manifest, found: &mut Found) {
-        let image = self.image.clone();
-        found.collect(manifest, &image, |digest| self.blob(digest, MAX_MANIFEST));
-    }
-
-    /// A parsed document by tag or, checked, by digest.
-    fn document(&mut self, reference: &str, digest: Option<&Digest>) -> Result<Option<Document>, ImageError> {
-        let bytes = match (self.manifest(reference)?, digest) {
-            (Got::Missing, None) => return Ok(None),
-            (Got::Bytes(bytes), None) => bytes,
-            (Got::TooLarge, None) => return Err(self.malformed("it is too large".to_owned())),
-            (got, Some(digest)) => crate::image::source::checked(&self.image, "signature", digest, MAX_MANIFEST, got)?,
-        };
-        Document::parse(&bytes).map(Some).map_err(|problem| self.malformed(problem))
-    }
-
-    fn talk(
-        &self,
-        link: &mut Link,
-        host: &str,
-        ask: &Ask,
-        fds: &[std::os::fd::BorrowedFd<'_>],
-        max: usize,
-    ) -> Result<Got, ImageError> {
-        let image = self.image.clone();
-        let failed = |source| ImageError::Child { image: image.clone(), source };
+    fn say(&self, link: &mut Link, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<(), ImageError> {
         let socket = match link {
             Link::Child(child) => child.socket(),
             Link::Thread(socket) => socket,
         };
-        // A worker that is gone already is reported by the receiving side, which knows how it ended.
-        let sent = socket.send(&ask.to_bytes(), fds);
+        socket.send(&ask.to_bytes(), fds).map_err(|source| self.child(source))
+    }
+
+    /// Takes one reply: what it is about, which `limit` knows, and what it says.
+    fn hear(
+        &self,
+        link: &mut Link,
+        host: &str,
+        limit: impl FnOnce(usize) -> Option<usize>,
+    ) -> Result<(usize, Result<Got, ImageError>), ImageError> {
         let message = match link {
             Link::Child(child) => child.recv("an answer", MAX_MESSAGE, self.deadline),
             Link::Thread(socket) => socket.recv("an answer", MAX_MESSAGE, Some(self.deadline)).and_then(|message| {
@@ -271,19 +277,30 @@ impl Remote {
             Ok(message) => message,
             Err(SysError::Deadline { .. }) => return Err(self.timeout(host)),
             Err(SysError::Io { source, .. }) if source.kind() == std::io::ErrorKind::TimedOut => return Err(self.timeout(host)),
-            Err(err) => return Err(failed(err)),
+            Err(err) => return Err(self.child(err)),
         };
-        sent.map_err(failed)?;
-        let nonsense = |problem: String| failed(SysError::Message { what: "an answer", problem });
-        match Answer::from_bytes(&message.bytes).map_err(nonsense)? {
+        let Reply { nth, answer } = Reply::from_bytes(&message.bytes).map_err(|problem| self.nonsense(problem))?;
+        let max = limit(nth).ok_or_else(|| self.nonsense(format!("it is about the question {nth}, which was not asked")))?;
+        let got = match answer {
             Answer::Nothing => Ok(Got::Missing),
             Answer::Failed(RemoteError::TooLarge { .. }) => Ok(Got::TooLarge),
-            Answer::Failed(source) => Err(ImageError::Remote { image: image.clone(), source }),
+            Answer::Failed(source) => Err(ImageError::Remote { image: self.image.clone(), source }),
             Answer::Bytes => {
-                let [memory] = message.fds.as_slice() else { return Err(nonsense("no single file came with it".into())) };
-                read_sealed(memory, "what was fetched", max).map(Got::Bytes).map_err(failed)
+                let [memory] = message.fds.as_slice() else {
+                    return Err(self.nonsense("no single file came with it".to_owned()));
+                };
+                Ok(Got::Bytes(read_sealed(memory, "what was fetched", max).map_err(|source| self.child(source))?))
             }
-        }
+        };
+        Ok((nth, got))
+    }
+
+    fn child(&self, source: SysError) -> ImageError {
+        ImageError::Child { image: self.image.clone(), source }
+    }
+
+    fn nonsense(&self, problem: String) -> ImageError {
+        self.child(SysError::Message { what: "an answer", problem })
     }
 
     fn timeout(&self, host: &str) -> ImageError {
@@ -291,7 +308,65 @@ impl Remote {
         ImageError::Timeout { image: self.image.clone(), host: host.to_owned(), seconds }
     }
 
-    fn malformed(&self, problem: String) -> ImageError {
+    pub(crate) fn malformed(&self, problem: String) -> ImageError {
         ImageError::Malformed { image: self.image.clone(), part: "list of signatures", problem }
+    }
+}
+
+/// What is known of one question while the places are asked.
+#[derive(Debug, Default)]
+struct Asked {
+    settled: Option<Result<Got, ImageError>>,
+    trouble: Option<ImageError>,
+    /// Something that any other answer is better than.
+    poor: Option<Got>,
+}
+
+pub(crate) fn manifest(reference: &str) -> Wanted {
+    Wanted::Manifest { reference: reference.to_owned() }
+}
+
+/// The most that an answer may hold.
+fn limit(want: &Wanted) -> usize {
+    match want {
+        Wanted::Blob { max, .. } => *max,
+        Wanted::Manifest { .. } | Wanted::Referrers { .. } => MAX_MANIFEST,
+    }
+}
+
+/// True for a list of referrers that has none.
+fn lists_nothing(want: &Wanted, got: &Got) -> bool {
+    match (want, got) {
+        (Wanted::Referrers { .. }, Got::Bytes(json)) => {
+            serde_json::from_slice::<Referrers>(json).is_ok_and(|list| list.digests.is_empty() && !list.more)
+        }
+        _ => false,
+    }
+}
+
+/// True for bytes of another digest than the one that was asked for.
+fn is_another(want: &Wanted, got: &Got) -> bool {
+    let Got::Bytes(bytes) = got else { return false };
+    match want {
+        Wanted::Blob { digest, .. } => hash(bytes) != *digest,
+        Wanted::Manifest { reference } => reference.parse::<Digest>().is_ok_and(|digest| hash(bytes) != digest),
+        Wanted::Referrers { .. } => false,
+    }
+}
+
+/// The same error, for another question that was lost with the first one.
+fn again(err: &ImageError) -> ImageError {
+    match err {
+        ImageError::Timeout { image, host, seconds } => {
+            ImageError::Timeout { image: image.clone(), host: host.clone(), seconds: *seconds }
+        }
+        ImageError::Remote { image, source } => ImageError::Remote { image: image.clone(), source: source.clone() },
+        other => {
+            let image = match other {
+                ImageError::Child { image, .. } => image.clone(),
+                _ => String::new(),
+            };
+            ImageError::Child { image, source: SysError::Message { what: "an answer", problem: chain(other) } }
+        }
     }
 }

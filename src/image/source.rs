@@ -4,7 +4,7 @@ use crate::image::cache::{Blob, Cache};
 use crate::image::error::ImageError;
 use crate::image::host::Got;
 use crate::image::layout::Layout;
-use crate::image::manifest::Manifest;
+use crate::image::manifest::{Descriptor, Manifest};
 use crate::image::remote::Remote;
 use crate::image::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, SIGNATURE, Signature};
 use crate::image::{MAX_MANIFEST, hash};
@@ -45,6 +45,20 @@ impl Source {
             Self::Remote(remote, cache) => {
                 kept(cache, digest, max, || checked(image, part, digest, max, remote.blob(digest, max)?))
             }
+        }
+    }
+
+    /// Says that all of the image will be read whose top-level document this is.
+    pub fn expect(&mut self, top: &[u8]) {
+        if let Self::Remote(remote, cache) = self {
+            remote.expect_image(cache, top);
+        }
+    }
+
+    /// Keeps what arrived of a judged image that could not be read to its end.
+    pub fn keep(&mut self) {
+        if let Self::Remote(remote, _) = self {
+            remote.keep_parts();
         }
     }
 
@@ -105,6 +119,16 @@ pub(crate) struct Found {
     pub trouble: Option<ImageError>,
 }
 
+/// The layers of a manifest that hold signatures, as far as they are read.
+pub(crate) fn signature_layers(manifest: &Manifest) -> impl Iterator<Item = &Descriptor> {
+    let whole_is_bundle = manifest.artifact_type.as_deref().is_some_and(|kind| kind.starts_with(BUNDLE));
+    manifest
+        .layers
+        .iter()
+        .take(MAX_SIGNATURE_LAYERS)
+        .filter(move |layer| whole_is_bundle || layer.media_type == SIMPLE_SIGNING || layer.media_type.starts_with(BUNDLE))
+}
+
 impl Found {
     /// Notes a reason why signatures may be missing here; the first one stays.
     pub fn trouble(&mut self, err: ImageError) {
@@ -114,12 +138,8 @@ impl Found {
     /// Takes the signatures out of a manifest that holds some; other manifests have none. What cannot be read is noted and
     /// hides nothing else: pushing to a repository takes no signing key.
     pub fn collect(&mut self, manifest: &Manifest, image: &str, mut blob: impl FnMut(&Digest) -> Result<Got, ImageError>) {
-        let whole_is_bundle = manifest.artifact_type.as_deref().is_some_and(|kind| kind.starts_with(BUNDLE));
-        for layer in manifest.layers.iter().take(MAX_SIGNATURE_LAYERS) {
+        for layer in signature_layers(manifest) {
             let simple = layer.media_type == SIMPLE_SIGNING;
-            if !simple && !whole_is_bundle && !layer.media_type.starts_with(BUNDLE) {
-                continue;
-            }
             if self.signatures.len() == MAX_SIGNATURES {
                 let problem = format!("more than {MAX_SIGNATURES} signatures");
                 self.trouble(ImageError::Malformed { image: image.to_owned(), part: "list of signatures", problem });

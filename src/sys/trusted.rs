@@ -123,26 +123,31 @@ impl TrustedRoot {
 
     /// Reads the regular file `path`, which begins with this root's own path, with every component checked.
     pub fn read_file(&self, path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
+        self.read(path, max, |_| Ok(()))
+    }
+
+    /// The same for a file that holds secrets: nobody but its owner may read it either.
+    pub fn read_secret(&self, path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
+        self.read(path, max, |mode| match mode.intersects(Mode::RWXG | Mode::RWXO) {
+            true => Err(TrustError::Readable { component: path.to_owned(), mode: mode.as_raw_mode() }),
+            false => Ok(()),
+        })
+    }
+
+    /// Opens a file once: what is checked is what is read. `mode` is asked before what every file has to be, since for secrets it
+    /// has the stricter word.
+    fn read(&self, path: &Path, max: usize, mode: impl FnOnce(Mode) -> Result<(), TrustError>) -> Result<Vec<u8>, TrustError> {
         // O_NONBLOCK: a fifo that nobody writes must not hang us before fstat shows what it is.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(self.walk(path, flags, FILE)?);
+        let stat =
+            fstat(&file).map_err(|errno| TrustError::Io { doing: "stat", path: path.to_owned(), source: errno.into() })?;
+        mode(Mode::from_raw_mode(stat.st_mode))?;
         check(file.as_fd(), path, path, FileType::RegularFile)?;
         read_capped(file, max).map_err(|err| match err {
             ReadError::TooLarge { max } => TrustError::TooLarge { path: path.to_owned(), max },
             ReadError::Io(source) => TrustError::Io { doing: "read", path: path.to_owned(), source },
         })
-    }
-
-    /// The same for a file that holds secrets: nobody but its owner may read it either.
-    pub fn read_secret(&self, path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
-        let file = self.walk(path, OFlags::PATH | OFlags::CLOEXEC, FILE)?;
-        let stat =
-            fstat(&file).map_err(|errno| TrustError::Io { doing: "stat", path: path.to_owned(), source: errno.into() })?;
-        let mode = Mode::from_raw_mode(stat.st_mode);
-        if mode.intersects(Mode::RWXG | Mode::RWXO) {
-            return Err(TrustError::Readable { component: path.to_owned(), mode: mode.as_raw_mode() });
-        }
-        self.read_file(path, max)
     }
 
     /// Opens `path` component by component; the last one with `flags`, unchecked.

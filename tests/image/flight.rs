@@ -7,7 +7,7 @@ use bpfman_hook::image::ImageError;
 use bpfman_hook::model::bytecode::PullPolicy;
 
 use crate::registry::{Behaviour, Registry, Reply};
-use crate::world::{World, data};
+use crate::world::{World, data, repository};
 
 #[test]
 fn two_that_want_the_same_fetch_it_once() {
@@ -42,15 +42,20 @@ fn two_that_want_the_same_fetch_it_once() {
 
 #[test]
 fn what_arrived_before_an_interruption_is_not_fetched_again() {
+    for part in ["layer", "config"] {
+        one_that_is_interrupted(part);
+    }
+}
+
+fn one_that_is_interrupted(part: &str) {
     let broken = Arc::new(AtomicBool::new(true));
     let flag = broken.clone();
-    let layer = {
-        let registry = Registry::start(&data("images/registry"), Behaviour::default());
-        World::unsigned().fetch(&format!("{}/img/gzip:v1", registry.host())).unwrap();
-        let last = registry.requests().into_iter().rfind(|request| request.contains("/blobs/")).unwrap();
-        last.rsplit('/').next().unwrap().to_owned()
-    };
-    let name = layer.clone();
+    let manifest = repository("images/registry", "img/gzip")["tags"]["v1"].as_str().unwrap().to_owned();
+    let manifest = std::fs::read(data("images/registry/blobs/sha256").join(&manifest[7..])).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let descriptor = if part == "layer" { &manifest["layers"][0] } else { &manifest["config"] };
+    let missing = descriptor["digest"].as_str().unwrap().to_owned();
+    let name = missing.clone();
     let hook = move |request: &crate::registry::Request| {
         let cut = flag.load(Ordering::SeqCst) && request.target.ends_with(&name);
         if cut { Reply::Status(500) } else { Reply::Normal }
@@ -64,7 +69,7 @@ fn what_arrived_before_an_interruption_is_not_fetched_again() {
     registry.clear();
     world.fetch(&reference).unwrap();
     let blobs: Vec<String> = registry.requests().into_iter().filter(|request| request.contains("/blobs/")).collect();
-    assert!(blobs.len() == 1 && blobs[0].ends_with(&layer), "{blobs:?}");
+    assert!(blobs.len() == 1 && blobs[0].ends_with(&missing), "{part}: {blobs:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Registries: every layout of image, what goes over the network and what does not, and everything that can go wrong there.
 
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bpfman_hook::image::{ImageError, RemoteError};
@@ -49,10 +50,77 @@ fn the_tag_is_asked_once_and_everything_else_by_digest() {
     let requests = signed.requests();
     let tags: Vec<_> = requests.iter().filter(|target| !target.contains("sha256")).collect();
     assert_eq!(tags, ["/v2/bpf/index/manifests/v1"]);
-    let layer = requests.iter().rposition(|target| target.contains("/blobs/")).unwrap();
-    let signature = requests.iter().position(|target| target.contains("/referrers/")).unwrap();
-    let child = requests.iter().position(|target| target.contains("161dc817") && target.contains("/manifests/")).unwrap();
-    assert!(signature < child && signature < layer, "verified before anything below is asked for: {requests:?}");
+}
+
+/// A registry that answers none of the requests of a step before all of them are there.
+fn in_steps(store: &str, steps: &[&[&str]]) -> Registry {
+    let steps: Vec<Vec<String>> = steps.iter().map(|step| step.iter().map(|part| (*part).to_owned()).collect()).collect();
+    let (here, arrived) = (Mutex::new(vec![0; steps.len()]), Condvar::new());
+    let hook = move |request: &Request| {
+        let Some(step) = steps.iter().position(|step| step.iter().any(|part| request.target.contains(part))) else {
+            return Reply::Status(500);
+        };
+        let mut here = here.lock().unwrap();
+        here[step] += 1;
+        arrived.notify_all();
+        let all = arrived.wait_timeout_while(here, Duration::from_secs(5), |here| here[step] < steps[step].len());
+        if all.unwrap().1.timed_out() { Reply::Status(500) } else { Reply::Normal }
+    };
+    Registry::start(&data(store), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() })
+}
+
+#[test]
+fn what_is_known_to_be_needed_travels_together() {
+    let part = |digest: &serde_json::Value| digest["digest"].as_str().unwrap().to_owned();
+    let document = |store: &str, digest: &str| -> serde_json::Value {
+        let bytes = std::fs::read(data(store).join("blobs/sha256").join(digest.trim_start_matches("sha256:"))).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    };
+    let tag = |store: &str, repo: &str, tag: &str| repository(store, repo)["tags"][tag].as_str().unwrap().to_owned();
+
+    // An index without signatures: itself, the manifest in it, config and layer.
+    let store = "images/registry";
+    let child = tag(store, "img/index", "amd64");
+    let manifest = document(store, &child);
+    let parts = [part(&manifest["config"]), part(&manifest["layers"][0])];
+    let registry = in_steps(store, &[&["/manifests/v1"], &[&child], &[&parts[0], &parts[1]]]);
+    World::unsigned().fetch(&format!("{}/img/index:v1", registry.host())).unwrap();
+    assert_eq!(registry.requests().len(), 4);
+
+    // An image that cosign 2 signed: the places of signatures beside config and layer, then the signature.
+    let store = "signatures/registry";
+    let digest = tag(store, "bpf/key-v2", "v1");
+    let manifest = document(store, &digest);
+    let parts = [part(&manifest["config"]), part(&manifest["layers"][0])];
+    let fallback = digest.replace(':', "-");
+    let signature = part(&document(store, &tag(store, "bpf/key-v2", &format!("{fallback}.sig")))["layers"][0]);
+    let (signed, listed) = (format!("/manifests/{fallback}.sig"), format!("/referrers/{digest}"));
+    let listed_by_tag = format!("/manifests/{fallback}");
+    let second: &[&str] = &[&signed, &listed, &listed_by_tag, &parts[0], &parts[1]];
+    // By digest the places of signatures are known from the beginning.
+    let exact = format!("/manifests/{digest}");
+    let (by_tag, third, first) = (["/manifests/v1"], [signature.as_str()], [&exact, &signed, &listed, &listed_by_tag]);
+    let (first, rest) = (first.map(String::as_str), [parts[0].as_str(), &parts[1], &signature]);
+    let ways: [(String, &[&[&str]]); 2] =
+        [(":v1".to_owned(), &[&by_tag, second, &third]), (format!("@{digest}"), &[&first, &rest])];
+    for (name, steps) in ways {
+        let registry = in_steps(store, steps);
+        let got = World::signed(&["keys/cosign-v2.pub"]).fetch(&format!("{}/bpf/key-v2{name}", registry.host()));
+        got.unwrap_or_else(|err| panic!("{name}: {}: {:?}", crate::world::sentence(&err), registry.requests()));
+        assert_eq!(registry.requests().len(), 7, "{:?}", registry.requests());
+    }
+}
+
+#[test]
+fn what_travelled_with_its_signatures_is_kept_only_if_they_are_good() {
+    let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+    for image in ["key-v2", "index", "unsigned"] {
+        let world = World::signed(&["keys/wrong.pub"]);
+        world.error(&format!("{}/bpf/{image}:v1", registry.host()));
+        assert!(registry.requests().iter().any(|target| target.contains("/blobs/")));
+        let kept: Vec<_> = std::fs::read_dir(world.path("cache/blobs/sha256")).into_iter().flatten().collect();
+        assert!(kept.is_empty(), "{image}: {kept:?}");
+    }
 }
 
 #[test]

@@ -43,16 +43,17 @@ fn load(bench: &Bench, functions: &[&str]) -> Task {
         programs: functions.iter().map(wanted).collect(),
         globals: BTreeMap::new(),
         metadata: BTreeMap::new(),
+        map_owner: None,
     })
 }
 
 fn attach(program: u32) -> Task {
     let place = Place::Tracepoint(TracepointName { category: "sched".to_owned(), name: "sched_switch".to_owned() });
-    Task::Attach(Attach { program, place })
+    Task::Attach(Attach { program, place, metadata: BTreeMap::new() })
 }
 
 fn bounds() -> Bounds {
-    Bounds { caller: "a test".to_owned(), host_scope: true, any_file: true, own_only: false, images: None }
+    Bounds { caller: "a test".to_owned(), host_scope: true, any_file: true, own_only: false, images: None, limits: None }
 }
 
 impl Bench {
@@ -218,14 +219,17 @@ fn with_both() -> (Rc<Bench>, Loaded) {
     (bench, there)
 }
 
+/// Makes a bench.
+type Start = fn() -> (Rc<Bench>, Loaded);
+
 /// Every task with the bench that it runs on.
-fn cases() -> impl Iterator<Item = (String, fn() -> (Rc<Bench>, Loaded), fn(&Bench, &Loaded) -> Task)> {
+fn cases() -> impl Iterator<Item = (String, Start, fn(&Bench, &Loaded) -> Task)> {
     let both = TASKS.into_iter().map(|(what, task)| (what.to_owned(), with_both as fn() -> _, task));
     let last = TASKS.into_iter().filter(|(what, _)| !what.contains("other"));
     both.chain(last.map(|(what, task)| (format!("{what}, the other gone"), with_one_left as fn() -> _, task)))
 }
 
-fn effects_of(bench: fn() -> (Rc<Bench>, Loaded), task: fn(&Bench, &Loaded) -> Task) -> usize {
+fn effects_of(bench: Start, task: fn(&Bench, &Loaded) -> Task) -> usize {
     let (bench, there) = bench();
     let reply = bench.run(FIRST, &task(&bench, &there));
     assert!(done(&reply), "{reply:?}");

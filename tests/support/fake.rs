@@ -38,12 +38,15 @@ pub enum Trouble {
     KillAfter,
 }
 
+/// Something that happens at the nth moment of a kind.
+type Once = Cell<Option<(usize, Box<dyn FnOnce()>)>>;
+
 /// Counts effects and makes one of them go wrong. Shared by kernel and host, so that one number names any effect of a run.
 #[derive(Default)]
 pub struct Effects {
     count: Cell<usize>,
     trouble: Cell<Option<(usize, Trouble)>>,
-    meanwhile: Cell<Option<(usize, Box<dyn FnOnce()>)>>,
+    meanwhile: Once,
     /// The kernel's ids never come back, whichever process asks.
     next_id: Cell<u32>,
 }
@@ -221,7 +224,7 @@ pub struct FakeHost<'a> {
     meanwhile: Cell<Option<Meanwhile<'a>>>,
     /// From the look at the clock after this many, it is late.
     pub late_after: Option<usize>,
-    on_me: Cell<Option<(usize, Box<dyn FnOnce()>)>>,
+    on_me: Once,
     asked: Cell<usize>,
 }
 

@@ -92,10 +92,15 @@ impl Challenge {
 
 impl Client {
     /// What answers a registry's challenges; None where we have nothing for them.
-    pub(super) async fn answer_to(&self, challenges: &[Challenge], what: &str) -> Result<Option<Authorization>, RemoteError> {
+    pub(super) async fn answer_to(
+        &self,
+        challenges: &[Challenge],
+        pushes: bool,
+        what: &str,
+    ) -> Result<Option<Authorization>, RemoteError> {
         for challenge in challenges {
             if let Challenge::Bearer { realm, service } = challenge {
-                return self.fetch_token(realm, service.as_deref(), what).await.map(Authorization::Bearer).map(Some);
+                return self.fetch_token(realm, service.as_deref(), pushes, what).await.map(Authorization::Bearer).map(Some);
             }
         }
         Ok(match &self.credential {
@@ -106,11 +111,11 @@ impl Client {
         })
     }
 
-    async fn fetch_token(&self, realm: &str, service: Option<&str>, what: &str) -> Result<String, RemoteError> {
+    async fn fetch_token(&self, realm: &str, service: Option<&str>, pushes: bool, what: &str) -> Result<String, RemoteError> {
         let mut url = Url::parse(realm).map_err(|err| self.nonsense(what, format!("its token service is no URL: {err}")))?;
         let plain = self.plain && self.may_be_plain(&url);
         bounds::check(&url, plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
-        let scope = format!("repository:{}:{}", self.repository, if self.pushes { "pull,push" } else { "pull" });
+        let scope = format!("repository:{}:{}", self.repository, if pushes { "pull,push" } else { "pull" });
         let request = match &self.credential {
             Some(Credential::Identity(token)) => {
                 let mut form = Url::parse("form:").expect("a scheme is a URL");

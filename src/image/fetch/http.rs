@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use reqwest::header::{ACCEPT, HeaderMap, LINK, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
+use tokio::sync::Mutex;
 
-use crate::image::MAX_MANIFEST;
 use crate::image::access::Access;
 use crate::image::error::RemoteError;
 use crate::image::fetch::auth::{Authorization, Challenge};
 use crate::image::fetch::bounds::{self, Refused};
-use crate::image::fetch::protocol::Referrers;
+use crate::image::fetch::protocol::{Referrers, Wanted};
 use crate::image::manifest::Document;
 use crate::image::source::MAX_SIGNATURES;
+use crate::image::{MAX_MANIFEST, MAX_OBJECT};
 use crate::model::credentials::Credential;
 use crate::model::ids::Digest;
 
@@ -47,12 +48,19 @@ pub(crate) struct Client {
     pub(super) plain: bool,
     /// What is shown where the registry asks for it.
     pub(super) credential: Option<Credential>,
+    /// Held while a token is fetched, so that requests that run at once do not fetch one each.
+    standing: Mutex<Standing>,
+    /// When the parent gives up.
+    until: Instant,
+}
+
+/// What the registry lets us do.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
     /// What goes along with requests now.
     authorization: Option<Authorization>,
     /// True once something was put: a token for reading alone does not do.
     pub(super) pushes: bool,
-    /// When the parent gives up.
-    until: Instant,
 }
 
 impl Client {
@@ -96,25 +104,38 @@ impl Client {
             builder = builder.identity(reqwest::Identity::from_pem(&identity).map_err(wrong)?);
         }
         let http = builder.build().map_err(|err| failed(chain(&err)))?;
-        Ok(Self { http, host, repository, plain, credential, authorization: None, pushes: false, until })
+        Ok(Self { http, host, repository, plain, credential, standing: Mutex::default(), until })
     }
 
     /// From now on, tokens must allow to write.
-    pub(super) fn will_push(&mut self) {
-        if !self.pushes {
-            (self.pushes, self.authorization) = (true, None);
+    pub(super) async fn will_push(&self) {
+        let mut standing = self.standing.lock().await;
+        if !standing.pushes {
+            *standing = Standing { authorization: None, pushes: true };
+        }
+    }
+
+    /// Reads one thing; None where there is no such thing.
+    pub async fn read(&self, want: Wanted) -> Result<Option<Vec<u8>>, RemoteError> {
+        match want {
+            Wanted::Manifest { reference } => self.manifest(&reference).await,
+            Wanted::Blob { digest, max } => self.blob(&digest, max.min(MAX_OBJECT)).await,
+            Wanted::Referrers { digest } => {
+                let list = self.referrers(&digest).await?;
+                Ok(list.map(|list| serde_json::to_vec(&list).expect("a list of strings is JSON")))
+            }
         }
     }
 
     /// A manifest or index by tag or digest.
-    pub async fn manifest(&mut self, reference: &str) -> Result<Option<Vec<u8>>, RemoteError> {
+    async fn manifest(&self, reference: &str) -> Result<Option<Vec<u8>>, RemoteError> {
         let what = format!("manifest {reference} of {}", self.repository);
         let path = format!("manifests/{reference}");
         Ok(self.get(&self.url(&path)?, MANIFESTS, &what, MAX_MANIFEST).await?.map(|(bytes, _)| bytes))
     }
 
     /// A blob.
-    pub async fn blob(&mut self, digest: &Digest, max: usize) -> Result<Option<Vec<u8>>, RemoteError> {
+    async fn blob(&self, digest: &Digest, max: usize) -> Result<Option<Vec<u8>>, RemoteError> {
         let what = format!("blob {digest} of {}", self.repository);
         let path = format!("blobs/{digest}");
         Ok(self.get(&self.url(&path)?, "*/*", &what, max).await?.map(|(bytes, _)| bytes))
@@ -122,7 +143,7 @@ impl Client {
 
     /// What refers to an image, by the referrers API; None where the registry has no such API. All pages are read, without
     /// filter, since filters and the types that they go by are not reliable.
-    pub async fn referrers(&mut self, digest: &Digest) -> Result<Option<Referrers>, RemoteError> {
+    async fn referrers(&self, digest: &Digest) -> Result<Option<Referrers>, RemoteError> {
         let what = format!("the signatures of {digest} in {}", self.repository);
         let mut list = Referrers::default();
         let mut next = Some(self.url(&format!("referrers/{digest}"))?);
@@ -171,13 +192,7 @@ impl Client {
     }
 
     /// GET: 200 is an answer, 404 says "none", everything else is an error.
-    async fn get(
-        &mut self,
-        url: &Url,
-        accept: &str,
-        what: &str,
-        max: usize,
-    ) -> Result<Option<(Vec<u8>, HeaderMap)>, RemoteError> {
+    async fn get(&self, url: &Url, accept: &str, what: &str, max: usize) -> Result<Option<(Vec<u8>, HeaderMap)>, RemoteError> {
         let request = self.http.get(url.clone()).header(ACCEPT, accept);
         let response = self.ask_patiently(request, what).await?;
         match response.status() {
@@ -192,7 +207,7 @@ impl Client {
 
     /// Sends a request that changes nothing, and again where the registry says that it is overloaded: no longer than the parent
     /// waits, and when the registry says that it may.
-    async fn ask_patiently(&mut self, request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
+    async fn ask_patiently(&self, request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
         let mut tries = 1;
         loop {
             let again = request.try_clone().expect("a request without a body can be sent twice");
@@ -208,27 +223,34 @@ impl Client {
     }
 
     /// Sends a request, and once more with what the registry asks for.
-    pub(super) async fn ask(&mut self, request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
+    pub(super) async fn ask(&self, request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
         let again = request.try_clone();
-        let response = self.send(request, what).await?;
-        match again {
-            // A token may have run out, so another one is fetched even where we had one.
-            Some(again) if response.status() == StatusCode::UNAUTHORIZED => {
-                let headers = response.headers().get_all(WWW_AUTHENTICATE);
-                let challenges: Vec<_> = headers.iter().filter_map(|value| value.to_str().ok()).map(Challenge::parse).collect();
-                let Some(authorization) = self.answer_to(&challenges, what).await? else { return Ok(response) };
-                if self.authorization.as_ref() == Some(&authorization) {
-                    return Ok(response);
-                }
-                self.authorization = Some(authorization);
-                self.send(again, what).await
+        let shown = self.standing.lock().await.authorization.clone();
+        let response = self.send(request, shown.as_ref(), what).await?;
+        let Some(again) = again.filter(|_| response.status() == StatusCode::UNAUTHORIZED) else { return Ok(response) };
+        let mut standing = self.standing.lock().await;
+        // Another request may have got something better meanwhile. A token may have run out, so another one is fetched even
+        // where we had one.
+        if standing.authorization == shown {
+            let headers = response.headers().get_all(WWW_AUTHENTICATE);
+            let challenges: Vec<_> = headers.iter().filter_map(|value| value.to_str().ok()).map(Challenge::parse).collect();
+            match self.answer_to(&challenges, standing.pushes, what).await? {
+                Some(answer) if standing.authorization.as_ref() != Some(&answer) => standing.authorization = Some(answer),
+                _ => return Ok(response),
             }
-            _ => Ok(response),
         }
+        let shown = standing.authorization.clone();
+        drop(standing);
+        self.send(again, shown.as_ref(), what).await
     }
 
-    async fn send(&self, mut request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
-        request = match &self.authorization {
+    async fn send(
+        &self,
+        mut request: RequestBuilder,
+        shown: Option<&Authorization>,
+        what: &str,
+    ) -> Result<Response, RemoteError> {
+        request = match shown {
             None => request,
             Some(Authorization::Bearer(token)) => request.bearer_auth(token),
             Some(Authorization::Basic { user, password }) => request.basic_auth(user, Some(password)),

@@ -1,8 +1,7 @@
 //! The child that speaks to registries: all network traffic, TLS, DNS and HTTP happens here, without any privilege.
 //!
-//! The parent asks for one thing at a time and gets bytes in sealed memory, or a sentence; what is to be uploaded comes in sealed
-//! memory too. Nothing that comes out of here is
-//! trusted: the parent hashes and verifies.
+//! The parent asks for some things at once and gets the bytes of each in sealed memory, or a sentence; what is to be uploaded comes in
+//! sealed memory too. Nothing that comes out of here is trusted: the parent hashes and verifies.
 
 mod auth;
 mod bounds;
@@ -10,9 +9,12 @@ mod http;
 pub(crate) mod protocol;
 mod upload;
 
+use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::image::access::Access;
 use crate::image::error::RemoteError;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT};
 use crate::sys::SysError;
@@ -22,7 +24,9 @@ use crate::sys::sandbox;
 use crate::sys::sock::{Message, Socket};
 use http::Client;
 pub(crate) use http::chain;
-use protocol::{Answer, Ask, MAX_MESSAGE, Put};
+use protocol::{Answer, Ask, MAX_MESSAGE, Put, Reply, Wanted};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 /// What the child may use. Address space is mostly reserved, never touched: thread arenas, TLS tables. A body of
 /// [`MAX_OBJECT`] that grows while it arrives takes three times its size.
@@ -53,6 +57,12 @@ const READABLE: &[&str] = &[
 /// The most that the certificate authorities of one registry may take: several files of them.
 const MAX_AUTHORITIES: usize = 4 * MAX_MANIFEST;
 
+/// What may be on its way at once, by the most that it can take, in units of [`MAX_MANIFEST`]: a layer beside the config and the places of
+/// signatures. While they grow, bodies take three times their size, and [`LIMITS`] leaves room for that.
+const ROOM: u32 = 24;
+/// What a small body takes of it: so that it is also a limit of connections.
+const SMALL: u32 = 2;
+
 /// The whole life of the child role `fetch`: confine, close the sandbox, then serve until the parent closes the socket. A child that cannot
 /// confine itself answers its first question with the reason, and nothing else.
 pub fn child() -> ExitCode {
@@ -70,7 +80,7 @@ fn refuse(socket: &Socket, err: &SysError) -> Result<(), SysError> {
     // Read first: an end with something unread in its queue would reach the parent as a reset, before the answer.
     socket.recv("a question", MAX_MESSAGE, None)?;
     let problem = http::chain(err);
-    socket.send(&Answer::Failed(RemoteError::Unconfined { problem }).to_bytes(), &[])
+    reply(socket, 0, Err(RemoteError::Unconfined { problem }))
 }
 
 /// Answers questions on `socket` until its other end is closed.
@@ -82,65 +92,95 @@ pub fn serve(socket: &Socket) -> Result<(), SysError> {
         .enable_all()
         .build()
         .map_err(SysError::io("start", "the fetch child's runtime"))?;
-    let mut client: Option<Client> = None;
+    let mut client: Option<Arc<Client>> = None;
     while let Some(message) = socket.recv("a question", MAX_MESSAGE, None)? {
-        let (answer, bytes) = match answer(&runtime, &mut client, message) {
-            Ok(Some(bytes)) => (Answer::Bytes, Some(bytes)),
-            Ok(None) => (Answer::Nothing, None),
-            Err(err) => (Answer::Failed(err), None),
+        let answer = match Ask::from_bytes(&message.bytes) {
+            Ok(Ask::Read { wants }) => match &client {
+                Some(client) => {
+                    runtime.block_on(read(client, wants, socket))?;
+                    continue;
+                }
+                None => Err(nonsense("nothing was opened".to_owned())),
+            },
+            Ok(Ask::Open { access, patience }) => open(*access, patience, &message).map(|opened| {
+                client = Some(Arc::new(opened));
+                None
+            }),
+            Ok(ask) => runtime.block_on(put(client.as_deref(), ask, &message)),
+            Err(problem) => Err(nonsense(problem)),
         };
-        let text = answer.to_bytes();
-        let memory = bytes.map(|bytes| sealed_memfd("bpfman-hook-fetched", &bytes)).transpose()?;
-        let memory = memory.as_ref().map(std::os::fd::AsFd::as_fd);
-        socket.send(&text, memory.as_slice())?;
+        reply(socket, 0, answer)?;
     }
     Ok(())
 }
 
-/// Does what one message asks for: bytes, or None for "opened" and for "there is none".
-fn answer(
-    runtime: &tokio::runtime::Runtime,
-    client: &mut Option<Client>,
-    message: Message,
-) -> Result<Option<Vec<u8>>, RemoteError> {
-    let nonsense = |problem: String| RemoteError::Nonsense { host: String::new(), what: "a question".into(), problem };
-    let ask = Ask::from_bytes(&message.bytes).map_err(nonsense)?;
-    if let Ask::Open { access, patience } = ask {
-        let mut files = message.fds.iter();
-        let mut file = |sent: bool, what| {
-            let fd = if sent { files.next() } else { None };
-            fd.map(|fd| read_sealed(fd, what, MAX_AUTHORITIES)).transpose().map_err(|err| nonsense(err.to_string()))
-        };
-        let authorities = file(access.authorities, "the certificate authorities")?;
-        let identity = file(access.identity, "our certificate")?;
-        let until = Instant::now() + Duration::from_millis(patience);
-        *client = Some(Client::new(*access, authorities, identity, until)?);
-        return Ok(None);
-    }
-    let sent = message.fds.first().map(|fd| read_sealed(fd, "what is to be put", MAX_OBJECT)).transpose();
-    let sent = sent.map_err(|err| nonsense(err.to_string()))?;
-    let client = client.as_mut().ok_or_else(|| nonsense("nothing was opened".to_owned()))?;
-    runtime.block_on(async {
-        match ask {
-            Ask::Open { .. } => Ok(None),
-            Ask::Manifest { reference } => client.manifest(&reference).await,
-            Ask::Blob { digest, max } => client.blob(&digest, max.min(MAX_OBJECT)).await,
-            Ask::Referrers { digest } => {
-                let list = client.referrers(&digest).await?;
-                Ok(list.map(|list| serde_json::to_vec(&list).expect("a list of strings is JSON")))
-            }
-            Ask::PutBlob { digest, from } => {
-                let bytes = sent.ok_or_else(|| nonsense("no bytes came along".to_owned()))?;
-                client.put_blob(&digest, from.as_deref(), bytes).await.map(put)
-            }
-            Ask::PutManifest { reference, media_type } => {
-                let bytes = sent.ok_or_else(|| nonsense("no bytes came along".to_owned()))?;
-                client.put_manifest(&reference, &media_type, bytes).await.map(put)
-            }
-        }
-    })
+type Got = Result<Option<Vec<u8>>, RemoteError>;
+
+/// Says what came of one thing: bytes, or None for "opened" and for "there is none".
+fn reply(socket: &Socket, nth: usize, got: Got) -> Result<(), SysError> {
+    let (answer, bytes) = match got {
+        Ok(Some(bytes)) => (Answer::Bytes, Some(bytes)),
+        Ok(None) => (Answer::Nothing, None),
+        Err(err) => (Answer::Failed(err), None),
+    };
+    let memory = bytes.map(|bytes| sealed_memfd("bpfman-hook-fetched", &bytes)).transpose()?;
+    let memory = memory.as_ref().map(AsFd::as_fd);
+    socket.send(&Reply { nth, answer }.to_bytes(), memory.as_slice())
 }
 
-fn put(put: Put) -> Option<Vec<u8>> {
-    Some(serde_json::to_vec(&put).expect("two truths are JSON"))
+/// Reads several things at once and replies to each when it is there.
+async fn read(client: &Arc<Client>, wants: Vec<Wanted>, socket: &Socket) -> Result<(), SysError> {
+    let room = Arc::new(Semaphore::new(ROOM as usize));
+    let mut running = JoinSet::new();
+    for (nth, want) in wants.into_iter().enumerate() {
+        let (client, room) = (client.clone(), room.clone());
+        running.spawn(async move {
+            let taken = room.acquire_many_owned(room_for(&want)).await.expect("nobody closes it");
+            (nth, client.read(want).await, taken)
+        });
+    }
+    while let Some(done) = running.join_next().await {
+        let (nth, got, taken) = done.map_err(|err| SysError::io("run", "a request")(std::io::Error::other(err)))?;
+        reply(socket, nth, got)?;
+        // Its bytes are with the parent.
+        drop(taken);
+    }
+    Ok(())
+}
+
+fn room_for(want: &Wanted) -> u32 {
+    match want {
+        Wanted::Blob { max, .. } => u32::try_from(max.div_ceil(MAX_MANIFEST)).unwrap_or(ROOM).clamp(SMALL, ROOM),
+        Wanted::Manifest { .. } | Wanted::Referrers { .. } => SMALL,
+    }
+}
+
+fn nonsense(problem: String) -> RemoteError {
+    RemoteError::Nonsense { host: String::new(), what: "a question".into(), problem }
+}
+
+/// Sets up what follows.
+fn open(access: Access, patience: u64, message: &Message) -> Result<Client, RemoteError> {
+    let mut files = message.fds.iter();
+    let mut file = |sent: bool, what| {
+        let fd = if sent { files.next() } else { None };
+        fd.map(|fd| read_sealed(fd, what, MAX_AUTHORITIES)).transpose().map_err(|err| nonsense(err.to_string()))
+    };
+    let authorities = file(access.authorities, "the certificate authorities")?;
+    let identity = file(access.identity, "our certificate")?;
+    Client::new(access, authorities, identity, Instant::now() + Duration::from_millis(patience))
+}
+
+/// Puts what comes along.
+async fn put(client: Option<&Client>, ask: Ask, message: &Message) -> Got {
+    let client = client.ok_or_else(|| nonsense("nothing was opened".to_owned()))?;
+    let bytes = message.fds.first().map(|fd| read_sealed(fd, "what is to be put", MAX_OBJECT)).transpose();
+    let bytes = bytes.map_err(|err| nonsense(err.to_string()))?;
+    let bytes = bytes.ok_or_else(|| nonsense("no bytes came along".to_owned()))?;
+    let put: Put = match ask {
+        Ask::PutBlob { digest, from } => client.put_blob(&digest, from.as_deref(), bytes).await?,
+        Ask::PutManifest { reference, media_type } => client.put_manifest(&reference, &media_type, bytes).await?,
+        Ask::Open { .. } | Ask::Read { .. } => return Err(nonsense("it puts nothing".to_owned())),
+    };
+    Ok(Some(serde_json::to_vec(&put).expect("two truths are JSON")))
 }

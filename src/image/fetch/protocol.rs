@@ -1,4 +1,5 @@
-//! What parent and fetch child say to each other: one JSON message each way, bytes beside it in sealed memory.
+//! What parent and fetch child say to each other: JSON messages, bytes beside them in sealed memory. A question gets one reply, several
+//! things that are read at once get one each, in the order in which they arrive.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,6 +22,31 @@ pub(crate) enum Ask {
         /// Milliseconds until the parent gives up.
         patience: u64,
     },
+    /// Several things at once: one reply for each.
+    Read {
+        /// Which.
+        wants: Vec<Wanted>,
+    },
+    /// Puts the blob that comes along into the repository, unless it is there.
+    PutBlob {
+        /// Its digest, by which the registry checks it too.
+        digest: Digest,
+        /// Another repository of the registry that may have it already.
+        from: Option<String>,
+    },
+    /// Puts the manifest or index that comes along into the repository: a [`Put`] as JSON.
+    PutManifest {
+        /// The tag or digest.
+        reference: String,
+        /// What it calls itself.
+        media_type: String,
+    },
+}
+
+/// Something to read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "read", rename_all = "snake_case")]
+pub(crate) enum Wanted {
     /// A manifest or index by tag or digest.
     Manifest {
         /// The tag or digest.
@@ -39,20 +65,6 @@ pub(crate) enum Ask {
         /// The image.
         digest: Digest,
     },
-    /// Puts the blob that comes along into the repository, unless it is there.
-    PutBlob {
-        /// Its digest, by which the registry checks it too.
-        digest: Digest,
-        /// Another repository of the registry that may have it already.
-        from: Option<String>,
-    },
-    /// Puts the manifest or index that comes along into the repository: a [`Put`] as JSON.
-    PutManifest {
-        /// The tag or digest.
-        reference: String,
-        /// What it calls itself.
-        media_type: String,
-    },
 }
 
 /// What became of something that was put.
@@ -62,6 +74,15 @@ pub(crate) struct Put {
     pub spared: bool,
     /// The registry lists it by the referrers API.
     pub listed: bool,
+}
+
+/// One thing that the child says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reply {
+    /// Which of the things that are read it is about; 0 for other questions.
+    pub nth: usize,
+    /// What came of it.
+    pub answer: Answer,
 }
 
 /// The child's answers.
@@ -95,7 +116,7 @@ impl Ask {
     }
 }
 
-impl Answer {
+impl Reply {
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings and numbers are JSON")
     }
@@ -141,9 +162,13 @@ mod tests {
         assert!(!format!("{open:?}").contains("secret"), "{open:?}");
         for ask in [
             open,
-            Ask::Manifest { reference: "v1".into() },
-            Ask::Blob { digest, max: 5 },
-            Ask::Referrers { digest },
+            Ask::Read {
+                wants: vec![
+                    Wanted::Manifest { reference: "v1".into() },
+                    Wanted::Blob { digest, max: 5 },
+                    Wanted::Referrers { digest },
+                ],
+            },
             Ask::PutBlob { digest, from: Some("c/d".into()) },
             Ask::PutManifest { reference: "v1".into(), media_type: "m".into() },
         ] {
@@ -151,18 +176,21 @@ mod tests {
         }
         let failed = RemoteError::Status { host: "h".into(), what: "w".into(), status: 500, message: "m".into() };
         for answer in [Answer::Bytes, Answer::Nothing, Answer::Failed(failed)] {
-            assert_eq!(Answer::from_bytes(&answer.to_bytes()), Ok(answer));
+            let reply = Reply { nth: 3, answer };
+            assert_eq!(Reply::from_bytes(&reply.to_bytes()), Ok(reply));
         }
-        assert!(Answer::from_bytes(b"{\"answer\":\"other\"}").is_err());
+        assert!(Reply::from_bytes(b"{\"nth\":0,\"answer\":{\"answer\":\"other\"}}").is_err());
     }
 
     #[test]
     fn nothing_that_a_terminal_obeys_comes_out_of_an_answer() {
         let failed = RemoteError::Nonsense { host: "h\u{1b}[2J".into(), what: "w\n".into(), problem: "p\u{9b}31m".into() };
         let clean = RemoteError::Nonsense { host: "h [2J".into(), what: "w ".into(), problem: "p 31m".into() };
-        assert_eq!(Answer::from_bytes(&Answer::Failed(failed).to_bytes()), Ok(Answer::Failed(clean)));
+        let reply = |answer| Reply { nth: 0, answer };
+        assert_eq!(Reply::from_bytes(&reply(Answer::Failed(failed)).to_bytes()), Ok(reply(Answer::Failed(clean))));
         for unknown in ["{\"answer\":\"\\u001b[2J\"}", "{\"answer\":\"failed\",\"why\":{\"\\u001b\":1}}"] {
-            let said = Answer::from_bytes(unknown.as_bytes()).unwrap_err();
+            let unknown = format!("{{\"nth\":0,\"answer\":{unknown}}}");
+            let said = Reply::from_bytes(unknown.as_bytes()).unwrap_err();
             assert!(!said.contains(char::is_control), "{said:?}");
         }
     }

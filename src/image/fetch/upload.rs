@@ -12,9 +12,9 @@ use crate::model::registries::is_loopback;
 
 impl Client {
     /// Puts a blob there, unless it is there or the registry takes it from another repository of its own.
-    pub async fn put_blob(&mut self, digest: &Digest, from: Option<&str>, bytes: Vec<u8>) -> Result<Put, RemoteError> {
+    pub async fn put_blob(&self, digest: &Digest, from: Option<&str>, bytes: Vec<u8>) -> Result<Put, RemoteError> {
         let what = format!("the upload of blob {digest} to {}", self.repository);
-        self.will_push();
+        self.will_push().await;
         let there = self.http.head(self.url(&format!("blobs/{digest}"))?);
         let response = self.ask(there, &what).await?;
         match response.status() {
@@ -48,9 +48,9 @@ impl Client {
     }
 
     /// Puts a manifest or index there.
-    pub async fn put_manifest(&mut self, reference: &str, media_type: &str, bytes: Vec<u8>) -> Result<Put, RemoteError> {
+    pub async fn put_manifest(&self, reference: &str, media_type: &str, bytes: Vec<u8>) -> Result<Put, RemoteError> {
         let what = format!("the upload of manifest {reference} to {}", self.repository);
-        self.will_push();
+        self.will_push().await;
         let to = self.url(&format!("manifests/{reference}"))?;
         let response = self.ask(self.http.put(to).header(CONTENT_TYPE, media_type).body(bytes), &what).await?;
         match response.status() {

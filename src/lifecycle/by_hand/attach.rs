@@ -35,7 +35,15 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Place::Interface { order, .. } => Some(order.clone()),
             _ => None,
         };
-        let mut link = LinkRecord { pin: PinName::link(0), program: program.pin.clone(), at, order, netns, id: None };
+        let mut link = LinkRecord {
+            pin: PinName::link(0),
+            program: program.pin.clone(),
+            at,
+            order,
+            netns,
+            metadata: attach.metadata.clone(),
+            id: None,
+        };
         // Two that settled at the same moment: one of them comes first, the other finds its unfinished link.
         let taken = self.take(record.no, |kept| {
             let there = kept.programs.iter().any(|p| p.id == Some(id));
@@ -145,12 +153,15 @@ fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoi
             kind_is(ProgramKind::Tracepoint)?;
             Ok((AttachPoint::Tracepoint { tracepoint: tracepoint.clone() }, None, Held::default()))
         }
-        Place::Kprobe { function, offset } => {
+        Place::Kprobe { function, offset, ret } => {
             kind_is(ProgramKind::Kprobe)?;
-            let ret = is == ProgramKind::Kretprobe;
+            let ret = *ret || is == ProgramKind::Kretprobe;
+            if ret && *offset != 0 {
+                return Err(HandError::ReturnOffset { function: function.clone() });
+            }
             Ok((AttachPoint::Kprobe { function: function.clone(), offset: *offset, ret }, None, Held::default()))
         }
-        Place::Uprobe(probe) => {
+        Place::Uprobe { probe, ret } => {
             kind_is(ProgramKind::Uprobe)?;
             let root = match probe.container_pid {
                 Some(pid) => Some(open("open the root directory of process", Path::new(&format!("/proc/{pid}/root")))?),
@@ -160,7 +171,7 @@ fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoi
                 ProbedProcess::Pid(pid) => Some(pid),
                 ProbedProcess::Any | ProbedProcess::Init => None,
             };
-            let at = AttachPoint::Uprobe { probe: probe.clone(), ret: is == ProgramKind::Uretprobe };
+            let at = AttachPoint::Uprobe { probe: probe.clone(), ret: *ret || is == ProgramKind::Uretprobe };
             Ok((at, None, Held { root, process, ..Held::default() }))
         }
         Place::Trampoline(kind) => {

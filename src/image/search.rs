@@ -1,0 +1,126 @@
+//! Where a repository may keep the signatures of an image: the tag of cosign 2, the referrers API, and the tag that stands in for it.
+
+use std::collections::BTreeSet;
+
+use crate::image::MAX_MANIFEST;
+use crate::image::error::ImageError;
+use crate::image::fetch::protocol::{Referrers, Wanted};
+use crate::image::host::Got;
+use crate::image::manifest::{Document, Manifest};
+use crate::image::remote::{Remote, manifest};
+use crate::image::source::{Found, MAX_SIGNATURES, checked, signature_layers};
+use crate::model::ids::Digest;
+
+impl Remote {
+    /// Says that signatures of an image will be looked for.
+    pub fn expect_signatures(&mut self, digest: &Digest) {
+        self.ahead.expect(manifest(&signature_tag(digest)));
+        self.ahead.expect(Wanted::Referrers { digest: *digest });
+        self.ahead.expect(manifest(&fallback_tag(digest)));
+    }
+
+    /// Everything in the repository that may be a signature of `digest`. All three places are read, whatever the
+    /// others say. Each step is one round trip: the places, the documents
+    /// that they name, the signatures in these.
+    pub fn signatures(&mut self, digest: &Digest) -> Found {
+        let mut found = Found::default();
+        self.expect_signatures(digest);
+        let mut holders = Vec::new();
+        match self.document(&signature_tag(digest), None) {
+            Ok(Some(Document::Manifest(manifest))) if manifest.layers.is_empty() => {
+                found.trouble(self.malformed("its tag holds a manifest without layers".to_owned()));
+            }
+            Ok(Some(Document::Manifest(manifest))) => {
+                self.expect_blobs(&manifest);
+                holders.push(manifest);
+            }
+            Ok(Some(Document::Index(_))) => found.trouble(self.malformed("its tag holds an index".to_owned())),
+            Ok(None) => {}
+            Err(err) => found.trouble(err),
+        }
+        for referrer in self.referrers(digest, &mut found) {
+            let reference = referrer.to_string();
+            match self.document(&reference, Some(&referrer)) {
+                Ok(Some(Document::Manifest(manifest))) => holders.push(manifest),
+                Ok(Some(Document::Index(_)) | None) => {}
+                Err(err) => found.trouble(err),
+            }
+        }
+        holders.iter().for_each(|manifest| self.expect_blobs(manifest));
+        let image = self.image.clone();
+        for manifest in &holders {
+            found.collect(manifest, &image, |digest| self.blob(digest, MAX_MANIFEST));
+        }
+        found
+    }
+
+    /// The manifests that refer to an image, by the API and by the tag that stands in for it; they are expected to be asked for.
+    fn referrers(&mut self, digest: &Digest, found: &mut Found) -> Vec<Digest> {
+        let mut written = Vec::new();
+        match self.listed(digest) {
+            Ok(list) => {
+                if list.more {
+                    found.trouble(self.malformed("it is longer than we read".to_owned()));
+                }
+                written = list.digests;
+            }
+            Err(err) => found.trouble(err),
+        }
+        match self.document(&fallback_tag(digest), None) {
+            Ok(Some(Document::Index(entries))) => written.extend(entries.iter().map(|entry| entry.written_digest())),
+            Ok(Some(Document::Manifest(_))) => found.trouble(self.malformed("its tag holds no index".to_owned())),
+            Ok(None) => {}
+            Err(err) => found.trouble(err),
+        }
+        let mut seen = BTreeSet::new();
+        written.retain(|referrer| seen.insert(referrer.clone()));
+        if written.len() > MAX_SIGNATURES {
+            found.trouble(self.malformed("it is longer than we read".to_owned()));
+            written.truncate(MAX_SIGNATURES);
+        }
+        let mut referrers = Vec::new();
+        for referrer in written {
+            match referrer.parse::<Digest>() {
+                Ok(digest) => referrers.push(digest),
+                Err(_) => found.trouble(self.malformed(format!("it names {referrer}, which is no sha256 digest"))),
+            }
+        }
+        referrers.iter().for_each(|referrer| self.ahead.expect(manifest(&referrer.to_string())));
+        referrers
+    }
+
+    fn listed(&mut self, digest: &Digest) -> Result<Referrers, ImageError> {
+        match self.ask(Wanted::Referrers { digest: *digest })? {
+            Got::Missing => Ok(Referrers::default()),
+            Got::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
+            Got::TooLarge => Err(self.malformed("it is too large".to_owned())),
+        }
+    }
+
+    fn expect_blobs(&mut self, manifest: &Manifest) {
+        for digest in signature_layers(manifest).filter_map(|layer| layer.digest().ok()) {
+            self.ahead.expect(Wanted::Blob { digest, max: MAX_MANIFEST });
+        }
+    }
+
+    /// A parsed document by tag or, checked, by digest.
+    fn document(&mut self, reference: &str, digest: Option<&Digest>) -> Result<Option<Document>, ImageError> {
+        let bytes = match (self.manifest(reference)?, digest) {
+            (Got::Missing, None) => return Ok(None),
+            (Got::Bytes(bytes), None) => bytes,
+            (Got::TooLarge, None) => return Err(self.malformed("it is too large".to_owned())),
+            (got, Some(digest)) => checked(&self.image, "signature", digest, MAX_MANIFEST, got)?,
+        };
+        Document::parse(&bytes).map(Some).map_err(|problem| self.malformed(problem))
+    }
+}
+
+/// The tag of an image's signatures by cosign 2.
+fn signature_tag(digest: &Digest) -> String {
+    format!("{}.sig", fallback_tag(digest))
+}
+
+/// The tag of the list that stands in for the referrers API.
+fn fallback_tag(digest: &Digest) -> String {
+    format!("sha256-{}", digest.hex())
+}
