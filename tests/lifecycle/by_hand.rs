@@ -17,7 +17,7 @@ use bpfman_hook::model::record::{OwnerRecord, Phase};
 use bpfman_hook::paths::Paths;
 
 use crate::World;
-use crate::support::fake::{FakeHost, FakeKernel, Killed, Trouble};
+use crate::fake::{FakeHost, FakeKernel, Killed, Trouble};
 
 /// Processes of these tests.
 const FIRST: u32 = 601;
