@@ -374,7 +374,15 @@ programs = 2
     type Written<'a> = &'a [(&'a str, &'a str)];
 
     fn facts(runtime_user: u32) -> ContainerFacts {
-        ContainerFacts { engine: Engine::Podman, namespace: None, pod: None, container: None, runtime_user, userns: true }
+        ContainerFacts {
+            engine: Engine::Podman,
+            namespace: None,
+            pod: None,
+            container: None,
+            labels: Default::default(),
+            runtime_user,
+            userns: true,
+        }
     }
 
     fn policy() -> Policy {

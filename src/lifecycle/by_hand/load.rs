@@ -177,7 +177,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     fn build_by_hand(&self, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
         self.load_objects(record, plan)?;
-        self.complete(record)
+        self.complete(record, None)
     }
 }
 
