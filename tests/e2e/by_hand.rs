@@ -1,36 +1,10 @@
 //! Programs that a person loads: no container, every command on the real kernel.
 
-use std::process::{Child, Command, Stdio};
-
 use serde_json::Value;
 
 use crate::support::lab::{Hooks, Lab};
-use crate::support::process::{PATIENCE, eventually};
+use crate::support::netns::Netns;
 use crate::world::{World, object_path};
-
-/// A network namespace of its own, for as long as this lives.
-struct Netns(Child);
-
-impl Netns {
-    fn new() -> Self {
-        let child = Command::new("unshare").args(["--net", "sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap();
-        let netns = Self(child);
-        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-        eventually("the namespace", PATIENCE, || std::fs::read_link(netns.path()).ok().filter(|theirs| *theirs != own));
-        netns
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/{}/ns/net", self.0.id())
-    }
-}
-
-impl Drop for Netns {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// The only program that this load makes.
 fn load(lab: &Lab, more: &[&str]) -> String {

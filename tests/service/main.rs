@@ -6,7 +6,9 @@ mod support;
 
 mod abuse;
 mod calls;
+mod chaos;
 mod lifetime;
 mod peers;
+mod places;
 mod reflection;
 mod world;

@@ -14,6 +14,7 @@ use crate::model::by_hand::{Attach, Bounds, Place};
 use crate::model::ids::PinName;
 use crate::model::plan::PlannedLink;
 use crate::model::record::{LinkRecord, OwnerRecord, ProgramRecord};
+use crate::store::StoreError;
 use crate::sys::netns;
 
 /// What a link hangs on, held open while it is made.
@@ -70,9 +71,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             init: held.process,
         };
         let directory = self.fs.join(record.no.directory());
-        let made = self.attach(&directory, &planned, places).map_err(HandError::from);
-        // A filter of the traffic control layer has no id that a client could detach it by.
-        let made = made.and_then(|number| number.ok_or_else(|| HandError::NoTcx { function: program.function.clone() }));
+        let mut made = self.attach(&directory, &planned, places).map_err(HandError::from);
+        // What has the interface may be a dead process's, which nobody has cleared away yet.
+        if made.as_ref().is_err_and(HandError::is_taken) && self.finish_dead().unwrap_or(false) {
+            made = self.attach(&directory, &planned, places).map_err(HandError::from);
+        }
+        let made = made.and_then(|number| number.map_or_else(|| self.filter_number(), Ok));
         let named = made.and_then(|number| {
             let name = |kept: &mut OwnerRecord| {
                 kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(number));
@@ -90,6 +94,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
         }
         named
+    }
+
+    /// An id for a filter of the traffic control layer, which has none by itself, so that it can be shown and detached as a link can.
+    fn filter_number(&self) -> Result<u32, HandError> {
+        let counted = self.store.write::<_, StoreError>(|txn| txn.next_no()).map_err(Cause::from)?;
+        Ok(FILTERS | u32::try_from(counted.0 % u64::from(FILTERS)).expect("a remainder below 2^31"))
     }
 
     pub(super) fn detach_by_hand(&self, bounds: &Bounds, id: u32) -> Result<(), HandError> {
@@ -117,6 +127,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
+/// Numbers from here on are no link's of the kernel's, which counts as far as a signed number goes.
+const FILTERS: u32 = 1 << 31;
+
 /// The lowest number above all that are taken.
 fn free_link(record: &OwnerRecord) -> PinName {
     let taken = |name: &PinName| record.links.iter().any(|link| link.pin == *name);
@@ -137,7 +150,8 @@ fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoi
         Place::Interface { kind, iface, direction, order, netns } => {
             kind_is(*kind)?;
             let path = netns.as_deref().unwrap_or(Path::new("/proc/self/ns/net"));
-            let namespace = open("open the network namespace", path)?;
+            let failed = |source| HandError::File { doing: "open the network namespace", path: path.to_owned(), source };
+            let namespace = netns::open(path).map_err(failed)?;
             let (cookie, known) = netns::survey(namespace.as_fd()).map_err(|e| Cause::from(HostError::from(e)))?;
             let iface = interface(iface, &known)?;
             let direction = direction.unwrap_or(Direction::Ingress);

@@ -126,12 +126,6 @@ pub enum HandError {
         /// What there is.
         known: String,
     },
-    /// The kernel has no tcx, and what it has instead has no id.
-    #[error("attach {function}: this kernel has no tcx links (Linux 6.6), and its filters have no id to detach them by")]
-    NoTcx {
-        /// The program.
-        function: String,
-    },
     /// Some of it is still in the kernel.
     #[error("remove {owner}: some of it is left, which gc tries again")]
     Left {
@@ -154,10 +148,15 @@ pub enum HandError {
 }
 
 impl HandError {
+    /// Whether another XDP program is in the way.
+    fn is_taken(&self) -> bool {
+        matches!(self, Self::Cause(cause) if matches!(**cause, Cause::Kernel(KernelError::XdpTaken { .. })))
+    }
+
     fn code(&self) -> Code {
         match self {
             Self::NoProgram(_) | Self::NoKernelProgram(_) | Self::NoLink(_) | Self::NoInterface { .. } => Code::NotFound,
-            Self::NotByHand { .. } | Self::Config(_) | Self::NoTcx { .. } | Self::Left { .. } => Code::FailedPrecondition,
+            Self::NotByHand { .. } | Self::Config(_) | Self::Left { .. } => Code::FailedPrecondition,
             Self::NotYours { .. } | Self::NoRule(_) | Self::Trust(_) => Code::PermissionDenied,
             Self::TooManyPrograms { .. } | Self::TooMuchMemory { .. } => Code::ResourceExhausted,
             Self::OtherKind { .. } | Self::ReturnOffset { .. } => Code::InvalidArgument,
@@ -285,21 +284,27 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(taken.map_err(Cause::from)?)
     }
 
-    /// Removes whatever dead processes were making or removing. A link that one was removing has lost its id: to say that there is no
-    /// such link is only true once it is gone.
-    fn finish_dead(&self) -> Result<(), HandError> {
+    /// Removes whatever dead processes were making or removing; true where there was something. A link that one was removing has lost
+    /// its id: to say that there is no such link is only true once it is gone.
+    fn finish_dead(&self) -> Result<bool, HandError> {
         let abandoned = |record: &OwnerRecord| {
-            matches!(record.owner, Owner::Host { .. }) && record.phase == Phase::Ready && unfinished(record)
+            let begun = matches!(record.phase, Phase::Pending | Phase::Releasing);
+            matches!(record.owner, Owner::Host { .. }) && (begun || record.phase == Phase::Ready && unfinished(record))
         };
         let records = self
             .store
             .read::<_, StoreError>(|txn| Ok(txn.owners()?.filter_map(Result::ok).filter(abandoned).collect::<Vec<_>>()));
+        let mut finished = false;
         for record in records.map_err(Cause::from)? {
-            if !self.host.is_alive(&record.actor.process).map_err(Cause::from)? {
-                self.drop_unfinished(&record)?;
+            if record.actor.process == self.host.me() || self.host.is_alive(&record.actor.process).map_err(Cause::from)? {
+                continue;
             }
+            finished |= match record.phase {
+                Phase::Ready => self.drop_unfinished(&record)?,
+                _ => matches!(self.release(&record)?, Released::Gone),
+            };
         }
-        Ok(())
+        Ok(finished)
     }
 
     fn find(&self, pick: impl Fn(&OwnerRecord) -> bool) -> Result<Option<OwnerRecord>, HandError> {
