@@ -189,9 +189,11 @@ pub struct Listing {
 #[derive(Debug, Clone, Subcommand)]
 pub enum List {
     /// Programs with owner, kind and kernel id
+    #[command(alias = "program")]
     Programs(ProgramsArgs),
     /// Links with program and attach point
-    Links(Listing),
+    #[command(alias = "link")]
+    Links(LinksArgs),
     /// Containers as a tree: programs, links, bpffs, state
     Containers(Listing),
     /// Cached images
@@ -207,6 +209,17 @@ pub struct ProgramsArgs {
     /// Ask the kernel about each: run time and runs, memory, verified instructions
     #[arg(long, conflicts_with = "quiet")]
     pub stats: bool,
+    /// How.
+    #[command(flatten)]
+    pub listing: Listing,
+}
+
+/// `list links`.
+#[derive(Debug, Clone, Args)]
+pub struct LinksArgs {
+    /// Which.
+    #[command(flatten)]
+    pub selection: program::Selectors,
     /// How.
     #[command(flatten)]
     pub listing: Listing,

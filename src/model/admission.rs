@@ -306,13 +306,18 @@ impl<'a> Admission<'a> {
 
     /// Whether a variable of an object that `image` allowed may be set.
     pub fn check_global(&self, reference: &Reference, image: &ImageRule, name: &str) -> Result<(), Refusal> {
-        check_name(Name::Global(name), reference, image)
+        check_global(reference, image, name)
     }
 
     /// Whether a map of an object that `image` allowed may be shown.
     pub fn check_map(&self, reference: &Reference, image: &ImageRule, name: &str, access: MapAccess) -> Result<(), Refusal> {
         check_name(Name::Map(name, access), reference, image)
     }
+}
+
+/// Whether whoever is bound by policy may set a variable of an object that `image` allowed.
+pub fn check_global(reference: &Reference, image: &ImageRule, name: &str) -> Result<(), Refusal> {
+    check_name(Name::Global(name), reference, image)
 }
 
 fn check_name(name: Name<'_>, reference: &Reference, image: &ImageRule) -> Result<(), Refusal> {

@@ -44,6 +44,7 @@ fn load(bench: &Bench, functions: &[&str]) -> Task {
         globals: BTreeMap::new(),
         metadata: BTreeMap::new(),
         map_owner: None,
+        attach: Vec::new(),
     })
 }
 

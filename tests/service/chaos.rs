@@ -70,7 +70,7 @@ fn by_hand(lab: &Lab, told: &Told, stop: &AtomicBool, seed: u64) {
     let mut dice = Dice(seed);
     while !stop.load(Ordering::Relaxed) {
         // What is left attached outlives it.
-        let netns = Netns::up();
+        let netns = Netns::new();
         let load = ["load", "file", "--path", &object, "--programs", "xdp:count", "-o", "json"];
         let Some(loaded) = command(lab, &mut dice, told, &load) else { continue };
         let id = id_in(&loaded.unwrap_or_else(|said| panic!("load: {said}")));
@@ -119,7 +119,7 @@ fn containers(lab: &Lab, image: &str, told: &Told, stop: &AtomicBool, name: &str
 /// A client of the service, which is killed again and again: then it asks anew.
 fn clients(socket: &Path, told: &Told, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
-        let netns = Netns::up();
+        let netns = Netns::new();
         let done = run(async {
             let mut client = BpfmanClient::new(channel(socket).await.map_err(|_| Gone)?);
             let request = LoadRequest {

@@ -415,7 +415,7 @@ impl Ground {
     fn new() -> Self {
         let world = World::new();
         let elsewhere = Elsewhere::new(&world.lab.path("elsewhere"));
-        Self { world, netns: Netns::up(), elsewhere }
+        Self { world, netns: Netns::new(), elsewhere }
     }
 
     fn end(self) {

@@ -18,7 +18,7 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes one, in which nothing is up.
+    /// Makes one, with lo up.
     pub fn new() -> Self {
         let holder = Command::new("unshare").args(["--net", "sleep", "1000"]).stdin(Stdio::null()).spawn();
         let holder = holder.unwrap_or_else(|e| crate::harness!("start unshare: {e}"));
@@ -27,12 +27,7 @@ impl Netns {
         // Not the one that it was born in.
         eventually("the namespace", PATIENCE, || std::fs::read_link(&path).ok().filter(|theirs| Some(theirs) != own.as_ref()));
         let file = File::open(&path).unwrap_or_else(|e| crate::harness!("open {path}: {e}"));
-        Self { holder, file: file.into() }
-    }
-
-    /// Makes one with lo up.
-    pub fn up() -> Self {
-        let netns = Self::new();
+        let netns = Self { holder, file: file.into() };
         netns.within(|| tool(Command::new("ip").args(["link", "set", "lo", "up"])));
         netns
     }
