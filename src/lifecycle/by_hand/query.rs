@@ -81,8 +81,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let directory = self.fs.join(record.no.directory());
         let mut programs = Vec::new();
         for program in &record.programs {
-            let found: Result<_, KernelError> = inspect::program(&directory, &program.pin);
-            if let Some(info) = found? {
+            if let Some(info) = self.kernel.program(&directory, &program.pin)? {
                 programs.push(Program { kernel: kernel_program(&info), ours: Some(self.ours(record, program, sets)) });
             }
         }
