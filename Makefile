@@ -44,7 +44,7 @@ test-service: root
 test-e2e: root
 	$(CARGO) test $(FLAGS) --test e2e
 
-# The NRI plugin on Debian's containerd 2.1 and 1.7, runc and crun. The first time fetches some 60 MB; a machine that cannot fetch
+# The NRI plugin on Debian's containerd 2.1 and 1.7, runc and crun. The first time fetches some 90 MB; a machine that cannot fetch
 # them says so and goes on.
 test-containerd: root
 	reason=$$(tests/lab/containerd/packages.sh 2>&1 >/dev/null); status=$$?; case $$status in \
