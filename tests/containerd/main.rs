@@ -23,6 +23,7 @@ mod early;
 mod installed;
 mod itself;
 mod lifetimes;
+mod measure;
 mod missed;
 mod pods;
 mod protocol;

@@ -97,8 +97,8 @@ impl PodSpec {
     fn config(&self, node: &Node) -> cri::PodSandboxConfig {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let labels = [("io.kubernetes.pod.name", &self.name), ("io.kubernetes.pod.namespace", &self.namespace)];
-        let labels =
-            labels.map(|(key, value)| (key.to_owned(), value.clone())).into_iter().chain(self.labels.clone()).collect();
+        let mut labels: HashMap<_, _> = labels.map(|(key, value)| (key.to_owned(), value.clone())).into();
+        labels.extend(self.labels.clone());
         let security = cri::LinuxSandboxSecurityContext { namespace_options: Some(self.namespaces()) };
         cri::PodSandboxConfig {
             metadata: Some(cri::PodSandboxMetadata {
