@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, fchmod, flock, fstat, fsync, mkdirat, openat, openat2,
-    renameat, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, ResolveFlags, chownat, fchmod, flock, fstat, fsync, mkdirat,
+    openat, openat2, renameat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -266,6 +266,28 @@ pub fn lock_while_open(path: &Path) -> Result<Option<OwnedFd>, SysError> {
     }
 }
 
+/// Gives a socket that this process has just made its mode and group, and returns its inode. By descriptor: whoever may write the directory
+/// could have put a link to something else of root's in its place.
+///
+/// # Errors
+/// Also where there is no socket of ours at the path.
+pub fn adopt_socket(path: &Path, mode: u32, group: Option<u32>) -> Result<u64, SysError> {
+    let failed = |doing: &'static str| move |error: io::Error| SysError::io(doing, show(path))(error);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket = openat(CWD, path, flags, Mode::empty()).map_err(|errno| failed("open")(errno.into()))?;
+    let stat = fstat(&socket).map_err(|errno| failed("stat")(errno.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || stat.st_uid != geteuid().as_raw() {
+        return Err(failed("use")(io::Error::other("somebody has put something else in its place")));
+    }
+    let magic = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    std::fs::set_permissions(magic, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(failed("set the mode of"))?;
+    if let Some(group) = group {
+        chownat(&socket, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)
+            .map_err(|errno| failed("give to its group")(errno.into()))?;
+    }
+    Ok(stat.st_ino)
+}
+
 /// How often to look into a list that may be incomplete.
 const LOOKS: usize = 10;
 
@@ -312,6 +334,24 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
+
+    #[test]
+    fn what_was_put_in_a_sockets_place_is_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("s"), dir.path().join("victim"));
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        adopt_socket(&path, 0o660, Some(rustix::process::getegid().as_raw())).unwrap();
+        assert_eq!(mode_of(&path), 0o660);
+        fs::remove_file(&path).unwrap();
+        fs::write(&victim, "").unwrap();
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink(&victim, &path).unwrap();
+        assert!(adopt_socket(&path, 0o660, None).is_err());
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&victim, &path).unwrap();
+        assert!(adopt_socket(&path, 0o660, None).is_err());
+        assert_eq!(mode_of(&victim), 0o600);
+    }
 
     fn mode_of(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().mode() & 0o7777
