@@ -9,6 +9,7 @@ use crate::image::host::Got;
 use crate::image::manifest::{Document, Manifest};
 use crate::image::remote::{Remote, manifest};
 use crate::image::source::{Found, MAX_SIGNATURES, checked, signature_layers};
+use crate::image::verify::Place;
 use crate::model::ids::Digest;
 
 impl Remote {
@@ -32,60 +33,63 @@ impl Remote {
             }
             Ok(Some(Document::Manifest(manifest))) => {
                 self.expect_blobs(&manifest);
-                holders.push(manifest);
+                holders.push((Place::SignatureTag, manifest));
             }
             Ok(Some(Document::Index(_))) => found.trouble(self.malformed("its tag holds an index".to_owned())),
             Ok(None) => {}
             Err(err) => found.trouble(err),
         }
-        for referrer in self.referrers(digest, &mut found) {
+        for (place, referrer) in self.referrers(digest, &mut found) {
             let reference = referrer.to_string();
             match self.document(&reference, Some(&referrer)) {
-                Ok(Some(Document::Manifest(manifest))) => holders.push(manifest),
+                Ok(Some(Document::Manifest(manifest))) => holders.push((place, manifest)),
                 Ok(Some(Document::Index(_)) | None) => {}
                 Err(err) => found.trouble(err),
             }
         }
-        holders.iter().for_each(|manifest| self.expect_blobs(manifest));
+        holders.iter().for_each(|(_, manifest)| self.expect_blobs(manifest));
         let image = self.image.clone();
-        for manifest in &holders {
+        for (place, manifest) in &holders {
+            found.place = *place;
             found.collect(manifest, &image, |digest| self.blob(digest, MAX_MANIFEST));
         }
         found
     }
 
     /// The manifests that refer to an image, by the API and by the tag that stands in for it; they are expected to be asked for.
-    fn referrers(&mut self, digest: &Digest, found: &mut Found) -> Vec<Digest> {
+    fn referrers(&mut self, digest: &Digest, found: &mut Found) -> Vec<(Place, Digest)> {
         let mut written = Vec::new();
         match self.listed(digest) {
             Ok(list) => {
                 if list.more {
                     found.trouble(self.malformed("it is longer than we read".to_owned()));
                 }
-                written = list.digests;
+                written.extend(list.digests.into_iter().map(|referrer| (Place::Referrers, referrer)));
             }
             Err(err) => found.trouble(err),
         }
         match self.document(&fallback_tag(digest), None) {
-            Ok(Some(Document::Index(entries))) => written.extend(entries.iter().map(|entry| entry.written_digest())),
+            Ok(Some(Document::Index(entries))) => {
+                written.extend(entries.iter().map(|entry| (Place::FallbackTag, entry.written_digest())));
+            }
             Ok(Some(Document::Manifest(_))) => found.trouble(self.malformed("its tag holds no index".to_owned())),
             Ok(None) => {}
             Err(err) => found.trouble(err),
         }
         let mut seen = BTreeSet::new();
-        written.retain(|referrer| seen.insert(referrer.clone()));
+        written.retain(|(_, referrer)| seen.insert(referrer.clone()));
         if written.len() > MAX_SIGNATURES {
             found.trouble(self.malformed("it is longer than we read".to_owned()));
             written.truncate(MAX_SIGNATURES);
         }
         let mut referrers = Vec::new();
-        for referrer in written {
+        for (place, referrer) in written {
             match referrer.parse::<Digest>() {
-                Ok(digest) => referrers.push(digest),
+                Ok(digest) => referrers.push((place, digest)),
                 Err(_) => found.trouble(self.malformed(format!("it names {referrer}, which is no sha256 digest"))),
             }
         }
-        referrers.iter().for_each(|referrer| self.ahead.expect(manifest(&referrer.to_string())));
+        referrers.iter().for_each(|(_, referrer)| self.ahead.expect(manifest(&referrer.to_string())));
         referrers
     }
 

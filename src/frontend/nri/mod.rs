@@ -158,8 +158,8 @@ async fn serve(shared: &Shared, stream: UnixStream) -> io::Error {
         end = pump.run() => end.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
         end = register => end,
     };
-    // It would wait ten seconds for the listener, which has no more to come; meanwhile the runtime may be there again.
-    _ = tokio::time::timeout(DISCONNECT, server.disconnect()).await;
+    // `disconnect` alone would wait for the listener, which has no more to come; meanwhile the runtime may be there again.
+    _ = tokio::time::timeout(DISCONNECT, server.shutdown()).await;
     end
 }
 

@@ -118,6 +118,19 @@ fn a_session_with_recorded_messages() {
 }
 
 #[test]
+fn a_connection_that_ends_is_done_with_at_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let shared = shared(&directory);
+    runtime.block_on(async {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let end = tokio::time::timeout(Duration::from_secs(5), serve(&shared, ours)).await;
+        assert!(end.is_ok(), "the plugin is away for five seconds and more");
+    });
+}
+
+#[test]
 fn an_annotated_container_is_answered_with_more_than_one_frame() {
     connected(|plugin| async move {
         let mut create: CreateContainerRequest = recorded("2.1.9_CreateContainer");

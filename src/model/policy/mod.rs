@@ -319,8 +319,8 @@ impl Policy {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for image in &self.images {
-            for problem in image.signed_by.iter().flat_map(Signer::problems) {
-                warnings.push(format!("image rule {} allows nothing: {problem}", image.name));
+            for doubt in image.signed_by.iter().flat_map(Signer::doubts) {
+                warnings.push(format!("image rule {} {doubt}", image.name));
             }
         }
         let mut all = None;
