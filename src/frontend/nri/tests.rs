@@ -164,8 +164,14 @@ fn be_the_plugin() {
     runtime.block_on(async {
         let stream = UnixStream::connect(std::env::var_os(SOCKET).unwrap()).await.unwrap();
         serve(&shared, stream).await;
+        let found = || FOUND.lock().unwrap().iter().filter(|id| id.starts_with("container-")).count();
+        // What is done beside the handlers may come after the connection's end.
+        let end = Instant::now() + Duration::from_secs(20);
+        while found() < 100 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(found(), 100);
     });
-    assert_eq!(FOUND.lock().unwrap().iter().filter(|id| id.starts_with("container-")).count(), 100);
 }
 
 /// What a process has used: resident memory in KiB, its peak, and processor time.
