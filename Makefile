@@ -13,7 +13,7 @@ TARGET  := $(shell uname -m)-unknown-linux-gnu
 FLAGS   := --release --locked --target $(TARGET)
 OUT     := $(or $(CARGO_TARGET_DIR),target)
 BINARY  := $(OUT)/$(TARGET)/release/bpfman-hook
-SCRIPTS := .ci/run tests/setup.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
+SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
 .PHONY: build demo setup test test-unit test-privileged test-service test-e2e test-containerd test-vm fuzz check bench bpf man install uninstall clean root
@@ -55,9 +55,9 @@ test-containerd: root
 # The tests of attach types under Debian's 6.1, 6.12 and 7.2 in QEMU: kprobes, fentry, LSM and old kernels, whatever this machine's
 # kernel has. About two minutes; the first time fetches some 360 MB into the user's cache directory (VM_DIR). A machine that cannot
 # fetch them says so and goes on.
-test-vm:
-	binary=$$($(CARGO) test $(FLAGS) --test privileged --no-run --message-format=json | sed -n 's|.*"executable":"\([^"]*/privileged-[^"]*\)".*|\1|p'); \
-	tests/vm/suite.sh "$$binary" $(KERNELS) || { status=$$?; [ $$status = 77 ] || exit $$status; }
+test-vm: build
+	of() { $(CARGO) test $(FLAGS) --test "$$1" --no-run --message-format=json | sed -n "s|.*\"executable\":\"\([^\"]*/$$1-[^\"]*\)\".*|\1|p"; }; \
+	tests/vm/suite.sh "$$(of privileged)" "$$(of service)" $(BINARY) $(KERNELS) || { status=$$?; [ $$status = 77 ] || exit $$status; }
 
 # The unit tests named fuzz, for longer: FUZZ_SECONDS each, from a new seed (FUZZ_SEED repeats one).
 fuzz: export FUZZ_SECONDS ?= 20
