@@ -1,6 +1,7 @@
 //! Looking.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::kernel::inspect::{self, Inspected, ProgramInfo};
 use crate::kernel::{Kernel, KernelError, pins};
@@ -160,6 +161,5 @@ pub fn kernel_program(program: &Inspected<ProgramInfo>) -> KernelProgram {
 
 /// From nanoseconds since boot to the time of day.
 fn loaded_at(since_boot: u64) -> String {
-    let ago = clock::boot_seconds().saturating_sub(since_boot / 1_000_000_000);
-    clock::utc(clock::unix_seconds().saturating_sub(ago))
+    clock::utc(clock::unix_seconds_at(Duration::from_nanos(since_boot)))
 }
