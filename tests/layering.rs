@@ -176,6 +176,7 @@ fn each_crate_has_its_layer() {
         ("tonic", &["frontend/service"]),
         ("tonic_health", &["frontend/service"]),
         ("tonic_reflection", &["frontend/service"]),
+        ("http_body", &["frontend/service"]),
         ("prost", &["frontend/service"]),
         ("x509_cert", &["frontend/service"]),
         ("ttrpc", &["frontend/nri"]),

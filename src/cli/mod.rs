@@ -19,7 +19,7 @@ use crate::model::policy::Engine;
 
 mod containerd;
 pub mod program;
-mod registry;
+pub mod registry;
 
 pub use containerd::ContainerdTargets;
 pub use registry::RegistryArgs;

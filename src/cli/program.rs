@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::registry::RegistryAuth;
 use super::{Formatted, absolute_path, key_value};
+use crate::model::annotations::{GlobalValue, global_value};
 use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName};
 use crate::model::bytecode::PullPolicy;
 
@@ -37,6 +39,9 @@ pub struct LoadImageArgs {
     /// When the registry is asked: Always, IfNotPresent, Never
     #[arg(short, long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy)]
     pub pull_policy: PullPolicy,
+    /// user:password in base64, for this image alone; visible to others in the list of processes
+    #[arg(long, value_name = "BASE64", value_parser = RegistryAuth::take)]
+    pub registry_auth: Option<RegistryAuth>,
     /// What both have.
     #[command(flatten)]
     pub common: LoadArgs,
@@ -48,15 +53,18 @@ pub struct LoadArgs {
     /// Which programs: TYPE:FUNCTION, for fentry, fexit and lsm TYPE:FUNCTION:TARGET
     #[arg(long, required = true, value_name = "TYPE:FUNCTION[:TARGET]", num_args = 1.., value_parser = wanted)]
     pub programs: Vec<Wanted>,
-    /// A global variable's bytes in memory order
-    #[arg(short, long = "global", value_name = "NAME=HEX", num_args = 1.., value_parser = global)]
-    pub globals: Vec<(String, Vec<u8>)>,
+    /// A global variable: its bytes in memory order, or after := a value as in the annotation `globals`
+    #[arg(short, long = "global", value_name = "NAME=HEX|NAME:=VALUE", num_args = 1.., value_parser = global)]
+    pub globals: Vec<(String, GlobalValue)>,
     /// A label, to find them by
-    #[arg(short, long, value_name = "KEY=VALUE", num_args = 1.., value_parser = key_value)]
+    #[arg(short, long, value_name = "KEY=VALUE", num_args = 1.., value_delimiter = ',', value_parser = key_value)]
     pub metadata: Vec<(String, String)>,
     /// What they belong to; `unload --application` removes all of it
     #[arg(short, long, value_name = "NAME")]
     pub application: Option<String>,
+    /// Share the maps of this program, by their names, in place of maps of its own
+    #[arg(long, value_name = "PROGRAM_ID")]
+    pub map_owner_id: Option<u32>,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
@@ -98,11 +106,11 @@ pub enum AttachTo {
         /// CATEGORY/NAME
         #[arg(short, long, value_parser = tracepoint)]
         tracepoint: TracepointName,
-        /// Format.
+        /// What all have.
         #[command(flatten)]
-        format: Formatted,
+        link: LinkArgs,
     },
-    /// A kernel function; its return where the program was loaded so
+    /// A kernel function, or its return
     Kprobe {
         /// The function
         #[arg(short, long, value_name = "FUNCTION")]
@@ -110,11 +118,14 @@ pub enum AttachTo {
         /// Bytes from its start
         #[arg(long, value_name = "BYTES", default_value_t = 0)]
         offset: u64,
-        /// Format.
+        /// At its return; programs of a kretprobe section always are
+        #[arg(short, long)]
+        retprobe: bool,
+        /// What all have.
         #[command(flatten)]
-        format: Formatted,
+        link: LinkArgs,
     },
-    /// A place in a program or library; its return where the program was loaded so
+    /// A place in a program or library, or the return of a function there
     Uprobe {
         /// A path, or the name of a library
         #[arg(short, long)]
@@ -131,16 +142,30 @@ pub enum AttachTo {
         /// Look for the target in the root directory of this process
         #[arg(short, long, value_name = "PID")]
         container_pid: Option<u32>,
-        /// Format.
+        /// At the return; programs of a uretprobe section always are
+        #[arg(short, long)]
+        retprobe: bool,
+        /// What all have.
         #[command(flatten)]
-        format: Formatted,
+        link: LinkArgs,
     },
     /// The entry of the kernel function that the program was loaded for
-    Fentry(Formatted),
+    Fentry(LinkArgs),
     /// The exit of the kernel function that the program was loaded for
-    Fexit(Formatted),
+    Fexit(LinkArgs),
     /// The LSM hook that the program was loaded for
-    Lsm(Formatted),
+    Lsm(LinkArgs),
+}
+
+/// What every link has.
+#[derive(Debug, Clone, Args)]
+pub struct LinkArgs {
+    /// A label, to find the link by
+    #[arg(short, long, value_name = "KEY=VALUE", num_args = 1.., value_delimiter = ',', value_parser = key_value)]
+    pub metadata: Vec<(String, String)>,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
 }
 
 /// An interface.
@@ -158,9 +183,9 @@ pub struct InterfaceArgs {
     /// The network namespace, as /run/netns/blue [default: the host's]
     #[arg(short, long, value_name = "FILE", value_parser = absolute_path)]
     pub netns: Option<PathBuf>,
-    /// Format.
+    /// What all have.
     #[command(flatten)]
-    pub format: Formatted,
+    pub link: LinkArgs,
 }
 
 /// A side of an interface.
@@ -236,11 +261,19 @@ fn wanted(text: &str) -> Result<Wanted, String> {
     Ok(Wanted { kind, function: function.to_owned(), target })
 }
 
-fn global(text: &str) -> Result<(String, Vec<u8>), String> {
-    let (name, digits) = text.split_once('=').ok_or("write NAME=HEX")?;
-    let bytes = hex::decode(digits.strip_prefix("0x").unwrap_or(digits));
-    let bytes = bytes.ok().filter(|bytes| !bytes.is_empty());
-    Ok((name.to_owned(), bytes.ok_or("write its bytes in memory order as hexadecimal digits, two for each byte")?))
+/// bpfman's values are bytes. Typed ones have another sign, since `rate=10` can be both.
+fn global(text: &str) -> Result<(String, GlobalValue), String> {
+    const WRITE: &str = "write NAME=HEX, or NAME:=VALUE for a number, a word or a list";
+    let (name, value) = text.split_once('=').ok_or(WRITE)?;
+    if let Some(name) = name.strip_suffix(':') {
+        return Ok((name.to_owned(), global_value(value)?));
+    }
+    let digits = ["0x", "hex:"].iter().find_map(|prefix| value.strip_prefix(prefix)).unwrap_or(value);
+    let bytes = hex::decode(digits).ok().filter(|bytes| !bytes.is_empty());
+    let bytes = bytes.ok_or_else(|| {
+        format!("= takes the bytes in memory order as hexadecimal digits, two for each byte; write {name}:=VALUE for a value")
+    })?;
+    Ok((name.to_owned(), GlobalValue::Bytes(bytes)))
 }
 
 fn tracepoint(text: &str) -> Result<TracepointName, String> {
@@ -279,10 +312,17 @@ mod tests {
         {
             assert!(wanted(text).unwrap_err().contains(said), "{text}");
         }
-        for text in ["rate=0a00", "rate=0x0a00"] {
-            assert_eq!(global(text), Ok(("rate".to_owned(), vec![10, 0])));
+        for text in ["rate=0a00", "rate=0x0a00", "rate=hex:0a00", "rate:=hex:0a00"] {
+            assert_eq!(global(text), Ok(("rate".to_owned(), GlobalValue::Bytes(vec![10, 0]))));
         }
-        for text in ["rate", "rate=", "rate=0x", "rate=abc", "rate=zz"] {
+        for (text, value) in [
+            ("rate:=10", GlobalValue::Word("10".to_owned())),
+            ("rate:='a; b'", GlobalValue::Text("a; b".to_owned())),
+            ("rate:=[1 2]", GlobalValue::Array(vec!["1".to_owned(), "2".to_owned()])),
+        ] {
+            assert_eq!(global(text), Ok(("rate".to_owned(), value)));
+        }
+        for text in ["rate", "rate=", "rate=0x", "rate=abc", "rate=zz", "rate:=", "rate:=[1", "rate:=1; b=2"] {
             assert!(global(text).is_err(), "{text}");
         }
         assert!(tracepoint("sched/sched_switch").is_ok() && tracepoint("sched").is_err() && tracepoint("a/b/c").is_err());

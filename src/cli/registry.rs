@@ -15,6 +15,23 @@ pub struct RegistryArgs {
     pub authfile: Option<PathBuf>,
 }
 
+/// What is shown to a registry, as it was written; `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RegistryAuth(pub String);
+
+impl RegistryAuth {
+    /// Whatever it is: clap would print what does not parse.
+    pub fn take(text: &str) -> Result<Self, std::convert::Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RegistryAuth(…)")
+    }
+}
+
 impl std::fmt::Debug for RegistryArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RegistryArgs").field("authfile", &self.authfile).finish_non_exhaustive()

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use crate::cli::Format;
 use crate::cli::program::{
-    AttachArgs, AttachTo, DetachArgs, DirectedArgs, InterfaceArgs, Load, LoadArgs, LoadFileArgs, LoadImageArgs, UnloadArgs,
+    AttachArgs, AttachTo, DetachArgs, DirectedArgs, InterfaceArgs, LinkArgs, Load, LoadArgs, LoadFileArgs, LoadImageArgs,
+    UnloadArgs,
 };
+use crate::cli::registry::RegistryAuth;
 use crate::frontend::{ctl, fail, print, request};
 use crate::lifecycle::error::chain;
 use crate::model::attach_point::{Order, ProbedProcess, ProgramKind, UserProbe};
@@ -13,6 +14,7 @@ use crate::model::by_hand::{
     APPLICATION, Attach, Bounds, Code, Failure, Filter, ImageSource, Load as Wanted, Place, Program, Reply, Source, Task,
     Wanted as WantedProgram,
 };
+use crate::model::credentials::Credential;
 use crate::model::reference::Reference;
 use crate::paths::Paths;
 
@@ -21,7 +23,14 @@ const BAD_INPUT: u8 = 2;
 
 /// Whoever runs the command is root and decides for the host; images are verified as policy says all the same.
 fn root() -> Bounds {
-    Bounds { caller: "the command line".to_owned(), host_scope: true, any_file: true, own_only: false, images: None }
+    Bounds {
+        caller: "the command line".to_owned(),
+        host_scope: true,
+        any_file: true,
+        own_only: false,
+        images: None,
+        limits: None,
+    }
 }
 
 fn ask(paths: &Paths, task: &Task) -> Result<Reply, Failure> {
@@ -71,7 +80,11 @@ fn file(args: &LoadFileArgs) -> Result<Source, Failure> {
 fn image(args: &LoadImageArgs) -> Result<Source, Failure> {
     let reference =
         Reference::parse(&args.image_url).map_err(|err| wrong(format!("load {}: {}", args.image_url, chain(&err))))?;
-    Ok(Source::Image(ImageSource { reference, pull: args.pull_policy }))
+    let login = args.registry_auth.as_ref().map(|RegistryAuth(text)| {
+        let problem = "read --registry-auth: it is not user:password in base64";
+        Credential::from_base64(text).ok_or_else(|| wrong(problem.to_owned()))
+    });
+    Ok(Source::Image(ImageSource { reference, pull: args.pull_policy, login: login.transpose()? }))
 }
 
 fn wanted(source: Source, args: &LoadArgs) -> Wanted {
@@ -89,33 +102,35 @@ fn wanted(source: Source, args: &LoadArgs) -> Wanted {
         programs: args.programs.iter().map(program).collect(),
         globals: args.globals.iter().cloned().collect(),
         metadata,
+        map_owner: args.map_owner_id,
     }
 }
 
 /// `attach`: prints the link that was made.
 pub fn attach(paths: &Paths, args: &AttachArgs) -> ExitCode {
-    let (place, output) = match place(&args.place) {
+    let (place, link) = match place(&args.place) {
         Ok(place) => place,
         Err(failure) => return failed(&failure),
     };
-    match ask(paths, &Task::Attach(Attach { program: args.program, place })) {
-        Ok(Reply::Attached { link }) => ctl::show_link(paths, link, output),
+    let metadata = link.metadata.iter().cloned().collect();
+    match ask(paths, &Task::Attach(Attach { program: args.program, place, metadata })) {
+        Ok(Reply::Attached { link: id }) => ctl::show_link(paths, id, link.format.output),
         Ok(other) => unexpected(&other),
         Err(failure) => failed(&failure),
     }
 }
 
-fn place(to: &AttachTo) -> Result<(Place, Format), Failure> {
+fn place(to: &AttachTo) -> Result<(Place, &LinkArgs), Failure> {
     let directed = |kind, args: &DirectedArgs| interface(kind, &args.interface, Some(args.direction));
     Ok(match to {
-        AttachTo::Xdp(args) => (interface(ProgramKind::Xdp, args, None)?, args.format.output),
-        AttachTo::Tc(args) => (directed(ProgramKind::Tc, args)?, args.interface.format.output),
-        AttachTo::Tcx(args) => (directed(ProgramKind::Tcx, args)?, args.interface.format.output),
-        AttachTo::Tracepoint { tracepoint, format } => (Place::Tracepoint(tracepoint.clone()), format.output),
-        AttachTo::Kprobe { fn_name, offset, format } => {
-            (Place::Kprobe { function: fn_name.clone(), offset: *offset }, format.output)
+        AttachTo::Xdp(args) => (interface(ProgramKind::Xdp, args, None)?, &args.link),
+        AttachTo::Tc(args) => (directed(ProgramKind::Tc, args)?, &args.interface.link),
+        AttachTo::Tcx(args) => (directed(ProgramKind::Tcx, args)?, &args.interface.link),
+        AttachTo::Tracepoint { tracepoint, link } => (Place::Tracepoint(tracepoint.clone()), link),
+        AttachTo::Kprobe { fn_name, offset, retprobe, link } => {
+            (Place::Kprobe { function: fn_name.clone(), offset: *offset, ret: *retprobe }, link)
         }
-        AttachTo::Uprobe { target, fn_name, offset, pid, container_pid, format } => {
+        AttachTo::Uprobe { target, fn_name, offset, pid, container_pid, retprobe, link } => {
             if fn_name.is_none() && *offset == 0 {
                 return Err(wrong(format!("attach to {target}: name a function with --fn-name, or an --offset in the file")));
             }
@@ -126,11 +141,11 @@ fn place(to: &AttachTo) -> Result<(Place, Format), Failure> {
                 process: pid.map_or(ProbedProcess::Any, ProbedProcess::Pid),
                 container_pid: *container_pid,
             };
-            (Place::Uprobe(probe), format.output)
+            (Place::Uprobe { probe, ret: *retprobe }, link)
         }
-        AttachTo::Fentry(format) => (Place::Trampoline(ProgramKind::Fentry), format.output),
-        AttachTo::Fexit(format) => (Place::Trampoline(ProgramKind::Fexit), format.output),
-        AttachTo::Lsm(format) => (Place::Trampoline(ProgramKind::Lsm), format.output),
+        AttachTo::Fentry(link) => (Place::Trampoline(ProgramKind::Fentry), link),
+        AttachTo::Fexit(link) => (Place::Trampoline(ProgramKind::Fexit), link),
+        AttachTo::Lsm(link) => (Place::Trampoline(ProgramKind::Lsm), link),
     })
 }
 

@@ -49,6 +49,16 @@ pub enum InstallError {
     /// podman's configuration is not what podman would read.
     #[error("find the directories where podman looks for hooks")]
     HooksDir(#[from] HooksDirError),
+    /// A link leads out of the directory below which files are staged.
+    #[error("write below {}: {} leads to {}, which is outside of it; install from within that root, or make the link relative", .destdir.display(), .path.display(), .target.display())]
+    Outside {
+        /// The directory of --destdir.
+        destdir: PathBuf,
+        /// What was to be written to.
+        path: PathBuf,
+        /// Where that is.
+        target: PathBuf,
+    },
     /// Our bpffs could not be mounted.
     #[error("mount the bpffs for our pins")]
     Mount(#[from] MountError),
@@ -341,8 +351,22 @@ impl<'a> Work<'a> {
         self.steps.0.push(Step { action, object: object.into(), changed });
     }
 
+    /// The place of a path. Below `--destdir` an absolute link, as a host has them that is mounted into a container, would lead into the
+    /// wrong root: the host would be without the file, and nobody told.
+    fn target(&self, path: &Path) -> Result<PathBuf, InstallError> {
+        let (target, destdir) = (self.place.staged(path), &self.place.destdir);
+        let Ok(inside) = destdir.canonicalize() else { return Ok(target) };
+        let parents = target.ancestors().skip(1).take_while(|parent| parent.starts_with(destdir));
+        let Some(found) = parents.into_iter().find(|parent| fs::symlink_metadata(parent).is_ok()) else { return Ok(target) };
+        match found.canonicalize() {
+            Ok(there) if there.starts_with(&inside) => Ok(target),
+            Ok(there) => Err(InstallError::Outside { destdir: destdir.clone(), path: found.to_owned(), target: there }),
+            Err(source) => Err(InstallError::Io { doing: "follow", path: found.to_owned(), source }),
+        }
+    }
+
     pub fn write(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
-        let target = self.place.staged(path);
+        let target = self.target(path)?;
         let same = fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o7777 == mode)
             && fs::read(&target).is_ok_and(|present| present == bytes);
         if !same && !self.dry_run {
@@ -355,7 +379,7 @@ impl<'a> Work<'a> {
     }
 
     pub fn remove(&mut self, path: &Path) -> Result<(), InstallError> {
-        let target = self.place.staged(path);
+        let target = self.target(path)?;
         let was_there = if self.dry_run { fs::symlink_metadata(&target).is_ok() } else { fsutil::unlink_if_present(&target)? };
         self.step("remove", target.to_string_lossy(), was_there);
         Ok(())
@@ -583,6 +607,31 @@ mod tests {
         assert_eq!(files(root.path()), alone);
         act(&t, uninstall);
         assert_eq!(files(root.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_link_out_of_destdir_is_refused_and_one_within_followed() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        let (host, outside) = (root.path().join("host"), root.path().join("outside"));
+        fs::create_dir_all(host.join("usr")).unwrap();
+        fs::create_dir_all(host.join("var/local")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        let t = targets(&host, true, false);
+        let place = Place::of(&t, None);
+        symlink(&outside, host.join("usr/local")).unwrap();
+        let error = install(&t, &place, &mut Work::new(&place, false)).unwrap_err();
+        assert!(
+            matches!(&error, InstallError::Outside { target, .. } if *target == outside.canonicalize().unwrap()),
+            "{error}"
+        );
+        assert_eq!(files(&outside), Vec::<String>::new());
+        fs::remove_file(host.join("usr/local")).unwrap();
+        symlink("../var/local", host.join("usr/local")).unwrap();
+        act(&t, install);
+        assert!(host.join("var/local/bin/bpfman-hook").exists());
+        act(&t, uninstall);
+        assert_eq!(files(&host), ["usr/local"]);
     }
 
     #[test]

@@ -93,6 +93,25 @@ pub enum KernelError {
         #[source]
         source: Errno,
     },
+    /// A map that is to stand in place of the object's own is another one.
+    #[error("share map {map}: this object has it with {differences}")]
+    OtherMap {
+        /// The map.
+        map: String,
+        /// What differs, with commas.
+        differences: String,
+    },
+    /// A map that is to stand in place of the object's own is not to be had.
+    #[error("share map {map}: open its pin {}", .pin.display())]
+    SharedMap {
+        /// The map.
+        map: String,
+        /// Its pin.
+        pin: std::path::PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: Errno,
+    },
     /// A map did not take its initial value or could not be frozen.
     #[error("{doing} map {map}")]
     Map {

@@ -13,7 +13,7 @@ use crate::kernel::link::{Linked, link};
 use crate::kernel::map::{self, MapDefinition, MapShape};
 use crate::kernel::object::{Function, Object};
 use crate::kernel::verifier::VerifierLog;
-use crate::kernel::{Feature, LoadedIds, Support, features, kernel_function, section};
+use crate::kernel::{Feature, LoadedIds, Support, features, kernel_function, pins, section};
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::plan::{PlannedObject, PlannedProgram};
 use crate::sys::bpf::{self, MapCreate, MapTypes, ProgramLoad, Records};
@@ -34,7 +34,8 @@ const XDP_HAS_FRAGS: u32 = 1 << 5;
 pub(crate) fn load(directory: &Path, planned: &PlannedObject) -> Result<LoadedIds, KernelError> {
     let object = Object::parse(&planned.bytes)?;
     let work = prepare(&object, planned)?;
-    let loaded = caps::with_caps(capabilities(planned.scope), || work.load())??;
+    let shared = work.shared()?;
+    let loaded = caps::with_caps(capabilities(planned.scope), || work.load(shared))??;
     pin(directory, planned, &work.pinned, &loaded)
 }
 
@@ -84,6 +85,8 @@ struct Work<'w> {
     maps: BTreeSet<usize>,
     /// Indices of the planned maps, in the order of the plan.
     pinned: Vec<usize>,
+    /// Pins of maps that stand in place of the object's own.
+    reused: BTreeMap<usize, &'w Path>,
     /// Indices of the maps that user space is not to write.
     frozen: BTreeSet<usize>,
     /// Initial values of data sections.
@@ -128,13 +131,15 @@ fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Wor
     let pinned: Vec<usize> = planned.maps.iter().map(|map| map_index(object, &by_name, &map.name)).collect::<Result<_, _>>()?;
     maps.extend(&pinned);
     let frozen = planned.maps.iter().zip(&pinned).filter(|(map, _)| map.freeze).map(|(_, index)| *index).collect();
+    let reused = planned.maps.iter().zip(&pinned).filter_map(|(map, index)| Some((*index, map.reuse.as_deref()?))).collect();
     let images = images(object, &maps, &planned.globals)?;
     let btf = match &object.btf {
         Some((btf, bytes)) => Some(fixup::for_kernel(&object.elf, btf, bytes).map_err(|e| KernelError::Object(e.into()))?),
         None => None,
     };
     let cpus = if maps.iter().any(|map| object.maps[*map].shape.wants_cpus()) { machine::possible_cpus()? } else { 0 };
-    Ok(Work { object, scope: planned.scope, programs, maps, pinned, frozen, images, btf, page: machine::page_size(), cpus })
+    let page = machine::page_size();
+    Ok(Work { object, scope: planned.scope, programs, maps, pinned, reused, frozen, images, btf, page, cpus })
 }
 
 /// The function of a planned program, and how the kernel is to take it.
@@ -225,14 +230,30 @@ fn images(
 }
 
 impl Work<'_> {
+    /// Opens the maps that stand in place of the object's own; each must be what the object declares.
+    fn shared(&self) -> Result<BTreeMap<usize, OwnedFd>, KernelError> {
+        let open = |(index, pin): (&usize, &&Path)| {
+            let definition = &self.object.maps[*index];
+            let failed = |source| KernelError::SharedMap { map: definition.name.to_owned(), pin: (*pin).to_owned(), source };
+            let map = bpf::open_pin(pin).map_err(failed)?;
+            let info = bpf::map_info(map.as_fd()).map_err(failed)?;
+            let differences = definition.shape.completed(self.page, self.cpus).differences(&info);
+            if differences.is_empty() {
+                return Ok((*index, map));
+            }
+            Err(KernelError::OtherMap { map: definition.name.to_owned(), differences: differences.join(", ") })
+        };
+        self.reused.iter().map(open).collect()
+    }
+
     /// Runs on the thread with few capabilities.
-    fn load(&self) -> Result<Loaded, KernelError> {
+    fn load(&self, shared: BTreeMap<usize, OwnedFd>) -> Result<Loaded, KernelError> {
         // Types are a convenience: names in listings, source lines in errors. Kernels refuse those of other compilers, and
         // a program that cannot do without them gets its own error from the verifier.
         let btf = self.btf.as_deref().and_then(|bytes| bpf::btf_load(bytes, None).ok());
         let btf = btf.as_ref().map(AsFd::as_fd);
-        let mut maps = BTreeMap::new();
-        for index in &self.maps {
+        let mut maps = shared;
+        for index in self.maps.iter().filter(|index| !self.reused.contains_key(index)) {
             maps.insert(*index, self.make_map(*index, btf)?);
         }
         let programs = self.programs.iter().map(|p| self.load_program(p, &maps, btf)).collect::<Result<_, _>>()?;
@@ -390,6 +411,9 @@ fn pin(directory: &Path, planned: &PlannedObject, pinned: &[usize], loaded: &Loa
         bpf::pin(fd, &map.pin.path(directory)).map_err(KernelError::pin("pin a map at", directory, &map.pin))?;
         let what = |source| KernelError::Info { what: format!("map {}", map.name), source };
         ids.maps.push(bpf::map_info(fd).map_err(what)?.id);
+        if map.named {
+            pins::pin_by_name(directory, &map.name, fd)?;
+        }
     }
     for (program, fd) in planned.programs.iter().zip(&loaded.programs) {
         bpf::pin(fd.as_fd(), &program.pin.path(directory)).map_err(KernelError::pin(

@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use crate::kernel::btf::{Btf, BtfError, Kind, Type};
 use crate::kernel::elf::{Elf, MAX_OBJECT, SHT_NOBITS, SHT_PROGBITS, SymbolKind};
 use crate::kernel::object::ObjectError;
+use crate::sys::bpf::MapInfo;
 
 /// `enum bpf_map_type`
 pub const ARRAY: u32 = 2;
 const PERF_EVENT_ARRAY: u32 = 4;
+const DEVMAP: u32 = 14;
+const DEVMAP_HASH: u32 = 25;
 const RINGBUF: u32 = 27;
 const USER_RINGBUF: u32 = 31;
 /// `BPF_F_RDONLY_PROG`: programs only read the map.
@@ -56,6 +59,25 @@ impl MapShape {
             self.max_entries = cpus;
         }
         self
+    }
+
+    /// In what a map of the kernel differs from this shape, once completed; empty where it can stand in its place. What the
+    /// maps in a map of maps are, the kernel does not say; the verifier sees it.
+    pub fn differences(self, map: &MapInfo) -> Vec<String> {
+        // Programs only read the maps of devices, and the kernel says so of itself (kernel/bpf/devmap.c, dev_map_init_map).
+        let theirs = if matches!(map.map_type, DEVMAP | DEVMAP_HASH) { map.flags & !RDONLY_PROG } else { map.flags };
+        [
+            ("type", u64::from(self.map_type), u64::from(map.map_type)),
+            ("key size", u64::from(self.key_size), u64::from(map.key_size)),
+            ("value size", u64::from(self.value_size), u64::from(map.value_size)),
+            ("max entries", u64::from(self.max_entries), u64::from(map.max_entries)),
+            ("flags", u64::from(self.flags), u64::from(theirs)),
+            ("map extra", self.extra, map.extra),
+        ]
+        .into_iter()
+        .filter(|(_, ours, theirs)| ours != theirs)
+        .map(|(what, ours, theirs)| format!("{what} {ours}, and the one that is there has {theirs}"))
+        .collect()
     }
 }
 
@@ -295,4 +317,35 @@ fn from_structs<'a>(elf: &Elf<'a>, index: usize, found: &mut Vec<MapDefinition<'
     }
     found[first..].sort_by_key(|map| map.offset);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_stands_for_another_of_the_same_shape_alone() {
+        let shape = MapShape { map_type: ARRAY, key_size: 4, value_size: 8, max_entries: 2, ..MapShape::default() };
+        let there = MapInfo {
+            id: 1,
+            map_type: ARRAY,
+            name: "packets".to_owned(),
+            key_size: 4,
+            value_size: 8,
+            max_entries: 2,
+            flags: 0,
+            extra: 0,
+        };
+        assert_eq!(shape.differences(&there), [""; 0]);
+        let other = MapShape { value_size: 16, flags: 1, ..shape };
+        assert_eq!(
+            other.differences(&there),
+            ["value size 16, and the one that is there has 8", "flags 1, and the one that is there has 0"]
+        );
+        let devices = MapShape { map_type: DEVMAP, ..shape };
+        assert!(devices.differences(&MapInfo { map_type: DEVMAP, flags: RDONLY_PROG, ..there.clone() }).is_empty());
+        let ring = MapShape { map_type: RINGBUF, max_entries: 100, ..MapShape::default() }.completed(4096, 2);
+        let there = MapInfo { map_type: RINGBUF, key_size: 0, value_size: 0, max_entries: 4096, ..there };
+        assert!(ring.differences(&there).is_empty());
+    }
 }

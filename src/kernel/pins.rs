@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,9 @@ use crate::sys::{Errno, SysError, bpf, fsutil};
 
 /// What the kernel itself puts into every bpffs that it mounts (CONFIG_BPF_PRELOAD, kernel/bpf/inode.c).
 const PRELOADED: [&str; 2] = ["maps.debug", "progs.debug"];
+
+/// The directory in an owner's own where maps stand by their names in the object as well.
+pub const NAMES: &str = "maps";
 
 /// What stands in our bpffs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,10 +35,13 @@ pub fn make_directory(directory: &Path) -> Result<(), KernelError> {
 /// the programs go. An absent one is a success.
 pub fn remove_directory(directory: &Path) -> Result<(), KernelError> {
     let mut left = entries(directory)?;
+    let names = directory.join(NAMES);
+    left.retain(|path| *path != names);
     left.sort_by_key(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_")));
-    for pin in left {
+    for pin in left.into_iter().chain(entries(&names)?) {
         fsutil::unlink_if_present(&pin)?;
     }
+    fsutil::remove_dir_if_present(&names)?;
     fsutil::remove_dir_if_present(directory)?;
     Ok(())
 }
@@ -45,6 +51,20 @@ pub fn remove_directory(directory: &Path) -> Result<(), KernelError> {
 /// an XDP link on the generic path, which is more than all else that a release does.
 pub fn unpin(directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
     Ok(fsutil::unlink_if_present(&pin.path(directory))?)
+}
+
+/// Pins a map by its name in the object too, where bpfman's clients look for it. Nothing of ours depends on that name: it is
+/// removed with the owner's directory.
+pub fn pin_by_name(directory: &Path, name: &str, map: BorrowedFd<'_>) -> Result<(), KernelError> {
+    let names = directory.join(NAMES);
+    match DirBuilder::new().mode(0o700).create(&names) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(SysError::io("make the directory", names.display().to_string())(error).into());
+        }
+        _ => {}
+    }
+    let pin = names.join(name);
+    bpf::pin(map, &pin).map_err(|source| KernelError::Pin { doing: "pin a map at", pin: pin.display().to_string(), source })
 }
 
 /// Everything below our bpffs, for gc and doctor. Nothing where the bpffs is not there.
@@ -58,7 +78,7 @@ pub fn list(bpffs: &Path) -> Result<Found, KernelError> {
         match name.and_then(OwnerNo::from_directory) {
             Some(owner) => {
                 let mut pins = Vec::new();
-                for pin in entries(&path)? {
+                for pin in entries(&path)?.into_iter().filter(|pin| *pin != path.join(NAMES)) {
                     match pin.file_name().and_then(|name| name.to_str()).and_then(PinName::from_file_name) {
                         Some(name) => pins.push(name),
                         None => found.strangers.push(pin),
@@ -119,6 +139,8 @@ mod tests {
         for name in ["prog_0", "link_2", "map_1", "someone"] {
             fs::write(directory.join(name), "").unwrap();
         }
+        fs::create_dir(directory.join(NAMES)).unwrap();
+        fs::write(directory.join(NAMES).join("packets"), "").unwrap();
         fs::write(root.path().join("owner_x"), "").unwrap();
         let found = list(root.path()).unwrap();
         assert_eq!(found.owners, [(owner, vec![PinName::link(2), PinName::map(1), PinName::program(0)])]);

@@ -1,5 +1,6 @@
 //! Gather, plan, apply: what a container asked for, for one start.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
@@ -424,6 +425,7 @@ pub(super) fn fill(record: &mut OwnerRecord, plan: &OwnerPlan) {
             at: link.at.clone(),
             order: link.order.clone(),
             netns: link.netns.clone(),
+            metadata: BTreeMap::new(),
             id: None,
         });
     }

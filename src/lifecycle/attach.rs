@@ -54,6 +54,8 @@ fn name(owner: &OwnerRecord) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::model::attach_point::{Interface, NetnsRecord};
     use crate::model::ids::{OwnerNo, Pid, PinName, ProcessIdentity};
@@ -99,6 +101,7 @@ mod tests {
             at: xdp(index),
             order: None,
             netns: netns(cookie),
+            metadata: BTreeMap::new(),
             id,
         };
         let wanted = PlannedLink {

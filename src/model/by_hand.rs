@@ -5,8 +5,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::annotations::GlobalValue;
 use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName, UserProbe};
 use crate::model::bytecode::PullPolicy;
+use crate::model::credentials::Credential;
+use crate::model::ids::OwnerNo;
+use crate::model::policy::Limits;
 use crate::model::reference::Reference;
 
 /// One request, under the limits of whoever asks.
@@ -33,6 +37,8 @@ pub struct Bounds {
     pub own_only: bool,
     /// Names of the image rules that may be used; None for all.
     pub images: Option<Vec<String>>,
+    /// How much all that this caller loads may be; None for root, whom nothing binds.
+    pub limits: Option<Limits>,
 }
 
 /// What is asked.
@@ -71,10 +77,12 @@ pub struct Load {
     pub source: Source,
     /// Which of its programs.
     pub programs: Vec<Wanted>,
-    /// Values of variables: exactly the variable's bytes.
-    pub globals: BTreeMap<String, Vec<u8>>,
+    /// Values of variables.
+    pub globals: BTreeMap<String, GlobalValue>,
     /// What the caller wants to find them by.
     pub metadata: BTreeMap<String, String>,
+    /// The program whose maps are to stand in place of the object's own.
+    pub map_owner: Option<u32>,
 }
 
 /// Where an object is.
@@ -94,6 +102,8 @@ pub struct ImageSource {
     pub reference: Reference,
     /// When the registry is asked.
     pub pull: PullPolicy,
+    /// What is shown to the registry for this request alone; None for what the host has.
+    pub login: Option<Credential>,
 }
 
 /// One program to load.
@@ -114,6 +124,8 @@ pub struct Attach {
     pub program: u32,
     /// Where.
     pub place: Place,
+    /// What the caller wants to find the link by.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// Where to attach: names, which are looked up when it is done.
@@ -135,15 +147,22 @@ pub enum Place {
     },
     /// At a tracepoint.
     Tracepoint(TracepointName),
-    /// At a kernel function; whether it is the return is the program's section's to say.
+    /// At a kernel function.
     Kprobe {
         /// The function.
         function: String,
         /// Bytes from its start.
         offset: u64,
+        /// At its return, whatever the program's section says.
+        ret: bool,
     },
     /// At a place in a file.
-    Uprobe(UserProbe),
+    Uprobe {
+        /// The place.
+        probe: UserProbe,
+        /// At the return, whatever the program's section says.
+        ret: bool,
+    },
     /// Where it was loaded for: fentry, fexit.
     Trampoline(ProgramKind),
 }
@@ -223,12 +242,18 @@ pub struct OurProgram {
     pub function: String,
     /// Where the object came from.
     pub reference: Option<Reference>,
+    /// When its registry was to be asked.
+    pub pull: Option<PullPolicy>,
     /// Kernel ids of its links.
     pub links: Vec<u32>,
     /// The values that were set.
     pub globals: BTreeMap<String, Vec<u8>>,
-    /// Where its maps are pinned.
+    /// Where its maps are pinned by their names.
     pub map_pin_path: PathBuf,
+    /// The program whose maps it was given.
+    pub map_owner: Option<u32>,
+    /// Kernel ids of the programs that have these maps, itself among them.
+    pub map_used_by: Vec<u32>,
     /// What the caller gave.
     pub metadata: BTreeMap<String, String>,
 }
@@ -271,10 +296,28 @@ pub struct Loaded {
     pub caller: String,
     /// Where the object came from.
     pub reference: Option<Reference>,
+    /// When its registry was to be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull: Option<PullPolicy>,
     /// The values that were set.
     pub globals: BTreeMap<String, Vec<u8>>,
     /// What the caller gave.
     pub metadata: BTreeMap<String, String>,
+    /// Whose maps stand in place of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Shares>,
+    /// Bytes that its own maps may take.
+    #[serde(default)]
+    pub map_memory: u64,
+}
+
+/// Maps of another load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// The program that was named, by its kernel id.
+    pub program: u32,
+    /// The owner that made them first, dead or alive: whoever has the same has the same maps.
+    pub set: OwnerNo,
 }
 
 /// The key under which bpfman's clients name the application.

@@ -184,6 +184,8 @@ pub struct Person {
     pub http_proxy: Option<String>,
     /// NO_PROXY.
     pub no_proxy: Option<String>,
+    /// True for one without any files: a client of a service, who is not the one who runs it.
+    pub no_files: bool,
 }
 
 impl fmt::Debug for Person {
@@ -193,8 +195,16 @@ impl fmt::Debug for Person {
 }
 
 impl Person {
+    /// Somebody of whom nothing is known but what they show to a registry.
+    pub fn with_login(login: Credential) -> Self {
+        Self { login: Some(login), no_files: true, ..Self::default() }
+    }
+
     /// Where their credentials may be, in podman's order.
     pub fn auth_files(&self) -> Vec<PathBuf> {
+        if self.no_files {
+            return Vec::new();
+        }
         if let Some(only) = &self.auth_file {
             return vec![only.clone()];
         }
@@ -284,5 +294,6 @@ mod tests {
         assert_eq!((shown(&person)[0].as_str(), shown(&person)[3].as_str()), ("/r/containers/auth.json", "/d/config.json"));
         person.auth_file = Some("/only".into());
         assert_eq!(shown(&person), ["/only"]);
+        assert_eq!(shown(&Person::with_login(login("a"))), [""; 0]);
     }
 }

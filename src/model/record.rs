@@ -1,5 +1,6 @@
 //! What the store keeps: who owns which objects, and how far it got.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -192,6 +193,9 @@ pub struct LinkRecord {
     /// The network namespace of the interface; None for links that are nowhere in one, and in old records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<NetnsRecord>,
+    /// What a person gave to find it by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
     /// The kernel's id; None while Pending.
     pub id: Option<u32>,
 }

@@ -1,12 +1,10 @@
 //! The product on real runtimes and a real kernel: a bundle goes in, effects are looked at, and nothing may be left.
 //!
-//! Every case gets a [`World`](world::World) of its own and ends with the proof that nothing is left. `itself.rs` runs all of
+//! Every case gets a [`World`] of its own and ends with the proof that nothing is left. `itself.rs` runs all of
 //! them once more with the hooks taken out, and then each must fail: a case that still passes proves nothing.
 
 #[path = "../support/mod.rs"]
 mod support;
-
-mod world;
 
 #[path = "../support/registry.rs"]
 mod registry;
@@ -32,6 +30,7 @@ mod requests;
 mod watching;
 
 use support::lab::Hooks;
+use support::world;
 use world::World;
 
 /// One case: what is arranged, done and asserted.

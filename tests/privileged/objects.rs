@@ -225,6 +225,7 @@ fn classifiers_are_tcx_links_or_filters_and_go_from_the_record() {
         at: point(direction),
         order: None,
         netns: Some(NetnsRecord { cookie, path: None }),
+        metadata: std::collections::BTreeMap::new(),
         id: None,
     };
     netns.while_somebody_is_in_it(|| {

@@ -31,17 +31,22 @@ fn client_process() {
 }
 
 /// The answers to a client that runs under `wrapper`.
-fn as_another(world: &World, wrapper: &[&str]) -> String {
+fn asks(world: &World, wrapper: &[&str]) -> String {
+    as_another(world, wrapper, "peers::client_process")
+}
+
+/// What one of these tests prints in a process of its own, under `wrapper`.
+pub fn as_another(world: &World, wrapper: &[&str], test: &str) -> String {
     let own = std::env::current_exe().unwrap();
     // Others cannot reach into the build directory.
     let copy = world.lab.path("client");
     std::fs::copy(own, &copy).unwrap();
     let mut command = Command::new(wrapper[0]);
-    command.args(&wrapper[1..]).arg(&copy).args(["--exact", "peers::client_process", "--nocapture"]).env(CLIENT, &world.socket);
+    command.args(&wrapper[1..]).arg(&copy).args(["--exact", test, "--nocapture"]).env(CLIENT, &world.socket);
     ended(&mut command).stdout
 }
 
-fn open_to_all(world: &World) {
+pub fn open_to_all(world: &World) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&world.socket, std::fs::Permissions::from_mode(0o666)).unwrap();
 }
@@ -50,20 +55,20 @@ fn open_to_all(world: &World) {
 fn without_a_rule_only_root_of_this_host_is_answered() {
     let world = World::new();
     let _service = world.start(&[]);
-    assert!(as_another(&world, &["env"]).contains("list: OK"));
+    assert!(asks(&world, &["env"]).contains("list: OK"));
     let drop = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"];
     // The socket's mode keeps others out before any policy does.
-    assert!(!as_another(&world, &drop).contains("list:"));
+    assert!(!asks(&world, &drop).contains("list:"));
     open_to_all(&world);
-    let answer = as_another(&world, &drop);
+    let answer = asks(&world, &drop);
     let sentence =
         "list: PermissionDenied: uid 12345 may not read: only root may, and no [[client]] rule of the policy matches";
     assert!(answer.contains(sentence), "{answer}");
     // A group of root's does not make root.
-    let answer = as_another(&world, &["setpriv", "--reuid=12345", "--regid=0", "--clear-groups"]);
+    let answer = asks(&world, &["setpriv", "--reuid=12345", "--regid=0", "--clear-groups"]);
     assert!(answer.contains("list: PermissionDenied"), "{answer}");
     // Uid 0 of a user namespace that maps 0 to 0 is uid 0 for the socket as well.
-    let answer = as_another(&world, &["unshare", "--user", "--map-root-user"]);
+    let answer = asks(&world, &["unshare", "--user", "--map-root-user"]);
     let sentence = "list: PermissionDenied: uid 0 of another user namespace is not root of this host";
     assert!(answer.contains(sentence), "{answer}");
 }
@@ -74,7 +79,7 @@ fn a_rule_allows_what_it_says_by_user_and_by_supplementary_group() {
     let _service = world.start(&["--timeout", "0"]);
     open_to_all(&world);
     let client = |uid: &str, groups: &str| {
-        as_another(&world, &["setpriv", &format!("--reuid={uid}"), "--regid=12345", &format!("--groups={groups}")])
+        asks(&world, &["setpriv", &format!("--reuid={uid}"), "--regid=12345", &format!("--groups={groups}")])
     };
     // The policy is read anew for each request.
     world.lab.policy("[[client]]\nuser = 12345\nallow = [\"read\"]\n[[client]]\ngroup = 54321\nallow = [\"pull\"]\n");
@@ -95,16 +100,18 @@ fn certificates(world: &World) {
         set -eu
         cd "$1"
         ca() { openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $1.key -out $1.pem -days 2 -subj "/CN=$1" 2>/dev/null; }
-        leaf() { # name, authority, subject, extension
+        leaf() { # name, authority, subject, extension, days
             openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $1.key -out $1.csr -subj "$3" 2>/dev/null
             printf '%s\n' "$4" >$1.ext
-            openssl x509 -req -in $1.csr -CA $2.pem -CAkey $2.key -CAcreateserial -days 2 -extfile $1.ext -out $1.pem 2>/dev/null
+            openssl x509 -req -in $1.csr -CA $2.pem -CAkey $2.key -CAcreateserial -days ${5:-2} -extfile $1.ext -out $1.pem 2>/dev/null
         }
         ca authority
         ca stranger
         leaf server authority /CN=server subjectAltName=IP:127.0.0.1
         leaf agent authority /O=acme/CN=agent extendedKeyUsage=clientAuth
         leaf other authority /O=acme/CN=other extendedKeyUsage=clientAuth
+        leaf server2 authority /O=acme/CN=agent extendedKeyUsage=serverAuth
+        leaf expires authority /O=acme/CN=agent extendedKeyUsage=clientAuth 0
         leaf forged stranger /O=acme/CN=agent extendedKeyUsage=clientAuth
     "#;
     let directory = world.lab.path("tls");
@@ -151,10 +158,11 @@ fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
     let other = ask(Some("other")).unwrap_err();
     let sentence = "the client \"CN=other,O=acme\" may not read: only root may, and no [[client]] rule of the policy matches";
     assert_eq!(other, sentence);
-    for refused in [None, Some("forged")] {
+    for refused in [None, Some("forged"), Some("server2")] {
         let error = ask(refused).unwrap_err();
         assert!(!error.contains("may not"), "{refused:?} was refused before it could ask: {error}");
     }
+    eventually("the certificate to expire", PATIENCE, || ask(Some("expires")).err());
     let plain = run(async {
         let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect().await;
         match channel {

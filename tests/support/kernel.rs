@@ -143,6 +143,26 @@ pub fn cgroups_named(word: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Kills what is in a cgroup and below it, and removes what has become empty.
+pub fn remove_cgroup(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&entry.path());
+        }
+    }
+    for pid in std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default().lines() {
+        if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
+            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    for _ in 0..200 {
+        if std::fs::remove_dir(directory).is_ok() || !directory.exists() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 /// Where the version 2 hierarchy is, and whether version 1 hierarchies stand beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cgroups {

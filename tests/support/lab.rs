@@ -249,7 +249,7 @@ fn clear(dir: &Path) {
     }
     if let Some(word) = dir.file_name().and_then(|name| name.to_str()) {
         for cgroup in kernel::cgroups_named(&word.replace("bpfman-hook-test", "bht")) {
-            let _busy = fs::remove_dir(cgroup);
+            kernel::remove_cgroup(&cgroup);
         }
     }
     let _left = fs::remove_dir_all(dir);

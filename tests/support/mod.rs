@@ -13,6 +13,7 @@ pub mod lab;
 pub mod podman;
 pub mod process;
 pub mod runtime;
+pub mod world;
 
 /// Stops the test because the machine or a tool is at fault, not the product.
 #[macro_export]

@@ -83,6 +83,11 @@ impl Running {
         self.child.id()
     }
 
+    /// Whether the process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Waits until standard output has a line that begins with these words, and returns the rest of that line.
     pub fn hear(&mut self, words: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
@@ -103,6 +108,17 @@ impl Running {
             );
             std::thread::sleep(Duration::from_millis(3));
         }
+    }
+
+    /// What has come on standard error so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Sends the process itself a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
+        let _gone = pid.map(|pid| rustix::process::kill_process(pid, signal));
     }
 
     /// Writes to standard input. A process that is gone already is found out by `finish`.

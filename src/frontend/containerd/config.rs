@@ -29,6 +29,9 @@ pub enum ConfigError {
     /// Its version is one that we do not know.
     #[error("its version is {0}; versions 2 and 3 are known: `containerd config migrate` converts it")]
     Version(String),
+    /// toml_edit would not write it as it is.
+    #[error("its line ends are of two sorts, and would not be so again when uninstall takes our part out; make them one sort")]
+    LineEnds,
     /// Something is not written as containerd writes it.
     #[error("{0} is not written as a table of its own; write it as [{0}]")]
     Shape(String),
@@ -85,10 +88,52 @@ impl Handler {
     }
 }
 
+/// What a file has around its lines, and gets again when it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Form {
+    /// A byte order mark before the first line.
+    mark: bool,
+    /// Carriage returns at the ends of lines.
+    returns: bool,
+    /// No end of line after the last one.
+    open_end: bool,
+}
+
+impl Form {
+    const MARK: char = '\u{feff}';
+
+    fn of(text: &str) -> Self {
+        Self {
+            mark: text.starts_with(Self::MARK),
+            returns: text.contains("\r\n"),
+            open_end: !text.is_empty() && !text.ends_with('\n'),
+        }
+    }
+
+    /// The lines alone, each with its end.
+    fn taken_off(self, text: &str) -> String {
+        let lines = text.strip_prefix(Self::MARK).unwrap_or(text).replace("\r\n", "\n");
+        if self.open_end { lines + "\n" } else { lines }
+    }
+
+    fn put_on(self, lines: &str) -> String {
+        let lines = if self.open_end { lines.strip_suffix('\n').unwrap_or(lines) } else { lines };
+        let mark = if self.mark { Self::MARK.to_string() } else { String::new() };
+        mark + &if self.returns { lines.replace('\n', "\r\n") } else { lines.to_owned() }
+    }
+}
+
+/// True where a text has something that we put into it: what has not is none of our business, whatever it is.
+pub fn has_ours(text: &[u8]) -> bool {
+    let mark = b"# bpfman-hook: ";
+    text.windows(mark.len()).any(|window| window == mark)
+}
+
 /// A configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     document: DocumentMut,
+    form: Form,
     /// The plugin that has the runtime handlers.
     runtime: &'static str,
 }
@@ -99,7 +144,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Toml`], [`ConfigError::Version`].
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let document: DocumentMut = text.parse()?;
+        let form = Form::of(text);
+        let document: DocumentMut = form.taken_off(text).parse()?;
         let runtime = match document.get("version") {
             // containerd 2 reads version 2 as well, and containerd 1 nothing newer.
             None if document.is_empty() => "io.containerd.grpc.v1.cri",
@@ -110,12 +156,21 @@ impl Config {
                 _ => return Err(ConfigError::Version(version.to_string().trim().to_owned())),
             },
         };
-        Ok(Self { document, runtime })
+        Ok(Self { document, form, runtime })
     }
 
     /// The text.
     pub fn text(&self) -> String {
-        self.document.to_string()
+        self.form.put_on(&self.document.to_string())
+    }
+
+    /// [`Self::parse`] for a change that is to be taken back to the byte.
+    ///
+    /// # Errors
+    /// [`ConfigError::LineEnds`] as well.
+    pub fn parse_to_change(text: &str) -> Result<Self, ConfigError> {
+        let config = Self::parse(text)?;
+        if config.text() == text { Ok(config) } else { Err(ConfigError::LineEnds) }
     }
 
     fn plugin(&self, name: &str) -> Option<&dyn TableLike> {
@@ -409,8 +464,21 @@ root = "/var/lib/containerd" # as it was
 
     #[test]
     fn every_change_is_taken_back_to_the_byte() {
-        for text in ["", V2, V3, "version = 3\n", "version = 2 # two\n\n[plugins]\n"] {
-            let mut config = Config::parse(text).unwrap();
+        let dos = V3.replace('\n', "\r\n");
+        let marked = format!("\u{feff}{V3}");
+        let texts = [
+            "",
+            V2,
+            V3,
+            "version = 3\n",
+            "version = 2 # two\n\n[plugins]\n",
+            "version = 3",
+            "version = 3\n# end",
+            &dos,
+            &marked,
+        ];
+        for text in texts {
+            let mut config = Config::parse_to_change(text).unwrap();
             config.enable_nri(true).unwrap();
             config.add_handler("bpfman-hook", spec()).unwrap();
             if text.contains("runtimes.runc]") {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::{ContainerdTargets, Targets};
 use crate::frontend::containerd::base_spec::{self, BaseSpecError};
-use crate::frontend::containerd::config::{Config, ConfigError};
+use crate::frontend::containerd::config::{Config, ConfigError, has_ours};
 use crate::frontend::install::{InstallError, Place, Work};
 
 /// Why containerd's part of an installation stopped.
@@ -80,10 +80,17 @@ pub fn configuration(place: &Place, asked: &ContainerdTargets) -> Result<Option<
 
 /// True where containerd's configuration has something of ours.
 pub(crate) fn is_installed(targets: &Targets, place: &Place) -> Result<bool, InstallError> {
-    let Some(config) = configuration(place, &targets.containerd)? else { return Ok(false) };
-    let mut without = config.clone();
-    without.restore();
-    Ok(without.text() != config.text())
+    changed_by_us(&place.staged(&targets.containerd.containerd_config))
+}
+
+/// Whether a configuration has something of ours. One of docker's has no version, one of somebody else's may be a link or no TOML at
+/// all: none of that keeps us from being uninstalled.
+fn changed_by_us(target: &Path) -> Result<bool, InstallError> {
+    match fs::read(target) {
+        Ok(bytes) => Ok(has_ours(&bytes)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(InstallError::Io { doing: "read", path: target.to_owned(), source }),
+    }
 }
 
 /// The base spec's text, made from the host's containerd or from the file that was named.
@@ -104,7 +111,7 @@ pub(crate) fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> 
     let target = place.staged(&asked.containerd_config);
     let before = present(&target)?;
     let edit = |source| ContainerdError::Config { path: target.clone(), source };
-    let mut config = Config::parse(&before.text).map_err(edit)?;
+    let mut config = Config::parse_to_change(&before.text).map_err(edit)?;
     // Not known: then it is said, which harms nobody.
     let off_by_default = base_spec::version(place.root()).is_none_or(|(major, _)| major < 2);
     config.enable_nri(off_by_default).map_err(edit)?;
@@ -129,9 +136,9 @@ pub(crate) fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -
     let path = &targets.containerd.containerd_config;
     let base = base_spec::path(path);
     let target = place.staged(path);
-    let before = present(&target)?;
     let mut hooked = false;
-    if before.there {
+    if changed_by_us(&target)? {
+        let before = present(&target)?;
         let edit = |source| ContainerdError::Config { path: target.clone(), source };
         let mut config = Config::parse(&before.text).map_err(edit)?;
         hooked = config.handlers().iter().any(|handler| handler.base_spec.as_ref() == Some(&base));
@@ -231,5 +238,32 @@ mod tests {
         std::os::unix::fs::symlink("/etc/other.toml", &config).unwrap();
         assert!(refused().to_string().contains("a symbolic link to /etc/other.toml"));
         assert!(config.is_symlink());
+    }
+
+    #[test]
+    fn what_we_never_touched_keeps_nobody_from_uninstalling() {
+        let root = tempfile::tempdir().unwrap();
+        let t = targets(root.path(), false);
+        let config = root.path().join("host/etc/containerd/config.toml");
+        fs::create_dir_all(config.parent().unwrap()).unwrap();
+        // Docker's has no version.
+        for bytes in [&b"disabled_plugins = [\"cri\"]\n"[..], b"version = 3\r\nroot = 'x'\n", b"no toml [", b"\xff"] {
+            fs::write(&config, bytes).unwrap();
+            assert!(!is_installed(&t, &Place::of(&t, None)).unwrap());
+            let (steps, hooked) = act(&t, uninstall);
+            assert!(!hooked && steps.0.iter().all(|step| !step.changed), "{steps}");
+            assert_eq!(fs::read(&config).unwrap(), bytes);
+        }
+        fs::remove_file(&config).unwrap();
+        let elsewhere = root.path().join("theirs.toml");
+        fs::write(&elsewhere, "version = 3\n").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &config).unwrap();
+        assert!(!act(&t, uninstall).1 && config.is_symlink());
+        // Two sorts of line ends would not come back: refused before anything is written.
+        fs::remove_file(&config).unwrap();
+        fs::write(&config, "version = 3\r\nroot = 'x'\n").unwrap();
+        let place = Place::of(&t, None);
+        let error = install(&t, &place, &mut Work::new(&place, false)).unwrap_err();
+        assert!(crate::lifecycle::error::chain(&error).contains("line ends"), "{error}");
     }
 }

@@ -39,5 +39,6 @@ fn person(args: &RegistryArgs) -> Result<Person, String> {
         https_proxy: word("HTTPS_PROXY"),
         http_proxy: word("HTTP_PROXY"),
         no_proxy: word("NO_PROXY"),
+        no_files: false,
     })
 }

@@ -3,12 +3,10 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdStream;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
 
-use crate::frontend::service::idle::Busy;
 use crate::sys::child::{Child, Output, Role};
 use crate::sys::error::SysError;
 use crate::sys::fsutil::{read_sealed, sealed_memfd};
@@ -27,45 +25,46 @@ pub enum Abandoned {
     Finish,
 }
 
-/// A child at work.
-struct Running {
+/// A child at work, and what it holds until it has ended.
+struct Running<H: Send + 'static> {
     child: Option<Child>,
     abandoned: Abandoned,
     deadline: Instant,
-    busy: Option<Arc<Busy>>,
+    held: Option<H>,
 }
 
-impl Drop for Running {
+impl<H: Send + 'static> Drop for Running<H> {
     fn drop(&mut self) {
         let Some(child) = self.child.take() else { return };
         if self.abandoned == Abandoned::Finish {
             child.socket().shutdown();
-            let (deadline, busy) = (self.deadline, self.busy.take());
+            let (deadline, held) = (self.deadline, self.held.take());
             tokio::task::spawn_blocking(move || {
                 // It is killed and reaped at the deadline, whatever its status.
                 let _ = child.wait(deadline);
-                drop(busy);
+                drop(held);
             });
         }
     }
 }
 
-/// Sends one request to a new child and waits for its answer. Dropping the future abandons the child.
+/// Sends one request to a new child and waits for its answer. Dropping the future abandons the child. `held` is dropped once the child
+/// has ended, abandoned or not: its place in the line, for example.
 ///
 /// # Errors
 /// Where the child cannot be started, ends without an answer or takes longer than `time` and some patience.
-pub async fn ask(
+pub async fn ask<H: Send + 'static>(
     role: Role,
     request: &[u8],
     time: Duration,
     abandoned: Abandoned,
-    busy: Option<Arc<Busy>>,
+    held: H,
 ) -> Result<Vec<u8>, SysError> {
     let deadline = Instant::now() + time + PATIENCE;
     let child = Child::spawn(role, Output::Inherit)?;
     let memory = sealed_memfd("request", request)?;
     child.socket().send(b"request", &[memory.as_fd()])?;
-    let mut running = Running { child: Some(child), abandoned, deadline, busy };
+    let mut running = Running { child: Some(child), abandoned, deadline, held: Some(held) };
     let child = running.child.as_mut().expect("it is taken only when it is dropped");
     readable(child, deadline).await.map_err(SysError::io("wait for", "the answer"))?;
     // It is readable, or the deadline has passed, which this finds out at once and kills the child for.

@@ -97,18 +97,19 @@ impl Caller {
         }
     }
 
-    /// Its name for the log.
-    pub fn shown(&self) -> String {
-        self.client.to_string()
+    /// What tells it from every other client.
+    pub fn identity(&self) -> String {
+        self.client.identity()
     }
 
     /// What the child that does the work is told.
     pub fn bounds(&self) -> Bounds {
         Bounds {
-            caller: self.shown(),
+            caller: self.identity(),
             host_scope: self.rule.as_ref().is_none_or(|rule| rule.host_scope),
             any_file: self.rule.is_none(),
             own_only: self.rule.is_some(),
+            limits: self.rule.as_ref().map(|rule| rule.limits(&self.policy.policy.limits)),
             images: self.rule.as_ref().and_then(|rule| rule.images.as_ref()).map(|names| names.iter().cloned().collect()),
         }
     }

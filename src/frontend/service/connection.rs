@@ -22,10 +22,12 @@ const CONNECTIONS_MAX: usize = 64;
 /// Between two tries where descriptors or memory ran out.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Whose connections are counted together.
+/// Whose connections and requests are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Origin {
+pub enum Origin {
+    /// A user of this host.
     Uid(u32),
+    /// Everybody who comes over TCP.
     Tcp,
 }
 
@@ -80,6 +82,16 @@ pub enum Peer {
     Unix(Arc<PeerCredentials>),
     /// Somewhere.
     Tcp,
+}
+
+impl Peer {
+    /// With whom it is counted.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Unix(peer) => Origin::Uid(peer.uid),
+            Self::Tcp => Origin::Tcp,
+        }
+    }
 }
 
 impl<S> Connected for Connection<S> {

@@ -14,9 +14,11 @@ use crate::frontend::service::wire::{
     AttachRequest, BpfmanProgramType, BytecodeImage, BytecodeLocation, KernelProgramInfo, ListRequest, LoadInfo, LoadRequest,
     LoadResponseInfo, ProgramInfo,
 };
+use crate::model::annotations::GlobalValue;
 use crate::model::attach_point::{Direction, Order, ProbedProcess, ProgramKind, TracepointName, UserProbe};
 use crate::model::by_hand::{Attach, Code, Failure, Filter, ImageSource, Load, Place, Program, Source, Wanted};
 use crate::model::bytecode::PullPolicy;
+use crate::model::credentials::Credential;
 use crate::model::reference::Reference;
 use crate::model::words::{is_normal_path, is_symbol, quoted};
 
@@ -67,13 +69,12 @@ pub fn load(request: LoadRequest) -> Result<Load, Status> {
     if request.info.len() > PROGRAMS_MAX {
         return Err(Status::resource_exhausted(format!("load {} programs: at most {PROGRAMS_MAX}", request.info.len())));
     }
-    if request.map_owner_id.is_some() {
-        return Err(Status::unimplemented("share maps of another program: map_owner_id is not supported yet; leave it out"));
-    }
+    let map_owner = request.map_owner_id.map(|owner| id("map owner", owner)).transpose()?;
     if request.global_data.len() > ENTRIES_MAX {
         return Err(Status::resource_exhausted(format!("set {} globals: at most {ENTRIES_MAX}", request.global_data.len())));
     }
-    let globals: BTreeMap<_, _> = request.global_data.into_iter().collect();
+    let globals: BTreeMap<_, _> =
+        request.global_data.into_iter().map(|(name, bytes)| (name, GlobalValue::Bytes(bytes))).collect();
     if let Some(name) = globals.keys().find(|name| !is_symbol(name)) {
         return Err(invalid(format!("global {} is not the name of a symbol", quoted(name))));
     }
@@ -82,6 +83,7 @@ pub fn load(request: LoadRequest) -> Result<Load, Status> {
         programs: request.info.into_iter().map(wanted).collect::<Result<_, _>>()?,
         globals,
         metadata: metadata(request.metadata)?,
+        map_owner,
     })
 }
 
@@ -122,12 +124,15 @@ fn wanted(info: LoadInfo) -> Result<Wanted, Status> {
 
 /// What PullBytecode asks.
 pub fn image(image: BytecodeImage) -> Result<ImageSource, Status> {
-    let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-    if given(&image.username) || given(&image.password) {
-        return Err(Status::unimplemented(
-            "log in to the registry: a name and a password in the request are not supported; use an auth file of the host",
-        ));
-    }
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let login = match (given(image.username), given(image.password)) {
+        (None, None) => None,
+        (Some(user), password) if user.len() <= TEXT_MAX && password.as_ref().is_none_or(|text| text.len() <= TEXT_MAX) => {
+            Some(Credential::Login { user, password: password.unwrap_or_default() })
+        }
+        (Some(_), _) => return Err(invalid(format!("username and password have at most {TEXT_MAX} bytes"))),
+        (None, Some(_)) => return Err(invalid("a password needs a username")),
+    };
     let reference = image.url.parse::<Reference>().map_err(|error| invalid(error.to_string()))?;
     let pull = match image.image_pull_policy {
         0 => PullPolicy::Always,
@@ -135,7 +140,7 @@ pub fn image(image: BytecodeImage) -> Result<ImageSource, Status> {
         2 => PullPolicy::Never,
         other => return Err(invalid(format!("image_pull_policy is 0 (Always), 1 (IfNotPresent) or 2 (Never), not {other}"))),
     };
-    Ok(ImageSource { reference, pull })
+    Ok(ImageSource { reference, pull, login })
 }
 
 fn metadata(given: HashMap<String, String>) -> Result<BTreeMap<String, String>, Status> {
@@ -148,41 +153,48 @@ fn metadata(given: HashMap<String, String>) -> Result<BTreeMap<String, String>, 
     Ok(given.into_iter().collect())
 }
 
-/// What Attach asks. Metadata of links are taken and not kept.
+/// What Attach asks. The position of a program among others is an answer, not a question.
 pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
     let program = id("program", request.id)?;
     let info = request.attach.and_then(|attach| attach.info).ok_or_else(|| invalid("attach says nowhere"))?;
-    let place = match info {
-        Info::XdpAttachInfo(xdp) => Place::Interface {
-            kind: ProgramKind::Xdp,
-            iface: iface(xdp.iface)?,
-            direction: None,
-            order: order(ProgramKind::Xdp, xdp.priority, xdp.proceed_on)?,
-            netns: netns(xdp.netns)?,
-        },
-        Info::TcAttachInfo(tc) => Place::Interface {
-            kind: ProgramKind::Tc,
-            iface: iface(tc.iface)?,
-            direction: Some(direction(&tc.direction)?),
-            order: order(ProgramKind::Tc, tc.priority, tc.proceed_on)?,
-            netns: netns(tc.netns)?,
-        },
-        Info::TcxAttachInfo(tcx) => Place::Interface {
-            kind: ProgramKind::Tcx,
-            iface: iface(tcx.iface)?,
-            direction: Some(direction(&tcx.direction)?),
-            order: order(ProgramKind::Tcx, tcx.priority, Vec::new())?,
-            netns: netns(tcx.netns)?,
-        },
-        Info::TracepointAttachInfo(info) => {
-            let legal = |part: &str| is_symbol(part);
-            match info.tracepoint.split_once('/') {
-                Some((category, name)) if legal(category) && legal(name) => {
-                    Place::Tracepoint(TracepointName { category: category.to_owned(), name: name.to_owned() })
-                }
-                _ => return Err(invalid(format!("a tracepoint is category/name, not {}", quoted(&info.tracepoint)))),
-            }
+    let (place, given) = match info {
+        Info::XdpAttachInfo(xdp) => {
+            let place = Place::Interface {
+                kind: ProgramKind::Xdp,
+                iface: iface(xdp.iface)?,
+                direction: None,
+                order: order(ProgramKind::Xdp, xdp.priority, xdp.proceed_on)?,
+                netns: netns(xdp.netns)?,
+            };
+            (place, xdp.metadata)
         }
+        Info::TcAttachInfo(tc) => {
+            let place = Place::Interface {
+                kind: ProgramKind::Tc,
+                iface: iface(tc.iface)?,
+                direction: Some(direction(&tc.direction)?),
+                order: order(ProgramKind::Tc, tc.priority, tc.proceed_on)?,
+                netns: netns(tc.netns)?,
+            };
+            (place, tc.metadata)
+        }
+        Info::TcxAttachInfo(tcx) => {
+            let place = Place::Interface {
+                kind: ProgramKind::Tcx,
+                iface: iface(tcx.iface)?,
+                direction: Some(direction(&tcx.direction)?),
+                order: order(ProgramKind::Tcx, tcx.priority, Vec::new())?,
+                netns: netns(tcx.netns)?,
+            };
+            (place, tcx.metadata)
+        }
+        Info::TracepointAttachInfo(info) => match info.tracepoint.split_once('/') {
+            Some((category, name)) if is_symbol(category) && is_symbol(name) => {
+                let name = TracepointName { category: category.to_owned(), name: name.to_owned() };
+                (Place::Tracepoint(name), info.metadata)
+            }
+            _ => return Err(invalid(format!("a tracepoint is category/name, not {}", quoted(&info.tracepoint)))),
+        },
         Info::KprobeAttachInfo(info) => {
             if info.container_pid.is_some() {
                 return Err(invalid("a kprobe sees the whole kernel; leave container_pid out"));
@@ -191,7 +203,7 @@ pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
             if !is_symbol(&info.fn_name.replace('.', "_")) {
                 return Err(invalid(format!("{} is not the name of a kernel function", quoted(&info.fn_name))));
             }
-            Place::Kprobe { function: info.fn_name, offset: info.offset }
+            (Place::Kprobe { function: info.fn_name, offset: info.offset, ret: false }, info.metadata)
         }
         Info::UprobeAttachInfo(info) => {
             let library = |text: &str| !text.is_empty() && !text.contains(['/', '\0']);
@@ -207,12 +219,13 @@ pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
             }
             let process = info.pid.map(pid).transpose()?.map_or(ProbedProcess::Any, ProbedProcess::Pid);
             let container_pid = info.container_pid.map(pid).transpose()?;
-            Place::Uprobe(UserProbe { target: info.target, symbol, offset: info.offset, process, container_pid })
+            let probe = UserProbe { target: info.target, symbol, offset: info.offset, process, container_pid };
+            (Place::Uprobe { probe, ret: false }, info.metadata)
         }
-        Info::FentryAttachInfo(_) => Place::Trampoline(ProgramKind::Fentry),
-        Info::FexitAttachInfo(_) => Place::Trampoline(ProgramKind::Fexit),
+        Info::FentryAttachInfo(info) => (Place::Trampoline(ProgramKind::Fentry), info.metadata),
+        Info::FexitAttachInfo(info) => (Place::Trampoline(ProgramKind::Fexit), info.metadata),
     };
-    Ok(Attach { program, place })
+    Ok(Attach { program, place, metadata: metadata(given)? })
 }
 
 fn pid(number: i32) -> Result<u32, Status> {
@@ -293,17 +306,22 @@ pub fn parts(program: Program) -> (Option<ProgramInfo>, KernelProgramInfo) {
                 Reference::File { path } => Location::File(path.to_string_lossy().into_owned()),
                 image => Location::Image(BytecodeImage {
                     url: image.to_string(),
-                    image_pull_policy: 1,
-                    username: Some(String::new()),
-                    password: Some(String::new()),
+                    image_pull_policy: match ours.pull {
+                        Some(PullPolicy::Always) => 0,
+                        Some(PullPolicy::IfNotPresent) | None => 1,
+                        Some(PullPolicy::Never) => 2,
+                    },
+                    // Never told, and never kept.
+                    username: None,
+                    password: None,
                 }),
             }),
         }),
         links: ours.links,
         global_data: ours.globals.into_iter().collect(),
-        map_owner_id: None,
+        map_owner_id: ours.map_owner,
         map_pin_path: ours.map_pin_path.to_string_lossy().into_owned(),
-        map_used_by: vec![kernel.id.to_string()],
+        map_used_by: ours.map_used_by.iter().map(u32::to_string).collect(),
         metadata: ours.metadata.into_iter().collect(),
     });
     let kernel_info = KernelProgramInfo {
@@ -368,7 +386,7 @@ mod tests {
             (|r| r.info[0].program_type = 99, "99 is no program type"),
             (|r| r.info[0].program_type = -1, "-1 is no program type"),
             (|r| r.info[0].program_type = 5, "does not say for which kernel function"),
-            (|r| r.map_owner_id = Some(7), "map_owner_id is not supported"),
+            (|r| r.map_owner_id = Some(0), "0 is no map owner id"),
             (|r| _ = r.global_data.insert("a b".into(), vec![1]), "not the name of a symbol"),
             (|r| _ = r.metadata.insert(String::new(), String::new()), "keys have 1 to 4096 bytes"),
             (|r| _ = r.metadata.insert("k".into(), "x".repeat(5000)), "keys have 1 to 4096 bytes"),
@@ -446,13 +464,25 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_not_taken_and_unknown_pull_policies_neither() {
-        let image = |policy, password: Option<&str>| {
-            let password = password.map(str::to_owned);
-            image(BytecodeImage { url: "quay.io/a/b:c".into(), image_pull_policy: policy, password, ..Default::default() })
+    fn logins_are_taken_and_unknown_pull_policies_not() {
+        let image = |policy, user: Option<&str>, password: Option<&str>| {
+            image(BytecodeImage {
+                url: "quay.io/a/b:c".into(),
+                image_pull_policy: policy,
+                username: user.map(str::to_owned),
+                password: password.map(str::to_owned),
+            })
         };
-        assert_eq!(image(1, Some("")).unwrap().pull, PullPolicy::IfNotPresent);
-        assert_eq!(image(0, Some("secret")).unwrap_err().code(), tonic::Code::Unimplemented);
-        assert_eq!(image(3, None).unwrap_err().code(), tonic::Code::InvalidArgument);
+        // What bpfman's clients send who say nothing.
+        let nobody = image(1, Some(""), Some("")).unwrap();
+        assert_eq!((nobody.pull, nobody.login), (PullPolicy::IfNotPresent, None));
+        let login = image(0, Some("u"), Some("secret")).unwrap();
+        assert_eq!(login.login, Some(Credential::Login { user: "u".into(), password: "secret".into() }));
+        assert!(!format!("{login:?}").contains("secret"));
+        for wrong in [image(3, None, None), image(1, None, Some("secret")), image(1, Some("u"), Some(&"x".repeat(5000)))] {
+            let error = wrong.unwrap_err();
+            assert_eq!(error.code(), tonic::Code::InvalidArgument);
+            assert!(!error.message().contains("secret"));
+        }
     }
 }

@@ -69,6 +69,31 @@ impl Idle {
         }
     }
 
+    /// Lets what runs come to its end, and waits for `closed`, which is when every connection is closed. A client that has not yet read
+    /// that we end may still send a request; it is done like the others, and only silence for the time `close` cuts connections off.
+    pub async fn drain(&self, all: Duration, close: Duration, closed: impl Future<Output = ()>) {
+        let silent = async {
+            loop {
+                self.quiet().await;
+                let quiet_since = self.state(|state| state.since);
+                tokio::time::sleep(close).await;
+                if self.state(|state| state.running == 0 && state.since == quiet_since) {
+                    return;
+                }
+            }
+        };
+        // Who went away may have left a child behind that undoes what it did.
+        let all_gone = async {
+            closed.await;
+            self.quiet().await;
+        };
+        tokio::select! {
+            () = all_gone => {}
+            () = silent => {}
+            () = tokio::time::sleep(all) => {}
+        }
+    }
+
     /// Returns once no request runs.
     pub async fn quiet(&self) {
         loop {
@@ -118,6 +143,30 @@ mod tests {
         run(async {
             let idle = Idle::new(None);
             assert!(tokio::time::timeout(Duration::from_millis(50), idle.expired()).await.is_err());
+        });
+    }
+
+    #[test]
+    fn a_request_that_comes_late_is_done_before_connections_are_cut() {
+        run(async {
+            let idle = Idle::new(None);
+            let (all, close) = (Duration::from_secs(20), Duration::from_millis(100));
+            let done = Arc::new(Mutex::new(false));
+            let late = async {
+                tokio::time::sleep(close / 2).await;
+                let busy = idle.begin();
+                tokio::time::sleep(close * 3).await;
+                *done.lock().unwrap() = true;
+                drop(busy);
+                std::future::pending().await
+            };
+            idle.drain(all, close, late).await;
+            assert!(*done.lock().unwrap());
+            // Nor does one that hangs hold it for ever, and closed connections end it at once.
+            let busy = idle.begin();
+            idle.drain(close, close, std::future::pending()).await;
+            drop(busy);
+            idle.drain(all, all, std::future::ready(())).await;
         });
     }
 

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod idle;
 pub mod listen;
 pub mod rpc;
+pub mod weight;
 pub mod wire;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use crate::frontend::service::connection::Accepting;
 use crate::frontend::service::idle::Idle;
 use crate::frontend::service::listen::{ListenError, Sockets};
 use crate::frontend::service::rpc::Rpc;
+use crate::frontend::service::weight::Scaled;
 use crate::frontend::service::wire::bpfman_server::BpfmanServer;
 use crate::lifecycle::error::chain;
 use crate::paths::Paths;
@@ -55,6 +57,8 @@ const STREAMS_MAX: u32 = 256;
 const HEADERS_MAX: u32 = 16 << 10;
 /// Bytes of one request; the values of globals are all that could be large in it.
 const MESSAGE_MAX: usize = 4 << 20;
+/// Bytes of a question to health or reflection: a name.
+const QUESTION_MAX: usize = 16 << 10;
 /// Bytes of a PEM file.
 const PEM_MAX: usize = 1 << 20;
 
@@ -144,8 +148,7 @@ fn serve(paths: &Paths, args: &ServiceArgs) -> Result<(), ServiceError> {
         drop(accepting);
         // Nobody listens only where every server has ended already.
         let _ = stop.send(true);
-        let _ = tokio::time::timeout(DRAIN, idle.quiet()).await;
-        let _ = tokio::time::timeout(CLOSE, async { while servers.join_next().await.is_some() {} }).await;
+        idle.drain(DRAIN, CLOSE, async { while servers.join_next().await.is_some() {} }).await;
         Ok(())
     })
 }
@@ -185,11 +188,14 @@ async fn routes(paths: &Paths, idle: &Idle) -> Result<Routes, ServiceError> {
             .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let (v1, v1alpha) = (describe().build_v1()?, describe().build_v1alpha()?);
+    // Its streams may last: what they ask is small, and they hold nothing.
+    let v1 = describe().build_v1()?.max_decoding_message_size(QUESTION_MAX);
+    let v1alpha = describe().build_v1alpha()?.max_decoding_message_size(QUESTION_MAX);
+    let health = health.max_decoding_message_size(QUESTION_MAX);
     let mut routes = Routes::builder();
     routes
-        .add_service(InterceptedService::new(bpfman, counted(idle.clone())))
-        .add_service(InterceptedService::new(health, counted(idle.clone())))
+        .add_service(Scaled::new(InterceptedService::new(bpfman, counted(idle.clone()))))
+        .add_service(Scaled::new(InterceptedService::new(health, counted(idle.clone()))))
         .add_service(InterceptedService::new(v1, counted(idle.clone())))
         .add_service(InterceptedService::new(v1alpha, counted(idle.clone())));
     Ok(routes.routes())

@@ -49,10 +49,9 @@ impl Rpc {
         let time = request::time(&task);
         let request = ByHand { root: self.paths.root().to_owned(), bounds: caller.bounds(), task };
         let text = serde_json::to_vec(&request).map_err(|error| Status::internal(error.to_string()))?;
-        let place = self.gate.enter(&caller.shown(), lane).await;
+        let place = self.gate.enter(&caller.identity(), lane).await;
         let busy = extensions.get::<Arc<Busy>>().cloned();
-        let answer = ask::ask(Role::Request, &text, time, abandoned, busy).await;
-        drop(place);
+        let answer = ask::ask(Role::Request, &text, time, abandoned, (place, busy)).await;
         let answer = answer.map_err(|error| Status::unavailable(chain(&error)))?;
         match serde_json::from_slice(&answer).map_err(|error| Status::internal(error.to_string()))? {
             Reply::Failed(failure) => Err(convert::status(failure)),

@@ -34,7 +34,15 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Place::Interface { order, .. } => Some(order.clone()),
             _ => None,
         };
-        let mut link = LinkRecord { pin: PinName::link(0), program: program.pin.clone(), at, order, netns, id: None };
+        let mut link = LinkRecord {
+            pin: PinName::link(0),
+            program: program.pin.clone(),
+            at,
+            order,
+            netns,
+            metadata: attach.metadata.clone(),
+            id: None,
+        };
         let me = self.actor();
         let mut taken = false;
         self.change(record.no, |kept| {
@@ -139,12 +147,15 @@ fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoi
             kind_is(ProgramKind::Tracepoint)?;
             Ok((AttachPoint::Tracepoint { tracepoint: tracepoint.clone() }, None, Held::default()))
         }
-        Place::Kprobe { function, offset } => {
+        Place::Kprobe { function, offset, ret } => {
             kind_is(ProgramKind::Kprobe)?;
-            let ret = is == ProgramKind::Kretprobe;
+            let ret = *ret || is == ProgramKind::Kretprobe;
+            if ret && *offset != 0 {
+                return Err(HandError::ReturnOffset { function: function.clone() });
+            }
             Ok((AttachPoint::Kprobe { function: function.clone(), offset: *offset, ret }, None, Held::default()))
         }
-        Place::Uprobe(probe) => {
+        Place::Uprobe { probe, ret } => {
             kind_is(ProgramKind::Uprobe)?;
             let root = match probe.container_pid {
                 Some(pid) => Some(open("open the root directory of process", Path::new(&format!("/proc/{pid}/root")))?),
@@ -154,7 +165,7 @@ fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoi
                 ProbedProcess::Pid(pid) => Some(pid),
                 ProbedProcess::Any | ProbedProcess::Init => None,
             };
-            let at = AttachPoint::Uprobe { probe: probe.clone(), ret: is == ProgramKind::Uretprobe };
+            let at = AttachPoint::Uprobe { probe: probe.clone(), ret: *ret || is == ProgramKind::Uretprobe };
             Ok((at, None, Held { root, process, ..Held::default() }))
         }
         Place::Trampoline(kind) => {

@@ -7,27 +7,24 @@ use std::time::Instant;
 use crate::image::{Images as _, MAX_OBJECT, Want, hash};
 use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
-use crate::lifecycle::by_hand::{HandError, Sources, functions};
+use crate::lifecycle::by_hand::{HandError, Sources};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
-use crate::model::attach_point::{ProgramKind, Scope};
-use crate::model::by_hand::{APPLICATION, Bounds, ImageSource, Load, Loaded, Program, Source};
+use crate::model::attach_point::Scope;
+use crate::model::by_hand::{APPLICATION, Bounds, ImageSource, Load, Loaded, Program, Shares, Source};
 use crate::model::bytecode::{Bytecode, Verdict};
-use crate::model::ids::PinName;
-use crate::model::plan::{OwnerPlan, PlannedMap, PlannedObject, PlannedProgram};
-use crate::model::record::{ImageRecord, Owner, OwnerRecord};
+use crate::model::credentials::Person;
+use crate::model::object::ObjectFacts;
+use crate::model::plan::{self, HandInputs, OwnerPlan, SharedMaps};
+use crate::model::policy::Limits;
+use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::reference::Reference;
 use crate::paths::Paths;
 use crate::store::StoreError;
+use crate::sys::cpus;
 use crate::sys::fsutil::{read_capped, read_trusted_file};
-
-/// BPF_XDP, BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_LSM_MAC
-const XDP: u32 = 37;
-const FENTRY: u32 = 24;
-const FEXIT: u32 = 25;
-const LSM: u32 = 27;
 
 /// An object and how far its programs may reach.
 struct Object {
@@ -49,23 +46,53 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Source::File(path) => from_file(bounds, path)?,
             Source::Image(image) => from_image(&Sources::open(paths, fetch_until)?, bounds, image)?,
         };
-        let plan = self.plan_by_hand(&object, load)?;
+        let facts = self.kernel.describe(&object.bytecode.object)?;
+        let (shared, shares) = match load.map_owner {
+            Some(program) => self.shared_maps(bounds, program).map(|(shared, shares)| (Some(shared), Some(shares)))?,
+            None => (None, None),
+        };
+        let plan = plan::by_hand(&HandInputs {
+            bytecode: &object.bytecode,
+            facts: &facts,
+            scope: object.scope,
+            who: &object.who,
+            load,
+            shared: shared.as_ref(),
+        })
+        .map_err(Cause::from)?;
         let application = load.metadata.get(APPLICATION).cloned();
         let loaded = Loaded {
             caller: bounds.caller.clone(),
             reference: Some(object.bytecode.reference.clone()),
-            globals: load.globals.clone(),
+            pull: match &load.source {
+                Source::Image(image) => Some(image.pull),
+                Source::File(_) => None,
+            },
+            globals: plan.objects.iter().flat_map(|object| object.globals.iter().cloned()).collect(),
             metadata: load.metadata.clone(),
+            shares,
+            map_memory: own_maps(&facts, &plan, cpus::possible()),
         };
         let mut record = self.blank_of(Owner::Host { application, loaded: Box::new(loaded) });
         fill(&mut record, &plan);
         self.check_deadline()?;
-        self.store
+        let over = self
+            .store
             .write::<_, StoreError>(|txn| {
+                // In one transaction with the record, so that no two loads find the same room.
+                if let Some(limits) = &bounds.limits
+                    && let Some(over) = over_limits(txn.view().owners()?.filter_map(Result::ok), &record, bounds, limits)
+                {
+                    return Ok(Some(over));
+                }
                 record.no = self.free_number(txn)?;
-                txn.put(&record)
+                txn.put(&record)?;
+                Ok(None)
             })
             .map_err(Cause::from)?;
+        if let Some(over) = over {
+            return Err(over);
+        }
         if let Err(cause) = self.build_by_hand(&mut record, &plan) {
             if let Err(second) = self.fail(&record, &chain(&cause)) {
                 tracing::error!(owner = record.no.0, error = %chain(&second), "undo a failed load");
@@ -120,80 +147,55 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         from_image(&Sources::open(paths, fetch_until)?, bounds, image).map(drop)
     }
 
-    fn plan_by_hand(&self, object: &Object, load: &Load) -> Result<OwnerPlan, HandError> {
-        let bytecode = &object.bytecode;
-        let facts = self.kernel.describe(&bytecode.object)?;
-        let mut programs = Vec::new();
-        for wanted in &load.programs {
-            let function = wanted.function.clone();
-            let found = facts.programs.iter().find(|program| program.function == function);
-            let found = found.ok_or_else(|| HandError::NoFunction { function: function.clone(), known: functions(&facts) })?;
-            let declared = found.declared.as_ref().map(|declared| declared.kind());
-            if let Some(declared) = declared.filter(|declared| !declared.loads_as(wanted.kind)) {
-                return Err(HandError::Misfit(format!(
-                    "load {function} as {}: its section {} says {}",
-                    wanted.kind.word(),
-                    found.section,
-                    declared.word()
-                )));
-            }
-            // Whether a probe is one of returns is its section's to say: the interface has no such kind.
-            let kind = match declared {
-                Some(declared @ (ProgramKind::Kretprobe | ProgramKind::Uretprobe)) => declared,
-                _ => wanted.kind,
-            };
-            if kind.scope() == Scope::Host && object.scope != Scope::Host {
-                return Err(HandError::HostScope { function, kind: kind.word(), who: object.who.clone() });
-            }
-            let expected_attach_type = match kind {
-                ProgramKind::Xdp => XDP,
-                ProgramKind::Fentry => FENTRY,
-                ProgramKind::Fexit => FEXIT,
-                ProgramKind::Lsm => LSM,
-                _ => 0,
-            };
-            programs.push(PlannedProgram {
-                function,
-                kind,
-                expected_attach_type,
-                target: wanted.target.clone(),
-                pin: PinName::program(programs.len() + 1),
-            });
-        }
-        for (name, value) in &load.globals {
-            let global = facts.globals.iter().find(|global| global.name == *name).ok_or_else(|| {
-                let known = facts.globals.iter().map(|global| global.name.as_str()).collect::<Vec<_>>().join(", ");
-                HandError::Misfit(format!("set the global {name}: the object has no such variable; it has {known}"))
-            })?;
-            if usize::try_from(global.size) != Ok(value.len()) {
-                let problem = format!("it has {} bytes, and {} were given", global.size, value.len());
-                return Err(HandError::Misfit(format!("set the global {name}: {problem}")));
-            }
-        }
-        let maps = facts.maps.iter().zip(1..);
-        let maps = maps.map(|(map, n)| PlannedMap { name: map.name.clone(), pin: PinName::map(n), freeze: false }).collect();
-        let planned = PlannedObject {
-            image: ImageRecord {
-                reference: bytecode.reference.to_string(),
-                digest: bytecode.digest,
-                object: bytecode.object_digest,
-                rule: bytecode.rule.clone(),
-                verdict: bytecode.verdict.clone(),
-            },
-            bytes: bytecode.object.clone(),
-            scope: object.scope,
-            programs,
-            maps,
-            globals: load.globals.clone().into_iter().collect(),
-            core: facts.core,
+    /// The maps that a load is to have in place of its own, and who made them first. Each owner pins the maps that it has, so that
+    /// they live as long as one of them does, whoever goes first.
+    fn shared_maps(&self, bounds: &Bounds, program: u32) -> Result<(SharedMaps, Shares), HandError> {
+        let has = |record: &OwnerRecord| record.phase == Phase::Ready && record.programs.iter().any(|p| p.id == Some(program));
+        let record = self.find(has)?.ok_or(HandError::NoProgram(program))?;
+        let loaded = super::of_host(bounds, "program", program, &record)?;
+        let shared = SharedMaps {
+            program,
+            directory: self.fs.join(record.no.directory()),
+            maps: record.maps.iter().map(|map| (map.name.clone(), map.pin.clone())).collect(),
         };
-        Ok(OwnerPlan { objects: vec![planned], links: Vec::new() })
+        Ok((shared, Shares { program, set: loaded.shares.map_or(record.no, |shares| shares.set) }))
     }
 
     fn build_by_hand(&self, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
         self.load_objects(record, plan)?;
         self.complete(record)
     }
+}
+
+/// Bytes of the maps that a load makes, those that it shares left out.
+fn own_maps(facts: &ObjectFacts, plan: &OwnerPlan, cpus: u64) -> u64 {
+    let planned = plan.objects.iter().flat_map(|object| &object.maps);
+    let own = planned.zip(&facts.maps).filter(|(map, _)| map.reuse.is_none());
+    own.fold(0, |sum, (_, map)| map.memory(cpus).saturating_add(sum))
+}
+
+/// What a new load of a caller would be too much of, with all that the caller has loaded already.
+fn over_limits(
+    records: impl Iterator<Item = OwnerRecord>,
+    new: &OwnerRecord,
+    bounds: &Bounds,
+    limits: &Limits,
+) -> Option<HandError> {
+    let (mut programs, mut memory) = (0_usize, 0_u64);
+    for record in records.chain([new.clone()]) {
+        match &record.owner {
+            Owner::Host { loaded, .. } if loaded.caller == bounds.caller && record.phase != Phase::Failed => {
+                programs += record.programs.len();
+                memory = memory.saturating_add(loaded.map_memory);
+            }
+            _ => {}
+        }
+    }
+    if u32::try_from(programs).map_or(true, |programs| programs > limits.programs) {
+        return Some(HandError::TooManyPrograms { caller: bounds.caller.clone(), programs, limit: limits.programs });
+    }
+    let over = memory > limits.map_memory;
+    over.then(|| HandError::TooMuchMemory { caller: bounds.caller.clone(), memory, limit: limits.map_memory })
 }
 
 fn from_file(bounds: &Bounds, path: &Path) -> Result<Object, HandError> {
@@ -223,6 +225,7 @@ fn from_file(bounds: &Bounds, path: &Path) -> Result<Object, HandError> {
 
 fn from_image(sources: &Sources, bounds: &Bounds, image: &ImageSource) -> Result<Object, HandError> {
     let rules = sources.rules(bounds, image)?;
+    let with_login = image.login.as_ref().map(|login| sources.registries.clone().by(Person::with_login(login.clone())));
     let bytecode = sources
         .images
         .fetch(&Want {
@@ -230,7 +233,7 @@ fn from_image(sources: &Sources, bounds: &Bounds, image: &ImageSource) -> Result
             pull: image.pull,
             rules: &rules,
             keys: &sources.policy.keys,
-            registries: &sources.registries,
+            registries: with_login.as_ref().unwrap_or(&sources.registries),
             policy: sources.policy.id,
             deadline: sources.until,
         })

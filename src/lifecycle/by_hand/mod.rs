@@ -5,6 +5,8 @@ mod attach;
 mod load;
 mod query;
 
+pub use query::{kernel_program, map_users};
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,9 +16,8 @@ use crate::lifecycle::error::chain;
 use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::lifecycle::{Cause, Lifecycle, registries_file};
-use crate::model::by_hand::{Bounds, Code, Failure, ImageSource, Reply, Task};
+use crate::model::by_hand::{Bounds, Code, Failure, ImageSource, Loaded, Reply, Task};
 use crate::model::ids::OwnerNo;
-use crate::model::object::ObjectFacts;
 use crate::model::plan::PlanError;
 use crate::model::policy::ImageRule;
 use crate::model::record::{Owner, OwnerRecord, Phase};
@@ -47,7 +48,7 @@ pub enum HandError {
     #[error("no link of ours has the id {0}")]
     NoLink(u32),
     /// It is a container's.
-    #[error("{what} {id} belongs to {owner}: it goes when that goes, and not by hand")]
+    #[error("{what} {id} belongs to {owner}: it goes when that goes, and nothing is done with it by hand")]
     NotByHand {
         /// `program` or `link`.
         what: &'static str,
@@ -68,26 +69,35 @@ pub enum HandError {
         /// Who asks.
         caller: String,
     },
-    /// The object has no such function.
-    #[error("load {function}: the object has no such program; it has {known}")]
-    NoFunction {
-        /// What was asked for.
-        function: String,
-        /// What there is.
-        known: String,
+    /// More programs than the caller may have.
+    #[error(
+        "load for {caller}: it would have {programs} programs, and may have {limit}; unload some, or raise programs in its rule or under [limits]"
+    )]
+    TooManyPrograms {
+        /// Who asks.
+        caller: String,
+        /// With those that it has.
+        programs: usize,
+        /// The limit.
+        limit: u32,
     },
-    /// The request does not fit the object.
-    #[error("{0}")]
-    Misfit(String),
-    /// A kind of program that reaches the host, where the caller or the image may not.
-    #[error("load {function}: {kind} programs reach the host, and {who} does not say host scope")]
-    HostScope {
-        /// The program.
+    /// More map memory than the caller may have.
+    #[error(
+        "load for {caller}: its maps would take {memory} bytes, and may take {limit}; unload some, or raise map-memory in its rule or under [limits]"
+    )]
+    TooMuchMemory {
+        /// Who asks.
+        caller: String,
+        /// With what it has.
+        memory: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A return in the middle of a function.
+    #[error("attach to the return of {function}: a return has no offset; leave it out")]
+    ReturnOffset {
+        /// The function.
         function: String,
-        /// Its kind.
-        kind: &'static str,
-        /// The rule.
-        who: String,
     },
     /// No image rule speaks of the image.
     #[error("use {0}: no [[image]] rule of the policy speaks of it")]
@@ -137,8 +147,9 @@ impl HandError {
         match self {
             Self::NoProgram(_) | Self::NoKernelProgram(_) | Self::NoLink(_) | Self::NoInterface { .. } => Code::NotFound,
             Self::NotByHand { .. } | Self::Config(_) | Self::NoTcx { .. } => Code::FailedPrecondition,
-            Self::NotYours { .. } | Self::HostScope { .. } | Self::NoRule(_) | Self::Trust(_) => Code::PermissionDenied,
-            Self::NoFunction { .. } | Self::Misfit(_) | Self::OtherKind { .. } => Code::InvalidArgument,
+            Self::NotYours { .. } | Self::NoRule(_) | Self::Trust(_) => Code::PermissionDenied,
+            Self::TooManyPrograms { .. } | Self::TooMuchMemory { .. } => Code::ResourceExhausted,
+            Self::OtherKind { .. } | Self::ReturnOffset { .. } => Code::InvalidArgument,
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
             Self::File { .. } => Code::InvalidArgument,
             Self::Cause(cause) => cause_code(cause),
@@ -149,7 +160,8 @@ impl HandError {
 fn cause_code(cause: &Cause) -> Code {
     match cause {
         Cause::Refused(_) => Code::PermissionDenied,
-        Cause::Plan(PlanError::TooMuchMemory { .. }) => Code::ResourceExhausted,
+        Cause::Plan(PlanError::HostScopeByHand { .. }) => Code::PermissionDenied,
+        Cause::Plan(PlanError::NotShared { .. }) => Code::FailedPrecondition,
         Cause::Plan(_) => Code::InvalidArgument,
         Cause::Image(ImageError::Timeout { .. }) => Code::DeadlineExceeded,
         Cause::Image(_) | Cause::Kernel(_) | Cause::Host(HostError::Kernel(_)) => Code::FailedPrecondition,
@@ -219,12 +231,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         loop {
             let found = self.find(&pick)?;
             let Some(record) = found else { return Ok(None) };
-            let Owner::Host { loaded, .. } = &record.owner else {
-                return Err(HandError::NotByHand { what, id, owner: owner_name(&record) });
-            };
-            if bounds.own_only && loaded.caller != bounds.caller {
-                return Err(HandError::NotYours { what, id, by: loaded.caller.clone(), caller: bounds.caller.clone() });
-            }
+            of_host(bounds, what, id, &record)?;
             let unfinished = record.phase != Phase::Ready || record.links.iter().any(|link| link.id.is_none());
             if !unfinished {
                 return Ok(Some(record));
@@ -297,9 +304,18 @@ fn owner_name(record: &OwnerRecord) -> String {
     }
 }
 
-/// The names of an object's programs.
-fn functions(object: &ObjectFacts) -> String {
-    object.programs.iter().map(|program| program.function.as_str()).collect::<Vec<_>>().join(", ")
+/// A record as what a person loaded.
+///
+/// # Errors
+/// Where it is a container's, or another caller's than the one who may change only its own.
+fn of_host<'r>(bounds: &Bounds, what: &'static str, id: u32, record: &'r OwnerRecord) -> Result<&'r Loaded, HandError> {
+    let Owner::Host { loaded, .. } = &record.owner else {
+        return Err(HandError::NotByHand { what, id, owner: owner_name(record) });
+    };
+    if bounds.own_only && loaded.caller != bounds.caller {
+        return Err(HandError::NotYours { what, id, by: loaded.caller.clone(), caller: bounds.caller.clone() });
+    }
+    Ok(loaded)
 }
 
 impl From<Cause> for HandError {

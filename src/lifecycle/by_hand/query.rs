@@ -3,28 +3,34 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::kernel::inspect::{self, Inspected, ProgramInfo};
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError, pins};
 use crate::lifecycle::by_hand::HandError;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::by_hand::{Filter, KernelProgram, OurProgram, Program};
+use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase, ProgramRecord};
 use crate::store::StoreError;
 use crate::sys::{Errno, clock};
+
+/// Who has which maps: the programs of every owner with the same set of maps, by the number of the owner that made it.
+type Sets = BTreeMap<OwnerNo, Vec<u32>>;
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub(super) fn list_by_hand(&self, filter: &Filter) -> Result<Vec<Program>, HandError> {
         let mut programs = Vec::new();
         let mut ours = BTreeSet::new();
-        for record in self.ready()? {
-            let found = self.programs_of(&record)?;
+        let records = self.ready()?;
+        let sets = map_sets(&records);
+        for record in &records {
+            let found = self.shown_programs(record, &sets)?;
             ours.extend(found.iter().map(|program| program.kernel.id));
             programs.extend(found);
         }
         if !filter.ours_only && filter.metadata.is_empty() {
             for (id, info) in inspect::all_programs()? {
                 if !ours.contains(&id) {
-                    programs.push(Program { kernel: shown(&info), ours: None });
+                    programs.push(Program { kernel: kernel_program(&info), ours: None });
                 }
             }
         }
@@ -40,13 +46,15 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     pub(super) fn get_by_hand(&self, id: u32) -> Result<Program, HandError> {
-        for record in self.ready()?.into_iter().filter(|record| record.programs.iter().any(|p| p.id == Some(id))) {
-            if let Some(program) = self.programs_of(&record)?.into_iter().find(|program| program.kernel.id == id) {
+        let records = self.ready()?;
+        for record in records.iter().filter(|record| record.programs.iter().any(|p| p.id == Some(id))) {
+            let found = self.shown_programs(record, &map_sets(&records))?;
+            if let Some(program) = found.into_iter().find(|program| program.kernel.id == id) {
                 return Ok(program);
             }
         }
         match inspect::program_by_id(id) {
-            Ok(info) => Ok(Program { kernel: shown(&info), ours: None }),
+            Ok(info) => Ok(Program { kernel: kernel_program(&info), ours: None }),
             Err(Errno::NOENT) => Err(HandError::NoKernelProgram(id)),
             Err(source) => Err(KernelError::Info { what: format!("program {id}"), source }.into()),
         }
@@ -60,34 +68,80 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(records.map_err(Cause::from)?)
     }
 
-    /// A record's programs; those whose pin has gone since it was read are left out.
+    /// The programs of a record that was just made.
     pub(super) fn programs_of(&self, record: &OwnerRecord) -> Result<Vec<Program>, HandError> {
+        // Others are looked at only where maps are shared.
+        let sets = if map_set(record) == record.no { map_sets([record]) } else { map_sets(&self.ready()?) };
+        self.shown_programs(record, &sets)
+    }
+
+    /// A record's programs; those whose pin has gone since it was read are left out.
+    fn shown_programs(&self, record: &OwnerRecord, sets: &Sets) -> Result<Vec<Program>, HandError> {
         let directory = self.fs.join(record.no.directory());
         let mut programs = Vec::new();
         for program in &record.programs {
             let found: Result<_, KernelError> = inspect::program(&directory, &program.pin);
             if let Some(info) = found? {
-                programs.push(Program { kernel: shown(&info), ours: Some(self.ours(record, program)) });
+                programs.push(Program { kernel: kernel_program(&info), ours: Some(self.ours(record, program, sets)) });
             }
         }
         Ok(programs)
     }
 
-    fn ours(&self, record: &OwnerRecord, program: &ProgramRecord) -> OurProgram {
+    fn ours(&self, record: &OwnerRecord, program: &ProgramRecord, sets: &Sets) -> OurProgram {
+        let directory = self.fs.join(record.no.directory());
         let links = record.links.iter().filter(|link| link.program == program.pin).filter_map(|link| link.id).collect();
-        let (reference, globals, metadata) = match &record.owner {
-            Owner::Host { loaded, .. } => (loaded.reference.clone(), loaded.globals.clone(), loaded.metadata.clone()),
-            _ => {
-                let written = record.images.get(program.image).and_then(|image| image.reference.parse().ok());
-                (written, BTreeMap::new(), BTreeMap::new())
-            }
-        };
-        let map_pin_path = self.fs.join(record.no.directory());
-        OurProgram { function: program.function.clone(), reference, links, globals, map_pin_path, metadata }
+        let map_used_by = sets.get(&map_set(record)).cloned().unwrap_or_default();
+        match &record.owner {
+            Owner::Host { loaded, .. } => OurProgram {
+                function: program.function.clone(),
+                reference: loaded.reference.clone(),
+                pull: loaded.pull,
+                links,
+                globals: loaded.globals.clone(),
+                map_pin_path: directory.join(pins::NAMES),
+                map_owner: loaded.shares.map(|shares| shares.program),
+                map_used_by,
+                metadata: loaded.metadata.clone(),
+            },
+            Owner::Container { .. } | Owner::Netns { .. } => OurProgram {
+                function: program.function.clone(),
+                reference: record.images.get(program.image).and_then(|image| image.reference.parse().ok()),
+                pull: None,
+                links,
+                globals: BTreeMap::new(),
+                map_pin_path: directory,
+                map_owner: None,
+                map_used_by,
+                metadata: BTreeMap::new(),
+            },
+        }
     }
 }
 
-fn shown(program: &Inspected<ProgramInfo>) -> KernelProgram {
+/// The owner that made the maps which this one has.
+fn map_set(record: &OwnerRecord) -> OwnerNo {
+    match &record.owner {
+        Owner::Host { loaded, .. } => loaded.shares.map_or(record.no, |shares| shares.set),
+        Owner::Container { .. } | Owner::Netns { .. } => record.no,
+    }
+}
+
+/// The kernel ids of the programs that have the same maps as those of `record`, its own among them.
+pub fn map_users<'r>(records: impl IntoIterator<Item = &'r OwnerRecord>, record: &OwnerRecord) -> Vec<u32> {
+    map_sets(records).remove(&map_set(record)).unwrap_or_default()
+}
+
+fn map_sets<'r>(records: impl IntoIterator<Item = &'r OwnerRecord>) -> Sets {
+    let mut sets = Sets::new();
+    for record in records {
+        sets.entry(map_set(record)).or_default().extend(record.programs.iter().filter_map(|program| program.id));
+    }
+    sets
+}
+
+/// What the kernel says about a program, as it is told.
+pub fn kernel_program(program: &Inspected<ProgramInfo>) -> KernelProgram {
     let info = &program.info;
     KernelProgram {
         id: info.id,

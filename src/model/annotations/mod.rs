@@ -17,6 +17,7 @@ use keys::{Annotations, Audience, Found, Key};
 use lex::Fault;
 pub use lex::Position;
 pub(super) use programs::kernel_place;
+pub use variables::global_value;
 
 use crate::model::attach_point::{CgroupAttach, Direction, Order, ProbedProcess, ProgramKind, TracepointName, XdpMode};
 use crate::model::bytecode::PullPolicy;
@@ -184,7 +185,7 @@ pub struct GlobalRequest {
 }
 
 /// A value in `globals`, by how it is written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GlobalValue {
     /// A word that may be an integer, a boolean or a string, by the variable's type: `10`, `0x1f`, `-3`, `true`, `eth0`.
     Word(String),

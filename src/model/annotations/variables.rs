@@ -24,6 +24,18 @@ pub(super) fn globals(value: &str) -> Result<Vec<GlobalRequest>, Fault> {
     Ok(globals)
 }
 
+/// Parses one value as `globals` has it, for those who have the variable's name from elsewhere.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn global_value(text: &str) -> Result<GlobalValue, String> {
+    let mut parsed = globals(&format!("value={text}")).map_err(|fault| fault.problem)?;
+    match (parsed.pop(), parsed.is_empty()) {
+        (Some(global), true) => Ok(global.value),
+        _ => Err("it has a ; outside of single quotes".to_owned()),
+    }
+}
+
 fn global(entry: &Entry) -> Result<GlobalRequest, Fault> {
     let (head, rest) = entry.words.split_first().expect("an entry has words");
     let (name, text, quoting) = head.option().ok_or_else(|| head.fault(format!("{} is not name=value", quoted(&head.text))))?;

@@ -185,6 +185,25 @@ impl ProgramKind {
         matches!(self, Self::Xdp | Self::Tcx | Self::Tc)
     }
 
+    /// True where a person can load and attach the kind: it has a place that no container has to lend it.
+    pub fn by_hand(self) -> bool {
+        use ProgramKind as K;
+        matches!(
+            self,
+            K::Xdp
+                | K::Tcx
+                | K::Tc
+                | K::Tracepoint
+                | K::Kprobe
+                | K::Kretprobe
+                | K::Uprobe
+                | K::Uretprobe
+                | K::Fentry
+                | K::Fexit
+                | K::Lsm
+        )
+    }
+
     /// True where this version loads and attaches the kind; the others are parsed and refused by name.
     pub fn supported(self) -> bool {
         use ProgramKind as K;

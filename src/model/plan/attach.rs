@@ -20,6 +20,17 @@ const BPF_LSM_MAC: u32 = 27;
 /// Said where only `lo` is there and the engine configures the network later.
 pub const LATE_NETWORK: &str = "; podman configures the network of a container with a user namespace only after its hooks ran, so attach to lo or run it without one";
 
+/// The `expected_attach_type` that a kind has wherever it attaches; 0 for those that go by the place.
+pub(super) fn attach_type(kind: ProgramKind) -> u32 {
+    match kind {
+        ProgramKind::Xdp => BPF_XDP,
+        ProgramKind::Fentry => BPF_TRACE_FENTRY,
+        ProgramKind::Fexit => BPF_TRACE_FEXIT,
+        ProgramKind::Lsm => BPF_LSM_MAC,
+        _ => 0,
+    }
+}
+
 /// What `image` without `programs` means for one program: as its section says.
 pub fn from_section(program: &ProgramFacts) -> Result<AttachRequest, PlanError> {
     let eth0 = || InterfaceSelector::Named("eth0".to_owned());
@@ -79,18 +90,18 @@ pub fn places(
                 ));
             }
         };
-        let (at, attach) = match kind {
-            ProgramKind::Lsm => (AttachPoint::Lsm { hook: target.clone() }, BPF_LSM_MAC),
-            ProgramKind::Fexit => (AttachPoint::Fexit { function: target.clone() }, BPF_TRACE_FEXIT),
-            _ => (AttachPoint::Fentry { function: target.clone() }, BPF_TRACE_FENTRY),
+        let at = match kind {
+            ProgramKind::Lsm => AttachPoint::Lsm { hook: target.clone() },
+            ProgramKind::Fexit => AttachPoint::Fexit { function: target.clone() },
+            _ => AttachPoint::Fentry { function: target.clone() },
         };
-        return Ok((vec![at], attach, Some(target)));
+        return Ok((vec![at], attach_type(*kind), Some(target)));
     }
     let (at, attach) = told_when_attached(asked, order, program, facts, late_network)?;
     Ok((at, attach, None))
 }
 
-fn no_place(program: &ProgramFacts, remedy: &str) -> PlanError {
+pub(super) fn no_place(program: &ProgramFacts, remedy: &str) -> PlanError {
     PlanError::NoPlace { function: program.function.clone(), section: program.section.clone(), remedy: remedy.to_owned() }
 }
 
@@ -113,7 +124,7 @@ fn told_when_attached(
         AttachRequest::Xdp { iface, mode } => {
             let found = interfaces(iface, ProgramKind::Xdp, program, facts, late_network)?;
             let at = found.into_iter().map(|iface| AttachPoint::Xdp { iface, mode: *mode }).collect();
-            Ok((at, BPF_XDP))
+            Ok((at, attach_type(ProgramKind::Xdp)))
         }
         AttachRequest::Tcx { iface, direction } => {
             let direction = direction_of(*direction)?;

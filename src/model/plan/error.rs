@@ -204,6 +204,34 @@ pub enum PlanError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// A kind that a person cannot attach.
+    #[error("program {function:?}: only containers have a place for {kind} programs; name it in an annotation")]
+    NotByHand {
+        /// The function.
+        function: String,
+        /// The kind.
+        kind: ProgramKind,
+    },
+    /// A kind that reaches the host, loaded by hand where the caller or the image may not.
+    #[error("program {function:?}: {kind} programs reach the host, and {who} does not say host scope")]
+    HostScopeByHand {
+        /// The function.
+        function: String,
+        /// The kind.
+        kind: ProgramKind,
+        /// The rule.
+        who: String,
+    },
+    /// A map that the owner of the maps does not have.
+    #[error("share the maps of program {program}: it has no map {map:?}; it has {known}")]
+    NotShared {
+        /// The kernel id of the program.
+        program: u32,
+        /// The map's name.
+        map: String,
+        /// Those that it has.
+        known: String,
+    },
     /// A token without a user namespace.
     #[error(
         "delegate: the container has no user namespace of its own, and the kernel gives BPF tokens only inside one; start it with one (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"

@@ -229,11 +229,20 @@ fn owner_plan(
         if mine.is_empty() && !shows {
             continue;
         }
-        let mut planned = planned_object(inputs, object, &values[n]);
+        // Where both rules say host, the programs may read kernel memory; otherwise the verifier refuses it.
+        let scope = if inputs.host_scope && object.host_scope { Scope::Host } else { Scope::Container };
+        let mut planned = self::object(&object.bytecode, &object.facts, scope);
+        planned.globals = values[n].clone();
         for map in &object.facts.maps {
             maps += 1;
             let freeze = shown.get(&(n, map.name.as_str())).is_some_and(|(_, access)| *access == MapAccess::ReadOnly);
-            planned.maps.push(PlannedMap { name: map.name.clone(), pin: PinName::map(maps), freeze });
+            planned.maps.push(PlannedMap {
+                name: map.name.clone(),
+                pin: PinName::map(maps),
+                freeze,
+                reuse: None,
+                named: false,
+            });
         }
         for one in mine {
             let (places, expected_attach_type, target) =
@@ -272,23 +281,22 @@ fn owner_plan(
     Ok(plan)
 }
 
-fn planned_object(inputs: &Inputs<'_>, object: &ObjectInput, values: &[(String, Vec<u8>)]) -> PlannedObject {
-    let bytecode = &object.bytecode;
+/// An object of which nothing is planned yet.
+pub(super) fn object(bytecode: &Bytecode, facts: &ObjectFacts, scope: Scope) -> PlannedObject {
     PlannedObject {
         image: ImageRecord {
-            reference: object.name(),
+            reference: bytecode.reference.to_string(),
             digest: bytecode.digest,
             object: bytecode.object_digest,
             rule: bytecode.rule.clone(),
             verdict: bytecode.verdict.clone(),
         },
         bytes: bytecode.object.clone(),
-        // Where both rules say host, the programs may read kernel memory; otherwise the verifier refuses it.
-        scope: if inputs.host_scope && object.host_scope { Scope::Host } else { Scope::Container },
+        scope,
         programs: Vec::new(),
         maps: Vec::new(),
-        globals: values.to_vec(),
-        core: object.facts.core,
+        globals: Vec::new(),
+        core: facts.core,
     }
 }
 

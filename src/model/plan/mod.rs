@@ -1,13 +1,15 @@
-//! What will be done for one container, complete and checked.
+//! What will be done for one container, or for a person who loads programs by hand, complete and checked.
 //!
-//! [`make`] is the only way to a [`Plan`]: it is pure, and whatever a request can get wrong about an object or a container
-//! is found here, before the kernel is asked for anything.
+//! [`make`] is the only way to a [`Plan`], [`by_hand`] to what a person's load becomes. Both are pure, and whatever a request can
+//! get wrong about an object or a container is found here, before the kernel is asked for anything.
 
 mod attach;
+mod by_hand;
 mod error;
 mod globals;
 mod make;
 
+pub use by_hand::{HandInputs, SharedMaps, by_hand};
 pub use error::PlanError;
 pub use make::{Inputs, ObjectInput, make};
 
@@ -65,6 +67,10 @@ pub struct PlannedMap {
     pub pin: PinName,
     /// True where user space must not write it any more once it is loaded (BPF_MAP_FREEZE).
     pub freeze: bool,
+    /// The pin of another owner's map that stands in its place; None for one of its own.
+    pub reuse: Option<PathBuf>,
+    /// True where it is pinned under its own name too, for those who look for it by that.
+    pub named: bool,
 }
 
 /// One link to make and pin.

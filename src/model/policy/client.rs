@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Place, Policy};
+use super::{Limits, Place, Policy};
 use crate::model::words::{is_normal_path, quoted};
 
 /// One rule; the first that matches a client decides.
@@ -28,6 +28,10 @@ pub struct ClientRule {
     pub paths: Vec<PathBuf>,
     /// True where its programs may reach the host: every attachment by hand does, and tracing programs do when loaded.
     pub host_scope: bool,
+    /// Programs that it may have loaded at once, in place of `[limits]`.
+    pub programs: Option<u32>,
+    /// Bytes of all maps of what it has loaded, in place of `[limits]`.
+    pub map_memory: Option<u64>,
 }
 
 /// A user or a group as policy writes it.
@@ -155,6 +159,16 @@ impl fmt::Display for Client {
     }
 }
 
+impl Client {
+    /// What tells it from every other client, whole and without names that may change: what it loaded is known by this.
+    pub fn identity(&self) -> String {
+        match self {
+            Self::Unix { uid, .. } => format!("uid {uid}"),
+            Self::Tls { subject } => format!("the client {subject:?}"),
+        }
+    }
+}
+
 impl ClientRule {
     /// Whether it speaks of this client: everything that it names must hold, and it names something.
     pub fn matches(&self, client: &Client) -> bool {
@@ -176,6 +190,11 @@ impl ClientRule {
     /// Whether it lets a file be loaded: one that it names, or one beneath a directory that it names.
     pub fn allows_path(&self, path: &Path) -> bool {
         path.to_str().is_some_and(is_normal_path) && self.paths.iter().any(|allowed| path.starts_with(allowed))
+    }
+
+    /// How much all that it has loaded may be.
+    pub fn limits(&self, policy: &Limits) -> Limits {
+        Limits { programs: self.programs.unwrap_or(policy.programs), map_memory: self.map_memory.unwrap_or(policy.map_memory) }
     }
 
     /// The rule's place for messages.
@@ -246,6 +265,15 @@ mod tests {
     }
 
     #[test]
+    fn clients_are_told_apart_to_the_last_letter_and_not_by_names() {
+        let tls = |tail: &str| Client::Tls { subject: format!("CN={}{tail}", "x".repeat(60)) }.identity();
+        assert_ne!(tls("a"), tls("b"));
+        assert_eq!(unix(7, Some("al"), &[]).identity(), unix(7, Some("alice"), &[(1, None)]).identity());
+        let pretender = Client::Tls { subject: "uid 7".into() };
+        assert_ne!(pretender.identity(), unix(7, None, &[]).identity());
+    }
+
+    #[test]
     fn the_first_rule_that_matches_decides() {
         let policy = policy(
             "[[client]]\nuser = 7\nallow = [\"read\"]\n[[client]]\ngroup = \"ops\"\nallow = [\"read\", \"load\"]\npaths = [\"/usr/lib/bpf\"]\n\
@@ -270,6 +298,18 @@ mod tests {
         }
         let error = policy.client_rule(&unix(7, None, &[]), Verb::Load).unwrap_err();
         assert_eq!(error.to_string(), "uid 7 may not load: the client rule at /p.toml:1 does not allow it");
+    }
+
+    #[test]
+    fn a_rule_has_limits_of_its_own_or_those_of_all() {
+        let policy = policy(
+            "[limits]\nprograms = 3\n[[client]]\nuser = 7\nallow = []\nmap-memory = \"1MiB\"\n[[client]]\nuser = 8\nallow = []\nprograms = 500\n",
+        );
+        let limits: Vec<_> = policy.clients.iter().map(|rule| rule.limits(&policy.limits)).collect();
+        let map_memory = Limits::default().map_memory;
+        assert_eq!(limits, [Limits { programs: 3, map_memory: 1 << 20 }, Limits { programs: 500, map_memory }]);
+        let wrong = "[[client]]\nuser = 7\nallow = []\nmap-memory = \"1 potato\"\n";
+        assert!(Policy::parse(&[(PathBuf::from("/p.toml"), wrong.to_owned())]).is_err());
     }
 
     #[test]

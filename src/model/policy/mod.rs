@@ -142,7 +142,7 @@ pub enum Engine {
 }
 
 /// `[limits]`, per container, checked before the kernel is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Programs of one request.
     pub programs: u32,

@@ -116,9 +116,7 @@ impl Merged {
                 self.limits.programs = programs;
             }
             if let Some(size) = limits.map_memory {
-                self.limits.map_memory = bytes(size.get_ref()).ok_or_else(|| {
-                    source.at(&size, "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes")
-                })?;
+                self.limits.map_memory = size_of(source, &size)?;
             }
         }
         Ok(())
@@ -166,6 +164,11 @@ impl Merged {
         }
         Ok(Policy { images: self.images, containers: self.containers, clients: self.clients, limits: self.limits })
     }
+}
+
+fn size_of(source: &Source<'_>, size: &Spanned<RawSize>) -> Result<u64, PolicyError> {
+    let problem = "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes";
+    bytes(size.get_ref()).ok_or_else(|| source.at(size, problem))
 }
 
 fn image_rule(source: &Source<'_>, at: usize, name: String, raw: RawImage) -> Result<ImageRule, PolicyError> {
@@ -323,6 +326,8 @@ fn client_rule(source: &Source<'_>, at: usize, raw: RawClient) -> Result<ClientR
         images: raw.images.map(|names| names.into_iter().map(Spanned::into_inner).collect()),
         paths: raw.paths.iter().map(path).collect::<Result<_, _>>()?,
         host_scope: raw.host_scope,
+        programs: raw.programs,
+        map_memory: raw.map_memory.as_ref().map(|size| size_of(source, size)).transpose()?,
     })
 }
 

@@ -83,6 +83,8 @@ pub(super) struct RawClient {
     pub(super) paths: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) host_scope: bool,
+    pub(super) programs: Option<u32>,
+    pub(super) map_memory: Option<Spanned<RawSize>>,
 }
 
 #[derive(Deserialize, Default)]

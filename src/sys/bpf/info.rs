@@ -56,6 +56,8 @@ pub struct MapInfo {
     pub max_entries: u32,
     /// `map_flags`
     pub flags: u32,
+    /// `map_extra`
+    pub extra: u64,
 }
 
 impl MapInfo {
@@ -146,6 +148,7 @@ pub fn map_info(map: BorrowedFd<'_>) -> Result<MapInfo, Errno> {
         value_size: info.value_size,
         max_entries: info.max_entries,
         flags: info.map_flags,
+        extra: info.map_extra,
     })
 }
 

@@ -146,6 +146,8 @@ impl Bed {
                 name: map.name.clone(),
                 pin: PinName::map(number(1)),
                 freeze: frozen.contains(&map.name.as_str()),
+                reuse: None,
+                named: false,
             })
             .collect();
         let planned = PlannedObject {

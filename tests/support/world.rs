@@ -117,10 +117,17 @@ impl World {
 
     /// The kernel's id of a map of a container or of its pod.
     pub fn map_id(&self, id: &str, name: &str) -> u64 {
+        self.map_ids(id, name)[0]
+    }
+
+    /// The kernel's ids of the maps of this name that a container and its pod have, one at least.
+    pub fn map_ids(&self, id: &str, name: &str) -> Vec<u64> {
         let shown = self.inspect(id);
         let owners = shown.as_array().into_iter().flatten();
-        let map = owners.flat_map(|owner| owner["maps"].as_array().into_iter().flatten()).find(|map| map["name"] == name);
-        map.and_then(|map| map["id"].as_u64()).unwrap_or_else(|| panic!("no map {name} with an id in {shown:#}"))
+        let maps = owners.flat_map(|owner| owner["maps"].as_array().into_iter().flatten());
+        let ids: Vec<_> = maps.filter(|map| map["name"] == name).filter_map(|map| map["id"].as_u64()).collect();
+        assert!(!ids.is_empty(), "no map {name} with an id in {shown:#}");
+        ids
     }
 
     /// The kernel's ids of the links of a container, in the order of its programs.

@@ -1,0 +1,62 @@
+//! The NRI plugin and the strict handler on a real containerd: pods are made as the kubelet makes them, effects are looked at, and
+//! nothing may be left.
+//!
+//! Every case gets a [`Node`] of its own, with a containerd that nothing else uses. `itself.rs` runs all of them once more
+//! without our plugin, and then each must fail: a case that still passes proves nothing.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cri;
+mod node;
+mod pod;
+mod workload;
+
+mod itself;
+mod lifetimes;
+mod pods;
+mod refusals;
+
+use node::{Node, Setup};
+use support::lab::Hooks;
+use support::world::World;
+
+/// One case: what is arranged, done and asserted.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    name: &'static str,
+    setup: Setup,
+    run: fn(&mut Node),
+}
+
+impl Case {
+    /// Runs it, and proves that it leaves nothing.
+    fn check(&self) {
+        let mut node = Node::new(World::new(Hooks::Ours), self.setup);
+        (self.run)(&mut node);
+        node.end();
+        node.world.lab.residue();
+    }
+}
+
+/// Makes a test of each function, and the list that the test of the suite goes through. A case that is not listed is dead
+/// code, which the compiler reports.
+macro_rules! cases {
+    ($list:ident, $setup:expr, $tests:ident: $($name:ident),+ $(,)?) => {
+        pub const $list: &[$crate::Case] = &[$($crate::Case {
+            name: concat!(module_path!(), "::", stringify!($tests), "::", stringify!($name)),
+            setup: $setup,
+            run: $name,
+        }),+];
+
+        mod $tests {
+            $(#[test] fn $name() {
+                let case = super::$list.iter().find(|case| case.name.ends_with(concat!("::", stringify!($name))));
+                case.expect("the case is listed").check();
+            })+
+        }
+    };
+    ($($name:ident),+ $(,)?) => { $crate::cases!(CASES, $crate::node::USUAL, with_runc: $($name),+); };
+}
+use cases;

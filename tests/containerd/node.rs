@@ -1,0 +1,341 @@
+//! A node: containerd of Debian with namespaces of its own, our plugin beside it, and pods on it.
+//!
+//! containerd runs in a mount namespace where `/run` is the node's own and `/etc`, `/opt` and `/usr/local` are overlays, and in a network
+//! namespace of its own, so that everything has the paths of production and nothing of the machine is touched. Our store, policy
+//! and images are those of the lab, below its `--root`; they have the same paths inside and outside.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::cri::{self, Cri};
+use crate::harness;
+use crate::support::kernel::{self, Cgroups, cgroups};
+use crate::support::lab::{BINARY, Hooks};
+use crate::support::process::{Running, eventually, tool};
+use crate::support::world::World;
+use crate::workload;
+
+/// What a node is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setup {
+    /// 2 is containerd 2.1 of Debian sid, 1 is containerd 1.7 of trixie.
+    pub containerd: u32,
+    /// runc or crun.
+    pub runtime: &'static str,
+}
+
+/// What most cases run on.
+pub const USUAL: Setup = Setup { containerd: 2, runtime: "runc" };
+
+/// How long the daemon, a plugin or a pod may need on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// A running node.
+pub struct Node {
+    pub world: World,
+    pub setup: Setup,
+    /// NRI's limit for one call of a plugin.
+    pub patience: &'static str,
+    dir: PathBuf,
+    holder: Running,
+    daemon: Option<Running>,
+    plugin: Option<Running>,
+    has_image: bool,
+}
+
+impl Node {
+    /// Starts containerd, and the plugin if the world is one with our hooks.
+    pub fn new(world: World, setup: Setup) -> Self {
+        let mut node = Self::bare(world, setup);
+        node.start_daemon();
+        node.start_plugin();
+        node
+    }
+
+    /// A node on which nothing runs yet.
+    pub fn bare(world: World, setup: Setup) -> Self {
+        world.mount_bpffs();
+        let dir = world.lab.path("node");
+        for part in ["run/nri", "etc", "opt", "local", "work/etc", "work/opt", "work/local", "bin", "cni", "logs", "nri"] {
+            fs::create_dir_all(dir.join(part)).unwrap_or_else(|e| harness!("create {part}: {e}"));
+        }
+        let packages = packages();
+        for program in ["containerd", "ctr", "containerd-shim-runc-v2"] {
+            link(&packages.join(setup.containerd.to_string()).join(program), &dir.join("bin").join(program));
+        }
+        workload::write_archive(&dir.join("image.tar"));
+        fs::write(dir.join("cni/10-lab.conflist"), network(&dir)).unwrap_or_else(|e| harness!("write the network: {e}"));
+        // crun refuses hybrid hierarchies: it sees version 1 alone.
+        let hide = match cgroups() {
+            Cgroups::Hybrid(unified) if setup.runtime == "crun" => format!("umount -l {}", unified.display()),
+            _ => "true".to_owned(),
+        };
+        let script = format!(
+            "set -e; d={0}; mount --bind $d/run /run
+             for part in etc opt:opt usr/local:local; do
+               mount -t overlay -o lowerdir=/${{part%:*}},upperdir=$d/${{part#*:}},workdir=$d/work/${{part#*:}} lab /${{part%:*}}
+             done
+             mkdir -p /etc/containerd /usr/local/bin; ln -s $d/bin/* /usr/local/bin
+             {hide}; ip link set lo up; echo ready; read end",
+            dir.display()
+        );
+        let mut holder =
+            Running::start(Command::new("unshare").args(["-m", "-n", "--propagation", "private", "sh", "-c", &script]));
+        holder.hear("ready");
+        Self { world, setup, patience: "2s", dir, holder, daemon: None, plugin: None, has_image: false }
+    }
+
+    /// A command in the node's namespaces.
+    pub fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--net", "-t", &self.holder.pid().to_string(), "--", program]);
+        command
+    }
+
+    /// A path below the node's directory, which is the same inside and outside.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Where a path of the node's `/run`, `/etc`, `/opt` or `/usr/local` is seen from outside.
+    pub fn outside(&self, path: &str) -> PathBuf {
+        self.dir.join(path.trim_start_matches('/').trim_start_matches("usr/"))
+    }
+
+    /// containerd's configuration.
+    pub fn configuration(&self) -> PathBuf {
+        self.outside("/etc/containerd/config.toml")
+    }
+
+    /// Writes containerd's configuration, if there is none, and starts it.
+    pub fn start_daemon(&mut self) {
+        let configuration = self.configuration();
+        if !configuration.exists() {
+            fs::write(&configuration, self.default_configuration()).unwrap_or_else(|e| harness!("configure containerd: {e}"));
+        }
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.path("bin").display());
+        // Into a file: shims outlive the daemon, and would hold a pipe.
+        let script = format!("exec containerd --log-level info >>{} 2>&1", self.path("containerd.log").display());
+        self.daemon = Some(Running::start(self.inside("sh").args(["-c", &script]).env("PATH", path)));
+        eventually("containerd to answer", PATIENCE, || {
+            if self.has_ended() {
+                harness!("containerd has ended: {}", self.log());
+            }
+            let answer = self.cri().ok()?.call::<_, cri::VersionResponse>("Version", cri::Nothing {}).ok()?;
+            assert!(answer.runtime_version.trim_start_matches('v').starts_with(&self.setup.containerd.to_string()));
+            self.outside("/run/nri/nri.sock").exists().then_some(())
+        });
+        if !std::mem::replace(&mut self.has_image, true) {
+            let import = ["-a", "/run/containerd/containerd.sock", "-n", "k8s.io", "images", "import"];
+            tool(self.inside("/usr/local/bin/ctr").args(import).arg(self.path("image.tar")));
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.daemon.as_mut().is_none_or(Running::has_ended)
+    }
+
+    /// What containerd has written so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("containerd.log")).unwrap_or_default()
+    }
+
+    /// Ends containerd; its pods go on.
+    pub fn stop_daemon(&mut self, signal: Signal) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.signal(signal);
+            daemon.finish();
+        }
+    }
+
+    /// The command of the plugin, as an external one on this socket.
+    pub fn plugin_command(&self, socket: &str) -> Command {
+        let mut command = self.inside(BINARY);
+        command.arg("--root").arg(self.world.lab.root()).args(["nri", "--socket", socket]);
+        command
+    }
+
+    /// Starts our plugin and waits until containerd has it; without our hooks nothing is started.
+    pub fn start_plugin(&mut self) {
+        if self.world.lab.hooks == Hooks::Ours {
+            let before = self.synchronized();
+            self.plugin = Some(Running::start(&mut self.plugin_command("/run/nri/nri.sock")));
+            self.wait_for_plugin(before);
+        }
+    }
+
+    /// How often a plugin has connected and has been told what runs.
+    pub fn synchronized(&self) -> usize {
+        self.log().matches("bpfman-hook\\\" connected and synchronized").count()
+    }
+
+    /// Waits until the plugin has been told what runs once more.
+    pub fn wait_for_plugin(&self, before: usize) {
+        eventually("the plugin to be synchronized", PATIENCE, || (self.synchronized() > before).then_some(()));
+    }
+
+    /// Kills the plugin.
+    pub fn kill_plugin(&mut self) {
+        if let Some(mut plugin) = self.plugin.take() {
+            plugin.kill();
+            plugin.finish();
+        }
+    }
+
+    /// Sends the plugin a signal.
+    pub fn signal_plugin(&self, signal: Signal) {
+        if let Some(plugin) = &self.plugin {
+            plugin.signal(signal);
+        }
+    }
+
+    /// What the plugin has said so far.
+    pub fn plugin_said(&self) -> String {
+        self.plugin.as_ref().map(Running::stderr).unwrap_or_default()
+    }
+
+    /// Waits until the plugin has said this.
+    pub fn hear_plugin(&self, words: &str) {
+        eventually(&format!("the plugin to say {words:?}"), Duration::from_secs(15), || {
+            self.plugin_said().contains(words).then_some(())
+        });
+    }
+
+    /// A new connection to containerd.
+    pub fn cri(&self) -> Result<Cri, String> {
+        Cri::connect(&self.outside("/run/containerd/containerd.sock"))
+    }
+
+    /// Connects to a port of a pod where nobody listens: so many packets arrive on its eth0.
+    pub fn knock(&self, ip: &str, times: u32) {
+        let script = format!("for i in $(seq {times}); do busybox nc -w 2 {ip} 9 </dev/null; done 2>/dev/null; true");
+        tool(self.inside("sh").args(["-c", &script]));
+    }
+
+    /// Removes the pods and ends the plugin and containerd. What is left then is found by the lab.
+    pub fn end(&mut self) {
+        if let Err(error) = self.remove_pods() {
+            panic!("remove the pods: {error}");
+        }
+        self.take_down();
+    }
+
+    fn remove_pods(&self) -> Result<(), String> {
+        let cri = self.cri()?;
+        let pods: cri::PodSandboxes = cri.call("ListPodSandbox", cri::Nothing {})?;
+        for pod in pods.items {
+            let _: cri::Nothing = cri.call("StopPodSandbox", pod.clone())?;
+            let _: cri::Nothing = cri.call("RemovePodSandbox", pod)?;
+        }
+        Ok(())
+    }
+
+    fn take_down(&mut self) {
+        self.kill_plugin();
+        self.stop_daemon(Signal::TERM);
+        self.holder.kill();
+        for cgroup in kernel::cgroups_named(&self.world.lab.word()) {
+            kernel::remove_cgroup(&cgroup);
+        }
+    }
+
+    fn default_configuration(&self) -> String {
+        let dir = self.dir.display();
+        let (version, runtime, image, bin) = match self.setup.containerd {
+            1 => (2, "io.containerd.grpc.v1.cri", "sandbox_image", "bin_dir = \"/usr/lib/cni\""),
+            _ => (3, "io.containerd.cri.v1.runtime", "# sandbox_image", "bin_dirs = [\"/usr/lib/cni\"]"),
+        };
+        format!(
+            r#"version = {version}
+root = "{dir}/containerd"
+state = "/run/containerd"
+
+[grpc]
+address = "/run/containerd/containerd.sock"
+
+[plugins.'io.containerd.internal.v1.opt']
+path = "{dir}/containerd/opt"
+
+[plugins.'io.containerd.nri.v1.nri']
+disable = false
+disable_connections = false
+socket_path = "/run/nri/nri.sock"
+plugin_path = "/opt/nri/plugins"
+plugin_config_path = "/etc/nri/conf.d"
+plugin_registration_timeout = "5s"
+plugin_request_timeout = "{patience}"
+
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+sandbox = "{name}"
+
+[plugins.'{runtime}']
+{image} = "{name}"
+disable_apparmor = true
+# Root may lack CAP_SYS_RESOURCE.
+restrict_oom_score_adj = true
+enable_unprivileged_ports = false
+enable_unprivileged_icmp = false
+netns_mounts_under_state_dir = true
+
+[plugins.'{runtime}'.cni]
+conf_dir = "{dir}/cni"
+{bin}
+
+[plugins.'{runtime}'.containerd]
+default_runtime_name = "{default}"
+
+[plugins.'{runtime}'.containerd.runtimes.{default}]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins.'{runtime}'.containerd.runtimes.{default}.options]
+BinaryName = "{packages}/bin/{default}"
+SystemdCgroup = false
+"#,
+            patience = self.patience,
+            name = workload::IMAGE,
+            default = self.setup.runtime,
+            packages = packages().display(),
+        )
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the plugin said:\n{}", self.plugin_said());
+            let log = self.log();
+            let last: Vec<_> = log.lines().rev().take(15).collect();
+            eprintln!("containerd said last:\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            let _left = self.remove_pods();
+        }
+        self.take_down();
+    }
+}
+
+/// Each pod gets an interface of its own, eth0, whose other end is the node's.
+fn network(dir: &Path) -> String {
+    format!(
+        r#"{{"cniVersion":"1.0.0","name":"lab","plugins":[{{"type":"ptp","ipam":{{"type":"host-local","dataDir":"{}/ipam",
+           "ranges":[[{{"subnet":"10.89.0.0/16"}}]]}}}}]}}"#,
+        dir.display()
+    )
+}
+
+fn link(target: &Path, path: &Path) {
+    symlink(target, path).unwrap_or_else(|e| harness!("link {}: {e}", path.display()));
+}
+
+/// Where the packages are.
+fn packages() -> &'static Path {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/containerd/packages.sh");
+        PathBuf::from(tool(&mut Command::new(script)).trim())
+    })
+}
