@@ -201,6 +201,9 @@ pub struct ProgramsArgs {
     /// Which.
     #[command(flatten)]
     pub selection: program::Selection,
+    /// Ask the kernel about each: run time and runs, memory, verified instructions
+    #[arg(long, conflicts_with = "quiet")]
+    pub stats: bool,
     /// How.
     #[command(flatten)]
     pub listing: Listing,

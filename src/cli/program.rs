@@ -225,7 +225,7 @@ pub struct UnloadArgs {
 }
 
 /// Which programs `list programs` shows.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct Selection {
     /// Of this type only
     #[arg(short, long, value_name = "TYPE", value_parser = kind)]

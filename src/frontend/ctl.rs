@@ -1,22 +1,26 @@
 //! The commands for people that look at the store or clean it: `list`, `get`, `inspect`, `gc`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::cli::program::Selection;
 use crate::cli::{self, Format as Output, Get, GetArgs, InspectArgs, List, Listing};
 use crate::frontend::list::{self, Format};
+use crate::frontend::list_json;
 use crate::frontend::output::{fail, print};
 use crate::frontend::table::Table;
+use crate::frontend::view::Stats;
+use crate::kernel::inspect::{self, Inspected};
 use crate::kernel::{Kernel as _, LinuxKernel};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
-use crate::lifecycle::reconcile::{Depth, Finding, Mode, read_all};
+use crate::lifecycle::reconcile::{Depth, Finding, Mode};
 use crate::model::record::{Owner, OwnerRecord};
 use crate::paths::Paths;
-use crate::store::Store;
-use crate::sys::{clock, mounts};
+use crate::store::{Damaged, ReadTxn, Store, StoreError};
+use crate::sys::{Errno, clock, mounts};
 
 /// How long `gc` may take: it may have much to do, and nobody's start waits for it.
 const GC_DEADLINE: Duration = Duration::from_secs(300);
@@ -40,14 +44,39 @@ impl From<cli::Formatted> for Format {
 /// `list WHAT`
 pub fn list(paths: &Paths, what: List) -> ExitCode {
     match what {
-        List::Programs(args) => with_records(paths, |records| {
-            let selected = selected(records, &args.selection);
-            Ok(list::programs(&selected, args.listing.into()))
-        }),
+        List::Programs(args) => {
+            let format = args.listing.into();
+            if format == Format::Json && !args.stats && args.selection == Selection::default() {
+                return bulk(paths, list_json::programs);
+            }
+            with_records(paths, |records| {
+                let selected = selected(records, &args.selection);
+                let stats = args.stats.then(|| ask_kernel(&selected)).transpose()?;
+                Ok(list::programs(&selected, format, &stats))
+            })
+        }
+        List::Links(listing) if Format::from(listing) == Format::Json => bulk(paths, list_json::links),
         List::Links(listing) => with_records(paths, |records| Ok(list::links(records, listing.into()))),
         List::Containers(listing) => with_records(paths, |records| Ok(list::containers(records, listing.into()))),
         List::Images(listing) => crate::frontend::image::stock::list(paths, listing),
     }
+}
+
+/// What the kernel says about the programs of these records; those that are gone meanwhile are left out.
+fn ask_kernel(records: &[OwnerRecord]) -> Result<BTreeMap<u32, Stats>, String> {
+    let mut stats = BTreeMap::new();
+    for id in records.iter().flat_map(|record| &record.programs).filter_map(|program| program.id) {
+        match inspect::program_by_id(id) {
+            Ok(Inspected { info, memory }) => {
+                let (run_time_ns, run_count) = (info.run_time, info.runs);
+                let verified_instructions = info.verified_instructions;
+                stats.insert(id, Stats { run_time_ns, run_count, memory_bytes: memory, verified_instructions });
+            }
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(format!("ask the kernel about program {id}: {errno}; run it as root")),
+        }
+    }
+    Ok(stats)
 }
 
 /// The records with those of their programs that a selection chooses.
@@ -82,7 +111,7 @@ pub(super) fn show_programs(paths: &Paths, ids: &[u32], output: Output) -> ExitC
         for record in &mut found {
             record.programs.retain(|program| program.id.is_some_and(|id| ids.contains(&id)));
         }
-        Ok(list::programs(&found, Listing { output, quiet: false }.into()))
+        Ok(list::programs(&found, Listing { output, quiet: false }.into(), &None))
     })
 }
 
@@ -155,16 +184,28 @@ fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
 
 /// Prints what a closure makes of all records; no store is no records.
 fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord]) -> Result<String, String>) -> ExitCode {
-    let records = clock::boot_id().map_err(|e| chain(&e)).and_then(|boot| {
-        let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(Vec::new()) };
-        let (records, damaged) = read_all(&store).map_err(|e| chain(&e))?;
-        for (_, error) in damaged {
-            eprintln!("bpfman-hook: {}", chain(&error));
-        }
-        Ok(records)
-    });
-    match records.and_then(|records| show(&records)) {
+    match read(paths, |txn: &ReadTxn<'_>| txn.every()).and_then(|records: Vec<OwnerRecord>| show(&records)) {
         Ok(text) => print(&text),
         Err(sentence) => fail(&sentence),
     }
+}
+
+/// Prints what is made of all records while they are read.
+fn bulk(paths: &Paths, made: fn(&ReadTxn<'_>) -> Result<(String, Damaged), StoreError>) -> ExitCode {
+    match read(paths, made) {
+        Ok(text) if text.is_empty() => print("[]\n"),
+        Ok(text) => print(&text),
+        Err(sentence) => fail(&sentence),
+    }
+}
+
+/// Reads the store, if there is one, and says which records are damaged.
+fn read<T: Default>(paths: &Paths, of: fn(&ReadTxn<'_>) -> Result<(T, Damaged), StoreError>) -> Result<T, String> {
+    let boot = clock::boot_id().map_err(|e| chain(&e))?;
+    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(T::default()) };
+    let (found, damaged) = store.read(of).map_err(|e| chain(&e))?;
+    for (_, error) in damaged {
+        eprintln!("bpfman-hook: {}", chain(&error));
+    }
+    Ok(found)
 }

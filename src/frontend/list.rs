@@ -1,12 +1,13 @@
 //! `list`, `get` and `inspect`: what the store says, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::frontend::table::{Table, printable};
-use crate::frontend::view::{LinkView, OwnerView, ProgramView};
-use crate::model::bytecode::Verdict;
+use crate::frontend::view::{self, LinkView, OwnerView, ProgramView, Stats};
 use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
 
@@ -28,23 +29,46 @@ pub fn json(value: &impl Serialize) -> String {
     text
 }
 
+/// What the kernel said about programs, by their ids; None where it was not asked.
+pub type Answers = Option<BTreeMap<u32, Stats>>;
+
 /// `list programs`
-pub fn programs(records: &[OwnerRecord], format: Format) -> String {
-    let programs: Vec<ProgramView> = records.iter().flat_map(|r| OwnerView::new(r).programs).collect();
+pub fn programs(records: &[OwnerRecord], format: Format, stats: &Answers) -> String {
+    let mut programs: Vec<ProgramView> = records.iter().flat_map(view::programs).collect();
+    for program in &mut programs {
+        program.stats = program.id.and_then(|id| stats.as_ref()?.get(&id).copied());
+    }
     match format {
         Format::Json => json(&programs),
         Format::Quiet => ids(programs.iter().filter_map(|p| p.id)),
+        Format::Table if stats.is_some() => {
+            let mut table = Table::new(&["PROGRAM ID", "NAME", "TYPE", "RUNS", "RUN TIME", "MEMORY", "VERIFIED", "OWNER"]);
+            for p in &programs {
+                let said = |say: fn(&Stats) -> String| p.stats.as_ref().map_or_else(|| "-".to_owned(), say);
+                table.row([
+                    id(p.id),
+                    p.name.to_string(),
+                    p.kind.to_string(),
+                    said(|stats| stats.run_count.to_string()),
+                    said(|stats| format!("{:?}", Duration::from_nanos(stats.run_time_ns))),
+                    said(|stats| stats.memory_bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string())),
+                    said(|stats| stats.verified_instructions.to_string()),
+                    owner_name(records, p.owner),
+                ]);
+            }
+            table.to_string()
+        }
         Format::Table => {
             let mut table = Table::new(&["PROGRAM ID", "NAME", "TYPE", "SCOPE", "LINKS", "OWNER", "IMAGE"]);
             for p in &programs {
                 table.row([
                     id(p.id),
-                    p.name.clone(),
+                    p.name.to_string(),
                     p.kind.to_string(),
                     word(&p.scope),
                     p.links.len().to_string(),
                     owner_name(records, p.owner),
-                    p.image.clone(),
+                    p.image.to_string(),
                 ]);
             }
             table.to_string()
@@ -54,7 +78,7 @@ pub fn programs(records: &[OwnerRecord], format: Format) -> String {
 
 /// `list links`
 pub fn links(records: &[OwnerRecord], format: Format) -> String {
-    let programs = records.iter().flat_map(|r| OwnerView::new(r).programs);
+    let programs = records.iter().flat_map(view::programs);
     let links: Vec<LinkView> = programs.flat_map(|p| p.links).collect();
     match format {
         Format::Json => json(&links),
@@ -67,7 +91,7 @@ pub fn links(records: &[OwnerRecord], format: Format) -> String {
                     l.at.word().to_owned(),
                     l.at.to_string(),
                     id(l.program_id),
-                    l.program.clone(),
+                    l.program.to_string(),
                     owner_name(records, l.owner),
                 ]);
             }
@@ -110,7 +134,7 @@ pub fn inspect(records: &[OwnerRecord], prefix: &str, format: Format) -> Option<
 /// `get program ID`; None where no owner has it.
 pub fn program(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<String> {
     let record = records.iter().find(|r| r.programs.iter().any(|p| p.id == Some(wanted)))?;
-    let found = OwnerView::new(record).programs.into_iter().find(|p| p.id == Some(wanted))?;
+    let found = view::programs(record).find(|p| p.id == Some(wanted))?;
     Some(match format {
         Format::Json => json(&found),
         Format::Quiet => format!("{wanted}\n"),
@@ -123,7 +147,7 @@ pub fn program(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<S
             line("owner", &owner_name(records, found.owner));
             line("image", &found.image);
             line("digest", &found.digest);
-            line("signature", &verdict(&found.verdict));
+            line("signature", &verdict(&found));
             line("rule", &found.rule);
             for l in &found.links {
                 line("link", &format!("{} {} on {}", id(l.id), l.at.word(), l.at));
@@ -136,7 +160,7 @@ pub fn program(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<S
 /// `get link ID`; None where no owner has it.
 pub fn link(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<String> {
     let record = records.iter().find(|r| r.links.iter().any(|l| l.id == Some(wanted)))?;
-    let links = OwnerView::new(record).programs.into_iter().flat_map(|p| p.links);
+    let links = view::programs(record).flat_map(|p| p.links);
     let found = links.into_iter().find(|l| l.id == Some(wanted))?;
     Some(match format {
         Format::Json => json(&found),
@@ -153,7 +177,7 @@ pub fn link(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<Stri
 }
 
 /// The network namespaces whose programs a container holds, out of all owners in the order of their numbers.
-fn held_by<'a>(view: &OwnerView, all: &'a [OwnerView]) -> impl Iterator<Item = &'a OwnerView> {
+fn held_by<'a>(view: &OwnerView, all: &'a [OwnerView<'a>]) -> impl Iterator<Item = &'a OwnerView<'a>> {
     let find = |no: &u64| all.binary_search_by_key(no, |v| v.owner).ok().and_then(|at| all.get(at));
     view.holds.iter().filter_map(find).collect::<Vec<_>>().into_iter()
 }
@@ -216,7 +240,7 @@ fn program_branch(program: &ProgramView, whose: &str) -> (String, Vec<String>) {
         id(program.id),
         printable(&program.name),
         printable(&program.image),
-        verdict(&program.verdict),
+        verdict(program),
     );
     let links = program.links.iter().map(|l| format!("link {} on {}", id(l.id), printable(&l.at.to_string())));
     (title, links.collect())
@@ -230,10 +254,10 @@ fn map_branch(map: &crate::frontend::view::MapView, file: Option<&str>) -> (Stri
     (text, Vec::new())
 }
 
-fn verdict(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Verified { by, .. } => format!("verified by {}", printable(by)),
-        Verdict::Unsigned => "accepted unsigned".to_owned(),
+fn verdict(program: &ProgramView) -> String {
+    match &program.by {
+        Some(by) => format!("verified by {}", printable(by)),
+        None => "accepted unsigned".to_owned(),
     }
 }
 
@@ -265,6 +289,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::frontend::list_json;
+    use crate::store::Store;
 
     /// A container in a pod that has one of everything, its network namespace, and a failed one.
     fn records() -> Vec<OwnerRecord> {
@@ -336,9 +362,52 @@ bad  failed  containerd
     }
 
     #[test]
+    fn json_of_many_is_the_json_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("stores"), "boot").unwrap();
+        let listings = || {
+            let programs = store.read(list_json::programs).unwrap();
+            let links = store.read(list_json::links).unwrap();
+            assert!(programs.1.is_empty() && links.1.is_empty());
+            (programs.0, links.0)
+        };
+        assert_eq!(listings(), ("[]\n".to_owned(), "[]\n".to_owned()));
+        // More than one thread takes, and a number that is no multiple of what is written at once.
+        let mut all = Vec::new();
+        for copy in 0..401 {
+            for mut record in records() {
+                record.no.0 += copy * 10;
+                record.images.iter_mut().for_each(|image| image.reference.push_str("\"\\\n\u{1f41d}"));
+                all.push(record);
+            }
+        }
+        store.write(|txn| all.iter().try_for_each(|record| txn.put(record))).unwrap();
+        let (programs_text, links_text) = listings();
+        assert_eq!(programs_text, programs(&all, Format::Json, &None));
+        assert_eq!(links_text, links(&all, Format::Json));
+        assert_eq!(serde_json::from_str::<Vec<Value>>(&programs_text).unwrap().len(), 802);
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_there_where_it_was_asked() {
+        let stats = Stats { run_time_ns: 1_500, run_count: 3, memory_bytes: Some(4096), verified_instructions: 17 };
+        let answers = Some(BTreeMap::from([(71, stats)]));
+        let json: Value = serde_json::from_str(&programs(&records(), Format::Json, &answers)).unwrap();
+        assert_eq!(
+            json[0]["stats"],
+            json!({"run_time_ns": 1500, "run_count": 3, "memory_bytes": 4096, "verified_instructions": 17})
+        );
+        assert!(json[1].get("stats").is_none(), "it was gone");
+        let table = programs(&records(), Format::Table, &answers);
+        let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[1][..7], ["71", "out", "cgroup_skb", "3", "1.5µs", "4096", "17"], "{table}");
+        assert_eq!(rows[2][..7], ["72", "count", "xdp", "-", "-", "-", "-"], "{table}");
+    }
+
+    #[test]
     fn ids_alone_are_one_a_line() {
         let all = records();
-        assert_eq!(programs(&all, Format::Quiet), "71\n72\n");
+        assert_eq!(programs(&all, Format::Quiet, &None), "71\n72\n");
         assert_eq!(links(&all, Format::Quiet), "81\n82\n");
         assert_eq!(containers(&all, Format::Quiet), "web\nbad\n");
         assert_eq!(inspect(&all, "b", Format::Quiet).unwrap(), "bad\n");
@@ -366,6 +435,9 @@ bad  failed  containerd
         let mut printed = std::collections::BTreeSet::new();
         let text = inspect(&records(), "", Format::Json).unwrap();
         keys(&serde_json::from_str(&text).unwrap(), &mut printed);
+        let stats = Stats { run_time_ns: 1, run_count: 1, memory_bytes: Some(1), verified_instructions: 1 };
+        let text = programs(&records(), Format::Json, &Some(BTreeMap::from([(71, stats)])));
+        keys(&serde_json::from_str(&text).unwrap(), &mut printed);
         let guide = include_str!("../../docs/operations.md");
         for key in printed {
             assert!(guide.contains(&format!("`{key}`")), "docs/operations.md does not speak of `{key}`");
@@ -378,7 +450,7 @@ bad  failed  containerd
         let all: Vec<_> =
             (1..=10_000).map(|no| OwnerRecord { no: OwnerNo(no), holds: vec![OwnerNo(no / 2)], ..one.clone() }).collect();
         let before = std::time::Instant::now();
-        programs(&all, Format::Table);
+        programs(&all, Format::Table, &None);
         containers(&all, Format::Table);
         // Without optimisation; looking through all owners for each of them takes some ten seconds.
         assert!(before.elapsed() < std::time::Duration::from_secs(4), "{:?}", before.elapsed());

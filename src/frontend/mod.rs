@@ -15,6 +15,7 @@ pub mod install;
 pub mod install_check;
 mod install_policy;
 pub mod list;
+pub mod list_json;
 pub mod logging;
 pub mod metrics;
 pub mod nri;

@@ -1,17 +1,20 @@
 //! What `-o json` prints, and what the tables are drawn from: stable, documented in docs/operations.md, and apart from
 //! the form in which records are stored.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, ProgramKind, Scope};
 use crate::model::bytecode::Verdict;
 use crate::model::delegation::{Category, Delegation};
+use crate::model::listed::ListedOwner;
 use crate::model::record::{Owner, OwnerRecord, Phase};
 
 /// One owner: a container, a pod's network namespace, or the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct OwnerView {
+pub struct OwnerView<'a> {
     /// The record's number.
     pub owner: u64,
     /// `container`, `netns` or `host`.
@@ -50,7 +53,7 @@ pub struct OwnerView {
     /// Seconds since 1970.
     pub created: u64,
     /// Programs with their links.
-    pub programs: Vec<ProgramView>,
+    pub programs: Vec<ProgramView<'a>>,
     /// Maps.
     pub maps: Vec<MapView>,
     /// The bpffs in the container.
@@ -66,11 +69,11 @@ pub struct OwnerView {
 
 /// One program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ProgramView {
+pub struct ProgramView<'a> {
     /// The kernel's id; absent while it is being loaded.
     pub id: Option<u32>,
     /// The function.
-    pub name: String,
+    pub name: Cow<'a, str>,
     /// `xdp`, `cgroup_skb` …
     #[serde(rename = "type")]
     pub kind: ProgramKind,
@@ -79,31 +82,53 @@ pub struct ProgramView {
     /// Number of the owner.
     pub owner: u64,
     /// The image, as it was asked for.
-    pub image: String,
+    pub image: Cow<'a, str>,
     /// Its digest.
-    pub digest: String,
+    pub digest: Cow<'a, str>,
     /// The policy's image rule that allowed it.
-    pub rule: String,
-    /// What that rule found.
-    #[serde(flatten)]
-    pub verdict: Verdict,
+    pub rule: Cow<'a, str>,
+    /// What that rule found: `verified` or `unsigned`.
+    pub verdict: Cow<'a, str>,
+    /// By which key or identity it was verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Cow<'a, str>>,
+    /// In which layout the signature was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Cow<'a, str>>,
+    /// What the kernel says about it now; only where it was asked (`--stats`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats: Option<Stats>,
     /// Its links.
-    pub links: Vec<LinkView>,
+    pub links: Vec<LinkView<'a>>,
+}
+
+/// What the kernel says about a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Nanoseconds that it ran; 0 unless kernel.bpf_stats_enabled is 1.
+    pub run_time_ns: u64,
+    /// How often it ran; likewise.
+    pub run_count: u64,
+    /// Bytes of kernel memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Instructions that the verifier went through.
+    pub verified_instructions: u32,
 }
 
 /// One link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LinkView {
+pub struct LinkView<'a> {
     /// The kernel's id; absent while it is being made.
     pub id: Option<u32>,
     /// The kernel id of its program.
     pub program_id: Option<u32>,
     /// The program's function.
-    pub program: String,
+    pub program: Cow<'a, str>,
     /// Number of the owner.
     pub owner: u64,
     /// Where it attaches.
-    pub at: AttachPoint,
+    pub at: Cow<'a, AttachPoint>,
 }
 
 /// One map.
@@ -130,9 +155,9 @@ pub struct BpffsView {
     pub delegates: Vec<(String, String)>,
 }
 
-impl OwnerView {
+impl<'a> OwnerView<'a> {
     /// The view of one record.
-    pub fn new(record: &OwnerRecord) -> Self {
+    pub fn new(record: &'a OwnerRecord) -> Self {
         let (kind, id, bundle) = match &record.owner {
             Owner::Container { id, bundle, .. } => ("container", id.to_string(), Some(bundle.display().to_string())),
             Owner::Netns { cookie, .. } => ("netns", cookie.to_string(), None),
@@ -154,7 +179,7 @@ impl OwnerView {
             pid: record.init.map(|init| init.pid.get()),
             bundle,
             created: record.created,
-            programs: programs(record),
+            programs: programs(record).collect(),
             maps: maps(record),
             bpffs: record.bpffs.as_ref().map(|bpffs| BpffsView {
                 path: bpffs.path.display().to_string(),
@@ -174,32 +199,68 @@ fn delegates(delegation: &Delegation) -> Vec<(String, String)> {
         .collect()
 }
 
-fn programs(record: &OwnerRecord) -> Vec<ProgramView> {
-    let view = |program: &crate::model::record::ProgramRecord| {
+/// The programs of a record.
+pub fn programs(record: &OwnerRecord) -> impl Iterator<Item = ProgramView<'_>> {
+    record.programs.iter().filter_map(|program| {
         let image = record.images.get(program.image)?;
-        let links = record.links.iter().filter(|l| l.program == program.pin);
+        let (verdict, by, layout) = match &image.verdict {
+            Verdict::Verified { by, layout } => ("verified", Some(by), Some(layout)),
+            Verdict::Unsigned => ("unsigned", None, None),
+        };
+        let links = record.links.iter().filter(|link| link.program == program.pin);
+        let links = links.map(|link| LinkView {
+            id: link.id,
+            program_id: program.id,
+            program: program.function.as_str().into(),
+            owner: record.no.0,
+            at: Cow::Borrowed(&link.at),
+        });
         Some(ProgramView {
             id: program.id,
-            name: program.function.clone(),
+            name: program.function.as_str().into(),
             kind: program.kind,
             scope: program.scope,
             owner: record.no.0,
-            image: image.reference.clone(),
-            digest: image.digest.to_string(),
-            rule: image.rule.clone(),
-            verdict: image.verdict.clone(),
-            links: links
-                .map(|link| LinkView {
-                    id: link.id,
-                    program_id: program.id,
-                    program: program.function.clone(),
-                    owner: record.no.0,
-                    at: link.at.clone(),
-                })
-                .collect(),
+            image: image.reference.as_str().into(),
+            digest: image.digest.to_string().into(),
+            rule: image.rule.as_str().into(),
+            verdict: verdict.into(),
+            by: by.map(|by| by.as_str().into()),
+            layout: layout.map(|layout| layout.as_str().into()),
+            stats: None,
+            links: links.collect(),
         })
-    };
-    record.programs.iter().filter_map(view).collect()
+    })
+}
+
+/// The same of a record of which only the listed part was read.
+pub fn listed_programs<'a>(owner: &'a ListedOwner<'_>) -> impl Iterator<Item = ProgramView<'a>> {
+    owner.programs.iter().filter_map(|program| {
+        let image = owner.images.get(program.image)?;
+        let links = owner.links.iter().filter(|link| link.program == program.pin);
+        let links = links.map(|link| LinkView {
+            id: link.id,
+            program_id: program.id,
+            program: (*program.function).into(),
+            owner: owner.no.0,
+            at: Cow::Borrowed(&link.at),
+        });
+        Some(ProgramView {
+            id: program.id,
+            name: (*program.function).into(),
+            kind: program.kind,
+            scope: program.scope,
+            owner: owner.no.0,
+            image: (*image.reference).into(),
+            digest: (*image.digest).into(),
+            rule: (*image.rule).into(),
+            verdict: (*image.verdict.verdict).into(),
+            by: image.verdict.by.as_deref().map(Cow::Borrowed),
+            layout: image.verdict.layout.as_deref().map(Cow::Borrowed),
+            stats: None,
+            links: links.collect(),
+        })
+    })
 }
 
 fn maps(record: &OwnerRecord) -> Vec<MapView> {

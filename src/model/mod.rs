@@ -20,6 +20,7 @@ pub mod facts;
 pub mod globals;
 pub mod grant;
 pub mod ids;
+pub mod listed;
 pub mod object;
 pub mod plan;
 pub mod policy;

@@ -223,3 +223,15 @@ pub struct ImageRecord {
     /// What that rule found.
     pub verdict: Verdict,
 }
+
+/// What is read of a record, all of it or a part: it knows whose it is.
+pub trait Numbered {
+    /// The record's number.
+    fn number(&self) -> OwnerNo;
+}
+
+impl Numbered for OwnerRecord {
+    fn number(&self) -> OwnerNo {
+        self.no
+    }
+}

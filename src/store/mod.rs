@@ -28,12 +28,12 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, WithoutTls};
 
 pub use self::error::StoreError;
-pub use self::txn::{Damaged, ReadTxn, WriteTxn};
+pub use self::txn::{Damaged, Part, ReadTxn, WriteTxn};
 use crate::sys::fsutil::{self, FileLock};
 use crate::sys::{export, fault};
 
 /// The schema of what is stored; another one is refused, not converted, since the store does not outlive the boot.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The most that the store can hold. Address space, not memory or disk: the file grows with what is in it, about 2 KiB for a
 /// record, so this is some 400 000 owners. It is fixed because a map cannot grow under the other processes that have it.

@@ -8,9 +8,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
+use serde_json::json;
+
 use super::*;
 use crate::model::ids::{ContainerId, OwnerNo, Pid, ProcessIdentity};
-use crate::model::record::{Actor, Owner, OwnerRecord, Phase};
+use crate::model::record::{Actor, LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
 
 const BOOT: &str = "918e815e-d76e-4f50-946b-1d55d20e4d8a";
 const ROLE: &str = "STORE_TEST_ROLE";
@@ -41,6 +43,16 @@ pub(super) fn record(no: OwnerNo, owner: Owner, phase: Phase, changed: u64) -> O
         verifier_log: None,
         leftovers: Vec::new(),
     }
+}
+
+fn loaded(no: usize, id: Option<u32>) -> ProgramRecord {
+    let json = json!({"pin": format!("prog_{no}"), "function": "f", "kind": "xdp", "scope": "container", "image": 0, "id": id});
+    serde_json::from_value(json).unwrap()
+}
+
+fn attached(no: usize, id: Option<u32>) -> LinkRecord {
+    let at = json!({"type": "fentry", "function": "f"});
+    serde_json::from_value(json!({"pin": format!("link_{no}"), "program": format!("prog_{no}"), "at": at, "id": id})).unwrap()
 }
 
 fn container(id: &str) -> Owner {
@@ -236,6 +248,14 @@ fn every_index_follows_its_records_through_any_change() {
             1 if !expected.is_empty() => {
                 let at = pick(expected.len());
                 expected[at] = record(expected[at].no, owner, phase, changed);
+                for _ in 0..pick(3) {
+                    let made = expected[at].programs.len();
+                    // An id may be missing, and be had by several records.
+                    let mut id = || u32::try_from(pick(5)).ok().filter(|id| *id > 0);
+                    let (program, link) = (id(), id());
+                    expected[at].programs.push(loaded(made, program));
+                    expected[at].links.push(attached(made, link));
+                }
                 store.write(|txn| txn.put(&expected[at])).unwrap();
             }
             2 if !expected.is_empty() => {
@@ -254,6 +274,13 @@ fn every_index_follows_its_records_through_any_change() {
                         Owner::Netns { cookie, .. } => assert_eq!(txn.by_netns(*cookie)?, of),
                         Owner::Host { .. } => {}
                     }
+                }
+                for id in 1..5 {
+                    let of = |has: &dyn Fn(&OwnerRecord) -> bool| -> Vec<OwnerRecord> {
+                        expected.iter().filter(|record| has(record)).cloned().collect()
+                    };
+                    assert_eq!(txn.by_program(id)?, of(&|record| record.programs.iter().any(|p| p.id == Some(id))));
+                    assert_eq!(txn.by_link(id)?, of(&|record| record.links.iter().any(|l| l.id == Some(id))));
                 }
                 for phase in phases {
                     let mut of: Vec<_> = expected
@@ -552,7 +579,7 @@ fn another_schema_is_refused_by_name() {
     drop(store);
     let err = Store::open(dir.path(), BOOT).unwrap_err();
     assert!(matches!(&err, StoreError::Version { found, .. } if found == "schema 7"), "{err}");
-    assert!(err.to_string().contains("schema 7 and this program needs schema 1"), "{err}");
+    assert!(err.to_string().contains("schema 7 and this program needs schema 2"), "{err}");
 }
 
 #[test]

@@ -10,6 +10,8 @@
 //! | `o` no | the record, JSON |
 //! | `c` container id, 0, no | nothing |
 //! | `n` cookie, no | nothing |
+//! | `k` kernel's id of a program, no | nothing |
+//! | `l` kernel's id of a link, no | nothing |
 //! | `p` phase, changed, no | nothing |
 //!
 //! Records are JSON: [`OwnerRecord`] is described with serde's tagged enums, which formats without field names cannot read
@@ -20,11 +22,12 @@ use std::fmt;
 use std::path::Path;
 
 use heed::{RoTxn, RwTxn, WithoutTls};
+use serde::Deserialize;
 
 use super::publish::Change;
 use super::{StoreError, Table};
 use crate::model::ids::{ContainerId, OwnerNo};
-use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::model::record::{Numbered, Owner, OwnerRecord, Phase};
 use crate::sys::{export, fault};
 
 pub(super) const SCHEMA_KEY: &[u8] = b"s";
@@ -32,6 +35,8 @@ const LAST_NO_KEY: &[u8] = b"x";
 const OWNERS: u8 = b'o';
 const CONTAINERS: u8 = b'c';
 const NETNS: u8 = b'n';
+const PROGRAMS: u8 = b'k';
+const LINKS: u8 = b'l';
 const PHASES: u8 = b'p';
 
 /// Threads that decode at the same time.
@@ -80,35 +85,42 @@ impl<'t> ReadTxn<'t> {
         }))
     }
 
-    /// Every record in the order of the numbers, and the numbers of those that do not decode, with why. Many are decoded by
-    /// several threads: it is what a listing spends its time on.
+    /// Every record in the order of the numbers, and the numbers of those that do not decode, with why.
     pub fn every(&self) -> Result<(Vec<OwnerRecord>, Damaged), StoreError> {
+        let (mut records, mut damaged) = (Vec::new(), Vec::new());
+        for part in self.in_parts(|part| part.decoded::<OwnerRecord>().collect::<Vec<_>>())? {
+            for result in part {
+                match result {
+                    Ok(record) => records.push(record),
+                    Err(bad) => damaged.push(bad),
+                }
+            }
+        }
+        Ok((records, damaged))
+    }
+
+    /// Has `work` done on all records, in parts that several threads take, and returns the results in the order of the numbers:
+    /// decoding is what a listing of thousands spends its time on. `work` must be as short as what [`Store::read`] is given.
+    ///
+    /// [`Store::read`]: super::Store::read
+    pub fn in_parts<T: Send>(&self, work: impl Fn(Part<'_>) -> T + Sync) -> Result<Vec<T>, StoreError> {
         let entries = self.table.prefix_iter(self.txn, &[OWNERS]).map_err(|err| self.failed(err))?;
         let entries = entries.map(|entry| {
             let (key, bytes) = entry.map_err(|err| self.failed(err))?;
             Ok((self.number(key)?, bytes))
         });
         let entries: Vec<(OwnerNo, &[u8])> = entries.collect::<Result<_, StoreError>>()?;
-        let decode = |part: &[(OwnerNo, &[u8])]| -> Vec<Result<OwnerRecord, (OwnerNo, StoreError)>> {
-            part.iter().map(|(no, bytes)| decode(self.path, *no, bytes).map_err(|err| (*no, err))).collect()
-        };
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-        let part = entries.len().div_ceil(threads).max(WORTH_A_THREAD);
-        let (first, rest) = entries.split_at(part.min(entries.len()));
-        let mut results = Vec::with_capacity(entries.len());
+        let size = entries.len().div_ceil(threads).max(WORTH_A_THREAD);
+        let (first, rest) = entries.split_at(size.min(entries.len()));
+        let work = |entries| work(Part { path: self.path, entries });
+        let mut results = Vec::with_capacity(threads);
         std::thread::scope(|scope| {
-            let others: Vec<_> = rest.chunks(part).map(|part| scope.spawn(move || fault::inside(|| decode(part)))).collect();
-            results.extend(decode(first));
-            others.into_iter().for_each(|other| results.extend(other.join().expect("decoding does not panic")));
+            let others: Vec<_> = rest.chunks(size).map(|part| scope.spawn(|| fault::inside(|| work(part)))).collect();
+            results.push(work(first));
+            results.extend(others.into_iter().map(|other| other.join().expect("decoding does not panic")));
         });
-        let (mut records, mut damaged) = (Vec::with_capacity(results.len()), Vec::new());
-        for result in results {
-            match result {
-                Ok(record) => records.push(record),
-                Err(bad) => damaged.push(bad),
-            }
-        }
-        Ok((records, damaged))
+        Ok(results)
     }
 
     /// The records of the containers with this id, in the order of their numbers. Several, where runtimes with other roots or
@@ -121,6 +133,17 @@ impl<'t> ReadTxn<'t> {
     /// one pod ask for different programs there.
     pub fn by_netns(&self, cookie: u64) -> Result<Vec<OwnerRecord>, StoreError> {
         self.named(&netns_prefix(cookie))?.into_iter().map(|no| self.indexed(no)).collect()
+    }
+
+    /// The records that have a program with this kernel id, in the order of their numbers. Several, where one kept its record
+    /// when the kernel had given the id to another program already.
+    pub fn by_program(&self, id: u32) -> Result<Vec<OwnerRecord>, StoreError> {
+        self.named(&id_prefix(PROGRAMS, id))?.into_iter().map(|no| self.indexed(no)).collect()
+    }
+
+    /// The records that have a link with this kernel id, in the order of their numbers.
+    pub fn by_link(&self, id: u32) -> Result<Vec<OwnerRecord>, StoreError> {
+        self.named(&id_prefix(LINKS, id))?.into_iter().map(|no| self.indexed(no)).collect()
     }
 
     /// The owners in this phase, those that changed longest ago first. Reads the index alone, no record.
@@ -299,7 +322,7 @@ impl<'t> WriteTxn<'t> {
             }
             Err(StoreError::Record { .. } | StoreError::Damaged { .. }) => {
                 let mut keys = Vec::new();
-                for index in [CONTAINERS, NETNS, PHASES] {
+                for index in [CONTAINERS, NETNS, PROGRAMS, LINKS, PHASES] {
                     for entry in self.table.prefix_iter(&self.txn, &[index]).map_err(|err| self.failed(err))? {
                         let (key, _) = entry.map_err(|err| self.failed(err))?;
                         if key.ends_with(&no.0.to_be_bytes()) {
@@ -328,6 +351,20 @@ impl<'t> WriteTxn<'t> {
     }
 }
 
+/// Some of the records of a snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'p> {
+    path: &'p Path,
+    entries: &'p [(OwnerNo, &'p [u8])],
+}
+
+impl<'p> Part<'p> {
+    /// Each record, or what is asked of it, decoded from where it lies.
+    pub fn decoded<R: Deserialize<'p> + Numbered>(self) -> impl Iterator<Item = Result<R, (OwnerNo, StoreError)>> {
+        self.entries.iter().map(move |(no, bytes)| decode(self.path, *no, bytes).map_err(|err| (*no, err)))
+    }
+}
+
 impl fmt::Debug for ReadTxn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadTxn").field("path", &self.path).finish_non_exhaustive()
@@ -340,11 +377,11 @@ impl fmt::Debug for WriteTxn<'_> {
     }
 }
 
-fn decode(path: &Path, no: OwnerNo, bytes: &[u8]) -> Result<OwnerRecord, StoreError> {
+fn decode<'d, R: Deserialize<'d> + Numbered>(path: &Path, no: OwnerNo, bytes: &'d [u8]) -> Result<R, StoreError> {
     let bad = |source| StoreError::Record { path: path.to_owned(), no, source };
-    let record: OwnerRecord = serde_json::from_slice(bytes).map_err(bad)?;
-    if record.no != no {
-        return Err(bad(serde::de::Error::custom(format!("it says it were record {}", record.no))));
+    let record: R = serde_json::from_slice(bytes).map_err(bad)?;
+    if record.number() != no {
+        return Err(bad(serde::de::Error::custom(format!("it says it were record {}", record.number()))));
     }
     Ok(record)
 }
@@ -362,6 +399,10 @@ fn container_prefix(id: &ContainerId) -> Vec<u8> {
 
 fn netns_prefix(cookie: u64) -> Vec<u8> {
     [&[NETNS][..], &cookie.to_be_bytes()].concat()
+}
+
+fn id_prefix(index: u8, id: u32) -> Vec<u8> {
+    [&[index][..], &id.to_be_bytes()].concat()
 }
 
 fn phase_byte(phase: Phase) -> u8 {
@@ -382,5 +423,8 @@ fn index_keys(record: &OwnerRecord) -> Vec<Vec<u8>> {
         Owner::Netns { cookie, .. } => Some([&netns_prefix(*cookie)[..], &no].concat()),
         Owner::Host { .. } => None,
     };
-    [phase].into_iter().chain(name).collect()
+    let entry = |index| move |id| [&id_prefix(index, id)[..], &no].concat();
+    let programs = record.programs.iter().filter_map(|program| program.id).map(entry(PROGRAMS));
+    let links = record.links.iter().filter_map(|link| link.id).map(entry(LINKS));
+    [phase].into_iter().chain(name).chain(programs).chain(links).collect()
 }
