@@ -26,16 +26,14 @@ pub enum RemoteError {
         seconds: u64,
     },
     /// The way to the registry is a proxy that does not let us.
-    #[error("ask registry {host} for {what} by way of proxy {proxy}: {problem}")]
+    #[error("ask registry {host} for {what} by way of proxy {said}")]
     Proxy {
         /// The registry.
         host: String,
         /// What was asked for.
         what: String,
-        /// The proxy's host and port.
-        proxy: String,
-        /// What it said.
-        problem: String,
+        /// The proxy's host and port, and what it said.
+        said: String,
     },
     /// The registry's certificate is nobody's that we know.
     #[error(

@@ -67,7 +67,7 @@ impl Client {
                 Some("unexpected end of file") => "it hangs up".to_owned(),
                 _ => problem,
             };
-            return RemoteError::Proxy { host: host(), what: said, proxy: proxy.host.clone(), problem: words };
+            return RemoteError::Proxy { host: host(), what: said, said: format!("{}: {words}", proxy.host) };
         }
         if self.plain && problem.contains("invalid HTTP") {
             return RemoteError::WantsTls { host: host(), what: said };
@@ -85,7 +85,7 @@ impl Client {
             true => "it refuses the user and password in the proxy's url",
             false => "it asks for a user and password; write them into the proxy's url, http://user:password@host:port",
         };
-        RemoteError::Proxy { host, what, proxy: proxy.host.clone(), problem: problem.to_owned() }
+        RemoteError::Proxy { host, what, said: format!("{}: {problem}", proxy.host) }
     }
 
     pub(super) fn silent(&self, what: &str, seconds: u64) -> RemoteError {
