@@ -12,6 +12,7 @@ use crate::frontend::finding::{Finding, Findings, Status};
 use crate::frontend::hook_files::{self, Engines, HOOKS_DIR, PODMAN_DROP_IN};
 use crate::frontend::hooks_dir::{HooksDir, below};
 use crate::frontend::install::{Place, asked};
+use crate::frontend::service_files;
 use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
 
@@ -25,10 +26,17 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
     let again = format!("run `bpfman-hook install{}`", flags(&engines));
     let mut findings = Findings::default();
     findings.push(program(&place.staged(&place.binary()), 0, &again));
-    for (name, path, text) in
-        [("mount unit", place.mount_unit(), hook_files::mount_unit()), ("tmpfiles.d", place.tmpfiles(), hook_files::tmpfiles())]
-    {
-        findings.push(file(name, &place.staged(&path), &text, &again));
+    let mut units = Vec::new();
+    if place.has_units() {
+        units.push(("mount unit", place.mount_unit(), hook_files::mount_unit()));
+        units.push(("tmpfiles.d", place.tmpfiles(), hook_files::tmpfiles()));
+        if targets.service.service || service_files::is_installed(&place) {
+            units.extend(service_files::pieces(&place).map(|(path, text)| ("service unit", path, text)));
+        }
+    }
+    for (name, path, text) in units {
+        let again = if name == "service unit" { "run `bpfman-hook install --service`" } else { &again };
+        findings.push(file(name, &place.staged(&path), &text, again));
     }
     let mut stages = if engines.0.is_empty() { Vec::new() } else { vec![Stage::CreateRuntime, Stage::Poststop] };
     if engines.0.contains(&Engine::Podman) {
@@ -240,6 +248,25 @@ mod tests {
                 .all(|f| f.remedy.as_deref() == Some("run `bpfman-hook install --podman`")),
             "{nothing}"
         );
+    }
+
+    #[test]
+    fn units_are_looked_for_where_install_writes_them() {
+        let root = tempfile::tempdir().unwrap();
+        let own = Some(Path::new("/srv/other"));
+        let mut targets = Installed::new().1;
+        targets.destdir = Some(root.path().to_owned());
+        // With directories of one's own there are none.
+        assert_eq!(run(own, &InstallArgs { check: false, targets: targets.clone() }), ExitCode::SUCCESS);
+        let units = |findings: &Findings| findings.0.iter().filter(|f| f.check.ends_with("unit")).count();
+        assert_eq!(units(&check(&targets, own)), 0);
+        targets.service.service = true;
+        assert_eq!(run(None, &InstallArgs { check: false, targets: targets.clone() }), ExitCode::SUCCESS);
+        assert_eq!(units(&check(&targets, None)), 3);
+        fs::remove_file(root.path().join("usr/local/lib/systemd/system/bpfman-hook.service")).unwrap();
+        targets.service.service = false;
+        let found = bad(&check(&targets, None));
+        assert!(found.contains(&"fail service unit".to_owned()), "{found:?}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::paths::Paths;
 use crate::store::Store;
 use crate::sys::error::SysError;
 use crate::sys::fsutil::{self, read_sealed, sealed_memfd};
-use crate::sys::{caps, child, clock, mounts};
+use crate::sys::{caps, child, clock, export, mounts};
 
 /// Bytes of a request: what the services take, spelled out as JSON.
 const REQUEST_MAX: usize = 32 << 20;
@@ -59,6 +59,8 @@ fn answer() -> Result<(), SysError> {
     let request: ByHand =
         serde_json::from_slice(&bytes).map_err(|error| SysError::Message { what, problem: error.to_string() })?;
     let paths = Paths::below(&request.root);
+    // Whoever watches learns of a service's requests as of everybody's.
+    export::install(paths.export());
     let reply = run(&paths, &request.bounds, &request.task);
     let text =
         serde_json::to_vec(&reply).map_err(|error| SysError::Message { what: "the answer", problem: error.to_string() })?;

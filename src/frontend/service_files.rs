@@ -27,7 +27,7 @@ pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallE
     if !place.has_units() {
         return Ok(());
     }
-    for (path, text) in files(place, gid_of(GROUP).is_some()) {
+    for (path, text) in pieces(place) {
         work.write(&path, text.as_bytes(), 0o644)?;
     }
     if place.is_staged() || !work.by_systemd() {
@@ -49,6 +49,11 @@ pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), Instal
         work.remove(&path)?;
     }
     Ok(())
+}
+
+/// The units as they should be.
+pub(crate) fn pieces(place: &Place) -> [(PathBuf, String); 2] {
+    files(place, gid_of(GROUP).is_some())
 }
 
 /// Whether the units are there: they need the binary.

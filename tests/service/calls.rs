@@ -104,6 +104,11 @@ fn a_program_is_loaded_attached_shown_detached_and_unloaded() {
         assert!(client.list(ours(&[])).await.unwrap().into_inner().results.is_empty());
     });
     service.stop();
+    // Whoever watches has seen it.
+    let events = std::fs::read_to_string(world.lab.path("root/run/bpfman-hook/export/events")).unwrap();
+    for what in ["loaded", "attached", "detached", "unloaded"] {
+        assert!(events.contains(&format!("\"{what}\"")), "{what}: {events}");
+    }
     world.lab.residue();
 }
 

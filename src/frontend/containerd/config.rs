@@ -263,6 +263,10 @@ impl Config {
         table.insert("pod_annotations", value(PATTERNS.into_iter().collect::<Array>()));
         table.decor_mut().set_prefix(TABLE);
         let parent = self.table(&runtimes)?;
+        if parent.is_dotted() {
+            let quoted: Vec<_> = runtimes.iter().map(|name| quoted(name)).collect();
+            return Err(ConfigError::Shape(quoted.join(".")));
+        }
         parent.insert(handler, Item::Table(table));
         Ok(())
     }
@@ -291,8 +295,16 @@ impl Config {
             set(self.document.as_table_mut(), "version", Value::from(2));
         }
         let mut table = self.document.as_table_mut();
+        let shape = |depth: usize| {
+            let quoted: Vec<_> = path[..=depth].iter().map(|name| quoted(name)).collect();
+            Err(ConfigError::Shape(quoted.join(".")))
+        };
         for (depth, name) in path.iter().enumerate() {
             let last = depth + 1 == path.len();
+            // What is put below dotted keys is written as such, without our mark.
+            if table.is_dotted() && !table.contains_key(name) {
+                return shape(depth.saturating_sub(1));
+            }
             let item = table.entry(name).or_insert_with(|| {
                 let mut new = Table::new();
                 new.set_implicit(!last);
@@ -303,10 +315,7 @@ impl Config {
             });
             table = match item {
                 Item::Table(table) => table,
-                _ => {
-                    let quoted: Vec<_> = path[..=depth].iter().map(|name| quoted(name)).collect();
-                    return Err(ConfigError::Shape(quoted.join(".")));
-                }
+                _ => return shape(depth),
             };
         }
         Ok(table)
@@ -577,5 +586,11 @@ root = "/var/lib/containerd" # as it was
         let error = config.enable_nri(false).unwrap_err().to_string();
         assert!(error.contains("plugins is not written as a table"), "{error}");
         assert_eq!(config.text(), inline);
+        // Below dotted keys a handler would have no mark of ours, and stay.
+        let dotted = "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd]\nruntimes.runc.runtime_type = 'io.containerd.runc.v2'\n";
+        let mut config = Config::parse(dotted).unwrap();
+        assert!(matches!(config.add_handler("bpfman-hook", spec()), Err(ConfigError::Shape(_))));
+        let mut config = Config::parse("version = 3\nplugins.x.y = 1\n").unwrap();
+        assert!(matches!(config.enable_nri(true), Err(ConfigError::Shape(_))));
     }
 }

@@ -1,6 +1,6 @@
 //! What a container gets from the plugin: nothing, our hooks and its annotations, or a refusal. From memory alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::frontend::hook_files::{self, Invocation};
 use crate::frontend::nri::api::{
@@ -12,6 +12,9 @@ use crate::model::annotations::{OnFailure, PREFIX, Request};
 use crate::model::bytecode::PullPolicy;
 use crate::model::container::asks;
 use crate::model::policy::{ContainerFacts, Engine, Policy};
+
+/// Containers of a pod whose images are fetched early; those of further ones are fetched by the hooks.
+const NAMES_MAX: usize = 32;
 
 /// Those annotations of a container and its pod that are ours; on the same key the container's own word counts.
 fn ours(pod: &PodSandbox, container: Option<&Container>) -> BTreeMap<String, String> {
@@ -115,12 +118,11 @@ fn arguments(stage: crate::cli::Stage, engine: Engine, invocation: &Invocation) 
 /// wrong or refused is no matter here, since CreateContainer says so.
 pub fn wanted(pod: &PodSandbox, engine: Engine, policy: &Policy) -> Vec<String> {
     let annotations = ours(pod, None);
-    let mut names: Vec<Option<&str>> =
-        annotations.keys().filter_map(|key| key.find(PREFIX).filter(|at| *at > 0).map(|at| Some(&key[..at - 1]))).collect();
-    names.push(None);
-    names.dedup();
+    let named = annotations.keys().filter_map(|key| key.find(PREFIX).filter(|at| *at > 0).map(|at| &key[..at - 1]));
+    let named: BTreeSet<&str> = named.collect();
     let mut images = Vec::new();
-    for name in names {
+    // What a pod's author writes must not take the time that all plugin calls of a runtime share.
+    for name in named.into_iter().take(NAMES_MAX).map(Some).chain([None]) {
         // Containers that no key names have the pod's keys alone.
         let heard = annotations.iter().filter(|(key, _)| speaks_to(key, name.unwrap_or_default()));
         let heard: BTreeMap<_, _> = heard.map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -255,6 +257,19 @@ mod tests {
             let error = adjust(&with(pod, &[]), Engine::Containerd, policy, &invocation()).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn a_pod_with_very_many_names_takes_no_time_of_others() {
+        let keys: Vec<String> = (0..4000).map(|n| format!("c{n}.hook.bpfman.io/image")).collect();
+        let images: Vec<String> = (0..4000).map(|n| format!("registry.example/i{n}:v1")).collect();
+        let named = keys.iter().map(String::as_str).zip(images.iter().map(String::as_str));
+        let pod: Vec<_> = named.chain([IMAGE, XDP]).collect();
+        let any =
+            policy("[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nprograms = [\"xdp\"]\n");
+        let wanted = wanted(&with(&pod, &[]).pod, Engine::Containerd, &any);
+        assert_eq!(wanted.len(), NAMES_MAX + 1);
+        assert!(wanted.iter().any(|image| image == IMAGE.1), "the pod's own is among them");
     }
 
     #[test]
