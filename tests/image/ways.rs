@@ -22,8 +22,11 @@ fn hooked(hook: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Behaviour
     Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() }
 }
 
+/// Files of a directory of certs.d: name, where it is taken from, mode.
+type Files<'a> = &'a [(&'a str, &'a str, u32)];
+
 /// The world of someone whose files for a host are these.
-fn with_certificates(base: &str, host: &str, files: &[(&str, &str, u32)]) -> World {
+fn with_certificates(base: &str, host: &str, files: Files<'_>) -> World {
     let world = World::unsigned();
     file(&world, &format!("{base}/{host}/ca.crt"), &tls("ca.pem"), 0o644);
     for (name, source, mode) in files {
@@ -61,7 +64,7 @@ fn a_registry_that_asks_for_a_certificate() {
     assert!(world.fetch(&image).is_ok());
 
     let base = "etc/containers/certs.d";
-    let cases: [(&[(&str, &str, u32)], &str); 5] = [
+    let cases: [(Files<'_>, &str); 5] = [
         (&[], "it asks for a client certificate; put one that it knows into /etc/containers/certs.d/"),
         (&[("a.cert", "stranger.pem", 0o644), ("a.key", "stranger.key", 0o600)], "it refuses our client certificate"),
         (
