@@ -129,8 +129,10 @@ impl LinuxImages {
             let Some(digest) = digest else { return Ok(None) };
             self.cached(want, image, &digest, &reader).map(Result::ok)
         };
-        let boarding = Boarding { image, policy: want.policy, deadline: want.deadline };
+        let person = want.registries.person.is_some();
+        let boarding = Boarding { image, policy: want.policy, deadline: want.deadline, person };
         self.cache.fly(boarding, again, || {
+            self.note(image, self.cache.clear_leftovers())?;
             let pulled = self.pull(want, image, at, reader.as_ref());
             tally::pulled(image, &pulled);
             pulled
