@@ -21,12 +21,15 @@ fn main() -> ExitCode {
         return match role {
             Role::Fetch => image::fetch_child(),
             Role::Request => request::child(),
+            Role::Missed => nri::missed::child(),
         };
     }
     environment::reset_child_signal();
     let cli = cli::parse(&args);
-    if !matches!(cli.command, Command::Hook(_)) {
-        logging::to_stderr();
+    match cli.command {
+        Command::Hook(_) => {}
+        Command::Nri(_) => logging::of_service(),
+        _ => logging::to_stderr(),
     }
     let root = cli.root;
     let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
@@ -37,7 +40,7 @@ fn main() -> ExitCode {
             environment::clear();
             environment::share_one_heap();
             match args.stage {
-                Stage::CreateRuntime => hook::create_runtime(&paths, args.engine),
+                Stage::CreateRuntime => hook::create_runtime(&paths, args.engine, args.labels),
                 Stage::Poststop => hook::poststop(&paths),
                 Stage::Precreate => precreate::run(&paths, args.engine),
             }

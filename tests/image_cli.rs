@@ -8,6 +8,10 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+#[allow(dead_code, reason = "one flaw is enough here")]
+#[path = "support/sigstore_world.rs"]
+mod sigstore_world;
+
 struct World {
     dir: tempfile::TempDir,
 }
@@ -107,6 +111,233 @@ fn verify_tells_whether_an_image_would_be_taken() {
     assert_eq!((&found["signatures"], &found["verdict"]), (&serde_json::json!([]), &Value::Null), "{found}");
     assert!(world.bad("verify oci:layout:v1").contains("no image rule of the policy speaks of it"));
     assert!(world.bad("verify oci:layout:v1 --key nowhere.pub").contains("read key nowhere.pub"));
+}
+
+/// Puts a blob into the layout of these tests, and returns its descriptor.
+fn blob(world: &World, bytes: &[u8], media_type: &str) -> Value {
+    let hex = sigstore_crypto::sha256(bytes).to_hex();
+    fs::write(world.dir.path().join("layout/blobs/sha256").join(&hex), bytes).unwrap();
+    serde_json::json!({ "mediaType": media_type, "digest": format!("sha256:{hex}"), "size": bytes.len() })
+}
+
+/// Adds a manifest to the layout's index: bundles refer to the image, attachments have a name.
+fn add(world: &World, manifest: &Value, name: Option<&str>) {
+    let mut entry = blob(world, manifest.to_string().as_bytes(), "application/vnd.oci.image.manifest.v1+json");
+    if let Some(name) = name {
+        entry["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": name });
+    }
+    let path = world.dir.path().join("layout/index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    index["manifests"].as_array_mut().unwrap().push(entry);
+    fs::write(path, index.to_string()).unwrap();
+}
+
+fn add_bundle(world: &World, digest: &str, bundle: &str) {
+    const TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "artifactType": TYPE,
+        "config": blob(world, b"{}", "application/vnd.oci.empty.v1+json"),
+        "layers": [blob(world, bundle.as_bytes(), TYPE)],
+        "subject": { "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 1 },
+    });
+    add(world, &manifest, None);
+}
+
+fn add_attachment(world: &World, digest: &str, made: &sigstore_world::Attachment) {
+    let mut layer = blob(world, made.payload.as_bytes(), "application/vnd.dev.cosign.simplesigning.v1+json");
+    layer["annotations"] = serde_json::json!({
+        "dev.cosignproject.cosign/signature": made.signature,
+        "dev.sigstore.cosign/certificate": made.certificate,
+        "dev.sigstore.cosign/chain": made.chain,
+        "dev.sigstore.cosign/bundle": made.entry,
+    });
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "config": blob(world, b"{}", "application/vnd.oci.image.config.v1+json"),
+        "layers": [layer],
+    });
+    add(world, &manifest, Some(&format!("{}.sig", digest.replace(':', "-"))));
+}
+
+/// What `image verify -o json` says, whatever its exit status, and that.
+fn verified(world: &World, options: &str) -> (Option<i32>, Value) {
+    let output = world.run(&format!("verify oci:layout:v1 {options} -o json"));
+    let found = serde_json::from_slice(&output.stdout).unwrap_or_else(|err| panic!("{options}: {err}: {output:?}"));
+    (output.status.code(), found)
+}
+
+#[test]
+fn verify_explains_each_signature_it_finds() {
+    use sigstore_world::{Claim, Flaw, Instance};
+    let world = World::new();
+    let digest = world.good("build oci:layout:v1 pass.bpfel.o").trim().to_owned();
+    let claim = Claim { identity: "https://forge.example/acme@v1", issuer: "https://token.example", digest: &digest };
+    let (instance, another) = (Instance::new(), Instance::new());
+    fs::write(world.dir.path().join("root.json"), instance.trusted_root()).unwrap();
+    add_bundle(&world, &digest, &instance.bundle(claim, Flaw::Proof).to_string());
+    add_bundle(&world, &digest, &instance.bundle_of_rekor_2(claim, Flaw::None).to_string());
+    add_bundle(&world, &digest, &another.bundle(claim, Flaw::None).to_string());
+    add_bundle(&world, &digest, "{}");
+    add_attachment(&world, &digest, &instance.attachment(claim, Flaw::None));
+
+    let who = "--certificate-identity https://forge.example/acme@v1 --certificate-oidc-issuer https://token.example";
+    let (status, found) = verified(&world, &format!("{who} --trusted-root root.json"));
+    assert_eq!((status, found["verdict"]["verdict"].as_str()), (Some(0), Some("verified")), "{found:#}");
+    let signatures = found["signatures"].as_array().unwrap();
+    let result = |signature: &Value, check: &str| {
+        let checks = signature["rules"][0]["checks"].as_array().unwrap();
+        let checked = checks.iter().find(|checked| checked["check"] == check);
+        checked.map_or("none", |checked| checked["result"].as_str().unwrap()).to_owned()
+    };
+    let expected = [
+        ("bundle", "sigstore bundle v0.3", "keyless", Some("the proof that its entry is in the log")),
+        ("bundle", "sigstore bundle v0.3", "keyless", None),
+        ("bundle", "sigstore bundle v0.3", "keyless", Some("its entry is in a log that the root does not name; ")),
+        ("bundle", "sigstore bundle", "unreadable", Some("it is no sigstore bundle: ")),
+        ("simple-signing", "cosign 2 attachment", "keyless", None),
+    ];
+    assert_eq!(signatures.len(), expected.len(), "{found:#}");
+    for (signature, (layout, format, kind, reason)) in signatures.iter().zip(expected) {
+        assert_eq!(
+            (&signature["layout"], &signature["format"], &signature["kind"], &signature["place"]),
+            (&layout.into(), &format.into(), &kind.into(), &"layout".into()),
+            "{signature:#}"
+        );
+        let worth = &signature["rules"][0];
+        match reason {
+            None => assert_eq!(worth["by"], "https://forge.example/acme@v1 (https://token.example)", "{signature:#}"),
+            Some(words) => assert!(worth["reason"].as_str().unwrap().contains(words), "{signature:#}"),
+        }
+        if kind == "keyless" {
+            assert_eq!(signature["certificate"]["identity"], claim.identity);
+            assert_eq!(signature["certificate"]["issuer"], claim.issuer);
+        }
+    }
+    let results = |check| signatures.iter().map(|signature| result(signature, check)).collect::<Vec<_>>();
+    assert_eq!(results("proof"), ["failed", "passed", "not-reached", "none", "absent"]);
+    assert_eq!(results("timestamp"), ["absent", "passed", "absent", "none", "absent"]);
+    assert_eq!(results("promise"), ["passed", "absent", "failed", "none", "passed"]);
+    assert_eq!(results("identity"), ["not-reached", "passed", "not-reached", "none", "passed"]);
+    assert_eq!(signatures[0]["log"][0]["kind"], "dsse 0.0.1");
+    assert_eq!(signatures[1]["log"][0], serde_json::json!({ "kind": "hashedrekord 0.0.2", "index": 1, "time": null }));
+    assert_eq!(signatures[4]["log"][0]["time"], "2025-06-01T00:01:00Z");
+
+    let text = String::from_utf8(world.run(&format!("verify oci:layout:v1 {who} --trusted-root root.json")).stdout).unwrap();
+    for line in [
+        "signature 2\n  found       in the layout\n  format      sigstore bundle v0.3\n",
+        "  certificate says https://forge.example/acme@v1 (https://token.example)\n",
+        "  counts for rule of the command line: by https://forge.example/acme@v1 (https://token.example)\n    passed: format, statement, image digest, time stamp, certificate chain, ",
+        "    failed: inclusion proof\n    not looked at: log checkpoint, signature, log entry, identity\n",
+        "verified: by https://forge.example/acme@v1 (https://token.example), under rule of the command line\n",
+    ] {
+        assert!(text.contains(line), "{line}\n---\n{text}");
+    }
+
+    // The same by expressions, and what does not fit.
+    for (options, good) in [
+        ("--certificate-identity-regexp https://forge.example/.* --certificate-oidc-issuer https://token.example", true),
+        ("--certificate-identity-regexp https://forge.example/.* --certificate-oidc-issuer-regexp .*", true),
+        ("--certificate-identity-regexp https://forge.example --certificate-oidc-issuer-regexp .*", false),
+        ("--certificate-identity https://forge.example/acme@v1 --certificate-oidc-issuer https://token", false),
+    ] {
+        let (status, found) = verified(&world, &format!("{options} --trusted-root root.json"));
+        assert_eq!(status, Some(i32::from(!good)), "{options}: {found:#}");
+        assert_eq!(found["verdict"].is_null(), !good, "{options}: {found:#}");
+    }
+    for options in [
+        "--certificate-identity x",
+        "--certificate-oidc-issuer x",
+        "--trusted-root root.json",
+        "--certificate-identity x --certificate-identity-regexp x --certificate-oidc-issuer x",
+        "--certificate-identity x --certificate-oidc-issuer x --certificate-oidc-issuer-regexp x",
+    ] {
+        assert_eq!(world.run(&format!("verify oci:layout:v1 {options}")).status.code(), Some(2), "{options}");
+    }
+    let (who, keys) = ("--certificate-oidc-issuer x --certificate-identity", Path::new(env!("CARGO_MANIFEST_DIR")));
+    assert!(world.bad(&format!("verify oci:layout:v1 {who} x --trusted-root no.json")).contains("read trusted root no.json: "));
+    fs::write(world.dir.path().join("empty.json"), "{}").unwrap();
+    let (status, found) = verified(&world, &format!("{who} x --trusted-root empty.json"));
+    assert!(status == Some(1) && found["refused"].as_str().unwrap().contains("empty.json"), "{found:#}");
+    let (_, found) = verified(&world, &format!("{who}-regexp ( --trusted-root root.json"));
+    assert!(found["refused"].as_str().unwrap().contains("is no regular expression"), "{found:#}");
+
+    // A key says nothing to a certificate.
+    let key = keys.join("tests/data/signatures/keys/cosign-v3.pub");
+    let (status, found) = verified(&world, &format!("--key {}", key.display()));
+    assert_eq!(status, Some(1));
+    let reason = &found["signatures"][1]["rules"][0]["reason"];
+    assert_eq!(reason, "it is keyless, by a certificate, and the rule names keys alone");
+}
+
+/// Under a key the entries and time stamps that a bundle carries are ignored, good or bad, and that is said.
+#[test]
+fn verify_says_what_is_ignored_under_a_key() {
+    let world = World::new();
+    let digest = world.good("build oci:layout:v1 pass.bpfel.o").trim().to_owned();
+    let pair = sigstore_crypto::KeyPair::generate_ecdsa_p256().unwrap();
+    fs::write(world.dir.path().join("own.pub"), pair.public_key_der().unwrap().to_pem()).unwrap();
+    let statement = format!(
+        r#"{{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://sigstore.dev/cosign/sign/v1","subject":[{{"digest":{{"sha256":"{}"}}}}]}}"#,
+        &digest[7..]
+    );
+    let (statement, kind) = (statement.as_bytes(), "application/vnd.in-toto+json");
+    let pae = sigstore_types::pae(kind, statement);
+    let base64 = |bytes: &[u8]| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
+    let material = |more: Value| {
+        let mut material = serde_json::json!({ "publicKey": { "hint": "aGludA==" } });
+        material.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::json!({
+            "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+            "verificationMaterial": material,
+            "dsseEnvelope": {
+                "payload": base64(statement),
+                "payloadType": kind,
+                "signatures": [{ "sig": base64(pair.sign(&pae).unwrap().as_bytes()) }],
+            },
+        })
+    };
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures/bundles/keyless.json");
+    let recorded: Value = serde_json::from_slice(&fs::read(recorded).unwrap()).unwrap();
+    let stamps = serde_json::json!({ "rfc3161Timestamps": [{ "signedTimestamp": base64(b"nonsense") }] });
+    for more in [
+        serde_json::json!({}),
+        serde_json::json!({ "tlogEntries": recorded["verificationMaterial"]["tlogEntries"] }),
+        serde_json::json!({ "tlogEntries": [{ "kindVersion": { "kind": "nonsense", "version": "9" } }] }),
+        serde_json::json!({ "timestampVerificationData": stamps }),
+        serde_json::json!({ "timestampVerificationData": 7 }),
+    ] {
+        add_bundle(&world, &digest, &material(more).to_string());
+    }
+    let (status, found) = verified(&world, "--key own.pub");
+    assert_eq!(status, Some(0), "{found:#}");
+    let results: Vec<(&str, &str)> = found["signatures"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|signature| {
+            assert_eq!((&signature["kind"], &signature["rules"][0]["by"]), (&"key".into(), &"own.pub".into()), "{signature:#}");
+            let checks = signature["rules"][0]["checks"].as_array().unwrap();
+            let result = |name| checks.iter().find(|checked| checked["check"] == name).unwrap()["result"].as_str().unwrap();
+            (result("entry"), result("timestamp"))
+        })
+        .collect();
+    assert_eq!(
+        results,
+        [("absent", "absent"), ("ignored", "absent"), ("ignored", "absent"), ("absent", "ignored"), ("absent", "absent"),]
+    );
+    let fingerprint = sigstore_crypto::sha256(pair.public_key_der().unwrap().as_bytes()).to_hex();
+    let text = world.good("verify oci:layout:v1 --key own.pub");
+    let counts = format!("  counts for rule of the command line: by own.pub, the key sha256:{fingerprint}\n");
+    assert!(text.contains(&counts) && text.contains("there, and not looked at under a key: log entry\n"), "{text}");
+    // None of that makes another key's signature count.
+    let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures/keys/cosign-v3.pub");
+    let (status, found) = verified(&world, &format!("--key {}", other.display()));
+    assert_eq!(status, Some(1));
+    for signature in found["signatures"].as_array().unwrap() {
+        assert_eq!(signature["rules"][0]["reason"], "it is by another key, or over other bytes", "{signature:#}");
+    }
 }
 
 #[test]

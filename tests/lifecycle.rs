@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bpfman_hook::image::{ImageError, Images, Want};
 use bpfman_hook::lifecycle::acquire::{Acquired, Start};
+use bpfman_hook::lifecycle::missed::Fate;
 use bpfman_hook::lifecycle::policy_files::LoadedPolicy;
 use bpfman_hook::lifecycle::reconcile::{Depth, Mode, read_all};
 use bpfman_hook::lifecycle::release::Released;
@@ -24,14 +25,16 @@ use bpfman_hook::model::attach_point::{CgroupAttach, ProgramKind};
 use bpfman_hook::model::bytecode::{Bytecode, Verdict};
 use bpfman_hook::model::container::Container;
 use bpfman_hook::model::facts::NetnsFact;
-use bpfman_hook::model::ids::Digest;
+use bpfman_hook::model::ids::{Digest, Pid};
+use bpfman_hook::model::missed::Missed;
 use bpfman_hook::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
-use bpfman_hook::model::policy::{Engine, Policy, PolicyId};
+use bpfman_hook::model::policy::{ContainerFacts, Engine, OnMissed, Policy, PolicyId};
 use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
+use bpfman_hook::model::series::Remedy;
 use bpfman_hook::model::state::State;
 use bpfman_hook::store::{Store, StoreError};
-use support::fake::{Effects, FakeHost, FakeKernel, Killed, Trouble};
+use support::fake::{Effects, FakeHost, FakeKernel, Killed, Trouble, process};
 
 const BOOT: &str = "11111111-2222-3333-4444-555555555555";
 const INIT: u32 = 500;
@@ -401,7 +404,7 @@ fn a_container_that_started_while_poststop_looked_keeps_its_programs() {
 fn containers_of_a_pod_share_its_network_programs() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
-    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()) };
+    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()), pause: None };
     let member = |id: &str, init, programs: &str| container(id, &format!("/bundles/{id}"), init, programs, &[]);
     create(&world, &host, &member("a", 501, PROGRAMS), &policy("")).expect("first");
     create(&world, &host, &member("b", 502, PROGRAMS), &policy("")).expect("second joins");
@@ -423,6 +426,114 @@ fn containers_of_a_pod_share_its_network_programs() {
     host.end(502);
     stop(&world, &host, "b");
     assert_eq!(world.residue("after the last of the pod").len(), 1, "d's refusal alone is kept");
+}
+
+#[test]
+fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
+    let pause = 400;
+    // The sandbox has a process, or the interfaces alone tell that the pod lives.
+    for by_process in [true, false] {
+        let world = World::new();
+        let host = FakeHost::new(&world.effects, HOOK);
+        world.effects.interfaces.set(true);
+        *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None, pause: by_process.then(|| process(pause)) };
+        let member = |id: &str, init, programs: &str| container(id, &format!("/bundles/{id}"), init, programs, &[]);
+        let netns = || -> Vec<_> { world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns { .. })).collect() };
+
+        // A first start that fails leaves nothing to a pod that lives.
+        world.effects.trouble_at(8, Trouble::FailBefore);
+        create(&world, &host, &member("a", 500, PROGRAMS), &policy("")).expect_err("its own program fails");
+        world.effects.calm();
+        assert_eq!(netns(), [], "by_process {by_process}");
+
+        create(&world, &host, &member("a", 501, PROGRAMS), &policy("")).expect("first");
+        let before = netns();
+        for (n, init) in [(1, 502), (2, 503)] {
+            host.end(init - 1);
+            stop(&world, &host, if n == 1 { "a" } else { "b" });
+            assert_eq!((netns().len(), netns()[0].holders.len()), (1, 0), "by_process {by_process}");
+            assert_eq!(gc(&world, &host, Mode::Release), [""; 0], "the pod lives");
+            create(&world, &host, &member("b", init, PROGRAMS), &policy("")).expect("restart");
+            assert_eq!((netns().len(), netns()[0].no, &netns()[0].links), (1, before[0].no, &before[0].links));
+        }
+        // What the pod asks for now goes before what nobody holds any more.
+        host.end(503);
+        stop(&world, &host, "b");
+        create(&world, &host, &member("c", 504, "xdp:count iface=lo mode=skb"), &policy("")).expect("another request");
+        assert_eq!(netns().len(), 1);
+        assert_ne!(netns()[0].no, before[0].no);
+        host.end(504);
+        stop(&world, &host, "c");
+        assert_eq!(netns().len(), 1);
+
+        if by_process {
+            host.end(pause)
+        } else {
+            world.effects.interfaces.set(false)
+        }
+        let found = gc(&world, &host, Mode::Release);
+        assert!(matches!(&found[..], [one] if one.contains("its pod is gone")), "{found:?}");
+        world.residue("after the pod");
+    }
+}
+
+#[test]
+fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_policy_says_so() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    let kernel = world.kernel();
+    let lifecycle = lifecycle(&world, &kernel, &host);
+    let missed = |id: &str, pid: u32, cgroups_path: &str| Missed {
+        id: id.parse().expect("legal"),
+        pid: Pid::new(pid).expect("not zero"),
+        cgroups_path: cgroups_path.to_owned(),
+        facts: ContainerFacts {
+            engine: Engine::Containerd,
+            namespace: Some("shop".to_owned()),
+            pod: Some("front".to_owned()),
+            container: Some("web".to_owned()),
+            labels: BTreeMap::new(),
+            runtime_user: 0,
+            userns: false,
+        },
+        annotations: BTreeMap::new(),
+    };
+    let deal = |missed: &Missed, remedy| lifecycle.missed(missed, remedy).expect("dealt with");
+    let reasons = || -> Vec<_> { world.records().into_iter().map(|r| (r.missed, r.failure.expect("a reason"))).collect() };
+
+    let web = missed("web", 601, "/pods/web");
+    assert_eq!(deal(&web, OnMissed::Report), Fate::New(Remedy::Reported));
+    assert_eq!(deal(&web, OnMissed::Report), Fate::Known, "the next Synchronize");
+    assert!(matches!(&reasons()[..], [(true, reason)] if reason.contains("delete its pod")), "{:?}", reasons());
+    assert_eq!(gc(&world, &host, Mode::Release), [""; 0], "it runs");
+    // It was started anew under its own id, first without us and then with us.
+    host.end(601);
+    assert_eq!(deal(&missed("web", 602, "/pods/web"), OnMissed::Report), Fate::New(Remedy::Reported));
+    assert_eq!(world.records().len(), 1);
+    host.end(602);
+    create(&world, &host, &container("web", "/bundles/web", 603, PROGRAMS, &[]), &policy("")).expect("start");
+    assert_eq!(deal(&missed("web", 603, "/pods/web"), OnMissed::Kill), Fate::Well, "it has what it asked for");
+    assert!(!world.records()[0].missed);
+    host.end(603);
+    stop(&world, &host, "web");
+    assert_eq!(deal(&missed("web", 603, "/pods/web"), OnMissed::Kill), Fate::Well, "it has ended");
+
+    // Gone with its init.
+    assert_eq!(deal(&missed("db", 604, "/pods/db"), OnMissed::Report), Fate::New(Remedy::Reported));
+    host.end(604);
+    let found = gc(&world, &host, Mode::Release);
+    assert!(matches!(&found[..], [one] if one.contains("container db") && one.contains("process 604, is gone")), "{found:?}");
+    assert!(world.residue("after gc").is_empty());
+
+    let elsewhere = missed("web", 605, "/pods/db");
+    assert_eq!(deal(&elsewhere, OnMissed::Kill), Fate::New(Remedy::Spared));
+    assert_eq!(deal(&elsewhere, OnMissed::Kill), Fate::Known);
+    assert!(matches!(&reasons()[..], [(true, reason)] if reason.contains("it is elsewhere")), "{:?}", reasons());
+    // Its place is seen right at the next look.
+    assert_eq!(deal(&missed("web", 605, "/pods/web"), OnMissed::Kill), Fate::New(Remedy::Killed));
+    assert!(host.dead.borrow().contains(&605));
+    gc(&world, &host, Mode::Release);
+    assert!(matches!(&reasons()[..], [(false, reason)] if reason.ends_with("killed, as policy says")), "{:?}", reasons());
 }
 
 #[test]
@@ -569,7 +680,7 @@ fn pins_of_a_record_that_was_taken_away_are_removed() {
 fn a_dead_member_of_a_pod_does_not_keep_its_interface() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
-    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()) };
+    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()), pause: None };
     let member = |id: &str, init, programs: &str| container(id, &format!("/bundles/{id}"), init, programs, &[]);
     create(&world, &host, &member("a", 501, PROGRAMS), &policy("")).expect("first");
     create(&world, &host, &member("b", 502, PROGRAMS), &policy("")).expect("second");
@@ -591,7 +702,7 @@ fn a_creator_that_fails_does_not_take_along_those_that_joined() {
     let member = |id: &str, init| container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[]);
     let of_the_pod = |me| {
         let host = FakeHost::new(&world.effects, me);
-        *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None };
+        *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None, pause: None };
         host
     };
     let first = of_the_pod(HOOK);
@@ -643,7 +754,7 @@ fn damage(world: &World, no: u64) {
 fn a_record_that_does_not_decode_holds_up_nobody() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
-    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None };
+    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None, pause: None };
     let member = |id: &str, init| container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[]);
     create(&world, &host, &member("a", 501), &policy("")).expect("start");
     *host.netns.borrow_mut() = NetnsFact::Own;

@@ -42,7 +42,15 @@ impl Installation {
 }
 
 fn podman() -> ContainerFacts {
-    ContainerFacts { engine: Engine::Podman, namespace: None, pod: None, container: None, runtime_user: 0, userns: true }
+    ContainerFacts {
+        engine: Engine::Podman,
+        namespace: None,
+        pod: None,
+        container: None,
+        labels: Default::default(),
+        runtime_user: 0,
+        userns: true,
+    }
 }
 
 fn annotations(pairs: &[(&str, &str)]) -> Vec<(String, String)> {

@@ -14,7 +14,7 @@ pub enum Image {
     List(Listing),
     /// Show an image of this machine: programs, maps, labels, needed kernel
     Inspect(ImageInspectArgs),
-    /// Say of each signature of an image why it counts or does not; exit 1 if none does
+    /// Say of each signature of an image why it counts or does not; exit 1 if no rule is satisfied
     Verify(ImageVerifyArgs),
     /// Fetch images and verify them as policy says (`pull`)
     Pull(PullArgs),
@@ -52,15 +52,44 @@ pub struct ImageVerifyArgs {
     /// As for `pull`; a registry is asked, and nothing is kept
     #[arg(value_name = "REF")]
     pub reference: String,
-    /// Who must have signed, instead of what policy says: a cosign public key, PEM; may be repeated
-    #[arg(long = "key", value_name = "FILE")]
-    pub keys: Vec<PathBuf>,
+    /// Who must have signed, instead of what policy says.
+    #[command(flatten)]
+    pub signers: SignerArgs,
     /// Credentials.
     #[command(flatten)]
     pub registry: RegistryArgs,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,
+}
+
+/// Who must have signed; any of them suffices, and without any of these policy says it.
+#[derive(Debug, Clone, Args)]
+pub struct SignerArgs {
+    /// Who must have signed, instead of what policy says: a public key, PEM; may be repeated
+    #[arg(long = "key", value_name = "FILE")]
+    pub keys: Vec<PathBuf>,
+    /// The same: the e-mail address or URI in the certificate
+    #[arg(long, value_name = "TEXT", group = "signing", requires = "vouching", conflicts_with = "certificate_identity_regexp")]
+    pub certificate_identity: Option<String>,
+    /// The same, as an expression that matches all of it
+    #[arg(long, value_name = "REGEXP", group = "signing", requires = "vouching")]
+    pub certificate_identity_regexp: Option<String>,
+    /// The OIDC issuer that vouched for the identity
+    #[arg(
+        long,
+        value_name = "URL",
+        group = "vouching",
+        requires = "signing",
+        conflicts_with = "certificate_oidc_issuer_regexp"
+    )]
+    pub certificate_oidc_issuer: Option<String>,
+    /// The same, as an expression that matches all of it
+    #[arg(long, value_name = "REGEXP", group = "vouching", requires = "signing")]
+    pub certificate_oidc_issuer_regexp: Option<String>,
+    /// The authorities and logs that are believed; /etc/bpfman-hook/trusted_root.json without it
+    #[arg(long, value_name = "FILE", requires = "signing")]
+    pub trusted_root: Option<PathBuf>,
 }
 
 /// `image build`.

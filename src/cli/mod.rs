@@ -119,6 +119,9 @@ pub struct HookArgs {
     /// What makes the containers, where their bundles' place does not tell
     #[arg(long, value_name = "ENGINE", value_parser = engine)]
     pub engine: Option<Engine>,
+    /// A label of the pod, as the NRI plugin tells it
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub labels: Vec<(String, String)>,
     /// `--root`, where the fast path read it.
     #[arg(skip)]
     pub root: Option<PathBuf>,
@@ -186,9 +189,11 @@ pub struct Listing {
 #[derive(Debug, Clone, Subcommand)]
 pub enum List {
     /// Programs with owner, kind and kernel id
+    #[command(alias = "program")]
     Programs(ProgramsArgs),
     /// Links with program and attach point
-    Links(Listing),
+    #[command(alias = "link")]
+    Links(LinksArgs),
     /// Containers as a tree: programs, links, bpffs, state
     Containers(Listing),
     /// Cached images
@@ -204,6 +209,17 @@ pub struct ProgramsArgs {
     /// Ask the kernel about each: run time and runs, memory, verified instructions
     #[arg(long, conflicts_with = "quiet")]
     pub stats: bool,
+    /// How.
+    #[command(flatten)]
+    pub listing: Listing,
+}
+
+/// `list links`.
+#[derive(Debug, Clone, Args)]
+pub struct LinksArgs {
+    /// Which.
+    #[command(flatten)]
+    pub selection: program::Selectors,
     /// How.
     #[command(flatten)]
     pub listing: Listing,
@@ -356,6 +372,9 @@ pub struct PolicyExplainArgs {
     /// Container's name in the pod
     #[arg(long, value_name = "NAME")]
     pub container: Option<String>,
+    /// A label of the pod (the NRI plugin)
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub labels: Vec<(String, String)>,
     /// Uid that the runtime runs as
     #[arg(long, value_name = "UID", default_value_t = 0)]
     pub runtime_user: u32,
@@ -443,7 +462,7 @@ pub struct UninstallArgs {
     pub targets: Targets,
 }
 
-/// Reads `hook STAGE [--engine ENGINE] [--root DIR]` without clap; `args` are those after the program's name.
+/// Reads `hook STAGE [--engine ENGINE] [--label KEY=VALUE …] [--root DIR]` without clap; `args` are those after the program's name.
 ///
 /// None for anything else, however little it differs: clap then decides, and explains what is wrong.
 pub fn hook_fast_path<S: AsRef<OsStr>>(args: &[S]) -> Option<HookArgs> {
@@ -451,11 +470,12 @@ pub fn hook_fast_path<S: AsRef<OsStr>>(args: &[S]) -> Option<HookArgs> {
     if words.next()? != "hook" {
         return None;
     }
-    let mut hook = HookArgs { stage: Stage::from_word(words.next()?.to_str()?)?, engine: None, root: None };
+    let mut hook = HookArgs { stage: Stage::from_word(words.next()?.to_str()?)?, engine: None, labels: Vec::new(), root: None };
     while let Some(word) = words.next() {
         let value = words.next()?;
         match word.to_str()? {
             "--engine" if hook.engine.is_none() => hook.engine = Some(engine(value.to_str()?).ok()?),
+            "--label" => hook.labels.push(key_value(value.to_str()?).ok()?),
             "--root" if hook.root.is_none() && Path::new(value).is_absolute() => hook.root = Some(PathBuf::from(value)),
             _ => return None,
         }

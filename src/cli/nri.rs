@@ -18,6 +18,9 @@ pub struct NriArgs {
     /// The plugin's name
     #[arg(long, default_value = "bpfman-hook", value_parser = name)]
     pub name: String,
+    /// Images to fetch and verify at once: a reference, or the path of a file with one in each line
+    #[arg(long, value_name = "REF|FILE")]
+    pub pre_pull: Vec<String>,
     /// The program that the hooks run, as the host sees it [default: this one]
     #[arg(long, value_name = "PATH", value_parser = absolute_path)]
     pub binary: Option<PathBuf>,

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::registry::RegistryAuth;
 use super::{Formatted, absolute_path, key_value};
 use crate::model::annotations::{GlobalValue, global_value};
-use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName};
+use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName, TypeFilter};
 use crate::model::bytecode::PullPolicy;
 
 /// `load WHAT`.
@@ -40,7 +40,7 @@ pub struct LoadImageArgs {
     #[arg(short, long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy)]
     pub pull_policy: PullPolicy,
     /// user:password in base64, for this image alone; visible to others in the list of processes
-    #[arg(long, value_name = "BASE64", value_parser = RegistryAuth::take)]
+    #[arg(short, long, value_name = "BASE64", value_parser = RegistryAuth::take)]
     pub registry_auth: Option<RegistryAuth>,
     /// What both have.
     #[command(flatten)]
@@ -51,8 +51,11 @@ pub struct LoadImageArgs {
 #[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
     /// Which programs: TYPE:FUNCTION, for fentry, fexit and lsm TYPE:FUNCTION:TARGET
-    #[arg(long, required = true, value_name = "TYPE:FUNCTION[:TARGET]", num_args = 1.., value_parser = wanted)]
+    #[arg(long, required_unless_present = "attach", value_name = "TYPE:FUNCTION[:TARGET]", num_args = 1.., value_parser = wanted)]
     pub programs: Vec<Wanted>,
+    /// Load a program and attach it, as in the annotation `programs`: 'xdp:count iface=eth0 priority=50'
+    #[arg(long, value_name = "ENTRY", num_args = 1..)]
+    pub attach: Vec<String>,
     /// A global variable: its bytes in memory order, or after := a value as in the annotation `globals`
     #[arg(short, long = "global", value_name = "NAME=HEX|NAME:=VALUE", num_args = 1.., value_parser = global)]
     pub globals: Vec<(String, GlobalValue)>,
@@ -227,21 +230,40 @@ pub struct UnloadArgs {
 /// Which programs `list programs` shows.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct Selection {
-    /// Of this type only
-    #[arg(short, long, value_name = "TYPE", value_parser = kind)]
-    pub program_type: Option<ProgramKind>,
-    /// Of this application only
-    #[arg(long, value_name = "NAME")]
-    pub application: Option<String>,
-    /// With this label
-    #[arg(short, long, value_name = "KEY=VALUE", value_parser = key_value)]
-    pub metadata_selector: Vec<(String, String)>,
+    /// Also what others loaded, as the kernel has it
+    #[arg(short, long, conflicts_with_all = ["application", "metadata_selector", "attached", "unattached"])]
+    pub all: bool,
+    /// What programs and links have in common.
+    #[command(flatten)]
+    pub common: Selectors,
     /// Attached ones only
     #[arg(long, conflicts_with = "unattached")]
     pub attached: bool,
     /// Those without a link only
     #[arg(long)]
     pub unattached: bool,
+}
+
+/// What chooses programs, and the links of programs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct Selectors {
+    /// Of programs of this type only: xdp, tcx, kprobe …, or a type of the kernel's: tc, probe, tracing …
+    #[arg(short = 't', short_alias = 'p', long, value_name = "TYPE", value_parser = type_filter)]
+    pub program_type: Option<TypeFilter>,
+    /// Of these programs only
+    #[arg(long, value_name = "PROGRAM_ID", num_args = 1.., value_delimiter = ',')]
+    pub program_id: Vec<u32>,
+    /// Of this application only
+    #[arg(long, value_name = "NAME")]
+    pub application: Option<String>,
+    /// With this label: given to the program, or to the link
+    #[arg(short, long, value_name = "KEY=VALUE", num_args = 1.., value_delimiter = ',', value_parser = key_value)]
+    pub metadata_selector: Vec<(String, String)>,
+}
+
+fn type_filter(word: &str) -> Result<TypeFilter, String> {
+    let known = || ProgramKind::ALL.iter().map(|(_, word)| *word).collect::<Vec<_>>().join(", ");
+    TypeFilter::from_word(word).ok_or_else(|| format!("write one of {}, or a type of the kernel's as bpfman names it", known()))
 }
 
 fn kind(word: &str) -> Result<ProgramKind, String> {

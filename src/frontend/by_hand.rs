@@ -7,12 +7,13 @@ use crate::cli::program::{
     UnloadArgs,
 };
 use crate::cli::registry::RegistryAuth;
-use crate::frontend::{ctl, fail, print, request};
+use crate::frontend::{at_once, ctl, fail, print, request};
 use crate::lifecycle::error::chain;
+use crate::model::annotations::program_entries;
 use crate::model::attach_point::{Order, ProbedProcess, ProgramKind, UserProbe};
 use crate::model::by_hand::{
-    APPLICATION, Attach, Bounds, Code, Failure, Filter, ImageSource, Load as Wanted, Place, Program, Reply, Source, Task,
-    Wanted as WantedProgram,
+    APPLICATION, Attach, AttachNew, Bounds, Code, Failure, Filter, ImageSource, Load as Wanted, Place, Program, Reply, Source,
+    Task, Wanted as WantedProgram,
 };
 use crate::model::credentials::Credential;
 use crate::model::reference::Reference;
@@ -56,7 +57,7 @@ pub fn load(paths: &Paths, what: &Load) -> ExitCode {
         Load::File(args) => (file(args), &args.common),
         Load::Image(args) => (image(args), &args.common),
     };
-    let done = source.and_then(|source| ask(paths, &Task::Load(wanted(source, common))));
+    let done = source.and_then(|source| ask(paths, &Task::Load(wanted(source, common)?)));
     match done {
         Ok(Reply::Programs(programs)) => {
             let ids: Vec<u32> = programs.iter().map(|program| program.kernel.id).collect();
@@ -87,7 +88,7 @@ fn image(args: &LoadImageArgs) -> Result<Source, Failure> {
     Ok(Source::Image(ImageSource { reference, pull: args.pull_policy, login: login.transpose()? }))
 }
 
-fn wanted(source: Source, args: &LoadArgs) -> Wanted {
+fn wanted(source: Source, args: &LoadArgs) -> Result<Wanted, Failure> {
     let mut metadata: std::collections::BTreeMap<_, _> = args.metadata.iter().cloned().collect();
     if let Some(application) = &args.application {
         metadata.insert(APPLICATION.to_owned(), application.clone());
@@ -97,13 +98,28 @@ fn wanted(source: Source, args: &LoadArgs) -> Wanted {
         kind: program.kind,
         target: program.target.clone(),
     };
-    Wanted {
+    let mut programs: Vec<WantedProgram> = args.programs.iter().map(program).collect();
+    let mut attach = Vec::new();
+    let object = match &source {
+        Source::File(path) => Reference::File { path: path.clone() },
+        Source::Image(image) => image.reference.clone(),
+    };
+    for entry in &args.attach {
+        let entries = program_entries(entry, &object).map_err(|problem| wrong(format!("attach {entry:?}: {problem}")))?;
+        for entry in entries {
+            let (wanted, place) = at_once::program(entry).map_err(wrong)?;
+            attach.push(AttachNew { program: programs.len(), place });
+            programs.push(wanted);
+        }
+    }
+    Ok(Wanted {
         source,
-        programs: args.programs.iter().map(program).collect(),
+        programs,
         globals: args.globals.iter().cloned().collect(),
         metadata,
         map_owner: args.map_owner_id,
-    }
+        attach,
+    })
 }
 
 /// `attach`: prints the link that was made.

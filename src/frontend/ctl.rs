@@ -1,23 +1,26 @@
 //! The commands for people that look at the store or clean it: `list`, `get`, `inspect`, `gc`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::cli::program::Selection;
+use crate::cli::program::{Selection, Selectors};
 use crate::cli::{self, Format as Output, Get, GetArgs, InspectArgs, List, Listing};
+use crate::frontend::detail::{self, OtherProgram};
 use crate::frontend::list::{self, Format};
 use crate::frontend::list_json;
 use crate::frontend::output::{fail, print};
+use crate::frontend::select;
 use crate::frontend::table::Table;
 use crate::frontend::view::Stats;
 use crate::kernel::inspect::{self, Inspected};
 use crate::kernel::{Kernel as _, LinuxKernel};
 use crate::lifecycle::Lifecycle;
+use crate::lifecycle::by_hand::kernel_program;
 use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::reconcile::{Depth, Finding, Mode};
-use crate::model::record::{Owner, OwnerRecord};
+use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
 use crate::store::{Damaged, ReadTxn, Store, StoreError};
 use crate::sys::{Errno, clock, mounts};
@@ -50,13 +53,24 @@ pub fn list(paths: &Paths, what: List) -> ExitCode {
                 return bulk(paths, list_json::programs);
             }
             with_records(paths, |records| {
-                let selected = selected(records, &args.selection);
+                let others = others(records, &args.selection)?;
+                let mut selected = records.to_vec();
+                select::programs(&mut selected, &args.selection);
                 let stats = args.stats.then(|| ask_kernel(&selected)).transpose()?;
-                Ok(list::programs(&selected, format, &stats))
+                Ok(list::programs(&selected, &others, format, &stats))
             })
         }
-        List::Links(listing) if Format::from(listing) == Format::Json => bulk(paths, list_json::links),
-        List::Links(listing) => with_records(paths, |records| Ok(list::links(records, listing.into()))),
+        List::Links(args) => {
+            let format = args.listing.into();
+            if format == Format::Json && args.selection == Selectors::default() {
+                return bulk(paths, list_json::links);
+            }
+            with_records(paths, |records| {
+                let mut selected = records.to_vec();
+                select::links(&mut selected, &args.selection);
+                Ok(list::links(&selected, format))
+            })
+        }
         List::Containers(listing) => with_records(paths, |records| Ok(list::containers(records, listing.into()))),
         List::Images(listing) => crate::frontend::image::stock::list(paths, listing),
     }
@@ -79,29 +93,17 @@ fn ask_kernel(records: &[OwnerRecord]) -> Result<BTreeMap<u32, Stats>, String> {
     Ok(stats)
 }
 
-/// The records with those of their programs that a selection chooses.
-fn selected(records: &[OwnerRecord], selection: &Selection) -> Vec<OwnerRecord> {
-    let attached = selection.attached.then_some(true).or(selection.unattached.then_some(false));
-    let labelled = |record: &OwnerRecord, key: &str, value: &str| match &record.owner {
-        Owner::Host { loaded, .. } => loaded.metadata.get(key).is_some_and(|found| found == value),
-        Owner::Container { .. } | Owner::Netns { .. } => false,
-    };
-    let mut selected = records.to_vec();
-    for record in &mut selected {
-        let application = match &record.owner {
-            Owner::Host { application, .. } => application.clone(),
-            Owner::Container { .. } | Owner::Netns { .. } => None,
-        };
-        let of_owner = selection.application.as_ref().is_none_or(|wanted| application.as_ref() == Some(wanted))
-            && selection.metadata_selector.iter().all(|(key, value)| labelled(record, key, value));
-        let links: Vec<_> = record.links.iter().map(|link| link.program.clone()).collect();
-        record.programs.retain(|program| {
-            of_owner
-                && selection.program_type.is_none_or(|kind| kind == program.kind)
-                && attached.is_none_or(|wanted| wanted == links.contains(&program.pin))
-        });
+/// Programs of the kernel that no record names, as far as they are chosen.
+fn others(records: &[OwnerRecord], selection: &Selection) -> Result<Vec<OtherProgram>, String> {
+    if !selection.all {
+        return Ok(Vec::new());
     }
-    selected
+    let ours: BTreeSet<u32> = records.iter().flat_map(|r| &r.programs).filter_map(|program| program.id).collect();
+    let found = inspect::all_programs().map_err(|e| format!("{}; run it as root", chain(&e)))?;
+    let others = found
+        .iter()
+        .filter(|(id, program)| !ours.contains(id) && select::other(*id, program.info.program_type, &selection.common));
+    Ok(others.map(|(_, program)| OtherProgram::new(kernel_program(program))).collect())
 }
 
 /// The programs with these ids, as `list programs` has them.
@@ -111,27 +113,32 @@ pub(super) fn show_programs(paths: &Paths, ids: &[u32], output: Output) -> ExitC
         for record in &mut found {
             record.programs.retain(|program| program.id.is_some_and(|id| ids.contains(&id)));
         }
-        Ok(list::programs(&found, Listing { output, quiet: false }.into(), &None))
+        Ok(list::programs(&found, &[], Listing { output, quiet: false }.into(), &None))
     })
 }
 
 /// One link, as `get link` has it.
 pub(super) fn show_link(paths: &Paths, id: u32, output: Output) -> ExitCode {
     let gone = || format!("link {id} was removed again meanwhile");
-    with_records(paths, |records| list::link(records, id, Listing { output, quiet: false }.into()).ok_or_else(gone))
+    with_records(paths, |records| detail::link(records, id, Listing { output, quiet: false }.into()).ok_or_else(gone))
 }
 
 /// `get WHAT ID`
 pub fn get(paths: &Paths, what: Get) -> ExitCode {
-    let missing =
-        |kind: &str, GetArgs { id, .. }: GetArgs| format!("{kind} {id} is not one of ours; see `bpfman-hook list {kind}s`");
     match what {
-        Get::Program(args) => with_records(paths, |records| {
-            list::program(records, args.id, args.format.into()).ok_or_else(|| missing("program", args))
+        Get::Program(GetArgs { id, format }) => with_records(paths, |records| {
+            let kernel = match inspect::program_by_id(id) {
+                Ok(program) => Some(kernel_program(&program)),
+                Err(Errno::NOENT) => None,
+                Err(errno) => return Err(format!("ask the kernel about program {id}: {errno}; run it as root")),
+            };
+            detail::program(records, id, kernel, &paths.bpffs(), format.into())
+                .ok_or_else(|| format!("no program has the id {id}; see `bpfman-hook list programs`"))
         }),
-        Get::Link(args) => {
-            with_records(paths, |records| list::link(records, args.id, args.format.into()).ok_or_else(|| missing("link", args)))
-        }
+        Get::Link(GetArgs { id, format }) => with_records(paths, |records| {
+            detail::link(records, id, format.into())
+                .ok_or_else(|| format!("link {id} is not one of ours; see `bpfman-hook list links`"))
+        }),
     }
 }
 

@@ -73,7 +73,7 @@ pub const CAPABILITIES: [Capability; 12] = [
 ];
 
 /// Runs at createRuntime: gives the container what it asks for, or says why not.
-pub fn create_runtime(paths: &Paths, engine: Option<Engine>) -> ExitCode {
+pub fn create_runtime(paths: &Paths, engine: Option<Engine>, labels: Vec<(String, String)>) -> ExitCode {
     let (report, started) = (Report::new(paths), Instant::now());
     if let Err(error) = caps::limit_process(&CAPABILITIES) {
         return report.refused(None, &chain(&error), 1);
@@ -86,7 +86,7 @@ pub fn create_runtime(paths: &Paths, engine: Option<Engine>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let id = state.id.to_string();
-    let (outcome, code) = match start(paths, &report, &state, engine) {
+    let (outcome, code) = match start(paths, &report, &state, engine, labels) {
         Ok(outcome) => (outcome, ExitCode::SUCCESS),
         Err(Failed { sentence, status, reason }) => {
             export::count(series::refusal(reason), 1);
@@ -144,17 +144,24 @@ impl Failed {
     }
 }
 
-fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>) -> Result<Outcome, Failed> {
+fn start(
+    paths: &Paths,
+    report: &Report,
+    state: &State,
+    engine: Option<Engine>,
+    labels: Vec<(String, String)>,
+) -> Result<Outcome, Failed> {
     let fetch_until = Instant::now() + FETCH;
     let deadline = watch(report, &state.id, Stage::CreateRuntime, 1)?;
     logging::to_report(paths);
     pid::require_initial_user_namespace()?;
     let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
-    let container =
+    let mut container =
         Container::parse(state, &config, engine).map_err(|error| Failed { reason: Reason::Input, ..error.into() })?;
     if !container.asks() {
         return Ok(Outcome::Done);
     }
+    container.labels = labels.into_iter().collect();
     fsutil::ensure_directory(&paths.run, 0o755)?;
     let store = Store::open(&paths.stores(), &clock::boot_id()?)?;
     // A fetch that took all of its time leaves the rest of ours for the container's namespaces.

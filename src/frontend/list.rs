@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::frontend::detail::OtherProgram;
 use crate::frontend::table::{Table, printable};
 use crate::frontend::view::{self, LinkView, OwnerView, ProgramView, Stats};
 use crate::model::ids::OwnerNo;
@@ -29,18 +30,26 @@ pub fn json(value: &impl Serialize) -> String {
     text
 }
 
+/// One entry of `list programs`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Entry<'a> {
+    Ours(&'a ProgramView<'a>),
+    Other(&'a OtherProgram),
+}
+
 /// What the kernel said about programs, by their ids; None where it was not asked.
 pub type Answers = Option<BTreeMap<u32, Stats>>;
 
-/// `list programs`
-pub fn programs(records: &[OwnerRecord], format: Format, stats: &Answers) -> String {
+/// `list programs`; `others` are those that no record names.
+pub fn programs(records: &[OwnerRecord], others: &[OtherProgram], format: Format, stats: &Answers) -> String {
     let mut programs: Vec<ProgramView> = records.iter().flat_map(view::programs).collect();
     for program in &mut programs {
         program.stats = program.id.and_then(|id| stats.as_ref()?.get(&id).copied());
     }
     match format {
-        Format::Json => json(&programs),
-        Format::Quiet => ids(programs.iter().filter_map(|p| p.id)),
+        Format::Json => json(&programs.iter().map(Entry::Ours).chain(others.iter().map(Entry::Other)).collect::<Vec<_>>()),
+        Format::Quiet => ids(programs.iter().filter_map(|p| p.id).chain(others.iter().map(|o| o.id))),
         Format::Table if stats.is_some() => {
             let mut table = Table::new(&["PROGRAM ID", "NAME", "TYPE", "RUNS", "RUN TIME", "MEMORY", "VERIFIED", "OWNER"]);
             for p in &programs {
@@ -54,6 +63,19 @@ pub fn programs(records: &[OwnerRecord], format: Format, stats: &Answers) -> Str
                     said(|stats| stats.memory_bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string())),
                     said(|stats| stats.verified_instructions.to_string()),
                     owner_name(records, p.owner),
+                ]);
+            }
+            for o in others {
+                let unknown = || "-".to_owned();
+                table.row([
+                    o.id.to_string(),
+                    o.name.clone(),
+                    o.kind.clone(),
+                    unknown(),
+                    unknown(),
+                    unknown(),
+                    unknown(),
+                    unknown(),
                 ]);
             }
             table.to_string()
@@ -70,6 +92,10 @@ pub fn programs(records: &[OwnerRecord], format: Format, stats: &Answers) -> Str
                     owner_name(records, p.owner),
                     p.image.to_string(),
                 ]);
+            }
+            for o in others {
+                let unknown = || "-".to_owned();
+                table.row([o.id.to_string(), o.name.clone(), o.kind.clone(), unknown(), unknown(), unknown(), unknown()]);
             }
             table.to_string()
         }
@@ -128,51 +154,6 @@ pub fn inspect(records: &[OwnerRecord], prefix: &str, format: Format) -> Option<
         Format::Json => json(&found.iter().chain(&held).collect::<Vec<_>>()),
         Format::Quiet => found.iter().map(|v| format!("{}\n", v.id)).collect(),
         Format::Table => found.iter().map(|v| tree(v, &views, Detail::Whole)).collect(),
-    })
-}
-
-/// `get program ID`; None where no owner has it.
-pub fn program(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<String> {
-    let record = records.iter().find(|r| r.programs.iter().any(|p| p.id == Some(wanted)))?;
-    let found = view::programs(record).find(|p| p.id == Some(wanted))?;
-    Some(match format {
-        Format::Json => json(&found),
-        Format::Quiet => format!("{wanted}\n"),
-        Format::Table => {
-            let mut text = format!("program {wanted}\n");
-            let mut line = |key: &str, value: &str| _ = writeln!(text, "  {key:<9} {}", printable(value));
-            line("name", &found.name);
-            line("type", found.kind.word());
-            line("scope", &word(&found.scope));
-            line("owner", &owner_name(records, found.owner));
-            line("image", &found.image);
-            line("digest", &found.digest);
-            line("signature", &verdict(&found));
-            line("rule", &found.rule);
-            for l in &found.links {
-                line("link", &format!("{} {} on {}", id(l.id), l.at.word(), l.at));
-            }
-            text
-        }
-    })
-}
-
-/// `get link ID`; None where no owner has it.
-pub fn link(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<String> {
-    let record = records.iter().find(|r| r.links.iter().any(|l| l.id == Some(wanted)))?;
-    let links = view::programs(record).flat_map(|p| p.links);
-    let found = links.into_iter().find(|l| l.id == Some(wanted))?;
-    Some(match format {
-        Format::Json => json(&found),
-        Format::Quiet => format!("{wanted}\n"),
-        Format::Table => format!(
-            "link {wanted}\n  type      {}\n  attached  {}\n  program   {} {}\n  owner     {}\n",
-            found.at.word(),
-            printable(&found.at.to_string()),
-            id(found.program_id),
-            printable(&found.program),
-            printable(&owner_name(records, found.owner)),
-        ),
     })
 }
 
@@ -254,7 +235,7 @@ fn map_branch(map: &crate::frontend::view::MapView, file: Option<&str>) -> (Stri
     (text, Vec::new())
 }
 
-fn verdict(program: &ProgramView) -> String {
+pub(super) fn verdict(program: &ProgramView) -> String {
     match &program.by {
         Some(by) => format!("verified by {}", printable(by)),
         None => "accepted unsigned".to_owned(),
@@ -262,13 +243,13 @@ fn verdict(program: &ProgramView) -> String {
 }
 
 /// An owner in words. The store reads records in the order of their numbers.
-fn owner_name(records: &[OwnerRecord], no: u64) -> String {
+pub(super) fn owner_name(records: &[OwnerRecord], no: u64) -> String {
     let found = records.binary_search_by_key(&OwnerNo(no), |r| r.no);
     let record = found.ok().and_then(|at| records.get(at));
     record.map_or_else(|| format!("owner {no}"), |r| crate::lifecycle::reconcile::describe(&r.owner))
 }
 
-fn id(id: Option<u32>) -> String {
+pub(super) fn id(id: Option<u32>) -> String {
     id.map_or_else(|| "-".to_owned(), |id| id.to_string())
 }
 
@@ -277,7 +258,7 @@ fn ids(ids: impl Iterator<Item = u32>) -> String {
 }
 
 /// The word that a value has in JSON.
-fn word(value: &impl Serialize) -> String {
+pub(super) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),
@@ -285,7 +266,7 @@ fn word(value: &impl Serialize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
@@ -293,7 +274,7 @@ mod tests {
     use crate::store::Store;
 
     /// A container in a pod that has one of everything, its network namespace, and a failed one.
-    fn records() -> Vec<OwnerRecord> {
+    pub fn records() -> Vec<OwnerRecord> {
         let digest = |n: u8| format!("sha256:{}", format!("{n:02x}").repeat(32));
         let image = |verdict: Value| {
             let mut image =
@@ -383,7 +364,7 @@ bad  failed  containerd
         }
         store.write(|txn| all.iter().try_for_each(|record| txn.put(record))).unwrap();
         let (programs_text, links_text) = listings();
-        assert_eq!(programs_text, programs(&all, Format::Json, &None));
+        assert_eq!(programs_text, programs(&all, &[], Format::Json, &None));
         assert_eq!(links_text, links(&all, Format::Json));
         assert_eq!(serde_json::from_str::<Vec<Value>>(&programs_text).unwrap().len(), 802);
     }
@@ -392,13 +373,13 @@ bad  failed  containerd
     fn what_the_kernel_says_is_there_where_it_was_asked() {
         let stats = Stats { run_time_ns: 1_500, run_count: 3, memory_bytes: Some(4096), verified_instructions: 17 };
         let answers = Some(BTreeMap::from([(71, stats)]));
-        let json: Value = serde_json::from_str(&programs(&records(), Format::Json, &answers)).unwrap();
+        let json: Value = serde_json::from_str(&programs(&records(), &[], Format::Json, &answers)).unwrap();
         assert_eq!(
             json[0]["stats"],
             json!({"run_time_ns": 1500, "run_count": 3, "memory_bytes": 4096, "verified_instructions": 17})
         );
         assert!(json[1].get("stats").is_none(), "it was gone");
-        let table = programs(&records(), Format::Table, &answers);
+        let table = programs(&records(), &[], Format::Table, &answers);
         let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[1][..7], ["71", "out", "cgroup_skb", "3", "1.5µs", "4096", "17"], "{table}");
         assert_eq!(rows[2][..7], ["72", "count", "xdp", "-", "-", "-", "-"], "{table}");
@@ -407,25 +388,32 @@ bad  failed  containerd
     #[test]
     fn ids_alone_are_one_a_line() {
         let all = records();
-        assert_eq!(programs(&all, Format::Quiet, &None), "71\n72\n");
+        assert_eq!(programs(&all, &[], Format::Quiet, &None), "71\n72\n");
         assert_eq!(links(&all, Format::Quiet), "81\n82\n");
         assert_eq!(containers(&all, Format::Quiet), "web\nbad\n");
         assert_eq!(inspect(&all, "b", Format::Quiet).unwrap(), "bad\n");
         assert!(inspect(&all, "99", Format::Table).is_none(), "a network namespace is no container");
-        assert!(program(&all, 1, Format::Table).is_none() && link(&all, 1, Format::Table).is_none());
-        let shown = link(&all, 82, Format::Table).unwrap();
-        assert!(shown.contains("network namespace 99 of sandbox box") && shown.contains("72 count"), "{shown}");
     }
 
-    /// Every key of what `list`, `get` and `inspect` print with `-o json` is in docs/operations.md.
+    /// Every key of what `list` and `inspect` print with `-o json` is in docs/operations.md.
     #[test]
     fn json_keys_are_documented() {
+        require_documented(&inspect(&records(), "", Format::Json).unwrap());
+        let stats = Stats { run_time_ns: 1, run_count: 1, memory_bytes: Some(1), verified_instructions: 1 };
+        require_documented(&programs(&records(), &[], Format::Json, &Some(BTreeMap::from([(71, stats)]))));
+    }
+
+    /// Every key of a JSON document is in docs/operations.md.
+    pub fn require_documented(text: &str) {
         fn keys(value: &Value, found: &mut std::collections::BTreeSet<String>) {
             match value {
                 Value::Object(object) => {
                     for (key, value) in object {
                         found.insert(key.clone());
-                        keys(value, found);
+                        // Below these the keys are the user's.
+                        if !["metadata", "globals"].contains(&key.as_str()) {
+                            keys(value, found);
+                        }
                     }
                 }
                 Value::Array(values) => values.iter().for_each(|value| keys(value, found)),
@@ -433,11 +421,7 @@ bad  failed  containerd
             }
         }
         let mut printed = std::collections::BTreeSet::new();
-        let text = inspect(&records(), "", Format::Json).unwrap();
-        keys(&serde_json::from_str(&text).unwrap(), &mut printed);
-        let stats = Stats { run_time_ns: 1, run_count: 1, memory_bytes: Some(1), verified_instructions: 1 };
-        let text = programs(&records(), Format::Json, &Some(BTreeMap::from([(71, stats)])));
-        keys(&serde_json::from_str(&text).unwrap(), &mut printed);
+        keys(&serde_json::from_str(text).unwrap(), &mut printed);
         let guide = include_str!("../../docs/operations.md");
         for key in printed {
             assert!(guide.contains(&format!("`{key}`")), "docs/operations.md does not speak of `{key}`");
@@ -450,7 +434,7 @@ bad  failed  containerd
         let all: Vec<_> =
             (1..=10_000).map(|no| OwnerRecord { no: OwnerNo(no), holds: vec![OwnerNo(no / 2)], ..one.clone() }).collect();
         let before = std::time::Instant::now();
-        programs(&all, Format::Table, &None);
+        programs(&all, &[], Format::Table, &None);
         containers(&all, Format::Table);
         // Without optimisation; looking through all owners for each of them takes some ten seconds.
         assert!(before.elapsed() < std::time::Duration::from_secs(4), "{:?}", before.elapsed());

@@ -10,8 +10,17 @@ use crate::paths::Paths;
 
 /// Commands for people: to stderr, one line each.
 pub fn to_stderr() {
+    stderr_from(Level::WARN);
+}
+
+/// Services that stay: to stderr, and what goes well besides.
+pub fn of_service() {
+    stderr_from(Level::INFO);
+}
+
+fn stderr_from(level: Level) {
     let plain = tracing_subscriber::fmt().without_time().with_ansi(false).with_target(false);
-    plain.with_max_level(Level::WARN).with_writer(io::stderr).init();
+    plain.with_max_level(level).with_writer(io::stderr).init();
 }
 
 /// `hook`: to the journal or our log, since stderr carries one line and that is the reason for a refusal.

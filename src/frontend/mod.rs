@@ -1,8 +1,10 @@
 //! Doors: input, one call into the lifecycle, output. No decisions.
 
+pub mod at_once;
 pub mod by_hand;
 pub mod containerd;
 pub mod ctl;
+pub mod detail;
 pub mod doctor;
 pub mod documents;
 pub mod events;
@@ -24,6 +26,7 @@ pub mod policy;
 pub mod precreate;
 pub mod report;
 pub mod request;
+pub mod select;
 pub mod service;
 pub mod service_files;
 pub mod table;

@@ -112,6 +112,7 @@ pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> ExitCode {
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
         container: args.container.clone(),
+        labels: args.labels.iter().cloned().collect(),
         runtime_user: args.runtime_user,
         userns: args.userns,
     };
@@ -146,6 +147,7 @@ impl CheckedContainerRule {
         for (word, value) in [("namespace", &wanted.namespace), ("pod", &wanted.pod), ("container", &wanted.container)] {
             keys.extend(value.as_ref().map(|value| format!("{word} {value}")));
         }
+        keys.extend(wanted.labels.iter().map(|(key, value)| format!("label {key}={value}")));
         keys.extend(wanted.runtime_user.map(|user| format!("runtime user {user}")));
         keys.extend(wanted.userns.map(|userns| (if userns { "a user namespace" } else { "no user namespace" }).to_owned()));
         Self {

@@ -159,7 +159,9 @@ impl<'a> OwnerView<'a> {
     /// The view of one record.
     pub fn new(record: &'a OwnerRecord) -> Self {
         let (kind, id, bundle) = match &record.owner {
-            Owner::Container { id, bundle, .. } => ("container", id.to_string(), Some(bundle.display().to_string())),
+            Owner::Container { id, bundle, .. } => {
+                ("container", id.to_string(), Some(bundle.display().to_string()).filter(|bundle| !bundle.is_empty()))
+            }
             Owner::Netns { cookie, .. } => ("netns", cookie.to_string(), None),
             Owner::Host { application, .. } => ("host", application.clone().unwrap_or_default(), None),
         };

@@ -5,7 +5,7 @@ use crate::image::fetch::protocol::Wanted;
 use crate::image::manifest::{Choice, Descriptor, Document, Manifest, choose, goarch};
 use crate::image::object::{self, Labels, Unpacked};
 use crate::image::source::Source;
-use crate::image::{MAX_MANIFEST, MAX_OBJECT};
+use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;
 
 /// An index may name an index, and that one a manifest; deeper is nonsense.
@@ -56,7 +56,10 @@ pub(crate) fn content(source: &mut Source, image: &str, top: Vec<u8>) -> Result<
             blobs.push(config);
             labels
         }
-        None => Labels::default(),
+        None => {
+            blobs.extend(foreign_config(source, image, &manifest));
+            Labels::default()
+        }
     };
     let mut files = object::Files::default();
     for (nth, layer) in layers(image, &manifest)?.into_iter().enumerate() {
@@ -113,6 +116,16 @@ fn config(source: &mut Source, image: &str, manifest: &Manifest) -> Result<Optio
     let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "config", problem };
     let digest = config.digest().map_err(malformed)?;
     source.blob(image, "config", &digest, MAX_MANIFEST).map(Some)
+}
+
+/// The config of an artifact. It says nothing of the object, but whoever carries the image on must have it; a start must not fail for it.
+fn foreign_config(source: &mut Source, image: &str, manifest: &Manifest) -> Option<Vec<u8>> {
+    const EMPTY: &[u8] = b"{}";
+    let digest = manifest.config.as_ref()?.digest().ok()?;
+    if digest == hash(EMPTY) {
+        return Some(EMPTY.to_vec());
+    }
+    source.blob(image, "config", &digest, MAX_MANIFEST).ok()
 }
 
 fn image_config(manifest: &Manifest) -> Option<&Descriptor> {

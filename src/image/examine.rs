@@ -9,6 +9,7 @@ use crate::image::host::{Files, Got};
 use crate::image::judge::{Candidates, refuse_early};
 use crate::image::layout::Layout;
 use crate::image::source::{Found, Source, checked};
+use crate::image::verify::{Checked, Claimed, Kind, Logged, Place};
 use crate::image::{LinuxImages, MAX_MANIFEST, Want, hash};
 use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
@@ -37,8 +38,24 @@ pub struct Examination {
 /// One signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Examined {
-    /// The layout that it is in.
+    /// Where it was found.
+    pub place: Place,
+    /// The layout that it is in, in the words of verdicts.
     pub layout: &'static str,
+    /// The format, in the words of its makers.
+    pub format: String,
+    /// What it is.
+    pub kind: Kind,
+    /// The digest of its blob.
+    pub blob: Option<Digest>,
+    /// What the certificate of a keyless one says.
+    pub certificate: Option<Claimed>,
+    /// What an attestation states.
+    pub predicate: Option<String>,
+    /// Its entries in logs.
+    pub log: Vec<Logged>,
+    /// How many time stamps it carries.
+    pub timestamps: usize,
     /// What it is worth to each rule that asks for signatures.
     pub rules: Vec<Worth>,
 }
@@ -50,8 +67,12 @@ pub struct Worth {
     pub rule: String,
     /// Who signed, where the rule names them.
     pub by: Option<String>,
+    /// The key that did, where it is one: the digest of its SubjectPublicKeyInfo.
+    pub fingerprint: Option<Digest>,
     /// Why it does not count.
     pub reason: Option<String>,
+    /// What was checked, in this order.
+    pub checks: Vec<Checked>,
 }
 
 impl LinuxImages {

@@ -94,13 +94,13 @@ fn signatures() {
         assert!(!matches!(signature.examine(&signed, &wrong), Finding::Good(_)), "by another key");
         signature.claims(&other);
     };
-    fuzz("bundles", &corpus(&["data/signatures/bundles"]), |bytes| never(&Signature { body: Body::Bundle(bytes.to_vec()) }));
+    fuzz("bundles", &corpus(&["data/signatures/bundles"]), |bytes| never(&Signature::of(Body::Bundle(bytes.to_vec()))));
     let payload = corpus(&["data/signatures/simplesigning/key-v2/payload.json"]);
     let annotations = corpus(&["data/signatures/simplesigning/key-v2/annotations.json"]).remove(0);
     let annotations: std::collections::BTreeMap<String, String> = serde_json::from_slice(&annotations).unwrap();
     let signature = &annotations[SIGNATURE];
     fuzz("payloads", &payload, |bytes| {
-        never(&Signature { body: Body::Simple { payload: bytes.to_vec(), signature: signature.clone(), keyless: None } });
+        never(&Signature::of(Body::Simple { payload: bytes.to_vec(), signature: signature.clone(), keyless: None }));
     });
     fuzz("keys", &[pem("cosign-v2.pub"), pem("wrong.pub")], |bytes| drop(Key::parse(Path::new("x.pub"), bytes)));
 }
@@ -119,12 +119,12 @@ fn keyless_signatures() {
     };
     let (anybody, strangers) = (signers(".*"), signers("stranger-.*"));
     let never = |body: Body| {
-        let signature = Signature { body };
+        let signature = Signature::of(body);
         assert!(!matches!(signature.judge(&other, &anybody), Judgement::Good(_)), "of another image");
         assert!(!matches!(signature.judge(&signed, &strangers), Judgement::Good(_)), "by another identity");
     };
     let bundles = corpus(&["data/signatures/bundles"]);
-    let good = Signature { body: Body::Bundle(corpus(&["data/signatures/bundles/keyless.json"]).remove(0)) };
+    let good = Signature::of(Body::Bundle(corpus(&["data/signatures/bundles/keyless.json"]).remove(0)));
     assert!(matches!(good.judge(&signed, &anybody), Judgement::Good(_)), "nothing could ever count");
     fuzz("keyless-bundles", &bundles, |bytes| never(Body::Bundle(bytes.to_vec())));
 
@@ -140,7 +140,7 @@ fn keyless_signatures() {
         }),
     };
     let as_recorded: std::collections::BTreeMap<String, String> = serde_json::from_slice(&annotations).unwrap();
-    let good = Signature { body: body(&payload, &as_recorded) };
+    let good = Signature::of(body(&payload, &as_recorded));
     assert!(matches!(good.judge(&signed, &anybody), Judgement::Good(_)), "nothing could ever count");
     fuzz("keyless-payloads", std::slice::from_ref(&payload), |bytes| never(body(bytes, &as_recorded)));
     fuzz("keyless-annotations", &[annotations], |bytes| {

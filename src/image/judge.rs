@@ -8,7 +8,7 @@ use crate::image::Want;
 use crate::image::error::ImageError;
 use crate::image::examine::{Examined, Worth};
 use crate::image::source::Found;
-use crate::image::verify::{Identities, Judgement, Key, Signature, Signers};
+use crate::image::verify::{Account, Identities, Judgement, Key, Signature, Signers};
 use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
 use crate::model::policy::{ImageRule, Signer};
@@ -96,23 +96,40 @@ impl<'a> Candidates<'a> {
 
     /// What each signature is worth to each rule that asks for some.
     pub fn worths(&self, want: &Want<'_>, image: &str, digest: &Digest, found: &Found) -> Result<Vec<Examined>, ImageError> {
-        let mut examined: Vec<Examined> = Vec::new();
-        for signature in &found.signatures {
-            let mut rules = Vec::new();
-            for rule in &self.signed {
-                let signers = signers_of(rule, want, image)?;
-                let (by, reason) = match signature.judge(digest, &signers) {
-                    Judgement::Good(by) => (Some(by), None),
-                    Judgement::Bad(why) => (None, Some(why)),
-                    Judgement::Attestation => {
-                        (None, Some("it is an attestation about the image and no signature of it".to_owned()))
-                    }
-                };
-                rules.push(Worth { rule: rule.name.clone(), by, reason });
-            }
-            examined.push(Examined { layout: signature.layout(), rules });
+        let mut signers = Vec::new();
+        for rule in &self.signed {
+            signers.push((rule.name.as_str(), signers_of(rule, want, image)?));
         }
-        Ok(examined)
+        let worth = |account: &Account, signature: &Signature, (rule, signers): &(&str, Signers)| {
+            let judgement = signature.judge(digest, signers);
+            let checks = account.checks(&judgement);
+            let fingerprint = signature.fingerprint(digest, signers);
+            let (by, reason) = match judgement {
+                Judgement::Good(by) => (Some(by), None),
+                Judgement::Bad(flaw) => (None, Some(flaw.why)),
+                Judgement::Attestation => {
+                    (None, Some("it is an attestation about the image and no signature of it".to_owned()))
+                }
+            };
+            Worth { rule: (*rule).to_owned(), by, fingerprint, reason, checks }
+        };
+        let examined = found.signatures.iter().map(|signature| {
+            let account = Account::of(signature);
+            let rules = signers.iter().map(|signers| worth(&account, signature, signers)).collect();
+            Examined {
+                place: signature.place,
+                layout: signature.layout(),
+                format: account.format,
+                kind: account.kind,
+                blob: account.blob,
+                certificate: account.claimed,
+                predicate: account.predicate,
+                log: account.logged,
+                timestamps: account.timestamps,
+                rules,
+            }
+        });
+        Ok(examined.collect())
     }
 
     /// Examines what was found.
@@ -129,9 +146,9 @@ impl<'a> Candidates<'a> {
                         let rejected = if found.trouble.is_none() { rejected } else { Vec::new() };
                         return Ok(verified(rule, by, signature, rejected));
                     }
-                    Judgement::Bad(why) => {
+                    Judgement::Bad(flaw) => {
                         bad += usize::from(nth == 0);
-                        reason.get_or_insert(why);
+                        reason.get_or_insert(flaw.why);
                     }
                     Judgement::Attestation => {}
                 }

@@ -9,6 +9,7 @@ use crate::image::error::ImageError;
 use crate::image::host::{Files, Got};
 use crate::image::manifest::{Descriptor, Document, Manifest, REF_NAME};
 use crate::image::source::Found;
+use crate::image::verify::Place;
 use crate::model::ids::Digest;
 
 /// How many manifests of an index.json are opened in search of signatures.
@@ -101,7 +102,7 @@ impl Layout {
 
     /// Everything in the layout that may be a signature of `digest`.
     pub fn signatures(&self, digest: &Digest) -> Found {
-        let mut found = Found::default();
+        let mut found = Found { place: Place::Layout, ..Found::default() };
         let tag = format!("sha256-{}", digest.hex());
         let legacy = format!("{tag}.sig");
         for (searched, entry) in self.entries.iter().filter(|entry| entry.digest().as_ref() != Ok(digest)).enumerate() {
@@ -145,7 +146,7 @@ impl Layout {
                         self.collect(&manifest, &mut found);
                     } else if saved {
                         // Nothing says whose these are but they themselves.
-                        let mut others = Found::default();
+                        let mut others = Found { place: Place::Layout, ..Found::default() };
                         self.collect(&manifest, &mut others);
                         found.take_about(others, digest);
                     }

@@ -58,6 +58,7 @@ pub use linux::LinuxImages;
 pub use parcel::{Paper, Parcel};
 pub use push::{Pushed, Target};
 pub use remote::Worker;
+pub use verify::{Check, Checked, Claimed, Kind, Logged, Outcome, Place};
 
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;

@@ -10,6 +10,7 @@ use crate::image::host::Got;
 use crate::image::manifest::{Document, Manifest};
 use crate::image::remote::{Remote, manifest};
 use crate::image::source::{Found, MAX_SIGNATURES, checked, signature_layers};
+use crate::image::verify::Place;
 use crate::model::ids::Digest;
 
 /// Bytes of all documents and signatures that are read for one image; real ones take a few kilobytes each.
@@ -36,7 +37,7 @@ impl Remote {
             }
             Ok(Some(Document::Manifest(manifest))) => {
                 self.expect_blobs(&manifest);
-                holders.push(manifest);
+                holders.push((Place::SignatureTag, manifest));
             }
             Ok(Some(Document::Index(_))) => found.trouble(self.malformed("its tag holds an index".to_owned())),
             Ok(None) => {}
@@ -44,18 +45,19 @@ impl Remote {
         }
         let referrers = self.referrers(digest, &mut found);
         for some in referrers.chunks(MAX_AT_ONCE) {
-            some.iter().for_each(|referrer| self.ahead.expect(manifest(&referrer.to_string())));
-            for referrer in some {
+            some.iter().for_each(|(_, referrer)| self.ahead.expect(manifest(&referrer.to_string())));
+            for (place, referrer) in some {
                 match self.document(&referrer.to_string(), Some(referrer)) {
-                    Ok(Some(Document::Manifest(manifest))) => holders.push(manifest),
+                    Ok(Some(Document::Manifest(manifest))) => holders.push((*place, manifest)),
                     Ok(Some(Document::Index(_)) | None) => {}
                     Err(err) => found.trouble(err),
                 }
             }
         }
         let image = self.image.clone();
-        for (nth, manifest) in holders.iter().enumerate() {
-            holders[nth..].iter().for_each(|manifest| self.expect_blobs(manifest));
+        for (nth, (place, manifest)) in holders.iter().enumerate() {
+            holders[nth..].iter().for_each(|(_, manifest)| self.expect_blobs(manifest));
+            found.place = *place;
             found.collect(manifest, &image, |digest| {
                 let got = self.blob(digest, MAX_MANIFEST)?;
                 self.count(&got)?;
@@ -66,33 +68,35 @@ impl Remote {
     }
 
     /// The manifests that refer to an image, by the API and by the tag that stands in for it.
-    fn referrers(&mut self, digest: &Digest, found: &mut Found) -> Vec<Digest> {
+    fn referrers(&mut self, digest: &Digest, found: &mut Found) -> Vec<(Place, Digest)> {
         let mut written = Vec::new();
         match self.listed(digest) {
             Ok(list) => {
                 if list.more {
                     found.trouble(self.malformed("it is longer than we read".to_owned()));
                 }
-                written = list.digests;
+                written.extend(list.digests.into_iter().map(|referrer| (Place::Referrers, referrer)));
             }
             Err(err) => found.trouble(err),
         }
         match self.document(&fallback_tag(digest), None) {
-            Ok(Some(Document::Index(entries))) => written.extend(entries.iter().map(|entry| entry.written_digest())),
+            Ok(Some(Document::Index(entries))) => {
+                written.extend(entries.iter().map(|entry| (Place::FallbackTag, entry.written_digest())));
+            }
             Ok(Some(Document::Manifest(_))) => found.trouble(self.malformed("its tag holds no index".to_owned())),
             Ok(None) => {}
             Err(err) => found.trouble(err),
         }
         let mut seen = BTreeSet::new();
-        written.retain(|referrer| seen.insert(referrer.clone()));
+        written.retain(|(_, referrer)| seen.insert(referrer.clone()));
         if written.len() > MAX_SIGNATURES {
             found.trouble(self.malformed("it is longer than we read".to_owned()));
             written.truncate(MAX_SIGNATURES);
         }
         let mut referrers = Vec::new();
-        for referrer in written {
+        for (place, referrer) in written {
             match referrer.parse::<Digest>() {
-                Ok(digest) => referrers.push(digest),
+                Ok(digest) => referrers.push((place, digest)),
                 Err(_) => found.trouble(self.malformed(format!("it names {referrer}, which is no sha256 digest"))),
             }
         }

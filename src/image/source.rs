@@ -6,7 +6,7 @@ use crate::image::host::Got;
 use crate::image::layout::Layout;
 use crate::image::manifest::{Descriptor, Manifest};
 use crate::image::remote::Remote;
-use crate::image::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, SIGNATURE, Signature};
+use crate::image::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, Place, SIGNATURE, Signature};
 use crate::image::{MAX_MANIFEST, hash};
 use crate::model::ids::Digest;
 
@@ -117,6 +117,8 @@ pub(crate) struct Found {
     pub signatures: Vec<Signature>,
     /// The first reason why there may be more than these.
     pub trouble: Option<ImageError>,
+    /// Where the next ones are looked for.
+    pub place: Place,
 }
 
 /// The layers of a manifest that hold signatures, as far as they are read.
@@ -166,7 +168,7 @@ impl Found {
                 }
                 Err(err) => Body::Unreadable(err.to_string()),
             };
-            self.signatures.push(Signature { body });
+            self.signatures.push(Signature { body, place: self.place });
         }
         if manifest.layers.len() > MAX_SIGNATURE_LAYERS {
             let problem = format!("a manifest of more than {MAX_SIGNATURE_LAYERS} signatures");

@@ -50,21 +50,7 @@ fn capabilities(scope: Scope) -> &'static [Capability] {
 
 /// `enum bpf_prog_type` of a kind; None for kinds that this version does not load.
 pub(crate) fn program_type(kind: ProgramKind) -> Option<u32> {
-    use ProgramKind as K;
-    Some(match kind {
-        K::Kprobe | K::Kretprobe | K::Uprobe | K::Uretprobe => 2,
-        K::Tcx | K::Tc => 3,
-        K::Tracepoint => 5,
-        K::Xdp => 6,
-        K::CgroupSkb => 8,
-        K::CgroupSock => 9,
-        K::SockOps => 13,
-        K::RawTracepoint => 17,
-        K::CgroupSockAddr => 18,
-        K::Fentry | K::Fexit => 26,
-        K::Lsm => 29,
-        _ => return None,
-    })
+    kind.supported().then(|| kind.kernel_type())
 }
 
 /// A program, ready for the verifier but for the fds of its maps.

@@ -179,6 +179,9 @@ pub trait Kernel {
     /// success; the result says whether it was there.
     fn detach(&self, directory: &Path, link: &LinkRecord) -> Result<bool, KernelError>;
 
+    /// True where a pinned xdp or tcx link still has its interface, which it loses when the interface goes.
+    fn has_interface(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError>;
+
     /// Removes one pin. An absent one is a success; the result says whether it was there.
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError>;
 
@@ -212,6 +215,11 @@ impl Kernel for LinuxKernel {
 
     fn detach(&self, directory: &Path, link: &LinkRecord) -> Result<bool, KernelError> {
         attach::detach(directory, link)
+    }
+
+    fn has_interface(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
+        let link = inspect::link(directory, pin)?;
+        Ok(link.and_then(|link| link.info.interface).is_some_and(|index| index != 0))
     }
 
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {

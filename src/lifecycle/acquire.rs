@@ -23,7 +23,7 @@ use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
 use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
 use crate::model::record::{
-    BpffsRecord, CgroupRecord, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap,
+    BpffsRecord, CgroupRecord, Keeper, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap,
 };
 use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
@@ -238,7 +238,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     ) -> Result<(), Cause> {
         if let (Some(mut netns), Some(wanted)) = (netns, &plan.netns) {
             self.apply(init, &mut netns, wanted)?;
-            self.complete(&mut netns)?;
+            self.complete(&mut netns, None)?;
         }
         self.apply(init, record, &plan.container)?;
         if let Some(bpffs) = &plan.bpffs {
@@ -246,7 +246,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             // Last, because the kernel removes it with the container, while nothing of ours can reach in to undo it.
             self.host.mount_bpffs(init, container, &self.fs.join(record.no.directory()), bpffs)?;
         }
-        self.complete(record)?;
+        self.complete(record, plan.keeper)?;
         // A poststop that came meanwhile found us at work and left everything to us; from here on it finds a Ready record.
         let init = self.host.identity(init);
         if self.host.is_alive(&init)? { Ok(()) } else { Err(Cause::InitEnded { pid: init.pid }) }
@@ -286,13 +286,20 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(())
     }
 
-    /// Transaction 2: kernel ids and Ready, if the record is still ours.
-    pub(super) fn complete(&self, record: &mut OwnerRecord) -> Result<(), Cause> {
+    /// Transaction 2: kernel ids and Ready, if the record is still ours. From here on `keeper` keeps what the record holds of its
+    /// pod; a start that fails before leaves nothing.
+    pub(super) fn complete(&self, record: &mut OwnerRecord, keeper: Option<Keeper>) -> Result<(), Cause> {
         record.phase = Phase::Ready;
         record.changed = self.host.now();
         let mine = self.store.write::<_, StoreError>(|txn| match txn.get(record.no)? {
             Some(kept) if kept.phase == Phase::Pending && kept.actor == record.actor => {
                 txn.put(record)?;
+                for held in record.holds.iter().filter(|_| keeper.is_some()) {
+                    if let Some(mut netns) = txn.get(*held)?.filter(|netns| netns.keeper != keeper) {
+                        netns.keeper = keeper;
+                        txn.put(&netns)?;
+                    }
+                }
                 Ok(true)
             }
             _ => Ok(false),
@@ -362,7 +369,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             images: Vec::new(),
             holds: Vec::new(),
             holders: Vec::new(),
+            keeper: None,
             failure: None,
+            missed: false,
             verifier_log: None,
             leftovers: Vec::new(),
         }

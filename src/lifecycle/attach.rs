@@ -86,7 +86,9 @@ mod tests {
             images: Vec::new(),
             holds: Vec::new(),
             holders: Vec::new(),
+            keeper: None,
             failure: None,
+            missed: false,
             verifier_log: None,
             leftovers: Vec::new(),
         }

@@ -41,6 +41,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Granted(Option<Box<OwnerRecord>>),
             Wait { process: ProcessIdentity, no: OwnerNo },
             Taken { cause: Cause, by: Vec<OwnerRecord> },
+            Outdated(Box<OwnerRecord>),
             Refused(Cause),
         }
         let until = Instant::now() + POD_WAIT;
@@ -80,6 +81,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                         txn.put(record)?;
                         return Ok(Claim::Granted(None));
                     }
+                    let mut holders = other.holders.iter();
+                    let held = holders.try_fold(false, |held, holder| Ok::<_, StoreError>(held || txn.has(*holder)?))?;
+                    if !held && (taken.is_some() || same_images(wanted, &other)) {
+                        return Ok(Claim::Outdated(Box::new(other)));
+                    }
                     if let Some(iface) = taken {
                         let (mut by, mut holders) = (Vec::new(), Vec::new());
                         for holder in &other.holders {
@@ -114,6 +120,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                         return Err(cause);
                     }
                     self.check_deadline()?;
+                }
+                // Its pod kept it, and asks for something else now.
+                Claim::Outdated(other) => {
+                    if let Released::Partly(errors) = self.release(&other)? {
+                        return Err(Cause::Leftovers(errors));
+                    }
+                    self.check_deadline()?;
+                    std::thread::sleep(POLL);
                 }
                 Claim::Wait { process, no } => {
                     let alive = self.host.is_alive(&process)?;
@@ -166,11 +180,19 @@ fn common_xdp(wanted: &OwnerPlan, other: &OwnerRecord) -> Option<String> {
     })
 }
 
-/// Tells apart what containers of one pod ask of their network namespace: objects, globals, programs and places.
+/// Whether they want programs of the same images, of whatever contents.
+fn same_images(wanted: &OwnerPlan, other: &OwnerRecord) -> bool {
+    let wanted = wanted.objects.iter().map(|object| object.image.reference.as_str());
+    wanted.eq(other.images.iter().map(|image| image.reference.as_str()))
+}
+
+/// Tells apart what containers of one pod ask of their network namespace: images, globals, programs and places. An image counts by
+/// its name: where a tag has moved since the pod's first container started, a later one joins what is there.
 fn plan_digest(plan: &OwnerPlan) -> Digest {
     let mut hash = Sha256::new();
     for object in &plan.objects {
-        hash.update(object.image.object.as_bytes());
+        hash.update(&object.image.reference);
+        hash.update([0]);
         let globals: BTreeMap<&str, &[u8]> = object
             .globals
             .iter()

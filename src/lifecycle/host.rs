@@ -3,7 +3,7 @@
 use crate::kernel::{KernelError, Places};
 use crate::model::container::Container;
 use crate::model::facts::Facts;
-use crate::model::ids::ProcessIdentity;
+use crate::model::ids::{ContainerId, Pid, ProcessIdentity};
 use crate::model::plan::PlannedBpffs;
 use crate::sys::SysError;
 use crate::sys::cgroup::CgroupError;
@@ -24,6 +24,16 @@ pub enum HostError {
         pid: u32,
         /// What is wrong with it.
         why: String,
+    },
+    /// A process is not proved to be a container's.
+    #[error("process {pid} is not proved to be of container {id}: {why}")]
+    NotProved {
+        /// The process.
+        pid: u32,
+        /// The container.
+        id: String,
+        /// What was seen.
+        why: &'static str,
     },
     /// A system call failed, or the bpffs could not be made.
     #[error(transparent)]
@@ -73,6 +83,12 @@ pub trait Host {
 
     /// Takes hold of the container's init and proves that it is one.
     fn open_init(&self, container: &Container) -> Result<Self::Init, HostError>;
+
+    /// Takes hold of a process that is said to be a container's.
+    fn hold(&self, pid: Pid) -> Result<Self::Init, HostError>;
+
+    /// Kills a process, once its cgroup has proved that it is of this container.
+    fn kill(&self, init: &Self::Init, id: &ContainerId, cgroups_path: &str) -> Result<(), HostError>;
 
     /// The process behind the handle.
     fn identity(&self, init: &Self::Init) -> ProcessIdentity;

@@ -9,7 +9,7 @@ use crate::lifecycle::host::{Host, HostError, Need};
 use crate::model::config::{NamespaceKind, NamespaceSource};
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts, NetnsFact};
-use crate::model::ids::ProcessIdentity;
+use crate::model::ids::{ContainerId, Pid, ProcessIdentity};
 use crate::model::plan::PlannedBpffs;
 use crate::model::policy::Engine;
 use crate::sys::bpffs::{MapFile, Spec};
@@ -55,11 +55,22 @@ impl LinuxHost {
         }
         // A path: an engine made it for the container or its sandbox, or it is somebody else's.
         if matches!(container.engine, Engine::Containerd | Engine::CriO) {
-            return Ok(NetnsFact::Sandbox { sandbox: container.sandbox.clone() });
+            let pause = match container.config.namespace(NamespaceKind::Network) {
+                NamespaceSource::Joined(path) => process_of(path, init.namespaces.network),
+                _ => None,
+            };
+            return Ok(NetnsFact::Sandbox { sandbox: container.sandbox.clone(), pause });
         }
         let other = pid::processes_in_netns(init.namespaces.network, &[init.process.pid()])?;
         Ok(other.map_or(NetnsFact::Own, |other| NetnsFact::Foreign { other: other.get() }))
     }
+}
+
+/// The process behind `/proc/<pid>/ns/net`, if it is in the network namespace with this inode.
+fn process_of(path: &Path, netns: u64) -> Option<ProcessIdentity> {
+    let number = path.strip_prefix("/proc").ok()?.to_str()?.strip_suffix("/ns/net")?;
+    let process = pid::open_process(Pid::new(number.parse().ok()?).ok()?).ok()?;
+    (process.namespaces().ok()?.network == netns).then(|| process.identity())
 }
 
 impl Host for LinuxHost {
@@ -100,6 +111,23 @@ impl Host for LinuxHost {
             }
         }
         Ok(Init { process, namespaces, netns: None, cgroup: None, root: None })
+    }
+
+    fn hold(&self, pid: Pid) -> Result<Init, HostError> {
+        let process = pid::open_process(pid)?;
+        let namespaces = process.namespaces()?;
+        Ok(Init { process, namespaces, netns: None, cgroup: None, root: None })
+    }
+
+    fn kill(&self, init: &Init, id: &ContainerId, cgroups_path: &str) -> Result<(), HostError> {
+        let unproved = |why| HostError::NotProved { pid: init.process.pid().get(), id: id.to_string(), why };
+        if !cgroup::is_of_container(&init.process, id.as_str(), cgroups_path)? {
+            return Err(unproved("it is not in that container's cgroup"));
+        }
+        if init.namespaces.mount == self.own.mount {
+            return Err(unproved("it shares our mount namespace"));
+        }
+        Ok(init.process.pidfd().kill()?)
     }
 
     fn identity(&self, init: &Init) -> ProcessIdentity {

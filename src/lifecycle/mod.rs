@@ -9,6 +9,7 @@ mod claim;
 pub mod error;
 pub mod host;
 pub mod linux_host;
+pub mod missed;
 pub mod policy_files;
 pub mod reconcile;
 pub mod registries_file;

@@ -144,7 +144,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Why an owner is dead, or None.
     pub(super) fn is_dead(&self, record: &OwnerRecord) -> Result<Option<String>, Cause> {
         match record.phase {
-            Phase::Failed => Ok(None),
+            Phase::Failed => match record.init.filter(|_| record.missed) {
+                Some(init) if !self.host.is_alive(&init)? => Ok(Some(format!("its init, process {}, is gone", init.pid))),
+                _ => Ok(None),
+            },
             Phase::Pending | Phase::Releasing => {
                 let pid = record.actor.process.pid;
                 if record.actor.process == self.host.me() || self.host.is_alive(&record.actor.process)? {
@@ -163,7 +166,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                     let held = self.store.read::<_, StoreError>(|txn| {
                         record.holders.iter().try_fold(false, |held, holder| Ok(held || txn.has(*holder)?))
                     })?;
-                    Ok((!held).then(|| "no container holds it".to_owned()))
+                    Ok(match record.keeper {
+                        _ if held || self.is_kept(record) => None,
+                        None => Some("no container holds it".to_owned()),
+                        Some(_) => Some("its pod is gone".to_owned()),
+                    })
                 }
                 Owner::Host { .. } => Ok(None),
             },

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::kernel::Kernel;
-use crate::lifecycle::error::reason;
+use crate::lifecycle::error::{chain, reason};
 use crate::lifecycle::host::Host;
 use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors};
 use crate::model::ids::{ContainerId, OwnerNo};
-use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::model::record::{Keeper, LinkRecord, Owner, OwnerRecord, Phase};
 use crate::store::StoreError;
 
 /// What became of an owner.
@@ -89,11 +89,31 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let errors = self.undo(&record);
         let (result, orphans) = self.finish(&record, errors)?;
         for orphan in orphans {
-            if let Some(orphan) = self.store.read::<_, StoreError>(|txn| txn.get(orphan))? {
+            if let Some(orphan) = self.store.read::<_, StoreError>(|txn| txn.get(orphan))?
+                && !self.is_kept(&orphan)
+            {
                 self.release(&orphan)?;
             }
         }
         Ok(result)
+    }
+
+    /// Whether its pod's sandbox still lives, so that it stays without a container that holds it. Where that cannot be told it
+    /// stays, too: gc asks again.
+    pub(super) fn is_kept(&self, record: &OwnerRecord) -> bool {
+        let told = match record.keeper {
+            None => return false,
+            Some(Keeper::Process(pause)) => self.host.is_alive(&pause).map_err(Cause::from),
+            Some(Keeper::Interfaces) => {
+                let directory = self.fs.join(record.no.directory());
+                let has = |link: &LinkRecord| self.kernel.has_interface(&directory, &link.pin).map_err(Cause::from);
+                record.links.iter().try_fold(false, |any, link| Ok(any || has(link)?))
+            }
+        };
+        told.unwrap_or_else(|error| {
+            tracing::warn!(owner = record.no.0, error = %chain(&error), "find out whether a pod lives");
+            true
+        })
     }
 
     /// Removes what belongs to a number whose record does not decode, and the record.

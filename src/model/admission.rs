@@ -306,13 +306,18 @@ impl<'a> Admission<'a> {
 
     /// Whether a variable of an object that `image` allowed may be set.
     pub fn check_global(&self, reference: &Reference, image: &ImageRule, name: &str) -> Result<(), Refusal> {
-        check_name(Name::Global(name), reference, image)
+        check_global(reference, image, name)
     }
 
     /// Whether a map of an object that `image` allowed may be shown.
     pub fn check_map(&self, reference: &Reference, image: &ImageRule, name: &str, access: MapAccess) -> Result<(), Refusal> {
         check_name(Name::Map(name, access), reference, image)
     }
+}
+
+/// Whether whoever is bound by policy may set a variable of an object that `image` allowed.
+pub fn check_global(reference: &Reference, image: &ImageRule, name: &str) -> Result<(), Refusal> {
+    check_name(Name::Global(name), reference, image)
 }
 
 fn check_name(name: Name<'_>, reference: &Reference, image: &ImageRule) -> Result<(), Refusal> {
@@ -374,7 +379,15 @@ programs = 2
     type Written<'a> = &'a [(&'a str, &'a str)];
 
     fn facts(runtime_user: u32) -> ContainerFacts {
-        ContainerFacts { engine: Engine::Podman, namespace: None, pod: None, container: None, runtime_user, userns: true }
+        ContainerFacts {
+            engine: Engine::Podman,
+            namespace: None,
+            pod: None,
+            container: None,
+            labels: Default::default(),
+            runtime_user,
+            userns: true,
+        }
     }
 
     fn policy() -> Policy {

@@ -83,6 +83,17 @@ pub struct Load {
     pub metadata: BTreeMap<String, String>,
     /// The program whose maps are to stand in place of the object's own.
     pub map_owner: Option<u32>,
+    /// Where to attach them at once.
+    pub attach: Vec<AttachNew>,
+}
+
+/// A program that is attached when it is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachNew {
+    /// Which of the programs of the load, by its place among them.
+    pub program: usize,
+    /// Where.
+    pub place: Place,
 }
 
 /// Where an object is.

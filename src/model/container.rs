@@ -1,5 +1,6 @@
 //! One container: the state that the runtime sent, and its bundle's configuration.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::model::annotations::{PREFIX, Request, RequestError};
@@ -31,6 +32,8 @@ pub struct Container {
     pub engine: Engine,
     /// Its place in Kubernetes; empty under podman and plain runtimes.
     pub workload: Workload,
+    /// Its pod's labels, where whoever put the hook into the container told them; no annotation does, since anybody can write one.
+    pub labels: BTreeMap<String, String>,
     /// Its name in its pod, to which per-container keys speak; None where the engine gives none.
     pub name: Option<String>,
     /// `process.user`: uid and gid as the container sees them.
@@ -99,6 +102,7 @@ impl Container {
             engine,
             name: workload.container.clone(),
             workload,
+            labels: BTreeMap::new(),
             user: (config.user.uid, config.user.gid),
             sandbox: engine.sandbox(&config.annotations).map(str::to_owned),
             is_sandbox: engine.is_sandbox(&config.annotations),
@@ -122,7 +126,8 @@ impl Container {
 
     /// What policy rules match, for a runtime that runs as `runtime_user`.
     pub fn facts(&self, runtime_user: u32) -> ContainerFacts {
-        facts(&self.config, self.engine, &self.workload, runtime_user)
+        let labels = self.labels.clone();
+        ContainerFacts { labels, ..facts(&self.config, self.engine, &self.workload, runtime_user) }
     }
 
     /// Refuses a request whose container could not use what it asks for.
@@ -157,6 +162,7 @@ pub fn facts(config: &Config, engine: Engine, workload: &Workload, runtime_user:
         namespace: workload.namespace.clone(),
         pod: workload.pod.clone(),
         container: workload.container.clone(),
+        labels: BTreeMap::new(),
         runtime_user,
         userns: config.namespace(NamespaceKind::User) != NamespaceSource::Runtime,
     }

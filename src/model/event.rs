@@ -112,7 +112,8 @@ pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquir
         }
         (_, Some(record)) if record.phase == Phase::Failed && phase(before) != Some(Phase::Failed) => {
             let reason = record.failure.as_deref().map(|reason| reason[..reason.floor_char_boundary(REASON_MAX)].to_owned());
-            vec![Event { reason, ..Event::of(EventKind::Refused, record) }]
+            let kind = if record.missed { EventKind::Missed } else { EventKind::Refused };
+            vec![Event { reason, ..Event::of(kind, record) }]
         }
         (Some(record), None) if acquired => vec![Event::of(gone, record)],
         _ => Vec::new(),

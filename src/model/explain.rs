@@ -341,7 +341,15 @@ delegate = ["networking"]
 
     fn explain(engine: Engine, userns: bool, annotations: &[(&str, &str)]) -> Option<Explanation> {
         let policy = Policy::parse(&[(PathBuf::from("/p.toml"), POLICY.to_owned())]).unwrap_or_else(|error| panic!("{error}"));
-        let facts = ContainerFacts { engine, namespace: None, pod: None, container: None, runtime_user: 0, userns };
+        let facts = ContainerFacts {
+            engine,
+            namespace: None,
+            pod: None,
+            container: None,
+            labels: Default::default(),
+            runtime_user: 0,
+            userns,
+        };
         let annotations = annotations.iter().map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned())).collect();
         Explanation::of(&policy, &facts, &annotations)
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::model::attach_point::Interface;
+use crate::model::ids::ProcessIdentity;
 
 /// One namespace of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub enum NetnsFact {
     Sandbox {
         /// The sandbox, where the engine says.
         sandbox: Option<String>,
+        /// The sandbox's own process, where it has one.
+        pause: Option<ProcessIdentity>,
     },
     /// The host's.
     Host,

@@ -21,6 +21,7 @@ pub mod globals;
 pub mod grant;
 pub mod ids;
 pub mod listed;
+pub mod missed;
 pub mod object;
 pub mod plan;
 pub mod policy;

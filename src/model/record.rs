@@ -105,13 +105,29 @@ pub struct OwnerRecord {
     pub holds: Vec<OwnerNo>,
     /// For a network namespace: the containers that hold it.
     pub holders: Vec<OwnerNo>,
+    /// For a pod's network namespace: what keeps it while no container holds it; None until a container has started with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<Keeper>,
     /// Why it failed, in one sentence.
     pub failure: Option<String>,
+    /// A Failed one whose container runs: it was started without us. It goes with its init.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub missed: bool,
     /// The end of the verifier's log, where it was the verifier that refused: several lines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verifier_log: Option<String>,
     /// What release could not undo yet, one sentence each.
     pub leftovers: Vec<String>,
+}
+
+/// By what is seen that a pod lives, so that what its network namespace owns outlives the restart of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keeper {
+    /// The sandbox's own process.
+    Process(ProcessIdentity),
+    /// The sandbox has none, as with CRI-O: the interfaces that its links are on, which go with the namespace.
+    Interfaces,
 }
 
 /// A container's place in Kubernetes.

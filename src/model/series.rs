@@ -79,6 +79,8 @@ words! {
         Collected = "collected",
         /// A request was refused or failed.
         Refused = "refused",
+        /// A container was found that had been started without us.
+        Missed = "missed",
         /// A program was loaded by hand.
         Loaded = "loaded",
         /// A link was made by hand.
@@ -131,6 +133,18 @@ words! {
         Unsigned = "unsigned",
         /// No rule was satisfied.
         Refused = "refused",
+    }
+}
+
+words! {
+    /// What was done about a container that had been started without us.
+    Remedy {
+        /// It was recorded and said.
+        Reported = "reported",
+        /// Its init was killed.
+        Killed = "killed",
+        /// It was to be killed, and was not.
+        Spared = "spared",
     }
 }
 
@@ -239,7 +253,7 @@ const fn histogram(name: &'static str, help: &'static str, labels: &'static [Lab
 }
 
 /// Every family, in the order of the file.
-pub const FAMILIES: [Family; 8] = [
+pub const FAMILIES: [Family; 9] = [
     histogram("run_duration_seconds", "Runs of a hook that concerned us, from its start to its end.", &[STAGE, OUTCOME]),
     histogram("phase_duration_seconds", "Parts of a container's start.", &[PHASE, WORKED]),
     counter("events", "What happened.", &[Label { name: "type", values: EventKind::WORDS }]),
@@ -252,6 +266,11 @@ pub const FAMILIES: [Family; 8] = [
     ),
     counter("gc_findings", "Things of the dead that were found.", &[Label { name: "result", values: Collected::WORDS }]),
     counter("delegations", "Delegated bpffs that containers were given.", &[]),
+    counter(
+        "missed",
+        "Containers that asked for us and were found running without us.",
+        &[Label { name: "remedy", values: Remedy::WORDS }],
+    ),
 ];
 
 const BASES: [usize; FAMILIES.len() + 1] = {
@@ -319,6 +338,11 @@ pub fn gc(result: Collected) -> Slot {
 /// Delegated bpffs.
 pub fn delegation() -> Slot {
     Slot(slot(7, 0))
+}
+
+/// Containers that were started without us.
+pub fn missed(remedy: Remedy) -> Slot {
+    Slot(slot(8, remedy as usize))
 }
 
 /// A number that changes with every change of this table (FNV-1a), so that a file of another version is not misread.

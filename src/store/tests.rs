@@ -39,7 +39,9 @@ pub(super) fn record(no: OwnerNo, owner: Owner, phase: Phase, changed: u64) -> O
         images: Vec::new(),
         holds: Vec::new(),
         holders: Vec::new(),
+        keeper: None,
         failure: None,
+        missed: false,
         verifier_log: None,
         leftovers: Vec::new(),
     }

@@ -293,13 +293,14 @@ impl<'t> WriteTxn<'t> {
     }
 
     /// Removes the memory of failures: those that last changed before `older_than`, seconds since 1970, and the oldest ones
-    /// until `max` are left. Returns how many it removed. Only for records in phase Failed without leftovers; those with
+    /// until `max` are left, but not those of containers that run. Returns how many it removed. Only for records in phase Failed without leftovers; those with
     /// leftovers are in another phase.
     pub fn prune_failed(&mut self, older_than: u64, max: usize) -> Result<usize, StoreError> {
         let ages = self.view().ages(Phase::Failed)?;
         let surplus = ages.len().saturating_sub(max);
         let doomed = ages.iter().enumerate().filter(|(at, (changed, _))| *at < surplus || *changed < older_than);
-        let doomed: Vec<_> = doomed.map(|(_, (_, no))| *no).collect();
+        let mut doomed: Vec<_> = doomed.map(|(_, (_, no))| *no).collect();
+        doomed.retain(|no| !matches!(self.get(*no), Ok(Some(record)) if record.missed));
         for no in &doomed {
             self.delete(*no)?;
         }

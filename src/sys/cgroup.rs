@@ -214,6 +214,16 @@ impl<'a> Expected<'a> {
         }
     }
 
+    /// The same for a path as a cgroup namespace shows it: what lies outside of it begins with `..` in the place of what both share.
+    fn shows(&self, path: &Path) -> bool {
+        let rest: PathBuf = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+        let outside = path.components().any(|part| part == Component::ParentDir);
+        match self {
+            Self::Path(expected) if outside => !rest.as_os_str().is_empty() && Path::new(expected).ends_with(&rest),
+            _ => self.includes(path),
+        }
+    }
+
     /// True for the cgroup itself and for those below it: crun puts the init of a systemd scope into `container` below it, so
     /// that the container can be given the scope as the root of its own hierarchy.
     fn includes(&self, path: &Path) -> bool {
@@ -232,6 +242,22 @@ impl<'a> Expected<'a> {
             }),
             Self::Unit(unit) => below_root.components().any(|part| part.as_os_str() == unit.as_str()),
         }
+    }
+}
+
+/// Proves that a process is of the container with this id: that it is in the cgroup which `linux.cgroupsPath` names, or below it,
+/// and that this is named by the id.
+pub fn is_of_container(process: &Process, id: &str, cgroups_path: &str) -> Result<bool, ProcessError> {
+    let named = cgroups_path.rsplit([':', '/']).next() == Some(id);
+    Ok(named && lies_in(&process.cgroup_text()?, cgroups_path))
+}
+
+/// Whether `/proc/<pid>/cgroup` shows a cgroup that `cgroups_path` names: in the v2 hierarchy, or in one of v1 where v2 tells nothing.
+fn lies_in(text: &str, cgroups_path: &str) -> bool {
+    let expected = Expected::from(Some(cgroups_path));
+    match parse_v2(text).filter(|found| found.path != Path::new("/")) {
+        Some(found) => !found.removed && expected.shows(&found.path),
+        None => text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| expected.shows(Path::new(path))),
     }
 }
 
@@ -359,6 +385,33 @@ mod tests {
             [("/", "/web"), ("/webs", "/web"), ("/a.slice", "/a.slice/web"), ("/", "/container"), ("/../x", "/web")]
         {
             assert_eq!(wide(cgroup, "/mnt", own), Some("/mnt".into()), "{cgroup} {own}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_proved_by_its_cgroup() {
+        let systemd = "kubepods-besteffort-pod1.slice:cri-containerd:abc";
+        for (text, cgroups_path, expected) in [
+            ("0::/kubepods/pod1/abc\n", "/kubepods/pod1/abc", true),
+            ("0::/kubepods/pod1/abc/below\n", "/kubepods/pod1/abc", true),
+            ("0::/kubepods/pod1/abcd\n", "/kubepods/pod1/abc", false),
+            ("0::/kubepods/pod1\n", "/kubepods/pod1/abc", false),
+            ("0::/\n", "/kubepods/pod1/abc", false),
+            ("0::/kubepods/pod1/abc (deleted)\n", "/kubepods/pod1/abc", false),
+            ("0::/kubepods.slice/kubepods-besteffort-pod1.slice/cri-containerd-abc.scope\n", systemd, true),
+            ("0::/kubepods.slice/cri-containerd-abcd.scope\n", systemd, false),
+            // Out of the plugin's own cgroup namespace.
+            ("0::/../../pod1/abc\n", "/kubepods/pod1/abc", true),
+            ("0::/../../pod1/other\n", "/kubepods/pod1/abc", false),
+            ("0::/..\n", "/kubepods/pod1/abc", false),
+            ("0::/../cri-containerd-abc.scope\n", systemd, true),
+            // A host with v1 alone, and one whose v2 hierarchy has nobody in it.
+            ("9:memory:/kubepods/pod1/abc\n1:name=systemd:/kubepods/pod1/abc\n", "/kubepods/pod1/abc", true),
+            ("9:memory:/kubepods/pod1/abc\n0::/\n", "/kubepods/pod1/abc", true),
+            ("9:memory:/elsewhere\n0::/\n", "/kubepods/pod1/abc", false),
+            ("", "/kubepods/pod1/abc", false),
+        ] {
+            assert_eq!(lies_in(text, cgroups_path), expected, "{text} {cgroups_path}");
         }
     }
 

@@ -39,16 +39,19 @@ pub enum Role {
     Fetch,
     /// Does one request by hand, for a service.
     Request,
+    /// Deals with containers that were started without us, for the NRI plugin.
+    Missed,
 }
 
 impl Role {
-    const ALL: [Self; 2] = [Self::Fetch, Self::Request];
+    const ALL: [Self; 3] = [Self::Fetch, Self::Request, Self::Missed];
 
     /// The one argument that selects the role: nothing that a person types, or that clap would take for a command.
     fn word(self) -> &'static str {
         match self {
             Self::Fetch => "@bpfman-hook-child:fetch",
             Self::Request => "@bpfman-hook-child:request",
+            Self::Missed => "@bpfman-hook-child:missed",
         }
     }
 
@@ -57,6 +60,7 @@ impl Role {
         match self {
             Self::Fetch => "fetch",
             Self::Request => "request",
+            Self::Missed => "missed",
         }
     }
 }

@@ -67,6 +67,14 @@ impl PidFd {
         self.pid
     }
 
+    /// Kills it, and no other: a number that came back is another process. One that has ended already is a success.
+    pub fn kill(&self) -> Result<(), SysError> {
+        match rustix::process::pidfd_send_signal(&self.fd, rustix::process::Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(SysError::io("kill process", self.pid.to_string())(errno)),
+        }
+    }
+
     /// False once every thread of the process has ended, reaped or not: a zombie is not alive.
     pub fn is_alive(&self) -> Result<bool, SysError> {
         Ok(!self.ends_within(Duration::ZERO)?)

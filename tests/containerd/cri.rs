@@ -15,6 +15,9 @@ use crate::harness;
 /// How long a call may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// The largest answer: what containerd itself allows.
+const LARGEST: usize = 16 << 20;
+
 /// One connection. It belongs to one thread.
 pub struct Cri {
     runtime: tokio::runtime::Runtime,
@@ -41,7 +44,7 @@ impl Cri {
         let mut request = Request::new(request);
         request.set_timeout(DEADLINE);
         self.runtime.block_on(async {
-            let mut client = tonic::client::Grpc::new(self.channel.clone());
+            let mut client = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(LARGEST);
             client.ready().await.map_err(|e| e.to_string())?;
             let answer = client.unary(request, path, ProstCodec::<Q, R>::default()).await;
             answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())

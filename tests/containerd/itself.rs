@@ -13,7 +13,18 @@ thread_local! {
 }
 
 fn all() -> impl Iterator<Item = &'static Case> {
-    [crate::lifetimes::CASES, crate::pods::CASES, crate::refusals::CASES].into_iter().flatten()
+    [
+        crate::crowds::CASES,
+        crate::installed::CASES,
+        crate::lifetimes::CASES,
+        crate::pods::CASES,
+        crate::protocol::CASES,
+        crate::refusals::CASES,
+        crate::variants::ON_CRUN,
+        crate::variants::ON_1_7,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[test]

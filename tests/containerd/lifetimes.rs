@@ -14,7 +14,7 @@ crate::cases![
     a_hung_plugin_is_noticed,
 ];
 
-fn the_pods_program_outlives_a_restart_in_place(node: &mut Node) {
+pub fn the_pods_program_outlives_a_restart_in_place(node: &mut Node) {
     let pod = counted_pod(node, "web").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
     let sidecar = pod.add(&ContainerSpec::new("sidecar")).unwrap();
@@ -38,7 +38,7 @@ fn a_plugin_that_is_killed_leaves_hooks_that_work(node: &mut Node) {
     node.world.lab.expect_links(0, "poststop needs no plugin either");
 }
 
-fn a_pod_goes_on_while_the_plugin_is_replaced(node: &mut Node) {
+pub fn a_pod_goes_on_while_the_plugin_is_replaced(node: &mut Node) {
     let pod = counted_pod(node, "web").run(node).unwrap();
     node.kill_plugin();
     node.start_plugin();
@@ -53,7 +53,7 @@ fn a_pod_goes_on_while_the_plugin_is_replaced(node: &mut Node) {
     assert!(!node.plugin_said().contains(&main), "{}", node.plugin_said());
 }
 
-fn containerd_restarts_under_a_pod(node: &mut Node) {
+pub fn containerd_restarts_under_a_pod(node: &mut Node) {
     let mut pod = counted_pod(node, "web").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
     for signal in [Signal::TERM, Signal::KILL] {

@@ -13,10 +13,16 @@ mod node;
 mod pod;
 mod workload;
 
+mod proxy;
+
+mod crowds;
+mod installed;
 mod itself;
 mod lifetimes;
 mod pods;
+mod protocol;
 mod refusals;
+mod variants;
 
 use node::{Node, Setup};
 use support::lab::Hooks;

@@ -17,7 +17,7 @@ use crate::cri::{self, Cri};
 use crate::harness;
 use crate::support::kernel::{self, Cgroups, cgroups};
 use crate::support::lab::{BINARY, Hooks};
-use crate::support::process::{Running, eventually, tool};
+use crate::support::process::{Ended, Running, ended, eventually, tool};
 use crate::support::world::World;
 use crate::workload;
 
@@ -33,6 +33,9 @@ pub struct Setup {
 /// What most cases run on.
 pub const USUAL: Setup = Setup { containerd: 2, runtime: "runc" };
 
+/// NRI's socket in the node.
+pub const SOCKET: &str = "/run/nri/nri.sock";
+
 /// How long the daemon, a plugin or a pod may need on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -40,8 +43,6 @@ const PATIENCE: Duration = Duration::from_secs(40);
 pub struct Node {
     pub world: World,
     pub setup: Setup,
-    /// NRI's limit for one call of a plugin.
-    pub patience: &'static str,
     dir: PathBuf,
     holder: Running,
     daemon: Option<Running>,
@@ -88,7 +89,7 @@ impl Node {
         let mut holder =
             Running::start(Command::new("unshare").args(["-m", "-n", "--propagation", "private", "sh", "-c", &script]));
         holder.hear("ready");
-        Self { world, setup, patience: "2s", dir, holder, daemon: None, plugin: None, has_image: false }
+        Self { world, setup, dir, holder, daemon: None, plugin: None, has_image: false }
     }
 
     /// A command in the node's namespaces.
@@ -154,25 +155,34 @@ impl Node {
         }
     }
 
-    /// The command of the plugin, as an external one on this socket.
-    pub fn plugin_command(&self, socket: &str) -> Command {
-        let mut command = self.inside(BINARY);
-        command.arg("--root").arg(self.world.lab.root()).args(["nri", "--socket", socket]);
-        command
-    }
-
     /// Starts our plugin and waits until containerd has it; without our hooks nothing is started.
     pub fn start_plugin(&mut self) {
-        if self.world.lab.hooks == Hooks::Ours {
-            let before = self.synchronized();
-            self.plugin = Some(Running::start(&mut self.plugin_command("/run/nri/nri.sock")));
+        let before = self.synchronized();
+        if self.start_plugin_on(SOCKET) {
             self.wait_for_plugin(before);
         }
     }
 
+    /// Whether there is a plugin at all.
+    pub fn has_plugin(&self) -> bool {
+        self.world.lab.hooks == Hooks::Ours
+    }
+
+    /// Starts our plugin on a socket, and does not wait; false without our hooks.
+    pub fn start_plugin_on(&mut self, socket: &str) -> bool {
+        let ours = self.world.lab.hooks == Hooks::Ours;
+        if ours {
+            let mut command = self.inside(BINARY);
+            command.arg("--root").arg(self.world.lab.root()).args(["nri", "--socket", socket]);
+            self.plugin = Some(Running::start(&mut command));
+        }
+        ours
+    }
+
     /// How often a plugin has connected and has been told what runs.
     pub fn synchronized(&self) -> usize {
-        self.log().matches("bpfman-hook\\\" connected and synchronized").count()
+        // NRI 0.6 says no more than that.
+        self.log().matches("10-bpfman-hook\\\" connected").count()
     }
 
     /// Waits until the plugin has been told what runs once more.
@@ -205,6 +215,19 @@ impl Node {
         eventually(&format!("the plugin to say {words:?}"), Duration::from_secs(15), || {
             self.plugin_said().contains(words).then_some(())
         });
+    }
+
+    /// Ends containerd in an orderly way and starts it with the configuration as it is now.
+    pub fn restart_daemon(&mut self) {
+        self.stop_daemon(Signal::TERM);
+        self.start_daemon();
+    }
+
+    /// Runs our binary in the node on the lab's root; without our hooks it is not run.
+    pub fn ours(&self, args: &[&str]) -> Option<Ended> {
+        let mut command = self.inside(BINARY);
+        command.arg("--root").arg(self.world.lab.root()).args(args);
+        (self.world.lab.hooks == Hooks::Ours).then(|| ended(&mut command))
     }
 
     /// A new connection to containerd.
@@ -269,7 +292,7 @@ socket_path = "/run/nri/nri.sock"
 plugin_path = "/opt/nri/plugins"
 plugin_config_path = "/etc/nri/conf.d"
 plugin_registration_timeout = "5s"
-plugin_request_timeout = "{patience}"
+plugin_request_timeout = "2s"
 
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
 sandbox = "{name}"
@@ -297,7 +320,6 @@ runtime_type = "io.containerd.runc.v2"
 BinaryName = "{packages}/bin/{default}"
 SystemdCgroup = false
 "#,
-            patience = self.patience,
             name = workload::IMAGE,
             default = self.setup.runtime,
             packages = packages().display(),

@@ -39,6 +39,12 @@ impl PodSpec {
         }
     }
 
+    /// The same with another name.
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
     /// One of our annotations; the key goes without the prefix.
     pub fn ask(self, key: &str, value: &str) -> Self {
         self.annotate(&format!("hook.bpfman.io/{key}"), value)
@@ -47,6 +53,12 @@ impl PodSpec {
     /// Any annotation.
     pub fn annotate(mut self, key: &str, value: &str) -> Self {
         self.annotations.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// The handler of a RuntimeClass.
+    pub fn handler(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.handler);
         self
     }
 
@@ -187,6 +199,12 @@ impl Pod {
     /// Connects again: the daemon has been restarted.
     pub fn reconnect(&mut self, node: &Node) {
         self.cri = node.cri().unwrap_or_else(|error| crate::harness!("connect again: {error}"));
+    }
+
+    /// The same pod for another thread.
+    pub fn beside(&self, node: &Node) -> Self {
+        let cri = node.cri().unwrap_or_else(|error| crate::harness!("connect once more: {error}"));
+        Self { id: self.id.clone(), ip: self.ip.clone(), spec: self.spec.clone(), config: self.config.clone(), cri }
     }
 
     /// CreateContainer.

@@ -55,7 +55,7 @@ fn only_who_asks_gets_hooks_and_programs(node: &mut Node) {
     node.world.lab.expect_links(0, "the pod is gone");
 }
 
-fn a_container_is_spoken_to_by_its_name(node: &mut Node) {
+pub fn a_container_is_spoken_to_by_its_name(node: &mut Node) {
     let image = node.world.signed("demo");
     let pod = PodSpec::new("web")
         .annotate("main.hook.bpfman.io/image", &image)
@@ -79,7 +79,7 @@ fn a_containers_own_annotation_wins(node: &mut Node) {
     node.world.lab.expect_links(1, "the container's own word counts, alone");
 }
 
-fn a_pod_with_a_user_namespace_gets_a_token(node: &mut Node) {
+pub fn a_pod_with_a_user_namespace_gets_a_token(node: &mut Node) {
     let pod = counted_pod(node, "userns").ask("delegate", "networking").userns();
     let pod = pod.run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main").with_binary()).unwrap();

@@ -9,7 +9,7 @@ crate::cases![
     what_only_the_hook_can_know_is_refused_at_the_start,
 ];
 
-fn a_bad_annotation_is_refused_when_the_container_is_created(node: &mut Node) {
+pub fn a_bad_annotation_is_refused_when_the_container_is_created(node: &mut Node) {
     for (key, value, words) in [
         ("programs", "xpd:count_packets", &["hook.bpfman.io/programs", "xpd"][..]),
         ("prograns", "xdp:count_packets", &["prograns", "programs"]),
@@ -25,7 +25,7 @@ fn a_bad_annotation_is_refused_when_the_container_is_created(node: &mut Node) {
     }
 }
 
-fn policy_refuses_when_the_container_is_created(node: &mut Node) {
+pub fn policy_refuses_when_the_container_is_created(node: &mut Node) {
     let image = node.world.signed("demo");
     for (pod, words) in [
         (PodSpec::new("unknown").ask("image", "registry.example/evil:v1").ask("programs", "xdp:x"), "registry.example/evil"),

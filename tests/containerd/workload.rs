@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -19,6 +20,12 @@ const APPLETS: &[&str] = &["sh", "cat", "echo", "false", "ls", "nc", "readlink",
 
 /// Writes it as an OCI archive, for `ctr images import`.
 pub fn write_archive(path: &Path) {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    let bytes = BYTES.get_or_init(archive);
+    std::fs::write(path, bytes).unwrap_or_else(|e| harness!("write {}: {e}", path.display()));
+}
+
+fn archive() -> Vec<u8> {
     let layer = layer();
     let config = json!({
         "architecture": architecture(),
@@ -45,7 +52,7 @@ pub fn write_archive(path: &Path) {
         archive.file(&format!("blobs/{}", digest(blob).replace(':', "/")), 0o644, blob);
     }
     archive.file("index.json", 0o644, index.to_string().as_bytes());
-    std::fs::write(path, archive.end()).unwrap_or_else(|e| harness!("write {}: {e}", path.display()));
+    archive.end()
 }
 
 fn layer() -> Vec<u8> {

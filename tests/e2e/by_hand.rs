@@ -1,9 +1,12 @@
 //! Programs that a person loads: no container, every command on the real kernel.
 
+use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
+use crate::support::docker_registry::DockerRegistry;
+use crate::support::kernel::{bpftool, sum};
 use crate::support::lab::{Hooks, Lab};
 use crate::support::process::{PATIENCE, eventually};
 use crate::world::{World, object_path};
@@ -22,6 +25,13 @@ impl Netns {
 
     fn path(&self) -> String {
         format!("/proc/{}/ns/net", self.0.id())
+    }
+
+    /// Some packets over lo.
+    fn send(&self) {
+        let script = "ip link set lo up; for n in 1 2 3; do echo packet > /dev/udp/127.0.0.1/9; done";
+        let sent = Command::new("nsenter").arg(format!("--net={}", self.path())).args(["bash", "-c", script]).status();
+        assert!(sent.unwrap().success());
     }
 }
 
@@ -90,6 +100,166 @@ fn a_program_goes_through_every_command() {
     lab.residue();
 }
 
+/// The kernel ids of a program's maps by their names.
+fn maps_of(program: &str) -> BTreeMap<String, u64> {
+    let shown = bpftool(&["prog", "show", "id", program]);
+    let ids = shown["map_ids"].as_array().unwrap().iter().filter_map(Value::as_u64);
+    ids.map(|id| (bpftool(&["map", "show", "id", &id.to_string()])["name"].as_str().unwrap().to_owned(), id)).collect()
+}
+
+#[test]
+fn maps_are_shared_and_live_as_long_as_one_of_their_programs() {
+    let lab = Lab::new(Hooks::Ours);
+    let netns = Netns::new();
+    let first = load(&lab, &["--application", "one"]);
+    let second = load(&lab, &["--map-owner-id", &first, "--global", "step:=5"]);
+    let (of_first, of_second) = (maps_of(&first), maps_of(&second));
+    assert_eq!(of_first["counter"], of_second["counter"]);
+    let own = |maps: &BTreeMap<String, u64>| maps.values().copied().filter(|id| *id != of_first["counter"]).collect::<Vec<_>>();
+    assert!(own(&of_first).iter().all(|id| !own(&of_second).contains(id)), "data sections are not shared");
+
+    let get = |id: &str| lab.json(&["get", "program", id]);
+    let users = |shown: &Value| shown["map_used_by"].as_array().unwrap().iter().map(Value::to_string).collect::<Vec<_>>();
+    assert_eq!(users(&get(&first)), [first.clone(), second.clone()]);
+    let shown = get(&second);
+    assert_eq!((shown["map_owner_id"].to_string(), users(&shown)), (first.clone(), vec![first.clone(), second.clone()]));
+    assert_eq!(shown["globals"]["step"], "05000000");
+    assert_eq!((&shown["kernel"]["id"], &shown["kernel"]["name"]), (&shown["id"], &shown["name"]));
+    assert!(shown["kernel"]["verified_insns"].as_u64() > Some(0), "{shown}");
+    // Where bpfman's clients look for a map.
+    let by_name = format!("{}/counter", shown["map_pin_path"].as_str().unwrap());
+    assert_eq!(bpftool(&["map", "show", "pinned", &by_name])["id"].as_u64(), Some(of_first["counter"]));
+
+    // What the second counts, the first one's map has; and it has it still when the first is gone.
+    let at = netns.path();
+    lab.json(&["attach", &second, "xdp", "--iface", "lo", "--netns", &at]);
+    netns.send();
+    let counted = sum(of_first["counter"]);
+    assert!(counted >= 3 * 5, "{counted}");
+    lab.ours(&["unload", &first]);
+    netns.send();
+    assert!(sum(of_first["counter"]) > counted);
+    let shown = get(&second);
+    assert_eq!((shown["map_owner_id"].to_string(), users(&shown)), (first.clone(), vec![second.clone()]));
+
+    // From one that shares to the next, and refused where it does not fit.
+    let third = load(&lab, &["--map-owner-id", &second]);
+    assert_eq!(maps_of(&third)["counter"], of_first["counter"]);
+    assert_eq!(users(&get(&third)), [second.clone(), third.clone()]);
+    let refused = |object: &str, program: &str, owner: &str, words: &str| {
+        let path = object_path(object).display().to_string();
+        refused(&lab, &["load", "file", "--path", &path, "--programs", program, "--map-owner-id", owner], 1, words);
+    };
+    refused("wide", "xdp:count_wide", &third, "value size 16, and the one that is there has 8");
+    refused("tcx", "tcx:ingress", &third, "it has no map \"traffic\"");
+    refused("counter", "xdp:count", &first, "no program of ours");
+    lab.ours(&["unload", &second, &third]);
+    drop(netns);
+    lab.residue();
+}
+
+#[test]
+fn links_have_labels_and_listings_have_filters() {
+    let lab = Lab::new(Hooks::Ours);
+    let netns = Netns::new();
+    let program = load(&lab, &["--application", "shop", "--metadata", "team=a,stage=b"]);
+    let other = load(&lab, &[]);
+    let at = netns.path();
+    let there = ["xdp", "--iface", "lo", "--netns", &at, "--priority", "55", "--proceed-on", "pass", "--metadata", "site=here"];
+    let link = lab.json(&[&["attach", &program], &there[..]].concat());
+    assert_eq!((&link["metadata"]["site"], &link["priority"]), (&Value::from("here"), &Value::from(55)), "{link}");
+    assert_eq!(link["netns"].as_str(), Some(at.as_str()));
+    let id = link["id"].to_string();
+    assert_eq!(lab.json(&["get", "link", &id]), link);
+
+    let links = |args: &[&str]| ids(&lab.json(&[&["list", "links"], args].concat()));
+    for chosen in
+        [&["--metadata-selector", "site=here"][..], &["-m", "team=a,site=here"], &["-t", "xdp"], &["--program-id", &program]]
+    {
+        assert_eq!(links(chosen), [id.clone()], "{chosen:?}");
+    }
+    for others in [&["-m", "site=there"][..], &["-t", "tc"], &["--program-id", &other], &["--application", "other"]] {
+        assert!(links(others).is_empty(), "{others:?}");
+    }
+    assert_eq!(lab.ours(&["list", "links", "-q", "--application", "shop"]).trim(), id);
+    assert_eq!(lab.ours(&["list", "programs", "-q", "--program-id", &other]).trim(), other);
+
+    // One that is not ours: the kernel's own words, and no more.
+    let pin = lab.bpffs().join("stranger").display().to_string();
+    let object = object_path("counter").display().to_string();
+    assert!(Command::new("bpftool").args(["prog", "load", &object, &pin]).status().unwrap().success());
+    let stranger = bpftool(&["prog", "show", "pinned", &pin])["id"].to_string();
+    let all = lab.json(&["list", "programs", "--all", "-t", "xdp"]);
+    let entry = all.as_array().unwrap().iter().find(|entry| entry["id"].to_string() == stranger).unwrap();
+    assert_eq!((&entry["type"], &entry["name"]), (&Value::from("xdp"), &Value::from("count")));
+    assert!(entry["kernel"]["tag"].as_str().is_some_and(|tag| tag.len() == 16), "{entry}");
+    assert!(ids(&all).contains(&program));
+    assert!(!ids(&lab.json(&["list", "programs"])).contains(&stranger));
+    assert_eq!(&lab.json(&["get", "program", &stranger]), entry);
+    std::fs::remove_file(&pin).unwrap();
+    lab.ours(&["unload", &program, &other]);
+    drop(netns);
+    lab.residue();
+}
+
+#[test]
+fn loaded_and_attached_in_one_step() {
+    let lab = Lab::new(Hooks::Ours);
+    let path = object_path("probes").display().to_string();
+    let at = |entry: &str| format!("{entry}:libc symbol=gnu_get_libc_version");
+    let load = ["load", "file", "--path", &path, "--attach", &at("uprobe:enter_user"), &at("uretprobe:leave_user")];
+    let loaded = lab.json(&load);
+    let kinds: Vec<_> = loaded.as_array().unwrap().iter().map(|program| program["links"][0]["at"]["ret"].clone()).collect();
+    assert_eq!(kinds, [false, true], "{loaded}");
+    // The second place does not exist: neither program stays.
+    let wrong = "uretprobe:leave_user:libc symbol=no_such_function";
+    refused(&lab, &["load", "file", "--path", &path, "--attach", &at("uprobe:enter_user"), wrong], 1, "no_such_function");
+    assert_eq!(ids(&lab.json(&["list", "programs"])), ids(&loaded));
+    lab.ours(&[&["unload"], &ids(&loaded).iter().map(String::as_str).collect::<Vec<_>>()[..]].concat());
+    lab.residue();
+}
+
+#[test]
+fn a_probe_of_a_return_by_flag() {
+    let lab = Lab::new(Hooks::Ours);
+    let path = object_path("probes").display().to_string();
+    let loaded = lab.json(&["load", "file", "--path", &path, "--programs", "uprobe:enter_user"]);
+    let program = loaded[0]["id"].to_string();
+    let link = lab.json(&["attach", &program, "uprobe", "--target", "libc", "--fn-name", "gnu_get_libc_version", "--retprobe"]);
+    assert_eq!(link["at"]["ret"], true, "{link}");
+    lab.ours(&["unload", &program]);
+    lab.residue();
+}
+
+/// A private registry takes the login of the command line, for this load and for nothing else.
+#[test]
+fn a_login_is_for_one_image_alone() {
+    let lab = Lab::new(Hooks::Ours);
+    let registry = DockerRegistry::start_private(&lab.path("registry"));
+    let image = format!("{}/acme/demo:v1", registry.host());
+    let certificates = lab.root().join(format!("etc/containers/certs.d/{}", registry.host()));
+    std::fs::create_dir_all(&certificates).unwrap();
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tls/ca.pem"), certificates.join("ca.crt")).unwrap();
+    lab.policy(&format!("[[image]]\nrepository = \"{}/acme/*\"\nunsigned = true\n", registry.host()));
+    const LOGIN: &str = "dXNlcjpzZWNyZXQ=";
+    let made = format!("oci:{}:v1", lab.path("made").display());
+    lab.ours(&["image", "build", "--quiet", &made, &format!("linux/amd64={}", object_path("demo").display())]);
+    lab.ours(&["image", "push", &made, &image, "--registry-auth", LOGIN]);
+
+    let asked = ["load", "image", "--image-url", &image, "--programs", "xdp:count_packets"];
+    refused(&lab, &asked, 1, "asks for credentials");
+    refused(&lab, &[&asked[..], &["--registry-auth", "c2VjcmV0"]].concat(), 2, "--registry-auth: it is not user:password");
+    refused(&lab, &[&asked[..], &["--registry-auth", "dXNlcjp3cm9uZw=="]].concat(), 1, "refuses our credentials");
+    let loaded = lab.json(&[&asked[..], &["--registry-auth", LOGIN]].concat());
+    let program = loaded[0]["id"].to_string();
+    drop(registry);
+    // Neither in the store, the log, the cache nor what is exported.
+    let found = Command::new("grep").args(["-rlE", "dXNlcjp|secret"]).arg(lab.root()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    lab.ours(&["unload", &program]);
+    lab.residue();
+}
+
 #[test]
 fn what_is_wrong_is_said() {
     let lab = Lab::new(Hooks::Ours);
@@ -102,7 +272,9 @@ fn what_is_wrong_is_said() {
     file("/nonexistent", "xdp:count", &[], 1, "No such file");
     file(&path, "xdp:nope", &[], 2, "it has count");
     file(&path, "tcx:count", &[], 2, "its section");
-    file(&path, "xdp:count", &["--global", "nope=00"], 2, "no such variable");
+    file(&path, "xdp:count", &["--global", "nope=00"], 2, "no program declares");
+    file(&path, "xdp:count", &["--global", "step:=-1"], 2, "is not in 0 to 4294967295");
+    file(&path, "cgroup_skb:count", &[], 2, "its section");
     refused(&lab, &["attach", &program, "tcx", "--iface", "lo", "--direction", "ingress"], 2, "it was loaded as xdp");
     refused(&lab, &["attach", &program, "xdp", "--iface", "nope0"], 1, "there is no such interface");
     refused(&lab, &["attach", "4294967295", "xdp", "--iface", "lo"], 1, "no program of ours");
@@ -119,6 +291,9 @@ fn programs_of_containers_stay() {
     let listed = ids(&world.lab.json(&["list", "programs"]));
     for program in &listed {
         refused(&world.lab, &["unload", program], 1, "it goes when that goes");
+        let path = object_path("counter").display().to_string();
+        let share = ["load", "file", "--path", &path, "--programs", "xdp:count", "--map-owner-id", program];
+        refused(&world.lab, &share, 1, "nothing is done with it by hand");
     }
     assert_eq!(ids(&world.lab.json(&["list", "programs"])), listed);
     running.finish();

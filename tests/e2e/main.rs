@@ -6,8 +6,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/referrers_api.rs"]
+mod referrers_api;
 #[path = "../support/registry.rs"]
 mod registry;
+#[allow(dead_code, reason = "what cosign 2 attaches is made by the real one here")]
+#[path = "../support/sigstore_world.rs"]
+mod sigstore_world;
+#[path = "../support/tools.rs"]
+mod tools;
 
 mod by_hand;
 mod callers;
@@ -27,6 +34,7 @@ mod pods;
 mod private_registries;
 mod registries;
 mod requests;
+mod signers;
 mod watching;
 
 use support::lab::Hooks;

@@ -54,8 +54,14 @@ fn the_pod_owns_the_programs_of_its_network(world: &mut World) {
     second_running.hear("done");
     assert!(world.counted(&second.id, "packets") >= TRAFFIC_PACKETS, "the pod's program does not count any more");
     second_running.finish();
-    world.lab.expect_links(0, "the last container released the pod's link");
+    world.lab.expect_links(1, "the link outlives the restart of the last container");
+    let again = member(world, "again", &netns, programs).script(TRAFFIC).write();
+    let running = world.start(&again);
+    world.lab.expect_links(1, "the restarted container joins the link that is there");
+    running.finish();
     pause.finish();
+    world.lab.ours(&["gc"]);
+    world.lab.expect_links(0, "the pod is gone, and its link with it");
 }
 
 fn two_different_programs_for_one_interface(world: &mut World) {
@@ -69,4 +75,5 @@ fn two_different_programs_for_one_interface(world: &mut World) {
     world.said(&ended, 1, &["attach xdp to lo", &first.id]);
     running.finish();
     pause.finish();
+    world.lab.ours(&["gc"]);
 }

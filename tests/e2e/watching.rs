@@ -19,6 +19,7 @@ crate::cases![
     a_user_without_rights_scrapes_while_containers_start,
     events_are_followed_in_order,
     a_spoiled_export_stops_no_start,
+    the_daemonsets_metrics_can_read_and_others_are_told,
 ];
 
 /// Nobody, and nobody's group.
@@ -198,4 +199,31 @@ fn a_spoiled_export_stops_no_start(world: &mut World) {
             let _ = ended(Command::new("sh").arg("-c").arg(format!("rm -rf {}/* && chmod 2750 {0}", export.display())));
         }
     }
+}
+
+/// With the directory as the hook makes it, and the ids of the DaemonSet.
+fn the_daemonsets_metrics_can_read_and_others_are_told(world: &mut World) {
+    let manifest = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/nri/base/daemonset.yaml")).expect("the manifest");
+    let (_, container) = manifest.split_once("- name: metrics").expect("the container");
+    let id = |key: &str| {
+        let (_, rest) = container.split_once(key).expect("its ids");
+        rest.split_whitespace().next().expect("a number").to_owned()
+    };
+    let binary = world.lab.path("bin/bpfman-hook");
+    fs::copy(BINARY, &binary).expect("copy the binary to where others can run it");
+    let bundle = world.counting("seen").script(SCRIPT).write();
+    let mut running = world.start(&bundle);
+    let metrics = |uid: &str, gid: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", uid, "--regid", gid, "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+        ended(command.arg(&binary).arg("--root").arg(world.lab.root()).arg("metrics"))
+    };
+    let page = metrics(&id("runAsUser:"), &id("runAsGroup:"));
+    assert!(page.stdout.contains("bpfman_hook_owners{kind=\"container\"} 1"), "{} {}", page.stdout, page.stderr);
+    // Zeros would say that nothing runs here.
+    let refused = metrics("65532", "65532");
+    assert_eq!((refused.status.code(), refused.stdout.as_str()), (Some(1), ""));
+    assert!(refused.stderr.contains("only root and the directory's group may, run it as one of them"), "{}", refused.stderr);
+    running.say("go\n");
+    running.finish();
 }

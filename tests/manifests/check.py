@@ -56,6 +56,9 @@ def check_daemonset(binary, root, document):
             problems.append(f"{name} has capabilities that the hook itself does without: {sorted(too_many)}")
         if name == "metrics" and (context.get("runAsUser") == 0 or "add" in context["capabilities"]):
             problems.append("metrics has rights")
+        if name == "metrics" and ([m["mountPath"] for m in container["volumeMounts"]] != ["/run/bpfman-hook/export"]
+                                  or context.get("runAsGroup") != 0):
+            problems.append("metrics cannot read what runs leave for it, or sees more")
         for mount in container["volumeMounts"]:
             path = volumes[mount["name"]].get("hostPath", {}).get("path")
             # Processes on both sides name files by path.

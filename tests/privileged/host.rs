@@ -179,7 +179,9 @@ fn record(no: OwnerNo, changed: u64) -> OwnerRecord {
         images: Vec::new(),
         holds: Vec::new(),
         holders: Vec::new(),
+        keeper: None,
         failure: None,
+        missed: false,
         verifier_log: None,
         leftovers: Vec::new(),
     }

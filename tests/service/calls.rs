@@ -157,7 +157,7 @@ fn hostile_requests_are_refused_with_a_code_and_a_sentence() {
             (
                 LoadRequest { global_data: [("nope".to_owned(), vec![1])].into(), ..load_of(OBJECT, "count", &[]) },
                 Code::InvalidArgument,
-                "no such variable",
+                "no program declares",
             ),
             (LoadRequest::default(), Code::InvalidArgument, "neither a file nor an image"),
         ];

@@ -6,7 +6,9 @@ mod support;
 
 mod abuse;
 mod calls;
+mod fields;
 mod lifetime;
+mod limits;
 mod peers;
 mod reflection;
 mod world;

@@ -111,6 +111,7 @@ fn certificates(world: &World) {
         leaf agent authority /O=acme/CN=agent extendedKeyUsage=clientAuth
         leaf other authority /O=acme/CN=other extendedKeyUsage=clientAuth
         leaf server2 authority /O=acme/CN=agent extendedKeyUsage=serverAuth
+        leaf pretender authority /CN=agent,O=acme extendedKeyUsage=clientAuth
         leaf expires authority /O=acme/CN=agent extendedKeyUsage=clientAuth 0
         leaf forged stranger /O=acme/CN=agent extendedKeyUsage=clientAuth
     "#;
@@ -158,6 +159,8 @@ fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
     let other = ask(Some("other")).unwrap_err();
     let sentence = "the client \"CN=other,O=acme\" may not read: only root may, and no [[client]] rule of the policy matches";
     assert_eq!(other, sentence);
+    let pretender = ask(Some("pretender")).unwrap_err();
+    assert!(pretender.contains("may not read"), "a name with a comma is no other's: {pretender}");
     for refused in [None, Some("forged"), Some("server2")] {
         let error = ask(refused).unwrap_err();
         assert!(!error.contains("may not"), "{refused:?} was refused before it could ask: {error}");

@@ -15,7 +15,7 @@ use bpfman_hook::lifecycle::host::{Host, HostError, Need};
 use bpfman_hook::model::attach_point::Interface;
 use bpfman_hook::model::container::Container;
 use bpfman_hook::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact};
-use bpfman_hook::model::ids::{OwnerNo, Pid, PinName, ProcessIdentity};
+use bpfman_hook::model::ids::{ContainerId, OwnerNo, Pid, PinName, ProcessIdentity};
 use bpfman_hook::model::object::ObjectFacts;
 use bpfman_hook::model::plan::{PlannedBpffs, PlannedLink, PlannedObject};
 use bpfman_hook::model::record::LinkRecord;
@@ -42,6 +42,8 @@ pub enum Trouble {
 pub struct Effects {
     count: Cell<usize>,
     trouble: Cell<Option<(usize, Trouble)>>,
+    /// Whether links still have their interfaces.
+    pub interfaces: Cell<bool>,
 }
 
 impl Effects {
@@ -137,6 +139,10 @@ impl Kernel for FakeKernel<'_> {
 
     fn detach(&self, directory: &Path, link: &LinkRecord) -> Result<bool, KernelError> {
         self.unpin(directory, &link.pin)
+    }
+
+    fn has_interface(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
+        Ok(self.effects.interfaces.get() && pin.path(directory).exists())
     }
 
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
@@ -244,6 +250,18 @@ impl Host for FakeHost<'_> {
 
     fn open_init(&self, container: &Container) -> Result<ProcessIdentity, HostError> {
         container.pid.map(|pid| process(pid.get())).ok_or(HostError::NoPid)
+    }
+
+    fn hold(&self, pid: Pid) -> Result<ProcessIdentity, HostError> {
+        if self.dead.borrow().contains(&pid.get()) { Err(ProcessError::Gone(pid).into()) } else { Ok(process(pid.get())) }
+    }
+
+    fn kill(&self, init: &ProcessIdentity, id: &ContainerId, cgroups_path: &str) -> Result<(), HostError> {
+        if !cgroups_path.ends_with(id.as_str()) {
+            return Err(HostError::NotProved { pid: init.pid.get(), id: id.to_string(), why: "it is elsewhere" });
+        }
+        self.end(init.pid.get());
+        Ok(())
     }
 
     fn identity(&self, init: &ProcessIdentity) -> ProcessIdentity {

@@ -1,5 +1,5 @@
-//! A Sigstore instance in memory: an authority, a log of certificates and a log of signatures, with keys that are made anew
-//! every time. It signs as cosign 2 and cosign 3 do, truthfully or with one flaw, and needs nobody.
+//! A Sigstore instance in memory: an authority, a log of certificates, a log of signatures and a time stamp authority, with keys that
+//! are made anew every time. It signs as cosign 2 and cosign 3 do, truthfully or with one flaw, and needs nobody.
 //!
 //! Every instance has the same names, and dates that lie behind: what is signed is judged at the time that the log gives.
 #![allow(clippy::unwrap_used, reason = "test code: a helper that cannot go on fails its test")]
@@ -51,10 +51,22 @@ pub(crate) enum Flaw {
     Entry,
     /// There is no entry.
     NoEntry,
-    /// The log has it from before the certificate was valid.
+    /// The log, or the time stamp, has it from before the certificate was valid.
     Early,
-    /// The log has it from after the certificate was valid.
+    /// The log, or the time stamp, has it from after the certificate was valid.
     Late,
+    /// The certificate names a host, and nobody.
+    NoIdentity,
+    /// The certificate names no issuer.
+    NoIssuer,
+    /// The certificate is for servers.
+    Purpose,
+    /// There is no time stamp (RFC 3161).
+    NoStamp,
+    /// Another key than the time stamp authority's made the time stamp.
+    Stamp,
+    /// The time stamp is of another signature.
+    StampOfAnother,
 }
 
 /// What hangs on a payload of cosign 2.
@@ -66,6 +78,15 @@ pub(crate) struct Attachment {
     pub entry: String,
 }
 
+/// A statement with its signature.
+struct Enveloped {
+    statement: String,
+    pae: Vec<u8>,
+    envelope: Value,
+    certificate: Vec<u8>,
+    signature: String,
+}
+
 /// An authority with its logs.
 pub(crate) struct Instance {
     root: Vec<u8>,
@@ -73,13 +94,15 @@ pub(crate) struct Instance {
     issuing: KeyPair,
     certificates: KeyPair,
     log: KeyPair,
+    stamping: KeyPair,
+    stamper: Vec<u8>,
     stranger: KeyPair,
 }
 
 impl Instance {
     pub fn new() -> Self {
         let key = || KeyPair::generate_ecdsa_p256().unwrap();
-        let (top, issuing) = (key(), key());
+        let (top, issuing, stamping) = (key(), key(), key());
         let authority = |name, of: &KeyPair, length: u8, more: &[Vec<u8>]| {
             let mut extensions = vec![
                 extension(BASIC_CONSTRAINTS, true, &seq(&[der(1, &[0xff]), der(2, &[length])])),
@@ -90,7 +113,15 @@ impl Instance {
             extensions.extend_from_slice(more);
             certificate(&top, &contents("root", AUTHORITY, &common_name(name), of, &extensions))
         };
+        let stamper = [
+            extension(KEY_USAGE, true, &der(3, &[7, 0x80])),
+            extension(KEY_PURPOSE, true, &seq(&[der(6, TIME_STAMPING)])),
+            extension(KEY_ID, false, &der(4, &key_id(&stamping))),
+            extension(AUTHORITY_KEY_ID, false, &seq(&[der(0x80, &key_id(&top))])),
+        ];
         Self {
+            stamper: certificate(&top, &contents("root", AUTHORITY, &common_name("stamper"), &stamping, &stamper)),
+            stamping,
             root: authority("root", &top, 1, &[]),
             intermediate: authority(
                 "intermediate",
@@ -116,36 +147,30 @@ impl Instance {
                 "logId": { "keyId": base64(&log_id(key)) },
             })
         };
-        let chain = [&self.intermediate, &self.root].map(|certificate| json!({ "rawBytes": base64(certificate) }));
+        let chain = |of: &Vec<u8>| [of, &self.root].map(|certificate| json!({ "rawBytes": base64(certificate) }));
         json!({
             "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
             "tlogs": [log("rekor", &self.log)],
             "certificateAuthorities": [{
                 "subject": { "organization": "test", "commonName": "authority" },
                 "uri": "https://fulcio.test.local",
-                "certChain": { "certificates": chain },
+                "certChain": { "certificates": chain(&self.intermediate) },
                 "validFor": valid,
             }],
             "ctlogs": [log("ctfe", &self.certificates)],
-            "timestampAuthorities": [],
+            "timestampAuthorities": [{
+                "subject": { "organization": "test", "commonName": "stamper" },
+                "uri": "https://tsa.test.local/api/v1/timestamp",
+                "certChain": { "certificates": chain(&self.stamper) },
+                "validFor": valid,
+            }],
         })
         .to_string()
     }
 
-    /// As cosign 3 signs.
+    /// As cosign 3 signs, with an entry in Rekor v1, which says when.
     pub fn bundle(&self, claim: Claim<'_>, flaw: Flaw) -> Value {
-        const TYPE: &str = "application/vnd.in-toto+json";
-        let statement = json!({
-            "_type": "https://in-toto.io/Statement/v1",
-            "subject": [{ "digest": { "sha256": claim.digest.strip_prefix("sha256:").unwrap() } }],
-            "predicateType": "https://sigstore.dev/cosign/sign/v1",
-            "predicate": {},
-        })
-        .to_string();
-        let pae = format!("DSSEv1 {} {TYPE} {} {statement}", TYPE.len(), statement.len());
-        let (certificate, signature) = self.signed(claim, flaw, pae.as_bytes());
-        let envelope =
-            json!({ "payload": base64(statement.as_bytes()), "payloadType": TYPE, "signatures": [{ "sig": signature }] });
+        let Enveloped { statement, envelope, certificate, signature, .. } = self.enveloped(claim, flaw);
         let sha256 = |bytes: &[u8]| json!({ "algorithm": "sha256", "value": sha256(bytes).to_hex() });
         let logged = if flaw == Flaw::Entry { "another statement" } else { &statement };
         let body = json!({
@@ -177,6 +202,62 @@ impl Instance {
             },
             "dsseEnvelope": envelope,
         })
+    }
+
+    /// As cosign 3 signs, with an entry in Rekor v2, which makes no promise and says no time, and a time stamp that does.
+    pub fn bundle_of_rekor_2(&self, claim: Claim<'_>, flaw: Flaw) -> Value {
+        let Enveloped { pae, envelope, certificate, signature, .. } = self.enveloped(claim, flaw);
+        let logged = if flaw == Flaw::Entry { b"other contents" } else { &pae[..] };
+        let body = json!({
+            "apiVersion": "0.0.2",
+            "kind": "hashedrekord",
+            "spec": { "hashedRekordV002": {
+                "data": { "algorithm": "SHA2_256", "digest": base64(sha256(logged).as_bytes()) },
+                "signature": {
+                    "content": signature,
+                    "verifier": {
+                        "keyDetails": "PKIX_ECDSA_P256_SHA_256",
+                        "x509Certificate": { "rawBytes": base64(&certificate) },
+                    },
+                },
+            } },
+        })
+        .to_string();
+        let entry = json!({
+            "logIndex": "1",
+            "logId": { "keyId": base64(&log_id(&self.log)) },
+            "kindVersion": { "kind": "hashedrekord", "version": "0.0.2" },
+            "inclusionProof": self.proof(flaw, body.as_bytes()),
+            "canonicalizedBody": base64(body.as_bytes()),
+        });
+        let signature = if flaw == Flaw::StampOfAnother { b"another".to_vec() } else { STANDARD.decode(&signature).unwrap() };
+        let stamp = json!({ "signedTimestamp": base64(&self.stamp(flaw, &signature)) });
+        json!({
+            "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+            "verificationMaterial": {
+                "certificate": { "rawBytes": base64(&certificate) },
+                "tlogEntries": if flaw == Flaw::NoEntry { Vec::new() } else { vec![entry] },
+                "timestampVerificationData": { "rfc3161Timestamps": if flaw == Flaw::NoStamp { vec![] } else { vec![stamp] } },
+            },
+            "dsseEnvelope": envelope,
+        })
+    }
+
+    /// What cosign 3 signs, signed.
+    fn enveloped(&self, claim: Claim<'_>, flaw: Flaw) -> Enveloped {
+        const TYPE: &str = "application/vnd.in-toto+json";
+        let statement = json!({
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": [{ "digest": { "sha256": claim.digest.strip_prefix("sha256:").unwrap() } }],
+            "predicateType": "https://sigstore.dev/cosign/sign/v1",
+            "predicate": {},
+        })
+        .to_string();
+        let pae = format!("DSSEv1 {} {TYPE} {} {statement}", TYPE.len(), statement.len()).into_bytes();
+        let (certificate, signature) = self.signed(claim, flaw, &pae);
+        let envelope =
+            json!({ "payload": base64(statement.as_bytes()), "payloadType": TYPE, "signatures": [{ "sig": signature }] });
+        Enveloped { statement, pae, envelope, certificate, signature }
     }
 
     /// As cosign 2 signs. It carries no proof.
@@ -223,15 +304,19 @@ impl Instance {
     }
 
     fn leaf(&self, key: &KeyPair, claim: Claim<'_>, flaw: Flaw) -> Vec<u8> {
+        let purpose = if flaw == Flaw::Purpose { SERVERS } else { CODE_SIGNING };
+        let name = if flaw == Flaw::NoIdentity { 0x82 } else { 0x86 };
         let mut extensions = vec![
             extension(KEY_USAGE, true, &der(3, &[7, 0x80])),
-            extension(KEY_PURPOSE, false, &seq(&[der(6, CODE_SIGNING)])),
+            extension(KEY_PURPOSE, false, &seq(&[der(6, purpose)])),
             extension(KEY_ID, false, &der(4, &key_id(key))),
             extension(AUTHORITY_KEY_ID, false, &seq(&[der(0x80, &key_id(&self.issuing))])),
-            extension(ALTERNATIVE_NAME, true, &seq(&[der(0x86, claim.identity.as_bytes())])),
-            extension(ISSUER, false, claim.issuer.as_bytes()),
-            extension(ISSUER_TEXT, false, &der(0x0c, claim.issuer.as_bytes())),
+            extension(ALTERNATIVE_NAME, true, &seq(&[der(name, claim.identity.as_bytes())])),
         ];
+        if flaw != Flaw::NoIssuer {
+            extensions.push(extension(ISSUER, false, claim.issuer.as_bytes()));
+            extensions.push(extension(ISSUER_TEXT, false, &der(0x0c, claim.issuer.as_bytes())));
+        }
         let logged = contents("intermediate", SIGNED, &[], key, &extensions);
         if flaw != Flaw::NoTimestamp {
             extensions.push(extension(TIMESTAMPS, false, &der(4, &self.timestamps(flaw, &logged))));
@@ -257,6 +342,45 @@ impl Instance {
         let message = format!(r#"{{"body":"{body}","integratedTime":{time},"logID":"{log}","logIndex":1}}"#);
         let by = if flaw == Flaw::Promise { &self.stranger } else { &self.log };
         base64(&sign(by, message.as_bytes()))
+    }
+
+    /// RFC 3161: the authority's word for when it saw the signature.
+    fn stamp(&self, flaw: Flaw, signature: &[u8]) -> Vec<u8> {
+        let sha256_of = |bytes: &[u8]| sha256(bytes).as_bytes().to_vec();
+        let minute = match flaw {
+            Flaw::Early => "20250531235900Z",
+            Flaw::Late => "20250601001100Z",
+            _ => "20250601000100Z",
+        };
+        let stamped = seq(&[
+            der(2, &[1]),
+            der(6, &[0x2a, 3, 4]),
+            seq(&[seq(&[der(6, SHA256)]), der(4, &sha256_of(signature))]),
+            der(2, &[7]),
+            der(0x18, minute.as_bytes()),
+        ]);
+        let attributes = [
+            seq(&[der(6, CONTENT_TYPE), der(0x31, &der(6, STAMP))]),
+            seq(&[der(6, MESSAGE_DIGEST), der(0x31, &der(4, &sha256_of(&stamped)))]),
+        ]
+        .concat();
+        let by = if flaw == Flaw::Stamp { &self.stranger } else { &self.stamping };
+        let signer = seq(&[
+            der(2, &[1]),
+            seq(&[der(0x30, &common_name("root")), serial(&self.stamping)]),
+            seq(&[der(6, SHA256)]),
+            der(0xa0, &attributes),
+            seq(&[der(6, ECDSA_SHA256)]),
+            der(4, &sign(by, &der(0x31, &attributes))),
+        ]);
+        let signed = seq(&[
+            der(2, &[3]),
+            der(0x31, &seq(&[der(6, SHA256)])),
+            seq(&[der(6, STAMP), der(0xa0, &der(4, &stamped))]),
+            der(0xa0, &self.stamper),
+            der(0x31, &signer),
+        ]);
+        seq(&[seq(&[der(2, &[0])]), seq(&[der(6, SIGNED_DATA), der(0xa0, &signed)])])
     }
 
     /// The second of two entries, and the signed root over both.
@@ -328,6 +452,18 @@ const ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 /// 1.3.6.1.5.5.7.3.3
 const CODE_SIGNING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x03];
+/// 1.3.6.1.5.5.7.3.1
+const SERVERS: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
+/// 1.3.6.1.5.5.7.3.8
+const TIME_STAMPING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x08];
+/// 2.16.840.1.101.3.4.2.1
+const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
+/// 1.2.840.113549.1.7.2, and of its attributes 1.2.840.113549.1.9.3 and .4
+const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
+const CONTENT_TYPE: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x03];
+const MESSAGE_DIGEST: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x04];
+/// 1.2.840.113549.1.9.16.1.4
+const STAMP: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x10, 0x01, 0x04];
 /// 1.3.6.1.4.1.57264.1.1, the text as it is, and 1.3.6.1.4.1.57264.1.8, a UTF8String.
 const ISSUER: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xbf, 0x30, 0x01, 0x01];
 const ISSUER_TEXT: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xbf, 0x30, 0x01, 0x08];
@@ -359,11 +495,16 @@ fn extension(oid: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
     seq(&[der(6, oid), critical, der(4, value)])
 }
 
+/// The number of the certificate of a key.
+fn serial(key: &KeyPair) -> Vec<u8> {
+    der(2, &[&[1], &key_id(key)[..8]].concat())
+}
+
 /// What is signed of a certificate.
 fn contents(issuer: &str, valid: (&str, &str), subject: &[u8], key: &KeyPair, extensions: &[Vec<u8>]) -> Vec<u8> {
     seq(&[
         der(0xa0, &der(2, &[2])),
-        der(2, &[&[1], &key_id(key)[..8]].concat()),
+        serial(key),
         seq(&[der(6, ECDSA_SHA256)]),
         der(0x30, &common_name(issuer)),
         seq(&[der(0x17, valid.0.as_bytes()), der(0x17, valid.1.as_bytes())]),

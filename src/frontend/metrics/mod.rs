@@ -7,6 +7,8 @@ pub mod serve;
 mod tests;
 pub mod text;
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -51,9 +53,13 @@ pub fn run(paths: &Paths, args: &MetricsArgs) -> ExitCode {
             Err(sentence) => fail(&sentence),
         };
     }
-    let Some(file) = &args.textfile else { return print(&page(&directory, Exposition::Prometheus)) };
     loop {
-        if let Err(error) = fsutil::write_atomically(file, page(&directory, Exposition::Prometheus).as_bytes(), 0o644) {
+        let page = match page(&directory, Exposition::Prometheus) {
+            Ok(page) => page,
+            Err(sentence) => return fail(&sentence),
+        };
+        let Some(file) = &args.textfile else { return print(&page) };
+        if let Err(error) = fsutil::write_atomically(file, page.as_bytes(), 0o644) {
             return fail(&chain(&error));
         }
         if args.once {
@@ -63,8 +69,14 @@ pub fn run(paths: &Paths, args: &MetricsArgs) -> ExitCode {
     }
 }
 
-fn page(directory: &Path, exposition: Exposition) -> String {
+/// The page, or why there is none: zeros from somebody who may not look would be lies.
+fn page(directory: &Path, exposition: Exposition) -> Result<String, String> {
     static SAID: Once = Once::new();
+    if let Err(error) = fs::read_dir(directory)
+        && error.kind() == ErrorKind::PermissionDenied
+    {
+        return Err(format!("read {}: only root and the directory's group may, run it as one of them", directory.display()));
+    }
     let gathered = gather(directory);
     if gathered.source == Source::Nowhere {
         SAID.call_once(|| {
@@ -74,7 +86,7 @@ fn page(directory: &Path, exposition: Exposition) -> String {
             );
         });
     }
-    gathered.page(exposition)
+    Ok(gathered.page(exposition))
 }
 
 /// Asks the kernel, as root, and leaves the answers for a process that may not.

@@ -75,7 +75,7 @@ impl Stream for UnixStream {
 }
 
 /// What makes a page.
-pub type Pages = dyn Fn(Exposition) -> String + Send + Sync;
+pub type Pages = dyn Fn(Exposition) -> Result<String, String> + Send + Sync;
 
 /// Listens and answers, until the process ends.
 ///
@@ -188,7 +188,10 @@ fn respond(request: &str, pages: &Pages) -> (&'static str, &'static str, String,
         .map(|(_, value)| value)
         .collect();
     let exposition = Exposition::accepted(&accept.join(","));
-    ("200 OK", exposition.content_type(), pages(exposition), with_body)
+    match pages(exposition) {
+        Ok(page) => ("200 OK", exposition.content_type(), page, with_body),
+        Err(sentence) => ("503 Service Unavailable", plain, format!("{sentence}\n"), with_body),
+    }
 }
 
 fn answer(stream: &mut impl Stream, status: &str, kind: &str, body: &str, with_body: bool) -> io::Result<()> {
@@ -209,7 +212,7 @@ mod tests {
     use super::*;
 
     fn pages() -> Arc<Pages> {
-        Arc::new(|exposition| format!("{exposition:?}\n"))
+        Arc::new(|exposition| Ok(format!("{exposition:?}\n")))
     }
 
     #[test]
@@ -228,6 +231,8 @@ mod tests {
         }
         let (_, kind, body, _) = respond("GET /metrics HTTP/1.1\r\naCCept: application/openmetrics-text\r\n\r\n", &*pages());
         assert!(kind.starts_with("application/openmetrics-text") && body == "OpenMetrics\n");
+        let (status, _, body, _) = respond("GET /metrics HTTP/1.1\r\n\r\n", &|_| Err("read x: no".to_owned()));
+        assert_eq!((status, body.as_str()), ("503 Service Unavailable", "read x: no\n"));
     }
 
     #[test]

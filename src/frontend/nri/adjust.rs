@@ -11,6 +11,8 @@ use crate::model::admission::{admit, on_failure};
 use crate::model::annotations::{OnFailure, PREFIX, Request};
 use crate::model::bytecode::PullPolicy;
 use crate::model::container::asks;
+use crate::model::ids::Pid;
+use crate::model::missed::Missed;
 use crate::model::policy::{ContainerFacts, Engine, Policy};
 
 /// Containers of a pod whose images are fetched early; those of further ones are fetched by the hooks.
@@ -37,6 +39,7 @@ fn facts(pod: &PodSandbox, name: Option<&str>, container: Option<&Container>, en
         namespace: known(&pod.namespace),
         pod: known(&pod.name),
         container: name.and_then(known),
+        labels: pod.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         // NRI is of a runtime that runs as root.
         runtime_user: 0,
         userns: user(&pod.linux.namespaces) || container.is_some_and(|container| user(&container.linux.namespaces)),
@@ -52,13 +55,30 @@ pub fn has_our_hook(container: &Container, invocation: &Invocation) -> bool {
         .any(|hook| std::path::Path::new(&hook.path) == invocation.binary || hook.path.ends_with("/bpfman-hook"))
 }
 
-/// Whether a running container asked for us and does not have our hook; what cannot be parsed asked too.
-pub fn missed(pod: &PodSandbox, container: &Container, invocation: &Invocation) -> bool {
+/// A running container that asked for us and does not have our hook, or why it cannot be told as one; what cannot be parsed asked too.
+pub fn missed(
+    pod: &PodSandbox,
+    container: &Container,
+    engine: Engine,
+    invocation: &Invocation,
+) -> Option<Result<Missed, String>> {
     let annotations = ours(pod, Some(container));
     if annotations.is_empty() || has_our_hook(container, invocation) {
-        return false;
+        return None;
     }
-    !matches!(Request::parse(&annotations, Some(&container.name)), Ok(None))
+    if let Ok(None) = Request::parse(&annotations, Some(&container.name)) {
+        return None;
+    }
+    let missed = || {
+        Ok(Missed {
+            id: container.id.parse().map_err(|error| chain(&error))?,
+            pid: Pid::new(container.pid).map_err(|error| chain(&error))?,
+            cgroups_path: container.linux.cgroups_path.clone(),
+            facts: facts(pod, Some(&container.name), Some(container), engine),
+            annotations,
+        })
+    };
+    Some(missed())
 }
 
 /// What to change of a container that is being created; None leaves it as it is.
@@ -89,9 +109,14 @@ pub fn adjust(
     {
         return Err(chain(&refusal));
     }
+    // In the hook's arguments, since an annotation could be anybody's; and only what a rule asks for, since there may be many.
+    let told: Vec<String> = match policy.label_keys() {
+        keys if keys.is_empty() => Vec::new(),
+        keys => facts.labels.iter().filter(|(key, _)| keys.contains(key.as_str())).map(|(k, v)| format!("{k}={v}")).collect(),
+    };
     let hook = |stage: crate::cli::Stage| Hook {
         path: invocation.binary.to_string_lossy().into_owned(),
-        args: arguments(stage, engine, invocation),
+        args: arguments(stage, engine, &told, invocation),
         timeout: Some(OptionalInt { value: hook_files::TIMEOUT.cast_signed(), ..Default::default() }).into(),
         ..Default::default()
     };
@@ -107,8 +132,11 @@ pub fn adjust(
     }))
 }
 
-fn arguments(stage: crate::cli::Stage, engine: Engine, invocation: &Invocation) -> Vec<String> {
+fn arguments(stage: crate::cli::Stage, engine: Engine, labels: &[String], invocation: &Invocation) -> Vec<String> {
     let mut args = vec!["bpfman-hook", "hook", stage.word(), "--engine", engine.word()];
+    if stage == crate::cli::Stage::CreateRuntime {
+        args.extend(labels.iter().flat_map(|label| ["--label", label]));
+    }
     let root = invocation.root.as_ref().map(|root| root.to_string_lossy());
     args.extend(root.iter().flat_map(|root| ["--root", root]));
     args.into_iter().map(str::to_owned).collect()
@@ -222,24 +250,46 @@ mod tests {
     }
 
     #[test]
+    fn labels_that_a_rule_names_are_told_to_the_hook_in_its_arguments() {
+        let policy = policy(
+            "[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nmatch = { namespace = \"lab\", \
+             labels = { tier = \"edge\" } }\nprograms = [\"xdp\"]\n",
+        );
+        let mut request = with(&[IMAGE, XDP], &[]);
+        assert!(adjust(&request, Engine::Containerd, Ok(&policy), &invocation()).unwrap_err().contains("no container rule"));
+        let labels = [("tier", "edge"), ("app", "web")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        request.pod.mut_or_insert_default().labels = labels.into();
+        let adjust = adjust(&request, Engine::Containerd, Ok(&policy), &invocation()).unwrap().unwrap();
+        let args = &adjust.hooks.create_runtime[0].args;
+        assert_eq!(args[5..], ["--label", "tier=edge"]);
+        let parsed = crate::cli::hook_fast_path(&args[1..]).unwrap();
+        assert_eq!(parsed.labels, [("tier".to_owned(), "edge".to_owned())]);
+        assert_eq!(adjust.hooks.poststop[0].args.len(), 5);
+    }
+
+    #[test]
     fn who_does_not_ask_is_left_alone() {
         let unreadable = Err("the policy is wrong");
         let other = [("other.hook.bpfman.io/image", "registry.example/net/pass:v1")];
         for pod in [&[][..], &[("example.org/owner", "net")], &other] {
             let request = with(pod, &[]);
             assert_eq!(adjust(&request, Engine::Containerd, unreadable, &invocation()), Ok(None), "{pod:?}");
-            assert!(!missed(&request.pod, &request.container, &invocation()), "{pod:?}");
+            assert!(missed(&request.pod, &request.container, Engine::Containerd, &invocation()).is_none(), "{pod:?}");
         }
     }
 
     #[test]
     fn a_container_that_has_our_hook_gets_no_second() {
         let mut request = with(&[IMAGE, XDP], &[]);
-        assert!(missed(&request.pod, &request.container, &invocation()));
+        request.container.mut_or_insert_default().pid = 7;
+        let without = missed(&request.pod, &request.container, Engine::Containerd, &invocation()).unwrap().unwrap();
+        assert_eq!((without.id.as_str(), without.pid.get()), (request.container.id.as_str(), 7));
+        assert!(without.cgroups_path.ends_with(&request.container.id), "{}", without.cgroups_path);
+        assert_eq!(without.annotations.len(), 2);
         let hook = Hook { path: "/opt/bpfman/bpfman-hook".into(), ..Default::default() };
         request.container.mut_or_insert_default().hooks.mut_or_insert_default().create_runtime.push(hook);
         assert_eq!(adjust(&request, Engine::Containerd, Ok(&lenient()), &invocation()), Ok(None));
-        assert!(!missed(&request.pod, &request.container, &invocation()));
+        assert!(missed(&request.pod, &request.container, Engine::Containerd, &invocation()).is_none());
     }
 
     #[test]

@@ -3,13 +3,15 @@
 //! ```text
 //! socket <─> mux.rs ─┬─ connection 1: plugin.rs, a ttrpc server; adjust.rs decides, from memory
 //!                    └─ connection 2: RegisterPlugin
-//! beside it: policy.rs reads the policy again when it changes, work.rs runs `pull` and `gc`
+//! beside it: policy.rs reads the policy again when it changes, work.rs runs `pull` and `gc`, and the child of missed.rs
 //! ```
 
 mod adjust;
+pub mod missed;
 mod mux;
 mod plugin;
 mod policy;
+mod pre_pull;
 mod work;
 
 #[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
@@ -51,6 +53,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const GOOD: Duration = Duration::from_secs(30);
 /// What RegisterPlugin may take.
 const REGISTER: Duration = Duration::from_secs(5);
+/// What the server's tasks may take to end when the connection has.
+const DISCONNECT: Duration = Duration::from_millis(50);
 
 /// What every connection shares.
 struct Shared {
@@ -75,15 +79,23 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
     let shared = Shared {
         invocation: Invocation { binary, engines: Engines::default(), root: root.map(Path::to_owned) },
         policy: Kept::begin(paths),
-        work: Work::new(program, root.map(Path::to_owned)),
+        work: Work::new(program, root.map(Path::to_owned), missed::deal_with),
         name: args.name.clone(),
         idx: args.idx.clone(),
+    };
+    let images = match pre_pull::images(&args.pre_pull) {
+        Ok(images) => images,
+        Err(sentence) => {
+            fail(&sentence);
+            return ExitCode::from(2);
+        }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("start the plugin: {error}")),
     };
     runtime.block_on(async {
+        shared.work.pre_pull(images);
         if let Some(stream) = handed_over {
             let end = match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
                 Ok(stream) => serve(&shared, stream).await,
@@ -101,7 +113,7 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
             if begun.elapsed() >= GOOD {
                 pause = PAUSE;
             }
-            eprintln!("bpfman-hook: {}: {end}; trying again", args.socket.display());
+            tracing::warn!("{}: {end}; trying again", args.socket.display());
             tokio::time::sleep(pause + jitter(pause)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -146,7 +158,8 @@ async fn serve(shared: &Shared, stream: UnixStream) -> io::Error {
         end = pump.run() => end.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
         end = register => end,
     };
-    server.disconnect().await;
+    // `disconnect` alone would wait for the listener, which has no more to come; meanwhile the runtime may be there again.
+    _ = tokio::time::timeout(DISCONNECT, server.shutdown()).await;
     end
 }
 

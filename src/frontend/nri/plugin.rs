@@ -1,6 +1,6 @@
 //! The plugin's answers. No handler waits for anything: all plugin calls of a runtime share one lock and two seconds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -19,16 +19,22 @@ use crate::frontend::nri::service::Plugin;
 use crate::frontend::nri::work::Work;
 use crate::frontend::report::fit;
 use crate::model::container::asks;
+use crate::model::missed::Missed;
 use crate::model::policy::Engine;
 
 /// The events that are used, as bits; a bit that a runtime does not know ends the connection.
-const EVENTS: i32 = 1 << (Event::RUN_POD_SANDBOX as i32 - 1) | 1 << (Event::CREATE_CONTAINER as i32 - 1);
+const EVENTS: i32 =
+    bit(Event::RUN_POD_SANDBOX) | bit(Event::STOP_POD_SANDBOX) | bit(Event::REMOVE_POD_SANDBOX) | bit(Event::CREATE_CONTAINER);
+
+const fn bit(event: Event) -> i32 {
+    1 << (event as i32 - 1)
+}
 
 /// The longest sentence in a pod's events.
 const SENTENCE_MAX: usize = 1000;
 
-/// Containers that ran without us and are named, of one Synchronize.
-const NAMED: usize = 100;
+/// Containers that were started without us and are recorded, of one Synchronize.
+const MISSED_MAX: usize = 1000;
 
 /// The plugin, for one connection.
 #[derive(Debug)]
@@ -51,12 +57,14 @@ pub struct Told {
     /// Pods with annotations of ours, of a Synchronize that goes on.
     pods: BTreeMap<String, PodSandbox>,
     /// Containers of it that run without us.
-    missed: usize,
+    missed: Vec<Missed>,
+    /// Pods with such containers: where one is started again, the former one is gone.
+    pods_with_missed: BTreeSet<String>,
 }
 
 impl Default for Told {
     fn default() -> Self {
-        Self { engine: Engine::Containerd, pods: BTreeMap::new(), missed: 0 }
+        Self { engine: Engine::Containerd, pods: BTreeMap::new(), missed: Vec::new(), pods_with_missed: BTreeSet::new() }
     }
 }
 
@@ -68,7 +76,14 @@ impl Hooked {
     fn create(&self, request: &CreateContainerRequest) -> std::result::Result<CreateContainerResponse, String> {
         let policy = self.policy.now();
         let policy = policy.as_ref().as_ref().map_err(String::as_str);
-        let adjust = adjust::adjust(request, self.told().engine, policy, &self.invocation)?;
+        let (engine, again) = {
+            let mut told = self.told();
+            (told.engine, told.pods_with_missed.remove(&request.pod.id))
+        };
+        if again {
+            self.work.collect();
+        }
+        let adjust = adjust::adjust(request, engine, policy, &self.invocation)?;
         Ok(CreateContainerResponse { adjust: adjust.into(), ..Default::default() })
     }
 
@@ -87,23 +102,23 @@ impl Hooked {
                 Ok(ContainerState::CONTAINER_RUNNING | ContainerState::CONTAINER_PAUSED)
             );
             let pod = told.pods.get(&container.pod_sandbox_id).unwrap_or(&nothing);
-            if runs && adjust::missed(pod, container, &self.invocation) {
-                let place = format!("{}/{}", pod.namespace, pod.name);
-                told.missed += 1;
-                if told.missed <= NAMED {
-                    eprintln!(
-                        "bpfman-hook: container {} ({} of {place}) runs without what it asked for: it started without bpfman-hook",
-                        container.id, container.name
-                    );
+            let Some(missed) = adjust::missed(pod, container, told.engine, &self.invocation).filter(|_| runs) else { continue };
+            match missed {
+                Ok(missed) if told.missed.len() < MISSED_MAX => {
+                    told.missed.push(missed);
+                    told.pods_with_missed.insert(container.pod_sandbox_id.clone());
+                }
+                Ok(missed) => {
+                    tracing::warn!("container {} runs without what it asked for, and is one too many to be recorded", missed.id)
+                }
+                Err(sentence) => {
+                    tracing::warn!("a container runs without what it asked for, and cannot be recorded: {sentence}")
                 }
             }
         }
         if !request.more {
-            if told.missed > NAMED {
-                eprintln!("bpfman-hook: {} containers run without what they asked for", told.missed);
-            }
-            (told.pods, told.missed) = (BTreeMap::new(), 0);
-            self.work.collect();
+            told.pods = BTreeMap::new();
+            self.work.missed(std::mem::take(&mut told.missed));
         }
         SynchronizeResponse { more: request.more, ..Default::default() }
     }
@@ -113,7 +128,7 @@ impl Hooked {
 impl Plugin for Hooked {
     async fn configure(&self, _: &TtrpcContext, request: ConfigureRequest) -> Result<ConfigureResponse> {
         self.told().engine = if request.runtime_name.starts_with("cri") { Engine::CriO } else { Engine::Containerd };
-        eprintln!("bpfman-hook: plugin of {} {}", request.runtime_name, request.runtime_version);
+        tracing::info!("plugin of {} {}", request.runtime_name, request.runtime_version);
         Ok(ConfigureResponse { events: EVENTS, ..Default::default() })
     }
 
@@ -141,11 +156,18 @@ impl Plugin for Hooked {
     }
 
     async fn state_change(&self, _: &TtrpcContext, request: StateChangeEvent) -> Result<Empty> {
-        if request.event.enum_value() == Ok(Event::RUN_POD_SANDBOX)
-            && asks(request.pod.annotations.keys())
-            && let Ok(policy) = self.policy.now().as_ref()
-        {
-            self.work.fetch(adjust::wanted(&request.pod, self.told().engine, policy));
+        if !asks(request.pod.annotations.keys()) {
+            return Ok(Empty::default());
+        }
+        match request.event.enum_value() {
+            Ok(Event::RUN_POD_SANDBOX) => {
+                if let Ok(policy) = self.policy.now().as_ref() {
+                    self.work.fetch(adjust::wanted(&request.pod, self.told().engine, policy));
+                }
+            }
+            // What the pod itself owned outlived its containers.
+            Ok(Event::STOP_POD_SANDBOX | Event::REMOVE_POD_SANDBOX) => self.work.collect(),
+            _ => {}
         }
         Ok(Empty::default())
     }

@@ -5,12 +5,24 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use std::time::Duration;
+
 use tokio::process::Command;
+
+use crate::lifecycle::error::chain;
+use crate::model::missed::{Missed, MissedContainers};
+use crate::sys::error::SysError;
 
 /// Runs at a time.
 const FETCHES: usize = 4;
 /// Images that wait. More are left to the hooks, which fetch what they miss.
 const WAITING: usize = 256;
+/// The first pause before an image of the pre-pull list is tried again; it doubles up to [`AGAIN_MAX`].
+const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN_MAX: Duration = Duration::from_secs(600);
+
+/// Hands containers that were started without us to a child, and waits for it.
+pub type DealWith = fn(&MissedContainers) -> Result<(), SysError>;
 
 /// Starts runs of our own program.
 #[derive(Debug, Clone)]
@@ -20,6 +32,7 @@ pub struct Work(Arc<Shared>);
 struct Shared {
     program: PathBuf,
     root: Option<PathBuf>,
+    deal_with: DealWith,
     queue: Mutex<Queue>,
 }
 
@@ -28,6 +41,8 @@ struct Queue {
     running: BTreeSet<String>,
     waiting: VecDeque<String>,
     collecting: bool,
+    /// Asked for while a run was at work: what died meanwhile it may not have seen.
+    collect_again: bool,
 }
 
 impl Queue {
@@ -50,8 +65,8 @@ impl Queue {
 
 impl Work {
     /// `program` is ourselves; `root` is handed on.
-    pub fn new(program: PathBuf, root: Option<PathBuf>) -> Self {
-        Self(Arc::new(Shared { program, root, queue: Mutex::default() }))
+    pub fn new(program: PathBuf, root: Option<PathBuf>, deal_with: DealWith) -> Self {
+        Self(Arc::new(Shared { program, root, deal_with, queue: Mutex::default() }))
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -75,26 +90,85 @@ impl Work {
         }
     }
 
-    /// Releases what belongs to the dead; returns at once. One run at a time.
-    pub fn collect(&self) {
-        if std::mem::replace(&mut self.queue().collecting, true) {
-            return;
-        }
+    /// Fetches and verifies a list, one after another beside what pods ask for, and tries again until all of it is there; returns
+    /// at once.
+    pub fn pre_pull(&self, images: Vec<String>) {
         let work = self.clone();
         tokio::spawn(async move {
-            work.run(&["gc"]).await;
-            work.queue().collecting = false;
+            let (mut left, mut pause) = (images, AGAIN);
+            loop {
+                let mut failed = Vec::new();
+                for image in left {
+                    if !work.run(&["pull", "--quiet", "--", &image]).await {
+                        failed.push(image);
+                    }
+                }
+                if failed.is_empty() {
+                    return;
+                }
+                left = failed;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(AGAIN_MAX);
+            }
         });
     }
 
-    async fn run(&self, args: &[&str]) {
+    /// Has containers that were started without us recorded, and then what belongs to the dead released; returns at once.
+    pub fn missed(&self, containers: Vec<Missed>) {
+        if containers.is_empty() {
+            return self.collect();
+        }
+        let work = self.clone();
+        tokio::spawn(async move {
+            let told = MissedContainers { root: work.0.root.clone(), containers };
+            let deal_with = work.0.deal_with;
+            match tokio::task::spawn_blocking(move || deal_with(&told)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!("containers run without what they asked for, and are not recorded: {}", chain(&error))
+                }
+                Err(error) => tracing::error!("containers run without what they asked for, and are not recorded: {error}"),
+            }
+            work.collect();
+        });
+    }
+
+    /// Releases what belongs to the dead; returns at once. One run at a time, and one more for all who ask meanwhile.
+    pub fn collect(&self) {
+        {
+            let mut queue = self.queue();
+            if queue.collecting {
+                queue.collect_again = true;
+                return;
+            }
+            queue.collecting = true;
+        }
+        let work = self.clone();
+        tokio::spawn(async move {
+            loop {
+                work.run(&["gc"]).await;
+                let mut queue = work.queue();
+                if !std::mem::take(&mut queue.collect_again) {
+                    queue.collecting = false;
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Runs ourselves; true where it succeeded. What goes wrong it says itself.
+    async fn run(&self, args: &[&str]) -> bool {
         let mut command = Command::new(&self.0.program);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         if let Some(root) = &self.0.root {
             command.arg("--root").arg(root);
         }
-        if let Err(error) = command.args(args).status().await {
-            eprintln!("bpfman-hook: run {} {}: {error}", self.0.program.display(), args.join(" "));
+        match command.args(args).status().await {
+            Ok(status) => status.success(),
+            Err(error) => {
+                tracing::error!("run {} {}: {error}", self.0.program.display(), args.join(" "));
+                false
+            }
         }
     }
 }

@@ -84,6 +84,7 @@ pub fn load(request: LoadRequest) -> Result<Load, Status> {
         globals,
         metadata: metadata(request.metadata)?,
         map_owner,
+        attach: Vec::new(),
     })
 }
 

@@ -123,6 +123,6 @@ impl Evidence {
         } else {
             Body::Bundle(blob)
         };
-        Signature { body }
+        Signature::of(body)
     }
 }

@@ -44,16 +44,16 @@ fn verdicts_are_found_by_rule_and_policy_and_the_oldest_go_first() {
 
 #[test]
 fn kept_signatures_come_back_as_they_were() {
-    let simple = Signature { body: Body::Simple { payload: b"p".to_vec(), signature: "c2ln".into(), keyless: None } };
-    let bundle = Signature { body: Body::Bundle(b"{}".to_vec()) };
+    let simple = Signature::of(Body::Simple { payload: b"p".to_vec(), signature: "c2ln".into(), keyless: None });
+    let bundle = Signature::of(Body::Bundle(b"{}".to_vec()));
     for signature in [simple, bundle] {
         let (evidence, blob) = Evidence::of(&signature).unwrap();
         assert_eq!(evidence.signature(blob.to_vec()), signature);
     }
-    assert!(Evidence::of(&Signature { body: Body::Unreadable(String::new()) }).is_none());
+    assert!(Evidence::of(&Signature::of(Body::Unreadable(String::new()))).is_none());
     let mut record = record();
     for n in 0..20u8 {
-        let kept = Signature { body: Body::Bundle(vec![n / 2]) };
+        let kept = Signature::of(Body::Bundle(vec![n / 2]));
         record.add_evidence(Evidence::of(&kept).unwrap().0);
     }
     assert_eq!(record.evidence.len(), 8);

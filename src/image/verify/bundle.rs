@@ -2,11 +2,12 @@
 
 use serde::Deserialize;
 use sigstore_types::bundle::VerificationMaterialContent;
-use sigstore_types::{Bundle, SignatureContent};
+use sigstore_types::{Bundle, DsseEnvelope, SignatureContent};
 
-use crate::image::verify::Finding;
-use crate::image::verify::key::{Key, signer};
+use crate::image::verify::check::{Check, Flaw};
+use crate::image::verify::key::{Key, no_signer, signer};
 use crate::image::verify::keyless::{self, Identities};
+use crate::image::verify::{Finding, reasons};
 use crate::model::ids::Digest;
 
 /// The payload type of in-toto statements.
@@ -33,6 +34,18 @@ struct Subject {
 }
 
 impl Statement {
+    /// Whether it is a statement of the version that is known here, about this image.
+    fn signs(&self, digest: &Digest) -> Result<(), Flaw> {
+        if self.kind != STATEMENT {
+            let why = format!("its statement is of the type {:?}", super::short(&self.kind));
+            return Err(Flaw::new(Check::Statement, why));
+        }
+        if !self.is_about(digest) {
+            return Err(Flaw::new(Check::Digest, "it is of another image"));
+        }
+        Ok(())
+    }
+
     /// True where any of its subjects is this image.
     fn is_about(&self, digest: &Digest) -> bool {
         let hex = digest.hex();
@@ -40,70 +53,78 @@ impl Statement {
     }
 }
 
+/// Reads a bundle. What a bundle by a key carries of logs and time stamps is not judged, so it need not be readable either: it is
+/// left out where it stands in the way.
+pub(super) fn parse(json: &[u8]) -> Result<Bundle, Flaw> {
+    let text = std::str::from_utf8(json).map_err(|_| Flaw::new(Check::Format, "it is no sigstore bundle: it is not text"))?;
+    Bundle::from_json(text).or_else(|err| without_evidence(json).ok_or_else(|| reasons::unreadable(&err)))
+}
+
+fn without_evidence(json: &[u8]) -> Option<Bundle> {
+    let mut bundle: serde_json::Value = serde_json::from_slice(json).ok()?;
+    let material = bundle.get_mut("verificationMaterial")?.as_object_mut()?;
+    material.get("publicKey")?;
+    material.retain(|name, _| name == "publicKey");
+    Bundle::from_json(&bundle.to_string()).ok()
+}
+
+/// True where it is by a key that it does not bring along.
+pub(super) fn by_key(bundle: &Bundle) -> bool {
+    matches!(bundle.verification_material.content, VerificationMaterialContent::PublicKey(_))
+}
+
+/// What an envelope says, before anything vouches for it.
+fn statement(bundle: &Bundle) -> Result<(&DsseEnvelope, Statement), Flaw> {
+    let bad = |why: String| Flaw::new(Check::Statement, why);
+    let SignatureContent::DsseEnvelope(envelope) = &bundle.content else {
+        return Err(bad("it is a bundle over an artifact, not over an image".to_owned()));
+    };
+    if envelope.payload_type != IN_TOTO {
+        return Err(bad(format!("its payload is of the type {:?}", super::short(&envelope.payload_type))));
+    }
+    let statement = serde_json::from_slice(envelope.payload.as_bytes())
+        .map_err(|err| bad(format!("its payload is no in-toto statement: {}", super::short(&err.to_string()))))?;
+    Ok((envelope, statement))
+}
+
+/// What an attestation is about, where it is one.
+pub(super) fn predicate(json: &[u8]) -> Option<String> {
+    let bundle = parse(json).ok()?;
+    statement(&bundle).ok().map(|(_, statement)| statement.predicate).filter(|predicate| predicate != SIGN)
+}
+
 /// First the envelope's signature, then what the statement says. What says of itself that it is another predicate is an
 /// attestation whoever signed it: nobody gains by that claim.
 pub(crate) fn examine(json: &[u8], digest: &Digest, keys: &[Key]) -> Finding {
-    let bad = |why: String| Finding::Bad(why);
-    let bundle = match std::str::from_utf8(json)
-        .map_err(|err| err.to_string())
-        .and_then(|json| Bundle::from_json(json).map_err(|err| err.to_string()))
-    {
-        Ok(bundle) => bundle,
-        Err(err) => return bad(format!("it is no sigstore bundle: {err}")),
-    };
-    let SignatureContent::DsseEnvelope(envelope) = &bundle.content else {
-        return bad("it is a bundle over an artifact, not over an image".to_owned());
-    };
-    if envelope.payload_type != IN_TOTO {
-        return bad(format!("its payload is of the type {:?}", envelope.payload_type.chars().take(100).collect::<String>()));
-    }
-    let statement: Statement = match serde_json::from_slice(envelope.payload.as_bytes()) {
-        Ok(statement) => statement,
-        Err(err) => return bad(format!("its payload is no in-toto statement: {err}")),
-    };
+    by_keys(json, digest, keys).unwrap_or_else(Finding::Bad)
+}
+
+fn by_keys(json: &[u8], digest: &Digest, keys: &[Key]) -> Result<Finding, Flaw> {
+    let bundle = parse(json)?;
+    let (envelope, statement) = statement(&bundle)?;
     if statement.predicate != SIGN {
-        return Finding::Attestation;
+        return Ok(Finding::Attestation);
     }
-    if !matches!(bundle.verification_material.content, VerificationMaterialContent::PublicKey(_)) {
-        return bad("it is keyless, by a certificate, and the rule names keys alone".to_owned());
+    if !by_key(&bundle) {
+        return Err(Flaw::new(Check::Identity, keyless::KEYS_ALONE).before(Check::Digest));
     }
-    let Some(by) = signer(keys, &envelope.pae(), &envelope.signature.sig) else {
-        return bad("it is by another key, or over other bytes".to_owned());
-    };
-    if statement.kind != STATEMENT {
-        return bad(format!("its statement is of the type {:?}", statement.kind.chars().take(100).collect::<String>()));
-    }
-    if !statement.is_about(digest) {
-        return bad("it is of another image".to_owned());
-    }
-    Finding::Good(by)
+    let by = signer(keys, &envelope.pae(), &envelope.signature.sig).ok_or_else(|| no_signer(keys))?;
+    statement.signs(digest)?;
+    Ok(Finding::Good(by))
 }
 
 /// The same for a certificate, of what [`examine`] did not take for an attestation. None for a bundle by a key.
-pub(crate) fn keyless(json: &[u8], digest: &Digest, identities: &[Identities]) -> Option<Result<String, String>> {
-    let bundle = Bundle::from_json(std::str::from_utf8(json).ok()?).ok()?;
-    let SignatureContent::DsseEnvelope(envelope) = &bundle.content else { return None };
-    if envelope.payload_type != IN_TOTO
-        || matches!(bundle.verification_material.content, VerificationMaterialContent::PublicKey(_))
-    {
-        return None;
+pub(crate) fn keyless(json: &[u8], digest: &Digest, identities: &[Identities]) -> Option<Result<String, Flaw>> {
+    let bundle = parse(json).ok().filter(|bundle| !by_key(bundle))?;
+    let (_, statement) = statement(&bundle).ok()?;
+    if statement.predicate != SIGN {
+        return Some(Err(Flaw::new(Check::Statement, "its statement is no signature of an image")));
     }
-    let statement: Statement = serde_json::from_slice(envelope.payload.as_bytes()).ok()?;
-    if statement.predicate != SIGN || statement.kind != STATEMENT {
-        return Some(Err("its statement is no signature of an image".to_owned()));
-    }
-    if !statement.is_about(digest) {
-        return Some(Err("it is of another image".to_owned()));
-    }
-    Some(keyless::bundle(&bundle, digest, identities))
+    Some(statement.signs(digest).and_then(|()| keyless::bundle(&bundle, digest, identities)))
 }
 
 /// True where its statement names `digest`, or where it cannot be read.
 pub(crate) fn claims(json: &[u8], digest: &Digest) -> bool {
-    let bundle = std::str::from_utf8(json).ok().and_then(|json| Bundle::from_json(json).ok());
-    let statement = bundle.and_then(|bundle| match bundle.content {
-        SignatureContent::DsseEnvelope(envelope) => serde_json::from_slice::<Statement>(envelope.payload.as_bytes()).ok(),
-        _ => None,
-    });
-    statement.is_none_or(|statement| statement.is_about(digest))
+    let bundle = parse(json).ok();
+    bundle.and_then(|bundle| statement(&bundle).ok().map(|(_, statement)| statement.is_about(digest))).unwrap_or(true)
 }

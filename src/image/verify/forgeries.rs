@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use super::{Attached, Body, Identities, Judgement, Signature, Signers};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use super::{Account, Attached, Body, Check, Identities, Judgement, Kind, Outcome, Signature, Signers};
 use crate::model::policy::Words;
 use sigstore_world::{Claim, Flaw, Instance};
 
@@ -23,20 +27,41 @@ fn signers(instance: &Instance, identity: &str, issuer: &str) -> Signers {
 }
 
 fn bundle(instance: &Instance, claim: Claim<'_>, flaw: Flaw) -> Signature {
-    Signature { body: Body::Bundle(instance.bundle(claim, flaw).to_string().into()) }
+    Signature::of(Body::Bundle(instance.bundle(claim, flaw).to_string().into()))
 }
 
 fn attachment(instance: &Instance, claim: Claim<'_>, flaw: Flaw) -> Signature {
     let made = instance.attachment(claim, flaw);
     let keyless = Attached { certificate: made.certificate, chain: Some(made.chain), entry: Some(made.entry) };
-    Signature { body: Body::Simple { payload: made.payload.into(), signature: made.signature, keyless: Some(keyless) } }
+    Signature::of(Body::Simple { payload: made.payload.into(), signature: made.signature, keyless: Some(keyless) })
 }
+
+fn bundle_of_rekor_2(instance: &Instance, claim: Claim<'_>, flaw: Flaw) -> Signature {
+    Signature::of(Body::Bundle(instance.bundle_of_rekor_2(claim, flaw).to_string().into()))
+}
+
+type Make = fn(&Instance, Claim<'_>, Flaw) -> Signature;
 
 fn refused(signature: &Signature, digest: &str, signers: &Signers) -> String {
     let found = signature.judge(&digest.parse().unwrap(), signers);
-    assert!(matches!(found, Judgement::Bad(_)), "{found:?}");
-    let Judgement::Bad(why) = found else { unreachable!("it was looked at") };
-    why
+    let checks = Account::of(signature).checks(&found);
+    let Judgement::Bad(flaw) = found else { unreachable!("{found:?}") };
+    assert_no_debris(&flaw.why);
+    // The check that failed is told of, alone, and nothing behind it is said to have been passed.
+    let failed: Vec<_> =
+        checks.iter().filter(|checked| checked.result == Outcome::Failed).map(|checked| checked.check).collect();
+    assert_eq!(failed, [flaw.check], "{}: {checks:?}", flaw.why);
+    let behind = checks.iter().skip_while(|checked| checked.result != Outcome::Failed).skip(1);
+    assert!(behind.clone().all(|checked| checked.result != Outcome::Passed), "{}: {checks:?}", flaw.why);
+    flaw.why
+}
+
+/// Nothing of the library's debug text, and no sentence that ends in the middle.
+fn assert_no_debris(why: &str) {
+    for debris in ["Some(", "Error", "{", "}", "::", "\"", "Cert", "UnixTime", "\n"] {
+        assert!(!why.contains(debris), "{debris} in: {why}");
+    }
+    assert!(!why.ends_with(['.', ':', ' ']), "{why}");
 }
 
 #[test]
@@ -44,9 +69,22 @@ fn the_true_one_is_good_for_its_image_identity_issuer_and_root_alone() {
     let (instance, another) = (Instance::new(), Instance::new());
     let good = signers(&instance, CLAIM.identity, CLAIM.issuer);
     let by = format!("{} ({})", CLAIM.identity, CLAIM.issuer);
-    for make in [bundle, attachment] {
+    for (make, absent) in [
+        (bundle as Make, &[Check::Timestamp][..]),
+        (bundle_of_rekor_2, &[Check::Promise]),
+        (attachment, &[Check::Timestamp, Check::Proof, Check::Checkpoint]),
+    ] {
         let signature = make(&instance, CLAIM, Flaw::None);
-        assert_eq!(signature.judge(&CLAIM.digest.parse().unwrap(), &good), Judgement::Good(by.clone()));
+        let found = signature.judge(&CLAIM.digest.parse().unwrap(), &good);
+        assert_eq!(found, Judgement::Good(by.clone()));
+        let account = Account::of(&signature);
+        assert_eq!(account.kind, Kind::Keyless);
+        let claimed = account.claimed.clone().unwrap();
+        assert_eq!((claimed.identity.as_deref(), claimed.issuer.as_deref()), (Some(CLAIM.identity), Some(CLAIM.issuer)));
+        for checked in account.checks(&found) {
+            let expected = if absent.contains(&checked.check) { Outcome::Absent } else { Outcome::Passed };
+            assert_eq!(checked.result, expected, "{checked:?}");
+        }
         let other = CLAIM.digest.replace('1', "2");
         assert!(refused(&signature, &other, &good).contains("of another image"));
         for (identity, issuer) in [
@@ -60,36 +98,240 @@ fn the_true_one_is_good_for_its_image_identity_issuer_and_root_alone() {
         // The same names, other keys.
         let why = refused(&make(&another, CLAIM, Flaw::None), CLAIM.digest, &good);
         assert!(why.starts_with("it does not hold under root.json: "), "{why}");
+        let keys_alone = Signers::default();
+        assert_eq!(
+            refused(&signature, CLAIM.digest, &keys_alone),
+            "it is keyless, by a certificate, and the rule names keys alone"
+        );
     }
 }
 
+const NO_LOG: &str =
+    "it is in no log: it carries no entry with an inclusion proof, and a keyless signature counts only where it was logged";
+const EARLY: &str = "it was logged or stamped before its certificate was valid";
+const LATE: &str = "it was logged or stamped after its certificate had expired; sign again";
+const ENTRY: &str = "its log entry is of another signature, another certificate or other contents";
+const CONTENTS: &str = "its log entry is of other contents than those that were signed";
+const PROOF: &str = "the proof that its entry is in the log (inclusion proof) does not hold";
+const CHECKPOINT: &str = "the state of the log that its proof leads to (checkpoint) is not signed by the log that it names";
+
 #[test]
-fn each_flaw_is_found() {
+fn each_flaw_is_found_and_said_in_words() {
     let instance = Instance::new();
     let good = signers(&instance, CLAIM.identity, CLAIM.issuer);
-    for (flaw, words) in [
-        (Flaw::Authority, "certificate chain is invalid"),
-        (Flaw::NoTimestamp, "missing SCT"),
-        (Flaw::Timestamp, "SCT signature verification failed"),
-        (Flaw::Signature, "invalid signature: "),
-        (Flaw::Promise, "invalid inclusion promise"),
-        (Flaw::Entry, "hash"),
-        (Flaw::Early, "CertNotValidYet"),
-        (Flaw::Late, "CertExpired"),
+    let check = |make: Make, flaw, sentence: &str| {
+        let why = refused(&make(&instance, CLAIM, flaw), CLAIM.digest, &good);
+        assert_eq!(why, format!("it does not hold under root.json: {sentence}"), "{flaw:?}");
+    };
+    for (flaw, sentence) in [
+        (
+            Flaw::Authority,
+            "its certificate names an authority of the root that did not sign it: it is forged, or of another instance with the same names",
+        ),
+        (
+            Flaw::NoTimestamp,
+            "its certificate has no time stamp of a certificate log (SCT), so that nobody could have noticed it being issued",
+        ),
+        (
+            Flaw::Timestamp,
+            "the time stamp in its certificate (SCT) is by no certificate log of the root; if the instance has a new log, install its \
+             current trusted root",
+        ),
+        (
+            Flaw::Signature,
+            "the signature is not by the key of its certificate, or over other bytes; whoever made it must sign again",
+        ),
+        (Flaw::Purpose, "its certificate is not for signing code"),
+        (Flaw::Early, EARLY),
+        (Flaw::Late, LATE),
     ] {
-        for make in [bundle, attachment] {
-            let why = refused(&make(&instance, CLAIM, flaw), CLAIM.digest, &good);
-            assert!(why.starts_with("it does not hold under root.json: ") && why.contains(words), "{flaw:?}: {why}");
+        for make in [bundle as Make, bundle_of_rekor_2, attachment] {
+            check(make, flaw, sentence);
         }
     }
-    // Of a bundle alone: cosign 2 attaches no proof.
-    for (flaw, words) in [
-        (Flaw::NoPromise, "no verified timestamp"),
-        (Flaw::Proof, "invalid inclusion proof"),
-        (Flaw::Checkpoint, "invalid checkpoint"),
-        (Flaw::NoEntry, "must have an inclusion proof"),
-    ] {
-        let why = refused(&bundle(&instance, CLAIM, flaw), CLAIM.digest, &good);
-        assert!(why.contains(words), "{flaw:?}: {why}");
+    for make in [bundle as Make, bundle_of_rekor_2, attachment] {
+        for flaw in [Flaw::NoIdentity, Flaw::NoIssuer] {
+            let why = refused(&make(&instance, CLAIM, flaw), CLAIM.digest, &good);
+            let sentence =
+                "its certificate names no issuer, or nobody by an e-mail address or a URI, which alone are supported";
+            assert_eq!(why, sentence, "{flaw:?}");
+        }
     }
+    let promise = "the log's promise to enter it (signed entry timestamp) is not signed by the log, or is of another entry";
+    for make in [bundle as Make, attachment] {
+        check(make, Flaw::Promise, promise);
+    }
+    check(bundle, Flaw::Entry, ENTRY);
+    check(attachment, Flaw::Entry, CONTENTS);
+    check(bundle_of_rekor_2, Flaw::Entry, CONTENTS);
+    // cosign 2 attaches no proof.
+    for make in [bundle as Make, bundle_of_rekor_2] {
+        check(make, Flaw::Proof, PROOF);
+        check(make, Flaw::Checkpoint, CHECKPOINT);
+        check(make, Flaw::NoEntry, NO_LOG);
+    }
+    check(
+        bundle,
+        Flaw::NoPromise,
+        "nothing says when it was signed: it carries neither a log's promise (signed entry timestamp) nor a time stamp (RFC 3161)",
+    );
+    check(
+        bundle_of_rekor_2,
+        Flaw::NoStamp,
+        "nothing says when it was signed: its log is Rekor v2, which gives no times, and it carries no time stamp (RFC 3161); sign with a \
+         time stamp authority",
+    );
+    check(
+        bundle_of_rekor_2,
+        Flaw::Stamp,
+        "its time stamp (RFC 3161) is by no authority of the root; if the instance that signed has a new one, install its current trusted \
+         root",
+    );
+    check(bundle_of_rekor_2, Flaw::StampOfAnother, "its time stamp (RFC 3161) is of another signature");
+}
+
+/// A trusted root that lacks what a signature needs says what is lacking.
+#[test]
+fn a_trusted_root_that_is_too_old_is_told_of() {
+    let (instance, another) = (Instance::new(), Instance::new());
+    let theirs: Value = serde_json::from_str(&another.trusted_root()).unwrap();
+    let change = |part: &str, value: &Value| {
+        let mut root: Value = serde_json::from_str(&instance.trusted_root()).unwrap();
+        root[part] = value.clone();
+        let mut identities = Identities::parse(Path::new("root.json"), root.to_string().as_bytes()).unwrap();
+        let exactly = |text: &str| Words::Exact(text.to_owned()).matcher().unwrap();
+        identities.add(exactly(CLAIM.identity), exactly(CLAIM.issuer));
+        Signers { keys: Vec::new(), identities: vec![identities] }
+    };
+    let none = Value::Array(Vec::new());
+    for (make, part, value, words) in [
+        (bundle as Make, "tlogs", &none, "its entry is in a log that the root does not name; "),
+        (bundle, "tlogs", &theirs["tlogs"], "its entry is in a log that the root does not name; "),
+        (attachment, "tlogs", &theirs["tlogs"], "its entry is in a log that the root does not name; "),
+        (
+            bundle_of_rekor_2,
+            "tlogs",
+            &theirs["tlogs"],
+            "the state of the log that its proof leads to (checkpoint) is signed by no log of the root; ",
+        ),
+        (bundle, "ctlogs", &none, "the root names no certificate log, "),
+        (bundle, "ctlogs", &theirs["ctlogs"], "the time stamp in its certificate (SCT) is by no certificate log of the root; "),
+        (
+            bundle,
+            "certificateAuthorities",
+            &none,
+            "it was signed at 2025-06-01T00:01:00Z, and no authority of the root was valid then; ",
+        ),
+        (
+            bundle,
+            "certificateAuthorities",
+            &theirs["certificateAuthorities"],
+            "its certificate names an authority of the root that did not sign it: ",
+        ),
+        (
+            bundle_of_rekor_2,
+            "timestampAuthorities",
+            &none,
+            "it carries a time stamp (RFC 3161), and the root names no time stamp authority; ",
+        ),
+        (
+            bundle_of_rekor_2,
+            "timestampAuthorities",
+            &theirs["timestampAuthorities"],
+            "its time stamp (RFC 3161) is by no authority of the root; ",
+        ),
+    ] {
+        let why = refused(&make(&instance, CLAIM, Flaw::None), CLAIM.digest, &change(part, value));
+        assert!(why.starts_with(&format!("it does not hold under root.json: {words}")), "{part}: {why}");
+    }
+    let mut ended: Value = serde_json::from_str(&instance.trusted_root()).unwrap();
+    ended["timestampAuthorities"][0]["validFor"]["end"] = "2025-01-01T00:00:00Z".into();
+    let why = refused(
+        &bundle_of_rekor_2(&instance, CLAIM, Flaw::None),
+        CLAIM.digest,
+        &change("timestampAuthorities", &ended["timestampAuthorities"]),
+    );
+    assert!(why.contains("says 2025-06-01T00:01:00Z, when the authority that made it was not valid"), "{why}");
+    let mut ended = instance.trusted_root();
+    ended = ended
+        .replace("\"start\":\"2024-01-01T00:00:00Z\"", "\"end\":\"2025-01-01T00:00:00Z\",\"start\":\"2024-01-01T00:00:00Z\"");
+    let ended: Value = serde_json::from_str(&ended).unwrap();
+    let old = |part: &str, words: &str| {
+        let why = refused(&bundle(&instance, CLAIM, Flaw::None), CLAIM.digest, &change(part, &ended[part]));
+        assert!(why.contains(words), "{part}: {why}");
+    };
+    old("tlogs", "its entry is in a log that the root does not name; ");
+    old("ctlogs", "the time stamp in its certificate (SCT) is by no certificate log of the root; ");
+    old("certificateAuthorities", "no authority of the root was valid then; ");
+}
+
+/// What does not parse, or carries what no signature carries, is told of in words as well.
+#[test]
+fn malformed_bundles_are_told_of_in_words() {
+    let instance = Instance::new();
+    let good = signers(&instance, CLAIM.identity, CLAIM.issuer);
+    let bundle = instance.bundle(CLAIM, Flaw::None);
+    let entry = bundle["verificationMaterial"]["tlogEntries"][0].clone();
+    let stamp = instance.bundle_of_rekor_2(CLAIM, Flaw::None)["verificationMaterial"]["timestampVerificationData"].clone();
+    let certificate = bundle["verificationMaterial"]["certificate"].clone();
+    for (path, value, words) in [
+        ("/mediaType", "application/vnd.dev.sigstore.bundle.v0.9+json".into(), "it is no sigstore bundle: "),
+        (
+            "/verificationMaterial/tlogEntries/0/kindVersion/kind",
+            "rfc3161".into(),
+            "its log entry is of the kind rfc3161/0.0.1, which is not supported; ",
+        ),
+        (
+            "/verificationMaterial/tlogEntries",
+            vec![entry.clone(); 17].into(),
+            "it carries more log entries or time stamps than we look at: 17, ",
+        ),
+        (
+            "/verificationMaterial/timestampVerificationData",
+            serde_json::json!({ "rfc3161Timestamps": vec![stamp["rfc3161Timestamps"][0].clone(); 17] }),
+            "it carries more log entries or time stamps than we look at: 17, ",
+        ),
+        (
+            "/verificationMaterial/tlogEntries/0/inclusionProof/checkpoint/envelope",
+            "nonsense".into(),
+            "the state of the log that its proof leads to (checkpoint) cannot be read",
+        ),
+        (
+            "/verificationMaterial/tlogEntries/0/inclusionProof/treeSize",
+            "1".into(),
+            "it does not hold under root.json: its inclusion proof is of an entry beyond the end of the log",
+        ),
+        (
+            "/verificationMaterial/tlogEntries/0/inclusionProof/rootHash",
+            STANDARD.encode([7; 32]).into(),
+            "it does not hold under root.json: its inclusion proof leads to another state of the log than the one that the log signed (checkpoint)",
+        ),
+        (
+            "/verificationMaterial/tlogEntries/0/integratedTime",
+            "4102444800".into(),
+            "it does not hold under root.json: the log's promise to enter it ",
+        ),
+        (
+            "/verificationMaterial/tlogEntries/0/canonicalizedBody",
+            STANDARD.encode("{}").into(),
+            "it does not hold under root.json: the log's promise to enter it ",
+        ),
+        (
+            "/verificationMaterial/certificate/rawBytes",
+            STANDARD.encode("no certificate").into(),
+            "it does not hold under root.json: its certificate cannot be read",
+        ),
+    ] {
+        let mut changed = bundle.clone();
+        let (at, name) = path.rsplit_once('/').unwrap();
+        let parent = if at.is_empty() { &mut changed } else { changed.pointer_mut(at).unwrap() };
+        parent[name] = value;
+        let why = refused(&Signature::of(Body::Bundle(changed.to_string().into())), CLAIM.digest, &good);
+        assert!(why.starts_with(words), "{path}: {why}");
+    }
+    let mut chained = bundle;
+    chained["verificationMaterial"].as_object_mut().unwrap().remove("certificate");
+    chained["verificationMaterial"]["x509CertificateChain"] = serde_json::json!({ "certificates": [certificate] });
+    let why = refused(&Signature::of(Body::Bundle(chained.to_string().into())), CLAIM.digest, &good);
+    assert!(why.contains("it is a bundle v0.3 with a chain of certificates, where one certificate belongs"), "{why}");
 }

@@ -5,9 +5,15 @@ use std::path::{Path, PathBuf};
 use sigstore_crypto::{KeyAlgorithm, SigningScheme, VerificationKey, validate_raw_public_key};
 use sigstore_types::{DerPublicKey, SignatureBytes};
 
+use crate::image::hash;
+use crate::image::verify::check::{Check, Flaw};
+use crate::model::ids::Digest;
+
 /// A key that a rule names.
 pub(crate) struct Key {
     path: PathBuf,
+    /// Of its SubjectPublicKeyInfo, as `openssl pkey -pubin -outform der | sha256sum` says it.
+    fingerprint: Digest,
     /// One for each scheme that the key may have been used with.
     schemes: Vec<VerificationKey>,
 }
@@ -30,7 +36,11 @@ impl Key {
             KeyAlgorithm::EcdsaP384 => &[SigningScheme::EcdsaP384Sha256, SigningScheme::EcdsaP384Sha384],
             KeyAlgorithm::Ed25519 => &[SigningScheme::Ed25519],
             KeyAlgorithm::Rsa => &[SigningScheme::RsaPkcs1Sha256],
-            other => return Err(format!("keys of the kind {other:?} are not supported")),
+            other => {
+                return Err(format!(
+                    "keys of the kind {other:?} are not supported; ECDSA P-256 and P-384, Ed25519 and RSA are"
+                ));
+            }
         };
         let schemes = schemes
             .iter()
@@ -41,12 +51,17 @@ impl Key {
             })
             .map(|key: Result<_, sigstore_crypto::Error>| key.map_err(|err| err.to_string()))
             .collect::<Result<_, _>>()?;
-        Ok(Self { path: path.to_owned(), schemes })
+        Ok(Self { path: path.to_owned(), fingerprint: hash(key.as_bytes()), schemes })
     }
 
     /// The key file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The digest by which people compare keys.
+    pub fn fingerprint(&self) -> Digest {
+        self.fingerprint
     }
 
     /// True where `signature` is this key's over `message`.
@@ -58,4 +73,17 @@ impl Key {
 /// The first of the keys that made `signature` over `message`.
 pub(crate) fn signer(keys: &[Key], message: &[u8], signature: &SignatureBytes) -> Option<usize> {
     keys.iter().position(|key| key.signed(message, signature))
+}
+
+/// What is said where there is none.
+pub(super) fn no_signer(keys: &[Key]) -> Flaw {
+    let why = match keys {
+        [] => "it is by a key, and the rule names identities alone",
+        keys if keys.iter().any(|key| key.schemes.iter().any(|scheme| scheme.scheme() == SigningScheme::Ed25519)) => {
+            "it is by another key, or over other bytes; if it is by cosign 3 with a key of Ed25519, it is of the kind Ed25519ph, which is \
+             not supported: sign with cosign 2, or with a key of ECDSA"
+        }
+        _ => "it is by another key, or over other bytes",
+    };
+    Flaw::new(Check::Signature, why)
 }

@@ -1,6 +1,6 @@
 //! Keyless signatures: a certificate of a few minutes says who signed, a log's entry says when. All of it is checked against
 //! a trusted root on disk: the chain at the logged time, the certificate's own log, the promise, the proof and the checkpoint
-//! of the entry. Nothing here speaks to a network.
+//! of the entry, or a time stamp by an authority. Nothing here speaks to a network.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sigstore_trust_root::TrustedRoot;
-use sigstore_types::{Artifact, Bundle, Sha256Hash};
+use sigstore_types::{Artifact, Bundle, DerCertificate, Sha256Hash};
 use sigstore_verify::{VerificationPolicy, Verifier};
 
 use crate::image::hash;
+use crate::image::verify::check::{Check, Flaw};
+use crate::image::verify::{reasons, short};
 use crate::model::ids::Digest;
 use crate::model::policy::Matcher;
 
@@ -40,12 +42,16 @@ impl std::fmt::Debug for Identities {
     }
 }
 
+/// The most log entries, and the most time stamps, of one signature: each costs a signature check or more before anything is known
+/// of who made it. Real ones have one or two.
+const MAX_EVIDENCE: usize = 16;
+
 impl Identities {
     /// Reads a trusted root; the error says what is wrong with it.
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(json).map_err(|_| "it is not text".to_owned())?;
-        let root = TrustedRoot::from_json(text).map_err(|err| err.to_string())?;
-        let verifier = Verifier::new(&root).map_err(|err| err.to_string())?;
+        let root = TrustedRoot::from_json(text).map_err(|err| format!("it is no trusted root: {}", short(&err.to_string())))?;
+        let verifier = Verifier::new(&root).map_err(|err| reasons::root(&err))?;
         Ok(Self { path: path.to_owned(), verifier, names: Vec::new() })
     }
 
@@ -60,55 +66,64 @@ impl Identities {
     }
 
     /// Who signed, if it is one of those; else why not.
-    fn signer<'a>(&self, artifact: impl Into<Artifact<'a>>, bundle: &Bundle) -> Result<String, String> {
-        let result = self
-            .verifier
-            .verify(artifact, bundle, &VerificationPolicy::any_identity())
-            .map_err(|err| format!("it does not hold under {}: {}", self.path.display(), short(&err.to_string())))?;
+    fn signer<'a>(&self, artifact: impl Into<Artifact<'a>>, bundle: &Bundle) -> Result<String, Flaw> {
+        let material = &bundle.verification_material;
+        let evidence = material.tlog_entries.len().max(material.timestamp_verification_data.rfc3161_timestamps.len());
+        if evidence > MAX_EVIDENCE {
+            let why = format!(
+                "it carries more log entries or time stamps than we look at: {evidence}, where {MAX_EVIDENCE} are enough"
+            );
+            return Err(Flaw::new(Check::Format, why).before(Check::Timestamp));
+        }
+        let result = self.verifier.verify(artifact, bundle, &VerificationPolicy::any_identity()).map_err(|err| {
+            tracing::debug!(root = %self.path.display(), error = %err, "keyless signature does not hold");
+            reasons::flaw(&err).map(|why| format!("it does not hold under {}: {why}", self.path.display()))
+        })?;
         if !(result.certificate_verified() && result.sct_verified() && result.tlog_verified()) {
-            return Err("its certificate or its log entry was not verified".to_owned());
+            return Err(
+                Flaw::new(Check::Certificate, "its certificate or its log entry was not verified").before(Check::Timestamp)
+            );
         }
         let (Some(identity), Some(issuer)) = (result.identity(), result.issuer()) else {
-            return Err("its certificate names no identity or no issuer".to_owned());
+            let why = "its certificate names no issuer, or nobody by an e-mail address or a URI, which alone are supported";
+            return Err(Flaw::new(Check::Identity, why));
         };
         let identity = identity.as_str();
         let by = format!("{} ({})", short(identity), short(issuer));
         match self.names.iter().any(|(name, at)| name.fits(identity) && at.fits(issuer)) {
             true => Ok(by),
-            false => Err(format!("it is by {by}, whom the rule does not name")),
+            false => Err(Flaw::new(Check::Identity, format!("it is by {by}, whom the rule does not name"))),
         }
     }
 }
 
 /// A bundle whose statement is about `digest`.
-pub(crate) fn bundle(bundle: &Bundle, digest: &Digest, identities: &[Identities]) -> Result<String, String> {
-    let digest = Sha256Hash::from_hex(&digest.hex()).map_err(|err| err.to_string())?;
+pub(crate) fn bundle(bundle: &Bundle, digest: &Digest, identities: &[Identities]) -> Result<String, Flaw> {
+    let digest = Sha256Hash::from_hex(&digest.hex()).expect("a digest is hexadecimal");
     first(identities, |identities| identities.signer(digest, bundle))
 }
 
 /// A payload of cosign 2 with what is attached to it.
-pub(crate) fn simple(
-    payload: &[u8],
-    signature: &str,
-    attached: &Attached,
-    identities: &[Identities],
-) -> Result<String, String> {
+pub(crate) fn simple(payload: &[u8], signature: &str, attached: &Attached, identities: &[Identities]) -> Result<String, Flaw> {
     let bundle = rebuilt(payload, signature, attached)?;
     first(identities, |identities| identities.signer(payload, &bundle))
 }
 
 /// The first root under which it is good; else what the root says that knows the signer, if one does.
-fn first(identities: &[Identities], check: impl Fn(&Identities) -> Result<String, String>) -> Result<String, String> {
-    let mut why: Option<String> = None;
+fn first(identities: &[Identities], check: impl Fn(&Identities) -> Result<String, Flaw>) -> Result<String, Flaw> {
+    let mut flaw: Option<Flaw> = None;
     for identities in identities {
         match check(identities) {
             Ok(by) => return Ok(by),
-            Err(reason) if why.is_none() || reason.starts_with("it is by ") => why = Some(reason),
+            Err(found) if flaw.is_none() || found.check == Check::Identity => flaw = Some(found),
             Err(_) => {}
         }
     }
-    Err(why.unwrap_or_else(|| "it is keyless, by a certificate, and the rule names keys alone".to_owned()))
+    Err(flaw.unwrap_or_else(|| Flaw::new(Check::Identity, KEYS_ALONE).before(Check::Timestamp)))
 }
+
+/// What a rule says to a certificate if it names keys and no identities.
+pub(super) const KEYS_ALONE: &str = "it is keyless, by a certificate, and the rule names keys alone";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -128,18 +143,20 @@ struct Logged {
 }
 
 /// The bundle that cosign 2 would have written, had it written bundles.
-fn rebuilt(payload: &[u8], signature: &str, attached: &Attached) -> Result<Bundle, String> {
-    let entry = attached
-        .entry
-        .as_deref()
-        .ok_or("its certificate comes without an entry of a log, so that nothing says when it signed")?;
-    let entry: Entry = serde_json::from_str(entry).map_err(|err| format!("its log entry is no JSON of cosign's: {err}"))?;
-    let body = STANDARD.decode(&entry.payload.body).map_err(|_| "the body of its log entry is not base64".to_owned())?;
-    let body: Value = serde_json::from_slice(&body).map_err(|err| format!("the body of its log entry is no JSON: {err}"))?;
-    let log = hex::decode(&entry.payload.log_id).map_err(|_| "the id of its log is not hexadecimal".to_owned())?;
-    let certificate = sigstore_types::DerCertificate::from_pem(&attached.certificate)
-        .map_err(|err| format!("its certificate is no PEM: {}", short(&err.to_string())))?;
-    let digest = hex::decode(hash(payload).hex()).map_err(|err| err.to_string())?;
+pub(super) fn rebuilt(payload: &[u8], signature: &str, attached: &Attached) -> Result<Bundle, Flaw> {
+    let bad = |why: String| Flaw::new(Check::Format, why);
+    let Some(entry) = attached.entry.as_deref() else {
+        let why = "its certificate comes without an entry of a log, so that nothing says when it signed";
+        return Err(Flaw::new(Check::Promise, why).before(Check::Timestamp));
+    };
+    let entry: Entry = serde_json::from_str(entry)
+        .map_err(|err| bad(format!("its log entry is not as cosign writes it: {}", short(&err.to_string()))))?;
+    let body = STANDARD.decode(&entry.payload.body).map_err(|_| bad("the body of its log entry is not base64".to_owned()))?;
+    let body: Value = serde_json::from_slice(&body)
+        .map_err(|err| bad(format!("the body of its log entry is no JSON: {}", short(&err.to_string()))))?;
+    let log = hex::decode(&entry.payload.log_id).map_err(|_| bad("the id of its log is not hexadecimal".to_owned()))?;
+    let certificate =
+        DerCertificate::from_pem(&attached.certificate).map_err(|_| bad("its certificate is no PEM".to_owned()))?;
     let bundle = json!({
         "mediaType": "application/vnd.dev.sigstore.bundle+json;version=0.1",
         "verificationMaterial": {
@@ -154,14 +171,9 @@ fn rebuilt(payload: &[u8], signature: &str, attached: &Attached) -> Result<Bundl
             }],
         },
         "messageSignature": {
-            "messageDigest": { "algorithm": "SHA2_256", "digest": STANDARD.encode(digest) },
+            "messageDigest": { "algorithm": "SHA2_256", "digest": STANDARD.encode(hex::decode(hash(payload).hex()).expect("a digest is hexadecimal")) },
             "signature": signature,
         },
     });
-    Bundle::from_json(&bundle.to_string())
-        .map_err(|err| format!("what is attached to it makes no bundle: {}", short(&err.to_string())))
-}
-
-fn short(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(300).collect()
+    Bundle::from_json(&bundle.to_string()).map_err(|err| reasons::unreadable(&err))
 }

@@ -6,13 +6,22 @@
 //! a key trusts whoever holds it, whenever they sign, and names no log or authority by which such an entry could be judged.
 //! What is checked never depends on a bundle's hint of its key: every key of the rule is tried.
 
+mod account;
 mod bundle;
+mod check;
 mod key;
 mod keyless;
+mod reasons;
 mod simple;
 
+pub(crate) use account::Account;
+pub use account::{Claimed, Kind, Logged};
+pub(crate) use check::Flaw;
+pub use check::{Check, Checked, Outcome};
 pub(crate) use key::Key;
 pub(crate) use keyless::{Attached, Identities};
+
+use serde::Serialize;
 
 use crate::model::ids::Digest;
 
@@ -35,6 +44,38 @@ pub(crate) const ENTRY: &str = "dev.sigstore.cosign/bundle";
 pub(crate) struct Signature {
     /// Its bytes, in one of the layouts.
     pub body: Body,
+    /// Where it was; nothing depends on it.
+    pub place: Place,
+}
+
+/// Where signatures are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// Behind the tag `sha256-….sig` of cosign 2.
+    SignatureTag,
+    /// Listed by the registry's referrers API.
+    Referrers,
+    /// Listed behind the tag `sha256-…`, which stands in for that API.
+    FallbackTag,
+    /// In an OCI layout.
+    Layout,
+    /// In our own cache.
+    #[default]
+    Cache,
+}
+
+impl Place {
+    /// What people read.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::SignatureTag => "the tag sha256-….sig",
+            Self::Referrers => "the referrers API",
+            Self::FallbackTag => "the tag sha256-…, in place of the referrers API",
+            Self::Layout => "the layout",
+            Self::Cache => "the cache",
+        }
+    }
 }
 
 /// What a signature consists of.
@@ -61,7 +102,7 @@ pub(crate) enum Finding {
     /// It is over this digest and by this key (an index into the keys that were tried).
     Good(usize),
     /// It is none of ours: why.
-    Bad(String),
+    Bad(Flaw),
     /// It is no signature of an image but an attestation about one: neither good nor bad.
     Attestation,
 }
@@ -81,12 +122,17 @@ pub(crate) enum Judgement {
     /// It is over this digest, and by this key or identity.
     Good(String),
     /// It is by none of them, or worth nothing: why.
-    Bad(String),
+    Bad(Flaw),
     /// It is no signature of an image.
     Attestation,
 }
 
 impl Signature {
+    /// One whose place is of no interest.
+    pub fn of(body: Body) -> Self {
+        Self { body, place: Place::default() }
+    }
+
     /// The word for its layout.
     pub fn layout(&self) -> &'static str {
         match self.body {
@@ -102,7 +148,15 @@ impl Signature {
                 simple::examine(payload, signature, keyless.is_some(), digest, keys)
             }
             Body::Bundle(json) => bundle::examine(json, digest, keys),
-            Body::Unreadable(why) => Finding::Bad(why.clone()),
+            Body::Unreadable(why) => Finding::Bad(Flaw::new(Check::Format, why.clone())),
+        }
+    }
+
+    /// The fingerprint of the key of a rule by which it counts.
+    pub fn fingerprint(&self, digest: &Digest, signers: &Signers) -> Option<Digest> {
+        match self.examine(digest, &signers.keys) {
+            Finding::Good(by) => Some(signers.keys[by].fingerprint()),
+            Finding::Bad(_) | Finding::Attestation => None,
         }
     }
 
@@ -156,6 +210,11 @@ impl Body {
         });
         Some((layer, payload.clone()))
     }
+}
+
+/// Text of strangers, cut where it gets long.
+fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use sigstore_types::SignatureBytes;
 
-use crate::image::verify::Finding;
-use crate::image::verify::key::{Key, signer};
+use crate::image::verify::check::{Check, Flaw};
+use crate::image::verify::key::{Key, no_signer, signer};
 use crate::image::verify::keyless::{self, Attached, Identities};
+use crate::image::verify::{Finding, short};
 use crate::model::ids::Digest;
 
 /// `critical.type` of the payload; other tools sign other things in the same form.
@@ -34,17 +35,16 @@ struct Image {
 /// First the signature over the payload's bytes, then what the payload says. `docker-reference` is not compared: an image may
 /// be copied, and openssl users leave it empty; policy binds repositories to keys.
 pub(crate) fn examine(payload: &[u8], signature: &str, keyless: bool, digest: &Digest, keys: &[Key]) -> Finding {
-    let Ok(signature) = STANDARD.decode(signature) else {
-        return Finding::Bad("its signature is not base64".to_owned());
-    };
-    let Some(by) = signer(keys, payload, &SignatureBytes::from_bytes(&signature)) else {
-        return Finding::Bad(if keyless {
-            "it is keyless, by a certificate, and the rule names keys alone".to_owned()
-        } else {
-            "it is by another key, or over other bytes".to_owned()
-        });
-    };
-    about(payload, digest).map_or_else(Finding::Bad, |()| Finding::Good(by))
+    by_keys(payload, signature, keyless, digest, keys).map_or_else(Finding::Bad, Finding::Good)
+}
+
+fn by_keys(payload: &[u8], signature: &str, keyless: bool, digest: &Digest, keys: &[Key]) -> Result<usize, Flaw> {
+    let signature = STANDARD.decode(signature).map_err(|_| Flaw::new(Check::Format, "its signature is not base64"))?;
+    let by = signer(keys, payload, &SignatureBytes::from_bytes(&signature)).ok_or_else(|| match keyless {
+        true => Flaw::new(Check::Identity, keyless::KEYS_ALONE).before(Check::Timestamp),
+        false => no_signer(keys),
+    })?;
+    about(payload, digest).map(|()| by)
 }
 
 /// The same for a certificate: first who signed, then what.
@@ -54,20 +54,22 @@ pub(crate) fn keyless(
     attached: &Attached,
     digest: &Digest,
     identities: &[Identities],
-) -> Result<String, String> {
+) -> Result<String, Flaw> {
     let by = keyless::simple(payload, signature, attached, identities)?;
     about(payload, digest).map(|()| by)
 }
 
 /// Whether a payload whose signature is good signs this image.
-fn about(payload: &[u8], digest: &Digest) -> Result<(), String> {
-    let payload: Payload =
-        serde_json::from_slice(payload).map_err(|err| format!("its payload is no simple-signing payload: {err}"))?;
+fn about(payload: &[u8], digest: &Digest) -> Result<(), Flaw> {
+    let bad = |why: String| Flaw::new(Check::Statement, why);
+    let payload: Payload = serde_json::from_slice(payload)
+        .map_err(|err| bad(format!("its payload is no simple-signing payload: {}", short(&err.to_string()))))?;
     if payload.critical.kind != TYPE {
-        return Err(format!("its type is {:?}", short(&payload.critical.kind)));
+        return Err(bad(format!("its type is {:?}", short(&payload.critical.kind))));
     }
     if payload.critical.image.digest.parse::<Digest>() != Ok(*digest) {
-        return Err(format!("it is of another image, {}", short(&payload.critical.image.digest)));
+        let why = format!("it is of another image, {}", short(&payload.critical.image.digest));
+        return Err(Flaw::new(Check::Digest, why));
     }
     Ok(())
 }
@@ -75,8 +77,4 @@ fn about(payload: &[u8], digest: &Digest) -> Result<(), String> {
 /// The digest that a payload names.
 pub(crate) fn claimed(payload: &[u8]) -> Option<Digest> {
     serde_json::from_slice::<Payload>(payload).ok()?.critical.image.digest.parse().ok()
-}
-
-fn short(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(100).collect()
 }

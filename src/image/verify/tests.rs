@@ -23,13 +23,14 @@ fn keys(names: &[&str]) -> Vec<Key> {
 }
 
 fn bundle(name: &str) -> Signature {
-    Signature { body: Body::Bundle(data(&format!("bundles/{name}.json"))) }
+    Signature::of(Body::Bundle(data(&format!("bundles/{name}.json"))))
 }
 
 fn simple(name: &str) -> Signature {
     let annotations: std::collections::BTreeMap<String, String> =
         serde_json::from_slice(&data(&format!("simplesigning/{name}/annotations.json"))).unwrap();
     Signature {
+        place: Place::default(),
         body: Body::Simple {
             payload: data(&format!("simplesigning/{name}/payload.json")),
             signature: annotations["dev.cosignproject.cosign/signature"].clone(),
@@ -44,7 +45,7 @@ fn simple(name: &str) -> Signature {
 
 fn why(finding: Finding) -> String {
     match finding {
-        Finding::Bad(why) => why,
+        Finding::Bad(flaw) => flaw.why,
         other => panic!("{other:?}"),
     }
 }
@@ -67,7 +68,7 @@ fn recorded_signatures_are_good_for_their_key_alone() {
         assert_eq!(signature.examine(&digest(), &keys(&[key])), Finding::Good(0));
         assert_eq!(signature.examine(&digest(), &keys(&[WRONG, other, key])), Finding::Good(2), "every key is tried");
         assert!(why(signature.examine(&digest(), &keys(&[WRONG, other]))).contains("by another key"));
-        assert!(why(signature.examine(&digest(), &[])).contains("by another key"), "no key, no signer");
+        assert!(why(signature.examine(&digest(), &[])).contains("the rule names identities alone"), "no key, no signer");
         let of_another = Digest::from_bytes([1; 32]);
         assert!(why(signature.examine(&of_another, &keys(&[key]))).contains("of another image"));
     }
@@ -97,6 +98,7 @@ fn keyless_signatures_never_satisfy_a_key() {
 #[test]
 fn every_kind_of_key_that_cosign_takes() {
     let sign = |name: &str| Signature {
+        place: Place::default(),
         body: Body::Simple {
             payload: data("openssl/payload.json"),
             signature: String::from_utf8(data(&format!("openssl/{name}.sig"))).unwrap(),
@@ -135,18 +137,18 @@ fn flipped_bits_anywhere_in_a_simple_signature_are_bad() {
         let mut changed = payload.clone();
         changed[at] ^= 1;
         let changed = Body::Simple { payload: changed, signature: signature.clone(), keyless: None };
-        assert!(matches!(Signature { body: changed }.examine(&digest(), &keys), Finding::Bad(_)), "payload byte {at}");
+        assert!(matches!(Signature::of(changed).examine(&digest(), &keys), Finding::Bad(_)), "payload byte {at}");
     }
     let raw = STANDARD.decode(&signature).unwrap();
     for at in 0..raw.len() {
         let mut changed = raw.clone();
         changed[at] ^= 1;
         let changed = Body::Simple { payload: payload.clone(), signature: STANDARD.encode(changed), keyless: None };
-        assert!(matches!(Signature { body: changed }.examine(&digest(), &keys), Finding::Bad(_)), "signature byte {at}");
+        assert!(matches!(Signature::of(changed).examine(&digest(), &keys), Finding::Bad(_)), "signature byte {at}");
     }
     for signature in [String::new(), "!".to_owned(), STANDARD.encode([0; 64])] {
         let changed = Body::Simple { payload: payload.clone(), signature, keyless: None };
-        assert!(matches!(Signature { body: changed }.examine(&digest(), &keys), Finding::Bad(_)));
+        assert!(matches!(Signature::of(changed).examine(&digest(), &keys), Finding::Bad(_)));
     }
 }
 
@@ -168,7 +170,7 @@ impl Signer {
     fn simple(&self, payload: &str) -> Finding {
         let signature = STANDARD.encode(self.pair.sign(payload.as_bytes()).unwrap().as_bytes());
         let body = Body::Simple { payload: payload.into(), signature, keyless: None };
-        Signature { body }.examine(&digest(), &self.keys)
+        Signature::of(body).examine(&digest(), &self.keys)
     }
 
     fn bundle(&self, payload_type: &str, statement: &str, material: &str) -> Signature {
@@ -179,7 +181,7 @@ impl Signer {
                "dsseEnvelope":{{"payload":"{}","payloadType":"{payload_type}","signatures":[{{"sig":"{signature}"}}]}}}}"#,
             STANDARD.encode(statement),
         );
-        Signature { body: Body::Bundle(json.into()) }
+        Signature::of(Body::Bundle(json.into()))
     }
 
     fn statement(&self, kind: &str, predicate: &str, subjects: &str) -> Finding {
@@ -266,13 +268,13 @@ fn malformed_bundles_are_bad_and_never_panic() {
     let json = data("bundles/key-v3.json");
     let keys = keys(&[V3]);
     for cut in 0..json.len() {
-        let finding = Signature { body: Body::Bundle(json[..cut].to_vec()) }.examine(&digest(), &keys);
+        let finding = Signature::of(Body::Bundle(json[..cut].to_vec())).examine(&digest(), &keys);
         assert!(matches!(finding, Finding::Bad(_)), "cut at {cut}: {finding:?}");
     }
     for at in 0..json.len() {
         let mut changed = json.clone();
         changed[at] ^= 0x15;
-        let finding = Signature { body: Body::Bundle(changed.clone()) }.examine(&digest(), &keys);
+        let finding = Signature::of(Body::Bundle(changed.clone())).examine(&digest(), &keys);
         // The hint and names of fields that we do not read may change; what was signed may not.
         if finding == Finding::Good(0) {
             let text = String::from_utf8(changed).unwrap();
@@ -283,7 +285,7 @@ fn malformed_bundles_are_bad_and_never_panic() {
     }
     let text = String::from_utf8(json).unwrap();
     let twice = text.replace(r#""signatures":["#, r#""signatures":[{"sig":"AAAA"},"#);
-    assert!(matches!(Signature { body: Body::Bundle(twice.into()) }.examine(&digest(), &keys), Finding::Bad(_)));
+    assert!(matches!(Signature::of(Body::Bundle(twice.into())).examine(&digest(), &keys), Finding::Bad(_)));
 }
 
 /// Whom a rule names by identity, issuer and trusted root.
@@ -316,15 +318,15 @@ fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
             ("~github.*", ACTIONS),
             (WORKFLOW, "~token"),
         ] {
-            let Judgement::Bad(why) = signature.judge(&digest(), &named(identity, issuer, "trusted_root")) else {
+            let Judgement::Bad(flaw) = signature.judge(&digest(), &named(identity, issuer, "trusted_root")) else {
                 panic!("{identity} {issuer}")
             };
-            assert_eq!(why, format!("it is by {WORKFLOW} ({ACTIONS}), whom the rule does not name"));
+            assert_eq!(flaw.why, format!("it is by {WORKFLOW} ({ACTIONS}), whom the rule does not name"));
         }
         let of_another = signature.judge(&Digest::from_bytes([1; 32]), &named(WORKFLOW, ACTIONS, "trusted_root"));
-        assert!(matches!(&of_another, Judgement::Bad(why) if why.contains("of another image")), "{of_another:?}");
+        assert!(matches!(&of_another, Judgement::Bad(flaw) if flaw.why.contains("of another image")), "{of_another:?}");
         let other_root = signature.judge(&digest(), &named(WORKFLOW, ACTIONS, "trusted_root.other-ca"));
-        assert!(matches!(&other_root, Judgement::Bad(why) if why.contains("does not hold under")), "{other_root:?}");
+        assert!(matches!(&other_root, Judgement::Bad(flaw) if flaw.why.contains("does not hold under")), "{other_root:?}");
     }
 }
 
@@ -333,7 +335,7 @@ fn forged_keyless_signatures_are_bad() {
     let signers = named("~.*", "~.*", "trusted_root");
     for name in ["keyless-expired", "keyless-otherca", "keyless-proof", "keyless-sig"] {
         let found = bundle(name).judge(&digest(), &signers);
-        assert!(matches!(&found, Judgement::Bad(why) if why.contains("does not hold under")), "{name}: {found:?}");
+        assert!(matches!(&found, Judgement::Bad(flaw) if flaw.why.contains("does not hold under")), "{name}: {found:?}");
     }
     for (signature, path) in [(bundle("key-v3"), V3), (simple("key-v2"), V2)] {
         assert!(matches!(signature.judge(&digest(), &signers), Judgement::Bad(_)), "a key is no identity");
@@ -351,7 +353,7 @@ fn forged_keyless_signatures_are_bad() {
         },
     ] {
         let body = Body::Simple { payload: payload.clone(), signature: signature.clone(), keyless: Some(changed.clone()) };
-        let found = Signature { body }.judge(&digest(), &signers);
+        let found = Signature::of(body).judge(&digest(), &signers);
         assert!(matches!(found, Judgement::Bad(_)), "{changed:?}: {found:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! Loading, unloading, and bringing images into the cache.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
@@ -12,13 +13,14 @@ use crate::lifecycle::error::chain;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
+use crate::model::admission::check_global;
 use crate::model::attach_point::Scope;
-use crate::model::by_hand::{APPLICATION, Bounds, ImageSource, Load, Loaded, Program, Shares, Source};
+use crate::model::by_hand::{APPLICATION, Attach, AttachNew, Bounds, ImageSource, Load, Loaded, Program, Shares, Source};
 use crate::model::bytecode::{Bytecode, Verdict};
 use crate::model::credentials::Person;
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, HandInputs, OwnerPlan, SharedMaps};
-use crate::model::policy::Limits;
+use crate::model::policy::{ImageRule, Limits};
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::reference::Reference;
 use crate::paths::Paths;
@@ -32,6 +34,8 @@ struct Object {
     scope: Scope,
     /// Who says so, for messages.
     who: String,
+    /// The image rule that allowed it; None for a file.
+    rule: Option<ImageRule>,
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
@@ -46,6 +50,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Source::File(path) => from_file(bounds, path)?,
             Source::Image(image) => from_image(&Sources::open(paths, fetch_until)?, bounds, image)?,
         };
+        if let Some(rule) = object.rule.as_ref().filter(|_| bounds.own_only) {
+            let reference = &object.bytecode.reference;
+            load.globals.keys().try_for_each(|name| check_global(reference, rule, name)).map_err(Cause::from)?;
+        }
         let facts = self.kernel.describe(&object.bytecode.object)?;
         let (shared, shares) = match load.map_owner {
             Some(program) => self.shared_maps(bounds, program).map(|(shared, shares)| (Some(shared), Some(shares)))?,
@@ -99,7 +107,24 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
             return Err(cause.into());
         }
+        if let Err(error) = self.attach_new(bounds, load, &record) {
+            for id in record.programs.iter().filter_map(|program| program.id) {
+                if let Err(second) = self.unload_by_hand(bounds, id) {
+                    tracing::error!(program = id, error = %chain(&second), "undo a load that could not be attached");
+                }
+            }
+            return Err(error);
+        }
         self.programs_of(&record)
+    }
+
+    /// Attaches what is to be attached at once.
+    fn attach_new(&self, bounds: &Bounds, load: &Load, record: &OwnerRecord) -> Result<(), HandError> {
+        for AttachNew { program, place } in &load.attach {
+            let id = record.programs.get(*program).and_then(|program| program.id).ok_or(Cause::RecordGone { no: record.no })?;
+            self.attach_by_hand(bounds, &Attach { program: id, place: place.clone(), metadata: BTreeMap::new() })?;
+        }
+        Ok(())
     }
 
     pub(super) fn unload_by_hand(&self, bounds: &Bounds, program: u32) -> Result<(), HandError> {
@@ -163,7 +188,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     fn build_by_hand(&self, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
         self.load_objects(record, plan)?;
-        self.complete(record)
+        self.complete(record, None)
     }
 }
 
@@ -220,7 +245,7 @@ fn from_file(bounds: &Bounds, path: &Path) -> Result<Object, HandError> {
         verdict: Verdict::Unsigned,
     };
     let scope = if bounds.host_scope { Scope::Host } else { Scope::Container };
-    Ok(Object { bytecode, scope, who: format!("the rule of {}", bounds.caller) })
+    Ok(Object { bytecode, scope, who: format!("the rule of {}", bounds.caller), rule: None })
 }
 
 fn from_image(sources: &Sources, bounds: &Bounds, image: &ImageSource) -> Result<Object, HandError> {
@@ -238,9 +263,10 @@ fn from_image(sources: &Sources, bounds: &Bounds, image: &ImageSource) -> Result
             deadline: sources.until,
         })
         .map_err(Cause::from)?;
-    let reaches = rules.iter().any(|rule| rule.name == bytecode.rule && rule.scope == Scope::Host);
+    let rule = rules.iter().find(|rule| rule.name == bytecode.rule).map(|rule| (*rule).clone());
+    let reaches = rule.as_ref().is_some_and(|rule| rule.scope == Scope::Host);
     let scope = if bounds.host_scope && reaches { Scope::Host } else { Scope::Container };
     let who =
         if bounds.host_scope { format!("the image rule {}", bytecode.rule) } else { format!("the rule of {}", bounds.caller) };
-    Ok(Object { bytecode, scope, who })
+    Ok(Object { bytecode, scope, who, rule })
 }

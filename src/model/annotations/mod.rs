@@ -17,6 +17,7 @@ use keys::{Annotations, Audience, Found, Key};
 use lex::Fault;
 pub use lex::Position;
 pub(super) use programs::kernel_place;
+pub use programs::program_entries;
 pub use variables::global_value;
 
 use crate::model::attach_point::{CgroupAttach, Direction, Order, ProbedProcess, ProgramKind, TracepointName, XdpMode};

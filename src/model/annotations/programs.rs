@@ -26,6 +26,18 @@ pub(super) fn parse(value: &str, image: Option<&Reference>) -> Result<Vec<Progra
     Ok(programs)
 }
 
+/// Parses entries as `programs` has them, for those who say elsewhere which object they are of.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn program_entries(text: &str, object: &Reference) -> Result<Vec<ProgramRequest>, String> {
+    let entries = parse(text, Some(object)).map_err(|fault| fault.problem)?;
+    match entries.iter().find(|entry| entry.from != *object) {
+        Some(entry) => Err(format!("{} names another object with from=, and there is one for all", entry.function)),
+        None => Ok(entries),
+    }
+}
+
 fn share_an_xdp_interface(one: &ProgramRequest, other: &ProgramRequest) -> bool {
     let (AttachRequest::Xdp { iface: one, .. }, AttachRequest::Xdp { iface: other, .. }) = (&one.attach, &other.attach) else {
         return false;

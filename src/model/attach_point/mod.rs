@@ -1,6 +1,7 @@
 //! Kinds of programs and the places where they attach.
 
 mod cgroup;
+mod kernel_type;
 mod kind;
 mod order;
 
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use cgroup::CgroupAttach;
+pub use kernel_type::{TypeFilter, kernel_type_word};
 pub use kind::{ProgramKind, Scope};
 pub use order::{Order, OrderError};
 

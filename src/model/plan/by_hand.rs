@@ -186,6 +186,7 @@ mod tests {
             globals: globals.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
             metadata: BTreeMap::new(),
             map_owner: None,
+            attach: Vec::new(),
         };
         let digest = Digest::from_bytes([1; 32]);
         let bytecode = Bytecode {

@@ -13,7 +13,7 @@ use crate::model::plan::{
     OwnerPlan, Plan, PlanError, PlannedBpffs, PlannedLink, PlannedMap, PlannedObject, PlannedProgram, attach, globals,
 };
 use crate::model::policy::Limits;
-use crate::model::record::ImageRecord;
+use crate::model::record::{ImageRecord, Keeper};
 use crate::model::reference::Reference;
 
 /// BPF_MAP_TYPE_RINGBUF: readers move its consumer position by writing.
@@ -73,14 +73,28 @@ pub fn make(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     let shown = shown_maps(inputs)?;
 
     let in_pod = matches!(inputs.facts.netns, NetnsFact::Sandbox { .. }) && inputs.request.programs_scope == KeyScope::Pod;
-    let mut plan = Plan { container: OwnerPlan::default(), netns: None, bpffs: None };
+    let mut plan = Plan { container: OwnerPlan::default(), netns: None, keeper: None, bpffs: None };
     let (pods, containers): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|w| in_pod && w.asked.kind().on_netns());
     plan.container = owner_plan(inputs, &containers, &values, &shown)?;
     if !pods.is_empty() {
-        plan.netns = Some(owner_plan(inputs, &pods, &values, &BTreeMap::new())?);
+        let netns = owner_plan(inputs, &pods, &values, &BTreeMap::new())?;
+        plan.keeper = keeper(inputs, &netns);
+        plan.netns = Some(netns);
     }
     plan.bpffs = bpffs(inputs, &plan.container)?;
     Ok(plan)
+}
+
+/// By what is seen that the pod lives. A filter of the traffic control layer does not tell whether its interface is there.
+fn keeper(inputs: &Inputs<'_>, netns: &OwnerPlan) -> Option<Keeper> {
+    match &inputs.facts.netns {
+        NetnsFact::Sandbox { pause: Some(pause), .. } => Some(Keeper::Process(*pause)),
+        NetnsFact::Sandbox { pause: None, .. } => {
+            let tells = |at: &AttachPoint| matches!(at, AttachPoint::Xdp { .. } | AttachPoint::Tcx { .. });
+            netns.links.iter().all(|link| tells(&link.at)).then_some(Keeper::Interfaces)
+        }
+        _ => None,
+    }
 }
 
 /// Names for a message: `a, b, c`, or `none`.

@@ -22,7 +22,7 @@ use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, ProgramKind, Scope};
 use crate::model::delegation::Delegation;
 use crate::model::ids::PinName;
-use crate::model::record::ImageRecord;
+use crate::model::record::{ImageRecord, Keeper};
 
 /// One object to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +119,8 @@ pub struct Plan {
     pub container: OwnerPlan,
     /// What the pod's network namespace owns, where the container is in a pod.
     pub netns: Option<OwnerPlan>,
+    /// What keeps that owner while no container of the pod runs; None leaves it to the containers.
+    pub keeper: Option<Keeper>,
     /// The bpffs.
     pub bpffs: Option<PlannedBpffs>,
 }

@@ -218,7 +218,7 @@ fn every_interface_but_lo_and_image_alone() {
 #[test]
 fn a_pods_network_programs_are_planned_for_the_namespace() {
     let mut case = case(vec![("pass", xdp("lo")), ("out", cgroup(None))]);
-    case.facts.netns = NetnsFact::Sandbox { sandbox: None };
+    case.facts.netns = NetnsFact::Sandbox { sandbox: None, pause: None };
     let plan = case.plan().expect("plan");
     assert_eq!(plan.container.links.len(), 1);
     let netns = plan.netns.expect("the pod's part");

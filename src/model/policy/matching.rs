@@ -1,10 +1,12 @@
 //! Which container rule is for which container.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Engine;
+use crate::model::words::listed;
 
 /// Facts that a container rule can match, never claims.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -17,6 +19,9 @@ pub struct Match {
     pub pod: Option<String>,
     /// The container's name in its pod.
     pub container: Option<String>,
+    /// Labels of the pod. Whoever makes the pod chooses them, so they only stand beside a namespace: they narrow what a rule is for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The uid that the runtime runs as.
     pub runtime_user: Option<u32>,
     /// Whether the container has a user namespace of its own.
@@ -24,7 +29,7 @@ pub struct Match {
 }
 
 /// What is known of a container before it is looked at closely: what the rules' `match` is compared with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerFacts {
     /// What made it.
     pub engine: Engine,
@@ -34,6 +39,8 @@ pub struct ContainerFacts {
     pub pod: Option<String>,
     /// The container's name in its pod.
     pub container: Option<String>,
+    /// The pod's labels, as far as they are known: by the NRI plugin, and only those that some rule names.
+    pub labels: BTreeMap<String, String>,
     /// The uid that the runtime runs as.
     pub runtime_user: u32,
     /// Whether it has a user namespace of its own.
@@ -48,6 +55,10 @@ impl fmt::Display for ContainerFacts {
                 write!(f, ", {word} {value}")?;
             }
         }
+        if !self.labels.is_empty() {
+            let labels: Vec<_> = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            write!(f, ", labels {}", listed(labels.iter().map(String::as_str), 8))?;
+        }
         f.write_str(if self.userns { ", with a user namespace" } else { ", without a user namespace" })
     }
 }
@@ -60,7 +71,8 @@ impl Engine {
 }
 
 impl Match {
-    /// Whether all of its keys hold. `namespace`, `pod` and `container` never hold under an engine that does not vouch for them.
+    /// Whether all of its keys hold. `namespace`, `pod`, `container` and `labels` never hold under an engine that does not vouch
+    /// for them, and a label that is not known does not hold.
     pub fn holds(&self, facts: &ContainerFacts) -> bool {
         let pod_key = |wanted: &Option<String>, fact: &Option<String>| match wanted {
             None => true,
@@ -70,6 +82,8 @@ impl Match {
             && pod_key(&self.namespace, &facts.namespace)
             && pod_key(&self.pod, &facts.pod)
             && pod_key(&self.container, &facts.container)
+            && (self.labels.is_empty() || facts.engine.knows_pods())
+            && self.labels.iter().all(|(key, value)| facts.labels.get(key) == Some(value))
             && self.runtime_user.is_none_or(|user| user == facts.runtime_user)
             && self.userns.is_none_or(|userns| userns == facts.userns)
     }

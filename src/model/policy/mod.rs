@@ -98,10 +98,24 @@ pub struct ContainerRule {
     pub delegate: Delegation,
     /// What a request may say in `on-failure`; `stop` always, whether it is here or not.
     pub on_failure: Vec<OnFailure>,
+    /// What is done about a container that runs without what it asked for. No part of the policy's identity.
+    #[serde(skip)]
+    pub on_missed: OnMissed,
     /// True where precreate may add capabilities and seccomp rules that the request needs.
     pub grant: bool,
     /// The pull policy where a request has none.
     pub pull_policy: Option<PullPolicy>,
+}
+
+/// What is done about a container that was started without us, as happens while the NRI plugin is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnMissed {
+    /// It is recorded, counted and logged.
+    #[default]
+    Report,
+    /// Its init is killed besides, if the request does not allow the container to go on without us.
+    Kill,
 }
 
 /// Where a rule stands.
@@ -221,6 +235,7 @@ impl ContainerRule {
             host_scope: false,
             delegate: Delegation::default(),
             on_failure: vec![OnFailure::Stop],
+            on_missed: OnMissed::Report,
             grant: false,
             pull_policy: None,
         }
@@ -240,6 +255,11 @@ impl Default for Limits {
 }
 
 impl Policy {
+    /// The labels that some container rule names: those that a hook has to be told.
+    pub fn label_keys(&self) -> BTreeSet<&str> {
+        self.containers.iter().flat_map(|rule| rule.matches.labels.keys()).map(String::as_str).collect()
+    }
+
     /// The policy where there is no file: container-scope programs of images signed by one of `keys`, and nothing delegated.
     pub fn built_in(keys: impl IntoIterator<Item = PathBuf>) -> Self {
         let mut policy = Self {
@@ -299,8 +319,8 @@ impl Policy {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for image in &self.images {
-            for problem in image.signed_by.iter().flat_map(Signer::problems) {
-                warnings.push(format!("image rule {} allows nothing: {problem}", image.name));
+            for doubt in image.signed_by.iter().flat_map(Signer::doubts) {
+                warnings.push(format!("image rule {} {doubt}", image.name));
             }
         }
         let mut all = None;

@@ -290,15 +290,21 @@ fn container_rule(source: &Source<'_>, at: usize, raw: RawContainer) -> Result<C
             ceiling
         }
     };
-    let RawMatch { engine, namespace, pod, container, runtime_user, userns } = raw.r#match;
+    let RawMatch { engine, namespace, pod, container, labels, runtime_user, userns } = raw.r#match;
+    if let (Some(labels), None) = (&labels, &namespace) {
+        return Err(source
+            .at(labels, "labels are what the maker of a pod says; they narrow a rule for a namespace, so name that as well"));
+    }
+    let labels = labels.map(Spanned::into_inner).unwrap_or_default();
     Ok(ContainerRule {
         place: Place::Line { file: source.file.to_owned(), line: source.line(at) },
-        matches: Match { engine, namespace, pod, container, runtime_user, userns },
+        matches: Match { engine, namespace, pod, container, labels, runtime_user, userns },
         images: raw.images.map(|names| names.into_iter().map(Spanned::into_inner).collect()),
         programs,
         host_scope: raw.host_scope,
         delegate,
         on_failure: if raw.on_failure.is_empty() { vec![OnFailure::Stop] } else { raw.on_failure },
+        on_missed: raw.on_missed,
         grant: raw.grant,
         pull_policy: raw.pull_policy,
     })

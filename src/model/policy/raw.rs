@@ -1,12 +1,13 @@
 //! The shape of a policy file, as serde reads it: which keys there are and of which type. What they may say is in `parse`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
 
-use super::{Account, Engine, Verb};
+use super::{Account, Engine, OnMissed, Verb};
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::Scope;
 use crate::model::bytecode::PullPolicy;
@@ -67,6 +68,8 @@ pub(super) struct RawContainer {
     #[serde(default)]
     pub(super) on_failure: Vec<OnFailure>,
     #[serde(default)]
+    pub(super) on_missed: OnMissed,
+    #[serde(default)]
     pub(super) grant: bool,
     pub(super) pull_policy: Option<PullPolicy>,
 }
@@ -94,6 +97,7 @@ pub(super) struct RawMatch {
     pub(super) namespace: Option<String>,
     pub(super) pod: Option<String>,
     pub(super) container: Option<String>,
+    pub(super) labels: Option<Spanned<BTreeMap<String, String>>>,
     pub(super) runtime_user: Option<u32>,
     pub(super) userns: Option<bool>,
 }

@@ -56,11 +56,29 @@ impl Signer {
         }
     }
 
-    /// The patterns that do not compile, a sentence each.
-    pub(super) fn problems(&self) -> Vec<String> {
+    /// What a rule that names it does and hardly means, the rest of a sentence each.
+    pub(super) fn doubts(&self) -> Vec<String> {
         let Self::Identity { identity, issuer, .. } = self else { return Vec::new() };
-        [identity, issuer].into_iter().filter_map(|words| words.matcher().err()).collect()
+        let doubt = |words: &Words, everything: &str| match (words.matcher(), words) {
+            (Err(problem), _) => Some(format!("allows nothing: {problem}")),
+            // Two texts that have nothing in common.
+            (Ok(matcher), Words::Regexp(_)) if matcher.fits("a") && matcher.fits("https://b/?c=%d e") => {
+                Some(everything.to_owned())
+            }
+            (Ok(_), Words::Exact(text)) if looks_like_a_pattern(text) => {
+                Some(format!("compares {text:?} as it stands; a pattern is written as identity-regexp or issuer-regexp"))
+            }
+            (Ok(_), _) => None,
+        };
+        let anybody = "takes everybody's signature for whom the issuer vouches: its identity-regexp fits every text";
+        let any_issuer = "takes every issuer's word for who signed: its issuer-regexp fits every text";
+        [doubt(identity, anybody), doubt(issuer, any_issuer)].into_iter().flatten().collect()
     }
+}
+
+/// No e-mail address and no URI of an identity looks so.
+fn looks_like_a_pattern(text: &str) -> bool {
+    text.starts_with('^') || text.ends_with('$') || [".*", ".+", "\\."].iter().any(|part| text.contains(part))
 }
 
 impl fmt::Display for Signer {
@@ -130,6 +148,30 @@ mod tests {
             assert_eq!(matcher.fits(text), fits, "{pattern} {text:?}");
         }
         assert!(!Words::Exact("a.c".to_owned()).matcher().unwrap().fits("abc"));
+    }
+
+    #[test]
+    fn what_is_hardly_meant_is_told() {
+        let signer = |identity: Words, issuer: Words| Signer::Identity { identity, issuer, trusted_root: TRUSTED_ROOT.into() };
+        let (exact, regexp) = (|text: &str| Words::Exact(text.into()), |text: &str| Words::Regexp(text.into()));
+        let good = exact("https://token.example");
+        for (identity, issuer, expected) in [
+            (exact("dev@example.org"), good.clone(), &[][..]),
+            (regexp("https://forge\\.example/.*"), good.clone(), &[]),
+            (exact("https://forge.example/a?b=c*"), good.clone(), &[]),
+            (regexp(".*"), good.clone(), &["takes everybody's signature"]),
+            (regexp(".+|x"), regexp("(?s).*"), &["takes everybody's signature", "takes every issuer's word"]),
+            (
+                exact("https://forge.example/.*"),
+                exact("^x"),
+                &["compares \"https://forge.example/.*\" as", "compares \"^x\" as"],
+            ),
+            (regexp("("), good.clone(), &["allows nothing: \"(\" is no regular expression"]),
+        ] {
+            let doubts = signer(identity, issuer).doubts();
+            assert_eq!(doubts.len(), expected.len(), "{doubts:?}");
+            assert!(doubts.iter().zip(expected).all(|(doubt, words)| doubt.starts_with(words)), "{doubts:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Policy files as a whole: what they come to, and the sentence of each mistake.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::model::delegation::Preset;
 
@@ -28,6 +30,7 @@ programs    = ["xdp", "tcx", "cgroup_skb", "tracepoint"]
 host-scope  = true
 delegate    = ["networking", "tracing"]
 on-failure  = ["stop", "continue"]
+on-missed   = "kill"
 grant       = true
 pull-policy = "Never"
 [[container]]
@@ -45,7 +48,15 @@ fn parse(text: &str) -> Result<Policy, PolicyError> {
 }
 
 fn facts(engine: Engine) -> ContainerFacts {
-    ContainerFacts { engine, namespace: None, pod: None, container: None, runtime_user: 0, userns: true }
+    ContainerFacts {
+        engine,
+        namespace: None,
+        pod: None,
+        container: None,
+        labels: BTreeMap::new(),
+        runtime_user: 0,
+        userns: true,
+    }
 }
 
 #[test]
@@ -73,6 +84,7 @@ fn the_documented_policy_is_what_it_says() {
         host_scope: true,
         delegate: Preset::Networking.delegation().union(Preset::Tracing.delegation()),
         on_failure: vec![OnFailure::Stop, OnFailure::Continue],
+        on_missed: OnMissed::Kill,
         grant: true,
         pull_policy: Some(PullPolicy::Never),
     };
@@ -81,13 +93,14 @@ fn the_documented_policy_is_what_it_says() {
     let exact = Delegation { progs: maps.progs | 1 << 6 | 1 << 3, attachs: maps.attachs | 1 << 37, ..maps };
     assert_eq!(policy.containers[1].delegate, exact);
     let least = ContainerRule {
-        place: Place::Line { file: PathBuf::from("/p.toml"), line: 31 },
+        place: Place::Line { file: PathBuf::from("/p.toml"), line: 32 },
         matches: Match::default(),
         images: None,
         programs: BTreeSet::new(),
         host_scope: false,
         delegate: Delegation::default(),
         on_failure: vec![OnFailure::Stop],
+        on_missed: OnMissed::Report,
         grant: false,
         pull_policy: None,
     };
@@ -183,6 +196,34 @@ match = { userns = false }
         let found = policy.container_rule(&facts);
         assert_eq!(found.and_then(|rule| policy.containers.iter().position(|other| other == rule)), expected, "{facts}");
     }
+}
+
+#[test]
+fn labels_narrow_a_rule_and_never_stand_alone() {
+    let text =
+        "[[container]]\nmatch = { namespace = \"a\", labels = { tier = \"edge\", team = \"net\" } }\nprograms = [\"xdp\"]\n";
+    let policy = parse(text).expect("legal");
+    assert_eq!(policy.label_keys(), BTreeSet::from(["team", "tier"]));
+    let known = |engine, labels: &[(&str, &str)]| ContainerFacts {
+        namespace: Some("a".into()),
+        labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        ..facts(engine)
+    };
+    let both = [("tier", "edge"), ("team", "net")];
+    for (facts, matches) in [
+        (known(Engine::Containerd, &both), true),
+        (known(Engine::CriO, &[both[0], both[1], ("app", "web")]), true),
+        (known(Engine::Containerd, &both[..1]), false),
+        (known(Engine::Containerd, &[("tier", "edge"), ("team", "web")]), false),
+        // Not known: under the strict handler, CRI-O's hooks.d, podman.
+        (known(Engine::Containerd, &[]), false),
+        (known(Engine::Podman, &both), false),
+        (ContainerFacts { namespace: Some("b".into()), ..known(Engine::Containerd, &both) }, false),
+    ] {
+        assert_eq!(policy.container_rule(&facts).is_some(), matches, "{facts}");
+    }
+    let error = parse("[[container]]\nmatch = { engine = \"containerd\", labels = { tier = \"edge\" } }\n").unwrap_err();
+    assert!(error.to_string().contains("/p.toml, line 2: labels are what the maker of a pod says"), "{error}");
 }
 
 #[test]
@@ -291,7 +332,7 @@ fn mistakes_are_found_with_their_line() {
         (
             "[[container]]\nmatch = { label = \"x\" }".to_owned(),
             2,
-            "unknown field `label`, expected one of `engine`, `namespace`, `pod`, `container`, `runtime-user`, `userns`",
+            "unknown field `label`, expected one of `engine`, `namespace`, `pod`, `container`, `labels`, `runtime-user`, `userns`",
         ),
         (
             "[[container]]\ndelegate = [\"network\"]".to_owned(),

@@ -1,0 +1,107 @@
+//! `load --attach`: entries of the annotation `programs`, with the host in place of a container.
+
+use crate::model::annotations::{AttachRequest, InterfaceSelector, ProgramRequest};
+use crate::model::attach_point::{Direction, Order, ProbedProcess, ProgramKind, UserProbe};
+use crate::model::by_hand::{Place, Wanted};
+
+/// What an entry asks to load, and where to attach it. What an annotation may leave to the section is said here: the object is read
+/// later.
+///
+/// # Errors
+/// Where the entry says too little, or what only containers have.
+pub fn program(entry: ProgramRequest) -> Result<(Wanted, Place), String> {
+    let ProgramRequest { function, attach, order, .. } = entry;
+    let kind = attach.kind();
+    let wrong = |problem: &str| format!("attach {function}: {problem}");
+    let on_interface = |iface: InterfaceSelector, direction: Option<Direction>| match iface {
+        InterfaceSelector::Named(iface) => Ok(Place::Interface {
+            kind,
+            iface,
+            direction,
+            order: order.clone().unwrap_or_else(|| Order::default_of(kind)),
+            netns: None,
+        }),
+        InterfaceSelector::All => Err(wrong("iface=* is for containers; name one interface")),
+    };
+    let mut target = None;
+    let place = match attach {
+        AttachRequest::Xdp { mode: Some(_), .. } => return Err(wrong("mode= is for containers; the driver decides")),
+        AttachRequest::Xdp { iface, mode: None } => on_interface(iface, None)?,
+        AttachRequest::Tcx { iface, direction } | AttachRequest::Tc { iface, direction } => {
+            let direction = direction.ok_or_else(|| wrong("write direction=ingress or direction=egress"))?;
+            on_interface(iface, Some(direction))?
+        }
+        AttachRequest::Tracepoint { target } => {
+            Place::Tracepoint(target.ok_or_else(|| wrong(&format!("write tracepoint:{function}:CATEGORY/NAME")))?)
+        }
+        AttachRequest::Kprobe { target, ret } => {
+            let (name, offset) = target.ok_or_else(|| wrong(&format!("write {kind}:{function}:KERNEL-FUNCTION")))?;
+            Place::Kprobe { function: name, offset, ret }
+        }
+        AttachRequest::Uprobe { process: ProbedProcess::Init, .. } => {
+            return Err(wrong("pid=init is for containers; write the number of a process"));
+        }
+        AttachRequest::Uprobe { target, symbol, offset, process, ret } => {
+            let target = target.ok_or_else(|| wrong(&format!("write {kind}:{function}:PATH-OR-LIBRARY")))?;
+            if symbol.is_none() && offset == 0 {
+                return Err(wrong("name a function with symbol=, or an offset= in the file"));
+            }
+            Place::Uprobe { probe: UserProbe { target, symbol, offset, process, container_pid: None }, ret }
+        }
+        AttachRequest::Trampoline { kind, target: named } => {
+            target = named;
+            Place::Trampoline(kind)
+        }
+        AttachRequest::RawTracepoint { .. } | AttachRequest::Cgroup { .. } => {
+            return Err(wrong(&format!("only containers have a place for {kind} programs; name it in an annotation")));
+        }
+    };
+    // Whether it is one of returns is the place's to say.
+    let kind = match kind {
+        ProgramKind::Kretprobe => ProgramKind::Kprobe,
+        ProgramKind::Uretprobe => ProgramKind::Uprobe,
+        kind => kind,
+    };
+    Ok((Wanted { function, kind, target }, place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::annotations::program_entries;
+    use crate::model::reference::Reference;
+
+    fn made(text: &str) -> Result<(Wanted, Place), String> {
+        let object = Reference::File { path: "/x.o".into() };
+        program(program_entries(text, &object)?.remove(0))
+    }
+
+    #[test]
+    fn entries_become_places_of_the_host() {
+        let (wanted, place) = made("xdp:count iface=lo priority=7").unwrap();
+        assert_eq!((wanted.function.as_str(), wanted.kind, wanted.target), ("count", ProgramKind::Xdp, None));
+        let Place::Interface { iface, order, direction: None, .. } = place else { panic!("{place:?}") };
+        assert_eq!((iface.as_str(), order.priority), ("lo", 7));
+        let (wanted, place) = made("kretprobe:leave:vfs_unlink").unwrap();
+        assert_eq!(wanted.kind, ProgramKind::Kprobe);
+        assert_eq!(place, Place::Kprobe { function: "vfs_unlink".to_owned(), offset: 0, ret: true });
+        let (wanted, place) = made("fexit:leave:vfs_unlink").unwrap();
+        assert_eq!((wanted.target.as_deref(), place), (Some("vfs_unlink"), Place::Trampoline(ProgramKind::Fexit)));
+        assert!(matches!(made("uprobe:user:libc symbol=malloc").unwrap().1, Place::Uprobe { ret: false, .. }));
+        assert!(matches!(made("tracepoint:exec:sched/sched_process_exec").unwrap().1, Place::Tracepoint(_)));
+        for (text, said) in [
+            ("xdp:count iface=*", "iface=* is for containers"),
+            ("xdp:count mode=skb", "mode= is for containers"),
+            ("tcx:count iface=lo", "direction=ingress"),
+            ("tracepoint:exec", "tracepoint:exec:CATEGORY/NAME"),
+            ("kprobe:enter", "kprobe:enter:KERNEL-FUNCTION"),
+            ("uprobe:user", "uprobe:user:PATH-OR-LIBRARY"),
+            ("cgroup_skb:out attach=egress", "only containers have a place"),
+            ("xdp:count from=file:/other.o", "there is one for all"),
+            ("nonsense:x", "is not a program type"),
+        ] {
+            let error = made(text).unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What a signature says of itself, and what is checked of its kind: for people who want to know why it counts or does not.
+//! No start needs this.
+
+use serde::Serialize;
+use sigstore_crypto::{CertificateInfo, parse_certificate_info};
+use sigstore_types::bundle::TransparencyLogEntry;
+use sigstore_types::{Bundle, DerCertificate, MediaType};
+
+use crate::image::hash;
+use crate::image::verify::check::{Check, Checked, Flaw, Outcome};
+use crate::image::verify::{Body, Judgement, Signature, bundle, keyless, short};
+use crate::model::ids::Digest;
+
+/// The most log entries that are told of.
+const MAX_TOLD: usize = 16;
+
+/// What kind of signature something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// By a key that a rule has to name.
+    Key,
+    /// By a certificate that names who signed.
+    Keyless,
+    /// None: a statement about the image.
+    Attestation,
+    /// Nobody can tell.
+    Unreadable,
+}
+
+impl Kind {
+    /// What people read.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Key => "by a key",
+            Self::Keyless => "keyless, by a certificate",
+            Self::Attestation => "attestation: a statement about the image, no signature of it",
+            Self::Unreadable => "not readable",
+        }
+    }
+}
+
+/// What a certificate says. Whether it is to be believed is what the checks say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Claimed {
+    /// Who signed.
+    pub identity: Option<String>,
+    /// Who vouched for that.
+    pub issuer: Option<String>,
+    /// From when on it is valid.
+    pub not_before: String,
+    /// Until when.
+    pub not_after: String,
+}
+
+/// What a log's entry says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Logged {
+    /// Its kind and version.
+    pub kind: String,
+    /// Its number in the log.
+    pub index: i64,
+    /// When the log says to have entered it; Rekor v2 does not say.
+    pub time: Option<String>,
+}
+
+/// A signature, described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Account {
+    /// The tool's name for the format.
+    pub format: String,
+    /// What it is.
+    pub kind: Kind,
+    /// The digest of its blob.
+    pub blob: Option<Digest>,
+    /// What its certificate says.
+    pub claimed: Option<Claimed>,
+    /// What an attestation states.
+    pub predicate: Option<String>,
+    /// Its log entries.
+    pub logged: Vec<Logged>,
+    /// How many RFC 3161 time stamps it carries.
+    pub timestamps: usize,
+    /// Whether it carries an entry of a log at all, readable or not.
+    entry: bool,
+    promise: bool,
+    proof: bool,
+    attached: bool,
+}
+
+impl Account {
+    /// Reads what a signature says of itself.
+    pub fn of(signature: &Signature) -> Self {
+        match &signature.body {
+            Body::Simple { payload, signature, keyless } => {
+                let kind = if keyless.is_some() { Kind::Keyless } else { Kind::Key };
+                let blank = Self::blank("cosign 2 attachment", kind, Some(payload));
+                let Some(attached) = keyless else { return Self { attached: true, ..blank } };
+                let certificate = DerCertificate::from_pem(&attached.certificate).ok();
+                let claimed = certificate.and_then(|certificate| claimed(&certificate));
+                let rebuilt = keyless::rebuilt(payload, signature, attached).ok();
+                let evidence = rebuilt.map_or_else(|| Self::blank("", kind, None), |bundle| Self::carried(&bundle, kind));
+                Self { format: blank.format, blob: blank.blob, claimed, attached: true, ..evidence }
+            }
+            Body::Bundle(json) => match bundle::parse(json) {
+                Ok(bundle) => {
+                    let predicate = bundle::predicate(json).map(|predicate| short(&predicate));
+                    let kind = match () {
+                        () if predicate.is_some() => Kind::Attestation,
+                        () if bundle::by_key(&bundle) => Kind::Key,
+                        () => Kind::Keyless,
+                    };
+                    let claimed = bundle.signing_certificate().and_then(claimed);
+                    let carried = Self::carried(&bundle, kind);
+                    // Of a bundle by a key what cannot be read was left out.
+                    let (entries, timestamps) = evidence(json);
+                    let entry = entries > 0;
+                    Self { claimed, predicate, blob: Some(hash(json)), entry, timestamps, ..carried }
+                }
+                Err(_) => Self::blank("sigstore bundle", Kind::Unreadable, Some(json)),
+            },
+            Body::Unreadable(_) => Self::blank("unknown", Kind::Unreadable, None),
+        }
+    }
+
+    fn blank(format: &str, kind: Kind, blob: Option<&Vec<u8>>) -> Self {
+        Self {
+            format: format.to_owned(),
+            kind,
+            blob: blob.map(|blob| hash(blob)),
+            claimed: None,
+            predicate: None,
+            logged: Vec::new(),
+            timestamps: 0,
+            entry: false,
+            promise: false,
+            proof: false,
+            attached: false,
+        }
+    }
+
+    fn carried(bundle: &Bundle, kind: Kind) -> Self {
+        let material = &bundle.verification_material;
+        let version = match bundle.media_type() {
+            MediaType::Bundle0_1 => "0.1",
+            MediaType::Bundle0_2 => "0.2",
+            MediaType::Bundle0_3 => "0.3",
+            _ => "unknown",
+        };
+        Self {
+            logged: material.tlog_entries.iter().take(MAX_TOLD).map(logged).collect(),
+            timestamps: material.timestamp_verification_data.rfc3161_timestamps.len(),
+            promise: material.tlog_entries.iter().any(|entry| entry.inclusion_promise.is_some()),
+            proof: material.tlog_entries.iter().any(|entry| entry.inclusion_proof.is_some()),
+            ..Self::blank(&format!("sigstore bundle v{version}"), kind, None)
+        }
+    }
+
+    /// What came of each check under one rule; none are made of what is no signature.
+    pub fn checks(&self, judgement: &Judgement) -> Vec<Checked> {
+        use Check::{
+            Certificate, Checkpoint, Digest, Entry, Format, Identity, Promise, Proof, Sct, Statement, Timestamp, Validity,
+        };
+        let flaw = match judgement {
+            Judgement::Good(_) => None,
+            Judgement::Bad(flaw) => Some(flaw),
+            Judgement::Attestation => return Vec::new(),
+        };
+        let passed = |check| (check, Outcome::Passed);
+        let carried = |is: bool, outcome| if is { outcome } else { Outcome::Absent };
+        let order = match (self.kind, self.attached) {
+            (Kind::Attestation, _) => return Vec::new(),
+            (Kind::Unreadable, _) => vec![passed(Format)],
+            (Kind::Key, attached) => {
+                let ignored = |is| carried(is, Outcome::Ignored);
+                let mut order = vec![passed(Format)];
+                match attached {
+                    true => order.extend([passed(Check::Signature), passed(Statement), passed(Digest)]),
+                    false => order.extend([passed(Statement), passed(Check::Signature), passed(Digest)]),
+                }
+                order.extend([(Timestamp, ignored(self.timestamps > 0)), (Entry, ignored(self.entry))]);
+                order
+            }
+            (Kind::Keyless, attached) => {
+                let needed = |is| carried(is, Outcome::Passed);
+                let mut order = vec![passed(Format)];
+                let said = [passed(Statement), passed(Digest)];
+                if !attached {
+                    order.extend(said);
+                }
+                order.extend([
+                    (Timestamp, needed(self.timestamps > 0)),
+                    (Promise, needed(self.promise)),
+                    passed(Certificate),
+                    passed(Validity),
+                    passed(Sct),
+                    (Proof, needed(self.proof)),
+                    (Checkpoint, needed(self.proof)),
+                    passed(Check::Signature),
+                    passed(Entry),
+                    passed(Identity),
+                ]);
+                if attached {
+                    order.extend(said);
+                }
+                order
+            }
+        };
+        Flaw::among(flaw, &order)
+    }
+}
+
+fn claimed(certificate: &DerCertificate) -> Option<Claimed> {
+    let CertificateInfo { identity, issuer, not_before, not_after, .. } = parse_certificate_info(certificate).ok()?;
+    Some(Claimed {
+        identity: identity.map(|identity| short(identity.as_str())),
+        issuer: issuer.map(|issuer| short(&issuer)),
+        not_before: not_before.to_string(),
+        not_after: not_after.to_string(),
+    })
+}
+
+/// How many log entries and time stamps there are, whatever is in them.
+fn evidence(json: &[u8]) -> (usize, usize) {
+    let bundle: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+    let material = &bundle["verificationMaterial"];
+    let many = |list: &serde_json::Value| list.as_array().map_or(0, Vec::len);
+    (many(&material["tlogEntries"]), many(&material["timestampVerificationData"]["rfc3161Timestamps"]))
+}
+
+fn logged(entry: &TransparencyLogEntry) -> Logged {
+    Logged {
+        kind: format!("{} {}", entry.kind_version.kind(), entry.kind_version.version()),
+        index: entry.log_index.as_i64(),
+        time: entry.integrated_time.map(|time| time.to_string()),
+    }
+}

@@ -1,0 +1,138 @@
+//! The kernel's own program types, with bpfman's words for them.
+
+use super::ProgramKind;
+
+/// `enum bpf_prog_type` of uapi/linux/bpf.h, by number.
+const WORDS: [&str; 33] = [
+    "unspec",
+    "socket-filter",
+    "probe",
+    "tc",
+    "sched-act",
+    "tracepoint",
+    "xdp",
+    "perf-event",
+    "cgroup-skb",
+    "cgroup-sock",
+    "lwt-in",
+    "lwt-out",
+    "lwt-xmit",
+    "sock-ops",
+    "sk-skb",
+    "cgroup-device",
+    "sk-msg",
+    "raw-tracepoint",
+    "cgroup-sock-addr",
+    "lwt-seg6-local",
+    "lirc-mode2",
+    "sk-reuseport",
+    "flow-dissector",
+    "cgroup-sysctl",
+    "raw-tracepoint-writable",
+    "cgroup-sockopt",
+    "tracing",
+    "struct-ops",
+    "ext",
+    "lsm",
+    "sk-lookup",
+    "syscall",
+    "netfilter",
+];
+
+/// The word for a type; the number where it is newer than this list.
+pub fn kernel_type_word(number: u32) -> String {
+    let word = usize::try_from(number).ok().and_then(|number| WORDS.get(number));
+    word.map_or_else(|| number.to_string(), |word| (*word).to_owned())
+}
+
+/// Which programs a listing is to show, by type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TypeFilter {
+    /// One of our kinds, of which the kernel has several in one type: kprobe, uretprobe, fentry …
+    Kind(ProgramKind),
+    /// All that the kernel has under this number.
+    Kernel(u32),
+}
+
+impl TypeFilter {
+    /// What a word names: bpfman's words come first, so that `tc` is every classifier, tcx ones included.
+    pub fn from_word(word: &str) -> Option<Self> {
+        let dashed = word.replace('_', "-");
+        let number = WORDS.iter().position(|known| *known == dashed).and_then(|at| u32::try_from(at).ok());
+        number.map(Self::Kernel).or_else(|| ProgramKind::from_word(word).map(Self::Kind))
+    }
+
+    /// Whether a program of ours is meant.
+    pub fn includes(self, kind: ProgramKind) -> bool {
+        match self {
+            Self::Kind(wanted) => wanted == kind,
+            Self::Kernel(number) => kind.kernel_type() == number,
+        }
+    }
+
+    /// Whether a program is meant of which only the kernel knows.
+    pub fn includes_kernel(self, number: u32) -> bool {
+        self == Self::Kernel(number)
+    }
+}
+
+impl ProgramKind {
+    /// `enum bpf_prog_type` of the kind.
+    pub fn kernel_type(self) -> u32 {
+        use ProgramKind as K;
+        match self {
+            K::Kprobe | K::Kretprobe | K::Uprobe | K::Uretprobe => 2,
+            K::Tcx | K::Tc => 3,
+            K::Tracepoint => 5,
+            K::Xdp => 6,
+            K::PerfEvent => 7,
+            K::CgroupSkb => 8,
+            K::CgroupSock => 9,
+            K::SockOps => 13,
+            K::CgroupDevice => 15,
+            K::RawTracepoint => 17,
+            K::CgroupSockAddr => 18,
+            K::FlowDissector => 22,
+            K::CgroupSysctl => 23,
+            K::CgroupSockopt => 25,
+            K::TpBtf | K::Fentry | K::Fexit | K::Iter => 26,
+            K::Lsm => 29,
+            K::SkLookup => 30,
+            K::Netfilter => 32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_bpfmans_and_ours() {
+        for (word, includes, leaves_out) in [
+            ("tc", vec![ProgramKind::Tc, ProgramKind::Tcx], ProgramKind::Xdp),
+            ("tcx", vec![ProgramKind::Tcx], ProgramKind::Tc),
+            ("probe", vec![ProgramKind::Kprobe, ProgramKind::Uretprobe], ProgramKind::Tracepoint),
+            ("kprobe", vec![ProgramKind::Kprobe], ProgramKind::Kretprobe),
+            ("tracing", vec![ProgramKind::Fentry, ProgramKind::Fexit], ProgramKind::Lsm),
+            ("cgroup_skb", vec![ProgramKind::CgroupSkb], ProgramKind::CgroupSock),
+            ("cgroup-skb", vec![ProgramKind::CgroupSkb], ProgramKind::CgroupSock),
+        ] {
+            let filter = TypeFilter::from_word(word).unwrap();
+            assert!(includes.iter().all(|kind| filter.includes(*kind)) && !filter.includes(leaves_out), "{word}");
+        }
+        assert_eq!(TypeFilter::from_word("nonsense"), None);
+        assert!(TypeFilter::from_word("xdp").unwrap().includes_kernel(6));
+        assert_eq!((kernel_type_word(6), kernel_type_word(999)), ("xdp".to_owned(), "999".to_owned()));
+    }
+
+    #[test]
+    fn every_kind_of_ours_has_the_word_of_its_type() {
+        for (kind, word) in ProgramKind::ALL {
+            let own = kernel_type_word(kind.kernel_type());
+            let same = own == word.replace('_', "-");
+            let shared = ["probe", "tc", "tracing"].contains(&own.as_str());
+            assert!(same || shared, "{word} is {own}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! A container that asked for us and was started without us: NRI fails open.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::admission::on_failure;
+use crate::model::annotations::{OnFailure, Request};
+use crate::model::ids::{ContainerId, Pid};
+use crate::model::policy::{ContainerFacts, OnMissed, Policy};
+
+/// Those of one Synchronize, as the plugin hands them to the child that deals with them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissedContainers {
+    /// `--root`.
+    pub root: Option<PathBuf>,
+    /// The containers.
+    pub containers: Vec<Missed>,
+}
+
+/// One of them, as the runtime describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missed {
+    /// The id.
+    pub id: ContainerId,
+    /// Its init.
+    pub pid: Pid,
+    /// `linux.cgroupsPath` of its configuration.
+    pub cgroups_path: String,
+    /// What policy rules match.
+    pub facts: ContainerFacts,
+    /// Those of its annotations that are ours.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Missed {
+    /// What policy wants done. A request that could not have been understood would have kept the container from starting, and
+    /// one that may go on without its programs goes on.
+    pub fn remedy(&self, policy: &Policy) -> OnMissed {
+        let Some(rule) = policy.container_rule(&self.facts) else { return OnMissed::Report };
+        match Request::parse(&self.annotations, self.facts.container.as_deref()) {
+            Ok(None) => OnMissed::Report,
+            Ok(Some(request)) if on_failure(policy, &self.facts, &request) == OnFailure::Continue => OnMissed::Report,
+            Ok(Some(_)) | Err(_) => rule.on_missed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::policy::Engine;
+
+    #[test]
+    fn what_policy_wants_done() {
+        let policy = Policy::parse(&[(
+            "/p.toml".into(),
+            "[[container]]\nmatch = { namespace = \"shop\" }\nprograms = [\"xdp\"]\non-missed = \"kill\"\non-failure = [\"continue\"]\n\
+             [[container]]\nprograms = [\"xdp\"]\n"
+                .into(),
+        )])
+        .unwrap();
+        let image = ("hook.bpfman.io/image", "registry.example/x:v1");
+        for (namespace, annotations, expected) in [
+            ("shop", &[image][..], OnMissed::Kill),
+            ("shop", &[image, ("hook.bpfman.io/prograns", "xdp:x")], OnMissed::Kill),
+            ("shop", &[image, ("hook.bpfman.io/on-failure", "continue")], OnMissed::Report),
+            ("shop", &[("other.hook.bpfman.io/image", "registry.example/x:v1")], OnMissed::Report),
+            ("elsewhere", &[image], OnMissed::Report),
+        ] {
+            let missed = Missed {
+                id: "web".parse().unwrap(),
+                pid: Pid::new(7).unwrap(),
+                cgroups_path: "/pods/web".into(),
+                facts: ContainerFacts {
+                    engine: Engine::Containerd,
+                    namespace: Some(namespace.into()),
+                    pod: Some("front".into()),
+                    container: Some("web".into()),
+                    labels: BTreeMap::new(),
+                    runtime_user: 0,
+                    userns: false,
+                },
+                annotations: annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            };
+            assert_eq!(missed.remedy(&policy), expected, "{namespace} {annotations:?}");
+        }
+    }
+}

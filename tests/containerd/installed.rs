@@ -1,0 +1,106 @@
+//! What `install --containerd` and the packages put on a node: the strict handler, and the plugin that containerd starts itself.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::node::Node;
+use crate::pod::{ContainerSpec, PodSpec};
+use crate::pods::{assert_counts, counted_pod};
+use crate::support::lab::BINARY;
+use crate::support::process::tool;
+
+crate::cases![
+    the_strict_handler_needs_no_plugin_and_starts_nothing_without_us,
+    installing_switches_nri_on_and_uninstalling_gives_the_file_back,
+    containerd_starts_the_plugin_itself,
+];
+
+/// Runs a command of ours that must succeed, where there is an installation at all.
+fn run(node: &Node, args: &[&str]) {
+    if let Some(ended) = node.ours(args) {
+        assert!(ended.status.success(), "bpfman-hook {args:?}: {}{}", ended.stdout, ended.stderr);
+    }
+}
+
+fn the_strict_handler_needs_no_plugin_and_starts_nothing_without_us(node: &mut Node) {
+    run(node, &["install", "--containerd", "--strict"]);
+    node.restart_daemon();
+    // Beside the plugin, which leaves it alone: one hook, not two.
+    let pod = counted_pod(node, "both").handler("bpfman-hook").run(node).unwrap();
+    let main = pod.add(&ContainerSpec::new("main")).unwrap();
+    assert_eq!(pod.oci(&main)["hooks"]["createRuntime"].as_array().map(Vec::len), Some(1));
+    assert_counts(node, &pod, &main);
+    pod.remove().unwrap();
+    // A plugin that hangs is dropped by containerd; the handler does not need it.
+    node.signal_plugin(Signal::STOP);
+    let pod = counted_pod(node, "hung").handler("bpfman-hook").run(node).unwrap();
+    let main = pod.add(&ContainerSpec::new("main")).unwrap();
+    assert_counts(node, &pod, &main);
+    pod.remove().unwrap();
+    node.kill_plugin();
+    let bad = PodSpec::new("bad").handler("bpfman-hook").ask("programs", "nonsense").run(node).unwrap();
+    let error = bad.add(&ContainerSpec::new("main")).unwrap_err();
+    assert!(error.contains("nonsense"), "{error}");
+    bad.remove().unwrap();
+    let plain = PodSpec::new("plain").handler("bpfman-hook").run(node).unwrap();
+    plain.add(&ContainerSpec::new("main")).unwrap();
+    plain.remove().unwrap();
+    // Without the program no container of this handler starts.
+    tool(node.inside("mv").args(["/usr/local/bin/bpfman-hook", "/usr/local/bin/away"]));
+    let pod = counted_pod(node, "alone").handler("bpfman-hook").run(node).unwrap();
+    let error = pod.add(&ContainerSpec::new("main")).unwrap_err();
+    assert!(error.contains("/usr/local/bin/bpfman-hook"), "{error}");
+    pod.remove().unwrap();
+    node.world.lab.expect_links(0, "every pod is gone");
+}
+
+fn installing_switches_nri_on_and_uninstalling_gives_the_file_back(node: &mut Node) {
+    let configuration = node.configuration();
+    let text = fs::read_to_string(&configuration).unwrap();
+    let before = text.replace("disable = false", "disable = true # for now");
+    if node.has_plugin() {
+        fs::write(&configuration, &before).unwrap();
+    }
+    run(node, &["install", "--containerd", "--strict"]);
+    run(node, &["install", "--containerd", "--strict", "--check"]);
+    node.restart_daemon();
+    let waiting = node.synchronized();
+    let pod = counted_pod(node, "strict").handler("bpfman-hook").run(node).unwrap();
+    let main = pod.add(&ContainerSpec::new("main")).unwrap();
+    assert_counts(node, &pod, &main);
+    // The plugin was there before NRI was, and connects again.
+    if waiting == 1 {
+        node.wait_for_plugin(waiting);
+    }
+    let ordinary = counted_pod(node, "ordinary").run(node).unwrap();
+    let other = ordinary.add(&ContainerSpec::new("main")).unwrap();
+    assert_counts(node, &ordinary, &other);
+    pod.remove().unwrap();
+    ordinary.remove().unwrap();
+    let ended = node.ours(&["uninstall", "--containerd"]).expect("there is an installation");
+    assert!(!ended.status.success() && ended.stderr.contains("restart containerd"), "{}", ended.stderr);
+    assert_eq!(fs::read_to_string(&configuration).unwrap(), before, "byte for byte");
+    node.kill_plugin();
+    node.stop_daemon(Signal::TERM);
+    let base = configuration.with_file_name("bpfman-hook-base.json");
+    run(node, &["uninstall", "--containerd"]);
+    assert!(!base.exists() && !node.outside("/usr/local/bin/bpfman-hook").exists());
+    assert_eq!(fs::read_to_string(&configuration).unwrap(), before, "byte for byte");
+    fs::write(&configuration, &text).unwrap();
+    node.start_daemon();
+}
+
+fn containerd_starts_the_plugin_itself(node: &mut Node) {
+    node.kill_plugin();
+    if node.has_plugin() {
+        let path = "/opt/nri/plugins/10-bpfman-hook";
+        let script = format!("#!/bin/sh\nexec {BINARY} --root {} nri\n", node.world.lab.root().display());
+        let write = r#"mkdir -p "${1%/*}" && printf %s "$2" >"$1" && chmod 755 "$1""#;
+        tool(node.inside("sh").args(["-c", write, "sh", path, &script]));
+    }
+    node.restart_daemon();
+    let pod = counted_pod(node, "web").run(node).unwrap();
+    let main = pod.add(&ContainerSpec::new("main")).unwrap();
+    assert_counts(node, &pod, &main);
+}
