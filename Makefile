@@ -81,6 +81,8 @@ bench: root build
 	for program in f0 f1 f2 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
 	python3 benches/bench.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH)
 	python3 benches/images.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH_IMAGES)
+	helper=$$($(CARGO) build $(FLAGS) --bench by_hand --message-format=json | sed -n 's|.*"executable":"\([^"]*/by_hand-[^"]*\)".*|\1|p') && \
+	python3 benches/by_hand.py --binary $(BINARY) --helper "$$helper" --floors $(OUT)/bench $(BENCH_BY_HAND)
 
 # Rebuilds the test objects; `make bpf BPF=--check` compares instead.
 bpf:

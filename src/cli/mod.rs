@@ -426,6 +426,9 @@ pub struct Targets {
     /// Service.
     #[command(flatten)]
     pub service: service::ServiceTarget,
+    /// Metrics.
+    #[command(flatten)]
+    pub metrics: watch::MetricsTarget,
     /// Policy files (*.toml), keys (*.pub) and trust roots (*.json) of DIR, in place of those of the last --policy
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub policy: Option<PathBuf>,

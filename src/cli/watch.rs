@@ -46,3 +46,14 @@ pub struct MetricsArgs {
     #[arg(long, conflicts_with = "once")]
     pub sample: bool,
 }
+
+/// `install --metrics`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct MetricsTarget {
+    /// The metrics' units, group and timer, started where systemd runs; no engine unless one is named
+    #[arg(long)]
+    pub metrics: bool,
+    /// Write the metrics to FILE from the timer, for node_exporter, and listen nowhere
+    #[arg(long, value_name = "FILE", requires = "metrics", value_parser = super::absolute_path)]
+    pub metrics_textfile: Option<PathBuf>,
+}

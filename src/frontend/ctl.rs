@@ -20,6 +20,7 @@ use crate::lifecycle::by_hand::kernel_program;
 use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::reconcile::{Depth, Finding, Mode};
+use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
 use crate::store::{Damaged, ReadTxn, Store, StoreError};
@@ -106,21 +107,29 @@ fn others(records: &[OwnerRecord], selection: &Selection) -> Result<Vec<OtherPro
     Ok(others.map(|(_, program)| OtherProgram::new(kernel_program(program))).collect())
 }
 
-/// The programs with these ids, as `list programs` has them.
+/// The programs with these ids, as `list programs` has them. They are found by their ids: a load takes no longer beside thousands.
 pub(super) fn show_programs(paths: &Paths, ids: &[u32], output: Output) -> ExitCode {
-    with_records(paths, |records| {
-        let mut found = records.to_vec();
+    let of_ids = |txn: &ReadTxn<'_>| {
+        let found = ids.iter().map(|id| txn.by_program(*id)).collect::<Result<Vec<_>, _>>()?;
+        Ok((found.into_iter().flatten().map(|record| (record.no, record)).collect(), Damaged::new()))
+    };
+    let shown = read(paths, of_ids).map(|found: BTreeMap<OwnerNo, OwnerRecord>| {
+        let mut found: Vec<_> = found.into_values().collect();
         for record in &mut found {
             record.programs.retain(|program| program.id.is_some_and(|id| ids.contains(&id)));
         }
-        Ok(list::programs(&found, &[], Listing { output, quiet: false }.into(), &None))
-    })
+        list::programs(&found, &[], Listing { output, quiet: false }.into(), &None)
+    });
+    shown.map_or_else(|sentence| fail(&sentence), |text| print(&text))
 }
 
 /// One link, as `get link` has it.
 pub(super) fn show_link(paths: &Paths, id: u32, output: Output) -> ExitCode {
-    let gone = || format!("link {id} was removed again meanwhile");
-    with_records(paths, |records| detail::link(records, id, Listing { output, quiet: false }.into()).ok_or_else(gone))
+    let shown = read(paths, |txn: &ReadTxn<'_>| Ok((txn.by_link(id)?, Damaged::new()))).and_then(|records| {
+        let gone = || format!("link {id} was removed again meanwhile");
+        detail::link(&records, id, Listing { output, quiet: false }.into()).ok_or_else(gone)
+    });
+    shown.map_or_else(|sentence| fail(&sentence), |text| print(&text))
 }
 
 /// `get WHAT ID`
@@ -207,7 +216,7 @@ fn bulk(paths: &Paths, made: fn(&ReadTxn<'_>) -> Result<(String, Damaged), Store
 }
 
 /// Reads the store, if there is one, and says which records are damaged.
-fn read<T: Default>(paths: &Paths, of: fn(&ReadTxn<'_>) -> Result<(T, Damaged), StoreError>) -> Result<T, String> {
+fn read<T: Default>(paths: &Paths, of: impl FnOnce(&ReadTxn<'_>) -> Result<(T, Damaged), StoreError>) -> Result<T, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
     let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(T::default()) };
     let (found, damaged) = store.read(of).map_err(|e| chain(&e))?;

@@ -18,8 +18,7 @@ use crate::frontend::containerd::install::{self as containerd, ContainerdError};
 use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
 use crate::frontend::install_check::check;
-use crate::frontend::service_files;
-use crate::frontend::{documents, install_policy};
+use crate::frontend::{documents, install_policy, metrics_files, service_files};
 use crate::frontend::{fail, print};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::PolicyFilesError;
@@ -63,10 +62,10 @@ pub enum InstallError {
     #[error("mount the bpffs for our pins")]
     Mount(#[from] MountError),
     /// systemd refused.
-    #[error("run systemctl {arguments}: it ended with {outcome}")]
-    Systemctl {
-        /// What was asked.
-        arguments: String,
+    #[error("run {command}: it ended with {outcome}")]
+    Run {
+        /// The program and what it was asked.
+        command: String,
         /// How it ended.
         outcome: String,
     },
@@ -199,7 +198,8 @@ impl Place {
 /// The engines of `--podman` and `--crio`, which read hook files; podman where no engine is named.
 pub fn asked(targets: &Targets) -> BTreeSet<Engine> {
     let mut asked = BTreeSet::new();
-    if targets.podman || !(targets.crio || targets.containerd.containerd || targets.service.service) {
+    if targets.podman || !(targets.crio || targets.containerd.containerd || targets.service.service || targets.metrics.metrics)
+    {
         asked.insert(Engine::Podman);
     }
     if targets.crio {
@@ -282,6 +282,9 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
     if targets.service.service {
         service_files::install(place, work)?;
     }
+    if targets.metrics.metrics {
+        metrics_files::install(&targets.metrics, place, work)?;
+    }
     Ok(())
 }
 
@@ -289,7 +292,8 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
 ///
 /// The binary stays, with an error, as long as programs of running containers are pinned: their poststop still needs it.
 fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
-    let all = !(targets.podman || targets.crio || targets.containerd.containerd || targets.service.service);
+    let extras = targets.containerd.containerd || targets.service.service || targets.metrics.metrics;
+    let all = !(targets.podman || targets.crio || extras);
     let mut left = place.installed_for();
     left.0.retain(|engine| !all && !asked(targets).contains(engine));
     let mut still_read = false;
@@ -299,9 +303,13 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
     if all || targets.service.service {
         service_files::uninstall(place, work)?;
     }
+    if all || targets.metrics.metrics {
+        metrics_files::uninstall(place, work)?;
+    }
     let others = !all
         && (!targets.containerd.containerd && containerd::is_installed(targets, place)?
-            || !targets.service.service && service_files::is_installed(place));
+            || !targets.service.service && service_files::is_installed(place)
+            || !targets.metrics.metrics && metrics_files::is_installed(place));
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;
         work.remove(&hook_files::path(Stage::Precreate))?;
@@ -437,9 +445,14 @@ impl<'a> Work<'a> {
     }
 
     pub fn systemctl(&mut self, arguments: &[&str]) -> Result<(), InstallError> {
-        let shown = arguments.join(" ");
+        self.run("systemctl", arguments)
+    }
+
+    /// Runs a program of systemd's.
+    pub fn run(&mut self, program: &str, arguments: &[&str]) -> Result<(), InstallError> {
+        let shown = format!("{program} {}", arguments.join(" "));
         if !self.dry_run {
-            let mut command = Command::new("systemctl");
+            let mut command = Command::new(program);
             command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
             let outcome = match command.status() {
                 Ok(status) if status.success() => None,
@@ -447,10 +460,10 @@ impl<'a> Work<'a> {
                 Err(err) => Some(err.to_string()),
             };
             if let Some(outcome) = outcome {
-                return Err(InstallError::Systemctl { arguments: shown, outcome });
+                return Err(InstallError::Run { command: shown, outcome });
             }
         }
-        self.step("run", format!("systemctl {shown}"), true);
+        self.step("run", shown, true);
         Ok(())
     }
 }
@@ -480,6 +493,7 @@ mod tests {
             crio,
             containerd: Default::default(),
             service: Default::default(),
+            metrics: Default::default(),
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(destdir.to_owned()),

@@ -12,9 +12,11 @@ use crate::frontend::finding::{Finding, Findings, Status};
 use crate::frontend::hook_files::{self, Engines, HOOKS_DIR, PODMAN_DROP_IN};
 use crate::frontend::hooks_dir::{HooksDir, below};
 use crate::frontend::install::{Place, asked};
+use crate::frontend::metrics_files;
 use crate::frontend::service_files;
 use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
+use crate::paths::Paths;
 
 /// Looks at an installation and changes nothing; `root` is `--root`.
 pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
@@ -53,6 +55,10 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
     }
     if targets.containerd.containerd {
         findings.0.extend(containerd::examine(&place, &targets.containerd).0);
+    }
+    if place.has_units() && (targets.metrics.metrics || metrics_files::is_installed(&place)) {
+        let export = root.map_or_else(Paths::system, Paths::below).export();
+        findings.0.extend(metrics_files::check(&targets.metrics, &place, &export));
     }
     findings
 }
@@ -170,7 +176,7 @@ fn program(path: &Path, owner: u32, again: &str) -> Finding {
 }
 
 /// A file that has to have exactly this text.
-fn file(name: &str, path: &Path, text: &str, again: &str) -> Finding {
+pub(crate) fn file(name: &str, path: &Path, text: &str, again: &str) -> Finding {
     match fs::read_to_string(path) {
         Ok(present) if present == text => Finding::ok(name, path.display().to_string()),
         Ok(_) => Finding::bad(name, Status::Fail, format!("{} differs from this version's", path.display()), again),
@@ -207,6 +213,7 @@ mod tests {
             let targets = Targets {
                 containerd: Default::default(),
                 service: Default::default(),
+                metrics: Default::default(),
                 podman: true,
                 crio: false,
                 policy: None,

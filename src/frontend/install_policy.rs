@@ -108,6 +108,7 @@ mod tests {
             crio: false,
             containerd: Default::default(),
             service: Default::default(),
+            metrics: Default::default(),
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(host.clone()),

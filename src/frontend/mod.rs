@@ -20,6 +20,7 @@ pub mod list;
 pub mod list_json;
 pub mod logging;
 pub mod metrics;
+pub mod metrics_files;
 pub mod nri;
 pub mod output;
 pub mod policy;

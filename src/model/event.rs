@@ -186,4 +186,46 @@ mod tests {
         }
         assert_eq!(between(None, Some(&failed), false, false)[0].reason.as_deref(), Some("no such thing"));
     }
+
+    #[test]
+    fn what_a_person_does_is_told_by_program_and_link() {
+        let host = r#"{"kind":"host","application":"shop"}"#;
+        let program = r#"{"pin":"prog_0","function":"count","kind":"xdp","scope":"host","image":0,"id":71}"#;
+        let link = |id: &str| {
+            let at = r#"{"type":"xdp","iface":{"index":2,"name":"eth0"},"mode":null}"#;
+            format!(r#"{{"pin":"link_0","program":"prog_0","at":{at},"id":{id}}}"#)
+        };
+        let of = |program: &str, links: &str| {
+            let mut record = record(host, "ready", links);
+            record.programs = serde_json::from_str(&format!("[{program}]")).unwrap();
+            record
+        };
+        let pending = of(&program.replace("71", "null"), "");
+        let (loaded, attaching, attached) = (of(program, ""), of(program, &link("null")), of(program, &link("81")));
+        for (before, after, expected) in [
+            (None, Some(&pending), &[][..]),
+            (Some(&pending), Some(&loaded), &["loaded"]),
+            (Some(&loaded), Some(&attaching), &[]),
+            (Some(&attaching), Some(&attached), &["attached"]),
+            (Some(&attached), Some(&attaching), &["detached"]),
+            (Some(&attached), Some(&attached), &[]),
+            // With its links, which go first.
+            (Some(&attached), None, &["detached", "unloaded"]),
+            (Some(&loaded), None, &["unloaded"]),
+            (Some(&pending), None, &[]),
+        ] {
+            let told = between(before, after, false, false);
+            let words: Vec<_> = told.iter().map(|event| event.what.as_str()).collect();
+            assert_eq!(words, expected);
+            for event in told {
+                assert_eq!((event.application.as_deref(), event.program.as_deref()), (Some("shop"), Some("count")));
+                assert_eq!(event.program_id, Some(71));
+                let of_link = matches!(event.what.as_str(), "attached" | "detached");
+                assert_eq!(
+                    (event.link_id, event.target.as_deref()),
+                    if of_link { (Some(81), Some("xdp eth0")) } else { (None, None) }
+                );
+            }
+        }
+    }
 }

@@ -26,6 +26,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::pods::CASES,
         crate::podman::CASES,
         crate::private_registries::CASES,
+        crate::prometheus::CASES,
         crate::registries::CASES,
         crate::requests::CASES,
         crate::watching::CASES,

@@ -32,6 +32,7 @@ mod places;
 mod podman;
 mod pods;
 mod private_registries;
+mod prometheus;
 mod registries;
 mod requests;
 mod signers;

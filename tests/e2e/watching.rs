@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::lab::BINARY;
+use crate::support::lab::{BINARY, Hooks, Lab};
 use crate::support::process::{Running, ended, eventually, tool};
 use crate::support::runtime::Runtime;
-use crate::world::World;
+use crate::world::{World, object_path};
 
 crate::cases![
     a_user_without_rights_scrapes_while_containers_start,
+    a_compromised_exporter_stops_no_start,
     events_are_followed_in_order,
     a_spoiled_export_stops_no_start,
     the_daemonsets_metrics_can_read_and_others_are_told,
@@ -25,11 +26,11 @@ crate::cases![
 /// Nobody, and nobody's group.
 const NOBODY: u32 = 65534;
 /// Waits for a word, and ends.
-const SCRIPT: &str = "echo ready; read go; exit 7";
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const SCRIPT: &str = "echo ready; read go; exit 7";
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The directory as `install --metrics` makes it: for a group, whose files inherit it.
-fn export(world: &World) -> PathBuf {
+pub fn export(world: &World) -> PathBuf {
     let run = world.lab.path("root/run/bpfman-hook");
     fs::DirBuilder::new().recursive(true).mode(0o755).create(&run).expect("make the run directory");
     let path = run.join("export");
@@ -40,11 +41,18 @@ fn export(world: &World) -> PathBuf {
 }
 
 /// A command as nobody, without a capability.
-fn as_nobody(program: &Path) -> Command {
+pub fn as_nobody(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
     command.arg("--no-new-privs").arg(program);
     command
+}
+
+/// The binary where nobody can run it.
+pub fn public_binary(world: &World) -> PathBuf {
+    let binary = world.lab.path("bin/bpfman-hook");
+    fs::copy(BINARY, &binary).expect("copy the binary to where nobody can run it");
+    binary
 }
 
 fn scrape(socket: &Path) -> Option<String> {
@@ -62,8 +70,7 @@ fn events(world: &World, args: &[&str]) -> Vec<Value> {
 
 fn a_user_without_rights_scrapes_while_containers_start(world: &mut World) {
     let export = export(world);
-    let binary = world.lab.path("bin/bpfman-hook");
-    fs::copy(BINARY, &binary).expect("copy the binary to where nobody can run it");
+    let binary = public_binary(world);
     let sockets = world.lab.path("sockets");
     fs::DirBuilder::new().mode(0o700).create(&sockets).expect("make a directory");
     chown(&sockets, Some(NOBODY), Some(NOBODY)).expect("chown");
@@ -135,6 +142,38 @@ fn a_user_without_rights_scrapes_while_containers_start(world: &mut World) {
     assert!(page.contains("bpfman_hook_events_total{type=\"released\"} "), "{page}");
 }
 
+/// Whoever can read a file can lock it. No run waits for a lock that the exporter could hold.
+fn a_compromised_exporter_stops_no_start(world: &mut World) {
+    let export = export(world);
+    let first = world.counting("before").script(SCRIPT).write();
+    let mut running = world.start(&first);
+    running.say("go\n");
+    running.finish();
+    let mut holders: Vec<Running> = ["counters", "events", "owners", "."]
+        .map(|name| {
+            let mut command = as_nobody(Path::new("flock"));
+            command.arg("--exclusive").arg(export.join(name)).args(["sh", "-c", "echo held; read end"]);
+            Running::start(&mut command)
+        })
+        .into();
+    holders.iter_mut().for_each(|holder| {
+        holder.hear("held");
+    });
+    // No reader of the store either: what it could hold there it cannot even see.
+    let locked = ended(as_nobody(Path::new("ls")).arg(world.lab.root().join("run/bpfman-hook/store")));
+    assert!(!locked.status.success(), "{}", locked.stdout);
+    let second = world.counting("locked").script(SCRIPT).write();
+    let mut running = world.start(&second);
+    assert_eq!(world.link_ids(&second.id).len(), 2);
+    running.say("go\n");
+    assert_eq!(running.finish().status.code(), Some(7));
+    let of: Vec<Value> = events(world, &["-F", &format!("container={}", second.id)]);
+    assert_eq!(of.iter().map(|event| &event["type"]).collect::<Vec<_>>(), ["acquired", "released"], "{of:#?}");
+    for holder in holders {
+        holder.finish();
+    }
+}
+
 fn events_are_followed_in_order(world: &mut World) {
     export(world);
     let bundle = world.counting("followed").script(SCRIPT).write();
@@ -199,6 +238,50 @@ fn a_spoiled_export_stops_no_start(world: &mut World) {
             let _ = ended(Command::new("sh").arg("-c").arg(format!("rm -rf {}/* && chmod 2750 {0}", export.display())));
         }
     }
+}
+
+/// No container is involved, so that this is no case for the suite without hooks.
+#[test]
+fn what_a_person_does_is_followed() {
+    let lab = Lab::new(Hooks::Ours);
+    let path = object_path("counter").display().to_string();
+    let loaded = lab.json(&["load", "file", "--path", &path, "--programs", "xdp:count", "--application", "shop"]);
+    let program = loaded[0]["id"].to_string();
+    let mut follower = Running::start(&mut lab.command(&["events", "-f", "-F", "application=shop", "-F", "type=unloaded"]));
+    let mut netns = Running::start(Command::new("unshare").args(["--net", "sh", "-c", "echo ready; read end"]));
+    let at = format!("/proc/{}/ns/net", netns.pid());
+    netns.hear("ready");
+    let there = ["xdp", "--iface", "lo", "--priority", "50", "--netns", &at];
+    let attach = || lab.json(&[&["attach", &program], &there[..]].concat())["id"].to_string();
+    let first = attach();
+    lab.ours(&["detach", &first]);
+    let second = attach();
+    lab.ours(&["unload", &program]);
+    assert!(follower.hear("20").contains(" program unloaded count (application=shop"));
+    let told = lab.ours(&["events", "-o", "json", "-F", "application=shop"]);
+    let told: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).expect("an event is JSON")).collect();
+    let expected = [
+        ("loaded", None),
+        ("attached", Some(&first)),
+        ("detached", Some(&first)),
+        ("attached", Some(&second)),
+        ("detached", Some(&second)),
+        ("unloaded", None),
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (event, (what, link)) in told.iter().zip(expected) {
+        assert_eq!((event["type"].as_str(), event["program"].as_str()), (Some(what), Some("count")), "{event}");
+        assert_eq!(event["program_id"].to_string(), program, "{event}");
+        assert_eq!(event.get("link_id").map(Value::to_string).as_ref(), link, "{event}");
+    }
+    follower.kill();
+    follower.finish();
+    let page = lab.ours(&["metrics"]);
+    for (what, count) in [("loaded", 1), ("attached", 2), ("detached", 2), ("unloaded", 1)] {
+        assert!(page.contains(&format!("bpfman_hook_events_total{{type=\"{what}\"}} {count}\n")), "{what}: {page}");
+    }
+    netns.finish();
+    lab.residue();
 }
 
 /// With the directory as the hook makes it, and the ids of the DaemonSet.

@@ -164,6 +164,7 @@ mod tests {
                 crio: false,
                 containerd: ContainerdTargets::default(),
                 service: Default::default(),
+                metrics: Default::default(),
                 policy: None,
                 prefix: PathBuf::from("/usr/local"),
                 destdir: Some(self.root.path().to_owned()),

@@ -172,6 +172,7 @@ mod tests {
             crio: false,
             containerd: ContainerdTargets { containerd: true, strict, base_spec: Some(spec), ..ContainerdTargets::default() },
             service: Default::default(),
+            metrics: Default::default(),
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(root.join("host")),

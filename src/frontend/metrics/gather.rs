@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::text::{Exposition, Kind, Page, seconds};
+use super::text::{Exposition, Kind, Page, seconds, short};
 use crate::kernel::inspect;
 use crate::model::card::Card;
 use crate::model::series::{self, BOUNDS, FAMILIES, Shape};
@@ -233,7 +233,8 @@ impl Gathered {
         for card in &self.cards {
             for program in &card.programs {
                 if let Some(image) = card.images.get(program.image) {
-                    *images.entry((&image.reference, &image.digest)).or_insert(0) += 1;
+                    // Shortened first, so that two that look alike are one series.
+                    *images.entry((short(&image.reference), short(&image.digest))).or_insert(0) += 1;
                 }
             }
         }

@@ -1,9 +1,7 @@
-//! The page as a whole, by the rules that `promtool check metrics` applies, and by promtool itself where there is one.
+//! The page as a whole, by the rules that `promtool check metrics` applies; tests/e2e/prometheus.rs has promtool and Prometheus themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::gather::{Gathered, ProgramStat, gather};
@@ -115,30 +113,6 @@ fn the_page_keeps_the_rules_of_its_format() {
     ] {
         assert!(page.contains(line), "{line} is not in\n{page}");
     }
-}
-
-#[test]
-fn promtool_has_no_objection() {
-    let promtool = std::env::var_os("PROMTOOL").unwrap_or_else(|| "promtool".into());
-    let dir = tempfile::tempdir().unwrap();
-    let page = gathered(&dir.path().join("export")).page(Exposition::Prometheus);
-    let spawned = Command::new(&promtool)
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let Ok(mut child) = spawned else {
-        eprintln!("SKIPPED: there is no promtool here; set PROMTOOL, or install Debian's prometheus");
-        return;
-    };
-    child.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
-    let ended = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned();
-    assert!(ended.status.success(), "{said}\n{page}");
-    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/prometheus/bpfman-hook.rules.yml");
-    let checked = Command::new(&promtool).args(["check", "rules"]).arg(&rules).output().unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
 /// Names that the rules and the dashboard use are names that are exported.

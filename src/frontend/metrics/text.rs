@@ -143,9 +143,28 @@ pub fn seconds(nanoseconds: u64) -> String {
     if short.ends_with('.') { format!("{short}0") } else { short.to_owned() }
 }
 
-/// A label's value or a help text: backslash, quote and line feed are written with a backslash.
+/// The longest label's value, in bytes: strangers choose some of them.
+pub const VALUE_MAX: usize = 256;
+
+/// A label's value or a help text: backslash, quote and line feed are written with a backslash. Scrapers take a zero byte for the
+/// end of the page, and other control characters are of no use to anybody.
 fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    let mut escaped = String::with_capacity(text.len());
+    for character in short(text).chars() {
+        match character {
+            '\\' => escaped.push_str("\\\\"),
+            '"' => escaped.push_str("\\\""),
+            '\n' => escaped.push_str("\\n"),
+            control if control.is_control() => escaped.push('\u{fffd}'),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// As much of a text as a label's value has.
+pub fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(VALUE_MAX)]
 }
 
 #[cfg(test)]
@@ -209,6 +228,22 @@ bpfman_hook_owner_info{owner="1"} 1
         ] {
             assert_eq!(Exposition::accepted(header), expected, "{header}");
         }
+    }
+
+    #[test]
+    fn a_strangers_text_stays_one_value() {
+        for (text, expected) in [
+            ("plain", "plain"),
+            ("a\"} 1\nbpfman_hook_x 2", "a\\\"} 1\\nbpfman_hook_x 2"),
+            ("\\", "\\\\"),
+            ("a\0b\rc\u{1b}[31md\u{85}", "a\u{fffd}b\u{fffd}c\u{fffd}[31md\u{fffd}"),
+            ("\u{1f41d}", "\u{1f41d}"),
+        ] {
+            assert_eq!(escape(text), expected, "{text:?}");
+        }
+        let long = "\u{e9}".repeat(200_000);
+        assert_eq!(escape(&long).len(), VALUE_MAX);
+        assert_eq!(short(&format!("x{long}")).len(), VALUE_MAX - 1, "no character is cut in two");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use crate::kernel::{Kernel, Places};
-use crate::lifecycle::by_hand::HandError;
+use crate::lifecycle::by_hand::{HandError, Named};
 use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::{AttachPoint, Direction, Interface, NetnsRecord, ProbedProcess, ProgramKind};
@@ -26,8 +26,7 @@ struct Held {
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub(super) fn attach_by_hand(&self, bounds: &Bounds, attach: &Attach) -> Result<u32, HandError> {
         let id = attach.program;
-        let has = |record: &OwnerRecord| record.programs.iter().any(|p| p.id == Some(id));
-        let record = self.settle(bounds, "program", id, has)?.ok_or(HandError::NoProgram(id))?;
+        let record = self.settle(bounds, Named::Program(id))?.ok_or(HandError::NoProgram(id))?;
         let program = record.programs.iter().find(|p| p.id == Some(id)).ok_or(HandError::NoProgram(id))?;
         let (at, netns, held) = resolve(program, id, &attach.place)?;
         let order = match &attach.place {
@@ -90,8 +89,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     pub(super) fn detach_by_hand(&self, bounds: &Bounds, id: u32) -> Result<(), HandError> {
-        let has = |record: &OwnerRecord| record.links.iter().any(|link| link.id == Some(id));
-        let record = self.settle(bounds, "link", id, has)?.ok_or(HandError::NoLink(id))?;
+        let record = self.settle(bounds, Named::Link(id))?.ok_or(HandError::NoLink(id))?;
         let link = record.links.iter().find(|link| link.id == Some(id)).ok_or(HandError::NoLink(id))?;
         let me = self.actor();
         let mut gone = false;

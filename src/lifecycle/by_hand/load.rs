@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::image::{Images as _, MAX_OBJECT, Want, hash};
 use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
-use crate::lifecycle::by_hand::{HandError, Sources};
+use crate::lifecycle::by_hand::{HandError, Named, Sources};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
@@ -128,8 +128,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     pub(super) fn unload_by_hand(&self, bounds: &Bounds, program: u32) -> Result<(), HandError> {
-        let has = |record: &OwnerRecord| record.programs.iter().any(|p| p.id == Some(program));
-        let record = self.settle(bounds, "program", program, has)?.ok_or(HandError::NoProgram(program))?;
+        let record = self.settle(bounds, Named::Program(program))?.ok_or(HandError::NoProgram(program))?;
         if record.programs.len() == 1 {
             return self.released(&record);
         }
@@ -175,9 +174,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// The maps that a load is to have in place of its own, and who made them first. Each owner pins the maps that it has, so that
     /// they live as long as one of them does, whoever goes first.
     fn shared_maps(&self, bounds: &Bounds, program: u32) -> Result<(SharedMaps, Shares), HandError> {
-        let has = |record: &OwnerRecord| record.phase == Phase::Ready && record.programs.iter().any(|p| p.id == Some(program));
-        let record = self.find(has)?.ok_or(HandError::NoProgram(program))?;
-        let loaded = super::of_host(bounds, "program", program, &record)?;
+        let found = self.find(Named::Program(program))?.filter(|record| record.phase == Phase::Ready);
+        let record = found.ok_or(HandError::NoProgram(program))?;
+        let loaded = super::of_host(bounds, Named::Program(program), &record)?;
         let shared = SharedMaps {
             program,
             directory: self.fs.join(record.no.directory()),

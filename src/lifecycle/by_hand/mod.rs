@@ -25,6 +25,13 @@ use crate::model::registries::RegistryConfig;
 use crate::paths::Paths;
 use crate::store::StoreError;
 
+/// What a request names, by the kernel's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Program(u32),
+    Link(u32),
+}
+
 /// How long to wait for another process that works on the same record.
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
@@ -216,22 +223,15 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         done.unwrap_or_else(|error| Reply::Failed(Failure { code: error.code(), message: chain(&error) }))
     }
 
-    /// The record that `pick` chooses, once nobody works on it, with what a dead process left of a link put right.
+    /// The record that has what is named, once nobody works on it, with what a dead process left of a link put right.
     ///
     /// # Errors
     /// Where the record is not of the host, or not the caller's.
-    fn settle(
-        &self,
-        bounds: &Bounds,
-        what: &'static str,
-        id: u32,
-        pick: impl Fn(&OwnerRecord) -> bool,
-    ) -> Result<Option<OwnerRecord>, HandError> {
+    fn settle(&self, bounds: &Bounds, named: Named) -> Result<Option<OwnerRecord>, HandError> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let found = self.find(&pick)?;
-            let Some(record) = found else { return Ok(None) };
-            of_host(bounds, what, id, &record)?;
+            let Some(record) = self.find(named)? else { return Ok(None) };
+            of_host(bounds, named, &record)?;
             let unfinished = record.phase != Phase::Ready || record.links.iter().any(|link| link.id.is_none());
             if !unfinished {
                 return Ok(Some(record));
@@ -253,17 +253,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
-    fn find(&self, pick: impl Fn(&OwnerRecord) -> bool) -> Result<Option<OwnerRecord>, HandError> {
-        let found = self.store.read::<_, StoreError>(|txn| {
-            for record in txn.owners()? {
-                match record {
-                    Ok(record) if record.phase != Phase::Failed && pick(&record) => return Ok(Some(record)),
-                    _ => {}
-                }
-            }
-            Ok(None)
+    fn find(&self, named: Named) -> Result<Option<OwnerRecord>, HandError> {
+        let found = self.store.read::<_, StoreError>(|txn| match named {
+            Named::Program(id) => txn.by_program(id),
+            Named::Link(id) => txn.by_link(id),
         });
-        Ok(found.map_err(Cause::from)?)
+        Ok(found.map_err(Cause::from)?.into_iter().find(|record| record.phase != Phase::Failed))
     }
 
     /// Removes links that a process which is gone was making or removing.
@@ -308,7 +303,11 @@ fn owner_name(record: &OwnerRecord) -> String {
 ///
 /// # Errors
 /// Where it is a container's, or another caller's than the one who may change only its own.
-fn of_host<'r>(bounds: &Bounds, what: &'static str, id: u32, record: &'r OwnerRecord) -> Result<&'r Loaded, HandError> {
+fn of_host<'r>(bounds: &Bounds, named: Named, record: &'r OwnerRecord) -> Result<&'r Loaded, HandError> {
+    let (what, id) = match named {
+        Named::Program(id) => ("program", id),
+        Named::Link(id) => ("link", id),
+    };
     let Owner::Host { loaded, .. } = &record.owner else {
         return Err(HandError::NotByHand { what, id, owner: owner_name(record) });
     };

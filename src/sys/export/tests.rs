@@ -36,6 +36,49 @@ fn two_hundred_at_once_lose_no_count() {
     assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "nothing temporary is left");
 }
 
+const CHILD: &str = "EXPORT_TEST_DIRECTORY";
+const PROCESSES: u64 = 24;
+const EACH: u64 = 500;
+
+/// Not a test of its own: what each process of the next one does.
+#[test]
+fn child() {
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    let export = Export::open(Path::new(&path)).unwrap();
+    for _ in 0..EACH {
+        export.count(event(EventKind::Loaded), 1);
+        export.observe(run(Stage::Poststop, Outcome::Done), Duration::from_micros(700));
+        export.append("{\"one\":\"line\"}\n");
+    }
+}
+
+#[test]
+fn processes_that_record_at_the_same_time_lose_nothing() {
+    let (dir, _) = export();
+    let path = dir.path().join("export");
+    let start = || {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "sys::export::tests::child", "--nocapture"]).env(CHILD, &path);
+        command.stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let mut children: Vec<_> = (0..PROCESSES).map(|_| start()).collect();
+    // One that is killed at any moment spoils nothing of the others'.
+    let mut killed = start();
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    for child in &mut children {
+        assert!(child.wait().unwrap().success());
+    }
+    let counters = read_counters(&path).unwrap();
+    let (counted, least) = (counters[event(EventKind::Loaded).0], PROCESSES * EACH);
+    assert!((least..=least + EACH).contains(&counted), "{counted}");
+    let (bucket, sum) = series::bucket(run(Stage::Poststop, Outcome::Done), 700_000);
+    assert!(counters[bucket.0] >= least && counters[sum.0] >= least * 700_000);
+    let lines = fs::read_to_string(path.join(EVENTS)).unwrap();
+    assert!(lines.lines().all(|line| line == "{\"one\":\"line\"}"), "a line is torn");
+    assert!(lines.lines().count() as u64 >= least);
+}
+
 #[test]
 fn a_file_that_is_not_ours_is_replaced_and_never_mapped() {
     let (dir, export) = export();
