@@ -13,7 +13,7 @@ TARGET  := $(shell uname -m)-unknown-linux-gnu
 FLAGS   := --release --locked --target $(TARGET)
 OUT     := $(or $(CARGO_TARGET_DIR),target)
 BINARY  := $(OUT)/$(TARGET)/release/bpfman-hook
-SCRIPTS := .ci/run tests/setup.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
+SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
 .PHONY: build demo setup test test-unit test-privileged test-service test-e2e test-containerd test-vm fuzz check bench bpf man install uninstall clean root
@@ -44,7 +44,7 @@ test-service: root
 test-e2e: root
 	$(CARGO) test $(FLAGS) --test e2e
 
-# The NRI plugin on Debian's containerd 2.1 and 1.7, runc and crun. The first time fetches some 60 MB; a machine that cannot fetch
+# The NRI plugin on Debian's containerd 2.1 and 1.7, runc and crun. The first time fetches some 90 MB; a machine that cannot fetch
 # them says so and goes on.
 test-containerd: root
 	reason=$$(tests/lab/containerd/packages.sh 2>&1 >/dev/null); status=$$?; case $$status in \
@@ -55,9 +55,9 @@ test-containerd: root
 # The tests of attach types under Debian's 6.1, 6.12 and 7.2 in QEMU: kprobes, fentry, LSM and old kernels, whatever this machine's
 # kernel has. About two minutes; the first time fetches some 360 MB into the user's cache directory (VM_DIR). A machine that cannot
 # fetch them says so and goes on.
-test-vm:
-	binary=$$($(CARGO) test $(FLAGS) --test privileged --no-run --message-format=json | sed -n 's|.*"executable":"\([^"]*/privileged-[^"]*\)".*|\1|p'); \
-	tests/vm/suite.sh "$$binary" $(KERNELS) || { status=$$?; [ $$status = 77 ] || exit $$status; }
+test-vm: build
+	of() { $(CARGO) test $(FLAGS) --test "$$1" --no-run --message-format=json | sed -n "s|.*\"executable\":\"\([^\"]*/$$1-[^\"]*\)\".*|\1|p"; }; \
+	tests/vm/suite.sh "$$(of privileged)" "$$(of service)" $(BINARY) $(KERNELS) || { status=$$?; [ $$status = 77 ] || exit $$status; }
 
 # The unit tests named fuzz, for longer: FUZZ_SECONDS each, from a new seed (FUZZ_SEED repeats one).
 fuzz: export FUZZ_SECONDS ?= 20
@@ -83,6 +83,8 @@ bench: root build
 	python3 benches/images.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH_IMAGES)
 	helper=$$($(CARGO) build $(FLAGS) --bench by_hand --message-format=json | sed -n 's|.*"executable":"\([^"]*/by_hand-[^"]*\)".*|\1|p') && \
 	python3 benches/by_hand.py --binary $(BINARY) --helper "$$helper" --floors $(OUT)/bench $(BENCH_BY_HAND)
+	python3 benches/nri.py --binary $(BINARY) $(BENCH_NRI)
+	if tests/lab/containerd/packages.sh >/dev/null; then $(CARGO) test $(FLAGS) --test containerd measure:: -- --ignored --nocapture; fi
 
 # Rebuilds the test objects; `make bpf BPF=--check` compares instead.
 bpf:

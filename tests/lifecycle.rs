@@ -1,9 +1,10 @@
 //! Acquire, release and reconcile against a real store, a fake kernel and a fake host: a failure and a kill at each effect.
 #![allow(clippy::result_large_err, reason = "an error is made once in a test, and its size is the library's affair")]
 
-mod support {
-    pub mod fake;
-}
+#[path = "lifecycle/by_hand.rs"]
+mod by_hand;
+#[path = "support/fake.rs"]
+mod fake;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +35,7 @@ use bpfman_hook::model::registries::RegistryConfig;
 use bpfman_hook::model::series::Remedy;
 use bpfman_hook::model::state::State;
 use bpfman_hook::store::{Store, StoreError};
-use support::fake::{Effects, FakeHost, FakeKernel, Killed, Trouble, process};
+use fake::{Effects, FakeHost, FakeKernel, Killed, Trouble, process};
 
 const BOOT: &str = "11111111-2222-3333-4444-555555555555";
 const INIT: u32 = 500;

@@ -127,9 +127,19 @@ pub(super) fn show_programs(paths: &Paths, ids: &[u32], output: Output) -> ExitC
 pub(super) fn show_link(paths: &Paths, id: u32, output: Output) -> ExitCode {
     let shown = read(paths, |txn: &ReadTxn<'_>| Ok((txn.by_link(id)?, Damaged::new()))).and_then(|records| {
         let gone = || format!("link {id} was removed again meanwhile");
-        detail::link(&records, id, Listing { output, quiet: false }.into()).ok_or_else(gone)
+        link_text(paths, &records, id, Listing { output, quiet: false }.into())?.ok_or_else(gone)
     });
     shown.map_or_else(|sentence| fail(&sentence), |text| print(&text))
+}
+
+/// One link with what the kernel says of its pin.
+fn link_text(paths: &Paths, records: &[OwnerRecord], id: u32, format: Format) -> Result<Option<String>, String> {
+    let kernel = match detail::find_link(records, id) {
+        Some((record, link)) => inspect::link(&paths.bpffs().join(record.no.directory()), &link.pin)
+            .map_err(|e| format!("{}; run it as root", chain(&e)))?,
+        None => None,
+    };
+    Ok(detail::link(records, id, kernel.as_ref().map(|kernel| &kernel.info), format))
 }
 
 /// `get WHAT ID`
@@ -145,7 +155,7 @@ pub fn get(paths: &Paths, what: Get) -> ExitCode {
                 .ok_or_else(|| format!("no program has the id {id}; see `bpfman-hook list programs`"))
         }),
         Get::Link(GetArgs { id, format }) => with_records(paths, |records| {
-            detail::link(records, id, format.into())
+            link_text(paths, records, id, format.into())?
                 .ok_or_else(|| format!("link {id} is not one of ours; see `bpfman-hook list links`"))
         }),
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::frontend::list::{Format, id, json, owner_name, verdict, word};
 use crate::frontend::table::printable;
 use crate::frontend::view::{self, LinkView, ProgramView};
+use crate::kernel::inspect::LinkInfo;
 use crate::kernel::pins;
 use crate::lifecycle::by_hand::map_users;
 use crate::model::attach_point::{Order, ProgramKind, kernel_type_word};
@@ -73,6 +74,52 @@ struct LinkDetail<'a> {
     /// The verdicts after which the next program runs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     proceed_on: Vec<&'static str>,
+    /// What the kernel says; absent where it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<KernelLink>,
+}
+
+/// What the kernel says about a link.
+#[derive(Debug, Clone, Serialize)]
+struct KernelLink {
+    /// `enum bpf_link_type`, in the kernel's words; a filter of the traffic control layer is no link.
+    link_type: String,
+    /// The program's id.
+    program_id: u32,
+    /// The interface's index in its namespace; 0 once it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<u32>,
+    /// The cgroup's id; 0 once it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup_id: Option<u64>,
+}
+
+impl KernelLink {
+    fn new(info: &LinkInfo) -> Self {
+        const WORDS: [&str; 14] = [
+            "filter",
+            "raw_tracepoint",
+            "tracing",
+            "cgroup",
+            "iter",
+            "netns",
+            "xdp",
+            "perf_event",
+            "kprobe_multi",
+            "struct_ops",
+            "netfilter",
+            "tcx",
+            "uprobe_multi",
+            "netkit",
+        ];
+        let word = usize::try_from(info.link_type).ok().and_then(|number| WORDS.get(number));
+        Self {
+            link_type: word.map_or_else(|| info.link_type.to_string(), |word| (*word).to_owned()),
+            program_id: info.program,
+            interface: info.interface,
+            cgroup_id: info.cgroup,
+        }
+    }
 }
 
 /// `get program ID`; None where neither an owner nor the kernel has it. `fs` is our bpffs.
@@ -129,8 +176,11 @@ fn program_text(detail: &ProgramDetail<'_>, owner: &str) -> String {
     line(&mut text, "owner", owner);
     line(&mut text, "image", &program.image);
     line(&mut text, "digest", &program.digest);
-    line(&mut text, "signature", &verdict(program));
-    line(&mut text, "rule", &program.rule);
+    // A file by hand is root's own or a client's by its paths: no image rule speaks of it.
+    if !program.rule.is_empty() {
+        line(&mut text, "signature", &verdict(program));
+        line(&mut text, "rule", &program.rule);
+    }
     for (key, value) in &detail.metadata {
         line(&mut text, "metadata", &format!("{key}={value}"));
     }
@@ -166,10 +216,14 @@ fn kernel_lines(text: &mut String, kernel: &KernelProgram) {
     line(text, "verified", &format!("{} instructions", kernel.verified_insns));
 }
 
+/// The link with an id, and its owner.
+pub fn find_link(records: &[OwnerRecord], wanted: u32) -> Option<(&OwnerRecord, &LinkRecord)> {
+    records.iter().find_map(|record| Some((record, record.links.iter().find(|link| link.id == Some(wanted))?)))
+}
+
 /// `get link ID`; None where no owner has it.
-pub fn link(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<String> {
-    let has = |link: &&LinkRecord| link.id == Some(wanted);
-    let (record, kept) = records.iter().find_map(|r| Some((r, r.links.iter().find(has)?)))?;
+pub fn link(records: &[OwnerRecord], wanted: u32, kernel: Option<&LinkInfo>, format: Format) -> Option<String> {
+    let (record, kept) = find_link(records, wanted)?;
     let found = view::programs(record).flat_map(|p| p.links).find(|l| l.id == Some(wanted))?;
     let kind = record.programs.iter().find(|p| p.pin == kept.program).map(|p| p.kind);
     let detail = LinkDetail {
@@ -177,6 +231,7 @@ pub fn link(records: &[OwnerRecord], wanted: u32, format: Format) -> Option<Stri
         metadata: kept.metadata.clone(),
         netns: kept.netns.as_ref().and_then(|netns| netns.path.clone()),
         priority: kept.order.as_ref().map(|order| order.priority),
+        kernel: kernel.map(KernelLink::new),
         proceed_on: kept.order.as_ref().zip(kind).map(|(order, kind)| verdicts(kind, order)).unwrap_or_default(),
     };
     Some(match format {
@@ -208,6 +263,15 @@ fn link_text(detail: &LinkDetail<'_>, owner: &str) -> String {
     line(&mut text, "owner", owner);
     for (key, value) in &detail.metadata {
         line(&mut text, "metadata", &format!("{key}={value}"));
+    }
+    let Some(kernel) = &detail.kernel else {
+        line(&mut text, "kernel", "its pin is gone; see `bpfman-hook gc`");
+        return text;
+    };
+    line(&mut text, "kernel type", &kernel.link_type);
+    let places = [("interface", kernel.interface.map(u64::from)), ("cgroup", kernel.cgroup_id)];
+    for (what, id) in places.into_iter().filter_map(|(what, id)| Some((what, id?))) {
+        line(&mut text, what, &if id == 0 { "gone".to_owned() } else { id.to_string() });
     }
     text
 }
@@ -294,15 +358,17 @@ mod tests {
 
     #[test]
     fn a_link_is_shown_with_all_that_is_known() {
-        let text = link(&by_hand(), 85, Format::Table).unwrap();
+        let info = LinkInfo { id: 85, link_type: 6, program: 75, interface: Some(0), cgroup: Some(3) };
+        let text = link(&by_hand(), 85, Some(&info), Format::Table).unwrap();
+        assert!(text.ends_with("  kernel type  xdp\n  interface    gone\n  cgroup       3\n"), "{text}");
         for line in
             ["  netns        /run/netns/blue\n", "  priority     55\n", "  proceed on   pass\n", "  metadata     site=b\n"]
         {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-        require_documented(&link(&by_hand(), 85, Format::Json).unwrap());
-        let shown = link(&records(), 82, Format::Table).unwrap();
+        require_documented(&link(&by_hand(), 85, Some(&info), Format::Json).unwrap());
+        let shown = link(&records(), 82, None, Format::Table).unwrap();
         assert!(shown.contains("network namespace 99 of sandbox box") && shown.contains("72 count"), "{shown}");
-        assert!(link(&records(), 1, Format::Table).is_none());
+        assert!(shown.contains("its pin is gone") && link(&records(), 1, None, Format::Table).is_none());
     }
 }

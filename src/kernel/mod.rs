@@ -41,6 +41,7 @@ pub use crate::kernel::btf::BtfError;
 pub use crate::kernel::core_relo::CoreError;
 pub use crate::kernel::elf::ElfError;
 pub use crate::kernel::error::KernelError;
+use crate::kernel::inspect::{Inspected, ProgramInfo};
 pub use crate::kernel::link::LinkError;
 use crate::kernel::object::Object;
 pub use crate::kernel::object::ObjectError;
@@ -188,6 +189,9 @@ pub trait Kernel {
     /// Removes an owner's directory with every pin that is still in it, links first. An absent one is a success.
     fn remove_directory(&self, directory: &Path) -> Result<(), KernelError>;
 
+    /// What the kernel says about a pinned program; None where there is no such pin. Without effect.
+    fn program(&self, directory: &Path, pin: &PinName) -> Result<Option<Inspected<ProgramInfo>>, KernelError>;
+
     /// The owners that have a directory below `fs`, our bpffs; none where it is not mounted.
     fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError>;
 }
@@ -232,6 +236,10 @@ impl Kernel for LinuxKernel {
 
     fn remove_directory(&self, directory: &Path) -> Result<(), KernelError> {
         pins::remove_directory(directory)
+    }
+
+    fn program(&self, directory: &Path, pin: &PinName) -> Result<Option<Inspected<ProgramInfo>>, KernelError> {
+        inspect::program(directory, pin)
     }
 
     fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::kernel::Kernel;
+use crate::lifecycle::by_hand::unfinished;
 use crate::lifecycle::error::chain;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
@@ -179,12 +180,33 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// Finds out whether an owner is dead, and releases it.
     fn judge(&self, record: &OwnerRecord, mode: Mode) -> Result<Option<Finding>, Cause> {
-        let Some(why) = self.is_dead(record)? else { return Ok(None) };
+        let Some(why) = self.is_dead(record)? else { return self.judge_unfinished(record, mode) };
         let (result, failed) = match mode {
             Mode::Tell => ("would be released".to_owned(), false),
             Mode::Release => outcome(self.release(record)?),
         };
         Ok(Some(Finding { no: record.no, what: describe(&record.owner), why, result, failed }))
+    }
+
+    /// Removes from what was loaded by hand the link or program that a process was at work on when it died.
+    fn judge_unfinished(&self, record: &OwnerRecord, mode: Mode) -> Result<Option<Finding>, Cause> {
+        let by_hand = record.phase == Phase::Ready && matches!(record.owner, Owner::Host { .. }) && unfinished(record);
+        let worker = record.actor.process;
+        if !by_hand || worker == self.host.me() || self.host.is_alive(&worker)? {
+            return Ok(None);
+        }
+        let (result, failed) = match mode {
+            Mode::Tell => ("would be removed".to_owned(), false),
+            Mode::Release => match self.drop_unfinished(record) {
+                Ok(true) => ("removed".to_owned(), false),
+                Ok(false) => ("left: it has changed meanwhile".to_owned(), false),
+                Err(error @ Cause::Kernel(_)) => (format!("left: {}", chain(&error)), true),
+                Err(error) => return Err(error),
+            },
+        };
+        let what = format!("an unfinished link or program of {}", describe(&record.owner));
+        let why = format!("process {} died while it was at work on it", worker.pid);
+        Ok(Some(Finding { no: record.no, what, why, result, failed }))
     }
 
     fn orphan(&self, no: OwnerNo, mode: Mode) -> Finding {

@@ -166,7 +166,7 @@ pub struct ProgramRecord {
     pub target: Option<String>,
     /// Which of the owner's images it came from: index into `images`.
     pub image: usize,
-    /// The kernel's id; None while Pending.
+    /// The kernel's id; None while Pending, and in a Ready record while it alone is unloaded.
     pub id: Option<u32>,
 }
 
@@ -212,7 +212,7 @@ pub struct LinkRecord {
     /// What a person gave to find it by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// The kernel's id; None while Pending.
+    /// The kernel's id; None while Pending, and in a Ready record while it alone is made or removed.
     pub id: Option<u32>,
 }
 

@@ -21,6 +21,14 @@ pub fn since_boot() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// When a time since boot was, or will be, by the wall clock: seconds since 1970. Reckoned in nanoseconds, so that it is the same
+/// second whenever it is asked.
+pub fn unix_seconds_at(moment: Duration) -> u64 {
+    let (now, wall) = (since_boot(), clock_gettime(ClockId::Realtime));
+    let wall = Duration::new(u64::try_from(wall.tv_sec).unwrap_or(0), u32::try_from(wall.tv_nsec).unwrap_or(0));
+    (wall + moment).saturating_sub(now).as_secs()
+}
+
 /// [`since_boot`] in whole seconds, as records keep it.
 pub fn boot_seconds() -> u64 {
     since_boot().as_secs()
@@ -73,6 +81,20 @@ pub fn utc(unix_seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_the_same_second_whenever_it_is_asked() {
+        // In the middle of a second of the wall clock, where the few nanoseconds between two looks decide nothing.
+        let wall = clock_gettime(ClockId::Realtime);
+        let fraction = Duration::from_nanos(u64::try_from(wall.tv_nsec).unwrap());
+        let moment = since_boot().saturating_sub(fraction) + Duration::from_millis(500);
+        let first = unix_seconds_at(moment);
+        assert!(first.abs_diff(unix_seconds()) <= 1);
+        let until = std::time::Instant::now() + Duration::from_millis(1100);
+        while std::time::Instant::now() < until {
+            assert_eq!(unix_seconds_at(moment), first);
+        }
+    }
 
     #[test]
     fn a_boot_id_is_a_uuid_and_nothing_that_could_leave_its_directory() {

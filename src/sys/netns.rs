@@ -11,6 +11,7 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -39,6 +40,18 @@ pub fn on_thread<T: Send>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T + Send) -
             .join()
             .unwrap_or_else(|panic| resume_unwind(panic))
     })
+}
+
+/// Opens the file that names a network namespace. Whoever gave the path may be a stranger: nothing but a namespace is opened, since
+/// opening a fifo would wait, and opening a device may do things.
+pub fn open(path: &Path) -> io::Result<OwnedFd> {
+    const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+    let seen = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if rustix::fs::fstatfs(&seen)?.f_type != NSFS_MAGIC {
+        return Err(io::Error::other("it is not the file of a namespace"));
+    }
+    let same = format!("/proc/self/fd/{}", seen.as_raw_fd());
+    Ok(rustix::fs::open(same, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Cookie and interfaces of `netns`, by one visit: see [`cookie`] and [`interfaces`].

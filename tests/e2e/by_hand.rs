@@ -1,46 +1,15 @@
 //! Programs that a person loads: no container, every command on the real kernel.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::support::docker_registry::DockerRegistry;
 use crate::support::kernel::{bpftool, sum};
 use crate::support::lab::{Hooks, Lab};
-use crate::support::process::{PATIENCE, eventually};
+use crate::support::netns::Netns;
 use crate::world::{World, object_path};
-
-/// A network namespace of its own, for as long as this lives.
-struct Netns(Child);
-
-impl Netns {
-    fn new() -> Self {
-        let child = Command::new("unshare").args(["--net", "sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap();
-        let netns = Self(child);
-        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-        eventually("the namespace", PATIENCE, || std::fs::read_link(netns.path()).ok().filter(|theirs| *theirs != own));
-        netns
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/{}/ns/net", self.0.id())
-    }
-
-    /// Some packets over lo.
-    fn send(&self) {
-        let script = "ip link set lo up; for n in 1 2 3; do echo packet > /dev/udp/127.0.0.1/9; done";
-        let sent = Command::new("nsenter").arg(format!("--net={}", self.path())).args(["bash", "-c", script]).status();
-        assert!(sent.unwrap().success());
-    }
-}
-
-impl Drop for Netns {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// The only program that this load makes.
 fn load(lab: &Lab, more: &[&str]) -> String {
@@ -133,11 +102,11 @@ fn maps_are_shared_and_live_as_long_as_one_of_their_programs() {
     // What the second counts, the first one's map has; and it has it still when the first is gone.
     let at = netns.path();
     lab.json(&["attach", &second, "xdp", "--iface", "lo", "--netns", &at]);
-    netns.send();
+    netns.send_to_itself(3);
     let counted = sum(of_first["counter"]);
     assert!(counted >= 3 * 5, "{counted}");
     lab.ours(&["unload", &first]);
-    netns.send();
+    netns.send_to_itself(3);
     assert!(sum(of_first["counter"]) > counted);
     let shown = get(&second);
     assert_eq!((shown["map_owner_id"].to_string(), users(&shown)), (first.clone(), vec![second.clone()]));
@@ -158,6 +127,23 @@ fn maps_are_shared_and_live_as_long_as_one_of_their_programs() {
     lab.residue();
 }
 
+/// Ring buffers of a rounded size, arrays with an entry for each CPU, maps with flags, maps of maps.
+#[test]
+fn every_kind_of_map_is_shared() {
+    let lab = Lab::new(Hooks::Ours);
+    let path = object_path("maps").display().to_string();
+    let load = |more: &[&str]| {
+        let loaded = lab.json(&[&["load", "file", "--path", &path, "--programs", "xdp:use_all"], more].concat());
+        loaded[0]["id"].to_string()
+    };
+    let first = load(&[]);
+    let second = load(&["--map-owner-id", &first]);
+    let maps = maps_of(&first);
+    assert!(maps.len() > 3 && maps == maps_of(&second), "{maps:?}");
+    lab.ours(&["unload", &first, &second]);
+    lab.residue();
+}
+
 #[test]
 fn links_have_labels_and_listings_have_filters() {
     let lab = Lab::new(Hooks::Ours);
@@ -171,6 +157,7 @@ fn links_have_labels_and_listings_have_filters() {
     assert_eq!(link["netns"].as_str(), Some(at.as_str()));
     let id = link["id"].to_string();
     assert_eq!(lab.json(&["get", "link", &id]), link);
+    assert_eq!((link["kernel"]["link_type"].as_str(), link["kernel"]["interface"].as_u64()), (Some("xdp"), Some(1)), "{link}");
 
     let links = |args: &[&str]| ids(&lab.json(&[&["list", "links"], args].concat()));
     for chosen in
@@ -195,7 +182,8 @@ fn links_have_labels_and_listings_have_filters() {
     assert!(entry["kernel"]["tag"].as_str().is_some_and(|tag| tag.len() == 16), "{entry}");
     assert!(ids(&all).contains(&program));
     assert!(!ids(&lab.json(&["list", "programs"])).contains(&stranger));
-    assert_eq!(&lab.json(&["get", "program", &stranger]), entry);
+    let got = lab.json(&["get", "program", &stranger]);
+    assert_eq!((&got["type"], &got["kernel"]["tag"]), (&entry["type"], &entry["kernel"]["tag"]));
     std::fs::remove_file(&pin).unwrap();
     lab.ours(&["unload", &program, &other]);
     drop(netns);

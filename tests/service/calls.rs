@@ -1,7 +1,7 @@
 //! The seven calls on the real kernel.
 
 use std::collections::HashMap;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bpfman_hook::frontend::service::wire::attach_info::Info;
@@ -12,32 +12,8 @@ use bpfman_hook::frontend::service::wire::{
 };
 use tonic::Code;
 
-use crate::support::process::eventually;
-use crate::world::{Client, PATIENCE, World, client, run};
-
-/// A network namespace of its own, for as long as this lives.
-struct Netns(Child);
-
-impl Netns {
-    fn new() -> Self {
-        let child = Command::new("unshare").args(["--net", "sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap();
-        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-        let path = format!("/proc/{}/ns/net", child.id());
-        eventually("the namespace", PATIENCE, || std::fs::read_link(&path).ok().filter(|theirs| *theirs != own));
-        Self(child)
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/{}/ns/net", self.0.id())
-    }
-}
-
-impl Drop for Netns {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::support::netns::Netns;
+use crate::world::{Client, World, client, run};
 
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bpf/counter.bpf.o");
 
@@ -245,5 +221,79 @@ fn a_request_in_flight_holds_the_service_and_others_pass_it() {
         let _ = pull.await;
     });
     assert!(service.ended().success(), "the client that went away holds it no longer");
+    world.lab.residue();
+}
+
+#[test]
+fn files_that_are_none_and_numbers_out_of_any_range_are_refused() {
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+    let world = World::new();
+    let service = world.start(&["--timeout", "0"]);
+    let directory = world.lab.path("images");
+    let sparse = directory.join("sparse.o");
+    std::fs::File::create(&sparse).unwrap().set_len(2 << 30).unwrap();
+    let (link, fifo) = (directory.join("link.o"), directory.join("fifo"));
+    symlink("/dev/zero", &link).unwrap();
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let shown = |path: &std::path::Path| path.display().to_string();
+    run(async {
+        let mut client = world.client().await;
+        for (path, code, sentence) in [
+            ("/dev/zero", Code::InvalidArgument, "not a regular file"),
+            (&shown(&link), Code::InvalidArgument, "not a regular file"),
+            (&shown(&sparse), Code::InvalidArgument, "bytes"),
+            ("/usr/lib/../lib/x.o", Code::InvalidArgument, "absolute path"),
+            ("/usr//lib/x.o", Code::InvalidArgument, "absolute path"),
+            ("/a\0b", Code::InvalidArgument, ""),
+            ("", Code::InvalidArgument, "absolute path"),
+        ] {
+            let status = client.load(load_of(path, "count", &[])).await.unwrap_err();
+            assert!(status.code() == code && status.message().contains(sentence), "{path:?}: {status:?}");
+            assert!(!status.message().contains('\0'), "{status:?}");
+        }
+        // What a client names as a namespace is not opened before it is known to be one.
+        let id = load(&mut client, &[]).await;
+        let place = |netns: &str| {
+            let netns = Some(netns.to_owned());
+            let info = XdpAttachInfo { iface: "lo".to_owned(), priority: 50, netns, ..XdpAttachInfo::default() };
+            AttachRequest { id, attach: Some(AttachInfo { info: Some(Info::XdpAttachInfo(info)) }) }
+        };
+        let began = Instant::now();
+        for (netns, sentence) in [
+            (shown(&fifo), "it is not the file of a namespace"),
+            ("/dev/zero".to_owned(), "it is not the file of a namespace"),
+            (shown(&sparse), "it is not the file of a namespace"),
+            ("/proc/self/ns/mnt".to_owned(), "enter the network namespace"),
+            ("/nowhere".to_owned(), "No such file"),
+        ] {
+            let status = client.attach(place(&netns)).await.unwrap_err();
+            assert!(status.message().contains(sentence), "{netns}: {status:?}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "one of them waited: {:?}", began.elapsed());
+
+        let mut odd = load_of(OBJECT, "count", &[]);
+        odd.info[0].program_type = 99;
+        assert_eq!(client.load(odd).await.unwrap_err().code(), Code::InvalidArgument);
+        let long = "m".repeat(1 << 20);
+        let status = client.load(load_of(OBJECT, "count", &[("k", &long)])).await.unwrap_err();
+        assert!(matches!(status.code(), Code::InvalidArgument | Code::ResourceExhausted), "{:?}", status.code());
+        assert!(status.message().len() < 1000, "the sentence repeats {} bytes", status.message().len());
+        let image = BytecodeImage { url: "oci:/x".to_owned(), image_pull_policy: 9, ..BytecodeImage::default() };
+        let status = client.pull_bytecode(PullBytecodeRequest { image: Some(image) }).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        client.unload(UnloadRequest { id }).await.unwrap();
+
+        // Ids that nobody has, all at once over one connection.
+        let mut calls = tokio::task::JoinSet::new();
+        for n in 0..500_u32 {
+            let mut client = client.clone();
+            calls.spawn(async move { client.unload(UnloadRequest { id: u32::MAX - n }).await.unwrap_err().code() });
+        }
+        while let Some(code) = calls.join_next().await {
+            assert_eq!(code.unwrap(), Code::NotFound);
+        }
+    });
+    assert_eq!(std::fs::metadata(&sparse).unwrap().blocks(), 0);
+    service.stop();
     world.lab.residue();
 }

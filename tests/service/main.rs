@@ -6,9 +6,11 @@ mod support;
 
 mod abuse;
 mod calls;
+mod chaos;
 mod fields;
 mod lifetime;
 mod limits;
 mod peers;
+mod places;
 mod reflection;
 mod world;

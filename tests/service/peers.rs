@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use bpfman_hook::frontend::service::wire::{GetRequest, ListRequest, PullBytecodeRequest};
+use bpfman_hook::frontend::service::wire::bytecode_location::Location;
+use bpfman_hook::frontend::service::wire::{
+    BytecodeLocation, GetRequest, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, UnloadRequest,
+};
 use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
@@ -174,4 +177,102 @@ fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
         }
     });
     assert!(plain.is_err());
+}
+
+/// The variable with a file that `loading_process` asks the service to load.
+const FILE: &str = "BPFMAN_HOOK_TEST_FILE";
+
+/// Not a test of its own: asks for a file, as whoever runs it, and prints what was answered.
+#[test]
+fn loading_process() {
+    let (Some(socket), Some(file)) = (std::env::var_os(CLIENT), std::env::var(FILE).ok()) else { return };
+    run(async {
+        let request = LoadRequest {
+            bytecode: Some(BytecodeLocation { location: Some(Location::File(file)) }),
+            info: vec![LoadInfo { name: "count".to_owned(), program_type: 0, info: None }],
+            ..LoadRequest::default()
+        };
+        match crate::world::client(Path::new(&socket)).await.load(request).await {
+            Ok(_) => println!("load: OK"),
+            Err(status) => println!("load: {:?}: {}", status.code(), status.message()),
+        }
+    });
+}
+
+/// The service reads files as root: a client must not learn through it what it could not read itself.
+#[test]
+fn files_are_no_more_readable_through_the_service_than_policy_says() {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    let world = World::new();
+    let service = world.start(&["--timeout", "0"]);
+    open_to_all(&world);
+    let (allowed, outside) = (world.lab.path("images/allowed"), world.lab.path("images/outside"));
+    for directory in [&allowed, &outside] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    let object = format!("{}/tests/bpf/counter.bpf.o", env!("CARGO_MANIFEST_DIR"));
+    let at = |name: &str| allowed.join(name);
+    let put = |name: &str| {
+        std::fs::copy(&object, at(name)).unwrap();
+        at(name)
+    };
+    put("good.o");
+    std::fs::copy(&object, outside.join("secret.o")).unwrap();
+    symlink(outside.join("secret.o"), at("link.o")).unwrap();
+    symlink(&outside, at("directory")).unwrap();
+    chown(put("others.o"), Some(12345), None).unwrap();
+    std::fs::set_permissions(put("writable.o"), std::fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(Command::new("mkfifo").arg(at("fifo.o")).status().unwrap().success());
+    std::fs::File::create(at("huge.o")).unwrap().set_len(2 << 30).unwrap();
+    world.lab.policy(&format!("[[client]]\nuser = 12345\nallow = [\"read\", \"load\"]\npaths = [\"{}\"]\n", allowed.display()));
+    let ask = |file: &str| {
+        let variable = format!("{FILE}={file}");
+        let client = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "env", &variable];
+        let said = as_another(&world, &client, "peers::loading_process");
+        said.lines().find_map(|line| line.split_once("load: ")).map(|(_, said)| said.to_owned()).unwrap_or(said)
+    };
+    let shown = |name: &str| at(name).display().to_string();
+    assert_eq!(ask(&shown("good.o")), "OK");
+    for (file, code) in [
+        (outside.join("secret.o").display().to_string(), "PermissionDenied"),
+        ("/etc/shadow".to_owned(), "PermissionDenied"),
+        (format!("{}/../outside/secret.o", allowed.display()), "InvalidArgument"),
+        (format!("{}-not/x.o", allowed.display()), "PermissionDenied"),
+        (shown("link.o"), "PermissionDenied"),
+        (shown("directory/secret.o"), "PermissionDenied"),
+        (shown("others.o"), "PermissionDenied"),
+        (shown("writable.o"), "PermissionDenied"),
+        (shown("fifo.o"), "PermissionDenied"),
+        (shown("huge.o"), "PermissionDenied"),
+        ("/dev/zero".to_owned(), "PermissionDenied"),
+    ] {
+        let said = ask(&file);
+        assert!(said.starts_with(code), "{file}: {said}");
+    }
+    // Another client's program is not there to be touched, and root unloads it.
+    let Some(id) = world.lab.json(&["list", "programs"])[0]["id"].as_u64() else { panic!("no program") };
+    world.lab.policy("[[client]]\nuser = 12346\nallow = [\"load\"]\n");
+    let other = ["setpriv", "--reuid=12346", "--regid=12346", "--clear-groups", "env", &format!("{UNLOAD}={id}")];
+    let said = as_another(&world, &other, "peers::unloading_process");
+    assert!(said.contains("unload: PermissionDenied") && said.contains("may change only its own"), "{said}");
+    world.lab.ours(&["unload", &id.to_string()]);
+    service.stop();
+    world.lab.residue();
+}
+
+/// The variable with a program that `unloading_process` asks the service to unload.
+const UNLOAD: &str = "BPFMAN_HOOK_TEST_UNLOAD";
+
+/// Not a test of its own: asks for a program's end.
+#[test]
+fn unloading_process() {
+    let (Some(socket), Ok(id)) = (std::env::var_os(CLIENT), std::env::var(UNLOAD)) else { return };
+    run(async {
+        let mut client = crate::world::client(Path::new(&socket)).await;
+        let answer = client.unload(UnloadRequest { id: id.parse().unwrap() }).await;
+        println!(
+            "unload: {}",
+            answer.map_or_else(|status| format!("{:?}: {}", status.code(), status.message()), |_| "OK".to_owned())
+        );
+    });
 }

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 
+use bpfman_hook::kernel::inspect::{Inspected, ProgramInfo};
 use bpfman_hook::kernel::{Feature, Kernel, KernelError, LoadedIds, Places, Support};
 use bpfman_hook::lifecycle::host::{Host, HostError, Need};
 use bpfman_hook::model::attach_point::Interface;
@@ -37,13 +38,25 @@ pub enum Trouble {
     KillAfter,
 }
 
+/// Something that happens at the nth moment of a kind.
+type Once = Cell<Option<(usize, Box<dyn FnOnce()>)>>;
+
 /// Counts effects and makes one of them go wrong. Shared by kernel and host, so that one number names any effect of a run.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Effects {
     count: Cell<usize>,
     trouble: Cell<Option<(usize, Trouble)>>,
     /// Whether links still have their interfaces.
     pub interfaces: Cell<bool>,
+    meanwhile: Once,
+    /// The kernel's ids never come back, whichever process asks.
+    next_id: Cell<u32>,
+}
+
+impl std::fmt::Debug for Effects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Effects").field("count", &self.count).finish_non_exhaustive()
+    }
 }
 
 impl Effects {
@@ -64,7 +77,21 @@ impl Effects {
         self.count.get()
     }
 
+    /// Just before the `n`th effect, something else happens, whose own effects do not count.
+    pub fn meanwhile(&self, n: usize, what: impl FnOnce() + 'static) {
+        self.count.set(0);
+        self.meanwhile.set(Some((n, Box::new(what))));
+    }
+
     fn effect<T>(&self, what: &str, act: impl FnOnce() -> T) -> Result<T, KernelError> {
+        match self.meanwhile.take() {
+            Some((n, happens)) if n == self.count.get() + 1 => {
+                let before = self.count.get();
+                happens();
+                self.count.set(before);
+            }
+            other => self.meanwhile.set(other),
+        }
         self.count.set(self.count.get() + 1);
         let trouble = self.trouble.get().filter(|(n, _)| *n == self.count.get()).map(|(_, trouble)| trouble);
         match trouble {
@@ -91,19 +118,19 @@ pub struct FakeKernel<'a> {
     pub effects: &'a Effects,
     /// What every object declares.
     pub object: ObjectFacts,
-    next_id: Cell<u32>,
 }
 
 impl<'a> FakeKernel<'a> {
     pub fn new(effects: &'a Effects, object: ObjectFacts) -> Self {
-        Self { effects, object, next_id: Cell::new(1) }
+        Self { effects, object }
     }
 
     fn pin(&self, directory: &Path, pin: &PinName) -> Result<u32, KernelError> {
         self.effects.effect(pin.as_str(), || {
-            fs::write(pin.path(directory), b"").expect("the owner's directory is there before its pins");
-            self.next_id.set(self.next_id.get() + 1);
-            self.next_id.get()
+            let id = self.effects.next_id.get() + 1;
+            self.effects.next_id.set(id);
+            fs::write(pin.path(directory), id.to_string()).expect("the owner's directory is there before its pins");
+            id
         })
     }
 }
@@ -157,6 +184,26 @@ impl Kernel for FakeKernel<'_> {
         })
     }
 
+    fn program(&self, directory: &Path, pin: &PinName) -> Result<Option<Inspected<ProgramInfo>>, KernelError> {
+        let Ok(text) = fs::read_to_string(pin.path(directory)) else { return Ok(None) };
+        let info = ProgramInfo {
+            id: text.parse().expect("a pin has its id in it"),
+            program_type: 6,
+            name: pin.to_string(),
+            tag: [0; 8],
+            loaded: 0,
+            verified_instructions: 1,
+            xlated_size: 8,
+            gpl_compatible: true,
+            btf: 0,
+            jited_size: 8,
+            run_time: 0,
+            runs: 0,
+            maps: Vec::new(),
+        };
+        Ok(Some(Inspected { info, memory: Some(4096) }))
+    }
+
     fn directories(&self, below: &Path) -> Result<Vec<OwnerNo>, KernelError> {
         let numbers = fs::read_dir(below).expect("the bpffs is there").filter_map(|entry| {
             let name = entry.expect("entry").file_name().into_string().ok()?;
@@ -181,6 +228,10 @@ pub struct FakeHost<'a> {
     pub userns: Cell<bool>,
     looks: Cell<usize>,
     meanwhile: Cell<Option<Meanwhile<'a>>>,
+    /// From the look at the clock after this many, it is late.
+    pub late_after: Option<usize>,
+    on_me: Once,
+    asked: Cell<usize>,
 }
 
 /// A process of the fake host.
@@ -200,6 +251,9 @@ impl<'a> FakeHost<'a> {
             userns: Cell::new(true),
             looks: Cell::new(0),
             meanwhile: Cell::new(None),
+            late_after: None,
+            on_me: Cell::new(None),
+            asked: Cell::new(0),
         }
     }
 
@@ -207,6 +261,17 @@ impl<'a> FakeHost<'a> {
     pub fn meanwhile(&self, n: usize, what: &'a dyn Fn()) {
         self.looks.set(0);
         self.meanwhile.set(Some((n, what)));
+    }
+
+    /// At the `n`th time that this process is asked who it is, which is before it writes its name into a record, something else
+    /// happens first.
+    pub fn before_me(&self, n: usize, what: impl FnOnce() + 'static) {
+        self.on_me.set(Some((n, Box::new(what))));
+    }
+
+    /// How often this process was asked who it is.
+    pub fn asked(&self) -> usize {
+        self.asked.get()
     }
 
     /// How often the clock was looked at.
@@ -224,6 +289,11 @@ impl Host for FakeHost<'_> {
     type Init = ProcessIdentity;
 
     fn me(&self) -> ProcessIdentity {
+        self.asked.set(self.asked.get() + 1);
+        match self.on_me.take() {
+            Some((n, happens)) if n == self.asked.get() => happens(),
+            other => self.on_me.set(other),
+        }
         self.me
     }
 
@@ -238,7 +308,7 @@ impl Host for FakeHost<'_> {
         {
             happens();
         }
-        10
+        if self.late_after.is_some_and(|looks| self.looks.get() > looks) { u64::MAX } else { 10 }
     }
 
     fn is_alive(&self, process: &ProcessIdentity) -> Result<bool, HostError> {

@@ -10,6 +10,7 @@ pub mod docker_registry;
 pub mod image;
 pub mod kernel;
 pub mod lab;
+pub mod netns;
 pub mod podman;
 pub mod process;
 pub mod runtime;

@@ -1,10 +1,12 @@
 #!/bin/sh
-# guest-suite.sh ROOT KERNEL|without-lsm   what a guest runs: the tests of attach types, and then the proof that each did what it is here for.
-# A kernel that refused what it is known to have would pass tests that accept a refusal.
+# guest-suite.sh ROOT KERNEL|without-lsm PROGRAM   what a guest runs: the tests of attach types, by the library, by the command line and
+# by the service, and then the proof that each did what it is here for. A kernel that refused what it is known to have would pass tests
+# that accept a refusal. ROOT and PROGRAM are where the tests look for objects and for our program.
 set -eu
 
 root=$1
 kernel=$2
+program=$3
 
 # Tests look for objects where they were built.
 mkdir -p "$root/tests/bpf"
@@ -17,11 +19,15 @@ if [ "$kernel" = without-lsm ]; then
 	exit 0
 fi
 
+mkdir -p "${program%/*}" /var/lib /usr/local/bin
+cp /host/bpfman-hook "$program"
+printf '#!/bin/sh\nexec /host/bpftool/ld-linux-x86-64.so.2 --library-path /host/bpftool /host/bpftool/bpftool "$@"\n' >/usr/bin/bpftool
+chmod 755 /usr/bin/bpftool
+
 status=0
 ./privileged --test-threads=1 --nocapture probes:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
 cat /tmp/said
 [ "$status" = 0 ] || exit "$status"
-
 ran=$(sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p' /tmp/said)
 [ "$ran" -ge 11 ] || { echo "only $ran tests ran" >&2; exit 1; }
 if grep 'refused as it should be' /tmp/said; then
@@ -32,6 +38,16 @@ case $kernel in
 6.1) grep -q 'skipped: ' /tmp/said || { echo "Linux 6.1 has no tcx, and nothing said so" >&2; exit 1; } ;;
 *) ! grep 'skipped: ' /tmp/said || { echo "Linux $kernel has tcx" >&2; exit 1; } ;;
 esac
+
+./service --test-threads=1 --nocapture places::every >/tmp/said 2>&1 || status=$?
+cat /tmp/said
+[ "$status" = 0 ] || exit "$status"
+grep -q '^test result: ok. 2 passed' /tmp/said || { echo "not both ways by hand ran" >&2; exit 1; }
+# tcx, once by each way.
+expected=0
+[ "$kernel" != 6.1 ] || expected=2
+refused=$(grep -c 'refused as it should be' /tmp/said || true)
+[ "$refused" = "$expected" ] || { echo "Linux $kernel refused $refused programs by hand, and $expected would be right" >&2; exit 1; }
 
 # Residue: every test removed what it made.
 left=$(find /sys/fs/bpf /run -name 'owner_*' 2>/dev/null)

@@ -1,13 +1,16 @@
 #!/bin/bash
-# suite.sh BINARY [KERNEL...]   runs the privileged tests of attach types under other kernels; BINARY is the static test binary of
-# tests/privileged. Exit status 77, with the reason, where kernels cannot be had on this machine at all; any other is a failure.
+# suite.sh PRIVILEGED SERVICE PROGRAM [KERNEL...]   runs the tests of attach types under other kernels. PRIVILEGED and SERVICE are the
+# static test binaries of tests/privileged and tests/service, PROGRAM is what the second one tests. Exit status 77, with the reason,
+# where kernels cannot be had on this machine at all; any other is a failure.
 set -euo pipefail
 
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 root=$(cd "$here/../.." && pwd)
-[ $# -ge 1 ] || { echo "usage: $0 BINARY [KERNEL...]" >&2; exit 2; }
-binary=$(readlink -e "$1")
-shift
+[ $# -ge 3 ] || { echo "usage: $0 PRIVILEGED SERVICE PROGRAM [KERNEL...]" >&2; exit 2; }
+privileged=$(readlink -e "$1")
+service=$(readlink -e "$2")
+program=$(readlink -e "$3")
+shift 3
 [ $# -gt 0 ] || set -- 6.1 6.12 7.2
 
 if ! reason=$("$here/vm.sh" check); then
@@ -17,11 +20,17 @@ fi
 
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
-mkdir "$stage/bpf"
+mkdir "$stage/bpf" "$stage/bpftool"
 cp "$root"/tests/bpf/*.bpf.o "$stage/bpf/"
 cp "$here/guest-suite.sh" "$stage/"
-# Without its debug information, which a guest would read through a slow file system.
-objcopy --strip-debug "$binary" "$stage/privileged"
+# Without their debug information, which a guest would read through a slow file system.
+objcopy --strip-debug "$privileged" "$stage/privileged"
+objcopy --strip-debug "$service" "$stage/service"
+objcopy --strip-debug "$program" "$stage/bpfman-hook"
+# The tests look for residue with bpftool, which needs this machine's libraries.
+bpftool=$(PATH=$PATH:/usr/sbin command -v bpftool)
+cp -L "$bpftool" "$stage/bpftool/"
+ldd "$bpftool" | grep -o '/[^ ]*' | xargs -I '{}' cp -L '{}' "$stage/bpftool/"
 
 if ! "$here/vm.sh" fetch "$@"; then
 	echo "SKIPPED: the tests of other kernels did not run: they could not be fetched" >&2
@@ -29,9 +38,9 @@ if ! "$here/vm.sh" fetch "$@"; then
 fi
 failed=''
 for kernel; do
-	"$here/vm.sh" run "$kernel" -s "$stage" -- sh guest-suite.sh "$root" "$kernel" || failed="$failed $kernel"
+	"$here/vm.sh" run "$kernel" -s "$stage" -- sh guest-suite.sh "$root" "$kernel" "$program" || failed="$failed $kernel"
 done
-VM_LSM=lockdown,capability "$here/vm.sh" run "$kernel" -s "$stage" -- sh guest-suite.sh "$root" without-lsm ||
+VM_LSM=lockdown,capability "$here/vm.sh" run "$kernel" -s "$stage" -- sh guest-suite.sh "$root" without-lsm "$program" ||
 	failed="$failed $kernel without BPF LSM"
 [ -z "$failed" ] || { echo "failed under:$failed" >&2; exit 1; }
 echo "passed under: $*"

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::kernel::{Kernel, Places};
 use crate::lifecycle::by_hand::{HandError, Named};
+use crate::lifecycle::error::chain;
 use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::{AttachPoint, Direction, Interface, NetnsRecord, ProbedProcess, ProgramKind};
@@ -13,6 +14,7 @@ use crate::model::by_hand::{Attach, Bounds, Place};
 use crate::model::ids::PinName;
 use crate::model::plan::PlannedLink;
 use crate::model::record::{LinkRecord, OwnerRecord, ProgramRecord};
+use crate::store::StoreError;
 use crate::sys::netns;
 
 /// What a link hangs on, held open while it is made.
@@ -42,18 +44,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             metadata: attach.metadata.clone(),
             id: None,
         };
-        let me = self.actor();
-        let mut taken = false;
-        self.change(record.no, |kept| {
-            // Two that settled at the same moment: one of them comes first, the other finds its unfinished link.
-            taken = kept.links.iter().any(|link| link.id.is_none()) || !kept.programs.iter().any(|p| p.id == Some(id));
-            if !taken {
-                link.pin = free_link(kept);
-                kept.actor = me;
-                kept.links.push(link.clone());
-            }
+        // Two that settled at the same moment: one of them comes first, the other finds its unfinished link.
+        let taken = self.take(record.no, |kept| {
+            let there = kept.programs.iter().any(|p| p.id == Some(id));
+            link.pin = free_link(kept);
+            kept.links.push(link.clone());
+            there
         })?;
-        if taken {
+        if taken.is_none() {
             self.check_deadline()?;
             return self.attach_by_hand(bounds, attach);
         }
@@ -72,42 +70,63 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             init: held.process,
         };
         let directory = self.fs.join(record.no.directory());
-        let made = self.attach(&directory, &planned, places).map_err(HandError::from);
-        // A filter of the traffic control layer has no id that a client could detach it by.
-        let made = made.and_then(|number| number.ok_or_else(|| HandError::NoTcx { function: program.function.clone() }));
-        let kept = self.change(record.no, |kept| match &made {
-            Ok(number) => kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(*number)),
-            Err(_) => kept.links.retain(|l| l.pin != link.pin),
-        });
-        if kept.is_err() || made.is_err() {
-            // An unload came in between, or the kernel refused: nothing of ours may stay.
-            self.kernel.detach(&directory, &link)?;
+        let mut made = self.attach(&directory, &planned, places).map_err(HandError::from);
+        // What has the interface may be a dead process's, which nobody has cleared away yet.
+        if made.as_ref().is_err_and(HandError::is_taken) && self.finish_dead().unwrap_or(false) {
+            made = self.attach(&directory, &planned, places).map_err(HandError::from);
         }
-        let number = made?;
-        kept?;
-        Ok(number)
+        let made = made.and_then(|number| number.map_or_else(|| self.filter_number(), Ok));
+        let named = made.and_then(|number| {
+            let name = |kept: &mut OwnerRecord| {
+                kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(number));
+            };
+            self.change(record.no, name).map_err(HandError::from)?;
+            Ok(number)
+        });
+        if named.is_err() {
+            // The kernel refused, or the record is ours no more: nothing may stay. Where that fails too the record still has the
+            // link without an id, and whoever comes next, or gc, removes it.
+            let undone = self.kernel.detach(&directory, &link).map_err(Cause::from);
+            let undone = undone.and_then(|_| self.change(record.no, |kept| kept.links.retain(|l| l.pin != link.pin)));
+            if let Err(second) = undone {
+                tracing::error!(owner = record.no.0, error = %chain(&second), "undo a failed attachment");
+            }
+        }
+        named
+    }
+
+    /// An id for a filter of the traffic control layer, which has none by itself, so that it can be shown and detached as a link can.
+    fn filter_number(&self) -> Result<u32, HandError> {
+        let counted = self.store.write::<_, StoreError>(|txn| txn.next_no()).map_err(Cause::from)?;
+        Ok(FILTERS | u32::try_from(counted.0 % u64::from(FILTERS)).expect("a remainder below 2^31"))
     }
 
     pub(super) fn detach_by_hand(&self, bounds: &Bounds, id: u32) -> Result<(), HandError> {
         let record = self.settle(bounds, Named::Link(id))?.ok_or(HandError::NoLink(id))?;
         let link = record.links.iter().find(|link| link.id == Some(id)).ok_or(HandError::NoLink(id))?;
-        let me = self.actor();
-        let mut gone = false;
         // Without an id it is unfinished: whoever comes after us, should we be killed, removes it.
-        self.change(record.no, |kept| match kept.links.iter_mut().find(|link| link.id == Some(id)) {
+        let taken = self.take(record.no, |kept| match kept.links.iter_mut().find(|link| link.id == Some(id)) {
             Some(link) => {
                 link.id = None;
-                kept.actor = me;
+                true
             }
-            None => gone = true,
+            None => false,
         })?;
-        if gone {
-            return Err(HandError::NoLink(id));
+        if taken.is_none() {
+            self.check_deadline()?;
+            return self.detach_by_hand(bounds, id);
         }
-        self.kernel.detach(&self.fs.join(record.no.directory()), link)?;
-        self.change(record.no, |kept| kept.links.retain(|kept| kept.pin != link.pin))
+        if let Err(error) = self.kernel.detach(&self.fs.join(record.no.directory()), link) {
+            // It is still there, and has to be found by its id when it is tried again.
+            self.change(record.no, |kept| kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(id)))?;
+            return Err(error.into());
+        }
+        Ok(self.change(record.no, |kept| kept.links.retain(|kept| kept.pin != link.pin))?)
     }
 }
+
+/// Numbers from here on are no link's of the kernel's, which counts as far as a signed number goes.
+const FILTERS: u32 = 1 << 31;
 
 /// The lowest number above all that are taken.
 fn free_link(record: &OwnerRecord) -> PinName {
@@ -129,7 +148,8 @@ fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoi
         Place::Interface { kind, iface, direction, order, netns } => {
             kind_is(*kind)?;
             let path = netns.as_deref().unwrap_or(Path::new("/proc/self/ns/net"));
-            let namespace = open("open the network namespace", path)?;
+            let failed = |source| HandError::File { doing: "open the network namespace", path: path.to_owned(), source };
+            let namespace = netns::open(path).map_err(failed)?;
             let (cookie, known) = netns::survey(namespace.as_fd()).map_err(|e| Cause::from(HostError::from(e)))?;
             let iface = interface(iface, &known)?;
             let direction = direction.unwrap_or(Direction::Ingress);

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::image::{Images as _, MAX_OBJECT, Want, hash};
 use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
-use crate::lifecycle::by_hand::{HandError, Named, Sources};
+use crate::lifecycle::by_hand::{HandError, Named, Sources, drop_nameless};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
@@ -115,7 +115,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
             return Err(error);
         }
-        self.programs_of(&record)
+        // Nobody would know of programs that are loaded and not told.
+        self.programs_of(&record).inspect_err(|_| {
+            if let Err(second) = self.release(&record) {
+                tracing::error!(owner = record.no.0, error = %chain(&second), "undo a load that could not be told");
+            }
+        })
     }
 
     /// Attaches what is to be attached at once.
@@ -128,36 +133,45 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     pub(super) fn unload_by_hand(&self, bounds: &Bounds, program: u32) -> Result<(), HandError> {
-        let record = self.settle(bounds, Named::Program(program))?.ok_or(HandError::NoProgram(program))?;
+        // Whoever asks while it is on its way out has what was asked for, be it that another one ends it or that we do, after a kill.
+        let leaving = self.find(Named::Program(program))?.is_some_and(|record| record.phase == Phase::Releasing);
+        let Some(record) = self.settle(bounds, Named::Program(program))? else {
+            return if leaving { Ok(()) } else { Err(HandError::NoProgram(program)) };
+        };
+        let again = || {
+            self.check_deadline()?;
+            self.unload_by_hand(bounds, program)
+        };
         if record.programs.len() == 1 {
-            return self.released(&record);
+            return match self.release(&record)? {
+                Released::Gone | Released::Absent => Ok(()),
+                Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: super::owner_name(&record) }.into()),
+                Released::Partly(source) => Err(HandError::Left { owner: super::owner_name(&record), source }),
+                // It was attached or detached meanwhile.
+                Released::Changed => again(),
+                Released::Held(_) => Err(Cause::RecordGone { no: record.no }.into()),
+            };
         }
         // One of several that were loaded together: its links and its pin go, the others and the maps stay.
-        let Some(pin) = record.programs.iter().find(|p| p.id == Some(program)).map(|p| p.pin.clone()) else {
-            return Err(HandError::NoProgram(program));
-        };
-        let me = self.actor();
-        self.change(record.no, |kept| {
-            kept.actor = me;
-            kept.links.iter_mut().filter(|link| link.program == pin).for_each(|link| link.id = None);
+        let mut old = record;
+        let taken = self.take(old.no, |kept| {
+            old = kept.clone();
+            let others = kept.programs.iter().filter(|p| p.id != Some(program)).count();
+            let Some(going) = kept.programs.iter_mut().find(|p| p.id == Some(program)).filter(|_| others > 0) else {
+                return false;
+            };
+            going.id = None;
+            kept.links.iter_mut().filter(|link| link.program == going.pin).for_each(|link| link.id = None);
+            true
         })?;
-        let directory = self.fs.join(record.no.directory());
-        for link in record.links.iter().filter(|link| link.program == pin) {
-            self.kernel.detach(&directory, link)?;
-        }
-        self.kernel.unpin(&directory, &pin)?;
-        self.change(record.no, |kept| {
-            kept.links.retain(|link| link.program != pin);
-            kept.programs.retain(|p| p.pin != pin);
-        })
-    }
-
-    fn released(&self, record: &OwnerRecord) -> Result<(), HandError> {
-        match self.release(record)? {
-            Released::Gone | Released::Absent => Ok(()),
-            Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: super::owner_name(record) }.into()),
-            Released::Partly(errors) => Err(Cause::Leftovers(errors).into()),
-            Released::Changed | Released::Held(_) => Err(Cause::RecordGone { no: record.no }.into()),
+        let Some(taken) = taken else { return again() };
+        match self.unpin_nameless(&taken) {
+            Ok(()) => Ok(self.change(taken.no, drop_nameless)?),
+            Err(error) => {
+                // What is still there has to be found by its id when it is tried again.
+                self.change(taken.no, |kept| (kept.programs, kept.links) = (old.programs, old.links))?;
+                Err(error.into())
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is loaded and attached by hand: one record for each load, owned by the host. The record names every pin before it is made,
-//! as for containers; a link that is being made or removed is one without an id, and the actor of the record is the one at work on it.
+//! as for containers; a link that is being made or removed, and a program that is being unloaded alone, is one without an id, and the
+//! actor of the record is the one at work on it. One at a time: whoever finds such a record waits, or finishes it if the actor is dead.
 
 mod attach;
 mod load;
@@ -15,7 +16,8 @@ use crate::kernel::{Kernel, KernelError};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
-use crate::lifecycle::{Cause, Lifecycle, registries_file};
+use crate::lifecycle::release::Released;
+use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors, registries_file};
 use crate::model::by_hand::{Bounds, Code, Failure, ImageSource, Loaded, Reply, Task};
 use crate::model::ids::OwnerNo;
 use crate::model::plan::PlanError;
@@ -131,11 +133,14 @@ pub enum HandError {
         /// What there is.
         known: String,
     },
-    /// The kernel has no tcx, and what it has instead has no id.
-    #[error("attach {function}: this kernel has no tcx links (Linux 6.6), and its filters have no id to detach them by")]
-    NoTcx {
-        /// The program.
-        function: String,
+    /// Some of it is still in the kernel.
+    #[error("remove {owner}: some of it is left, which gc tries again")]
+    Left {
+        /// Whose record it is.
+        owner: String,
+        /// What failed.
+        #[source]
+        source: ReleaseErrors,
     },
     /// The program is of another kind.
     #[error("attach program {id} as {asked}: it was loaded as {is}")]
@@ -150,10 +155,15 @@ pub enum HandError {
 }
 
 impl HandError {
+    /// Whether another XDP program is in the way.
+    fn is_taken(&self) -> bool {
+        matches!(self, Self::Cause(cause) if matches!(**cause, Cause::Kernel(KernelError::XdpTaken { .. })))
+    }
+
     fn code(&self) -> Code {
         match self {
             Self::NoProgram(_) | Self::NoKernelProgram(_) | Self::NoLink(_) | Self::NoInterface { .. } => Code::NotFound,
-            Self::NotByHand { .. } | Self::Config(_) | Self::NoTcx { .. } => Code::FailedPrecondition,
+            Self::NotByHand { .. } | Self::Config(_) | Self::Left { .. } => Code::FailedPrecondition,
             Self::NotYours { .. } | Self::NoRule(_) | Self::Trust(_) => Code::PermissionDenied,
             Self::TooManyPrograms { .. } | Self::TooMuchMemory { .. } => Code::ResourceExhausted,
             Self::OtherKind { .. } | Self::ReturnOffset { .. } => Code::InvalidArgument,
@@ -230,27 +240,71 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     fn settle(&self, bounds: &Bounds, named: Named) -> Result<Option<OwnerRecord>, HandError> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let Some(record) = self.find(named)? else { return Ok(None) };
+            let Some(record) = self.find(named)? else {
+                self.finish_dead()?;
+                return Ok(None);
+            };
             of_host(bounds, named, &record)?;
-            let unfinished = record.phase != Phase::Ready || record.links.iter().any(|link| link.id.is_none());
-            if !unfinished {
+            if record.phase == Phase::Ready && !unfinished(&record) {
                 return Ok(Some(record));
             }
+            self.check_deadline()?;
             let worker = record.actor.process;
             if worker != self.host.me() && self.host.is_alive(&worker).map_err(Cause::from)? {
                 if Instant::now() >= until {
                     return Err(Cause::Busy { pid: worker.pid, what: owner_name(&record) }.into());
                 }
-                self.check_deadline()?;
                 std::thread::sleep(POLL);
                 continue;
             }
             if record.phase == Phase::Ready {
                 self.drop_unfinished(&record)?;
-            } else {
-                self.release(&record)?;
+            } else if let Released::Partly(errors) = self.release(&record)? {
+                return Err(HandError::Left { owner: owner_name(&record), source: errors });
             }
         }
+    }
+
+    /// Changes a record on which nobody works, and makes this process the one that does. None where somebody else was quicker, or
+    /// `change` found that what it wants is gone: then the caller looks again.
+    fn take(&self, no: OwnerNo, change: impl FnOnce(&mut OwnerRecord) -> bool) -> Result<Option<OwnerRecord>, HandError> {
+        let me = self.actor();
+        let taken = self.store.write::<_, StoreError>(|txn| match txn.get(no)? {
+            Some(mut kept) if kept.phase == Phase::Ready && !unfinished(&kept) => {
+                if !change(&mut kept) {
+                    return Ok(None);
+                }
+                kept.actor = me;
+                kept.changed = self.host.now();
+                txn.put(&kept)?;
+                Ok(Some(kept))
+            }
+            _ => Ok(None),
+        });
+        Ok(taken.map_err(Cause::from)?)
+    }
+
+    /// Removes whatever dead processes were making or removing; true where there was something. A link that one was removing has lost
+    /// its id: to say that there is no such link is only true once it is gone.
+    fn finish_dead(&self) -> Result<bool, HandError> {
+        let abandoned = |record: &OwnerRecord| {
+            let begun = matches!(record.phase, Phase::Pending | Phase::Releasing);
+            matches!(record.owner, Owner::Host { .. }) && (begun || record.phase == Phase::Ready && unfinished(record))
+        };
+        let records = self
+            .store
+            .read::<_, StoreError>(|txn| Ok(txn.owners()?.filter_map(Result::ok).filter(abandoned).collect::<Vec<_>>()));
+        let mut finished = false;
+        for record in records.map_err(Cause::from)? {
+            if record.actor.process == self.host.me() || self.host.is_alive(&record.actor.process).map_err(Cause::from)? {
+                continue;
+            }
+            finished |= match record.phase {
+                Phase::Ready => self.drop_unfinished(&record)?,
+                _ => matches!(self.release(&record)?, Released::Gone),
+            };
+        }
+        Ok(finished)
     }
 
     fn find(&self, named: Named) -> Result<Option<OwnerRecord>, HandError> {
@@ -261,23 +315,42 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(found.map_err(Cause::from)?.into_iter().find(|record| record.phase != Phase::Failed))
     }
 
-    /// Removes links that a process which is gone was making or removing.
-    fn drop_unfinished(&self, record: &OwnerRecord) -> Result<(), HandError> {
-        let directory = self.fs.join(record.no.directory());
-        for link in record.links.iter().filter(|link| link.id.is_none()) {
-            self.kernel.detach(&directory, link).map_err(Cause::from)?;
-        }
-        self.change(record.no, |kept| {
-            if kept.actor == record.actor {
-                kept.links.retain(|link| link.id.is_some());
+    /// Removes links that a process which is gone was making or removing, and programs that it was unloading; false where somebody
+    /// else came first. The record is taken before a pin is touched: one who looked at the same moment could otherwise remove the
+    /// link that the quicker one makes under the same name.
+    pub(super) fn drop_unfinished(&self, record: &OwnerRecord) -> Result<bool, Cause> {
+        let me = self.actor();
+        let mine = self.store.write::<_, StoreError>(|txn| match txn.get(record.no)? {
+            Some(mut kept) if kept.phase == Phase::Ready && kept.actor == record.actor && unfinished(&kept) => {
+                kept.actor = me;
+                txn.put(&kept)?;
+                Ok(Some(kept))
             }
-        })
+            _ => Ok(None),
+        })?;
+        let Some(record) = mine else { return Ok(false) };
+        self.unpin_nameless(&record)?;
+        self.change(record.no, drop_nameless)?;
+        Ok(true)
     }
 
-    /// Changes a record that is there and Ready.
-    fn change(&self, no: OwnerNo, change: impl FnOnce(&mut OwnerRecord)) -> Result<(), HandError> {
+    /// Removes from the kernel what is unfinished in a record, links first.
+    fn unpin_nameless(&self, record: &OwnerRecord) -> Result<(), KernelError> {
+        let directory = self.fs.join(record.no.directory());
+        for link in record.links.iter().filter(|link| link.id.is_none()) {
+            self.kernel.detach(&directory, link)?;
+        }
+        for program in record.programs.iter().filter(|program| program.id.is_none()) {
+            self.kernel.unpin(&directory, &program.pin)?;
+        }
+        Ok(())
+    }
+
+    /// Changes a record that this process has taken.
+    fn change(&self, no: OwnerNo, change: impl FnOnce(&mut OwnerRecord)) -> Result<(), Cause> {
+        let me = self.actor();
         let there = self.store.write::<_, StoreError>(|txn| match txn.get(no)? {
-            Some(mut kept) if kept.phase == Phase::Ready => {
+            Some(mut kept) if kept.phase == Phase::Ready && kept.actor == me => {
                 change(&mut kept);
                 kept.changed = self.host.now();
                 txn.put(&kept)?;
@@ -285,8 +358,19 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
             _ => Ok(false),
         });
-        if there.map_err(Cause::from)? { Ok(()) } else { Err(Cause::RecordGone { no }.into()) }
+        if there? { Ok(()) } else { Err(Cause::RecordGone { no }) }
     }
+}
+
+/// Whether something in a Ready record is being made or removed.
+pub(super) fn unfinished(record: &OwnerRecord) -> bool {
+    record.links.iter().any(|link| link.id.is_none()) || record.programs.iter().any(|program| program.id.is_none())
+}
+
+/// Takes out of a record what is unfinished, once it is gone from the kernel.
+fn drop_nameless(record: &mut OwnerRecord) {
+    record.links.retain(|link| link.id.is_some());
+    record.programs.retain(|program| program.id.is_some());
 }
 
 /// An owner in messages.

@@ -1,6 +1,7 @@
 //! Looking.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::kernel::inspect::{self, Inspected, ProgramInfo};
 use crate::kernel::{Kernel, KernelError, pins};
@@ -80,8 +81,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let directory = self.fs.join(record.no.directory());
         let mut programs = Vec::new();
         for program in &record.programs {
-            let found: Result<_, KernelError> = inspect::program(&directory, &program.pin);
-            if let Some(info) = found? {
+            if let Some(info) = self.kernel.program(&directory, &program.pin)? {
                 programs.push(Program { kernel: kernel_program(&info), ours: Some(self.ours(record, program, sets)) });
             }
         }
@@ -161,6 +161,5 @@ pub fn kernel_program(program: &Inspected<ProgramInfo>) -> KernelProgram {
 
 /// From nanoseconds since boot to the time of day.
 fn loaded_at(since_boot: u64) -> String {
-    let ago = clock::boot_seconds().saturating_sub(since_boot / 1_000_000_000);
-    clock::utc(clock::unix_seconds().saturating_sub(ago))
+    clock::utc(clock::unix_seconds_at(Duration::from_nanos(since_boot)))
 }
