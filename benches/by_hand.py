@@ -56,7 +56,9 @@ class World:
             words = ["systemd-socket-activate", "-l", socket, *ours]
         else:
             words = [*ours, f"unix://{socket}", "--timeout", "0"]
-        process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL)
+        # systemd-socket-activate tells what it does.
+        quiet = subprocess.DEVNULL if activated else None
+        process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=quiet)
         end = time.monotonic() + 20
         while not socket.is_socket():
             if time.monotonic() > end or process.poll() is not None:

@@ -67,15 +67,17 @@ fn client(socket: &str, object: &str, program: &str, iface: &str) -> Result<(), 
 /// Containers with one attached XDP program each, as they are stored.
 fn records(root: &Path, count: &str) -> Result<(), Failed> {
     let store = Store::open(&Paths::below(root).stores(), &clock::boot_id()?)?;
-    let count: u64 = count.parse()?;
-    for _ in 0..count.div_ceil(1000) {
+    let mut left: u64 = count.parse()?;
+    while left > 0 {
+        let batch = left.min(1000);
         store.write(|txn| {
-            for _ in 0..count.min(1000) {
+            for _ in 0..batch {
                 let no = txn.next_no()?;
                 txn.put(&record(no.0))?;
             }
             Ok::<_, StoreError>(())
         })?;
+        left -= batch;
     }
     Ok(())
 }

@@ -110,7 +110,11 @@ impl<'t> ReadTxn<'t> {
             Ok((self.number(key)?, bytes))
         });
         let entries: Vec<(OwnerNo, &[u8])> = entries.collect::<Result<_, StoreError>>()?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        // How many processors there are takes a look at some files of the cgroup.
+        let threads = match entries.len() {
+            0..=WORTH_A_THREAD => 1,
+            _ => std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
+        };
         let size = entries.len().div_ceil(threads).max(WORTH_A_THREAD);
         let (first, rest) = entries.split_at(size.min(entries.len()));
         let work = |entries| work(Part { path: self.path, entries });
