@@ -44,7 +44,7 @@ test-service: root
 test-e2e: root
 	$(CARGO) test $(FLAGS) --test e2e
 
-# The NRI plugin on Debian's containerd 2.1 and 1.7, runc and crun. The first time fetches some 60 MB; a machine that cannot fetch
+# The NRI plugin on Debian's containerd 2.1 and 1.7, runc and crun. The first time fetches some 90 MB; a machine that cannot fetch
 # them says so and goes on.
 test-containerd: root
 	reason=$$(tests/lab/containerd/packages.sh 2>&1 >/dev/null); status=$$?; case $$status in \
@@ -83,6 +83,8 @@ bench: root build
 	python3 benches/images.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH_IMAGES)
 	helper=$$($(CARGO) build $(FLAGS) --bench by_hand --message-format=json | sed -n 's|.*"executable":"\([^"]*/by_hand-[^"]*\)".*|\1|p') && \
 	python3 benches/by_hand.py --binary $(BINARY) --helper "$$helper" --floors $(OUT)/bench $(BENCH_BY_HAND)
+	python3 benches/nri.py --binary $(BINARY) $(BENCH_NRI)
+	if tests/lab/containerd/packages.sh >/dev/null; then $(CARGO) test $(FLAGS) --test containerd measure:: -- --ignored --nocapture; fi
 
 # Rebuilds the test objects; `make bpf BPF=--check` compares instead.
 bpf:

@@ -119,7 +119,8 @@ impl Parcel {
         Ok(Paper { digest: *digest, media_type: crate::image::content::media_type(&bytes), bytes, name })
     }
 
-    /// Takes up what a document names, then the document. With `sparse`, entries of an index that are not there are left out.
+    /// Takes up what a document names, then the document. With `sparse`, entries of an index that are not there are left out, and so are
+    /// layers: of an artifact the cache has those that may be bytecode.
     fn walk(&mut self, layout: &Layout, image: &str, paper: Paper, sparse: bool) -> Result<(), ImageError> {
         let mut todo = vec![(paper, 0)];
         let mut papers = Vec::new();
@@ -141,7 +142,10 @@ impl Parcel {
                 }
                 Document::Manifest(manifest) => {
                     for descriptor in manifest.config.iter().chain(&manifest.layers) {
-                        self.blob(layout, image, descriptor)?;
+                        match self.blob(layout, image, descriptor) {
+                            Err(ImageError::MissingBlob { .. }) if sparse => self.left_out.push(descriptor.media_type.clone()),
+                            taken => taken?,
+                        }
                     }
                 }
             }

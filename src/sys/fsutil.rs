@@ -63,6 +63,18 @@ fn removed(result: Result<(), Errno>, doing: &'static str, path: &Path) -> Resul
 /// Writes a file so that it is there with all of its bytes and exactly `mode`, or is as it was before: a file beside it is
 /// written, brought to the disk and renamed over it. A symbolic link at `path` is replaced, not followed.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
+    let directory = replace(path, bytes, mode, File::sync_all)?;
+    fsync(&directory).map_err(SysError::io("bring to the disk beside", show(path)))
+}
+
+/// The same without waiting for the disk: no other process sees a part of it, but a machine that loses its power may find it empty, or
+/// as it was before. [`bring_to_disk`] makes up for it.
+pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
+    replace(path, bytes, mode, |_| Ok(())).map(drop)
+}
+
+/// Writes a file beside `path` and renames it; returns their directory.
+fn replace(path: &Path, bytes: &[u8], mode: u32, written: impl FnOnce(&File) -> io::Result<()>) -> Result<OwnedFd, SysError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(SysError::io("write", show(path))(Errno::ISDIR));
     };
@@ -74,17 +86,37 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysE
     let fd = openat(&directory, &temporary, flags, Mode::RUSR | Mode::WUSR)
         .map_err(SysError::io("make a file beside", show(path)))?;
     let mut file = File::from(fd);
-    let written = file
+    let done = file
         .write_all(bytes)
         .and_then(|()| fchmod(&file, Mode::from_raw_mode(mode)).map_err(io::Error::from)) // past the umask
-        .and_then(|()| file.sync_all())
+        .and_then(|()| written(&file))
         .and_then(|()| renameat(&directory, &temporary, &directory, name).map_err(io::Error::from))
         .map_err(SysError::io("write", show(path)));
-    if written.is_err() {
-        let _ = unlinkat(&directory, &temporary, AtFlags::empty());
-        return written;
+    match done {
+        Ok(()) => Ok(directory),
+        Err(err) => {
+            let _ = unlinkat(&directory, &temporary, AtFlags::empty());
+            Err(err)
+        }
     }
-    fsync(&directory).map_err(SysError::io("bring to the disk", show(parent)))
+}
+
+/// Waits until these files and directories are on the disk. All at once: file systems with a journal write it once for many. What is not
+/// there any more is not waited for.
+pub fn bring_to_disk(paths: &[std::path::PathBuf]) -> Result<(), SysError> {
+    let sync = |path: &Path| match File::open(path).and_then(|file| file.sync_all()) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(SysError::io("bring to the disk", show(path))(err)),
+        _ => Ok(()),
+    };
+    std::thread::scope(|scope| {
+        let start = |path| std::thread::Builder::new().spawn_scoped(scope, move || sync(path));
+        let started: Vec<_> = paths.iter().map(|path| (path, start(path))).collect();
+        let done = started.into_iter().map(|(path, started)| match started {
+            Ok(thread) => thread.join().expect("a system call does not panic"),
+            Err(_) => sync(path),
+        });
+        done.collect::<Vec<_>>().into_iter().collect()
+    })
 }
 
 /// A number that no other call of this process gets.

@@ -1,13 +1,20 @@
 //! Who ends or goes away while pods run: containers, the plugin, containerd itself.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 
+use crate::cri::EXITED;
 use crate::node::Node;
-use crate::pod::ContainerSpec;
+use crate::pod::{ContainerSpec, PodSpec};
 use crate::pods::{assert_counts, counted_pod};
+use crate::support::kernel;
+use crate::support::process::eventually;
 
 crate::cases![
     the_pods_program_outlives_a_restart_in_place,
+    what_names_a_container_goes_with_it,
+    a_missed_container_is_killed_where_policy_says_so,
     a_plugin_that_is_killed_leaves_hooks_that_work,
     a_pod_goes_on_while_the_plugin_is_replaced,
     containerd_restarts_under_a_pod,
@@ -17,15 +24,34 @@ crate::cases![
 pub fn the_pods_program_outlives_a_restart_in_place(node: &mut Node) {
     let pod = counted_pod(node, "web").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
+    let map = node.world.map_id(&main, "packets");
     let sidecar = pod.add(&ContainerSpec::new("sidecar")).unwrap();
     node.world.lab.expect_links(1, "two containers share their pod's network");
-    let map = node.world.map_id(&sidecar, "packets");
     pod.take(&main).unwrap();
-    node.world.lab.expect_links(1, "the pod is still there");
     assert_counts(node, &pod, &sidecar);
+    pod.take(&sidecar).unwrap();
+    node.world.lab.expect_links(1, "no container runs, and the pod is still there");
+    let before = kernel::sum(map);
+    node.knock(&pod.ip, 5);
+    assert!(kernel::sum(map) >= before + 5, "its program counts on");
     let again = pod.add(&ContainerSpec::new("main").attempt(1)).unwrap();
     assert_eq!(node.world.map_id(&again, "packets"), map, "it is still the pod's program");
     assert_counts(node, &pod, &again);
+    pod.remove().unwrap();
+    node.world.lab.expect_links(0, "the pod is gone");
+}
+
+fn what_names_a_container_goes_with_it(node: &mut Node) {
+    let image = node.world.signed("demo");
+    let pod = PodSpec::new("web")
+        .annotate("main.hook.bpfman.io/image", &image)
+        .annotate("main.hook.bpfman.io/programs", "xdp:count_packets iface=eth0");
+    let pod = pod.run(node).unwrap();
+    let main = pod.add(&ContainerSpec::new("main")).unwrap();
+    pod.add(&ContainerSpec::new("other")).unwrap();
+    node.world.lab.expect_links(1, "main has its program");
+    pod.take(&main).unwrap();
+    node.world.lab.expect_links(0, "main is gone");
 }
 
 fn a_plugin_that_is_killed_leaves_hooks_that_work(node: &mut Node) {
@@ -49,7 +75,7 @@ pub fn a_pod_goes_on_while_the_plugin_is_replaced(node: &mut Node) {
     let missed = pod.add(&ContainerSpec::new("missed")).unwrap();
     assert!(pod.oci(&missed).get("hooks").is_none());
     node.start_plugin();
-    node.hear_plugin(&missed);
+    assert_is_reported(node, &missed);
     assert!(!node.plugin_said().contains(&main), "{}", node.plugin_said());
 }
 
@@ -83,7 +109,37 @@ fn a_hung_plugin_is_noticed(node: &mut Node) {
     assert!(pod.oci(&missed).get("hooks").is_none(), "NRI fails open");
     node.signal_plugin(Signal::CONT);
     node.wait_for_plugin(before);
-    node.hear_plugin(&missed);
+    assert_is_reported(node, &missed);
+    assert_ne!(pod.status(&missed).state, EXITED, "it is not killed unless policy says so");
     let second = pod.add(&ContainerSpec::new("second")).unwrap();
     assert_counts(node, &pod, &second);
+}
+
+/// Asserts that a container that runs without us is named by the plugin and listed as failed.
+fn assert_is_reported(node: &Node, container: &str) {
+    node.hear_plugin(container);
+    let listed = eventually("the record of the missed container", Duration::from_secs(15), || {
+        let all = node.world.lab.json(&["list", "containers"]);
+        all.as_array().into_iter().flatten().find(|record| record["id"] == *container).cloned()
+    });
+    assert_eq!(listed["state"], "failed", "{listed:#}");
+}
+
+fn a_missed_container_is_killed_where_policy_says_so(node: &mut Node) {
+    node.world.allow("on-missed = \"kill\"\n");
+    let spec = counted_pod(node, "web");
+    node.kill_plugin();
+    let pod = spec.run(node).unwrap();
+    let missed = pod.add(&ContainerSpec::new("main")).unwrap();
+    let plain = PodSpec::new("plain").run(node).unwrap();
+    let other = plain.add(&ContainerSpec::new("main")).unwrap();
+    node.start_plugin();
+    let status = eventually("the missed container to be killed", Duration::from_secs(15), || {
+        Some(pod.status(&missed)).filter(|status| status.state == EXITED)
+    });
+    assert_eq!(status.exit_code, 128 + 9);
+    assert_ne!(plain.status(&other).state, EXITED, "who did not ask lives");
+    // As the kubelet goes on.
+    let again = pod.add(&ContainerSpec::new("main").attempt(1)).unwrap();
+    assert_counts(node, &pod, &again);
 }

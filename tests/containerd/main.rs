@@ -19,6 +19,7 @@ mod crowds;
 mod installed;
 mod itself;
 mod lifetimes;
+mod measure;
 mod pods;
 mod protocol;
 mod refusals;

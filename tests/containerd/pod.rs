@@ -20,6 +20,7 @@ pub struct PodSpec {
     namespace: String,
     handler: String,
     annotations: HashMap<String, String>,
+    labels: HashMap<String, String>,
     userns: bool,
     network: i32,
     pid: i32,
@@ -33,6 +34,7 @@ impl PodSpec {
             namespace: "shop".to_owned(),
             handler: String::new(),
             annotations: HashMap::new(),
+            labels: HashMap::new(),
             userns: false,
             network: cri::POD,
             pid: cri::CONTAINER,
@@ -53,6 +55,12 @@ impl PodSpec {
     /// Any annotation.
     pub fn annotate(mut self, key: &str, value: &str) -> Self {
         self.annotations.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A label.
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.insert(key.to_owned(), value.to_owned());
         self
     }
 
@@ -89,7 +97,8 @@ impl PodSpec {
     fn config(&self, node: &Node) -> cri::PodSandboxConfig {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let labels = [("io.kubernetes.pod.name", &self.name), ("io.kubernetes.pod.namespace", &self.namespace)];
-        let labels = labels.map(|(key, value)| (key.to_owned(), value.clone())).into();
+        let mut labels: HashMap<_, _> = labels.map(|(key, value)| (key.to_owned(), value.clone())).into();
+        labels.extend(self.labels.clone());
         let security = cri::LinuxSandboxSecurityContext { namespace_options: Some(self.namespaces()) };
         cri::PodSandboxConfig {
             metadata: Some(cri::PodSandboxMetadata {

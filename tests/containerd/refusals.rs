@@ -6,6 +6,7 @@ use crate::pod::{ContainerSpec, PodSpec};
 crate::cases![
     a_bad_annotation_is_refused_when_the_container_is_created,
     policy_refuses_when_the_container_is_created,
+    policy_matches_what_the_pod_is,
     what_only_the_hook_can_know_is_refused_at_the_start,
 ];
 
@@ -36,6 +37,23 @@ pub fn policy_refuses_when_the_container_is_created(node: &mut Node) {
         assert!(error.contains("bpfman-hook: ") && error.contains(words), "{error}");
         pod.remove().unwrap();
     }
+}
+
+fn policy_matches_what_the_pod_is(node: &mut Node) {
+    let image = node.world.signed("demo");
+    let rule = "[[container]]\nmatch = { engine = \"containerd\", namespace = \"shop\", labels = { tier = \"front\" } }\nprograms = [\"xdp\"]\n";
+    node.world.lab.policy(&format!("{}{rule}", node.world.image_rule()));
+    // Only now does the plugin read it for sure.
+    node.kill_plugin();
+    node.start_plugin();
+    let spec = PodSpec::new("web").ask("image", &image).ask("programs", "xdp:count_packets iface=eth0");
+    let back = spec.clone().label("tier", "back").run(node).unwrap();
+    let error = back.add(&ContainerSpec::new("main")).unwrap_err();
+    assert!(error.contains("bpfman-hook: "), "{error}");
+    back.remove().unwrap();
+    let front = spec.label("tier", "front").run(node).unwrap();
+    front.add(&ContainerSpec::new("main")).unwrap();
+    node.world.lab.expect_links(1, "the pod that the rule is for");
 }
 
 fn what_only_the_hook_can_know_is_refused_at_the_start(node: &mut Node) {

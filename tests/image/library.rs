@@ -8,8 +8,10 @@ use bpfman_hook::image::{Archive, ImageError, Parcel, Want};
 use bpfman_hook::model::bytecode::{Bytecode, PullPolicy, Verdict};
 use bpfman_hook::model::reference::Reference;
 
+use serde_json::json;
+
 use crate::registry::{Behaviour, Registry};
-use crate::world::{OBJECT, World, data, digest_of, sentence};
+use crate::world::{LayoutBuilder, OBJECT, World, data, digest_of, sentence};
 
 fn reference(text: &str) -> Reference {
     text.parse().unwrap_or_else(|err| panic!("{text}: {err}"))
@@ -172,4 +174,52 @@ fn every_signature_is_examined_and_a_bad_one_hides_no_good_one() {
         assert!(told && found.trouble.is_none(), "{found:#?}");
         assert!(!world.path("cache").exists(), "looking keeps nothing");
     }
+}
+
+/// Whatever tool made it, and whatever stands beside the object in it.
+#[test]
+fn every_image_that_was_pulled_can_be_looked_at() {
+    let registry = Registry::start(&data("images/registry"), Behaviour::default());
+    for (image, whole) in [
+        ("umoci", true),
+        ("docker-v2s2", true),
+        ("podman", true),
+        ("gzip", true),
+        ("zstd", true),
+        ("plain-tar", true),
+        ("artifact-elf", true),
+        ("gadget", true),
+        // Of the others the cache has what this machine needs.
+        ("index", false),
+    ] {
+        let world = World::unsigned();
+        let name = format!("{}/img/{image}:v1", registry.host());
+        let got = world.fetch(&name).unwrap_or_else(|err| panic!("{image}: {}", sentence(&err)));
+        let details = world.images.details(&reference(&name)).unwrap_or_else(|err| panic!("{image}: {}", sentence(&err)));
+        assert_eq!((details.digest, &details.object), (got.digest, &got.object), "{image}");
+        let parcel = world.images.local(&reference(&name)).unwrap();
+        assert_eq!(parcel.left_out.is_empty(), whole, "{image}: {:?}", parcel.left_out);
+    }
+}
+
+/// A gadget whose WebAssembly is not for us.
+#[test]
+fn layers_that_hold_no_bytecode_are_left_out() {
+    let world = World::unsigned();
+    let store = world.path("store");
+    let layout = LayoutBuilder::new(&store);
+    let manifest = layout.artifact(&[
+        ("application/vnd.gadget.ebpf.program.v1+binary", OBJECT, json!({})),
+        ("application/vnd.gadget.wasm.program.v1+binary", b"\0asm", json!({})),
+    ]);
+    let digest = layout.json(&manifest).to_string();
+    let repos = json!({ "acme/gadget": { "tags": { "v1": digest }, "manifests": [digest] } });
+    crate::world::write(&store.join("repos.json"), repos.to_string().as_bytes());
+    let registry = Registry::start(&store, Behaviour::default());
+    let name = format!("{}/acme/gadget:v1", registry.host());
+    let got = world.fetch(&name).unwrap_or_else(|err| panic!("{}", sentence(&err)));
+    let details = world.images.details(&reference(&name)).unwrap_or_else(|err| panic!("{}", sentence(&err)));
+    assert_eq!(details.object, got.object);
+    let parcel = world.images.local(&reference(&name)).unwrap();
+    assert_eq!(parcel.left_out, ["application/vnd.gadget.wasm.program.v1+binary"]);
 }
