@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test it is called from")]
 
+#[path = "support/proxy.rs"]
+mod proxy;
 #[path = "support/registry.rs"]
 mod registry;
 
@@ -20,5 +22,7 @@ mod registries;
 mod remote;
 #[path = "image/signatures.rs"]
 mod signatures;
+#[path = "image/ways.rs"]
+mod ways;
 #[path = "image/world.rs"]
 mod world;

@@ -107,6 +107,9 @@ pub struct ImageBuildArgs {
     /// Push it to IMAGE's registry, instead of into the cache
     #[arg(long, conflicts_with = "to")]
     pub push: bool,
+    /// Credentials, for --push.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// Print the digest only
     #[arg(short, long, conflicts_with = "output")]
     pub quiet: bool,

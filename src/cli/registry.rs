@@ -10,9 +10,19 @@ pub struct RegistryArgs {
     /// user:password in base64, for the registries that are named; visible to others in the list of processes
     #[arg(long, value_name = "BASE64", conflicts_with = "authfile")]
     pub registry_auth: Option<String>,
+    /// The same as podman and skopeo take it
+    #[arg(long, value_name = "USER:PASSWORD", conflicts_with_all = ["authfile", "registry_auth"])]
+    pub creds: Option<String>,
     /// An auth file, and no other; by default podman's and docker's
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
+}
+
+impl RegistryArgs {
+    /// True where any of them was written.
+    pub fn any(&self) -> bool {
+        self.registry_auth.is_some() || self.creds.is_some() || self.authfile.is_some()
+    }
 }
 
 /// What is shown to a registry, as it was written; `Debug` does not show it.

@@ -65,11 +65,19 @@ fn answer() -> Result<(), SysError> {
     let text =
         serde_json::to_vec(&reply).map_err(|error| SysError::Message { what: "the answer", problem: error.to_string() })?;
     let memory = sealed_memfd("answer", &text)?;
-    let sent = socket.send(b"answer", &[memory.as_fd()]);
-    if sent.is_err() {
-        undo(&paths, &request, &reply);
+    // That it lies in the socket's queue is no sign that anybody has read it.
+    let taken = socket.send(b"answer", &[memory.as_fd()]).and_then(|()| socket.recv("the receipt", 16, None));
+    match taken {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => {
+            undo(&paths, &request, &reply);
+            Ok(())
+        }
+        Err(error) => {
+            undo(&paths, &request, &reply);
+            Err(error)
+        }
     }
-    sent
 }
 
 /// The client went away before it could learn what it has: nobody else would remove it.

@@ -134,7 +134,8 @@ fn site(root: &Path, config: &RegistryConfig, at: &RegistryReference, place: Pla
     let Place { host, repository, insecure } = place;
     let http = match config.get(&host) {
         Some(entry) => entry.http,
-        None => insecure || (is_loopback(&host) && cert_directory(root, &host).is_none()),
+        // Whoever keeps certificates for a host speaks TLS to it, whatever else is allowed.
+        None => (insecure || is_loopback(&host)) && cert_directory(root, &host).is_none(),
     };
     let (authorities, identity) = if http { (None, None) } else { certificates(root, config, &host)? };
     let own = host == at.registry && repository == at.repository;

@@ -13,8 +13,8 @@ use crate::image::hash;
 use crate::image::host::Got;
 use crate::model::ids::Digest;
 
-/// The most that is expected, so that a message holds it. What is beyond is asked for when it is needed.
-const MAX_AT_ONCE: usize = 128;
+/// The most that is expected at once, so that what waits here stays small. What is beyond is asked for when it is needed.
+pub(crate) const MAX_AT_ONCE: usize = 32;
 
 /// Questions to come, and answers that came before them.
 #[derive(Debug, Default)]

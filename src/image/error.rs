@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use crate::image::access::AccessError;
+pub use crate::image::fetch::error::RemoteError;
 use crate::model::bytecode::PullPolicy;
 use crate::model::ids::Digest;
 use crate::sys::SysError;
@@ -364,103 +363,6 @@ pub enum ObjectError {
     /// An archive or compressed stream that ends early or is none.
     #[error("its layer cannot be unpacked: {0}")]
     Unpack(String),
-}
-
-/// Why a registry did not answer as it should. Sent by the fetch child, so it is plain text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum RemoteError {
-    /// No connection, no TLS, a broken stream.
-    #[error("ask registry {host} for {what}: {problem}")]
-    Network {
-        /// The registry.
-        host: String,
-        /// What was asked for.
-        what: String,
-        /// The whole chain of causes.
-        problem: String,
-    },
-    /// The registry speaks plain http, which is not allowed for it.
-    #[error(
-        "ask registry {host} for {what}: it does not speak TLS; allow plain http for it in /etc/bpfman-hook/registries.toml"
-    )]
-    PlainHttp {
-        /// The registry.
-        host: String,
-        /// What was asked for.
-        what: String,
-    },
-    /// The registry sent us on to a plain http address.
-    #[error("ask registry {host} for {what}: it sends us on to {to} by plain http, which is refused")]
-    Downgrade {
-        /// The registry.
-        host: String,
-        /// What was asked for.
-        what: String,
-        /// Where to.
-        to: String,
-    },
-    /// The registry sends us on to an address of this machine or link.
-    #[error("ask registry {host} for {what}: it sends us on to {to}, an address of this machine or its link, which is refused")]
-    Inward {
-        /// The registry.
-        host: String,
-        /// What was asked for.
-        what: String,
-        /// Where to.
-        to: String,
-    },
-    /// 401 or 403.
-    #[error(
-        "ask registry {host} for {what}: it {}, or there is no such repository; {}",
-        if *shown { "refuses our credentials" } else { "asks for credentials" },
-        if *shown { "log in anew" } else { "put them into /etc/bpfman-hook/auth.json" }
-    )]
-    Credentials {
-        /// The registry.
-        host: String,
-        /// What was asked for.
-        what: String,
-        /// True where we have some for this registry.
-        shown: bool,
-    },
-    /// Any other status than 200 and 404.
-    #[error("ask registry {host} for {what}: it answers {status}{}", if message.is_empty() { String::new() } else { format!(" ({message})") })]
-    Status {
-        /// The registry.
-        host: String,
-        /// What was asked for.
-        what: String,
-        /// The HTTP status.
-        status: u16,
-        /// The error's code and message, cut.
-        message: String,
-    },
-    /// More bytes than are accepted.
-    #[error("ask registry {host} for {what}: it is larger than {limit} bytes, which is the limit")]
-    TooLarge {
-        /// The registry.
-        host: String,
-        /// What was asked for.
-        what: String,
-        /// The limit in bytes.
-        limit: usize,
-    },
-    /// The child kept its privileges, so it asked nobody.
-    #[error("give up the privileges of the process that asks registries: {problem}")]
-    Unconfined {
-        /// Which step failed, and why.
-        problem: String,
-    },
-    /// An answer that is no answer.
-    #[error("ask registry {host} for {what}: the answer makes no sense: {problem}")]
-    Nonsense {
-        /// The registry.
-        host: String,
-        /// What was asked for.
-        what: String,
-        /// What is wrong.
-        problem: String,
-    },
 }
 
 /// Why the image cache cannot be used.

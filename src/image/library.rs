@@ -191,6 +191,7 @@ impl LinuxImages {
         let (digest, media_type) = (parcel.digest, top.media_type.clone());
         let new = NewImage { digest, media_type, blobs, object: object_digest };
         let stored = self.cache().store(&new).and_then(|()| self.cache().point(image, &digest));
+        let stored = stored.and_then(|()| self.cache().settle(image, &digest));
         stored.map_err(|source| ImageError::Cache { image: image.to_owned(), source })
     }
 
@@ -206,7 +207,8 @@ impl LinuxImages {
         }
         let layout = archive.layout(&image)?;
         let top = checked(&image, "manifest", digest, MAX_MANIFEST, layout.blob(digest, MAX_MANIFEST)?)?;
-        self.take(want, &image, &mut Source::Layout(layout), top, *digest)
+        let taken = self.take(want, &image, &mut Source::Layout(layout), top, *digest)?;
+        self.settled(want, taken)
     }
 }
 

@@ -129,8 +129,10 @@ impl LinuxImages {
             let Some(digest) = digest else { return Ok(None) };
             self.cached(want, image, &digest, &reader).map(Result::ok)
         };
-        let boarding = Boarding { image, policy: want.policy, deadline: want.deadline };
+        let person = want.registries.person.is_some();
+        let boarding = Boarding { image, policy: want.policy, deadline: want.deadline, person };
         self.cache.fly(boarding, again, || {
+            self.note(image, self.cache.clear_leftovers())?;
             let pulled = self.pull(want, image, at, reader.as_ref());
             tally::pulled(image, &pulled);
             pulled
@@ -269,13 +271,23 @@ impl LinuxImages {
 
 impl Images for LinuxImages {
     fn fetch(&self, want: &Want<'_>) -> Result<Bytecode, ImageError> {
-        let answer = self.get(want);
+        let answer = self.get(want).and_then(|bytecode| self.settled(want, bytecode));
         tally::answered(&answer);
         answer
     }
 }
 
 impl LinuxImages {
+    /// Waits for the disk, where the cache is what an image was fetched for.
+    pub(crate) fn settled(&self, want: &Want<'_>, bytecode: Bytecode) -> Result<Bytecode, ImageError> {
+        if self.to_keep && matches!(want.reference, Reference::Registry(_)) {
+            let image = want.reference.to_string();
+            let settled = self.cache.settle(&image, &bytecode.digest);
+            settled.map_err(|source| ImageError::Cache { image, source })?;
+        }
+        Ok(bytecode)
+    }
+
     fn get(&self, want: &Want<'_>) -> Result<Bytecode, ImageError> {
         let image = want.reference.to_string();
         refuse_early(want, &image)?;

@@ -44,6 +44,8 @@ pub(crate) struct Remote {
     started: Instant,
     deadline: Instant,
     pub(crate) ahead: Ahead,
+    /// Bytes that were read in search of signatures.
+    pub(crate) searched: usize,
 }
 
 /// One host; the worker for it is started when it is needed.
@@ -57,7 +59,16 @@ impl Remote {
     /// Says where to go. Nothing is started yet.
     pub fn open(worker: Worker, sites: Vec<Site>, image: &str, deadline: Instant) -> Self {
         let places = sites.into_iter().map(|site| Door { site, link: None }).collect();
-        Self { worker, places, at: 0, image: image.to_owned(), started: Instant::now(), deadline, ahead: Ahead::default() }
+        Self {
+            worker,
+            places,
+            at: 0,
+            image: image.to_owned(),
+            started: Instant::now(),
+            deadline,
+            ahead: Ahead::default(),
+            searched: 0,
+        }
     }
 
     /// The same without its mirrors, for those who write: they read what they change where they write it.

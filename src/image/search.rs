@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::image::MAX_MANIFEST;
+use crate::image::ahead::MAX_AT_ONCE;
 use crate::image::error::ImageError;
 use crate::image::fetch::protocol::{Referrers, Wanted};
 use crate::image::host::Got;
@@ -11,6 +12,9 @@ use crate::image::remote::{Remote, manifest};
 use crate::image::source::{Found, MAX_SIGNATURES, checked, signature_layers};
 use crate::image::verify::Place;
 use crate::model::ids::Digest;
+
+/// Bytes of all documents and signatures that are read for one image; real ones take a few kilobytes each.
+const MAX_READ: usize = 32 << 20;
 
 impl Remote {
     /// Says that signatures of an image will be looked for.
@@ -39,24 +43,31 @@ impl Remote {
             Ok(None) => {}
             Err(err) => found.trouble(err),
         }
-        for (place, referrer) in self.referrers(digest, &mut found) {
-            let reference = referrer.to_string();
-            match self.document(&reference, Some(&referrer)) {
-                Ok(Some(Document::Manifest(manifest))) => holders.push((place, manifest)),
-                Ok(Some(Document::Index(_)) | None) => {}
-                Err(err) => found.trouble(err),
+        let referrers = self.referrers(digest, &mut found);
+        for some in referrers.chunks(MAX_AT_ONCE) {
+            some.iter().for_each(|(_, referrer)| self.ahead.expect(manifest(&referrer.to_string())));
+            for (place, referrer) in some {
+                match self.document(&referrer.to_string(), Some(referrer)) {
+                    Ok(Some(Document::Manifest(manifest))) => holders.push((*place, manifest)),
+                    Ok(Some(Document::Index(_)) | None) => {}
+                    Err(err) => found.trouble(err),
+                }
             }
         }
-        holders.iter().for_each(|(_, manifest)| self.expect_blobs(manifest));
         let image = self.image.clone();
-        for (place, manifest) in &holders {
+        for (nth, (place, manifest)) in holders.iter().enumerate() {
+            holders[nth..].iter().for_each(|(_, manifest)| self.expect_blobs(manifest));
             found.place = *place;
-            found.collect(manifest, &image, |digest| self.blob(digest, MAX_MANIFEST));
+            found.collect(manifest, &image, |digest| {
+                let got = self.blob(digest, MAX_MANIFEST)?;
+                self.count(&got)?;
+                Ok(got)
+            });
         }
         found
     }
 
-    /// The manifests that refer to an image, by the API and by the tag that stands in for it; they are expected to be asked for.
+    /// The manifests that refer to an image, by the API and by the tag that stands in for it.
     fn referrers(&mut self, digest: &Digest, found: &mut Found) -> Vec<(Place, Digest)> {
         let mut written = Vec::new();
         match self.listed(digest) {
@@ -89,7 +100,6 @@ impl Remote {
                 Err(_) => found.trouble(self.malformed(format!("it names {referrer}, which is no sha256 digest"))),
             }
         }
-        referrers.iter().for_each(|(_, referrer)| self.ahead.expect(manifest(&referrer.to_string())));
         referrers
     }
 
@@ -107,9 +117,22 @@ impl Remote {
         }
     }
 
+    /// Whoever can push to a repository can make this search large, but not without end.
+    fn count(&mut self, got: &Got) -> Result<(), ImageError> {
+        if let Got::Bytes(bytes) = got {
+            self.searched += bytes.len();
+        }
+        match self.searched > MAX_READ {
+            true => Err(self.malformed(format!("there are more than {MAX_READ} bytes of it"))),
+            false => Ok(()),
+        }
+    }
+
     /// A parsed document by tag or, checked, by digest.
     fn document(&mut self, reference: &str, digest: Option<&Digest>) -> Result<Option<Document>, ImageError> {
-        let bytes = match (self.manifest(reference)?, digest) {
+        let got = self.manifest(reference)?;
+        self.count(&got)?;
+        let bytes = match (got, digest) {
             (Got::Missing, None) => return Ok(None),
             (Got::Bytes(bytes), None) => bytes,
             (Got::TooLarge, None) => return Err(self.malformed("it is too large".to_owned())),

@@ -1,6 +1,6 @@
 //! `/etc/bpfman-hook/registries.toml`, read with the same distrust as the policy.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::model::registries::{RegistriesError, RegistryConfig};
 use crate::paths::Paths;
@@ -38,6 +38,51 @@ pub fn load(paths: &Paths) -> Result<RegistryConfig, RegistriesFileError> {
         Err(TrustError::Missing(_)) => return Ok(RegistryConfig::default()),
         Err(error) => return Err(RegistriesFileError::Trust(error)),
     };
-    let text = String::from_utf8(bytes).map_err(|_| RegistriesFileError::NotText(path.clone()))?;
-    RegistryConfig::parse(&text).map_err(|source| RegistriesFileError::Parse { path, source })
+    let config = parsed(&path, bytes)?;
+    if !config.holds_a_secret() {
+        return Ok(config);
+    }
+    // What is used is what nobody else could read.
+    let bytes = trusted.read_secret(&path, MAX).map_err(RegistriesFileError::Trust)?;
+    parsed(&path, bytes)
+}
+
+fn parsed(path: &Path, bytes: Vec<u8>) -> Result<RegistryConfig, RegistriesFileError> {
+    let text = String::from_utf8(bytes).map_err(|_| RegistriesFileError::NotText(path.to_owned()))?;
+    RegistryConfig::parse(&text).map_err(|source| RegistriesFileError::Parse { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_password_is_for_nobody_else_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        let path = paths.registries();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for directory in path.ancestors().skip(1).take_while(|directory| directory.starts_with(dir.path())) {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        for (url, mode, loads) in [
+            ("http://proxy:1", 0o644, true),
+            ("http://user@proxy:1", 0o644, true),
+            ("http://user:hidden@proxy:1", 0o644, false),
+            ("http://user:hidden@proxy:1", 0o600, true),
+        ] {
+            fs::write(&path, format!("[proxy]\nurl = \"{url}\"\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            match load(&paths) {
+                Ok(config) => assert!(loads && config.proxy.unwrap().url == url, "{url} {mode:o}"),
+                Err(err) => {
+                    let said = crate::lifecycle::error::chain(&err);
+                    assert!(!loads && said.contains("has mode 0644 and holds secrets") && !said.contains("hidden"), "{said}");
+                }
+            }
+        }
+    }
 }

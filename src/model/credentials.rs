@@ -158,8 +158,9 @@ fn normal_key(key: &str) -> String {
     }
 }
 
-/// The person who runs a command: what their environment and flags say. A hook is nobody.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The person who runs a command: what their environment and flags say. A hook is nobody. `Debug` shows no proxies, whose URLs may hold
+/// passwords.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Person {
     /// `--registry-auth`, for the registry that is named, not for its mirrors.
     pub login: Option<Credential>,
@@ -185,6 +186,12 @@ pub struct Person {
     pub no_proxy: Option<String>,
     /// True for one without any files: a client of a service, who is not the one who runs it.
     pub no_files: bool,
+}
+
+impl fmt::Debug for Person {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Person").field("login", &self.login).field("auth_files", &self.auth_files()).finish_non_exhaustive()
+    }
 }
 
 impl Person {
@@ -267,6 +274,10 @@ mod tests {
         }
         let shown = format!("{:?}", Credential::Login { user: "secret".into(), password: "secret".into() });
         assert_eq!(shown, "Login(…)");
+        let login = Some(Credential::Identity("secret".into()));
+        let proxy = || Some("http://u:secret@p".to_owned());
+        let person = Person { login, https_proxy: proxy(), http_proxy: proxy(), ..Person::default() };
+        assert!(!format!("{person:?}").contains("secret"), "{person:?}");
         assert_eq!(Credential::from_helper(r#"{"Username":"<token>","Secret":"t"}"#), Some(Credential::Identity("t".into())));
     }
 

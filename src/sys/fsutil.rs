@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, fchmod, flock, fstat, fsync, mkdirat, openat, openat2,
-    renameat, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, ResolveFlags, chownat, fchmod, flock, fstat, fsync, mkdirat,
+    openat, openat2, renameat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -63,6 +63,18 @@ fn removed(result: Result<(), Errno>, doing: &'static str, path: &Path) -> Resul
 /// Writes a file so that it is there with all of its bytes and exactly `mode`, or is as it was before: a file beside it is
 /// written, brought to the disk and renamed over it. A symbolic link at `path` is replaced, not followed.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
+    let directory = replace(path, bytes, mode, File::sync_all)?;
+    fsync(&directory).map_err(SysError::io("bring to the disk beside", show(path)))
+}
+
+/// The same without waiting for the disk: no other process sees a part of it, but a machine that loses its power may find it empty, or
+/// as it was before. [`bring_to_disk`] makes up for it.
+pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
+    replace(path, bytes, mode, |_| Ok(())).map(drop)
+}
+
+/// Writes a file beside `path` and renames it; returns their directory.
+fn replace(path: &Path, bytes: &[u8], mode: u32, written: impl FnOnce(&File) -> io::Result<()>) -> Result<OwnedFd, SysError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(SysError::io("write", show(path))(Errno::ISDIR));
     };
@@ -74,17 +86,37 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysE
     let fd = openat(&directory, &temporary, flags, Mode::RUSR | Mode::WUSR)
         .map_err(SysError::io("make a file beside", show(path)))?;
     let mut file = File::from(fd);
-    let written = file
+    let done = file
         .write_all(bytes)
         .and_then(|()| fchmod(&file, Mode::from_raw_mode(mode)).map_err(io::Error::from)) // past the umask
-        .and_then(|()| file.sync_all())
+        .and_then(|()| written(&file))
         .and_then(|()| renameat(&directory, &temporary, &directory, name).map_err(io::Error::from))
         .map_err(SysError::io("write", show(path)));
-    if written.is_err() {
-        let _ = unlinkat(&directory, &temporary, AtFlags::empty());
-        return written;
+    match done {
+        Ok(()) => Ok(directory),
+        Err(err) => {
+            let _ = unlinkat(&directory, &temporary, AtFlags::empty());
+            Err(err)
+        }
     }
-    fsync(&directory).map_err(SysError::io("bring to the disk", show(parent)))
+}
+
+/// Waits until these files and directories are on the disk. All at once: file systems with a journal write it once for many. What is not
+/// there any more is not waited for.
+pub fn bring_to_disk(paths: &[std::path::PathBuf]) -> Result<(), SysError> {
+    let sync = |path: &Path| match File::open(path).and_then(|file| file.sync_all()) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(SysError::io("bring to the disk", show(path))(err)),
+        _ => Ok(()),
+    };
+    std::thread::scope(|scope| {
+        let start = |path| std::thread::Builder::new().spawn_scoped(scope, move || sync(path));
+        let started: Vec<_> = paths.iter().map(|path| (path, start(path))).collect();
+        let done = started.into_iter().map(|(path, started)| match started {
+            Ok(thread) => thread.join().expect("a system call does not panic"),
+            Err(_) => sync(path),
+        });
+        done.collect::<Vec<_>>().into_iter().collect()
+    })
 }
 
 /// A number that no other call of this process gets.
@@ -266,6 +298,28 @@ pub fn lock_while_open(path: &Path) -> Result<Option<OwnedFd>, SysError> {
     }
 }
 
+/// Gives a socket that this process has just made its mode and group, and returns its inode. By descriptor: whoever may write the directory
+/// could have put a link to something else of root's in its place.
+///
+/// # Errors
+/// Also where there is no socket of ours at the path.
+pub fn adopt_socket(path: &Path, mode: u32, group: Option<u32>) -> Result<u64, SysError> {
+    let failed = |doing: &'static str| move |error: io::Error| SysError::io(doing, show(path))(error);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket = openat(CWD, path, flags, Mode::empty()).map_err(|errno| failed("open")(errno.into()))?;
+    let stat = fstat(&socket).map_err(|errno| failed("stat")(errno.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || stat.st_uid != geteuid().as_raw() {
+        return Err(failed("use")(io::Error::other("somebody has put something else in its place")));
+    }
+    let magic = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    std::fs::set_permissions(magic, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(failed("set the mode of"))?;
+    if let Some(group) = group {
+        chownat(&socket, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)
+            .map_err(|errno| failed("give to its group")(errno.into()))?;
+    }
+    Ok(stat.st_ino)
+}
+
 /// How often to look into a list that may be incomplete.
 const LOOKS: usize = 10;
 
@@ -312,6 +366,24 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
+
+    #[test]
+    fn what_was_put_in_a_sockets_place_is_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("s"), dir.path().join("victim"));
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        adopt_socket(&path, 0o660, Some(rustix::process::getegid().as_raw())).unwrap();
+        assert_eq!(mode_of(&path), 0o660);
+        fs::remove_file(&path).unwrap();
+        fs::write(&victim, "").unwrap();
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink(&victim, &path).unwrap();
+        assert!(adopt_socket(&path, 0o660, None).is_err());
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&victim, &path).unwrap();
+        assert!(adopt_socket(&path, 0o660, None).is_err());
+        assert_eq!(mode_of(&victim), 0o600);
+    }
 
     fn mode_of(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().mode() & 0o7777

@@ -13,5 +13,6 @@ archive() { find "${CARGO_HOME:-$HOME/.cargo}/registry/cache" -name "$crate.crat
 [ -n "$(archive)" ] || cargo info --quiet bpfman-api@0.6.0 >/dev/null 2>&1 || true
 [ -n "$(archive)" ] || { echo "SKIPPED: the crate $crate cannot be fetched" >&2; exit 77; }
 tar -xzf "$(archive)" -C "$out" --strip-components 2 "$crate/src/bpfman.v1.rs"
-BPFMAN_V1=$out/bpfman.v1.rs cargo build --quiet --locked --manifest-path "$here/Cargo.toml" --target-dir "$out" >&2
-find "$out" -path '*/debug/bpfman-client' -type f
+target=$(rustc -vV | sed -n 's/^host: //p')
+BPFMAN_V1=$out/bpfman.v1.rs cargo build --quiet --locked --manifest-path "$here/Cargo.toml" --target "$target" --target-dir "$out" >&2
+echo "$out/$target/debug/bpfman-client"

@@ -43,8 +43,22 @@ fn an_image_of_a_private_registry(world: &mut World) {
     };
     let nobody = push(&[]);
     assert!(!nobody.status.success() && nobody.stderr.contains("asks for credentials"), "{}", nobody.stderr);
-    let pushed = push(&["--registry-auth", "dXNlcjpzZWNyZXQ="]);
-    assert!(pushed.status.success(), "{}", pushed.stderr);
+    let auth_file = world.lab.write(
+        "auth.json",
+        format!("{{\"auths\": {{\"{}\": {{\"auth\": \"dXNlcjpzZWNyZXQ=\"}}}}}}", registry.host()).as_bytes(),
+    );
+    let auth_file = auth_file.display().to_string();
+    for login in [["--registry-auth", "dXNlcjpzZWNyZXQ="], ["--creds", "user:secret"], ["--authfile", &auth_file]] {
+        let pushed = push(&login);
+        assert!(pushed.status.success(), "{login:?}: {}", pushed.stderr);
+        let built = format!("{}/acme/built:v1", registry.host());
+        let built =
+            ended(&mut world.lab.command(&[&["image", "build", "--quiet", "--push", &built, &object], &login[..]].concat()));
+        assert!(built.status.success(), "{login:?}: {}", built.stderr);
+        let pulled = ended(&mut world.lab.command(&[&["pull", "--quiet", &name], &login[..]].concat()));
+        assert!(pulled.status.success(), "{login:?}: {}", pulled.stderr);
+        world.lab.ours(&["image", "rm", &name]);
+    }
 
     // A start has the administrator's file, once nobody else can read it.
     let asking = |id: &str| Bundle::new(&world.lab, id).ask("image", &name).ask("programs", "xdp:count_packets iface=lo");

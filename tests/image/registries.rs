@@ -22,7 +22,7 @@ fn plain() -> Registry {
 }
 
 /// A file of the administrator's below the world's root.
-fn file(world: &World, name: &str, text: &str, mode: u32) {
+pub fn file(world: &World, name: &str, text: &str, mode: u32) {
     let path = world.path(name);
     let above: Vec<_> = Path::new(name).ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty()).collect();
     for dir in above.into_iter().rev() {

@@ -334,11 +334,11 @@ fn a_registry_with_a_certificate_of_a_configured_authority() {
     let mut world = World::unsigned();
     world.registries = RegistryConfig::parse(&format!("[[registry]]\nhost = \"{}\"\n", registry.host())).unwrap();
     let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
-    assert!(matches!(err, ImageError::Remote { source: RemoteError::Network { .. }, .. }), "{text}");
+    assert!(matches!(err, ImageError::Remote { source: RemoteError::Certificate { .. }, .. }), "{text}");
     // With it, it is for the names in it alone.
     let other = Registry::start_tls_at("127.0.0.2:0", &data("images/registry"), Behaviour::default());
     let (err, text) = trusting(&other.host()).error(&format!("{}/img/gzip:v1", other.host()));
-    assert!(matches!(err, ImageError::Remote { source: RemoteError::Network { .. }, .. }), "{text}");
+    assert!(matches!(err, ImageError::Remote { source: RemoteError::Certificate { .. }, .. }), "{text}");
     assert!(text.contains("certificate not valid for name \"127.0.0.2\""), "{text}");
     assert_eq!((registry.requests().len(), other.requests().len()), (6, 0));
     // A file of authorities that others could have written.

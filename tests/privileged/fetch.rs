@@ -217,3 +217,75 @@ fn a_child_that_is_killed_is_an_error_of_its_own() {
     assert!(said.contains("the fetch process ended early: signal: 9"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 }
+
+/// A small file system on a directory, gone with this.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(at: &Path, size: &str) -> Self {
+        fs::create_dir_all(at).unwrap();
+        let small = Self(at.to_owned());
+        small.run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "none"]);
+        small
+    }
+
+    fn grow(&self, size: &str) {
+        self.run("mount", &["-o", &format!("remount,size={size}")]);
+    }
+
+    fn run(&self, tool: &str, words: &[&str]) {
+        assert!(Command::new(tool).args(words).arg(&self.0).status().unwrap().success(), "{tool} {words:?}");
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_one_sentence_and_leaves_nothing_half() {
+    let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
+    let image = format!("{}/bpf/key-v2:v1", registry.host());
+    // From no room for anything to room for all but the last files.
+    for kib in [4, 8, 16, 24, 32, 40, 48] {
+        let installation = Installation::new();
+        let root = installation.0.path();
+        for directory in ["var", "var/cache"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+            fs::set_permissions(root.join(directory), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let cache = root.join("var/cache/bpfman-hook");
+        let small = Small::mount(&cache, &format!("{kib}k"));
+        let output = installation.pulled(&image);
+        let said = String::from_utf8(output.stderr).unwrap();
+        if output.status.success() {
+            assert!(kib > 32, "{kib} KiB hold it all");
+            continue;
+        }
+        let last = said.lines().last().unwrap();
+        assert!(last.contains(&format!("write the image cache {}", cache.display())), "{kib}: {said}");
+        assert!(last.contains("No space left on device"), "{kib}: {said}");
+        let mut left = Vec::new();
+        let mut todo = vec![cache.clone()];
+        while let Some(directory) = todo.pop() {
+            for entry in fs::read_dir(&directory).unwrap() {
+                let entry = entry.unwrap();
+                match entry.file_type().unwrap().is_dir() {
+                    true => todo.push(entry.path()),
+                    false => left.push(entry.path()),
+                }
+            }
+        }
+        // No temporary file, no lock; what is there is whole.
+        for file in &left {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            assert!(!name.starts_with('.') && !name.ends_with(".lock"), "{kib}: {left:?}");
+            assert!(fs::metadata(file).unwrap().len() > 0, "{kib}: {}", file.display());
+        }
+        small.grow("1m");
+        let again = installation.pulled(&image);
+        assert!(again.status.success(), "{kib}: {}", String::from_utf8_lossy(&again.stderr));
+    }
+}

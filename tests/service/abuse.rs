@@ -56,7 +56,7 @@ fn requests_that_never_end_do_not_fill_the_memory() {
 }
 
 /// Processes that a service has at work.
-fn children(pid: u32) -> usize {
+pub fn children(pid: u32) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let of = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
     tasks.map(|task| of(task).split_whitespace().count()).sum()

@@ -112,6 +112,36 @@ fn kill_9_loses_nothing_and_doubles_nothing() {
 }
 
 #[test]
+fn an_answer_that_a_killed_service_has_not_read_is_taken_back() {
+    let world = World::new();
+    for _ in 0..10 {
+        let service = world.start(&["--timeout", "0"]);
+        let pid = service.child.id();
+        let answered = run(async {
+            let mut client = world.client().await;
+            let call = tokio::spawn(async move { client.load(load_of(OBJECT, "count", &[])).await });
+            while crate::abuse::children(pid) == 0 && !call.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            service.signal("STOP");
+            // Its process does the work and answers; nobody reads it.
+            eventually("the program", PATIENCE, || world.lab.ours(&["list", "programs"]).contains("count").then_some(()));
+            drop(service); // SIGKILL
+            call.await.unwrap().ok()
+        });
+        let Some(answer) = answered else {
+            eventually("nothing", PATIENCE, || (!world.lab.ours(&["list", "programs"]).contains("count")).then_some(()));
+            world.lab.residue();
+            return;
+        };
+        // It was faster than we.
+        let id = answer.into_inner().programs[0].kernel_info.as_ref().unwrap().id;
+        world.lab.ours(&["unload", &id.to_string()]);
+    }
+    panic!("it was faster ten times");
+}
+
+#[test]
 fn hostile_requests_are_refused_with_a_code_and_a_sentence() {
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);

@@ -5,6 +5,7 @@
 mod support;
 
 mod abuse;
+mod bpfmans_client;
 mod calls;
 mod chaos;
 mod fields;

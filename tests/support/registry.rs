@@ -34,6 +34,8 @@ pub enum Reply {
     Headers(u16, Vec<(String, String)>),
     /// Nothing for a long time.
     Stall,
+    /// 200 and a body of which one byte comes in a while.
+    Drip(Vec<u8>),
     /// The connection ends.
     Hangup,
 }
@@ -92,18 +94,12 @@ impl Registry {
 
     /// The same on another loopback address.
     pub fn start_tls_at(address: &str, store: &Path, behaviour: Behaviour) -> Self {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls");
-        let chain = CertificateDer::pem_file_iter(data.join("server.pem")).expect("server.pem");
-        let chain = chain.collect::<Result<_, _>>().expect("certificates");
-        let key = PrivateKeyDer::from_pem_file(data.join("server.key")).expect("server.key");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider has both versions")
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .expect("key and certificate belong together");
-        Self::serve(address, store, behaviour, Some(Arc::new(config)))
+        Self::serve(address, store, behaviour, Some(tls(false)))
+    }
+
+    /// The same for clients that show a certificate of the authority of tests/data/tls.
+    pub fn start_mutual(store: &Path, behaviour: Behaviour) -> Self {
+        Self::serve("127.0.0.1:0", store, behaviour, Some(tls(true)))
     }
 
     fn serve(address: &str, store: &Path, behaviour: Behaviour, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
@@ -125,8 +121,15 @@ impl Registry {
                     return;
                 }
                 let (Ok(stream), store, tls) = (stream, store.clone(), tls.clone()) else { continue };
+                let mut first = [0];
                 std::thread::spawn(move || match tls {
                     None => store.connection(Box::new(stream)),
+                    // What Go's server does with plain http on a port for TLS.
+                    Some(_) if stream.peek(&mut first).is_ok_and(|read| read == 1) && first[0] != 0x16 => {
+                        let _ = read_head(&mut BufReader::new(&stream));
+                        let said = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+                        let _ = (&stream).write_all(said);
+                    }
                     Some(config) => {
                         let session = rustls::ServerConnection::new(config).expect("the configuration is complete");
                         store.connection(Box::new(rustls::StreamOwned::new(session, stream)));
@@ -151,6 +154,27 @@ impl Registry {
     pub fn clear(&self) {
         self.log.lock().expect("no panic holds it").clear();
     }
+}
+
+fn tls(mutual: bool) -> Arc<rustls::ServerConfig> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls");
+    let chain = CertificateDer::pem_file_iter(data.join("server.pem")).expect("server.pem");
+    let chain = chain.collect::<Result<_, _>>().expect("certificates");
+    let key = PrivateKeyDer::from_pem_file(data.join("server.key")).expect("server.key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has both versions");
+    let builder = match mutual {
+        false => builder.with_no_client_auth(),
+        true => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(data.join("ca.pem")).expect("ca.pem")).expect("an authority");
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().expect("it has an authority"))
+        }
+    };
+    Arc::new(builder.with_single_cert(chain, key).expect("key and certificate belong together"))
 }
 
 impl Drop for Registry {
@@ -190,6 +214,17 @@ impl Store {
                 Reply::Stall => {
                     // Until the client gives up or the test is over.
                     let _ = reader.read(&mut [0]);
+                    return;
+                }
+                Reply::Drip(body) => {
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                    let _ = out.write_all(head.as_bytes()).and_then(|()| out.flush());
+                    for byte in body {
+                        if self.stop.load(Ordering::SeqCst) || out.write_all(&[byte]).and_then(|()| out.flush()).is_err() {
+                            return;
+                        }
+                        std::thread::sleep(std::time::Duration::from_millis(100));
+                    }
                     return;
                 }
                 Reply::Hangup => return,
@@ -259,6 +294,11 @@ impl Store {
     fn blob(&self, digest: &str) -> Option<Vec<u8>> {
         std::fs::read(self.root.join("blobs/sha256").join(digest.strip_prefix("sha256:")?)).ok()
     }
+}
+
+/// The lines of a request's head.
+fn read_head(reader: &mut impl BufRead) -> Vec<String> {
+    reader.lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect()
 }
 
 fn read_request(reader: &mut BufReader<Box<dyn Stream>>) -> Option<Request> {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::cli::Format;
 use crate::cli::image::{GenerateBuildArgs, ImageBuildArgs};
-use crate::cli::{Format, RegistryArgs};
 use crate::frontend::list::json;
 use crate::frontend::output::{fail, print};
 use crate::frontend::table::printable;
@@ -63,6 +63,9 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
         (Reference::Registry(_), _) | (Reference::Layout { .. } | Reference::Archive { .. }, None) => {}
         _ => return Err(format!("build {name}: write registry/repository:tag, oci:/directory:tag or oci-archive:/file:tag")),
     }
+    if args.registry.any() && !args.push {
+        return Err(format!("build {name}: credentials are for a registry; write --push, or leave them out"));
+    }
     let files = read(&args.files)?;
     let index = files.len() > 1 || files.iter().any(|file| file.placed);
     let inputs: Vec<Input> = files.into_iter().map(|file| file.input).collect();
@@ -70,7 +73,7 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
     let written = name.to_string();
     match (args.push, &name) {
         (true, Reference::Registry(at)) => {
-            super::push::push(paths, &RegistryArgs::default(), &parcel, at, None)?;
+            super::push::push(paths, &args.registry, &parcel, at, None)?;
         }
         (true, _) => return Err(format!("build {name}: only an image with a registry's name can be pushed")),
         (false, _) => deliver(paths, &parcel, &name, to.as_ref())?,

@@ -19,16 +19,24 @@ pub(super) fn registries(paths: &Paths, args: &RegistryArgs) -> Result<RegistryC
 
 /// What flags and environment say. Never called for a hook.
 fn person(args: &RegistryArgs) -> Result<Person, String> {
-    let login = args.registry_auth.as_deref().map(|text| {
-        Credential::from_base64(text).ok_or_else(|| "read --registry-auth: it is not user:password in base64".to_owned())
-    });
+    let login = match (&args.registry_auth, &args.creds) {
+        (Some(text), _) => {
+            let login = Credential::from_base64(text);
+            Some(login.ok_or_else(|| "read --registry-auth: it is not user:password in base64".to_owned())?)
+        }
+        (None, Some(text)) => {
+            let (user, password) = text.split_once(':').ok_or_else(|| "read --creds: it is not user:password".to_owned())?;
+            Some(Credential::Login { user: user.to_owned(), password: password.to_owned() })
+        }
+        (None, None) => None,
+    };
     let path = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let word = |name: &str| {
         let value = env::var_os(name).or_else(|| env::var_os(name.to_ascii_lowercase()));
         value.map(OsString::into_string).and_then(Result::ok).filter(|value| !value.is_empty())
     };
     Ok(Person {
-        login: login.transpose()?,
+        login,
         auth_file: args.authfile.clone().or_else(|| path("REGISTRY_AUTH_FILE")),
         runtime_directory: path("XDG_RUNTIME_DIR"),
         uid: std::fs::metadata("/proc/self").map_or(0, |about| about.uid()),

@@ -18,6 +18,8 @@ use super::text::Exposition;
 const CLIENTS: usize = 8;
 /// How long a request may take to come, and its answer to go.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes that are written at once.
+const PIECE: usize = 16 << 10;
 /// Bytes of a request.
 const REQUEST_MAX: usize = 8 << 10;
 
@@ -202,7 +204,22 @@ fn answer(stream: &mut impl Stream, status: &str, kind: &str, body: &str, with_b
     if with_body {
         text.push_str(body);
     }
-    stream.write_all(text.as_bytes())?;
+    // A deadline for all of it: a limit for each write would begin anew with every byte that a slow reader takes.
+    let (end, mut rest) = (Instant::now() + PATIENCE, text.as_bytes());
+    while !rest.is_empty() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.limit(PATIENCE, left)?;
+        // One write of everything would wait in the kernel, time and again.
+        match stream.write(&rest[..rest.len().min(PIECE)]) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
     stream.end();
     Ok(())
 }
@@ -287,5 +304,24 @@ mod tests {
         }
         assert!(answered, "silent clients kept their places");
         drop(silent);
+    }
+
+    #[test]
+    fn a_slow_reader_does_not_keep_its_place() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let page = "x".repeat(64 << 20);
+        let began = Instant::now();
+        let reader = thread::spawn(move || {
+            // More often than any limit for one write.
+            let mut some = [0; 64 << 10];
+            while matches!(theirs.read(&mut some), Ok(1..)) {
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let error = answer(&mut ours, "200 OK", "text/plain", &page, true).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock), "{error}");
+        assert!(began.elapsed() < 3 * PATIENCE);
+        drop(ours);
+        reader.join().unwrap();
     }
 }

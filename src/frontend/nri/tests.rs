@@ -181,9 +181,9 @@ fn be_the_plugin() {
         let stream = UnixStream::connect(std::env::var_os(SOCKET).unwrap()).await.unwrap();
         serve(&shared, stream).await;
         let found = || FOUND.lock().unwrap().iter().filter(|id| id.starts_with("container-")).count();
-        let begun = Instant::now();
-        // They are dealt with beside the connection.
-        while found() < 100 && begun.elapsed() < Duration::from_secs(20) {
+        // What is done beside the handlers may come after the connection's end.
+        let end = Instant::now() + Duration::from_secs(20);
+        while found() < 100 && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(found(), 100);
@@ -266,5 +266,5 @@ fn ten_thousand_containers_come_in_pieces() {
     let gone = Instant::now();
     assert!(process.wait().unwrap().success());
     // It would connect again now, and until then containers are missed.
-    assert!(gone.elapsed() < Duration::from_secs(8), "{:?}", gone.elapsed());
+    assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
 }

@@ -74,6 +74,8 @@ pub async fn ask<H: Send + 'static>(
         .first()
         .ok_or_else(|| SysError::Message { what: "the answer", problem: "it has no memory file".to_owned() })?;
     let bytes = read_sealed(memory, "the answer", ANSWER_MAX)?;
+    // Without a receipt it takes back what it did. One that is gone already has nothing to take back.
+    let _ = child.socket().send(b"taken", &[]);
     running.child = None;
     Ok(bytes)
 }

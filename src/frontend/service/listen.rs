@@ -3,7 +3,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -131,12 +131,8 @@ impl Sockets {
         let new = beside(path, "new");
         fsutil::unlink_if_present(&new)?;
         let listener = UnixListener::bind(&new).map_err(failed("make the socket", &new))?;
-        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(MODE)).map_err(failed("set the mode of", &new))?;
-        if let Some(gid) = accounts::gid_of(GROUP) {
-            chown(&new, None, Some(gid)).map_err(failed("give to its group", &new))?;
-        }
+        let inode = fsutil::adopt_socket(&new, MODE, accounts::gid_of(GROUP))?;
         listener.set_nonblocking(true).map_err(failed("set up", &new))?;
-        let inode = std::fs::symlink_metadata(&new).map_err(failed("look at", &new))?.ino();
         std::fs::rename(&new, path).map_err(failed("put into place", path))?;
         let own = OwnSocket { path: path.to_owned(), inode, _lock: lock };
         Ok(Self { listeners: vec![Listener::Unix(listener)], _own: Some(own) })
@@ -151,6 +147,8 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::lifecycle::error::chain;
 

@@ -33,6 +33,8 @@ pub(crate) struct Boarding<'a> {
     pub policy: PolicyId,
     /// When to give up.
     pub deadline: Instant,
+    /// True for a person, whose credentials and files are their own, and so are the reasons that lie in them.
+    pub person: bool,
 }
 
 /// Why a fetch brought nothing, for those who wait for it.
@@ -74,7 +76,10 @@ impl Cache {
                 },
             };
             let landed = !is_at(&file, &path);
-            if waited && let Some(note) = read_note(&file).filter(|note| note.policy == boarding.policy) {
+            if waited
+                && !boarding.person
+                && let Some(note) = read_note(&file).filter(|note| note.policy == boarding.policy)
+            {
                 return Err(ImageError::Shared { image: boarding.image.to_owned(), reason: note.reason });
             }
             if (waited || landed)
@@ -92,6 +97,7 @@ impl Cache {
             }
             let result = fetch();
             if let Err(err) = &result
+                && !boarding.person
                 && is_for_others(err)
             {
                 write_note(&file, &Note { policy: boarding.policy, reason: crate::image::fetch::chain(err) });
@@ -119,7 +125,8 @@ impl Cache {
 fn is_for_others(err: &ImageError) -> bool {
     !matches!(
         err,
-        ImageError::Timeout { .. }
+        ImageError::Access { .. }
+            | ImageError::Timeout { .. }
             | ImageError::Child { .. }
             | ImageError::Cache { .. }
             | ImageError::HostPath { .. }
@@ -174,7 +181,7 @@ mod tests {
     }
 
     fn boarding(image: &str, patience: Duration) -> Boarding<'_> {
-        Boarding { image, policy: PolicyId(Digest::from_bytes([1; 32])), deadline: Instant::now() + patience }
+        Boarding { image, policy: PolicyId(Digest::from_bytes([1; 32])), deadline: Instant::now() + patience, person: false }
     }
 
     const LONG: Duration = Duration::from_secs(20);
@@ -258,6 +265,31 @@ mod tests {
                 });
                 go.wait();
                 assert_eq!(waiter.join().unwrap().unwrap(), 3);
+            });
+        }
+    }
+
+    /// A private repository is "not found" to whoever has no credentials for it.
+    #[test]
+    fn a_persons_reasons_are_told_to_nobody_and_nobodys_to_a_person() {
+        for leads in [true, false] {
+            let (_dir, cache) = cache();
+            let go = Barrier::new(2);
+            let begun = Barrier::new(2);
+            let boards = |person| Boarding { person, ..boarding("a/b:c", LONG) };
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let fetch = || {
+                        begun.wait();
+                        go.wait();
+                        Err::<u32, _>(ImageError::NotFound { image: "a/b:c".into() })
+                    };
+                    cache.fly(boards(leads), || Ok(None), fetch).unwrap_err()
+                });
+                begun.wait();
+                let waiter = scope.spawn(|| cache.fly(boards(!leads), || Ok(None), || Ok(3)));
+                go.wait();
+                assert_eq!(waiter.join().unwrap().unwrap(), 3, "{leads}");
             });
         }
     }

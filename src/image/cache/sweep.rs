@@ -119,6 +119,24 @@ impl Cache {
         Ok(())
     }
 
+    /// Removes what no image has, once blobs take more than images may: what was kept of fetches that came to nothing. Asked before
+    /// a fetch, so that no registry fills the disk by never sending an image to its end.
+    pub(crate) fn clear_leftovers(&self) -> Result<(), CacheError> {
+        self.clear_leftovers_above(LIMIT + LIMIT / 4)
+    }
+
+    fn clear_leftovers_above(&self, limit: u64) -> Result<(), CacheError> {
+        let blobs = self.path.join("blobs/sha256");
+        // A cache that is not there yet has none.
+        let names = names_in(&blobs).unwrap_or_default();
+        let sizes = names.iter().filter_map(|name| std::fs::symlink_metadata(blobs.join(name)).ok());
+        if sizes.map(|metadata| metadata.len()).sum::<u64>() > limit {
+            let swept = self.sweep(&Which::Dangling, &BTreeSet::new(), false)?;
+            tracing::info!(blobs = swept.blobs, bytes = swept.bytes, "removed what was left of fetches that came to nothing");
+        }
+        Ok(())
+    }
+
     /// [`Cache::bound`] with the limit that everybody has.
     pub(super) fn bound_all(&self, reader: &Reader<'_>, new: &Digest) -> Result<(), CacheError> {
         self.bound(reader, new, LIMIT)
@@ -171,6 +189,21 @@ mod tests {
         let gone = cache.sweep(&Which::References(BTreeSet::from(["a/b:1".to_owned()])), &BTreeSet::new(), false).unwrap();
         assert_eq!((gone.references.len(), gone.blobs), (1, 1));
         assert!(references(&cache).is_empty());
+    }
+
+    #[test]
+    fn what_is_left_of_fetches_that_came_to_nothing_goes_when_there_is_much_of_it() {
+        let (_dir, cache) = cache();
+        cache.clear_leftovers_above(0).unwrap();
+        image(&cache, "a/b:1", &[1; 400]);
+        for n in 2..5 {
+            cache.keep(&[n; 400]).unwrap();
+        }
+        let blobs = || names_in(&cache.path.join("blobs/sha256")).unwrap().len();
+        cache.clear_leftovers_above(1600).unwrap();
+        assert_eq!(blobs(), 4);
+        cache.clear_leftovers_above(1599).unwrap();
+        assert_eq!((blobs(), references(&cache)), (1, vec!["a/b:1".to_owned()]));
     }
 
     #[test]

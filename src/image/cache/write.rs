@@ -1,4 +1,7 @@
 //! Writing to the cache: under one lock, each file at once or not at all, blobs before what names them.
+//!
+//! Nothing waits for the disk, which would cost more than the whole fetch: what a crash of the machine leaves of a file does not parse or
+//! has another digest, and is a miss. Who fetches in order to keep it waits once, at the end.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,7 +16,7 @@ use crate::image::manifest::REF_NAME;
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
 use crate::sys::SysError;
-use crate::sys::fsutil::{FileLock, ensure_directory, write_atomically};
+use crate::sys::fsutil::{FileLock, bring_to_disk, ensure_directory, write_whole};
 
 /// How long a process waits for another one that writes.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -85,6 +88,18 @@ impl Cache {
         })
     }
 
+    /// Waits until a reference and the image that it stands for are on the disk.
+    pub(crate) fn settle(&self, reference: &str, digest: &Digest) -> Result<(), CacheError> {
+        let Some(reader) = self.reader()? else { return Ok(()) };
+        let mut paths = vec![self.pointer_path(reference), self.record_path(digest), self.path.join("index.json")];
+        if let Some(record) = reader.record(digest)? {
+            let blobs = record.blobs.iter().chain(record.evidence.iter().map(|evidence| &evidence.blob));
+            paths.extend(blobs.map(|blob| self.blob_path(blob)));
+        }
+        paths.extend(["refs", "images", "blobs/sha256", ""].map(|name| self.path.join(name)));
+        bring_to_disk(&paths).map_err(|source| self.failed(source))
+    }
+
     /// Removes a reference, and what no other reference needs. False: it was not there.
     pub fn remove(&self, reference: &str) -> Result<bool, CacheError> {
         let swept = self.sweep(&Which::References(BTreeSet::from([reference.to_owned()])), &BTreeSet::new(), false)?;
@@ -112,14 +127,14 @@ impl Cache {
     fn write_blob(&self, reader: &Reader<'_>, bytes: &[u8]) -> Result<Digest, CacheError> {
         let digest = hash(bytes);
         if !matches!(reader.blob(&digest)?, Blob::Whole(_)) {
-            write_atomically(&self.blob_path(&digest), bytes, 0o600).map_err(|source| self.failed(source))?;
+            write_whole(&self.blob_path(&digest), bytes, 0o600).map_err(|source| self.failed(source))?;
         }
         Ok(digest)
     }
 
     fn write_json(&self, path: &Path, value: &impl serde::Serialize) -> Result<(), CacheError> {
         let text = serde_json::to_vec(value).expect("records are strings, numbers and lists");
-        write_atomically(path, &text, 0o600).map_err(|source| self.failed(source))
+        write_whole(path, &text, 0o600).map_err(|source| self.failed(source))
     }
 
     /// index.json and oci-layout, by which other tools read the cache. We do not.

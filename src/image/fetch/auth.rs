@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::image::error::RemoteError;
 use crate::image::fetch::bounds;
-use crate::image::fetch::http::{Client, MAX_SMALL};
+use crate::image::fetch::http::{Client, MAX_SMALL, SILENCE};
 use crate::model::credentials::Credential;
 use crate::model::registries::is_loopback;
 
@@ -143,7 +143,11 @@ impl Client {
                 }
             }
         };
-        let response = request.send().await.map_err(|err| self.failed(what, err))?;
+        // A refresh token in a form would go along to wherever a redirect leads.
+        let response = match &self.credential {
+            Some(Credential::Identity(_)) => self.within(SILENCE, what, request.send()).await?,
+            _ => self.follow(request, true, what).await?,
+        };
         match response.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.credentials(what)),

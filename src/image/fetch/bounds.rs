@@ -2,20 +2,17 @@
 
 use std::net::IpAddr;
 
-use reqwest::{Url, redirect};
+use reqwest::header::LOCATION;
+use reqwest::{Response, StatusCode, Url};
 
-use crate::model::registries::is_loopback;
+pub(crate) const MAX_REDIRECTS: usize = 5;
 
-const MAX_REDIRECTS: usize = 5;
-
-/// Why a redirect was not followed; found again in the chain of causes.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Where we are sent to and do not go.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// From https to http.
-    #[error("it redirects to {0} by plain http")]
     Downgrade(String),
     /// To an address of this machine or its link.
-    #[error("it redirects to {0}, an address of this machine or its link")]
     Inward(String),
 }
 
@@ -31,18 +28,18 @@ pub(crate) fn check(url: &Url, plain: bool, from_loopback: bool) -> Result<(), R
     if !from_loopback && is_inward(&host) { Err(Refused::Inward(host)) } else { Ok(()) }
 }
 
-/// The redirects that are followed for a host.
-pub(crate) fn policy(plain: bool, host: &str) -> redirect::Policy {
-    let from_loopback = is_loopback(host);
-    redirect::Policy::custom(move |attempt| {
-        if attempt.previous().len() > MAX_REDIRECTS {
-            return attempt.error("it redirects too often");
-        }
-        match check(attempt.url(), plain, from_loopback) {
-            Ok(()) => attempt.follow(),
-            Err(refused) => attempt.error(refused),
-        }
-    })
+/// Where an answer sends us on to, if it does. A request that changes something stays what it is, or is not sent on. A user and password
+/// in the address are not ours to show.
+pub(crate) fn target(from: &Url, response: &Response, safe: bool) -> Option<Url> {
+    match response.status() {
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {}
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER if safe => {}
+        _ => return None,
+    }
+    let mut to = from.join(response.headers().get(LOCATION)?.to_str().ok()?).ok()?;
+    // Err: an address that cannot have any.
+    let _ = to.set_username("").and_then(|()| to.set_password(None));
+    Some(to)
 }
 
 /// Loopback, link-local (where clouds keep their metadata) and unspecified addresses, in either family.

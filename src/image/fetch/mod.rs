@@ -5,8 +5,11 @@
 
 mod auth;
 mod bounds;
+pub(crate) mod error;
+mod fault;
 mod http;
 pub(crate) mod protocol;
+mod read;
 mod upload;
 
 use std::os::fd::AsFd;
@@ -22,8 +25,8 @@ use crate::sys::child::{Limits, confine, parent_socket};
 use crate::sys::fsutil::{read_sealed, sealed_memfd};
 use crate::sys::sandbox;
 use crate::sys::sock::{Message, Socket};
+pub(crate) use fault::chain;
 use http::Client;
-pub(crate) use http::chain;
 use protocol::{Answer, Ask, MAX_MESSAGE, Put, Reply, Wanted};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -79,7 +82,7 @@ pub fn child() -> ExitCode {
 fn refuse(socket: &Socket, err: &SysError) -> Result<(), SysError> {
     // Read first: an end with something unread in its queue would reach the parent as a reset, before the answer.
     socket.recv("a question", MAX_MESSAGE, None)?;
-    let problem = http::chain(err);
+    let problem = chain(err);
     reply(socket, 0, Err(RemoteError::Unconfined { problem }))
 }
 

@@ -39,7 +39,7 @@ impl Client {
         // The token is for the registry alone; a store elsewhere has its own in the address.
         let response = match ours {
             true => self.ask(request, &what).await?,
-            false => request.send().await.map_err(|err| self.failed(&what, err))?,
+            false => self.follow(request, false, &what).await?,
         };
         match response.status() {
             StatusCode::CREATED => Ok(Put::default()),

@@ -37,8 +37,8 @@ pub struct RegistryConfig {
     pub person: Option<Person>,
 }
 
-/// `[proxy]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// `[proxy]`. `Debug` does not show the URL, which may hold a password.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Proxy {
     /// `http://[user:password@]host:port`
@@ -46,6 +46,12 @@ pub struct Proxy {
     /// Hosts, domains and networks that are asked without it. Loopback addresses always are.
     #[serde(default)]
     pub no_proxy: Vec<String>,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy").field("no_proxy", &self.no_proxy).finish_non_exhaustive()
+    }
 }
 
 /// One `[[registry]]`.
@@ -184,6 +190,13 @@ impl RegistryConfig {
     /// configured at all.
     pub fn plain_http(&self, host: &str) -> bool {
         self.get(host).map_or_else(|| is_loopback(host), |registry| registry.http)
+    }
+
+    /// True where the proxy's URL has a password.
+    pub fn holds_a_secret(&self) -> bool {
+        let authority = self.proxy.as_ref().and_then(|proxy| proxy.url.split("://").nth(1)?.split(['/', '?', '#']).next());
+        let user = authority.and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
+        user.is_some_and(|user| user.contains(':'))
     }
 
     /// The hosts that are named.

@@ -13,8 +13,8 @@ use v1::attach_info::Info;
 use v1::bpfman_client::BpfmanClient;
 use v1::bytecode_location::Location;
 use v1::{
-    AttachInfo, AttachRequest, BpfmanProgramType, BytecodeImage, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo,
-    LoadRequest, PullBytecodeRequest, TracepointAttachInfo, UnloadRequest, XdpAttachInfo,
+    AttachInfo, AttachRequest, BpfmanProgramType, BytecodeImage, BytecodeLocation, DetachRequest, GetRequest, ListRequest,
+    LoadInfo, LoadRequest, PullBytecodeRequest, TracepointAttachInfo, UnloadRequest, XdpAttachInfo,
 };
 
 /// As the crate bpfman-api carries it.
@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let [socket, object, netns, layout] = arguments.as_slice() else { return Err("four arguments".into()) };
     // The way of bpfman's own tools: the address is of no account.
     let path = socket.clone();
-    let channel = Endpoint::try_from("unix:/")?
+    let channel = Endpoint::try_from("http://[::]:50051")?
         .connect_with_connector(service_fn(move |_: Uri| UnixStream::connect(path.clone())))
         .await?;
     let mut client = BpfmanClient::new(channel);
@@ -65,7 +65,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let attach = |id, info| AttachRequest { id, attach: Some(AttachInfo { info: Some(info) }) };
     let link_id = client.attach(attach(id, Info::XdpAttachInfo(xdp.clone()))).await?.into_inner().link_id;
     println!("Attach: link {link_id}");
-    let other = Info::TracepointAttachInfo(TracepointAttachInfo { tracepoint: "sched/sched_switch".to_owned(), metadata: HashMap::new() });
+    let other = Info::TracepointAttachInfo(TracepointAttachInfo {
+        tracepoint: "sched/sched_switch".to_owned(),
+        metadata: HashMap::new(),
+    });
     let refused = client.attach(attach(id, other)).await.expect_err("an XDP program at a tracepoint");
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
 
@@ -81,7 +84,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listed = client.list(filter("7d8e")).await?.into_inner().results;
     assert_eq!(listed.iter().map(|one| one.kernel_info.as_ref().map_or(0, |kernel| kernel.id)).collect::<Vec<_>>(), [id]);
     assert!(client.list(filter("none")).await?.into_inner().results.is_empty());
-    let all = client.list(ListRequest { program_type: None, bpfman_programs_only: None, match_metadata: HashMap::new() }).await?;
+    let all =
+        client.list(ListRequest { program_type: None, bpfman_programs_only: None, match_metadata: HashMap::new() }).await?;
     assert!(all.into_inner().results.iter().any(|one| one.kernel_info.as_ref().is_some_and(|kernel| kernel.id == id)));
     println!("List: program {id}");
 
