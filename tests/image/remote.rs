@@ -63,7 +63,7 @@ fn in_steps(store: &str, steps: &[&[&str]]) -> Registry {
         let mut here = here.lock().unwrap();
         here[step] += 1;
         arrived.notify_all();
-        let all = arrived.wait_timeout_while(here, Duration::from_secs(5), |here| here[step] < steps[step].len());
+        let all = arrived.wait_timeout_while(here, Duration::from_secs(15), |here| here[step] < steps[step].len());
         if all.unwrap().1.timed_out() { Reply::Status(500) } else { Reply::Normal }
     };
     Registry::start(&data(store), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() })

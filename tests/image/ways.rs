@@ -266,7 +266,7 @@ fn silence_at_any_step_ends_at_the_deadline_and_decides_nothing() {
             assert!(matches!(err, ImageError::Timeout { .. }), "{told}");
             assert!(text.contains(&registry.host()) && text.contains("pull it beforehand"), "{told}");
             let waited = start.elapsed();
-            assert!(waited >= Duration::from_millis(900) && waited < Duration::from_secs(5), "{told}: {waited:?}");
+            assert!(waited >= Duration::from_millis(900) && waited < Duration::from_secs(7), "{told}: {waited:?}");
             assert!(world.images.cache().images().unwrap().is_empty(), "{told}");
         }
     }
