@@ -13,6 +13,7 @@ use bpfman_hook::frontend::service::wire::{
 use tonic::Code;
 
 use crate::support::netns::Netns;
+use crate::support::process::{PATIENCE, eventually};
 use crate::world::{Client, World, client, run};
 
 const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bpf/counter.bpf.o");

@@ -206,6 +206,13 @@ mod tests {
         begun.wait();
     }
 
+    /// How many files of flights this process has open.
+    fn opened(cache: &Cache) -> usize {
+        let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+        let targets = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+        targets.filter(|target| target.starts_with(cache.path.join("flights"))).count()
+    }
+
     #[test]
     fn those_who_wait_get_the_result_or_the_reason() {
         for fails in [false, true] {
@@ -229,7 +236,12 @@ mod tests {
                         })
                     })
                     .collect();
-                // They are in line when nobody else can have the lock: a fourth one is turned away.
+                // They are in line when they have the file open, and a fourth one that tries for a while is turned away.
+                let deadline = Instant::now() + LONG;
+                while opened(&cache) < 4 {
+                    assert!(Instant::now() < deadline, "{} of the leader and three others", opened(&cache));
+                    std::thread::yield_now();
+                }
                 let late = cache.fly(boarding("a/b:c", Duration::from_millis(200)), || Ok(Some(2)), || Ok(3));
                 assert!(matches!(late, Err(ImageError::InFlight { .. })), "{late:?}");
                 go.wait();
