@@ -52,6 +52,8 @@ fn the_strict_handler_needs_no_plugin_and_starts_nothing_without_us(node: &mut N
     let error = pod.add(&ContainerSpec::new("main")).unwrap_err();
     assert!(error.contains("/usr/local/bin/bpfman-hook"), "{error}");
     pod.remove().unwrap();
+    // Without a plugin nobody tells that a pod is gone: what is the pod's goes with the next that looks.
+    node.world.lab.ours(&["gc"]);
     node.world.lab.expect_links(0, "every pod is gone");
 }
 
