@@ -75,7 +75,7 @@ fn an_image_is_built_shown_carried_and_removed() {
     let table = world.good("inspect oci:layout:v1");
     assert!(table.contains("labels      agree with the object") && table.contains("XDP links"), "{table}");
 
-    let exported = world.good("export ghcr.io/acme/pass:v1 out.tar");
+    let exported = world.good("export ghcr.io/acme/pass:v1 oci-archive:out.tar");
     assert!(exported.starts_with(&digest) && exported.contains("no signature goes with it"), "{exported}");
     let gone = world.json("rm ghcr.io/acme/pass:v1");
     assert_eq!(gone["references"], serde_json::json!(["ghcr.io/acme/pass:v1"]));

@@ -180,7 +180,8 @@ pub struct ImageExportArgs {
     /// An image of the cache, oci:/dir[:tag] or oci-archive:/file[:tag]
     #[arg(value_name = "REF")]
     pub reference: String,
-    /// An OCI archive, written anew
+    /// An OCI archive, written anew; with or without `oci-archive:` before it
+    #[arg(value_parser = archive)]
     pub file: PathBuf,
     /// What it is called in the file, for REFs without a registry's name
     #[arg(long, value_name = "NAME")]
@@ -193,7 +194,8 @@ pub struct ImageExportArgs {
 /// `image import`.
 #[derive(Debug, Clone, Args)]
 pub struct ImageImportArgs {
-    /// An OCI archive, as `image export`, skopeo and podman write it
+    /// An OCI archive, as `image export`, skopeo and podman write it; with or without `oci-archive:` before it
+    #[arg(value_parser = archive)]
     pub file: PathBuf,
     /// What its image is to be called, where the file has one and no name for it
     #[arg(value_name = "REF")]
@@ -204,4 +206,12 @@ pub struct ImageImportArgs {
     /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
+}
+
+/// The path of an archive, also where it is written as other commands take it.
+fn archive(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("oci-archive:").unwrap_or(text) {
+        "" => Err("it names no file".to_owned()),
+        path => Ok(path.into()),
+    }
 }
