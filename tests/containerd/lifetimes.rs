@@ -9,13 +9,14 @@ use crate::node::Node;
 use crate::pod::{ContainerSpec, PodSpec};
 use crate::pods::{assert_counts, counted_pod};
 use crate::support::kernel;
-use crate::support::process::eventually;
+use crate::support::process::{PATIENCE, eventually};
 
 crate::cases![
     the_pods_program_outlives_a_restart_in_place,
     what_names_a_container_goes_with_it,
     a_missed_container_is_killed_where_policy_says_so,
     a_plugin_that_is_killed_leaves_hooks_that_work,
+    a_plugin_that_is_killed_while_it_is_asked_is_noticed,
     a_pod_goes_on_while_the_plugin_is_replaced,
     containerd_restarts_under_a_pod,
     a_hung_plugin_is_noticed,
@@ -102,6 +103,24 @@ pub fn containerd_restarts_under_a_pod(node: &mut Node) {
     node.world.lab.expect_links(1, "the first pod has its program");
     pod.remove().unwrap();
     node.world.lab.expect_links_soon(0, "the pod is gone");
+}
+
+fn a_plugin_that_is_killed_while_it_is_asked_is_noticed(node: &mut Node) {
+    let pod = counted_pod(node, "web").run(node).unwrap();
+    let missed = std::thread::scope(|scope| {
+        node.signal_plugin(Signal::STOP);
+        let beside = pod.beside(node);
+        let creation = scope.spawn(move || beside.create(&ContainerSpec::new("main")));
+        eventually("containerd to wait for the plugin's answer", PATIENCE, || node.has_question().then_some(()));
+        node.signal_plugin(Signal::KILL);
+        creation.join().unwrap().unwrap()
+    });
+    pod.start(&missed).unwrap();
+    assert!(pod.oci(&missed).get("hooks").is_none(), "NRI fails open");
+    node.restart_plugin(&[]);
+    assert_is_reported(node, &missed);
+    let second = pod.add(&ContainerSpec::new("second")).unwrap();
+    assert_counts(node, &pod, &second);
 }
 
 fn a_hung_plugin_is_noticed(node: &mut Node) {

@@ -223,6 +223,20 @@ impl Node {
         }
     }
 
+    /// Whether something lies in one of the plugin's sockets that it has not read yet; true where there is no plugin.
+    pub fn has_question(&self) -> bool {
+        let Some(plugin) = &self.plugin else { return true };
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", plugin.pid())).unwrap_or_else(|error| crate::harness!("{error}"));
+        let targets = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+        let sockets: Vec<_> = targets.filter_map(|to| Some(to.to_str()?.strip_prefix("socket:[")?.replace(']', ""))).collect();
+        // Netid, state, what is not read, what is not sent, local path, local inode.
+        let listed = tool(self.inside("ss").arg("-xH"));
+        listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
+            fields.get(2).is_some_and(|unread| *unread != "0")
+                && fields.get(5).is_some_and(|inode| sockets.iter().any(|socket| socket == inode))
+        })
+    }
+
     /// What the plugin has said so far.
     pub fn plugin_said(&self) -> String {
         self.plugin.as_ref().map(Running::stderr).unwrap_or_default()
