@@ -33,16 +33,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Releases whatever a stopped container owns. Every record of the id is looked at: one whose init or actor still
     /// lives stays, a failed one stays as an answer to "why did it not start".
     ///
-    /// An id without a record may be a pod's sandbox, where hooks run for all containers: then what pods own that are gone is
-    /// released, since nobody else may look for long.
-    ///
     /// # Errors
     /// Only where the store cannot be read or written; steps that fail are in the result.
     pub fn release_container(&self, id: &ContainerId) -> Result<Vec<(OwnerNo, Released)>, Cause> {
         let records = self.store.read::<_, StoreError>(|txn| txn.by_container(id))?;
-        if records.is_empty() {
-            return self.release_departed();
-        }
         let mut results = Vec::new();
         for record in records.iter().filter(|r| r.phase != Phase::Failed) {
             let result = match record.init {
@@ -50,23 +44,6 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 _ => self.release(record)?,
             };
             results.push((record.no, result));
-        }
-        Ok(results)
-    }
-
-    /// Releases what belongs to the networks of pods that are gone.
-    fn release_departed(&self) -> Result<Vec<(OwnerNo, Released)>, Cause> {
-        let pods = self.store.read::<_, StoreError>(|txn| {
-            let ready = txn.phases(Phase::Ready)?.into_iter();
-            // A record that does not decode is gc's business.
-            let records = ready.filter_map(|no| txn.get(no).ok().flatten());
-            Ok(records.filter(|record| matches!(record.owner, Owner::Netns { .. })).collect::<Vec<_>>())
-        })?;
-        let mut results = Vec::new();
-        for pod in &pods {
-            if self.is_dead(pod)?.is_some() {
-                results.push((pod.no, self.release(pod)?));
-            }
         }
         Ok(results)
     }
