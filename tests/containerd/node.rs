@@ -63,7 +63,9 @@ impl Node {
     pub fn bare(world: World, setup: Setup) -> Self {
         world.mount_bpffs();
         let dir = world.lab.path("node");
-        for part in ["run/nri", "etc", "opt", "local", "work/etc", "work/opt", "work/local", "bin", "cni", "logs", "nri"] {
+        for part in
+            ["run/nri", "etc", "opt", "local", "overlay/etc", "overlay/opt", "overlay/local", "bin", "cni", "logs", "nri"]
+        {
             fs::create_dir_all(dir.join(part)).unwrap_or_else(|e| harness!("create {part}: {e}"));
         }
         let packages = packages();
@@ -80,7 +82,7 @@ impl Node {
         let script = format!(
             "set -e; d={0}; mount --bind $d/run /run
              for part in etc opt:opt usr/local:local; do
-               mount -t overlay -o lowerdir=/${{part%:*}},upperdir=$d/${{part#*:}},workdir=$d/work/${{part#*:}} lab /${{part%:*}}
+               mount -t overlay -o lowerdir=/${{part%:*}},upperdir=$d/${{part#*:}},workdir=$d/overlay/${{part#*:}} lab /${{part%:*}}
              done
              mkdir -p /etc/containerd /usr/local/bin; ln -s $d/bin/* /usr/local/bin
              {hide}; ip link set lo up; echo ready; read end",
