@@ -1,0 +1,223 @@
+use super::*;
+
+fn targets(destdir: &Path, podman: bool, crio: bool) -> Targets {
+    Targets {
+        podman,
+        crio,
+        containerd: Default::default(),
+        service: Default::default(),
+        nri: Default::default(),
+        metrics: Default::default(),
+        policy: None,
+        prefix: "/usr/local".into(),
+        destdir: Some(destdir.to_owned()),
+        dry_run: false,
+        format: Default::default(),
+    }
+}
+
+fn act(targets: &Targets, act: fn(&Targets, &Place, &mut Work<'_>) -> Result<(), InstallError>) -> Steps {
+    let place = Place::of(targets, None);
+    let mut work = Work::new(&place, targets.dry_run);
+    act(targets, &place, &mut work).unwrap();
+    work.steps
+}
+
+/// Every file below a directory, as paths from it.
+fn files(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                todo.push(entry.path());
+            } else {
+                found.push(entry.path().strip_prefix(root).unwrap().to_string_lossy().into_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Completions and man pages, of which there are many.
+fn is_document(path: &str) -> bool {
+    ["share/man/", "share/bash-completion/", "share/zsh/", "share/fish/"].iter().any(|part| path.contains(part))
+}
+
+fn order(steps: &Steps) -> Vec<String> {
+    let name = |step: &Step| step.object.rsplit('/').next().unwrap().to_owned();
+    let steps = steps.0.iter().filter(|step| step.changed && !is_document(&step.object));
+    steps.map(|step| format!("{} {}", step.action, name(step))).collect()
+}
+
+#[test]
+fn the_binary_comes_first_and_goes_last() {
+    let root = tempfile::tempdir().unwrap();
+    let t = targets(root.path(), true, false);
+
+    let dry = act(&Targets { dry_run: true, ..t.clone() }, install);
+    assert_eq!(files(root.path()), Vec::<String>::new());
+    let done = act(&t, install);
+    assert_eq!(dry, done);
+    let written = [
+        "write bpfman-hook",
+        "write bpfman-hook.conf",
+        r"write run-bpfman\x2dhook-fs.mount",
+        "write 50-bpfman-hook-poststop.json",
+        "write 50-bpfman-hook-createRuntime.json",
+        "write 50-bpfman-hook-precreate.json",
+        "write 50-bpfman-hook.conf",
+    ];
+    assert_eq!(order(&done), written);
+    let (documents, others): (Vec<_>, Vec<_>) = files(root.path()).into_iter().partition(|file| is_document(file));
+    assert_eq!(others.len(), written.len());
+    assert!(documents.len() > 20 && documents.iter().any(|file| file.ends_with("bpfman-hook-gc.1")), "{documents:?}");
+    let mode = |path: &str| fs::metadata(root.path().join(path)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode("usr/local/bin/bpfman-hook"), 0o755);
+    assert_eq!(mode("usr/share/containers/oci/hooks.d/50-bpfman-hook-poststop.json"), 0o644);
+
+    let again = act(&t, install);
+    assert!(again.0.iter().all(|step| !step.changed), "{again}");
+
+    let gone = act(&t, uninstall);
+    assert_eq!(
+        order(&gone),
+        [
+            "remove 50-bpfman-hook.conf",
+            "remove 50-bpfman-hook-precreate.json",
+            "remove podman-hooks.d",
+            "remove bpfman-hook",
+            "remove 50-bpfman-hook-createRuntime.json",
+            "remove 50-bpfman-hook-poststop.json",
+            r"remove run-bpfman\x2dhook-fs.mount",
+            "remove bpfman-hook.conf",
+            "remove bpfman-hook",
+        ]
+    );
+    assert_eq!(files(root.path()), Vec::<String>::new());
+    assert!(act(&t, uninstall).0.iter().all(|step| !step.changed));
+}
+
+#[test]
+fn another_root_is_told_to_the_hook_and_has_no_units() {
+    let destdir = tempfile::tempdir().unwrap();
+    let t = targets(destdir.path(), true, false);
+    act(&t, install);
+    let units = files(destdir.path()).len();
+    let place = Place::of(&t, Some(Path::new("/srv/r")));
+    let mut work = Work::new(&place, false);
+    install(&t, &place, &mut work).unwrap();
+    let hook = fs::read_to_string(below(destdir.path(), &hook_files::path(Stage::Poststop))).unwrap();
+    assert!(hook.contains(r#""--engine", "podman", "--root", "/srv/r""#), "{hook}");
+    assert_eq!(files(destdir.path()).len(), units);
+    uninstall(&t, &place, &mut Work::new(&place, false)).unwrap();
+    assert_eq!(files(destdir.path()).len(), 2, "the units belong to the usual root");
+}
+
+#[test]
+fn the_service_alone_comes_and_goes_with_its_binary() {
+    let root = tempfile::tempdir().unwrap();
+    let t = Targets { service: crate::cli::service::ServiceTarget { service: true }, ..targets(root.path(), false, false) };
+    let written = [
+        "write bpfman-hook",
+        "write bpfman-hook.conf",
+        r"write run-bpfman\x2dhook-fs.mount",
+        "write bpfman-hook.service",
+        "write bpfman-hook.socket",
+    ];
+    assert_eq!(order(&act(&t, install)), written);
+    let alone = files(root.path());
+    // podman comes and goes, the units and the binary stay.
+    act(&targets(root.path(), true, false), install);
+    act(&targets(root.path(), true, false), uninstall);
+    assert_eq!(files(root.path()), alone);
+    act(&t, uninstall);
+    assert_eq!(files(root.path()), Vec::<String>::new());
+}
+
+#[test]
+fn the_plugins_unit_comes_and_goes_with_its_binary() {
+    let root = tempfile::tempdir().unwrap();
+    let t = Targets { nri: crate::cli::nri::NriTarget { nri: true }, ..targets(root.path(), false, false) };
+    let written = order(&act(&t, install));
+    assert_eq!(written.last().map(String::as_str), Some("write bpfman-hook-nri.service"));
+    assert_eq!(written.len(), 4, "no engine was named: {written:?}");
+    let alone = files(root.path());
+    act(&targets(root.path(), true, false), install);
+    act(&targets(root.path(), true, false), uninstall);
+    assert_eq!(files(root.path()), alone);
+    act(&t, uninstall);
+    assert_eq!(files(root.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_link_out_of_destdir_is_refused_and_one_within_followed() {
+    use std::os::unix::fs::symlink;
+    let root = tempfile::tempdir().unwrap();
+    let (host, outside) = (root.path().join("host"), root.path().join("outside"));
+    fs::create_dir_all(host.join("usr")).unwrap();
+    fs::create_dir_all(host.join("var/local")).unwrap();
+    fs::create_dir(&outside).unwrap();
+    let t = targets(&host, true, false);
+    let place = Place::of(&t, None);
+    symlink(&outside, host.join("usr/local")).unwrap();
+    let error = install(&t, &place, &mut Work::new(&place, false)).unwrap_err();
+    assert!(matches!(&error, InstallError::Outside { target, .. } if *target == outside.canonicalize().unwrap()), "{error}");
+    assert_eq!(files(&outside), Vec::<String>::new());
+    fs::remove_file(host.join("usr/local")).unwrap();
+    symlink("../var/local", host.join("usr/local")).unwrap();
+    act(&t, install);
+    assert!(host.join("var/local/bin/bpfman-hook").exists());
+    act(&t, uninstall);
+    assert_eq!(files(&host), ["usr/local"]);
+}
+
+#[test]
+fn pins_are_directories() {
+    let root = tempfile::tempdir().unwrap();
+    assert!(!has_owners(&root.path().join("none")) && !has_owners(root.path()));
+    fs::write(root.path().join("maps.debug"), "").unwrap();
+    assert!(!has_owners(root.path()));
+    fs::create_dir(root.path().join("owner_1")).unwrap();
+    assert!(has_owners(root.path()));
+}
+
+#[test]
+fn two_engines_share_the_hook_files() {
+    let root = tempfile::tempdir().unwrap();
+    let engines = || Place::of(&targets(root.path(), false, false), None).installed_for().0;
+    let precreate = root.path().join("usr/share/bpfman-hook/podman-hooks.d/50-bpfman-hook-precreate.json");
+
+    act(&targets(root.path(), false, true), install);
+    assert_eq!(engines(), [Engine::CriO].into());
+    assert!(!precreate.exists());
+    act(&targets(root.path(), true, false), install);
+    assert_eq!(engines(), [Engine::CriO, Engine::Podman].into());
+    assert!(precreate.exists());
+    act(&targets(root.path(), true, false), uninstall);
+    assert_eq!(engines(), [Engine::CriO].into());
+    assert!(!precreate.exists());
+    act(&targets(root.path(), false, false), uninstall);
+    assert_eq!(files(root.path()), Vec::<String>::new());
+}
+
+#[test]
+fn podmans_own_directories_stay_and_foreign_files_too() {
+    let root = tempfile::tempdir().unwrap();
+    let conf = root.path().join("etc/containers/containers.conf");
+    fs::create_dir_all(conf.parent().unwrap()).unwrap();
+    fs::write(&conf, "[engine]\nhooks_dir = [\"/srv/hooks\"]\n").unwrap();
+    let t = targets(root.path(), true, false);
+    act(&t, install);
+    act(&t, install);
+    let found = HooksDir::of(Engine::Podman, root.path(), &[]).unwrap();
+    assert_eq!(found.directories, [PathBuf::from("/srv/hooks"), PathBuf::from(PODMAN_HOOKS_DIR)]);
+
+    let foreign = below(root.path(), Path::new(PODMAN_HOOKS_DIR)).join("60-mine.json");
+    fs::write(&foreign, "{}").unwrap();
+    act(&t, uninstall);
+    assert!(foreign.exists() && conf.exists());
+    assert_eq!(files(root.path()).len(), 2);
+}
