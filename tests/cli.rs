@@ -333,6 +333,18 @@ fn policy_commands_tell_wrong_from_refused() {
     assert_one_line(&output);
     assert!(text(&output.stderr).contains("draft.toml"), "{output:?}");
 
+    // What a start would refuse about the other files is wrong too.
+    let etc = root.path().join("etc/bpfman-hook");
+    fs::create_dir_all(&etc).unwrap();
+    for directory in etc.ancestors().take(3) {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::write(etc.join("registries.toml"), "[[registry]]\nhost = 7\n").unwrap();
+    let output = run(&["policy", "check", "--root", path]);
+    assert_eq!(status(&output), 2, "{output:?}");
+    assert!(text(&output.stdout).contains("error       ") && text(&output.stdout).contains("registries.toml"), "{output:?}");
+    fs::remove_file(etc.join("registries.toml")).unwrap();
+
     let explain = |annotation: &str| run(&["policy", "explain", "-a", annotation, "--root", path]);
     assert_eq!(status(&explain("bpffs=private")), 0);
     let refused = explain("delegate=networking");

@@ -12,7 +12,7 @@ use bpfman_hook::model::delegation::Preset;
 use bpfman_hook::model::policy::{ContainerFacts, Engine, Policy};
 use bpfman_hook::paths::Paths;
 
-const KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n";
+const KEY: &str = include_str!("data/signatures/keys/cosign-v2.pub");
 
 struct Installation {
     _directory: tempfile::TempDir,
@@ -175,4 +175,56 @@ fn the_documented_requests_are_legal_and_every_key_is_documented() {
     for (_, word) in Preset::ALL {
         assert!(document.contains(&format!("| `{word}` |")), "{word} is not in docs/annotations.md");
     }
+}
+
+/// Public keys in PEM that a rule may name and that the verifier cannot use: made by `openssl ecparam -name secp521r1`, `openssl genrsa
+/// 1024`, `openssl genpkey -algorithm x25519`, and one that is no key.
+const UNUSABLE: [(&str, &str); 4] = [
+    ("p521", include_str!("data/signatures/openssl/p521.pub")),
+    ("rsa1024", include_str!("data/signatures/openssl/rsa1024.pub")),
+    ("x25519", include_str!("data/signatures/openssl/x25519.pub")),
+    ("junk", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"),
+];
+
+#[test]
+fn a_key_that_a_start_would_refuse_is_named_beforehand() {
+    for (name, pem) in UNUSABLE {
+        // Among the keys of the built-in rule, beside one that is good, and named by a rule.
+        let host = Installation::new();
+        host.write("keys/good.pub", KEY);
+        host.write("keys/bad.pub", pem);
+        let problems = check(&host.paths, None).expect("legal").problems;
+        assert_eq!(problems.len(), 1, "{name}: {problems:?}");
+        assert!(problems[0].starts_with("key ") && problems[0].contains("keys/bad.pub cannot be used: "), "{problems:?}");
+        let rule = |key: &str| {
+            let key = host.paths.keys().join(key);
+            format!("[[image]]\nrepository = \"ghcr.io/a/*\"\nsigned-by = {{ key = \"{}\" }}\n", key.display())
+        };
+        host.write("policy.toml", &rule("good.pub"));
+        assert_eq!(check(&host.paths, None).expect("legal").problems, Vec::<String>::new(), "{name}: no rule names it");
+        host.write("policy.toml", &format!("{}{}", rule("bad.pub"), rule("bad.pub")));
+        let report = check(&host.paths, None).expect("legal");
+        assert_eq!(report.problems.len(), 1, "each file once: {report}");
+        assert!(report.to_string().contains("error       key "), "{report}");
+        // A draft is judged by the same keys.
+        let draft = host.paths.etc.join("draft");
+        fs::write(&draft, rule("bad.pub")).expect("write");
+        assert_eq!(check(&host.paths, Some(&draft)).expect("legal").problems.len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_trusted_root_that_a_start_would_refuse_is_named_beforehand() {
+    let host = Installation::new();
+    host.write("root.json", "{\"mediaType\": 7}");
+    let root = host.paths.etc.join("root.json");
+    host.write(
+        "policy.toml",
+        &format!(
+            "[[image]]\nrepository = \"ghcr.io/a/*\"\nsigned-by = {{ identity = \"a@b\", issuer = \"https://c\", trusted-root = \"{}\" }}\n",
+            root.display()
+        ),
+    );
+    let problems = check(&host.paths, None).expect("legal").problems;
+    assert!(matches!(problems.as_slice(), [one] if one.starts_with("trusted root ") && one.contains("cannot be used")), "{problems:?}");
 }

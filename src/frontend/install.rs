@@ -22,6 +22,7 @@ use crate::frontend::nri::unit;
 use crate::frontend::{documents, install_policy, metrics_files, service_files};
 use crate::frontend::{fail, print};
 use crate::lifecycle::error::chain;
+use crate::image::UnusableSigner;
 use crate::lifecycle::policy_files::PolicyFilesError;
 use crate::model::policy::Engine;
 use crate::paths::Paths;
@@ -79,6 +80,9 @@ pub enum InstallError {
         #[source]
         source: Box<PolicyFilesError>,
     },
+    /// A key or trusted root that was to be installed is of no use, so nothing of the policy is installed.
+    #[error("install the policy: {0}")]
+    Signer(UnusableSigner),
     /// containerd's part.
     #[error(transparent)]
     Containerd(#[from] ContainerdError),

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::frontend::install::{InstallError, Place, Work};
+use crate::image::{unusable_key, unusable_trusted_root};
 use crate::lifecycle::policy_files;
 use crate::paths::Paths;
 
@@ -22,6 +23,17 @@ pub(crate) fn install(directory: &Path, place: &Place, work: &mut Work<'_>) -> R
     for (name, _) in files.iter().filter(|(name, _)| name.ends_with(".toml")) {
         let path = directory.join(name);
         policy_files::load_draft(&path).map_err(|source| InstallError::Policy { path, source: Box::new(source) })?;
+    }
+    for (name, bytes) in &files {
+        let path = directory.join(name);
+        let problem = match name.rsplit_once('.') {
+            Some((_, "pub")) => unusable_key(&path, bytes),
+            Some((_, "json")) => unusable_trusted_root(&path, bytes),
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            return Err(InstallError::Signer(problem));
+        }
     }
     let paths = place.own_root().map_or_else(Paths::system, Paths::below);
     let mut wanted = BTreeMap::new();
@@ -127,19 +139,28 @@ mod tests {
             names
         };
         fs::write(given.join("acme.toml"), "[[image]]\nrepository = \"ghcr.io/acme/*\"\nunsigned = true\n").unwrap();
-        fs::write(given.join("acme.pub"), "a key").unwrap();
+        let key = include_bytes!("../../tests/data/signatures/keys/cosign-v2.pub");
+        fs::write(given.join("acme.pub"), key).unwrap();
         fs::write(given.join("notes.txt"), "ignored").unwrap();
         fs::create_dir(given.join("..data")).unwrap();
         assert!(act().unwrap().0.iter().all(|step| step.changed));
         assert!(act().unwrap().0.iter().all(|step| !step.changed));
         assert_eq!(listing(), ["10-node.toml", "60-installed-acme.toml"]);
-        assert_eq!(fs::read(etc.join("keys/acme.pub")).unwrap(), b"a key");
+        assert_eq!(fs::read(etc.join("keys/acme.pub")).unwrap(), key);
 
         fs::write(given.join("bad.toml"), "[[image]]\nrepository = 7\n").unwrap();
-        fs::write(given.join("acme.pub"), "another").unwrap();
+        fs::write(given.join("acme.pub"), include_bytes!("../../tests/data/signatures/keys/wrong.pub")).unwrap();
         let error = crate::lifecycle::error::chain(&act().unwrap_err());
         assert!(error.contains("bad.toml"), "{error}");
-        assert_eq!(fs::read(etc.join("keys/acme.pub")).unwrap(), b"a key", "nothing is written");
+        assert_eq!(fs::read(etc.join("keys/acme.pub")).unwrap(), key, "nothing is written");
+        fs::remove_file(given.join("bad.toml")).unwrap();
+        for (name, what) in [("bad.pub", "key"), ("bad.json", "trusted root")] {
+            fs::write(given.join(name), "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n").unwrap();
+            let error = act().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("install the policy: {what} ")) && error.contains(name), "{error}");
+            fs::remove_file(given.join(name)).unwrap();
+        }
+        assert_eq!(fs::read(etc.join("keys/acme.pub")).unwrap(), key, "nothing is written");
 
         fs::rename(given.join("acme.toml"), given.join("bad.toml")).unwrap();
         act().unwrap();

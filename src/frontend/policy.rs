@@ -10,8 +10,10 @@ use serde::Serialize;
 use crate::cli::{Format, PolicyCheckArgs, PolicyExplainArgs};
 use crate::frontend::list::json;
 use crate::frontend::{fail, print};
+use crate::image::{examine_registries, unusable_signers};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::{self, PolicyFilesError};
+use crate::lifecycle::registries_file;
 use crate::model::annotations::PREFIX;
 use crate::model::attach_point::Scope;
 use crate::model::explain::{ExplainedRule, Explanation};
@@ -29,6 +31,8 @@ pub struct CheckReport {
     pub containers: Vec<CheckedContainerRule>,
     /// Bounds for one container.
     pub limits: Limits,
+    /// What a start would refuse, one sentence each: keys and trusted roots that the verifier cannot use.
+    pub problems: Vec<String>,
     /// What is legal and yet hardly meant, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -53,19 +57,20 @@ pub struct CheckedContainerRule {
 /// # Errors
 /// What makes the policy refuse everything: exit code 2.
 pub fn check(paths: &Paths, draft: Option<&Path>) -> Result<CheckReport, PolicyFilesError> {
-    let (policy, id, keys) = match draft {
+    let (policy, id, signers, unread) = match draft {
         Some(path) => {
             let policy = policy_files::load_draft(path)?;
-            let problems = policy_files::key_problems(&policy, paths);
-            (policy, None, problems)
+            let (signers, unread) = policy_files::read_signers(&policy, paths);
+            (policy, None, signers, unread)
         }
         None => {
             let loaded = policy_files::load(paths)?;
-            (loaded.policy, Some(loaded.id.0.to_string()), Vec::new())
+            (loaded.policy, Some(loaded.id.0.to_string()), loaded.keys, Vec::new())
         }
     };
+    let problems = unusable_signers(&policy, &signers).iter().map(ToString::to_string).collect();
     let mut warnings = policy.warnings();
-    warnings.extend(keys.iter().map(|problem| chain(problem)));
+    warnings.extend(unread.iter().map(|problem| chain(problem)));
     if policy.built_in_images().is_some_and(|rule| rule.signed_by.is_empty()) && draft.is_none() {
         warnings.push(format!("no image is allowed: there are no image rules, and no keys in {}", paths.keys().display()));
     }
@@ -74,8 +79,17 @@ pub fn check(paths: &Paths, draft: Option<&Path>) -> Result<CheckReport, PolicyF
         images: policy.images.iter().map(ExplainedRule::of).collect(),
         containers: policy.containers.iter().map(CheckedContainerRule::of).collect(),
         limits: policy.limits,
+        problems,
         warnings,
     })
+}
+
+/// Why every request is refused by the files that say how registries are reached, if one of them is wrong.
+fn registry_problem(paths: &Paths) -> Option<String> {
+    match registries_file::load(paths) {
+        Err(error) => Some(chain(&error)),
+        Ok(config) => examine_registries(paths.root(), &config).err().map(|error| chain(&error)),
+    }
 }
 
 /// Explains what the installed policy would make of a request; keys of annotations may come without our prefix. None where no
@@ -94,13 +108,19 @@ pub fn explain(
     Ok(Explanation::of(&policy, facts, &annotations))
 }
 
-/// `policy check [FILE]`: exit status 2 where the policy refuses everything.
+/// `policy check [FILE]`: exit status 2 where a start would refuse something because of the files.
 pub fn run_check(paths: &Paths, args: &PolicyCheckArgs) -> ExitCode {
     match check(paths, args.file.as_deref()) {
-        Ok(report) => print(&match args.format.output {
-            Format::Table => report.to_string(),
-            Format::Json => json(&report),
-        }),
+        Ok(mut report) => {
+            if args.file.is_none() {
+                report.problems.extend(registry_problem(paths));
+            }
+            let printed = print(&match args.format.output {
+                Format::Table => report.to_string(),
+                Format::Json => json(&report),
+            });
+            if report.problems.is_empty() { printed } else { ExitCode::from(2) }
+        }
         Err(error) => refused(&error),
     }
 }
@@ -179,6 +199,9 @@ impl fmt::Display for CheckReport {
         writeln!(f, "limits      {} programs, {} bytes of maps", self.limits.programs, self.limits.map_memory)?;
         if let Some(id) = &self.id {
             writeln!(f, "id          {id}")?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "error       {problem}")?;
         }
         for warning in &self.warnings {
             writeln!(f, "warning     {warning}")?;

@@ -32,6 +32,15 @@ pub enum ImageError {
         /// The image.
         image: String,
     },
+    /// An archive of docker's format, which `podman save` writes by default.
+    #[error(
+        "read {image}: it is a docker archive, not an OCI archive; write it with `podman save --format oci-archive`, or convert it \
+         with `skopeo copy docker-archive:FILE oci-archive:FILE`"
+    )]
+    DockerArchive {
+        /// The archive.
+        image: String,
+    },
     /// A layout with several images, of which none was named.
     #[error("read {image}: the layout has several images, name one of them: {}", names.join(", "))]
     Ambiguous {

@@ -8,10 +8,11 @@ use crate::image::Want;
 use crate::image::error::ImageError;
 use crate::image::examine::{Examined, Worth};
 use crate::image::source::Found;
-use crate::image::verify::{Account, Identities, Judgement, Key, Signature, Signers};
+use crate::image::signers::signers_of;
+use crate::image::verify::{Account, Judgement, Signature, Signers};
 use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
-use crate::model::policy::{ImageRule, Signer};
+use crate::model::policy::ImageRule;
 
 /// The rules that can allow one image of one digest.
 #[derive(Debug)]
@@ -189,36 +190,6 @@ fn known(rule: &str, verdict: Verdict) -> Decision {
 fn verified(rule: &ImageRule, by: String, signature: &Signature, rejected: Vec<String>) -> Decision {
     let verdict = Verdict::Verified { by, layout: signature.layout().to_owned() };
     Decision { rule: rule.name.clone(), verdict, evidence: Some(signature.clone()), rejected, new: true }
-}
-
-/// Whom a rule names, with the files that were read with the policy.
-fn signers_of(rule: &ImageRule, want: &Want<'_>, image: &str) -> Result<Signers, ImageError> {
-    let mut signers = Signers::default();
-    for signer in &rule.signed_by {
-        let path = signer.file();
-        let bytes = want.keys.get(path).ok_or_else(|| "it was not read with the policy".to_owned());
-        match signer {
-            Signer::Key(_) => {
-                let key = bytes.and_then(|pem| Key::parse(path, pem));
-                let failed = |reason| ImageError::Key { image: image.to_owned(), path: path.to_owned(), reason };
-                signers.keys.push(key.map_err(failed)?);
-            }
-            Signer::Identity { identity, issuer, .. } => {
-                let failed = |reason| ImageError::Pattern { image: image.to_owned(), rule: rule.name.clone(), reason };
-                let (identity, issuer) = (identity.matcher().map_err(failed)?, issuer.matcher().map_err(failed)?);
-                if let Some(known) = signers.identities.iter_mut().find(|known| known.path() == path) {
-                    known.add(identity, issuer);
-                    continue;
-                }
-                let root = bytes.and_then(|json| Identities::parse(path, json));
-                let failed = |reason| ImageError::TrustedRoot { image: image.to_owned(), path: path.to_owned(), reason };
-                let mut root = root.map_err(failed)?;
-                root.add(identity, issuer);
-                signers.identities.push(root);
-            }
-        }
-    }
-    Ok(signers)
 }
 
 fn names<'a>(rules: impl Iterator<Item = &'a ImageRule>) -> String {

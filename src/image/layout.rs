@@ -12,6 +12,8 @@ use crate::image::source::Found;
 use crate::image::verify::Place;
 use crate::model::ids::Digest;
 
+/// What a docker archive has in the place of index.json.
+const DOCKER_MANIFEST: &str = "manifest.json";
 /// How many manifests of an index.json are opened in search of signatures.
 const MAX_SEARCHED: usize = 256;
 /// The annotation by which `cosign save` says what an entry is.
@@ -32,7 +34,12 @@ impl Layout {
         let image = image.to_owned();
         let index = match files.read("index.json", MAX_MANIFEST, &image)? {
             Got::Bytes(bytes) => bytes,
-            Got::Missing => return Err(ImageError::NotFound { image }),
+            Got::Missing => {
+                return Err(match files.read(DOCKER_MANIFEST, MAX_MANIFEST, &image)? {
+                    Got::Missing => ImageError::NotFound { image },
+                    Got::Bytes(_) | Got::TooLarge => ImageError::DockerArchive { image },
+                });
+            }
             Got::TooLarge => return Err(ImageError::TooLarge { image, part: "index.json", limit: MAX_MANIFEST }),
         };
         match Document::parse(&index) {

@@ -38,6 +38,7 @@ mod parcel;
 mod push;
 mod remote;
 mod search;
+mod signers;
 mod source;
 mod tally;
 mod verify;
@@ -58,6 +59,7 @@ pub use linux::LinuxImages;
 pub use parcel::{Paper, Parcel};
 pub use push::{Pushed, Target};
 pub use remote::Worker;
+pub use signers::{UnusableSigner, unusable_key, unusable_signers, unusable_trusted_root};
 pub use verify::{Check, Checked, Claimed, Kind, Logged, Outcome, Place};
 
 use crate::model::bytecode::{Bytecode, PullPolicy};

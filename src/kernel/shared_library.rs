@@ -10,7 +10,7 @@ use crate::sys::fsutil::{self, OpenAs};
 const MAX_CACHE: u64 = 16 << 20;
 /// Far more than any directory of libraries: some thousands.
 const MAX_ENTRIES: usize = 100_000;
-/// Where libraries are looked for without a cache, as on musl.
+/// Where libraries are looked for without a cache, as in a root with musl.
 const DIRECTORIES: [&str; 9] = [
     "/lib64",
     "/usr/lib64",
@@ -22,6 +22,9 @@ const DIRECTORIES: [&str; 9] = [
     "/lib/aarch64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
 ];
+
+/// musl's C library, a link to its loader (musl, Makefile, `LDSO_PATHNAME`; Alpine's package adds this name).
+const MUSL: &str = if cfg!(target_arch = "aarch64") { "libc.musl-aarch64.so.1" } else { "libc.musl-x86_64.so.1" };
 
 /// The path in `root` of a library: `libc` and `libc.so.6` name the same.
 pub(crate) fn find(root: BorrowedFd<'_>, name: &str) -> Option<PathBuf> {
@@ -75,8 +78,11 @@ fn in_directories(root: BorrowedFd<'_>, name: &str) -> Option<PathBuf> {
     })
 }
 
-/// True for the name itself, and for it without its version.
+/// True for the name itself, and for it without its version. musl's C library is `libc.musl-ARCH.so.1`, or the loader itself.
 fn is_called(file: &str, name: &str) -> bool {
+    if matches!(name, "libc" | "libc.so") && file == MUSL {
+        return true;
+    }
     let version = |rest: &str| rest.starts_with('.') && name.ends_with(".so");
     file.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest == ".so" || rest.starts_with(".so.") || version(rest))
 }
@@ -122,6 +128,17 @@ mod tests {
             ("libssl", None),
         ] {
             assert_eq!(look_up(&bytes, name), path.map(PathBuf::from), "{name}");
+        }
+        for (file, name, called) in [
+            (MUSL, "libc", true),
+            (MUSL, "libc.so", true),
+            (MUSL, "libc.so.6", false),
+            (MUSL, "libc.musl", true),
+            ("libc.musl-other.so.1", "libc", false),
+            ("libcap.so.2", "libc", false),
+            ("libc.so.6", "libc", true),
+        ] {
+            assert_eq!(is_called(file, name), called, "{file} {name}");
         }
         for length in 0..bytes.len() {
             let _ = look_up(&bytes[..length], "libc");

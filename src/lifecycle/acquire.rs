@@ -182,7 +182,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         // A token lends the verifier's trust of whoever loads with it: with one of these it lets programs read kernel memory.
         let can_have = Capability::ALL.into_iter().filter(|c| container.config.can_have(*c) != Allowed::No);
         admission.check_capabilities(can_have.map(Capability::name))?;
-        container.check_rights(request, admission.delegation.as_ref())?;
+        container.check_rights(request, admission.delegation.as_ref(), admission.grant)?;
         Ok((facts, plan))
     }
 

@@ -91,7 +91,7 @@ pub fn load(paths: &Paths) -> Result<LoadedPolicy, PolicyFilesError> {
     Ok(LoadedPolicy { policy, keys, id })
 }
 
-/// Parses one file that need not be installed, with the keys that it names as they are on this host.
+/// Parses one file that need not be installed.
 pub fn load_draft(path: &Path) -> Result<Policy, PolicyFilesError> {
     let bytes = std::fs::File::open(path)
         .and_then(|file| fsutil::read_capped(file, POLICY_MAX).map_err(io::Error::other))
@@ -100,14 +100,21 @@ pub fn load_draft(path: &Path) -> Result<Policy, PolicyFilesError> {
     Ok(Policy::parse(&[(path.to_owned(), text)])?)
 }
 
-/// What is wrong with the keys and trusted roots that a policy names, one error each.
-pub fn key_problems(policy: &Policy, paths: &Paths) -> Vec<PolicyFilesError> {
+/// The keys and trusted roots that a policy names, as they are on this host, and one error for each that cannot be read.
+pub fn read_signers(policy: &Policy, paths: &Paths) -> (BTreeMap<PathBuf, Vec<u8>>, Vec<PolicyFilesError>) {
     let root = paths.root();
     let trusted = match TrustedRoot::at(root) {
         Ok(trusted) => trusted,
-        Err(error) => return vec![PolicyFilesError::Trust(error)],
+        Err(error) => return (BTreeMap::new(), vec![PolicyFilesError::Trust(error)]),
     };
-    policy.trust_files().into_iter().filter_map(|path| read_key(policy, path, root, &trusted).err()).collect()
+    let (mut files, mut errors) = (BTreeMap::new(), Vec::new());
+    for path in policy.trust_files() {
+        match read_key(policy, path, root, &trusted) {
+            Ok(bytes) => drop(files.insert(path.to_owned(), bytes)),
+            Err(error) => errors.push(error),
+        }
+    }
+    (files, errors)
 }
 
 /// The files of a directory that end in `.extension`, in the order of their names; none where there is no directory. Names that begin
@@ -149,7 +156,8 @@ fn read_key(policy: &Policy, path: &Path, root: &Path, trusted: &TrustedRoot) ->
     Ok(bytes)
 }
 
-/// PEM of RFC 7468 with the label that `cosign.pub` has; whether the point is on its curve is the verifier's business.
+/// PEM of RFC 7468 with the label that `cosign.pub` has. A start does not parse keys whose verdict it has; `policy check`, `doctor` and
+/// `install --policy` ask the verifier ([`crate::image::unusable_signers`]).
 fn looks_like_a_public_key(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let body =
@@ -334,7 +342,7 @@ mod tests {
             assert_eq!(host.refusal(), refusal, "{bad:?}");
             let loaded = Policy::parse(&[(PathBuf::from("/p"), fs::read_to_string(host.paths.policy_file()).expect("read"))])
                 .expect("legal");
-            assert_eq!(key_problems(&loaded, &host.paths).len(), 1);
+            assert_eq!(read_signers(&loaded, &host.paths).1.len(), 1);
         }
         host.write("keys/k.pub", KEY.replace('\n', "\r\n"));
         mode(&key, 0o666);

@@ -131,8 +131,8 @@ impl Container {
     }
 
     /// Refuses a request whose container could not use what it asks for.
-    pub fn check_rights(&self, request: &Request, delegation: Option<&Delegation>) -> Result<(), MissingRights> {
-        Needs::of(delegation, !request.maps.is_empty()).check(&self.config, self.engine)
+    pub fn check_rights(&self, request: &Request, delegation: Option<&Delegation>, grant: bool) -> Result<(), MissingRights> {
+        Needs::of(delegation, !request.maps.is_empty()).check(&self.config, self.engine, grant)
     }
 
     /// True where the engine configures the network after createRuntime: podman with a user namespace, whose network
@@ -359,11 +359,11 @@ mod tests {
         };
         let xdp = Delegation { cmds: 1, maps: 4, progs: 1 << 6, attachs: 1 };
         let (userns, token) = with("runc-1.1.5_userns", &[("delegate", "networking")]);
-        assert_eq!(userns.check_rights(&token, Some(&xdp)), Ok(()));
+        assert_eq!(userns.check_rights(&token, Some(&xdp), false), Ok(()));
         assert_eq!((userns.late_network(), userns.foreign_cgroups()), (false, None));
 
         let (podman, token) = with("podman-4.3.1_userns", &[("delegate", "networking")]);
-        let missing = podman.check_rights(&token, Some(&xdp)).unwrap_err();
+        let missing = podman.check_rights(&token, Some(&xdp), false).unwrap_err();
         assert!(missing.to_string().starts_with("the container's seccomp profile refuses bpf(2): "), "{missing}");
         assert!(podman.late_network());
         assert_eq!((podman.facts(7).userns, podman.facts(7).runtime_user, podman.facts(7).engine), (true, 7, Engine::Podman));
@@ -371,10 +371,10 @@ mod tests {
         // Maps are read with bpf(2), and with no capability.
         let maps = [("image", "oci:/demo"), ("programs", "xdp:count"), ("maps", "packets")];
         let (default, request) = with("podman-4.3.1_default", &maps);
-        assert!(default.check_rights(&request, None).unwrap_err().to_string().starts_with("the container's seccomp profile"));
+        assert!(default.check_rights(&request, None, false).unwrap_err().to_string().starts_with("the container's seccomp profile"));
         assert!(!default.late_network() && !default.facts(0).userns);
         let (unconfined, request) = with("podman-4.3.1_unconfined", &maps);
-        assert_eq!(unconfined.check_rights(&request, None), Ok(()));
+        assert_eq!(unconfined.check_rights(&request, None, false), Ok(()));
 
         let hostnet = container("podman-4.3.1_hostnet");
         assert!(!hostnet.late_network());

@@ -64,12 +64,14 @@ impl Needs {
 
     /// Refuses a configuration that certainly lacks something. What it may lack (a rule on arguments, a file with
     /// capabilities) is not in it.
-    pub fn check(&self, config: &Config, engine: Engine) -> Result<(), MissingRights> {
+    ///
+    /// `grant` is whether policy has `grant = true` for the container: what is lacking all the same was not added by precreate.
+    pub fn check(&self, config: &Config, engine: Engine, grant: bool) -> Result<(), MissingRights> {
         let lacking = Self {
             capabilities: self.capabilities.iter().copied().filter(|c| config.can_have(*c) == Allowed::No).collect(),
             syscalls: self.syscalls.iter().copied().filter(|call| config.seccomp_allows(*call) == Allowed::No).collect(),
         };
-        if lacking.is_empty() { Ok(()) } else { Err(MissingRights { lacking, user: config.user.uid, engine }) }
+        if lacking.is_empty() { Ok(()) } else { Err(MissingRights { user: config.user.uid, engine, grant: Grant::of(config, &lacking, grant), lacking }) }
     }
 
     fn is_empty(&self) -> bool {
@@ -99,13 +101,37 @@ pub struct MissingRights {
     pub lacking: Needs,
     user: u32,
     engine: Engine,
+    grant: Grant,
+}
+
+/// Why precreate did not add what is lacking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grant {
+    /// Policy does not have `grant = true`.
+    NotAllowed,
+    /// Capabilities are added in a new user namespace only, see [`grant`].
+    NoNewUserNamespace,
+    /// Its hook file is not in a directory that podman reads, or it failed.
+    NotRun,
+}
+
+impl Grant {
+    fn of(config: &Config, lacking: &Needs, allowed: bool) -> Self {
+        match allowed {
+            false => Self::NotAllowed,
+            true if !lacking.capabilities.is_empty() && config.namespace(NamespaceKind::User) != NamespaceSource::New => {
+                Self::NoNewUserNamespace
+            }
+            true => Self::NotRun,
+        }
+    }
 }
 
 impl std::error::Error for MissingRights {}
 
 impl fmt::Display for MissingRights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lacking, user, engine } = self;
+        let Self { lacking, user, engine, grant } = self;
         let mut lacks = Vec::new();
         let mut remedies = Vec::new();
         if !lacking.capabilities.is_empty() {
@@ -126,7 +152,12 @@ impl fmt::Display for MissingRights {
             });
         }
         write!(f, "{}: {}", lacks.join(", and "), remedies.join(" and "))?;
-        if *engine == Engine::Podman { f.write_str(", or grant = true in the policy") } else { Ok(()) }
+        match grant {
+            _ if *engine != Engine::Podman => Ok(()),
+            Grant::NotAllowed => f.write_str(", or grant = true in the policy"),
+            Grant::NoNewUserNamespace => f.write_str("; grant = true is for a new user namespace (--userns=auto, --uidmap)"),
+            Grant::NotRun => f.write_str("; grant = true is set, but precreate did not run: bpfman-hook install --podman --check"),
+        }
     }
 }
 
@@ -279,7 +310,7 @@ mod tests {
     fn what_is_missing_has_a_remedy_for_its_engine() {
         let networking = Needs::of(Some(&progs(bits(&[6]))), false);
         let maps = Needs::of(None, true);
-        let says = |needs: &Needs, name: &str, engine| needs.check(&recorded(name).1, engine).map_err(|e| e.to_string());
+        let says = |needs: &Needs, name: &str, engine| needs.check(&recorded(name).1, engine, false).map_err(|e| e.to_string());
         assert_eq!(says(&networking, "runc-1.1.5_userns", Engine::Oci), Ok(()));
         assert_eq!(says(&maps, "runc-1.1.5_spec", Engine::Oci), Ok(()));
         for (needs, name, engine, sentence) in [
@@ -324,6 +355,20 @@ mod tests {
     }
 
     #[test]
+    fn a_grant_that_policy_has_is_not_the_remedy() {
+        let networking = Needs::of(Some(&progs(bits(&[6]))), false);
+        let maps = Needs::of(None, true);
+        for (needs, (_, config), end) in [
+            (&networking, recorded("podman-4.3.1_default"), "grant = true is for a new user namespace (--userns=auto, --uidmap)"),
+            (&networking, in_userns("podman-4.3.1_default"), "but precreate did not run: bpfman-hook install --podman --check"),
+            (&maps, recorded("podman-4.3.1_default"), "but precreate did not run: bpfman-hook install --podman --check"),
+        ] {
+            let sentence = needs.check(&config, Engine::Podman, true).unwrap_err().to_string();
+            assert!(sentence.ends_with(end) && sentence.len() < 310, "{sentence}");
+        }
+    }
+
+    #[test]
     fn a_grant_adds_what_is_missing_and_nothing_else() {
         let needs = Needs::of(Some(&progs(bits(&[5, 6]))), false);
         for name in [
@@ -339,7 +384,7 @@ mod tests {
             let mut after = before.clone();
             assert!(!grant(&mut after, &config, &needs).unwrap().is_empty(), "{name}");
             let granted = Config::parse(&after.to_string()).unwrap();
-            assert_eq!(needs.check(&granted, Engine::Podman), Ok(()), "{name}");
+            assert_eq!(needs.check(&granted, Engine::Podman, true), Ok(()), "{name}");
             assert!(needs.capabilities.iter().all(|c| granted.can_have(*c) == Allowed::Yes), "{name}");
             let mut again = after.clone();
             assert_eq!(grant(&mut again, &granted, &needs), Ok(Granted::default()), "{name}");

@@ -245,6 +245,15 @@ fn tags_of_layouts_mean_one_image_or_are_an_error() {
     assert!(matches!(world.error(&at(":v1")).0, ImageError::Ambiguous { .. }), "one name, two images");
     assert!(matches!(world.error(&format!("oci:{}", world.path("none").display())).0, ImageError::NotFound { .. }));
     assert!(matches!(world.error(&format!("oci-archive:{}", world.path("none").display())).0, ImageError::NotFound { .. }));
+    // What `podman save` and `docker save` write by default.
+    let docker = world.path("docker");
+    std::fs::create_dir(&docker).unwrap();
+    write(&docker.join("manifest.json"), b"[]");
+    tar_up(&docker, &world.path("docker.tar"));
+    for reference in [format!("oci:{}", docker.display()), format!("oci-archive:{}", world.path("docker.tar").display())] {
+        let (error, text) = world.error(&reference);
+        assert!(matches!(error, ImageError::DockerArchive { .. }) && text.contains("podman save --format oci-archive"), "{text}");
+    }
     for junk in ["", "[]", "{}", "junk", r#"{"manifests":[],"layers":[]}"#] {
         write(&path.join("index.json"), junk.as_bytes());
         assert!(matches!(world.error(&at(":v1")).0, ImageError::Malformed { .. } | ImageError::NotFound { .. }), "{junk}");

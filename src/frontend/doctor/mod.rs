@@ -68,6 +68,9 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
 /// The policy that a start of a container would load.
 fn policy(paths: &Paths) -> Finding {
     match policy::check(paths, None) {
+        Ok(report) if !report.problems.is_empty() => {
+            Finding::bad("policy", Status::Fail, report.problems.join("; "), "correct it, then `bpfman-hook policy check`")
+        }
         Ok(report) if report.warnings.is_empty() => {
             let rules = format!("{} image rules, {} container rules", report.images.len(), report.containers.len());
             Finding::ok("policy", format!("{rules}; id {}", report.id.unwrap_or_default()))

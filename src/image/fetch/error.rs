@@ -15,6 +15,17 @@ pub enum RemoteError {
         /// The whole chain of causes.
         problem: String,
     },
+    /// No registry listens at `localhost`, the name that podman gives to images of its own storage.
+    #[error(
+        "ask registry localhost for {what}: {problem}; podman's own images have that name and are in no registry: push the image to \
+         one, or write it with `podman save --format oci-archive` and use oci-archive:/FILE"
+    )]
+    LocalStorage {
+        /// What was asked for.
+        what: String,
+        /// The whole chain of causes.
+        problem: String,
+    },
     /// Nothing came for too long.
     #[error("ask registry {host} for {what}: it has not answered within {seconds} s")]
     Silent {

@@ -72,6 +72,9 @@ impl Client {
         if self.plain && problem.contains("invalid HTTP") {
             return RemoteError::WantsTls { host: host(), what: said };
         }
+        if connect && self.host == "localhost" {
+            return RemoteError::LocalStorage { what: said, problem };
+        }
         RemoteError::Network { host: host(), what: said, problem }
     }
 
