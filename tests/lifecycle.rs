@@ -430,6 +430,38 @@ fn containers_of_a_pod_share_its_network_programs() {
 }
 
 #[test]
+fn containers_of_a_pod_are_shown_the_maps_that_its_programs_write() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()), pause: None };
+    let member =
+        |id: &str, init, maps: &str| container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[("maps", maps)]);
+    create(&world, &host, &member("a", 501, "packets:rw"), &policy("")).expect("first");
+    create(&world, &host, &member("b", 502, "packets:rw"), &policy("")).expect("second joins");
+    let records = world.records();
+    let pod = records.iter().find(|r| matches!(r.owner, Owner::Netns { .. })).expect("the pod's record");
+    let ids: Vec<_> = records.iter().flat_map(|r| &r.maps).map(|map| map.id.expect("an id")).collect();
+    assert_eq!(ids, [pod.maps[0].id.expect("an id"); 3], "one map: {records:#?}");
+
+    // What one container writes cannot be read-only for another, whoever comes first.
+    let error = create(&world, &host, &member("c", 503, "packets:ro"), &policy("")).expect_err("a and b write it");
+    assert!(error.to_string().contains("container a of the pod is shown it as rw; ask for it in the same way in both"), "{error}");
+    for (init, id) in [(501, "a"), (502, "b")] {
+        host.end(init);
+        assert!(matches!(stop(&world, &host, id)[..], [Released::Gone]));
+    }
+    create(&world, &host, &member("d", 504, "packets:ro"), &policy("")).expect("the next pod");
+    let error = create(&world, &host, &member("e", 505, "packets:rw"), &policy("")).expect_err("it is frozen");
+    assert!(error.to_string().contains("container d of the pod is shown it as ro"), "{error}");
+    create(&world, &host, &member("f", 506, "packets:ro"), &policy("")).expect("the same as d");
+    for (init, id) in [(504, "d"), (506, "f")] {
+        host.end(init);
+        stop(&world, &host, id);
+    }
+    assert_eq!(world.residue("after the pod").len(), 2, "two refusals");
+}
+
+#[test]
 fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
     let pause = 400;
     // The sandbox has a process, or the interfaces alone tell that the pod lives.

@@ -225,6 +225,9 @@ impl Work<'_> {
             let info = bpf::map_info(map.as_fd()).map_err(failed)?;
             let differences = definition.shape.completed(self.page, self.cpus).differences(&info);
             if differences.is_empty() {
+                if self.frozen.contains(index) {
+                    freeze(definition.name, map.as_fd())?;
+                }
                 return Ok((*index, map));
             }
             Err(KernelError::OtherMap { map: definition.name.to_owned(), differences: differences.join(", ") })
@@ -258,7 +261,7 @@ impl Work<'_> {
             bpf::map_update(map.as_fd(), &0u32.to_ne_bytes(), image).map_err(failed("fill"))?;
         }
         if self.frozen.contains(&index) || definition.data.is_some() && map::is_read_only(definition.name) {
-            bpf::map_freeze(map.as_fd()).map_err(failed("freeze"))?;
+            freeze(definition.name, map.as_fd())?;
         }
         Ok(map)
     }
@@ -365,6 +368,15 @@ impl Work<'_> {
             _ => "the kernel refuses it without a reason",
         };
         KernelError::Refused { program: program.planned.function.clone(), why, source }
+    }
+}
+
+/// Takes from user space the right to write a map. EBUSY is what the kernel says of one that is frozen already, or that user space has
+/// mapped for writing (kernel/bpf/syscall.c, `map_freeze`), which nobody can who was not shown it for writing.
+fn freeze(name: &str, map: BorrowedFd<'_>) -> Result<(), KernelError> {
+    match bpf::map_freeze(map) {
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(source) => Err(KernelError::Map { doing: "freeze", map: name.to_owned(), source }),
     }
 }
 

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
 use crate::lifecycle::host::Host;
+use crate::lifecycle::pod_maps;
 use crate::lifecycle::reconcile::{Depth, Mode};
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
@@ -75,6 +76,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                         return Ok(Claim::Wait { process: other.actor.process, no: other.no });
                     }
                     if same {
+                        if let Some(refused) = pod_maps::join(txn, record, plan, &mut other)? {
+                            return Ok(Claim::Refused(refused));
+                        }
                         other.holders.push(record.no);
                         record.holds.push(other.no);
                         txn.put(&other)?;

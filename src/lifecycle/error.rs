@@ -73,6 +73,32 @@ pub enum Cause {
         /// Who made it: the owner's holders.
         holders: String,
     },
+    /// A map that the pod's programs share is shown to another container of the pod in another way.
+    #[error(
+        "show map {map} as {asked}: the pod's programs share it, and container {holder} of the pod is shown it as {held}; ask for it in \
+         the same way in both, as maps={map}:{held}"
+    )]
+    SharedMapAccess {
+        /// The map.
+        map: String,
+        /// `ro` or `rw`.
+        asked: &'static str,
+        /// The other container.
+        holder: String,
+        /// `ro` or `rw`.
+        held: &'static str,
+    },
+    /// The pod's programs were loaded from another object, which lacks a map.
+    #[error(
+        "share map {map} of {image} with the pod's network programs: they were loaded from another version of the image, which has no \
+         such map; start the pod anew"
+    )]
+    NoPodMap {
+        /// The map.
+        map: String,
+        /// The image.
+        image: String,
+    },
     /// The record vanished while its owner was being built, or a program of it attached.
     #[error("record {no} was removed by another process meanwhile; what was done for it was undone")]
     RecordGone {
@@ -110,7 +136,7 @@ impl Cause {
         match self {
             Self::Refused(_) => Reason::Policy,
             Self::Missing(_) => Reason::Rights,
-            Self::Plan(_) | Self::OtherRequest { .. } => Reason::Request,
+            Self::Plan(_) | Self::OtherRequest { .. } | Self::SharedMapAccess { .. } | Self::NoPodMap { .. } => Reason::Request,
             Self::Image(error) if error.is_about_signatures() => Reason::Signature,
             Self::Image(_) => Reason::Image,
             Self::Kernel(error) if error.verifier_log().is_some() => Reason::Verifier,

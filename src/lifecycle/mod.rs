@@ -10,6 +10,7 @@ pub mod error;
 pub mod host;
 pub mod linux_host;
 pub mod missed;
+mod pod_maps;
 pub mod policy_files;
 pub mod reconcile;
 pub mod registries_file;

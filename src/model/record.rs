@@ -183,6 +183,10 @@ pub struct MapRecord {
     pub id: Option<u32>,
     /// Where and how the container sees it.
     pub shown: Option<ShownMap>,
+    /// True where user space must not write it (BPF_MAP_FREEZE): a container, for a pod's network namespace one of its pod, is shown
+    /// it read-only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
 }
 
 /// A map in a container's bpffs.

@@ -12,6 +12,7 @@ crate::cases![
     only_who_asks_gets_hooks_and_programs,
     a_container_is_spoken_to_by_its_name,
     a_containers_own_annotation_wins,
+    a_container_is_shown_the_map_that_its_pods_programs_write,
     a_pod_with_a_user_namespace_gets_a_token,
     a_shared_pid_namespace_changes_nothing,
     on_the_hosts_network_only_the_container_is_reached,
@@ -77,6 +78,28 @@ fn a_containers_own_annotation_wins(node: &mut Node) {
     let main = pod.add(&main).unwrap();
     assert_counts(node, &pod, &main);
     node.world.lab.expect_links(1, "the container's own word counts, alone");
+}
+
+fn a_container_is_shown_the_map_that_its_pods_programs_write(node: &mut Node) {
+    let pod = counted_pod(node, "shown")
+        .ask("programs", "xdp:count_packets iface=eth0; cgroup_skb:count_egress")
+        .ask("maps", "packets");
+    let pod = pod.run(node).unwrap();
+    let main = pod.add(&ContainerSpec::new("main")).unwrap();
+    let other = pod.add(&ContainerSpec::new("other")).unwrap();
+    let mut maps = [node.world.map_ids(&main, "packets"), node.world.map_ids(&other, "packets")].concat();
+    maps.sort();
+    maps.dedup();
+    assert_eq!(maps.len(), 1, "both containers and their pod have one map");
+    let arrived = || kernel::slot(maps[0], 0);
+    let before = arrived();
+    node.knock(&pod.ip, 5);
+    eventually("the packets to be counted", Duration::from_secs(5), || (arrived() >= before + 5).then_some(()));
+    for container in [&main, &other] {
+        let (status, said) = pod.exec(container, &["ls", "/sys/fs/bpf/packets"]);
+        assert_eq!(status, 0, "{said}");
+    }
+    node.world.lab.expect_links(3, "one program on eth0, one on the cgroup of each");
 }
 
 pub fn a_pod_with_a_user_namespace_gets_a_token(node: &mut Node) {

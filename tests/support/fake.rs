@@ -133,6 +133,15 @@ impl<'a> FakeKernel<'a> {
             id
         })
     }
+
+    /// Pins what is pinned at `other` once more.
+    fn pin_again(&self, directory: &Path, pin: &PinName, other: &Path) -> Result<u32, KernelError> {
+        self.effects.effect(pin.as_str(), || {
+            let id = fs::read_to_string(other).expect("a map that is reused has a pin");
+            fs::write(pin.path(directory), &id).expect("the owner's directory is there before its pins");
+            id.parse().expect("a pin has its id in it")
+        })
+    }
 }
 
 impl Kernel for FakeKernel<'_> {
@@ -151,7 +160,11 @@ impl Kernel for FakeKernel<'_> {
     fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError> {
         let mut ids = LoadedIds::default();
         for map in &object.maps {
-            ids.maps.push(self.pin(directory, &map.pin)?);
+            assert!(map.reuse.is_some() || !map.from_pod, "the pod's owner is known when a map of it is reused");
+            ids.maps.push(match &map.reuse {
+                Some(other) => self.pin_again(directory, &map.pin, other)?,
+                None => self.pin(directory, &map.pin)?,
+            });
         }
         for program in &object.programs {
             ids.programs.push(self.pin(directory, &program.pin)?);

@@ -73,6 +73,12 @@ pub fn sum(map: u64) -> u64 {
     entries.iter().flat_map(entry_values).sum()
 }
 
+/// What the slots of one entry of an array of counters add up to.
+pub fn slot(map: u64, index: usize) -> u64 {
+    let dump = bpftool(&["map", "dump", "id", &map.to_string()]);
+    dump.get(index).map_or_else(|| harness!("bpftool map dump id {map}: {dump}"), |entry| entry_values(entry).into_iter().sum())
+}
+
 fn entry_values(entry: &Value) -> Vec<u64> {
     let raw = |value: &Value| -> Option<u64> {
         let bytes = value.as_array()?;

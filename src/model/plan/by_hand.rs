@@ -59,6 +59,7 @@ pub fn by_hand(inputs: &HandInputs<'_>) -> Result<OwnerPlan, PlanError> {
             pin: PinName::map(n),
             freeze: false,
             reuse: reuse(inputs, map)?,
+            from_pod: false,
             named: !map.data_section && is_file_name(&map.name),
         });
     }

@@ -25,12 +25,20 @@ pub fn values(inputs: &Inputs<'_>) -> Result<Vec<Values>, PlanError> {
     for asked in &inputs.request.globals {
         if !inputs.objects.iter().flat_map(|o| &o.facts.globals).any(|g| g.name == asked.name) {
             let declared = inputs.objects.iter().flat_map(|o| &o.facts.globals).map(|g| g.name.as_str());
-            let known = list(declared.filter(|n| !n.starts_with("bpfman_")));
+            let known = list(declared.filter(|n| !is_fact(n)));
             return Err(PlanError::NoSuchGlobal { name: asked.name.clone(), known });
         }
     }
     Ok(all)
 }
+
+/// True for the name of a variable that is filled in with a fact about the container.
+pub fn is_fact(name: &str) -> bool {
+    name.starts_with(FACTS)
+}
+
+/// What the names of such variables begin with.
+const FACTS: &str = "bpfman_";
 
 /// A fact about the container, for the variable of that name; None where the name is not one of ours.
 ///

@@ -75,9 +75,9 @@ pub fn make(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     let in_pod = matches!(inputs.facts.netns, NetnsFact::Sandbox { .. }) && inputs.request.programs_scope == KeyScope::Pod;
     let mut plan = Plan { container: OwnerPlan::default(), netns: None, keeper: None, bpffs: None };
     let (pods, containers): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|w| in_pod && w.asked.kind().on_netns());
-    plan.container = owner_plan(inputs, &containers, &values, &shown)?;
+    plan.container = owner_plan(inputs, &containers, &values, &Maps::OfContainer { shown: &shown, pods: &pods })?;
     if !pods.is_empty() {
-        let netns = owner_plan(inputs, &pods, &values, &BTreeMap::new())?;
+        let netns = owner_plan(inputs, &pods, &values, &Maps::OfPod { shown: &shown })?;
         plan.keeper = keeper(inputs, &netns);
         plan.netns = Some(netns);
     }
@@ -228,19 +228,49 @@ fn freezable(map: &MapFacts) -> Result<(), &'static str> {
     }
 }
 
+/// Whose maps an owner's plan is for. An object that has programs in the pod's network namespace and programs or shown maps of the
+/// container has one set of maps, the pod's: what the container is shown is what every program of its request writes.
+enum Maps<'a> {
+    OfContainer { shown: &'a Shown<'a>, pods: &'a [Wanted<'a>] },
+    OfPod { shown: &'a Shown<'a> },
+}
+
+impl Maps<'_> {
+    /// True where the object is loaded for its maps, without a program.
+    fn of_shown_object(&self, object: usize) -> bool {
+        match self {
+            Self::OfContainer { shown, .. } => shown.keys().any(|(shown, _)| *shown == object),
+            Self::OfPod { .. } => false,
+        }
+    }
+
+    /// True where the map is the pod's. Each load has its own data section with facts of the container: those of `.rodata`, and every
+    /// section of an object that declares such a fact outside of it.
+    fn from_pod(&self, object: usize, facts: &ObjectFacts, map: &MapFacts) -> bool {
+        let Self::OfContainer { pods, .. } = self else { return false };
+        let writable_fact = || facts.globals.iter().any(|global| !global.read_only && globals::is_fact(&global.name));
+        let own = map.data_section && (map.name.contains(".rodata") || writable_fact());
+        !own && pods.iter().any(|wanted| wanted.object == object)
+    }
+
+    fn frozen(&self, object: usize, map: &MapFacts) -> bool {
+        let (Self::OfContainer { shown, .. } | Self::OfPod { shown }) = self;
+        shown.get(&(object, map.name.as_str())).is_some_and(|(_, access)| *access == MapAccess::ReadOnly)
+    }
+}
+
 fn owner_plan(
     inputs: &Inputs<'_>,
     wanted: &[Wanted<'_>],
     values: &[Vec<(String, Vec<u8>)>],
-    shown: &Shown<'_>,
+    whose: &Maps<'_>,
 ) -> Result<OwnerPlan, PlanError> {
     let mut plan = OwnerPlan::default();
     let (mut programs, mut maps, mut links) = (0, 0, 0);
     let mut xdp: BTreeMap<u32, &str> = BTreeMap::new();
     for (n, object) in inputs.objects.iter().enumerate() {
-        let shows = shown.keys().any(|(o, _)| *o == n);
         let mine: Vec<&Wanted<'_>> = wanted.iter().filter(|w| w.object == n).collect();
-        if mine.is_empty() && !shows {
+        if mine.is_empty() && !whose.of_shown_object(n) {
             continue;
         }
         // Where both rules say host, the programs may read kernel memory; otherwise the verifier refuses it.
@@ -249,12 +279,12 @@ fn owner_plan(
         planned.globals = values[n].clone();
         for map in &object.facts.maps {
             maps += 1;
-            let freeze = shown.get(&(n, map.name.as_str())).is_some_and(|(_, access)| *access == MapAccess::ReadOnly);
             planned.maps.push(PlannedMap {
                 name: map.name.clone(),
                 pin: PinName::map(maps),
-                freeze,
+                freeze: whose.frozen(n, map),
                 reuse: None,
+                from_pod: whose.from_pod(n, &object.facts, map),
                 named: false,
             });
         }

@@ -69,6 +69,9 @@ pub struct PlannedMap {
     pub freeze: bool,
     /// The pin of another owner's map that stands in its place; None for one of its own.
     pub reuse: Option<PathBuf>,
+    /// True where the map of the same object that the pod's network namespace owns stands in its place. `reuse` is filled in once that
+    /// owner is known.
+    pub from_pod: bool,
     /// True where it is pinned under its own name too, for those who look for it by that.
     pub named: bool,
 }

@@ -10,7 +10,7 @@ use crate::model::delegation::{Delegation, DelegationRequest, Preset};
 use crate::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact};
 use crate::model::ids::{ContainerId, Digest};
 use crate::model::object::{GlobalFacts, GlobalType, MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
-use crate::model::plan::{Inputs, ObjectInput, Plan, PlanError, make};
+use crate::model::plan::{Inputs, ObjectInput, OwnerPlan, Plan, PlanError, make};
 use crate::model::policy::Limits;
 use crate::model::reference::Reference;
 
@@ -223,6 +223,42 @@ fn a_pods_network_programs_are_planned_for_the_namespace() {
     assert_eq!(plan.container.links.len(), 1);
     let netns = plan.netns.expect("the pod's part");
     assert!(matches!(netns.links[..], [ref l] if matches!(l.at, AttachPoint::Xdp { .. })));
+}
+
+#[test]
+fn an_object_of_a_pod_has_one_set_of_maps() {
+    let mut case = case(vec![("pass", xdp("lo")), ("out", cgroup(None))]);
+    case.facts.netns = NetnsFact::Sandbox { sandbox: None, pause: None };
+    case.request.bpffs = BpffsRequest::Private { path: "/sys/fs/bpf".into() };
+    case.request.maps.push(MapRequest { name: "counts".to_owned(), access: MapAccess::ReadOnly, file_name: "c".to_owned() });
+    let data = |name: &str| MapFacts { data_section: true, ..map(name, 2, 1) };
+    case.objects[0].facts.maps.extend([data(".rodata"), data(".bss")]);
+    let maps = |plan: &OwnerPlan| -> Vec<(String, bool, bool)> {
+        plan.objects.iter().flat_map(|o| &o.maps).map(|m| (m.name.clone(), m.from_pod, m.freeze)).collect()
+    };
+    let expect = |list: &[(&str, bool, bool)]| list.iter().map(|(n, p, f)| ((*n).to_owned(), *p, *f)).collect::<Vec<_>>();
+    let plan = case.plan().expect("plan");
+    let shared = [("counts", true, true), ("events", true, false), (".rodata", false, false), (".bss", true, false)];
+    assert_eq!(maps(&plan.container), expect(&shared));
+    let of_the_pod = shared.map(|(name, _, frozen)| (name, false, frozen));
+    assert_eq!(maps(&plan.netns.expect("the pod's part")), expect(&of_the_pod));
+
+    // Without a program of its own the container is shown the pod's map.
+    let ProgramsRequest::Listed(listed) = &mut case.request.programs else { unreachable!() };
+    listed.pop();
+    let plan = case.plan().expect("plan");
+    assert!(plan.container.objects[0].programs.is_empty() && plan.container.objects[0].maps[0].from_pod);
+
+    // A fact that lies among writable variables is the container's own.
+    case.objects[0].facts.globals[1].read_only = false;
+    assert_eq!(case.objects[0].facts.globals[1].name, "bpfman_cgroup_id");
+    let plan = case.plan().expect("plan");
+    let own: Vec<_> = maps(&plan.container).into_iter().filter(|(_, pod, _)| !pod).map(|(name, _, _)| name).collect();
+    assert_eq!(own, [".rodata", ".bss"]);
+
+    // No pod, nothing to share.
+    case.facts.netns = NetnsFact::Own;
+    assert!(maps(&case.plan().expect("plan").container).iter().all(|(_, pod, _)| !pod));
 }
 
 #[test]

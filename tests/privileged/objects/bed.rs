@@ -147,6 +147,7 @@ impl Bed {
                 pin: PinName::map(number(1)),
                 freeze: frozen.contains(&map.name.as_str()),
                 reuse: None,
+                from_pod: false,
                 named: false,
             })
             .collect();
