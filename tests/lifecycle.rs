@@ -434,8 +434,7 @@ fn containers_of_a_pod_are_shown_the_maps_that_its_programs_write() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()), pause: None };
-    let member =
-        |id: &str, init, maps: &str| container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[("maps", maps)]);
+    let member = |id: &str, init, maps: &str| container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[("maps", maps)]);
     create(&world, &host, &member("a", 501, "packets:rw"), &policy("")).expect("first");
     create(&world, &host, &member("b", 502, "packets:rw"), &policy("")).expect("second joins");
     let records = world.records();
@@ -445,7 +444,10 @@ fn containers_of_a_pod_are_shown_the_maps_that_its_programs_write() {
 
     // What one container writes cannot be read-only for another, whoever comes first.
     let error = create(&world, &host, &member("c", 503, "packets:ro"), &policy("")).expect_err("a and b write it");
-    assert!(error.to_string().contains("container a of the pod is shown it as rw; ask for it in the same way in both"), "{error}");
+    assert!(
+        error.to_string().contains("container a of the pod is shown it as rw; ask for it in the same way in both"),
+        "{error}"
+    );
     for (init, id) in [(501, "a"), (502, "b")] {
         host.end(init);
         assert!(matches!(stop(&world, &host, id)[..], [Released::Gone]));

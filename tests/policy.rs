@@ -226,5 +226,8 @@ fn a_trusted_root_that_a_start_would_refuse_is_named_beforehand() {
         ),
     );
     let problems = check(&host.paths, None).expect("legal").problems;
-    assert!(matches!(problems.as_slice(), [one] if one.starts_with("trusted root ") && one.contains("cannot be used")), "{problems:?}");
+    assert!(
+        matches!(problems.as_slice(), [one] if one.starts_with("trusted root ") && one.contains("cannot be used")),
+        "{problems:?}"
+    );
 }

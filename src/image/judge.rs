@@ -7,8 +7,8 @@
 use crate::image::Want;
 use crate::image::error::ImageError;
 use crate::image::examine::{Examined, Worth};
-use crate::image::source::Found;
 use crate::image::signers::signers_of;
+use crate::image::source::Found;
 use crate::image::verify::{Account, Judgement, Signature, Signers};
 use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;

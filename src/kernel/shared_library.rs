@@ -133,7 +133,6 @@ mod tests {
             (MUSL, "libc", true),
             (MUSL, "libc.so", true),
             (MUSL, "libc.so.6", false),
-            (MUSL, "libc.musl", true),
             ("libc.musl-other.so.1", "libc", false),
             ("libcap.so.2", "libc", false),
             ("libc.so.6", "libc", true),

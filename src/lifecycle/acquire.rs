@@ -240,7 +240,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             self.apply(init, &mut netns, wanted)?;
             self.complete(&mut netns, None)?;
         }
-        self.apply(init, record, &self.with_pod_maps(record, &plan.container)?)?;
+        let own = self.with_pod_maps(record, &plan.container)?;
+        self.apply(init, record, &own)?;
         if let Some(bpffs) = &plan.bpffs {
             self.check_deadline()?;
             // Last, because the kernel removes it with the container, while nothing of ours can reach in to undo it.
@@ -413,7 +414,14 @@ pub(super) fn fill(record: &mut OwnerRecord, plan: &OwnerPlan) {
     for (image, object) in plan.objects.iter().enumerate() {
         record.images.push(object.image.clone());
         for map in &object.maps {
-            record.maps.push(MapRecord { pin: map.pin.clone(), name: map.name.clone(), image, id: None, shown: None, frozen: map.freeze });
+            record.maps.push(MapRecord {
+                pin: map.pin.clone(),
+                name: map.name.clone(),
+                image,
+                id: None,
+                shown: None,
+                frozen: map.freeze,
+            });
         }
         for program in &object.programs {
             record.programs.push(ProgramRecord {

@@ -19,16 +19,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         if !plan.objects.iter().flat_map(|object| &object.maps).any(|map| map.from_pod) {
             return Ok(Cow::Borrowed(plan));
         }
-        let pods: Vec<OwnerRecord> = self.store.read::<_, StoreError>(|txn| {
-            record.holds.iter().filter_map(|no| txn.get(*no).transpose()).collect()
-        })?;
+        let pods: Vec<OwnerRecord> =
+            self.store.read::<_, StoreError>(|txn| record.holds.iter().filter_map(|no| txn.get(*no).transpose()).collect())?;
         let mut plan = plan.clone();
         for object in &mut plan.objects {
             let image = &object.image.reference;
             for map in object.maps.iter_mut().filter(|map| map.from_pod) {
                 let found = pods.iter().find_map(|pod| Some((pod, map_of(pod, image, &map.name)?)));
-                let (pod, shared) =
-                    found.ok_or_else(|| Cause::NoPodMap { map: map.name.clone(), image: image.clone() })?;
+                let (pod, shared) = found.ok_or_else(|| Cause::NoPodMap { map: map.name.clone(), image: image.clone() })?;
                 map.reuse = Some(shared.pin.path(&self.fs.join(pod.no.directory())));
             }
         }
@@ -93,7 +91,8 @@ fn map_of<'r>(record: &'r OwnerRecord, image: &str, name: &str) -> Option<&'r Ma
 }
 
 fn index_of(record: &OwnerRecord, image: &str, name: &str) -> Option<usize> {
-    record.maps.iter().position(|map| {
-        map.name == name && record.images.get(map.image).is_some_and(|known| known.reference == image)
-    })
+    record
+        .maps
+        .iter()
+        .position(|map| map.name == name && record.images.get(map.image).is_some_and(|known| known.reference == image))
 }

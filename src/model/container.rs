@@ -371,7 +371,9 @@ mod tests {
         // Maps are read with bpf(2), and with no capability.
         let maps = [("image", "oci:/demo"), ("programs", "xdp:count"), ("maps", "packets")];
         let (default, request) = with("podman-4.3.1_default", &maps);
-        assert!(default.check_rights(&request, None, false).unwrap_err().to_string().starts_with("the container's seccomp profile"));
+        assert!(
+            default.check_rights(&request, None, false).unwrap_err().to_string().starts_with("the container's seccomp profile")
+        );
         assert!(!default.late_network() && !default.facts(0).userns);
         let (unconfined, request) = with("podman-4.3.1_unconfined", &maps);
         assert_eq!(unconfined.check_rights(&request, None, false), Ok(()));

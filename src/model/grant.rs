@@ -71,7 +71,11 @@ impl Needs {
             capabilities: self.capabilities.iter().copied().filter(|c| config.can_have(*c) == Allowed::No).collect(),
             syscalls: self.syscalls.iter().copied().filter(|call| config.seccomp_allows(*call) == Allowed::No).collect(),
         };
-        if lacking.is_empty() { Ok(()) } else { Err(MissingRights { user: config.user.uid, engine, grant: Grant::of(config, &lacking, grant), lacking }) }
+        if lacking.is_empty() {
+            Ok(())
+        } else {
+            Err(MissingRights { user: config.user.uid, engine, grant: Grant::of(config, &lacking, grant), lacking })
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -156,7 +160,9 @@ impl fmt::Display for MissingRights {
             _ if *engine != Engine::Podman => Ok(()),
             Grant::NotAllowed => f.write_str(", or grant = true in the policy"),
             Grant::NoNewUserNamespace => f.write_str("; grant = true is for a new user namespace (--userns=auto, --uidmap)"),
-            Grant::NotRun => f.write_str("; grant = true is set, but precreate did not run: bpfman-hook install --podman --check"),
+            Grant::NotRun => {
+                f.write_str("; grant = true is set, but precreate did not run: bpfman-hook install --podman --check")
+            }
         }
     }
 }
@@ -359,7 +365,11 @@ mod tests {
         let networking = Needs::of(Some(&progs(bits(&[6]))), false);
         let maps = Needs::of(None, true);
         for (needs, (_, config), end) in [
-            (&networking, recorded("podman-4.3.1_default"), "grant = true is for a new user namespace (--userns=auto, --uidmap)"),
+            (
+                &networking,
+                recorded("podman-4.3.1_default"),
+                "grant = true is for a new user namespace (--userns=auto, --uidmap)",
+            ),
             (&networking, in_userns("podman-4.3.1_default"), "but precreate did not run: bpfman-hook install --podman --check"),
             (&maps, recorded("podman-4.3.1_default"), "but precreate did not run: bpfman-hook install --podman --check"),
         ] {

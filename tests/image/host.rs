@@ -252,7 +252,10 @@ fn tags_of_layouts_mean_one_image_or_are_an_error() {
     tar_up(&docker, &world.path("docker.tar"));
     for reference in [format!("oci:{}", docker.display()), format!("oci-archive:{}", world.path("docker.tar").display())] {
         let (error, text) = world.error(&reference);
-        assert!(matches!(error, ImageError::DockerArchive { .. }) && text.contains("podman save --format oci-archive"), "{text}");
+        assert!(
+            matches!(error, ImageError::DockerArchive { .. }) && text.contains("podman save --format oci-archive"),
+            "{text}"
+        );
     }
     for junk in ["", "[]", "{}", "junk", r#"{"manifests":[],"layers":[]}"#] {
         write(&path.join("index.json"), junk.as_bytes());
