@@ -67,7 +67,7 @@ fuzz:
 check: setup build
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(FLAGS) --all-targets -- -D warnings
-	$(CARGO) test $(FLAGS) --test layering
+	$(CARGO) test $(FLAGS) --test layering --test security
 	shellcheck $(SCRIPTS)
 	tests/bpf/build.sh --check
 	tests/manifests/check.sh $(BINARY)
