@@ -25,6 +25,7 @@ pub mod missed;
 pub mod object;
 pub mod plan;
 pub mod policy;
+pub mod reach;
 pub mod record;
 pub mod reference;
 pub mod registries;

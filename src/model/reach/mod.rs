@@ -1,0 +1,218 @@
+//! What the functions that the kernel lends to BPF programs reach: helpers by number, kfuncs by name.
+//!
+//! One table for two questions. The loader asks which helpers a program of container scope may call ([`allows`]). The scope of a
+//! BPF token asks which functions reach beyond a container if the kernel offers them to a program type ([`beyond`]).
+//!
+//! Sources: uapi/linux/bpf.h, `*_func_proto` in kernel/bpf/helpers.c, kernel/bpf/cgroup.c and net/core/filter.c, and what
+//! Linux 6.12, 6.18 and 7.2 offered to each program type without CAP_PERFMON when they were asked.
+
+mod allowed;
+mod helpers;
+mod kfuncs;
+
+use std::fmt;
+
+/// What a function gives a program, or lets it change, apart from what the program is attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// Nothing beyond: the program's maps, its packet or socket, its network namespace, its cgroup, the current task's ids.
+    Own,
+    /// Sockets and states of any network namespace that has an id in the program's own.
+    OtherNetns {
+        /// The register that says which, 1 to 5; None where a structure in memory says it.
+        netns: Option<u8>,
+    },
+    /// Entries of the connection tracking of any network namespace.
+    Connections,
+    /// The secret that all SYN cookies of the host are made with: cookies can be made for any listener.
+    SynCookies,
+    /// Addresses of the kernel and single per-CPU variables, not its memory at large.
+    KernelAddresses,
+    /// All of the kernel's memory.
+    KernelMemory,
+    /// Processes outside the container: their memory, their names, signals to them.
+    Processes,
+    /// Any cgroup of the host.
+    Cgroups,
+    /// Something else that the host has once: its logs, files, keys, devices, the scheduler.
+    Host,
+    /// A processor, for as long as the program likes.
+    Processor,
+}
+
+impl Reach {
+    /// True for everything but [`Reach::Own`].
+    pub fn is_beyond(self) -> bool {
+        self != Self::Own
+    }
+}
+
+/// In a sentence, after "reaches".
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Own => "nothing beyond the container",
+            Self::OtherNetns { .. } => "sockets of other network namespaces",
+            Self::Connections => "connections of other network namespaces",
+            Self::SynCookies => "the host's secret of SYN cookies",
+            Self::KernelAddresses => "kernel addresses",
+            Self::KernelMemory => "kernel memory",
+            Self::Processes => "other processes of the host",
+            Self::Cgroups => "other cgroups of the host",
+            Self::Host => "the host",
+            Self::Processor => "a processor without a bound",
+        })
+    }
+}
+
+/// How a program calls a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// By number: `enum bpf_func_id`.
+    Helper(u32),
+    /// By the id of a BTF type of the kernel or of a module; the name is that type's.
+    Kfunc,
+}
+
+/// A function that the kernel lends to programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Function {
+    /// How it is called.
+    pub call: Call,
+    /// Its name: a helper's without `bpf_`, as the kernel's enum has it; a kfunc's whole.
+    pub name: &'static str,
+    /// What it reaches.
+    pub reach: Reach,
+}
+
+/// The helper of a number; None for 0 and for what is newer than the table.
+pub fn helper(number: u32) -> Option<Function> {
+    let (name, reach) = helpers::HELPERS.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
+    Some(Function { call: Call::Helper(number), name, reach: *reach })
+}
+
+/// What a kfunc of a name reaches, as far as it is known: None means unknown, not harmless.
+pub fn kfunc(name: &str) -> Option<Reach> {
+    let listed = kfuncs::KFUNCS.iter().find(|(known, _)| *known == name);
+    listed.or_else(|| kfuncs::FAMILIES.iter().find(|(start, _)| name.starts_with(start))).map(|(_, reach)| *reach)
+}
+
+/// Every function that reaches beyond a container, helpers first. A kernel lends each to some program types only, and helpers and
+/// kfuncs that it does not have to none. Of the kfuncs that go by the beginning of their names ([`families`]) none is here.
+pub fn beyond() -> impl Iterator<Item = Function> {
+    let helpers = (1..).map_while(helper);
+    let kfuncs = kfuncs::KFUNCS.iter().map(|(name, reach)| Function { call: Call::Kfunc, name, reach: *reach });
+    helpers.chain(kfuncs).filter(|function| function.reach.is_beyond())
+}
+
+/// Beginnings of names: each kfunc of the kernel's BTF that begins so reaches that far.
+pub fn families() -> impl Iterator<Item = (&'static str, Reach)> {
+    kfuncs::FAMILIES.iter().copied()
+}
+
+/// Whether a program of container scope may call a helper, the arguments aside: a lookup of sockets only with
+/// BPF_F_CURRENT_NETNS, `loop` only with a bound. False for types that container scope does not load.
+pub fn allows(program_type: u32, number: u32) -> bool {
+    allowed::helpers(program_type).is_some_and(|helpers| helpers.contains(number))
+}
+
+/// Whether programs of a type (`enum bpf_prog_type`) can be of container scope at all.
+pub fn reviewed(program_type: u32) -> bool {
+    allowed::helpers(program_type).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::model::attach_point::{ProgramKind, Scope};
+
+    #[test]
+    fn numbers_and_names_are_the_kernels() {
+        for (number, name, reach) in [
+            (1, "map_lookup_elem", Reach::Own),
+            (4, "probe_read", Reach::KernelMemory),
+            (84, "sk_lookup_tcp", Reach::OtherNetns { netns: Some(4) }),
+            (99, "skc_lookup_tcp", Reach::OtherNetns { netns: Some(4) }),
+            (109, "send_signal", Reach::Processes),
+            (154, "this_cpu_ptr", Reach::KernelAddresses),
+            (181, "loop", Reach::Processor),
+            (211, "cgrp_storage_delete", Reach::Own),
+        ] {
+            assert_eq!(helper(number), Some(Function { call: Call::Helper(number), name, reach }));
+        }
+        assert_eq!((helper(0), helper(212), helper(u32::MAX)), (None, None, None));
+    }
+
+    #[test]
+    fn no_name_is_there_twice() {
+        let names: BTreeSet<_> = helpers::HELPERS.iter().chain(kfuncs::KFUNCS).map(|(name, _)| name).collect();
+        assert_eq!(names.len(), helpers::HELPERS.len() + kfuncs::KFUNCS.len());
+    }
+
+    #[test]
+    fn kfuncs_go_by_their_names() {
+        assert_eq!(kfunc("bpf_rdonly_cast"), Some(Reach::KernelMemory));
+        assert_eq!(kfunc("scx_bpf_kick_cpu"), Some(Reach::Host));
+        assert_eq!(kfunc("bpf_rcu_read_lock"), None);
+    }
+
+    #[test]
+    fn what_reaches_beyond_is_helpers_and_kfuncs() {
+        let found: Vec<_> = beyond().map(|function| function.name).collect();
+        for name in
+            ["probe_read_kernel", "skc_lookup_tcp", "loop", "bpf_rdonly_cast", "bpf_xdp_ct_lookup", "bpf_send_signal_task"]
+        {
+            assert!(found.contains(&name), "{name}");
+        }
+        assert!(!found.contains(&"map_lookup_elem") && !found.contains(&"task_storage_get"));
+    }
+
+    /// What an allowed helper reaches by itself is bounded by its arguments, which the loader checks, or is nothing.
+    #[test]
+    fn allowed_helpers_reach_nothing_beyond_but_by_their_arguments() {
+        for program_type in (0..64).filter(|program_type| reviewed(*program_type)) {
+            for function in beyond() {
+                let Call::Helper(number) = function.call else { continue };
+                let bounded = matches!(function.reach, Reach::OtherNetns { netns: Some(_) } | Reach::Processor);
+                assert!(bounded || !allows(program_type, number), "type {program_type}: {function:?}");
+            }
+            assert!((212..=300).all(|newer| !allows(program_type, newer)));
+            assert!(!allows(program_type, 0) && !allows(program_type, u32::MAX));
+        }
+    }
+
+    #[test]
+    fn every_kind_of_container_scope_has_a_list_and_no_other() {
+        for (kind, word) in ProgramKind::ALL {
+            assert_eq!(reviewed(kind.kernel_type()), kind.scope() == Scope::Container, "{word}");
+        }
+        // syscall, struct_ops, ext, lirc_mode2
+        assert!([20, 27, 28, 31, 33].iter().all(|program_type| !reviewed(*program_type)));
+    }
+
+    #[test]
+    fn types_have_the_helpers_of_their_place() {
+        const XDP: u32 = 6;
+        const SCHED_CLS: u32 = 3;
+        const CGROUP_SKB: u32 = 8;
+        const CGROUP_SOCK: u32 = 9;
+        const NETFILTER: u32 = 32;
+        for (program_type, number, allowed) in [
+            (XDP, 44, true),
+            (XDP, 9, false),
+            (SCHED_CLS, 9, true),
+            (SCHED_CLS, 153, false),
+            (SCHED_CLS, 204, false),
+            (CGROUP_SKB, 84, true),
+            (CGROUP_SKB, 16, false),
+            (CGROUP_SOCK, 16, true),
+            (NETFILTER, 1, true),
+            (NETFILTER, 84, false),
+            (2, 1, false),
+        ] {
+            assert_eq!(allows(program_type, number), allowed, "type {program_type}, helper {number}");
+        }
+    }
+}
