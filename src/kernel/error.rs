@@ -3,6 +3,7 @@
 use crate::kernel::btf::BtfError;
 use crate::kernel::link::LinkError;
 use crate::kernel::object::ObjectError;
+use crate::kernel::review::Refusal;
 use crate::kernel::user_elf::UserElfError;
 use crate::kernel::verifier::VerifierLog;
 use crate::kernel::{Feature, Support};
@@ -53,6 +54,9 @@ pub enum KernelError {
         #[source]
         source: LinkError,
     },
+    /// The program does what container scope does not allow.
+    #[error(transparent)]
+    BeyondContainer(#[from] Refusal),
     /// The object does not have a map that was asked for.
     #[error("the object has no map {map:?}; it has {there}")]
     NoMap {

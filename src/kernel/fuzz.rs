@@ -4,8 +4,10 @@
 use mutate::{corpus, fuzz};
 
 use super::core_relo::CoreTarget;
-use super::link::link;
+use super::insn::Insn;
+use super::link::{Linked, link};
 use super::object::Object;
+use super::review::review;
 
 #[allow(clippy::duplicate_mod, reason = "layers do not use each other, their tests neither")]
 #[path = "../../tests/support/mutate.rs"]
@@ -31,10 +33,32 @@ fn objects() {
             for target in [None, Some(&target)] {
                 if let Ok(linked) = link(&object, function, target) {
                     drop(linked.used_maps());
+                    for program_type in [1, 3, 6, 8, 99] {
+                        drop(review(&object, &function.name, program_type, &linked));
+                    }
                 }
             }
         }
     });
+    // Instructions, functions and lines that no linker puts together.
+    let tagged = objects.iter().find(|bytes| bytes.windows(13).any(|at| at == b"arg:untrusted")).unwrap();
+    let tagged = Object::parse(tagged).unwrap();
+    let code: Vec<Vec<u8>> = objects.iter().filter_map(|bytes| Object::parse(bytes).ok()).flat_map(|o| programs(&o)).collect();
+    fuzz("instructions", &code, |bytes| {
+        let instructions: Vec<Insn> = bytes.chunks_exact(8).map(|chunk| Insn::from(*chunk.first_chunk().unwrap())).collect();
+        let starts = vec![0, instructions.len() / 3, instructions.len() / 2];
+        let (functions, lines) = (bytes.to_vec(), bytes.to_vec());
+        let linked = Linked { instructions, maps: Vec::new(), starts, functions, lines, missing: Vec::new() };
+        for program_type in [1, 3, 6, 8, 99] {
+            drop(review(&tagged, "program", program_type, &linked));
+        }
+    });
     // The target may be hostile only where a machine's owner wants it to be, and must not panic either.
     fuzz("btf", &[types], |bytes| drop(CoreTarget::parse(bytes)));
+}
+
+/// The instructions of each program, as bytes.
+fn programs(object: &Object<'_>) -> Vec<Vec<u8>> {
+    let linked = object.programs().filter_map(|function| link(object, function, None).ok());
+    linked.map(|linked| linked.instructions.into_iter().flat_map(<[u8; 8]>::from).collect()).collect()
 }

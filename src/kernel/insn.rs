@@ -7,15 +7,48 @@ pub const SIZE: usize = 8;
 pub const LD_IMM64: u8 = 0x18;
 /// `BPF_JMP | BPF_CALL`
 pub const CALL: u8 = 0x85;
+/// `BPF_JMP | BPF_EXIT`
+pub const EXIT: u8 = 0x95;
+/// `BPF_JMP | BPF_JCOND`: a jump that the kernel takes as long as it likes.
+pub const MAY_GOTO: u8 = 0xe5;
+/// `BPF_JMP32 | BPF_JA`: a jump whose distance is the constant.
+pub const GOTOL: u8 = 0x06;
+/// `BPF_ALU64 | BPF_MOV | BPF_K`, and with a register; the same on 32 bits, which clears the upper half.
+pub const MOV64_IMM: u8 = 0xb7;
+/// See [`MOV64_IMM`].
+pub const MOV64: u8 = 0xbf;
+/// See [`MOV64_IMM`].
+pub const MOV32_IMM: u8 = 0xb4;
+/// See [`MOV64_IMM`].
+pub const MOV32: u8 = 0xbc;
+
+/// Classes of operations.
+pub const LD: u8 = 0;
+/// See [`LD`].
+pub const LDX: u8 = 1;
+/// See [`LD`].
+pub const STX: u8 = 3;
+/// See [`LD`].
+pub const ALU: u8 = 4;
+/// See [`LD`].
+pub const JMP: u8 = 5;
+/// See [`LD`].
+pub const JMP32: u8 = 6;
+/// See [`LD`].
+pub const ALU64: u8 = 7;
 
 /// `src_reg` of LD_IMM64: the constant is a map's fd.
 pub const PSEUDO_MAP_FD: u8 = 1;
 /// `src_reg` of LD_IMM64: the constant is a place in the value of a map's first entry.
 pub const PSEUDO_MAP_VALUE: u8 = 2;
+/// `src_reg` of LD_IMM64: the constant is the BTF id of a variable of the kernel.
+pub const PSEUDO_VARIABLE: u8 = 3;
 /// `src_reg` of LD_IMM64: the constant is a function of the same program.
 pub const PSEUDO_FUNC: u8 = 4;
 /// `src_reg` of CALL: a function of the same program; 0 is a helper.
 pub const PSEUDO_CALL: u8 = 1;
+/// `src_reg` of CALL: a function of the kernel, by its BTF id.
+pub const PSEUDO_KFUNC: u8 = 2;
 
 /// An instruction in the machine's byte order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +68,11 @@ impl Insn {
         if cfg!(target_endian = "little") { self.registers >> 4 } else { self.registers & 0xf }
     }
 
+    /// The destination register.
+    pub fn dst(self) -> u8 {
+        if cfg!(target_endian = "little") { self.registers & 0xf } else { self.registers >> 4 }
+    }
+
     /// The same instruction with another source register; of `src` the low four bits count.
     pub fn with_src(self, src: u8) -> Self {
         let registers =
@@ -45,6 +83,21 @@ impl Insn {
     /// Class of the operation: the low three bits.
     pub fn class(self) -> u8 {
         self.code & 7
+    }
+
+    /// True for an atomic operation: class STX, mode `BPF_ATOMIC`.
+    pub fn is_atomic(self) -> bool {
+        self.class() == STX && self.code & 0xe0 == 0xc0
+    }
+
+    /// Where a jump leads, counted from the next instruction; None for what is no jump.
+    pub fn jump(self) -> Option<i32> {
+        match (self.class(), self.code) {
+            (_, CALL | EXIT) => None,
+            (_, GOTOL) => Some(self.imm),
+            (JMP | JMP32, _) => Some(self.off.into()),
+            _ => None,
+        }
     }
 
     /// True for the first half of a 64-bit constant.

@@ -7,6 +7,7 @@ use crate::kernel::core_relo::{CoreError, CoreTarget};
 use crate::kernel::elf::Relocation;
 use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
 use crate::kernel::object::{Function, Object, ObjectError};
+use crate::model::reach;
 
 /// What the kernel takes at most: BPF_COMPLEXITY_LIMIT_INSNS of include/linux/bpf.h.
 const MAX_INSTRUCTIONS: usize = 1_000_000;
@@ -18,7 +19,7 @@ pub enum LinkError {
     #[error(transparent)]
     Object(#[from] ObjectError),
     /// Something that only the kernel or another object could provide.
-    #[error("it uses {0}, which the object only declares (kernel functions, __ksym and __kconfig are not supported)")]
+    #[error("it uses {name}, which the object only declares (kernel functions, __ksym and __kconfig are not supported){reach}", name = .0, reach = reaches(.0))]
     Extern(String),
     /// A reference to something that is neither a map, nor data, nor a function.
     #[error("instruction {at} of {function} refers to {target:?}, which is neither a map nor data nor a function")]
@@ -62,6 +63,11 @@ pub enum LinkError {
     Core(#[from] CoreError),
 }
 
+/// What a kernel function of a name reaches, as the end of a sentence; empty where that is not known.
+fn reaches(name: &str) -> String {
+    reach::kfunc(name).map_or_else(String::new, |reach| format!(": it reaches {reach}"))
+}
+
 /// A program, complete but for the fds of its maps.
 #[derive(Debug)]
 pub struct Linked {
@@ -69,6 +75,8 @@ pub struct Linked {
     pub instructions: Vec<Insn>,
     /// Instructions that want the fd of a map: index of the instruction, index of the map in [`Object::maps`].
     pub maps: Vec<(usize, usize)>,
+    /// Where each function starts, ascending.
+    pub starts: Vec<usize>,
     /// `struct bpf_func_info` of each function; empty unless every function has one.
     pub functions: Vec<u8>,
     /// `struct bpf_line_info`; empty unless every function starts with one.
@@ -269,7 +277,8 @@ impl<'o> Linker<'o, '_> {
         // Lines without functions are refused by the kernel as well as functions without all the others.
         let lines = if functions.is_some() { lines.unwrap_or_default() } else { Vec::new() };
         let functions = functions.unwrap_or_default();
-        Ok(Linked { instructions: self.instructions, maps: self.maps, functions, lines, missing: self.missing })
+        let starts = self.order.iter().map(|(_, start)| *start).collect();
+        Ok(Linked { instructions: self.instructions, maps: self.maps, starts, functions, lines, missing: self.missing })
     }
 
     fn function_records(&self) -> Option<Vec<u8>> {

@@ -12,10 +12,12 @@ use crate::kernel::fixup;
 use crate::kernel::link::{Linked, link};
 use crate::kernel::map::{self, MapDefinition, MapShape};
 use crate::kernel::object::{Function, Object};
+use crate::kernel::review::review;
 use crate::kernel::verifier::VerifierLog;
 use crate::kernel::{Feature, LoadedIds, Support, features, kernel_function, pins, section};
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::plan::{PlannedObject, PlannedProgram};
+use crate::model::reach;
 use crate::sys::bpf::{self, MapCreate, MapTypes, ProgramLoad, Records};
 use crate::sys::caps::{self, Capability};
 use crate::sys::{Errno, SysError, machine};
@@ -105,10 +107,15 @@ fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Wor
         [] => None,
         bytes => Some(CoreTarget::parse(bytes).map_err(KernelError::KernelTypes)?),
     };
+    let scope = planned.scope;
     let mut programs = Vec::new();
     for Chosen { planned, function, program_type, flags } in chosen {
         let linked = link(object, function, target.as_ref())
             .map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
+        // Types that container scope never loads have no list; the kernel wants CAP_PERFMON for each of them.
+        if scope == Scope::Container && reach::reviewed(program_type) {
+            review(object, &planned.function, program_type, &linked)?;
+        }
         let attach_btf_id = if planned.kind.fixed_at_load() { kernel_function::find(planned, target.as_ref())? } else { 0 };
         programs.push(Program { planned, program_type, flags, attach_btf_id, linked });
     }
@@ -125,7 +132,7 @@ fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Wor
     };
     let cpus = if maps.iter().any(|map| object.maps[*map].shape.wants_cpus()) { machine::possible_cpus()? } else { 0 };
     let page = machine::page_size();
-    Ok(Work { object, scope: planned.scope, programs, maps, pinned, reused, frozen, images, btf, page, cpus })
+    Ok(Work { object, scope, programs, maps, pinned, reused, frozen, images, btf, page, cpus })
 }
 
 /// The function of a planned program, and how the kernel is to take it.

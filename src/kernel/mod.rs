@@ -1,7 +1,8 @@
 //! Everything that is done with BPF objects: reading, loading, attaching, pinning, probing.
 //!
 //! The bytes are a stranger's. `elf`, `btf` and `btf_ext` read them and check every reference; `object`, `map` and `section` say
-//! what they declare; `link`, `fixup` and `core_relo` make of them what BPF_PROG_LOAD takes. All that is pure. `load`, `attach`,
+//! what they declare; `link`, `fixup` and `core_relo` make of them what BPF_PROG_LOAD takes; `review`
+//! refuses what container scope does not allow. All that is pure. `load`, `attach`,
 //! `pins`, `features` and `inspect` are where the kernel is asked. Why no crate does it: docs/decisions/0004.
 
 mod attach;
@@ -24,6 +25,7 @@ mod load;
 mod map;
 mod object;
 pub mod pins;
+mod review;
 mod section;
 mod shared_library;
 mod survey;
@@ -45,6 +47,7 @@ use crate::kernel::inspect::{Inspected, ProgramInfo};
 pub use crate::kernel::link::LinkError;
 use crate::kernel::object::Object;
 pub use crate::kernel::object::ObjectError;
+pub use crate::kernel::review::{Objection, Refusal};
 pub use crate::kernel::survey::{Need, Survey, SurveyedMap, SurveyedProgram, survey};
 pub use crate::kernel::user_elf::UserElfError;
 pub use crate::kernel::verifier::VerifierLog;

@@ -10,6 +10,7 @@ use crate::kernel::object::Object;
 use crate::kernel::{Feature, KernelError};
 use crate::model::attach_point::ProgramKind;
 use crate::model::object::{ProgramFacts, SectionAttach};
+use crate::model::reach;
 
 /// One object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -273,54 +274,9 @@ fn helper_since(id: u32) -> Option<(u32, u32)> {
     LAST_HELPER.iter().find(|(last, _)| id <= *last).map(|(_, since)| *since)
 }
 
-/// Names of helpers that are newer than every kernel that anybody runs; others go by their number.
+/// Its name; helpers that are newer than our table go by their number.
 fn helper_name(id: u32) -> String {
-    let name = match id {
-        84 => "sk_lookup_tcp",
-        85 => "sk_lookup_udp",
-        86 => "sk_release",
-        93 => "spin_lock",
-        94 => "spin_unlock",
-        107 => "sk_storage_get",
-        109 => "send_signal",
-        112 => "probe_read_user",
-        113 => "probe_read_kernel",
-        114 => "probe_read_user_str",
-        115 => "probe_read_kernel_str",
-        120 => "get_ns_current_pid_tgid",
-        122 => "get_netns_cookie",
-        123 => "get_current_ancestor_cgroup_id",
-        124 => "sk_assign",
-        125 => "ktime_get_boot_ns",
-        130 => "ringbuf_output",
-        131 => "ringbuf_reserve",
-        132 => "ringbuf_submit",
-        133 => "ringbuf_discard",
-        134 => "ringbuf_query",
-        147 => "d_path",
-        148 => "copy_from_user",
-        152 => "redirect_neigh",
-        153 => "per_cpu_ptr",
-        154 => "this_cpu_ptr",
-        155 => "redirect_peer",
-        156 => "task_storage_get",
-        158 => "get_current_task_btf",
-        164 => "for_each_map_elem",
-        165 => "snprintf",
-        169 => "timer_init",
-        170 => "timer_set_callback",
-        171 => "timer_start",
-        172 => "timer_cancel",
-        173 => "get_func_ip",
-        174 => "get_attach_cookie",
-        177 => "trace_vprintk",
-        181 => "loop",
-        182 => "strncmp",
-        186 => "get_retval",
-        187 => "set_retval",
-        id => return format!("number {id}"),
-    };
-    name.to_owned()
+    reach::helper(id).map_or_else(|| format!("number {id}"), |helper| helper.name.to_owned())
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ crate::cases![
     connect_is_refused_in_the_container_alone,
     every_kind_of_container_scope_attaches,
     tracepoints_need_and_get_host_scope,
+    what_reaches_other_namespaces_needs_host_scope,
     uprobes_see_the_containers_own_files,
 ];
 
@@ -293,6 +294,28 @@ fn tracepoints_need_and_get_host_scope(world: &mut World) {
     });
     running.say("go\n");
     running.finish();
+}
+
+fn what_reaches_other_namespaces_needs_host_scope(world: &mut World) {
+    let image = world.signed("lookup");
+    let asking = |world: &World, name: &str, programs: &str| {
+        Bundle::new(&world.lab, name).ask("image", &image).ask("programs", programs).script("echo ready; read go")
+    };
+    world.lab.policy(&world.image_rule());
+    let said = [
+        "program first_xdp calls bpf_skc_lookup_tcp with a network namespace other than its own",
+        "lookup.bpf.c:",
+        "it needs host scope in policy",
+        "BPF_F_CURRENT_NETNS",
+    ];
+    world.refused(asking(world, "other-netns", "xdp:own_xdp iface=lo; xdp:first_xdp iface=lo"), 1, &said);
+    let own = asking(world, "own-netns", "xdp:own_xdp iface=lo; tcx:own_tcx iface=lo; cgroup_skb:own_skb").write();
+    world.start(&own).finish();
+    // With host scope in both rules the administrator vouches for it.
+    let rules = world.image_rule() + "scope = \"host\"\n[[container]]\nprograms = [\"xdp\"]\nhost-scope = true\n";
+    world.lab.policy(&rules);
+    let other = asking(world, "other-netns-host-scope", "xdp:first_xdp iface=lo").write();
+    world.start(&other).finish();
 }
 
 /// Where in a static program's file its first instruction is.

@@ -3,7 +3,8 @@
 //! An allow list: each helper here was reviewed, what is not here is refused, and so is what a newer kernel brings. Each list is
 //! what Linux 6.18 offers to the type without CAP_PERFMON (found by loading `call F; exit`), without what reaches beyond the
 //! container and without what nothing can be done with unless a kfunc gives its argument (task_storage_*, cgrp_storage_*,
-//! kptr_xchg). `get_current_comm` is added where Linux 6.12 offers it and the current task is a process of the container.
+//! kptr_xchg). `get_current_comm`, which Linux 6.12 still offers where the current task is a process of the container, and the socket options
+//! that Linux 7.2 lends to cgroup_sock are added.
 
 /// A set of helper numbers below 256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +63,7 @@ pub(super) const fn helpers(program_type: u32) -> Option<Helpers> {
     const SCHED: Helpers = Helpers::of(&[BASE, OUTPUT, LOOKUP, PACKET_SOCKET, CLASSIFIER]);
     const XDPS: Helpers = Helpers::of(&[BASE, OUTPUT, LOOKUP, XDP]);
     const CGROUP_SKB: Helpers = Helpers::of(&[BASE, OUTPUT, LOOKUP, PACKET_SOCKET, &[26, 68, 81, 128, 129]]);
-    const CGROUP_SOCK: Helpers = Helpers::of(&[BASE, OUTPUT, CGROUP_CALL, &[46, 107, 122]]);
+    const CGROUP_SOCK: Helpers = Helpers::of(&[BASE, OUTPUT, CGROUP_CALL, &[46, 49, 57, 107, 122]]);
     const LWT_IN: Helpers = Helpers::of(&[BASE, OUTPUT, TUNNEL, &[73]]);
     const LWT_OUT: Helpers = Helpers::of(&[BASE, OUTPUT, TUNNEL]);
     const LWT_XMIT: Helpers = Helpers::of(&[BASE, OUTPUT, TUNNEL, TUNNEL_XMIT]);

@@ -4,7 +4,7 @@
 //! refusals, and which of them make a BPF token's scope the host's. Which program types they are registered for differs from
 //! kernel to kernel and is to be probed.
 
-use super::Reach::{self, Cgroups, Connections, Host, KernelMemory, OtherNetns, Processes};
+use super::Reach::{self, Cgroups, Connections, Host, KernelAddresses, KernelMemory, OtherNetns, Processes};
 
 /// Names as the kernel's BTF has them. Those that end in `_impl` lost that ending in Linux 7.0; both are listed.
 pub(super) const KFUNCS: &[(&str, Reach)] = &[
@@ -13,6 +13,7 @@ pub(super) const KFUNCS: &[(&str, Reach)] = &[
     ("bpf_probe_read_kernel_str_dynptr", KernelMemory),
     ("bpf_get_kmem_cache", KernelMemory),
     ("bpf_iter_kmem_cache_new", KernelMemory),
+    ("bpf_stream_print_stack", KernelAddresses),
     ("bpf_stream_vprintk", KernelMemory),
     ("bpf_stream_vprintk_impl", KernelMemory),
     ("bpf_dynptr_from_file", KernelMemory),
@@ -39,7 +40,6 @@ pub(super) const KFUNCS: &[(&str, Reach)] = &[
     ("bpf_iter_css_new", Cgroups),
     ("bpf_get_root_mem_cgroup", Cgroups),
     ("bpf_get_mem_cgroup", Cgroups),
-    ("bpf_mem_cgroup_usage", Cgroups),
     ("bpf_xdp_ct_alloc", Connections),
     ("bpf_xdp_ct_lookup", Connections),
     ("bpf_skb_ct_alloc", Connections),
@@ -57,4 +57,5 @@ pub(super) const KFUNCS: &[(&str, Reach)] = &[
 ];
 
 /// Kfuncs of a subsystem that is the host's as a whole go by the beginning of their names.
-pub(super) const FAMILIES: &[(&str, Reach)] = &[("scx_bpf_", Host), ("hid_bpf_", Host)];
+pub(super) const FAMILIES: &[(&str, Reach)] =
+    &[("scx_bpf_", Host), ("hid_bpf_", Host), ("bpf_mem_cgroup_", Cgroups), ("bpf_wakeup_sources_", Host)];

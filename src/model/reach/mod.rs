@@ -145,6 +145,26 @@ mod tests {
         assert_eq!((helper(0), helper(212), helper(u32::MAX)), (None, None, None));
     }
 
+    /// The rows of the table in docs/policy.md.
+    fn documented() -> String {
+        let mut rows: Vec<(Reach, String)> = Vec::new();
+        let families = families().map(|(start, reach)| (format!("`{start}*`"), reach));
+        for (name, reach) in beyond().map(|function| (format!("`{}`", function.name), function.reach)).chain(families) {
+            match rows.iter_mut().find(|(known, _)| known.to_string() == reach.to_string()) {
+                Some((_, names)) => names.extend([" ", &name]),
+                None => rows.push((reach, name)),
+            }
+        }
+        let rows = rows.into_iter().map(|(reach, names)| format!("| {reach} | {names} |\n"));
+        "| Reaches | Helpers (without `bpf_`) and kfuncs |\n| --- | --- |\n".to_owned() + &rows.collect::<String>()
+    }
+
+    #[test]
+    fn the_documentation_has_the_whole_table() {
+        let expected = documented();
+        assert!(include_str!("../../../docs/policy.md").contains(&expected), "docs/policy.md is to have:\n{expected}");
+    }
+
     #[test]
     fn no_name_is_there_twice() {
         let names: BTreeSet<_> = helpers::HELPERS.iter().chain(kfuncs::KFUNCS).map(|(name, _)| name).collect();

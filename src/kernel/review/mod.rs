@@ -1,0 +1,148 @@
+//! What a program of container scope is made of, looked at before the kernel sees it: it is refused where it reaches beyond the
+//! container or can hold a processor.
+//!
+//! The verifier proves that a program does not break the kernel. It does not keep it inside a container: helpers look up sockets of
+//! any network namespace, kernel variables and kfuncs lead to the kernel's memory, loops go on as long as they like. The table of
+//! `model::reach` says which helpers a type may call; this module checks their arguments and everything else that instructions can
+//! name. It is pure, and goes over the instructions twice: once for the targets of jumps, once for the rest.
+//!
+//! What is unknown is refused: helpers, kinds of constants, opcodes and argument tags of kernels that are newer than this version.
+
+mod callbacks;
+mod constants;
+mod opcodes;
+mod refusal;
+mod tags;
+
+#[cfg(test)]
+mod tests;
+
+pub use refusal::{Objection, Refusal};
+
+use crate::kernel::core_relo::POISON;
+use crate::kernel::insn::{
+    self, Insn, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_VARIABLE,
+};
+use crate::kernel::link::Linked;
+use crate::kernel::object::Object;
+use crate::model::reach::{self, Reach};
+use callbacks::Callbacks;
+use constants::Constants;
+
+/// The most rounds that `bpf_loop` may be told to make.
+const MAX_ROUNDS: u64 = 65_536;
+/// bpf_loop(rounds, callback, context, flags)
+const LOOP: u32 = 181;
+/// Helpers that run a callback many times, or start another program: tail_call, for_each_map_elem, loop, user_ringbuf_drain.
+const REPEATING: [u32; 4] = [12, 164, LOOP, 209];
+
+/// Where a program breaks the rules: the rule, and the instruction where there is one.
+type Broken = (Objection, Option<usize>);
+
+/// Looks at a linked program of an object. `program_type` is `enum bpf_prog_type`; of types that container scope never loads
+/// nothing is allowed.
+pub(crate) fn review(object: &Object<'_>, name: &str, program_type: u32, linked: &Linked) -> Result<(), Refusal> {
+    let broken = instructions(program_type, &linked.instructions, &linked.starts)
+        .and_then(|()| tags::check(object.btf.as_ref().map(|(btf, _)| btf), &linked.functions));
+    broken.map_err(|(objection, at)| {
+        let line = at.and_then(|at| refusal::line(object, linked, at));
+        Refusal { program: name.to_owned(), objection, at, line }
+    })
+}
+
+/// Looks at instructions; `starts` are the first ones of the functions, in ascending order.
+fn instructions(program_type: u32, code: &[Insn], starts: &[usize]) -> Result<(), Broken> {
+    let targets = Targets::of(code, starts);
+    let mut constants = Constants::default();
+    let mut callbacks = Callbacks::new(starts);
+    let mut at = 0;
+    while let Some(insn) = code.get(at).copied() {
+        if targets.contains(at) {
+            constants = Constants::default();
+        }
+        let broken = |objection| Err((objection, Some(at)));
+        if !opcodes::is_known(insn.code) {
+            let objection = if insn.code == insn::MAY_GOTO { Objection::MayGoto } else { Objection::Opcode(insn.code) };
+            return broken(objection);
+        }
+        if insn.is_wide() {
+            match insn.src() {
+                0 | PSEUDO_MAP_FD | PSEUDO_MAP_VALUE => {}
+                PSEUDO_VARIABLE => return broken(Objection::KernelVariable),
+                PSEUDO_FUNC => callbacks.callback(target(at, insn.imm)),
+                other => return broken(Objection::Constant(other)),
+            }
+        } else if insn.code == insn::CALL {
+            match insn.src() {
+                0 if insn.imm == POISON => {}
+                0 => {
+                    let number = insn.imm.cast_unsigned();
+                    helper(program_type, number, &constants).or_else(broken)?;
+                    if REPEATING.contains(&number) {
+                        callbacks.repeats(at, number);
+                    }
+                }
+                PSEUDO_CALL => callbacks.call(at, target(at, insn.imm)),
+                PSEUDO_KFUNC => return broken(Objection::Kfunc),
+                other => return broken(Objection::Call(other)),
+            }
+        }
+        constants.follow(insn, code.get(at + 1).copied());
+        at += if insn.is_wide() { 2 } else { 1 };
+    }
+    match callbacks.repeated_in_callback() {
+        Some((at, number)) => Err((Objection::InCallback(number), Some(at))),
+        None => Ok(()),
+    }
+}
+
+/// A call of a helper, with what is known of its arguments.
+fn helper(program_type: u32, number: u32, constants: &Constants) -> Result<(), Objection> {
+    if !reach::allows(program_type, number) {
+        return Err(Objection::Helper(number));
+    }
+    match reach::helper(number).map(|function| function.reach) {
+        Some(Reach::OtherNetns { netns }) => {
+            let own = netns.and_then(|register| constants.value(register)).is_some_and(is_current_netns);
+            if own { Ok(()) } else { Err(Objection::Netns(number)) }
+        }
+        _ if number == LOOP && constants.value(1).is_none_or(|rounds| rounds > MAX_ROUNDS) => Err(Objection::Rounds),
+        _ => Ok(()),
+    }
+}
+
+/// BPF_F_CURRENT_NETNS is -1 of 64 bits, of which net/core/filter.c (`__bpf_skc_lookup`) looks at the low 32.
+fn is_current_netns(value: u64) -> bool {
+    value & 0xffff_ffff == 0xffff_ffff
+}
+
+/// Where a jump or call from `at` leads; beyond the code where it leads before it, which the verifier refuses.
+fn target(at: usize, distance: i32) -> usize {
+    isize::try_from(distance).ok().and_then(|distance| (at + 1).checked_add_signed(distance)).unwrap_or(usize::MAX)
+}
+
+/// A bit for each instruction that can be reached by other ways than from the one before it.
+struct Targets(Vec<u64>);
+
+impl Targets {
+    fn of(code: &[Insn], starts: &[usize]) -> Self {
+        let mut targets = Self(vec![0; code.len() / 64 + 1]);
+        starts.iter().for_each(|start| targets.insert(*start));
+        for (at, insn) in code.iter().enumerate() {
+            if let Some(distance) = insn.jump() {
+                targets.insert(target(at, distance));
+            }
+        }
+        targets
+    }
+
+    fn insert(&mut self, at: usize) {
+        if let Some(word) = self.0.get_mut(at / 64) {
+            *word |= 1 << (at % 64);
+        }
+    }
+
+    fn contains(&self, at: usize) -> bool {
+        self.0.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
+    }
+}

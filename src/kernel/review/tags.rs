@@ -1,0 +1,31 @@
+//! What a function's types say of its arguments: the verifier believes a tag, and with some of them a number becomes a pointer.
+
+use crate::kernel::btf::{Btf, Kind};
+use crate::kernel::link::Linked;
+use crate::kernel::review::{Broken, Objection};
+
+/// What tags of arguments begin with (kernel/bpf/btf.c, `btf_prepare_func_args`).
+const ARGUMENT: &[u8] = b"arg:";
+/// Tags that only say which pointers a caller may hand over.
+const REVIEWED: [&[u8]; 3] = [b"arg:ctx", b"arg:nonnull", b"arg:nullable"];
+
+/// How much of a tag a refusal shows.
+const LONGEST: usize = 32;
+
+/// Checks the tags of a program's functions; `functions` are its `struct bpf_func_info` records.
+pub(super) fn check(btf: Option<&Btf<'_>>, functions: &[u8]) -> Result<(), Broken> {
+    // Without records the kernel knows no types of the functions.
+    let Some(btf) = btf.filter(|_| !functions.is_empty()) else { return Ok(()) };
+    let is_own = |ty: u32| {
+        let mut types = functions.chunks_exact(Linked::FUNCTION_RECORD).filter_map(|record| record.last_chunk().copied());
+        types.any(|own| u32::from_ne_bytes(own) == ty)
+    };
+    for tag in btf.types().filter(|ty| ty.kind == Kind::DeclTag) {
+        let text = btf.string_bytes(tag.name_offset);
+        if text.starts_with(ARGUMENT) && !REVIEWED.contains(&text) && is_own(tag.size_or_type) {
+            let text = &text[..text.len().min(LONGEST)];
+            return Err((Objection::Tag(String::from_utf8_lossy(text).into_owned()), None));
+        }
+    }
+    Ok(())
+}
