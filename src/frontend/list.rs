@@ -180,6 +180,9 @@ fn tree(view: &OwnerView, all: &[OwnerView], detail: Detail) -> String {
     }
     if let (Some(namespace), Some(pod)) = (&view.namespace, &view.pod) {
         _ = write!(text, "  {}/{}", printable(namespace), printable(pod));
+        if let Some(container) = &view.container {
+            _ = write!(text, "/{}", printable(container));
+        }
     }
     if let Some(pid) = view.pid {
         _ = write!(text, "  pid {pid}");
@@ -325,7 +328,7 @@ pub(super) mod tests {
     fn a_container_is_a_tree() {
         let text = containers(&records(), Format::Table);
         let expected = "\
-web  ready  containerd  shop/front  pid 500
+web  ready  containerd  shop/front/web  pid 500
 ├─ left behind: remove the pin link_9
 ├─ program 71 cgroup_skb out  [oci:/images/count:v1, verified by /etc/k?.pub]
 │  └─ link 81 on egress

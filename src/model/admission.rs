@@ -36,11 +36,26 @@ pub struct Admission<'a> {
 /// # Errors
 /// The first thing that policy says no to; [`examine`] finds them all.
 pub fn admit<'a>(policy: &'a Policy, facts: &ContainerFacts, request: &'a Request) -> Result<Admission<'a>, Refusal> {
-    let rule = policy.container_rule(facts).ok_or_else(|| no_container_rule(facts))?;
+    let Some(rule) = policy.container_rule(facts) else {
+        return Err(passed_over(policy, None, facts, no_container_rule(facts)));
+    };
     let (admission, refusals) = examine(policy, rule, request);
     match refusals.into_iter().next() {
-        Some(refusal) => Err(refusal),
+        Some(refusal) => Err(passed_over(policy, Some(rule), facts, refusal)),
         None => Ok(admission),
+    }
+}
+
+/// Adds to a refusal that a rule before the one that decided names labels, where none are known: hook files and the strict handler tell a
+/// hook no labels.
+fn passed_over(policy: &Policy, decided: Option<&ContainerRule>, facts: &ContainerFacts, refusal: Refusal) -> Refusal {
+    if !facts.labels.is_empty() {
+        return refusal;
+    }
+    let before = policy.containers.iter().take_while(|rule| decided.is_none_or(|decided| !std::ptr::eq(*rule, decided)));
+    match before.into_iter().find(|rule| rule.matches.holds_but_for_labels(facts)) {
+        Some(rule) => Refusal::LabelsUnknown { rule: rule.place.to_string(), refusal: Box::new(refusal) },
+        None => refusal,
     }
 }
 

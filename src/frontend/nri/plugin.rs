@@ -1,6 +1,6 @@
 //! The plugin's answers. No handler waits for anything: all plugin calls of a runtime share one lock and two seconds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -10,9 +10,8 @@ use ttrpc::{Code, Error, Result};
 use crate::frontend::hook_files::Invocation;
 use crate::frontend::nri::adjust;
 use crate::frontend::nri::api::{
-    ConfigureRequest, ConfigureResponse, ContainerState, CreateContainerRequest, CreateContainerResponse, Empty, Event,
-    PodSandbox, StateChangeEvent, StopContainerRequest, StopContainerResponse, SynchronizeRequest, SynchronizeResponse,
-    UpdateContainerRequest, UpdateContainerResponse,
+    ConfigureRequest, ConfigureResponse, ContainerEvent, ContainerState, CreateContainerRequest, CreateContainerResponse,
+    Empty, Event, PodEvent, PodSandbox, StateChangeEvent, SynchronizeRequest, SynchronizeResponse,
 };
 use crate::frontend::nri::policy::Kept;
 use crate::frontend::nri::service::Plugin;
@@ -90,6 +89,24 @@ impl Hooked {
         Ok(CreateContainerResponse { adjust: adjust.into(), ..Default::default() })
     }
 
+    /// A pod's sandbox is being made: the images that its annotations name are fetched meanwhile.
+    fn pod_starts(&self, pod: &PodSandbox) {
+        if !asks(pod.annotations.keys()) {
+            return;
+        }
+        if let Ok(policy) = self.policy.now().as_ref() {
+            self.work.fetch(adjust::wanted(pod, self.told().engine, policy));
+        }
+    }
+
+    /// A pod or a container has ended. What the pod itself owned outlives its containers. Of a pod that it found when it started,
+    /// containerd 2.1 tells no more than that its containers are removed, which is after the sandbox has been stopped.
+    fn something_ended(&self, pod: &HashMap<String, String>, container: &HashMap<String, String>) {
+        if asks(pod.keys()) || asks(container.keys()) {
+            self.work.collect();
+        }
+    }
+
     /// One piece of what runs; only what is ours stays in memory.
     fn compare(&self, request: SynchronizeRequest) -> SynchronizeResponse {
         let mut told = self.told();
@@ -150,29 +167,73 @@ impl Plugin for Hooked {
         })
     }
 
-    async fn update_container(&self, _: &TtrpcContext, _: UpdateContainerRequest) -> Result<UpdateContainerResponse> {
-        Ok(UpdateContainerResponse::default())
+    async fn run_pod_sandbox(&self, _: &TtrpcContext, request: PodEvent) -> Result<Empty> {
+        self.pod_starts(&request.pod);
+        Ok(Empty::default())
     }
 
-    async fn stop_container(&self, _: &TtrpcContext, _: StopContainerRequest) -> Result<StopContainerResponse> {
-        Ok(StopContainerResponse::default())
+    async fn stop_pod_sandbox(&self, _: &TtrpcContext, request: PodEvent) -> Result<Empty> {
+        self.something_ended(&request.pod.annotations, &HashMap::new());
+        Ok(Empty::default())
     }
 
+    async fn remove_pod_sandbox(&self, _: &TtrpcContext, request: PodEvent) -> Result<Empty> {
+        self.something_ended(&request.pod.annotations, &HashMap::new());
+        Ok(Empty::default())
+    }
+
+    async fn remove_container(&self, _: &TtrpcContext, request: ContainerEvent) -> Result<Empty> {
+        self.something_ended(&request.pod.annotations, &request.container.annotations);
+        Ok(Empty::default())
+    }
+
+    /// Every event of a runtime with NRI before 0.12.
     async fn state_change(&self, _: &TtrpcContext, request: StateChangeEvent) -> Result<Empty> {
-        if !asks(request.pod.annotations.keys()) && !asks(request.container.annotations.keys()) {
-            return Ok(Empty::default());
-        }
         match request.event.enum_value() {
-            Ok(Event::RUN_POD_SANDBOX) => {
-                if let Ok(policy) = self.policy.now().as_ref() {
-                    self.work.fetch(adjust::wanted(&request.pod, self.told().engine, policy));
-                }
+            Ok(Event::RUN_POD_SANDBOX) => self.pod_starts(&request.pod),
+            Ok(Event::STOP_POD_SANDBOX | Event::REMOVE_POD_SANDBOX | Event::REMOVE_CONTAINER) => {
+                self.something_ended(&request.pod.annotations, &request.container.annotations);
             }
-            // What the pod itself owned outlived its containers. Of a pod that it found when it started, containerd 2.1 tells
-            // no more than that its containers are removed, which is after the sandbox has been stopped.
-            Ok(Event::STOP_POD_SANDBOX | Event::REMOVE_POD_SANDBOX | Event::REMOVE_CONTAINER) => self.work.collect(),
             _ => {}
         }
+        Ok(Empty::default())
+    }
+
+    // The plugin does not subscribe to what follows. It answers all the same: the generated code would answer NOT_FOUND.
+
+    async fn update_pod_sandbox(&self, _: &TtrpcContext, _: PodEvent) -> Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn post_update_pod_sandbox(&self, _: &TtrpcContext, _: PodEvent) -> Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn post_create_container(&self, _: &TtrpcContext, _: ContainerEvent) -> Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn start_container(&self, _: &TtrpcContext, _: ContainerEvent) -> Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn post_start_container(&self, _: &TtrpcContext, _: ContainerEvent) -> Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn update_container(&self, _: &TtrpcContext, _: ContainerEvent) -> Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn post_update_container(&self, _: &TtrpcContext, _: ContainerEvent) -> Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn stop_container(&self, _: &TtrpcContext, _: ContainerEvent) -> Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn validate_container_adjustment(&self, _: &TtrpcContext, _: ContainerEvent) -> Result<Empty> {
         Ok(Empty::default())
     }
 }

@@ -10,8 +10,8 @@ use ttrpc::r#async::TtrpcContext;
 use ttrpc::{Code, Error};
 
 use super::api::{
-    ConfigureRequest, ContainerState, CreateContainerRequest, Empty, Hook, RegisterPluginRequest, SynchronizeRequest,
-    UpdateContainersRequest, UpdateContainersResponse,
+    ConfigureRequest, ContainerEvent, ContainerState, CreateContainerRequest, Empty, Hook, PodEvent, RegisterPluginRequest,
+    StateChangeEvent, SynchronizeRequest, UpdateContainersRequest, UpdateContainersResponse,
 };
 use super::*;
 use crate::model::missed::MissedContainers;
@@ -115,6 +115,36 @@ fn a_session_with_recorded_messages() {
             assert!(plugin.create_container(context(), &plain).await.unwrap().adjust.is_none());
         });
     }
+}
+
+/// The rpcs of NRI 0.12 (pkg/api/api.proto), each with a message about a pod or a container. One that the plugin did not answer would
+/// come back as NOT_FOUND, and the runtime would refuse the pod.
+#[test]
+fn every_rpc_of_the_newest_protocol_is_answered() {
+    connected(|plugin| async move {
+        let change: StateChangeEvent = recorded("2.1.9_StateChange-RUN_POD_SANDBOX");
+        let pod = PodEvent { pod: change.pod.clone(), ..Default::default() };
+        let create: CreateContainerRequest = recorded("2.1.9_CreateContainer");
+        let container = ContainerEvent { pod: create.pod.clone(), container: create.container.clone(), ..Default::default() };
+        for answer in [
+            plugin.run_pod_sandbox(context(), &pod).await,
+            plugin.update_pod_sandbox(context(), &pod).await,
+            plugin.post_update_pod_sandbox(context(), &pod).await,
+            plugin.post_create_container(context(), &container).await,
+            plugin.start_container(context(), &container).await,
+            plugin.post_start_container(context(), &container).await,
+            plugin.update_container(context(), &container).await,
+            plugin.post_update_container(context(), &container).await,
+            plugin.stop_container(context(), &container).await,
+            plugin.remove_container(context(), &container).await,
+            plugin.stop_pod_sandbox(context(), &pod).await,
+            plugin.remove_pod_sandbox(context(), &pod).await,
+            plugin.validate_container_adjustment(context(), &container).await,
+            plugin.shutdown(context(), &Empty::default()).await,
+        ] {
+            assert_eq!(answer.unwrap(), Empty::default());
+        }
+    });
 }
 
 #[test]

@@ -55,8 +55,14 @@ impl fmt::Display for ContainerFacts {
                 write!(f, ", {word} {value}")?;
             }
         }
-        if !self.labels.is_empty() {
-            let labels: Vec<_> = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        // The runtime's own labels repeat what stands before them.
+        let labels: Vec<_> = self
+            .labels
+            .iter()
+            .filter(|(key, _)| !key.starts_with("io.kubernetes.") && !key.starts_with("io.cri-containerd."))
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        if !labels.is_empty() {
             write!(f, ", labels {}", listed(labels.iter().map(String::as_str), 8))?;
         }
         f.write_str(if self.userns { ", with a user namespace" } else { ", without a user namespace" })
@@ -86,6 +92,11 @@ impl Match {
             && self.labels.iter().all(|(key, value)| facts.labels.get(key) == Some(value))
             && self.runtime_user.is_none_or(|user| user == facts.runtime_user)
             && self.userns.is_none_or(|userns| userns == facts.userns)
+    }
+
+    /// Whether all of its keys but `labels` hold, and there are labels among them.
+    pub fn holds_but_for_labels(&self, facts: &ContainerFacts) -> bool {
+        !self.labels.is_empty() && Self { labels: BTreeMap::new(), ..self.clone() }.holds(facts)
     }
 
     /// True where no container can match: it asks an engine for what that engine does not know.

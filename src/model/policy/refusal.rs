@@ -13,6 +13,14 @@ pub enum Refusal {
         /// The container.
         facts: String,
     },
+    /// A rule for this container's pod was passed over because it names labels, and none of the pod's is known.
+    #[error("{refusal}; {rule} is passed over: it names labels, and none of the pod's are known without the NRI plugin")]
+    LabelsUnknown {
+        /// The rule that was passed over.
+        rule: String,
+        /// What the rule that decides instead says.
+        refusal: Box<Refusal>,
+    },
     /// No image rule speaks of the reference.
     #[error("no image rule under {rule} speaks of {reference}; add an [[image]] with this repository and signed-by")]
     NoImageRule {

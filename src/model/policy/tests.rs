@@ -227,6 +227,28 @@ fn labels_narrow_a_rule_and_never_stand_alone() {
 }
 
 #[test]
+fn a_refusal_names_the_rule_whose_labels_are_not_known() {
+    let text = "[[container]]\nmatch = { namespace = \"a\", labels = { tier = \"edge\" } }\nprograms = [\"xdp\"]\n\
+                [[container]]\nmatch = { namespace = \"a\" }\n";
+    let policy = parse(text).expect("legal");
+    let wants = [("hook.bpfman.io/image", "registry.example/a"), ("hook.bpfman.io/programs", "xdp:x")];
+    let wants = wants.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let request = crate::model::annotations::Request::parse(&wants, None).unwrap().unwrap();
+    let pod = |labels: &[(&str, &str)]| ContainerFacts {
+        namespace: Some("a".into()),
+        labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        ..facts(Engine::CriO)
+    };
+    let refusal = |facts| crate::model::admission::admit(&policy, &facts, &request).unwrap_err().to_string();
+    let unknown = refusal(pod(&[]));
+    assert!(unknown.contains("allows no programs") && unknown.contains("it names labels"), "{unknown}");
+    let other = refusal(pod(&[("tier", "back"), ("io.kubernetes.pod.uid", "7")]));
+    assert!(!other.contains("labels"), "{other}");
+    let shown = pod(&[("tier", "back"), ("io.kubernetes.pod.uid", "7")]).to_string();
+    assert!(shown.contains("tier=back") && !shown.contains("io.kubernetes"), "the runtime's own labels are left out: {shown}");
+}
+
+#[test]
 fn container_rules_narrow_the_image_rules() {
     let text = r#"
 [[image]]
