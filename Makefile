@@ -13,7 +13,7 @@ TARGET  := $(shell uname -m)-unknown-linux-gnu
 FLAGS   := --release --locked --target $(TARGET)
 OUT     := $(or $(CARGO_TARGET_DIR),target)
 BINARY  := $(OUT)/$(TARGET)/release/bpfman-hook
-SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
+SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
 .PHONY: build demo setup test test-unit test-privileged test-service test-e2e test-containerd test-vm fuzz check bench bpf man install uninstall clean root
@@ -71,6 +71,7 @@ check: setup build
 	shellcheck $(SCRIPTS)
 	tests/bpf/build.sh --check
 	tests/manifests/check.sh $(BINARY)
+	tests/lsm/check.sh
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; \
 	else echo "cargo deny: skipped, it is not installed (cargo install cargo-deny)"; fi
 	$(MAKE) man

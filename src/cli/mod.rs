@@ -284,7 +284,7 @@ pub enum Token {
     /// Mount a delegated bpffs into the namespaces of a running process
     Create(TokenCreateArgs),
     /// Say what a token is, what it needs and who does what
-    Explain,
+    Explain(TokenExplainArgs),
     /// Try a token from where you are: run it inside the container
     Probe(TokenProbeArgs),
 }
@@ -313,6 +313,17 @@ pub struct TokenCreateArgs {
     /// Attach types besides the presets'
     #[arg(long = "delegate-attachs", value_name = "NAMES")]
     pub attachs: Option<String>,
+    /// Format.
+    #[command(flatten)]
+    pub format: Formatted,
+}
+
+/// `token explain`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct TokenExplainArgs {
+    /// Say what confines this process, and what that means for its token [default: the calling process]
+    #[arg(long)]
+    pub pid: Option<u32>,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,

@@ -32,6 +32,7 @@ pub mod service;
 pub mod service_files;
 pub mod table;
 pub mod token;
+mod token_here;
 pub mod view;
 
 pub use output::{fail, print};

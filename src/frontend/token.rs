@@ -6,14 +6,16 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::cli::{Format, TokenCreateArgs, TokenProbeArgs};
+use crate::cli::{Format, TokenCreateArgs, TokenExplainArgs, TokenProbeArgs};
 use crate::frontend::list::json;
+use crate::frontend::token_here::Here;
 use crate::frontend::{fail, print};
 use crate::lifecycle::error::chain;
 use crate::model::annotations::{BpffsRequest, PREFIX, Request};
 use crate::model::delegation::Delegation;
 use crate::model::ids::Pid;
 use crate::sys::bpffs::{self, Mounted, Spec};
+use crate::sys::lsm;
 use crate::sys::pid::{self, Namespace};
 use crate::sys::token::probe::{self, Outcome, Stage};
 
@@ -70,11 +72,18 @@ When it fails inside the container
   EPERM       no CAP_BPF, another user namespace, or seccomp; after the token was
               made: a type or command that was not delegated. The kernel does not
               say which: `bpfman-hook token probe` in the container tries each
+  EACCES      from a pin below /sys/fs: AppArmor; `token explain --pid PID` says it
 ";
 
-/// `token explain`
-pub fn explain() -> ExitCode {
-    print(EXPLAIN)
+/// `token explain`: the text, and what stands between a process and its token where that is known.
+pub fn explain(args: &TokenExplainArgs) -> ExitCode {
+    match (Here::look(args.pid), args.format.output) {
+        // The text is of use where /proc is not mounted, too.
+        (Err(_), Format::Table) if args.pid.is_none() => print(EXPLAIN),
+        (Err(sentence), _) => fail(&sentence),
+        (Ok(here), Format::Table) => print(&format!("{EXPLAIN}{}", here.text())),
+        (Ok(here), Format::Json) => print(&json(&here)),
+    }
 }
 
 /// How long making a bpffs in somebody's namespaces may take.
@@ -158,6 +167,7 @@ pub fn probe(args: &TokenProbeArgs) -> ExitCode {
     let text = match args.format.output {
         Format::Json => json(&serde_json::json!({
             "works": probe.works(), "steps": probe.steps, "allowed": probe.allowed, "packets": packets,
+            "confinement": lsm::confinement(None),
         })),
         Format::Table => {
             let mut text: String = probe.steps.iter().map(|step| line(&step.stage, &step.outcome)).collect();
@@ -182,6 +192,7 @@ fn line(stage: &Stage, outcome: &Outcome) -> String {
         Stage::MintToken => "make a token from it",
         Stage::ReadToken => "read what the token allows",
         Stage::CreateMap => "create a map with the token",
+        Stage::PinMap => "pin it in the bpffs, and unpin it",
         Stage::LoadSocketFilter => "load a socket filter with the token",
         Stage::LoadXdp => "load an xdp program with the token",
         Stage::AttachXdp => "attach it",

@@ -10,6 +10,7 @@ pub mod by_hand;
 pub mod bytecode;
 pub mod card;
 pub mod config;
+pub mod confinement;
 pub mod container;
 pub mod credentials;
 pub mod delegation;

@@ -19,6 +19,7 @@ pub mod fault;
 pub mod fsutil;
 pub mod inherited;
 pub mod journal;
+pub mod lsm;
 pub mod machine;
 mod memfd;
 pub mod mounts;

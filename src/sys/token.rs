@@ -3,6 +3,7 @@
 //! A token is a descriptor, not a file: it cannot be pinned, and it works only in the user namespace that its bpffs belongs
 //! to, for a process that has CAP_BPF there (kernel/bpf/token.c).
 
+mod pinning;
 pub mod probe;
 
 use std::fs;

@@ -31,6 +31,14 @@ objcopy --strip-debug "$program" "$stage/bpfman-hook"
 bpftool=$(PATH=$PATH:/usr/sbin command -v bpftool)
 cp -L "$bpftool" "$stage/bpftool/"
 ldd "$bpftool" | grep -o '/[^ ]*' | xargs -I '{}' cp -L '{}' "$stage/bpftool/"
+# AppArmor's parser, our profile, and the default one of engines, which differs from ours in one rule.
+parser=$(PATH=$PATH:/usr/sbin command -v apparmor_parser)
+profile=$root/packaging/apparmor/bpfman-hook-container
+mkdir "$stage/apparmor"
+cp -L "$parser" "$profile" "$stage/apparmor/"
+ldd "$parser" | grep -o '/[^ ]*' | xargs -I '{}' cp -L '{}' "$stage/apparmor/"
+sed -e 's/bpfman-hook-container/containers-default/' -e '/deny \/sys\/fs\/bp*\[/d' -e 's/\[^bc\]/[^c]/' "$profile" >"$stage/apparmor/containers-default"
+cp "$here/guest-apparmor.sh" "$stage/"
 
 if ! "$here/vm.sh" fetch "$@"; then
 	echo "SKIPPED: the tests of other kernels did not run: they could not be fetched" >&2
@@ -40,7 +48,10 @@ failed=''
 for kernel; do
 	"$here/vm.sh" run "$kernel" -s "$stage" -- sh guest-suite.sh "$root" "$kernel" "$program" || failed="$failed $kernel"
 done
-VM_LSM=lockdown,capability "$here/vm.sh" run "$kernel" -s "$stage" -- sh guest-suite.sh "$root" without-lsm "$program" ||
-	failed="$failed $kernel without BPF LSM"
+# One more boot, for what the security modules decide: AppArmor is among them, and BPF is not.
+# shellcheck disable=SC2016 # the guest's shell expands it
+VM_LSM=lockdown,capability,apparmor "$here/vm.sh" run "$kernel" -s "$stage" -- \
+	sh -c 'sh guest-suite.sh "$1" without-lsm "$2" && sh guest-apparmor.sh' sh "$root" "$program" ||
+	failed="$failed $kernel with AppArmor and without BPF LSM"
 [ -z "$failed" ] || { echo "failed under:$failed" >&2; exit 1; }
 echo "passed under: $*"

@@ -251,7 +251,7 @@ boot() { # KERNEL: one run with the settings of `run`; prints the command's outp
   local args=(-accel "${VM_ACCEL:-tcg,thread=multi}" -cpu max -m "$MEM" -smp "${VM_SMP:-2}" -nodefaults -no-user-config
     -no-reboot -display none -monitor none -chardev "file,id=console,path=$RUN/console" -serial chardev:console
     -kernel "$d/vmlinuz" -initrd "$d/initrd"
-    -append "console=ttyS0 quiet panic=-1 lsm=${VM_LSM:-lockdown,capability,landlock,bpf} $APPEND"
+    -append "console=ttyS0 quiet panic=-1 no_timer_check lsm=${VM_LSM:-lockdown,capability,landlock,bpf} $APPEND"
     -device virtio-serial-pci -fsdev "local,id=run,path=$RUN/ctl,security_model=none,readonly=on"
     -device "virtio-9p-pci,fsdev=run,mount_tag=run"
     -fsdev "local,id=host,path=${SHARE//,/,,},security_model=none,readonly=on"

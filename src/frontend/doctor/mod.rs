@@ -18,8 +18,9 @@ use crate::model::policy::Engine;
 use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
 use crate::store::Store;
-use crate::sys::{clock, mounts};
+use crate::sys::{clock, lsm, mounts};
 
+mod confinement;
 mod containers;
 mod host;
 
@@ -48,6 +49,7 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     let read = |path: &str| fs::read_to_string(path);
     let mut all = Findings(Feature::ALL.map(|feature| host::feature(kernel, feature)).into());
     all.push(host::security_modules(read("/sys/kernel/security/lsm")));
+    all.0.extend(confinement::apparmor(&read("/sys/kernel/security/lsm")));
     all.push(host::lockdown(read("/sys/kernel/security/lockdown")));
     all.push(host::unprivileged_bpf(read("/proc/sys/kernel/unprivileged_bpf_disabled")));
     all.push(host::user_namespaces(read("/proc/sys/user/max_user_namespaces")));
@@ -152,6 +154,8 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
         Ok(pinned) => findings.extend(containers::nobodys(&pinned, &records)),
         Err(err) => findings.push(Finding::bad("pins", Status::Unknown, chain(&err), "run as root")),
     }
+    let lives = |record: &OwnerRecord| containers::decides(record, containers::Process::Init) == Ok(true);
+    findings.extend(confinement::containers(&records, lives, |pid| lsm::confinement(Some(pid)), lsm::may_create));
     findings.extend(containers::without_record(containers::recorded(Path::new("/")), &records, containers::is_alive));
     findings
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::Token;
+use super::pinning::try_pin;
 use crate::model::delegation::Delegation;
 use crate::sys::SysError;
 use crate::sys::bpf::{LinkTarget, MapCreate, ProgramLoad, link_create, map_create, map_lookup, program_load};
@@ -44,6 +45,8 @@ pub enum Stage {
     ReadToken,
     /// Make an array map with the token.
     CreateMap,
+    /// Pin that map in the bpffs, and unpin it.
+    PinMap,
     /// Load a socket filter with the token.
     LoadSocketFilter,
     /// Load an XDP program that counts packets.
@@ -110,11 +113,16 @@ pub struct Packets {
 }
 
 impl Probe {
-    /// True where every stage worked, an XDP program that was there before excepted.
+    /// True where every stage worked. Two failures do not count: an XDP program that was there before, and a pin that is refused,
+    /// without which the token works.
     pub fn works(&self) -> bool {
         let fine = |step: &Step| match &step.outcome {
             Outcome::Done => true,
-            Outcome::Failed { errno, .. } => step.stage == Stage::AttachXdp && *errno == Some(Errno::BUSY.raw_os_error()),
+            Outcome::Failed { errno, .. } => match step.stage {
+                Stage::AttachXdp => *errno == Some(Errno::BUSY.raw_os_error()),
+                Stage::PinMap => true,
+                _ => false,
+            },
             Outcome::Skipped => false,
         };
         self.steps.iter().all(fine)
@@ -185,6 +193,14 @@ pub fn probe(path: &Path, interface: &str) -> Probe {
         map_create(&map).map_err(|e| refused(e, allowed, Wanted::map(MAP_TYPE_ARRAY)))
     });
     probe.counters = probe.note(Stage::CreateMap, map);
+
+    let pinned = probe.counters.as_ref().ok_or(Outcome::Skipped).and_then(|map| {
+        try_pin(map.as_fd(), path).map_err(|(errno, meaning)| {
+            let errno = errno.raw_os_error();
+            failed(Some(errno), text(errno), &meaning)
+        })
+    });
+    probe.note(Stage::PinMap, pinned);
 
     let filter = with(&token, |token| {
         // Accept no byte of any packet.
@@ -398,9 +414,25 @@ mod tests {
         let probe = probe(Path::new("/nonexistent"), "lo");
         assert!(matches!(probe.steps[0].outcome, Outcome::Failed { errno: Some(2), .. }));
         assert!(probe.steps[1..].iter().all(|step| step.outcome == Outcome::Skipped));
-        assert_eq!(probe.steps.len(), 9);
+        assert_eq!(probe.steps.len(), 10);
         assert!(!probe.works());
         assert_eq!(probe.packets().unwrap(), Packets { xdp: None, tcx: None });
+    }
+
+    #[test]
+    fn a_refused_pin_alone_leaves_a_token_that_works() {
+        let mut probe = probe(Path::new("/nonexistent"), "lo");
+        for step in &mut probe.steps {
+            step.outcome = Outcome::Done;
+        }
+        let fail = |probe: &mut Probe, stage| {
+            let step = probe.steps.iter_mut().find(|step| step.stage == stage).unwrap();
+            step.outcome = failed(Some(13), "denied".into(), "why");
+        };
+        fail(&mut probe, Stage::PinMap);
+        assert!(probe.works());
+        fail(&mut probe, Stage::LoadSocketFilter);
+        assert!(!probe.works());
     }
 
     #[test]

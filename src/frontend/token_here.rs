@@ -1,0 +1,100 @@
+//! What stands between one process and its token: the security module that confines it, for each bpffs that delegates.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::lifecycle::error::chain;
+use crate::model::confinement::{Confinement, Hindrance, SecurityModule};
+use crate::sys::lsm;
+use crate::sys::mounts::parse_mountinfo;
+
+/// A process, as a token sees it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Here {
+    /// The process; None for this one.
+    pub pid: Option<u32>,
+    /// The security module that confines it, and its label; None where none does.
+    pub confinement: Option<Confinement>,
+    /// Each bpffs in its mount namespace that delegates something.
+    pub bpffs: Vec<Delegated>,
+}
+
+/// A bpffs that delegates, and what is in the way of its use.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Delegated {
+    /// Where, below the process's root directory.
+    pub path: PathBuf,
+    /// What does not work there.
+    pub hindrance: Option<Hindrance>,
+}
+
+impl Here {
+    /// Looks at a process, or at this one.
+    pub fn look(pid: Option<u32>) -> Result<Self, String> {
+        let process = pid.map_or("self".to_owned(), |pid| pid.to_string());
+        let path = format!("/proc/{process}/mountinfo");
+        let mounts = fs::read_to_string(&path).map_err(|error| format!("read {path}: {error}"))?;
+        let delegated: Vec<_> = parse_mountinfo(&mounts)
+            .map_err(|error| chain(&error))?
+            .into_iter()
+            .filter(|mount| mount.kind == "bpf" && mount.super_options.iter().any(|option| option.starts_with("delegate_")))
+            .map(|mount| mount.point)
+            .collect();
+        Ok(Self::judge(pid, lsm::confinement(pid), delegated, lsm::may_create))
+    }
+
+    fn judge(
+        pid: Option<u32>,
+        confinement: Option<Confinement>,
+        delegated: Vec<PathBuf>,
+        may_create: impl Fn(&str, &Path) -> Option<bool>,
+    ) -> Self {
+        let hindrance = |path: &Path| {
+            let confinement = confinement.as_ref()?;
+            let pins = match confinement.module {
+                SecurityModule::AppArmor => may_create(&confinement.label, path),
+                SecurityModule::SeLinux => None,
+            };
+            confinement.hinders(path, pins)
+        };
+        let bpffs = delegated.into_iter().map(|path| Delegated { hindrance: hindrance(&path), path }).collect();
+        Self { pid, confinement, bpffs }
+    }
+
+    /// The lines that `token explain` adds; empty where there is nothing to say.
+    pub fn text(&self) -> String {
+        let hindrances = self.bpffs.iter().filter_map(|bpffs| bpffs.hindrance.as_ref());
+        let lines: String = hindrances.map(|hindrance| format!("  {hindrance}\n")).collect();
+        match (self.pid, lines.is_empty()) {
+            (_, true) => String::new(),
+            (Some(pid), _) => format!("\nProcess {pid}\n{lines}"),
+            (None, _) => format!("\nThis process\n{lines}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_told_of_where_it_refuses_or_may_refuse_to_pin() {
+        let judge = |label: &str, pins| {
+            let paths = ["/sys/fs/bpf", "/run/bpf"].map(PathBuf::from).into();
+            Here::judge(Some(7), Confinement::apparmor(label), paths, move |_, _| pins)
+        };
+        let text = judge("docker-default (enforce)", Some(false)).text();
+        assert!(text.starts_with("\nProcess 7\n  tokens work, but") && text.lines().count() == 3, "{text}");
+        assert!(judge("docker-default (enforce)", None).text().contains("the default profiles of"));
+        assert_eq!(judge("ours (enforce)", Some(true)).text(), "");
+        assert_eq!(judge("unconfined", None).text(), "");
+    }
+
+    #[test]
+    fn this_process_can_be_looked_at_and_one_that_is_not_there_cannot() {
+        assert_eq!(Here::look(None).unwrap().pid, None);
+        assert!(Here::look(Some(u32::MAX)).unwrap_err().starts_with("read /proc/4294967295/mountinfo: "));
+    }
+}
