@@ -130,7 +130,7 @@ impl LinuxImages {
             self.cached(want, image, &digest, &reader).map(Result::ok)
         };
         let person = want.registries.person.is_some();
-        let boarding = Boarding { image, policy: want.policy, deadline: want.deadline, person };
+        let boarding = Boarding { image, policy: want.policy, rules: want.rules, deadline: want.deadline, person };
         self.cache.fly(boarding, again, || {
             self.note(image, self.cache.clear_leftovers())?;
             let pulled = self.pull(want, image, at, reader.as_ref());

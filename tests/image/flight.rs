@@ -89,3 +89,31 @@ fn who_pulls_to_keep_hears_that_it_cannot_be_kept() {
     let (error, text) = world.error(&reference);
     assert!(matches!(error, ImageError::Cache { .. }), "{text}");
 }
+
+/// Both want one image at the same time, and the rule of the one that fetches it refuses it.
+#[test]
+fn who_waits_under_other_rules_gets_a_verdict_of_its_own() {
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = asked.clone();
+    let hook = move |request: &crate::registry::Request| {
+        if request.target.contains("/manifests/v1") && count.fetch_add(1, Ordering::SeqCst) == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(700));
+        }
+        Reply::Normal
+    };
+    let registry = Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
+    let reference = format!("{}/img/gzip:v1", registry.host());
+    let open = World::unsigned();
+    let mut strict = World::signed(&["keys/cosign-v3.pub"]);
+    strict.images = open.images.clone();
+    std::thread::scope(|scope| {
+        let refused = scope.spawn(|| strict.error(&reference).1);
+        while asked.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        open.fetch(&reference).unwrap_or_else(|error| panic!("{}", crate::world::sentence(&error)));
+        let refused = refused.join().unwrap();
+        assert!(refused.contains("it is not signed"), "{refused}");
+    });
+    assert!(asked.load(Ordering::SeqCst) >= 2, "{}", asked.load(Ordering::SeqCst));
+}

@@ -1,22 +1,25 @@
-//! The smallest HTTP server that a scraper needs: GET /metrics, one answer a connection. Whoever connects is a stranger: what it
-//! may send, for how long, and how many may at once is limited.
+//! The smallest HTTP server that a scraper needs: GET /metrics, one answer a connection. Clients are not known: what one may send, for
+//! how long, and how many there are at once is limited. Where every place is taken, the connection that has had one longest is closed,
+//! one whose request has not come before all others, so that connections which say nothing keep no scraper out.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::text::Exposition;
 
-/// Connections that are answered at the same time.
-const CLIENTS: usize = 8;
-/// How long a request may take to come, and its answer to go.
+/// Connections that are open at the same time.
+const CLIENTS: usize = 64;
+/// How long a request may take to come: a scraper sends it at once.
+const HEADER: Duration = Duration::from_secs(2);
+/// How long an answer may take to go.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes that are written at once.
 const PIECE: usize = 16 << 10;
@@ -54,9 +57,23 @@ impl Address {
 trait Stream: Read + Write + Send + 'static {
     fn limit(&self, read: Duration, write: Duration) -> io::Result<()>;
     fn end(&self);
+    /// Another handle of the same connection.
+    fn handle(&self) -> io::Result<Self>
+    where
+        Self: Sized;
+    /// Closes it in both directions: whoever reads or writes it stops.
+    fn cut(&self);
 }
 
 impl Stream for TcpStream {
+    fn handle(&self) -> io::Result<Self> {
+        self.try_clone()
+    }
+
+    fn cut(&self) {
+        let _ = self.shutdown(std::net::Shutdown::Both);
+    }
+
     fn limit(&self, read: Duration, write: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(read)).and_then(|()| self.set_write_timeout(Some(write)))
     }
@@ -67,6 +84,14 @@ impl Stream for TcpStream {
 }
 
 impl Stream for UnixStream {
+    fn handle(&self) -> io::Result<Self> {
+        self.try_clone()
+    }
+
+    fn cut(&self) {
+        let _ = self.shutdown(std::net::Shutdown::Both);
+    }
+
     fn limit(&self, read: Duration, write: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(read)).and_then(|()| self.set_write_timeout(Some(write)))
     }
@@ -108,35 +133,72 @@ fn clear(path: &Path) -> io::Result<()> {
     if stale { fs::remove_file(path) } else { Ok(()) }
 }
 
+/// The open connections, those that were accepted first at the front.
+#[derive(Debug)]
+struct Open<S>(Mutex<VecDeque<Client<S>>>);
+
+/// One open connection.
+#[derive(Debug)]
+struct Client<S> {
+    number: u64,
+    stream: S,
+    /// True once its request has come.
+    asked: bool,
+}
+
+impl<S: Stream> Open<S> {
+    fn clients(&self) -> MutexGuard<'_, VecDeque<Client<S>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a connection in; where there is no place, another one is closed for it.
+    fn admit(&self, number: u64, stream: S) {
+        let mut clients = self.clients();
+        if clients.len() >= CLIENTS {
+            let silent = clients.iter().position(|client| !client.asked).unwrap_or(0);
+            if let Some(client) = clients.remove(silent) {
+                client.stream.cut();
+            }
+        }
+        clients.push_back(Client { number, stream, asked: false });
+    }
+
+    fn asked(&self, number: u64) {
+        self.clients().iter_mut().filter(|client| client.number == number).for_each(|client| client.asked = true);
+    }
+
+    fn gone(&self, number: u64) {
+        self.clients().retain(|client| client.number != number);
+    }
+}
+
 fn accept<S: Stream>(next: impl Fn() -> io::Result<S>, pages: Arc<Pages>) -> ! {
-    let busy = Arc::new(AtomicUsize::new(0));
-    loop {
-        let Ok(mut stream) = next() else {
+    let open = Arc::new(Open(Mutex::default()));
+    for number in 0.. {
+        let admitted = next().and_then(|stream| {
+            stream.limit(HEADER, PATIENCE)?;
+            open.admit(number, stream.handle()?);
+            Ok(stream)
+        });
+        let Ok(mut stream) = admitted else {
             // Out of descriptors, or a client that went away at once.
             thread::sleep(Duration::from_millis(50));
             continue;
         };
-        if stream.limit(PATIENCE, PATIENCE).is_err() {
-            continue;
-        }
-        if busy.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
-            busy.fetch_sub(1, Ordering::Relaxed);
-            let _ = answer(&mut stream, "503 Service Unavailable", "text/plain", "too many scrape at once\n", true);
-            continue;
-        }
-        let (pages, free) = (pages.clone(), busy.clone());
+        let (pages, held) = (pages.clone(), open.clone());
         let spawned = thread::Builder::new().spawn(move || {
-            let _ = exchange(&mut stream, &*pages);
-            free.fetch_sub(1, Ordering::Relaxed);
+            let _ = exchange(&mut stream, &*pages, || held.asked(number));
+            held.gone(number);
         });
         if spawned.is_err() {
-            busy.fetch_sub(1, Ordering::Relaxed);
+            open.gone(number);
         }
     }
+    unreachable!("nobody makes 2^64 connections")
 }
 
-/// Reads a request and answers it.
-fn exchange(stream: &mut impl Stream, pages: &Pages) -> io::Result<()> {
+/// Reads a request and answers it; `asked` is called in between.
+fn exchange(stream: &mut impl Stream, pages: &Pages, asked: impl FnOnce()) -> io::Result<()> {
     let request = match request(stream) {
         Ok(request) => request,
         Err(error) if error.kind() == ErrorKind::InvalidData => {
@@ -144,13 +206,14 @@ fn exchange(stream: &mut impl Stream, pages: &Pages) -> io::Result<()> {
         }
         Err(error) => return Err(error),
     };
+    asked();
     let (status, kind, body, with_body) = respond(&request, pages);
     answer(stream, status, kind, &body, with_body)
 }
 
 /// The bytes up to the empty line.
 fn request(stream: &mut impl Stream) -> io::Result<String> {
-    let (end, mut bytes, mut buffer) = (Instant::now() + PATIENCE, Vec::new(), [0; 1024]);
+    let (end, mut bytes, mut buffer) = (Instant::now() + HEADER, Vec::new(), [0; 1024]);
     while !bytes.windows(4).any(|w| w == b"\r\n\r\n") && !bytes.windows(2).any(|w| w == b"\n\n") {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -263,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_cannot_keep_the_others_away_for_long() {
+    fn silent_connections_keep_no_scraper_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("http.sock");
         // A socket that nobody listens on any more is replaced.
@@ -291,18 +354,13 @@ mod tests {
         let mut text = Vec::new();
         let _ = long.read_to_end(&mut text);
         assert!(text.is_empty() || text.starts_with(b"HTTP/1.1 431"));
-        let silent: Vec<UnixStream> = (0..CLIENTS).map(|_| connect()).collect();
-        let mut refused = false;
-        while !refused && Instant::now() < end {
-            refused = !get().starts_with("HTTP/1.1 200");
+        // More silent connections than there are places: every scrape is answered, and the oldest ones are closed.
+        let mut silent: Vec<UnixStream> = (0..2 * CLIENTS).map(|_| connect()).collect();
+        for _ in 0..10 {
+            assert!(get().starts_with("HTTP/1.1 200"), "silent connections keep scrapers out");
         }
-        assert!(refused, "nine at once");
-        // The silent ones are thrown out after their time, while they still hold their end.
-        let mut answered = false;
-        while !answered && Instant::now() < end {
-            answered = get().starts_with("HTTP/1.1 200");
-        }
-        assert!(answered, "silent clients kept their places");
+        silent[0].set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(silent[0].read(&mut [0; 1]).unwrap(), 0, "the oldest one is closed");
         drop(silent);
     }
 

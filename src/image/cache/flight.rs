@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::cache::Cache;
 use crate::image::error::{CacheError, ImageError};
 use crate::image::hash;
-use crate::model::policy::PolicyId;
+use crate::model::policy::{ImageRule, PolicyId};
 use crate::sys::SysError;
 use crate::sys::fsutil::{FileLock, ensure_directory, unlink_if_present};
 
@@ -31,6 +31,8 @@ pub(crate) struct Boarding<'a> {
     pub image: &'a str,
     /// The policy that it is fetched under: a reason found under another one is none.
     pub policy: PolicyId,
+    /// The image rules that may allow it, in their order: a refusal by other rules says nothing about this one.
+    pub rules: &'a [&'a ImageRule],
     /// When to give up.
     pub deadline: Instant,
     /// True for a person, whose credentials and files are their own, and so are the reasons that lie in them.
@@ -41,7 +43,17 @@ pub(crate) struct Boarding<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     policy: PolicyId,
+    /// The names of the rules that decided; None where no rule had a part in it.
+    rules: Option<Vec<String>>,
     reason: String,
+}
+
+impl Note {
+    /// True where who waits would find the same reason by itself.
+    fn is_for(&self, boarding: &Boarding<'_>) -> bool {
+        let same = |rules: &Vec<String>| rules.iter().eq(boarding.rules.iter().map(|rule| &rule.name));
+        self.policy == boarding.policy && self.rules.as_ref().is_none_or(same)
+    }
 }
 
 impl Cache {
@@ -61,12 +73,15 @@ impl Cache {
                 return fetch();
             }
         };
+        // Set where a fetch that we waited for was refused by rules that are not ours: the next one may be as well, so we wait once.
+        let mut alone = false;
         loop {
             let cache = |source| ImageError::Cache { image: boarding.image.to_owned(), source };
             let file = open(&path).map_err(|source| cache(self.failed(source)))?;
             let lock = |patience| FileLock::wait_for(&file, &path, patience).map_err(|source| cache(self.failed(source)));
             let (held, waited) = match lock(Duration::ZERO)? {
                 Some(held) => (held, false),
+                None if alone => return fetch(),
                 None => match lock(boarding.deadline.saturating_duration_since(Instant::now()))? {
                     Some(held) => (held, true),
                     None => {
@@ -78,9 +93,12 @@ impl Cache {
             let landed = !is_at(&file, &path);
             if waited
                 && !boarding.person
-                && let Some(note) = read_note(&file).filter(|note| note.policy == boarding.policy)
+                && let Some(note) = read_note(&file)
             {
-                return Err(ImageError::Shared { image: boarding.image.to_owned(), reason: note.reason });
+                if note.is_for(&boarding) {
+                    return Err(ImageError::Shared { image: boarding.image.to_owned(), reason: note.reason });
+                }
+                alone = true;
             }
             if (waited || landed)
                 && let Some(result) = again()?
@@ -100,7 +118,9 @@ impl Cache {
                 && !boarding.person
                 && is_for_others(err)
             {
-                write_note(&file, &Note { policy: boarding.policy, reason: crate::image::fetch::chain(err) });
+                let decided = || boarding.rules.iter().map(|rule| rule.name.clone()).collect();
+                let rules = (!is_for_every_rule(err)).then(decided);
+                write_note(&file, &Note { policy: boarding.policy, rules, reason: crate::image::fetch::chain(err) });
             }
             if let Err(err) = unlink_if_present(&path) {
                 tracing::warn!(error = &err as &dyn std::error::Error, "lock of a fetch not removed");
@@ -134,6 +154,12 @@ fn is_for_others(err: &ImageError) -> bool {
     )
 }
 
+/// True for reasons that are found before any rule is asked. What is found later depends on the rules: they decide whether signatures
+/// are looked for, and whether the content is read at all.
+fn is_for_every_rule(err: &ImageError) -> bool {
+    matches!(err, ImageError::NotFound { .. })
+}
+
 fn open(path: &Path) -> Result<OwnedFd, SysError> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
     file.map(OwnedFd::from).map_err(SysError::io("open", path.display().to_string()))
@@ -158,7 +184,7 @@ fn read_note(file: &OwnedFd) -> Option<Note> {
 
 /// A reason that cannot be written is one that the others find out themselves.
 fn write_note(file: &OwnedFd, note: &Note) {
-    let text = serde_json::to_vec(note).expect("two strings are JSON");
+    let text = serde_json::to_vec(note).expect("strings are JSON");
     if let Ok(mut file) = file.try_clone().map(File::from) {
         let _ = file.rewind().and_then(|()| file.write_all(&text));
     }
@@ -181,7 +207,13 @@ mod tests {
     }
 
     fn boarding(image: &str, patience: Duration) -> Boarding<'_> {
-        Boarding { image, policy: PolicyId(Digest::from_bytes([1; 32])), deadline: Instant::now() + patience, person: false }
+        Boarding {
+            image,
+            policy: PolicyId(Digest::from_bytes([1; 32])),
+            rules: &[],
+            deadline: Instant::now() + patience,
+            person: false,
+        }
     }
 
     const LONG: Duration = Duration::from_secs(20);
@@ -278,6 +310,30 @@ mod tests {
                 go.wait();
                 assert_eq!(waiter.join().unwrap().unwrap(), 3);
             });
+        }
+    }
+
+    #[test]
+    fn a_refusal_by_other_rules_is_none() {
+        let text = "[[image]]\nname = \"strict\"\nrepository = \"registry.example/**\"\nunsigned = true\n\
+                    [[image]]\nname = \"open\"\nrepository = \"registry.example/**\"\nunsigned = true\n";
+        let policy = crate::model::policy::Policy::parse(&[(PathBuf::from("/p.toml"), text.to_owned())]).unwrap();
+        let [strict, open] = &policy.images[..] else { panic!() };
+        let unsigned = || ImageError::Unsigned { image: "a/b:c".into(), rules: "strict".into() };
+        let not_found = || ImageError::NotFound { image: "a/b:c".into() };
+        let cases: [(ImageError, &[&ImageRule], bool); 4] = [
+            (unsigned(), &[strict], true),
+            (unsigned(), &[open], false),
+            (unsigned(), &[strict, open], false),
+            (not_found(), &[open], true),
+        ];
+        for (error, rules, shared) in cases {
+            let note = Note {
+                policy: boarding("a", LONG).policy,
+                rules: (!is_for_every_rule(&error)).then(|| vec!["strict".to_owned()]),
+                reason: String::new(),
+            };
+            assert_eq!(note.is_for(&Boarding { rules, ..boarding("a", LONG) }), shared, "{error}");
         }
     }
 
