@@ -283,10 +283,21 @@ fn pull_policy(word: &str) -> Result<PullPolicy, &'static str> {
 pub enum Token {
     /// Mount a delegated bpffs into the namespaces of a running process
     Create(TokenCreateArgs),
-    /// Say what a token is, what it needs and who does what
-    Explain,
+    /// Say what a token is, what it needs and who does what; or what it reaches on this kernel
+    Explain(TokenExplainArgs),
     /// Try a token from where you are: run it inside the container
     Probe(TokenProbeArgs),
+}
+
+/// `token explain`.
+#[derive(Debug, Clone, Args)]
+pub struct TokenExplainArgs {
+    /// Print for each program type what a program reaches on this kernel that is loaded with a token
+    #[arg(long)]
+    pub scope: bool,
+    /// Format of --scope.
+    #[command(flatten)]
+    pub format: Formatted,
 }
 
 /// `token create`.
@@ -298,7 +309,7 @@ pub struct TokenCreateArgs {
     /// Where to mount it in that process's root
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf", value_parser = absolute_path)]
     pub path: PathBuf,
-    /// Presets: maps networking cgroup tracing
+    /// Presets: maps probes networking cgroup sockets tracing
     #[arg(long, value_name = "PRESETS", required_unless_present_any = ["cmds", "maps", "progs", "attachs"])]
     pub delegate: Option<String>,
     /// Commands besides the presets', as in `delegate-cmds`

@@ -4,6 +4,7 @@
 //! to, for a process that has CAP_BPF there (kernel/bpf/token.c).
 
 pub mod probe;
+pub mod trial;
 
 use std::fs;
 use std::io;
