@@ -48,7 +48,7 @@ class Place:
         tool(TESTS / "demo/image.sh", self.object, self.dir / "image", "v1", key)
         (self.root / "etc/bpfman-hook/policy.toml").write_text(
             f'[[image]]\nname = "bench"\nrepository = "oci:{self.dir}/image"\nsigned-by = {{ key = "{public}" }}\n'
-            '[[container]]\nprograms = ["xdp"]\ndelegate = ["networking"]\n'
+            '[[container]]\nprograms = ["xdp"]\ndelegate = ["networking", "sockets"]\nhost-scope = true\n'
         )
 
     def bundle(self, name, annotations):

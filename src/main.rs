@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(&dir),
         Command::Token(Token::Create(args)) => token::create(&args),
-        Command::Token(Token::Explain(args)) => token::explain(&args),
+        Command::Token(Token::Explain(args)) => token::explain(&paths, &args),
         Command::Token(Token::Probe(args)) => token::probe(&args),
         Command::Policy(PolicyCommand::Check(args)) => policy::run_check(&paths, &args),
         Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(&paths, &args),

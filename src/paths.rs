@@ -49,6 +49,11 @@ impl Paths {
         self.run.join("export")
     }
 
+    /// What this kernel lets programs reach that are loaded with a token: 0644, kept for this boot.
+    pub fn token_reach(&self) -> PathBuf {
+        self.run.join("token-reach.json")
+    }
+
     /// The policy file that is read last.
     pub fn policy_file(&self) -> PathBuf {
         self.etc.join("policy.toml")

@@ -175,8 +175,15 @@ fn create(world: &World, host: &FakeHost<'_>, container: &Container, policy: &Lo
     let lifecycle = lifecycle(world, &kernel, host);
     let request = Request::parse(&container.config.annotations, None).expect("request").expect("annotations of ours");
     let fetch_until = Instant::now() + Duration::from_secs(1);
-    lifecycle
-        .acquire(&OneImage, Start { container, request: &request, policy, registries: &RegistryConfig::default(), fetch_until })
+    let start = Start {
+        container,
+        request: &request,
+        policy,
+        registries: &RegistryConfig::default(),
+        fetch_until,
+        token_reach: &world.fs.join("token-reach.json"),
+    };
+    lifecycle.acquire(&OneImage, start)
 }
 
 fn lifecycle<'a, 'h>(

@@ -104,7 +104,7 @@ fn a_draft_is_checked_beside_the_installed_policy() {
     let key = host.paths.keys().join("acme.pub");
     let text = format!(
         "[[image]]\nname = \"a\"\nrepository = \"ghcr.io/a/*\"\nsigned-by = {{ key = \"{}\" }}\nscope = \"host\"\n[[container]]\n\
-         match = {{ engine = \"podman\" }}\nprograms = [\"xdp\"]\ndelegate = {{ progs = [\"xdp\"] }}\n",
+         match = {{ engine = \"podman\" }}\nprograms = [\"xdp\"]\ndelegate = {{ cmds = [\"map_create\"], maps = [\"array\"] }}\n",
         key.display()
     );
     fs::write(&draft, text).expect("write");
@@ -114,7 +114,7 @@ fn a_draft_is_checked_beside_the_installed_policy() {
     let report = check(&host.paths, Some(&draft)).expect("legal");
     let expected = format!(
         "image       a: ghcr.io/a/*, signed by {}, host scope\n\
-         container   the container rule at {}:6: engine podman: xdp; delegates progs xdp\n\
+         container   the container rule at {}:6: engine podman: xdp; delegates cmds map_create, maps array\n\
          limits      64 programs, 67108864 bytes of maps\n",
         key.display(),
         draft.display()

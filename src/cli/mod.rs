@@ -283,7 +283,7 @@ fn pull_policy(word: &str) -> Result<PullPolicy, &'static str> {
 pub enum Token {
     /// Mount a delegated bpffs into the namespaces of a running process
     Create(TokenCreateArgs),
-    /// Say what a token is, what it needs and who does what
+    /// Say what a token is, what it needs and who does what; or what it reaches on this kernel
     Explain(TokenExplainArgs),
     /// Try a token from where you are: run it inside the container
     Probe(TokenProbeArgs),
@@ -298,7 +298,7 @@ pub struct TokenCreateArgs {
     /// Where to mount it in that process's root
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf", value_parser = absolute_path)]
     pub path: PathBuf,
-    /// Presets: maps networking cgroup tracing
+    /// Presets: maps probes networking cgroup sockets tracing
     #[arg(long, value_name = "PRESETS", required_unless_present_any = ["cmds", "maps", "progs", "attachs"])]
     pub delegate: Option<String>,
     /// Commands besides the presets', as in `delegate-cmds`
@@ -324,6 +324,9 @@ pub struct TokenExplainArgs {
     /// Say what confines this process, and what that means for its token [default: the calling process]
     #[arg(long)]
     pub pid: Option<u32>,
+    /// Print for each program type what a program reaches on this kernel that is loaded with a token
+    #[arg(long, conflicts_with = "pid")]
+    pub scope: bool,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,

@@ -188,7 +188,14 @@ fn start(
         Err(error) => report.note(None, &chain(&error)),
     }
     let images = LinuxImages::new(&paths.cache, Path::new("/")).configured_below(paths.root());
-    let start = Start { container: &container, request: &request, policy: &policy, registries: &registries, fetch_until };
+    let start = Start {
+        container: &container,
+        request: &request,
+        policy: &policy,
+        registries: &registries,
+        fetch_until,
+        token_reach: &paths.token_reach(),
+    };
     match lifecycle.acquire(&images, start)? {
         Acquired::Done(_) | Acquired::Already(_) => Ok(Outcome::Done),
         Acquired::Without(cause) => {

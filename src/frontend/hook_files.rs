@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::cli::Stage;
 use crate::model::policy::Engine;
+use crate::paths::Paths;
 
 /// The one pattern on annotations, unanchored at its end. One, because the patterns of a hook file are ANDed: with two, a
 /// container with one kind of key would start without us.
@@ -78,6 +79,13 @@ pub struct Invocation {
     pub engines: Engines,
     /// `--root`, where our directories lie elsewhere.
     pub root: Option<PathBuf>,
+}
+
+impl Invocation {
+    /// Our directories.
+    pub fn paths(&self) -> Paths {
+        self.root.as_deref().map_or_else(Paths::system, Paths::below)
+    }
 }
 
 /// A stage's hook file, schema 1.0.0 (oci-hooks(5)).

@@ -11,14 +11,18 @@ use crate::cli::{Format, PolicyCheckArgs, PolicyExplainArgs};
 use crate::frontend::list::json;
 use crate::frontend::{fail, print};
 use crate::image::{examine_registries, unusable_signers};
+use crate::kernel::LinuxKernel;
 use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::{self, PolicyFilesError};
 use crate::lifecycle::registries_file;
+use crate::lifecycle::token_reach;
 use crate::model::annotations::PREFIX;
 use crate::model::attach_point::Scope;
 use crate::model::explain::{ExplainedRule, Explanation};
 use crate::model::policy::{ContainerFacts, ContainerRule, Limits, Policy};
+use crate::model::reach::{Guard, TokenReach};
 use crate::paths::Paths;
+use crate::sys::caps::{self, Capability};
 
 /// What `policy check` prints. As JSON it is stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -70,6 +74,7 @@ pub fn check(paths: &Paths, draft: Option<&Path>) -> Result<CheckReport, PolicyF
     };
     let problems = unusable_signers(&policy, &signers).iter().map(ToString::to_string).collect();
     let mut warnings = policy.warnings();
+    warnings.extend(delegations_beyond(paths, &policy));
     warnings.extend(unread.iter().map(|problem| chain(problem)));
     if policy.built_in_images().is_some_and(|rule| rule.signed_by.is_empty()) && draft.is_none() {
         warnings.push(format!("no image is allowed: there are no image rules, and no keys in {}", paths.keys().display()));
@@ -105,7 +110,27 @@ pub fn explain(
     let policy: Policy = policy_files::load(paths)?.policy;
     let whole = |key: &str| if key.contains('/') { key.to_owned() } else { format!("{PREFIX}{key}") };
     let annotations: BTreeMap<String, String> = annotations.iter().map(|(key, value)| (whole(key), value.clone())).collect();
-    Ok(Explanation::of(&policy, facts, &annotations))
+    Ok(Explanation::of(&policy, facts, &annotations, || known_token_reach(paths)))
+}
+
+/// What this kernel lets a token reach: what is kept for the boot, else what the probes find, which take root. None for other users
+/// where nothing is kept.
+fn known_token_reach(paths: &Paths) -> Option<TokenReach> {
+    let file = paths.token_reach();
+    match caps::has(Capability::CAP_SYS_ADMIN) {
+        true => Some(token_reach::token_reach(&LinuxKernel, &file)),
+        false => token_reach::kept(&file),
+    }
+}
+
+/// The container rules that delegate without `host-scope = true` what is host scope on this kernel.
+fn delegations_beyond(paths: &Paths, policy: &Policy) -> Vec<String> {
+    let mut rules = policy.containers.iter().filter(|rule| !rule.host_scope && rule.delegate.loads_programs()).peekable();
+    let Some(reach) = rules.peek().and_then(|_| known_token_reach(paths)) else { return Vec::new() };
+    let beyond = rules.filter_map(|rule| Some((rule, reach.delegation_beyond(&rule.delegate, Guard::Absent)?)));
+    beyond
+        .map(|(rule, beyond)| format!("{} delegates what it refuses for want of host-scope = true: {beyond}", rule.place))
+        .collect()
 }
 
 /// `policy check [FILE]`: exit status 2 where a start would refuse something because of the files.

@@ -14,10 +14,13 @@ use crate::lifecycle::error::chain;
 use crate::model::annotations::{BpffsRequest, PREFIX, Request};
 use crate::model::delegation::Delegation;
 use crate::model::ids::Pid;
+use crate::paths::Paths;
 use crate::sys::bpffs::{self, Mounted, Spec};
 use crate::sys::lsm;
 use crate::sys::pid::{self, Namespace};
 use crate::sys::token::probe::{self, Outcome, Stage};
+
+mod scope;
 
 /// The text of `token explain`; 80 columns.
 pub const EXPLAIN: &str = "\
@@ -59,8 +62,18 @@ What a token does not do
   - It is no file: it cannot be pinned, only made again from the bpffs.
   - It lists nothing: going through ids stays forbidden, so `bpftool prog list`
     does not work in the container.
-  - Tracing types see the whole host whoever loads them. The policy has to say
-    host-scope = true for them.
+
+What a token reaches: bpfman-hook token explain --scope
+  - maps loads no program and stays in the container on every kernel.
+  - Whether programs stay in it is the kernel's choice, tried once per boot. Since
+    Linux 6.17 or so whoever may load a program reads all kernel memory; on others
+    xdp, tc and cgroup_skb programs see the host's sockets. What leaves the
+    container is refused unless the policy's rule says host-scope = true.
+  - Tracing types see the whole host whoever loads them; syscall is never delegated.
+  - A program's descriptor can leave the container by a socket or a shared pin, and
+    who gets it may attach it elsewhere. A loaded program can hold a processor.
+  - All rights of a token are also those of the owner of its user namespace: uid 0
+    of the host, or the user who runs a rootless engine.
 
 Who uses it by itself
   libbpf 1.4 and newer, from /sys/fs/bpf or LIBBPF_BPF_TOKEN_PATH; cilium/ebpf
@@ -75,8 +88,12 @@ When it fails inside the container
   EACCES      from a pin below /sys/fs: AppArmor; `token explain --pid PID` says it
 ";
 
-/// `token explain`: the text, and what stands between a process and its token where that is known.
-pub fn explain(args: &TokenExplainArgs) -> ExitCode {
+/// `token explain`: the text, and what stands between a process and its token where that is known; with `--scope` what a token
+/// reaches on this kernel.
+pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> ExitCode {
+    if args.scope {
+        return scope::print_scope(paths, args.format.output);
+    }
     match (Here::look(args.pid), args.format.output) {
         // The text is of use where /proc is not mounted, too.
         (Err(_), Format::Table) if args.pid.is_none() => print(EXPLAIN),
@@ -134,7 +151,7 @@ fn asked(args: &TokenCreateArgs) -> Result<Delegation, String> {
         return Err("nothing is to be delegated: name presets or lists".to_owned());
     };
     let everything = Delegation { cmds: u64::MAX, maps: u64::MAX, progs: u64::MAX, attachs: u64::MAX };
-    Ok(delegation.under(&everything))
+    Ok(delegation.under(&everything).delegable())
 }
 
 fn try_create(delegation: Delegation, args: &TokenCreateArgs) -> Result<Mounted, String> {

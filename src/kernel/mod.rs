@@ -29,6 +29,7 @@ mod review;
 mod section;
 mod shared_library;
 mod survey;
+mod token_reach;
 mod user_elf;
 mod verifier;
 
@@ -49,6 +50,7 @@ use crate::kernel::object::Object;
 pub use crate::kernel::object::ObjectError;
 pub use crate::kernel::review::{Objection, Refusal};
 pub use crate::kernel::survey::{Need, Survey, SurveyedMap, SurveyedProgram, survey};
+pub use crate::kernel::token_reach::Probed;
 pub use crate::kernel::user_elf::UserElfError;
 pub use crate::kernel::verifier::VerifierLog;
 use crate::model::ids::{OwnerNo, PinName};
@@ -165,6 +167,9 @@ pub trait Kernel {
     /// Asks the kernel for a feature by trying it.
     fn probe(&self, feature: Feature) -> Support;
 
+    /// Finds out what this kernel lets a program reach that is loaded with a BPF token: some tenths of a second, without effect.
+    fn token_reach(&self) -> Probed;
+
     /// Reads what an object declares. No system call: pure parsing of hostile input.
     fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError>;
 
@@ -206,6 +211,10 @@ pub struct LinuxKernel;
 impl Kernel for LinuxKernel {
     fn probe(&self, feature: Feature) -> Support {
         features::probe(feature)
+    }
+
+    fn token_reach(&self) -> Probed {
+        token_reach::probe()
     }
 
     fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError> {

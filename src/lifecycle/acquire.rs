@@ -1,6 +1,7 @@
 //! Gather, plan, apply: what a container asked for, for one start.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
@@ -11,6 +12,7 @@ use crate::lifecycle::error::{chain, reason};
 use crate::lifecycle::host::{Host, Need};
 use crate::lifecycle::policy_files::LoadedPolicy;
 use crate::lifecycle::release::Released;
+use crate::lifecycle::token_reach::token_reach;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::admission::{Admission, admit, on_failure};
 use crate::model::annotations::{OnFailure, ProgramsRequest, Request};
@@ -22,6 +24,7 @@ use crate::model::ids::{ContainerId, Digest, OwnerNo, ProcessIdentity};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
 use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
+use crate::model::reach::Guard;
 use crate::model::record::{
     BpffsRecord, CgroupRecord, Keeper, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap,
 };
@@ -56,6 +59,8 @@ pub struct Start<'a> {
     pub registries: &'a RegistryConfig,
     /// Until when images may be fetched.
     pub fetch_until: Instant,
+    /// Where the verdict on this kernel's tokens is kept: [`crate::paths::Paths::token_reach`].
+    pub token_reach: &'a Path,
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
@@ -71,6 +76,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let who = ContainerFacts { userns, ..container.facts(self.host.runtime_user()) };
         let policy = &start.policy.policy;
         let acquired = admit(policy, &who, start.request)
+            .and_then(|admission| {
+                admission.check_token_reach(|| token_reach(self.kernel, start.token_reach), Guard::Absent)?;
+                Ok(admission)
+            })
             .map_err(|refusal| self.refuse(container, refusal.into()))
             .and_then(|admission| self.acquire_admitted(images, start, &admission, &mut init));
         match acquired {

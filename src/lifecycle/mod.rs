@@ -15,6 +15,7 @@ pub mod policy_files;
 pub mod reconcile;
 pub mod registries_file;
 pub mod release;
+pub mod token_reach;
 
 pub use error::{Cause, ReleaseErrors};
 

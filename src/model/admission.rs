@@ -3,8 +3,9 @@
 use crate::model::annotations::{BpffsRequest, MapAccess, OnFailure, ProgramRequest, ProgramsRequest, Request};
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
-use crate::model::delegation::{Category, Delegation, DelegationRequest};
+use crate::model::delegation::{Category, Delegation, DelegationRequest, Preset};
 use crate::model::policy::{ContainerFacts, ContainerRule, ImageRule, Limits, Policy, Refusal};
+use crate::model::reach::{Guard, TokenReach};
 use crate::model::reference::Reference;
 use crate::model::words::listed;
 
@@ -252,7 +253,8 @@ fn delegated(rule: &ContainerRule, request: &DelegationRequest, refusals: &mut V
     }
     let above = asked.without(&rule.delegate);
     if !above.is_empty() {
-        refusals.push(Refusal::Delegation { names: names(&above), rule: place() });
+        let remedy = Preset::that_has(&above).map_or("them".to_owned(), |preset| format!("the preset \"{preset}\""));
+        refusals.push(Refusal::Delegation { names: names(&above), remedy, rule: place() });
     } else if let Some(problem) = asked.useless() {
         refusals.push(Refusal::UselessDelegation { rule: place(), problem });
     }
@@ -261,6 +263,16 @@ fn delegated(rule: &ContainerRule, request: &DelegationRequest, refusals: &mut V
         refusals.push(Refusal::HostScopeDelegation { names: names(&beyond), rule: place() });
     }
     asked.without(&above)
+}
+
+/// The word of the largest preset within a delegation that stays in the container on this kernel; `maps` always does.
+fn smaller(reach: &TokenReach, delegation: &Delegation, guard: Guard) -> &'static str {
+    let fits = |preset: Preset| {
+        let part = preset.delegation();
+        delegation.contains(&part) && part.host_scope().is_empty() && reach.delegation_beyond(&part, guard).is_none()
+    };
+    let found = Preset::ALL.into_iter().rev().find(|(preset, _)| preset.delegation().loads_programs() && fits(*preset));
+    found.map_or("maps", |(_, word)| word)
 }
 
 /// Names for a sentence, program types first: they are what people think of.
@@ -299,6 +311,31 @@ impl<'a> Admission<'a> {
                 Err(host_scope_image(function.to_owned(), kind, reference, image.name.clone()))
             }
             None => Ok(()),
+        }
+    }
+
+    /// Whether this kernel's verdict decides about the delegation: host scope is not allowed, and programs can be loaded with it of types
+    /// that are not host scope on every kernel.
+    pub fn needs_token_reach(&self) -> bool {
+        let decides = |delegation: Delegation| delegation.loads_programs() && delegation.host_scope().is_empty();
+        !self.host_scope && self.delegation.is_some_and(decides)
+    }
+
+    /// Whether what is delegated stays in the container on this kernel. `reach` is asked only where
+    /// [`Self::needs_token_reach`] says so.
+    ///
+    /// # Errors
+    /// [`Refusal::TokenReach`], with what is reached, by which function, and the preset that would do.
+    pub fn check_token_reach(&self, reach: impl FnOnce() -> TokenReach, guard: Guard) -> Result<(), Refusal> {
+        let Some(delegation) = self.delegation.filter(|_| self.needs_token_reach()) else { return Ok(()) };
+        let reach = reach();
+        match reach.delegation_beyond(&delegation, guard) {
+            None => Ok(()),
+            Some(beyond) => Err(Refusal::TokenReach {
+                smaller: smaller(&reach, &delegation, guard),
+                beyond: beyond.to_string(),
+                rule: self.rule.place.to_string(),
+            }),
         }
     }
 
@@ -348,6 +385,7 @@ mod tests {
     use crate::model::annotations::PREFIX;
     use crate::model::delegation::Preset;
     use crate::model::policy::Engine;
+    use crate::model::reach::{MemoryRead, TypeAnswer};
 
     const POLICY: &str = r#"
 [[image]]
@@ -383,7 +421,7 @@ grant = true
 match = { runtime-user = 1 }
 images = ["acme", "acme-host"]
 programs = ["xdp", "tracepoint"]
-delegate = { presets = ["maps"], progs = ["xdp"], attachs = ["xdp"] }
+delegate = { presets = ["maps", "probes"], progs = ["xdp"], attachs = ["xdp"] }
 [[container]]
 match = { runtime-user = 2 }
 [limits]
@@ -533,8 +571,8 @@ programs = 2
                 1,
                 &[("delegate", "networking")],
                 format!(
-                    "{one} does not delegate progs sched_cls, sched_act and 7 more; maps devmap, sockmap and 3 more; \
-                     attachs sk_skb_stream_parser, sk_skb_stream_verdict and 13 more; ask for less, or add them to its \
+                    "{one} does not delegate progs lwt_xmit, sk_reuseport and 3 more; maps devmap, xskmap and 1 more; \
+                     attachs flow_dissector, sk_lookup and 3 more; ask for less, or add the preset \"networking\" to its \
                      delegate"
                 ),
             ),
@@ -583,13 +621,14 @@ programs = 2
             admit(&policy, &facts(user), &request).map(|admission| admission.delegation)
         };
         let maps = Preset::Maps.delegation();
+        let probes = maps.union(Preset::Probes.delegation());
         let ceiling = policy.containers[1].delegate;
         assert_eq!(delegation(0, &[("delegate", "networking")]), Ok(Some(Preset::Networking.delegation())));
         assert_eq!(delegation(1, &[("delegate", "maps")]), Ok(Some(maps)));
         let any = [("delegate-cmds", "any"), ("delegate-maps", "any"), ("delegate-progs", "any"), ("delegate-attachs", "any")];
         assert_eq!(delegation(1, &any), Ok(Some(ceiling)));
-        let some = [("delegate", "maps"), ("delegate-progs", "any"), ("delegate-attachs", "xdp")];
-        assert_eq!(delegation(1, &some), Ok(Some(Delegation { progs: ceiling.progs, attachs: 1 << 37, ..maps })));
+        let some = [("delegate", "maps:probes"), ("delegate-progs", "any"), ("delegate-attachs", "xdp")];
+        assert_eq!(delegation(1, &some), Ok(Some(Delegation { progs: ceiling.progs, attachs: 1 << 37, ..probes })));
         assert_eq!(delegation(0, &[("bpffs", "private")]), Ok(None));
     }
 
@@ -600,6 +639,45 @@ programs = 2
         let request = request(&[("delegate", "tracing")]);
         let refusal = admit(&policy, &facts(1), &request).expect_err("host scope").to_string();
         assert!(refusal.starts_with("progs kprobe, tracepoint and 3 more can not be kept inside a container"), "{refusal}");
+    }
+
+    #[test]
+    fn what_a_delegation_reaches_on_this_kernel_needs_host_scope() {
+        let offers = |names: &[&str]| TypeAnswer::Offers(names.iter().map(|name| (*name).to_owned()).collect());
+        let types = |of: &[(u32, &[&str])]| of.iter().map(|(at, names)| (*at, offers(names))).collect();
+        let quiet: &[(u32, &[&str])] = &[(1, &[]), (12, &[]), (21, &[]), (22, &[]), (30, &[]), (32, &[])];
+        let closed = TokenReach { types: types(&[quiet, &[(6, &["bpf_skc_lookup_tcp"])]].concat()), ..TokenReach::default() };
+        let open = TokenReach { memory: vec![MemoryRead::RdonlyCast], ..closed.clone() };
+        let sockets = "reaches sockets of other network namespaces and, with a sockmap, their TCP data on this kernel";
+        let cases: [(u32, &TokenReach, Written<'_>, Option<(&str, &str)>); 7] = [
+            (1, &closed, &[("delegate", "probes")], None),
+            (1, &closed, &[("delegate", "maps:probes"), ("delegate-progs", "xdp")], Some((sockets, "maps"))),
+            (1, &closed, &[("delegate", "maps:probes"), ("delegate-progs", "xdp socket_filter")], Some((sockets, "probes"))),
+            (1, &open, &[("delegate", "probes")], Some(("reaches kernel memory on this kernel (bpf_rdonly_cast)", "maps"))),
+            (1, &open, &[("delegate", "maps")], None),
+            (1, &TokenReach::default(), &[("delegate", "probes")], Some(("what the probes could not find out", "maps"))),
+            (0, &open, &[("delegate", "probes")], None),
+        ];
+        for (user, reach, annotations, refused) in cases {
+            let (policy, request) = (policy(), request(annotations));
+            let admission = admit(&policy, &facts(user), &request).unwrap_or_else(|refusal| panic!("{refusal}"));
+            let asked = std::cell::Cell::new(false);
+            let found = || {
+                asked.set(true);
+                reach.clone()
+            };
+            let sentence = admission.check_token_reach(found, Guard::Absent).map_err(|refusal| refusal.to_string());
+            assert_eq!(asked.get(), admission.needs_token_reach(), "{annotations:?}");
+            match (sentence, refused) {
+                (Ok(()), None) => {}
+                (Err(sentence), Some((what, smaller))) => {
+                    let end = format!("no host-scope = true; add that, or ask for delegate={smaller}");
+                    assert!(sentence.contains(what) && sentence.ends_with(&end), "{sentence}");
+                    assert!(sentence.len() < 285, "{}: {sentence}", sentence.len());
+                }
+                (found, wanted) => panic!("{annotations:?}: {found:?}, not {wanted:?}"),
+            }
+        }
     }
 
     #[test]
@@ -644,7 +722,7 @@ programs = 2
     #[test]
     fn a_token_beside_a_capability_that_reads_kernel_memory_is_host_scope() {
         let policy = policy();
-        let token = request(&[("delegate", "maps")]);
+        let token = request(&[("delegate", "probes")]);
         let maps_only = request(&[("delegate-cmds", "map_create"), ("delegate-maps", "array")]);
         let private = request(&[("bpffs", "private")]);
         let cases = [

@@ -14,6 +14,7 @@ use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::{Category, Delegation};
 use crate::model::policy::{ContainerFacts, ImageRule, Limits, Policy, Signer};
+use crate::model::reach::{Guard, TokenReach};
 
 /// The whole answer. As JSON it is stable: keys are added, none is renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -91,11 +92,21 @@ pub struct ExplainedBpffs {
     pub path: PathBuf,
     /// What is delegated, the kernel's names by `cmds`, `maps`, `progs`, `attachs`; None for a private bpffs.
     pub delegates: Option<BTreeMap<&'static str, Vec<String>>>,
+    /// What the delegation reaches on this kernel; None for a private bpffs.
+    pub scope: Option<String>,
 }
 
 impl Explanation {
     /// Explains a request; None where there is nothing to explain, because it has no annotation of ours.
-    pub fn of(policy: &Policy, facts: &ContainerFacts, annotations: &BTreeMap<String, String>) -> Option<Self> {
+    ///
+    /// `reach` says what this kernel lets a token reach, None where that is not known; it is asked only where programs can be loaded
+    /// with a token.
+    pub fn of(
+        policy: &Policy,
+        facts: &ContainerFacts,
+        annotations: &BTreeMap<String, String>,
+        reach: impl FnOnce() -> Option<TokenReach>,
+    ) -> Option<Self> {
         let mut explanation = Self::blank(policy, facts);
         let request = match Request::parse(annotations, facts.container.as_deref()) {
             Ok(request) => request?,
@@ -128,17 +139,28 @@ impl Explanation {
                 format!("{}:{access} as {}", map.name, map.file_name)
             })
             .collect();
+        let reach = match admission.delegation {
+            Some(delegation) if delegation.loads_programs() => reach(),
+            _ => None,
+        };
         explanation.bpffs = match &request.bpffs {
             BpffsRequest::None => None,
-            BpffsRequest::Private { path } => Some(ExplainedBpffs { path: path.clone(), delegates: None }),
-            BpffsRequest::Token { path, .. } => {
-                Some(ExplainedBpffs { path: path.clone(), delegates: admission.delegation.as_ref().map(by_word) })
-            }
+            BpffsRequest::Private { path } => Some(ExplainedBpffs { path: path.clone(), delegates: None, scope: None }),
+            BpffsRequest::Token { path, .. } => Some(ExplainedBpffs {
+                path: path.clone(),
+                delegates: admission.delegation.as_ref().map(by_word),
+                scope: admission.delegation.as_ref().map(|delegation| token_scope(delegation, reach.as_ref())),
+            }),
         };
         explanation.pull_policy = admission.pull;
         explanation.on_failure = admission.on_failure;
         explanation.grant = admission.grant;
         explanation.refused.extend(refusals.iter().map(ToString::to_string));
+        if let Some(reach) = &reach
+            && let Err(refusal) = admission.check_token_reach(|| reach.clone(), Guard::Absent)
+        {
+            explanation.refused.push(refusal.to_string());
+        }
         if admission.delegation.is_some() && !facts.userns {
             explanation.refused.push("a BPF token needs a container with a user namespace of its own".to_owned());
         }
@@ -176,6 +198,23 @@ impl ExplainedRule {
             signed_by: rule.signed_by.iter().map(Signer::to_string).collect(),
             scope: rule.scope,
         }
+    }
+}
+
+/// How far a token of a delegation reaches, for one line.
+fn token_scope(delegation: &Delegation, reach: Option<&TokenReach>) -> String {
+    if !delegation.host_scope().is_empty() {
+        return "host: it has what reaches the whole host on every kernel".to_owned();
+    }
+    if !delegation.loads_programs() {
+        return "container: no program can be loaded with the token".to_owned();
+    }
+    match reach {
+        None => "not known yet: run this as root, or `bpfman-hook doctor`".to_owned(),
+        Some(reach) => match reach.delegation_beyond(delegation, Guard::Absent) {
+            Some(beyond) => format!("host: {beyond}"),
+            None => "container, on this kernel".to_owned(),
+        },
     }
 }
 
@@ -310,6 +349,9 @@ impl fmt::Display for Explanation {
             for (word, names) in bpffs.delegates.iter().flatten().filter(|(_, names)| !names.is_empty()) {
                 line(f, "delegates", &format!("{word} {}", names.join(" ")))?;
             }
+            if let Some(scope) = &bpffs.scope {
+                line(f, "token scope", scope)?;
+            }
         }
         line(f, "on failure", if self.on_failure == OnFailure::Stop { "stop" } else { "continue" })?;
         line(f, "allowed", if self.allowed { "yes, as far as policy can tell" } else { "no" })?;
@@ -327,6 +369,7 @@ mod tests {
     use super::*;
     use crate::model::annotations::PREFIX;
     use crate::model::policy::Engine;
+    use crate::model::reach::TypeAnswer;
 
     const POLICY: &str = r#"
 [[image]]
@@ -336,10 +379,22 @@ signed-by = [{ key = "/k.pub" }, { key = "/l.pub" }]
 [[container]]
 match = { engine = "podman" }
 programs = ["xdp", "cgroup_skb"]
-delegate = ["networking"]
+delegate = ["networking", "sockets"]
 "#;
 
     fn explain(engine: Engine, userns: bool, annotations: &[(&str, &str)]) -> Option<Explanation> {
+        // A kernel that offers a socket filter nothing, and xdp the lookups of sockets.
+        let offers = |names: &[&str]| TypeAnswer::Offers(names.iter().map(|name| (*name).to_owned()).collect());
+        let types = BTreeMap::from([(1, offers(&[])), (6, offers(&["bpf_sk_lookup_tcp"]))]);
+        explain_on(engine, userns, annotations, Some(TokenReach { types, ..TokenReach::default() }))
+    }
+
+    fn explain_on(
+        engine: Engine,
+        userns: bool,
+        annotations: &[(&str, &str)],
+        reach: Option<TokenReach>,
+    ) -> Option<Explanation> {
         let policy = Policy::parse(&[(PathBuf::from("/p.toml"), POLICY.to_owned())]).unwrap_or_else(|error| panic!("{error}"));
         let facts = ContainerFacts {
             engine,
@@ -351,7 +406,7 @@ delegate = ["networking"]
             userns,
         };
         let annotations = annotations.iter().map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned())).collect();
-        Explanation::of(&policy, &facts, &annotations)
+        Explanation::of(&policy, &facts, &annotations, || reach)
     }
 
     #[test]
@@ -362,8 +417,8 @@ delegate = ["networking"]
             ("globals", "rate=1"),
             ("maps", "events"),
             ("delegate-cmds", "prog_load:map_create"),
-            ("delegate-progs", "xdp"),
-            ("delegate-attachs", "xdp"),
+            ("delegate-progs", "socket_filter"),
+            ("delegate-attachs", "cgroup_inet_ingress"),
         ];
         let explanation = explain(Engine::Podman, true, &annotations).expect("ours");
         let expected = "\
@@ -375,15 +430,15 @@ image       ghcr.io/acme/x:latest, by acme (signed by /k.pub or /l.pub)
 globals     rate
 maps        events:ro as events
 bpffs       /sys/fs/bpf
-delegates   attachs xdp
+delegates   attachs cgroup_inet_ingress
 delegates   cmds map_create prog_load
-delegates   progs xdp
+delegates   progs socket_filter
+token scope container, on this kernel
 on failure  stop
 allowed     yes, as far as policy can tell
 at start    each image satisfies one of its rules, by signature and digest
 at start    the network namespace was made for the container or its pod
 at start    the cgroup is the container's own and holds no other processes
-at start    a token for network programs: the network namespace was made for the container or its pod
 at start    a token: the container has CAP_BPF, and its seccomp profile allows bpf(2)
 at start    a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it would read kernel memory
 at start    the maps are there, can be shown as asked, and the seccomp profile allows bpf(2)
@@ -394,6 +449,20 @@ at start    the maps are there, can be shown as asked, and the seccomp profile a
         assert_eq!(json["programs"][0]["type"], "xdp");
         assert_eq!(json["bpffs"]["delegates"]["cmds"][1], "prog_load");
         assert_eq!(json["images"][0]["rules"][0]["signed_by"][1], "/l.pub");
+    }
+
+    #[test]
+    fn the_scope_of_a_token_is_this_kernels() {
+        let sockets = [("delegate-cmds", "prog_load"), ("delegate-progs", "xdp"), ("delegate-attachs", "xdp")];
+        let refused = explain(Engine::Podman, true, &sockets).expect("ours");
+        let sentence = "progs xdp reaches sockets of other network namespaces and, with a sockmap, their TCP data on this kernel \
+                        (bpf_sk_lookup_tcp), and the container rule at /p.toml:6 has no host-scope = true; add that, or ask for \
+                        delegate=maps";
+        assert!(refused.refused.contains(&sentence.to_owned()), "{refused}");
+        let unknown = explain_on(Engine::Podman, true, &[("delegate", "probes")], None).expect("ours");
+        assert!(unknown.allowed && unknown.to_string().contains("token scope not known yet"), "{unknown}");
+        let maps = explain_on(Engine::Podman, true, &[("delegate", "maps")], None).expect("ours");
+        assert!(maps.allowed && maps.to_string().contains("token scope container: no program"), "{maps}");
     }
 
     #[test]

@@ -9,6 +9,11 @@ pub fn page_size() -> u32 {
     u32::try_from(rustix::param::page_size()).unwrap_or(4096)
 }
 
+/// The kernel's release, as `uname -r` has it.
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
 /// CPUs that may ever be there, which per-CPU maps have values for: the highest number in
 /// `/sys/devices/system/cpu/possible` (Linux `Documentation/admin-guide/cputopology.rst`) plus one.
 pub fn possible_cpus() -> Result<u32, SysError> {

@@ -5,6 +5,7 @@
 
 mod pinning;
 pub mod probe;
+pub mod trial;
 
 use std::fs;
 use std::io;

@@ -19,7 +19,7 @@ fn pods_with_and_without_the_plugin() {
     let image = node.world.signed("demo");
     let plain = PodSpec::new("plain").annotate("example.org/owner", "net");
     let counted = PodSpec::new("counted").ask("image", &image).ask("programs", "xdp:count_packets iface=eth0");
-    let token = PodSpec::new("token").userns().ask("delegate", "networking");
+    let token = PodSpec::new("token").userns().ask("delegate", "maps");
     let userns = PodSpec::new("userns").userns();
     one(&node, &plain);
     let mut cases = [

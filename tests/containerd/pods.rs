@@ -103,7 +103,8 @@ fn a_container_is_shown_the_map_that_its_pods_programs_write(node: &mut Node) {
 }
 
 pub fn a_pod_with_a_user_namespace_gets_a_token(node: &mut Node) {
-    let pod = counted_pod(node, "userns").ask("delegate", "networking").userns();
+    node.world.allow("host-scope = true");
+    let pod = counted_pod(node, "userns").ask("delegate", "sockets").userns();
     let pod = pod.run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main").with_binary()).unwrap();
     let (_, map) = pod.exec(&main, &["cat", "/proc/self/uid_map"]);

@@ -82,7 +82,8 @@ digest=$("$here/image.sh" "$object" "$demo/image" v1 "$demo/demo.key")
 say "It holds one BPF object with an XDP and a cgroup program that count packets in one map." "Digest: $digest"
 
 delegation=
-[ -z "$tokens" ] || delegation='delegate    = ["networking"]'
+[ -z "$tokens" ] || delegation='delegate    = ["sockets"]
+host-scope  = true'
 cat >"$root/etc/bpfman-hook/policy.toml" <<POLICY
 [[image]]
 name        = "demo"
@@ -95,6 +96,9 @@ $delegation
 POLICY
 say "The administrator's policy says who must have signed it and what a container may ask for:"
 indented <"$root/etc/bpfman-hook/policy.toml"
+[ -z "$tokens" ] || say "" "host-scope = true is for the token: a program that the container loads with it reaches beyond the container." \
+    "What an xdp program reaches on this kernel (bpfman-hook token explain --scope):"
+[ -z "$tokens" ] || ours token explain --scope | grep -E '^(TYPE|xdp) ' | indented
 
 # --- 2 The request ----------------------------------------------------------------------------------------------------------
 # bundle NAME ANNOTATIONS HOOKS SCRIPT: an OCI bundle with a user namespace, CAP_BPF and CAP_NET_ADMIN in it.
@@ -135,7 +139,7 @@ hooks="{\"createRuntime\":$(hook createRuntime),\"poststop\":$(hook poststop)}"
 
 asks_token=
 [ -z "$tokens" ] || asks_token=",
-    \"hook.bpfman.io/delegate\": \"networking\""
+    \"hook.bpfman.io/delegate\": \"sockets\""
 annotations="{
     \"hook.bpfman.io/image\":    \"oci:$demo/image:v1\",
     \"hook.bpfman.io/programs\": \"xdp:count_packets iface=lo; cgroup_skb:count_egress\"$asks_token

@@ -9,7 +9,7 @@ crate::cases![signals_and_umask,];
 
 fn signals_and_umask(world: &mut World) {
     let script = r#"trap "" CHLD; umask 0777; exec "$@""#;
-    let bundle = Bundle::new(&world.lab, "inherited").ask("delegate", "networking");
+    let bundle = Bundle::new(&world.lab, "inherited").ask("delegate", "maps");
     let bundle = bundle.hook_through("createRuntime", script).hook_through("poststop", script);
     let bundle = bundle.script("echo ready; read go").write();
     let running = world.start(&bundle);

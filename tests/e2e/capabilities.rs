@@ -24,7 +24,7 @@ fn without(bundle: Bundle, capability: &str) -> Bundle {
 }
 
 fn programs_and_a_token_need_each_of_these(world: &mut World) {
-    let asking = |world: &mut World, name: &str| world.counting(name).ask("delegate", "networking");
+    let asking = |world: &mut World, name: &str| world.counting(name).ask("delegate", "maps");
     for capability in ["sys_admin", "bpf", "net_admin", "sys_ptrace", "sys_chroot"] {
         let bundle = asking(world, capability);
         world.refused(without(bundle, capability), 1, &[]);

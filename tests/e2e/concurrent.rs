@@ -9,7 +9,7 @@ const MANY: usize = 20;
 
 fn twenty_containers_at_once(world: &mut World) {
     let bundles: Vec<_> =
-        (0..MANY).map(|n| world.counting(&format!("many-{n}")).ask("delegate", "networking").script(TRAFFIC).write()).collect();
+        (0..MANY).map(|n| world.counting(&format!("many-{n}")).ask("delegate", "maps").script(TRAFFIC).write()).collect();
     let mut running: Vec<_> = bundles.iter().map(|bundle| Runtime::Runc.start(&world.lab, bundle)).collect();
     for one in &mut running {
         one.hear("ready");

@@ -14,8 +14,9 @@ fn on_lo(world: &mut World, name: &str) -> Bundle {
 
 fn xdp_and_token_work(world: &mut World) {
     world.mount_bpffs();
+    world.allow("host-scope = true");
     let script = format!("/bpfman-hook token probe >/dev/null && echo probe ok || echo probe failed; {TRAFFIC}");
-    let bundle = on_lo(world, "crun").ask("delegate", "networking").with_binary(&world.lab).script(&script).write();
+    let bundle = on_lo(world, "crun").ask("delegate", "sockets").with_binary(&world.lab).script(&script).write();
     let mut running = Runtime::Crun.start(&world.lab, &bundle);
     assert_eq!(running.hear("probe"), "ok");
     running.hear("ready");
@@ -48,7 +49,7 @@ fn the_root_cgroup_is_refused_and_the_log_says_so(world: &mut World) {
 fn a_relative_root_works(world: &mut World) {
     world.mount_bpffs();
     // `runc spec` writes a relative root; crun passes it on in the state as it is.
-    let bundle = Bundle::new(&world.lab, "relative").ask("delegate", "networking").script("echo ready; read go").write();
+    let bundle = Bundle::new(&world.lab, "relative").ask("delegate", "maps").script("echo ready; read go").write();
     assert_eq!(bundle.config["root"]["path"], "rootfs");
     let mut running = Runtime::Crun.start(&world.lab, &bundle);
     running.hear("ready");

@@ -14,6 +14,7 @@ crate::cases![
     counters_count_the_containers_own_traffic,
     the_container_makes_and_uses_its_token,
     a_container_that_asks_for_nothing_gets_nothing,
+    maps_makes_maps_and_loads_no_program,
     networking_delegates_no_tracing,
     a_private_bpffs_delegates_nothing,
     a_shown_map_is_read_in_the_container_and_written_by_nobody,
@@ -68,7 +69,9 @@ const PROBE: &str = "echo ready; \
     echo caps $(grep CapEff /proc/self/status); read go";
 
 fn the_container_makes_and_uses_its_token(world: &mut World) {
-    let bundle = Bundle::new(&world.lab, "token").ask("delegate", "networking").with_binary(&world.lab).script(PROBE).write();
+    world.allow("host-scope = true");
+    let bundle =
+        Bundle::new(&world.lab, "token").ask("delegate", "networking:sockets").with_binary(&world.lab).script(PROBE).write();
     let mut running = world.start(&bundle);
     let verdict = running.hear("probe ");
     running.say("go\n");
@@ -80,8 +83,10 @@ fn the_container_makes_and_uses_its_token(world: &mut World) {
 }
 
 fn a_container_that_asks_for_nothing_gets_nothing(world: &mut World) {
+    world.allow("host-scope = true");
     // Two containers, so that the case depends on the one that asks.
-    let asks = Bundle::new(&world.lab, "asks").ask("delegate", "networking").with_binary(&world.lab).script(PROBE).write();
+    let asks =
+        Bundle::new(&world.lab, "asks").ask("delegate", "networking:sockets").with_binary(&world.lab).script(PROBE).write();
     let plain = Bundle::new(&world.lab, "plain").with_binary(&world.lab).script(PROBE).write();
     for (bundle, expected) in [(&plain, "failed"), (&asks, "ok")] {
         let mut running = world.start(bundle);
@@ -95,15 +100,39 @@ fn a_container_that_asks_for_nothing_gets_nothing(world: &mut World) {
     }
 }
 
+fn maps_makes_maps_and_loads_no_program(world: &mut World) {
+    let script = "echo ready; echo probed $(/bpfman-hook token probe -o json); read go";
+    let bundle = Bundle::new(&world.lab, "maps").ask("delegate", "maps").with_binary(&world.lab).script(script).write();
+    let mut running = world.start(&bundle);
+    let said = running.hear("probed ");
+    running.say("go\n");
+    running.finish();
+    let probed: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let outcome = |stage: &str| {
+        let steps = probed["steps"].as_array().into_iter().flatten();
+        steps.into_iter().find(|step| step["stage"] == stage).map(|step| step["outcome"].clone())
+    };
+    for (stage, expected) in [
+        ("mint-token", "done"),
+        ("create-map", "done"),
+        ("load-socket-filter", "failed"),
+        ("load-xdp", "failed"),
+        ("load-tcx", "failed"),
+    ] {
+        assert_eq!(outcome(stage), Some(expected.into()), "{stage}: {probed:#}");
+    }
+}
+
 fn networking_delegates_no_tracing(world: &mut World) {
-    let bundle = Bundle::new(&world.lab, "preset").ask("delegate", "networking").script("echo ready; read go").write();
+    world.allow("host-scope = true");
+    let bundle = Bundle::new(&world.lab, "preset").ask("delegate", "networking:sockets").script("echo ready; read go").write();
     let running = world.start(&bundle);
     let options = bpffs_options(Runtime::Runc.init(&world.lab, &bundle.id), "/sys/fs/bpf");
     let progs = option(&options, "delegate_progs");
     for wanted in ["xdp", "sched_cls", "socket_filter"] {
         assert!(progs.split(':').any(|name| name == wanted), "{wanted} is not delegated: {options}");
     }
-    for unwanted in ["any", "kprobe", "tracepoint", "raw_tracepoint", "tracing", "perf_event", "cgroup_skb", "lsm"] {
+    for unwanted in ["any", "kprobe", "tracepoint", "raw_tracepoint", "tracing", "perf_event", "syscall", "lsm"] {
         assert!(!progs.split(':').any(|name| name == unwanted), "{unwanted} is delegated: {options}");
     }
     assert_eq!(option(&options, "uid"), FIRST_ID.to_string(), "{options}");

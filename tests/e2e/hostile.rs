@@ -22,7 +22,7 @@ crate::cases![
 
 /// A container without /sys that wants a token.
 fn without_sys(world: &World, name: &str) -> Bundle {
-    Bundle::new(&world.lab, name).without_mount("/sys").without_mount("/sys/fs/cgroup").ask("delegate", "networking")
+    Bundle::new(&world.lab, name).without_mount("/sys").without_mount("/sys/fs/cgroup").ask("delegate", "maps")
 }
 
 fn make(path: &Path) {
@@ -68,30 +68,30 @@ fn the_mount_point_is_absent_and_cannot_be_made(world: &mut World) {
 fn a_host_directory_is_on_the_way(world: &mut World) {
     let host = world.lab.path("hostdir");
     make(&host.join("bpf"));
-    let bundle = Bundle::new(&world.lab, "host-bind").ask("delegate", "networking").ask("bpffs-path", "/run/host/bpf");
+    let bundle = Bundle::new(&world.lab, "host-bind").ask("delegate", "maps").ask("bpffs-path", "/run/host/bpf");
     let bundle = bundle.mount("none", &host, "/run/host", &["bind", "rw"]);
     world.refused(bundle, 1, &["/run/host/bpf", "host"]);
 }
 
 fn a_shared_mount_is_on_the_way(world: &mut World) {
-    let bundle = Bundle::new(&world.lab, "shared").ask("delegate", "networking").ask("bpffs-path", "/mnt/bpf");
+    let bundle = Bundle::new(&world.lab, "shared").ask("delegate", "maps").ask("bpffs-path", "/mnt/bpf");
     let bundle = bundle.mount("tmpfs", Path::new("tmpfs"), "/mnt", &["shared"]);
     world.refused(bundle, 1, &["/mnt/bpf", "shared"]);
 }
 
 fn a_path_outside_the_allowed_places(world: &mut World) {
     for (name, path) in [("etc", "/etc/bpf"), ("dots", "/run/../etc/bpf")] {
-        let bundle = Bundle::new(&world.lab, name).ask("delegate", "networking").ask("bpffs-path", path);
+        let bundle = Bundle::new(&world.lab, name).ask("delegate", "maps").ask("bpffs-path", path);
         world.refused(bundle, 2, &["bpffs-path", path]);
     }
 }
 
 fn a_mount_point_that_can_be_made_is_made(world: &mut World) {
-    let bundle = Bundle::new(&world.lab, "made").ask("delegate", "networking").ask("bpffs-path", "/run/deep/bpf");
+    let bundle = Bundle::new(&world.lab, "made").ask("delegate", "maps").ask("bpffs-path", "/run/deep/bpf");
     let bundle = bundle.script("echo ready; read go").write();
     let running = world.start(&bundle);
     let options = bpffs_options(Runtime::Runc.init(&world.lab, &bundle.id), "/run/deep/bpf");
-    assert!(options.contains("delegate_progs="), "{options}");
+    assert!(options.contains("delegate_cmds=map_create"), "{options}");
     running.finish();
     assert!(!bundle.dir.join("rootfs/run/deep/bpf").join("x").exists());
 }

@@ -19,7 +19,7 @@ fn a_hook_gets_the_state_and_the_container_makes_its_traffic() {
     let lab = Lab::new(Hooks::Ours);
     for runtime in [Runtime::Runc, Runtime::Crun] {
         runtime.need();
-        let bundle = Bundle::new(&lab, runtime.name()).ask("delegate", "networking").script(TRAFFIC);
+        let bundle = Bundle::new(&lab, runtime.name()).ask("delegate", "maps").script(TRAFFIC);
         let bundle =
             bundle.hook_through("createRuntime", "cat >state.json").hook_through("poststop", "cat >stopped.json").write();
         let mut running = runtime.start(&lab, &bundle);

@@ -32,7 +32,7 @@ fn kill(pid: u32) {
 }
 
 fn both(world: &mut World, name: &str) -> Bundle {
-    world.counting(name).ask("delegate", "networking")
+    world.counting(name).ask("delegate", "maps")
 }
 
 fn init_is_killed(world: &mut World) {

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use bpfman_hook::model::reach::{TokenReach, TypeAnswer};
+
 use crate::support::bundle::Bundle;
 use crate::support::kernel::{Cgroups, cgroup2, cgroups};
 use crate::support::process::{Running, ended};
@@ -137,8 +139,21 @@ fn the_same_id_under_another_bundle(world: &mut World) {
     running.finish();
 }
 
+/// Keeps a verdict, as root may, of a kernel whose cgroup programs stay in the container: what such a kernel asks of the container is
+/// the same everywhere.
+fn keep_a_verdict_without_reach(world: &World) {
+    let types = (1..64).map(|program_type| (program_type, TypeAnswer::Offers(Vec::new()))).collect();
+    let reach = TokenReach { types, ..TokenReach::default() };
+    let boot = bpfman_hook::sys::clock::boot_id().expect("/proc has it");
+    let text = reach.keep(&boot, &bpfman_hook::sys::machine::kernel_release()).expect("nothing is undecided");
+    let file = world.lab.path("root/run/bpfman-hook/token-reach.json");
+    std::fs::create_dir_all(file.parent().expect("it has one")).expect("root can make it");
+    std::fs::write(&file, text).expect("root can write it");
+}
+
 fn cgroup_types_are_delegated_in_a_cgroup_of_its_own_alone(world: &mut World) {
     world.lab.policy("[[container]]\ndelegate = [\"cgroup\"]\n");
+    keep_a_verdict_without_reach(world);
     let delegating = |world: &World, name: &str| {
         Bundle::new(&world.lab, name).ask("delegate", "cgroup").namespace("cgroup", None).script("echo started")
     };

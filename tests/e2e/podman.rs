@@ -61,14 +61,14 @@ fn probing(world: &World, podman: &Podman, name: &str) -> std::process::Command 
     if !copy.exists() {
         std::fs::copy(crate::support::lab::BINARY, &copy).expect("the binary can be copied");
     }
-    let asked = annotations(&[("delegate", "networking")]);
+    let asked = annotations(&[("delegate", "sockets")]);
     let volume = format!("{}:/bpfman-hook:ro", copy.display());
     let flags: Vec<&str> = [flags(&asked, &UIDMAP), vec!["-v", &volume, "--tmpfs", "/tmp"]].concat();
     podman.run(&world.lab, name, &flags, PROBE)
 }
 
 fn a_user_namespace_gets_a_token_and_precreate_the_capability(world: &mut World) {
-    world.allow("grant = true");
+    world.allow("grant = true\nhost-scope = true");
     world.mount_bpffs();
     for runtime in [Runtime::Runc, Runtime::Crun] {
         let podman = Podman::new(&world.lab, runtime).with_precreate(&world.lab);
@@ -79,6 +79,7 @@ fn a_user_namespace_gets_a_token_and_precreate_the_capability(world: &mut World)
 }
 
 fn without_a_grant_the_missing_capability_is_named(world: &mut World) {
+    world.allow("host-scope = true");
     world.mount_bpffs();
     let podman = Podman::new(&world.lab, Runtime::Runc).with_precreate(&world.lab);
     let ended = ended(&mut probing(world, &podman, "no-grant"));

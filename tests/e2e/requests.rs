@@ -14,6 +14,10 @@ crate::cases![
     an_unknown_annotation,
     an_annotation_that_does_not_parse,
     a_preset_above_the_ceiling,
+    the_refusal_names_the_preset_to_add,
+    syscall_programs_are_never_delegated,
+    what_a_token_reaches_on_this_kernel_needs_host_scope,
+    a_forged_verdict_is_not_believed,
     nothing_is_delegated_without_a_policy,
     a_token_without_a_user_namespace,
     a_token_without_cap_bpf,
@@ -44,7 +48,7 @@ fn asking(world: &mut World, name: &str, object: &str, entry: &str) -> Bundle {
 }
 
 fn delegating(world: &World, name: &str) -> Bundle {
-    Bundle::new(&world.lab, name).ask("delegate", "networking")
+    Bundle::new(&world.lab, name).ask("delegate", "maps")
 }
 
 fn a_state_that_is_none(world: &mut World) {
@@ -75,6 +79,54 @@ fn an_annotation_that_does_not_parse(world: &mut World) {
 fn a_preset_above_the_ceiling(world: &mut World) {
     let bundle = Bundle::new(&world.lab, "ceiling").ask("delegate", "networking tracing");
     world.refused(bundle, 1, &["policy.toml", "does not delegate progs kprobe, tracepoint"]);
+}
+
+fn the_refusal_names_the_preset_to_add(world: &mut World) {
+    let bundle = Bundle::new(&world.lab, "above").ask("delegate", "cgroup");
+    world.refused(bundle, 1, &["does not delegate progs cgroup_sock", "add the preset \"cgroup\" to its delegate"]);
+}
+
+fn syscall_programs_are_never_delegated(world: &mut World) {
+    world.allow("host-scope = true");
+    let bundle = Bundle::new(&world.lab, "never").ask("delegate", "probes").ask("delegate-progs", "syscall");
+    world.refused(bundle, 2, &["delegate-progs", "syscall programs are never delegated"]);
+}
+
+/// Below host scope a token that loads programs is given only where this kernel keeps them in the container.
+fn what_a_token_reaches_on_this_kernel_needs_host_scope(world: &mut World) {
+    let reach = world.lab.json(&["token", "explain", "--scope"]);
+    assert_eq!(reach["undecided"], serde_json::json!([]));
+    let open = reach["memory"].as_array().is_some_and(|ways| !ways.is_empty());
+    let scope_of = |name: &str| {
+        let types = reach["types"].as_array().into_iter().flatten();
+        types.into_iter().find(|row| row["type"] == name).map(|row| row["scope"].clone())
+    };
+    assert_eq!(scope_of("xdp"), Some("host".into()), "on every kernel: {reach:#}");
+    assert_eq!(scope_of("socket_filter") == Some("host".into()), open, "{reach:#}");
+    let bundle = Bundle::new(&world.lab, "sockets").ask("delegate", "sockets");
+    let words = ["on this kernel (", "policy.toml", "no host-scope = true; add that, or ask for delegate="];
+    world.refused(bundle, 1, &words);
+    for preset in ["probes", "networking"] {
+        let bundle = Bundle::new(&world.lab, preset).ask("delegate", preset);
+        if open {
+            world.refused(bundle, 1, &["kernel memory on this kernel (", "ask for delegate=maps"]);
+        } else {
+            world.start(&bundle.script("echo ready; read go").write()).finish();
+        }
+    }
+}
+
+/// What is kept for the boot must be nobody's but root's: a verdict that others could have written is not believed.
+fn a_forged_verdict_is_not_believed(world: &mut World) {
+    let file = world.lab.path("root/run/bpfman-hook/token-reach.json");
+    world.lab.json(&["token", "explain", "--scope"]);
+    let kept = std::fs::read_to_string(&file).expect("the verdict is kept");
+    let forged = kept.replacen("\"memory\":[\"rdonly-cast\"", "\"memory\":[", 1).replace("[,", "[");
+    std::fs::write(&file, &forged).expect("root can write it");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("root's file");
+    let words = ["on this kernel (", "no host-scope = true"];
+    world.refused(Bundle::new(&world.lab, "forged").ask("delegate", "sockets"), 1, &words);
+    assert_eq!(std::fs::read_to_string(&file).expect("it is kept anew"), kept);
 }
 
 fn nothing_is_delegated_without_a_policy(world: &mut World) {

@@ -11,3 +11,4 @@ mod objects;
 mod probes;
 #[path = "../support/registry.rs"]
 mod registry;
+mod token_reach;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use bpfman_hook::kernel::inspect::{Inspected, ProgramInfo};
-use bpfman_hook::kernel::{Feature, Kernel, KernelError, LoadedIds, Places, Support};
+use bpfman_hook::kernel::{Feature, Kernel, KernelError, LoadedIds, Places, Probed, Support};
 use bpfman_hook::lifecycle::host::{Host, HostError, Need};
 use bpfman_hook::model::attach_point::Interface;
 use bpfman_hook::model::container::Container;
@@ -19,6 +19,7 @@ use bpfman_hook::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact};
 use bpfman_hook::model::ids::{ContainerId, OwnerNo, Pid, PinName, ProcessIdentity};
 use bpfman_hook::model::object::ObjectFacts;
 use bpfman_hook::model::plan::{PlannedBpffs, PlannedLink, PlannedObject};
+use bpfman_hook::model::reach::{TokenReach, TypeAnswer};
 use bpfman_hook::model::record::LinkRecord;
 use bpfman_hook::sys::SysError;
 use bpfman_hook::sys::pid::ProcessError;
@@ -118,11 +119,14 @@ pub struct FakeKernel<'a> {
     pub effects: &'a Effects,
     /// What every object declares.
     pub object: ObjectFacts,
+    /// What it lets a token reach: nothing beyond the container, for every type.
+    pub reach: TokenReach,
 }
 
 impl<'a> FakeKernel<'a> {
     pub fn new(effects: &'a Effects, object: ObjectFacts) -> Self {
-        Self { effects, object }
+        let types = (1..64).map(|program_type| (program_type, TypeAnswer::Offers(Vec::new()))).collect();
+        Self { effects, object, reach: TokenReach { types, ..TokenReach::default() } }
     }
 
     fn pin(&self, directory: &Path, pin: &PinName) -> Result<u32, KernelError> {
@@ -147,6 +151,10 @@ impl<'a> FakeKernel<'a> {
 impl Kernel for FakeKernel<'_> {
     fn probe(&self, _: Feature) -> Support {
         Support::Yes
+    }
+
+    fn token_reach(&self) -> Probed {
+        Probed { reach: self.reach.clone(), bare: false }
     }
 
     fn describe(&self, _: &[u8]) -> Result<ObjectFacts, KernelError> {

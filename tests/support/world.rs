@@ -147,7 +147,7 @@ impl World {
 /// The container rule that most cases run under; a case may append keys.
 pub const CONTAINER_RULE: &str = r#"[[container]]
 programs = ["xdp", "tcx", "tc", "cgroup_skb", "cgroup_sock", "cgroup_sock_addr", "sock_ops"]
-delegate = ["networking"]
+delegate = ["networking", "sockets"]
 "#;
 
 /// A script that reports that it runs, waits for a line, makes traffic on `lo`, reports that, and waits for another line.

@@ -25,18 +25,21 @@ printf '#!/bin/sh\nexec /host/bpftool/ld-linux-x86-64.so.2 --library-path /host/
 chmod 755 /usr/bin/bpftool
 
 status=0
-./privileged --test-threads=1 --nocapture probes:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
+./privileged --test-threads=1 --nocapture probes:: token_reach:: tcx_programs classifiers tracing_programs an_xdp_and >/tmp/said 2>&1 || status=$?
 cat /tmp/said
 [ "$status" = 0 ] || exit "$status"
 ran=$(sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p' /tmp/said)
-[ "$ran" -ge 11 ] || { echo "only $ran tests ran" >&2; exit 1; }
+[ "$ran" -ge 13 ] || { echo "only $ran tests ran" >&2; exit 1; }
 if grep 'refused as it should be' /tmp/said; then
 	echo "Linux $kernel has all of this, and something was refused" >&2
 	exit 1
 fi
 case $kernel in
-6.1) grep -q 'skipped: ' /tmp/said || { echo "Linux 6.1 has no tcx, and nothing said so" >&2; exit 1; } ;;
-*) ! grep 'skipped: ' /tmp/said || { echo "Linux $kernel has tcx" >&2; exit 1; } ;;
+6.1)
+	grep -q 'skipped: ' /tmp/said || { echo "Linux 6.1 has no tcx, and nothing said so" >&2; exit 1; }
+	grep -q 'skipped: no BPF tokens' /tmp/said || { echo "Linux 6.1 has no tokens, and nothing said so" >&2; exit 1; }
+	;;
+*) ! grep 'skipped: ' /tmp/said || { echo "Linux $kernel has tcx and tokens" >&2; exit 1; } ;;
 esac
 
 ./service --test-threads=1 --nocapture places::every >/tmp/said 2>&1 || status=$?

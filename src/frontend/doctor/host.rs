@@ -7,7 +7,35 @@ use std::path::Path;
 
 use crate::frontend::finding::{Finding, Status};
 use crate::kernel::{Feature, Kernel, Support};
+use crate::model::delegation::Category;
+use crate::model::reach::{Guard, TokenReach};
 use crate::sys::mounts::Mount;
+
+/// What this kernel gives to a program that is loaded with a token, by type.
+pub fn token_reach(reach: &TokenReach) -> Finding {
+    let check = "kernel: reach of tokens";
+    if let Some(why) = reach.undecided.first() {
+        let detail = format!("every delegation that loads programs is host scope: {why}");
+        return Finding::bad(check, Status::Unknown, detail, "run as root, outside containers; it is tried again each time");
+    }
+    if let Some(way) = reach.memory.first() {
+        let detail = format!(
+            "every program type reads kernel memory ({way}), so that every delegation that loads programs is host scope; see \
+             `bpfman-hook token explain --scope`"
+        );
+        return Finding::ok(check, detail);
+    }
+    let types = reach.types.keys().map(|at| (*at, reach.type_beyond(*at, Guard::Absent)));
+    let name = |at: u32| Category::Progs.name(at).unwrap_or("?").to_owned();
+    let (mut inside, mut beyond) = (Vec::new(), Vec::new());
+    for (at, reached) in types {
+        match reached {
+            None => inside.push(name(at)),
+            Some(reached) => beyond.push(format!("{} ({})", name(at), reached.by)),
+        }
+    }
+    Finding::ok(check, format!("container scope: {}; host scope: {}", inside.join(" "), beyond.join(", ")))
+}
 
 /// Asks the kernel for a feature.
 pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {

@@ -11,9 +11,10 @@ use crate::frontend::install::Place;
 use crate::frontend::install_check::effective;
 use crate::frontend::{fail, policy, print};
 use crate::image::examine_registries;
-use crate::kernel::{Feature, Kernel};
+use crate::kernel::{Feature, Kernel, Support};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::registries_file;
+use crate::lifecycle::token_reach;
 use crate::model::policy::Engine;
 use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
@@ -48,6 +49,9 @@ pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> ExitCode {
 pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     let read = |path: &str| fs::read_to_string(path);
     let mut all = Findings(Feature::ALL.map(|feature| host::feature(kernel, feature)).into());
+    if kernel.probe(Feature::Token) == Support::Yes {
+        all.push(host::token_reach(&token_reach::token_reach(kernel, &paths.token_reach())));
+    }
     all.push(host::security_modules(read("/sys/kernel/security/lsm")));
     all.0.extend(confinement::apparmor(&read("/sys/kernel/security/lsm")));
     all.push(host::lockdown(read("/sys/kernel/security/lockdown")));

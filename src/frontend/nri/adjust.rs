@@ -7,6 +7,7 @@ use crate::frontend::nri::api::{
     Container, ContainerAdjustment, CreateContainerRequest, Hook, Hooks, LinuxNamespace, OptionalInt, PodSandbox,
 };
 use crate::lifecycle::error::chain;
+use crate::lifecycle::token_reach;
 use crate::model::admission::{admit, on_failure};
 use crate::model::annotations::{OnFailure, PREFIX, Request};
 use crate::model::bytecode::PullPolicy;
@@ -14,6 +15,7 @@ use crate::model::container::asks;
 use crate::model::ids::Pid;
 use crate::model::missed::Missed;
 use crate::model::policy::{ContainerFacts, Engine, Policy};
+use crate::model::reach::Guard;
 
 /// Containers of a pod whose images are fetched early; those of further ones are fetched by the hooks.
 const NAMES_MAX: usize = 32;
@@ -103,7 +105,13 @@ pub fn adjust(
     };
     let policy = policy?;
     let facts = facts(pod, Some(&container.name), Some(container), engine);
-    if let Err(refusal) = admit(policy, &facts, &asked)
+    // Where no verdict on this kernel is kept yet, the hook finds one out; here there is no time for it.
+    let kept = || token_reach::kept(&invocation.paths().token_reach());
+    let judged = admit(policy, &facts, &asked).and_then(|admission| match admission.needs_token_reach().then(kept).flatten() {
+        Some(reach) => admission.check_token_reach(|| reach, Guard::Absent),
+        None => Ok(()),
+    });
+    if let Err(refusal) = judged
         // Where it may go on without us, the hook says so and records it.
         && on_failure(policy, &facts, &asked) == OnFailure::Stop
     {

@@ -109,6 +109,8 @@ const NETNS_PROGS: u64 = 1 << 3
 const CGROUP_PROGS: u64 = 1 << 8 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 18 | 1 << 23 | 1 << 25;
 /// socket_filter: attaches to the process's own sockets.
 const SOCKET_PROGS: u64 = 1 << 1;
+/// syscall: programs that run with the caller's rights and read the memory of any process. It is never delegated.
+pub(crate) const SYSCALL: u64 = 1 << 31;
 
 impl Delegation {
     /// The mask of one of the four sets.
@@ -129,6 +131,23 @@ impl Delegation {
             Category::Progs => &mut self.progs,
             Category::Attachs => &mut self.attachs,
         }
+    }
+
+    /// A delegation of one program type and nothing else.
+    pub const fn program_type(program_type: u32) -> Self {
+        Self { cmds: 0, maps: 0, progs: 1 << (program_type % 64), attachs: 0 }
+    }
+
+    /// The part that may be delegated at all: everything but the program type `syscall`.
+    pub const fn delegable(self) -> Self {
+        Self { progs: self.progs & !SYSCALL, ..self }
+    }
+
+    /// True where a token lets its holder load programs.
+    ///
+    /// Without a program type the kernel refuses every load, and without the command too (kernel/bpf/syscall.c, `bpf_prog_load`).
+    pub const fn loads_programs(&self) -> bool {
+        self.cmds & PROG_LOAD != 0 && self.progs != 0
     }
 
     /// True where nothing is delegated; a bpffs so mounted makes no tokens.
@@ -161,10 +180,11 @@ impl Delegation {
         other.without(self).is_empty()
     }
 
-    /// The part that reaches beyond the container wherever it runs: it needs `host-scope = true`.
+    /// The part that reaches beyond the container on every kernel: it needs `host-scope = true`.
     ///
     /// Everything counts that is not known to stay in the network namespace, sockets or cgroup of the process that attaches it,
-    /// values newer than our tables included. Attach types do not count: none is of use without its program type.
+    /// values newer than our tables included. Attach types do not count: none is of use without its program type. What the
+    /// remaining program types reach is the kernel's choice: see [`crate::model::reach`].
     pub const fn host_scope(&self) -> Self {
         Self {
             cmds: self.cmds & BTF_GET_FD_BY_ID,
@@ -256,7 +276,7 @@ fn shown_bits(category: Category, word: &str) -> Result<u64, ShownError> {
     }
     match word.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).map_err(|_| unknown()),
-        None => category.value(word).map(|value| 1 << value).map_err(|_| unknown()),
+        None => category.shown_value(word).map(|value| 1 << value).ok_or_else(unknown),
     }
 }
 
@@ -315,6 +335,7 @@ mod tests {
             ("delegate_maps=array:0x800000000000", Delegation { maps: 1 << 47 | 4, ..Delegation::default() }),
             ("delegate_progs=0x40", Delegation { progs: 64, ..Delegation::default() }),
             ("delegate_maps=cgroup_storage_deprecated", Delegation { maps: 1 << 19, ..Delegation::default() }),
+            ("delegate_progs=syscall", Delegation { progs: SYSCALL, ..Delegation::default() }),
         ];
         for (options, expected) in cases {
             assert_eq!(Delegation::from_mount_options(options), Ok(expected), "{options}");
@@ -347,7 +368,7 @@ mod tests {
         ];
         for (names, expected) in [(&container[..], false), (&host[..], true)] {
             for name in names {
-                let progs = 1 << Category::Progs.value(name).expect("known");
+                let progs = 1 << Category::Progs.shown_value(name).expect("known");
                 let delegation = Delegation { progs, ..Delegation::default() };
                 assert_eq!(!delegation.host_scope().is_empty(), expected, "{name}");
             }

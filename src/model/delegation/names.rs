@@ -4,6 +4,7 @@
 //! is the value. An enum only ever grows at its end, so a table that is older than the running kernel lacks names and has none
 //! wrong.
 
+use super::SYSCALL;
 use crate::model::words::{self, quoted};
 
 /// One of the four sets that a bpffs delegates.
@@ -103,7 +104,8 @@ impl Category {
     pub fn known(self) -> u64 {
         let all = (1u64 << self.table().len()) - 1;
         match self {
-            Self::Maps | Self::Progs => all & !1,
+            Self::Maps => all & !1,
+            Self::Progs => all & !1 & !SYSCALL,
             Self::Cmds | Self::Attachs => all,
         }
     }
@@ -121,7 +123,9 @@ impl Category {
             return Err(unknown());
         }
         let name = match word.strip_prefix(self.systemd_prefix()) {
-            Some(camel) if !word.contains('_') => return self.systemd_value(camel).ok_or_else(unknown),
+            Some(camel) if !word.contains('_') => {
+                return self.systemd_value(camel).ok_or_else(unknown).and_then(|value| self.delegable(value));
+            }
             _ => word.to_ascii_lowercase(),
         };
         let name = name.strip_prefix(self.kernel_prefix()).unwrap_or(&name);
@@ -131,8 +135,20 @@ impl Category {
         if name == "unspec" {
             return Err(unknown());
         }
+        self.shown_value(name).ok_or_else(unknown).and_then(|value| self.delegable(value))
+    }
+
+    /// The value of a name as the kernel shows it, whether or not it may be delegated.
+    pub fn shown_value(self, name: &str) -> Option<u32> {
         let from_table = self.table().iter().position(|known| *known == name).and_then(|at| u32::try_from(at).ok());
-        from_table.or_else(|| self.alias(name)).ok_or_else(unknown)
+        from_table.or_else(|| self.alias(name))
+    }
+
+    fn delegable(self, value: u32) -> Result<u32, NameError> {
+        match self {
+            Self::Progs if SYSCALL == 1 << value => Err(NameError::Syscall),
+            _ => Ok(value),
+        }
     }
 
     fn alias(self, name: &str) -> Option<u32> {
@@ -179,6 +195,11 @@ pub enum NameError {
     /// `BPF_COMMON_ATTRS` is a flag inside `enum bpf_cmd`: as a name, some kernels shift by its value, 65536.
     #[error("common_attrs is a flag, not a command that can be delegated")]
     CommonAttrs,
+    /// Programs of type syscall read the memory of every process and of the kernel, also without CAP_PERFMON.
+    #[error(
+        "syscall programs are never delegated: one that is loaded with a token reads any process's and the kernel's memory"
+    )]
+    Syscall,
 }
 
 impl NameError {
@@ -416,7 +437,7 @@ mod tests {
     #[test]
     fn every_name_has_three_spellings_that_lead_to_it_alone() {
         for category in Category::ALL {
-            for (value, name) in category.table().iter().enumerate().filter(|(_, name)| **name != "unspec") {
+            for (value, name) in category.table().iter().enumerate().filter(|(_, name)| !["unspec", "syscall"].contains(name)) {
                 let value = u32::try_from(value).expect("small");
                 let camel: String =
                     name.split('_').map(|part| part[..1].to_ascii_uppercase() + &part[1..]).collect::<Vec<_>>().concat();
@@ -440,6 +461,9 @@ mod tests {
             (Category::Cmds, "prog_lod", "no bpf command is called \"prog_lod\"; the nearest is prog_load"),
             (Category::Cmds, "common_attrs", "common_attrs is a flag, not a command that can be delegated"),
             (Category::Cmds, "BPF_COMMON_ATTRS", "common_attrs is a flag, not a command that can be delegated"),
+            (Category::Progs, "syscall", "syscall programs are never delegated"),
+            (Category::Progs, "BPF_PROG_TYPE_SYSCALL", "syscall programs are never delegated"),
+            (Category::Progs, "BPFProgTypeSyscall", "syscall programs are never delegated"),
             (Category::Maps, "array,hash", "no map type is called \"array,hash\"; names are separated by : or blanks"),
             (Category::Maps, "unspec", "no map type is called \"unspec\""),
             (Category::Maps, "BPFMapTypeUnspec", "no map type is called \"BPFMapTypeUnspec\""),

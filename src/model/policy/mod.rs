@@ -343,6 +343,9 @@ impl Policy {
             if !host.is_empty() {
                 warnings.push(format!("{} allows {} in vain: they need host-scope = true", rule.place, host.join(", ")));
             }
+            if let Some(problem) = rule.delegate.useless().filter(|_| !rule.delegate.is_empty()) {
+                warnings.push(format!("{} delegates in vain: {problem}", rule.place));
+            }
             if rule.programs.is_empty() && rule.delegate.is_empty() {
                 warnings.push(format!("{} allows no programs and delegates nothing", rule.place));
             }

@@ -112,10 +112,12 @@ pub enum Refusal {
         rule: String,
     },
     /// More is asked for than the ceiling has.
-    #[error("{rule} does not delegate {names}; ask for less, or add them to its delegate")]
+    #[error("{rule} does not delegate {names}; ask for less, or add {remedy} to its delegate")]
     Delegation {
         /// What is above the ceiling, by name.
         names: String,
+        /// The preset that has it, or `them`.
+        remedy: String,
         /// The container rule.
         rule: String,
     },
@@ -128,10 +130,22 @@ pub enum Refusal {
         problem: &'static str,
     },
     /// The delegation reaches beyond the container, and the container rule does not allow that.
-    #[error("{names} can not be kept inside a container, and {rule} has no host-scope = true")]
+    #[error(
+        "{names} can not be kept inside a container on any kernel, and {rule} has no host-scope = true; add that, or ask for less"
+    )]
     HostScopeDelegation {
         /// What reaches beyond.
         names: String,
+        /// The container rule.
+        rule: String,
+    },
+    /// On this kernel a program that is loaded with the token reaches beyond the container.
+    #[error("{beyond}, and {rule} has no host-scope = true; add that, or ask for delegate={smaller}")]
+    TokenReach {
+        /// What of the delegation reaches what, by which function.
+        beyond: String,
+        /// The preset that stays in the container.
+        smaller: &'static str,
         /// The container rule.
         rule: String,
     },

@@ -9,8 +9,11 @@
 mod allowed;
 mod helpers;
 mod kfuncs;
+mod verdict;
 
 use std::fmt;
+
+pub use verdict::{Beyond, DelegationBeyond, Guard, MemoryRead, TokenReach, TypeAnswer, kernel_name};
 
 /// What a function gives a program, or lets it change, apart from what the program is attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -110,6 +110,16 @@ pub fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, Errno> {
     })
 }
 
+/// The type of a program, and the id of the kernel function that it hangs on, in the BTF of the kernel or of a module; 0 where it hangs
+/// on none.
+pub fn attach_function(program: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
+    // SAFETY: the struct consists of integers, for which zero is a value.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    // SAFETY: the struct's pointers and their counts are zero.
+    unsafe { query(program, &mut info) }?;
+    Ok((info.type_, info.attach_btf_id))
+}
+
 /// The kernel's id of a program.
 pub fn program_id(program: BorrowedFd<'_>) -> Result<u32, Errno> {
     // SAFETY: the struct consists of integers, for which zero is a value.

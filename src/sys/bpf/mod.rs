@@ -22,7 +22,9 @@ use aya_obj::generated::bpf_cmd::{
 };
 use rustix::io::Errno;
 
-pub use info::{LinkInfo, MapInfo, ProgramInfo, is_link, link_info, locked_memory, map_info, program_id, program_info};
+pub use info::{
+    LinkInfo, MapInfo, ProgramInfo, attach_function, is_link, link_info, locked_memory, map_info, program_id, program_info,
+};
 pub use link::{LinkTarget, link_create, raw_tracepoint_open, trampoline_link};
 pub use load::{
     MapCreate, MapTypes, ProgramLoad, Records, btf_load, map_create, map_freeze, map_lookup, map_update, program_load,

@@ -1,0 +1,87 @@
+//! What this kernel lets programs reach that are loaded with a BPF token: found out once per boot, then read.
+
+use std::path::Path;
+
+use crate::kernel::Kernel;
+use crate::lifecycle::error::chain;
+use crate::model::reach::TokenReach;
+use crate::sys::fsutil::{TrustedRoot, ensure_directory, write_whole};
+use crate::sys::{clock, machine};
+
+/// A verdict has some 5 kB.
+const MAX: usize = 64 << 10;
+
+/// The verdict: the kept one, else what the probes find now, which is kept if it speaks of the bare kernel. `file` is
+/// [`crate::paths::Paths::token_reach`].
+///
+/// That it cannot be kept is no error: the next one finds it out anew.
+pub fn token_reach(kernel: &impl Kernel, file: &Path) -> TokenReach {
+    if let Some(reach) = kept(file) {
+        return reach;
+    }
+    let probed = kernel.token_reach();
+    if probed.bare
+        && let Some((boot, release)) = identity()
+        && let Some(text) = probed.reach.keep(&boot, &release)
+        && let Err(why) = write(file, &text)
+    {
+        tracing::warn!("keep what this kernel lets a token reach: {why}");
+    }
+    probed.reach
+}
+
+fn write(file: &Path, text: &str) -> Result<(), String> {
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    ensure_directory(directory, 0o755).map_err(|error| chain(&error))?;
+    write_whole(file, text.as_bytes(), 0o644).map_err(|error| chain(&error))
+}
+
+/// The verdict that is kept for this boot and kernel. None where there is none, or where somebody else than root could have written it.
+pub fn kept(file: &Path) -> Option<TokenReach> {
+    let (boot, release) = identity()?;
+    let bytes = TrustedRoot::at(file.parent()?).and_then(|root| root.read_file(file, MAX)).ok()?;
+    TokenReach::kept(std::str::from_utf8(&bytes).ok()?, &boot, &release)
+}
+
+/// The boot and the kernel that runs.
+fn identity() -> Option<(String, String)> {
+    Some((clock::boot_id().ok()?, machine::kernel_release()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::model::reach::TypeAnswer;
+
+    #[test]
+    fn only_what_nobody_else_could_write_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token-reach.json");
+        let (boot, release) = identity().unwrap();
+        let mut reach = TokenReach::default();
+        reach.types.insert(1, TypeAnswer::Offers(Vec::new()));
+        assert_eq!(kept(&file), None);
+        let mode = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        mode(dir.path(), 0o755);
+        fs::write(&file, reach.keep(&boot, &release).unwrap()).unwrap();
+        mode(&file, 0o644);
+        assert_eq!(kept(&file), Some(reach.clone()));
+        for (path, bad, good) in [(file.as_path(), 0o664, 0o644), (dir.path(), 0o777, 0o755)] {
+            mode(path, bad);
+            assert_eq!(kept(&file), None, "{path:?}");
+            mode(path, good);
+        }
+        fs::write(&file, "x".repeat(MAX + 1)).unwrap();
+        assert_eq!(kept(&file), None);
+        fs::write(&file, reach.keep("another boot", &release).unwrap()).unwrap();
+        assert_eq!(kept(&file), None);
+        let elsewhere = dir.path().join("elsewhere");
+        fs::write(&elsewhere, reach.keep(&boot, &release).unwrap()).unwrap();
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+        assert_eq!(kept(&file), None, "a symbolic link is not followed");
+    }
+}

@@ -1,0 +1,329 @@
+//! What one kernel lets a program reach that is loaded with a BPF token, and so which scope a delegation has there.
+//!
+//! The kernel's version does not decide it: distributions backport. The probes of `kernel::token_reach` offer programs to the
+//! verifier and note the answers here. What they could not find out counts as host scope.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Call, Reach};
+use crate::model::delegation::{Category, Delegation};
+use crate::model::words::listed;
+
+/// A way for a program to read all of the kernel's memory without CAP_PERFMON. Each is open to every program type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryRead {
+    /// The kfunc bpf_rdonly_cast makes a pointer of a number, and the program loads through it.
+    RdonlyCast,
+    /// The kfunc bpf_probe_read_kernel_dynptr copies from a number taken as an address.
+    ProbeReadDynptr,
+    /// A global function has a pointer argument with the BTF tag `arg:untrusted`, and is called with a number.
+    UntrustedArgument,
+}
+
+impl MemoryRead {
+    /// Every way, in the order in which they are shown.
+    pub const ALL: [Self; 3] = [Self::RdonlyCast, Self::ProbeReadDynptr, Self::UntrustedArgument];
+}
+
+impl fmt::Display for MemoryRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RdonlyCast => "bpf_rdonly_cast",
+            Self::ProbeReadDynptr => "bpf_probe_read_kernel_dynptr",
+            Self::UntrustedArgument => "arg:untrusted",
+        })
+    }
+}
+
+/// Whether something that is proved to be active refuses programs that reach beyond the container when they are loaded. It is asked
+/// at each delegation, and is no part of what is kept for the boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// Nothing is: what the kernel offers decides. No guard can be proved in this version.
+    Absent,
+}
+
+/// What the probes found for one program type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TypeAnswer {
+    /// The kernel does not have the type, or refuses it to a token without CAP_PERFMON.
+    Absent,
+    /// Of the functions in our table that reach beyond, those that the verifier offers to it, by the kernel's name.
+    Offers(Vec<String>),
+}
+
+/// What the kernel lets programs reach that are loaded with a token by a process with CAP_BPF and CAP_NET_ADMIN and no other
+/// capability.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenReach {
+    /// The open ways to the kernel's memory.
+    pub memory: Vec<MemoryRead>,
+    /// The answers by `enum bpf_prog_type`. A type that is not here was not asked about, or gave no answer.
+    pub types: BTreeMap<u32, TypeAnswer>,
+    /// What could not be found out, one sentence each. While there is any, every delegation with prog_load is host scope.
+    pub undecided: Vec<String>,
+}
+
+/// Why something is host scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beyond {
+    /// What is reached, after "reaches": `kernel memory`.
+    pub what: String,
+    /// By which function.
+    pub by: String,
+}
+
+/// The part of a delegation that reaches beyond the container, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DelegationBeyond {
+    /// The program types.
+    pub progs: u64,
+    /// Why the first of them does.
+    pub beyond: Beyond,
+}
+
+impl fmt::Display for DelegationBeyond {
+    /// `progs xdp, sched_cls and 3 more reach kernel memory on this kernel (bpf_rdonly_cast)`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = Delegation { progs: self.progs, ..Delegation::default() }.names(Category::Progs);
+        let verb = if self.progs.count_ones() == 1 { "reaches" } else { "reach" };
+        let shown = listed(names.iter().map(String::as_str), 2);
+        write!(f, "progs {shown} {verb} {} on this kernel ({})", self.beyond.what, self.beyond.by)
+    }
+}
+
+/// sched_cls, sched_act, xdp: what they look up they can put into a sockmap (seen on 6.12, 6.18 and 7.2). The verifier refuses that
+/// in sk_skb, and the cgroup types have no map update of that kind.
+const TAKES_TCP_DATA: u64 = 1 << 3 | 1 << 4 | 1 << 6;
+
+/// Kfuncs that give a program no more than a pointer: without CAP_PERFMON the verifier lets nothing be read through it (kernel/bpf/verifier.c,
+/// `check_ptr_to_btf_access`). Where another function reads memory, the probes for that say so.
+const POINTERS_ALONE: [&str; 9] = [
+    "bpf_rdonly_cast",
+    "bpf_iter_task_new",
+    "bpf_iter_task_vma_new",
+    "bpf_iter_css_new",
+    "bpf_iter_css_task_new",
+    "bpf_task_from_pid",
+    "bpf_task_from_vpid",
+    "bpf_cgroup_from_id",
+    "bpf_task_under_cgroup",
+];
+
+impl TokenReach {
+    /// Why programs of a type are host scope on this kernel; None where they stay in the container.
+    ///
+    /// The cgroup types stay in it only where the container sees no other cgroup: the plan of a start checks that.
+    pub fn type_beyond(&self, program_type: u32, guard: Guard) -> Option<Beyond> {
+        match guard {
+            Guard::Absent => {}
+        }
+        if Delegation::program_type(program_type).host_scope().progs != 0 {
+            let (what, by) = ("the whole host", "on every kernel");
+            return Some(Beyond { what: what.to_owned(), by: by.to_owned() });
+        }
+        if !self.memory.is_empty() {
+            let ways: Vec<String> = self.memory.iter().map(ToString::to_string).collect();
+            return Some(Beyond { what: Reach::KernelMemory.to_string(), by: ways.join(", ") });
+        }
+        let unknown = |by: &str| Some(Beyond { what: "what the probes could not find out".to_owned(), by: by.to_owned() });
+        if let Some(first) = self.undecided.first() {
+            return unknown(first);
+        }
+        match self.types.get(&program_type) {
+            None => unknown("the type was not probed"),
+            Some(TypeAnswer::Absent) => unknown("this kernel does not load the type with a token"),
+            Some(TypeAnswer::Offers(functions)) => functions.iter().find_map(|name| offered_beyond(program_type, name)),
+        }
+    }
+
+    /// Everything that programs of a type reach, for a listing: what with which functions, in the order of the table, without what needs
+    /// no more than a processor or gives no more than addresses.
+    pub fn listing(&self, program_type: u32) -> BTreeMap<String, Vec<String>> {
+        let mut reached: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        if !self.memory.is_empty() {
+            let ways = self.memory.iter().map(ToString::to_string).collect();
+            reached.insert(Reach::KernelMemory.to_string(), ways);
+        }
+        if let Some(TypeAnswer::Offers(functions)) = self.types.get(&program_type) {
+            for name in functions {
+                if let Some(beyond) = offered_beyond(program_type, name) {
+                    reached.entry(beyond.what).or_default().push(beyond.by);
+                }
+            }
+        }
+        reached
+    }
+
+    /// What of a delegation reaches beyond the container on this kernel, besides what does on every one
+    /// ([`Delegation::host_scope`]). None where a token of it stays in the container.
+    pub fn delegation_beyond(&self, delegation: &Delegation, guard: Guard) -> Option<DelegationBeyond> {
+        if !delegation.loads_programs() {
+            return None;
+        }
+        let mut found: Option<DelegationBeyond> = None;
+        for program_type in (0..64).filter(|at| delegation.progs & 1 << at != 0) {
+            let Some(beyond) = self.type_beyond(program_type, guard) else { continue };
+            found.get_or_insert(DelegationBeyond { progs: 0, beyond }).progs |= 1 << program_type;
+        }
+        found
+    }
+
+    /// The verdict as it is kept for the boot: one line of JSON. None where something is undecided, which is never kept.
+    pub fn keep(&self, boot: &str, kernel: &str) -> Option<String> {
+        let kept = Kept { version: VERSION, table: table(), boot: boot.into(), kernel: kernel.into(), reach: self.clone() };
+        self.undecided.is_empty().then(|| serde_json::to_string(&kept).expect("plain data with string keys"))
+    }
+
+    /// Reads what [`Self::keep`] wrote. None where it is of another boot, kernel, version or table, or cannot be read: then it is
+    /// found out anew.
+    pub fn kept(text: &str, boot: &str, kernel: &str) -> Option<Self> {
+        let kept: Kept = serde_json::from_str(text).ok()?;
+        let same = kept.version == VERSION && kept.table == table() && kept.boot == boot && kept.kernel == kernel;
+        (same && kept.reach.undecided.is_empty()).then_some(kept.reach)
+    }
+}
+
+/// The file's format.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    version: u32,
+    /// A hash of the functions that were asked about: a newer program may know more.
+    table: u64,
+    boot: String,
+    kernel: String,
+    reach: TokenReach,
+}
+
+/// FNV-1a of the names in the table of functions.
+fn table() -> u64 {
+    let names = super::beyond().flat_map(|function| function.name.bytes().chain([0]));
+    names.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// The kernel's name of a function: helpers have `bpf_` before the table's name.
+pub fn kernel_name(function: &super::Function) -> String {
+    match function.call {
+        Call::Helper(_) => format!("bpf_{}", function.name),
+        Call::Kfunc => function.name.to_owned(),
+    }
+}
+
+/// Whether a function that a type is offered takes it out of the container. What is not in the table does.
+fn offered_beyond(program_type: u32, name: &str) -> Option<Beyond> {
+    let known = super::beyond().find(|function| kernel_name(function) == name).map(|function| function.reach);
+    let reach = known.unwrap_or(Reach::Host);
+    match reach {
+        Reach::Own | Reach::KernelAddresses | Reach::Processor => return None,
+        _ if POINTERS_ALONE.contains(&name) => return None,
+        _ => {}
+    }
+    let tcp = matches!(reach, Reach::OtherNetns { .. }) && 1 << program_type & TAKES_TCP_DATA != 0;
+    let what = if tcp { format!("{reach} and, with a sockmap, their TCP data") } else { reach.to_string() };
+    Some(Beyond { what, by: name.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::delegation::Preset;
+
+    fn offers(types: &[(u32, &[&str])]) -> TokenReach {
+        let answer = |names: &[&str]| TypeAnswer::Offers(names.iter().map(|name| (*name).to_owned()).collect());
+        TokenReach { types: types.iter().map(|(at, names)| (*at, answer(names))).collect(), ..TokenReach::default() }
+    }
+
+    #[test]
+    fn a_type_stays_in_the_container_only_if_nothing_beyond_is_offered() {
+        let kernel = offers(&[
+            (1, &["bpf_rdonly_cast", "bpf_iter_task_new", "bpf_this_cpu_ptr", "bpf_loop"]),
+            (3, &["bpf_skc_lookup_tcp"]),
+            (6, &["bpf_xdp_ct_alloc", "bpf_sk_lookup_tcp"]),
+            (8, &["bpf_task_from_pid", "bpf_sk_lookup_udp"]),
+            (9, &["bpf_task_from_pid", "bpf_cgroup_from_id"]),
+            (13, &["bpf_send_signal_task"]),
+            (30, &["bpf_of_a_newer_kernel"]),
+        ]);
+        let sockets = "sockets of other network namespaces";
+        let cases = [
+            (1, None),
+            (3, Some((format!("{sockets} and, with a sockmap, their TCP data"), "bpf_skc_lookup_tcp"))),
+            (6, Some(("connections of other network namespaces".to_owned(), "bpf_xdp_ct_alloc"))),
+            (8, Some((sockets.to_owned(), "bpf_sk_lookup_udp"))),
+            (9, None),
+            (13, Some(("other processes of the host".to_owned(), "bpf_send_signal_task"))),
+            (30, Some(("the host".to_owned(), "bpf_of_a_newer_kernel"))),
+            // Not asked about, of CAP_PERFMON, never, newer than the table.
+            (32, Some(("what the probes could not find out".to_owned(), "the type was not probed"))),
+            (2, Some(("the whole host".to_owned(), "on every kernel"))),
+            (31, Some(("the whole host".to_owned(), "on every kernel"))),
+            (40, Some(("the whole host".to_owned(), "on every kernel"))),
+        ];
+        for (program_type, expected) in cases {
+            let found = kernel.type_beyond(program_type, Guard::Absent).map(|beyond| (beyond.what, beyond.by));
+            assert_eq!(found, expected.map(|(what, by)| (what, by.to_owned())), "{program_type}");
+        }
+    }
+
+    #[test]
+    fn an_open_way_to_memory_makes_every_delegation_that_loads_host_scope() {
+        let mut kernel = offers(&[(1, &[]), (30, &[])]);
+        let probes = Preset::Probes.delegation();
+        assert_eq!(kernel.delegation_beyond(&probes, Guard::Absent), None);
+        kernel.memory = vec![MemoryRead::RdonlyCast, MemoryRead::UntrustedArgument];
+        let beyond = kernel.delegation_beyond(&probes, Guard::Absent).expect("host scope");
+        let sentence = "progs socket_filter reaches kernel memory on this kernel (bpf_rdonly_cast, arg:untrusted)";
+        assert_eq!(beyond.to_string(), sentence);
+        let maps = Preset::Maps.delegation();
+        assert_eq!(kernel.delegation_beyond(&maps, Guard::Absent), None, "no program, no reach");
+        assert_eq!(kernel.delegation_beyond(&Delegation { cmds: 1, ..probes }, Guard::Absent), None, "no prog_load");
+    }
+
+    #[test]
+    fn what_is_undecided_is_host_scope_and_not_kept() {
+        let mut kernel = offers(&[(1, &[])]);
+        assert!(kernel.keep("boot", "6.12").is_some());
+        kernel.undecided.push("control program of socket_filter: EPERM".to_owned());
+        assert_eq!(kernel.keep("boot", "6.12"), None);
+        let beyond = kernel.type_beyond(1, Guard::Absent).expect("host scope");
+        assert_eq!(beyond.by, "control program of socket_filter: EPERM");
+        let mut absent = offers(&[]);
+        absent.types.insert(22, TypeAnswer::Absent);
+        assert!(absent.type_beyond(22, Guard::Absent).is_some());
+    }
+
+    #[test]
+    fn a_kept_verdict_is_of_this_boot_kernel_and_table() {
+        let kernel = TokenReach { memory: vec![MemoryRead::RdonlyCast], ..offers(&[(1, &["bpf_rdonly_cast"])]) };
+        let text = kernel.keep("boot", "6.18").expect("decided");
+        assert_eq!(TokenReach::kept(&text, "boot", "6.18"), Some(kernel));
+        assert_eq!(TokenReach::kept(&text, "other", "6.18"), None);
+        assert_eq!(TokenReach::kept(&text, "boot", "6.19"), None);
+        for (from, to) in [("\"version\":1", "\"version\":2"), ("\"table\":", "\"table\":1"), ("}", "")] {
+            assert_eq!(TokenReach::kept(&text.replacen(from, to, 1), "boot", "6.18"), None, "{from}");
+        }
+        let undecided = text.replace("\"undecided\":[]", "\"undecided\":[\"x\"]");
+        assert_ne!(undecided, text);
+        assert_eq!(TokenReach::kept(&undecided, "boot", "6.18"), None);
+    }
+
+    #[test]
+    fn listings_have_everything_that_is_beyond() {
+        let mut kernel = offers(&[(8, &["bpf_sk_lookup_tcp", "bpf_sk_lookup_udp", "bpf_send_signal_task", "bpf_loop"])]);
+        kernel.memory.push(MemoryRead::ProbeReadDynptr);
+        let listing = kernel.listing(8);
+        assert_eq!(listing["sockets of other network namespaces"], ["bpf_sk_lookup_tcp", "bpf_sk_lookup_udp"]);
+        assert_eq!(listing["other processes of the host"], ["bpf_send_signal_task"]);
+        assert_eq!(listing["kernel memory"], ["bpf_probe_read_kernel_dynptr"]);
+        assert_eq!(listing.len(), 3);
+    }
+}

@@ -1,0 +1,154 @@
+//! Programs that are offered to the verifier with a BPF token, as a container would load them, and never run.
+//!
+//! A forked child makes a user and a mount namespace of its own, gets a bpffs there that delegates everything, makes a token of it,
+//! and keeps CAP_BPF and CAP_NET_ADMIN in that user namespace and no other capability. It loads one program after the other and
+//! sends what the verifier says. Nothing is mounted anywhere and no program is kept, so that its end leaves nothing.
+
+mod child;
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
+
+use crate::model::delegation::Delegation;
+use crate::sys::SysError;
+use crate::sys::sock::{Socket, recv_raw, retry, send_raw, wait_readable};
+
+/// Instructions that a program may have.
+pub const MAX_INSTRUCTIONS: usize = 32;
+
+/// A program to be offered.
+#[derive(Debug, Clone, Default)]
+pub struct Trial {
+    /// `enum bpf_prog_type`
+    pub program_type: u32,
+    /// `enum bpf_attach_type`
+    pub attach_type: u32,
+    /// At most [`MAX_INSTRUCTIONS`].
+    pub instructions: Vec<[u8; 8]>,
+    /// The instruction, `BPF_LD_IMM64`, that takes the descriptor of an array map with one value of 64 bytes.
+    pub map_at: Option<usize>,
+    /// Which BTF it is loaded with.
+    pub btf: Option<usize>,
+    /// Its `struct bpf_func_info` records.
+    pub functions: Vec<[u32; 2]>,
+}
+
+/// What came of an offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// None where the program was loaded; it is closed again.
+    pub errno: Option<Errno>,
+    /// The beginning of the verifier's log. Empty where the load failed before the verifier spoke.
+    pub log: String,
+}
+
+impl Answer {
+    /// True where the verifier accepted the program.
+    pub fn loaded(&self) -> bool {
+        self.errno.is_none()
+    }
+
+    /// True where the log has this text.
+    pub fn says(&self, text: &str) -> bool {
+        self.log.contains(text)
+    }
+}
+
+/// Everything may be delegated to a user namespace in which nothing else ever runs.
+const EVERYTHING: Delegation = Delegation { cmds: u64::MAX, maps: u64::MAX, progs: u64::MAX, attachs: u64::MAX };
+
+/// Offers every program and returns the answers in the same order.
+///
+/// # Errors
+/// Where the namespaces, the bpffs or the token cannot be made (no capabilities, no user namespaces, no BPF tokens before Linux 6.9),
+/// and where `deadline` passes first. The child is gone in any case.
+pub fn offer(btfs: &[Vec<u8>], trials: &[Trial], deadline: Instant) -> Result<Vec<Answer>, SysError> {
+    let job = child::Job::new(btfs, trials)?;
+    let mut forked = Forked::start(&job)?;
+    let (_, context) = forked.receive(deadline)?;
+    let context = context.ok_or(Errno::BADMSG).map_err(fail("receive the bpffs of"))?;
+    for (key, value) in EVERYTHING.mount_options() {
+        fsconfig_set_string(&context, key, &value).map_err(fail("set an option of the bpffs of"))?;
+    }
+    fsconfig_create(&context).map_err(fail("create the bpffs of"))?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(fail("make a mount of the bpffs of"))?;
+    send_raw(forked.socket.as_fd(), &[0], &[mount.as_fd()]).map_err(fail("answer"))?;
+    drop((mount, context));
+    trials.iter().map(|_| forked.receive(deadline).map(|(answer, _)| answer)).collect()
+}
+
+/// The child, as its parent sees it. Dropping it kills and reaps it.
+struct Forked {
+    pid: Pid,
+    pidfd: std::os::fd::OwnedFd,
+    socket: Socket,
+    started: Instant,
+}
+
+impl Forked {
+    fn start(job: &child::Job<'_>) -> Result<Self, SysError> {
+        let (socket, theirs) = Socket::pair()?;
+        let started = Instant::now();
+        // SAFETY: other threads may exist, so until its end the child may only do what is safe in a signal handler. `child::run`
+        // makes system calls on what was prepared before the fork, allocates nothing, takes no lock, and leaves through _exit.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            child::run(job, theirs.as_fd());
+        }
+        let pid = Pid::from_raw(pid).filter(|_| pid > 0);
+        let pid = pid.ok_or_else(|| fail("fork")(std::io::Error::last_os_error()))?;
+        drop(theirs);
+        // Nobody else reaps our children, so the pid is still the child's.
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Self { pid, pidfd, socket, started }),
+            Err(errno) => {
+                // Without the socket it ends by itself.
+                drop(socket);
+                let _ = retry(|| waitpid(Some(pid), WaitOptions::empty()));
+                Err(fail("open a pidfd of")(errno))
+            }
+        }
+    }
+
+    /// The next message: an answer, or the file system context, which comes with a descriptor.
+    fn receive(&mut self, deadline: Instant) -> Result<(Answer, Option<std::os::fd::OwnedFd>), SysError> {
+        if Instant::now() >= deadline || !wait_readable(self.socket.as_fd(), deadline).map_err(fail("wait for"))? {
+            return Err(SysError::Deadline { role: ROLE, waited: self.started.elapsed() });
+        }
+        let mut bytes = [0; child::MESSAGE_MAX];
+        let (len, fd) = match recv_raw(self.socket.as_fd(), &mut bytes) {
+            Err(Errno::CONNRESET) => (0, None),
+            other => other.map_err(fail("receive from"))?,
+        };
+        let gone = || SysError::ChildGone { role: ROLE, how: "it closed its socket".to_owned() };
+        let (errno, log) = bytes[..len].split_first_chunk::<4>().ok_or_else(gone)?;
+        let errno = i32::from_ne_bytes(*errno);
+        if errno < 0 {
+            // Minus the errno of a step before the first program.
+            return Err(fail("prepare")(Errno::from_raw_os_error(-errno)));
+        }
+        let errno = (errno > 0).then(|| Errno::from_raw_os_error(errno));
+        Ok((Answer { errno, log: String::from_utf8_lossy(log).into_owned() }, fd))
+    }
+}
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        self.socket.shutdown();
+        let _ = wait_readable(self.pidfd.as_fd(), Instant::now() + Duration::from_millis(200));
+        // ESRCH: it has ended by now.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = retry(|| waitpid(Some(self.pid), WaitOptions::empty()));
+    }
+}
+
+const ROLE: &str = "token trial";
+
+fn fail<E: Into<std::io::Error>>(doing: &'static str) -> impl FnOnce(E) -> SysError {
+    SysError::io(doing, "the token trial process")
+}
