@@ -57,6 +57,12 @@ What a token does not do
   - It is no file: it cannot be pinned, only made again from the bpffs.
   - It lists nothing: going through ids stays forbidden, so `bpftool prog list`
     does not work in the container.
+  - It is not bound to one container: every process of its user namespace that has
+    the capabilities can use it, and so can user 0 of the host's user namespace,
+    with no capability at all, if the descriptor is passed on. So below host scope
+    the user namespace has to be the container's own, and must not map the host's
+    root; in a pod the NRI plugin keeps CAP_PERFMON and CAP_SYS_ADMIN away. What a
+    rootless user makes would be that user's, from any shell.
   - Tracing types see the whole host whoever loads them. The policy has to say
     host-scope = true for them.
 
