@@ -539,6 +539,7 @@ fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_pol
             userns: false,
         },
         annotations: BTreeMap::new(),
+        token_of: None,
     };
     let deal = |missed: &Missed, remedy| lifecycle.missed(missed, remedy).expect("dealt with");
     let reasons = || -> Vec<_> { world.records().into_iter().map(|r| (r.missed, r.failure.expect("a reason"))).collect() };

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::bytecode::PullPolicy;
+use crate::model::container::PodCheck;
 use crate::model::policy::Engine;
 
 mod containerd;
@@ -122,6 +123,9 @@ pub struct HookArgs {
     /// A label of the pod, as the NRI plugin tells it
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
+    /// Whose capabilities are checked in a pod with a BPF token, as the NRI plugin tells it: `this` container's, or `every` one's
+    #[arg(long, value_name = "WHOSE", value_parser = pod_check)]
+    pub pod_check: Option<PodCheck>,
     /// `--root`, where the fast path read it.
     #[arg(skip)]
     pub root: Option<PathBuf>,
@@ -489,7 +493,7 @@ pub struct UninstallArgs {
     pub targets: Targets,
 }
 
-/// Reads `hook STAGE [--engine ENGINE] [--label KEY=VALUE …] [--root DIR]` without clap; `args` are those after the program's name.
+/// Reads `hook STAGE [--engine ENGINE] [--label KEY=VALUE …] [--pod-check WHOSE] [--root DIR]` without clap; `args` are those after the program's name.
 ///
 /// None for anything else, however little it differs: clap then decides, and explains what is wrong.
 pub fn hook_fast_path<S: AsRef<OsStr>>(args: &[S]) -> Option<HookArgs> {
@@ -497,12 +501,14 @@ pub fn hook_fast_path<S: AsRef<OsStr>>(args: &[S]) -> Option<HookArgs> {
     if words.next()? != "hook" {
         return None;
     }
-    let mut hook = HookArgs { stage: Stage::from_word(words.next()?.to_str()?)?, engine: None, labels: Vec::new(), root: None };
+    let stage = Stage::from_word(words.next()?.to_str()?)?;
+    let mut hook = HookArgs { stage, engine: None, labels: Vec::new(), pod_check: None, root: None };
     while let Some(word) = words.next() {
         let value = words.next()?;
         match word.to_str()? {
             "--engine" if hook.engine.is_none() => hook.engine = Some(engine(value.to_str()?).ok()?),
             "--label" => hook.labels.push(key_value(value.to_str()?).ok()?),
+            "--pod-check" if hook.pod_check.is_none() => hook.pod_check = Some(pod_check(value.to_str()?).ok()?),
             "--root" if hook.root.is_none() && Path::new(value).is_absolute() => hook.root = Some(PathBuf::from(value)),
             _ => return None,
         }
@@ -512,6 +518,10 @@ pub fn hook_fast_path<S: AsRef<OsStr>>(args: &[S]) -> Option<HookArgs> {
 
 fn engine(word: &str) -> Result<Engine, String> {
     Engine::from_word(word).ok_or_else(|| format!("write {}", Engine::ALL.map(Engine::word).join(", ")))
+}
+
+fn pod_check(word: &str) -> Result<PodCheck, String> {
+    PodCheck::from_word(word).ok_or_else(|| "write this or every".to_owned())
 }
 
 fn absolute_path(text: &str) -> Result<PathBuf, String> {

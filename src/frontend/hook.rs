@@ -17,7 +17,7 @@ use crate::lifecycle::reconcile::{Depth, Mode};
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Lifecycle, registries_file};
 use crate::model::annotations::Request;
-use crate::model::container::{Container, asks};
+use crate::model::container::{Container, PodCheck, asks};
 use crate::model::ids::ContainerId;
 use crate::model::policy::Engine;
 use crate::model::registries::RegistryConfig;
@@ -72,8 +72,17 @@ pub const CAPABILITIES: [Capability; 12] = [
     Capability::CAP_SETPCAP,
 ];
 
+/// What whoever put the hook into the container tells in its arguments, where no annotation can stand for it.
+#[derive(Debug)]
+pub struct Told {
+    /// Labels of the pod.
+    pub labels: Vec<(String, String)>,
+    /// Whose capabilities are checked in its pod.
+    pub pod_check: Option<PodCheck>,
+}
+
 /// Runs at createRuntime: gives the container what it asks for, or says why not.
-pub fn create_runtime(paths: &Paths, engine: Option<Engine>, labels: Vec<(String, String)>) -> ExitCode {
+pub fn create_runtime(paths: &Paths, engine: Option<Engine>, told: Told) -> ExitCode {
     let (report, started) = (Report::new(paths), Instant::now());
     if let Err(error) = caps::limit_process(&CAPABILITIES) {
         return report.refused(None, &chain(&error), 1);
@@ -82,11 +91,11 @@ pub fn create_runtime(paths: &Paths, engine: Option<Engine>, labels: Vec<(String
         Ok(state) => state,
         Err(sentence) => return report.refused(None, &sentence, BAD_INPUT),
     };
-    if !asks(state.annotations.keys()) {
+    if !asks(state.annotations.keys()) && told.pod_check.is_none() {
         return ExitCode::SUCCESS;
     }
     let id = state.id.to_string();
-    let (outcome, code) = match start(paths, &report, &state, engine, labels) {
+    let (outcome, code) = match start(paths, &report, &state, engine, told) {
         Ok(outcome) => (outcome, ExitCode::SUCCESS),
         Err(Failed { sentence, status, reason }) => {
             export::count(series::refusal(reason), 1);
@@ -144,13 +153,7 @@ impl Failed {
     }
 }
 
-fn start(
-    paths: &Paths,
-    report: &Report,
-    state: &State,
-    engine: Option<Engine>,
-    labels: Vec<(String, String)>,
-) -> Result<Outcome, Failed> {
+fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>, told: Told) -> Result<Outcome, Failed> {
     let fetch_until = Instant::now() + FETCH;
     let deadline = watch(report, &state.id, Stage::CreateRuntime, 1)?;
     logging::to_report(paths);
@@ -158,10 +161,12 @@ fn start(
     let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
     let mut container =
         Container::parse(state, &config, engine).map_err(|error| Failed { reason: Reason::Input, ..error.into() })?;
+    container.labels = told.labels.into_iter().collect();
+    container.pod_check = told.pod_check;
+    container.check_pod().map_err(|error| Failed { reason: Reason::Policy, ..Failed::from(error) })?;
     if !container.asks() {
         return Ok(Outcome::Done);
     }
-    container.labels = labels.into_iter().collect();
     fsutil::ensure_directory(&paths.run, 0o755)?;
     let store = Store::open(&paths.stores(), &clock::boot_id()?)?;
     // A fetch that took all of its time leaves the rest of ours for the container's namespaces.

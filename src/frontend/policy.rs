@@ -221,7 +221,8 @@ impl fmt::Display for CheckReport {
             let scope = if rule.host_scope { ", host scope" } else { "" };
             writeln!(f, "container   {}: {}: {programs}{scope}; delegates {}", rule.rule, rule.matches, rule.delegates)?;
         }
-        writeln!(f, "limits      {} programs, {} bytes of maps", self.limits.programs, self.limits.map_memory)?;
+        let Limits { programs, links, map_memory } = self.limits;
+        writeln!(f, "limits      {programs} programs, {links} links, {map_memory} bytes of maps")?;
         if let Some(id) = &self.id {
             writeln!(f, "id          {id}")?;
         }

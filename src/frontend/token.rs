@@ -62,6 +62,12 @@ What a token does not do
   - It is no file: it cannot be pinned, only made again from the bpffs.
   - It lists nothing: going through ids stays forbidden, so `bpftool prog list`
     does not work in the container.
+  - It is not bound to one container: every process of its user namespace that has
+    the capabilities can use it, and so can user 0 of the host's user namespace,
+    with no capability at all, if the descriptor is passed on. So below host scope
+    the user namespace has to be the container's own, and must not map the host's
+    root; in a pod the NRI plugin keeps CAP_PERFMON and CAP_SYS_ADMIN away. What a
+    rootless user makes would be that user's, from any shell.
 
 What a token reaches: bpfman-hook token explain --scope
   - maps loads no program and stays in the container on every kernel.
@@ -72,8 +78,6 @@ What a token reaches: bpfman-hook token explain --scope
   - Tracing types see the whole host whoever loads them; syscall is never delegated.
   - A program's descriptor can leave the container by a socket or a shared pin, and
     who gets it may attach it elsewhere. A loaded program can hold a processor.
-  - All rights of a token are also those of the owner of its user namespace: uid 0
-    of the host, or the user who runs a rootless engine.
 
 Who uses it by itself
   libbpf 1.4 and newer, from /sys/fs/bpf or LIBBPF_BPF_TOKEN_PATH; cilium/ebpf

@@ -153,7 +153,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 ProgramsRequest::All { .. } => true,
                 ProgramsRequest::Listed(entries) => entries.iter().any(|entry| user_probe(entry.attach.kind())),
             };
-        let need = Need { network, interfaces: programs, cgroup: programs || cgroup_mounts, cgroup_mounts, root };
+        let userns = admission.delegation.is_some();
+        let need = Need { network, interfaces: programs, userns, cgroup: programs || cgroup_mounts, cgroup_mounts, root };
         let facts = self.host.facts(init, container, need)?;
         let mut objects = Vec::new();
         for (reference, rules) in &admission.images {

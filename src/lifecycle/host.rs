@@ -56,6 +56,8 @@ pub struct Need {
     pub network: bool,
     /// Its interfaces and its cookie: some program sits on it.
     pub interfaces: bool,
+    /// Whose the user namespace is: a token is asked for.
+    pub userns: bool,
     /// The cgroup: some program sits on it, or wants to know its id.
     pub cgroup: bool,
     /// Whether it sees cgroups of others.
@@ -96,7 +98,7 @@ pub trait Host {
     /// The uid that the runtime runs as.
     fn runtime_user(&self) -> u32;
 
-    /// True where the init is in another user namespace than we are.
+    /// True where the init is in another user namespace than we are, and its root is not ours.
     fn has_user_namespace(&self, init: &Self::Init) -> bool;
 
     /// What the plan has to know about the container.

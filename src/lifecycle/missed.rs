@@ -44,7 +44,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
         }
         let engine = missed.facts.engine.word();
-        let said = format!("{engine} started it without bpfman-hook, so that it runs without what it asked for");
+        let said = match &missed.token_of {
+            None => format!("{engine} started it without bpfman-hook, so that it runs without what it asked for"),
+            Some(_) => format!(
+                "{engine} started it without bpfman-hook, so that its capabilities were not checked, in a pod that has a BPF token"
+            ),
+        };
         let known = records.iter().find(|record| record.missed && record.init == Some(init));
         let (mut record, fate) = match known {
             Some(record) => (record.clone(), Fate::Known),

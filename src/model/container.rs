@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::model::annotations::{PREFIX, Request, RequestError};
-use crate::model::config::{Config, NamespaceKind, NamespaceSource};
+use crate::model::config::{Capability, Config, IdMapping, NamespaceKind, NamespaceSource};
 use crate::model::delegation::Delegation;
 use crate::model::engine::EngineError;
 use crate::model::grant::Needs;
 use crate::model::ids::{ContainerId, Pid};
 use crate::model::policy::{ContainerFacts, Engine};
 use crate::model::record::Workload;
+use crate::model::seccomp::Allowed;
 use crate::model::state::{State, Status};
 
 pub use crate::model::grant::MissingRights;
@@ -34,6 +35,8 @@ pub struct Container {
     pub workload: Workload,
     /// Its pod's labels, where whoever put the hook into the container told them; no annotation does, since anybody can write one.
     pub labels: BTreeMap<String, String>,
+    /// What the NRI plugin has told about the capabilities of its pod's containers; None where it told nothing.
+    pub pod_check: Option<PodCheck>,
     /// Its name in its pod, to which per-container keys speak; None where the engine gives none.
     pub name: Option<String>,
     /// `process.user`: uid and gid as the container sees them.
@@ -45,6 +48,41 @@ pub struct Container {
     /// The configuration. Its annotations are the ones that count: the state's are a copy that runtimes make of them, and
     /// namespaces, seccomp profile and root come from this text too, so that one text is judged as a whole.
     pub config: Config,
+}
+
+/// A pod whose containers share a user namespace of their own, and of which one asks for a token at container scope: none of them may
+/// have the capabilities that turn a token into the kernel's memory. The NRI plugin sees all containers of the pod and tells their hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodCheck {
+    /// This container is checked; another one of its pod may have started without that.
+    This,
+    /// Every container of the pod is checked before it starts.
+    Every,
+}
+
+impl PodCheck {
+    /// The word for `--pod-check`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::This => "this",
+            Self::Every => "every",
+        }
+    }
+
+    /// What a word means, or None.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::This, Self::Every].into_iter().find(|check| check.word() == word)
+    }
+}
+
+/// Why a container of a pod with a token does not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the container can have {capability}, and its pod asks for a BPF token, with which it could read the kernel's memory in the user namespace that they share: drop the capability, or set host-scope = true for the pod"
+)]
+pub struct PodCapability {
+    /// The capability's name.
+    pub capability: &'static str,
 }
 
 /// Why state and config.json are not a container that we can work on.
@@ -103,6 +141,7 @@ impl Container {
             name: workload.container.clone(),
             workload,
             labels: BTreeMap::new(),
+            pod_check: None,
             user: (config.user.uid, config.user.gid),
             sandbox: engine.sandbox(&config.annotations).map(str::to_owned),
             is_sandbox: engine.is_sandbox(&config.annotations),
@@ -128,6 +167,16 @@ impl Container {
     pub fn facts(&self, runtime_user: u32) -> ContainerFacts {
         let labels = self.labels.clone();
         ContainerFacts { labels, ..facts(&self.config, self.engine, &self.workload, runtime_user) }
+    }
+
+    /// Refuses a container of a pod with a token that can have a capability with which that token would reach the kernel's memory,
+    /// whether the container itself asks for anything or not (kernel/bpf/token.c, `bpf_token_capable`: CAP_SYS_ADMIN stands in for all).
+    pub fn check_pod(&self) -> Result<(), PodCapability> {
+        let found = [Capability::Perfmon, Capability::SysAdmin].into_iter().find(|c| self.config.can_have(*c) != Allowed::No);
+        match (self.pod_check, found) {
+            (Some(_), Some(capability)) => Err(PodCapability { capability: capability.name() }),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a request whose container could not use what it asks for.
@@ -164,8 +213,14 @@ pub fn facts(config: &Config, engine: Engine, workload: &Workload, runtime_user:
         container: workload.container.clone(),
         labels: BTreeMap::new(),
         runtime_user,
-        userns: config.namespace(NamespaceKind::User) != NamespaceSource::Runtime,
+        userns: config.namespace(NamespaceKind::User) != NamespaceSource::Runtime && !maps_host_root(config),
     }
+}
+
+/// True where a new user namespace maps the host's root, as far as the configuration shows: its root is the host's.
+fn maps_host_root(config: &Config) -> bool {
+    let host_root = |map: &IdMapping| map.host == 0 && map.size > 0;
+    config.uid_mappings.iter().chain(&config.gid_mappings).any(host_root)
 }
 
 /// True where one of the keys is ours: `hook.bpfman.io/…` or `<container>.hook.bpfman.io/…`.
@@ -186,8 +241,7 @@ fn is_kata(bundle: &Path, config: &Config) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::config::Capability;
-    use crate::model::seccomp::{Allowed, Syscall};
+    use crate::model::seccomp::Syscall;
 
     fn data(name: &str) -> String {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
@@ -231,6 +285,45 @@ mod tests {
         }
         assert_eq!(container("podman-4.3.1_user1000").config.user.uid, 1000);
         assert!(container("podman-4.3.1_pod").config.annotations.contains_key("io.kubernetes.cri-o.SandboxID"));
+    }
+
+    #[test]
+    fn a_container_of_a_checked_pod_has_not_the_capabilities() {
+        let with = |bounding: &str, uid: u32, check| {
+            let text = format!(
+                r#"{{"root":{{"path":"r"}},"process":{{"user":{{"uid":{uid},"gid":0}},"capabilities":{{"bounding":["CAP_BPF"{bounding}]}}}}}}"#
+            );
+            Container { pod_check: check, ..Container::parse(&state("/srv/web"), &text, None).unwrap() }
+        };
+        for check in [PodCheck::This, PodCheck::Every] {
+            assert_eq!(PodCheck::from_word(check.word()), Some(check));
+            assert_eq!(with("", 0, Some(check)).check_pod(), Ok(()));
+            for capability in ["CAP_PERFMON", "CAP_SYS_ADMIN"] {
+                // A file's capabilities may give it to a user who does not have it.
+                for uid in [0, 1000] {
+                    let container = with(&format!(r#","{capability}""#), uid, Some(check));
+                    assert_eq!(container.check_pod(), Err(PodCapability { capability }));
+                }
+                assert_eq!(with(&format!(r#","{capability}""#), 0, None).check_pod(), Ok(()));
+                assert!(PodCapability { capability }.to_string().len() <= 285);
+            }
+        }
+    }
+
+    #[test]
+    fn a_namespace_of_the_hosts_root_is_none_for_policy() {
+        for (host, size, userns) in [(100_000, 65536, true), (1, 65536, true), (0, 1, false), (0, u32::MAX, false)] {
+            for (uids, gids) in [((host, size), (7, 1)), ((7, 1), (host, size))] {
+                let map = |(host, size): (u32, u32)| format!(r#"[{{"containerID":0,"hostID":{host},"size":{size}}}]"#);
+                let text = format!(
+                    r#"{{"root":{{"path":"r"}},"linux":{{"namespaces":[{{"type":"user"}}],"uidMappings":{},"gidMappings":{}}}}}"#,
+                    map(uids),
+                    map(gids)
+                );
+                let container = Container::parse(&state("/srv/web"), &text, None).unwrap();
+                assert_eq!(container.facts(0).userns, userns, "{text}");
+            }
+        }
     }
 
     #[test]

@@ -63,6 +63,25 @@ pub enum NetnsFact {
     },
 }
 
+/// Whose the container's user namespace is, which is whose a BPF token in it is: the kernel gives the rights of a token to
+/// every process of its user namespace that has the capabilities (kernel/bpf/token.c, `bpf_token_capable`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UsernsFact {
+    /// The host's.
+    Host,
+    /// One that maps the host's root user or group, an identity map among them: its root is the host's, with all of its files.
+    HostRoot,
+    /// Made for this container.
+    Own,
+    /// Made for its pod, of which the NRI plugin has every container's capabilities checked.
+    CheckedPod,
+    /// One that other containers are in, or may be.
+    Shared {
+        /// How that is known.
+        why: &'static str,
+    },
+}
+
 /// What was found out about the running container before planning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -74,6 +93,8 @@ pub struct Facts {
     pub pid: NamespaceFact,
     /// The user namespace.
     pub user: NamespaceFact,
+    /// Whose the user namespace is; [`UsernsFact::Host`] where no token is asked for.
+    pub userns: UsernsFact,
     /// The cgroup namespace.
     pub cgroup_ns: NamespaceFact,
     /// How the container came to its network namespace.

@@ -32,12 +32,21 @@ pub struct Missed {
     pub facts: ContainerFacts,
     /// Those of its annotations that are ours.
     pub annotations: BTreeMap<String, String>,
+    /// A container of its pod that has a BPF token, which works for this one too: its capabilities were to be checked, whether it asks
+    /// for anything itself or not.
+    pub token_of: Option<ContainerFacts>,
 }
 
 impl Missed {
-    /// What policy wants done. A request that could not have been understood would have kept the container from starting, and
-    /// one that may go on without its programs goes on.
+    /// What policy wants done, by the rule of this container and by that of the one whose token it shares.
     pub fn remedy(&self, policy: &Policy) -> OnMissed {
+        let for_token = self.token_of.as_ref().and_then(|facts| policy.container_rule(facts)).map(|rule| rule.on_missed);
+        if for_token == Some(OnMissed::Kill) { OnMissed::Kill } else { self.remedy_of_request(policy) }
+    }
+
+    /// A request that could not have been understood would have kept the container from starting, and
+    /// one that may go on without its programs goes on.
+    fn remedy_of_request(&self, policy: &Policy) -> OnMissed {
         let Some(rule) = policy.container_rule(&self.facts) else { return OnMissed::Report };
         match Request::parse(&self.annotations, self.facts.container.as_deref()) {
             Ok(None) => OnMissed::Report,
@@ -83,8 +92,15 @@ mod tests {
                     userns: false,
                 },
                 annotations: annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+                token_of: None,
             };
             assert_eq!(missed.remedy(&policy), expected, "{namespace} {annotations:?}");
+            // The rule that gave the pod's token decides about those who share it.
+            let of = |namespace: &str| Some(ContainerFacts { namespace: Some(namespace.into()), ..missed.facts.clone() });
+            let sharing = Missed { token_of: of("shop"), ..missed.clone() };
+            assert_eq!(sharing.remedy(&policy), OnMissed::Kill, "{namespace} {annotations:?}");
+            let sharing = Missed { token_of: of("elsewhere"), ..missed };
+            assert_eq!(sharing.remedy(&policy), expected, "{namespace} {annotations:?}");
         }
     }
 }

@@ -7,7 +7,11 @@
 //!
 //! ```text
 //! here                                            inside
-//! fork                                            enter both namespaces, become container root, fsopen, find the target
+//! fork                                            enter both namespaces, become container root, fsopen
+//!                    <- inside, the root's mount
+//! judge the mounts on the way to the target
+//!                    go on ->
+//!                                                 find the target
 //!                    <- what was found, the fs context
 //! judge the target, fsconfig, fsmount
 //!                    the mount ->
@@ -22,6 +26,7 @@
 //! beyond the container's end.
 
 mod error;
+mod filter;
 mod inside;
 mod message;
 mod place;
@@ -117,20 +122,28 @@ pub fn mount(spec: &Spec<'_>, deadline: Instant) -> Result<Mounted, SysError> {
 
 /// Everything between the child's first and its last report.
 fn converse(spec: &Spec<'_>, target: &str, child: &mut Forked, deadline: Instant) -> Result<Mounted, SysError> {
+    let root_mount_id = match child.report(deadline)?.0 {
+        Report::Inside(root_mount_id) => root_mount_id,
+        Report::Failed(failed) => return Err(inner_error(spec, target, failed)),
+        Report::Opened(_) | Report::Done => return Err(unexpected("a report of the bpffs process")),
+    };
+    let mounts = child.mountinfo()?;
+    place::judge_way(target, root_mount_id, &mounts)?;
+    child.consent().map_err(SysError::io("answer", "the bpffs process"))?;
     let (report, context) = child.report(deadline)?;
     let opened = match report {
         Report::Opened(opened) => opened,
         Report::Failed(failed) => return Err(inner_error(spec, target, failed)),
-        Report::Done => return Err(unexpected("a report of the bpffs process")),
+        Report::Inside(_) | Report::Done => return Err(unexpected("a report of the bpffs process")),
     };
     let context = context.ok_or_else(|| unexpected("the file system context"))?;
-    place::judge(target, &opened, &child.mountinfo()?, || read_text("/proc/self/mountinfo"))?;
+    place::judge(target, &opened, &mounts, || read_text("/proc/self/mountinfo"))?;
     let (mount, mounted) = create(spec, context)?;
     child.hand_over(mount).map_err(SysError::io("send the mount to", "the bpffs process"))?;
     match child.report(deadline)?.0 {
         Report::Done => {}
         Report::Failed(failed) => return Err(inner_error(spec, target, failed)),
-        Report::Opened(_) => return Err(unexpected("a report of the bpffs process")),
+        Report::Inside(_) | Report::Opened(_) => return Err(unexpected("a report of the bpffs process")),
     }
     check(&spec.delegation, target, mounted, opened.mount_id, &child.mountinfo()?)?;
     Ok(mounted)

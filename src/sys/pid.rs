@@ -299,6 +299,18 @@ impl Process {
         read_file(&self.directory, self.pid(), "mountinfo")
     }
 
+    /// True where its user namespace maps user or group 0 of ours, as an identity map does (user_namespaces(7): the second column
+    /// speaks of the reader's namespace).
+    pub fn maps_our_root(&self) -> Result<bool, ProcessError> {
+        for file in ["uid_map", "gid_map"] {
+            let map = read_file(&self.directory, self.pid(), file)?;
+            if maps_zero(&map).ok_or_else(|| unreadable(self.pid(), file, "three numbers a line"))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Ids, capabilities and parent, of now.
     pub fn status(&self) -> Result<Status, ProcessError> {
         let text = read_file(&self.directory, self.pid(), "status")?;
@@ -377,6 +389,17 @@ fn start_time(stat: &str) -> Option<u64> {
     after.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
+/// Whether a range of the second column of a uid_map begins with 0; None where a line is not three numbers.
+fn maps_zero(map: &str) -> Option<bool> {
+    let mut found = false;
+    for line in map.lines() {
+        let mut words = line.split_ascii_whitespace().map(|word| word.parse::<u32>().ok());
+        let (_inside, outside, count) = (words.next()??, words.next()??, words.next()??);
+        found |= outside == 0 && count > 0;
+    }
+    Some(found)
+}
+
 /// `Pid:` of a pidfd's fdinfo: its number in the pid namespace of the procfs, 0 where it has none there, -1 once it is reaped
 /// (pidfd_open(2)).
 fn number_of_pidfd(fdinfo: &str) -> Option<i64> {
@@ -425,6 +448,24 @@ mod tests {
         for bad in ["", "12 (sh", "12 (sh) S 1 2", "12 (sh) S 1 2 3 0 -1 4 1 0 0 0 0 0 0 0 20 0 1 0 x 7"] {
             assert_eq!(start_time(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_map_of_our_root_is_found() {
+        let identity = "         0          0 4294967295\n";
+        for (map, expected) in [
+            (identity, Some(true)),
+            ("         0     100000      65536\n", Some(false)),
+            ("0 1000 1\n1 100000 65536\n", Some(false)),
+            ("0 100000 1000\n1000 0 1\n", Some(true)),
+            ("", Some(false)),
+            ("0 0\n", None),
+            ("0 x 1\n", None),
+        ] {
+            assert_eq!(maps_zero(map), expected, "{map:?}");
+        }
+        let own = open_process(own_identity().unwrap().pid).unwrap();
+        assert!(own.maps_our_root().unwrap(), "our own namespace maps our own root");
     }
 
     #[test]

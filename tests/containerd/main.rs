@@ -28,6 +28,7 @@ mod missed;
 mod pods;
 mod protocol;
 mod refusals;
+mod token_pods;
 mod variants;
 
 use node::{Node, Setup};

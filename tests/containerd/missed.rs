@@ -15,13 +15,13 @@ crate::cases![a_missed_container_is_listed_once_until_it_is_gone, a_missed_conta
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The failures on record of one container.
-fn failures(node: &Node, container: &str) -> Vec<Value> {
+pub fn failures(node: &Node, container: &str) -> Vec<Value> {
     let Value::Array(all) = node.world.lab.json(&["list", "containers"]) else { panic!("no list") };
     all.into_iter().filter(|record| record["id"] == *container && record["state"] == "failed").collect()
 }
 
 /// Waits for the one failure of a container whose reason has these words.
-fn wait_for_failure(node: &Node, container: &str, words: &str) {
+pub fn wait_for_failure(node: &Node, container: &str, words: &str) {
     eventually(&format!("container {container} to be listed as {words:?}"), PATIENCE, || {
         let found = failures(node, container);
         assert!(found.len() < 2, "{found:#?}");

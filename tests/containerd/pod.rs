@@ -141,13 +141,15 @@ pub struct ContainerSpec {
     annotations: HashMap<String, String>,
     script: String,
     mounts: Vec<cri::Mount>,
+    capabilities: Vec<String>,
 }
 
 impl ContainerSpec {
     /// A container that has CAP_BPF and CAP_NET_ADMIN and sleeps.
     pub fn new(name: &str) -> Self {
         let script = "exec sleep 1000000".to_owned();
-        Self { name: name.to_owned(), attempt: 0, annotations: HashMap::new(), script, mounts: Vec::new() }
+        let capabilities = ["BPF", "NET_ADMIN"].map(str::to_owned).to_vec();
+        Self { name: name.to_owned(), attempt: 0, annotations: HashMap::new(), script, mounts: Vec::new(), capabilities }
     }
 
     /// What it runs: a script for busybox's shell.
@@ -168,6 +170,12 @@ impl ContainerSpec {
         self
     }
 
+    /// One more capability; the name goes without `CAP_`.
+    pub fn capability(mut self, name: &str) -> Self {
+        self.capabilities.push(name.to_owned());
+        self
+    }
+
     /// Shows the binary under test to the container, as `/bpfman-hook`.
     pub fn with_binary(mut self) -> Self {
         let mount = cri::Mount { container_path: "/bpfman-hook".to_owned(), host_path: BINARY.to_owned(), readonly: true };
@@ -176,9 +184,8 @@ impl ContainerSpec {
     }
 
     fn config(&self, pod: &PodSpec) -> cri::ContainerConfig {
-        let capabilities = ["BPF", "NET_ADMIN"].map(str::to_owned).to_vec();
         let security = cri::LinuxContainerSecurityContext {
-            capabilities: Some(cri::Capability { add_capabilities: capabilities }),
+            capabilities: Some(cri::Capability { add_capabilities: self.capabilities.clone() }),
             namespace_options: Some(pod.namespaces()),
         };
         cri::ContainerConfig {

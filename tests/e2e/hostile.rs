@@ -1,11 +1,15 @@
 //! Root file systems that were made by somebody who wants the mount elsewhere.
 
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
 use crate::effects::bpffs_options;
 use crate::support::bundle::Bundle;
+use crate::support::kernel;
+use crate::support::process::tool;
 use crate::support::runtime::Runtime;
 use crate::world::World;
 
@@ -18,6 +22,10 @@ crate::cases![
     a_shared_mount_is_on_the_way,
     a_path_outside_the_allowed_places,
     a_mount_point_that_can_be_made_is_made,
+    a_file_system_that_never_answers_is_on_the_way,
+    another_containers_user_namespace,
+    the_hosts_root_is_mapped,
+    more_links_than_policy_allows,
 ];
 
 /// A container without /sys that wants a token.
@@ -94,4 +102,136 @@ fn a_mount_point_that_can_be_made_is_made(world: &mut World) {
     assert!(options.contains("delegate_cmds=map_create"), "{options}");
     running.finish();
     assert!(!bundle.dir.join("rootfs/run/deep/bpf").join("x").exists());
+}
+
+/// A FUSE file system whose daemon tells how it is and then answers nothing.
+struct Silent {
+    point: std::path::PathBuf,
+    daemon: Option<std::thread::JoinHandle<()>>,
+}
+
+/// The answers that a mount needs, include/uapi/linux/fuse.h: FUSE_INIT and FUSE_GETATTR of a directory.
+fn answer(request: &[u8]) -> Option<Vec<u8>> {
+    let (mut body, unique) = (Vec::new(), request.get(8..16)?);
+    match u32::from_ne_bytes(request.get(4..8)?.try_into().ok()?) {
+        26 => {
+            // Major and minor of the protocol, the same readahead, and nothing that is optional; 64 bytes.
+            body.extend([7_u32, 31].map(u32::to_ne_bytes).concat());
+            body.extend(&request[48..52]);
+            body.extend([0_u32, 0x0009_000c, 1 << 16, 1].map(u32::to_ne_bytes).concat());
+            body.resize(64, 0);
+        }
+        3 => {
+            // Valid for an hour; inode 1; mode and links of a directory.
+            body.extend([3600_u64, 0, 1].map(u64::to_ne_bytes).concat());
+            body.resize(16 + 60, 0);
+            body.extend([0o40755_u32, 2].map(u32::to_ne_bytes).concat());
+            body.resize(16 + 88, 0);
+        }
+        _ => return None,
+    }
+    let length = u32::try_from(16 + body.len()).ok()?;
+    Some([&length.to_ne_bytes()[..], &[0; 4], unique, &body].concat())
+}
+
+impl Silent {
+    fn mount(point: &Path) -> Self {
+        use std::io::{Read as _, Write as _};
+        make(point);
+        let mut device = fs::File::options().read(true).write(true).open("/dev/fuse").expect("root opens /dev/fuse");
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
+        let options = std::ffi::CString::new(options).expect("no NUL");
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("silent", point, "fuse", flags, options.as_c_str()).expect("root mounts FUSE");
+        let daemon = std::thread::spawn(move || {
+            let mut request = vec![0; 1 << 20];
+            while let Ok(length) = device.read(&mut request) {
+                if let Some(answer) = answer(&request[..length]) {
+                    device.write_all(&answer).expect("the kernel takes the answer");
+                }
+            }
+        });
+        Self { point: point.to_owned(), daemon: Some(daemon) }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // Forced, so that who waits for an answer gets an error; then the daemon's reading ends.
+        let _gone = rustix::mount::unmount(&self.point, rustix::mount::UnmountFlags::FORCE);
+        let _ended = self.daemon.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+fn a_file_system_that_never_answers_is_on_the_way(world: &mut World) {
+    let silent = Silent::mount(&world.lab.path("silent"));
+    let bundle = Bundle::new(&world.lab, "silent").ask("delegate", "maps").ask("bpffs-path", "/mnt/volume/bpf");
+    let bundle = bundle.mount("none", &silent.point, "/mnt/volume", &["rbind", "rw"]).script("echo started").write();
+    let ended = Runtime::Runc.run(&world.lab, &bundle);
+    world.said(&ended, 1, &["/mnt/volume/bpf", "fuse at "]);
+    // Nobody waits for it: the hook followed no path across it.
+    let waiting = kernel::processes_of(&world.lab.path(""));
+    assert!(waiting.is_empty(), "{waiting:?}");
+    drop(silent);
+    world.lab.residue();
+}
+
+fn another_containers_user_namespace(world: &mut World) {
+    let first = Bundle::new(&world.lab, "first").script("echo ready; read go").write();
+    let running = world.start(&first);
+    let path = format!("/proc/{}/ns/user", Runtime::Runc.init(&world.lab, &first.id));
+    let network = path.replace("/ns/user", "/ns/net");
+    let joining = |name: &str| {
+        let bundle = Bundle::new(&world.lab, name).ask("delegate", "maps");
+        bundle.namespace("user", Some(Path::new(&path))).namespace("network", Some(Path::new(&network)))
+    };
+    let bundle = joining("joins").script("echo started").write();
+    let ended = Runtime::Runc.run(&world.lab, &bundle);
+    assert!(!ended.stdout.contains("started"), "the container started");
+    world.said(&ended, 1, &["joins a user namespace that was there before", "host-scope = true"]);
+    world.allow("host-scope = true");
+    let ended = Runtime::Runc.run(&world.lab, &joining("may").script("cat /proc/mounts").write());
+    assert!(ended.stdout.contains("delegate_cmds"), "{} {}", ended.stdout, ended.stderr);
+    running.finish();
+}
+
+fn the_hosts_root_is_mapped(world: &mut World) {
+    for (name, maps) in [
+        ("identity", serde_json::json!([{ "containerID": 0, "hostID": 0, "size": 4_294_967_295_u32 }])),
+        (
+            "behind",
+            serde_json::json!([{ "containerID": 0, "hostID": 100_000, "size": 10 }, { "containerID": 10, "hostID": 0, "size": 1 }]),
+        ),
+    ] {
+        for kind in ["uidMappings", "gidMappings"] {
+            let bundle = || {
+                let bundle = Bundle::new(&world.lab, &format!("{name}-{kind}"));
+                bundle.edit(|config| config["linux"][kind] = maps.clone())
+            };
+            world.allow("host-scope = true");
+            world.refused(bundle().ask("delegate", "maps"), 1, &["maps the host's user or group 0"]);
+            world.lab.policy("[[container]]\nmatch = { userns = true }\ndelegate = [\"maps\"]\n");
+            world.refused(bundle().ask("bpffs", "private"), 1, &["no container rule", "without a user namespace"]);
+        }
+    }
+}
+
+fn more_links_than_policy_allows(world: &mut World) {
+    let image = world.signed("demo");
+    world.allow("[limits]\nlinks = 3");
+    let netns = format!("{}-many", world.lab.word());
+    tool(Command::new("ip").args(["netns", "add", &netns]));
+    for number in 0..2 {
+        let peers = [format!("a{number}"), format!("b{number}")];
+        let link = ["-n", &netns, "link", "add", &peers[0], "type", "veth", "peer", "name", &peers[1]];
+        tool(Command::new("ip").args(link));
+    }
+    let path = Path::new("/run/netns").join(&netns);
+    let bundle = Bundle::new(&world.lab, "many").without_userns().namespace("network", Some(&path));
+    let bundle = bundle.ask("image", &image).ask("programs", "xdp:count_packets iface=*").script("echo started").write();
+    let ended = Runtime::Runc.run(&world.lab, &bundle);
+    tool(Command::new("ip").args(["netns", "del", &netns]));
+    assert!(!ended.stdout.contains("started"), "the container started");
+    world.said(&ended, 1, &["4 links are more than the 3", "links under [limits]"]);
+    world.lab.residue();
 }

@@ -379,6 +379,36 @@ fn hostile_targets_are_refused_and_nothing_is_left() {
     }
 }
 
+/// The process that enters the container has no_new_privs and a seccomp filter before it is there. It lives for a millisecond, so it is
+/// looked for while many come and go.
+#[test]
+fn the_process_inside_is_confined() {
+    let container = Container::start("");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut seen = Vec::new();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                for pid in processes_in(&container).into_iter().filter(|pid| *pid != container.pid()) {
+                    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+                    // Of one that is ending there is little to see.
+                    if status.contains("VmSize:") {
+                        seen.push((status.contains("NoNewPrivs:\t1"), status.contains("Seccomp:\t2")));
+                    }
+                }
+            }
+            seen
+        });
+        for number in 0..100 {
+            mount(&container, &format!("/run/bpf{number}"), NETWORK).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        looking.join().unwrap()
+    });
+    assert!(!seen.is_empty(), "no process was seen in the container");
+    assert!(seen.iter().all(|confined| *confined == (true, true)), "{seen:?}");
+}
+
 #[test]
 fn paths_that_are_not_normal_are_refused() {
     let container = Container::start("");

@@ -15,7 +15,7 @@ use bpfman_hook::kernel::{Feature, Kernel, KernelError, LoadedIds, Places, Probe
 use bpfman_hook::lifecycle::host::{Host, HostError, Need};
 use bpfman_hook::model::attach_point::Interface;
 use bpfman_hook::model::container::Container;
-use bpfman_hook::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact};
+use bpfman_hook::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact, UsernsFact};
 use bpfman_hook::model::ids::{ContainerId, OwnerNo, Pid, PinName, ProcessIdentity};
 use bpfman_hook::model::object::ObjectFacts;
 use bpfman_hook::model::plan::{PlannedBpffs, PlannedLink, PlannedObject};
@@ -379,6 +379,7 @@ impl Host for FakeHost<'_> {
             netns_cookie: 99,
             interfaces: vec![Interface { name: "lo".to_owned(), index: 1 }, Interface { name: "eth0".to_owned(), index: 2 }],
             cgroup: Some(CgroupFact::Own { path: "/web".into(), id: 77 }),
+            userns: if self.userns.get() { UsernsFact::Own } else { UsernsFact::Host },
             wide_cgroup_mount: None,
             init: init.pid.get(),
             cpus: 2,

@@ -1,6 +1,7 @@
 //! What a container gets from the plugin: nothing, our hooks and its annotations, or a refusal. From memory alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use crate::frontend::hook_files::{self, Invocation};
 use crate::frontend::nri::api::{
@@ -11,7 +12,7 @@ use crate::lifecycle::token_reach;
 use crate::model::admission::{admit, on_failure};
 use crate::model::annotations::{OnFailure, PREFIX, Request};
 use crate::model::bytecode::PullPolicy;
-use crate::model::container::asks;
+use crate::model::container::{PodCheck, asks};
 use crate::model::ids::Pid;
 use crate::model::missed::Missed;
 use crate::model::policy::{ContainerFacts, Engine, Policy};
@@ -21,7 +22,7 @@ use crate::model::reach::Guard;
 const NAMES_MAX: usize = 32;
 
 /// Those annotations of a container and its pod that are ours; on the same key the container's own word counts.
-fn ours(pod: &PodSandbox, container: Option<&Container>) -> BTreeMap<String, String> {
+pub fn ours(pod: &PodSandbox, container: Option<&Container>) -> BTreeMap<String, String> {
     let container = container.into_iter().flat_map(|container| &container.annotations);
     let all = pod.annotations.iter().chain(container);
     all.filter(|(key, _)| asks([*key])).map(|(key, value)| (key.clone(), value.clone())).collect()
@@ -33,9 +34,14 @@ fn speaks_to(key: &str, name: &str) -> bool {
         || key.strip_prefix(name).is_some_and(|rest| rest.strip_prefix('.').is_some_and(|rest| rest.starts_with(PREFIX)))
 }
 
-fn facts(pod: &PodSandbox, name: Option<&str>, container: Option<&Container>, engine: Engine) -> ContainerFacts {
-    let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+pub fn has_userns(pod: &PodSandbox, container: Option<&Container>) -> bool {
     let user = |namespaces: &[LinuxNamespace]| namespaces.iter().any(|namespace| namespace.type_ == "user");
+    user(&pod.linux.namespaces) || container.is_some_and(|container| user(&container.linux.namespaces))
+}
+
+/// What policy rules match.
+pub fn facts(pod: &PodSandbox, name: Option<&str>, container: Option<&Container>, engine: Engine) -> ContainerFacts {
+    let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     ContainerFacts {
         engine,
         namespace: known(&pod.namespace),
@@ -44,17 +50,19 @@ fn facts(pod: &PodSandbox, name: Option<&str>, container: Option<&Container>, en
         labels: pod.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         // NRI is of a runtime that runs as root.
         runtime_user: 0,
-        userns: user(&pod.linux.namespaces) || container.is_some_and(|container| user(&container.linux.namespaces)),
+        userns: has_userns(pod, container),
     }
 }
 
 /// Whether the container's own configuration has our hook already: the strict handler's base spec, or an earlier plugin.
 pub fn has_our_hook(container: &Container, invocation: &Invocation) -> bool {
-    container
-        .hooks
-        .create_runtime
-        .iter()
-        .any(|hook| std::path::Path::new(&hook.path) == invocation.binary || hook.path.ends_with("/bpfman-hook"))
+    our_hook(container, invocation).is_some()
+}
+
+/// That hook.
+pub fn our_hook<'c>(container: &'c Container, invocation: &Invocation) -> Option<&'c Hook> {
+    let ours = |hook: &&Hook| Path::new(&hook.path) == invocation.binary || hook.path.ends_with("/bpfman-hook");
+    container.hooks.create_runtime.iter().find(ours)
 }
 
 /// A running container that asked for us and does not have our hook, or why it cannot be told as one; what cannot be parsed asked too.
@@ -71,19 +79,23 @@ pub fn missed(
     if let Ok(None) = Request::parse(&annotations, Some(&container.name)) {
         return None;
     }
-    let missed = || {
-        Ok(Missed {
-            id: container.id.parse().map_err(|error| chain(&error))?,
-            pid: Pid::new(container.pid).map_err(|error| chain(&error))?,
-            cgroups_path: container.linux.cgroups_path.clone(),
-            facts: facts(pod, Some(&container.name), Some(container), engine),
-            annotations,
-        })
-    };
-    Some(missed())
+    Some(described(pod, container, engine))
 }
 
-/// What to change of a container that is being created; None leaves it as it is.
+/// A running container as the child of `missed.rs` needs it, or why it cannot be told as one.
+pub fn described(pod: &PodSandbox, container: &Container, engine: Engine) -> Result<Missed, String> {
+    Ok(Missed {
+        id: container.id.parse().map_err(|error| chain(&error))?,
+        pid: Pid::new(container.pid).map_err(|error| chain(&error))?,
+        cgroups_path: container.linux.cgroups_path.clone(),
+        facts: facts(pod, Some(&container.name), Some(container), engine),
+        annotations: ours(pod, Some(container)),
+        token_of: None,
+    })
+}
+
+/// What to change of a container that is being created; None leaves it as it is. One that asks for nothing gets the hook all the same
+/// where `check` says so, which is then told no more than that.
 ///
 /// # Errors
 /// The sentence with which it is refused. The hook judges again, so that a policy that has just changed is never passed by.
@@ -91,16 +103,27 @@ pub fn adjust(
     request: &CreateContainerRequest,
     engine: Engine,
     policy: Result<&Policy, &str>,
+    check: Option<PodCheck>,
     invocation: &Invocation,
 ) -> Result<Option<ContainerAdjustment>, String> {
     let (pod, container) = (&*request.pod, &*request.container);
     let annotations = ours(pod, Some(container));
-    if annotations.is_empty() || has_our_hook(container, invocation) {
+    if has_our_hook(container, invocation) || annotations.is_empty() && check.is_none() {
         return Ok(None);
     }
+    let hook = |stage: crate::cli::Stage, labels: &[String]| Hook {
+        path: invocation.binary.to_string_lossy().into_owned(),
+        args: arguments(stage, engine, labels, check, invocation),
+        timeout: Some(OptionalInt { value: hook_files::TIMEOUT.cast_signed(), ..Default::default() }).into(),
+        ..Default::default()
+    };
     let asked = match Request::parse(&annotations, Some(&container.name)) {
         Ok(Some(asked)) if !asked.is_empty() => asked,
-        Ok(_) => return Ok(None),
+        Ok(_) if check.is_none() => return Ok(None),
+        Ok(_) => {
+            let hooks = Hooks { create_runtime: vec![hook(crate::cli::Stage::CreateRuntime, &[])], ..Default::default() };
+            return Ok(Some(ContainerAdjustment { hooks: Some(hooks).into(), ..Default::default() }));
+        }
         Err(error) => return Err(chain(&error)),
     };
     let policy = policy?;
@@ -122,15 +145,9 @@ pub fn adjust(
         keys if keys.is_empty() => Vec::new(),
         keys => facts.labels.iter().filter(|(key, _)| keys.contains(key.as_str())).map(|(k, v)| format!("{k}={v}")).collect(),
     };
-    let hook = |stage: crate::cli::Stage| Hook {
-        path: invocation.binary.to_string_lossy().into_owned(),
-        args: arguments(stage, engine, &told, invocation),
-        timeout: Some(OptionalInt { value: hook_files::TIMEOUT.cast_signed(), ..Default::default() }).into(),
-        ..Default::default()
-    };
     let hooks = Hooks {
-        create_runtime: vec![hook(crate::cli::Stage::CreateRuntime)],
-        poststop: vec![hook(crate::cli::Stage::Poststop)],
+        create_runtime: vec![hook(crate::cli::Stage::CreateRuntime, &told)],
+        poststop: vec![hook(crate::cli::Stage::Poststop, &told)],
         ..Default::default()
     };
     Ok(Some(ContainerAdjustment {
@@ -140,10 +157,17 @@ pub fn adjust(
     }))
 }
 
-fn arguments(stage: crate::cli::Stage, engine: Engine, labels: &[String], invocation: &Invocation) -> Vec<String> {
+fn arguments(
+    stage: crate::cli::Stage,
+    engine: Engine,
+    labels: &[String],
+    check: Option<PodCheck>,
+    invocation: &Invocation,
+) -> Vec<String> {
     let mut args = vec!["bpfman-hook", "hook", stage.word(), "--engine", engine.word()];
     if stage == crate::cli::Stage::CreateRuntime {
         args.extend(labels.iter().flat_map(|label| ["--label", label]));
+        args.extend(check.iter().flat_map(|check| ["--pod-check", check.word()]));
     }
     let root = invocation.root.as_ref().map(|root| root.to_string_lossy());
     args.extend(root.iter().flat_map(|root| ["--root", root]));
@@ -239,7 +263,7 @@ mod tests {
             &[IMAGE, XDP, ("main.hook.bpfman.io/on-failure", "stop"), ("other.hook.bpfman.io/bpffs", "nonsense")],
             &[("hook.bpfman.io/programs", "xdp:drop iface=eth0")],
         );
-        let adjust = adjust(&request, Engine::Containerd, Ok(&policy), &invocation()).unwrap().unwrap();
+        let adjust = adjust(&request, Engine::Containerd, Ok(&policy), None, &invocation()).unwrap().unwrap();
         let keys: Vec<_> =
             adjust.annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<BTreeMap<_, _>>().into_iter().collect();
         assert_eq!(
@@ -258,16 +282,37 @@ mod tests {
     }
 
     #[test]
+    fn a_container_that_is_to_be_checked_gets_the_hook_whether_it_asks_or_not() {
+        let policy = lenient();
+        let (asks, silent) = (with(&[IMAGE, XDP], &[]), with(&[], &[]));
+        for check in [PodCheck::This, PodCheck::Every] {
+            let told = ["--pod-check", check.word()];
+            let asking = adjust(&asks, Engine::Containerd, Ok(&policy), Some(check), &invocation()).unwrap().unwrap();
+            assert_eq!(asking.hooks.create_runtime[0].args[5..], told);
+            assert_eq!(asking.hooks.poststop[0].args.len(), 5);
+            // No policy is needed to look at capabilities.
+            let other = adjust(&silent, Engine::Containerd, Err("wrong"), Some(check), &invocation()).unwrap().unwrap();
+            let args = &other.hooks.create_runtime[0].args;
+            assert_eq!(args[5..], told);
+            assert_eq!(crate::cli::hook_fast_path(&args[1..]).unwrap().pod_check, Some(check));
+            assert!(other.annotations.is_empty() && other.hooks.poststop.is_empty());
+        }
+        assert!(crate::cli::hook_fast_path(&["hook", "createRuntime", "--pod-check", "nobody"]).is_none());
+    }
+
+    #[test]
     fn labels_that_a_rule_names_are_told_to_the_hook_in_its_arguments() {
         let policy = policy(
             "[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nmatch = { namespace = \"lab\", \
              labels = { tier = \"edge\" } }\nprograms = [\"xdp\"]\n",
         );
         let mut request = with(&[IMAGE, XDP], &[]);
-        assert!(adjust(&request, Engine::Containerd, Ok(&policy), &invocation()).unwrap_err().contains("no container rule"));
+        assert!(
+            adjust(&request, Engine::Containerd, Ok(&policy), None, &invocation()).unwrap_err().contains("no container rule")
+        );
         let labels = [("tier", "edge"), ("app", "web")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         request.pod.mut_or_insert_default().labels = labels.into();
-        let adjust = adjust(&request, Engine::Containerd, Ok(&policy), &invocation()).unwrap().unwrap();
+        let adjust = adjust(&request, Engine::Containerd, Ok(&policy), None, &invocation()).unwrap().unwrap();
         let args = &adjust.hooks.create_runtime[0].args;
         assert_eq!(args[5..], ["--label", "tier=edge"]);
         let parsed = crate::cli::hook_fast_path(&args[1..]).unwrap();
@@ -286,15 +331,15 @@ mod tests {
             &[IMAGE, XDP],
             &[IMAGE, XDP, ("io.kubernetes.cri-o.ContainerType", "container"), ("io.kubernetes.cri-o.KubeName", "demo")],
         );
-        let adjust = adjust(&request, Engine::CriO, Ok(&policy), &invocation()).unwrap().unwrap();
+        let adjust = adjust(&request, Engine::CriO, Ok(&policy), None, &invocation()).unwrap().unwrap();
         assert_eq!(adjust.annotations.len(), 2);
         assert_eq!(adjust.hooks.create_runtime[0].args, ["bpfman-hook", "hook", "createRuntime", "--engine", "cri-o"]);
         // Its hooks.d has put our hook there before any plugin was asked.
         let mut hooked = request.clone();
         let hook = Hook { path: "/usr/local/bin/bpfman-hook".into(), ..Default::default() };
         hooked.container.mut_or_insert_default().hooks.mut_or_insert_default().create_runtime.push(hook);
-        assert_eq!(super::adjust(&hooked, Engine::CriO, Ok(&policy), &invocation()), Ok(None));
-        assert!(super::adjust(&request, Engine::Containerd, Ok(&policy), &invocation()).is_err(), "the rule is CRI-O's");
+        assert_eq!(super::adjust(&hooked, Engine::CriO, Ok(&policy), None, &invocation()), Ok(None));
+        assert!(super::adjust(&request, Engine::Containerd, Ok(&policy), None, &invocation()).is_err(), "the rule is CRI-O's");
     }
 
     #[test]
@@ -303,7 +348,7 @@ mod tests {
         let other = [("other.hook.bpfman.io/image", "registry.example/net/pass:v1")];
         for pod in [&[][..], &[("example.org/owner", "net")], &other] {
             let request = with(pod, &[]);
-            assert_eq!(adjust(&request, Engine::Containerd, unreadable, &invocation()), Ok(None), "{pod:?}");
+            assert_eq!(adjust(&request, Engine::Containerd, unreadable, None, &invocation()), Ok(None), "{pod:?}");
             assert!(missed(&request.pod, &request.container, Engine::Containerd, &invocation()).is_none(), "{pod:?}");
         }
     }
@@ -318,7 +363,7 @@ mod tests {
         assert_eq!(without.annotations.len(), 2);
         let hook = Hook { path: "/opt/bpfman/bpfman-hook".into(), ..Default::default() };
         request.container.mut_or_insert_default().hooks.mut_or_insert_default().create_runtime.push(hook);
-        assert_eq!(adjust(&request, Engine::Containerd, Ok(&lenient()), &invocation()), Ok(None));
+        assert_eq!(adjust(&request, Engine::Containerd, Ok(&lenient()), None, &invocation()), Ok(None));
         assert!(missed(&request.pod, &request.container, Engine::Containerd, &invocation()).is_none());
     }
 
@@ -334,7 +379,7 @@ mod tests {
             (&[("hook.bpfman.io/image", "evil.example/x"), XDP], Ok(&lenient), "evil.example"),
             (&[IMAGE, XDP], Err("load the policy: it is a symbolic link"), "symbolic link"),
         ] {
-            let error = adjust(&with(pod, &[]), Engine::Containerd, policy, &invocation()).unwrap_err();
+            let error = adjust(&with(pod, &[]), Engine::Containerd, policy, None, &invocation()).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
     }

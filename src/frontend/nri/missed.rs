@@ -78,6 +78,9 @@ fn run() -> Result<(), String> {
         let (id, place) = (&missed.id, place(missed));
         match lifecycle.missed(missed, remedy) {
             Ok(Fate::Well | Fate::Known) => {}
+            Ok(Fate::New(Remedy::Reported)) if missed.token_of.is_some() => tracing::warn!(
+                "container {id} ({place}) shares the user namespace of a BPF token, and was started without bpfman-hook, unchecked"
+            ),
             Ok(Fate::New(Remedy::Reported)) => {
                 tracing::warn!("container {id} ({place}) runs without what it asked for: it was started without bpfman-hook")
             }

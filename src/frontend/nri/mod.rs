@@ -1,7 +1,7 @@
 //! `nri`: the plugin that gives containers of containerd and CRI-O our hooks.
 //!
 //! ```text
-//! socket <─> mux.rs ─┬─ connection 1: plugin.rs, a ttrpc server; adjust.rs decides, from memory
+//! socket <─> mux.rs ─┬─ connection 1: plugin.rs, a ttrpc server; adjust.rs and token_pods.rs decide, from memory
 //!                    └─ connection 2: RegisterPlugin
 //! beside it: policy.rs reads the policy again when it changes, work.rs runs `pull` and `gc`, and the child of missed.rs
 //! ```
@@ -12,6 +12,7 @@ mod mux;
 mod plugin;
 mod policy;
 mod pre_pull;
+mod token_pods;
 pub mod unit;
 mod work;
 

@@ -15,6 +15,7 @@ use crate::frontend::nri::api::{
 };
 use crate::frontend::nri::policy::Kept;
 use crate::frontend::nri::service::Plugin;
+use crate::frontend::nri::token_pods::{self, FoundPod, TokenPods};
 use crate::frontend::nri::work::Work;
 use crate::frontend::report::fit;
 use crate::model::container::asks;
@@ -60,13 +61,43 @@ pub struct Told {
     pods: BTreeMap<String, PodSandbox>,
     /// Containers of it that run without us.
     missed: Vec<Missed>,
+    /// Pods of it whose containers share a user namespace and that ask for a token, by their ids.
+    found: BTreeMap<String, FoundPod>,
+    /// What is known of such pods.
+    token_pods: TokenPods,
     /// Pods with such containers: where one is started again, the former one is gone.
     pods_with_missed: BTreeSet<String>,
 }
 
 impl Default for Told {
     fn default() -> Self {
-        Self { engine: Engine::Containerd, pods: BTreeMap::new(), missed: Vec::new(), pods_with_missed: BTreeSet::new() }
+        Self {
+            engine: Engine::Containerd,
+            pods: BTreeMap::new(),
+            missed: Vec::new(),
+            found: BTreeMap::new(),
+            token_pods: TokenPods::default(),
+            pods_with_missed: BTreeSet::new(),
+        }
+    }
+}
+
+impl Told {
+    /// Takes over what was found of pods with tokens. A container that is missed already is missed for this reason too.
+    fn share_tokens(&mut self) {
+        for (pod, found) in std::mem::take(&mut self.found) {
+            for sharing in self.token_pods.know(&pod, found) {
+                let room = self.missed.len() < MISSED_MAX;
+                match self.missed.iter_mut().find(|missed| missed.id == sharing.id) {
+                    Some(missed) => missed.token_of = sharing.token_of,
+                    None if room => {
+                        self.pods_with_missed.insert(pod.clone());
+                        self.missed.push(sharing);
+                    }
+                    None => tracing::warn!("container {} runs unchecked, and is one too many to be recorded", sharing.id),
+                }
+            }
+        }
     }
 }
 
@@ -78,14 +109,16 @@ impl Hooked {
     fn create(&self, request: &CreateContainerRequest) -> std::result::Result<CreateContainerResponse, String> {
         let policy = self.policy.now();
         let policy = policy.as_ref().as_ref().map_err(String::as_str);
-        let (engine, again) = {
+        let (engine, again, check) = {
             let mut told = self.told();
-            (told.engine, told.pods_with_missed.remove(&request.pod.id))
+            let (engine, hooked) = (told.engine, adjust::has_our_hook(&request.container, &self.invocation));
+            let check = told.token_pods.check(&request.pod, &request.container, engine, policy.ok(), hooked);
+            (engine, told.pods_with_missed.remove(&request.pod.id), check)
         };
         if again {
             self.work.collect();
         }
-        let adjust = adjust::adjust(request, engine, policy, &self.invocation)?;
+        let adjust = adjust::adjust(request, engine, policy, check, &self.invocation)?;
         Ok(CreateContainerResponse { adjust: adjust.into(), ..Default::default() })
     }
 
@@ -121,7 +154,12 @@ impl Hooked {
                 container.state.enum_value(),
                 Ok(ContainerState::CONTAINER_RUNNING | ContainerState::CONTAINER_PAUSED)
             );
+            let told = &mut *told;
             let pod = told.pods.get(&container.pod_sandbox_id).unwrap_or(&nothing);
+            if token_pods::is_one(pod, container) {
+                let found = told.found.entry(pod.id.clone()).or_default();
+                found.note(pod, container, told.engine, &self.invocation);
+            }
             let Some(missed) = adjust::missed(pod, container, told.engine, &self.invocation).filter(|_| runs) else { continue };
             match missed {
                 Ok(missed) if told.missed.len() < MISSED_MAX => {
@@ -138,6 +176,7 @@ impl Hooked {
         }
         if !request.more {
             told.pods = BTreeMap::new();
+            told.share_tokens();
             self.work.missed(std::mem::take(&mut told.missed));
         }
         SynchronizeResponse { more: request.more, ..Default::default() }
@@ -178,11 +217,13 @@ impl Plugin for Hooked {
     }
 
     async fn remove_pod_sandbox(&self, _: &TtrpcContext, request: PodEvent) -> Result<Empty> {
+        self.told().token_pods.forget_pod(&request.pod.id);
         self.something_ended(&request.pod.annotations, &HashMap::new());
         Ok(Empty::default())
     }
 
     async fn remove_container(&self, _: &TtrpcContext, request: ContainerEvent) -> Result<Empty> {
+        self.told().token_pods.forget_container(&request.pod.id, &request.container.id);
         self.something_ended(&request.pod.annotations, &request.container.annotations);
         Ok(Empty::default())
     }
@@ -191,7 +232,12 @@ impl Plugin for Hooked {
     async fn state_change(&self, _: &TtrpcContext, request: StateChangeEvent) -> Result<Empty> {
         match request.event.enum_value() {
             Ok(Event::RUN_POD_SANDBOX) => self.pod_starts(&request.pod),
-            Ok(Event::STOP_POD_SANDBOX | Event::REMOVE_POD_SANDBOX | Event::REMOVE_CONTAINER) => {
+            Ok(event @ (Event::STOP_POD_SANDBOX | Event::REMOVE_POD_SANDBOX | Event::REMOVE_CONTAINER)) => {
+                match event {
+                    Event::REMOVE_POD_SANDBOX => self.told().token_pods.forget_pod(&request.pod.id),
+                    Event::REMOVE_CONTAINER => self.told().token_pods.forget_container(&request.pod.id, &request.container.id),
+                    _ => {}
+                }
                 self.something_ended(&request.pod.annotations, &request.container.annotations);
             }
             _ => {}

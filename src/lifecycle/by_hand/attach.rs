@@ -13,8 +13,9 @@ use crate::model::attach_point::{AttachPoint, Direction, Interface, NetnsRecord,
 use crate::model::by_hand::{Attach, Bounds, Place};
 use crate::model::ids::PinName;
 use crate::model::plan::PlannedLink;
-use crate::model::record::{LinkRecord, OwnerRecord, ProgramRecord};
-use crate::store::StoreError;
+use crate::model::policy::Limits;
+use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
+use crate::store::{ReadTxn, StoreError};
 use crate::sys::netns;
 
 /// What a link hangs on, held open while it is made.
@@ -45,7 +46,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             id: None,
         };
         // Two that settled at the same moment: one of them comes first, the other finds its unfinished link.
-        let taken = self.take(record.no, |kept| {
+        let room = |view: &ReadTxn<'_>| match &bounds.limits {
+            Some(limits) => Ok(over_limit(view.owners()?.filter_map(Result::ok), bounds, limits)),
+            None => Ok(None),
+        };
+        let taken = self.take_unless(record.no, room, |kept| {
             let there = kept.programs.iter().any(|p| p.id == Some(id));
             link.pin = free_link(kept);
             kept.links.push(link.clone());
@@ -123,6 +128,17 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         Ok(self.change(record.no, |kept| kept.links.retain(|kept| kept.pin != link.pin))?)
     }
+}
+
+/// Why one more link of a caller's programs would be too many; None where there is room.
+fn over_limit(records: impl Iterator<Item = OwnerRecord>, bounds: &Bounds, limits: &Limits) -> Option<HandError> {
+    let theirs = records.filter(|record| match &record.owner {
+        Owner::Host { loaded, .. } => loaded.caller == bounds.caller && record.phase != Phase::Failed,
+        _ => false,
+    });
+    let links = theirs.map(|record| record.links.len()).sum::<usize>() + 1;
+    let over = u32::try_from(links).map_or(true, |links| links > limits.links);
+    over.then(|| HandError::TooManyLinks { caller: bounds.caller.clone(), links, limit: limits.links })
 }
 
 /// Numbers from here on are no link's of the kernel's, which counts as far as a signed number goes.

@@ -25,7 +25,7 @@ use crate::model::policy::ImageRule;
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::registries::RegistryConfig;
 use crate::paths::Paths;
-use crate::store::StoreError;
+use crate::store::{ReadTxn, StoreError};
 
 /// What a request names, by the kernel's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +87,18 @@ pub enum HandError {
         caller: String,
         /// With those that it has.
         programs: usize,
+        /// The limit.
+        limit: u32,
+    },
+    /// More links than the caller may have.
+    #[error(
+        "attach for {caller}: its programs would have {links} links, and may have {limit}; detach some, or raise links in its rule or under [limits]"
+    )]
+    TooManyLinks {
+        /// Who asks.
+        caller: String,
+        /// With those that there are.
+        links: usize,
         /// The limit.
         limit: u32,
     },
@@ -165,7 +177,7 @@ impl HandError {
             Self::NoProgram(_) | Self::NoKernelProgram(_) | Self::NoLink(_) | Self::NoInterface { .. } => Code::NotFound,
             Self::NotByHand { .. } | Self::Config(_) | Self::Left { .. } => Code::FailedPrecondition,
             Self::NotYours { .. } | Self::NoRule(_) | Self::Trust(_) => Code::PermissionDenied,
-            Self::TooManyPrograms { .. } | Self::TooMuchMemory { .. } => Code::ResourceExhausted,
+            Self::TooManyPrograms { .. } | Self::TooManyLinks { .. } | Self::TooMuchMemory { .. } => Code::ResourceExhausted,
             Self::OtherKind { .. } | Self::ReturnOffset { .. } => Code::InvalidArgument,
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
             Self::File { .. } => Code::InvalidArgument,
@@ -268,20 +280,34 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Changes a record on which nobody works, and makes this process the one that does. None where somebody else was quicker, or
     /// `change` found that what it wants is gone: then the caller looks again.
     fn take(&self, no: OwnerNo, change: impl FnOnce(&mut OwnerRecord) -> bool) -> Result<Option<OwnerRecord>, HandError> {
+        self.take_unless(no, |_| Ok(None), change)
+    }
+
+    /// The same, unless `refuse` says no to it. It looks at the store in the transaction that changes the record, so that no two
+    /// processes find the same room below a limit.
+    fn take_unless(
+        &self,
+        no: OwnerNo,
+        refuse: impl FnOnce(&ReadTxn<'_>) -> Result<Option<HandError>, StoreError>,
+        change: impl FnOnce(&mut OwnerRecord) -> bool,
+    ) -> Result<Option<OwnerRecord>, HandError> {
         let me = self.actor();
         let taken = self.store.write::<_, StoreError>(|txn| match txn.get(no)? {
             Some(mut kept) if kept.phase == Phase::Ready && !unfinished(&kept) => {
+                if let Some(refusal) = refuse(&txn.view())? {
+                    return Ok(Err(refusal));
+                }
                 if !change(&mut kept) {
-                    return Ok(None);
+                    return Ok(Ok(None));
                 }
                 kept.actor = me;
                 kept.changed = self.host.now();
                 txn.put(&kept)?;
-                Ok(Some(kept))
+                Ok(Ok(Some(kept)))
             }
-            _ => Ok(None),
+            _ => Ok(Ok(None)),
         });
-        Ok(taken.map_err(Cause::from)?)
+        taken.map_err(Cause::from)?
     }
 
     /// Removes whatever dead processes were making or removing; true where there was something. A link that one was removing has lost

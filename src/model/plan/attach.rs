@@ -101,6 +101,21 @@ pub fn places(
     Ok((at, attach, None))
 }
 
+/// How many places one entry has.
+pub(super) fn count(asked: &AttachRequest, facts: &Facts) -> usize {
+    match asked {
+        AttachRequest::Xdp { iface: InterfaceSelector::All, .. }
+        | AttachRequest::Tcx { iface: InterfaceSelector::All, .. }
+        | AttachRequest::Tc { iface: InterfaceSelector::All, .. } => every_interface(facts).count(),
+        _ => 1,
+    }
+}
+
+/// What `iface=*` means.
+fn every_interface(facts: &Facts) -> impl Iterator<Item = &Interface> {
+    facts.interfaces.iter().filter(|interface| interface.name != "lo")
+}
+
 pub(super) fn no_place(program: &ProgramFacts, remedy: &str) -> PlanError {
     PlanError::NoPlace { function: program.function.clone(), section: program.section.clone(), remedy: remedy.to_owned() }
 }
@@ -232,7 +247,7 @@ fn interfaces(
             }
         },
         InterfaceSelector::All => {
-            let found: Vec<_> = facts.interfaces.iter().filter(|i| i.name != "lo").cloned().collect();
+            let found: Vec<_> = every_interface(facts).cloned().collect();
             if found.is_empty() { Err(PlanError::NoInterfaces { kind, function, hint }) } else { Ok(found) }
         }
     }

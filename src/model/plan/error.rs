@@ -194,6 +194,16 @@ pub enum PlanError {
         /// The limit.
         limit: u32,
     },
+    /// More links than the policy's limit.
+    #[error(
+        "{asked} links are more than the {limit} that policy allows for one container; name interfaces instead of iface=*, or raise links under [limits]"
+    )]
+    TooManyLinks {
+        /// Asked for.
+        asked: usize,
+        /// The limit.
+        limit: u32,
+    },
     /// More map memory than the policy's limit.
     #[error(
         "the maps take {asked} bytes, more than the {limit} that policy allows for one container; raise map-memory under [limits]"
@@ -237,6 +247,19 @@ pub enum PlanError {
         "delegate: the container has no user namespace of its own, and the kernel gives BPF tokens only inside one; start it with one (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
     )]
     NoUserNamespace,
+    /// A token in a user namespace whose root is the host's.
+    #[error(
+        "delegate: the container's user namespace maps the host's user or group 0, so that it separates nothing; map ids that the host does not use (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
+    )]
+    HostRootMapped,
+    /// A token in a user namespace that others share.
+    #[error(
+        "delegate: {why}, and a token works for every container in it: give the container a user namespace of its own, run its pod with the NRI plugin, or set host-scope = true in its policy rule"
+    )]
+    SharedUserNamespace {
+        /// How that is known.
+        why: &'static str,
+    },
     /// Cgroup types delegated to a container that sees the host's cgroups.
     #[error(
         "delegate: cgroup attach types would reach every cgroup the container can open: {why}; that needs host-scope in policy"

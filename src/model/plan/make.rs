@@ -6,7 +6,7 @@ use crate::model::annotations::{BpffsRequest, KeyScope, MapAccess, ProgramsReque
 use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, Scope};
 use crate::model::bytecode::Bytecode;
 use crate::model::delegation::Delegation;
-use crate::model::facts::{Facts, NetnsFact};
+use crate::model::facts::{Facts, NetnsFact, UsernsFact};
 use crate::model::ids::{ContainerId, PinName};
 use crate::model::object::{MapFacts, ObjectFacts, ProgramFacts};
 use crate::model::plan::{
@@ -171,6 +171,11 @@ fn object_of(inputs: &Inputs<'_>, reference: &Reference) -> usize {
 fn check_limits(inputs: &Inputs<'_>, wanted: &[Wanted<'_>]) -> Result<(), PlanError> {
     if u32::try_from(wanted.len()).map_or(true, |n| n > inputs.limits.programs) {
         return Err(PlanError::TooManyPrograms { asked: wanted.len(), limit: inputs.limits.programs });
+    }
+    // Counted before the places are made: `iface=*` is all the interfaces of a network that a workload may have made.
+    let links = wanted.iter().fold(0usize, |sum, one| sum.saturating_add(attach::count(&one.asked, inputs.facts)));
+    if u32::try_from(links).map_or(true, |n| n > inputs.limits.links) {
+        return Err(PlanError::TooManyLinks { asked: links, limit: inputs.limits.links });
     }
     let memory = inputs
         .objects
@@ -344,15 +349,24 @@ pub(super) fn object(bytecode: &Bytecode, facts: &ObjectFacts, scope: Scope) -> 
     }
 }
 
+/// A grant is to one container: below host scope its token must not be worth anything to another one. That holds for every token, the
+/// smallest delegation included, since policy names containers and not user namespaces.
+fn check_userns(inputs: &Inputs<'_>) -> Result<(), PlanError> {
+    match &inputs.facts.userns {
+        UsernsFact::Host => Err(PlanError::NoUserNamespace),
+        UsernsFact::HostRoot => Err(PlanError::HostRootMapped),
+        UsernsFact::Shared { why } if !inputs.host_scope => Err(PlanError::SharedUserNamespace { why }),
+        UsernsFact::Own | UsernsFact::CheckedPod | UsernsFact::Shared { .. } => Ok(()),
+    }
+}
+
 fn bpffs(inputs: &Inputs<'_>, container: &OwnerPlan) -> Result<Option<PlannedBpffs>, PlanError> {
     let path = match &inputs.request.bpffs {
         BpffsRequest::None => return Ok(None),
         BpffsRequest::Private { path } | BpffsRequest::Token { path, .. } => path.clone(),
     };
     if let Some(delegation) = &inputs.delegation {
-        if inputs.facts.user.shared_with_host {
-            return Err(PlanError::NoUserNamespace);
-        }
+        check_userns(inputs)?;
         if delegation.reaches_netns()
             && !inputs.host_scope
             && let Some(why) = attach::foreign_network(inputs.facts)

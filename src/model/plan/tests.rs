@@ -7,7 +7,7 @@ use crate::model::annotations::{
 use crate::model::attach_point::{AttachPoint, CgroupAttach, Direction, Interface, ProgramKind, Scope, TracepointName};
 use crate::model::bytecode::{Bytecode, Verdict};
 use crate::model::delegation::{Delegation, DelegationRequest, Preset};
-use crate::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact};
+use crate::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact, UsernsFact};
 use crate::model::ids::{ContainerId, Digest};
 use crate::model::object::{GlobalFacts, GlobalType, MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use crate::model::plan::{Inputs, ObjectInput, OwnerPlan, Plan, PlanError, make};
@@ -111,6 +111,7 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
             netns_cookie: 9,
             interfaces: vec![lo, eth0],
             cgroup: Some(CgroupFact::Own { path: "/web".into(), id: 77 }),
+            userns: UsernsFact::Own,
             wide_cgroup_mount: None,
             init: 500,
             cpus: 2,
@@ -144,10 +145,14 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
         )],
         delegation: None,
         host_scope: false,
-        limits: Limits { programs: 64, map_memory: 64 << 20 },
+        limits: Limits::default(),
         late_network: false,
         foreign_cgroups: None,
     }
+}
+
+fn every_interface() -> AttachRequest {
+    AttachRequest::Tcx { iface: InterfaceSelector::All, direction: Some(Direction::Ingress) }
 }
 
 fn xdp(iface: &str) -> AttachRequest {
@@ -321,6 +326,11 @@ fn what_cannot_be_planned_says_why() {
         (vec![("pass", xdp("lo"))], |c| c.facts.netns = NetnsFact::Host, "on the host's network"),
         (vec![("pass", xdp("lo"))], |c| c.facts.netns = NetnsFact::Foreign { other: 43 }, "process 43"),
         (vec![("pass", xdp("lo"))], |c| c.limits.programs = 0, "more than the 0 that policy allows"),
+        (
+            vec![("seen", every_interface()), ("pass", xdp("lo"))],
+            |c| c.limits.links = 1,
+            "2 links are more than the 1 that policy",
+        ),
         (vec![("pass", xdp("lo"))], |c| c.limits.map_memory = 4096, "the maps take 4144 bytes, more than the 4096"),
         (
             vec![("pass", xdp("lo"))],
@@ -371,9 +381,26 @@ fn what_cannot_be_planned_says_why() {
             vec![],
             |c| {
                 token(c, Preset::Networking);
-                c.facts.user.shared_with_host = true;
+                c.facts.userns = UsernsFact::Host;
             },
             "gives BPF tokens only inside one",
+        ),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Maps);
+                c.facts.userns = UsernsFact::Shared { why: "the container shares its pod's user namespace" };
+            },
+            "shares its pod's user namespace, and a token works for every container in it",
+        ),
+        (
+            vec![],
+            |c| {
+                token(c, Preset::Maps);
+                c.facts.userns = UsernsFact::HostRoot;
+                c.host_scope = true;
+            },
+            "maps the host's user or group 0",
         ),
         (
             vec![],
@@ -437,4 +464,37 @@ fn what_cannot_be_planned_says_why() {
 fn token(case: &mut Case, preset: Preset) {
     case.request.bpffs = BpffsRequest::Token { path: "/sys/fs/bpf".into(), delegation: DelegationRequest::default() };
     case.delegation = Some(preset.delegation());
+}
+
+#[test]
+fn a_token_is_for_one_container_or_a_checked_pod() {
+    let shared = UsernsFact::Shared { why: "the container joins a user namespace that was there before" };
+    for (userns, host_scope, allowed) in [
+        (UsernsFact::Own, false, true),
+        (UsernsFact::CheckedPod, false, true),
+        (shared.clone(), false, false),
+        (shared, true, true),
+        (UsernsFact::Host, true, false),
+        (UsernsFact::HostRoot, true, false),
+    ] {
+        // The smallest delegation: who may share it is not asked by what it delegates.
+        let mut case = case(Vec::new());
+        token(&mut case, Preset::Maps);
+        (case.facts.userns, case.host_scope) = (userns.clone(), host_scope);
+        assert_eq!(case.plan().is_ok(), allowed, "{userns:?} {host_scope}");
+    }
+}
+
+#[test]
+fn sentences_about_user_namespaces_fit_the_line_of_a_runtime() {
+    for why in [
+        "a container that shares the pod's user namespace was started while the NRI plugin did not check it",
+        "the container joins a user namespace that was there before",
+    ] {
+        let said = PlanError::SharedUserNamespace { why }.to_string();
+        assert!(said.len() <= 285, "{} bytes: {said}", said.len());
+    }
+    for said in [PlanError::HostRootMapped.to_string(), PlanError::NoUserNamespace.to_string()] {
+        assert!(said.len() <= 285, "{} bytes: {said}", said.len());
+    }
 }

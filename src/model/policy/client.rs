@@ -30,6 +30,8 @@ pub struct ClientRule {
     pub host_scope: bool,
     /// Programs that it may have loaded at once, in place of `[limits]`.
     pub programs: Option<u32>,
+    /// Links that what it has loaded may have at once, in place of `[limits]`.
+    pub links: Option<u32>,
     /// Bytes of all maps of what it has loaded, in place of `[limits]`.
     pub map_memory: Option<u64>,
 }
@@ -194,7 +196,11 @@ impl ClientRule {
 
     /// How much all that it has loaded may be.
     pub fn limits(&self, policy: &Limits) -> Limits {
-        Limits { programs: self.programs.unwrap_or(policy.programs), map_memory: self.map_memory.unwrap_or(policy.map_memory) }
+        Limits {
+            programs: self.programs.unwrap_or(policy.programs),
+            links: self.links.unwrap_or(policy.links),
+            map_memory: self.map_memory.unwrap_or(policy.map_memory),
+        }
     }
 
     /// The rule's place for messages.
@@ -303,11 +309,12 @@ mod tests {
     #[test]
     fn a_rule_has_limits_of_its_own_or_those_of_all() {
         let policy = policy(
-            "[limits]\nprograms = 3\n[[client]]\nuser = 7\nallow = []\nmap-memory = \"1MiB\"\n[[client]]\nuser = 8\nallow = []\nprograms = 500\n",
+            "[limits]\nprograms = 3\n[[client]]\nuser = 7\nallow = []\nmap-memory = \"1MiB\"\nlinks = 9\n[[client]]\nuser = 8\nallow = []\nprograms = 500\n",
         );
         let limits: Vec<_> = policy.clients.iter().map(|rule| rule.limits(&policy.limits)).collect();
-        let map_memory = Limits::default().map_memory;
-        assert_eq!(limits, [Limits { programs: 3, map_memory: 1 << 20 }, Limits { programs: 500, map_memory }]);
+        let default = Limits::default();
+        let expected = [Limits { programs: 3, links: 9, map_memory: 1 << 20 }, Limits { programs: 500, ..default }];
+        assert_eq!(limits, expected);
         let wrong = "[[client]]\nuser = 7\nallow = []\nmap-memory = \"1 potato\"\n";
         assert!(Policy::parse(&[(PathBuf::from("/p.toml"), wrong.to_owned())]).is_err());
     }

@@ -160,6 +160,8 @@ pub enum Engine {
 pub struct Limits {
     /// Programs of one request.
     pub programs: u32,
+    /// Links of one request: one for each place that a program is attached to, so several for an entry with `iface=*`.
+    pub links: u32,
     /// Bytes of all maps of one request.
     pub map_memory: u64,
 }
@@ -248,9 +250,9 @@ impl ContainerRule {
 }
 
 impl Default for Limits {
-    /// 64 programs and 64 MiB of maps.
+    /// 64 programs, 256 links and 64 MiB of maps.
     fn default() -> Self {
-        Self { programs: 64, map_memory: 64 << 20 }
+        Self { programs: 64, links: 256, map_memory: 64 << 20 }
     }
 }
 
@@ -301,6 +303,25 @@ impl Policy {
     /// The rule that decides for a container: the first that matches.
     pub fn container_rule(&self, facts: &ContainerFacts) -> Option<&ContainerRule> {
         self.containers.iter().find(|rule| rule.matches.holds(facts))
+    }
+
+    /// Whether some container of a pod may get a token that is to stay with it: by a rule that delegates without `host-scope`. The
+    /// container's name in `facts` does not count.
+    pub fn delegates_at_container_scope(&self, facts: &ContainerFacts) -> bool {
+        for rule in &self.containers {
+            let named = ContainerFacts { container: rule.matches.container.clone(), ..facts.clone() };
+            if !rule.matches.holds(&named) {
+                continue;
+            }
+            if !rule.delegate.is_empty() && !rule.host_scope {
+                return true;
+            }
+            if rule.matches.container.is_none() {
+                // It decides for all containers that no rule before it names.
+                return false;
+            }
+        }
+        false
     }
 
     /// The image rules that speak of a reference, of those that the container rule lets it use, in the policy's order.

@@ -115,6 +115,9 @@ impl Merged {
             if let Some(programs) = limits.programs {
                 self.limits.programs = programs;
             }
+            if let Some(links) = limits.links {
+                self.limits.links = links;
+            }
             if let Some(size) = limits.map_memory {
                 self.limits.map_memory = size_of(source, &size)?;
             }
@@ -333,6 +336,7 @@ fn client_rule(source: &Source<'_>, at: usize, raw: RawClient) -> Result<ClientR
         paths: raw.paths.iter().map(path).collect::<Result<_, _>>()?,
         host_scope: raw.host_scope,
         programs: raw.programs,
+        links: raw.links,
         map_memory: raw.map_memory.as_ref().map(|size| size_of(source, size)).transpose()?,
     })
 }

@@ -87,6 +87,7 @@ pub(super) struct RawClient {
     #[serde(default)]
     pub(super) host_scope: bool,
     pub(super) programs: Option<u32>,
+    pub(super) links: Option<u32>,
     pub(super) map_memory: Option<Spanned<RawSize>>,
 }
 
@@ -106,6 +107,7 @@ pub(super) struct RawMatch {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawLimits {
     pub(super) programs: Option<u32>,
+    pub(super) links: Option<u32>,
     pub(super) map_memory: Option<Spanned<RawSize>>,
 }
 

@@ -105,7 +105,7 @@ fn the_documented_policy_is_what_it_says() {
         pull_policy: None,
     };
     assert_eq!(policy.containers[2], least, "an absent key means the least");
-    assert_eq!(policy.limits, Limits { programs: 8, map_memory: 16 << 20 });
+    assert_eq!(policy.limits, Limits { programs: 8, map_memory: 16 << 20, ..Limits::default() });
     let files: Vec<_> = policy.trust_files().into_iter().map(|path| path.display().to_string()).collect();
     assert_eq!(files, ["/etc/bpfman-hook/keys/acme.pub", "/etc/bpfman-hook/keys/b.pub", "/etc/bpfman-hook/trusted_root.json"]);
 }
@@ -132,14 +132,13 @@ fn no_files_are_the_built_in_policy() {
 
 #[test]
 fn files_are_merged_in_order() {
-    let one =
-        "[[image]]\nname = \"a\"\nrepository = \"ghcr.io/a/b\"\nunsigned = true\n[limits]\nprograms = 1\nmap-memory = 4096";
+    let one = "[[image]]\nname = \"a\"\nrepository = \"ghcr.io/a/b\"\nunsigned = true\n[limits]\nprograms = 1\nlinks = 7\nmap-memory = 4096";
     let two = "[[container]]\nimages = [\"a\"]\nmatch = { userns = true }\n[[image]]\nrepository = \"ghcr.io/c/d\"\nunsigned = true\n\
                [limits]\nprograms = 2";
     let files = [("/1.toml", one), ("/2.toml", two)].map(|(file, text)| (PathBuf::from(file), text.to_owned()));
     let policy = Policy::parse(&files).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(policy.images.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>(), ["a", "image-2"]);
-    assert_eq!(policy.limits, Limits { programs: 2, map_memory: 4096 });
+    assert_eq!(policy.limits, Limits { programs: 2, links: 7, map_memory: 4096 });
     assert_eq!(policy.containers.len(), 1);
     let swapped = [files[1].clone(), files[0].clone()];
     assert_ne!(Policy::parse(&swapped).map(|policy| policy.canonical()), Ok(policy.canonical()));
@@ -472,4 +471,22 @@ fn cut_and_changed_files_never_panic() {
         }
     }
     assert!(refused > FULL.len(), "{refused} of {} were refused", 2 * FULL.len());
+}
+
+#[test]
+fn a_pods_containers_may_get_a_token_of_their_own_by_any_rule_that_can_be_reached() {
+    let maps = "delegate = [\"maps\"]\n";
+    for (text, expected) in [
+        (format!("[[container]]\n{maps}"), true),
+        (format!("[[container]]\nhost-scope = true\n{maps}"), false),
+        ("[[container]]\nprograms = [\"xdp\"]\n".to_owned(), false),
+        (format!("[[container]]\nmatch = {{ container = \"main\" }}\n{maps}"), true),
+        (format!("[[container]]\nmatch = {{ namespace = \"elsewhere\" }}\n{maps}"), false),
+        (format!("[[container]]\nprograms = [\"xdp\"]\n[[container]]\nmatch = {{ container = \"main\" }}\n{maps}"), false),
+        (format!("[[container]]\nmatch = {{ container = \"a\" }}\nhost-scope = true\n{maps}[[container]]\n{maps}"), true),
+    ] {
+        let policy = parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let facts = ContainerFacts { namespace: Some("shop".to_owned()), ..facts(Engine::Containerd) };
+        assert_eq!(policy.delegates_at_container_scope(&facts), expected, "{text}");
+    }
 }

@@ -14,11 +14,13 @@ use rustix::mount::{FsOpenFlags, MoveMountFlags, UnmountFlags, fsopen, move_moun
 use rustix::process::{DumpableBehavior, Gid, Uid, fchdir, set_dumpable_behavior, umask};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use super::filter;
 use super::message::{Exit, Failed, Opened, Report, Step, Verdict};
 use super::{Spec, c_path};
 use crate::sys::SysError;
 use crate::sys::sock::{recv_raw, send_raw};
 use crate::sys::token::{self, last_errno};
+use seccompiler::BpfProgram;
 
 /// Components that a target may have.
 pub(super) const MAX_DEPTH: usize = 16;
@@ -39,6 +41,8 @@ pub(super) struct Job<'a> {
     maps: Vec<(RawFd, CString)>,
     owner: (Uid, Gid),
     mint: bool,
+    /// The system calls that it may make, as a seccomp filter.
+    calls: BpfProgram,
     /// Descriptors that stay open, in ascending order, without the socket.
     keep: Vec<RawFd>,
 }
@@ -74,6 +78,7 @@ impl<'a> Job<'a> {
             maps,
             owner: (Uid::from_raw(spec.owner.0), Gid::from_raw(spec.owner.1)),
             mint: !spec.delegation.is_empty(),
+            calls: filter::program()?,
             keep,
         })
     }
@@ -105,7 +110,7 @@ pub(super) fn run(job: &Job<'_>, socket: BorrowedFd<'_>) -> ! {
     unsafe { libc::_exit(exit as i32) }
 }
 
-/// The last word of the parent; its end means no.
+/// The parent's consent to go on, or to what was done; its end means no.
 fn wait_for_keep(socket: BorrowedFd<'_>) -> bool {
     let mut byte = [0];
     matches!(recv_raw(socket, &mut byte), Ok((1, _))) && byte == [Verdict::Keep as u8]
@@ -120,6 +125,8 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Fa
     // Soon processes of the container could be entitled to look at this one, which still has all of the parent's memory.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at(Step::CloseFiles))?;
     close_others(&job.keep, socket.as_raw_fd()).map_err(at(Step::CloseFiles))?;
+    // What it does in there is decided by the mounts and paths of a container. Whatever that leads to, these calls are all.
+    filter::close(&job.calls).map_err(at(Step::Confine))?;
     umask(Mode::from_raw_mode(0o022));
 
     // The mount namespace first, and the root while we are still the host's root: the directories above it may be closed
@@ -133,9 +140,15 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Fa
     become_root().map_err(at(Step::BecomeRoot))?;
 
     let context = fsopen(c"bpf", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at(Step::OpenFs))?;
+    let root_place = mount_of(root.as_fd()).map_err(at(Step::Stat))?;
+    // A path across a file system that a process serves can wait for that process for ever, where no signal ends it. So the parent
+    // looks at the mounts first.
+    send_raw(socket, &Report::Inside(root_place.0).encode(), &[]).map_err(at(Step::Send))?;
+    if !wait_for_keep(socket) {
+        return Err(at(Step::Receive)(Errno::PIPE));
+    }
     let (directory, missing) = find(job, root.as_fd()).map_err(at(Step::Find))?;
     let place = mount_of(directory.as_fd()).map_err(at(Step::Stat))?;
-    let root_place = mount_of(root.as_fd()).map_err(at(Step::Stat))?;
     let opened = Opened {
         mount_id: place.0,
         root_mount_id: root_place.0,

@@ -8,6 +8,7 @@ pub(super) const REPORT_SIZE: usize = 24;
 #[repr(u8)]
 pub(super) enum Step {
     CloseFiles,
+    Confine,
     EnterMountNs,
     OpenRoot,
     EnterUserNs,
@@ -27,8 +28,9 @@ pub(super) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::CloseFiles,
+        Self::Confine,
         Self::EnterMountNs,
         Self::OpenRoot,
         Self::EnterUserNs,
@@ -51,6 +53,7 @@ impl Step {
     pub(super) fn doing(self) -> &'static str {
         match self {
             Self::CloseFiles => "close the other files of",
+            Self::Confine => "limit the system calls of",
             Self::EnterMountNs => "enter the mount namespace of",
             Self::OpenRoot => "open the container's root",
             Self::EnterUserNs => "enter the user namespace of",
@@ -71,7 +74,7 @@ impl Step {
     /// The object of an error message.
     pub(super) fn object(self, root: &std::path::Path, target: &str) -> String {
         match self {
-            Self::CloseFiles | Self::Receive | Self::Send => "the bpffs process".into(),
+            Self::CloseFiles | Self::Confine | Self::Receive | Self::Send => "the bpffs process".into(),
             Self::EnterMountNs | Self::EnterUserNs | Self::BecomeRoot | Self::OpenFs => "the container".into(),
             Self::OpenRoot => root.display().to_string(),
             _ => target.to_owned(),
@@ -106,6 +109,8 @@ pub(super) struct Opened {
 /// A message from the child. The fs context comes with `Opened`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Report {
+    /// It is inside, has the container's root open, which is on the mount of this id, and has not followed the target's path yet.
+    Inside(u64),
     Opened(Opened),
     Done,
     Failed(Failed),
@@ -135,6 +140,7 @@ impl Report {
         let (tag, flag, byte, small, a, b) = match self {
             Self::Opened(o) => (1, u8::from(o.at_mount_root), o.missing, 0, o.mount_id, o.root_mount_id),
             Self::Done => (2, 0, 0, 0, 0, 0),
+            Self::Inside(root_mount_id) => (4, 0, 0, 0, root_mount_id, 0),
             Self::Failed(f) => (3, u8::from(f.left), f.step as u8, f.errno, u64::from(f.index), 0),
         };
         let [s0, s1, s2, s3] = small.to_ne_bytes();
@@ -156,6 +162,7 @@ impl Report {
                 let step = *Step::ALL.get(usize::from(*byte))?;
                 Some(Self::Failed(Failed { step, errno: small, index: u32::try_from(a).ok()?, left: flag }))
             }
+            4 => Some(Self::Inside(a)),
             _ => None,
         }
     }
@@ -168,7 +175,7 @@ mod tests {
     #[test]
     fn reports_survive_the_socket() {
         let opened = Opened { mount_id: u64::MAX - 7, root_mount_id: 12, at_mount_root: true, missing: 3 };
-        let mut reports = vec![Report::Done, Report::Opened(opened)];
+        let mut reports = vec![Report::Done, Report::Inside(u64::MAX - 3), Report::Opened(opened)];
         for step in Step::ALL {
             reports.push(Report::Failed(Failed { step, errno: 95, index: 7, left: true }));
             reports.push(Report::Failed(Failed { step, errno: 1, index: 0, left: false }));

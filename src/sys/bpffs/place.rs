@@ -1,11 +1,69 @@
 //! May a bpffs be mounted there? Decided on the mount that the target directory was really found on.
 
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::BpffsError;
 use super::message::Opened;
 use crate::sys::SysError;
 use crate::sys::mounts::{Mount, parse_mountinfo};
+
+/// Kinds of file systems that the kernel itself serves, from memory: all that a bpffs may be mounted on besides the container's root.
+const KINDS: [&str; 3] = ["sysfs", "tmpfs", "bpf"];
+
+/// Judges the mounts on the way from the container's root to the target, before anybody follows that way: on a file system that a
+/// process, a network server or a device serves, a path can take for ever, and a process in the midst of it cannot be killed.
+///
+/// `root_mount_id` is the mount that the container's root directory is on, `theirs` the container's mountinfo. What is mounted
+/// beneath that mount, at a point whose path ends as the target or one of its ancestors does, may be on the way.
+pub(super) fn judge_way(target: &str, root_mount_id: u64, theirs: &str) -> Result<(), SysError> {
+    let prefixes: Vec<&str> = target.match_indices('/').skip(1).map(|(at, _)| &target[..at]).chain([target]).collect();
+    for line in theirs.lines() {
+        let point = line.split(' ').nth(4).unwrap_or_default();
+        // The kernel writes blanks and the like as a backslash and digits: such a line is parsed.
+        if !point.contains('\\') && !prefixes.iter().any(|prefix| point.ends_with(prefix)) {
+            continue;
+        }
+        let Some(mount) = parse_mountinfo(line)?.into_iter().next() else { continue };
+        let on_the_way = prefixes.iter().any(|prefix| mount.point.as_os_str().as_bytes().ends_with(prefix.as_bytes()));
+        if on_the_way
+            && !KINDS.contains(&mount.kind.as_str())
+            && u64::from(mount.id) != root_mount_id
+            && is_beneath(theirs, &mount, root_mount_id)
+        {
+            return Err(outside(target, &mount));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a mount lies, at any depth, on the mount with this id.
+fn is_beneath(mountinfo: &str, mount: &Mount, id: u64) -> bool {
+    let number = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok());
+    let parents: HashMap<u64, u64> = mountinfo
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            Some((number(words.next())?, number(words.next())?))
+        })
+        .collect();
+    let mut parent = u64::from(mount.parent);
+    // The kernel's table has no circles; a bound costs nothing.
+    for _ in 0..parents.len() {
+        match parents.get(&parent) {
+            _ if parent == id => return true,
+            Some(next) => parent = *next,
+            None => return false,
+        }
+    }
+    parent == id
+}
+
+fn outside(target: &str, mount: &Mount) -> SysError {
+    let mount = format!("{} at {}", mount.kind, mount.point.display());
+    BpffsError::TargetHostMount { target: target.to_owned(), mount }.into()
+}
 
 /// Judges the directory that the child found, or where the target is missing, the one that it will make it in.
 ///
@@ -30,8 +88,7 @@ pub(super) fn judge(
                 _ => false,
             };
     if !own_ground {
-        let mount = format!("{} at {}", mount.kind, mount.point.display());
-        return Err(BpffsError::TargetHostMount { target: target.to_owned(), mount }.into());
+        return Err(outside(target, &mount));
     }
     if mount.propagation.shared.is_some() {
         let mount = mount.point.display().to_string();
@@ -69,6 +126,9 @@ mod tests {
 96 90 0:52 / /lib/c/rootfs/mnt/shared rw shared:7 - tmpfs tmpfs rw
 97 91 0:53 / /lib/c/rootfs/sys/fs/bpf rw master:4 - bpf bpf rw,mode=700
 98 90 0:54 / /lib/c/rootfs/mnt/nfs rw - nfs server:/export rw
+99 94 0:55 / /lib/c/rootfs/mnt/run/fuse rw - fuse daemon rw,user_id=0
+100 90 0:56 / /lib/c/rootfs/mnt/with\\040blank rw - fuse.sshfs daemon rw
+101 27 0:57 / /share rw - fuse daemon rw
 ";
     const HOST: &str = "\
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -107,6 +167,32 @@ mod tests {
         for (id, expected) in cases {
             assert_eq!(verdict(on(id)), expected, "{id}");
         }
+    }
+
+    #[test]
+    fn what_others_serve_is_refused_before_its_path_is_followed() {
+        let way = |target: &str| match judge_way(target, 90, CONTAINER) {
+            Ok(()) => "fine".to_owned(),
+            Err(SysError::Bpffs(BpffsError::TargetHostMount { mount, .. })) => mount,
+            Err(other) => other.to_string(),
+        };
+        for target in ["/sys/fs/bpf", "/run/x", "/mnt/run/x", "/mnt/shared", "/mnt", "/mnt/nf", "/mnt/nfsd/x", "/home/x"] {
+            assert_eq!(way(target), "fine", "{target}");
+        }
+        for (target, mount) in [
+            ("/mnt/nfs", "nfs at /lib/c/rootfs/mnt/nfs"),
+            ("/mnt/nfs/deep/x", "nfs at /lib/c/rootfs/mnt/nfs"),
+            ("/mnt/data/x", "ext4 at /lib/c/rootfs/mnt/data"),
+            ("/mnt/run/fuse/x", "fuse at /lib/c/rootfs/mnt/run/fuse"),
+            ("/mnt/with blank/x", "fuse.sshfs at /lib/c/rootfs/mnt/with blank"),
+        ] {
+            assert_eq!(way(target), mount, "{target}");
+        }
+        // The container's own root may be served by a process: the runtime has walked it already.
+        let root = CONTAINER.replace("rootfs rw - ext4", "rootfs rw - fuse.fuse-overlayfs");
+        assert!(judge_way("/run/x", 90, &root).is_ok());
+        // A mount of the host's that no path in the container leads to.
+        assert!(judge_way("/share/x", 90, CONTAINER).is_ok());
     }
 
     #[test]

@@ -84,9 +84,14 @@ impl Forked {
         send_raw(self.socket.as_fd(), &[Verdict::Keep as u8], &[mount.as_fd()])
     }
 
+    /// Has the child go on.
+    pub(super) fn consent(&self) -> Result<(), Errno> {
+        send_raw(self.socket.as_fd(), &[Verdict::Keep as u8], &[])
+    }
+
     /// Says that what was done is to stay, and waits for the end of the child, which has nothing more to do than that.
     pub(super) fn keep(&mut self) -> Result<(), SysError> {
-        send_raw(self.socket.as_fd(), &[Verdict::Keep as u8], &[]).map_err(SysError::io("answer", "the bpffs process"))?;
+        self.consent().map_err(SysError::io("answer", "the bpffs process"))?;
         self.reap_by(Instant::now() + UNDO_TIME);
         match self.ended {
             Some(status) if ended_as(status, Exit::Kept) => Ok(()),
