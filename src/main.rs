@@ -17,6 +17,7 @@ use bpfman_hook::sys::{environment, export};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
+    environment::ignore_file_size_signal();
     if let Some(role) = child::role_from_args(&args) {
         return match role {
             Role::Fetch => image::fetch_child(),

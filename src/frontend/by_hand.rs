@@ -7,6 +7,7 @@ use crate::cli::program::{
     UnloadArgs,
 };
 use crate::cli::registry::RegistryAuth;
+use crate::frontend::output::try_print;
 use crate::frontend::{at_once, ctl, fail, print, request};
 use crate::lifecycle::error::chain;
 use crate::model::annotations::program_entries;
@@ -61,11 +62,21 @@ pub fn load(paths: &Paths, what: &Load) -> ExitCode {
     match done {
         Ok(Reply::Programs(programs)) => {
             let ids: Vec<u32> = programs.iter().map(|program| program.kernel.id).collect();
-            ctl::show_programs(paths, &ids, common.format.output)
+            let all = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            answer(&format!("the programs {all} are loaded and stay"), ctl::programs(paths, &ids, common.format.output))
         }
         Ok(other) => unexpected(&other),
         Err(failure) => failed(&failure),
     }
+}
+
+/// Prints what came of work that is done. Where that cannot be read or written, the work stays done: the exit status is 0, and
+/// standard error says so.
+fn answer(done: &str, text: Result<String, String>) -> ExitCode {
+    if let Err(problem) = text.and_then(|text| try_print(&text)) {
+        let _ = fail(&format!("{done}; only the answer is missing: {problem}"));
+    }
+    ExitCode::SUCCESS
 }
 
 fn unexpected(reply: &Reply) -> ExitCode {
@@ -130,7 +141,9 @@ pub fn attach(paths: &Paths, args: &AttachArgs) -> ExitCode {
     };
     let metadata = link.metadata.iter().cloned().collect();
     match ask(paths, &Task::Attach(Attach { program: args.program, place, metadata })) {
-        Ok(Reply::Attached { link: id }) => ctl::show_link(paths, id, link.format.output),
+        Ok(Reply::Attached { link: id }) => {
+            answer(&format!("the link {id} is attached and stays"), ctl::new_link(paths, id, link.format.output))
+        }
         Ok(other) => unexpected(&other),
         Err(failure) => failed(&failure),
     }

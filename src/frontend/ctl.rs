@@ -108,28 +108,26 @@ fn others(records: &[OwnerRecord], selection: &Selection) -> Result<Vec<OtherPro
 }
 
 /// The programs with these ids, as `list programs` has them. They are found by their ids: a load takes no longer beside thousands.
-pub(super) fn show_programs(paths: &Paths, ids: &[u32], output: Output) -> ExitCode {
+pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<String, String> {
     let of_ids = |txn: &ReadTxn<'_>| {
         let found = ids.iter().map(|id| txn.by_program(*id)).collect::<Result<Vec<_>, _>>()?;
         Ok((found.into_iter().flatten().map(|record| (record.no, record)).collect(), Damaged::new()))
     };
-    let shown = read(paths, of_ids).map(|found: BTreeMap<OwnerNo, OwnerRecord>| {
+    read(paths, of_ids).map(|found: BTreeMap<OwnerNo, OwnerRecord>| {
         let mut found: Vec<_> = found.into_values().collect();
         for record in &mut found {
             record.programs.retain(|program| program.id.is_some_and(|id| ids.contains(&id)));
         }
         list::programs(&found, &[], Listing { output, quiet: false }.into(), &None)
-    });
-    shown.map_or_else(|sentence| fail(&sentence), |text| print(&text))
+    })
 }
 
 /// One link, as `get link` has it.
-pub(super) fn show_link(paths: &Paths, id: u32, output: Output) -> ExitCode {
-    let shown = read(paths, |txn: &ReadTxn<'_>| Ok((txn.by_link(id)?, Damaged::new()))).and_then(|records| {
+pub(super) fn new_link(paths: &Paths, id: u32, output: Output) -> Result<String, String> {
+    read(paths, |txn: &ReadTxn<'_>| Ok((txn.by_link(id)?, Damaged::new()))).and_then(|records| {
         let gone = || format!("link {id} was removed again meanwhile");
         link_text(paths, &records, id, Listing { output, quiet: false }.into())?.ok_or_else(gone)
-    });
-    shown.map_or_else(|sentence| fail(&sentence), |text| print(&text))
+    })
 }
 
 /// One link with what the kernel says of its pin.

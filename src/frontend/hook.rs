@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::frontend::logging;
-use crate::frontend::report::{Report, fit};
+use crate::frontend::report::{LATE, Report, fit};
 use crate::image::LinuxImages;
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::acquire::{Acquired, Start};
@@ -168,7 +168,8 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>, 
         return Ok(Outcome::Done);
     }
     fsutil::ensure_directory(&paths.run, 0o755)?;
-    let store = Store::open(&paths.stores(), &clock::boot_id()?)?;
+    let mut store = Store::open(&paths.stores(), &clock::boot_id()?)?;
+    store.give_up_by(Instant::now() + deadline.remaining());
     // A fetch that took all of its time leaves the rest of ours for the container's namespaces.
     let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
@@ -224,7 +225,8 @@ fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
     // A poststop that gives up exits 0 like any other: the record is there for gc.
     let deadline = watch(report, &state.id, Stage::Poststop, 0)?;
     logging::to_report(paths);
-    let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
+    let Some(mut store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
+    store.give_up_by(Instant::now() + deadline.remaining());
     let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
@@ -236,6 +238,9 @@ fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
             Released::Changed => left.push(format!("owner {no} has changed while it was looked at; gc will look again")),
             Released::Busy(pid) => left.push(format!("owner {no} is left to process {pid}, which is at work on it")),
             Released::Alive(pid) => left.push(format!("owner {no} stays, because its init, process {pid}, still runs")),
+            Released::Unrecorded(error) => {
+                left.push(format!("what owner {no} had is gone, its record is not: {}; gc will try again", chain(&error)));
+            }
             Released::Partly(errors) => left.push(format!("release owner {no}: {errors}; gc will try again")),
         }
     }
@@ -245,7 +250,7 @@ fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
 /// Starts the clock: the soft end is asked for between steps, the hard one ends the process with `status`.
 fn watch(report: &Report, id: &ContainerId, stage: Stage, status: u8) -> Result<Deadline, Failed> {
     let (report, id) = (report.clone(), id.to_string());
-    Ok(Deadline::start(DEADLINE, UNDOING, status, move || {
+    Ok(Deadline::start(DEADLINE, UNDOING, status, &format!("bpfman-hook: {LATE}"), move || {
         report.late(&id);
         export::observe(series::run(stage, Outcome::Late), DEADLINE + UNDOING);
     })?)

@@ -5,9 +5,15 @@ use std::process::ExitCode;
 
 /// Writes a command's answer to stdout. A reader that went away is not an error of ours.
 pub fn print(text: &str) -> ExitCode {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(&format!("write to standard output: {error}")),
-        _ => ExitCode::SUCCESS,
+    try_print(text).map_or_else(|sentence| fail(&sentence), |()| ExitCode::SUCCESS)
+}
+
+/// [`print`] for those who say themselves what a failure means.
+pub fn try_print(text: &str) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("write to standard output: {error}")),
+        _ => Ok(()),
     }
 }
 

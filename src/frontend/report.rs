@@ -10,6 +10,10 @@ use crate::sys::{clock, deadline};
 /// Bytes of the line on stderr: runc quotes it in its own message, and others cut it.
 const LINE_MAX: usize = 300;
 
+/// What is said when the time is over.
+pub const LATE: &str = "gave up, because the time for a hook is over and something still holds the store or the kernel; \
+                        `bpfman-hook gc` removes what was begun";
+
 /// The places where one run of `hook` speaks.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -48,12 +52,10 @@ impl Report {
         self.keep(None, sentence, Priority::Warning);
     }
 
-    /// The time is over while a call that cannot be interrupted still waits. The record names what is left for gc.
+    /// The time is over while a call that cannot be interrupted still waits. The record names what is left for gc. Standard error has
+    /// [`LATE`] already.
     pub fn late(&self, container: &str) {
-        let sentence = "gave up, because the time for a hook is over and something still holds the store or the kernel; \
-                        `bpfman-hook gc` removes what was begun";
-        deadline::write_line(&format!("bpfman-hook: {sentence}"));
-        self.keep(Some(container), sentence, Priority::Error);
+        self.keep(Some(container), LATE, Priority::Error);
     }
 
     fn say(&self, container: Option<&str>, sentence: &str, priority: Priority) {

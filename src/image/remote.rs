@@ -256,19 +256,21 @@ impl Remote {
 
     /// Asks a worker one question that is not about reading.
     fn talk(&self, link: &mut Link, host: &str, ask: &Ask, fds: &[BorrowedFd<'_>], max: usize) -> Result<Got, ImageError> {
-        // A worker that is gone already is reported by the receiving side, which knows how it ended.
-        let said = self.say(link, ask, fds);
-        let heard = self.hear(link, host, |nth| (nth == 0).then_some(max))?;
-        said?;
-        heard.1
+        self.say(link, ask, fds)?;
+        self.hear(link, host, |nth| (nth == 0).then_some(max))?.1
     }
 
+    /// Sends a question. A worker that is gone already is no error here: the receiving side reports it, since it knows how the
+    /// worker ended. Any other error means that no answer will come.
     fn say(&self, link: &mut Link, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<(), ImageError> {
         let socket = match link {
             Link::Child(child) => child.socket(),
             Link::Thread(socket) => socket,
         };
-        socket.send(&ask.to_bytes(), fds).map_err(|source| self.child(source))
+        match socket.send(&ask.to_bytes(), fds) {
+            Err(SysError::Io { source, .. }) if is_gone(&source) => Ok(()),
+            sent => sent.map_err(|source| self.child(source)),
+        }
     }
 
     /// Takes one reply: what it is about, which `limit` knows, and what it says.
@@ -322,6 +324,12 @@ impl Remote {
     pub(crate) fn malformed(&self, problem: String) -> ImageError {
         ImageError::Malformed { image: self.image.clone(), part: "list of signatures", problem }
     }
+}
+
+/// What a send says where nobody has the other end any more.
+fn is_gone(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionReset)
 }
 
 /// What is known of one question while the places are asked.
@@ -379,5 +387,29 @@ fn again(err: &ImageError) -> ImageError {
             };
             ImageError::Child { image, source: SysError::Message { what: "an answer", problem: chain(other) } }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_question_that_cannot_be_sent_is_not_waited_for() {
+        let remote = Remote::open(Worker::Thread, Vec::new(), "r.example/a:1", Instant::now() + Duration::from_secs(60));
+        let (ours, theirs) = Socket::pair().unwrap();
+        // More than a message can hold.
+        let ask = Ask::PutBlob { digest: hash(b""), from: Some("x".repeat(8 << 20)) };
+        let (mut link, before) = (Link::Thread(ours), Instant::now());
+        let said = remote.talk(&mut link, "r.example", &ask, &[], 0).unwrap_err();
+        assert!(matches!(said, ImageError::Child { source: SysError::Io { doing: "send a message of", .. }, .. }), "{said:?}");
+        // One that is gone is told as such.
+        drop(theirs);
+        let ask = Ask::PutBlob { digest: hash(b""), from: None };
+        let said = remote.talk(&mut link, "r.example", &ask, &[], 0).unwrap_err();
+        assert!(matches!(said, ImageError::Child { source: SysError::ChildGone { .. }, .. }), "{said:?}");
+        assert!(before.elapsed() < Duration::from_secs(20));
     }
 }

@@ -233,6 +233,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Released::Changed => Err(Cause::Busy { pid: record.actor.process.pid, what: format!("container {id}") }),
             Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: format!("container {id}") }),
             Released::Partly(errors) => Err(Cause::Leftovers(errors)),
+            Released::Unrecorded(error) => Err(error.into()),
             Released::Gone | Released::Absent | Released::Held(_) => Ok(()),
         }
     }

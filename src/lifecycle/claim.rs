@@ -127,8 +127,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 }
                 // Its pod kept it, and asks for something else now.
                 Claim::Outdated(other) => {
-                    if let Released::Partly(errors) = self.release(&other)? {
-                        return Err(Cause::Leftovers(errors));
+                    match self.release(&other)? {
+                        Released::Partly(errors) => return Err(Cause::Leftovers(errors)),
+                        Released::Unrecorded(error) => return Err(error.into()),
+                        _ => {}
                     }
                     self.check_deadline()?;
                     std::thread::sleep(POLL);

@@ -7,7 +7,7 @@ use crate::model::ids::{ContainerId, Pid, ProcessIdentity};
 use crate::model::plan::PlannedBpffs;
 use crate::sys::SysError;
 use crate::sys::cgroup::CgroupError;
-use crate::sys::pid::ProcessError;
+use crate::sys::pid::{ProcessError, TimeNamespaceError};
 
 /// Why the host's part did not work.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,9 @@ pub enum HostError {
         /// What was seen.
         why: &'static str,
     },
+    /// Which processes live cannot be told from here.
+    #[error(transparent)]
+    TimeNamespace(#[from] TimeNamespaceError),
     /// A system call failed, or the bpffs could not be made.
     #[error(transparent)]
     Sys(#[from] SysError),

@@ -42,8 +42,9 @@ impl LinuxHost {
     /// Looks at our own process once. `until` is when waiting for a child in a container's namespaces ends.
     ///
     /// # Errors
-    /// Where `/proc` is not readable.
+    /// Where `/proc` is not readable, or shows times of another time namespace than the host's.
     pub fn new(until: Instant) -> Result<Self, HostError> {
+        pid::require_initial_time_namespace()?;
         Ok(Self { own: pid::own_namespaces()?, me: pid::own_identity()?, until })
     }
 

@@ -224,7 +224,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
 /// What became of an owner, in words, and whether something is left that should be gone.
 fn outcome(released: Released) -> (String, bool) {
-    let failed = matches!(released, Released::Partly(_));
+    let failed = matches!(released, Released::Partly(_) | Released::Unrecorded(_));
     let words = match released {
         Released::Gone | Released::Absent => "released".to_owned(),
         Released::Busy(pid) => format!("left: process {pid} is at work on it"),
@@ -232,6 +232,7 @@ fn outcome(released: Released) -> (String, bool) {
         Released::Changed => "left: it has changed meanwhile".to_owned(),
         Released::Held(holder) => format!("left: owner {holder} holds it"),
         Released::Partly(errors) => format!("not wholly released: {errors}"),
+        Released::Unrecorded(error) => format!("left: what it owned is gone, its record is not: {}", chain(&error)),
     };
     (words, failed)
 }

@@ -8,7 +8,7 @@ use crate::lifecycle::host::Host;
 use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors};
 use crate::model::ids::{ContainerId, OwnerNo};
 use crate::model::record::{Keeper, LinkRecord, Owner, OwnerRecord, Phase};
-use crate::store::StoreError;
+use crate::store::{ReadTxn, StoreError};
 
 /// What became of an owner.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub enum Released {
     Held(OwnerNo),
     /// Some steps failed; the record keeps what is left.
     Partly(ReleaseErrors),
+    /// Nothing of it is left but its record, which could not be written; gc removes that.
+    Unrecorded(StoreError),
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
@@ -65,29 +67,32 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             return Ok(Released::Busy(judged.actor.process.pid));
         }
         let claimed = self.store.write::<_, StoreError>(|txn| {
-            let Some(mut record) = txn.get(judged.no)? else { return Ok(None) };
-            if (record.phase, record.actor, record.init) != (judged.phase, judged.actor, judged.init) {
-                return Ok(Some(Err(Released::Changed)));
-            }
-            for holder in &record.holders {
-                if txn.has(*holder)? {
-                    return Ok(Some(Err(Released::Held(*holder))));
-                }
-            }
+            let mut record = match unchanged(&txn.view(), judged)? {
+                Ok(record) => record,
+                Err(left) => return Ok(Err(left)),
+            };
             record.phase = Phase::Releasing;
             record.actor = me;
             record.changed = self.host.now();
             txn.put(&record)?;
-            Ok(Some(Ok(record)))
-        })?;
+            Ok(Ok(record))
+        });
         let record = match claimed {
-            None => return Ok(Released::Absent),
-            Some(Err(left)) => return Ok(left),
-            Some(Ok(record)) => record,
+            Ok(Ok(record)) => record,
+            Ok(Err(left)) => return Ok(left),
+            Err(error @ (StoreError::Full(_) | StoreError::Limit(_) | StoreError::Lmdb { .. })) => {
+                return self.release_unrecorded(judged, error);
+            }
+            Err(error) => return Err(error.into()),
         };
 
         let errors = self.undo(&record);
-        let (result, orphans) = self.finish(&record, errors)?;
+        let clean = errors.0.is_empty();
+        let (result, orphans) = match self.finish(&record, errors) {
+            Ok(finished) => finished,
+            Err(Cause::Store(error)) if clean => return Ok(Released::Unrecorded(error)),
+            Err(error) => return Err(error),
+        };
         for orphan in orphans {
             if let Some(orphan) = self.store.read::<_, StoreError>(|txn| txn.get(orphan))?
                 && !self.is_kept(&orphan)
@@ -96,6 +101,19 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
         }
         Ok(result)
+    }
+
+    /// Removes what an owner has though the record cannot be written, as on a full file system: programs of the dead must not
+    /// go on running for want of a page. Nobody else can change the record meanwhile. It stays as it is, for gc.
+    fn release_unrecorded(&self, judged: &OwnerRecord, error: StoreError) -> Result<Released, Cause> {
+        self.store.read_alone(|txn| {
+            let record = match unchanged(txn, judged)? {
+                Ok(record) => record,
+                Err(left) => return Ok(left),
+            };
+            let errors = self.undo(&record);
+            Ok(if errors.0.is_empty() { Released::Unrecorded(error) } else { Released::Partly(errors) })
+        })
     }
 
     /// Whether its pod's sandbox still lives, so that it stays without a container that holds it. Where that cannot be told it
@@ -181,16 +199,27 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// Undoes a failed acquire and keeps the reason: the record stays as Failed, without objects.
     pub(super) fn fail(&self, record: &OwnerRecord, sentence: &str) -> Result<(), Cause> {
-        let mut failed = record.clone();
-        let current = match self.store.read::<_, StoreError>(|txn| txn.get(record.no))? {
-            Some(current) if current.actor == self.actor() => current,
+        let failed = self.failed_of(record, sentence);
+        let current = match self.store.read::<_, StoreError>(|txn| txn.get(record.no)) {
+            Ok(Some(current)) if current.actor == self.actor() => current,
             // Somebody took it from us and undoes it, or has undone it already.
-            _ => {
+            Ok(_) => {
                 self.undo_unnamed(record);
                 return Ok(());
             }
+            Err(error) => {
+                self.undo_unnamed(record);
+                return Err(error.into());
+            }
         };
-        if let Released::Partly(errors) = self.release(&current)? {
+        let released = self.release(&current).inspect_err(|_| {
+            // Nobody else touches a Pending record of ours while we live, whatever became of the store.
+            self.undo_unnamed(record);
+        })?;
+        if let Released::Unrecorded(error) = released {
+            return Err(error.into());
+        }
+        if let Released::Partly(errors) = released {
             // gc retries from the record; the reason for the failure goes with it.
             self.store.write::<_, StoreError>(|txn| {
                 if let Some(mut kept) = txn.get(record.no)? {
@@ -203,6 +232,15 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             })?;
             return Ok(());
         }
+        if matches!(failed.owner, Owner::Container { .. }) {
+            self.store.write::<_, StoreError>(|txn| txn.put(&failed))?;
+        }
+        Ok(())
+    }
+
+    /// What is kept of a start that failed: its reason, and nothing that it made.
+    fn failed_of(&self, record: &OwnerRecord, sentence: &str) -> OwnerRecord {
+        let mut failed = record.clone();
         failed.phase = Phase::Failed;
         failed.programs.clear();
         failed.maps.clear();
@@ -211,9 +249,20 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         failed.bpffs = None;
         failed.failure = Some(reason(sentence));
         failed.changed = self.host.now();
-        if matches!(failed.owner, Owner::Container { .. }) {
-            self.store.write::<_, StoreError>(|txn| txn.put(&failed))?;
-        }
-        Ok(())
+        failed
     }
+}
+
+/// The record as it is now, where it is what the caller has judged and nobody holds it; else what became of it.
+fn unchanged(txn: &ReadTxn<'_>, judged: &OwnerRecord) -> Result<Result<OwnerRecord, Released>, StoreError> {
+    let Some(record) = txn.get(judged.no)? else { return Ok(Err(Released::Absent)) };
+    if (record.phase, record.actor, record.init) != (judged.phase, judged.actor, judged.init) {
+        return Ok(Err(Released::Changed));
+    }
+    for holder in &record.holders {
+        if txn.has(*holder)? {
+            return Ok(Err(Released::Held(*holder)));
+        }
+    }
+    Ok(Ok(record))
 }

@@ -5,15 +5,26 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::ids::OwnerNo;
-use crate::sys::SysError;
-use crate::sys::fsutil::TrustError;
+use crate::sys::fsutil::{self, TrustError};
+use crate::sys::{Errno, SysError};
+
+const EIO: i32 = Errno::IO.raw_os_error();
 
 /// The error of this layer.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The map is full (MDB_MAP_FULL) or the file system is (ENOSPC).
-    #[error("write the record store {path}: it is full, make room below /run or run bpfman-hook gc", path = .0.display())]
+    /// The map is full (MDB_MAP_FULL) or the file system is (ENOSPC, or a write that was cut short).
+    #[error(
+        "write the record store {path}: no space is left (No space left on device), make room below /run or run bpfman-hook gc",
+        path = .0.display()
+    )]
     Full(PathBuf),
+    /// The process may not write a file of this size (EFBIG).
+    #[error("write the record store {path}: this process may not write so large a file, raise its RLIMIT_FSIZE", path = .0.display())]
+    Limit(PathBuf),
+    /// A write failed before, and the environment could not be opened again (MDB_PANIC). The store is whole.
+    #[error("use the record store {path}: an earlier write of this process failed, run the command again", path = .0.display())]
+    GivenUp(PathBuf),
     /// LMDB's files are not what LMDB wrote.
     #[error(
         "use the record store {path}: it is damaged ({problem}), remove that directory and run bpfman-hook gc",
@@ -91,12 +102,12 @@ impl StoreError {
         let path = path.to_owned();
         match err {
             heed::Error::Mdb(MdbError::MapFull) => Self::Full(path),
-            heed::Error::Io(err) if err.kind() == io::ErrorKind::StorageFull => Self::Full(path),
+            heed::Error::Mdb(MdbError::Panic) => Self::GivenUp(path),
+            heed::Error::Io(err) => Self::from_io(doing, &path, err),
             heed::Error::Mdb(
                 err @ (MdbError::PageNotFound
                 | MdbError::Corrupted
                 | MdbError::Invalid
-                | MdbError::Panic
                 | MdbError::CursorFull
                 | MdbError::PageFull
                 | MdbError::Incompatible
@@ -112,8 +123,12 @@ impl StoreError {
 
     /// A file operation on the store's own files.
     pub(super) fn from_io(doing: &'static str, path: &Path, err: io::Error) -> Self {
-        if err.kind() == io::ErrorKind::StorageFull {
-            return Self::Full(path.to_owned());
+        match err.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => return Self::Full(path.to_owned()),
+            io::ErrorKind::FileTooLarge => return Self::Limit(path.to_owned()),
+            // LMDB makes EIO of a write that was cut short, which is how a file system becomes full.
+            _ if err.raw_os_error() == Some(EIO) && fsutil::is_full(path) => return Self::Full(path.to_owned()),
+            _ => {}
         }
         Self::Lmdb { doing, path: path.to_owned(), source: Box::new(err) }
     }

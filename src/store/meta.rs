@@ -22,12 +22,18 @@ const MAX_DEPTH: u16 = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Meta {
     page_size: u64,
+    /// Depth and root of LMDB's table of free pages and of ours.
+    trees: [(u16, u64); 2],
     last_page: u64,
     transaction: u64,
 }
 
-/// Checks both meta pages and says how many bytes the file has to have so that every page of the newest snapshot exists.
+/// Checks the meta pages and says how many bytes the file has to have so that every page of the newest snapshot exists.
 /// `map` is the size of the mapping that LMDB will make. The outer error is the disk's, the inner one says what is wrong.
+///
+/// Both pages must be LMDB's and of one page size. What the trees say counts for the newest page only, the one that LMDB uses
+/// (mdb_env_pick_meta): where the write of a meta page fails, LMDB puts the old transaction number and the old last page beside the
+/// new trees into the other page (mdb_env_write_meta), which is then older and never read.
 ///
 /// A writer may be putting down a new meta page right now, and a read is not atomic against it: what looks wrong is read
 /// again before it is believed.
@@ -55,21 +61,41 @@ fn read(file: &File, map: u64) -> io::Result<Result<u64, String>> {
         }
     };
     let Some(first) = page(0)? else { return Ok(Err("data.mdb ends within its first page".to_owned())) };
-    let first = match parse(&first, 0, map) {
+    let first = match parse(&first, 0) {
         Ok(meta) => meta,
         Err(problem) => return Ok(Err(problem)),
     };
     let Some(second) = page(first.page_size)? else { return Ok(Err("data.mdb ends within its second page".to_owned())) };
-    Ok(parse(&second, 1, map).and_then(|second| {
+    Ok(parse(&second, 1).and_then(|second| {
         if second.page_size != first.page_size {
             return Err("the meta pages of data.mdb differ in their page size".to_owned());
         }
-        let newest = if second.transaction > first.transaction { second } else { first };
+        let (newest, number) = if second.transaction > first.transaction { (second, 1) } else { (first, 0) };
+        newest.judge(number, map)?;
         Ok((newest.last_page + 1) * newest.page_size)
     }))
 }
 
-fn parse(bytes: &[u8; HEADER + META], number: u64, map: u64) -> Result<Meta, String> {
+impl Meta {
+    /// Whether the snapshot lies within the file that the map has room for.
+    fn judge(&self, number: u64, map: u64) -> Result<(), String> {
+        if self.last_page < 1 || self.last_page >= map / self.page_size {
+            return Err(wrong(number, "more pages than the map has"));
+        }
+        for (depth, root) in self.trees {
+            if depth > MAX_DEPTH || (root != NO_PAGE && !(2..=self.last_page).contains(&root)) {
+                return Err(wrong(number, "a tree begins outside of the file"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wrong(number: u64, what: &str) -> String {
+    format!("meta page {number} of data.mdb: {what}")
+}
+
+fn parse(bytes: &[u8; HEADER + META], number: u64) -> Result<Meta, String> {
     let u16_at = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
     let u32_at = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let u64_at = |at: usize| {
@@ -77,26 +103,74 @@ fn parse(bytes: &[u8; HEADER + META], number: u64, map: u64) -> Result<Meta, Str
         word.copy_from_slice(&bytes[at..at + 8]);
         u64::from_ne_bytes(word)
     };
-    let wrong = |what: &str| Err(format!("meta page {number} of data.mdb: {what}"));
     if u64_at(0) != number || u16_at(10) & P_META == 0 || u32_at(HEADER) != MAGIC {
-        return wrong("it is not LMDB's");
+        return Err(wrong(number, "it is not LMDB's"));
     }
     if u32_at(HEADER + 4) != DATA_VERSION {
-        return wrong("another format version");
+        return Err(wrong(number, "another format version"));
     }
     let (free, main) = (HEADER + 24, HEADER + 72);
-    let meta = Meta { page_size: u32_at(free).into(), last_page: u64_at(HEADER + 120), transaction: u64_at(HEADER + 128) };
-    if !meta.page_size.is_power_of_two() || !(512..=65536).contains(&meta.page_size) {
-        return wrong("impossible page size");
+    let page_size = u64::from(u32_at(free));
+    if !page_size.is_power_of_two() || !(512..=65536).contains(&page_size) {
+        return Err(wrong(number, "impossible page size"));
     }
-    if meta.last_page < 1 || meta.last_page >= map / meta.page_size {
-        return wrong("more pages than the map has");
+    let trees = [free, main].map(|tree| (u16_at(tree + 6), u64_at(tree + 40)));
+    Ok(Meta { page_size, trees, last_page: u64_at(HEADER + 120), transaction: u64_at(HEADER + 128) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAP: u64 = 1 << 20;
+
+    /// A meta page of a store with pages of 4096 bytes: its last page, the root of its table, its transaction.
+    fn meta(number: u64, last_page: u64, root: u64, transaction: u64) -> Vec<u8> {
+        let mut page = vec![0_u8; 4096];
+        let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &number.to_ne_bytes());
+        put(10, &P_META.to_ne_bytes());
+        put(HEADER, &MAGIC.to_ne_bytes());
+        put(HEADER + 4, &DATA_VERSION.to_ne_bytes());
+        put(HEADER + 24, &4096_u32.to_ne_bytes());
+        put(HEADER + 24 + 40, &NO_PAGE.to_ne_bytes());
+        put(HEADER + 72 + 40, &root.to_ne_bytes());
+        put(HEADER + 120, &last_page.to_ne_bytes());
+        put(HEADER + 128, &transaction.to_ne_bytes());
+        page
     }
-    for tree in [free, main] {
-        let (depth, root) = (u16_at(tree + 6), u64_at(tree + 40));
-        if depth > MAX_DEPTH || (root != NO_PAGE && !(2..=meta.last_page).contains(&root)) {
-            return wrong("a tree begins outside of the file");
+
+    fn said(first: &[u8], second: &[u8]) -> Result<u64, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.mdb");
+        std::fs::write(&path, [first, second].concat()).unwrap();
+        read(&File::open(path).unwrap(), MAP).unwrap()
+    }
+
+    #[test]
+    fn the_newest_page_is_judged_and_the_other_only_recognised() {
+        let outside = |number| Err(wrong(number, "a tree begins outside of the file"));
+        let foreign = {
+            let mut page = meta(0, 3, 2, 4);
+            page[HEADER] ^= 1;
+            page
+        };
+        let cases = [
+            (meta(0, 3, 2, 4), meta(1, 5, 4, 5), Ok(6 * 4096)),
+            (meta(0, 5, 4, 6), meta(1, 3, 2, 5), Ok(6 * 4096)),
+            // What a failed write of the meta page leaves: the trees of the new snapshot beside the numbers of an old one.
+            (meta(0, 3, 9, 4), meta(1, 5, 4, 5), Ok(6 * 4096)),
+            (meta(0, 5, 4, 6), meta(1, 3, 9, 5), Ok(6 * 4096)),
+            // Nothing was ever committed: LMDB takes the first of two that are equal.
+            (meta(0, 1, NO_PAGE, 0), meta(1, 1, 3, 0), Ok(2 * 4096)),
+            (meta(0, 3, 9, 6), meta(1, 5, 4, 5), outside(0)),
+            (meta(0, 3, 2, 4), meta(1, 3, 9, 5), outside(1)),
+            (meta(0, 3, 2, 4), meta(1, MAP / 4096, 2, 5), Err(wrong(1, "more pages than the map has"))),
+            (meta(0, u64::MAX, 2, 9), meta(1, 3, 2, 5), Err(wrong(0, "more pages than the map has"))),
+            (foreign, meta(1, 3, 2, 5), Err(wrong(0, "it is not LMDB's"))),
+        ];
+        for (at, (first, second, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(said(&first, &second), expected, "case {at}");
         }
     }
-    Ok(meta)
 }

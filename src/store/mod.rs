@@ -21,8 +21,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, WithoutTls};
@@ -50,6 +51,16 @@ const LOCK_FILE_SIZE: u64 = 64 * (READERS as u64) + 4096;
 /// for ever, and then a sentence is better than the deadline.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The least that a writer waits when its own time is over: others need no longer, unless they are stopped.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a writer waits after it has given up once. What it still wants to write is about that.
+const TIRED_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Bytes of the data file that are reserved behind its last page. They are for releases when the file system is full: where
+/// they cannot be had, no new record is written, so that those who delete records have them.
+const SPARE: u64 = 256 << 10;
+
 const DATA_FILE: &str = "data.mdb";
 const LOCK_FILE: &str = "lock.mdb";
 /// Our own lock around write transactions: LMDB's mutex knows no time limit and does not say who has it.
@@ -64,11 +75,25 @@ type Table = Database<'static, Bytes, Bytes>;
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    env: Env<WithoutTls>,
-    table: Table,
+    opened: RwLock<Option<Opened>>,
+    /// A commit failed, after which LMDB may want nothing more to do with the environment.
+    suspect: AtomicBool,
     map_size: usize,
     writer: Mutex<OwnedFd>,
     patience: Duration,
+    /// When this process wants to be done.
+    until: Option<Instant>,
+    /// Milliseconds for which the lock was waited for in vain.
+    waited: AtomicU64,
+}
+
+/// LMDB's environment, and our table in it.
+#[derive(Debug)]
+struct Opened {
+    env: Env<WithoutTls>,
+    table: Table,
+    /// The file system is too full for [`SPARE`].
+    scarce: bool,
 }
 
 impl Store {
@@ -101,7 +126,7 @@ impl Store {
         if fsutil::open_own_directory(path, 0o700)?.is_none() {
             return Ok(None);
         }
-        prepare(path, map_size)?;
+        let opened = Opened::open(path, map_size)?;
         let writer = File::options()
             .write(true)
             .create(true)
@@ -109,6 +134,122 @@ impl Store {
             .mode(0o600)
             .open(path.join(WRITER_FILE))
             .map_err(|err| StoreError::from_io("open the lock of", path, err))?;
+        Ok(Some(Self {
+            path: path.to_owned(),
+            opened: RwLock::new(Some(opened)),
+            suspect: AtomicBool::new(false),
+            map_size,
+            writer: Mutex::new(writer.into()),
+            patience: PATIENCE,
+            until: None,
+            waited: AtomicU64::new(0),
+        }))
+    }
+
+    /// The directory of this store, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sets how long [`write`](Self::write) waits for other writers; 10 s at first.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// Says when this process wants to be done: [`write`](Self::write) then waits no longer than until then, but a second for
+    /// what undoes.
+    pub fn give_up_by(&mut self, until: Instant) {
+        self.until = Some(until);
+    }
+
+    /// Reads one snapshot. `read` must be short and touch no network, kernel object or namespace: while it runs, no page that it
+    /// may see is used again.
+    pub fn read<T, E: From<StoreError>>(&self, read: impl FnOnce(&ReadTxn<'_>) -> Result<T, E>) -> Result<T, E> {
+        let opened = self.opened()?;
+        let Opened { env, table, .. } = self.usable(&opened)?;
+        fault::inside(|| {
+            let failed = |err| StoreError::from_heed("read", &self.path, err);
+            let txn = match env.read_txn() {
+                Err(heed::Error::Mdb(MdbError::ReadersFull)) => {
+                    env.clear_stale_readers().map_err(failed)?;
+                    env.read_txn()
+                }
+                other => other,
+            }
+            .map_err(failed)?;
+            read(&ReadTxn::new(&self.path, *table, &txn))
+        })
+    }
+
+    /// Reads one snapshot and keeps all writers out meanwhile. For what has to be done although nothing can be written.
+    pub fn read_alone<T, E: From<StoreError>>(&self, read: impl FnOnce(&ReadTxn<'_>) -> Result<T, E>) -> Result<T, E> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _lock = self.lock(&writer)?;
+        self.read(read)
+    }
+
+    /// Changes the store in one transaction: all of it is there once this returns Ok, none of it if `change` returns an error,
+    /// panics or the process dies, or if the commit fails. A failed commit does not keep later calls from working. `change` must be as short as for [`read`](Self::read), since it keeps all other writers on the
+    /// host waiting, and must not use the store in any other way.
+    pub fn write<T, E: From<StoreError>>(&self, change: impl FnOnce(&mut WriteTxn<'_>) -> Result<T, E>) -> Result<T, E> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _lock = self.lock(&writer)?;
+        let opened = self.opened()?;
+        let Opened { env, table, scarce } = self.usable(&opened)?;
+        fault::inside(|| {
+            let txn = env.write_txn().map_err(|err| StoreError::from_heed("write", &self.path, err))?;
+            let room = if *scarce { 0 } else { self.map_size };
+            let mut txn = WriteTxn::new(&self.path, *table, txn, room);
+            let result = change(&mut txn)?;
+            let changes = txn.commit().inspect_err(|_| self.suspect.store(true, Ordering::Relaxed))?;
+            if let Some(export) = export::here().filter(|_| !changes.is_empty()) {
+                publish::publish(export, &changes);
+            }
+            Ok(result)
+        })
+    }
+
+    /// The environment, opened anew where a commit failed: when LMDB could not write a meta page, it refuses everything else that
+    /// this process wants of it (MDB_PANIC), while the store is whole.
+    fn opened(&self) -> Result<RwLockReadGuard<'_, Option<Opened>>, StoreError> {
+        if self.suspect.load(Ordering::Relaxed)
+            // Where another thread still reads, the old one is what there is.
+            && let Ok(mut opened) = self.opened.try_write()
+        {
+            // Closed first: LMDB's locks are those of the process.
+            *opened = None;
+            *opened = Some(Opened::open(&self.path, self.map_size)?);
+            self.suspect.store(false, Ordering::Relaxed);
+        }
+        Ok(self.opened.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn usable<'a>(&self, opened: &'a Option<Opened>) -> Result<&'a Opened, StoreError> {
+        opened.as_ref().ok_or_else(|| StoreError::GivenUp(self.path.clone()))
+    }
+
+    /// Takes the writer's lock. Waits for it once: who could not have it is told so soon from then on.
+    fn lock<'a>(&self, writer: &'a OwnedFd) -> Result<FileLock<'a>, StoreError> {
+        let shown = self.path.join(WRITER_FILE);
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()).max(LAST_PATIENCE));
+        let patience = match self.waited.load(Ordering::Relaxed) {
+            0 => self.patience.min(left.unwrap_or(self.patience)),
+            _ => TIRED_PATIENCE.min(self.patience),
+        };
+        FileLock::wait_for(writer, &shown, patience)?.ok_or_else(|| {
+            let milliseconds = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1);
+            let waited = self.waited.fetch_add(milliseconds, Ordering::Relaxed).saturating_add(milliseconds);
+            let pid = fsutil::lock_holder(writer).map(|pid| format!("process {pid}"));
+            let holder = pid.unwrap_or_else(|| "another process".to_owned());
+            StoreError::Busy { path: self.path.clone(), holder, waited: Duration::from_millis(waited) }
+        })
+    }
+}
+
+impl Opened {
+    /// Opens the environment of a store that is there, and checks what it is.
+    fn open(path: &Path, map_size: usize) -> Result<Self, StoreError> {
+        let scarce = prepare(path, map_size)?;
         fault::install(&StoreError::damaged(path, "a page of it leads nowhere").to_string());
         let failed = |err| StoreError::from_heed("open", path, err);
         fault::inside(|| {
@@ -136,63 +277,7 @@ impl Store {
                 let (found, needed) = (format!("schema {found}"), format!("schema {SCHEMA}"));
                 return Err(StoreError::Version { path: path.to_owned(), found, needed });
             }
-            Ok(Self { path: path.to_owned(), env, table, map_size, writer: Mutex::new(writer.into()), patience: PATIENCE })
-        })
-        .map(Some)
-    }
-
-    /// The directory of this store, for messages.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Sets how long [`write`](Self::write) waits for other writers; 10 s at first.
-    pub fn set_patience(&mut self, patience: Duration) {
-        self.patience = patience;
-    }
-
-    /// Reads one snapshot. `read` must be short and touch no network, kernel object or namespace: while it runs, no page that it
-    /// may see is used again.
-    pub fn read<T, E: From<StoreError>>(&self, read: impl FnOnce(&ReadTxn<'_>) -> Result<T, E>) -> Result<T, E> {
-        fault::inside(|| {
-            let failed = |err| StoreError::from_heed("read", &self.path, err);
-            let txn = match self.env.read_txn() {
-                Err(heed::Error::Mdb(MdbError::ReadersFull)) => {
-                    self.env.clear_stale_readers().map_err(failed)?;
-                    self.env.read_txn()
-                }
-                other => other,
-            }
-            .map_err(failed)?;
-            read(&ReadTxn::new(&self.path, self.table, &txn))
-        })
-    }
-
-    /// Changes the store in one transaction: all of it is there once this returns Ok, none of it if `change` returns an error,
-    /// panics or the process dies. `change` must be as short as for [`read`](Self::read), since it keeps all other writers on the
-    /// host waiting, and must not use the store in any other way.
-    pub fn write<T, E: From<StoreError>>(&self, change: impl FnOnce(&mut WriteTxn<'_>) -> Result<T, E>) -> Result<T, E> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let _lock = self.lock(&writer)?;
-        fault::inside(|| {
-            let failed = |err| StoreError::from_heed("write", &self.path, err);
-            let txn = self.env.write_txn().map_err(failed)?;
-            let mut txn = WriteTxn::new(&self.path, self.table, txn, self.map_size);
-            let result = change(&mut txn)?;
-            let changes = txn.commit()?;
-            if let Some(export) = export::here().filter(|_| !changes.is_empty()) {
-                publish::publish(export, &changes);
-            }
-            Ok(result)
-        })
-    }
-
-    fn lock<'a>(&self, writer: &'a OwnedFd) -> Result<FileLock<'a>, StoreError> {
-        let shown = self.path.join(WRITER_FILE);
-        FileLock::wait_for(writer, &shown, self.patience)?.ok_or_else(|| {
-            let pid = fsutil::lock_holder(writer).map(|pid| format!("process {pid}"));
-            let holder = pid.unwrap_or_else(|| "another process".to_owned());
-            StoreError::Busy { path: self.path.clone(), holder, waited: self.patience }
+            Ok(Self { env, table, scarce })
         })
     }
 }
@@ -231,7 +316,9 @@ fn create(stores: &Path, path: &Path, map_size: usize) -> Result<(), StoreError>
 /// Makes sure before LMDB maps them that its files are as long as it believes, because a page behind the end of a file is
 /// SIGBUS: a data file that was cut off is made longer again, so that the missing pages read as zeros, which LMDB reports as
 /// damage when it comes across them. It may also be short without harm, where the last pages were never used.
-fn prepare(path: &Path, map_size: usize) -> Result<(), StoreError> {
+///
+/// True where the file system has no room for [`SPARE`].
+fn prepare(path: &Path, map_size: usize) -> Result<bool, StoreError> {
     let opened = File::options().read(true).write(true).open(path.join(DATA_FILE));
     let failed = |err| StoreError::from_io("check", path, err);
     let data = match opened {
@@ -242,12 +329,15 @@ fn prepare(path: &Path, map_size: usize) -> Result<(), StoreError> {
     };
     let needed =
         meta::needed_size(&data, map_size as u64).map_err(failed)?.map_err(|problem| StoreError::damaged(path, problem))?;
-    if data.metadata().map_err(failed)?.len() < needed {
+    let length = data.metadata().map_err(failed)?.len();
+    if length < needed {
         fsutil::reserve(&data, needed).map_err(failed)?;
     }
+    let (enough, plenty) = (needed + SPARE / 2, needed + SPARE);
+    let scarce = length < enough.min(map_size as u64) && fsutil::reserve(&data, plenty.min(map_size as u64)).is_err();
     // Looked at without opening it: closing a descriptor of it would drop the locks that LMDB has on it in this process.
     match fs::symlink_metadata(path.join(LOCK_FILE)) {
-        Ok(lock) if lock.len() >= LOCK_FILE_SIZE => Ok(()),
+        Ok(lock) if lock.len() >= LOCK_FILE_SIZE => Ok(scarce),
         Ok(_) => Err(StoreError::damaged(path, format!("{LOCK_FILE} was cut off"))),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Err(StoreError::damaged(path, format!("{LOCK_FILE} is missing"))),
         Err(err) => Err(failed(err)),

@@ -377,6 +377,81 @@ fn a_writer_that_does_not_let_go_is_named() {
 }
 
 #[test]
+fn who_could_not_have_the_lock_waits_for_it_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), BOOT).unwrap();
+    add(&store, container("web"), Phase::Ready, 1).unwrap();
+    store.set_patience(Duration::from_millis(1500));
+    let mut child = start("write and hold", dir.path());
+    let took = |store: &Store| {
+        let before = Instant::now();
+        let err = add(store, container("web"), Phase::Ready, 2).unwrap_err();
+        let StoreError::Busy { waited, .. } = err else { panic!("{err}") };
+        (before.elapsed(), waited)
+    };
+    let (first, _) = took(&store);
+    assert!(first >= Duration::from_millis(1500), "{first:?}");
+    let (second, told) = took(&store);
+    assert!(second < Duration::from_millis(700) && told >= Duration::from_millis(1500), "{second:?}, {told:?}");
+    // Another one that is to be done soon waits a second.
+    drop(store);
+    let mut store = Store::open(dir.path(), BOOT).unwrap();
+    store.give_up_by(Instant::now());
+    let (soon, _) = took(&store);
+    assert!((LAST_PATIENCE..PATIENCE / 2).contains(&soon), "{soon:?}");
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    add(&store, container("web"), Phase::Ready, 2).unwrap();
+}
+
+#[test]
+fn an_environment_that_lmdb_gave_up_is_opened_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), BOOT).unwrap();
+    add(&store, container("web"), Phase::Ready, 1).unwrap();
+    let reading = store.read::<_, StoreError>(|_| {
+        store.suspect.store(true, Ordering::Relaxed);
+        Ok(numbers(&store))
+    });
+    assert_eq!((reading.unwrap(), store.suspect.load(Ordering::Relaxed)), (vec![1], true), "not while somebody reads");
+    add(&store, container("web"), Phase::Ready, 2).unwrap();
+    assert_eq!((numbers(&store).len(), store.suspect.load(Ordering::Relaxed)), (2, false));
+}
+
+#[test]
+fn new_records_leave_the_spare_pages_to_those_who_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), BOOT).unwrap();
+    let no = add(&store, container("web"), Phase::Ready, 1).unwrap();
+    let data = store.path().join(DATA_FILE);
+    let length = fs::metadata(&data).unwrap();
+    assert!(length.len() > SPARE && length.blocks() * 512 >= SPARE, "{length:?}");
+    store.opened.write().unwrap().as_mut().unwrap().scarce = true;
+    assert!(matches!(add(&store, container("web"), Phase::Ready, 2), Err(StoreError::Full(_))));
+    let change = |txn: &mut WriteTxn<'_>| {
+        let record = txn.get(no)?.unwrap();
+        txn.put(&record)?;
+        txn.delete(no)
+    };
+    assert!(store.write::<_, StoreError>(change).unwrap());
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_write_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = |errno: i32| {
+        StoreError::from_heed("write", dir.path(), heed::Error::Io(io::Error::from_raw_os_error(errno))).to_string()
+    };
+    for (errno, words) in
+        [(28, "No space left on device"), (122, "No space left on device"), (27, "RLIMIT_FSIZE"), (5, "write the record store")]
+    {
+        assert!(said(errno).contains(words), "{errno}: {}", said(errno));
+    }
+    let panic = StoreError::from_heed("write", dir.path(), heed::Error::Mdb(MdbError::Panic)).to_string();
+    assert!(panic.contains("earlier write") && !panic.contains("damaged"), "{panic}");
+}
+
+#[test]
 fn a_reader_that_was_killed_does_not_keep_old_pages() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
@@ -455,6 +530,13 @@ fn damage_that_shows_at_once_is_named() {
             File::options().write(true).open(data).unwrap().write_all_at(bytes, at).unwrap();
         }
     };
+    // Only the newest meta page counts.
+    let both = |at: u64, bytes: &'static [u8]| {
+        move |data: &Path| {
+            write(at, bytes)(data);
+            write(4096 + at, bytes)(data);
+        }
+    };
     let cut = |size: u64| move |data: &Path| File::options().write(true).open(data).unwrap().set_len(size).unwrap();
     type Damage = Box<dyn Fn(&Path)>;
     let cases: Vec<(&str, Damage, &str)> = vec![
@@ -467,9 +549,9 @@ fn damage_that_shows_at_once_is_named() {
         ("page size 0", Box::new(write(40, &[0; 4])), "impossible page size"),
         ("page size 2^30", Box::new(write(40, &[0, 0, 0, 0x40])), "impossible page size"),
         ("other page size", Box::new(write(4096 + 40, &[0, 0x20, 0, 0])), "differ in their page size"),
-        ("last page", Box::new(write(136, &[0xff; 7])), "more pages than the map has"),
-        ("root", Box::new(write(4096 + 16 + 72 + 40, &[0xee; 7])), "a tree begins outside"),
-        ("depth", Box::new(write(16 + 72 + 6, &[0xff, 0xff])), "a tree begins outside"),
+        ("last page", Box::new(both(136, &[0xff; 7])), "more pages than the map has"),
+        ("root", Box::new(both(16 + 72 + 40, &[0xee; 7])), "a tree begins outside"),
+        ("depth", Box::new(both(16 + 72 + 6, &[0xff, 0xff])), "a tree begins outside"),
         ("missing", Box::new(|data| fs::remove_file(data).unwrap()), "data.mdb is missing"),
         ("no lock", Box::new(|data| fs::remove_file(data.with_file_name(LOCK_FILE)).unwrap()), "lock.mdb is missing"),
         ("short lock", Box::new(|data| fs::write(data.with_file_name(LOCK_FILE), "").unwrap()), "lock.mdb was cut off"),
@@ -575,9 +657,12 @@ fn many_records_are_decoded_at_once_and_come_in_order() {
 fn another_schema_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
-    let mut writing = store.env.write_txn().unwrap();
-    store.table.put(&mut writing, txn::SCHEMA_KEY, &7_u32.to_be_bytes()).unwrap();
+    let opened = store.opened().unwrap();
+    let Opened { env, table, .. } = opened.as_ref().unwrap();
+    let mut writing = env.write_txn().unwrap();
+    table.put(&mut writing, txn::SCHEMA_KEY, &7_u32.to_be_bytes()).unwrap();
     writing.commit().unwrap();
+    drop(opened);
     drop(store);
     let err = Store::open(dir.path(), BOOT).unwrap_err();
     assert!(matches!(&err, StoreError::Version { found, .. } if found == "schema 7"), "{err}");

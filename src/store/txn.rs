@@ -120,9 +120,17 @@ impl<'t> ReadTxn<'t> {
         let work = |entries| work(Part { path: self.path, entries });
         let mut results = Vec::with_capacity(threads);
         std::thread::scope(|scope| {
-            let others: Vec<_> = rest.chunks(size).map(|part| scope.spawn(|| fault::inside(|| work(part)))).collect();
+            // Where no thread can be had (pids.max, RLIMIT_NPROC), this one does all.
+            let start = |part| {
+                let work = &work;
+                std::thread::Builder::new().spawn_scoped(scope, move || fault::inside(|| work(part))).map_err(|_| part)
+            };
+            let others: Vec<_> = rest.chunks(size).map(start).collect();
             results.push(work(first));
-            results.extend(others.into_iter().map(|other| other.join().expect("decoding does not panic")));
+            results.extend(others.into_iter().map(|other| match other {
+                Ok(other) => other.join().expect("decoding does not panic"),
+                Err(part) => work(part),
+            }));
         });
         Ok(results)
     }
@@ -196,13 +204,14 @@ pub struct WriteTxn<'t> {
     path: &'t Path,
     table: Table,
     txn: RwTxn<'t>,
-    map_size: usize,
+    /// Bytes that records may take; 0 where none may be added.
+    room: usize,
     changes: Vec<Change>,
 }
 
 impl<'t> WriteTxn<'t> {
-    pub(super) fn new(path: &'t Path, table: Table, txn: RwTxn<'t>, map_size: usize) -> Self {
-        Self { path, table, txn, map_size, changes: Vec::new() }
+    pub(super) fn new(path: &'t Path, table: Table, txn: RwTxn<'t>, room: usize) -> Self {
+        Self { path, table, txn, room, changes: Vec::new() }
     }
 
     /// What was changed, where somebody is to be told.
@@ -239,7 +248,8 @@ impl<'t> WriteTxn<'t> {
     /// A number for a new owner: 1 at first, and never one that an owner of this boot has had, deleted or not. A number that is
     /// taken in a transaction that fails may be given again, since nothing can have been named by it.
     pub fn next_no(&mut self) -> Result<OwnerNo, StoreError> {
-        let next = self.last_no()? + 1;
+        let next = self.last_no()?.checked_add(1);
+        let next = next.ok_or_else(|| StoreError::damaged(self.path, "the last number is not one"))?;
         self.set_last_no(next)?;
         Ok(OwnerNo(next))
     }
@@ -261,8 +271,8 @@ impl<'t> WriteTxn<'t> {
     }
 
     /// Writes a record under its own number, in place of the one that is there. A new one is refused with
-    /// [`StoreError::Full`] while an eighth of the map is still free, because LMDB needs free pages to delete as well: a store
-    /// that is full can be changed and emptied.
+    /// [`StoreError::Full`] while an eighth of the map is still free, or where the file system has no room for the spare pages,
+    /// because LMDB needs free pages to delete as well: a store that is full can be changed and emptied.
     pub fn put(&mut self, record: &OwnerRecord) -> Result<(), StoreError> {
         let new = index_keys(record);
         let (before, old) = self.stored(record.no)?;
@@ -313,8 +323,9 @@ impl<'t> WriteTxn<'t> {
 
     fn is_nearly_full(&self) -> Result<bool, StoreError> {
         let stat = self.table.stat(&self.txn).map_err(|err| self.failed(err))?;
-        let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
-        Ok(pages * stat.page_size as usize > self.map_size / 8 * 7)
+        let pages = stat.branch_pages.saturating_add(stat.leaf_pages).saturating_add(stat.overflow_pages);
+        // A damaged page may say any number.
+        Ok(pages.saturating_mul(stat.page_size as usize) > self.room / 8 * 7)
     }
 
     /// The stored record, where it decodes, and the index entries that it has: found from the record, else by looking through

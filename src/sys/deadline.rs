@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +21,8 @@ const PATIENCE_FOR_WORDS: Duration = Duration::from_millis(500);
 
 /// The process's deadline. One thread waits for the hard end, whatever the others are stuck in: LMDB's writer lock, a child
 /// that does not end, a file system that hangs. Start it once, at the beginning; dropping it calls the end off, and the
-/// thread ends by itself: nobody waits for it, least of all a container's start. It uses no signal, so no system call of ours is interrupted.
+/// thread ends by itself: nobody waits for it, least of all a container's start. Before the hard end it uses no signal, so no system
+/// call of ours is interrupted.
 pub struct Deadline {
     started: Instant,
     soft: Duration,
@@ -35,24 +37,25 @@ impl fmt::Debug for Deadline {
 }
 
 impl Deadline {
-    /// The soft end comes `soft` from now and the hard end `grace` later, the time for undoing. At the hard end `last_words`
-    /// runs on the timer's thread, half a second at most, and then the process ends with `status`, at once: no destructor runs,
-    /// children that have asked for a parent-death signal get it. `last_words` should do nothing that another thread could be
-    /// holding up: [`write_line`] instead of `eprintln!`, which locks standard error.
+    /// The soft end comes `soft` from now and the hard end `grace` later, the time for undoing. At the hard end `line` goes to
+    /// standard error and `last_words` runs on the timer's thread, both together for half a second at most, and then the process
+    /// ends with `status`, at once: no destructor runs, children that have asked for a parent-death signal get it.
+    ///
+    /// `last_words` may be held up by another thread: fork(2) for example holds the heap's lock while the kernel works on it.
+    /// Neither the line nor the end takes a lock or allocates.
     pub fn start(
         soft: Duration,
         grace: Duration,
         status: u8,
+        line: &str,
         last_words: impl FnOnce() + Send + 'static,
     ) -> Result<Self, SysError> {
         let status = i32::from(status);
+        let line = line_of(line);
         Self::start_ending(soft, grace, move || {
             // Standard error may be a pipe that nobody reads, the log on a disk that hangs: words are not waited for.
-            let _ = thread::Builder::new().stack_size(64 * 1024).spawn(move || {
-                thread::sleep(PATIENCE_FOR_WORDS);
-                // SAFETY: as below.
-                unsafe { libc::_exit(status) }
-            });
+            end_after_words(status);
+            write_bytes(&line);
             last_words();
             // SAFETY: _exit(2) is always sound; it runs no code of ours.
             unsafe { libc::_exit(status) }
@@ -118,13 +121,46 @@ impl Drop for Deadline {
     }
 }
 
-/// Writes one line to standard error without any lock and without waiting for a reader that is gone; for `last_words`.
-pub fn write_line(line: &str) {
-    let bytes = format!("{}\n", line.replace('\n', " "));
-    let mut left = bytes.as_bytes();
+/// Ends the process with `status` after [`PATIENCE_FOR_WORDS`], whatever its threads wait for. By a signal, because a thread
+/// would have to be allocated; what a signal interrupts does not matter any more.
+fn end_after_words(status: i32) {
+    static STATUS: AtomicI32 = AtomicI32::new(0);
+    extern "C" fn end(_signal: libc::c_int) {
+        // SAFETY: _exit(2) is async-signal-safe.
+        unsafe { libc::_exit(STATUS.load(Ordering::Relaxed)) }
+    }
+    STATUS.store(status, Ordering::Relaxed);
+    let handler = end as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    let micros = libc::suseconds_t::try_from(PATIENCE_FOR_WORDS.as_micros()).unwrap_or(999_999);
+    let (never, once) = (libc::timeval { tv_sec: 0, tv_usec: 0 }, libc::timeval { tv_sec: 0, tv_usec: micros });
+    let timer = libc::itimerval { it_interval: never, it_value: once };
+    // SAFETY: system calls on initialised memory of this frame; the handler only calls _exit. The set is written by sigemptyset
+    // before it is read. None of them allocates or takes a lock.
+    unsafe {
+        let mut alarm = std::mem::MaybeUninit::uninit();
+        libc::sigemptyset(alarm.as_mut_ptr());
+        libc::sigaddset(alarm.as_mut_ptr(), libc::SIGALRM);
+        libc::signal(libc::SIGALRM, handler);
+        // It may come blocked from whoever started us.
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, alarm.as_ptr(), std::ptr::null_mut());
+        libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
+    }
+}
+
+fn line_of(line: &str) -> Vec<u8> {
+    format!("{}\n", line.replace('\n', " ")).into_bytes()
+}
+
+/// Writes to standard error without a lock and without memory.
+fn write_bytes(mut left: &[u8]) {
     while let Ok(written @ 1..) = rustix::io::write(io::stderr().as_fd(), left) {
         left = &left[written..];
     }
+}
+
+/// Writes one line to standard error without any lock and without waiting for a reader that is gone.
+pub fn write_line(line: &str) {
+    write_bytes(&line_of(line));
 }
 
 #[cfg(test)]
@@ -176,9 +212,18 @@ mod tests {
     fn child() {
         let Ok(role) = std::env::var(ROLE) else { return };
         let stuck = Mutex::new(());
-        let _deadline = Deadline::start(Duration::from_millis(20), Duration::from_millis(20), STATUS, move || {
-            write_line("attach tcx \"count\"\nto eth0: out of time");
-            if role == "mute" {
+        if role == "blocked" {
+            // Inherited by the deadline's thread, like a signal mask of whoever starts us.
+            let mut all = std::mem::MaybeUninit::uninit();
+            // SAFETY: sigfillset writes the set before pthread_sigmask reads it.
+            unsafe {
+                libc::sigfillset(all.as_mut_ptr());
+                libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
+            }
+        }
+        let line = "attach tcx \"count\"\nto eth0: out of time";
+        let _deadline = Deadline::start(Duration::from_millis(20), Duration::from_millis(20), STATUS, line, move || {
+            if role != "stuck" {
                 thread::sleep(Duration::from_secs(600));
             }
         })
@@ -190,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_stuck_process_says_one_line_and_ends() {
-        for role in ["stuck", "mute"] {
+        for role in ["stuck", "mute", "blocked"] {
             let output = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "sys::deadline::tests::child", "--nocapture"])
                 .env(ROLE, role)

@@ -21,6 +21,13 @@ pub fn reset_child_signal() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
+/// Makes a file that becomes larger than RLIMIT_FSIZE an error of the write (EFBIG), which has a sentence, and not a signal that
+/// ends the process without a word. Programs that we start inherit it.
+pub fn ignore_file_size_signal() {
+    // SAFETY: SIG_IGN is no handler of ours, so nothing runs in signal context.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Keeps all threads on one heap. Each of ours lives for a few system calls, and glibc would map an arena of 64 MiB for it.
 ///
 /// Call it first thing, before any thread is started.

@@ -354,6 +354,11 @@ pub fn reserve(file: impl AsFd, size: u64) -> io::Result<()> {
     }
 }
 
+/// Whether the file system that holds `path` has next to nothing left: less than a write of LMDB takes.
+pub fn is_full(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < 64 << 10)
+}
+
 /// What a directory that is ours contains: the names, in no order.
 pub fn names_in(path: &Path) -> Result<Vec<PathBuf>, SysError> {
     let failed = |err: io::Error| SysError::io("list", show(path))(err);

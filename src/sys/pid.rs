@@ -217,6 +217,27 @@ pub fn require_initial_user_namespace() -> Result<(), RootlessError> {
     }
 }
 
+/// An error unless we are in the initial time namespace. In another one the start times of processes that `/proc` shows are moved by
+/// its offset (fs/proc/array.c, timens_add_boottime_ns), so that every process that a record names would count as gone.
+pub fn require_initial_time_namespace() -> Result<(), TimeNamespaceError> {
+    match statat(CWD, "/proc/self/ns/time", AtFlags::empty()) {
+        Ok(stat) if stat.st_ino != INITIAL_TIME_NAMESPACE => Err(TimeNamespaceError),
+        // A kernel without them has one time.
+        _ => Ok(()),
+    }
+}
+
+/// The inode of the initial time namespace: PROC_TIME_INIT_INO, include/linux/proc_ns.h, since Linux 5.6.
+const INITIAL_TIME_NAMESPACE: u64 = 0xEFFF_FFFA;
+
+/// We run in a time namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "find out which processes live: this process is in a time namespace, where their start times look different; \
+     run bpfman-hook in the host's"
+)]
+pub struct TimeNamespaceError;
+
 /// A rootless runtime started us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(

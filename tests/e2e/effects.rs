@@ -337,7 +337,7 @@ fn what_reaches_other_namespaces_needs_host_scope(world: &mut World) {
         "it needs host scope in policy",
         "BPF_F_CURRENT_NETNS",
     ];
-    world.refused(asking(world, "other-netns", "xdp:own_xdp iface=lo; xdp:first_xdp iface=lo"), 1, &said);
+    world.refused(asking(world, "other-netns", "tcx:own_tcx iface=lo; xdp:first_xdp iface=lo"), 1, &said);
     let own = asking(world, "own-netns", "xdp:own_xdp iface=lo; tcx:own_tcx iface=lo; cgroup_skb:own_skb").write();
     world.start(&own).finish();
     // With host scope in both rules the administrator vouches for it.

@@ -206,6 +206,7 @@ pub fn decides(record: &OwnerRecord, process: Process) -> Result<bool, String> {
             None => return Ok(!matches!(record.owner, Owner::Netns { .. }) || !record.holders.is_empty()),
         },
     };
+    pid::require_initial_time_namespace().map_err(|err| chain(&err))?;
     pid::is_alive(&identity).map_err(|err| chain(&err))
 }
 

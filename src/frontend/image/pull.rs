@@ -121,15 +121,16 @@ fn all<T: Send>(references: &[String], work: impl Fn(&str) -> Result<T, String> 
     let results: Mutex<Vec<Option<Result<T, String>>>> = Mutex::new(references.iter().map(|_| None).collect());
     let worker = || {
         while let Some((at, text)) = Some(next.fetch_add(1, Ordering::SeqCst)).and_then(|at| Some((at, references.get(at)?))) {
-            let line = lines.add(spinner(text));
+            let line = terminal.then(|| lines.add(spinner(text)));
             let result = work(text);
-            line.finish_and_clear();
+            line.iter().for_each(ProgressBar::finish_and_clear);
             results.lock().expect("no worker panics with the lock")[at] = Some(result);
         }
     };
     std::thread::scope(|scope| {
-        // The calling thread is one of them: a single reference needs no other.
-        let others: Vec<_> = (1..references.len().min(AT_ONCE)).map(|_| scope.spawn(worker)).collect();
+        // The calling thread is one of them: a single reference needs no other, and where none can be had it does all.
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, worker).ok();
+        let others: Vec<_> = (1..references.len().min(AT_ONCE)).map_while(start).collect();
         worker();
         for other in others {
             other.join().expect("workers do not panic");

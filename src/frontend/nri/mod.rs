@@ -78,9 +78,13 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
         Ok(stream) => stream,
         Err(error) => return fail(&crate::lifecycle::error::chain(&error)),
     };
+    let policy = match Kept::begin(paths) {
+        Ok(policy) => policy,
+        Err(error) => return fail(&crate::lifecycle::error::chain(&error)),
+    };
     let shared = Shared {
         invocation: Invocation { binary, engines: Engines::default(), root: root.map(Path::to_owned) },
-        policy: Kept::begin(paths),
+        policy,
         work: Work::new(program, root.map(Path::to_owned), missed::deal_with),
         name: args.name.clone(),
         idx: args.idx.clone(),

@@ -9,6 +9,7 @@ use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files;
 use crate::model::policy::Policy;
 use crate::paths::Paths;
+use crate::sys::SysError;
 
 /// How often the files are looked at. The hook reads the policy itself, so that an old one can refuse for so long, but allow nothing.
 const LOOK: Duration = Duration::from_secs(1);
@@ -25,11 +26,14 @@ type Look = Vec<(PathBuf, u64, u64, i64, i64)>;
 
 impl Kept {
     /// Reads the policy, and goes on looking at its files as long as the process lives.
-    pub fn begin(paths: &Paths) -> Self {
+    ///
+    /// # Errors
+    /// Where no thread can be had for that.
+    pub fn begin(paths: &Paths) -> Result<Self, SysError> {
         let mut before = look(paths);
         let kept = Self(Arc::new(RwLock::new(Arc::new(read(paths)))));
         let (paths, shared) = (paths.clone(), kept.clone());
-        std::thread::spawn(move || {
+        let looking = move || {
             loop {
                 std::thread::sleep(LOOK);
                 let now = look(&paths);
@@ -39,8 +43,9 @@ impl Kept {
                     before = now;
                 }
             }
-        });
-        kept
+        };
+        std::thread::Builder::new().spawn(looking).map_err(SysError::io("start the thread", "that watches the policy"))?;
+        Ok(kept)
     }
 
     /// The policy now.

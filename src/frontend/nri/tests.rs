@@ -42,7 +42,7 @@ fn deal_with(missed: &MissedContainers) -> Result<(), SysError> {
 fn shared(directory: &tempfile::TempDir) -> Shared {
     Shared {
         invocation: Invocation { binary: "/usr/local/bin/bpfman-hook".into(), engines: Engines::default(), root: None },
-        policy: Kept::begin(&Paths::below(directory.path())),
+        policy: Kept::begin(&Paths::below(directory.path())).unwrap(),
         work: Work::new("/bin/true".into(), None, deal_with),
         name: "bpfman-hook".to_owned(),
         idx: "10".to_owned(),

@@ -146,6 +146,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             return match self.release(&record)? {
                 Released::Gone | Released::Absent => Ok(()),
                 Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: super::owner_name(&record) }.into()),
+                Released::Unrecorded(error) => Err(Cause::Store(error).into()),
                 Released::Partly(source) => Err(HandError::Left { owner: super::owner_name(&record), source }),
                 // It was attached or detached meanwhile.
                 Released::Changed => again(),

@@ -271,8 +271,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
             if record.phase == Phase::Ready {
                 self.drop_unfinished(&record)?;
-            } else if let Released::Partly(errors) = self.release(&record)? {
-                return Err(HandError::Left { owner: owner_name(&record), source: errors });
+                continue;
+            }
+            match self.release(&record)? {
+                Released::Partly(source) => return Err(HandError::Left { owner: owner_name(&record), source }),
+                Released::Unrecorded(error) => return Err(Cause::Store(error).into()),
+                _ => {}
             }
         }
     }
