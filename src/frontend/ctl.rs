@@ -25,7 +25,7 @@ use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
 use crate::store::{Damaged, ReadTxn, Store, StoreError};
-use crate::sys::{Errno, clock, mounts};
+use crate::sys::{Errno, clock, mounts, pid};
 
 /// How long `gc` may take: it may have much to do, and nobody's start waits for it.
 const GC_DEADLINE: Duration = Duration::from_secs(300);
@@ -197,7 +197,7 @@ fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
     let (kernel, fs) = (LinuxKernel, paths.bpffs());
     mounts::require_sight_of_bpffs(&fs).map_err(|e| chain(&e))?;
-    let store = match Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? {
+    let store = match Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))? {
         Some(store) => store,
         None if kernel.directories(&fs).map_err(|e| chain(&e))?.is_empty() => return Ok(Vec::new()),
         // The store was lost or removed, and what its records named is still pinned. A new, empty one says that nobody has it.
@@ -232,12 +232,18 @@ fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord], &Health) -> Res
 /// Which of these owners are dead, and which of their objects are lost.
 fn health(paths: &Paths, records: &[OwnerRecord]) -> Result<Health, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
-    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else {
+    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))? else {
         return Ok(Health::default());
     };
     let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
     let fs = paths.bpffs();
     Ok(Lifecycle { kernel: &LinuxKernel, host: &host, store: &store, fs: &fs, deadline: 0 }.health(records))
+}
+
+/// Why the store cannot be opened, and that it is root's.
+fn unreadable(error: &StoreError) -> String {
+    let remedy = if pid::own_uid() == 0 { "" } else { "; run it as root" };
+    format!("{}{remedy}", chain(error))
 }
 
 /// Prints what is made of all records while they are read.
@@ -252,7 +258,9 @@ fn bulk(paths: &Paths, made: impl FnOnce(&ReadTxn<'_>) -> Result<(String, Damage
 /// Reads the store, if there is one, and says which records are damaged.
 fn read<T: Default>(paths: &Paths, of: impl FnOnce(&ReadTxn<'_>) -> Result<(T, Damaged), StoreError>) -> Result<T, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
-    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(T::default()) };
+    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))? else {
+        return Ok(T::default());
+    };
     let (found, damaged) = store.read(of).map_err(|e| chain(&e))?;
     for (_, error) in damaged {
         eprintln!("bpfman-hook: {}", chain(&error));
