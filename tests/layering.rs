@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bpfman_hook::cli::Stage;
+use bpfman_hook::frontend::gc_files;
 use bpfman_hook::frontend::hook;
 use bpfman_hook::frontend::hook_files::{self, Engines, Invocation};
 use bpfman_hook::frontend::nri::unit;
@@ -274,6 +275,8 @@ fn shipped() -> Vec<(PathBuf, String)> {
         (service_files::SERVICE_UNIT, service_files::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
         (service_files::SOCKET_UNIT, service_files::socket_unit(false)),
         (unit::UNIT, unit::text(Path::new("/usr/local/bin/bpfman-hook"))),
+        (gc_files::SERVICE_UNIT, gc_files::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
+        (gc_files::TIMER_UNIT, gc_files::timer_unit().to_owned()),
     ]
     .map(|(name, text)| (Path::new("packaging/systemd").join(name), text));
     hooks.into_iter().chain(packaging.map(|(path, text)| (path.into(), text))).chain(units).collect()
@@ -294,11 +297,26 @@ fn the_pattern_matches_what_we_answer_to() {
         ("hook.bpfman.io/image", true),
         ("web.hook.bpfman.io/image", true),
         ("a-1.hook.bpfman.io/nonsense", true),
-        ("hook.bpfman.iox/image", false),
+        ("hook.bpfman.io.programs", true),
+        ("hook.bpfman.io /programs", true),
+        (" hook.bpfman.io/programs", true),
+        ("Hook.Bpfman.IO/programs", true),
+        ("hooks.bpfman.io/programs", true),
+        ("hook-bpfman-io/programs", true),
+        ("hook_bpfman/programs", true),
+        ("hookbpfman.io/programs", true),
+        ("hook..bpfman.io/programs", true),
+        ("hook.bpfman.iox/image", true),
+        ("web-hook.bpfman.io/programs", true),
+        ("example.com/hook.bpfman.io/image", true),
+        ("hook.hook.bpfman.io/image", true),
         ("hookxbpfman.io/image", false),
         ("webhook.bpfman.io/image", false),
+        ("bpfman.io/programs", false),
+        ("hook/bpfman", false),
+        ("bpfman-hook", false),
         ("io.kubernetes.cri.container-name", false),
-        ("example.com/hook.bpfman.io/image", false),
+        ("hook", false),
     ] {
         assert_eq!(matches(key), expected, "{key}");
         assert_eq!(asks([&key.to_owned()]), expected, "{key}");

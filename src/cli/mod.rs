@@ -450,6 +450,9 @@ pub struct Targets {
     /// Metrics.
     #[command(flatten)]
     pub metrics: watch::MetricsTarget,
+    /// Without the systemd timer that runs `gc` every minute
+    #[arg(long)]
+    pub no_timer: bool,
     /// Policy files (*.toml), keys (*.pub) and trust roots (*.json) of DIR, in place of those of the last --policy
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub policy: Option<PathBuf>,

@@ -18,13 +18,14 @@ use crate::kernel::{Kernel as _, LinuxKernel};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::by_hand::kernel_program;
 use crate::lifecycle::error::chain;
+use crate::lifecycle::health::{Health, Trouble};
 use crate::lifecycle::linux_host::LinuxHost;
-use crate::lifecycle::reconcile::{Depth, Finding, Mode};
+use crate::lifecycle::reconcile::{Depth, Finding, Mode, read_all};
 use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
 use crate::store::{Damaged, ReadTxn, Store, StoreError};
-use crate::sys::{Errno, clock, mounts};
+use crate::sys::{Errno, clock, mounts, pid};
 
 /// How long `gc` may take: it may have much to do, and nobody's start waits for it.
 const GC_DEADLINE: Duration = Duration::from_secs(300);
@@ -51,28 +52,30 @@ pub fn list(paths: &Paths, what: List) -> ExitCode {
         List::Programs(args) => {
             let format = args.listing.into();
             if format == Format::Json && !args.stats && args.selection == Selection::default() {
-                return bulk(paths, list_json::programs);
+                return bulk(paths, |txn| list_json::programs(txn, &list_json::Kernel::RUNNING));
             }
-            with_records(paths, |records| {
+            with_records(paths, |records, health| {
                 let others = others(records, &args.selection)?;
                 let mut selected = records.to_vec();
                 select::programs(&mut selected, &args.selection);
                 let stats = args.stats.then(|| ask_kernel(&selected)).transpose()?;
-                Ok(list::programs(&selected, &others, format, &stats))
+                Ok(list::programs(&selected, &others, format, &stats, health))
             })
         }
         List::Links(args) => {
             let format = args.listing.into();
             if format == Format::Json && args.selection == Selectors::default() {
-                return bulk(paths, list_json::links);
+                return bulk(paths, |txn| list_json::links(txn, &list_json::Kernel::RUNNING));
             }
-            with_records(paths, |records| {
+            with_records(paths, |records, health| {
                 let mut selected = records.to_vec();
                 select::links(&mut selected, &args.selection);
-                Ok(list::links(&selected, format))
+                Ok(list::links(&selected, format, health))
             })
         }
-        List::Containers(listing) => with_records(paths, |records| Ok(list::containers(records, listing.into()))),
+        List::Containers(listing) => {
+            with_records(paths, |records, health| Ok(list::containers(records, listing.into(), health)))
+        }
         List::Images(listing) => crate::frontend::image::stock::list(paths, listing),
     }
 }
@@ -118,7 +121,7 @@ pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<Str
         for record in &mut found {
             record.programs.retain(|program| program.id.is_some_and(|id| ids.contains(&id)));
         }
-        list::programs(&found, &[], Listing { output, quiet: false }.into(), &None)
+        list::programs(&found, &[], Listing { output, quiet: false }.into(), &None, &Health::default())
     })
 }
 
@@ -143,7 +146,7 @@ fn link_text(paths: &Paths, records: &[OwnerRecord], id: u32, format: Format) ->
 /// `get WHAT ID`
 pub fn get(paths: &Paths, what: Get) -> ExitCode {
     match what {
-        Get::Program(GetArgs { id, format }) => with_records(paths, |records| {
+        Get::Program(GetArgs { id, format }) => with_records(paths, |records, _| {
             let kernel = match inspect::program_by_id(id) {
                 Ok(program) => Some(kernel_program(&program)),
                 Err(Errno::NOENT) => None,
@@ -152,7 +155,7 @@ pub fn get(paths: &Paths, what: Get) -> ExitCode {
             detail::program(records, id, kernel, &paths.bpffs(), format.into())
                 .ok_or_else(|| format!("no program has the id {id}; see `bpfman-hook list programs`"))
         }),
-        Get::Link(GetArgs { id, format }) => with_records(paths, |records| {
+        Get::Link(GetArgs { id, format }) => with_records(paths, |records, _| {
             link_text(paths, records, id, format.into())?
                 .ok_or_else(|| format!("link {id} is not one of ours; see `bpfman-hook list links`"))
         }),
@@ -161,8 +164,8 @@ pub fn get(paths: &Paths, what: Get) -> ExitCode {
 
 /// `inspect CONTAINER`
 pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
-    with_records(paths, |records| {
-        list::inspect(records, &args.container, args.format.into()).ok_or_else(|| {
+    with_records(paths, |records, health| {
+        list::inspect(records, &args.container, args.format.into(), health).ok_or_else(|| {
             format!("no container of ours has an id that begins with {:?}; see `bpfman-hook list containers`", args.container)
         })
     })
@@ -194,7 +197,7 @@ fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
     let (kernel, fs) = (LinuxKernel, paths.bpffs());
     mounts::require_sight_of_bpffs(&fs).map_err(|e| chain(&e))?;
-    let store = match Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? {
+    let store = match Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))? {
         Some(store) => store,
         None if kernel.directories(&fs).map_err(|e| chain(&e))?.is_empty() => return Ok(Vec::new()),
         // The store was lost or removed, and what its records named is still pinned. A new, empty one says that nobody has it.
@@ -203,19 +206,48 @@ fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
     let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
     let deadline = clock::boot_seconds() + GC_DEADLINE.as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline };
-    lifecycle.reconcile(Depth::All, mode).map_err(|e| chain(&e))
+    let mut findings = lifecycle.reconcile(Depth::All, mode).map_err(|e| chain(&e))?;
+    // What is lost of the living is theirs: it is told, with what to do.
+    let (records, _) = read_all(&store).map_err(|e| chain(&e))?;
+    let lost = lifecycle.health(&records).troubles(&records).into_iter();
+    findings.extend(lost.map(|Trouble { no, what, why, remedy }| Finding {
+        no,
+        what,
+        why: why.to_owned(),
+        result: format!("left: {remedy}"),
+        failed: false,
+    }));
+    Ok(findings)
 }
 
-/// Prints what a closure makes of all records; no store is no records.
-fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord]) -> Result<String, String>) -> ExitCode {
-    match read(paths, |txn: &ReadTxn<'_>| txn.every()).and_then(|records: Vec<OwnerRecord>| show(&records)) {
-        Ok(text) => print(&text),
-        Err(sentence) => fail(&sentence),
-    }
+/// Prints what a closure makes of all records and what is known of their health; no store is no records.
+fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord], &Health) -> Result<String, String>) -> ExitCode {
+    let shown = read(paths, |txn: &ReadTxn<'_>| txn.every()).and_then(|records: Vec<OwnerRecord>| {
+        let health = health(paths, &records)?;
+        show(&records, &health)
+    });
+    shown.map_or_else(|sentence| fail(&sentence), |text| print(&text))
+}
+
+/// Which of these owners are dead, and which of their objects are lost.
+fn health(paths: &Paths, records: &[OwnerRecord]) -> Result<Health, String> {
+    let boot = clock::boot_id().map_err(|e| chain(&e))?;
+    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))? else {
+        return Ok(Health::default());
+    };
+    let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
+    let fs = paths.bpffs();
+    Ok(Lifecycle { kernel: &LinuxKernel, host: &host, store: &store, fs: &fs, deadline: 0 }.health(records))
+}
+
+/// Why the store cannot be opened, and that it is root's.
+fn unreadable(error: &StoreError) -> String {
+    let remedy = if pid::own_uid() == 0 { "" } else { "; run it as root" };
+    format!("{}{remedy}", chain(error))
 }
 
 /// Prints what is made of all records while they are read.
-fn bulk(paths: &Paths, made: fn(&ReadTxn<'_>) -> Result<(String, Damaged), StoreError>) -> ExitCode {
+fn bulk(paths: &Paths, made: impl FnOnce(&ReadTxn<'_>) -> Result<(String, Damaged), StoreError>) -> ExitCode {
     match read(paths, made) {
         Ok(text) if text.is_empty() => print("[]\n"),
         Ok(text) => print(&text),
@@ -226,7 +258,9 @@ fn bulk(paths: &Paths, made: fn(&ReadTxn<'_>) -> Result<(String, Damaged), Store
 /// Reads the store, if there is one, and says which records are damaged.
 fn read<T: Default>(paths: &Paths, of: impl FnOnce(&ReadTxn<'_>) -> Result<(T, Damaged), StoreError>) -> Result<T, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
-    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else { return Ok(T::default()) };
+    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))? else {
+        return Ok(T::default());
+    };
     let (found, damaged) = store.read(of).map_err(|e| chain(&e))?;
     for (_, error) in damaged {
         eprintln!("bpfman-hook: {}", chain(&error));

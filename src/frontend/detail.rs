@@ -12,6 +12,7 @@ use crate::frontend::view::{self, LinkView, ProgramView};
 use crate::kernel::inspect::LinkInfo;
 use crate::kernel::pins;
 use crate::lifecycle::by_hand::map_users;
+use crate::lifecycle::health::remedy;
 use crate::model::attach_point::{Order, ProgramKind, kernel_type_word};
 use crate::model::by_hand::KernelProgram;
 use crate::model::record::{LinkRecord, Owner, OwnerRecord};
@@ -35,6 +36,9 @@ struct ProgramDetail<'a> {
     /// What the kernel says; absent where it is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel: Option<KernelProgram>,
+    /// What to do where it is gone.
+    #[serde(skip)]
+    remedy: String,
 }
 
 /// A program of which only the kernel knows.
@@ -77,6 +81,9 @@ struct LinkDetail<'a> {
     /// What the kernel says; absent where it is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel: Option<KernelLink>,
+    /// What to do where it or its place is gone.
+    #[serde(skip)]
+    remedy: String,
 }
 
 /// What the kernel says about a link.
@@ -153,6 +160,7 @@ pub fn program(
         map_owner_id: None,
         map_used_by: map_users(records, record),
         kernel,
+        remedy: remedy(record, "unload", wanted),
     };
     if let Owner::Host { loaded, .. } = &record.owner {
         detail.metadata.clone_from(&loaded.metadata);
@@ -197,7 +205,7 @@ fn program_text(detail: &ProgramDetail<'_>, owner: &str) -> String {
     }
     match &detail.kernel {
         Some(kernel) => kernel_lines(&mut text, kernel),
-        None => line(&mut text, "kernel", "no program has this id any more; see `bpfman-hook gc`"),
+        None => line(&mut text, "kernel", &format!("no program has this id any more; {}", detail.remedy)),
     }
     text
 }
@@ -232,6 +240,7 @@ pub fn link(records: &[OwnerRecord], wanted: u32, kernel: Option<&LinkInfo>, for
         netns: kept.netns.as_ref().and_then(|netns| netns.path.clone()),
         priority: kept.order.as_ref().map(|order| order.priority),
         kernel: kernel.map(KernelLink::new),
+        remedy: remedy(record, "detach", wanted),
         proceed_on: kept.order.as_ref().zip(kind).map(|(order, kind)| verdicts(kind, order)).unwrap_or_default(),
     };
     Some(match format {
@@ -249,12 +258,15 @@ fn link_text(detail: &LinkDetail<'_>, owner: &str) -> String {
     let link = &detail.link;
     let mut text = format!("link {}\n", id(link.id));
     line(&mut text, "type", link.at.word());
-    line(&mut text, "attached", &link.at.to_string());
+    line(&mut text, "attached", &link.place());
     if let Some(netns) = &detail.netns {
         line(&mut text, "netns", &netns.display().to_string());
     }
     if let Some(priority) = detail.priority {
-        line(&mut text, "priority", &priority.to_string());
+        // A filter of the traffic control layer, which has no link in the kernel, is placed by it.
+        let ordered = detail.kernel.as_ref().is_some_and(|kernel| kernel.link_type == "filter");
+        let effect = if ordered || priority == Order::DEFAULT_PRIORITY { "" } else { " (recorded; it orders nothing yet)" };
+        line(&mut text, "priority", &format!("{priority}{effect}"));
     }
     if !detail.proceed_on.is_empty() {
         line(&mut text, "proceed on", &detail.proceed_on.join(", "));
@@ -265,13 +277,13 @@ fn link_text(detail: &LinkDetail<'_>, owner: &str) -> String {
         line(&mut text, "metadata", &format!("{key}={value}"));
     }
     let Some(kernel) = &detail.kernel else {
-        line(&mut text, "kernel", "its pin is gone; see `bpfman-hook gc`");
+        line(&mut text, "kernel", &format!("its pin is gone; {}", detail.remedy));
         return text;
     };
     line(&mut text, "kernel type", &kernel.link_type);
     let places = [("interface", kernel.interface.map(u64::from)), ("cgroup", kernel.cgroup_id)];
     for (what, id) in places.into_iter().filter_map(|(what, id)| Some((what, id?))) {
-        line(&mut text, what, &if id == 0 { "gone".to_owned() } else { id.to_string() });
+        line(&mut text, what, &if id == 0 { format!("gone; {}", detail.remedy) } else { id.to_string() });
     }
     text
 }
@@ -360,10 +372,18 @@ mod tests {
     fn a_link_is_shown_with_all_that_is_known() {
         let info = LinkInfo { id: 85, link_type: 6, program: 75, interface: Some(0), cgroup: Some(3) };
         let text = link(&by_hand(), 85, Some(&info), Format::Table).unwrap();
-        assert!(text.ends_with("  kernel type  xdp\n  interface    gone\n  cgroup       3\n"), "{text}");
-        for line in
-            ["  netns        /run/netns/blue\n", "  priority     55\n", "  proceed on   pass\n", "  metadata     site=b\n"]
-        {
+        assert!(
+            text.ends_with(
+                "  kernel type  xdp\n  interface    gone; remove it with `bpfman-hook detach 85`\n  cgroup       3\n"
+            ),
+            "{text}"
+        );
+        for line in [
+            "  netns        /run/netns/blue\n",
+            "  priority     55 (recorded; it orders nothing yet)\n",
+            "  proceed on   pass\n",
+            "  metadata     site=b\n",
+        ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         require_documented(&link(&by_hand(), 85, Some(&info), Format::Json).unwrap());

@@ -15,7 +15,7 @@ use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::lifecycle::reconcile::{Depth, Mode};
 use crate::lifecycle::release::Released;
-use crate::lifecycle::{Lifecycle, registries_file};
+use crate::lifecycle::{Lifecycle, podman_names, registries_file};
 use crate::model::annotations::Request;
 use crate::model::container::{Container, PodCheck, asks};
 use crate::model::ids::ContainerId;
@@ -167,6 +167,9 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>, 
     if !container.asks() {
         return Ok(Outcome::Done);
     }
+    if container.needs_podman_names() {
+        container.podman = podman_names::names(&container);
+    }
     fsutil::ensure_directory(&paths.run, 0o755)?;
     let mut store = Store::open(&paths.stores(), &clock::boot_id()?)?;
     store.give_up_by(Instant::now() + deadline.remaining());
@@ -202,7 +205,11 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>, 
         fetch_until,
         token_reach: &paths.token_reach(),
     };
-    match lifecycle.acquire(&images, start)? {
+    let acquired = lifecycle.acquire(&images, start)?;
+    for warning in request.without_effect() {
+        report.note(Some(container.id.as_str()), &warning);
+    }
+    match acquired {
         Acquired::Done(_) | Acquired::Already(_) => Ok(Outcome::Done),
         Acquired::Without(cause) => {
             export::count(series::refusal(cause.class()), 1);

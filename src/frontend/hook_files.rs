@@ -13,9 +13,10 @@ use crate::cli::Stage;
 use crate::model::policy::Engine;
 use crate::paths::Paths;
 
-/// The one pattern on annotations, unanchored at its end. One, because the patterns of a hook file are ANDed: with two, a
-/// container with one kind of key would start without us.
-pub const PATTERN: &str = r"^([a-z0-9-]+\.)?hook\.bpfman\.io/";
+/// The one pattern on annotations: our keys and what looks like one (`model::annotations::resembles_ours`), so that a misspelt key is
+/// refused and not ignored. One, because the patterns of a hook file are ANDed: with two, a container with one kind of key would
+/// start without us.
+pub const PATTERN: &str = r"(^|[^A-Za-z0-9])[Hh][Oo][Oo][Kk][Ss]?[^A-Za-z0-9/]*[Bb][Pp][Ff][Mm][Aa][Nn]";
 
 /// Seconds after which a runtime kills the hook. Our own deadline is shorter, so that we undo ourselves.
 pub const TIMEOUT: u64 = 30;

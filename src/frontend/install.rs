@@ -19,7 +19,7 @@ use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
 use crate::frontend::install_check::check;
 use crate::frontend::nri::unit;
-use crate::frontend::{documents, install_policy, metrics_files, service_files};
+use crate::frontend::{documents, gc_files, install_policy, metrics_files, service_files};
 use crate::frontend::{fail, print};
 use crate::image::UnusableSigner;
 use crate::lifecycle::error::chain;
@@ -94,7 +94,7 @@ pub enum InstallError {
 /// One step, done or only planned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// `write`, `remove`, `make`, `mount`, `unmount`, `run`.
+    /// `write`, `remove`, `make`, `mount`, `unmount`, `run`; `advise` for what is left to the administrator.
     pub action: &'static str,
     /// On what.
     pub object: String,
@@ -292,6 +292,9 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
     if targets.metrics.metrics {
         metrics_files::install(&targets.metrics, place, work)?;
     }
+    if !targets.no_timer {
+        gc_files::install(place, work)?;
+    }
     Ok(())
 }
 
@@ -341,6 +344,7 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
         return Err(ContainerdError::StillRead.into());
     }
     if left.0.is_empty() && !others {
+        gc_files::uninstall(place, work)?;
         work.unmount()?;
         if place.has_units() {
             work.remove(&place.mount_unit())?;

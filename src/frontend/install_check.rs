@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::cli::{Stage, Targets};
 use crate::frontend::containerd::examine as containerd;
 use crate::frontend::finding::{Finding, Findings, Status};
+use crate::frontend::gc_files;
 use crate::frontend::hook_files::{self, Engines, HOOKS_DIR, PODMAN_DROP_IN};
 use crate::frontend::hooks_dir::{HooksDir, below};
 use crate::frontend::install::{Place, asked};
@@ -40,6 +41,9 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
     for (name, path, text) in units {
         let again = if name == "service unit" { "run `bpfman-hook install --service`" } else { &again };
         findings.push(file(name, &place.staged(&path), &text, again));
+    }
+    if place.has_units() && !targets.no_timer {
+        findings.0.extend(gc_files::check(&place, &again));
     }
     let mut stages = if engines.0.is_empty() { Vec::new() } else { vec![Stage::CreateRuntime, Stage::Poststop] };
     if engines.0.contains(&Engine::Podman) {
@@ -220,6 +224,7 @@ mod tests {
                 service: Default::default(),
                 nri: Default::default(),
                 metrics: Default::default(),
+                no_timer: false,
                 podman: true,
                 crio: false,
                 policy: None,
@@ -309,12 +314,9 @@ mod tests {
         }
         let here = Installed::new();
         let hook = here.path("/usr/share/containers/oci/hooks.d/50-bpfman-hook-poststop.json");
-        for (old, new) in [
-            ("30", "3"),
-            ("^([a-z0-9-]+", "^([a-z]+"),
-            ("[\"poststop\"]", "[\"poststart\"]"),
-            ("hook\", \"poststop", "hook\", \"gc"),
-        ] {
+        for (old, new) in
+            [("30", "3"), ("[Ss]?[^", "[^"), ("[\"poststop\"]", "[\"poststart\"]"), ("hook\", \"poststop", "hook\", \"gc")]
+        {
             let text = fs::read_to_string(&hook).unwrap();
             assert!(text.contains(old), "{old}");
             fs::write(&hook, text.replace(old, new)).unwrap();

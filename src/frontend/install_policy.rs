@@ -122,6 +122,7 @@ mod tests {
             service: Default::default(),
             nri: Default::default(),
             metrics: Default::default(),
+            no_timer: false,
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(host.clone()),

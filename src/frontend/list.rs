@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::frontend::detail::OtherProgram;
 use crate::frontend::table::{Table, printable};
-use crate::frontend::view::{self, LinkView, OwnerView, ProgramView, Stats};
+use crate::frontend::view::{self, LinkView, OwnerState, OwnerView, ProgramView, Stats};
+use crate::lifecycle::health::{Health, Trouble};
 use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
 
@@ -42,8 +43,8 @@ enum Entry<'a> {
 pub type Answers = Option<BTreeMap<u32, Stats>>;
 
 /// `list programs`; `others` are those that no record names.
-pub fn programs(records: &[OwnerRecord], others: &[OtherProgram], format: Format, stats: &Answers) -> String {
-    let mut programs: Vec<ProgramView> = records.iter().flat_map(view::programs).collect();
+pub fn programs(records: &[OwnerRecord], others: &[OtherProgram], format: Format, stats: &Answers, health: &Health) -> String {
+    let mut programs: Vec<ProgramView> = records.iter().flat_map(view::programs).map(|p| p.with(health)).collect();
     for program in &mut programs {
         program.stats = program.id.and_then(|id| stats.as_ref()?.get(&id).copied());
     }
@@ -56,7 +57,7 @@ pub fn programs(records: &[OwnerRecord], others: &[OtherProgram], format: Format
                 let said = |say: fn(&Stats) -> String| p.stats.as_ref().map_or_else(|| "-".to_owned(), say);
                 table.row([
                     id(p.id),
-                    p.name.to_string(),
+                    name(p),
                     p.kind.to_string(),
                     said(|stats| stats.run_count.to_string()),
                     said(|stats| format!("{:?}", Duration::from_nanos(stats.run_time_ns))),
@@ -78,14 +79,14 @@ pub fn programs(records: &[OwnerRecord], others: &[OtherProgram], format: Format
                     unknown(),
                 ]);
             }
-            table.to_string()
+            table.to_string() + &remedies(records, health)
         }
         Format::Table => {
             let mut table = Table::new(&["PROGRAM ID", "NAME", "TYPE", "SCOPE", "LINKS", "OWNER", "IMAGE"]);
             for p in &programs {
                 table.row([
                     id(p.id),
-                    p.name.to_string(),
+                    name(p),
                     p.kind.to_string(),
                     word(&p.scope),
                     p.links.len().to_string(),
@@ -97,14 +98,14 @@ pub fn programs(records: &[OwnerRecord], others: &[OtherProgram], format: Format
                 let unknown = || "-".to_owned();
                 table.row([o.id.to_string(), o.name.clone(), o.kind.clone(), unknown(), unknown(), unknown(), unknown()]);
             }
-            table.to_string()
+            table.to_string() + &remedies(records, health)
         }
     }
 }
 
 /// `list links`
-pub fn links(records: &[OwnerRecord], format: Format) -> String {
-    let programs = records.iter().flat_map(view::programs);
+pub fn links(records: &[OwnerRecord], format: Format, health: &Health) -> String {
+    let programs = records.iter().flat_map(view::programs).map(|program| program.with(health));
     let links: Vec<LinkView> = programs.flat_map(|p| p.links).collect();
     match format {
         Format::Json => json(&links),
@@ -115,32 +116,46 @@ pub fn links(records: &[OwnerRecord], format: Format) -> String {
                 table.row([
                     id(l.id),
                     l.at.word().to_owned(),
-                    l.at.to_string(),
+                    l.place(),
                     id(l.program_id),
                     l.program.to_string(),
                     owner_name(records, l.owner),
                 ]);
             }
-            table.to_string()
+            table.to_string() + &remedies(records, health)
         }
     }
 }
 
+/// A program's name, and that the kernel does not have it.
+fn name(program: &ProgramView) -> String {
+    match program.gone {
+        Some(loss) => format!("{} ({})", program.name, loss.words()),
+        None => program.name.to_string(),
+    }
+}
+
+/// What to do about what is lost, a line for each; nothing where nothing is.
+fn remedies(records: &[OwnerRecord], health: &Health) -> String {
+    let line = |trouble: Trouble| format!("{}: {}; {}\n", printable(&trouble.what), trouble.why, trouble.remedy);
+    health.troubles(records).into_iter().map(line).collect()
+}
+
 /// `list containers`: a tree for each container.
-pub fn containers(records: &[OwnerRecord], format: Format) -> String {
-    let views: Vec<OwnerView> = records.iter().map(OwnerView::new).collect();
+pub fn containers(records: &[OwnerRecord], format: Format, health: &Health) -> String {
+    let views: Vec<OwnerView> = records.iter().map(|record| OwnerView::new(record, health)).collect();
     let shown = || views.iter().filter(|v| v.kind == "container");
     match format {
         Format::Json => json(&shown().collect::<Vec<_>>()),
         Format::Quiet => shown().map(|v| format!("{}\n", v.id)).collect(),
         Format::Table if shown().next().is_none() => "no container has programs or a bpffs of ours\n".to_owned(),
-        Format::Table => shown().map(|view| tree(view, &views, Detail::Brief)).collect(),
+        Format::Table => shown().map(|view| tree(view, &views, Detail::Brief)).collect::<String>() + &remedies(records, health),
     }
 }
 
 /// `inspect CONTAINER`: everything about the containers whose id begins with `prefix`; None where there is none.
-pub fn inspect(records: &[OwnerRecord], prefix: &str, format: Format) -> Option<String> {
-    let views: Vec<OwnerView> = records.iter().map(OwnerView::new).collect();
+pub fn inspect(records: &[OwnerRecord], prefix: &str, format: Format, health: &Health) -> Option<String> {
+    let views: Vec<OwnerView> = records.iter().map(|record| OwnerView::new(record, health)).collect();
     let exact = views.iter().any(|v| v.kind == "container" && v.id == prefix);
     let matches = |v: &&OwnerView| v.kind == "container" && if exact { v.id == prefix } else { v.id.starts_with(prefix) };
     let found: Vec<&OwnerView> = views.iter().filter(matches).collect();
@@ -191,7 +206,11 @@ fn tree(view: &OwnerView, all: &[OwnerView], detail: Detail) -> String {
     let mut branches: Vec<(String, Vec<String>)> = Vec::new();
     if let Some(reason) = &view.reason {
         let log = view.verifier_log.iter().filter(|_| detail == Detail::Whole).flat_map(|log| log.lines());
-        branches.push((format!("failed: {}", printable(reason)), log.map(printable).collect()));
+        let branch = match view.state {
+            OwnerState::Dead => format!("dead: {}; `bpfman-hook gc` releases what it has", printable(reason)),
+            _ => format!("failed: {}", printable(reason)),
+        };
+        branches.push((branch, log.map(printable).collect()));
     }
     branches.extend(view.leftovers.iter().map(|left| (format!("left behind: {}", printable(left)), Vec::new())));
     branches.extend(view.programs.iter().map(|p| program_branch(p, "")));
@@ -222,11 +241,11 @@ fn program_branch(program: &ProgramView, whose: &str) -> (String, Vec<String>) {
     let title = format!(
         "program {} {kind} {}{whose}  [{}, {}]",
         id(program.id),
-        printable(&program.name),
+        printable(&name(program)),
         printable(&program.image),
         verdict(program),
     );
-    let links = program.links.iter().map(|l| format!("link {} on {}", id(l.id), printable(&l.at.to_string())));
+    let links = program.links.iter().map(|l| format!("link {} on {}", id(l.id), printable(&l.place())));
     (title, links.collect())
 }
 
@@ -274,7 +293,9 @@ pub(super) mod tests {
 
     use super::*;
     use crate::frontend::list_json;
+    use crate::lifecycle::health::Loss;
     use crate::store::Store;
+    use crate::sys::Errno;
 
     /// A container in a pod that has one of everything, its network namespace, and a failed one.
     pub fn records() -> Vec<OwnerRecord> {
@@ -326,14 +347,14 @@ pub(super) mod tests {
 
     #[test]
     fn a_container_is_a_tree() {
-        let text = containers(&records(), Format::Table);
+        let text = containers(&records(), Format::Table, &Health::default());
         let expected = "\
 web  ready  containerd  shop/front/web  pid 500
 ├─ left behind: remove the pin link_9
 ├─ program 71 cgroup_skb out  [oci:/images/count:v1, verified by /etc/k?.pub]
 │  └─ link 81 on egress
 ├─ program 72 xdp count of the pod  [oci:/images/count:v1, accepted unsigned]
-│  └─ link 82 on eth0
+│  └─ link 82 on eth0 in generic mode (skb)
 ├─ map 62 state
 └─ bpffs /sys/fs/bpf (private)
    └─ map 61 packets as pkts (ro)
@@ -341,8 +362,36 @@ bad  failed  containerd
 └─ failed: attach xdp?to eth7: no such interface
 ";
         assert_eq!(text, expected);
-        let whole = inspect(&records(), "bad", Format::Table).unwrap();
+        let whole = inspect(&records(), "bad", Format::Table, &Health::default()).unwrap();
         assert!(whole.ends_with("no such interface\n   └─ R1 !read_ok\n"), "{whole}");
+    }
+
+    #[test]
+    fn what_is_dead_or_lost_is_told_with_its_remedy() {
+        let health = Health {
+            dead: BTreeMap::from([(OwnerNo(3), "its init, process 500, is gone".to_owned())]),
+            programs: BTreeMap::from([(71, Loss::Removed)]),
+            links: BTreeMap::from([(81, Loss::Removed), (82, Loss::Interface)]),
+        };
+        let text = containers(&records(), Format::Table, &health);
+        for line in [
+            "web  dead  containerd",
+            "├─ dead: its init, process 500, is gone; `bpfman-hook gc` releases what it has\n",
+            "cgroup_skb out (gone: its pin was removed)",
+            "link 82 on eth0 in generic mode (skb) (gone: its interface is gone)\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        let end = "link 82 on eth0 of network namespace 99 of sandbox box: gone: its interface is gone; start the pod again\n";
+        for text in [text, links(&records(), Format::Table, &health), programs(&records(), &[], Format::Table, &None, &health)]
+        {
+            assert!(text.ends_with(end), "{text}");
+        }
+        let json: Value = serde_json::from_str(&containers(&records(), Format::Json, &health)).unwrap();
+        assert_eq!((&json[0]["state"], &json[0]["programs"][0]["gone"]), (&json!("dead"), &json!("removed")));
+        require_documented(&json.to_string());
+        let json: Value = serde_json::from_str(&links(&records(), Format::Json, &health)).unwrap();
+        assert_eq!(json[1]["gone"], "interface");
     }
 
     #[test]
@@ -350,8 +399,9 @@ bad  failed  containerd
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("stores"), "boot").unwrap();
         let listings = || {
-            let programs = store.read(list_json::programs).unwrap();
-            let links = store.read(list_json::links).unwrap();
+            let asks = list_json::Kernel { program: |_| Ok(true), link: |_| Err(Errno::PERM) };
+            let programs = store.read(|txn| list_json::programs(txn, &asks)).unwrap();
+            let links = store.read(|txn| list_json::links(txn, &asks)).unwrap();
             assert!(programs.1.is_empty() && links.1.is_empty());
             (programs.0, links.0)
         };
@@ -367,8 +417,8 @@ bad  failed  containerd
         }
         store.write(|txn| all.iter().try_for_each(|record| txn.put(record))).unwrap();
         let (programs_text, links_text) = listings();
-        assert_eq!(programs_text, programs(&all, &[], Format::Json, &None));
-        assert_eq!(links_text, links(&all, Format::Json));
+        assert_eq!(programs_text, programs(&all, &[], Format::Json, &None, &Health::default()));
+        assert_eq!(links_text, links(&all, Format::Json, &Health::default()));
         assert_eq!(serde_json::from_str::<Vec<Value>>(&programs_text).unwrap().len(), 802);
     }
 
@@ -376,13 +426,13 @@ bad  failed  containerd
     fn what_the_kernel_says_is_there_where_it_was_asked() {
         let stats = Stats { run_time_ns: 1_500, run_count: 3, memory_bytes: Some(4096), verified_instructions: 17 };
         let answers = Some(BTreeMap::from([(71, stats)]));
-        let json: Value = serde_json::from_str(&programs(&records(), &[], Format::Json, &answers)).unwrap();
+        let json: Value = serde_json::from_str(&programs(&records(), &[], Format::Json, &answers, &Health::default())).unwrap();
         assert_eq!(
             json[0]["stats"],
             json!({"run_time_ns": 1500, "run_count": 3, "memory_bytes": 4096, "verified_instructions": 17})
         );
         assert!(json[1].get("stats").is_none(), "it was gone");
-        let table = programs(&records(), &[], Format::Table, &answers);
+        let table = programs(&records(), &[], Format::Table, &answers, &Health::default());
         let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[1][..7], ["71", "out", "cgroup_skb", "3", "1.5µs", "4096", "17"], "{table}");
         assert_eq!(rows[2][..7], ["72", "count", "xdp", "-", "-", "-", "-"], "{table}");
@@ -391,19 +441,19 @@ bad  failed  containerd
     #[test]
     fn ids_alone_are_one_a_line() {
         let all = records();
-        assert_eq!(programs(&all, &[], Format::Quiet, &None), "71\n72\n");
-        assert_eq!(links(&all, Format::Quiet), "81\n82\n");
-        assert_eq!(containers(&all, Format::Quiet), "web\nbad\n");
-        assert_eq!(inspect(&all, "b", Format::Quiet).unwrap(), "bad\n");
-        assert!(inspect(&all, "99", Format::Table).is_none(), "a network namespace is no container");
+        assert_eq!(programs(&all, &[], Format::Quiet, &None, &Health::default()), "71\n72\n");
+        assert_eq!(links(&all, Format::Quiet, &Health::default()), "81\n82\n");
+        assert_eq!(containers(&all, Format::Quiet, &Health::default()), "web\nbad\n");
+        assert_eq!(inspect(&all, "b", Format::Quiet, &Health::default()).unwrap(), "bad\n");
+        assert!(inspect(&all, "99", Format::Table, &Health::default()).is_none(), "a network namespace is no container");
     }
 
     /// Every key of what `list` and `inspect` print with `-o json` is in docs/operations.md.
     #[test]
     fn json_keys_are_documented() {
-        require_documented(&inspect(&records(), "", Format::Json).unwrap());
+        require_documented(&inspect(&records(), "", Format::Json, &Health::default()).unwrap());
         let stats = Stats { run_time_ns: 1, run_count: 1, memory_bytes: Some(1), verified_instructions: 1 };
-        require_documented(&programs(&records(), &[], Format::Json, &Some(BTreeMap::from([(71, stats)]))));
+        require_documented(&programs(&records(), &[], Format::Json, &Some(BTreeMap::from([(71, stats)])), &Health::default()));
     }
 
     /// Every key of a JSON document is in docs/operations.md.
@@ -437,8 +487,8 @@ bad  failed  containerd
         let all: Vec<_> =
             (1..=10_000).map(|no| OwnerRecord { no: OwnerNo(no), holds: vec![OwnerNo(no / 2)], ..one.clone() }).collect();
         let before = std::time::Instant::now();
-        programs(&all, &[], Format::Table, &None);
-        containers(&all, Format::Table);
+        programs(&all, &[], Format::Table, &None, &Health::default());
+        containers(&all, Format::Table, &Health::default());
         // Without optimisation; looking through all owners for each of them takes some ten seconds.
         assert!(before.elapsed() < std::time::Duration::from_secs(4), "{:?}", before.elapsed());
     }

@@ -4,23 +4,50 @@
 use serde::Serialize;
 
 use crate::frontend::view::{ProgramView, listed_programs};
+use crate::kernel::inspect::{self, LinkInfo};
+use crate::lifecycle::health::Loss;
 use crate::model::listed::ListedOwner;
 use crate::store::{Damaged, Part, ReadTxn, StoreError};
+use crate::sys::Errno;
 
 /// Elements that are made before they are written.
 const AT_ONCE: usize = 64;
 
 /// What `list programs -o json` prints.
-pub fn programs(txn: &ReadTxn<'_>) -> Result<(String, Damaged), StoreError> {
+pub fn programs(txn: &ReadTxn<'_>, asks: &Kernel) -> Result<(String, Damaged), StoreError> {
     array(txn, |owners, out| {
-        out.add(&owners.iter().flat_map(listed_programs).collect::<Vec<_>>());
+        out.add(&owners.iter().flat_map(listed_programs).map(|program| asks.about(program)).collect::<Vec<_>>());
     })
 }
 
+/// Asks the kernel what is lost of a program and its links.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel {
+    /// Whether it has the program with an id; an error is "could not tell".
+    pub program: fn(u32) -> Result<bool, Errno>,
+    /// What it says of the link with an id.
+    pub link: fn(u32) -> Result<Option<LinkInfo>, Errno>,
+}
+
+impl Kernel {
+    /// The one that runs.
+    pub const RUNNING: Self = Self { program: inspect::has_program, link: inspect::link_by_id };
+
+    fn about<'a>(&self, mut program: ProgramView<'a>) -> ProgramView<'a> {
+        let gone = program.id.is_some_and(|id| (self.program)(id) == Ok(false));
+        program.gone = gone.then_some(Loss::Removed);
+        for link in &mut program.links {
+            let answer = link.id.filter(|id| *id < inspect::FILTERS).and_then(|id| (self.link)(id).ok());
+            link.gone = answer.and_then(|answer| Loss::of_link(answer.as_ref()));
+        }
+        program
+    }
+}
+
 /// What `list links -o json` prints.
-pub fn links(txn: &ReadTxn<'_>) -> Result<(String, Damaged), StoreError> {
+pub fn links(txn: &ReadTxn<'_>, asks: &Kernel) -> Result<(String, Damaged), StoreError> {
     array(txn, |owners, out| {
-        let programs: Vec<ProgramView> = owners.iter().flat_map(listed_programs).collect();
+        let programs: Vec<ProgramView> = owners.iter().flat_map(listed_programs).map(|program| asks.about(program)).collect();
         out.add(&programs.iter().flat_map(|program| &program.links).collect::<Vec<_>>());
     })
 }

@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod documents;
 pub mod events;
 pub mod finding;
+pub mod gc_files;
 pub mod hook;
 pub mod hook_files;
 pub mod hooks_dir;

@@ -2,7 +2,8 @@
 //! for it.
 //!
 //! What the policy grants (`grant = true`) and the request needs is added: capabilities and seccomp rules, see
-//! [`crate::model::grant`]. In every other case, and whenever something is wrong, what is printed is what was read, byte for
+//! [`crate::model::grant`]; and for every container that asks for us the runtime is told to run our poststop, see
+//! [`crate::model::runtime_hooks`]. In every other case, and whenever something is wrong, what is printed is what was read, byte for
 //! byte: podman drops the stderr of this stage, while createRuntime, which comes next, can say what is wrong.
 
 use std::io::{self, Read as _, Write as _};
@@ -20,7 +21,8 @@ use crate::model::annotations::Request;
 use crate::model::config::Config;
 use crate::model::container::{asks, facts};
 use crate::model::grant::{Granted, Needs, grant};
-use crate::model::policy::Engine;
+use crate::model::policy::{ContainerFacts, Engine};
+use crate::model::runtime_hooks::add_poststop;
 use crate::model::series::{self, Outcome, Stage};
 use crate::paths::Paths;
 use crate::sys::{caps, export};
@@ -45,11 +47,11 @@ pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
         let user = std::fs::metadata("/proc/self").ok()?.uid();
         edit(text, engine.unwrap_or(Engine::Podman), user, || policy_files::load(paths).ok())
     });
-    if let Some((_, granted)) = &edited {
+    if let Some(Edited { granted: Some(granted), .. }) = &edited {
         // Never silently: whoever looks for where a capability comes from finds it here.
         Report::new(paths).note(None, &format!("precreate: policy grants the container {granted}"));
     }
-    let printed = edited.as_ref().map_or(text.as_slice(), |(spec, _)| spec.as_bytes());
+    let printed = edited.as_ref().map_or(text.as_slice(), |edited| edited.spec.as_bytes());
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(printed).and_then(|()| stdout.flush());
     if edited.is_some() || written.is_err() {
@@ -62,28 +64,46 @@ pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
     }
 }
 
-/// The edited configuration and what was added to it; None where it stays as it is.
-fn edit(
-    text: &str,
-    engine: Engine,
-    runtime_user: u32,
-    policy: impl FnOnce() -> Option<LoadedPolicy>,
-) -> Option<(String, Granted)> {
+/// A configuration that was changed.
+#[derive(Debug, PartialEq)]
+struct Edited {
+    /// The whole text.
+    spec: String,
+    /// What policy grants; None where that is nothing.
+    granted: Option<Granted>,
+}
+
+/// The edited configuration; None where it stays as it is.
+fn edit(text: &str, engine: Engine, runtime_user: u32, policy: impl FnOnce() -> Option<LoadedPolicy>) -> Option<Edited> {
     let config = Config::parse(text).ok()?;
     if config.vm || !asks(config.annotations.keys()) {
         return None;
     }
-    let workload = engine.workload(&config.annotations).ok()?;
-    let request = Request::parse(&config.annotations, workload.container.as_deref()).ok()??;
-    let loaded = policy()?;
-    let admission = admit(&loaded.policy, &facts(&config, engine, &workload, runtime_user), &request).ok()?;
-    if !admission.grant {
-        return None;
-    }
-    let needs = Needs::of(admission.delegation.as_ref(), !request.maps.is_empty());
     let mut spec: Value = serde_json::from_str(text).ok()?;
-    let granted = grant(&mut spec, &config, &needs).ok()?;
-    (!granted.is_empty()).then(|| (spec.to_string(), granted))
+    // Where it cannot be told what it asks for, createRuntime says so; keys that name a container are read there alone.
+    let asked = engine.workload(&config.annotations).ok().and_then(|workload| {
+        let request = Request::parse(&config.annotations, workload.container.as_deref()).ok()??;
+        Some((request, facts(&config, engine, &workload, runtime_user)))
+    });
+    let granted = match asked {
+        Some((request, facts)) => policy().and_then(|loaded| what_policy_grants(&mut spec, &config, &request, &facts, &loaded)),
+        None => None,
+    };
+    let added = add_poststop(&mut spec);
+    (added || granted.is_some()).then(|| Edited { spec: spec.to_string(), granted })
+}
+
+/// Adds to the configuration what policy grants; None where that is nothing.
+fn what_policy_grants(
+    spec: &mut Value,
+    config: &Config,
+    request: &Request,
+    facts: &ContainerFacts,
+    loaded: &LoadedPolicy,
+) -> Option<Granted> {
+    let admission = admit(&loaded.policy, facts, request).ok().filter(|admission| admission.grant)?;
+    let needs = Needs::of(admission.delegation.as_ref(), !request.maps.is_empty());
+    grant(spec, config, &needs).ok().filter(|granted| !granted.is_empty())
 }
 
 #[cfg(test)]
@@ -123,8 +143,22 @@ mod tests {
     }
 
     fn edited(text: &str, policy_text: &str) -> Option<(Value, Granted)> {
-        let (spec, granted) = edit(text, Engine::Podman, 0, || policy(policy_text))?;
-        Some((serde_json::from_str(&spec).unwrap(), granted))
+        let edited = edit(text, Engine::Podman, 0, || policy(policy_text))?;
+        Some((serde_json::from_str(&edited.spec).unwrap(), edited.granted.unwrap()))
+    }
+
+    #[test]
+    fn who_asks_is_released_by_the_runtime_too() {
+        let ours = serde_json::json!([{ "path": "/b", "args": ["bpfman-hook", "hook", "createRuntime"] }]);
+        let hooked = |annotations: &[(&str, &str)]| {
+            let mut spec: Value = serde_json::from_str(&with("podman-4.3.1_default", annotations)).unwrap();
+            spec["hooks"]["createRuntime"] = ours.clone();
+            edit(&spec.to_string(), Engine::Podman, 0, || None)
+                .map(|edited| serde_json::from_str::<Value>(&edited.spec).unwrap())
+        };
+        let spec = hooked(&[("image", "oci:/srv/demo"), ("programs", "xdp:count")]).unwrap();
+        assert_eq!(spec["hooks"]["poststop"][0]["args"][2], "poststop");
+        assert_eq!(hooked(&[]), None);
     }
 
     #[test]

@@ -5,12 +5,41 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use crate::lifecycle::health::{Health, Loss};
 use crate::model::annotations::MapAccess;
-use crate::model::attach_point::{AttachPoint, ProgramKind, Scope};
+use crate::model::attach_point::{AttachPoint, ProgramKind, Scope, XdpMode};
 use crate::model::bytecode::Verdict;
 use crate::model::delegation::{Category, Delegation};
 use crate::model::listed::ListedOwner;
 use crate::model::record::{Owner, OwnerRecord, Phase};
+
+/// How an owner is: how far its record got, or that nobody lives to whom it belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OwnerState {
+    /// Recorded, not yet complete.
+    Pending,
+    /// Complete.
+    Ready,
+    /// Being undone.
+    Releasing,
+    /// Refused or undone after a failure.
+    Failed,
+    /// Complete, and its container or pod is gone: gc releases it.
+    Dead,
+}
+
+impl OwnerState {
+    fn of(record: &OwnerRecord, health: &Health) -> Self {
+        match record.phase {
+            _ if health.dead.contains_key(&record.no) => Self::Dead,
+            Phase::Pending => Self::Pending,
+            Phase::Ready => Self::Ready,
+            Phase::Releasing => Self::Releasing,
+            Phase::Failed => Self::Failed,
+        }
+    }
+}
 
 /// One owner: a container, a pod's network namespace, or the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,9 +50,9 @@ pub struct OwnerView<'a> {
     pub kind: &'static str,
     /// The container's id, the namespace's cookie, or the application.
     pub id: String,
-    /// `ready`, `pending`, `releasing` or `failed`.
-    pub state: Phase,
-    /// Why it failed.
+    /// `ready`, `pending`, `releasing`, `failed` or `dead`.
+    pub state: OwnerState,
+    /// Why it failed or is dead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The end of the verifier's log, where the verifier refused a program.
@@ -98,8 +127,22 @@ pub struct ProgramView<'a> {
     /// What the kernel says about it now; only where it was asked (`--stats`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stats: Option<Stats>,
+    /// What became of it, where the kernel does not have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gone: Option<Loss>,
     /// Its links.
     pub links: Vec<LinkView<'a>>,
+}
+
+impl ProgramView<'_> {
+    /// With what is lost of it and of its links.
+    pub fn with(mut self, health: &Health) -> Self {
+        self.gone = self.id.and_then(|id| health.programs.get(&id).copied());
+        for link in &mut self.links {
+            link.gone = link.id.and_then(|id| health.links.get(&id).copied());
+        }
+        self
+    }
 }
 
 /// What the kernel says about a program.
@@ -129,6 +172,21 @@ pub struct LinkView<'a> {
     pub owner: u64,
     /// Where it attaches.
     pub at: Cow<'a, AttachPoint>,
+    /// What became of it, where it does not run any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gone: Option<Loss>,
+}
+
+impl LinkView<'_> {
+    /// Its place, with what there is to say about it.
+    pub fn place(&self) -> String {
+        let mode = match &*self.at {
+            AttachPoint::Xdp { mode: Some(XdpMode::Skb), .. } => " in generic mode (skb)",
+            _ => "",
+        };
+        let gone = self.gone.map(|loss| format!(" ({})", loss.words())).unwrap_or_default();
+        format!("{}{mode}{gone}", self.at)
+    }
 }
 
 /// One map.
@@ -157,7 +215,7 @@ pub struct BpffsView {
 
 impl<'a> OwnerView<'a> {
     /// The view of one record.
-    pub fn new(record: &'a OwnerRecord) -> Self {
+    pub fn new(record: &'a OwnerRecord, health: &Health) -> Self {
         let (kind, id, bundle) = match &record.owner {
             Owner::Container { id, bundle, .. } => {
                 ("container", id.to_string(), Some(bundle.display().to_string()).filter(|bundle| !bundle.is_empty()))
@@ -170,8 +228,8 @@ impl<'a> OwnerView<'a> {
             owner: record.no.0,
             kind,
             id,
-            state: record.phase,
-            reason: record.failure.clone(),
+            state: OwnerState::of(record, health),
+            reason: record.failure.clone().or_else(|| health.dead.get(&record.no).cloned()),
             verifier_log: record.verifier_log.clone(),
             leftovers: record.leftovers.clone(),
             engine: record.engine.map(|e| e.word()),
@@ -181,7 +239,7 @@ impl<'a> OwnerView<'a> {
             pid: record.init.map(|init| init.pid.get()),
             bundle,
             created: record.created,
-            programs: programs(record).collect(),
+            programs: programs(record).map(|program| program.with(health)).collect(),
             maps: maps(record),
             bpffs: record.bpffs.as_ref().map(|bpffs| BpffsView {
                 path: bpffs.path.display().to_string(),
@@ -216,6 +274,7 @@ pub fn programs(record: &OwnerRecord) -> impl Iterator<Item = ProgramView<'_>> {
             program: program.function.as_str().into(),
             owner: record.no.0,
             at: Cow::Borrowed(&link.at),
+            gone: None,
         });
         Some(ProgramView {
             id: program.id,
@@ -230,6 +289,7 @@ pub fn programs(record: &OwnerRecord) -> impl Iterator<Item = ProgramView<'_>> {
             by: by.map(|by| by.as_str().into()),
             layout: layout.map(|layout| layout.as_str().into()),
             stats: None,
+            gone: None,
             links: links.collect(),
         })
     })
@@ -246,6 +306,7 @@ pub fn listed_programs<'a>(owner: &'a ListedOwner<'_>) -> impl Iterator<Item = P
             program: (*program.function).into(),
             owner: owner.no.0,
             at: Cow::Borrowed(&link.at),
+            gone: None,
         });
         Some(ProgramView {
             id: program.id,
@@ -260,6 +321,7 @@ pub fn listed_programs<'a>(owner: &'a ListedOwner<'_>) -> impl Iterator<Item = P
             by: image.verdict.by.as_deref().map(Cow::Borrowed),
             layout: image.verdict.layout.as_deref().map(Cow::Borrowed),
             stats: None,
+            gone: None,
             links: links.collect(),
         })
     })

@@ -33,6 +33,33 @@ pub fn program_by_id(id: u32) -> Result<Inspected<ProgramInfo>, Errno> {
     Ok(Inspected { info: bpf::program_info(program.as_fd())?, memory: bpf::locked_memory(program.as_fd()) })
 }
 
+/// Ids from here on are no link's of the kernel's, which counts as far as a signed number goes: we give them to filters.
+pub const FILTERS: u32 = 1 << 31;
+
+/// True where the kernel has a program with this id.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN.
+pub fn has_program(id: u32) -> Result<bool, Errno> {
+    match bpf::program_by_id(id) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// What the kernel says about the link with an id; None where there is none.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN.
+pub fn link_by_id(id: u32) -> Result<Option<LinkInfo>, Errno> {
+    match bpf::link_by_id(id) {
+        Ok(link) => bpf::link_info(link.as_fd()).map(Some),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// What the kernel says about a pinned map; None where there is no such pin.
 pub fn map(directory: &Path, pin: &PinName) -> Result<Option<Inspected<MapInfo>>, KernelError> {
     inspect(directory, pin, |object| bpf::map_info(object.as_fd()))

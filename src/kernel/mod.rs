@@ -53,6 +53,7 @@ pub use crate::kernel::survey::{Need, Survey, SurveyedMap, SurveyedProgram, surv
 pub use crate::kernel::token_reach::Probed;
 pub use crate::kernel::user_elf::UserElfError;
 pub use crate::kernel::verifier::VerifierLog;
+use crate::model::attach_point::XdpMode;
 use crate::model::ids::{OwnerNo, PinName};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
@@ -180,9 +181,8 @@ pub trait Kernel {
     /// existing directory of our bpffs. On error some pins may be left: the caller releases by the record.
     fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError>;
 
-    /// Attaches a program that was pinned under `directory`, pins the link there, and returns the link's kernel id: None for a
-    /// filter of the traffic control layer, which is no object of its own.
-    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<Option<u32>, KernelError>;
+    /// Attaches a program that was pinned under `directory`, pins the link there, and says what came of it.
+    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<Attached, KernelError>;
 
     /// Undoes what `attach` did, from the record alone: removes the pin, and what the pin could not hold. An absent one is a
     /// success; the result says whether it was there.
@@ -202,6 +202,15 @@ pub trait Kernel {
 
     /// The owners that have a directory below `fs`, our bpffs; none where it is not mounted.
     fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError>;
+}
+
+/// A link that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attached {
+    /// The kernel's id: None for a filter of the traffic control layer, which is no object of its own.
+    pub id: Option<u32>,
+    /// For xdp the mode in which it runs, whatever was asked for.
+    pub mode: Option<XdpMode>,
 }
 
 /// The kernel that runs.
@@ -225,7 +234,7 @@ impl Kernel for LinuxKernel {
         load::load(directory, object)
     }
 
-    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<Option<u32>, KernelError> {
+    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<Attached, KernelError> {
         attach::attach(directory, link, places)
     }
 

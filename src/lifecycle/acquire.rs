@@ -269,7 +269,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let directory = self.fs.join(record.no.directory());
         for (planned, link) in plan.links.iter().zip(&mut record.links) {
             self.check_deadline()?;
-            link.id = self.attach(&directory, planned, self.host.places(init))?;
+            let attached = self.attach(&directory, planned, self.host.places(init))?;
+            link.id = attached.id;
+            link.runs_in(attached.mode);
         }
         Ok(())
     }

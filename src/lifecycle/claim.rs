@@ -14,7 +14,7 @@ use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::AttachPoint;
 use crate::model::container::Container;
-use crate::model::facts::Facts;
+use crate::model::facts::{Facts, NetnsFact};
 use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
 use crate::model::plan::{OwnerPlan, Plan};
 use crate::model::record::{Owner, OwnerRecord, Phase};
@@ -45,6 +45,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Outdated(Box<OwnerRecord>),
             Refused(Cause),
         }
+        let sandbox = match &facts.netns {
+            NetnsFact::Sandbox { sandbox, .. } => sandbox.clone(),
+            _ => None,
+        };
         let until = Instant::now() + POD_WAIT;
         loop {
             let claim = self.store.write::<_, StoreError>(|txn| {
@@ -107,7 +111,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 }
                 let mut netns = self.blank(container);
                 netns.no = self.free_number(txn)?;
-                netns.owner = Owner::Netns { cookie: facts.netns_cookie, sandbox: container.sandbox.clone() };
+                netns.owner = Owner::Netns { cookie: facts.netns_cookie, sandbox: sandbox.clone() };
                 netns.request = Some(signature);
                 netns.holders.push(record.no);
                 fill(&mut netns, wanted);

@@ -11,6 +11,7 @@ use crate::model::container::{Container, PodCheck};
 use crate::model::facts::{CgroupFact, Facts, NetnsFact, UsernsFact};
 use crate::model::ids::{ContainerId, Pid, ProcessIdentity};
 use crate::model::plan::PlannedBpffs;
+use crate::model::podman::PodCgroup;
 use crate::model::policy::Engine;
 use crate::sys::bpffs::{MapFile, Spec};
 use crate::sys::pid::{self, Namespace, Namespaces, Process};
@@ -86,21 +87,55 @@ impl LinuxHost {
         // A path: an engine made it for the container or its sandbox, or it is somebody else's.
         if matches!(container.engine, Engine::Containerd | Engine::CriO) {
             let pause = match container.config.namespace(NamespaceKind::Network) {
-                NamespaceSource::Joined(path) => process_of(path, init.namespaces.network),
+                NamespaceSource::Joined(path) => process_of(path, Some(init.namespaces.network)).map(|p| p.identity()),
                 _ => None,
             };
             return Ok(NetnsFact::Sandbox { sandbox: container.sandbox.clone(), pause });
         }
-        let other = pid::processes_in_netns(init.namespaces.network, &[init.process.pid()])?;
+        if let (Engine::Podman, Some(fact)) = (container.engine, self.podman_pod(init, container)?) {
+            return Ok(fact);
+        }
+        let other = pid::processes_in_netns(init.namespaces.network, |pid| pid == init.process.pid())?;
         Ok(other.map_or(NetnsFact::Own, |other| NetnsFact::Foreign { other: other.get() }))
+    }
+
+    /// The network of a podman pod, if that is what the container has: the infra container is its sandbox.
+    ///
+    /// Its proof: podman has put the container into a pod's cgroup and given it the network namespace of a process that is in the same
+    /// cgroup, and whose container is the one that podman's annotation names as the sandbox. Somebody from outside of the pod makes it
+    /// a foreign one. An image can spoil the annotation, and is treated as a stranger then; the id that it would have to name it does
+    /// not know.
+    fn podman_pod(&self, init: &Init, container: &Container) -> Result<Option<NetnsFact>, HostError> {
+        let cgroups_path = container.config.cgroups_path.as_deref().unwrap_or_default();
+        let (Some(pod), NamespaceSource::Joined(path)) =
+            (PodCgroup::of(cgroups_path, container.id.as_str()), container.config.namespace(NamespaceKind::Network))
+        else {
+            return Ok(None);
+        };
+        let netns = init.namespaces.network;
+        let Some(infra) = process_of(path, Some(netns)) else { return Ok(None) };
+        let cgroup = infra.cgroup_text()?;
+        let Some(sandbox) = pod.member(&cgroup).filter(|id| container.sandbox.as_deref() == Some(*id)) else {
+            return Ok(None);
+        };
+        let in_pod = |pid| pid::open_process(pid).and_then(|p| p.cgroup_text()).is_ok_and(|text| pod.member(&text).is_some());
+        let stranger = pid::processes_in_netns(netns, |pid| pid == init.process.pid() || in_pod(pid))?;
+        Ok(Some(match stranger {
+            Some(other) => NetnsFact::Foreign { other: other.get() },
+            None => NetnsFact::Sandbox { sandbox: Some(sandbox.to_owned()), pause: Some(infra.identity()) },
+        }))
     }
 }
 
-/// The process behind `/proc/<pid>/ns/net`, if it is in the network namespace with this inode.
-fn process_of(path: &Path, netns: u64) -> Option<ProcessIdentity> {
+/// The process behind `/proc/<pid>/ns/net`; with `netns`, only if it is in the network namespace with this inode.
+pub(super) fn process_of(path: &Path, netns: Option<u64>) -> Option<Process> {
     let number = path.strip_prefix("/proc").ok()?.to_str()?.strip_suffix("/ns/net")?;
     let process = pid::open_process(Pid::new(number.parse().ok()?).ok()?).ok()?;
-    (process.namespaces().ok()?.network == netns).then(|| process.identity())
+    let there = match netns {
+        Some(netns) => process.namespaces().ok()?.network == netns,
+        None => true,
+    };
+    there.then_some(process)
 }
 
 impl Host for LinuxHost {

@@ -143,7 +143,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Why an owner is dead, or None.
-    pub(super) fn is_dead(&self, record: &OwnerRecord) -> Result<Option<String>, Cause> {
+    pub fn is_dead(&self, record: &OwnerRecord) -> Result<Option<String>, Cause> {
         match record.phase {
             Phase::Failed => match record.init.filter(|_| record.missed) {
                 Some(init) if !self.host.is_alive(&init)? => Ok(Some(format!("its init, process {}, is gone", init.pid))),

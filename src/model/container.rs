@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::model::annotations::{PREFIX, Request, RequestError};
+use crate::model::annotations::{Request, RequestError, names_a_container, resembles_ours};
 use crate::model::config::{Capability, Config, IdMapping, NamespaceKind, NamespaceSource};
 use crate::model::delegation::Delegation;
 use crate::model::engine::EngineError;
 use crate::model::grant::Needs;
 use crate::model::ids::{ContainerId, Pid};
+use crate::model::podman::ContainerNames;
 use crate::model::policy::{ContainerFacts, Engine};
 use crate::model::record::Workload;
 use crate::model::seccomp::Allowed;
@@ -39,6 +40,8 @@ pub struct Container {
     pub pod_check: Option<PodCheck>,
     /// Its name in its pod, to which per-container keys speak; None where the engine gives none.
     pub name: Option<String>,
+    /// What podman calls it, where a key of ours names a container; the frontend finds it out.
+    pub podman: Option<ContainerNames>,
     /// `process.user`: uid and gid as the container sees them.
     pub user: (u32, u32),
     /// Its pod's sandbox, where the engine says.
@@ -142,6 +145,7 @@ impl Container {
             workload,
             labels: BTreeMap::new(),
             pod_check: None,
+            podman: None,
             user: (config.user.uid, config.user.gid),
             sandbox: engine.sandbox(&config.annotations).map(str::to_owned),
             is_sandbox: engine.is_sandbox(&config.annotations),
@@ -155,6 +159,9 @@ impl Container {
     /// nor config.json tells them from regular ones.
     pub fn request(&self) -> Result<Option<Request>, RequestError> {
         let annotations = &self.config.annotations;
+        if let Some(names) = &self.podman {
+            return Ok(Request::parse_podman(annotations, names)?.filter(|request| !request.is_empty()));
+        }
         let request = match (self.is_sandbox, &self.name) {
             (true, None) => None,
             (true, Some(name)) => Request::parse_named(annotations, name)?,
@@ -198,6 +205,11 @@ impl Container {
         Some(format!("{} of the host is mounted at its {}", mount.source.display(), mount.destination.display()))
     }
 
+    /// True where a key of ours names a container of podman's, so that its names have to be known.
+    pub fn needs_podman_names(&self) -> bool {
+        self.engine == Engine::Podman && self.config.annotations.keys().any(|key| names_a_container(key))
+    }
+
     /// True where an annotation of ours is there. Cheap: nothing is parsed.
     pub fn asks(&self) -> bool {
         asks(self.config.annotations.keys())
@@ -223,13 +235,10 @@ fn maps_host_root(config: &Config) -> bool {
     config.uid_mappings.iter().chain(&config.gid_mappings).any(host_root)
 }
 
-/// True where one of the keys is ours: `hook.bpfman.io/…` or `<container>.hook.bpfman.io/…`.
+/// True where one of the keys is ours, or was meant to be and is refused: `hook.bpfman.io/…`, `<container>.hook.bpfman.io/…` and
+/// what looks like them.
 pub fn asks<'a>(keys: impl IntoIterator<Item = &'a String>) -> bool {
-    keys.into_iter().any(|key| match key.find(PREFIX) {
-        Some(0) => true,
-        Some(at) => key.as_bytes()[at - 1] == b'.' && !key[..at].contains('/'),
-        None => false,
-    })
+    keys.into_iter().any(|key| resembles_ours(key))
 }
 
 /// Kata Containers leaves these on what runs in its machines; its pid is a shim's.
@@ -241,6 +250,7 @@ fn is_kata(bundle: &Path, config: &Config) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::annotations::PREFIX;
     use crate::model::seccomp::Syscall;
 
     fn data(name: &str) -> String {
@@ -482,9 +492,8 @@ mod tests {
             ("hook.bpfman.io/image", true),
             ("web.hook.bpfman.io/image", true),
             ("hook.bpfman.io/", true),
-            ("xhook.bpfman.io/image", false),
-            ("a/b.hook.bpfman.io/image", false),
-            ("hook.bpfman.iox", false),
+            ("hook.bpfman.io.image", true),
+            ("webhook.bpfman.io/image", false),
             ("", false),
         ] {
             assert_eq!(asks([&key.to_owned()]), ours, "{key}");

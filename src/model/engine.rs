@@ -96,17 +96,18 @@ impl Engine {
         })
     }
 
-    /// True for the container that holds a pod's namespaces and nothing else.
+    /// True for the container that holds a pod's namespaces and nothing else. podman marks its infra containers in no way that an image
+    /// could not, and gives them no annotations of the pod's.
     pub fn is_sandbox(self, annotations: &BTreeMap<String, String>) -> bool {
         let key = match self {
             Self::Containerd => "io.kubernetes.cri.container-type",
-            Self::CriO | Self::Podman => "io.kubernetes.cri-o.ContainerType",
-            Self::Oci => return false,
+            Self::CriO => "io.kubernetes.cri-o.ContainerType",
+            Self::Podman | Self::Oci => return false,
         };
         annotations.get(key).is_some_and(|kind| kind == "sandbox")
     }
 
-    /// The pod's sandbox, where this engine names it.
+    /// The pod's sandbox, where this engine names it. Under podman it is a claim: an image may have made it (lifecycle/linux_host.rs).
     pub fn sandbox(self, annotations: &BTreeMap<String, String>) -> Option<&str> {
         let key = match self {
             Self::Containerd => "io.kubernetes.cri.sandbox-id",
@@ -266,7 +267,9 @@ mod tests {
             map(&[("io.kubernetes.cri-o.SandboxID", "8d66"), ("io.kubernetes.cri-o.ContainerType", "container")]);
         assert_eq!(Engine::Podman.workload(&pod), Ok(Workload::default()));
         assert_eq!(Engine::Podman.sandbox(&pod), Some("8d66"));
-        assert!(!Engine::Podman.is_sandbox(&pod));
+        let forged = map(&[("io.kubernetes.cri-o.ContainerType", "sandbox")]);
+        assert!(!Engine::Podman.is_sandbox(&forged), "an image would go without what its user asked for");
+        assert!(Engine::CriO.is_sandbox(&forged));
         assert!(Engine::Oci.workload(&pod).is_err());
     }
 }

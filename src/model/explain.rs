@@ -45,6 +45,8 @@ pub struct Explanation {
     pub limits: Limits,
     /// What is refused and why, one sentence each.
     pub refused: Vec<String>,
+    /// What is accepted and has no effect, one sentence each.
+    pub warnings: Vec<String>,
     /// What policy can not know and the start checks, one sentence each.
     pub checked_at_start: Vec<String>,
 }
@@ -165,6 +167,7 @@ impl Explanation {
             explanation.refused.push("a BPF token needs a container with a user namespace of its own".to_owned());
         }
         explanation.allowed = explanation.refused.is_empty();
+        explanation.warnings = request.without_effect();
         explanation.checked_at_start = checked_at_start(&request, &admission);
         Some(explanation)
     }
@@ -184,6 +187,7 @@ impl Explanation {
             grant: false,
             limits: policy.limits,
             refused: Vec::new(),
+            warnings: Vec::new(),
             checked_at_start: Vec::new(),
         }
     }
@@ -355,7 +359,9 @@ impl fmt::Display for Explanation {
         }
         line(f, "on failure", if self.on_failure == OnFailure::Stop { "stop" } else { "continue" })?;
         line(f, "allowed", if self.allowed { "yes, as far as policy can tell" } else { "no" })?;
-        for (subject, sentences) in [("refused", &self.refused), ("at start", &self.checked_at_start)] {
+        for (subject, sentences) in
+            [("refused", &self.refused), ("warning", &self.warnings), ("at start", &self.checked_at_start)]
+        {
             for sentence in sentences {
                 line(f, subject, sentence)?;
             }

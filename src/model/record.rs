@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::model::annotations::MapAccess;
-use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, ProgramKind, Scope};
+use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, ProgramKind, Scope, XdpMode};
 use crate::model::by_hand::Loaded;
 use crate::model::bytecode::Verdict;
 use crate::model::delegation::Delegation;
@@ -218,6 +218,15 @@ pub struct LinkRecord {
     pub metadata: BTreeMap<String, String>,
     /// The kernel's id; None while Pending, and in a Ready record while it alone is made or removed.
     pub id: Option<u32>,
+}
+
+impl LinkRecord {
+    /// Notes the mode in which an XDP program runs.
+    pub fn runs_in(&mut self, mode: Option<XdpMode>) {
+        if let (AttachPoint::Xdp { mode: noted, .. }, Some(mode)) = (&mut self.at, mode) {
+            *noted = Some(mode);
+        }
+    }
 }
 
 /// A bpffs in a container.

@@ -9,6 +9,7 @@ pub mod caps;
 pub mod cgroup;
 pub mod child;
 pub mod clock;
+pub mod conmon;
 pub mod cpus;
 pub mod credential_helper;
 pub mod deadline;

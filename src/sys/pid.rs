@@ -202,6 +202,11 @@ pub fn own_identity() -> Result<ProcessIdentity, ProcessError> {
     Ok(ProcessIdentity { pid, start_time })
 }
 
+/// Who started us, in our own pid namespace; None where that is nobody in it.
+pub fn own_parent() -> Option<u32> {
+    rustix::process::getppid().and_then(|parent| u32::try_from(parent.as_raw_nonzero().get()).ok())
+}
+
 /// Our own effective uid: the one that the runtime which started us runs as.
 pub fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
@@ -438,13 +443,13 @@ pub fn all_processes() -> Result<Vec<Pid>, SysError> {
     Ok(pids)
 }
 
-/// A process outside `except` whose main thread is in the network namespace with this inode, if `/proc` shows one. Processes
+/// A process that is not `known` and whose main thread is in the network namespace with this inode, if `/proc` shows one. Processes
 /// that end meanwhile, and those whose namespaces we may not read, count as not there; so do single threads that moved.
-pub fn processes_in_netns(inode: u64, except: &[Pid]) -> Result<Option<Pid>, SysError> {
-    let found = all_processes()?
-        .into_iter()
-        .filter(|pid| !except.contains(pid))
-        .find(|pid| statat(CWD, format!("/proc/{pid}/ns/net"), AtFlags::empty()).is_ok_and(|stat| stat.st_ino == inode));
+pub fn processes_in_netns(inode: u64, known: impl Fn(Pid) -> bool) -> Result<Option<Pid>, SysError> {
+    let found = all_processes()?.into_iter().find(|pid| {
+        let there = statat(CWD, format!("/proc/{pid}/ns/net"), AtFlags::empty()).is_ok_and(|stat| stat.st_ino == inode);
+        there && !known(*pid)
+    });
     Ok(found)
 }
 
@@ -551,10 +556,10 @@ mod tests {
     fn who_else_is_in_a_network_namespace_is_found() {
         let own = own_namespaces().unwrap().network;
         let me = own_identity().unwrap().pid;
-        let other = processes_in_netns(own, &[me]).unwrap();
+        let other = processes_in_netns(own, |pid| pid == me).unwrap();
         assert!(other.is_some_and(|pid| pid != me), "{other:?}");
-        assert_eq!(processes_in_netns(own, &all_processes().unwrap()).unwrap().filter(|pid| *pid == me), None);
-        assert_eq!(processes_in_netns(1, &[]).unwrap(), None);
+        assert_eq!(processes_in_netns(own, |_| true).unwrap(), None);
+        assert_eq!(processes_in_netns(1, |_| false).unwrap(), None);
     }
 
     #[test]

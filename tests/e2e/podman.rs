@@ -12,6 +12,8 @@ crate::cases![
     without_a_grant_the_missing_capability_is_named,
     without_our_bpffs_a_private_mount_namespace_is_refused,
     podman_stop_releases,
+    a_value_that_podman_cut_at_a_comma_is_refused,
+    keys_that_look_like_ours_are_refused,
 ];
 
 const UIDMAP: [&str; 4] = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
@@ -110,4 +112,31 @@ fn podman_stop_releases(world: &mut World) {
     tool(&mut command);
     world.lab.expect_links(1, "the program is attached");
     tool(&mut podman.command(&["stop", "-t", "0", &name]));
+}
+
+/// What podman says when one `podman run` is refused: the container must not have started.
+fn refused(world: &World, podman: &Podman, flags: &[&str]) -> String {
+    let ended = ended(&mut podman.run(&world.lab, "refused", flags, "echo started"));
+    assert!(!ended.stdout.contains("started"), "the container started with {flags:?}");
+    ended.stderr
+}
+
+fn a_value_that_podman_cut_at_a_comma_is_refused(world: &mut World) {
+    let image = world.signed("tcx");
+    let podman = Podman::new(&world.lab, Runtime::Runc);
+    for cut in ["tcx:ingress, iface=lo, tcx:egress direction=egress", "tcx:ingress,iface=lo"] {
+        let said = refused(world, &podman, &flags(&annotations(&[("image", &image), ("programs", cut)]), &[]));
+        assert!(said.contains("cut at a comma"), "{cut}: {said}");
+    }
+}
+
+fn keys_that_look_like_ours_are_refused(world: &mut World) {
+    let podman = Podman::new(&world.lab, Runtime::Runc);
+    for key in ["hook.bpfman.io.programs", "hook.bpfman.io /programs", "Hook.bpfman.io/programs", "hook.bpfman.io"] {
+        let said = refused(world, &podman, &["--annotation", &format!("{key}=xdp:count_packets")]);
+        assert!(said.contains("is misspelt"), "{key}: {said}");
+    }
+    // Somebody else's.
+    let ended = ended(&mut podman.run(&world.lab, "other", &["--annotation", "webhook.bpfman.io/url=x"], "echo started"));
+    assert_eq!(ended.stdout.trim(), "started", "{}", ended.stderr);
 }

@@ -350,13 +350,13 @@ fn a_process_in_a_network_namespace_of_its_own_is_found_there() {
     let own = pid::own_namespaces().unwrap().network;
     let process = pid::open_process(number).unwrap();
     let inode = wait_for(|| process.namespaces().unwrap().network, |inode| *inode != own);
-    assert_eq!(pid::processes_in_netns(inode, &[]).unwrap(), Some(number));
-    assert_eq!(pid::processes_in_netns(inode, &[number]).unwrap(), None);
+    assert_eq!(pid::processes_in_netns(inode, |_| false).unwrap(), Some(number));
+    assert_eq!(pid::processes_in_netns(inode, |pid| pid == number).unwrap(), None);
     let fact = process.namespaces().unwrap().fact(pid::Namespace::Network, &pid::own_namespaces().unwrap());
     assert!(!fact.shared_with_host && fact.inode == inode);
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(pid::processes_in_netns(inode, &[]).unwrap(), None);
+    assert_eq!(pid::processes_in_netns(inode, |_| false).unwrap(), None);
     let _ = fsutil::names_in(Path::new("/proc/self/ns")).unwrap();
 }
 

@@ -1,6 +1,7 @@
 //! podman as root, with a store, hooks and locks of its own.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -25,7 +26,12 @@ log_driver = "k8s-file"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 lock_type = "file"
+infra_image = "localhost/busybox:test"
+infra_command = "/bin/pause"
 "#;
+
+/// What the infra container of a pod runs.
+const PAUSE: &str = "#!/bin/sh\ntrap 'exit 0' TERM\nwhile :; do sleep 1; done\n";
 
 /// podman on one lab.
 #[derive(Debug)]
@@ -48,10 +54,13 @@ impl Podman {
             podman.hook_file(lab, "hooks.d", "poststop");
         }
         fs::copy(busybox(), podman.dir.join("rootfs/bin/busybox")).unwrap_or_else(|e| harness!("copy busybox: {e}"));
-        for applet in ["sh", "cat", "ls", "nc", "id", "true", "echo", "ip"] {
+        for applet in ["sh", "cat", "ls", "nc", "id", "true", "echo", "ip", "sleep"] {
             std::os::unix::fs::symlink("busybox", podman.dir.join("rootfs/bin").join(applet))
                 .unwrap_or_else(|e| harness!("link {applet}: {e}"));
         }
+        let pause = podman.dir.join("rootfs/bin/pause");
+        fs::write(&pause, PAUSE).unwrap_or_else(|e| harness!("write {}: {e}", pause.display()));
+        fs::set_permissions(&pause, fs::Permissions::from_mode(0o755)).unwrap_or_else(|e| harness!("chmod pause: {e}"));
         let tarball = podman.dir.join("rootfs.tar");
         tool(
             Command::new("tar")
@@ -101,11 +110,24 @@ impl Podman {
         command
     }
 
+    /// Adds a hook of somebody else's to a stage of every container, and returns its file.
+    pub fn other_hook(&self, stage: &str, program: &str) -> PathBuf {
+        let file = json!({
+            "version": "1.0.0",
+            "hook": { "path": program },
+            "when": { "always": true },
+            "stages": [stage],
+        });
+        let path = self.dir.join("hooks.d/90-other.json");
+        fs::write(&path, file.to_string()).unwrap_or_else(|e| harness!("write {}: {e}", path.display()));
+        path
+    }
+
     fn hook_file(&self, lab: &Lab, directory: &str, stage: &str) {
         let file = json!({
             "version": "1.0.0",
             "hook": { "path": BINARY, "args": lab.hook_arguments(stage, Some("podman")), "timeout": 30 },
-            "when": { "annotations": { r"^([a-z0-9-]+\.)?hook\.bpfman\.io/": "" } },
+            "when": { "annotations": { r"(^|[^A-Za-z0-9])[Hh][Oo][Oo][Kk][Ss]?[^A-Za-z0-9/]*[Bb][Pp][Ff][Mm][Aa][Nn]": "" } },
             "stages": [stage],
         });
         let path = self.dir.join(directory).join(format!("50-bpfman-hook-{stage}.json"));

@@ -28,7 +28,7 @@ confined() { # PROFILE COMMAND...: in the container, under the profile from the 
 	profile=$1
 	shift
 	# shellcheck disable=SC2016 # the inner shell's
-	nsenter -t $container -U -m -n -S 0 -G 0 \
+	${entering-} nsenter -t $container -U -m -n -S 0 -G 0 \
 		sh -c 'printf "exec %s" "$1" >/proc/self/attr/exec; shift; exec "$@"' sh "$profile" "$@"
 }
 expect() { # FILE WORDS
@@ -55,7 +55,7 @@ tokens_work_and_pins_depend_on_the_profile() {
 
 the_kernel_is_asked_what_a_profile_allows() {
 	for case in containers-default:1 bpfman-hook-container:0; do
-		confined "${case%:*}" sleep 600 &
+		(entering='exec'; confined "${case%:*}" sleep 600) &
 		workload=$!
 		while ! grep -q "^${case%:*} " /proc/$workload/attr/current; do usleep 20000; done
 		"$program" token explain --pid $workload >/tmp/explain

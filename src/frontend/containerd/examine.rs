@@ -166,6 +166,7 @@ mod tests {
                 service: Default::default(),
                 nri: Default::default(),
                 metrics: Default::default(),
+                no_timer: false,
                 policy: None,
                 prefix: PathBuf::from("/usr/local"),
                 destdir: Some(self.root.path().to_owned()),

@@ -174,6 +174,7 @@ mod tests {
             service: Default::default(),
             nri: Default::default(),
             metrics: Default::default(),
+            no_timer: false,
             policy: None,
             prefix: "/usr/local".into(),
             destdir: Some(root.join("host")),

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::frontend::finding::{Finding, Status};
 use crate::frontend::hooks_dir::below;
 use crate::lifecycle::error::chain;
+use crate::lifecycle::health::Health;
 use crate::lifecycle::reconcile::describe;
 use crate::model::container::asks;
 use crate::model::ids::{OwnerNo, Pid};
@@ -137,6 +138,12 @@ pub fn nobodys(pinned: &[OwnerNo], records: &[OwnerRecord]) -> Vec<Finding> {
         Finding::bad("pins", Status::Warn, detail, "run `bpfman-hook gc`")
     };
     nobodys.map(finding).collect()
+}
+
+/// Programs and links that the kernel does not have any more, and those whose interface or cgroup is gone.
+pub fn lost(health: &Health, records: &[OwnerRecord]) -> Vec<Finding> {
+    let troubles = health.troubles(records).into_iter();
+    troubles.map(|t| Finding::bad("records", Status::Warn, format!("{} is {}", t.what, t.why), t.remedy)).collect()
 }
 
 /// True where a process of this number lives. The number alone: a runtime's record does not outlive a boot, and a container

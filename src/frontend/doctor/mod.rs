@@ -13,13 +13,14 @@ use crate::frontend::{fail, policy, print};
 use crate::image::examine_registries;
 use crate::kernel::{Feature, Kernel, Support};
 use crate::lifecycle::error::chain;
+use crate::lifecycle::health::Health;
 use crate::lifecycle::registries_file;
 use crate::lifecycle::token_reach;
 use crate::model::policy::Engine;
 use crate::model::record::OwnerRecord;
 use crate::paths::Paths;
 use crate::store::Store;
-use crate::sys::{clock, lsm, mounts};
+use crate::sys::{clock, lsm, mounts, pid};
 
 mod confinement;
 mod containers;
@@ -147,6 +148,7 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
     let pinned = kernel.directories(&paths.bpffs());
     let records = match read_records(paths) {
         Ok(records) => records,
+        Err(why) if pid::own_uid() != 0 => return vec![Finding::bad("records", Status::Unknown, why, "run as root")],
         Err(why) => {
             let remedy =
                 "stop the annotated containers and remove the store's directory; `bpfman-hook gc` then releases what is pinned";
@@ -154,6 +156,7 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
         }
     };
     let mut findings = containers::stale(&records, containers::decides);
+    findings.extend(containers::lost(&Health::of_kernel_objects(&records), &records));
     match pinned {
         Ok(pinned) => findings.extend(containers::nobodys(&pinned, &records)),
         Err(err) => findings.push(Finding::bad("pins", Status::Unknown, chain(&err), "run as root")),

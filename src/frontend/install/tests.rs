@@ -8,6 +8,7 @@ fn targets(destdir: &Path, podman: bool, crio: bool) -> Targets {
         service: Default::default(),
         nri: Default::default(),
         metrics: Default::default(),
+        no_timer: false,
         policy: None,
         prefix: "/usr/local".into(),
         destdir: Some(destdir.to_owned()),
@@ -69,6 +70,8 @@ fn the_binary_comes_first_and_goes_last() {
         "write 50-bpfman-hook-createRuntime.json",
         "write 50-bpfman-hook-precreate.json",
         "write 50-bpfman-hook.conf",
+        "write bpfman-hook-gc.service",
+        "write bpfman-hook-gc.timer",
     ];
     assert_eq!(order(&done), written);
     let (documents, others): (Vec<_>, Vec<_>) = files(root.path()).into_iter().partition(|file| is_document(file));
@@ -91,6 +94,8 @@ fn the_binary_comes_first_and_goes_last() {
             "remove bpfman-hook",
             "remove 50-bpfman-hook-createRuntime.json",
             "remove 50-bpfman-hook-poststop.json",
+            "remove bpfman-hook-gc.timer",
+            "remove bpfman-hook-gc.service",
             r"remove run-bpfman\x2dhook-fs.mount",
             "remove bpfman-hook.conf",
             "remove bpfman-hook",
@@ -113,7 +118,7 @@ fn another_root_is_told_to_the_hook_and_has_no_units() {
     assert!(hook.contains(r#""--engine", "podman", "--root", "/srv/r""#), "{hook}");
     assert_eq!(files(destdir.path()).len(), units);
     uninstall(&t, &place, &mut Work::new(&place, false)).unwrap();
-    assert_eq!(files(destdir.path()).len(), 2, "the units belong to the usual root");
+    assert_eq!(files(destdir.path()).len(), 4, "the units belong to the usual root");
 }
 
 #[test]
@@ -126,6 +131,8 @@ fn the_service_alone_comes_and_goes_with_its_binary() {
         r"write run-bpfman\x2dhook-fs.mount",
         "write bpfman-hook.service",
         "write bpfman-hook.socket",
+        "write bpfman-hook-gc.service",
+        "write bpfman-hook-gc.timer",
     ];
     assert_eq!(order(&act(&t, install)), written);
     let alone = files(root.path());
@@ -140,13 +147,14 @@ fn the_service_alone_comes_and_goes_with_its_binary() {
 #[test]
 fn the_plugins_unit_comes_and_goes_with_its_binary() {
     let root = tempfile::tempdir().unwrap();
-    let t = Targets { nri: crate::cli::nri::NriTarget { nri: true }, ..targets(root.path(), false, false) };
+    let t = Targets { nri: crate::cli::nri::NriTarget { nri: true }, no_timer: true, ..targets(root.path(), false, false) };
     let written = order(&act(&t, install));
     assert_eq!(written.last().map(String::as_str), Some("write bpfman-hook-nri.service"));
     assert_eq!(written.len(), 4, "no engine was named: {written:?}");
     let alone = files(root.path());
-    act(&targets(root.path(), true, false), install);
-    act(&targets(root.path(), true, false), uninstall);
+    let podman = Targets { no_timer: true, ..targets(root.path(), true, false) };
+    act(&podman, install);
+    act(&podman, uninstall);
     assert_eq!(files(root.path()), alone);
     act(&t, uninstall);
     assert_eq!(files(root.path()), Vec::<String>::new());

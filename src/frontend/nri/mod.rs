@@ -102,6 +102,7 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
     };
     runtime.block_on(async {
         shared.work.pre_pull(images);
+        shared.work.keep_collecting();
         if let Some(stream) = handed_over {
             let end = match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
                 Ok(stream) => serve(&shared, stream).await,

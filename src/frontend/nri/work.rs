@@ -20,6 +20,8 @@ const WAITING: usize = 256;
 /// The first pause before an image of the pre-pull list is tried again; it doubles up to [`AGAIN_MAX`].
 const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(600);
+/// How often what belongs to the dead is released at least every second time; see `frontend/gc_files.rs`.
+const COLLECT_EVERY: Duration = Duration::from_secs(40);
 
 /// Hands containers that were started without us to a child, and waits for it.
 pub type DealWith = fn(&MissedContainers) -> Result<(), SysError>;
@@ -43,6 +45,8 @@ struct Queue {
     collecting: bool,
     /// Asked for while a run was at work: what died meanwhile it may not have seen.
     collect_again: bool,
+    /// A run was begun since [`Work::keep_collecting`] looked last.
+    collected: bool,
 }
 
 impl Queue {
@@ -142,6 +146,7 @@ impl Work {
                 return;
             }
             queue.collecting = true;
+            queue.collected = true;
         }
         let work = self.clone();
         tokio::spawn(async move {
@@ -151,6 +156,19 @@ impl Work {
                 if !std::mem::take(&mut queue.collect_again) {
                     queue.collecting = false;
                     return;
+                }
+            }
+        });
+    }
+
+    /// Releases what belongs to the dead every minute, since not every death is told: a hook that was killed, a runtime that died.
+    pub fn keep_collecting(&self) {
+        let work = self.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(COLLECT_EVERY).await;
+                if !std::mem::take(&mut work.queue().collected) {
+                    work.collect();
                 }
             }
         });

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::kernel::error::KernelError;
-use crate::kernel::{Feature, Places, Support, features};
+use crate::kernel::{Attached, Feature, Places, Support, features};
 use crate::model::attach_point::{AttachPoint, CgroupAttach, Direction, Interface, TracepointName, XdpMode};
 use crate::model::plan::PlannedLink;
 use crate::sys::bpf::{self, LinkTarget};
@@ -25,16 +25,20 @@ const XDP_DRV_MODE: u32 = 1 << 2;
 
 pub(crate) use classifier::detach;
 
-/// Attaches the pinned program of a link, pins the link, and returns its id; None for a filter, which has none.
-pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>) -> Result<Option<u32>, KernelError> {
+/// Attaches the pinned program of a link and pins the link.
+pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>) -> Result<Attached, KernelError> {
     let program = bpf::open_pin(&planned.program.path(directory)).map_err(KernelError::pin(
         "open the program at",
         directory,
         &planned.program,
     ))?;
     let attachment = Attachment { planned, program: program.as_fd() };
+    let mut runs_in = None;
     let link = match &planned.at {
-        AttachPoint::Xdp { iface, mode } => attachment.xdp(attachment.netns(places)?, iface, *mode),
+        AttachPoint::Xdp { iface, mode } => attachment.xdp(attachment.netns(places)?, iface, *mode).map(|(link, mode)| {
+            runs_in = Some(mode);
+            link
+        }),
         AttachPoint::Tcx { iface, direction } => attachment.tcx(attachment.netns(places)?, iface, *direction),
         AttachPoint::Cgroup { attach } => {
             let cgroup = places.cgroup.ok_or_else(|| attachment.no_place("cgroup"))?;
@@ -46,7 +50,7 @@ pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>
             let netns = attachment.netns(places)?;
             match attachment.tcx(netns, iface, *direction) {
                 Err(KernelError::Feature { feature: Feature::Tcx, .. }) => {
-                    return attachment.filter(directory, netns, iface, *direction, *priority).map(|()| None);
+                    return attachment.filter(directory, netns, iface, *direction, *priority).map(|()| Attached::default());
                 }
                 made => made,
             }
@@ -58,7 +62,8 @@ pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>
     // An error from here on closes the link, which detaches it.
     bpf::pin(link.as_fd(), &planned.pin.path(directory)).map_err(KernelError::pin("pin a link at", directory, &planned.pin))?;
     let what = format!("link {}", planned.pin);
-    Ok(Some(bpf::link_info(link.as_fd()).map_err(|source| KernelError::Info { what, source })?.id))
+    let info = bpf::link_info(link.as_fd()).map_err(|source| KernelError::Info { what, source })?;
+    Ok(Attached { id: Some(info.id), mode: runs_in })
 }
 
 /// How long an interface may be taken by a program whose pin was just removed. The kernel needs a few milliseconds.
@@ -87,15 +92,18 @@ impl Attachment<'_> {
         places.netns.ok_or_else(|| self.no_place("network namespace"))
     }
 
-    fn xdp(&self, netns: BorrowedFd<'_>, iface: &Interface, mode: Option<XdpMode>) -> Result<OwnedFd, KernelError> {
+    /// The link and the mode in which it runs: without `mode` the driver's where it has one, else the kernel's own.
+    fn xdp(&self, netns: BorrowedFd<'_>, iface: &Interface, mode: Option<XdpMode>) -> Result<(OwnedFd, XdpMode), KernelError> {
         let link = |flags| patiently(|| bpf::link_create(self.program, LinkTarget::Interface(iface.index), XDP, flags));
+        let native = || link(XDP_DRV_MODE).map(|link| (link, XdpMode::Native));
+        let skb = || link(XDP_SKB_MODE).map(|link| (link, XdpMode::Skb));
         let made = netns::on_thread(netns, || match mode {
-            Some(XdpMode::Native) => link(XDP_DRV_MODE),
-            Some(XdpMode::Skb) => link(XDP_SKB_MODE),
-            // Without flags the kernel takes the driver's mode where the driver has one at all, else its own. A driver may
-            // still refuse, as veth does for large MTUs.
-            None => link(0).or_else(|errno| match errno {
-                Errno::OPNOTSUPP | Errno::RANGE => link(XDP_SKB_MODE),
+            Some(XdpMode::Native) => native(),
+            Some(XdpMode::Skb) => skb(),
+            // Without flags the kernel would choose by whether the driver has a mode at all (net/core/dev.c, `dev_xdp_mode`), and
+            // nobody could tell which it was. A driver that has one may still refuse, as veth does for large MTUs.
+            None => native().or_else(|errno| match errno {
+                Errno::OPNOTSUPP | Errno::RANGE => skb(),
                 other => Err(other),
             }),
         })?;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use crate::kernel::inspect;
 use crate::kernel::{Kernel, Places};
 use crate::lifecycle::by_hand::{HandError, Named};
 use crate::lifecycle::error::chain;
@@ -80,10 +81,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         if made.as_ref().is_err_and(HandError::is_taken) && self.finish_dead().unwrap_or(false) {
             made = self.attach(&directory, &planned, places).map_err(HandError::from);
         }
-        let made = made.and_then(|number| number.map_or_else(|| self.filter_number(), Ok));
-        let named = made.and_then(|number| {
+        let made = made.and_then(|made| Ok((made.id.map_or_else(|| self.filter_number(), Ok)?, made.mode)));
+        let named = made.and_then(|(number, mode)| {
             let name = |kept: &mut OwnerRecord| {
-                kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(number));
+                kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| {
+                    l.id = Some(number);
+                    l.runs_in(mode);
+                });
             };
             self.change(record.no, name).map_err(HandError::from)?;
             Ok(number)
@@ -103,7 +107,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// An id for a filter of the traffic control layer, which has none by itself, so that it can be shown and detached as a link can.
     fn filter_number(&self) -> Result<u32, HandError> {
         let counted = self.store.write::<_, StoreError>(|txn| txn.next_no()).map_err(Cause::from)?;
-        Ok(FILTERS | u32::try_from(counted.0 % u64::from(FILTERS)).expect("a remainder below 2^31"))
+        Ok(inspect::FILTERS | u32::try_from(counted.0 % u64::from(inspect::FILTERS)).expect("a remainder below 2^31"))
     }
 
     pub(super) fn detach_by_hand(&self, bounds: &Bounds, id: u32) -> Result<(), HandError> {
@@ -140,9 +144,6 @@ fn over_limit(records: impl Iterator<Item = OwnerRecord>, bounds: &Bounds, limit
     let over = u32::try_from(links).map_or(true, |links| links > limits.links);
     over.then(|| HandError::TooManyLinks { caller: bounds.caller.clone(), links, limit: limits.links })
 }
-
-/// Numbers from here on are no link's of the kernel's, which counts as far as a signed number goes.
-const FILTERS: u32 = 1 << 31;
 
 /// The lowest number above all that are taken.
 fn free_link(record: &OwnerRecord) -> PinName {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::RequestError;
+use super::{RequestError, strays};
+use crate::model::podman::ContainerNames;
 use crate::model::words::{nearest_hint, quoted};
 
 /// The domain of every key of ours, the part before the slash.
@@ -48,6 +49,11 @@ impl Key {
     }
 }
 
+/// True for the word of a key of ours, without the domain.
+pub(super) fn is_key(word: &str) -> bool {
+    Key::from_word(word).is_some()
+}
+
 /// Whom a key speaks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,6 +71,8 @@ pub(super) enum Audience<'a> {
     Regular(Option<&'a str>),
     /// An init, ephemeral or sandbox container: its own keys alone.
     OnlyNamed(&'a str),
+    /// A container of podman's: its own keys, then the pod's, each also as `generate kube` writes it.
+    Podman(&'a ContainerNames),
 }
 
 /// One annotation that speaks to the container.
@@ -74,6 +82,15 @@ pub(super) struct Found<'a> {
     pub key: &'a str,
     pub value: &'a str,
     pub scope: KeyScope,
+    /// Written for this container by `generate kube`.
+    generated: bool,
+}
+
+impl Found<'_> {
+    /// Of two keys for one thing, the one that speaks to fewer counts.
+    fn weight(self) -> (bool, bool) {
+        (self.scope == KeyScope::Container, self.generated)
+    }
 }
 
 /// The annotations that speak to one container, at most one for each key.
@@ -93,32 +110,57 @@ impl<'a> Annotations<'a> {
         let mut found = Self::default();
         let mut any = false;
         for (key, value) in annotations {
-            let Some((label, word)) = of_ours(key) else { continue };
-            let scope = match (label, audience) {
-                (None, Audience::Regular(_)) => KeyScope::Pod,
-                (None, Audience::OnlyNamed(_)) => continue,
-                (Some(label), _) if !is_label(label) => return Err(RequestError::ContainerLabel { key: quoted(key) }),
-                (Some(_), Audience::Regular(None)) => {
-                    return Err(RequestError::NoContainerName { key: quoted(key), word: quoted(word) });
+            let Some((label, word)) = of_ours(key) else {
+                if !matches!(audience, Audience::OnlyNamed(_)) && strays::resembles_ours(key) {
+                    return Err(RequestError::Misspelt { key: quoted(key) });
                 }
-                (Some(label), Audience::Regular(Some(name)) | Audience::OnlyNamed(name)) if label == name => {
-                    KeyScope::Container
-                }
-                (Some(_), _) => continue,
+                continue;
             };
+            let (word, of) = match (audience, word.split_once('/')) {
+                (Audience::Podman(_), Some((word, of))) => (word, Some(of)),
+                _ => (word, None),
+            };
+            let Some(scope) = scope(key, label, word, audience)? else { continue };
+            if let (Audience::Podman(names), Some(of)) = (audience, of)
+                && !names.is(of)
+            {
+                continue;
+            }
+            if of.is_some() && value.len() >= GENERATED_MAX {
+                return Err(RequestError::CutByGenerateKube { key: quoted(key) });
+            }
             let known = Key::from_word(word).ok_or_else(|| RequestError::UnknownKey {
                 key: quoted(key),
                 hint: nearest_hint(word, Key::ALL.map(|(_, word)| word)),
                 known: Key::ALL.map(|(_, word)| word).join(", "),
             })?;
             any = true;
+            let new = Found { key, value, scope, generated: of.is_some() };
             let slot = &mut found.0[known as usize];
-            if !slot.is_some_and(|other| other.scope == KeyScope::Container) {
-                *slot = Some(Found { key, value, scope });
+            if slot.is_none_or(|other| other.weight() <= new.weight()) {
+                *slot = Some(new);
             }
         }
         Ok(any.then_some(found))
     }
+}
+
+/// podman 4.3.1's `generate kube` cuts values after this many characters (pkg/specgen/generate/kube, "Truncation Annotation").
+const GENERATED_MAX: usize = 63;
+
+/// Whom a key of ours speaks to; None where that is another container.
+fn scope(key: &str, label: Option<&str>, word: &str, audience: Audience<'_>) -> Result<Option<KeyScope>, RequestError> {
+    let own = match (label, audience) {
+        (None, Audience::Regular(_) | Audience::Podman(_)) => return Ok(Some(KeyScope::Pod)),
+        (None, Audience::OnlyNamed(_)) => return Ok(None),
+        (Some(label), _) if !is_label(label) => return Err(RequestError::ContainerLabel { key: quoted(key) }),
+        (Some(_), Audience::Regular(None)) => {
+            return Err(RequestError::NoContainerName { key: quoted(key), word: quoted(word) });
+        }
+        (Some(label), Audience::Regular(Some(name)) | Audience::OnlyNamed(name)) => label == name,
+        (Some(label), Audience::Podman(names)) => names.is(label),
+    };
+    Ok(own.then_some(KeyScope::Container))
 }
 
 /// Container name, if any, and key of an annotation of ours; None for all others.
@@ -128,6 +170,11 @@ fn of_ours(key: &str) -> Option<(Option<&str>, &str)> {
         "" => Some((None, word)),
         label => label.strip_suffix('.').map(|label| (Some(label), word)),
     }
+}
+
+/// True for a key of ours that names a container: before our domain, or behind the key as podman's `generate kube` writes it.
+pub fn names_a_container(key: &str) -> bool {
+    of_ours(key).is_some_and(|(label, word)| label.is_some() || word.contains('/'))
 }
 
 /// True for a DNS label, which every container's name in Kubernetes is.
@@ -162,17 +209,12 @@ mod tests {
 
     #[test]
     fn other_annotations_are_not_ours() {
-        let others = [
-            ("io.container.manager", "libpod"),
-            ("hook.bpfman.io", "x"),
-            ("hook.bpfman.iox/image", "x"),
-            ("xhook.bpfman.io/image", "x"),
-            ("bpfman.io/hook.bpfman.io/image", "x"),
-            ("image", "x"),
-        ];
+        let others =
+            [("io.container.manager", "libpod"), ("webhook.bpfman.io/image", "x"), ("bpfman.io/image", "x"), ("image", "x")];
         assert_eq!(gather(&others, Audience::Regular(None)), Ok(None));
         assert_eq!(gather(&[("web.hook.bpfman.io/image", "x")], Audience::Regular(Some("db"))), Ok(None));
         assert_eq!(gather(&[("hook.bpfman.io/image", "x")], Audience::OnlyNamed("init")), Ok(None));
+        assert_eq!(gather(&[("hook.bpfman.io.image", "x")], Audience::OnlyNamed("init")), Ok(None), "its containers say so");
     }
 
     #[test]
@@ -188,6 +230,33 @@ mod tests {
             let pod = vec![(Key::Image, "pod".to_owned(), KeyScope::Pod), (Key::Bpffs, "token".to_owned(), KeyScope::Pod)];
             assert_eq!(gather(&keys, Audience::Regular(Some("other"))), Ok(Some(pod)));
         }
+    }
+
+    #[test]
+    fn podmans_containers_are_called_by_either_name_and_as_generate_kube_writes_it() {
+        let names = ContainerNames::new("shop-web", Some("shop"));
+        let image = |value: &str, scope| Ok(Some(vec![(Key::Image, value.to_owned(), scope)]));
+        let long = "x".repeat(63);
+        for (keys, expected) in [
+            (&[("hook.bpfman.io/image", "pod")][..], image("pod", KeyScope::Pod)),
+            (&[("web.hook.bpfman.io/image", "own"), ("hook.bpfman.io/image", "pod")], image("own", KeyScope::Container)),
+            (&[("shop-web.hook.bpfman.io/image", "own")], image("own", KeyScope::Container)),
+            (&[("db.hook.bpfman.io/image", "other")], Ok(None)),
+            (&[("hook.bpfman.io/image/shop-web", "a"), ("hook.bpfman.io/image/shop-db", "b")], image("a", KeyScope::Pod)),
+            (&[("hook.bpfman.io/image/web", "a"), ("hook.bpfman.io/image", "pod")], image("a", KeyScope::Pod)),
+            (&[("db.hook.bpfman.io/image/shop-web", "other")], Ok(None)),
+            (&[("web.hook.bpfman.io/image/shop-web", "a")], image("a", KeyScope::Container)),
+            (&[("web.hook.bpfman.io/image", "own"), ("hook.bpfman.io/image/web", "pod")], image("own", KeyScope::Container)),
+            (&[("hook.bpfman.io/image/db", &long)], Ok(None)),
+        ] {
+            assert_eq!(gather(keys, Audience::Podman(&names)), expected, "{keys:?}");
+        }
+        let cut = gather(&[("hook.bpfman.io/image/web", &long)], Audience::Podman(&names)).unwrap_err();
+        assert!(cut.contains("63 characters"), "{cut}");
+        let elsewhere = gather(&[("hook.bpfman.io/image/web", "a")], Audience::Regular(Some("web"))).unwrap_err();
+        assert!(elsewhere.contains("unknown"), "{elsewhere}");
+        assert!(names_a_container("web.hook.bpfman.io/x") && names_a_container("hook.bpfman.io/image/web"));
+        assert!(!names_a_container("hook.bpfman.io/image") && !names_a_container("a/b"));
     }
 
     #[test]
@@ -221,6 +290,18 @@ mod tests {
                     .to_owned(),
             ),
         ];
+        let misspelt = [
+            "hook.bpfman.io",
+            "hook.bpfman.io.programs",
+            "hook.bpfman.io /programs",
+            " hook.bpfman.io/programs",
+            "hook.bpfman.iox/image",
+            "Hook.bpfman.io/image",
+            "bpfman.io/hook.bpfman.io/image",
+        ];
+        let cases = cases.into_iter().chain(misspelt.map(|key| {
+            (key, None, format!("annotation {key:?} is misspelt: write hook.bpfman.io/KEY, or CONTAINER.hook.bpfman.io/KEY"))
+        }));
         for (key, name, sentence) in cases {
             assert_eq!(gather(&[(key, "x")], Audience::Regular(name)), Err(sentence));
         }

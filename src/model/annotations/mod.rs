@@ -4,6 +4,7 @@ mod bpffs;
 mod keys;
 mod lex;
 mod programs;
+mod strays;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -12,17 +13,19 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use keys::KeyScope;
 use keys::{Annotations, Audience, Found, Key};
+pub use keys::{KeyScope, names_a_container};
 use lex::Fault;
 pub use lex::Position;
 pub(super) use programs::kernel_place;
 pub use programs::program_entries;
+pub use strays::resembles_ours;
 pub use variables::global_value;
 
 use crate::model::attach_point::{CgroupAttach, Direction, Order, ProbedProcess, ProgramKind, TracepointName, XdpMode};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::DelegationRequest;
+use crate::model::podman::ContainerNames;
 use crate::model::reference::Reference;
 use crate::model::words::{nearest_hint, quoted};
 
@@ -49,6 +52,9 @@ pub struct Request {
     pub bpffs: BpffsRequest,
     /// What happens when the request cannot be fulfilled.
     pub on_failure: OnFailure,
+    /// Names of other annotations that are variables of the objects if `globals` was cut at a comma. No part of what is asked for.
+    #[serde(skip)]
+    pub perhaps_globals: Vec<String>,
 }
 
 /// Which programs a request names.
@@ -272,6 +278,29 @@ pub enum RequestError {
         /// The part after the slash, quoted.
         word: String,
     },
+    /// A key that was meant to be ours.
+    #[error("annotation {key} is misspelt: write hook.bpfman.io/KEY, or CONTAINER.hook.bpfman.io/KEY")]
+    Misspelt {
+        /// The annotation, quoted.
+        key: String,
+    },
+    /// What podman makes of the rest of a value behind a comma.
+    #[error(
+        "annotation {key} looks like the rest of a value of ours that was cut at a comma, as podman does: separate entries by ; and \
+         names by : (or leave that annotation out)"
+    )]
+    CutOff {
+        /// The annotation, quoted.
+        key: String,
+    },
+    /// A value as long as what `generate kube` leaves of a longer one.
+    #[error(
+        "annotation {key} has been cut: podman's generate kube leaves 63 characters of a value; write the whole value into the file"
+    )]
+    CutByGenerateKube {
+        /// The annotation, quoted.
+        key: String,
+    },
     /// What stands before our domain can not be a container's name.
     #[error("annotation {key} begins with something that is not a container name: 1 to 63 of a-z 0-9 -")]
     ContainerLabel {
@@ -326,13 +355,26 @@ impl Request {
         Self::for_audience(annotations, Audience::Regular(container_name))
     }
 
+    /// Parses what speaks to a container of podman's that has these names.
+    pub fn parse_podman(annotations: &BTreeMap<String, String>, names: &ContainerNames) -> Result<Option<Self>, RequestError> {
+        Self::for_audience(annotations, Audience::Podman(names))
+    }
+
     /// Parses what speaks to an init, ephemeral or sandbox container: the keys that name it, and no others.
     pub fn parse_named(annotations: &BTreeMap<String, String>, container_name: &str) -> Result<Option<Self>, RequestError> {
         Self::for_audience(annotations, Audience::OnlyNamed(container_name))
     }
 
     fn for_audience(annotations: &BTreeMap<String, String>, audience: Audience<'_>) -> Result<Option<Self>, RequestError> {
-        Annotations::gather(annotations, audience)?.map(|ours| Self::build(&ours)).transpose()
+        let Some(ours) = Annotations::gather(annotations, audience)? else { return Ok(None) };
+        if let Some(key) = annotations.keys().find(|key| strays::is_cut_off(key)) {
+            return Err(RequestError::CutOff { key: quoted(key) });
+        }
+        let mut request = Self::build(&ours)?;
+        if !request.globals.is_empty() {
+            request.perhaps_globals = annotations.keys().filter(|key| strays::is_variable(key)).cloned().collect();
+        }
+        Ok(Some(request))
     }
 
     fn build(ours: &Annotations<'_>) -> Result<Self, RequestError> {
@@ -362,12 +404,28 @@ impl Request {
             pull_policy,
             bpffs: bpffs::build(ours)?,
             on_failure,
+            perhaps_globals: Vec::new(),
         })
     }
 
     /// True where nothing is to be done: only keys that qualify others are there, as `on-failure` of a pod that asks for nothing else.
     pub fn is_empty(&self) -> bool {
         self.programs == ProgramsRequest::None && self.bpffs == BpffsRequest::None
+    }
+
+    /// What is accepted and has no effect yet, one sentence each.
+    pub fn without_effect(&self) -> Vec<String> {
+        let ProgramsRequest::Listed(programs) = &self.programs else { return Vec::new() };
+        let ordered = programs.iter().filter(|program| program.order.is_some());
+        let sentence = |program: &ProgramRequest| {
+            let kind = program.attach.kind();
+            let why = match kind {
+                ProgramKind::Xdp => "an interface takes one XDP program",
+                _ => "classifiers run in the order in which they were attached, but on kernels before 6.6",
+            };
+            format!("priority and proceed-on of {kind}:{} order nothing yet: {why}", program.function)
+        };
+        ordered.map(sentence).collect()
     }
 
     /// The references to fetch, each once, in the order in which they are first named.

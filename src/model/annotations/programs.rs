@@ -201,6 +201,10 @@ struct Options<'a> {
     found: Vec<(&'a str, &'a str, &'a Word)>,
 }
 
+/// Every option of every kind.
+pub(super) const OPTIONS: [&str; 11] =
+    ["iface", "mode", "direction", "priority", "proceed-on", "from", "attach", "hook", "symbol", "offset", "pid"];
+
 fn known_options(kind: ProgramKind) -> &'static [&'static str] {
     use ProgramKind as K;
     match kind {

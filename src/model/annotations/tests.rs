@@ -44,6 +44,7 @@ fn an_image_alone_asks_for_all_of_its_programs() {
         pull_policy: None,
         bpffs: BpffsRequest::None,
         on_failure: OnFailure::Stop,
+        perhaps_globals: Vec::new(),
     };
     assert_eq!(all, expected);
     assert!(!all.is_empty());
@@ -372,4 +373,36 @@ fn values_are_bounded() {
         let text = refusal(&[(key, &long)]);
         assert!(text.ends_with("it has 65537 bytes, more than 65536"), "{text}");
     }
+}
+
+/// What podman 4.3.1 makes of `--annotation hook.bpfman.io/programs=tcx:a, iface=lo, tcx:b direction=egress` and its like.
+#[test]
+fn a_value_that_was_cut_at_a_comma_is_refused() {
+    let with = |others: &[&str]| {
+        let mut all = map(&[("image", "ghcr.io/acme/x"), ("programs", "tcx:a"), ("globals", "rate=1")]);
+        all.extend(others.iter().map(|key| ((*key).to_owned(), "lo".to_owned())));
+        Request::parse(&all, None).map(|request| request.map(|request| request.perhaps_globals))
+    };
+    for cut in [&[" iface", " tcx:egress direction"][..], &["iface"], &["tcx:b direction"], &["xdp:count"], &["delegate"]] {
+        let error = with(cut).expect_err(cut[0]).to_string();
+        assert!(error.contains(&format!("{:?}", cut[0])) && error.contains("cut at a comma"), "{error}");
+        assert!(error.len() < 250, "{error}");
+    }
+    // Whether these are variables is known when the object is there.
+    assert_eq!(with(&["team", "io.container.manager"]), Ok(Some(vec!["team".to_owned()])));
+    // Without anything of ours they are nobody's business here.
+    let others = [" iface", "programs"].map(|key| (key.to_owned(), "x".to_owned()));
+    assert_eq!(Request::parse(&BTreeMap::from(others), None), Ok(None));
+}
+
+#[test]
+fn an_order_that_has_no_effect_yet_is_told() {
+    let programs = "tcx:a priority=10; xdp:b proceed-on=pass; tcx:c";
+    let told = request(&[("image", "ghcr.io/acme/x"), ("programs", programs)]).without_effect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].starts_with("priority and proceed-on of tcx:a order nothing yet: classifiers run in the order"),
+        "{told:?}"
+    );
+    assert!(told[1].contains("xdp:b") && told[1].ends_with("one XDP program"), "{told:?}");
 }

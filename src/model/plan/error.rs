@@ -141,6 +141,15 @@ pub enum PlanError {
         /// What was expected.
         expected: String,
     },
+    /// An annotation that is called like a variable, beside `globals`.
+    #[error(
+        "annotation {name:?} is called like a variable of the program, and globals looks as if podman cut it at a comma: separate its \
+         entries by ; (or leave that annotation out)"
+    )]
+    CutGlobal {
+        /// The annotation, which is the variable too.
+        name: String,
+    },
     /// A global that no object declares.
     #[error("globals: no program declares {name:?}; there are {known}")]
     NoSuchGlobal {

@@ -22,6 +22,10 @@ pub fn values(inputs: &Inputs<'_>) -> Result<Vec<Values>, PlanError> {
         }
         all.push(values);
     }
+    let declared = |name: &String| inputs.objects.iter().flat_map(|o| &o.facts.globals).any(|g| g.name == *name);
+    if let Some(name) = inputs.request.perhaps_globals.iter().find(|name| declared(name)) {
+        return Err(PlanError::CutGlobal { name: name.clone() });
+    }
     for asked in &inputs.request.globals {
         if !inputs.objects.iter().flat_map(|o| &o.facts.globals).any(|g| g.name == asked.name) {
             let declared = inputs.objects.iter().flat_map(|o| &o.facts.globals).map(|g| g.name.as_str());

@@ -100,6 +100,7 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
             pull_policy: None,
             bpffs: BpffsRequest::None,
             on_failure: OnFailure::Stop,
+            perhaps_globals: Vec::new(),
         },
         facts: Facts {
             net: own(1),
@@ -336,6 +337,11 @@ fn what_cannot_be_planned_says_why() {
             vec![("pass", xdp("lo"))],
             |c| c.request.globals.push(GlobalRequest { name: "speed".to_owned(), value: GlobalValue::Word("1".to_owned()) }),
             "no program declares \"speed\"; there are rate",
+        ),
+        (
+            vec![("pass", xdp("lo"))],
+            |c| c.request.perhaps_globals = vec!["team".to_owned(), "rate".to_owned()],
+            "annotation \"rate\" is called like a variable",
         ),
         (
             vec![("pass", xdp("lo"))],

@@ -18,7 +18,8 @@ use std::path::Path;
 
 use aya_obj::generated::bpf_attr;
 use aya_obj::generated::bpf_cmd::{
-    self, BPF_LINK_GET_NEXT_ID, BPF_MAP_GET_NEXT_ID, BPF_OBJ_GET, BPF_OBJ_PIN, BPF_PROG_GET_FD_BY_ID, BPF_PROG_GET_NEXT_ID,
+    self, BPF_LINK_GET_FD_BY_ID, BPF_LINK_GET_NEXT_ID, BPF_MAP_GET_NEXT_ID, BPF_OBJ_GET, BPF_OBJ_PIN, BPF_PROG_GET_FD_BY_ID,
+    BPF_PROG_GET_NEXT_ID,
 };
 use rustix::io::Errno;
 
@@ -76,6 +77,14 @@ pub fn program_by_id(id: u32) -> Result<OwnedFd, Errno> {
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
     // SAFETY: the command reads integers of `attr` and nothing else, and answers with a new fd.
     unsafe { new_fd(BPF_PROG_GET_FD_BY_ID, &mut attr) }
+}
+
+/// Opens the link with this id. ENOENT where there is none, or one that is going; needs CAP_SYS_ADMIN.
+pub fn link_by_id(id: u32) -> Result<OwnedFd, Errno> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.link_id = id;
+    // SAFETY: the command reads integers of `attr` and nothing else, and answers with a new fd.
+    unsafe { new_fd(BPF_LINK_GET_FD_BY_ID, &mut attr) }
 }
 
 /// The ids of every object of a kind, in the order of ids. Needs CAP_SYS_ADMIN.

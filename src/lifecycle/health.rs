@@ -1,0 +1,246 @@
+//! Records against what there is: owners that are dead, and objects that were taken away beneath us.
+//!
+//! The kernel is asked by ids, since a pin tells nothing where our bpffs is hidden or was unmounted.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::kernel::Kernel;
+use crate::kernel::inspect::{self, LinkInfo};
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::host::Host;
+use crate::lifecycle::reconcile::describe;
+use crate::model::ids::OwnerNo;
+use crate::model::record::{Owner, OwnerRecord, Phase};
+
+/// What a program or link of a record lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// The kernel does not have it: its pin was removed, or our bpffs was unmounted.
+    Removed,
+    /// The interface of a link is gone, and the link detached.
+    Interface,
+    /// The cgroup of a link is gone, and the link detached.
+    Cgroup,
+}
+
+impl Loss {
+    /// What happened, for a table.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Removed => "gone: its pin was removed",
+            Self::Interface => "gone: its interface is gone",
+            Self::Cgroup => "gone: its cgroup is gone",
+        }
+    }
+
+    /// What a link lacks that the kernel answers so about; None of it where it could not be asked.
+    pub fn of_link(answer: Option<&LinkInfo>) -> Option<Self> {
+        match answer {
+            None => Some(Self::Removed),
+            Some(LinkInfo { interface: Some(0), .. }) => Some(Self::Interface),
+            Some(LinkInfo { cgroup: Some(0), .. }) => Some(Self::Cgroup),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Owners that are dead and objects that are lost.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    /// Why an owner is dead.
+    pub dead: BTreeMap<OwnerNo, String>,
+    /// What programs lack, by the kernel's ids.
+    pub programs: BTreeMap<u32, Loss>,
+    /// What links lack, by the kernel's ids.
+    pub links: BTreeMap<u32, Loss>,
+}
+
+/// One object of a living owner that is lost, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The owner.
+    pub no: OwnerNo,
+    /// The object and its owner.
+    pub what: String,
+    /// What happened.
+    pub why: &'static str,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Health {
+    /// Asks the kernel about the programs and links of records. `program` and `link` answer for an id: None where the kernel has no such
+    /// object. What cannot be asked counts as there.
+    pub fn of_objects<E>(
+        records: &[OwnerRecord],
+        program: impl Fn(u32) -> Result<bool, E>,
+        link: impl Fn(u32) -> Result<Option<LinkInfo>, E>,
+    ) -> Self {
+        let mut health = Self::default();
+        for record in records.iter().filter(|record| record.phase == Phase::Ready) {
+            for id in record.programs.iter().filter_map(|program| program.id) {
+                if let Ok(false) = program(id) {
+                    health.programs.insert(id, Loss::Removed);
+                }
+            }
+            for id in record.links.iter().filter_map(|link| link.id).filter(|id| *id < inspect::FILTERS) {
+                if let Ok(answer) = link(id)
+                    && let Some(loss) = Loss::of_link(answer.as_ref())
+                {
+                    health.links.insert(id, loss);
+                }
+            }
+        }
+        health
+    }
+
+    /// The same, of the kernel that runs.
+    pub fn of_kernel_objects(records: &[OwnerRecord]) -> Self {
+        Self::of_objects(records, inspect::has_program, inspect::link_by_id)
+    }
+
+    /// What is lost of owners that live; gc releases the others. A link of a lost program is not told apart from it.
+    pub fn troubles(&self, records: &[OwnerRecord]) -> Vec<Trouble> {
+        let mut troubles = Vec::new();
+        for record in records.iter().filter(|record| !self.dead.contains_key(&record.no)) {
+            let mut told = Vec::new();
+            for program in &record.programs {
+                if let Some((id, loss)) = program.id.and_then(|id| Some((id, self.programs.get(&id)?))) {
+                    told.push(&program.pin);
+                    troubles.push(trouble(record, format!("program {id} ({})", program.function), *loss, "unload", id));
+                }
+            }
+            for link in record.links.iter().filter(|link| !told.contains(&&link.program)) {
+                if let Some((id, loss)) = link.id.and_then(|id| Some((id, self.links.get(&id)?))) {
+                    troubles.push(trouble(record, format!("link {id} on {}", link.at), *loss, "detach", id));
+                }
+            }
+        }
+        troubles
+    }
+}
+
+fn trouble(record: &OwnerRecord, object: String, loss: Loss, command: &str, id: u32) -> Trouble {
+    let what = format!("{object} of {}", describe(&record.owner));
+    Trouble { no: record.no, what, why: loss.words(), remedy: remedy(record, command, id) }
+}
+
+/// What to do about an object of this owner's that is lost; `command` removes one that was made by hand.
+pub fn remedy(record: &OwnerRecord, command: &str, id: u32) -> String {
+    match &record.owner {
+        Owner::Container { .. } => "start the container again".to_owned(),
+        Owner::Netns { .. } => "start the pod again".to_owned(),
+        Owner::Host { .. } => format!("remove it with `bpfman-hook {command} {id}`"),
+    }
+}
+
+impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
+    /// Finds out which owners are dead and which objects are lost. Changes nothing; what cannot be told counts as well.
+    pub fn health(&self, records: &[OwnerRecord]) -> Health {
+        let mut health = Health::of_kernel_objects(records);
+        for record in records.iter().filter(|record| record.phase == Phase::Ready) {
+            if let Ok(Some(why)) = self.is_dead(record) {
+                health.dead.insert(record.no, why);
+            }
+        }
+        health
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::attach_point::{AttachPoint, Interface, ProgramKind, Scope};
+    use crate::model::ids::{Pid, PinName, ProcessIdentity};
+    use crate::model::record::{Actor, LinkRecord, ProgramRecord};
+
+    fn record(no: u64, owner: Owner, phase: Phase) -> OwnerRecord {
+        let process = ProcessIdentity { pid: Pid::new(7).unwrap(), start_time: 1 };
+        let id = u32::try_from(no).unwrap() * 10;
+        OwnerRecord {
+            no: OwnerNo(no),
+            owner,
+            phase,
+            actor: Actor { process, deadline: 0 },
+            created: 0,
+            changed: 0,
+            init: None,
+            request: None,
+            engine: None,
+            workload: None,
+            cgroup: None,
+            programs: vec![ProgramRecord {
+                pin: PinName::program(1),
+                function: "count".into(),
+                kind: ProgramKind::Xdp,
+                scope: Scope::Container,
+                target: None,
+                image: 0,
+                id: Some(id),
+            }],
+            maps: Vec::new(),
+            links: vec![LinkRecord {
+                pin: PinName::link(1),
+                program: PinName::program(1),
+                at: AttachPoint::Xdp { iface: Interface { name: "eth0".into(), index: 2 }, mode: None },
+                order: None,
+                netns: None,
+                metadata: BTreeMap::new(),
+                id: Some(id + 1),
+            }],
+            bpffs: None,
+            images: Vec::new(),
+            holds: Vec::new(),
+            holders: Vec::new(),
+            keeper: None,
+            failure: None,
+            missed: false,
+            verifier_log: None,
+            leftovers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_lost_has_a_remedy_for_its_owner() {
+        let container = Owner::Container { id: "web".parse().unwrap(), bundle: "/b".into(), runtime_user: 0 };
+        let pod = Owner::Netns { cookie: 9, sandbox: None };
+        let host = || Owner::Host { application: None, loaded: Box::default() };
+        let records = [
+            record(1, container.clone(), Phase::Ready),
+            record(2, pod, Phase::Ready),
+            record(3, host(), Phase::Ready),
+            record(4, host(), Phase::Ready),
+            record(5, host(), Phase::Ready),
+            record(6, container, Phase::Releasing),
+        ];
+        let info = |interface, cgroup| LinkInfo { id: 0, link_type: 6, program: 0, interface, cgroup };
+        let mut health = Health::of_objects(
+            &records,
+            |id| if id == 40 { Err(()) } else { Ok(id != 10 && id != 60) },
+            |id| match id {
+                11 => Ok(None),
+                21 => Ok(Some(info(None, Some(0)))),
+                31 => Ok(Some(info(Some(0), None))),
+                41 => Err(()),
+                _ => Ok(Some(info(Some(2), Some(3)))),
+            },
+        );
+        assert_eq!(health.programs, BTreeMap::from([(10, Loss::Removed)]));
+        let links = [(11, Loss::Removed), (21, Loss::Cgroup), (31, Loss::Interface)];
+        assert_eq!(health.links, BTreeMap::from(links));
+        let told = |health: &Health| -> Vec<String> {
+            health.troubles(&records).into_iter().map(|t| format!("{}: {}; {}", t.what, t.why, t.remedy)).collect()
+        };
+        let expected = [
+            "program 10 (count) of container web: gone: its pin was removed; start the container again",
+            "link 21 on eth0 of network namespace 9: gone: its cgroup is gone; start the pod again",
+            "link 31 on eth0 of the host: gone: its interface is gone; remove it with `bpfman-hook detach 31`",
+        ];
+        assert_eq!(told(&health), expected);
+        health.dead.insert(OwnerNo(1), "its init is gone".to_owned());
+        assert_eq!(told(&health), expected[1..], "gc releases the dead");
+    }
+}
