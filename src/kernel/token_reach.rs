@@ -58,7 +58,7 @@ pub struct Probed {
 }
 
 /// How long the probes may take. They take some tenths of a second.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Runs the probes. Needs what making a delegated bpffs needs; without it everything is undecided.
 pub fn probe() -> Probed {

@@ -44,9 +44,7 @@ pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError
     match (kind, delegation) {
         (Kind::Token, Some((_, delegation))) => Ok(BpffsRequest::Token { path, delegation }),
         (Kind::Token, None) => match ours.get(Key::Bpffs) {
-            Some(found) => {
-                found.refuse("what is to be delegated is not said; add the annotation delegate, as delegate=networking")
-            }
+            Some(found) => found.refuse("what is to be delegated is not said; add the annotation delegate, as delegate=maps"),
             None => Ok(BpffsRequest::None),
         },
         _ => Ok(BpffsRequest::Private { path }),

@@ -155,11 +155,7 @@ fn contradictions_are_refused_with_the_key_to_change() {
             "bpffs-path",
             "there is no bpffs to mount there; add bpffs=private, or the annotation delegate",
         ),
-        (
-            &[("bpffs", "token")],
-            "bpffs",
-            "what is to be delegated is not said; add the annotation delegate, as delegate=networking",
-        ),
+        (&[("bpffs", "token")], "bpffs", "what is to be delegated is not said; add the annotation delegate, as delegate=maps"),
         (&[("bpffs", "tokn")], "bpffs, entry 1, column 1", "it is none, private or token, not \"tokn\"; the nearest is token"),
         (
             &[("bpffs", "private"), ("bpffs-path", "/sys")],
@@ -184,12 +180,12 @@ fn contradictions_are_refused_with_the_key_to_change() {
         (
             &[("delegate", "maps:net")],
             "delegate, entry 1, column 6",
-            "\"net\" is not a preset; presets are maps, networking, cgroup, tracing",
+            "\"net\" is not a preset; presets are maps, probes, networking, cgroup, sockets, tracing",
         ),
         (
             &[("delegate", "any")],
             "delegate, entry 1, column 1",
-            "\"any\" is not a preset; presets are maps, networking, cgroup, tracing",
+            "\"any\" is not a preset; presets are maps, probes, networking, cgroup, sockets, tracing",
         ),
         (
             &[("delegate-cmds", "prog_load map_creat")],

@@ -358,13 +358,13 @@ fn mistakes_are_found_with_their_line() {
         (
             "[[container]]\ndelegate = [\"network\"]".to_owned(),
             2,
-            "\"network\" is not a preset; presets are maps, networking, cgroup, tracing",
+            "\"network\" is not a preset; presets are maps, probes, networking, cgroup, sockets, tracing",
         ),
         (
             "[[container]]\ndelegate = [\"any\"]".to_owned(),
             2,
-            "\"any\" is not a preset; a ceiling says what it means, so that a newer kernel does not raise it; presets are maps, networking, \
-             cgroup, tracing",
+            "\"any\" is not a preset; a ceiling says what it means, so that a newer kernel does not raise it; presets are maps, probes, \
+             networking, cgroup, sockets, tracing",
         ),
         (
             "[[container]]\ndelegate = { progs = [\"any\"] }".to_owned(),
@@ -376,6 +376,11 @@ fn mistakes_are_found_with_their_line() {
             2,
             "kprobe, tracepoint, perf_event, raw_tracepoint, tracing can not be kept inside a container; add host-scope = true, or leave them \
              out",
+        ),
+        (
+            "[[container]]\nhost-scope = true\ndelegate = { progs = [\"syscall\"] }".to_owned(),
+            3,
+            "syscall programs are never delegated: one that is loaded with a token reads any process's and the kernel's memory",
         ),
         (
             "[[container]]\ndelegate = { maps = [\"struct_ops\"], cmds = [\"common_attrs\"] }".to_owned(),

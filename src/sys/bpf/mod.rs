@@ -4,6 +4,7 @@
 //! The numbers and layouts are those of uapi/linux/bpf.h, as `aya_obj::generated` has them; fields that the running kernel
 //! does not know are zero, which it accepts (Linux `Documentation/userspace-api/ebpf/syscall.rst`).
 
+pub mod after_fork;
 mod info;
 mod link;
 mod load;

@@ -67,8 +67,7 @@ const EVERYTHING: Delegation = Delegation { cmds: u64::MAX, maps: u64::MAX, prog
 /// Where the namespaces, the bpffs or the token cannot be made (no capabilities, no user namespaces, no BPF tokens before Linux 6.9),
 /// and where `deadline` passes first. The child is gone in any case.
 pub fn offer(btfs: &[Vec<u8>], trials: &[Trial], deadline: Instant) -> Result<Vec<Answer>, SysError> {
-    let job = child::Job::new(btfs, trials)?;
-    let mut forked = Forked::start(&job)?;
+    let mut forked = Forked::start(child::Job::new(btfs, trials)?)?;
     let (_, context) = forked.receive(deadline)?;
     let context = context.ok_or(Errno::BADMSG).map_err(fail("receive the bpffs of"))?;
     for (key, value) in EVERYTHING.mount_options() {
@@ -91,7 +90,7 @@ struct Forked {
 }
 
 impl Forked {
-    fn start(job: &child::Job<'_>) -> Result<Self, SysError> {
+    fn start(job: child::Job<'_>) -> Result<Self, SysError> {
         let (socket, theirs) = Socket::pair()?;
         let started = Instant::now();
         // SAFETY: other threads may exist, so until its end the child may only do what is safe in a signal handler. `child::run`
