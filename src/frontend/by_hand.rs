@@ -32,6 +32,7 @@ fn root() -> Bounds {
         own_only: false,
         images: None,
         limits: None,
+        store: None,
     }
 }
 

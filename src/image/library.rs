@@ -12,7 +12,7 @@ use crate::image::layout::Layout;
 use crate::image::manifest::Document;
 use crate::image::parcel::Parcel;
 use crate::image::source::{Source, checked};
-use crate::image::{LinuxImages, MAX_MANIFEST, MAX_OBJECT, Want, deliver, hash, object};
+use crate::image::{InUse, LinuxImages, MAX_MANIFEST, MAX_OBJECT, Want, deliver, hash, object};
 use crate::model::bytecode::Bytecode;
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
@@ -190,7 +190,7 @@ impl LinuxImages {
         blobs.push(object);
         let (digest, media_type) = (parcel.digest, top.media_type.clone());
         let new = NewImage { digest, media_type, blobs, object: object_digest };
-        let stored = self.cache().store(&new).and_then(|()| self.cache().point(image, &digest));
+        let stored = self.cache().store(&new).and_then(|()| self.cache().point(image, &digest, "", InUse::NONE));
         let stored = stored.and_then(|()| self.cache().settle(image, &digest));
         stored.map_err(|source| ImageError::Cache { image: image.to_owned(), source })
     }

@@ -106,13 +106,19 @@ impl LinuxImages {
         let ask_first = want.pull == PullPolicy::Always && at.digest.is_none();
         let mut lacks = "it is not in the cache".to_owned();
         if let Some(reader) = reader.as_ref().filter(|_| !ask_first) {
-            let digest = match at.digest {
-                Some(digest) => Some(digest),
-                None => reader.resolve(image).map_err(cache)?,
+            let pointer = match at.digest {
+                Some(_) => None,
+                None => reader.pointer(image).map_err(cache)?,
             };
-            if let Some(digest) = digest {
+            if let Some(digest) = at.digest.or(pointer.as_ref().map(|pointer| pointer.digest)) {
                 match self.cached(want, image, &digest, reader)? {
-                    Ok(bytecode) => return Ok(bytecode),
+                    Ok(bytecode) => {
+                        // It only says what goes first where the cache is full.
+                        if let Err(err) = self.cache.used(&digest, pointer.as_ref(), tenant(want, &bytecode.rule)) {
+                            tracing::debug!(image, error = &err as &dyn std::error::Error, "use not noted in the image cache");
+                        }
+                        return Ok(bytecode);
+                    }
                     Err(why) => lacks = why,
                 }
             }
@@ -219,7 +225,7 @@ impl LinuxImages {
             && want.pull == PullPolicy::Always
             && let Ok(bytecode) = self.cached(want, image, &digest, reader)?
         {
-            self.note(image, self.cache.point(image, &digest))?;
+            self.note(image, self.cache.point(image, &digest, tenant(want, &bytecode.rule), want.in_use))?;
             return Ok(bytecode);
         }
         self.take(want, image, &mut Source::Remote(remote, self.cache.clone()), top, digest)
@@ -250,7 +256,7 @@ impl LinuxImages {
             if decision.new {
                 self.cache.add_decision(&digest, want.policy, &decision)?;
             }
-            self.cache.point(image, &digest)
+            self.cache.point(image, &digest, tenant(want, &decision.rule), want.in_use)
         });
         self.note(image, stored)?;
         Ok(bytecode(want, digest, object_digest, object, decision))
@@ -304,6 +310,11 @@ impl LinuxImages {
             Reference::Registry(at) => self.fetch_registry(want, &image, at),
         }
     }
+}
+
+/// Whose share of the cache an image takes that a rule allows.
+fn tenant<'a>(want: &Want<'a>, rule: &'a str) -> &'a str {
+    if want.tenant.is_empty() { rule } else { want.tenant }
 }
 
 fn bytecode(want: &Want<'_>, digest: Digest, object_digest: Digest, object: Vec<u8>, decision: Decision) -> Bytecode {

@@ -43,7 +43,7 @@ mod source;
 mod tally;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -90,6 +90,25 @@ pub struct Want<'a> {
     pub registries: &'a RegistryConfig,
     /// When to give up with [`ImageError::Timeout`].
     pub deadline: Instant,
+    /// Whose share of the cache it takes: the Kubernetes namespace, or the client; empty for the image rule that allows it.
+    pub tenant: &'a str,
+    /// Which images are in use.
+    pub in_use: InUse<'a>,
+}
+
+/// Tells which images are in use; asked only where the cache is full.
+#[derive(Clone, Copy)]
+pub struct InUse<'a>(pub &'a dyn Fn() -> BTreeSet<Digest>);
+
+impl InUse<'_> {
+    /// None that is known of.
+    pub const NONE: InUse<'static> = InUse(&BTreeSet::new);
+}
+
+impl std::fmt::Debug for InUse<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("InUse")
+    }
 }
 
 /// Where bytecode comes from. [`LinuxImages`] is the real one.

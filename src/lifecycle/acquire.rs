@@ -1,12 +1,12 @@
 //! Gather, plan, apply: what a container asked for, for one start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::image::{Images, Want};
+use crate::image::{Images, InUse, Want};
 use crate::kernel::Kernel;
 use crate::lifecycle::error::{chain, reason};
 use crate::lifecycle::host::{Host, Need};
@@ -157,6 +157,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let need = Need { network, interfaces: programs, userns, cgroup: programs || cgroup_mounts, cgroup_mounts, root };
         let facts = self.host.facts(init, container, need)?;
         let mut objects = Vec::new();
+        let in_use = || self.images_in_use();
         for (reference, rules) in &admission.images {
             let started = Instant::now();
             let bytecode = images.fetch(&Want {
@@ -167,6 +168,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 registries: start.registries,
                 policy: start.policy.id,
                 deadline: start.fetch_until,
+                tenant: container.workload.namespace.as_deref().unwrap_or_default(),
+                in_use: InUse(&in_use),
             });
             took(series::Phase::Image, started, bytecode.is_ok());
             let bytecode = bytecode?;
@@ -194,6 +197,15 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         admission.check_capabilities(can_have.map(Capability::name))?;
         container.check_rights(request, admission.delegation.as_ref(), admission.grant)?;
         Ok((facts, plan))
+    }
+
+    /// The images of every owner; none where the store cannot be read, since they are only spared.
+    pub(super) fn images_in_use(&self) -> BTreeSet<Digest> {
+        let images = self.store.read::<_, StoreError>(|txn| {
+            let records = txn.owners()?.filter_map(Result::ok);
+            Ok(records.flat_map(|record| record.images).map(|image| image.digest).collect())
+        });
+        images.unwrap_or_default()
     }
 
     /// Makes room for a new record: tells whether the work is done already, releases what a dead container of the same id

@@ -10,7 +10,7 @@ use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName, 
 use crate::model::bytecode::PullPolicy;
 use crate::model::credentials::Credential;
 use crate::model::ids::OwnerNo;
-use crate::model::policy::Limits;
+use crate::model::policy::{Limits, StoreLimits};
 use crate::model::reference::Reference;
 
 /// One request, under the limits of whoever asks.
@@ -39,6 +39,8 @@ pub struct Bounds {
     pub images: Option<Vec<String>>,
     /// How much all that this caller loads may be; None for root, whom nothing binds.
     pub limits: Option<Limits>,
+    /// How much of the record store it may fill; None for root.
+    pub store: Option<StoreLimits>,
 }
 
 /// What is asked.
@@ -320,6 +322,9 @@ pub struct Loaded {
     /// Bytes that its own maps may take.
     #[serde(default)]
     pub map_memory: u64,
+    /// True where limits bound who asked: not for root.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_client: bool,
 }
 
 /// Maps of another load.

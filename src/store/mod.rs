@@ -29,7 +29,7 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, WithoutTls};
 
 pub use self::error::StoreError;
-pub use self::txn::{Damaged, Part, ReadTxn, WriteTxn};
+pub use self::txn::{Damaged, Part, ReadTxn, WriteTxn, stored_bytes};
 use crate::sys::fsutil::{self, FileLock};
 use crate::sys::{export, fault};
 

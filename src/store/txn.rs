@@ -78,10 +78,15 @@ impl<'t> ReadTxn<'t> {
     /// Every owner, in the order of their numbers, decoded one by one. After an error that is about one record the iterator goes
     /// on with the next.
     pub fn owners(&self) -> Result<impl Iterator<Item = Result<OwnerRecord, StoreError>> + '_, StoreError> {
+        Ok(self.sized()?.map(|sized| sized.map(|(record, _)| record)))
+    }
+
+    /// Every owner as [`owners`](Self::owners) has them, each with the bytes that its record takes.
+    pub fn sized(&self) -> Result<impl Iterator<Item = Result<(OwnerRecord, u64), StoreError>> + '_, StoreError> {
         let entries = self.table.prefix_iter(self.txn, &[OWNERS]).map_err(|err| self.failed(err))?;
         Ok(entries.map(|entry| {
             let (key, bytes) = entry.map_err(|err| self.failed(err))?;
-            self.decode(self.number(key)?, bytes)
+            Ok((self.decode(self.number(key)?, bytes)?, bytes.len() as u64))
         }))
     }
 
@@ -285,8 +290,7 @@ impl<'t> WriteTxn<'t> {
         for key in new.iter().filter(|key| !old.contains(key)) {
             self.insert(key, &[])?;
         }
-        let bytes = serde_json::to_vec(record).expect("a record is made of strings, numbers and lists, all of which JSON has");
-        self.insert(&owner_key(record.no), &bytes)?;
+        self.insert(&owner_key(record.no), &encode(record))?;
         if export::is_installed() {
             self.changes.push(Change { no: record.no, before, after: Some(record.clone()) });
         }
@@ -391,6 +395,15 @@ impl fmt::Debug for WriteTxn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WriteTxn").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+fn encode(record: &OwnerRecord) -> Vec<u8> {
+    serde_json::to_vec(record).expect("a record is made of strings, numbers and lists, all of which JSON has")
+}
+
+/// The bytes that a record takes in the store.
+pub fn stored_bytes(record: &OwnerRecord) -> u64 {
+    encode(record).len() as u64
 }
 
 fn decode<'d, R: Deserialize<'d> + Numbered>(path: &Path, no: OwnerNo, bytes: &'d [u8]) -> Result<R, StoreError> {

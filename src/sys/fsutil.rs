@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, ResolveFlags, chownat, fchmod, flock, fstat, fsync, mkdirat,
-    openat, openat2, renameat, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW, chownat, fchmod,
+    flock, fstat, fsync, mkdirat, openat, openat2, renameat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -35,6 +35,16 @@ pub fn read_text(path: &Path, max: usize) -> Result<String, SysError> {
 /// Removes a file, a socket or a pin. True: it was there; false: it was not, which is a success as well.
 pub fn unlink_if_present(path: &Path) -> Result<bool, SysError> {
     removed(unlinkat(CWD, path, AtFlags::empty()), "remove", path)
+}
+
+/// Sets the times of a file to now.
+///
+/// # Errors
+/// Where it is missing, or not ours.
+pub fn touch(path: &Path) -> Result<(), SysError> {
+    let now = || Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now(), last_modification: now() };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(SysError::io("touch", path.display().to_string()))
 }
 
 /// [`unlink_if_present`] of a name in a directory that is held open.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bpfman_hook::image::pack::{self, Described, Input};
-use bpfman_hook::image::{Archive, ImageError, Parcel, Want};
+use bpfman_hook::image::{Archive, ImageError, InUse, Parcel, Want};
 use bpfman_hook::model::bytecode::{Bytecode, PullPolicy, Verdict};
 use bpfman_hook::model::reference::Reference;
 
@@ -43,6 +43,8 @@ fn import(world: &World, archive: &Archive, name: &str) -> Result<Bytecode, Imag
         policy: world.policy,
         registries: &world.registries,
         deadline: Instant::now() + world.patience,
+        tenant: "",
+        in_use: InUse::NONE,
     };
     world.images.import(&want, archive, &digest)
 }
@@ -164,6 +166,8 @@ fn every_signature_is_examined_and_a_bad_one_hides_no_good_one() {
             policy: world.policy,
             registries: &world.registries,
             deadline: Instant::now() + world.patience,
+            tenant: "",
+            in_use: InUse::NONE,
         };
         let found = world.images.examine(&want).unwrap();
         assert_eq!(found.signatures.len(), 2, "{found:#?}");

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bpfman_hook::image::{ImageError, Images, LinuxImages, Want, Worker};
+use bpfman_hook::image::{ImageError, Images, InUse, LinuxImages, Want, Worker};
 use bpfman_hook::model::attach_point::Scope;
 use bpfman_hook::model::bytecode::{Bytecode, PullPolicy};
 use bpfman_hook::model::ids::Digest;
@@ -101,6 +101,8 @@ impl World {
             policy: self.policy,
             registries: &self.registries,
             deadline: Instant::now() + self.patience,
+            tenant: "",
+            in_use: InUse::NONE,
         })
     }
 

@@ -13,6 +13,7 @@ use bpfman_hook::lifecycle::reconcile::{Depth, Mode};
 use bpfman_hook::model::attach_point::{ProgramKind, TracepointName};
 use bpfman_hook::model::by_hand::{Attach, Bounds, Code, Filter, Load, Place, Reply, Source, Task, Wanted};
 use bpfman_hook::model::object::{ObjectFacts, ProgramFacts};
+use bpfman_hook::model::policy::StoreLimits;
 use bpfman_hook::model::record::{OwnerRecord, Phase};
 use bpfman_hook::paths::Paths;
 
@@ -54,7 +55,15 @@ fn attach(program: u32) -> Task {
 }
 
 fn bounds() -> Bounds {
-    Bounds { caller: "a test".to_owned(), host_scope: true, any_file: true, own_only: false, images: None, limits: None }
+    Bounds {
+        caller: "a test".to_owned(),
+        host_scope: true,
+        any_file: true,
+        own_only: false,
+        images: None,
+        limits: None,
+        store: None,
+    }
 }
 
 impl Bench {
@@ -86,10 +95,19 @@ impl Bench {
     }
 
     fn run_on(&self, host: &FakeHost<'_>, task: &Task, deadline: u64) -> Reply {
+        self.run_within(host, &bounds(), task, deadline)
+    }
+
+    /// One request of a client within its bounds.
+    fn run_as(&self, bounds: &Bounds, task: &Task) -> Reply {
+        self.run_within(&self.host(FIRST), bounds, task, 1000)
+    }
+
+    fn run_within(&self, host: &FakeHost<'_>, bounds: &Bounds, task: &Task, deadline: u64) -> Reply {
         let kernel = FakeKernel::new(&self.world.effects, two_programs());
         let lifecycle = Lifecycle { kernel: &kernel, host, store: &self.world.store, fs: &self.world.fs, deadline };
         let paths = Paths::below(&self.world.fs);
-        lifecycle.by_hand(&paths, &bounds(), task, Instant::now() + Duration::from_secs(1))
+        lifecycle.by_hand(&paths, bounds, task, Instant::now() + Duration::from_secs(1))
     }
 
     /// A process that is killed where the effects say; true where it was.
@@ -501,4 +519,50 @@ fn what_the_dead_left_is_not_taken_from_one_that_cleans_up() {
     bench.gc(FIRST, Mode::Release);
     bench.exact("after gc");
     bench.clear("after gc");
+}
+
+/// What a client has the store keep is bounded, whatever it consists of: metadata, names, links.
+#[test]
+fn what_a_client_stores_is_bounded_by_load_by_client_and_for_all() {
+    let with = |mut task: Task, bytes: usize| {
+        let given = BTreeMap::from([("note".to_owned(), "x".repeat(bytes))]);
+        match &mut task {
+            Task::Load(load) => load.metadata = given,
+            Task::Attach(attach) => attach.metadata = given,
+            _ => {}
+        }
+        task
+    };
+    let store = StoreLimits { load: 8 << 10, client: 15 << 10, clients: 25 << 10 };
+    let client = |name: &str| Bounds { caller: name.to_owned(), own_only: true, store: Some(store), ..bounds() };
+    let refused = |reply: Reply, says: &str| match reply {
+        Reply::Failed(failure) => {
+            assert_eq!(failure.code, Code::ResourceExhausted, "{}", failure.message);
+            assert!(failure.message.contains(says), "{}", failure.message);
+        }
+        other => panic!("{says}: {other:?}"),
+    };
+    let bench = Bench::new();
+    let one = load(&bench, &["one"]);
+    refused(bench.run_as(&client("a"), &with(one.clone(), 8 << 10)), "and may take 8192");
+    let first = ids(&bench.run_as(&client("a"), &with(one.clone(), 5 << 10)))[0];
+    // A link grows the record of its load.
+    refused(bench.run_as(&client("a"), &with(attach(first), 3 << 10)), "and may take 8192");
+    let link = linked(&bench.run_as(&client("a"), &with(attach(first), 100)));
+    assert!(done(&bench.run_as(&client("a"), &Task::Detach { link })));
+    let second = ids(&bench.run_as(&client("a"), &with(one.clone(), 6 << 10)))[0];
+    refused(bench.run_as(&client("a"), &with(one.clone(), 4 << 10)), "all its loads would take");
+    // Another client has a share of its own, and all together no more than all may have.
+    let third = ids(&bench.run_as(&client("b"), &with(one.clone(), 6 << 10)))[0];
+    refused(bench.run_as(&client("c"), &with(one.clone(), 6 << 10)), "the loads of all clients would take");
+    // Root is not among them, and what is unloaded makes room.
+    let of_root = ids(&bench.run_as(&bounds(), &with(one.clone(), 200 << 10)))[0];
+    refused(bench.run_as(&bounds(), &with(one.clone(), 5 << 20)), "and may take 4194304");
+    assert!(done(&bench.run_as(&client("a"), &Task::Unload { program: second })));
+    let fourth = ids(&bench.run_as(&client("c"), &with(one, 6 << 10)))[0];
+    for (caller, program) in [("a", first), ("b", third), ("c", fourth)] {
+        assert!(done(&bench.run_as(&client(caller), &Task::Unload { program })));
+    }
+    assert!(done(&bench.run_as(&bounds(), &Task::Unload { program: of_root })));
+    bench.clear("bounds");
 }

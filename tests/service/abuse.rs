@@ -17,7 +17,7 @@ use crate::world::{PATIENCE, World, channel, run};
 /// The variable that turns this test binary into a client that never ends its requests: the socket's path.
 const ENDLESS: &str = "BPFMAN_HOOK_TEST_ENDLESS_CLIENT";
 
-/// Not a test of its own: sends twelve requests of 3 MiB that never end, and prints the first answer.
+/// Not a test of its own: sends twelve requests of 900 KiB that never end, and prints the first answer.
 #[test]
 fn endless_process() {
     let Some(socket) = std::env::var_os(ENDLESS) else { return };
@@ -29,7 +29,7 @@ fn endless_process() {
             calls.spawn(async move {
                 grpc.ready().await.unwrap();
                 let message =
-                    LoadRequest { global_data: [("x".to_owned(), vec![0; 3 << 20])].into(), ..LoadRequest::default() };
+                    LoadRequest { global_data: [("x".to_owned(), vec![0; 900 << 10])].into(), ..LoadRequest::default() };
                 let body = tokio_stream::iter([message]).chain(tokio_stream::pending());
                 let codec = tonic_prost::ProstCodec::<LoadRequest, LoadResponse>::default();
                 let path = PathAndQuery::from_static("/bpfman.v1.Bpfman/Load");
@@ -44,6 +44,7 @@ fn endless_process() {
 #[test]
 fn requests_that_never_end_do_not_fill_the_memory() {
     let world = World::new();
+    world.lab.policy("[[client]]\nuser = 12345\nallow = [\"load\"]\n");
     let service = world.start(&["--timeout", "0"]);
     open_to_all(&world);
     let stranger = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "env"];

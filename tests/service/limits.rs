@@ -10,11 +10,12 @@ use bpfman_hook::frontend::service::wire::{BytecodeImage, BytecodeLocation, Load
 use crate::support::process::ended;
 use crate::world::{World, run};
 
-/// The variables that turn this test binary into a client: the socket's path, the object's, whose maps to share, and a
-/// variable to set.
+/// The variables that turn this test binary into a client: the socket's path, the object's, whose maps to share, how
+/// many bytes of metadata to keep, and a variable to set.
 const CLIENT: &str = "BPFMAN_HOOK_TEST_LOADER";
 const OBJECT: &str = "BPFMAN_HOOK_TEST_OBJECT";
 const OWNER: &str = "BPFMAN_HOOK_TEST_OWNER";
+const NOTE: &str = "BPFMAN_HOOK_TEST_NOTE";
 const GLOBAL: &str = "BPFMAN_HOOK_TEST_GLOBAL";
 
 const COUNTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bpf/counter.bpf.o");
@@ -33,6 +34,12 @@ fn client_process() {
             bytecode: Some(BytecodeLocation { location: Some(location) }),
             global_data: std::env::var(GLOBAL).ok().map(|name| (name, vec![2, 0, 0, 0])).into_iter().collect(),
             info: vec![LoadInfo { name: "count".to_owned(), program_type: 0, info: None }],
+            metadata: std::env::var(NOTE)
+                .ok()
+                .and_then(|bytes| bytes.parse().ok())
+                .map(|bytes| ("note".to_owned(), "x".repeat(bytes)))
+                .into_iter()
+                .collect(),
             map_owner_id: std::env::var(OWNER).ok().and_then(|id| id.parse().ok()),
             ..LoadRequest::default()
         };
@@ -86,6 +93,9 @@ fn what_a_client_has_loaded_stays_within_its_limits() {
 
     // What is unloaded makes room, of memory as well.
     world.lab.ours(&["unload", &first]);
+    rule("store = 6000\n");
+    let stored = load(&[(NOTE, "4000")]);
+    assert!(stored.contains("ResourceExhausted") && stored.contains("all its loads would take"), "{stored}");
     rule("map-memory = 600\n");
     let too_much = load(&[]);
     assert!(too_much.contains("ResourceExhausted") && too_much.contains("and may take 600"), "{too_much}");

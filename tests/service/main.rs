@@ -5,6 +5,7 @@
 mod support;
 
 mod abuse;
+mod announced;
 mod bpfmans_client;
 mod calls;
 mod chaos;

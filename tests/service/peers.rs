@@ -159,6 +159,11 @@ fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
         })
     };
     ask(Some("agent")).unwrap();
+    // Connections that say nothing, more than there are places, keep no client with a certificate out.
+    let silent: Vec<_> = (0..300).filter_map(|_| std::net::TcpStream::connect(("127.0.0.1", port)).ok()).collect();
+    assert!(silent.len() > 200, "{}", silent.len());
+    ask(Some("agent")).unwrap();
+    drop(silent);
     let other = ask(Some("other")).unwrap_err();
     let sentence = "the client \"CN=other,O=acme\" may not read: only root may, and no [[client]] rule of the policy matches";
     assert_eq!(other, sentence);

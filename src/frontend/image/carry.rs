@@ -9,7 +9,7 @@ use crate::frontend::image::pull::{PATIENCE, Pulled, Rules};
 use crate::frontend::list::json;
 use crate::frontend::output::{fail, print};
 use crate::frontend::table::printable;
-use crate::image::{Archive, LinuxImages, Want};
+use crate::image::{Archive, InUse, LinuxImages, Want};
 use crate::lifecycle::error::chain;
 use crate::model::bytecode::PullPolicy;
 use crate::model::ids::Digest;
@@ -140,6 +140,8 @@ fn one(
         policy: rules.policy.id,
         registries: &rules.registries,
         deadline: Instant::now() + PATIENCE,
+        tenant: "",
+        in_use: InUse::NONE,
     };
     images.import(&want, archive, digest).map(Pulled::from).map_err(|e| chain(&e))
 }

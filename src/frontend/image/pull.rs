@@ -14,7 +14,7 @@ use crate::frontend::image::person::registries;
 use crate::frontend::list::json;
 use crate::frontend::table::printable;
 use crate::frontend::{fail, print};
-use crate::image::{Images as _, LinuxImages, Want, registries_conf};
+use crate::image::{Images as _, InUse, LinuxImages, Want, registries_conf};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::model::bytecode::{Bytecode, PullPolicy, Verdict};
@@ -151,6 +151,7 @@ fn spinner(text: &str) -> ProgressBar {
 fn one(paths: &Paths, images: &LinuxImages, rules: &Rules, pull: PullPolicy, text: &str) -> Result<Bytecode, String> {
     let reference = named(paths, text)?;
     let selected = rules.of(&reference, "pull")?;
+    let in_use = || super::stock::in_use(paths).unwrap_or_default();
     let want = Want {
         reference: &reference,
         pull,
@@ -159,6 +160,8 @@ fn one(paths: &Paths, images: &LinuxImages, rules: &Rules, pull: PullPolicy, tex
         policy: rules.policy.id,
         registries: &rules.registries,
         deadline: Instant::now() + PATIENCE,
+        tenant: "",
+        in_use: InUse(&in_use),
     };
     images.fetch(&want).map_err(|e| chain(&e))
 }

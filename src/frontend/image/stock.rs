@@ -88,7 +88,7 @@ pub fn prune(paths: &Paths, args: ImagePruneArgs) -> ExitCode {
 }
 
 /// The images of every owner, dying ones included.
-fn in_use(paths: &Paths) -> Result<BTreeSet<Digest>, String> {
+pub(super) fn in_use(paths: &Paths) -> Result<BTreeSet<Digest>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
     let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else {
         return Ok(BTreeSet::new());

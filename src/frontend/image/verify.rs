@@ -12,7 +12,7 @@ use crate::frontend::image::pull::{PATIENCE, Rules};
 use crate::frontend::list::json;
 use crate::frontend::output::{fail, print};
 use crate::frontend::table::printable;
-use crate::image::{Examination, Examined, Outcome, Want, Worth};
+use crate::image::{Examination, Examined, InUse, Outcome, Want, Worth};
 use crate::lifecycle::error::chain;
 use crate::model::attach_point::Scope;
 use crate::model::bytecode::{PullPolicy, Verdict};
@@ -57,6 +57,8 @@ fn examined(paths: &Paths, rules: &Rules, args: &ImageVerifyArgs) -> Result<Exam
         policy: rules.policy.id,
         registries: &rules.registries,
         deadline: Instant::now() + PATIENCE,
+        tenant: "",
+        in_use: InUse::NONE,
     };
     super::images(paths).examine(&want).map_err(|e| chain(&e))
 }

@@ -97,6 +97,11 @@ impl Caller {
         }
     }
 
+    /// Whether it is root of this host.
+    pub fn is_root(&self) -> bool {
+        self.rule.is_none()
+    }
+
     /// What tells it from every other client.
     pub fn identity(&self) -> String {
         self.client.identity()
@@ -110,6 +115,7 @@ impl Caller {
             any_file: self.rule.is_none(),
             own_only: self.rule.is_some(),
             limits: self.rule.as_ref().map(|rule| rule.limits(&self.policy.policy.limits)),
+            store: self.rule.as_ref().map(|rule| rule.store_limits(&self.policy.policy.store)),
             images: self.rule.as_ref().and_then(|rule| rule.images.as_ref()).map(|names| names.iter().cloned().collect()),
         }
     }

@@ -13,19 +13,24 @@ use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
+use crate::frontend::service::handshake::{Handshake, Handshakes};
 use crate::frontend::service::idle::Idle;
 use crate::sys::activation::Listener;
 use crate::sys::peer::{self, PeerCredentials};
 
-/// Open connections of one uid that is not root, and of all TCP clients together.
+/// Open connections of one uid that is not root, and of all TCP clients with a certificate together.
 const CONNECTIONS_MAX: usize = 64;
+/// Open connections of everybody but root. Nobody gets more than half of what is left of it, so that a few cannot take it all.
+const ALL_MAX: usize = 512;
 /// Between two tries where descriptors or memory ran out.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whose connections and requests are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
-    /// A user of this host.
+    /// Root of this host, which is limited by nothing: it could stop the service as well.
+    Root,
+    /// A user of this host, or root of another user namespace.
     Uid(u32),
     /// Everybody who comes over TCP.
     Tcp,
@@ -43,11 +48,13 @@ struct Slot {
 }
 
 impl Count {
-    /// None where the origin has its share already. Root is not limited: it could stop the service as well.
+    /// None where the origin has its share already.
     fn take(&self, origin: Origin) -> Option<Slot> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = open.iter().filter(|(origin, _)| **origin != Origin::Root).map(|(_, count)| count).sum();
+        let share = CONNECTIONS_MAX.min(ALL_MAX.saturating_sub(all).div_ceil(2));
         let count = open.entry(origin).or_default();
-        if origin != Origin::Uid(0) && *count >= CONNECTIONS_MAX {
+        if origin != Origin::Root && *count >= share {
             return None;
         }
         *count += 1;
@@ -72,7 +79,19 @@ impl Drop for Slot {
 pub struct Connection<S> {
     stream: S,
     peer: Peer,
-    _slot: Slot,
+    count: Count,
+    state: Mutex<State>,
+}
+
+/// How far a connection got.
+#[derive(Debug)]
+enum State {
+    /// It has not shown a certificate yet.
+    Handshake(Handshake),
+    /// It has a place in the count.
+    Open { _slot: Slot },
+    /// There was no place for it.
+    Refused,
 }
 
 /// The other end as the socket shows it; that of TLS is known by its certificate later.
@@ -88,6 +107,7 @@ impl Peer {
     /// With whom it is counted.
     pub fn origin(&self) -> Origin {
         match self {
+            Self::Unix(peer) if peer.uid == 0 && peer.same_user_namespace => Origin::Root,
             Self::Unix(peer) => Origin::Uid(peer.uid),
             Self::Tcp => Origin::Tcp,
         }
@@ -97,13 +117,26 @@ impl Peer {
 impl<S> Connected for Connection<S> {
     type ConnectInfo = Peer;
 
+    /// Asked once for each connection, when its handshake is done: from now on it counts among those with a certificate.
     fn connect_info(&self) -> Peer {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, State::Handshake(_)) {
+            *state = self.count.take(self.peer.origin()).map_or(State::Refused, |slot| State::Open { _slot: slot });
+        }
         self.peer.clone()
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let closed = match self.state.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            State::Handshake(handshake) => handshake.poll_cut(context).is_ready(),
+            State::Open { .. } => false,
+            State::Refused => true,
+        };
+        if closed {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -141,17 +174,19 @@ impl<S> Stream for Incoming<S> {
 /// Where a socket cannot be watched.
 pub fn accept(listeners: Vec<Listener>, idle: &Idle) -> io::Result<Accepting> {
     let count = Count::default();
+    let (to_root, root) = mpsc::channel(1);
     let (to_unix, unix) = mpsc::channel(1);
     let (to_tcp, tcp) = mpsc::channel(1);
     let mut tasks = Tasks(Vec::new());
     let (mut any_unix, mut any_tcp) = (false, false);
     for listener in listeners {
         let (count, idle) = (count.clone(), idle.clone());
+        let (to_root, to_others) = (to_root.clone(), to_unix.clone());
         tasks.0.push(match listener {
             Listener::Unix(listener) => {
                 any_unix = true;
                 let listener = UnixListener::from_std(listener)?;
-                tokio::spawn(accept_unix(listener, count, idle, to_unix.clone()))
+                tokio::spawn(accept_unix(listener, count, idle, to_root, to_others))
             }
             Listener::Tcp(listener) => {
                 any_tcp = true;
@@ -160,14 +195,15 @@ pub fn accept(listeners: Vec<Listener>, idle: &Idle) -> io::Result<Accepting> {
             }
         });
     }
-    Ok(Accepting { unix: any_unix.then_some(Incoming(unix)), tcp: any_tcp.then_some(Incoming(tcp)), tasks })
+    let unix = any_unix.then_some((Incoming(root), Incoming(unix)));
+    Ok(Accepting { unix, tcp: any_tcp.then_some(Incoming(tcp)), tasks })
 }
 
 /// What [`accept`] brings.
 #[derive(Debug)]
 pub struct Accepting {
-    /// Clients on this host.
-    pub unix: Option<Incoming<UnixStream>>,
+    /// Clients on this host: root, and the others.
+    pub unix: Option<(Incoming<UnixStream>, Incoming<UnixStream>)>,
     /// Clients that have to show a certificate.
     pub tcp: Option<Incoming<TcpStream>>,
     /// What accepts.
@@ -186,7 +222,13 @@ impl Drop for Tasks {
     }
 }
 
-async fn accept_unix(listener: UnixListener, count: Count, idle: Idle, to: mpsc::Sender<Connection<UnixStream>>) {
+async fn accept_unix(
+    listener: UnixListener,
+    count: Count,
+    idle: Idle,
+    to_root: mpsc::Sender<Connection<UnixStream>>,
+    to_others: mpsc::Sender<Connection<UnixStream>>,
+) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -203,18 +245,23 @@ async fn accept_unix(listener: UnixListener, count: Count, idle: Idle, to: mpsc:
                 continue;
             }
         };
-        let Some(slot) = count.take(Origin::Uid(peer.uid)) else {
-            tracing::warn!(uid = peer.uid, "refuse a connection: its uid has too many");
+        let uid = peer.uid;
+        let peer = Peer::Unix(Arc::new(peer));
+        let Some(slot) = count.take(peer.origin()) else {
+            tracing::warn!(uid, "refuse a connection: its uid has too many");
             continue;
         };
         idle.touch();
-        if to.send(Connection { stream, peer: Peer::Unix(Arc::new(peer)), _slot: slot }).await.is_err() {
+        let to = if peer.origin() == Origin::Root { &to_root } else { &to_others };
+        let state = Mutex::new(State::Open { _slot: slot });
+        if to.send(Connection { stream, peer, count: count.clone(), state }).await.is_err() {
             return;
         }
     }
 }
 
 async fn accept_tcp(listener: tokio::net::TcpListener, count: Count, idle: Idle, to: mpsc::Sender<Connection<TcpStream>>) {
+    let handshakes = Handshakes::default();
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -224,14 +271,11 @@ async fn accept_tcp(listener: tokio::net::TcpListener, count: Count, idle: Idle,
                 continue;
             }
         };
-        let Some(slot) = count.take(Origin::Tcp) else {
-            tracing::warn!(%address, "refuse a connection: there are too many");
-            continue;
-        };
         // Small answers must not wait for more; it works without.
         let _ = stream.set_nodelay(true);
         idle.touch();
-        if to.send(Connection { stream, peer: Peer::Tcp, _slot: slot }).await.is_err() {
+        let state = Mutex::new(State::Handshake(handshakes.begin(address.ip())));
+        if to.send(Connection { stream, peer: Peer::Tcp, count: count.clone(), state }).await.is_err() {
             return;
         }
     }
@@ -247,8 +291,12 @@ mod tests {
         let held: Vec<_> = (0..CONNECTIONS_MAX).map(|_| count.take(Origin::Uid(7)).unwrap()).collect();
         assert!(count.take(Origin::Uid(7)).is_none());
         assert!(count.take(Origin::Uid(8)).is_some());
-        let root: Vec<_> = (0..2 * CONNECTIONS_MAX).map(|_| count.take(Origin::Uid(0)).unwrap()).collect();
-        drop((held, root));
+        let root: Vec<_> = (0..2 * CONNECTIONS_MAX).map(|_| count.take(Origin::Root).unwrap()).collect();
+        // Those that take all that they get leave something for the next one.
+        let others: Vec<_> = (100..110).flat_map(|uid| std::iter::from_fn(move || Some(uid)).take(CONNECTIONS_MAX)).collect();
+        let others: Vec<_> = others.into_iter().filter_map(|uid| count.take(Origin::Uid(uid))).collect();
+        assert!(others.len() < ALL_MAX && count.take(Origin::Uid(9)).is_some(), "{}", others.len());
+        drop((held, root, others));
         assert!(count.take(Origin::Uid(7)).is_some());
         assert!(count.0.lock().unwrap().is_empty());
     }

@@ -1,5 +1,5 @@
 //! How many requests run at once: a bound for all, and a smaller one for each client, so that none takes every place. Who waits is
-//! served in the order of arrival. Requests that may use the network have places of their own, since a registry can be slow for as
+//! served in the order of arrival. Root has places of its own, which no other client can take. Requests that may use the network have places of their own, since a registry can be slow for as
 //! long as it likes.
 
 use std::collections::HashMap;
@@ -29,8 +29,7 @@ impl Lane {
 /// The places of one service.
 #[derive(Debug)]
 pub struct Gate {
-    local: Arc<Semaphore>,
-    network: Arc<Semaphore>,
+    places: HashMap<(Lane, bool), Arc<Semaphore>>,
     clients: Mutex<HashMap<(String, Lane), Weak<Semaphore>>>,
 }
 
@@ -44,19 +43,20 @@ pub struct Place {
 impl Gate {
     /// All places free.
     pub fn new() -> Self {
-        let places = |lane: Lane| Arc::new(Semaphore::new(lane.places().0));
-        Self { local: places(Lane::Local), network: places(Lane::Network), clients: Mutex::default() }
+        let lanes = [Lane::Local, Lane::Network].into_iter().flat_map(|lane| [(lane, false), (lane, true)]);
+        let places = lanes.map(|(lane, root)| {
+            let (all, own) = lane.places();
+            ((lane, root), Arc::new(Semaphore::new(if root { own } else { all })))
+        });
+        Self { places: places.collect(), clients: Mutex::default() }
     }
 
-    /// Waits for a place.
-    pub async fn enter(&self, client: &str, lane: Lane) -> Place {
+    /// Waits for a place; `root` for root of this host.
+    pub async fn enter(&self, client: &str, root: bool, lane: Lane) -> Place {
         const OPEN: &str = "our semaphores are never closed";
         let own = self.of(client, lane).acquire_owned().await.expect(OPEN);
-        let all = match lane {
-            Lane::Local => &self.local,
-            Lane::Network => &self.network,
-        };
-        Place { _all: Arc::clone(all).acquire_owned().await.expect(OPEN), _own: own }
+        let all = self.places[&(lane, root)].clone();
+        Place { _all: all.acquire_owned().await.expect(OPEN), _own: own }
     }
 
     fn of(&self, client: &str, lane: Lane) -> Arc<Semaphore> {
@@ -91,15 +91,22 @@ mod tests {
             let gate = Gate::new();
             let mut held = Vec::new();
             for _ in 0..Lane::Local.places().1 {
-                held.push(gate.enter("a", Lane::Local).await);
+                held.push(gate.enter("a", false, Lane::Local).await);
             }
-            let late = tokio::time::timeout(Duration::from_millis(20), gate.enter("a", Lane::Local)).await;
+            let late = tokio::time::timeout(Duration::from_millis(20), gate.enter("a", false, Lane::Local)).await;
             assert!(late.is_err(), "a has its share");
-            let soon = |client, lane| tokio::time::timeout(Duration::from_secs(5), gate.enter(client, lane));
+            let soon = |client, lane| tokio::time::timeout(Duration::from_secs(5), gate.enter(client, client == "root", lane));
             held.push(soon("b", Lane::Local).await.unwrap());
             held.push(soon("a", Lane::Network).await.unwrap());
             held.remove(0);
             held.push(soon("a", Lane::Local).await.unwrap());
+            // Whatever the others hold, root gets in.
+            for other in ["b", "b", "b"] {
+                held.push(soon(other, Lane::Local).await.unwrap());
+            }
+            let late = tokio::time::timeout(Duration::from_millis(20), gate.enter("d", false, Lane::Local)).await;
+            assert!(late.is_err(), "all places are taken");
+            held.push(soon("root", Lane::Local).await.unwrap());
             drop(held);
             drop(soon("c", Lane::Local).await.unwrap());
             assert_eq!(gate.clients.lock().unwrap().len(), 1, "who is gone is forgotten");

@@ -5,11 +5,13 @@
 //! store: the service can be killed at any time.
 
 pub mod accounts;
+pub mod admit;
 pub mod ask;
 pub mod caller;
 pub mod connection;
 pub mod convert;
 pub mod gate;
+pub mod handshake;
 pub mod idle;
 pub mod listen;
 pub mod rpc;
@@ -30,6 +32,7 @@ use tonic::{Request, Status};
 
 use crate::cli::service::ServiceArgs;
 use crate::frontend::fail;
+use crate::frontend::service::admit::Admitted;
 use crate::frontend::service::connection::Accepting;
 use crate::frontend::service::idle::Idle;
 use crate::frontend::service::listen::{ListenError, Sockets};
@@ -50,12 +53,16 @@ const CLOSE: Duration = Duration::from_millis(500);
 /// A client that says nothing for so long after a ping is gone.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// For a TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Requests at once over one connection.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Requests at once over one connection of root's.
 const STREAMS_MAX: u32 = 256;
+/// Requests at once over one connection of anybody else.
+const OTHERS_STREAMS_MAX: u32 = 32;
+/// Bytes that anybody else than root may send before we have read them, of one request and over one connection.
+const OTHERS_WINDOWS: (u32, u32) = (64 << 10, 256 << 10);
 /// Bytes of a request's headers.
 const HEADERS_MAX: u32 = 16 << 10;
-/// Bytes of one request; the values of globals are all that could be large in it.
+/// Bytes of one request of root's; `weight` allows others less.
 const MESSAGE_MAX: usize = 4 << 20;
 /// Bytes of a question to health or reflection: a name.
 const QUESTION_MAX: usize = 16 << 10;
@@ -126,12 +133,14 @@ fn serve(paths: &Paths, args: &ServiceArgs) -> Result<(), ServiceError> {
             // An error means that the sender is gone, and that it is over as well.
             let _ = stopped.wait_for(|stop| *stop).await;
         };
-        if let Some(unix) = unix {
-            let server = builder().add_routes(routes.clone());
+        if let Some((root, unix)) = unix {
+            let server = builder().max_concurrent_streams(STREAMS_MAX).add_routes(routes.clone());
+            servers.spawn(server.serve_with_incoming_shutdown(root, wait(stopped.clone())));
+            let server = for_others().add_routes(routes.clone());
             servers.spawn(server.serve_with_incoming_shutdown(unix, wait(stopped.clone())));
         }
         if let (Some(tcp), Some((tls, certificate))) = (tcp, tls) {
-            let mut server = builder().tls_config(tls).map_err(|source| ServiceError::Tls { path: certificate, source })?;
+            let mut server = for_others().tls_config(tls).map_err(|source| ServiceError::Tls { path: certificate, source })?;
             servers.spawn(server.add_routes(routes).serve_with_incoming_shutdown(tcp, wait(stopped)));
         }
         let interrupt = |kind| signal(kind).map_err(SysError::io("watch", "for signals"));
@@ -155,10 +164,18 @@ fn serve(paths: &Paths, args: &ServiceArgs) -> Result<(), ServiceError> {
 
 fn builder() -> Server {
     Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(HEADERS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+}
+
+/// A server for clients that may be anybody: what they can have us hold before policy has seen a request is little.
+fn for_others() -> Server {
+    let (request, connection) = OTHERS_WINDOWS;
+    builder()
+        .max_concurrent_streams(OTHERS_STREAMS_MAX)
+        .initial_stream_window_size(request)
+        .initial_connection_window_size(connection)
 }
 
 /// The TLS configuration and the path of its certificate, where one is given.
@@ -194,7 +211,7 @@ async fn routes(paths: &Paths, idle: &Idle) -> Result<Routes, ServiceError> {
     let health = health.max_decoding_message_size(QUESTION_MAX);
     let mut routes = Routes::builder();
     routes
-        .add_service(Scaled::new(InterceptedService::new(bpfman, counted(idle.clone()))))
+        .add_service(Scaled::new(InterceptedService::new(Admitted::new(bpfman, paths), counted(idle.clone()))))
         .add_service(Scaled::new(InterceptedService::new(health, counted(idle.clone()))))
         .add_service(InterceptedService::new(v1, counted(idle.clone())))
         .add_service(InterceptedService::new(v1alpha, counted(idle.clone())));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tonic::{Extensions, Request, Response, Status};
 
 use crate::frontend::request;
+use crate::frontend::service::admit;
 use crate::frontend::service::ask::{self, Abandoned};
 use crate::frontend::service::caller::Caller;
 use crate::frontend::service::convert;
@@ -18,7 +19,6 @@ use crate::frontend::service::wire::{
 use crate::lifecycle::error::chain;
 use crate::model::attach_point::Scope;
 use crate::model::by_hand::{ByHand, Program, Reply, Source, Task};
-use crate::model::policy::Verb;
 use crate::paths::Paths;
 use crate::sys::child::Role;
 
@@ -35,10 +35,6 @@ impl Rpc {
         Self { paths: paths.clone(), gate: Gate::new() }
     }
 
-    fn admit(&self, extensions: &Extensions, verb: Verb) -> Result<Caller, Status> {
-        Caller::admit(&self.paths, extensions, verb)
-    }
-
     /// Waits for a place, has a child do it, and takes its answer apart.
     async fn run(&self, extensions: &Extensions, caller: &Caller, task: Task) -> Result<Reply, Status> {
         let lane = if request::uses_network(&task) { Lane::Network } else { Lane::Local };
@@ -49,7 +45,7 @@ impl Rpc {
         let time = request::time(&task);
         let request = ByHand { root: self.paths.root().to_owned(), bounds: caller.bounds(), task };
         let text = serde_json::to_vec(&request).map_err(|error| Status::internal(error.to_string()))?;
-        let place = self.gate.enter(&caller.identity(), lane).await;
+        let place = self.gate.enter(&caller.identity(), caller.is_root(), lane).await;
         let busy = extensions.get::<Arc<Busy>>().cloned();
         let answer = ask::ask(Role::Request, &text, time, abandoned, (place, busy)).await;
         let answer = answer.map_err(|error| Status::unavailable(chain(&error)))?;
@@ -77,7 +73,7 @@ fn done(reply: Reply) -> Result<(), Status> {
 impl Bpfman for Rpc {
     async fn load(&self, request: Request<LoadRequest>) -> Result<Response<LoadResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.admit(&extensions, Verb::Load)?;
+        let caller = admit::caller(&extensions)?;
         let load = convert::load(message)?;
         match &load.source {
             Source::File(path) => caller.may_load_file(&path.to_string_lossy())?,
@@ -92,7 +88,7 @@ impl Bpfman for Rpc {
 
     async fn unload(&self, request: Request<UnloadRequest>) -> Result<Response<UnloadResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.admit(&extensions, Verb::Load)?;
+        let caller = admit::caller(&extensions)?;
         let program = convert::id("program", message.id)?;
         done(self.run(&extensions, &caller, Task::Unload { program }).await?)?;
         Ok(Response::new(UnloadResponse {}))
@@ -100,7 +96,7 @@ impl Bpfman for Rpc {
 
     async fn attach(&self, request: Request<AttachRequest>) -> Result<Response<AttachResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.admit(&extensions, Verb::Attach)?;
+        let caller = admit::caller(&extensions)?;
         let attach = convert::attach(message)?;
         caller.may_reach_host(&format!("attach program {}", attach.program))?;
         match self.run(&extensions, &caller, Task::Attach(attach)).await? {
@@ -111,7 +107,7 @@ impl Bpfman for Rpc {
 
     async fn detach(&self, request: Request<DetachRequest>) -> Result<Response<DetachResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.admit(&extensions, Verb::Attach)?;
+        let caller = admit::caller(&extensions)?;
         let link = convert::id("link", message.link_id)?;
         done(self.run(&extensions, &caller, Task::Detach { link }).await?)?;
         Ok(Response::new(DetachResponse {}))
@@ -119,7 +115,7 @@ impl Bpfman for Rpc {
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.admit(&extensions, Verb::Read)?;
+        let caller = admit::caller(&extensions)?;
         let filter = convert::filter(message)?;
         let programs = programs(self.run(&extensions, &caller, Task::List(filter)).await?)?;
         Ok(Response::new(ListResponse { results: programs.into_iter().map(convert::listed).collect() }))
@@ -127,7 +123,7 @@ impl Bpfman for Rpc {
 
     async fn pull_bytecode(&self, request: Request<PullBytecodeRequest>) -> Result<Response<PullBytecodeResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.admit(&extensions, Verb::Pull)?;
+        let caller = admit::caller(&extensions)?;
         let image = message.image.ok_or_else(|| Status::invalid_argument("image is missing"))?;
         let image = convert::image(image)?;
         caller.may_use_image(&image.reference)?;
@@ -137,7 +133,7 @@ impl Bpfman for Rpc {
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
-        let caller = self.admit(&extensions, Verb::Read)?;
+        let caller = admit::caller(&extensions)?;
         let program = convert::id("program", message.id)?;
         match self.run(&extensions, &caller, Task::Get { program }).await? {
             Reply::Program(program) => {

@@ -13,6 +13,7 @@
 
 mod flight;
 mod record;
+mod share;
 mod sweep;
 mod write;
 
@@ -27,8 +28,7 @@ use crate::model::ids::Digest;
 use crate::sys::fsutil::{TrustError, TrustedRoot, names_in};
 
 pub(crate) use flight::Boarding;
-use record::Pointer;
-pub(crate) use record::{Evidence, Record};
+pub(crate) use record::{Evidence, Pointer, Record};
 pub use sweep::{Swept, Which};
 pub(crate) use write::NewImage;
 
@@ -163,10 +163,15 @@ impl Cache {
 }
 
 impl Reader<'_> {
+    /// What a reference stood for when it was pulled.
+    pub fn pointer(&self, reference: &str) -> Result<Option<Pointer>, CacheError> {
+        let pointer = self.json::<Pointer>(&self.cache.pointer_path(reference))?;
+        Ok(pointer.filter(|pointer| pointer.reference == reference))
+    }
+
     /// The digest that a reference stood for when it was pulled.
     pub fn resolve(&self, reference: &str) -> Result<Option<Digest>, CacheError> {
-        let pointer = self.json::<Pointer>(&self.cache.pointer_path(reference))?;
-        Ok(pointer.filter(|pointer| pointer.reference == reference).map(|pointer| pointer.digest))
+        Ok(self.pointer(reference)?.map(|pointer| pointer.digest))
     }
 
     /// What is known of an image.

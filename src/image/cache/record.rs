@@ -1,5 +1,7 @@
 //! The cache's own files.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::image::cache::{Blob, Reader};
@@ -11,6 +13,8 @@ use crate::model::policy::PolicyId;
 
 /// Verdicts that are kept of one image: of the present policy and some before it.
 const MAX_VERDICTS: usize = 64;
+/// Tenants that are kept of one reference.
+const MAX_TENANTS: usize = 16;
 /// Signatures that are kept of one image.
 const MAX_EVIDENCE: usize = 8;
 
@@ -21,6 +25,16 @@ pub(crate) struct Pointer {
     pub digest: Digest,
     /// Seconds since 1970.
     pub pulled: u64,
+    /// Whose shares of the cache it takes.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tenants: BTreeSet<String>,
+}
+
+impl Pointer {
+    /// Adds a tenant; false where it is known, or there are too many.
+    pub fn add_tenant(&mut self, tenant: &str) -> bool {
+        self.tenants.len() < MAX_TENANTS && self.tenants.insert(tenant.to_owned())
+    }
 }
 
 /// `images/<hex>.json`

@@ -10,8 +10,8 @@ use crate::image::error::CacheError;
 use crate::model::ids::Digest;
 use crate::sys::fsutil::{names_in, unlink_if_present};
 
-/// What all images may take together before the ones that were pulled longest ago go.
-const LIMIT: u64 = 1 << 30;
+/// What all images may take together.
+pub(super) const LIMIT: u64 = 1 << 30;
 
 /// Which images are to go.
 #[derive(Debug, Clone)]
@@ -48,7 +48,13 @@ impl Cache {
         self.locked(|reader| self.swept(reader, which, in_use, dry_run))
     }
 
-    fn swept(&self, reader: &Reader<'_>, which: &Which, in_use: &BTreeSet<Digest>, dry_run: bool) -> Result<Swept, CacheError> {
+    pub(super) fn swept(
+        &self,
+        reader: &Reader<'_>,
+        which: &Which,
+        in_use: &BTreeSet<Digest>,
+        dry_run: bool,
+    ) -> Result<Swept, CacheError> {
         let goes = |pointer: &Pointer| match which {
             Which::Dangling => false,
             Which::Unused => !in_use.contains(&pointer.digest),
@@ -97,28 +103,6 @@ impl Cache {
         Ok(swept)
     }
 
-    /// Makes room: while the images take more than `limit` together, the one goes that was pulled longest ago, but never `new`.
-    pub(super) fn bound(&self, reader: &Reader<'_>, new: &Digest, limit: u64) -> Result<(), CacheError> {
-        let mut pointers = self.pointers(reader)?;
-        pointers.sort_by_key(|pointer| std::cmp::Reverse(pointer.pulled));
-        let mut seen = BTreeSet::from([*new]);
-        let mut sum = reader.record(new)?.map_or(0, |record| record.size);
-        let mut over = BTreeSet::new();
-        for pointer in &pointers {
-            if seen.insert(pointer.digest) {
-                sum += reader.record(&pointer.digest)?.map_or(0, |record| record.size);
-                if sum > limit {
-                    over.insert(pointer.digest);
-                }
-            }
-        }
-        if !over.is_empty() {
-            let swept = self.swept(reader, &Which::Digests(over), &BTreeSet::from([*new]), false)?;
-            tracing::info!(references = ?swept.references, limit, "image cache was full; what was pulled longest ago is gone");
-        }
-        Ok(())
-    }
-
     /// Removes what no image has, once blobs take more than images may: what was kept of fetches that came to nothing. Asked before
     /// a fetch, so that no registry fills the disk by never sending an image to its end.
     pub(crate) fn clear_leftovers(&self) -> Result<(), CacheError> {
@@ -135,11 +119,6 @@ impl Cache {
             tracing::info!(blobs = swept.blobs, bytes = swept.bytes, "removed what was left of fetches that came to nothing");
         }
         Ok(())
-    }
-
-    /// [`Cache::bound`] with the limit that everybody has.
-    pub(super) fn bound_all(&self, reader: &Reader<'_>, new: &Digest) -> Result<(), CacheError> {
-        self.bound(reader, new, LIMIT)
     }
 }
 
@@ -161,7 +140,7 @@ mod tests {
         let digest = hash(contents);
         let new = NewImage { digest, media_type: "m".into(), blobs: vec![contents.to_vec()], object: digest };
         cache.store(&new).unwrap();
-        cache.point(reference, &digest).unwrap();
+        cache.point(reference, &digest, "", crate::image::InUse::NONE).unwrap();
         digest
     }
 
@@ -204,23 +183,5 @@ mod tests {
         assert_eq!(blobs(), 4);
         cache.clear_leftovers_above(1599).unwrap();
         assert_eq!((blobs(), references(&cache)), (1, vec!["a/b:1".to_owned()]));
-    }
-
-    #[test]
-    fn the_oldest_goes_when_it_is_full() {
-        let (_dir, cache) = cache();
-        image(&cache, "a/b:1", &[1; 400]);
-        image(&cache, "a/b:2", &[2; 400]);
-        let mut old: Pointer = serde_json::from_slice(&std::fs::read(cache.pointer_path("a/b:1")).unwrap()).unwrap();
-        old.pulled -= 100;
-        std::fs::write(cache.pointer_path("a/b:1"), serde_json::to_vec(&old).unwrap()).unwrap();
-        let new = image(&cache, "a/b:3", &[3; 400]);
-        cache.locked(|reader| cache.bound(reader, &new, 1200)).unwrap();
-        assert_eq!(references(&cache).len(), 3);
-        cache.locked(|reader| cache.bound(reader, &new, 1199)).unwrap();
-        assert_eq!(references(&cache), ["a/b:2", "a/b:3"]);
-        // One that is too large alone stays: it was asked for.
-        cache.locked(|reader| cache.bound(reader, &new, 1)).unwrap();
-        assert_eq!(references(&cache), ["a/b:3"]);
     }
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime};
 use crate::image::cache::record::{Pointer, Record};
 use crate::image::cache::{Blob, Cache, Evidence, Reader, Which};
 use crate::image::error::CacheError;
-use crate::image::hash;
 use crate::image::judge::Decision;
 use crate::image::manifest::REF_NAME;
+use crate::image::{InUse, hash};
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
 use crate::sys::SysError;
-use crate::sys::fsutil::{FileLock, bring_to_disk, ensure_directory, write_whole};
+use crate::sys::fsutil::{FileLock, bring_to_disk, ensure_directory, touch, write_whole};
 
 /// How long a process waits for another one that writes.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -41,8 +41,10 @@ impl Cache {
             let mut size = 0;
             let mut blobs = Vec::new();
             for blob in &image.blobs {
-                size += blob.len() as u64;
-                blobs.push(self.write_blob(reader, blob)?);
+                let digest = self.write_blob(reader, blob)?;
+                // A layer that is the object itself is one blob.
+                size += if blobs.contains(&digest) { 0 } else { blob.len() as u64 };
+                blobs.push(digest);
             }
             let old = reader.record(&image.digest)?;
             let (evidence, verdicts) = old.map(|old| (old.evidence, old.verdicts)).unwrap_or_default();
@@ -61,15 +63,31 @@ impl Cache {
         self.locked(|reader| self.write_blob(reader, bytes).map(drop))
     }
 
-    /// Notes what a reference stands for now.
-    pub(crate) fn point(&self, reference: &str, digest: &Digest) -> Result<(), CacheError> {
+    /// Notes what a reference stands for now, and for whom; then what is too much goes.
+    pub(crate) fn point(&self, reference: &str, digest: &Digest, tenant: &str, in_use: InUse<'_>) -> Result<(), CacheError> {
         let pulled = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.locked(|reader| {
-            let pointer = Pointer { reference: reference.to_owned(), digest: *digest, pulled };
+            let old = reader.pointer(reference)?.filter(|old| old.digest == *digest);
+            let tenants = old.map(|old| old.tenants).unwrap_or_default();
+            let mut pointer = Pointer { reference: reference.to_owned(), digest: *digest, pulled, tenants };
+            pointer.add_tenant(tenant);
             self.write_json(&self.pointer_path(reference), &pointer)?;
-            self.bound_all(reader, digest)?;
+            self.bound_all(reader, reference, in_use)?;
             self.write_index(reader)
         })
+    }
+
+    /// Notes that an image was used, and by whom where that is new: what was used last stays longest.
+    pub(crate) fn used(&self, digest: &Digest, pointer: Option<&Pointer>, tenant: &str) -> Result<(), CacheError> {
+        touch(&self.record_path(digest)).map_err(|source| self.failed(source))?;
+        match pointer {
+            Some(pointer) if pointer.clone().add_tenant(tenant) => self.locked(|reader| {
+                let path = self.pointer_path(&pointer.reference);
+                let Some(mut pointer) = reader.pointer(&pointer.reference)? else { return Ok(()) };
+                if pointer.add_tenant(tenant) { self.write_json(&path, &pointer) } else { Ok(()) }
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Adds a decision under a policy to an image that is there, and the signature that it rests on.

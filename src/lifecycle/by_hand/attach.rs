@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::kernel::inspect;
 use crate::kernel::{Kernel, Places};
+use crate::lifecycle::by_hand::room::over_room;
 use crate::lifecycle::by_hand::{HandError, Named};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::host::{Host, HostError};
@@ -47,11 +48,15 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             id: None,
         };
         // Two that settled at the same moment: one of them comes first, the other finds its unfinished link.
-        let room = |view: &ReadTxn<'_>| match &bounds.limits {
-            Some(limits) => Ok(over_limit(view.owners()?.filter_map(Result::ok), bounds, limits)),
-            None => Ok(None),
+        let refuse = |view: &ReadTxn<'_>, grown: &OwnerRecord| {
+            if let Some(limits) = &bounds.limits
+                && let Some(over) = over_limit(view.owners()?.filter_map(Result::ok), bounds, limits)
+            {
+                return Ok(Some(over));
+            }
+            over_room(view, grown, bounds)
         };
-        let taken = self.take_unless(record.no, room, |kept| {
+        let taken = self.take_unless(record.no, refuse, |kept| {
             let there = kept.programs.iter().any(|p| p.id == Some(id));
             link.pin = free_link(kept);
             kept.links.push(link.clone());

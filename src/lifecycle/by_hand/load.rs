@@ -5,9 +5,10 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::image::{Images as _, MAX_OBJECT, Want, hash};
+use crate::image::{Images as _, InUse, MAX_OBJECT, Want, hash};
 use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
+use crate::lifecycle::by_hand::room::over_room;
 use crate::lifecycle::by_hand::{HandError, Named, Sources, drop_nameless};
 use crate::lifecycle::error::chain;
 use crate::lifecycle::host::Host;
@@ -48,7 +49,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     ) -> Result<Vec<Program>, HandError> {
         let object = match &load.source {
             Source::File(path) => from_file(bounds, path)?,
-            Source::Image(image) => from_image(&Sources::open(paths, fetch_until)?, bounds, image)?,
+            Source::Image(image) => self.from_image(&Sources::open(paths, fetch_until)?, bounds, image)?,
         };
         if let Some(rule) = object.rule.as_ref().filter(|_| bounds.own_only) {
             let reference = &object.bytecode.reference;
@@ -80,6 +81,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             metadata: load.metadata.clone(),
             shares,
             map_memory: own_maps(&facts, &plan, cpus::possible()),
+            by_client: bounds.store.is_some(),
         };
         let mut record = self.blank_of(Owner::Host { application, loaded: Box::new(loaded) });
         fill(&mut record, &plan);
@@ -94,6 +96,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                     return Ok(Some(over));
                 }
                 record.no = self.free_number(txn)?;
+                if let Some(over) = over_room(&txn.view(), &record, bounds)? {
+                    return Ok(Some(over));
+                }
                 txn.put(&record)?;
                 Ok(None)
             })
@@ -183,7 +188,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         image: &ImageSource,
         fetch_until: Instant,
     ) -> Result<(), HandError> {
-        from_image(&Sources::open(paths, fetch_until)?, bounds, image).map(drop)
+        self.from_image(&Sources::open(paths, fetch_until)?, bounds, image).map(drop)
     }
 
     /// The maps that a load is to have in place of its own, and who made them first. Each owner pins the maps that it has, so that
@@ -198,6 +203,34 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             maps: record.maps.iter().map(|map| (map.name.clone(), map.pin.clone())).collect(),
         };
         Ok((shared, Shares { program, set: loaded.shares.map_or(record.no, |shares| shares.set) }))
+    }
+
+    fn from_image(&self, sources: &Sources, bounds: &Bounds, image: &ImageSource) -> Result<Object, HandError> {
+        let rules = sources.rules(bounds, image)?;
+        let with_login = image.login.as_ref().map(|login| sources.registries.clone().by(Person::with_login(login.clone())));
+        let bytecode = sources
+            .images
+            .fetch(&Want {
+                reference: &image.reference,
+                pull: image.pull,
+                rules: &rules,
+                keys: &sources.policy.keys,
+                registries: with_login.as_ref().unwrap_or(&sources.registries),
+                policy: sources.policy.id,
+                deadline: sources.until,
+                tenant: if bounds.store.is_some() { &bounds.caller } else { "" },
+                in_use: InUse(&|| self.images_in_use()),
+            })
+            .map_err(Cause::from)?;
+        let rule = rules.iter().find(|rule| rule.name == bytecode.rule).map(|rule| (*rule).clone());
+        let reaches = rule.as_ref().is_some_and(|rule| rule.scope == Scope::Host);
+        let scope = if bounds.host_scope && reaches { Scope::Host } else { Scope::Container };
+        let who = if bounds.host_scope {
+            format!("the image rule {}", bytecode.rule)
+        } else {
+            format!("the rule of {}", bounds.caller)
+        };
+        Ok(Object { bytecode, scope, who, rule })
     }
 
     fn build_by_hand(&self, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
@@ -260,27 +293,4 @@ fn from_file(bounds: &Bounds, path: &Path) -> Result<Object, HandError> {
     };
     let scope = if bounds.host_scope { Scope::Host } else { Scope::Container };
     Ok(Object { bytecode, scope, who: format!("the rule of {}", bounds.caller), rule: None })
-}
-
-fn from_image(sources: &Sources, bounds: &Bounds, image: &ImageSource) -> Result<Object, HandError> {
-    let rules = sources.rules(bounds, image)?;
-    let with_login = image.login.as_ref().map(|login| sources.registries.clone().by(Person::with_login(login.clone())));
-    let bytecode = sources
-        .images
-        .fetch(&Want {
-            reference: &image.reference,
-            pull: image.pull,
-            rules: &rules,
-            keys: &sources.policy.keys,
-            registries: with_login.as_ref().unwrap_or(&sources.registries),
-            policy: sources.policy.id,
-            deadline: sources.until,
-        })
-        .map_err(Cause::from)?;
-    let rule = rules.iter().find(|rule| rule.name == bytecode.rule).map(|rule| (*rule).clone());
-    let reaches = rule.as_ref().is_some_and(|rule| rule.scope == Scope::Host);
-    let scope = if bounds.host_scope && reaches { Scope::Host } else { Scope::Container };
-    let who =
-        if bounds.host_scope { format!("the image rule {}", bytecode.rule) } else { format!("the rule of {}", bounds.caller) };
-    Ok(Object { bytecode, scope, who, rule })
 }

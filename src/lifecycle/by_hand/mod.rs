@@ -5,6 +5,7 @@
 mod attach;
 mod load;
 mod query;
+mod room;
 
 pub use query::{kernel_program, map_users};
 
@@ -114,6 +115,40 @@ pub enum HandError {
         /// The limit.
         limit: u64,
     },
+    /// More to keep of one load than may be.
+    #[error(
+        "keep a record of this load: it takes {size} bytes, and may take {limit}; give it less metadata, smaller globals or fewer links, or raise store-per-load under [limits]"
+    )]
+    LargeRecord {
+        /// Bytes of the record.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// More to keep of all loads of a client than may be.
+    #[error(
+        "keep a record for {caller}: all its loads would take {size} bytes, and may take {limit}; unload some, or raise store in its rule or store-per-client under [limits]"
+    )]
+    FullOfCaller {
+        /// Who asks.
+        caller: String,
+        /// Bytes with the new ones.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// More to keep of all loads of all clients than may be.
+    #[error(
+        "keep a record for {caller}: the loads of all clients would take {size} bytes, and may take {limit}; unload some, or raise store-clients under [limits]"
+    )]
+    FullOfClients {
+        /// Who asks.
+        caller: String,
+        /// Bytes with the new ones.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// A return in the middle of a function.
     #[error("attach to the return of {function}: a return has no offset; leave it out")]
     ReturnOffset {
@@ -177,7 +212,12 @@ impl HandError {
             Self::NoProgram(_) | Self::NoKernelProgram(_) | Self::NoLink(_) | Self::NoInterface { .. } => Code::NotFound,
             Self::NotByHand { .. } | Self::Config(_) | Self::Left { .. } => Code::FailedPrecondition,
             Self::NotYours { .. } | Self::NoRule(_) | Self::Trust(_) => Code::PermissionDenied,
-            Self::TooManyPrograms { .. } | Self::TooManyLinks { .. } | Self::TooMuchMemory { .. } => Code::ResourceExhausted,
+            Self::TooManyPrograms { .. }
+            | Self::TooManyLinks { .. }
+            | Self::TooMuchMemory { .. }
+            | Self::LargeRecord { .. }
+            | Self::FullOfCaller { .. }
+            | Self::FullOfClients { .. } => Code::ResourceExhausted,
             Self::OtherKind { .. } | Self::ReturnOffset { .. } => Code::InvalidArgument,
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
             Self::File { .. } => Code::InvalidArgument,
@@ -284,28 +324,28 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Changes a record on which nobody works, and makes this process the one that does. None where somebody else was quicker, or
     /// `change` found that what it wants is gone: then the caller looks again.
     fn take(&self, no: OwnerNo, change: impl FnOnce(&mut OwnerRecord) -> bool) -> Result<Option<OwnerRecord>, HandError> {
-        self.take_unless(no, |_| Ok(None), change)
+        self.take_unless(no, |_, _| Ok(None), change)
     }
 
-    /// The same, unless `refuse` says no to it. It looks at the store in the transaction that changes the record, so that no two
+    /// The same, unless `refuse` says no to it. It looks at the store and at the changed record in the transaction that keeps it, so that no two
     /// processes find the same room below a limit.
     fn take_unless(
         &self,
         no: OwnerNo,
-        refuse: impl FnOnce(&ReadTxn<'_>) -> Result<Option<HandError>, StoreError>,
+        refuse: impl FnOnce(&ReadTxn<'_>, &OwnerRecord) -> Result<Option<HandError>, StoreError>,
         change: impl FnOnce(&mut OwnerRecord) -> bool,
     ) -> Result<Option<OwnerRecord>, HandError> {
         let me = self.actor();
         let taken = self.store.write::<_, StoreError>(|txn| match txn.get(no)? {
             Some(mut kept) if kept.phase == Phase::Ready && !unfinished(&kept) => {
-                if let Some(refusal) = refuse(&txn.view())? {
-                    return Ok(Err(refusal));
-                }
                 if !change(&mut kept) {
                     return Ok(Ok(None));
                 }
                 kept.actor = me;
                 kept.changed = self.host.now();
+                if let Some(refusal) = refuse(&txn.view(), &kept)? {
+                    return Ok(Err(refusal));
+                }
                 txn.put(&kept)?;
                 Ok(Ok(Some(kept)))
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Limits, Place, Policy};
+use super::{Limits, Place, Policy, StoreLimits};
 use crate::model::words::{is_normal_path, quoted};
 
 /// One rule; the first that matches a client decides.
@@ -34,6 +34,8 @@ pub struct ClientRule {
     pub links: Option<u32>,
     /// Bytes of all maps of what it has loaded, in place of `[limits]`.
     pub map_memory: Option<u64>,
+    /// Bytes of the record store for all that it has loaded, in place of `[limits]`.
+    pub store: Option<u64>,
 }
 
 /// A user or a group as policy writes it.
@@ -203,6 +205,11 @@ impl ClientRule {
         }
     }
 
+    /// How much of the record store all that it has loaded may take.
+    pub fn store_limits(&self, policy: &StoreLimits) -> StoreLimits {
+        StoreLimits { client: self.store.unwrap_or(policy.client), ..*policy }
+    }
+
     /// The rule's place for messages.
     pub fn shown(&self) -> String {
         match &self.place {
@@ -317,6 +324,16 @@ mod tests {
         assert_eq!(limits, expected);
         let wrong = "[[client]]\nuser = 7\nallow = []\nmap-memory = \"1 potato\"\n";
         assert!(Policy::parse(&[(PathBuf::from("/p.toml"), wrong.to_owned())]).is_err());
+    }
+
+    #[test]
+    fn a_rule_has_room_of_its_own_in_the_store_or_that_of_all() {
+        let text = "[limits]\nstore-per-load = \"8KiB\"\nstore-clients = 1000000\n[[client]]\nuser = 7\nallow = []\nstore = \"1MiB\"\n\
+                    [[client]]\nuser = 8\nallow = []\n";
+        let policy = policy(text);
+        let limits: Vec<_> = policy.clients.iter().map(|rule| rule.store_limits(&policy.store)).collect();
+        let default = StoreLimits { load: 8 << 10, clients: 1_000_000, ..StoreLimits::default() };
+        assert_eq!(limits, [StoreLimits { client: 1 << 20, ..default }, default]);
     }
 
     #[test]

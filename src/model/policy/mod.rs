@@ -39,6 +39,9 @@ pub struct Policy {
     pub clients: Vec<ClientRule>,
     /// Bounds for one container.
     pub limits: Limits,
+    /// Bounds for what clients have the record store keep. No part of the policy's identity.
+    #[serde(skip)]
+    pub store: StoreLimits,
 }
 
 /// `[[image]]`: which bytecode may be loaded; any satisfied rule allows.
@@ -166,6 +169,24 @@ pub struct Limits {
     pub map_memory: u64,
 }
 
+/// How many bytes of the record store clients of the gRPC service may fill: metadata, globals, names, links, everything that is kept of
+/// a load. The store holds 1 GiB; what clients cannot fill is there for containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreLimits {
+    /// One load, with its links.
+    pub load: u64,
+    /// All loads of one client.
+    pub client: u64,
+    /// All loads of all clients.
+    pub clients: u64,
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        Self { load: 256 << 10, client: 4 << 20, clients: 32 << 20 }
+    }
+}
+
 /// The identity of a policy: sha256 over the merged policy and every key and trusted root it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -269,6 +290,7 @@ impl Policy {
             containers: vec![ContainerRule::built_in()],
             clients: Vec::new(),
             limits: Limits::default(),
+            store: StoreLimits::default(),
         };
         policy.trust(keys);
         policy

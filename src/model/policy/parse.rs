@@ -9,7 +9,7 @@ use super::raw::{DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, R
 use super::signer::LENGTH_MAX;
 use super::{
     ClientRule, ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern,
-    Signer, TRUSTED_ROOT, Words,
+    Signer, StoreLimits, TRUSTED_ROOT, Words,
 };
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
@@ -61,6 +61,7 @@ struct Merged {
     containers: Vec<ContainerRule>,
     clients: Vec<ClientRule>,
     limits: Limits,
+    store: StoreLimits,
     /// Names of image rules that files give, with the place for messages.
     names: BTreeMap<String, (PathBuf, usize)>,
     /// Names that container and client rules use, with the error should they name nothing.
@@ -121,6 +122,15 @@ impl Merged {
             if let Some(size) = limits.map_memory {
                 self.limits.map_memory = size_of(source, &size)?;
             }
+            for (size, limit) in [
+                (limits.store_per_load, &mut self.store.load),
+                (limits.store_per_client, &mut self.store.client),
+                (limits.store_clients, &mut self.store.clients),
+            ] {
+                if let Some(size) = size {
+                    *limit = size_of(source, &size)?;
+                }
+            }
         }
         Ok(())
     }
@@ -165,7 +175,13 @@ impl Merged {
             error.problem += &nearest_hint(&name, names.iter().copied());
             return Err(error);
         }
-        Ok(Policy { images: self.images, containers: self.containers, clients: self.clients, limits: self.limits })
+        Ok(Policy {
+            images: self.images,
+            containers: self.containers,
+            clients: self.clients,
+            limits: self.limits,
+            store: self.store,
+        })
     }
 }
 
@@ -338,6 +354,7 @@ fn client_rule(source: &Source<'_>, at: usize, raw: RawClient) -> Result<ClientR
         programs: raw.programs,
         links: raw.links,
         map_memory: raw.map_memory.as_ref().map(|size| size_of(source, size)).transpose()?,
+        store: raw.store.as_ref().map(|size| size_of(source, size)).transpose()?,
     })
 }
 

@@ -89,6 +89,7 @@ pub(super) struct RawClient {
     pub(super) programs: Option<u32>,
     pub(super) links: Option<u32>,
     pub(super) map_memory: Option<Spanned<RawSize>>,
+    pub(super) store: Option<Spanned<RawSize>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -109,6 +110,9 @@ pub(super) struct RawLimits {
     pub(super) programs: Option<u32>,
     pub(super) links: Option<u32>,
     pub(super) map_memory: Option<Spanned<RawSize>>,
+    pub(super) store_per_load: Option<Spanned<RawSize>>,
+    pub(super) store_per_client: Option<Spanned<RawSize>>,
+    pub(super) store_clients: Option<Spanned<RawSize>>,
 }
 
 #[derive(Deserialize, Default)]

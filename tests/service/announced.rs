@@ -1,0 +1,120 @@
+//! Requests of which the headers come and the bodies do not: what they announce counts.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bpfman_hook::frontend::service::wire::ListRequest;
+
+use crate::peers::{as_another, open_to_all};
+use crate::world::{PATIENCE, World, run};
+
+/// The variable that turns this test binary into a client: the socket's path.
+const CLIENT: &str = "BPFMAN_HOOK_TEST_CLIENT";
+const STRANGER: [&str; 4] = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"];
+
+/// A frame of HTTP/2: type, flags, stream.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A connection over which so many requests to load announce so many bytes, and send none.
+fn connect(socket: &Path, streams: u32, bytes: Option<u32>) -> UnixStream {
+    let literal = |name: &str, value: &str| {
+        let length = |text: &str| vec![u8::try_from(text.len()).unwrap()];
+        [vec![0], length(name), name.as_bytes().to_vec(), length(value), value.as_bytes().to_vec()].concat()
+    };
+    let headers = [
+        vec![0x83, 0x86],
+        literal(":path", "/bpfman.v1.Bpfman/Load"),
+        literal(":authority", "localhost"),
+        literal("content-type", "application/grpc"),
+        literal("te", "trailers"),
+    ];
+    let mut connection = UnixStream::connect(socket).unwrap();
+    let mut all = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+    for stream in (0..streams).map(|n| 2 * n + 1) {
+        all.extend(frame(1, 4, stream, &headers.concat()));
+        if let Some(bytes) = bytes {
+            all.extend(frame(0, 0, stream, &[&[0][..], &bytes.to_be_bytes()].concat()));
+        }
+    }
+    connection.write_all(&all).unwrap();
+    connection
+}
+
+/// Not a test of its own: one request without a body, and whether it was answered.
+#[test]
+fn without_a_body_process() {
+    let Some(socket) = std::env::var_os(CLIENT) else { return };
+    let mut connection = connect(Path::new(&socket), 1, None);
+    connection.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let (began, mut received) = (Instant::now(), Vec::new());
+    while began.elapsed() < Duration::from_secs(8) {
+        let mut some = [0; 4096];
+        received.extend_from_slice(&some[..connection.read(&mut some).unwrap_or(0)].to_vec());
+        let mut rest = &received[..];
+        while rest.len() >= 9 {
+            let length = u32::from_be_bytes([0, rest[0], rest[1], rest[2]]) as usize;
+            if rest[3] == 1 && rest[8] == 1 {
+                println!("answered without a body");
+                return;
+            }
+            rest = rest.get(9 + length..).unwrap_or_default();
+        }
+    }
+}
+
+/// Not a test of its own: announces 2 GiB.
+#[test]
+fn announcing_process() {
+    let Some(socket) = std::env::var_os(CLIENT) else { return };
+    let connections: Vec<_> = (0..64).map(|_| connect(Path::new(&socket), 32, Some(1 << 20))).collect();
+    println!("announced");
+    std::thread::sleep(Duration::from_secs(2));
+    drop(connections);
+}
+
+#[test]
+fn who_may_not_ask_is_turned_away_before_its_body_is_read() {
+    let world = World::new();
+    let service = world.start(&["--timeout", "0"]);
+    open_to_all(&world);
+    let answer = as_another(&world, &STRANGER, "announced::without_a_body_process");
+    assert!(answer.contains("answered without a body"), "{answer}");
+    service.stop();
+    world.lab.residue();
+}
+
+/// The most address space that a process ever had, in KiB.
+fn peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn what_is_announced_counts_before_it_comes() {
+    let world = World::new();
+    world.lab.policy("[[client]]\nuser = 12345\nallow = [\"load\"]\npaths = [\"/usr/lib/bpf\"]\n");
+    let service = world.start(&["--timeout", "0"]);
+    open_to_all(&world);
+    run(async { world.client().await.list(ListRequest::default()).await.unwrap() });
+    let before = peak(service.child.id());
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| as_another(&world, &STRANGER, "announced::announcing_process"));
+        // Root is answered meanwhile.
+        let began = Instant::now();
+        while !client.is_finished() && began.elapsed() < PATIENCE {
+            run(async { world.client().await.list(ListRequest::default()).await.unwrap() });
+        }
+        let answer = client.join().unwrap();
+        assert!(answer.contains("announced"), "{answer}");
+    });
+    let grown = peak(service.child.id()) - before;
+    assert!(grown < 256 << 10, "the service has grown by {grown} KiB of address space");
+    service.stop();
+    world.lab.residue();
+}
