@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::BpffsError;
 use super::message::Opened;
+use super::{BpffsError, SOURCE};
 use crate::sys::SysError;
 use crate::sys::mounts::{Mount, parse_mountinfo};
 
@@ -20,6 +20,9 @@ pub(super) fn judge(
     let lost =
         || SysError::Message { what: "the container's mount table", problem: format!("it lacks the mount {target} is on") };
     let mount = find(theirs, opened.mount_id)?.ok_or_else(lost)?;
+    if mount.kind == "bpf" && mount.source == SOURCE && opened.at_mount_root && opened.missing == 0 {
+        return Err(BpffsError::MountedBefore { target: target.to_owned() }.into());
+    }
     let own_ground = opened.mount_id == opened.root_mount_id
         || mount.root == Path::new("/")
             && match mount.kind.as_str() {
@@ -69,6 +72,7 @@ mod tests {
 96 90 0:52 / /lib/c/rootfs/mnt/shared rw shared:7 - tmpfs tmpfs rw
 97 91 0:53 / /lib/c/rootfs/sys/fs/bpf rw master:4 - bpf bpf rw,mode=700
 98 90 0:54 / /lib/c/rootfs/mnt/nfs rw - nfs server:/export rw
+99 90 0:55 / /lib/c/rootfs/run/bpf rw - bpf bpfman-hook rw,mode=1777
 ";
     const HOST: &str = "\
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -120,6 +124,14 @@ mod tests {
         assert_eq!(verdict(Opened { at_mount_root: true, ..on(97) }), "fine");
         assert_eq!(verdict(on(97)), "outside: bpf at /lib/c/rootfs/sys/fs/bpf");
         assert_eq!(verdict(Opened { at_mount_root: true, missing: 1, ..on(97) }), "outside: bpf at /lib/c/rootfs/sys/fs/bpf");
+    }
+
+    #[test]
+    fn a_bpffs_of_ours_is_not_covered_by_a_second_one() {
+        let said = verdict(Opened { at_mount_root: true, ..on(99) });
+        assert!(said.contains("has one of ours already"), "{said}");
+        // A directory in it is not ours to judge: it is outside.
+        assert_eq!(verdict(on(99)), "outside: bpf at /lib/c/rootfs/run/bpf");
     }
 
     #[test]
