@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::kernel::Kernel;
 use crate::lifecycle::error::chain;
 use crate::model::reach::TokenReach;
-use crate::sys::fsutil::{TrustedRoot, ensure_directory, write_whole};
+use crate::sys::fsutil::{TrustedRoot, ensure_directory, write_atomically};
 use crate::sys::{clock, machine};
 
 /// A verdict has some 5 kB.
@@ -33,7 +33,7 @@ pub fn token_reach(kernel: &impl Kernel, file: &Path) -> TokenReach {
 fn write(file: &Path, text: &str) -> Result<(), String> {
     let directory = file.parent().unwrap_or(Path::new("/"));
     ensure_directory(directory, 0o755).map_err(|error| chain(&error))?;
-    write_whole(file, text.as_bytes(), 0o644).map_err(|error| chain(&error))
+    write_atomically(file, text.as_bytes(), 0o644).map_err(|error| chain(&error))
 }
 
 /// The verdict that is kept for this boot and kernel. None where there is none, or where somebody else than root could have written it.
