@@ -274,7 +274,7 @@ fn shipped() -> Vec<(PathBuf, String)> {
     let units = [
         (service_files::SERVICE_UNIT, service_files::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
         (service_files::SOCKET_UNIT, service_files::socket_unit(false)),
-        (unit::UNIT, unit::text(Path::new("/usr/local/bin/bpfman-hook"))),
+        (unit::UNIT, unit::text(Path::new("/usr/local/bin/bpfman-hook"), true)),
         (gc_files::SERVICE_UNIT, gc_files::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
         (gc_files::TIMER_UNIT, gc_files::timer_unit().to_owned()),
     ]

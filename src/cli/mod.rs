@@ -456,6 +456,12 @@ pub struct Targets {
     /// Policy files (*.toml), keys (*.pub) and trust roots (*.json) of DIR, in place of those of the last --policy
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub policy: Option<PathBuf>,
+    /// How registries are reached, in place of the last --registries: registries.toml, auth.json, *.pem, *.crt, *.cert, *.key of DIR
+    #[arg(long, value_name = "DIR", value_parser = absolute_path)]
+    pub registries: Option<PathBuf>,
+    /// No man pages and no completions
+    #[arg(long)]
+    pub no_docs: bool,
     /// Where the binary goes: PREFIX/bin
     #[arg(long, value_name = "DIR", default_value = "/usr/local", value_parser = absolute_path)]
     pub prefix: PathBuf,
@@ -471,6 +477,27 @@ pub struct Targets {
 }
 
 impl Targets {
+    /// CRI-O's hook files on the host whose root directory is `host`.
+    pub fn of_crio(host: &Path) -> Self {
+        Self {
+            podman: false,
+            crio: true,
+            containerd: ContainerdTargets::default(),
+            service: service::ServiceTarget::default(),
+            nri: nri::NriTarget::default(),
+            metrics: watch::MetricsTarget::default(),
+            // The plugin that stands by runs gc.
+            no_timer: true,
+            policy: None,
+            registries: None,
+            no_docs: false,
+            prefix: "/usr/local".into(),
+            destdir: Some(host.to_owned()),
+            dry_run: false,
+            format: Formatted::default(),
+        }
+    }
+
     /// True where something is named that needs no hook files.
     pub fn names_more(&self) -> bool {
         self.containerd.containerd || self.service.service || self.nri.nri || self.metrics.metrics

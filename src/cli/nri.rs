@@ -24,6 +24,19 @@ pub struct NriArgs {
     /// The program that the hooks run, as the host sees it [default: this one]
     #[arg(long, value_name = "PATH", value_parser = absolute_path)]
     pub binary: Option<PathBuf>,
+    /// Do not connect to the runtime: fetch what --pre-pull names and run gc every minute. For CRI-O, where hook files do the rest
+    #[arg(long, conflicts_with = "socket")]
+    pub no_connect: bool,
+    /// Say whether the plugin of this node is connected to the runtime, with --no-connect whether hook files, program and policy are in place;
+    /// exit 1 if not
+    #[arg(long)]
+    pub check: bool,
+    /// Where the host's root directory is, for --no-connect --check
+    #[arg(long, value_name = "DIR", default_value = "/", value_parser = absolute_path)]
+    pub host: PathBuf,
+    /// The file by which the runtime started the plugin, which ends when it is removed
+    #[arg(long, value_name = "PATH", hide = true, value_parser = absolute_path)]
+    pub preinstalled_as: Option<PathBuf>,
 }
 
 /// `install --nri`.

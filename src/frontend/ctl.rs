@@ -202,7 +202,10 @@ pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
 fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
     let (kernel, fs) = (LinuxKernel, paths.bpffs());
-    mounts::require_sight_of_bpffs(&fs).map_err(|e| chain(&e))?;
+    if let Err(error) = mounts::require_sight_of_bpffs(&fs) {
+        // Before the first start there is no store, and so nothing that this mount namespace would have to see.
+        return if paths.stores().exists() { Err(chain(&error)) } else { Ok(Vec::new()) };
+    }
     let store = match Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))? {
         Some(store) => store,
         None if kernel.directories(&fs).map_err(|e| chain(&e))?.is_empty() => return Ok(Vec::new()),

@@ -19,7 +19,7 @@ use crate::frontend::hook_files::{self, Engines, Invocation, MOUNT_UNIT, PODMAN_
 use crate::frontend::hooks_dir::{HooksDir, HooksDirError, below};
 use crate::frontend::install_check::check;
 use crate::frontend::nri::unit;
-use crate::frontend::{documents, gc_files, install_policy, metrics_files, service_files};
+use crate::frontend::{documents, gc_files, install_policy, install_registries, metrics_files, service_files};
 use crate::frontend::{fail, print};
 use crate::image::UnusableSigner;
 use crate::lifecycle::error::chain;
@@ -83,6 +83,9 @@ pub enum InstallError {
     /// A key or trusted root that was to be installed is of no use, so nothing of the policy is installed.
     #[error("install the policy: {0}")]
     Signer(UnusableSigner),
+    /// A file of the node's administrator is where one that is handed out would go.
+    #[error("write {}: it is there already, and was not written by install; move it away, or leave it out of --registries", .0.display())]
+    Foreign(PathBuf),
     /// containerd's part.
     #[error(transparent)]
     Containerd(#[from] ContainerdError),
@@ -261,12 +264,17 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
         work.write(&place.tmpfiles(), hook_files::tmpfiles().as_bytes(), 0o644)?;
         work.write(&place.mount_unit(), hook_files::mount_unit().as_bytes(), 0o644)?;
     }
-    for (path, text) in documents::files() {
-        work.write(&place.prefix.join(path), &text, 0o644)?;
+    if !targets.no_docs {
+        for (path, text) in documents::files() {
+            work.write(&place.prefix.join(path), &text, 0o644)?;
+        }
     }
     work.mount()?;
     if let Some(directory) = &targets.policy {
         install_policy::install(directory, place, work)?;
+    }
+    if let Some(directory) = &targets.registries {
+        install_registries::install(directory, place, work)?;
     }
     if !engines.0.is_empty() {
         // poststop before createRuntime: a container that starts in between is released, one without programs costs nothing.
@@ -355,6 +363,7 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
         }
         work.remove(&place.binary())?;
         install_policy::uninstall(place, work)?;
+        install_registries::uninstall(place, work)?;
     }
     Ok(())
 }
@@ -437,7 +446,9 @@ impl<'a> Work<'a> {
 
     fn unmount(&mut self) -> Result<(), InstallError> {
         if self.place.staged {
-            return Ok(());
+            // A node's root that is mounted into a container has its bpffs too.
+            let fs_root = self.place.staged(&self.fs_root());
+            return if has_owners(&fs_root) { Err(InstallError::InUse(fs_root)) } else { Ok(()) };
         }
         let fs_root = self.fs_root();
         if has_owners(&fs_root) {

@@ -59,7 +59,7 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
         }
     }
     if targets.nri.nri || unit::is_installed(&place) {
-        let text = unit::text(&place.binary());
+        let text = unit::text(&place.binary(), unit::connects(&place));
         findings.push(file("nri unit", &place.staged(&unit::path(&place)), &text, "run `bpfman-hook install --nri`"));
     }
     if targets.containerd.containerd {
@@ -228,6 +228,8 @@ mod tests {
                 podman: true,
                 crio: false,
                 policy: None,
+                registries: None,
+                no_docs: false,
                 prefix: "/usr/local".into(),
                 destdir: Some(root.path().to_owned()),
                 dry_run: false,

@@ -19,7 +19,7 @@ const MAX: u64 = 1 << 20;
 
 /// Installs `directory`'s files: `*.toml` are policy, `*.pub` keys, `*.json` trust roots.
 pub(crate) fn install(directory: &Path, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
-    let files = read(directory)?;
+    let files = read(directory, &[".toml", ".pub", ".json"])?;
     for (name, _) in files.iter().filter(|(name, _)| name.ends_with(".toml")) {
         let path = directory.join(name);
         policy_files::load_draft(&path).map_err(|source| InstallError::Policy { path, source: Box::new(source) })?;
@@ -78,8 +78,8 @@ fn installed(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The files by name. A mounted ConfigMap's are links beside a directory whose name begins with two dots.
-fn read(directory: &Path) -> Result<BTreeMap<String, Vec<u8>>, InstallError> {
+/// The files whose names end in one of `ends`, by name. A mounted ConfigMap's are links beside a directory whose name begins with two dots.
+pub(crate) fn read(directory: &Path, ends: &[&str]) -> Result<BTreeMap<String, Vec<u8>>, InstallError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| InstallError::Io { doing: "read", path, source }
@@ -88,7 +88,7 @@ fn read(directory: &Path) -> Result<BTreeMap<String, Vec<u8>>, InstallError> {
     for entry in fs::read_dir(directory).map_err(failed(directory))? {
         let path = entry.map_err(failed(directory))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let known = [".toml", ".pub", ".json"].iter().any(|end| name.ends_with(end));
+        let known = ends.iter().any(|end| name.ends_with(end));
         let meta = fs::metadata(&path).map_err(failed(&path))?;
         if name.starts_with('.') || !known || !meta.is_file() {
             continue;
@@ -124,6 +124,8 @@ mod tests {
             metrics: Default::default(),
             no_timer: false,
             policy: None,
+            registries: None,
+            no_docs: false,
             prefix: "/usr/local".into(),
             destdir: Some(host.clone()),
             dry_run: false,

@@ -17,6 +17,7 @@ pub mod image;
 pub mod install;
 pub mod install_check;
 mod install_policy;
+mod install_registries;
 pub mod list;
 pub mod list_json;
 pub mod logging;

@@ -89,6 +89,8 @@ When it fails inside the container
   EPERM       no CAP_BPF, another user namespace, or seccomp; after the token was
               made: a type or command that was not delegated. The kernel does not
               say which: `bpfman-hook token probe` in the container tries each
+              In Kubernetes only uid 0 of the container, or a program file with
+              capabilities, has those of securityContext.capabilities.add
   EACCES      from a pin below /sys/fs: AppArmor; `token explain --pid PID` says it
 ";
 

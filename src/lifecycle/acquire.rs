@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::image::{Images, InUse, Want};
 use crate::kernel::Kernel;
-use crate::lifecycle::error::{chain, reason};
+use crate::lifecycle::error::chain;
 use crate::lifecycle::host::{Host, Need};
 use crate::lifecycle::policy_files::LoadedPolicy;
 use crate::lifecycle::release::Released;
@@ -341,26 +341,6 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     fn refuse(&self, container: &Container, cause: Cause) -> Cause {
         self.record_refusal(container, &chain(&cause));
         cause
-    }
-
-    /// Keeps the reason why a container did not get what it asked for. A store that does not work is only logged: the
-    /// reason itself is what the caller reports.
-    pub fn record_refusal(&self, container: &Container, sentence: &str) {
-        let mut failed = self.blank(container);
-        failed.phase = Phase::Failed;
-        failed.failure = Some(reason(sentence));
-        let written = self.store.write::<_, StoreError>(|txn| {
-            for record in txn.by_container(&container.id)? {
-                if record.phase == Phase::Failed {
-                    txn.delete(record.no)?;
-                }
-            }
-            failed.no = txn.next_no()?;
-            txn.put(&failed)
-        });
-        if let Err(error) = written {
-            tracing::warn!(container = %container.id, error = %chain(&error), "record a refusal");
-        }
     }
 
     pub(super) fn blank(&self, container: &Container) -> OwnerRecord {

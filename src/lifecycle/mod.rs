@@ -7,6 +7,7 @@ mod attach;
 pub mod by_hand;
 mod claim;
 pub mod error;
+mod failures;
 pub mod health;
 pub mod host;
 pub mod linux_host;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::kernel::Kernel;
 use crate::lifecycle::error::{chain, reason};
+use crate::lifecycle::failures::forget_former;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors};
 use crate::model::ids::{ContainerId, OwnerNo};
@@ -233,7 +234,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             return Ok(());
         }
         if matches!(failed.owner, Owner::Container { .. }) {
-            self.store.write::<_, StoreError>(|txn| txn.put(&failed))?;
+            self.store.write::<_, StoreError>(|txn| {
+                forget_former(txn, &failed)?;
+                txn.put(&failed)
+            })?;
         }
         Ok(())
     }

@@ -142,6 +142,10 @@ impl fmt::Display for MissingRights {
             lacks.push(format!("user {user} of the container cannot have {}", lacking.capabilities()));
             remedies.push(match engine {
                 Engine::Podman => format!("use --cap-add {}", lacking.short()),
+                // A Pod's users other than root get no ambient capabilities.
+                Engine::Containerd | Engine::CriO if *user != 0 => {
+                    format!("run it as uid 0 with capabilities.add [{}] or give its program file capabilities", lacking.short())
+                }
                 Engine::Containerd | Engine::CriO => format!("set securityContext.capabilities.add [{}]", lacking.short()),
                 Engine::Oci if *user == 0 => "add them to bounding, effective and permitted (docker: --cap-add)".to_owned(),
                 Engine::Oci => "add them to all five sets, ambient included".to_owned(),
@@ -156,6 +160,10 @@ impl fmt::Display for MissingRights {
             });
         }
         write!(f, "{}: {}", lacks.join(", and "), remedies.join(" and "))?;
+        if engine.knows_pods() && lacking.syscalls.is_empty() {
+            // Whom a pod-wide key reaches besides: runtimes do not tell init and ephemeral containers from others.
+            f.write_str("; a key NAME.hook.bpfman.io/... asks for one container alone")?;
+        }
         match grant {
             _ if *engine != Engine::Podman => Ok(()),
             Grant::NotAllowed => f.write_str(", or grant = true in the policy"),
@@ -339,8 +347,8 @@ mod tests {
                 &networking,
                 "podman-4.3.1_user1000",
                 Engine::CriO,
-                "user 1000 of the container cannot have CAP_NET_ADMIN, and the container's seccomp profile refuses bpf(2): set \
-                 securityContext.capabilities.add [NET_ADMIN] and set a securityContext.seccompProfile that allows it",
+                "user 1000 of the container cannot have CAP_NET_ADMIN, and the container's seccomp profile refuses bpf(2): run \
+                 it as uid 0 with capabilities.add [NET_ADMIN] or give its program file capabilities and set a securityContext.seccompProfile that allows it",
             ),
             (
                 &maps,

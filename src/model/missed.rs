@@ -1,4 +1,5 @@
-//! A container that asked for us and was started without us: NRI fails open.
+//! What the NRI plugin saw and a child of its records: containers that asked for us and were started without us, since NRI fails
+//! open, and containers that it refused.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,14 +10,30 @@ use crate::model::admission::on_failure;
 use crate::model::annotations::{OnFailure, Request};
 use crate::model::ids::{ContainerId, Pid};
 use crate::model::policy::{ContainerFacts, OnMissed, Policy};
+use crate::model::series::Reason;
 
-/// Those of one Synchronize, as the plugin hands them to the child that deals with them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What the plugin hands to the child that deals with it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MissedContainers {
     /// `--root`.
     pub root: Option<PathBuf>,
-    /// The containers.
+    /// Those of one Synchronize that run without us.
     pub containers: Vec<Missed>,
+    /// Those that the plugin refused.
+    pub refused: Vec<RefusedContainer>,
+}
+
+/// A container that the plugin refused: it was never made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedContainer {
+    /// The id that the runtime had for it.
+    pub id: ContainerId,
+    /// What policy rules match.
+    pub facts: ContainerFacts,
+    /// Who found the reason.
+    pub reason: Reason,
+    /// The reason, as the pod's events show it.
+    pub sentence: String,
 }
 
 /// One of them, as the runtime describes it.

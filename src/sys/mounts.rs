@@ -141,6 +141,14 @@ pub fn own_mounts() -> Result<Vec<Mount>, SysError> {
     parse_mountinfo(&read_lossy("/proc/self/mountinfo")?)
 }
 
+/// The mounts that pid 1 sees; None where that is our own namespace, or cannot be read.
+pub fn host_mounts() -> Option<Vec<Mount>> {
+    if in_host_mount_namespace().ok()? {
+        return None;
+    }
+    parse_mountinfo(&read_lossy("/proc/1/mountinfo").ok()?).ok()
+}
+
 fn read_lossy(path: &'static str) -> Result<String, SysError> {
     Ok(String::from_utf8_lossy(&fs::read(path).map_err(SysError::io("read", path))?).into_owned())
 }

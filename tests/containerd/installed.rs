@@ -7,7 +7,6 @@ use rustix::process::Signal;
 use crate::node::Node;
 use crate::pod::{ContainerSpec, PodSpec};
 use crate::pods::{assert_counts, counted_pod};
-use crate::support::lab::BINARY;
 use crate::support::process::tool;
 
 crate::cases![
@@ -95,12 +94,7 @@ fn installing_switches_nri_on_and_uninstalling_gives_the_file_back(node: &mut No
 
 fn containerd_starts_the_plugin_itself(node: &mut Node) {
     node.kill_plugin();
-    if node.has_plugin() {
-        let path = "/opt/nri/plugins/10-bpfman-hook";
-        let script = format!("#!/bin/sh\nexec {BINARY} --root {} nri\n", node.world.lab.root().display());
-        let write = r#"mkdir -p "${1%/*}" && printf %s "$2" >"$1" && chmod 755 "$1""#;
-        tool(node.inside("sh").args(["-c", write, "sh", path, &script]));
-    }
+    run(node, &["install", "--containerd"]);
     node.restart_daemon();
     let pod = counted_pod(node, "web").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();

@@ -14,6 +14,7 @@ thread_local! {
 
 fn all() -> impl Iterator<Item = &'static Case> {
     [
+        crate::boot::CASES,
         crate::crowds::CASES,
         crate::early::CASES,
         crate::installed::CASES,

@@ -18,6 +18,7 @@ mod workload;
 
 mod proxy;
 
+mod boot;
 mod crowds;
 mod early;
 mod installed;

@@ -162,6 +162,25 @@ impl Node {
         }
     }
 
+    /// Ends everything that runs on the node, as a power cut does. Its files stay.
+    pub fn crash(&mut self) {
+        self.kill_plugin();
+        self.stop_daemon(Signal::KILL);
+        let (holder, own) = (self.holder.pid(), |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok());
+        let namespace = own(holder);
+        let processes = fs::read_dir("/proc").unwrap_or_else(|e| harness!("read /proc: {e}")).flatten();
+        // Shims and what they wait for; the shims' children are the containers' inits, which go with their cgroups.
+        for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+            let ours = pid != holder && namespace.is_some() && own(pid) == namespace;
+            if let Some(pid) = i32::try_from(pid).ok().filter(|_| ours).and_then(rustix::process::Pid::from_raw) {
+                _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
+        for cgroup in kernel::cgroups_named(&self.world.lab.word()) {
+            kernel::remove_cgroup(&cgroup);
+        }
+    }
+
     /// Starts our plugin and waits until containerd has it; without our hooks nothing is started.
     pub fn start_plugin(&mut self) {
         let before = self.synchronized();

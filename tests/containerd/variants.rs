@@ -2,6 +2,7 @@
 //!
 //! A machine with hybrid cgroups hides version 2 from crun, so none of these has programs on cgroups.
 
+use crate::boot::a_node_that_boots_starts_no_pod_without_us;
 use crate::lifetimes::{
     a_pod_goes_on_while_the_plugin_is_replaced, containerd_restarts_under_a_pod, the_pods_program_outlives_a_restart_in_place,
 };
@@ -10,6 +11,7 @@ use crate::pods::{a_container_is_spoken_to_by_its_name, a_pod_with_a_user_namesp
 use crate::protocol::{a_long_answer_comes_in_short_frames, a_plugin_registers_and_is_asked};
 use crate::refusals::{
     a_bad_annotation_is_refused_when_the_container_is_created, policy_refuses_when_the_container_is_created,
+    what_the_hook_refuses_stands_in_the_containers_log,
 };
 
 crate::cases!(
@@ -18,6 +20,7 @@ crate::cases!(
     a_pod_with_a_user_namespace_gets_a_token,
     the_pods_program_outlives_a_restart_in_place,
     policy_refuses_when_the_container_is_created,
+    what_the_hook_refuses_stands_in_the_containers_log,
 );
 
 crate::cases!(
@@ -29,4 +32,5 @@ crate::cases!(
     a_bad_annotation_is_refused_when_the_container_is_created,
     a_plugin_registers_and_is_asked,
     a_long_answer_comes_in_short_frames,
+    a_node_that_boots_starts_no_pod_without_us,
 );

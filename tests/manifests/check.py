@@ -14,7 +14,7 @@ problems = []
 def program(binary, container):
     """The container's arguments, as the program itself takes them: nothing is done, only parsed or planned."""
     args = list(container["args"])
-    if args[0] == "install":
+    if args[0] in ("install", "uninstall"):
         # The paths are the pod's; what counts is that the program knows each argument.
         args = [a if not a.startswith("/") else "/nonexistent" for a in args] + ["--help"]
     else:
@@ -24,7 +24,12 @@ def program(binary, container):
         problems.append(f"{container['name']}: {' '.join(args)}: {run.stderr.strip()}")
     # clap prints help before it looks at what comes before it.
     known = set(re.findall(r"(--[a-z-]+)", run.stdout))
-    for arg in container["args"]:
+    probe = container.get("readinessProbe", {}).get("exec", {}).get("command", [])
+    if probe and probe[0] != "/bpfman-hook":
+        problems.append(f"{container['name']}: the image has no program {probe[0]}")
+    if container["args"][0] == "nri" and "--no-connect" not in container["args"] and probe[1:] != ["nri", "--check"]:
+        problems.append(f"{container['name']}: nobody asks whether the plugin is connected")
+    for arg in container["args"] + [arg for arg in probe[1:] if arg.startswith("--")]:
         if arg.startswith("--") and arg not in known:
             problems.append(f"{container['name']}: the program does not know {arg}")
 
@@ -37,7 +42,7 @@ def capabilities(root):
     return found
 
 
-def check_daemonset(binary, root, document):
+def check_daemonset(binary, root, overlay, document):
     spec = document["spec"]["template"]["spec"]
     volumes = {v["name"]: v for v in spec["volumes"]}
     if not spec.get("hostPID"):
@@ -46,6 +51,11 @@ def check_daemonset(binary, root, document):
         problems.append("automountServiceAccountToken is not off")
     for container in spec["initContainers"] + spec["containers"]:
         name, context = container["name"], container["securityContext"]
+        if container["image"] == "bpfman-hook" and overlay in ("quickstart", "remove"):
+            problems.append(f"{name}: the image is not named")
+        mounts = {mount["name"] for mount in container["volumeMounts"]}
+        if name == "install" and not {"policy", "registries"} <= mounts:
+            problems.append("the installer does not get policy and registries")
         program(binary, container)
         if context.get("privileged") or context.get("allowPrivilegeEscalation") is not False:
             problems.append(f"{name} may gain privileges")
@@ -68,7 +78,7 @@ def check_daemonset(binary, root, document):
 
 def main():
     binary, root, rendered = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3:]
-    assert len(rendered) >= 3, rendered
+    assert len(rendered) >= 5, rendered
     daemonsets = objects = 0
     for path in rendered:
         for document in yaml.safe_load_all(pathlib.Path(path).read_text()):
@@ -80,7 +90,7 @@ def main():
             objects += 1
             if document["kind"] == "DaemonSet":
                 daemonsets += 1
-                check_daemonset(binary, root, document)
+                check_daemonset(binary, root, pathlib.Path(path).stem, document)
     assert daemonsets == len(rendered), (daemonsets, rendered)
     for problem in problems:
         print("manifests:", problem, file=sys.stderr)

@@ -31,8 +31,24 @@ fi
 
 rendered=$(mktemp -d)
 trap 'rm -rf "$rendered"' EXIT
-for overlay in "$root"/nri/*/kustomization.yaml; do
+kustomize=$suite/kustomize/usr/bin/kustomize
+cp -r "$root/nri" "$rendered/nri"
+# The quick start asks for a key, and does not render without one.
+if "$kustomize" build "$rendered/nri/quickstart" >/dev/null 2>"$rendered/refused" || ! grep -q signer.pub "$rendered/refused"; then
+  echo "manifests: quickstart renders without a key, or says something else: $(cat "$rendered/refused")" >&2
+  exit 1
+fi
+cp "$root/tests/data/signatures/keys/cosign-v3.pub" "$rendered/nri/quickstart/signer.pub"
+for overlay in "$rendered"/nri/*/kustomization.yaml; do
   name=$(basename "$(dirname "$overlay")")
-  "$suite/kustomize/usr/bin/kustomize" build "$root/nri/$name" >"$rendered/$name.yaml"
+  "$kustomize" build "$rendered/nri/$name" >"$rendered/$name.yaml"
 done
+# Policy and key of the quick start are what the installer takes.
+mkdir "$rendered/given" "$rendered/node"
+cp "$rendered/nri/quickstart/policy.toml" "$rendered/nri/quickstart/signer.pub" "$rendered/given"
+"$binary" install --containerd --destdir "$rendered/node" --policy "$rendered/given" --no-docs >/dev/null
+test -x "$rendered/node/opt/nri/plugins/10-bpfman-hook" -a ! -e "$rendered/node/usr/local/share/man"
+"$binary" uninstall --destdir "$rendered/node" >/dev/null
+left=$(find "$rendered/node" -type f ! -path '*/keys/*')
+[ -z "$left" ] || { echo "manifests: uninstall leaves $left" >&2; exit 1; }
 "$venv/bin/python" "$here/check.py" "$binary" "$root" "$rendered"/*.yaml

@@ -9,6 +9,7 @@ use crate::cli::{ContainerdTargets, Stage};
 use crate::frontend::containerd::base_spec;
 use crate::frontend::containerd::config::{Config, Handler, Nri};
 use crate::frontend::containerd::install::configuration;
+use crate::frontend::containerd::plugin_file;
 use crate::frontend::finding::{Finding, Findings, Status};
 use crate::frontend::hooks_dir::below;
 use crate::frontend::install::Place;
@@ -29,6 +30,7 @@ pub fn examine(place: &Place, asked: &ContainerdTargets) -> Findings {
     };
     let nri = config.nri();
     findings.push(switched_on(&nri, base_spec::version(place.root())));
+    findings.push(plugin_file::examine(&nri, place.root(), AGAIN));
     findings.push(hooks_allowed(&nri));
     let strict: Vec<_> = config.handlers().into_iter().filter(|handler| handler.base_spec.is_some()).collect();
     let findings_of = strict.iter().filter_map(|handler| strict_handler(handler, place.root()));
@@ -56,8 +58,11 @@ fn switched_on(nri: &Nri, version: Option<(u32, u32)>) -> Finding {
             Finding::bad(check, Status::Unknown, detail, AGAIN)
         }
         (Some(false), _) | (None, Some(_)) if nri.no_connections => {
-            let detail = "disable_connections = true: only plugins in plugin_path are asked";
-            Finding::bad(check, Status::Warn, detail, "put 10-bpfman-hook there, or run `bpfman-hook install --containerd`")
+            // The plugin file has a finding of its own, which fails here where it is missing.
+            Finding::ok(
+                check,
+                format!("on for plugins in plugin_path alone (disable_connections); a plugin has {limit} to answer"),
+            )
         }
         (Some(false), _) | (None, Some(_)) => Finding::ok(check, format!("on; a plugin has {limit} to answer")),
     }
@@ -129,6 +134,11 @@ pub fn explain(error: &str) -> Option<Finding> {
     } else if missing_hook {
         let detail = "the program that a hook names is not there, or not where containerd's mount namespace sees it";
         Some(Finding::bad("containerd hook", Status::Fail, detail, "run `bpfman-hook install --containerd`"))
+    } else if error.contains("error executing hook") && error.contains("bpfman-hook") {
+        let detail = "crun does not pass on what a hook says; this is all that reaches the pod's events";
+        let remedy = "the reason stands in `bpfman-hook list containers` and `events` on the node, and in the container's log where the \
+                      NRI plugin runs; with the pod's annotation run.oci.hooks.stderr: /dev/stderr CRI-O's events have it";
+        Some(Finding::bad("crun", Status::Warn, detail, remedy))
     } else {
         None
     }
@@ -168,6 +178,8 @@ mod tests {
                 metrics: Default::default(),
                 no_timer: false,
                 policy: None,
+                registries: None,
+                no_docs: false,
                 prefix: PathBuf::from("/usr/local"),
                 destdir: Some(self.root.path().to_owned()),
                 dry_run: false,
@@ -190,7 +202,7 @@ mod tests {
             ("version = 3\n".to_owned(), "containerd NRI", Status::Unknown, "off before 2.0"),
             (format!("version = 3\n{nri}disable = true\n"), "containerd NRI", Status::Fail, "disable = true"),
             (format!("version = 2\n{nri}disable = false\nplugin_request_timeout = \"3s\"\n"), "containerd NRI", Status::Ok, "3s"),
-            (format!("version = 3\n{nri}disable = false\ndisable_connections = true\n"), "containerd NRI", Status::Warn, "plugin_path"),
+            (format!("version = 3\n{nri}disable = false\ndisable_connections = true\n"), "containerd NRI", Status::Ok, "plugin_path"),
             (
                 "version = 3\n[plugins.'io.containerd.nri.v1.nri'.default_validator]\nenable = true\nreject_oci_hook_adjustment = true\n".to_owned(),
                 "containerd hook injection",
@@ -217,6 +229,7 @@ mod tests {
                 "error running createRuntime hook #0: fork/exec /usr/local/bin/bpfman-hook: no such file or directory",
                 "mount namespace",
             ),
+            ("error executing hook `/usr/local/bin/bpfman-hook` (exit code: 1)", "crun does not pass on"),
         ] {
             assert!(explain(error).unwrap().detail.contains(said), "{error}");
         }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::{ContainerdTargets, Targets};
 use crate::frontend::containerd::base_spec::{self, BaseSpecError};
 use crate::frontend::containerd::config::{Config, ConfigError, has_ours};
+use crate::frontend::containerd::plugin_file;
 use crate::frontend::install::{InstallError, Place, Work};
 
 /// Why containerd's part of an installation stopped.
@@ -78,9 +79,16 @@ pub fn configuration(place: &Place, asked: &ContainerdTargets) -> Result<Option<
     Ok(Some(config))
 }
 
-/// True where containerd's configuration has something of ours.
+/// True where containerd's configuration or its plugin directory has something of ours.
 pub(crate) fn is_installed(targets: &Targets, place: &Place) -> Result<bool, InstallError> {
-    changed_by_us(&place.staged(&targets.containerd.containerd_config))
+    let config = place.staged(&targets.containerd.containerd_config);
+    Ok(place.staged(&plugin_path(&config)).exists() || changed_by_us(&config)?)
+}
+
+/// The same for those who only look; what cannot be read is not ours.
+pub(crate) fn is_installed_at(place: &Place, config: &Path) -> bool {
+    let config = place.staged(config);
+    place.staged(&plugin_path(&config)).exists() || changed_by_us(&config).unwrap_or_default()
 }
 
 /// Whether a configuration has something of ours. One of docker's has no version, one of somebody else's may be a link or no TOML at
@@ -105,7 +113,7 @@ fn spec(targets: &Targets, place: &Place) -> Result<String, InstallError> {
     Ok(base_spec::with_hooks(&text, &from, &place.binary(), place.own_root()).map_err(ContainerdError::from)?)
 }
 
-/// Writes the base spec where `--strict` asks for it, then the configuration. containerd reads both when it starts.
+/// Writes the pre-installed plugin, the base spec where `--strict` asks for it, then the configuration. containerd reads both when it starts.
 pub(crate) fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
     let asked = &targets.containerd;
     let target = place.staged(&asked.containerd_config);
@@ -120,12 +128,15 @@ pub(crate) fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> 
         config.add_handler(&asked.handler, &base).map_err(edit)?;
         work.write(&base, spec(targets, place)?.as_bytes(), 0o644)?;
     }
+    // Before NRI is switched on, so that no start of containerd has the one without the other.
+    let plugin = plugin_file::path(&config.nri());
+    work.write(&plugin, plugin_file::text(&place.binary(), place.own_root()).as_bytes(), 0o755)?;
+    let started_with_it = work.steps.0.last().is_some_and(|step| step.changed);
     let text = config.text();
-    if text == before.text && !before.there {
-        return Ok(());
+    if text != before.text || before.there {
+        work.write(&asked.containerd_config, text.as_bytes(), before.mode)?;
     }
-    work.write(&asked.containerd_config, text.as_bytes(), before.mode)?;
-    if text != before.text {
+    if text != before.text || started_with_it {
         work.step("restart", "containerd, which reads its configuration at its start", true);
     }
     Ok(())
@@ -154,7 +165,15 @@ pub(crate) fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -
         }
     }
     work.remove(&base)?;
+    // The plugin that runs sees its file go and ends.
+    work.remove(&plugin_path(&target))?;
     Ok(hooked)
+}
+
+/// Where the pre-installed plugin is; a configuration that is not understood has the usual directory.
+fn plugin_path(config: &Path) -> PathBuf {
+    let text = fs::read_to_string(config).unwrap_or_default();
+    plugin_file::path(&Config::parse(&text).map(|config| config.nri()).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -176,6 +195,8 @@ mod tests {
             metrics: Default::default(),
             no_timer: false,
             policy: None,
+            registries: None,
+            no_docs: false,
             prefix: "/usr/local".into(),
             destdir: Some(root.join("host")),
             dry_run: false,
@@ -211,7 +232,9 @@ mod tests {
             let (done, ()) = act(&t, install);
             assert_eq!(planned, done);
             let order: Vec<_> = done.0.iter().map(|step| step.action).collect();
-            assert_eq!(order, ["write", "write", "restart"]);
+            assert_eq!(order, ["write", "write", "write", "restart"]);
+            let plugin = root.path().join("host/opt/nri/plugins/10-bpfman-hook");
+            assert_eq!(fs::metadata(&plugin).unwrap().permissions().mode() & 0o7777, 0o755);
             assert!(done.0[0].object == base.to_string_lossy() && base.exists());
             let read: toml::Table = toml::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
             assert_eq!(read["plugins"]["io.containerd.nri.v1.nri"]["disable"].as_bool(), Some(false));
@@ -222,7 +245,7 @@ mod tests {
             let (gone, hooked) = act(&t, uninstall);
             assert!(hooked && gone.0.iter().all(|step| step.changed), "{gone}");
             assert_eq!(fs::read_to_string(&config).ok().as_deref(), text);
-            assert!(!base.exists());
+            assert!(!base.exists() && !plugin.exists());
             assert!(!act(&t, uninstall).1);
         }
     }

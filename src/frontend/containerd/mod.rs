@@ -4,3 +4,4 @@ pub mod base_spec;
 pub mod config;
 pub mod examine;
 pub mod install;
+pub mod plugin_file;

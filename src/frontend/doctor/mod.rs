@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use crate::cli::{ContainerdTargets, DoctorArgs, Format};
 use crate::frontend::containerd::examine as containerd;
+use crate::frontend::containerd::install as containerd_install;
 use crate::frontend::finding::{Finding, Findings, Status};
 use crate::frontend::install::Place;
 use crate::frontend::install_check::effective;
+use crate::frontend::nri::{self, unit};
 use crate::frontend::{fail, policy, print};
 use crate::image::examine_registries;
 use crate::kernel::{Feature, Kernel, Support};
@@ -61,11 +63,13 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     match mounts::own_mounts() {
         Ok(mounts) => {
             all.push(host::bpffs(&paths.bpffs(), &mounts));
-            all.push(host::cgroup2(&mounts));
+            // In a pod of ours the host's hierarchy counts, not what the pod sees of it.
+            all.push(host::cgroup2(&mounts::host_mounts().unwrap_or(mounts)));
         }
         Err(err) => all.push(Finding::bad("mounts", Status::Unknown, chain(&err), "is /proc mounted?")),
     }
-    all.0.extend(engines(Path::new("/")).0);
+    all.0.extend(engines(host_root()).0);
+    all.0.extend(plugin(paths));
     all.push(policy(paths));
     all.push(registries(paths));
     all.0.extend(records(paths, kernel));
@@ -73,7 +77,7 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
 }
 
 /// The policy that a start of a container would load.
-fn policy(paths: &Paths) -> Finding {
+pub fn policy(paths: &Paths) -> Finding {
     match policy::check(paths, None) {
         Ok(report) if !report.problems.is_empty() => {
             Finding::bad("policy", Status::Fail, report.problems.join("; "), "correct it, then `bpfman-hook policy check`")
@@ -119,19 +123,48 @@ fn registries(paths: &Paths) -> Finding {
     }
 }
 
-/// Which of our hooks the engines of this host would run.
+/// The engines whose programs are looked for.
+const ENGINES: [(Engine, [&str; 2]); 3] = [
+    (Engine::Podman, ["usr/bin/podman", "usr/local/bin/podman"]),
+    (Engine::CriO, ["usr/bin/crio", "usr/local/bin/crio"]),
+    (Engine::Containerd, ["usr/bin/containerd", "usr/local/bin/containerd"]),
+];
+
+/// The engines that have a program below a root directory.
+fn engines_of(root: &Path) -> impl Iterator<Item = Engine> {
+    ENGINES
+        .into_iter()
+        .filter(|(_, programs)| programs.iter().any(|program| root.join(program).exists()))
+        .map(|(engine, _)| engine)
+}
+
+/// The root directory whose engines count: in a pod of ours, which has none and shares the node's processes, the node's.
+fn host_root() -> &'static Path {
+    let (own, host) = (Path::new("/"), Path::new("/proc/1/root"));
+    let elsewhere = mounts::in_host_mount_namespace().is_ok_and(|in_host| !in_host);
+    if elsewhere && engines_of(own).next().is_none() && engines_of(host).next().is_some() { host } else { own }
+}
+
+/// Which of our hooks the engines of this host would run. Where they are installed for one engine, another that is there too is none of
+/// our business.
 fn engines(root: &Path) -> Findings {
-    let there = |programs: &[&str]| programs.iter().any(|program| root.join(program).exists());
-    let mut findings = Findings::default();
-    for (engine, programs) in
-        [(Engine::Podman, ["usr/bin/podman", "usr/local/bin/podman"]), (Engine::CriO, ["usr/bin/crio", "usr/local/bin/crio"])]
+    let place = Place::at(root);
+    let mut installed = place.installed_for().0;
+    if unit::is_installed(&place)
+        || containerd_install::is_installed_at(&place, &ContainerdTargets::default().containerd_config)
     {
-        if there(&programs) {
+        installed.insert(Engine::Containerd);
+    }
+    let mut findings = Findings::default();
+    for engine in engines_of(root) {
+        if !installed.is_empty() && !installed.contains(&engine) {
+            let detail = "here, and bpfman-hook is not installed for it: its containers start without programs";
+            findings.push(Finding::ok(engine.word(), detail));
+        } else if engine == Engine::Containerd {
+            findings.0.extend(containerd::examine(&place, &ContainerdTargets::default()).0);
+        } else {
             findings.0.extend(effective(engine, root).0);
         }
-    }
-    if there(&["usr/bin/containerd", "usr/local/bin/containerd"]) {
-        findings.0.extend(containerd::examine(&Place::at(root), &ContainerdTargets::default()).0);
     }
     if findings.0.is_empty() {
         findings.push(Finding::ok(
@@ -140,6 +173,25 @@ fn engines(root: &Path) -> Findings {
         ));
     }
     findings
+}
+
+/// Whether one of the NRI plugins that have run since boot is connected; None where none has run.
+fn plugin(paths: &Paths) -> Option<Finding> {
+    let seen = nri::status::plugins(&paths.export());
+    let connected: Vec<_> = seen
+        .iter()
+        .filter_map(|plugin| Some(format!("{}: connected to {}", plugin.start.word(), plugin.runtime.as_ref()?)))
+        .collect();
+    match (seen.is_empty(), connected.is_empty()) {
+        (true, _) => None,
+        (false, false) => Some(Finding::ok("NRI plugin", connected.join("; "))),
+        (false, true) => Some(Finding::bad(
+            "NRI plugin",
+            Status::Fail,
+            "not connected to the runtime: annotated containers start without their programs",
+            "see that NRI is on and the plugin runs (systemctl status bpfman-hook-nri, or the DaemonSet's pod)",
+        )),
+    }
 }
 
 /// The store's records against the living and against what is pinned, and the living against the records.
@@ -213,6 +265,22 @@ mod tests {
         fs::write(root.path().join("usr/bin/crio"), "").unwrap();
         let crio = engines(root.path());
         assert!(crio.failed() && crio.0.iter().all(|finding| finding.check.starts_with("cri-o ")), "{crio}");
+        // A node of CRI-O's that has a containerd too, and one of containerd's that has a CRI-O.
+        fs::write(root.path().join("usr/bin/containerd"), "").unwrap();
+        let hook = root.path().join("usr/share/containers/oci/hooks.d/50-bpfman-hook-createRuntime.json");
+        fs::create_dir_all(hook.parent().unwrap()).unwrap();
+        fs::write(&hook, r#"{"hook":{"args":["bpfman-hook","hook","createRuntime","--engine","cri-o"]}}"#).unwrap();
+        let complaints = |findings: &Findings, word: &str| {
+            findings.0.iter().filter(|f| f.check.starts_with(word) && f.status != Status::Ok).count()
+        };
+        let both = engines(root.path());
+        assert!(complaints(&both, "cri-o") > 0 && complaints(&both, "containerd") == 0, "{both}");
+        fs::remove_file(&hook).unwrap();
+        let plugin = root.path().join("opt/nri/plugins/10-bpfman-hook");
+        fs::create_dir_all(plugin.parent().unwrap()).unwrap();
+        fs::write(&plugin, "").unwrap();
+        let both = engines(root.path());
+        assert!(complaints(&both, "cri-o") == 0 && complaints(&both, "containerd") > 0, "{both}");
     }
 
     #[test]

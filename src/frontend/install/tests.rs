@@ -10,6 +10,8 @@ fn targets(destdir: &Path, podman: bool, crio: bool) -> Targets {
         metrics: Default::default(),
         no_timer: false,
         policy: None,
+        registries: None,
+        no_docs: false,
         prefix: "/usr/local".into(),
         destdir: Some(destdir.to_owned()),
         dry_run: false,
@@ -158,6 +160,20 @@ fn the_plugins_unit_comes_and_goes_with_its_binary() {
     assert_eq!(files(root.path()), alone);
     act(&t, uninstall);
     assert_eq!(files(root.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_plugin_beside_cri_os_hook_files_does_not_connect() {
+    let root = tempfile::tempdir().unwrap();
+    let t = Targets { nri: crate::cli::nri::NriTarget { nri: true }, ..targets(root.path(), false, true) };
+    act(&t, install);
+    let unit = root.path().join("usr/local/lib/systemd/system/bpfman-hook-nri.service");
+    let start =
+        |path: &Path| fs::read_to_string(path).unwrap().lines().find(|line| line.starts_with("ExecStart=")).map(str::to_owned);
+    assert_eq!(start(&unit).as_deref(), Some("ExecStart=/usr/local/bin/bpfman-hook nri --no-connect"));
+    let both = Targets { containerd: crate::cli::ContainerdTargets { containerd: true, ..Default::default() }, ..t };
+    act(&both, install);
+    assert_eq!(start(&unit).as_deref(), Some("ExecStart=/usr/local/bin/bpfman-hook nri"));
 }
 
 #[test]

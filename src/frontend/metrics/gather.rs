@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::text::{Exposition, Kind, Page, seconds, short};
+use crate::frontend::nri::status::{SeenPlugin, plugins};
 use crate::kernel::inspect;
 use crate::model::card::Card;
 use crate::model::series::{self, BOUNDS, FAMILIES, Shape};
@@ -63,6 +64,7 @@ pub struct Gathered {
     /// Seconds since 1970 at which the sample was taken.
     sampled: Option<u64>,
     stats_enabled: bool,
+    plugins: Vec<SeenPlugin>,
 }
 
 /// Reads it. A file that is missing, is being replaced or does not parse is left out.
@@ -81,6 +83,7 @@ pub fn gather(directory: &Path) -> Gathered {
         source,
         sampled,
         stats_enabled,
+        plugins: plugins(directory),
     }
 }
 
@@ -203,6 +206,12 @@ impl Gathered {
             "1 where the kernel measures run time and runs (kernel.bpf_stats_enabled).",
         );
         page.sample(&[], u8::from(self.stats_enabled));
+        if !self.plugins.is_empty() {
+            page.family("plugin_connected", Kind::Gauge, "1 where an NRI plugin of this node is connected to the runtime.");
+            for plugin in &self.plugins {
+                page.sample(&[("start", plugin.start.word())], u8::from(plugin.runtime.is_some()));
+            }
+        }
         if let Some(sampled) = self.sampled {
             page.family("sample_timestamp_seconds", Kind::Gauge, "When the kernel was asked about the programs.");
             page.sample(&[], sampled);

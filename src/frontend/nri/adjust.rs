@@ -1,6 +1,6 @@
 //! What a container gets from the plugin: nothing, our hooks and its annotations, or a refusal. From memory alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use crate::frontend::hook_files::{self, Invocation};
@@ -14,9 +14,13 @@ use crate::model::annotations::{OnFailure, PREFIX, Request};
 use crate::model::bytecode::PullPolicy;
 use crate::model::container::{PodCheck, asks};
 use crate::model::ids::Pid;
-use crate::model::missed::Missed;
+use crate::model::missed::{Missed, RefusedContainer};
 use crate::model::policy::{ContainerFacts, Engine, Policy};
 use crate::model::reach::Guard;
+use crate::model::series::Reason;
+
+/// The file to which crun sends what hooks say (crun(1), "run.oci.hooks.stderr").
+const CRUN_STDERR: &str = "run.oci.hooks.stderr";
 
 /// Containers of a pod whose images are fetched early; those of further ones are fetched by the hooks.
 const NAMES_MAX: usize = 32;
@@ -76,8 +80,11 @@ pub fn missed(
     if annotations.is_empty() || has_our_hook(container, invocation) {
         return None;
     }
-    if let Ok(None) = Request::parse(&annotations, Some(&container.name)) {
-        return None;
+    match Request::parse(&annotations, Some(&container.name)) {
+        Ok(None) => return None,
+        Ok(Some(asked)) if asked.is_empty() => return None,
+        // What cannot be parsed would have been refused.
+        Ok(Some(_)) | Err(_) => {}
     }
     Some(described(pod, container, engine))
 }
@@ -94,18 +101,40 @@ pub fn described(pod: &PodSandbox, container: &Container, engine: Engine) -> Res
     })
 }
 
+/// Why a container is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Who found it.
+    pub reason: Reason,
+    /// What the pod's events show.
+    pub sentence: String,
+}
+
+impl Refusal {
+    /// What is to be recorded of a container that is refused with this; None where the runtime gave it no usable id.
+    pub fn of(&self, request: &CreateContainerRequest, engine: Engine) -> Option<RefusedContainer> {
+        let (pod, container) = (&*request.pod, &*request.container);
+        Some(RefusedContainer {
+            id: container.id.parse().ok()?,
+            facts: facts(pod, Some(&container.name), Some(container), engine),
+            reason: self.reason,
+            sentence: self.sentence.clone(),
+        })
+    }
+}
+
 /// What to change of a container that is being created; None leaves it as it is. One that asks for nothing gets the hook all the same
 /// where `check` says so, which is then told no more than that.
 ///
 /// # Errors
-/// The sentence with which it is refused. The hook judges again, so that a policy that has just changed is never passed by.
+/// Why it is refused. The hook judges again, so that a policy that has just changed is never passed by.
 pub fn adjust(
     request: &CreateContainerRequest,
     engine: Engine,
     policy: Result<&Policy, &str>,
     check: Option<PodCheck>,
     invocation: &Invocation,
-) -> Result<Option<ContainerAdjustment>, String> {
+) -> Result<Option<ContainerAdjustment>, Refusal> {
     let (pod, container) = (&*request.pod, &*request.container);
     let annotations = ours(pod, Some(container));
     if has_our_hook(container, invocation) || annotations.is_empty() && check.is_none() {
@@ -124,9 +153,9 @@ pub fn adjust(
             let hooks = Hooks { create_runtime: vec![hook(crate::cli::Stage::CreateRuntime, &[])], ..Default::default() };
             return Ok(Some(ContainerAdjustment { hooks: Some(hooks).into(), ..Default::default() }));
         }
-        Err(error) => return Err(chain(&error)),
+        Err(error) => return Err(Refusal { reason: Reason::Input, sentence: chain(&error) }),
     };
-    let policy = policy?;
+    let policy = policy.map_err(|sentence| Refusal { reason: Reason::Input, sentence: sentence.to_owned() })?;
     let facts = facts(pod, Some(&container.name), Some(container), engine);
     // Where no verdict on this kernel is kept yet, the hook finds one out; here there is no time for it.
     let kept = || token_reach::kept(&invocation.paths().token_reach());
@@ -138,7 +167,7 @@ pub fn adjust(
         // Where it may go on without us, the hook says so and records it.
         && on_failure(policy, &facts, &asked) == OnFailure::Stop
     {
-        return Err(chain(&refusal));
+        return Err(Refusal { reason: Reason::Policy, sentence: chain(&refusal) });
     }
     // In the hook's arguments, since an annotation could be anybody's; and only what a rule asks for, since there may be many.
     let told: Vec<String> = match policy.label_keys() {
@@ -150,11 +179,12 @@ pub fn adjust(
         poststop: vec![hook(crate::cli::Stage::Poststop, &told)],
         ..Default::default()
     };
-    Ok(Some(ContainerAdjustment {
-        annotations: annotations.into_iter().filter(|(key, _)| speaks_to(key, &container.name)).collect(),
-        hooks: Some(hooks).into(),
-        ..Default::default()
-    }))
+    let mut annotations: HashMap<_, _> = annotations.into_iter().filter(|(key, _)| speaks_to(key, &container.name)).collect();
+    if engine == Engine::Containerd && !container.annotations.contains_key(CRUN_STDERR) {
+        // Without it crun throws away what a hook says; with it the sentence stands in the container's log. Others ignore it.
+        annotations.insert(CRUN_STDERR.to_owned(), "/dev/stderr".to_owned());
+    }
+    Ok(Some(ContainerAdjustment { annotations, hooks: Some(hooks).into(), ..Default::default() }))
 }
 
 fn arguments(
@@ -268,7 +298,12 @@ mod tests {
             adjust.annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<BTreeMap<_, _>>().into_iter().collect();
         assert_eq!(
             keys,
-            [IMAGE, ("hook.bpfman.io/programs", "xdp:drop iface=eth0"), ("main.hook.bpfman.io/on-failure", "stop")],
+            [
+                IMAGE,
+                ("hook.bpfman.io/programs", "xdp:drop iface=eth0"),
+                ("main.hook.bpfman.io/on-failure", "stop"),
+                (CRUN_STDERR, "/dev/stderr"),
+            ],
             "the container's own word counts, and another container's keys stay away"
         );
         for (hooks, stage) in [(&adjust.hooks.create_runtime, "createRuntime"), (&adjust.hooks.poststop, "poststop")] {
@@ -308,7 +343,10 @@ mod tests {
         );
         let mut request = with(&[IMAGE, XDP], &[]);
         assert!(
-            adjust(&request, Engine::Containerd, Ok(&policy), None, &invocation()).unwrap_err().contains("no container rule")
+            adjust(&request, Engine::Containerd, Ok(&policy), None, &invocation())
+                .unwrap_err()
+                .sentence
+                .contains("no container rule")
         );
         let labels = [("tier", "edge"), ("app", "web")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         request.pod.mut_or_insert_default().labels = labels.into();
@@ -371,16 +409,20 @@ mod tests {
     fn what_is_wrong_or_forbidden_is_refused_with_a_sentence() {
         let lenient = lenient();
         let nobody = policy("[[container]]\nmatch = { namespace = \"elsewhere\" }\nprograms = [\"xdp\"]\n");
-        for (pod, policy, says) in [
-            (&[IMAGE, ("hook.bpfman.io/programs", "nonsense")][..], Ok(&lenient), "nonsense"),
-            (&[IMAGE, ("hook.bpfman.io/prograns", "xdp:pass")], Ok(&lenient), "prograns"),
-            (&[IMAGE, XDP], Ok(&nobody), "namespace lab"),
-            (&[IMAGE, ("hook.bpfman.io/programs", "kprobe:pass:do_exit")], Ok(&lenient), "kprobe"),
-            (&[("hook.bpfman.io/image", "evil.example/x"), XDP], Ok(&lenient), "evil.example"),
-            (&[IMAGE, XDP], Err("load the policy: it is a symbolic link"), "symbolic link"),
+        for (pod, policy, reason, says) in [
+            (&[IMAGE, ("hook.bpfman.io/programs", "nonsense")][..], Ok(&lenient), Reason::Input, "nonsense"),
+            (&[IMAGE, ("hook.bpfman.io/prograns", "xdp:pass")], Ok(&lenient), Reason::Input, "prograns"),
+            (&[IMAGE, XDP], Ok(&nobody), Reason::Policy, "namespace lab"),
+            (&[IMAGE, ("hook.bpfman.io/programs", "kprobe:pass:do_exit")], Ok(&lenient), Reason::Policy, "kprobe"),
+            (&[("hook.bpfman.io/image", "evil.example/x"), XDP], Ok(&lenient), Reason::Policy, "evil.example"),
+            (&[IMAGE, XDP], Err("load the policy: it is a symbolic link"), Reason::Input, "symbolic link"),
         ] {
-            let error = adjust(&with(pod, &[]), Engine::Containerd, policy, None, &invocation()).unwrap_err();
-            assert!(error.contains(says), "{error}");
+            let request = with(pod, &[]);
+            let refusal = adjust(&request, Engine::Containerd, policy, None, &invocation()).unwrap_err();
+            assert!(refusal.sentence.contains(says), "{refusal:?}");
+            assert_eq!(refusal.reason, reason, "{refusal:?}");
+            let recorded = refusal.of(&request, Engine::Containerd).unwrap();
+            assert_eq!((recorded.id.as_str(), recorded.facts.pod.as_deref()), (request.container.id.as_str(), Some("demo")));
         }
     }
 

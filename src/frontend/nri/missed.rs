@@ -1,5 +1,5 @@
-//! The child role `missed`: containers that were started without us are recorded, and ended where policy says so. The plugin finds
-//! them and hands them over; it does nothing as root itself.
+//! The child role `missed`: containers that were started without us are recorded, and ended where policy says so; containers that the plugin
+//! refused are recorded. The plugin hands them over; it does nothing as root itself.
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use crate::lifecycle::missed::Fate;
 use crate::lifecycle::{Lifecycle, policy_files};
 use crate::model::missed::{Missed, MissedContainers};
 use crate::model::policy::OnMissed;
-use crate::model::series::Remedy;
+use crate::model::series::{self, Remedy};
 use crate::paths::Paths;
 use crate::store::Store;
 use crate::sys::child::{self, Child, Output, Role};
@@ -73,6 +73,10 @@ fn run() -> Result<(), String> {
     let host = LinuxHost::new(Instant::now() + TIME).map_err(said)?;
     let deadline = clock::boot_seconds() + TIME.as_secs();
     let lifecycle = Lifecycle { kernel: &LinuxKernel, host: &host, store: &store, fs: &paths.bpffs(), deadline };
+    for refused in &told.refused {
+        lifecycle.record_refused(refused);
+        export::count(series::refusal(refused.reason), 1);
+    }
     for missed in &told.containers {
         let remedy = policy.as_ref().map_or(OnMissed::Report, |policy| missed.remedy(&policy.policy));
         let (id, place) = (&missed.id, place(missed));

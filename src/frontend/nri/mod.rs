@@ -12,6 +12,8 @@ mod mux;
 mod plugin;
 mod policy;
 mod pre_pull;
+mod standby;
+pub mod status;
 mod token_pods;
 pub mod unit;
 mod work;
@@ -42,10 +44,11 @@ use crate::cli::nri::NriArgs;
 use crate::frontend::hook_files::{Engines, Invocation};
 use crate::frontend::output::fail;
 use crate::paths::Paths;
-use crate::sys::inherited;
+use crate::sys::{fsutil, inherited};
 
 use self::plugin::{Hooked, Told};
 use self::policy::Kept;
+use self::status::{PluginStatus, Start};
 use self::work::Work;
 
 /// The first pause before connecting again; it doubles up to [`PAUSE_MAX`].
@@ -53,6 +56,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A connection that held so long was a good one: the next pause is the first again.
 const GOOD: Duration = Duration::from_secs(30);
+/// How often a pre-installed plugin looks whether its file is still there.
+const LOOK: Duration = Duration::from_secs(1);
 /// What RegisterPlugin may take.
 const REGISTER: Duration = Duration::from_secs(5);
 /// What the server's tasks may take to end when the connection has.
@@ -63,12 +68,16 @@ struct Shared {
     invocation: Invocation,
     policy: Kept,
     work: Work,
+    status: PluginStatus,
     name: String,
     idx: String,
 }
 
 /// Runs the plugin: on the socket that the runtime hands over, until that ends, or else on the runtime's, for good.
 pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
+    if args.check {
+        return if args.no_connect { standby::check(root, paths, &args.host) } else { status::check(&paths.export()) };
+    }
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => return fail(&format!("find this program: {error}")),
@@ -86,6 +95,7 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
         invocation: Invocation { binary, engines: Engines::default(), root: root.map(Path::to_owned) },
         policy,
         work: Work::new(program, root.map(Path::to_owned), missed::deal_with),
+        status: PluginStatus::new(if handed_over.is_some() { Start::PreInstalled } else { Start::External }),
         name: args.name.clone(),
         idx: args.idx.clone(),
     };
@@ -103,12 +113,18 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
     runtime.block_on(async {
         shared.work.pre_pull(images);
         shared.work.keep_collecting();
+        if args.no_connect {
+            // Where hook files start the hooks, nothing else is left to do, and nothing tells that a pod has gone.
+            return future::pending().await;
+        }
+        // Nothing has made it where the plugin is the first of the boot, and then nobody could be told.
+        if let Err(error) = fsutil::ensure_directory(&paths.run, 0o755) {
+            tracing::warn!("{}", crate::lifecycle::error::chain(&error));
+        }
+        let status = shared.status.clone();
+        tokio::spawn(async move { status.publish().await });
         if let Some(stream) = handed_over {
-            let end = match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
-                Ok(stream) => serve(&shared, stream).await,
-                Err(error) => error,
-            };
-            return fail(&format!("the runtime's connection has ended: {end}"));
+            return be_preinstalled(&shared, stream, args.preinstalled_as.as_deref()).await;
         }
         let mut pause = PAUSE;
         loop {
@@ -127,6 +143,30 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
     })
 }
 
+/// Serves the runtime that started us, until it ends or our file is removed: who uninstalls us does not have to restart the runtime.
+async fn be_preinstalled(shared: &Shared, stream: std::os::unix::net::UnixStream, file: Option<&Path>) -> ExitCode {
+    let removed = async {
+        match file {
+            None => future::pending().await,
+            Some(file) => {
+                while !matches!(std::fs::symlink_metadata(file), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        }
+    };
+    let served = async {
+        match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
+            Ok(stream) => serve(shared, stream).await,
+            Err(error) => error,
+        }
+    };
+    tokio::select! {
+        end = served => fail(&format!("the runtime's connection has ended: {end}")),
+        () = removed => ExitCode::SUCCESS,
+    }
+}
+
 /// Up to half of a pause, so that the plugins of many nodes or one node's several do not come all at once.
 fn jitter(pause: Duration) -> Duration {
     let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
@@ -140,6 +180,7 @@ async fn serve(shared: &Shared, stream: UnixStream) -> io::Error {
         invocation: shared.invocation.clone(),
         policy: shared.policy.clone(),
         work: shared.work.clone(),
+        status: shared.status.clone(),
         told: std::sync::Mutex::new(Told::default()),
     };
     // Configure comes at once, so the server is there before the plugin registers.
@@ -165,6 +206,7 @@ async fn serve(shared: &Shared, stream: UnixStream) -> io::Error {
         end = pump.run() => end.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
         end = register => end,
     };
+    shared.status.disconnected();
     // `disconnect` alone would wait for the listener, which has no more to come; meanwhile the runtime may be there again.
     _ = tokio::time::timeout(DISCONNECT, server.shutdown()).await;
     end

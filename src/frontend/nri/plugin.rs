@@ -15,6 +15,7 @@ use crate::frontend::nri::api::{
 };
 use crate::frontend::nri::policy::Kept;
 use crate::frontend::nri::service::Plugin;
+use crate::frontend::nri::status::PluginStatus;
 use crate::frontend::nri::token_pods::{self, FoundPod, TokenPods};
 use crate::frontend::nri::work::Work;
 use crate::frontend::report::fit;
@@ -48,6 +49,8 @@ pub struct Hooked {
     pub policy: Kept,
     /// What is done beside.
     pub work: Work,
+    /// Where the plugin says that it is connected.
+    pub status: PluginStatus,
     /// What the connection has told.
     pub told: Mutex<Told>,
 }
@@ -57,6 +60,8 @@ pub struct Hooked {
 pub struct Told {
     /// By the runtime's name.
     engine: Engine,
+    /// The runtime's name and version.
+    runtime: String,
     /// Pods with annotations of ours, of a Synchronize that goes on.
     pods: BTreeMap<String, PodSandbox>,
     /// Containers of it that run without us.
@@ -73,6 +78,7 @@ impl Default for Told {
     fn default() -> Self {
         Self {
             engine: Engine::Containerd,
+            runtime: String::new(),
             pods: BTreeMap::new(),
             missed: Vec::new(),
             found: BTreeMap::new(),
@@ -118,7 +124,13 @@ impl Hooked {
         if again {
             self.work.collect();
         }
-        let adjust = adjust::adjust(request, engine, policy, check, &self.invocation)?;
+        let adjust = adjust::adjust(request, engine, policy, check, &self.invocation).map_err(|refusal| {
+            match refusal.of(request, engine) {
+                Some(refused) => self.work.refused(refused),
+                None => tracing::warn!("a container without an id was refused: {}", refusal.sentence),
+            }
+            refusal.sentence
+        })?;
         Ok(CreateContainerResponse { adjust: adjust.into(), ..Default::default() })
     }
 
@@ -178,6 +190,7 @@ impl Hooked {
             told.pods = BTreeMap::new();
             told.share_tokens();
             self.work.missed(std::mem::take(&mut told.missed));
+            self.status.connected(told.runtime.clone());
         }
         SynchronizeResponse { more: request.more, ..Default::default() }
     }
@@ -186,8 +199,18 @@ impl Hooked {
 #[async_trait]
 impl Plugin for Hooked {
     async fn configure(&self, _: &TtrpcContext, request: ConfigureRequest) -> Result<ConfigureResponse> {
-        self.told().engine = if request.runtime_name.starts_with("cri") { Engine::CriO } else { Engine::Containerd };
-        tracing::info!("plugin of {} {}", request.runtime_name, request.runtime_version);
+        let runtime = format!("{} {}", request.runtime_name, request.runtime_version);
+        tracing::info!("plugin of {runtime}");
+        let engine = if request.runtime_name.starts_with("cri") { Engine::CriO } else { Engine::Containerd };
+        if engine == Engine::CriO {
+            // CRI-O 1.37: no pod starts while it stops a container and a plugin connects.
+            tracing::warn!(
+                "CRI-O starts no pod while a plugin connects and a container is being stopped; use its hook files, `bpfman-hook \
+                 install --crio`, and `nri --no-connect`"
+            );
+        }
+        let mut told = self.told();
+        (told.engine, told.runtime) = (engine, runtime);
         Ok(ConfigureResponse { events: EVENTS, ..Default::default() })
     }
 

@@ -33,9 +33,12 @@ impl service::Runtime for Runtime {
 
 /// What was found to run without us, in place of the child.
 static FOUND: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// What was refused, in place of the child.
+static REFUSED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn deal_with(missed: &MissedContainers) -> Result<(), SysError> {
     FOUND.lock().unwrap().extend(missed.containers.iter().map(|missed| missed.id.to_string()));
+    REFUSED.lock().unwrap().extend(missed.refused.iter().map(|refused| refused.id.to_string()));
     Ok(())
 }
 
@@ -44,6 +47,7 @@ fn shared(directory: &tempfile::TempDir) -> Shared {
         invocation: Invocation { binary: "/usr/local/bin/bpfman-hook".into(), engines: Engines::default(), root: None },
         policy: Kept::begin(&Paths::below(directory.path())).unwrap(),
         work: Work::new("/bin/true".into(), None, deal_with),
+        status: PluginStatus::new(Start::External),
         name: "bpfman-hook".to_owned(),
         idx: "10".to_owned(),
     }
@@ -108,6 +112,11 @@ fn a_session_with_recorded_messages() {
                     assert!(status.message.starts_with("bpfman-hook: "), "{}", status.message);
                 }
                 other => panic!("{version}: {other:?}"),
+            }
+            let end = Instant::now() + Duration::from_secs(20);
+            while !REFUSED.lock().unwrap().contains(&create.container.id) {
+                assert!(Instant::now() < end, "{version}: the refusal is not recorded");
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let mut plain = create.clone();
             plain.pod.mut_or_insert_default().annotations.clear();

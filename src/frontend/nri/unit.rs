@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cli::ContainerdTargets;
+use crate::frontend::containerd::install::is_installed_at;
 use crate::frontend::hook_files::MOUNT_UNIT;
 use crate::frontend::install::{InstallError, Place, Work};
+use crate::model::policy::Engine;
 
 /// The unit.
 pub const UNIT: &str = "bpfman-hook-nri.service";
@@ -18,7 +21,7 @@ pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallE
     if !place.has_units() {
         return Ok(());
     }
-    work.write(&path(place), text(&place.binary()).as_bytes(), 0o644)?;
+    work.write(&path(place), text(&place.binary(), connects(place)).as_bytes(), 0o644)?;
     if place.is_staged() || !work.by_systemd() {
         return Ok(());
     }
@@ -42,8 +45,15 @@ pub(crate) fn is_installed(place: &Place) -> bool {
     place.staged(&path(place)).exists()
 }
 
+/// Whether the plugin is to connect: not where our hook files are CRI-O's, which starts no pod while a plugin connects and it stops a container.
+pub(crate) fn connects(place: &Place) -> bool {
+    let containerd = &ContainerdTargets::default().containerd_config;
+    !place.installed_for().0.contains(&Engine::CriO) || is_installed_at(place, containerd)
+}
+
 /// The unit.
-pub fn text(binary: &Path) -> String {
+pub fn text(binary: &Path, connects: bool) -> String {
+    let mode = if connects { "" } else { " --no-connect" };
     format!(
         "\
 # The NRI plugin. It connects again by itself when the runtime restarts; systemd starts it again when it dies.
@@ -56,7 +66,7 @@ Wants={MOUNT_UNIT}
 After={MOUNT_UNIT}
 
 [Service]
-ExecStart={} nri
+ExecStart={} nri{mode}
 Restart=always
 RestartSec=1
 MemoryMax=256M

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::lifecycle::error::chain;
-use crate::model::missed::{Missed, MissedContainers};
+use crate::model::missed::{Missed, MissedContainers, RefusedContainer};
 use crate::sys::error::SysError;
 
 /// Runs at a time.
@@ -22,6 +22,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(600);
 /// How often what belongs to the dead is released at least every second time; see `frontend/gc_files.rs`.
 const COLLECT_EVERY: Duration = Duration::from_secs(40);
+/// Refusals that wait to be recorded. Of more the pods' events and the journal tell.
+const REFUSALS: usize = 1000;
 
 /// Hands containers that were started without us to a child, and waits for it.
 pub type DealWith = fn(&MissedContainers) -> Result<(), SysError>;
@@ -47,6 +49,9 @@ struct Queue {
     collect_again: bool,
     /// A run was begun since [`Work::keep_collecting`] looked last.
     collected: bool,
+    /// Refusals that are not recorded yet.
+    refused: Vec<RefusedContainer>,
+    recording: bool,
 }
 
 impl Queue {
@@ -117,6 +122,44 @@ impl Work {
         });
     }
 
+    /// Has a container that was refused recorded; returns at once. One run at a time, with all that were refused meanwhile.
+    pub fn refused(&self, refused: RefusedContainer) {
+        {
+            let mut queue = self.queue();
+            if queue.refused.len() < REFUSALS {
+                queue.refused.push(refused);
+            }
+            if std::mem::replace(&mut queue.recording, true) {
+                return;
+            }
+        }
+        let work = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let refused = {
+                    let mut queue = work.queue();
+                    if queue.refused.is_empty() {
+                        queue.recording = false;
+                        return;
+                    }
+                    std::mem::take(&mut queue.refused)
+                };
+                let told = MissedContainers { root: work.0.root.clone(), refused, ..Default::default() };
+                work.hand_over(told, "containers were refused, and are not recorded").await;
+            }
+        });
+    }
+
+    /// Hands containers to the child, and waits for it.
+    async fn hand_over(&self, told: MissedContainers, otherwise: &'static str) {
+        let deal_with = self.0.deal_with;
+        match tokio::task::spawn_blocking(move || deal_with(&told)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("{otherwise}: {}", chain(&error)),
+            Err(error) => tracing::error!("{otherwise}: {error}"),
+        }
+    }
+
     /// Has containers that were started without us recorded, and then what belongs to the dead released; returns at once.
     pub fn missed(&self, containers: Vec<Missed>) {
         if containers.is_empty() {
@@ -124,15 +167,8 @@ impl Work {
         }
         let work = self.clone();
         tokio::spawn(async move {
-            let told = MissedContainers { root: work.0.root.clone(), containers };
-            let deal_with = work.0.deal_with;
-            match tokio::task::spawn_blocking(move || deal_with(&told)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::error!("containers run without what they asked for, and are not recorded: {}", chain(&error))
-                }
-                Err(error) => tracing::error!("containers run without what they asked for, and are not recorded: {error}"),
-            }
+            let told = MissedContainers { root: work.0.root.clone(), containers, ..Default::default() };
+            work.hand_over(told, "containers run without what they asked for, and are not recorded").await;
             work.collect();
         });
     }

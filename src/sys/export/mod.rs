@@ -39,6 +39,11 @@ pub const OWNERS: &str = "owners";
 /// What the kernel said about programs when it was asked last.
 pub const PROGRAMS: &str = "programs";
 
+/// The file in which an NRI plugin says whether it is connected; `start` says how it was started.
+pub fn plugin_file(start: &str) -> String {
+    format!("plugin-{start}")
+}
+
 /// Whoever wants to move a file of events away holds a lock on this one. Readers cannot open it, so that they cannot hold it.
 const LOCK: &str = "lock";
 
@@ -225,6 +230,11 @@ impl Export {
                 let _ = unlinkat(&self.directory, name, AtFlags::empty());
             }
         }
+    }
+
+    /// Writes whether a plugin is connected.
+    pub fn put_plugin(&self, start: &str, text: &[u8]) {
+        let _ = replace(&self.directory, &plugin_file(start), text);
     }
 
     fn owners(&self) -> Option<OwnedFd> {

@@ -1,0 +1,71 @@
+//! The memory of containers that did not get what they asked for: one record for each container of a pod, however often the kubelet tries again.
+
+use crate::kernel::Kernel;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::error::{chain, reason};
+use crate::lifecycle::host::Host;
+use crate::model::container::Container;
+use crate::model::missed::RefusedContainer;
+use crate::model::record::{Owner, OwnerRecord, Phase, Workload};
+use crate::store::{StoreError, WriteTxn};
+
+impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
+    /// Keeps the reason why a container did not get what it asked for. A store that does not work is only logged: the
+    /// reason itself is what the caller reports.
+    pub fn record_refusal(&self, container: &Container, sentence: &str) {
+        self.record_failure(self.blank(container), sentence);
+    }
+
+    /// The same for a container that the NRI plugin refused, of which no more is known than what the runtime told.
+    pub fn record_refused(&self, refused: &RefusedContainer) {
+        let facts = &refused.facts;
+        let owner = Owner::Container { id: refused.id.clone(), bundle: Default::default(), runtime_user: facts.runtime_user };
+        let workload =
+            Workload { namespace: facts.namespace.clone(), pod: facts.pod.clone(), container: facts.container.clone() };
+        let failed = OwnerRecord { engine: Some(facts.engine), workload: Some(workload), ..self.blank_of(owner) };
+        self.record_failure(failed, &refused.sentence);
+    }
+
+    fn record_failure(&self, mut failed: OwnerRecord, sentence: &str) {
+        failed.phase = Phase::Failed;
+        failed.failure = Some(reason(sentence));
+        let written = self.store.write::<_, StoreError>(|txn| {
+            forget_former(txn, &failed)?;
+            failed.no = txn.next_no()?;
+            txn.put(&failed)
+        });
+        if let Err(error) = written {
+            tracing::warn!(owner = ?failed.owner, error = %chain(&error), "record a refusal");
+        }
+    }
+}
+
+/// Removes the failures that a new one replaces: those of the same container, and those of the same name in the same pod, for which the kubelet
+/// takes a new id at each try. A container that runs without its programs keeps its record.
+///
+/// # Errors
+/// The store cannot be read or written.
+pub(super) fn forget_former(txn: &mut WriteTxn<'_>, failed: &OwnerRecord) -> Result<(), StoreError> {
+    let Owner::Container { id, .. } = &failed.owner else { return Ok(()) };
+    for record in txn.by_container(id)? {
+        if record.phase == Phase::Failed && record.no != failed.no {
+            txn.delete(record.no)?;
+        }
+    }
+    let named = |workload: &Workload| workload.namespace.is_some() && workload.pod.is_some() && workload.container.is_some();
+    if !failed.workload.as_ref().is_some_and(named) {
+        return Ok(());
+    }
+    // The latest first: there is one at most, and it is seldom old.
+    let mut numbers = txn.view().phases(Phase::Failed)?;
+    numbers.reverse();
+    for no in numbers.into_iter().filter(|no| *no != failed.no) {
+        // A record that does not decode is `gc`'s business.
+        let Ok(Some(record)) = txn.get(no) else { continue };
+        if record.workload == failed.workload && record.engine == failed.engine && !record.missed {
+            txn.delete(no)?;
+            break;
+        }
+    }
+    Ok(())
+}
