@@ -30,8 +30,8 @@ use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, Wit
 
 pub use self::error::StoreError;
 pub use self::txn::{Damaged, Part, ReadTxn, WriteTxn};
+use crate::sys::fault;
 use crate::sys::fsutil::{self, FileLock};
-use crate::sys::{export, fault};
 
 /// The schema of what is stored; another one is refused, not converted, since the store does not outlive the boot.
 pub const SCHEMA: u32 = 2;
@@ -201,10 +201,7 @@ impl Store {
             let room = if *scarce { 0 } else { self.map_size };
             let mut txn = WriteTxn::new(&self.path, *table, txn, room);
             let result = change(&mut txn)?;
-            let changes = txn.commit().inspect_err(|_| self.suspect.store(true, Ordering::Relaxed))?;
-            if let Some(export) = export::here().filter(|_| !changes.is_empty()) {
-                publish::publish(export, &changes);
-            }
+            txn.commit().inspect_err(|_| self.suspect.store(true, Ordering::Relaxed))?;
             Ok(result)
         })
     }
