@@ -189,8 +189,9 @@ impl Store {
     }
 
     /// Changes the store in one transaction: all of it is there once this returns Ok, none of it if `change` returns an error,
-    /// panics or the process dies, or if the commit fails. A failed commit does not keep later calls from working. `change` must be as short as for [`read`](Self::read), since it keeps all other writers on the
-    /// host waiting, and must not use the store in any other way.
+    /// panics or the process dies, or if the commit fails. A failed commit does not keep later calls from working. `change` must be
+    /// as short as for [`read`](Self::read), since it keeps all other writers on the host waiting, and must not use the store in
+    /// any other way.
     pub fn write<T, E: From<StoreError>>(&self, change: impl FnOnce(&mut WriteTxn<'_>) -> Result<T, E>) -> Result<T, E> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let _lock = self.lock(&writer)?;

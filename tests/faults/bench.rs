@@ -21,15 +21,15 @@ const LEAST: usize = 5;
 
 /// Tries faults: all of them, or some, until the time for a sample is over. `run` gets the number of the turn and says whether the
 /// fault came to pass.
-pub fn each_fault(operation: &str, calls: usize, mut run: impl FnMut(usize, Fault) -> bool) {
+pub fn each_fault(operation: &str, calls: &[&str], mut run: impl FnMut(usize, Fault) -> bool) {
     let errnos = [libc::ENOSPC, libc::EIO, libc::ENOMEM, libc::EPERM, libc::EINTR, libc::EAGAIN];
-    let mut faults: Vec<Fault> = (1..=calls)
+    let mut faults: Vec<Fault> = (1..=calls.len())
         .flat_map(|at| {
             let fails = errnos.iter().map(move |errno| Fault::Fail(at, *errno));
             [Fault::KillTree(at), Fault::KillCaller(at)].into_iter().chain(fails)
         })
         .collect();
-    let all = std::env::var("FAULTS").is_ok_and(|which| which == "all");
+    let all = everything();
     if !all {
         shuffle(&mut faults);
     }
@@ -42,8 +42,14 @@ pub fn each_fault(operation: &str, calls: usize, mut run: impl FnMut(usize, Faul
         tried += 1;
         hit += usize::from(run(turn, fault));
     }
+    let calls = calls.len();
     eprintln!("{operation}: {calls} calls, {tried} of {count} faults tried in {:.0?}, {hit} came to pass", begun.elapsed());
     assert!(hit * 2 > tried, "{operation}: only {hit} of {tried} faults came to pass");
+}
+
+/// Whether all is to be tried, however long it takes.
+pub fn everything() -> bool {
+    std::env::var("FAULTS").is_ok_and(|which| which == "all")
 }
 
 /// Another order each time; `FAULT_SEED` repeats one (Knuth's MMIX generator).
@@ -75,12 +81,19 @@ pub struct Pod {
 impl Bench {
     /// A lab whose store, bpffs and counters are there, so that each operation finds what a host has after its first container.
     pub fn new() -> Self {
+        let bench = Self::with(|_| {});
+        bench.clean("before the first fault");
+        bench
+    }
+
+    /// The same, with something done before our first run.
+    pub fn with(prepare: impl FnOnce(&World)) -> Self {
         let mut world = World::new(Hooks::Ours);
         let image = world.signed("demo");
+        prepare(&world);
         let mut bench = Self { world, image, count: 0 };
         let first = bench.started();
         bench.end(first, true);
-        bench.clean("before the first fault");
         bench
     }
 

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 mod bench;
+mod limits;
 mod stepper;
 
 #[path = "../privileged/container.rs"]
@@ -37,14 +38,14 @@ fn create_runtime() {
         bench.end(pod, true);
         stepped.calls
     };
-    each_fault("createRuntime", counted, |turn, fault| {
+    each_fault("createRuntime", &counted, |turn, fault| {
         let pod = bench.container();
         let stepped = step(&mut bench.hook("createRuntime"), &pod.creating(), fault);
         let context = format!("createRuntime, {fault:?} {:?}: {:?} {}", stepped.hit, stepped.status, stepped.said);
         if stepped.status == Some(0) {
             bench.complete(&pod, &context);
         }
-        assert!(!stepped.said.contains("damaged"), "{context}");
+        assert!(!stepped.said.contains("damaged") && stepped.status != Some(101), "{context}");
         // A runtime that tries again for the same init.
         if turn % 4 == 3 {
             let again = step(&mut bench.hook("createRuntime"), &pod.creating(), Fault::None);
@@ -70,7 +71,7 @@ fn poststop() {
     };
     let counted = run(bench, Fault::None).calls;
     bench.clean("without a fault");
-    each_fault("poststop", counted, |turn, fault| {
+    each_fault("poststop", &counted, |turn, fault| {
         let stepped = run(bench, fault);
         bench.recover(turn);
         bench.clean(&format!("poststop, {fault:?} {:?}: {:?} {}", stepped.hit, stepped.status, stepped.said));
@@ -96,9 +97,10 @@ fn load() {
     };
     let counted = step(&mut bench.world.lab.command(&words), "", Fault::None).calls;
     assert_eq!(unload(&bench.world.lab, "without a fault"), 1);
-    each_fault("load", counted, |turn, fault| {
+    each_fault("load", &counted, |turn, fault| {
         let stepped = step(&mut bench.world.lab.command(&words), "", fault);
         let context = format!("load, {fault:?} {:?}: {:?} {}", stepped.hit, stepped.status, stepped.said);
+        assert_ne!(stepped.status, Some(101), "{context}");
         bench.recover(turn);
         let there = unload(&bench.world.lab, &context);
         match stepped.status {
@@ -129,11 +131,12 @@ fn pull() {
     };
     let first = pull(bench, Fault::None);
     assert_eq!(first.status, Some(0), "{}", first.said);
-    each_fault("pull", first.calls, |turn, fault| {
+    each_fault("pull", &first.calls, |turn, fault| {
         forget(bench);
         let stepped = pull(bench, fault);
         let context = format!("pull, {fault:?} {:?}: {:?} {}", stepped.hit, stepped.status, stepped.said);
-        if turn % 2 == 0 {
+        assert_ne!(stepped.status, Some(101), "{context}");
+        if turn.is_multiple_of(2) {
             bench.world.lab.ours(&["gc"]);
             bench.no_unfinished_image(&context);
         }

@@ -20,6 +20,8 @@ pub enum Fault {
     KillCaller(usize),
     /// The call does nothing and fails with this errno.
     Fail(usize, i32),
+    /// The thread that makes the call stands still.
+    Freeze(usize),
 }
 
 /// How a command ended.
@@ -27,8 +29,8 @@ pub enum Fault {
 pub struct Stepped {
     /// Its exit status; None where a signal ended it.
     pub status: Option<i32>,
-    /// How many calls were counted.
-    pub calls: usize,
+    /// The names of the calls that were counted.
+    pub calls: Vec<&'static str>,
     /// The name of the call at which the fault happened.
     pub hit: Option<&'static str>,
     /// What it wrote to standard output and standard error.
@@ -143,7 +145,7 @@ pub fn step(command: &mut Command, input: &str, fault: Fault) -> Stepped {
         }
         late
     });
-    let mut tracer = Tracer { main, fault, calls: 0, hit: None, tracees: BTreeMap::from([(main, None)]) };
+    let mut tracer = Tracer { main, fault, calls: Vec::new(), hit: None, tracees: BTreeMap::from([(main, None)]) };
     let status = tracer.run();
     drop(done);
     assert!(!watch.join().expect("the watch"), "{fault:?}: it did not end within {PATIENCE:?}");
@@ -156,7 +158,7 @@ pub fn step(command: &mut Command, input: &str, fault: Fault) -> Stepped {
 struct Tracer {
     main: pid_t,
     fault: Fault,
-    calls: usize,
+    calls: Vec<&'static str>,
     hit: Option<&'static str>,
     /// Every traced thread, with the errno that its present call is to fail with.
     tracees: BTreeMap<pid_t, Option<i32>>,
@@ -190,7 +192,11 @@ impl Tracer {
                         | libc::PTRACE_O_EXITKILL;
                     trace(libc::PTRACE_SETOPTIONS, pid, 0, c_long::from(options));
                 }
-                signal if signal == libc::SIGTRAP | 0x80 => self.at_call(pid),
+                signal if signal == libc::SIGTRAP | 0x80 => {
+                    if self.at_call(pid) {
+                        continue;
+                    }
+                }
                 libc::SIGTRAP => {}
                 // A new one begins with it.
                 libc::SIGSTOP => {}
@@ -201,35 +207,34 @@ impl Tracer {
         ended
     }
 
-    fn at_call(&mut self, pid: pid_t) {
+    /// What is due at the begin or end of a call. True: the thread is not to go on.
+    fn at_call(&mut self, pid: pid_t) -> bool {
         let info = info(pid);
         if info.op == EXIT {
             if let Some(errno) = self.tracees.get_mut(&pid).and_then(Option::take) {
                 registers(pid, |registers| registers.rax = u64::from(errno.unsigned_abs()).wrapping_neg());
             }
-            return;
+            return false;
         }
-        let Some(name) = changing(&info).filter(|_| info.op == ENTRY) else { return };
-        self.calls += 1;
-        let (at, errno) = match self.fault {
-            Fault::None => return,
-            Fault::KillTree(at) | Fault::KillCaller(at) => (at, None),
+        let Some(name) = changing(&info).filter(|_| info.op == ENTRY) else { return false };
+        self.calls.push(name);
+        let now = self.calls.len();
+        match self.fault {
             // An end that fails is none.
-            Fault::Fail(at, errno) if name != "exit_group" => (at, Some(errno)),
-            Fault::Fail(..) => return,
-        };
-        if self.calls != at {
-            return;
-        }
-        self.hit = Some(name);
-        match (self.fault, errno) {
-            (_, Some(errno)) => {
+            Fault::Fail(at, errno) if at == now && name != "exit_group" => {
                 registers(pid, |registers| registers.orig_rax = u64::MAX);
                 self.tracees.insert(pid, Some(errno));
             }
-            (Fault::KillTree(_), None) => self.tracees.keys().for_each(|pid| kill(*pid)),
-            (_, None) => kill(pid),
+            Fault::KillTree(at) if at == now => self.tracees.keys().for_each(|pid| kill(*pid)),
+            Fault::KillCaller(at) | Fault::Freeze(at) if at == now => {
+                if self.fault == Fault::KillCaller(at) {
+                    kill(pid);
+                }
+            }
+            _ => return false,
         }
+        self.hit = Some(name);
+        matches!(self.fault, Fault::Freeze(_))
     }
 }
 

@@ -115,7 +115,8 @@ impl Cache {
         }
         let blobs = self.path.join("blobs/sha256");
         for name in names_in(&blobs).map_err(|source| self.failed(source))? {
-            if !name.to_str().is_some_and(|name| kept.contains(name)) {
+            // Hidden ones are not blobs, and gone by now.
+            if !name.to_str().is_some_and(|name| kept.contains(name) || name.starts_with('.')) {
                 let path = blobs.join(&name);
                 swept.blobs += 1;
                 swept.bytes += std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
