@@ -266,7 +266,7 @@ impl Numbered for OwnerRecord {
 }
 
 /// The init that a record names which does not decode, so that what its container has stays as long as it lives. Found by its text,
-/// whatever is wrong elsewhere; a quote within a string of the record is written `\\"`, so that no string can pretend to be it.
+/// whatever is wrong elsewhere; a quote within a string of the record is written `\"`, so that no string can pretend to be it.
 pub fn init_of_damaged(record: &[u8]) -> Option<ProcessIdentity> {
     const KEY: &[u8] = b"\"init\":{";
     let begin = record.windows(KEY.len()).position(|part| part == KEY)? + KEY.len() - 1;

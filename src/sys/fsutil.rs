@@ -67,14 +67,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysE
     fsync(&directory).map_err(SysError::io("bring to the disk beside", show(path)))
 }
 
-/// The same without waiting for the disk: no other process sees a part of it, but a machine that loses its power may find it empty, or
-/// as it was before. [`bring_to_disk`] makes up for it.
-pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
-    replace(path, &unique_beside(path), bytes, mode, |_| Ok(())).map(drop)
-}
-
-/// [`write_whole`] for those who hold a lock that keeps all other writers of the directory out. What is not finished yet has the name
-/// `.new`, so that the next writer replaces what a killed one left.
+/// The same without waiting for the disk, for those who hold a lock that keeps all other writers of the directory out: no other process
+/// sees a part of the file, but a machine that loses its power may find it empty, or as it was before. [`bring_to_disk`] makes up for
+/// it. What is not finished yet has the name `.new`, so that the next writer replaces what a killed one left.
 pub fn write_whole_alone(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
     replace(path, ".new", bytes, mode, |_| Ok(())).map(drop)
 }
