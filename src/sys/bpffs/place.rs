@@ -217,7 +217,7 @@ mod tests {
         let said = verdict(Opened { at_mount_root: true, ..on(110) });
         assert!(said.contains("has one of ours already"), "{said}");
         // A directory in it is not ours to judge: it is outside.
-        assert_eq!(verdict(on(99)), "outside: bpf at /lib/c/rootfs/run/bpf");
+        assert_eq!(verdict(on(110)), "outside: bpf at /lib/c/rootfs/run/bpf");
     }
 
     #[test]
