@@ -234,7 +234,8 @@ impl Export {
 
     /// Writes whether a plugin is connected.
     pub fn put_plugin(&self, start: &str, text: &[u8]) {
-        let _ = replace(&self.directory, &plugin_file(start), text);
+        let name = plugin_file(start);
+        let _ = replace(&self.directory, &name, &unique(&name), text);
     }
 
     fn owners(&self) -> Option<OwnedFd> {
