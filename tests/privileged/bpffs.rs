@@ -399,11 +399,11 @@ fn the_process_inside_is_confined() {
             }
             seen
         });
-        for number in 0..100 {
-            mount(&container, &format!("/run/bpf{number}"), NETWORK).unwrap();
-        }
+        let made = (0..100).try_for_each(|number| mount(&container, &format!("/run/bpf{number}"), NETWORK).map(drop));
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        looking.join().unwrap()
+        let seen = looking.join().unwrap();
+        made.unwrap();
+        seen
     });
     assert!(!seen.is_empty(), "no process was seen in the container");
     assert!(seen.iter().all(|confined| *confined == (true, true)), "{seen:?}");

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, chownat, mkdirat, openat2, statx, unlinkat,
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, chownat, mkdirat, openat, openat2, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, MoveMountFlags, UnmountFlags, fsopen, move_mount, unmount};
@@ -133,7 +133,7 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Fa
     // to everybody else.
     move_into_link_name_space(job.mount_ns, Some(LinkNameSpaceType::Mount)).map_err(at(Step::EnterMountNs))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(job.root.as_c_str(), flags, Mode::empty()).map_err(at(Step::OpenRoot))?;
+    let root = openat(CWD, job.root.as_c_str(), flags, Mode::empty()).map_err(at(Step::OpenRoot))?;
     if let Some(user_ns) = job.user_ns {
         move_into_link_name_space(user_ns, Some(LinkNameSpaceType::User)).map_err(at(Step::EnterUserNs))?;
     }
