@@ -87,7 +87,7 @@ pub fn lockdown(text: io::Result<String>) -> Finding {
         Some(("confidentiality", _)) => Finding::bad(
             "lockdown",
             Status::Warn,
-            "confidentiality: programs that read kernel memory are refused to everybody",
+            "confidentiality: the helpers that read kernel memory are refused to everybody, and much tracing with them",
             "boot with lockdown=integrity if host-scope tracing is wanted",
         ),
         Some((mode, _)) => Finding::ok("lockdown", mode),

@@ -11,7 +11,7 @@ use crate::frontend::hook_files::Invocation;
 use crate::frontend::nri::adjust::{self, our_hook};
 use crate::frontend::nri::api::{Container, ContainerState, PodSandbox};
 use crate::model::annotations::{BpffsRequest, PREFIX, Request};
-use crate::model::container::{PodCheck, asks};
+use crate::model::container::PodCheck;
 use crate::model::ids::ProcessIdentity;
 use crate::model::missed::Missed;
 use crate::model::policy::{ContainerFacts, Engine, Policy};
@@ -34,8 +34,9 @@ pub struct FoundPod {
 /// stay what they were when it was made, so that the first container is checked for the sake of the last.
 pub fn is_one(pod: &PodSandbox, container: &Container) -> bool {
     let asks_for_token = |(key, value): (&String, &String)| {
-        let rest = key.find(PREFIX).filter(|_| asks([key])).map(|at| &key[at + PREFIX.len()..]);
-        rest.is_some_and(|rest| rest.starts_with("delegate") || rest == "bpffs" && value.contains("token"))
+        let Some((name, rest)) = key.split_once(PREFIX) else { return false };
+        let ours = name.is_empty() || name.ends_with('.') && !name.contains('/');
+        ours && (rest.starts_with("delegate") || rest == "bpffs" && value.contains("token"))
     };
     adjust::has_userns(pod, Some(container)) && pod.annotations.iter().any(asks_for_token)
 }
