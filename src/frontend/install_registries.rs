@@ -44,8 +44,15 @@ pub(crate) fn install(directory: &Path, place: &Place, work: &mut Work<'_>) -> R
     for name in before.iter().filter(|name| !given.contains_key(*name)) {
         work.remove(&etc.join(name))?;
     }
-    if given.is_empty() && !before.is_empty() {
-        work.remove(&etc.join(LIST))?;
+    // A file that is there no more is not ours either, if the administrator writes it.
+    match (given.is_empty(), before.is_empty()) {
+        (true, true) => {}
+        (true, false) => work.remove(&etc.join(LIST))?,
+        (false, _) if before.iter().all(|name| given.contains_key(name)) => {}
+        (false, _) => {
+            let text: String = given.keys().map(|name| format!("{name}\n")).collect();
+            work.write(&etc.join(LIST), text.as_bytes(), 0o644)?;
+        }
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ const EIO: i32 = Errno::IO.raw_os_error();
 pub enum StoreError {
     /// The map is full (MDB_MAP_FULL) or the file system is (ENOSPC, or a write that was cut short).
     #[error(
-        "write the record store {path}: no space is left (No space left on device), make room below /run or run bpfman-hook gc",
+        "write the record store {path}: it is full (No space left on device); make room below /run, or run bpfman-hook gc",
         path = .0.display()
     )]
     Full(PathBuf),

@@ -188,7 +188,7 @@ impl Bed {
             order: None,
             netns: None,
         };
-        let Some(id) = LinuxKernel.attach(&self.directory, &planned, places)? else { return Ok(Linked { pin, id: 0 }) };
+        let Some(id) = LinuxKernel.attach(&self.directory, &planned, places)?.id else { return Ok(Linked { pin, id: 0 }) };
         assert!(bpf::ids(ObjectKind::Link).unwrap().contains(&id));
         self.ids.lock().unwrap().push((ObjectKind::Link, id));
         Ok(Linked { pin, id })
