@@ -70,7 +70,7 @@ impl Podman {
                 .arg(&tarball)
                 .arg("."),
         );
-        tool(podman.command(&["import", "-q"]).arg(&tarball).arg(IMAGE));
+        tool(podman.command(&["import", "-q", "-c", "CMD [\"/bin/pause\"]"]).arg(&tarball).arg(IMAGE));
         podman
     }
 
