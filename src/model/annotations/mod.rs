@@ -295,7 +295,8 @@ pub enum RequestError {
     },
     /// A value as long as what `generate kube` leaves of a longer one.
     #[error(
-        "annotation {key} has been cut: podman's generate kube leaves 63 characters of a value; write the whole value into the file"
+        "annotation {key} may have been cut: podman's generate kube leaves 63 characters of a value, and its kube play takes no more; \
+         shorten it, or use podman run --pod"
     )]
     CutByGenerateKube {
         /// The annotation, quoted.
