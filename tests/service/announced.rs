@@ -12,7 +12,7 @@ use crate::world::{PATIENCE, World, run};
 
 /// The variable that turns this test binary into a client: the socket's path.
 const CLIENT: &str = "BPFMAN_HOOK_TEST_CLIENT";
-const STRANGER: [&str; 4] = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"];
+const OTHER_USER: [&str; 4] = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"];
 
 /// A frame of HTTP/2: type, flags, stream.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -83,7 +83,7 @@ fn who_may_not_ask_is_turned_away_before_its_body_is_read() {
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);
     open_to_all(&world);
-    let answer = as_another(&world, &STRANGER, "announced::without_a_body_process");
+    let answer = as_another(&world, &OTHER_USER, "announced::without_a_body_process");
     assert!(answer.contains("answered without a body"), "{answer}");
     service.stop();
     world.lab.residue();
@@ -105,7 +105,7 @@ fn what_is_announced_counts_before_it_comes() {
     run(async { world.client().await.list(ListRequest::default()).await.unwrap() });
     let before = peak(service.child.id());
     std::thread::scope(|scope| {
-        let client = scope.spawn(|| as_another(&world, &STRANGER, "announced::announcing_process"));
+        let client = scope.spawn(|| as_another(&world, &OTHER_USER, "announced::announcing_process"));
         // Root is answered meanwhile.
         let began = Instant::now();
         while !client.is_finished() && began.elapsed() < PATIENCE {
