@@ -183,7 +183,7 @@ fn each_crate_has_its_layer() {
         ("x509_cert", &["frontend/service"]),
         ("ttrpc", &["frontend/nri"]),
         ("protobuf", &["frontend/nri"]),
-        ("futures_util", &["frontend/nri"]),
+        ("futures_util", &["frontend/nri", "frontend/service"]),
         ("clap", &["cli", "frontend/documents.rs"]),
         ("clap_mangen", &["frontend/documents.rs"]),
     ];

@@ -115,7 +115,7 @@ fn a_draft_is_checked_beside_the_installed_policy() {
     let expected = format!(
         "image       a: ghcr.io/a/*, signed by {}, host scope\n\
          container   the container rule at {}:6: engine podman: xdp; delegates cmds map_create, maps array\n\
-         limits      64 programs, 67108864 bytes of maps\n",
+         limits      64 programs, 256 links, 67108864 bytes of maps\n",
         key.display(),
         draft.display()
     );

@@ -507,7 +507,7 @@ impl Targets {
 /// `install`.
 #[derive(Debug, Clone, Args)]
 pub struct InstallArgs {
-    /// Report on an installation piece by piece, and change nothing; exit 1 if one is missing or wrong
+    /// Report piece by piece, change nothing; exit 1 if one is wrong
     #[arg(long, conflicts_with = "dry_run")]
     pub check: bool,
     /// Targets.

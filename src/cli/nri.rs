@@ -42,7 +42,7 @@ pub struct NriArgs {
 /// `install --nri`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
 pub struct NriTarget {
-    /// The NRI plugin's unit, enabled and started where systemd runs; no engine unless one is named
+    /// The NRI plugin's unit, started; no engine unless one is named
     #[arg(long)]
     pub nri: bool,
 }

@@ -35,7 +35,7 @@ pub struct ServiceArgs {
 /// `install --service`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
 pub struct ServiceTarget {
-    /// The units of the gRPC service, and its socket where systemd runs; no engine unless one is named
+    /// The gRPC service's units and socket; no engine unless named
     #[arg(long)]
     pub service: bool,
 }

@@ -50,7 +50,7 @@ pub struct MetricsArgs {
 /// `install --metrics`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct MetricsTarget {
-    /// The metrics' units, group and timer, started where systemd runs; no engine unless one is named
+    /// The metrics' units, group, timer; no engine unless one is named
     #[arg(long)]
     pub metrics: bool,
     /// Write the metrics to FILE from the timer, for node_exporter, and listen nowhere

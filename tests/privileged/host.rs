@@ -223,8 +223,12 @@ fn a_full_file_system_is_an_error_and_not_a_signal() {
     assert!(matches!(err, StoreError::Full(_)), "{err}");
     assert!(store.read(|txn| txn.get(first)).unwrap().is_some(), "reading goes on");
     drop(store);
+    // Who opens it while there is no room reads and deletes, and who opens it afterwards adds.
     let store = Store::open(&stores, "boot").unwrap();
+    assert!(store.write(|txn| txn.delete(first)).unwrap());
+    drop(store);
     fs::remove_file(&filler).unwrap();
+    let store = Store::open(&stores, "boot").unwrap();
     add(&store).unwrap();
     drop(store);
 }
