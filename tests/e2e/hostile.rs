@@ -204,14 +204,14 @@ fn the_hosts_root_is_mapped(world: &mut World) {
         ),
     ] {
         for kind in ["uidMappings", "gidMappings"] {
-            let bundle = || {
-                let bundle = Bundle::new(&world.lab, &format!("{name}-{kind}"));
+            let bundle = |wants: &str| {
+                let bundle = Bundle::new(&world.lab, &format!("{name}-{kind}-{wants}"));
                 bundle.edit(|config| config["linux"][kind] = maps.clone())
             };
             world.allow("host-scope = true");
-            world.refused(bundle().ask("delegate", "maps"), 1, &["maps the host's user or group 0"]);
+            world.refused(bundle("token").ask("delegate", "maps"), 1, &["maps the host's user or group 0"]);
             world.lab.policy("[[container]]\nmatch = { userns = true }\ndelegate = [\"maps\"]\n");
-            world.refused(bundle().ask("bpffs", "private"), 1, &["no container rule", "without a user namespace"]);
+            world.refused(bundle("private").ask("bpffs", "private"), 1, &["no container rule", "without a user namespace"]);
         }
     }
 }
