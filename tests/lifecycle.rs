@@ -840,6 +840,9 @@ fn a_record_that_does_not_decode_holds_up_nobody() {
     let passing = lifecycle(&world, &kernel, &host).reconcile(Depth::InPassing, Mode::Release).expect("in passing");
     assert_eq!(passing.len(), 1, "{passing:?}");
     gc(&world, &host, Mode::Release);
+    assert_eq!(fs::read_dir(&world.fs).expect("bpffs").count(), 2, "a lives, with its pod");
+    host.end(501);
+    gc(&world, &host, Mode::Release);
     assert!(world.residue("after gc").is_empty());
 }
 
