@@ -75,7 +75,7 @@ pub struct TokenReach {
 pub struct Beyond {
     /// What is reached, after "reaches": `kernel memory`.
     pub what: String,
-    /// By which function.
+    /// By which function; where there are several ways to kernel memory, the first and how many more.
     pub by: String,
 }
 
@@ -130,7 +130,8 @@ impl TokenReach {
         }
         if !self.memory.is_empty() {
             let ways: Vec<String> = self.memory.iter().map(ToString::to_string).collect();
-            return Some(Beyond { what: Reach::KernelMemory.to_string(), by: ways.join(", ") });
+            let by = listed(ways.iter().map(String::as_str), 1);
+            return Some(Beyond { what: Reach::KernelMemory.to_string(), by });
         }
         let unknown = |by: &str| Some(Beyond { what: "what the probes could not find out".to_owned(), by: by.to_owned() });
         if let Some(first) = self.undecided.first() {
@@ -281,7 +282,7 @@ mod tests {
         assert_eq!(kernel.delegation_beyond(&probes, Guard::Absent), None);
         kernel.memory = vec![MemoryRead::RdonlyCast, MemoryRead::UntrustedArgument];
         let beyond = kernel.delegation_beyond(&probes, Guard::Absent).expect("host scope");
-        let sentence = "progs socket_filter reaches kernel memory on this kernel (bpf_rdonly_cast, arg:untrusted)";
+        let sentence = "progs socket_filter reaches kernel memory on this kernel (bpf_rdonly_cast and 1 more)";
         assert_eq!(beyond.to_string(), sentence);
         let maps = Preset::Maps.delegation();
         assert_eq!(kernel.delegation_beyond(&maps, Guard::Absent), None, "no program, no reach");
