@@ -671,7 +671,7 @@ programs = 2
             match (sentence, refused) {
                 (Ok(()), None) => {}
                 (Err(sentence), Some((what, smaller))) => {
-                    let end = format!("no host-scope = true; add that, or ask for delegate={smaller}");
+                    let end = format!("no host-scope = true: add it, or ask for delegate={smaller}");
                     assert!(sentence.contains(what) && sentence.ends_with(&end), "{sentence}");
                     assert!(sentence.len() < 285, "{}: {sentence}", sentence.len());
                 }

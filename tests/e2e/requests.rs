@@ -104,7 +104,7 @@ fn what_a_token_reaches_on_this_kernel_needs_host_scope(world: &mut World) {
     assert_eq!(scope_of("xdp"), Some("host".into()), "on every kernel: {reach:#}");
     assert_eq!(scope_of("socket_filter") == Some("host".into()), open, "{reach:#}");
     let bundle = Bundle::new(&world.lab, "sockets").ask("delegate", "sockets");
-    let words = ["on this kernel (", "policy.toml", "no host-scope = true; add that, or ask for delegate="];
+    let words = ["on this kernel (", "policy.toml", "no host-scope = true: add it, or ask for delegate="];
     world.refused(bundle, 1, &words);
     for preset in ["probes", "networking"] {
         let bundle = Bundle::new(&world.lab, preset).ask("delegate", preset);
@@ -252,9 +252,11 @@ fn an_older_kernel(world: &mut World) {
     // A kernel before 6.9 ignores the four options, as it ignores all that it does not know, and has no command to make a
     // token: so has this one for a hook under strace.
     world.mount_bpffs();
+    world.allow("host-scope = true");
     let old = "-e inject=fsconfig:retval=0:when=1..4 -e inject=bpf:error=EINVAL";
     let script = &format!(r#"exec strace -f -o /dev/null -e trace=fsconfig,bpf {old} "$@""#);
-    world.refused(delegating(world, "older").hook_through("createRuntime", script), 1, &["6.9"]);
+    let all_four = Bundle::new(&world.lab, "older").ask("delegate", "sockets");
+    world.refused(all_four.hook_through("createRuntime", script), 1, &["6.9"]);
 }
 
 fn a_failure_that_may_be_passed_over(world: &mut World) {

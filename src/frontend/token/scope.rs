@@ -66,7 +66,10 @@ fn table(reach: &TokenReach) -> Table {
     let row = |(at, name)| {
         let beyond = reach.type_beyond(at, Guard::Absent);
         let scope = if beyond.is_some() { Scope::Host } else { Scope::Container };
-        let because = beyond.map(|beyond| format!("{} ({})", beyond.what, beyond.by));
+        let because = match Category::Progs.value(name) {
+            Err(never) => Some(never.to_string()),
+            Ok(_) => beyond.map(|beyond| format!("{} ({})", beyond.what, beyond.by)),
+        };
         Row { name, scope, because, reaches: reach.listing(at) }
     };
     Table {
@@ -112,6 +115,7 @@ mod tests {
             "cgroup_skb              host       sockets of other network namespaces (bpf_sk_lookup_tcp, bpf_sk_lookup_udp)"
         );
         assert_eq!(line("kprobe"), "kprobe                  host       the whole host (on every kernel)");
+        assert!(line("syscall").ends_with("memory") && line("syscall").contains("never delegated"), "{said}");
         reach.memory.push(MemoryRead::RdonlyCast);
         let json = serde_json::to_value(table(&reach)).unwrap();
         assert_eq!(json["types"][0]["scope"], "host");

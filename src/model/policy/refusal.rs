@@ -140,7 +140,7 @@ pub enum Refusal {
         rule: String,
     },
     /// On this kernel a program that is loaded with the token reaches beyond the container.
-    #[error("{beyond}, and {rule} has no host-scope = true; add that, or ask for delegate={smaller}")]
+    #[error("{beyond}; {rule} has no host-scope = true: add it, or ask for delegate={smaller}")]
     TokenReach {
         /// What of the delegation reaches what, by which function.
         beyond: String,

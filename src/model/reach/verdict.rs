@@ -75,7 +75,7 @@ pub struct TokenReach {
 pub struct Beyond {
     /// What is reached, after "reaches": `kernel memory`.
     pub what: String,
-    /// By which function.
+    /// By which function; where there are several ways to kernel memory, the first and how many more.
     pub by: String,
 }
 
@@ -130,7 +130,8 @@ impl TokenReach {
         }
         if !self.memory.is_empty() {
             let ways: Vec<String> = self.memory.iter().map(ToString::to_string).collect();
-            return Some(Beyond { what: Reach::KernelMemory.to_string(), by: ways.join(", ") });
+            let by = listed(ways.iter().map(String::as_str), 1);
+            return Some(Beyond { what: Reach::KernelMemory.to_string(), by });
         }
         let unknown = |by: &str| Some(Beyond { what: "what the probes could not find out".to_owned(), by: by.to_owned() });
         if let Some(first) = self.undecided.first() {
@@ -143,19 +144,19 @@ impl TokenReach {
         }
     }
 
-    /// Everything that programs of a type reach, for a listing: what with which functions, in the order of the table, without what needs
-    /// no more than a processor or gives no more than addresses.
+    /// Everything that programs of a probed type reach, for a listing: what with which functions, in the order of the table, without what
+    /// needs no more than a processor or gives no more than addresses.
     pub fn listing(&self, program_type: u32) -> BTreeMap<String, Vec<String>> {
         let mut reached: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let Some(TypeAnswer::Offers(functions)) = self.types.get(&program_type) else { return reached };
         if !self.memory.is_empty() {
             let ways = self.memory.iter().map(ToString::to_string).collect();
             reached.insert(Reach::KernelMemory.to_string(), ways);
         }
-        if let Some(TypeAnswer::Offers(functions)) = self.types.get(&program_type) {
-            for name in functions {
-                if let Some(beyond) = offered_beyond(program_type, name) {
-                    reached.entry(beyond.what).or_default().push(beyond.by);
-                }
+        for beyond in functions.iter().filter_map(|name| offered_beyond(program_type, name)) {
+            let by = reached.entry(beyond.what).or_default();
+            if !by.contains(&beyond.by) {
+                by.push(beyond.by);
             }
         }
         reached
@@ -281,7 +282,7 @@ mod tests {
         assert_eq!(kernel.delegation_beyond(&probes, Guard::Absent), None);
         kernel.memory = vec![MemoryRead::RdonlyCast, MemoryRead::UntrustedArgument];
         let beyond = kernel.delegation_beyond(&probes, Guard::Absent).expect("host scope");
-        let sentence = "progs socket_filter reaches kernel memory on this kernel (bpf_rdonly_cast, arg:untrusted)";
+        let sentence = "progs socket_filter reaches kernel memory on this kernel (bpf_rdonly_cast and 1 more)";
         assert_eq!(beyond.to_string(), sentence);
         let maps = Preset::Maps.delegation();
         assert_eq!(kernel.delegation_beyond(&maps, Guard::Absent), None, "no program, no reach");
@@ -320,6 +321,7 @@ mod tests {
     fn listings_have_everything_that_is_beyond() {
         let mut kernel = offers(&[(8, &["bpf_sk_lookup_tcp", "bpf_sk_lookup_udp", "bpf_send_signal_task", "bpf_loop"])]);
         kernel.memory.push(MemoryRead::ProbeReadDynptr);
+        assert!(kernel.listing(2).is_empty(), "a type that was not probed");
         let listing = kernel.listing(8);
         assert_eq!(listing["sockets of other network namespaces"], ["bpf_sk_lookup_tcp", "bpf_sk_lookup_udp"]);
         assert_eq!(listing["other processes of the host"], ["bpf_send_signal_task"]);
