@@ -82,6 +82,17 @@ impl World {
         read_all(&self.store).expect("records").0
     }
 
+    /// Changes some bytes of the store, wherever they lie.
+    fn damage(&self, from: &[u8], to: &[u8]) {
+        use std::os::unix::fs::FileExt as _;
+        let path = self._directory.path().join("store").join(BOOT).join("data.mdb");
+        let bytes = fs::read(&path).expect("the store");
+        let file = fs::File::options().write(true).open(&path).expect("the store");
+        for at in bytes.windows(from.len()).enumerate().filter(|(_, part)| *part == from).map(|(at, _)| at) {
+            file.write_all_at(to, at as u64).expect("write");
+        }
+    }
+
     /// Asserts that records and pins are one: each owner that has programs has a directory, and no other one is there.
     fn consistent(&self, context: &str) {
         let named = |r: &OwnerRecord| !r.programs.is_empty();
@@ -374,6 +385,23 @@ fn gc_finds_what_poststop_missed_and_pins_without_a_record() {
     assert_eq!(told.len(), 2, "{told:?}");
     assert_eq!(gc(&world, &host, Mode::Tell), told, "a dry run changed something");
     gc(&world, &host, Mode::Release);
+    assert!(world.residue("after gc").is_empty());
+}
+
+#[test]
+fn a_living_container_keeps_its_programs_when_its_record_no_longer_decodes() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &web(), &policy("")).expect("start");
+    world.damage(b"\"bundle\":", b"\"bXndle\":");
+    assert!(world.records().is_empty(), "it does not decode any more");
+    for mode in [Mode::Tell, Mode::Release] {
+        let told = gc(&world, &host, mode);
+        assert!(told.len() == 1 && told[0].contains("left: process 500 lives"), "{told:?}");
+    }
+    assert_eq!(fs::read_dir(&world.fs).expect("bpffs").count(), 1);
+    host.end(INIT);
+    assert_eq!(gc(&world, &host, Mode::Release).len(), 1);
     assert!(world.residue("after gc").is_empty());
 }
 

@@ -13,6 +13,7 @@ use crate::frontend::output::{fail, print};
 use crate::frontend::select;
 use crate::frontend::table::Table;
 use crate::frontend::view::Stats;
+use crate::image::Cache;
 use crate::kernel::inspect::{self, Inspected};
 use crate::kernel::{Kernel as _, LinuxKernel};
 use crate::lifecycle::Lifecycle;
@@ -173,6 +174,11 @@ pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
 
 /// `gc [--dry-run]`
 pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
+    if !args.dry_run
+        && let Err(error) = Cache::new(&paths.cache).remove_unfinished()
+    {
+        tracing::warn!(error = %chain(&error), "remove what killed pulls left in the image cache");
+    }
     match collect(paths, if args.dry_run { Mode::Tell } else { Mode::Release }) {
         Ok(findings) => {
             let failed = findings.iter().any(|finding| finding.failed);

@@ -77,9 +77,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Depth::All => {
                 let (records, damaged) = read_all(self.store)?;
                 for (no, error) in damaged {
-                    let (result, failed) = match mode {
-                        Mode::Tell => ("would be released".to_owned(), false),
-                        Mode::Release => outcome(self.discard(no)?),
+                    let (result, failed) = match (self.keeps(no, &error, &records)?, mode) {
+                        (Some(why), _) => (format!("left: {why}"), false),
+                        (None, Mode::Tell) => ("would be released".to_owned(), false),
+                        (None, Mode::Release) => outcome(self.discard(no)?),
                     };
                     findings.push(Finding { no, what: format!("record {no}"), why: chain(&error), result, failed });
                 }
@@ -109,7 +110,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         if mode == Mode::Release {
             let oldest = self.host.now().saturating_sub(FAILED_KEPT.as_secs());
-            self.store.write::<_, StoreError>(|txn| txn.prune_failed(oldest, FAILED_MAX))?;
+            self.store.write::<_, StoreError>(|txn| {
+                if depth == Depth::All
+                    && let Some(export) = export::here()
+                {
+                    export.remove_unfinished();
+                }
+                txn.prune_failed(oldest, FAILED_MAX)
+            })?;
             for finding in &findings {
                 let result =
                     if finding.failed || finding.result.starts_with("left") { Collected::Left } else { Collected::Released };
@@ -207,6 +215,18 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let what = format!("an unfinished link or program of {}", describe(&record.owner));
         let why = format!("process {} died while it was at work on it", worker.pid);
         Ok(Some(Finding { no: record.no, what, why, result, failed }))
+    }
+
+    /// Why what belongs to a record that does not decode has to stay: a living container uses it.
+    fn keeps(&self, no: OwnerNo, error: &StoreError, records: &[OwnerRecord]) -> Result<Option<String>, Cause> {
+        if let StoreError::Record { init: Some(init), .. } = error
+            && self.host.is_alive(init)?
+        {
+            return Ok(Some(format!("process {} lives, its container's init", init.pid)));
+        }
+        // A pod's network namespace has no init; its containers say that they hold it.
+        let holder = records.iter().find(|record| record.holds.contains(&no));
+        Ok(holder.map(|holder| format!("owner {} holds it", holder.no)))
     }
 
     fn orphan(&self, no: OwnerNo, mode: Mode) -> Finding {

@@ -80,7 +80,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let record = match claimed {
             Ok(Ok(record)) => record,
             Ok(Err(left)) => return Ok(left),
-            Err(error @ (StoreError::Full(_) | StoreError::Limit(_) | StoreError::Lmdb { .. })) => {
+            Err(error @ (StoreError::Full(_) | StoreError::Limit(_) | StoreError::GivenUp(_) | StoreError::Lmdb { .. })) => {
                 return self.release_unrecorded(judged, error);
             }
             Err(error) => return Err(error.into()),

@@ -264,3 +264,38 @@ impl Numbered for OwnerRecord {
         self.no
     }
 }
+
+/// The init that a record names which does not decode, so that what its container has stays as long as it lives. Found by its text,
+/// whatever is wrong elsewhere; a quote within a string of the record is written `\"`, so that no string can pretend to be it.
+pub fn init_of_damaged(record: &[u8]) -> Option<ProcessIdentity> {
+    const KEY: &[u8] = b"\"init\":{";
+    let begin = record.windows(KEY.len()).position(|part| part == KEY)? + KEY.len() - 1;
+    let rest = record.get(begin..)?;
+    let end = rest.iter().position(|byte| *byte == b'}')?;
+    serde_json::from_slice(rest.get(..=end)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_init_of_a_damaged_record_is_what_its_text_says() {
+        let cases: [(&str, Option<(u32, u64)>); 8] = [
+            (r#"{"no":1,"owner":{"id":"a"},"init":{"pid":7,"start_time":99},"request":null}"#, Some((7, 99))),
+            // Whatever is wrong before or behind it.
+            ("{\"no\":\u{1},,\"init\":{\"pid\":7,\"start_time\":99},\"requ", Some((7, 99))),
+            // A string is no key.
+            (r#"{"bundle":"\"init\":{\"pid\":8,\"start_time\":1}","init":{"pid":7,"start_time":99}}"#, Some((7, 99))),
+            (r#"{"no":1,"init":null}"#, None),
+            (r#"{"init":{"pid":0,"start_time":99}}"#, None),
+            (r#"{"init":{"pid":7,"start_"#, None),
+            (r#"{"init":{"pid":7,"start_tXme":99}}"#, None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            let found = init_of_damaged(text.as_bytes()).map(|init| (init.pid.get(), init.start_time));
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::model::ids::OwnerNo;
+use crate::model::ids::{OwnerNo, ProcessIdentity};
 use crate::sys::fsutil::{self, TrustError};
 use crate::sys::{Errno, SysError};
 
@@ -38,7 +38,7 @@ pub enum StoreError {
     },
     /// One record does not decode.
     #[error(
-        "read record {no} of the store {path}: it is damaged, run bpfman-hook gc to remove it with all that it owns",
+        "read record {no} of the store {path}: it is damaged, bpfman-hook gc removes it with all that it owns once its container has ended",
         path = path.display()
     )]
     Record {
@@ -46,6 +46,8 @@ pub enum StoreError {
         path: PathBuf,
         /// The record's number.
         no: OwnerNo,
+        /// The container's init, as far as it can still be read.
+        init: Option<ProcessIdentity>,
         /// What did not decode.
         #[source]
         source: serde_json::Error,

@@ -30,8 +30,8 @@ use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, Wit
 
 pub use self::error::StoreError;
 pub use self::txn::{Damaged, Part, ReadTxn, WriteTxn};
+use crate::sys::fault;
 use crate::sys::fsutil::{self, FileLock};
-use crate::sys::{export, fault};
 
 /// The schema of what is stored; another one is refused, not converted, since the store does not outlive the boot.
 pub const SCHEMA: u32 = 2;
@@ -189,8 +189,9 @@ impl Store {
     }
 
     /// Changes the store in one transaction: all of it is there once this returns Ok, none of it if `change` returns an error,
-    /// panics or the process dies, or if the commit fails. A failed commit does not keep later calls from working. `change` must be as short as for [`read`](Self::read), since it keeps all other writers on the
-    /// host waiting, and must not use the store in any other way.
+    /// panics or the process dies, or if the commit fails. A failed commit does not keep later calls from working. `change` must be
+    /// as short as for [`read`](Self::read), since it keeps all other writers on the host waiting, and must not use the store in
+    /// any other way.
     pub fn write<T, E: From<StoreError>>(&self, change: impl FnOnce(&mut WriteTxn<'_>) -> Result<T, E>) -> Result<T, E> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let _lock = self.lock(&writer)?;
@@ -201,10 +202,7 @@ impl Store {
             let room = if *scarce { 0 } else { self.map_size };
             let mut txn = WriteTxn::new(&self.path, *table, txn, room);
             let result = change(&mut txn)?;
-            let changes = txn.commit().inspect_err(|_| self.suspect.store(true, Ordering::Relaxed))?;
-            if let Some(export) = export::here().filter(|_| !changes.is_empty()) {
-                publish::publish(export, &changes);
-            }
+            txn.commit().inspect_err(|_| self.suspect.store(true, Ordering::Relaxed))?;
             Ok(result)
         })
     }

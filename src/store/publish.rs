@@ -17,21 +17,43 @@ pub(super) struct Change {
     pub no: OwnerNo,
     pub before: Option<OwnerRecord>,
     pub after: Option<OwnerRecord>,
+    /// The owner had a card, which was removed.
+    pub had_card: bool,
+}
+
+/// Removes the cards of owners that are about to go. Before the commit: a process that is killed in between leaves an owner without
+/// a card, which the next release of it does not miss, and never a card without an owner, which nobody would look for.
+pub(super) fn remove_cards(export: &Export, changes: &mut [Change]) {
+    for change in changes.iter_mut().filter(|change| change.after.is_none()) {
+        change.had_card = export.remove_card(change.no.0);
+    }
+}
+
+/// Brings those cards back: nothing was committed.
+pub(super) fn restore_cards(export: &Export, changes: &[Change]) {
+    for Change { no, before, had_card, .. } in changes {
+        if let (Some(before), true) = (before, *had_card) {
+            export.put_card(no.0, &card_of(before));
+        }
+    }
+}
+
+fn card_of(record: &OwnerRecord) -> Vec<u8> {
+    serde_json::to_vec(&Card::of(record)).expect("a card is made of strings and numbers")
 }
 
 /// Tells it.
 pub(super) fn publish(export: &Export, changes: &[Change]) {
     let mut lines = String::new();
-    for Change { no, before, after } in changes {
+    for Change { no, before, after, had_card } in changes {
         let acquired = match after {
             Some(record) if record.phase == Phase::Ready => {
-                let card = serde_json::to_vec(&Card::of(record)).expect("a card is made of strings and numbers");
-                export.put_card(no.0, &card);
+                export.put_card(no.0, &card_of(record));
                 true
             }
             // What is being released keeps its card, which says that it was there, until its record goes.
             Some(_) => false,
-            None => export.remove_card(no.0),
+            None => *had_card,
         };
         for mut event in between(before.as_ref(), after.as_ref(), acquired, Collecting::is_on()) {
             note(export, &mut event, &mut lines);

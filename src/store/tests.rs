@@ -567,6 +567,20 @@ fn damage_that_shows_at_once_is_named() {
     }
 }
 
+/// The number of pages decides how full the store is.
+#[test]
+fn any_number_of_pages_is_a_sentence_and_not_an_overflow() {
+    let dir = filled();
+    let data = dir.path().join(BOOT).join(DATA_FILE);
+    let file = File::options().write(true).open(&data).unwrap();
+    for page in [0, 4096] {
+        // md_branch_pages of our table.
+        file.write_all_at(&(1_u64 << 60).to_ne_bytes(), page + 16 + 72 + 8).unwrap();
+    }
+    let store = Store::open(dir.path(), BOOT).unwrap();
+    assert!(matches!(add(&store, container("web"), Phase::Ready, 1), Err(StoreError::Full(_))));
+}
+
 #[test]
 fn a_file_cut_off_anywhere_ends_in_a_sentence_and_never_in_a_signal() {
     let pages = fs::metadata(filled().path().join(BOOT).join(DATA_FILE)).unwrap().len() / 4096;

@@ -24,10 +24,10 @@ use std::path::Path;
 use heed::{RoTxn, RwTxn, WithoutTls};
 use serde::Deserialize;
 
-use super::publish::Change;
+use super::publish::{self, Change};
 use super::{StoreError, Table};
 use crate::model::ids::{ContainerId, OwnerNo};
-use crate::model::record::{Numbered, Owner, OwnerRecord, Phase};
+use crate::model::record::{Numbered, Owner, OwnerRecord, Phase, init_of_damaged};
 use crate::sys::{export, fault};
 
 pub(super) const SCHEMA_KEY: &[u8] = b"s";
@@ -214,10 +214,20 @@ impl<'t> WriteTxn<'t> {
         Self { path, table, txn, room, changes: Vec::new() }
     }
 
-    /// What was changed, where somebody is to be told.
-    pub(super) fn commit(self) -> Result<Vec<Change>, StoreError> {
-        self.txn.commit().map_err(|err| StoreError::from_heed("write", self.path, err))?;
-        Ok(self.changes)
+    /// Makes it last, and tells those who only watch. The caller holds the writer's lock.
+    pub(super) fn commit(self) -> Result<(), StoreError> {
+        let Self { path, txn, mut changes, .. } = self;
+        let export = export::here().filter(|_| !changes.is_empty());
+        if let Some(export) = export {
+            publish::remove_cards(export, &mut changes);
+        }
+        let committed = txn.commit().map_err(|err| StoreError::from_heed("write", path, err));
+        match (export, &committed) {
+            (Some(export), Ok(())) => publish::publish(export, &changes),
+            (Some(export), Err(_)) => publish::restore_cards(export, &changes),
+            (None, _) => {}
+        }
+        committed
     }
 
     /// The store as this transaction has left it so far, with everything that a [`ReadTxn`] can do.
@@ -288,7 +298,7 @@ impl<'t> WriteTxn<'t> {
         let bytes = serde_json::to_vec(record).expect("a record is made of strings, numbers and lists, all of which JSON has");
         self.insert(&owner_key(record.no), &bytes)?;
         if export::is_installed() {
-            self.changes.push(Change { no: record.no, before, after: Some(record.clone()) });
+            self.changes.push(Change { no: record.no, before, after: Some(record.clone()), had_card: false });
         }
         Ok(())
     }
@@ -301,7 +311,7 @@ impl<'t> WriteTxn<'t> {
         }
         let removed = self.remove(&owner_key(no))?;
         if removed && export::is_installed() {
-            self.changes.push(Change { no, before, after: None });
+            self.changes.push(Change { no, before, after: None, had_card: false });
         }
         Ok(removed)
     }
@@ -394,7 +404,7 @@ impl fmt::Debug for WriteTxn<'_> {
 }
 
 fn decode<'d, R: Deserialize<'d> + Numbered>(path: &Path, no: OwnerNo, bytes: &'d [u8]) -> Result<R, StoreError> {
-    let bad = |source| StoreError::Record { path: path.to_owned(), no, source };
+    let bad = |source| StoreError::Record { path: path.to_owned(), no, init: init_of_damaged(bytes), source };
     let record: R = serde_json::from_slice(bytes).map_err(bad)?;
     if record.number() != no {
         return Err(bad(serde::de::Error::custom(format!("it says it were record {}", record.number()))));

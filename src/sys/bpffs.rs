@@ -56,6 +56,9 @@ pub use error::BpffsError;
 /// The inode of the initial user namespace's file, the same on every kernel (include/linux/proc_ns.h, PROC_USER_INIT_INO).
 const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
 
+/// What the container's mount table shows as the source of our bpffs, by which a second run for the same container knows it.
+const SOURCE: &str = "bpfman-hook";
+
 /// A map to appear as a file of the bpffs.
 #[derive(Debug, Clone, Copy)]
 pub struct MapFile<'a> {
@@ -151,6 +154,8 @@ fn converse(spec: &Spec<'_>, target: &str, child: &mut Forked, deadline: Instant
 
 /// Sets the options, creates the file system and a mount of it that is not in any namespace yet. The context is closed.
 fn create(spec: &Spec<'_>, context: OwnedFd) -> Result<(OwnedFd, Mounted), SysError> {
+    // A kernel before Linux 5.14 ignores it, as any other option that bpffs does not know (kernel/bpf/inode.c, bpf_parse_param).
+    fsconfig_set_string(&context, "source", SOURCE).map_err(SysError::io("name", "the container's bpffs"))?;
     for (key, value) in spec.delegation.mount_options() {
         // A failing value leaves the context usable, with what was set before: only the first error says that it is not.
         fsconfig_set_string(&context, key, &value).map_err(|errno| match errno {

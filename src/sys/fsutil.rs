@@ -63,39 +63,61 @@ fn removed(result: Result<(), Errno>, doing: &'static str, path: &Path) -> Resul
 /// Writes a file so that it is there with all of its bytes and exactly `mode`, or is as it was before: a file beside it is
 /// written, brought to the disk and renamed over it. A symbolic link at `path` is replaced, not followed.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
-    let directory = replace(path, bytes, mode, File::sync_all)?;
+    let directory = replace(path, &unique_beside(path), bytes, mode, File::sync_all)?;
     fsync(&directory).map_err(SysError::io("bring to the disk beside", show(path)))
 }
 
 /// The same without waiting for the disk: no other process sees a part of it, but a machine that loses its power may find it empty, or
 /// as it was before. [`bring_to_disk`] makes up for it.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
-    replace(path, bytes, mode, |_| Ok(())).map(drop)
+    replace(path, &unique_beside(path), bytes, mode, |_| Ok(())).map(drop)
 }
 
-/// Writes a file beside `path` and renames it; returns their directory.
-fn replace(path: &Path, bytes: &[u8], mode: u32, written: impl FnOnce(&File) -> io::Result<()>) -> Result<OwnedFd, SysError> {
+/// [`write_whole`] for those who hold a lock that keeps all other writers of the directory out. What is not finished yet has the name
+/// `.new`, so that the next writer replaces what a killed one left.
+pub fn write_whole_alone(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
+    replace(path, ".new", bytes, mode, |_| Ok(())).map(drop)
+}
+
+/// The name of a file beside `path` that no other living process uses.
+fn unique_beside(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    format!(".{name}.{}.{}", std::process::id(), unique())
+}
+
+/// Writes the file `temporary` beside `path` and renames it; returns their directory.
+fn replace(
+    path: &Path,
+    temporary: &str,
+    bytes: &[u8],
+    mode: u32,
+    written: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<OwnedFd, SysError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(SysError::io("write", show(path))(Errno::ISDIR));
     };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let directory = openat(CWD, parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(SysError::io("open the directory", show(parent)))?;
-    let temporary = format!(".{}.{}.{}", name.to_string_lossy(), std::process::id(), unique());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let fd = openat(&directory, &temporary, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(SysError::io("make a file beside", show(path)))?;
+    let open = || openat(&directory, temporary, flags, Mode::RUSR | Mode::WUSR);
+    let opened = match open() {
+        // Left by a process that was killed.
+        Err(Errno::EXIST) => unlinkat(&directory, temporary, AtFlags::empty()).and_then(|()| open()),
+        other => other,
+    };
+    let fd = opened.map_err(SysError::io("make a file beside", show(path)))?;
     let mut file = File::from(fd);
     let done = file
         .write_all(bytes)
         .and_then(|()| fchmod(&file, Mode::from_raw_mode(mode)).map_err(io::Error::from)) // past the umask
         .and_then(|()| written(&file))
-        .and_then(|()| renameat(&directory, &temporary, &directory, name).map_err(io::Error::from))
+        .and_then(|()| renameat(&directory, temporary, &directory, name).map_err(io::Error::from))
         .map_err(SysError::io("write", show(path)));
     match done {
         Ok(()) => Ok(directory),
         Err(err) => {
-            let _ = unlinkat(&directory, &temporary, AtFlags::empty());
+            let _ = unlinkat(&directory, temporary, AtFlags::empty());
             Err(err)
         }
     }

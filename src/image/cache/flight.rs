@@ -19,7 +19,7 @@ use crate::image::error::{CacheError, ImageError};
 use crate::image::hash;
 use crate::model::policy::{ImageRule, PolicyId};
 use crate::sys::SysError;
-use crate::sys::fsutil::{FileLock, ensure_directory, unlink_if_present};
+use crate::sys::fsutil::{FileLock, ensure_directory, names_in, unlink_if_present};
 
 /// The most that a reason may take.
 const MAX_NOTE: u64 = 64 << 10;
@@ -127,6 +127,20 @@ impl Cache {
             }
             return result;
         }
+    }
+
+    /// Removes the files of fetches that nobody makes: their process was killed.
+    pub(super) fn remove_dead_flights(&self) -> Result<(), CacheError> {
+        let directory = self.path.join("flights");
+        for path in names_in(&directory).unwrap_or_default().iter().map(|name| directory.join(name)) {
+            let file = open(&path).map_err(|source| self.failed(source))?;
+            let lock = FileLock::wait_for(&file, &path, Duration::ZERO).map_err(|source| self.failed(source))?;
+            // Who waits for the lock meanwhile finds the file gone and makes a new one.
+            if lock.is_some() && is_at(&file, &path) {
+                unlink_if_present(&path).map_err(|source| self.failed(source))?;
+            }
+        }
+        Ok(())
     }
 
     fn flight_path(&self, image: &str) -> Result<PathBuf, CacheError> {

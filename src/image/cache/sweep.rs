@@ -1,6 +1,7 @@
 //! Removing from the cache, and what bounds it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -8,7 +9,7 @@ use crate::image::cache::record::{Pointer, Record};
 use crate::image::cache::{Cache, Reader};
 use crate::image::error::CacheError;
 use crate::model::ids::Digest;
-use crate::sys::fsutil::{names_in, unlink_if_present};
+use crate::sys::fsutil::{FileLock, names_in, open_own_directory, unlink_if_present};
 
 /// What all images may take together before the ones that were pulled longest ago go.
 const LIMIT: u64 = 1 << 30;
@@ -48,6 +49,36 @@ impl Cache {
         self.locked(|reader| self.swept(reader, which, in_use, dry_run))
     }
 
+    /// Removes what killed processes left: files that were being written, and locks of fetches that nobody makes. Where another
+    /// process writes just now, it does nothing. For `gc`, which otherwise leaves the cache alone.
+    pub fn remove_unfinished(&self) -> Result<(), CacheError> {
+        if self.reader()?.is_none() {
+            return Ok(());
+        }
+        let Some(directory) = open_own_directory(&self.path, 0o700).map_err(|source| self.not_trusted(source))? else {
+            return Ok(());
+        };
+        let lock = FileLock::wait_for(&directory, &self.path, Duration::ZERO).map_err(|source| self.failed(source))?;
+        if lock.is_some() {
+            self.remove_hidden()?;
+            self.remove_dead_flights()?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files that begin with a dot. The caller holds the lock, so that none of them is being written.
+    fn remove_hidden(&self) -> Result<(), CacheError> {
+        for directory in ["", "refs", "images", "blobs/sha256"].map(|name| self.path.join(name)) {
+            // A killed process may not have come to make it.
+            for name in names_in(&directory).unwrap_or_default() {
+                if name.to_str().is_some_and(|name| name.starts_with('.')) {
+                    unlink_if_present(&directory.join(name)).map_err(|source| self.failed(source))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn swept(&self, reader: &Reader<'_>, which: &Which, in_use: &BTreeSet<Digest>, dry_run: bool) -> Result<Swept, CacheError> {
         let goes = |pointer: &Pointer| match which {
             Which::Dangling => false,
@@ -57,6 +88,9 @@ impl Cache {
         };
         let (gone, stay): (Vec<Pointer>, Vec<Pointer>) = self.pointers(reader)?.into_iter().partition(goes);
         let mut swept = Swept::default();
+        if !dry_run {
+            self.remove_hidden()?;
+        }
         for pointer in &gone {
             if !dry_run {
                 unlink_if_present(&self.pointer_path(&pointer.reference)).map_err(|source| self.failed(source))?;
@@ -81,7 +115,8 @@ impl Cache {
         }
         let blobs = self.path.join("blobs/sha256");
         for name in names_in(&blobs).map_err(|source| self.failed(source))? {
-            if !name.to_str().is_some_and(|name| kept.contains(name)) {
+            // Hidden ones are not blobs, and gone by now.
+            if !name.to_str().is_some_and(|name| kept.contains(name) || name.starts_with('.')) {
                 let path = blobs.join(&name);
                 swept.blobs += 1;
                 swept.bytes += std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
@@ -106,7 +141,7 @@ impl Cache {
         let mut over = BTreeSet::new();
         for pointer in &pointers {
             if seen.insert(pointer.digest) {
-                sum += reader.record(&pointer.digest)?.map_or(0, |record| record.size);
+                sum = reader.record(&pointer.digest)?.map_or(sum, |record| sum.saturating_add(record.size));
                 if sum > limit {
                     over.insert(pointer.digest);
                 }
@@ -189,6 +224,40 @@ mod tests {
         let gone = cache.sweep(&Which::References(BTreeSet::from(["a/b:1".to_owned()])), &BTreeSet::new(), false).unwrap();
         assert_eq!((gone.references.len(), gone.blobs), (1, 1));
         assert!(references(&cache).is_empty());
+    }
+
+    #[test]
+    fn what_killed_processes_left_goes_by_gc_by_prune_and_by_the_next_writer() {
+        use crate::sys::fsutil::write_whole_alone;
+        let (_dir, cache) = cache();
+        image(&cache, "a/b:1", b"one");
+        let kept = references(&cache);
+        let directories = ["", "refs", "images", "blobs/sha256"].map(|name| cache.path.join(name));
+        let hidden = || {
+            let names = directories.iter().flat_map(|directory| names_in(directory).unwrap());
+            names.filter(|name| name.to_str().unwrap().starts_with('.')).count()
+        };
+        let litter = || {
+            for directory in &directories {
+                std::fs::write(directory.join(".new"), "half").unwrap();
+                std::fs::write(directory.join(".0123.77.0"), "half").unwrap();
+            }
+            let flights = cache.path.join("flights");
+            std::fs::create_dir_all(&flights).unwrap();
+            std::fs::write(flights.join("0123.lock"), "").unwrap();
+        };
+        litter();
+        write_whole_alone(&cache.path.join("refs/x.json"), b"{}", 0o600).unwrap();
+        assert_eq!(hidden(), 7);
+        cache.locked(|_| cache.remove_unfinished()).unwrap();
+        assert_eq!(hidden(), 7, "not while somebody writes");
+        cache.remove_unfinished().unwrap();
+        assert_eq!((hidden(), names_in(&cache.path.join("flights")).unwrap().len()), (0, 0));
+        litter();
+        let told = cache.sweep(&Which::Dangling, &BTreeSet::new(), true).unwrap();
+        assert_eq!(hidden(), 8, "a dry run removes nothing: {told:?}");
+        cache.sweep(&Which::Dangling, &BTreeSet::new(), false).unwrap();
+        assert_eq!((hidden(), references(&cache)), (0, kept));
     }
 
     #[test]

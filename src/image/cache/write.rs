@@ -16,7 +16,7 @@ use crate::image::manifest::REF_NAME;
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
 use crate::sys::SysError;
-use crate::sys::fsutil::{FileLock, bring_to_disk, ensure_directory, write_whole};
+use crate::sys::fsutil::{FileLock, bring_to_disk, ensure_directory, write_whole_alone};
 
 /// How long a process waits for another one that writes.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -127,14 +127,14 @@ impl Cache {
     fn write_blob(&self, reader: &Reader<'_>, bytes: &[u8]) -> Result<Digest, CacheError> {
         let digest = hash(bytes);
         if !matches!(reader.blob(&digest)?, Blob::Whole(_)) {
-            write_whole(&self.blob_path(&digest), bytes, 0o600).map_err(|source| self.failed(source))?;
+            write_whole_alone(&self.blob_path(&digest), bytes, 0o600).map_err(|source| self.failed(source))?;
         }
         Ok(digest)
     }
 
     fn write_json(&self, path: &Path, value: &impl serde::Serialize) -> Result<(), CacheError> {
         let text = serde_json::to_vec(value).expect("records are strings, numbers and lists");
-        write_whole(path, &text, 0o600).map_err(|source| self.failed(source))
+        write_whole_alone(path, &text, 0o600).map_err(|source| self.failed(source))
     }
 
     /// index.json and oci-layout, by which other tools read the cache. We do not.

@@ -23,6 +23,14 @@ pub enum BpffsError {
         #[source]
         source: io::Error,
     },
+    /// A run for the same container was killed after it had mounted the bpffs.
+    #[error(
+        "mount a bpffs at {target}: the container has one of ours already, from a start that was broken off; make the container anew"
+    )]
+    MountedBefore {
+        /// Where.
+        target: String,
+    },
     /// The mount namespace is our own.
     #[error("mount a bpffs for the container: it has no mount namespace of its own; give it one")]
     HostMountNamespace,

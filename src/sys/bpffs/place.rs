@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::BpffsError;
 use super::message::Opened;
+use super::{BpffsError, SOURCE};
 use crate::sys::SysError;
 use crate::sys::mounts::{Mount, parse_mountinfo};
 
@@ -78,6 +78,9 @@ pub(super) fn judge(
     let lost =
         || SysError::Message { what: "the container's mount table", problem: format!("it lacks the mount {target} is on") };
     let mount = find(theirs, opened.mount_id)?.ok_or_else(lost)?;
+    if mount.kind == "bpf" && mount.source == SOURCE && opened.at_mount_root && opened.missing == 0 {
+        return Err(BpffsError::MountedBefore { target: target.to_owned() }.into());
+    }
     let own_ground = opened.mount_id == opened.root_mount_id
         || mount.root == Path::new("/")
             && match mount.kind.as_str() {
@@ -129,6 +132,7 @@ mod tests {
 99 94 0:55 / /lib/c/rootfs/mnt/run/fuse rw - fuse daemon rw,user_id=0
 100 90 0:56 / /lib/c/rootfs/mnt/with\\040blank rw - fuse.sshfs daemon rw
 101 27 0:57 / /share rw - fuse daemon rw
+110 90 0:55 / /lib/c/rootfs/run/bpf rw - bpf bpfman-hook rw,mode=1777
 ";
     const HOST: &str = "\
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -206,6 +210,14 @@ mod tests {
         assert_eq!(verdict(Opened { at_mount_root: true, ..on(97) }), "fine");
         assert_eq!(verdict(on(97)), "outside: bpf at /lib/c/rootfs/sys/fs/bpf");
         assert_eq!(verdict(Opened { at_mount_root: true, missing: 1, ..on(97) }), "outside: bpf at /lib/c/rootfs/sys/fs/bpf");
+    }
+
+    #[test]
+    fn a_bpffs_of_ours_is_not_covered_by_a_second_one() {
+        let said = verdict(Opened { at_mount_root: true, ..on(110) });
+        assert!(said.contains("has one of ours already"), "{said}");
+        // A directory in it is not ours to judge: it is outside.
+        assert_eq!(verdict(on(110)), "outside: bpf at /lib/c/rootfs/run/bpf");
     }
 
     #[test]

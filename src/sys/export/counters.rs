@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::process::geteuid;
 
-use super::{COUNTERS, temporary};
+use super::{COUNTERS, make_temporary, unique};
 use crate::model::series::{SLOTS, Slot, fingerprint};
 use crate::sys::fsutil;
 
@@ -91,7 +91,8 @@ fn open(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
 }
 
 fn make(directory: &OwnedFd, replace: bool) -> Result<(), Errno> {
-    let (name, mut file) = temporary(directory, COUNTERS)?;
+    let name = unique(COUNTERS);
+    let mut file = make_temporary(directory, &name)?;
     let header = [MAGIC.to_ne_bytes(), fingerprint().to_ne_bytes()].concat();
     let made = fsutil::reserve(&file, SIZE as u64)
         .and_then(|()| std::io::Write::write_all(&mut file, &header))

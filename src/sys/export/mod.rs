@@ -45,6 +45,10 @@ const LOCK: &str = "lock";
 /// A file of events is moved away when it has grown beyond this.
 const MAX_EVENTS: u64 = 1 << 20;
 
+/// A card that is being written. Only who holds the writer's lock of the store writes cards, so one name is enough, and the next
+/// card replaces what a killed process left.
+const NEW_CARD: &str = ".new";
+
 /// Owner may write, group may read.
 const FILE_MODE: u32 = 0o640;
 
@@ -178,14 +182,14 @@ impl Export {
         Some(())
     }
 
-    /// Writes an owner's card.
+    /// Writes an owner's card. The caller holds the writer's lock of the store.
     pub fn put_card(&self, no: u64, card: &[u8]) {
         let owners = match mkdirat(&self.directory, OWNERS, Mode::from_raw_mode(0o750)) {
             Ok(()) | Err(Errno::EXIST) => self.owners(),
             Err(_) => None,
         };
         if let Some(owners) = owners {
-            let _ = replace(&owners, &no.to_string(), card);
+            let _ = replace(&owners, &no.to_string(), NEW_CARD, card);
         }
     }
 
@@ -202,7 +206,25 @@ impl Export {
 
     /// Writes what the kernel said about programs.
     pub fn put_programs(&self, text: &[u8]) {
-        let _ = replace(&self.directory, PROGRAMS, text);
+        let _ = replace(&self.directory, PROGRAMS, &unique(PROGRAMS), text);
+    }
+
+    /// Removes what killed processes were writing. The caller holds the writer's lock of the store, so that no card is being written.
+    pub fn remove_unfinished(&self) {
+        let hidden = |directory: &Path| {
+            let names = fsutil::names_in(directory).unwrap_or_default();
+            names.into_iter().filter_map(|name| Some(name.to_str()?.to_owned())).filter(|name| name.starts_with('.'))
+        };
+        if let Some(owners) = self.owners() {
+            hidden(&self.path.join(OWNERS)).for_each(|name| _ = unlinkat(&owners, name, AtFlags::empty()));
+        }
+        for name in hidden(&self.path) {
+            // `.NAME.PID.N`. A number that another process has by now is one to look at the next time.
+            let writer = name.rsplit('.').nth(1).and_then(|pid| pid.parse::<u32>().ok());
+            if writer.is_none_or(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+                let _ = unlinkat(&self.directory, name, AtFlags::empty());
+            }
+        }
     }
 
     fn owners(&self) -> Option<OwnedFd> {
@@ -212,29 +234,35 @@ impl Export {
 }
 
 /// Makes a file whole or leaves what was there. Nothing is brought to the disk: it does not outlive the boot.
-fn replace(directory: &OwnedFd, name: &str, bytes: &[u8]) -> Result<(), Errno> {
-    let (temporary, mut file) = temporary(directory, name)?;
-    let written = file.write_all(bytes).map_err(|_| Errno::IO).and_then(|()| renameat(directory, &temporary, directory, name));
+fn replace(directory: &OwnedFd, name: &str, temporary: &str, bytes: &[u8]) -> Result<(), Errno> {
+    let mut file = make_temporary(directory, temporary)?;
+    let written = file.write_all(bytes).map_err(|_| Errno::IO).and_then(|()| renameat(directory, temporary, directory, name));
     if written.is_err() {
-        let _ = unlinkat(directory, &temporary, AtFlags::empty());
+        let _ = unlinkat(directory, temporary, AtFlags::empty());
     }
     written
 }
 
-/// A new file beside `name` that no other process makes.
-fn temporary(directory: &OwnedFd, name: &str) -> Result<(String, std::fs::File), Errno> {
+/// A name beside `name` that no other living process uses.
+fn unique(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let temporary = format!(".{name}.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    format!(".{name}.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A new file; one of this name was left by a process that died.
+fn make_temporary(directory: &OwnedFd, temporary: &str) -> Result<std::fs::File, Errno> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let open = || openat(directory, &temporary, flags, Mode::RUSR | Mode::WUSR);
+    let open = || openat(directory, temporary, flags, Mode::RUSR | Mode::WUSR);
     let file = match open() {
-        // Left by a process that died and had our id.
         Err(Errno::EXIST) => {
-            unlinkat(directory, &temporary, AtFlags::empty())?;
+            unlinkat(directory, temporary, AtFlags::empty())?;
             open()?
         }
         other => other?,
     };
-    fchmod(&file, Mode::from_raw_mode(FILE_MODE))?;
-    Ok((temporary, file.into()))
+    if let Err(errno) = fchmod(&file, Mode::from_raw_mode(FILE_MODE)) {
+        let _ = unlinkat(directory, temporary, AtFlags::empty());
+        return Err(errno);
+    }
+    Ok(file.into())
 }

@@ -161,8 +161,29 @@ fn cards_are_replaced_whole_and_go() {
     let owners = dir.path().join("export").join(OWNERS);
     assert_eq!(fs::read(owners.join("3")).unwrap(), b"two");
     fs::write(owners.join(".5.1.1"), b"left by a process that died").unwrap();
+    fs::write(owners.join(NEW_CARD), b"left by another one").unwrap();
+    export.put_card(4, b"5");
+    assert!(!owners.join(NEW_CARD).exists(), "the next card takes its name");
     let mut cards = export.cards();
     cards.sort_unstable();
     assert_eq!(cards, [3, 4]);
     assert!(export.remove_card(3) && !export.remove_card(3) && export.remove_card(4) && !export.remove_card(4));
+}
+
+#[test]
+fn what_killed_processes_were_writing_goes_and_what_the_living_write_stays() {
+    let (dir, export) = export();
+    export.put_card(3, b"one");
+    export.put_programs(b"[]");
+    let path = dir.path().join("export");
+    // No process has a number beyond PID_MAX_LIMIT (2^22).
+    let living = format!(".programs.{}.0", std::process::id());
+    for name in ["owners/.new", "owners/.3.77.1", ".counters.4194305.0", ".programs.4194305.3", ".strange", &living] {
+        fs::write(path.join(name), b"half").unwrap();
+    }
+    export.remove_unfinished();
+    let mut left: Vec<_> = fsutil::names_in(&path).unwrap();
+    left.sort();
+    assert_eq!(left, [Path::new(&living), Path::new(OWNERS), Path::new(PROGRAMS)]);
+    assert_eq!(fsutil::names_in(&path.join(OWNERS)).unwrap(), [Path::new("3")]);
 }
