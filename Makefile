@@ -16,7 +16,7 @@ BINARY  := $(OUT)/$(TARGET)/release/bpfman-hook
 SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo setup test test-unit test-privileged test-service test-e2e test-containerd test-vm fuzz check bench bpf man install uninstall clean root
+.PHONY: build demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-containerd test-vm fuzz check bench bpf man install uninstall clean root
 
 build:
 	$(CARGO) build $(FLAGS)
@@ -24,7 +24,7 @@ build:
 demo: root build
 	tests/demo/demo.sh $(BINARY)
 
-test: setup test-unit test-privileged test-service test-e2e test-containerd test-vm
+test: setup test-unit test-privileged test-some-faults test-service test-e2e test-containerd test-vm
 
 # Installs what is missing, as root; a message where it cannot.
 setup:
@@ -36,6 +36,14 @@ test-unit:
 # Tests on the real kernel and with real runtimes fail without root; they never skip themselves.
 test-privileged: root
 	$(CARGO) test $(FLAGS) --test privileged
+
+# Some system calls of a start, a stop, a load and a pull are killed or fail, half a minute of them; `make test-faults` does it at each
+# call, which takes its time.
+test-some-faults: root
+	$(CARGO) test $(FLAGS) --test faults
+
+test-faults: root
+	FAULTS=all $(CARGO) test $(FLAGS) --test faults -- --nocapture --test-threads 1
 
 # The gRPC service as another process, with clients of other users, on the real kernel.
 test-service: root

@@ -1,0 +1,192 @@
+//! What a host may be short of: room in /run, threads, file sizes, a reader, time.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bpfman_hook::model::ids::OwnerNo;
+use bpfman_hook::model::record::Owner;
+use bpfman_hook::paths::Paths;
+use bpfman_hook::store::{ReadTxn, Store, StoreError, WriteTxn};
+
+use crate::bench::{Bench, everything};
+use crate::stepper::{Fault, step};
+use crate::support::lab::{BINARY, pins};
+use crate::support::process::{ended, eventually, fed, tool};
+use crate::support::world::object_path;
+
+/// Takes every page of a file system.
+fn fill(path: &Path) {
+    let mut file = File::create(path).unwrap();
+    for size in [65536, 4096, 1] {
+        while file.write_all(&vec![0; size]).is_ok() {}
+    }
+}
+
+#[test]
+fn a_full_run_is_released_all_the_same() {
+    let mut bench = Bench::with(|world| {
+        let run = world.lab.path("root/run");
+        fs::create_dir(&run).unwrap();
+        tool(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755,size=2m", "none"]).arg(&run));
+    });
+    let mut pods: Vec<_> = (0..4).map(|_| bench.started()).collect();
+    pods.iter_mut().for_each(|pod| pod.stop());
+    let filler = bench.world.lab.path("root/run/filler");
+    fill(&filler);
+    for pod in &pods[..2] {
+        let said = fed(&mut bench.hook("poststop"), &pod.stopped());
+        assert!(said.status.success() && said.stderr.is_empty(), "{}", said.stderr);
+    }
+    bench.world.lab.ours(&["gc"]);
+    let left = || Some(()).filter(|()| bench.world.lab.new_objects().is_empty());
+    eventually("the end of all objects", Duration::from_secs(10), left);
+    assert_eq!((pins(&bench.world.lab.bpffs()), bench.world.lab.records()), (Vec::new(), Vec::new()));
+    // What is left of the spare pages is not for new owners.
+    let mut refused = 0;
+    for _ in 0..3 {
+        let pod = bench.container();
+        let said = fed(&mut bench.hook("createRuntime"), &pod.creating());
+        match said.status.success() {
+            true => bench.complete(&pod, "on a full /run"),
+            false => {
+                assert!(said.stderr.contains("No space left on device"), "{}", said.stderr);
+                refused += 1;
+            }
+        }
+        bench.end(pod, true);
+    }
+    fs::remove_file(filler).unwrap();
+    bench.world.lab.ours(&["gc"]);
+    let pod = bench.started();
+    bench.complete(&pod, "with room again");
+    bench.end(pod, true);
+    assert!(bench.world.lab.records().is_empty(), "after {refused} refusals");
+}
+
+#[test]
+fn in_another_time_namespace_nobody_counts_as_dead() {
+    let mut bench = Bench::new();
+    let pod = bench.started();
+    let mut gc = Command::new("unshare");
+    gc.args(["--time", "--fork", "--boottime", "1000000", BINARY, "gc", "--root"]).arg(bench.world.lab.root());
+    let said = ended(&mut gc);
+    assert!(!said.status.success() && said.stderr.contains("time namespace"), "{said:?}");
+    bench.complete(&pod, "after gc");
+    bench.end(pod, true);
+    bench.clean("after gc in another time namespace");
+}
+
+#[test]
+fn a_load_whose_answer_cannot_be_written_is_done() {
+    let bench = Bench::new();
+    let lab = &bench.world.lab;
+    let object = object_path("demo").display().to_string();
+    let mut load = lab.command(&["load", "file", "--path", &object, "--programs", "xdp:count_packets"]);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let said = load.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&said.stderr);
+    let ids = lab.ours(&["list", "programs", "-q"]);
+    assert!(said.status.success() && stderr.contains(&format!("{} are loaded and stay", ids.trim())), "{stderr}");
+    lab.ours(&["unload", ids.trim()]);
+    bench.clean("after a load");
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_a_sentence() {
+    let mut bench = Bench::new();
+    let pod = bench.container();
+    let mut hook = Command::new("prlimit");
+    hook.args(["--fsize=4096:4096", BINARY, "hook", "createRuntime", "--root"]).arg(bench.world.lab.root());
+    let said = fed(&mut hook, &pod.creating());
+    assert!(said.status.code() == Some(1) && said.stderr.contains("RLIMIT_FSIZE"), "{said:?}");
+    bench.end(pod, true);
+    bench.recover(0);
+    bench.clean("with a limit of file sizes");
+}
+
+/// More records than one thread decodes, and no thread to be had.
+#[test]
+fn listings_do_without_threads() {
+    let mut bench = Bench::new();
+    let pod = bench.started();
+    {
+        let (paths, boot) =
+            (Paths::below(&bench.world.lab.root()), fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap());
+        let store = Store::open(&paths.stores(), boot.trim()).unwrap();
+        let all = store.read::<_, StoreError>(|txn: &ReadTxn<'_>| txn.every()).unwrap().0;
+        let failed = |txn: &mut WriteTxn<'_>| {
+            let mut record = all[0].clone();
+            record.phase = bpfman_hook::model::record::Phase::Failed;
+            (record.programs, record.links, record.maps, record.holds) = Default::default();
+            (record.bpffs, record.cgroup) = (None, None);
+            for nth in 0..300 {
+                record.no = txn.next_no()?;
+                if let Owner::Container { id, .. } = &mut record.owner {
+                    *id = format!("failed-{nth}").parse().expect("an id");
+                }
+                txn.put(&record)?;
+            }
+            Ok::<OwnerNo, StoreError>(record.no)
+        };
+        store.write(failed).unwrap();
+    }
+    for words in [&["list", "containers", "-o", "json"][..], &["list", "programs"], &["list", "links"], &["gc", "--dry-run"]] {
+        let run = |fault| step(&mut bench.world.lab.command(words), "", fault);
+        let counted = run(Fault::None);
+        assert_eq!(counted.status, Some(0), "{words:?}: {}", counted.said);
+        for (at, _) in counted.calls.iter().enumerate().filter(|(_, name)| name.starts_with("clone")) {
+            let said = run(Fault::Fail(at + 1, libc::EAGAIN));
+            let lines = (said.said.lines().count(), counted.said.lines().count());
+            assert!(said.status == Some(0) && lines.0 == lines.1, "{words:?}, {:?}: {}", said.hit, said.said);
+        }
+    }
+    bench.end(pod, true);
+}
+
+/// Ten seconds, so that only `make test-faults` does it.
+#[test]
+fn a_start_waits_for_the_writers_lock_once_and_names_who_has_it() {
+    if !everything() {
+        return;
+    }
+    let mut bench = Bench::new();
+    let pod = bench.container();
+    let stores = bench.world.lab.path("root/run/bpfman-hook/store");
+    let store = fs::read_dir(stores).unwrap().next().unwrap().unwrap().path();
+    let writer = File::options().write(true).open(store.join("writer")).unwrap();
+    writer.lock().unwrap();
+    let begun = Instant::now();
+    let said = fed(&mut bench.hook("createRuntime"), &pod.creating());
+    let took = begun.elapsed();
+    writer.unlock().unwrap();
+    let holder = format!("process {} has kept it locked", std::process::id());
+    assert!(!said.status.success() && said.stderr.contains(&holder), "{}", said.stderr);
+    assert!(took < Duration::from_secs(16), "{took:?}");
+    bench.end(pod, true);
+    bench.clean("after a start that could not have the lock");
+}
+
+/// Half a minute, so that only `make test-faults` does it.
+#[test]
+fn the_hard_end_comes_though_fork_stands_still() {
+    if !everything() {
+        return;
+    }
+    let mut bench = Bench::new();
+    let pod = bench.container();
+    let counted = step(&mut bench.hook("createRuntime"), &pod.creating(), Fault::None);
+    bench.end(pod, true);
+    // Threads are made by clone3, fork(3) makes the child by clone.
+    let fork = counted.calls.iter().rposition(|name| *name == "clone").expect("a fork") + 1;
+    let pod = bench.container();
+    let begun = Instant::now();
+    let said = step(&mut bench.hook("createRuntime"), &pod.creating(), Fault::Freeze(fork));
+    assert_eq!((said.status, said.hit), (Some(1), Some("clone")), "{}", said.said);
+    assert!(said.said.contains("gave up") && begun.elapsed() < Duration::from_secs(35), "{:?}: {}", begun.elapsed(), said.said);
+    bench.end(pod, true);
+    bench.recover(0);
+    bench.clean("after a hook that stood still");
+}
