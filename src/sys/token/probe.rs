@@ -12,10 +12,12 @@ use serde::Serialize;
 
 use super::Token;
 use super::pinning::try_pin;
+use crate::model::confinement::{Confinement, SecurityModule};
 use crate::model::delegation::Delegation;
 use crate::sys::SysError;
 use crate::sys::bpf::{LinkTarget, MapCreate, ProgramLoad, link_create, map_create, map_lookup, program_load};
 use crate::sys::caps::{self, Capability};
+use crate::sys::lsm;
 use crate::sys::netns::interfaces_here;
 
 /// uapi/linux/bpf.h
@@ -157,10 +159,8 @@ pub fn probe(path: &Path, interface: &str) -> Probe {
     let mut probe =
         Probe { steps: Vec::new(), allowed: None, counters: None, _token: None, _programs: Vec::new(), xdp: None, tcx: None };
 
-    let directory = File::open(path).map_err(|error| {
-        let meaning = "the container has no bpffs there; ask for one with the annotation bpffs or delegate";
-        failed(error.raw_os_error(), error.to_string(), meaning)
-    });
+    let directory = File::open(path)
+        .map_err(|error| failed(error.raw_os_error(), error.to_string(), &unopened(&error, lsm::confinement(None), path)));
     let directory = probe.note(Stage::OpenBpffs, directory);
 
     let token = directory.ok_or(Outcome::Skipped).and_then(|directory| {
@@ -229,6 +229,16 @@ pub fn probe(path: &Path, interface: &str) -> Probe {
     }
     probe._token = token;
     probe
+}
+
+/// Why the bpffs could not be opened. SELinux asks for permissions on it that no default policy gives; AppArmor asks for none.
+fn unopened(error: &std::io::Error, confinement: Option<Confinement>, path: &Path) -> String {
+    let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+    let selinux = confinement.filter(|confinement| denied && confinement.module == SecurityModule::SeLinux);
+    match selinux.and_then(|confinement| confinement.hinders(path, None)) {
+        Some(hindrance) => hindrance.to_string(),
+        None => "the container has no bpffs there; ask for one with the annotation bpffs or delegate".to_owned(),
+    }
 }
 
 /// What a call needs the token to allow.
@@ -417,6 +427,17 @@ mod tests {
         assert_eq!(probe.steps.len(), 10);
         assert!(!probe.works());
         assert_eq!(probe.packets().unwrap(), Packets { xdp: None, tcx: None });
+    }
+
+    #[test]
+    fn a_bpffs_that_selinux_hides_is_not_called_absent() {
+        let said = |errno: Errno, confinement| unopened(&errno.into(), confinement, Path::new("/sys/fs/bpf"));
+        let selinux = || Confinement::selinux("system_u:system_r:container_t:s0");
+        let apparmor = || Confinement::apparmor("docker-default (enforce)");
+        assert!(said(Errno::ACCESS, selinux()).contains("packaging/selinux"));
+        for (errno, confinement) in [(Errno::NOENT, selinux()), (Errno::ACCESS, apparmor()), (Errno::ACCESS, None)] {
+            assert!(said(errno, confinement).starts_with("the container has no bpffs there"), "{errno}");
+        }
     }
 
     #[test]
