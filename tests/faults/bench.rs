@@ -182,7 +182,8 @@ impl Bench {
         let run = self.world.lab.path("root/run/bpfman-hook");
         let known = |path: &Path| {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            ["log", "events", "events.1", "counters", "lock", "data.mdb", "lock.mdb", "writer", "programs"].contains(&name)
+            ["log", "events", "events.1", "counters", "lock", "data.mdb", "lock.mdb", "writer", "programs", "token-reach.json"]
+                .contains(&name)
         };
         let strange: Vec<_> =
             files(&run).into_iter().filter(|path| !path.starts_with(run.join("fs")) && !known(path)).collect();
