@@ -649,7 +649,8 @@ programs = 2
         let closed = TokenReach { types: types(&[quiet, &[(6, &["bpf_skc_lookup_tcp"])]].concat()), ..TokenReach::default() };
         let open = TokenReach { memory: vec![MemoryRead::RdonlyCast], ..closed.clone() };
         let sockets = "reaches sockets of other network namespaces and, with a sockmap, their TCP data on this kernel";
-        let cases: [(u32, &TokenReach, Written<'_>, Option<(&str, &str)>); 7] = [
+        type Case<'c> = (u32, &'c TokenReach, Written<'c>, Option<(&'c str, &'c str)>);
+        let cases: [Case<'_>; 7] = [
             (1, &closed, &[("delegate", "probes")], None),
             (1, &closed, &[("delegate", "maps:probes"), ("delegate-progs", "xdp")], Some((sockets, "maps"))),
             (1, &closed, &[("delegate", "maps:probes"), ("delegate-progs", "xdp socket_filter")], Some((sockets, "probes"))),

@@ -267,7 +267,13 @@ fn a_tmpfs_of_the_containers_own_is_fine() {
 #[test]
 fn a_bpffs_from_the_host_is_covered() {
     // As with the host's /sys in a container that shares the host's network.
-    let container = Container::start("mkdir -p $R/sys/fs/bpf && mount -t bpf bpf $R/sys/fs/bpf");
+    let container = Container::start("mount -t tmpfs tmpfs $R/mnt");
+    let (target, pid) = (container.root.join("sys/fs/bpf"), container.pid().to_string());
+    let status = std::process::Command::new("nsenter")
+        .args(["--mount", "--target", &pid, "mount", "-t", "bpf", "bpf"])
+        .arg(&target)
+        .status();
+    assert!(status.unwrap().success(), "mount a bpffs as the host does");
     mount(&container, "/sys/fs/bpf", NETWORK).unwrap();
     // One of ours is not.
     let again = mount(&container, "/sys/fs/bpf", NETWORK).unwrap_err();

@@ -62,7 +62,15 @@ fn the_scope_of_each_type_is_what_was_measured() {
     println!("token reach: probed in {:?}: {:?}", started.elapsed(), probed.reach);
     assert_eq!(probed.reach.undecided, Vec::<String>::new());
     assert!(probed.bare, "no LSM program judges loads here, and everything was decided");
-    assert_eq!(programs(), before, "no program stays");
+    // Other tests load programs meanwhile, which go with them.
+    let mut stayed: Vec<u32> = programs().into_iter().filter(|id| !before.contains(id)).collect();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !stayed.is_empty() && std::time::Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let now = programs();
+        stayed.retain(|id| now.contains(id));
+    }
+    assert_eq!(stayed, [0; 0], "no program stays");
     let reach = probed.reach;
 
     let scope = |name: &str| reach.type_beyond(Category::Progs.value(name).unwrap(), Guard::Absent);

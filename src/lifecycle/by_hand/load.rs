@@ -49,7 +49,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     ) -> Result<Vec<Program>, HandError> {
         let object = match &load.source {
             Source::File(path) => from_file(bounds, path)?,
-            Source::Image(image) => self.from_image(&Sources::open(paths, fetch_until)?, bounds, image)?,
+            Source::Image(image) => self.of_image(&Sources::open(paths, fetch_until)?, bounds, image)?,
         };
         if let Some(rule) = object.rule.as_ref().filter(|_| bounds.own_only) {
             let reference = &object.bytecode.reference;
@@ -188,7 +188,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         image: &ImageSource,
         fetch_until: Instant,
     ) -> Result<(), HandError> {
-        self.from_image(&Sources::open(paths, fetch_until)?, bounds, image).map(drop)
+        self.of_image(&Sources::open(paths, fetch_until)?, bounds, image).map(drop)
     }
 
     /// The maps that a load is to have in place of its own, and who made them first. Each owner pins the maps that it has, so that
@@ -205,7 +205,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok((shared, Shares { program, set: loaded.shares.map_or(record.no, |shares| shares.set) }))
     }
 
-    fn from_image(&self, sources: &Sources, bounds: &Bounds, image: &ImageSource) -> Result<Object, HandError> {
+    fn of_image(&self, sources: &Sources, bounds: &Bounds, image: &ImageSource) -> Result<Object, HandError> {
         let rules = sources.rules(bounds, image)?;
         let with_login = image.login.as_ref().map(|login| sources.registries.clone().by(Person::with_login(login.clone())));
         let bytecode = sources

@@ -251,7 +251,7 @@ impl Maps<'_> {
 
     /// True where the map is the pod's. Each load has its own data section with facts of the container: those of `.rodata`, and every
     /// section of an object that declares such a fact outside of it.
-    fn from_pod(&self, object: usize, facts: &ObjectFacts, map: &MapFacts) -> bool {
+    fn is_pods(&self, object: usize, facts: &ObjectFacts, map: &MapFacts) -> bool {
         let Self::OfContainer { pods, .. } = self else { return false };
         let writable_fact = || facts.globals.iter().any(|global| !global.read_only && globals::is_fact(&global.name));
         let own = map.data_section && (map.name.contains(".rodata") || writable_fact());
@@ -289,7 +289,7 @@ fn owner_plan(
                 pin: PinName::map(maps),
                 freeze: whose.frozen(n, map),
                 reuse: None,
-                from_pod: whose.from_pod(n, &object.facts, map),
+                from_pod: whose.is_pods(n, &object.facts, map),
                 named: false,
             });
         }
