@@ -233,7 +233,7 @@ impl Work<'_> {
             let differences = definition.shape.completed(self.page, self.cpus).differences(&info);
             if differences.is_empty() {
                 if self.frozen.contains(index) {
-                    freeze(definition.name, map.as_fd())?;
+                    freeze_again(definition.name, map.as_fd())?;
                 }
                 return Ok((*index, map));
             }
@@ -268,7 +268,7 @@ impl Work<'_> {
             bpf::map_update(map.as_fd(), &0u32.to_ne_bytes(), image).map_err(failed("fill"))?;
         }
         if self.frozen.contains(&index) || definition.data.is_some() && map::is_read_only(definition.name) {
-            freeze(definition.name, map.as_fd())?;
+            bpf::map_freeze(map.as_fd()).map_err(failed("freeze"))?;
         }
         Ok(map)
     }
@@ -378,11 +378,12 @@ impl Work<'_> {
     }
 }
 
-/// Takes from user space the right to write a map. EBUSY is what the kernel says of one that is frozen already, or that user space has
-/// mapped for writing (kernel/bpf/syscall.c, `map_freeze`), which nobody can who was not shown it for writing.
-fn freeze(name: &str, map: BorrowedFd<'_>) -> Result<(), KernelError> {
+/// Takes from user space the right to write a map that another load has made, and may have frozen: then the kernel says EPERM
+/// (kernel/bpf/syscall.c, `map_freeze` and `map_get_sys_perms`). EBUSY is what it says while user space has the map mapped for writing,
+/// which nobody can who was not shown it for writing.
+fn freeze_again(name: &str, map: BorrowedFd<'_>) -> Result<(), KernelError> {
     match bpf::map_freeze(map) {
-        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Ok(()) | Err(Errno::PERM | Errno::BUSY) => Ok(()),
         Err(source) => Err(KernelError::Map { doing: "freeze", map: name.to_owned(), source }),
     }
 }

@@ -147,9 +147,9 @@ struct StateChangeEvent {
 
 fn fields_calls_and_events_of_later_versions_do_no_harm(node: &mut Node) {
     let proxy = wired(node, with_unknown_fields);
-    // StateChange with an event that is not known, then calls that newer runtimes make.
+    // StateChange with an event that is not known, then calls that no version of the protocol has yet.
     proxy.call(OURS, "StateChange", vec![0x08, 99]);
-    for (number, method) in [(1, "ValidateContainerAdjustment"), (2, "PostUpdatePodSandbox"), (3, "RunPodSandbox")] {
+    for (number, method) in [(1, "RewindContainer"), (2, "PostRewindPodSandbox"), (3, "RewindPodSandbox")] {
         proxy.call(OURS + 2 * number, method, Vec::new());
     }
     let answers = eventually("four answers", Duration::from_secs(10), || {

@@ -75,16 +75,3 @@ fn what_only_the_hook_can_know_is_refused_at_the_start(node: &mut Node) {
         pod.remove().unwrap();
     }
 }
-
-/// crun throws away what a hook says, unless an annotation names a file for it; runc's error has it.
-pub fn what_the_hook_refuses_stands_in_the_containers_log(node: &mut Node) {
-    let image = node.world.signed("demo");
-    let pod = PodSpec::new("web").ask("image", &image).ask("programs", "xdp:count_packets iface=eth7").run(node).unwrap();
-    let main = pod.create(&ContainerSpec::new("main")).unwrap();
-    let error = pod.start(&main).unwrap_err();
-    assert!(error.contains("error executing hook"), "{error}");
-    let log = std::fs::read_to_string(node.path("logs").join("web-main-0.log")).unwrap_or_default();
-    assert!(log.contains("bpfman-hook: ") && log.contains("eth7"), "{log:?}");
-    assert!(node.world.inspect(&main).to_string().contains("eth7"));
-    pod.remove().unwrap();
-}

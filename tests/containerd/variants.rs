@@ -11,7 +11,6 @@ use crate::pods::{a_container_is_spoken_to_by_its_name, a_pod_with_a_user_namesp
 use crate::protocol::{a_long_answer_comes_in_short_frames, a_plugin_registers_and_is_asked};
 use crate::refusals::{
     a_bad_annotation_is_refused_when_the_container_is_created, policy_refuses_when_the_container_is_created,
-    what_the_hook_refuses_stands_in_the_containers_log,
 };
 
 crate::cases!(
@@ -20,7 +19,6 @@ crate::cases!(
     a_pod_with_a_user_namespace_gets_a_token,
     the_pods_program_outlives_a_restart_in_place,
     policy_refuses_when_the_container_is_created,
-    what_the_hook_refuses_stands_in_the_containers_log,
 );
 
 crate::cases!(

@@ -112,7 +112,7 @@ impl Bench {
             "hook.bpfman.io/image": self.image,
             "hook.bpfman.io/programs": "xdp:count_packets iface=lo; cgroup_skb:count_egress",
             "hook.bpfman.io/maps": "packets:rw",
-            "hook.bpfman.io/delegate": "networking",
+            "hook.bpfman.io/delegate": "maps",
         });
         let sets = ["bounding", "effective", "permitted", "inheritable", "ambient"];
         let capabilities: Value = sets.iter().map(|set| ((*set).to_owned(), json!(["CAP_BPF", "CAP_NET_ADMIN"]))).collect();

@@ -136,8 +136,7 @@ pub fn explain(error: &str) -> Option<Finding> {
         Some(Finding::bad("containerd hook", Status::Fail, detail, "run `bpfman-hook install --containerd`"))
     } else if error.contains("error executing hook") && error.contains("bpfman-hook") {
         let detail = "crun does not pass on what a hook says; this is all that reaches the pod's events";
-        let remedy = "the reason stands in `bpfman-hook list containers` and `events` on the node, and in the container's log where the \
-                      NRI plugin runs; with the pod's annotation run.oci.hooks.stderr: /dev/stderr CRI-O's events have it";
+        let remedy = "the reason stands in `bpfman-hook list containers` and `events` on the node";
         Some(Finding::bad("crun", Status::Warn, detail, remedy))
     } else {
         None

@@ -181,7 +181,7 @@ pub fn adjust(
     };
     let mut annotations: HashMap<_, _> = annotations.into_iter().filter(|(key, _)| speaks_to(key, &container.name)).collect();
     if engine == Engine::Containerd && !container.annotations.contains_key(CRUN_STDERR) {
-        // Without it crun throws away what a hook says; with it the sentence stands in the container's log. Others ignore it.
+        // Without it crun throws away what a hook says; with it crun writes it to its own standard error. Others ignore it.
         annotations.insert(CRUN_STDERR.to_owned(), "/dev/stderr".to_owned());
     }
     Ok(Some(ContainerAdjustment { annotations, hooks: Some(hooks).into(), ..Default::default() }))
