@@ -1,15 +1,10 @@
-//! What a host may be short of: room in /run, threads, file sizes, a reader, time.
+//! What a host may be short of: room in /run, file sizes, a reader, time.
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-use bpfman_hook::model::ids::OwnerNo;
-use bpfman_hook::model::record::Owner;
-use bpfman_hook::paths::Paths;
-use bpfman_hook::store::{ReadTxn, Store, StoreError, WriteTxn};
 
 use crate::bench::{Bench, everything};
 use crate::stepper::{Fault, step};
@@ -105,52 +100,6 @@ fn a_limit_of_file_sizes_is_a_sentence() {
     bench.end(pod, true);
     bench.recover(0);
     bench.clean("with a limit of file sizes");
-}
-
-/// More records than one thread decodes, and no thread to be had.
-#[test]
-fn listings_do_without_threads() {
-    let mut bench = Bench::new();
-    let pod = bench.started();
-    {
-        let (paths, boot) =
-            (Paths::below(&bench.world.lab.root()), fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap());
-        let store = Store::open(&paths.stores(), boot.trim()).unwrap();
-        let all = store.read::<_, StoreError>(|txn: &ReadTxn<'_>| txn.every()).unwrap().0;
-        let failed = |txn: &mut WriteTxn<'_>| {
-            let mut record = all[0].clone();
-            record.phase = bpfman_hook::model::record::Phase::Failed;
-            (record.programs, record.links, record.maps, record.holds) = Default::default();
-            (record.bpffs, record.cgroup) = (None, None);
-            for nth in 0..300 {
-                record.no = txn.next_no()?;
-                if let Owner::Container { id, .. } = &mut record.owner {
-                    *id = format!("failed-{nth}").parse().expect("an id");
-                }
-                txn.put(&record)?;
-            }
-            Ok::<OwnerNo, StoreError>(record.no)
-        };
-        store.write(failed).unwrap();
-    }
-    for words in [&["list", "containers", "-o", "json"][..], &["list", "programs"], &["list", "links"], &["gc", "--dry-run"]] {
-        let run = |fault| step(&mut bench.world.lab.command(words), "", fault);
-        let counted = run(Fault::None);
-        assert_eq!(counted.status, Some(0), "{words:?}: {}", counted.said);
-        let mut hits = 0;
-        for (at, _) in counted.calls.iter().enumerate().filter(|(_, name)| name.starts_with("clone")) {
-            let said = run(Fault::Fail(at + 1, libc::EAGAIN));
-            // Threads run in any order, so that the number may be another call's this time.
-            if !said.hit.as_deref().is_some_and(|name| name.starts_with("clone")) {
-                continue;
-            }
-            hits += 1;
-            let lines = (said.said.lines().count(), counted.said.lines().count());
-            assert!(said.status == Some(0) && lines.0 == lines.1, "{words:?}, {:?}: {}", said.hit, said.said);
-        }
-        assert!(hits > 0 || !counted.calls.iter().any(|name| name.starts_with("clone")), "{words:?}: no thread was refused");
-    }
-    bench.end(pod, true);
 }
 
 /// Ten seconds, so that only `make test-faults` does it.

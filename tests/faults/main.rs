@@ -13,7 +13,6 @@ mod stepper;
 #[allow(dead_code, reason = "the privileged tests use more of it")]
 mod container;
 #[path = "../support/registry.rs"]
-#[allow(dead_code, reason = "other tests use more of it")]
 mod registry;
 #[path = "../support/mod.rs"]
 mod support;

@@ -135,6 +135,7 @@ pub fn step(command: &mut Command, input: &str, fault: Fault) -> Stepped {
             _ => Ok(()),
         });
     }
+    #[allow(clippy::zombie_processes, reason = "the tracer waits for it, as for every process of its tree")]
     let child = command.spawn().expect("the command starts");
     let main = pid_t::try_from(child.id()).expect("a pid");
     let (done, running) = mpsc::channel::<()>();
