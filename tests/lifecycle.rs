@@ -478,7 +478,7 @@ fn containers_of_a_pod_are_shown_the_maps_that_its_programs_write() {
     let ids: Vec<_> = records.iter().flat_map(|r| &r.maps).map(|map| map.id.expect("an id")).collect();
     assert_eq!(ids, [pod.maps[0].id.expect("an id"); 3], "one map: {records:#?}");
 
-    // What one container writes cannot be read-only for another, whoever comes first.
+    // What one container writes cannot be read-only for another, in either order.
     let error = create(&world, &host, &member("c", 503, "packets:ro"), &policy("")).expect_err("a and b write it");
     assert!(
         error.to_string().contains("container a of the pod is shown it as rw; ask for it in the same way in both"),

@@ -72,7 +72,7 @@ pub const CAPABILITIES: [Capability; 12] = [
     Capability::CAP_SETPCAP,
 ];
 
-/// What whoever put the hook into the container tells in its arguments, where no annotation can stand for it.
+/// What the NRI plugin, which put the hook into the container, says in its arguments, where no annotation can stand for it.
 #[derive(Debug)]
 pub struct Told {
     /// Labels of the pod.

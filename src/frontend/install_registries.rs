@@ -91,7 +91,7 @@ fn etc(place: &Place) -> PathBuf {
     place.own_root().map_or_else(Paths::system, Paths::below).etc
 }
 
-/// The names of the list. One with a slash is none of ours.
+/// The names of the list. One with a slash is not ours.
 fn listed(place: &Place) -> BTreeSet<String> {
     let text = fs::read_to_string(place.staged(&etc(place).join(LIST))).unwrap_or_default();
     text.lines().filter(|name| !name.is_empty() && !name.contains('/')).map(str::to_owned).collect()

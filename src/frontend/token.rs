@@ -72,10 +72,10 @@ What a token does not do
 What a token reaches: bpfman-hook token explain --scope
   - maps loads no program and stays in the container on every kernel.
   - Whether programs stay in it is the kernel's choice, tried once per boot. Since
-    Linux 6.17 or so whoever may load a program reads all kernel memory; on others
+    Linux 6.17 or so a loader of programs reads all kernel memory; on others
     xdp, tc and cgroup_skb programs see the host's sockets. What leaves the
     container is refused unless the policy's rule says host-scope = true.
-  - Tracing types see the whole host whoever loads them; syscall is never delegated.
+  - Tracing types always see the whole host; syscall is never delegated.
   - A program's descriptor can leave the container by a socket or a shared pin, and
     who gets it may attach it elsewhere. A loaded program can hold a processor.
 

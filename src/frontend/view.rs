@@ -13,7 +13,7 @@ use crate::model::delegation::{Category, Delegation};
 use crate::model::listed::ListedOwner;
 use crate::model::record::{Owner, OwnerRecord, Phase};
 
-/// How an owner is: how far its record got, or that nobody lives to whom it belongs.
+/// How an owner is: how far its record got, or that its container is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OwnerState {

@@ -326,7 +326,7 @@ impl Remote {
     }
 }
 
-/// What a send says where nobody has the other end any more.
+/// What a send says where the other end is closed.
 fn is_gone(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
     matches!(error.kind(), BrokenPipe | ConnectionReset)

@@ -48,7 +48,7 @@ pub fn has_program(id: u32) -> Result<bool, Errno> {
     }
 }
 
-/// What the kernel says about the link with an id; None where there is none.
+/// What the kernel says about the link with an id; None where there is no such link.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN.

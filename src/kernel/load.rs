@@ -380,7 +380,7 @@ impl Work<'_> {
 
 /// Takes from user space the right to write a map that another load has made, and may have frozen: then the kernel says EPERM
 /// (kernel/bpf/syscall.c, `map_freeze` and `map_get_sys_perms`). EBUSY is what it says while user space has the map mapped for writing,
-/// which nobody can who was not shown it for writing.
+/// which takes a map that is shown for writing.
 fn freeze_again(name: &str, map: BorrowedFd<'_>) -> Result<(), KernelError> {
     match bpf::map_freeze(map) {
         Ok(()) | Err(Errno::PERM | Errno::BUSY) => Ok(()),

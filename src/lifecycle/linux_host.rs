@@ -52,7 +52,7 @@ impl LinuxHost {
     /// Whose the container's user namespace is.
     ///
     /// One that the configuration has the runtime make, and that is not ours, belongs to this container: it was made in this very
-    /// start, and nobody else has had its name. Looking for other processes in it would take 1.8 µs for each process of the node, and
+    /// start, and no other process has had its name. Looking for other processes in it would take 1.8 µs for each process of the node, and
     /// would not find those that join it later.
     fn provenance_of_userns(&self, init: &Init, container: &Container) -> UsernsFact {
         if init.namespaces.user == self.own.user {
@@ -102,7 +102,7 @@ impl LinuxHost {
     /// The network of a podman pod, if that is what the container has: the infra container is its sandbox.
     ///
     /// Its proof: podman has put the container into a pod's cgroup and given it the network namespace of a process that is in the same
-    /// cgroup, and whose container is the one that podman's annotation names as the sandbox. Somebody from outside of the pod makes it
+    /// cgroup, and whose container is the one that podman's annotation names as the sandbox. A process from outside the pod makes it
     /// a foreign one. An image can spoil the annotation, and is treated as a stranger then; the id that it would have to name it does
     /// not know.
     fn podman_pod(&self, init: &Init, container: &Container) -> Result<Option<NetnsFact>, HostError> {

@@ -105,7 +105,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Removes what an owner has though the record cannot be written, as on a full file system: programs of the dead must not
-    /// go on running for want of a page. Nobody else can change the record meanwhile. It stays as it is, for gc.
+    /// go on running for want of a page. No other process can change the record meanwhile. It stays as it is, for gc.
     fn release_unrecorded(&self, judged: &OwnerRecord, error: StoreError) -> Result<Released, Cause> {
         self.store.read_alone(|txn| {
             let record = match unchanged(txn, judged)? {
@@ -214,7 +214,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
         };
         let released = self.release(&current).inspect_err(|_| {
-            // Nobody else touches a Pending record of ours while we live, whatever became of the store.
+            // No other process touches a Pending record of ours while we live, even if the store has failed.
             self.undo_unnamed(record);
         })?;
         if let Released::Unrecorded(error) = released {
@@ -257,7 +257,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-/// The record as it is now, where it is what the caller has judged and nobody holds it; else what became of it.
+/// The record as it is now, where it is what the caller has judged and no owner holds it; else what became of it.
 fn unchanged(txn: &ReadTxn<'_>, judged: &OwnerRecord) -> Result<Result<OwnerRecord, Released>, StoreError> {
     let Some(record) = txn.get(judged.no)? else { return Ok(Err(Released::Absent)) };
     if (record.phase, record.actor, record.init) != (judged.phase, judged.actor, judged.init) {

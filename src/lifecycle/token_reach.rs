@@ -36,7 +36,7 @@ fn write(file: &Path, text: &str) -> Result<(), String> {
     write_atomically(file, text.as_bytes(), 0o644).map_err(|error| chain(&error))
 }
 
-/// The verdict that is kept for this boot and kernel. None where there is none, or where somebody else than root could have written it.
+/// The verdict that is kept for this boot and kernel. None where it is missing, or where a user other than root could have written it.
 pub fn kept(file: &Path) -> Option<TokenReach> {
     let (boot, release) = identity()?;
     let bytes = TrustedRoot::at(file.parent()?).and_then(|root| root.read_file(file, MAX)).ok()?;
@@ -57,7 +57,7 @@ mod tests {
     use crate::model::reach::TypeAnswer;
 
     #[test]
-    fn only_what_nobody_else_could_write_is_read() {
+    fn only_what_root_alone_could_write_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token-reach.json");
         let (boot, release) = identity().unwrap();

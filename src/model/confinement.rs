@@ -40,7 +40,7 @@ impl Confinement {
     }
 
     /// Reads `/proc/PID/attr/current` where AppArmor does not write it: an SELinux context `user:role:type[:level]`. None where it
-    /// is none, and for the domains that SELinux policies leave unconfined.
+    /// does not confine, and for the domains that SELinux policies leave unconfined.
     pub fn selinux(text: &str) -> Option<Self> {
         let context = text.trim_end_matches(['\n', '\0']);
         let domain = context.split(':').nth(2)?;

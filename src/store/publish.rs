@@ -22,7 +22,7 @@ pub(super) struct Change {
 }
 
 /// Removes the cards of owners that are about to go. Before the commit: a process that is killed in between leaves an owner without
-/// a card, which the next release of it does not miss, and never a card without an owner, which nobody would look for.
+/// a card, which the next release of it does not miss, and never a card without an owner, which no release would look for.
 pub(super) fn remove_cards(export: &Export, changes: &mut [Change]) {
     for change in changes.iter_mut().filter(|change| change.after.is_none()) {
         change.had_card = export.remove_card(change.no.0);

@@ -413,7 +413,7 @@ fn an_environment_that_lmdb_gave_up_is_opened_anew() {
         store.suspect.store(true, Ordering::Relaxed);
         Ok(numbers(&store))
     });
-    assert_eq!((reading.unwrap(), store.suspect.load(Ordering::Relaxed)), (vec![1], true), "not while somebody reads");
+    assert_eq!((reading.unwrap(), store.suspect.load(Ordering::Relaxed)), (vec![1], true), "not while a transaction reads");
     add(&store, container("web"), Phase::Ready, 2).unwrap();
     assert_eq!((numbers(&store).len(), store.suspect.load(Ordering::Relaxed)), (2, false));
 }

@@ -8,7 +8,7 @@ use crate::sys::pid::own_parent;
 const GENERATIONS: usize = 6;
 
 /// The name that podman gave the container with this id: what follows `-n` on the command line of the conmon above us that has the id
-/// behind `-c`. None where there is none. Our ancestors are the engine's processes; no workload is among them.
+/// behind `-c`. None where no ancestor is conmon. Our ancestors are the engine's processes; no workload is among them.
 pub fn container_name(id: &str) -> Option<String> {
     let mut pid = own_parent()?;
     for _ in 0..GENERATIONS {

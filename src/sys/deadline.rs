@@ -21,7 +21,7 @@ const PATIENCE_FOR_WORDS: Duration = Duration::from_millis(500);
 
 /// The process's deadline. One thread waits for the hard end, whatever the others are stuck in: LMDB's writer lock, a child
 /// that does not end, a file system that hangs. Start it once, at the beginning; dropping it calls the end off, and the
-/// thread ends by itself: nobody waits for it, least of all a container's start. Before the hard end it uses no signal, so no system
+/// thread ends by itself: no start of a container waits for it. Before the hard end it uses no signal, so no system
 /// call of ours is interrupted.
 pub struct Deadline {
     started: Instant,
@@ -141,7 +141,7 @@ fn end_after_words(status: i32) {
         libc::sigemptyset(alarm.as_mut_ptr());
         libc::sigaddset(alarm.as_mut_ptr(), libc::SIGALRM);
         libc::signal(libc::SIGALRM, handler);
-        // It may come blocked from whoever started us.
+        // The process that started us may have blocked it.
         libc::pthread_sigmask(libc::SIG_UNBLOCK, alarm.as_ptr(), std::ptr::null_mut());
         libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
     }
@@ -213,7 +213,7 @@ mod tests {
         let Ok(role) = std::env::var(ROLE) else { return };
         let stuck = Mutex::new(());
         if role == "blocked" {
-            // Inherited by the deadline's thread, like a signal mask of whoever starts us.
+            // Inherited by the deadline's thread, like the signal mask of the process that starts us.
             let mut all = std::mem::MaybeUninit::uninit();
             // SAFETY: sigfillset writes the set before pthread_sigmask reads it.
             unsafe {

@@ -202,7 +202,7 @@ pub fn own_identity() -> Result<ProcessIdentity, ProcessError> {
     Ok(ProcessIdentity { pid, start_time })
 }
 
-/// Who started us, in our own pid namespace; None where that is nobody in it.
+/// Our parent, in our own pid namespace; None where it is outside of that.
 pub fn own_parent() -> Option<u32> {
     rustix::process::getppid().and_then(|parent| u32::try_from(parent.as_raw_nonzero().get()).ok())
 }

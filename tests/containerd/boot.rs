@@ -163,7 +163,7 @@ fn removing_leaves_nothing_on_the_node(node: &mut Node) {
         let ours = kernel::processes_of(&node.world.lab.root());
         (!ours.iter().any(|(_, arguments)| arguments.contains("--preinstalled-as"))).then_some(())
     });
-    // Without a restart of containerd: a pod that asks starts without us, since nobody is there any more.
+    // Without a restart of containerd: a pod that asks starts without us, since no plugin is there any more.
     let plain = counted_pod(node, "after").run(node).unwrap();
     plain.add(&ContainerSpec::new("main")).unwrap();
     plain.remove().unwrap();

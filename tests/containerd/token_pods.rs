@@ -1,4 +1,4 @@
-//! Pods with a user namespace of their own and a BPF token: whoever has the capabilities in there could use it.
+//! Pods with a user namespace of their own and a BPF token: any process with the capabilities in there could use it.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ fn no_container_of_a_pod_with_a_token_can_have_the_capabilities(node: &mut Node)
     let again = web.add(&ContainerSpec::new("main").attempt(1)).unwrap();
     assert!(has_token(&web, &again), "the plugin knows from Synchronize that all were checked");
     web.remove().unwrap();
-    // Nobody is to be kept from a token that policy gives away anyway, or that nobody asks for.
+    // No container is refused for a token that policy gives at host scope, or that is not asked for.
     let other = PodSpec::new("other").userns().run(node).unwrap();
     other.add(&capable("main", "PERFMON")).unwrap();
     allow(node, "host-scope = true");

@@ -169,7 +169,7 @@ fn a_file_system_that_never_answers_is_on_the_way(world: &mut World) {
     let bundle = bundle.mount("none", &silent.point, "/mnt/volume", &["rbind", "rw"]).script("echo started").write();
     let ended = Runtime::Runc.run(&world.lab, &bundle);
     world.said(&ended, 1, &["/mnt/volume/bpf", "fuse at "]);
-    // Nobody waits for it: the hook followed no path across it.
+    // No process waits for it: the hook followed no path across it.
     let waiting = kernel::processes_of(&world.lab.path(""));
     assert!(waiting.is_empty(), "{waiting:?}");
     drop(silent);

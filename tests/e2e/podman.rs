@@ -136,7 +136,7 @@ fn keys_that_look_like_ours_are_refused(world: &mut World) {
         let said = refused(world, &podman, &["--annotation", &format!("{key}=xdp:count_packets")]);
         assert!(said.contains("is misspelt"), "{key}: {said}");
     }
-    // Somebody else's.
+    // Of another program.
     let ended = ended(&mut podman.run(&world.lab, "other", &["--annotation", "webhook.bpfman.io/url=x"], "echo started"));
     assert_eq!(ended.stdout.trim(), "started", "{}", ended.stderr);
 }

@@ -100,7 +100,7 @@ fn a_key_that_names_a_container_reaches_it_and_generate_kube_keeps_it(world: &mu
     };
     let acquired = || world.lab.ours(&["events"]).matches("acquired").count();
     let before = acquired();
-    named("other").expect("a key for another container is nobody's");
+    named("other").expect("a key for another container is not for this one");
     assert_eq!(acquired(), before);
     named("alone").expect("the container starts");
     assert!(acquired() > before, "the container's own key was not heard");
@@ -118,7 +118,7 @@ fn what_an_image_may_claim_is_not_believed(world: &mut World) {
         let mut run = podman.command(&["run", "--rm", "-d"]);
         ended(run.args(&asks).args(flags).args([IMAGE, "/bin/sleep", "60"]))
     };
-    // A container of somebody else's as sandbox.
+    // A container from outside the pod as sandbox.
     let (victim, member) = (name("victim"), name("member"));
     let id = tool(podman.command(&["run", "-d", "--network", "none", "--name", &victim]).args([IMAGE, "/bin/sleep", "60"]));
     let claim = format!("io.kubernetes.cri-o.SandboxID={}", id.trim());
@@ -133,7 +133,7 @@ fn what_an_image_may_claim_is_not_believed(world: &mut World) {
     );
     world.lab.expect_links(1, "what its user asks for is attached");
     tool(&mut podman.command(&["rm", "-f", "-t", "0", &member, &victim]));
-    // Somebody from outside in the pod's network.
+    // A process from outside in the pod's network.
     tool(&mut podman.command(&["pod", "create", "--network", "none", "--name", "shop"]));
     tool(&mut podman.command(&["pod", "start", "shop"]));
     let infra = tool(&mut podman.command(&["pod", "inspect", "shop", "--format", "{{.InfraContainerID}}"]));

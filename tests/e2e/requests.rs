@@ -116,7 +116,7 @@ fn what_a_token_reaches_on_this_kernel_needs_host_scope(world: &mut World) {
     }
 }
 
-/// What is kept for the boot must be nobody's but root's: a verdict that others could have written is not believed.
+/// What is kept for the boot must be writable by root alone: a verdict that others could have written is not believed.
 fn a_forged_verdict_is_not_believed(world: &mut World) {
     let file = world.lab.path("root/run/bpfman-hook/token-reach.json");
     world.lab.json(&["token", "explain", "--scope"]);

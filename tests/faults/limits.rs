@@ -62,7 +62,7 @@ fn a_full_run_is_released_all_the_same() {
 }
 
 #[test]
-fn in_another_time_namespace_nobody_counts_as_dead() {
+fn in_another_time_namespace_no_owner_counts_as_dead() {
     let mut bench = Bench::new();
     let pod = bench.started();
     let mut gc = Command::new("unshare");

@@ -221,7 +221,7 @@ impl Tracer {
         self.calls.push(name);
         let now = self.calls.len();
         match self.fault {
-            // An end that fails is none.
+            // A call that fails does not end the process.
             Fault::Fail(at, errno) if at == now && name != "exit_group" => {
                 registers(pid, |registers| registers.orig_rax = u64::MAX);
                 self.tracees.insert(pid, Some(errno));

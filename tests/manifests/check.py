@@ -28,7 +28,7 @@ def program(binary, container):
     if probe and probe[0] != "/bpfman-hook":
         problems.append(f"{container['name']}: the image has no program {probe[0]}")
     if container["args"][0] == "nri" and "--no-connect" not in container["args"] and probe[1:] != ["nri", "--check"]:
-        problems.append(f"{container['name']}: nobody asks whether the plugin is connected")
+        problems.append(f"{container['name']}: no probe asks whether the plugin is connected")
     for arg in container["args"] + [arg for arg in probe[1:] if arg.startswith("--")]:
         if arg.startswith("--") and arg not in known:
             problems.append(f"{container['name']}: the program does not know {arg}")

@@ -110,7 +110,7 @@ impl Podman {
         command
     }
 
-    /// Adds a hook of somebody else's to a stage of every container, and returns its file.
+    /// Adds a hook of another program to a stage of every container, and returns its file.
     pub fn other_hook(&self, stage: &str, program: &str) -> PathBuf {
         let file = json!({
             "version": "1.0.0",

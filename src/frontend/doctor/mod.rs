@@ -145,7 +145,7 @@ fn host_root() -> &'static Path {
     if elsewhere && engines_of(own).next().is_none() && engines_of(host).next().is_some() { host } else { own }
 }
 
-/// Which of our hooks the engines of this host would run. Where they are installed for one engine, another that is there too is none of
+/// Which of our hooks the engines of this host would run. Where they are installed for one engine, another that is there too is not one of
 /// our business.
 fn engines(root: &Path) -> Findings {
     let place = Place::at(root);

@@ -61,7 +61,7 @@ trait Stream: Read + Write + Send + 'static {
     fn handle(&self) -> io::Result<Self>
     where
         Self: Sized;
-    /// Closes it in both directions: whoever reads or writes it stops.
+    /// Closes it in both directions: a thread that reads or writes it stops.
     fn cut(&self);
 }
 
@@ -194,7 +194,7 @@ fn accept<S: Stream>(next: impl Fn() -> io::Result<S>, pages: Arc<Pages>) -> ! {
             open.gone(number);
         }
     }
-    unreachable!("nobody makes 2^64 connections")
+    unreachable!("2^64 connections are never made")
 }
 
 /// Reads a request and answers it; `asked` is called in between.

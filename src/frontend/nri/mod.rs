@@ -117,7 +117,7 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
             // Where hook files start the hooks, nothing else is left to do, and nothing tells that a pod has gone.
             return future::pending().await;
         }
-        // Nothing has made it where the plugin is the first of the boot, and then nobody could be told.
+        // Nothing has made it where the plugin is the first of the boot, and then there is no record to write to.
         if let Err(error) = fsutil::ensure_directory(&paths.run, 0o755) {
             tracing::warn!("{}", crate::lifecycle::error::chain(&error));
         }

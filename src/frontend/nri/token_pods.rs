@@ -188,7 +188,7 @@ mod tests {
         };
         assert_eq!(check("side", Some(&narrow), false), Some(PodCheck::Every));
         assert_eq!(check("main", Some(&narrow), false), Some(PodCheck::Every));
-        // Where the token may be anybody's, nobody is checked; and from then on not everybody was.
+        // Under host scope no container is checked, so that a later token below host scope cannot rely on a check.
         assert_eq!(check("open", Some(&wide), false), None);
         assert_eq!(check("main", Some(&narrow), false), Some(PodCheck::This));
         pods.forget_container(&pod.id, "open");

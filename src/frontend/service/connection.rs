@@ -20,7 +20,7 @@ use crate::sys::peer::{self, PeerCredentials};
 
 /// Open connections of one uid that is not root, and of all TCP clients with a certificate together.
 const CONNECTIONS_MAX: usize = 64;
-/// Open connections of everybody but root. Nobody gets more than half of what is left of it, so that a few cannot take it all.
+/// Open connections of all clients but root. One client gets at most half of what is left, so that a few cannot take it all.
 const ALL_MAX: usize = 512;
 /// Between two tries where descriptors or memory ran out.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -129,7 +129,7 @@ impl Cache {
         }
     }
 
-    /// Removes the files of fetches that nobody makes: their process was killed.
+    /// Removes the files of fetches whose process was killed.
     pub(super) fn remove_dead_flights(&self) -> Result<(), CacheError> {
         let directory = self.path.join("flights");
         for path in names_in(&directory).unwrap_or_default().iter().map(|name| directory.join(name)) {

@@ -49,7 +49,7 @@ impl Cache {
         self.locked(|reader| self.swept(reader, which, in_use, dry_run))
     }
 
-    /// Removes what killed processes left: files that were being written, and locks of fetches that nobody makes. Where another
+    /// Removes what killed processes left: files that were being written, and locks of fetches whose process is gone. Where another
     /// process writes just now, it does nothing. For `gc`, which otherwise leaves the cache alone.
     pub fn remove_unfinished(&self) -> Result<(), CacheError> {
         if self.reader()?.is_none() {
@@ -229,7 +229,7 @@ mod tests {
         write_whole_alone(&cache.path.join("refs/x.json"), b"{}", 0o600).unwrap();
         assert_eq!(hidden(), 7);
         cache.locked(|_| cache.remove_unfinished()).unwrap();
-        assert_eq!(hidden(), 7, "not while somebody writes");
+        assert_eq!(hidden(), 7, "not while another process writes");
         cache.remove_unfinished().unwrap();
         assert_eq!((hidden(), names_in(&cache.path.join("flights")).unwrap().len()), (0, 0));
         litter();

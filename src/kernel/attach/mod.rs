@@ -101,7 +101,7 @@ impl Attachment<'_> {
             Some(XdpMode::Native) => native(),
             Some(XdpMode::Skb) => skb(),
             // Without flags the kernel would choose by whether the driver has a mode at all (net/core/dev.c, `dev_xdp_mode`), and
-            // nobody could tell which it was. A driver that has one may still refuse, as veth does for large MTUs.
+            // the record could not say which it was. A driver that has one may still refuse, as veth does for large MTUs.
             None => native().or_else(|errno| match errno {
                 Errno::OPNOTSUPP | Errno::RANGE => skb(),
                 other => Err(other),

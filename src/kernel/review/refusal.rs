@@ -129,7 +129,7 @@ pub(super) fn line(object: &Object<'_>, linked: &Linked, at: usize) -> Option<(S
     let record = records.get(after.checked_sub(1)?)?;
     let path = btf.string(word(record, 1)?).ok()?;
     let file = path.rsplit('/').next().filter(|file| !file.is_empty() && file.len() <= 64)?;
-    // struct bpf_line_info: ten bits of column below the line. Compilers give line 0 to code that is nobody's.
+    // struct bpf_line_info: ten bits of column below the line. Compilers give line 0 to code that has no source line.
     let line = word(record, 3)? >> 10;
     (line != 0).then(|| (file.to_owned(), line))
 }

@@ -181,7 +181,7 @@ fn nothing_repeats_in_a_callback() {
         }
         assert_eq!(chain(outer, 1), None, "{outer}");
     }
-    // The same function, called and not handed over, may loop; a function that nobody calls counts as well.
+    // The same function, called and not handed over, may loop; a function without a caller counts as well.
     let plain = [function_call(1), exit(), mov(1, 8), call(164), exit()];
     assert_eq!(instructions(XDP, &plain, &[0, 2]), Ok(()));
     let [low, high] = address(2, -3);

@@ -5,7 +5,7 @@ use crate::model::by_hand::Bounds;
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::store::{ReadTxn, StoreError, stored_bytes};
 
-/// The most that one load may take in the store with its links, whoever asks.
+/// The most that one load may take in the store with its links, root's included.
 const RECORD_MAX: u64 = 4 << 20;
 
 /// Why a record may not be kept, in the place of an older one of the same number or beside all others; None where it may.

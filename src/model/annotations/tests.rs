@@ -386,7 +386,7 @@ fn a_value_that_was_cut_at_a_comma_is_refused() {
     }
     // Whether these are variables is known when the object is there.
     assert_eq!(with(&["team", "io.container.manager"]), Ok(Some(vec!["team".to_owned()])));
-    // Without anything of ours they are nobody's business here.
+    // Without an annotation of ours they are not looked at.
     let others = [" iface", "programs"].map(|key| (key.to_owned(), "x".to_owned()));
     assert_eq!(Request::parse(&BTreeMap::from(others), None), Ok(None));
 }

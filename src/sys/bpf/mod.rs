@@ -80,7 +80,7 @@ pub fn program_by_id(id: u32) -> Result<OwnedFd, Errno> {
     unsafe { new_fd(BPF_PROG_GET_FD_BY_ID, &mut attr) }
 }
 
-/// Opens the link with this id. ENOENT where there is none, or one that is going; needs CAP_SYS_ADMIN.
+/// Opens the link with this id. ENOENT where it does not exist or is being freed; needs CAP_SYS_ADMIN.
 pub fn link_by_id(id: u32) -> Result<OwnedFd, Errno> {
     let mut attr = zeroed();
     attr.__bindgen_anon_6.__bindgen_anon_1.link_id = id;

@@ -102,7 +102,7 @@ impl Forked {
         let pid = Pid::from_raw(pid).filter(|_| pid > 0);
         let pid = pid.ok_or_else(|| fail("fork")(std::io::Error::last_os_error()))?;
         drop(theirs);
-        // Nobody else reaps our children, so the pid is still the child's.
+        // Only we reap our children, so the pid is still the child's.
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Self { pid, pidfd, socket, started }),
             Err(errno) => {

@@ -50,7 +50,7 @@ impl<'a> Job<'a> {
 /// Does the job and ends the process.
 pub(super) fn run(mut job: Job<'_>, socket: BorrowedFd<'_>) -> ! {
     if let Err(errno) = work(&mut job, socket) {
-        // The parent may be gone, and then nobody needs to know.
+        // The parent may be gone; then the answer is not needed.
         let _ = send_raw(socket, &(-errno.raw_os_error()).to_ne_bytes(), &[]);
     }
     // SAFETY: _exit ends the process at once. It runs no handlers of the parent's that were copied along.
