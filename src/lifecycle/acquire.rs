@@ -356,31 +356,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// A Pending record of this owner, of this process, in which nothing is yet.
     pub(super) fn blank_of(&self, owner: Owner) -> OwnerRecord {
         let now = self.host.now();
-        OwnerRecord {
-            no: OwnerNo(0),
-            owner,
-            phase: Phase::Pending,
-            actor: self.actor(),
-            created: now,
-            changed: now,
-            init: None,
-            request: None,
-            engine: None,
-            workload: None,
-            cgroup: None,
-            programs: Vec::new(),
-            maps: Vec::new(),
-            links: Vec::new(),
-            bpffs: None,
-            images: Vec::new(),
-            holds: Vec::new(),
-            holders: Vec::new(),
-            keeper: None,
-            failure: None,
-            missed: false,
-            verifier_log: None,
-            leftovers: Vec::new(),
-        }
+        OwnerRecord::new(OwnerNo(0), owner, Phase::Pending, self.actor(), now)
     }
 }
 

@@ -67,31 +67,7 @@ mod tests {
 
     fn owner(owner: Owner, links: Vec<LinkRecord>) -> OwnerRecord {
         let process = ProcessIdentity { pid: Pid::new(7).expect("a pid"), start_time: 1 };
-        OwnerRecord {
-            no: OwnerNo(7),
-            owner,
-            phase: Phase::Ready,
-            actor: Actor { process, deadline: 0 },
-            created: 0,
-            changed: 0,
-            init: None,
-            request: None,
-            engine: None,
-            workload: None,
-            cgroup: None,
-            programs: Vec::new(),
-            maps: Vec::new(),
-            links,
-            bpffs: None,
-            images: Vec::new(),
-            holds: Vec::new(),
-            holders: Vec::new(),
-            keeper: None,
-            failure: None,
-            missed: false,
-            verifier_log: None,
-            leftovers: Vec::new(),
-        }
+        OwnerRecord { links, ..OwnerRecord::new(OwnerNo(7), owner, Phase::Ready, Actor { process, deadline: 0 }, 0) }
     }
 
     #[test]

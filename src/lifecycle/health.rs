@@ -161,17 +161,6 @@ mod tests {
         let process = ProcessIdentity { pid: Pid::new(7).unwrap(), start_time: 1 };
         let id = u32::try_from(no).unwrap() * 10;
         OwnerRecord {
-            no: OwnerNo(no),
-            owner,
-            phase,
-            actor: Actor { process, deadline: 0 },
-            created: 0,
-            changed: 0,
-            init: None,
-            request: None,
-            engine: None,
-            workload: None,
-            cgroup: None,
             programs: vec![ProgramRecord {
                 pin: PinName::program(1),
                 function: "count".into(),
@@ -181,7 +170,6 @@ mod tests {
                 image: 0,
                 id: Some(id),
             }],
-            maps: Vec::new(),
             links: vec![LinkRecord {
                 pin: PinName::link(1),
                 program: PinName::program(1),
@@ -191,15 +179,7 @@ mod tests {
                 metadata: BTreeMap::new(),
                 id: Some(id + 1),
             }],
-            bpffs: None,
-            images: Vec::new(),
-            holds: Vec::new(),
-            holders: Vec::new(),
-            keeper: None,
-            failure: None,
-            missed: false,
-            verifier_log: None,
-            leftovers: Vec::new(),
+            ..OwnerRecord::new(OwnerNo(no), owner, phase, Actor { process, deadline: 0 }, 0)
         }
     }
 

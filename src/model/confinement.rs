@@ -39,7 +39,7 @@ impl Confinement {
         (!free).then(|| Self { module: SecurityModule::AppArmor, label: profile.to_owned() })
     }
 
-    /// Reads `/proc/PID/attr/current` where AppArmor does not write it: an SELinux context `user:role:type[:level]`. None where it
+    /// Reads `/proc/PID/attr/current` where AppArmor does not write it: an SELinux context `user:role:type[:level]`. None where SELinux
     /// does not confine, and for the domains that SELinux policies leave unconfined.
     pub fn selinux(text: &str) -> Option<Self> {
         let context = text.trim_end_matches(['\n', '\0']);

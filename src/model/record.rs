@@ -120,6 +120,37 @@ pub struct OwnerRecord {
     pub leftovers: Vec<String>,
 }
 
+impl OwnerRecord {
+    /// A record of an owner that has nothing yet. `created` is in seconds since 1970, and the last change is the same.
+    pub fn new(no: OwnerNo, owner: Owner, phase: Phase, actor: Actor, created: u64) -> Self {
+        Self {
+            no,
+            owner,
+            phase,
+            actor,
+            created,
+            changed: created,
+            init: None,
+            request: None,
+            engine: None,
+            workload: None,
+            cgroup: None,
+            programs: Vec::new(),
+            maps: Vec::new(),
+            links: Vec::new(),
+            bpffs: None,
+            images: Vec::new(),
+            holds: Vec::new(),
+            holders: Vec::new(),
+            keeper: None,
+            failure: None,
+            missed: false,
+            verifier_log: None,
+            leftovers: Vec::new(),
+        }
+    }
+}
+
 /// By what is seen that a pod lives, so that what its network namespace owns outlives the restart of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -20,31 +20,7 @@ const STORES: &str = "STORE_TEST_STORES";
 
 pub(super) fn record(no: OwnerNo, owner: Owner, phase: Phase, changed: u64) -> OwnerRecord {
     let process = ProcessIdentity { pid: Pid::new(4242).unwrap(), start_time: 99 };
-    OwnerRecord {
-        no,
-        owner,
-        phase,
-        actor: Actor { process, deadline: 30 },
-        created: 1,
-        changed,
-        init: Some(process),
-        request: None,
-        engine: None,
-        workload: None,
-        cgroup: None,
-        programs: Vec::new(),
-        maps: Vec::new(),
-        links: Vec::new(),
-        bpffs: None,
-        images: Vec::new(),
-        holds: Vec::new(),
-        holders: Vec::new(),
-        keeper: None,
-        failure: None,
-        missed: false,
-        verifier_log: None,
-        leftovers: Vec::new(),
-    }
+    OwnerRecord { changed, init: Some(process), ..OwnerRecord::new(no, owner, phase, Actor { process, deadline: 30 }, 1) }
 }
 
 fn loaded(no: usize, id: Option<u32>) -> ProgramRecord {

@@ -161,29 +161,14 @@ fn another_mount_in_its_place_is_refused() {
 fn record(no: OwnerNo, changed: u64) -> OwnerRecord {
     let process = ProcessIdentity { pid: Pid::new(1).unwrap(), start_time: 1 };
     OwnerRecord {
-        no,
-        owner: Owner::Host { application: Some("a".repeat(700)), loaded: Box::default() },
-        phase: Phase::Ready,
-        actor: Actor { process, deadline: 0 },
-        created: 0,
         changed,
-        init: None,
-        request: None,
-        engine: None,
-        workload: None,
-        cgroup: None,
-        programs: Vec::new(),
-        maps: Vec::new(),
-        links: Vec::new(),
-        bpffs: None,
-        images: Vec::new(),
-        holds: Vec::new(),
-        holders: Vec::new(),
-        keeper: None,
-        failure: None,
-        missed: false,
-        verifier_log: None,
-        leftovers: Vec::new(),
+        ..OwnerRecord::new(
+            no,
+            Owner::Host { application: Some("a".repeat(700)), loaded: Box::default() },
+            Phase::Ready,
+            Actor { process, deadline: 0 },
+            0,
+        )
     }
 }
 

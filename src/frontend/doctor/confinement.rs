@@ -50,29 +50,15 @@ mod tests {
     fn owning(bpffs: BpffsRecord) -> OwnerRecord {
         let process = ProcessIdentity { pid: Pid::new(7).unwrap(), start_time: 9 };
         OwnerRecord {
-            no: OwnerNo(1),
-            owner: Owner::Container { id: "web".parse().unwrap(), bundle: "/srv/web".into(), runtime_user: 0 },
-            phase: Phase::Ready,
-            actor: Actor { process, deadline: 0 },
-            created: 0,
-            changed: 0,
             init: Some(process),
-            request: None,
-            engine: None,
-            workload: None,
-            cgroup: None,
-            programs: Vec::new(),
-            maps: Vec::new(),
-            links: Vec::new(),
             bpffs: Some(bpffs),
-            images: Vec::new(),
-            holds: Vec::new(),
-            holders: Vec::new(),
-            keeper: None,
-            failure: None,
-            missed: false,
-            verifier_log: None,
-            leftovers: Vec::new(),
+            ..OwnerRecord::new(
+                OwnerNo(1),
+                Owner::Container { id: "web".parse().unwrap(), bundle: "/srv/web".into(), runtime_user: 0 },
+                Phase::Ready,
+                Actor { process, deadline: 0 },
+                0,
+            )
         }
     }
 

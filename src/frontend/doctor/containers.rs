@@ -232,29 +232,14 @@ mod tests {
     fn record(id: &str, phase: Phase) -> OwnerRecord {
         let process = ProcessIdentity { pid: Pid::new(7).unwrap(), start_time: 9 };
         OwnerRecord {
-            no: OwnerNo(1),
-            owner: Owner::Container { id: id.parse().unwrap(), bundle: "/srv/web".into(), runtime_user: 0 },
-            phase,
-            actor: Actor { process, deadline: 0 },
-            created: 0,
-            changed: 0,
             init: Some(process),
-            request: None,
-            engine: None,
-            workload: None,
-            cgroup: None,
-            programs: Vec::new(),
-            maps: Vec::new(),
-            links: Vec::new(),
-            bpffs: None,
-            images: Vec::new(),
-            holds: Vec::new(),
-            holders: Vec::new(),
-            keeper: None,
-            failure: None,
-            missed: false,
-            verifier_log: None,
-            leftovers: Vec::new(),
+            ..OwnerRecord::new(
+                OwnerNo(1),
+                Owner::Container { id: id.parse().unwrap(), bundle: "/srv/web".into(), runtime_user: 0 },
+                phase,
+                Actor { process, deadline: 0 },
+                0,
+            )
         }
     }
 
