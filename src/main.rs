@@ -41,9 +41,11 @@ fn main() -> ExitCode {
             environment::clear();
             environment::share_one_heap();
             match args.stage {
-                Stage::CreateRuntime => {
-                    hook::create_runtime(&paths, args.engine, hook::Told { labels: args.labels, pod_check: args.pod_check })
-                }
+                Stage::CreateRuntime => hook::create_runtime(
+                    &paths,
+                    args.engine,
+                    hook::PluginFacts { labels: args.labels, pod_check: args.pod_check },
+                ),
                 Stage::Poststop => hook::poststop(&paths),
                 Stage::Precreate => precreate::run(&paths, args.engine),
             }

@@ -53,7 +53,7 @@ pub fn list(paths: &Paths, what: List) -> ExitCode {
         List::Programs(args) => {
             let format = args.listing.into();
             if format == Format::Json && !args.stats && args.selection == Selection::default() {
-                return bulk(paths, |txn| list_json::programs(txn, &list_json::Kernel::RUNNING));
+                return bulk(paths, |txn| list_json::programs(txn, &list_json::KernelLookup::RUNNING));
             }
             with_records(paths, |records, health| {
                 let others = others(records, &args.selection)?;
@@ -66,7 +66,7 @@ pub fn list(paths: &Paths, what: List) -> ExitCode {
         List::Links(args) => {
             let format = args.listing.into();
             if format == Format::Json && args.selection == Selectors::default() {
-                return bulk(paths, |txn| list_json::links(txn, &list_json::Kernel::RUNNING));
+                return bulk(paths, |txn| list_json::links(txn, &list_json::KernelLookup::RUNNING));
             }
             with_records(paths, |records, health| {
                 let mut selected = records.to_vec();

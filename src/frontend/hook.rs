@@ -74,7 +74,7 @@ pub const CAPABILITIES: [Capability; 12] = [
 
 /// What the NRI plugin, which put the hook into the container, says in its arguments, where no annotation can stand for it.
 #[derive(Debug)]
-pub struct Told {
+pub struct PluginFacts {
     /// Labels of the pod.
     pub labels: Vec<(String, String)>,
     /// Whose capabilities are checked in its pod.
@@ -82,7 +82,7 @@ pub struct Told {
 }
 
 /// Runs at createRuntime: gives the container what it asks for, or says why not.
-pub fn create_runtime(paths: &Paths, engine: Option<Engine>, told: Told) -> ExitCode {
+pub fn create_runtime(paths: &Paths, engine: Option<Engine>, told: PluginFacts) -> ExitCode {
     let (report, started) = (Report::new(paths), Instant::now());
     if let Err(error) = caps::limit_process(&CAPABILITIES) {
         return report.refused(None, &chain(&error), 1);
@@ -153,7 +153,7 @@ impl Failed {
     }
 }
 
-fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>, told: Told) -> Result<Outcome, Failed> {
+fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>, told: PluginFacts) -> Result<Outcome, Failed> {
     let fetch_until = Instant::now() + FETCH;
     let deadline = watch(report, &state.id, Stage::CreateRuntime, 1)?;
     logging::to_report(paths);

@@ -399,7 +399,7 @@ bad  failed  containerd
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("stores"), "boot").unwrap();
         let listings = || {
-            let asks = list_json::Kernel { program: |_| Ok(true), link: |_| Err(Errno::PERM) };
+            let asks = list_json::KernelLookup { program: |_| Ok(true), link: |_| Err(Errno::PERM) };
             let programs = store.read(|txn| list_json::programs(txn, &asks)).unwrap();
             let links = store.read(|txn| list_json::links(txn, &asks)).unwrap();
             assert!(programs.1.is_empty() && links.1.is_empty());

@@ -14,7 +14,7 @@ use crate::sys::Errno;
 const AT_ONCE: usize = 64;
 
 /// What `list programs -o json` prints.
-pub fn programs(txn: &ReadTxn<'_>, asks: &Kernel) -> Result<(String, Damaged), StoreError> {
+pub fn programs(txn: &ReadTxn<'_>, asks: &KernelLookup) -> Result<(String, Damaged), StoreError> {
     array(txn, |owners, out| {
         out.add(&owners.iter().flat_map(listed_programs).map(|program| asks.about(program)).collect::<Vec<_>>());
     })
@@ -22,14 +22,14 @@ pub fn programs(txn: &ReadTxn<'_>, asks: &Kernel) -> Result<(String, Damaged), S
 
 /// Asks the kernel what is lost of a program and its links.
 #[derive(Debug, Clone, Copy)]
-pub struct Kernel {
+pub struct KernelLookup {
     /// Whether it has the program with an id; an error is "could not tell".
     pub program: fn(u32) -> Result<bool, Errno>,
     /// What it says of the link with an id.
     pub link: fn(u32) -> Result<Option<LinkInfo>, Errno>,
 }
 
-impl Kernel {
+impl KernelLookup {
     /// The one that runs.
     pub const RUNNING: Self = Self { program: inspect::has_program, link: inspect::link_by_id };
 
@@ -45,7 +45,7 @@ impl Kernel {
 }
 
 /// What `list links -o json` prints.
-pub fn links(txn: &ReadTxn<'_>, asks: &Kernel) -> Result<(String, Damaged), StoreError> {
+pub fn links(txn: &ReadTxn<'_>, asks: &KernelLookup) -> Result<(String, Damaged), StoreError> {
     array(txn, |owners, out| {
         let programs: Vec<ProgramView> = owners.iter().flat_map(listed_programs).map(|program| asks.about(program)).collect();
         out.add(&programs.iter().flat_map(|program| &program.links).collect::<Vec<_>>());

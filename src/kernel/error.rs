@@ -3,7 +3,7 @@
 use crate::kernel::btf::BtfError;
 use crate::kernel::link::LinkError;
 use crate::kernel::object::ObjectError;
-use crate::kernel::review::Refusal;
+use crate::kernel::review::ReviewRefusal;
 use crate::kernel::user_elf::UserElfError;
 use crate::kernel::verifier::VerifierLog;
 use crate::kernel::{Feature, Support};
@@ -56,7 +56,7 @@ pub enum KernelError {
     },
     /// The program does what container scope does not allow.
     #[error(transparent)]
-    BeyondContainer(#[from] Refusal),
+    BeyondContainer(#[from] ReviewRefusal),
     /// The object does not have a map that was asked for.
     #[error("the object has no map {map:?}; it has {there}")]
     NoMap {

@@ -48,7 +48,7 @@ use crate::kernel::inspect::{Inspected, ProgramInfo};
 pub use crate::kernel::link::LinkError;
 use crate::kernel::object::Object;
 pub use crate::kernel::object::ObjectError;
-pub use crate::kernel::review::{Objection, Refusal};
+pub use crate::kernel::review::{Objection, ReviewRefusal};
 pub use crate::kernel::survey::{Need, Survey, SurveyedMap, SurveyedProgram, survey};
 pub use crate::kernel::token_reach::Probed;
 pub use crate::kernel::user_elf::UserElfError;
@@ -182,7 +182,7 @@ pub trait Kernel {
     fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError>;
 
     /// Attaches a program that was pinned under `directory`, pins the link there, and says what came of it.
-    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<Attached, KernelError>;
+    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<AttachedLink, KernelError>;
 
     /// Undoes what `attach` did, from the record alone: removes the pin, and what the pin could not hold. An absent one is a
     /// success; the result says whether it was there.
@@ -206,7 +206,7 @@ pub trait Kernel {
 
 /// A link that was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Attached {
+pub struct AttachedLink {
     /// The kernel's id: None for a filter of the traffic control layer, which is no object of its own.
     pub id: Option<u32>,
     /// For xdp the mode in which it runs, whatever was asked for.
@@ -234,7 +234,7 @@ impl Kernel for LinuxKernel {
         load::load(directory, object)
     }
 
-    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<Attached, KernelError> {
+    fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<AttachedLink, KernelError> {
         attach::attach(directory, link, places)
     }
 

@@ -16,7 +16,7 @@ use crate::model::delegation::Category;
 use crate::model::reach::{self, Call, MemoryRead, TokenReach, TypeAnswer, kernel_name};
 use crate::sys::Errno;
 use crate::sys::bpf::{self, ObjectKind};
-use crate::sys::token::trial::{self, Answer, Trial};
+use crate::sys::token::trial::{self, Trial, TrialAnswer};
 
 mod programs;
 
@@ -183,7 +183,7 @@ impl Questions {
         all
     }
 
-    fn judge(&self, answers: &[Answer]) -> TokenReach {
+    fn judge(&self, answers: &[TrialAnswer]) -> TokenReach {
         let mut reach = TokenReach::default();
         let mut types: BTreeMap<u32, Option<Vec<String>>> = BTreeMap::new();
         for ((program_type, question), answer) in self.about.iter().zip(answers) {
@@ -234,7 +234,7 @@ impl Questions {
 /// Sentences that are kept of what was not decided: one is enough to act, some more to find out why.
 const UNDECIDED_MAX: usize = 8;
 
-fn undecided(reach: &mut TokenReach, type_name: &str, what: &str, answer: &Answer) {
+fn undecided(reach: &mut TokenReach, type_name: &str, what: &str, answer: &TrialAnswer) {
     if reach.undecided.len() < UNDECIDED_MAX {
         let errno = answer.errno.map_or("loaded".to_owned(), |errno| errno.to_string());
         let last = answer.log.lines().rfind(|line| !line.starts_with("processed ")).unwrap_or("no word of the verifier");
@@ -251,7 +251,7 @@ enum Control {
 }
 
 /// EINVAL before the verifier speaks is `find_prog_type` (kernel/bpf/syscall.c): the type is not configured.
-fn control(answer: &Answer) -> Control {
+fn control(answer: &TrialAnswer) -> Control {
     match answer.errno {
         None => Control::Loads,
         Some(Errno::INVAL) if answer.log.is_empty() => Control::Absent,
@@ -273,7 +273,7 @@ const NOT_OFFERED: [&str; 7] = [
 ];
 
 /// Whether a called function is offered; None where the verifier did not come to say.
-fn is_offered(answer: &Answer) -> Option<bool> {
+fn is_offered(answer: &TrialAnswer) -> Option<bool> {
     match answer.loaded() {
         true => Some(true),
         false => verdict_of_the_verifier(answer).then(|| !NOT_OFFERED.iter().any(|said| answer.says(said))),
@@ -281,14 +281,14 @@ fn is_offered(answer: &Answer) -> Option<bool> {
 }
 
 /// False where a load failed before the verifier spoke, or for want of memory or time.
-fn verdict_of_the_verifier(answer: &Answer) -> bool {
+fn verdict_of_the_verifier(answer: &TrialAnswer) -> bool {
     let passing = [Errno::NOMEM, Errno::AGAIN, Errno::INTR, Errno::NOSPC, Errno::NFILE, Errno::MFILE];
     !answer.log.is_empty() && answer.errno.is_some_and(|errno| !passing.contains(&errno))
 }
 
 /// Whether a program that reads memory is accepted. Refused counts only with the reasons that kernels are known to have; None for any
 /// other.
-fn is_open(way: MemoryRead, answer: &Answer) -> Option<bool> {
+fn is_open(way: MemoryRead, answer: &TrialAnswer) -> Option<bool> {
     let reasons: &[&str] = match way {
         // 6.12 casts to structures alone, and asks for CAP_PERFMON where one is read (`check_ptr_to_btf_access`).
         MemoryRead::RdonlyCast => &[

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::kernel::{Attached, Kernel, KernelError, Places};
+use crate::kernel::{AttachedLink, Kernel, KernelError, Places};
 use crate::lifecycle::host::Host;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::AttachPoint;
@@ -13,7 +13,7 @@ use crate::store::StoreError;
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Attaches and pins one link. Where another program of ours has the interface, the error
     /// names its owner.
-    pub(super) fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<Attached, Cause> {
+    pub(super) fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<AttachedLink, Cause> {
         self.kernel.attach(directory, link, places).map_err(|error| match error {
             KernelError::XdpTaken { program, iface, owner: _ } => {
                 KernelError::XdpTaken { program, iface, owner: self.xdp_owner(link).unwrap_or_default() }.into()

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use bpfman_hook::kernel::inspect::{Inspected, ProgramInfo};
-use bpfman_hook::kernel::{Attached, Feature, Kernel, KernelError, LoadedIds, Places, Probed, Support};
+use bpfman_hook::kernel::{AttachedLink, Feature, Kernel, KernelError, LoadedIds, Places, Probed, Support};
 use bpfman_hook::lifecycle::host::{Host, HostError, Need};
 use bpfman_hook::model::attach_point::Interface;
 use bpfman_hook::model::container::Container;
@@ -180,9 +180,9 @@ impl Kernel for FakeKernel<'_> {
         Ok(ids)
     }
 
-    fn attach(&self, directory: &Path, link: &PlannedLink, _: Places<'_>) -> Result<Attached, KernelError> {
+    fn attach(&self, directory: &Path, link: &PlannedLink, _: Places<'_>) -> Result<AttachedLink, KernelError> {
         assert!(link.program.path(directory).exists(), "a link is made from a pinned program");
-        self.pin(directory, &link.pin).map(|id| Attached { id: Some(id), mode: None })
+        self.pin(directory, &link.pin).map(|id| AttachedLink { id: Some(id), mode: None })
     }
 
     fn detach(&self, directory: &Path, link: &LinkRecord) -> Result<bool, KernelError> {

@@ -103,14 +103,14 @@ pub fn described(pod: &PodSandbox, container: &Container, engine: Engine) -> Res
 
 /// Why a container is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct AdjustmentRefusal {
     /// Who found it.
     pub reason: Reason,
     /// What the pod's events show.
     pub sentence: String,
 }
 
-impl Refusal {
+impl AdjustmentRefusal {
     /// What is to be recorded of a container that is refused with this; None where the runtime gave it no usable id.
     pub fn of(&self, request: &CreateContainerRequest, engine: Engine) -> Option<RefusedContainer> {
         let (pod, container) = (&*request.pod, &*request.container);
@@ -134,7 +134,7 @@ pub fn adjust(
     policy: Result<&Policy, &str>,
     check: Option<PodCheck>,
     invocation: &Invocation,
-) -> Result<Option<ContainerAdjustment>, Refusal> {
+) -> Result<Option<ContainerAdjustment>, AdjustmentRefusal> {
     let (pod, container) = (&*request.pod, &*request.container);
     let annotations = ours(pod, Some(container));
     if has_our_hook(container, invocation) || annotations.is_empty() && check.is_none() {
@@ -153,9 +153,9 @@ pub fn adjust(
             let hooks = Hooks { create_runtime: vec![hook(crate::cli::Stage::CreateRuntime, &[])], ..Default::default() };
             return Ok(Some(ContainerAdjustment { hooks: Some(hooks).into(), ..Default::default() }));
         }
-        Err(error) => return Err(Refusal { reason: Reason::Input, sentence: chain(&error) }),
+        Err(error) => return Err(AdjustmentRefusal { reason: Reason::Input, sentence: chain(&error) }),
     };
-    let policy = policy.map_err(|sentence| Refusal { reason: Reason::Input, sentence: sentence.to_owned() })?;
+    let policy = policy.map_err(|sentence| AdjustmentRefusal { reason: Reason::Input, sentence: sentence.to_owned() })?;
     let facts = facts(pod, Some(&container.name), Some(container), engine);
     // Where no verdict on this kernel is kept yet, the hook finds one out; here there is no time for it.
     let kept = || token_reach::kept(&invocation.paths().token_reach());
@@ -167,7 +167,7 @@ pub fn adjust(
         // Where it may go on without us, the hook says so and records it.
         && on_failure(policy, &facts, &asked) == OnFailure::Stop
     {
-        return Err(Refusal { reason: Reason::Policy, sentence: chain(&refusal) });
+        return Err(AdjustmentRefusal { reason: Reason::Policy, sentence: chain(&refusal) });
     }
     // In the hook's arguments, since an annotation could be anybody's; and only what a rule asks for, since there may be many.
     let told: Vec<String> = match policy.label_keys() {

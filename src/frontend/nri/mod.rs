@@ -48,7 +48,7 @@ use crate::sys::{fsutil, inherited};
 
 use self::plugin::{Hooked, Told};
 use self::policy::Kept;
-use self::status::{PluginStatus, Start};
+use self::status::{PluginStart, PluginStatus};
 use self::work::Work;
 
 /// The first pause before connecting again; it doubles up to [`PAUSE_MAX`].
@@ -95,7 +95,7 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
         invocation: Invocation { binary, engines: Engines::default(), root: root.map(Path::to_owned) },
         policy,
         work: Work::new(program, root.map(Path::to_owned), missed::deal_with),
-        status: PluginStatus::new(if handed_over.is_some() { Start::PreInstalled } else { Start::External }),
+        status: PluginStatus::new(if handed_over.is_some() { PluginStart::PreInstalled } else { PluginStart::External }),
         name: args.name.clone(),
         idx: args.idx.clone(),
     };

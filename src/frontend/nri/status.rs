@@ -21,14 +21,14 @@ const OLD: u64 = 16;
 
 /// How a plugin was started: NRI's own words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum PluginStart {
     /// By the runtime, which handed its socket over.
     PreInstalled,
     /// By systemd, Kubernetes or a user; it connects by itself.
     External,
 }
 
-impl Start {
+impl PluginStart {
     /// Both.
     pub const ALL: [Self; 2] = [Self::External, Self::PreInstalled];
 
@@ -57,14 +57,14 @@ pub struct PluginStatus(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    start: Start,
+    start: PluginStart,
     now: Mutex<Written>,
     changed: Notify,
 }
 
 impl PluginStatus {
     /// Not connected yet.
-    pub fn new(start: Start) -> Self {
+    pub fn new(start: PluginStart) -> Self {
         Self(Arc::new(Shared { start, now: Mutex::default(), changed: Notify::new() }))
     }
 
@@ -102,7 +102,7 @@ impl PluginStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenPlugin {
     /// How it was started.
-    pub start: Start,
+    pub start: PluginStart,
     /// The runtime that it is connected to; None where it is not connected, or has died.
     pub runtime: Option<String>,
 }
@@ -110,19 +110,19 @@ pub struct SeenPlugin {
 /// The plugins that have run since boot, as `export` has them; those that never ran are left out.
 pub fn plugins(export: &Path) -> Vec<SeenPlugin> {
     let now = clock::boot_seconds();
-    let read = |start: Start| {
+    let read = |start: PluginStart| {
         let text = fs::read_to_string(export.join(export::plugin_file(start.word()))).ok()?;
         let written: Written = serde_json::from_str(&text).ok()?;
         let lives = written.connected && now.saturating_sub(written.at) <= OLD;
         Some(SeenPlugin { start, runtime: lives.then_some(written.runtime) })
     };
-    Start::ALL.into_iter().filter_map(read).collect()
+    PluginStart::ALL.into_iter().filter_map(read).collect()
 }
 
 /// `nri --check`: whether the external plugin, the one that the check stands beside, is connected.
 pub fn check(export: &Path) -> ExitCode {
     let seen = plugins(export);
-    match seen.iter().find(|plugin| plugin.start == Start::External) {
+    match seen.iter().find(|plugin| plugin.start == PluginStart::External) {
         Some(SeenPlugin { runtime: Some(runtime), .. }) => crate::frontend::print(&format!("connected to {runtime}\n")),
         Some(_) => {
             crate::frontend::fail("the plugin is not connected to the runtime; is NRI on, and the socket where --socket says?")
@@ -147,7 +147,11 @@ mod tests {
             let file = directory.path().join(export::plugin_file("external"));
             fs::write(file, serde_json::to_vec(&written).unwrap()).unwrap();
             let seen = plugins(directory.path());
-            assert_eq!((seen.len(), seen[0].start, seen[0].runtime.is_some()), (1, Start::External, expected), "{at} of {now}");
+            assert_eq!(
+                (seen.len(), seen[0].start, seen[0].runtime.is_some()),
+                (1, PluginStart::External, expected),
+                "{at} of {now}"
+            );
         }
         fs::write(directory.path().join(export::plugin_file("external")), "{").unwrap();
         assert_eq!(plugins(directory.path()), []);

@@ -47,7 +47,7 @@ fn shared(directory: &tempfile::TempDir) -> Shared {
         invocation: Invocation { binary: "/usr/local/bin/bpfman-hook".into(), engines: Engines::default(), root: None },
         policy: Kept::begin(&Paths::below(directory.path())).unwrap(),
         work: Work::new("/bin/true".into(), None, deal_with),
-        status: PluginStatus::new(Start::External),
+        status: PluginStatus::new(PluginStart::External),
         name: "bpfman-hook".to_owned(),
         idx: "10".to_owned(),
     }

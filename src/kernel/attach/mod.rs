@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::kernel::error::KernelError;
-use crate::kernel::{Attached, Feature, Places, Support, features};
+use crate::kernel::{AttachedLink, Feature, Places, Support, features};
 use crate::model::attach_point::{AttachPoint, CgroupAttach, Direction, Interface, TracepointName, XdpMode};
 use crate::model::plan::PlannedLink;
 use crate::sys::bpf::{self, LinkTarget};
@@ -26,7 +26,7 @@ const XDP_DRV_MODE: u32 = 1 << 2;
 pub(crate) use classifier::detach;
 
 /// Attaches the pinned program of a link and pins the link.
-pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>) -> Result<Attached, KernelError> {
+pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>) -> Result<AttachedLink, KernelError> {
     let program = bpf::open_pin(&planned.program.path(directory)).map_err(KernelError::pin(
         "open the program at",
         directory,
@@ -50,7 +50,7 @@ pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>
             let netns = attachment.netns(places)?;
             match attachment.tcx(netns, iface, *direction) {
                 Err(KernelError::Feature { feature: Feature::Tcx, .. }) => {
-                    return attachment.filter(directory, netns, iface, *direction, *priority).map(|()| Attached::default());
+                    return attachment.filter(directory, netns, iface, *direction, *priority).map(|()| AttachedLink::default());
                 }
                 made => made,
             }
@@ -63,7 +63,7 @@ pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>
     bpf::pin(link.as_fd(), &planned.pin.path(directory)).map_err(KernelError::pin("pin a link at", directory, &planned.pin))?;
     let what = format!("link {}", planned.pin);
     let info = bpf::link_info(link.as_fd()).map_err(|source| KernelError::Info { what, source })?;
-    Ok(Attached { id: Some(info.id), mode: runs_in })
+    Ok(AttachedLink { id: Some(info.id), mode: runs_in })
 }
 
 /// How long an interface may be taken by a program whose pin was just removed. The kernel needs a few milliseconds.

@@ -17,7 +17,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 
-pub use refusal::{Objection, Refusal};
+pub use refusal::{Objection, ReviewRefusal};
 
 use crate::kernel::core_relo::POISON;
 use crate::kernel::insn::{
@@ -41,12 +41,12 @@ type Broken = (Objection, Option<usize>);
 
 /// Looks at a linked program of an object. `program_type` is `enum bpf_prog_type`; of types that container scope never loads
 /// nothing is allowed.
-pub(crate) fn review(object: &Object<'_>, name: &str, program_type: u32, linked: &Linked) -> Result<(), Refusal> {
+pub(crate) fn review(object: &Object<'_>, name: &str, program_type: u32, linked: &Linked) -> Result<(), ReviewRefusal> {
     let broken = instructions(program_type, &linked.instructions, &linked.starts)
         .and_then(|()| tags::check(object.btf.as_ref().map(|(btf, _)| btf), &linked.functions));
     broken.map_err(|(objection, at)| {
         let line = at.and_then(|at| refusal::line(object, linked, at));
-        Refusal { program: name.to_owned(), objection, at, line }
+        ReviewRefusal { program: name.to_owned(), objection, at, line }
     })
 }
 

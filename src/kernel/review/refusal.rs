@@ -44,7 +44,7 @@ pub enum Objection {
     "program {program} {}{}: {}; it needs host scope in policy (host-scope = true, and scope = \"host\" in the image rule){}",
     objection.what(), self.place(), objection.why(), objection.instead()
 )]
-pub struct Refusal {
+pub struct ReviewRefusal {
     /// The function that the program starts with.
     pub program: String,
     /// What it does.
@@ -55,7 +55,7 @@ pub struct Refusal {
     pub line: Option<(String, u32)>,
 }
 
-impl Refusal {
+impl ReviewRefusal {
     fn place(&self) -> String {
         match (self.at, &self.line) {
             (Some(at), Some((file, line))) => format!(" (instruction {at}, {file}:{line})"),

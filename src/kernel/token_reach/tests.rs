@@ -12,16 +12,16 @@ fn questions() -> Questions {
     Questions::new(&kfuncs.zip(100..).collect(), Some(7))
 }
 
-fn refused(errno: Errno, log: &str) -> Answer {
-    Answer { errno: Some(errno), log: log.to_owned() }
+fn refused(errno: Errno, log: &str) -> TrialAnswer {
+    TrialAnswer { errno: Some(errno), log: log.to_owned() }
 }
 
-fn loaded() -> Answer {
-    Answer { errno: None, log: String::new() }
+fn loaded() -> TrialAnswer {
+    TrialAnswer { errno: None, log: String::new() }
 }
 
 /// Answers of a kernel that offers nothing and has no way to memory, but where `other` says something else.
-fn answers(questions: &Questions, other: impl Fn(u32, &Question) -> Option<Answer>) -> Vec<Answer> {
+fn answers(questions: &Questions, other: impl Fn(u32, &Question) -> Option<TrialAnswer>) -> Vec<TrialAnswer> {
     let closed = |question: &Question| match question {
         Question::Control | Question::MemoryControl(_) => loaded(),
         Question::Offers(_) => refused(Errno::INVAL, "0: (85) call bpf_x#4\nprogram of this type cannot use helper bpf_x#4\n"),
@@ -86,7 +86,7 @@ fn a_load_that_fails_before_the_verifier_speaks_is_undecided() {
 fn a_way_to_memory_is_closed_only_for_a_known_reason() {
     let questions = questions();
     for way in MemoryRead::ALL {
-        let with = |answer: Answer| {
+        let with = |answer: TrialAnswer| {
             let reach = questions.judge(&answers(&questions, |at, question| {
                 matches!(question, Question::Memory(asked) if at == XDP && *asked == way).then(|| answer.clone())
             }));
@@ -100,7 +100,7 @@ fn a_way_to_memory_is_closed_only_for_a_known_reason() {
 #[test]
 fn a_kernel_without_a_type_is_told_from_one_that_refuses_it() {
     let questions = questions();
-    let control = |answer: Answer| {
+    let control = |answer: TrialAnswer| {
         let control = |at, question: &Question| at == XDP && matches!(question, Question::Control);
         questions.judge(&answers(&questions, |at, question| control(at, question).then(|| answer.clone())))
     };

@@ -79,7 +79,7 @@ pub enum Call {
 
 /// A function that the kernel lends to programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Function {
+pub struct KernelFunction {
     /// How it is called.
     pub call: Call,
     /// Its name: a helper's without `bpf_`, as the kernel's enum has it; a kfunc's whole.
@@ -89,9 +89,9 @@ pub struct Function {
 }
 
 /// The helper of a number; None for 0 and for what is newer than the table.
-pub fn helper(number: u32) -> Option<Function> {
+pub fn helper(number: u32) -> Option<KernelFunction> {
     let (name, reach) = helpers::HELPERS.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
-    Some(Function { call: Call::Helper(number), name, reach: *reach })
+    Some(KernelFunction { call: Call::Helper(number), name, reach: *reach })
 }
 
 /// What a kfunc of a name reaches, as far as it is known: None means unknown, not harmless.
@@ -102,9 +102,9 @@ pub fn kfunc(name: &str) -> Option<Reach> {
 
 /// Every function that reaches beyond a container, helpers first. A kernel lends each to some program types only, and helpers and
 /// kfuncs that it does not have to none. Of the kfuncs that go by the beginning of their names ([`families`]) none is here.
-pub fn beyond() -> impl Iterator<Item = Function> {
+pub fn beyond() -> impl Iterator<Item = KernelFunction> {
     let helpers = (1..).map_while(helper);
-    let kfuncs = kfuncs::KFUNCS.iter().map(|(name, reach)| Function { call: Call::Kfunc, name, reach: *reach });
+    let kfuncs = kfuncs::KFUNCS.iter().map(|(name, reach)| KernelFunction { call: Call::Kfunc, name, reach: *reach });
     helpers.chain(kfuncs).filter(|function| function.reach.is_beyond())
 }
 
@@ -143,7 +143,7 @@ mod tests {
             (181, "loop", Reach::Processor),
             (211, "cgrp_storage_delete", Reach::Own),
         ] {
-            assert_eq!(helper(number), Some(Function { call: Call::Helper(number), name, reach }));
+            assert_eq!(helper(number), Some(KernelFunction { call: Call::Helper(number), name, reach }));
         }
         assert_eq!((helper(0), helper(212), helper(u32::MAX)), (None, None, None));
     }

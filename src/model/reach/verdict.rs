@@ -212,7 +212,7 @@ fn table() -> u64 {
 }
 
 /// The kernel's name of a function: helpers have `bpf_` before the table's name.
-pub fn kernel_name(function: &super::Function) -> String {
+pub fn kernel_name(function: &super::KernelFunction) -> String {
     match function.call {
         Call::Helper(_) => format!("bpf_{}", function.name),
         Call::Kfunc => function.name.to_owned(),

@@ -39,14 +39,14 @@ pub struct Trial {
 
 /// What came of an offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct TrialAnswer {
     /// None where the program was loaded; it is closed again.
     pub errno: Option<Errno>,
     /// The beginning of the verifier's log. Empty where the load failed before the verifier spoke.
     pub log: String,
 }
 
-impl Answer {
+impl TrialAnswer {
     /// True where the verifier accepted the program.
     pub fn loaded(&self) -> bool {
         self.errno.is_none()
@@ -66,8 +66,8 @@ const EVERYTHING: Delegation = Delegation { cmds: u64::MAX, maps: u64::MAX, prog
 /// # Errors
 /// Where the namespaces, the bpffs or the token cannot be made (no capabilities, no user namespaces, no BPF tokens before Linux 6.9),
 /// and where `deadline` passes first. The child is gone in any case.
-pub fn offer(btfs: &[Vec<u8>], trials: &[Trial], deadline: Instant) -> Result<Vec<Answer>, SysError> {
-    let mut forked = Forked::start(child::Job::new(btfs, trials)?)?;
+pub fn offer(btfs: &[Vec<u8>], trials: &[Trial], deadline: Instant) -> Result<Vec<TrialAnswer>, SysError> {
+    let mut forked = Forked::start(child::TrialJob::new(btfs, trials)?)?;
     let (_, context) = forked.receive(deadline)?;
     let context = context.ok_or(Errno::BADMSG).map_err(fail("receive the bpffs of"))?;
     for (key, value) in EVERYTHING.mount_options() {
@@ -90,7 +90,7 @@ struct Forked {
 }
 
 impl Forked {
-    fn start(job: child::Job<'_>) -> Result<Self, SysError> {
+    fn start(job: child::TrialJob<'_>) -> Result<Self, SysError> {
         let (socket, theirs) = Socket::pair()?;
         let started = Instant::now();
         // SAFETY: other threads may exist, so until its end the child may only do what is safe in a signal handler. `child::run`
@@ -115,7 +115,7 @@ impl Forked {
     }
 
     /// The next message: an answer, or the file system context, which comes with a descriptor.
-    fn receive(&mut self, deadline: Instant) -> Result<(Answer, Option<std::os::fd::OwnedFd>), SysError> {
+    fn receive(&mut self, deadline: Instant) -> Result<(TrialAnswer, Option<std::os::fd::OwnedFd>), SysError> {
         if Instant::now() >= deadline || !wait_readable(self.socket.as_fd(), deadline).map_err(fail("wait for"))? {
             return Err(SysError::Deadline { role: ROLE, waited: self.started.elapsed() });
         }
@@ -132,7 +132,7 @@ impl Forked {
             return Err(fail("prepare")(Errno::from_raw_os_error(-errno)));
         }
         let errno = (errno > 0).then(|| Errno::from_raw_os_error(errno));
-        Ok((Answer { errno, log: String::from_utf8_lossy(log).into_owned() }, fd))
+        Ok((TrialAnswer { errno, log: String::from_utf8_lossy(log).into_owned() }, fd))
     }
 }
 

@@ -26,13 +26,13 @@ const MAX_BTFS: usize = 4;
 
 /// All that the child needs, made before the fork.
 #[derive(Debug)]
-pub(super) struct Job<'a> {
+pub(super) struct TrialJob<'a> {
     btfs: &'a [Vec<u8>],
     trials: &'a [Trial],
     log: Vec<u8>,
 }
 
-impl<'a> Job<'a> {
+impl<'a> TrialJob<'a> {
     pub(super) fn new(btfs: &'a [Vec<u8>], trials: &'a [Trial]) -> Result<Self, SysError> {
         let fits = |trial: &Trial| {
             let wide = |at| at + 1 < trial.instructions.len();
@@ -48,7 +48,7 @@ impl<'a> Job<'a> {
 }
 
 /// Does the job and ends the process.
-pub(super) fn run(mut job: Job<'_>, socket: BorrowedFd<'_>) -> ! {
+pub(super) fn run(mut job: TrialJob<'_>, socket: BorrowedFd<'_>) -> ! {
     if let Err(errno) = work(&mut job, socket) {
         // The parent may be gone; then the answer is not needed.
         let _ = send_raw(socket, &(-errno.raw_os_error()).to_ne_bytes(), &[]);
@@ -57,7 +57,7 @@ pub(super) fn run(mut job: Job<'_>, socket: BorrowedFd<'_>) -> ! {
     unsafe { libc::_exit(0) }
 }
 
-fn work(job: &mut Job<'_>, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+fn work(job: &mut TrialJob<'_>, socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     set_no_new_privs(true)?;
     // SAFETY: takes an integer; this process has one thread.
