@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
 use rustix::fs::{fchmod, flock, fstat, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
@@ -126,13 +126,7 @@ impl Export {
     /// Opens the directory, and makes it if it is missing. None where it is not a directory of ours that nobody else can
     /// write.
     pub fn open(path: &Path) -> Option<Self> {
-        if let Err(errno) = mkdirat(CWD, path, Mode::from_raw_mode(0o750))
-            && errno != Errno::EXIST
-        {
-            return None;
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = openat(CWD, path, flags, Mode::empty()).ok()?;
+        let directory = open_or_make(CWD, path)?;
         let stat = fstat(&directory).ok()?;
         let ours = stat.st_uid == geteuid().as_raw() && stat.st_mode & 0o022 == 0;
         ours.then(|| Self { path: path.to_owned(), directory, counters: OnceLock::new() })
@@ -189,11 +183,7 @@ impl Export {
 
     /// Writes an owner's card. The caller holds the writer's lock of the store.
     pub fn put_card(&self, no: u64, card: &[u8]) {
-        let owners = match mkdirat(&self.directory, OWNERS, Mode::from_raw_mode(0o750)) {
-            Ok(()) | Err(Errno::EXIST) => self.owners(),
-            Err(_) => None,
-        };
-        if let Some(owners) = owners {
+        if let Some(owners) = open_or_make(&self.directory, Path::new(OWNERS)) {
             let _ = replace(&owners, &no.to_string(), NEW_CARD, card);
         }
     }
@@ -241,6 +231,20 @@ impl Export {
     fn owners(&self) -> Option<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         openat(&self.directory, OWNERS, flags, Mode::empty()).ok()
+    }
+}
+
+/// Opens a directory, which is there for every run but the first of a boot, or makes it.
+fn open_or_make(directory: impl AsFd, name: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || openat(&directory, name, flags, Mode::empty());
+    match open() {
+        Err(Errno::NOENT) => {}
+        opened => return opened.ok(),
+    }
+    match mkdirat(&directory, name, Mode::from_raw_mode(0o750)) {
+        Ok(()) | Err(Errno::EXIST) => open().ok(),
+        Err(_) => None,
     }
 }
 
