@@ -103,8 +103,8 @@ impl LinuxHost {
     ///
     /// Its proof: podman has put the container into a pod's cgroup and given it the network namespace of a process that is in the same
     /// cgroup, and whose container is the one that podman's annotation names as the sandbox. A process from outside the pod makes it
-    /// a foreign one. An image can spoil the annotation, and is treated as a stranger then; the id that it would have to name it does
-    /// not know.
+    /// a foreign one. An image can spoil the annotation, and its container counts as foreign then; it does not know the
+    /// id that it would have to name.
     fn podman_pod(&self, init: &Init, container: &Container) -> Result<Option<NetnsFact>, HostError> {
         let cgroups_path = container.config.cgroups_path.as_deref().unwrap_or_default();
         let (Some(pod), NamespaceSource::Joined(path)) =
@@ -119,8 +119,8 @@ impl LinuxHost {
             return Ok(None);
         };
         let in_pod = |pid| pid::open_process(pid).and_then(|p| p.cgroup_text()).is_ok_and(|text| pod.member(&text).is_some());
-        let stranger = pid::processes_in_netns(netns, |pid| pid == init.process.pid() || in_pod(pid))?;
-        Ok(Some(match stranger {
+        let foreign = pid::processes_in_netns(netns, |pid| pid == init.process.pid() || in_pod(pid))?;
+        Ok(Some(match foreign {
             Some(other) => NetnsFact::Foreign { other: other.get() },
             None => NetnsFact::Sandbox { sandbox: Some(sandbox.to_owned()), pause: Some(infra.identity()) },
         }))
