@@ -136,14 +136,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(findings)
     }
 
-    /// Every unfinished owner, and a few of the others: those that come next, by the clock.
+    /// Every unfinished owner, and a few of the others, which the clock chooses.
     fn sample(&self) -> Result<Vec<OwnerRecord>, Cause> {
-        let start = usize::try_from(self.host.now()).unwrap_or_default();
         Ok(self.store.read::<_, StoreError>(|txn| {
-            let ready = txn.phases(Phase::Ready)?;
             let mut numbers = txn.phases(Phase::Pending)?;
             numbers.extend(txn.phases(Phase::Releasing)?);
-            numbers.extend(ready.iter().cycle().skip(start % ready.len().max(1)).take(PASSING.min(ready.len())));
+            numbers.extend(txn.some_in_phase(Phase::Ready, self.host.now(), PASSING)?);
             let records = numbers.into_iter().filter_map(|no| txn.get(no).transpose());
             // A record that does not decode is `gc`'s business, not a start's.
             Ok::<_, StoreError>(records.filter_map(Result::ok).collect())

@@ -670,3 +670,25 @@ fn a_store_that_others_could_write_is_refused() {
     symlink(dir.path().join("moved"), &path).unwrap();
     assert!(matches!(Store::open(dir.path(), BOOT), Err(StoreError::Directory(_))));
 }
+
+#[test]
+fn a_look_in_passing_reaches_every_owner_in_its_turn() {
+    // All of one second, one each second, and clusters with gaps between them.
+    for changed in [|_| 7, |at| at, |at: u64| at / 10 * 1000] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), BOOT).unwrap();
+        for at in 0..40 {
+            add(&store, container(&format!("c{at}")), Phase::Ready, changed(at)).unwrap();
+        }
+        let some = |turn, max| store.read(|txn| txn.some_in_phase(Phase::Ready, turn, max)).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for turn in 0..400 {
+            let found = some(turn, 8);
+            assert_eq!(found.iter().collect::<std::collections::BTreeSet<_>>().len(), 8, "each once: {found:?}");
+            seen.extend(found);
+        }
+        assert_eq!(seen.len(), 40, "{seen:?}");
+        assert_eq!(some(3, 100).len(), 40, "no more than there are");
+        assert_eq!(store.read(|txn| txn.some_in_phase(Phase::Releasing, 3, 8)).unwrap(), []);
+    }
+}

@@ -19,6 +19,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Bound;
 use std::path::Path;
 
 use heed::{RoTxn, RwTxn, WithoutTls};
@@ -168,14 +169,39 @@ impl<'t> ReadTxn<'t> {
         self.named(&[PHASES, phase_byte(phase)])
     }
 
+    /// At most `max` owners in this phase: those that follow a point in the index that `turn` chooses, and after its end those at its
+    /// beginning. Reads no more of the index, so that its cost does not grow with the number of owners.
+    pub fn some_in_phase(&self, phase: Phase, turn: u64, max: usize) -> Result<Vec<OwnerNo>, StoreError> {
+        let prefix = [PHASES, phase_byte(phase)];
+        let failed = |err| self.failed(err);
+        let first = self.table.prefix_iter(self.txn, &prefix).map_err(failed)?.next().transpose().map_err(failed)?;
+        let last = self.table.rev_prefix_iter(self.txn, &prefix).map_err(failed)?.next().transpose().map_err(failed)?;
+        let (Some((first, _)), Some((last, _))) = (first, last) else { return Ok(Vec::new()) };
+        // Time and number are chosen apart: owners of one second differ in their number alone.
+        let (first_time, last_time) = (self.changed(first)?, self.changed(last)?);
+        let (time, number) = (between(first_time, last_time, turn), between(1, self.number(last)?.0, !turn));
+        let point = phase_key(phase, time, OwnerNo(number));
+        let from = (Bound::Included(&point[..]), Bound::Included(last));
+        let until = (Bound::Included(first), Bound::Excluded(&point[..]));
+        let after = self.table.range(self.txn, &from).map_err(failed)?;
+        let before = if point.as_slice() > first { Some(self.table.range(self.txn, &until).map_err(failed)?) } else { None };
+        let entries = after.chain(before.into_iter().flatten());
+        entries.take(max).map(|entry| self.number(entry.map_err(failed)?.0)).collect()
+    }
+
+    /// When the owner of a key of the index of phases last changed.
+    fn changed(&self, key: &[u8]) -> Result<u64, StoreError> {
+        let changed = key.get(2..10).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+        changed.ok_or_else(|| StoreError::damaged(self.path, "a key is too short"))
+    }
+
     /// When the owners in this phase last changed, oldest first: seconds since 1970 and number.
     fn ages(&self, phase: Phase) -> Result<Vec<(u64, OwnerNo)>, StoreError> {
         let entries = self.table.prefix_iter(self.txn, &[PHASES, phase_byte(phase)]).map_err(|err| self.failed(err))?;
         entries
             .map(|entry| {
                 let (key, _) = entry.map_err(|err| self.failed(err))?;
-                let changed = key.get(2..10).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
-                Ok((changed.ok_or_else(|| StoreError::damaged(self.path, "a key is too short"))?, self.number(key)?))
+                Ok((self.changed(key)?, self.number(key)?))
             })
             .collect()
     }
@@ -453,10 +479,27 @@ fn phase_byte(phase: Phase) -> u8 {
     }
 }
 
+/// The key of an owner in the index of phases: oldest change first.
+fn phase_key(phase: Phase, changed: u64, no: OwnerNo) -> Vec<u8> {
+    [&[PHASES, phase_byte(phase)][..], &changed.to_be_bytes(), &no.0.to_be_bytes()].concat()
+}
+
+/// A number from `low` to `high` that `turn` chooses, as if by chance (splitmix64).
+fn between(low: u64, high: u64, turn: u64) -> u64 {
+    let mut mixed = turn.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    match high.saturating_sub(low).checked_add(1) {
+        Some(width) => low.saturating_add(mixed % width),
+        None => mixed,
+    }
+}
+
 /// Every index entry of a record; what `put` and `delete` keep is exactly this.
 fn index_keys(record: &OwnerRecord) -> Vec<Vec<u8>> {
     let no = record.no.0.to_be_bytes();
-    let phase = [&[PHASES, phase_byte(record.phase)][..], &record.changed.to_be_bytes(), &no].concat();
+    let phase = phase_key(record.phase, record.changed, record.no);
     let name = match &record.owner {
         Owner::Container { id, .. } => Some([&container_prefix(id)[..], &no].concat()),
         Owner::Netns { cookie, .. } => Some([&netns_prefix(*cookie)[..], &no].concat()),
