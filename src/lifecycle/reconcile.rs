@@ -10,7 +10,7 @@ use crate::lifecycle::error::chain;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
-use crate::model::ids::OwnerNo;
+use crate::model::ids::{OwnerNo, ProcessIdentity};
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::series::{self, Collected};
 use crate::store::{Damaged, ReadTxn, Store, StoreError};
@@ -76,13 +76,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let records = match depth {
             Depth::All => {
                 let (records, damaged) = read_all(self.store)?;
-                for (no, error) in damaged {
-                    let (result, failed) = match (self.keeps(no, &error, &records)?, mode) {
+                for (no, error) in &damaged {
+                    let no = *no;
+                    let (result, failed) = match (self.keeps(no, error, &records, &damaged)?, mode) {
                         (Some(why), _) => (format!("left: {why}"), false),
                         (None, Mode::Tell) => ("would be released".to_owned(), false),
                         (None, Mode::Release) => outcome(self.discard(no)?),
                     };
-                    findings.push(Finding { no, what: format!("record {no}"), why: chain(&error), result, failed });
+                    findings.push(Finding { no, what: format!("record {no}"), why: chain(error), result, failed });
                 }
                 records
             }
@@ -216,15 +217,27 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Why what belongs to a record that does not decode has to stay: a living container uses it.
-    fn keeps(&self, no: OwnerNo, error: &StoreError, records: &[OwnerRecord]) -> Result<Option<String>, Cause> {
-        if let StoreError::Record { init: Some(init), .. } = error
-            && self.host.is_alive(init)?
-        {
-            return Ok(Some(format!("process {} lives, its container's init", init.pid)));
+    fn keeps(
+        &self,
+        no: OwnerNo,
+        error: &StoreError,
+        records: &[OwnerRecord],
+        damaged: &Damaged,
+    ) -> Result<Option<String>, Cause> {
+        if let Some(init) = init_of(error) {
+            return Ok(self.host.is_alive(&init)?.then(|| format!("process {} lives, its container's init", init.pid)));
         }
         // A pod's network namespace has no init; its containers say that they hold it.
-        let holder = records.iter().find(|record| record.holds.contains(&no));
-        Ok(holder.map(|holder| format!("owner {} holds it", holder.no)))
+        if let Some(holder) = records.iter().find(|record| record.holds.contains(&no)) {
+            return Ok(Some(format!("owner {} holds it", holder.no)));
+        }
+        // What another record holds that does not decode either is unknown, as after a change of the schema.
+        for (other, init) in damaged.iter().filter_map(|(other, error)| Some((other, init_of(error)?))) {
+            if self.host.is_alive(&init)? {
+                return Ok(Some(format!("owner {other} may hold it, whose container lives (process {})", init.pid)));
+            }
+        }
+        Ok(None)
     }
 
     fn orphan(&self, no: OwnerNo, mode: Mode) -> Finding {
@@ -237,6 +250,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             },
         };
         Finding { no, what: format!("pins in {}", directory.display()), why: "no record names them".to_owned(), result, failed }
+    }
+}
+
+/// The init that a record which does not decode still names.
+fn init_of(error: &StoreError) -> Option<ProcessIdentity> {
+    match error {
+        StoreError::Record { init, .. } => *init,
+        _ => None,
     }
 }
 

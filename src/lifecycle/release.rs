@@ -7,7 +7,7 @@ use crate::lifecycle::error::{chain, reason};
 use crate::lifecycle::failures::forget_former;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors};
-use crate::model::ids::{ContainerId, OwnerNo};
+use crate::model::ids::{ContainerId, OwnerNo, ProcessIdentity};
 use crate::model::record::{Keeper, LinkRecord, Owner, OwnerRecord, Phase};
 use crate::store::{ReadTxn, StoreError};
 
@@ -39,16 +39,34 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// # Errors
     /// Only where the store cannot be read or written; steps that fail are in the result.
     pub fn release_container(&self, id: &ContainerId) -> Result<Vec<(OwnerNo, Released)>, Cause> {
-        let records = self.store.read::<_, StoreError>(|txn| txn.by_container(id))?;
+        let numbers = self.store.read::<_, StoreError>(|txn| txn.numbers_of_container(id))?;
         let mut results = Vec::new();
-        for record in records.iter().filter(|r| r.phase != Phase::Failed) {
-            let result = match record.init {
-                Some(init) if self.host.is_alive(&init)? => Released::Alive(init.pid),
-                _ => self.release(record)?,
-            };
-            results.push((record.no, result));
+        for no in numbers {
+            match self.store.read::<_, StoreError>(|txn| txn.get(no)) {
+                Ok(Some(record)) if record.phase == Phase::Failed => {}
+                Ok(Some(record)) => {
+                    let released = self.unless_alive(record.init, || self.release(&record))?;
+                    results.push((no, released));
+                }
+                // Another process has released it since.
+                Ok(None) => {}
+                Err(StoreError::Record { init, .. }) => results.push((no, self.unless_alive(init, || self.discard(no))?)),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(results)
+    }
+
+    /// What `release` says of an owner whose init has ended.
+    fn unless_alive(
+        &self,
+        init: Option<ProcessIdentity>,
+        release: impl FnOnce() -> Result<Released, Cause>,
+    ) -> Result<Released, Cause> {
+        match init {
+            Some(init) if self.host.is_alive(&init)? => Ok(Released::Alive(init.pid)),
+            _ => release(),
+        }
     }
 
     /// Releases one owner: links, programs, maps, the directory, the record. Idempotent, and never stops half-way.

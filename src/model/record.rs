@@ -306,6 +306,13 @@ pub fn init_of_damaged(record: &[u8]) -> Option<ProcessIdentity> {
     serde_json::from_slice(rest.get(..=end)?).ok()
 }
 
+/// The container whose record this is, where it is JSON of another schema that [`OwnerRecord`] does not take: `poststop` knows a
+/// container by its id alone.
+pub fn container_of_damaged(record: &[u8]) -> Option<ContainerId> {
+    let record: serde_json::Value = serde_json::from_slice(record).ok()?;
+    record.get("owner")?.get("id")?.as_str()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

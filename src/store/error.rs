@@ -65,19 +65,12 @@ pub enum StoreError {
         /// How long we waited.
         waited: Duration,
     },
-    /// The store was written by a program with another schema or another LMDB.
+    /// A process with another version of LMDB has the store open.
     #[error(
-        "open the record store {path}: it has {found} and this program needs {needed}, use the program that wrote it or stop its containers and remove that directory",
-        path = path.display()
+        "open the record store {path}: a process with another version of LMDB has it open, end that process or use its program",
+        path = .0.display()
     )]
-    Version {
-        /// The directory of the store.
-        path: PathBuf,
-        /// `schema 2`
-        found: String,
-        /// `schema 1`
-        needed: String,
-    },
+    Version(PathBuf),
     /// LMDB failed otherwise.
     #[error("{doing} the record store {path}", path = path.display())]
     Lmdb {
@@ -116,9 +109,7 @@ impl StoreError {
                 | MdbError::BadValSize
                 | MdbError::Problem),
             ) => Self::Damaged { path, problem: err.to_string() },
-            heed::Error::Mdb(MdbError::VersionMismatch) => {
-                Self::Version { path, found: "the lock file of another LMDB in use".to_owned(), needed: "its own".to_owned() }
-            }
+            heed::Error::Mdb(MdbError::VersionMismatch) => Self::Version(path),
             err => Self::Lmdb { doing, path, source: Box::new(err) },
         }
     }

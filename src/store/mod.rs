@@ -15,6 +15,7 @@ mod publish;
 #[cfg(test)]
 mod tests;
 mod txn;
+mod upgrade;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -33,7 +34,7 @@ pub use self::txn::{Damaged, Part, ReadTxn, WriteTxn, stored_bytes};
 use crate::sys::fault;
 use crate::sys::fsutil::{self, FileLock};
 
-/// The schema of what is stored; another one is refused, not converted, since the store does not outlive the boot.
+/// The schema of what is stored. A store of this boot with another one is adopted when it is opened, see the module `upgrade`.
 pub const SCHEMA: u32 = 2;
 
 /// The most that the store can hold. Address space, not memory or disk: the file grows with what is in it, about 2 KiB for a
@@ -94,6 +95,8 @@ struct Opened {
     table: Table,
     /// The file system is too full for [`SPARE`].
     scarce: bool,
+    /// The schema is ours.
+    adopted: bool,
 }
 
 impl Store {
@@ -134,7 +137,8 @@ impl Store {
             .mode(0o600)
             .open(path.join(WRITER_FILE))
             .map_err(|err| StoreError::from_io("open the lock of", path, err))?;
-        Ok(Some(Self {
+        let adopted = opened.adopted;
+        let store = Self {
             path: path.to_owned(),
             opened: RwLock::new(Some(opened)),
             suspect: AtomicBool::new(false),
@@ -143,7 +147,11 @@ impl Store {
             patience: PATIENCE,
             until: None,
             waited: AtomicU64::new(0),
-        }))
+        };
+        if !adopted {
+            store.write(WriteTxn::adopt_schema)?;
+        }
+        Ok(Some(store))
     }
 
     /// The directory of this store, for messages.
@@ -196,7 +204,7 @@ impl Store {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let _lock = self.lock(&writer)?;
         let opened = self.opened()?;
-        let Opened { env, table, scarce } = self.usable(&opened)?;
+        let Opened { env, table, scarce, .. } = self.usable(&opened)?;
         fault::inside(|| {
             let txn = env.write_txn().map_err(|err| StoreError::from_heed("write", &self.path, err))?;
             let room = if *scarce { 0 } else { self.map_size };
@@ -270,12 +278,7 @@ impl Opened {
             let (Some(table), Some(schema)) = (table, schema) else {
                 return Err(StoreError::damaged(path, "its schema is missing"));
             };
-            if schema != SCHEMA.to_be_bytes() {
-                let found = schema.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-                let (found, needed) = (format!("schema {found}"), format!("schema {SCHEMA}"));
-                return Err(StoreError::Version { path: path.to_owned(), found, needed });
-            }
-            Ok(Self { env, table, scarce })
+            Ok(Self { env, table, scarce, adopted: schema == SCHEMA.to_be_bytes() })
         })
     }
 }

@@ -643,20 +643,53 @@ fn many_records_are_decoded_at_once_and_come_in_order() {
     assert!(records.is_sorted_by_key(|record| record.no));
 }
 
+/// Makes the store look as if a program with another schema had written it: other indexes, and `record` in place of record 2.
+fn written_by_another(stores: &Path, schema: u32, record: &str) {
+    let store = Store::open(stores, BOOT).unwrap();
+    store
+        .write::<_, StoreError>(|txn| {
+            for index in txn::INDEXES {
+                for key in txn.keys(&[index])? {
+                    txn.remove(&key)?;
+                }
+            }
+            txn.insert(b"c another meaning", b"")?;
+            txn.insert(&[&b"o"[..], &2_u64.to_be_bytes()].concat(), record.as_bytes())?;
+            txn.insert(txn::SCHEMA_KEY, &schema.to_be_bytes())
+        })
+        .unwrap();
+}
+
 #[test]
-fn another_schema_is_refused_by_name() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), BOOT).unwrap();
-    let opened = store.opened().unwrap();
-    let Opened { env, table, .. } = opened.as_ref().unwrap();
-    let mut writing = env.write_txn().unwrap();
-    table.put(&mut writing, txn::SCHEMA_KEY, &7_u32.to_be_bytes()).unwrap();
-    writing.commit().unwrap();
-    drop(opened);
-    drop(store);
-    let err = Store::open(dir.path(), BOOT).unwrap_err();
-    assert!(matches!(&err, StoreError::Version { found, .. } if found == "schema 7"), "{err}");
-    assert!(err.to_string().contains("schema 7 and this program needs schema 2"), "{err}");
+fn a_store_with_another_schema_is_adopted() {
+    const OTHER: &str =
+        r#"{"no":2,"owner":{"kind":"container","id":"second","root":"/"},"init":{"pid":4242,"start_time":99},"state":7}"#;
+    for schema in [SCHEMA - 1, SCHEMA + 1] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), BOOT).unwrap();
+        for owner in [container("first"), container("second"), netns(3)] {
+            add(&store, owner, Phase::Ready, 5).unwrap();
+        }
+        drop(store);
+        written_by_another(dir.path(), schema, OTHER);
+        let store = Store::open(dir.path(), BOOT).unwrap();
+        store
+            .read::<_, StoreError>(|txn| {
+                let first = txn.by_container(&"first".parse().unwrap())?;
+                assert_eq!(first.iter().map(|record| record.no).collect::<Vec<_>>(), [OwnerNo(1)]);
+                assert_eq!(txn.by_netns(3)?.len(), 1);
+                assert_eq!(txn.phases(Phase::Ready)?, [OwnerNo(1), OwnerNo(3)]);
+                // poststop finds the one that does not decode, and knows its init.
+                assert_eq!(txn.numbers_of_container(&"second".parse().unwrap())?, [OwnerNo(2)]);
+                let error = txn.get(OwnerNo(2)).unwrap_err();
+                assert!(matches!(error, StoreError::Record { init: Some(init), .. } if init.start_time == 99), "{error}");
+                Ok(())
+            })
+            .unwrap();
+        assert!(store.write(|txn| txn.delete(OwnerNo(2))).unwrap());
+        assert_eq!(store.write(|txn| txn.next_no()).unwrap(), OwnerNo(4), "no number comes back");
+        assert_eq!(store.write(|txn| Ok::<_, StoreError>(txn.keys(b"c")?.len())).unwrap(), 1, "the other's index is gone");
+    }
 }
 
 #[test]

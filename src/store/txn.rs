@@ -39,6 +39,8 @@ const NETNS: u8 = b'n';
 const PROGRAMS: u8 = b'k';
 const LINKS: u8 = b'l';
 const PHASES: u8 = b'p';
+/// The indexes, all of which follow from the records.
+pub(super) const INDEXES: [u8; 5] = [CONTAINERS, NETNS, PROGRAMS, LINKS, PHASES];
 
 /// Threads that decode at the same time.
 const THREADS_MAX: usize = 4;
@@ -144,7 +146,12 @@ impl<'t> ReadTxn<'t> {
     /// The records of the containers with this id, in the order of their numbers. Several, where runtimes with other roots or
     /// users use the same id, or where a failed one is kept.
     pub fn by_container(&self, id: &ContainerId) -> Result<Vec<OwnerRecord>, StoreError> {
-        self.named(&container_prefix(id))?.into_iter().map(|no| self.indexed(no)).collect()
+        self.numbers_of_container(id)?.into_iter().map(|no| self.indexed(no)).collect()
+    }
+
+    /// The numbers of the containers with this id, whether their records decode or not.
+    pub fn numbers_of_container(&self, id: &ContainerId) -> Result<Vec<OwnerNo>, StoreError> {
+        self.named(&container_prefix(id))
     }
 
     /// The records of the network namespace with this cookie, in the order of their numbers. Several, where containers of
@@ -302,7 +309,7 @@ impl<'t> WriteTxn<'t> {
     }
 
     fn last_no(&self) -> Result<u64, StoreError> {
-        let Some(bytes) = self.table.get(&self.txn, LAST_NO_KEY).map_err(|err| self.failed(err))? else { return Ok(0) };
+        let Some(bytes) = self.value(LAST_NO_KEY)? else { return Ok(0) };
         let bytes = bytes.try_into().map_err(|_| StoreError::damaged(self.path, "the last number is not one"))?;
         Ok(u64::from_be_bytes(bytes))
     }
@@ -378,13 +385,8 @@ impl<'t> WriteTxn<'t> {
             }
             Err(StoreError::Record { .. } | StoreError::Damaged { .. }) => {
                 let mut keys = Vec::new();
-                for index in [CONTAINERS, NETNS, PROGRAMS, LINKS, PHASES] {
-                    for entry in self.table.prefix_iter(&self.txn, &[index]).map_err(|err| self.failed(err))? {
-                        let (key, _) = entry.map_err(|err| self.failed(err))?;
-                        if key.ends_with(&no.0.to_be_bytes()) {
-                            keys.push(key.to_vec());
-                        }
-                    }
+                for index in INDEXES {
+                    keys.extend(self.keys(&[index])?.into_iter().filter(|key| key.ends_with(&no.0.to_be_bytes())));
                 }
                 Ok((None, keys))
             }
@@ -392,12 +394,28 @@ impl<'t> WriteTxn<'t> {
         }
     }
 
-    fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    /// The keys that begin with `prefix`.
+    pub(super) fn keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let entries = self.table.prefix_iter(&self.txn, prefix).map_err(|err| self.failed(err))?;
+        entries.map(|entry| Ok(entry.map_err(|err| self.failed(err))?.0.to_vec())).collect()
+    }
+
+    /// What a key has.
+    pub(super) fn value(&self, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
+        self.table.get(&self.txn, key).map_err(|err| self.failed(err))
+    }
+
+    /// A record as it is stored, whether it decodes or not.
+    pub(super) fn record_bytes(&self, no: OwnerNo) -> Result<Option<&[u8]>, StoreError> {
+        self.value(&owner_key(no))
+    }
+
+    pub(super) fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         let put = self.table.put(&mut self.txn, key, value);
         put.map_err(|err| StoreError::from_heed("write", self.path, err))
     }
 
-    fn remove(&mut self, key: &[u8]) -> Result<bool, StoreError> {
+    pub(super) fn remove(&mut self, key: &[u8]) -> Result<bool, StoreError> {
         let delete = self.table.delete(&mut self.txn, key);
         delete.map_err(|err| StoreError::from_heed("write", self.path, err))
     }
@@ -462,6 +480,11 @@ fn container_prefix(id: &ContainerId) -> Vec<u8> {
     [&[CONTAINERS], id.as_str().as_bytes(), &[0]].concat()
 }
 
+/// The key of a container's record in the index of containers.
+pub(super) fn container_key(id: &ContainerId, no: OwnerNo) -> Vec<u8> {
+    [&container_prefix(id)[..], &no.0.to_be_bytes()].concat()
+}
+
 fn netns_prefix(cookie: u64) -> Vec<u8> {
     [&[NETNS][..], &cookie.to_be_bytes()].concat()
 }
@@ -497,11 +520,11 @@ fn between(low: u64, high: u64, turn: u64) -> u64 {
 }
 
 /// Every index entry of a record; what `put` and `delete` keep is exactly this.
-fn index_keys(record: &OwnerRecord) -> Vec<Vec<u8>> {
+pub(super) fn index_keys(record: &OwnerRecord) -> Vec<Vec<u8>> {
     let no = record.no.0.to_be_bytes();
     let phase = phase_key(record.phase, record.changed, record.no);
     let name = match &record.owner {
-        Owner::Container { id, .. } => Some([&container_prefix(id)[..], &no].concat()),
+        Owner::Container { id, .. } => Some(container_key(id, record.no)),
         Owner::Netns { cookie, .. } => Some([&netns_prefix(*cookie)[..], &no].concat()),
         Owner::Host { .. } => None,
     };

@@ -1,0 +1,37 @@
+//! A store of this boot that a program with another schema wrote: an upgrade or a downgrade while containers run.
+//!
+//! In every schema, `s` is the schema, `x` the last number, and `o` no a record in JSON. The indexes follow from the records, so
+//! they are made anew in the transaction that writes the new schema. A record that decodes is used as it is. One that does not
+//! stays and is treated as a damaged one: `poststop` and `gc` remove what its pin directory holds once its container has ended.
+
+use super::txn::{INDEXES, SCHEMA_KEY, WriteTxn, container_key, index_keys};
+use super::{SCHEMA, StoreError};
+use crate::model::record::container_of_damaged;
+
+impl WriteTxn<'_> {
+    /// Makes the indexes anew and writes our schema, unless another process has done so already.
+    pub(super) fn adopt_schema(&mut self) -> Result<(), StoreError> {
+        if self.value(SCHEMA_KEY)? == Some(&SCHEMA.to_be_bytes()) {
+            return Ok(());
+        }
+        for index in INDEXES {
+            for key in self.keys(&[index])? {
+                self.remove(&key)?;
+            }
+        }
+        for no in self.view().numbers()? {
+            let keys = match self.get(no) {
+                Ok(record) => record.as_ref().map(index_keys).unwrap_or_default(),
+                Err(StoreError::Record { .. }) => {
+                    let container = self.record_bytes(no)?.and_then(container_of_damaged);
+                    container.map(|id| container_key(&id, no)).into_iter().collect()
+                }
+                Err(error) => return Err(error),
+            };
+            for key in keys {
+                self.insert(&key, &[])?;
+            }
+        }
+        self.insert(SCHEMA_KEY, &SCHEMA.to_be_bytes())
+    }
+}
