@@ -11,7 +11,7 @@ fn main() {
 
 /// NRI: messages, our server's trait, and the client of the runtime's service.
 fn nri(out: &Path) {
-    let (proto, directory) = ("src/frontend/nri/api.proto", "src/frontend/nri");
+    let (proto, directory) = ("src/nri/api.proto", "src/nri");
     println!("cargo::rerun-if-changed={proto}");
     let out = out.join("nri");
     std::fs::create_dir_all(&out).unwrap();
@@ -35,9 +35,9 @@ fn nri(out: &Path) {
 
 /// bpfman's gRPC interface: server and client (the tests'), and the descriptors that reflection shows.
 fn bpfman(descriptors: &Path) {
-    let proto = "src/frontend/service/bpfman.proto";
+    let proto = "src/grpc/bpfman.proto";
     println!("cargo::rerun-if-changed={proto}");
-    let set = protox::compile([proto], ["src/frontend/service"]).unwrap();
+    let set = protox::compile([proto], ["src/grpc"]).unwrap();
     std::fs::write(descriptors, prost::Message::encode_to_vec(&set)).unwrap();
     tonic_prost_build::configure().build_transport(false).compile_fds(set).unwrap();
 }

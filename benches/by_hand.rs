@@ -8,12 +8,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use bpfman_hook::frontend::service::wire::attach_info::Info;
-use bpfman_hook::frontend::service::wire::bpfman_client::BpfmanClient;
-use bpfman_hook::frontend::service::wire::bytecode_location::Location;
-use bpfman_hook::frontend::service::wire::{
-    AttachInfo, AttachRequest, BytecodeLocation, LoadInfo, LoadRequest, UnloadRequest, XdpAttachInfo,
-};
+use bpfman_hook::grpc::wire::attach_info::Info;
+use bpfman_hook::grpc::wire::bpfman_client::BpfmanClient;
+use bpfman_hook::grpc::wire::bytecode_location::Location;
+use bpfman_hook::grpc::wire::{AttachInfo, AttachRequest, BytecodeLocation, LoadInfo, LoadRequest, UnloadRequest, XdpAttachInfo};
 use bpfman_hook::model::record::OwnerRecord;
 use bpfman_hook::model::series::{self, EventKind, Outcome, Phase, Stage, Worked};
 use bpfman_hook::paths::Paths;

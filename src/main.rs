@@ -5,15 +5,17 @@ use std::process::ExitCode;
 
 use bpfman_hook::cli::service::System;
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
-use bpfman_hook::frontend::image as frontend_image;
-use bpfman_hook::frontend::{
-    by_hand, ctl, doctor, documents, events, hook, install, logging, metrics, nri, policy, precreate, request, service, token,
-};
+use bpfman_hook::commands::image as image_commands;
+use bpfman_hook::commands::{documents, events, manual, policy, records, request_child, token};
+use bpfman_hook::hooks::{create_runtime, poststop, precreate};
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
+use bpfman_hook::output::logging;
 use bpfman_hook::paths::Paths;
+use bpfman_hook::setup::install;
 use bpfman_hook::sys::child::{self, Role};
 use bpfman_hook::sys::{environment, export};
+use bpfman_hook::{doctor, grpc, metrics, nri};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -21,7 +23,7 @@ fn main() -> ExitCode {
     if let Some(role) = child::role_from_args(&args) {
         return match role {
             Role::Fetch => image::fetch_child(),
-            Role::Request => request::child(),
+            Role::Request => request_child::child(),
             Role::Missed => nri::missed::child(),
         };
     }
@@ -41,27 +43,27 @@ fn main() -> ExitCode {
             environment::clear();
             environment::share_one_heap();
             match args.stage {
-                Stage::CreateRuntime => hook::create_runtime(
+                Stage::CreateRuntime => create_runtime::run(
                     &paths,
                     args.engine,
-                    hook::PluginFacts { labels: args.labels, pod_check: args.pod_check },
+                    create_runtime::PluginFacts { labels: args.labels, pod_check: args.pod_check },
                 ),
-                Stage::Poststop => hook::poststop(&paths),
+                Stage::Poststop => poststop::run(&paths),
                 Stage::Precreate => precreate::run(&paths, args.engine),
             }
         }
-        Command::Load(what) => by_hand::load(&paths, &what),
-        Command::Attach(args) => by_hand::attach(&paths, &args),
-        Command::Detach(args) => by_hand::detach(&paths, &args),
-        Command::Unload(args) => by_hand::unload(&paths, &args),
-        Command::List(what) => ctl::list(&paths, what),
-        Command::Get(what) => ctl::get(&paths, what),
-        Command::Inspect(args) => ctl::inspect(&paths, &args),
-        Command::Images(listing) => frontend_image::stock::list(&paths, listing),
-        Command::Pull(args) => frontend_image::pull::run(&paths, &args),
-        Command::Image(what) => frontend_image::run(&paths, &what),
+        Command::Load(what) => manual::load(&paths, &what),
+        Command::Attach(args) => manual::attach(&paths, &args),
+        Command::Detach(args) => manual::detach(&paths, &args),
+        Command::Unload(args) => manual::unload(&paths, &args),
+        Command::List(what) => records::list(&paths, what),
+        Command::Get(what) => records::get(&paths, what),
+        Command::Inspect(args) => records::inspect(&paths, &args),
+        Command::Images(listing) => image_commands::cache_commands::list(&paths, listing),
+        Command::Pull(args) => image_commands::pull::run(&paths, &args),
+        Command::Image(what) => image_commands::run(&paths, &what),
         Command::Nri(args) => nri::run(root.as_deref(), &paths, &args),
-        Command::Gc(args) => ctl::gc(&paths, args),
+        Command::Gc(args) => records::gc(&paths, args),
         Command::Events(args) => events::run(&paths, &args),
         Command::Metrics(args) => metrics::run(&paths, &args),
         Command::Completions { shell } => documents::completions(shell),
@@ -72,7 +74,7 @@ fn main() -> ExitCode {
         Command::Policy(PolicyCommand::Check(args)) => policy::run_check(&paths, &args),
         Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(&paths, &args),
         Command::Doctor(args) => doctor::run(&paths, &args, &LinuxKernel),
-        Command::System(System::Service(args)) => service::run(&paths, &args),
+        Command::System(System::Service(args)) => grpc::run(&paths, &args),
         Command::Install(args) => install::run(root.as_deref(), &args),
         Command::Uninstall(args) => install::undo(root.as_deref(), &args),
         Command::Version(args) => documents::version(args),

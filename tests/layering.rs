@@ -7,11 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bpfman_hook::cli::Stage;
-use bpfman_hook::frontend::gc_files;
-use bpfman_hook::frontend::hook;
-use bpfman_hook::frontend::hook_files::{self, Engines, Invocation};
-use bpfman_hook::frontend::nri::unit;
-use bpfman_hook::frontend::service_files;
+use bpfman_hook::setup::units::gc;
+use bpfman_hook::hooks::stage;
+use bpfman_hook::setup::hook_files;
+use bpfman_hook::setup::hook_files::{Engines, Invocation};
+use bpfman_hook::setup::units::nri;
+use bpfman_hook::setup::units::service;
 use bpfman_hook::model::container::asks;
 use bpfman_hook::model::policy::Engine;
 
@@ -272,11 +273,11 @@ fn shipped() -> Vec<(PathBuf, String)> {
         ("packaging/containers.conf.d/50-bpfman-hook.conf".to_owned(), hook_files::drop_in(&[hook_files::HOOKS_DIR.into()])),
     ];
     let units = [
-        (service_files::SERVICE_UNIT, service_files::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
-        (service_files::SOCKET_UNIT, service_files::socket_unit(false)),
-        (unit::UNIT, unit::text(Path::new("/usr/local/bin/bpfman-hook"), true)),
-        (gc_files::SERVICE_UNIT, gc_files::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
-        (gc_files::TIMER_UNIT, gc_files::timer_unit().to_owned()),
+        (service::SERVICE_UNIT, service::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
+        (service::SOCKET_UNIT, service::socket_unit(false)),
+        (nri::UNIT, nri::text(Path::new("/usr/local/bin/bpfman-hook"), true)),
+        (gc::SERVICE_UNIT, gc::service_unit(Path::new("/usr/local/bin/bpfman-hook"))),
+        (gc::TIMER_UNIT, gc::timer_unit().to_owned()),
     ]
     .map(|(name, text)| (Path::new("packaging/systemd").join(name), text));
     hooks.into_iter().chain(packaging.map(|(path, text)| (path.into(), text))).chain(units).collect()
@@ -325,8 +326,8 @@ fn the_pattern_matches_what_we_answer_to() {
 
 #[test]
 fn we_give_up_before_the_runtime_kills_us() {
-    assert!(hook::FETCH < hook::DEADLINE);
-    assert!((hook::DEADLINE + hook::UNDOING).as_secs() < hook_files::TIMEOUT);
+    assert!(stage::FETCH < stage::DEADLINE);
+    assert!((stage::DEADLINE + stage::UNDOING).as_secs() < hook_files::TIMEOUT);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use bpfman_hook::frontend::policy::{check, explain};
+use bpfman_hook::commands::policy::{check, explain};
 use bpfman_hook::model::annotations::Request;
 use bpfman_hook::model::attach_point::ProgramKind;
 use bpfman_hook::model::delegation::Preset;

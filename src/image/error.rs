@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::image::access::AccessError;
-pub use crate::image::fetch::error::RemoteError;
+pub use crate::image::registry::error::RemoteError;
 use crate::model::bytecode::PullPolicy;
 use crate::model::ids::Digest;
 use crate::sys::SysError;

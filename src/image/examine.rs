@@ -3,11 +3,11 @@
 
 use serde::Serialize;
 
+use crate::image::decide::{Candidates, refuse_early};
 use crate::image::error::ImageError;
-use crate::image::fetch::chain;
 use crate::image::host::{Files, Got};
-use crate::image::judge::{Candidates, refuse_early};
-use crate::image::layout::Layout;
+use crate::image::oci::layout::Layout;
+use crate::image::registry::chain;
 use crate::image::source::{Found, Source, checked};
 use crate::image::verify::{Checked, Claimed, Kind, Logged, Place};
 use crate::image::{LinuxImages, MAX_MANIFEST, Want, hash};

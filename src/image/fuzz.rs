@@ -5,11 +5,11 @@
 use std::path::Path;
 
 use super::MAX_OBJECT;
-use super::manifest::{Choice, Document, choose};
-use super::object::{Labels, Unpacked, check, not_in_object, single, unpack};
 use super::verify::{
     Attached, Body, CERTIFICATE, CHAIN, ENTRY, Finding, Identities, Judgement, Key, SIGNATURE, Signature, Signers,
 };
+use crate::image::oci::document::{Choice, Document, choose};
+use crate::image::oci::object::{Labels, Unpacked, check, not_in_object, single, unpack};
 use crate::model::policy::Words;
 use mutate::{corpus, fuzz};
 

@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use crate::image::access::sites;
 use crate::image::cache::{Blob, Boarding, Cache, NewImage, Reader};
-use crate::image::content::{Content, content, media_type};
+use crate::image::decide::{Candidates, Decision, refuse_early};
 use crate::image::error::{CacheError, ImageError};
 use crate::image::host::{Files, Got, read};
-use crate::image::judge::{Candidates, Decision, refuse_early};
-use crate::image::layout::Layout;
-use crate::image::object;
+use crate::image::oci::content::{Content, content, media_type};
+use crate::image::oci::layout::Layout;
+use crate::image::oci::object;
 use crate::image::remote::{Remote, Worker};
 use crate::image::source::{Found, Source, checked};
-use crate::image::{Images, MAX_OBJECT, Want, hash, tally};
+use crate::image::{Images, MAX_OBJECT, Want, counters, hash};
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;
 use crate::model::reference::{Reference, RegistryReference};
@@ -140,7 +140,7 @@ impl LinuxImages {
         self.cache.fly(boarding, again, || {
             self.note(image, self.cache.clear_leftovers())?;
             let pulled = self.pull(want, image, at, reader.as_ref());
-            tally::pulled(image, &pulled);
+            counters::pulled(image, &pulled);
             pulled
         })
     }
@@ -278,7 +278,7 @@ impl LinuxImages {
 impl Images for LinuxImages {
     fn fetch(&self, want: &Want<'_>) -> Result<Bytecode, ImageError> {
         let answer = self.get(want).and_then(|bytecode| self.settled(want, bytecode));
-        tally::answered(&answer);
+        counters::answered(&answer);
         answer
     }
 }

@@ -17,30 +17,22 @@
 //! anything below the top-level digest is unpacked or kept; it may travel together with them (ahead.rs). Everything is hashed by this process, whoever sent it.
 
 mod access;
-mod ahead;
 mod cache;
-mod content;
-mod deliver;
+mod counters;
+mod decide;
 mod error;
 mod examine;
-mod fetch;
 #[cfg(test)]
 mod fuzz;
 mod host;
-mod judge;
-mod layout;
-mod library;
 mod linux;
-mod manifest;
-mod object;
-pub mod pack;
-mod parcel;
-mod push;
+mod oci;
+mod prefetch;
+mod registry;
 mod remote;
 mod search;
-mod signers;
 mod source;
-mod tally;
+pub mod transfer;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,17 +41,17 @@ use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
+pub use crate::image::examine::{Examination, Examined, Worth};
+pub use crate::image::registry::child as fetch_child;
+pub use crate::image::transfer::image_set::{Paper, Parcel};
+pub use crate::image::transfer::library::{Archive, Details, Labelled};
+pub use crate::image::transfer::push::{Pushed, Target};
+pub use crate::image::verify::signers::{UnusableSigner, unusable_key, unusable_signers, unusable_trusted_root};
 pub use access::{AccessError, conf as registries_conf, examine as examine_registries};
 pub use cache::{Cache, CachedImage, CachedVerdict, Swept, Which};
 pub use error::{CacheError, ImageError, ObjectError, RemoteError};
-pub use examine::{Examination, Examined, Worth};
-pub use fetch::child as fetch_child;
-pub use library::{Archive, Details, Labelled};
 pub use linux::LinuxImages;
-pub use parcel::{Paper, Parcel};
-pub use push::{Pushed, Target};
 pub use remote::Worker;
-pub use signers::{UnusableSigner, unusable_key, unusable_signers, unusable_trusted_root};
 pub use verify::{Check, Checked, Claimed, Kind, Logged, Outcome, Place};
 
 use crate::model::bytecode::{Bytecode, PullPolicy};

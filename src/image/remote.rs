@@ -4,12 +4,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use crate::image::access::Site;
-use crate::image::ahead::Ahead;
 use crate::image::cache::Cache;
 use crate::image::error::{ImageError, RemoteError};
-use crate::image::fetch::chain;
-use crate::image::fetch::protocol::{Answer, Ask, MAX_MESSAGE, Put, Referrers, Reply, Wanted};
 use crate::image::host::Got;
+use crate::image::prefetch::Ahead;
+use crate::image::registry::chain;
+use crate::image::registry::protocol::{Answer, Ask, MAX_MESSAGE, Put, Referrers, Reply, Wanted};
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;
 use crate::sys::SysError;
@@ -85,7 +85,7 @@ impl Remote {
                 let (ours, theirs) = Socket::pair().map_err(failed)?;
                 std::thread::Builder::new()
                     .name("fetch".to_owned())
-                    .spawn(move || crate::image::fetch::serve(&theirs))
+                    .spawn(move || crate::image::registry::serve(&theirs))
                     .map_err(SysError::io("start", "the fetch thread"))
                     .map_err(failed)?;
                 Link::Thread(ours)

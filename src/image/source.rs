@@ -3,8 +3,8 @@
 use crate::image::cache::{Blob, Cache};
 use crate::image::error::ImageError;
 use crate::image::host::Got;
-use crate::image::layout::Layout;
-use crate::image::manifest::{Descriptor, Manifest};
+use crate::image::oci::document::{Descriptor, Manifest};
+use crate::image::oci::layout::Layout;
 use crate::image::remote::Remote;
 use crate::image::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, Place, SIGNATURE, Signature};
 use crate::image::{MAX_MANIFEST, hash};

@@ -2,6 +2,7 @@
 //! `unsafe` besides the opening of the LMDB environment.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
+pub mod accounts;
 pub mod activation;
 pub mod bpf;
 pub mod bpffs;

@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::chown;
 
-use bpfman_hook::frontend::hook::CAPABILITIES;
+use bpfman_hook::hooks::stage::CAPABILITIES;
 
 use crate::support::bundle::Bundle;
 use crate::support::process::eventually;

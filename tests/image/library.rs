@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use bpfman_hook::image::pack::{self, Described, Input};
+use bpfman_hook::image::transfer::build;
+use bpfman_hook::image::transfer::build::{Described, Input};
 use bpfman_hook::image::{Archive, ImageError, InUse, Parcel, Want};
 use bpfman_hook::model::bytecode::{Bytecode, PullPolicy, Verdict};
 use bpfman_hook::model::reference::Reference;
@@ -29,7 +30,7 @@ fn packed(architectures: &[&str]) -> Parcel {
         described: described.clone(),
     };
     let inputs: Vec<Input> = architectures.iter().map(input).collect();
-    pack::pack(&inputs, architectures.len() > 1)
+    build::pack(&inputs, architectures.len() > 1)
 }
 
 fn import(world: &World, archive: &Archive, name: &str) -> Result<Bytecode, ImageError> {
@@ -51,7 +52,7 @@ fn import(world: &World, archive: &Archive, name: &str) -> Result<Bytecode, Imag
 
 #[test]
 fn what_is_packed_is_read_back_from_every_place() {
-    let native = pack::native();
+    let native = build::native();
     let other = if native == "arm64" { "amd64" } else { "arm64" };
     for architectures in [&[native][..], &[other, native]] {
         let parcel = packed(architectures);
@@ -71,7 +72,7 @@ fn what_is_packed_is_read_back_from_every_place() {
 
 #[test]
 fn an_image_for_other_machines_alone_is_not_for_this_cache() {
-    let other = if pack::native() == "arm64" { "amd64" } else { "arm64" };
+    let other = if build::native() == "arm64" { "amd64" } else { "arm64" };
     let both = packed(&[other, if other == "amd64" { "riscv64" } else { "loong64" }]);
     let world = World::unsigned();
     let error = world.images.deliver(&both, &reference("ghcr.io/acme/pass:v1"), None).unwrap_err();
@@ -145,7 +146,7 @@ fn an_index_is_carried_without_what_the_cache_does_not_hold() {
 fn a_digest_in_the_name_must_be_that_of_the_archive() {
     let world = World::unsigned();
     let file = format!("oci-archive:{}/x.tar", world.dir.path().display());
-    world.images.deliver(&packed(&[pack::native()]), &reference(&file), None).unwrap();
+    world.images.deliver(&packed(&[build::native()]), &reference(&file), None).unwrap();
     let archive = Archive::read(&world.path("x.tar")).unwrap();
     let name = format!("ghcr.io/acme/pass@{}", digest_of(b"another"));
     assert!(matches!(import(&world, &archive, &name), Err(ImageError::Tampered { .. })));

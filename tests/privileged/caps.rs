@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use bpfman_hook::frontend::hook::CAPABILITIES;
+use bpfman_hook::hooks::stage::CAPABILITIES;
 use bpfman_hook::sys::bpf::{self, MapCreate, ProgramLoad};
 use bpfman_hook::sys::caps::{self, Capability, has, limit_process, with_caps};
 use bpfman_hook::sys::netns;

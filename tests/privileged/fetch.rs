@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use bpfman_hook::frontend::hook::CAPABILITIES;
+use bpfman_hook::hooks::stage::CAPABILITIES;
 
 use crate::registry::{Behaviour, Registry, Reply};
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bpfman_hook::frontend::service::wire::bytecode_location::Location;
-use bpfman_hook::frontend::service::wire::{BytecodeImage, BytecodeLocation, ListRequest, LoadInfo, LoadRequest, LoadResponse};
+use bpfman_hook::grpc::wire::bytecode_location::Location;
+use bpfman_hook::grpc::wire::{BytecodeImage, BytecodeLocation, ListRequest, LoadInfo, LoadRequest, LoadResponse};
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::codegen::tokio_stream::{self, StreamExt as _};

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bpfman_hook::frontend::service::wire::ListRequest;
+use bpfman_hook::grpc::wire::ListRequest;
 
 use crate::peers::{as_another, open_to_all};
 use crate::world::{PATIENCE, World, run};

@@ -4,12 +4,9 @@ use std::collections::HashMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use bpfman_hook::frontend::service::wire::attach_info::Info;
-use bpfman_hook::frontend::service::wire::bytecode_location::Location;
-use bpfman_hook::frontend::service::wire::{
-    AttachInfo, AttachRequest, BytecodeImage, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo, LoadRequest,
-    PullBytecodeRequest, UnloadRequest, XdpAttachInfo,
-};
+use bpfman_hook::grpc::wire::attach_info::Info;
+use bpfman_hook::grpc::wire::bytecode_location::Location;
+use bpfman_hook::grpc::wire::{AttachInfo, AttachRequest, BytecodeImage, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, UnloadRequest, XdpAttachInfo};
 use tonic::Code;
 
 use crate::support::netns::Netns;

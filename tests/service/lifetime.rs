@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use bpfman_hook::frontend::service::wire::ListRequest;
+use bpfman_hook::grpc::wire::ListRequest;
 
 use crate::support::lab::BINARY;
 use crate::support::process::eventually;

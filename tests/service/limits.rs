@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use bpfman_hook::frontend::service::wire::bytecode_location::Location;
-use bpfman_hook::frontend::service::wire::{BytecodeImage, BytecodeLocation, LoadInfo, LoadRequest};
+use bpfman_hook::grpc::wire::bytecode_location::Location;
+use bpfman_hook::grpc::wire::{BytecodeImage, BytecodeLocation, LoadInfo, LoadRequest};
 
 use crate::support::process::ended;
 use crate::world::{World, run};

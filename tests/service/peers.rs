@@ -3,10 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use bpfman_hook::frontend::service::wire::bytecode_location::Location;
-use bpfman_hook::frontend::service::wire::{
-    BytecodeLocation, GetRequest, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, UnloadRequest,
-};
+use bpfman_hook::grpc::wire::bytecode_location::Location;
+use bpfman_hook::grpc::wire::{BytecodeLocation, GetRequest, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, UnloadRequest};
 use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use bpfman_hook::frontend::service::wire::bpfman_client::BpfmanClient;
+use bpfman_hook::grpc::wire::bpfman_client::BpfmanClient;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::support::lab::{Hooks, Lab};

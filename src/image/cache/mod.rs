@@ -11,7 +11,7 @@
 //! because nobody but the owner can write here; a directory of anybody else is refused. The whole may be removed at any time:
 //! what is missing or damaged is a miss.
 
-mod flight;
+mod fetch_lock;
 mod record;
 mod share;
 mod sweep;
@@ -27,7 +27,7 @@ use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
 use crate::sys::fsutil::{TrustError, TrustedRoot, names_in};
 
-pub(crate) use flight::Boarding;
+pub(crate) use crate::image::cache::fetch_lock::Boarding;
 pub(crate) use record::{Evidence, Pointer, Record};
 pub use sweep::{Swept, Which};
 pub(crate) use write::NewImage;

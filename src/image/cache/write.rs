@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::image::cache::record::{Pointer, Record};
 use crate::image::cache::{Blob, Cache, Evidence, Reader, Which};
+use crate::image::decide::Decision;
 use crate::image::error::CacheError;
-use crate::image::judge::Decision;
-use crate::image::manifest::REF_NAME;
+use crate::image::oci::document::REF_NAME;
 use crate::image::{InUse, hash};
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;

@@ -12,6 +12,7 @@ mod check;
 mod key;
 mod keyless;
 mod reasons;
+pub mod signers;
 mod simple;
 
 pub(crate) use account::Account;

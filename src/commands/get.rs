@@ -1,0 +1,395 @@
+//! `get program` and `get link`: one of them with all that is known, by us and by the kernel.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::commands::list::{Format, id, json, owner_name, verdict, word};
+use crate::kernel::inspect::LinkInfo;
+use crate::kernel::pins;
+use crate::lifecycle::by_hand::map_users;
+use crate::lifecycle::health::remedy;
+use crate::model::attach_point::{Order, ProgramKind, kernel_type_word};
+use crate::model::by_hand::KernelProgram;
+use crate::model::record::{LinkRecord, Owner, OwnerRecord};
+use crate::output::table::printable;
+use crate::output::view;
+use crate::output::view::{LinkView, ProgramView};
+
+/// One program.
+#[derive(Debug, Clone, Serialize)]
+struct ProgramDetail<'a> {
+    #[serde(flatten)]
+    program: ProgramView<'a>,
+    /// What was given when it was loaded by hand.
+    metadata: BTreeMap<String, String>,
+    /// The variables that were set by hand, in hexadecimal digits.
+    globals: BTreeMap<String, String>,
+    /// Where its maps are pinned; by their names for what was loaded by hand.
+    map_pin_path: PathBuf,
+    /// Whose maps it was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    map_owner_id: Option<u32>,
+    /// The programs that have these maps.
+    map_used_by: Vec<u32>,
+    /// What the kernel says; absent where it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<KernelProgram>,
+    /// What to do where it is gone.
+    #[serde(skip)]
+    remedy: String,
+}
+
+/// A program of which only the kernel knows.
+#[derive(Debug, Clone, Serialize)]
+pub struct OtherProgram {
+    /// Its id.
+    pub id: u32,
+    /// The kernel's name for it.
+    pub name: String,
+    /// The kernel's type, in bpfman's words.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// All that the kernel says.
+    pub kernel: KernelProgram,
+}
+
+impl OtherProgram {
+    /// From what the kernel says.
+    pub fn new(kernel: KernelProgram) -> Self {
+        Self { id: kernel.id, name: kernel.name.clone(), kind: kernel_type_word(kernel.program_type), kernel }
+    }
+}
+
+/// One link.
+#[derive(Debug, Clone, Serialize)]
+struct LinkDetail<'a> {
+    #[serde(flatten)]
+    link: LinkView<'a>,
+    /// What was given when it was attached by hand.
+    metadata: BTreeMap<String, String>,
+    /// The file that named the network namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns: Option<PathBuf>,
+    /// Its place among others on one interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u16>,
+    /// The verdicts after which the next program runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    proceed_on: Vec<&'static str>,
+    /// What the kernel says; absent where it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<KernelLink>,
+    /// What to do where it or its place is gone.
+    #[serde(skip)]
+    remedy: String,
+}
+
+/// What the kernel says about a link.
+#[derive(Debug, Clone, Serialize)]
+struct KernelLink {
+    /// `enum bpf_link_type`, in the kernel's words; a filter of the traffic control layer is no link.
+    link_type: String,
+    /// The program's id.
+    program_id: u32,
+    /// The interface's index in its namespace; 0 once it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<u32>,
+    /// The cgroup's id; 0 once it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup_id: Option<u64>,
+}
+
+impl KernelLink {
+    fn new(info: &LinkInfo) -> Self {
+        const WORDS: [&str; 14] = [
+            "filter",
+            "raw_tracepoint",
+            "tracing",
+            "cgroup",
+            "iter",
+            "netns",
+            "xdp",
+            "perf_event",
+            "kprobe_multi",
+            "struct_ops",
+            "netfilter",
+            "tcx",
+            "uprobe_multi",
+            "netkit",
+        ];
+        let word = usize::try_from(info.link_type).ok().and_then(|number| WORDS.get(number));
+        Self {
+            link_type: word.map_or_else(|| info.link_type.to_string(), |word| (*word).to_owned()),
+            program_id: info.program,
+            interface: info.interface,
+            cgroup_id: info.cgroup,
+        }
+    }
+}
+
+/// `get program ID`; None where neither an owner nor the kernel has it. `fs` is our bpffs.
+pub fn program(
+    records: &[OwnerRecord],
+    wanted: u32,
+    kernel: Option<KernelProgram>,
+    fs: &Path,
+    format: Format,
+) -> Option<String> {
+    let record = records.iter().find(|r| r.programs.iter().any(|p| p.id == Some(wanted)));
+    let found = record.and_then(|r| view::programs(r).find(|p| p.id == Some(wanted)));
+    let (Some(record), Some(found)) = (record, found) else {
+        let other = OtherProgram::new(kernel?);
+        return Some(match format {
+            Format::Json => json(&other),
+            Format::Quiet => format!("{wanted}\n"),
+            Format::Table => {
+                let mut text = format!("program {wanted}, not one of ours\n");
+                kernel_lines(&mut text, &other.kernel);
+                text
+            }
+        });
+    };
+    let directory = fs.join(record.no.directory());
+    let mut detail = ProgramDetail {
+        program: found,
+        metadata: BTreeMap::new(),
+        globals: BTreeMap::new(),
+        map_pin_path: directory.clone(),
+        map_owner_id: None,
+        map_used_by: map_users(records, record),
+        kernel,
+        remedy: remedy(record, "unload", wanted),
+    };
+    if let Owner::Host { loaded, .. } = &record.owner {
+        detail.metadata.clone_from(&loaded.metadata);
+        detail.globals = loaded.globals.iter().map(|(name, bytes)| (name.clone(), hex::encode(bytes))).collect();
+        detail.map_pin_path = directory.join(pins::NAMES);
+        detail.map_owner_id = loaded.shares.map(|shares| shares.program);
+    }
+    Some(match format {
+        Format::Json => json(&detail),
+        Format::Quiet => format!("{wanted}\n"),
+        Format::Table => program_text(&detail, &owner_name(records, detail.program.owner)),
+    })
+}
+
+fn program_text(detail: &ProgramDetail<'_>, owner: &str) -> String {
+    let program = &detail.program;
+    let mut text = format!("program {}\n", id(program.id));
+    line(&mut text, "name", &program.name);
+    line(&mut text, "type", program.kind.word());
+    line(&mut text, "scope", &word(&program.scope));
+    line(&mut text, "owner", owner);
+    line(&mut text, "image", &program.image);
+    line(&mut text, "digest", &program.digest);
+    // A file by hand is root's own or a client's by its paths: no image rule speaks of it.
+    if !program.rule.is_empty() {
+        line(&mut text, "signature", &verdict(program));
+        line(&mut text, "rule", &program.rule);
+    }
+    for (key, value) in &detail.metadata {
+        line(&mut text, "metadata", &format!("{key}={value}"));
+    }
+    for (name, value) in &detail.globals {
+        line(&mut text, "global", &format!("{name}={value}"));
+    }
+    line(&mut text, "maps", &detail.map_pin_path.display().to_string());
+    if let Some(owner) = detail.map_owner_id {
+        line(&mut text, "maps of", &owner.to_string());
+    }
+    line(&mut text, "maps used by", &numbers(&detail.map_used_by));
+    for l in &program.links {
+        line(&mut text, "link", &format!("{} {} on {}", id(l.id), l.at.word(), l.at));
+    }
+    match &detail.kernel {
+        Some(kernel) => kernel_lines(&mut text, kernel),
+        None => line(&mut text, "kernel", &format!("no program has this id any more; {}", detail.remedy)),
+    }
+    text
+}
+
+fn kernel_lines(text: &mut String, kernel: &KernelProgram) {
+    line(text, "kernel name", &kernel.name);
+    line(text, "kernel type", &kernel_type_word(kernel.program_type));
+    line(text, "loaded at", &kernel.loaded_at);
+    line(text, "tag", &kernel.tag);
+    line(text, "licence", if kernel.gpl_compatible { "GPL compatible" } else { "not GPL compatible" });
+    line(text, "map ids", &numbers(&kernel.map_ids));
+    line(text, "btf id", &if kernel.btf_id == 0 { "none".to_owned() } else { kernel.btf_id.to_string() });
+    line(text, "translated", &format!("{} bytes", kernel.bytes_xlated));
+    line(text, "jited", &format!("{} bytes", kernel.bytes_jited));
+    line(text, "memory", &format!("{} bytes", kernel.bytes_memlock));
+    line(text, "verified", &format!("{} instructions", kernel.verified_insns));
+}
+
+/// The link with an id, and its owner.
+pub fn find_link(records: &[OwnerRecord], wanted: u32) -> Option<(&OwnerRecord, &LinkRecord)> {
+    records.iter().find_map(|record| Some((record, record.links.iter().find(|link| link.id == Some(wanted))?)))
+}
+
+/// `get link ID`; None where no owner has it.
+pub fn link(records: &[OwnerRecord], wanted: u32, kernel: Option<&LinkInfo>, format: Format) -> Option<String> {
+    let (record, kept) = find_link(records, wanted)?;
+    let found = view::programs(record).flat_map(|p| p.links).find(|l| l.id == Some(wanted))?;
+    let kind = record.programs.iter().find(|p| p.pin == kept.program).map(|p| p.kind);
+    let detail = LinkDetail {
+        link: found,
+        metadata: kept.metadata.clone(),
+        netns: kept.netns.as_ref().and_then(|netns| netns.path.clone()),
+        priority: kept.order.as_ref().map(|order| order.priority),
+        kernel: kernel.map(KernelLink::new),
+        remedy: remedy(record, "detach", wanted),
+        proceed_on: kept.order.as_ref().zip(kind).map(|(order, kind)| verdicts(kind, order)).unwrap_or_default(),
+    };
+    Some(match format {
+        Format::Json => json(&detail),
+        Format::Quiet => format!("{wanted}\n"),
+        Format::Table => link_text(&detail, &owner_name(records, detail.link.owner)),
+    })
+}
+
+fn verdicts(kind: ProgramKind, order: &Order) -> Vec<&'static str> {
+    order.proceed_on.iter().filter_map(|number| Order::verdict_word(kind, *number)).collect()
+}
+
+fn link_text(detail: &LinkDetail<'_>, owner: &str) -> String {
+    let link = &detail.link;
+    let mut text = format!("link {}\n", id(link.id));
+    line(&mut text, "type", link.at.word());
+    line(&mut text, "attached", &link.place());
+    if let Some(netns) = &detail.netns {
+        line(&mut text, "netns", &netns.display().to_string());
+    }
+    if let Some(priority) = detail.priority {
+        // A filter of the traffic control layer, which has no link in the kernel, is placed by it.
+        let ordered = detail.kernel.as_ref().is_some_and(|kernel| kernel.link_type == "filter");
+        let effect = if ordered || priority == Order::DEFAULT_PRIORITY { "" } else { " (recorded; it orders nothing yet)" };
+        line(&mut text, "priority", &format!("{priority}{effect}"));
+    }
+    if !detail.proceed_on.is_empty() {
+        line(&mut text, "proceed on", &detail.proceed_on.join(", "));
+    }
+    line(&mut text, "program", &format!("{} {}", id(link.program_id), link.program));
+    line(&mut text, "owner", owner);
+    for (key, value) in &detail.metadata {
+        line(&mut text, "metadata", &format!("{key}={value}"));
+    }
+    let Some(kernel) = &detail.kernel else {
+        line(&mut text, "kernel", &format!("its pin is gone; {}", detail.remedy));
+        return text;
+    };
+    line(&mut text, "kernel type", &kernel.link_type);
+    let places = [("interface", kernel.interface.map(u64::from)), ("cgroup", kernel.cgroup_id)];
+    for (what, id) in places.into_iter().filter_map(|(what, id)| Some((what, id?))) {
+        line(&mut text, what, &if id == 0 { format!("gone; {}", detail.remedy) } else { id.to_string() });
+    }
+    text
+}
+
+fn line(text: &mut String, key: &str, value: &str) {
+    _ = writeln!(text, "  {key:<12} {}", printable(value));
+}
+
+fn numbers(ids: &[u32]) -> String {
+    let words: Vec<_> = ids.iter().map(u32::to_string).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::commands::list::tests::{records, require_documented};
+
+    /// A load by hand with the maps of an owner that is gone, and another one with the same maps.
+    fn by_hand() -> Vec<OwnerRecord> {
+        let digest = format!("sha256:{}", "01".repeat(32));
+        let record = |no: u64, program: u32| {
+            let loaded = json!({
+                "caller": "uid 7", "reference": null, "globals": {"step": [5, 0, 0, 0]}, "metadata": {"team": "a"},
+                "shares": {"program": 70, "set": 1}, "map_memory": 8,
+            });
+            let record = json!({
+                "no": no, "owner": {"kind": "host", "application": "shop", "loaded": loaded}, "phase": "ready",
+                "actor": {"process": {"pid": 400, "start_time": 1}, "deadline": 9}, "created": 1700, "changed": 1700,
+                "init": null, "request": null, "engine": null, "workload": null, "cgroup": null,
+                "programs": [{"pin": "prog_1", "function": "count", "kind": "xdp", "scope": "host", "image": 0, "id": program}],
+                "maps": [], "bpffs": null, "holds": [], "holders": [], "failure": null, "leftovers": [],
+                "links": [{"pin": "link_1", "program": "prog_1", "id": 80 + no, "metadata": {"site": "b"},
+                    "at": {"type": "xdp", "iface": {"index": 2, "name": "eth0"}, "mode": null},
+                    "order": {"priority": 55, "proceed_on": [2]}, "netns": {"cookie": 9, "path": "/run/netns/blue"}}],
+                "images": [{"reference": "file:/x.o", "digest": digest, "object": digest, "rule": "", "verdict": {"verdict": "unsigned"}}],
+            });
+            serde_json::from_value(record).unwrap()
+        };
+        vec![record(5, 75), record(6, 76)]
+    }
+
+    fn kernel() -> KernelProgram {
+        KernelProgram {
+            id: 75,
+            name: "count".to_owned(),
+            program_type: 6,
+            loaded_at: "2026-01-01T00:00:00Z".to_owned(),
+            tag: "0011223344556677".to_owned(),
+            gpl_compatible: true,
+            map_ids: vec![3, 4],
+            btf_id: 0,
+            bytes_xlated: 96,
+            bytes_jited: 120,
+            bytes_memlock: 4096,
+            verified_insns: 12,
+        }
+    }
+
+    #[test]
+    fn a_program_is_shown_with_all_that_is_known() {
+        let text = program(&by_hand(), 75, Some(kernel()), Path::new("/fs"), Format::Table).unwrap();
+        for line in [
+            "  metadata     team=a\n",
+            "  global       step=05000000\n",
+            "  maps         /fs/owner_5/maps\n",
+            "  maps of      70\n",
+            "  maps used by 75, 76\n",
+            "  link         85 xdp on eth0\n",
+            "  btf id       none\n",
+            "  map ids      3, 4\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        require_documented(&program(&by_hand(), 75, Some(kernel()), Path::new("/fs"), Format::Json).unwrap());
+        let gone = program(&by_hand(), 75, None, Path::new("/fs"), Format::Table).unwrap();
+        assert!(gone.contains("no program has this id any more"), "{gone}");
+        let other = program(&records(), 75, Some(kernel()), Path::new("/fs"), Format::Table).unwrap();
+        assert!(other.starts_with("program 75, not one of ours\n  kernel name  count\n  kernel type  xdp\n"), "{other}");
+        assert!(program(&records(), 1, None, Path::new("/fs"), Format::Table).is_none());
+    }
+
+    #[test]
+    fn a_link_is_shown_with_all_that_is_known() {
+        let info = LinkInfo { id: 85, link_type: 6, program: 75, interface: Some(0), cgroup: Some(3) };
+        let text = link(&by_hand(), 85, Some(&info), Format::Table).unwrap();
+        assert!(
+            text.ends_with(
+                "  kernel type  xdp\n  interface    gone; remove it with `bpfman-hook detach 85`\n  cgroup       3\n"
+            ),
+            "{text}"
+        );
+        for line in [
+            "  netns        /run/netns/blue\n",
+            "  priority     55 (recorded; it orders nothing yet)\n",
+            "  proceed on   pass\n",
+            "  metadata     site=b\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        require_documented(&link(&by_hand(), 85, Some(&info), Format::Json).unwrap());
+        let shown = link(&records(), 82, None, Format::Table).unwrap();
+        assert!(shown.contains("network namespace 99 of sandbox box") && shown.contains("72 count"), "{shown}");
+        assert!(shown.contains("its pin is gone") && link(&records(), 1, None, Format::Table).is_none());
+    }
+}

@@ -1,0 +1,231 @@
+//! `image build` and `image generate-build-args`: images out of object files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::cli::Format;
+use crate::cli::image::{GenerateBuildArgs, ImageBuildArgs};
+use crate::commands::list::json;
+use crate::image::transfer::build;
+use crate::image::transfer::build::{ByteOrder, Described, Input};
+use crate::image::{MAX_OBJECT, Parcel};
+use crate::kernel::survey;
+use crate::lifecycle::error::chain;
+use crate::model::reference::Reference;
+use crate::output::mod_::{fail, print};
+use crate::output::table::printable;
+use crate::paths::Paths;
+use crate::sys::fsutil::{ReadError, read_capped};
+
+/// One file of the command line, read.
+#[derive(Debug)]
+struct File {
+    /// As it was written.
+    path: String,
+    /// True where `linux/ARCH=` or its name says for which architecture it is.
+    placed: bool,
+    input: Input,
+}
+
+/// What was built.
+#[derive(Debug, Serialize)]
+struct Built {
+    image: String,
+    digest: String,
+    platforms: Vec<String>,
+    programs: BTreeMap<String, String>,
+    maps: BTreeMap<String, String>,
+}
+
+/// `image build IMAGE [linux/ARCH=]FILE…`
+pub fn run(paths: &Paths, args: &ImageBuildArgs) -> ExitCode {
+    match build(paths, args) {
+        Ok(built) => print(&match (args.quiet, args.output) {
+            (false, Format::Json) => json(&built),
+            _ => format!("{}\n", built.digest),
+        }),
+        Err(sentence) => fail(&sentence),
+    }
+}
+
+fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
+    let name = super::reference(&args.image)?;
+    let to = args.to.as_deref().map(super::reference).transpose()?;
+    match (&name, &to) {
+        (Reference::Registry(at), _) if at.digest.is_some() => {
+            return Err(format!("build {name}: a digest is found out by building; write a tag"));
+        }
+        (Reference::Registry(_), Some(Reference::Registry(_) | Reference::File { .. })) => {
+            return Err("build: --to takes oci:/directory or oci-archive:/file".to_owned());
+        }
+        (Reference::Registry(_), _) | (Reference::Layout { .. } | Reference::Archive { .. }, None) => {}
+        _ => return Err(format!("build {name}: write registry/repository:tag, oci:/directory:tag or oci-archive:/file:tag")),
+    }
+    if args.registry.any() && !args.push {
+        return Err(format!("build {name}: credentials are for a registry; write --push, or leave them out"));
+    }
+    let files = read(&args.files)?;
+    let index = files.len() > 1 || files.iter().any(|file| file.placed);
+    let inputs: Vec<Input> = files.into_iter().map(|file| file.input).collect();
+    let parcel = build::pack(&inputs, index);
+    let written = name.to_string();
+    match (args.push, &name) {
+        (true, Reference::Registry(at)) => {
+            super::push::push(paths, &args.registry, &parcel, at, None)?;
+        }
+        (true, _) => return Err(format!("build {name}: only an image with a registry's name can be pushed")),
+        (false, _) => deliver(paths, &parcel, &name, to.as_ref())?,
+    }
+    let first = &inputs.first().expect("the command line asks for a file").described;
+    Ok(Built {
+        image: written,
+        digest: parcel.digest.to_string(),
+        platforms: inputs.iter().map(|input| format!("linux/{}", input.architecture)).collect(),
+        programs: first.programs.clone(),
+        maps: first.maps.clone(),
+    })
+}
+
+fn deliver(paths: &Paths, parcel: &Parcel, name: &Reference, to: Option<&Reference>) -> Result<(), String> {
+    let images = super::images(paths);
+    images.deliver(parcel, to.unwrap_or(name), Some(&name.to_string())).map_err(|err| match (to, name) {
+        // What the cache holds is what this machine can load.
+        (None, Reference::Registry(_)) => {
+            format!("{}; write it elsewhere with --to oci:/directory, or push it with --push", chain(&err))
+        }
+        _ => chain(&err),
+    })
+}
+
+/// `image generate-build-args [linux/ARCH=]FILE…`, as bpfman prints them
+pub fn print_arguments(args: &GenerateBuildArgs) -> ExitCode {
+    match read(&args.files) {
+        Ok(files) => print(&arguments(&files, args.format.output)),
+        Err(sentence) => fail(&sentence),
+    }
+}
+
+fn arguments(files: &[File], format: Format) -> String {
+    let placed = files.len() > 1 || files.iter().any(|file| file.placed);
+    let key = |file: &File| match placed {
+        false => "BYTECODE_FILE".to_owned(),
+        true => {
+            let order = match build::byte_order_of(&file.input.architecture) {
+                Some(ByteOrder::Big) => "EB",
+                _ => "EL",
+            };
+            format!("BC_{}_{order}", file.input.architecture.to_uppercase())
+        }
+    };
+    let arguments: BTreeMap<String, &str> = files.iter().map(|file| (key(file), file.path.as_str())).collect();
+    let described = files.first().map(|file| &file.input.described).cloned().unwrap_or_default();
+    match format {
+        Format::Json => {
+            let platforms: Vec<String> =
+                files.iter().filter(|_| placed).map(|file| format!("linux/{}", file.input.architecture)).collect();
+            json(&serde_json::json!({
+                "platforms": platforms, "build_args": arguments, "programs": described.programs, "maps": described.maps,
+            }))
+        }
+        Format::Table => {
+            let table = |table: &BTreeMap<String, String>| serde_json::to_string(table).expect("strings are JSON");
+            let mut text: String = files.iter().map(|file| format!("{}={}\n", key(file), printable(&file.path))).collect();
+            text.push_str(&format!("PROGRAMS={}\nMAPS={}\n", table(&described.programs), table(&described.maps)));
+            text
+        }
+    }
+}
+
+/// Reads the files, finds out for which machine each is, and what it declares.
+fn read(arguments: &[String]) -> Result<Vec<File>, String> {
+    let mut files = Vec::new();
+    for argument in arguments {
+        files.push(file(argument, arguments.len() > 1)?);
+    }
+    for (nth, file) in files.iter().enumerate() {
+        let same = |other: &&File| other.input.architecture == file.input.architecture;
+        if let Some(other) = files[..nth].iter().find(same) {
+            return Err(format!(
+                "build an image: {} and {} are both for linux/{}",
+                printable(&other.path),
+                printable(&file.path),
+                file.input.architecture
+            ));
+        }
+    }
+    describe(&mut files)?;
+    Ok(files)
+}
+
+fn file(argument: &str, one_of_several: bool) -> Result<File, String> {
+    let (said, path) = match argument.split_once('=') {
+        Some((platform, path)) if !platform.starts_with(['/', '.']) => {
+            let known = platform.strip_prefix("linux/").filter(|word| build::byte_order_of(word).is_some());
+            let known = known.ok_or_else(|| {
+                let all: Vec<String> = build::ARCHITECTURES.iter().map(|(word, ..)| format!("linux/{word}")).collect();
+                format!("{} is no platform of images; write one of {}", crate::model::words::quoted(platform), all.join(", "))
+            })?;
+            (Some(known.to_owned()), path)
+        }
+        _ => (None, argument),
+    };
+    let shown = printable(path);
+    let name = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let fits = name.ends_with(".o") && name.len() <= 100 && !name.chars().any(char::is_control);
+    if !fits {
+        return Err(format!("read {shown}: an object file in an image has a name of at most 100 bytes that ends in .o"));
+    }
+    let opened = std::fs::File::open(path).map_err(|err| format!("read {shown}: {err}"))?;
+    let object = read_capped(opened, MAX_OBJECT).map_err(|err| match err {
+        ReadError::Io(err) => format!("read {shown}: {err}"),
+        ReadError::TooLarge { .. } => format!("read {shown}: it is larger than {MAX_OBJECT} bytes, which is the limit"),
+    })?;
+    let in_name = || build::architecture_of_name(&name).filter(|_| one_of_several).map(str::to_owned);
+    let said = said.or_else(in_name);
+    let placed = said.is_some();
+    if !placed && one_of_several {
+        return Err(format!("build an image: nothing says for which machines {shown} is; write linux/amd64={shown}"));
+    }
+    let architecture = said.unwrap_or_else(|| build::native().to_owned());
+    build::check(&shown, &object, &architecture).map_err(|err| format!("build an image: {err}"))?;
+    Ok(File { path: path.to_owned(), placed, input: Input { architecture, name, object, described: Described::default() } })
+}
+
+/// Labels out of the objects. One of the other byte order cannot be read here: it gets those of the first that can.
+fn describe(files: &mut [File]) -> Result<(), String> {
+    let here = build::byte_order_of(build::native());
+    let mut first = None;
+    for file in files.iter_mut() {
+        if build::byte_order_of(&file.input.architecture) != here {
+            continue;
+        }
+        let shown = printable(&file.path);
+        let found = survey(&file.input.object).map_err(|err| format!("read {shown}: {}", chain(&err)))?;
+        if found.programs.is_empty() {
+            return Err(format!("read {shown}: it declares no program"));
+        }
+        file.input.described = Described {
+            programs: found.programs.into_iter().map(|program| (program.name, program.kind)).collect(),
+            maps: found.maps.into_iter().map(|map| (map.name, map.kind)).collect(),
+        };
+        first.get_or_insert_with(|| file.input.described.clone());
+    }
+    for file in files.iter_mut().filter(|file| build::byte_order_of(&file.input.architecture) != here) {
+        let shown = printable(&file.path);
+        let Some(described) = &first else {
+            return Err(format!(
+                "read {shown}: this machine cannot read objects of the other byte order, and needs one of its own beside it \
+                 to find programs and maps"
+            ));
+        };
+        file.input.described = described.clone();
+        let missing = file.input.missing();
+        if !missing.is_empty() {
+            return Err(format!("read {shown}: it lacks {}, which the other objects have", missing.join(", ")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! `pull`, `images` and `image WHAT`: a door for each subject.
+
+pub mod build;
+pub mod cache_commands;
+pub mod import_export;
+pub mod inspect;
+pub mod pull;
+pub mod push;
+mod user_auth;
+pub mod verify;
+
+use std::process::ExitCode;
+
+use crate::cli::image::Image;
+use crate::image::LinuxImages;
+use crate::model::reference::Reference;
+use crate::paths::Paths;
+
+/// `image WHAT`
+pub fn run(paths: &Paths, what: &Image) -> ExitCode {
+    match what {
+        Image::List(listing) => cache_commands::list(paths, *listing),
+        Image::Inspect(args) => inspect::run(paths, args),
+        Image::Verify(args) => verify::run(paths, args),
+        Image::Pull(args) => pull::run(paths, args),
+        Image::Build(args) => build::run(paths, args),
+        Image::Push(args) => push::run(paths, args),
+        Image::GenerateBuildArgs(args) => build::print_arguments(args),
+        Image::Rm(args) => cache_commands::remove(paths, args),
+        Image::Prune(args) => cache_commands::prune(paths, *args),
+        Image::Export(args) => import_export::export(paths, args),
+        Image::Import(args) => import_export::import(paths, args),
+    }
+}
+
+/// The images of this machine, for those who want to keep what they get.
+fn images(paths: &Paths) -> LinuxImages {
+    LinuxImages::new(&paths.cache, paths.root()).to_keep()
+}
+
+/// A reference as a person writes it; relative paths of layouts and files begin where the person is.
+fn reference(text: &str) -> Result<Reference, String> {
+    let parsed = ["oci:", "oci-archive:", "file:"].into_iter().find_map(|transport| {
+        let place = text.strip_prefix(transport).filter(|place| !place.starts_with('/') && !place.is_empty())?;
+        let here = std::env::current_dir().ok()?;
+        let mut path = here;
+        for part in place.split('/') {
+            match part {
+                "" | "." => {}
+                ".." => {
+                    path.pop();
+                }
+                part => path.push(part),
+            }
+        }
+        Some(Reference::parse(&format!("{transport}{}", path.display())))
+    });
+    parsed.unwrap_or_else(|| Reference::parse(text)).map_err(|err| err.to_string())
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match UNITS.into_iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
+        None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (16 << 20, "16.0 MiB"), (5 << 30, "5.0 GiB")] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn paths_begin_where_the_person_is() {
+        let here = std::env::current_dir().unwrap();
+        let absolute = format!("oci:{}/out:v1", here.display());
+        assert_eq!(reference("oci:./x/../out:v1"), reference(&absolute));
+        assert_eq!(reference("ghcr.io/a/b:v1").unwrap().to_string(), "ghcr.io/a/b:v1");
+        assert!(reference("busybox").unwrap_err().contains("names no registry"));
+    }
+}

@@ -1,0 +1,210 @@
+//! `pull REF…`: fetch images and verify them as policy says, so that no start has to wait for the network.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::cli::{Format, PullArgs, RegistryArgs};
+use crate::commands::image::user_auth::registries;
+use crate::commands::list::json;
+use crate::image::{Images as _, InUse, LinuxImages, Want, registries_conf};
+use crate::lifecycle::error::chain;
+use crate::lifecycle::policy_files::{self, LoadedPolicy};
+use crate::model::bytecode::{Bytecode, PullPolicy, Verdict};
+use crate::model::policy::ImageRule;
+use crate::model::reference::{Reference, ReferenceError};
+use crate::model::registries::RegistryConfig;
+use crate::output::table::printable;
+use crate::output::{fail, print};
+use crate::paths::Paths;
+
+/// How long one image may take: nobody's start waits for it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+/// Images that are fetched at once; each has a process of its own.
+const AT_ONCE: usize = 10;
+
+/// What became of one reference.
+#[derive(Debug, Serialize)]
+pub(super) struct Pulled {
+    reference: String,
+    /// The digest.
+    pub digest: String,
+    rule: String,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+impl From<Bytecode> for Pulled {
+    fn from(bytecode: Bytecode) -> Self {
+        Self {
+            reference: bytecode.reference.to_string(),
+            digest: bytecode.digest.to_string(),
+            rule: bytecode.rule,
+            verdict: bytecode.verdict,
+        }
+    }
+}
+
+/// What the files say that decide over images.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// The policy.
+    pub policy: LoadedPolicy,
+    /// How registries are spoken to.
+    pub registries: RegistryConfig,
+}
+
+impl Rules {
+    /// Reads the files; an error is told and is exit status 2.
+    pub fn load(paths: &Paths, args: &RegistryArgs) -> Result<Self, ExitCode> {
+        let told = |sentence: String| {
+            fail(&sentence);
+            ExitCode::from(2)
+        };
+        let policy = policy_files::load(paths).map_err(|error| told(chain(&error)))?;
+        let registries = registries(paths, args).map_err(told)?;
+        Ok(Self { policy, registries })
+    }
+
+    /// The rules that speak of an image; `doing` is for the sentence that says that there are none.
+    pub fn of(&self, reference: &Reference, doing: &str) -> Result<Vec<&ImageRule>, String> {
+        let rules: Vec<_> = self.policy.policy.images.iter().filter(|rule| rule.repository.matches(reference)).collect();
+        match rules.is_empty() {
+            true => {
+                Err(format!("{doing} {reference}: no image rule of the policy speaks of it; see `bpfman-hook policy check`"))
+            }
+            false => Ok(rules),
+        }
+    }
+}
+
+/// Fetches the images, some at once; goes on after one that fails, and then exits 1.
+pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
+    let rules = match Rules::load(paths, &args.registry) {
+        Ok(rules) => rules,
+        Err(status) => return status,
+    };
+    let images = super::images(paths);
+    let results = all(&args.references, |text| one(paths, &images, &rules, args.pull_policy, text));
+    let mut status = ExitCode::SUCCESS;
+    let mut done = Vec::new();
+    for result in results {
+        match result {
+            Ok(bytecode) => done.push(Pulled::from(bytecode)),
+            Err(sentence) => status = fail(&sentence),
+        }
+    }
+    let text = match (args.quiet, args.output) {
+        (false, Format::Json) => json(&done),
+        _ => done.iter().map(|pulled| format!("{}\n", pulled.digest)).collect(),
+    };
+    if !done.is_empty() || args.output == Format::Json {
+        print(&text);
+    }
+    status
+}
+
+/// Does the same to every reference, [`AT_ONCE`] at a time, with a line for each on a terminal; results in the order of the
+/// references.
+fn all<T: Send>(references: &[String], work: impl Fn(&str) -> Result<T, String> + Sync) -> Vec<Result<T, String>> {
+    let terminal = std::io::stderr().is_terminal();
+    let lines = MultiProgress::with_draw_target(match terminal {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    });
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<Option<Result<T, String>>>> = Mutex::new(references.iter().map(|_| None).collect());
+    let worker = || {
+        while let Some((at, text)) = Some(next.fetch_add(1, Ordering::SeqCst)).and_then(|at| Some((at, references.get(at)?))) {
+            let line = terminal.then(|| lines.add(spinner(text)));
+            let result = work(text);
+            line.iter().for_each(ProgressBar::finish_and_clear);
+            results.lock().expect("no worker panics with the lock")[at] = Some(result);
+        }
+    };
+    std::thread::scope(|scope| {
+        // The calling thread is one of them: a single reference needs no other, and where none can be had it does all.
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, worker).ok();
+        let others: Vec<_> = (1..references.len().min(AT_ONCE)).map_while(start).collect();
+        worker();
+        for other in others {
+            other.join().expect("workers do not panic");
+        }
+    });
+    let results = results.into_inner().expect("no worker panics with the lock");
+    results.into_iter().map(|result| result.expect("every index was worked on")).collect()
+}
+
+/// A line without colours, so NO_COLOR needs no look.
+fn spinner(text: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {elapsed:>3} {msg}").expect("the template is constant");
+    let bar = ProgressBar::new_spinner().with_style(style).with_message(printable(text));
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+fn one(paths: &Paths, images: &LinuxImages, rules: &Rules, pull: PullPolicy, text: &str) -> Result<Bytecode, String> {
+    let reference = named(paths, text)?;
+    let selected = rules.of(&reference, "pull")?;
+    let in_use = || super::cache_commands::in_use(paths).unwrap_or_default();
+    let want = Want {
+        reference: &reference,
+        pull,
+        rules: &selected,
+        keys: &rules.policy.keys,
+        policy: rules.policy.id,
+        registries: &rules.registries,
+        deadline: Instant::now() + PATIENCE,
+        tenant: "",
+        in_use: InUse(&in_use),
+    };
+    images.fetch(&want).map_err(|e| chain(&e))
+}
+
+/// A reference, or a short name that registries.conf makes one of before policy sees it.
+fn named(paths: &Paths, text: &str) -> Result<Reference, String> {
+    if !matches!(Reference::parse(text), Err(ReferenceError::NoRegistry { .. })) {
+        return super::reference(text);
+    }
+    let (conf, _) = registries_conf(paths.root()).map_err(|error| chain(&error))?;
+    match conf.long_name(text) {
+        Some(long) => super::reference(&long),
+        None if conf.search().len() > 1 => {
+            let choices: Vec<_> = conf.search().iter().map(|registry| format!("{registry}/{text}")).collect();
+            Err(format!(
+                "pull {text}: it names no registry, and more than one would be searched; write one of {}",
+                choices.join(", ")
+            ))
+        }
+        None => super::reference(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_are_worked_on_at_once_and_answered_in_order() {
+        let references: Vec<String> = (0..25).map(|n| n.to_string()).collect();
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let gate = std::sync::Barrier::new(AT_ONCE);
+        let results = all(&references, |text| {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let n: usize = text.parse().unwrap();
+            if n < AT_ONCE {
+                gate.wait();
+            }
+            now.fetch_sub(1, Ordering::SeqCst);
+            if n % 7 == 3 { Err(format!("no {n}")) } else { Ok(n) }
+        });
+        assert_eq!(most.load(Ordering::SeqCst), AT_ONCE);
+        let expected: Vec<_> = (0..25).map(|n| if n % 7 == 3 { Err(format!("no {n}")) } else { Ok(n) }).collect();
+        assert_eq!(results, expected);
+    }
+}

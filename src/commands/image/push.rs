@@ -1,0 +1,74 @@
+//! `image push SRC [DEST]`: images of this machine into registries, with what signs them.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::cli::image::ImagePushArgs;
+use crate::cli::{Format, RegistryArgs};
+use crate::commands::image::pull::PATIENCE;
+use crate::commands::image::user_auth::registries;
+use crate::commands::list::json;
+use crate::image::{Parcel, Pushed, Target};
+use crate::lifecycle::error::chain;
+use crate::model::reference::{Reference, RegistryReference};
+use crate::output::mod_::{fail, print};
+use crate::paths::Paths;
+
+/// What was pushed, as `-o json` prints it.
+#[derive(Debug, Serialize)]
+struct View {
+    reference: String,
+    digest: String,
+    blobs_sent: usize,
+    blobs_spared: usize,
+    signatures: usize,
+}
+
+/// `image push SRC [DEST]`
+pub fn run(paths: &Paths, args: &ImagePushArgs) -> ExitCode {
+    match from_here(paths, args) {
+        Ok(view) => print(&match (args.quiet, args.output) {
+            (false, Format::Json) => json(&view),
+            _ => format!("{}\n", view.digest),
+        }),
+        Err(sentence) => fail(&sentence),
+    }
+}
+
+fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<View, String> {
+    let source = super::reference(&args.source)?;
+    let destination = args.destination.as_deref().map(super::reference).transpose()?;
+    let to = destination.as_ref().unwrap_or(&source);
+    let Reference::Registry(at) = to else {
+        return Err(format!("push {source}: {to} is in no registry; write registry/repository:tag behind it"));
+    };
+    let parcel = super::images(paths).local(&source).map_err(|e| chain(&e))?;
+    // What was pulled from the same registry is there, in another repository.
+    let from = match &source {
+        Reference::Registry(from) if from.registry == at.registry => Some(from.repository.as_str()),
+        _ => None,
+    };
+    let pushed = push(paths, &args.registry, &parcel, at, from)?;
+    Ok(View {
+        reference: to.to_string(),
+        digest: pushed.digest.to_string(),
+        blobs_sent: pushed.sent,
+        blobs_spared: pushed.spared,
+        signatures: pushed.signatures,
+    })
+}
+
+/// Puts a parcel into a registry.
+pub(super) fn push(
+    paths: &Paths,
+    args: &RegistryArgs,
+    parcel: &Parcel,
+    at: &RegistryReference,
+    from: Option<&str>,
+) -> Result<Pushed, String> {
+    let registries = registries(paths, args)?;
+    let target = Target { at, from, registries: &registries, deadline: Instant::now() + PATIENCE };
+    super::images(paths).push(parcel, target).map_err(|e| chain(&e))
+}

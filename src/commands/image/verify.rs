@@ -1,0 +1,193 @@
+//! `image verify REF`: which signatures an image has, and which of them count.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::cli::Format;
+use crate::cli::image::{ImageVerifyArgs, SignerArgs};
+use crate::commands::image::pull::{PATIENCE, Rules};
+use crate::commands::list::json;
+use crate::image::{Examination, Examined, InUse, Outcome, Want, Worth};
+use crate::lifecycle::error::chain;
+use crate::model::attach_point::Scope;
+use crate::model::bytecode::{PullPolicy, Verdict};
+use crate::model::policy::{ImageRule, MapNames, Names, RepositoryPattern, Signer, TRUSTED_ROOT, Words};
+use crate::output::mod_::{fail, print};
+use crate::output::table::printable;
+use crate::paths::Paths;
+
+/// The most that a key or a trusted root may hold.
+const MAX_FILE: usize = 1 << 20;
+/// What the command line's rule is called.
+const GIVEN: &str = "of the command line";
+
+/// `image verify REF`: exit status 0 where a rule is satisfied.
+pub fn run(paths: &Paths, args: &ImageVerifyArgs) -> ExitCode {
+    let rules = match Rules::load(paths, &args.registry) {
+        Ok(rules) => rules,
+        Err(status) => return status,
+    };
+    match examined(paths, &rules, args) {
+        Ok(examination) => {
+            let printed = print(&match args.format.output {
+                Format::Json => json(&examination),
+                Format::Table => text(&examination),
+            });
+            if examination.refused.is_some() { ExitCode::FAILURE } else { printed }
+        }
+        Err(sentence) => fail(&sentence),
+    }
+}
+
+fn examined(paths: &Paths, rules: &Rules, args: &ImageVerifyArgs) -> Result<Examination, String> {
+    let reference = super::reference(&args.reference)?;
+    let given = given(&args.signers)?;
+    let selected = match &given {
+        Some(given) => vec![&given.rule],
+        None => rules.of(&reference, "verify")?,
+    };
+    let want = Want {
+        reference: &reference,
+        pull: PullPolicy::Always,
+        rules: &selected,
+        keys: given.as_ref().map_or(&rules.policy.keys, |given| &given.keys),
+        policy: rules.policy.id,
+        registries: &rules.registries,
+        deadline: Instant::now() + PATIENCE,
+        tenant: "",
+        in_use: InUse::NONE,
+    };
+    super::images(paths).examine(&want).map_err(|e| chain(&e))
+}
+
+/// The rule that the command line makes, with the files that it names.
+#[derive(Debug)]
+struct Given {
+    rule: ImageRule,
+    keys: BTreeMap<PathBuf, Vec<u8>>,
+}
+
+fn given(args: &SignerArgs) -> Result<Option<Given>, String> {
+    let mut signed_by: Vec<Signer> = args.keys.iter().cloned().map(Signer::Key).collect();
+    let words = |text: &Option<String>, pattern: &Option<String>| match (text, pattern) {
+        (Some(text), _) => Some(Words::Exact(text.clone())),
+        (None, Some(pattern)) => Some(Words::Regexp(pattern.clone())),
+        (None, None) => None,
+    };
+    let identity = words(&args.certificate_identity, &args.certificate_identity_regexp);
+    let issuer = words(&args.certificate_oidc_issuer, &args.certificate_oidc_issuer_regexp);
+    if let (Some(identity), Some(issuer)) = (identity, issuer) {
+        let trusted_root = args.trusted_root.clone().unwrap_or_else(|| PathBuf::from(TRUSTED_ROOT));
+        signed_by.push(Signer::Identity { identity, issuer, trusted_root });
+    }
+    if signed_by.is_empty() {
+        return Ok(None);
+    }
+    let mut keys = BTreeMap::new();
+    for signer in &signed_by {
+        let what = if matches!(signer, Signer::Key(_)) { "key" } else { "trusted root" };
+        let path = signer.file();
+        let read = std::fs::File::open(path).map_err(|err| err.to_string());
+        let read = read.and_then(|file| crate::sys::fsutil::read_capped(file, MAX_FILE).map_err(|err| err.to_string()));
+        keys.insert(path.to_owned(), read.map_err(|err| format!("read {what} {}: {err}", path.display()))?);
+    }
+    let rule = ImageRule {
+        name: GIVEN.to_owned(),
+        repository: RepositoryPattern::parse("**").map_err(|err| chain(&err))?,
+        signed_by,
+        unsigned: false,
+        scope: Scope::Container,
+        digests: BTreeSet::new(),
+        globals: Names::All,
+        maps: MapNames::All,
+    };
+    Ok(Some(Given { rule, keys }))
+}
+
+fn text(examination: &Examination) -> String {
+    let mut text = format!("{}\n{}\n", printable(&examination.reference), examination.digest);
+    if examination.signatures.is_empty() {
+        text.push_str("no signature in any layout\n");
+    }
+    for (nth, signature) in examination.signatures.iter().enumerate() {
+        _ = writeln!(text, "\nsignature {}", nth + 1);
+        for (name, value) in described(signature) {
+            _ = writeln!(text, "  {name:<12}{}", printable(&value));
+        }
+        if signature.rules.is_empty() {
+            text.push_str("  no rule asks for a signature\n");
+        }
+        for worth in &signature.rules {
+            text.push_str(&valued(worth));
+        }
+    }
+    text.push_str(if examination.signatures.is_empty() { "" } else { "\n" });
+    if let Some(trouble) = &examination.trouble {
+        _ = writeln!(text, "there may be others: {}", printable(trouble));
+    }
+    _ = match (&examination.verdict, &examination.rule, &examination.refused) {
+        (Some(Verdict::Verified { by, .. }), Some(rule), _) => {
+            writeln!(text, "verified: by {}, under rule {}", printable(by), printable(rule))
+        }
+        (Some(Verdict::Unsigned), Some(rule), _) => writeln!(text, "accepted unsigned, under rule {}", printable(rule)),
+        (_, _, refused) => writeln!(text, "refused: {}", printable(refused.as_deref().unwrap_or("no rule is satisfied"))),
+    };
+    text
+}
+
+/// What a signature says of itself, line by line.
+fn described(signature: &Examined) -> Vec<(&'static str, String)> {
+    let mut lines = vec![("found", format!("in {}", signature.place.words())), ("format", signature.format.clone())];
+    if let Some(blob) = &signature.blob {
+        lines.push(("blob", blob.to_string()));
+    }
+    lines.push(("kind", signature.kind.words().to_owned()));
+    if let Some(predicate) = &signature.predicate {
+        lines.push(("predicate", predicate.clone()));
+    }
+    if let Some(claimed) = &signature.certificate {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "nobody".to_owned());
+        lines.push(("certificate", format!("says {} ({})", or_none(&claimed.identity), or_none(&claimed.issuer))));
+        lines.push(("valid", format!("{} to {}", claimed.not_before, claimed.not_after)));
+    }
+    for entry in &signature.log {
+        let time = entry.time.as_deref().map(|time| format!(", {time}")).unwrap_or_default();
+        lines.push(("log entry", format!("{}, number {}{time}", entry.kind, entry.index)));
+    }
+    if signature.timestamps > 0 {
+        lines.push(("time stamps", signature.timestamps.to_string()));
+    }
+    lines
+}
+
+/// What a signature is worth to a rule, and what was checked.
+fn valued(worth: &Worth) -> String {
+    let rule = printable(&worth.rule);
+    let mut text = match (&worth.by, &worth.reason) {
+        (Some(by), _) => {
+            let key = worth.fingerprint.map(|fingerprint| format!(", the key {fingerprint}")).unwrap_or_default();
+            format!("  counts for rule {rule}: by {}{key}\n", printable(by))
+        }
+        (None, reason) => {
+            let reason = reason.as_deref().unwrap_or("it is not judged");
+            format!("  does not count for rule {rule}: {}\n", printable(reason))
+        }
+    };
+    for (result, words) in [
+        (Outcome::Passed, "passed"),
+        (Outcome::Failed, "failed"),
+        (Outcome::NotReached, "not looked at"),
+        (Outcome::Absent, "not there"),
+        (Outcome::Ignored, "there, and not looked at under a key"),
+    ] {
+        let checks = worth.checks.iter().filter(|checked| checked.result == result);
+        let checks: Vec<_> = checks.map(|checked| checked.check.words()).collect();
+        if !checks.is_empty() {
+            _ = writeln!(text, "    {words}: {}", checks.join(", "));
+        }
+    }
+    text
+}

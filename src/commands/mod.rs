@@ -1,0 +1,17 @@
+//! The commands of the command line that are not a hook, a service or the installer: one file each, or one for a few that belong
+//! together.
+
+pub mod documents;
+pub mod events;
+pub mod get;
+pub mod image;
+pub mod list;
+pub mod list_json;
+pub mod load_and_attach;
+pub mod manual;
+pub mod policy;
+pub mod records;
+pub mod request_child;
+pub mod select;
+pub mod token;
+mod token_bpffs;

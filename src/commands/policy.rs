@@ -1,0 +1,237 @@
+//! `policy check` and `policy explain`: what the installed policy, or a draft of one, allows.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::cli::{Format, PolicyCheckArgs, PolicyExplainArgs};
+use crate::commands::list::json;
+use crate::image::{examine_registries, unusable_signers};
+use crate::kernel::LinuxKernel;
+use crate::lifecycle::error::chain;
+use crate::lifecycle::policy_files::{self, PolicyFilesError};
+use crate::lifecycle::registries_file;
+use crate::lifecycle::token_reach;
+use crate::model::annotations::PREFIX;
+use crate::model::attach_point::Scope;
+use crate::model::explain::{ExplainedRule, Explanation};
+use crate::model::policy::{ContainerFacts, ContainerRule, Limits, Policy};
+use crate::model::reach::{Guard, TokenReach};
+use crate::output::{fail, print};
+use crate::paths::Paths;
+use crate::sys::caps::{self, Capability};
+
+/// What `policy check` prints. As JSON it is stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckReport {
+    /// The policy's identity; None for a draft, whose keys may not be installed.
+    pub id: Option<String>,
+    /// The image rules, in order.
+    pub images: Vec<ExplainedRule>,
+    /// The container rules, in order.
+    pub containers: Vec<CheckedContainerRule>,
+    /// Bounds for one container.
+    pub limits: Limits,
+    /// What a start would refuse, one sentence each: keys and trusted roots that the verifier cannot use.
+    pub problems: Vec<String>,
+    /// What is legal and yet hardly meant, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// A container rule in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckedContainerRule {
+    /// Where it stands.
+    pub rule: String,
+    /// The containers it is for.
+    pub matches: String,
+    /// The kinds of programs it allows.
+    pub programs: Vec<&'static str>,
+    /// Whether they may reach the whole host.
+    pub host_scope: bool,
+    /// What it delegates at most.
+    pub delegates: String,
+}
+
+/// Checks a draft, or without one what is installed.
+///
+/// # Errors
+/// What makes the policy refuse everything: exit code 2.
+pub fn check(paths: &Paths, draft: Option<&Path>) -> Result<CheckReport, PolicyFilesError> {
+    let (policy, id, signers, unread) = match draft {
+        Some(path) => {
+            let policy = policy_files::load_draft(path)?;
+            let (signers, unread) = policy_files::read_signers(&policy, paths);
+            (policy, None, signers, unread)
+        }
+        None => {
+            let loaded = policy_files::load(paths)?;
+            (loaded.policy, Some(loaded.id.0.to_string()), loaded.keys, Vec::new())
+        }
+    };
+    let problems = unusable_signers(&policy, &signers).iter().map(ToString::to_string).collect();
+    let mut warnings = policy.warnings();
+    warnings.extend(delegations_beyond(paths, &policy));
+    warnings.extend(unread.iter().map(|problem| chain(problem)));
+    if policy.built_in_images().is_some_and(|rule| rule.signed_by.is_empty()) && draft.is_none() {
+        warnings.push(format!("no image is allowed: there are no image rules, and no keys in {}", paths.keys().display()));
+    }
+    Ok(CheckReport {
+        id,
+        images: policy.images.iter().map(ExplainedRule::of).collect(),
+        containers: policy.containers.iter().map(CheckedContainerRule::of).collect(),
+        limits: policy.limits,
+        problems,
+        warnings,
+    })
+}
+
+/// Why every request is refused by the files that say how registries are reached, if one of them is wrong.
+fn registry_problem(paths: &Paths) -> Option<String> {
+    match registries_file::load(paths) {
+        Err(error) => Some(chain(&error)),
+        Ok(config) => examine_registries(paths.root(), &config).err().map(|error| chain(&error)),
+    }
+}
+
+/// Explains what the installed policy would make of a request; keys of annotations may come without our prefix. None where no
+/// annotation is ours.
+///
+/// # Errors
+/// What makes the policy refuse everything: exit code 2.
+pub fn explain(
+    paths: &Paths,
+    facts: &ContainerFacts,
+    annotations: &[(String, String)],
+) -> Result<Option<Explanation>, PolicyFilesError> {
+    let policy: Policy = policy_files::load(paths)?.policy;
+    let whole = |key: &str| if key.contains('/') { key.to_owned() } else { format!("{PREFIX}{key}") };
+    let annotations: BTreeMap<String, String> = annotations.iter().map(|(key, value)| (whole(key), value.clone())).collect();
+    Ok(Explanation::of(&policy, facts, &annotations, || known_token_reach(paths)))
+}
+
+/// What this kernel lets a token reach: what is kept for the boot, else what the probes find, which take root. None for other users
+/// where nothing is kept.
+fn known_token_reach(paths: &Paths) -> Option<TokenReach> {
+    let file = paths.token_reach();
+    match caps::has(Capability::CAP_SYS_ADMIN) {
+        true => Some(token_reach::token_reach(&LinuxKernel, &file)),
+        false => token_reach::kept(&file),
+    }
+}
+
+/// The container rules that delegate without `host-scope = true` what is host scope on this kernel.
+fn delegations_beyond(paths: &Paths, policy: &Policy) -> Vec<String> {
+    let mut rules = policy.containers.iter().filter(|rule| !rule.host_scope && rule.delegate.loads_programs()).peekable();
+    let Some(reach) = rules.peek().and_then(|_| known_token_reach(paths)) else { return Vec::new() };
+    let beyond = rules.filter_map(|rule| Some((rule, reach.delegation_beyond(&rule.delegate, Guard::Absent)?)));
+    beyond
+        .map(|(rule, beyond)| format!("{} delegates what it refuses for want of host-scope = true: {beyond}", rule.place))
+        .collect()
+}
+
+/// `policy check [FILE]`: exit status 2 where a start would refuse something because of the files.
+pub fn run_check(paths: &Paths, args: &PolicyCheckArgs) -> ExitCode {
+    match check(paths, args.file.as_deref()) {
+        Ok(mut report) => {
+            if args.file.is_none() {
+                report.problems.extend(registry_problem(paths));
+            }
+            let printed = print(&match args.format.output {
+                Format::Table => report.to_string(),
+                Format::Json => json(&report),
+            });
+            if report.problems.is_empty() { printed } else { ExitCode::from(2) }
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+/// `policy explain`: exit status 1 where something of the request is refused.
+pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> ExitCode {
+    let facts = ContainerFacts {
+        engine: args.engine,
+        namespace: args.namespace.clone(),
+        pod: args.pod.clone(),
+        container: args.container.clone(),
+        labels: args.labels.iter().cloned().collect(),
+        runtime_user: args.runtime_user,
+        userns: args.userns,
+    };
+    match explain(paths, &facts, &args.annotations) {
+        Ok(Some(explanation)) => {
+            let printed = print(&match args.format.output {
+                Format::Table => explanation.to_string(),
+                Format::Json => json(&explanation),
+            });
+            if explanation.allowed { printed } else { ExitCode::FAILURE }
+        }
+        Ok(None) => {
+            fail("none of these annotations speaks to this container; see docs/annotations.md");
+            ExitCode::from(2)
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+fn refused(error: &PolicyFilesError) -> ExitCode {
+    fail(&chain(error));
+    ExitCode::from(2)
+}
+
+impl CheckedContainerRule {
+    fn of(rule: &ContainerRule) -> Self {
+        let wanted = &rule.matches;
+        let mut keys = Vec::new();
+        if let Some(engine) = wanted.engine {
+            keys.push(format!("engine {}", engine.word()));
+        }
+        for (word, value) in [("namespace", &wanted.namespace), ("pod", &wanted.pod), ("container", &wanted.container)] {
+            keys.extend(value.as_ref().map(|value| format!("{word} {value}")));
+        }
+        keys.extend(wanted.labels.iter().map(|(key, value)| format!("label {key}={value}")));
+        keys.extend(wanted.runtime_user.map(|user| format!("runtime user {user}")));
+        keys.extend(wanted.userns.map(|userns| (if userns { "a user namespace" } else { "no user namespace" }).to_owned()));
+        Self {
+            rule: rule.place.to_string(),
+            matches: if keys.is_empty() { "every container".to_owned() } else { keys.join(", ") },
+            programs: rule.programs.iter().map(|kind| kind.word()).collect(),
+            host_scope: rule.host_scope,
+            delegates: rule.delegate.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for rule in &self.images {
+            let by = match rule.signed_by.is_empty() {
+                true if rule.name == crate::model::policy::ImageRule::BUILT_IN => "signed by nobody yet".to_owned(),
+                true => "unsigned".to_owned(),
+                false => format!("signed by {}", rule.signed_by.join(" or ")),
+            };
+            let scope = if rule.scope == Scope::Host { ", host scope" } else { "" };
+            writeln!(f, "image       {}: {}, {by}{scope}", rule.name, rule.repository)?;
+        }
+        for rule in &self.containers {
+            let programs = if rule.programs.is_empty() { "no programs".to_owned() } else { rule.programs.join(" ") };
+            let scope = if rule.host_scope { ", host scope" } else { "" };
+            writeln!(f, "container   {}: {}: {programs}{scope}; delegates {}", rule.rule, rule.matches, rule.delegates)?;
+        }
+        let Limits { programs, links, map_memory } = self.limits;
+        writeln!(f, "limits      {programs} programs, {links} links, {map_memory} bytes of maps")?;
+        if let Some(id) = &self.id {
+            writeln!(f, "id          {id}")?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "error       {problem}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning     {warning}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! The child role `request`: one request by hand, one answer, for services that must not do the work in their own process.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::hooks::stage;
+use crate::kernel::LinuxKernel;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::error::chain;
+use crate::lifecycle::linux_host::LinuxHost;
+use crate::model::by_hand::{Bounds, ByHand, Code, Failure, Reply, Source, Task};
+use crate::output::logging;
+use crate::paths::Paths;
+use crate::store::Store;
+use crate::sys::error::SysError;
+use crate::sys::fsutil::{self, read_sealed, sealed_memfd};
+use crate::sys::{caps, child, clock, export, mounts};
+
+/// Bytes of a request: what the services take, spelled out as JSON.
+const REQUEST_MAX: usize = 32 << 20;
+/// For the kernel and the store.
+const LOCAL: Duration = Duration::from_secs(25);
+/// For a registry.
+const NETWORK: Duration = Duration::from_secs(120);
+
+/// How long a task may take; whoever waits for the child waits a little longer.
+pub fn time(task: &Task) -> Duration {
+    if uses_network(task) { NETWORK + LOCAL } else { LOCAL }
+}
+
+/// Whether a task may have to wait for a registry.
+pub fn uses_network(task: &Task) -> bool {
+    match task {
+        Task::Pull(_) => true,
+        Task::Load(load) => matches!(load.source, Source::Image(_)),
+        _ => false,
+    }
+}
+
+/// Runs in the child: takes the request from the socket, does it, and sends the answer.
+pub fn child() -> ExitCode {
+    logging::to_stderr();
+    match answer() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %chain(&error), "answer a request");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn answer() -> Result<(), SysError> {
+    let socket = child::parent_socket()?;
+    let what = "the request";
+    let message = socket.recv(what, 64, Some(Instant::now() + LOCAL))?;
+    let Some(memory) = message.and_then(|message| message.fds.into_iter().next()) else { return Ok(()) };
+    let bytes = read_sealed(memory, what, REQUEST_MAX)?;
+    let request: ByHand =
+        serde_json::from_slice(&bytes).map_err(|error| SysError::Message { what, problem: error.to_string() })?;
+    let paths = Paths::below(&request.root);
+    // Whoever watches learns of a service's requests as of everybody's.
+    export::install(paths.export());
+    let reply = run(&paths, &request.bounds, &request.task);
+    let text =
+        serde_json::to_vec(&reply).map_err(|error| SysError::Message { what: "the answer", problem: error.to_string() })?;
+    let memory = sealed_memfd("answer", &text)?;
+    // That it lies in the socket's queue is no sign that anybody has read it.
+    let taken = socket.send(b"answer", &[memory.as_fd()]).and_then(|()| socket.recv("the receipt", 16, None));
+    match taken {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => {
+            undo(&paths, &request, &reply);
+            Ok(())
+        }
+        Err(error) => {
+            undo(&paths, &request, &reply);
+            Err(error)
+        }
+    }
+}
+
+/// The client went away before it could learn what it has: nobody else would remove it.
+fn undo(paths: &Paths, request: &ByHand, reply: &Reply) {
+    let tasks: Vec<Task> = match (&request.task, reply) {
+        (Task::Load(_), Reply::Programs(programs)) => {
+            programs.iter().map(|program| Task::Unload { program: program.kernel.id }).collect()
+        }
+        (Task::Attach(_), Reply::Attached { link }) => vec![Task::Detach { link: *link }],
+        _ => Vec::new(),
+    };
+    for task in tasks {
+        if let Reply::Failed(failure) = run(paths, &request.bounds, &task) {
+            tracing::error!(error = failure.message, "undo what a client has not waited for");
+        }
+    }
+}
+
+/// Does one task in this process.
+pub fn run(paths: &Paths, bounds: &Bounds, task: &Task) -> Reply {
+    attempt(paths, bounds, task).unwrap_or_else(|message| Reply::Failed(Failure { code: Code::Internal, message }))
+}
+
+fn attempt(paths: &Paths, bounds: &Bounds, task: &Task) -> Result<Reply, String> {
+    fn said(error: impl std::error::Error + 'static) -> String {
+        chain(&error)
+    }
+    let time = time(task);
+    caps::limit_process(&stage::CAPABILITIES).map_err(said)?;
+    fsutil::ensure_directory(&paths.run, 0o755).map_err(said)?;
+    let store = Store::open(&paths.stores(), &clock::boot_id().map_err(said)?).map_err(said)?;
+    let fs = paths.bpffs();
+    if matches!(task, Task::Load(_)) {
+        mounts::ensure_bpffs(&fs).map_err(said)?;
+    }
+    let host = LinuxHost::new(Instant::now() + time).map_err(said)?;
+    let lifecycle = Lifecycle {
+        kernel: &LinuxKernel,
+        host: &host,
+        store: &store,
+        fs: Path::new(&fs),
+        deadline: clock::boot_seconds() + time.as_secs(),
+    };
+    let fetch_until = Instant::now() + if uses_network(task) { NETWORK } else { LOCAL };
+    Ok(lifecycle.by_hand(paths, bounds, task, fetch_until))
+}

@@ -1,0 +1,104 @@
+//! Which programs and links a listing shows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cli::program::{Selection, Selectors};
+use crate::model::record::{LinkRecord, Owner, OwnerRecord, ProgramRecord};
+
+/// Leaves in the records the programs that are chosen.
+pub fn programs(records: &mut [OwnerRecord], selection: &Selection) {
+    let attached = selection.attached.then_some(true).or(selection.unattached.then_some(false));
+    for record in records {
+        let links: BTreeSet<_> = record.links.iter().map(|link| link.program.clone()).collect();
+        let labels = labels(record);
+        let of_owner = of_application(record, &selection.common)
+            && selection.common.metadata_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+        record.programs.retain(|program| {
+            of_owner
+                && is_chosen(program, &selection.common)
+                && attached.is_none_or(|wanted| wanted == links.contains(&program.pin))
+        });
+    }
+}
+
+/// Leaves in the records the links that are chosen. A label may be the link's own or its program's.
+pub fn links(records: &mut [OwnerRecord], selectors: &Selectors) {
+    for record in records {
+        let labels = labels(record);
+        let of_owner = of_application(record, selectors);
+        let has = |link: &LinkRecord, key, value| link.metadata.get(key) == Some(value) || labels.get(key) == Some(value);
+        let programs = &record.programs;
+        record.links.retain(|link| {
+            of_owner
+                && programs.iter().any(|program| program.pin == link.program && is_chosen(program, selectors))
+                && selectors.metadata_selector.iter().all(|(key, value)| has(link, key, value))
+        });
+    }
+}
+
+/// Whether a program that is not ours is chosen, by its kernel id and its kernel type.
+pub fn other(id: u32, kernel_type: u32, selectors: &Selectors) -> bool {
+    (selectors.program_id.is_empty() || selectors.program_id.contains(&id))
+        && selectors.program_type.is_none_or(|wanted| wanted.includes_kernel(kernel_type))
+}
+
+fn is_chosen(program: &ProgramRecord, selectors: &Selectors) -> bool {
+    (selectors.program_id.is_empty() || program.id.is_some_and(|id| selectors.program_id.contains(&id)))
+        && selectors.program_type.is_none_or(|wanted| wanted.includes(program.kind))
+}
+
+fn of_application(record: &OwnerRecord, selectors: &Selectors) -> bool {
+    let application = match &record.owner {
+        Owner::Host { application, .. } => application.as_ref(),
+        Owner::Container { .. } | Owner::Netns { .. } => None,
+    };
+    selectors.application.is_none() || application == selectors.application.as_ref()
+}
+
+/// What a person gave to a load to find it by.
+fn labels(record: &OwnerRecord) -> BTreeMap<String, String> {
+    match &record.owner {
+        Owner::Host { loaded, .. } => loaded.metadata.clone(),
+        Owner::Container { .. } | Owner::Netns { .. } => BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::list::tests::records;
+    use crate::model::attach_point::TypeFilter;
+
+    #[test]
+    fn programs_and_links_are_chosen_by_what_they_are() {
+        let all = records();
+        let common = |change: fn(&mut Selectors)| {
+            let mut selectors = Selectors::default();
+            change(&mut selectors);
+            selectors
+        };
+        for (selectors, programs_left, links_left) in [
+            (common(|_| {}), 2, 2),
+            (common(|s| s.program_id = vec![72, 99]), 1, 1),
+            (common(|s| s.program_type = TypeFilter::from_word("xdp")), 1, 1),
+            (common(|s| s.application = Some("shop".to_owned())), 0, 0),
+            (common(|s| s.metadata_selector = vec![("k".to_owned(), "link".to_owned())]), 0, 1),
+        ] {
+            let mut left = all.clone();
+            left[1].links[0].metadata.insert("k".to_owned(), "link".to_owned());
+            let selection = Selection { common: selectors.clone(), ..Selection::default() };
+            let mut of_programs = left.clone();
+            programs(&mut of_programs, &selection);
+            links(&mut left, &selectors);
+            let counted = |records: &[OwnerRecord]| {
+                (records.iter().map(|r| r.programs.len()).sum::<usize>(), records.iter().map(|r| r.links.len()).sum::<usize>())
+            };
+            assert_eq!((counted(&of_programs).0, counted(&left).1), (programs_left, links_left), "{selectors:?}");
+        }
+        let mut attached = all.clone();
+        attached[0].links.clear();
+        programs(&mut attached, &Selection { attached: true, ..Selection::default() });
+        assert_eq!(attached[0].programs.len() + attached[1].programs.len(), 1);
+        assert!(other(7, 6, &Selectors::default()) && !other(7, 6, &common(|s| s.program_id = vec![8])));
+    }
+}

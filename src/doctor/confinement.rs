@@ -1,0 +1,94 @@
+//! Security modules that confine containers: what their policies mean for a delegated bpffs.
+
+use std::io;
+use std::path::Path;
+
+use crate::lifecycle::reconcile::describe;
+use crate::model::confinement::{Confinement, SecurityModule};
+use crate::model::record::{OwnerRecord, Phase};
+use crate::output::finding::{Finding, Status};
+
+/// What AppArmor does to containers with a token, where `/sys/kernel/security/lsm` says that it is on.
+pub fn apparmor(modules: &io::Result<String>) -> Option<Finding> {
+    let on = modules.as_ref().is_ok_and(|list| list.trim().split(',').any(|module| module == "apparmor"));
+    let detail = "on: under the default profiles of docker, podman and containerd tokens work, and pinning below /sys/fs/bpf is \
+                  refused (EACCES, without an audit line); bpffs-path=/run/bpf or the profile of packaging/apparmor allows it";
+    on.then(|| Finding::ok("apparmor", detail))
+}
+
+/// Living containers with a token whose confinement stands in its way.
+pub fn containers(
+    records: &[OwnerRecord],
+    lives: impl Fn(&OwnerRecord) -> bool,
+    confinement: impl Fn(u32) -> Option<Confinement>,
+    may_create: impl Fn(&str, &Path) -> Option<bool>,
+) -> Vec<Finding> {
+    let judge = |record: &OwnerRecord| {
+        let (init, bpffs) = (record.init?, record.bpffs.as_ref()?);
+        if record.phase != Phase::Ready || bpffs.delegation.is_none() || !lives(record) {
+            return None;
+        }
+        let confined = confinement(init.pid.get())?;
+        let (check, pins) = match confined.module {
+            SecurityModule::AppArmor => ("apparmor", may_create(&confined.label, &bpffs.path)),
+            SecurityModule::SeLinux => ("selinux", None),
+        };
+        let hindrance = confined.hinders(&bpffs.path, pins)?;
+        let detail = format!("{}: {}", describe(&record.owner), hindrance.problem);
+        Some(Finding::bad(check, Status::Warn, detail, hindrance.remedy))
+    };
+    records.iter().filter_map(judge).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::delegation::Delegation;
+    use crate::model::ids::{OwnerNo, Pid, ProcessIdentity};
+    use crate::model::record::{Actor, BpffsRecord, Owner};
+
+    fn owning(bpffs: BpffsRecord) -> OwnerRecord {
+        let process = ProcessIdentity { pid: Pid::new(7).unwrap(), start_time: 9 };
+        OwnerRecord {
+            init: Some(process),
+            bpffs: Some(bpffs),
+            ..OwnerRecord::new(
+                OwnerNo(1),
+                Owner::Container { id: "web".parse().unwrap(), bundle: "/srv/web".into(), runtime_user: 0 },
+                Phase::Ready,
+                Actor { process, deadline: 0 },
+                0,
+            )
+        }
+    }
+
+    #[test]
+    fn apparmor_is_spoken_of_where_it_is_on() {
+        let judged = |list: &str| apparmor(&Ok(list.to_owned())).map(|finding| finding.status);
+        assert_eq!(judged("lockdown,capability,apparmor,bpf\n"), Some(Status::Ok));
+        assert_eq!(judged("lockdown,capability,bpf\n"), None);
+        assert_eq!(apparmor(&Err(io::ErrorKind::NotFound.into())), None);
+    }
+
+    #[test]
+    fn a_container_whose_profile_refuses_to_pin_is_found() {
+        let with = |path: &str, delegation| owning(BpffsRecord { path: path.into(), delegation });
+        let judge = |record: &OwnerRecord, lives: bool, label: &str, pins: Option<bool>| {
+            let records = std::slice::from_ref(record);
+            containers(records, |_| lives, |_| Confinement::apparmor(label), |_, _| pins).pop()
+        };
+        let token = with("/sys/fs/bpf", Some(Delegation::default()));
+        let finding = judge(&token, true, "docker-default (enforce)", Some(false)).unwrap();
+        assert_eq!(finding.status, Status::Warn);
+        assert!(finding.detail.starts_with("container web: tokens work, but"), "{finding:?}");
+        for (record, lives, label, pins) in [
+            (&token, false, "docker-default (enforce)", Some(false)),
+            (&token, true, "docker-default (enforce)", Some(true)),
+            (&token, true, "unconfined", None),
+            (&with("/run/bpf", Some(Delegation::default())), true, "docker-default (enforce)", None),
+            (&with("/sys/fs/bpf", None), true, "docker-default (enforce)", None),
+        ] {
+            assert_eq!(judge(record, lives, label, pins), None, "{record:?} {lives} {label} {pins:?}");
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Records without a living container, and living containers without a record.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::lifecycle::error::chain;
+use crate::lifecycle::health::Health;
+use crate::lifecycle::reconcile::describe;
+use crate::model::container::asks;
+use crate::model::ids::{OwnerNo, Pid};
+use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::output::finding::{Finding, Status};
+use crate::setup::hooks_dir::below;
+use crate::sys::pid;
+
+/// Where runc and crun keep their containers when called by root directly, by podman, containerd, docker and CRI-O. A runtime
+/// that was given another `--root` is not found.
+const RUNTIME_STATES: [&str; 6] = [
+    "/run/runc",
+    "/run/crun",
+    "/run/containerd/runc/k8s.io",
+    "/run/containerd/runc/default",
+    "/run/docker/runtime-runc/moby",
+    "/run/k3s/containerd/runc/k8s.io",
+];
+
+/// A running container as its runtime recorded it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its id.
+    pub id: String,
+    /// Its init.
+    pub pid: u32,
+    /// True where an annotation of ours is on it.
+    pub asks: bool,
+}
+
+/// `state.json` of runc (libcontainer's State and Config), as far as we read it.
+#[derive(Deserialize)]
+struct RuncState {
+    init_process_pid: i64,
+    config: RuncConfig,
+}
+
+#[derive(Deserialize)]
+struct RuncConfig {
+    #[serde(default)]
+    labels: Option<Vec<String>>,
+}
+
+/// `status` of crun, as far as we read it.
+#[derive(Deserialize)]
+struct CrunStatus {
+    pid: i64,
+    bundle: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Annotations {
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+}
+
+/// The containers that runtimes of this host have recorded, with every path below `root`; dead ones included.
+pub fn recorded(root: &Path) -> io::Result<Vec<Running>> {
+    let mut found = Vec::new();
+    for directory in RUNTIME_STATES {
+        let entries = match fs::read_dir(below(root, Path::new(directory))) {
+            Ok(entries) => entries,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+            Err(err) => return Err(io::Error::new(err.kind(), format!("{directory}: {err}"))),
+        };
+        for entry in entries {
+            let entry = entry?;
+            let id = entry.file_name().to_string_lossy().into_owned();
+            found.extend(runc(&id, &entry.path()).or_else(|| crun(&id, &entry.path(), root)));
+        }
+    }
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(found)
+}
+
+fn runc(id: &str, directory: &Path) -> Option<Running> {
+    let state: RuncState = serde_json::from_str(&fs::read_to_string(directory.join("state.json")).ok()?).ok()?;
+    let keys: Vec<String> =
+        state.config.labels.iter().flatten().filter_map(|l| Some(l.split_once('=')?.0.to_owned())).collect();
+    Some(Running { id: id.to_owned(), pid: u32::try_from(state.init_process_pid).ok()?, asks: asks(&keys) })
+}
+
+fn crun(id: &str, directory: &Path, root: &Path) -> Option<Running> {
+    let status: CrunStatus = serde_json::from_str(&fs::read_to_string(directory.join("status")).ok()?).ok()?;
+    let config = fs::read_to_string(below(root, &status.bundle.join("config.json"))).ok()?;
+    let config: Annotations = serde_json::from_str(&config).ok()?;
+    let keys: Vec<String> = config.annotations.into_iter().flatten().map(|(key, _)| key).collect();
+    Some(Running { id: id.to_owned(), pid: u32::try_from(status.pid).ok()?, asks: asks(&keys) })
+}
+
+/// Living containers that ask for something and have no record: they started without us.
+pub fn without_record(
+    containers: io::Result<Vec<Running>>,
+    records: &[OwnerRecord],
+    alive: impl Fn(u32) -> bool,
+) -> Vec<Finding> {
+    let check = "containers";
+    let containers = match containers {
+        Ok(containers) => containers,
+        Err(err) => return vec![Finding::bad(check, Status::Unknown, err.to_string(), "run as root")],
+    };
+    let known =
+        |id: &str| records.iter().any(|r| matches!(&r.owner, Owner::Container { id: known, .. } if known.as_str() == id));
+    let living: Vec<_> = containers.into_iter().filter(|container| alive(container.pid)).collect();
+    let forgotten: Vec<_> = living.iter().filter(|container| container.asks && !known(&container.id)).collect();
+    if forgotten.is_empty() {
+        let asking = living.iter().filter(|container| container.asks).count();
+        let places = RUNTIME_STATES.join(" ");
+        return vec![Finding::ok(
+            check,
+            format!("{} running, {asking} with our annotations and a record ({places})", living.len()),
+        )];
+    }
+    let finding = |container: &&Running| {
+        let detail =
+            format!("{} (pid {}) has our annotations and no record: it started without us", container.id, container.pid);
+        Finding::bad(check, Status::Warn, detail, "see that the hooks above are ok, then restart the container")
+    };
+    forgotten.iter().map(finding).collect()
+}
+
+/// Directories of pins that no record names: the store was lost, or a release could not finish.
+pub fn nobodys(pinned: &[OwnerNo], records: &[OwnerRecord]) -> Vec<Finding> {
+    let nobodys = pinned.iter().filter(|no| !records.iter().any(|record| record.no == **no));
+    let finding = |no: &OwnerNo| {
+        let detail = format!("{} is pinned, and no record names it", no.directory());
+        Finding::bad("pins", Status::Warn, detail, "run `bpfman-hook gc`")
+    };
+    nobodys.map(finding).collect()
+}
+
+/// Programs and links that the kernel does not have any more, and those whose interface or cgroup is gone.
+pub fn lost(health: &Health, records: &[OwnerRecord]) -> Vec<Finding> {
+    let troubles = health.troubles(records).into_iter();
+    troubles.map(|t| Finding::bad("records", Status::Warn, format!("{} is {}", t.what, t.why), t.remedy)).collect()
+}
+
+/// True where a process of this number lives. The number alone: a runtime's record does not outlive a boot, and a container
+/// that is taken for living because its number was used again is reported, not touched.
+pub fn is_alive(number: u32) -> bool {
+    Pid::new(number).is_ok_and(|pid| pid::open_process(pid).is_ok())
+}
+
+/// Records that nobody will finish, and what release could not undo. `alive` tells whether a process lives, or could not tell.
+pub fn stale(records: &[OwnerRecord], alive: impl Fn(&OwnerRecord, Process) -> Result<bool, String>) -> Vec<Finding> {
+    let check = "records";
+    let mut findings = Vec::new();
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    for record in records {
+        let (word, process) = match record.phase {
+            Phase::Ready => ("ready", Process::Init),
+            Phase::Pending => ("pending", Process::Actor),
+            Phase::Releasing => ("releasing", Process::Actor),
+            Phase::Failed => ("failed", Process::None),
+        };
+        *count.entry(word).or_default() += 1;
+        let name = describe(&record.owner);
+        let gc = "run `bpfman-hook gc`";
+        match (process, alive(record, process)) {
+            (Process::None, _) | (_, Ok(true)) => {}
+            (Process::Init, Ok(false)) => {
+                findings.push(Finding::bad(check, Status::Warn, format!("{name} is dead and still owns its programs"), gc));
+            }
+            (Process::Actor, Ok(false)) => {
+                let detail = format!("{name} is {word}, and the process that worked on it is dead");
+                findings.push(Finding::bad(check, Status::Warn, detail, gc));
+            }
+            (_, Err(why)) => findings.push(Finding::bad(check, Status::Unknown, format!("{name}: {why}"), "run as root")),
+        }
+        if !record.leftovers.is_empty() {
+            let detail = format!("{name} left behind: {}", record.leftovers.join("; "));
+            findings.push(Finding::bad(check, Status::Warn, detail, gc));
+        }
+    }
+    if findings.is_empty() {
+        let counts: Vec<_> = count.iter().map(|(word, n)| format!("{n} {word}")).collect();
+        let detail = if counts.is_empty() { "none".to_owned() } else { counts.join(", ") };
+        findings.push(Finding::ok(check, detail));
+    }
+    findings
+}
+
+/// Whose life decides about a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// The container's init.
+    Init,
+    /// The process of ours that worked on it.
+    Actor,
+    /// Nobody's: the record is history.
+    None,
+}
+
+/// Asks the host about the process that decides about a record. An owner without an init (a network namespace) lives as
+/// long as it has holders.
+pub fn decides(record: &OwnerRecord, process: Process) -> Result<bool, String> {
+    let identity = match process {
+        Process::None => return Ok(true),
+        Process::Actor => record.actor.process,
+        Process::Init => match record.init {
+            Some(init) => init,
+            None => return Ok(!matches!(record.owner, Owner::Netns { .. }) || !record.holders.is_empty()),
+        },
+    };
+    pid::require_initial_time_namespace().map_err(|err| chain(&err))?;
+    pid::is_alive(&identity).map_err(|err| chain(&err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{OwnerNo, ProcessIdentity};
+    use crate::model::record::Actor;
+
+    fn write(root: &Path, path: &str, text: &str) {
+        let path = below(root, Path::new(path));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn record(id: &str, phase: Phase) -> OwnerRecord {
+        let process = ProcessIdentity { pid: Pid::new(7).unwrap(), start_time: 9 };
+        OwnerRecord {
+            init: Some(process),
+            ..OwnerRecord::new(
+                OwnerNo(1),
+                Owner::Container { id: id.parse().unwrap(), bundle: "/srv/web".into(), runtime_user: 0 },
+                phase,
+                Actor { process, deadline: 0 },
+                0,
+            )
+        }
+    }
+
+    /// As runc 1.1.5 and crun 1.8.1 write them, the fields that are read and some that are not.
+    fn runtimes() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let state = |pid: u32, labels: &str| {
+            format!(
+                r#"{{"id":"x","init_process_pid":{pid},"init_process_start":292868,"config":{{"labels":{labels},"rootless_euid":false}},"rootless":false}}"#
+            )
+        };
+        let root_path = root.path();
+        write(root_path, "/run/runc/asks/state.json", &state(11, r#"["hook.bpfman.io/bpffs=token=1","bundle=/srv/asks"]"#));
+        write(root_path, "/run/containerd/runc/k8s.io/plain/state.json", &state(12, r#"["bundle=/srv/plain"]"#));
+        write(root_path, "/run/runc/nolabels/state.json", &state(13, "null"));
+        write(root_path, "/run/runc/broken/state.json", "{");
+        write(
+            root_path,
+            "/run/crun/crunning/status",
+            r#"{"pid":14,"cgroup-path":"/x","bundle":"/srv/crunning","owner":"root"}"#,
+        );
+        write(root_path, "/srv/crunning/config.json", r#"{"annotations":{"main.hook.bpfman.io/image":"x","other":"y"}}"#);
+        root
+    }
+
+    #[test]
+    fn runtimes_are_asked_for_their_containers() {
+        let root = runtimes();
+        let found: Vec<_> = recorded(root.path()).unwrap().into_iter().map(|c| (c.id, c.pid, c.asks)).collect();
+        let expected = [("asks", 11, true), ("crunning", 14, true), ("nolabels", 13, false), ("plain", 12, false)];
+        assert_eq!(found, expected.map(|(id, pid, asks)| (id.to_owned(), pid, asks)));
+        assert_eq!(recorded(&root.path().join("none")).unwrap(), []);
+    }
+
+    #[test]
+    fn a_living_container_that_asks_needs_a_record() {
+        let root = runtimes();
+        let judge = |records: &[OwnerRecord], living: &[u32]| -> Vec<(Status, String)> {
+            let findings = without_record(recorded(root.path()), records, |pid| living.contains(&pid));
+            findings.into_iter().map(|f| (f.status, f.detail)).collect()
+        };
+        let all = [11, 12, 13, 14];
+        let both = judge(&[], &all);
+        assert_eq!(both.len(), 2);
+        assert!(both[0].1.starts_with("asks (pid 11)") && both[1].1.starts_with("crunning (pid 14)"), "{both:?}");
+        assert_eq!(judge(&[record("asks", Phase::Ready), record("crunning", Phase::Failed)], &all)[0].0, Status::Ok);
+        assert_eq!(judge(&[], &[12, 13])[0].0, Status::Ok);
+        assert_eq!(judge(&[record("asks", Phase::Ready)], &all).len(), 1);
+        let failed = without_record(Err(io::ErrorKind::PermissionDenied.into()), &[], |_| true);
+        assert_eq!(failed[0].status, Status::Unknown);
+    }
+
+    #[test]
+    fn records_of_the_dead_are_stale() {
+        use Process::{Actor, Init};
+        let judge = |record: OwnerRecord, dead: &[Process]| {
+            let findings = stale(&[record], |_, process| Ok(!dead.contains(&process)));
+            findings.into_iter().map(|f| (f.status, f.detail)).collect::<Vec<_>>()
+        };
+        let ok = |detail: &str| vec![(Status::Ok, detail.to_owned())];
+        assert_eq!(judge(record("web", Phase::Ready), &[Actor]), ok("1 ready"));
+        assert_eq!(judge(record("web", Phase::Failed), &[Actor, Init]), ok("1 failed"));
+        assert_eq!(judge(record("web", Phase::Pending), &[Init]), ok("1 pending"));
+        assert_eq!(judge(record("web", Phase::Ready), &[Init])[0].1, "container web is dead and still owns its programs");
+        for phase in [Phase::Pending, Phase::Releasing] {
+            assert_eq!(judge(record("web", phase), &[Actor])[0].0, Status::Warn);
+        }
+        let mut left = record("web", Phase::Releasing);
+        left.leftovers = vec!["unpin link_3: busy".to_owned()];
+        assert_eq!(judge(left, &[]), [(Status::Warn, "container web left behind: unpin link_3: busy".to_owned())]);
+        assert_eq!(stale(&[], |_, _| Ok(true))[0].detail, "none");
+        assert_eq!(stale(&[record("web", Phase::Ready)], |_, _| Err("no".into()))[0].status, Status::Unknown);
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_number() {
+        assert!(is_alive(std::process::id()));
+        assert!(!is_alive(0) && !is_alive(u32::MAX));
+    }
+}

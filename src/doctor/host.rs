@@ -1,0 +1,259 @@
+//! What the host is set to: kernel features, security modules, sysctls, mounts.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::kernel::{Feature, Kernel, Support};
+use crate::model::delegation::Category;
+use crate::model::reach::{Guard, TokenReach};
+use crate::output::finding::{Finding, Status};
+use crate::sys::mounts::Mount;
+
+/// What this kernel gives to a program that is loaded with a token, by type.
+pub fn token_reach(reach: &TokenReach) -> Finding {
+    let check = "kernel: reach of tokens";
+    if let Some(why) = reach.undecided.first() {
+        let detail = format!("every delegation that loads programs is host scope: {why}");
+        return Finding::bad(check, Status::Unknown, detail, "run as root, outside containers; it is tried again each time");
+    }
+    if let Some(way) = reach.memory.first() {
+        let detail = format!(
+            "every program type reads kernel memory ({way}), so that every delegation that loads programs is host scope; see \
+             `bpfman-hook token explain --scope`"
+        );
+        return Finding::ok(check, detail);
+    }
+    let types = reach.types.keys().map(|at| (*at, reach.type_beyond(*at, Guard::Absent)));
+    let name = |at: u32| Category::Progs.name(at).unwrap_or("?").to_owned();
+    let (mut inside, mut beyond) = (Vec::new(), Vec::new());
+    for (at, reached) in types {
+        match reached {
+            None => inside.push(name(at)),
+            Some(reached) => beyond.push(format!("{} ({})", name(at), reached.by)),
+        }
+    }
+    Finding::ok(check, format!("container scope: {}; host scope: {}", inside.join(" "), beyond.join(", ")))
+}
+
+/// Asks the kernel for a feature.
+pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
+    let check = format!("kernel: {feature}");
+    let loss = match feature {
+        Feature::Token => "delegation is refused",
+        Feature::Tcx => "tcx programs are refused",
+        Feature::CgroupLink => "programs on cgroups are refused",
+        Feature::PerfLink => "tracepoints and probes are refused",
+        Feature::Btf => "objects with CO-RE relocations are refused",
+        Feature::Tracing => "fentry and fexit programs are refused",
+        Feature::Lsm => "LSM programs are refused",
+        Feature::Kprobe => "kprobes are refused",
+        Feature::Uprobe => "uprobes are refused",
+    };
+    // What only host scope may use is often left out of a kernel on purpose.
+    let host_scope = matches!(feature, Feature::Tracing | Feature::Lsm | Feature::Kprobe | Feature::Uprobe);
+    match kernel.probe(feature) {
+        Support::Yes => Finding::ok(check, "there"),
+        Support::No(why) if host_scope => Finding::ok(check, format!("not there, so that {loss}: {why}")),
+        Support::No(why) => {
+            let remedy = match feature {
+                Feature::Btf => "use a kernel with CONFIG_DEBUG_INFO_BTF".to_owned(),
+                _ => format!("use Linux {} or newer", feature.since()),
+            };
+            Finding::bad(check, Status::Warn, format!("{loss}: {why}"), remedy)
+        }
+        Support::Unknown(why) => {
+            Finding::bad(check, Status::Unknown, why, "run as root in the host's namespaces, where the probe is allowed")
+        }
+    }
+}
+
+/// `/sys/kernel/security/lsm`: the security modules that can refuse bpf(2).
+pub fn security_modules(text: io::Result<String>) -> Finding {
+    match text {
+        Ok(list) => Finding::ok("security modules", list.trim()),
+        Err(err) => unreadable("security modules", "/sys/kernel/security/lsm", &err),
+    }
+}
+
+/// `/sys/kernel/security/lockdown`; kernel_lockdown(7).
+pub fn lockdown(text: io::Result<String>) -> Finding {
+    let text = match text {
+        Ok(text) => text,
+        Err(err) => return unreadable("lockdown", "/sys/kernel/security/lockdown", &err),
+    };
+    match text.split_once('[').and_then(|(_, rest)| rest.split_once(']')) {
+        Some(("confidentiality", _)) => Finding::bad(
+            "lockdown",
+            Status::Warn,
+            "confidentiality: the helpers that read kernel memory are refused to everybody, and much tracing with them",
+            "boot with lockdown=integrity if host-scope tracing is wanted",
+        ),
+        Some((mode, _)) => Finding::ok("lockdown", mode),
+        None => Finding::bad("lockdown", Status::Unknown, format!("{:?} has no mode in brackets", text.trim()), "report this"),
+    }
+}
+
+/// `/proc/sys/kernel/unprivileged_bpf_disabled`; Documentation/admin-guide/sysctl/kernel.rst.
+pub fn unprivileged_bpf(text: io::Result<String>) -> Finding {
+    let check = "unprivileged bpf";
+    match text.as_deref().map(str::trim) {
+        Ok("0") => Finding::bad(
+            check,
+            Status::Warn,
+            "any user and any container may load programs without a token or a policy",
+            "sysctl kernel.unprivileged_bpf_disabled=2",
+        ),
+        Ok("1") => Finding::ok(check, "off until reboot"),
+        Ok("2") => Finding::ok(check, "off"),
+        Ok(other) => {
+            Finding::bad(check, Status::Unknown, format!("kernel.unprivileged_bpf_disabled is {other:?}"), "report this")
+        }
+        Err(err) => Finding::bad(check, Status::Unknown, err.to_string(), "is bpf(2) built into this kernel?"),
+    }
+}
+
+/// `/proc/sys/user/max_user_namespaces`: tokens need a user namespace.
+pub fn user_namespaces(text: io::Result<String>) -> Finding {
+    let check = "user namespaces";
+    match text.as_deref().map(str::trim) {
+        Ok("0") => Finding::bad(
+            check,
+            Status::Warn,
+            "forbidden, and without one a container gets no token",
+            "sysctl user.max_user_namespaces=10000",
+        ),
+        Ok(number) => Finding::ok(check, format!("{number} at most")),
+        Err(err) => Finding::bad(check, Status::Unknown, err.to_string(), "is CONFIG_USER_NS set?"),
+    }
+}
+
+fn unreadable(check: &str, path: &str, err: &io::Error) -> Finding {
+    let remedy = match err.kind() {
+        io::ErrorKind::NotFound => "mount -t securityfs securityfs /sys/kernel/security, then look again",
+        _ => "run as root",
+    };
+    Finding::bad(check, Status::Unknown, format!("{path}: {err}"), remedy)
+}
+
+/// Our own bpffs.
+pub fn bpffs(path: &Path, mounts: &[Mount]) -> Finding {
+    let check = "bpffs";
+    let shown = path.display();
+    // The last mount on a point is the one that is seen there.
+    match mounts.iter().rfind(|mount| mount.point == path) {
+        None => Finding::bad(
+            check,
+            Status::Warn,
+            format!("nothing is mounted at {shown}: podman's containers with a user namespace are refused, others mount it"),
+            "run `bpfman-hook install`, which mounts it and sees to it at boot",
+        ),
+        Some(mount) if mount.kind != "bpf" => Finding::bad(
+            check,
+            Status::Fail,
+            format!("{} is mounted at {shown}", mount.kind),
+            format!("umount {shown} && bpfman-hook install"),
+        ),
+        Some(_) => match fs::symlink_metadata(path) {
+            Ok(meta) if meta.uid() != 0 || meta.mode() & 0o077 != 0 => Finding::bad(
+                check,
+                Status::Fail,
+                format!(
+                    "{shown} belongs to uid {} and has mode {:04o}: others could reach our pins",
+                    meta.uid(),
+                    meta.mode() & 0o7777
+                ),
+                format!("umount {shown} && bpfman-hook install"),
+            ),
+            Ok(_) => Finding::ok(check, format!("mounted at {shown}")),
+            Err(err) => Finding::bad(check, Status::Unknown, format!("{shown}: {err}"), "run as root"),
+        },
+    }
+}
+
+/// Where cgroup2 is: programs on a container's cgroup need a cgroup of its own in that hierarchy.
+pub fn cgroup2(mounts: &[Mount]) -> Finding {
+    let check = "cgroup2";
+    let unified = mounts.iter().rfind(|mount| mount.point == Path::new("/sys/fs/cgroup"));
+    if unified.is_some_and(|mount| mount.kind == "cgroup2") {
+        return Finding::ok(check, "the only hierarchy, at /sys/fs/cgroup");
+    }
+    match mounts.iter().find(|mount| mount.kind == "cgroup2") {
+        Some(mount) => Finding::bad(
+            check,
+            Status::Warn,
+            format!(
+                "beside cgroup v1, at {}: runc makes a cgroup there for each container, crun does not, and its containers' cgroup programs are refused",
+                mount.point.display()
+            ),
+            "boot with systemd.unified_cgroup_hierarchy=1, or use runc for such containers",
+        ),
+        None => Finding::bad(
+            check,
+            Status::Warn,
+            "not mounted: programs on cgroups are refused",
+            "boot with systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 none /sys/fs/cgroup/unified",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::mounts::parse_mountinfo;
+
+    fn text(text: &str) -> io::Result<String> {
+        Ok(text.to_owned())
+    }
+
+    fn missing() -> io::Result<String> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    #[test]
+    fn settings_are_judged() {
+        for (finding, status) in [
+            (lockdown(text("none [integrity] confidentiality\n")), Status::Ok),
+            (lockdown(text("[none] integrity confidentiality\n")), Status::Ok),
+            (lockdown(text("none integrity [confidentiality]\n")), Status::Warn),
+            (lockdown(text("")), Status::Unknown),
+            (lockdown(missing()), Status::Unknown),
+            (security_modules(text("lockdown,capability,bpf")), Status::Ok),
+            (security_modules(missing()), Status::Unknown),
+            (unprivileged_bpf(text("0\n")), Status::Warn),
+            (unprivileged_bpf(text("1\n")), Status::Ok),
+            (unprivileged_bpf(text("2\n")), Status::Ok),
+            (unprivileged_bpf(text("3\n")), Status::Unknown),
+            (unprivileged_bpf(missing()), Status::Unknown),
+            (user_namespaces(text("0\n")), Status::Warn),
+            (user_namespaces(text("96365\n")), Status::Ok),
+            (user_namespaces(missing()), Status::Unknown),
+        ] {
+            assert_eq!(finding.status, status, "{finding:?}");
+            assert_eq!(finding.remedy.is_some(), status != Status::Ok, "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn mounts_are_judged() {
+        let mounts = |lines: &str| parse_mountinfo(lines).unwrap();
+        let unified = "31 25 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let hybrid =
+            "31 25 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroup2(&mounts(unified)).status, Status::Ok);
+        let found = cgroup2(&mounts(hybrid));
+        assert_eq!(found.status, Status::Warn);
+        assert!(found.detail.contains("/sys/fs/cgroup/unified"), "{found:?}");
+        assert_eq!(cgroup2(&[]).status, Status::Warn);
+
+        let path = Path::new("/nowhere/bpfman-hook/fs");
+        let at = |kind: &str| mounts(&format!("50 25 0:50 / /nowhere/bpfman-hook/fs rw - {kind} x rw\n"));
+        assert_eq!(bpffs(path, &[]).status, Status::Warn);
+        assert_eq!(bpffs(path, &at("tmpfs")).status, Status::Fail);
+        assert_eq!(bpffs(path, &at("bpf")).status, Status::Unknown, "the directory is not there");
+        let open = Path::new("/tmp");
+        let mount = mounts("50 25 0:50 / /tmp rw - bpf x rw\n");
+        assert_eq!(bpffs(open, &mount).status, Status::Fail, "mode 1777");
+    }
+}

@@ -1,0 +1,306 @@
+//! `doctor`: this host, examined. Nothing is changed; each finding that is not ok has its remedy.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::cli::{ContainerdTargets, DoctorArgs, Format};
+use crate::commands::policy;
+use crate::image::examine_registries;
+use crate::kernel::{Feature, Kernel, Support};
+use crate::lifecycle::error::chain;
+use crate::lifecycle::health::Health;
+use crate::lifecycle::registries_file;
+use crate::lifecycle::token_reach;
+use crate::model::policy::Engine;
+use crate::model::record::OwnerRecord;
+use crate::nri;
+use crate::output::finding::{Finding, Findings, Status};
+use crate::output::{fail, print};
+use crate::paths::Paths;
+use crate::setup::check::effective;
+use crate::setup::containerd::examine as containerd;
+use crate::setup::containerd::install as containerd_install;
+use crate::setup::place::Place;
+use crate::setup::units::nri as nri_unit;
+use crate::store::Store;
+use crate::sys::{clock, lsm, mounts, pid};
+
+mod confinement;
+mod containers;
+mod host;
+
+/// Examines the host and prints the findings; exit status 1 where something fails.
+pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> ExitCode {
+    let mut findings = match &args.error {
+        Some(error) => Findings(containerd::explain(error).into_iter().collect()),
+        None => examine(paths, kernel),
+    };
+    if findings.0.is_empty() && args.error.is_some() {
+        return fail("explain the error: it is none that comes from a node's set-up; run `bpfman-hook doctor` without --error");
+    }
+    let failed = findings.failed();
+    if args.quiet {
+        findings = findings.only_bad();
+    }
+    let printed = print(&match args.output {
+        Format::Table => findings.to_string(),
+        Format::Json => format!("{}\n", findings.json()),
+    });
+    if failed { ExitCode::FAILURE } else { printed }
+}
+
+/// Every check, in the order in which a start of a container depends on them.
+pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
+    let read = |path: &str| fs::read_to_string(path);
+    let mut all = Findings(Feature::ALL.map(|feature| host::feature(kernel, feature)).into());
+    if kernel.probe(Feature::Token) == Support::Yes {
+        all.push(host::token_reach(&token_reach::token_reach(kernel, &paths.token_reach())));
+    }
+    all.push(host::security_modules(read("/sys/kernel/security/lsm")));
+    all.0.extend(confinement::apparmor(&read("/sys/kernel/security/lsm")));
+    all.push(host::lockdown(read("/sys/kernel/security/lockdown")));
+    all.push(host::unprivileged_bpf(read("/proc/sys/kernel/unprivileged_bpf_disabled")));
+    all.push(host::user_namespaces(read("/proc/sys/user/max_user_namespaces")));
+    match mounts::own_mounts() {
+        Ok(mounts) => {
+            all.push(host::bpffs(&paths.bpffs(), &mounts));
+            // In a pod of ours the host's hierarchy counts, not what the pod sees of it.
+            all.push(host::cgroup2(&mounts::host_mounts().unwrap_or(mounts)));
+        }
+        Err(err) => all.push(Finding::bad("mounts", Status::Unknown, chain(&err), "is /proc mounted?")),
+    }
+    all.0.extend(engines(host_root()).0);
+    all.0.extend(plugin(paths));
+    all.push(policy(paths));
+    all.push(registries(paths));
+    all.0.extend(records(paths, kernel));
+    all
+}
+
+/// The policy that a start of a container would load.
+pub fn policy(paths: &Paths) -> Finding {
+    match policy::check(paths, None) {
+        Ok(report) if !report.problems.is_empty() => {
+            Finding::bad("policy", Status::Fail, report.problems.join("; "), "correct it, then `bpfman-hook policy check`")
+        }
+        Ok(report) if report.warnings.is_empty() => {
+            let rules = format!("{} image rules, {} container rules", report.images.len(), report.containers.len());
+            Finding::ok("policy", format!("{rules}; id {}", report.id.unwrap_or_default()))
+        }
+        Ok(report) => Finding::bad(
+            "policy",
+            Status::Warn,
+            report.warnings.join("; "),
+            "see `bpfman-hook policy check` and docs/policy.md",
+        ),
+        Err(err) => {
+            let detail = format!("every request is refused: {}", chain(&err));
+            Finding::bad("policy", Status::Fail, detail, "correct it, then `bpfman-hook policy check`")
+        }
+    }
+}
+
+/// The files that say how registries are reached, as a hook reads them.
+fn registries(paths: &Paths) -> Finding {
+    let remedy = "see docs/registries.md";
+    let config = match registries_file::load(paths) {
+        Ok(config) => config,
+        Err(err) => {
+            let detail = format!("every request is refused: {}", chain(&err));
+            return Finding::bad("registries", Status::Fail, detail, remedy);
+        }
+    };
+    match examine_registries(paths.root(), &config) {
+        Err(err) => Finding::bad(
+            "registries",
+            Status::Fail,
+            format!("images that are not in the cache are refused: {}", chain(&err)),
+            remedy,
+        ),
+        Ok(complaints) if complaints.is_empty() => {
+            Finding::ok("registries", "credentials, certificates and mirrors can be read")
+        }
+        Ok(complaints) => Finding::bad("registries", Status::Warn, complaints.join("; "), remedy),
+    }
+}
+
+/// The engines whose programs are looked for.
+const ENGINES: [(Engine, [&str; 2]); 3] = [
+    (Engine::Podman, ["usr/bin/podman", "usr/local/bin/podman"]),
+    (Engine::CriO, ["usr/bin/crio", "usr/local/bin/crio"]),
+    (Engine::Containerd, ["usr/bin/containerd", "usr/local/bin/containerd"]),
+];
+
+/// The engines that have a program below a root directory.
+fn engines_of(root: &Path) -> impl Iterator<Item = Engine> {
+    ENGINES
+        .into_iter()
+        .filter(|(_, programs)| programs.iter().any(|program| root.join(program).exists()))
+        .map(|(engine, _)| engine)
+}
+
+/// The root directory whose engines count: in a pod of ours, which has none and shares the node's processes, the node's.
+fn host_root() -> &'static Path {
+    let (own, host) = (Path::new("/"), Path::new("/proc/1/root"));
+    let elsewhere = mounts::in_host_mount_namespace().is_ok_and(|in_host| !in_host);
+    if elsewhere && engines_of(own).next().is_none() && engines_of(host).next().is_some() { host } else { own }
+}
+
+/// Which of our hooks the engines of this host would run. Where they are installed for one engine, another that is there too is not one of
+/// our business.
+fn engines(root: &Path) -> Findings {
+    let place = Place::at(root);
+    let mut installed = place.installed_for().0;
+    if nri_unit::is_installed(&place) || containerd_install::is_installed_at(&place, &ContainerdTargets::default().containerd_config)
+    {
+        installed.insert(Engine::Containerd);
+    }
+    let mut findings = Findings::default();
+    for engine in engines_of(root) {
+        if !installed.is_empty() && !installed.contains(&engine) {
+            let detail = "here, and bpfman-hook is not installed for it: its containers start without programs";
+            findings.push(Finding::ok(engine.word(), detail));
+        } else if engine == Engine::Containerd {
+            findings.0.extend(containerd::examine(&place, &ContainerdTargets::default()).0);
+        } else {
+            findings.0.extend(effective(engine, root).0);
+        }
+    }
+    if findings.0.is_empty() {
+        findings.push(Finding::ok(
+            "hooks",
+            "neither podman nor CRI-O nor containerd is here; plain runtimes run what `hooks` of config.json names",
+        ));
+    }
+    findings
+}
+
+/// Whether one of the NRI plugins that have run since boot is connected; None where none has run.
+fn plugin(paths: &Paths) -> Option<Finding> {
+    let seen = nri::status::plugins(&paths.export());
+    let connected: Vec<_> = seen
+        .iter()
+        .filter_map(|plugin| Some(format!("{}: connected to {}", plugin.start.word(), plugin.runtime.as_ref()?)))
+        .collect();
+    match (seen.is_empty(), connected.is_empty()) {
+        (true, _) => None,
+        (false, false) => Some(Finding::ok("NRI plugin", connected.join("; "))),
+        (false, true) => Some(Finding::bad(
+            "NRI plugin",
+            Status::Fail,
+            "not connected to the runtime: annotated containers start without their programs",
+            "see that NRI is on and the plugin runs (systemctl status bpfman-hook-nri, or the DaemonSet's pod)",
+        )),
+    }
+}
+
+/// The store's records against the living and against what is pinned, and the living against the records.
+fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
+    // Before the records, which are written before their directories are made.
+    let pinned = kernel.directories(&paths.bpffs());
+    let records = match read_records(paths) {
+        Ok(records) => records,
+        Err(why) if pid::own_uid() != 0 => return vec![Finding::bad("records", Status::Unknown, why, "run as root")],
+        Err(why) => {
+            let remedy =
+                "stop the annotated containers and remove the store's directory; `bpfman-hook gc` then releases what is pinned";
+            return vec![Finding::bad("records", Status::Fail, why, remedy)];
+        }
+    };
+    let mut findings = containers::stale(&records, containers::decides);
+    findings.extend(containers::lost(&Health::of_kernel_objects(&records), &records));
+    match pinned {
+        Ok(pinned) => findings.extend(containers::nobodys(&pinned, &records)),
+        Err(err) => findings.push(Finding::bad("pins", Status::Unknown, chain(&err), "run as root")),
+    }
+    let lives = |record: &OwnerRecord| containers::decides(record, containers::Process::Init) == Ok(true);
+    findings.extend(confinement::containers(&records, lives, |pid| lsm::confinement(Some(pid)), lsm::may_create));
+    findings.extend(containers::without_record(containers::recorded(Path::new("/")), &records, containers::is_alive));
+    findings
+}
+
+fn read_records(paths: &Paths) -> Result<Vec<OwnerRecord>, String> {
+    let boot = clock::boot_id().map_err(|err| chain(&err))?;
+    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|err| chain(&err))? else {
+        return Ok(Vec::new());
+    };
+    store.read(|txn| txn.owners()?.collect::<Result<Vec<_>, _>>()).map_err(|err| chain(&err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_auth_file_that_others_can_read_is_found() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let paths = Paths::below(root.path());
+        assert_eq!(registries(&paths).status, Status::Ok);
+        fs::create_dir_all(&paths.etc).unwrap();
+        for dir in [paths.etc.as_path(), paths.etc.parent().unwrap()] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let auth = paths.etc.join("auth.json");
+        fs::write(&auth, "{}").unwrap();
+        for (mode, status) in [(0o644, Status::Fail), (0o600, Status::Ok)] {
+            fs::set_permissions(&auth, fs::Permissions::from_mode(mode)).unwrap();
+            let finding = registries(&paths);
+            assert_eq!(finding.status, status, "{mode:o}: {}", finding.detail);
+        }
+        fs::create_dir_all(root.path().join("etc/containers")).unwrap();
+        fs::set_permissions(root.path().join("etc/containers"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(root.path().join("etc/containers/registries.conf"), "[registries.block]\n").unwrap();
+        let finding = registries(&paths);
+        assert!(finding.status == Status::Fail && finding.detail.contains("version 1"), "{}", finding.detail);
+    }
+
+    #[test]
+    fn only_engines_that_are_there_are_asked() {
+        let root = tempfile::tempdir().unwrap();
+        let none = engines(root.path());
+        assert_eq!((none.0.len(), none.failed()), (1, false));
+        fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+        fs::write(root.path().join("usr/bin/crio"), "").unwrap();
+        let crio = engines(root.path());
+        assert!(crio.failed() && crio.0.iter().all(|finding| finding.check.starts_with("cri-o ")), "{crio}");
+        // A node of CRI-O's that has a containerd too, and one of containerd's that has a CRI-O.
+        fs::write(root.path().join("usr/bin/containerd"), "").unwrap();
+        let hook = root.path().join("usr/share/containers/oci/hooks.d/50-bpfman-hook-createRuntime.json");
+        fs::create_dir_all(hook.parent().unwrap()).unwrap();
+        fs::write(&hook, r#"{"hook":{"args":["bpfman-hook","hook","createRuntime","--engine","cri-o"]}}"#).unwrap();
+        let complaints = |findings: &Findings, word: &str| {
+            findings.0.iter().filter(|f| f.check.starts_with(word) && f.status != Status::Ok).count()
+        };
+        let both = engines(root.path());
+        assert!(complaints(&both, "cri-o") > 0 && complaints(&both, "containerd") == 0, "{both}");
+        fs::remove_file(&hook).unwrap();
+        let plugin = root.path().join("opt/nri/plugins/10-bpfman-hook");
+        fs::create_dir_all(plugin.parent().unwrap()).unwrap();
+        fs::write(&plugin, "").unwrap();
+        let both = engines(root.path());
+        assert!(complaints(&both, "cri-o") == 0 && complaints(&both, "containerd") > 0, "{both}");
+    }
+
+    #[test]
+    fn a_policy_that_does_not_parse_fails() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::below(root.path());
+        let built_in = policy(&paths);
+        assert_eq!(built_in.status, Status::Warn);
+        assert!(built_in.detail.contains("no keys"), "{built_in:?}");
+        fs::create_dir_all(&paths.etc).unwrap();
+        fs::write(paths.policy_file(), "[[image]]\nrepository = 7\n").unwrap();
+        let found = policy(&paths);
+        assert_eq!(found.status, Status::Fail);
+        assert!(found.detail.contains("policy.toml"), "{found:?}");
+    }
+
+    #[test]
+    fn a_host_without_a_store_has_no_records() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(read_records(&Paths::below(root.path())), Ok(Vec::new()));
+    }
+}

@@ -1,0 +1,154 @@
+//! Who asks, and whether policy lets them: refused here, before a child is started.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tonic::transport::server::TlsConnectInfo;
+use tonic::{Extensions, Status};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+use crate::sys::accounts::Accounts;
+use crate::grpc::connection::Peer;
+use crate::lifecycle::error::chain;
+use crate::lifecycle::policy_files::{self, LoadedPolicy};
+use crate::model::by_hand::Bounds;
+use crate::model::policy::{Client, ClientRefusal, ClientRule, Verb};
+use crate::model::reference::Reference;
+use crate::model::words::quoted;
+use crate::paths::Paths;
+
+/// A client under one verb, with the policy as its files are now.
+#[derive(Debug)]
+pub struct Caller {
+    client: Client,
+    policy: Arc<LoadedPolicy>,
+    /// None for root of this host.
+    rule: Option<ClientRule>,
+}
+
+impl Caller {
+    /// Finds out who asks, and whether they may do such a thing at all.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED with the reason; FAILED_PRECONDITION where the policy is wrong, since then nothing is allowed.
+    pub fn admit(paths: &Paths, extensions: &Extensions, verb: Verb) -> Result<Self, Status> {
+        let client = client(extensions)?;
+        let policy = policy_files::load(paths).map_err(|error| Status::failed_precondition(chain(&error)))?;
+        let rule = policy.policy.client_rule(&client, verb).map_err(denied)?.cloned();
+        Ok(Self { client, policy: Arc::new(policy), rule })
+    }
+
+    /// Whether a file may be loaded: root decides for root, `paths` for everybody else, since the service opens files that the client
+    /// itself perhaps could not.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED.
+    pub fn may_load_file(&self, path: &str) -> Result<(), Status> {
+        match &self.rule {
+            Some(rule) if !rule.allows_path(Path::new(path)) => Err(denied(ClientRefusal::Path {
+                client: self.client.to_string(),
+                path: quoted(path).to_string(),
+                place: rule.shown(),
+            })),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether an image may be used; that it is signed as policy says is checked when it is fetched, for root as well. A reference to
+    /// a path on this host is a file.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED.
+    pub fn may_use_image(&self, reference: &Reference) -> Result<(), Status> {
+        let Some(rule) = &self.rule else { return Ok(()) };
+        let path = match reference {
+            Reference::Registry(_) => None,
+            Reference::Layout { path, .. } | Reference::Archive { path, .. } | Reference::File { path } => Some(path),
+        };
+        if let Some(path) = path {
+            self.may_load_file(&path.to_string_lossy())?;
+        }
+        // Every rule that speaks of the image must be the client's: any of them may be the one that accepts it.
+        let usable = |name: &String| rule.images.as_ref().is_none_or(|names| names.contains(name));
+        let mut speaking = self.policy.policy.images.iter().filter(|image| image.repository.matches(reference)).peekable();
+        if speaking.peek().is_some() && speaking.all(|image| usable(&image.name)) {
+            return Ok(());
+        }
+        Err(denied(ClientRefusal::Image {
+            client: self.client.to_string(),
+            image: quoted(&reference.to_string()).to_string(),
+            place: rule.shown(),
+        }))
+    }
+
+    /// Whether something that reaches the host may be done; `what` ends the sentence "may not …".
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED.
+    pub fn may_reach_host(&self, what: &str) -> Result<(), Status> {
+        match &self.rule {
+            Some(rule) if !rule.host_scope => Err(denied(ClientRefusal::HostScope {
+                client: self.client.to_string(),
+                what: what.to_owned(),
+                place: rule.shown(),
+            })),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is root of this host.
+    pub fn is_root(&self) -> bool {
+        self.rule.is_none()
+    }
+
+    /// What tells it from every other client.
+    pub fn identity(&self) -> String {
+        self.client.identity()
+    }
+
+    /// What the child that does the work is told.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            caller: self.identity(),
+            host_scope: self.rule.as_ref().is_none_or(|rule| rule.host_scope),
+            any_file: self.rule.is_none(),
+            own_only: self.rule.is_some(),
+            limits: self.rule.as_ref().map(|rule| rule.limits(&self.policy.policy.limits)),
+            store: self.rule.as_ref().map(|rule| rule.store_limits(&self.policy.policy.store)),
+            images: self.rule.as_ref().and_then(|rule| rule.images.as_ref()).map(|names| names.iter().cloned().collect()),
+        }
+    }
+}
+
+fn denied(refusal: ClientRefusal) -> Status {
+    Status::permission_denied(refusal.to_string())
+}
+
+/// What the connection shows of the client.
+fn client(extensions: &Extensions) -> Result<Client, Status> {
+    if let Some(tls) = extensions.get::<TlsConnectInfo<Peer>>() {
+        let certificates = tls.peer_certs();
+        let first = certificates.as_ref().and_then(|chain| chain.first());
+        let subject =
+            first.and_then(|der| Certificate::from_der(der).ok()).map(|cert| cert.tbs_certificate.subject.to_string());
+        return match subject {
+            Some(subject) if !subject.is_empty() => Ok(Client::Tls { subject }),
+            _ => Err(Status::unauthenticated("the client's certificate has no subject; policy could not name it")),
+        };
+    }
+    match extensions.get::<Peer>() {
+        Some(Peer::Unix(peer)) => {
+            let accounts = Accounts::read();
+            let mut groups = vec![peer.gid];
+            groups.extend(&peer.groups);
+            Ok(Client::Unix {
+                uid: peer.uid,
+                user: accounts.user(peer.uid),
+                groups: groups.into_iter().map(|gid| (gid, accounts.group(gid))).collect(),
+                same_user_namespace: peer.same_user_namespace,
+            })
+        }
+        Some(Peer::Tcp) | None => Err(Status::unauthenticated("the connection shows nobody at its other end")),
+    }
+}

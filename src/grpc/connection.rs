@@ -1,0 +1,303 @@
+//! Connections: accepted, counted, and with the peer that the kernel saw.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tonic::codegen::tokio_stream::Stream;
+use tonic::transport::server::Connected;
+
+use crate::grpc::idle::Idle;
+use crate::grpc::limits::handshakes::{Handshake, Handshakes};
+use crate::sys::activation::Listener;
+use crate::sys::peer::{self, PeerCredentials};
+
+/// Open connections of one uid that is not root, and of all TCP clients with a certificate together.
+const CONNECTIONS_MAX: usize = 64;
+/// Open connections of all clients but root. One client gets at most half of what is left, so that a few cannot take it all.
+const ALL_MAX: usize = 512;
+/// Between two tries where descriptors or memory ran out.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Whose connections and requests are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// Root of this host, which is limited by nothing: it could stop the service as well.
+    Root,
+    /// A user of this host, or root of another user namespace.
+    Uid(u32),
+    /// Everybody who comes over TCP.
+    Tcp,
+}
+
+/// How many connections each origin has.
+#[derive(Debug, Clone, Default)]
+pub struct Count(Arc<Mutex<HashMap<Origin, usize>>>);
+
+/// One place in the count.
+#[derive(Debug)]
+struct Slot {
+    count: Count,
+    origin: Origin,
+}
+
+impl Count {
+    /// None where the origin has its share already.
+    fn take(&self, origin: Origin) -> Option<Slot> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = open.iter().filter(|(origin, _)| **origin != Origin::Root).map(|(_, count)| count).sum();
+        let share = CONNECTIONS_MAX.min(ALL_MAX.saturating_sub(all).div_ceil(2));
+        let count = open.entry(origin).or_default();
+        if origin != Origin::Root && *count >= share {
+            return None;
+        }
+        *count += 1;
+        Some(Slot { count: self.clone(), origin })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut open = self.count.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.origin) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.origin);
+            }
+        }
+    }
+}
+
+/// A connection with what is known of its other end.
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    peer: Peer,
+    count: Count,
+    state: Mutex<State>,
+}
+
+/// How far a connection got.
+#[derive(Debug)]
+enum State {
+    /// It has not shown a certificate yet.
+    Handshake(Handshake),
+    /// It has a place in the count.
+    Open { _slot: Slot },
+    /// There was no place for it.
+    Refused,
+}
+
+/// The other end as the socket shows it; that of TLS is known by its certificate later.
+#[derive(Debug, Clone)]
+pub enum Peer {
+    /// A process on this host.
+    Unix(Arc<PeerCredentials>),
+    /// Somewhere.
+    Tcp,
+}
+
+impl Peer {
+    /// With whom it is counted.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Unix(peer) if peer.uid == 0 && peer.same_user_namespace => Origin::Root,
+            Self::Unix(peer) => Origin::Uid(peer.uid),
+            Self::Tcp => Origin::Tcp,
+        }
+    }
+}
+
+impl<S> Connected for Connection<S> {
+    type ConnectInfo = Peer;
+
+    /// Asked once for each connection, when its handshake is done: from now on it counts among those with a certificate.
+    fn connect_info(&self) -> Peer {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, State::Handshake(_)) {
+            *state = self.count.take(self.peer.origin()).map_or(State::Refused, |slot| State::Open { _slot: slot });
+        }
+        self.peer.clone()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let closed = match self.state.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            State::Handshake(handshake) => handshake.poll_cut(context).is_ready(),
+            State::Open { .. } => false,
+            State::Refused => true,
+        };
+        if closed {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The connections of all listeners of one sort.
+#[derive(Debug)]
+pub struct Incoming<S>(mpsc::Receiver<Connection<S>>);
+
+impl<S> Stream for Incoming<S> {
+    type Item = io::Result<Connection<S>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|connection| connection.map(Ok))
+    }
+}
+
+/// What accepts: unix connections and TCP connections, each where there is such a listener, and the tasks that bring them. To be called
+/// within the runtime.
+///
+/// # Errors
+/// Where a socket cannot be watched.
+pub fn accept(listeners: Vec<Listener>, idle: &Idle) -> io::Result<Accepting> {
+    let count = Count::default();
+    let (to_root, root) = mpsc::channel(1);
+    let (to_unix, unix) = mpsc::channel(1);
+    let (to_tcp, tcp) = mpsc::channel(1);
+    let mut tasks = Tasks(Vec::new());
+    let (mut any_unix, mut any_tcp) = (false, false);
+    for listener in listeners {
+        let (count, idle) = (count.clone(), idle.clone());
+        let (to_root, to_others) = (to_root.clone(), to_unix.clone());
+        tasks.0.push(match listener {
+            Listener::Unix(listener) => {
+                any_unix = true;
+                let listener = UnixListener::from_std(listener)?;
+                tokio::spawn(accept_unix(listener, count, idle, to_root, to_others))
+            }
+            Listener::Tcp(listener) => {
+                any_tcp = true;
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                tokio::spawn(accept_tcp(listener, count, idle, to_tcp.clone()))
+            }
+        });
+    }
+    let unix = any_unix.then_some((Incoming(root), Incoming(unix)));
+    Ok(Accepting { unix, tcp: any_tcp.then_some(Incoming(tcp)), tasks })
+}
+
+/// What [`accept`] brings.
+#[derive(Debug)]
+pub struct Accepting {
+    /// Clients on this host: root, and the others.
+    pub unix: Option<(Incoming<UnixStream>, Incoming<UnixStream>)>,
+    /// Clients that have to show a certificate.
+    pub tcp: Option<Incoming<TcpStream>>,
+    /// What accepts.
+    pub tasks: Tasks,
+}
+
+/// The accepting tasks; dropping them closes the listeners.
+#[derive(Debug)]
+pub struct Tasks(Vec<tokio::task::JoinHandle<()>>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+async fn accept_unix(
+    listener: UnixListener,
+    count: Count,
+    idle: Idle,
+    to_root: mpsc::Sender<Connection<UnixStream>>,
+    to_others: mpsc::Sender<Connection<UnixStream>>,
+) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "accept a connection");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let peer = match peer::credentials(&stream) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::warn!(%error, "refuse a connection whose peer is not known");
+                continue;
+            }
+        };
+        let uid = peer.uid;
+        let peer = Peer::Unix(Arc::new(peer));
+        let Some(slot) = count.take(peer.origin()) else {
+            tracing::warn!(uid, "refuse a connection: its uid has too many");
+            continue;
+        };
+        idle.touch();
+        let to = if peer.origin() == Origin::Root { &to_root } else { &to_others };
+        let state = Mutex::new(State::Open { _slot: slot });
+        if to.send(Connection { stream, peer, count: count.clone(), state }).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn accept_tcp(listener: tokio::net::TcpListener, count: Count, idle: Idle, to: mpsc::Sender<Connection<TcpStream>>) {
+    let handshakes = Handshakes::default();
+    loop {
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accept a connection");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        // Small answers must not wait for more; it works without.
+        let _ = stream.set_nodelay(true);
+        idle.touch();
+        let state = Mutex::new(State::Handshake(handshakes.begin(address.ip())));
+        if to.send(Connection { stream, peer: Peer::Tcp, count: count.clone(), state }).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_uid_has_its_share_and_root_no_limit() {
+        let count = Count::default();
+        let held: Vec<_> = (0..CONNECTIONS_MAX).map(|_| count.take(Origin::Uid(7)).unwrap()).collect();
+        assert!(count.take(Origin::Uid(7)).is_none());
+        assert!(count.take(Origin::Uid(8)).is_some());
+        let root: Vec<_> = (0..2 * CONNECTIONS_MAX).map(|_| count.take(Origin::Root).unwrap()).collect();
+        // Those that take all that they get leave something for the next one.
+        let others: Vec<_> = (100..110).flat_map(|uid| std::iter::from_fn(move || Some(uid)).take(CONNECTIONS_MAX)).collect();
+        let others: Vec<_> = others.into_iter().filter_map(|uid| count.take(Origin::Uid(uid))).collect();
+        assert!(others.len() < ALL_MAX && count.take(Origin::Uid(9)).is_some(), "{}", others.len());
+        drop((held, root, others));
+        assert!(count.take(Origin::Uid(7)).is_some());
+        assert!(count.0.lock().unwrap().is_empty());
+    }
+}

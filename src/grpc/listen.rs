@@ -1,0 +1,207 @@
+//! Where the service listens: sockets that systemd hands over, or one that it makes itself.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use crate::cli::service::Address;
+use crate::sys::accounts;
+use crate::paths::Paths;
+use crate::sys::activation::{Handed, Listener};
+use crate::sys::error::SysError;
+use crate::sys::fsutil::{self, TrustError};
+
+/// The group that may connect to a socket that we make, if it exists.
+const GROUP: &str = "bpfman";
+/// Owner and group; what they may do then is the policy's business.
+const MODE: u32 = 0o660;
+
+/// Why the service does not listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The socket's directory.
+    #[error(transparent)]
+    Directory(#[from] TrustError),
+    /// A system call.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// An address was given along with sockets.
+    #[error("listen on an address: systemd has handed over {0} sockets already; leave the address out of the unit")]
+    Both(usize),
+    /// Somebody answers there.
+    #[error("listen on {}: another process does already; stop it, or choose another address", .0.display())]
+    InUse(PathBuf),
+    /// There is something else.
+    #[error("listen on {}: it is there and is not a socket; remove it, or choose another address", .0.display())]
+    NotASocket(PathBuf),
+    /// TCP without TLS.
+    #[error(
+        "listen on TCP without TLS: whoever reaches the port could load programs; give --tls-cert, --tls-key and --tls-client-ca"
+    )]
+    NoTls,
+    /// One step of making the socket.
+    #[error("{doing} {}", .path.display())]
+    Io {
+        /// What we were doing.
+        doing: &'static str,
+        /// To which path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// All sockets of one service. Dropping it removes the socket that it made.
+#[derive(Debug)]
+pub struct Sockets {
+    /// The sockets, non-blocking.
+    pub listeners: Vec<Listener>,
+    _own: Option<OwnSocket>,
+}
+
+/// A socket file of ours.
+#[derive(Debug)]
+struct OwnSocket {
+    path: PathBuf,
+    inode: u64,
+    /// Held for as long as the service lives, so that of two services only one removes a stale socket.
+    _lock: OwnedFd,
+}
+
+impl Drop for OwnSocket {
+    fn drop(&mut self) {
+        // Somebody may have put another one there.
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Sockets {
+    /// The sockets that were handed over, else one at the address, else one at the usual place.
+    ///
+    /// # Errors
+    /// With the sentence for whoever starts the service.
+    pub fn open(paths: &Paths, handed: Vec<Handed>, address: Option<&Address>, tls: bool) -> Result<Self, ListenError> {
+        if !handed.is_empty() && address.is_some() {
+            return Err(ListenError::Both(handed.len()));
+        }
+        let sockets = if handed.is_empty() {
+            match address {
+                Some(Address::Tcp(address)) => {
+                    let listener = TcpListener::bind(address)
+                        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+                        .map_err(SysError::io("listen on", format!("tcp://{address}")))?;
+                    Self { listeners: vec![Listener::Tcp(listener)], _own: None }
+                }
+                Some(Address::Unix(path)) => Self::at(path)?,
+                None => {
+                    fsutil::ensure_directory(&paths.run, 0o755)?;
+                    Self::at(&paths.service_socket())?
+                }
+            }
+        } else {
+            Self { listeners: handed.into_iter().map(|handed| handed.listener).collect(), _own: None }
+        };
+        if !tls && sockets.listeners.iter().any(|listener| matches!(listener, Listener::Tcp(_))) {
+            return Err(ListenError::NoTls);
+        }
+        Ok(sockets)
+    }
+
+    /// Makes a socket that has its mode and group before anybody can find it.
+    fn at(path: &Path) -> Result<Self, ListenError> {
+        let failed = |doing: &'static str, path: &Path| {
+            let path = path.to_owned();
+            move |source: io::Error| ListenError::Io { doing, path, source }
+        };
+        let Some(lock) = fsutil::lock_while_open(&beside(path, "lock"))? else {
+            return Err(ListenError::InUse(path.to_owned()));
+        };
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) if !meta.file_type().is_socket() => return Err(ListenError::NotASocket(path.to_owned())),
+            // systemd's own socket, for example.
+            Ok(_) if UnixStream::connect(path).is_ok() => return Err(ListenError::InUse(path.to_owned())),
+            _ => {}
+        }
+        let new = beside(path, "new");
+        fsutil::unlink_if_present(&new)?;
+        let listener = UnixListener::bind(&new).map_err(failed("make the socket", &new))?;
+        let inode = fsutil::adopt_socket(&new, MODE, accounts::gid_of(GROUP))?;
+        listener.set_nonblocking(true).map_err(failed("set up", &new))?;
+        std::fs::rename(&new, path).map_err(failed("put into place", path))?;
+        let own = OwnSocket { path: path.to_owned(), inode, _lock: lock };
+        Ok(Self { listeners: vec![Listener::Unix(listener)], _own: Some(own) })
+    }
+}
+
+/// `.name.suffix` beside `path`.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{suffix}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::lifecycle::error::chain;
+
+    fn open(path: &Path) -> Result<Sockets, ListenError> {
+        Sockets::open(&Paths::system(), Vec::new(), Some(&Address::Unix(path.to_owned())), false)
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s.sock");
+        // Its listener is gone and the file stays, as after kill -9.
+        drop(UnixListener::bind(&path).unwrap());
+        let first = open(&path).unwrap();
+        let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode, 0o660);
+        assert!(UnixStream::connect(&path).is_ok());
+        let sentence =
+            format!("listen on {}: another process does already; stop it, or choose another address", path.display());
+        assert_eq!(chain(&open(&path).unwrap_err()), sentence);
+        drop(first);
+        assert!(!path.exists());
+
+        let foreign = UnixListener::bind(&path).unwrap();
+        assert!(matches!(open(&path), Err(ListenError::InUse(_))));
+        drop(foreign);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(open(&path), Err(ListenError::NotASocket(_))));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn what_another_put_in_its_place_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s.sock");
+        let sockets = open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(sockets);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn tcp_needs_tls_and_an_address_no_sockets() {
+        let tcp = Address::Tcp(([127, 0, 0, 1], 0).into());
+        assert!(matches!(Sockets::open(&Paths::system(), Vec::new(), Some(&tcp), false), Err(ListenError::NoTls)));
+        assert!(Sockets::open(&Paths::system(), Vec::new(), Some(&tcp), true).is_ok());
+        let handed = || {
+            let listener = Listener::Tcp(TcpListener::bind("127.0.0.1:0").unwrap());
+            vec![Handed { name: "unknown".to_owned(), listener }]
+        };
+        assert!(matches!(Sockets::open(&Paths::system(), handed(), None, false), Err(ListenError::NoTls)));
+        assert!(matches!(Sockets::open(&Paths::system(), handed(), Some(&tcp), true), Err(ListenError::Both(1))));
+    }
+}

@@ -1,0 +1,138 @@
+//! `hook createRuntime`: gives the container what it asks for, or says why not.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::output::report::Report;
+use crate::hooks::stage::{BAD_INPUT, CAPABILITIES, FETCH, Failed, read_state, watch};
+use crate::image::LinuxImages;
+use crate::kernel::LinuxKernel;
+use crate::lifecycle::acquire::{Acquired, Start};
+use crate::lifecycle::error::chain;
+use crate::lifecycle::linux_host::LinuxHost;
+use crate::lifecycle::policy_files::{self, LoadedPolicy};
+use crate::lifecycle::reconcile::{Depth, Mode};
+use crate::lifecycle::{Lifecycle, podman_names, registries_file};
+use crate::model::annotations::Request;
+use crate::model::container::{Container, PodCheck, asks};
+use crate::model::policy::Engine;
+use crate::model::registries::RegistryConfig;
+use crate::model::series::{self, Outcome, Reason, Stage};
+use crate::model::state::State;
+use crate::output::logging;
+use crate::paths::Paths;
+use crate::store::Store;
+use crate::sys::{caps, clock, export, fsutil, mounts, pid};
+
+/// podman's config.json has some 20 kB.
+const CONFIG_MAX: usize = 16 << 20;
+
+/// What the NRI plugin, which put the hook into the container, says in its arguments, where no annotation can stand for it.
+#[derive(Debug)]
+pub struct PluginFacts {
+    /// Labels of the pod.
+    pub labels: Vec<(String, String)>,
+    /// Whose capabilities are checked in its pod.
+    pub pod_check: Option<PodCheck>,
+}
+
+/// Runs at createRuntime: gives the container what it asks for, or says why not.
+pub fn run(paths: &Paths, engine: Option<Engine>, told: PluginFacts) -> ExitCode {
+    let (report, started) = (Report::new(paths), Instant::now());
+    if let Err(error) = caps::limit_process(&CAPABILITIES) {
+        return report.refused(None, &chain(&error), 1);
+    }
+    let state = match read_state() {
+        Ok(state) => state,
+        Err(sentence) => return report.refused(None, &sentence, BAD_INPUT),
+    };
+    if !asks(state.annotations.keys()) && told.pod_check.is_none() {
+        return ExitCode::SUCCESS;
+    }
+    let id = state.id.to_string();
+    let (outcome, code) = match start(paths, &report, &state, engine, told) {
+        Ok(outcome) => (outcome, ExitCode::SUCCESS),
+        Err(Failed { sentence, status, reason }) => {
+            export::count(series::refusal(reason), 1);
+            (Outcome::Failed, report.refused(Some(&id), &sentence, status))
+        }
+    };
+    export::observe(series::run(Stage::CreateRuntime, outcome), started.elapsed());
+    code
+}
+
+fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>, told: PluginFacts) -> Result<Outcome, Failed> {
+    let fetch_until = Instant::now() + FETCH;
+    let deadline = watch(report, &state.id, Stage::CreateRuntime, 1)?;
+    logging::to_report(paths);
+    pid::require_initial_user_namespace()?;
+    let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
+    let mut container =
+        Container::parse(state, &config, engine).map_err(|error| Failed { reason: Reason::Input, ..error.into() })?;
+    container.labels = told.labels.into_iter().collect();
+    container.pod_check = told.pod_check;
+    container.check_pod().map_err(|error| Failed { reason: Reason::Policy, ..Failed::from(error) })?;
+    if !container.asks() {
+        return Ok(Outcome::Done);
+    }
+    if container.needs_podman_names() {
+        container.podman = podman_names::names(&container);
+    }
+    fsutil::ensure_directory(&paths.run, 0o755)?;
+    let mut store = Store::open(&paths.stores(), &clock::boot_id()?)?;
+    store.give_up_by(Instant::now() + deadline.remaining());
+    // A fetch that took all of its time leaves the rest of ours for the container's namespaces.
+    let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
+    let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
+    let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
+
+    let prepared = prepare(paths, &container).and_then(|prepared| {
+        if prepared.is_some() {
+            mounts::ensure_bpffs(&fs)?;
+        }
+        Ok(prepared)
+    });
+    let (request, policy, registries) = match prepared {
+        Ok(Some(prepared)) => prepared,
+        Ok(None) => return Ok(Outcome::Done),
+        Err(failed) => {
+            lifecycle.record_refusal(&container, &failed.sentence);
+            return Err(failed);
+        }
+    };
+    match lifecycle.reconcile(Depth::InPassing, Mode::Release) {
+        Ok(findings) => findings.iter().for_each(|f| report.note(None, &format!("{}: {}: {}", f.what, f.why, f.result))),
+        Err(error) => report.note(None, &chain(&error)),
+    }
+    let images = LinuxImages::new(&paths.cache, Path::new("/")).configured_below(paths.root());
+    let start = Start {
+        container: &container,
+        request: &request,
+        policy: &policy,
+        registries: &registries,
+        fetch_until,
+        token_reach: &paths.token_reach(),
+    };
+    let acquired = lifecycle.acquire(&images, start)?;
+    for warning in request.without_effect() {
+        report.note(Some(container.id.as_str()), &warning);
+    }
+    match acquired {
+        Acquired::Done(_) | Acquired::Already(_) => Ok(Outcome::Done),
+        Acquired::Without(cause) => {
+            export::count(series::refusal(cause.class()), 1);
+            report.warned(Some(container.id.as_str()), &format!("starts without its programs: {}", chain(&cause)));
+            Ok(Outcome::Without)
+        }
+    }
+}
+
+/// What strangers and the administrator wrote, parsed; None where it does not speak to this container.
+fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, LoadedPolicy, RegistryConfig)>, Failed> {
+    let request = container.request().map_err(|e| Failed::bad_input(&e))?;
+    let Some(request) = request else { return Ok(None) };
+    let policy = policy_files::load(paths).map_err(|e| Failed::bad_input(&e))?;
+    let registries = registries_file::load(paths).map_err(|e| Failed::bad_input(&e))?;
+    Ok(Some((request, policy, registries)))
+}

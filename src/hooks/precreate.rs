@@ -1,0 +1,246 @@
+//! `hook precreate`: podman shows us a container's whole configuration before it makes the container, and takes what we print
+//! for it.
+//!
+//! What the policy grants (`grant = true`) and the request needs is added: capabilities and seccomp rules, see
+//! [`crate::model::grant`]; and for every container that asks for us the runtime is told to run our poststop, see
+//! [`crate::model::runtime_hooks`]. In every other case, and whenever something is wrong, what is printed is what was read, byte for
+//! byte: podman drops the stderr of this stage, while createRuntime, which comes next, can say what is wrong.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::output::report::Report;
+use crate::lifecycle::policy_files::{self, LoadedPolicy};
+use crate::model::admission::admit;
+use crate::model::annotations::Request;
+use crate::model::config::Config;
+use crate::model::container::{asks, facts};
+use crate::model::grant::{Granted, Needs, grant};
+use crate::model::policy::{ContainerFacts, Engine};
+use crate::model::runtime_hooks::add_poststop;
+use crate::model::series::{self, Outcome, Stage};
+use crate::output::fail;
+use crate::paths::Paths;
+use crate::sys::{caps, export};
+
+/// podman's configurations have some 20 kB.
+const CONFIG_MAX: u64 = 16 << 20;
+
+/// Reads a configuration on stdin and prints it, with what the policy grants.
+///
+/// Exit status 1 only where stdin or stdout do not work; podman then refuses the container.
+pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
+    let (started, mut text) = (Instant::now(), Vec::new());
+    match io::stdin().lock().take(CONFIG_MAX + 1).read_to_end(&mut text) {
+        Ok(_) if text.len() as u64 <= CONFIG_MAX => {}
+        Ok(_) => return fail("read the container's configuration from standard input: it is larger than 16 MiB"),
+        Err(error) => return fail(&format!("read the container's configuration from standard input: {error}")),
+    }
+    // Strangers' annotations are only read here, as are files of root's: that takes no capability at all.
+    let limited = caps::limit_process(&[]).is_ok();
+    let edited = std::str::from_utf8(&text).ok().filter(|_| limited).and_then(|text| {
+        // We run as podman does.
+        let user = std::fs::metadata("/proc/self").ok()?.uid();
+        edit(text, engine.unwrap_or(Engine::Podman), user, || policy_files::load(paths).ok())
+    });
+    if let Some(Edited { granted: Some(granted), .. }) = &edited {
+        // Never silently: whoever looks for where a capability comes from finds it here.
+        Report::new(paths).note(None, &format!("precreate: policy grants the container {granted}"));
+    }
+    let printed = edited.as_ref().map_or(text.as_slice(), |edited| edited.spec.as_bytes());
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(printed).and_then(|()| stdout.flush());
+    if edited.is_some() || written.is_err() {
+        let outcome = if written.is_ok() { Outcome::Done } else { Outcome::Failed };
+        export::observe(series::run(Stage::Precreate, outcome), started.elapsed());
+    }
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("write the container's configuration to standard output: {error}")),
+    }
+}
+
+/// A configuration that was changed.
+#[derive(Debug, PartialEq)]
+struct Edited {
+    /// The whole text.
+    spec: String,
+    /// What policy grants; None where that is nothing.
+    granted: Option<Granted>,
+}
+
+/// The edited configuration; None where it stays as it is.
+fn edit(text: &str, engine: Engine, runtime_user: u32, policy: impl FnOnce() -> Option<LoadedPolicy>) -> Option<Edited> {
+    let config = Config::parse(text).ok()?;
+    if config.vm || !asks(config.annotations.keys()) {
+        return None;
+    }
+    let mut spec: Value = serde_json::from_str(text).ok()?;
+    // Where it cannot be told what it asks for, createRuntime says so; keys that name a container are read there alone.
+    let asked = engine.workload(&config.annotations).ok().and_then(|workload| {
+        let request = Request::parse(&config.annotations, workload.container.as_deref()).ok()??;
+        Some((request, facts(&config, engine, &workload, runtime_user)))
+    });
+    let granted = match asked {
+        Some((request, facts)) => policy().and_then(|loaded| what_policy_grants(&mut spec, &config, &request, &facts, &loaded)),
+        None => None,
+    };
+    let added = add_poststop(&mut spec);
+    (added || granted.is_some()).then(|| Edited { spec: spec.to_string(), granted })
+}
+
+/// Adds to the configuration what policy grants; None where that is nothing.
+fn what_policy_grants(
+    spec: &mut Value,
+    config: &Config,
+    request: &Request,
+    facts: &ContainerFacts,
+    loaded: &LoadedPolicy,
+) -> Option<Granted> {
+    let admission = admit(&loaded.policy, facts, request).ok().filter(|admission| admission.grant)?;
+    let needs = Needs::of(admission.delegation.as_ref(), !request.maps.is_empty());
+    grant(spec, config, &needs).ok().filter(|granted| !granted.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::model::config::Capability;
+    use crate::model::ids::Digest;
+    use crate::model::policy::{Policy, PolicyId};
+    use crate::model::seccomp::{Allowed, Syscall};
+
+    const GRANTING: &str = r#"
+        [[image]]
+        repository = "oci:/srv/demo"
+        unsigned = true
+        [[container]]
+        match = { engine = "podman" }
+        programs = ["xdp"]
+        delegate = ["networking"]
+        grant = true
+    "#;
+
+    fn policy(text: &str) -> Option<LoadedPolicy> {
+        let policy = Policy::parse(&[(PathBuf::from("policy.toml"), text.to_owned())]).unwrap();
+        Some(LoadedPolicy { policy, keys: Default::default(), id: PolicyId(Digest::from_bytes([0; 32])) })
+    }
+
+    /// A recorded configuration with these annotations of ours and no others.
+    fn with(file: &str, annotations: &[(&str, &str)]) -> String {
+        let path = format!("{}/tests/data/config/{file}.json", env!("CARGO_MANIFEST_DIR"));
+        let mut spec: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let all = spec["annotations"].as_object_mut().unwrap();
+        all.retain(|key, _| !key.contains("hook.bpfman.io"));
+        all.extend(annotations.iter().map(|(key, value)| (format!("hook.bpfman.io/{key}"), (*value).into())));
+        spec.to_string()
+    }
+
+    fn edited(text: &str, policy_text: &str) -> Option<(Value, Granted)> {
+        let edited = edit(text, Engine::Podman, 0, || policy(policy_text))?;
+        Some((serde_json::from_str(&edited.spec).unwrap(), edited.granted.unwrap()))
+    }
+
+    #[test]
+    fn who_asks_is_released_by_the_runtime_too() {
+        let ours = serde_json::json!([{ "path": "/b", "args": ["bpfman-hook", "hook", "createRuntime"] }]);
+        let hooked = |annotations: &[(&str, &str)]| {
+            let mut spec: Value = serde_json::from_str(&with("podman-4.3.1_default", annotations)).unwrap();
+            spec["hooks"]["createRuntime"] = ours.clone();
+            edit(&spec.to_string(), Engine::Podman, 0, || None)
+                .map(|edited| serde_json::from_str::<Value>(&edited.spec).unwrap())
+        };
+        let spec = hooked(&[("image", "oci:/srv/demo"), ("programs", "xdp:count")]).unwrap();
+        assert_eq!(spec["hooks"]["poststop"][0]["args"][2], "poststop");
+        assert_eq!(hooked(&[]), None);
+    }
+
+    #[test]
+    fn what_policy_grants_is_added() {
+        let text = with("podman-4.3.1_hostnet", &[("delegate", "networking")]);
+        let (spec, granted) = edited(&text, GRANTING).unwrap();
+        assert_eq!(granted.to_string(), "CAP_BPF CAP_NET_ADMIN bpf(2)");
+        let config = Config::parse(&spec.to_string()).unwrap();
+        for capability in [Capability::Bpf, Capability::NetAdmin] {
+            assert_eq!(config.can_have(capability), Allowed::Yes);
+        }
+        assert_eq!(config.can_have(Capability::Perfmon), Allowed::No);
+        assert_eq!(config.seccomp_allows(Syscall::Bpf), Allowed::Yes);
+        assert_eq!(config.seccomp_allows(Syscall::PerfEventOpen), Allowed::No);
+        // The capabilities that --cap-add gave are there already.
+        let (_, granted) = edited(&with("podman-4.3.1_userns", &[("delegate", "networking")]), GRANTING).unwrap();
+        assert_eq!(granted.to_string(), "bpf(2)");
+        // Maps need no capability and no user namespace.
+        let maps = [("image", "oci:/srv/demo"), ("programs", "xdp:count"), ("maps", "packets")];
+        let (spec, granted) = edited(&with("podman-4.3.1_default", &maps), GRANTING).unwrap();
+        assert_eq!(granted.to_string(), "bpf(2)");
+        assert_eq!(Config::parse(&spec.to_string()).unwrap().can_have(Capability::Bpf), Allowed::No);
+    }
+
+    #[test]
+    fn everything_else_stays_as_it_was() {
+        let token = [("delegate", "networking")];
+        let without_grant = GRANTING.replace("grant = true", "");
+        let without_ceiling = GRANTING.replace("delegate = [\"networking\"]", "");
+        let for_others = GRANTING.replace("podman", "cri-o");
+        for (case, text, policy) in [
+            ("no annotation", with("podman-4.3.1_hostnet", &[]), GRANTING),
+            ("no grant", with("podman-4.3.1_hostnet", &token), &without_grant),
+            ("no delegation", with("podman-4.3.1_hostnet", &token), &without_ceiling),
+            ("another container's rule", with("podman-4.3.1_hostnet", &token), &for_others),
+            ("the built-in policy", with("podman-4.3.1_hostnet", &token), ""),
+            ("a bad annotation", with("podman-4.3.1_hostnet", &[("delegate", "nonsense")]), GRANTING),
+            ("an unknown key", with("podman-4.3.1_hostnet", &[("delegat", "networking")]), GRANTING),
+            ("a private bpffs", with("podman-4.3.1_hostnet", &[("bpffs", "private")]), GRANTING),
+            ("nothing missing", with("podman-4.3.1_unconfined", &[("bpffs", "private")]), GRANTING),
+            ("a claim to be of Kubernetes", claim(&token), GRANTING),
+            ("not JSON", "{".to_owned(), GRANTING),
+            ("not a configuration", "[]".to_owned(), GRANTING),
+        ] {
+            assert_eq!(edited(&text, policy), None, "{case}");
+        }
+        let text = with("podman-4.3.1_hostnet", &token);
+        assert_eq!(edit(&text, Engine::Podman, 0, || None), None, "no policy to be had");
+    }
+
+    fn claim(annotations: &[(&str, &str)]) -> String {
+        let mut spec: Value = serde_json::from_str(&with("podman-4.3.1_hostnet", annotations)).unwrap();
+        spec["annotations"]["io.kubernetes.pod.namespace"] = "monitoring".into();
+        spec.to_string()
+    }
+
+    #[test]
+    fn without_a_user_namespace_of_its_own_no_capability_is_added() {
+        // There it would be a capability on the host; createRuntime says that a token is impossible.
+        for file in ["podman-4.3.1_default", "podman-4.3.1_pod", "podman-4.3.1_user1000"] {
+            assert_eq!(edited(&with(file, &[("delegate", "networking")]), GRANTING), None, "{file}");
+        }
+        let mut joined: Value = serde_json::from_str(&with("podman-4.3.1_hostnet", &[("delegate", "networking")])).unwrap();
+        for namespace in joined["linux"]["namespaces"].as_array_mut().unwrap() {
+            if namespace["type"] == "user" {
+                namespace["path"] = "/proc/1/ns/user".into();
+            }
+        }
+        assert_eq!(edited(&joined.to_string(), GRANTING), None);
+    }
+
+    #[test]
+    fn unknown_fields_and_large_numbers_survive() {
+        let mut spec: Value = serde_json::from_str(&with("podman-4.3.1_hostnet", &[("delegate", "networking")])).unwrap();
+        spec["futureField"] = serde_json::json!({ "a": [1, -2, null, "\u{e4}\n\u{1f980}"], "b": u64::MAX, "c": i64::MIN });
+        let (mut after, _) = edited(&spec.to_string(), GRANTING).unwrap();
+        let strip = |value: &mut Value| {
+            value["process"].as_object_mut().unwrap().remove("capabilities");
+            value["linux"].as_object_mut().unwrap().remove("seccomp");
+        };
+        strip(&mut after);
+        strip(&mut spec);
+        assert_eq!(after, spec);
+    }
+}

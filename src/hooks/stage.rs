@@ -1,0 +1,101 @@
+//! What all stages share: deadlines, capabilities, the OCI state on standard input, and how a stage fails.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use crate::output::report::{LATE, Report, fit};
+use crate::lifecycle::error::{Cause, chain};
+use crate::model::ids::ContainerId;
+use crate::model::series::{self, Outcome, Reason, Stage};
+use crate::model::state::State;
+use crate::store::StoreError;
+use crate::sys::caps::Capability;
+use crate::sys::deadline::Deadline;
+use crate::sys::export;
+
+/// Our own deadline: shorter than the `timeout` of the hook files (30 s), so that we undo ourselves rather than be killed.
+pub const DEADLINE: Duration = Duration::from_secs(25);
+
+/// What is left after it for undoing; both together are shorter than the hook files' timeout.
+pub const UNDOING: Duration = Duration::from_secs(3);
+
+/// How much of the deadline fetching may take.
+pub const FETCH: Duration = Duration::from_secs(20);
+
+/// A state is annotations and paths; runtimes bound neither.
+const STATE_MAX: u64 = 4 << 20;
+
+/// Exit status for bad usage, annotation or policy file.
+pub(super) const BAD_INPUT: u8 = 2;
+
+/// What `hook` keeps of its capabilities, for what. Tests run it with one less at a time (tests/e2e/capabilities.rs,
+/// tests/privileged/caps.rs). What its caller has not given it stays away.
+pub const CAPABILITIES: [Capability; 12] = [
+    // setns, mounts, `delegate_*`; it stands in for many others, but not for those below.
+    Capability::CAP_SYS_ADMIN,
+    // What programs are loaded with: the loading thread has these three at most.
+    Capability::CAP_BPF,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_PERFMON,
+    // /proc/PID/ns of an init that holds capabilities which we do not, or is not dumpable.
+    Capability::CAP_SYS_PTRACE,
+    // setns into a mount namespace asks for it.
+    Capability::CAP_SYS_CHROOT,
+    // A bundle, or a mount point to be made, in a directory of another user's.
+    Capability::CAP_DAC_OVERRIDE,
+    // Files of maps belong to the workload's user, also where there is no user namespace.
+    Capability::CAP_CHOWN,
+    // The children that fetch and that enter user namespaces run under other ids: becoming them, and ending them in time.
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    Capability::CAP_KILL,
+    // The fetch child locks its secure bits with it, so that it has given up everything for good.
+    Capability::CAP_SETPCAP,
+];
+
+/// Why a container does not start, and what to exit with.
+pub(super) struct Failed {
+    pub(super) sentence: String,
+    pub(super) status: u8,
+    pub(super) reason: Reason,
+}
+
+impl<E: std::error::Error + 'static> From<E> for Failed {
+    fn from(error: E) -> Self {
+        let error: &(dyn std::error::Error + 'static) = &error;
+        let reason = match error.downcast_ref::<Cause>() {
+            Some(cause) => cause.class(),
+            None if error.is::<StoreError>() => Reason::Store,
+            None => Reason::Host,
+        };
+        Self { sentence: chain(error), status: 1, reason }
+    }
+}
+
+impl Failed {
+    pub(super) fn bad_input(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { sentence: chain(error), status: BAD_INPUT, reason: Reason::Input }
+    }
+}
+
+/// Starts the clock: the soft end is asked for between steps, the hard one ends the process with `status`.
+pub(super) fn watch(report: &Report, id: &ContainerId, stage: Stage, status: u8) -> Result<Deadline, Failed> {
+    let (report, id) = (report.clone(), id.to_string());
+    Ok(Deadline::start(DEADLINE, UNDOING, status, &format!("bpfman-hook: {LATE}"), move || {
+        report.late(&id);
+        export::observe(series::run(stage, Outcome::Late), DEADLINE + UNDOING);
+    })?)
+}
+
+/// The OCI state on standard input.
+pub(super) fn read_state() -> Result<State, String> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(STATE_MAX + 1).read_to_string(&mut text);
+    if let Err(error) = read {
+        return Err(format!("read the container's state from standard input: {error}"));
+    }
+    if text.len() as u64 > STATE_MAX {
+        return Err("read the container's state from standard input: it is larger than 4 MiB".to_owned());
+    }
+    State::parse(&text).map_err(|e| fit(&chain(&e), 280))
+}

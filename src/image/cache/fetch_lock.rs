@@ -1,0 +1,393 @@
+//! One fetch of a reference at a time, whichever processes want it: a hook whose image is being fetched by another process
+//! waits for that one and uses what it brings, or hears why it brought nothing.
+//!
+//! A flight is a file with a lock on it. Who has the lock fetches; the others wait for it. The file is removed before the lock
+//! ends, so whoever comes later makes a new one, while those who waited still have the old one open, and the reason in it. A
+//! fetcher that is killed loses the lock by the kernel's hand, and the first of those who wait goes on in its place.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::cache::Cache;
+use crate::image::error::{CacheError, ImageError};
+use crate::image::hash;
+use crate::model::policy::{ImageRule, PolicyId};
+use crate::sys::SysError;
+use crate::sys::fsutil::{FileLock, ensure_directory, names_in, unlink_if_present};
+
+/// The most that a reason may take.
+const MAX_NOTE: u64 = 64 << 10;
+
+/// Who is about to fetch, and until when it can wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Boarding<'a> {
+    /// The reference, normalised.
+    pub image: &'a str,
+    /// The policy that it is fetched under: a reason found under another one is none.
+    pub policy: PolicyId,
+    /// The image rules that may allow it, in their order: a refusal by other rules says nothing about this one.
+    pub rules: &'a [&'a ImageRule],
+    /// When to give up.
+    pub deadline: Instant,
+    /// True for a person, whose credentials and files are their own, and so are the reasons that lie in them.
+    pub person: bool,
+}
+
+/// Why a fetch brought nothing, for those who wait for it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    policy: PolicyId,
+    /// The names of the rules that decided; None where no rule had a part in it.
+    rules: Option<Vec<String>>,
+    reason: String,
+}
+
+impl Note {
+    /// True where who waits would find the same reason by itself.
+    fn is_for(&self, boarding: &Boarding<'_>) -> bool {
+        let same = |rules: &Vec<String>| rules.iter().eq(boarding.rules.iter().map(|rule| &rule.name));
+        self.policy == boarding.policy && self.rules.as_ref().is_none_or(same)
+    }
+}
+
+impl Cache {
+    /// Fetches an image while no other process does. Where another one did just now, `again` looks whether its result will do.
+    pub(crate) fn fly<T>(
+        &self,
+        boarding: Boarding<'_>,
+        again: impl Fn() -> Result<Option<T>, ImageError>,
+        fetch: impl FnOnce() -> Result<T, ImageError>,
+    ) -> Result<T, ImageError> {
+        let begin = Instant::now();
+        let path = match self.flight_path(boarding.image) {
+            Ok(path) => path,
+            Err(err) => {
+                let image = boarding.image;
+                tracing::warn!(image, error = &err as &dyn std::error::Error, "fetching without a look at other fetches");
+                return fetch();
+            }
+        };
+        // Set where a fetch that we waited for was refused by rules that are not ours: the next one may be as well, so we wait once.
+        let mut alone = false;
+        loop {
+            let cache = |source| ImageError::Cache { image: boarding.image.to_owned(), source };
+            let file = open(&path).map_err(|source| cache(self.failed(source)))?;
+            let lock = |patience| FileLock::wait_for(&file, &path, patience).map_err(|source| cache(self.failed(source)));
+            let (held, waited) = match lock(Duration::ZERO)? {
+                Some(held) => (held, false),
+                None if alone => return fetch(),
+                None => match lock(boarding.deadline.saturating_duration_since(Instant::now()))? {
+                    Some(held) => (held, true),
+                    None => {
+                        let (image, seconds) = (boarding.image.to_owned(), begin.elapsed().as_secs());
+                        return Err(ImageError::InFlight { image, seconds });
+                    }
+                },
+            };
+            let landed = !is_at(&file, &path);
+            if waited
+                && !boarding.person
+                && let Some(note) = read_note(&file)
+            {
+                if note.is_for(&boarding) {
+                    return Err(ImageError::Shared { image: boarding.image.to_owned(), reason: note.reason });
+                }
+                alone = true;
+            }
+            if (waited || landed)
+                && let Some(result) = again()?
+            {
+                if !landed {
+                    unlink_if_present(&path).map_err(|source| cache(self.failed(source)))?;
+                }
+                return Ok(result);
+            }
+            if landed {
+                // Somebody else may have a new file and a lock on it by now.
+                drop(held);
+                continue;
+            }
+            let result = fetch();
+            if let Err(err) = &result
+                && !boarding.person
+                && is_for_others(err)
+            {
+                let decided = || boarding.rules.iter().map(|rule| rule.name.clone()).collect();
+                let rules = (!is_for_every_rule(err)).then(decided);
+                write_note(&file, &Note { policy: boarding.policy, rules, reason: crate::image::registry::chain(err) });
+            }
+            if let Err(err) = unlink_if_present(&path) {
+                tracing::warn!(error = &err as &dyn std::error::Error, "lock of a fetch not removed");
+            }
+            return result;
+        }
+    }
+
+    /// Removes the files of fetches whose process was killed.
+    pub(super) fn remove_dead_flights(&self) -> Result<(), CacheError> {
+        let directory = self.path.join("flights");
+        for path in names_in(&directory).unwrap_or_default().iter().map(|name| directory.join(name)) {
+            let file = open(&path).map_err(|source| self.failed(source))?;
+            let lock = FileLock::wait_for(&file, &path, Duration::ZERO).map_err(|source| self.failed(source))?;
+            // Who waits for the lock meanwhile finds the file gone and makes a new one.
+            if lock.is_some() && is_at(&file, &path) {
+                unlink_if_present(&path).map_err(|source| self.failed(source))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flight_path(&self, image: &str) -> Result<PathBuf, CacheError> {
+        let directory = self.path.join("flights");
+        for path in [&self.path, &directory] {
+            ensure_directory(path, 0o700).map_err(|source| self.not_trusted(source))?;
+        }
+        let path = directory.join(format!("{}.lock", hash(image.as_bytes()).hex()));
+        open(&path).map_err(|source| self.failed(source))?;
+        Ok(path)
+    }
+}
+
+/// True for reasons that lie in the image or its registry. Those that lie in who asked (its credentials, its deadline, its
+/// child) say nothing to anybody else.
+fn is_for_others(err: &ImageError) -> bool {
+    !matches!(
+        err,
+        ImageError::Access { .. }
+            | ImageError::Timeout { .. }
+            | ImageError::Child { .. }
+            | ImageError::Cache { .. }
+            | ImageError::HostPath { .. }
+            | ImageError::Remote { .. }
+    )
+}
+
+/// True for reasons that are found before any rule is asked. What is found later depends on the rules: they decide whether signatures
+/// are looked for, and whether the content is read at all.
+fn is_for_every_rule(err: &ImageError) -> bool {
+    matches!(err, ImageError::NotFound { .. })
+}
+
+fn open(path: &Path) -> Result<OwnedFd, SysError> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    file.map(OwnedFd::from).map_err(SysError::io("open", path.display().to_string()))
+}
+
+/// True where the open file is the one that stands at the path.
+fn is_at(file: &OwnedFd, path: &Path) -> bool {
+    let ours = file.try_clone().map(File::from).and_then(|file| file.metadata());
+    match (ours, std::fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+fn read_note(file: &OwnedFd) -> Option<Note> {
+    let mut file = File::from(file.try_clone().ok()?);
+    file.rewind().ok()?;
+    let mut text = Vec::new();
+    file.take(MAX_NOTE).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// A reason that cannot be written is one that the others find out themselves.
+fn write_note(file: &OwnedFd, note: &Note) {
+    let text = serde_json::to_vec(note).expect("strings are JSON");
+    if let Ok(mut file) = file.try_clone().map(File::from) {
+        let _ = file.rewind().and_then(|()| file.write_all(&text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::model::ids::Digest;
+
+    fn cache() -> (tempfile::TempDir, Cache) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let cache = Cache::new(&dir.path().join("cache"));
+        (dir, cache)
+    }
+
+    fn boarding(image: &str, patience: Duration) -> Boarding<'_> {
+        Boarding {
+            image,
+            policy: PolicyId(Digest::from_bytes([1; 32])),
+            rules: &[],
+            deadline: Instant::now() + patience,
+            person: false,
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Starts a flight that ends when `go` is passed, and returns when it has the lock.
+    fn leader<'scope>(
+        scope: &'scope std::thread::Scope<'scope, '_>,
+        cache: &'scope Cache,
+        go: &'scope Barrier,
+        result: impl FnOnce() -> Result<u32, ImageError> + Send + 'scope,
+    ) {
+        let begun = std::sync::Arc::new(Barrier::new(2));
+        let signal = begun.clone();
+        scope.spawn(move || {
+            let fetch = || {
+                signal.wait();
+                go.wait();
+                result()
+            };
+            let _ = cache.fly(boarding("a/b:c", LONG), || Ok(None), fetch);
+        });
+        begun.wait();
+    }
+
+    /// How many files of flights this process has open.
+    fn opened(cache: &Cache) -> usize {
+        let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+        let targets = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+        targets.filter(|target| target.starts_with(cache.path.join("flights"))).count()
+    }
+
+    #[test]
+    fn those_who_wait_get_the_result_or_the_reason() {
+        for fails in [false, true] {
+            let (_dir, cache) = cache();
+            let go = Barrier::new(2);
+            let fetched = AtomicUsize::new(0);
+            std::thread::scope(|scope| {
+                let result = || if fails { Err(ImageError::NotFound { image: "a/b:c".into() }) } else { Ok(1) };
+                leader(scope, &cache, &go, result);
+                let waiters: Vec<_> = (0..3)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            cache.fly(
+                                boarding("a/b:c", LONG),
+                                || Ok(Some(2)),
+                                || {
+                                    fetched.fetch_add(1, Ordering::SeqCst);
+                                    Ok(3)
+                                },
+                            )
+                        })
+                    })
+                    .collect();
+                // They are in line when they have the file open, and a fourth one that tries for a while is turned away.
+                let deadline = Instant::now() + LONG;
+                while opened(&cache) < 4 {
+                    assert!(Instant::now() < deadline, "{} of the leader and three others", opened(&cache));
+                    std::thread::yield_now();
+                }
+                let late = cache.fly(boarding("a/b:c", Duration::from_millis(200)), || Ok(Some(2)), || Ok(3));
+                assert!(matches!(late, Err(ImageError::InFlight { .. })), "{late:?}");
+                go.wait();
+                for waiter in waiters {
+                    match waiter.join().unwrap() {
+                        Ok(2) if !fails => {}
+                        Err(ImageError::Shared { reason, .. }) if fails => {
+                            assert!(reason.contains("no such image"), "{reason}")
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+            assert_eq!(fetched.load(Ordering::SeqCst), 0);
+            assert_eq!(std::fs::read_dir(cache.path.join("flights")).unwrap().count(), 0);
+            // And whoever comes later is not told an old reason.
+            assert_eq!(cache.fly(boarding("a/b:c", LONG), || Ok(None), || Ok(7)).unwrap(), 7);
+        }
+    }
+
+    #[test]
+    fn a_reason_of_another_policy_or_of_the_one_who_asked_is_none() {
+        let timeout = || ImageError::Timeout { image: "a/b:c".into(), host: "a".into(), seconds: 1 };
+        let not_found = || ImageError::NotFound { image: "a/b:c".into() };
+        for (error, policy) in [(timeout(), 1), (not_found(), 2)] {
+            let (_dir, cache) = cache();
+            let go = Barrier::new(2);
+            std::thread::scope(|scope| {
+                leader(scope, &cache, &go, move || Err(error));
+                let waiter = scope.spawn(|| {
+                    let boarding = Boarding { policy: PolicyId(Digest::from_bytes([policy; 32])), ..boarding("a/b:c", LONG) };
+                    cache.fly(boarding, || Ok(None), || Ok(3))
+                });
+                go.wait();
+                assert_eq!(waiter.join().unwrap().unwrap(), 3);
+            });
+        }
+    }
+
+    #[test]
+    fn a_refusal_by_other_rules_is_none() {
+        let text = "[[image]]\nname = \"strict\"\nrepository = \"registry.example/**\"\nunsigned = true\n\
+                    [[image]]\nname = \"open\"\nrepository = \"registry.example/**\"\nunsigned = true\n";
+        let policy = crate::model::policy::Policy::parse(&[(PathBuf::from("/p.toml"), text.to_owned())]).unwrap();
+        let [strict, open] = &policy.images[..] else { panic!() };
+        let unsigned = || ImageError::Unsigned { image: "a/b:c".into(), rules: "strict".into() };
+        let not_found = || ImageError::NotFound { image: "a/b:c".into() };
+        let cases: [(ImageError, &[&ImageRule], bool); 4] = [
+            (unsigned(), &[strict], true),
+            (unsigned(), &[open], false),
+            (unsigned(), &[strict, open], false),
+            (not_found(), &[open], true),
+        ];
+        for (error, rules, shared) in cases {
+            let note = Note {
+                policy: boarding("a", LONG).policy,
+                rules: (!is_for_every_rule(&error)).then(|| vec!["strict".to_owned()]),
+                reason: String::new(),
+            };
+            assert_eq!(note.is_for(&Boarding { rules, ..boarding("a", LONG) }), shared, "{error}");
+        }
+    }
+
+    /// A private repository is "not found" to whoever has no credentials for it.
+    #[test]
+    fn a_persons_reasons_are_told_to_nobody_and_nobodys_to_a_person() {
+        for leads in [true, false] {
+            let (_dir, cache) = cache();
+            let go = Barrier::new(2);
+            let begun = Barrier::new(2);
+            let boards = |person| Boarding { person, ..boarding("a/b:c", LONG) };
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let fetch = || {
+                        begun.wait();
+                        go.wait();
+                        Err::<u32, _>(ImageError::NotFound { image: "a/b:c".into() })
+                    };
+                    cache.fly(boards(leads), || Ok(None), fetch).unwrap_err()
+                });
+                begun.wait();
+                let waiter = scope.spawn(|| cache.fly(boards(!leads), || Ok(None), || Ok(3)));
+                go.wait();
+                assert_eq!(waiter.join().unwrap().unwrap(), 3, "{leads}");
+            });
+        }
+    }
+
+    #[test]
+    fn other_images_do_not_wait_and_a_lock_of_the_dead_is_free() {
+        let (_dir, cache) = cache();
+        let go = Barrier::new(2);
+        std::thread::scope(|scope| {
+            leader(scope, &cache, &go, || Ok(1));
+            assert_eq!(cache.fly(boarding("a/b:d", Duration::ZERO), || Ok(None), || Ok(4)).unwrap(), 4);
+            go.wait();
+        });
+        let path = cache.flight_path("a/b:c").unwrap();
+        assert!(path.exists());
+        assert_eq!(cache.fly(boarding("a/b:c", Duration::ZERO), || Ok(None), || Ok(5)).unwrap(), 5);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,197 @@
+//! Which rule an image satisfies, and what that rule found.
+//!
+//! Three results, never two: verified, unsigned, or an error. "Unsigned" is said only where every place that could hold a
+//! signature was read and holds none. A rule with `unsigned = true` accepts an image in that case; where no other rule speaks
+//! of the image, it accepts it without a look. A signature that satisfies no rule is never softened to "unsigned".
+
+use crate::image::Want;
+use crate::image::error::ImageError;
+use crate::image::examine::{Examined, Worth};
+use crate::image::source::Found;
+use crate::image::verify::signers::signers_of;
+use crate::image::verify::{Account, Judgement, Signature, Signers};
+use crate::model::bytecode::Verdict;
+use crate::model::ids::Digest;
+use crate::model::policy::ImageRule;
+
+/// The rules that can allow one image of one digest.
+#[derive(Debug)]
+pub(crate) struct Candidates<'a> {
+    signed: Vec<&'a ImageRule>,
+    unsigned: Vec<&'a ImageRule>,
+}
+
+/// Why an image may be loaded.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    /// The rule's name.
+    pub rule: String,
+    /// What it found.
+    pub verdict: Verdict,
+    /// The signature that satisfied it.
+    pub evidence: Option<Signature>,
+    /// The rules before it, which were asked first and are not satisfied.
+    pub rejected: Vec<String>,
+    /// False where all of this was known already.
+    pub new: bool,
+}
+
+/// What is known of one rule: None, nothing; Some(None), that it is not satisfied.
+type Known = Option<Option<Verdict>>;
+
+impl<'a> Candidates<'a> {
+    /// Sorts out the rules that list other digests.
+    pub fn new(want: &Want<'a>, image: &str, digest: &Digest) -> Result<Self, ImageError> {
+        if want.rules.is_empty() {
+            return Err(ImageError::NoRule { image: image.to_owned() });
+        }
+        let fitting: Vec<&ImageRule> = want.rules.iter().filter(|rule| rule.allows_digest(digest)).copied().collect();
+        if fitting.is_empty() {
+            let rule = names(want.rules.iter().copied());
+            return Err(ImageError::DigestNotListed { image: image.to_owned(), digest: *digest, rule });
+        }
+        let (unsigned, signed) = fitting.into_iter().partition(|rule| rule.unsigned);
+        Ok(Self { signed, unsigned })
+    }
+
+    /// The decision where no signature is asked for.
+    pub fn without_signatures(&self) -> Option<Decision> {
+        let rule = self.unsigned.first().filter(|_| self.signed.is_empty())?;
+        Some(known(&rule.name, Verdict::Unsigned))
+    }
+
+    /// Decides by what is known of each rule under this policy, and by signatures that were kept, without asking a registry.
+    /// None where that does not suffice. Rules are taken in the same order as by [`Candidates::decide`], so that the result
+    /// does not depend on what happens to be known.
+    pub fn recall(
+        &self,
+        want: &Want<'_>,
+        image: &str,
+        digest: &Digest,
+        known_of: impl Fn(&str) -> Known,
+        kept: impl FnOnce() -> Result<Vec<Signature>, ImageError>,
+    ) -> Result<Option<Decision>, ImageError> {
+        if let Some(decision) = self.without_signatures() {
+            return Ok(Some(decision));
+        }
+        let mut rejected = Vec::new();
+        for rule in &self.signed {
+            match known_of(&rule.name) {
+                Some(Some(verdict)) => return Ok(Some(known(&rule.name, verdict))),
+                Some(None) => rejected.push(rule.name.clone()),
+                None => {
+                    // Those that are kept may satisfy it. Where they do not, there may be others by now.
+                    let signers = signers_of(rule, want, image)?;
+                    for signature in kept()? {
+                        if let Judgement::Good(by) = signature.judge(digest, &signers) {
+                            return Ok(Some(verified(rule, by, &signature, rejected)));
+                        }
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+        let unsigned = self.unsigned.iter().find(|rule| known_of(&rule.name) == Some(Some(Verdict::Unsigned)));
+        Ok(unsigned.map(|rule| known(&rule.name, Verdict::Unsigned)))
+    }
+
+    /// What each signature is worth to each rule that asks for some.
+    pub fn worths(&self, want: &Want<'_>, image: &str, digest: &Digest, found: &Found) -> Result<Vec<Examined>, ImageError> {
+        let mut signers = Vec::new();
+        for rule in &self.signed {
+            signers.push((rule.name.as_str(), signers_of(rule, want, image)?));
+        }
+        let worth = |account: &Account, signature: &Signature, (rule, signers): &(&str, Signers)| {
+            let judgement = signature.judge(digest, signers);
+            let checks = account.checks(&judgement);
+            let fingerprint = signature.fingerprint(digest, signers);
+            let (by, reason) = match judgement {
+                Judgement::Good(by) => (Some(by), None),
+                Judgement::Bad(flaw) => (None, Some(flaw.why)),
+                Judgement::Attestation => {
+                    (None, Some("it is an attestation about the image and no signature of it".to_owned()))
+                }
+            };
+            Worth { rule: (*rule).to_owned(), by, fingerprint, reason, checks }
+        };
+        let examined = found.signatures.iter().map(|signature| {
+            let account = Account::of(signature);
+            let rules = signers.iter().map(|signers| worth(&account, signature, signers)).collect();
+            Examined {
+                place: signature.place,
+                layout: signature.layout(),
+                format: account.format,
+                kind: account.kind,
+                blob: account.blob,
+                certificate: account.claimed,
+                predicate: account.predicate,
+                log: account.logged,
+                timestamps: account.timestamps,
+                rules,
+            }
+        });
+        Ok(examined.collect())
+    }
+
+    /// Examines what was found.
+    pub fn decide(&self, want: &Want<'_>, image: &str, digest: &Digest, found: Found) -> Result<Decision, ImageError> {
+        let mut reason = None;
+        let mut bad = 0;
+        let mut rejected = Vec::new();
+        for (nth, rule) in self.signed.iter().enumerate() {
+            let signers = signers_of(rule, want, image)?;
+            for signature in &found.signatures {
+                match signature.judge(digest, &signers) {
+                    Judgement::Good(by) => {
+                        // With more signatures than could be read, an earlier rule may be satisfied after all.
+                        let rejected = if found.trouble.is_none() { rejected } else { Vec::new() };
+                        return Ok(verified(rule, by, signature, rejected));
+                    }
+                    Judgement::Bad(flaw) => {
+                        bad += usize::from(nth == 0);
+                        reason.get_or_insert(flaw.why);
+                    }
+                    Judgement::Attestation => {}
+                }
+            }
+            rejected.push(rule.name.clone());
+        }
+        if let Some(trouble) = found.trouble {
+            return Err(trouble);
+        }
+        match (reason, self.unsigned.first()) {
+            (None, Some(rule)) => Ok(Decision { rejected, new: true, ..known(&rule.name, Verdict::Unsigned) }),
+            (None, None) => Err(ImageError::Unsigned { image: image.to_owned(), rules: names(self.signed.iter().copied()) }),
+            (Some(reason), _) => Err(ImageError::BadSignature {
+                image: image.to_owned(),
+                found: bad,
+                rules: names(self.signed.iter().copied()),
+                reason,
+            }),
+        }
+    }
+}
+
+/// Refuses, before anything is opened or asked for, what no image could satisfy.
+pub(crate) fn refuse_early(want: &Want<'_>, image: &str) -> Result<(), ImageError> {
+    if want.rules.is_empty() {
+        return Err(ImageError::NoRule { image: image.to_owned() });
+    }
+    if want.rules.iter().all(|rule| !rule.unsigned && rule.signed_by.is_empty()) {
+        return Err(ImageError::NoKeys { image: image.to_owned() });
+    }
+    Ok(())
+}
+
+fn known(rule: &str, verdict: Verdict) -> Decision {
+    Decision { rule: rule.to_owned(), verdict, evidence: None, rejected: Vec::new(), new: false }
+}
+
+fn verified(rule: &ImageRule, by: String, signature: &Signature, rejected: Vec<String>) -> Decision {
+    let verdict = Verdict::Verified { by, layout: signature.layout().to_owned() };
+    Decision { rule: rule.name.clone(), verdict, evidence: Some(signature.clone()), rejected, new: true }
+}
+
+fn names<'a>(rules: impl Iterator<Item = &'a ImageRule>) -> String {
+    rules.map(|rule| rule.name.as_str()).collect::<Vec<_>>().join(" or ")
+}

@@ -1,0 +1,171 @@
+//! From a top-level document down to the object: which manifest is for this machine, what its labels say, which layer counts.
+
+use crate::image::error::{ImageError, ObjectError};
+use crate::image::oci::document::{Choice, Descriptor, Document, Manifest, choose, goarch};
+use crate::image::oci::object;
+use crate::image::oci::object::{Labels, Unpacked};
+use crate::image::registry::protocol::Wanted;
+use crate::image::source::Source;
+use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
+use crate::model::ids::Digest;
+
+/// An index may name an index, and that one a manifest; deeper is nonsense.
+pub(crate) const MAX_DEPTH: usize = 3;
+/// Layers of an artifact that are looked at.
+const MAX_LAYERS: usize = 8;
+/// The layers of a gadget that hold BPF; its others are WebAssembly and BTF.
+const GADGET_EBPF: &str = "application/vnd.gadget.ebpf.program.v1+binary";
+
+/// An object with what it came from.
+#[derive(Debug)]
+pub(crate) struct Content {
+    /// Top, child, config, layer.
+    pub blobs: Vec<Vec<u8>>,
+    /// The object.
+    pub object: Vec<u8>,
+    /// What the config says of it.
+    pub labels: Labels,
+}
+
+/// Follows a top-level document, whose digest is established and judged, down to the object.
+pub(crate) fn content(source: &mut Source, image: &str, top: Vec<u8>) -> Result<Content, ImageError> {
+    let mut blobs = vec![top];
+    let mut depth = 0;
+    let manifest = loop {
+        let document = blobs.last().expect("it begins with one and grows");
+        let part = if depth == 0 { "manifest" } else { "manifest for this platform" };
+        let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part, problem };
+        let child = match Document::parse(document).map_err(malformed)? {
+            Document::Manifest(manifest) => break manifest,
+            Document::Index(_) if depth == MAX_DEPTH => {
+                return Err(malformed("it is an index of indexes of indexes".to_owned()));
+            }
+            Document::Index(entries) => match choose(&entries, goarch()) {
+                Choice::Entry(entry) => entry.digest().map_err(malformed)?,
+                Choice::Nothing(offered) => {
+                    let wanted = format!("linux/{}", goarch());
+                    return Err(ImageError::Platform { image: image.to_owned(), wanted, offered });
+                }
+            },
+        };
+        blobs.push(source.manifest(image, "manifest for this platform", &child)?);
+        depth += 1;
+    };
+    let labels = match config(source, image, &manifest)? {
+        Some(config) => {
+            let labels = Labels::of_config(&config);
+            blobs.push(config);
+            labels
+        }
+        None => {
+            blobs.extend(foreign_config(source, image, &manifest));
+            Labels::default()
+        }
+    };
+    let mut files = object::Files::default();
+    for (nth, layer) in layers(image, &manifest)?.into_iter().enumerate() {
+        let digest =
+            layer.digest().map_err(|problem| ImageError::Malformed { image: image.to_owned(), part: "layer", problem })?;
+        let bytes = source.blob(image, "layer", &digest, MAX_OBJECT)?;
+        blobs.push(bytes.clone());
+        let name =
+            layer.annotation("org.opencontainers.image.title").map_or_else(|| format!("layer {}", nth + 1), object::printable);
+        match object::unpack(bytes, &name).map_err(|source| ImageError::Object { image: image.to_owned(), source })? {
+            Unpacked::TooLarge => {
+                return Err(ImageError::TooLarge { image: image.to_owned(), part: "unpacked layer", limit: MAX_OBJECT });
+            }
+            Unpacked::Files(more) => {
+                files.objects.extend(more.objects);
+                files.others.extend(more.others);
+            }
+        }
+    }
+    let wrong = |source| ImageError::Object { image: image.to_owned(), source };
+    let (name, object) = object::single(files, &labels).map_err(wrong)?;
+    object::check(&name, &object).map_err(wrong)?;
+    let missing = object::not_in_object(&labels, &object);
+    if !missing.is_empty() {
+        tracing::warn!(image, object = name, ?missing, "labels name what the object does not have");
+    }
+    Ok(Content { blobs, object, labels })
+}
+
+/// What [`content`] will ask for after a document of the image; a guess, since nothing of it is judged yet. Of several layers it does not
+/// speak: they may be large, and of an image with one object there is one.
+pub(crate) fn below(document: &[u8]) -> Vec<(Wanted, Digest)> {
+    match Document::parse(document) {
+        Ok(Document::Index(entries)) => match choose(&entries, goarch()) {
+            Choice::Entry(entry) => {
+                let digest = entry.digest().ok();
+                digest.map(|digest| (Wanted::Manifest { reference: digest.to_string() }, digest)).into_iter().collect()
+            }
+            Choice::Nothing(_) => Vec::new(),
+        },
+        Ok(Document::Manifest(manifest)) => {
+            let config = image_config(&manifest).map(|config| (config, MAX_MANIFEST));
+            let layer = Some(&manifest.layers).filter(|layers| layers.len() == 1).map(|layers| (&layers[0], MAX_OBJECT));
+            let parts = config.into_iter().chain(layer);
+            parts.filter_map(|(part, max)| part.digest().ok().map(|digest| (Wanted::Blob { digest, max }, digest))).collect()
+        }
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The image config, where it is one; artifacts have an empty or a foreign one.
+fn config(source: &mut Source, image: &str, manifest: &Manifest) -> Result<Option<Vec<u8>>, ImageError> {
+    let Some(config) = image_config(manifest) else { return Ok(None) };
+    let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "config", problem };
+    let digest = config.digest().map_err(malformed)?;
+    source.blob(image, "config", &digest, MAX_MANIFEST).map(Some)
+}
+
+/// The config of an artifact. It says nothing of the object, but whoever carries the image on must have it; a start must not fail for it.
+fn foreign_config(source: &mut Source, image: &str, manifest: &Manifest) -> Option<Vec<u8>> {
+    const EMPTY: &[u8] = b"{}";
+    let digest = manifest.config.as_ref()?.digest().ok()?;
+    if digest == hash(EMPTY) {
+        return Some(EMPTY.to_vec());
+    }
+    source.blob(image, "config", &digest, MAX_MANIFEST).ok()
+}
+
+fn image_config(manifest: &Manifest) -> Option<&Descriptor> {
+    manifest.config.as_ref().filter(|config| {
+        matches!(
+            config.media_type.as_str(),
+            "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+        )
+    })
+}
+
+/// The layers that may hold the object. A file system of several layers is refused: which file of which layer counts would
+/// be a question of overlays.
+fn layers<'a>(image: &str, manifest: &'a Manifest) -> Result<Vec<&'a Descriptor>, ImageError> {
+    let gadget: Vec<_> = manifest.layers.iter().filter(|layer| layer.media_type == GADGET_EBPF).collect();
+    if !gadget.is_empty() {
+        return Ok(gadget.into_iter().take(MAX_LAYERS).collect());
+    }
+    let of_file_system = |layer: &Descriptor| {
+        layer.media_type.starts_with("application/vnd.oci.image.layer.")
+            || layer.media_type.starts_with("application/vnd.docker.image.rootfs.")
+    };
+    let count = manifest.layers.len();
+    if count > MAX_LAYERS || (count > 1 && manifest.layers.iter().any(of_file_system)) {
+        return Err(ImageError::Object { image: image.to_owned(), source: ObjectError::Layers(count) });
+    }
+    Ok(manifest.layers.iter().collect())
+}
+
+/// What to call the top-level document in an index; umoci's say it nowhere.
+pub(crate) fn media_type(top: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Typed {
+        #[serde(rename = "mediaType")]
+        media_type: Option<String>,
+    }
+    let said = serde_json::from_slice::<Typed>(top).ok().and_then(|typed| typed.media_type);
+    said.unwrap_or_else(|| match Document::parse(top) {
+        Ok(Document::Index(_)) => "application/vnd.oci.image.index.v1+json".to_owned(),
+        _ => "application/vnd.oci.image.manifest.v1+json".to_owned(),
+    })
+}

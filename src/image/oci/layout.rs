@@ -1,0 +1,196 @@
+//! OCI image layouts: which image a reference means, and where its signatures are.
+//!
+//! A layout holds signatures in three ways: under the names that registries use as tags (`sha256-<hex>.sig` for cosign 2,
+//! `sha256-<hex>` for the index of what refers to an image), as entries of the kind `dev.cosignproject.cosign/sigs`, which
+//! `cosign save` writes without a name, and as manifests whose `subject` is the image.
+
+use crate::image::MAX_MANIFEST;
+use crate::image::error::ImageError;
+use crate::image::host::{Files, Got};
+use crate::image::oci::document::{Descriptor, Document, Manifest, REF_NAME};
+use crate::image::source::Found;
+use crate::image::verify::Place;
+use crate::model::ids::Digest;
+
+/// What a docker archive has in the place of index.json.
+const DOCKER_MANIFEST: &str = "manifest.json";
+/// How many manifests of an index.json are opened in search of signatures.
+const MAX_SEARCHED: usize = 256;
+/// The annotation by which `cosign save` says what an entry is.
+const KIND: &str = "kind";
+const KIND_PREFIX: &str = "dev.cosignproject.cosign/";
+
+/// An opened layout.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    files: Files,
+    image: String,
+    entries: Vec<Descriptor>,
+}
+
+impl Layout {
+    /// Reads the index of a layout. A layout that is not there is an image that is not there.
+    pub fn open(files: Files, image: &str) -> Result<Self, ImageError> {
+        let image = image.to_owned();
+        let index = match files.read("index.json", MAX_MANIFEST, &image)? {
+            Got::Bytes(bytes) => bytes,
+            Got::Missing => {
+                return Err(match files.read(DOCKER_MANIFEST, MAX_MANIFEST, &image)? {
+                    Got::Missing => ImageError::NotFound { image },
+                    Got::Bytes(_) | Got::TooLarge => ImageError::DockerArchive { image },
+                });
+            }
+            Got::TooLarge => return Err(ImageError::TooLarge { image, part: "index.json", limit: MAX_MANIFEST }),
+        };
+        match Document::parse(&index) {
+            Ok(Document::Index(entries)) => Ok(Self { files, image, entries }),
+            Ok(Document::Manifest(_)) => {
+                Err(ImageError::Malformed { image, part: "index.json", problem: "it is no index".into() })
+            }
+            Err(problem) => Err(ImageError::Malformed { image, part: "index.json", problem }),
+        }
+    }
+
+    /// The blobs of a layout whose index is of no interest.
+    pub fn of_blobs(files: Files, image: &str) -> Self {
+        Self { files, image: image.to_owned(), entries: Vec::new() }
+    }
+
+    /// The images in it, with the names that they have.
+    pub fn images(&self) -> Vec<(Option<String>, Digest)> {
+        let images = self.entries.iter().filter(|entry| is_image(entry));
+        images.filter_map(|entry| Some((entry.annotation(REF_NAME).map(str::to_owned), entry.digest().ok()?))).collect()
+    }
+
+    /// Documents that may hold signatures of an image, with the names by which they are found.
+    pub fn attached(&self, digest: &Digest) -> Vec<(Digest, Option<String>)> {
+        let tag = format!("sha256-{}", digest.hex());
+        let legacy = format!("{tag}.sig");
+        let mut found = Vec::new();
+        for entry in self.entries.iter().take(MAX_SEARCHED) {
+            let Some(at) = entry.digest().ok().filter(|at| at != digest) else { continue };
+            let name = entry.annotation(REF_NAME).unwrap_or_default();
+            if let Some(named) = [&tag, &legacy].into_iter().find(|tag| names(name, tag)) {
+                found.push((at, Some(named.clone())));
+            } else if let Ok(Document::Manifest(manifest)) = self.document(&at)
+                && manifest.subject.as_ref().is_some_and(|subject| subject.digest().as_ref() == Ok(digest))
+            {
+                found.push((at, None));
+            }
+        }
+        found
+    }
+
+    /// The digest that a tag stands for; without a tag, that of the only image.
+    pub fn resolve(&self, tag: Option<&str>) -> Result<Digest, ImageError> {
+        let mut images: Vec<&Descriptor> = self.entries.iter().filter(|entry| is_image(entry)).collect();
+        match tag {
+            Some(tag) => images.retain(|entry| entry.annotation(REF_NAME).is_some_and(|name| names(name, tag))),
+            // Where some have names, what has none refers to them.
+            None if images.iter().any(|entry| entry.annotation(REF_NAME).is_some()) => {
+                images.retain(|entry| entry.annotation(REF_NAME).is_some());
+            }
+            None => {}
+        }
+        let Some(first) = images.first() else { return Err(ImageError::NotFound { image: self.image.clone() }) };
+        if images.iter().any(|entry| entry.written_digest() != first.written_digest()) {
+            let name = |entry: &&Descriptor| {
+                crate::image::oci::object::printable(entry.annotation(REF_NAME).unwrap_or(&entry.written_digest()))
+            };
+            return Err(ImageError::Ambiguous { image: self.image.clone(), names: images.iter().take(8).map(name).collect() });
+        }
+        first.digest().map_err(|problem| self.malformed("index.json", problem))
+    }
+
+    /// Reads a blob; its digest is not checked here.
+    pub fn blob(&self, digest: &Digest, max: usize) -> Result<Got, ImageError> {
+        self.files.read(&format!("blobs/sha256/{}", digest.hex()), max, &self.image)
+    }
+
+    /// Everything in the layout that may be a signature of `digest`.
+    pub fn signatures(&self, digest: &Digest) -> Found {
+        let mut found = Found { place: Place::Layout, ..Found::default() };
+        let tag = format!("sha256-{}", digest.hex());
+        let legacy = format!("{tag}.sig");
+        for (searched, entry) in self.entries.iter().filter(|entry| entry.digest().as_ref() != Ok(digest)).enumerate() {
+            if searched == MAX_SEARCHED {
+                found.trouble(
+                    self.malformed("index.json", format!("more than {MAX_SEARCHED} entries to search for signatures")),
+                );
+                break;
+            }
+            let name = entry.annotation(REF_NAME).unwrap_or_default();
+            let is_legacy = names(name, &legacy);
+            let is_list = names(name, &tag);
+            let saved = entry.annotation(KIND) == Some("dev.cosignproject.cosign/sigs");
+            let Ok(at) = entry.digest() else { continue };
+            let document = match self.document(&at) {
+                Ok(document) => document,
+                Err(err) if is_legacy || is_list || saved => {
+                    found.trouble(err);
+                    continue;
+                }
+                // Damage in another image of the layout is not ours.
+                Err(_) => continue,
+            };
+            match document {
+                Document::Index(referrers) if is_list => {
+                    for referrer in &referrers {
+                        match referrer.digest().map_err(|problem| self.malformed("list of signatures", problem)) {
+                            Ok(at) => match self.document(&at) {
+                                Ok(Document::Manifest(manifest)) => self.collect(&manifest, &mut found),
+                                Ok(Document::Index(_)) => {}
+                                Err(err) => found.trouble(err),
+                            },
+                            Err(err) => found.trouble(err),
+                        }
+                    }
+                }
+                Document::Index(_) => {}
+                Document::Manifest(manifest) => {
+                    let refers = manifest.subject.as_ref().is_some_and(|subject| subject.digest().as_ref() == Ok(digest));
+                    if is_legacy || is_list || refers {
+                        self.collect(&manifest, &mut found);
+                    } else if saved {
+                        // Nothing says whose these are but they themselves.
+                        let mut others = Found { place: Place::Layout, ..Found::default() };
+                        self.collect(&manifest, &mut others);
+                        found.take_about(others, digest);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    fn collect(&self, manifest: &Manifest, found: &mut Found) {
+        found.collect(manifest, &self.image, |digest| self.blob(digest, MAX_MANIFEST));
+    }
+
+    fn document(&self, digest: &Digest) -> Result<Document, ImageError> {
+        let bytes =
+            crate::image::source::checked(&self.image, "manifest", digest, MAX_MANIFEST, self.blob(digest, MAX_MANIFEST)?)?;
+        Document::parse(&bytes).map_err(|problem| self.malformed("manifest", problem))
+    }
+
+    fn malformed(&self, part: &'static str, problem: String) -> ImageError {
+        ImageError::Malformed { image: self.image.clone(), part, problem }
+    }
+}
+
+/// True where `name` is the tag, or a whole reference that ends with it, as `cosign save` and containerd write names.
+fn names(name: &str, tag: &str) -> bool {
+    name == tag || name.strip_suffix(tag).is_some_and(|rest| rest.ends_with(':'))
+}
+
+/// True for entries that are images themselves.
+fn is_image(entry: &Descriptor) -> bool {
+    if let Some(kind) = entry.annotation(KIND).and_then(|kind| kind.strip_prefix(KIND_PREFIX)) {
+        return kind == "image" || kind == "imageIndex";
+    }
+    let name = entry.annotation(REF_NAME).unwrap_or_default();
+    let name = name.rsplit(':').next().unwrap_or_default();
+    let about = name.strip_prefix("sha256-").and_then(|rest| rest.get(..64));
+    !about.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+        && !entry.artifact_type.as_deref().is_some_and(|kind| kind.starts_with("application/vnd.dev.sigstore.bundle"))
+}

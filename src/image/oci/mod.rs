@@ -1,0 +1,6 @@
+//! What bytecode images are made of: documents, layouts, layers, the object.
+
+pub mod content;
+pub mod document;
+pub mod layout;
+pub mod object;

@@ -1,0 +1,241 @@
+//! Bytecode images out of object files, in bpfman's format: one layer with the object at its root, labels in the config that
+//! say which programs and maps it has, and an index where there are several platforms.
+//!
+//! The same objects give the same image, whenever and wherever it is made: no clock, no user, no file times.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use serde_json::json;
+
+use crate::image::error::ObjectError;
+use crate::image::hash;
+use crate::image::oci::object::{Labels, byte_order, not_in_object, printable};
+use crate::image::transfer::image_set::{INDEX, MANIFEST, Paper, Parcel};
+
+/// What an image's labels are to say of one object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Described {
+    /// Function to type.
+    pub programs: BTreeMap<String, String>,
+    /// Map to type.
+    pub maps: BTreeMap<String, String>,
+}
+
+/// One object for one platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// `amd64`
+    pub architecture: String,
+    /// What the file is called in the image.
+    pub name: String,
+    /// The object.
+    pub object: Vec<u8>,
+    /// What is in it.
+    pub described: Described,
+}
+
+impl Input {
+    /// Programs and maps that it is said to have and has not.
+    pub fn missing(&self) -> Vec<String> {
+        let Described { programs, maps } = self.described.clone();
+        not_in_object(&Labels { programs, maps, filename: None }, &self.object)
+    }
+}
+
+/// Go's words for architectures, which images speak, with their byte orders and the words of cilium's bpf2go for them.
+pub const ARCHITECTURES: &[(&str, ByteOrder, &[&str])] = &[
+    ("386", ByteOrder::Little, &["386"]),
+    ("amd64", ByteOrder::Little, &["x86"]),
+    ("arm", ByteOrder::Little, &["arm"]),
+    ("arm64", ByteOrder::Little, &["arm64"]),
+    ("loong64", ByteOrder::Little, &["loongarch", "loong64"]),
+    ("mips", ByteOrder::Big, &["mips"]),
+    ("mipsle", ByteOrder::Little, &["mipsle"]),
+    ("mips64", ByteOrder::Big, &["mips64"]),
+    ("mips64le", ByteOrder::Little, &["mips64le"]),
+    ("ppc64", ByteOrder::Big, &["powerpc", "ppc64"]),
+    ("ppc64le", ByteOrder::Little, &["powerpc", "ppc64le"]),
+    ("riscv64", ByteOrder::Little, &["riscv", "riscv64"]),
+    ("s390x", ByteOrder::Big, &["s390", "s390x"]),
+];
+
+/// Which byte comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByteOrder {
+    /// `bpfel`
+    Little,
+    /// `bpfeb`
+    Big,
+}
+
+impl ByteOrder {
+    /// As messages have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Little => "little",
+            Self::Big => "big",
+        }
+    }
+
+    /// As bpf2go's file names have it.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Little => "bpfel",
+            Self::Big => "bpfeb",
+        }
+    }
+}
+
+/// The byte order of an architecture that images know.
+pub fn byte_order_of(architecture: &str) -> Option<ByteOrder> {
+    ARCHITECTURES.iter().find(|(name, ..)| *name == architecture).map(|(_, order, _)| *order)
+}
+
+/// The architecture in the name of a file that bpf2go wrote: `probe_x86_bpfel.o`, `probe_arm64_bpfel.o`.
+pub fn architecture_of_name(name: &str) -> Option<&'static str> {
+    let stem = name.strip_suffix(".o")?;
+    ARCHITECTURES.iter().find_map(|(architecture, order, words)| {
+        let rest = stem.strip_suffix(order.suffix())?.strip_suffix('_')?;
+        let word = rest.rsplit('_').next()?;
+        (rest.len() > word.len() && words.contains(&word)).then_some(*architecture)
+    })
+}
+
+/// This machine's architecture.
+pub fn native() -> &'static str {
+    crate::image::oci::document::goarch()
+}
+
+/// Checks that an object is a BPF object for an architecture.
+pub fn check(name: &str, object: &[u8], architecture: &str) -> Result<(), ObjectError> {
+    let name = printable(name);
+    let found = byte_order(&name, object)?;
+    match byte_order_of(architecture) {
+        Some(wanted) if wanted != found => {
+            Err(ObjectError::ForOtherOrder { name, found: found.word(), architecture: architecture.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Packs an image: one manifest for one input, an index for several. Inputs are of different architectures.
+pub fn pack(inputs: &[Input], index: bool) -> Parcel {
+    let mut parcel = Parcel::begin(&hash(b""));
+    let mut entries = Vec::new();
+    for input in inputs {
+        let paper = one(&mut parcel, input);
+        let mut entry = paper.descriptor();
+        entry["platform"] = json!({ "os": "linux", "architecture": input.architecture });
+        entries.push(entry);
+        if !parcel.papers.contains(&paper) {
+            parcel.papers.push(paper);
+        }
+    }
+    if index {
+        let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries });
+        parcel.papers.push(Paper::new(&index, INDEX, None));
+    }
+    parcel.digest = parcel.papers.last().map_or(parcel.digest, |paper| paper.digest);
+    parcel
+}
+
+fn one(parcel: &mut Parcel, input: &Input) -> Paper {
+    let tar = tar_of(&input.name, &input.object);
+    let layer = gzip(&tar);
+    let table = |table: &BTreeMap<String, String>| serde_json::to_string(table).expect("strings are JSON");
+    let config = serde_json::to_vec(&json!({
+        "created": "1970-01-01T00:00:00Z",
+        "architecture": input.architecture,
+        "os": "linux",
+        "config": { "Labels": {
+            "io.ebpf.programs": table(&input.described.programs),
+            "io.ebpf.maps": table(&input.described.maps),
+        } },
+        "rootfs": { "type": "layers", "diff_ids": [hash(&tar)] },
+        "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": format!("COPY {} /", input.name) }],
+    }))
+    .expect("a JSON value is JSON");
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json", "digest": hash(&config), "size": config.len(),
+        },
+        "layers": [{
+            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": hash(&layer), "size": layer.len(),
+        }],
+    });
+    parcel.blobs.insert(hash(&config), config);
+    parcel.blobs.insert(hash(&layer), layer);
+    Paper::new(&manifest, MANIFEST, None)
+}
+
+fn tar_of(name: &str, object: &[u8]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.mode(tar::HeaderMode::Deterministic);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(object.len() as u64);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    archive.append_data(&mut header, name, object).expect("memory takes everything, and the name was checked");
+    archive.into_inner().expect("memory takes everything")
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    // No file name and no time: flate2 writes neither unless told.
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes everything")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OBJECT: &[u8] = include_bytes!("../../tests/data/images/pass.bpfel.o");
+    const BIG_ENDIAN: &[u8] = include_bytes!("../../tests/data/images/pass.bpfeb.o");
+
+    fn input(architecture: &str, object: &[u8]) -> Input {
+        let programs = BTreeMap::from([("pass".to_owned(), "xdp".to_owned())]);
+        let described = Described { programs, maps: BTreeMap::new() };
+        Input { architecture: architecture.into(), name: "pass.o".into(), object: object.to_vec(), described }
+    }
+
+    #[test]
+    fn equal_objects_make_equal_images() {
+        let both = [input("amd64", OBJECT), input("s390x", BIG_ENDIAN)];
+        assert_eq!(pack(&both, true), pack(&both, true));
+        let one = pack(&both[..1], false);
+        assert_eq!((one.papers.len(), one.blobs.len()), (1, 2));
+        // Across versions too: who changes this digest changes it for everybody who rebuilds an image that is signed.
+        assert_eq!(one.papers[0].digest, one.digest);
+        let two = pack(&both, true);
+        assert_eq!((two.papers.len(), two.blobs.len()), (3, 4));
+        assert_eq!(two.papers[2].digest, two.digest);
+    }
+
+    #[test]
+    fn objects_are_for_their_architecture() {
+        assert_eq!(check("a.o", OBJECT, "amd64"), Ok(()));
+        assert_eq!(check("a.o", BIG_ENDIAN, "s390x"), Ok(()));
+        assert!(matches!(check("a.o", OBJECT, "s390x"), Err(ObjectError::ForOtherOrder { .. })));
+        assert!(matches!(check("a.o", b"#!/bin/sh", "amd64"), Err(ObjectError::NotElf(_))));
+    }
+
+    #[test]
+    fn names_of_bpf2go_say_the_architecture() {
+        for (name, architecture) in [
+            ("bpf_x86_bpfel.o", Some("amd64")),
+            ("a_b_arm64_bpfel.o", Some("arm64")),
+            ("bpf_s390_bpfeb.o", Some("s390x")),
+            ("bpf_powerpc_bpfel.o", Some("ppc64le")),
+            ("bpf_powerpc_bpfeb.o", Some("ppc64")),
+            ("bpf_bpfel.o", None),
+            ("x86_bpfel.o", None),
+            ("bpf_x86_bpfeb.o", None),
+            ("bpf.o", None),
+        ] {
+            assert_eq!(architecture_of_name(name), architecture, "{name}");
+        }
+    }
+}

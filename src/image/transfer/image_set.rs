@@ -1,0 +1,212 @@
+//! A whole image on its way from one place to another: its documents, its blobs, and what signs it.
+//!
+//! Everything is hashed where it is taken up, so a parcel is what its digests say. What becomes of a signature in another place
+//! is decided there; here it is a document like the others, with the name by which it is found.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::image::cache::{Cache, Record};
+use crate::image::error::ImageError;
+use crate::image::host::Files;
+use crate::image::oci::document::{Descriptor, Document};
+use crate::image::oci::layout::Layout;
+use crate::image::source::checked;
+use crate::image::verify::Body;
+use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
+use crate::model::ids::Digest;
+use crate::sys::fsutil::TrustedRoot;
+
+/// An OCI manifest.
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// An OCI index.
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// A manifest or index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paper {
+    /// Its digest.
+    pub digest: Digest,
+    /// What it calls itself.
+    pub media_type: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The name by which others find it; None where it is found by digest alone.
+    pub name: Option<String>,
+}
+
+/// An image with its signatures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parcel {
+    /// The image's digest.
+    pub digest: Digest,
+    /// Documents of the image, each after those that it names; the last one is the image.
+    pub papers: Vec<Paper>,
+    /// Documents of signatures, each after those that it names.
+    pub signatures: Vec<Paper>,
+    /// Configs, layers and signatures, by digest.
+    pub blobs: BTreeMap<Digest, Vec<u8>>,
+    /// Platforms of the image that are not there, since the cache holds this machine's alone.
+    pub left_out: Vec<String>,
+}
+
+impl Paper {
+    pub(crate) fn new(value: &Value, media_type: &str, name: Option<String>) -> Self {
+        let bytes = serde_json::to_vec(value).expect("a JSON value is JSON");
+        Self { digest: hash(&bytes), media_type: media_type.to_owned(), bytes, name }
+    }
+
+    /// What stands of it in an index.
+    pub(crate) fn descriptor(&self) -> Value {
+        json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len() })
+    }
+
+    /// The image that it refers to, where it is a referrer.
+    pub(crate) fn subject(&self) -> Option<Digest> {
+        match Document::parse(&self.bytes) {
+            Ok(Document::Manifest(manifest)) => manifest.subject.and_then(|subject| subject.digest().ok()),
+            _ => None,
+        }
+    }
+}
+
+impl Parcel {
+    /// Takes up an image of a layout, with everything in the layout that may be its signature.
+    pub(crate) fn of_layout(layout: &Layout, image: &str, digest: &Digest) -> Result<Self, ImageError> {
+        let mut parcel = Self::begin(digest);
+        let paper = parcel.paper(layout, image, digest, None)?;
+        parcel.walk(layout, image, paper, false)?;
+        for (at, name) in layout.attached(digest) {
+            let Ok(paper) = parcel.paper(layout, image, &at, name) else { continue };
+            let mut signature = Self::begin(&at);
+            // One that is incomplete is no signature, and takes nothing away from the others.
+            if signature.walk(layout, image, paper, false).is_ok() {
+                parcel.blobs.extend(signature.blobs);
+                for paper in signature.papers {
+                    if !parcel.signatures.contains(&paper) {
+                        parcel.signatures.push(paper);
+                    }
+                }
+            }
+        }
+        Ok(parcel)
+    }
+
+    /// Takes up an image of the cache. Its signatures are those that satisfied a rule here.
+    pub(crate) fn of_cache(cache: &Cache, image: &str, record: &Record) -> Result<Self, ImageError> {
+        let failed = |source| ImageError::Cache { image: image.to_owned(), source };
+        let root = TrustedRoot::at(cache.path()).map_err(|source| ImageError::HostPath { image: image.to_owned(), source })?;
+        let layout = Layout::of_blobs(Files::directory(root, cache.path()), image);
+        let mut parcel = Self::begin(&record.digest);
+        let mut paper = parcel.paper(&layout, image, &record.digest, None)?;
+        paper.media_type.clone_from(&record.media_type);
+        parcel.walk(&layout, image, paper, true)?;
+        let reader = cache.reader().map_err(failed)?;
+        let kept = reader.map(|reader| record.signatures(&reader)).transpose().map_err(failed)?.unwrap_or_default();
+        parcel.sign(kept.into_iter().map(|signature| signature.body));
+        Ok(parcel)
+    }
+
+    pub(crate) fn begin(digest: &Digest) -> Self {
+        let (papers, signatures, blobs, left_out) = Default::default();
+        Self { digest: *digest, papers, signatures, blobs, left_out }
+    }
+
+    fn paper(&self, layout: &Layout, image: &str, digest: &Digest, name: Option<String>) -> Result<Paper, ImageError> {
+        let bytes = checked(image, "manifest", digest, MAX_MANIFEST, layout.blob(digest, MAX_MANIFEST)?)?;
+        Ok(Paper { digest: *digest, media_type: crate::image::oci::content::media_type(&bytes), bytes, name })
+    }
+
+    /// Takes up what a document names, then the document. With `sparse`, entries of an index that are not there are left out, and so are
+    /// layers: of an artifact the cache has those that may be bytecode.
+    fn walk(&mut self, layout: &Layout, image: &str, paper: Paper, sparse: bool) -> Result<(), ImageError> {
+        let mut todo = vec![(paper, 0)];
+        let mut papers = Vec::new();
+        while let Some((paper, depth)) = todo.pop() {
+            let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "manifest", problem };
+            if depth > crate::image::oci::content::MAX_DEPTH {
+                return Err(malformed("it is an index of indexes of indexes".to_owned()));
+            }
+            match Document::parse(&paper.bytes).map_err(malformed)? {
+                Document::Index(entries) => {
+                    for entry in &entries {
+                        let digest = entry.digest().map_err(malformed)?;
+                        match self.paper(layout, image, &digest, None) {
+                            Ok(child) => todo.push((child, depth + 1)),
+                            Err(ImageError::MissingBlob { .. }) if sparse => self.left_out.push(entry.platform_name()),
+                            Err(err) => return Err(err),
+                        }
+                    }
+                }
+                Document::Manifest(manifest) => {
+                    for descriptor in manifest.config.iter().chain(&manifest.layers) {
+                        match self.blob(layout, image, descriptor) {
+                            Err(ImageError::MissingBlob { .. }) if sparse => self.left_out.push(descriptor.media_type.clone()),
+                            taken => taken?,
+                        }
+                    }
+                }
+            }
+            papers.push(paper);
+        }
+        // Parents were taken first.
+        papers.reverse();
+        let mut seen = BTreeSet::new();
+        papers.retain(|paper| seen.insert(paper.digest));
+        self.papers = papers;
+        Ok(())
+    }
+
+    fn blob(&mut self, layout: &Layout, image: &str, descriptor: &Descriptor) -> Result<(), ImageError> {
+        let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "manifest", problem };
+        let digest = descriptor.digest().map_err(malformed)?;
+        if let Entry::Vacant(place) = self.blobs.entry(digest) {
+            place.insert(checked(image, "blob", &digest, MAX_OBJECT, layout.blob(&digest, MAX_OBJECT)?)?);
+        }
+        Ok(())
+    }
+
+    /// Adds signatures as cosign writes them: those of cosign 2 as layers of one manifest with a name, each bundle as a manifest
+    /// that refers to the image.
+    fn sign(&mut self, bodies: impl Iterator<Item = Body>) {
+        let top = self.papers.last().expect("the image itself was walked").clone();
+        let mut layers = Vec::new();
+        let mut referrers = Vec::new();
+        for body in bodies {
+            if let Some((layer, blob)) = body.simple_layer() {
+                self.blobs.insert(hash(&blob), blob);
+                layers.push(layer);
+            } else if let Body::Bundle(json) = body {
+                let kind = "application/vnd.dev.sigstore.bundle.v0.3+json";
+                let layer = json!({ "mediaType": kind, "digest": hash(&json), "size": json.len() });
+                self.blobs.insert(hash(&json), json);
+                let empty = b"{}".to_vec();
+                let config = json!({
+                    "mediaType": "application/vnd.oci.empty.v1+json", "digest": hash(&empty), "size": empty.len(),
+                });
+                self.blobs.insert(hash(&empty), empty);
+                let manifest = json!({
+                    "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": config, "layers": [layer],
+                    "subject": top.descriptor(),
+                });
+                referrers.push(Paper::new(&manifest, MANIFEST, None));
+            }
+        }
+        if !layers.is_empty() {
+            let config = serde_json::to_vec(&json!({
+                "architecture": "", "os": "", "config": {}, "rootfs": { "type": "layers", "diff_ids": layers.iter()
+                    .map(|layer| layer["digest"].clone()).collect::<Vec<_>>() },
+            }))
+            .expect("a JSON value is JSON");
+            let manifest = json!({
+                "schemaVersion": 2, "mediaType": MANIFEST, "layers": layers,
+                "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": hash(&config), "size": config.len() },
+            });
+            self.blobs.insert(hash(&config), config);
+            self.signatures.push(Paper::new(&manifest, MANIFEST, Some(format!("sha256-{}.sig", self.digest.hex()))));
+        }
+        self.signatures.extend(referrers);
+    }
+}

@@ -1,0 +1,241 @@
+//! Images that are on this machine, for people: to look at, to carry elsewhere, to bring in. No registry is asked, and but for
+//! what is brought in no policy: nothing of this is loaded.
+
+use std::path::Path;
+
+use crate::image::cache::NewImage;
+use crate::image::decide::refuse_early;
+use crate::image::error::ImageError;
+use crate::image::host::{Files, Got, MAX_ARCHIVE, read};
+use crate::image::oci::content::{Content, content};
+use crate::image::oci::document::Document;
+use crate::image::oci::layout::Layout;
+use crate::image::oci::object;
+use crate::image::source::{Source, checked};
+use crate::image::transfer::image_set::Parcel;
+use crate::image::transfer::write;
+use crate::image::{InUse, LinuxImages, MAX_MANIFEST, MAX_OBJECT, Want, hash};
+use crate::model::bytecode::Bytecode;
+use crate::model::ids::Digest;
+use crate::model::reference::Reference;
+use crate::sys::fsutil::TrustedRoot;
+
+/// What an image says of its object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Labelled {
+    /// Function to type.
+    pub programs: std::collections::BTreeMap<String, String>,
+    /// Map to type.
+    pub maps: std::collections::BTreeMap<String, String>,
+}
+
+/// An image to look at.
+#[derive(Debug, Clone)]
+pub struct Details {
+    /// The reference, normalised.
+    pub reference: String,
+    /// Its digest; for `file:` the object's own.
+    pub digest: Digest,
+    /// What its top-level document calls itself; None for `file:`.
+    pub media_type: Option<String>,
+    /// `linux/amd64`, …; empty where it does not say.
+    pub platforms: Vec<String>,
+    /// Documents that may hold signatures.
+    pub signatures: usize,
+    /// Bytes of all that is there of it.
+    pub size: u64,
+    /// Its labels; None for `file:`.
+    pub labels: Option<Labelled>,
+    /// The object for this machine.
+    pub object: Vec<u8>,
+}
+
+/// An archive that was read.
+#[derive(Debug)]
+pub struct Archive {
+    bytes: Vec<u8>,
+    shown: String,
+}
+
+impl Archive {
+    /// Reads an `oci-archive`. Whoever names it answers for it; what is in it is judged like what a registry sends.
+    pub fn read(path: &Path) -> Result<Self, ImageError> {
+        let shown = format!("oci-archive:{}", path.display());
+        let failed = |err| {
+            let source = crate::sys::SysError::io("read", path.display().to_string())(err);
+            ImageError::Carry { doing: "read", image: shown.clone(), source }
+        };
+        let file = std::fs::File::open(path).map_err(failed)?;
+        match crate::sys::fsutil::read_capped(file, MAX_ARCHIVE) {
+            Ok(bytes) => Ok(Self { bytes, shown }),
+            Err(crate::sys::fsutil::ReadError::Io(err)) => Err(failed(err)),
+            Err(crate::sys::fsutil::ReadError::TooLarge { .. }) => {
+                Err(ImageError::TooLarge { image: shown, part: "archive", limit: MAX_ARCHIVE })
+            }
+        }
+    }
+
+    pub(crate) fn layout(&self, image: &str) -> Result<Layout, ImageError> {
+        Layout::open(Files::archive_of(self.bytes.clone(), image)?, image)
+    }
+
+    /// The images in it, with the names that they have there.
+    pub fn images(&self) -> Result<Vec<(Option<String>, Digest)>, ImageError> {
+        Ok(self.layout(&self.shown)?.images())
+    }
+}
+
+impl LinuxImages {
+    /// Takes up a whole image of the cache, of a layout or of an archive, with its signatures.
+    pub fn local(&self, reference: &Reference) -> Result<Parcel, ImageError> {
+        let image = reference.to_string();
+        match reference {
+            Reference::Registry(_) => {
+                let digest = self.cached_digest(reference)?;
+                let failed = |source| ImageError::Cache { image: image.clone(), source };
+                let record = self.cache().reader().map_err(failed)?.map(|reader| reader.record(&digest)).transpose();
+                let record = record.map_err(failed)?.flatten().ok_or_else(|| ImageError::NotHere { image: image.clone() })?;
+                Parcel::of_cache(self.cache(), &image, &record)
+            }
+            Reference::Layout { path, tag } => {
+                let root = trusted_from(path, &image)?;
+                let layout = Layout::open(Files::directory(root, path), &image)?;
+                Parcel::of_layout(&layout, &image, &layout.resolve(tag.as_deref())?)
+            }
+            Reference::Archive { path, tag } => {
+                let archive = Archive::read(path)?;
+                let layout = archive.layout(&image)?;
+                Parcel::of_layout(&layout, &image, &layout.resolve(tag.as_deref())?)
+            }
+            Reference::File { .. } => {
+                let problem = "it is a file; make an image of it with bpfman-hook image build".to_owned();
+                Err(ImageError::Malformed { image, part: "transport", problem })
+            }
+        }
+    }
+
+    /// The digest of an image of the cache, by its name or by the digest in it.
+    pub fn cached_digest(&self, reference: &Reference) -> Result<Digest, ImageError> {
+        let image = reference.to_string();
+        let failed = |source| ImageError::Cache { image: image.clone(), source };
+        let reader = self.cache().reader().map_err(failed)?;
+        let found = match (&reader, reference) {
+            (Some(reader), Reference::Registry(at)) => match at.digest {
+                Some(digest) => Some(digest),
+                None => reader.resolve(&image).map_err(failed)?,
+            },
+            _ => None,
+        };
+        found.ok_or_else(|| ImageError::NotHere { image: image.clone() })
+    }
+
+    /// An image to look at.
+    pub fn details(&self, reference: &Reference) -> Result<Details, ImageError> {
+        let image = reference.to_string();
+        if let Reference::File { path } = reference {
+            let root = trusted_from(path.parent().unwrap_or(path), &image)?;
+            let object = match read(&root, path, MAX_OBJECT, &image)? {
+                Got::Bytes(bytes) => bytes,
+                Got::Missing => return Err(ImageError::NotFound { image }),
+                Got::TooLarge => return Err(ImageError::TooLarge { image, part: "file", limit: MAX_OBJECT }),
+            };
+            let name = path.file_name().map(|name| object::printable(&name.to_string_lossy())).unwrap_or_default();
+            object::check(&name, &object).map_err(|source| ImageError::Object { image: image.clone(), source })?;
+            let (digest, size) = (hash(&object), object.len() as u64);
+            let (media_type, platforms, labels) = Default::default();
+            return Ok(Details { reference: image, digest, media_type, platforms, signatures: 0, size, labels, object });
+        }
+        let parcel = self.local(reference)?;
+        let Content { object, labels, .. } = unpacked(&parcel, &image)?;
+        let top = parcel.papers.last().expect("it was unpacked");
+        let platforms = match Document::parse(&top.bytes) {
+            Ok(Document::Index(entries)) => {
+                entries.iter().filter(|entry| !entry.is_attestation()).map(|entry| entry.platform_name()).collect()
+            }
+            _ => parcel.blobs.values().find_map(|blob| platform_of_config(blob)).into_iter().collect(),
+        };
+        let papers = parcel.papers.iter().map(|paper| paper.bytes.len());
+        Ok(Details {
+            reference: image,
+            digest: parcel.digest,
+            media_type: Some(top.media_type.clone()),
+            platforms,
+            signatures: parcel.signatures.len(),
+            size: papers.chain(parcel.blobs.values().map(Vec::len)).map(|length| length as u64).sum(),
+            labels: Some(Labelled { programs: labels.programs, maps: labels.maps }),
+            object,
+        })
+    }
+
+    /// Writes a parcel to a layout or an archive, with the tag of `to` or else under `name`; into the cache for the name of an image.
+    pub fn deliver(&self, parcel: &Parcel, to: &Reference, name: Option<&str>) -> Result<(), ImageError> {
+        let image = to.to_string();
+        match to {
+            Reference::Layout { path, tag } => write::to_layout(parcel, path, tag.as_deref().or(name), &image),
+            Reference::Archive { path, tag } => write::to_archive(parcel, path, tag.as_deref().or(name), &image),
+            Reference::Registry(_) => self.adopt(parcel, &image),
+            Reference::File { .. } => {
+                let problem = "an image is no file; write oci:/directory or oci-archive:/file".to_owned();
+                Err(ImageError::Malformed { image, part: "transport", problem })
+            }
+        }
+    }
+
+    /// Puts a parcel into the cache under a name. What policy says of it is found out when it is used.
+    fn adopt(&self, parcel: &Parcel, image: &str) -> Result<(), ImageError> {
+        let object = unpacked(parcel, image)?.object;
+        let top = parcel.papers.last().expect("it was unpacked");
+        let object_digest = hash(&object);
+        let others = parcel.papers.iter().rev().skip(1).map(|paper| paper.bytes.clone());
+        let mut blobs = vec![top.bytes.clone()];
+        blobs.extend(others.chain(parcel.blobs.values().cloned()));
+        blobs.push(object);
+        let (digest, media_type) = (parcel.digest, top.media_type.clone());
+        let new = NewImage { digest, media_type, blobs, object: object_digest };
+        let stored = self.cache().store(&new).and_then(|()| self.cache().point(image, &digest, "", InUse::NONE));
+        let stored = stored.and_then(|()| self.cache().settle(image, &digest));
+        stored.map_err(|source| ImageError::Cache { image: image.to_owned(), source })
+    }
+
+    /// Brings an image of an archive into the cache as if a registry had sent it: it is judged by the rules of its name.
+    pub fn import(&self, want: &Want<'_>, archive: &Archive, digest: &Digest) -> Result<Bytecode, ImageError> {
+        let image = want.reference.to_string();
+        refuse_early(want, &image)?;
+        if let Reference::Registry(at) = want.reference
+            && let Some(expected) = at.digest
+            && expected != *digest
+        {
+            return Err(ImageError::Tampered { image, part: "manifest", expected, found: *digest });
+        }
+        let layout = archive.layout(&image)?;
+        let top = checked(&image, "manifest", digest, MAX_MANIFEST, layout.blob(digest, MAX_MANIFEST)?)?;
+        let taken = self.take(want, &image, &mut Source::Layout(layout), top, *digest)?;
+        self.settled(want, taken)
+    }
+}
+
+/// Follows a parcel down to the object for this machine, by the rules of every other image.
+fn unpacked(parcel: &Parcel, image: &str) -> Result<Content, ImageError> {
+    let layout = Layout::of_blobs(Files::archive_of(write::archive(parcel, None), image)?, image);
+    let top = parcel.papers.last().ok_or_else(|| ImageError::NotFound { image: image.to_owned() })?;
+    content(&mut Source::Layout(layout), image, top.bytes.clone())
+}
+
+/// Trust begins at the place that a person names.
+fn trusted_from(path: &Path, image: &str) -> Result<TrustedRoot, ImageError> {
+    TrustedRoot::at(path).map_err(|source| ImageError::HostPath { image: image.to_owned(), source })
+}
+
+/// `linux/amd64`, where these are the bytes of an image config.
+fn platform_of_config(blob: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        os: String,
+        architecture: String,
+    }
+    if blob.first() != Some(&b'{') {
+        return None;
+    }
+    let Config { os, architecture } = serde_json::from_slice(blob).ok()?;
+    (!os.is_empty()).then(|| object::printable(&format!("{os}/{architecture}")))
+}

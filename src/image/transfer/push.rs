@@ -1,0 +1,138 @@
+//! Parcels into registries: blobs first, then what names them, and the name last, so that whoever finds the image finds all of it.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::image::LinuxImages;
+use crate::image::error::{ImageError, RemoteError};
+use crate::image::host::Got;
+use crate::image::oci::document::Document;
+use crate::image::remote::Remote;
+use crate::image::transfer::image_set::{INDEX, Paper, Parcel};
+use crate::model::ids::Digest;
+use crate::model::reference::{Reference, RegistryReference};
+use crate::model::registries::RegistryConfig;
+
+/// Where a parcel is to go.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// The name that it gets.
+    pub at: &'a RegistryReference,
+    /// Another repository of the same registry that may have its blobs.
+    pub from: Option<&'a str>,
+    /// How registries are spoken to.
+    pub registries: &'a RegistryConfig,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+/// What was pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// The image.
+    pub digest: Digest,
+    /// Blobs that travelled.
+    pub sent: usize,
+    /// Blobs that the registry had.
+    pub spared: usize,
+    /// Documents of signatures.
+    pub signatures: usize,
+}
+
+impl LinuxImages {
+    /// Puts a parcel into a registry, signatures included.
+    pub fn push(&self, parcel: &Parcel, target: Target<'_>) -> Result<Pushed, ImageError> {
+        let image = Reference::Registry(target.at.clone()).to_string();
+        if !parcel.left_out.is_empty() {
+            return Err(ImageError::Partial { image, missing: parcel.left_out.join(", ") });
+        }
+        if let Some(expected) = target.at.digest
+            && expected != parcel.digest
+        {
+            return Err(ImageError::Tampered { image, part: "manifest", expected, found: parcel.digest });
+        }
+        let mut remote = self.remote(&image, target.at, target.registries, target.deadline)?.own_place();
+        sent(&mut remote, parcel, target).map_err(|err| as_push(err, &target.at.registry))
+    }
+}
+
+fn sent(remote: &mut Remote, parcel: &Parcel, target: Target<'_>) -> Result<Pushed, ImageError> {
+    let mut pushed = Pushed { digest: parcel.digest, sent: 0, spared: 0, signatures: parcel.signatures.len() };
+    for (digest, bytes) in &parcel.blobs {
+        match remote.put_blob(digest, target.from, bytes)?.spared {
+            true => pushed.spared += 1,
+            false => pushed.sent += 1,
+        }
+    }
+    let (top, others) = parcel.papers.split_last().expect("a parcel has an image");
+    for paper in others {
+        remote.put_manifest(&paper.digest.to_string(), &paper.media_type, &paper.bytes)?;
+    }
+    // By digest before the signatures, which speak of it; by name after them, so that nobody finds it unsigned.
+    remote.put_manifest(&top.digest.to_string(), &top.media_type, &top.bytes)?;
+    let mut unlisted = Vec::new();
+    let fallback = format!("sha256-{}", parcel.digest.hex());
+    for paper in &parcel.signatures {
+        if paper.name.as_ref() == Some(&fallback) {
+            // The list of what is there already, and of what comes with it.
+            unlisted.extend(entries(&paper.bytes));
+            continue;
+        }
+        let name = paper.name.clone().unwrap_or_else(|| paper.digest.to_string());
+        let put = remote.put_manifest(&name, &paper.media_type, &paper.bytes)?;
+        if paper.subject() == Some(parcel.digest) && !put.listed {
+            unlisted.push(entry(paper));
+        }
+    }
+    if !unlisted.is_empty() {
+        let mut listed = match remote.manifest(&fallback)? {
+            Got::Bytes(bytes) => entries(&bytes),
+            Got::Missing | Got::TooLarge => Vec::new(),
+        };
+        for entry in unlisted {
+            if !listed.iter().any(|other| other["digest"] == entry["digest"]) {
+                listed.push(entry);
+            }
+        }
+        let list = Paper::new(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": listed }), INDEX, None);
+        remote.put_manifest(&fallback, INDEX, &list.bytes)?;
+    }
+    if let Some(tag) = &target.at.tag {
+        remote.put_manifest(tag, &top.media_type, &top.bytes)?;
+    }
+    Ok(pushed)
+}
+
+fn entries(index: &[u8]) -> Vec<Value> {
+    match Document::parse(index) {
+        Ok(Document::Index(_)) => {}
+        _ => return Vec::new(),
+    }
+    let parsed: Option<Value> = serde_json::from_slice(index).ok();
+    parsed.and_then(|index| index.get("manifests")?.as_array().cloned()).unwrap_or_default()
+}
+
+/// What stands of a signature in the list that takes the referrers API's place.
+fn entry(paper: &Paper) -> Value {
+    let mut entry = paper.descriptor();
+    if let Ok(Document::Manifest(manifest)) = Document::parse(&paper.bytes)
+        && let Some(kind) = manifest.artifact_type
+    {
+        entry["artifactType"] = json!(kind);
+    }
+    entry
+}
+
+/// The same failure, of a push.
+fn as_push(err: ImageError, host: &str) -> ImageError {
+    match err {
+        ImageError::Remote { image, source } => ImageError::Push { image, source },
+        ImageError::Timeout { image, seconds, .. } => {
+            let problem = format!("it has not taken it within {seconds} s");
+            let source = RemoteError::Network { host: host.to_owned(), what: "an upload".into(), problem };
+            ImageError::Push { image, source }
+        }
+        other => other,
+    }
+}

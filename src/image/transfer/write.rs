@@ -1,0 +1,113 @@
+//! Parcels into layouts and archives.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::image::MAX_MANIFEST;
+use crate::image::error::ImageError;
+use crate::image::oci::document::{Document, REF_NAME};
+use crate::image::transfer::image_set::{INDEX, Paper, Parcel};
+use crate::sys::SysError;
+use crate::sys::fsutil::write_atomically;
+
+const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// Writes a parcel into a layout directory, which is made where it is missing, under a name. Other images in it stay; one of
+/// the same name loses it.
+pub(crate) fn to_layout(parcel: &Parcel, directory: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
+    let failed = |source| ImageError::Carry { doing: "write", image: image.to_owned(), source };
+    let io = |doing, path: &Path, err| failed(SysError::io(doing, path.display().to_string())(err));
+    let blobs = directory.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).map_err(|err| io("make", &blobs, err))?;
+    let index = directory.join("index.json");
+    let old = match std::fs::read(&index) {
+        Ok(text) => text,
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(err) => return Err(io("read", &index, err)),
+    };
+    let old = match old.is_empty() {
+        true => Vec::new(),
+        false => entries_of(&old).map_err(|problem| {
+            let image = format!("oci:{}", directory.display());
+            ImageError::Malformed { image, part: "index.json", problem }
+        })?,
+    };
+    for (digest, bytes) in contents(parcel) {
+        write_atomically(&blobs.join(digest), bytes, 0o644).map_err(failed)?;
+    }
+    write_atomically(&directory.join("oci-layout"), LAYOUT, 0o644).map_err(failed)?;
+    write_atomically(&index, &index_of(old, parcel, name), 0o644).map_err(failed)
+}
+
+/// Writes a parcel as a layout in a tar file.
+pub(crate) fn to_archive(parcel: &Parcel, file: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
+    let failed = |source| ImageError::Carry { doing: "write", image: image.to_owned(), source };
+    write_atomically(file, &archive(parcel, name), 0o644).map_err(failed)
+}
+
+/// A parcel as a layout in a tar.
+pub(crate) fn archive(parcel: &Parcel, name: Option<&str>) -> Vec<u8> {
+    let index = index_of(Vec::new(), parcel, name);
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut add = |path: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        archive.append_data(&mut header, path, bytes).expect("memory takes everything, and the names are short");
+    };
+    add("oci-layout", LAYOUT);
+    add("index.json", &index);
+    for (digest, bytes) in contents(parcel) {
+        add(&format!("blobs/sha256/{digest}"), bytes);
+    }
+    archive.into_inner().expect("memory takes everything")
+}
+
+/// Everything by the names of blobs.
+fn contents(parcel: &Parcel) -> BTreeMap<String, &[u8]> {
+    let papers = parcel.papers.iter().chain(&parcel.signatures).map(|paper| (paper.digest.hex(), paper.bytes.as_slice()));
+    papers.chain(parcel.blobs.iter().map(|(digest, bytes)| (digest.hex(), bytes.as_slice()))).collect()
+}
+
+fn entries_of(index: &[u8]) -> Result<Vec<Value>, String> {
+    if index.len() > MAX_MANIFEST {
+        return Err("it is too large".to_owned());
+    }
+    match Document::parse(index)? {
+        Document::Index(_) => {}
+        Document::Manifest(_) => return Err("it is no index".to_owned()),
+    }
+    let parsed: Value = serde_json::from_slice(index).map_err(|err| err.to_string())?;
+    Ok(parsed.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default())
+}
+
+fn index_of(mut entries: Vec<Value>, parcel: &Parcel, name: Option<&str>) -> Vec<u8> {
+    let top = parcel.papers.last().into_iter().map(|paper| (paper, name.map(str::to_owned)));
+    // Children of an index of signatures are found through it.
+    let found = |paper: &&Paper| paper.name.is_some() || paper.subject() == Some(parcel.digest);
+    let named = top.chain(parcel.signatures.iter().filter(found).map(|paper| (paper, paper.name.clone())));
+    for (paper, name) in named {
+        entries.retain(|entry| match &name {
+            Some(name) => entry["annotations"][REF_NAME].as_str() != Some(name),
+            None => entry["digest"].as_str() != Some(&paper.digest.to_string()) || entry["annotations"][REF_NAME].is_string(),
+        });
+        entries.push(entry(paper, name));
+    }
+    serde_json::to_vec(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries })).expect("a JSON value is JSON")
+}
+
+fn entry(paper: &Paper, name: Option<String>) -> Value {
+    let mut entry = paper.descriptor();
+    if let Some(name) = name {
+        entry["annotations"] = json!({ REF_NAME: name });
+    }
+    if let Ok(Document::Manifest(manifest)) = Document::parse(&paper.bytes)
+        && let Some(kind) = manifest.artifact_type
+    {
+        entry["artifactType"] = json!(kind);
+    }
+    entry
+}

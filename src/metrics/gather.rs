@@ -1,0 +1,309 @@
+//! What the metrics are made of: the counters, the owners' cards, and what the kernel says about the programs.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::inspect;
+use crate::metrics::text::{Exposition, Kind, Page, seconds, short};
+use crate::model::card::Card;
+use crate::model::series::{self, BOUNDS, FAMILIES, Shape};
+use crate::nri::status::{SeenPlugin, plugins};
+use crate::sys::export::{self, OWNERS, PROGRAMS};
+use crate::sys::{Errno, clock};
+
+/// Programs, links and images that get series of their own; the sums have them all.
+const DETAILED: usize = 2000;
+/// Cards that are read.
+const CARDS: usize = 20_000;
+/// Bytes of a card.
+const CARD_MAX: u64 = 256 << 10;
+/// Bytes of what the kernel said.
+const PROGRAMS_MAX: u64 = 16 << 20;
+
+/// What the kernel says about one program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramStat {
+    /// Its id.
+    pub id: u32,
+    /// Nanoseconds that it ran.
+    pub run_time: u64,
+    /// How often it ran.
+    pub runs: u64,
+    /// Bytes of kernel memory.
+    pub memory: Option<u64>,
+    /// Instructions that the verifier went through.
+    pub verified: u32,
+    /// When it was loaded: nanoseconds since boot.
+    pub loaded: u64,
+}
+
+/// Where the numbers about programs come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The kernel, asked by this process.
+    Kernel,
+    /// The file that a sample left.
+    Sample,
+    /// Nowhere.
+    Nowhere,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Gathered {
+    cards: Vec<Card>,
+    left_out: usize,
+    counters: Option<Vec<u64>>,
+    programs: BTreeMap<u32, ProgramStat>,
+    /// Where the numbers about programs come from.
+    pub source: Source,
+    /// Seconds since 1970 at which the sample was taken.
+    sampled: Option<u64>,
+    stats_enabled: bool,
+    plugins: Vec<SeenPlugin>,
+}
+
+/// Reads it. A file that is missing, is being replaced or does not parse is left out.
+pub fn gather(directory: &Path) -> Gathered {
+    let (cards, left_out) = cards(directory);
+    let (programs, source, sampled) = match ask(&cards) {
+        Ok(programs) => (programs, Source::Kernel, None),
+        Err(_) => sample(directory).map_or((Vec::new(), Source::Nowhere, None), |(p, time)| (p, Source::Sample, time)),
+    };
+    let stats_enabled = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|text| text.trim() == "1");
+    Gathered {
+        cards,
+        left_out,
+        counters: export::read_counters(directory),
+        programs: programs.into_iter().map(|program| (program.id, program)).collect(),
+        source,
+        sampled,
+        stats_enabled,
+        plugins: plugins(directory),
+    }
+}
+
+/// The cards in the order of their numbers, and how many were left out.
+pub fn cards(directory: &Path) -> (Vec<Card>, usize) {
+    let entries = fs::read_dir(directory.join(OWNERS)).into_iter().flatten().filter_map(Result::ok);
+    let mut numbers: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    let left_out = numbers.len().saturating_sub(CARDS);
+    let read = |no: &u64| -> Option<Card> {
+        let bytes = bytes(&directory.join(OWNERS).join(no.to_string()), CARD_MAX)?;
+        serde_json::from_slice::<Card>(&bytes).ok().filter(|card| card.no == *no)
+    };
+    (numbers.iter().take(CARDS).filter_map(read).collect(), left_out)
+}
+
+fn bytes(path: &Path, max: u64) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(max + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 <= max).then_some(bytes)
+}
+
+/// Asks the kernel about every program of the cards. One that is gone meanwhile is left out.
+///
+/// # Errors
+/// EPERM where this process may not: CAP_SYS_ADMIN is what the kernel asks for.
+pub fn ask(cards: &[Card]) -> Result<Vec<ProgramStat>, Errno> {
+    let mut found = Vec::new();
+    for program in cards.iter().flat_map(|card| &card.programs) {
+        match inspect::program_by_id(program.id) {
+            Ok(inspected) => found.push(ProgramStat {
+                id: program.id,
+                run_time: inspected.info.run_time,
+                runs: inspected.info.runs,
+                memory: inspected.memory,
+                verified: inspected.info.verified_instructions,
+                loaded: inspected.info.loaded,
+            }),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(found)
+}
+
+fn sample(directory: &Path) -> Option<(Vec<ProgramStat>, Option<u64>)> {
+    let path = directory.join(PROGRAMS);
+    let programs = serde_json::from_slice(&bytes(&path, PROGRAMS_MAX)?).ok()?;
+    let modified = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
+    let since = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    Some((programs, since.map(|since| since.as_secs())))
+}
+
+impl Gathered {
+    /// The page.
+    pub fn page(&self, exposition: Exposition) -> String {
+        let mut page = Page::new(exposition);
+        page.family("build", Kind::Info, "The exporter.");
+        page.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+        self.counters(&mut page);
+        self.sums(&mut page);
+        self.owners(&mut page);
+        self.programs(&mut page);
+        self.links(&mut page);
+        page.finish()
+    }
+
+    fn counters(&self, page: &mut Page) {
+        let Some(counters) = &self.counters else { return };
+        let at = |slot: usize| counters.get(slot).copied().unwrap_or_default();
+        for (number, family) in FAMILIES.iter().enumerate() {
+            let kind = if family.shape == Shape::Counter { Kind::Counter } else { Kind::Histogram };
+            page.family(family.name, kind, family.help);
+            for index in 0..family.series() {
+                let (slot, labels) = (series::slot(number, index), family.values(index));
+                match family.shape {
+                    Shape::Counter => page.sample(&labels, at(slot)),
+                    Shape::Histogram => {
+                        let buckets: Vec<_> = BOUNDS.iter().enumerate().map(|(n, (_, bound))| (*bound, at(slot + n))).collect();
+                        page.histogram(&labels, &buckets, at(slot + BOUNDS.len()), at(slot + BOUNDS.len() + 1));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sums over everything, whatever is left out below.
+    fn sums(&self, page: &mut Page) {
+        let mut owners = BTreeMap::from([("container", 0_u64), ("host", 0), ("netns", 0)]);
+        let (mut programs, mut links, mut delegated, mut maps) = (BTreeMap::new(), BTreeMap::new(), 0_u64, 0);
+        for card in &self.cards {
+            if let Some(count) = owners.get_mut(card.kind.as_str()) {
+                *count += 1;
+            }
+            delegated += u64::from(card.delegated);
+            maps += card.maps;
+            for program in &card.programs {
+                *programs.entry((program.kind.as_str(), program.scope.as_str())).or_insert(0_u64) += 1;
+            }
+            for link in &card.links {
+                *links.entry(link.kind.as_str()).or_insert(0_u64) += 1;
+            }
+        }
+        page.family("owners", Kind::Gauge, "Owners of programs, links, maps or a bpffs.");
+        owners.iter().for_each(|(kind, count)| page.sample(&[("kind", kind)], count));
+        page.family("programs", Kind::Gauge, "Loaded programs.");
+        programs.iter().for_each(|((kind, scope), count)| page.sample(&[("type", kind), ("scope", scope)], count));
+        page.family("links", Kind::Gauge, "Attached programs.");
+        links.iter().for_each(|(kind, count)| page.sample(&[("type", kind)], count));
+        page.family("maps", Kind::Gauge, "Maps.");
+        page.sample(&[], maps);
+        page.family("delegated_bpffs", Kind::Gauge, "Containers with a delegated bpffs.");
+        page.sample(&[], delegated);
+        page.family("left_out", Kind::Gauge, "Owners and programs without series of their own, because there are too many.");
+        let count = self.cards.iter().map(|card| card.programs.len()).sum::<usize>();
+        page.sample(&[], self.left_out + self.cards.len().saturating_sub(DETAILED) + count.saturating_sub(DETAILED));
+        page.family(
+            "bpf_stats_enabled",
+            Kind::Gauge,
+            "1 where the kernel measures run time and runs (kernel.bpf_stats_enabled).",
+        );
+        page.sample(&[], u8::from(self.stats_enabled));
+        if !self.plugins.is_empty() {
+            page.family("plugin_connected", Kind::Gauge, "1 where an NRI plugin of this node is connected to the runtime.");
+            for plugin in &self.plugins {
+                page.sample(&[("start", plugin.start.word())], u8::from(plugin.runtime.is_some()));
+            }
+        }
+        if let Some(sampled) = self.sampled {
+            page.family("sample_timestamp_seconds", Kind::Gauge, "When the kernel was asked about the programs.");
+            page.sample(&[], sampled);
+        }
+    }
+
+    fn owners(&self, page: &mut Page) {
+        page.family("owner", Kind::Info, "Who owns something.");
+        for card in self.cards.iter().take(DETAILED) {
+            page.sample(
+                &[
+                    ("owner", &card.no.to_string()),
+                    ("kind", &card.kind),
+                    ("id", &card.id),
+                    ("engine", &card.engine),
+                    ("namespace", &card.namespace),
+                    ("pod", &card.pod),
+                    ("container", &card.container),
+                ],
+                1,
+            );
+        }
+        page.family("owner_created_timestamp_seconds", Kind::Gauge, "When the owner's record was made.");
+        for card in self.cards.iter().take(DETAILED) {
+            page.sample(&[("owner", &card.no.to_string())], card.created);
+        }
+        let mut images: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for card in &self.cards {
+            for program in &card.programs {
+                if let Some(image) = card.images.get(program.image) {
+                    // Shortened first, so that two that look alike are one series.
+                    *images.entry((short(&image.reference), short(&image.digest))).or_insert(0) += 1;
+                }
+            }
+        }
+        page.family("image_programs", Kind::Gauge, "Loaded programs of an image.");
+        for ((reference, digest), count) in images.iter().take(DETAILED) {
+            page.sample(&[("image", reference), ("digest", digest)], count);
+        }
+    }
+
+    fn programs(&self, page: &mut Page) {
+        let all = || self.cards.iter().flat_map(|card| card.programs.iter().map(move |p| (card, p))).take(DETAILED);
+        page.family("program", Kind::Info, "A loaded program.");
+        for (card, program) in all() {
+            let image = card.images.get(program.image);
+            page.sample(
+                &[
+                    ("owner", &card.no.to_string()),
+                    ("program_id", &program.id.to_string()),
+                    ("name", &program.name),
+                    ("type", &program.kind),
+                    ("scope", &program.scope),
+                    ("image", image.map_or("", |image| &image.reference)),
+                ],
+                1,
+            );
+        }
+        let known = || all().filter_map(|(card, program)| Some((card, program, self.programs.get(&program.id)?)));
+        let mut each = |name: &str, kind, help: &str, value: &dyn Fn(&ProgramStat) -> Option<String>| {
+            page.family(name, kind, help);
+            for (card, program, stat) in known() {
+                if let Some(value) = value(stat) {
+                    page.sample(&[("owner", &card.no.to_string()), ("program_id", &program.id.to_string())], value);
+                }
+            }
+        };
+        let booted = clock::unix_seconds().saturating_sub(clock::boot_seconds());
+        each("program_run_time_seconds", Kind::Counter, "Time that a program ran.", &|p| Some(seconds(p.run_time)));
+        each("program_runs", Kind::Counter, "Runs of a program.", &|p| Some(p.runs.to_string()));
+        each("program_memory_bytes", Kind::Gauge, "Kernel memory of a program.", &|p| p.memory.map(|m| m.to_string()));
+        each("program_verified_instructions", Kind::Gauge, "Instructions that the verifier went through.", &|p| {
+            Some(p.verified.to_string())
+        });
+        each("program_loaded_timestamp_seconds", Kind::Gauge, "When a program was loaded.", &|p| {
+            Some((booted + p.loaded / 1_000_000_000).to_string())
+        });
+    }
+
+    fn links(&self, page: &mut Page) {
+        page.family("link", Kind::Info, "An attached program.");
+        let all = self.cards.iter().flat_map(|card| card.links.iter().map(move |link| (card, link)));
+        for (card, link) in all.take(DETAILED) {
+            page.sample(
+                &[
+                    ("owner", &card.no.to_string()),
+                    ("link_id", &link.id.to_string()),
+                    ("program_id", &link.program.to_string()),
+                    ("type", &link.kind),
+                ],
+                1,
+            );
+        }
+    }
+}

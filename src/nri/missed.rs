@@ -1,0 +1,110 @@
+//! The child role `missed`: containers that were started without us are recorded, and ended where policy says so; containers that the plugin
+//! refused are recorded. The plugin hands them over; it does nothing as root itself.
+
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::hooks::stage;
+use crate::kernel::LinuxKernel;
+use crate::lifecycle::error::chain;
+use crate::lifecycle::linux_host::LinuxHost;
+use crate::lifecycle::missed::Fate;
+use crate::lifecycle::{Lifecycle, policy_files};
+use crate::model::missed::{Missed, MissedContainers};
+use crate::model::policy::OnMissed;
+use crate::model::series::{self, Remedy};
+use crate::output::logging;
+use crate::paths::Paths;
+use crate::store::Store;
+use crate::sys::child::{self, Child, Output, Role};
+use crate::sys::error::SysError;
+use crate::sys::fsutil::{self, read_sealed, sealed_memfd};
+use crate::sys::{caps, clock, export};
+
+/// What the child may take.
+const TIME: Duration = Duration::from_secs(25);
+/// For a child beyond its own deadline.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of what is handed over: a thousand containers with as many annotations as Kubernetes allows.
+const MESSAGE_MAX: usize = 512 << 20;
+
+/// Hands containers to a child and waits until it has dealt with them. Not for a thread that answers a runtime.
+///
+/// # Errors
+/// Where the child cannot be started, or takes too long.
+pub fn deal_with(missed: &MissedContainers) -> Result<(), SysError> {
+    let bytes = serde_json::to_vec(missed).expect("strings, numbers and lists are JSON");
+    let deadline = Instant::now() + TIME + PATIENCE;
+    let child = Child::spawn(Role::Missed, Output::Inherit)?;
+    let memory = sealed_memfd("missed", &bytes)?;
+    child.socket().send(b"missed", &[memory.as_fd()])?;
+    // What went wrong it has said itself.
+    child.wait(deadline).map(|_| ())
+}
+
+/// Runs in the child.
+pub fn child() -> ExitCode {
+    logging::to_stderr();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            tracing::error!("deal with containers that were started without bpfman-hook: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    fn said(error: impl std::error::Error + 'static) -> String {
+        chain(&error)
+    }
+    let socket = child::parent_socket().map_err(said)?;
+    let message = socket.recv("the containers", 64, Some(Instant::now() + PATIENCE)).map_err(said)?;
+    let Some(memory) = message.and_then(|message| message.fds.into_iter().next()) else { return Ok(()) };
+    let bytes = read_sealed(memory, "the containers", MESSAGE_MAX).map_err(said)?;
+    let told: MissedContainers = serde_json::from_slice(&bytes).map_err(said)?;
+
+    let paths = told.root.as_deref().map_or_else(Paths::system, Paths::below);
+    export::install(paths.export());
+    caps::limit_process(&stage::CAPABILITIES).map_err(said)?;
+    fsutil::ensure_directory(&paths.run, 0o755).map_err(said)?;
+    let policy = policy_files::load(&paths).inspect_err(|error| tracing::warn!("{}; nothing is killed", chain(error))).ok();
+    let store = Store::open(&paths.stores(), &clock::boot_id().map_err(said)?).map_err(said)?;
+    let host = LinuxHost::new(Instant::now() + TIME).map_err(said)?;
+    let deadline = clock::boot_seconds() + TIME.as_secs();
+    let lifecycle = Lifecycle { kernel: &LinuxKernel, host: &host, store: &store, fs: &paths.bpffs(), deadline };
+    for refused in &told.refused {
+        lifecycle.record_refused(refused);
+        export::count(series::refusal(refused.reason), 1);
+    }
+    for missed in &told.containers {
+        let remedy = policy.as_ref().map_or(OnMissed::Report, |policy| missed.remedy(&policy.policy));
+        let (id, place) = (&missed.id, place(missed));
+        match lifecycle.missed(missed, remedy) {
+            Ok(Fate::Well | Fate::Known) => {}
+            Ok(Fate::New(Remedy::Reported)) if missed.token_of.is_some() => tracing::warn!(
+                "container {id} ({place}) shares the user namespace of a BPF token, and was started without bpfman-hook, unchecked"
+            ),
+            Ok(Fate::New(Remedy::Reported)) => {
+                tracing::warn!("container {id} ({place}) runs without what it asked for: it was started without bpfman-hook")
+            }
+            Ok(Fate::New(Remedy::Killed)) => {
+                tracing::warn!("container {id} ({place}) was killed: it was started without bpfman-hook")
+            }
+            Ok(Fate::New(Remedy::Spared)) => {
+                tracing::warn!(
+                    "container {id} ({place}) was started without bpfman-hook and was not killed; see bpfman-hook inspect {id}"
+                );
+            }
+            Err(error) => tracing::error!("container {id} ({place}) was started without bpfman-hook: {}", chain(&error)),
+        }
+    }
+    Ok(())
+}
+
+/// `namespace/pod/container`, for messages.
+fn place(missed: &Missed) -> String {
+    let facts = &missed.facts;
+    [&facts.namespace, &facts.pod, &facts.container].map(|part| part.as_deref().unwrap_or("-")).join("/")
+}

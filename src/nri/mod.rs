@@ -1,0 +1,215 @@
+//! `nri`: the plugin that gives containers of containerd and CRI-O our hooks.
+//!
+//! ```text
+//! socket <─> mux.rs ─┬─ connection 1: plugin.rs, a ttrpc server; adjust.rs and token_pods.rs decide, from memory
+//!                    └─ connection 2: RegisterPlugin
+//! beside it: policy.rs reads the policy again when it changes, work.rs runs `pull` and `gc`, and the child of missed.rs
+//! ```
+
+mod adjust;
+pub mod missed;
+mod mux;
+mod plugin;
+mod policy;
+mod pre_pull;
+mod standby;
+pub mod status;
+mod token_pods;
+mod work;
+
+#[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
+mod api {
+    include!(concat!(env!("OUT_DIR"), "/nri/api.rs"));
+}
+
+#[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
+mod service {
+    use crate::nri::api;
+    include!(concat!(env!("OUT_DIR"), "/nri/api_ttrpc.rs"));
+}
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, future, stream};
+use tokio::net::UnixStream;
+use ttrpc::r#async::transport::{Listener, Socket};
+use ttrpc::r#async::{Client, Server};
+
+use crate::cli::nri::NriArgs;
+use crate::output::mod_::fail;
+use crate::paths::Paths;
+use crate::setup::hook_files::{Engines, Invocation};
+use crate::sys::{fsutil, inherited};
+
+use self::plugin::{Hooked, Told};
+use self::policy::Kept;
+use self::status::{PluginStart, PluginStatus};
+use self::work::Work;
+
+/// The first pause before connecting again; it doubles up to [`PAUSE_MAX`].
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A connection that held so long was a good one: the next pause is the first again.
+const GOOD: Duration = Duration::from_secs(30);
+/// How often a pre-installed plugin looks whether its file is still there.
+const LOOK: Duration = Duration::from_secs(1);
+/// What RegisterPlugin may take.
+const REGISTER: Duration = Duration::from_secs(5);
+/// What the server's tasks may take to end when the connection has.
+const DISCONNECT: Duration = Duration::from_millis(50);
+
+/// What every connection shares.
+struct Shared {
+    invocation: Invocation,
+    policy: Kept,
+    work: Work,
+    status: PluginStatus,
+    name: String,
+    idx: String,
+}
+
+/// Runs the plugin: on the socket that the runtime hands over, until that ends, or else on the runtime's, for good.
+pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
+    if args.check {
+        return if args.no_connect { standby::check(root, paths, &args.host) } else { status::check(&paths.export()) };
+    }
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return fail(&format!("find this program: {error}")),
+    };
+    let binary = args.binary.clone().unwrap_or_else(|| program.clone());
+    let handed_over = match inherited::stream("NRI_PLUGIN_SOCKET") {
+        Ok(stream) => stream,
+        Err(error) => return fail(&crate::lifecycle::error::chain(&error)),
+    };
+    let policy = match Kept::begin(paths) {
+        Ok(policy) => policy,
+        Err(error) => return fail(&crate::lifecycle::error::chain(&error)),
+    };
+    let shared = Shared {
+        invocation: Invocation { binary, engines: Engines::default(), root: root.map(Path::to_owned) },
+        policy,
+        work: Work::new(program, root.map(Path::to_owned), missed::deal_with),
+        status: PluginStatus::new(if handed_over.is_some() { PluginStart::PreInstalled } else { PluginStart::External }),
+        name: args.name.clone(),
+        idx: args.idx.clone(),
+    };
+    let images = match pre_pull::images(&args.pre_pull) {
+        Ok(images) => images,
+        Err(sentence) => {
+            fail(&sentence);
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("start the plugin: {error}")),
+    };
+    runtime.block_on(async {
+        shared.work.pre_pull(images);
+        shared.work.keep_collecting();
+        if args.no_connect {
+            // Where hook files start the hooks, nothing else is left to do, and nothing tells that a pod has gone.
+            return future::pending().await;
+        }
+        // Nothing has made it where the plugin is the first of the boot, and then there is no record to write to.
+        if let Err(error) = fsutil::ensure_directory(&paths.run, 0o755) {
+            tracing::warn!("{}", crate::lifecycle::error::chain(&error));
+        }
+        let status = shared.status.clone();
+        tokio::spawn(async move { status.publish().await });
+        if let Some(stream) = handed_over {
+            return be_preinstalled(&shared, stream, args.preinstalled_as.as_deref()).await;
+        }
+        let mut pause = PAUSE;
+        loop {
+            let begun = Instant::now();
+            let end = match UnixStream::connect(&args.socket).await {
+                Ok(stream) => serve(&shared, stream).await,
+                Err(error) => error,
+            };
+            if begun.elapsed() >= GOOD {
+                pause = PAUSE;
+            }
+            tracing::warn!("{}: {end}; trying again", args.socket.display());
+            tokio::time::sleep(pause + jitter(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    })
+}
+
+/// Serves the runtime that started us, until it ends or our file is removed: who uninstalls us does not have to restart the runtime.
+async fn be_preinstalled(shared: &Shared, stream: std::os::unix::net::UnixStream, file: Option<&Path>) -> ExitCode {
+    let removed = async {
+        match file {
+            None => future::pending().await,
+            Some(file) => {
+                while !matches!(std::fs::symlink_metadata(file), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        }
+    };
+    let served = async {
+        match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
+            Ok(stream) => serve(shared, stream).await,
+            Err(error) => error,
+        }
+    };
+    tokio::select! {
+        end = served => fail(&format!("the runtime's connection has ended: {end}")),
+        () = removed => ExitCode::SUCCESS,
+    }
+}
+
+/// Up to half of a pause, so that the plugins of many nodes or one node's several do not come all at once.
+fn jitter(pause: Duration) -> Duration {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    pause.mul_f64(f64::from(nanos % 1000) / 2000.0)
+}
+
+/// One connection, from registration to its end; returns why it ended.
+async fn serve(shared: &Shared, stream: UnixStream) -> io::Error {
+    let (ours, theirs, pump) = mux::split(stream);
+    let plugin = Hooked {
+        invocation: shared.invocation.clone(),
+        policy: shared.policy.clone(),
+        work: shared.work.clone(),
+        status: shared.status.clone(),
+        told: std::sync::Mutex::new(Told::default()),
+    };
+    // Configure comes at once, so the server is there before the plugin registers.
+    let once = stream::once(future::ready(Ok::<_, io::Error>(ours))).chain(stream::pending());
+    let mut server = Server::new().add_listener(Listener::new(once)).register_service(service::create_plugin(Arc::new(plugin)));
+    if let Err(error) = server.start().await {
+        return io::Error::other(error);
+    }
+    let register = async {
+        let client = service::RuntimeClient::new(Client::new(Socket::new(theirs)));
+        let request = api::RegisterPluginRequest {
+            plugin_name: shared.name.clone(),
+            plugin_idx: shared.idx.clone(),
+            ..Default::default()
+        };
+        match client.register_plugin(ttrpc::context::with_duration(REGISTER), &request).await {
+            // The client keeps its end of the connection open.
+            Ok(_) => future::pending().await,
+            Err(error) => io::Error::other(error),
+        }
+    };
+    let end = tokio::select! {
+        end = pump.run() => end.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
+        end = register => end,
+    };
+    shared.status.disconnected();
+    // `disconnect` alone would wait for the listener, which has no more to come; meanwhile the runtime may be there again.
+    _ = tokio::time::timeout(DISCONNECT, server.shutdown()).await;
+    end
+}
+
+#[cfg(test)]
+mod tests;

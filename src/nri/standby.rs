@@ -1,0 +1,62 @@
+//! `nri --no-connect --check`: whether a node whose hook files start the hooks, as CRI-O's, has all that they need. It never touches the
+//! runtime's socket.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::cli::Targets;
+use crate::doctor;
+use crate::output::finding::{Finding, Findings, Status};
+use crate::output::print;
+use crate::paths::Paths;
+use crate::setup::check::check as check_installation;
+
+/// Whether the hook files of CRI-O below `host`, the program that they name, and the policy are in place; prints what is not.
+pub fn check(root: Option<&Path>, paths: &Paths, host: &Path) -> ExitCode {
+    let findings = findings(root, paths, host);
+    if findings.failed() {
+        print(&findings.only_bad().to_string());
+        return ExitCode::FAILURE;
+    }
+    print("hook files, program and policy are in place\n")
+}
+
+fn findings(root: Option<&Path>, paths: &Paths, host: &Path) -> Findings {
+    let mut findings = check_installation(&Targets::of_crio(host), root);
+    findings.push(match doctor::policy(paths) {
+        // What is legal and allows little is the administrator's business.
+        Finding { status: Status::Warn, check, detail, .. } => Finding::ok(check, detail),
+        finding => finding,
+    });
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::cli::InstallArgs;
+    use crate::setup::install;
+
+    #[test]
+    fn a_node_without_files_or_with_a_wrong_policy_is_not_ready() {
+        let host = tempfile::tempdir().unwrap();
+        let paths = Paths::below(host.path());
+        let bad = || -> Vec<String> {
+            let all = findings(None, &paths, host.path());
+            // Where the tests do not run as root, the program and the policy are theirs.
+            all.0.into_iter().filter(|f| f.status == Status::Fail && f.check != "binary").map(|f| f.check).collect()
+        };
+        assert!(bad().contains(&"hook createRuntime".to_owned()));
+        let targets = Targets { no_docs: true, ..Targets::of_crio(host.path()) };
+        assert_eq!(install::run(None, &InstallArgs { check: false, targets }), ExitCode::SUCCESS);
+        assert_eq!(bad(), Vec::<String>::new());
+        fs::create_dir_all(&paths.etc).unwrap();
+        fs::write(paths.policy_file(), "[[image]]\nrepository = 7\n").unwrap();
+        assert_eq!(bad(), ["policy"]);
+        fs::remove_file(paths.policy_file()).unwrap();
+        fs::remove_file(host.path().join("usr/share/containers/oci/hooks.d/50-bpfman-hook-poststop.json")).unwrap();
+        assert!(bad().contains(&"hook poststop".to_owned()));
+    }
+}

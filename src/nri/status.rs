@@ -1,0 +1,159 @@
+//! Whether the plugin is connected to the runtime, for those who watch: a small file in `export/` that the plugin writes again and again.
+//!
+//! A file that grows old tells that its plugin has died. No lock says so, because readers of `export/` could take one
+//! (docs/decisions/0013).
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::sys::{clock, export};
+
+/// How often a plugin writes that it lives.
+const EACH: Duration = Duration::from_secs(5);
+/// Seconds after which a file is a dead plugin's: three times [`EACH`], and one more.
+const OLD: u64 = 16;
+
+/// How a plugin was started: NRI's own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PluginStart {
+    /// By the runtime, which handed its socket over.
+    PreInstalled,
+    /// By systemd, Kubernetes or a user; it connects by itself.
+    External,
+}
+
+impl PluginStart {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::External, Self::PreInstalled];
+
+    /// The label's value, and the end of the file's name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::PreInstalled => "pre-installed",
+            Self::External => "external",
+        }
+    }
+}
+
+/// The file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Written {
+    connected: bool,
+    /// The runtime's name and version.
+    runtime: String,
+    /// Seconds since boot.
+    at: u64,
+}
+
+/// What one plugin tells about itself.
+#[derive(Debug, Clone)]
+pub struct PluginStatus(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    start: PluginStart,
+    now: Mutex<Written>,
+    changed: Notify,
+}
+
+impl PluginStatus {
+    /// Not connected yet.
+    pub fn new(start: PluginStart) -> Self {
+        Self(Arc::new(Shared { start, now: Mutex::default(), changed: Notify::new() }))
+    }
+
+    /// The runtime has the plugin, and has told it what runs.
+    pub fn connected(&self, runtime: String) {
+        self.set(Written { connected: true, runtime, at: 0 });
+    }
+
+    /// The connection has ended.
+    pub fn disconnected(&self) {
+        self.set(Written::default());
+    }
+
+    fn set(&self, written: Written) {
+        *self.0.now.lock().unwrap_or_else(PoisonError::into_inner) = written;
+        self.0.changed.notify_one();
+    }
+
+    /// Writes the file when something changes and every [`EACH`], as long as the plugin lives.
+    pub async fn publish(&self) -> std::convert::Infallible {
+        loop {
+            let mut written = self.0.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            written.at = clock::boot_seconds();
+            let text = serde_json::to_vec(&written).expect("strings and numbers are JSON");
+            if let Some(export) = export::here() {
+                export.put_plugin(self.0.start.word(), &text);
+            }
+            // Whichever comes first.
+            _ = tokio::time::timeout(EACH, self.0.changed.notified()).await;
+        }
+    }
+}
+
+/// A plugin of this boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenPlugin {
+    /// How it was started.
+    pub start: PluginStart,
+    /// The runtime that it is connected to; None where it is not connected, or has died.
+    pub runtime: Option<String>,
+}
+
+/// The plugins that have run since boot, as `export` has them; those that never ran are left out.
+pub fn plugins(export: &Path) -> Vec<SeenPlugin> {
+    let now = clock::boot_seconds();
+    let read = |start: PluginStart| {
+        let text = fs::read_to_string(export.join(export::plugin_file(start.word()))).ok()?;
+        let written: Written = serde_json::from_str(&text).ok()?;
+        let lives = written.connected && now.saturating_sub(written.at) <= OLD;
+        Some(SeenPlugin { start, runtime: lives.then_some(written.runtime) })
+    };
+    PluginStart::ALL.into_iter().filter_map(read).collect()
+}
+
+/// `nri --check`: whether the external plugin, the one that the check stands beside, is connected.
+pub fn check(export: &Path) -> ExitCode {
+    let seen = plugins(export);
+    match seen.iter().find(|plugin| plugin.start == PluginStart::External) {
+        Some(SeenPlugin { runtime: Some(runtime), .. }) => crate::output::print(&format!("connected to {runtime}\n")),
+        Some(_) => {
+            crate::output::fail("the plugin is not connected to the runtime; is NRI on, and the socket where --socket says?")
+        }
+        None => crate::output::fail("no plugin has run since boot"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_is_old_or_away_is_not_connected() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = clock::boot_seconds();
+        assert_eq!(plugins(directory.path()), []);
+        for (connected, at, expected) in
+            [(true, now, true), (true, now.saturating_sub(OLD + 2), now < OLD + 2), (false, now, false)]
+        {
+            let written = Written { connected, runtime: "containerd v2.1.9".to_owned(), at };
+            let file = directory.path().join(export::plugin_file("external"));
+            fs::write(file, serde_json::to_vec(&written).unwrap()).unwrap();
+            let seen = plugins(directory.path());
+            assert_eq!(
+                (seen.len(), seen[0].start, seen[0].runtime.is_some()),
+                (1, PluginStart::External, expected),
+                "{at} of {now}"
+            );
+        }
+        fs::write(directory.path().join(export::plugin_file("external")), "{").unwrap();
+        assert_eq!(plugins(directory.path()), []);
+    }
+}

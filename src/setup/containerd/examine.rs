@@ -1,0 +1,268 @@
+//! What `doctor` and `install --check` say about containerd: whether annotated containers get to us, and what happens if not.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::cli::{ContainerdTargets, Stage};
+use crate::lifecycle::error::chain;
+use crate::output::finding::{Finding, Findings, Status};
+use crate::setup::containerd::base_spec;
+use crate::setup::containerd::config::{Config, Handler, Nri};
+use crate::setup::containerd::install::configuration;
+use crate::setup::containerd::plugin_file;
+use crate::setup::hooks_dir::below;
+use crate::setup::place::Place;
+
+const AGAIN: &str = "run `bpfman-hook install --containerd`, then restart containerd";
+const STRICT: &str = "run `bpfman-hook install --containerd --strict`, then restart containerd";
+
+/// Looks at containerd's configuration and what it names.
+pub fn examine(place: &Place, asked: &ContainerdTargets) -> Findings {
+    let mut findings = Findings::default();
+    let config = match configuration(place, asked) {
+        Ok(config) => config.unwrap_or_else(|| Config::parse("").expect("the empty text is a configuration")),
+        Err(err) => {
+            findings.push(Finding::bad("containerd configuration", Status::Fail, chain(&err), "correct it"));
+            return findings;
+        }
+    };
+    let nri = config.nri();
+    findings.push(switched_on(&nri, base_spec::version(place.root())));
+    findings.push(plugin_file::examine(&nri, place.root(), AGAIN));
+    findings.push(hooks_allowed(&nri));
+    let strict: Vec<_> = config.handlers().into_iter().filter(|handler| handler.base_spec.is_some()).collect();
+    let findings_of = strict.iter().filter_map(|handler| strict_handler(handler, place.root()));
+    let before = findings.0.len();
+    findings.0.extend(findings_of);
+    if findings.0.len() == before {
+        let detail = "no runtime handler has our hooks: NRI lets containers start without a plugin that is late or gone";
+        findings.push(Finding::bad("containerd strict handler", Status::Warn, detail, STRICT));
+    }
+    findings
+}
+
+/// Whether containerd listens to plugins at all.
+fn switched_on(nri: &Nri, version: Option<(u32, u32)>) -> Finding {
+    let check = "containerd NRI";
+    let limit = nri.request_timeout.map_or_else(|| "2 s".to_owned(), |limit| format!("{limit:?}"));
+    let off = "annotated containers start without their programs";
+    match (nri.disabled, version) {
+        (Some(true), _) => Finding::bad(check, Status::Fail, format!("disable = true: {off}"), AGAIN),
+        (None, Some((1, minor))) => {
+            Finding::bad(check, Status::Fail, format!("off, the default of containerd 1.{minor}: {off}"), AGAIN)
+        }
+        (None, None) => {
+            let detail = "not in the configuration, and containerd's version could not be found out: off before 2.0";
+            Finding::bad(check, Status::Unknown, detail, AGAIN)
+        }
+        (Some(false), _) | (None, Some(_)) if nri.no_connections => {
+            // The plugin file has a finding of its own, which fails here where it is missing.
+            Finding::ok(
+                check,
+                format!("on for plugins in plugin_path alone (disable_connections); a plugin has {limit} to answer"),
+            )
+        }
+        (Some(false), _) | (None, Some(_)) => Finding::ok(check, format!("on; a plugin has {limit} to answer")),
+    }
+}
+
+/// Whether the default validator would throw away what we inject (containerd 2.2).
+fn hooks_allowed(nri: &Nri) -> Finding {
+    let check = "containerd hook injection";
+    if nri.rejects_hooks {
+        let detail = "the default validator has reject_oci_hook_adjustment = true: each annotated container is refused";
+        return Finding::bad(
+            check,
+            Status::Fail,
+            detail,
+            format!("set it to false, or use the strict handler alone: {STRICT}"),
+        );
+    }
+    if nri.required.iter().any(|plugin| plugin == "bpfman-hook") {
+        return Finding::ok(check, "allowed; required_plugins has bpfman-hook: without it no container starts");
+    }
+    Finding::ok(check, "allowed")
+}
+
+/// A handler with a base spec: None where our hooks are not in it.
+fn strict_handler(handler: &Handler, root: &Path) -> Option<Finding> {
+    let check = format!("containerd handler {}", handler.name);
+    let path = handler.base_spec.as_ref()?;
+    let unread = |why: String| Finding::bad(&check, Status::Fail, format!("{}: {why}", path.display()), STRICT);
+    let text = match fs::read_to_string(below(root, path)) {
+        Ok(text) => text,
+        Err(err) => return Some(unread(format!("{err}: containerd does not start with it"))),
+    };
+    let Ok(spec) = serde_json::from_str::<Value>(&text) else { return Some(unread("it is not JSON".to_owned())) };
+    let entry = |stage: Stage| {
+        let entries = spec["hooks"][stage.word()].as_array()?;
+        entries.iter().find(|entry| entry["args"][0] == "bpfman-hook" && entry["args"][2] == stage.word())
+    };
+    let (start, stop) = (entry(Stage::CreateRuntime), entry(Stage::Poststop));
+    let Some(start) = start else {
+        return stop.map(|_| unread("it has our poststop hook and no createRuntime hook".to_owned()));
+    };
+    let program = start["path"].as_str().unwrap_or_default();
+    Some(if stop.is_none() {
+        unread("it has no poststop hook of ours: what containers owned is released by gc alone".to_owned())
+    } else if !below(root, Path::new(program)).is_file() {
+        unread(format!("its hook {program} is not there: no pod of this handler starts"))
+    } else if !handler.hands_on_annotations() {
+        let detail =
+            "its pod_annotations do not hand on our keys: requests are not seen, and containers start without programs";
+        Finding::bad(&check, Status::Fail, detail, STRICT)
+    } else {
+        Finding::ok(&check, format!("has our hooks ({})", path.display()))
+    })
+}
+
+/// What an error means that containerd answered to its client; None for those that say it themselves.
+///
+/// The sentences are those of containerd 2.1 and 2.2, of NRI's default validator (pkg/plugin, plugins/default-validator) and of runc.
+pub fn explain(error: &str) -> Option<Finding> {
+    let missing_hook = error.contains("error running") && error.contains("hook") && error.contains("no such file or directory");
+    if error.contains("attempted restricted OCI hook injection") {
+        Some(hooks_allowed(&Nri { rejects_hooks: true, ..Nri::default() }))
+    } else if error.contains("validation error") && error.contains("required plugin") {
+        let detail = "the default validator requires a plugin that did not see this container";
+        Some(Finding::bad("containerd required plugins", Status::Fail, detail, "start it: systemctl status bpfman-hook-nri"))
+    } else if error.contains("no runtime for") {
+        let detail = "the pod's RuntimeClass names a handler that containerd does not have";
+        Some(Finding::bad("containerd strict handler", Status::Fail, detail, STRICT))
+    } else if missing_hook {
+        let detail = "the program that a hook names is not there, or not where containerd's mount namespace sees it";
+        Some(Finding::bad("containerd hook", Status::Fail, detail, "run `bpfman-hook install --containerd`"))
+    } else if error.contains("error executing hook") && error.contains("bpfman-hook") {
+        let detail = "crun does not pass on what a hook says; this is all that reaches the pod's events";
+        let remedy = "the reason stands in `bpfman-hook list containers` and `events` on the node";
+        Some(Finding::bad("crun", Status::Warn, detail, remedy))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Targets;
+    use std::path::PathBuf;
+
+    struct World {
+        root: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new(config: &str) -> Self {
+            let world = Self { root: tempfile::tempdir().unwrap() };
+            world.write("etc/containerd/config.toml", config);
+            world.write("usr/local/bin/bpfman-hook", "");
+            world
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            let path = self.root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        fn examine(&self) -> Findings {
+            let targets = Targets {
+                podman: false,
+                crio: false,
+                containerd: ContainerdTargets::default(),
+                service: Default::default(),
+                nri: Default::default(),
+                metrics: Default::default(),
+                no_timer: false,
+                policy: None,
+                registries: None,
+                no_docs: false,
+                prefix: PathBuf::from("/usr/local"),
+                destdir: Some(self.root.path().to_owned()),
+                dry_run: false,
+                format: Default::default(),
+            };
+            examine(&Place::of(&targets, None), &targets.containerd)
+        }
+    }
+
+    fn only(findings: &Findings, check: &str) -> Finding {
+        let found: Vec<_> = findings.0.iter().filter(|finding| finding.check == check).collect();
+        assert_eq!(found.len(), 1, "{check}: {findings}");
+        found[0].clone()
+    }
+
+    #[test]
+    fn nri_and_the_validator() {
+        let nri = "[plugins.'io.containerd.nri.v1.nri']\n";
+        for (config, check, status, said) in [
+            ("version = 3\n".to_owned(), "containerd NRI", Status::Unknown, "off before 2.0"),
+            (format!("version = 3\n{nri}disable = true\n"), "containerd NRI", Status::Fail, "disable = true"),
+            (format!("version = 2\n{nri}disable = false\nplugin_request_timeout = \"3s\"\n"), "containerd NRI", Status::Ok, "3s"),
+            (format!("version = 3\n{nri}disable = false\ndisable_connections = true\n"), "containerd NRI", Status::Ok, "plugin_path"),
+            (
+                "version = 3\n[plugins.'io.containerd.nri.v1.nri'.default_validator]\nenable = true\nreject_oci_hook_adjustment = true\n".to_owned(),
+                "containerd hook injection",
+                Status::Fail,
+                "reject_oci_hook_adjustment",
+            ),
+            ("version = 1\n".to_owned(), "containerd configuration", Status::Fail, "versions 2 and 3"),
+        ] {
+            let finding = only(&World::new(&config).examine(), check);
+            assert_eq!(finding.status, status, "{config}");
+            assert!(finding.detail.contains(said), "{finding:?}");
+        }
+        assert!(switched_on(&Nri::default(), Some((1, 7))).detail.contains("1.7"));
+        assert_eq!(switched_on(&Nri::default(), Some((2, 1))).status, Status::Ok);
+    }
+
+    #[test]
+    fn errors_that_come_back() {
+        for (error, said) in [
+            ("validation error: plugin \"bpfman-hook\" attempted restricted OCI hook injection", "reject_oci_hook_adjustment"),
+            ("validation error: required plugin \"bpfman-hook\" not present", "did not see this container"),
+            ("failed to get sandbox runtime: no runtime for \"bpfman-hook\" is configured", "handler"),
+            (
+                "error running createRuntime hook #0: fork/exec /usr/local/bin/bpfman-hook: no such file or directory",
+                "mount namespace",
+            ),
+            ("error executing hook `/usr/local/bin/bpfman-hook` (exit code: 1)", "crun does not pass on"),
+        ] {
+            assert!(explain(error).unwrap().detail.contains(said), "{error}");
+        }
+        assert_eq!(explain("no such image"), None);
+    }
+
+    #[test]
+    fn a_strict_handler_is_followed_to_its_end() {
+        let mut config = Config::parse("version = 3\n").unwrap();
+        let base = Path::new("/etc/containerd/bpfman-hook-base.json");
+        config.add_handler("bpfman-hook", base).unwrap();
+        let world = World::new(&config.text());
+        let check = "containerd handler bpfman-hook";
+        let failed = |said: &str| {
+            let finding = only(&world.examine(), check);
+            assert!(finding.status == Status::Fail && finding.detail.contains(said), "{finding:?}");
+        };
+        failed("containerd does not start with it");
+        let spec = |binary: &str| {
+            let spec = r#"{"ociVersion":"1.2.1","linux":{}}"#;
+            base_spec::with_hooks(spec, "a test", Path::new(binary), None).unwrap()
+        };
+        let file = "etc/containerd/bpfman-hook-base.json";
+        world.write(file, "{");
+        failed("not JSON");
+        world.write(file, &spec("/opt/gone"));
+        failed("/opt/gone is not there");
+        world.write(file, &spec("/usr/local/bin/bpfman-hook").replace("poststop", "poststart"));
+        failed("no poststop hook");
+        world.write(file, &spec("/usr/local/bin/bpfman-hook"));
+        assert_eq!(only(&world.examine(), check).status, Status::Ok);
+        world.write("etc/containerd/config.toml", &config.text().replace("\"*.hook.bpfman.io/*\"", "\"x/*\""));
+        failed("pod_annotations");
+        world.write("etc/containerd/config.toml", "version = 3\n");
+        assert_eq!(only(&world.examine(), "containerd strict handler").status, Status::Warn);
+    }
+}

@@ -1,0 +1,298 @@
+//! `install --containerd` and its undoing: the base spec before the configuration that names it, and the other way round.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::cli::{ContainerdTargets, Targets};
+use crate::setup::containerd::base_spec;
+use crate::setup::containerd::base_spec::BaseSpecError;
+use crate::setup::containerd::config::{Config, ConfigError, has_ours};
+use crate::setup::containerd::plugin_file;
+use crate::setup::error::InstallError;
+use crate::setup::place::Place;
+use crate::setup::steps::Work;
+
+/// Why containerd's part of an installation stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerdError {
+    /// Its configuration cannot be read or changed.
+    #[error("edit {}", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: ConfigError,
+    },
+    /// The file is a link, which a rename would replace.
+    #[error("edit {}: it is a symbolic link to {}; name that with --containerd-config", .path.display(), .target.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// There is no base spec.
+    #[error("make the base spec")]
+    BaseSpec(#[from] BaseSpecError),
+    /// containerd still has the configuration in which our hooks are.
+    #[error(
+        "remove the program: containerd still starts containers with its hooks; restart containerd, then run uninstall again"
+    )]
+    StillRead,
+}
+
+/// A file of containerd's configuration as it is; the text is empty where there is none.
+struct Present {
+    text: String,
+    mode: u32,
+    there: bool,
+}
+
+fn present(target: &Path) -> Result<Present, InstallError> {
+    let read = |source| InstallError::Io { doing: "read", path: target.to_owned(), source };
+    let meta = match fs::symlink_metadata(target) {
+        Ok(meta) => meta,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {
+            return Ok(Present { text: String::new(), mode: 0o644, there: false });
+        }
+        Err(err) => return Err(read(err)),
+    };
+    if meta.is_symlink() {
+        let link = fs::read_link(target).map_err(read)?;
+        return Err(ContainerdError::Link { path: target.to_owned(), target: link }.into());
+    }
+    let text = fs::read_to_string(target).map_err(read)?;
+    Ok(Present { text, mode: meta.permissions().mode() & 0o7777, there: true })
+}
+
+/// The configuration below `root`, for those who only look at it. None where there is no file.
+///
+/// # Errors
+/// The file cannot be read, or [`ConfigError`].
+pub fn configuration(place: &Place, asked: &ContainerdTargets) -> Result<Option<Config>, InstallError> {
+    let target = place.staged(&asked.containerd_config);
+    let present = present(&target)?;
+    if !present.there {
+        return Ok(None);
+    }
+    let config = Config::parse(&present.text).map_err(|source| ContainerdError::Config { path: target, source })?;
+    Ok(Some(config))
+}
+
+/// True where containerd's configuration or its plugin directory has something of ours.
+pub(crate) fn is_installed(targets: &Targets, place: &Place) -> Result<bool, InstallError> {
+    let config = place.staged(&targets.containerd.containerd_config);
+    Ok(place.staged(&plugin_path(&config)).exists() || changed_by_us(&config)?)
+}
+
+/// The same for those who only look; what cannot be read is not ours.
+pub(crate) fn is_installed_at(place: &Place, config: &Path) -> bool {
+    let config = place.staged(config);
+    place.staged(&plugin_path(&config)).exists() || changed_by_us(&config).unwrap_or_default()
+}
+
+/// Whether a configuration has something of ours. One of docker's has no version, one of somebody else's may be a link or no TOML at
+/// all: none of that keeps us from being uninstalled.
+fn changed_by_us(target: &Path) -> Result<bool, InstallError> {
+    match fs::read(target) {
+        Ok(bytes) => Ok(has_ours(&bytes)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(InstallError::Io { doing: "read", path: target.to_owned(), source }),
+    }
+}
+
+/// The base spec's text, made from the host's containerd or from the file that was named.
+fn spec(targets: &Targets, place: &Place) -> Result<String, InstallError> {
+    let (text, from) = match &targets.containerd.base_spec {
+        Some(file) => {
+            let read = |source| InstallError::Io { doing: "read", path: file.clone(), source };
+            (fs::read_to_string(file).map_err(read)?, file.display().to_string())
+        }
+        None => (base_spec::default_spec(place.root()).map_err(ContainerdError::from)?, "`ctr oci spec`".to_owned()),
+    };
+    Ok(base_spec::with_hooks(&text, &from, &place.binary(), place.own_root()).map_err(ContainerdError::from)?)
+}
+
+/// Writes the pre-installed plugin, the base spec where `--strict` asks for it, then the configuration. containerd reads both when it starts.
+pub(crate) fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    let asked = &targets.containerd;
+    let target = place.staged(&asked.containerd_config);
+    let before = present(&target)?;
+    let edit = |source| ContainerdError::Config { path: target.clone(), source };
+    let mut config = Config::parse_to_change(&before.text).map_err(edit)?;
+    // Not known: then it is said, which harms nobody.
+    let off_by_default = base_spec::version(place.root()).is_none_or(|(major, _)| major < 2);
+    config.enable_nri(off_by_default).map_err(edit)?;
+    if asked.strict {
+        let base = base_spec::path(&asked.containerd_config);
+        config.add_handler(&asked.handler, &base).map_err(edit)?;
+        work.write(&base, spec(targets, place)?.as_bytes(), 0o644)?;
+    }
+    // Before NRI is switched on, so that no start of containerd has the one without the other.
+    let plugin = plugin_file::path(&config.nri());
+    work.write(&plugin, plugin_file::text(&place.binary(), place.own_root()).as_bytes(), 0o755)?;
+    let started_with_it = work.steps.0.last().is_some_and(|step| step.changed);
+    let text = config.text();
+    if text != before.text || before.there {
+        work.write(&asked.containerd_config, text.as_bytes(), before.mode)?;
+    }
+    if text != before.text || started_with_it {
+        work.step("restart", "containerd, which reads its configuration at its start", true);
+    }
+    Ok(())
+}
+
+/// Takes back what [`install`] did. True where containerd may still run with it.
+pub(crate) fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<bool, InstallError> {
+    let path = &targets.containerd.containerd_config;
+    let base = base_spec::path(path);
+    let target = place.staged(path);
+    let mut hooked = false;
+    if changed_by_us(&target)? {
+        let before = present(&target)?;
+        let edit = |source| ContainerdError::Config { path: target.clone(), source };
+        let mut config = Config::parse(&before.text).map_err(edit)?;
+        hooked = config.handlers().iter().any(|handler| handler.base_spec.as_ref() == Some(&base));
+        config.restore();
+        let text = config.text();
+        if text.is_empty() && !before.text.is_empty() {
+            work.remove(path)?;
+        } else if text != before.text {
+            work.write(path, text.as_bytes(), before.mode)?;
+        }
+        if text != before.text {
+            work.step("restart", "containerd, which reads its configuration at its start", true);
+        }
+    }
+    work.remove(&base)?;
+    // The plugin that runs sees its file go and ends.
+    work.remove(&plugin_path(&target))?;
+    Ok(hooked)
+}
+
+/// Where the pre-installed plugin is; a configuration that is not understood has the usual directory.
+fn plugin_path(config: &Path) -> PathBuf {
+    let text = fs::read_to_string(config).unwrap_or_default();
+    plugin_file::path(&Config::parse(&text).map(|config| config.nri()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::setup::steps::Steps;
+
+    const SPEC: &str = r#"{"ociVersion":"1.2.1","process":{"args":["sh"]},"linux":{"cgroupsPath":"/x"}}"#;
+
+    fn targets(root: &Path, strict: bool) -> Targets {
+        let spec = root.join("spec.json");
+        fs::write(&spec, SPEC).unwrap();
+        Targets {
+            podman: false,
+            crio: false,
+            containerd: ContainerdTargets { containerd: true, strict, base_spec: Some(spec), ..ContainerdTargets::default() },
+            service: Default::default(),
+            nri: Default::default(),
+            metrics: Default::default(),
+            no_timer: false,
+            policy: None,
+            registries: None,
+            no_docs: false,
+            prefix: "/usr/local".into(),
+            destdir: Some(root.join("host")),
+            dry_run: false,
+            format: Default::default(),
+        }
+    }
+
+    fn act<T>(targets: &Targets, act: impl Fn(&Targets, &Place, &mut Work<'_>) -> Result<T, InstallError>) -> (Steps, T) {
+        let place = Place::of(targets, None);
+        let mut work = Work::new(&place, targets.dry_run);
+        let done = act(targets, &place, &mut work).unwrap();
+        (work.steps, done)
+    }
+
+    #[test]
+    fn the_configuration_comes_back_as_it_was() {
+        for text in [
+            None,
+            Some("version = 2\n"),
+            Some("# mine\nversion = 3\n[plugins.'io.containerd.nri.v1.nri']\ndisable = true # why\n"),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let t = targets(root.path(), true);
+            let config = root.path().join("host/etc/containerd/config.toml");
+            let base = config.with_file_name("bpfman-hook-base.json");
+            if let Some(text) = text {
+                fs::create_dir_all(config.parent().unwrap()).unwrap();
+                fs::write(&config, text).unwrap();
+                fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
+            }
+            let (planned, ()) = act(&Targets { dry_run: true, ..t.clone() }, install);
+            assert_eq!(fs::read_to_string(&config).ok().as_deref(), text, "a dry run writes nothing");
+            let (done, ()) = act(&t, install);
+            assert_eq!(planned, done);
+            let order: Vec<_> = done.0.iter().map(|step| step.action).collect();
+            assert_eq!(order, ["write", "write", "write", "restart"]);
+            let plugin = root.path().join("host/opt/nri/plugins/10-bpfman-hook");
+            assert_eq!(fs::metadata(&plugin).unwrap().permissions().mode() & 0o7777, 0o755);
+            assert!(done.0[0].object == base.to_string_lossy() && base.exists());
+            let read: toml::Table = toml::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+            assert_eq!(read["plugins"]["io.containerd.nri.v1.nri"]["disable"].as_bool(), Some(false));
+            let mode = fs::metadata(&config).unwrap().permissions().mode() & 0o7777;
+            assert_eq!(mode, if text.is_some() { 0o600 } else { 0o644 });
+            assert!(act(&t, install).0.0.iter().all(|step| !step.changed), "again: nothing");
+
+            let (gone, hooked) = act(&t, uninstall);
+            assert!(hooked && gone.0.iter().all(|step| step.changed), "{gone}");
+            assert_eq!(fs::read_to_string(&config).ok().as_deref(), text);
+            assert!(!base.exists() && !plugin.exists());
+            assert!(!act(&t, uninstall).1);
+        }
+    }
+
+    #[test]
+    fn links_and_what_is_not_understood_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let t = targets(root.path(), false);
+        let config = root.path().join("host/etc/containerd/config.toml");
+        fs::create_dir_all(config.parent().unwrap()).unwrap();
+        let place = Place::of(&t, None);
+        let refused = || install(&t, &place, &mut Work::new(&place, false)).unwrap_err();
+        fs::write(&config, "root = '/x'\n").unwrap();
+        assert!(crate::lifecycle::error::chain(&refused()).contains("config.toml: its version is 1"));
+        fs::remove_file(&config).unwrap();
+        std::os::unix::fs::symlink("/etc/other.toml", &config).unwrap();
+        assert!(refused().to_string().contains("a symbolic link to /etc/other.toml"));
+        assert!(config.is_symlink());
+    }
+
+    #[test]
+    fn what_we_never_touched_keeps_nobody_from_uninstalling() {
+        let root = tempfile::tempdir().unwrap();
+        let t = targets(root.path(), false);
+        let config = root.path().join("host/etc/containerd/config.toml");
+        fs::create_dir_all(config.parent().unwrap()).unwrap();
+        // Docker's has no version.
+        for bytes in [&b"disabled_plugins = [\"cri\"]\n"[..], b"version = 3\r\nroot = 'x'\n", b"no toml [", b"\xff"] {
+            fs::write(&config, bytes).unwrap();
+            assert!(!is_installed(&t, &Place::of(&t, None)).unwrap());
+            let (steps, hooked) = act(&t, uninstall);
+            assert!(!hooked && steps.0.iter().all(|step| !step.changed), "{steps}");
+            assert_eq!(fs::read(&config).unwrap(), bytes);
+        }
+        fs::remove_file(&config).unwrap();
+        let elsewhere = root.path().join("theirs.toml");
+        fs::write(&elsewhere, "version = 3\n").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &config).unwrap();
+        assert!(!act(&t, uninstall).1 && config.is_symlink());
+        // Two sorts of line ends would not come back: refused before anything is written.
+        fs::remove_file(&config).unwrap();
+        fs::write(&config, "version = 3\r\nroot = 'x'\n").unwrap();
+        let place = Place::of(&t, None);
+        let error = install(&t, &place, &mut Work::new(&place, false)).unwrap_err();
+        assert!(crate::lifecycle::error::chain(&error).contains("line ends"), "{error}");
+    }
+}

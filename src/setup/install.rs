@@ -1,0 +1,180 @@
+//! `install` and `uninstall`: the binary first and the hook files last, each by rename, and the other way round.
+//!
+//! A hook file whose binary is missing is skipped without a word, so that a container would start without what it asked
+//! for; therefore no hook file is there before everything that it needs, and none after.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::cli::{Format, InstallArgs, Stage, Targets, UninstallArgs};
+use crate::commands::documents;
+use crate::lifecycle::error::chain;
+use crate::model::policy::Engine;
+use crate::output::{fail, print};
+use crate::setup::check::check;
+use crate::setup::containerd::error::ContainerdError;
+use crate::setup::containerd::install as containerd;
+use crate::setup::error::InstallError;
+use crate::setup::hook_files::{self, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
+use crate::setup::hooks_dir::HooksDir;
+use crate::setup::place::{Place, asked};
+use crate::setup::steps::Work;
+use crate::setup::units::{gc, metrics, nri, service};
+use crate::setup::{policy_dir, registries_dir};
+
+/// `install`: does it or checks it, and says what was done. Exit status 1 where something is missing or went wrong.
+pub fn run(root: Option<&Path>, args: &InstallArgs) -> ExitCode {
+    if !args.check {
+        return report(&args.targets, root, install);
+    }
+    let findings = check(&args.targets, root);
+    let printed = print(&match args.targets.format.output {
+        Format::Table => findings.to_string(),
+        Format::Json => format!("{}\n", findings.json()),
+    });
+    if findings.failed() { ExitCode::FAILURE } else { printed }
+}
+
+/// `uninstall`: does it and says what was done.
+pub fn undo(root: Option<&Path>, args: &UninstallArgs) -> ExitCode {
+    report(&args.targets, root, uninstall)
+}
+
+fn report(
+    targets: &Targets,
+    root: Option<&Path>,
+    act: fn(&Targets, &Place, &mut Work<'_>) -> Result<(), InstallError>,
+) -> ExitCode {
+    let place = Place::of(targets, root);
+    let mut work = Work::new(&place, targets.dry_run);
+    let result = act(targets, &place, &mut work);
+    let printed = print(&match targets.format.output {
+        Format::Table => work.steps.to_string(),
+        Format::Json => format!("{}\n", work.steps.json()),
+    });
+    match result {
+        Ok(()) => printed,
+        Err(error) => fail(&chain(&error)),
+    }
+}
+
+/// Installs for the engines asked for, and for those that it is installed for already.
+fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    let mut engines = place.installed_for();
+    engines.0.extend(asked(targets));
+    let invocation = place.invocation(&engines);
+
+    let own = Path::new("/proc/self/exe");
+    let program = fs::read(own).map_err(|source| InstallError::Io { doing: "read", path: own.to_owned(), source })?;
+    work.write(&place.binary(), &program, 0o755)?;
+    if place.has_units() {
+        work.write(&place.tmpfiles(), hook_files::tmpfiles().as_bytes(), 0o644)?;
+        work.write(&place.mount_unit(), hook_files::mount_unit().as_bytes(), 0o644)?;
+    }
+    if !targets.no_docs {
+        for (path, text) in documents::files() {
+            work.write(&place.prefix.join(path), &text, 0o644)?;
+        }
+    }
+    work.mount()?;
+    if let Some(directory) = &targets.policy {
+        policy_dir::install(directory, place, work)?;
+    }
+    if let Some(directory) = &targets.registries {
+        registries_dir::install(directory, place, work)?;
+    }
+    if !engines.0.is_empty() {
+        // poststop before createRuntime: a container that starts in between is released, one without programs costs nothing.
+        for stage in [Stage::Poststop, Stage::CreateRuntime] {
+            work.write(&hook_files::path(stage), hook_files::hook(stage, &invocation).as_bytes(), 0o644)?;
+        }
+    }
+    if engines.0.contains(&Engine::Podman) {
+        let precreate = hook_files::hook(Stage::Precreate, &invocation);
+        work.write(&hook_files::path(Stage::Precreate), precreate.as_bytes(), 0o644)?;
+        let before = HooksDir::of(Engine::Podman, place.root(), &[Path::new(PODMAN_DROP_IN)])?;
+        work.write(Path::new(PODMAN_DROP_IN), hook_files::drop_in(&before.directories).as_bytes(), 0o644)?;
+    }
+    if targets.containerd.containerd {
+        containerd::install(targets, place, work)?;
+    }
+    if targets.service.service {
+        service::install(place, work)?;
+    }
+    if targets.nri.nri {
+        nri::install(place, work)?;
+    }
+    if targets.metrics.metrics {
+        metrics::install(&targets.metrics, place, work)?;
+    }
+    if !targets.no_timer {
+        gc::install(place, work)?;
+    }
+    Ok(())
+}
+
+/// Removes the installation for the engines asked for, or all of it where none is named.
+///
+/// The binary stays, with an error, as long as programs of running containers are pinned: their poststop still needs it.
+fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    let (containerd, service) = (targets.containerd.containerd, targets.service.service);
+    let (nri, metrics) = (targets.nri.nri, targets.metrics.metrics);
+    let all = !(targets.podman || targets.crio || targets.names_more());
+    let mut left = place.installed_for();
+    left.0.retain(|engine| !all && !asked(targets).contains(engine));
+    let mut still_read = false;
+    if all || nri {
+        // Before the hooks' program: the plugin puts it into containers.
+        nri::uninstall(place, work)?;
+    }
+    if all || containerd {
+        still_read = containerd::uninstall(targets, place, work)?;
+    }
+    if all || service {
+        service::uninstall(place, work)?;
+    }
+    if all || metrics {
+        metrics::uninstall(place, work)?;
+    }
+    let others = !all
+        && (!containerd && containerd::is_installed(targets, place)?
+            || !service && service::is_installed(place)
+            || !nri && nri::is_installed(place)
+            || !metrics && metrics::is_installed(place));
+    if !left.0.contains(&Engine::Podman) {
+        work.remove(Path::new(PODMAN_DROP_IN))?;
+        work.remove(&hook_files::path(Stage::Precreate))?;
+        work.remove_directory(Path::new(PODMAN_HOOKS_DIR));
+        work.remove_directory(Path::new(PODMAN_HOOKS_DIR).parent().expect("it is an absolute path of several parts"));
+    }
+    for stage in [Stage::CreateRuntime, Stage::Poststop] {
+        let path = hook_files::path(stage);
+        if left.0.is_empty() {
+            work.remove(&path)?;
+        } else {
+            work.write(&path, hook_files::hook(stage, &place.invocation(&left)).as_bytes(), 0o644)?;
+        }
+    }
+    if still_read && !place.is_staged() && !work.dry_run {
+        return Err(ContainerdError::StillRead.into());
+    }
+    if left.0.is_empty() && !others {
+        gc::uninstall(place, work)?;
+        work.unmount()?;
+        if place.has_units() {
+            work.remove(&place.mount_unit())?;
+            work.remove(&place.tmpfiles())?;
+        }
+        for (path, _) in documents::files() {
+            work.remove(&place.prefix.join(path))?;
+        }
+        work.remove(&place.binary())?;
+        policy_dir::uninstall(place, work)?;
+        registries_dir::uninstall(place, work)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

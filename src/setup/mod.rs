@@ -1,0 +1,13 @@
+//! `install`, `uninstall` and `install --check`.
+
+pub mod check;
+pub mod containerd;
+mod error;
+pub mod hook_files;
+pub mod hooks_dir;
+pub mod install;
+pub mod place;
+mod policy_dir;
+mod registries_dir;
+mod steps;
+pub mod units;

@@ -1,0 +1,99 @@
+//! Where an installation lies, and for which engines.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::cli::{Stage, Targets};
+use crate::model::policy::Engine;
+use crate::setup::hook_files::{self, Engines, Invocation, MOUNT_UNIT};
+use crate::setup::hooks_dir::below;
+
+/// Where an installation lies: what hook files say and, with `--destdir`, where the files are staged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    destdir: PathBuf,
+    prefix: PathBuf,
+    staged: bool,
+    root: Option<PathBuf>,
+}
+
+impl Place {
+    /// As the arguments say; `root` is `--root`.
+    pub fn of(targets: &Targets, root: Option<&Path>) -> Self {
+        Self {
+            destdir: targets.destdir.clone().unwrap_or_else(|| "/".into()),
+            prefix: targets.prefix.clone(),
+            staged: targets.destdir.is_some(),
+            root: root.map(Path::to_owned),
+        }
+    }
+
+    /// The usual place of the host whose root directory is `root`.
+    pub fn at(root: &Path) -> Self {
+        Self { destdir: root.to_owned(), prefix: "/usr/local".into(), staged: true, root: None }
+    }
+
+    /// The binary's path in hook files.
+    pub fn binary(&self) -> PathBuf {
+        self.prefix.join("bin/bpfman-hook")
+    }
+
+    /// Where a path lies while it is staged.
+    pub fn staged(&self, path: &Path) -> PathBuf {
+        below(&self.destdir, path)
+    }
+
+    /// The mount unit; systemd reads `/usr/lib` and `/usr/local/lib`.
+    pub fn mount_unit(&self) -> PathBuf {
+        self.prefix.join("lib/systemd/system").join(MOUNT_UNIT)
+    }
+
+    /// The directories that systemd-tmpfiles makes at boot.
+    pub fn tmpfiles(&self) -> PathBuf {
+        self.prefix.join("lib/tmpfiles.d/bpfman-hook.conf")
+    }
+
+    /// How hook files for these engines call the program.
+    pub fn invocation(&self, engines: &Engines) -> Invocation {
+        Invocation { binary: self.binary(), engines: engines.clone(), root: self.root.clone() }
+    }
+
+    /// True where our directories are the usual ones, for which systemd has units.
+    pub fn has_units(&self) -> bool {
+        self.root.is_none()
+    }
+
+    /// True where files are only staged: nothing is mounted, and no unit started.
+    pub fn is_staged(&self) -> bool {
+        self.staged
+    }
+
+    /// The root directory below which engines' configuration is read.
+    pub fn root(&self) -> &Path {
+        &self.destdir
+    }
+
+    /// `--root`: what the hook has to be told.
+    pub fn own_root(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
+
+    /// The engines that the installed hook file is for; none where there is none.
+    pub fn installed_for(&self) -> Engines {
+        let path = self.staged(&hook_files::path(Stage::CreateRuntime));
+        Engines::of_file(&fs::read_to_string(path).unwrap_or_default())
+    }
+}
+
+/// The engines of `--podman` and `--crio`, which read hook files; podman where no engine is named.
+pub fn asked(targets: &Targets) -> BTreeSet<Engine> {
+    let mut asked = BTreeSet::new();
+    if targets.podman || !(targets.crio || targets.names_more()) {
+        asked.insert(Engine::Podman);
+    }
+    if targets.crio {
+        asked.insert(Engine::CriO);
+    }
+    asked
+}

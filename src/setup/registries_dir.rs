@@ -1,0 +1,157 @@
+//! `install --registries DIR`: how a node reaches registries, handed out with the program, as a Secret and a ConfigMap are.
+//!
+//! The files have the names that a hook reads, so a list beside them says which ones came from DIR: a file that the node's administrator
+//! wrote is never replaced, and what DIR no longer has goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::model::registries::RegistryConfig;
+use crate::paths::Paths;
+use crate::setup::error::InstallError;
+use crate::setup::place::Place;
+use crate::setup::steps::Work;
+use crate::setup::policy_dir::read;
+
+/// The list of files that came from DIR, one in each line.
+const LIST: &str = "installed-registries";
+/// What is taken: the registries file, credentials, authorities, client certificates and their keys.
+const ENDS: [&str; 6] = ["registries.toml", "auth.json", ".pem", ".crt", ".cert", ".key"];
+
+/// Installs `directory`'s files. Nothing is written unless `registries.toml` parses.
+pub(crate) fn install(directory: &Path, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    let etc = etc(place);
+    let given = read(directory, &ENDS)?;
+    check(directory, &given)?;
+    let before = listed(place);
+    for name in given.keys().filter(|name| !before.contains(*name)) {
+        let target = place.staged(&etc.join(name));
+        if fs::read(&target).is_ok_and(|present| present != given[name]) {
+            return Err(InstallError::Foreign(target));
+        }
+    }
+    // The list first: a file that is listed and not there is no harm.
+    let names: BTreeSet<&String> = given.keys().chain(&before).collect();
+    if !names.is_empty() {
+        let text: String = names.iter().map(|name| format!("{name}\n")).collect();
+        work.write(&etc.join(LIST), text.as_bytes(), 0o644)?;
+    }
+    // The files that registries.toml names, and then registries.toml.
+    let (main, others): (Vec<_>, Vec<_>) = given.iter().partition(|(name, _)| *name == "registries.toml");
+    for (name, bytes) in others.into_iter().chain(main) {
+        work.write(&etc.join(name), bytes, mode(name))?;
+    }
+    for name in before.iter().filter(|name| !given.contains_key(*name)) {
+        work.remove(&etc.join(name))?;
+    }
+    // A file that is there no more is not ours either, if the administrator writes it.
+    match (given.is_empty(), before.is_empty()) {
+        (true, true) => {}
+        (true, false) => work.remove(&etc.join(LIST))?,
+        (false, _) if before.iter().all(|name| given.contains_key(name)) => {}
+        (false, _) => {
+            let text: String = given.keys().map(|name| format!("{name}\n")).collect();
+            work.write(&etc.join(LIST), text.as_bytes(), 0o644)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the files that came from a directory.
+pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    let (etc, before) = (etc(place), listed(place));
+    for name in &before {
+        work.remove(&etc.join(name))?;
+    }
+    if !before.is_empty() {
+        work.remove(&etc.join(LIST))?;
+    }
+    Ok(())
+}
+
+/// A hook refuses every request while the registries file does not parse.
+fn check(directory: &Path, given: &BTreeMap<String, Vec<u8>>) -> Result<(), InstallError> {
+    let Some(bytes) = given.get("registries.toml") else { return Ok(()) };
+    let failed = |why: String| InstallError::Io {
+        doing: "read",
+        path: directory.join("registries.toml"),
+        source: io::Error::new(io::ErrorKind::InvalidData, why),
+    };
+    let text = std::str::from_utf8(bytes).map_err(|error| failed(error.to_string()))?;
+    RegistryConfig::parse(text).map(|_| ()).map_err(|error| failed(crate::lifecycle::error::chain(&error)))
+}
+
+/// What holds a secret is root's alone; so is the registries file, which may hold a proxy's password.
+fn mode(name: &str) -> u32 {
+    let secret = name == "auth.json" || name == "registries.toml" || name.ends_with(".key");
+    if secret { 0o600 } else { 0o644 }
+}
+
+fn etc(place: &Place) -> PathBuf {
+    place.own_root().map_or_else(Paths::system, Paths::below).etc
+}
+
+/// The names of the list. One with a slash is not ours.
+fn listed(place: &Place) -> BTreeSet<String> {
+    let text = fs::read_to_string(place.staged(&etc(place).join(LIST))).unwrap_or_default();
+    text.lines().filter(|name| !name.is_empty() && !name.contains('/')).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn what_is_handed_out_is_replaced_and_what_others_wrote_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let (given, host) = (root.path().join("given"), root.path().join("host"));
+        let etc = host.join("etc/bpfman-hook");
+        fs::create_dir_all(&etc).unwrap();
+        fs::create_dir_all(&given).unwrap();
+        let place = Place::at(&host);
+        let act = || {
+            let mut work = Work::new(&place, false);
+            install(&given, &place, &mut work).map(|()| work.steps)
+        };
+        assert!(act().unwrap().0.is_empty(), "an empty Secret installs nothing");
+        fs::write(
+            given.join("registries.toml"),
+            "[[registry]]\nhost = \"registry.example:5000\"\nca = \"/etc/bpfman-hook/ca.pem\"\n",
+        )
+        .unwrap();
+        fs::write(given.join("ca.pem"), "an authority").unwrap();
+        fs::write(given.join("auth.json"), "{}").unwrap();
+        fs::write(given.join("notes.txt"), "ignored").unwrap();
+        assert!(act().unwrap().0.iter().all(|step| step.changed));
+        assert!(act().unwrap().0.iter().all(|step| !step.changed));
+        for (name, mode) in [("registries.toml", 0o600), ("auth.json", 0o600), ("ca.pem", 0o644)] {
+            assert_eq!(fs::metadata(etc.join(name)).unwrap().permissions().mode() & 0o7777, mode, "{name}");
+        }
+        assert!(!etc.join("notes.txt").exists());
+
+        fs::write(given.join("registries.toml"), "[[registry]]\nhost = 7\n").unwrap();
+        fs::write(given.join("ca.pem"), "another").unwrap();
+        let error = crate::lifecycle::error::chain(&act().unwrap_err());
+        assert!(error.contains("registries.toml"), "{error}");
+        assert_eq!(fs::read(etc.join("ca.pem")).unwrap(), b"an authority", "nothing is written");
+
+        fs::remove_file(given.join("registries.toml")).unwrap();
+        fs::remove_file(given.join("auth.json")).unwrap();
+        act().unwrap();
+        assert!(!etc.join("registries.toml").exists() && !etc.join("auth.json").exists());
+        assert_eq!(fs::read(etc.join("ca.pem")).unwrap(), b"another");
+
+        fs::write(etc.join("auth.json"), "the node's own").unwrap();
+        fs::write(given.join("auth.json"), "{}").unwrap();
+        let error = crate::lifecycle::error::chain(&act().unwrap_err());
+        assert!(error.contains("auth.json"), "{error}");
+        assert_eq!(fs::read(etc.join("auth.json")).unwrap(), b"the node's own");
+
+        uninstall(&place, &mut Work::new(&place, false)).unwrap();
+        let left: Vec<_> = fs::read_dir(&etc).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["auth.json"], "the node's own stays");
+    }
+}

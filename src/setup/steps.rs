@@ -1,0 +1,190 @@
+//! The steps of `install` and `uninstall`: done, or only said with `--dry-run`.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Serialize;
+
+use crate::paths::Paths;
+use crate::setup::error::InstallError;
+use crate::setup::hook_files::MOUNT_UNIT;
+use crate::setup::place::Place;
+use crate::sys::{fsutil, mounts};
+
+/// One step, done or only planned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// `write`, `remove`, `make`, `mount`, `unmount`, `run`; `advise` for what is left to the administrator.
+    pub action: &'static str,
+    /// On what.
+    pub object: String,
+    /// False where it was so already.
+    pub changed: bool,
+}
+
+/// The steps in their order.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(transparent)]
+pub struct Steps(pub Vec<Step>);
+
+impl Steps {
+    /// The JSON form: an array of objects with `action`, `object` and `changed`.
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("strings and booleans are JSON")
+    }
+}
+
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Step { action, object, changed } in &self.0 {
+            writeln!(f, "{action:<8} {object}{}", if *changed { "" } else { " (as it was)" })?;
+        }
+        Ok(())
+    }
+}
+
+/// The steps so far, and whether they are done or only said.
+pub(crate) struct Work<'a> {
+    place: &'a Place,
+    pub dry_run: bool,
+    /// What was done so far.
+    pub steps: Steps,
+}
+
+impl<'a> Work<'a> {
+    pub fn new(place: &'a Place, dry_run: bool) -> Self {
+        Self { place, dry_run, steps: Steps::default() }
+    }
+
+    pub fn step(&mut self, action: &'static str, object: impl Into<String>, changed: bool) {
+        self.steps.0.push(Step { action, object: object.into(), changed });
+    }
+
+    /// The place of a path. Below `--destdir` an absolute link, as a host has them that is mounted into a container, would lead into the
+    /// wrong root: the host would be without the file, and nobody told.
+    fn target(&self, path: &Path) -> Result<PathBuf, InstallError> {
+        let (target, destdir) = (self.place.staged(path), self.place.root());
+        let Ok(inside) = destdir.canonicalize() else { return Ok(target) };
+        let parents = target.ancestors().skip(1).take_while(|parent| parent.starts_with(destdir));
+        let Some(found) = parents.into_iter().find(|parent| fs::symlink_metadata(parent).is_ok()) else { return Ok(target) };
+        match found.canonicalize() {
+            Ok(there) if there.starts_with(&inside) => Ok(target),
+            Ok(there) => Err(InstallError::Outside { destdir: destdir.clone(), path: found.to_owned(), target: there }),
+            Err(source) => Err(InstallError::Io { doing: "follow", path: found.to_owned(), source }),
+        }
+    }
+
+    pub fn write(&mut self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
+        let target = self.target(path)?;
+        let same = fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o7777 == mode)
+            && fs::read(&target).is_ok_and(|present| present == bytes);
+        if !same && !self.dry_run {
+            let parent = target.parent().expect("every path of ours has a directory");
+            make_directories(parent)?;
+            fsutil::write_atomically(&target, bytes, mode)?;
+        }
+        self.step("write", target.to_string_lossy(), !same);
+        Ok(())
+    }
+
+    pub fn remove(&mut self, path: &Path) -> Result<(), InstallError> {
+        let target = self.target(path)?;
+        let was_there = if self.dry_run { fs::symlink_metadata(&target).is_ok() } else { fsutil::unlink_if_present(&target)? };
+        self.step("remove", target.to_string_lossy(), was_there);
+        Ok(())
+    }
+
+    /// Removes a directory of ours. One that somebody else uses stays: an empty directory harms nobody.
+    pub fn remove_directory(&mut self, path: &Path) {
+        let target = self.place.staged(path);
+        if !self.dry_run && fs::remove_dir(&target).is_ok() {
+            self.step("remove", target.to_string_lossy(), true);
+        }
+    }
+
+    /// Mounts our bpffs: by its unit where systemd runs, else right away.
+    pub fn mount(&mut self) -> Result<(), InstallError> {
+        if self.place.is_staged() {
+            return Ok(());
+        }
+        let fs_root = self.fs_root();
+        if self.by_systemd() {
+            self.systemctl(&["daemon-reload"])?;
+            return self.systemctl(&["enable", "--now", MOUNT_UNIT]);
+        }
+        if !self.dry_run {
+            mounts::ensure_bpffs(&fs_root)?;
+        }
+        self.step("mount", fs_root.to_string_lossy(), true);
+        Ok(())
+    }
+
+    pub fn unmount(&mut self) -> Result<(), InstallError> {
+        if self.place.is_staged() {
+            // A node's root that is mounted into a container has its bpffs too.
+            let fs_root = self.place.staged(&self.fs_root());
+            return if has_owners(&fs_root) { Err(InstallError::InUse(fs_root)) } else { Ok(()) };
+        }
+        let fs_root = self.fs_root();
+        if has_owners(&fs_root) {
+            return Err(InstallError::InUse(fs_root));
+        }
+        if self.by_systemd() && self.place.mount_unit().exists() {
+            return self.systemctl(&["disable", "--now", MOUNT_UNIT]);
+        }
+        let was_there = self.dry_run || mounts::unmount(&fs_root)?;
+        self.step("unmount", fs_root.to_string_lossy(), was_there);
+        Ok(())
+    }
+
+    /// Where our bpffs is mounted.
+    fn fs_root(&self) -> PathBuf {
+        self.place.own_root().map_or_else(Paths::system, Paths::below).bpffs()
+    }
+
+    /// True where systemd is pid 1 (sd_booted(3)) and the unit's mount point is ours.
+    pub fn by_systemd(&self) -> bool {
+        self.place.has_units() && Path::new("/run/systemd/system").is_dir()
+    }
+
+    pub fn systemctl(&mut self, arguments: &[&str]) -> Result<(), InstallError> {
+        self.run("systemctl", arguments)
+    }
+
+    /// Runs a program of systemd's.
+    pub fn run(&mut self, program: &str, arguments: &[&str]) -> Result<(), InstallError> {
+        let shown = format!("{program} {}", arguments.join(" "));
+        if !self.dry_run {
+            let mut command = Command::new(program);
+            command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+            let outcome = match command.status() {
+                Ok(status) if status.success() => None,
+                Ok(status) => Some(status.to_string()),
+                Err(err) => Some(err.to_string()),
+            };
+            if let Some(outcome) = outcome {
+                return Err(InstallError::Run { command: shown, outcome });
+            }
+        }
+        self.step("run", shown, true);
+        Ok(())
+    }
+}
+
+/// True where an owner has a directory. The files `maps.debug` and `progs.debug` are the kernel's (CONFIG_BPF_PRELOAD).
+fn has_owners(fs_root: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(fs_root) else { return false };
+    entries.any(|entry| entry.is_ok_and(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())))
+}
+
+/// `mkdir -p` with the mode that hook directories need, whatever the umask takes away from it later.
+fn make_directories(path: &Path) -> Result<(), InstallError> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|source| InstallError::Io {
+        doing: "make the directory",
+        path: path.to_owned(),
+        source,
+    })
+}

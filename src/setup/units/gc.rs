@@ -1,0 +1,150 @@
+//! The timer that `install` writes: `gc` every minute, for what no hook was told of. podman runs no poststop for a container whose
+//! creation failed after createRuntime, and no runtime runs one after it was killed.
+
+use std::path::{Path, PathBuf};
+
+use crate::hooks::stage::CAPABILITIES;
+use crate::output::finding::{Finding, Status};
+use crate::setup::check::file;
+use crate::setup::error::InstallError;
+use crate::setup::place::Place;
+use crate::setup::steps::Work;
+
+/// The service that the timer starts.
+pub const SERVICE_UNIT: &str = "bpfman-hook-gc.service";
+
+/// The timer.
+pub const TIMER_UNIT: &str = "bpfman-hook-gc.timer";
+
+/// The files and their texts, in the order in which they are written.
+fn files(place: &Place) -> [(PathBuf, String); 2] {
+    let unit = |name: &str| place.mount_unit().with_file_name(name);
+    [(unit(SERVICE_UNIT), service_unit(&place.binary())), (unit(TIMER_UNIT), timer_unit().to_owned())]
+}
+
+/// Writes the units and starts the timer; without systemd it says what cron has to run. There is nothing to do where our directories
+/// are not the usual ones.
+pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    if !place.has_units() {
+        return Ok(());
+    }
+    for (path, text) in files(place) {
+        work.write(&path, text.as_bytes(), 0o644)?;
+    }
+    if place.is_staged() {
+        return Ok(());
+    }
+    if !work.by_systemd() {
+        let line = format!("* * * * * root {} gc >/dev/null", place.binary().display());
+        work.step("advise", format!("there is no systemd: write the line \"{line}\" into /etc/cron.d/bpfman-hook"), true);
+        return Ok(());
+    }
+    work.systemctl(&["daemon-reload"])?;
+    work.systemctl(&["enable", "--now", TIMER_UNIT])
+}
+
+/// Stops the timer and removes both units.
+pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    if !place.has_units() {
+        return Ok(());
+    }
+    if is_installed(place) && !place.is_staged() && work.by_systemd() {
+        work.systemctl(&["disable", "--now", TIMER_UNIT])?;
+    }
+    for (path, _) in files(place).iter().rev() {
+        work.remove(path)?;
+    }
+    Ok(())
+}
+
+/// Whether the timer's unit is there.
+fn is_installed(place: &Place) -> bool {
+    place.staged(&place.mount_unit().with_file_name(TIMER_UNIT)).exists()
+}
+
+/// Both units. Without them nothing is refused, and what a failed creation left stays until the next annotated container starts.
+pub(crate) fn check(place: &Place, again: &str) -> Vec<Finding> {
+    if !is_installed(place) {
+        let detail =
+            "gc does not run by itself: what belongs to a container whose creation failed stays until the next one starts";
+        let remedy = format!("{again}, or have cron run `{} gc` every minute", place.binary().display());
+        return vec![Finding::bad("gc timer", Status::Warn, detail, remedy)];
+    }
+    files(place).iter().map(|(path, text)| file("gc timer", &place.staged(path), text, again)).collect()
+}
+
+/// The timer. A program outlives its container by a minute, five seconds of accuracy and one run at most.
+pub fn timer_unit() -> &'static str {
+    "\
+# No program of a container that died without a hook outlives it for long.
+[Unit]
+Description=Release what dead containers left of bpfman-hook, every minute
+
+[Timer]
+OnActiveSec=60s
+OnUnitActiveSec=60s
+AccuracySec=5s
+
+[Install]
+WantedBy=timers.target
+"
+}
+
+/// The service. `gc` exits with 1 while something is left, so that the unit is shown as failed.
+pub fn service_unit(binary: &Path) -> String {
+    let capabilities = CAPABILITIES.map(|capability| format!("{capability:?}")).join(" ");
+    format!(
+        "\
+# Releases programs, links, maps and records of containers that are gone without their poststop hook.
+[Unit]
+Description=Release what dead containers left of bpfman-hook
+Documentation=man:bpfman-hook-gc(1)
+# Where no annotated container was started since boot, there is nothing to look at.
+ConditionPathExists=/run/bpfman-hook/store
+# The service has a mount namespace of its own, in which it must not mount.
+RequiresMountsFor=/run/bpfman-hook/fs
+
+[Service]
+Type=oneshot
+ExecStart={} gc
+UMask=0077
+TimeoutStartSec=330
+CapabilityBoundingSet={capabilities}
+NoNewPrivileges=yes
+ProtectSystem=strict
+ReadWritePaths=/run/bpfman-hook
+ProtectHome=read-only
+PrivateDevices=yes
+ProtectControlGroups=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectKernelLogs=yes
+ProtectClock=yes
+ProtectHostname=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RestrictRealtime=yes
+RestrictNamespaces=net mnt
+RestrictAddressFamilies=AF_UNIX AF_NETLINK
+SystemCallArchitectures=native
+SystemCallFilter=@system-service bpf
+",
+        binary.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_owner_is_found_within_ninety_seconds() {
+        let seconds = |key: &str| -> u64 {
+            let line = timer_unit().lines().find_map(|line| line.strip_prefix(key)).unwrap();
+            line.trim_end_matches('s').parse().unwrap()
+        };
+        assert!(seconds("OnUnitActiveSec=") + seconds("AccuracySec=") <= 80, "some time is left for the run");
+        assert!(seconds("OnActiveSec=") <= 60);
+        assert!(service_unit(Path::new("/opt/x/bin/bpfman-hook")).contains("\nExecStart=/opt/x/bin/bpfman-hook gc\n"));
+    }
+}

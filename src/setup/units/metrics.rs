@@ -1,0 +1,214 @@
+//! `install --metrics`: the group that may read what runs leave, the exporter's unit, and the timer that asks the kernel. The texts are
+//! those of `packaging/`; what differs from host to host is put in here.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::cli::watch::MetricsTarget;
+use crate::sys::accounts::gid_of;
+use crate::output::finding::{Finding, Status};
+use crate::setup::error::InstallError;
+use crate::setup::place::Place;
+use crate::setup::steps::Work;
+
+/// The exporter.
+pub const EXPORTER_UNIT: &str = "bpfman-hook-metrics.service";
+
+/// What asks the kernel.
+pub const SAMPLE_UNIT: &str = "bpfman-hook-metrics-sample.service";
+
+/// When.
+pub const TIMER_UNIT: &str = "bpfman-hook-metrics-sample.timer";
+
+/// The group that may read.
+const GROUP: &str = "bpfman-hook";
+
+/// Owner and group of the directory, with the setgid bit that its files inherit the group by.
+const EXPORT_MODE: u32 = 0o2750;
+
+/// The binary in the texts of `packaging/`.
+const PACKAGED_BINARY: &str = "/usr/local/bin/bpfman-hook";
+
+fn binary(text: &str, place: &Place) -> String {
+    text.replace(PACKAGED_BINARY, &place.binary().display().to_string())
+}
+
+/// The sample's unit; with a file, it writes the metrics there too.
+fn sample_unit(place: &Place, textfile: Option<&Path>) -> String {
+    let mut text = binary(include_str!("../../packaging/systemd/bpfman-hook-metrics-sample.service"), place);
+    if let (Some(file), Some(directory)) = (textfile, textfile.and_then(Path::parent)) {
+        let sample = format!("ExecStart={} metrics --sample\n", place.binary().display());
+        let write = format!("ExecStart={} metrics --once --textfile {}\n", place.binary().display(), file.display());
+        text = text.replace(&sample, &format!("{sample}{write}"));
+        // node_exporter's directory is another user's on some systems.
+        text = text.replace("CapabilityBoundingSet=", "CapabilityBoundingSet=CAP_DAC_OVERRIDE ");
+        text = text.replace("ReadWritePaths=", &format!("ReadWritePaths={} ", directory.display()));
+    }
+    text
+}
+
+/// The files and their texts, in the order in which they are written.
+fn files(place: &Place, textfile: Option<&Path>) -> [(PathBuf, String); 5] {
+    let lib = place.mount_unit().ancestors().nth(3).expect("it is PREFIX/lib/systemd/system/UNIT").to_owned();
+    let unit = |name: &str| place.mount_unit().with_file_name(name);
+    [
+        (lib.join("sysusers.d/bpfman-hook.conf"), include_str!("../../packaging/sysusers.d/bpfman-hook.conf").to_owned()),
+        (
+            lib.join("tmpfiles.d/bpfman-hook-metrics.conf"),
+            include_str!("../../packaging/tmpfiles.d/bpfman-hook-metrics.conf").to_owned(),
+        ),
+        (unit(EXPORTER_UNIT), binary(include_str!("../../packaging/systemd/bpfman-hook-metrics.service"), place)),
+        (unit(SAMPLE_UNIT), sample_unit(place, textfile)),
+        (unit(TIMER_UNIT), include_str!("../../packaging/systemd/bpfman-hook-metrics-sample.timer").to_owned()),
+    ]
+}
+
+/// Writes the files and, where systemd runs, makes the group and the directory and starts what there is to start: with a textfile
+/// the timer alone, since nobody has to listen.
+pub(crate) fn install(target: &MetricsTarget, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    if !place.has_units() {
+        return Ok(());
+    }
+    let files = files(place, target.metrics_textfile.as_deref());
+    for (path, text) in &files {
+        work.write(path, text.as_bytes(), 0o644)?;
+    }
+    if place.is_staged() || !work.by_systemd() {
+        return Ok(());
+    }
+    let [(sysusers, _), (tmpfiles, _), ..] = &files;
+    work.run("systemd-sysusers", &[&sysusers.display().to_string()])?;
+    work.run("systemd-tmpfiles", &["--create", &tmpfiles.display().to_string()])?;
+    work.systemctl(&["daemon-reload"])?;
+    match target.metrics_textfile {
+        None => work.systemctl(&["enable", "--now", EXPORTER_UNIT, TIMER_UNIT]),
+        Some(_) => work.systemctl(&["enable", "--now", TIMER_UNIT]),
+    }
+}
+
+/// Stops and removes them. The group stays: files may belong to it, and systemd removes none either.
+pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    if !place.has_units() {
+        return Ok(());
+    }
+    if is_installed(place) && !place.is_staged() && work.by_systemd() {
+        work.systemctl(&["disable", "--now", EXPORTER_UNIT, TIMER_UNIT])?;
+    }
+    for (path, _) in files(place, None).iter().rev() {
+        work.remove(path)?;
+    }
+    Ok(())
+}
+
+/// Whether the units are there: they need the binary.
+pub(crate) fn is_installed(place: &Place) -> bool {
+    place.staged(&place.mount_unit().with_file_name(EXPORTER_UNIT)).exists()
+}
+
+/// The file that the installed sample writes.
+fn installed_textfile(place: &Place) -> Option<PathBuf> {
+    let unit = fs::read_to_string(place.staged(&place.mount_unit().with_file_name(SAMPLE_UNIT))).ok()?;
+    unit.lines().find_map(|line| line.split_once(" --textfile ")).map(|(_, file)| PathBuf::from(file))
+}
+
+/// Each file, the group, and whether the group may read what runs leave in `export`.
+pub(crate) fn check(target: &MetricsTarget, place: &Place, export: &Path) -> Vec<Finding> {
+    let textfile = target.metrics_textfile.clone().or_else(|| installed_textfile(place));
+    let textfile = textfile.as_deref();
+    let flag = textfile.map(|file| format!(" --metrics-textfile {}", file.display())).unwrap_or_default();
+    let again = format!("run `bpfman-hook install --metrics{flag}`");
+    let mut findings: Vec<Finding> = files(place, textfile)
+        .iter()
+        .map(|(path, text)| {
+            let name = format!("metrics {}", path.file_name().unwrap_or_default().to_string_lossy());
+            crate::setup::check::file(&name, &place.staged(path), text, &again)
+        })
+        .collect();
+    if !place.is_staged() {
+        findings.push(readable(gid_of(GROUP), export, &again));
+    }
+    findings
+}
+
+fn readable(group: Option<u32>, export: &Path, again: &str) -> Finding {
+    let name = "metrics group";
+    let Some(gid) = group else {
+        return Finding::bad(name, Status::Fail, format!("there is no group {GROUP}: the exporter sees nothing"), again);
+    };
+    match fs::symlink_metadata(export) {
+        Ok(found) if found.gid() == gid && found.mode() & 0o7777 == EXPORT_MODE => {
+            Finding::ok(name, export.display().to_string())
+        }
+        Ok(found) => {
+            let detail = format!("{} has group {} and mode {:o}", export.display(), found.gid(), found.mode() & 0o7777);
+            Finding::bad(name, Status::Fail, format!("{detail}: the exporter sees nothing"), again)
+        }
+        Err(_) => Finding::bad(name, Status::Warn, format!("{} is not there", export.display()), again),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::cli::watch::MetricsTarget;
+
+    #[test]
+    fn units_run_the_installed_binary() {
+        let place = Place::at(Path::new("/stage"));
+        for (path, text) in &files(&place, None) {
+            assert!(path.starts_with("/usr/local/lib"), "{}", path.display());
+            assert!(!text.contains("ExecStart=") || text.contains("ExecStart=/usr/local/bin/bpfman-hook metrics"), "{text}");
+        }
+        let file = Path::new("/var/lib/node_exporter/bpfman_hook.prom");
+        let text = sample_unit(&place, Some(file));
+        for line in [
+            "\nExecStart=/usr/local/bin/bpfman-hook metrics --sample\nExecStart=/usr/local/bin/bpfman-hook metrics --once --textfile /var/lib/node_exporter/bpfman_hook.prom\n",
+            "\nReadWritePaths=/var/lib/node_exporter -/run/bpfman-hook/export\n",
+            "\nCapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SYS_ADMIN CAP_BPF\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_the_group_cannot_read_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let export = dir.path().join("export");
+        let status = |group| readable(group, &export, "again").status;
+        assert_eq!(status(None), Status::Fail);
+        assert_eq!(status(Some(0)), Status::Warn, "nothing was recorded yet");
+        fs::create_dir(&export).unwrap();
+        let gid = fs::metadata(&export).unwrap().gid();
+        fs::set_permissions(&export, fs::Permissions::from_mode(0o750)).unwrap();
+        assert_eq!(status(Some(gid)), Status::Fail, "without the setgid bit");
+        fs::set_permissions(&export, fs::Permissions::from_mode(0o2750)).unwrap();
+        assert_eq!((status(Some(gid)), status(Some(gid + 1))), (Status::Ok, Status::Fail));
+    }
+
+    #[test]
+    fn a_check_names_the_file_that_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::at(dir.path());
+        let target = MetricsTarget { metrics: true, metrics_textfile: None };
+        let mut work = Work::new(&place, false);
+        install(&target, &place, &mut work).unwrap();
+        let bad = || -> Vec<String> {
+            let found = check(&target, &place, Path::new("/nowhere"));
+            found.into_iter().filter(|finding| finding.status != Status::Ok).map(|finding| finding.check).collect()
+        };
+        assert_eq!(bad(), Vec::<String>::new());
+        assert!(is_installed(&place));
+        let timer = place.staged(Path::new("/usr/local/lib/systemd/system").join(TIMER_UNIT).as_path());
+        fs::write(timer, "other").unwrap();
+        assert_eq!(bad(), ["metrics bpfman-hook-metrics-sample.timer"]);
+        let with_file = MetricsTarget { metrics_textfile: Some("/srv/x.prom".into()), ..target.clone() };
+        install(&with_file, &place, &mut work).unwrap();
+        assert_eq!(bad(), Vec::<String>::new(), "the file that it was installed for is known");
+        uninstall(&place, &mut work).unwrap();
+        assert_eq!(bad().len(), 5);
+        assert!(!is_installed(&place));
+    }
+}

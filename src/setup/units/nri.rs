@@ -1,0 +1,84 @@
+//! The systemd unit of the plugin, as text. `packaging/systemd/` holds the same.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::ContainerdTargets;
+use crate::model::policy::Engine;
+use crate::setup::containerd::install::is_installed_at;
+use crate::setup::hook_files::MOUNT_UNIT;
+use crate::setup::error::InstallError;
+use crate::setup::place::Place;
+use crate::setup::steps::Work;
+
+/// The unit.
+pub const UNIT: &str = "bpfman-hook-nri.service";
+
+/// Where it is written.
+pub(crate) fn path(place: &Place) -> PathBuf {
+    place.mount_unit().with_file_name(UNIT)
+}
+
+/// Writes the unit and, where systemd runs, starts the plugin. There is nothing to do where our directories are not the usual ones.
+pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    if !place.has_units() {
+        return Ok(());
+    }
+    work.write(&path(place), text(&place.binary(), connects(place)).as_bytes(), 0o644)?;
+    if place.is_staged() || !work.by_systemd() {
+        return Ok(());
+    }
+    work.systemctl(&["daemon-reload"])?;
+    work.systemctl(&["enable", "--now", UNIT])
+}
+
+/// Stops the plugin and removes its unit.
+pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    if !place.has_units() {
+        return Ok(());
+    }
+    if is_installed(place) && !place.is_staged() && work.by_systemd() {
+        work.systemctl(&["disable", "--now", UNIT])?;
+    }
+    work.remove(&path(place))
+}
+
+/// Whether the unit is there: it needs the binary.
+pub(crate) fn is_installed(place: &Place) -> bool {
+    place.staged(&path(place)).exists()
+}
+
+/// Whether the plugin is to connect: not where our hook files are CRI-O's, which starts no pod while a plugin connects and it stops a container.
+pub(crate) fn connects(place: &Place) -> bool {
+    let containerd = &ContainerdTargets::default().containerd_config;
+    !place.installed_for().0.contains(&Engine::CriO) || is_installed_at(place, containerd)
+}
+
+/// The unit.
+pub fn text(binary: &Path, connects: bool) -> String {
+    let mode = if connects { "" } else { " --no-connect" };
+    format!(
+        "\
+# The NRI plugin. It connects again by itself when the runtime restarts; systemd starts it again when it dies.
+[Unit]
+Description=NRI plugin of bpfman-hook
+StartLimitIntervalSec=0
+Documentation=man:bpfman-hook-nri(1)
+After=containerd.service crio.service
+Wants={MOUNT_UNIT}
+After={MOUNT_UNIT}
+
+[Service]
+ExecStart={} nri{mode}
+Restart=always
+RestartSec=1
+MemoryMax=256M
+OOMScoreAdjust=-900
+# Children that fetch and release outlive a restart of the plugin.
+KillMode=process
+
+[Install]
+WantedBy=multi-user.target
+",
+        binary.display()
+    )
+}

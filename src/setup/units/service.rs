@@ -1,0 +1,161 @@
+//! The systemd units of the gRPC service, as text. `packaging/systemd/` holds the same; docs/service.md says why each line is there.
+
+use std::path::{Path, PathBuf};
+
+use crate::sys::accounts::gid_of;
+use crate::hooks::stage::CAPABILITIES;
+use crate::setup::error::InstallError;
+use crate::setup::place::Place;
+use crate::setup::steps::Work;
+
+/// The socket that starts the service.
+pub const SOCKET_UNIT: &str = "bpfman-hook.socket";
+
+/// The service.
+pub const SERVICE_UNIT: &str = "bpfman-hook.service";
+
+/// The group that may connect, where it exists.
+pub const GROUP: &str = "bpfman";
+
+/// The files and their texts, in the order in which they are written.
+fn files(place: &Place, group: bool) -> [(PathBuf, String); 2] {
+    let mount = place.mount_unit();
+    let beside = |name: &str| mount.with_file_name(name);
+    [(beside(SERVICE_UNIT), service_unit(&place.binary())), (beside(SOCKET_UNIT), socket_unit(group))]
+}
+
+/// Writes the units and, where systemd runs, starts the socket. There is nothing to do where our directories are not the usual ones.
+pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    if !place.has_units() {
+        return Ok(());
+    }
+    for (path, text) in pieces(place) {
+        work.write(&path, text.as_bytes(), 0o644)?;
+    }
+    if place.is_staged() || !work.by_systemd() {
+        return Ok(());
+    }
+    work.systemctl(&["daemon-reload"])?;
+    work.systemctl(&["enable", "--now", SOCKET_UNIT])
+}
+
+/// Stops socket and service and removes their units.
+pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+    if !place.has_units() {
+        return Ok(());
+    }
+    if is_installed(place) && !place.is_staged() && work.by_systemd() {
+        work.systemctl(&["disable", "--now", SOCKET_UNIT, SERVICE_UNIT])?;
+    }
+    for (path, _) in files(place, false) {
+        work.remove(&path)?;
+    }
+    Ok(())
+}
+
+/// The units as they should be.
+pub(crate) fn pieces(place: &Place) -> [(PathBuf, String); 2] {
+    files(place, gid_of(GROUP).is_some())
+}
+
+/// Whether the units are there: they need the binary.
+pub(crate) fn is_installed(place: &Place) -> bool {
+    files(place, false).iter().any(|(path, _)| place.staged(path).exists())
+}
+
+/// The socket unit. A group that does not exist would keep it from starting, so it is named only where it does.
+pub fn socket_unit(group: bool) -> String {
+    let group = if group { format!("SocketGroup={GROUP}\n") } else { String::new() };
+    format!(
+        "\
+# bpfman's gRPC API on demand: the first client starts the service, which ends when nobody asks any more.
+[Unit]
+Description=Sockets of bpfman's gRPC API (bpfman-hook)
+
+[Socket]
+ListenStream=/run/bpfman-hook/bpfman.sock
+# Where bpfman's own clients look.
+ListenStream=/run/bpfman-sock/bpfman.sock
+SocketMode=0660
+{group}DirectoryMode=0755
+RemoveOnStop=yes
+
+[Install]
+WantedBy=sockets.target
+"
+    )
+}
+
+/// The service unit.
+pub fn service_unit(binary: &Path) -> String {
+    let capabilities = CAPABILITIES.map(|capability| format!("{capability:?}")).join(" ");
+    format!(
+        "\
+# Started by its socket; it keeps nothing in memory and may be killed at any time.
+[Unit]
+Description=bpfman's gRPC API (bpfman-hook)
+Requires={SOCKET_UNIT}
+After={SOCKET_UNIT}
+# The service has a mount namespace of its own, in which it must not mount: the unit of our bpffs does.
+RequiresMountsFor=/run/bpfman-hook/fs
+
+[Service]
+Type=exec
+ExecStart={} system service
+# Requests that run get their time; the children are told by the service, not by systemd.
+KillMode=mixed
+TimeoutStopSec=75
+UMask=0077
+# BPF memory was counted against it before Linux 5.11.
+LimitMEMLOCK=infinity
+
+# What the hook needs, and nothing else.
+CapabilityBoundingSet={capabilities}
+NoNewPrivileges=yes
+ProtectSystem=strict
+ReadWritePaths=/run/bpfman-hook -/var/cache/bpfman-hook
+CacheDirectory=bpfman-hook
+CacheDirectoryMode=0700
+ProtectHome=read-only
+PrivateDevices=yes
+ProtectControlGroups=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectKernelLogs=yes
+ProtectClock=yes
+ProtectHostname=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RestrictRealtime=yes
+RestrictNamespaces=net mnt
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+SystemCallArchitectures=native
+SystemCallFilter=@system-service bpf perf_event_open seccomp
+SystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self
+SystemCallErrorNumber=EPERM
+",
+        binary.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_named_only_where_it_exists() {
+        assert!(!socket_unit(false).contains("SocketGroup"));
+        assert!(socket_unit(true).contains("\nSocketGroup=bpfman\nDirectoryMode"));
+    }
+
+    #[test]
+    fn the_unit_runs_the_installed_binary_with_the_hooks_capabilities() {
+        let unit = service_unit(Path::new("/opt/x/bin/bpfman-hook"));
+        assert!(unit.contains("\nExecStart=/opt/x/bin/bpfman-hook system service\n"));
+        let line = unit.lines().find(|line| line.starts_with("CapabilityBoundingSet=")).unwrap();
+        assert_eq!(line.split(' ').count(), CAPABILITIES.len());
+        assert!(line.contains("CAP_SYS_ADMIN CAP_BPF"));
+        // These make systemd refuse openat2, without which nothing of a stranger's is opened; DynamicUser implies the first.
+        assert!(!["RestrictSUIDSGID", "DynamicUser"].iter().any(|word| unit.contains(word)));
+    }
+}
