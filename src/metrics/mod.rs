@@ -1,5 +1,5 @@
 //! `metrics`: a process that reads what the runs leave, and needs no rights but to read it. See
-//! docs/decisions/0013-where-metrics-come-from.md.
+//! docs/decisions/0008-where-metrics-come-from.md.
 
 pub mod gather;
 pub mod serve;

@@ -1,7 +1,7 @@
 //! Whether the plugin is connected to the runtime, for those who watch: a small file in `export/` that the plugin writes again and again.
 //!
 //! A file that grows old tells that its plugin has died. No lock says so, because readers of `export/` could take one
-//! (docs/decisions/0013).
+//! (docs/decisions/0008).
 
 use std::fs;
 use std::path::Path;
