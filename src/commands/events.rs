@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use crate::cli::Format;
 use crate::cli::watch::EventsArgs;
-use crate::lifecycle::error::chain;
 use crate::model::event::Event;
 use crate::model::series::EventKind;
 use crate::output::fail;
 use crate::output::table::printable;
 use crate::paths::Paths;
 use crate::sys::clock;
+use crate::sys::error::chain;
 use crate::sys::export::{EVENTS, OLD_EVENTS};
 use crate::sys::watch::Watch;
 

@@ -8,7 +8,6 @@ use crate::cli::program::{
 };
 use crate::cli::registry::RegistryAuth;
 use crate::commands::{load_and_attach, records, request_child};
-use crate::lifecycle::error::chain;
 use crate::model::annotations::program_entries;
 use crate::model::attach_point::{Order, ProbedProcess, ProgramKind, UserProbe};
 use crate::model::by_hand::{
@@ -17,9 +16,10 @@ use crate::model::by_hand::{
 };
 use crate::model::credentials::Credential;
 use crate::model::reference::Reference;
-use crate::output::mod_::try_print;
+use crate::output::try_print;
 use crate::output::{fail, print};
 use crate::paths::Paths;
+use crate::sys::error::chain;
 
 /// Exit status for bad usage.
 const BAD_INPUT: u8 = 2;

@@ -11,7 +11,6 @@ use crate::cli::{Format, PolicyCheckArgs, PolicyExplainArgs};
 use crate::commands::list::json;
 use crate::image::{examine_registries, unusable_signers};
 use crate::kernel::LinuxKernel;
-use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::{self, PolicyFilesError};
 use crate::lifecycle::registries_file;
 use crate::lifecycle::token_reach;
@@ -23,6 +22,7 @@ use crate::model::reach::{Guard, TokenReach};
 use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::sys::caps::{self, Capability};
+use crate::sys::error::chain;
 
 /// What `policy check` prints. As JSON it is stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

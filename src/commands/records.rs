@@ -17,17 +17,17 @@ use crate::kernel::inspect::{self, Inspected};
 use crate::kernel::{Kernel as _, LinuxKernel};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::by_hand::kernel_program;
-use crate::lifecycle::error::chain;
 use crate::lifecycle::health::{Health, Trouble};
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::reconcile::{Depth, Finding, Mode, read_all};
 use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
-use crate::output::mod_::{fail, print};
 use crate::output::table::Table;
 use crate::output::view::Stats;
+use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::store::{Damaged, ReadTxn, Store, StoreError};
+use crate::sys::error::chain;
 use crate::sys::{Errno, clock, mounts, pid};
 
 /// How long `gc` may take: it may have much to do, and nobody's start waits for it.

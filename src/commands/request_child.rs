@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use crate::hooks::stage;
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::Lifecycle;
-use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::model::by_hand::{Bounds, ByHand, Code, Failure, Reply, Source, Task};
 use crate::output::logging;
 use crate::paths::Paths;
 use crate::store::Store;
 use crate::sys::error::SysError;
+use crate::sys::error::chain;
 use crate::sys::fsutil::{self, read_sealed, sealed_memfd};
 use crate::sys::{caps, child, clock, export, mounts};
 

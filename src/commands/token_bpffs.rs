@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::lifecycle::error::chain;
 use crate::model::confinement::{Confinement, Hindrance, SecurityModule};
+use crate::sys::error::chain;
 use crate::sys::lsm;
 use crate::sys::mounts::parse_mountinfo;
 

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::lifecycle::error::chain;
 use crate::lifecycle::health::Health;
 use crate::lifecycle::reconcile::describe;
 use crate::model::container::asks;
@@ -15,6 +14,7 @@ use crate::model::ids::{OwnerNo, Pid};
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::output::finding::{Finding, Status};
 use crate::setup::hooks_dir::below;
+use crate::sys::error::chain;
 use crate::sys::pid;
 
 /// Where runc and crun keep their containers when called by root directly, by podman, containerd, docker and CRI-O. A runtime

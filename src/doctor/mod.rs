@@ -8,7 +8,6 @@ use crate::cli::{ContainerdTargets, DoctorArgs, Format};
 use crate::commands::policy;
 use crate::image::examine_registries;
 use crate::kernel::{Feature, Kernel, Support};
-use crate::lifecycle::error::chain;
 use crate::lifecycle::health::Health;
 use crate::lifecycle::registries_file;
 use crate::lifecycle::token_reach;
@@ -24,6 +23,7 @@ use crate::setup::containerd::install as containerd_install;
 use crate::setup::place::Place;
 use crate::setup::units::nri as nri_unit;
 use crate::store::Store;
+use crate::sys::error::chain;
 use crate::sys::{clock, lsm, mounts, pid};
 
 mod confinement;
@@ -152,7 +152,8 @@ fn host_root() -> &'static Path {
 fn engines(root: &Path) -> Findings {
     let place = Place::at(root);
     let mut installed = place.installed_for().0;
-    if nri_unit::is_installed(&place) || containerd_install::is_installed_at(&place, &ContainerdTargets::default().containerd_config)
+    if nri_unit::is_installed(&place)
+        || containerd_install::is_installed_at(&place, &ContainerdTargets::default().containerd_config)
     {
         installed.insert(Engine::Containerd);
     }

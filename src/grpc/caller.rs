@@ -8,15 +8,15 @@ use tonic::{Extensions, Status};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-use crate::sys::accounts::Accounts;
 use crate::grpc::connection::Peer;
-use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::model::by_hand::Bounds;
 use crate::model::policy::{Client, ClientRefusal, ClientRule, Verb};
 use crate::model::reference::Reference;
 use crate::model::words::quoted;
 use crate::paths::Paths;
+use crate::sys::accounts::Accounts;
+use crate::sys::error::chain;
 
 /// A client under one verb, with the policy as its files are now.
 #[derive(Debug)]

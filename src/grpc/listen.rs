@@ -8,8 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use crate::cli::service::Address;
-use crate::sys::accounts;
 use crate::paths::Paths;
+use crate::sys::accounts;
 use crate::sys::activation::{Handed, Listener};
 use crate::sys::error::SysError;
 use crate::sys::fsutil::{self, TrustError};
@@ -150,7 +150,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::lifecycle::error::chain;
+    use crate::sys::error::chain;
 
     fn open(path: &Path) -> Result<Sockets, ListenError> {
         Sockets::open(&Paths::system(), Vec::new(), Some(&Address::Unix(path.to_owned())), false)

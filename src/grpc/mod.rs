@@ -34,11 +34,11 @@ use crate::grpc::limits::request_bytes::Scaled;
 use crate::grpc::listen::{ListenError, Sockets};
 use crate::grpc::rpc::Rpc;
 use crate::grpc::wire::bpfman_server::BpfmanServer;
-use crate::lifecycle::error::chain;
 use crate::output::fail;
 use crate::paths::Paths;
 use crate::sys::activation::{self, Variables};
 use crate::sys::error::SysError;
+use crate::sys::error::chain;
 use crate::sys::fsutil::{TrustError, read_trusted_file};
 use crate::sys::pid;
 

@@ -17,11 +17,11 @@ use crate::grpc::wire::{
     AttachRequest, AttachResponse, DetachRequest, DetachResponse, GetRequest, GetResponse, ListRequest, ListResponse,
     LoadRequest, LoadResponse, PullBytecodeRequest, PullBytecodeResponse, UnloadRequest, UnloadResponse,
 };
-use crate::lifecycle::error::chain;
 use crate::model::attach_point::Scope;
 use crate::model::by_hand::{ByHand, Program, Reply, Source, Task};
 use crate::paths::Paths;
 use crate::sys::child::Role;
+use crate::sys::error::chain;
 
 /// Answers bpfman's calls.
 #[derive(Debug)]

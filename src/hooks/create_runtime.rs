@@ -4,12 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::output::report::Report;
 use crate::hooks::stage::{BAD_INPUT, CAPABILITIES, FETCH, Failed, read_state, watch};
 use crate::image::LinuxImages;
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::acquire::{Acquired, Start};
-use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::lifecycle::reconcile::{Depth, Mode};
@@ -21,8 +19,10 @@ use crate::model::registries::RegistryConfig;
 use crate::model::series::{self, Outcome, Reason, Stage};
 use crate::model::state::State;
 use crate::output::logging;
+use crate::output::report::Report;
 use crate::paths::Paths;
 use crate::store::Store;
+use crate::sys::error::chain;
 use crate::sys::{caps, clock, export, fsutil, mounts, pid};
 
 /// podman's config.json has some 20 kB.

@@ -3,18 +3,18 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::output::report::Report;
 use crate::hooks::stage::{BAD_INPUT, CAPABILITIES, Failed, read_state, watch};
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::Lifecycle;
-use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::release::Released;
 use crate::model::series::{self, Outcome, Reason, Stage};
 use crate::model::state::State;
 use crate::output::logging;
+use crate::output::report::Report;
 use crate::paths::Paths;
 use crate::store::Store;
+use crate::sys::error::chain;
 use crate::sys::{caps, clock, export, mounts};
 
 /// Runs at poststop: releases what the container owned. Always succeeds, unless its input is not a state: what could not be

@@ -13,7 +13,6 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::output::report::Report;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::model::admission::admit;
 use crate::model::annotations::Request;
@@ -24,6 +23,7 @@ use crate::model::policy::{ContainerFacts, Engine};
 use crate::model::runtime_hooks::add_poststop;
 use crate::model::series::{self, Outcome, Stage};
 use crate::output::fail;
+use crate::output::report::Report;
 use crate::paths::Paths;
 use crate::sys::{caps, export};
 

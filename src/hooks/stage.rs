@@ -3,14 +3,15 @@
 use std::io::Read as _;
 use std::time::Duration;
 
-use crate::output::report::{LATE, Report, fit};
-use crate::lifecycle::error::{Cause, chain};
+use crate::lifecycle::error::Cause;
 use crate::model::ids::ContainerId;
 use crate::model::series::{self, Outcome, Reason, Stage};
 use crate::model::state::State;
+use crate::output::report::{LATE, Report, fit};
 use crate::store::StoreError;
 use crate::sys::caps::Capability;
 use crate::sys::deadline::Deadline;
+use crate::sys::error::chain;
 use crate::sys::export;
 
 /// Our own deadline: shorter than the `timeout` of the hook files (30 s), so that we undo ourselves rather than be killed.

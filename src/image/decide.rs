@@ -5,11 +5,11 @@
 //! of the image, it accepts it without a look. A signature that satisfies no rule is never softened to "unsigned".
 
 use crate::image::Want;
+use crate::image::decision::Decision;
 use crate::image::error::ImageError;
-use crate::image::examine::{Examined, Worth};
-use crate::image::source::Found;
+use crate::image::found::Found;
 use crate::image::verify::signers::signers_of;
-use crate::image::verify::{Account, Judgement, Signature, Signers};
+use crate::image::verify::{Judgement, Signature};
 use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
 use crate::model::policy::ImageRule;
@@ -17,23 +17,8 @@ use crate::model::policy::ImageRule;
 /// The rules that can allow one image of one digest.
 #[derive(Debug)]
 pub(crate) struct Candidates<'a> {
-    signed: Vec<&'a ImageRule>,
+    pub(super) signed: Vec<&'a ImageRule>,
     unsigned: Vec<&'a ImageRule>,
-}
-
-/// Why an image may be loaded.
-#[derive(Debug)]
-pub(crate) struct Decision {
-    /// The rule's name.
-    pub rule: String,
-    /// What it found.
-    pub verdict: Verdict,
-    /// The signature that satisfied it.
-    pub evidence: Option<Signature>,
-    /// The rules before it, which were asked first and are not satisfied.
-    pub rejected: Vec<String>,
-    /// False where all of this was known already.
-    pub new: bool,
 }
 
 /// What is known of one rule: None, nothing; Some(None), that it is not satisfied.
@@ -93,44 +78,6 @@ impl<'a> Candidates<'a> {
         }
         let unsigned = self.unsigned.iter().find(|rule| known_of(&rule.name) == Some(Some(Verdict::Unsigned)));
         Ok(unsigned.map(|rule| known(&rule.name, Verdict::Unsigned)))
-    }
-
-    /// What each signature is worth to each rule that asks for some.
-    pub fn worths(&self, want: &Want<'_>, image: &str, digest: &Digest, found: &Found) -> Result<Vec<Examined>, ImageError> {
-        let mut signers = Vec::new();
-        for rule in &self.signed {
-            signers.push((rule.name.as_str(), signers_of(rule, want, image)?));
-        }
-        let worth = |account: &Account, signature: &Signature, (rule, signers): &(&str, Signers)| {
-            let judgement = signature.judge(digest, signers);
-            let checks = account.checks(&judgement);
-            let fingerprint = signature.fingerprint(digest, signers);
-            let (by, reason) = match judgement {
-                Judgement::Good(by) => (Some(by), None),
-                Judgement::Bad(flaw) => (None, Some(flaw.why)),
-                Judgement::Attestation => {
-                    (None, Some("it is an attestation about the image and no signature of it".to_owned()))
-                }
-            };
-            Worth { rule: (*rule).to_owned(), by, fingerprint, reason, checks }
-        };
-        let examined = found.signatures.iter().map(|signature| {
-            let account = Account::of(signature);
-            let rules = signers.iter().map(|signers| worth(&account, signature, signers)).collect();
-            Examined {
-                place: signature.place,
-                layout: signature.layout(),
-                format: account.format,
-                kind: account.kind,
-                blob: account.blob,
-                certificate: account.claimed,
-                predicate: account.predicate,
-                log: account.logged,
-                timestamps: account.timestamps,
-                rules,
-            }
-        });
-        Ok(examined.collect())
     }
 
     /// Examines what was found.

@@ -5,15 +5,17 @@ use serde::Serialize;
 
 use crate::image::decide::{Candidates, refuse_early};
 use crate::image::error::ImageError;
+use crate::image::found::{Found, checked};
 use crate::image::host::{Files, Got};
 use crate::image::oci::layout::Layout;
-use crate::image::registry::chain;
-use crate::image::source::{Found, Source, checked};
-use crate::image::verify::{Checked, Claimed, Kind, Logged, Place};
+use crate::image::source::Source;
+use crate::image::verify::signers::signers_of;
+use crate::image::verify::{Account, Checked, Claimed, Judgement, Kind, Logged, Place, Signature, Signers};
 use crate::image::{LinuxImages, MAX_MANIFEST, Want, hash};
 use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;
 use crate::model::reference::{Reference, RegistryReference};
+use crate::sys::error::chain;
 use crate::sys::fsutil::TrustedRoot;
 
 /// What an image's signatures are worth under some rules.
@@ -147,4 +149,44 @@ fn judged(want: &Want<'_>, image: String, digest: Digest, found: Found) -> Resul
         Err(err) => examination.refused = Some(chain(&err)),
     }
     Ok(examination)
+}
+
+impl Candidates<'_> {
+    /// What each signature is worth to each rule that asks for some.
+    fn worths(&self, want: &Want<'_>, image: &str, digest: &Digest, found: &Found) -> Result<Vec<Examined>, ImageError> {
+        let mut signers = Vec::new();
+        for rule in &self.signed {
+            signers.push((rule.name.as_str(), signers_of(rule, want, image)?));
+        }
+        let worth = |account: &Account, signature: &Signature, (rule, signers): &(&str, Signers)| {
+            let judgement = signature.judge(digest, signers);
+            let checks = account.checks(&judgement);
+            let fingerprint = signature.fingerprint(digest, signers);
+            let (by, reason) = match judgement {
+                Judgement::Good(by) => (Some(by), None),
+                Judgement::Bad(flaw) => (None, Some(flaw.why)),
+                Judgement::Attestation => {
+                    (None, Some("it is an attestation about the image and no signature of it".to_owned()))
+                }
+            };
+            Worth { rule: (*rule).to_owned(), by, fingerprint, reason, checks }
+        };
+        let examined = found.signatures.iter().map(|signature| {
+            let account = Account::of(signature);
+            let rules = signers.iter().map(|signers| worth(&account, signature, signers)).collect();
+            Examined {
+                place: signature.place,
+                layout: signature.layout(),
+                format: account.format,
+                kind: account.kind,
+                blob: account.blob,
+                certificate: account.claimed,
+                predicate: account.predicate,
+                log: account.logged,
+                timestamps: account.timestamps,
+                rules,
+            }
+        });
+        Ok(examined.collect())
+    }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::image::error::ImageError;
-use crate::image::oci::object::ends_archive;
+use crate::image::oci::tar_end::ends_archive;
 use crate::sys::fsutil::{TrustError, TrustedRoot};
 
 /// The most that an `oci-archive:` may hold: several architectures with their signatures.

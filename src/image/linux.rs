@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use crate::image::access::sites;
 use crate::image::cache::{Blob, Boarding, Cache, NewImage, Reader};
-use crate::image::decide::{Candidates, Decision, refuse_early};
+use crate::image::decide::{Candidates, refuse_early};
+use crate::image::decision::Decision;
 use crate::image::error::{CacheError, ImageError};
+use crate::image::found::{Found, checked};
 use crate::image::host::{Files, Got, read};
 use crate::image::oci::content::{Content, content, media_type};
 use crate::image::oci::layout::Layout;
 use crate::image::oci::object;
 use crate::image::remote::{Remote, Worker};
-use crate::image::source::{Found, Source, checked};
+use crate::image::source::Source;
 use crate::image::{Images, MAX_OBJECT, Want, counters, hash};
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;

@@ -20,8 +20,10 @@ mod access;
 mod cache;
 mod counters;
 mod decide;
+mod decision;
 mod error;
 mod examine;
+mod found;
 #[cfg(test)]
 mod fuzz;
 mod host;

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::image::cache::{Blob, Cache};
 use crate::image::error::ImageError;
-use crate::image::hash;
 use crate::image::host::Got;
-use crate::image::oci::content::below;
+use crate::image::oci::document::{Choice, Document, choose, goarch};
 use crate::image::registry::protocol::Wanted;
+use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;
 
 /// The most that is expected at once, so that what waits here stays small. What is beyond is asked for when it is needed.
@@ -101,5 +101,26 @@ impl Ahead {
                 tracing::warn!(error = &err as &dyn std::error::Error, "part of an image not kept in the image cache");
             }
         }
+    }
+}
+
+/// What will be asked for after a document of the image; a guess, since nothing of it is judged yet. Of several layers it does not
+/// speak: they may be large, and of an image with one object there is one.
+fn below(document: &[u8]) -> Vec<(Wanted, Digest)> {
+    match Document::parse(document) {
+        Ok(Document::Index(entries)) => match choose(&entries, goarch()) {
+            Choice::Entry(entry) => {
+                let digest = entry.digest().ok();
+                digest.map(|digest| (Wanted::Manifest { reference: digest.to_string() }, digest)).into_iter().collect()
+            }
+            Choice::Nothing(_) => Vec::new(),
+        },
+        Ok(Document::Manifest(manifest)) => {
+            let config = manifest.image_config().map(|config| (config, MAX_MANIFEST));
+            let layer = Some(&manifest.layers).filter(|layers| layers.len() == 1).map(|layers| (&layers[0], MAX_OBJECT));
+            let parts = config.into_iter().chain(layer);
+            parts.filter_map(|(part, max)| part.digest().ok().map(|digest| (Wanted::Blob { digest, max }, digest))).collect()
+        }
+        Err(_) => Vec::new(),
     }
 }

@@ -8,12 +8,12 @@ use crate::image::cache::Cache;
 use crate::image::error::{ImageError, RemoteError};
 use crate::image::host::Got;
 use crate::image::prefetch::Ahead;
-use crate::image::registry::chain;
 use crate::image::registry::protocol::{Answer, Ask, MAX_MESSAGE, Put, Referrers, Reply, Wanted};
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;
 use crate::sys::SysError;
 use crate::sys::child::{Child, Output, Role};
+use crate::sys::error::chain;
 use crate::sys::fsutil::{read_sealed, sealed_memfd};
 use crate::sys::sock::Socket;
 

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use crate::image::MAX_MANIFEST;
 use crate::image::error::ImageError;
+use crate::image::found::{Found, MAX_SIGNATURES, checked, signature_layers};
 use crate::image::host::Got;
 use crate::image::oci::document::{Document, Manifest};
 use crate::image::prefetch::MAX_AT_ONCE;
 use crate::image::registry::protocol::{Referrers, Wanted};
 use crate::image::remote::{Remote, manifest};
-use crate::image::source::{Found, MAX_SIGNATURES, checked, signature_layers};
 use crate::image::verify::Place;
 use crate::model::ids::Digest;
 

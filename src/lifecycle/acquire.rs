@@ -8,7 +8,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::image::{Images, InUse, Want};
 use crate::kernel::Kernel;
-use crate::lifecycle::error::chain;
 use crate::lifecycle::host::{Host, Need};
 use crate::lifecycle::policy_files::LoadedPolicy;
 use crate::lifecycle::release::Released;
@@ -33,6 +32,7 @@ use crate::model::registries::RegistryConfig;
 use crate::model::seccomp::Allowed;
 use crate::model::series;
 use crate::store::StoreError;
+use crate::sys::error::chain;
 use crate::sys::export;
 
 /// What came of an acquire.

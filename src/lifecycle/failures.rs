@@ -2,12 +2,13 @@
 
 use crate::kernel::Kernel;
 use crate::lifecycle::Lifecycle;
-use crate::lifecycle::error::{chain, reason};
+use crate::lifecycle::error::reason;
 use crate::lifecycle::host::Host;
 use crate::model::container::Container;
 use crate::model::missed::RefusedContainer;
 use crate::model::record::{Owner, OwnerRecord, Phase, Workload};
 use crate::store::{StoreError, WriteTxn};
+use crate::sys::error::chain;
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Keeps the reason why a container did not get what it asked for. A store that does not work is only logged: the

@@ -1,7 +1,7 @@
 //! Containers that were started without us: recorded, and ended where policy says so.
 
 use crate::kernel::Kernel;
-use crate::lifecycle::error::{chain, reason};
+use crate::lifecycle::error::reason;
 use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::ids::{OwnerNo, ProcessIdentity};
@@ -10,6 +10,7 @@ use crate::model::policy::OnMissed;
 use crate::model::record::{Owner, OwnerRecord, Phase, Workload};
 use crate::model::series::{self, Remedy};
 use crate::store::StoreError;
+use crate::sys::error::chain;
 use crate::sys::export;
 use crate::sys::pid::ProcessError;
 

@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::kernel::Kernel;
 use crate::lifecycle::by_hand::unfinished;
-use crate::lifecycle::error::chain;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
@@ -14,6 +13,7 @@ use crate::model::ids::{OwnerNo, ProcessIdentity};
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::series::{self, Collected};
 use crate::store::{Damaged, ReadTxn, Store, StoreError};
+use crate::sys::error::chain;
 use crate::sys::export;
 
 /// How long a failed request stays visible.

@@ -79,7 +79,7 @@ mod tests {
             match load(&paths) {
                 Ok(config) => assert!(loads && config.proxy.unwrap().url == url, "{url} {mode:o}"),
                 Err(err) => {
-                    let said = crate::lifecycle::error::chain(&err);
+                    let said = crate::sys::error::chain(&err);
                     assert!(!loads && said.contains("has mode 0644 and holds secrets") && !said.contains("hidden"), "{said}");
                 }
             }

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use crate::kernel::Kernel;
-use crate::lifecycle::error::{chain, reason};
+use crate::lifecycle::error::reason;
 use crate::lifecycle::failures::forget_former;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors};
 use crate::model::ids::{ContainerId, OwnerNo, ProcessIdentity};
 use crate::model::record::{Keeper, LinkRecord, Owner, OwnerRecord, Phase};
 use crate::store::{ReadTxn, StoreError};
+use crate::sys::error::chain;
 
 /// What became of an owner.
 #[derive(Debug)]

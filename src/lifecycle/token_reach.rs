@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::kernel::Kernel;
-use crate::lifecycle::error::chain;
 use crate::model::reach::TokenReach;
+use crate::sys::error::chain;
 use crate::sys::fsutil::{TrustedRoot, ensure_directory, write_atomically};
 use crate::sys::{clock, machine};
 

@@ -16,12 +16,12 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cli::watch::MetricsArgs;
-use crate::lifecycle::error::chain;
 use crate::metrics::gather::{Source, ask, cards, gather};
 use crate::metrics::serve::Address;
 use crate::metrics::text::Exposition;
 use crate::output::{fail, print};
 use crate::paths::Paths;
+use crate::sys::error::chain;
 use crate::sys::export::Export;
 use crate::sys::fsutil;
 

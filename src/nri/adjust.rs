@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use crate::lifecycle::error::chain;
 use crate::lifecycle::token_reach;
 use crate::model::admission::{admit, on_failure};
 use crate::model::annotations::{OnFailure, PREFIX, Request};
@@ -19,6 +18,7 @@ use crate::nri::api::{
 };
 use crate::setup::hook_files;
 use crate::setup::hook_files::Invocation;
+use crate::sys::error::chain;
 
 /// The file to which crun sends what hooks say (crun(1), "run.oci.hooks.stderr").
 const CRUN_STDERR: &str = "run.oci.hooks.stderr";

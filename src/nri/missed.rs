@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use crate::hooks::stage;
 use crate::kernel::LinuxKernel;
-use crate::lifecycle::error::chain;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::missed::Fate;
 use crate::lifecycle::{Lifecycle, policy_files};
@@ -19,6 +18,7 @@ use crate::paths::Paths;
 use crate::store::Store;
 use crate::sys::child::{self, Child, Output, Role};
 use crate::sys::error::SysError;
+use crate::sys::error::chain;
 use crate::sys::fsutil::{self, read_sealed, sealed_memfd};
 use crate::sys::{caps, clock, export};
 

@@ -7,26 +7,19 @@
 //! ```
 
 mod adjust;
+#[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
+mod api;
 pub mod missed;
 mod mux;
 mod plugin;
 mod policy;
 mod pre_pull;
+#[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
+mod service;
 mod standby;
 pub mod status;
 mod token_pods;
 mod work;
-
-#[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
-mod api {
-    include!(concat!(env!("OUT_DIR"), "/nri/api.rs"));
-}
-
-#[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
-mod service {
-    use crate::nri::api;
-    include!(concat!(env!("OUT_DIR"), "/nri/api_ttrpc.rs"));
-}
 
 use std::io;
 use std::path::Path;
@@ -40,7 +33,7 @@ use ttrpc::r#async::transport::{Listener, Socket};
 use ttrpc::r#async::{Client, Server};
 
 use crate::cli::nri::NriArgs;
-use crate::output::mod_::fail;
+use crate::output::fail;
 use crate::paths::Paths;
 use crate::setup::hook_files::{Engines, Invocation};
 use crate::sys::{fsutil, inherited};
@@ -84,11 +77,11 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
     let binary = args.binary.clone().unwrap_or_else(|| program.clone());
     let handed_over = match inherited::stream("NRI_PLUGIN_SOCKET") {
         Ok(stream) => stream,
-        Err(error) => return fail(&crate::lifecycle::error::chain(&error)),
+        Err(error) => return fail(&crate::sys::error::chain(&error)),
     };
     let policy = match Kept::begin(paths) {
         Ok(policy) => policy,
-        Err(error) => return fail(&crate::lifecycle::error::chain(&error)),
+        Err(error) => return fail(&crate::sys::error::chain(&error)),
     };
     let shared = Shared {
         invocation: Invocation { binary, engines: Engines::default(), root: root.map(Path::to_owned) },
@@ -118,7 +111,7 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
         }
         // Nothing has made it where the plugin is the first of the boot, and then there is no record to write to.
         if let Err(error) = fsutil::ensure_directory(&paths.run, 0o755) {
-            tracing::warn!("{}", crate::lifecycle::error::chain(&error));
+            tracing::warn!("{}", crate::sys::error::chain(&error));
         }
         let status = shared.status.clone();
         tokio::spawn(async move { status.publish().await });

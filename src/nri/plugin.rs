@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use ttrpc::r#async::TtrpcContext;
 use ttrpc::{Code, Error, Result};
 
-use crate::output::report::fit;
 use crate::model::container::asks;
 use crate::model::missed::Missed;
 use crate::model::policy::Engine;
@@ -22,6 +21,7 @@ use crate::nri::status::PluginStatus;
 use crate::nri::token_pods;
 use crate::nri::token_pods::{FoundPod, TokenPods};
 use crate::nri::work::Work;
+use crate::output::report::fit;
 use crate::setup::hook_files::Invocation;
 
 /// The events that are used, as bits; a bit that a runtime does not know ends the connection.

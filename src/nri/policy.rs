@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files;
 use crate::model::policy::Policy;
 use crate::paths::Paths;
 use crate::sys::SysError;
+use crate::sys::error::chain;
 
 /// How often the files are looked at. The hook reads the policy itself, so that an old one can refuse for so long, but allow nothing.
 const LOOK: Duration = Duration::from_secs(1);

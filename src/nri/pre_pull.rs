@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::lifecycle::error::chain;
 use crate::model::reference::Reference;
+use crate::sys::error::chain;
 use crate::sys::fsutil;
 
 /// A list has a line for each image.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::lifecycle::error::chain;
 use crate::model::missed::{Missed, MissedContainers, RefusedContainer};
 use crate::sys::error::SysError;
+use crate::sys::error::chain;
 
 /// Runs at a time.
 const FETCHES: usize = 4;

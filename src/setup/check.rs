@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::cli::{Stage, Targets};
-use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
 use crate::output::finding::{Finding, Findings, Status};
 use crate::paths::Paths;
+use crate::setup::compare::exact_file;
 use crate::setup::containerd::examine as containerd;
 use crate::setup::hook_files;
 use crate::setup::hook_files::{Engines, HOOKS_DIR, PODMAN_DROP_IN};
@@ -20,6 +20,7 @@ use crate::setup::units::gc;
 use crate::setup::units::metrics;
 use crate::setup::units::nri;
 use crate::setup::units::service;
+use crate::sys::error::chain;
 
 /// Looks at an installation and changes nothing; `root` is `--root`.
 pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
@@ -41,7 +42,7 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
     }
     for (name, path, text) in units {
         let again = if name == "service unit" { "run `bpfman-hook install --service`" } else { &again };
-        findings.push(file(name, &place.staged(&path), &text, again));
+        findings.push(exact_file(name, &place.staged(&path), &text, again));
     }
     if place.has_units() && !targets.no_timer {
         findings.0.extend(gc::check(&place, &again));
@@ -52,7 +53,7 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
     }
     for stage in &stages {
         let text = hook_files::hook(*stage, &place.invocation(&engines));
-        findings.push(file(&format!("hook {}", stage.word()), &place.staged(&hook_files::path(*stage)), &text, &again));
+        findings.push(exact_file(&format!("hook {}", stage.word()), &place.staged(&hook_files::path(*stage)), &text, &again));
     }
     for engine in &engines.0 {
         for finding in effective(*engine, place.root()).0 {
@@ -61,7 +62,7 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
     }
     if targets.nri.nri || nri::is_installed(&place) {
         let text = nri::text(&place.binary(), nri::connects(&place));
-        findings.push(file("nri unit", &place.staged(&nri::path(&place)), &text, "run `bpfman-hook install --nri`"));
+        findings.push(exact_file("nri unit", &place.staged(&nri::path(&place)), &text, "run `bpfman-hook install --nri`"));
     }
     if targets.containerd.containerd {
         findings.0.extend(containerd::examine(&place, &targets.containerd).0);
@@ -182,15 +183,6 @@ fn program(path: &Path, owner: u32, again: &str) -> Finding {
         Finding::ok(name, path.display().to_string())
     } else {
         Finding::bad(name, Status::Warn, format!("{} is another build than this one", path.display()), again)
-    }
-}
-
-/// A file that has to have exactly this text.
-pub(crate) fn file(name: &str, path: &Path, text: &str, again: &str) -> Finding {
-    match fs::read_to_string(path) {
-        Ok(present) if present == text => Finding::ok(name, path.display().to_string()),
-        Ok(_) => Finding::bad(name, Status::Fail, format!("{} differs from this version's", path.display()), again),
-        Err(err) => Finding::bad(name, Status::Fail, format!("{}: {err}", path.display()), again),
     }
 }
 

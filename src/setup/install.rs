@@ -9,7 +9,6 @@ use std::process::ExitCode;
 
 use crate::cli::{Format, InstallArgs, Stage, Targets, UninstallArgs};
 use crate::commands::documents;
-use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
 use crate::output::{fail, print};
 use crate::setup::check::check;
@@ -22,6 +21,7 @@ use crate::setup::place::{Place, asked};
 use crate::setup::steps::Work;
 use crate::setup::units::{gc, metrics, nri, service};
 use crate::setup::{policy_dir, registries_dir};
+use crate::sys::error::chain;
 
 /// `install`: does it or checks it, and says what was done. Exit status 1 where something is missing or went wrong.
 pub fn run(root: Option<&Path>, args: &InstallArgs) -> ExitCode {

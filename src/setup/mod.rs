@@ -1,6 +1,7 @@
 //! `install`, `uninstall` and `install --check`.
 
 pub mod check;
+mod compare;
 pub mod containerd;
 mod error;
 pub mod hook_files;

@@ -155,7 +155,7 @@ mod tests {
 
         fs::write(given.join("bad.toml"), "[[image]]\nrepository = 7\n").unwrap();
         fs::write(given.join("acme.pub"), include_bytes!("../../tests/data/signatures/keys/wrong.pub")).unwrap();
-        let error = crate::lifecycle::error::chain(&act().unwrap_err());
+        let error = crate::sys::error::chain(&act().unwrap_err());
         assert!(error.contains("bad.toml"), "{error}");
         assert_eq!(fs::read(etc.join("keys/acme.pub")).unwrap(), key, "nothing is written");
         fs::remove_file(given.join("bad.toml")).unwrap();

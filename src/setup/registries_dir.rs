@@ -12,8 +12,8 @@ use crate::model::registries::RegistryConfig;
 use crate::paths::Paths;
 use crate::setup::error::InstallError;
 use crate::setup::place::Place;
-use crate::setup::steps::Work;
 use crate::setup::policy_dir::read;
+use crate::setup::steps::Work;
 
 /// The list of files that came from DIR, one in each line.
 const LIST: &str = "installed-registries";
@@ -80,7 +80,7 @@ fn check(directory: &Path, given: &BTreeMap<String, Vec<u8>>) -> Result<(), Inst
         source: io::Error::new(io::ErrorKind::InvalidData, why),
     };
     let text = std::str::from_utf8(bytes).map_err(|error| failed(error.to_string()))?;
-    RegistryConfig::parse(text).map(|_| ()).map_err(|error| failed(crate::lifecycle::error::chain(&error)))
+    RegistryConfig::parse(text).map(|_| ()).map_err(|error| failed(crate::sys::error::chain(&error)))
 }
 
 /// What holds a secret is root's alone; so is the registries file, which may hold a proxy's password.
@@ -134,7 +134,7 @@ mod tests {
 
         fs::write(given.join("registries.toml"), "[[registry]]\nhost = 7\n").unwrap();
         fs::write(given.join("ca.pem"), "another").unwrap();
-        let error = crate::lifecycle::error::chain(&act().unwrap_err());
+        let error = crate::sys::error::chain(&act().unwrap_err());
         assert!(error.contains("registries.toml"), "{error}");
         assert_eq!(fs::read(etc.join("ca.pem")).unwrap(), b"an authority", "nothing is written");
 
@@ -146,7 +146,7 @@ mod tests {
 
         fs::write(etc.join("auth.json"), "the node's own").unwrap();
         fs::write(given.join("auth.json"), "{}").unwrap();
-        let error = crate::lifecycle::error::chain(&act().unwrap_err());
+        let error = crate::sys::error::chain(&act().unwrap_err());
         assert!(error.contains("auth.json"), "{error}");
         assert_eq!(fs::read(etc.join("auth.json")).unwrap(), b"the node's own");
 

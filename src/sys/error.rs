@@ -74,3 +74,18 @@ impl SysError {
         move |source| Self::Io { doing, object, source: source.into() }
     }
 }
+
+/// An error with its causes in one line, joined by `: `. A cause that the message before it already ends with is not said twice.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text.replace(['\n', '\r'], " ")
+}

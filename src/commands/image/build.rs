@@ -13,11 +13,11 @@ use crate::image::transfer::build;
 use crate::image::transfer::build::{ByteOrder, Described, Input};
 use crate::image::{MAX_OBJECT, Parcel};
 use crate::kernel::survey;
-use crate::lifecycle::error::chain;
 use crate::model::reference::Reference;
-use crate::output::mod_::{fail, print};
 use crate::output::table::printable;
+use crate::output::{fail, print};
 use crate::paths::Paths;
+use crate::sys::error::chain;
 use crate::sys::fsutil::{ReadError, read_capped};
 
 /// One file of the command line, read.

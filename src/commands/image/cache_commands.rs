@@ -8,15 +8,15 @@ use crate::cli::image::{ImagePruneArgs, ImageRmArgs};
 use crate::commands::list;
 use crate::commands::list::Format;
 use crate::image::{Cache, Swept, Which};
-use crate::lifecycle::error::chain;
 use crate::lifecycle::reconcile::read_all;
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
-use crate::output::mod_::{fail, print};
 use crate::output::table::{Table, printable};
+use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::store::Store;
 use crate::sys::clock;
+use crate::sys::error::chain;
 
 /// `images`, `image list`, `list images`
 pub fn list(paths: &Paths, listing: Listing) -> ExitCode {

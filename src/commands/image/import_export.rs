@@ -8,13 +8,13 @@ use crate::cli::{Format, RegistryArgs};
 use crate::commands::image::pull::{PATIENCE, Pulled, Rules};
 use crate::commands::list::json;
 use crate::image::{Archive, InUse, LinuxImages, Want};
-use crate::lifecycle::error::chain;
 use crate::model::bytecode::PullPolicy;
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
-use crate::output::mod_::{fail, print};
 use crate::output::table::printable;
+use crate::output::{fail, print};
 use crate::paths::Paths;
+use crate::sys::error::chain;
 
 /// `image export REF FILE`
 pub fn export(paths: &Paths, args: &ImageExportArgs) -> ExitCode {

@@ -10,10 +10,10 @@ use crate::cli::image::ImageInspectArgs;
 use crate::commands::list::json;
 use crate::image::{Details, Labelled};
 use crate::kernel::{Survey, survey};
-use crate::lifecycle::error::chain;
-use crate::output::mod_::{fail, print};
 use crate::output::table::{Table, printable};
+use crate::output::{fail, print};
 use crate::paths::Paths;
+use crate::sys::error::chain;
 
 /// An image as `-o json` prints it.
 #[derive(Debug, Serialize)]

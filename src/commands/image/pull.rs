@@ -13,7 +13,6 @@ use crate::cli::{Format, PullArgs, RegistryArgs};
 use crate::commands::image::user_auth::registries;
 use crate::commands::list::json;
 use crate::image::{Images as _, InUse, LinuxImages, Want, registries_conf};
-use crate::lifecycle::error::chain;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::model::bytecode::{Bytecode, PullPolicy, Verdict};
 use crate::model::policy::ImageRule;
@@ -22,6 +21,7 @@ use crate::model::registries::RegistryConfig;
 use crate::output::table::printable;
 use crate::output::{fail, print};
 use crate::paths::Paths;
+use crate::sys::error::chain;
 
 /// How long one image may take: nobody's start waits for it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);

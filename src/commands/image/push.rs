@@ -11,10 +11,10 @@ use crate::commands::image::pull::PATIENCE;
 use crate::commands::image::user_auth::registries;
 use crate::commands::list::json;
 use crate::image::{Parcel, Pushed, Target};
-use crate::lifecycle::error::chain;
 use crate::model::reference::{Reference, RegistryReference};
-use crate::output::mod_::{fail, print};
+use crate::output::{fail, print};
 use crate::paths::Paths;
+use crate::sys::error::chain;
 
 /// What was pushed, as `-o json` prints it.
 #[derive(Debug, Serialize)]

@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::cli::RegistryArgs;
-use crate::lifecycle::error::chain;
 use crate::lifecycle::registries_file;
 use crate::model::credentials::{Credential, Person};
 use crate::model::registries::RegistryConfig;
 use crate::paths::Paths;
+use crate::sys::error::chain;
 
 /// How registries are reached by the person who runs this.
 pub(super) fn registries(paths: &Paths, args: &RegistryArgs) -> Result<RegistryConfig, String> {

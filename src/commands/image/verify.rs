@@ -11,13 +11,13 @@ use crate::cli::image::{ImageVerifyArgs, SignerArgs};
 use crate::commands::image::pull::{PATIENCE, Rules};
 use crate::commands::list::json;
 use crate::image::{Examination, Examined, InUse, Outcome, Want, Worth};
-use crate::lifecycle::error::chain;
 use crate::model::attach_point::Scope;
 use crate::model::bytecode::{PullPolicy, Verdict};
 use crate::model::policy::{ImageRule, MapNames, Names, RepositoryPattern, Signer, TRUSTED_ROOT, Words};
-use crate::output::mod_::{fail, print};
 use crate::output::table::printable;
+use crate::output::{fail, print};
 use crate::paths::Paths;
+use crate::sys::error::chain;
 
 /// The most that a key or a trusted root may hold.
 const MAX_FILE: usize = 1 << 20;

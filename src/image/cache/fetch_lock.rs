@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::cache::Cache;
+use crate::image::cache::reader::Cache;
 use crate::image::error::{CacheError, ImageError};
 use crate::image::hash;
 use crate::model::policy::{ImageRule, PolicyId};
@@ -120,7 +120,7 @@ impl Cache {
             {
                 let decided = || boarding.rules.iter().map(|rule| rule.name.clone()).collect();
                 let rules = (!is_for_every_rule(err)).then(decided);
-                write_note(&file, &Note { policy: boarding.policy, rules, reason: crate::image::registry::chain(err) });
+                write_note(&file, &Note { policy: boarding.policy, rules, reason: crate::sys::error::chain(err) });
             }
             if let Err(err) = unlink_if_present(&path) {
                 tracing::warn!(error = &err as &dyn std::error::Error, "lock of a fetch not removed");

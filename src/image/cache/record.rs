@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::cache::{Blob, Reader};
+use crate::image::cache::reader::{Blob, Reader};
 use crate::image::error::CacheError;
 use crate::image::verify::{Attached, Body, SIMPLE_SIGNING, Signature};
 use crate::model::bytecode::Verdict;

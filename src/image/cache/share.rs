@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::image::InUse;
+use crate::image::cache::reader::{Cache, Reader};
 use crate::image::cache::record::Pointer;
 use crate::image::cache::sweep::LIMIT;
-use crate::image::cache::{Cache, Reader, Which};
+use crate::image::cache::sweep::Which;
 use crate::image::error::CacheError;
 use crate::model::ids::Digest;
 
@@ -81,7 +82,7 @@ fn next(kept: &[Kept], new: &str, in_use: &BTreeSet<Digest>) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::cache::NewImage;
+    use crate::image::cache::write::NewImage;
     use crate::image::hash;
 
     fn kept(reference: &str, cost: u64, used: u64, tenants: &[&str]) -> Kept {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::image::cache::reader::{Cache, Reader};
 use crate::image::cache::record::{Pointer, Record};
-use crate::image::cache::{Cache, Reader};
 use crate::image::error::CacheError;
 use crate::model::ids::Digest;
 use crate::sys::fsutil::{FileLock, names_in, open_own_directory, unlink_if_present};
@@ -160,7 +160,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::cache::NewImage;
+    use crate::image::cache::write::NewImage;
     use crate::image::hash;
 
     fn cache() -> (tempfile::TempDir, Cache) {

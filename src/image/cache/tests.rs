@@ -1,5 +1,5 @@
 use crate::image::cache::record::StoredVerdict;
-use crate::image::cache::{Evidence, Record};
+use crate::image::cache::record::{Evidence, Record};
 use crate::image::verify::{Body, Signature};
 use crate::model::bytecode::Verdict;
 use crate::model::ids::Digest;

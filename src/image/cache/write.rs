@@ -7,9 +7,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use crate::image::cache::reader::{Blob, Cache, Reader};
+use crate::image::cache::record::Evidence;
 use crate::image::cache::record::{Pointer, Record};
-use crate::image::cache::{Blob, Cache, Evidence, Reader, Which};
-use crate::image::decide::Decision;
+use crate::image::cache::sweep::Which;
+use crate::image::decision::Decision;
 use crate::image::error::CacheError;
 use crate::image::oci::document::REF_NAME;
 use crate::image::{InUse, hash};

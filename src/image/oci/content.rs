@@ -4,7 +4,6 @@ use crate::image::error::{ImageError, ObjectError};
 use crate::image::oci::document::{Choice, Descriptor, Document, Manifest, choose, goarch};
 use crate::image::oci::object;
 use crate::image::oci::object::{Labels, Unpacked};
-use crate::image::registry::protocol::Wanted;
 use crate::image::source::Source;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;
@@ -90,30 +89,9 @@ pub(crate) fn content(source: &mut Source, image: &str, top: Vec<u8>) -> Result<
     Ok(Content { blobs, object, labels })
 }
 
-/// What [`content`] will ask for after a document of the image; a guess, since nothing of it is judged yet. Of several layers it does not
-/// speak: they may be large, and of an image with one object there is one.
-pub(crate) fn below(document: &[u8]) -> Vec<(Wanted, Digest)> {
-    match Document::parse(document) {
-        Ok(Document::Index(entries)) => match choose(&entries, goarch()) {
-            Choice::Entry(entry) => {
-                let digest = entry.digest().ok();
-                digest.map(|digest| (Wanted::Manifest { reference: digest.to_string() }, digest)).into_iter().collect()
-            }
-            Choice::Nothing(_) => Vec::new(),
-        },
-        Ok(Document::Manifest(manifest)) => {
-            let config = image_config(&manifest).map(|config| (config, MAX_MANIFEST));
-            let layer = Some(&manifest.layers).filter(|layers| layers.len() == 1).map(|layers| (&layers[0], MAX_OBJECT));
-            let parts = config.into_iter().chain(layer);
-            parts.filter_map(|(part, max)| part.digest().ok().map(|digest| (Wanted::Blob { digest, max }, digest))).collect()
-        }
-        Err(_) => Vec::new(),
-    }
-}
-
 /// The image config, where it is one; artifacts have an empty or a foreign one.
 fn config(source: &mut Source, image: &str, manifest: &Manifest) -> Result<Option<Vec<u8>>, ImageError> {
-    let Some(config) = image_config(manifest) else { return Ok(None) };
+    let Some(config) = manifest.image_config() else { return Ok(None) };
     let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "config", problem };
     let digest = config.digest().map_err(malformed)?;
     source.blob(image, "config", &digest, MAX_MANIFEST).map(Some)
@@ -127,15 +105,6 @@ fn foreign_config(source: &mut Source, image: &str, manifest: &Manifest) -> Opti
         return Some(EMPTY.to_vec());
     }
     source.blob(image, "config", &digest, MAX_MANIFEST).ok()
-}
-
-fn image_config(manifest: &Manifest) -> Option<&Descriptor> {
-    manifest.config.as_ref().filter(|config| {
-        matches!(
-            config.media_type.as_str(),
-            "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
-        )
-    })
 }
 
 /// The layers that may hold the object. A file system of several layers is refused: which file of which layer counts would

@@ -58,6 +58,18 @@ pub(crate) struct Manifest {
     pub subject: Option<Descriptor>,
 }
 
+impl Manifest {
+    /// The image config, where it is one; artifacts have an empty or a foreign one.
+    pub fn image_config(&self) -> Option<&Descriptor> {
+        self.config.as_ref().filter(|config| {
+            matches!(
+                config.media_type.as_str(),
+                "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+            )
+        })
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {

@@ -6,9 +6,9 @@
 
 use crate::image::MAX_MANIFEST;
 use crate::image::error::ImageError;
+use crate::image::found::Found;
 use crate::image::host::{Files, Got};
 use crate::image::oci::document::{Descriptor, Document, Manifest, REF_NAME};
-use crate::image::source::Found;
 use crate::image::verify::Place;
 use crate::model::ids::Digest;
 
@@ -169,7 +169,7 @@ impl Layout {
 
     fn document(&self, digest: &Digest) -> Result<Document, ImageError> {
         let bytes =
-            crate::image::source::checked(&self.image, "manifest", digest, MAX_MANIFEST, self.blob(digest, MAX_MANIFEST)?)?;
+            crate::image::found::checked(&self.image, "manifest", digest, MAX_MANIFEST, self.blob(digest, MAX_MANIFEST)?)?;
         Document::parse(&bytes).map_err(|problem| self.malformed("manifest", problem))
     }
 

@@ -4,3 +4,4 @@ pub mod content;
 pub mod document;
 pub mod layout;
 pub mod object;
+pub mod tar_end;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::image::MAX_OBJECT;
 use crate::image::error::ObjectError;
-use crate::image::transfer::build::ByteOrder;
+use crate::image::oci::tar_end::ends_archive;
 use crate::sys::fsutil::{ReadError, read_capped};
 
 /// Bounds the work that an archive of empty files causes.
@@ -118,6 +118,33 @@ pub(crate) fn check(name: &str, object: &[u8]) -> Result<(), ObjectError> {
     match byte_order(name, object)? {
         found if found == wanted => Ok(()),
         found => Err(ObjectError::ByteOrder { name: name.to_owned(), found: found.word(), wanted: wanted.word() }),
+    }
+}
+
+/// Which byte comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByteOrder {
+    /// `bpfel`
+    Little,
+    /// `bpfeb`
+    Big,
+}
+
+impl ByteOrder {
+    /// As messages have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Little => "little",
+            Self::Big => "big",
+        }
+    }
+
+    /// As bpf2go's file names have it.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::Little => "bpfel",
+            Self::Big => "bpfeb",
+        }
     }
 }
 
@@ -273,12 +300,6 @@ fn untar(tar: &[u8]) -> Result<Files, ObjectError> {
         }
     }
     Ok(files)
-}
-
-/// True where the contents at `position` are the last of an archive of `length` bytes that lacks its padding and its end
-/// blocks, as umoci writes them: looking for a next entry would be an error.
-pub(crate) fn ends_archive(position: u64, size: u64, length: usize) -> bool {
-    position.checked_add(size).and_then(|end| end.checked_next_multiple_of(512)).is_none_or(|next| next >= length as u64)
 }
 
 /// A stranger's file name as it may stand in a message.

@@ -7,8 +7,10 @@ use reqwest::{Response, StatusCode};
 use rustls::{AlertDescription, InvalidMessage};
 
 use crate::image::error::RemoteError;
-use crate::image::registry::http::{CONNECT, Client, MAX_SMALL};
-use crate::image::registry::limits::Refused;
+use crate::image::registry::http::Client;
+use crate::image::registry::limits::{CONNECT, MAX_SMALL};
+use crate::image::registry::redirect::Refused;
+use crate::sys::error::chain;
 
 /// What servers say that want TLS and get none: Go's, nginx, Apache.
 const WANTS_TLS: [&str; 3] = ["to an HTTPS server", "to HTTPS port", "to an SSL-enabled server"];
@@ -143,20 +145,6 @@ fn is_about_our_certificate(alert: AlertDescription) -> bool {
             | Alert::UnknownCA
             | Alert::AccessDenied
     )
-}
-
-/// The causes of an error, without repetitions.
-pub(crate) fn chain(err: &dyn Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(this) = cause {
-        let this_text = this.to_string();
-        if !text.contains(&this_text) {
-            text = format!("{text}: {this_text}");
-        }
-        cause = this.source();
-    }
-    text.chars().take(600).collect()
 }
 
 /// The first error of an error body, cut to what fits into a message.

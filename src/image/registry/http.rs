@@ -8,18 +8,12 @@ use tokio::sync::Mutex;
 
 use crate::image::access::{Access, Way};
 use crate::image::error::RemoteError;
-use crate::image::registry::auth::{Authorization, Challenge};
-use crate::image::registry::fault::chain;
-use crate::image::registry::limits;
+use crate::image::registry::challenge::{Authorization, Challenge};
+use crate::image::registry::limits::{CONNECT, SILENCE};
+use crate::image::registry::redirect;
 use crate::model::credentials::Credential;
 use crate::model::registries::is_loopback;
-
-/// For TCP and TLS to come about.
-pub(super) const CONNECT: Duration = Duration::from_secs(5);
-/// For the answer to begin, and then for the next bytes of it.
-pub(super) const SILENCE: Duration = Duration::from_secs(8);
-/// Error bodies and tokens.
-pub(super) const MAX_SMALL: usize = 64 << 10;
+use crate::sys::error::chain;
 
 /// Tries of one request, where the registry is overloaded.
 const TRIES: u32 = 3;
@@ -193,13 +187,13 @@ impl Client {
     pub(super) async fn follow(&self, request: RequestBuilder, known: bool, what: &str) -> Result<Response, RemoteError> {
         let mut request = request.build().map_err(|err| self.failed(what, err))?;
         let home = request.url().origin();
-        for _ in 0..=limits::MAX_REDIRECTS {
+        for _ in 0..=redirect::MAX_REDIRECTS {
             let url = request.url().clone();
             let again = request.try_clone();
             let response = self.execute(request, known && url.origin() == home, what).await?;
             let Some(mut on) = again else { return Ok(response) };
-            let Some(to) = limits::target(&url, &response, on.method().is_safe()) else { return Ok(response) };
-            limits::check(&to, self.plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
+            let Some(to) = redirect::target(&url, &response, on.method().is_safe()) else { return Ok(response) };
+            redirect::check(&to, self.plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
             if to.origin() != home {
                 on.headers_mut().remove(AUTHORIZATION);
             }

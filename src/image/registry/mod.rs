@@ -4,12 +4,14 @@
 //! sealed memory too. Nothing that comes out of here is trusted: the parent hashes and verifies.
 
 mod auth;
+mod challenge;
 pub(crate) mod error;
 mod fault;
 mod http;
 mod limits;
 pub(crate) mod protocol;
 mod read;
+mod redirect;
 mod upload;
 
 use std::os::fd::AsFd;
@@ -19,12 +21,12 @@ use std::time::{Duration, Instant};
 
 use crate::image::access::Access;
 use crate::image::error::RemoteError;
-pub(crate) use crate::image::registry::fault::chain;
 use crate::image::registry::http::Client;
 use crate::image::registry::protocol::{Answer, Ask, MAX_MESSAGE, Put, Reply, Wanted};
 use crate::image::{MAX_MANIFEST, MAX_OBJECT};
 use crate::sys::SysError;
 use crate::sys::child::{Limits, confine, parent_socket};
+use crate::sys::error::chain;
 use crate::sys::fsutil::{read_sealed, sealed_memfd};
 use crate::sys::sandbox;
 use crate::sys::sock::{Message, Socket};

@@ -7,10 +7,11 @@ use reqwest::header::{ACCEPT, HeaderMap, LINK};
 use reqwest::{Response, StatusCode, Url};
 
 use crate::image::error::RemoteError;
+use crate::image::found::MAX_SIGNATURES;
 use crate::image::oci::document::Document;
-use crate::image::registry::http::{Client, SILENCE};
+use crate::image::registry::http::Client;
+use crate::image::registry::limits::SILENCE;
 use crate::image::registry::protocol::{Referrers, Wanted};
-use crate::image::source::MAX_SIGNATURES;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT};
 use crate::model::ids::Digest;
 

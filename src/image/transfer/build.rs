@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::image::error::ObjectError;
 use crate::image::hash;
-use crate::image::oci::object::{Labels, byte_order, not_in_object, printable};
+use crate::image::oci::object::{ByteOrder, Labels, byte_order, not_in_object, printable};
 use crate::image::transfer::image_set::{INDEX, MANIFEST, Paper, Parcel};
 
 /// What an image's labels are to say of one object.
@@ -59,33 +59,6 @@ pub const ARCHITECTURES: &[(&str, ByteOrder, &[&str])] = &[
     ("riscv64", ByteOrder::Little, &["riscv", "riscv64"]),
     ("s390x", ByteOrder::Big, &["s390", "s390x"]),
 ];
-
-/// Which byte comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ByteOrder {
-    /// `bpfel`
-    Little,
-    /// `bpfeb`
-    Big,
-}
-
-impl ByteOrder {
-    /// As messages have it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Little => "little",
-            Self::Big => "big",
-        }
-    }
-
-    /// As bpf2go's file names have it.
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::Little => "bpfel",
-            Self::Big => "bpfeb",
-        }
-    }
-}
 
 /// The byte order of an architecture that images know.
 pub fn byte_order_of(architecture: &str) -> Option<ByteOrder> {

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::image::cache::{Cache, Record};
 use crate::image::error::ImageError;
+use crate::image::found::checked;
 use crate::image::host::Files;
 use crate::image::oci::document::{Descriptor, Document};
 use crate::image::oci::layout::Layout;
-use crate::image::source::checked;
 use crate::image::verify::Body;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;

@@ -7,8 +7,9 @@ use sigstore_types::bundle::TransparencyLogEntry;
 use sigstore_types::{Bundle, DerCertificate, MediaType};
 
 use crate::image::hash;
-use crate::image::verify::check::{Check, Checked, Flaw, Outcome};
-use crate::image::verify::{Body, Judgement, Signature, bundle, keyless, short};
+use crate::image::verify::check::{Check, Checked, Flaw, Outcome, short};
+use crate::image::verify::signature::{Body, Judgement, Signature};
+use crate::image::verify::{bundle, keyless};
 use crate::model::ids::Digest;
 
 /// The most log entries that are told of.

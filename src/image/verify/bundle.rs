@@ -4,10 +4,11 @@ use serde::Deserialize;
 use sigstore_types::bundle::VerificationMaterialContent;
 use sigstore_types::{Bundle, DsseEnvelope, SignatureContent};
 
-use crate::image::verify::check::{Check, Flaw};
+use crate::image::verify::check::{Check, Flaw, short};
 use crate::image::verify::key::{Key, no_signer, signer};
 use crate::image::verify::keyless::{self, Identities};
-use crate::image::verify::{Finding, reasons};
+use crate::image::verify::reasons;
+use crate::image::verify::signature::Finding;
 use crate::model::ids::Digest;
 
 /// The payload type of in-toto statements.
@@ -37,7 +38,7 @@ impl Statement {
     /// Whether it is a statement of the version that is known here, about this image.
     fn signs(&self, digest: &Digest) -> Result<(), Flaw> {
         if self.kind != STATEMENT {
-            let why = format!("its statement is of the type {:?}", super::short(&self.kind));
+            let why = format!("its statement is of the type {:?}", short(&self.kind));
             return Err(Flaw::new(Check::Statement, why));
         }
         if !self.is_about(digest) {
@@ -80,10 +81,10 @@ fn statement(bundle: &Bundle) -> Result<(&DsseEnvelope, Statement), Flaw> {
         return Err(bad("it is a bundle over an artifact, not over an image".to_owned()));
     };
     if envelope.payload_type != IN_TOTO {
-        return Err(bad(format!("its payload is of the type {:?}", super::short(&envelope.payload_type))));
+        return Err(bad(format!("its payload is of the type {:?}", short(&envelope.payload_type))));
     }
     let statement = serde_json::from_slice(envelope.payload.as_bytes())
-        .map_err(|err| bad(format!("its payload is no in-toto statement: {}", super::short(&err.to_string()))))?;
+        .map_err(|err| bad(format!("its payload is no in-toto statement: {}", short(&err.to_string()))))?;
     Ok((envelope, statement))
 }
 

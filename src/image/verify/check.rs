@@ -129,6 +129,11 @@ impl fmt::Display for Flaw {
     }
 }
 
+/// Text of strangers, cut where it gets long.
+pub(super) fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,8 +13,8 @@ use sigstore_types::{Artifact, Bundle, DerCertificate, Sha256Hash};
 use sigstore_verify::{VerificationPolicy, Verifier};
 
 use crate::image::hash;
-use crate::image::verify::check::{Check, Flaw};
-use crate::image::verify::{reasons, short};
+use crate::image::verify::check::{Check, Flaw, short};
+use crate::image::verify::reasons;
 use crate::model::ids::Digest;
 use crate::model::policy::Matcher;
 

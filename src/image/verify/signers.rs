@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::image::Want;
 use crate::image::error::ImageError;
-use crate::image::verify::{Identities, Key, Signers};
+use crate::image::verify::key::Key;
+use crate::image::verify::keyless::Identities;
+use crate::image::verify::signature::Signers;
 use crate::model::policy::{ImageRule, Policy, Signer};
 
 /// The signers of a rule, from the files that were read with the policy.

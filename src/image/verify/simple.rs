@@ -5,10 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use sigstore_types::SignatureBytes;
 
-use crate::image::verify::check::{Check, Flaw};
+use crate::image::verify::check::{Check, Flaw, short};
 use crate::image::verify::key::{Key, no_signer, signer};
 use crate::image::verify::keyless::{self, Attached, Identities};
-use crate::image::verify::{Finding, short};
+use crate::image::verify::signature::Finding;
 use crate::model::ids::Digest;
 
 /// `critical.type` of the payload; other tools sign other things in the same form.

@@ -8,7 +8,6 @@ use crate::kernel::inspect;
 use crate::kernel::{Kernel, Places};
 use crate::lifecycle::by_hand::room::over_room;
 use crate::lifecycle::by_hand::{HandError, Named};
-use crate::lifecycle::error::chain;
 use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::{AttachPoint, Direction, Interface, NetnsRecord, ProbedProcess, ProgramKind};
@@ -18,6 +17,7 @@ use crate::model::plan::PlannedLink;
 use crate::model::policy::Limits;
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
 use crate::store::{ReadTxn, StoreError};
+use crate::sys::error::chain;
 use crate::sys::netns;
 
 /// What a link hangs on, held open while it is made.

@@ -10,7 +10,6 @@ use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
 use crate::lifecycle::by_hand::room::over_room;
 use crate::lifecycle::by_hand::{HandError, Named, Sources, drop_nameless};
-use crate::lifecycle::error::chain;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
@@ -27,6 +26,7 @@ use crate::model::reference::Reference;
 use crate::paths::Paths;
 use crate::store::StoreError;
 use crate::sys::cpus;
+use crate::sys::error::chain;
 use crate::sys::fsutil::{read_capped, read_trusted_file};
 
 /// An object and how far its programs may reach.

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use crate::image::{ImageError, LinuxImages};
 use crate::kernel::{Kernel, KernelError};
-use crate::lifecycle::error::chain;
 use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::lifecycle::release::Released;
@@ -27,6 +26,7 @@ use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::registries::RegistryConfig;
 use crate::paths::Paths;
 use crate::store::{ReadTxn, StoreError};
+use crate::sys::error::chain;
 
 /// What a request names, by the kernel's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

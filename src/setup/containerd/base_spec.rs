@@ -10,11 +10,11 @@ use std::process::{Command, Stdio};
 use serde_json::{Map, Value, json};
 
 use crate::cli::Stage;
-use crate::lifecycle::error::chain;
 use crate::model::policy::Engine;
 use crate::setup::hook_files::TIMEOUT;
 use crate::setup::hooks_dir::below;
 use crate::sys::child::enter_root;
+use crate::sys::error::chain;
 
 /// Where the base spec lies: beside containerd's configuration.
 pub fn path(config: &Path) -> PathBuf {

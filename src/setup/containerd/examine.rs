@@ -6,14 +6,14 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::cli::{ContainerdTargets, Stage};
-use crate::lifecycle::error::chain;
 use crate::output::finding::{Finding, Findings, Status};
 use crate::setup::containerd::base_spec;
 use crate::setup::containerd::config::{Config, Handler, Nri};
-use crate::setup::containerd::install::configuration;
 use crate::setup::containerd::plugin_file;
+use crate::setup::containerd::present::configuration;
 use crate::setup::hooks_dir::below;
 use crate::setup::place::Place;
+use crate::sys::error::chain;
 
 const AGAIN: &str = "run `bpfman-hook install --containerd`, then restart containerd";
 const STRICT: &str = "run `bpfman-hook install --containerd --strict`, then restart containerd";

@@ -2,85 +2,18 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::path::PathBuf;
 
-use crate::cli::{ContainerdTargets, Targets};
+use crate::cli::Targets;
 use crate::setup::containerd::base_spec;
-use crate::setup::containerd::base_spec::BaseSpecError;
-use crate::setup::containerd::config::{Config, ConfigError, has_ours};
+use crate::setup::containerd::config::{Config, has_ours};
+use crate::setup::containerd::error::ContainerdError;
 use crate::setup::containerd::plugin_file;
+use crate::setup::containerd::present::present;
 use crate::setup::error::InstallError;
 use crate::setup::place::Place;
 use crate::setup::steps::Work;
-
-/// Why containerd's part of an installation stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum ContainerdError {
-    /// Its configuration cannot be read or changed.
-    #[error("edit {}", .path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: ConfigError,
-    },
-    /// The file is a link, which a rename would replace.
-    #[error("edit {}: it is a symbolic link to {}; name that with --containerd-config", .path.display(), .target.display())]
-    Link {
-        /// The link.
-        path: PathBuf,
-        /// Where it leads.
-        target: PathBuf,
-    },
-    /// There is no base spec.
-    #[error("make the base spec")]
-    BaseSpec(#[from] BaseSpecError),
-    /// containerd still has the configuration in which our hooks are.
-    #[error(
-        "remove the program: containerd still starts containers with its hooks; restart containerd, then run uninstall again"
-    )]
-    StillRead,
-}
-
-/// A file of containerd's configuration as it is; the text is empty where there is none.
-struct Present {
-    text: String,
-    mode: u32,
-    there: bool,
-}
-
-fn present(target: &Path) -> Result<Present, InstallError> {
-    let read = |source| InstallError::Io { doing: "read", path: target.to_owned(), source };
-    let meta = match fs::symlink_metadata(target) {
-        Ok(meta) => meta,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => {
-            return Ok(Present { text: String::new(), mode: 0o644, there: false });
-        }
-        Err(err) => return Err(read(err)),
-    };
-    if meta.is_symlink() {
-        let link = fs::read_link(target).map_err(read)?;
-        return Err(ContainerdError::Link { path: target.to_owned(), target: link }.into());
-    }
-    let text = fs::read_to_string(target).map_err(read)?;
-    Ok(Present { text, mode: meta.permissions().mode() & 0o7777, there: true })
-}
-
-/// The configuration below `root`, for those who only look at it. None where there is no file.
-///
-/// # Errors
-/// The file cannot be read, or [`ConfigError`].
-pub fn configuration(place: &Place, asked: &ContainerdTargets) -> Result<Option<Config>, InstallError> {
-    let target = place.staged(&asked.containerd_config);
-    let present = present(&target)?;
-    if !present.there {
-        return Ok(None);
-    }
-    let config = Config::parse(&present.text).map_err(|source| ContainerdError::Config { path: target, source })?;
-    Ok(Some(config))
-}
 
 /// True where containerd's configuration or its plugin directory has something of ours.
 pub(crate) fn is_installed(targets: &Targets, place: &Place) -> Result<bool, InstallError> {
@@ -262,7 +195,7 @@ mod tests {
         let place = Place::of(&t, None);
         let refused = || install(&t, &place, &mut Work::new(&place, false)).unwrap_err();
         fs::write(&config, "root = '/x'\n").unwrap();
-        assert!(crate::lifecycle::error::chain(&refused()).contains("config.toml: its version is 1"));
+        assert!(crate::sys::error::chain(&refused()).contains("config.toml: its version is 1"));
         fs::remove_file(&config).unwrap();
         std::os::unix::fs::symlink("/etc/other.toml", &config).unwrap();
         assert!(refused().to_string().contains("a symbolic link to /etc/other.toml"));
@@ -293,6 +226,6 @@ mod tests {
         fs::write(&config, "version = 3\r\nroot = 'x'\n").unwrap();
         let place = Place::of(&t, None);
         let error = install(&t, &place, &mut Work::new(&place, false)).unwrap_err();
-        assert!(crate::lifecycle::error::chain(&error).contains("line ends"), "{error}");
+        assert!(crate::sys::error::chain(&error).contains("line ends"), "{error}");
     }
 }

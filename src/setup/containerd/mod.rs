@@ -2,6 +2,8 @@
 
 pub mod base_spec;
 pub mod config;
+pub mod error;
 pub mod examine;
 pub mod install;
 pub mod plugin_file;
+mod present;

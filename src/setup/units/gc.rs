@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::hooks::stage::CAPABILITIES;
 use crate::output::finding::{Finding, Status};
-use crate::setup::check::file;
+use crate::setup::compare::exact_file;
 use crate::setup::error::InstallError;
 use crate::setup::place::Place;
 use crate::setup::steps::Work;
@@ -70,7 +70,7 @@ pub(crate) fn check(place: &Place, again: &str) -> Vec<Finding> {
         let remedy = format!("{again}, or have cron run `{} gc` every minute", place.binary().display());
         return vec![Finding::bad("gc timer", Status::Warn, detail, remedy)];
     }
-    files(place).iter().map(|(path, text)| file("gc timer", &place.staged(path), text, again)).collect()
+    files(place).iter().map(|(path, text)| exact_file("gc timer", &place.staged(path), text, again)).collect()
 }
 
 /// The timer. A program outlives its container by a minute, five seconds of accuracy and one run at most.

@@ -6,11 +6,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli::watch::MetricsTarget;
-use crate::sys::accounts::gid_of;
 use crate::output::finding::{Finding, Status};
+use crate::setup::compare::exact_file;
 use crate::setup::error::InstallError;
 use crate::setup::place::Place;
 use crate::setup::steps::Work;
+use crate::sys::accounts::gid_of;
 
 /// The exporter.
 pub const EXPORTER_UNIT: &str = "bpfman-hook-metrics.service";
@@ -122,7 +123,7 @@ pub(crate) fn check(target: &MetricsTarget, place: &Place, export: &Path) -> Vec
         .iter()
         .map(|(path, text)| {
             let name = format!("metrics {}", path.file_name().unwrap_or_default().to_string_lossy());
-            crate::setup::check::file(&name, &place.staged(path), text, &again)
+            exact_file(&name, &place.staged(path), text, &again)
         })
         .collect();
     if !place.is_staged() {

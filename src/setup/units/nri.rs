@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::cli::ContainerdTargets;
 use crate::model::policy::Engine;
 use crate::setup::containerd::install::is_installed_at;
-use crate::setup::hook_files::MOUNT_UNIT;
 use crate::setup::error::InstallError;
+use crate::setup::hook_files::MOUNT_UNIT;
 use crate::setup::place::Place;
 use crate::setup::steps::Work;
 

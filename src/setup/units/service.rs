@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::sys::accounts::gid_of;
 use crate::hooks::stage::CAPABILITIES;
 use crate::setup::error::InstallError;
 use crate::setup::place::Place;
 use crate::setup::steps::Work;
+use crate::sys::accounts::gid_of;
 
 /// The socket that starts the service.
 pub const SOCKET_UNIT: &str = "bpfman-hook.socket";
