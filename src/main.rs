@@ -7,6 +7,7 @@ use bpfman_hook::cli::service::System;
 use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
 use bpfman_hook::commands::image as image_commands;
 use bpfman_hook::commands::{documents, events, manual, policy, records, request_child, token};
+use bpfman_hook::doctor::no_connect;
 use bpfman_hook::hooks::{create_runtime, poststop, precreate};
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Command::Images(listing) => image_commands::cache_commands::list(&paths, listing),
         Command::Pull(args) => image_commands::pull::run(&paths, &args),
         Command::Image(what) => image_commands::run(&paths, &what),
+        Command::Nri(args) if args.check && args.no_connect => no_connect::check(root.as_deref(), &paths, &args.host),
         Command::Nri(args) => nri::run(root.as_deref(), &paths, &args),
         Command::Gc(args) => records::gc(&paths, args),
         Command::Events(args) => events::run(&paths, &args),

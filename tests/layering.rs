@@ -2,19 +2,19 @@
 //! that the files shipped beside the program are the ones that it would write itself.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use bpfman_hook::cli::Stage;
-use bpfman_hook::setup::units::gc;
 use bpfman_hook::hooks::stage;
-use bpfman_hook::setup::hook_files;
-use bpfman_hook::setup::hook_files::{Engines, Invocation};
-use bpfman_hook::setup::units::nri;
-use bpfman_hook::setup::units::service;
 use bpfman_hook::model::container::asks;
 use bpfman_hook::model::policy::Engine;
+use bpfman_hook::setup::hook_files;
+use bpfman_hook::setup::hook_files::{Engines, Invocation};
+use bpfman_hook::setup::units::gc;
+use bpfman_hook::setup::units::nri;
+use bpfman_hook::setup::units::service;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -124,16 +124,24 @@ fn uses(code: &str, prefix: &str) -> BTreeSet<String> {
     found
 }
 
-/// What a layer may use besides itself. Siblings in the middle never use each other.
-fn allowed(layer: &str) -> Option<&'static [&'static str]> {
+/// What each layer may use besides itself. The entry points use all of [`BELOW`]. The layers in the middle never use each other.
+fn allowed(layer: &str) -> Option<Vec<&'static str>> {
+    const BELOW: [&str; 8] = ["lifecycle", "image", "kernel", "store", "sys", "model", "paths", "cli"];
+    let entry = |others: &[&'static str]| [&BELOW, others].concat();
     Some(match layer {
-        "paths" => &[],
-        "model" => &[],
-        "cli" => &["model"],
-        "sys" => &["model", "paths"],
-        "image" | "kernel" | "store" | "supervise" => &["sys", "model", "paths"],
-        "lifecycle" => &["image", "kernel", "store", "supervise", "sys", "model", "paths"],
-        "frontend" => &["lifecycle", "image", "kernel", "store", "supervise", "sys", "model", "paths", "cli"],
+        "paths" | "model" => Vec::new(),
+        "cli" => vec!["model"],
+        "sys" => vec!["model", "paths"],
+        "image" | "kernel" | "store" => vec!["sys", "model", "paths"],
+        "lifecycle" => vec!["image", "kernel", "store", "sys", "model", "paths"],
+        "output" => entry(&[]),
+        "hooks" => entry(&["output"]),
+        "commands" => entry(&["hooks", "output"]),
+        "setup" => entry(&["commands", "hooks", "output"]),
+        "nri" => entry(&["setup", "hooks", "output"]),
+        "doctor" => entry(&["nri", "setup", "commands", "output"]),
+        "grpc" => entry(&["commands", "output"]),
+        "metrics" => entry(&["nri", "output"]),
         _ => return None,
     })
 }
@@ -168,25 +176,24 @@ fn each_crate_has_its_layer() {
         ("aya", &[]),
         ("aya_obj", &["sys/bpf"]),
         ("heed", &["store"]),
-        ("oci_spec", &["model", "image"]),
         ("reqwest", &["image"]),
         ("rustls", &["image"]),
         ("sigstore_verify", &["image"]),
         ("sigstore_crypto", &["image"]),
         ("sigstore_trust_root", &["image"]),
         ("sigstore_types", &["image"]),
-        ("tokio", &["image", "frontend/nri", "frontend/service"]),
-        ("tonic", &["frontend/service"]),
-        ("tonic_health", &["frontend/service"]),
-        ("tonic_reflection", &["frontend/service"]),
-        ("http_body", &["frontend/service"]),
-        ("prost", &["frontend/service"]),
-        ("x509_cert", &["frontend/service"]),
-        ("ttrpc", &["frontend/nri"]),
-        ("protobuf", &["frontend/nri"]),
-        ("futures_util", &["frontend/nri", "frontend/service"]),
-        ("clap", &["cli", "frontend/documents.rs"]),
-        ("clap_mangen", &["frontend/documents.rs"]),
+        ("tokio", &["image", "nri", "grpc"]),
+        ("tonic", &["grpc"]),
+        ("tonic_health", &["grpc"]),
+        ("tonic_reflection", &["grpc"]),
+        ("http_body", &["grpc"]),
+        ("prost", &["grpc"]),
+        ("x509_cert", &["grpc"]),
+        ("ttrpc", &["nri"]),
+        ("protobuf", &["nri"]),
+        ("futures_util", &["nri", "grpc"]),
+        ("clap", &["cli", "commands/documents.rs"]),
+        ("clap_mangen", &["commands/documents.rs"]),
     ];
     let mut wrong = Vec::new();
     for source in sources() {
@@ -239,6 +246,98 @@ fn the_model_is_pure_and_unsafe_has_its_places() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The modules that a file uses: paths that begin with `crate`, `super` or `self`, as far as they name a file. What a mod.rs only
+/// re-exports is not used by it.
+fn modules_of(source: &Source, all: &BTreeSet<String>) -> BTreeSet<String> {
+    let own = module(&source.path);
+    let re_exports = source.path.file_name().unwrap() == "mod.rs";
+    let code: String = source
+        .code
+        .split_inclusive(';')
+        .filter(|item| !(re_exports && item.trim_start().starts_with("pub") && item.contains(" use ")))
+        .collect();
+    let mut found = BTreeSet::new();
+    for path in paths(&code) {
+        let mut parts: Vec<&str> = path.split("::").collect();
+        let mut base: Vec<&str> = own.split("::").filter(|part| !part.is_empty()).collect();
+        match parts.remove(0) {
+            "crate" => base.clear(),
+            "super" => {
+                base.pop();
+                while parts.first() == Some(&"super") {
+                    parts.remove(0);
+                    base.pop();
+                }
+            }
+            _ => {}
+        }
+        base.extend(parts);
+        let longest = (1..=base.len()).rev().map(|length| base[..length].join("::")).find(|name| all.contains(name));
+        found.extend(longest.filter(|name| *name != own));
+    }
+    found
+}
+
+/// `a/b.rs` and `a/b/mod.rs` as `a::b`.
+fn module(path: &Path) -> String {
+    let name = path.with_extension("").to_str().unwrap().replace('/', "::");
+    name.strip_suffix("::mod").unwrap_or(&name).to_owned()
+}
+
+/// Every path in some code that begins with `crate::`, `super::` or `self::`, groups in braces taken apart.
+fn paths(code: &str) -> Vec<String> {
+    fn take(prefix: &str, text: &str, found: &mut Vec<String>) -> usize {
+        let length = text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
+        let (word, rest) = text.split_at(length);
+        let path = if prefix.is_empty() { word.to_owned() } else { format!("{prefix}::{word}") };
+        let Some(after) = rest.strip_prefix("::") else {
+            found.push(path);
+            return length;
+        };
+        let Some(group) = after.strip_prefix('{') else { return length + 2 + take(&path, after, found) };
+        let mut at = 0;
+        while !group[at..].starts_with('}') {
+            let skipped = group[at..].len() - group[at..].trim_start_matches(|c: char| c.is_whitespace() || c == ',').len();
+            at += skipped;
+            if group[at..].starts_with('}') {
+                break;
+            }
+            at += take(&path, &group[at..], found).max(1);
+        }
+        length + 3 + at + 1
+    }
+    let mut found = Vec::new();
+    for first in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(first) {
+            if !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+                take("", &code[at..], &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// The folders in which no file uses another one that uses it.
+const WITHOUT_CIRCLES: [&str; 9] = ["commands", "doctor", "grpc", "hooks", "image", "metrics", "nri", "output", "setup"];
+
+#[test]
+fn no_files_use_each_other() {
+    let sources: Vec<_> = sources().into_iter().filter(|source| WITHOUT_CIRCLES.contains(&source.layer.as_str())).collect();
+    let all: BTreeSet<_> = sources.iter().map(|source| module(&source.path)).collect();
+    let mut uses: BTreeMap<_, _> = sources.iter().map(|source| (module(&source.path), modules_of(source, &all))).collect();
+    assert!(uses["hooks::create_runtime"].contains("hooks::stage"), "{uses:#?}");
+    // What uses nothing that is left is in no circle.
+    loop {
+        let left: BTreeSet<_> = uses.keys().cloned().collect();
+        let before = uses.len();
+        uses.retain(|_, used| used.iter().any(|used| left.contains(used)));
+        if uses.len() == before {
+            break;
+        }
+    }
+    assert!(uses.is_empty(), "in circles, or using one: {uses:#?}");
+}
+
 #[test]
 fn files_have_one_subject() {
     let long: Vec<_> = sources()
@@ -251,12 +350,14 @@ fn files_have_one_subject() {
 
 #[test]
 fn the_checks_of_this_file_see_what_they_look_for() {
-    let code =
-        bare("use crate::{image::{a, b}, sys};\nlet x = crate::store::y(); // crate::kernel\nlet s = \"crate::frontend\";");
+    let code = bare("use crate::{image::{a, b}, sys};\nlet x = crate::store::y(); // crate::kernel\nlet s = \"crate::hooks\";");
     let found: Vec<_> = uses(&code, "crate::").into_iter().collect();
     assert_eq!(found, ["image", "store", "sys"]);
     assert_eq!(bare("a r#\"x \" // y\"# b '\"' c \"\\\"\" d"), "a  b  c  d");
     assert!(uses("my_crate::x", "crate::").is_empty());
+    let mut found = paths("use crate::{a::{b, C}, d};\nlet x = super::e::f(); mycrate::x();");
+    found.sort();
+    assert_eq!(found, ["crate::a::C", "crate::a::b", "crate::d", "super::e::f"]);
     assert_eq!(without_tests("a\n#[cfg(test)]\nmod tests {\n"), "a");
     assert!(local("use crate::sys::{caps, netns};", "caps") && !local("use caps::x;", "caps"));
 }

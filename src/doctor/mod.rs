@@ -29,6 +29,7 @@ use crate::sys::{clock, lsm, mounts, pid};
 mod confinement;
 mod containers;
 mod host;
+pub mod no_connect;
 
 /// Examines the host and prints the findings; exit status 1 where something fails.
 pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> ExitCode {

@@ -16,7 +16,6 @@ mod policy;
 mod pre_pull;
 #[allow(warnings, clippy::all, clippy::pedantic, reason = "generated")]
 mod service;
-mod standby;
 pub mod status;
 mod token_pods;
 mod work;
@@ -65,10 +64,10 @@ struct Shared {
     idx: String,
 }
 
-/// Runs the plugin: on the socket that the runtime hands over, until that ends, or else on the runtime's, for good.
+/// Runs the plugin, or with `--check` says whether it is connected: on the socket that the runtime hands over, until that ends, or else on the runtime's, for good.
 pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
     if args.check {
-        return if args.no_connect { standby::check(root, paths, &args.host) } else { status::check(&paths.export()) };
+        return status::check(&paths.export());
     }
     let program = match std::env::current_exe() {
         Ok(program) => program,
