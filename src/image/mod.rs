@@ -44,6 +44,7 @@ use std::time::Instant;
 use sha2::{Digest as _, Sha256};
 
 pub use crate::image::examine::{Examination, Examined, Worth};
+pub use crate::image::oci::object::ByteOrder;
 pub use crate::image::registry::child as fetch_child;
 pub use crate::image::transfer::image_set::{Paper, Parcel};
 pub use crate::image::transfer::library::{Archive, Details, Labelled};

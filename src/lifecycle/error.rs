@@ -11,6 +11,7 @@ use crate::model::plan::PlanError;
 use crate::model::policy::Refusal;
 use crate::model::series::Reason;
 use crate::store::StoreError;
+use crate::sys::error::chain;
 
 /// The reasons, by the layer that found them.
 #[derive(Debug, thiserror::Error)]

@@ -74,7 +74,7 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
     }
     if !targets.no_docs {
         for (path, text) in documents::files() {
-            work.write(&place.prefix.join(path), &text, 0o644)?;
+            work.write(&place.prefix().join(path), &text, 0o644)?;
         }
     }
     work.mount()?;
@@ -167,7 +167,7 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
             work.remove(&place.tmpfiles())?;
         }
         for (path, _) in documents::files() {
-            work.remove(&place.prefix.join(path))?;
+            work.remove(&place.prefix().join(path))?;
         }
         work.remove(&place.binary())?;
         policy_dir::uninstall(place, work)?;

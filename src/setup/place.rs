@@ -34,6 +34,11 @@ impl Place {
         Self { destdir: root.to_owned(), prefix: "/usr/local".into(), staged: true, root: None }
     }
 
+    /// The directory that `bin`, `lib` and `share` are in.
+    pub fn prefix(&self) -> &Path {
+        &self.prefix
+    }
+
     /// The binary's path in hook files.
     pub fn binary(&self) -> PathBuf {
         self.prefix.join("bin/bpfman-hook")

@@ -72,7 +72,7 @@ impl<'a> Work<'a> {
         let Some(found) = parents.into_iter().find(|parent| fs::symlink_metadata(parent).is_ok()) else { return Ok(target) };
         match found.canonicalize() {
             Ok(there) if there.starts_with(&inside) => Ok(target),
-            Ok(there) => Err(InstallError::Outside { destdir: destdir.clone(), path: found.to_owned(), target: there }),
+            Ok(there) => Err(InstallError::Outside { destdir: destdir.to_owned(), path: found.to_owned(), target: there }),
             Err(source) => Err(InstallError::Io { doing: "follow", path: found.to_owned(), source }),
         }
     }

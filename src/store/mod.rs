@@ -149,7 +149,7 @@ impl Store {
             waited: AtomicU64::new(0),
         };
         if !adopted {
-            store.write(WriteTxn::adopt_schema)?;
+            store.write(|txn| txn.adopt_schema())?;
         }
         Ok(Some(store))
     }

@@ -25,6 +25,6 @@ pub(crate) use fetch_lock::Boarding;
 pub use images::{CachedImage, CachedVerdict};
 pub use reader::Cache;
 pub(crate) use reader::{Blob, Reader};
-pub(crate) use record::{Evidence, Pointer, Record};
+pub(crate) use record::Record;
 pub use sweep::{Swept, Which};
 pub(crate) use write::NewImage;

@@ -6,7 +6,6 @@ use crate::image::oci::object;
 use crate::image::oci::object::{Labels, Unpacked};
 use crate::image::source::Source;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
-use crate::model::ids::Digest;
 
 /// An index may name an index, and that one a manifest; deeper is nonsense.
 pub(crate) const MAX_DEPTH: usize = 3;

@@ -10,7 +10,7 @@ use crate::image::error::RemoteError;
 use crate::image::registry::challenge::{Authorization, Challenge};
 use crate::image::registry::http::Client;
 use crate::image::registry::limits::{MAX_SMALL, SILENCE};
-use crate::image::registry::redirect;
+use crate::image::registry::redirects;
 use crate::model::credentials::Credential;
 use crate::model::registries::is_loopback;
 
@@ -53,7 +53,7 @@ impl Client {
     async fn fetch_token(&self, realm: &str, service: Option<&str>, pushes: bool, what: &str) -> Result<String, RemoteError> {
         let mut url = Url::parse(realm).map_err(|err| self.nonsense(what, format!("its token service is no URL: {err}")))?;
         let plain = self.plain && self.may_be_plain(&url);
-        redirect::check(&url, plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
+        redirects::check(&url, plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
         let scope = format!("repository:{}:{}", self.repository, if pushes { "pull,push" } else { "pull" });
         let request = match &self.credential {
             Some(Credential::Identity(token)) => {

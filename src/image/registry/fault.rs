@@ -9,7 +9,7 @@ use rustls::{AlertDescription, InvalidMessage};
 use crate::image::error::RemoteError;
 use crate::image::registry::http::Client;
 use crate::image::registry::limits::{CONNECT, MAX_SMALL};
-use crate::image::registry::redirect::Refused;
+use crate::image::registry::redirects::Refused;
 use crate::sys::error::chain;
 
 /// What servers say that want TLS and get none: Go's, nginx, Apache.

@@ -10,7 +10,7 @@ use crate::image::access::{Access, Way};
 use crate::image::error::RemoteError;
 use crate::image::registry::challenge::{Authorization, Challenge};
 use crate::image::registry::limits::{CONNECT, SILENCE};
-use crate::image::registry::redirect;
+use crate::image::registry::redirects;
 use crate::model::credentials::Credential;
 use crate::model::registries::is_loopback;
 use crate::sys::error::chain;
@@ -187,13 +187,13 @@ impl Client {
     pub(super) async fn follow(&self, request: RequestBuilder, known: bool, what: &str) -> Result<Response, RemoteError> {
         let mut request = request.build().map_err(|err| self.failed(what, err))?;
         let home = request.url().origin();
-        for _ in 0..=redirect::MAX_REDIRECTS {
+        for _ in 0..=redirects::MAX_REDIRECTS {
             let url = request.url().clone();
             let again = request.try_clone();
             let response = self.execute(request, known && url.origin() == home, what).await?;
             let Some(mut on) = again else { return Ok(response) };
-            let Some(to) = redirect::target(&url, &response, on.method().is_safe()) else { return Ok(response) };
-            redirect::check(&to, self.plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
+            let Some(to) = redirects::target(&url, &response, on.method().is_safe()) else { return Ok(response) };
+            redirects::check(&to, self.plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
             if to.origin() != home {
                 on.headers_mut().remove(AUTHORIZATION);
             }

@@ -11,7 +11,7 @@ mod http;
 mod limits;
 pub(crate) mod protocol;
 mod read;
-mod redirect;
+mod redirects;
 mod upload;
 
 use std::os::fd::AsFd;

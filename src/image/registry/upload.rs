@@ -6,7 +6,7 @@ use reqwest::{Response, StatusCode, Url};
 use crate::image::error::RemoteError;
 use crate::image::registry::http::Client;
 use crate::image::registry::protocol::Put;
-use crate::image::registry::redirect;
+use crate::image::registry::redirects;
 use crate::model::ids::Digest;
 use crate::model::registries::is_loopback;
 
@@ -64,7 +64,7 @@ impl Client {
         let location = begun.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let place = location.and_then(|location| begin.join(location).ok());
         let place = place.ok_or_else(|| self.nonsense(what, "it does not say where to send it".to_owned()))?;
-        redirect::check(&place, self.plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
+        redirects::check(&place, self.plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
         Ok(place)
     }
 }

@@ -21,10 +21,10 @@ pub use account::{Claimed, Kind, Logged};
 pub(crate) use check::Flaw;
 pub use check::{Check, Checked, Outcome};
 pub(crate) use key::Key;
-pub(crate) use keyless::{Attached, Identities};
+pub(crate) use keyless::Attached;
 pub use signature::Place;
 pub(crate) use signature::{
-    BUNDLE, Body, CERTIFICATE, CHAIN, ENTRY, Finding, Judgement, SIGNATURE, SIMPLE_SIGNING, Signature, Signers,
+    Body, CERTIFICATE, CHAIN, ENTRY, Finding, Judgement, SIGNATURE, SIMPLE_SIGNING, Signature, Signers,
 };
 
 use crate::model::ids::Digest;

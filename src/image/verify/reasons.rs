@@ -217,7 +217,7 @@ pub(super) fn unreadable(err: &sigstore_types::Error) -> Flaw {
     if text.contains("checkpoint") {
         return Flaw::new(Check::Format, "the state of the log that its proof leads to (checkpoint) cannot be read");
     }
-    Flaw::new(Check::Format, format!("it is no sigstore bundle: {}", super::short(&text)))
+    Flaw::new(Check::Format, format!("it is no sigstore bundle: {}", crate::image::verify::check::short(&text)))
 }
 
 /// What is wrong with a trusted root that is JSON.

@@ -37,7 +37,7 @@ fn binary(text: &str, place: &Place) -> String {
 
 /// The sample's unit; with a file, it writes the metrics there too.
 fn sample_unit(place: &Place, textfile: Option<&Path>) -> String {
-    let mut text = binary(include_str!("../../packaging/systemd/bpfman-hook-metrics-sample.service"), place);
+    let mut text = binary(include_str!("../../../packaging/systemd/bpfman-hook-metrics-sample.service"), place);
     if let (Some(file), Some(directory)) = (textfile, textfile.and_then(Path::parent)) {
         let sample = format!("ExecStart={} metrics --sample\n", place.binary().display());
         let write = format!("ExecStart={} metrics --once --textfile {}\n", place.binary().display(), file.display());
@@ -54,14 +54,14 @@ fn files(place: &Place, textfile: Option<&Path>) -> [(PathBuf, String); 5] {
     let lib = place.mount_unit().ancestors().nth(3).expect("it is PREFIX/lib/systemd/system/UNIT").to_owned();
     let unit = |name: &str| place.mount_unit().with_file_name(name);
     [
-        (lib.join("sysusers.d/bpfman-hook.conf"), include_str!("../../packaging/sysusers.d/bpfman-hook.conf").to_owned()),
+        (lib.join("sysusers.d/bpfman-hook.conf"), include_str!("../../../packaging/sysusers.d/bpfman-hook.conf").to_owned()),
         (
             lib.join("tmpfiles.d/bpfman-hook-metrics.conf"),
-            include_str!("../../packaging/tmpfiles.d/bpfman-hook-metrics.conf").to_owned(),
+            include_str!("../../../packaging/tmpfiles.d/bpfman-hook-metrics.conf").to_owned(),
         ),
-        (unit(EXPORTER_UNIT), binary(include_str!("../../packaging/systemd/bpfman-hook-metrics.service"), place)),
+        (unit(EXPORTER_UNIT), binary(include_str!("../../../packaging/systemd/bpfman-hook-metrics.service"), place)),
         (unit(SAMPLE_UNIT), sample_unit(place, textfile)),
-        (unit(TIMER_UNIT), include_str!("../../packaging/systemd/bpfman-hook-metrics-sample.timer").to_owned()),
+        (unit(TIMER_UNIT), include_str!("../../../packaging/systemd/bpfman-hook-metrics-sample.timer").to_owned()),
     ]
 }
 
