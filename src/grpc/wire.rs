@@ -58,7 +58,7 @@ mod tests {
     /// The list was taken from bpfman's own crate, not from our file.
     #[test]
     fn names_numbers_and_types_are_bpfmans() {
-        let theirs: BTreeSet<String> = include_str!("../../../tests/data/wire/bpfman.v1.txt")
+        let theirs: BTreeSet<String> = include_str!("../../tests/data/wire/bpfman.v1.txt")
             .lines()
             .filter(|line| !line.starts_with('#'))
             .map(str::to_owned)

@@ -5,8 +5,9 @@
 use std::path::Path;
 
 use super::MAX_OBJECT;
+use super::verify::keyless::Identities;
 use super::verify::{
-    Attached, Body, CERTIFICATE, CHAIN, ENTRY, Finding, Identities, Judgement, Key, SIGNATURE, Signature, Signers,
+    Attached, Body, CERTIFICATE, CHAIN, ENTRY, Finding, Judgement, Key, SIGNATURE, Signature, Signers,
 };
 use crate::image::oci::document::{Choice, Document, choose};
 use crate::image::oci::object::{Labels, Unpacked, check, not_in_object, single, unpack};

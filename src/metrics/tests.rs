@@ -119,7 +119,7 @@ fn the_page_keeps_the_rules_of_its_format() {
 #[test]
 fn rules_and_dashboard_name_what_there_is() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
-    let source = [include_str!("gather.rs"), include_str!("../../model/series.rs")].concat();
+    let source = [include_str!("gather.rs"), include_str!("../model/series.rs")].concat();
     for file in ["prometheus/bpfman-hook.rules.yml", "grafana/bpfman-hook.json"] {
         let text = std::fs::read_to_string(root.join(file)).unwrap();
         let mut found = 0;

@@ -175,7 +175,7 @@ impl<'a> Work<'a> {
 }
 
 /// True where an owner has a directory. The files `maps.debug` and `progs.debug` are the kernel's (CONFIG_BPF_PRELOAD).
-fn has_owners(fs_root: &Path) -> bool {
+pub(super) fn has_owners(fs_root: &Path) -> bool {
     let Ok(mut entries) = fs::read_dir(fs_root) else { return false };
     entries.any(|entry| entry.is_ok_and(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())))
 }

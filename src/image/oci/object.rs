@@ -317,8 +317,8 @@ mod tests {
 
     use super::*;
 
-    const OBJECT: &[u8] = include_bytes!("../../tests/data/images/pass.bpfel.o");
-    const BIG_ENDIAN: &[u8] = include_bytes!("../../tests/data/images/pass.bpfeb.o");
+    const OBJECT: &[u8] = include_bytes!("../../../tests/data/images/pass.bpfel.o");
+    const BIG_ENDIAN: &[u8] = include_bytes!("../../../tests/data/images/pass.bpfeb.o");
 
     fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut tar = tar::Builder::new(Vec::new());

@@ -165,8 +165,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    const OBJECT: &[u8] = include_bytes!("../../tests/data/images/pass.bpfel.o");
-    const BIG_ENDIAN: &[u8] = include_bytes!("../../tests/data/images/pass.bpfeb.o");
+    const OBJECT: &[u8] = include_bytes!("../../../tests/data/images/pass.bpfel.o");
+    const BIG_ENDIAN: &[u8] = include_bytes!("../../../tests/data/images/pass.bpfeb.o");
 
     fn input(architecture: &str, object: &[u8]) -> Input {
         let programs = BTreeMap::from([("pass".to_owned(), "xdp".to_owned())]);

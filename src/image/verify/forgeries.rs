@@ -6,7 +6,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::{Account, Attached, Body, Check, Identities, Judgement, Kind, Outcome, Signature, Signers};
+use super::keyless::Identities;
+use super::{Account, Attached, Body, Check, Judgement, Kind, Outcome, Signature, Signers};
 use crate::model::policy::Words;
 use sigstore_world::{Claim, Flaw, Instance};
 

@@ -10,7 +10,7 @@ mod account;
 mod bundle;
 mod check;
 mod key;
-mod keyless;
+pub(crate) mod keyless;
 mod reasons;
 mod signature;
 pub mod signers;

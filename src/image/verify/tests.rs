@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sigstore_crypto::KeyPair;
 
+use super::keyless::Identities;
 use super::*;
 
 /// The image that the recorded signatures are of.

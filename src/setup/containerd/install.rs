@@ -114,7 +114,10 @@ fn plugin_path(config: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+    use crate::cli::ContainerdTargets;
     use crate::setup::steps::Steps;
 
     const SPEC: &str = r#"{"ociVersion":"1.2.1","process":{"args":["sh"]},"linux":{"cgroupsPath":"/x"}}"#;

@@ -1,4 +1,8 @@
+use std::path::PathBuf;
+
 use super::*;
+use crate::setup::hooks_dir::below;
+use crate::setup::steps::{Step, Steps, has_owners};
 
 fn targets(destdir: &Path, podman: bool, crio: bool) -> Targets {
     Targets {
