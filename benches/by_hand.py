@@ -7,6 +7,7 @@ bootstrap samples. Needs root, bpftool, systemd-socket-activate.
 """
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 import bench
 
 LIVING = 200
+MANY = 100_000
 PLAIN, CORE = ("one_xdp", "count"), ("one_xdp_core", "measure")
 
 
@@ -153,6 +155,35 @@ def listings(world, samples, runs):
         )
 
 
+def many(world, samples, peaks, runs):
+    """A start, a stop and what looks at all records, beside none and beside 100 000 of containers that live."""
+    place = world.place
+    token = {bench.PREFIX + "delegate": "networking"}
+    bundle = place.bundle("token", token)
+    lists = [("list", what, "-o", form) for what in ["containers", "programs", "links"] for form in ["table", "json"]]
+    # The last load's, without a link.
+    world.said("load", "file", "--path", world.object(PLAIN), "--programs", f"xdp:{PLAIN[1]}")
+    program = world.said("list", "programs", "-q").split()[-1]
+
+    def add(case, sample):
+        samples.setdefault(case, []).append(sample[0])
+        peaks[case] = max(peaks.get(case, 0), sample[1])
+
+    with contextlib.ExitStack() as living:
+        inits = [living.enter_context(bench.Container(place)) for _ in range(100)]
+        for count in [0, MANY]:
+            if count:
+                bench.tool(world.helper, "records", place.root, count, program, *(init.pid for init in inits))
+            for n in range(runs):
+                name = f"many-{count}-{n}"
+                with bench.Container(place) as container:
+                    add(f"start, {count}", bench.hook(place, "createRuntime", bench.state(bundle, name, token, container.pid)))
+                add(f"poststop, {count}", bench.hook(place, "poststop", bench.state(bundle, name, token)))
+            for words in [("gc",), *lists]:
+                for _ in range(max(3, runs // 5)):
+                    add(f"{' '.join(words)}, {count}", bench.timed(place, None, place.binary, "--root", place.root, *words))
+
+
 def tallies(world, samples, runs):
     for n in range(runs):
         words = [world.helper, "tally", world.place.root / f"run/tally{n}", "200"]
@@ -179,10 +210,16 @@ def main():
     world = World(place, options.helper.resolve())
     try:
         measure(world, {}, 3)
-        samples = {}
+        samples, peaks = {}, {}
         measure(world, samples, options.runs)
         tallies(world, samples, max(5, options.runs // 5))
         listings(world, samples, max(5, options.runs // 5))
+    finally:
+        world.remove()
+    place = bench.Place(options.binary.resolve(), options.floors.resolve(), "counter", "count")
+    world = World(place, options.helper.resolve())
+    try:
+        many(world, samples, peaks, max(5, options.runs // 5))
     finally:
         world.remove()
 
@@ -192,9 +229,14 @@ def main():
     print("by hand, median and 95 % interval in ms")
     for case, values in samples.items():
         low, high = bench.interval(medians[case])
-        print(f"  {case:21} {bench.milliseconds(of(case))}  [{bench.milliseconds(low)} {bench.milliseconds(high)}]  {len(values)} runs")
+        peak = f", {peaks[case] / 1024:.1f} MiB" if case in peaks else ""
+        print(
+            f"  {case:34} {bench.milliseconds(of(case))}  [{bench.milliseconds(low)} {bench.milliseconds(high)}]  {len(values)} runs{peak}"
+        )
 
     ratio = lambda a, b: (of(a) / of(b), lambda i: medians[a][i] / medians[b][i])
+    looks = sorted({case.split(",")[0] for case in peaks if case.startswith("list ")})
+    memory = lambda case, limit: (f"{case}, peak", peaks[f"{case}, {MANY}"] / 1024, lambda _: peaks[f"{case}, {MANY}"] / 1024, limit, "MiB")
     aims = [
         ("load / bpftool", *ratio("load", "bpftool load"), 2.0, "x"),
         ("load / bpftool, CO-RE", *ratio("load, CO-RE", "bpftool load, CO-RE"), 5.0, "x"),
@@ -208,6 +250,15 @@ def main():
             "ms",
         ),
         ("list of 10000 as JSON", of("list, 10000") * 1e3, lambda i: medians["list, 10000"][i] * 1e3, 100.0, "ms"),
+        *(
+            (f"{case} beside {MANY}", *ratio(f"{case}, {MANY}", f"{case}, 0"), 1.1, "x")
+            for case in ["start", "poststop"]
+        ),
+        *(memory(case, 12 if case in ["start", "poststop"] else 64) for case in ["start", "poststop", *looks]),
+        *(
+            (f"{case} of {MANY}", of(f"{case}, {MANY}"), lambda i, case=case: medians[f"{case}, {MANY}"][i], 1.0, "s")
+            for case in ["gc", *looks]
+        ),
         ("recording a start", of("recording a start") * 1e6, lambda i: medians["recording a start"][i] * 1e6, None, "us"),
     ]
     missed = 0
@@ -216,7 +267,7 @@ def main():
         low, high = bench.interval([resample(i) for i in range(2000)])
         verdict = "" if limit is None else f"  aim {limit:g} {unit}  {'met' if value <= limit else 'MISSED'}"
         missed += limit is not None and value > limit
-        print(f"  {name:24} {value:8.2f} {unit}  [{low:.2f} {high:.2f}]{verdict}")
+        print(f"  {name:34} {value:8.2f} {unit}  [{low:.2f} {high:.2f}]{verdict}")
     return 1 if missed and options.strict else 0
 
 

@@ -11,13 +11,17 @@ use std::time::{Duration, Instant};
 use bpfman_hook::grpc::wire::attach_info::Info;
 use bpfman_hook::grpc::wire::bpfman_client::BpfmanClient;
 use bpfman_hook::grpc::wire::bytecode_location::Location;
-use bpfman_hook::grpc::wire::{AttachInfo, AttachRequest, BytecodeLocation, LoadInfo, LoadRequest, UnloadRequest, XdpAttachInfo};
+use bpfman_hook::grpc::wire::{
+    AttachInfo, AttachRequest, BytecodeLocation, LoadInfo, LoadRequest, UnloadRequest, XdpAttachInfo,
+};
+use bpfman_hook::model::ids::Pid;
 use bpfman_hook::model::record::OwnerRecord;
 use bpfman_hook::model::series::{self, EventKind, Outcome, Phase, Stage, Worked};
 use bpfman_hook::paths::Paths;
 use bpfman_hook::store::{Store, StoreError};
 use bpfman_hook::sys::clock;
 use bpfman_hook::sys::export::Export;
+use bpfman_hook::sys::pid::open_process;
 use tonic::transport::Endpoint;
 
 type Failed = Box<dyn std::error::Error>;
@@ -28,11 +32,12 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["client", socket, object, program, iface] => client(socket, object, program, iface),
-        ["records", root, count] => records(Path::new(root), count),
+        ["records", root, count] => records(Path::new(root), count, None, &[]),
+        ["records", root, count, program, inits @ ..] => records(Path::new(root), count, Some(program), inits),
         ["tally", directory, count] => tally(Path::new(directory), count),
-        _ => {
-            Err("by_hand client SOCKET OBJECT PROGRAM IFACE, by_hand records ROOT COUNT, by_hand tally DIRECTORY COUNT".into())
-        }
+        _ => Err("by_hand client SOCKET OBJECT PROGRAM IFACE, by_hand records ROOT COUNT [PROGRAM INIT…], \
+            by_hand tally DIRECTORY COUNT"
+            .into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,8 +67,13 @@ fn client(socket: &str, object: &str, program: &str, iface: &str) -> Result<(), 
     })
 }
 
-/// Containers with one attached XDP program each, as they are stored.
-fn records(root: &Path, count: &str) -> Result<(), Failed> {
+/// Containers with one attached XDP program each, as they are stored: with a program that lives in the kernel, without a link, and with
+/// these processes for their inits in turn, or with nothing that lives.
+fn records(root: &Path, count: &str, program: Option<&str>, inits: &[&str]) -> Result<(), Failed> {
+    let program = program.map(str::parse).transpose()?;
+    let identity = |pid: &&str| Ok::<_, Failed>(open_process(Pid::new(pid.parse()?)?)?.identity());
+    let inits = inits.iter().map(identity).collect::<Result<Vec<_>, _>>()?;
+    let mut turns = inits.iter().cycle();
     let store = Store::open(&Paths::below(root).stores(), &clock::boot_id()?)?;
     let mut left: u64 = count.parse()?;
     while left > 0 {
@@ -71,7 +81,13 @@ fn records(root: &Path, count: &str) -> Result<(), Failed> {
         store.write(|txn| {
             for _ in 0..batch {
                 let no = txn.next_no()?;
-                txn.put(&record(no.0))?;
+                let mut made = record(no.0);
+                made.init = turns.next().copied().or(made.init);
+                if program.is_some() {
+                    made.programs.iter_mut().for_each(|made| made.id = program);
+                    made.links.clear();
+                }
+                txn.put(&made)?;
             }
             Ok::<_, StoreError>(())
         })?;

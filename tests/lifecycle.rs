@@ -18,7 +18,7 @@ use bpfman_hook::image::{ImageError, Images, Want};
 use bpfman_hook::lifecycle::acquire::{Acquired, Start};
 use bpfman_hook::lifecycle::missed::Fate;
 use bpfman_hook::lifecycle::policy_files::LoadedPolicy;
-use bpfman_hook::lifecycle::reconcile::{Depth, Mode, read_all};
+use bpfman_hook::lifecycle::reconcile::Mode;
 use bpfman_hook::lifecycle::release::Released;
 use bpfman_hook::lifecycle::{Cause, Lifecycle};
 use bpfman_hook::model::annotations::Request;
@@ -79,7 +79,7 @@ impl World {
     }
 
     fn records(&self) -> Vec<OwnerRecord> {
-        read_all(&self.store).expect("records").0
+        self.store.records().filter_map(Result::ok).collect()
     }
 
     /// Changes some bytes of the store, wherever they lie.
@@ -214,7 +214,7 @@ fn stop(world: &World, host: &FakeHost<'_>, id: &str) -> Vec<Released> {
 
 fn gc(world: &World, host: &FakeHost<'_>, mode: Mode) -> Vec<String> {
     let kernel = world.kernel();
-    let findings = lifecycle(world, &kernel, host).reconcile(Depth::All, mode).expect("reconcile");
+    let findings = lifecycle(world, &kernel, host).collect(mode, |_| {}).expect("reconcile");
     findings.into_iter().map(|f| format!("{}: {}: {}", f.what, f.why, f.result)).collect()
 }
 
@@ -837,7 +837,7 @@ fn a_record_that_does_not_decode_holds_up_nobody() {
     assert_eq!(told.len(), 2, "a's record and the dead one, not the pod that a holds: {told:?}");
     assert!(told[0].contains("record 1") && told[0].contains("bpfman-hook gc removes it"), "{told:?}");
     let kernel = world.kernel();
-    let passing = lifecycle(&world, &kernel, &host).reconcile(Depth::InPassing, Mode::Release).expect("in passing");
+    let passing = lifecycle(&world, &kernel, &host).collect_in_passing().expect("in passing");
     assert_eq!(passing.len(), 1, "{passing:?}");
     gc(&world, &host, Mode::Release);
     assert_eq!(fs::read_dir(&world.fs).expect("bpffs").count(), 2, "a lives, with its pod");

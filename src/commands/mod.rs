@@ -6,7 +6,6 @@ pub mod events;
 pub mod get;
 pub mod image;
 pub mod list;
-pub mod list_json;
 pub mod load_and_attach;
 pub mod manual;
 pub mod policy;

@@ -1,16 +1,17 @@
 //! The commands for people that look at the store or clean it: `list`, `get`, `inspect`, `gc`.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::cli::program::{Selection, Selectors};
+use crate::cli::program::Selectors;
 use crate::cli::{self, Format as Output, Get, GetArgs, InspectArgs, List, Listing};
 use crate::commands::get;
 use crate::commands::get::OtherProgram;
 use crate::commands::list;
-use crate::commands::list::Format;
-use crate::commands::list_json;
+use crate::commands::list::{Format, Seen};
 use crate::commands::select;
 use crate::image::Cache;
 use crate::kernel::inspect::{self, Inspected};
@@ -19,14 +20,14 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::by_hand::kernel_program;
 use crate::lifecycle::health::{Health, Trouble};
 use crate::lifecycle::linux_host::LinuxHost;
-use crate::lifecycle::reconcile::{Depth, Finding, Mode, read_all};
+use crate::lifecycle::reconcile::{Finding, Mode};
 use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
 use crate::output::table::Table;
 use crate::output::view::Stats;
-use crate::output::{fail, print};
+use crate::output::{Cut, fail, print, print_as_made};
 use crate::paths::Paths;
-use crate::store::{Damaged, ReadTxn, Store, StoreError};
+use crate::store::{ReadTxn, Store, StoreError};
 use crate::sys::error::chain;
 use crate::sys::{Errno, clock, mounts, pid};
 
@@ -52,64 +53,62 @@ impl From<cli::Formatted> for Format {
 /// `list WHAT`
 pub fn list(paths: &Paths, what: List) -> ExitCode {
     match what {
-        List::Programs(args) => {
-            let format = args.listing.into();
-            if format == Format::Json && !args.stats && args.selection == Selection::default() {
-                return bulk(paths, |txn| list_json::programs(txn, &list_json::KernelLookup::RUNNING));
-            }
-            with_records(paths, |records, health| {
-                let others = others(records, &args.selection)?;
-                let mut selected = records.to_vec();
-                select::programs(&mut selected, &args.selection);
-                let stats = args.stats.then(|| ask_kernel(&selected)).transpose()?;
-                Ok(list::programs(&selected, &others, format, &stats, health))
-            })
-        }
-        List::Links(args) => {
-            let format = args.listing.into();
-            if format == Format::Json && args.selection == Selectors::default() {
-                return bulk(paths, |txn| list_json::links(txn, &list_json::KernelLookup::RUNNING));
-            }
-            with_records(paths, |records, health| {
-                let mut selected = records.to_vec();
-                select::links(&mut selected, &args.selection);
-                Ok(list::links(&selected, format, health))
-            })
-        }
-        List::Containers(listing) => {
-            with_records(paths, |records, health| Ok(list::containers(records, listing.into(), health)))
-        }
+        List::Programs(args) => answer_of_records(paths, |store, records, out| {
+            let ours = RefCell::new(BTreeSet::new());
+            let seen = records.map(|record| {
+                let mut record = record?;
+                if args.selection.all {
+                    ours.borrow_mut().extend(record.programs.iter().filter_map(|program| program.id));
+                }
+                let health = store.map(|lifecycle| lifecycle.health_of_objects(&record)).unwrap_or_default();
+                select::programs(&mut record, &args.selection);
+                Ok(Seen { record, health })
+            });
+            let others = || match args.selection.all {
+                true => others(&ours.borrow(), &args.selection.common),
+                false => Ok(Vec::new()),
+            };
+            list::programs(seen, others, args.listing.into(), args.stats.then_some(ask_kernel), out)
+        }),
+        List::Links(args) => answer_of_records(paths, |store, records, out| {
+            let seen = records.map(|record| {
+                let mut record = record?;
+                let health = store.map(|lifecycle| lifecycle.health_of_objects(&record)).unwrap_or_default();
+                select::links(&mut record, &args.selection);
+                Ok(Seen { record, health })
+            });
+            list::links(seen, args.listing.into(), out)
+        }),
+        List::Containers(listing) => answer_of_records(paths, |store, records, out| {
+            let see = |record| {
+                let health = store.map(|lifecycle| lifecycle.health(&record)).unwrap_or_default();
+                Seen { record, health }
+            };
+            let held = |no| Some(see(store?.store.read(|txn| txn.get(no)).ok()??));
+            list::containers(records.map(|record| Ok(see(record?))), held, listing.into(), out)
+        }),
         List::Images(listing) => crate::commands::image::cache_commands::list(paths, listing),
     }
 }
 
-/// What the kernel says about the programs of these records; those that are gone meanwhile are left out.
-fn ask_kernel(records: &[OwnerRecord]) -> Result<BTreeMap<u32, Stats>, String> {
-    let mut stats = BTreeMap::new();
-    for id in records.iter().flat_map(|record| &record.programs).filter_map(|program| program.id) {
-        match inspect::program_by_id(id) {
-            Ok(Inspected { info, memory }) => {
-                let (run_time_ns, run_count) = (info.run_time, info.runs);
-                let verified_instructions = info.verified_instructions;
-                stats.insert(id, Stats { run_time_ns, run_count, memory_bytes: memory, verified_instructions });
-            }
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(format!("ask the kernel about program {id}: {errno}; run it as root")),
+/// What the kernel says about a program; None where it is gone meanwhile.
+fn ask_kernel(id: u32) -> Result<Option<Stats>, Cut> {
+    match inspect::program_by_id(id) {
+        Ok(Inspected { info, memory }) => {
+            let (run_time_ns, run_count) = (info.run_time, info.runs);
+            let verified_instructions = info.verified_instructions;
+            Ok(Some(Stats { run_time_ns, run_count, memory_bytes: memory, verified_instructions }))
         }
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(Cut::Unknown(format!("ask the kernel about program {id}: {errno}; run it as root"))),
     }
-    Ok(stats)
 }
 
-/// Programs of the kernel that no record names, as far as they are chosen.
-fn others(records: &[OwnerRecord], selection: &Selection) -> Result<Vec<OtherProgram>, String> {
-    if !selection.all {
-        return Ok(Vec::new());
-    }
-    let ours: BTreeSet<u32> = records.iter().flat_map(|r| &r.programs).filter_map(|program| program.id).collect();
-    let found = inspect::all_programs().map_err(|e| format!("{}; run it as root", chain(&e)))?;
-    let others = found
-        .iter()
-        .filter(|(id, program)| !ours.contains(id) && select::other(*id, program.info.program_type, &selection.common));
+/// Programs of the kernel that are not `ours`, as far as they are chosen.
+fn others(ours: &BTreeSet<u32>, selectors: &Selectors) -> Result<Vec<OtherProgram>, Cut> {
+    let found = inspect::all_programs().map_err(|e| Cut::Unknown(format!("{}; run it as root", chain(&e))))?;
+    let others =
+        found.iter().filter(|(id, program)| !ours.contains(id) && select::other(*id, program.info.program_type, selectors));
     Ok(others.map(|(_, program)| OtherProgram::new(kernel_program(program))).collect())
 }
 
@@ -117,20 +116,22 @@ fn others(records: &[OwnerRecord], selection: &Selection) -> Result<Vec<OtherPro
 pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<String, String> {
     let of_ids = |txn: &ReadTxn<'_>| {
         let found = ids.iter().map(|id| txn.by_program(*id)).collect::<Result<Vec<_>, _>>()?;
-        Ok((found.into_iter().flatten().map(|record| (record.no, record)).collect(), Damaged::new()))
+        Ok(found.into_iter().flatten().map(|record| (record.no, record)).collect())
     };
-    read(paths, of_ids).map(|found: BTreeMap<OwnerNo, OwnerRecord>| {
-        let mut found: Vec<_> = found.into_values().collect();
-        for record in &mut found {
-            record.programs.retain(|program| program.id.is_some_and(|id| ids.contains(&id)));
-        }
-        list::programs(&found, &[], Listing { output, quiet: false }.into(), &None, &Health::default())
-    })
+    let found: BTreeMap<OwnerNo, OwnerRecord> = read(paths, of_ids)?;
+    let seen = found.into_values().map(|mut record| {
+        record.programs.retain(|program| program.id.is_some_and(|id| ids.contains(&id)));
+        Ok(Seen { record, health: Health::default() })
+    });
+    let mut text = Vec::new();
+    list::programs(seen, || Ok(Vec::new()), Listing { output, quiet: false }.into(), None, &mut text)
+        .expect("nothing is asked, and a vector takes all");
+    Ok(String::from_utf8(text).expect("a listing is made of texts"))
 }
 
 /// One link, as `get link` has it.
 pub(super) fn new_link(paths: &Paths, id: u32, output: Output) -> Result<String, String> {
-    read(paths, |txn: &ReadTxn<'_>| Ok((txn.by_link(id)?, Damaged::new()))).and_then(|records| {
+    read(paths, |txn: &ReadTxn<'_>| txn.by_link(id)).and_then(|records: Vec<OwnerRecord>| {
         let gone = || format!("link {id} was removed again meanwhile");
         link_text(paths, &records, id, Listing { output, quiet: false }.into())?.ok_or_else(gone)
     })
@@ -149,7 +150,7 @@ fn link_text(paths: &Paths, records: &[OwnerRecord], id: u32, format: Format) ->
 /// `get WHAT ID`
 pub fn get(paths: &Paths, what: Get) -> ExitCode {
     match what {
-        Get::Program(GetArgs { id, format }) => with_records(paths, |records, _| {
+        Get::Program(GetArgs { id, format }) => with_records(paths, |records| {
             let kernel = match inspect::program_by_id(id) {
                 Ok(program) => Some(kernel_program(&program)),
                 Err(Errno::NOENT) => None,
@@ -158,7 +159,7 @@ pub fn get(paths: &Paths, what: Get) -> ExitCode {
             get::program(records, id, kernel, &paths.bpffs(), format.into())
                 .ok_or_else(|| format!("no program has the id {id}; see `bpfman-hook list programs`"))
         }),
-        Get::Link(GetArgs { id, format }) => with_records(paths, |records, _| {
+        Get::Link(GetArgs { id, format }) => with_records(paths, |records| {
             link_text(paths, records, id, format.into())?
                 .ok_or_else(|| format!("link {id} is not one of ours; see `bpfman-hook list links`"))
         }),
@@ -167,11 +168,27 @@ pub fn get(paths: &Paths, what: Get) -> ExitCode {
 
 /// `inspect CONTAINER`
 pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
-    with_records(paths, |records, health| {
-        list::inspect(records, &args.container, args.format.into(), health).ok_or_else(|| {
-            format!("no container of ours has an id that begins with {:?}; see `bpfman-hook list containers`", args.container)
-        })
+    answer(paths, |store, out| {
+        let found = store.map_or_else(|| Ok(Vec::new()), |lifecycle| with_id(lifecycle, &args.container));
+        let text = list::inspect(&found.map_err(Cut::Unknown)?, &args.container, args.format.into()).ok_or_else(|| {
+            let id = &args.container;
+            Cut::Unknown(format!("no container of ours has an id that begins with {id:?}; see `bpfman-hook list containers`"))
+        })?;
+        Ok(out.write_all(text.as_bytes())?)
     })
+}
+
+/// The containers whose id begins with `prefix` and the network namespaces that they hold, in the order of their numbers.
+fn with_id(lifecycle: &Look<'_>, prefix: &str) -> Result<Vec<Seen>, String> {
+    let read = |numbers: BTreeSet<OwnerNo>| {
+        numbers.into_iter().filter_map(|no| told(lifecycle.store.read(|txn| txn.get(no)).transpose()?))
+    };
+    let numbers = lifecycle.store.read(|txn| txn.containers_with(prefix)).map_err(|e: StoreError| chain(&e))?;
+    let containers: Vec<_> = read(numbers.into_iter().collect()).collect::<Result<_, _>>()?;
+    let held = read(containers.iter().flat_map(|record| record.holds.iter().copied()).collect());
+    let mut all = containers.iter().cloned().map(Ok).chain(held).collect::<Result<Vec<_>, _>>()?;
+    all.sort_by_key(|record| record.no);
+    Ok(all.into_iter().map(|record| Seen { health: lifecycle.health(&record), record }).collect())
 }
 
 /// `gc [--dry-run]`
@@ -217,38 +234,79 @@ fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
     let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
     let deadline = clock::boot_seconds() + GC_DEADLINE.as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline };
-    let mut findings = lifecycle.reconcile(Depth::All, mode).map_err(|e| chain(&e))?;
     // What is lost of the living is theirs: it is told, with what to do.
-    let (records, _) = read_all(&store).map_err(|e| chain(&e))?;
-    let lost = lifecycle.health(&records).troubles(&records).into_iter();
-    findings.extend(lost.map(|Trouble { no, what, why, remedy }| Finding {
-        no,
-        what,
-        why: why.to_owned(),
-        result: format!("left: {remedy}"),
-        failed: false,
-    }));
+    let mut lost = Vec::new();
+    let stays = |record: &OwnerRecord| {
+        let record = std::slice::from_ref(record);
+        lost.extend(Health::of_kernel_objects(record).troubles(record));
+    };
+    let mut findings = lifecycle.collect(mode, stays).map_err(|e| chain(&e))?;
+    for Trouble { no, what, why, remedy } in lost {
+        // It may have gone with the last one that held it.
+        if store.read(|txn| txn.has(no)).map_err(|e: StoreError| chain(&e))? {
+            findings.push(Finding { no, what, why: why.to_owned(), result: format!("left: {remedy}"), failed: false });
+        }
+    }
     Ok(findings)
 }
 
-/// Prints what a closure makes of all records and what is known of their health; no store is no records.
-fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord], &Health) -> Result<String, String>) -> ExitCode {
-    let shown = read(paths, |txn: &ReadTxn<'_>| txn.every()).and_then(|records: Vec<OwnerRecord>| {
-        let health = health(paths, &records)?;
-        show(&records, &health)
+/// The store of this boot, to look at.
+type Look<'a> = Lifecycle<'a, LinuxKernel, LinuxHost>;
+
+/// Prints what is made of the store while it is read; None is no store.
+fn answer(paths: &Paths, show: impl FnOnce(Option<&Look<'_>>, &mut dyn Write) -> Result<(), Cut>) -> ExitCode {
+    let fs = paths.bpffs();
+    let opened = open(paths).and_then(|store| match store {
+        Some(store) => Ok(Some((store, LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?))),
+        None => Ok(None),
     });
-    shown.map_or_else(|sentence| fail(&sentence), |text| print(&text))
+    match opened {
+        Ok(opened) => {
+            let look = opened.as_ref();
+            let look = look.map(|(store, host)| Lifecycle { kernel: &LinuxKernel, host, store, fs: &fs, deadline: 0 });
+            print_as_made(|out| show(look.as_ref(), out))
+        }
+        Err(sentence) => fail(&sentence),
+    }
 }
 
-/// Which of these owners are dead, and which of their objects are lost.
-fn health(paths: &Paths, records: &[OwnerRecord]) -> Result<Health, String> {
+/// Prints what is made of the store's records while they are read. Those that do not decode are told on stderr.
+fn answer_of_records(
+    paths: &Paths,
+    show: impl FnOnce(Option<&Look<'_>>, &mut dyn Iterator<Item = Result<OwnerRecord, Cut>>, &mut dyn Write) -> Result<(), Cut>,
+) -> ExitCode {
+    answer(paths, |look, out| match look {
+        Some(lifecycle) => lifecycle
+            .store
+            .with_records(|records| show(look, &mut records.filter_map(told).map(|record| record.map_err(Cut::Unknown)), out)),
+        None => show(None, &mut std::iter::empty(), out),
+    })
+}
+
+/// What was read of a record; one that does not decode is told on stderr.
+fn told(record: Result<OwnerRecord, StoreError>) -> Option<Result<OwnerRecord, String>> {
+    match record {
+        Ok(record) => Some(Ok(record)),
+        Err(error @ StoreError::Record { .. }) => {
+            eprintln!("bpfman-hook: {}", chain(&error));
+            None
+        }
+        Err(error) => Some(Err(chain(&error))),
+    }
+}
+
+/// Prints what a closure makes of all records; no store is no records.
+fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord]) -> Result<String, String>) -> ExitCode {
+    let records = open(paths).and_then(|store| match store {
+        Some(store) => store.records().filter_map(told).collect::<Result<Vec<_>, _>>(),
+        None => Ok(Vec::new()),
+    });
+    records.and_then(|records| show(&records)).map_or_else(|sentence| fail(&sentence), |text| print(&text))
+}
+
+fn open(paths: &Paths) -> Result<Option<Store>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
-    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))? else {
-        return Ok(Health::default());
-    };
-    let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
-    let fs = paths.bpffs();
-    Ok(Lifecycle { kernel: &LinuxKernel, host: &host, store: &store, fs: &fs, deadline: 0 }.health(records))
+    Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))
 }
 
 /// Why the store cannot be opened, and that it is root's.
@@ -257,24 +315,7 @@ fn unreadable(error: &StoreError) -> String {
     format!("{}{remedy}", chain(error))
 }
 
-/// Prints what is made of all records while they are read.
-fn bulk(paths: &Paths, made: impl FnOnce(&ReadTxn<'_>) -> Result<(String, Damaged), StoreError>) -> ExitCode {
-    match read(paths, made) {
-        Ok(text) if text.is_empty() => print("[]\n"),
-        Ok(text) => print(&text),
-        Err(sentence) => fail(&sentence),
-    }
-}
-
-/// Reads the store, if there is one, and says which records are damaged.
-fn read<T: Default>(paths: &Paths, of: impl FnOnce(&ReadTxn<'_>) -> Result<(T, Damaged), StoreError>) -> Result<T, String> {
-    let boot = clock::boot_id().map_err(|e| chain(&e))?;
-    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))? else {
-        return Ok(T::default());
-    };
-    let (found, damaged) = store.read(of).map_err(|e| chain(&e))?;
-    for (_, error) in damaged {
-        eprintln!("bpfman-hook: {}", chain(&error));
-    }
-    Ok(found)
+/// Reads the store, if there is one.
+fn read<T: Default>(paths: &Paths, of: impl FnOnce(&ReadTxn<'_>) -> Result<T, StoreError>) -> Result<T, String> {
+    open(paths)?.map_or_else(|| Ok(T::default()), |store| store.read(of).map_err(|e| chain(&e)))
 }

@@ -5,35 +5,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cli::program::{Selection, Selectors};
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, ProgramRecord};
 
-/// Leaves in the records the programs that are chosen.
-pub fn programs(records: &mut [OwnerRecord], selection: &Selection) {
+/// Leaves in a record the programs that are chosen.
+pub fn programs(record: &mut OwnerRecord, selection: &Selection) {
     let attached = selection.attached.then_some(true).or(selection.unattached.then_some(false));
-    for record in records {
-        let links: BTreeSet<_> = record.links.iter().map(|link| link.program.clone()).collect();
-        let labels = labels(record);
-        let of_owner = of_application(record, &selection.common)
-            && selection.common.metadata_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
-        record.programs.retain(|program| {
-            of_owner
-                && is_chosen(program, &selection.common)
-                && attached.is_none_or(|wanted| wanted == links.contains(&program.pin))
-        });
-    }
+    let links: BTreeSet<_> = record.links.iter().map(|link| link.program.clone()).collect();
+    let labels = labels(record);
+    let of_owner = of_application(record, &selection.common)
+        && selection.common.metadata_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+    record.programs.retain(|program| {
+        of_owner
+            && is_chosen(program, &selection.common)
+            && attached.is_none_or(|wanted| wanted == links.contains(&program.pin))
+    });
 }
 
-/// Leaves in the records the links that are chosen. A label may be the link's own or its program's.
-pub fn links(records: &mut [OwnerRecord], selectors: &Selectors) {
-    for record in records {
-        let labels = labels(record);
-        let of_owner = of_application(record, selectors);
-        let has = |link: &LinkRecord, key, value| link.metadata.get(key) == Some(value) || labels.get(key) == Some(value);
-        let programs = &record.programs;
-        record.links.retain(|link| {
-            of_owner
-                && programs.iter().any(|program| program.pin == link.program && is_chosen(program, selectors))
-                && selectors.metadata_selector.iter().all(|(key, value)| has(link, key, value))
-        });
-    }
+/// Leaves in a record the links that are chosen. A label may be the link's own or its program's.
+pub fn links(record: &mut OwnerRecord, selectors: &Selectors) {
+    let labels = labels(record);
+    let of_owner = of_application(record, selectors);
+    let has = |link: &LinkRecord, key, value| link.metadata.get(key) == Some(value) || labels.get(key) == Some(value);
+    let programs = &record.programs;
+    record.links.retain(|link| {
+        of_owner
+            && programs.iter().any(|program| program.pin == link.program && is_chosen(program, selectors))
+            && selectors.metadata_selector.iter().all(|(key, value)| has(link, key, value))
+    });
 }
 
 /// Whether a program that is not ours is chosen, by its kernel id and its kernel type.
@@ -88,8 +84,8 @@ mod tests {
             left[1].links[0].metadata.insert("k".to_owned(), "link".to_owned());
             let selection = Selection { common: selectors.clone(), ..Selection::default() };
             let mut of_programs = left.clone();
-            programs(&mut of_programs, &selection);
-            links(&mut left, &selectors);
+            of_programs.iter_mut().for_each(|record| programs(record, &selection));
+            left.iter_mut().for_each(|record| links(record, &selectors));
             let counted = |records: &[OwnerRecord]| {
                 (records.iter().map(|r| r.programs.len()).sum::<usize>(), records.iter().map(|r| r.links.len()).sum::<usize>())
             };
@@ -97,7 +93,8 @@ mod tests {
         }
         let mut attached = all.clone();
         attached[0].links.clear();
-        programs(&mut attached, &Selection { attached: true, ..Selection::default() });
+        let selection = Selection { attached: true, ..Selection::default() };
+        attached.iter_mut().for_each(|record| programs(record, &selection));
         assert_eq!(attached[0].programs.len() + attached[1].programs.len(), 1);
         assert!(other(7, 6, &Selectors::default()) && !other(7, 6, &common(|s| s.program_id = vec![8])));
     }

@@ -10,7 +10,6 @@ use crate::kernel::LinuxKernel;
 use crate::lifecycle::acquire::{Acquired, Start};
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
-use crate::lifecycle::reconcile::{Depth, Mode};
 use crate::lifecycle::{Lifecycle, podman_names, registries_file};
 use crate::model::annotations::Request;
 use crate::model::container::{Container, PodCheck, asks};
@@ -101,7 +100,7 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>, 
             return Err(failed);
         }
     };
-    match lifecycle.reconcile(Depth::InPassing, Mode::Release) {
+    match lifecycle.collect_in_passing() {
         Ok(findings) => findings.iter().for_each(|f| report.note(None, &format!("{}: {}: {}", f.what, f.why, f.result))),
         Err(error) => report.note(None, &chain(&error)),
     }

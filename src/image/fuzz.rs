@@ -6,9 +6,7 @@ use std::path::Path;
 
 use super::MAX_OBJECT;
 use super::verify::keyless::Identities;
-use super::verify::{
-    Attached, Body, CERTIFICATE, CHAIN, ENTRY, Finding, Judgement, Key, SIGNATURE, Signature, Signers,
-};
+use super::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, Finding, Judgement, Key, SIGNATURE, Signature, Signers};
 use crate::image::oci::document::{Choice, Document, choose};
 use crate::image::oci::object::{Labels, Unpacked, check, not_in_object, single, unpack};
 use crate::model::policy::Words;

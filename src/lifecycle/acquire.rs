@@ -199,13 +199,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok((facts, plan))
     }
 
-    /// The images of every owner; none where the store cannot be read, since they are only spared.
+    /// The images of every owner, as far as the store can be read, since they are only spared. Looked for where the cache is full.
     pub(super) fn images_in_use(&self) -> BTreeSet<Digest> {
-        let images = self.store.read::<_, StoreError>(|txn| {
-            let records = txn.owners()?.filter_map(Result::ok);
-            Ok(records.flat_map(|record| record.images).map(|image| image.digest).collect())
-        });
-        images.unwrap_or_default()
+        let records = self.store.records().filter_map(Result::ok);
+        records.flat_map(|record| record.images).map(|image| image.digest).collect()
     }
 
     /// Makes room for a new record: tells whether the work is done already, releases what a dead container of the same id

@@ -8,7 +8,6 @@ use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::AttachPoint;
 use crate::model::plan::PlannedLink;
 use crate::model::record::{Owner, OwnerRecord};
-use crate::store::StoreError;
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Attaches and pins one link. Where another program of ours has the interface, the error
@@ -24,11 +23,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// Whose XDP program is on the interface, by our records. It is for a message: what cannot be read is left out.
     fn xdp_owner(&self, link: &PlannedLink) -> Option<String> {
-        let owners = self.store.read::<_, StoreError>(|txn| {
-            let owners = txn.owners()?.filter_map(Result::ok);
-            Ok(owners.filter(|owner| has_xdp(owner, link)).collect::<Vec<_>>())
-        });
-        owners.ok()?.iter().map(name).next()
+        self.store.records().filter_map(Result::ok).find(|owner| has_xdp(owner, link)).as_ref().map(name)
     }
 }
 

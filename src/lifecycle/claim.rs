@@ -9,7 +9,6 @@ use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::pod_maps;
-use crate::lifecycle::reconcile::{Depth, Mode};
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::AttachPoint;
@@ -142,7 +141,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 Claim::Wait { process, no } => {
                     let alive = self.host.is_alive(&process)?;
                     if !alive {
-                        self.reconcile(Depth::InPassing, Mode::Release)?;
+                        self.collect_in_passing()?;
                     }
                     if Instant::now() >= until {
                         let what = "the pod's network programs".to_owned();

@@ -138,15 +138,28 @@ pub fn remedy(record: &OwnerRecord, command: &str, id: u32) -> String {
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Finds out which owners are dead and which objects are lost. Changes nothing; what cannot be told counts as well.
-    pub fn health(&self, records: &[OwnerRecord]) -> Health {
-        let mut health = Health::of_kernel_objects(records);
-        for record in records.iter().filter(|record| record.phase == Phase::Ready) {
-            if let Ok(Some(why)) = self.is_dead(record) {
-                health.dead.insert(record.no, why);
-            }
+    /// Finds out whether an owner is dead and which of its objects are lost. Changes nothing; what cannot be told counts as well.
+    pub fn health(&self, record: &OwnerRecord) -> Health {
+        let mut health = Health::of_kernel_objects(std::slice::from_ref(record));
+        self.note_if_dead(record, &mut health);
+        health
+    }
+
+    /// Finds out which of an owner's objects are lost, and only where one is, whether the owner is dead.
+    pub fn health_of_objects(&self, record: &OwnerRecord) -> Health {
+        let mut health = Health::of_kernel_objects(std::slice::from_ref(record));
+        if health != Health::default() {
+            self.note_if_dead(record, &mut health);
         }
         health
+    }
+
+    fn note_if_dead(&self, record: &OwnerRecord, health: &mut Health) {
+        if record.phase == Phase::Ready
+            && let Ok(Some(why)) = self.is_dead(record)
+        {
+            health.dead.insert(record.no, why);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Comparing records, pins and living containers, and releasing the dead: `gc`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,12 +10,12 @@ use crate::lifecycle::by_hand::unfinished;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
-use crate::model::ids::{OwnerNo, ProcessIdentity};
+use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::series::{self, Collected};
-use crate::store::{Damaged, ReadTxn, Store, StoreError};
+use crate::store::StoreError;
 use crate::sys::error::chain;
-use crate::sys::export;
+use crate::sys::export::{self, Export};
 
 /// How long a failed request stays visible.
 pub const FAILED_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -24,15 +25,6 @@ pub const FAILED_MAX: usize = 1000;
 
 /// Living owners that a start of a container looks at in passing.
 const PASSING: usize = 8;
-
-/// How thoroughly to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
-    /// Every record and every pin: `bpfman-hook gc`.
-    All,
-    /// Unfinished records and a few others: at the start of a container.
-    InPassing,
-}
 
 /// What to do with the findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,81 +52,92 @@ pub struct Finding {
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Finds and releases what is owned by the dead. An owner whose actor lives is never touched.
+    /// Finds and releases what is owned by the dead: every record and every pin. An owner whose actor lives is never touched. `stays` is
+    /// shown each owner that lives.
     ///
     /// # Errors
     /// Only where the store or our bpffs cannot be read; what cannot be released is in the findings.
-    pub fn reconcile(&self, depth: Depth, mode: Mode) -> Result<Vec<Finding>, Cause> {
+    pub fn collect(&self, mode: Mode, mut stays: impl FnMut(&OwnerRecord)) -> Result<Vec<Finding>, Cause> {
         // Directories before records: a record is written before its directory is made, so a directory that is seen
         // here and has no record afterwards was left by a release that could not finish.
-        let directories = match depth {
-            Depth::All => self.kernel.directories(self.fs)?,
-            Depth::InPassing => Vec::new(),
-        };
+        let mut directories = self.kernel.directories(self.fs)?;
+        let export = export::here().filter(|_| mode == Mode::Release);
+        let mut cards: Vec<_> = export.map(Export::cards).unwrap_or_default().into_iter().map(OwnerNo).collect();
         let _collecting = export::Collecting::begin();
-        let mut findings = Vec::new();
-        let records = match depth {
-            Depth::All => {
-                let (records, damaged) = read_all(self.store)?;
-                for (no, error) in &damaged {
-                    let no = *no;
-                    let (result, failed) = match (self.keeps(no, error, &records, &damaged)?, mode) {
-                        (Some(why), _) => (format!("left: {why}"), false),
-                        (None, Mode::Tell) => ("would be released".to_owned(), false),
-                        (None, Mode::Release) => outcome(self.discard(no)?),
-                    };
-                    findings.push(Finding { no, what: format!("record {no}"), why: chain(error), result, failed });
+        let (mut findings, mut damaged, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+        self.store.with_records(|records| {
+            for record in records {
+                match record {
+                    Ok(record) => {
+                        seen.insert(record.no);
+                        match self.judge_or_tell(&record, mode)? {
+                            Some(found) => findings.push(found),
+                            None => stays(&record),
+                        }
+                    }
+                    Err(error @ StoreError::Record { .. }) => damaged.push(error),
+                    Err(error) => return Err(Cause::from(error)),
                 }
-                records
             }
-            Depth::InPassing => self.sample()?,
-        };
-        for record in &records {
-            match self.judge(record, mode) {
-                Ok(found) => findings.extend(found),
-                // One owner of which it cannot be told is no reason to leave all the others.
-                Err(error @ (Cause::Host(_) | Cause::Store(StoreError::Record { .. }))) => findings.push(Finding {
-                    no: record.no,
-                    what: describe(&record.owner),
-                    why: format!("it could not be found out whether it lives: {}", chain(&error)),
-                    result: "left".to_owned(),
-                    failed: true,
-                }),
-                Err(error) => return Err(error),
-            }
+            Ok(())
+        })?;
+        self.judge_damaged(damaged, mode, &mut findings)?;
+        findings.sort_by_key(|finding| finding.no);
+        self.without_record(&mut directories, &seen)?;
+        if !directories.is_empty() {
+            // One that goes with its last holder may go before it is seen.
+            let left: BTreeSet<_> = self.kernel.directories(self.fs)?.into_iter().collect();
+            directories.retain(|no| left.contains(no));
         }
-        let known = |no: &OwnerNo| records.iter().any(|record| record.no == *no);
-        for no in directories.into_iter().filter(|no| !known(no)) {
-            if !self.store.read(|txn| txn.has(no))? {
-                findings.push(self.orphan(no, mode));
-            }
-        }
+        findings.extend(directories.into_iter().map(|no| self.orphan(no, mode)));
         if mode == Mode::Release {
-            let oldest = self.host.now().saturating_sub(FAILED_KEPT.as_secs());
-            self.store.write::<_, StoreError>(|txn| {
-                if depth == Depth::All
-                    && let Some(export) = export::here()
-                {
-                    export.remove_unfinished();
-                }
-                txn.prune_failed(oldest, FAILED_MAX)
-            })?;
-            for finding in &findings {
-                let result =
-                    if finding.failed || finding.result.starts_with("left") { Collected::Left } else { Collected::Released };
-                export::count(series::gc(result), 1);
-            }
-            if depth == Depth::All
-                && let Some(export) = export::here()
-            {
-                // Cards of a process that died between its commit and the card. Listed before the records are looked at, and
-                // numbers never come back, so that no new owner loses its card.
-                let cards = export.cards();
-                let known = self.store.read(|txn: &ReadTxn<'_>| txn.numbers())?;
-                cards.iter().filter(|no| !known.contains(&OwnerNo(**no))).for_each(|no| _ = export.remove_card(*no));
+            self.forget_old_failures(|| export.into_iter().for_each(Export::remove_unfinished))?;
+            count(&findings);
+            if let Some(export) = export {
+                // Cards of a process that died between its commit and the card. Numbers never come back, so that no new owner loses
+                // its card.
+                self.without_record(&mut cards, &seen)?;
+                cards.into_iter().for_each(|no| _ = export.remove_card(no.0));
             }
         }
         Ok(findings)
+    }
+
+    /// Leaves the numbers that no record has: `seen` had one a moment ago.
+    fn without_record(&self, numbers: &mut Vec<OwnerNo>, seen: &BTreeSet<OwnerNo>) -> Result<(), StoreError> {
+        numbers.retain(|no| !seen.contains(no));
+        self.store.read(|txn| {
+            let has = numbers.iter().map(|no| txn.has(*no)).collect::<Result<Vec<_>, _>>()?;
+            let mut has = has.into_iter();
+            numbers.retain(|_| !has.next().unwrap_or(true));
+            Ok(())
+        })
+    }
+
+    /// Releases what is owned by the dead among the unfinished owners and a few others: at the start of a container, which takes no
+    /// longer for thousands of owners.
+    ///
+    /// # Errors
+    /// As for [`collect`](Self::collect).
+    pub fn collect_in_passing(&self) -> Result<Vec<Finding>, Cause> {
+        let _collecting = export::Collecting::begin();
+        let mut findings = Vec::new();
+        for record in self.sample()? {
+            findings.extend(self.judge_or_tell(&record, Mode::Release)?);
+        }
+        self.forget_old_failures(|| {})?;
+        count(&findings);
+        Ok(findings)
+    }
+
+    /// Removes failures that were seen long enough; `also` is done in the same transaction.
+    fn forget_old_failures(&self, also: impl FnOnce()) -> Result<(), Cause> {
+        let oldest = self.host.now().saturating_sub(FAILED_KEPT.as_secs());
+        self.store.write::<_, StoreError>(|txn| {
+            also();
+            txn.prune_failed(oldest, FAILED_MAX)
+        })?;
+        Ok(())
     }
 
     /// Every unfinished owner, and a few of the others, which the clock chooses.
@@ -185,6 +188,20 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
+    /// Finds out whether an owner is dead, and releases it. One of which it cannot be told is no reason to leave all the others.
+    fn judge_or_tell(&self, record: &OwnerRecord, mode: Mode) -> Result<Option<Finding>, Cause> {
+        match self.judge(record, mode) {
+            Err(error @ (Cause::Host(_) | Cause::Store(StoreError::Record { .. }))) => Ok(Some(Finding {
+                no: record.no,
+                what: describe(&record.owner),
+                why: format!("it could not be found out whether it lives: {}", chain(&error)),
+                result: "left".to_owned(),
+                failed: true,
+            })),
+            judged => judged,
+        }
+    }
+
     /// Finds out whether an owner is dead, and releases it.
     fn judge(&self, record: &OwnerRecord, mode: Mode) -> Result<Option<Finding>, Cause> {
         let Some(why) = self.is_dead(record)? else { return self.judge_unfinished(record, mode) };
@@ -216,28 +233,46 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(Some(Finding { no: record.no, what, why, result, failed }))
     }
 
-    /// Why what belongs to a record that does not decode has to stay: a living container uses it.
-    fn keeps(
-        &self,
-        no: OwnerNo,
-        error: &StoreError,
-        records: &[OwnerRecord],
-        damaged: &Damaged,
-    ) -> Result<Option<String>, Cause> {
-        if let Some(init) = init_of(error) {
-            return Ok(self.host.is_alive(&init)?.then(|| format!("process {} lives, its container's init", init.pid)));
+    /// Removes the records that do not decode, with what belongs to them, where no living container uses it.
+    fn judge_damaged(&self, damaged: Vec<StoreError>, mode: Mode, findings: &mut Vec<Finding>) -> Result<(), Cause> {
+        if damaged.is_empty() {
+            return Ok(());
         }
-        // A pod's network namespace has no init; its containers say that they hold it.
-        if let Some(holder) = records.iter().find(|record| record.holds.contains(&no)) {
-            return Ok(Some(format!("owner {} holds it", holder.no)));
+        let mut holders = BTreeMap::new();
+        for record in self.store.records().filter_map(Result::ok) {
+            holders.extend(record.holds.iter().map(|held| (*held, record.no)));
         }
-        // What another record holds that does not decode either is unknown, as after a change of the schema.
-        for (other, init) in damaged.iter().filter_map(|(other, error)| Some((other, init_of(error)?))) {
-            if self.host.is_alive(&init)? {
-                return Ok(Some(format!("owner {other} may hold it, whose container lives (process {})", init.pid)));
+        // What a record holds that does not decode is unknown, as after a change of the schema.
+        let mut may_hold = None;
+        for error in &damaged {
+            if let StoreError::Record { no, init: Some(init), .. } = error
+                && self.host.is_alive(init)?
+            {
+                may_hold = Some(format!("owner {no} may hold it, whose container lives (process {})", init.pid));
             }
         }
-        Ok(None)
+        for error in damaged {
+            let StoreError::Record { no, init, .. } = &error else { continue };
+            let lives = match init {
+                Some(init) if self.host.is_alive(init)? => Some(format!("process {} lives, its container's init", init.pid)),
+                Some(_) => None,
+                // A pod's network namespace has no init; its containers say that they hold it.
+                None => holders.get(no).map(|holder| format!("owner {holder} holds it")).or_else(|| may_hold.clone()),
+            };
+            let (result, failed) = match (lives, mode) {
+                (Some(why), _) => (format!("left: {why}"), false),
+                (None, Mode::Tell) => ("would be released".to_owned(), false),
+                (None, Mode::Release) => outcome(self.discard(*no)?),
+            };
+            findings.push(Finding { no: *no, what: format!("record {no}"), why: chain(&error), result, failed });
+        }
+        // What they alone held goes with them.
+        let told: BTreeSet<_> = findings.iter().map(|finding| finding.no).collect();
+        let held = |record: &OwnerRecord| matches!(record.owner, Owner::Netns { .. }) && !told.contains(&record.no);
+        for record in self.store.records().filter_map(Result::ok).filter(held) {
+            findings.extend(self.judge_or_tell(&record, mode)?);
+        }
+        Ok(())
     }
 
     fn orphan(&self, no: OwnerNo, mode: Mode) -> Finding {
@@ -250,14 +285,6 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             },
         };
         Finding { no, what: format!("pins in {}", directory.display()), why: "no record names them".to_owned(), result, failed }
-    }
-}
-
-/// The init that a record which does not decode still names.
-fn init_of(error: &StoreError) -> Option<ProcessIdentity> {
-    match error {
-        StoreError::Record { init, .. } => *init,
-        _ => None,
     }
 }
 
@@ -276,12 +303,12 @@ fn outcome(released: Released) -> (String, bool) {
     (words, failed)
 }
 
-/// Every record, and the numbers of those that do not decode.
-///
-/// # Errors
-/// Where the store as a whole cannot be read.
-pub fn read_all(store: &Store) -> Result<(Vec<OwnerRecord>, Damaged), StoreError> {
-    store.read(|txn: &ReadTxn<'_>| txn.every())
+/// Counts for the metrics what was found.
+fn count(findings: &[Finding]) {
+    for finding in findings {
+        let result = if finding.failed || finding.result.starts_with("left") { Collected::Left } else { Collected::Released };
+        export::count(series::gc(result), 1);
+    }
 }
 
 /// An owner in words.

@@ -29,6 +29,9 @@ pub enum IdError {
 pub struct ContainerId(String);
 
 impl ContainerId {
+    /// The most characters that one has.
+    pub const MAX: usize = 255;
+
     /// The id as the runtime wrote it.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -40,7 +43,7 @@ impl TryFrom<String> for ContainerId {
 
     fn try_from(text: String) -> Result<Self, IdError> {
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'+' | b'-' | b'.');
-        if (1..=255).contains(&text.len()) && text.bytes().all(legal) && text != "." && text != ".." {
+        if (1..=Self::MAX).contains(&text.len()) && text.bytes().all(legal) && text != "." && text != ".." {
             Ok(Self(text))
         } else {
             Err(IdError::ContainerId(text))

@@ -21,7 +21,6 @@ pub mod facts;
 pub mod globals;
 pub mod grant;
 pub mod ids;
-pub mod listed;
 pub mod missed;
 pub mod object;
 pub mod plan;

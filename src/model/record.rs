@@ -284,18 +284,6 @@ pub struct ImageRecord {
     pub verdict: Verdict,
 }
 
-/// What is read of a record, all of it or a part: it knows whose it is.
-pub trait Numbered {
-    /// The record's number.
-    fn number(&self) -> OwnerNo;
-}
-
-impl Numbered for OwnerRecord {
-    fn number(&self) -> OwnerNo {
-        self.no
-    }
-}
-
 /// The init that a record names which does not decode, so that what its container has stays as long as it lives. Found by its text,
 /// whatever is wrong elsewhere; a quote within a string of the record is written `\"`, so that no string can pretend to be it.
 pub fn init_of_damaged(record: &[u8]) -> Option<ProcessIdentity> {

@@ -1,34 +1,41 @@
 //! Columns for people.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// Rows of text under a heading, each column as wide as its widest cell.
 #[derive(Debug, Clone)]
 pub struct Table {
-    rows: Vec<Vec<String>>,
+    /// The rows, a line each, with a tab behind each cell: there are many, and neither is in a cell.
+    text: String,
+    widths: Vec<usize>,
 }
 
 impl Table {
     /// A table with the names of its columns.
     pub fn new(heading: &[&str]) -> Self {
-        Self { rows: vec![heading.iter().map(|name| (*name).to_owned()).collect()] }
+        let mut table = Self { text: String::new(), widths: vec![0; heading.len()] };
+        table.row(heading.iter().map(|name| (*name).to_owned()));
+        table
     }
 
     /// Adds a row; it has as many cells as the heading.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
+        for (cell, width) in cells.into_iter().zip(&mut self.widths) {
+            *width = cell.chars().count().max(*width);
+            self.text.extend(cell.chars().map(shown));
+            self.text.push('\t');
+        }
+        self.text.push('\n');
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = self.rows.first().map_or(0, Vec::len);
-        let width = |n: usize| self.rows.iter().filter_map(|r| r.get(n)).map(|c| c.chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        for row in &self.rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(&format!("{cell:<width$}  "));
+        let mut line = String::new();
+        for row in self.text.split_terminator('\n') {
+            line.clear();
+            for (cell, width) in row.split('\t').zip(&self.widths) {
+                write!(line, "{cell:<width$}  ")?;
             }
             writeln!(f, "{}", line.trim_end())?;
         }
@@ -38,7 +45,11 @@ impl fmt::Display for Table {
 
 /// Text from strangers, as a terminal may see it: control characters become `?`.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars().map(shown).collect()
+}
+
+fn shown(character: char) -> char {
+    if character.is_control() { '?' } else { character }
 }
 
 #[cfg(test)]

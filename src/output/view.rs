@@ -10,7 +10,6 @@ use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, ProgramKind, Scope, XdpMode};
 use crate::model::bytecode::Verdict;
 use crate::model::delegation::{Category, Delegation};
-use crate::model::listed::ListedOwner;
 use crate::model::record::{Owner, OwnerRecord, Phase};
 
 /// How an owner is: how far its record got, or that its container is dead.
@@ -288,38 +287,6 @@ pub fn programs(record: &OwnerRecord) -> impl Iterator<Item = ProgramView<'_>> {
             verdict: verdict.into(),
             by: by.map(|by| by.as_str().into()),
             layout: layout.map(|layout| layout.as_str().into()),
-            stats: None,
-            gone: None,
-            links: links.collect(),
-        })
-    })
-}
-
-/// The same of a record of which only the listed part was read.
-pub fn listed_programs<'a>(owner: &'a ListedOwner<'_>) -> impl Iterator<Item = ProgramView<'a>> {
-    owner.programs.iter().filter_map(|program| {
-        let image = owner.images.get(program.image)?;
-        let links = owner.links.iter().filter(|link| link.program == program.pin);
-        let links = links.map(|link| LinkView {
-            id: link.id,
-            program_id: program.id,
-            program: (*program.function).into(),
-            owner: owner.no.0,
-            at: Cow::Borrowed(&link.at),
-            gone: None,
-        });
-        Some(ProgramView {
-            id: program.id,
-            name: (*program.function).into(),
-            kind: program.kind,
-            scope: program.scope,
-            owner: owner.no.0,
-            image: (*image.reference).into(),
-            digest: (*image.digest).into(),
-            rule: (*image.rule).into(),
-            verdict: (*image.verdict.verdict).into(),
-            by: image.verdict.by.as_deref().map(Cow::Borrowed),
-            layout: image.verdict.layout.as_deref().map(Cow::Borrowed),
             stats: None,
             gone: None,
             links: links.collect(),

@@ -12,6 +12,7 @@
 mod error;
 mod meta;
 mod publish;
+mod records;
 #[cfg(test)]
 mod tests;
 mod txn;
@@ -30,7 +31,9 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, WithoutTls};
 
 pub use self::error::StoreError;
-pub use self::txn::{Damaged, Part, ReadTxn, WriteTxn, stored_bytes};
+pub use self::records::Records;
+pub use self::txn::{ReadTxn, WriteTxn, stored_bytes};
+use crate::model::record::OwnerRecord;
 use crate::sys::fault;
 use crate::sys::fsutil::{self, FileLock};
 
@@ -187,6 +190,17 @@ impl Store {
             .map_err(failed)?;
             read(&ReadTxn::new(&self.path, *table, &txn))
         })
+    }
+
+    /// Every owner, in the order of their numbers, whatever is done with the store meanwhile: a listing of any size takes little memory,
+    /// and may wait for its reader.
+    pub fn records(&self) -> Records<'_> {
+        Records::new(self)
+    }
+
+    /// Gives them to `look`, and has another thread read while it looks: for what is done with every record.
+    pub fn with_records<T>(&self, look: impl FnOnce(&mut dyn Iterator<Item = Result<OwnerRecord, StoreError>>) -> T) -> T {
+        records::read_ahead(self, look)
     }
 
     /// Reads one snapshot and keeps all writers out meanwhile. For what has to be done although nothing can be written.

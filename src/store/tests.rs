@@ -614,7 +614,7 @@ fn a_record_that_does_not_decode_is_named_and_can_be_removed() {
 }
 
 #[test]
-fn many_records_are_decoded_at_once_and_come_in_order() {
+fn many_records_come_in_order_whatever_is_done_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
     let mut made = 0;
@@ -623,14 +623,30 @@ fn many_records_are_decoded_at_once_and_come_in_order() {
             add(&store, container(&format!("c{made}")), Phase::Ready, 1).unwrap();
             made += 1;
         }
-        let (records, damaged) = store.read(|txn| txn.every()).unwrap();
-        let listed: Vec<u64> = records.iter().map(|record| record.no.0).collect();
-        assert_eq!((listed, damaged.len()), (numbers(&store), 0), "{count}");
+        let listed: Vec<u64> = store.records().map(|record| record.unwrap().no.0).collect();
+        assert_eq!(listed, numbers(&store), "{count}");
+        let ahead: Vec<u64> = store.with_records(|records| records.map(|record| record.unwrap().no.0).collect());
+        assert_eq!(ahead, listed, "{count}");
+        let first = store.with_records(|records| records.take(3).count());
+        assert_eq!(first, made.min(3), "{count}");
     }
+    // Of those that were read already, of those that come, and one behind all.
+    let mut listed = Vec::new();
+    for record in store.records() {
+        let no = record.unwrap().no;
+        listed.push(no.0);
+        if no.0 == 300 {
+            let gone = [OwnerNo(20), OwnerNo(700), OwnerNo(1100)];
+            store.write(|txn| gone.iter().try_for_each(|no| txn.delete(*no).map(|_| ()))).unwrap();
+            add(&store, container("late"), Phase::Ready, 1).unwrap();
+        }
+    }
+    let expected: Vec<u64> = (1..=1101).filter(|no| ![700, 1100].contains(no)).collect();
+    assert_eq!(listed, expected);
     let data = store.path().join(DATA_FILE);
     drop(store);
     let text = fs::read(&data).unwrap();
-    let needle = b"{\"no\":700,";
+    let needle = b"{\"no\":701,";
     let mut bytes = text.clone();
     for (at, _) in text.windows(needle.len()).enumerate().filter(|(_, part)| part == needle) {
         bytes[at] = b'!';
@@ -638,9 +654,26 @@ fn many_records_are_decoded_at_once_and_come_in_order() {
     assert_ne!(bytes, text);
     fs::write(&data, bytes).unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
-    let (records, damaged) = store.read(|txn| txn.every()).unwrap();
-    assert_eq!((records.len(), damaged.len(), damaged[0].0), (1099, 1, OwnerNo(700)));
-    assert!(records.is_sorted_by_key(|record| record.no));
+    let (records, damaged): (Vec<_>, Vec<_>) = store.records().partition(Result::is_ok);
+    assert_eq!((records.len(), damaged.len()), (1097, 1));
+    assert!(matches!(damaged[0], Err(StoreError::Record { no: OwnerNo(701), .. })), "{damaged:?}");
+}
+
+#[test]
+fn containers_are_found_by_how_their_id_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), BOOT).unwrap();
+    for owner in [container("web"), container("web-2"), netns(7), container("db"), container("web")] {
+        add(&store, owner, Phase::Ready, 1).unwrap();
+    }
+    let long = "w".repeat(600);
+    let cases: [(&str, &[u64]); 6] =
+        [("web", &[1, 2, 5]), ("web-", &[2]), ("", &[1, 2, 4, 5]), ("x", &[]), ("7", &[]), (&long, &[])];
+    for (start, expected) in cases {
+        let mut found: Vec<u64> = store.read(|txn| txn.containers_with(start)).unwrap().iter().map(|no| no.0).collect();
+        found.sort_unstable();
+        assert_eq!(found, expected, "{start}");
+    }
 }
 
 /// Makes the store look as if a program with another schema had written it: other indexes, and `record` in place of record 2.
@@ -706,8 +739,8 @@ fn a_store_that_others_could_write_is_refused() {
 
 #[test]
 fn a_look_in_passing_reaches_every_owner_in_its_turn() {
-    // All of one second, one each second, and clusters with gaps between them.
-    for changed in [|_| 7, |at| at, |at: u64| at / 10 * 1000] {
+    // All of one second, one each second, and clusters of a second and of ten with gaps between them.
+    for changed in [|_| 7, |at| at, |at: u64| at / 10 * 1000, |at| at / 10 * 86_400 + at] {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), BOOT).unwrap();
         for at in 0..40 {

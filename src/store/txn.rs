@@ -17,19 +17,17 @@
 //! Records are JSON: [`OwnerRecord`] is described with serde's tagged enums, which formats without field names cannot read
 //! back; of those that can, JSON needs no further crate and can be read with anybody's tools.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::path::Path;
 
 use heed::{RoTxn, RwTxn, WithoutTls};
-use serde::Deserialize;
 
 use super::publish::{self, Change};
 use super::{StoreError, Table};
 use crate::model::ids::{ContainerId, OwnerNo};
-use crate::model::record::{Numbered, Owner, OwnerRecord, Phase, init_of_damaged};
-use crate::sys::{export, fault};
+use crate::model::record::{Owner, OwnerRecord, Phase, init_of_damaged};
+use crate::sys::export;
 
 pub(super) const SCHEMA_KEY: &[u8] = b"s";
 const LAST_NO_KEY: &[u8] = b"x";
@@ -42,13 +40,8 @@ const PHASES: u8 = b'p';
 /// The indexes, all of which follow from the records.
 pub(super) const INDEXES: [u8; 5] = [CONTAINERS, NETNS, PROGRAMS, LINKS, PHASES];
 
-/// Threads that decode at the same time.
-const THREADS_MAX: usize = 4;
-/// Records that take longer to decode than a thread to start.
-const WORTH_A_THREAD: usize = 256;
-
-/// Records that do not decode, and why.
-pub type Damaged = Vec<(OwnerNo, StoreError)>;
+/// How often [`ReadTxn::some_in_phase`] chooses a part of the index.
+const STEPS: u64 = 4;
 
 /// A snapshot of the store.
 pub struct ReadTxn<'t> {
@@ -73,11 +66,6 @@ impl<'t> ReadTxn<'t> {
         Ok(self.table.get(self.txn, &owner_key(no)).map_err(|err| self.failed(err))?.is_some())
     }
 
-    /// The number of every owner, without a look at the records.
-    pub fn numbers(&self) -> Result<BTreeSet<OwnerNo>, StoreError> {
-        Ok(self.named(&[OWNERS])?.into_iter().collect())
-    }
-
     /// Every owner, in the order of their numbers, decoded one by one. After an error that is about one record the iterator goes
     /// on with the next.
     pub fn owners(&self) -> Result<impl Iterator<Item = Result<OwnerRecord, StoreError>> + '_, StoreError> {
@@ -93,54 +81,21 @@ impl<'t> ReadTxn<'t> {
         }))
     }
 
-    /// Every record in the order of the numbers, and the numbers of those that do not decode, with why.
-    pub fn every(&self) -> Result<(Vec<OwnerRecord>, Damaged), StoreError> {
-        let (mut records, mut damaged) = (Vec::new(), Vec::new());
-        for part in self.in_parts(|part| part.decoded::<OwnerRecord>().collect::<Vec<_>>())? {
-            for result in part {
-                match result {
-                    Ok(record) => records.push(record),
-                    Err(bad) => damaged.push(bad),
-                }
-            }
-        }
-        Ok((records, damaged))
-    }
-
-    /// Has `work` done on all records, in parts that several threads take, and returns the results in the order of the numbers:
-    /// decoding is what a listing of thousands spends its time on. `work` must be as short as what [`Store::read`] is given.
-    ///
-    /// [`Store::read`]: super::Store::read
-    pub fn in_parts<T: Send>(&self, work: impl Fn(Part<'_>) -> T + Sync) -> Result<Vec<T>, StoreError> {
-        let entries = self.table.prefix_iter(self.txn, &[OWNERS]).map_err(|err| self.failed(err))?;
-        let entries = entries.map(|entry| {
+    /// At most `max` owners that follow the number `after`, as [`owners`](Self::owners) has them.
+    pub(super) fn following(&self, after: OwnerNo, max: usize) -> Result<Following, StoreError> {
+        let (from, until) = (owner_key(after), owner_key(OwnerNo(u64::MAX)));
+        let range = (Bound::Excluded(&from[..]), Bound::Included(&until[..]));
+        let mut following = Following { owners: Vec::new(), last: None, pages: None };
+        for entry in self.table.range(self.txn, &range).map_err(|err| self.failed(err))?.take(max) {
             let (key, bytes) = entry.map_err(|err| self.failed(err))?;
-            Ok((self.number(key)?, bytes))
-        });
-        let entries: Vec<(OwnerNo, &[u8])> = entries.collect::<Result<_, StoreError>>()?;
-        // How many processors there are takes a look at some files of the cgroup.
-        let threads = match entries.len() {
-            0..=WORTH_A_THREAD => 1,
-            _ => std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
-        };
-        let size = entries.len().div_ceil(threads).max(WORTH_A_THREAD);
-        let (first, rest) = entries.split_at(size.min(entries.len()));
-        let work = |entries| work(Part { path: self.path, entries });
-        let mut results = Vec::with_capacity(threads);
-        std::thread::scope(|scope| {
-            // Where no thread can be had (pids.max, RLIMIT_NPROC), this one does all.
-            let start = |part| {
-                let work = &work;
-                std::thread::Builder::new().spawn_scoped(scope, move || fault::inside(|| work(part))).map_err(|_| part)
-            };
-            let others: Vec<_> = rest.chunks(size).map(start).collect();
-            results.push(work(first));
-            results.extend(others.into_iter().map(|other| match other {
-                Ok(other) => other.join().expect("decoding does not panic"),
-                Err(part) => work(part),
-            }));
-        });
-        Ok(results)
+            let no = self.number(key)?;
+            following.owners.push(self.decode(no, bytes));
+            following.last = Some(no);
+            let here = bytes.as_ptr_range();
+            let pages = following.pages.get_or_insert_with(|| here.clone());
+            *pages = pages.start.min(here.start)..pages.end.max(here.end);
+        }
+        Ok(following)
     }
 
     /// The records of the containers with this id, in the order of their numbers. Several, where runtimes with other roots or
@@ -152,6 +107,12 @@ impl<'t> ReadTxn<'t> {
     /// The numbers of the containers with this id, whether their records decode or not.
     pub fn numbers_of_container(&self, id: &ContainerId) -> Result<Vec<OwnerNo>, StoreError> {
         self.named(&container_prefix(id))
+    }
+
+    /// The containers whose id begins with `start`.
+    pub fn containers_with(&self, start: &str) -> Result<Vec<OwnerNo>, StoreError> {
+        // LMDB refuses keys that are longer than any of ours.
+        if start.len() > ContainerId::MAX { Ok(Vec::new()) } else { self.named(&[&[CONTAINERS], start.as_bytes()].concat()) }
     }
 
     /// The records of the network namespace with this cookie, in the order of their numbers. Several, where containers of
@@ -176,7 +137,7 @@ impl<'t> ReadTxn<'t> {
         self.named(&[PHASES, phase_byte(phase)])
     }
 
-    /// At most `max` owners in this phase: those that follow a point in the index that `turn` chooses, and after its end those at its
+    /// At most `max` owners in this phase: those that follow one in the index that `turn` chooses, and after its end those at its
     /// beginning. Reads no more of the index, so that its cost does not grow with the number of owners.
     pub fn some_in_phase(&self, phase: Phase, turn: u64, max: usize) -> Result<Vec<OwnerNo>, StoreError> {
         let prefix = [PHASES, phase_byte(phase)];
@@ -184,16 +145,34 @@ impl<'t> ReadTxn<'t> {
         let first = self.table.prefix_iter(self.txn, &prefix).map_err(failed)?.next().transpose().map_err(failed)?;
         let last = self.table.rev_prefix_iter(self.txn, &prefix).map_err(failed)?.next().transpose().map_err(failed)?;
         let (Some((first, _)), Some((last, _))) = (first, last) else { return Ok(Vec::new()) };
-        // Time and number are chosen apart: owners of one second differ in their number alone.
-        let (first_time, last_time) = (self.changed(first)?, self.changed(last)?);
-        let (time, number) = (between(first_time, last_time, turn), between(1, self.number(last)?.0, !turn));
-        let point = phase_key(phase, time, OwnerNo(number));
-        let from = (Bound::Included(&point[..]), Bound::Included(last));
-        let until = (Bound::Included(first), Bound::Excluded(&point[..]));
+        let (mut low, mut high) = (self.place(first)?, self.place(last)?);
+        for step in 0..STEPS {
+            // Owners come in clusters: a point falls between two of them more often than among one. So one side of it is taken, whatever its
+            // width, and the next point is chosen there.
+            let chance = random(turn, step);
+            let point = key_at(phase, low + (chance >> 1) % (high - low).saturating_add(1));
+            let (after, before) =
+                ((Bound::Included(&point[..]), Bound::Included(last)), (Bound::Included(first), Bound::Excluded(&point[..])));
+            if chance & 1 == 0 {
+                let after = self.table.range(self.txn, &after).map_err(failed)?.next().transpose().map_err(failed)?;
+                low = after.map_or(Ok(high), |(key, _)| self.place(key))?.min(high);
+            } else if point.as_slice() > first {
+                let before = self.table.rev_range(self.txn, &before).map_err(failed)?.next().transpose().map_err(failed)?;
+                high = before.map_or(Ok(low), |(key, _)| self.place(key))?.max(low);
+            }
+        }
+        let start = key_at(phase, low);
+        let from = (Bound::Included(&start[..]), Bound::Included(last));
+        let until = (Bound::Included(first), Bound::Excluded(&start[..]));
         let after = self.table.range(self.txn, &from).map_err(failed)?;
-        let before = if point.as_slice() > first { Some(self.table.range(self.txn, &until).map_err(failed)?) } else { None };
+        let before = if start.as_slice() > first { Some(self.table.range(self.txn, &until).map_err(failed)?) } else { None };
         let entries = after.chain(before.into_iter().flatten());
         entries.take(max).map(|entry| self.number(entry.map_err(failed)?.0)).collect()
+    }
+
+    /// Where an owner stands in its part of the index of phases: when it last changed, and its number.
+    fn place(&self, key: &[u8]) -> Result<u128, StoreError> {
+        Ok(u128::from(self.changed(key)?) << 64 | u128::from(self.number(key)?.0))
     }
 
     /// When the owner of a key of the index of phases last changed.
@@ -425,18 +404,14 @@ impl<'t> WriteTxn<'t> {
     }
 }
 
-/// Some of the records of a snapshot.
-#[derive(Debug, Clone, Copy)]
-pub struct Part<'p> {
-    path: &'p Path,
-    entries: &'p [(OwnerNo, &'p [u8])],
-}
-
-impl<'p> Part<'p> {
-    /// Each record, or what is asked of it, decoded from where it lies.
-    pub fn decoded<R: Deserialize<'p> + Numbered>(self) -> impl Iterator<Item = Result<R, (OwnerNo, StoreError)>> {
-        self.entries.iter().map(move |(no, bytes)| decode(self.path, *no, bytes).map_err(|err| (*no, err)))
-    }
+/// Some owners of a snapshot.
+pub(super) struct Following {
+    /// They, in the order of their numbers, or why one does not decode.
+    pub owners: Vec<Result<OwnerRecord, StoreError>>,
+    /// The number of the last one.
+    pub last: Option<OwnerNo>,
+    /// Where their records lie.
+    pub pages: Option<Range<*const u8>>,
 }
 
 impl fmt::Debug for ReadTxn<'_> {
@@ -460,11 +435,11 @@ pub fn stored_bytes(record: &OwnerRecord) -> u64 {
     encode(record).len() as u64
 }
 
-fn decode<'d, R: Deserialize<'d> + Numbered>(path: &Path, no: OwnerNo, bytes: &'d [u8]) -> Result<R, StoreError> {
+fn decode(path: &Path, no: OwnerNo, bytes: &[u8]) -> Result<OwnerRecord, StoreError> {
     let bad = |source| StoreError::Record { path: path.to_owned(), no, init: init_of_damaged(bytes), source };
-    let record: R = serde_json::from_slice(bytes).map_err(bad)?;
-    if record.number() != no {
-        return Err(bad(serde::de::Error::custom(format!("it says it were record {}", record.number()))));
+    let record: OwnerRecord = serde_json::from_slice(bytes).map_err(bad)?;
+    if record.no != no {
+        return Err(bad(serde::de::Error::custom(format!("it says it were record {}", record.no))));
     }
     Ok(record)
 }
@@ -507,16 +482,20 @@ fn phase_key(phase: Phase, changed: u64, no: OwnerNo) -> Vec<u8> {
     [&[PHASES, phase_byte(phase)][..], &changed.to_be_bytes(), &no.0.to_be_bytes()].concat()
 }
 
-/// A number from `low` to `high` that `turn` chooses, as if by chance (splitmix64).
-fn between(low: u64, high: u64, turn: u64) -> u64 {
-    let mut mixed = turn.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^= mixed >> 31;
-    match high.saturating_sub(low).checked_add(1) {
-        Some(width) => low.saturating_add(mixed % width),
-        None => mixed,
-    }
+/// The key of a place in the index of phases.
+fn key_at(phase: Phase, place: u128) -> Vec<u8> {
+    [&[PHASES, phase_byte(phase)][..], &place.to_be_bytes()].concat()
+}
+
+/// A number that `turn` and `step` choose, as if by chance (splitmix64).
+fn random(turn: u64, step: u64) -> u128 {
+    let half = |half: u64| {
+        let mut mixed = turn.wrapping_mul(2 * STEPS).wrapping_add(2 * step + half).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        u128::from(mixed ^ (mixed >> 31))
+    };
+    half(0) << 64 | half(1)
 }
 
 /// Every index entry of a record; what `put` and `delete` keep is exactly this.

@@ -1,5 +1,5 @@
 //! Small safe wrappers around system calls, one fact each. The only user of rustix, libc and caps, and the only place with
-//! `unsafe` besides the opening of the LMDB environment.
+//! `unsafe` besides the store's, which knows LMDB's mapping.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
 pub mod accounts;
@@ -28,6 +28,7 @@ pub mod mounts;
 mod namespaces;
 pub mod netlink;
 pub mod netns;
+pub mod pages;
 pub mod peer;
 pub mod pid;
 pub mod sandbox;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bpfman_hook::lifecycle::Lifecycle;
-use bpfman_hook::lifecycle::reconcile::{Depth, Mode};
+use bpfman_hook::lifecycle::reconcile::Mode;
 use bpfman_hook::model::attach_point::{ProgramKind, TracepointName};
 use bpfman_hook::model::by_hand::{Attach, Bounds, Code, Filter, Load, Place, Reply, Source, Task, Wanted};
 use bpfman_hook::model::object::{ObjectFacts, ProgramFacts};
@@ -126,7 +126,7 @@ impl Bench {
         let host = self.host(pid);
         let lifecycle =
             Lifecycle { kernel: &kernel, host: &host, store: &self.world.store, fs: &self.world.fs, deadline: 1000 };
-        let findings = lifecycle.reconcile(Depth::All, mode).expect("reconcile");
+        let findings = lifecycle.collect(mode, |_| {}).expect("reconcile");
         findings.into_iter().map(|f| format!("{}: {}: {}", f.what, f.why, f.result)).collect()
     }
 

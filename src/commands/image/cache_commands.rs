@@ -8,13 +8,12 @@ use crate::cli::image::{ImagePruneArgs, ImageRmArgs};
 use crate::commands::list;
 use crate::commands::list::Format;
 use crate::image::{Cache, Swept, Which};
-use crate::lifecycle::reconcile::read_all;
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
 use crate::output::table::{Table, printable};
 use crate::output::{fail, print};
 use crate::paths::Paths;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sys::clock;
 use crate::sys::error::chain;
 
@@ -94,11 +93,15 @@ pub(super) fn in_use(paths: &Paths) -> Result<BTreeSet<Digest>, String> {
     let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else {
         return Ok(BTreeSet::new());
     };
-    let (records, damaged) = read_all(&store).map_err(|e| chain(&e))?;
-    if let Some((_, error)) = damaged.into_iter().next() {
-        return Err(format!("prune images: {}; run bpfman-hook gc first", chain(&error)));
+    let mut in_use = BTreeSet::new();
+    for record in store.records() {
+        let record = record.map_err(|error| match error {
+            StoreError::Record { .. } => format!("prune images: {}; run bpfman-hook gc first", chain(&error)),
+            error => chain(&error),
+        })?;
+        in_use.extend(record.images.iter().map(|image| image.digest));
     }
-    Ok(records.iter().flat_map(|record| &record.images).map(|image| image.digest).collect())
+    Ok(in_use)
 }
 
 fn add(all: &mut Swept, more: Swept) {
