@@ -8,7 +8,7 @@ use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::cli::{Cli, Format, Formatted};
-use crate::commands::list::json;
+use crate::output::format::json;
 use crate::output::{fail, print};
 
 /// Prints the completion script of a shell.

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::commands::list::{Format, id, json, owner_name, verdict, word};
 use crate::kernel::inspect::LinkInfo;
 use crate::kernel::pins;
 use crate::lifecycle::by_hand::map_users;
@@ -14,6 +13,7 @@ use crate::lifecycle::health::remedy;
 use crate::model::attach_point::{Order, ProgramKind, kernel_type_word};
 use crate::model::by_hand::KernelProgram;
 use crate::model::record::{LinkRecord, Owner, OwnerRecord};
+use crate::output::format::{Format, id, json, owner_name, verdict, word};
 use crate::output::table::printable;
 use crate::output::view;
 use crate::output::view::{LinkView, ProgramView};

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::cli::{Format, PolicyCheckArgs, PolicyExplainArgs};
-use crate::commands::list::json;
 use crate::image::{examine_registries, unusable_signers};
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::policy_files::{self, PolicyFilesError};
@@ -19,6 +18,7 @@ use crate::model::attach_point::Scope;
 use crate::model::explain::{ExplainedRule, Explanation};
 use crate::model::policy::{ContainerFacts, ContainerRule, Limits, Policy};
 use crate::model::reach::{Guard, TokenReach};
+use crate::output::format::json;
 use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::sys::caps::{self, Capability};

@@ -11,7 +11,7 @@ use crate::cli::{self, Format as Output, Get, GetArgs, InspectArgs, List, Listin
 use crate::commands::get;
 use crate::commands::get::OtherProgram;
 use crate::commands::list;
-use crate::commands::list::{Format, Seen};
+use crate::commands::list::Seen;
 use crate::commands::select;
 use crate::image::Cache;
 use crate::kernel::inspect::{self, Inspected};
@@ -23,6 +23,7 @@ use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::reconcile::{Finding, Mode};
 use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
+use crate::output::format::{Format, json};
 use crate::output::table::Table;
 use crate::output::view::Stats;
 use crate::output::{Cut, fail, print, print_as_made};
@@ -202,7 +203,7 @@ pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
         Ok(findings) => {
             let failed = findings.iter().any(|finding| finding.failed);
             let printed = print(&match Format::from(args.format) {
-                Format::Json => list::json(&findings),
+                Format::Json => json(&findings),
                 Format::Table | Format::Quiet if findings.is_empty() => "nothing to release\n".to_owned(),
                 Format::Table | Format::Quiet => {
                     let mut table = Table::new(&["OWNER", "WHAT", "WHY", "RESULT"]);

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::cli::{Format, TokenCreateArgs, TokenExplainArgs, TokenProbeArgs};
-use crate::commands::list::json;
 use crate::commands::token_bpffs::Here;
 use crate::model::annotations::{BpffsRequest, PREFIX, Request};
 use crate::model::delegation::Delegation;
 use crate::model::ids::Pid;
+use crate::output::format::json;
 use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::sys::bpffs::{self, Mounted, Spec};

@@ -1,6 +1,7 @@
 //! Where a command's answer and its one line of failure go.
 
 pub mod finding;
+pub mod format;
 pub mod logging;
 pub mod report;
 pub mod table;

@@ -384,6 +384,11 @@ impl<'t> WriteTxn<'t> {
         self.table.get(&self.txn, key).map_err(|err| self.failed(err))
     }
 
+    /// The number of every owner, without a look at the records.
+    pub(super) fn numbers(&self) -> Result<Vec<OwnerNo>, StoreError> {
+        self.view().named(&[OWNERS])
+    }
+
     /// A record as it is stored, whether it decodes or not.
     pub(super) fn record_bytes(&self, no: OwnerNo) -> Result<Option<&[u8]>, StoreError> {
         self.value(&owner_key(no))

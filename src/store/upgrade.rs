@@ -19,7 +19,7 @@ impl WriteTxn<'_> {
                 self.remove(&key)?;
             }
         }
-        for no in self.view().numbers()? {
+        for no in self.numbers()? {
             let keys = match self.get(no) {
                 Ok(record) => record.as_ref().map(index_keys).unwrap_or_default(),
                 Err(StoreError::Record { .. }) => {

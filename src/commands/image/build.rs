@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::cli::Format;
 use crate::cli::image::{GenerateBuildArgs, ImageBuildArgs};
-use crate::commands::list::json;
 use crate::image::transfer::build;
 use crate::image::transfer::build::{Described, Input};
 use crate::image::{ByteOrder, MAX_OBJECT, Parcel};
 use crate::kernel::survey;
 use crate::model::reference::Reference;
+use crate::output::format::json;
 use crate::output::table::printable;
 use crate::output::{fail, print};
 use crate::paths::Paths;

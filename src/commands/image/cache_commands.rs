@@ -5,11 +5,10 @@ use std::process::ExitCode;
 
 use crate::cli::Listing;
 use crate::cli::image::{ImagePruneArgs, ImageRmArgs};
-use crate::commands::list;
-use crate::commands::list::Format;
 use crate::image::{Cache, Swept, Which};
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
+use crate::output::format::{Format, json};
 use crate::output::table::{Table, printable};
 use crate::output::{fail, print};
 use crate::paths::Paths;
@@ -24,7 +23,7 @@ pub fn list(paths: &Paths, listing: Listing) -> ExitCode {
         Err(error) => return fail(&chain(&error)),
     };
     print(&match Format::from(listing) {
-        Format::Json => list::json(&cached),
+        Format::Json => json(&cached),
         Format::Quiet => cached.iter().map(|image| format!("{}\n", image.digest)).collect(),
         Format::Table => {
             let mut table = Table::new(&["REFERENCE", "DIGEST", "SIZE", "PULLED"]);
@@ -113,7 +112,7 @@ fn add(all: &mut Swept, more: Swept) {
 
 fn show(swept: &Swept, format: Format, verb: &str) -> ExitCode {
     print(&match format {
-        Format::Json => list::json(swept),
+        Format::Json => json(swept),
         Format::Table | Format::Quiet => {
             let mut text: String = swept.references.iter().map(|name| format!("{}\n", printable(name))).collect();
             text.push_str(&format!(

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::cli::Format;
 use crate::cli::image::ImageInspectArgs;
-use crate::commands::list::json;
 use crate::image::{Details, Labelled};
 use crate::kernel::{Survey, survey};
+use crate::output::format::json;
 use crate::output::table::{Table, printable};
 use crate::output::{fail, print};
 use crate::paths::Paths;

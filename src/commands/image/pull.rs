@@ -11,13 +11,13 @@ use serde::Serialize;
 
 use crate::cli::{Format, PullArgs, RegistryArgs};
 use crate::commands::image::user_auth::registries;
-use crate::commands::list::json;
 use crate::image::{Images as _, InUse, LinuxImages, Want, registries_conf};
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::model::bytecode::{Bytecode, PullPolicy, Verdict};
 use crate::model::policy::ImageRule;
 use crate::model::reference::{Reference, ReferenceError};
 use crate::model::registries::RegistryConfig;
+use crate::output::format::json;
 use crate::output::table::printable;
 use crate::output::{fail, print};
 use crate::paths::Paths;

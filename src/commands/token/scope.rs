@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::cli::Format;
-use crate::commands::list::json;
 use crate::kernel::{Feature, Kernel, LinuxKernel, Support};
 use crate::lifecycle::token_reach;
 use crate::model::attach_point::Scope;
 use crate::model::delegation::Category;
 use crate::model::reach::{Guard, TokenReach};
+use crate::output::format::json;
 use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::sys::caps::{self, Capability};

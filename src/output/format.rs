@@ -1,0 +1,53 @@
+//! Words, ids and JSON as every command prints them.
+
+use serde::Serialize;
+
+use crate::lifecycle::reconcile::describe;
+use crate::model::ids::OwnerNo;
+use crate::model::record::OwnerRecord;
+use crate::output::table::printable;
+use crate::output::view::ProgramView;
+
+/// How a listing is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Tables and trees.
+    Table,
+    /// JSON, one document.
+    Json,
+    /// Ids alone, one a line.
+    Quiet,
+}
+
+/// JSON as we print it: indented, with a final newline.
+pub fn json(value: &impl Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(value).expect("views have string keys and no failing serializers");
+    text.push('\n');
+    text
+}
+
+pub fn verdict(program: &ProgramView) -> String {
+    match &program.by {
+        Some(by) => format!("verified by {}", printable(by)),
+        None => "accepted unsigned".to_owned(),
+    }
+}
+
+/// An owner in words. The store reads records in the order of their numbers.
+pub fn owner_name(records: &[OwnerRecord], no: u64) -> String {
+    let found = records.binary_search_by_key(&OwnerNo(no), |r| r.no);
+    let record = found.ok().and_then(|at| records.get(at));
+    record.map_or_else(|| format!("owner {no}"), |r| describe(&r.owner))
+}
+
+pub fn id(id: Option<u32>) -> String {
+    id.map_or_else(|| "-".to_owned(), |id| id.to_string())
+}
+
+/// The word that a value has in JSON.
+pub fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
