@@ -16,7 +16,8 @@ use bpfman_hook::grpc::wire::{
 };
 use bpfman_hook::model::ids::Pid;
 use bpfman_hook::model::record::OwnerRecord;
-use bpfman_hook::model::series::{self, EventKind, Outcome, Phase, Stage, Worked};
+use bpfman_hook::model::metrics_table;
+use bpfman_hook::model::metrics_table::{EventKind, Outcome, Phase, Stage, Worked};
 use bpfman_hook::paths::Paths;
 use bpfman_hook::store::{Store, StoreError};
 use bpfman_hook::sys::clock;
@@ -120,14 +121,14 @@ fn record(no: u64) -> OwnerRecord {
 /// Everything that a start with one image records, with the file of counters opened for each, as a process does.
 fn tally(directory: &Path, count: &str) -> Result<(), Failed> {
     let count: u32 = count.parse()?;
-    let (card, line) = (serde_json::to_vec(&bpfman_hook::model::card::Card::of(&record(1)))?, format!("{}\n", "x".repeat(250)));
+    let (card, line) = (serde_json::to_vec(&bpfman_hook::model::public_owner::PublicOwner::of(&record(1)))?, format!("{}\n", "x".repeat(250)));
     let began = Instant::now();
     for _ in 0..count {
         let export = Export::open(directory).ok_or("the directory is not ours alone")?;
-        export.observe(series::phase(Phase::Image, Worked::Ok), Duration::from_millis(1));
-        export.observe(series::phase(Phase::Build, Worked::Ok), Duration::from_millis(5));
-        export.observe(series::run(Stage::CreateRuntime, Outcome::Done), Duration::from_millis(7));
-        export.count(series::event(EventKind::Acquired), 1);
+        export.observe(metrics_table::phase(Phase::Image, Worked::Ok), Duration::from_millis(1));
+        export.observe(metrics_table::phase(Phase::Build, Worked::Ok), Duration::from_millis(5));
+        export.observe(metrics_table::run(Stage::CreateRuntime, Outcome::Done), Duration::from_millis(7));
+        export.count(metrics_table::event(EventKind::Acquired), 1);
         export.put_card(1, &card);
         export.append(&line);
     }

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use bpfman_hook::cli::service::System;
-use bpfman_hook::cli::{self, Command, PolicyCommand, Stage, Token};
+use bpfman_hook::cli::service::SystemCommand;
+use bpfman_hook::cli::{self, Command, PolicyCommand, HookStage, TokenCommand};
 use bpfman_hook::commands::image as image_commands;
 use bpfman_hook::commands::{documents, events, manual, policy, records, request_child, token};
 use bpfman_hook::doctor::no_connect;
@@ -44,13 +44,13 @@ fn main() -> ExitCode {
             environment::clear();
             environment::share_one_heap();
             match args.stage {
-                Stage::CreateRuntime => create_runtime::run(
+                HookStage::CreateRuntime => create_runtime::run(
                     &paths,
                     args.engine,
                     create_runtime::PluginFacts { labels: args.labels, pod_check: args.pod_check },
                 ),
-                Stage::Poststop => poststop::run(&paths),
-                Stage::Precreate => precreate::run(&paths, args.engine),
+                HookStage::Poststop => poststop::run(&paths),
+                HookStage::Precreate => precreate::run(&paths, args.engine),
             }
         }
         Command::Load(what) => manual::load(&paths, &what),
@@ -70,13 +70,13 @@ fn main() -> ExitCode {
         Command::Metrics(args) => metrics::run(&paths, &args),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(&dir),
-        Command::Token(Token::Create(args)) => token::create(&args),
-        Command::Token(Token::Explain(args)) => token::explain(&paths, &args),
-        Command::Token(Token::Probe(args)) => token::probe(&args),
+        Command::Token(TokenCommand::Create(args)) => token::create(&args),
+        Command::Token(TokenCommand::Explain(args)) => token::explain(&paths, &args),
+        Command::Token(TokenCommand::Probe(args)) => token::probe(&args),
         Command::Policy(PolicyCommand::Check(args)) => policy::run_check(&paths, &args),
         Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(&paths, &args),
         Command::Doctor(args) => doctor::run(&paths, &args, &LinuxKernel),
-        Command::System(System::Service(args)) => grpc::run(&paths, &args),
+        Command::System(SystemCommand::Service(args)) => grpc::run(&paths, &args),
         Command::Install(args) => install::run(root.as_deref(), &args),
         Command::Uninstall(args) => install::undo(root.as_deref(), &args),
         Command::Version(args) => documents::version(args),

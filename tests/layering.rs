@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bpfman_hook::cli::Stage;
+use bpfman_hook::cli::HookStage;
 use bpfman_hook::hooks::stage;
 use bpfman_hook::model::container::asks;
 use bpfman_hook::model::policy::Engine;
@@ -366,7 +366,7 @@ fn the_checks_of_this_file_see_what_they_look_for() {
 fn shipped() -> Vec<(PathBuf, String)> {
     let invocation =
         Invocation { binary: "/usr/local/bin/bpfman-hook".into(), engines: Engines([Engine::Podman].into()), root: None };
-    let hooks = [Stage::CreateRuntime, Stage::Poststop, Stage::Precreate]
+    let hooks = [HookStage::CreateRuntime, HookStage::Poststop, HookStage::Precreate]
         .map(|stage| (Path::new("hooks.d").join(hook_files::file_name(stage)), hook_files::hook(stage, &invocation)));
     let packaging = [
         (format!("packaging/systemd/{}", hook_files::MOUNT_UNIT), hook_files::mount_unit()),

@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 
 use bpfman_hook::image::{ImageError, Images, Want};
 use bpfman_hook::lifecycle::acquire::{Acquired, Start};
-use bpfman_hook::lifecycle::missed::Fate;
+use bpfman_hook::lifecycle::missed::MissedOutcome;
 use bpfman_hook::lifecycle::policy_files::LoadedPolicy;
-use bpfman_hook::lifecycle::reconcile::Mode;
+use bpfman_hook::lifecycle::reconcile::GcMode;
 use bpfman_hook::lifecycle::release::Released;
 use bpfman_hook::lifecycle::{Cause, Lifecycle};
 use bpfman_hook::model::annotations::Request;
 use bpfman_hook::model::attach_point::{CgroupAttach, ProgramKind};
-use bpfman_hook::model::bytecode::{Bytecode, Verdict};
+use bpfman_hook::model::bytecode::{Bytecode, ImageVerdict};
 use bpfman_hook::model::container::Container;
 use bpfman_hook::model::facts::NetnsFact;
 use bpfman_hook::model::ids::{Digest, Pid};
@@ -32,8 +32,8 @@ use bpfman_hook::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAtt
 use bpfman_hook::model::policy::{ContainerFacts, Engine, OnMissed, Policy, PolicyId};
 use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
-use bpfman_hook::model::series::Remedy;
-use bpfman_hook::model::state::State;
+use bpfman_hook::model::metrics_table::Remedy;
+use bpfman_hook::model::state::OciState;
 use bpfman_hook::store::{Store, StoreError};
 use fake::{Effects, FakeHost, FakeKernel, Killed, Trouble, process};
 
@@ -52,7 +52,7 @@ impl Images for OneImage {
             object_digest: Digest::from_bytes([2; 32]),
             object: Vec::new(),
             rule: want.rules[0].name.clone(),
-            verdict: Verdict::Unsigned,
+            verdict: ImageVerdict::Unsigned,
         })
     }
 }
@@ -151,7 +151,7 @@ fn container(id: &str, bundle: &str, init: u32, programs: &str, more: &[(&str, &
     annotations.insert("hook.bpfman.io/programs".to_owned(), programs.to_owned());
     annotations.extend(more.iter().map(|(k, v)| (format!("hook.bpfman.io/{k}"), (*v).to_owned())));
     let json = serde_json::json!({"id": id, "pid": init, "status": "creating", "bundle": bundle, "annotations": annotations});
-    let state = State::parse(&json.to_string()).expect("state");
+    let state = OciState::parse(&json.to_string()).expect("state");
     let map = serde_json::json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     let capabilities = serde_json::json!(["CAP_BPF", "CAP_NET_ADMIN"]);
     let config = serde_json::json!({
@@ -212,7 +212,7 @@ fn stop(world: &World, host: &FakeHost<'_>, id: &str) -> Vec<Released> {
     results.into_iter().map(|(_, released)| released).collect()
 }
 
-fn gc(world: &World, host: &FakeHost<'_>, mode: Mode) -> Vec<String> {
+fn gc(world: &World, host: &FakeHost<'_>, mode: GcMode) -> Vec<String> {
     let kernel = world.kernel();
     let findings = lifecycle(world, &kernel, host).collect(mode, |_| {}).expect("reconcile");
     findings.into_iter().map(|f| format!("{}: {}: {}", f.what, f.why, f.result)).collect()
@@ -279,11 +279,11 @@ fn a_kill_at_each_effect_of_a_start_is_collected() {
 
             // While the hook lives nobody may touch what it works on.
             let other = FakeHost::new(&world.effects, HOOK + 1);
-            assert!(gc(&world, &other, Mode::Release).is_empty(), "{context}: gc touched a living actor's owner");
+            assert!(gc(&world, &other, GcMode::Release).is_empty(), "{context}: gc touched a living actor's owner");
             other.end(HOOK);
             other.end(INIT);
-            assert_eq!(gc(&world, &other, Mode::Tell).len(), 1, "{context}");
-            assert_eq!(gc(&world, &other, Mode::Release).len(), 1, "{context}");
+            assert_eq!(gc(&world, &other, GcMode::Tell).len(), 1, "{context}");
+            assert_eq!(gc(&world, &other, GcMode::Release).len(), 1, "{context}");
             world.residue(&context);
         }
     }
@@ -322,7 +322,7 @@ fn a_kill_at_each_effect_of_a_stop_is_collected() {
             let other = FakeHost::new(&world.effects, HOOK + 1);
             other.end(HOOK);
             other.end(INIT);
-            gc(&world, &other, Mode::Release);
+            gc(&world, &other, GcMode::Release);
             assert!(world.residue(&context).is_empty());
         }
     }
@@ -378,13 +378,13 @@ fn gc_finds_what_poststop_missed_and_pins_without_a_record() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     create(&world, &host, &web(), &policy("")).expect("start");
-    assert!(gc(&world, &host, Mode::Release).is_empty(), "a living container is nothing to collect");
+    assert!(gc(&world, &host, GcMode::Release).is_empty(), "a living container is nothing to collect");
     host.end(INIT);
     fs::create_dir(world.fs.join("owner_777")).expect("orphan");
-    let told = gc(&world, &host, Mode::Tell);
+    let told = gc(&world, &host, GcMode::Tell);
     assert_eq!(told.len(), 2, "{told:?}");
-    assert_eq!(gc(&world, &host, Mode::Tell), told, "a dry run changed something");
-    gc(&world, &host, Mode::Release);
+    assert_eq!(gc(&world, &host, GcMode::Tell), told, "a dry run changed something");
+    gc(&world, &host, GcMode::Release);
     assert!(world.residue("after gc").is_empty());
 }
 
@@ -395,13 +395,13 @@ fn a_living_container_keeps_its_programs_when_its_record_no_longer_decodes() {
     create(&world, &host, &web(), &policy("")).expect("start");
     world.damage(b"\"bundle\":", b"\"bXndle\":");
     assert!(world.records().is_empty(), "it does not decode any more");
-    for mode in [Mode::Tell, Mode::Release] {
+    for mode in [GcMode::Tell, GcMode::Release] {
         let told = gc(&world, &host, mode);
         assert!(told.len() == 1 && told[0].contains("left: process 500 lives"), "{told:?}");
     }
     assert_eq!(fs::read_dir(&world.fs).expect("bpffs").count(), 1);
     host.end(INIT);
-    let told = gc(&world, &host, Mode::Release);
+    let told = gc(&world, &host, GcMode::Release);
     assert!(told[0].starts_with("record 1: ") && told[0].ends_with(": released"), "{told:?}");
     assert!(world.residue("after gc").is_empty());
 }
@@ -523,7 +523,7 @@ fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
             host.end(init - 1);
             stop(&world, &host, if n == 1 { "a" } else { "b" });
             assert_eq!((netns().len(), netns()[0].holders.len()), (1, 0), "by_process {by_process}");
-            assert_eq!(gc(&world, &host, Mode::Release), [""; 0], "the pod lives");
+            assert_eq!(gc(&world, &host, GcMode::Release), [""; 0], "the pod lives");
             create(&world, &host, &member("b", init, PROGRAMS), &policy("")).expect("restart");
             assert_eq!((netns().len(), netns()[0].no, &netns()[0].links), (1, before[0].no, &before[0].links));
         }
@@ -542,7 +542,7 @@ fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
         } else {
             world.effects.interfaces.set(false)
         }
-        let found = gc(&world, &host, Mode::Release);
+        let found = gc(&world, &host, GcMode::Release);
         assert!(matches!(&found[..], [one] if one.contains("its pod is gone")), "{found:?}");
         world.residue("after the pod");
     }
@@ -574,37 +574,37 @@ fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_pol
     let reasons = || -> Vec<_> { world.records().into_iter().map(|r| (r.missed, r.failure.expect("a reason"))).collect() };
 
     let web = missed("web", 601, "/pods/web");
-    assert_eq!(deal(&web, OnMissed::Report), Fate::New(Remedy::Reported));
-    assert_eq!(deal(&web, OnMissed::Report), Fate::Known, "the next Synchronize");
+    assert_eq!(deal(&web, OnMissed::Report), MissedOutcome::New(Remedy::Reported));
+    assert_eq!(deal(&web, OnMissed::Report), MissedOutcome::Known, "the next Synchronize");
     assert!(matches!(&reasons()[..], [(true, reason)] if reason.contains("delete its pod")), "{:?}", reasons());
-    assert_eq!(gc(&world, &host, Mode::Release), [""; 0], "it runs");
+    assert_eq!(gc(&world, &host, GcMode::Release), [""; 0], "it runs");
     // It was started anew under its own id, first without us and then with us.
     host.end(601);
-    assert_eq!(deal(&missed("web", 602, "/pods/web"), OnMissed::Report), Fate::New(Remedy::Reported));
+    assert_eq!(deal(&missed("web", 602, "/pods/web"), OnMissed::Report), MissedOutcome::New(Remedy::Reported));
     assert_eq!(world.records().len(), 1);
     host.end(602);
     create(&world, &host, &container("web", "/bundles/web", 603, PROGRAMS, &[]), &policy("")).expect("start");
-    assert_eq!(deal(&missed("web", 603, "/pods/web"), OnMissed::Kill), Fate::Well, "it has what it asked for");
+    assert_eq!(deal(&missed("web", 603, "/pods/web"), OnMissed::Kill), MissedOutcome::Well, "it has what it asked for");
     assert!(!world.records()[0].missed);
     host.end(603);
     stop(&world, &host, "web");
-    assert_eq!(deal(&missed("web", 603, "/pods/web"), OnMissed::Kill), Fate::Well, "it has ended");
+    assert_eq!(deal(&missed("web", 603, "/pods/web"), OnMissed::Kill), MissedOutcome::Well, "it has ended");
 
     // Gone with its init.
-    assert_eq!(deal(&missed("db", 604, "/pods/db"), OnMissed::Report), Fate::New(Remedy::Reported));
+    assert_eq!(deal(&missed("db", 604, "/pods/db"), OnMissed::Report), MissedOutcome::New(Remedy::Reported));
     host.end(604);
-    let found = gc(&world, &host, Mode::Release);
+    let found = gc(&world, &host, GcMode::Release);
     assert!(matches!(&found[..], [one] if one.contains("container db") && one.contains("process 604, is gone")), "{found:?}");
     assert!(world.residue("after gc").is_empty());
 
     let elsewhere = missed("web", 605, "/pods/db");
-    assert_eq!(deal(&elsewhere, OnMissed::Kill), Fate::New(Remedy::Spared));
-    assert_eq!(deal(&elsewhere, OnMissed::Kill), Fate::Known);
+    assert_eq!(deal(&elsewhere, OnMissed::Kill), MissedOutcome::New(Remedy::Spared));
+    assert_eq!(deal(&elsewhere, OnMissed::Kill), MissedOutcome::Known);
     assert!(matches!(&reasons()[..], [(true, reason)] if reason.contains("it is elsewhere")), "{:?}", reasons());
     // Its place is seen right at the next look.
-    assert_eq!(deal(&missed("web", 605, "/pods/web"), OnMissed::Kill), Fate::New(Remedy::Killed));
+    assert_eq!(deal(&missed("web", 605, "/pods/web"), OnMissed::Kill), MissedOutcome::New(Remedy::Killed));
     assert!(host.dead.borrow().contains(&605));
-    gc(&world, &host, Mode::Release);
+    gc(&world, &host, GcMode::Release);
     assert!(matches!(&reasons()[..], [(false, reason)] if reason.ends_with("killed, as policy says")), "{:?}", reasons());
 }
 
@@ -669,9 +669,9 @@ fn whatever_happens_between_two_steps_of_a_start() {
     type Other<'a> = Box<dyn Fn(&World, &FakeHost<'_>) + 'a>;
     let others: [(&str, Other<'_>); 5] = [
         ("poststop", Box::new(|world, host| _ = stop(world, host, "web"))),
-        ("gc", Box::new(|world, host| _ = gc(world, host, Mode::Release))),
+        ("gc", Box::new(|world, host| _ = gc(world, host, GcMode::Release))),
         ("a refused twin", Box::new(|world, host| _ = create(world, host, &refused, &policy("")))),
-        ("a dry run", Box::new(|world, host| _ = gc(world, host, Mode::Tell))),
+        ("a dry run", Box::new(|world, host| _ = gc(world, host, GcMode::Tell))),
         (
             "another container",
             Box::new(|world, host| {
@@ -833,16 +833,16 @@ fn a_record_that_does_not_decode_holds_up_nobody() {
     create(&world, &host, &member("other", 502), &policy("")).expect("start");
     damage(&world, 1);
     host.end(502);
-    let told = gc(&world, &host, Mode::Tell);
+    let told = gc(&world, &host, GcMode::Tell);
     assert_eq!(told.len(), 2, "a's record and the dead one, not the pod that a holds: {told:?}");
     assert!(told[0].contains("record 1") && told[0].contains("bpfman-hook gc removes it"), "{told:?}");
     let kernel = world.kernel();
     let passing = lifecycle(&world, &kernel, &host).collect_in_passing().expect("in passing");
     assert_eq!(passing.len(), 1, "{passing:?}");
-    gc(&world, &host, Mode::Release);
+    gc(&world, &host, GcMode::Release);
     assert_eq!(fs::read_dir(&world.fs).expect("bpffs").count(), 2, "a lives, with its pod");
     host.end(501);
-    gc(&world, &host, Mode::Release);
+    gc(&world, &host, GcMode::Release);
     assert!(world.residue("after gc").is_empty());
 }
 
@@ -857,7 +857,7 @@ fn one_process_of_which_nothing_can_be_told_does_not_stop_gc() {
     for init in [501, 502, 503] {
         host.end(init);
     }
-    let found = gc(&world, &host, Mode::Release);
+    let found = gc(&world, &host, GcMode::Release);
     assert_eq!(found.len(), 3, "{found:?}");
     assert!(found[1].contains("container b") && found[1].ends_with(": left"), "{found:?}");
     assert_eq!(world.records().len(), 1);

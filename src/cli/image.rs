@@ -8,7 +8,7 @@ use crate::cli::{Format, Formatted, Listing, PullArgs, RegistryArgs};
 
 /// `image WHAT`.
 #[derive(Debug, Clone, Subcommand)]
-pub enum Image {
+pub enum ImageCommand {
     /// List cached images (`images`)
     #[command(alias = "ls")]
     List(Listing),

@@ -61,10 +61,10 @@ pub enum Command {
     Unload(program::UnloadArgs),
     /// List what is loaded, attached, owned or cached
     #[command(subcommand)]
-    List(List),
+    ListCommand(ListCommand),
     /// Show one program or link
     #[command(subcommand)]
-    Get(Get),
+    GetCommand(GetCommand),
     /// Show all that one container has
     Inspect(InspectArgs),
     /// List cached images (`list images`)
@@ -76,7 +76,7 @@ pub enum Command {
     Image(image::Image),
     /// Make, explain or try BPF delegation
     #[command(subcommand)]
-    Token(Token),
+    TokenCommand(TokenCommand),
     /// Check policy files, or say what they would allow
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -116,7 +116,7 @@ pub enum Command {
 pub struct HookArgs {
     /// The stage; a runtime does not tell it to a hook
     #[arg(value_enum)]
-    pub stage: Stage,
+    pub stage: HookStage,
     /// What makes the containers, where their bundles' place does not tell
     #[arg(long, value_name = "ENGINE", value_parser = engine)]
     pub engine: Option<Engine>,
@@ -133,7 +133,7 @@ pub struct HookArgs {
 
 /// The stages at which we act, spelled as in the runtime-spec and in podman's hook files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
-pub enum Stage {
+pub enum HookStage {
     /// Load, attach, mount; before the container's process starts
     #[value(name = "createRuntime")]
     CreateRuntime,
@@ -145,7 +145,7 @@ pub enum Stage {
     Precreate,
 }
 
-impl Stage {
+impl HookStage {
     /// The stage's name in the runtime-spec and in hook files.
     pub fn word(self) -> &'static str {
         match self {
@@ -191,7 +191,7 @@ pub struct Listing {
 
 /// `list WHAT`.
 #[derive(Debug, Clone, Subcommand)]
-pub enum List {
+pub enum ListCommand {
     /// Programs with owner, kind and kernel id
     #[command(alias = "program")]
     Programs(ProgramsArgs),
@@ -231,7 +231,7 @@ pub struct LinksArgs {
 
 /// `get WHAT ID`.
 #[derive(Debug, Clone, Copy, Subcommand)]
-pub enum Get {
+pub enum GetCommand {
     /// One program by its kernel id
     Program(GetArgs),
     /// One link by its kernel id
@@ -284,7 +284,7 @@ fn pull_policy(word: &str) -> Result<PullPolicy, &'static str> {
 
 /// `token WHAT`.
 #[derive(Debug, Clone, Subcommand)]
-pub enum Token {
+pub enum TokenCommand {
     /// Mount a delegated bpffs into the namespaces of a running process
     Create(TokenCreateArgs),
     /// Say what a token is, what it needs and who does what; or what it reaches on this kernel
@@ -431,7 +431,7 @@ pub struct DoctorArgs {
 
 /// For which engines, and where.
 #[derive(Debug, Clone, Args)]
-pub struct Targets {
+pub struct InstallTargets {
     /// For podman: hooks, precreate and its hooks_dir (the default)
     #[arg(long)]
     pub podman: bool,
@@ -476,7 +476,7 @@ pub struct Targets {
     pub format: Formatted,
 }
 
-impl Targets {
+impl InstallTargets {
     /// CRI-O's hook files on the host whose root directory is `host`.
     pub fn of_crio(host: &Path) -> Self {
         Self {
@@ -512,7 +512,7 @@ pub struct InstallArgs {
     pub check: bool,
     /// Targets.
     #[command(flatten)]
-    pub targets: Targets,
+    pub targets: InstallTargets,
 }
 
 /// `uninstall`.
@@ -520,7 +520,7 @@ pub struct InstallArgs {
 pub struct UninstallArgs {
     /// Targets.
     #[command(flatten)]
-    pub targets: Targets,
+    pub targets: InstallTargets,
 }
 
 /// Reads `hook STAGE [--engine ENGINE] [--label KEY=VALUE …] [--pod-check WHOSE] [--root DIR]` without clap; `args` are those after the program's name.
@@ -531,7 +531,7 @@ pub fn hook_fast_path<S: AsRef<OsStr>>(args: &[S]) -> Option<HookArgs> {
     if words.next()? != "hook" {
         return None;
     }
-    let stage = Stage::from_word(words.next()?.to_str()?)?;
+    let stage = HookStage::from_word(words.next()?.to_str()?)?;
     let mut hook = HookArgs { stage, engine: None, labels: Vec::new(), pod_check: None, root: None };
     while let Some(word) = words.next() {
         let value = words.next()?;

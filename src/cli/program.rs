@@ -12,7 +12,7 @@ use crate::model::bytecode::PullPolicy;
 
 /// `load WHAT`.
 #[derive(Debug, Clone, Subcommand)]
-pub enum Load {
+pub enum LoadCommand {
     /// Load programs of an object file of this host
     File(LoadFileArgs),
     /// Load programs of a bytecode image, verified as policy says
@@ -52,7 +52,7 @@ pub struct LoadImageArgs {
 pub struct LoadArgs {
     /// Which programs: TYPE:FUNCTION, for fentry, fexit and lsm TYPE:FUNCTION:TARGET
     #[arg(long, required_unless_present = "attach", value_name = "TYPE:FUNCTION[:TARGET]", num_args = 1.., value_parser = wanted)]
-    pub programs: Vec<Wanted>,
+    pub programs: Vec<ProgramArg>,
     /// Load a program and attach it, as in the annotation `programs`: 'xdp:count iface=eth0 priority=50'
     #[arg(long, value_name = "ENTRY", num_args = 1..)]
     pub attach: Vec<String>,
@@ -75,7 +75,7 @@ pub struct LoadArgs {
 
 /// One value of `--programs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct ProgramArg {
     /// Its kind.
     pub kind: ProgramKind,
     /// The function in the object.
@@ -271,7 +271,7 @@ fn kind(word: &str) -> Result<ProgramKind, String> {
     ProgramKind::from_word(word).ok_or_else(|| format!("write one of {}", known()))
 }
 
-fn wanted(text: &str) -> Result<Wanted, String> {
+fn wanted(text: &str) -> Result<ProgramArg, String> {
     let mut parts = text.splitn(3, ':');
     let (Some(word), Some(function)) = (parts.next(), parts.next().filter(|function| !function.is_empty())) else {
         return Err("write TYPE:FUNCTION, for example xdp:pass".to_owned());
@@ -280,7 +280,7 @@ fn wanted(text: &str) -> Result<Wanted, String> {
     if target.is_some() && !kind.fixed_at_load() {
         return Err(format!("{kind} takes no target here; `attach` says where"));
     }
-    Ok(Wanted { kind, function: function.to_owned(), target })
+    Ok(ProgramArg { kind, function: function.to_owned(), target })
 }
 
 /// bpfman's values are bytes. Typed ones have another sign, since `rate=10` can be both.
@@ -325,10 +325,10 @@ mod tests {
 
     #[test]
     fn values_as_bpfman_has_them() {
-        let simple = |kind, function: &str| Wanted { kind, function: function.to_owned(), target: None };
+        let simple = |kind, function: &str| ProgramArg { kind, function: function.to_owned(), target: None };
         assert_eq!(wanted("xdp:pass"), Ok(simple(ProgramKind::Xdp, "pass")));
         let target = Some("do_unlinkat".to_owned());
-        assert_eq!(wanted("fentry:trace:do_unlinkat"), Ok(Wanted { target, ..simple(ProgramKind::Fentry, "trace") }));
+        assert_eq!(wanted("fentry:trace:do_unlinkat"), Ok(ProgramArg { target, ..simple(ProgramKind::Fentry, "trace") }));
         for (text, said) in
             [("xdp", "TYPE:FUNCTION"), ("xdp:", "TYPE:FUNCTION"), ("ydp:x", "write one of"), ("xdp:x:lo", "no target")]
         {

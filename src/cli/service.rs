@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 /// `system WHAT`.
 #[derive(Debug, Clone, Subcommand)]
-pub enum System {
+pub enum SystemCommand {
     /// Answer bpfman's gRPC API for as long as somebody asks
     Service(ServiceArgs),
 }
@@ -17,7 +17,7 @@ pub enum System {
 pub struct ServiceArgs {
     /// unix:///PATH or tcp://IP:PORT [default: unix:///run/bpfman-hook/bpfman.sock]; none with socket activation
     #[arg(value_name = "ADDRESS", value_parser = address)]
-    pub address: Option<Address>,
+    pub address: Option<ServiceAddress>,
     /// Seconds after the last request until it exits; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub timeout: u32,
@@ -42,24 +42,24 @@ pub struct ServiceTarget {
 
 /// Where the service listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub enum ServiceAddress {
     /// A socket in the file system.
     Unix(PathBuf),
     /// TCP, with mutual TLS always.
     Tcp(SocketAddr),
 }
 
-fn address(text: &str) -> Result<Address, String> {
+fn address(text: &str) -> Result<ServiceAddress, String> {
     const FORM: &str = "write unix:///PATH or tcp://IP:PORT";
     if let Some(path) = text.strip_prefix("unix://") {
         // sun_path has 108 bytes, of which a name beside the socket needs some while it is made.
-        return match crate::model::words::is_normal_path(path) && path.len() <= 90 && path != "/" {
-            true => Ok(Address::Unix(path.into())),
+        return match crate::model::text::is_normal_path(path) && path.len() <= 90 && path != "/" {
+            true => Ok(ServiceAddress::Unix(path.into())),
             false => Err("the path of a socket is absolute, without . and .. and //, and of 90 bytes at most".to_owned()),
         };
     }
     match text.strip_prefix("tcp://").map(str::parse) {
-        Some(Ok(address)) => Ok(Address::Tcp(address)),
+        Some(Ok(address)) => Ok(ServiceAddress::Tcp(address)),
         _ => Err(FORM.to_owned()),
     }
 }
@@ -70,9 +70,9 @@ mod tests {
 
     #[test]
     fn an_address_is_a_path_or_an_ip_and_a_port() {
-        assert_eq!(address("unix:///run/x.sock"), Ok(Address::Unix("/run/x.sock".into())));
-        assert_eq!(address("tcp://127.0.0.1:50051"), Ok(Address::Tcp(([127, 0, 0, 1], 50051).into())));
-        assert!(matches!(address("tcp://[::1]:50051"), Ok(Address::Tcp(_))));
+        assert_eq!(address("unix:///run/x.sock"), Ok(ServiceAddress::Unix("/run/x.sock".into())));
+        assert_eq!(address("tcp://127.0.0.1:50051"), Ok(ServiceAddress::Tcp(([127, 0, 0, 1], 50051).into())));
+        assert!(matches!(address("tcp://[::1]:50051"), Ok(ServiceAddress::Tcp(_))));
         for wrong in
             ["", "/run/x", "unix://run/x", "unix:///a/../b", "unix:///", "tcp://localhost:1", "tcp://127.0.0.1", "http://x"]
         {

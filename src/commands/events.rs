@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::cli::Format;
 use crate::cli::watch::EventsArgs;
 use crate::model::event::Event;
-use crate::model::series::EventKind;
+use crate::model::metrics_table::EventKind;
 use crate::output::fail;
 use crate::output::table::printable;
 use crate::paths::Paths;
@@ -27,7 +27,7 @@ const GLANCE: Duration = Duration::from_secs(1);
 
 /// Prints events.
 pub fn run(paths: &Paths, args: &EventsArgs) -> ExitCode {
-    let filter = match Filter::new(args, clock::unix_seconds()) {
+    let filter = match EventFilter::new(args, clock::unix_seconds()) {
         Ok(filter) => filter,
         Err(sentence) => {
             fail(&sentence);
@@ -40,7 +40,7 @@ pub fn run(paths: &Paths, args: &EventsArgs) -> ExitCode {
     }
 }
 
-fn show(directory: &Path, args: &EventsArgs, filter: &Filter) -> Result<(), String> {
+fn show(directory: &Path, args: &EventsArgs, filter: &EventFilter) -> Result<(), String> {
     // Watched before it is read, so that nothing falls between the two.
     let watch = match args.follow {
         true if !directory.exists() => return Err(nothing_there(directory)),
@@ -72,7 +72,7 @@ fn nothing_there(directory: &Path) -> String {
 }
 
 /// One line of the file as it is printed; None where it is filtered out or no event.
-fn print(line: &str, format: Format, filter: &Filter) -> Option<String> {
+fn print(line: &str, format: Format, filter: &EventFilter) -> Option<String> {
     let event: Event = serde_json::from_str(line).ok()?;
     filter.takes(&event).then(|| match format {
         Format::Json => format!("{line}\n"),
@@ -115,7 +115,7 @@ fn sentence(event: &Event) -> String {
 
 /// Which events are wanted. Times are texts without the final Z, which sort.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Filter {
+struct EventFilter {
     since: Option<String>,
     until: Option<String>,
     keys: Vec<(String, String)>,
@@ -123,7 +123,7 @@ struct Filter {
 
 const KEYS: [&str; 7] = ["container", "type", "image", "namespace", "pod", "application", "program"];
 
-impl Filter {
+impl EventFilter {
     fn new(args: &EventsArgs, now: u64) -> Result<Self, String> {
         let time = |text: &Option<String>| text.as_deref().map(|text| moment(text, now)).transpose();
         for (key, value) in &args.filters {
@@ -327,11 +327,11 @@ mod tests {
             (&[("type", "pulled"), ("type", "acquired")], (true, true)),
             (&[("pod", "p")], (true, false)),
         ] {
-            let filter = Filter::new(&args(keys), 0).unwrap();
+            let filter = EventFilter::new(&args(keys), 0).unwrap();
             assert_eq!((filter.takes(&web), filter.takes(&none)), takes, "{keys:?}");
         }
-        assert!(Filter::new(&args(&[("colour", "red")]), 0).is_err());
-        assert!(Filter::new(&args(&[("type", "exploded")]), 0).is_err());
+        assert!(EventFilter::new(&args(&[("colour", "red")]), 0).is_err());
+        assert!(EventFilter::new(&args(&[("type", "exploded")]), 0).is_err());
     }
 
     #[test]
@@ -373,7 +373,7 @@ mod tests {
         assert!(text.ends_with("reason=no)\n") && text.matches('\n').count() == 1 && !text.contains('\u{1b}'), "{text}");
         let json = serde_json::to_string(&refused).unwrap();
         assert_eq!(json.matches('\n').count(), 0);
-        assert_eq!(print(&json, Format::Json, &Filter::default()), Some(format!("{json}\n")));
-        assert_eq!(print("{broken", Format::Json, &Filter::default()), None);
+        assert_eq!(print(&json, Format::Json, &EventFilter::default()), Some(format!("{json}\n")));
+        assert_eq!(print("{broken", Format::Json, &EventFilter::default()), None);
     }
 }

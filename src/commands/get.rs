@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::kernel::inspect::LinkInfo;
 use crate::kernel::pins;
-use crate::lifecycle::by_hand::map_users;
+use crate::lifecycle::manual::map_users;
 use crate::lifecycle::health::remedy;
 use crate::model::attach_point::{Order, ProgramKind, kernel_type_word};
-use crate::model::by_hand::KernelProgram;
+use crate::model::manual::KernelProgram;
 use crate::model::record::{LinkRecord, Owner, OwnerRecord};
-use crate::output::format::{Format, id, json, owner_name, verdict, word};
+use crate::output::format::{ListFormat, id, json, owner_name, verdict, word};
 use crate::output::table::printable;
 use crate::output::view;
 use crate::output::view::{LinkView, ProgramView};
@@ -136,16 +136,16 @@ pub fn program(
     wanted: u32,
     kernel: Option<KernelProgram>,
     fs: &Path,
-    format: Format,
+    format: ListFormat,
 ) -> Option<String> {
     let record = records.iter().find(|r| r.programs.iter().any(|p| p.id == Some(wanted)));
     let found = record.and_then(|r| view::programs(r).find(|p| p.id == Some(wanted)));
     let (Some(record), Some(found)) = (record, found) else {
         let other = OtherProgram::new(kernel?);
         return Some(match format {
-            Format::Json => json(&other),
-            Format::Quiet => format!("{wanted}\n"),
-            Format::Table => {
+            ListFormat::Json => json(&other),
+            ListFormat::Quiet => format!("{wanted}\n"),
+            ListFormat::Table => {
                 let mut text = format!("program {wanted}, not one of ours\n");
                 kernel_lines(&mut text, &other.kernel);
                 text
@@ -170,9 +170,9 @@ pub fn program(
         detail.map_owner_id = loaded.shares.map(|shares| shares.program);
     }
     Some(match format {
-        Format::Json => json(&detail),
-        Format::Quiet => format!("{wanted}\n"),
-        Format::Table => program_text(&detail, &owner_name(records, detail.program.owner)),
+        ListFormat::Json => json(&detail),
+        ListFormat::Quiet => format!("{wanted}\n"),
+        ListFormat::Table => program_text(&detail, &owner_name(records, detail.program.owner)),
     })
 }
 
@@ -231,7 +231,7 @@ pub fn find_link(records: &[OwnerRecord], wanted: u32) -> Option<(&OwnerRecord, 
 }
 
 /// `get link ID`; None where no owner has it.
-pub fn link(records: &[OwnerRecord], wanted: u32, kernel: Option<&LinkInfo>, format: Format) -> Option<String> {
+pub fn link(records: &[OwnerRecord], wanted: u32, kernel: Option<&LinkInfo>, format: ListFormat) -> Option<String> {
     let (record, kept) = find_link(records, wanted)?;
     let found = view::programs(record).flat_map(|p| p.links).find(|l| l.id == Some(wanted))?;
     let kind = record.programs.iter().find(|p| p.pin == kept.program).map(|p| p.kind);
@@ -245,9 +245,9 @@ pub fn link(records: &[OwnerRecord], wanted: u32, kernel: Option<&LinkInfo>, for
         proceed_on: kept.order.as_ref().zip(kind).map(|(order, kind)| verdicts(kind, order)).unwrap_or_default(),
     };
     Some(match format {
-        Format::Json => json(&detail),
-        Format::Quiet => format!("{wanted}\n"),
-        Format::Table => link_text(&detail, &owner_name(records, detail.link.owner)),
+        ListFormat::Json => json(&detail),
+        ListFormat::Quiet => format!("{wanted}\n"),
+        ListFormat::Table => link_text(&detail, &owner_name(records, detail.link.owner)),
     })
 }
 
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_program_is_shown_with_all_that_is_known() {
-        let text = program(&by_hand(), 75, Some(kernel()), Path::new("/fs"), Format::Table).unwrap();
+        let text = program(&by_hand(), 75, Some(kernel()), Path::new("/fs"), ListFormat::Table).unwrap();
         for line in [
             "  metadata     team=a\n",
             "  global       step=05000000\n",
@@ -361,18 +361,18 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-        require_documented(&program(&by_hand(), 75, Some(kernel()), Path::new("/fs"), Format::Json).unwrap());
-        let gone = program(&by_hand(), 75, None, Path::new("/fs"), Format::Table).unwrap();
+        require_documented(&program(&by_hand(), 75, Some(kernel()), Path::new("/fs"), ListFormat::Json).unwrap());
+        let gone = program(&by_hand(), 75, None, Path::new("/fs"), ListFormat::Table).unwrap();
         assert!(gone.contains("no program has this id any more"), "{gone}");
-        let other = program(&records(), 75, Some(kernel()), Path::new("/fs"), Format::Table).unwrap();
+        let other = program(&records(), 75, Some(kernel()), Path::new("/fs"), ListFormat::Table).unwrap();
         assert!(other.starts_with("program 75, not one of ours\n  kernel name  count\n  kernel type  xdp\n"), "{other}");
-        assert!(program(&records(), 1, None, Path::new("/fs"), Format::Table).is_none());
+        assert!(program(&records(), 1, None, Path::new("/fs"), ListFormat::Table).is_none());
     }
 
     #[test]
     fn a_link_is_shown_with_all_that_is_known() {
         let info = LinkInfo { id: 85, link_type: 6, program: 75, interface: Some(0), cgroup: Some(3) };
-        let text = link(&by_hand(), 85, Some(&info), Format::Table).unwrap();
+        let text = link(&by_hand(), 85, Some(&info), ListFormat::Table).unwrap();
         assert!(
             text.ends_with(
                 "  kernel type  xdp\n  interface    gone; remove it with `bpfman-hook detach 85`\n  cgroup       3\n"
@@ -387,9 +387,9 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-        require_documented(&link(&by_hand(), 85, Some(&info), Format::Json).unwrap());
-        let shown = link(&records(), 82, None, Format::Table).unwrap();
+        require_documented(&link(&by_hand(), 85, Some(&info), ListFormat::Json).unwrap());
+        let shown = link(&records(), 82, None, ListFormat::Table).unwrap();
         assert!(shown.contains("network namespace 99 of sandbox box") && shown.contains("72 count"), "{shown}");
-        assert!(shown.contains("its pin is gone") && link(&records(), 1, None, Format::Table).is_none());
+        assert!(shown.contains("its pin is gone") && link(&records(), 1, None, ListFormat::Table).is_none());
     }
 }

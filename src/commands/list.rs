@@ -8,33 +8,33 @@ use serde::Serialize;
 use serde::ser::{SerializeSeq as _, Serializer as _};
 
 use crate::commands::get::OtherProgram;
-use crate::lifecycle::health::{Health, Trouble};
+use crate::lifecycle::health::{Health, OwnerProblem};
 use crate::lifecycle::reconcile::describe;
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord};
 use crate::output::Cut;
-use crate::output::format::{Format, id, owner_name, verdict, word};
+use crate::output::format::{ListFormat, id, owner_name, verdict, word};
 use crate::output::table::{Table, printable};
 use crate::output::view;
 use crate::output::view::{LinkView, OwnerState, OwnerView, ProgramView, Stats};
 
 /// A record, and what was found out about its owner when it was read.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct SeenOwner {
     /// The record.
     pub record: OwnerRecord,
     /// What its owner lacks.
     pub health: Health,
 }
 
-impl Seen {
+impl SeenOwner {
     fn programs(&self) -> impl Iterator<Item = ProgramView<'_>> {
         view::programs(&self.record).map(|program| program.with(&self.health))
     }
 
     /// What to do about what is lost, a line for each; nothing where nothing is.
     fn remedies(&self) -> String {
-        let line = |trouble: Trouble| format!("{}: {}; {}\n", printable(&trouble.what), trouble.why, trouble.remedy);
+        let line = |trouble: OwnerProblem| format!("{}: {}; {}\n", printable(&trouble.what), trouble.why, trouble.remedy);
         self.health.troubles(std::slice::from_ref(&self.record)).into_iter().map(line).collect()
     }
 }
@@ -44,9 +44,9 @@ pub type AskStats = fn(u32) -> Result<Option<Stats>, Cut>;
 
 /// `list programs`; `others` are those that no record names, asked for when all records were seen.
 pub fn programs(
-    seen: impl Iterator<Item = Result<Seen, Cut>>,
+    seen: impl Iterator<Item = Result<SeenOwner, Cut>>,
     others: impl FnOnce() -> Result<Vec<OtherProgram>, Cut>,
-    format: Format,
+    format: ListFormat,
     stats: Option<AskStats>,
     out: &mut dyn Write,
 ) -> Result<(), Cut> {
@@ -57,7 +57,7 @@ pub fn programs(
         Ok::<_, Cut>(())
     };
     match format {
-        Format::Json => {
+        ListFormat::Json => {
             let mut json = serde_json::Serializer::pretty(&mut *out);
             let mut array = json.serialize_seq(None)?;
             for seen in seen {
@@ -70,13 +70,13 @@ pub fn programs(
             array.end()?;
             writeln!(out)?;
         }
-        Format::Quiet => {
+        ListFormat::Quiet => {
             for seen in seen {
                 seen?.programs().filter_map(|program| program.id).try_for_each(|id| writeln!(out, "{id}"))?;
             }
             others()?.iter().try_for_each(|other| writeln!(out, "{}", other.id))?;
         }
-        Format::Table => {
+        ListFormat::Table => {
             let mut table = Table::new(match stats {
                 Some(_) => &["PROGRAM ID", "NAME", "TYPE", "RUNS", "RUN TIME", "MEMORY", "VERIFIED", "OWNER"],
                 None => &["PROGRAM ID", "NAME", "TYPE", "SCOPE", "LINKS", "OWNER", "IMAGE"],
@@ -123,9 +123,9 @@ fn place_cells(program: &ProgramView, owner: &str) -> Vec<String> {
 }
 
 /// `list links`
-pub fn links(seen: impl Iterator<Item = Result<Seen, Cut>>, format: Format, out: &mut dyn Write) -> Result<(), Cut> {
+pub fn links(seen: impl Iterator<Item = Result<SeenOwner, Cut>>, format: ListFormat, out: &mut dyn Write) -> Result<(), Cut> {
     match format {
-        Format::Json => {
+        ListFormat::Json => {
             let mut json = serde_json::Serializer::pretty(&mut *out);
             let mut array = json.serialize_seq(None)?;
             for seen in seen {
@@ -134,14 +134,14 @@ pub fn links(seen: impl Iterator<Item = Result<Seen, Cut>>, format: Format, out:
             array.end()?;
             writeln!(out)?;
         }
-        Format::Quiet => {
+        ListFormat::Quiet => {
             for seen in seen {
                 let seen = seen?;
                 let ids = seen.programs().flat_map(|program| program.links).filter_map(|link| link.id);
                 ids.into_iter().try_for_each(|id| writeln!(out, "{id}"))?;
             }
         }
-        Format::Table => {
+        ListFormat::Table => {
             let mut table = Table::new(&["LINK ID", "TYPE", "ATTACHED TO", "PROGRAM ID", "PROGRAM", "OWNER"]);
             let mut remedies = String::new();
             for seen in seen {
@@ -171,14 +171,14 @@ fn name(program: &ProgramView) -> String {
 
 /// `list containers`: a tree for each container. `held` finds the network namespace with a number.
 pub fn containers(
-    seen: impl Iterator<Item = Result<Seen, Cut>>,
-    held: impl Fn(OwnerNo) -> Option<Seen>,
-    format: Format,
+    seen: impl Iterator<Item = Result<SeenOwner, Cut>>,
+    held: impl Fn(OwnerNo) -> Option<SeenOwner>,
+    format: ListFormat,
     out: &mut dyn Write,
 ) -> Result<(), Cut> {
-    let is_container = |seen: &Seen| matches!(seen.record.owner, Owner::Container { .. });
+    let is_container = |seen: &SeenOwner| matches!(seen.record.owner, Owner::Container { .. });
     match format {
-        Format::Json => {
+        ListFormat::Json => {
             let mut json = serde_json::Serializer::pretty(&mut *out);
             let mut array = json.serialize_seq(None)?;
             for seen in seen {
@@ -190,20 +190,20 @@ pub fn containers(
             array.end()?;
             writeln!(out)?;
         }
-        Format::Quiet => {
+        ListFormat::Quiet => {
             for seen in seen {
                 if let Owner::Container { id, .. } = &seen?.record.owner {
                     writeln!(out, "{id}")?;
                 }
             }
         }
-        Format::Table => {
+        ListFormat::Table => {
             let (mut none, mut remedies) = (true, String::new());
             for seen in seen {
                 let seen = seen?;
                 if is_container(&seen) {
                     none = false;
-                    let held: Vec<Seen> = seen.record.holds.iter().filter_map(|no| held(*no)).collect();
+                    let held: Vec<SeenOwner> = seen.record.holds.iter().filter_map(|no| held(*no)).collect();
                     let pods: Vec<_> = held.iter().map(|seen| OwnerView::new(&seen.record, &seen.health)).collect();
                     let view = OwnerView::new(&seen.record, &seen.health);
                     out.write_all(tree(&view, pods.iter(), Detail::Brief).as_bytes())?;
@@ -221,7 +221,7 @@ pub fn containers(
 
 /// `inspect CONTAINER`: everything about the containers whose id begins with `prefix`; None where there is none. `seen` has them and what
 /// they hold, in the order of the numbers.
-pub fn inspect(seen: &[Seen], prefix: &str, format: Format) -> Option<String> {
+pub fn inspect(seen: &[SeenOwner], prefix: &str, format: ListFormat) -> Option<String> {
     let views: Vec<OwnerView> = seen.iter().map(|seen| OwnerView::new(&seen.record, &seen.health)).collect();
     let exact = views.iter().any(|v| v.kind == "container" && v.id == prefix);
     let matches = |v: &&OwnerView| v.kind == "container" && if exact { v.id == prefix } else { v.id.starts_with(prefix) };
@@ -233,9 +233,9 @@ pub fn inspect(seen: &[Seen], prefix: &str, format: Format) -> Option<String> {
         return None;
     }
     Some(match format {
-        Format::Json => json(&found.iter().chain(&held).collect::<Vec<_>>()),
-        Format::Quiet => found.iter().map(|v| format!("{}\n", v.id)).collect(),
-        Format::Table => found.iter().map(|v| tree(v, held_by(v, &views), Detail::Whole)).collect(),
+        ListFormat::Json => json(&found.iter().chain(&held).collect::<Vec<_>>()),
+        ListFormat::Quiet => found.iter().map(|v| format!("{}\n", v.id)).collect(),
+        ListFormat::Table => found.iter().map(|v| tree(v, held_by(v, &views), Detail::Whole)).collect(),
     })
 }
 
@@ -332,7 +332,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::frontend::json;
-    use crate::lifecycle::health::Loss;
+    use crate::lifecycle::health::LostObject;
 
     /// A container in a pod that has one of everything, its network namespace, and a failed one.
     pub fn records() -> Vec<OwnerRecord> {
@@ -383,8 +383,8 @@ pub(super) mod tests {
     }
 
     /// Those records, all with this health.
-    fn seen(health: &Health) -> Vec<Seen> {
-        records().into_iter().map(|record| Seen { record, health: health.clone() }).collect()
+    fn seen(health: &Health) -> Vec<SeenOwner> {
+        records().into_iter().map(|record| SeenOwner { record, health: health.clone() }).collect()
     }
 
     /// What a listing prints.
@@ -394,22 +394,22 @@ pub(super) mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    fn containers_text(format: Format, health: &Health) -> String {
+    fn containers_text(format: ListFormat, health: &Health) -> String {
         let held = |no| seen(health).into_iter().find(|seen| seen.record.no == no);
         text(|out| containers(seen(health).into_iter().map(Ok), held, format, out))
     }
 
-    fn programs_text(format: Format, stats: Option<AskStats>, health: &Health) -> String {
+    fn programs_text(format: ListFormat, stats: Option<AskStats>, health: &Health) -> String {
         text(|out| programs(seen(health).into_iter().map(Ok), || Ok(Vec::new()), format, stats, out))
     }
 
-    fn links_text(format: Format, health: &Health) -> String {
+    fn links_text(format: ListFormat, health: &Health) -> String {
         text(|out| links(seen(health).into_iter().map(Ok), format, out))
     }
 
     #[test]
     fn a_container_is_a_tree() {
-        let text = containers_text(Format::Table, &Health::default());
+        let text = containers_text(ListFormat::Table, &Health::default());
         let expected = "\
 web  ready  containerd  shop/front/web  pid 500
 ├─ left behind: remove the pin link_9
@@ -424,7 +424,7 @@ bad  failed  containerd
 └─ failed: attach xdp?to eth7: no such interface
 ";
         assert_eq!(text, expected);
-        let whole = inspect(&seen(&Health::default()), "bad", Format::Table).unwrap();
+        let whole = inspect(&seen(&Health::default()), "bad", ListFormat::Table).unwrap();
         assert!(whole.ends_with("no such interface\n   └─ R1 !read_ok\n"), "{whole}");
     }
 
@@ -432,10 +432,10 @@ bad  failed  containerd
     fn what_is_dead_or_lost_is_told_with_its_remedy() {
         let health = Health {
             dead: BTreeMap::from([(OwnerNo(3), "its init, process 500, is gone".to_owned())]),
-            programs: BTreeMap::from([(71, Loss::Removed)]),
-            links: BTreeMap::from([(81, Loss::Removed), (82, Loss::Interface)]),
+            programs: BTreeMap::from([(71, LostObject::Removed)]),
+            links: BTreeMap::from([(81, LostObject::Removed), (82, LostObject::Interface)]),
         };
-        let text = containers_text(Format::Table, &health);
+        let text = containers_text(ListFormat::Table, &health);
         for line in [
             "web  dead  containerd",
             "├─ dead: its init, process 500, is gone; `bpfman-hook gc` releases what it has\n",
@@ -445,35 +445,35 @@ bad  failed  containerd
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         let end = "link 82 on eth0 of network namespace 99 of sandbox box: gone: its interface is gone; start the pod again\n";
-        for text in [text, links_text(Format::Table, &health), programs_text(Format::Table, None, &health)] {
+        for text in [text, links_text(ListFormat::Table, &health), programs_text(ListFormat::Table, None, &health)] {
             assert!(text.ends_with(end), "{text}");
         }
-        let json: Value = serde_json::from_str(&containers_text(Format::Json, &health)).unwrap();
+        let json: Value = serde_json::from_str(&containers_text(ListFormat::Json, &health)).unwrap();
         assert_eq!((&json[0]["state"], &json[0]["programs"][0]["gone"]), (&json!("dead"), &json!("removed")));
         require_documented(&json.to_string());
-        let json: Value = serde_json::from_str(&links_text(Format::Json, &health)).unwrap();
+        let json: Value = serde_json::from_str(&links_text(ListFormat::Json, &health)).unwrap();
         assert_eq!(json[1]["gone"], "interface");
     }
 
     #[test]
     fn an_array_that_is_written_as_it_is_made_is_that_of_all() {
-        for health in [Health::default(), Health { programs: BTreeMap::from([(71, Loss::Removed)]), ..Health::default() }] {
+        for health in [Health::default(), Health { programs: BTreeMap::from([(71, LostObject::Removed)]), ..Health::default() }] {
             let all = seen(&health);
-            let views: Vec<_> = all.iter().flat_map(Seen::programs).collect();
-            assert_eq!(programs_text(Format::Json, None, &health), json(&views));
-            assert_eq!(links_text(Format::Json, &health), json(&views.iter().flat_map(|p| &p.links).collect::<Vec<_>>()));
+            let views: Vec<_> = all.iter().flat_map(SeenOwner::programs).collect();
+            assert_eq!(programs_text(ListFormat::Json, None, &health), json(&views));
+            assert_eq!(links_text(ListFormat::Json, &health), json(&views.iter().flat_map(|p| &p.links).collect::<Vec<_>>()));
             let shown =
                 all.iter().map(|seen| OwnerView::new(&seen.record, &seen.health)).filter(|view| view.kind == "container");
-            assert_eq!(containers_text(Format::Json, &health), json(&shown.collect::<Vec<_>>()));
+            assert_eq!(containers_text(ListFormat::Json, &health), json(&shown.collect::<Vec<_>>()));
         }
-        assert_eq!(text(|out| links(std::iter::empty(), Format::Json, out)), "[]\n");
+        assert_eq!(text(|out| links(std::iter::empty(), ListFormat::Json, out)), "[]\n");
     }
 
     #[test]
     fn a_listing_ends_at_what_cannot_be_read_or_written() {
         let broken = || seen(&Health::default()).into_iter().map(Ok).chain([Err(Cut::Unknown("it is damaged".to_owned()))]);
         let none = |_| None;
-        for format in [Format::Json, Format::Table, Format::Quiet] {
+        for format in [ListFormat::Json, ListFormat::Table, ListFormat::Quiet] {
             let mut out = Vec::new();
             for cut in [
                 programs(broken(), || Ok(Vec::new()), format, None, &mut out),
@@ -492,13 +492,13 @@ bad  failed  containerd
     fn what_the_kernel_says_is_there_where_it_was_asked() {
         const STATS: Stats = Stats { run_time_ns: 1_500, run_count: 3, memory_bytes: Some(4096), verified_instructions: 17 };
         let answers: Option<AskStats> = Some(|id| Ok((id == 71).then_some(STATS)));
-        let json: Value = serde_json::from_str(&programs_text(Format::Json, answers, &Health::default())).unwrap();
+        let json: Value = serde_json::from_str(&programs_text(ListFormat::Json, answers, &Health::default())).unwrap();
         assert_eq!(
             json[0]["stats"],
             json!({"run_time_ns": 1500, "run_count": 3, "memory_bytes": 4096, "verified_instructions": 17})
         );
         assert!(json[1].get("stats").is_none(), "it was gone");
-        let table = programs_text(Format::Table, answers, &Health::default());
+        let table = programs_text(ListFormat::Table, answers, &Health::default());
         let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[1][..7], ["71", "out", "cgroup_skb", "3", "1.5µs", "4096", "17"], "{table}");
         assert_eq!(rows[2][..7], ["72", "count", "xdp", "-", "-", "-", "-"], "{table}");
@@ -507,19 +507,19 @@ bad  failed  containerd
     #[test]
     fn ids_alone_are_one_a_line() {
         let healthy = Health::default();
-        assert_eq!(programs_text(Format::Quiet, None, &healthy), "71\n72\n");
-        assert_eq!(links_text(Format::Quiet, &healthy), "81\n82\n");
-        assert_eq!(containers_text(Format::Quiet, &healthy), "web\nbad\n");
-        assert_eq!(inspect(&seen(&healthy), "b", Format::Quiet).unwrap(), "bad\n");
-        assert!(inspect(&seen(&healthy), "99", Format::Table).is_none(), "a network namespace is no container");
+        assert_eq!(programs_text(ListFormat::Quiet, None, &healthy), "71\n72\n");
+        assert_eq!(links_text(ListFormat::Quiet, &healthy), "81\n82\n");
+        assert_eq!(containers_text(ListFormat::Quiet, &healthy), "web\nbad\n");
+        assert_eq!(inspect(&seen(&healthy), "b", ListFormat::Quiet).unwrap(), "bad\n");
+        assert!(inspect(&seen(&healthy), "99", ListFormat::Table).is_none(), "a network namespace is no container");
     }
 
     /// Every key of what `list` and `inspect` print with `-o json` is in docs/operations.md.
     #[test]
     fn json_keys_are_documented() {
-        require_documented(&inspect(&seen(&Health::default()), "", Format::Json).unwrap());
+        require_documented(&inspect(&seen(&Health::default()), "", ListFormat::Json).unwrap());
         let stats = |_| Ok(Some(Stats { run_time_ns: 1, run_count: 1, memory_bytes: Some(1), verified_instructions: 1 }));
-        require_documented(&programs_text(Format::Json, Some(stats), &Health::default()));
+        require_documented(&programs_text(ListFormat::Json, Some(stats), &Health::default()));
     }
 
     /// Every key of a JSON document is in docs/operations.md.

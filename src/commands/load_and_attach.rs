@@ -2,19 +2,19 @@
 
 use crate::model::annotations::{AttachRequest, InterfaceSelector, ProgramRequest};
 use crate::model::attach_point::{Direction, Order, ProbedProcess, ProgramKind, UserProbe};
-use crate::model::by_hand::{Place, Wanted};
+use crate::model::manual::{AttachPlace, ProgramToLoad};
 
 /// What an entry asks to load, and where to attach it. What an annotation may leave to the section is said here: the object is read
 /// later.
 ///
 /// # Errors
 /// Where the entry says too little, or what only containers have.
-pub fn program(entry: ProgramRequest) -> Result<(Wanted, Place), String> {
+pub fn program(entry: ProgramRequest) -> Result<(ProgramToLoad, AttachPlace), String> {
     let ProgramRequest { function, attach, order, .. } = entry;
     let kind = attach.kind();
     let wrong = |problem: &str| format!("attach {function}: {problem}");
     let on_interface = |iface: InterfaceSelector, direction: Option<Direction>| match iface {
-        InterfaceSelector::Named(iface) => Ok(Place::Interface {
+        InterfaceSelector::Named(iface) => Ok(AttachPlace::Interface {
             kind,
             iface,
             direction,
@@ -32,11 +32,11 @@ pub fn program(entry: ProgramRequest) -> Result<(Wanted, Place), String> {
             on_interface(iface, Some(direction))?
         }
         AttachRequest::Tracepoint { target } => {
-            Place::Tracepoint(target.ok_or_else(|| wrong(&format!("write tracepoint:{function}:CATEGORY/NAME")))?)
+            AttachPlace::Tracepoint(target.ok_or_else(|| wrong(&format!("write tracepoint:{function}:CATEGORY/NAME")))?)
         }
         AttachRequest::Kprobe { target, ret } => {
             let (name, offset) = target.ok_or_else(|| wrong(&format!("write {kind}:{function}:KERNEL-FUNCTION")))?;
-            Place::Kprobe { function: name, offset, ret }
+            AttachPlace::Kprobe { function: name, offset, ret }
         }
         AttachRequest::Uprobe { process: ProbedProcess::Init, .. } => {
             return Err(wrong("pid=init is for containers; write the number of a process"));
@@ -46,11 +46,11 @@ pub fn program(entry: ProgramRequest) -> Result<(Wanted, Place), String> {
             if symbol.is_none() && offset == 0 {
                 return Err(wrong("name a function with symbol=, or an offset= in the file"));
             }
-            Place::Uprobe { probe: UserProbe { target, symbol, offset, process, container_pid: None }, ret }
+            AttachPlace::Uprobe { probe: UserProbe { target, symbol, offset, process, container_pid: None }, ret }
         }
         AttachRequest::Trampoline { kind, target: named } => {
             target = named;
-            Place::Trampoline(kind)
+            AttachPlace::Trampoline(kind)
         }
         AttachRequest::RawTracepoint { .. } | AttachRequest::Cgroup { .. } => {
             return Err(wrong(&format!("only containers have a place for {kind} programs; name it in an annotation")));
@@ -62,7 +62,7 @@ pub fn program(entry: ProgramRequest) -> Result<(Wanted, Place), String> {
         ProgramKind::Uretprobe => ProgramKind::Uprobe,
         kind => kind,
     };
-    Ok((Wanted { function, kind, target }, place))
+    Ok((ProgramToLoad { function, kind, target }, place))
 }
 
 #[cfg(test)]
@@ -71,7 +71,7 @@ mod tests {
     use crate::model::annotations::program_entries;
     use crate::model::reference::Reference;
 
-    fn made(text: &str) -> Result<(Wanted, Place), String> {
+    fn made(text: &str) -> Result<(ProgramToLoad, AttachPlace), String> {
         let object = Reference::File { path: "/x.o".into() };
         program(program_entries(text, &object)?.remove(0))
     }
@@ -80,15 +80,15 @@ mod tests {
     fn entries_become_places_of_the_host() {
         let (wanted, place) = made("xdp:count iface=lo priority=7").unwrap();
         assert_eq!((wanted.function.as_str(), wanted.kind, wanted.target), ("count", ProgramKind::Xdp, None));
-        let Place::Interface { iface, order, direction: None, .. } = place else { panic!("{place:?}") };
+        let AttachPlace::Interface { iface, order, direction: None, .. } = place else { panic!("{place:?}") };
         assert_eq!((iface.as_str(), order.priority), ("lo", 7));
         let (wanted, place) = made("kretprobe:leave:vfs_unlink").unwrap();
         assert_eq!(wanted.kind, ProgramKind::Kprobe);
-        assert_eq!(place, Place::Kprobe { function: "vfs_unlink".to_owned(), offset: 0, ret: true });
+        assert_eq!(place, AttachPlace::Kprobe { function: "vfs_unlink".to_owned(), offset: 0, ret: true });
         let (wanted, place) = made("fexit:leave:vfs_unlink").unwrap();
-        assert_eq!((wanted.target.as_deref(), place), (Some("vfs_unlink"), Place::Trampoline(ProgramKind::Fexit)));
-        assert!(matches!(made("uprobe:user:libc symbol=malloc").unwrap().1, Place::Uprobe { ret: false, .. }));
-        assert!(matches!(made("tracepoint:exec:sched/sched_process_exec").unwrap().1, Place::Tracepoint(_)));
+        assert_eq!((wanted.target.as_deref(), place), (Some("vfs_unlink"), AttachPlace::Trampoline(ProgramKind::Fexit)));
+        assert!(matches!(made("uprobe:user:libc symbol=malloc").unwrap().1, AttachPlace::Uprobe { ret: false, .. }));
+        assert!(matches!(made("tracepoint:exec:sched/sched_process_exec").unwrap().1, AttachPlace::Tracepoint(_)));
         for (text, said) in [
             ("xdp:count iface=*", "iface=* is for containers"),
             ("xdp:count mode=skb", "mode= is for containers"),

@@ -3,17 +3,14 @@
 use std::process::ExitCode;
 
 use crate::cli::program::{
-    AttachArgs, AttachTo, DetachArgs, DirectedArgs, InterfaceArgs, LinkArgs, Load, LoadArgs, LoadFileArgs, LoadImageArgs,
+    AttachArgs, AttachTo, DetachArgs, DirectedArgs, InterfaceArgs, LinkArgs, LoadCommand, LoadArgs, LoadFileArgs, LoadImageArgs,
     UnloadArgs,
 };
 use crate::cli::registry::RegistryAuth;
 use crate::commands::{load_and_attach, records, request_child};
 use crate::model::annotations::program_entries;
 use crate::model::attach_point::{Order, ProbedProcess, ProgramKind, UserProbe};
-use crate::model::by_hand::{
-    APPLICATION, Attach, AttachNew, Bounds, Code, Failure, Filter, ImageSource, Load as Wanted, Place, Program, Reply, Source,
-    Task, Wanted as WantedProgram,
-};
+use crate::model::manual::{APPLICATION, Attach, AttachNew, CallerRights, FailureCode, Failure, ProgramFilter, ImageSource, LoadRequest as ProgramToLoad, AttachPlace, ShownProgram, ManualReply, ObjectSource, ManualTask, ProgramToLoad as WantedProgram};
 use crate::model::credentials::Credential;
 use crate::model::reference::Reference;
 use crate::output::try_print;
@@ -25,8 +22,8 @@ use crate::sys::error::chain;
 const BAD_INPUT: u8 = 2;
 
 /// Whoever runs the command is root and decides for the host; images are verified as policy says all the same.
-fn root() -> Bounds {
-    Bounds {
+fn root() -> CallerRights {
+    CallerRights {
         caller: "the command line".to_owned(),
         host_scope: true,
         any_file: true,
@@ -37,9 +34,9 @@ fn root() -> Bounds {
     }
 }
 
-fn ask(paths: &Paths, task: &Task) -> Result<Reply, Failure> {
+fn ask(paths: &Paths, task: &ManualTask) -> Result<ManualReply, Failure> {
     match request_child::run(paths, &root(), task) {
-        Reply::Failed(failure) => Err(failure),
+        ManualReply::Failed(failure) => Err(failure),
         reply => Ok(reply),
     }
 }
@@ -47,22 +44,22 @@ fn ask(paths: &Paths, task: &Task) -> Result<Reply, Failure> {
 /// One error line; exit status 2 where the request itself was wrong.
 fn failed(failure: &Failure) -> ExitCode {
     let status = fail(&failure.message);
-    if failure.code == Code::InvalidArgument { ExitCode::from(BAD_INPUT) } else { status }
+    if failure.code == FailureCode::InvalidArgument { ExitCode::from(BAD_INPUT) } else { status }
 }
 
 fn wrong(message: String) -> Failure {
-    Failure { code: Code::InvalidArgument, message }
+    Failure { code: FailureCode::InvalidArgument, message }
 }
 
 /// `load file` and `load image`: prints the programs that were loaded.
-pub fn load(paths: &Paths, what: &Load) -> ExitCode {
+pub fn load(paths: &Paths, what: &LoadCommand) -> ExitCode {
     let (source, common) = match what {
-        Load::File(args) => (file(args), &args.common),
-        Load::Image(args) => (image(args), &args.common),
+        LoadCommand::File(args) => (file(args), &args.common),
+        LoadCommand::Image(args) => (image(args), &args.common),
     };
-    let done = source.and_then(|source| ask(paths, &Task::Load(wanted(source, common)?)));
+    let done = source.and_then(|source| ask(paths, &ManualTask::Load(wanted(source, common)?)));
     match done {
-        Ok(Reply::Programs(programs)) => {
+        Ok(ManualReply::Programs(programs)) => {
             let ids: Vec<u32> = programs.iter().map(|program| program.kernel.id).collect();
             let all = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
             answer(&format!("the programs {all} are loaded and stay"), records::programs(paths, &ids, common.format.output))
@@ -81,32 +78,32 @@ fn answer(done: &str, text: Result<String, String>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn unexpected(reply: &Reply) -> ExitCode {
+fn unexpected(reply: &ManualReply) -> ExitCode {
     fail(&format!("the answer is of another sort than the question: {reply:?}"))
 }
 
-fn file(args: &LoadFileArgs) -> Result<Source, Failure> {
+fn file(args: &LoadFileArgs) -> Result<ObjectSource, Failure> {
     // Records and messages name files from the root.
     let path = std::path::absolute(&args.path).map_err(|err| wrong(format!("load {}: {err}", args.path.display())))?;
-    Ok(Source::File(path))
+    Ok(ObjectSource::File(path))
 }
 
-fn image(args: &LoadImageArgs) -> Result<Source, Failure> {
+fn image(args: &LoadImageArgs) -> Result<ObjectSource, Failure> {
     let reference =
         Reference::parse(&args.image_url).map_err(|err| wrong(format!("load {}: {}", args.image_url, chain(&err))))?;
     let login = args.registry_auth.as_ref().map(|RegistryAuth(text)| {
         let problem = "read --registry-auth: it is not user:password in base64";
         Credential::from_base64(text).ok_or_else(|| wrong(problem.to_owned()))
     });
-    Ok(Source::Image(ImageSource { reference, pull: args.pull_policy, login: login.transpose()? }))
+    Ok(ObjectSource::Image(ImageSource { reference, pull: args.pull_policy, login: login.transpose()? }))
 }
 
-fn wanted(source: Source, args: &LoadArgs) -> Result<Wanted, Failure> {
+fn wanted(source: ObjectSource, args: &LoadArgs) -> Result<Wanted, Failure> {
     let mut metadata: std::collections::BTreeMap<_, _> = args.metadata.iter().cloned().collect();
     if let Some(application) = &args.application {
         metadata.insert(APPLICATION.to_owned(), application.clone());
     }
-    let program = |program: &crate::cli::program::Wanted| WantedProgram {
+    let program = |program: &crate::cli::program::ProgramArg| WantedProgram {
         function: program.function.clone(),
         kind: program.kind,
         target: program.target.clone(),
@@ -114,8 +111,8 @@ fn wanted(source: Source, args: &LoadArgs) -> Result<Wanted, Failure> {
     let mut programs: Vec<WantedProgram> = args.programs.iter().map(program).collect();
     let mut attach = Vec::new();
     let object = match &source {
-        Source::File(path) => Reference::File { path: path.clone() },
-        Source::Image(image) => image.reference.clone(),
+        ObjectSource::File(path) => Reference::File { path: path.clone() },
+        ObjectSource::Image(image) => image.reference.clone(),
     };
     for entry in &args.attach {
         let entries = program_entries(entry, &object).map_err(|problem| wrong(format!("attach {entry:?}: {problem}")))?;
@@ -142,8 +139,8 @@ pub fn attach(paths: &Paths, args: &AttachArgs) -> ExitCode {
         Err(failure) => return failed(&failure),
     };
     let metadata = link.metadata.iter().cloned().collect();
-    match ask(paths, &Task::Attach(Attach { program: args.program, place, metadata })) {
-        Ok(Reply::Attached { link: id }) => {
+    match ask(paths, &ManualTask::Attach(Attach { program: args.program, place, metadata })) {
+        Ok(ManualReply::Attached { link: id }) => {
             answer(&format!("the link {id} is attached and stays"), records::new_link(paths, id, link.format.output))
         }
         Ok(other) => unexpected(&other),
@@ -151,15 +148,15 @@ pub fn attach(paths: &Paths, args: &AttachArgs) -> ExitCode {
     }
 }
 
-fn place(to: &AttachTo) -> Result<(Place, &LinkArgs), Failure> {
+fn place(to: &AttachTo) -> Result<(AttachPlace, &LinkArgs), Failure> {
     let directed = |kind, args: &DirectedArgs| interface(kind, &args.interface, Some(args.direction));
     Ok(match to {
         AttachTo::Xdp(args) => (interface(ProgramKind::Xdp, args, None)?, &args.link),
         AttachTo::Tc(args) => (directed(ProgramKind::Tc, args)?, &args.interface.link),
         AttachTo::Tcx(args) => (directed(ProgramKind::Tcx, args)?, &args.interface.link),
-        AttachTo::Tracepoint { tracepoint, link } => (Place::Tracepoint(tracepoint.clone()), link),
+        AttachTo::Tracepoint { tracepoint, link } => (AttachPlace::Tracepoint(tracepoint.clone()), link),
         AttachTo::Kprobe { fn_name, offset, retprobe, link } => {
-            (Place::Kprobe { function: fn_name.clone(), offset: *offset, ret: *retprobe }, link)
+            (AttachPlace::Kprobe { function: fn_name.clone(), offset: *offset, ret: *retprobe }, link)
         }
         AttachTo::Uprobe { target, fn_name, offset, pid, container_pid, retprobe, link } => {
             if fn_name.is_none() && *offset == 0 {
@@ -172,11 +169,11 @@ fn place(to: &AttachTo) -> Result<(Place, &LinkArgs), Failure> {
                 process: pid.map_or(ProbedProcess::Any, ProbedProcess::Pid),
                 container_pid: *container_pid,
             };
-            (Place::Uprobe { probe, ret: *retprobe }, link)
+            (AttachPlace::Uprobe { probe, ret: *retprobe }, link)
         }
-        AttachTo::Fentry(link) => (Place::Trampoline(ProgramKind::Fentry), link),
-        AttachTo::Fexit(link) => (Place::Trampoline(ProgramKind::Fexit), link),
-        AttachTo::Lsm(link) => (Place::Trampoline(ProgramKind::Lsm), link),
+        AttachTo::Fentry(link) => (AttachPlace::Trampoline(ProgramKind::Fentry), link),
+        AttachTo::Fexit(link) => (AttachPlace::Trampoline(ProgramKind::Fexit), link),
+        AttachTo::Lsm(link) => (AttachPlace::Trampoline(ProgramKind::Lsm), link),
     })
 }
 
@@ -184,18 +181,18 @@ fn interface(
     kind: ProgramKind,
     args: &InterfaceArgs,
     direction: Option<crate::model::attach_point::Direction>,
-) -> Result<Place, Failure> {
+) -> Result<AttachPlace, Failure> {
     let mut order = Order { priority: args.priority, ..Order::default_of(kind) };
     if !args.proceed_on.is_empty() {
         let verdicts: Result<_, _> = args.proceed_on.iter().map(|word| Order::verdict(kind, word)).collect();
         order.proceed_on = verdicts.map_err(|err| wrong(format!("attach to {}: {err}", args.iface)))?;
     }
-    Ok(Place::Interface { kind, iface: args.iface.clone(), direction, order, netns: args.netns.clone() })
+    Ok(AttachPlace::Interface { kind, iface: args.iface.clone(), direction, order, netns: args.netns.clone() })
 }
 
 /// `detach`: all of the links, or those up to the first that cannot be removed.
 pub fn detach(paths: &Paths, args: &DetachArgs) -> ExitCode {
-    each(&args.links, args.ignore_missing, |link| ask(paths, &Task::Detach { link }))
+    each(&args.links, args.ignore_missing, |link| ask(paths, &ManualTask::Detach { link }))
 }
 
 /// `unload`: programs by id, or all of an application.
@@ -211,14 +208,14 @@ pub fn unload(paths: &Paths, args: &UnloadArgs) -> ExitCode {
         },
     };
     // What goes away meanwhile is what was asked for, where nobody named it by its id.
-    each(&ids, args.ignore_missing || args.application.is_some(), |program| ask(paths, &Task::Unload { program }))
+    each(&ids, args.ignore_missing || args.application.is_some(), |program| ask(paths, &ManualTask::Unload { program }))
 }
 
-fn each(ids: &[u32], ignore_missing: bool, act: impl Fn(u32) -> Result<Reply, Failure>) -> ExitCode {
+fn each(ids: &[u32], ignore_missing: bool, act: impl Fn(u32) -> Result<ManualReply, Failure>) -> ExitCode {
     for id in ids {
         match act(*id) {
             Ok(_) => {}
-            Err(failure) if failure.code == Code::NotFound && ignore_missing => {}
+            Err(failure) if failure.code == FailureCode::NotFound && ignore_missing => {}
             Err(failure) => return failed(&failure),
         }
     }
@@ -227,8 +224,8 @@ fn each(ids: &[u32], ignore_missing: bool, act: impl Fn(u32) -> Result<Reply, Fa
 
 fn of_application(paths: &Paths, application: &str) -> Result<Vec<u32>, Failure> {
     let metadata = [(APPLICATION.to_owned(), application.to_owned())].into();
-    match ask(paths, &Task::List(Filter { program_type: None, ours_only: true, metadata }))? {
-        Reply::Programs(programs) => Ok(programs.iter().map(|program: &Program| program.kernel.id).collect()),
-        other => Err(Failure { code: Code::Internal, message: format!("{other:?}") }),
+    match ask(paths, &ManualTask::List(ProgramFilter { program_type: None, ours_only: true, metadata }))? {
+        ManualReply::Programs(programs) => Ok(programs.iter().map(|program: &ShownProgram| program.kernel.id).collect()),
+        other => Err(Failure { code: FailureCode::Internal, message: format!("{other:?}") }),
     }
 }

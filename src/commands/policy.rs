@@ -16,8 +16,8 @@ use crate::lifecycle::token_reach;
 use crate::model::annotations::PREFIX;
 use crate::model::attach_point::Scope;
 use crate::model::explain::{ExplainedRule, Explanation};
-use crate::model::policy::{ContainerFacts, ContainerRule, Limits, Policy};
-use crate::model::reach::{Guard, TokenReach};
+use crate::model::policy::{ContainerFacts, ContainerRule, ContainerLimits, Policy};
+use crate::model::reach::{ReachGuard, TokenReach};
 use crate::output::format::json;
 use crate::output::{fail, print};
 use crate::paths::Paths;
@@ -34,7 +34,7 @@ pub struct CheckReport {
     /// The container rules, in order.
     pub containers: Vec<CheckedContainerRule>,
     /// Bounds for one container.
-    pub limits: Limits,
+    pub limits: ContainerLimits,
     /// What a start would refuse, one sentence each: keys and trusted roots that the verifier cannot use.
     pub problems: Vec<String>,
     /// What is legal and yet hardly meant, one sentence each.
@@ -127,7 +127,7 @@ fn known_token_reach(paths: &Paths) -> Option<TokenReach> {
 fn delegations_beyond(paths: &Paths, policy: &Policy) -> Vec<String> {
     let mut rules = policy.containers.iter().filter(|rule| !rule.host_scope && rule.delegate.loads_programs()).peekable();
     let Some(reach) = rules.peek().and_then(|_| known_token_reach(paths)) else { return Vec::new() };
-    let beyond = rules.filter_map(|rule| Some((rule, reach.delegation_beyond(&rule.delegate, Guard::Absent)?)));
+    let beyond = rules.filter_map(|rule| Some((rule, reach.delegation_beyond(&rule.delegate, ReachGuard::Absent)?)));
     beyond
         .map(|(rule, beyond)| format!("{} delegates what it refuses for want of host-scope = true: {beyond}", rule.place))
         .collect()
@@ -221,7 +221,7 @@ impl fmt::Display for CheckReport {
             let scope = if rule.host_scope { ", host scope" } else { "" };
             writeln!(f, "container   {}: {}: {programs}{scope}; delegates {}", rule.rule, rule.matches, rule.delegates)?;
         }
-        let Limits { programs, links, map_memory } = self.limits;
+        let ContainerLimits { programs, links, map_memory } = self.limits;
         writeln!(f, "limits      {programs} programs, {links} links, {map_memory} bytes of maps")?;
         if let Some(id) = &self.id {
             writeln!(f, "id          {id}")?;

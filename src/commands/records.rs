@@ -7,23 +7,23 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::cli::program::Selectors;
-use crate::cli::{self, Format as Output, Get, GetArgs, InspectArgs, List, Listing};
+use crate::cli::{self, Format as Output, GetCommand, GetArgs, InspectArgs, ListCommand, Listing};
 use crate::commands::get;
 use crate::commands::get::OtherProgram;
 use crate::commands::list;
-use crate::commands::list::Seen;
+use crate::commands::list::SeenOwner;
 use crate::commands::select;
 use crate::image::Cache;
 use crate::kernel::inspect::{self, Inspected};
 use crate::kernel::{Kernel as _, LinuxKernel};
 use crate::lifecycle::Lifecycle;
-use crate::lifecycle::by_hand::kernel_program;
-use crate::lifecycle::health::{Health, Trouble};
+use crate::lifecycle::manual::kernel_program;
+use crate::lifecycle::health::{Health, OwnerProblem};
 use crate::lifecycle::linux_host::LinuxHost;
-use crate::lifecycle::reconcile::{Finding, Mode};
+use crate::lifecycle::reconcile::{GcFinding, GcMode};
 use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
-use crate::output::format::{Format, json};
+use crate::output::format::{ListFormat, json};
 use crate::output::table::Table;
 use crate::output::view::Stats;
 use crate::output::{Cut, fail, print, print_as_made};
@@ -35,7 +35,7 @@ use crate::sys::{Errno, clock, mounts, pid};
 /// How long `gc` may take: it may have much to do, and nobody's start waits for it.
 const GC_DEADLINE: Duration = Duration::from_secs(300);
 
-impl From<Listing> for Format {
+impl From<Listing> for ListFormat {
     fn from(listing: Listing) -> Self {
         match (listing.quiet, listing.output) {
             (true, _) => Self::Quiet,
@@ -45,16 +45,16 @@ impl From<Listing> for Format {
     }
 }
 
-impl From<cli::Formatted> for Format {
+impl From<cli::Formatted> for ListFormat {
     fn from(formatted: cli::Formatted) -> Self {
         Self::from(Listing { output: formatted.output, quiet: false })
     }
 }
 
 /// `list WHAT`
-pub fn list(paths: &Paths, what: List) -> ExitCode {
+pub fn list(paths: &Paths, what: ListCommand) -> ExitCode {
     match what {
-        List::Programs(args) => answer_of_records(paths, |store, records, out| {
+        ListCommand::Programs(args) => answer_of_records(paths, |store, records, out| {
             let ours = RefCell::new(BTreeSet::new());
             let seen = records.map(|record| {
                 let mut record = record?;
@@ -63,7 +63,7 @@ pub fn list(paths: &Paths, what: List) -> ExitCode {
                 }
                 let health = store.map(|lifecycle| lifecycle.health_of_objects(&record)).unwrap_or_default();
                 select::programs(&mut record, &args.selection);
-                Ok(Seen { record, health })
+                Ok(SeenOwner { record, health })
             });
             let others = || match args.selection.all {
                 true => others(&ours.borrow(), &args.selection.common),
@@ -71,24 +71,24 @@ pub fn list(paths: &Paths, what: List) -> ExitCode {
             };
             list::programs(seen, others, args.listing.into(), args.stats.then_some(ask_kernel), out)
         }),
-        List::Links(args) => answer_of_records(paths, |store, records, out| {
+        ListCommand::Links(args) => answer_of_records(paths, |store, records, out| {
             let seen = records.map(|record| {
                 let mut record = record?;
                 let health = store.map(|lifecycle| lifecycle.health_of_objects(&record)).unwrap_or_default();
                 select::links(&mut record, &args.selection);
-                Ok(Seen { record, health })
+                Ok(SeenOwner { record, health })
             });
             list::links(seen, args.listing.into(), out)
         }),
-        List::Containers(listing) => answer_of_records(paths, |store, records, out| {
+        ListCommand::Containers(listing) => answer_of_records(paths, |store, records, out| {
             let see = |record| {
                 let health = store.map(|lifecycle| lifecycle.health(&record)).unwrap_or_default();
-                Seen { record, health }
+                SeenOwner { record, health }
             };
             let held = |no| Some(see(store?.store.read(|txn| txn.get(no)).ok()??));
             list::containers(records.map(|record| Ok(see(record?))), held, listing.into(), out)
         }),
-        List::Images(listing) => crate::commands::image::cache_commands::list(paths, listing),
+        ListCommand::Images(listing) => crate::commands::image::cache_commands::list(paths, listing),
     }
 }
 
@@ -122,7 +122,7 @@ pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<Str
     let found: BTreeMap<OwnerNo, OwnerRecord> = read(paths, of_ids)?;
     let seen = found.into_values().map(|mut record| {
         record.programs.retain(|program| program.id.is_some_and(|id| ids.contains(&id)));
-        Ok(Seen { record, health: Health::default() })
+        Ok(SeenOwner { record, health: Health::default() })
     });
     let mut text = Vec::new();
     list::programs(seen, || Ok(Vec::new()), Listing { output, quiet: false }.into(), None, &mut text)
@@ -139,7 +139,7 @@ pub(super) fn new_link(paths: &Paths, id: u32, output: Output) -> Result<String,
 }
 
 /// One link with what the kernel says of its pin.
-fn link_text(paths: &Paths, records: &[OwnerRecord], id: u32, format: Format) -> Result<Option<String>, String> {
+fn link_text(paths: &Paths, records: &[OwnerRecord], id: u32, format: ListFormat) -> Result<Option<String>, String> {
     let kernel = match get::find_link(records, id) {
         Some((record, link)) => inspect::link(&paths.bpffs().join(record.no.directory()), &link.pin)
             .map_err(|e| format!("{}; run it as root", chain(&e)))?,
@@ -149,9 +149,9 @@ fn link_text(paths: &Paths, records: &[OwnerRecord], id: u32, format: Format) ->
 }
 
 /// `get WHAT ID`
-pub fn get(paths: &Paths, what: Get) -> ExitCode {
+pub fn get(paths: &Paths, what: GetCommand) -> ExitCode {
     match what {
-        Get::Program(GetArgs { id, format }) => with_records(paths, |records| {
+        GetCommand::Program(GetArgs { id, format }) => with_records(paths, |records| {
             let kernel = match inspect::program_by_id(id) {
                 Ok(program) => Some(kernel_program(&program)),
                 Err(Errno::NOENT) => None,
@@ -160,7 +160,7 @@ pub fn get(paths: &Paths, what: Get) -> ExitCode {
             get::program(records, id, kernel, &paths.bpffs(), format.into())
                 .ok_or_else(|| format!("no program has the id {id}; see `bpfman-hook list programs`"))
         }),
-        Get::Link(GetArgs { id, format }) => with_records(paths, |records| {
+        GetCommand::Link(GetArgs { id, format }) => with_records(paths, |records| {
             link_text(paths, records, id, format.into())?
                 .ok_or_else(|| format!("link {id} is not one of ours; see `bpfman-hook list links`"))
         }),
@@ -180,7 +180,7 @@ pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
 }
 
 /// The containers whose id begins with `prefix` and the network namespaces that they hold, in the order of their numbers.
-fn with_id(lifecycle: &Look<'_>, prefix: &str) -> Result<Vec<Seen>, String> {
+fn with_id(lifecycle: &Look<'_>, prefix: &str) -> Result<Vec<SeenOwner>, String> {
     let read = |numbers: BTreeSet<OwnerNo>| {
         numbers.into_iter().filter_map(|no| told(lifecycle.store.read(|txn| txn.get(no)).transpose()?))
     };
@@ -189,7 +189,7 @@ fn with_id(lifecycle: &Look<'_>, prefix: &str) -> Result<Vec<Seen>, String> {
     let held = read(containers.iter().flat_map(|record| record.holds.iter().copied()).collect());
     let mut all = containers.iter().cloned().map(Ok).chain(held).collect::<Result<Vec<_>, _>>()?;
     all.sort_by_key(|record| record.no);
-    Ok(all.into_iter().map(|record| Seen { health: lifecycle.health(&record), record }).collect())
+    Ok(all.into_iter().map(|record| SeenOwner { health: lifecycle.health(&record), record }).collect())
 }
 
 /// `gc [--dry-run]`
@@ -199,13 +199,13 @@ pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
     {
         tracing::warn!(error = %chain(&error), "remove what killed pulls left in the image cache");
     }
-    match collect(paths, if args.dry_run { Mode::Tell } else { Mode::Release }) {
+    match collect(paths, if args.dry_run { GcMode::Tell } else { GcMode::Release }) {
         Ok(findings) => {
             let failed = findings.iter().any(|finding| finding.failed);
-            let printed = print(&match Format::from(args.format) {
-                Format::Json => json(&findings),
-                Format::Table | Format::Quiet if findings.is_empty() => "nothing to release\n".to_owned(),
-                Format::Table | Format::Quiet => {
+            let printed = print(&match ListFormat::from(args.format) {
+                ListFormat::Json => json(&findings),
+                ListFormat::Table | ListFormat::Quiet if findings.is_empty() => "nothing to release\n".to_owned(),
+                ListFormat::Table | ListFormat::Quiet => {
                     let mut table = Table::new(&["OWNER", "WHAT", "WHY", "RESULT"]);
                     for finding in findings {
                         table.row([finding.no.to_string(), finding.what, finding.why, finding.result]);
@@ -219,7 +219,7 @@ pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
     }
 }
 
-fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
+fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
     let (kernel, fs) = (LinuxKernel, paths.bpffs());
     if let Err(error) = mounts::require_sight_of_bpffs(&fs) {
@@ -242,10 +242,10 @@ fn collect(paths: &Paths, mode: Mode) -> Result<Vec<Finding>, String> {
         lost.extend(Health::of_kernel_objects(record).troubles(record));
     };
     let mut findings = lifecycle.collect(mode, stays).map_err(|e| chain(&e))?;
-    for Trouble { no, what, why, remedy } in lost {
+    for OwnerProblem { no, what, why, remedy } in lost {
         // It may have gone with the last one that held it.
         if store.read(|txn| txn.has(no)).map_err(|e: StoreError| chain(&e))? {
-            findings.push(Finding { no, what, why: why.to_owned(), result: format!("left: {remedy}"), failed: false });
+            findings.push(GcFinding { no, what, why: why.to_owned(), result: format!("left: {remedy}"), failed: false });
         }
     }
     Ok(findings)

@@ -9,7 +9,7 @@ use crate::hooks::stage;
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::linux_host::LinuxHost;
-use crate::model::by_hand::{Bounds, ByHand, Code, Failure, Reply, Source, Task};
+use crate::model::manual::{CallerRights, ManualRequest, FailureCode, Failure, ManualReply, ObjectSource, ManualTask};
 use crate::output::logging;
 use crate::paths::Paths;
 use crate::store::Store;
@@ -26,15 +26,15 @@ const LOCAL: Duration = Duration::from_secs(25);
 const NETWORK: Duration = Duration::from_secs(120);
 
 /// How long a task may take; whoever waits for the child waits a little longer.
-pub fn time(task: &Task) -> Duration {
+pub fn time(task: &ManualTask) -> Duration {
     if uses_network(task) { NETWORK + LOCAL } else { LOCAL }
 }
 
 /// Whether a task may have to wait for a registry.
-pub fn uses_network(task: &Task) -> bool {
+pub fn uses_network(task: &ManualTask) -> bool {
     match task {
-        Task::Pull(_) => true,
-        Task::Load(load) => matches!(load.source, Source::Image(_)),
+        ManualTask::Pull(_) => true,
+        ManualTask::Load(load) => matches!(load.source, ObjectSource::Image(_)),
         _ => false,
     }
 }
@@ -57,7 +57,7 @@ fn answer() -> Result<(), SysError> {
     let message = socket.recv(what, 64, Some(Instant::now() + LOCAL))?;
     let Some(memory) = message.and_then(|message| message.fds.into_iter().next()) else { return Ok(()) };
     let bytes = read_sealed(memory, what, REQUEST_MAX)?;
-    let request: ByHand =
+    let request: ManualRequest =
         serde_json::from_slice(&bytes).map_err(|error| SysError::Message { what, problem: error.to_string() })?;
     let paths = Paths::below(&request.root);
     // Whoever watches learns of a service's requests as of everybody's.
@@ -82,27 +82,27 @@ fn answer() -> Result<(), SysError> {
 }
 
 /// The client went away before it could learn what it has: nobody else would remove it.
-fn undo(paths: &Paths, request: &ByHand, reply: &Reply) {
-    let tasks: Vec<Task> = match (&request.task, reply) {
-        (Task::Load(_), Reply::Programs(programs)) => {
-            programs.iter().map(|program| Task::Unload { program: program.kernel.id }).collect()
+fn undo(paths: &Paths, request: &ManualRequest, reply: &ManualReply) {
+    let tasks: Vec<ManualTask> = match (&request.task, reply) {
+        (ManualTask::Load(_), ManualReply::Programs(programs)) => {
+            programs.iter().map(|program| ManualTask::Unload { program: program.kernel.id }).collect()
         }
-        (Task::Attach(_), Reply::Attached { link }) => vec![Task::Detach { link: *link }],
+        (ManualTask::Attach(_), ManualReply::Attached { link }) => vec![ManualTask::Detach { link: *link }],
         _ => Vec::new(),
     };
     for task in tasks {
-        if let Reply::Failed(failure) = run(paths, &request.bounds, &task) {
+        if let ManualReply::Failed(failure) = run(paths, &request.bounds, &task) {
             tracing::error!(error = failure.message, "undo what a client has not waited for");
         }
     }
 }
 
 /// Does one task in this process.
-pub fn run(paths: &Paths, bounds: &Bounds, task: &Task) -> Reply {
-    attempt(paths, bounds, task).unwrap_or_else(|message| Reply::Failed(Failure { code: Code::Internal, message }))
+pub fn run(paths: &Paths, bounds: &CallerRights, task: &ManualTask) -> ManualReply {
+    attempt(paths, bounds, task).unwrap_or_else(|message| ManualReply::Failed(Failure { code: FailureCode::Internal, message }))
 }
 
-fn attempt(paths: &Paths, bounds: &Bounds, task: &Task) -> Result<Reply, String> {
+fn attempt(paths: &Paths, bounds: &CallerRights, task: &ManualTask) -> Result<ManualReply, String> {
     fn said(error: impl std::error::Error + 'static) -> String {
         chain(&error)
     }
@@ -111,7 +111,7 @@ fn attempt(paths: &Paths, bounds: &Bounds, task: &Task) -> Result<Reply, String>
     fsutil::ensure_directory(&paths.run, 0o755).map_err(said)?;
     let store = Store::open(&paths.stores(), &clock::boot_id().map_err(said)?).map_err(said)?;
     let fs = paths.bpffs();
-    if matches!(task, Task::Load(_)) {
+    if matches!(task, ManualTask::Load(_)) {
         mounts::ensure_bpffs(&fs).map_err(said)?;
     }
     let host = LinuxHost::new(Instant::now() + time).map_err(said)?;

@@ -14,11 +14,11 @@ use crate::model::ids::Pid;
 use crate::output::format::json;
 use crate::output::{fail, print};
 use crate::paths::Paths;
-use crate::sys::bpffs::{self, Mounted, Spec};
+use crate::sys::bpffs::{self, Mounted, BpffsSpec};
 use crate::sys::error::chain;
 use crate::sys::lsm;
 use crate::sys::pid::{self, Namespace};
-use crate::sys::token::probe::{self, Outcome, Stage};
+use crate::sys::token::probe::{self, ProbeOutcome, ProbeStage};
 
 mod scope;
 
@@ -164,7 +164,7 @@ fn try_create(delegation: Delegation, args: &TokenCreateArgs) -> Result<Mounted,
     let process = Pid::new(args.pid).map_err(|e| chain(&e)).and_then(|pid| pid::open_process(pid).map_err(|e| chain(&e)))?;
     let namespace = |kind| process.open_namespace(kind).map_err(|e| chain(&e));
     let (user_ns, mount_ns) = (namespace(Namespace::User)?, namespace(Namespace::Mount)?);
-    let spec = Spec {
+    let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: mount_ns.as_fd(),
         root: Path::new("/"),
@@ -209,23 +209,23 @@ pub fn probe(args: &TokenProbeArgs) -> ExitCode {
     works
 }
 
-fn line(stage: &Stage, outcome: &Outcome) -> String {
+fn line(stage: &ProbeStage, outcome: &ProbeOutcome) -> String {
     let what = match stage {
-        Stage::OpenBpffs => "open the bpffs",
-        Stage::MintToken => "make a token from it",
-        Stage::ReadToken => "read what the token allows",
-        Stage::CreateMap => "create a map with the token",
-        Stage::PinMap => "pin it in the bpffs, and unpin it",
-        Stage::LoadSocketFilter => "load a socket filter with the token",
-        Stage::LoadXdp => "load an xdp program with the token",
-        Stage::AttachXdp => "attach it",
-        Stage::LoadTcx => "load a tcx program with the token",
-        Stage::AttachTcx => "attach it",
+        ProbeStage::OpenBpffs => "open the bpffs",
+        ProbeStage::MintToken => "make a token from it",
+        ProbeStage::ReadToken => "read what the token allows",
+        ProbeStage::CreateMap => "create a map with the token",
+        ProbeStage::PinMap => "pin it in the bpffs, and unpin it",
+        ProbeStage::LoadSocketFilter => "load a socket filter with the token",
+        ProbeStage::LoadXdp => "load an xdp program with the token",
+        ProbeStage::AttachXdp => "attach it",
+        ProbeStage::LoadTcx => "load a tcx program with the token",
+        ProbeStage::AttachTcx => "attach it",
     };
     match outcome {
-        Outcome::Done => format!("ok       {what}\n"),
-        Outcome::Skipped => format!("skipped  {what}\n"),
-        Outcome::Failed { error, meaning, .. } => format!("failed   {what}: {error}: {meaning}\n"),
+        ProbeOutcome::Done => format!("ok       {what}\n"),
+        ProbeOutcome::Skipped => format!("skipped  {what}\n"),
+        ProbeOutcome::Failed { error, meaning, .. } => format!("failed   {what}: {error}: {meaning}\n"),
     }
 }
 

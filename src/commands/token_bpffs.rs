@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::model::confinement::{Confinement, Hindrance, SecurityModule};
+use crate::model::confinement::{Confinement, ConfinementProblem, SecurityModule};
 use crate::sys::error::chain;
 use crate::sys::lsm;
 use crate::sys::mounts::parse_mountinfo;
@@ -27,7 +27,7 @@ pub struct Delegated {
     /// Where, below the process's root directory.
     pub path: PathBuf,
     /// What does not work there.
-    pub hindrance: Option<Hindrance>,
+    pub hindrance: Option<ConfinementProblem>,
 }
 
 impl Here {

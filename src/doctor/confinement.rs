@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::lifecycle::reconcile::describe;
 use crate::model::confinement::{Confinement, SecurityModule};
 use crate::model::record::{OwnerRecord, Phase};
-use crate::output::finding::{Finding, Status};
+use crate::output::finding::{Finding, FindingStatus};
 
 /// What AppArmor does to containers with a token, where `/sys/kernel/security/lsm` says that it is on.
 pub fn apparmor(modules: &io::Result<String>) -> Option<Finding> {
@@ -35,7 +35,7 @@ pub fn containers(
         };
         let hindrance = confined.hinders(&bpffs.path, pins)?;
         let detail = format!("{}: {}", describe(&record.owner), hindrance.problem);
-        Some(Finding::bad(check, Status::Warn, detail, hindrance.remedy))
+        Some(Finding::bad(check, FindingStatus::Warn, detail, hindrance.remedy))
     };
     records.iter().filter_map(judge).collect()
 }
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn apparmor_is_spoken_of_where_it_is_on() {
         let judged = |list: &str| apparmor(&Ok(list.to_owned())).map(|finding| finding.status);
-        assert_eq!(judged("lockdown,capability,apparmor,bpf\n"), Some(Status::Ok));
+        assert_eq!(judged("lockdown,capability,apparmor,bpf\n"), Some(FindingStatus::Ok));
         assert_eq!(judged("lockdown,capability,bpf\n"), None);
         assert_eq!(apparmor(&Err(io::ErrorKind::NotFound.into())), None);
     }
@@ -79,7 +79,7 @@ mod tests {
         };
         let token = with("/sys/fs/bpf", Some(Delegation::default()));
         let finding = judge(&token, true, "docker-default (enforce)", Some(false)).unwrap();
-        assert_eq!(finding.status, Status::Warn);
+        assert_eq!(finding.status, FindingStatus::Warn);
         assert!(finding.detail.starts_with("container web: tokens work, but"), "{finding:?}");
         for (record, lives, label, pins) in [
             (&token, false, "docker-default (enforce)", Some(false)),

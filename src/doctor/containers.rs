@@ -12,7 +12,7 @@ use crate::lifecycle::reconcile::describe;
 use crate::model::container::asks;
 use crate::model::ids::{OwnerNo, Pid};
 use crate::model::record::{Owner, OwnerRecord, Phase};
-use crate::output::finding::{Finding, Status};
+use crate::output::finding::{Finding, FindingStatus};
 use crate::setup::hooks_dir::below;
 use crate::sys::error::chain;
 use crate::sys::pid;
@@ -30,7 +30,7 @@ const RUNTIME_STATES: [&str; 6] = [
 
 /// A running container as its runtime recorded it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Running {
+pub struct RunningContainer {
     /// Its id.
     pub id: String,
     /// Its init.
@@ -60,13 +60,13 @@ struct CrunStatus {
 }
 
 #[derive(Deserialize)]
-struct Annotations {
+struct CrunAnnotations {
     #[serde(default)]
     annotations: Option<BTreeMap<String, serde::de::IgnoredAny>>,
 }
 
 /// The containers that runtimes of this host have recorded, with every path below `root`; dead ones included.
-pub fn recorded(root: &Path) -> io::Result<Vec<Running>> {
+pub fn recorded(root: &Path) -> io::Result<Vec<RunningContainer>> {
     let mut found = Vec::new();
     for directory in RUNTIME_STATES {
         let entries = match fs::read_dir(below(root, Path::new(directory))) {
@@ -84,31 +84,31 @@ pub fn recorded(root: &Path) -> io::Result<Vec<Running>> {
     Ok(found)
 }
 
-fn runc(id: &str, directory: &Path) -> Option<Running> {
+fn runc(id: &str, directory: &Path) -> Option<RunningContainer> {
     let state: RuncState = serde_json::from_str(&fs::read_to_string(directory.join("state.json")).ok()?).ok()?;
     let keys: Vec<String> =
         state.config.labels.iter().flatten().filter_map(|l| Some(l.split_once('=')?.0.to_owned())).collect();
-    Some(Running { id: id.to_owned(), pid: u32::try_from(state.init_process_pid).ok()?, asks: asks(&keys) })
+    Some(RunningContainer { id: id.to_owned(), pid: u32::try_from(state.init_process_pid).ok()?, asks: asks(&keys) })
 }
 
-fn crun(id: &str, directory: &Path, root: &Path) -> Option<Running> {
+fn crun(id: &str, directory: &Path, root: &Path) -> Option<RunningContainer> {
     let status: CrunStatus = serde_json::from_str(&fs::read_to_string(directory.join("status")).ok()?).ok()?;
     let config = fs::read_to_string(below(root, &status.bundle.join("config.json"))).ok()?;
-    let config: Annotations = serde_json::from_str(&config).ok()?;
+    let config: CrunAnnotations = serde_json::from_str(&config).ok()?;
     let keys: Vec<String> = config.annotations.into_iter().flatten().map(|(key, _)| key).collect();
-    Some(Running { id: id.to_owned(), pid: u32::try_from(status.pid).ok()?, asks: asks(&keys) })
+    Some(RunningContainer { id: id.to_owned(), pid: u32::try_from(status.pid).ok()?, asks: asks(&keys) })
 }
 
 /// Living containers that ask for something and have no record: they started without us.
 pub fn without_record(
-    containers: io::Result<Vec<Running>>,
+    containers: io::Result<Vec<RunningContainer>>,
     records: &[OwnerRecord],
     alive: impl Fn(u32) -> bool,
 ) -> Vec<Finding> {
     let check = "containers";
     let containers = match containers {
         Ok(containers) => containers,
-        Err(err) => return vec![Finding::bad(check, Status::Unknown, err.to_string(), "run as root")],
+        Err(err) => return vec![Finding::bad(check, FindingStatus::Unknown, err.to_string(), "run as root")],
     };
     let known =
         |id: &str| records.iter().any(|r| matches!(&r.owner, Owner::Container { id: known, .. } if known.as_str() == id));
@@ -122,10 +122,10 @@ pub fn without_record(
             format!("{} running, {asking} with our annotations and a record ({places})", living.len()),
         )];
     }
-    let finding = |container: &&Running| {
+    let finding = |container: &&RunningContainer| {
         let detail =
             format!("{} (pid {}) has our annotations and no record: it started without us", container.id, container.pid);
-        Finding::bad(check, Status::Warn, detail, "see that the hooks above are ok, then restart the container")
+        Finding::bad(check, FindingStatus::Warn, detail, "see that the hooks above are ok, then restart the container")
     };
     forgotten.iter().map(finding).collect()
 }
@@ -135,7 +135,7 @@ pub fn nobodys(pinned: &[OwnerNo], records: &[OwnerRecord]) -> Vec<Finding> {
     let nobodys = pinned.iter().filter(|no| !records.iter().any(|record| record.no == **no));
     let finding = |no: &OwnerNo| {
         let detail = format!("{} is pinned, and no record names it", no.directory());
-        Finding::bad("pins", Status::Warn, detail, "run `bpfman-hook gc`")
+        Finding::bad("pins", FindingStatus::Warn, detail, "run `bpfman-hook gc`")
     };
     nobodys.map(finding).collect()
 }
@@ -143,7 +143,7 @@ pub fn nobodys(pinned: &[OwnerNo], records: &[OwnerRecord]) -> Vec<Finding> {
 /// Programs and links that the kernel does not have any more, and those whose interface or cgroup is gone.
 pub fn lost(health: &Health, records: &[OwnerRecord]) -> Vec<Finding> {
     let troubles = health.troubles(records).into_iter();
-    troubles.map(|t| Finding::bad("records", Status::Warn, format!("{} is {}", t.what, t.why), t.remedy)).collect()
+    troubles.map(|t| Finding::bad("records", FindingStatus::Warn, format!("{} is {}", t.what, t.why), t.remedy)).collect()
 }
 
 /// True where a process of this number lives. The number alone: a runtime's record does not outlive a boot, and a container
@@ -153,34 +153,34 @@ pub fn is_alive(number: u32) -> bool {
 }
 
 /// Records that nobody will finish, and what release could not undo. `alive` tells whether a process lives, or could not tell.
-pub fn stale(records: &[OwnerRecord], alive: impl Fn(&OwnerRecord, Process) -> Result<bool, String>) -> Vec<Finding> {
+pub fn stale(records: &[OwnerRecord], alive: impl Fn(&OwnerRecord, DecidingProcess) -> Result<bool, String>) -> Vec<Finding> {
     let check = "records";
     let mut findings = Vec::new();
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
     for record in records {
         let (word, process) = match record.phase {
-            Phase::Ready => ("ready", Process::Init),
-            Phase::Pending => ("pending", Process::Actor),
-            Phase::Releasing => ("releasing", Process::Actor),
-            Phase::Failed => ("failed", Process::None),
+            Phase::Ready => ("ready", DecidingProcess::Init),
+            Phase::Pending => ("pending", DecidingProcess::Actor),
+            Phase::Releasing => ("releasing", DecidingProcess::Actor),
+            Phase::Failed => ("failed", DecidingProcess::None),
         };
         *count.entry(word).or_default() += 1;
         let name = describe(&record.owner);
         let gc = "run `bpfman-hook gc`";
         match (process, alive(record, process)) {
-            (Process::None, _) | (_, Ok(true)) => {}
-            (Process::Init, Ok(false)) => {
-                findings.push(Finding::bad(check, Status::Warn, format!("{name} is dead and still owns its programs"), gc));
+            (DecidingProcess::None, _) | (_, Ok(true)) => {}
+            (DecidingProcess::Init, Ok(false)) => {
+                findings.push(Finding::bad(check, FindingStatus::Warn, format!("{name} is dead and still owns its programs"), gc));
             }
-            (Process::Actor, Ok(false)) => {
+            (DecidingProcess::Actor, Ok(false)) => {
                 let detail = format!("{name} is {word}, and the process that worked on it is dead");
-                findings.push(Finding::bad(check, Status::Warn, detail, gc));
+                findings.push(Finding::bad(check, FindingStatus::Warn, detail, gc));
             }
-            (_, Err(why)) => findings.push(Finding::bad(check, Status::Unknown, format!("{name}: {why}"), "run as root")),
+            (_, Err(why)) => findings.push(Finding::bad(check, FindingStatus::Unknown, format!("{name}: {why}"), "run as root")),
         }
         if !record.leftovers.is_empty() {
             let detail = format!("{name} left behind: {}", record.leftovers.join("; "));
-            findings.push(Finding::bad(check, Status::Warn, detail, gc));
+            findings.push(Finding::bad(check, FindingStatus::Warn, detail, gc));
         }
     }
     if findings.is_empty() {
@@ -193,7 +193,7 @@ pub fn stale(records: &[OwnerRecord], alive: impl Fn(&OwnerRecord, Process) -> R
 
 /// Whose life decides about a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Process {
+pub enum DecidingProcess {
     /// The container's init.
     Init,
     /// The process of ours that worked on it.
@@ -204,11 +204,11 @@ pub enum Process {
 
 /// Asks the host about the process that decides about a record. An owner without an init (a network namespace) lives as
 /// long as it has holders.
-pub fn decides(record: &OwnerRecord, process: Process) -> Result<bool, String> {
+pub fn decides(record: &OwnerRecord, process: DecidingProcess) -> Result<bool, String> {
     let identity = match process {
-        Process::None => return Ok(true),
-        Process::Actor => record.actor.process,
-        Process::Init => match record.init {
+        DecidingProcess::None => return Ok(true),
+        DecidingProcess::Actor => record.actor.process,
+        DecidingProcess::Init => match record.init {
             Some(init) => init,
             None => return Ok(!matches!(record.owner, Owner::Netns { .. }) || !record.holders.is_empty()),
         },
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn a_living_container_that_asks_needs_a_record() {
         let root = runtimes();
-        let judge = |records: &[OwnerRecord], living: &[u32]| -> Vec<(Status, String)> {
+        let judge = |records: &[OwnerRecord], living: &[u32]| -> Vec<(FindingStatus, String)> {
             let findings = without_record(recorded(root.path()), records, |pid| living.contains(&pid));
             findings.into_iter().map(|f| (f.status, f.detail)).collect()
         };
@@ -285,33 +285,33 @@ mod tests {
         let both = judge(&[], &all);
         assert_eq!(both.len(), 2);
         assert!(both[0].1.starts_with("asks (pid 11)") && both[1].1.starts_with("crunning (pid 14)"), "{both:?}");
-        assert_eq!(judge(&[record("asks", Phase::Ready), record("crunning", Phase::Failed)], &all)[0].0, Status::Ok);
-        assert_eq!(judge(&[], &[12, 13])[0].0, Status::Ok);
+        assert_eq!(judge(&[record("asks", Phase::Ready), record("crunning", Phase::Failed)], &all)[0].0, FindingStatus::Ok);
+        assert_eq!(judge(&[], &[12, 13])[0].0, FindingStatus::Ok);
         assert_eq!(judge(&[record("asks", Phase::Ready)], &all).len(), 1);
         let failed = without_record(Err(io::ErrorKind::PermissionDenied.into()), &[], |_| true);
-        assert_eq!(failed[0].status, Status::Unknown);
+        assert_eq!(failed[0].status, FindingStatus::Unknown);
     }
 
     #[test]
     fn records_of_the_dead_are_stale() {
         use Process::{Actor, Init};
-        let judge = |record: OwnerRecord, dead: &[Process]| {
+        let judge = |record: OwnerRecord, dead: &[DecidingProcess]| {
             let findings = stale(&[record], |_, process| Ok(!dead.contains(&process)));
             findings.into_iter().map(|f| (f.status, f.detail)).collect::<Vec<_>>()
         };
-        let ok = |detail: &str| vec![(Status::Ok, detail.to_owned())];
+        let ok = |detail: &str| vec![(FindingStatus::Ok, detail.to_owned())];
         assert_eq!(judge(record("web", Phase::Ready), &[Actor]), ok("1 ready"));
         assert_eq!(judge(record("web", Phase::Failed), &[Actor, Init]), ok("1 failed"));
         assert_eq!(judge(record("web", Phase::Pending), &[Init]), ok("1 pending"));
         assert_eq!(judge(record("web", Phase::Ready), &[Init])[0].1, "container web is dead and still owns its programs");
         for phase in [Phase::Pending, Phase::Releasing] {
-            assert_eq!(judge(record("web", phase), &[Actor])[0].0, Status::Warn);
+            assert_eq!(judge(record("web", phase), &[Actor])[0].0, FindingStatus::Warn);
         }
         let mut left = record("web", Phase::Releasing);
         left.leftovers = vec!["unpin link_3: busy".to_owned()];
-        assert_eq!(judge(left, &[]), [(Status::Warn, "container web left behind: unpin link_3: busy".to_owned())]);
+        assert_eq!(judge(left, &[]), [(FindingStatus::Warn, "container web left behind: unpin link_3: busy".to_owned())]);
         assert_eq!(stale(&[], |_, _| Ok(true))[0].detail, "none");
-        assert_eq!(stale(&[record("web", Phase::Ready)], |_, _| Err("no".into()))[0].status, Status::Unknown);
+        assert_eq!(stale(&[record("web", Phase::Ready)], |_, _| Err("no".into()))[0].status, FindingStatus::Unknown);
     }
 
     #[test]

@@ -7,16 +7,16 @@ use std::path::Path;
 
 use crate::kernel::{Feature, Kernel, Support};
 use crate::model::delegation::Category;
-use crate::model::reach::{Guard, TokenReach};
-use crate::output::finding::{Finding, Status};
-use crate::sys::mounts::Mount;
+use crate::model::reach::{ReachGuard, TokenReach};
+use crate::output::finding::{Finding, FindingStatus};
+use crate::sys::mounts::MountPoint;
 
 /// What this kernel gives to a program that is loaded with a token, by type.
 pub fn token_reach(reach: &TokenReach) -> Finding {
     let check = "kernel: reach of tokens";
     if let Some(why) = reach.undecided.first() {
         let detail = format!("every delegation that loads programs is host scope: {why}");
-        return Finding::bad(check, Status::Unknown, detail, "run as root, outside containers; it is tried again each time");
+        return Finding::bad(check, FindingStatus::Unknown, detail, "run as root, outside containers; it is tried again each time");
     }
     if let Some(way) = reach.memory.first() {
         let detail = format!(
@@ -25,7 +25,7 @@ pub fn token_reach(reach: &TokenReach) -> Finding {
         );
         return Finding::ok(check, detail);
     }
-    let types = reach.types.keys().map(|at| (*at, reach.type_beyond(*at, Guard::Absent)));
+    let types = reach.types.keys().map(|at| (*at, reach.type_beyond(*at, ReachGuard::Absent)));
     let name = |at: u32| Category::Progs.name(at).unwrap_or("?").to_owned();
     let (mut inside, mut beyond) = (Vec::new(), Vec::new());
     for (at, reached) in types {
@@ -61,10 +61,10 @@ pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
                 Feature::Btf => "use a kernel with CONFIG_DEBUG_INFO_BTF".to_owned(),
                 _ => format!("use Linux {} or newer", feature.since()),
             };
-            Finding::bad(check, Status::Warn, format!("{loss}: {why}"), remedy)
+            Finding::bad(check, FindingStatus::Warn, format!("{loss}: {why}"), remedy)
         }
         Support::Unknown(why) => {
-            Finding::bad(check, Status::Unknown, why, "run as root in the host's namespaces, where the probe is allowed")
+            Finding::bad(check, FindingStatus::Unknown, why, "run as root in the host's namespaces, where the probe is allowed")
         }
     }
 }
@@ -86,12 +86,12 @@ pub fn lockdown(text: io::Result<String>) -> Finding {
     match text.split_once('[').and_then(|(_, rest)| rest.split_once(']')) {
         Some(("confidentiality", _)) => Finding::bad(
             "lockdown",
-            Status::Warn,
+            FindingStatus::Warn,
             "confidentiality: the helpers that read kernel memory are refused to everybody, and much tracing with them",
             "boot with lockdown=integrity if host-scope tracing is wanted",
         ),
         Some((mode, _)) => Finding::ok("lockdown", mode),
-        None => Finding::bad("lockdown", Status::Unknown, format!("{:?} has no mode in brackets", text.trim()), "report this"),
+        None => Finding::bad("lockdown", FindingStatus::Unknown, format!("{:?} has no mode in brackets", text.trim()), "report this"),
     }
 }
 
@@ -101,16 +101,16 @@ pub fn unprivileged_bpf(text: io::Result<String>) -> Finding {
     match text.as_deref().map(str::trim) {
         Ok("0") => Finding::bad(
             check,
-            Status::Warn,
+            FindingStatus::Warn,
             "any user and any container may load programs without a token or a policy",
             "sysctl kernel.unprivileged_bpf_disabled=2",
         ),
         Ok("1") => Finding::ok(check, "off until reboot"),
         Ok("2") => Finding::ok(check, "off"),
         Ok(other) => {
-            Finding::bad(check, Status::Unknown, format!("kernel.unprivileged_bpf_disabled is {other:?}"), "report this")
+            Finding::bad(check, FindingStatus::Unknown, format!("kernel.unprivileged_bpf_disabled is {other:?}"), "report this")
         }
-        Err(err) => Finding::bad(check, Status::Unknown, err.to_string(), "is bpf(2) built into this kernel?"),
+        Err(err) => Finding::bad(check, FindingStatus::Unknown, err.to_string(), "is bpf(2) built into this kernel?"),
     }
 }
 
@@ -120,12 +120,12 @@ pub fn user_namespaces(text: io::Result<String>) -> Finding {
     match text.as_deref().map(str::trim) {
         Ok("0") => Finding::bad(
             check,
-            Status::Warn,
+            FindingStatus::Warn,
             "forbidden, and without one a container gets no token",
             "sysctl user.max_user_namespaces=10000",
         ),
         Ok(number) => Finding::ok(check, format!("{number} at most")),
-        Err(err) => Finding::bad(check, Status::Unknown, err.to_string(), "is CONFIG_USER_NS set?"),
+        Err(err) => Finding::bad(check, FindingStatus::Unknown, err.to_string(), "is CONFIG_USER_NS set?"),
     }
 }
 
@@ -134,31 +134,31 @@ fn unreadable(check: &str, path: &str, err: &io::Error) -> Finding {
         io::ErrorKind::NotFound => "mount -t securityfs securityfs /sys/kernel/security, then look again",
         _ => "run as root",
     };
-    Finding::bad(check, Status::Unknown, format!("{path}: {err}"), remedy)
+    Finding::bad(check, FindingStatus::Unknown, format!("{path}: {err}"), remedy)
 }
 
 /// Our own bpffs.
-pub fn bpffs(path: &Path, mounts: &[Mount]) -> Finding {
+pub fn bpffs(path: &Path, mounts: &[MountPoint]) -> Finding {
     let check = "bpffs";
     let shown = path.display();
     // The last mount on a point is the one that is seen there.
     match mounts.iter().rfind(|mount| mount.point == path) {
         None => Finding::bad(
             check,
-            Status::Warn,
+            FindingStatus::Warn,
             format!("nothing is mounted at {shown}: podman's containers with a user namespace are refused, others mount it"),
             "run `bpfman-hook install`, which mounts it and sees to it at boot",
         ),
         Some(mount) if mount.kind != "bpf" => Finding::bad(
             check,
-            Status::Fail,
+            FindingStatus::Fail,
             format!("{} is mounted at {shown}", mount.kind),
             format!("umount {shown} && bpfman-hook install"),
         ),
         Some(_) => match fs::symlink_metadata(path) {
             Ok(meta) if meta.uid() != 0 || meta.mode() & 0o077 != 0 => Finding::bad(
                 check,
-                Status::Fail,
+                FindingStatus::Fail,
                 format!(
                     "{shown} belongs to uid {} and has mode {:04o}: others could reach our pins",
                     meta.uid(),
@@ -167,13 +167,13 @@ pub fn bpffs(path: &Path, mounts: &[Mount]) -> Finding {
                 format!("umount {shown} && bpfman-hook install"),
             ),
             Ok(_) => Finding::ok(check, format!("mounted at {shown}")),
-            Err(err) => Finding::bad(check, Status::Unknown, format!("{shown}: {err}"), "run as root"),
+            Err(err) => Finding::bad(check, FindingStatus::Unknown, format!("{shown}: {err}"), "run as root"),
         },
     }
 }
 
 /// Where cgroup2 is: programs on a container's cgroup need a cgroup of its own in that hierarchy.
-pub fn cgroup2(mounts: &[Mount]) -> Finding {
+pub fn cgroup2(mounts: &[MountPoint]) -> Finding {
     let check = "cgroup2";
     let unified = mounts.iter().rfind(|mount| mount.point == Path::new("/sys/fs/cgroup"));
     if unified.is_some_and(|mount| mount.kind == "cgroup2") {
@@ -182,7 +182,7 @@ pub fn cgroup2(mounts: &[Mount]) -> Finding {
     match mounts.iter().find(|mount| mount.kind == "cgroup2") {
         Some(mount) => Finding::bad(
             check,
-            Status::Warn,
+            FindingStatus::Warn,
             format!(
                 "beside cgroup v1, at {}: runc makes a cgroup there for each container, crun does not, and its containers' cgroup programs are refused",
                 mount.point.display()
@@ -191,7 +191,7 @@ pub fn cgroup2(mounts: &[Mount]) -> Finding {
         ),
         None => Finding::bad(
             check,
-            Status::Warn,
+            FindingStatus::Warn,
             "not mounted: programs on cgroups are refused",
             "boot with systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 none /sys/fs/cgroup/unified",
         ),
@@ -214,24 +214,24 @@ mod tests {
     #[test]
     fn settings_are_judged() {
         for (finding, status) in [
-            (lockdown(text("none [integrity] confidentiality\n")), Status::Ok),
-            (lockdown(text("[none] integrity confidentiality\n")), Status::Ok),
-            (lockdown(text("none integrity [confidentiality]\n")), Status::Warn),
-            (lockdown(text("")), Status::Unknown),
-            (lockdown(missing()), Status::Unknown),
-            (security_modules(text("lockdown,capability,bpf")), Status::Ok),
-            (security_modules(missing()), Status::Unknown),
-            (unprivileged_bpf(text("0\n")), Status::Warn),
-            (unprivileged_bpf(text("1\n")), Status::Ok),
-            (unprivileged_bpf(text("2\n")), Status::Ok),
-            (unprivileged_bpf(text("3\n")), Status::Unknown),
-            (unprivileged_bpf(missing()), Status::Unknown),
-            (user_namespaces(text("0\n")), Status::Warn),
-            (user_namespaces(text("96365\n")), Status::Ok),
-            (user_namespaces(missing()), Status::Unknown),
+            (lockdown(text("none [integrity] confidentiality\n")), FindingStatus::Ok),
+            (lockdown(text("[none] integrity confidentiality\n")), FindingStatus::Ok),
+            (lockdown(text("none integrity [confidentiality]\n")), FindingStatus::Warn),
+            (lockdown(text("")), FindingStatus::Unknown),
+            (lockdown(missing()), FindingStatus::Unknown),
+            (security_modules(text("lockdown,capability,bpf")), FindingStatus::Ok),
+            (security_modules(missing()), FindingStatus::Unknown),
+            (unprivileged_bpf(text("0\n")), FindingStatus::Warn),
+            (unprivileged_bpf(text("1\n")), FindingStatus::Ok),
+            (unprivileged_bpf(text("2\n")), FindingStatus::Ok),
+            (unprivileged_bpf(text("3\n")), FindingStatus::Unknown),
+            (unprivileged_bpf(missing()), FindingStatus::Unknown),
+            (user_namespaces(text("0\n")), FindingStatus::Warn),
+            (user_namespaces(text("96365\n")), FindingStatus::Ok),
+            (user_namespaces(missing()), FindingStatus::Unknown),
         ] {
             assert_eq!(finding.status, status, "{finding:?}");
-            assert_eq!(finding.remedy.is_some(), status != Status::Ok, "{finding:?}");
+            assert_eq!(finding.remedy.is_some(), status != FindingStatus::Ok, "{finding:?}");
         }
     }
 
@@ -241,19 +241,19 @@ mod tests {
         let unified = "31 25 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         let hybrid =
             "31 25 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2(&mounts(unified)).status, Status::Ok);
+        assert_eq!(cgroup2(&mounts(unified)).status, FindingStatus::Ok);
         let found = cgroup2(&mounts(hybrid));
-        assert_eq!(found.status, Status::Warn);
+        assert_eq!(found.status, FindingStatus::Warn);
         assert!(found.detail.contains("/sys/fs/cgroup/unified"), "{found:?}");
-        assert_eq!(cgroup2(&[]).status, Status::Warn);
+        assert_eq!(cgroup2(&[]).status, FindingStatus::Warn);
 
         let path = Path::new("/nowhere/bpfman-hook/fs");
         let at = |kind: &str| mounts(&format!("50 25 0:50 / /nowhere/bpfman-hook/fs rw - {kind} x rw\n"));
-        assert_eq!(bpffs(path, &[]).status, Status::Warn);
-        assert_eq!(bpffs(path, &at("tmpfs")).status, Status::Fail);
-        assert_eq!(bpffs(path, &at("bpf")).status, Status::Unknown, "the directory is not there");
+        assert_eq!(bpffs(path, &[]).status, FindingStatus::Warn);
+        assert_eq!(bpffs(path, &at("tmpfs")).status, FindingStatus::Fail);
+        assert_eq!(bpffs(path, &at("bpf")).status, FindingStatus::Unknown, "the directory is not there");
         let open = Path::new("/tmp");
         let mount = mounts("50 25 0:50 / /tmp rw - bpf x rw\n");
-        assert_eq!(bpffs(open, &mount).status, Status::Fail, "mode 1777");
+        assert_eq!(bpffs(open, &mount).status, FindingStatus::Fail, "mode 1777");
     }
 }

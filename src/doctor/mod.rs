@@ -14,13 +14,13 @@ use crate::lifecycle::token_reach;
 use crate::model::policy::Engine;
 use crate::model::record::OwnerRecord;
 use crate::nri;
-use crate::output::finding::{Finding, Findings, Status};
+use crate::output::finding::{Finding, Findings, FindingStatus};
 use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::setup::check::effective;
 use crate::setup::containerd::examine as containerd;
 use crate::setup::containerd::install as containerd_install;
-use crate::setup::place::Place;
+use crate::setup::place::InstallRoot;
 use crate::setup::units::nri as nri_unit;
 use crate::store::Store;
 use crate::sys::error::chain;
@@ -69,7 +69,7 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
             // In a pod of ours the host's hierarchy counts, not what the pod sees of it.
             all.push(host::cgroup2(&mounts::host_mounts().unwrap_or(mounts)));
         }
-        Err(err) => all.push(Finding::bad("mounts", Status::Unknown, chain(&err), "is /proc mounted?")),
+        Err(err) => all.push(Finding::bad("mounts", FindingStatus::Unknown, chain(&err), "is /proc mounted?")),
     }
     all.0.extend(engines(host_root()).0);
     all.0.extend(plugin(paths));
@@ -83,7 +83,7 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
 pub fn policy(paths: &Paths) -> Finding {
     match policy::check(paths, None) {
         Ok(report) if !report.problems.is_empty() => {
-            Finding::bad("policy", Status::Fail, report.problems.join("; "), "correct it, then `bpfman-hook policy check`")
+            Finding::bad("policy", FindingStatus::Fail, report.problems.join("; "), "correct it, then `bpfman-hook policy check`")
         }
         Ok(report) if report.warnings.is_empty() => {
             let rules = format!("{} image rules, {} container rules", report.images.len(), report.containers.len());
@@ -91,13 +91,13 @@ pub fn policy(paths: &Paths) -> Finding {
         }
         Ok(report) => Finding::bad(
             "policy",
-            Status::Warn,
+            FindingStatus::Warn,
             report.warnings.join("; "),
             "see `bpfman-hook policy check` and docs/policy.md",
         ),
         Err(err) => {
             let detail = format!("every request is refused: {}", chain(&err));
-            Finding::bad("policy", Status::Fail, detail, "correct it, then `bpfman-hook policy check`")
+            Finding::bad("policy", FindingStatus::Fail, detail, "correct it, then `bpfman-hook policy check`")
         }
     }
 }
@@ -109,20 +109,20 @@ fn registries(paths: &Paths) -> Finding {
         Ok(config) => config,
         Err(err) => {
             let detail = format!("every request is refused: {}", chain(&err));
-            return Finding::bad("registries", Status::Fail, detail, remedy);
+            return Finding::bad("registries", FindingStatus::Fail, detail, remedy);
         }
     };
     match examine_registries(paths.root(), &config) {
         Err(err) => Finding::bad(
             "registries",
-            Status::Fail,
+            FindingStatus::Fail,
             format!("images that are not in the cache are refused: {}", chain(&err)),
             remedy,
         ),
         Ok(complaints) if complaints.is_empty() => {
             Finding::ok("registries", "credentials, certificates and mirrors can be read")
         }
-        Ok(complaints) => Finding::bad("registries", Status::Warn, complaints.join("; "), remedy),
+        Ok(complaints) => Finding::bad("registries", FindingStatus::Warn, complaints.join("; "), remedy),
     }
 }
 
@@ -151,7 +151,7 @@ fn host_root() -> &'static Path {
 /// Which of our hooks the engines of this host would run. Where they are installed for one engine, another that is there too is not one of
 /// our business.
 fn engines(root: &Path) -> Findings {
-    let place = Place::at(root);
+    let place = InstallRoot::at(root);
     let mut installed = place.installed_for().0;
     if nri_unit::is_installed(&place)
         || containerd_install::is_installed_at(&place, &ContainerdTargets::default().containerd_config)
@@ -190,7 +190,7 @@ fn plugin(paths: &Paths) -> Option<Finding> {
         (false, false) => Some(Finding::ok("NRI plugin", connected.join("; "))),
         (false, true) => Some(Finding::bad(
             "NRI plugin",
-            Status::Fail,
+            FindingStatus::Fail,
             "not connected to the runtime: annotated containers start without their programs",
             "see that NRI is on and the plugin runs (systemctl status bpfman-hook-nri, or the DaemonSet's pod)",
         )),
@@ -203,18 +203,18 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
     let pinned = kernel.directories(&paths.bpffs());
     let records = match read_records(paths) {
         Ok(records) => records,
-        Err(why) if pid::own_uid() != 0 => return vec![Finding::bad("records", Status::Unknown, why, "run as root")],
+        Err(why) if pid::own_uid() != 0 => return vec![Finding::bad("records", FindingStatus::Unknown, why, "run as root")],
         Err(why) => {
             let remedy =
                 "stop the annotated containers and remove the store's directory; `bpfman-hook gc` then releases what is pinned";
-            return vec![Finding::bad("records", Status::Fail, why, remedy)];
+            return vec![Finding::bad("records", FindingStatus::Fail, why, remedy)];
         }
     };
     let mut findings = containers::stale(&records, containers::decides);
     findings.extend(containers::lost(&Health::of_kernel_objects(&records), &records));
     match pinned {
         Ok(pinned) => findings.extend(containers::nobodys(&pinned, &records)),
-        Err(err) => findings.push(Finding::bad("pins", Status::Unknown, chain(&err), "run as root")),
+        Err(err) => findings.push(Finding::bad("pins", FindingStatus::Unknown, chain(&err), "run as root")),
     }
     let lives = |record: &OwnerRecord| containers::decides(record, containers::Process::Init) == Ok(true);
     findings.extend(confinement::containers(&records, lives, |pid| lsm::confinement(Some(pid)), lsm::may_create));
@@ -240,14 +240,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let paths = Paths::below(root.path());
-        assert_eq!(registries(&paths).status, Status::Ok);
+        assert_eq!(registries(&paths).status, FindingStatus::Ok);
         fs::create_dir_all(&paths.etc).unwrap();
         for dir in [paths.etc.as_path(), paths.etc.parent().unwrap()] {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let auth = paths.etc.join("auth.json");
         fs::write(&auth, "{}").unwrap();
-        for (mode, status) in [(0o644, Status::Fail), (0o600, Status::Ok)] {
+        for (mode, status) in [(0o644, FindingStatus::Fail), (0o600, FindingStatus::Ok)] {
             fs::set_permissions(&auth, fs::Permissions::from_mode(mode)).unwrap();
             let finding = registries(&paths);
             assert_eq!(finding.status, status, "{mode:o}: {}", finding.detail);
@@ -256,7 +256,7 @@ mod tests {
         fs::set_permissions(root.path().join("etc/containers"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(root.path().join("etc/containers/registries.conf"), "[registries.block]\n").unwrap();
         let finding = registries(&paths);
-        assert!(finding.status == Status::Fail && finding.detail.contains("version 1"), "{}", finding.detail);
+        assert!(finding.status == FindingStatus::Fail && finding.detail.contains("version 1"), "{}", finding.detail);
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
         fs::create_dir_all(hook.parent().unwrap()).unwrap();
         fs::write(&hook, r#"{"hook":{"args":["bpfman-hook","hook","createRuntime","--engine","cri-o"]}}"#).unwrap();
         let complaints = |findings: &Findings, word: &str| {
-            findings.0.iter().filter(|f| f.check.starts_with(word) && f.status != Status::Ok).count()
+            findings.0.iter().filter(|f| f.check.starts_with(word) && f.status != FindingStatus::Ok).count()
         };
         let both = engines(root.path());
         assert!(complaints(&both, "cri-o") > 0 && complaints(&both, "containerd") == 0, "{both}");
@@ -291,12 +291,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let paths = Paths::below(root.path());
         let built_in = policy(&paths);
-        assert_eq!(built_in.status, Status::Warn);
+        assert_eq!(built_in.status, FindingStatus::Warn);
         assert!(built_in.detail.contains("no keys"), "{built_in:?}");
         fs::create_dir_all(&paths.etc).unwrap();
         fs::write(paths.policy_file(), "[[image]]\nrepository = 7\n").unwrap();
         let found = policy(&paths);
-        assert_eq!(found.status, Status::Fail);
+        assert_eq!(found.status, FindingStatus::Fail);
         assert!(found.detail.contains("policy.toml"), "{found:?}");
     }
 

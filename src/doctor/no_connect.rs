@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::cli::Targets;
+use crate::cli::InstallTargets;
 use crate::doctor;
-use crate::output::finding::{Finding, Findings, Status};
+use crate::output::finding::{Finding, Findings, FindingStatus};
 use crate::output::print;
 use crate::paths::Paths;
 use crate::setup::check::check as check_installation;
@@ -22,10 +22,10 @@ pub fn check(root: Option<&Path>, paths: &Paths, host: &Path) -> ExitCode {
 }
 
 fn findings(root: Option<&Path>, paths: &Paths, host: &Path) -> Findings {
-    let mut findings = check_installation(&Targets::of_crio(host), root);
+    let mut findings = check_installation(&InstallTargets::of_crio(host), root);
     findings.push(match doctor::policy(paths) {
         // What is legal and allows little is the administrator's business.
-        Finding { status: Status::Warn, check, detail, .. } => Finding::ok(check, detail),
+        Finding { status: FindingStatus::Warn, check, detail, .. } => Finding::ok(check, detail),
         finding => finding,
     });
     findings
@@ -46,10 +46,10 @@ mod tests {
         let bad = || -> Vec<String> {
             let all = findings(None, &paths, host.path());
             // Where the tests do not run as root, the program and the policy are theirs.
-            all.0.into_iter().filter(|f| f.status == Status::Fail && f.check != "binary").map(|f| f.check).collect()
+            all.0.into_iter().filter(|f| f.status == FindingStatus::Fail && f.check != "binary").map(|f| f.check).collect()
         };
         assert!(bad().contains(&"hook createRuntime".to_owned()));
-        let targets = Targets { no_docs: true, ..Targets::of_crio(host.path()) };
+        let targets = InstallTargets { no_docs: true, ..Targets::of_crio(host.path()) };
         assert_eq!(install::run(None, &InstallArgs { check: false, targets }), ExitCode::SUCCESS);
         assert_eq!(bad(), Vec::<String>::new());
         fs::create_dir_all(&paths.etc).unwrap();

@@ -10,10 +10,10 @@ use x509_cert::der::Decode;
 
 use crate::grpc::connection::Peer;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
-use crate::model::by_hand::Bounds;
-use crate::model::policy::{Client, ClientRefusal, ClientRule, Verb};
+use crate::model::manual::CallerRights;
+use crate::model::policy::{ServiceClient, ClientRefusal, ClientRule, Verb};
 use crate::model::reference::Reference;
-use crate::model::words::quoted;
+use crate::model::text::quoted;
 use crate::paths::Paths;
 use crate::sys::accounts::Accounts;
 use crate::sys::error::chain;
@@ -21,7 +21,7 @@ use crate::sys::error::chain;
 /// A client under one verb, with the policy as its files are now.
 #[derive(Debug)]
 pub struct Caller {
-    client: Client,
+    client: ServiceClient,
     policy: Arc<LoadedPolicy>,
     /// None for root of this host.
     rule: Option<ClientRule>,
@@ -108,8 +108,8 @@ impl Caller {
     }
 
     /// What the child that does the work is told.
-    pub fn bounds(&self) -> Bounds {
-        Bounds {
+    pub fn bounds(&self) -> CallerRights {
+        CallerRights {
             caller: self.identity(),
             host_scope: self.rule.as_ref().is_none_or(|rule| rule.host_scope),
             any_file: self.rule.is_none(),
@@ -126,14 +126,14 @@ fn denied(refusal: ClientRefusal) -> Status {
 }
 
 /// What the connection shows of the client.
-fn client(extensions: &Extensions) -> Result<Client, Status> {
+fn client(extensions: &Extensions) -> Result<ServiceClient, Status> {
     if let Some(tls) = extensions.get::<TlsConnectInfo<Peer>>() {
         let certificates = tls.peer_certs();
         let first = certificates.as_ref().and_then(|chain| chain.first());
         let subject =
             first.and_then(|der| Certificate::from_der(der).ok()).map(|cert| cert.tbs_certificate.subject.to_string());
         return match subject {
-            Some(subject) if !subject.is_empty() => Ok(Client::Tls { subject }),
+            Some(subject) if !subject.is_empty() => Ok(ServiceClient::Tls { subject }),
             _ => Err(Status::unauthenticated("the client's certificate has no subject; policy could not name it")),
         };
     }
@@ -142,7 +142,7 @@ fn client(extensions: &Extensions) -> Result<Client, Status> {
             let accounts = Accounts::read();
             let mut groups = vec![peer.gid];
             groups.extend(&peer.groups);
-            Ok(Client::Unix {
+            Ok(ServiceClient::Unix {
                 uid: peer.uid,
                 user: accounts.user(peer.uid),
                 groups: groups.into_iter().map(|gid| (gid, accounts.group(gid))).collect(),

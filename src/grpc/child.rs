@@ -26,14 +26,14 @@ pub enum Abandoned {
 }
 
 /// A child at work, and what it holds until it has ended.
-struct Running<H: Send + 'static> {
+struct RunningChild<H: Send + 'static> {
     child: Option<Child>,
     abandoned: Abandoned,
     deadline: Instant,
     held: Option<H>,
 }
 
-impl<H: Send + 'static> Drop for Running<H> {
+impl<H: Send + 'static> Drop for RunningChild<H> {
     fn drop(&mut self) {
         let Some(child) = self.child.take() else { return };
         if self.abandoned == Abandoned::Finish {
@@ -64,7 +64,7 @@ pub async fn ask<H: Send + 'static>(
     let child = Child::spawn(role, Output::Inherit)?;
     let memory = sealed_memfd("request", request)?;
     child.socket().send(b"request", &[memory.as_fd()])?;
-    let mut running = Running { child: Some(child), abandoned, deadline, held: Some(held) };
+    let mut running = RunningChild { child: Some(child), abandoned, deadline, held: Some(held) };
     let child = running.child.as_mut().expect("it is taken only when it is dropped");
     readable(child, deadline).await.map_err(SysError::io("wait for", "the answer"))?;
     // It is readable, or the deadline has passed, which this finds out at once and kills the child for.

@@ -42,14 +42,14 @@ pub struct Count(Arc<Mutex<HashMap<Origin, usize>>>);
 
 /// One place in the count.
 #[derive(Debug)]
-struct Slot {
+struct ConnectionSlot {
     count: Count,
     origin: Origin,
 }
 
 impl Count {
     /// None where the origin has its share already.
-    fn take(&self, origin: Origin) -> Option<Slot> {
+    fn take(&self, origin: Origin) -> Option<ConnectionSlot> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = open.iter().filter(|(origin, _)| **origin != Origin::Root).map(|(_, count)| count).sum();
         let share = CONNECTIONS_MAX.min(ALL_MAX.saturating_sub(all).div_ceil(2));
@@ -58,11 +58,11 @@ impl Count {
             return None;
         }
         *count += 1;
-        Some(Slot { count: self.clone(), origin })
+        Some(ConnectionSlot { count: self.clone(), origin })
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut open = self.count.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = open.get_mut(&self.origin) {
@@ -76,20 +76,20 @@ impl Drop for Slot {
 
 /// A connection with what is known of its other end.
 #[derive(Debug)]
-pub struct Connection<S> {
+pub struct ClientConnection<S> {
     stream: S,
     peer: Peer,
     count: Count,
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
 }
 
 /// How far a connection got.
 #[derive(Debug)]
-enum State {
+enum ConnectionState {
     /// It has not shown a certificate yet.
     Handshake(Handshake),
     /// It has a place in the count.
-    Open { _slot: Slot },
+    Open { _slot: ConnectionSlot },
     /// There was no place for it.
     Refused,
 }
@@ -114,25 +114,25 @@ impl Peer {
     }
 }
 
-impl<S> Connected for Connection<S> {
+impl<S> Connected for ClientConnection<S> {
     type ConnectInfo = Peer;
 
     /// Asked once for each connection, when its handshake is done: from now on it counts among those with a certificate.
     fn connect_info(&self) -> Peer {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*state, State::Handshake(_)) {
-            *state = self.count.take(self.peer.origin()).map_or(State::Refused, |slot| State::Open { _slot: slot });
+        if matches!(*state, ConnectionState::Handshake(_)) {
+            *state = self.count.take(self.peer.origin()).map_or(ConnectionState::Refused, |slot| ConnectionState::Open { _slot: slot });
         }
         self.peer.clone()
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ClientConnection<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let closed = match self.state.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            State::Handshake(handshake) => handshake.poll_cut(context).is_ready(),
-            State::Open { .. } => false,
-            State::Refused => true,
+            ConnectionState::Handshake(handshake) => handshake.poll_cut(context).is_ready(),
+            ConnectionState::Open { .. } => false,
+            ConnectionState::Refused => true,
         };
         if closed {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -141,7 +141,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientConnection<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
@@ -157,10 +157,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
 /// The connections of all listeners of one sort.
 #[derive(Debug)]
-pub struct Incoming<S>(mpsc::Receiver<Connection<S>>);
+pub struct Incoming<S>(mpsc::Receiver<ClientConnection<S>>);
 
 impl<S> Stream for Incoming<S> {
-    type Item = io::Result<Connection<S>>;
+    type Item = io::Result<ClientConnection<S>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0.poll_recv(context).map(|connection| connection.map(Ok))
@@ -226,8 +226,8 @@ async fn accept_unix(
     listener: UnixListener,
     count: Count,
     idle: Idle,
-    to_root: mpsc::Sender<Connection<UnixStream>>,
-    to_others: mpsc::Sender<Connection<UnixStream>>,
+    to_root: mpsc::Sender<ClientConnection<UnixStream>>,
+    to_others: mpsc::Sender<ClientConnection<UnixStream>>,
 ) {
     loop {
         let stream = match listener.accept().await {
@@ -253,14 +253,14 @@ async fn accept_unix(
         };
         idle.touch();
         let to = if peer.origin() == Origin::Root { &to_root } else { &to_others };
-        let state = Mutex::new(State::Open { _slot: slot });
-        if to.send(Connection { stream, peer, count: count.clone(), state }).await.is_err() {
+        let state = Mutex::new(ConnectionState::Open { _slot: slot });
+        if to.send(ClientConnection { stream, peer, count: count.clone(), state }).await.is_err() {
             return;
         }
     }
 }
 
-async fn accept_tcp(listener: tokio::net::TcpListener, count: Count, idle: Idle, to: mpsc::Sender<Connection<TcpStream>>) {
+async fn accept_tcp(listener: tokio::net::TcpListener, count: Count, idle: Idle, to: mpsc::Sender<ClientConnection<TcpStream>>) {
     let handshakes = Handshakes::default();
     loop {
         let (stream, address) = match listener.accept().await {
@@ -274,8 +274,8 @@ async fn accept_tcp(listener: tokio::net::TcpListener, count: Count, idle: Idle,
         // Small answers must not wait for more; it works without.
         let _ = stream.set_nodelay(true);
         idle.touch();
-        let state = Mutex::new(State::Handshake(handshakes.begin(address.ip())));
-        if to.send(Connection { stream, peer: Peer::Tcp, count: count.clone(), state }).await.is_err() {
+        let state = Mutex::new(ConnectionState::Handshake(handshakes.begin(address.ip())));
+        if to.send(ClientConnection { stream, peer: Peer::Tcp, count: count.clone(), state }).await.is_err() {
             return;
         }
     }

@@ -16,11 +16,11 @@ use crate::grpc::wire::{
 };
 use crate::model::annotations::GlobalValue;
 use crate::model::attach_point::{Direction, Order, ProbedProcess, ProgramKind, TracepointName, UserProbe};
-use crate::model::by_hand::{Attach, Code, Failure, Filter, ImageSource, Load, Place, Program, Source, Wanted};
+use crate::model::manual::{Attach, FailureCode, Failure, ProgramFilter, ImageSource, LoadRequest, AttachPlace, ShownProgram, ObjectSource, ProgramToLoad};
 use crate::model::bytecode::PullPolicy;
 use crate::model::credentials::Credential;
 use crate::model::reference::Reference;
-use crate::model::words::{is_normal_path, is_symbol, quoted};
+use crate::model::text::{is_normal_path, is_symbol, quoted};
 
 /// Programs of one load.
 const PROGRAMS_MAX: usize = 128;
@@ -36,14 +36,14 @@ fn invalid(problem: impl Into<String>) -> Status {
 /// The status for a failure: its sentence is the command line's.
 pub fn status(failure: Failure) -> Status {
     let code = match failure.code {
-        Code::InvalidArgument => tonic::Code::InvalidArgument,
-        Code::NotFound => tonic::Code::NotFound,
-        Code::FailedPrecondition => tonic::Code::FailedPrecondition,
-        Code::PermissionDenied => tonic::Code::PermissionDenied,
-        Code::ResourceExhausted => tonic::Code::ResourceExhausted,
-        Code::DeadlineExceeded => tonic::Code::DeadlineExceeded,
-        Code::Unavailable => tonic::Code::Unavailable,
-        Code::Internal => tonic::Code::Internal,
+        FailureCode::InvalidArgument => tonic::Code::InvalidArgument,
+        FailureCode::NotFound => tonic::Code::NotFound,
+        FailureCode::FailedPrecondition => tonic::Code::FailedPrecondition,
+        FailureCode::PermissionDenied => tonic::Code::PermissionDenied,
+        FailureCode::ResourceExhausted => tonic::Code::ResourceExhausted,
+        FailureCode::DeadlineExceeded => tonic::Code::DeadlineExceeded,
+        FailureCode::Unavailable => tonic::Code::Unavailable,
+        FailureCode::Internal => tonic::Code::Internal,
     };
     Status::new(code, failure.message)
 }
@@ -54,14 +54,14 @@ pub fn id(what: &'static str, id: u32) -> Result<u32, Status> {
 }
 
 /// What Load asks.
-pub fn load(request: LoadRequest) -> Result<Load, Status> {
+pub fn load(request: LoadRequest) -> Result<LoadRequest, Status> {
     let location = request.bytecode.and_then(|bytecode| bytecode.location);
     let source = match location.ok_or_else(|| invalid("bytecode names neither a file nor an image"))? {
-        Location::File(path) if is_normal_path(&path) => Source::File(PathBuf::from(path)),
+        Location::File(path) if is_normal_path(&path) => ObjectSource::File(PathBuf::from(path)),
         Location::File(path) => {
             return Err(invalid(format!("load {}: write an absolute path without . and .. and //", quoted(&path))));
         }
-        Location::Image(wanted) => Source::Image(image(wanted)?),
+        Location::Image(wanted) => ObjectSource::Image(image(wanted)?),
     };
     if request.info.is_empty() {
         return Err(invalid("info names no program to load"));
@@ -78,7 +78,7 @@ pub fn load(request: LoadRequest) -> Result<Load, Status> {
     if let Some(name) = globals.keys().find(|name| !is_symbol(name)) {
         return Err(invalid(format!("global {} is not the name of a symbol", quoted(name))));
     }
-    Ok(Load {
+    Ok(LoadRequest {
         source,
         programs: request.info.into_iter().map(wanted).collect::<Result<_, _>>()?,
         globals,
@@ -88,7 +88,7 @@ pub fn load(request: LoadRequest) -> Result<Load, Status> {
     })
 }
 
-fn wanted(info: LoadInfo) -> Result<Wanted, Status> {
+fn wanted(info: LoadInfo) -> Result<ProgramToLoad, Status> {
     let function = info.name;
     if !is_symbol(&function) {
         return Err(invalid(format!("load {}: that is not the name of a function", quoted(&function))));
@@ -120,7 +120,7 @@ fn wanted(info: LoadInfo) -> Result<Wanted, Status> {
     if let Some(target) = target.as_ref().filter(|target| !is_symbol(target)) {
         return Err(invalid(format!("load {function}: {} is not the name of a kernel function", quoted(target))));
     }
-    Ok(Wanted { function, kind, target })
+    Ok(ProgramToLoad { function, kind, target })
 }
 
 /// What PullBytecode asks.
@@ -160,7 +160,7 @@ pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
     let info = request.attach.and_then(|attach| attach.info).ok_or_else(|| invalid("attach says nowhere"))?;
     let (place, given) = match info {
         Info::XdpAttachInfo(xdp) => {
-            let place = Place::Interface {
+            let place = AttachPlace::Interface {
                 kind: ProgramKind::Xdp,
                 iface: iface(xdp.iface)?,
                 direction: None,
@@ -170,7 +170,7 @@ pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
             (place, xdp.metadata)
         }
         Info::TcAttachInfo(tc) => {
-            let place = Place::Interface {
+            let place = AttachPlace::Interface {
                 kind: ProgramKind::Tc,
                 iface: iface(tc.iface)?,
                 direction: Some(direction(&tc.direction)?),
@@ -180,7 +180,7 @@ pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
             (place, tc.metadata)
         }
         Info::TcxAttachInfo(tcx) => {
-            let place = Place::Interface {
+            let place = AttachPlace::Interface {
                 kind: ProgramKind::Tcx,
                 iface: iface(tcx.iface)?,
                 direction: Some(direction(&tcx.direction)?),
@@ -192,7 +192,7 @@ pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
         Info::TracepointAttachInfo(info) => match info.tracepoint.split_once('/') {
             Some((category, name)) if is_symbol(category) && is_symbol(name) => {
                 let name = TracepointName { category: category.to_owned(), name: name.to_owned() };
-                (Place::Tracepoint(name), info.metadata)
+                (AttachPlace::Tracepoint(name), info.metadata)
             }
             _ => return Err(invalid(format!("a tracepoint is category/name, not {}", quoted(&info.tracepoint)))),
         },
@@ -204,7 +204,7 @@ pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
             if !is_symbol(&info.fn_name.replace('.', "_")) {
                 return Err(invalid(format!("{} is not the name of a kernel function", quoted(&info.fn_name))));
             }
-            (Place::Kprobe { function: info.fn_name, offset: info.offset, ret: false }, info.metadata)
+            (AttachPlace::Kprobe { function: info.fn_name, offset: info.offset, ret: false }, info.metadata)
         }
         Info::UprobeAttachInfo(info) => {
             let library = |text: &str| !text.is_empty() && !text.contains(['/', '\0']);
@@ -221,10 +221,10 @@ pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
             let process = info.pid.map(pid).transpose()?.map_or(ProbedProcess::Any, ProbedProcess::Pid);
             let container_pid = info.container_pid.map(pid).transpose()?;
             let probe = UserProbe { target: info.target, symbol, offset: info.offset, process, container_pid };
-            (Place::Uprobe { probe, ret: false }, info.metadata)
+            (AttachPlace::Uprobe { probe, ret: false }, info.metadata)
         }
-        Info::FentryAttachInfo(info) => (Place::Trampoline(ProgramKind::Fentry), info.metadata),
-        Info::FexitAttachInfo(info) => (Place::Trampoline(ProgramKind::Fexit), info.metadata),
+        Info::FentryAttachInfo(info) => (AttachPlace::Trampoline(ProgramKind::Fentry), info.metadata),
+        Info::FexitAttachInfo(info) => (AttachPlace::Trampoline(ProgramKind::Fexit), info.metadata),
     };
     Ok(Attach { program, place, metadata: metadata(given)? })
 }
@@ -277,8 +277,8 @@ fn netns(path: Option<String>) -> Result<Option<PathBuf>, Status> {
 }
 
 /// What List asks.
-pub fn filter(request: ListRequest) -> Result<Filter, Status> {
-    Ok(Filter {
+pub fn filter(request: ListRequest) -> Result<ProgramFilter, Status> {
+    Ok(ProgramFilter {
         program_type: request.program_type,
         ours_only: request.bpfman_programs_only.unwrap_or(false),
         metadata: metadata(request.match_metadata)?,
@@ -286,19 +286,19 @@ pub fn filter(request: ListRequest) -> Result<Filter, Status> {
 }
 
 /// One program of an answer to Load.
-pub fn loaded(program: Program) -> LoadResponseInfo {
+pub fn loaded(program: ShownProgram) -> LoadResponseInfo {
     let (info, kernel_info) = parts(program);
     LoadResponseInfo { info, kernel_info: Some(kernel_info) }
 }
 
 /// One program of an answer to List.
-pub fn listed(program: Program) -> ListResult {
+pub fn listed(program: ShownProgram) -> ListResult {
     let (info, kernel_info) = parts(program);
     ListResult { info, kernel_info: Some(kernel_info) }
 }
 
 /// The two halves of what is told about a program.
-pub fn parts(program: Program) -> (Option<ProgramInfo>, KernelProgramInfo) {
+pub fn parts(program: ShownProgram) -> (Option<ProgramInfo>, KernelProgramInfo) {
     let kernel = program.kernel;
     let info = program.ours.map(|ours| ProgramInfo {
         name: ours.function,
@@ -350,7 +350,7 @@ mod tests {
         AttachInfo, KprobeAttachInfo, ProgSpecificInfo, TcAttachInfo, TracepointAttachInfo, UprobeAttachInfo, XdpAttachInfo,
     };
 
-    fn request(change: impl FnOnce(&mut LoadRequest)) -> Result<Load, String> {
+    fn request(change: impl FnOnce(&mut LoadRequest)) -> Result<LoadRequest, String> {
         let location = Some(Location::File("/usr/lib/x.o".to_owned()));
         let mut request = LoadRequest {
             bytecode: Some(BytecodeLocation { location }),
@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn a_load_is_checked_before_anything_is_opened() {
         let good = request(|_| {}).unwrap();
-        assert_eq!(good.programs, [Wanted { function: "count".into(), kind: ProgramKind::Xdp, target: None }]);
+        assert_eq!(good.programs, [ProgramToLoad { function: "count".into(), kind: ProgramKind::Xdp, target: None }]);
         type Change = fn(&mut LoadRequest);
         let cases: &[(Change, &str)] = &[
             (|r| r.bytecode = None, "bytecode names neither"),
@@ -417,7 +417,7 @@ mod tests {
             ask(1, Some(Info::XdpAttachInfo(XdpAttachInfo { iface: iface.into(), priority, proceed_on, ..Default::default() })))
         };
         assert!(xdp("eth0", 50, vec![2, 31]).is_ok());
-        let Place::Interface { order, .. } = xdp("eth0", 0, Vec::new()).unwrap().place else { panic!() };
+        let AttachPlace::Interface { order, .. } = xdp("eth0", 0, Vec::new()).unwrap().place else { panic!() };
         assert_eq!(order, Order::default_of(ProgramKind::Xdp));
         let tc = |direction: &str| {
             ask(

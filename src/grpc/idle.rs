@@ -9,13 +9,13 @@ use tokio::time::Instant;
 /// Counts requests. Open connections that ask nothing do not count.
 #[derive(Debug, Clone)]
 pub struct Idle {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<IdleState>>,
     changed: Arc<Notify>,
     timeout: Option<Duration>,
 }
 
 #[derive(Debug)]
-struct State {
+struct IdleState {
     running: usize,
     /// When the last request ended or the last connection was made, whichever came later.
     since: Instant,
@@ -28,11 +28,11 @@ pub struct Busy(Idle);
 impl Idle {
     /// Idle from now on; without a timeout it never gives up.
     pub fn new(timeout: Option<Duration>) -> Self {
-        let state = State { running: 0, since: Instant::now() };
+        let state = IdleState { running: 0, since: Instant::now() };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()), timeout }
     }
 
-    fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn state<T>(&self, change: impl FnOnce(&mut IdleState) -> T) -> T {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

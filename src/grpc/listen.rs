@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use crate::cli::service::Address;
+use crate::cli::service::ServiceAddress;
 use crate::paths::Paths;
 use crate::sys::accounts;
 use crate::sys::activation::{Handed, Listener};
@@ -86,19 +86,19 @@ impl Sockets {
     ///
     /// # Errors
     /// With the sentence for whoever starts the service.
-    pub fn open(paths: &Paths, handed: Vec<Handed>, address: Option<&Address>, tls: bool) -> Result<Self, ListenError> {
+    pub fn open(paths: &Paths, handed: Vec<Handed>, address: Option<&ServiceAddress>, tls: bool) -> Result<Self, ListenError> {
         if !handed.is_empty() && address.is_some() {
             return Err(ListenError::Both(handed.len()));
         }
         let sockets = if handed.is_empty() {
             match address {
-                Some(Address::Tcp(address)) => {
+                Some(ServiceAddress::Tcp(address)) => {
                     let listener = TcpListener::bind(address)
                         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
                         .map_err(SysError::io("listen on", format!("tcp://{address}")))?;
                     Self { listeners: vec![Listener::Tcp(listener)], _own: None }
                 }
-                Some(Address::Unix(path)) => Self::at(path)?,
+                Some(ServiceAddress::Unix(path)) => Self::at(path)?,
                 None => {
                     fsutil::ensure_directory(&paths.run, 0o755)?;
                     Self::at(&paths.service_socket())?
@@ -153,7 +153,7 @@ mod tests {
     use crate::sys::error::chain;
 
     fn open(path: &Path) -> Result<Sockets, ListenError> {
-        Sockets::open(&Paths::system(), Vec::new(), Some(&Address::Unix(path.to_owned())), false)
+        Sockets::open(&Paths::system(), Vec::new(), Some(&ServiceAddress::Unix(path.to_owned())), false)
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn tcp_needs_tls_and_an_address_no_sockets() {
-        let tcp = Address::Tcp(([127, 0, 0, 1], 0).into());
+        let tcp = ServiceAddress::Tcp(([127, 0, 0, 1], 0).into());
         assert!(matches!(Sockets::open(&Paths::system(), Vec::new(), Some(&tcp), false), Err(ListenError::NoTls)));
         assert!(Sockets::open(&Paths::system(), Vec::new(), Some(&tcp), true).is_ok());
         let handed = || {

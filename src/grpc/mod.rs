@@ -30,7 +30,7 @@ use crate::cli::service::ServiceArgs;
 use crate::grpc::connection::Accepting;
 use crate::grpc::idle::Idle;
 use crate::grpc::limits::admission::Admitted;
-use crate::grpc::limits::request_bytes::Scaled;
+use crate::grpc::limits::request_bytes::CountedService;
 use crate::grpc::listen::{ListenError, Sockets};
 use crate::grpc::rpc::Rpc;
 use crate::grpc::wire::bpfman_server::BpfmanServer;
@@ -207,8 +207,8 @@ async fn routes(paths: &Paths, idle: &Idle) -> Result<Routes, ServiceError> {
     let health = health.max_decoding_message_size(QUESTION_MAX);
     let mut routes = Routes::builder();
     routes
-        .add_service(Scaled::new(InterceptedService::new(Admitted::new(bpfman, paths), counted(idle.clone()))))
-        .add_service(Scaled::new(InterceptedService::new(health, counted(idle.clone()))))
+        .add_service(CountedService::new(InterceptedService::new(Admitted::new(bpfman, paths), counted(idle.clone()))))
+        .add_service(CountedService::new(InterceptedService::new(health, counted(idle.clone()))))
         .add_service(InterceptedService::new(v1, counted(idle.clone())))
         .add_service(InterceptedService::new(v1alpha, counted(idle.clone())));
     Ok(routes.routes())

@@ -11,14 +11,14 @@ use crate::grpc::child::Abandoned;
 use crate::grpc::convert;
 use crate::grpc::idle::Busy;
 use crate::grpc::limits::admission;
-use crate::grpc::limits::concurrency::{Gate, Lane};
+use crate::grpc::limits::concurrency::{ConcurrencyLimit, Lane};
 use crate::grpc::wire::bpfman_server::Bpfman;
 use crate::grpc::wire::{
     AttachRequest, AttachResponse, DetachRequest, DetachResponse, GetRequest, GetResponse, ListRequest, ListResponse,
     LoadRequest, LoadResponse, PullBytecodeRequest, PullBytecodeResponse, UnloadRequest, UnloadResponse,
 };
 use crate::model::attach_point::Scope;
-use crate::model::by_hand::{ByHand, Program, Reply, Source, Task};
+use crate::model::manual::{ManualRequest, ShownProgram, ManualReply, ObjectSource, ManualTask};
 use crate::paths::Paths;
 use crate::sys::child::Role;
 use crate::sys::error::chain;
@@ -27,31 +27,31 @@ use crate::sys::error::chain;
 #[derive(Debug)]
 pub struct Rpc {
     paths: Paths,
-    gate: Gate,
+    gate: ConcurrencyLimit,
 }
 
 impl Rpc {
     /// With the installation's directories.
     pub fn new(paths: &Paths) -> Self {
-        Self { paths: paths.clone(), gate: Gate::new() }
+        Self { paths: paths.clone(), gate: ConcurrencyLimit::new() }
     }
 
     /// Waits for a place, has a child do it, and takes its answer apart.
-    async fn run(&self, extensions: &Extensions, caller: &Caller, task: Task) -> Result<Reply, Status> {
+    async fn run(&self, extensions: &Extensions, caller: &Caller, task: ManualTask) -> Result<ManualReply, Status> {
         let lane = if request_child::uses_network(&task) { Lane::Network } else { Lane::Local };
         let abandoned = match task {
-            Task::List(_) | Task::Get { .. } | Task::Pull(_) => Abandoned::Kill,
-            Task::Load(_) | Task::Unload { .. } | Task::Attach(_) | Task::Detach { .. } => Abandoned::Finish,
+            ManualTask::List(_) | ManualTask::Get { .. } | ManualTask::Pull(_) => Abandoned::Kill,
+            ManualTask::Load(_) | ManualTask::Unload { .. } | ManualTask::Attach(_) | ManualTask::Detach { .. } => Abandoned::Finish,
         };
         let time = request_child::time(&task);
-        let request = ByHand { root: self.paths.root().to_owned(), bounds: caller.bounds(), task };
+        let request = ManualRequest { root: self.paths.root().to_owned(), bounds: caller.bounds(), task };
         let text = serde_json::to_vec(&request).map_err(|error| Status::internal(error.to_string()))?;
         let place = self.gate.enter(&caller.identity(), caller.is_root(), lane).await;
         let busy = extensions.get::<Arc<Busy>>().cloned();
         let answer = child::ask(Role::Request, &text, time, abandoned, (place, busy)).await;
         let answer = answer.map_err(|error| Status::unavailable(chain(&error)))?;
         match serde_json::from_slice(&answer).map_err(|error| Status::internal(error.to_string()))? {
-            Reply::Failed(failure) => Err(convert::status(failure)),
+            ManualReply::Failed(failure) => Err(convert::status(failure)),
             reply => Ok(reply),
         }
     }
@@ -62,12 +62,12 @@ fn unexpected() -> Status {
     Status::internal("the request process answered something else")
 }
 
-fn programs(reply: Reply) -> Result<Vec<Program>, Status> {
-    if let Reply::Programs(programs) = reply { Ok(programs) } else { Err(unexpected()) }
+fn programs(reply: ManualReply) -> Result<Vec<ShownProgram>, Status> {
+    if let ManualReply::Programs(programs) = reply { Ok(programs) } else { Err(unexpected()) }
 }
 
-fn done(reply: Reply) -> Result<(), Status> {
-    if reply == Reply::Done { Ok(()) } else { Err(unexpected()) }
+fn done(reply: ManualReply) -> Result<(), Status> {
+    if reply == ManualReply::Done { Ok(()) } else { Err(unexpected()) }
 }
 
 #[tonic::async_trait]
@@ -77,13 +77,13 @@ impl Bpfman for Rpc {
         let caller = admission::caller(&extensions)?;
         let load = convert::load(message)?;
         match &load.source {
-            Source::File(path) => caller.may_load_file(&path.to_string_lossy())?,
-            Source::Image(image) => caller.may_use_image(&image.reference)?,
+            ObjectSource::File(path) => caller.may_load_file(&path.to_string_lossy())?,
+            ObjectSource::Image(image) => caller.may_use_image(&image.reference)?,
         }
         for program in load.programs.iter().filter(|program| program.kind.scope() == Scope::Host) {
             caller.may_reach_host(&format!("load {} as {}", program.function, program.kind.word()))?;
         }
-        let programs = programs(self.run(&extensions, &caller, Task::Load(load)).await?)?;
+        let programs = programs(self.run(&extensions, &caller, ManualTask::Load(load)).await?)?;
         Ok(Response::new(LoadResponse { programs: programs.into_iter().map(convert::loaded).collect() }))
     }
 
@@ -91,7 +91,7 @@ impl Bpfman for Rpc {
         let (_, extensions, message) = request.into_parts();
         let caller = admission::caller(&extensions)?;
         let program = convert::id("program", message.id)?;
-        done(self.run(&extensions, &caller, Task::Unload { program }).await?)?;
+        done(self.run(&extensions, &caller, ManualTask::Unload { program }).await?)?;
         Ok(Response::new(UnloadResponse {}))
     }
 
@@ -100,8 +100,8 @@ impl Bpfman for Rpc {
         let caller = admission::caller(&extensions)?;
         let attach = convert::attach(message)?;
         caller.may_reach_host(&format!("attach program {}", attach.program))?;
-        match self.run(&extensions, &caller, Task::Attach(attach)).await? {
-            Reply::Attached { link } => Ok(Response::new(AttachResponse { link_id: link })),
+        match self.run(&extensions, &caller, ManualTask::Attach(attach)).await? {
+            ManualReply::Attached { link } => Ok(Response::new(AttachResponse { link_id: link })),
             _ => Err(unexpected()),
         }
     }
@@ -110,7 +110,7 @@ impl Bpfman for Rpc {
         let (_, extensions, message) = request.into_parts();
         let caller = admission::caller(&extensions)?;
         let link = convert::id("link", message.link_id)?;
-        done(self.run(&extensions, &caller, Task::Detach { link }).await?)?;
+        done(self.run(&extensions, &caller, ManualTask::Detach { link }).await?)?;
         Ok(Response::new(DetachResponse {}))
     }
 
@@ -118,7 +118,7 @@ impl Bpfman for Rpc {
         let (_, extensions, message) = request.into_parts();
         let caller = admission::caller(&extensions)?;
         let filter = convert::filter(message)?;
-        let programs = programs(self.run(&extensions, &caller, Task::List(filter)).await?)?;
+        let programs = programs(self.run(&extensions, &caller, ManualTask::List(filter)).await?)?;
         Ok(Response::new(ListResponse { results: programs.into_iter().map(convert::listed).collect() }))
     }
 
@@ -128,7 +128,7 @@ impl Bpfman for Rpc {
         let image = message.image.ok_or_else(|| Status::invalid_argument("image is missing"))?;
         let image = convert::image(image)?;
         caller.may_use_image(&image.reference)?;
-        done(self.run(&extensions, &caller, Task::Pull(image)).await?)?;
+        done(self.run(&extensions, &caller, ManualTask::Pull(image)).await?)?;
         Ok(Response::new(PullBytecodeResponse {}))
     }
 
@@ -136,8 +136,8 @@ impl Bpfman for Rpc {
         let (_, extensions, message) = request.into_parts();
         let caller = admission::caller(&extensions)?;
         let program = convert::id("program", message.id)?;
-        match self.run(&extensions, &caller, Task::Get { program }).await? {
-            Reply::Program(program) => {
+        match self.run(&extensions, &caller, ManualTask::Get { program }).await? {
+            ManualReply::Program(program) => {
                 let (info, kernel_info) = convert::parts(*program);
                 Ok(Response::new(GetResponse { info, kernel_info: Some(kernel_info) }))
             }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::hooks::stage::{BAD_INPUT, CAPABILITIES, FETCH, Failed, read_state, watch};
+use crate::hooks::stage::{BAD_INPUT, CAPABILITIES, FETCH, StageFailure, read_state, watch};
 use crate::image::LinuxImages;
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::acquire::{Acquired, Start};
@@ -15,8 +15,9 @@ use crate::model::annotations::Request;
 use crate::model::container::{Container, PodCheck, asks};
 use crate::model::policy::Engine;
 use crate::model::registries::RegistryConfig;
-use crate::model::series::{self, Outcome, Reason, Stage};
-use crate::model::state::State;
+use crate::model::metrics_table;
+use crate::model::metrics_table::{Outcome, Reason, Stage};
+use crate::model::state::OciState;
 use crate::output::logging;
 use crate::output::report::Report;
 use crate::paths::Paths;
@@ -52,26 +53,26 @@ pub fn run(paths: &Paths, engine: Option<Engine>, told: PluginFacts) -> ExitCode
     let id = state.id.to_string();
     let (outcome, code) = match start(paths, &report, &state, engine, told) {
         Ok(outcome) => (outcome, ExitCode::SUCCESS),
-        Err(Failed { sentence, status, reason }) => {
-            export::count(series::refusal(reason), 1);
+        Err(StageFailure { sentence, status, reason }) => {
+            export::count(metrics_table::refusal(reason), 1);
             (Outcome::Failed, report.refused(Some(&id), &sentence, status))
         }
     };
-    export::observe(series::run(Stage::CreateRuntime, outcome), started.elapsed());
+    export::observe(metrics_table::run(Stage::CreateRuntime, outcome), started.elapsed());
     code
 }
 
-fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>, told: PluginFacts) -> Result<Outcome, Failed> {
+fn start(paths: &Paths, report: &Report, state: &OciState, engine: Option<Engine>, told: PluginFacts) -> Result<Outcome, StageFailure> {
     let fetch_until = Instant::now() + FETCH;
     let deadline = watch(report, &state.id, Stage::CreateRuntime, 1)?;
     logging::to_report(paths);
     pid::require_initial_user_namespace()?;
     let config = fsutil::read_text(&state.bundle.join("config.json"), CONFIG_MAX)?;
     let mut container =
-        Container::parse(state, &config, engine).map_err(|error| Failed { reason: Reason::Input, ..error.into() })?;
+        Container::parse(state, &config, engine).map_err(|error| StageFailure { reason: Reason::Input, ..error.into() })?;
     container.labels = told.labels.into_iter().collect();
     container.pod_check = told.pod_check;
-    container.check_pod().map_err(|error| Failed { reason: Reason::Policy, ..Failed::from(error) })?;
+    container.check_pod().map_err(|error| StageFailure { reason: Reason::Policy, ..Failed::from(error) })?;
     if !container.asks() {
         return Ok(Outcome::Done);
     }
@@ -120,7 +121,7 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>, 
     match acquired {
         Acquired::Done(_) | Acquired::Already(_) => Ok(Outcome::Done),
         Acquired::Without(cause) => {
-            export::count(series::refusal(cause.class()), 1);
+            export::count(metrics_table::refusal(cause.class()), 1);
             report.warned(Some(container.id.as_str()), &format!("starts without its programs: {}", chain(&cause)));
             Ok(Outcome::Without)
         }
@@ -128,10 +129,10 @@ fn start(paths: &Paths, report: &Report, state: &State, engine: Option<Engine>, 
 }
 
 /// What strangers and the administrator wrote, parsed; None where it does not speak to this container.
-fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, LoadedPolicy, RegistryConfig)>, Failed> {
-    let request = container.request().map_err(|e| Failed::bad_input(&e))?;
+fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, LoadedPolicy, RegistryConfig)>, StageFailure> {
+    let request = container.request().map_err(|e| StageFailure::bad_input(&e))?;
     let Some(request) = request else { return Ok(None) };
-    let policy = policy_files::load(paths).map_err(|e| Failed::bad_input(&e))?;
-    let registries = registries_file::load(paths).map_err(|e| Failed::bad_input(&e))?;
+    let policy = policy_files::load(paths).map_err(|e| StageFailure::bad_input(&e))?;
+    let registries = registries_file::load(paths).map_err(|e| StageFailure::bad_input(&e))?;
     Ok(Some((request, policy, registries)))
 }

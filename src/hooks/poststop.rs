@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::hooks::stage::{BAD_INPUT, CAPABILITIES, Failed, read_state, watch};
+use crate::hooks::stage::{BAD_INPUT, CAPABILITIES, StageFailure, read_state, watch};
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::release::Released;
-use crate::model::series::{self, Outcome, Reason, Stage};
-use crate::model::state::State;
+use crate::model::metrics_table;
+use crate::model::metrics_table::{Outcome, Reason, Stage};
+use crate::model::state::OciState;
 use crate::output::logging;
 use crate::output::report::Report;
 use crate::paths::Paths;
@@ -35,11 +36,11 @@ pub fn run(paths: &Paths) -> ExitCode {
     if let Err(failed) = stopped {
         report.warned(Some(&id), &failed.sentence);
     }
-    export::observe(series::run(Stage::Poststop, outcome), started.elapsed());
+    export::observe(metrics_table::run(Stage::Poststop, outcome), started.elapsed());
     ExitCode::SUCCESS
 }
 
-fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
+fn stop(paths: &Paths, report: &Report, state: &OciState) -> Result<(), StageFailure> {
     // A poststop that gives up exits 0 like any other: the record is there for gc.
     let deadline = watch(report, &state.id, Stage::Poststop, 0)?;
     logging::to_report(paths);
@@ -62,5 +63,5 @@ fn stop(paths: &Paths, report: &Report, state: &State) -> Result<(), Failed> {
             Released::Partly(errors) => left.push(format!("release owner {no}: {errors}; gc will try again")),
         }
     }
-    if left.is_empty() { Ok(()) } else { Err(Failed { sentence: left.join("; "), status: 0, reason: Reason::Kernel }) }
+    if left.is_empty() { Ok(()) } else { Err(StageFailure { sentence: left.join("; "), status: 0, reason: Reason::Kernel }) }
 }

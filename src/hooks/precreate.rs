@@ -16,12 +16,13 @@ use serde_json::Value;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::model::admission::admit;
 use crate::model::annotations::Request;
-use crate::model::config::Config;
+use crate::model::config::ContainerConfig;
 use crate::model::container::{asks, facts};
 use crate::model::grant::{Granted, Needs, grant};
 use crate::model::policy::{ContainerFacts, Engine};
 use crate::model::runtime_hooks::add_poststop;
-use crate::model::series::{self, Outcome, Stage};
+use crate::model::metrics_table;
+use crate::model::metrics_table::{Outcome, Stage};
 use crate::output::fail;
 use crate::output::report::Report;
 use crate::paths::Paths;
@@ -56,7 +57,7 @@ pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
     let written = stdout.write_all(printed).and_then(|()| stdout.flush());
     if edited.is_some() || written.is_err() {
         let outcome = if written.is_ok() { Outcome::Done } else { Outcome::Failed };
-        export::observe(series::run(Stage::Precreate, outcome), started.elapsed());
+        export::observe(metrics_table::run(Stage::Precreate, outcome), started.elapsed());
     }
     match written {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,7 +76,7 @@ struct Edited {
 
 /// The edited configuration; None where it stays as it is.
 fn edit(text: &str, engine: Engine, runtime_user: u32, policy: impl FnOnce() -> Option<LoadedPolicy>) -> Option<Edited> {
-    let config = Config::parse(text).ok()?;
+    let config = ContainerConfig::parse(text).ok()?;
     if config.vm || !asks(config.annotations.keys()) {
         return None;
     }
@@ -96,7 +97,7 @@ fn edit(text: &str, engine: Engine, runtime_user: u32, policy: impl FnOnce() -> 
 /// Adds to the configuration what policy grants; None where that is nothing.
 fn what_policy_grants(
     spec: &mut Value,
-    config: &Config,
+    config: &ContainerConfig,
     request: &Request,
     facts: &ContainerFacts,
     loaded: &LoadedPolicy,
@@ -166,7 +167,7 @@ mod tests {
         let text = with("podman-4.3.1_hostnet", &[("delegate", "networking")]);
         let (spec, granted) = edited(&text, GRANTING).unwrap();
         assert_eq!(granted.to_string(), "CAP_BPF CAP_NET_ADMIN bpf(2)");
-        let config = Config::parse(&spec.to_string()).unwrap();
+        let config = ContainerConfig::parse(&spec.to_string()).unwrap();
         for capability in [Capability::Bpf, Capability::NetAdmin] {
             assert_eq!(config.can_have(capability), Allowed::Yes);
         }
@@ -180,7 +181,7 @@ mod tests {
         let maps = [("image", "oci:/srv/demo"), ("programs", "xdp:count"), ("maps", "packets")];
         let (spec, granted) = edited(&with("podman-4.3.1_default", &maps), GRANTING).unwrap();
         assert_eq!(granted.to_string(), "bpf(2)");
-        assert_eq!(Config::parse(&spec.to_string()).unwrap().can_have(Capability::Bpf), Allowed::No);
+        assert_eq!(ContainerConfig::parse(&spec.to_string()).unwrap().can_have(Capability::Bpf), Allowed::No);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::lifecycle::error::Cause;
 use crate::model::ids::ContainerId;
-use crate::model::series::{self, Outcome, Reason, Stage};
-use crate::model::state::State;
+use crate::model::metrics_table;
+use crate::model::metrics_table::{Outcome, Reason, Stage};
+use crate::model::state::OciState;
 use crate::output::report::{LATE, Report, fit};
 use crate::store::StoreError;
 use crate::sys::caps::Capability;
@@ -55,13 +56,13 @@ pub const CAPABILITIES: [Capability; 12] = [
 ];
 
 /// Why a container does not start, and what to exit with.
-pub(super) struct Failed {
+pub(super) struct StageFailure {
     pub(super) sentence: String,
     pub(super) status: u8,
     pub(super) reason: Reason,
 }
 
-impl<E: std::error::Error + 'static> From<E> for Failed {
+impl<E: std::error::Error + 'static> From<E> for StageFailure {
     fn from(error: E) -> Self {
         let error: &(dyn std::error::Error + 'static) = &error;
         let reason = match error.downcast_ref::<Cause>() {
@@ -73,23 +74,23 @@ impl<E: std::error::Error + 'static> From<E> for Failed {
     }
 }
 
-impl Failed {
+impl StageFailure {
     pub(super) fn bad_input(error: &(dyn std::error::Error + 'static)) -> Self {
         Self { sentence: chain(error), status: BAD_INPUT, reason: Reason::Input }
     }
 }
 
 /// Starts the clock: the soft end is asked for between steps, the hard one ends the process with `status`.
-pub(super) fn watch(report: &Report, id: &ContainerId, stage: Stage, status: u8) -> Result<Deadline, Failed> {
+pub(super) fn watch(report: &Report, id: &ContainerId, stage: Stage, status: u8) -> Result<Deadline, StageFailure> {
     let (report, id) = (report.clone(), id.to_string());
     Ok(Deadline::start(DEADLINE, UNDOING, status, &format!("bpfman-hook: {LATE}"), move || {
         report.late(&id);
-        export::observe(series::run(stage, Outcome::Late), DEADLINE + UNDOING);
+        export::observe(metrics_table::run(stage, Outcome::Late), DEADLINE + UNDOING);
     })?)
 }
 
 /// The OCI state on standard input.
-pub(super) fn read_state() -> Result<State, String> {
+pub(super) fn read_state() -> Result<OciState, String> {
     let mut text = String::new();
     let read = std::io::stdin().lock().take(STATE_MAX + 1).read_to_string(&mut text);
     if let Err(error) = read {
@@ -98,5 +99,5 @@ pub(super) fn read_state() -> Result<State, String> {
     if text.len() as u64 > STATE_MAX {
         return Err("read the container's state from standard input: it is larger than 4 MiB".to_owned());
     }
-    State::parse(&text).map_err(|e| fit(&chain(&e), 280))
+    OciState::parse(&text).map_err(|e| fit(&chain(&e), 280))
 }

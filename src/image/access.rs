@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::image::MAX_MANIFEST;
-use crate::model::credentials::{AuthFile, Credential, Person};
+use crate::model::credentials::{AuthFile, Credential, UserEnvironment};
 use crate::model::reference::RegistryReference;
-use crate::model::registries::conf::{Conf, Place};
+use crate::model::registries::conf::{Conf, PullEndpoint};
 use crate::model::registries::{Proxy, RegistryConfig, is_loopback};
 use crate::sys::SysError;
 use crate::sys::credential_helper;
@@ -32,7 +32,7 @@ pub(crate) struct Access {
     /// What is shown where the host asks for it.
     pub credential: Option<Credential>,
     /// The way out.
-    pub proxy: Option<Way>,
+    pub proxy: Option<HttpProxy>,
     /// True where a file with certificate authorities comes along.
     pub authorities: bool,
     /// True where a file with our certificate and its key comes along, as the last one.
@@ -41,14 +41,14 @@ pub(crate) struct Access {
 
 /// A proxy and who is asked without it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Way {
+pub(crate) struct HttpProxy {
     /// Its URL, which may hold a password.
     pub url: String,
     /// As in NO_PROXY.
     pub not_for: String,
 }
 
-impl std::fmt::Debug for Way {
+impl std::fmt::Debug for HttpProxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Way(…)")
     }
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Way {
 
 /// A host with the files that go to the child beside the message.
 #[derive(Clone)]
-pub(crate) struct Site {
+pub(crate) struct Endpoint {
     /// What is said.
     pub access: Access,
     /// PEM certificate authorities.
@@ -65,7 +65,7 @@ pub(crate) struct Site {
     pub identity: Option<Vec<u8>>,
 }
 
-impl std::fmt::Debug for Site {
+impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.access.fmt(f)
     }
@@ -82,7 +82,7 @@ pub enum AccessError {
     Trust(#[source] TrustError),
     /// The same for a person's own file.
     #[error("read credentials")]
-    Person(#[source] SysError),
+    UserEnvironment(#[source] SysError),
     /// A credential helper did not do its work.
     #[error("ask for the credentials of {host}")]
     Helper {
@@ -124,14 +124,14 @@ pub fn conf(root: &Path) -> Result<(Conf, Vec<String>), AccessError> {
 }
 
 /// The hosts that are asked for an image, in order.
-pub(crate) fn sites(root: &Path, config: &RegistryConfig, at: &RegistryReference) -> Result<Vec<Site>, AccessError> {
+pub(crate) fn sites(root: &Path, config: &RegistryConfig, at: &RegistryReference) -> Result<Vec<Endpoint>, AccessError> {
     let (conf, _) = conf(root)?;
     let blocked = || AccessError::Blocked(format!("{}/{}", at.registry, at.repository));
     conf.places(at).ok_or_else(blocked)?.into_iter().map(|place| site(root, config, at, place)).collect()
 }
 
-fn site(root: &Path, config: &RegistryConfig, at: &RegistryReference, place: Place) -> Result<Site, AccessError> {
-    let Place { host, repository, insecure } = place;
+fn site(root: &Path, config: &RegistryConfig, at: &RegistryReference, place: PullEndpoint) -> Result<Endpoint, AccessError> {
+    let PullEndpoint { host, repository, insecure } = place;
     let http = match config.get(&host) {
         Some(entry) => entry.http,
         // Whoever keeps certificates for a host speaks TLS to it, whatever else is allowed.
@@ -143,7 +143,7 @@ fn site(root: &Path, config: &RegistryConfig, at: &RegistryReference, place: Pla
     let proxy = if is_loopback(&host) { None } else { way(config, http) };
     let access =
         Access { host, repository, http, credential, proxy, authorities: authorities.is_some(), identity: identity.is_some() };
-    Ok(Site { access, authorities, identity })
+    Ok(Endpoint { access, authorities, identity })
 }
 
 /// `certs.d/HOST:PORT`, podman's before docker's: the first that is there.
@@ -250,7 +250,7 @@ fn in_file(
     text: &str,
     host: &str,
     repository: &str,
-    person: Option<&Person>,
+    person: Option<&UserEnvironment>,
 ) -> Result<Option<Credential>, AccessError> {
     let dockercfg = path.ends_with(".dockercfg");
     let file = AuthFile::parse(text, dockercfg).map_err(|problem| AccessError::File { path: path.to_owned(), problem })?;
@@ -274,14 +274,14 @@ fn in_file(
 }
 
 /// A person's proxy is that of their environment; a hook has none but that of our file.
-fn way(config: &RegistryConfig, http: bool) -> Option<Way> {
+fn way(config: &RegistryConfig, http: bool) -> Option<HttpProxy> {
     if let Some(person) = &config.person {
         let url = if http { &person.http_proxy } else { &person.https_proxy };
         if let Some(url) = url.as_ref().filter(|url| !url.is_empty()) {
-            return Some(Way { url: url.clone(), not_for: person.no_proxy.clone().unwrap_or_default() });
+            return Some(HttpProxy { url: url.clone(), not_for: person.no_proxy.clone().unwrap_or_default() });
         }
     }
-    config.proxy.as_ref().map(|Proxy { url, no_proxy }| Way { url: url.clone(), not_for: no_proxy.join(",") })
+    config.proxy.as_ref().map(|Proxy { url, no_proxy }| HttpProxy { url: url.clone(), not_for: no_proxy.join(",") })
 }
 
 fn present(read: Result<Vec<u8>, TrustError>) -> Result<Option<Vec<u8>>, AccessError> {

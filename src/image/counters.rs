@@ -1,27 +1,28 @@
 //! What is counted about images, and the event of a fetch.
 
 use crate::image::ImageError;
-use crate::model::bytecode::{Bytecode, Verdict};
+use crate::model::bytecode::{Bytecode, ImageVerdict};
 use crate::model::event::Event;
-use crate::model::series::{self, EventKind, Verification, Worked};
+use crate::model::metrics_table;
+use crate::model::metrics_table::{EventKind, Verification, Worked};
 use crate::sys::{clock, export};
 
 /// An image was asked for; this is the answer.
 pub(super) fn answered(answer: &Result<Bytecode, ImageError>) {
     let result = match answer {
-        Ok(Bytecode { verdict: Verdict::Verified { .. }, .. }) => Verification::Verified,
-        Ok(Bytecode { verdict: Verdict::Unsigned, .. }) => Verification::Unsigned,
+        Ok(Bytecode { verdict: ImageVerdict::Verified { .. }, .. }) => Verification::Verified,
+        Ok(Bytecode { verdict: ImageVerdict::Unsigned, .. }) => Verification::Unsigned,
         Err(error) if error.is_about_signatures() => Verification::Refused,
         Err(_) => return,
     };
-    export::count(series::verification(result), 1);
+    export::count(metrics_table::verification(result), 1);
 }
 
 /// A registry was asked for an image; this is what came of it.
 pub(super) fn pulled(image: &str, answer: &Result<Bytecode, ImageError>) {
     let Some(export) = export::here() else { return };
     let worked = if answer.is_ok() { Worked::Ok } else { Worked::Failed };
-    export.count(series::pull(worked), 1);
+    export.count(metrics_table::pull(worked), 1);
     if let Ok(bytecode) = answer {
         let event = Event {
             time: clock::utc_precise(),
@@ -29,7 +30,7 @@ pub(super) fn pulled(image: &str, answer: &Result<Bytecode, ImageError>) {
             digest: Some(bytecode.digest.to_string()),
             ..Event::new(EventKind::Pulled)
         };
-        export.count(series::event(EventKind::Pulled), 1);
+        export.count(metrics_table::event(EventKind::Pulled), 1);
         export.append(&(serde_json::to_string(&event).expect("an event is made of strings and numbers") + "\n"));
     }
 }

@@ -7,24 +7,24 @@
 use crate::image::Want;
 use crate::image::decision::Decision;
 use crate::image::error::ImageError;
-use crate::image::found::Found;
+use crate::image::found::FoundSignatures;
 use crate::image::verify::signers::signers_of;
-use crate::image::verify::{Judgement, Signature};
-use crate::model::bytecode::Verdict;
+use crate::image::verify::{SignatureResult, Signature};
+use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
 use crate::model::policy::ImageRule;
 
 /// The rules that can allow one image of one digest.
 #[derive(Debug)]
-pub(crate) struct Candidates<'a> {
+pub(crate) struct CandidateRules<'a> {
     pub(super) signed: Vec<&'a ImageRule>,
     unsigned: Vec<&'a ImageRule>,
 }
 
 /// What is known of one rule: None, nothing; Some(None), that it is not satisfied.
-type Known = Option<Option<Verdict>>;
+type KnownVerdict = Option<Option<ImageVerdict>>;
 
-impl<'a> Candidates<'a> {
+impl<'a> CandidateRules<'a> {
     /// Sorts out the rules that list other digests.
     pub fn new(want: &Want<'a>, image: &str, digest: &Digest) -> Result<Self, ImageError> {
         if want.rules.is_empty() {
@@ -42,18 +42,18 @@ impl<'a> Candidates<'a> {
     /// The decision where no signature is asked for.
     pub fn without_signatures(&self) -> Option<Decision> {
         let rule = self.unsigned.first().filter(|_| self.signed.is_empty())?;
-        Some(known(&rule.name, Verdict::Unsigned))
+        Some(known(&rule.name, ImageVerdict::Unsigned))
     }
 
     /// Decides by what is known of each rule under this policy, and by signatures that were kept, without asking a registry.
-    /// None where that does not suffice. Rules are taken in the same order as by [`Candidates::decide`], so that the result
+    /// None where that does not suffice. Rules are taken in the same order as by [`CandidateRules::decide`], so that the result
     /// does not depend on what happens to be known.
     pub fn recall(
         &self,
         want: &Want<'_>,
         image: &str,
         digest: &Digest,
-        known_of: impl Fn(&str) -> Known,
+        known_of: impl Fn(&str) -> KnownVerdict,
         kept: impl FnOnce() -> Result<Vec<Signature>, ImageError>,
     ) -> Result<Option<Decision>, ImageError> {
         if let Some(decision) = self.without_signatures() {
@@ -68,7 +68,7 @@ impl<'a> Candidates<'a> {
                     // Those that are kept may satisfy it. Where they do not, there may be others by now.
                     let signers = signers_of(rule, want, image)?;
                     for signature in kept()? {
-                        if let Judgement::Good(by) = signature.judge(digest, &signers) {
+                        if let SignatureResult::Good(by) = signature.judge(digest, &signers) {
                             return Ok(Some(verified(rule, by, &signature, rejected)));
                         }
                     }
@@ -76,12 +76,12 @@ impl<'a> Candidates<'a> {
                 }
             }
         }
-        let unsigned = self.unsigned.iter().find(|rule| known_of(&rule.name) == Some(Some(Verdict::Unsigned)));
-        Ok(unsigned.map(|rule| known(&rule.name, Verdict::Unsigned)))
+        let unsigned = self.unsigned.iter().find(|rule| known_of(&rule.name) == Some(Some(ImageVerdict::Unsigned)));
+        Ok(unsigned.map(|rule| known(&rule.name, ImageVerdict::Unsigned)))
     }
 
     /// Examines what was found.
-    pub fn decide(&self, want: &Want<'_>, image: &str, digest: &Digest, found: Found) -> Result<Decision, ImageError> {
+    pub fn decide(&self, want: &Want<'_>, image: &str, digest: &Digest, found: FoundSignatures) -> Result<Decision, ImageError> {
         let mut reason = None;
         let mut bad = 0;
         let mut rejected = Vec::new();
@@ -89,16 +89,16 @@ impl<'a> Candidates<'a> {
             let signers = signers_of(rule, want, image)?;
             for signature in &found.signatures {
                 match signature.judge(digest, &signers) {
-                    Judgement::Good(by) => {
+                    SignatureResult::Good(by) => {
                         // With more signatures than could be read, an earlier rule may be satisfied after all.
                         let rejected = if found.trouble.is_none() { rejected } else { Vec::new() };
                         return Ok(verified(rule, by, signature, rejected));
                     }
-                    Judgement::Bad(flaw) => {
+                    SignatureResult::Bad(flaw) => {
                         bad += usize::from(nth == 0);
                         reason.get_or_insert(flaw.why);
                     }
-                    Judgement::Attestation => {}
+                    SignatureResult::Attestation => {}
                 }
             }
             rejected.push(rule.name.clone());
@@ -107,7 +107,7 @@ impl<'a> Candidates<'a> {
             return Err(trouble);
         }
         match (reason, self.unsigned.first()) {
-            (None, Some(rule)) => Ok(Decision { rejected, new: true, ..known(&rule.name, Verdict::Unsigned) }),
+            (None, Some(rule)) => Ok(Decision { rejected, new: true, ..known(&rule.name, ImageVerdict::Unsigned) }),
             (None, None) => Err(ImageError::Unsigned { image: image.to_owned(), rules: names(self.signed.iter().copied()) }),
             (Some(reason), _) => Err(ImageError::BadSignature {
                 image: image.to_owned(),
@@ -130,12 +130,12 @@ pub(crate) fn refuse_early(want: &Want<'_>, image: &str) -> Result<(), ImageErro
     Ok(())
 }
 
-fn known(rule: &str, verdict: Verdict) -> Decision {
+fn known(rule: &str, verdict: ImageVerdict) -> Decision {
     Decision { rule: rule.to_owned(), verdict, evidence: None, rejected: Vec::new(), new: false }
 }
 
 fn verified(rule: &ImageRule, by: String, signature: &Signature, rejected: Vec<String>) -> Decision {
-    let verdict = Verdict::Verified { by, layout: signature.layout().to_owned() };
+    let verdict = ImageVerdict::Verified { by, layout: signature.layout().to_owned() };
     Decision { rule: rule.name.clone(), verdict, evidence: Some(signature.clone()), rejected, new: true }
 }
 

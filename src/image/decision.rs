@@ -1,7 +1,7 @@
 //! Why an image may be loaded.
 
 use crate::image::verify::Signature;
-use crate::model::bytecode::Verdict;
+use crate::model::bytecode::ImageVerdict;
 
 /// Why an image may be loaded.
 #[derive(Debug)]
@@ -9,7 +9,7 @@ pub(crate) struct Decision {
     /// The rule's name.
     pub rule: String,
     /// What it found.
-    pub verdict: Verdict,
+    pub verdict: ImageVerdict,
     /// The signature that satisfied it.
     pub evidence: Option<Signature>,
     /// The rules before it, which were asked first and are not satisfied.

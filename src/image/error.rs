@@ -173,7 +173,7 @@ pub enum ImageError {
         /// The image.
         image: String,
         /// What is wrong; part of the sentence, since without it there is none.
-        source: ObjectError,
+        source: LayerError,
     },
     /// An image that is asked for where only images of this machine are looked at.
     #[error("read {image}: it is not in the cache; pull it with bpfman-hook pull")]
@@ -316,7 +316,7 @@ fn where_it_would_be(image: &str) -> &'static str {
 
 /// Why an image's layers hold no object that can be loaded here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ObjectError {
+pub enum LayerError {
     /// No file is an ELF object.
     #[error("it holds no BPF object, only {}", if .0.is_empty() { "nothing".to_owned() } else { .0.join(", ") })]
     None(Vec<String>),

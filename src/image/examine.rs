@@ -3,16 +3,16 @@
 
 use serde::Serialize;
 
-use crate::image::decide::{Candidates, refuse_early};
+use crate::image::decide::{CandidateRules, refuse_early};
 use crate::image::error::ImageError;
-use crate::image::found::{Found, checked};
-use crate::image::host::{Files, Got};
+use crate::image::found::{FoundSignatures, checked};
+use crate::image::host::{LayoutFiles, HostBlob};
 use crate::image::oci::layout::Layout;
-use crate::image::source::Source;
+use crate::image::source::BlobSource;
 use crate::image::verify::signers::signers_of;
-use crate::image::verify::{Account, Checked, Claimed, Judgement, Kind, Logged, Place, Signature, Signers};
+use crate::image::verify::{SignatureDescription, Checked, CertificateClaims, SignatureResult, SignatureKind, LoggedEntry, SignaturePlace, Signature, Signers};
 use crate::image::{LinuxImages, MAX_MANIFEST, Want, hash};
-use crate::model::bytecode::Verdict;
+use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
 use crate::model::reference::{Reference, RegistryReference};
 use crate::sys::error::chain;
@@ -32,7 +32,7 @@ pub struct Examination {
     /// The rule that is satisfied, where one is.
     pub rule: Option<String>,
     /// What that rule found.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<ImageVerdict>,
     /// Why none is, in the words of a start.
     pub refused: Option<String>,
 }
@@ -41,30 +41,30 @@ pub struct Examination {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Examined {
     /// Where it was found.
-    pub place: Place,
+    pub place: SignaturePlace,
     /// The layout that it is in, in the words of verdicts.
     pub layout: &'static str,
     /// The format, in the words of its makers.
     pub format: String,
     /// What it is.
-    pub kind: Kind,
+    pub kind: SignatureKind,
     /// The digest of its blob.
     pub blob: Option<Digest>,
     /// What the certificate of a keyless one says.
-    pub certificate: Option<Claimed>,
+    pub certificate: Option<CertificateClaims>,
     /// What an attestation states.
     pub predicate: Option<String>,
     /// Its entries in logs.
-    pub log: Vec<Logged>,
+    pub log: Vec<LoggedEntry>,
     /// How many time stamps it carries.
     pub timestamps: usize,
     /// What it is worth to each rule that asks for signatures.
-    pub rules: Vec<Worth>,
+    pub rules: Vec<RuleResult>,
 }
 
 /// What one signature is worth to one rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Worth {
+pub struct RuleResult {
     /// The rule.
     pub rule: String,
     /// Who signed, where the rule names them.
@@ -85,14 +85,14 @@ impl LinuxImages {
         let (digest, found) = match want.reference {
             Reference::File { path } => {
                 let bytes = match crate::image::host::read(&self.root(&image)?, path, crate::image::MAX_OBJECT, &image)? {
-                    Got::Bytes(bytes) => bytes,
-                    Got::Missing | Got::TooLarge => return Err(ImageError::NotFound { image }),
+                    HostBlob::Bytes(bytes) => bytes,
+                    HostBlob::Missing | HostBlob::TooLarge => return Err(ImageError::NotFound { image }),
                 };
-                (hash(&bytes), Found::default())
+                (hash(&bytes), FoundSignatures::default())
             }
             Reference::Layout { path, tag } => {
                 let root = TrustedRoot::at(path).map_err(|source| ImageError::HostPath { image: image.clone(), source })?;
-                let layout = Layout::open(Files::directory(root, path), &image)?;
+                let layout = Layout::open(LayoutFiles::directory(root, path), &image)?;
                 let digest = layout.resolve(tag.as_deref())?;
                 (digest, layout.signatures(&digest))
             }
@@ -106,7 +106,7 @@ impl LinuxImages {
         judged(want, image, digest, found)
     }
 
-    fn ask(&self, want: &Want<'_>, image: &str, at: &RegistryReference) -> Result<(Digest, Found), ImageError> {
+    fn ask(&self, want: &Want<'_>, image: &str, at: &RegistryReference) -> Result<(Digest, FoundSignatures), ImageError> {
         let mut remote = self.remote(image, at, want.registries, want.deadline)?;
         let digest = match (&at.digest, &at.tag) {
             (Some(digest), _) => {
@@ -114,19 +114,19 @@ impl LinuxImages {
                 *digest
             }
             (None, tag) => match remote.manifest(tag.as_deref().unwrap_or("latest"))? {
-                Got::Bytes(bytes) => hash(&bytes),
-                Got::Missing => return Err(ImageError::NotFound { image: image.to_owned() }),
-                Got::TooLarge => {
+                HostBlob::Bytes(bytes) => hash(&bytes),
+                HostBlob::Missing => return Err(ImageError::NotFound { image: image.to_owned() }),
+                HostBlob::TooLarge => {
                     return Err(ImageError::TooLarge { image: image.to_owned(), part: "manifest", limit: MAX_MANIFEST });
                 }
             },
         };
-        let found = Source::Remote(remote, self.cache().clone()).signatures(&digest);
+        let found = BlobSource::Remote(remote, self.cache().clone()).signatures(&digest);
         Ok((digest, found))
     }
 }
 
-fn judged(want: &Want<'_>, image: String, digest: Digest, found: Found) -> Result<Examination, ImageError> {
+fn judged(want: &Want<'_>, image: String, digest: Digest, found: FoundSignatures) -> Result<Examination, ImageError> {
     let mut examination = Examination {
         digest,
         signatures: Vec::new(),
@@ -137,7 +137,7 @@ fn judged(want: &Want<'_>, image: String, digest: Digest, found: Found) -> Resul
         reference: image,
     };
     let image = examination.reference.clone();
-    let decided = Candidates::new(want, &image, &digest).and_then(|candidates| {
+    let decided = CandidateRules::new(want, &image, &digest).and_then(|candidates| {
         examination.signatures = candidates.worths(want, &image, &digest, &found)?;
         match candidates.without_signatures() {
             Some(decision) => Ok(decision),
@@ -151,28 +151,28 @@ fn judged(want: &Want<'_>, image: String, digest: Digest, found: Found) -> Resul
     Ok(examination)
 }
 
-impl Candidates<'_> {
+impl CandidateRules<'_> {
     /// What each signature is worth to each rule that asks for some.
-    fn worths(&self, want: &Want<'_>, image: &str, digest: &Digest, found: &Found) -> Result<Vec<Examined>, ImageError> {
+    fn worths(&self, want: &Want<'_>, image: &str, digest: &Digest, found: &FoundSignatures) -> Result<Vec<Examined>, ImageError> {
         let mut signers = Vec::new();
         for rule in &self.signed {
             signers.push((rule.name.as_str(), signers_of(rule, want, image)?));
         }
-        let worth = |account: &Account, signature: &Signature, (rule, signers): &(&str, Signers)| {
+        let worth = |account: &SignatureDescription, signature: &Signature, (rule, signers): &(&str, Signers)| {
             let judgement = signature.judge(digest, signers);
             let checks = account.checks(&judgement);
             let fingerprint = signature.fingerprint(digest, signers);
             let (by, reason) = match judgement {
-                Judgement::Good(by) => (Some(by), None),
-                Judgement::Bad(flaw) => (None, Some(flaw.why)),
-                Judgement::Attestation => {
+                SignatureResult::Good(by) => (Some(by), None),
+                SignatureResult::Bad(flaw) => (None, Some(flaw.why)),
+                SignatureResult::Attestation => {
                     (None, Some("it is an attestation about the image and no signature of it".to_owned()))
                 }
             };
-            Worth { rule: (*rule).to_owned(), by, fingerprint, reason, checks }
+            RuleResult { rule: (*rule).to_owned(), by, fingerprint, reason, checks }
         };
         let examined = found.signatures.iter().map(|signature| {
-            let account = Account::of(signature);
+            let account = SignatureDescription::of(signature);
             let rules = signers.iter().map(|signers| worth(&account, signature, signers)).collect();
             Examined {
                 place: signature.place,

@@ -1,9 +1,9 @@
 //! What was found of an image: blobs whose digest is checked, and its signatures.
 
 use crate::image::error::ImageError;
-use crate::image::host::Got;
+use crate::image::host::HostBlob;
 use crate::image::oci::document::{Descriptor, Manifest};
-use crate::image::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, Place, SIGNATURE, Signature};
+use crate::image::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, SignaturePlace, SIGNATURE, Signature};
 use crate::image::{MAX_MANIFEST, hash};
 use crate::model::ids::Digest;
 
@@ -21,13 +21,13 @@ pub(crate) fn checked(
     part: &'static str,
     expected: &Digest,
     limit: usize,
-    got: Got,
+    got: HostBlob,
 ) -> Result<Vec<u8>, ImageError> {
     let image = || image.to_owned();
     match got {
-        Got::Missing => Err(ImageError::MissingBlob { image: image(), part, digest: *expected }),
-        Got::TooLarge => Err(ImageError::TooLarge { image: image(), part, limit }),
-        Got::Bytes(bytes) => match hash(&bytes) {
+        HostBlob::Missing => Err(ImageError::MissingBlob { image: image(), part, digest: *expected }),
+        HostBlob::TooLarge => Err(ImageError::TooLarge { image: image(), part, limit }),
+        HostBlob::Bytes(bytes) => match hash(&bytes) {
             found if found == *expected => Ok(bytes),
             found => Err(ImageError::Tampered { image: image(), part, expected: *expected, found }),
         },
@@ -36,13 +36,13 @@ pub(crate) fn checked(
 
 /// What the search for signatures gave. "No signature" is only certain where there was no trouble.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct FoundSignatures {
     /// Candidates; verification tells which of them are signatures at all.
     pub signatures: Vec<Signature>,
     /// The first reason why there may be more than these.
     pub trouble: Option<ImageError>,
     /// Where the next ones are looked for.
-    pub place: Place,
+    pub place: SignaturePlace,
 }
 
 /// The layers of a manifest that hold signatures, as far as they are read.
@@ -55,7 +55,7 @@ pub(crate) fn signature_layers(manifest: &Manifest) -> impl Iterator<Item = &Des
         .filter(move |layer| whole_is_bundle || layer.media_type == SIMPLE_SIGNING || layer.media_type.starts_with(BUNDLE))
 }
 
-impl Found {
+impl FoundSignatures {
     /// Notes a reason why signatures may be missing here; the first one stays.
     pub fn trouble(&mut self, err: ImageError) {
         self.trouble.get_or_insert(err);
@@ -63,7 +63,7 @@ impl Found {
 
     /// Takes the signatures out of a manifest that holds some; other manifests have none. What cannot be read is noted and
     /// hides nothing else: pushing to a repository takes no signing key.
-    pub fn collect(&mut self, manifest: &Manifest, image: &str, mut blob: impl FnMut(&Digest) -> Result<Got, ImageError>) {
+    pub fn collect(&mut self, manifest: &Manifest, image: &str, mut blob: impl FnMut(&Digest) -> Result<HostBlob, ImageError>) {
         for layer in signature_layers(manifest) {
             let simple = layer.media_type == SIMPLE_SIGNING;
             if self.signatures.len() == MAX_SIGNATURES {

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::MAX_OBJECT;
 use super::verify::keyless::Identities;
-use super::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, Finding, Judgement, Key, SIGNATURE, Signature, Signers};
+use super::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, KeyResult, SignatureResult, PublicKey, SIGNATURE, Signature, Signers};
 use crate::image::oci::document::{Choice, Document, choose};
-use crate::image::oci::object::{Labels, Unpacked, check, not_in_object, single, unpack};
+use crate::image::oci::object::{ImageLabels, Unpacked, check, not_in_object, single, unpack};
 use crate::model::policy::Words;
 use mutate::{corpus, fuzz};
 
@@ -58,7 +58,7 @@ fn layers() {
         if let Ok(Unpacked::Files(files)) = unpack(bytes.to_vec(), "layer") {
             let total: usize = files.objects.iter().map(|(_, object)| object.len()).sum();
             assert!(total <= MAX_OBJECT, "{total}");
-            if let Ok((name, object)) = single(files, &Labels::default()) {
+            if let Ok((name, object)) = single(files, &ImageLabels::default()) {
                 drop(check(&name, &object));
             }
         }
@@ -68,8 +68,8 @@ fn layers() {
 #[test]
 fn configs_and_objects() {
     let object = corpus(&["data/images/pass.bpfel.o"]).remove(0);
-    fuzz("configs", &blobs(true), |bytes| drop(not_in_object(&Labels::of_config(bytes), &object)));
-    let labels = Labels::of_config(
+    fuzz("configs", &blobs(true), |bytes| drop(not_in_object(&ImageLabels::of_config(bytes), &object)));
+    let labels = ImageLabels::of_config(
         br#"{"config":{"Labels":{"io.ebpf.programs":"{\"pass\":\"xdp\"}","io.ebpf.maps":"{\"m\":\"array\"}"}}}"#,
     );
     fuzz("objects", &[object], |bytes| {
@@ -84,13 +84,13 @@ fn configs_and_objects() {
 fn signatures() {
     let other = super::hash(b"another image");
     let pem = |name: &str| corpus(&[&format!("data/signatures/keys/{name}")]).remove(0);
-    let signers: Vec<Key> =
-        ["cosign-v2.pub", "cosign-v3.pub"].iter().map(|name| Key::parse(Path::new(name), &pem(name)).unwrap()).collect();
-    let wrong = [Key::parse(Path::new("wrong.pub"), &pem("wrong.pub")).unwrap()];
+    let signers: Vec<PublicKey> =
+        ["cosign-v2.pub", "cosign-v3.pub"].iter().map(|name| PublicKey::parse(Path::new(name), &pem(name)).unwrap()).collect();
+    let wrong = [PublicKey::parse(Path::new("wrong.pub"), &pem("wrong.pub")).unwrap()];
     let signed = "sha256:161dc817fb990f4f5168adaa3aa3e98142fc7b2d1869fade5f356900675dff76".parse().unwrap();
     let never = |signature: &Signature| {
-        assert!(!matches!(signature.examine(&other, &signers), Finding::Good(_)), "of another image");
-        assert!(!matches!(signature.examine(&signed, &wrong), Finding::Good(_)), "by another key");
+        assert!(!matches!(signature.examine(&other, &signers), KeyResult::Good(_)), "of another image");
+        assert!(!matches!(signature.examine(&signed, &wrong), KeyResult::Good(_)), "by another key");
         signature.claims(&other);
     };
     fuzz("bundles", &corpus(&["data/signatures/bundles"]), |bytes| never(&Signature::of(Body::Bundle(bytes.to_vec()))));
@@ -101,7 +101,7 @@ fn signatures() {
     fuzz("payloads", &payload, |bytes| {
         never(&Signature::of(Body::Simple { payload: bytes.to_vec(), signature: signature.clone(), keyless: None }));
     });
-    fuzz("keys", &[pem("cosign-v2.pub"), pem("wrong.pub")], |bytes| drop(Key::parse(Path::new("x.pub"), bytes)));
+    fuzz("keys", &[pem("cosign-v2.pub"), pem("wrong.pub")], |bytes| drop(PublicKey::parse(Path::new("x.pub"), bytes)));
 }
 
 /// Keyless ones, under a rule that takes whom they are by for another image, and one that takes others for theirs.
@@ -119,12 +119,12 @@ fn keyless_signatures() {
     let (anybody, strangers) = (signers(".*"), signers("stranger-.*"));
     let never = |body: Body| {
         let signature = Signature::of(body);
-        assert!(!matches!(signature.judge(&other, &anybody), Judgement::Good(_)), "of another image");
-        assert!(!matches!(signature.judge(&signed, &strangers), Judgement::Good(_)), "by another identity");
+        assert!(!matches!(signature.judge(&other, &anybody), SignatureResult::Good(_)), "of another image");
+        assert!(!matches!(signature.judge(&signed, &strangers), SignatureResult::Good(_)), "by another identity");
     };
     let bundles = corpus(&["data/signatures/bundles"]);
     let good = Signature::of(Body::Bundle(corpus(&["data/signatures/bundles/keyless.json"]).remove(0)));
-    assert!(matches!(good.judge(&signed, &anybody), Judgement::Good(_)), "nothing could ever count");
+    assert!(matches!(good.judge(&signed, &anybody), SignatureResult::Good(_)), "nothing could ever count");
     fuzz("keyless-bundles", &bundles, |bytes| never(Body::Bundle(bytes.to_vec())));
 
     let recorded = |name: &str| corpus(&[&format!("data/signatures/simplesigning/legacy-keyless/{name}")]).remove(0);
@@ -140,7 +140,7 @@ fn keyless_signatures() {
     };
     let as_recorded: std::collections::BTreeMap<String, String> = serde_json::from_slice(&annotations).unwrap();
     let good = Signature::of(body(&payload, &as_recorded));
-    assert!(matches!(good.judge(&signed, &anybody), Judgement::Good(_)), "nothing could ever count");
+    assert!(matches!(good.judge(&signed, &anybody), SignatureResult::Good(_)), "nothing could ever count");
     fuzz("keyless-payloads", std::slice::from_ref(&payload), |bytes| never(body(bytes, &as_recorded)));
     fuzz("keyless-annotations", &[annotations], |bytes| {
         if let Ok(annotations) = serde_json::from_slice(bytes) {

@@ -18,7 +18,7 @@ const MAX_ARCHIVE_FILES: usize = 4096;
 
 /// What came of reading something by name or digest.
 #[derive(Debug)]
-pub(crate) enum Got {
+pub(crate) enum HostBlob {
     /// All of its bytes.
     Bytes(Vec<u8>),
     /// It is not there.
@@ -29,7 +29,7 @@ pub(crate) enum Got {
 
 /// The files of one layout, wherever they are.
 #[derive(Debug)]
-pub(crate) enum Files {
+pub(crate) enum LayoutFiles {
     /// `oci:`
     Directory {
         /// Below which every component is checked.
@@ -46,7 +46,7 @@ pub(crate) enum Files {
     },
 }
 
-impl Files {
+impl LayoutFiles {
     /// The files of a layout directory. Nothing is opened yet.
     pub fn directory(root: TrustedRoot, path: &Path) -> Self {
         Self::Directory { root, path: path.to_owned() }
@@ -55,9 +55,9 @@ impl Files {
     /// Reads an archive. Where a name stands twice, the later file counts, as when the archive is unpacked.
     pub fn archive(root: &TrustedRoot, path: &Path, image: &str) -> Result<Self, ImageError> {
         let bytes = match read(root, path, MAX_ARCHIVE, image)? {
-            Got::Bytes(bytes) => bytes,
-            Got::Missing => return Err(ImageError::NotFound { image: image.to_owned() }),
-            Got::TooLarge => {
+            HostBlob::Bytes(bytes) => bytes,
+            HostBlob::Missing => return Err(ImageError::NotFound { image: image.to_owned() }),
+            HostBlob::TooLarge => {
                 return Err(ImageError::TooLarge { image: image.to_owned(), part: "archive", limit: MAX_ARCHIVE });
             }
         };
@@ -96,24 +96,24 @@ impl Files {
     }
 
     /// Reads one file of the layout, named from the layout's own root: `index.json`, `blobs/sha256/…`.
-    pub fn read(&self, name: &str, max: usize, image: &str) -> Result<Got, ImageError> {
+    pub fn read(&self, name: &str, max: usize, image: &str) -> Result<HostBlob, ImageError> {
         match self {
             Self::Directory { root, path } => read(root, &path.join(name), max, image),
             Self::Archive { bytes, at } => Ok(match at.get(name) {
-                None => Got::Missing,
-                Some(range) if range.len() > max => Got::TooLarge,
-                Some(range) => Got::Bytes(bytes[range.clone()].to_vec()),
+                None => HostBlob::Missing,
+                Some(range) if range.len() > max => HostBlob::TooLarge,
+                Some(range) => HostBlob::Bytes(bytes[range.clone()].to_vec()),
             }),
         }
     }
 }
 
 /// Reads a host file once.
-pub(crate) fn read(root: &TrustedRoot, path: &Path, max: usize, image: &str) -> Result<Got, ImageError> {
+pub(crate) fn read(root: &TrustedRoot, path: &Path, max: usize, image: &str) -> Result<HostBlob, ImageError> {
     match root.read_file(path, max) {
-        Ok(bytes) => Ok(Got::Bytes(bytes)),
-        Err(TrustError::Missing(_)) => Ok(Got::Missing),
-        Err(TrustError::TooLarge { .. }) => Ok(Got::TooLarge),
+        Ok(bytes) => Ok(HostBlob::Bytes(bytes)),
+        Err(TrustError::Missing(_)) => Ok(HostBlob::Missing),
+        Err(TrustError::TooLarge { .. }) => Ok(HostBlob::TooLarge),
         Err(source) => Err(ImageError::HostPath { image: image.to_owned(), source }),
     }
 }

@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::image::access::sites;
-use crate::image::cache::{Blob, Boarding, Cache, NewImage, Reader};
-use crate::image::decide::{Candidates, refuse_early};
+use crate::image::cache::{Blob, FetchRequest, Cache, NewImage, Reader};
+use crate::image::decide::{CandidateRules, refuse_early};
 use crate::image::decision::Decision;
 use crate::image::error::{CacheError, ImageError};
-use crate::image::found::{Found, checked};
-use crate::image::host::{Files, Got, read};
+use crate::image::found::{FoundSignatures, checked};
+use crate::image::host::{LayoutFiles, HostBlob, read};
 use crate::image::oci::content::{Content, content, media_type};
 use crate::image::oci::layout::Layout;
 use crate::image::oci::object;
 use crate::image::remote::{Remote, Worker};
-use crate::image::source::Source;
+use crate::image::source::BlobSource;
 use crate::image::{Images, MAX_OBJECT, Want, counters, hash};
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;
@@ -72,26 +72,26 @@ impl LinuxImages {
     /// `file:`: the object's own digest stands for the image, and nothing can have signed it.
     fn fetch_file(&self, want: &Want<'_>, image: &str, path: &Path) -> Result<Bytecode, ImageError> {
         let bytes = match read(&self.root(image)?, path, MAX_OBJECT, image)? {
-            Got::Bytes(bytes) => bytes,
-            Got::Missing => return Err(ImageError::NotFound { image: image.to_owned() }),
-            Got::TooLarge => return Err(ImageError::TooLarge { image: image.to_owned(), part: "file", limit: MAX_OBJECT }),
+            HostBlob::Bytes(bytes) => bytes,
+            HostBlob::Missing => return Err(ImageError::NotFound { image: image.to_owned() }),
+            HostBlob::TooLarge => return Err(ImageError::TooLarge { image: image.to_owned(), part: "file", limit: MAX_OBJECT }),
         };
         let digest = hash(&bytes);
-        let candidates = Candidates::new(want, image, &digest)?;
+        let candidates = CandidateRules::new(want, image, &digest)?;
         let decision = match candidates.without_signatures() {
             Some(decision) => decision,
-            None => candidates.decide(want, image, &digest, Found::default())?,
+            None => candidates.decide(want, image, &digest, FoundSignatures::default())?,
         };
         let name = path.file_name().map(|name| object::printable(&name.to_string_lossy())).unwrap_or_default();
         object::check(&name, &bytes).map_err(|source| ImageError::Object { image: image.to_owned(), source })?;
         Ok(bytecode(want, digest, digest, bytes, decision))
     }
 
-    fn fetch_layout(&self, want: &Want<'_>, image: &str, files: Files, tag: Option<&str>) -> Result<Bytecode, ImageError> {
+    fn fetch_layout(&self, want: &Want<'_>, image: &str, files: LayoutFiles, tag: Option<&str>) -> Result<Bytecode, ImageError> {
         let layout = Layout::open(files, image)?;
         let digest = layout.resolve(tag)?;
-        let candidates = Candidates::new(want, image, &digest)?;
-        let mut source = Source::Layout(layout);
+        let candidates = CandidateRules::new(want, image, &digest)?;
+        let mut source = BlobSource::Layout(layout);
         let decision = match candidates.without_signatures() {
             Some(decision) => decision,
             None => candidates.decide(want, image, &digest, source.signatures(&digest))?,
@@ -138,7 +138,7 @@ impl LinuxImages {
             self.cached(want, image, &digest, &reader).map(Result::ok)
         };
         let person = want.registries.person.is_some();
-        let boarding = Boarding { image, policy: want.policy, rules: want.rules, deadline: want.deadline, person };
+        let boarding = FetchRequest { image, policy: want.policy, rules: want.rules, deadline: want.deadline, person };
         self.cache.fly(boarding, again, || {
             self.note(image, self.cache.clear_leftovers())?;
             let pulled = self.pull(want, image, at, reader.as_ref());
@@ -157,7 +157,7 @@ impl LinuxImages {
     ) -> Result<Result<Bytecode, String>, ImageError> {
         let cache = |source| ImageError::Cache { image: image.to_owned(), source };
         let Some(record) = reader.record(digest).map_err(cache)? else { return Ok(Err("it is not in the cache".to_owned())) };
-        let candidates = Candidates::new(want, image, digest)?;
+        let candidates = CandidateRules::new(want, image, digest)?;
         let known_of = |rule: &str| record.verdict(rule, want.policy);
         let kept = || record.signatures(reader).map_err(cache);
         let Some(decision) = candidates.recall(want, image, digest, known_of, kept)? else {
@@ -208,14 +208,14 @@ impl LinuxImages {
             remote.expect_signatures(&digest);
         }
         let got = remote.manifest(&name)?;
-        if matches!(got, Got::Missing) {
+        if matches!(got, HostBlob::Missing) {
             return Err(ImageError::NotFound { image: image.to_owned() });
         }
         let top = match &at.digest {
             Some(digest) => checked(image, "manifest", digest, crate::image::MAX_MANIFEST, got)?,
             None => match got {
-                Got::Bytes(bytes) => bytes,
-                Got::Missing | Got::TooLarge => {
+                HostBlob::Bytes(bytes) => bytes,
+                HostBlob::Missing | HostBlob::TooLarge => {
                     let limit = crate::image::MAX_MANIFEST;
                     return Err(ImageError::TooLarge { image: image.to_owned(), part: "manifest", limit });
                 }
@@ -230,7 +230,7 @@ impl LinuxImages {
             self.note(image, self.cache.point(image, &digest, tenant(want, &bytecode.rule), want.in_use))?;
             return Ok(bytecode);
         }
-        self.take(want, image, &mut Source::Remote(remote, self.cache.clone()), top, digest)
+        self.take(want, image, &mut BlobSource::Remote(remote, self.cache.clone()), top, digest)
     }
 
     /// Judges an image whose digest is established, takes the object out of it and puts all of it into the cache.
@@ -238,11 +238,11 @@ impl LinuxImages {
         &self,
         want: &Want<'_>,
         image: &str,
-        source: &mut Source,
+        source: &mut BlobSource,
         top: Vec<u8>,
         digest: Digest,
     ) -> Result<Bytecode, ImageError> {
-        let candidates = Candidates::new(want, image, &digest)?;
+        let candidates = CandidateRules::new(want, image, &digest)?;
         source.expect(&top);
         let decision = match candidates.without_signatures() {
             Some(decision) => decision,
@@ -302,11 +302,11 @@ impl LinuxImages {
         match want.reference {
             Reference::File { path } => self.fetch_file(want, &image, path),
             Reference::Layout { path, tag } => {
-                let files = Files::directory(self.root(&image)?, path);
+                let files = LayoutFiles::directory(self.root(&image)?, path);
                 self.fetch_layout(want, &image, files, tag.as_deref())
             }
             Reference::Archive { path, tag } => {
-                let files = Files::archive(&self.root(&image)?, path, &image)?;
+                let files = LayoutFiles::archive(&self.root(&image)?, path, &image)?;
                 self.fetch_layout(want, &image, files, tag.as_deref())
             }
             Reference::Registry(at) => self.fetch_registry(want, &image, at),

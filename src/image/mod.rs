@@ -43,19 +43,19 @@ use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
-pub use crate::image::examine::{Examination, Examined, Worth};
+pub use crate::image::examine::{Examination, Examined, RuleResult};
 pub use crate::image::oci::object::ByteOrder;
 pub use crate::image::registry::child as fetch_child;
-pub use crate::image::transfer::image_set::{Paper, Parcel};
+pub use crate::image::transfer::image_set::{ImageDocument, ImageSet};
 pub use crate::image::transfer::library::{Archive, Details, Labelled};
 pub use crate::image::transfer::push::{Pushed, Target};
 pub use crate::image::verify::signers::{UnusableSigner, unusable_key, unusable_signers, unusable_trusted_root};
 pub use access::{AccessError, conf as registries_conf, examine as examine_registries};
-pub use cache::{Cache, CachedImage, CachedVerdict, Swept, Which};
-pub use error::{CacheError, ImageError, ObjectError, RemoteError};
+pub use cache::{Cache, CachedImage, CachedVerdict, Swept, SweepSelection};
+pub use error::{CacheError, ImageError, LayerError, RemoteError};
 pub use linux::LinuxImages;
 pub use remote::Worker;
-pub use verify::{Check, Checked, Claimed, Kind, Logged, Outcome, Place};
+pub use verify::{Check, Checked, CertificateClaims, SignatureKind, LoggedEntry, CheckOutcome, SignaturePlace};
 
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::image::cache::{Blob, Cache};
 use crate::image::error::ImageError;
-use crate::image::host::Got;
+use crate::image::host::HostBlob;
 use crate::image::oci::document::{Choice, Document, choose, goarch};
-use crate::image::registry::protocol::Wanted;
+use crate::image::registry::protocol::RegistryItem;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;
 
@@ -18,18 +18,18 @@ pub(crate) const MAX_AT_ONCE: usize = 32;
 
 /// Questions to come, and answers that came before them.
 #[derive(Debug, Default)]
-pub(crate) struct Ahead {
-    wanted: Vec<Wanted>,
-    arrived: BTreeMap<Wanted, Result<Got, ImageError>>,
+pub(crate) struct Prefetch {
+    wanted: Vec<RegistryItem>,
+    arrived: BTreeMap<RegistryItem, Result<HostBlob, ImageError>>,
     /// Where there is a cache: what is in it is not asked for, and what documents of the image name is.
     cache: Option<Cache>,
     /// The parts of the image that are asked for.
     parts: BTreeSet<Digest>,
 }
 
-impl Ahead {
+impl Prefetch {
     /// Notes what will be asked for.
-    pub fn expect(&mut self, wanted: Wanted) {
+    pub fn expect(&mut self, wanted: RegistryItem) {
         let known = self.wanted.contains(&wanted) || self.arrived.contains_key(&wanted);
         if !known && self.wanted.len() < MAX_AT_ONCE {
             self.wanted.push(wanted);
@@ -44,7 +44,7 @@ impl Ahead {
 
     fn expect_below(&mut self, document: &[u8]) {
         for (wanted, digest) in below(document) {
-            let is_document = matches!(wanted, Wanted::Manifest { .. });
+            let is_document = matches!(wanted, RegistryItem::Manifest { .. });
             match self.kept(&digest) {
                 Some(document) if is_document => self.expect_below(&document),
                 Some(_) => {}
@@ -65,19 +65,19 @@ impl Ahead {
     }
 
     /// What came early.
-    pub fn take(&mut self, wanted: &Wanted) -> Option<Result<Got, ImageError>> {
+    pub fn take(&mut self, wanted: &RegistryItem) -> Option<Result<HostBlob, ImageError>> {
         self.arrived.remove(wanted)
     }
 
     /// Everything that is to be asked for beside `now`, which is no longer to come.
-    pub fn beside(&mut self, now: &Wanted) -> Vec<Wanted> {
+    pub fn beside(&mut self, now: &RegistryItem) -> Vec<RegistryItem> {
         self.wanted.retain(|wanted| wanted != now);
         std::mem::take(&mut self.wanted)
     }
 
     /// Learns from an answer: a document of the image says what comes after it.
-    pub fn learn(&mut self, wanted: &Wanted, answer: &Result<Got, ImageError>) {
-        if let (Wanted::Manifest { .. }, Ok(Got::Bytes(document))) = (wanted, answer)
+    pub fn learn(&mut self, wanted: &RegistryItem, answer: &Result<HostBlob, ImageError>) {
+        if let (RegistryItem::Manifest { .. }, Ok(HostBlob::Bytes(document))) = (wanted, answer)
             && self.parts.contains(&hash(document))
         {
             self.expect_below(document);
@@ -85,7 +85,7 @@ impl Ahead {
     }
 
     /// Keeps an answer that came early.
-    pub fn arrived(&mut self, wanted: Wanted, answer: Result<Got, ImageError>) {
+    pub fn arrived(&mut self, wanted: RegistryItem, answer: Result<HostBlob, ImageError>) {
         self.arrived.insert(wanted, answer);
     }
 
@@ -94,7 +94,7 @@ impl Ahead {
     pub fn keep(&mut self) {
         let Some(cache) = &self.cache else { return };
         for answer in std::mem::take(&mut self.arrived).into_values() {
-            if let Ok(Got::Bytes(bytes)) = answer
+            if let Ok(HostBlob::Bytes(bytes)) = answer
                 && self.parts.contains(&hash(&bytes))
                 && let Err(err) = cache.keep(&bytes)
             {
@@ -106,12 +106,12 @@ impl Ahead {
 
 /// What will be asked for after a document of the image; a guess, since nothing of it is judged yet. Of several layers it does not
 /// speak: they may be large, and of an image with one object there is one.
-fn below(document: &[u8]) -> Vec<(Wanted, Digest)> {
+fn below(document: &[u8]) -> Vec<(RegistryItem, Digest)> {
     match Document::parse(document) {
         Ok(Document::Index(entries)) => match choose(&entries, goarch()) {
             Choice::Entry(entry) => {
                 let digest = entry.digest().ok();
-                digest.map(|digest| (Wanted::Manifest { reference: digest.to_string() }, digest)).into_iter().collect()
+                digest.map(|digest| (RegistryItem::Manifest { reference: digest.to_string() }, digest)).into_iter().collect()
             }
             Choice::Nothing(_) => Vec::new(),
         },
@@ -119,7 +119,7 @@ fn below(document: &[u8]) -> Vec<(Wanted, Digest)> {
             let config = manifest.image_config().map(|config| (config, MAX_MANIFEST));
             let layer = Some(&manifest.layers).filter(|layers| layers.len() == 1).map(|layers| (&layers[0], MAX_OBJECT));
             let parts = config.into_iter().chain(layer);
-            parts.filter_map(|(part, max)| part.digest().ok().map(|digest| (Wanted::Blob { digest, max }, digest))).collect()
+            parts.filter_map(|(part, max)| part.digest().ok().map(|digest| (RegistryItem::Blob { digest, max }, digest))).collect()
         }
         Err(_) => Vec::new(),
     }

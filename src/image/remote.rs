@@ -3,12 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use crate::image::access::Site;
+use crate::image::access::Endpoint;
 use crate::image::cache::Cache;
 use crate::image::error::{ImageError, RemoteError};
-use crate::image::host::Got;
-use crate::image::prefetch::Ahead;
-use crate::image::registry::protocol::{Answer, Ask, MAX_MESSAGE, Put, Referrers, Reply, Wanted};
+use crate::image::host::HostBlob;
+use crate::image::prefetch::Prefetch;
+use crate::image::registry::protocol::{FetchAnswer, FetchMessage, MAX_MESSAGE, Put, Referrers, FetchReply, RegistryItem};
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;
 use crate::sys::SysError;
@@ -37,28 +37,28 @@ enum Link {
 #[derive(Debug)]
 pub(crate) struct Remote {
     worker: Worker,
-    places: Vec<Door>,
+    places: Vec<Connection>,
     /// The one that answered last, and is asked first.
     at: usize,
     pub(crate) image: String,
     started: Instant,
     deadline: Instant,
-    pub(crate) ahead: Ahead,
+    pub(crate) ahead: Prefetch,
     /// Bytes that were read in search of signatures.
     pub(crate) searched: usize,
 }
 
 /// One host; the worker for it is started when it is needed.
 #[derive(Debug)]
-struct Door {
-    site: Site,
+struct Connection {
+    site: Endpoint,
     link: Option<Link>,
 }
 
 impl Remote {
     /// Says where to go. Nothing is started yet.
-    pub fn open(worker: Worker, sites: Vec<Site>, image: &str, deadline: Instant) -> Self {
-        let places = sites.into_iter().map(|site| Door { site, link: None }).collect();
+    pub fn open(worker: Worker, sites: Vec<Endpoint>, image: &str, deadline: Instant) -> Self {
+        let places = sites.into_iter().map(|site| Connection { site, link: None }).collect();
         Self {
             worker,
             places,
@@ -66,7 +66,7 @@ impl Remote {
             image: image.to_owned(),
             started: Instant::now(),
             deadline,
-            ahead: Ahead::default(),
+            ahead: Prefetch::default(),
             searched: 0,
         }
     }
@@ -77,7 +77,7 @@ impl Remote {
         self
     }
 
-    fn connect(&self, site: &Site) -> Result<Link, ImageError> {
+    fn connect(&self, site: &Endpoint) -> Result<Link, ImageError> {
         let failed = |source| ImageError::Child { image: self.image.clone(), source };
         let mut link = match self.worker {
             Worker::Child => Link::Child(Box::new(Child::spawn(Role::Fetch, Output::Null).map_err(failed)?)),
@@ -93,7 +93,7 @@ impl Remote {
         };
         let left = self.deadline.saturating_duration_since(Instant::now()).as_millis();
         let patience = u64::try_from(left).unwrap_or(u64::MAX);
-        let open = Ask::Open { access: Box::new(site.access.clone()), patience };
+        let open = FetchMessage::Open { access: Box::new(site.access.clone()), patience };
         let files = [("authorities", &site.authorities), ("identity", &site.identity)];
         let files = files.into_iter().filter_map(|(name, pem)| Some(sealed_memfd(name, pem.as_deref()?)));
         let files = files.collect::<Result<Vec<_>, _>>().map_err(failed)?;
@@ -114,7 +114,7 @@ impl Remote {
     }
 
     /// Asks for one thing, and for what is expected to be asked for after it.
-    pub(crate) fn ask(&mut self, wanted: Wanted) -> Result<Got, ImageError> {
+    pub(crate) fn ask(&mut self, wanted: RegistryItem) -> Result<HostBlob, ImageError> {
         if let Some(answer) = self.ahead.take(&wanted) {
             return answer;
         }
@@ -131,8 +131,8 @@ impl Remote {
 
     /// Asks one place after the other, beginning with the one that answered last, until one has it. Only where all of them say so
     /// is there none; an error of one is forgotten where another has it, and so are bytes of another digest.
-    fn ask_places(&mut self, wants: &[Wanted]) -> Vec<Result<Got, ImageError>> {
-        let mut asked: Vec<Asked> = wants.iter().map(|_| Asked::default()).collect();
+    fn ask_places(&mut self, wants: &[RegistryItem]) -> Vec<Result<HostBlob, ImageError>> {
+        let mut asked: Vec<PendingAnswer> = wants.iter().map(|_| PendingAnswer::default()).collect();
         let (first, count) = (self.at, self.places.len());
         let mut answered = None;
         for step in 0..count {
@@ -141,15 +141,15 @@ impl Remote {
             if open.is_empty() {
                 break;
             }
-            let questions: Vec<Wanted> = open.iter().map(|nth| wants[*nth].clone()).collect();
+            let questions: Vec<RegistryItem> = open.iter().map(|nth| wants[*nth].clone()).collect();
             for (nth, answer) in open.into_iter().zip(self.read_at(at, &questions)) {
                 let (want, asked) = (&wants[nth], &mut asked[nth]);
                 match answer {
-                    Ok(Got::Missing) => {}
+                    Ok(HostBlob::Missing) => {}
                     // A mirror that keeps no signatures must not make an image look unsigned, nor one that lies make it unusable.
                     Ok(got) if lists_nothing(want, &got) || (!last && is_another(want, &got)) => asked.poor = Some(got),
                     Ok(got) => {
-                        if !matches!(want, Wanted::Referrers { .. }) {
+                        if !matches!(want, RegistryItem::Referrers { .. }) {
                             answered.get_or_insert(at);
                         }
                         asked.settled = Some(Ok(got));
@@ -166,25 +166,25 @@ impl Remote {
             }
         }
         self.at = answered.unwrap_or(first);
-        let answers = asked.into_iter().zip(wants).map(|(Asked { settled, trouble, poor }, want)| {
-            let listed = matches!(want, Wanted::Referrers { .. });
+        let answers = asked.into_iter().zip(wants).map(|(PendingAnswer { settled, trouble, poor }, want)| {
+            let listed = matches!(want, RegistryItem::Referrers { .. });
             match (settled, trouble, poor) {
                 (Some(answer), _, _) => answer,
                 // One place lists nothing, and what another one lists is not known.
                 (None, Some(err), Some(_)) if listed => Err(err),
                 (None, _, Some(got)) => Ok(got),
                 (None, Some(err), None) => Err(err),
-                (None, None, None) => Ok(Got::Missing),
+                (None, None, None) => Ok(HostBlob::Missing),
             }
         });
         answers.collect()
     }
 
     /// Asks one place for several things; the answers are in the order of the questions.
-    fn read_at(&mut self, at: usize, wants: &[Wanted]) -> Vec<Result<Got, ImageError>> {
+    fn read_at(&mut self, at: usize, wants: &[RegistryItem]) -> Vec<Result<HostBlob, ImageError>> {
         let mut answers: Vec<_> = wants.iter().map(|_| None).collect();
         let read = self.at_place(at, |this, link, host| {
-            this.say(link, &Ask::Read { wants: wants.to_vec() }, &[])?;
+            this.say(link, &FetchMessage::Read { wants: wants.to_vec() }, &[])?;
             for _ in wants {
                 let (nth, got) = this.hear(link, host, |nth| wants.get(nth).map(limit))?;
                 if answers[nth].replace(got).is_some() {
@@ -223,46 +223,46 @@ impl Remote {
     }
 
     /// A manifest by tag or digest; nothing is checked.
-    pub fn manifest(&mut self, reference: &str) -> Result<Got, ImageError> {
+    pub fn manifest(&mut self, reference: &str) -> Result<HostBlob, ImageError> {
         self.ask(manifest(reference))
     }
 
     /// A blob; nothing is checked.
-    pub fn blob(&mut self, digest: &Digest, max: usize) -> Result<Got, ImageError> {
-        self.ask(Wanted::Blob { digest: *digest, max: max.min(MAX_OBJECT) })
+    pub fn blob(&mut self, digest: &Digest, max: usize) -> Result<HostBlob, ImageError> {
+        self.ask(RegistryItem::Blob { digest: *digest, max: max.min(MAX_OBJECT) })
     }
 
     /// Puts a blob there; `from` is another repository of the registry that may have it.
     pub fn put_blob(&mut self, digest: &Digest, from: Option<&str>, bytes: &[u8]) -> Result<Put, ImageError> {
-        self.put(&Ask::PutBlob { digest: *digest, from: from.map(str::to_owned) }, bytes)
+        self.put(&FetchMessage::PutBlob { digest: *digest, from: from.map(str::to_owned) }, bytes)
     }
 
     /// Puts a manifest or index there.
     pub fn put_manifest(&mut self, reference: &str, media_type: &str, bytes: &[u8]) -> Result<Put, ImageError> {
         let (reference, media_type) = (reference.to_owned(), media_type.to_owned());
-        self.put(&Ask::PutManifest { reference, media_type }, bytes)
+        self.put(&FetchMessage::PutManifest { reference, media_type }, bytes)
     }
 
-    fn put(&mut self, ask: &Ask, bytes: &[u8]) -> Result<Put, ImageError> {
+    fn put(&mut self, ask: &FetchMessage, bytes: &[u8]) -> Result<Put, ImageError> {
         let failed = |source| ImageError::Child { image: self.image.clone(), source };
         let memory = sealed_memfd("bpfman-hook-put", bytes).map_err(failed)?;
         let own = self.places.len() - 1;
         let put = self.at_place(own, |this, link, host| this.talk(link, host, ask, &[memory.as_fd()], MAX_MANIFEST));
         match put? {
-            Got::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
-            Got::Missing | Got::TooLarge => Err(self.malformed("the answer to an upload is none".to_owned())),
+            HostBlob::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
+            HostBlob::Missing | HostBlob::TooLarge => Err(self.malformed("the answer to an upload is none".to_owned())),
         }
     }
 
     /// Asks a worker one question that is not about reading.
-    fn talk(&self, link: &mut Link, host: &str, ask: &Ask, fds: &[BorrowedFd<'_>], max: usize) -> Result<Got, ImageError> {
+    fn talk(&self, link: &mut Link, host: &str, ask: &FetchMessage, fds: &[BorrowedFd<'_>], max: usize) -> Result<HostBlob, ImageError> {
         self.say(link, ask, fds)?;
         self.hear(link, host, |nth| (nth == 0).then_some(max))?.1
     }
 
     /// Sends a question. A worker that is gone already is no error here: the receiving side reports it, since it knows how the
     /// worker ended. Any other error means that no answer will come.
-    fn say(&self, link: &mut Link, ask: &Ask, fds: &[BorrowedFd<'_>]) -> Result<(), ImageError> {
+    fn say(&self, link: &mut Link, ask: &FetchMessage, fds: &[BorrowedFd<'_>]) -> Result<(), ImageError> {
         let socket = match link {
             Link::Child(child) => child.socket(),
             Link::Thread(socket) => socket,
@@ -279,7 +279,7 @@ impl Remote {
         link: &mut Link,
         host: &str,
         limit: impl FnOnce(usize) -> Option<usize>,
-    ) -> Result<(usize, Result<Got, ImageError>), ImageError> {
+    ) -> Result<(usize, Result<HostBlob, ImageError>), ImageError> {
         let message = match link {
             Link::Child(child) => child.recv("an answer", MAX_MESSAGE, self.deadline),
             Link::Thread(socket) => socket.recv("an answer", MAX_MESSAGE, Some(self.deadline)).and_then(|message| {
@@ -292,17 +292,17 @@ impl Remote {
             Err(SysError::Io { source, .. }) if source.kind() == std::io::ErrorKind::TimedOut => return Err(self.timeout(host)),
             Err(err) => return Err(self.child(err)),
         };
-        let Reply { nth, answer } = Reply::from_bytes(&message.bytes).map_err(|problem| self.nonsense(problem))?;
+        let FetchReply { nth, answer } = FetchReply::from_bytes(&message.bytes).map_err(|problem| self.nonsense(problem))?;
         let max = limit(nth).ok_or_else(|| self.nonsense(format!("it is about the question {nth}, which was not asked")))?;
         let got = match answer {
-            Answer::Nothing => Ok(Got::Missing),
-            Answer::Failed(RemoteError::TooLarge { .. }) => Ok(Got::TooLarge),
-            Answer::Failed(source) => Err(ImageError::Remote { image: self.image.clone(), source }),
-            Answer::Bytes => {
+            FetchAnswer::Nothing => Ok(HostBlob::Missing),
+            FetchAnswer::Failed(RemoteError::TooLarge { .. }) => Ok(HostBlob::TooLarge),
+            FetchAnswer::Failed(source) => Err(ImageError::Remote { image: self.image.clone(), source }),
+            FetchAnswer::Bytes => {
                 let [memory] = message.fds.as_slice() else {
                     return Err(self.nonsense("no single file came with it".to_owned()));
                 };
-                Ok(Got::Bytes(read_sealed(memory, "what was fetched", max).map_err(|source| self.child(source))?))
+                Ok(HostBlob::Bytes(read_sealed(memory, "what was fetched", max).map_err(|source| self.child(source))?))
             }
         };
         Ok((nth, got))
@@ -334,29 +334,29 @@ fn is_gone(error: &std::io::Error) -> bool {
 
 /// What is known of one question while the places are asked.
 #[derive(Debug, Default)]
-struct Asked {
-    settled: Option<Result<Got, ImageError>>,
+struct PendingAnswer {
+    settled: Option<Result<HostBlob, ImageError>>,
     trouble: Option<ImageError>,
     /// Something that any other answer is better than.
-    poor: Option<Got>,
+    poor: Option<HostBlob>,
 }
 
-pub(crate) fn manifest(reference: &str) -> Wanted {
-    Wanted::Manifest { reference: reference.to_owned() }
+pub(crate) fn manifest(reference: &str) -> RegistryItem {
+    RegistryItem::Manifest { reference: reference.to_owned() }
 }
 
 /// The most that an answer may hold.
-fn limit(want: &Wanted) -> usize {
+fn limit(want: &RegistryItem) -> usize {
     match want {
-        Wanted::Blob { max, .. } => *max,
-        Wanted::Manifest { .. } | Wanted::Referrers { .. } => MAX_MANIFEST,
+        RegistryItem::Blob { max, .. } => *max,
+        RegistryItem::Manifest { .. } | RegistryItem::Referrers { .. } => MAX_MANIFEST,
     }
 }
 
 /// True for a list of referrers that has none.
-fn lists_nothing(want: &Wanted, got: &Got) -> bool {
+fn lists_nothing(want: &RegistryItem, got: &HostBlob) -> bool {
     match (want, got) {
-        (Wanted::Referrers { .. }, Got::Bytes(json)) => {
+        (RegistryItem::Referrers { .. }, HostBlob::Bytes(json)) => {
             serde_json::from_slice::<Referrers>(json).is_ok_and(|list| list.digests.is_empty() && !list.more)
         }
         _ => false,
@@ -364,12 +364,12 @@ fn lists_nothing(want: &Wanted, got: &Got) -> bool {
 }
 
 /// True for bytes of another digest than the one that was asked for.
-fn is_another(want: &Wanted, got: &Got) -> bool {
-    let Got::Bytes(bytes) = got else { return false };
+fn is_another(want: &RegistryItem, got: &HostBlob) -> bool {
+    let HostBlob::Bytes(bytes) = got else { return false };
     match want {
-        Wanted::Blob { digest, .. } => hash(bytes) != *digest,
-        Wanted::Manifest { reference } => reference.parse::<Digest>().is_ok_and(|digest| hash(bytes) != digest),
-        Wanted::Referrers { .. } => false,
+        RegistryItem::Blob { digest, .. } => hash(bytes) != *digest,
+        RegistryItem::Manifest { reference } => reference.parse::<Digest>().is_ok_and(|digest| hash(bytes) != digest),
+        RegistryItem::Referrers { .. } => false,
     }
 }
 
@@ -401,13 +401,13 @@ mod tests {
         let remote = Remote::open(Worker::Thread, Vec::new(), "r.example/a:1", Instant::now() + Duration::from_secs(60));
         let (ours, theirs) = Socket::pair().unwrap();
         // More than a message can hold.
-        let ask = Ask::PutBlob { digest: hash(b""), from: Some("x".repeat(8 << 20)) };
+        let ask = FetchMessage::PutBlob { digest: hash(b""), from: Some("x".repeat(8 << 20)) };
         let (mut link, before) = (Link::Thread(ours), Instant::now());
         let said = remote.talk(&mut link, "r.example", &ask, &[], 0).unwrap_err();
         assert!(matches!(said, ImageError::Child { source: SysError::Io { doing: "send a message of", .. }, .. }), "{said:?}");
         // One that is gone is told as such.
         drop(theirs);
-        let ask = Ask::PutBlob { digest: hash(b""), from: None };
+        let ask = FetchMessage::PutBlob { digest: hash(b""), from: None };
         let said = remote.talk(&mut link, "r.example", &ask, &[], 0).unwrap_err();
         assert!(matches!(said, ImageError::Child { source: SysError::ChildGone { .. }, .. }), "{said:?}");
         assert!(before.elapsed() < Duration::from_secs(20));

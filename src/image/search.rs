@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use crate::image::MAX_MANIFEST;
 use crate::image::error::ImageError;
-use crate::image::found::{Found, MAX_SIGNATURES, checked, signature_layers};
-use crate::image::host::Got;
+use crate::image::found::{FoundSignatures, MAX_SIGNATURES, checked, signature_layers};
+use crate::image::host::HostBlob;
 use crate::image::oci::document::{Document, Manifest};
 use crate::image::prefetch::MAX_AT_ONCE;
-use crate::image::registry::protocol::{Referrers, Wanted};
+use crate::image::registry::protocol::{Referrers, RegistryItem};
 use crate::image::remote::{Remote, manifest};
-use crate::image::verify::Place;
+use crate::image::verify::SignaturePlace;
 use crate::model::ids::Digest;
 
 /// Bytes of all documents and signatures that are read for one image; real ones take a few kilobytes each.
@@ -20,15 +20,15 @@ impl Remote {
     /// Says that signatures of an image will be looked for.
     pub fn expect_signatures(&mut self, digest: &Digest) {
         self.ahead.expect(manifest(&signature_tag(digest)));
-        self.ahead.expect(Wanted::Referrers { digest: *digest });
+        self.ahead.expect(RegistryItem::Referrers { digest: *digest });
         self.ahead.expect(manifest(&fallback_tag(digest)));
     }
 
     /// Everything in the repository that may be a signature of `digest`. All three places are read, whatever the
     /// others say. Each step is one round trip: the places, the documents
     /// that they name, the signatures in these.
-    pub fn signatures(&mut self, digest: &Digest) -> Found {
-        let mut found = Found::default();
+    pub fn signatures(&mut self, digest: &Digest) -> FoundSignatures {
+        let mut found = FoundSignatures::default();
         self.expect_signatures(digest);
         let mut holders = Vec::new();
         match self.document(&signature_tag(digest), None) {
@@ -37,7 +37,7 @@ impl Remote {
             }
             Ok(Some(Document::Manifest(manifest))) => {
                 self.expect_blobs(&manifest);
-                holders.push((Place::SignatureTag, manifest));
+                holders.push((SignaturePlace::SignatureTag, manifest));
             }
             Ok(Some(Document::Index(_))) => found.trouble(self.malformed("its tag holds an index".to_owned())),
             Ok(None) => {}
@@ -68,20 +68,20 @@ impl Remote {
     }
 
     /// The manifests that refer to an image, by the API and by the tag that stands in for it.
-    fn referrers(&mut self, digest: &Digest, found: &mut Found) -> Vec<(Place, Digest)> {
+    fn referrers(&mut self, digest: &Digest, found: &mut FoundSignatures) -> Vec<(SignaturePlace, Digest)> {
         let mut written = Vec::new();
         match self.listed(digest) {
             Ok(list) => {
                 if list.more {
                     found.trouble(self.malformed("it is longer than we read".to_owned()));
                 }
-                written.extend(list.digests.into_iter().map(|referrer| (Place::Referrers, referrer)));
+                written.extend(list.digests.into_iter().map(|referrer| (SignaturePlace::Referrers, referrer)));
             }
             Err(err) => found.trouble(err),
         }
         match self.document(&fallback_tag(digest), None) {
             Ok(Some(Document::Index(entries))) => {
-                written.extend(entries.iter().map(|entry| (Place::FallbackTag, entry.written_digest())));
+                written.extend(entries.iter().map(|entry| (SignaturePlace::FallbackTag, entry.written_digest())));
             }
             Ok(Some(Document::Manifest(_))) => found.trouble(self.malformed("its tag holds no index".to_owned())),
             Ok(None) => {}
@@ -104,22 +104,22 @@ impl Remote {
     }
 
     fn listed(&mut self, digest: &Digest) -> Result<Referrers, ImageError> {
-        match self.ask(Wanted::Referrers { digest: *digest })? {
-            Got::Missing => Ok(Referrers::default()),
-            Got::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
-            Got::TooLarge => Err(self.malformed("it is too large".to_owned())),
+        match self.ask(RegistryItem::Referrers { digest: *digest })? {
+            HostBlob::Missing => Ok(Referrers::default()),
+            HostBlob::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
+            HostBlob::TooLarge => Err(self.malformed("it is too large".to_owned())),
         }
     }
 
     fn expect_blobs(&mut self, manifest: &Manifest) {
         for digest in signature_layers(manifest).filter_map(|layer| layer.digest().ok()) {
-            self.ahead.expect(Wanted::Blob { digest, max: MAX_MANIFEST });
+            self.ahead.expect(RegistryItem::Blob { digest, max: MAX_MANIFEST });
         }
     }
 
     /// Whoever can push to a repository can make this search large, but not without end.
-    fn count(&mut self, got: &Got) -> Result<(), ImageError> {
-        if let Got::Bytes(bytes) = got {
+    fn count(&mut self, got: &HostBlob) -> Result<(), ImageError> {
+        if let HostBlob::Bytes(bytes) = got {
             self.searched += bytes.len();
         }
         match self.searched > MAX_READ {
@@ -133,9 +133,9 @@ impl Remote {
         let got = self.manifest(reference)?;
         self.count(&got)?;
         let bytes = match (got, digest) {
-            (Got::Missing, None) => return Ok(None),
-            (Got::Bytes(bytes), None) => bytes,
-            (Got::TooLarge, None) => return Err(self.malformed("it is too large".to_owned())),
+            (HostBlob::Missing, None) => return Ok(None),
+            (HostBlob::Bytes(bytes), None) => bytes,
+            (HostBlob::TooLarge, None) => return Err(self.malformed("it is too large".to_owned())),
             (got, Some(digest)) => checked(&self.image, "signature", digest, MAX_MANIFEST, got)?,
         };
         Document::parse(&bytes).map(Some).map_err(|problem| self.malformed(problem))

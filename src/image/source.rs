@@ -3,21 +3,21 @@
 use crate::image::MAX_MANIFEST;
 use crate::image::cache::{Blob, Cache};
 use crate::image::error::ImageError;
-use crate::image::found::{Found, checked};
+use crate::image::found::{FoundSignatures, checked};
 use crate::image::oci::layout::Layout;
 use crate::image::remote::Remote;
 use crate::model::ids::Digest;
 
 /// Where an image's blobs come from.
 #[derive(Debug)]
-pub(crate) enum Source {
+pub(crate) enum BlobSource {
     /// `oci:` and `oci-archive:`.
     Layout(Layout),
     /// A registry, through the fetch child. What arrives is kept in the cache at once, and what is there is not fetched again.
     Remote(Remote, Cache),
 }
 
-impl Source {
+impl BlobSource {
     /// Reads a manifest, an index or a config, and checks its digest.
     pub fn manifest(&mut self, image: &str, part: &'static str, digest: &Digest) -> Result<Vec<u8>, ImageError> {
         match self {
@@ -53,7 +53,7 @@ impl Source {
     }
 
     /// Everything that may be a signature of the image `digest`.
-    pub fn signatures(&mut self, digest: &Digest) -> Found {
+    pub fn signatures(&mut self, digest: &Digest) -> FoundSignatures {
         match self {
             Self::Layout(layout) => layout.signatures(digest),
             Self::Remote(remote, _) => remote.signatures(digest),

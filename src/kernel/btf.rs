@@ -27,7 +27,7 @@ pub enum BtfError {
     String(u32),
     /// A type of another kind than its use needs, or one without a size.
     #[error("its BTF type {0} is not of the kind that its use needs")]
-    Kind(u32),
+    BtfKind(u32),
     /// A cycle of typedefs or arrays.
     #[error("its BTF type {0} leads in a circle")]
     Circle(u32),
@@ -37,7 +37,7 @@ pub enum BtfError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 #[allow(missing_docs, reason = "the names are the kernel's and say all there is")]
-pub enum Kind {
+pub enum BtfKind {
     Void = 0,
     Int = 1,
     Ptr = 2,
@@ -60,10 +60,10 @@ pub enum Kind {
     Enum64 = 19,
 }
 
-impl Kind {
+impl BtfKind {
     fn from_raw(raw: u32) -> Option<Self> {
         use Kind as K;
-        const ALL: [Kind; 20] = [
+        const ALL: [BtfKind; 20] = [
             K::Void,
             K::Int,
             K::Ptr,
@@ -106,7 +106,7 @@ pub struct Type<'a> {
     /// Its id.
     pub id: u32,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: BtfKind,
     /// `kind_flag`: bitfields in a struct, signedness of an enum.
     pub flag: bool,
     /// The union `size` / `type`.
@@ -153,7 +153,7 @@ impl<'a> Type<'a> {
     /// The members of a struct or union; none for other kinds.
     pub fn members(&self) -> impl Iterator<Item = Member> + use<'a> {
         let flag = self.flag;
-        let own = matches!(self.kind, Kind::Struct | Kind::Union);
+        let own = matches!(self.kind, BtfKind::Struct | BtfKind::Union);
         self.words(3).take_while(move |_| own).map(move |[name_offset, ty, offset]| {
             let (bit_offset, bits) = if flag { (offset & 0xff_ffff, offset >> 24) } else { (offset, 0) };
             Member { name_offset, ty, bit_offset, bits }
@@ -168,10 +168,10 @@ impl<'a> Type<'a> {
     /// The values of an enum: name offset and value, sign-extended where the enum is signed; none for other kinds.
     pub fn values(&self) -> impl Iterator<Item = (u32, u64)> + use<'a> {
         let (kind, signed) = (self.kind, self.flag);
-        let own = matches!(kind, Kind::Enum | Kind::Enum64);
-        let width = if kind == Kind::Enum64 { 3 } else { 2 };
+        let own = matches!(kind, BtfKind::Enum | BtfKind::Enum64);
+        let width = if kind == BtfKind::Enum64 { 3 } else { 2 };
         self.words(width).take_while(move |_| own).map(move |[name, low, high]| match kind {
-            Kind::Enum64 => (name, u64::from(high) << 32 | u64::from(low)),
+            BtfKind::Enum64 => (name, u64::from(high) << 32 | u64::from(low)),
             _ if signed => (name, i64::from(low.cast_signed()).cast_unsigned()),
             _ => (name, u64::from(low)),
         })
@@ -179,36 +179,36 @@ impl<'a> Type<'a> {
 
     /// The variables of a data section; none for other kinds.
     pub fn variables(&self) -> impl Iterator<Item = SectionVariable> + use<'a> {
-        let own = self.kind == Kind::DataSec;
+        let own = self.kind == BtfKind::DataSec;
         self.words(3).take_while(move |_| own).map(|[ty, offset, size]| SectionVariable { ty, offset, size })
     }
 
     /// The parameters of a function prototype: name offset and type; none for other kinds.
     pub fn parameters(&self) -> impl Iterator<Item = (u32, u32)> + use<'a> {
-        let own = self.kind == Kind::FuncProto;
+        let own = self.kind == BtfKind::FuncProto;
         self.words(2).take_while(move |_| own).map(|[name, ty, _]| (name, ty))
     }
 
     /// Element type and number of elements of an array.
     pub fn array(&self) -> Option<(u32, u32)> {
-        (self.kind == Kind::Array).then(|| self.words(3).next().map(|[element, _, len]| (element, len))).flatten()
+        (self.kind == BtfKind::Array).then(|| self.words(3).next().map(|[element, _, len]| (element, len))).flatten()
     }
 
     /// Encoding (1 signed, 2 char, 4 bool), bit offset and bits of an integer.
     pub fn int(&self) -> Option<(u8, u8, u8)> {
-        let word = (self.kind == Kind::Int).then(|| u32_at(self.tail, 0)).flatten()?;
+        let word = (self.kind == BtfKind::Int).then(|| u32_at(self.tail, 0)).flatten()?;
         let [bits, offset] = [word & 0xff, word >> 16 & 0xff].map(|b| u8::try_from(b).unwrap_or_default());
         Some((u8::try_from(word >> 24 & 0xf).unwrap_or_default(), offset, bits))
     }
 
     /// Linkage of a variable: 0 static, 1 global, 2 extern.
     pub fn linkage(&self) -> Option<u32> {
-        (self.kind == Kind::Var).then(|| u32_at(self.tail, 0)).flatten()
+        (self.kind == BtfKind::Var).then(|| u32_at(self.tail, 0)).flatten()
     }
 
     /// The type that this one only qualifies or renames.
     fn alias(&self) -> Option<u32> {
-        matches!(self.kind, Kind::Typedef | Kind::Volatile | Kind::Const | Kind::Restrict | Kind::TypeTag)
+        matches!(self.kind, BtfKind::Typedef | BtfKind::Volatile | BtfKind::Const | BtfKind::Restrict | BtfKind::TypeTag)
             .then_some(self.size_or_type)
     }
 }
@@ -264,7 +264,7 @@ impl<'a> Btf<'a> {
     /// The type of an id.
     pub fn ty(&self, id: u32) -> Result<Type<'a>, BtfError> {
         if id == 0 {
-            return Ok(Type { id: 0, kind: Kind::Void, flag: false, size_or_type: 0, name_offset: 0, vlen: 0, tail: &[] });
+            return Ok(Type { id: 0, kind: BtfKind::Void, flag: false, size_or_type: 0, name_offset: 0, vlen: 0, tail: &[] });
         }
         let at = self.index.get(id as usize - 1).ok_or(BtfError::NoType(id))?;
         read(self.types, *at as usize, id).ok_or(BtfError::Type(id))
@@ -301,7 +301,7 @@ impl<'a> Btf<'a> {
 
     /// The data section of a name.
     pub fn data_section(&self, name: &str) -> Option<Type<'a>> {
-        self.types().find(|ty| ty.kind == Kind::DataSec && self.string_bytes(ty.name_offset) == name.as_bytes())
+        self.types().find(|ty| ty.kind == BtfKind::DataSec && self.string_bytes(ty.name_offset) == name.as_bytes())
     }
 
     /// What a type means without `const`, `volatile`, typedefs and tags.
@@ -322,18 +322,18 @@ impl<'a> Btf<'a> {
         let mut ty = self.peel(id)?;
         for _ in 0..MAX_DEPTH {
             let one = match ty.kind {
-                Kind::Int | Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64 | Kind::Float | Kind::DataSec => {
+                BtfKind::Int | BtfKind::Struct | BtfKind::Union | BtfKind::Enum | BtfKind::Enum64 | BtfKind::Float | BtfKind::DataSec => {
                     u64::from(ty.size_or_type)
                 }
                 // Programs and the kernels that take them are 64-bit.
-                Kind::Ptr => 8,
-                Kind::Array => {
+                BtfKind::Ptr => 8,
+                BtfKind::Array => {
                     let (element, len) = ty.array().ok_or(BtfError::Type(ty.id))?;
                     elements = elements.checked_mul(u64::from(len)).ok_or(BtfError::Type(ty.id))?;
                     ty = self.peel(element)?;
                     continue;
                 }
-                Kind::Var => {
+                BtfKind::Var => {
                     ty = self.peel(ty.size_or_type)?;
                     continue;
                 }
@@ -348,7 +348,7 @@ impl<'a> Btf<'a> {
 fn read(types: &[u8], at: usize, id: u32) -> Option<Type<'_>> {
     let info = u32_at(types, at + 4)?;
     let vlen = info & 0xffff;
-    let kind = Kind::from_raw(info >> 24 & 0x1f).filter(|kind| *kind != Kind::Void)?;
+    let kind = BtfKind::from_raw(info >> 24 & 0x1f).filter(|kind| *kind != BtfKind::Void)?;
     let start = at + 12;
     let tail = types.get(start..start + kind.tail(vlen as usize))?;
     Some(Type {

@@ -1,12 +1,12 @@
 //! CO-RE: what a relocation asks of a type, and what a type answers. The rules are libbpf's (tools/lib/bpf/relo_core.c of the
 //! Linux source).
 
-use crate::kernel::btf::{Btf, Kind};
-use crate::kernel::core_spec::{Spec, SpecError};
+use crate::kernel::btf::{Btf, BtfKind};
+use crate::kernel::core_spec::{MemberPath, SpecError};
 
 /// What a relocation asks: `enum bpf_core_relo_kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
+pub enum CoreQuestion {
     FieldOffset,
     FieldSize,
     FieldExists,
@@ -21,11 +21,11 @@ pub enum Ask {
     Value,
 }
 
-impl Ask {
+impl CoreQuestion {
     /// The question of a number.
     pub fn from_raw(raw: u32) -> Option<Self> {
         use Ask as A;
-        const ALL: [Ask; 12] = [
+        const ALL: [CoreQuestion; 12] = [
             A::FieldOffset,
             A::FieldSize,
             A::FieldExists,
@@ -55,7 +55,7 @@ impl Ask {
 
 /// The answer to a question about a type: a number and, for offsets, what is read there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
+pub struct CoreAnswer {
     /// The number.
     pub value: u64,
     /// Bytes and type id of the field, for offsets of whole fields.
@@ -63,14 +63,14 @@ pub struct Answer {
 }
 
 /// What types say about a way through them; None for a question that only an existing thing can answer.
-pub fn answer(ask: Ask, btf: &Btf<'_>, spec: Option<&Spec<'_>>) -> Result<Option<Answer>, SpecError> {
-    let number = |value| Ok(Some(Answer { value, field: None }));
+pub fn answer(ask: CoreQuestion, btf: &Btf<'_>, spec: Option<&MemberPath<'_>>) -> Result<Option<CoreAnswer>, SpecError> {
+    let number = |value| Ok(Some(CoreAnswer { value, field: None }));
     match (ask, spec) {
-        (Ask::FieldExists | Ask::TypeExists | Ask::ValueExists, spec) => number(u64::from(spec.is_some())),
+        (CoreQuestion::FieldExists | CoreQuestion::TypeExists | CoreQuestion::ValueExists, spec) => number(u64::from(spec.is_some())),
         (_, None) => Ok(None),
-        (Ask::LocalId | Ask::TargetId, Some(spec)) => number(u64::from(spec.root)),
-        (Ask::TypeSize, Some(spec)) => number(btf.size(spec.root)?),
-        (Ask::Value, Some(spec)) => {
+        (CoreQuestion::LocalId | CoreQuestion::TargetId, Some(spec)) => number(u64::from(spec.root)),
+        (CoreQuestion::TypeSize, Some(spec)) => number(btf.size(spec.root)?),
+        (CoreQuestion::Value, Some(spec)) => {
             let step = spec.steps.first().ok_or(SpecError::Access)?;
             let value = btf.ty(step.ty)?.values().nth(step.index as usize).ok_or(SpecError::Access)?;
             number(value.1)
@@ -79,14 +79,14 @@ pub fn answer(ask: Ask, btf: &Btf<'_>, spec: Option<&Spec<'_>>) -> Result<Option
     }
 }
 
-fn field_answer(ask: Ask, btf: &Btf<'_>, spec: &Spec<'_>) -> Result<Answer, SpecError> {
-    let number = |value| Ok(Answer { value, field: None });
+fn field_answer(ask: CoreQuestion, btf: &Btf<'_>, spec: &MemberPath<'_>) -> Result<CoreAnswer, SpecError> {
+    let number = |value| Ok(CoreAnswer { value, field: None });
     let last = spec.steps.last().ok_or(SpecError::Access)?;
     if last.name.is_none() {
         let size = btf.size(last.ty)?;
         return match ask {
-            Ask::FieldOffset => Ok(Answer { value: spec.bits / 8, field: Some((size, last.ty)) }),
-            Ask::FieldSize => number(size),
+            CoreQuestion::FieldOffset => Ok(CoreAnswer { value: spec.bits / 8, field: Some((size, last.ty)) }),
+            CoreQuestion::FieldSize => number(size),
             _ => Err(SpecError::Access),
         };
     }
@@ -110,16 +110,16 @@ fn field_answer(ask: Ask, btf: &Btf<'_>, spec: &Spec<'_>) -> Result<Answer, Spec
         }
     }
     match ask {
-        Ask::FieldOffset => Ok(Answer { value: offset, field: (member.bits == 0).then_some((bytes, member.ty)) }),
-        Ask::FieldSize => number(bytes),
-        Ask::FieldSigned => {
+        CoreQuestion::FieldOffset => Ok(CoreAnswer { value: offset, field: (member.bits == 0).then_some((bytes, member.ty)) }),
+        CoreQuestion::FieldSize => number(bytes),
+        CoreQuestion::FieldSigned => {
             let signed = match ty.kind {
-                Kind::Enum | Kind::Enum64 => ty.flag,
+                BtfKind::Enum | BtfKind::Enum64 => ty.flag,
                 _ => ty.int().is_some_and(|(encoding, ..)| encoding & 1 != 0),
             };
             number(u64::from(signed))
         }
-        Ask::FieldLeftShift => {
+        CoreQuestion::FieldLeftShift => {
             let within = spec.bits - offset * 8;
             let shift = if cfg!(target_endian = "little") {
                 64u64.checked_sub(within + bits)
@@ -128,7 +128,7 @@ fn field_answer(ask: Ask, btf: &Btf<'_>, spec: &Spec<'_>) -> Result<Answer, Spec
             };
             number(shift.ok_or(SpecError::Access)?)
         }
-        Ask::FieldRightShift => number(64u64.checked_sub(bits).ok_or(SpecError::Access)?),
+        CoreQuestion::FieldRightShift => number(64u64.checked_sub(bits).ok_or(SpecError::Access)?),
         _ => Err(SpecError::Access),
     }
 }

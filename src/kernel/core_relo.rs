@@ -8,12 +8,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::kernel::btf::{Btf, BtfError, Kind};
+use crate::kernel::btf::{Btf, BtfError, BtfKind};
 use crate::kernel::btf_ext::CoreRecord;
-use crate::kernel::core_answer::{Answer, Ask, answer};
-use crate::kernel::core_spec::{self, Spec, SpecError, enum_step, essential, field_spec, match_fields, same_kind, types_fit};
+use crate::kernel::core_answer::{CoreAnswer, CoreQuestion, answer};
+use crate::kernel::core_spec::{self, MemberPath, SpecError, enum_step, essential, field_spec, match_fields, same_kind, types_fit};
 use crate::kernel::insn::{self, Insn};
-use crate::kernel::object::{Function, Object};
+use crate::kernel::object::{Function, BpfObject};
 
 /// What the verifier calls a poisoned instruction: `invalid func unknown#195896080`; the number is libbpf's.
 pub const POISON: i32 = 0xbad_2310;
@@ -36,7 +36,7 @@ pub enum CoreError {
     },
     /// A kind of relocation that is not supported.
     #[error("CO-RE relocation kind {kind} at instruction {at} of {function} is not supported")]
-    Kind {
+    BtfKind {
         /// The function.
         function: String,
         /// The instruction.
@@ -63,11 +63,11 @@ pub enum CoreError {
 #[derive(Debug)]
 pub struct CoreTarget<'t> {
     btf: Btf<'t>,
-    candidates: RefCell<Candidates>,
+    candidates: RefCell<TypeCandidates>,
 }
 
 /// Type ids by essential name and kind.
-type Candidates = HashMap<(Vec<u8>, u8), Rc<[u32]>>;
+type TypeCandidates = HashMap<(Vec<u8>, u8), Rc<[u32]>>;
 
 impl<'t> CoreTarget<'t> {
     /// Types to relocate to, from the bytes of `/sys/kernel/btf/vmlinux` or of a file of that form.
@@ -76,7 +76,7 @@ impl<'t> CoreTarget<'t> {
     }
 
     /// Adapts one function's instructions, and returns what they name and this kernel does not have.
-    pub fn relocate(&self, object: &Object<'_>, function: &Function, code: &mut [Insn]) -> Result<Vec<String>, CoreError> {
+    pub fn relocate(&self, object: &BpfObject<'_>, function: &Function, code: &mut [Insn]) -> Result<Vec<String>, CoreError> {
         let Some((btf, _)) = &object.btf else { return Ok(Vec::new()) };
         let Some(records) = object.ext.section(object.elf.sections[function.section].name) else { return Ok(Vec::new()) };
         let mut missing = Vec::new();
@@ -84,7 +84,7 @@ impl<'t> CoreTarget<'t> {
         for record in &records.core[first..] {
             let at = record.offset as usize / insn::SIZE;
             let Some(n) = at.checked_sub(function.start).filter(|n| *n < function.len) else { break };
-            let relocation = Relocation { target: self, local: btf, record, function, at: n };
+            let relocation = CoreRelocation { target: self, local: btf, record, function, at: n };
             if let Some(what) = relocation.apply(code)? {
                 missing.push(what);
             }
@@ -96,12 +96,12 @@ impl<'t> CoreTarget<'t> {
     pub fn function(&self, name: &str) -> Option<u32> {
         self.btf
             .types()
-            .find(|ty| ty.kind == Kind::Func && self.btf.string_bytes(ty.name_offset) == name.as_bytes())
+            .find(|ty| ty.kind == BtfKind::Func && self.btf.string_bytes(ty.name_offset) == name.as_bytes())
             .map(|ty| ty.id)
     }
 
     /// The types that a local type of this name and kind may mean.
-    fn candidates(&self, name: &[u8], kind: Kind) -> Rc<[u32]> {
+    fn candidates(&self, name: &[u8], kind: BtfKind) -> Rc<[u32]> {
         let name = essential(name);
         let key = (name.to_vec(), kind as u8);
         if let Some(found) = self.candidates.borrow().get(&key) {
@@ -118,7 +118,7 @@ impl<'t> CoreTarget<'t> {
     }
 }
 
-struct Relocation<'r, 't> {
+struct CoreRelocation<'r, 't> {
     target: &'r CoreTarget<'t>,
     local: &'r Btf<'r>,
     record: &'r CoreRecord,
@@ -126,27 +126,27 @@ struct Relocation<'r, 't> {
     at: usize,
 }
 
-impl Relocation<'_, '_> {
+impl CoreRelocation<'_, '_> {
     /// Patches the instruction; returns what it names where the kernel does not have it.
     fn apply(&self, code: &mut [Insn]) -> Result<Option<String>, CoreError> {
         let kind = self.record.kind;
         let ask =
-            Ask::from_raw(kind).ok_or_else(|| CoreError::Kind { function: self.function.name.clone(), at: self.at, kind })?;
+            CoreQuestion::from_raw(kind).ok_or_else(|| CoreError::Kind { function: self.function.name.clone(), at: self.at, kind })?;
         let text = self.local.string(self.record.access)?;
         let parts = core_spec::access(text).ok_or_else(|| self.malformed())?;
         let spec = self.spec(|| match ask {
             ask if ask.of_field() => field_spec(self.local, self.record.ty, &parts),
-            ask if ask.of_value() => enum_step(self.local, self.record.ty, &parts).map(|step| Spec {
+            ask if ask.of_value() => enum_step(self.local, self.record.ty, &parts).map(|step| MemberPath {
                 root: self.record.ty,
                 steps: vec![step],
                 bits: 0,
             }),
-            _ if parts == [0] => Ok(Spec { root: self.record.ty, steps: Vec::new(), bits: 0 }),
+            _ if parts == [0] => Ok(MemberPath { root: self.record.ty, steps: Vec::new(), bits: 0 }),
             _ => Err(SpecError::Access),
         })?;
         let own = self.spec(|| answer(ask, self.local, Some(&spec)))?;
         let found = match ask {
-            Ask::LocalId => Some(Answer { value: u64::from(self.record.ty), field: None }),
+            CoreQuestion::LocalId => Some(CoreAnswer { value: u64::from(self.record.ty), field: None }),
             _ => self.ask_kernel(ask, &spec)?,
         };
         match found {
@@ -159,19 +159,19 @@ impl Relocation<'_, '_> {
     }
 
     /// What the kernel's types answer; None where they have no answer.
-    fn ask_kernel(&self, ask: Ask, spec: &Spec<'_>) -> Result<Option<Answer>, CoreError> {
+    fn ask_kernel(&self, ask: CoreQuestion, spec: &MemberPath<'_>) -> Result<Option<CoreAnswer>, CoreError> {
         let (local, target) = (self.local, &self.target.btf);
         let root = local.ty(self.record.ty)?;
         let name = local.string_bytes(root.name_offset);
         if name.is_empty() {
             return Err(self.malformed());
         }
-        let mut agreed: Option<(u64, Option<Answer>)> = None;
+        let mut agreed: Option<(u64, Option<CoreAnswer>)> = None;
         for candidate in self.target.candidates(name, root.kind).iter() {
             let matched = self.spec(|| match ask {
                 ask if ask.of_field() => match_fields(local, spec, target, *candidate),
                 ask if ask.of_value() => match_value(spec, target, *candidate),
-                _ => Ok(types_fit(local, self.record.ty, target, *candidate, 0)?.then(|| Spec {
+                _ => Ok(types_fit(local, self.record.ty, target, *candidate, 0)?.then(|| MemberPath {
                     root: *candidate,
                     steps: Vec::new(),
                     bits: 0,
@@ -193,7 +193,7 @@ impl Relocation<'_, '_> {
         }
     }
 
-    fn patch(&self, code: &mut [Insn], own: Option<Answer>, found: Answer) -> Result<(), CoreError> {
+    fn patch(&self, code: &mut [Insn], own: Option<CoreAnswer>, found: CoreAnswer) -> Result<(), CoreError> {
         const LD: u8 = 0;
         const LDX: u8 = 1;
         const ST: u8 = 2;
@@ -231,7 +231,7 @@ impl Relocation<'_, '_> {
     fn may_resize(&self, own: u32, other: u32) -> Result<bool, CoreError> {
         let (own, other) = (self.local.peel(own)?, self.target.btf.peel(other)?);
         let unsigned = |int: Option<(u8, u8, u8)>| int.is_some_and(|(encoding, ..)| encoding & 1 == 0);
-        Ok(own.kind == Kind::Ptr && other.kind == Kind::Ptr || unsigned(own.int()) && unsigned(other.int()))
+        Ok(own.kind == BtfKind::Ptr && other.kind == BtfKind::Ptr || unsigned(own.int()) && unsigned(other.int()))
     }
 
     fn poison(&self, code: &mut [Insn]) {
@@ -270,11 +270,11 @@ impl Relocation<'_, '_> {
     }
 }
 
-fn match_value<'t>(spec: &Spec<'_>, target: &Btf<'t>, candidate: u32) -> Result<Option<Spec<'t>>, SpecError> {
+fn match_value<'t>(spec: &MemberPath<'_>, target: &Btf<'t>, candidate: u32) -> Result<Option<MemberPath<'t>>, SpecError> {
     let wanted = spec.steps.first().and_then(|step| step.name).ok_or(SpecError::Access)?;
     let ty = target.peel(candidate)?;
     let found = (0..).zip(ty.values()).find(|(_, (name, _))| essential(target.string_bytes(*name)) == essential(wanted));
-    Ok(found.map(|(index, (name, _))| Spec {
+    Ok(found.map(|(index, (name, _))| MemberPath {
         root: candidate,
         steps: vec![core_spec::Step { ty: ty.id, index, name: Some(target.string_bytes(name)) }],
         bits: 0,

@@ -1,7 +1,7 @@
 //! CO-RE: the way from a type to a member, as the object was compiled, and the same way through another kernel's types.
 //! The rules are libbpf's (tools/lib/bpf/relo_core.c of the Linux source).
 
-use crate::kernel::btf::{Btf, BtfError, Kind, Type};
+use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
 
 /// How many steps a way may have, as in libbpf (BPF_CORE_SPEC_MAX_LEN).
 const MAX_STEPS: usize = 64;
@@ -10,7 +10,7 @@ const MAX_DEPTH: usize = 32;
 
 /// One step: the type that it starts in and, for a member, which.
 #[derive(Debug, Clone, Copy)]
-pub struct Step<'a> {
+pub struct MemberStep<'a> {
     /// The type, without qualifiers: the struct of a member, the element of an array.
     pub ty: u32,
     /// The member's or element's number.
@@ -21,11 +21,11 @@ pub struct Step<'a> {
 
 /// A way from a type to a member.
 #[derive(Debug, Clone)]
-pub struct Spec<'a> {
+pub struct MemberPath<'a> {
     /// The type that it starts from, as the record names it.
     pub root: u32,
     /// The steps; anonymous structs on the way add to the offset only.
-    pub steps: Vec<Step<'a>>,
+    pub steps: Vec<MemberStep<'a>>,
     /// Bits from the start of the root to the member.
     pub bits: u64,
 }
@@ -55,8 +55,8 @@ pub fn essential(name: &[u8]) -> &[u8] {
 }
 
 /// Kinds that can stand for each other.
-pub fn same_kind(a: Kind, b: Kind) -> bool {
-    let is_enum = |kind| matches!(kind, Kind::Enum | Kind::Enum64);
+pub fn same_kind(a: BtfKind, b: BtfKind) -> bool {
+    let is_enum = |kind| matches!(kind, BtfKind::Enum | BtfKind::Enum64);
     a == b || is_enum(a) && is_enum(b)
 }
 
@@ -67,41 +67,41 @@ pub fn access(text: &str) -> Option<Vec<u32>> {
 }
 
 /// The value of an enum that a record names: its number among the values, and its name.
-pub fn enum_step<'a>(btf: &Btf<'a>, root: u32, parts: &[u32]) -> Result<Step<'a>, SpecError> {
+pub fn enum_step<'a>(btf: &Btf<'a>, root: u32, parts: &[u32]) -> Result<MemberStep<'a>, SpecError> {
     let ty = btf.peel(root)?;
     match parts {
         [index] => {
             let (name, _) = ty.values().nth(*index as usize).ok_or(SpecError::Access)?;
-            Ok(Step { ty: ty.id, index: *index, name: Some(btf.string_bytes(name)) })
+            Ok(MemberStep { ty: ty.id, index: *index, name: Some(btf.string_bytes(name)) })
         }
         _ => Err(SpecError::Access),
     }
 }
 
 /// The way that a record names, through the object's own types.
-pub fn field_spec<'a>(btf: &Btf<'a>, root: u32, parts: &[u32]) -> Result<Spec<'a>, SpecError> {
+pub fn field_spec<'a>(btf: &Btf<'a>, root: u32, parts: &[u32]) -> Result<MemberPath<'a>, SpecError> {
     let (first, rest) = parts.split_first().ok_or(SpecError::Access)?;
     let mut ty = btf.peel(root)?;
-    let mut spec = Spec { root, steps: vec![Step { ty: ty.id, index: *first, name: None }], bits: 0 };
+    let mut spec = MemberPath { root, steps: vec![MemberStep { ty: ty.id, index: *first, name: None }], bits: 0 };
     spec.bits = elements(btf, ty.id, *first)?;
     for index in rest {
         match ty.kind {
-            Kind::Struct | Kind::Union => {
+            BtfKind::Struct | BtfKind::Union => {
                 let member = ty.member(*index as usize).ok_or(SpecError::Access)?;
                 spec.bits += u64::from(member.bit_offset);
                 let name = btf.string_bytes(member.name_offset);
                 if !name.is_empty() {
-                    spec.steps.push(Step { ty: ty.id, index: *index, name: Some(name) });
+                    spec.steps.push(MemberStep { ty: ty.id, index: *index, name: Some(name) });
                 }
                 ty = btf.peel(member.ty)?;
             }
-            Kind::Array => {
+            BtfKind::Array => {
                 let (element, len) = ty.array().ok_or(SpecError::Access)?;
                 if *index >= len && !flexible(btf, &spec, len)? {
                     return Err(SpecError::Access);
                 }
                 ty = btf.peel(element)?;
-                spec.steps.push(Step { ty: ty.id, index: *index, name: None });
+                spec.steps.push(MemberStep { ty: ty.id, index: *index, name: None });
                 spec.bits = spec.bits.checked_add(elements(btf, ty.id, *index)?).ok_or(SpecError::Access)?;
             }
             _ => return Err(SpecError::Access),
@@ -117,20 +117,20 @@ fn elements(btf: &Btf<'_>, ty: u32, index: u32) -> Result<u64, SpecError> {
 }
 
 /// True where the array that was just reached is a struct's last member and of no size: `int tail[]`.
-fn flexible(btf: &Btf<'_>, spec: &Spec<'_>, len: u32) -> Result<bool, SpecError> {
+fn flexible(btf: &Btf<'_>, spec: &MemberPath<'_>, len: u32) -> Result<bool, SpecError> {
     let Some(last) = spec.steps.last().filter(|step| len == 0 && step.name.is_some()) else { return Ok(false) };
     let parent = btf.ty(last.ty)?;
-    Ok(parent.kind == Kind::Struct && last.index.checked_add(1) == Some(parent.vlen))
+    Ok(parent.kind == BtfKind::Struct && last.index.checked_add(1) == Some(parent.vlen))
 }
 
 /// The same way through another kernel's types from `candidate` on; None where they do not have it.
 pub fn match_fields<'t>(
     local: &Btf<'_>,
-    spec: &Spec<'_>,
+    spec: &MemberPath<'_>,
     target: &Btf<'t>,
     candidate: u32,
-) -> Result<Option<Spec<'t>>, SpecError> {
-    let mut found = Spec { root: candidate, steps: Vec::new(), bits: 0 };
+) -> Result<Option<MemberPath<'t>>, SpecError> {
+    let mut found = MemberPath { root: candidate, steps: Vec::new(), bits: 0 };
     let mut ty = target.peel(candidate)?;
     for (n, step) in spec.steps.iter().enumerate() {
         if step.name.is_some() {
@@ -145,7 +145,7 @@ pub fn match_fields<'t>(
             }
             ty = target.peel(element)?;
         }
-        found.steps.push(Step { ty: ty.id, index: step.index, name: None });
+        found.steps.push(MemberStep { ty: ty.id, index: step.index, name: None });
         let Ok(bits) = elements(target, ty.id, step.index) else { return Ok(None) };
         found.bits = found.bits.checked_add(bits).ok_or(SpecError::Access)?;
     }
@@ -155,13 +155,13 @@ pub fn match_fields<'t>(
 /// Finds a member of the step's name, also within anonymous members, and returns its type.
 fn match_member<'t>(
     local: &Btf<'_>,
-    step: &Step<'_>,
+    step: &MemberStep<'_>,
     target: &Btf<'t>,
     ty: &Type<'t>,
-    found: &mut Spec<'t>,
+    found: &mut MemberPath<'t>,
     depth: usize,
 ) -> Result<Option<u32>, SpecError> {
-    if depth > MAX_DEPTH || !matches!(ty.kind, Kind::Struct | Kind::Union) {
+    if depth > MAX_DEPTH || !matches!(ty.kind, BtfKind::Struct | BtfKind::Union) {
         return Ok(None);
     }
     let own = local.ty(step.ty)?.member(step.index as usize).ok_or(SpecError::Access)?;
@@ -179,7 +179,7 @@ fn match_member<'t>(
                 return Ok(None);
             }
             found.bits += u64::from(member.bit_offset);
-            found.steps.push(Step { ty: ty.id, index, name: Some(name) });
+            found.steps.push(MemberStep { ty: ty.id, index, name: Some(name) });
             return Ok(Some(member.ty));
         }
     }
@@ -190,7 +190,7 @@ fn match_member<'t>(
 fn fields_fit(local: &Btf<'_>, own: u32, target: &Btf<'_>, other: u32) -> Result<bool, SpecError> {
     let (mut own, mut other) = (local.peel(own)?, target.peel(other)?);
     for _ in 0..MAX_DEPTH {
-        let composite = |kind| matches!(kind, Kind::Struct | Kind::Union);
+        let composite = |kind| matches!(kind, BtfKind::Struct | BtfKind::Union);
         if composite(own.kind) && composite(other.kind) {
             return Ok(true);
         }
@@ -198,13 +198,13 @@ fn fields_fit(local: &Btf<'_>, own: u32, target: &Btf<'_>, other: u32) -> Result
             return Ok(false);
         }
         match own.kind {
-            Kind::Ptr | Kind::Float => return Ok(true),
-            Kind::Fwd | Kind::Enum | Kind::Enum64 => {
+            BtfKind::Ptr | BtfKind::Float => return Ok(true),
+            BtfKind::Fwd | BtfKind::Enum | BtfKind::Enum64 => {
                 let names = (essential(local.string_bytes(own.name_offset)), essential(target.string_bytes(other.name_offset)));
                 return Ok(names.0.is_empty() || names.1.is_empty() || names.0 == names.1);
             }
-            Kind::Int => return Ok(plain(&own) && plain(&other)),
-            Kind::Array => {
+            BtfKind::Int => return Ok(plain(&own) && plain(&other)),
+            BtfKind::Array => {
                 let (Some((a, _)), Some((b, _))) = (own.array(), other.array()) else { return Ok(false) };
                 (own, other) = (local.peel(a)?, target.peel(b)?);
             }
@@ -227,14 +227,14 @@ pub fn types_fit(local: &Btf<'_>, own: u32, target: &Btf<'_>, other: u32, depth:
             return Ok(false);
         }
         match own.kind {
-            Kind::Void | Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64 | Kind::Fwd => return Ok(true),
-            Kind::Int => return Ok(plain(&own) && plain(&other)),
-            Kind::Ptr => (own, other) = (local.peel(own.size_or_type)?, target.peel(other.size_or_type)?),
-            Kind::Array => {
+            BtfKind::Void | BtfKind::Struct | BtfKind::Union | BtfKind::Enum | BtfKind::Enum64 | BtfKind::Fwd => return Ok(true),
+            BtfKind::Int => return Ok(plain(&own) && plain(&other)),
+            BtfKind::Ptr => (own, other) = (local.peel(own.size_or_type)?, target.peel(other.size_or_type)?),
+            BtfKind::Array => {
                 let (Some((a, _)), Some((b, _))) = (own.array(), other.array()) else { return Ok(false) };
                 (own, other) = (local.peel(a)?, target.peel(b)?);
             }
-            Kind::FuncProto => {
+            BtfKind::FuncProto => {
                 if own.vlen != other.vlen {
                     return Ok(false);
                 }

@@ -72,16 +72,16 @@ pub enum ElfError {
 #[derive(Debug)]
 pub struct Elf<'a> {
     /// Every section by index, the null section at 0 included.
-    pub sections: Vec<Section<'a>>,
+    pub sections: Vec<ElfSection<'a>>,
     /// Every symbol by index, the null symbol at 0 included; empty where there is no symbol table.
     pub symbols: Vec<Symbol<'a>>,
-    relocations: HashMap<usize, Vec<Relocation>>,
+    relocations: HashMap<usize, Vec<ElfRelocation>>,
     by_section: HashMap<usize, Vec<usize>>,
 }
 
 /// One section.
 #[derive(Debug, Clone, Copy)]
-pub struct Section<'a> {
+pub struct ElfSection<'a> {
     /// Its name.
     pub name: &'a str,
     /// `sh_type`.
@@ -95,7 +95,7 @@ pub struct Section<'a> {
     info: u32,
 }
 
-impl Section<'_> {
+impl ElfSection<'_> {
     /// True for a section with instructions.
     pub fn executable(&self) -> bool {
         self.kind == SHT_PROGBITS && self.flags & SHF_EXECINSTR != 0 && !self.data.is_empty()
@@ -110,7 +110,7 @@ pub enum SymbolKind {
     /// STT_OBJECT
     Object,
     /// STT_SECTION
-    Section,
+    ElfSection,
     /// Anything else: STT_NOTYPE (labels, maps of old compilers), STT_FILE.
     Other,
 }
@@ -136,7 +136,7 @@ pub struct Symbol<'a> {
 
 /// One relocation of a section: the place and the symbol that it refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Relocation {
+pub struct ElfRelocation {
     /// Byte offset in the section that is relocated.
     pub offset: u64,
     /// Index into [`Elf::symbols`], checked.
@@ -161,7 +161,7 @@ impl<'a> Elf<'a> {
     }
 
     /// The first section of a name, with its index.
-    pub fn section(&self, name: &str) -> Option<(usize, &Section<'a>)> {
+    pub fn section(&self, name: &str) -> Option<(usize, &ElfSection<'a>)> {
         self.sections.iter().enumerate().find(|(_, s)| s.name == name)
     }
 
@@ -171,7 +171,7 @@ impl<'a> Elf<'a> {
     }
 
     /// The relocations of one section, by offset.
-    pub fn relocations(&self, section: usize) -> &[Relocation] {
+    pub fn relocations(&self, section: usize) -> &[ElfRelocation] {
         self.relocations.get(&section).map_or(&[], Vec::as_slice)
     }
 }
@@ -211,7 +211,7 @@ fn check_header(bytes: &[u8]) -> Result<(), ElfError> {
 }
 
 /// The sections, each with its `sh_link`.
-fn read_sections(bytes: &[u8]) -> Result<Vec<(Section<'_>, u32)>, ElfError> {
+fn read_sections(bytes: &[u8]) -> Result<Vec<(ElfSection<'_>, u32)>, ElfError> {
     let table = u64_at(bytes, 0x28)?;
     let count = usize::from(u16_at(bytes, 0x3c)?);
     let names = usize::from(u16_at(bytes, 0x3e)?);
@@ -233,7 +233,7 @@ fn read_sections(bytes: &[u8]) -> Result<Vec<(Section<'_>, u32)>, ElfError> {
     headers
         .chunks_exact(SHDR)
         .map(|header| {
-            let section = Section {
+            let section = ElfSection {
                 name: text(names, u32_at(header, 0)?, "a section")?,
                 kind: u32_at(header, 4)?,
                 flags: u64_at(header, 8)?,
@@ -246,7 +246,7 @@ fn read_sections(bytes: &[u8]) -> Result<Vec<(Section<'_>, u32)>, ElfError> {
         .collect()
 }
 
-fn read_symbols<'a>(sections: &[(Section<'a>, u32)]) -> Result<Vec<Symbol<'a>>, ElfError> {
+fn read_symbols<'a>(sections: &[(ElfSection<'a>, u32)]) -> Result<Vec<Symbol<'a>>, ElfError> {
     let Some((table, names)) = sections.iter().find(|(s, _)| s.kind == SHT_SYMTAB) else {
         return Ok(Vec::new());
     };
@@ -284,8 +284,8 @@ fn read_symbols<'a>(sections: &[(Section<'a>, u32)]) -> Result<Vec<Symbol<'a>>, 
         .collect()
 }
 
-fn read_relocations(sections: &[(Section<'_>, u32)], symbols: usize) -> Result<HashMap<usize, Vec<Relocation>>, ElfError> {
-    let mut found: HashMap<usize, Vec<Relocation>> = HashMap::new();
+fn read_relocations(sections: &[(ElfSection<'_>, u32)], symbols: usize) -> Result<HashMap<usize, Vec<ElfRelocation>>, ElfError> {
+    let mut found: HashMap<usize, Vec<ElfRelocation>> = HashMap::new();
     for (table, _) in sections {
         let target = table.info as usize;
         match table.kind {
@@ -304,7 +304,7 @@ fn read_relocations(sections: &[(Section<'_>, u32)], symbols: usize) -> Result<H
             if symbol >= symbols {
                 return Err(ElfError::Outside("the symbol of a relocation"));
             }
-            relocations.push(Relocation { offset: u64_at(entry, 0)?, symbol });
+            relocations.push(ElfRelocation { offset: u64_at(entry, 0)?, symbol });
         }
     }
     found.values_mut().for_each(|relocations| relocations.sort_by_key(|r| r.offset));

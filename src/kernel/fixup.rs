@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::kernel::btf::{Btf, BtfError, Kind, Type};
+use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
 use crate::kernel::elf::{Elf, SymbolKind};
 
 /// Functions that compilers call on their own: the kernel shall check them where they are called, not by themselves.
@@ -21,21 +21,21 @@ pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>,
     for ty in btf.types() {
         let at = btf.position(ty.id)?;
         match ty.kind {
-            Kind::DataSec => {
+            BtfKind::DataSec => {
                 if let Some((index, size)) = sections.get(btf.string_bytes(ty.name_offset)) {
                     data_section(btf, &ty, *size, |name| places.get(&(*index, name)).copied(), &mut fixed, at)?;
                 }
             }
-            Kind::Func => {
+            BtfKind::Func => {
                 let name = btf.string_bytes(ty.name_offset);
                 if ty.vlen == GLOBAL && (BUILTINS.contains(&name) || hidden.get(name) == Some(&true)) {
                     // `vlen`, the low half of the second word, is the linkage: 0 is static.
-                    put(&mut fixed, at + 4, u32::from(ty.flag) << 31 | (Kind::Func as u32) << 24);
+                    put(&mut fixed, at + 4, u32::from(ty.flag) << 31 | (BtfKind::Func as u32) << 24);
                 }
                 name_parameters(btf, &ty, &mut fixed)?;
             }
             // Rust names its pointers, which the kernel refuses.
-            Kind::Ptr => put(&mut fixed, at, 0),
+            BtfKind::Ptr => put(&mut fixed, at, 0),
             _ => {}
         }
     }
@@ -76,7 +76,7 @@ fn data_section(
 /// own is at hand.
 fn name_parameters(btf: &Btf<'_>, function: &Type<'_>, fixed: &mut [u8]) -> Result<(), BtfError> {
     let prototype = btf.ty(function.size_or_type)?;
-    if prototype.kind != Kind::FuncProto {
+    if prototype.kind != BtfKind::FuncProto {
         return Err(BtfError::Kind(function.id));
     }
     let at = btf.position(prototype.id)? + 12;

@@ -6,7 +6,7 @@ use mutate::{corpus, fuzz};
 use super::core_relo::CoreTarget;
 use super::insn::Insn;
 use super::link::{Linked, link};
-use super::object::Object;
+use super::object::BpfObject;
 use super::review::review;
 
 #[allow(clippy::duplicate_mod, reason = "layers do not use each other, their tests neither")]
@@ -19,14 +19,14 @@ fn objects() {
     objects.retain(|bytes| bytes.starts_with(b"\x7fELF"));
     assert!(objects.len() > 10, "{}", objects.len());
     let own = objects.iter().find_map(|bytes| {
-        let object = Object::parse(bytes).ok()?;
+        let object = BpfObject::parse(bytes).ok()?;
         object.ext.has_core().then(|| object.elf.section(".BTF").unwrap().1.data.to_vec())
     });
     // What a program of CO-RE finds in the kernel: here the types of an object of ours.
     let types = own.unwrap();
     let target = CoreTarget::parse(&types).unwrap();
     fuzz("bpf-objects", &objects, |bytes| {
-        let Ok(object) = Object::parse(bytes) else { return };
+        let Ok(object) = BpfObject::parse(bytes) else { return };
         drop(object.facts());
         for function in object.programs() {
             drop(object.relocations(function.section));
@@ -42,8 +42,8 @@ fn objects() {
     });
     // Instructions, functions and lines that no linker puts together.
     let tagged = objects.iter().find(|bytes| bytes.windows(13).any(|at| at == b"arg:untrusted")).unwrap();
-    let tagged = Object::parse(tagged).unwrap();
-    let code: Vec<Vec<u8>> = objects.iter().filter_map(|bytes| Object::parse(bytes).ok()).flat_map(|o| programs(&o)).collect();
+    let tagged = BpfObject::parse(tagged).unwrap();
+    let code: Vec<Vec<u8>> = objects.iter().filter_map(|bytes| BpfObject::parse(bytes).ok()).flat_map(|o| programs(&o)).collect();
     fuzz("instructions", &code, |bytes| {
         let instructions: Vec<Insn> = bytes.chunks_exact(8).map(|chunk| Insn::from(*chunk.first_chunk().unwrap())).collect();
         let starts = vec![0, instructions.len() / 3, instructions.len() / 2];
@@ -58,7 +58,7 @@ fn objects() {
 }
 
 /// The instructions of each program, as bytes.
-fn programs(object: &Object<'_>) -> Vec<Vec<u8>> {
+fn programs(object: &BpfObject<'_>) -> Vec<Vec<u8>> {
     let linked = object.programs().filter_map(|function| link(object, function, None).ok());
     linked.map(|linked| linked.instructions.into_iter().flat_map(<[u8; 8]>::from).collect()).collect()
 }

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::kernel::core_relo::{CoreError, CoreTarget};
-use crate::kernel::elf::Relocation;
+use crate::kernel::elf::ElfRelocation;
 use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
-use crate::kernel::object::{Function, Object, ObjectError};
+use crate::kernel::object::{Function, BpfObject, ObjectError};
 use crate::model::reach;
 
 /// What the kernel takes at most: BPF_COMPLEXITY_LIMIT_INSNS of include/linux/bpf.h.
@@ -17,7 +17,7 @@ const MAX_INSTRUCTIONS: usize = 1_000_000;
 pub enum LinkError {
     /// The object is wrong.
     #[error(transparent)]
-    Object(#[from] ObjectError),
+    BpfObject(#[from] ObjectError),
     /// Something that only the kernel or another object could provide.
     #[error("it uses {name}, which the object only declares (kernel functions, __ksym and __kconfig are not supported){reach}", name = .0, reach = reaches(.0))]
     Extern(String),
@@ -73,7 +73,7 @@ fn reaches(name: &str) -> String {
 pub struct Linked {
     /// The instructions.
     pub instructions: Vec<Insn>,
-    /// Instructions that want the fd of a map: index of the instruction, index of the map in [`Object::maps`].
+    /// Instructions that want the fd of a map: index of the instruction, index of the map in [`BpfObject::maps`].
     pub maps: Vec<(usize, usize)>,
     /// Where each function starts, ascending.
     pub starts: Vec<usize>,
@@ -92,7 +92,7 @@ impl Linked {
     /// Bytes of `struct bpf_line_info`.
     pub const LINE_RECORD: usize = 16;
 
-    /// The maps that the program uses, as indices into [`Object::maps`].
+    /// The maps that the program uses, as indices into [`BpfObject::maps`].
     pub fn used_maps(&self) -> BTreeSet<usize> {
         self.maps.iter().map(|(_, map)| *map).collect()
     }
@@ -100,7 +100,7 @@ impl Linked {
 
 /// Puts together the program that starts with `entry`. `target` are the running kernel's types for CO-RE; None leaves
 /// CO-RE relocations alone, so that an object can be checked without a look at the kernel.
-pub fn link(object: &Object<'_>, entry: &Function, target: Option<&CoreTarget<'_>>) -> Result<Linked, LinkError> {
+pub fn link(object: &BpfObject<'_>, entry: &Function, target: Option<&CoreTarget<'_>>) -> Result<Linked, LinkError> {
     let mut linker = Linker {
         object,
         target,
@@ -123,15 +123,15 @@ pub fn link(object: &Object<'_>, entry: &Function, target: Option<&CoreTarget<'_
     linker.finish()
 }
 
-struct Code {
+struct LinkedCode {
     instructions: Vec<Insn>,
-    relocations: BTreeMap<usize, Relocation>,
+    relocations: BTreeMap<usize, ElfRelocation>,
 }
 
 struct Linker<'o, 'a> {
-    object: &'o Object<'a>,
+    object: &'o BpfObject<'a>,
     target: Option<&'o CoreTarget<'o>>,
-    sections: HashMap<usize, Code>,
+    sections: HashMap<usize, LinkedCode>,
     maps_by_place: HashMap<(usize, u64), usize>,
     placed: HashMap<(usize, usize), usize>,
     order: Vec<(&'o Function, usize)>,
@@ -142,7 +142,7 @@ struct Linker<'o, 'a> {
 }
 
 /// Maps by section and place; data sections whatever the place.
-fn maps_by_place(object: &Object<'_>) -> HashMap<(usize, u64), usize> {
+fn maps_by_place(object: &BpfObject<'_>) -> HashMap<(usize, u64), usize> {
     object.maps.iter().enumerate().map(|(n, map)| ((map.section, map.offset), n)).collect()
 }
 
@@ -153,7 +153,7 @@ impl<'o> Linker<'o, '_> {
             return Ok(*start);
         }
         if !self.sections.contains_key(&function.section) {
-            let code = Code {
+            let code = LinkedCode {
                 instructions: self.object.instructions(function.section),
                 relocations: self.object.relocations(function.section)?,
             };
@@ -207,7 +207,7 @@ impl<'o> Linker<'o, '_> {
         Ok(())
     }
 
-    fn constant(&mut self, function: &'o Function, start: usize, n: usize, relocation: Relocation) -> Result<(), LinkError> {
+    fn constant(&mut self, function: &'o Function, start: usize, n: usize, relocation: ElfRelocation) -> Result<(), LinkError> {
         let symbol = self.object.symbol(relocation);
         let Some(section) = symbol.section else {
             return Err(LinkError::Extern(symbol.name.to_owned()));
@@ -260,7 +260,7 @@ impl<'o> Linker<'o, '_> {
         Ok(())
     }
 
-    fn reference(&self, function: &Function, at: usize, relocation: Relocation) -> LinkError {
+    fn reference(&self, function: &Function, at: usize, relocation: ElfRelocation) -> LinkError {
         let symbol = self.object.symbol(relocation);
         let section = symbol.section.map_or("", |section| self.object.elf.sections[section].name);
         let target = if symbol.name.is_empty() { section } else { symbol.name };

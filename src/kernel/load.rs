@@ -11,7 +11,7 @@ use crate::kernel::error::KernelError;
 use crate::kernel::fixup;
 use crate::kernel::link::{Linked, link};
 use crate::kernel::map::{self, MapDefinition, MapShape};
-use crate::kernel::object::{Function, Object};
+use crate::kernel::object::{Function, BpfObject};
 use crate::kernel::review::review;
 use crate::kernel::verifier::VerifierLog;
 use crate::kernel::{Feature, LoadedIds, Support, features, kernel_function, pins, section};
@@ -34,7 +34,7 @@ const XDP_HAS_FRAGS: u32 = 1 << 5;
 
 /// Loads what is planned of an object and pins it under `directory`.
 pub(crate) fn load(directory: &Path, planned: &PlannedObject) -> Result<LoadedIds, KernelError> {
-    let object = Object::parse(&planned.bytes)?;
+    let object = BpfObject::parse(&planned.bytes)?;
     let work = prepare(&object, planned)?;
     let shared = work.shared()?;
     let loaded = caps::with_caps(capabilities(planned.scope), || work.load(shared))??;
@@ -56,7 +56,7 @@ pub(crate) fn program_type(kind: ProgramKind) -> Option<u32> {
 }
 
 /// A program, ready for the verifier but for the fds of its maps.
-struct Program<'p> {
+struct PreparedProgram<'p> {
     planned: &'p PlannedProgram,
     program_type: u32,
     flags: u32,
@@ -65,10 +65,10 @@ struct Program<'p> {
 }
 
 /// All that the kernel will be told about an object.
-struct Work<'w> {
-    object: &'w Object<'w>,
+struct PreparedObject<'w> {
+    object: &'w BpfObject<'w>,
     scope: Scope,
-    programs: Vec<Program<'w>>,
+    programs: Vec<PreparedProgram<'w>>,
     /// Indices of the maps to make.
     maps: BTreeSet<usize>,
     /// Indices of the planned maps, in the order of the plan.
@@ -86,13 +86,13 @@ struct Work<'w> {
 }
 
 /// What the kernel has made.
-struct Loaded {
+struct LoadedObject {
     maps: BTreeMap<usize, OwnedFd>,
     programs: Vec<OwnedFd>,
 }
 
 /// Everything that can be found wrong without the kernel is found here.
-fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Work<'w>, KernelError> {
+fn prepare<'w>(object: &'w BpfObject<'w>, planned: &'w PlannedObject) -> Result<PreparedObject<'w>, KernelError> {
     let chosen: Vec<Chosen<'_>> = planned.programs.iter().map(|p| choose(object, p)).collect::<Result<_, _>>()?;
     let on_function = chosen.iter().find(|chosen| chosen.planned.kind.fixed_at_load());
     if let Some(chosen) = on_function {
@@ -117,7 +117,7 @@ fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Wor
             review(object, &planned.function, program_type, &linked)?;
         }
         let attach_btf_id = if planned.kind.fixed_at_load() { kernel_function::find(planned, target.as_ref())? } else { 0 };
-        programs.push(Program { planned, program_type, flags, attach_btf_id, linked });
+        programs.push(PreparedProgram { planned, program_type, flags, attach_btf_id, linked });
     }
     let mut maps: BTreeSet<usize> = programs.iter().flat_map(|p| p.linked.used_maps()).collect();
     let by_name: HashMap<&str, usize> = object.maps.iter().enumerate().map(|(n, map)| (map.name, n)).collect();
@@ -132,7 +132,7 @@ fn prepare<'w>(object: &'w Object<'w>, planned: &'w PlannedObject) -> Result<Wor
     };
     let cpus = if maps.iter().any(|map| object.maps[*map].shape.wants_cpus()) { machine::possible_cpus()? } else { 0 };
     let page = machine::page_size();
-    Ok(Work { object, scope, programs, maps, pinned, reused, frozen, images, btf, page, cpus })
+    Ok(PreparedObject { object, scope, programs, maps, pinned, reused, frozen, images, btf, page, cpus })
 }
 
 /// The function of a planned program, and how the kernel is to take it.
@@ -143,7 +143,7 @@ struct Chosen<'w> {
     flags: u32,
 }
 
-fn choose<'w>(object: &'w Object<'_>, planned: &'w PlannedProgram) -> Result<Chosen<'w>, KernelError> {
+fn choose<'w>(object: &'w BpfObject<'_>, planned: &'w PlannedProgram) -> Result<Chosen<'w>, KernelError> {
     let function = object.programs().find(|f| f.name == planned.function).ok_or_else(|| KernelError::NoProgram {
         function: planned.function.clone(),
         there: list(object.programs().map(|f| f.name.as_str())),
@@ -180,7 +180,7 @@ fn kernel_types(doing: &str) -> Result<Vec<u8>, KernelError> {
     }
 }
 
-fn map_index(object: &Object<'_>, by_name: &HashMap<&str, usize>, name: &str) -> Result<usize, KernelError> {
+fn map_index(object: &BpfObject<'_>, by_name: &HashMap<&str, usize>, name: &str) -> Result<usize, KernelError> {
     by_name
         .get(name)
         .copied()
@@ -190,7 +190,7 @@ fn map_index(object: &Object<'_>, by_name: &HashMap<&str, usize>, name: &str) ->
 /// The values that data sections begin with: the file's, and over them what the request sets. Sections that stay zero are
 /// left out.
 fn images(
-    object: &Object<'_>,
+    object: &BpfObject<'_>,
     maps: &BTreeSet<usize>,
     globals: &[(String, Vec<u8>)],
 ) -> Result<BTreeMap<usize, Vec<u8>>, KernelError> {
@@ -222,7 +222,7 @@ fn images(
     Ok(images)
 }
 
-impl Work<'_> {
+impl PreparedObject<'_> {
     /// Opens the maps that stand in place of the object's own; each must be what the object declares.
     fn shared(&self) -> Result<BTreeMap<usize, OwnedFd>, KernelError> {
         let open = |(index, pin): (&usize, &&Path)| {
@@ -243,7 +243,7 @@ impl Work<'_> {
     }
 
     /// Runs on the thread with few capabilities.
-    fn load(&self, shared: BTreeMap<usize, OwnedFd>) -> Result<Loaded, KernelError> {
+    fn load(&self, shared: BTreeMap<usize, OwnedFd>) -> Result<LoadedObject, KernelError> {
         // Types are a convenience: names in listings, source lines in errors. Kernels refuse those of other compilers, and
         // a program that cannot do without them gets its own error from the verifier.
         let btf = self.btf.as_deref().and_then(|bytes| bpf::btf_load(bytes, None).ok());
@@ -253,7 +253,7 @@ impl Work<'_> {
             maps.insert(*index, self.make_map(*index, btf)?);
         }
         let programs = self.programs.iter().map(|p| self.load_program(p, &maps, btf)).collect::<Result<_, _>>()?;
-        Ok(Loaded { maps, programs })
+        Ok(LoadedObject { maps, programs })
     }
 
     fn make_map(&self, index: usize, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd, KernelError> {
@@ -315,7 +315,7 @@ impl Work<'_> {
 
     fn load_program(
         &self,
-        program: &Program<'_>,
+        program: &PreparedProgram<'_>,
         maps: &BTreeMap<usize, OwnedFd>,
         btf: Option<BorrowedFd<'_>>,
     ) -> Result<OwnedFd, KernelError> {
@@ -345,7 +345,7 @@ impl Work<'_> {
         })
     }
 
-    fn rejected(&self, program: &Program<'_>, errno: Errno, log: VerifierLog) -> KernelError {
+    fn rejected(&self, program: &PreparedProgram<'_>, errno: Errno, log: VerifierLog) -> KernelError {
         let name = program.planned.function.clone();
         if log.is_poisoned() && !program.linked.missing.is_empty() {
             let missing = program.linked.missing.iter().map(String::as_str).collect::<BTreeSet<_>>();
@@ -357,7 +357,7 @@ impl Work<'_> {
         KernelError::Rejected { program: name, errno, log }
     }
 
-    fn refused(&self, program: &Program<'_>, source: Errno) -> KernelError {
+    fn refused(&self, program: &PreparedProgram<'_>, source: Errno) -> KernelError {
         let kind = program.planned.kind;
         if source == Errno::PERM && self.scope == Scope::Host && kind.fixed_at_load() {
             let feature = kernel_function::feature(kind);
@@ -393,7 +393,7 @@ enum Explained {
     Log(VerifierLog),
     Silence,
     /// It went well this time: the first attempt was interrupted or met a shortage.
-    Loaded(OwnedFd),
+    LoadedObject(OwnedFd),
 }
 
 fn explained(load: &ProgramLoad<'_>) -> Explained {
@@ -410,7 +410,7 @@ fn explained(load: &ProgramLoad<'_>) -> Explained {
 }
 
 /// Pins in the order of the plan. Maps come first: a program's maps have to be found even where a program's pin fails.
-fn pin(directory: &Path, planned: &PlannedObject, pinned: &[usize], loaded: &Loaded) -> Result<LoadedIds, KernelError> {
+fn pin(directory: &Path, planned: &PlannedObject, pinned: &[usize], loaded: &LoadedObject) -> Result<LoadedIds, KernelError> {
     let mut ids = LoadedIds::default();
     for (map, index) in planned.maps.iter().zip(pinned) {
         let fd = loaded.maps[index].as_fd();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::kernel::btf::{Btf, BtfError, Kind, Type};
+use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
 use crate::kernel::elf::{Elf, MAX_OBJECT, SHT_NOBITS, SHT_PROGBITS, SymbolKind};
 use crate::kernel::object::ObjectError;
 use crate::sys::bpf::MapInfo;
@@ -134,7 +134,7 @@ pub fn data_sections<'a>(elf: &Elf<'a>, btf: Option<&Btf<'a>>) -> Result<Vec<Map
     let types: HashMap<&[u8], u32> = btf
         .iter()
         .flat_map(|btf| btf.types().map(move |ty| (btf, ty)))
-        .filter(|(_, ty)| ty.kind == Kind::DataSec)
+        .filter(|(_, ty)| ty.kind == BtfKind::DataSec)
         .map(|(btf, ty)| (btf.string_bytes(ty.name_offset), ty.id))
         .collect();
     let mut found = Vec::new();
@@ -179,10 +179,10 @@ fn from_btf<'a>(elf: &Elf<'a>, index: usize, btf: &Btf<'a>, found: &mut Vec<MapD
         let wrong = |why| ObjectError::Map { name: name.to_owned(), why };
         let offset = *symbols.get(name).ok_or_else(|| wrong("has no symbol"))?;
         let shape = btf.peel(var.size_or_type)?;
-        if var.kind != Kind::Var || shape.kind != Kind::Struct {
+        if var.kind != BtfKind::Var || shape.kind != BtfKind::Struct {
             return Err(wrong("is not declared by a struct"));
         }
-        let (shape, inner) = attributes(btf, &shape, Depth::Outer).map_err(|e| match e {
+        let (shape, inner) = attributes(btf, &shape, NestingDepth::Outer).map_err(|e| match e {
             Declaration::Btf(e) => ObjectError::Btf(e),
             Declaration::Wrong(why) => wrong(why),
         })?;
@@ -195,7 +195,7 @@ fn from_btf<'a>(elf: &Elf<'a>, index: usize, btf: &Btf<'a>, found: &mut Vec<MapD
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
+enum NestingDepth {
     Outer,
     Inner,
 }
@@ -213,7 +213,7 @@ impl From<BtfError> for Declaration {
 
 /// The members of a map's struct: `__uint(name, N)` is a pointer to an array of N, `__type(name, T)` a pointer to T,
 /// `__ulong(name, N)` an enum with one value, `__array(values, T)` an array of pointers to T (libbpf's bpf_helpers.h).
-fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: Depth) -> Result<(MapShape, Option<MapShape>), Declaration> {
+fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: NestingDepth) -> Result<(MapShape, Option<MapShape>), Declaration> {
     let mut shape = MapShape::default();
     let mut inner = None;
     for member in declared.members() {
@@ -228,7 +228,7 @@ fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: Depth) -> Result<(MapSh
             b"value" => (shape.value_type, shape.value_size) = pointee(btf, member.ty)?,
             // Where the map is pinned is ours to say: never the host's.
             b"pinning" => {}
-            b"values" if depth == Depth::Outer => {
+            b"values" if depth == NestingDepth::Outer => {
                 inner = values(btf, member.ty)?;
                 shape.value_size = 4;
             }
@@ -244,7 +244,7 @@ fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: Depth) -> Result<(MapSh
 
 fn number(btf: &Btf<'_>, ty: u32) -> Result<u32, Declaration> {
     let pointer = btf.peel(ty)?;
-    if pointer.kind == Kind::Ptr
+    if pointer.kind == BtfKind::Ptr
         && let Some((_, len)) = btf.peel(pointer.size_or_type)?.array()
     {
         return Ok(len);
@@ -261,7 +261,7 @@ fn wide_number(btf: &Btf<'_>, ty: u32) -> Result<u64, Declaration> {
 
 fn pointee(btf: &Btf<'_>, ty: u32) -> Result<(u32, u32), Declaration> {
     let pointer = btf.peel(ty)?;
-    if pointer.kind != Kind::Ptr {
+    if pointer.kind != BtfKind::Ptr {
         return Err(Declaration::Wrong("is declared with a key or value that is not a type"));
     }
     let size = btf.size(pointer.size_or_type)?;
@@ -274,13 +274,13 @@ fn values(btf: &Btf<'_>, ty: u32) -> Result<Option<MapShape>, Declaration> {
     const WRONG: Declaration = Declaration::Wrong("is declared with values that are neither maps nor programs");
     let (element, _) = btf.peel(ty)?.array().ok_or(WRONG)?;
     let pointer = btf.peel(element)?;
-    if pointer.kind != Kind::Ptr {
+    if pointer.kind != BtfKind::Ptr {
         return Err(WRONG);
     }
     let declared = btf.peel(pointer.size_or_type)?;
     match declared.kind {
-        Kind::Struct => Ok(Some(attributes(btf, &declared, Depth::Inner)?.0)),
-        Kind::FuncProto | Kind::Void => Ok(None),
+        BtfKind::Struct => Ok(Some(attributes(btf, &declared, NestingDepth::Inner)?.0)),
+        BtfKind::FuncProto | BtfKind::Void => Ok(None),
         _ => Err(WRONG),
     }
 }

@@ -28,7 +28,7 @@ pub mod pins;
 mod review;
 mod section;
 mod shared_library;
-mod survey;
+mod requirements;
 mod token_reach;
 mod user_elf;
 mod verifier;
@@ -46,10 +46,10 @@ pub use crate::kernel::elf::ElfError;
 pub use crate::kernel::error::KernelError;
 use crate::kernel::inspect::{Inspected, ProgramInfo};
 pub use crate::kernel::link::LinkError;
-use crate::kernel::object::Object;
+use crate::kernel::object::BpfObject;
 pub use crate::kernel::object::ObjectError;
 pub use crate::kernel::review::{Objection, ReviewRefusal};
-pub use crate::kernel::survey::{Need, Survey, SurveyedMap, SurveyedProgram, survey};
+pub use crate::kernel::requirements::{Requirement, Survey, SurveyedMap, SurveyedProgram, survey};
 pub use crate::kernel::token_reach::Probed;
 pub use crate::kernel::user_elf::UserElfError;
 pub use crate::kernel::verifier::VerifierLog;
@@ -227,7 +227,7 @@ impl Kernel for LinuxKernel {
     }
 
     fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError> {
-        Ok(Object::parse(object)?.facts())
+        Ok(BpfObject::parse(object)?.facts())
     }
 
     fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError> {

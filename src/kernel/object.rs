@@ -7,9 +7,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::kernel::btf::{Btf, BtfError, Kind, Type};
+use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
 use crate::kernel::btf_ext::BtfExt;
-use crate::kernel::elf::{Elf, ElfError, Relocation, SHT_NOBITS, SHT_PROGBITS, Symbol, SymbolKind};
+use crate::kernel::elf::{Elf, ElfError, ElfRelocation, SHT_NOBITS, SHT_PROGBITS, Symbol, SymbolKind};
 use crate::kernel::insn::{self, Insn};
 use crate::kernel::map::{self, MapDefinition, is_data_section, is_read_only};
 use crate::kernel::section;
@@ -81,7 +81,7 @@ pub struct Variable {
 
 /// A BPF object, borrowed from its bytes.
 #[derive(Debug)]
-pub struct Object<'a> {
+pub struct BpfObject<'a> {
     /// The file.
     pub elf: Elf<'a>,
     /// Its types and their bytes; None where it has none.
@@ -98,7 +98,7 @@ pub struct Object<'a> {
     pub variables: Vec<Variable>,
 }
 
-impl<'a> Object<'a> {
+impl<'a> BpfObject<'a> {
     /// Reads an object.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ObjectError> {
         let elf = Elf::parse(bytes)?;
@@ -151,8 +151,8 @@ impl<'a> Object<'a> {
     }
 
     /// The relocations of a section by instruction; relocations between instructions are an error.
-    pub fn relocations(&self, section: usize) -> Result<BTreeMap<usize, Relocation>, ObjectError> {
-        let place = |r: Relocation| match usize::try_from(r.offset) {
+    pub fn relocations(&self, section: usize) -> Result<BTreeMap<usize, ElfRelocation>, ObjectError> {
+        let place = |r: ElfRelocation| match usize::try_from(r.offset) {
             Ok(offset) if offset % insn::SIZE == 0 => Ok((offset / insn::SIZE, r)),
             _ => Err(ObjectError::Elf(ElfError::Outside("a relocation"))),
         };
@@ -160,7 +160,7 @@ impl<'a> Object<'a> {
     }
 
     /// The symbol that a relocation refers to.
-    pub fn symbol(&self, relocation: Relocation) -> Symbol<'a> {
+    pub fn symbol(&self, relocation: ElfRelocation) -> Symbol<'a> {
         // Elf::relocations checks the index.
         self.elf.symbols[relocation.symbol]
     }
@@ -240,10 +240,10 @@ type VariableTypes<'a> = HashMap<(&'a [u8], &'a [u8]), u32>;
 
 fn variable_types<'a>(btf: &Btf<'a>) -> Result<VariableTypes<'a>, BtfError> {
     let mut found = HashMap::new();
-    for section in btf.types().filter(|ty| ty.kind == Kind::DataSec) {
+    for section in btf.types().filter(|ty| ty.kind == BtfKind::DataSec) {
         for entry in section.variables() {
             let var = btf.ty(entry.ty)?;
-            if var.kind == Kind::Var {
+            if var.kind == BtfKind::Var {
                 let names = (btf.string_bytes(section.name_offset), btf.string_bytes(var.name_offset));
                 found.insert(names, var.size_or_type);
             }
@@ -277,12 +277,12 @@ fn scalar_type(ty: &Type<'_>) -> GlobalType {
     const BOOL: u8 = 4;
     let size = ty.size_or_type;
     match (ty.kind, ty.int()) {
-        (Kind::Int, Some((encoding, 0, bits))) if u32::from(bits) == size.saturating_mul(8) => match size {
+        (BtfKind::Int, Some((encoding, 0, bits))) if u32::from(bits) == size.saturating_mul(8) => match size {
             1 if encoding & BOOL != 0 => GlobalType::Bool,
             1 | 2 | 4 | 8 if encoding & BOOL == 0 => GlobalType::Int { size, signed: encoding & SIGNED != 0 },
             _ => GlobalType::Opaque,
         },
-        (Kind::Enum | Kind::Enum64, _) if matches!(size, 1 | 2 | 4 | 8) => GlobalType::Int { size, signed: ty.flag },
+        (BtfKind::Enum | BtfKind::Enum64, _) if matches!(size, 1 | 2 | 4 | 8) => GlobalType::Int { size, signed: ty.flag },
         _ => GlobalType::Opaque,
     }
 }

@@ -18,7 +18,7 @@ pub const NAMES: &str = "maps";
 
 /// What stands in our bpffs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Found {
+pub struct PinnedOwners {
     /// The owners' directories, with their pins in the order of their names.
     pub owners: Vec<(OwnerNo, Vec<PinName>)>,
     /// Paths that are not ours by their names: a person's, or another version's. Nobody removes them.
@@ -68,8 +68,8 @@ pub fn pin_by_name(directory: &Path, name: &str, map: BorrowedFd<'_>) -> Result<
 }
 
 /// Everything below our bpffs, for gc and doctor. Nothing where the bpffs is not there.
-pub fn list(bpffs: &Path) -> Result<Found, KernelError> {
-    let mut found = Found::default();
+pub fn list(bpffs: &Path) -> Result<PinnedOwners, KernelError> {
+    let mut found = PinnedOwners::default();
     for path in entries(bpffs)? {
         let name = path.file_name().and_then(|name| name.to_str());
         if name.is_some_and(|name| PRELOADED.contains(&name)) {
@@ -132,7 +132,7 @@ mod tests {
     fn directories_come_and_go() {
         let root = tempfile::tempdir().unwrap();
         let owner = OwnerNo(7);
-        assert_eq!(list(&root.path().join("none")).unwrap(), Found::default());
+        assert_eq!(list(&root.path().join("none")).unwrap(), PinnedOwners::default());
         let directory = root.path().join(owner.directory());
         make_directory(&directory).unwrap();
         assert!(make_directory(&directory).is_err(), "a number came back");

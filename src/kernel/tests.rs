@@ -38,7 +38,7 @@ fn describe(bytes: &[u8]) -> ObjectFacts {
     LinuxKernel.describe(bytes).unwrap()
 }
 
-fn link_one(object: &Object<'_>, name: &str, target: Option<&CoreTarget<'_>>) -> Result<Linked, LinkError> {
+fn link_one(object: &BpfObject<'_>, name: &str, target: Option<&CoreTarget<'_>>) -> Result<Linked, LinkError> {
     let function = object.programs().find(|f| f.name == name).unwrap_or_else(|| panic!("no {name}"));
     link(object, function, target)
 }
@@ -119,7 +119,7 @@ fn unknown_sections_leave_the_others_alone() {
 
 #[test]
 fn maps_of_every_form() {
-    let object = Object::parse(object!("maps")).unwrap();
+    let object = BpfObject::parse(object!("maps")).unwrap();
     let map = |name: &str| object.maps.iter().find(|m| m.name == name).unwrap();
     assert_eq!(map("events").shape.completed(4096, 2).max_entries, 16384);
     assert_eq!(map("events").shape.max_entries, 10000);
@@ -159,7 +159,7 @@ fn what_is_not_a_bpf_object_says_why() {
 
 #[test]
 fn programs_refer_to_maps_and_data() {
-    let object = Object::parse(object!("counter")).unwrap();
+    let object = BpfObject::parse(object!("counter")).unwrap();
     let linked = link_one(&object, "count", None).unwrap();
     let name = |map: usize| object.maps[map].name;
     let mut seen = Vec::new();
@@ -188,7 +188,7 @@ fn programs_refer_to_maps_and_data() {
 
 #[test]
 fn called_functions_follow_the_caller() {
-    let object = Object::parse(object!("subprogs")).unwrap();
+    let object = BpfObject::parse(object!("subprogs")).unwrap();
     let linked = link_one(&object, "add_up", None).unwrap();
     let functions = linked.functions.chunks_exact(Linked::FUNCTION_RECORD);
     let starts: Vec<usize> = functions.map(|r| u32::from_ne_bytes(*r.first_chunk().unwrap()) as usize).collect();
@@ -214,7 +214,7 @@ fn called_functions_follow_the_caller() {
 
 #[test]
 fn externs_are_named() {
-    let object = Object::parse(object!("extern")).unwrap();
+    let object = BpfObject::parse(object!("extern")).unwrap();
     for (program, symbol) in [("reads_config", "CONFIG_HZ"), ("calls_kernel", "bpf_rcu_read_lock")] {
         assert_eq!(link_one(&object, program, None).unwrap_err(), LinkError::Extern(symbol.into()));
     }
@@ -223,7 +223,7 @@ fn externs_are_named() {
 #[test]
 fn descriptors_are_given_by_the_loader_alone() {
     let good = object!("relo");
-    let object = Object::parse(good).unwrap();
+    let object = BpfObject::parse(good).unwrap();
     // A plain 64-bit constant; register fields are the second byte.
     let function = object.programs().find(|f| f.name == "value_first").unwrap();
     let code = object.elf.sections[function.section].data.as_ptr() as usize - good.as_ptr() as usize;
@@ -232,14 +232,14 @@ fn descriptors_are_given_by_the_loader_alone() {
     for source in 1..16 {
         let mut copy = good.to_vec();
         copy[at + 1] = if cfg!(target_endian = "little") { source << 4 } else { source };
-        let object = Object::parse(&copy).unwrap();
+        let object = BpfObject::parse(&copy).unwrap();
         let error = link_one(&object, "value_first", None).unwrap_err();
         assert_eq!(error, LinkError::Descriptor { function: "value_first".into(), at: 0 }, "{source}");
     }
     // A call of a kernel function by its number: source register 2.
     let mut copy = good.to_vec();
     copy[at..at + 2].copy_from_slice(&[insn::CALL, if cfg!(target_endian = "little") { 0x20 } else { 2 }]);
-    let object = Object::parse(&copy).unwrap();
+    let object = BpfObject::parse(&copy).unwrap();
     assert!(matches!(link_one(&object, "value_first", None), Err(LinkError::Descriptor { .. })));
 }
 
@@ -251,7 +251,7 @@ fn types(object: &[u8]) -> Vec<u8> {
 fn core_finds_members_where_the_other_kernel_has_them() {
     let types = types(object!("relo_target"));
     let target = CoreTarget::parse(&types).unwrap();
-    let object = Object::parse(object!("relo")).unwrap();
+    let object = BpfObject::parse(object!("relo")).unwrap();
     let first = |name: &str| link_one(&object, name, Some(&target)).unwrap().instructions[0];
     for (name, offset) in
         [("load_number", 12), ("load_narrow", 16), ("load_nested", 72), ("load_element", 40), ("load_next", 24)]
@@ -292,7 +292,7 @@ fn core_finds_members_where_the_other_kernel_has_them() {
 #[test]
 fn core_changes_nothing_on_the_kernel_that_the_object_was_built_for() {
     let bytes = object!("relo");
-    let object = Object::parse(bytes).unwrap();
+    let object = BpfObject::parse(bytes).unwrap();
     let types = types(bytes);
     let own = CoreTarget::parse(&types).unwrap();
     // Of bitfields clang leaves an eight-byte load behind, and the rule is the smallest that covers them.
@@ -306,7 +306,7 @@ fn core_changes_nothing_on_the_kernel_that_the_object_was_built_for() {
 
 /// Everything that is done to a stranger's bytes before the kernel sees them.
 fn read_all(bytes: &[u8]) -> Result<(), KernelError> {
-    let object = Object::parse(bytes)?;
+    let object = BpfObject::parse(bytes)?;
     let facts = object.facts();
     assert!(facts.maps.iter().all(|m| !m.data_section || m.max_entries == 1));
     if let Some((btf, raw)) = &object.btf {

@@ -10,7 +10,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crate::kernel::btf::{Btf, Kind, Type};
+use crate::kernel::btf::{Btf, BtfKind, Type};
 use crate::kernel::load::KERNEL_BTF;
 use crate::model::delegation::Category;
 use crate::model::reach::{self, Call, MemoryRead, TokenReach, TypeAnswer, kernel_name};
@@ -72,7 +72,7 @@ pub fn probe() -> Probed {
         Err(error) => return Probed { reach: undecided(format!("read {KERNEL_BTF}: {error}")), bare: false },
     };
     let guarded_before = load_is_judged(&btf);
-    let is_task = |ty: &Type<'_>| ty.kind == Kind::Struct && btf.string_bytes(ty.name_offset) == b"task_struct";
+    let is_task = |ty: &Type<'_>| ty.kind == BtfKind::Struct && btf.string_bytes(ty.name_offset) == b"task_struct";
     let questions = Questions::new(&kfunc_ids(&btf), btf.types().find(is_task).map(|ty| ty.id));
     let reach = match trial::offer(&programs::btfs(), &questions.trials, Instant::now() + PATIENCE) {
         Ok(answers) => questions.judge(&answers),
@@ -99,7 +99,7 @@ fn kfunc_ids(btf: &Btf<'_>) -> HashMap<&'static str, u32> {
         .filter(|function| function.call == Call::Kfunc)
         .map(|function| (function.name.as_bytes(), function.name))
         .collect();
-    let functions = btf.types().filter(|ty| ty.kind == Kind::Func);
+    let functions = btf.types().filter(|ty| ty.kind == BtfKind::Func);
     functions.filter_map(|ty| Some((*names.get(btf.string_bytes(ty.name_offset))?, ty.id))).collect()
 }
 

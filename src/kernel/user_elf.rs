@@ -121,7 +121,7 @@ pub fn function_offset(file: &impl Bytes, symbol: &str) -> Result<u64, UserElfEr
     Err(UserElfError::NoSymbol(symbol.to_owned()))
 }
 
-struct Section {
+struct UserElfSection {
     kind: u32,
     offset: u64,
     size: u64,
@@ -135,7 +135,7 @@ struct Segment {
 }
 
 struct Header {
-    sections: Vec<Section>,
+    sections: Vec<UserElfSection>,
     /// Those that are mapped for execution.
     segments: Vec<Segment>,
 }
@@ -167,7 +167,7 @@ impl Header {
                 .map(|s| Segment { offset: u64_at(s, 8), address: u64_at(s, 16), size: u64_at(s, 32) })
                 .collect(),
             sections: (sections.chunks_exact(SECTION))
-                .map(|s| Section { kind: u32_at(s, 4), offset: u64_at(s, 24), size: u64_at(s, 32), link: u32_at(s, 40) })
+                .map(|s| UserElfSection { kind: u32_at(s, 4), offset: u64_at(s, 24), size: u64_at(s, 32), link: u32_at(s, 40) })
                 .collect(),
         })
     }
@@ -181,7 +181,7 @@ impl Header {
 }
 
 /// Where in a string table a name stands, as a whole string or as the end of one.
-fn places_of(file: &impl Bytes, strings: &Section, name: &str) -> Result<Vec<u32>, UserElfError> {
+fn places_of(file: &impl Bytes, strings: &UserElfSection, name: &str) -> Result<Vec<u32>, UserElfError> {
     let mut wanted = name.as_bytes().to_vec();
     wanted.push(0);
     let mut places = Vec::new();
@@ -214,7 +214,7 @@ fn places_of(file: &impl Bytes, strings: &Section, name: &str) -> Result<Vec<u32
 }
 
 /// The addresses of functions whose names stand at one of the places, and whether they are global.
-fn functions(file: &impl Bytes, table: &Section, names: &[u32], found: &mut Vec<(u64, bool)>) -> Result<(), UserElfError> {
+fn functions(file: &impl Bytes, table: &UserElfSection, names: &[u32], found: &mut Vec<(u64, bool)>) -> Result<(), UserElfError> {
     const FUNCTION: u8 = 2;
     const GLOBAL: u8 = 1;
     let mut buffer = vec![0; PIECE];

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::image::{Images, InUse, Want};
 use crate::kernel::Kernel;
-use crate::lifecycle::host::{Host, Need};
+use crate::lifecycle::host::{Host, NeededFacts};
 use crate::lifecycle::policy_files::LoadedPolicy;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::token_reach::token_reach;
@@ -23,14 +23,14 @@ use crate::model::ids::{ContainerId, Digest, OwnerNo, ProcessIdentity};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
 use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
-use crate::model::reach::Guard;
+use crate::model::reach::ReachGuard;
 use crate::model::record::{
     BpffsRecord, CgroupRecord, Keeper, LinkRecord, MapRecord, Owner, OwnerRecord, Phase, ProgramRecord, ShownMap,
 };
 use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
 use crate::model::seccomp::Allowed;
-use crate::model::series;
+use crate::model::metrics_table;
 use crate::store::StoreError;
 use crate::sys::error::chain;
 use crate::sys::export;
@@ -77,7 +77,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let policy = &start.policy.policy;
         let acquired = admit(policy, &who, start.request)
             .and_then(|admission| {
-                admission.check_token_reach(|| token_reach(self.kernel, start.token_reach), Guard::Absent)?;
+                admission.check_token_reach(|| token_reach(self.kernel, start.token_reach), ReachGuard::Absent)?;
                 Ok(admission)
             })
             .map_err(|refusal| self.refuse(container, refusal.into()))
@@ -123,7 +123,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         };
         let started = Instant::now();
         let built = self.build(init, container, &mut record, netns, &plan);
-        took(series::Phase::Build, started, built.is_ok());
+        took(metrics_table::Phase::Build, started, built.is_ok());
         if let Err(cause) = built {
             record.verifier_log = cause.verifier_log().map(str::to_owned);
             if let Err(second) = self.fail(&record, &chain(&cause)) {
@@ -154,7 +154,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 ProgramsRequest::Listed(entries) => entries.iter().any(|entry| user_probe(entry.attach.kind())),
             };
         let userns = admission.delegation.is_some();
-        let need = Need { network, interfaces: programs, userns, cgroup: programs || cgroup_mounts, cgroup_mounts, root };
+        let need = NeededFacts { network, interfaces: programs, userns, cgroup: programs || cgroup_mounts, cgroup_mounts, root };
         let facts = self.host.facts(init, container, need)?;
         let mut objects = Vec::new();
         let in_use = || self.images_in_use();
@@ -171,7 +171,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 tenant: container.workload.namespace.as_deref().unwrap_or_default(),
                 in_use: InUse(&in_use),
             });
-            took(series::Phase::Image, started, bytecode.is_ok());
+            took(metrics_table::Phase::Image, started, bytecode.is_ok());
             let bytecode = bytecode?;
             let declared = self.kernel.describe(&bytecode.object)?;
             let rule =
@@ -358,9 +358,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 }
 
 /// Counts how long a part of a start took.
-fn took(phase: series::Phase, started: Instant, ok: bool) {
-    let worked = if ok { series::Worked::Ok } else { series::Worked::Failed };
-    export::observe(series::phase(phase, worked), started.elapsed());
+fn took(phase: metrics_table::Phase, started: Instant, ok: bool) {
+    let worked = if ok { metrics_table::Worked::Ok } else { metrics_table::Worked::Failed };
+    export::observe(metrics_table::phase(phase, worked), started.elapsed());
 }
 
 /// What only the object and the rule that allowed it can tell: kinds, globals and maps.

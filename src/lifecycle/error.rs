@@ -9,7 +9,7 @@ use crate::model::container::MissingRights;
 use crate::model::ids::{ContainerId, OwnerNo, Pid};
 use crate::model::plan::PlanError;
 use crate::model::policy::Refusal;
-use crate::model::series::Reason;
+use crate::model::metrics_table::Reason;
 use crate::store::StoreError;
 use crate::sys::error::chain;
 

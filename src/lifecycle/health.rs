@@ -17,7 +17,7 @@ use crate::model::record::{Owner, OwnerRecord, Phase};
 /// What a program or link of a record lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Loss {
+pub enum LostObject {
     /// The kernel does not have it: its pin was removed, or our bpffs was unmounted.
     Removed,
     /// The interface of a link is gone, and the link detached.
@@ -26,7 +26,7 @@ pub enum Loss {
     Cgroup,
 }
 
-impl Loss {
+impl LostObject {
     /// What happened, for a table.
     pub fn words(self) -> &'static str {
         match self {
@@ -53,14 +53,14 @@ pub struct Health {
     /// Why an owner is dead.
     pub dead: BTreeMap<OwnerNo, String>,
     /// What programs lack, by the kernel's ids.
-    pub programs: BTreeMap<u32, Loss>,
+    pub programs: BTreeMap<u32, LostObject>,
     /// What links lack, by the kernel's ids.
-    pub links: BTreeMap<u32, Loss>,
+    pub links: BTreeMap<u32, LostObject>,
 }
 
 /// One object of a living owner that is lost, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct OwnerProblem {
     /// The owner.
     pub no: OwnerNo,
     /// The object and its owner.
@@ -83,12 +83,12 @@ impl Health {
         for record in records.iter().filter(|record| record.phase == Phase::Ready) {
             for id in record.programs.iter().filter_map(|program| program.id) {
                 if let Ok(false) = program(id) {
-                    health.programs.insert(id, Loss::Removed);
+                    health.programs.insert(id, LostObject::Removed);
                 }
             }
             for id in record.links.iter().filter_map(|link| link.id).filter(|id| *id < inspect::FILTERS) {
                 if let Ok(answer) = link(id)
-                    && let Some(loss) = Loss::of_link(answer.as_ref())
+                    && let Some(loss) = LostObject::of_link(answer.as_ref())
                 {
                     health.links.insert(id, loss);
                 }
@@ -103,7 +103,7 @@ impl Health {
     }
 
     /// What is lost of owners that live; gc releases the others. A link of a lost program is not told apart from it.
-    pub fn troubles(&self, records: &[OwnerRecord]) -> Vec<Trouble> {
+    pub fn troubles(&self, records: &[OwnerRecord]) -> Vec<OwnerProblem> {
         let mut troubles = Vec::new();
         for record in records.iter().filter(|record| !self.dead.contains_key(&record.no)) {
             let mut told = Vec::new();
@@ -123,9 +123,9 @@ impl Health {
     }
 }
 
-fn trouble(record: &OwnerRecord, object: String, loss: Loss, command: &str, id: u32) -> Trouble {
+fn trouble(record: &OwnerRecord, object: String, loss: LostObject, command: &str, id: u32) -> OwnerProblem {
     let what = format!("{object} of {}", describe(&record.owner));
-    Trouble { no: record.no, what, why: loss.words(), remedy: remedy(record, command, id) }
+    OwnerProblem { no: record.no, what, why: loss.words(), remedy: remedy(record, command, id) }
 }
 
 /// What to do about an object of this owner's that is lost; `command` removes one that was made by hand.
@@ -221,8 +221,8 @@ mod tests {
                 _ => Ok(Some(info(Some(2), Some(3)))),
             },
         );
-        assert_eq!(health.programs, BTreeMap::from([(10, Loss::Removed)]));
-        let links = [(11, Loss::Removed), (21, Loss::Cgroup), (31, Loss::Interface)];
+        assert_eq!(health.programs, BTreeMap::from([(10, LostObject::Removed)]));
+        let links = [(11, LostObject::Removed), (21, LostObject::Cgroup), (31, LostObject::Interface)];
         assert_eq!(health.links, BTreeMap::from(links));
         let told = |health: &Health| -> Vec<String> {
             health.troubles(&records).into_iter().map(|t| format!("{}: {}; {}", t.what, t.why, t.remedy)).collect()

@@ -54,7 +54,7 @@ pub enum HostError {
 
 /// Which facts are worth gathering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Need {
+pub struct NeededFacts {
     /// The network namespace's provenance: some program sits on it, or programs that could are delegated.
     pub network: bool,
     /// Its interfaces and its cookie: some program sits on it.
@@ -105,7 +105,7 @@ pub trait Host {
     fn has_user_namespace(&self, init: &Self::Init) -> bool;
 
     /// What the plan has to know about the container.
-    fn facts(&self, init: &mut Self::Init, container: &Container, need: Need) -> Result<Facts, HostError>;
+    fn facts(&self, init: &mut Self::Init, container: &Container, need: NeededFacts) -> Result<Facts, HostError>;
 
     /// The places that links need; those that `facts` was asked for.
     fn places<'a>(&self, init: &'a Self::Init) -> Places<'a>;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::kernel::{KernelError, Places};
-use crate::lifecycle::host::{Host, HostError, Need};
+use crate::lifecycle::host::{Host, HostError, NeededFacts};
 use crate::model::config::{NamespaceKind, NamespaceSource};
 use crate::model::container::{Container, PodCheck};
 use crate::model::facts::{CgroupFact, Facts, NetnsFact, UsernsFact};
@@ -13,7 +13,7 @@ use crate::model::ids::{ContainerId, Pid, ProcessIdentity};
 use crate::model::plan::PlannedBpffs;
 use crate::model::podman::PodCgroup;
 use crate::model::policy::Engine;
-use crate::sys::bpffs::{MapFile, Spec};
+use crate::sys::bpffs::{MapFile, BpffsSpec};
 use crate::sys::pid::{self, Namespace, Namespaces, Process};
 use crate::sys::{self, cgroup, clock, netns};
 
@@ -208,7 +208,7 @@ impl Host for LinuxHost {
         init.namespaces.user != self.own.user && !init.maps_our_root
     }
 
-    fn facts(&self, init: &mut Init, container: &Container, need: Need) -> Result<Facts, HostError> {
+    fn facts(&self, init: &mut Init, container: &Container, need: NeededFacts) -> Result<Facts, HostError> {
         let fact = |kind| init.namespaces.fact(kind, &self.own);
         let mut facts = Facts {
             net: fact(Namespace::Network),
@@ -270,7 +270,7 @@ impl Host for LinuxHost {
             .map(|(pin, name, _)| Ok((crate::kernel::pins::open_map(directory, pin)?, name.as_str())))
             .collect::<Result<Vec<_>, KernelError>>()?;
         let files: Vec<_> = maps.iter().map(|(map, name)| MapFile { map: map.as_fd(), name }).collect();
-        let spec = Spec {
+        let spec = BpffsSpec {
             user_ns: user_ns.as_fd(),
             mount_ns: mount_ns.as_fd(),
             root: &container.rootfs,

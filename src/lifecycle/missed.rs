@@ -8,7 +8,8 @@ use crate::model::ids::{OwnerNo, ProcessIdentity};
 use crate::model::missed::Missed;
 use crate::model::policy::OnMissed;
 use crate::model::record::{Owner, OwnerRecord, Phase, Workload};
-use crate::model::series::{self, Remedy};
+use crate::model::metrics_table;
+use crate::model::metrics_table::Remedy;
 use crate::store::StoreError;
 use crate::sys::error::chain;
 use crate::sys::export;
@@ -16,7 +17,7 @@ use crate::sys::pid::ProcessError;
 
 /// What became of a container that seemed to have been started without us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum MissedOutcome {
     /// It has ended, or has what it asked for.
     Well,
     /// It was known already.
@@ -30,10 +31,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     ///
     /// # Errors
     /// Where its process or the store cannot be read or written. That it could not be killed is in its record.
-    pub fn missed(&self, missed: &Missed, remedy: OnMissed) -> Result<Fate, Cause> {
+    pub fn missed(&self, missed: &Missed, remedy: OnMissed) -> Result<MissedOutcome, Cause> {
         let process = match self.host.hold(missed.pid) {
             Ok(process) => process,
-            Err(HostError::Process(ProcessError::Gone(_))) => return Ok(Fate::Well),
+            Err(HostError::Process(ProcessError::Gone(_))) => return Ok(MissedOutcome::Well),
             Err(error) => return Err(error.into()),
         };
         let init = self.host.identity(&process);
@@ -41,7 +42,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         // Where a hook of ours runs or ran for this very process, the runtime's description was not the whole truth.
         for record in records.iter().filter(|record| record.phase != Phase::Failed) {
             if record.init == Some(init) || self.host.is_alive(&record.actor.process)? && record.phase == Phase::Pending {
-                return Ok(Fate::Well);
+                return Ok(MissedOutcome::Well);
             }
         }
         let engine = missed.facts.engine.word();
@@ -53,10 +54,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         };
         let known = records.iter().find(|record| record.missed && record.init == Some(init));
         let (mut record, fate) = match known {
-            Some(record) => (record.clone(), Fate::Known),
+            Some(record) => (record.clone(), MissedOutcome::Known),
             None => {
                 let told = reason(&format!("{said}; delete its pod to have it started again"));
-                (self.record_missed(missed, init, told)?, Fate::New(Remedy::Reported))
+                (self.record_missed(missed, init, told)?, MissedOutcome::New(Remedy::Reported))
             }
         };
         if remedy == OnMissed::Report {
@@ -69,7 +70,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 (format!("{said}; its init was killed, as policy says"), Remedy::Killed)
             }
             // Said once.
-            Err(_) if fate == Fate::Known => return Ok(fate),
+            Err(_) if fate == MissedOutcome::Known => return Ok(fate),
             Err(error) => (format!("{said}; policy says to kill it, which was not done: {}", chain(&error)), Remedy::Spared),
         };
         record.failure = Some(reason(&done));
@@ -78,7 +79,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             true => txn.put(&record),
             false => Ok(()),
         })?;
-        Ok(counted(Fate::New(remedy)))
+        Ok(counted(MissedOutcome::New(remedy)))
     }
 
     /// Writes the record, in the place of older failures of the same id.
@@ -115,9 +116,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-fn counted(fate: Fate) -> Fate {
-    if let Fate::New(remedy) = fate {
-        export::count(series::missed(remedy), 1);
+fn counted(fate: MissedOutcome) -> MissedOutcome {
+    if let MissedOutcome::New(remedy) = fate {
+        export::count(metrics_table::missed(remedy), 1);
     }
     fate
 }

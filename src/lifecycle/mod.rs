@@ -4,7 +4,7 @@
 
 pub mod acquire;
 mod attach;
-pub mod by_hand;
+pub mod manual;
 mod claim;
 pub mod error;
 mod failures;

@@ -6,13 +6,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::kernel::Kernel;
-use crate::lifecycle::by_hand::unfinished;
+use crate::lifecycle::manual::unfinished;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase};
-use crate::model::series::{self, Collected};
+use crate::model::metrics_table;
+use crate::model::metrics_table::Collected;
 use crate::store::StoreError;
 use crate::sys::error::chain;
 use crate::sys::export::{self, Export};
@@ -28,7 +29,7 @@ const PASSING: usize = 8;
 
 /// What to do with the findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum GcMode {
     /// Release them.
     Release,
     /// Only tell: `--dry-run`.
@@ -37,7 +38,7 @@ pub enum Mode {
 
 /// One thing that gc found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct GcFinding {
     /// The record's number, or that of the directory without a record.
     pub no: OwnerNo,
     /// What it is.
@@ -57,11 +58,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     ///
     /// # Errors
     /// Only where the store or our bpffs cannot be read; what cannot be released is in the findings.
-    pub fn collect(&self, mode: Mode, mut stays: impl FnMut(&OwnerRecord)) -> Result<Vec<Finding>, Cause> {
+    pub fn collect(&self, mode: GcMode, mut stays: impl FnMut(&OwnerRecord)) -> Result<Vec<GcFinding>, Cause> {
         // Directories before records: a record is written before its directory is made, so a directory that is seen
         // here and has no record afterwards was left by a release that could not finish.
         let mut directories = self.kernel.directories(self.fs)?;
-        let export = export::here().filter(|_| mode == Mode::Release);
+        let export = export::here().filter(|_| mode == GcMode::Release);
         let mut cards: Vec<_> = export.map(Export::cards).unwrap_or_default().into_iter().map(OwnerNo).collect();
         let _collecting = export::Collecting::begin();
         let (mut findings, mut damaged, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
@@ -90,7 +91,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             directories.retain(|no| left.contains(no));
         }
         findings.extend(directories.into_iter().map(|no| self.orphan(no, mode)));
-        if mode == Mode::Release {
+        if mode == GcMode::Release {
             self.forget_old_failures(|| export.into_iter().for_each(Export::remove_unfinished))?;
             count(&findings);
             if let Some(export) = export {
@@ -119,11 +120,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     ///
     /// # Errors
     /// As for [`collect`](Self::collect).
-    pub fn collect_in_passing(&self) -> Result<Vec<Finding>, Cause> {
+    pub fn collect_in_passing(&self) -> Result<Vec<GcFinding>, Cause> {
         let _collecting = export::Collecting::begin();
         let mut findings = Vec::new();
         for record in self.sample()? {
-            findings.extend(self.judge_or_tell(&record, Mode::Release)?);
+            findings.extend(self.judge_or_tell(&record, GcMode::Release)?);
         }
         self.forget_old_failures(|| {})?;
         count(&findings);
@@ -189,9 +190,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Finds out whether an owner is dead, and releases it. One of which it cannot be told is no reason to leave all the others.
-    fn judge_or_tell(&self, record: &OwnerRecord, mode: Mode) -> Result<Option<Finding>, Cause> {
+    fn judge_or_tell(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
         match self.judge(record, mode) {
-            Err(error @ (Cause::Host(_) | Cause::Store(StoreError::Record { .. }))) => Ok(Some(Finding {
+            Err(error @ (Cause::Host(_) | Cause::Store(StoreError::Record { .. }))) => Ok(Some(GcFinding {
                 no: record.no,
                 what: describe(&record.owner),
                 why: format!("it could not be found out whether it lives: {}", chain(&error)),
@@ -203,25 +204,25 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Finds out whether an owner is dead, and releases it.
-    fn judge(&self, record: &OwnerRecord, mode: Mode) -> Result<Option<Finding>, Cause> {
+    fn judge(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
         let Some(why) = self.is_dead(record)? else { return self.judge_unfinished(record, mode) };
         let (result, failed) = match mode {
-            Mode::Tell => ("would be released".to_owned(), false),
-            Mode::Release => outcome(self.release(record)?),
+            GcMode::Tell => ("would be released".to_owned(), false),
+            GcMode::Release => outcome(self.release(record)?),
         };
-        Ok(Some(Finding { no: record.no, what: describe(&record.owner), why, result, failed }))
+        Ok(Some(GcFinding { no: record.no, what: describe(&record.owner), why, result, failed }))
     }
 
     /// Removes from what was loaded by hand the link or program that a process was at work on when it died.
-    fn judge_unfinished(&self, record: &OwnerRecord, mode: Mode) -> Result<Option<Finding>, Cause> {
+    fn judge_unfinished(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
         let by_hand = record.phase == Phase::Ready && matches!(record.owner, Owner::Host { .. }) && unfinished(record);
         let worker = record.actor.process;
         if !by_hand || worker == self.host.me() || self.host.is_alive(&worker)? {
             return Ok(None);
         }
         let (result, failed) = match mode {
-            Mode::Tell => ("would be removed".to_owned(), false),
-            Mode::Release => match self.drop_unfinished(record) {
+            GcMode::Tell => ("would be removed".to_owned(), false),
+            GcMode::Release => match self.drop_unfinished(record) {
                 Ok(true) => ("removed".to_owned(), false),
                 Ok(false) => ("left: it has changed meanwhile".to_owned(), false),
                 Err(error @ Cause::Kernel(_)) => (format!("left: {}", chain(&error)), true),
@@ -230,11 +231,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         };
         let what = format!("an unfinished link or program of {}", describe(&record.owner));
         let why = format!("process {} died while it was at work on it", worker.pid);
-        Ok(Some(Finding { no: record.no, what, why, result, failed }))
+        Ok(Some(GcFinding { no: record.no, what, why, result, failed }))
     }
 
     /// Removes the records that do not decode, with what belongs to them, where no living container uses it.
-    fn judge_damaged(&self, damaged: Vec<StoreError>, mode: Mode, findings: &mut Vec<Finding>) -> Result<(), Cause> {
+    fn judge_damaged(&self, damaged: Vec<StoreError>, mode: GcMode, findings: &mut Vec<GcFinding>) -> Result<(), Cause> {
         if damaged.is_empty() {
             return Ok(());
         }
@@ -261,10 +262,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             };
             let (result, failed) = match (lives, mode) {
                 (Some(why), _) => (format!("left: {why}"), false),
-                (None, Mode::Tell) => ("would be released".to_owned(), false),
-                (None, Mode::Release) => outcome(self.discard(*no)?),
+                (None, GcMode::Tell) => ("would be released".to_owned(), false),
+                (None, GcMode::Release) => outcome(self.discard(*no)?),
             };
-            findings.push(Finding { no: *no, what: format!("record {no}"), why: chain(&error), result, failed });
+            findings.push(GcFinding { no: *no, what: format!("record {no}"), why: chain(&error), result, failed });
         }
         // What they alone held goes with them.
         let told: BTreeSet<_> = findings.iter().map(|finding| finding.no).collect();
@@ -275,16 +276,16 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(())
     }
 
-    fn orphan(&self, no: OwnerNo, mode: Mode) -> Finding {
+    fn orphan(&self, no: OwnerNo, mode: GcMode) -> GcFinding {
         let directory = self.fs.join(no.directory());
         let (result, failed) = match mode {
-            Mode::Tell => ("would be removed".to_owned(), false),
-            Mode::Release => match self.kernel.remove_directory(&directory) {
+            GcMode::Tell => ("would be removed".to_owned(), false),
+            GcMode::Release => match self.kernel.remove_directory(&directory) {
                 Ok(()) => ("removed".to_owned(), false),
                 Err(error) => (format!("left: {}", chain(&error)), true),
             },
         };
-        Finding { no, what: format!("pins in {}", directory.display()), why: "no record names them".to_owned(), result, failed }
+        GcFinding { no, what: format!("pins in {}", directory.display()), why: "no record names them".to_owned(), result, failed }
     }
 }
 
@@ -304,10 +305,10 @@ fn outcome(released: Released) -> (String, bool) {
 }
 
 /// Counts for the metrics what was found.
-fn count(findings: &[Finding]) {
+fn count(findings: &[GcFinding]) {
     for finding in findings {
         let result = if finding.failed || finding.result.starts_with("left") { Collected::Left } else { Collected::Released };
-        export::count(series::gc(result), 1);
+        export::count(metrics_table::gc(result), 1);
     }
 }
 

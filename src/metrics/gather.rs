@@ -8,9 +8,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::inspect;
-use crate::metrics::text::{Exposition, Kind, Page, seconds, short};
-use crate::model::card::Card;
-use crate::model::series::{self, BOUNDS, FAMILIES, Shape};
+use crate::metrics::text::{Exposition, FamilyKind, Page, seconds, short};
+use crate::model::public_owner::PublicOwner;
+use crate::model::metrics_table;
+use crate::model::metrics_table::{BOUNDS, FAMILIES, Shape};
 use crate::nri::status::{SeenPlugin, plugins};
 use crate::sys::export::{self, OWNERS, PROGRAMS};
 use crate::sys::{Errno, clock};
@@ -43,7 +44,7 @@ pub struct ProgramStat {
 
 /// Where the numbers about programs come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum StatsSource {
     /// The kernel, asked by this process.
     Kernel,
     /// The file that a sample left.
@@ -54,13 +55,13 @@ pub enum Source {
 
 /// All of it.
 #[derive(Debug)]
-pub struct Gathered {
-    cards: Vec<Card>,
+pub struct GatheredMetrics {
+    cards: Vec<PublicOwner>,
     left_out: usize,
     counters: Option<Vec<u64>>,
     programs: BTreeMap<u32, ProgramStat>,
     /// Where the numbers about programs come from.
-    pub source: Source,
+    pub source: StatsSource,
     /// Seconds since 1970 at which the sample was taken.
     sampled: Option<u64>,
     stats_enabled: bool,
@@ -68,14 +69,14 @@ pub struct Gathered {
 }
 
 /// Reads it. A file that is missing, is being replaced or does not parse is left out.
-pub fn gather(directory: &Path) -> Gathered {
+pub fn gather(directory: &Path) -> GatheredMetrics {
     let (cards, left_out) = cards(directory);
     let (programs, source, sampled) = match ask(&cards) {
-        Ok(programs) => (programs, Source::Kernel, None),
-        Err(_) => sample(directory).map_or((Vec::new(), Source::Nowhere, None), |(p, time)| (p, Source::Sample, time)),
+        Ok(programs) => (programs, StatsSource::Kernel, None),
+        Err(_) => sample(directory).map_or((Vec::new(), StatsSource::Nowhere, None), |(p, time)| (p, StatsSource::Sample, time)),
     };
     let stats_enabled = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|text| text.trim() == "1");
-    Gathered {
+    GatheredMetrics {
         cards,
         left_out,
         counters: export::read_counters(directory),
@@ -88,14 +89,14 @@ pub fn gather(directory: &Path) -> Gathered {
 }
 
 /// The cards in the order of their numbers, and how many were left out.
-pub fn cards(directory: &Path) -> (Vec<Card>, usize) {
+pub fn cards(directory: &Path) -> (Vec<PublicOwner>, usize) {
     let entries = fs::read_dir(directory.join(OWNERS)).into_iter().flatten().filter_map(Result::ok);
     let mut numbers: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
     let left_out = numbers.len().saturating_sub(CARDS);
-    let read = |no: &u64| -> Option<Card> {
+    let read = |no: &u64| -> Option<PublicOwner> {
         let bytes = bytes(&directory.join(OWNERS).join(no.to_string()), CARD_MAX)?;
-        serde_json::from_slice::<Card>(&bytes).ok().filter(|card| card.no == *no)
+        serde_json::from_slice::<PublicOwner>(&bytes).ok().filter(|card| card.no == *no)
     };
     (numbers.iter().take(CARDS).filter_map(read).collect(), left_out)
 }
@@ -110,7 +111,7 @@ fn bytes(path: &Path, max: u64) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// EPERM where this process may not: CAP_SYS_ADMIN is what the kernel asks for.
-pub fn ask(cards: &[Card]) -> Result<Vec<ProgramStat>, Errno> {
+pub fn ask(cards: &[PublicOwner]) -> Result<Vec<ProgramStat>, Errno> {
     let mut found = Vec::new();
     for program in cards.iter().flat_map(|card| &card.programs) {
         match inspect::program_by_id(program.id) {
@@ -137,11 +138,11 @@ fn sample(directory: &Path) -> Option<(Vec<ProgramStat>, Option<u64>)> {
     Some((programs, since.map(|since| since.as_secs())))
 }
 
-impl Gathered {
+impl GatheredMetrics {
     /// The page.
     pub fn page(&self, exposition: Exposition) -> String {
         let mut page = Page::new(exposition);
-        page.family("build", Kind::Info, "The exporter.");
+        page.family("build", FamilyKind::Info, "The exporter.");
         page.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
         self.counters(&mut page);
         self.sums(&mut page);
@@ -155,10 +156,10 @@ impl Gathered {
         let Some(counters) = &self.counters else { return };
         let at = |slot: usize| counters.get(slot).copied().unwrap_or_default();
         for (number, family) in FAMILIES.iter().enumerate() {
-            let kind = if family.shape == Shape::Counter { Kind::Counter } else { Kind::Histogram };
+            let kind = if family.shape == Shape::Counter { FamilyKind::Counter } else { FamilyKind::Histogram };
             page.family(family.name, kind, family.help);
             for index in 0..family.series() {
-                let (slot, labels) = (series::slot(number, index), family.values(index));
+                let (slot, labels) = (metrics_table::slot(number, index), family.values(index));
                 match family.shape {
                     Shape::Counter => page.sample(&labels, at(slot)),
                     Shape::Histogram => {
@@ -187,39 +188,39 @@ impl Gathered {
                 *links.entry(link.kind.as_str()).or_insert(0_u64) += 1;
             }
         }
-        page.family("owners", Kind::Gauge, "Owners of programs, links, maps or a bpffs.");
+        page.family("owners", FamilyKind::Gauge, "Owners of programs, links, maps or a bpffs.");
         owners.iter().for_each(|(kind, count)| page.sample(&[("kind", kind)], count));
-        page.family("programs", Kind::Gauge, "Loaded programs.");
+        page.family("programs", FamilyKind::Gauge, "Loaded programs.");
         programs.iter().for_each(|((kind, scope), count)| page.sample(&[("type", kind), ("scope", scope)], count));
-        page.family("links", Kind::Gauge, "Attached programs.");
+        page.family("links", FamilyKind::Gauge, "Attached programs.");
         links.iter().for_each(|(kind, count)| page.sample(&[("type", kind)], count));
-        page.family("maps", Kind::Gauge, "Maps.");
+        page.family("maps", FamilyKind::Gauge, "Maps.");
         page.sample(&[], maps);
-        page.family("delegated_bpffs", Kind::Gauge, "Containers with a delegated bpffs.");
+        page.family("delegated_bpffs", FamilyKind::Gauge, "Containers with a delegated bpffs.");
         page.sample(&[], delegated);
-        page.family("left_out", Kind::Gauge, "Owners and programs without series of their own, because there are too many.");
+        page.family("left_out", FamilyKind::Gauge, "Owners and programs without series of their own, because there are too many.");
         let count = self.cards.iter().map(|card| card.programs.len()).sum::<usize>();
         page.sample(&[], self.left_out + self.cards.len().saturating_sub(DETAILED) + count.saturating_sub(DETAILED));
         page.family(
             "bpf_stats_enabled",
-            Kind::Gauge,
+            FamilyKind::Gauge,
             "1 where the kernel measures run time and runs (kernel.bpf_stats_enabled).",
         );
         page.sample(&[], u8::from(self.stats_enabled));
         if !self.plugins.is_empty() {
-            page.family("plugin_connected", Kind::Gauge, "1 where an NRI plugin of this node is connected to the runtime.");
+            page.family("plugin_connected", FamilyKind::Gauge, "1 where an NRI plugin of this node is connected to the runtime.");
             for plugin in &self.plugins {
                 page.sample(&[("start", plugin.start.word())], u8::from(plugin.runtime.is_some()));
             }
         }
         if let Some(sampled) = self.sampled {
-            page.family("sample_timestamp_seconds", Kind::Gauge, "When the kernel was asked about the programs.");
+            page.family("sample_timestamp_seconds", FamilyKind::Gauge, "When the kernel was asked about the programs.");
             page.sample(&[], sampled);
         }
     }
 
     fn owners(&self, page: &mut Page) {
-        page.family("owner", Kind::Info, "Who owns something.");
+        page.family("owner", FamilyKind::Info, "Who owns something.");
         for card in self.cards.iter().take(DETAILED) {
             page.sample(
                 &[
@@ -234,7 +235,7 @@ impl Gathered {
                 1,
             );
         }
-        page.family("owner_created_timestamp_seconds", Kind::Gauge, "When the owner's record was made.");
+        page.family("owner_created_timestamp_seconds", FamilyKind::Gauge, "When the owner's record was made.");
         for card in self.cards.iter().take(DETAILED) {
             page.sample(&[("owner", &card.no.to_string())], card.created);
         }
@@ -247,7 +248,7 @@ impl Gathered {
                 }
             }
         }
-        page.family("image_programs", Kind::Gauge, "Loaded programs of an image.");
+        page.family("image_programs", FamilyKind::Gauge, "Loaded programs of an image.");
         for ((reference, digest), count) in images.iter().take(DETAILED) {
             page.sample(&[("image", reference), ("digest", digest)], count);
         }
@@ -255,7 +256,7 @@ impl Gathered {
 
     fn programs(&self, page: &mut Page) {
         let all = || self.cards.iter().flat_map(|card| card.programs.iter().map(move |p| (card, p))).take(DETAILED);
-        page.family("program", Kind::Info, "A loaded program.");
+        page.family("program", FamilyKind::Info, "A loaded program.");
         for (card, program) in all() {
             let image = card.images.get(program.image);
             page.sample(
@@ -280,19 +281,19 @@ impl Gathered {
             }
         };
         let booted = clock::unix_seconds().saturating_sub(clock::boot_seconds());
-        each("program_run_time_seconds", Kind::Counter, "Time that a program ran.", &|p| Some(seconds(p.run_time)));
-        each("program_runs", Kind::Counter, "Runs of a program.", &|p| Some(p.runs.to_string()));
-        each("program_memory_bytes", Kind::Gauge, "Kernel memory of a program.", &|p| p.memory.map(|m| m.to_string()));
-        each("program_verified_instructions", Kind::Gauge, "Instructions that the verifier went through.", &|p| {
+        each("program_run_time_seconds", FamilyKind::Counter, "Time that a program ran.", &|p| Some(seconds(p.run_time)));
+        each("program_runs", FamilyKind::Counter, "Runs of a program.", &|p| Some(p.runs.to_string()));
+        each("program_memory_bytes", FamilyKind::Gauge, "Kernel memory of a program.", &|p| p.memory.map(|m| m.to_string()));
+        each("program_verified_instructions", FamilyKind::Gauge, "Instructions that the verifier went through.", &|p| {
             Some(p.verified.to_string())
         });
-        each("program_loaded_timestamp_seconds", Kind::Gauge, "When a program was loaded.", &|p| {
+        each("program_loaded_timestamp_seconds", FamilyKind::Gauge, "When a program was loaded.", &|p| {
             Some((booted + p.loaded / 1_000_000_000).to_string())
         });
     }
 
     fn links(&self, page: &mut Page) {
-        page.family("link", Kind::Info, "An attached program.");
+        page.family("link", FamilyKind::Info, "An attached program.");
         let all = self.cards.iter().flat_map(|card| card.links.iter().map(move |link| (card, link)));
         for (card, link) in all.take(DETAILED) {
             page.sample(

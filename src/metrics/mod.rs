@@ -16,8 +16,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cli::watch::MetricsArgs;
-use crate::metrics::gather::{Source, ask, cards, gather};
-use crate::metrics::serve::Address;
+use crate::metrics::gather::{StatsSource, ask, cards, gather};
+use crate::metrics::serve::MetricsAddress;
 use crate::metrics::text::Exposition;
 use crate::output::{fail, print};
 use crate::paths::Paths;
@@ -35,7 +35,7 @@ pub fn run(paths: &Paths, args: &MetricsArgs) -> ExitCode {
         return sample(&directory);
     }
     if let Some(listen) = &args.listen {
-        let address = match Address::parse(listen) {
+        let address = match MetricsAddress::parse(listen) {
             Ok(address) => address,
             Err(sentence) => {
                 fail(&sentence);
@@ -78,7 +78,7 @@ fn page(directory: &Path, exposition: Exposition) -> Result<String, String> {
         return Err(format!("read {}: only root and the directory's group may, run it as one of them", directory.display()));
     }
     let gathered = gather(directory);
-    if gathered.source == Source::Nowhere {
+    if gathered.source == StatsSource::Nowhere {
         SAID.call_once(|| {
             eprintln!(
                 "bpfman-hook: run time, memory and load time of programs are left out: the kernel tells them to \

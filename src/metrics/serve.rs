@@ -28,14 +28,14 @@ const REQUEST_MAX: usize = 8 << 10;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub enum MetricsAddress {
     /// A socket file.
     Unix(PathBuf),
     /// An address and a port.
     Tcp(String),
 }
 
-impl Address {
+impl MetricsAddress {
     /// `unix:///PATH`, `tcp://ADDRESS:PORT`, `ADDRESS:PORT`.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix://") {
@@ -108,17 +108,17 @@ pub type Pages = dyn Fn(Exposition) -> Result<String, String> + Send + Sync;
 ///
 /// # Errors
 /// Where it cannot listen.
-pub fn serve(address: &Address, pages: Arc<Pages>) -> Result<(), String> {
+pub fn serve(address: &MetricsAddress, pages: Arc<Pages>) -> Result<(), String> {
     let failed = |error: io::Error| match address {
-        Address::Unix(path) => format!("listen on {}: {error}", path.display()),
-        Address::Tcp(address) => format!("listen on {address}: {error}"),
+        MetricsAddress::Unix(path) => format!("listen on {}: {error}", path.display()),
+        MetricsAddress::Tcp(address) => format!("listen on {address}: {error}"),
     };
     match address {
-        Address::Tcp(address) => {
+        MetricsAddress::Tcp(address) => {
             let listener = TcpListener::bind(address).map_err(failed)?;
             accept(|| listener.accept().map(|(stream, _)| stream), pages)
         }
-        Address::Unix(path) => {
+        MetricsAddress::Unix(path) => {
             clear(path).map_err(failed)?;
             let listener = UnixListener::bind(path).map_err(failed)?;
             accept(|| listener.accept().map(|(stream, _)| stream), pages)
@@ -135,11 +135,11 @@ fn clear(path: &Path) -> io::Result<()> {
 
 /// The open connections, those that were accepted first at the front.
 #[derive(Debug)]
-struct Open<S>(Mutex<VecDeque<Client<S>>>);
+struct Open<S>(Mutex<VecDeque<ScrapeConnection<S>>>);
 
 /// One open connection.
 #[derive(Debug)]
-struct Client<S> {
+struct ScrapeConnection<S> {
     number: u64,
     stream: S,
     /// True once its request has come.
@@ -147,7 +147,7 @@ struct Client<S> {
 }
 
 impl<S: Stream> Open<S> {
-    fn clients(&self) -> MutexGuard<'_, VecDeque<Client<S>>> {
+    fn clients(&self) -> MutexGuard<'_, VecDeque<ScrapeConnection<S>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,7 +160,7 @@ impl<S: Stream> Open<S> {
                 client.stream.cut();
             }
         }
-        clients.push_back(Client { number, stream, asked: false });
+        clients.push_back(ScrapeConnection { number, stream, asked: false });
     }
 
     fn asked(&self, number: u64) {
@@ -317,11 +317,11 @@ mod tests {
 
     #[test]
     fn addresses_are_absolute_paths_or_numbers() {
-        assert_eq!(Address::parse("unix:///run/x"), Ok(Address::Unix("/run/x".into())));
-        assert_eq!(Address::parse("127.0.0.1:9437"), Ok(Address::Tcp("127.0.0.1:9437".into())));
-        assert_eq!(Address::parse("tcp://[::1]:9437"), Ok(Address::Tcp("[::1]:9437".into())));
+        assert_eq!(MetricsAddress::parse("unix:///run/x"), Ok(MetricsAddress::Unix("/run/x".into())));
+        assert_eq!(MetricsAddress::parse("127.0.0.1:9437"), Ok(MetricsAddress::Tcp("127.0.0.1:9437".into())));
+        assert_eq!(MetricsAddress::parse("tcp://[::1]:9437"), Ok(MetricsAddress::Tcp("[::1]:9437".into())));
         for bad in ["unix://run/x", "localhost", "9437", "http://127.0.0.1:1", ""] {
-            assert!(Address::parse(bad).is_err(), "{bad}");
+            assert!(MetricsAddress::parse(bad).is_err(), "{bad}");
         }
     }
 
@@ -331,7 +331,7 @@ mod tests {
         let path = dir.path().join("http.sock");
         // A socket that nobody listens on any more is replaced.
         drop(UnixListener::bind(&path).unwrap());
-        let address = Address::Unix(path.clone());
+        let address = MetricsAddress::Unix(path.clone());
         thread::spawn(move || serve(&address, pages()));
         let end = Instant::now() + Duration::from_secs(20);
         let connect = || loop {

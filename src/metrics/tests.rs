@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::metrics::gather::{Gathered, ProgramStat, gather};
+use crate::metrics::gather::{GatheredMetrics, ProgramStat, gather};
 use crate::metrics::text::Exposition;
-use crate::model::card::{Card, CardImage, CardLink, CardProgram};
-use crate::model::series::{self, EventKind, Outcome, Stage};
+use crate::model::public_owner::{PublicOwner, PublicImage, PublicLink, PublicProgram};
+use crate::model::metrics_table;
+use crate::model::metrics_table::{EventKind, Outcome, Stage};
 use crate::sys::export::Export;
 
-fn card(no: u64) -> Card {
+fn card(no: u64) -> PublicOwner {
     let word = |text: &str| text.to_owned();
-    Card {
+    PublicOwner {
         no,
         kind: word("container"),
         id: format!("c{no}\"\\\n"),
@@ -23,28 +24,28 @@ fn card(no: u64) -> Card {
         container: String::new(),
         delegated: no == 1,
         maps: 2,
-        images: vec![CardImage { reference: word("oci:/a:b"), digest: word("sha256:00") }],
+        images: vec![PublicImage { reference: word("oci:/a:b"), digest: word("sha256:00") }],
         // No such programs: a kernel that may be asked says so, and they are left out.
-        programs: vec![CardProgram {
+        programs: vec![PublicProgram {
             id: u32::MAX - 1,
             name: word("count"),
             kind: word("xdp"),
             scope: word("container"),
             image: 0,
         }],
-        links: vec![CardLink { id: 4, program: u32::MAX - 1, kind: word("xdp") }],
+        links: vec![PublicLink { id: 4, program: u32::MAX - 1, kind: word("xdp") }],
     }
 }
 
-fn gathered(dir: &Path) -> Gathered {
+fn gathered(dir: &Path) -> GatheredMetrics {
     let export = Export::open(dir).unwrap();
     for no in [1, 2] {
         export.put_card(no, &serde_json::to_vec(&card(no)).unwrap());
     }
     export.put_card(3, b"{\"no\":3");
     export.put_card(4, &serde_json::to_vec(&card(5)).unwrap());
-    export.count(series::event(EventKind::Acquired), 2);
-    export.observe(series::run(Stage::CreateRuntime, Outcome::Done), Duration::from_millis(12));
+    export.count(metrics_table::event(EventKind::Acquired), 2);
+    export.observe(metrics_table::run(Stage::CreateRuntime, Outcome::Done), Duration::from_millis(12));
     export.put_programs(
         &serde_json::to_vec(&[ProgramStat {
             id: u32::MAX - 1,
@@ -119,7 +120,7 @@ fn the_page_keeps_the_rules_of_its_format() {
 #[test]
 fn rules_and_dashboard_name_what_there_is() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
-    let source = [include_str!("gather.rs"), include_str!("../model/series.rs")].concat();
+    let source = [include_str!("gather.rs"), include_str!("../model/metrics_table.rs")].concat();
     for file in ["prometheus/bpfman-hook.rules.yml", "grafana/bpfman-hook.json"] {
         let text = std::fs::read_to_string(root.join(file)).unwrap();
         let mut found = 0;

@@ -38,7 +38,7 @@ impl Exposition {
 
 /// What a family is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FamilyKind {
     /// Only grows; its samples end in `_total`.
     Counter,
     /// Goes up and down.
@@ -55,7 +55,7 @@ pub struct Page {
     text: String,
     exposition: Exposition,
     family: String,
-    kind: Kind,
+    kind: FamilyKind,
 }
 
 const PREFIX: &str = "bpfman_hook_";
@@ -64,20 +64,20 @@ const UNITS: [&str; 2] = ["seconds", "bytes"];
 impl Page {
     /// An empty one.
     pub fn new(exposition: Exposition) -> Self {
-        Self { text: String::new(), exposition, family: String::new(), kind: Kind::Gauge }
+        Self { text: String::new(), exposition, family: String::new(), kind: FamilyKind::Gauge }
     }
 
     /// Begins a family. `name` is without our prefix and without the suffix of its kind; a unit is its last word.
-    pub fn family(&mut self, name: &str, kind: Kind, help: &str) {
+    pub fn family(&mut self, name: &str, kind: FamilyKind, help: &str) {
         self.family = format!("{PREFIX}{name}");
         self.kind = kind;
         let (shown, word) = match (self.exposition, kind) {
-            (Exposition::OpenMetrics, Kind::Counter) => (self.family.clone(), "counter"),
-            (Exposition::OpenMetrics, Kind::Info) => (self.family.clone(), "info"),
-            (Exposition::Prometheus, Kind::Counter) => (format!("{}_total", self.family), "counter"),
-            (Exposition::Prometheus, Kind::Info) => (format!("{}_info", self.family), "gauge"),
-            (_, Kind::Gauge) => (self.family.clone(), "gauge"),
-            (_, Kind::Histogram) => (self.family.clone(), "histogram"),
+            (Exposition::OpenMetrics, FamilyKind::Counter) => (self.family.clone(), "counter"),
+            (Exposition::OpenMetrics, FamilyKind::Info) => (self.family.clone(), "info"),
+            (Exposition::Prometheus, FamilyKind::Counter) => (format!("{}_total", self.family), "counter"),
+            (Exposition::Prometheus, FamilyKind::Info) => (format!("{}_info", self.family), "gauge"),
+            (_, FamilyKind::Gauge) => (self.family.clone(), "gauge"),
+            (_, FamilyKind::Histogram) => (self.family.clone(), "histogram"),
         };
         _ = writeln!(self.text, "# TYPE {shown} {word}");
         if self.exposition == Exposition::OpenMetrics
@@ -91,9 +91,9 @@ impl Page {
     /// A sample of a counter, gauge or info.
     pub fn sample(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         let suffix = match self.kind {
-            Kind::Counter => "_total",
-            Kind::Info => "_info",
-            Kind::Gauge | Kind::Histogram => "",
+            FamilyKind::Counter => "_total",
+            FamilyKind::Info => "_info",
+            FamilyKind::Gauge | FamilyKind::Histogram => "",
         };
         self.line(suffix, labels, None, &value.to_string());
     }
@@ -173,11 +173,11 @@ mod tests {
 
     fn page(exposition: Exposition) -> String {
         let mut page = Page::new(exposition);
-        page.family("events", Kind::Counter, "What happened.");
+        page.family("events", FamilyKind::Counter, "What happened.");
         page.sample(&[("type", "a\"b\\c\nd")], 3);
-        page.family("run_duration_seconds", Kind::Histogram, "Runs.");
+        page.family("run_duration_seconds", FamilyKind::Histogram, "Runs.");
         page.histogram(&[("stage", "x")], &[("0.1", 1), ("1.0", 2)], 4, 1_500_000_000);
-        page.family("owner", Kind::Info, "Owners.");
+        page.family("owner", FamilyKind::Info, "Owners.");
         page.sample(&[("owner", "1")], 1);
         page.finish()
     }

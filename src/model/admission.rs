@@ -4,10 +4,10 @@ use crate::model::annotations::{BpffsRequest, MapAccess, OnFailure, ProgramReque
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::{Category, Delegation, DelegationRequest, Preset};
-use crate::model::policy::{ContainerFacts, ContainerRule, ImageRule, Limits, Policy, Refusal};
-use crate::model::reach::{Guard, TokenReach};
+use crate::model::policy::{ContainerFacts, ContainerRule, ImageRule, ContainerLimits, Policy, Refusal};
+use crate::model::reach::{ReachGuard, TokenReach};
 use crate::model::reference::Reference;
-use crate::model::words::listed;
+use crate::model::text::listed;
 
 /// What policy allows of one request, which is all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Admission<'a> {
     /// True where precreate may add capabilities and seccomp rules.
     pub grant: bool,
     /// Bounds for the container.
-    pub limits: Limits,
+    pub limits: ContainerLimits,
 }
 
 /// Decides a request.
@@ -266,7 +266,7 @@ fn delegated(rule: &ContainerRule, request: &DelegationRequest, refusals: &mut V
 }
 
 /// The word of the largest preset within a delegation that stays in the container on this kernel; `maps` always does.
-fn smaller(reach: &TokenReach, delegation: &Delegation, guard: Guard) -> &'static str {
+fn smaller(reach: &TokenReach, delegation: &Delegation, guard: ReachGuard) -> &'static str {
     let fits = |preset: Preset| {
         let part = preset.delegation();
         delegation.contains(&part) && part.host_scope().is_empty() && reach.delegation_beyond(&part, guard).is_none()
@@ -326,7 +326,7 @@ impl<'a> Admission<'a> {
     ///
     /// # Errors
     /// [`Refusal::TokenReach`], with what is reached, by which function, and the preset that would do.
-    pub fn check_token_reach(&self, reach: impl FnOnce() -> TokenReach, guard: Guard) -> Result<(), Refusal> {
+    pub fn check_token_reach(&self, reach: impl FnOnce() -> TokenReach, guard: ReachGuard) -> Result<(), Refusal> {
         let Some(delegation) = self.delegation.filter(|_| self.needs_token_reach()) else { return Ok(()) };
         let reach = reach();
         match reach.delegation_beyond(&delegation, guard) {

@@ -31,7 +31,7 @@ impl PullPolicy {
 /// What was established about an image's signatures. An error is neither: it is an `ImageError`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
-pub enum Verdict {
+pub enum ImageVerdict {
     /// A signature over the image's digest satisfied the rule.
     Verified {
         /// By what: the key's path or the identity.
@@ -58,5 +58,5 @@ pub struct Bytecode {
     /// Name of the image rule that allowed it.
     pub rule: String,
     /// What that rule found.
-    pub verdict: Verdict,
+    pub verdict: ImageVerdict,
 }

@@ -52,8 +52,8 @@ struct Set(u8);
 
 impl<'de> Deserialize<'de> for Set {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Seen;
-        impl<'de> Visitor<'de> for Seen {
+        struct SeenConfig;
+        impl<'de> Visitor<'de> for SeenConfig {
             type Value = Set;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,13 +76,13 @@ impl<'de> Deserialize<'de> for Set {
                 Ok(Set(seen))
             }
         }
-        deserializer.deserialize_any(Seen)
+        deserializer.deserialize_any(SeenConfig)
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-struct Sets {
+struct CapabilitySets {
     bounding: Set,
     permitted: Set,
     ambient: Set,
@@ -96,7 +96,7 @@ pub enum NamespaceKind {
     /// `network`
     Network,
     /// `mount`
-    Mount,
+    ConfigMount,
     /// `pid`
     Pid,
     /// `cgroup`
@@ -160,7 +160,7 @@ pub struct User {
 
 /// One entry of `mounts`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Mount {
+pub struct ConfigMount {
     /// Where in the container.
     pub destination: PathBuf,
     /// The file system's type; `bind` or empty for a bind mount.
@@ -174,7 +174,7 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
-impl Mount {
+impl ConfigMount {
     /// True for a bind mount: by type or by option, as runtimes decide it.
     pub fn is_bind(&self) -> bool {
         self.kind == "bind" || self.options.iter().any(|option| option == "bind" || option == "rbind")
@@ -183,7 +183,7 @@ impl Mount {
 
 /// What a container's config.json says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
+pub struct ContainerConfig {
     /// `root.path`: absolute, or relative to the bundle.
     pub root: PathBuf,
     /// `process.user`; 0:0 where there is none.
@@ -197,7 +197,7 @@ pub struct Config {
     /// `linux.cgroupsPath`
     pub cgroups_path: Option<String>,
     /// `mounts`
-    pub mounts: Vec<Mount>,
+    pub mounts: Vec<ConfigMount>,
     /// `linux.readonlyPaths`
     pub readonly_paths: Vec<PathBuf>,
     /// `annotations`
@@ -205,19 +205,19 @@ pub struct Config {
     /// True where `vm` is set: the runtime starts a virtual machine, and its pid is no process of the container.
     pub vm: bool,
     namespaces: Vec<RawNamespace>,
-    sets: Sets,
+    sets: CapabilitySets,
     seccomp: Option<Seccomp>,
 }
 
 #[derive(Deserialize)]
-struct Raw {
+struct RawConfig {
     root: RawRoot,
     #[serde(default)]
     process: Option<RawProcess>,
     #[serde(default)]
     linux: Option<RawLinux>,
     #[serde(default, deserialize_with = "or_default")]
-    mounts: Vec<Mount>,
+    mounts: Vec<ConfigMount>,
     #[serde(default, deserialize_with = "or_default")]
     annotations: BTreeMap<String, String>,
     #[serde(default)]
@@ -233,7 +233,7 @@ struct RawRoot {
 #[serde(default, rename_all = "camelCase")]
 struct RawProcess {
     user: Option<User>,
-    capabilities: Option<Sets>,
+    capabilities: Option<CapabilitySets>,
     no_new_privileges: Option<bool>,
 }
 
@@ -260,10 +260,10 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserial
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-impl Config {
+impl ContainerConfig {
     /// Parses a config.json.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        let raw: Raw = serde_json::from_str(text)?;
+        let raw: RawConfig = serde_json::from_str(text)?;
         let process = raw.process.unwrap_or_default();
         let linux = raw.linux.unwrap_or_default();
         Ok(Self {
@@ -318,7 +318,7 @@ impl Config {
     /// of /sys/fs/cgroup, of something beneath it or of a directory above it, other than a non-recursive one.
     ///
     /// Paths are compared as text; a source that is a symbolic link is found in the container's mountinfo only.
-    pub fn host_cgroup_mount(&self) -> Option<&Mount> {
+    pub fn host_cgroup_mount(&self) -> Option<&ConfigMount> {
         let cgroup = Path::new("/sys/fs/cgroup");
         self.mounts.iter().filter(|mount| mount.is_bind()).find(|mount| {
             let source: PathBuf = mount.source.components().filter(|part| *part != Component::CurDir).collect();

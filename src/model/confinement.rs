@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::model::words::quoted;
+use crate::model::text::quoted;
 
 /// The module that confines a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -52,7 +52,7 @@ impl Confinement {
     ///
     /// `pins` is whether AppArmor lets it make a file there, where that could be asked. The rule that refuses it,
     /// `deny /sys/fs/[^c]*/** wklx`, is part of the default profiles of containers/common, moby and containerd.
-    pub fn hinders(&self, path: &Path, pins: Option<bool>) -> Option<Hindrance> {
+    pub fn hinders(&self, path: &Path, pins: Option<bool>) -> Option<ConfinementProblem> {
         let (label, shown) = (quoted(&self.label), path.display());
         match self.module {
             SecurityModule::AppArmor if !path.starts_with("/sys/fs") || pins == Some(true) => None,
@@ -61,7 +61,7 @@ impl Confinement {
                     Some(_) => "which refuses",
                     None => "and the default profiles of docker, podman and containerd refuse",
                 };
-                Some(Hindrance {
+                Some(ConfinementProblem {
                     problem: format!(
                         "tokens work, but the process runs under the AppArmor profile {label}, {refuses} to pin in {shown} (EACCES, without \
                          an audit line)"
@@ -69,7 +69,7 @@ impl Confinement {
                     remedy: "ask for bpffs-path=/run/bpf, or use the profile of packaging/apparmor",
                 })
             }
-            SecurityModule::SeLinux => Some(Hindrance {
+            SecurityModule::SeLinux => Some(ConfinementProblem {
                 problem: format!("the process runs in the SELinux context {label}, which needs the permissions of tokens"),
                 remedy: "load a policy module like that of packaging/selinux",
             }),
@@ -79,14 +79,14 @@ impl Confinement {
 
 /// What stands in a process's way, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Hindrance {
+pub struct ConfinementProblem {
     /// What does not work.
     pub problem: String,
     /// What to do.
     pub remedy: &'static str,
 }
 
-impl fmt::Display for Hindrance {
+impl fmt::Display for ConfinementProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.problem, self.remedy)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::model::annotations::{Request, RequestError, names_a_container, resembles_ours};
-use crate::model::config::{Capability, Config, IdMapping, NamespaceKind, NamespaceSource};
+use crate::model::config::{Capability, ContainerConfig, IdMapping, NamespaceKind, NamespaceSource};
 use crate::model::delegation::Delegation;
 use crate::model::engine::EngineError;
 use crate::model::grant::Needs;
@@ -13,7 +13,7 @@ use crate::model::podman::ContainerNames;
 use crate::model::policy::{ContainerFacts, Engine};
 use crate::model::record::Workload;
 use crate::model::seccomp::Allowed;
-use crate::model::state::{State, Status};
+use crate::model::state::{OciState, ContainerStatus};
 
 pub use crate::model::grant::MissingRights;
 
@@ -25,7 +25,7 @@ pub struct Container {
     /// The init's pid, where the state has one.
     pub pid: Option<Pid>,
     /// The status at this stage.
-    pub status: Status,
+    pub status: ContainerStatus,
     /// The bundle, absolute.
     pub bundle: PathBuf,
     /// The root file system on the host, absolute: valid before the runtime's pivot_root.
@@ -50,7 +50,7 @@ pub struct Container {
     pub is_sandbox: bool,
     /// The configuration. Its annotations are the ones that count: the state's are a copy that runtimes make of them, and
     /// namespaces, seccomp profile and root come from this text too, so that one text is judged as a whole.
-    pub config: Config,
+    pub config: ContainerConfig,
 }
 
 /// A pod whose containers share a user namespace of their own, and of which one asks for a token at container scope: none of them may
@@ -93,7 +93,7 @@ pub struct PodCapability {
 pub enum ContainerError {
     /// config.json does not parse.
     #[error("read {} of container {id}: it is not an OCI configuration", .path.display())]
-    Config {
+    ContainerConfig {
         /// The container.
         id: ContainerId,
         /// The file.
@@ -121,9 +121,9 @@ pub enum ContainerError {
 
 impl Container {
     /// Puts together the state, the text of the bundle's config.json and the hook's `--engine`.
-    pub fn parse(state: &State, config_json: &str, engine: Option<Engine>) -> Result<Self, ContainerError> {
+    pub fn parse(state: &OciState, config_json: &str, engine: Option<Engine>) -> Result<Self, ContainerError> {
         let id = || state.id.clone();
-        let config = Config::parse(config_json).map_err(|source| ContainerError::Config {
+        let config = ContainerConfig::parse(config_json).map_err(|source| ContainerError::Config {
             id: id(),
             path: state.bundle.join("config.json"),
             source,
@@ -217,7 +217,7 @@ impl Container {
 }
 
 /// What policy rules match, before there is a container: at precreate.
-pub fn facts(config: &Config, engine: Engine, workload: &Workload, runtime_user: u32) -> ContainerFacts {
+pub fn facts(config: &ContainerConfig, engine: Engine, workload: &Workload, runtime_user: u32) -> ContainerFacts {
     ContainerFacts {
         engine,
         namespace: workload.namespace.clone(),
@@ -230,7 +230,7 @@ pub fn facts(config: &Config, engine: Engine, workload: &Workload, runtime_user:
 }
 
 /// True where a new user namespace maps the host's root, as far as the configuration shows: its root is the host's.
-fn maps_host_root(config: &Config) -> bool {
+fn maps_host_root(config: &ContainerConfig) -> bool {
     let host_root = |map: &IdMapping| map.host == 0 && map.size > 0;
     config.uid_mappings.iter().chain(&config.gid_mappings).any(host_root)
 }
@@ -242,7 +242,7 @@ pub fn asks<'a>(keys: impl IntoIterator<Item = &'a String>) -> bool {
 }
 
 /// Kata Containers leaves these on what runs in its machines; its pid is a shim's.
-fn is_kata(bundle: &Path, config: &Config) -> bool {
+fn is_kata(bundle: &Path, config: &ContainerConfig) -> bool {
     bundle.starts_with("/run/kata-containers")
         || config.annotations.keys().any(|key| key.starts_with("io.katacontainers.pkg.oci."))
 }
@@ -257,8 +257,8 @@ mod tests {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
     }
 
-    fn state(bundle: &str) -> State {
-        State::parse(&format!(r#"{{"ociVersion":"1.0","id":"web","pid":7,"bundle":"{bundle}","status":"created"}}"#)).unwrap()
+    fn state(bundle: &str) -> OciState {
+        OciState::parse(&format!(r#"{{"ociVersion":"1.0","id":"web","pid":7,"bundle":"{bundle}","status":"created"}}"#)).unwrap()
     }
 
     fn container(config: &str) -> Container {
@@ -371,7 +371,7 @@ mod tests {
             if !name.ends_with(".json") || name.contains("_config_") {
                 continue;
             }
-            let state = State::parse(&data(&format!("oci-state/{name}"))).unwrap();
+            let state = OciState::parse(&data(&format!("oci-state/{name}"))).unwrap();
             let argument = if name.starts_with("podman") { Some(Engine::Podman) } else { None };
             let c = Container::parse(&state, config, argument).unwrap_or_else(|e| panic!("{name}: {e:?}"));
             assert!(c.rootfs.is_absolute() && c.rootfs.ends_with("rootfs"), "{name}");
@@ -520,7 +520,7 @@ mod tests {
                 r#"{{"root":{{"path":"r"}},"process":{{"user":{{"uid":{uid},"gid":0}},"noNewPrivileges":{nnp},"capabilities":{{{}}}}}}}"#,
                 sets.join(",")
             );
-            assert_eq!(Config::parse(&text).unwrap().can_have(Capability::Bpf), expected, "{text}");
+            assert_eq!(ContainerConfig::parse(&text).unwrap().can_have(Capability::Bpf), expected, "{text}");
         }
     }
 
@@ -536,7 +536,7 @@ mod tests {
             (r#"{"destination":"/sys/fs/cgroup","type":"cgroup","source":"cgroup"}"#, false),
             (r#"{"destination":"/d","source":"","options":["rbind"]}"#, false),
         ] {
-            let config = Config::parse(&format!(r#"{{"root":{{"path":"r"}},"mounts":[{mount}]}}"#)).unwrap();
+            let config = ContainerConfig::parse(&format!(r#"{{"root":{{"path":"r"}},"mounts":[{mount}]}}"#)).unwrap();
             assert_eq!(config.host_cgroup_mount().is_some(), found, "{mount}");
         }
     }

@@ -46,11 +46,11 @@ impl Credential {
     pub fn from_helper(json: &str) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct Answer {
+        struct HelperAnswer {
             username: String,
             secret: String,
         }
-        let Answer { username, secret } = serde_json::from_str(json).ok()?;
+        let HelperAnswer { username, secret } = serde_json::from_str(json).ok()?;
         Some(match username.as_str() {
             "<token>" => Self::Identity(secret),
             _ => Self::Login { user: username, password: secret },
@@ -68,23 +68,23 @@ pub struct AuthFile {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct File {
+struct AuthDocument {
     #[serde(default)]
-    auths: BTreeMap<String, Entry>,
+    auths: BTreeMap<String, AuthEntry>,
     #[serde(default)]
     cred_helpers: BTreeMap<String, String>,
     creds_store: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct AuthEntry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
     identitytoken: Option<String>,
 }
 
-impl Entry {
+impl AuthEntry {
     /// None for an entry that only says that a helper knows more; Err for one that is broken.
     fn credential(self) -> Result<Option<Credential>, ()> {
         let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
@@ -106,7 +106,7 @@ impl AuthFile {
         let place = |err: serde_json::Error| format!("it is no auth file: line {}, column {}", err.line(), err.column());
         let file = match dockercfg {
             true => {
-                File { auths: serde_json::from_str(text).map_err(place)?, cred_helpers: BTreeMap::new(), creds_store: None }
+                AuthDocument { auths: serde_json::from_str(text).map_err(place)?, cred_helpers: BTreeMap::new(), creds_store: None }
             }
             false => serde_json::from_str(text).map_err(place)?,
         };
@@ -161,7 +161,7 @@ fn normal_key(key: &str) -> String {
 /// The person who runs a command: what their environment and flags say. A hook is nobody. `Debug` shows no proxies, whose URLs may hold
 /// passwords.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Person {
+pub struct UserEnvironment {
     /// `--registry-auth`, for the registry that is named, not for its mirrors.
     pub login: Option<Credential>,
     /// `--authfile` or REGISTRY_AUTH_FILE: this one and no other.
@@ -188,13 +188,13 @@ pub struct Person {
     pub no_files: bool,
 }
 
-impl fmt::Debug for Person {
+impl fmt::Debug for UserEnvironment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Person").field("login", &self.login).field("auth_files", &self.auth_files()).finish_non_exhaustive()
     }
 }
 
-impl Person {
+impl UserEnvironment {
     /// Somebody of whom nothing is known but what they show to a registry.
     pub fn with_login(login: Credential) -> Self {
         Self { login: Some(login), no_files: true, ..Self::default() }
@@ -276,15 +276,15 @@ mod tests {
         assert_eq!(shown, "Login(…)");
         let login = Some(Credential::Identity("secret".into()));
         let proxy = || Some("http://u:secret@p".to_owned());
-        let person = Person { login, https_proxy: proxy(), http_proxy: proxy(), ..Person::default() };
+        let person = UserEnvironment { login, https_proxy: proxy(), http_proxy: proxy(), ..Person::default() };
         assert!(!format!("{person:?}").contains("secret"), "{person:?}");
         assert_eq!(Credential::from_helper(r#"{"Username":"<token>","Secret":"t"}"#), Some(Credential::Identity("t".into())));
     }
 
     #[test]
     fn a_named_file_is_the_only_one() {
-        let mut person = Person { uid: 7, home: Some("/h".into()), ..Person::default() };
-        let shown = |person: &Person| person.auth_files().iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        let mut person = UserEnvironment { uid: 7, home: Some("/h".into()), ..Person::default() };
+        let shown = |person: &UserEnvironment| person.auth_files().iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
         assert_eq!(
             shown(&person),
             ["/run/containers/7/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json", "/h/.dockercfg"]
@@ -294,6 +294,6 @@ mod tests {
         assert_eq!((shown(&person)[0].as_str(), shown(&person)[3].as_str()), ("/r/containers/auth.json", "/d/config.json"));
         person.auth_file = Some("/only".into());
         assert_eq!(shown(&person), ["/only"]);
-        assert_eq!(shown(&Person::with_login(login("a"))), [""; 0]);
+        assert_eq!(shown(&UserEnvironment::with_login(login("a"))), [""; 0]);
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
-use crate::model::series::EventKind;
+use crate::model::metrics_table::EventKind;
 
 /// Bytes of a reason that an event keeps.
 const REASON_MAX: usize = 512;

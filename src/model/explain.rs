@@ -13,8 +13,8 @@ use crate::model::annotations::{
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::{Category, Delegation};
-use crate::model::policy::{ContainerFacts, ImageRule, Limits, Policy, Signer};
-use crate::model::reach::{Guard, TokenReach};
+use crate::model::policy::{ContainerFacts, ImageRule, ContainerLimits, Policy, Signer};
+use crate::model::reach::{ReachGuard, TokenReach};
 
 /// The whole answer. As JSON it is stable: keys are added, none is renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,7 +42,7 @@ pub struct Explanation {
     /// Whether precreate may add capabilities and seccomp rules.
     pub grant: bool,
     /// Bounds for the container.
-    pub limits: Limits,
+    pub limits: ContainerLimits,
     /// What is refused and why, one sentence each.
     pub refused: Vec<String>,
     /// What is accepted and has no effect, one sentence each.
@@ -159,7 +159,7 @@ impl Explanation {
         explanation.grant = admission.grant;
         explanation.refused.extend(refusals.iter().map(ToString::to_string));
         if let Some(reach) = &reach
-            && let Err(refusal) = admission.check_token_reach(|| reach.clone(), Guard::Absent)
+            && let Err(refusal) = admission.check_token_reach(|| reach.clone(), ReachGuard::Absent)
         {
             explanation.refused.push(refusal.to_string());
         }
@@ -215,7 +215,7 @@ fn token_scope(delegation: &Delegation, reach: Option<&TokenReach>) -> String {
     }
     match reach {
         None => "not known yet: run this as root, or `bpfman-hook doctor`".to_owned(),
-        Some(reach) => match reach.delegation_beyond(delegation, Guard::Absent) {
+        Some(reach) => match reach.delegation_beyond(delegation, ReachGuard::Absent) {
             Some(beyond) => format!("host: {beyond}"),
             None => "container, on this kernel".to_owned(),
         },

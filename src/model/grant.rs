@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::model::config::{Capability, Config, NamespaceKind, NamespaceSource};
+use crate::model::config::{Capability, ContainerConfig, NamespaceKind, NamespaceSource};
 use crate::model::delegation::Delegation;
 use crate::model::policy::Engine;
 use crate::model::seccomp::{Allowed, Syscall};
@@ -66,7 +66,7 @@ impl Needs {
     /// capabilities) is not in it.
     ///
     /// `grant` is whether policy has `grant = true` for the container: what is lacking all the same was not added by precreate.
-    pub fn check(&self, config: &Config, engine: Engine, grant: bool) -> Result<(), MissingRights> {
+    pub fn check(&self, config: &ContainerConfig, engine: Engine, grant: bool) -> Result<(), MissingRights> {
         let lacking = Self {
             capabilities: self.capabilities.iter().copied().filter(|c| config.can_have(*c) == Allowed::No).collect(),
             syscalls: self.syscalls.iter().copied().filter(|call| config.seccomp_allows(*call) == Allowed::No).collect(),
@@ -120,7 +120,7 @@ enum Grant {
 }
 
 impl Grant {
-    fn of(config: &Config, lacking: &Needs, allowed: bool) -> Self {
+    fn of(config: &ContainerConfig, lacking: &Needs, allowed: bool) -> Self {
         match allowed {
             false => Self::NotAllowed,
             true if !lacking.capabilities.is_empty() && config.namespace(NamespaceKind::User) != NamespaceSource::New => {
@@ -213,7 +213,7 @@ impl fmt::Display for Granted {
 /// A system call is taken out of every other rule before one that allows it is added: of two different actions for one call
 /// libseccomp takes the first, or refuses the second. One that a listener or tracer decides, or that depends on arguments, is
 /// left to them.
-pub fn grant(spec: &mut Value, config: &Config, needs: &Needs) -> Result<Granted, GrantError> {
+pub fn grant(spec: &mut Value, config: &ContainerConfig, needs: &Needs) -> Result<Granted, GrantError> {
     if !needs.capabilities.is_empty() && config.namespace(NamespaceKind::User) != NamespaceSource::New {
         return Ok(Granted::default());
     }
@@ -281,19 +281,19 @@ fn member<'a>(
 mod tests {
     use super::*;
 
-    fn recorded(name: &str) -> (Value, Config) {
+    fn recorded(name: &str) -> (Value, ContainerConfig) {
         let path = format!("{}/tests/data/config/{name}.json", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).unwrap();
-        (serde_json::from_str(&text).unwrap(), Config::parse(&text).unwrap())
+        (serde_json::from_str(&text).unwrap(), ContainerConfig::parse(&text).unwrap())
     }
 
     /// The same in a user namespace of its own.
-    fn in_userns(name: &str) -> (Value, Config) {
+    fn in_userns(name: &str) -> (Value, ContainerConfig) {
         let (mut spec, config) = recorded(name);
         if config.namespace(NamespaceKind::User) == NamespaceSource::Runtime {
             spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
         }
-        let config = Config::parse(&spec.to_string()).unwrap();
+        let config = ContainerConfig::parse(&spec.to_string()).unwrap();
         (spec, config)
     }
 

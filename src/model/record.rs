@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, ProgramKind, Scope, XdpMode};
-use crate::model::by_hand::Loaded;
-use crate::model::bytecode::Verdict;
+use crate::model::manual::LoadMetadata;
+use crate::model::bytecode::ImageVerdict;
 use crate::model::delegation::Delegation;
 use crate::model::ids::{ContainerId, Digest, OwnerNo, PinName, ProcessIdentity};
 use crate::model::policy::Engine;
@@ -39,7 +39,7 @@ pub enum Owner {
         application: Option<String>,
         /// What belongs to the load.
         #[serde(default)]
-        loaded: Box<Loaded>,
+        loaded: Box<LoadMetadata>,
     },
 }
 
@@ -281,7 +281,7 @@ pub struct ImageRecord {
     /// The image rule that allowed it.
     pub rule: String,
     /// What that rule found.
-    pub verdict: Verdict,
+    pub verdict: ImageVerdict,
 }
 
 /// The init that a record names which does not decode, so that what its container has stays as long as it lives. Found by its text,

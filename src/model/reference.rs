@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::model::ids::Digest;
-use crate::model::words::{is_normal_path, quoted};
+use crate::model::text::{is_normal_path, quoted};
 
 /// Where bytecode is, normalised: two texts that mean the same place are the same reference.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

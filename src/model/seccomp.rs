@@ -50,7 +50,7 @@ pub struct Seccomp {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Rule {
-    names: Names,
+    names: SyscallNames,
     action: String,
     #[serde(default)]
     errno_ret: Option<u64>,
@@ -60,7 +60,7 @@ struct Rule {
 
 /// Which of our system calls a rule's `names` contain; podman's profiles have hundreds of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Names {
+struct SyscallNames {
     bpf: bool,
     perf_event_open: bool,
 }
@@ -75,18 +75,18 @@ impl<'de> Deserialize<'de> for IgnoredArgument {
     }
 }
 
-impl<'de> Deserialize<'de> for Names {
+impl<'de> Deserialize<'de> for SyscallNames {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Seen;
-        impl<'de> Visitor<'de> for Seen {
-            type Value = Names;
+        struct SeenRules;
+        impl<'de> Visitor<'de> for SeenRules {
+            type Value = SyscallNames;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list of system call names")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Names, A::Error> {
-                let mut seen = Names::default();
+            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<SyscallNames, A::Error> {
+                let mut seen = SyscallNames::default();
                 while let Some(name) = names.next_element::<std::borrow::Cow<'_, str>>()? {
                     seen.bpf |= name == Syscall::Bpf.name();
                     seen.perf_event_open |= name == Syscall::PerfEventOpen.name();
@@ -94,7 +94,7 @@ impl<'de> Deserialize<'de> for Names {
                 Ok(seen)
             }
         }
-        deserializer.deserialize_seq(Seen)
+        deserializer.deserialize_seq(SeenRules)
     }
 }
 

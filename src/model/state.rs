@@ -13,11 +13,11 @@ use crate::model::ids::{ContainerId, IdError, Pid};
 
 /// What a runtime writes to a hook's stdin: runtime-spec, "State".
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub struct OciState {
     /// The container's id.
     pub id: ContainerId,
     /// The status, as far as we know the word.
-    pub status: Status,
+    pub status: ContainerStatus,
     /// The container's init in the hook's pid namespace; None where the runtime wrote 0 or nothing.
     pub pid: Option<Pid>,
     /// The bundle, absolute.
@@ -28,7 +28,7 @@ pub struct State {
 
 /// The status of a container, runtime-spec's words and no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum ContainerStatus {
     /// `creating`: runc, at createRuntime.
     Creating,
     /// `created`: crun, at createRuntime.
@@ -57,7 +57,7 @@ pub enum StateError {
 
 #[derive(Deserialize)]
 #[serde(expecting = "an object with id and bundle")]
-struct Raw {
+struct RawState {
     id: String,
     #[serde(default)]
     status: String,
@@ -68,21 +68,21 @@ struct Raw {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-impl State {
+impl OciState {
     /// Parses what stood on a hook's stdin.
     pub fn parse(text: &str) -> Result<Self, StateError> {
-        let raw: Raw = serde_json::from_str(text).map_err(StateError::Json)?;
+        let raw: RawState = serde_json::from_str(text).map_err(StateError::Json)?;
         if !raw.bundle.is_absolute() {
             return Err(StateError::Bundle(raw.bundle));
         }
         Ok(Self {
             id: ContainerId::try_from(raw.id).map_err(StateError::Id)?,
             status: match raw.status.as_str() {
-                "creating" => Status::Creating,
-                "created" => Status::Created,
-                "running" => Status::Running,
-                "stopped" => Status::Stopped,
-                _ => Status::Other,
+                "creating" => ContainerStatus::Creating,
+                "created" => ContainerStatus::Created,
+                "running" => ContainerStatus::Running,
+                "stopped" => ContainerStatus::Stopped,
+                _ => ContainerStatus::Other,
             },
             pid: raw.pid.and_then(|pid| u32::try_from(pid).ok()).and_then(|pid| Pid::new(pid).ok()),
             bundle: raw.bundle,
@@ -110,15 +110,15 @@ mod tests {
                 continue;
             }
             let text = std::fs::read_to_string(&path).expect("text");
-            let state = State::parse(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let state = OciState::parse(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
             seen += 1;
             assert!(state.bundle.is_absolute(), "{name}");
             if name.contains("poststop") {
-                assert_eq!(state.status, Status::Stopped, "{name}");
+                assert_eq!(state.status, ContainerStatus::Stopped, "{name}");
                 assert_eq!(state.pid, None, "{name}");
             }
             if name.contains("createRuntime") && !name.contains("poststop") {
-                assert!(matches!(state.status, Status::Creating | Status::Created), "{name}");
+                assert!(matches!(state.status, ContainerStatus::Creating | ContainerStatus::Created), "{name}");
                 assert!(state.pid.is_some(), "{name}");
             }
         }
@@ -137,7 +137,7 @@ mod tests {
             (r#"{"id":"a","bundle":"/b","annotations":["x"]}"#, "not an OCI state"),
         ];
         for (text, phrase) in table {
-            let error = State::parse(text).expect_err(text);
+            let error = OciState::parse(text).expect_err(text);
             assert!(error.to_string().contains(phrase), "{text}: {error}");
         }
     }
@@ -145,9 +145,9 @@ mod tests {
     #[test]
     fn odd_pids_and_statuses_are_no_error() {
         for (text, pid) in [("0", None), ("-1", None), ("null", None), ("4294967296", None), ("7", Some(7))] {
-            let state = State::parse(&format!(r#"{{"id":"a","bundle":"/b","status":"starting","pid":{text}}}"#)).expect(text);
+            let state = OciState::parse(&format!(r#"{{"id":"a","bundle":"/b","status":"starting","pid":{text}}}"#)).expect(text);
             assert_eq!(state.pid.map(Pid::get), pid, "{text}");
-            assert_eq!(state.status, Status::Other);
+            assert_eq!(state.status, ContainerStatus::Other);
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::model::container::{PodCheck, asks};
 use crate::model::ids::Pid;
 use crate::model::missed::{Missed, RefusedContainer};
 use crate::model::policy::{ContainerFacts, Engine, Policy};
-use crate::model::reach::Guard;
-use crate::model::series::Reason;
+use crate::model::reach::ReachGuard;
+use crate::model::metrics_table::Reason;
 use crate::nri::api::{
     Container, ContainerAdjustment, CreateContainerRequest, Hook, Hooks, LinuxNamespace, OptionalInt, PodSandbox,
 };
@@ -141,7 +141,7 @@ pub fn adjust(
     if has_our_hook(container, invocation) || annotations.is_empty() && check.is_none() {
         return Ok(None);
     }
-    let hook = |stage: crate::cli::Stage, labels: &[String]| Hook {
+    let hook = |stage: crate::cli::HookStage, labels: &[String]| Hook {
         path: invocation.binary.to_string_lossy().into_owned(),
         args: arguments(stage, engine, labels, check, invocation),
         timeout: Some(OptionalInt { value: hook_files::TIMEOUT.cast_signed(), ..Default::default() }).into(),
@@ -151,7 +151,7 @@ pub fn adjust(
         Ok(Some(asked)) if !asked.is_empty() => asked,
         Ok(_) if check.is_none() => return Ok(None),
         Ok(_) => {
-            let hooks = Hooks { create_runtime: vec![hook(crate::cli::Stage::CreateRuntime, &[])], ..Default::default() };
+            let hooks = Hooks { create_runtime: vec![hook(crate::cli::HookStage::CreateRuntime, &[])], ..Default::default() };
             return Ok(Some(ContainerAdjustment { hooks: Some(hooks).into(), ..Default::default() }));
         }
         Err(error) => return Err(AdjustmentRefusal { reason: Reason::Input, sentence: chain(&error) }),
@@ -161,7 +161,7 @@ pub fn adjust(
     // Where no verdict on this kernel is kept yet, the hook finds one out; here there is no time for it.
     let kept = || token_reach::kept(&invocation.paths().token_reach());
     let judged = admit(policy, &facts, &asked).and_then(|admission| match admission.needs_token_reach().then(kept).flatten() {
-        Some(reach) => admission.check_token_reach(|| reach, Guard::Absent),
+        Some(reach) => admission.check_token_reach(|| reach, ReachGuard::Absent),
         None => Ok(()),
     });
     if let Err(refusal) = judged
@@ -176,8 +176,8 @@ pub fn adjust(
         keys => facts.labels.iter().filter(|(key, _)| keys.contains(key.as_str())).map(|(k, v)| format!("{k}={v}")).collect(),
     };
     let hooks = Hooks {
-        create_runtime: vec![hook(crate::cli::Stage::CreateRuntime, &told)],
-        poststop: vec![hook(crate::cli::Stage::Poststop, &told)],
+        create_runtime: vec![hook(crate::cli::HookStage::CreateRuntime, &told)],
+        poststop: vec![hook(crate::cli::HookStage::Poststop, &told)],
         ..Default::default()
     };
     let mut annotations: HashMap<_, _> = annotations.into_iter().filter(|(key, _)| speaks_to(key, &container.name)).collect();
@@ -189,14 +189,14 @@ pub fn adjust(
 }
 
 fn arguments(
-    stage: crate::cli::Stage,
+    stage: crate::cli::HookStage,
     engine: Engine,
     labels: &[String],
     check: Option<PodCheck>,
     invocation: &Invocation,
 ) -> Vec<String> {
     let mut args = vec!["bpfman-hook", "hook", stage.word(), "--engine", engine.word()];
-    if stage == crate::cli::Stage::CreateRuntime {
+    if stage == crate::cli::HookStage::CreateRuntime {
         args.extend(labels.iter().flat_map(|label| ["--label", label]));
         args.extend(check.iter().flat_map(|check| ["--pod-check", check.word()]));
     }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use crate::hooks::stage;
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::linux_host::LinuxHost;
-use crate::lifecycle::missed::Fate;
+use crate::lifecycle::missed::MissedOutcome;
 use crate::lifecycle::{Lifecycle, policy_files};
 use crate::model::missed::{Missed, MissedContainers};
 use crate::model::policy::OnMissed;
-use crate::model::series::{self, Remedy};
+use crate::model::metrics_table;
+use crate::model::metrics_table::Remedy;
 use crate::output::logging;
 use crate::paths::Paths;
 use crate::store::Store;
@@ -76,23 +77,23 @@ fn run() -> Result<(), String> {
     let lifecycle = Lifecycle { kernel: &LinuxKernel, host: &host, store: &store, fs: &paths.bpffs(), deadline };
     for refused in &told.refused {
         lifecycle.record_refused(refused);
-        export::count(series::refusal(refused.reason), 1);
+        export::count(metrics_table::refusal(refused.reason), 1);
     }
     for missed in &told.containers {
         let remedy = policy.as_ref().map_or(OnMissed::Report, |policy| missed.remedy(&policy.policy));
         let (id, place) = (&missed.id, place(missed));
         match lifecycle.missed(missed, remedy) {
-            Ok(Fate::Well | Fate::Known) => {}
-            Ok(Fate::New(Remedy::Reported)) if missed.token_of.is_some() => tracing::warn!(
+            Ok(MissedOutcome::Well | MissedOutcome::Known) => {}
+            Ok(MissedOutcome::New(Remedy::Reported)) if missed.token_of.is_some() => tracing::warn!(
                 "container {id} ({place}) shares the user namespace of a BPF token, and was started without bpfman-hook, unchecked"
             ),
-            Ok(Fate::New(Remedy::Reported)) => {
+            Ok(MissedOutcome::New(Remedy::Reported)) => {
                 tracing::warn!("container {id} ({place}) runs without what it asked for: it was started without bpfman-hook")
             }
-            Ok(Fate::New(Remedy::Killed)) => {
+            Ok(MissedOutcome::New(Remedy::Killed)) => {
                 tracing::warn!("container {id} ({place}) was killed: it was started without bpfman-hook")
             }
-            Ok(Fate::New(Remedy::Spared)) => {
+            Ok(MissedOutcome::New(Remedy::Spared)) => {
                 tracing::warn!(
                     "container {id} ({place}) was started without bpfman-hook and was not killed; see bpfman-hook inspect {id}"
                 );

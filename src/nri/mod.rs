@@ -37,10 +37,10 @@ use crate::paths::Paths;
 use crate::setup::hook_files::{Engines, Invocation};
 use crate::sys::{fsutil, inherited};
 
-use self::plugin::{Hooked, Told};
-use self::policy::Kept;
+use self::plugin::{HookPlugin, RuntimeReport};
+use self::policy::CachedPolicy;
 use self::status::{PluginStart, PluginStatus};
-use self::work::Work;
+use self::work::ProgramRuns;
 
 /// The first pause before connecting again; it doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(100);
@@ -55,10 +55,10 @@ const REGISTER: Duration = Duration::from_secs(5);
 const DISCONNECT: Duration = Duration::from_millis(50);
 
 /// What every connection shares.
-struct Shared {
+struct PluginShared {
     invocation: Invocation,
-    policy: Kept,
-    work: Work,
+    policy: CachedPolicy,
+    work: ProgramRuns,
     status: PluginStatus,
     name: String,
     idx: String,
@@ -78,14 +78,14 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
         Ok(stream) => stream,
         Err(error) => return fail(&crate::sys::error::chain(&error)),
     };
-    let policy = match Kept::begin(paths) {
+    let policy = match CachedPolicy::begin(paths) {
         Ok(policy) => policy,
         Err(error) => return fail(&crate::sys::error::chain(&error)),
     };
-    let shared = Shared {
+    let shared = PluginShared {
         invocation: Invocation { binary, engines: Engines::default(), root: root.map(Path::to_owned) },
         policy,
-        work: Work::new(program, root.map(Path::to_owned), missed::deal_with),
+        work: ProgramRuns::new(program, root.map(Path::to_owned), missed::deal_with),
         status: PluginStatus::new(if handed_over.is_some() { PluginStart::PreInstalled } else { PluginStart::External }),
         name: args.name.clone(),
         idx: args.idx.clone(),
@@ -135,7 +135,7 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
 }
 
 /// Serves the runtime that started us, until it ends or our file is removed: who uninstalls us does not have to restart the runtime.
-async fn be_preinstalled(shared: &Shared, stream: std::os::unix::net::UnixStream, file: Option<&Path>) -> ExitCode {
+async fn be_preinstalled(shared: &PluginShared, stream: std::os::unix::net::UnixStream, file: Option<&Path>) -> ExitCode {
     let removed = async {
         match file {
             None => future::pending().await,
@@ -165,14 +165,14 @@ fn jitter(pause: Duration) -> Duration {
 }
 
 /// One connection, from registration to its end; returns why it ended.
-async fn serve(shared: &Shared, stream: UnixStream) -> io::Error {
+async fn serve(shared: &PluginShared, stream: UnixStream) -> io::Error {
     let (ours, theirs, pump) = mux::split(stream);
-    let plugin = Hooked {
+    let plugin = HookPlugin {
         invocation: shared.invocation.clone(),
         policy: shared.policy.clone(),
         work: shared.work.clone(),
         status: shared.status.clone(),
-        told: std::sync::Mutex::new(Told::default()),
+        told: std::sync::Mutex::new(RuntimeReport::default()),
     };
     // Configure comes at once, so the server is there before the plugin registers.
     let once = stream::once(future::ready(Ok::<_, io::Error>(ours))).chain(stream::pending());

@@ -15,12 +15,12 @@ use crate::nri::api::{
     ConfigureRequest, ConfigureResponse, ContainerEvent, ContainerState, CreateContainerRequest, CreateContainerResponse,
     Empty, Event, PodEvent, PodSandbox, StateChangeEvent, SynchronizeRequest, SynchronizeResponse,
 };
-use crate::nri::policy::Kept;
+use crate::nri::policy::CachedPolicy;
 use crate::nri::service::Plugin;
 use crate::nri::status::PluginStatus;
 use crate::nri::token_pods;
 use crate::nri::token_pods::{FoundPod, TokenPods};
-use crate::nri::work::Work;
+use crate::nri::work::ProgramRuns;
 use crate::output::report::fit;
 use crate::setup::hook_files::Invocation;
 
@@ -43,22 +43,22 @@ const MISSED_MAX: usize = 1000;
 
 /// The plugin, for one connection.
 #[derive(Debug)]
-pub struct Hooked {
+pub struct HookPlugin {
     /// What the hooks run.
     pub invocation: Invocation,
     /// The policy.
-    pub policy: Kept,
+    pub policy: CachedPolicy,
     /// What is done beside.
-    pub work: Work,
+    pub work: ProgramRuns,
     /// Where the plugin says that it is connected.
     pub status: PluginStatus,
     /// What the connection has told.
-    pub told: Mutex<Told>,
+    pub told: Mutex<RuntimeReport>,
 }
 
 /// What the runtime has told about itself.
 #[derive(Debug)]
-pub struct Told {
+pub struct RuntimeReport {
     /// By the runtime's name.
     engine: Engine,
     /// The runtime's name and version.
@@ -75,7 +75,7 @@ pub struct Told {
     pods_with_missed: BTreeSet<String>,
 }
 
-impl Default for Told {
+impl Default for RuntimeReport {
     fn default() -> Self {
         Self {
             engine: Engine::Containerd,
@@ -89,7 +89,7 @@ impl Default for Told {
     }
 }
 
-impl Told {
+impl RuntimeReport {
     /// Takes over what was found of pods with tokens. A container that is missed already is missed for this reason too.
     fn share_tokens(&mut self) {
         for (pod, found) in std::mem::take(&mut self.found) {
@@ -108,8 +108,8 @@ impl Told {
     }
 }
 
-impl Hooked {
-    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+impl HookPlugin {
+    fn told(&self) -> std::sync::MutexGuard<'_, RuntimeReport> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -198,7 +198,7 @@ impl Hooked {
 }
 
 #[async_trait]
-impl Plugin for Hooked {
+impl Plugin for HookPlugin {
     async fn configure(&self, _: &TtrpcContext, request: ConfigureRequest) -> Result<ConfigureResponse> {
         let runtime = format!("{} {}", request.runtime_name, request.runtime_version);
         tracing::info!("plugin of {runtime}");

@@ -15,16 +15,16 @@ use crate::sys::error::chain;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A policy, or why there is none.
-pub type Judged = Result<Policy, String>;
+pub type Admitted = Result<Policy, String>;
 
 /// The policy as it was read last.
 #[derive(Debug, Clone)]
-pub struct Kept(Arc<RwLock<Arc<Judged>>>);
+pub struct CachedPolicy(Arc<RwLock<Arc<Admitted>>>);
 
 /// Name, inode, length and times of each file: what changes with a file's contents.
 type Look = Vec<(PathBuf, u64, u64, i64, i64)>;
 
-impl Kept {
+impl CachedPolicy {
     /// Reads the policy, and goes on looking at its files as long as the process lives.
     ///
     /// # Errors
@@ -49,12 +49,12 @@ impl Kept {
     }
 
     /// The policy now.
-    pub fn now(&self) -> Arc<Judged> {
+    pub fn now(&self) -> Arc<Admitted> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn read(paths: &Paths) -> Judged {
+fn read(paths: &Paths) -> Admitted {
     policy_files::load(paths).map(|loaded| loaded.policy).map_err(|error| chain(&error))
 }
 

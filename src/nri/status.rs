@@ -43,7 +43,7 @@ impl PluginStart {
 
 /// The file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Written {
+struct StatusFile {
     connected: bool,
     /// The runtime's name and version.
     runtime: String,
@@ -53,32 +53,32 @@ struct Written {
 
 /// What one plugin tells about itself.
 #[derive(Debug, Clone)]
-pub struct PluginStatus(Arc<Shared>);
+pub struct PluginStatus(Arc<StatusShared>);
 
 #[derive(Debug)]
-struct Shared {
+struct StatusShared {
     start: PluginStart,
-    now: Mutex<Written>,
+    now: Mutex<StatusFile>,
     changed: Notify,
 }
 
 impl PluginStatus {
     /// Not connected yet.
     pub fn new(start: PluginStart) -> Self {
-        Self(Arc::new(Shared { start, now: Mutex::default(), changed: Notify::new() }))
+        Self(Arc::new(StatusShared { start, now: Mutex::default(), changed: Notify::new() }))
     }
 
     /// The runtime has the plugin, and has told it what runs.
     pub fn connected(&self, runtime: String) {
-        self.set(Written { connected: true, runtime, at: 0 });
+        self.set(StatusFile { connected: true, runtime, at: 0 });
     }
 
     /// The connection has ended.
     pub fn disconnected(&self) {
-        self.set(Written::default());
+        self.set(StatusFile::default());
     }
 
-    fn set(&self, written: Written) {
+    fn set(&self, written: StatusFile) {
         *self.0.now.lock().unwrap_or_else(PoisonError::into_inner) = written;
         self.0.changed.notify_one();
     }
@@ -112,7 +112,7 @@ pub fn plugins(export: &Path) -> Vec<SeenPlugin> {
     let now = clock::boot_seconds();
     let read = |start: PluginStart| {
         let text = fs::read_to_string(export.join(export::plugin_file(start.word()))).ok()?;
-        let written: Written = serde_json::from_str(&text).ok()?;
+        let written: StatusFile = serde_json::from_str(&text).ok()?;
         let lives = written.connected && now.saturating_sub(written.at) <= OLD;
         Some(SeenPlugin { start, runtime: lives.then_some(written.runtime) })
     };
@@ -143,7 +143,7 @@ mod tests {
         for (connected, at, expected) in
             [(true, now, true), (true, now.saturating_sub(OLD + 2), now < OLD + 2), (false, now, false)]
         {
-            let written = Written { connected, runtime: "containerd v2.1.9".to_owned(), at };
+            let written = StatusFile { connected, runtime: "containerd v2.1.9".to_owned(), at };
             let file = directory.path().join(export::plugin_file("external"));
             fs::write(file, serde_json::to_vec(&written).unwrap()).unwrap();
             let seen = plugins(directory.path());

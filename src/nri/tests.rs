@@ -42,11 +42,11 @@ fn deal_with(missed: &MissedContainers) -> Result<(), SysError> {
     Ok(())
 }
 
-fn shared(directory: &tempfile::TempDir) -> Shared {
-    Shared {
+fn shared(directory: &tempfile::TempDir) -> PluginShared {
+    PluginShared {
         invocation: Invocation { binary: "/usr/local/bin/bpfman-hook".into(), engines: Engines::default(), root: None },
-        policy: Kept::begin(&Paths::below(directory.path())).unwrap(),
-        work: Work::new("/bin/true".into(), None, deal_with),
+        policy: CachedPolicy::begin(&Paths::below(directory.path())).unwrap(),
+        work: ProgramRuns::new("/bin/true".into(), None, deal_with),
         status: PluginStatus::new(PluginStart::External),
         name: "bpfman-hook".to_owned(),
         idx: "10".to_owned(),

@@ -30,10 +30,10 @@ pub type DealWith = fn(&MissedContainers) -> Result<(), SysError>;
 
 /// Starts runs of our own program.
 #[derive(Debug, Clone)]
-pub struct Work(Arc<Shared>);
+pub struct ProgramRuns(Arc<RunsShared>);
 
 #[derive(Debug)]
-struct Shared {
+struct RunsShared {
     program: PathBuf,
     root: Option<PathBuf>,
     deal_with: DealWith,
@@ -47,7 +47,7 @@ struct Queue {
     collecting: bool,
     /// Asked for while a run was at work: what died meanwhile it may not have seen.
     collect_again: bool,
-    /// A run was begun since [`Work::keep_collecting`] looked last.
+    /// A run was begun since [`ProgramRuns::keep_collecting`] looked last.
     collected: bool,
     /// Refusals that are not recorded yet.
     refused: Vec<RefusedContainer>,
@@ -72,10 +72,10 @@ impl Queue {
     }
 }
 
-impl Work {
+impl ProgramRuns {
     /// `program` is ourselves; `root` is handed on.
     pub fn new(program: PathBuf, root: Option<PathBuf>, deal_with: DealWith) -> Self {
-        Self(Arc::new(Shared { program, root, deal_with, queue: Mutex::default() }))
+        Self(Arc::new(RunsShared { program, root, deal_with, queue: Mutex::default() }))
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub enum FindingStatus {
     /// As it should be.
     Ok,
     /// Works, but not all of it or not for everybody.
@@ -18,7 +18,7 @@ pub enum Status {
     Fail,
 }
 
-impl Status {
+impl FindingStatus {
     /// The word that is printed.
     pub fn word(self) -> &'static str {
         match self {
@@ -36,7 +36,7 @@ pub struct Finding {
     /// What was looked at: short, stable, fit for a script to select on.
     pub check: String,
     /// How it is.
-    pub status: Status,
+    pub status: FindingStatus,
     /// What was found.
     pub detail: String,
     /// What to do; only where it is not ok.
@@ -47,11 +47,11 @@ pub struct Finding {
 impl Finding {
     /// Something that is as it should be.
     pub fn ok(check: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { check: check.into(), status: Status::Ok, detail: detail.into(), remedy: None }
+        Self { check: check.into(), status: FindingStatus::Ok, detail: detail.into(), remedy: None }
     }
 
     /// Something that is not, with what to do about it.
-    pub fn bad(check: impl Into<String>, status: Status, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub fn bad(check: impl Into<String>, status: FindingStatus, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { check: check.into(), status, detail: detail.into(), remedy: Some(remedy.into()) }
     }
 }
@@ -69,12 +69,12 @@ impl Findings {
 
     /// True where something fails: the exit code is 1.
     pub fn failed(&self) -> bool {
-        self.0.iter().any(|finding| finding.status == Status::Fail)
+        self.0.iter().any(|finding| finding.status == FindingStatus::Fail)
     }
 
     /// Without what is ok.
     pub fn only_bad(mut self) -> Self {
-        self.0.retain(|finding| finding.status != Status::Ok);
+        self.0.retain(|finding| finding.status != FindingStatus::Ok);
         self
     }
 
@@ -106,7 +106,7 @@ mod tests {
     fn a_finding_is_a_line_and_its_remedy_another() {
         let mut findings = Findings::default();
         findings.push(Finding::ok("bpffs", "mounted"));
-        findings.push(Finding::bad("policy files", Status::Fail, "line 3 is wrong", "correct it"));
+        findings.push(Finding::bad("policy files", FindingStatus::Fail, "line 3 is wrong", "correct it"));
         assert_eq!(
             findings.to_string(),
             "ok       bpffs         mounted\nfail     policy files  line 3 is wrong\n                       -> correct it\n"
@@ -115,7 +115,7 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&findings.json()).unwrap();
         assert_eq!(json[1]["status"], "fail");
         assert_eq!(json[0].get("remedy"), None);
-        assert!(!Findings(vec![Finding::bad("x", Status::Warn, "y", "z")]).failed());
+        assert!(!Findings(vec![Finding::bad("x", FindingStatus::Warn, "y", "z")]).failed());
         assert_eq!(findings.only_bad().0.len(), 1);
     }
 }

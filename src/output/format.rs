@@ -10,7 +10,7 @@ use crate::output::view::ProgramView;
 
 /// How a listing is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum ListFormat {
     /// Tables and trees.
     Table,
     /// JSON, one document.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::paths::Paths;
-use crate::sys::journal::{self, Entry, Priority};
+use crate::sys::journal::{self, JournalEntry, Priority};
 use crate::sys::{clock, deadline};
 
 /// Bytes of the line on stderr: runc quotes it in its own message, and others cut it.
@@ -66,7 +66,7 @@ impl Report {
 
     /// Into the journal, or into our log where there is none.
     fn keep(&self, container: Option<&str>, sentence: &str, priority: Priority) {
-        if !journal::send(&Entry { priority, message: sentence, container, fields: &[] }) {
+        if !journal::send(&JournalEntry { priority, message: sentence, container, fields: &[] }) {
             let time = clock::utc(clock::unix_seconds());
             journal::append_log(&self.log, &format!("{time} {} {sentence}", container.unwrap_or("-")));
         }

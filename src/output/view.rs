@@ -5,10 +5,10 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::lifecycle::health::{Health, Loss};
+use crate::lifecycle::health::{Health, LostObject};
 use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, ProgramKind, Scope, XdpMode};
-use crate::model::bytecode::Verdict;
+use crate::model::bytecode::ImageVerdict;
 use crate::model::delegation::{Category, Delegation};
 use crate::model::record::{Owner, OwnerRecord, Phase};
 
@@ -128,7 +128,7 @@ pub struct ProgramView<'a> {
     pub stats: Option<Stats>,
     /// What became of it, where the kernel does not have it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub gone: Option<Loss>,
+    pub gone: Option<LostObject>,
     /// Its links.
     pub links: Vec<LinkView<'a>>,
 }
@@ -173,7 +173,7 @@ pub struct LinkView<'a> {
     pub at: Cow<'a, AttachPoint>,
     /// What became of it, where it does not run any more.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub gone: Option<Loss>,
+    pub gone: Option<LostObject>,
 }
 
 impl LinkView<'_> {
@@ -263,8 +263,8 @@ pub fn programs(record: &OwnerRecord) -> impl Iterator<Item = ProgramView<'_>> {
     record.programs.iter().filter_map(|program| {
         let image = record.images.get(program.image)?;
         let (verdict, by, layout) = match &image.verdict {
-            Verdict::Verified { by, layout } => ("verified", Some(by), Some(layout)),
-            Verdict::Unsigned => ("unsigned", None, None),
+            ImageVerdict::Verified { by, layout } => ("verified", Some(by), Some(layout)),
+            ImageVerdict::Unsigned => ("unsigned", None, None),
         };
         let links = record.links.iter().filter(|link| link.program == program.pin);
         let links = links.map(|link| LinkView {

@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::cli::{Stage, Targets};
+use crate::cli::{HookStage, InstallTargets};
 use crate::model::policy::Engine;
-use crate::output::finding::{Finding, Findings, Status};
+use crate::output::finding::{Finding, Findings, FindingStatus};
 use crate::paths::Paths;
 use crate::setup::compare::exact_file;
 use crate::setup::containerd::examine as containerd;
 use crate::setup::hook_files;
 use crate::setup::hook_files::{Engines, HOOKS_DIR, PODMAN_DROP_IN};
 use crate::setup::hooks_dir::{HooksDir, below};
-use crate::setup::place::{Place, asked};
+use crate::setup::place::{InstallRoot, asked};
 use crate::setup::units::gc;
 use crate::setup::units::metrics;
 use crate::setup::units::nri;
@@ -23,8 +23,8 @@ use crate::setup::units::service;
 use crate::sys::error::chain;
 
 /// Looks at an installation and changes nothing; `root` is `--root`.
-pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
-    let place = Place::of(targets, root);
+pub fn check(targets: &InstallTargets, root: Option<&Path>) -> Findings {
+    let place = InstallRoot::of(targets, root);
     let mut engines = place.installed_for();
     if targets.podman || targets.crio || (engines.0.is_empty() && !targets.names_more()) {
         engines.0.extend(asked(targets));
@@ -47,9 +47,9 @@ pub fn check(targets: &Targets, root: Option<&Path>) -> Findings {
     if place.has_units() && !targets.no_timer {
         findings.0.extend(gc::check(&place, &again));
     }
-    let mut stages = if engines.0.is_empty() { Vec::new() } else { vec![Stage::CreateRuntime, Stage::Poststop] };
+    let mut stages = if engines.0.is_empty() { Vec::new() } else { vec![HookStage::CreateRuntime, HookStage::Poststop] };
     if engines.0.contains(&Engine::Podman) {
-        stages.push(Stage::Precreate);
+        stages.push(HookStage::Precreate);
     }
     for stage in &stages {
         let text = hook_files::hook(*stage, &place.invocation(&engines));
@@ -84,7 +84,7 @@ pub fn effective(engine: Engine, root: &Path) -> Findings {
         Ok(found) => found,
         Err(err) => {
             let remedy = format!("correct it: {} reads it as we do", engine.word());
-            findings.push(Finding::bad(name, Status::Fail, chain(&err), remedy));
+            findings.push(Finding::bad(name, FindingStatus::Fail, chain(&err), remedy));
             return findings;
         }
     };
@@ -92,39 +92,39 @@ pub fn effective(engine: Engine, root: &Path) -> Findings {
     let list: Vec<_> = hooks.directories.iter().map(|directory| directory.display().to_string()).collect();
     findings.push(Finding::ok(name, format!("{} ({source})", list.join(" "))));
 
-    for stage in [Stage::CreateRuntime, Stage::Poststop, Stage::Precreate] {
+    for stage in [HookStage::CreateRuntime, HookStage::Poststop, HookStage::Precreate] {
         let name = format!("{} {}", engine.word(), stage.word());
         let Some(path) = files.get(&hook_files::file_name(stage)) else {
-            if stage == Stage::Precreate && engine != Engine::Podman {
+            if stage == HookStage::Precreate && engine != Engine::Podman {
                 continue;
             }
             findings.push(not_read(name, engine, stage, &source, &again));
             continue;
         };
-        if stage == Stage::Precreate && engine != Engine::Podman {
+        if stage == HookStage::Precreate && engine != Engine::Podman {
             let remedy = format!("move it to {}", hook_files::PODMAN_HOOKS_DIR);
             let detail = format!("{} keeps {} from starting: it does not know the stage", path.display(), engine.word());
-            findings.push(Finding::bad(name, Status::Fail, detail, remedy));
+            findings.push(Finding::bad(name, FindingStatus::Fail, detail, remedy));
             continue;
         }
         findings.push(match unfit(&below(root, path), stage, root) {
             None => Finding::ok(name, path.display().to_string()),
-            Some(problem) => Finding::bad(name, Status::Fail, format!("{}: {problem}", path.display()), &again),
+            Some(problem) => Finding::bad(name, FindingStatus::Fail, format!("{}: {problem}", path.display()), &again),
         });
     }
     findings
 }
 
 /// A hook file of ours is in none of the engine's directories.
-fn not_read(name: String, engine: Engine, stage: Stage, source: &str, again: &str) -> Finding {
+fn not_read(name: String, engine: Engine, stage: HookStage, source: &str, again: &str) -> Finding {
     let (status, detail) = match stage {
         // Without it nothing is granted, and createRuntime says what is missing.
-        Stage::Precreate => (Status::Warn, "not read: policy's grant = true has no effect".to_owned()),
-        Stage::CreateRuntime => (Status::Fail, "not read: annotated containers start without their programs".to_owned()),
-        Stage::Poststop => (Status::Fail, "not read: what containers owned is released by gc alone".to_owned()),
+        HookStage::Precreate => (FindingStatus::Warn, "not read: policy's grant = true has no effect".to_owned()),
+        HookStage::CreateRuntime => (FindingStatus::Fail, "not read: annotated containers start without their programs".to_owned()),
+        HookStage::Poststop => (FindingStatus::Fail, "not read: what containers owned is released by gc alone".to_owned()),
     };
     let replaced = source != "default" && source != PODMAN_DROP_IN;
-    let directory = if stage == Stage::Precreate { hook_files::PODMAN_HOOKS_DIR } else { HOOKS_DIR };
+    let directory = if stage == HookStage::Precreate { hook_files::PODMAN_HOOKS_DIR } else { HOOKS_DIR };
     let remedy = if engine == Engine::Podman && replaced {
         format!("add {directory} to hooks_dir in {source}, then {again}")
     } else {
@@ -134,7 +134,7 @@ fn not_read(name: String, engine: Engine, stage: Stage, source: &str, again: &st
 }
 
 /// Why a hook file does not do what ours does; None where it does.
-fn unfit(path: &Path, stage: Stage, root: &Path) -> Option<String> {
+fn unfit(path: &Path, stage: HookStage, root: &Path) -> Option<String> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(err) => return Some(format!("it cannot be read: {err}")),
@@ -162,10 +162,10 @@ fn unfit(path: &Path, stage: Stage, root: &Path) -> Option<String> {
 fn program(path: &Path, owner: u32, again: &str) -> Finding {
     let name = "binary";
     let Ok(meta) = fs::metadata(path) else {
-        return Finding::bad(name, Status::Fail, format!("{} does not exist", path.display()), again);
+        return Finding::bad(name, FindingStatus::Fail, format!("{} does not exist", path.display()), again);
     };
     if !meta.is_file() || meta.permissions().mode() & 0o111 == 0 {
-        return Finding::bad(name, Status::Fail, format!("{} is not a program", path.display()), again);
+        return Finding::bad(name, FindingStatus::Fail, format!("{} is not a program", path.display()), again);
     }
     for ancestor in path.ancestors() {
         let Ok(meta) = fs::metadata(ancestor) else { continue };
@@ -175,14 +175,14 @@ fn program(path: &Path, owner: u32, again: &str) -> Finding {
             let who =
                 if meta.uid() == 0 { "is writable by others".to_owned() } else { format!("belongs to uid {}", meta.uid()) };
             let remedy = format!("chown root {0} && chmod go-w {0}", ancestor.display());
-            return Finding::bad(name, Status::Fail, format!("{} {who}", ancestor.display()), remedy);
+            return Finding::bad(name, FindingStatus::Fail, format!("{} {who}", ancestor.display()), remedy);
         }
     }
     let same = fs::read("/proc/self/exe").ok().zip(fs::read(path).ok()).is_some_and(|(own, there)| own == there);
     if same {
         Finding::ok(name, path.display().to_string())
     } else {
-        Finding::bad(name, Status::Warn, format!("{} is another build than this one", path.display()), again)
+        Finding::bad(name, FindingStatus::Warn, format!("{} is another build than this one", path.display()), again)
     }
 }
 
@@ -204,15 +204,15 @@ mod tests {
     use crate::setup::install::run;
 
     fn bad(findings: &Findings) -> Vec<String> {
-        findings.0.iter().filter(|f| f.status != Status::Ok).map(|f| format!("{} {}", f.status.word(), f.check)).collect()
+        findings.0.iter().filter(|f| f.status != FindingStatus::Ok).map(|f| format!("{} {}", f.status.word(), f.check)).collect()
     }
 
-    struct Installed(tempfile::TempDir, Targets);
+    struct Installed(tempfile::TempDir, InstallTargets);
 
     impl Installed {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
-            let targets = Targets {
+            let targets = InstallTargets {
                 containerd: Default::default(),
                 service: Default::default(),
                 nri: Default::default(),
@@ -251,13 +251,13 @@ mod tests {
         let here = Installed::new();
         assert_eq!(here.bad(), Vec::<String>::new());
         let empty = tempfile::tempdir().unwrap();
-        let nothing = check(&Targets { destdir: Some(empty.path().to_owned()), ..here.1.clone() }, None);
+        let nothing = check(&InstallTargets { destdir: Some(empty.path().to_owned()), ..here.1.clone() }, None);
         assert!(nothing.failed());
         assert!(
             nothing
                 .0
                 .iter()
-                .filter(|f| f.status == Status::Fail)
+                .filter(|f| f.status == FindingStatus::Fail)
                 .all(|f| f.remedy.as_deref() == Some("run `bpfman-hook install --podman`")),
             "{nothing}"
         );
@@ -351,7 +351,7 @@ mod tests {
     fn precreate_where_crio_reads_it_is_a_failure() {
         let here = Installed::new();
         assert_eq!(bad(&effective(Engine::CriO, here.0.path())), Vec::<String>::new());
-        let stray = here.path(HOOKS_DIR).join(hook_files::file_name(Stage::Precreate));
+        let stray = here.path(HOOKS_DIR).join(hook_files::file_name(HookStage::Precreate));
         fs::write(stray, "{}").unwrap();
         assert_eq!(bad(&effective(Engine::CriO, here.0.path())), ["fail cri-o precreate"]);
     }
@@ -362,7 +362,7 @@ mod tests {
         let binary = here.path("/usr/local/bin/bpfman-hook");
         let me = fs::metadata(&binary).unwrap().uid();
         let status = |owner| program(&binary, owner, "").status;
-        assert_eq!((status(me), status(0) == Status::Ok), (Status::Ok, me == 0));
+        assert_eq!((status(me), status(0) == FindingStatus::Ok), (FindingStatus::Ok, me == 0));
         let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         for (path, mode, good) in [
             (binary.as_path(), 0o775, 0o755),
@@ -371,11 +371,11 @@ mod tests {
             (binary.parent().unwrap(), 0o777, 0o755),
         ] {
             chmod(path, mode);
-            assert_eq!(status(me), Status::Fail, "{mode:o} {}", path.display());
+            assert_eq!(status(me), FindingStatus::Fail, "{mode:o} {}", path.display());
             chmod(path, good);
-            assert_eq!(status(me), Status::Ok);
+            assert_eq!(status(me), FindingStatus::Ok);
         }
         chmod(binary.parent().unwrap(), 0o1777);
-        assert_eq!(status(me), Status::Ok, "sticky, as /tmp is");
+        assert_eq!(status(me), FindingStatus::Ok, "sticky, as /tmp is");
     }
 }

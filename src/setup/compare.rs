@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use crate::output::finding::{Finding, Status};
+use crate::output::finding::{Finding, FindingStatus};
 
 /// A file that has to have exactly this text.
 pub(super) fn exact_file(name: &str, path: &Path, text: &str, again: &str) -> Finding {
     match fs::read_to_string(path) {
         Ok(present) if present == text => Finding::ok(name, path.display().to_string()),
-        Ok(_) => Finding::bad(name, Status::Fail, format!("{} differs from this version's", path.display()), again),
-        Err(err) => Finding::bad(name, Status::Fail, format!("{}: {err}", path.display()), again),
+        Ok(_) => Finding::bad(name, FindingStatus::Fail, format!("{} differs from this version's", path.display()), again),
+        Err(err) => Finding::bad(name, FindingStatus::Fail, format!("{}: {err}", path.display()), again),
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::cli::Stage;
+use crate::cli::HookStage;
 use crate::model::policy::Engine;
 use crate::paths::Paths;
 
@@ -34,15 +34,15 @@ pub const PODMAN_DROP_IN: &str = "/etc/containers/containers.conf.d/50-bpfman-ho
 pub const MOUNT_UNIT: &str = r"run-bpfman\x2dhook-fs.mount";
 
 /// The file name of a stage's hook file.
-pub fn file_name(stage: Stage) -> String {
+pub fn file_name(stage: HookStage) -> String {
     format!("50-bpfman-hook-{}.json", stage.word())
 }
 
 /// Where a stage's hook file lies.
-pub fn path(stage: Stage) -> PathBuf {
+pub fn path(stage: HookStage) -> PathBuf {
     let directory = match stage {
-        Stage::Precreate => PODMAN_HOOKS_DIR,
-        Stage::CreateRuntime | Stage::Poststop => HOOKS_DIR,
+        HookStage::Precreate => PODMAN_HOOKS_DIR,
+        HookStage::CreateRuntime | HookStage::Poststop => HOOKS_DIR,
     };
     Path::new(directory).join(file_name(stage))
 }
@@ -90,9 +90,9 @@ impl Invocation {
 }
 
 /// A stage's hook file, schema 1.0.0 (oci-hooks(5)).
-pub fn hook(stage: Stage, invocation: &Invocation) -> String {
+pub fn hook(stage: HookStage, invocation: &Invocation) -> String {
     // precreate is podman's alone, whoever else reads the others.
-    let engine = if stage == Stage::Precreate { Some(Engine::Podman) } else { invocation.engines.single() };
+    let engine = if stage == HookStage::Precreate { Some(Engine::Podman) } else { invocation.engines.single() };
     let root = invocation.root.as_ref().map(|root| root.to_string_lossy());
     let mut args = vec!["bpfman-hook", "hook", stage.word()];
     args.extend(engine.into_iter().flat_map(|engine| ["--engine", engine.word()]));
@@ -176,7 +176,7 @@ mod tests {
     fn a_hook_file_says_for_whom_it_is_written() {
         let binary = Path::new("/usr/local/bin/bpfman-hook");
         for list in [&[Engine::Podman][..], &[Engine::CriO], &[Engine::Podman, Engine::CriO]] {
-            for stage in [Stage::CreateRuntime, Stage::Poststop] {
+            for stage in [HookStage::CreateRuntime, HookStage::Poststop] {
                 let text = hook(stage, &call(binary, list));
                 assert_eq!(Engines::of_file(&text), engines(list), "{text}");
                 let json: Value = serde_json::from_str(&text).unwrap();
@@ -190,10 +190,10 @@ mod tests {
                 assert_eq!((parsed.stage, parsed.engine), (stage, (list.len() == 1).then_some(list[0])));
             }
         }
-        let precreate: Value = serde_json::from_str(&hook(Stage::Precreate, &call(binary, &[]))).unwrap();
+        let precreate: Value = serde_json::from_str(&hook(HookStage::Precreate, &call(binary, &[]))).unwrap();
         assert_eq!(precreate["hook"]["args"][4], "podman");
         let elsewhere = Invocation { root: Some("/srv/r".into()), ..call(binary, &[Engine::CriO]) };
-        let json: Value = serde_json::from_str(&hook(Stage::Poststop, &elsewhere)).unwrap();
+        let json: Value = serde_json::from_str(&hook(HookStage::Poststop, &elsewhere)).unwrap();
         let args: Vec<_> = json["hook"]["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
         let parsed = crate::cli::hook_fast_path(&args[1..]).unwrap();
         assert_eq!((parsed.engine, parsed.root), (Some(Engine::CriO), Some("/srv/r".into())));
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn paths_with_quotes_stay_one_path() {
         let binary = Path::new("/opt/a \"b\"\\c/bin/bpfman-hook");
-        let json: Value = serde_json::from_str(&hook(Stage::Poststop, &call(binary, &[]))).unwrap();
+        let json: Value = serde_json::from_str(&hook(HookStage::Poststop, &call(binary, &[]))).unwrap();
         assert_eq!(json["hook"]["path"], binary.to_str().unwrap());
         let text = drop_in(&[binary.to_owned()]);
         let value: toml::Table = toml::from_str(&text).unwrap();

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::cli::{Format, InstallArgs, Stage, Targets, UninstallArgs};
+use crate::cli::{Format, InstallArgs, HookStage, InstallTargets, UninstallArgs};
 use crate::commands::documents;
 use crate::model::policy::Engine;
 use crate::output::{fail, print};
@@ -17,8 +17,8 @@ use crate::setup::containerd::install as containerd;
 use crate::setup::error::InstallError;
 use crate::setup::hook_files::{self, PODMAN_DROP_IN, PODMAN_HOOKS_DIR};
 use crate::setup::hooks_dir::HooksDir;
-use crate::setup::place::{Place, asked};
-use crate::setup::steps::Work;
+use crate::setup::place::{InstallRoot, asked};
+use crate::setup::steps::Installer;
 use crate::setup::units::{gc, metrics, nri, service};
 use crate::setup::{policy_dir, registries_dir};
 use crate::sys::error::chain;
@@ -42,12 +42,12 @@ pub fn undo(root: Option<&Path>, args: &UninstallArgs) -> ExitCode {
 }
 
 fn report(
-    targets: &Targets,
+    targets: &InstallTargets,
     root: Option<&Path>,
-    act: fn(&Targets, &Place, &mut Work<'_>) -> Result<(), InstallError>,
+    act: fn(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<(), InstallError>,
 ) -> ExitCode {
-    let place = Place::of(targets, root);
-    let mut work = Work::new(&place, targets.dry_run);
+    let place = InstallRoot::of(targets, root);
+    let mut work = Installer::new(&place, targets.dry_run);
     let result = act(targets, &place, &mut work);
     let printed = print(&match targets.format.output {
         Format::Table => work.steps.to_string(),
@@ -60,7 +60,7 @@ fn report(
 }
 
 /// Installs for the engines asked for, and for those that it is installed for already.
-fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let mut engines = place.installed_for();
     engines.0.extend(asked(targets));
     let invocation = place.invocation(&engines);
@@ -86,13 +86,13 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
     }
     if !engines.0.is_empty() {
         // poststop before createRuntime: a container that starts in between is released, one without programs costs nothing.
-        for stage in [Stage::Poststop, Stage::CreateRuntime] {
+        for stage in [HookStage::Poststop, HookStage::CreateRuntime] {
             work.write(&hook_files::path(stage), hook_files::hook(stage, &invocation).as_bytes(), 0o644)?;
         }
     }
     if engines.0.contains(&Engine::Podman) {
-        let precreate = hook_files::hook(Stage::Precreate, &invocation);
-        work.write(&hook_files::path(Stage::Precreate), precreate.as_bytes(), 0o644)?;
+        let precreate = hook_files::hook(HookStage::Precreate, &invocation);
+        work.write(&hook_files::path(HookStage::Precreate), precreate.as_bytes(), 0o644)?;
         let before = HooksDir::of(Engine::Podman, place.root(), &[Path::new(PODMAN_DROP_IN)])?;
         work.write(Path::new(PODMAN_DROP_IN), hook_files::drop_in(&before.directories).as_bytes(), 0o644)?;
     }
@@ -117,7 +117,7 @@ fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), 
 /// Removes the installation for the engines asked for, or all of it where none is named.
 ///
 /// The binary stays, with an error, as long as programs of running containers are pinned: their poststop still needs it.
-fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let (containerd, service) = (targets.containerd.containerd, targets.service.service);
     let (nri, metrics) = (targets.nri.nri, targets.metrics.metrics);
     let all = !(targets.podman || targets.crio || targets.names_more());
@@ -144,11 +144,11 @@ fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<()
             || !metrics && metrics::is_installed(place));
     if !left.0.contains(&Engine::Podman) {
         work.remove(Path::new(PODMAN_DROP_IN))?;
-        work.remove(&hook_files::path(Stage::Precreate))?;
+        work.remove(&hook_files::path(HookStage::Precreate))?;
         work.remove_directory(Path::new(PODMAN_HOOKS_DIR));
         work.remove_directory(Path::new(PODMAN_HOOKS_DIR).parent().expect("it is an absolute path of several parts"));
     }
-    for stage in [Stage::CreateRuntime, Stage::Poststop] {
+    for stage in [HookStage::CreateRuntime, HookStage::Poststop] {
         let path = hook_files::path(stage);
         if left.0.is_empty() {
             work.remove(&path)?;

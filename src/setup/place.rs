@@ -4,23 +4,23 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cli::{Stage, Targets};
+use crate::cli::{HookStage, InstallTargets};
 use crate::model::policy::Engine;
 use crate::setup::hook_files::{self, Engines, Invocation, MOUNT_UNIT};
 use crate::setup::hooks_dir::below;
 
 /// Where an installation lies: what hook files say and, with `--destdir`, where the files are staged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct InstallRoot {
     destdir: PathBuf,
     prefix: PathBuf,
     staged: bool,
     root: Option<PathBuf>,
 }
 
-impl Place {
+impl InstallRoot {
     /// As the arguments say; `root` is `--root`.
-    pub fn of(targets: &Targets, root: Option<&Path>) -> Self {
+    pub fn of(targets: &InstallTargets, root: Option<&Path>) -> Self {
         Self {
             destdir: targets.destdir.clone().unwrap_or_else(|| "/".into()),
             prefix: targets.prefix.clone(),
@@ -86,13 +86,13 @@ impl Place {
 
     /// The engines that the installed hook file is for; none where there is none.
     pub fn installed_for(&self) -> Engines {
-        let path = self.staged(&hook_files::path(Stage::CreateRuntime));
+        let path = self.staged(&hook_files::path(HookStage::CreateRuntime));
         Engines::of_file(&fs::read_to_string(path).unwrap_or_default())
     }
 }
 
 /// The engines of `--podman` and `--crio`, which read hook files; podman where no engine is named.
-pub fn asked(targets: &Targets) -> BTreeSet<Engine> {
+pub fn asked(targets: &InstallTargets) -> BTreeSet<Engine> {
     let mut asked = BTreeSet::new();
     if targets.podman || !(targets.crio || targets.names_more()) {
         asked.insert(Engine::Podman);

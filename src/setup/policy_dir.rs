@@ -11,8 +11,8 @@ use crate::image::{unusable_key, unusable_trusted_root};
 use crate::lifecycle::policy_files;
 use crate::paths::Paths;
 use crate::setup::error::InstallError;
-use crate::setup::place::Place;
-use crate::setup::steps::Work;
+use crate::setup::place::InstallRoot;
+use crate::setup::steps::Installer;
 
 /// What begins the name of each file that came from DIR.
 const PREFIX: &str = "60-installed-";
@@ -20,7 +20,7 @@ const PREFIX: &str = "60-installed-";
 const MAX: u64 = 1 << 20;
 
 /// Installs `directory`'s files: `*.toml` are policy, `*.pub` keys, `*.json` trust roots.
-pub(crate) fn install(directory: &Path, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn install(directory: &Path, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let files = read(directory, &[".toml", ".pub", ".json"])?;
     for (name, _) in files.iter().filter(|(name, _)| name.ends_with(".toml")) {
         let path = directory.join(name);
@@ -64,7 +64,7 @@ pub(crate) fn install(directory: &Path, place: &Place, work: &mut Work<'_>) -> R
 }
 
 /// Removes the policy files that came from a directory. Keys stay: what verified once harms nobody.
-pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let paths = place.own_root().map_or_else(Paths::system, Paths::below);
     for path in installed(&place.staged(&paths.policy_directory())) {
         work.remove(&paths.policy_directory().join(path.file_name().unwrap_or_default()))?;
@@ -107,7 +107,7 @@ pub(crate) fn read(directory: &Path, ends: &[&str]) -> Result<BTreeMap<String, V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Targets;
+    use crate::cli::InstallTargets;
 
     #[test]
     fn what_is_handed_out_is_replaced_and_what_others_wrote_stays() {
@@ -117,7 +117,7 @@ mod tests {
         fs::create_dir_all(etc.join("policy.d")).unwrap();
         fs::create_dir_all(&given).unwrap();
         fs::write(etc.join("policy.d/10-node.toml"), "").unwrap();
-        let targets = Targets {
+        let targets = InstallTargets {
             podman: false,
             crio: false,
             containerd: Default::default(),
@@ -133,9 +133,9 @@ mod tests {
             dry_run: false,
             format: Default::default(),
         };
-        let place = Place::of(&targets, None);
+        let place = InstallRoot::of(&targets, None);
         let act = || {
-            let mut work = Work::new(&place, false);
+            let mut work = Installer::new(&place, false);
             install(&given, &place, &mut work).map(|()| work.steps)
         };
         let listing = || {
@@ -170,7 +170,7 @@ mod tests {
         fs::rename(given.join("acme.toml"), given.join("bad.toml")).unwrap();
         act().unwrap();
         assert_eq!(listing(), ["10-node.toml", "60-installed-bad.toml"]);
-        uninstall(&place, &mut Work::new(&place, false)).unwrap();
+        uninstall(&place, &mut Installer::new(&place, false)).unwrap();
         assert_eq!(listing(), ["10-node.toml"]);
     }
 }

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use crate::model::registries::RegistryConfig;
 use crate::paths::Paths;
 use crate::setup::error::InstallError;
-use crate::setup::place::Place;
+use crate::setup::place::InstallRoot;
 use crate::setup::policy_dir::read;
-use crate::setup::steps::Work;
+use crate::setup::steps::Installer;
 
 /// The list of files that came from DIR, one in each line.
 const LIST: &str = "installed-registries";
@@ -21,7 +21,7 @@ const LIST: &str = "installed-registries";
 const ENDS: [&str; 6] = ["registries.toml", "auth.json", ".pem", ".crt", ".cert", ".key"];
 
 /// Installs `directory`'s files. Nothing is written unless `registries.toml` parses.
-pub(crate) fn install(directory: &Path, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn install(directory: &Path, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let etc = etc(place);
     let given = read(directory, &ENDS)?;
     check(directory, &given)?;
@@ -60,7 +60,7 @@ pub(crate) fn install(directory: &Path, place: &Place, work: &mut Work<'_>) -> R
 }
 
 /// Removes the files that came from a directory.
-pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let (etc, before) = (etc(place), listed(place));
     for name in &before {
         work.remove(&etc.join(name))?;
@@ -89,12 +89,12 @@ fn mode(name: &str) -> u32 {
     if secret { 0o600 } else { 0o644 }
 }
 
-fn etc(place: &Place) -> PathBuf {
+fn etc(place: &InstallRoot) -> PathBuf {
     place.own_root().map_or_else(Paths::system, Paths::below).etc
 }
 
 /// The names of the list. One with a slash is not ours.
-fn listed(place: &Place) -> BTreeSet<String> {
+fn listed(place: &InstallRoot) -> BTreeSet<String> {
     let text = fs::read_to_string(place.staged(&etc(place).join(LIST))).unwrap_or_default();
     text.lines().filter(|name| !name.is_empty() && !name.contains('/')).map(str::to_owned).collect()
 }
@@ -111,9 +111,9 @@ mod tests {
         let etc = host.join("etc/bpfman-hook");
         fs::create_dir_all(&etc).unwrap();
         fs::create_dir_all(&given).unwrap();
-        let place = Place::at(&host);
+        let place = InstallRoot::at(&host);
         let act = || {
-            let mut work = Work::new(&place, false);
+            let mut work = Installer::new(&place, false);
             install(&given, &place, &mut work).map(|()| work.steps)
         };
         assert!(act().unwrap().0.is_empty(), "an empty Secret installs nothing");
@@ -150,7 +150,7 @@ mod tests {
         assert!(error.contains("auth.json"), "{error}");
         assert_eq!(fs::read(etc.join("auth.json")).unwrap(), b"the node's own");
 
-        uninstall(&place, &mut Work::new(&place, false)).unwrap();
+        uninstall(&place, &mut Installer::new(&place, false)).unwrap();
         let left: Vec<_> = fs::read_dir(&etc).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["auth.json"], "the node's own stays");
     }

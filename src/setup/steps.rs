@@ -11,12 +11,12 @@ use serde::Serialize;
 use crate::paths::Paths;
 use crate::setup::error::InstallError;
 use crate::setup::hook_files::MOUNT_UNIT;
-use crate::setup::place::Place;
+use crate::setup::place::InstallRoot;
 use crate::sys::{fsutil, mounts};
 
 /// One step, done or only planned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub struct InstallStep {
     /// `write`, `remove`, `make`, `mount`, `unmount`, `run`; `advise` for what is left to the administrator.
     pub action: &'static str,
     /// On what.
@@ -28,18 +28,18 @@ pub struct Step {
 /// The steps in their order.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
-pub struct Steps(pub Vec<Step>);
+pub struct InstallSteps(pub Vec<InstallStep>);
 
-impl Steps {
+impl InstallSteps {
     /// The JSON form: an array of objects with `action`, `object` and `changed`.
     pub fn json(&self) -> String {
         serde_json::to_string_pretty(self).expect("strings and booleans are JSON")
     }
 }
 
-impl fmt::Display for Steps {
+impl fmt::Display for InstallSteps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Step { action, object, changed } in &self.0 {
+        for InstallStep { action, object, changed } in &self.0 {
             writeln!(f, "{action:<8} {object}{}", if *changed { "" } else { " (as it was)" })?;
         }
         Ok(())
@@ -47,20 +47,20 @@ impl fmt::Display for Steps {
 }
 
 /// The steps so far, and whether they are done or only said.
-pub(crate) struct Work<'a> {
-    place: &'a Place,
+pub(crate) struct Installer<'a> {
+    place: &'a InstallRoot,
     pub dry_run: bool,
     /// What was done so far.
-    pub steps: Steps,
+    pub steps: InstallSteps,
 }
 
-impl<'a> Work<'a> {
-    pub fn new(place: &'a Place, dry_run: bool) -> Self {
-        Self { place, dry_run, steps: Steps::default() }
+impl<'a> Installer<'a> {
+    pub fn new(place: &'a InstallRoot, dry_run: bool) -> Self {
+        Self { place, dry_run, steps: InstallSteps::default() }
     }
 
     pub fn step(&mut self, action: &'static str, object: impl Into<String>, changed: bool) {
-        self.steps.0.push(Step { action, object: object.into(), changed });
+        self.steps.0.push(InstallStep { action, object: object.into(), changed });
     }
 
     /// The place of a path. Below `--destdir` an absolute link, as a host has them that is mounted into a container, would lead into the

@@ -79,7 +79,7 @@ type Table = Database<'static, Bytes, Bytes>;
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    opened: RwLock<Option<Opened>>,
+    opened: RwLock<Option<OpenEnvironment>>,
     /// A commit failed, after which LMDB may want nothing more to do with the environment.
     suspect: AtomicBool,
     map_size: usize,
@@ -93,7 +93,7 @@ pub struct Store {
 
 /// LMDB's environment, and our table in it.
 #[derive(Debug)]
-struct Opened {
+struct OpenEnvironment {
     env: Env<WithoutTls>,
     table: Table,
     /// The file system is too full for [`SPARE`].
@@ -132,7 +132,7 @@ impl Store {
         if fsutil::open_own_directory(path, 0o700)?.is_none() {
             return Ok(None);
         }
-        let opened = Opened::open(path, map_size)?;
+        let opened = OpenEnvironment::open(path, map_size)?;
         let writer = File::options()
             .write(true)
             .create(true)
@@ -177,7 +177,7 @@ impl Store {
     /// may see is used again.
     pub fn read<T, E: From<StoreError>>(&self, read: impl FnOnce(&ReadTxn<'_>) -> Result<T, E>) -> Result<T, E> {
         let opened = self.opened()?;
-        let Opened { env, table, .. } = self.usable(&opened)?;
+        let OpenEnvironment { env, table, .. } = self.usable(&opened)?;
         fault::inside(|| {
             let failed = |err| StoreError::from_heed("read", &self.path, err);
             let txn = match env.read_txn() {
@@ -218,7 +218,7 @@ impl Store {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let _lock = self.lock(&writer)?;
         let opened = self.opened()?;
-        let Opened { env, table, scarce, .. } = self.usable(&opened)?;
+        let OpenEnvironment { env, table, scarce, .. } = self.usable(&opened)?;
         fault::inside(|| {
             let txn = env.write_txn().map_err(|err| StoreError::from_heed("write", &self.path, err))?;
             let room = if *scarce { 0 } else { self.map_size };
@@ -231,20 +231,20 @@ impl Store {
 
     /// The environment, opened anew where a commit failed: when LMDB could not write a meta page, it refuses everything else that
     /// this process wants of it (MDB_PANIC), while the store is whole.
-    fn opened(&self) -> Result<RwLockReadGuard<'_, Option<Opened>>, StoreError> {
+    fn opened(&self) -> Result<RwLockReadGuard<'_, Option<OpenEnvironment>>, StoreError> {
         if self.suspect.load(Ordering::Relaxed)
             // Where another thread still reads, the old one is what there is.
             && let Ok(mut opened) = self.opened.try_write()
         {
             // Closed first: LMDB's locks are those of the process.
             *opened = None;
-            *opened = Some(Opened::open(&self.path, self.map_size)?);
+            *opened = Some(OpenEnvironment::open(&self.path, self.map_size)?);
             self.suspect.store(false, Ordering::Relaxed);
         }
         Ok(self.opened.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn usable<'a>(&self, opened: &'a Option<Opened>) -> Result<&'a Opened, StoreError> {
+    fn usable<'a>(&self, opened: &'a Option<OpenEnvironment>) -> Result<&'a OpenEnvironment, StoreError> {
         opened.as_ref().ok_or_else(|| StoreError::GivenUp(self.path.clone()))
     }
 
@@ -266,7 +266,7 @@ impl Store {
     }
 }
 
-impl Opened {
+impl OpenEnvironment {
     /// Opens the environment of a store that is there, and checks what it is.
     fn open(path: &Path, map_size: usize) -> Result<Self, StoreError> {
         let scarce = prepare(path, map_size)?;

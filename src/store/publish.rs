@@ -3,11 +3,12 @@
 //! It runs while the writer's lock is still held, so that events come in the order of the commits and a card is never older
 //! than the record. Nothing in it can fail a write: that is done already.
 
-use crate::model::card::Card;
+use crate::model::public_owner::PublicOwner;
 use crate::model::event::{Event, between};
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase};
-use crate::model::series::{self, EventKind};
+use crate::model::metrics_table;
+use crate::model::metrics_table::EventKind;
 use crate::sys::clock;
 use crate::sys::export::{Collecting, Export};
 
@@ -39,7 +40,7 @@ pub(super) fn restore_cards(export: &Export, changes: &[Change]) {
 }
 
 fn card_of(record: &OwnerRecord) -> Vec<u8> {
-    serde_json::to_vec(&Card::of(record)).expect("a card is made of strings and numbers")
+    serde_json::to_vec(&PublicOwner::of(record)).expect("a card is made of strings and numbers")
 }
 
 /// Tells it.
@@ -60,7 +61,7 @@ pub(super) fn publish(export: &Export, changes: &[Change]) {
         }
         let became_ready = acquired && after.is_some() && before.as_ref().is_none_or(|b| b.phase != Phase::Ready);
         if became_ready && after.as_ref().is_some_and(delegates) {
-            export.count(series::delegation(), 1);
+            export.count(metrics_table::delegation(), 1);
         }
     }
     if !lines.is_empty() {
@@ -70,7 +71,7 @@ pub(super) fn publish(export: &Export, changes: &[Change]) {
 
 fn note(export: &Export, event: &mut Event, lines: &mut String) {
     if let Some(at) = EventKind::WORDS.iter().position(|word| *word == event.what) {
-        export.count(series::Slot(series::slot(2, at)), 1);
+        export.count(metrics_table::MetricSlot(metrics_table::slot(2, at)), 1);
     }
     event.time = clock::utc_precise();
     lines.push_str(&serde_json::to_string(event).expect("an event is made of strings and numbers"));

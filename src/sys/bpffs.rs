@@ -48,8 +48,8 @@ use crate::model::delegation::{Category, Delegation};
 use crate::sys::SysError;
 use crate::sys::token::TokenError;
 use inside::{Job, MAX_DEPTH};
-use message::{Failed, Report, Step};
-use process::Forked;
+use message::{CallFailure, ChildReport, BpffsStep};
+use process::BpffsChild;
 
 pub use error::BpffsError;
 
@@ -70,7 +70,7 @@ pub struct MapFile<'a> {
 
 /// The bpffs to make. The caller has proved that the namespaces are the container's.
 #[derive(Debug, Clone, Copy)]
-pub struct Spec<'a> {
+pub struct BpffsSpec<'a> {
     /// The container's user namespace, an open `/proc/PID/ns/user`. It may be our own.
     pub user_ns: BorrowedFd<'a>,
     /// The container's mount namespace, an open `/proc/PID/ns/mnt`.
@@ -102,7 +102,7 @@ pub struct Mounted {
 /// The target must lie on the container's root mount, on sysfs, on a tmpfs that is not also mounted in our own mount
 /// namespace, or on the root of a bpffs (which it then covers); no symbolic link may be on the way, and the mount below must
 /// not be shared. Waits until `deadline` at most; then, and on every other error, what was mounted is taken away again.
-pub fn mount(spec: &Spec<'_>, deadline: Instant) -> Result<Mounted, SysError> {
+pub fn mount(spec: &BpffsSpec<'_>, deadline: Instant) -> Result<Mounted, SysError> {
     let target = spec.target.display().to_string();
     let names = components(spec.target).ok_or_else(|| BpffsError::TargetPath { target: target.clone() })?;
     let enter_user = enter_user_ns(spec)?;
@@ -115,7 +115,7 @@ pub fn mount(spec: &Spec<'_>, deadline: Instant) -> Result<Mounted, SysError> {
         .map(|file| Ok((file.map.as_raw_fd(), CString::new(file.name).map_err(|_| bad_name(file.name))?)))
         .collect::<Result<Vec<_>, SysError>>()?;
     let job = Job::new(spec, enter_user, names, maps)?;
-    let mut child = Forked::start(&job)?;
+    let mut child = BpffsChild::start(&job)?;
     match converse(spec, &target, &mut child, deadline).and_then(|mounted| child.keep().map(|()| mounted)) {
         Ok(mounted) => Ok(mounted),
         Err(error) if child.undo() => Err(error),
@@ -124,36 +124,36 @@ pub fn mount(spec: &Spec<'_>, deadline: Instant) -> Result<Mounted, SysError> {
 }
 
 /// Everything between the child's first and its last report.
-fn converse(spec: &Spec<'_>, target: &str, child: &mut Forked, deadline: Instant) -> Result<Mounted, SysError> {
+fn converse(spec: &BpffsSpec<'_>, target: &str, child: &mut BpffsChild, deadline: Instant) -> Result<Mounted, SysError> {
     let root_mount_id = match child.report(deadline)?.0 {
-        Report::Inside(root_mount_id) => root_mount_id,
-        Report::Failed(failed) => return Err(inner_error(spec, target, failed)),
-        Report::Opened(_) | Report::Done => return Err(unexpected("a report of the bpffs process")),
+        ChildReport::Inside(root_mount_id) => root_mount_id,
+        ChildReport::Failed(failed) => return Err(inner_error(spec, target, failed)),
+        ChildReport::Opened(_) | ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
     };
     let mounts = child.mountinfo()?;
     place::judge_way(target, root_mount_id, &mounts)?;
     child.consent().map_err(SysError::io("answer", "the bpffs process"))?;
     let (report, context) = child.report(deadline)?;
     let opened = match report {
-        Report::Opened(opened) => opened,
-        Report::Failed(failed) => return Err(inner_error(spec, target, failed)),
-        Report::Inside(_) | Report::Done => return Err(unexpected("a report of the bpffs process")),
+        ChildReport::Opened(opened) => opened,
+        ChildReport::Failed(failed) => return Err(inner_error(spec, target, failed)),
+        ChildReport::Inside(_) | ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
     };
     let context = context.ok_or_else(|| unexpected("the file system context"))?;
     place::judge(target, &opened, &mounts, || read_text("/proc/self/mountinfo"))?;
     let (mount, mounted) = create(spec, context)?;
     child.hand_over(mount).map_err(SysError::io("send the mount to", "the bpffs process"))?;
     match child.report(deadline)?.0 {
-        Report::Done => {}
-        Report::Failed(failed) => return Err(inner_error(spec, target, failed)),
-        Report::Inside(_) | Report::Opened(_) => return Err(unexpected("a report of the bpffs process")),
+        ChildReport::Done => {}
+        ChildReport::Failed(failed) => return Err(inner_error(spec, target, failed)),
+        ChildReport::Inside(_) | ChildReport::Opened(_) => return Err(unexpected("a report of the bpffs process")),
     }
     check(&spec.delegation, target, mounted, opened.mount_id, &child.mountinfo()?)?;
     Ok(mounted)
 }
 
 /// Sets the options, creates the file system and a mount of it that is not in any namespace yet. The context is closed.
-fn create(spec: &Spec<'_>, context: OwnedFd) -> Result<(OwnedFd, Mounted), SysError> {
+fn create(spec: &BpffsSpec<'_>, context: OwnedFd) -> Result<(OwnedFd, Mounted), SysError> {
     // A kernel before Linux 5.14 ignores it, as any other option that bpffs does not know (kernel/bpf/inode.c, bpf_parse_param).
     fsconfig_set_string(&context, "source", SOURCE).map_err(SysError::io("name", "the container's bpffs"))?;
     for (key, value) in spec.delegation.mount_options() {
@@ -204,35 +204,35 @@ fn is_shown(found: Delegation, wanted: Delegation) -> bool {
 }
 
 /// What a failure inside means.
-fn inner_error(spec: &Spec<'_>, target: &str, failed: Failed) -> SysError {
+fn inner_error(spec: &BpffsSpec<'_>, target: &str, failed: CallFailure) -> SysError {
     let target = target.to_owned();
     let errno = Errno::from_raw_os_error(failed.errno);
     let source = || io::Error::from(errno);
     let error: SysError = match (failed.step, errno) {
-        (Step::BecomeRoot, _) => BpffsError::NoRootUser { source: source() }.into(),
-        (Step::OpenFs, Errno::PERM) => BpffsError::NamespacesApart { source: source() }.into(),
-        (Step::Find | Step::MakeDirectory | Step::Reopen, Errno::LOOP) => {
+        (BpffsStep::BecomeRoot, _) => BpffsError::NoRootUser { source: source() }.into(),
+        (BpffsStep::OpenFs, Errno::PERM) => BpffsError::NamespacesApart { source: source() }.into(),
+        (BpffsStep::Find | BpffsStep::MakeDirectory | BpffsStep::Reopen, Errno::LOOP) => {
             BpffsError::TargetLink { target: target.clone() }.into()
         }
-        (Step::Find | Step::MakeDirectory | Step::Reopen, Errno::NOTDIR) => {
+        (BpffsStep::Find | BpffsStep::MakeDirectory | BpffsStep::Reopen, Errno::NOTDIR) => {
             BpffsError::TargetNotDirectory { target: target.clone() }.into()
         }
-        (Step::MakeDirectory, _) => BpffsError::TargetMissing { target: target.clone(), source: source() }.into(),
-        (Step::Covered, _) => BpffsError::Covered { target: target.clone() }.into(),
-        (Step::Pin | Step::Give, _) => {
+        (BpffsStep::MakeDirectory, _) => BpffsError::TargetMissing { target: target.clone(), source: source() }.into(),
+        (BpffsStep::Covered, _) => BpffsError::Covered { target: target.clone() }.into(),
+        (BpffsStep::Pin | BpffsStep::Give, _) => {
             let name = spec.maps.get(failed.index as usize).map_or_else(String::new, |file| file.name.to_owned());
             BpffsError::Map { name, source: source() }.into()
         }
         // The kernel had a bpffs root with options before it: what it does not know is the command.
-        (Step::Mint, Errno::INVAL) => BpffsError::KernelTooOld.into(),
-        (Step::Mint, errno) => BpffsError::Token { target: target.clone(), source: TokenError::from_errno(errno) }.into(),
+        (BpffsStep::Mint, Errno::INVAL) => BpffsError::KernelTooOld.into(),
+        (BpffsStep::Mint, errno) => BpffsError::Token { target: target.clone(), source: TokenError::from_errno(errno) }.into(),
         (step, errno) => SysError::io(step.doing(), step.object(spec.root, &target))(errno),
     };
     if failed.left { BpffsError::LeftBehind { target, source: Box::new(error) }.into() } else { error }
 }
 
 /// The user namespace to enter, or None where we are in it already. A delegation needs one that is not the initial one.
-fn enter_user_ns<'a>(spec: &Spec<'a>) -> Result<Option<BorrowedFd<'a>>, SysError> {
+fn enter_user_ns<'a>(spec: &BpffsSpec<'a>) -> Result<Option<BorrowedFd<'a>>, SysError> {
     let inode = fstat(spec.user_ns).map_err(SysError::io("stat", "the container's user namespace"))?.st_ino;
     if inode == INITIAL_USER_NAMESPACE && !spec.delegation.is_empty() {
         return Err(BpffsError::NoUserNamespace.into());
@@ -336,7 +336,7 @@ mod tests {
     fn failures_inside_are_told_as_what_they_mean() {
         let null = File::open("/dev/null").unwrap();
         let maps = [MapFile { map: null.as_fd(), name: "events" }];
-        let spec = Spec {
+        let spec = BpffsSpec {
             user_ns: null.as_fd(),
             mount_ns: null.as_fd(),
             root: Path::new("/bundle/rootfs"),
@@ -346,14 +346,14 @@ mod tests {
             owner: (0, 0),
         };
         let said = |step, errno: Errno, left| {
-            inner_error(&spec, "/run/bpf", Failed { step, errno: errno.raw_os_error(), index: 0, left }).to_string()
+            inner_error(&spec, "/run/bpf", CallFailure { step, errno: errno.raw_os_error(), index: 0, left }).to_string()
         };
-        assert!(said(Step::BecomeRoot, Errno::INVAL, false).contains("maps no user or group 0"));
-        assert!(said(Step::Mint, Errno::INVAL, false).contains("6.9"));
-        assert_eq!(said(Step::Mint, Errno::PERM, false), "prove the delegation at /run/bpf");
-        assert_eq!(said(Step::Pin, Errno::EXIST, false), "show the map events in the container's bpffs");
-        assert_eq!(said(Step::OpenRoot, Errno::NOENT, false), "open the container's root /bundle/rootfs");
-        assert!(said(Step::Give, Errno::INVAL, true).contains("stays until the container ends"));
+        assert!(said(BpffsStep::BecomeRoot, Errno::INVAL, false).contains("maps no user or group 0"));
+        assert!(said(BpffsStep::Mint, Errno::INVAL, false).contains("6.9"));
+        assert_eq!(said(BpffsStep::Mint, Errno::PERM, false), "prove the delegation at /run/bpf");
+        assert_eq!(said(BpffsStep::Pin, Errno::EXIST, false), "show the map events in the container's bpffs");
+        assert_eq!(said(BpffsStep::OpenRoot, Errno::NOENT, false), "open the container's root /bundle/rootfs");
+        assert!(said(BpffsStep::Give, Errno::INVAL, true).contains("stays until the container ends"));
     }
 
     #[test]

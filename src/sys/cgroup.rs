@@ -265,7 +265,7 @@ fn lies_in(text: &str, cgroups_path: &str) -> bool {
 
 /// What was found out about a container's cgroup.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundCgroup {
     /// Whose it is.
     pub fact: CgroupFact,
     /// Its directory, held open, where it is the container's own or shared.
@@ -277,8 +277,8 @@ pub struct Found {
 /// namespace and below, and the init's descendants. A container that shares our pid namespace has only the latter.
 ///
 /// True at the moment of asking: a process that is put there later by somebody with the right to do so is not seen.
-pub fn of_container(init: &Process, cgroups_path: Option<&str>) -> Result<Found, CgroupError> {
-    let root = Found { fact: CgroupFact::Root, directory: None };
+pub fn of_container(init: &Process, cgroups_path: Option<&str>) -> Result<FoundCgroup, CgroupError> {
+    let root = FoundCgroup { fact: CgroupFact::Root, directory: None };
     let Some(hierarchy) = Hierarchy::find()? else { return Ok(root) };
     let Some(CgroupPath { path, removed }) = parse_v2(&init.cgroup_text()?) else { return Ok(root) };
     if path == Path::new("/") {
@@ -290,7 +290,7 @@ pub fn of_container(init: &Process, cgroups_path: Option<&str>) -> Result<Found,
     let expected = Expected::from(cgroups_path);
     if !expected.includes(&path) {
         let expected = cgroups_path.unwrap_or_default().to_owned();
-        return Ok(Found { fact: CgroupFact::Elsewhere { path, expected }, directory: None });
+        return Ok(FoundCgroup { fact: CgroupFact::Elsewhere { path, expected }, directory: None });
     }
     let directory = hierarchy.open(&path)?;
     let id = id(&directory)?;
@@ -303,7 +303,7 @@ pub fn of_container(init: &Process, cgroups_path: Option<&str>) -> Result<Found,
         Some(other) => CgroupFact::Shared { path, other },
         None => CgroupFact::Own { path, id },
     };
-    Ok(Found { fact, directory: Some(directory) })
+    Ok(FoundCgroup { fact, directory: Some(directory) })
 }
 
 /// Where a container sees more of the v2 hierarchy than its own cgroup: a mount below `rootfs`, the root that it will have, of

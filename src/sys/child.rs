@@ -22,7 +22,7 @@ use rustix::thread::{
 
 use crate::sys::SysError;
 use crate::sys::caps::{bound_children, drop_bounding};
-use crate::sys::sock::{Message, Socket, wait_readable};
+use crate::sys::sock::{SocketMessage, Socket, wait_readable};
 
 /// The first of the 2^22 user and group ids that confined children take; a child adds its pid, so that no two living ones
 /// share an id and could signal or trace each other.
@@ -138,7 +138,7 @@ impl Child {
     /// # Errors
     /// [`SysError::Deadline`] where none came in time, [`SysError::ChildGone`] where the child ended instead. The child is
     /// killed and reaped in both cases.
-    pub fn recv(&mut self, what: &'static str, limit: usize, deadline: Instant) -> Result<Message, SysError> {
+    pub fn recv(&mut self, what: &'static str, limit: usize, deadline: Instant) -> Result<SocketMessage, SysError> {
         let readable = wait_readable(self.socket.as_fd(), deadline).map_err(SysError::io("wait for", what))?;
         if !readable {
             self.kill();
@@ -240,7 +240,7 @@ pub fn parent_socket() -> Result<Socket, SysError> {
 
 /// How much a confined child may use. Where the process has a lower limit already, that one stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct ChildLimits {
     /// Bytes of address space; a thread's heap arena alone reserves 64 MiB of it.
     pub address_space: u64,
     /// Bytes of private memory that can be written.
@@ -265,7 +265,7 @@ pub struct Limits {
 /// # Errors
 /// `Io` for the step that failed. The process may then have given up some privileges: it has to end. It needs CAP_SETUID,
 /// CAP_SETGID and CAP_SETPCAP, and no others: all limits are only ever lowered.
-pub fn confine(parent: &Socket, limits: Limits) -> Result<(), SysError> {
+pub fn confine(parent: &Socket, limits: ChildLimits) -> Result<(), SysError> {
     fn fail<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> SysError {
         SysError::io(step, "the child process")
     }

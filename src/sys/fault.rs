@@ -13,12 +13,12 @@ use std::sync::OnceLock;
 const SIGNALS: [libc::c_int; 3] = [libc::SIGBUS, libc::SIGSEGV, libc::SIGABRT];
 
 /// What to say, and what was in place for each of [`SIGNALS`] before us.
-struct Guard {
+struct SavedHandlers {
     sentence: String,
     previous: [libc::sigaction; 3],
 }
 
-static GUARD: OnceLock<Guard> = OnceLock::new();
+static GUARD: OnceLock<SavedHandlers> = OnceLock::new();
 
 thread_local! {
     /// True while this thread works on the mapping.
@@ -33,7 +33,7 @@ pub fn install(sentence: &str) {
             // SAFETY: a null second argument only asks; the third is valid for writing one sigaction.
             unsafe { libc::sigaction(signal, ptr::null(), previous) };
         }
-        Guard { sentence: format!("bpfman-hook: {sentence}\n"), previous }
+        SavedHandlers { sentence: format!("bpfman-hook: {sentence}\n"), previous }
     });
     for signal in SIGNALS {
         let mut action = zeroed();

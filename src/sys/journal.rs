@@ -30,7 +30,7 @@ pub enum Priority {
 
 /// One entry.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry<'a> {
+pub struct JournalEntry<'a> {
     /// How bad it is.
     pub priority: Priority,
     /// The text; may have several lines.
@@ -42,18 +42,18 @@ pub struct Entry<'a> {
 }
 
 /// Hands an entry to journald. False where there is none, or where its socket is full; then [`append_log`] is for it.
-pub fn send(entry: &Entry<'_>) -> bool {
+pub fn send(entry: &JournalEntry<'_>) -> bool {
     send_to(Path::new(SOCKET), entry)
 }
 
-fn send_to(path: &Path, entry: &Entry<'_>) -> bool {
+fn send_to(path: &Path, entry: &JournalEntry<'_>) -> bool {
     let Ok(address) = SocketAddrUnix::new(path) else { return false };
     let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None) else { return false };
     let datagram = encode(entry);
     sendto(&socket, &datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL, &address).is_ok_and(|sent| sent == datagram.len())
 }
 
-fn encode(entry: &Entry<'_>) -> Vec<u8> {
+fn encode(entry: &JournalEntry<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     let priority = (entry.priority as u8).to_string();
     field(&mut out, "MESSAGE", entry.message);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_what_the_native_protocol_says() {
-        let entry = Entry {
+        let entry = JournalEntry {
             priority: Priority::Error,
             message: "attach tcx \"count\" to eth0: busy",
             container: Some("web"),
@@ -164,7 +164,7 @@ mod tests {
     fn a_socket_gets_it_and_a_full_or_missing_one_does_not_hold_us_up() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
-        let entry = Entry { priority: Priority::Info, message: &"é".repeat(20_000), container: None, fields: &[] };
+        let entry = JournalEntry { priority: Priority::Info, message: &"é".repeat(20_000), container: None, fields: &[] };
         assert!(!send_to(&path, &entry));
         let journald = UnixDatagram::bind(&path).unwrap();
         assert!(send_to(&path, &entry));

@@ -68,7 +68,7 @@ pub struct Propagation {
 
 /// One line of `/proc/<pid>/mountinfo`, proc_pid_mountinfo(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
+pub struct MountPoint {
     /// The mount's id: one mount, one namespace, one id, while it lives.
     pub id: u32,
     /// The id of the mount that it lies on.
@@ -91,7 +91,7 @@ pub struct Mount {
     pub super_options: Vec<String>,
 }
 
-impl Mount {
+impl MountPoint {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let (id, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
@@ -130,19 +130,19 @@ impl Mount {
 
 /// Parses a mountinfo. Lines come in the order in which mounts hide one another; the last one with a mount point is the one
 /// that is seen there. The kernel's format grows only by optional fields, so a line that does not parse is an error.
-pub fn parse_mountinfo(text: &str) -> Result<Vec<Mount>, SysError> {
+pub fn parse_mountinfo(text: &str) -> Result<Vec<MountPoint>, SysError> {
     let bad =
         |line: &str| SysError::io("read the mount table at", format!("{line:?}"))(io::Error::from(io::ErrorKind::InvalidData));
-    text.lines().map(|line| Mount::parse(line).ok_or_else(|| bad(line))).collect()
+    text.lines().map(|line| MountPoint::parse(line).ok_or_else(|| bad(line))).collect()
 }
 
 /// The mounts that our own process sees.
-pub fn own_mounts() -> Result<Vec<Mount>, SysError> {
+pub fn own_mounts() -> Result<Vec<MountPoint>, SysError> {
     parse_mountinfo(&read_lossy("/proc/self/mountinfo")?)
 }
 
 /// The mounts that pid 1 sees; None where that is our own namespace, or cannot be read.
-pub fn host_mounts() -> Option<Vec<Mount>> {
+pub fn host_mounts() -> Option<Vec<MountPoint>> {
     if in_host_mount_namespace().ok()? {
         return None;
     }

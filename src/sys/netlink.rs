@@ -12,7 +12,7 @@ use crate::model::attach_point::Direction;
 
 /// A filter of cls_bpf on clsact.
 #[derive(Debug, Clone, Copy)]
-pub struct Filter<'a> {
+pub struct TcFilter<'a> {
     /// Index of the interface.
     pub interface: u32,
     /// The side.
@@ -52,10 +52,10 @@ const TC_MESSAGE: usize = 20;
 ///
 /// # Errors
 /// EEXIST where the handle is taken, EINVAL where another kind of filter has the priority, or `ingress` stands where clsact would.
-pub fn add_filter(filter: &Filter<'_>, program: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn add_filter(filter: &TcFilter<'_>, program: BorrowedFd<'_>) -> Result<(), Errno> {
     /// TC_H_CLSACT, and as a qdisc's handle
     const CLSACT: u32 = 0xffff_fff1;
-    let mut qdisc = Message::new(NEW_QDISC, ACK | CREATE | EXCLUSIVE, filter.interface, 0xffff_0000, CLSACT, 0);
+    let mut qdisc = NetlinkMessage::new(NEW_QDISC, ACK | CREATE | EXCLUSIVE, filter.interface, 0xffff_0000, CLSACT, 0);
     qdisc.attribute(KIND, b"clsact\0");
     match qdisc.send() {
         Ok(_) | Err(Errno::EXIST) => {}
@@ -72,7 +72,7 @@ pub fn add_filter(filter: &Filter<'_>, program: BorrowedFd<'_>) -> Result<(), Er
 }
 
 /// Removes the filter. False: there is none, or one of another name, or the interface is gone.
-pub fn remove_filter(filter: &Filter<'_>) -> Result<bool, Errno> {
+pub fn remove_filter(filter: &TcFilter<'_>) -> Result<bool, Errno> {
     match filter.message(GET_FILTER, 0).send() {
         Ok(Some(answer)) if named(&answer) == Some(filter.name.as_bytes()) => {}
         // The kernel has several errnos for a qdisc, a priority or a handle that is not there.
@@ -86,8 +86,8 @@ pub fn remove_filter(filter: &Filter<'_>) -> Result<bool, Errno> {
     }
 }
 
-impl Filter<'_> {
-    fn message(&self, kind: u16, flags: u16) -> Message {
+impl TcFilter<'_> {
+    fn message(&self, kind: u16, flags: u16) -> NetlinkMessage {
         // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS or TC_H_MIN_EGRESS)
         let parent = match self.direction {
             Direction::Ingress => 0xffff_fff2,
@@ -95,13 +95,13 @@ impl Filter<'_> {
         };
         const ETH_P_ALL: u16 = 3;
         let info = u32::from(self.priority) << 16 | u32::from(ETH_P_ALL.to_be());
-        Message::new(kind, flags, self.interface, self.handle, parent, info)
+        NetlinkMessage::new(kind, flags, self.interface, self.handle, parent, info)
     }
 }
 
-struct Message(Vec<u8>);
+struct NetlinkMessage(Vec<u8>);
 
-impl Message {
+impl NetlinkMessage {
     fn new(kind: u16, flags: u16, interface: u32, handle: u32, parent: u32, info: u32) -> Self {
         let mut bytes = vec![0; 4];
         bytes.extend(kind.to_ne_bytes());

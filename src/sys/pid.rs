@@ -105,7 +105,7 @@ impl AsFd for PidFd {
 
 /// What we use of `/proc/<pid>/status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
+pub struct ProcessStatus {
     /// PPid: 0 where the parent is outside our pid namespace.
     pub parent: u32,
     /// Real and effective uid, as our user namespace sees them.
@@ -120,7 +120,7 @@ pub struct Status {
     pub seccomp: u32,
 }
 
-impl Status {
+impl ProcessStatus {
     fn parse(text: &str) -> Option<Self> {
         let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
         let pair = |key: &str| {
@@ -351,9 +351,9 @@ impl Process {
     }
 
     /// Ids, capabilities and parent, of now.
-    pub fn status(&self) -> Result<Status, ProcessError> {
+    pub fn status(&self) -> Result<ProcessStatus, ProcessError> {
         let text = read_file(&self.directory, self.pid(), "status")?;
-        Status::parse(&text).ok_or_else(|| unreadable(self.pid(), "status", "a line of proc(5) is missing"))
+        ProcessStatus::parse(&text).ok_or_else(|| unreadable(self.pid(), "status", "a line of proc(5) is missing"))
     }
 
     /// Its effective uid, as our user namespace sees it.
@@ -525,10 +525,10 @@ mod tests {
     #[test]
     fn status_is_read_as_proc_writes_it() {
         let text = "Name:\tx Uid: 9\nUmask:\t0022\nPPid:\t7\nUid:\t0\t100000\t0\t0\nGid:\t5\t6\t5\t5\nNSpid:\t812\t3\t1\nCapEff:\t000001fffeffffff\nSeccomp:\t2\n";
-        let status = Status::parse(text).unwrap();
+        let status = ProcessStatus::parse(text).unwrap();
         assert_eq!((status.parent, status.uid, status.gid, status.seccomp), (7, (0, 100_000), (5, 6), 2));
         assert_eq!((status.pids.as_slice(), status.effective_capabilities), (&[812, 3, 1][..], 0x1ff_feff_ffff));
-        assert!(Status::parse(&text.replace("PPid", "Ppid")).is_none());
+        assert!(ProcessStatus::parse(&text.replace("PPid", "Ppid")).is_none());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Socket(OwnedFd);
 
 /// What came in one message.
 #[derive(Debug)]
-pub struct Message {
+pub struct SocketMessage {
     /// The bytes, never empty.
     pub bytes: Vec<u8>,
     /// The descriptors, close-on-exec. What they refer to is not checked: the sender may be hostile.
@@ -78,7 +78,7 @@ impl Socket {
     ///
     /// Larger messages are an error and are lost, with their descriptors closed. `what` names the message in errors,
     /// `deadline` is where waiting ends; it is reported as an `Io` error of kind `TimedOut`.
-    pub fn recv(&self, what: &'static str, limit: usize, deadline: Option<Instant>) -> Result<Option<Message>, SysError> {
+    pub fn recv(&self, what: &'static str, limit: usize, deadline: Option<Instant>) -> Result<Option<SocketMessage>, SysError> {
         if let Some(deadline) = deadline
             && !wait_readable(self.as_fd(), deadline).map_err(SysError::io("wait for", what))?
         {
@@ -103,7 +103,7 @@ impl Socket {
             return Ok(None);
         }
         bytes.truncate(got.bytes);
-        Ok(Some(Message { bytes, fds }))
+        Ok(Some(SocketMessage { bytes, fds }))
     }
 
     /// Ends both directions: the other side reads the end of the stream, even if a copy of this end is still open somewhere.

@@ -76,15 +76,15 @@ impl TokenError {
 /// A token. Its rights end when it is closed; objects made with it stay. While it is open, its bpffs and everything pinned
 /// there stay too, even when the container is gone.
 #[derive(Debug)]
-pub struct Token(OwnedFd);
+pub struct BpfToken(OwnedFd);
 
-impl AsFd for Token {
+impl AsFd for BpfToken {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl Token {
+impl BpfToken {
     /// Mints a token. `root` is the root directory of a bpffs, opened for reading.
     ///
     /// The caller must be in the user namespace that the bpffs belongs to, and have CAP_BPF in it; CAP_SYS_ADMIN alone is
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn what_is_no_bpffs_is_named() {
         // The initial user namespace or a missing CAP_BPF are told before the descriptor is looked at on some kernels.
-        let error = Token::mint(fs::File::open("/proc").unwrap().as_fd()).unwrap_err();
+        let error = BpfToken::mint(fs::File::open("/proc").unwrap().as_fd()).unwrap_err();
         assert!(matches!(error, TokenError::NotRootOfBpffs | TokenError::Refused | TokenError::NoBpf), "{error:?}");
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bpfman_hook::image::{Cache, ImageError};
-use bpfman_hook::model::bytecode::{PullPolicy, Verdict};
+use bpfman_hook::model::bytecode::{PullPolicy, ImageVerdict};
 use bpfman_hook::model::ids::Digest;
 use bpfman_hook::model::policy::PolicyId;
 
@@ -151,7 +151,7 @@ fn an_image_accepted_without_a_look_is_not_known_to_be_unsigned() {
     let _ = reference;
     let reference = format!("{}/bpf/key-v2:v1", registry.host());
     let mut world = World::unsigned();
-    assert_eq!(world.fetch(&reference).unwrap().verdict, Verdict::Unsigned);
+    assert_eq!(world.fetch(&reference).unwrap().verdict, ImageVerdict::Unsigned);
     // The same policy, for a container whose rules ask for a signature as well.
     let unsigned = world.rules[0].clone();
     world.rules = vec![world.key_rule("signed", &["keys/wrong.pub"]), unsigned];
@@ -169,7 +169,7 @@ fn what_was_looked_for_and_not_found_is_remembered_for_that_policy() {
     world.rules.push(rule("dev", Vec::new()));
     assert_eq!(world.fetch(&reference).unwrap().rule, "dev");
     registry.clear();
-    assert_eq!(world.fetch(&reference).unwrap().verdict, Verdict::Unsigned);
+    assert_eq!(world.fetch(&reference).unwrap().verdict, ImageVerdict::Unsigned);
     assert!(registry.requests().is_empty());
     world.policy = policy(9);
     world.fetch(&reference).unwrap();

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use bpfman_hook::image::ImageError;
-use bpfman_hook::model::bytecode::Verdict;
+use bpfman_hook::model::bytecode::ImageVerdict;
 use serde_json::json;
 
 use crate::signatures::tar_up;
@@ -43,7 +43,7 @@ fn every_image_in_a_layout_and_in_an_archive() {
                 None => {
                     let got = world.fetch(&reference).unwrap_or_else(|err| panic!("{repo}: {}", crate::world::sentence(&err)));
                     assert_eq!(got.object, OBJECT, "{reference}");
-                    assert_eq!((got.verdict, got.rule.as_str()), (Verdict::Unsigned, "any"));
+                    assert_eq!((got.verdict, got.rule.as_str()), (ImageVerdict::Unsigned, "any"));
                     let digest = repository("images/registry", repo)["tags"][tag].as_str().unwrap().to_owned();
                     assert_eq!(got.digest.to_string(), digest, "the top-level digest, also of an index");
                 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use bpfman_hook::image::transfer::build;
 use bpfman_hook::image::transfer::build::{Described, Input};
-use bpfman_hook::image::{Archive, ImageError, InUse, Parcel, Want};
-use bpfman_hook::model::bytecode::{Bytecode, PullPolicy, Verdict};
+use bpfman_hook::image::{Archive, ImageError, InUse, ImageSet, Want};
+use bpfman_hook::model::bytecode::{Bytecode, PullPolicy, ImageVerdict};
 use bpfman_hook::model::reference::Reference;
 
 use serde_json::json;
@@ -18,7 +18,7 @@ fn reference(text: &str) -> Reference {
     text.parse().unwrap_or_else(|err| panic!("{text}: {err}"))
 }
 
-fn packed(architectures: &[&str]) -> Parcel {
+fn packed(architectures: &[&str]) -> ImageSet {
     let described = Described {
         programs: BTreeMap::from([("pass".to_owned(), "xdp".to_owned())]),
         maps: BTreeMap::from([("counter".to_owned(), "array".to_owned())]),
@@ -114,7 +114,7 @@ fn signatures_travel_to_a_machine_without_network() {
         assert!(matches!(there.error(&name).0, ImageError::NotCached { .. }));
         let imported = import(&there, &archive, &name).unwrap_or_else(|err| panic!("{name}: {}", sentence(&err)));
         assert_eq!((imported.digest, imported.object_digest), (pulled.digest, digest_of(OBJECT)));
-        assert!(matches!(&imported.verdict, Verdict::Verified { layout: found, .. } if found == layout), "{imported:?}");
+        assert!(matches!(&imported.verdict, ImageVerdict::Verified { layout: found, .. } if found == layout), "{imported:?}");
         let started = there.fetch(&name).unwrap();
         assert_eq!((started.digest, started.verdict), (imported.digest, imported.verdict));
         // And on from there.

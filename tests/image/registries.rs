@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bpfman_hook::image::{ImageError, RemoteError};
-use bpfman_hook::model::bytecode::Verdict;
-use bpfman_hook::model::credentials::Person;
+use bpfman_hook::model::bytecode::ImageVerdict;
+use bpfman_hook::model::credentials::UserEnvironment;
 use bpfman_hook::model::registries::RegistryConfig;
 
 use crate::registry::{Behaviour, Registry, Reply, Request};
@@ -105,7 +105,7 @@ fn a_persons_files_and_helpers_are_for_persons() {
     file(&world, "etc/bpfman-hook/auth.json", &config, 0o600);
     assert!(world.error(&image).1.contains("asks for credentials"), "no helper is run where nobody asks");
     let path = Some(format!("{}:/usr/bin:/bin", world.path("bin").display()));
-    world.registries = RegistryConfig::default().by(Person { home: Some(world.path("home")), path, ..Person::default() });
+    world.registries = RegistryConfig::default().by(UserEnvironment { home: Some(world.path("home")), path, ..Person::default() });
     assert_eq!(world.fetch(&image).unwrap_or_else(|err| panic!("{}", sentence(&err))).object, OBJECT);
 }
 
@@ -201,7 +201,7 @@ fn a_mirror_without_signatures_makes_nothing_unsigned() {
                 format!("[[registry]]\nprefix = \"{}\"\n[[registry.mirror]]\nlocation = \"{}\"\n", own.host(), mirror.host());
             file(&world, "etc/containers/registries.conf", &text, 0o644);
             match world.fetch(&format!("{}/bpf/key-v2:v1", own.host())) {
-                Ok(got) => assert!(verified && matches!(got.verdict, Verdict::Verified { .. }), "{key}: {:?}", got.verdict),
+                Ok(got) => assert!(verified && matches!(got.verdict, ImageVerdict::Verified { .. }), "{key}: {:?}", got.verdict),
                 Err(err) => assert!(!verified, "{key}: {}", sentence(&err)),
             }
         }
@@ -334,11 +334,11 @@ fn no_fault_of_any_endpoint_makes_a_signed_image_unsigned() {
                 let got = verdict(image, Some(key), true);
                 match endpoint == at {
                     true => assert!(got.is_err(), "{told}: {image}: {got:?}"),
-                    false => assert!(matches!(got, Ok(Verdict::Verified { .. })), "{told}: {image}: {got:?}"),
+                    false => assert!(matches!(got, Ok(ImageVerdict::Verified { .. })), "{told}: {image}: {got:?}"),
                 }
             }
             // Where nobody asks for signatures, they are not looked for.
-            assert!(matches!(verdict("unsigned", None, true), Ok(Verdict::Unsigned)), "{told}");
+            assert!(matches!(verdict("unsigned", None, true), Ok(ImageVerdict::Unsigned)), "{told}");
         }
     }
 }

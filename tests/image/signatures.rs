@@ -1,7 +1,7 @@
 //! Every recorded signature case, from registries with and without referrers API, and from layouts made of the same blobs.
 
 use bpfman_hook::image::ImageError;
-use bpfman_hook::model::bytecode::Verdict;
+use bpfman_hook::model::bytecode::ImageVerdict;
 use bpfman_hook::model::ids::Digest;
 use bpfman_hook::model::policy::{Signer, Words};
 use serde_json::{Value, json};
@@ -56,7 +56,7 @@ fn check(case: &Value, world: &World, reference: &str) {
             signers.extend(texts("identities", |of| {
                 format!("{} ({})", of["identity"].as_str().unwrap(), of["issuer"].as_str().unwrap())
             }));
-            let Verdict::Verified { by, layout: found } = got.verdict else { panic!("{id}: {:?}", got.verdict) };
+            let ImageVerdict::Verified { by, layout: found } = got.verdict else { panic!("{id}: {:?}", got.verdict) };
             assert!(found == layout && signers.contains(&by), "{id}: {found} {by}");
             assert_eq!(
                 (got.rule.as_str(), got.digest.to_string().as_str()),
@@ -67,7 +67,7 @@ fn check(case: &Value, world: &World, reference: &str) {
             assert_eq!(got.object_digest, digest_of(OBJECT), "{id}");
         }
         ("unsigned-accepted", Ok(got)) => {
-            assert_eq!((got.verdict, got.rule.as_str()), (Verdict::Unsigned, "unsigned"), "{id}");
+            assert_eq!((got.verdict, got.rule.as_str()), (ImageVerdict::Unsigned, "unsigned"), "{id}");
         }
         ("unsigned", Err(ImageError::Unsigned { .. })) | ("bad", Err(ImageError::BadSignature { .. })) => {}
         (expected, got) => panic!("{id}: expected {expected}, got {got:?}"),
@@ -162,9 +162,9 @@ fn a_layout_of_several_images_keeps_their_signatures_apart() {
     layout.entries.push(json!({"digest": signature, "size": 1, "annotations": {"kind": "dev.cosignproject.cosign/sigs"}}));
     layout.write();
     let signed = world.fetch(&format!("oci:{}:signed", path.display())).unwrap();
-    assert!(matches!(signed.verdict, Verdict::Verified { .. }));
+    assert!(matches!(signed.verdict, ImageVerdict::Verified { .. }));
     let other = world.fetch(&format!("oci:{}:other", path.display())).unwrap();
-    assert_eq!(other.verdict, Verdict::Unsigned);
+    assert_eq!(other.verdict, ImageVerdict::Unsigned);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn all_pages_of_referrers_are_read_and_nothing_malformed_hides_a_good_one() {
     let paged = Registry::start(&store, Behaviour { native: Some(1), ..Behaviour::default() });
     let world = World::signed(&["keys/cosign-v3.pub"]);
     let got = world.fetch(&format!("{}/bpf/two-keys:v1", paged.host())).unwrap();
-    assert!(matches!(got.verdict, Verdict::Verified { .. }));
+    assert!(matches!(got.verdict, ImageVerdict::Verified { .. }));
 
     // The list also names junk: a manifest that does not parse, one that is missing, one that is an index, a foreign digest.
     let image = repository("signatures/registry", "bpf/key-v3")["tags"]["v1"].as_str().unwrap().to_owned();
@@ -242,7 +242,7 @@ fn a_place_that_cannot_be_read_is_never_taken_for_empty() {
             // cosign 2's signature is elsewhere for two of the places, and good.
             if place != &places[0] {
                 let got = world.fetch(&format!("{}/bpf/key-v2:v1", registry.host()));
-                assert!(matches!(got, Ok(got) if matches!(got.verdict, Verdict::Verified { .. })), "{place} {fault:?}");
+                assert!(matches!(got, Ok(got) if matches!(got.verdict, ImageVerdict::Verified { .. })), "{place} {fault:?}");
             }
         }
     }
@@ -316,7 +316,7 @@ fn kept_keyless_signatures_are_judged_again() {
         world.fetch(&reference).unwrap();
         registry.clear();
         world.policy.0 = Digest::from_bytes([2; 32]);
-        assert!(matches!(world.fetch(&reference).unwrap().verdict, Verdict::Verified { .. }));
+        assert!(matches!(world.fetch(&reference).unwrap().verdict, ImageVerdict::Verified { .. }));
         assert_eq!(registry.requests(), Vec::<String>::new());
     }
 }

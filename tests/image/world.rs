@@ -10,7 +10,7 @@ use bpfman_hook::image::{ImageError, Images, InUse, LinuxImages, Want, Worker};
 use bpfman_hook::model::attach_point::Scope;
 use bpfman_hook::model::bytecode::{Bytecode, PullPolicy};
 use bpfman_hook::model::ids::Digest;
-use bpfman_hook::model::policy::{ImageRule, MapNames, Names, PolicyId, RepositoryPattern, Signer};
+use bpfman_hook::model::policy::{ImageRule, MapNames, NameSet, PolicyId, RepositoryPattern, Signer};
 use bpfman_hook::model::reference::Reference;
 use bpfman_hook::model::registries::RegistryConfig;
 use sha2::{Digest as _, Sha256};
@@ -130,7 +130,7 @@ pub fn rule(name: &str, signed_by: Vec<Signer>) -> ImageRule {
         signed_by,
         scope: Scope::Container,
         digests: BTreeSet::new(),
-        globals: Names::All,
+        globals: NameSet::All,
         maps: MapNames::All,
     }
 }

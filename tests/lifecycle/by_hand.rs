@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bpfman_hook::lifecycle::Lifecycle;
-use bpfman_hook::lifecycle::reconcile::Mode;
+use bpfman_hook::lifecycle::reconcile::GcMode;
 use bpfman_hook::model::attach_point::{ProgramKind, TracepointName};
-use bpfman_hook::model::by_hand::{Attach, Bounds, Code, Filter, Load, Place, Reply, Source, Task, Wanted};
+use bpfman_hook::model::manual::{Attach, CallerRights, FailureCode, ProgramFilter, LoadRequest, AttachPlace, ManualReply, ObjectSource, ManualTask, ProgramToLoad};
 use bpfman_hook::model::object::{ObjectFacts, ProgramFacts};
 use bpfman_hook::model::policy::StoreLimits;
 use bpfman_hook::model::record::{OwnerRecord, Phase};
@@ -37,10 +37,10 @@ fn two_programs() -> ObjectFacts {
     ObjectFacts { programs: vec![program("one"), program("two")], ..crate::object() }
 }
 
-fn load(bench: &Bench, functions: &[&str]) -> Task {
-    let wanted = |function: &&str| Wanted { function: (*function).to_owned(), kind: ProgramKind::Tracepoint, target: None };
-    Task::Load(Load {
-        source: Source::File(bench.object.clone()),
+fn load(bench: &Bench, functions: &[&str]) -> ManualTask {
+    let wanted = |function: &&str| ProgramToLoad { function: (*function).to_owned(), kind: ProgramKind::Tracepoint, target: None };
+    ManualTask::Load(LoadRequest {
+        source: ObjectSource::File(bench.object.clone()),
         programs: functions.iter().map(wanted).collect(),
         globals: BTreeMap::new(),
         metadata: BTreeMap::new(),
@@ -49,13 +49,13 @@ fn load(bench: &Bench, functions: &[&str]) -> Task {
     })
 }
 
-fn attach(program: u32) -> Task {
-    let place = Place::Tracepoint(TracepointName { category: "sched".to_owned(), name: "sched_switch".to_owned() });
-    Task::Attach(Attach { program, place, metadata: BTreeMap::new() })
+fn attach(program: u32) -> ManualTask {
+    let place = AttachPlace::Tracepoint(TracepointName { category: "sched".to_owned(), name: "sched_switch".to_owned() });
+    ManualTask::Attach(Attach { program, place, metadata: BTreeMap::new() })
 }
 
-fn bounds() -> Bounds {
-    Bounds {
+fn bounds() -> CallerRights {
+    CallerRights {
         caller: "a test".to_owned(),
         host_scope: true,
         any_file: true,
@@ -81,29 +81,29 @@ impl Bench {
     }
 
     /// One request by a process that ends afterwards.
-    fn run(&self, pid: u32, task: &Task) -> Reply {
+    fn run(&self, pid: u32, task: &ManualTask) -> ManualReply {
         let reply = self.run_on(&self.host(pid), task, 1000);
         self.end(pid);
         reply
     }
 
     /// The same by a process that has no time to wait for another.
-    fn run_hurried(&self, pid: u32, task: &Task) -> Reply {
+    fn run_hurried(&self, pid: u32, task: &ManualTask) -> ManualReply {
         let reply = self.run_on(&self.host(pid), task, 0);
         self.end(pid);
         reply
     }
 
-    fn run_on(&self, host: &FakeHost<'_>, task: &Task, deadline: u64) -> Reply {
+    fn run_on(&self, host: &FakeHost<'_>, task: &ManualTask, deadline: u64) -> ManualReply {
         self.run_within(host, &bounds(), task, deadline)
     }
 
     /// One request of a client within its bounds.
-    fn run_as(&self, bounds: &Bounds, task: &Task) -> Reply {
+    fn run_as(&self, bounds: &CallerRights, task: &ManualTask) -> ManualReply {
         self.run_within(&self.host(FIRST), bounds, task, 1000)
     }
 
-    fn run_within(&self, host: &FakeHost<'_>, bounds: &Bounds, task: &Task, deadline: u64) -> Reply {
+    fn run_within(&self, host: &FakeHost<'_>, bounds: &CallerRights, task: &ManualTask, deadline: u64) -> ManualReply {
         let kernel = FakeKernel::new(&self.world.effects, two_programs());
         let lifecycle = Lifecycle { kernel: &kernel, host, store: &self.world.store, fs: &self.world.fs, deadline };
         let paths = Paths::below(&self.world.fs);
@@ -111,7 +111,7 @@ impl Bench {
     }
 
     /// A process that is killed where the effects say; true where it was.
-    fn killed(&self, pid: u32, task: &Task) -> bool {
+    fn killed(&self, pid: u32, task: &ManualTask) -> bool {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.run_on(&self.host(pid), task, 1000)));
         self.world.effects.calm();
         outcome.is_err_and(|death| death.is::<Killed>())
@@ -121,7 +121,7 @@ impl Bench {
         self.dead.borrow_mut().insert(pid);
     }
 
-    fn gc(&self, pid: u32, mode: Mode) -> Vec<String> {
+    fn gc(&self, pid: u32, mode: GcMode) -> Vec<String> {
         let kernel = FakeKernel::new(&self.world.effects, two_programs());
         let host = self.host(pid);
         let lifecycle =
@@ -174,11 +174,11 @@ impl Bench {
         self.world.effects.calm();
         for record in self.records() {
             for id in record.programs.iter().filter_map(|program| program.id) {
-                let reply = self.run(THIRD, &Task::Unload { program: id });
-                assert!(done(&reply) || code(&reply) == Some(Code::NotFound), "{context}: unload {id}: {reply:?}");
+                let reply = self.run(THIRD, &ManualTask::Unload { program: id });
+                assert!(done(&reply) || code(&reply) == Some(FailureCode::NotFound), "{context}: unload {id}: {reply:?}");
             }
         }
-        self.gc(THIRD, Mode::Release);
+        self.gc(THIRD, GcMode::Release);
         assert!(self.world.residue(context).is_empty(), "{context}: a record of a load by hand stays");
     }
 }
@@ -189,44 +189,44 @@ struct Loaded {
     link: u32,
 }
 
-fn ids(reply: &Reply) -> Vec<u32> {
-    let Reply::Programs(programs) = reply else { panic!("{reply:?}") };
+fn ids(reply: &ManualReply) -> Vec<u32> {
+    let ManualReply::Programs(programs) = reply else { panic!("{reply:?}") };
     programs.iter().map(|program| program.kernel.id).collect()
 }
 
-fn linked(reply: &Reply) -> u32 {
-    let Reply::Attached { link } = reply else { panic!("{reply:?}") };
+fn linked(reply: &ManualReply) -> u32 {
+    let ManualReply::Attached { link } = reply else { panic!("{reply:?}") };
     *link
 }
 
-fn done(reply: &Reply) -> bool {
-    !matches!(reply, Reply::Failed(_))
+fn done(reply: &ManualReply) -> bool {
+    !matches!(reply, ManualReply::Failed(_))
 }
 
-fn code(reply: &Reply) -> Option<Code> {
+fn code(reply: &ManualReply) -> Option<FailureCode> {
     match reply {
-        Reply::Failed(failure) => Some(failure.code),
+        ManualReply::Failed(failure) => Some(failure.code),
         _ => None,
     }
 }
 
 /// Each task that has effects, on a bench where both programs are loaded and the first is attached.
-type Tasks = [(&'static str, fn(&Bench, &Loaded) -> Task); 6];
+type Tasks = [(&'static str, fn(&Bench, &Loaded) -> ManualTask); 6];
 
 const TASKS: Tasks = [
     ("load", |bench, _| load(bench, &["one", "two"])),
     ("attach", |_, there| attach(there.one)),
     ("attach the other", |_, there| attach(there.two)),
-    ("detach", |_, there| Task::Detach { link: there.link }),
-    ("unload one", |_, there| Task::Unload { program: there.one }),
-    ("unload the other", |_, there| Task::Unload { program: there.two }),
+    ("detach", |_, there| ManualTask::Detach { link: there.link }),
+    ("unload one", |_, there| ManualTask::Unload { program: there.one }),
+    ("unload the other", |_, there| ManualTask::Unload { program: there.two }),
 ];
 
 /// The bench of the last unload: its record goes with it.
 fn with_one_left() -> (Rc<Bench>, Loaded) {
     let bench = Bench::new();
     let there = bench.loaded();
-    assert!(done(&bench.run(FIRST, &Task::Unload { program: there.two })));
+    assert!(done(&bench.run(FIRST, &ManualTask::Unload { program: there.two })));
     bench.dead.borrow_mut().clear();
     bench.world.effects.calm();
     (bench, there)
@@ -242,13 +242,13 @@ fn with_both() -> (Rc<Bench>, Loaded) {
 type Start = fn() -> (Rc<Bench>, Loaded);
 
 /// Every task with the bench that it runs on.
-fn cases() -> impl Iterator<Item = (String, Start, fn(&Bench, &Loaded) -> Task)> {
+fn cases() -> impl Iterator<Item = (String, Start, fn(&Bench, &Loaded) -> ManualTask)> {
     let both = TASKS.into_iter().map(|(what, task)| (what.to_owned(), with_both as fn() -> _, task));
     let last = TASKS.into_iter().filter(|(what, _)| !what.contains("other"));
     both.chain(last.map(|(what, task)| (format!("{what}, the other gone"), with_one_left as fn() -> _, task)))
 }
 
-fn effects_of(bench: Start, task: fn(&Bench, &Loaded) -> Task) -> usize {
+fn effects_of(bench: Start, task: fn(&Bench, &Loaded) -> ManualTask) -> usize {
     let (bench, there) = bench();
     let reply = bench.run(FIRST, &task(&bench, &there));
     assert!(done(&reply), "{reply:?}");
@@ -260,19 +260,19 @@ fn programs_go_through_every_step_and_leave_nothing() {
     let (bench, there) = with_both();
     bench.exact("after load and attach");
     assert_eq!(bench.records().len(), 1);
-    let listed = ids(&bench.run(FIRST, &Task::List(Filter { ours_only: true, ..Filter::default() })));
+    let listed = ids(&bench.run(FIRST, &ManualTask::List(ProgramFilter { ours_only: true, ..Filter::default() })));
     assert_eq!(listed, [there.one, there.two]);
     let second = linked(&bench.run(FIRST, &attach(there.one)));
     assert_eq!(bench.links(), [there.link, second], "a tracepoint takes any number");
-    assert!(done(&bench.run(FIRST, &Task::Detach { link: there.link })));
+    assert!(done(&bench.run(FIRST, &ManualTask::Detach { link: there.link })));
     bench.exact("after detach");
-    assert_eq!(code(&bench.run(FIRST, &Task::Detach { link: there.link })), Some(Code::NotFound));
-    assert!(done(&bench.run(FIRST, &Task::Unload { program: there.one })));
+    assert_eq!(code(&bench.run(FIRST, &ManualTask::Detach { link: there.link })), Some(FailureCode::NotFound));
+    assert!(done(&bench.run(FIRST, &ManualTask::Unload { program: there.one })));
     bench.exact("after one is unloaded");
     assert!(bench.links().is_empty(), "its link went with it");
-    assert_eq!(code(&bench.run(FIRST, &attach(there.one))), Some(Code::NotFound));
-    assert_eq!(code(&bench.run(FIRST, &Task::Unload { program: there.one })), Some(Code::NotFound));
-    assert!(done(&bench.run(FIRST, &Task::Unload { program: there.two })));
+    assert_eq!(code(&bench.run(FIRST, &attach(there.one))), Some(FailureCode::NotFound));
+    assert_eq!(code(&bench.run(FIRST, &ManualTask::Unload { program: there.one })), Some(FailureCode::NotFound));
+    assert!(done(&bench.run(FIRST, &ManualTask::Unload { program: there.two })));
     assert!(bench.world.residue("after the last").is_empty());
 }
 
@@ -290,7 +290,7 @@ fn a_failure_at_each_effect_leaves_what_was_there_and_a_second_try_works() {
             assert!(!done(&reply), "{context}: {reply:?}");
             bench.world.effects.calm();
             let unloads_all =
-                matches!(task, Task::Unload { .. }) && bench.records().iter().any(|r| r.phase == Phase::Releasing);
+                matches!(task, ManualTask::Unload { .. }) && bench.records().iter().any(|r| r.phase == Phase::Releasing);
             if !unloads_all {
                 let after: Vec<_> = bench.records().into_iter().map(|record| (record.programs, record.links)).collect();
                 assert_eq!(before, after, "{context}: the record");
@@ -320,26 +320,26 @@ fn a_kill_at_each_effect_is_repaired_by_gc_and_by_whoever_comes_next() {
                     assert!(bench.killed(FIRST, &task), "{context}");
 
                     // While it lives nobody may touch what it works on.
-                    assert!(bench.gc(SECOND, Mode::Release).is_empty(), "{context}: gc touched what a living process has");
-                    if !matches!(task, Task::Load(_)) {
+                    assert!(bench.gc(SECOND, GcMode::Release).is_empty(), "{context}: gc touched what a living process has");
+                    if !matches!(task, ManualTask::Load(_)) {
                         let named = bench.records()[0].programs.iter().find_map(|program| program.id).expect("a program");
-                        let reply = bench.run_hurried(SECOND, &Task::Unload { program: named });
-                        assert_eq!(code(&reply), Some(Code::DeadlineExceeded), "{context}: {reply:?}");
+                        let reply = bench.run_hurried(SECOND, &ManualTask::Unload { program: named });
+                        assert_eq!(code(&reply), Some(FailureCode::DeadlineExceeded), "{context}: {reply:?}");
                     }
                     bench.end(FIRST);
                     bench.dead.borrow_mut().remove(&SECOND);
                     if by_gc {
-                        assert_eq!(bench.gc(SECOND, Mode::Tell).len(), 1, "{context}");
-                        let told = bench.gc(SECOND, Mode::Release);
+                        assert_eq!(bench.gc(SECOND, GcMode::Tell).len(), 1, "{context}");
+                        let told = bench.gc(SECOND, GcMode::Release);
                         assert_eq!(told.len(), 1, "{context}");
                         assert!(told[0].ends_with("removed") || told[0].ends_with("released"), "{context}: {told:?}");
                         bench.exact(&context);
-                        assert!(bench.gc(SECOND, Mode::Tell).is_empty(), "{context}: a second look finds more");
+                        assert!(bench.gc(SECOND, GcMode::Tell).is_empty(), "{context}: a second look finds more");
                     } else {
                         let reply = bench.run(SECOND, &task);
-                        let gone = matches!(task, Task::Detach { .. } | Task::Unload { .. });
-                        assert!(done(&reply) || gone && code(&reply) == Some(Code::NotFound), "{context}: {reply:?}");
-                        if !matches!(task, Task::Load(_)) {
+                        let gone = matches!(task, ManualTask::Detach { .. } | ManualTask::Unload { .. });
+                        assert!(done(&reply) || gone && code(&reply) == Some(FailureCode::NotFound), "{context}: {reply:?}");
+                        if !matches!(task, ManualTask::Load(_)) {
                             bench.exact(&context);
                         }
                     }
@@ -375,11 +375,11 @@ fn whatever_happens_between_two_steps_leaves_records_and_pins_the_same() {
                     move || match others {
                         Some(other) => {
                             let reply = bench.run_hurried(SECOND, &other(&bench, &there));
-                            let refused = matches!(code(&reply), Some(Code::DeadlineExceeded | Code::NotFound));
+                            let refused = matches!(code(&reply), Some(FailureCode::DeadlineExceeded | FailureCode::NotFound));
                             assert!(done(&reply) || refused, "{reply:?}");
                             *came_through.borrow_mut() = done(&reply);
                         }
-                        None => _ = bench.gc(SECOND, Mode::Release),
+                        None => _ = bench.gc(SECOND, GcMode::Release),
                     }
                 };
                 let host = bench.host(FIRST);
@@ -389,9 +389,9 @@ fn whatever_happens_between_two_steps_leaves_records_and_pins_the_same() {
                     host.before_me(*n, happens)
                 }
                 let reply = bench.run_on(&host, &task(&bench, &there), 1000);
-                let taken = code(&reply) == Some(Code::NotFound);
+                let taken = code(&reply) == Some(FailureCode::NotFound);
                 assert!(done(&reply) || taken && *came_through.borrow(), "{context}: {reply:?}");
-                if let Reply::Attached { link } = &reply {
+                if let ManualReply::Attached { link } = &reply {
                     assert!(bench.links().contains(link), "{context}: link {link} was promised");
                 }
                 both_came_through += usize::from(done(&reply) && *came_through.borrow());
@@ -453,13 +453,13 @@ fn what_is_being_loaded_has_no_id_to_unload_it_by() {
             let (bench, replies) = (Rc::clone(&bench), Rc::clone(&replies));
             move || {
                 for id in 1..=4 {
-                    replies.borrow_mut().push(code(&bench.run(SECOND, &Task::Unload { program: id })));
+                    replies.borrow_mut().push(code(&bench.run(SECOND, &ManualTask::Unload { program: id })));
                 }
             }
         };
         bench.world.effects.meanwhile(n, happens);
         assert_eq!(ids(&bench.run(FIRST, &load(&bench, &["one", "two"]))).len(), 2, "{context}");
-        assert_eq!(*replies.borrow(), [Some(Code::NotFound); 4], "{context}");
+        assert_eq!(*replies.borrow(), [Some(FailureCode::NotFound); 4], "{context}");
         bench.exact(&context);
         bench.clear(&context);
     }
@@ -482,10 +482,10 @@ fn a_record_is_not_taken_from_one_that_began_meanwhile() {
             let host = bench.host(FIRST);
             host.before_me(1, happens);
             let reply = bench.run_on(&host, &task(&bench, &there), 0);
-            assert_eq!(code(&reply), Some(Code::DeadlineExceeded), "{context}: {reply:?}");
+            assert_eq!(code(&reply), Some(FailureCode::DeadlineExceeded), "{context}: {reply:?}");
             assert_eq!(bench.records()[0].actor.process.pid.get(), SECOND, "{context}");
             bench.end(SECOND);
-            assert_eq!(bench.gc(THIRD, Mode::Release).len(), 1, "{context}");
+            assert_eq!(bench.gc(THIRD, GcMode::Release).len(), 1, "{context}");
             bench.exact(&context);
             bench.clear(&context);
         }
@@ -511,12 +511,12 @@ fn what_the_dead_left_is_not_taken_from_one_that_cleans_up() {
     host.late_after = Some(3);
     host.before_me(2, happens);
     let reply = bench.run_on(&host, &attach(there.one), 1000);
-    assert_eq!(code(&reply), Some(Code::DeadlineExceeded), "{reply:?}");
+    assert_eq!(code(&reply), Some(FailureCode::DeadlineExceeded), "{reply:?}");
     let record = &bench.records()[0];
     assert_eq!((record.actor.process.pid.get(), record.links.len()), (SECOND, 2));
     assert!(record.links[1].pin.path(&bench.world.fs.join(record.no.directory())).exists(), "the link of a living process");
     bench.end(SECOND);
-    bench.gc(FIRST, Mode::Release);
+    bench.gc(FIRST, GcMode::Release);
     bench.exact("after gc");
     bench.clear("after gc");
 }
@@ -524,20 +524,20 @@ fn what_the_dead_left_is_not_taken_from_one_that_cleans_up() {
 /// What a client has the store keep is bounded, whatever it consists of: metadata, names, links.
 #[test]
 fn what_a_client_stores_is_bounded_by_load_by_client_and_for_all() {
-    let with = |mut task: Task, bytes: usize| {
+    let with = |mut task: ManualTask, bytes: usize| {
         let given = BTreeMap::from([("note".to_owned(), "x".repeat(bytes))]);
         match &mut task {
-            Task::Load(load) => load.metadata = given,
-            Task::Attach(attach) => attach.metadata = given,
+            ManualTask::Load(load) => load.metadata = given,
+            ManualTask::Attach(attach) => attach.metadata = given,
             _ => {}
         }
         task
     };
     let store = StoreLimits { load: 8 << 10, client: 15 << 10, clients: 25 << 10 };
-    let client = |name: &str| Bounds { caller: name.to_owned(), own_only: true, store: Some(store), ..bounds() };
-    let refused = |reply: Reply, says: &str| match reply {
-        Reply::Failed(failure) => {
-            assert_eq!(failure.code, Code::ResourceExhausted, "{}", failure.message);
+    let client = |name: &str| CallerRights { caller: name.to_owned(), own_only: true, store: Some(store), ..bounds() };
+    let refused = |reply: ManualReply, says: &str| match reply {
+        ManualReply::Failed(failure) => {
+            assert_eq!(failure.code, FailureCode::ResourceExhausted, "{}", failure.message);
             assert!(failure.message.contains(says), "{}", failure.message);
         }
         other => panic!("{says}: {other:?}"),
@@ -549,7 +549,7 @@ fn what_a_client_stores_is_bounded_by_load_by_client_and_for_all() {
     // A link grows the record of its load.
     refused(bench.run_as(&client("a"), &with(attach(first), 3 << 10)), "and may take 8192");
     let link = linked(&bench.run_as(&client("a"), &with(attach(first), 100)));
-    assert!(done(&bench.run_as(&client("a"), &Task::Detach { link })));
+    assert!(done(&bench.run_as(&client("a"), &ManualTask::Detach { link })));
     let second = ids(&bench.run_as(&client("a"), &with(one.clone(), 6 << 10)))[0];
     refused(bench.run_as(&client("a"), &with(one.clone(), 4 << 10)), "all its loads would take");
     // Another client has a share of its own, and all together no more than all may have.
@@ -558,11 +558,11 @@ fn what_a_client_stores_is_bounded_by_load_by_client_and_for_all() {
     // Root is not among them, and what is unloaded makes room.
     let of_root = ids(&bench.run_as(&bounds(), &with(one.clone(), 200 << 10)))[0];
     refused(bench.run_as(&bounds(), &with(one.clone(), 5 << 20)), "and may take 4194304");
-    assert!(done(&bench.run_as(&client("a"), &Task::Unload { program: second })));
+    assert!(done(&bench.run_as(&client("a"), &ManualTask::Unload { program: second })));
     let fourth = ids(&bench.run_as(&client("c"), &with(one, 6 << 10)))[0];
     for (caller, program) in [("a", first), ("b", third), ("c", fourth)] {
-        assert!(done(&bench.run_as(&client(caller), &Task::Unload { program })));
+        assert!(done(&bench.run_as(&client(caller), &ManualTask::Unload { program })));
     }
-    assert!(done(&bench.run_as(&bounds(), &Task::Unload { program: of_root })));
+    assert!(done(&bench.run_as(&bounds(), &ManualTask::Unload { program: of_root })));
     bench.clear("bounds");
 }

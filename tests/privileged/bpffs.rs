@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use bpfman_hook::model::delegation::Delegation;
 use bpfman_hook::sys::SysError;
 use bpfman_hook::sys::bpf::{self, MapCreate, ObjectKind};
-use bpfman_hook::sys::bpffs::{self, BpffsError, MapFile, Mounted, Spec};
+use bpfman_hook::sys::bpffs::{self, BpffsError, MapFile, Mounted, BpffsSpec};
 use bpfman_hook::sys::token::probe::{Packets, probe};
-use bpfman_hook::sys::token::{Token, TokenError};
+use bpfman_hook::sys::token::{BpfToken, TokenError};
 use rustix::process::Uid;
 
 use crate::container::{Container, FIRST_ID, ForkedHook, Namespaces, in_child};
@@ -36,7 +36,7 @@ fn mount_maps(
     owner: (u32, u32),
 ) -> Result<Mounted, SysError> {
     let (user_ns, mount_ns) = (container.namespace("user"), container.namespace("mnt"));
-    let spec = Spec {
+    let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: mount_ns.as_fd(),
         root: &container.root,
@@ -100,7 +100,7 @@ fn a_delegated_bpffs_yields_exactly_its_rights_inside() {
     let path = container.root.join("sys/fs/bpf");
     let (allowed, owner, mode) = container.inside(|| {
         let directory = fs::File::open(&path).unwrap();
-        let token = Token::mint(directory.as_fd()).unwrap();
+        let token = BpfToken::mint(directory.as_fd()).unwrap();
         let meta = fs::metadata(&path).unwrap();
         (token.allowed().unwrap(), (meta.uid(), meta.gid()), meta.mode())
     });
@@ -110,7 +110,7 @@ fn a_delegated_bpffs_yields_exactly_its_rights_inside() {
     // Seen from outside, it is the container's root that owns it; and from outside no token can be minted.
     let outside = fs::File::open(format!("/proc/{}/root{}", container.pid(), path.display())).unwrap();
     assert_eq!(outside.metadata().unwrap().uid(), FIRST_ID);
-    assert!(matches!(Token::mint(outside.as_fd()), Err(TokenError::Refused | TokenError::InitialUserNamespace)));
+    assert!(matches!(BpfToken::mint(outside.as_fd()), Err(TokenError::Refused | TokenError::InitialUserNamespace)));
 }
 
 /// An array map of one u64.
@@ -216,7 +216,7 @@ fn a_killed_hook_leaves_no_half_mount() {
             assert!(!left, "round {round}: the directory is left without the mount");
         } else {
             whole += 1;
-            let allowed = container.inside(|| Token::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap());
+            let allowed = container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap());
             assert_eq!(allowed, NETWORK, "round {round}");
         }
     }
@@ -229,7 +229,7 @@ fn a_private_bpffs_gives_no_token() {
     let container = Container::start("");
     mount(&container, "/sys/fs/bpf", NOTHING).unwrap();
     let path = container.root.join("sys/fs/bpf");
-    let said = container.inside(|| Token::mint(fs::File::open(&path).unwrap().as_fd()).unwrap_err().to_string());
+    let said = container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap_err().to_string());
     assert_eq!(said, TokenError::NothingDelegated.to_string());
 }
 
@@ -279,7 +279,7 @@ fn a_bpffs_from_the_host_is_covered() {
     let again = mount(&container, "/sys/fs/bpf", NETWORK).unwrap_err();
     assert!(again.to_string().contains("one of ours already"), "{again}");
     let path = container.root.join("sys/fs/bpf");
-    assert_eq!(container.inside(|| Token::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap()), NETWORK);
+    assert_eq!(container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap()), NETWORK);
 }
 
 /// What a hostile or careless root file system gets.
@@ -442,7 +442,7 @@ fn our_own_mount_namespace_is_refused() {
     let container = Container::start("");
     let user_ns = container.namespace("user");
     let own = fs::File::open("/proc/self/ns/mnt").unwrap();
-    let spec = Spec {
+    let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: own.as_fd(),
         root: &container.root,
@@ -459,7 +459,7 @@ fn our_own_mount_namespace_is_refused() {
 fn namespaces_that_do_not_belong_together_are_refused() {
     let (a, b) = (Container::start(""), Container::with(Namespaces::MountOnly, |_| (), ""));
     let (user_ns, mount_ns) = (a.namespace("user"), b.namespace("mnt"));
-    let spec = Spec {
+    let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: mount_ns.as_fd(),
         root: &b.root,
@@ -494,7 +494,7 @@ fn without_rights_in_the_initial_namespace_the_broker_is_named() {
 fn a_deadline_that_has_passed_leaves_nothing() {
     let container = Container::start("");
     let (user_ns, mount_ns) = (container.namespace("user"), container.namespace("mnt"));
-    let spec = Spec {
+    let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: mount_ns.as_fd(),
         root: &container.root,

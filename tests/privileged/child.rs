@@ -9,13 +9,13 @@ use std::process::exit;
 use std::time::{Duration, Instant};
 
 use bpfman_hook::sys::SysError;
-use bpfman_hook::sys::child::{CONFINED_ID, Child, Limits, Output, Role, confine, parent_socket, role_from_args};
+use bpfman_hook::sys::child::{CONFINED_ID, Child, ChildLimits, Output, Role, confine, parent_socket, role_from_args};
 use bpfman_hook::sys::sandbox;
 use serde_json::{Value, json};
 
 use crate::container::ForkedHook;
 
-const LIMITS: Limits = Limits { address_space: 1 << 30, data: 256 << 20, cpu: 60, files: 32, file_size: 4096 };
+const LIMITS: ChildLimits = ChildLimits { address_space: 1 << 30, data: 256 << 20, cpu: 60, files: 32, file_size: 4096 };
 
 #[used]
 #[unsafe(link_section = ".init_array")]

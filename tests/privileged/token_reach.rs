@@ -6,7 +6,7 @@ use std::fs;
 use bpfman_hook::kernel::{Feature, Kernel, LinuxKernel, Support};
 use bpfman_hook::lifecycle::token_reach::{kept, token_reach};
 use bpfman_hook::model::delegation::{Category, Preset};
-use bpfman_hook::model::reach::{Guard, MemoryRead, TokenReach, TypeAnswer};
+use bpfman_hook::model::reach::{ReachGuard, MemoryRead, TokenReach, TypeAnswer};
 use bpfman_hook::sys::machine::kernel_release;
 
 /// Types that see no socket of another network namespace.
@@ -73,7 +73,7 @@ fn the_scope_of_each_type_is_what_was_measured() {
     assert_eq!(stayed, [0; 0], "no program stays");
     let reach = probed.reach;
 
-    let scope = |name: &str| reach.type_beyond(Category::Progs.value(name).unwrap(), Guard::Absent);
+    let scope = |name: &str| reach.type_beyond(Category::Progs.value(name).unwrap(), ReachGuard::Absent);
     for name in ["kprobe", "tracepoint", "perf_event", "raw_tracepoint", "tracing", "struct_ops", "ext", "lsm", "lirc_mode2"] {
         assert!(scope(name).is_some(), "{name} needs CAP_PERFMON");
     }
@@ -112,7 +112,7 @@ fn the_scope_of_each_type_is_what_was_measured() {
         }
         other => println!("skipped: nothing was measured on Linux {other:?}"),
     }
-    let maps = reach.delegation_beyond(&Preset::Maps.delegation(), Guard::Absent);
+    let maps = reach.delegation_beyond(&Preset::Maps.delegation(), ReachGuard::Absent);
     assert_eq!(maps, None, "maps loads no program");
 }
 

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use bpfman_hook::kernel::inspect::{Inspected, ProgramInfo};
 use bpfman_hook::kernel::{AttachedLink, Feature, Kernel, KernelError, LoadedIds, Places, Probed, Support};
-use bpfman_hook::lifecycle::host::{Host, HostError, Need};
+use bpfman_hook::lifecycle::host::{Host, HostError, NeededFacts};
 use bpfman_hook::model::attach_point::Interface;
 use bpfman_hook::model::container::Container;
 use bpfman_hook::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact, UsernsFact};
@@ -367,7 +367,7 @@ impl Host for FakeHost<'_> {
         self.userns.get()
     }
 
-    fn facts(&self, init: &mut ProcessIdentity, _: &Container, _: Need) -> Result<Facts, HostError> {
+    fn facts(&self, init: &mut ProcessIdentity, _: &Container, _: NeededFacts) -> Result<Facts, HostError> {
         let own = |inode| NamespaceFact { inode, shared_with_host: false };
         Ok(Facts {
             net: own(11),

@@ -10,8 +10,8 @@ use crate::cli::Format;
 use crate::cli::image::{GenerateBuildArgs, ImageBuildArgs};
 use crate::image::transfer::build;
 use crate::image::transfer::build::{Described, Input};
-use crate::image::{ByteOrder, MAX_OBJECT, Parcel};
-use crate::kernel::survey;
+use crate::image::{ByteOrder, MAX_OBJECT, ImageSet};
+use crate::kernel::requirements;
 use crate::model::reference::Reference;
 use crate::output::format::json;
 use crate::output::table::printable;
@@ -22,7 +22,7 @@ use crate::sys::fsutil::{ReadError, read_capped};
 
 /// One file of the command line, read.
 #[derive(Debug)]
-struct File {
+struct InputFile {
     /// As it was written.
     path: String,
     /// True where `linux/ARCH=` or its name says for which architecture it is.
@@ -89,7 +89,7 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
     })
 }
 
-fn deliver(paths: &Paths, parcel: &Parcel, name: &Reference, to: Option<&Reference>) -> Result<(), String> {
+fn deliver(paths: &Paths, parcel: &ImageSet, name: &Reference, to: Option<&Reference>) -> Result<(), String> {
     let images = super::images(paths);
     images.deliver(parcel, to.unwrap_or(name), Some(&name.to_string())).map_err(|err| match (to, name) {
         // What the cache holds is what this machine can load.
@@ -108,9 +108,9 @@ pub fn print_arguments(args: &GenerateBuildArgs) -> ExitCode {
     }
 }
 
-fn arguments(files: &[File], format: Format) -> String {
+fn arguments(files: &[InputFile], format: Format) -> String {
     let placed = files.len() > 1 || files.iter().any(|file| file.placed);
-    let key = |file: &File| match placed {
+    let key = |file: &InputFile| match placed {
         false => "BYTECODE_FILE".to_owned(),
         true => {
             let order = match build::byte_order_of(&file.input.architecture) {
@@ -140,13 +140,13 @@ fn arguments(files: &[File], format: Format) -> String {
 }
 
 /// Reads the files, finds out for which machine each is, and what it declares.
-fn read(arguments: &[String]) -> Result<Vec<File>, String> {
+fn read(arguments: &[String]) -> Result<Vec<InputFile>, String> {
     let mut files = Vec::new();
     for argument in arguments {
         files.push(file(argument, arguments.len() > 1)?);
     }
     for (nth, file) in files.iter().enumerate() {
-        let same = |other: &&File| other.input.architecture == file.input.architecture;
+        let same = |other: &&InputFile| other.input.architecture == file.input.architecture;
         if let Some(other) = files[..nth].iter().find(same) {
             return Err(format!(
                 "build an image: {} and {} are both for linux/{}",
@@ -160,13 +160,13 @@ fn read(arguments: &[String]) -> Result<Vec<File>, String> {
     Ok(files)
 }
 
-fn file(argument: &str, one_of_several: bool) -> Result<File, String> {
+fn file(argument: &str, one_of_several: bool) -> Result<InputFile, String> {
     let (said, path) = match argument.split_once('=') {
         Some((platform, path)) if !platform.starts_with(['/', '.']) => {
             let known = platform.strip_prefix("linux/").filter(|word| build::byte_order_of(word).is_some());
             let known = known.ok_or_else(|| {
                 let all: Vec<String> = build::ARCHITECTURES.iter().map(|(word, ..)| format!("linux/{word}")).collect();
-                format!("{} is no platform of images; write one of {}", crate::model::words::quoted(platform), all.join(", "))
+                format!("{} is no platform of images; write one of {}", crate::model::text::quoted(platform), all.join(", "))
             })?;
             (Some(known.to_owned()), path)
         }
@@ -191,11 +191,11 @@ fn file(argument: &str, one_of_several: bool) -> Result<File, String> {
     }
     let architecture = said.unwrap_or_else(|| build::native().to_owned());
     build::check(&shown, &object, &architecture).map_err(|err| format!("build an image: {err}"))?;
-    Ok(File { path: path.to_owned(), placed, input: Input { architecture, name, object, described: Described::default() } })
+    Ok(InputFile { path: path.to_owned(), placed, input: Input { architecture, name, object, described: Described::default() } })
 }
 
 /// Labels out of the objects. One of the other byte order cannot be read here: it gets those of the first that can.
-fn describe(files: &mut [File]) -> Result<(), String> {
+fn describe(files: &mut [InputFile]) -> Result<(), String> {
     let here = build::byte_order_of(build::native());
     let mut first = None;
     for file in files.iter_mut() {

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use crate::cli::Listing;
 use crate::cli::image::{ImagePruneArgs, ImageRmArgs};
-use crate::image::{Cache, Swept, Which};
+use crate::image::{Cache, Swept, SweepSelection};
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
-use crate::output::format::{Format, json};
+use crate::output::format::{ListFormat, json};
 use crate::output::table::{Table, printable};
 use crate::output::{fail, print};
 use crate::paths::Paths;
@@ -22,10 +22,10 @@ pub fn list(paths: &Paths, listing: Listing) -> ExitCode {
         Ok(cached) => cached,
         Err(error) => return fail(&chain(&error)),
     };
-    print(&match Format::from(listing) {
-        Format::Json => json(&cached),
-        Format::Quiet => cached.iter().map(|image| format!("{}\n", image.digest)).collect(),
-        Format::Table => {
+    print(&match ListFormat::from(listing) {
+        ListFormat::Json => json(&cached),
+        ListFormat::Quiet => cached.iter().map(|image| format!("{}\n", image.digest)).collect(),
+        ListFormat::Table => {
             let mut table = Table::new(&["REFERENCE", "DIGEST", "SIZE", "PULLED"]);
             for image in &cached {
                 table.row([
@@ -62,12 +62,12 @@ pub fn remove(paths: &Paths, args: &ImageRmArgs) -> ExitCode {
     if status == ExitCode::SUCCESS { printed } else { status }
 }
 
-fn which(text: &str) -> Result<Which, String> {
+fn which(text: &str) -> Result<SweepSelection, String> {
     if let Ok(digest) = text.parse::<Digest>() {
-        return Ok(Which::Digests(BTreeSet::from([digest])));
+        return Ok(SweepSelection::Digests(BTreeSet::from([digest])));
     }
     match Reference::parse(text).map_err(|e| chain(&e))? {
-        Reference::Registry(at) => Ok(Which::References(BTreeSet::from([Reference::Registry(at).to_string()]))),
+        Reference::Registry(at) => Ok(SweepSelection::References(BTreeSet::from([Reference::Registry(at).to_string()]))),
         other => Err(format!("remove {other}: only images from registries are in the cache")),
     }
 }
@@ -79,7 +79,7 @@ pub fn prune(paths: &Paths, args: ImagePruneArgs) -> ExitCode {
         // What is not known to be unused stays.
         Err(sentence) => return fail(&sentence),
     };
-    let which = if args.all { Which::Unused } else { Which::Dangling };
+    let which = if args.all { SweepSelection::Unused } else { SweepSelection::Dangling };
     match Cache::new(&paths.cache).sweep(&which, &in_use, args.dry_run) {
         Ok(swept) => show(&swept, args.format.into(), if args.dry_run { "would be removed" } else { "removed" }),
         Err(error) => fail(&chain(&error)),
@@ -110,10 +110,10 @@ fn add(all: &mut Swept, more: Swept) {
     all.bytes += more.bytes;
 }
 
-fn show(swept: &Swept, format: Format, verb: &str) -> ExitCode {
+fn show(swept: &Swept, format: ListFormat, verb: &str) -> ExitCode {
     print(&match format {
-        Format::Json => json(swept),
-        Format::Table | Format::Quiet => {
+        ListFormat::Json => json(swept),
+        ListFormat::Table | ListFormat::Quiet => {
             let mut text: String = swept.references.iter().map(|name| format!("{}\n", printable(name))).collect();
             text.push_str(&format!(
                 "{verb}: {} references, {} images, {} blobs, {}\n",

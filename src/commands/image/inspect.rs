@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::cli::Format;
 use crate::cli::image::ImageInspectArgs;
 use crate::image::{Details, Labelled};
-use crate::kernel::{Survey, survey};
+use crate::kernel::{Survey, requirements};
 use crate::output::format::json;
 use crate::output::table::{Table, printable};
 use crate::output::{fail, print};
@@ -17,7 +17,7 @@ use crate::sys::error::chain;
 
 /// An image as `-o json` prints it.
 #[derive(Debug, Serialize)]
-struct View {
+struct ImageView {
     reference: String,
     digest: String,
     media_type: Option<String>,
@@ -28,11 +28,11 @@ struct View {
     #[serde(flatten)]
     object: Survey,
     /// None for a file, which has none.
-    labels: Option<Labels>,
+    labels: Option<ShownLabels>,
 }
 
 #[derive(Debug, Serialize)]
-struct Labels {
+struct ShownLabels {
     programs: std::collections::BTreeMap<String, String>,
     maps: std::collections::BTreeMap<String, String>,
     /// Where they and the object disagree, one sentence each.
@@ -55,8 +55,8 @@ pub fn run(paths: &Paths, args: &ImageInspectArgs) -> ExitCode {
     }
 }
 
-fn view(details: Details, object: Survey) -> View {
-    View {
+fn view(details: Details, object: Survey) -> ImageView {
+    ImageView {
         reference: details.reference,
         digest: details.digest.to_string(),
         media_type: details.media_type,
@@ -66,7 +66,7 @@ fn view(details: Details, object: Survey) -> View {
         object_size: details.object.len(),
         labels: details.labels.map(|labels| {
             let differences = differences(&labels, &object);
-            Labels { programs: labels.programs, maps: labels.maps, differences }
+            ShownLabels { programs: labels.programs, maps: labels.maps, differences }
         }),
         object,
     }
@@ -112,7 +112,7 @@ fn same_kind(label: &str, kind: &str) -> bool {
     plain(label) == plain(kind)
 }
 
-fn text(view: &View) -> String {
+fn text(view: &ImageView) -> String {
     let mut text = format!("{}\n", printable(&view.reference));
     let mut line = |key: &str, value: &str| _ = writeln!(text, "  {key:<11} {}", printable(value));
     line("digest", &view.digest);

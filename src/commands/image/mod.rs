@@ -11,25 +11,25 @@ pub mod verify;
 
 use std::process::ExitCode;
 
-use crate::cli::image::Image;
+use crate::cli::image::ImageCommand;
 use crate::image::LinuxImages;
 use crate::model::reference::Reference;
 use crate::paths::Paths;
 
 /// `image WHAT`
-pub fn run(paths: &Paths, what: &Image) -> ExitCode {
+pub fn run(paths: &Paths, what: &ImageCommand) -> ExitCode {
     match what {
-        Image::List(listing) => cache_commands::list(paths, *listing),
-        Image::Inspect(args) => inspect::run(paths, args),
-        Image::Verify(args) => verify::run(paths, args),
-        Image::Pull(args) => pull::run(paths, args),
-        Image::Build(args) => build::run(paths, args),
-        Image::Push(args) => push::run(paths, args),
-        Image::GenerateBuildArgs(args) => build::print_arguments(args),
-        Image::Rm(args) => cache_commands::remove(paths, args),
-        Image::Prune(args) => cache_commands::prune(paths, *args),
-        Image::Export(args) => import_export::export(paths, args),
-        Image::Import(args) => import_export::import(paths, args),
+        ImageCommand::List(listing) => cache_commands::list(paths, *listing),
+        ImageCommand::Inspect(args) => inspect::run(paths, args),
+        ImageCommand::Verify(args) => verify::run(paths, args),
+        ImageCommand::Pull(args) => pull::run(paths, args),
+        ImageCommand::Build(args) => build::run(paths, args),
+        ImageCommand::Push(args) => push::run(paths, args),
+        ImageCommand::GenerateBuildArgs(args) => build::print_arguments(args),
+        ImageCommand::Rm(args) => cache_commands::remove(paths, args),
+        ImageCommand::Prune(args) => cache_commands::prune(paths, *args),
+        ImageCommand::Export(args) => import_export::export(paths, args),
+        ImageCommand::Import(args) => import_export::import(paths, args),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::cli::image::ImagePushArgs;
 use crate::cli::{Format, RegistryArgs};
 use crate::commands::image::pull::PATIENCE;
 use crate::commands::image::user_auth::registries;
-use crate::image::{Parcel, Pushed, Target};
+use crate::image::{ImageSet, Pushed, Target};
 use crate::model::reference::{Reference, RegistryReference};
 use crate::output::format::json;
 use crate::output::{fail, print};
@@ -18,7 +18,7 @@ use crate::sys::error::chain;
 
 /// What was pushed, as `-o json` prints it.
 #[derive(Debug, Serialize)]
-struct View {
+struct PushedView {
     reference: String,
     digest: String,
     blobs_sent: usize,
@@ -37,7 +37,7 @@ pub fn run(paths: &Paths, args: &ImagePushArgs) -> ExitCode {
     }
 }
 
-fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<View, String> {
+fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<PushedView, String> {
     let source = super::reference(&args.source)?;
     let destination = args.destination.as_deref().map(super::reference).transpose()?;
     let to = destination.as_ref().unwrap_or(&source);
@@ -51,7 +51,7 @@ fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<View, String> {
         _ => None,
     };
     let pushed = push(paths, &args.registry, &parcel, at, from)?;
-    Ok(View {
+    Ok(PushedView {
         reference: to.to_string(),
         digest: pushed.digest.to_string(),
         blobs_sent: pushed.sent,
@@ -64,7 +64,7 @@ fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<View, String> {
 pub(super) fn push(
     paths: &Paths,
     args: &RegistryArgs,
-    parcel: &Parcel,
+    parcel: &ImageSet,
     at: &RegistryReference,
     from: Option<&str>,
 ) -> Result<Pushed, String> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::cli::RegistryArgs;
 use crate::lifecycle::registries_file;
-use crate::model::credentials::{Credential, Person};
+use crate::model::credentials::{Credential, UserEnvironment};
 use crate::model::registries::RegistryConfig;
 use crate::paths::Paths;
 use crate::sys::error::chain;
@@ -18,7 +18,7 @@ pub(super) fn registries(paths: &Paths, args: &RegistryArgs) -> Result<RegistryC
 }
 
 /// What flags and environment say. Never called for a hook.
-fn person(args: &RegistryArgs) -> Result<Person, String> {
+fn person(args: &RegistryArgs) -> Result<UserEnvironment, String> {
     let login = match (&args.registry_auth, &args.creds) {
         (Some(text), _) => {
             let login = Credential::from_base64(text);
@@ -35,7 +35,7 @@ fn person(args: &RegistryArgs) -> Result<Person, String> {
         let value = env::var_os(name).or_else(|| env::var_os(name.to_ascii_lowercase()));
         value.map(OsString::into_string).and_then(Result::ok).filter(|value| !value.is_empty())
     };
-    Ok(Person {
+    Ok(UserEnvironment {
         login,
         auth_file: args.authfile.clone().or_else(|| path("REGISTRY_AUTH_FILE")),
         runtime_directory: path("XDG_RUNTIME_DIR"),

@@ -9,10 +9,10 @@ use std::time::Instant;
 use crate::cli::Format;
 use crate::cli::image::{ImageVerifyArgs, SignerArgs};
 use crate::commands::image::pull::{PATIENCE, Rules};
-use crate::image::{Examination, Examined, InUse, Outcome, Want, Worth};
+use crate::image::{Examination, Examined, InUse, CheckOutcome, Want, RuleResult};
 use crate::model::attach_point::Scope;
-use crate::model::bytecode::{PullPolicy, Verdict};
-use crate::model::policy::{ImageRule, MapNames, Names, RepositoryPattern, Signer, TRUSTED_ROOT, Words};
+use crate::model::bytecode::{PullPolicy, ImageVerdict};
+use crate::model::policy::{ImageRule, MapNames, NameSet, RepositoryPattern, Signer, TRUSTED_ROOT, Words};
 use crate::output::format::json;
 use crate::output::table::printable;
 use crate::output::{fail, print};
@@ -101,7 +101,7 @@ fn given(args: &SignerArgs) -> Result<Option<Given>, String> {
         unsigned: false,
         scope: Scope::Container,
         digests: BTreeSet::new(),
-        globals: Names::All,
+        globals: NameSet::All,
         maps: MapNames::All,
     };
     Ok(Some(Given { rule, keys }))
@@ -129,10 +129,10 @@ fn text(examination: &Examination) -> String {
         _ = writeln!(text, "there may be others: {}", printable(trouble));
     }
     _ = match (&examination.verdict, &examination.rule, &examination.refused) {
-        (Some(Verdict::Verified { by, .. }), Some(rule), _) => {
+        (Some(ImageVerdict::Verified { by, .. }), Some(rule), _) => {
             writeln!(text, "verified: by {}, under rule {}", printable(by), printable(rule))
         }
-        (Some(Verdict::Unsigned), Some(rule), _) => writeln!(text, "accepted unsigned, under rule {}", printable(rule)),
+        (Some(ImageVerdict::Unsigned), Some(rule), _) => writeln!(text, "accepted unsigned, under rule {}", printable(rule)),
         (_, _, refused) => writeln!(text, "refused: {}", printable(refused.as_deref().unwrap_or("no rule is satisfied"))),
     };
     text
@@ -164,7 +164,7 @@ fn described(signature: &Examined) -> Vec<(&'static str, String)> {
 }
 
 /// What a signature is worth to a rule, and what was checked.
-fn valued(worth: &Worth) -> String {
+fn valued(worth: &RuleResult) -> String {
     let rule = printable(&worth.rule);
     let mut text = match (&worth.by, &worth.reason) {
         (Some(by), _) => {
@@ -177,11 +177,11 @@ fn valued(worth: &Worth) -> String {
         }
     };
     for (result, words) in [
-        (Outcome::Passed, "passed"),
-        (Outcome::Failed, "failed"),
-        (Outcome::NotReached, "not looked at"),
-        (Outcome::Absent, "not there"),
-        (Outcome::Ignored, "there, and not looked at under a key"),
+        (CheckOutcome::Passed, "passed"),
+        (CheckOutcome::Failed, "failed"),
+        (CheckOutcome::NotReached, "not looked at"),
+        (CheckOutcome::Absent, "not there"),
+        (CheckOutcome::Ignored, "there, and not looked at under a key"),
     ] {
         let checks = worth.checks.iter().filter(|checked| checked.result == result);
         let checks: Vec<_> = checks.map(|checked| checked.check.words()).collect();

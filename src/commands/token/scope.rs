@@ -11,7 +11,7 @@ use crate::kernel::{Feature, Kernel, LinuxKernel, Support};
 use crate::lifecycle::token_reach;
 use crate::model::attach_point::Scope;
 use crate::model::delegation::Category;
-use crate::model::reach::{Guard, TokenReach};
+use crate::model::reach::{ReachGuard, TokenReach};
 use crate::output::format::json;
 use crate::output::{fail, print};
 use crate::paths::Paths;
@@ -19,7 +19,7 @@ use crate::sys::caps::{self, Capability};
 
 /// The table. As JSON it is stable: keys are added, none is renamed.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Table {
+struct ScopeTable {
     /// Ways to the kernel's memory that are open to every program type.
     memory: Vec<String>,
     /// The program types, in the order of the kernel's enum.
@@ -61,10 +61,10 @@ pub fn print_scope(paths: &Paths, format: Format) -> ExitCode {
     })
 }
 
-fn table(reach: &TokenReach) -> Table {
+fn table(reach: &TokenReach) -> ScopeTable {
     let rows = (1..64).filter_map(|at| Some((at, Category::Progs.name(at)?)));
     let row = |(at, name)| {
-        let beyond = reach.type_beyond(at, Guard::Absent);
+        let beyond = reach.type_beyond(at, ReachGuard::Absent);
         let scope = if beyond.is_some() { Scope::Host } else { Scope::Container };
         let because = match Category::Progs.value(name) {
             Err(never) => Some(never.to_string()),
@@ -72,14 +72,14 @@ fn table(reach: &TokenReach) -> Table {
         };
         Row { name, scope, because, reaches: reach.listing(at) }
     };
-    Table {
+    ScopeTable {
         memory: reach.memory.iter().map(ToString::to_string).collect(),
         types: rows.map(row).collect(),
         undecided: reach.undecided.clone(),
     }
 }
 
-fn text(table: &Table) -> String {
+fn text(table: &ScopeTable) -> String {
     let mut text = format!("{:<24}{:<11}REACHES\n", "TYPE", "SCOPE");
     for row in &table.types {
         let scope = if row.scope == Scope::Host { "host" } else { "container" };

@@ -28,19 +28,19 @@ impl Lane {
 
 /// The places of one service.
 #[derive(Debug)]
-pub struct Gate {
+pub struct ConcurrencyLimit {
     places: HashMap<(Lane, bool), Arc<Semaphore>>,
     clients: Mutex<HashMap<(String, Lane), Weak<Semaphore>>>,
 }
 
 /// A request's place, until it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct RequestSlot {
     _all: OwnedSemaphorePermit,
     _own: OwnedSemaphorePermit,
 }
 
-impl Gate {
+impl ConcurrencyLimit {
     /// All places free.
     pub fn new() -> Self {
         let lanes = [Lane::Local, Lane::Network].into_iter().flat_map(|lane| [(lane, false), (lane, true)]);
@@ -52,11 +52,11 @@ impl Gate {
     }
 
     /// Waits for a place; `root` for root of this host.
-    pub async fn enter(&self, client: &str, root: bool, lane: Lane) -> Place {
+    pub async fn enter(&self, client: &str, root: bool, lane: Lane) -> RequestSlot {
         const OPEN: &str = "our semaphores are never closed";
         let own = self.of(client, lane).acquire_owned().await.expect(OPEN);
         let all = self.places[&(lane, root)].clone();
-        Place { _all: all.acquire_owned().await.expect(OPEN), _own: own }
+        RequestSlot { _all: all.acquire_owned().await.expect(OPEN), _own: own }
     }
 
     fn of(&self, client: &str, lane: Lane) -> Arc<Semaphore> {
@@ -73,7 +73,7 @@ impl Gate {
     }
 }
 
-impl Default for Gate {
+impl Default for ConcurrencyLimit {
     fn default() -> Self {
         Self::new()
     }
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn one_client_leaves_places_for_others_and_pulls_for_loads() {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-            let gate = Gate::new();
+            let gate = ConcurrencyLimit::new();
             let mut held = Vec::new();
             for _ in 0..Lane::Local.places().1 {
                 held.push(gate.enter("a", false, Lane::Local).await);

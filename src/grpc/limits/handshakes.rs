@@ -16,10 +16,10 @@ const SOURCE_MAX: usize = 32;
 
 /// The handshakes of one service, the oldest first.
 #[derive(Debug, Clone, Default)]
-pub struct Handshakes(Arc<Mutex<State>>);
+pub struct Handshakes(Arc<Mutex<HandshakeState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct HandshakeState {
     next: u64,
     pending: Vec<Pending>,
 }
@@ -59,12 +59,12 @@ impl Handshakes {
         Handshake { all: self.clone(), number, cut }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HandshakeState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl HandshakeState {
     fn of(&self, source: IpAddr) -> usize {
         self.pending.iter().filter(|other| other.source == source).count()
     }

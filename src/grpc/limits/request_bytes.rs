@@ -31,18 +31,18 @@ const WHOLE: Duration = Duration::from_secs(30);
 
 /// What each origin has us hold.
 #[derive(Debug, Clone, Default)]
-struct Scales(Arc<Mutex<HashMap<Origin, usize>>>);
+struct RequestBytes(Arc<Mutex<HashMap<Origin, usize>>>);
 
 /// What one request weighs, until it is dropped.
 #[derive(Debug)]
-struct Weight {
-    scales: Scales,
+struct HeldBytes {
+    scales: RequestBytes,
     origin: Origin,
     bytes: Mutex<usize>,
 }
 
-impl Weight {
-    fn new(scales: Scales, origin: Origin) -> Self {
+impl HeldBytes {
+    fn new(scales: RequestBytes, origin: Origin) -> Self {
         Self { scales, origin, bytes: Mutex::default() }
     }
 
@@ -110,7 +110,7 @@ impl Prefixes {
     }
 }
 
-impl Drop for Weight {
+impl Drop for HeldBytes {
     fn drop(&mut self) {
         let own = *self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = self.scales.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,14 +124,14 @@ impl Drop for Weight {
 }
 
 /// A request's body, weighed as it comes.
-struct Weighed {
+struct CountedBody {
     body: Body,
     prefixes: Prefixes,
-    weight: Arc<Weight>,
+    weight: Arc<HeldBytes>,
     end: Pin<Box<Sleep>>,
 }
 
-impl HttpBody for Weighed {
+impl HttpBody for CountedBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -159,23 +159,23 @@ impl HttpBody for Weighed {
 
 /// A service of which every request is weighed.
 #[derive(Debug, Clone)]
-pub struct Scaled<S> {
+pub struct CountedService<S> {
     inner: S,
-    scales: Scales,
+    scales: RequestBytes,
 }
 
-impl<S> Scaled<S> {
+impl<S> CountedService<S> {
     /// Around a service.
     pub fn new(inner: S) -> Self {
-        Self { inner, scales: Scales::default() }
+        Self { inner, scales: RequestBytes::default() }
     }
 }
 
-impl<S: NamedService> NamedService for Scaled<S> {
+impl<S: NamedService> NamedService for CountedService<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Scaled<S> {
+impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for CountedService<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
@@ -186,10 +186,10 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Scaled<S>
 
     fn call(&mut self, request: http::Request<Body>) -> S::Future {
         let (mut parts, body) = request.into_parts();
-        let weight = Arc::new(Weight::new(self.scales.clone(), origin(&parts.extensions)));
+        let weight = Arc::new(HeldBytes::new(self.scales.clone(), origin(&parts.extensions)));
         // The handler keeps the extensions until its answer is there.
         parts.extensions.insert(weight.clone());
-        let body = Body::new(Weighed { body, prefixes: Prefixes::default(), weight, end: Box::pin(sleep(WHOLE)) });
+        let body = Body::new(CountedBody { body, prefixes: Prefixes::default(), weight, end: Box::pin(sleep(WHOLE)) });
         self.inner.call(http::Request::from_parts(parts, body))
     }
 }
@@ -224,12 +224,12 @@ mod tests {
         }
     }
 
-    fn weighed(scales: &Scales, origin: Origin, body: Pieces, within: Duration) -> Weighed {
-        let weight = Arc::new(Weight::new(scales.clone(), origin));
-        Weighed { body: Body::new(body), prefixes: Prefixes::default(), weight, end: Box::pin(sleep(within)) }
+    fn weighed(scales: &RequestBytes, origin: Origin, body: Pieces, within: Duration) -> CountedBody {
+        let weight = Arc::new(HeldBytes::new(scales.clone(), origin));
+        CountedBody { body: Body::new(body), prefixes: Prefixes::default(), weight, end: Box::pin(sleep(within)) }
     }
 
-    async fn read(body: &mut Weighed) -> Result<usize, tonic::Code> {
+    async fn read(body: &mut CountedBody) -> Result<usize, tonic::Code> {
         let mut read = 0;
         while let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
             read += frame.map_err(|status| status.code())?.data_ref().map_or(0, Bytes::len);
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn each_origin_has_its_share_until_its_requests_are_done() {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-            let scales = Scales::default();
+            let scales = RequestBytes::default();
             // What announces a message of so many bytes, and does not send it.
             let announces = |bytes: usize| Bytes::from([&[0][..], &(bytes as u32).to_be_bytes()].concat());
             let many = |bytes, times| {
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn a_request_that_does_not_come_whole_ends() {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-            let mut slow = weighed(&Scales::default(), Origin::Tcp, Pieces(Vec::new(), false), Duration::from_millis(20));
+            let mut slow = weighed(&RequestBytes::default(), Origin::Tcp, Pieces(Vec::new(), false), Duration::from_millis(20));
             assert_eq!(read(&mut slow).await, Err(tonic::Code::DeadlineExceeded));
         });
     }

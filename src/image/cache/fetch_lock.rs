@@ -26,7 +26,7 @@ const MAX_NOTE: u64 = 64 << 10;
 
 /// Who is about to fetch, and until when it can wait.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Boarding<'a> {
+pub(crate) struct FetchRequest<'a> {
     /// The reference, normalised.
     pub image: &'a str,
     /// The policy that it is fetched under: a reason found under another one is none.
@@ -50,7 +50,7 @@ struct Note {
 
 impl Note {
     /// True where who waits would find the same reason by itself.
-    fn is_for(&self, boarding: &Boarding<'_>) -> bool {
+    fn is_for(&self, boarding: &FetchRequest<'_>) -> bool {
         let same = |rules: &Vec<String>| rules.iter().eq(boarding.rules.iter().map(|rule| &rule.name));
         self.policy == boarding.policy && self.rules.as_ref().is_none_or(same)
     }
@@ -60,7 +60,7 @@ impl Cache {
     /// Fetches an image while no other process does. Where another one did just now, `again` looks whether its result will do.
     pub(crate) fn fly<T>(
         &self,
-        boarding: Boarding<'_>,
+        boarding: FetchRequest<'_>,
         again: impl Fn() -> Result<Option<T>, ImageError>,
         fetch: impl FnOnce() -> Result<T, ImageError>,
     ) -> Result<T, ImageError> {
@@ -220,8 +220,8 @@ mod tests {
         (dir, cache)
     }
 
-    fn boarding(image: &str, patience: Duration) -> Boarding<'_> {
-        Boarding {
+    fn boarding(image: &str, patience: Duration) -> FetchRequest<'_> {
+        FetchRequest {
             image,
             policy: PolicyId(Digest::from_bytes([1; 32])),
             rules: &[],
@@ -318,7 +318,7 @@ mod tests {
             std::thread::scope(|scope| {
                 leader(scope, &cache, &go, move || Err(error));
                 let waiter = scope.spawn(|| {
-                    let boarding = Boarding { policy: PolicyId(Digest::from_bytes([policy; 32])), ..boarding("a/b:c", LONG) };
+                    let boarding = FetchRequest { policy: PolicyId(Digest::from_bytes([policy; 32])), ..boarding("a/b:c", LONG) };
                     cache.fly(boarding, || Ok(None), || Ok(3))
                 });
                 go.wait();
@@ -347,7 +347,7 @@ mod tests {
                 rules: (!is_for_every_rule(&error)).then(|| vec!["strict".to_owned()]),
                 reason: String::new(),
             };
-            assert_eq!(note.is_for(&Boarding { rules, ..boarding("a", LONG) }), shared, "{error}");
+            assert_eq!(note.is_for(&FetchRequest { rules, ..boarding("a", LONG) }), shared, "{error}");
         }
     }
 
@@ -358,7 +358,7 @@ mod tests {
             let (_dir, cache) = cache();
             let go = Barrier::new(2);
             let begun = Barrier::new(2);
-            let boards = |person| Boarding { person, ..boarding("a/b:c", LONG) };
+            let boards = |person| FetchRequest { person, ..boarding("a/b:c", LONG) };
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     let fetch = || {

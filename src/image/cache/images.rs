@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use crate::image::cache::reader::{Cache, Reader};
-use crate::image::cache::record::{Pointer, Record};
+use crate::image::cache::record::{Pointer, CacheRecord};
 use crate::image::error::CacheError;
-use crate::model::bytecode::Verdict;
+use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
 use crate::sys::fsutil::{TrustError, names_in};
 
@@ -34,7 +34,7 @@ pub struct CachedVerdict {
     /// The policy's id; a verdict of another policy than the present one is not used.
     pub policy: Digest,
     /// What it found.
-    pub verdict: Verdict,
+    pub verdict: ImageVerdict,
 }
 
 impl Cache {
@@ -93,8 +93,8 @@ impl Reader<'_> {
     }
 
     /// What is known of an image.
-    pub fn record(&self, digest: &Digest) -> Result<Option<Record>, CacheError> {
-        let record = self.json::<Record>(&self.cache.record_path(digest))?;
+    pub fn record(&self, digest: &Digest) -> Result<Option<CacheRecord>, CacheError> {
+        let record = self.json::<CacheRecord>(&self.cache.record_path(digest))?;
         Ok(record.filter(|record| record.digest == *digest))
     }
 }

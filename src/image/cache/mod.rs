@@ -21,10 +21,10 @@ mod sweep;
 mod tests;
 mod write;
 
-pub(crate) use fetch_lock::Boarding;
+pub(crate) use fetch_lock::FetchRequest;
 pub use images::{CachedImage, CachedVerdict};
 pub use reader::Cache;
 pub(crate) use reader::{Blob, Reader};
-pub(crate) use record::Record;
-pub use sweep::{Swept, Which};
+pub(crate) use record::CacheRecord;
+pub use sweep::{Swept, SweepSelection};
 pub(crate) use write::NewImage;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::cache::reader::{Blob, Reader};
 use crate::image::error::CacheError;
 use crate::image::verify::{Attached, Body, SIMPLE_SIGNING, Signature};
-use crate::model::bytecode::Verdict;
+use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
 
@@ -39,7 +39,7 @@ impl Pointer {
 
 /// `images/<hex>.json`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub(crate) struct CacheRecord {
     /// The top-level digest.
     pub digest: Digest,
     /// The media type and size of the top-level document, for index.json.
@@ -77,17 +77,17 @@ pub(crate) struct StoredVerdict {
     pub rule: String,
     pub policy: PolicyId,
     /// None: the rule is not satisfied.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<ImageVerdict>,
 }
 
-impl Record {
+impl CacheRecord {
     /// What is known of a rule under exactly this policy; Some(None): that it is not satisfied.
-    pub fn verdict(&self, rule: &str, policy: PolicyId) -> Option<Option<Verdict>> {
+    pub fn verdict(&self, rule: &str, policy: PolicyId) -> Option<Option<ImageVerdict>> {
         self.verdicts.iter().rev().find(|known| known.rule == rule && known.policy == policy).map(|known| known.verdict.clone())
     }
 
     /// Adds a verdict, in the place of an older one of the same rule and policy.
-    pub fn add_verdict(&mut self, rule: &str, policy: PolicyId, verdict: Option<Verdict>) {
+    pub fn add_verdict(&mut self, rule: &str, policy: PolicyId, verdict: Option<ImageVerdict>) {
         self.verdicts.retain(|known| known.rule != rule || known.policy != policy);
         self.verdicts.push(StoredVerdict { rule: rule.to_owned(), policy, verdict });
         let surplus = self.verdicts.len().saturating_sub(MAX_VERDICTS);
@@ -104,7 +104,7 @@ impl Record {
     }
 }
 
-impl Record {
+impl CacheRecord {
     /// Signatures that satisfied a rule once.
     pub fn signatures(&self, reader: &Reader<'_>) -> Result<Vec<Signature>, CacheError> {
         let mut signatures = Vec::new();

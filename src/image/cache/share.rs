@@ -9,7 +9,7 @@ use crate::image::InUse;
 use crate::image::cache::reader::{Cache, Reader};
 use crate::image::cache::record::Pointer;
 use crate::image::cache::sweep::LIMIT;
-use crate::image::cache::sweep::Which;
+use crate::image::cache::sweep::SweepSelection;
 use crate::image::error::CacheError;
 use crate::model::ids::Digest;
 
@@ -18,7 +18,7 @@ const REFERENCE: u64 = 64 << 10;
 
 /// A reference that may go.
 #[derive(Debug)]
-struct Kept {
+struct CachedReference {
     pointer: Pointer,
     cost: u64,
     /// When it was pulled or used last: seconds since 1970.
@@ -44,12 +44,12 @@ impl Cache {
         {
             over.insert(kept.swap_remove(at).pointer.reference);
         }
-        let swept = self.swept(reader, &Which::References(over), &BTreeSet::new(), false)?;
+        let swept = self.swept(reader, &SweepSelection::References(over), &BTreeSet::new(), false)?;
         tracing::info!(references = ?swept.references, limit, "image cache was full; these are gone");
         Ok(())
     }
 
-    fn kept(&self, reader: &Reader<'_>) -> Result<Vec<Kept>, CacheError> {
+    fn kept(&self, reader: &Reader<'_>) -> Result<Vec<CachedReference>, CacheError> {
         let pointers = self.pointers(reader)?;
         let mut references: BTreeMap<Digest, u64> = BTreeMap::new();
         pointers.iter().for_each(|pointer| *references.entry(pointer.digest).or_default() += 1);
@@ -57,24 +57,24 @@ impl Cache {
             let size = reader.record(&pointer.digest)?.map_or(0, |record| record.size);
             let touched = std::fs::metadata(self.record_path(&pointer.digest)).map_or(0, |metadata| metadata.mtime());
             let used = pointer.pulled.max(u64::try_from(touched).unwrap_or(0));
-            Ok(Kept { cost: REFERENCE + size.div_ceil(references[&pointer.digest]), used, pointer })
+            Ok(CachedReference { cost: REFERENCE + size.div_ceil(references[&pointer.digest]), used, pointer })
         });
         kept.collect()
     }
 }
 
-fn total(kept: &[Kept]) -> u64 {
+fn total(kept: &[CachedReference]) -> u64 {
     kept.iter().map(|one| one.cost).sum()
 }
 
 /// Which one goes next: of the tenant that has most, one that is not in use, the one that was used longest ago. What several tenants have
 /// is kept by the one that has least.
-fn next(kept: &[Kept], new: &str, in_use: &BTreeSet<Digest>) -> Option<usize> {
+fn next(kept: &[CachedReference], new: &str, in_use: &BTreeSet<Digest>) -> Option<usize> {
     let mut held: BTreeMap<&str, u64> = BTreeMap::new();
     for one in kept {
         one.pointer.tenants.iter().for_each(|tenant| *held.entry(tenant).or_default() += one.cost);
     }
-    let least = |one: &Kept| one.pointer.tenants.iter().map(|tenant| held[tenant.as_str()]).min().unwrap_or(u64::MAX);
+    let least = |one: &CachedReference| one.pointer.tenants.iter().map(|tenant| held[tenant.as_str()]).min().unwrap_or(u64::MAX);
     let may_go = kept.iter().enumerate().filter(|(_, one)| one.pointer.reference != new);
     may_go.max_by_key(|(_, one)| (least(one), !in_use.contains(&one.pointer.digest), Reverse(one.used))).map(|(at, _)| at)
 }
@@ -85,13 +85,13 @@ mod tests {
     use crate::image::cache::write::NewImage;
     use crate::image::hash;
 
-    fn kept(reference: &str, cost: u64, used: u64, tenants: &[&str]) -> Kept {
+    fn kept(reference: &str, cost: u64, used: u64, tenants: &[&str]) -> CachedReference {
         let (digest, tenants) = (hash(reference.as_bytes()), tenants.iter().map(|name| (*name).to_owned()).collect());
-        Kept { pointer: Pointer { reference: reference.to_owned(), digest, pulled: used, tenants }, cost, used }
+        CachedReference { pointer: Pointer { reference: reference.to_owned(), digest, pulled: used, tenants }, cost, used }
     }
 
     /// What is left, in the order of the names, where `limit` is the bound and `new` has just come.
-    fn left(mut all: Vec<Kept>, new: &str, in_use: &[&str], limit: u64) -> Vec<String> {
+    fn left(mut all: Vec<CachedReference>, new: &str, in_use: &[&str], limit: u64) -> Vec<String> {
         let in_use = in_use.iter().map(|name| hash(name.as_bytes())).collect();
         while total(&all) > limit
             && let Some(at) = next(&all, new, &in_use)

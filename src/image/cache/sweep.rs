@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::image::cache::reader::{Cache, Reader};
-use crate::image::cache::record::{Pointer, Record};
+use crate::image::cache::record::{Pointer, CacheRecord};
 use crate::image::error::CacheError;
 use crate::model::ids::Digest;
 use crate::sys::fsutil::{FileLock, names_in, open_own_directory, unlink_if_present};
@@ -16,7 +16,7 @@ pub(super) const LIMIT: u64 = 1 << 30;
 
 /// Which images are to go.
 #[derive(Debug, Clone)]
-pub enum Which {
+pub enum SweepSelection {
     /// None but what no reference leads to.
     Dangling,
     /// All that are not in use.
@@ -42,7 +42,7 @@ pub struct Swept {
 
 impl Cache {
     /// Removes references, and what no other one leads to. Images `in_use` stay whole, though references to them that were named go.
-    pub fn sweep(&self, which: &Which, in_use: &BTreeSet<Digest>, dry_run: bool) -> Result<Swept, CacheError> {
+    pub fn sweep(&self, which: &SweepSelection, in_use: &BTreeSet<Digest>, dry_run: bool) -> Result<Swept, CacheError> {
         if self.reader()?.is_none() {
             return Ok(Swept::default());
         }
@@ -82,15 +82,15 @@ impl Cache {
     pub(super) fn swept(
         &self,
         reader: &Reader<'_>,
-        which: &Which,
+        which: &SweepSelection,
         in_use: &BTreeSet<Digest>,
         dry_run: bool,
     ) -> Result<Swept, CacheError> {
         let goes = |pointer: &Pointer| match which {
-            Which::Dangling => false,
-            Which::Unused => !in_use.contains(&pointer.digest),
-            Which::References(references) => references.contains(&pointer.reference),
-            Which::Digests(digests) => digests.contains(&pointer.digest),
+            SweepSelection::Dangling => false,
+            SweepSelection::Unused => !in_use.contains(&pointer.digest),
+            SweepSelection::References(references) => references.contains(&pointer.reference),
+            SweepSelection::Digests(digests) => digests.contains(&pointer.digest),
         };
         let (gone, stay): (Vec<Pointer>, Vec<Pointer>) = self.pointers(reader)?.into_iter().partition(goes);
         let mut swept = Swept::default();
@@ -107,7 +107,7 @@ impl Cache {
         let mut kept = BTreeSet::new();
         for name in names_in(&self.path.join("images")).map_err(|source| self.failed(source))? {
             let path = self.path.join("images").join(&name);
-            match reader.json::<Record>(&path)? {
+            match reader.json::<CacheRecord>(&path)? {
                 Some(record) if digests.contains(&record.digest) => {
                     kept.extend(record.blobs.iter().chain(record.evidence.iter().map(|e| &e.blob)).map(Digest::hex));
                 }
@@ -150,7 +150,7 @@ impl Cache {
         let names = names_in(&blobs).unwrap_or_default();
         let sizes = names.iter().filter_map(|name| std::fs::symlink_metadata(blobs.join(name)).ok());
         if sizes.map(|metadata| metadata.len()).sum::<u64>() > limit {
-            let swept = self.sweep(&Which::Dangling, &BTreeSet::new(), false)?;
+            let swept = self.sweep(&SweepSelection::Dangling, &BTreeSet::new(), false)?;
             tracing::info!(blobs = swept.blobs, bytes = swept.bytes, "removed what was left of fetches that came to nothing");
         }
         Ok(())
@@ -188,19 +188,19 @@ mod tests {
         let (_dir, cache) = cache();
         let (one, two) = (image(&cache, "a/b:1", b"one"), image(&cache, "a/b:2", b"two"));
         let in_use = BTreeSet::from([one]);
-        let told = cache.sweep(&Which::Unused, &in_use, true).unwrap();
+        let told = cache.sweep(&SweepSelection::Unused, &in_use, true).unwrap();
         assert_eq!(
             (told.references.as_slice(), told.images.as_slice(), told.blobs, told.bytes),
             (&["a/b:2".to_owned()][..], &[two][..], 1, 3)
         );
         assert_eq!(references(&cache), ["a/b:1", "a/b:2"]);
-        assert_eq!(cache.sweep(&Which::Unused, &in_use, false).unwrap(), told);
+        assert_eq!(cache.sweep(&SweepSelection::Unused, &in_use, false).unwrap(), told);
         assert_eq!(references(&cache), ["a/b:1"]);
         // A tag that moved on leaves an image behind that nothing leads to: dangling, but for its user.
         image(&cache, "a/b:1", b"three");
-        assert_eq!(cache.sweep(&Which::Dangling, &in_use, false).unwrap(), Swept::default());
-        assert_eq!(cache.sweep(&Which::Dangling, &BTreeSet::new(), false).unwrap().images, [one]);
-        let gone = cache.sweep(&Which::References(BTreeSet::from(["a/b:1".to_owned()])), &BTreeSet::new(), false).unwrap();
+        assert_eq!(cache.sweep(&SweepSelection::Dangling, &in_use, false).unwrap(), Swept::default());
+        assert_eq!(cache.sweep(&SweepSelection::Dangling, &BTreeSet::new(), false).unwrap().images, [one]);
+        let gone = cache.sweep(&SweepSelection::References(BTreeSet::from(["a/b:1".to_owned()])), &BTreeSet::new(), false).unwrap();
         assert_eq!((gone.references.len(), gone.blobs), (1, 1));
         assert!(references(&cache).is_empty());
     }
@@ -233,9 +233,9 @@ mod tests {
         cache.remove_unfinished().unwrap();
         assert_eq!((hidden(), names_in(&cache.path.join("flights")).unwrap().len()), (0, 0));
         litter();
-        let told = cache.sweep(&Which::Dangling, &BTreeSet::new(), true).unwrap();
+        let told = cache.sweep(&SweepSelection::Dangling, &BTreeSet::new(), true).unwrap();
         assert_eq!(hidden(), 8, "a dry run removes nothing: {told:?}");
-        cache.sweep(&Which::Dangling, &BTreeSet::new(), false).unwrap();
+        cache.sweep(&SweepSelection::Dangling, &BTreeSet::new(), false).unwrap();
         assert_eq!((hidden(), references(&cache)), (0, kept));
     }
 

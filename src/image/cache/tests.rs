@@ -1,13 +1,13 @@
 use crate::image::cache::record::StoredVerdict;
-use crate::image::cache::record::{Evidence, Record};
+use crate::image::cache::record::{Evidence, CacheRecord};
 use crate::image::verify::{Body, Signature};
-use crate::model::bytecode::Verdict;
+use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
 
-fn record() -> Record {
+fn record() -> CacheRecord {
     let digest = Digest::from_bytes([1; 32]);
-    Record {
+    CacheRecord {
         digest,
         media_type: "application/vnd.oci.image.manifest.v1+json".into(),
         top_size: 1,
@@ -27,9 +27,9 @@ fn policy(n: u8) -> PolicyId {
 fn verdicts_are_found_by_rule_and_policy_and_the_oldest_go_first() {
     let mut record = record();
     record.add_verdict("a", policy(1), None);
-    record.add_verdict("a", policy(1), Some(Verdict::Unsigned));
+    record.add_verdict("a", policy(1), Some(ImageVerdict::Unsigned));
     record.add_verdict("a", policy(2), None);
-    assert_eq!(record.verdict("a", policy(1)), Some(Some(Verdict::Unsigned)));
+    assert_eq!(record.verdict("a", policy(1)), Some(Some(ImageVerdict::Unsigned)));
     assert_eq!(record.verdict("a", policy(2)), Some(None));
     assert_eq!(record.verdict("a", policy(3)), None);
     assert_eq!(record.verdict("b", policy(1)), None);

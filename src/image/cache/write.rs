@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::image::cache::reader::{Blob, Cache, Reader};
 use crate::image::cache::record::Evidence;
-use crate::image::cache::record::{Pointer, Record};
-use crate::image::cache::sweep::Which;
+use crate::image::cache::record::{Pointer, CacheRecord};
+use crate::image::cache::sweep::SweepSelection;
 use crate::image::decision::Decision;
 use crate::image::error::CacheError;
 use crate::image::oci::document::REF_NAME;
@@ -54,7 +54,7 @@ impl Cache {
             let (digest, object, media_type) = (image.digest, image.object, image.media_type.clone());
             self.write_json(
                 &self.record_path(&digest),
-                &Record { digest, media_type, top_size, object, blobs, size, evidence, verdicts },
+                &CacheRecord { digest, media_type, top_size, object, blobs, size, evidence, verdicts },
             )
         })
     }
@@ -122,7 +122,7 @@ impl Cache {
 
     /// Removes a reference, and what no other reference needs. False: it was not there.
     pub fn remove(&self, reference: &str) -> Result<bool, CacheError> {
-        let swept = self.sweep(&Which::References(BTreeSet::from([reference.to_owned()])), &BTreeSet::new(), false)?;
+        let swept = self.sweep(&SweepSelection::References(BTreeSet::from([reference.to_owned()])), &BTreeSet::new(), false)?;
         Ok(!swept.references.is_empty())
     }
 

@@ -1,10 +1,10 @@
 //! From a top-level document down to the object: which manifest is for this machine, what its labels say, which layer counts.
 
-use crate::image::error::{ImageError, ObjectError};
+use crate::image::error::{ImageError, LayerError};
 use crate::image::oci::document::{Choice, Descriptor, Document, Manifest, choose, goarch};
 use crate::image::oci::object;
-use crate::image::oci::object::{Labels, Unpacked};
-use crate::image::source::Source;
+use crate::image::oci::object::{ImageLabels, Unpacked};
+use crate::image::source::BlobSource;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 
 /// An index may name an index, and that one a manifest; deeper is nonsense.
@@ -22,11 +22,11 @@ pub(crate) struct Content {
     /// The object.
     pub object: Vec<u8>,
     /// What the config says of it.
-    pub labels: Labels,
+    pub labels: ImageLabels,
 }
 
 /// Follows a top-level document, whose digest is established and judged, down to the object.
-pub(crate) fn content(source: &mut Source, image: &str, top: Vec<u8>) -> Result<Content, ImageError> {
+pub(crate) fn content(source: &mut BlobSource, image: &str, top: Vec<u8>) -> Result<Content, ImageError> {
     let mut blobs = vec![top];
     let mut depth = 0;
     let manifest = loop {
@@ -51,16 +51,16 @@ pub(crate) fn content(source: &mut Source, image: &str, top: Vec<u8>) -> Result<
     };
     let labels = match config(source, image, &manifest)? {
         Some(config) => {
-            let labels = Labels::of_config(&config);
+            let labels = ImageLabels::of_config(&config);
             blobs.push(config);
             labels
         }
         None => {
             blobs.extend(foreign_config(source, image, &manifest));
-            Labels::default()
+            ImageLabels::default()
         }
     };
-    let mut files = object::Files::default();
+    let mut files = object::LayerFiles::default();
     for (nth, layer) in layers(image, &manifest)?.into_iter().enumerate() {
         let digest =
             layer.digest().map_err(|problem| ImageError::Malformed { image: image.to_owned(), part: "layer", problem })?;
@@ -89,7 +89,7 @@ pub(crate) fn content(source: &mut Source, image: &str, top: Vec<u8>) -> Result<
 }
 
 /// The image config, where it is one; artifacts have an empty or a foreign one.
-fn config(source: &mut Source, image: &str, manifest: &Manifest) -> Result<Option<Vec<u8>>, ImageError> {
+fn config(source: &mut BlobSource, image: &str, manifest: &Manifest) -> Result<Option<Vec<u8>>, ImageError> {
     let Some(config) = manifest.image_config() else { return Ok(None) };
     let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "config", problem };
     let digest = config.digest().map_err(malformed)?;
@@ -97,7 +97,7 @@ fn config(source: &mut Source, image: &str, manifest: &Manifest) -> Result<Optio
 }
 
 /// The config of an artifact. It says nothing of the object, but whoever carries the image on must have it; a start must not fail for it.
-fn foreign_config(source: &mut Source, image: &str, manifest: &Manifest) -> Option<Vec<u8>> {
+fn foreign_config(source: &mut BlobSource, image: &str, manifest: &Manifest) -> Option<Vec<u8>> {
     const EMPTY: &[u8] = b"{}";
     let digest = manifest.config.as_ref()?.digest().ok()?;
     if digest == hash(EMPTY) {
@@ -119,7 +119,7 @@ fn layers<'a>(image: &str, manifest: &'a Manifest) -> Result<Vec<&'a Descriptor>
     };
     let count = manifest.layers.len();
     if count > MAX_LAYERS || (count > 1 && manifest.layers.iter().any(of_file_system)) {
-        return Err(ImageError::Object { image: image.to_owned(), source: ObjectError::Layers(count) });
+        return Err(ImageError::Object { image: image.to_owned(), source: LayerError::Layers(count) });
     }
     Ok(manifest.layers.iter().collect())
 }

@@ -6,10 +6,10 @@
 
 use crate::image::MAX_MANIFEST;
 use crate::image::error::ImageError;
-use crate::image::found::Found;
-use crate::image::host::{Files, Got};
+use crate::image::found::FoundSignatures;
+use crate::image::host::{LayoutFiles, HostBlob};
 use crate::image::oci::document::{Descriptor, Document, Manifest, REF_NAME};
-use crate::image::verify::Place;
+use crate::image::verify::SignaturePlace;
 use crate::model::ids::Digest;
 
 /// What a docker archive has in the place of index.json.
@@ -23,24 +23,24 @@ const KIND_PREFIX: &str = "dev.cosignproject.cosign/";
 /// An opened layout.
 #[derive(Debug)]
 pub(crate) struct Layout {
-    files: Files,
+    files: LayoutFiles,
     image: String,
     entries: Vec<Descriptor>,
 }
 
 impl Layout {
     /// Reads the index of a layout. A layout that is not there is an image that is not there.
-    pub fn open(files: Files, image: &str) -> Result<Self, ImageError> {
+    pub fn open(files: LayoutFiles, image: &str) -> Result<Self, ImageError> {
         let image = image.to_owned();
         let index = match files.read("index.json", MAX_MANIFEST, &image)? {
-            Got::Bytes(bytes) => bytes,
-            Got::Missing => {
+            HostBlob::Bytes(bytes) => bytes,
+            HostBlob::Missing => {
                 return Err(match files.read(DOCKER_MANIFEST, MAX_MANIFEST, &image)? {
-                    Got::Missing => ImageError::NotFound { image },
-                    Got::Bytes(_) | Got::TooLarge => ImageError::DockerArchive { image },
+                    HostBlob::Missing => ImageError::NotFound { image },
+                    HostBlob::Bytes(_) | HostBlob::TooLarge => ImageError::DockerArchive { image },
                 });
             }
-            Got::TooLarge => return Err(ImageError::TooLarge { image, part: "index.json", limit: MAX_MANIFEST }),
+            HostBlob::TooLarge => return Err(ImageError::TooLarge { image, part: "index.json", limit: MAX_MANIFEST }),
         };
         match Document::parse(&index) {
             Ok(Document::Index(entries)) => Ok(Self { files, image, entries }),
@@ -52,7 +52,7 @@ impl Layout {
     }
 
     /// The blobs of a layout whose index is of no interest.
-    pub fn of_blobs(files: Files, image: &str) -> Self {
+    pub fn of_blobs(files: LayoutFiles, image: &str) -> Self {
         Self { files, image: image.to_owned(), entries: Vec::new() }
     }
 
@@ -103,13 +103,13 @@ impl Layout {
     }
 
     /// Reads a blob; its digest is not checked here.
-    pub fn blob(&self, digest: &Digest, max: usize) -> Result<Got, ImageError> {
+    pub fn blob(&self, digest: &Digest, max: usize) -> Result<HostBlob, ImageError> {
         self.files.read(&format!("blobs/sha256/{}", digest.hex()), max, &self.image)
     }
 
     /// Everything in the layout that may be a signature of `digest`.
-    pub fn signatures(&self, digest: &Digest) -> Found {
-        let mut found = Found { place: Place::Layout, ..Found::default() };
+    pub fn signatures(&self, digest: &Digest) -> FoundSignatures {
+        let mut found = FoundSignatures { place: SignaturePlace::Layout, ..Found::default() };
         let tag = format!("sha256-{}", digest.hex());
         let legacy = format!("{tag}.sig");
         for (searched, entry) in self.entries.iter().filter(|entry| entry.digest().as_ref() != Ok(digest)).enumerate() {
@@ -153,7 +153,7 @@ impl Layout {
                         self.collect(&manifest, &mut found);
                     } else if saved {
                         // Nothing says whose these are but they themselves.
-                        let mut others = Found { place: Place::Layout, ..Found::default() };
+                        let mut others = FoundSignatures { place: SignaturePlace::Layout, ..Found::default() };
                         self.collect(&manifest, &mut others);
                         found.take_about(others, digest);
                     }
@@ -163,7 +163,7 @@ impl Layout {
         found
     }
 
-    fn collect(&self, manifest: &Manifest, found: &mut Found) {
+    fn collect(&self, manifest: &Manifest, found: &mut FoundSignatures) {
         found.collect(manifest, &self.image, |digest| self.blob(digest, MAX_MANIFEST));
     }
 

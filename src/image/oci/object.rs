@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use serde::Deserialize;
 
 use crate::image::MAX_OBJECT;
-use crate::image::error::ObjectError;
+use crate::image::error::LayerError;
 use crate::image::oci::tar_end::ends_archive;
 use crate::sys::fsutil::{ReadError, read_capped};
 
@@ -28,12 +28,12 @@ pub(crate) enum Unpacked {
     /// The bytes are larger than [`MAX_OBJECT`].
     TooLarge,
     /// The candidates: names and contents.
-    Files(Files),
+    LayerFiles(LayerFiles),
 }
 
 /// What stands in a layer.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Files {
+pub(crate) struct LayerFiles {
     /// Regular files that may be the object.
     pub objects: Vec<(String, Vec<u8>)>,
     /// Names of everything else, for messages.
@@ -42,7 +42,7 @@ pub(crate) struct Files {
 
 /// What an image's labels say about its object. Advisory: the object decides, a difference is logged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Labels {
+pub(crate) struct ImageLabels {
     /// Function to type.
     pub programs: BTreeMap<String, String>,
     /// Map to type.
@@ -51,11 +51,11 @@ pub(crate) struct Labels {
     pub filename: Option<String>,
 }
 
-impl Labels {
+impl ImageLabels {
     /// Reads the labels out of an image config. A config of another kind has none.
     pub fn of_config(config: &[u8]) -> Self {
         #[derive(Deserialize)]
-        struct Config {
+        struct LabelConfig {
             #[serde(default, alias = "Config")]
             config: Option<Inner>,
         }
@@ -64,7 +64,7 @@ impl Labels {
             #[serde(default, alias = "Labels")]
             labels: Option<BTreeMap<String, String>>,
         }
-        let parsed = serde_json::from_slice::<Config>(config).ok();
+        let parsed = serde_json::from_slice::<LabelConfig>(config).ok();
         let mut labels = parsed.and_then(|c| c.config).and_then(|c| c.labels).unwrap_or_default();
         let table = |text: Option<&String>| text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let mut programs: BTreeMap<String, String> = table(labels.get("io.ebpf.programs"));
@@ -79,25 +79,25 @@ impl Labels {
 }
 
 /// Unpacks one layer, of which `name` is what to call a bare object.
-pub(crate) fn unpack(layer: Vec<u8>, name: &str) -> Result<Unpacked, ObjectError> {
-    let plain = match Form::of(&layer) {
-        Form::Gzip => inflate(flate2::read::MultiGzDecoder::new(layer.as_slice()))?,
-        Form::Zstd => unzstd(&layer)?,
-        Form::Elf | Form::Tar | Form::Other => Some(layer),
+pub(crate) fn unpack(layer: Vec<u8>, name: &str) -> Result<Unpacked, LayerError> {
+    let plain = match PackedForm::of(&layer) {
+        PackedForm::Gzip => inflate(flate2::read::MultiGzDecoder::new(layer.as_slice()))?,
+        PackedForm::Zstd => unzstd(&layer)?,
+        PackedForm::Elf | PackedForm::Tar | PackedForm::Other => Some(layer),
     };
     let Some(plain) = plain else { return Ok(Unpacked::TooLarge) };
     if plain.len() > MAX_OBJECT {
         return Ok(Unpacked::TooLarge);
     }
-    Ok(Unpacked::Files(match Form::of(&plain) {
-        Form::Elf => Files { objects: vec![(name.to_owned(), plain)], others: Vec::new() },
-        Form::Tar => untar(&plain)?,
-        Form::Gzip | Form::Zstd | Form::Other => Files { objects: Vec::new(), others: vec![name.to_owned()] },
+    Ok(Unpacked::Files(match PackedForm::of(&plain) {
+        PackedForm::Elf => LayerFiles { objects: vec![(name.to_owned(), plain)], others: Vec::new() },
+        PackedForm::Tar => untar(&plain)?,
+        PackedForm::Gzip | PackedForm::Zstd | PackedForm::Other => LayerFiles { objects: Vec::new(), others: vec![name.to_owned()] },
     }))
 }
 
 /// Takes the one object out of everything that the layers hold.
-pub(crate) fn single(mut files: Files, labels: &Labels) -> Result<(String, Vec<u8>), ObjectError> {
+pub(crate) fn single(mut files: LayerFiles, labels: &ImageLabels) -> Result<(String, Vec<u8>), LayerError> {
     if files.objects.len() > 1
         && let Some(named) = labels.filename.as_deref()
         && let Some(at) =
@@ -106,18 +106,18 @@ pub(crate) fn single(mut files: Files, labels: &Labels) -> Result<(String, Vec<u
         return Ok(files.objects.swap_remove(at));
     }
     match files.objects.len() {
-        0 => Err(ObjectError::None(files.others.into_iter().take(8).collect())),
+        0 => Err(LayerError::None(files.others.into_iter().take(8).collect())),
         1 => Ok(files.objects.swap_remove(0)),
-        _ => Err(ObjectError::Several(files.objects.into_iter().map(|(name, _)| name).take(8).collect())),
+        _ => Err(LayerError::Several(files.objects.into_iter().map(|(name, _)| name).take(8).collect())),
     }
 }
 
 /// Checks that bytes are a relocatable BPF object in this machine's byte order.
-pub(crate) fn check(name: &str, object: &[u8]) -> Result<(), ObjectError> {
+pub(crate) fn check(name: &str, object: &[u8]) -> Result<(), LayerError> {
     let wanted = if cfg!(target_endian = "little") { ByteOrder::Little } else { ByteOrder::Big };
     match byte_order(name, object)? {
         found if found == wanted => Ok(()),
-        found => Err(ObjectError::ByteOrder { name: name.to_owned(), found: found.word(), wanted: wanted.word() }),
+        found => Err(LayerError::ByteOrder { name: name.to_owned(), found: found.word(), wanted: wanted.word() }),
     }
 }
 
@@ -149,8 +149,8 @@ impl ByteOrder {
 }
 
 /// The byte order of a relocatable BPF object; an error where the bytes are none.
-pub(crate) fn byte_order(name: &str, object: &[u8]) -> Result<ByteOrder, ObjectError> {
-    let not_elf = || ObjectError::NotElf(name.to_owned());
+pub(crate) fn byte_order(name: &str, object: &[u8]) -> Result<ByteOrder, LayerError> {
+    let not_elf = || LayerError::NotElf(name.to_owned());
     // Elf64_Ehdr: ident[16], e_type, e_machine. BPF objects are of the 64-bit class.
     let header = object.first_chunk::<64>().ok_or_else(not_elf)?;
     if !header.starts_with(b"\x7fELF") || header[4] != 2 {
@@ -167,15 +167,15 @@ pub(crate) fn byte_order(name: &str, object: &[u8]) -> Result<ByteOrder, ObjectE
     };
     let name = name.to_owned();
     match (half(16), half(18)) {
-        (_, machine) if machine != EM_BPF => Err(ObjectError::Machine { name, machine }),
-        (kind, _) if kind != ET_REL => Err(ObjectError::NotRelocatable { name, kind }),
+        (_, machine) if machine != EM_BPF => Err(LayerError::Machine { name, machine }),
+        (kind, _) if kind != ET_REL => Err(LayerError::NotRelocatable { name, kind }),
         _ => Ok(found),
     }
 }
 
 /// Names that the labels have and the object has not: a sign that image and labels were built apart. A name of an object
 /// stands in its string table, where a longer one may end with it.
-pub(crate) fn not_in_object(labels: &Labels, object: &[u8]) -> Vec<String> {
+pub(crate) fn not_in_object(labels: &ImageLabels, object: &[u8]) -> Vec<String> {
     let mut missing: Vec<&String> = labels.programs.keys().chain(labels.maps.keys()).collect();
     for text in object.split(|b| *b == 0).filter(|text| !text.is_empty()) {
         missing.retain(|name| !text.ends_with(name.as_bytes()));
@@ -187,7 +187,7 @@ pub(crate) fn not_in_object(labels: &Labels, object: &[u8]) -> Vec<String> {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Form {
+enum PackedForm {
     Elf,
     Gzip,
     Zstd,
@@ -195,7 +195,7 @@ enum Form {
     Other,
 }
 
-impl Form {
+impl PackedForm {
     fn of(bytes: &[u8]) -> Self {
         match bytes {
             [0x7f, b'E', b'L', b'F', ..] => Self::Elf,
@@ -219,7 +219,7 @@ fn is_tar(bytes: &[u8]) -> bool {
 }
 
 /// Reads a decoder to its end; None where there is more than [`MAX_OBJECT`].
-fn inflate(decoder: impl Read) -> Result<Option<Vec<u8>>, ObjectError> {
+fn inflate(decoder: impl Read) -> Result<Option<Vec<u8>>, LayerError> {
     match read_capped(decoder, MAX_OBJECT) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(ReadError::TooLarge { .. }) => Ok(None),
@@ -228,8 +228,8 @@ fn inflate(decoder: impl Read) -> Result<Option<Vec<u8>>, ObjectError> {
 }
 
 /// Every frame of a zstd stream, of which podman's zstd:chunked writes several and skippable ones between them.
-fn unzstd(mut stream: &[u8]) -> Result<Option<Vec<u8>>, ObjectError> {
-    let cut = || ObjectError::Unpack("its zstd stream ends early".to_owned());
+fn unzstd(mut stream: &[u8]) -> Result<Option<Vec<u8>>, LayerError> {
+    let cut = || LayerError::Unpack("its zstd stream ends early".to_owned());
     let mut plain = Vec::new();
     while !stream.is_empty() {
         let magic = u32::from_le_bytes(*stream.first_chunk().ok_or_else(cut)?);
@@ -242,7 +242,7 @@ fn unzstd(mut stream: &[u8]) -> Result<Option<Vec<u8>>, ObjectError> {
             return Ok(None);
         }
         let decoder =
-            ruzstd::decoding::StreamingDecoder::new(&mut stream).map_err(|err| ObjectError::Unpack(err.to_string()))?;
+            ruzstd::decoding::StreamingDecoder::new(&mut stream).map_err(|err| LayerError::Unpack(err.to_string()))?;
         match inflate(decoder)? {
             Some(more) if plain.len() + more.len() <= MAX_OBJECT => plain.extend(more),
             _ => return Ok(None),
@@ -267,12 +267,12 @@ fn zstd_window(frame: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(bytes) + if size == 2 { 256 } else { 0 })
 }
 
-fn untar(tar: &[u8]) -> Result<Files, ObjectError> {
-    let mut files = Files::default();
+fn untar(tar: &[u8]) -> Result<LayerFiles, LayerError> {
+    let mut files = LayerFiles::default();
     let mut archive = tar::Archive::new(tar);
     for (seen, entry) in archive.entries().map_err(|err| broken(&err))?.enumerate() {
         if seen == MAX_FILES {
-            return Err(ObjectError::Unpack(format!("it has more than {MAX_FILES} files")));
+            return Err(LayerError::Unpack(format!("it has more than {MAX_FILES} files")));
         }
         let mut entry = entry.map_err(|err| broken(&err))?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
@@ -292,7 +292,7 @@ fn untar(tar: &[u8]) -> Result<Files, ObjectError> {
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(|err| broken(&err))?;
         if bytes.len() as u64 != said {
-            return Err(ObjectError::Unpack(format!("{name} ends after {} of {said} bytes", bytes.len())));
+            return Err(LayerError::Unpack(format!("{name} ends after {} of {said} bytes", bytes.len())));
         }
         files.objects.push((name, bytes));
         if last {
@@ -307,8 +307,8 @@ pub(crate) fn printable(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(80).collect()
 }
 
-fn broken(err: &io::Error) -> ObjectError {
-    ObjectError::Unpack(err.to_string())
+fn broken(err: &io::Error) -> LayerError {
+    LayerError::Unpack(err.to_string())
 }
 
 #[cfg(test)]
@@ -341,7 +341,7 @@ mod tests {
         ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
     }
 
-    fn files(layer: Vec<u8>) -> Files {
+    fn files(layer: Vec<u8>) -> LayerFiles {
         match unpack(layer, "layer 1").unwrap() {
             Unpacked::Files(files) => files,
             Unpacked::TooLarge => panic!("too large"),
@@ -391,22 +391,22 @@ mod tests {
         }
         let files = files(tar.into_inner().unwrap());
         assert!(files.objects.is_empty(), "{files:?}");
-        let err = single(files, &Labels::default()).unwrap_err();
+        let err = single(files, &ImageLabels::default()).unwrap_err();
         assert_eq!(err.to_string(), "it holds no BPF object, only link.o, hard.o, fifo.o, device.o");
-        assert!(single(self::files(b"<html>".to_vec()), &Labels::default()).unwrap_err().to_string().contains("only layer 1"));
-        assert!(single(self::files(vec![0; 1024]), &Labels::default()).unwrap_err().to_string().contains("only nothing"));
+        assert!(single(self::files(b"<html>".to_vec()), &ImageLabels::default()).unwrap_err().to_string().contains("only layer 1"));
+        assert!(single(self::files(vec![0; 1024]), &ImageLabels::default()).unwrap_err().to_string().contains("only nothing"));
     }
 
     #[test]
     fn two_objects_are_an_error_that_names_them_unless_a_label_does() {
         let layer = || files(tar_of(&[("other.o", b"other"), ("pass.o", OBJECT)]));
-        let err = single(layer(), &Labels::default()).unwrap_err();
-        assert_eq!(err, ObjectError::Several(vec!["other.o".into(), "pass.o".into()]));
-        let labels = |name: &str| Labels { filename: Some(name.to_owned()), ..Labels::default() };
+        let err = single(layer(), &ImageLabels::default()).unwrap_err();
+        assert_eq!(err, LayerError::Several(vec!["other.o".into(), "pass.o".into()]));
+        let labels = |name: &str| ImageLabels { filename: Some(name.to_owned()), ..Labels::default() };
         for name in ["pass.o", "/pass.o", "./pass.o"] {
             assert_eq!(single(layer(), &labels(name)).unwrap().1, OBJECT, "{name}");
         }
-        assert!(matches!(single(layer(), &labels("absent.o")), Err(ObjectError::Several(_))));
+        assert!(matches!(single(layer(), &labels("absent.o")), Err(LayerError::Several(_))));
     }
 
     #[test]
@@ -460,34 +460,34 @@ mod tests {
     fn the_header_must_be_of_a_relocatable_bpf_object_of_this_byte_order() {
         let (ours, theirs) = if cfg!(target_endian = "little") { (OBJECT, BIG_ENDIAN) } else { (BIG_ENDIAN, OBJECT) };
         assert_eq!(check("a.o", ours), Ok(()));
-        assert!(matches!(check("a.o", theirs), Err(ObjectError::ByteOrder { .. })));
+        assert!(matches!(check("a.o", theirs), Err(LayerError::ByteOrder { .. })));
         let with = |at: usize, value: u8| {
             let mut object = OBJECT.to_vec();
             object[at] = value;
             check("a.o", &object)
         };
-        assert!(matches!(with(18, 62), Err(ObjectError::Machine { machine: 62, .. })), "x86-64");
-        assert!(matches!(with(16, 3), Err(ObjectError::NotRelocatable { kind: 3, .. })), "shared library");
-        assert!(matches!(with(4, 1), Err(ObjectError::NotElf(_))), "32-bit class");
-        assert!(matches!(with(5, 3), Err(ObjectError::NotElf(_))));
-        assert!(matches!(with(0, 0), Err(ObjectError::NotElf(_))));
-        assert!(matches!(check("a.o", &OBJECT[..63]), Err(ObjectError::NotElf(_))));
-        assert!(matches!(check("a.o", b""), Err(ObjectError::NotElf(_))));
+        assert!(matches!(with(18, 62), Err(LayerError::Machine { machine: 62, .. })), "x86-64");
+        assert!(matches!(with(16, 3), Err(LayerError::NotRelocatable { kind: 3, .. })), "shared library");
+        assert!(matches!(with(4, 1), Err(LayerError::NotElf(_))), "32-bit class");
+        assert!(matches!(with(5, 3), Err(LayerError::NotElf(_))));
+        assert!(matches!(with(0, 0), Err(LayerError::NotElf(_))));
+        assert!(matches!(check("a.o", &OBJECT[..63]), Err(LayerError::NotElf(_))));
+        assert!(matches!(check("a.o", b""), Err(LayerError::NotElf(_))));
     }
 
     #[test]
     fn labels_of_every_age_are_read_and_compared() {
         let new = br#"{"config":{"Labels":{"io.ebpf.programs":"{\"pass\":\"xdp\"}","io.ebpf.maps":"{\"counter\":\"array\",\"gone\":\"hash\"}"}}}"#;
-        let labels = Labels::of_config(new);
+        let labels = ImageLabels::of_config(new);
         assert_eq!(labels.programs["pass"], "xdp");
         assert_eq!(not_in_object(&labels, OBJECT), ["gone"]);
         let old = br#"{"config":{"Labels":{"io.ebpf.program_type":"xdp","io.ebpf.bpf_function_name":"pass","io.ebpf.filename":"pass.o"}}}"#;
-        let labels = Labels::of_config(old);
+        let labels = ImageLabels::of_config(old);
         assert_eq!((labels.programs["pass"].as_str(), labels.filename.as_deref()), ("xdp", Some("pass.o")));
         assert!(not_in_object(&labels, OBJECT).is_empty());
         for none in [&b"{}"[..], b"[]", b"", b"{\"config\":null}", b"{\"config\":{\"Labels\":{\"io.ebpf.programs\":\"junk\"}}}"]
         {
-            assert_eq!(Labels::of_config(none), Labels::default());
+            assert_eq!(ImageLabels::of_config(none), ImageLabels::default());
         }
     }
 }

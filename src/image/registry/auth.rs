@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::image::error::RemoteError;
 use crate::image::registry::challenge::{Authorization, Challenge};
-use crate::image::registry::http::Client;
+use crate::image::registry::http::RegistryClient;
 use crate::image::registry::limits::{MAX_SMALL, SILENCE};
 use crate::image::registry::redirects;
 use crate::model::credentials::Credential;
@@ -16,12 +16,12 @@ use crate::model::registries::is_loopback;
 
 /// What a token service answers.
 #[derive(Deserialize)]
-pub(crate) struct Token {
+pub(crate) struct TokenResponse {
     token: Option<String>,
     access_token: Option<String>,
 }
 
-impl Token {
+impl TokenResponse {
     /// The token under either of its names (OAuth 2 has the second).
     pub fn of(json: &[u8]) -> Option<String> {
         let token: Self = serde_json::from_slice(json).ok()?;
@@ -29,7 +29,7 @@ impl Token {
     }
 }
 
-impl Client {
+impl RegistryClient {
     /// What answers a registry's challenges; None where we have nothing for them.
     pub(super) async fn answer_to(
         &self,
@@ -96,7 +96,7 @@ impl Client {
             }
         }
         let body = self.body(response, what, MAX_SMALL).await?;
-        Token::of(&body).ok_or_else(|| self.nonsense(what, "its token service sends no token".into()))
+        TokenResponse::of(&body).ok_or_else(|| self.nonsense(what, "its token service sends no token".into()))
     }
 
     /// Where a registry itself is spoken to by plain http: its own host, whatever the port, and this machine.
@@ -113,9 +113,9 @@ mod tests {
 
     #[test]
     fn tokens_have_two_names() {
-        assert_eq!(Token::of(br#"{"token":"a","expires_in":60}"#).as_deref(), Some("a"));
-        assert_eq!(Token::of(br#"{"access_token":"b"}"#).as_deref(), Some("b"));
-        assert_eq!(Token::of(br#"{"token":""}"#), None);
-        assert_eq!(Token::of(b"<html>"), None);
+        assert_eq!(TokenResponse::of(br#"{"token":"a","expires_in":60}"#).as_deref(), Some("a"));
+        assert_eq!(TokenResponse::of(br#"{"access_token":"b"}"#).as_deref(), Some("b"));
+        assert_eq!(TokenResponse::of(br#"{"token":""}"#), None);
+        assert_eq!(TokenResponse::of(b"<html>"), None);
     }
 }

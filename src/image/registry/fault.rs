@@ -7,7 +7,7 @@ use reqwest::{Response, StatusCode};
 use rustls::{AlertDescription, InvalidMessage};
 
 use crate::image::error::RemoteError;
-use crate::image::registry::http::Client;
+use crate::image::registry::http::RegistryClient;
 use crate::image::registry::limits::{CONNECT, MAX_SMALL};
 use crate::image::registry::redirects::Refused;
 use crate::sys::error::chain;
@@ -15,7 +15,7 @@ use crate::sys::error::chain;
 /// What servers say that want TLS and get none: Go's, nginx, Apache.
 const WANTS_TLS: [&str; 3] = ["to an HTTPS server", "to HTTPS port", "to an SSL-enabled server"];
 
-impl Client {
+impl RegistryClient {
     /// The error that an answer is.
     pub(super) async fn refused(&self, response: Response, what: &str) -> RemoteError {
         let status = response.status();

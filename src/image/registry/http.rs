@@ -6,7 +6,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Request, RequestBuilder, Response, StatusCode, Url, redirect};
 use tokio::sync::Mutex;
 
-use crate::image::access::{Access, Way};
+use crate::image::access::{Access, HttpProxy};
 use crate::image::error::RemoteError;
 use crate::image::registry::challenge::{Authorization, Challenge};
 use crate::image::registry::limits::{CONNECT, SILENCE};
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// One repository of one registry.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct RegistryClient {
     pub(super) http: reqwest::Client,
     /// For other hosts that the registry sends us to: our certificate is none of their business.
     strangers: Option<reqwest::Client>,
@@ -36,7 +36,7 @@ pub(crate) struct Client {
     /// The proxy that requests go through.
     pub(super) proxy: Option<Proxied>,
     /// Held while a token is fetched, so that requests that run at once do not fetch one each.
-    standing: Mutex<Standing>,
+    standing: Mutex<RegistryAccess>,
     /// When the parent gives up.
     until: Instant,
 }
@@ -52,14 +52,14 @@ pub(super) struct Proxied {
 
 /// What the registry lets us do.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct RegistryAccess {
     /// What goes along with requests now.
     authorization: Option<Authorization>,
     /// True once something was put: a token for reading alone does not do.
     pub(super) pushes: bool,
 }
 
-impl Client {
+impl RegistryClient {
     /// Sets up TLS with the system's certificate authorities and `authorities` (PEM) besides, where it is needed.
     pub fn new(
         access: Access,
@@ -117,7 +117,7 @@ impl Client {
     pub(super) async fn will_push(&self) {
         let mut standing = self.standing.lock().await;
         if !standing.pushes {
-            *standing = Standing { authorization: None, pushes: true };
+            *standing = RegistryAccess { authorization: None, pushes: true };
         }
     }
 
@@ -257,7 +257,7 @@ fn needs_resolver(host: &str) -> bool {
     !host.starts_with('[') && name != "localhost" && name.parse::<std::net::Ipv4Addr>().is_err()
 }
 
-fn proxied(way: &Way) -> Option<Proxied> {
+fn proxied(way: &HttpProxy) -> Option<Proxied> {
     let url = Url::parse(&way.url).ok()?;
     let port = url.port_or_known_default()?;
     Some(Proxied { host: format!("{}:{port}", url.host_str()?), login: !url.username().is_empty() })

@@ -21,22 +21,22 @@ use std::time::{Duration, Instant};
 
 use crate::image::access::Access;
 use crate::image::error::RemoteError;
-use crate::image::registry::http::Client;
-use crate::image::registry::protocol::{Answer, Ask, MAX_MESSAGE, Put, Reply, Wanted};
+use crate::image::registry::http::RegistryClient;
+use crate::image::registry::protocol::{FetchAnswer, FetchMessage, MAX_MESSAGE, Put, FetchReply, RegistryItem};
 use crate::image::{MAX_MANIFEST, MAX_OBJECT};
 use crate::sys::SysError;
-use crate::sys::child::{Limits, confine, parent_socket};
+use crate::sys::child::{ChildLimits, confine, parent_socket};
 use crate::sys::error::chain;
 use crate::sys::fsutil::{read_sealed, sealed_memfd};
 use crate::sys::sandbox;
-use crate::sys::sock::{Message, Socket};
+use crate::sys::sock::{SocketMessage, Socket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// What the child may use. Address space is mostly reserved, never touched: thread arenas, TLS tables. A body of
 /// [`MAX_OBJECT`] that grows while it arrives takes three times its size.
-const LIMITS: Limits =
-    Limits { address_space: 1 << 30, data: 192 << 20, cpu: 300, files: 64, file_size: (MAX_OBJECT + MAX_MANIFEST) as u64 };
+const LIMITS: ChildLimits =
+    ChildLimits { address_space: 1 << 30, data: 192 << 20, cpu: 300, files: 64, file_size: (MAX_OBJECT + MAX_MANIFEST) as u64 };
 
 /// All that the child may read: how names are resolved, where distributions keep the certificate authorities, and what
 /// seeds the TLS library.
@@ -97,17 +97,17 @@ pub fn serve(socket: &Socket) -> Result<(), SysError> {
         .enable_all()
         .build()
         .map_err(SysError::io("start", "the fetch child's runtime"))?;
-    let mut client: Option<Arc<Client>> = None;
+    let mut client: Option<Arc<RegistryClient>> = None;
     while let Some(message) = socket.recv("a question", MAX_MESSAGE, None)? {
-        let answer = match Ask::from_bytes(&message.bytes) {
-            Ok(Ask::Read { wants }) => match &client {
+        let answer = match FetchMessage::from_bytes(&message.bytes) {
+            Ok(FetchMessage::Read { wants }) => match &client {
                 Some(client) => {
                     runtime.block_on(read(client, wants, socket))?;
                     continue;
                 }
                 None => Err(nonsense("nothing was opened".to_owned())),
             },
-            Ok(Ask::Open { access, patience }) => open(*access, patience, &message).map(|opened| {
+            Ok(FetchMessage::Open { access, patience }) => open(*access, patience, &message).map(|opened| {
                 client = Some(Arc::new(opened));
                 None
             }),
@@ -119,22 +119,22 @@ pub fn serve(socket: &Socket) -> Result<(), SysError> {
     Ok(())
 }
 
-type Got = Result<Option<Vec<u8>>, RemoteError>;
+type FetchedItem = Result<Option<Vec<u8>>, RemoteError>;
 
 /// Says what came of one thing: bytes, or None for "opened" and for "there is none".
-fn reply(socket: &Socket, nth: usize, got: Got) -> Result<(), SysError> {
+fn reply(socket: &Socket, nth: usize, got: FetchedItem) -> Result<(), SysError> {
     let (answer, bytes) = match got {
-        Ok(Some(bytes)) => (Answer::Bytes, Some(bytes)),
-        Ok(None) => (Answer::Nothing, None),
-        Err(err) => (Answer::Failed(err), None),
+        Ok(Some(bytes)) => (FetchAnswer::Bytes, Some(bytes)),
+        Ok(None) => (FetchAnswer::Nothing, None),
+        Err(err) => (FetchAnswer::Failed(err), None),
     };
     let memory = bytes.map(|bytes| sealed_memfd("bpfman-hook-fetched", &bytes)).transpose()?;
     let memory = memory.as_ref().map(AsFd::as_fd);
-    socket.send(&Reply { nth, answer }.to_bytes(), memory.as_slice())
+    socket.send(&FetchReply { nth, answer }.to_bytes(), memory.as_slice())
 }
 
 /// Reads several things at once and replies to each when it is there.
-async fn read(client: &Arc<Client>, wants: Vec<Wanted>, socket: &Socket) -> Result<(), SysError> {
+async fn read(client: &Arc<RegistryClient>, wants: Vec<RegistryItem>, socket: &Socket) -> Result<(), SysError> {
     let room = Arc::new(Semaphore::new(ROOM as usize));
     let mut running = JoinSet::new();
     for (nth, want) in wants.into_iter().enumerate() {
@@ -153,10 +153,10 @@ async fn read(client: &Arc<Client>, wants: Vec<Wanted>, socket: &Socket) -> Resu
     Ok(())
 }
 
-fn room_for(want: &Wanted) -> u32 {
+fn room_for(want: &RegistryItem) -> u32 {
     match want {
-        Wanted::Blob { max, .. } => u32::try_from(max.div_ceil(MAX_MANIFEST)).unwrap_or(ROOM).clamp(SMALL, ROOM),
-        Wanted::Manifest { .. } | Wanted::Referrers { .. } => SMALL,
+        RegistryItem::Blob { max, .. } => u32::try_from(max.div_ceil(MAX_MANIFEST)).unwrap_or(ROOM).clamp(SMALL, ROOM),
+        RegistryItem::Manifest { .. } | RegistryItem::Referrers { .. } => SMALL,
     }
 }
 
@@ -165,7 +165,7 @@ fn nonsense(problem: String) -> RemoteError {
 }
 
 /// Sets up what follows.
-fn open(access: Access, patience: u64, message: &Message) -> Result<Client, RemoteError> {
+fn open(access: Access, patience: u64, message: &SocketMessage) -> Result<RegistryClient, RemoteError> {
     let mut files = message.fds.iter();
     let mut file = |sent: bool, what| {
         let fd = if sent { files.next() } else { None };
@@ -173,19 +173,19 @@ fn open(access: Access, patience: u64, message: &Message) -> Result<Client, Remo
     };
     let authorities = file(access.authorities, "the certificate authorities")?;
     let identity = file(access.identity, "our certificate")?;
-    Client::new(access, authorities, identity, Instant::now() + Duration::from_millis(patience))
+    RegistryClient::new(access, authorities, identity, Instant::now() + Duration::from_millis(patience))
 }
 
 /// Puts what comes along.
-async fn put(client: Option<&Client>, ask: Ask, message: &Message) -> Got {
+async fn put(client: Option<&RegistryClient>, ask: FetchMessage, message: &SocketMessage) -> FetchedItem {
     let client = client.ok_or_else(|| nonsense("nothing was opened".to_owned()))?;
     let bytes = message.fds.first().map(|fd| read_sealed(fd, "what is to be put", MAX_OBJECT)).transpose();
     let bytes = bytes.map_err(|err| nonsense(err.to_string()))?;
     let bytes = bytes.ok_or_else(|| nonsense("no bytes came along".to_owned()))?;
     let put: Put = match ask {
-        Ask::PutBlob { digest, from } => client.put_blob(&digest, from.as_deref(), bytes).await?,
-        Ask::PutManifest { reference, media_type } => client.put_manifest(&reference, &media_type, bytes).await?,
-        Ask::Open { .. } | Ask::Read { .. } => return Err(nonsense("it puts nothing".to_owned())),
+        FetchMessage::PutBlob { digest, from } => client.put_blob(&digest, from.as_deref(), bytes).await?,
+        FetchMessage::PutManifest { reference, media_type } => client.put_manifest(&reference, &media_type, bytes).await?,
+        FetchMessage::Open { .. } | FetchMessage::Read { .. } => return Err(nonsense("it puts nothing".to_owned())),
     };
     Ok(Some(serde_json::to_vec(&put).expect("two truths are JSON")))
 }

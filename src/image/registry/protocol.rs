@@ -14,7 +14,7 @@ pub(crate) const MAX_MESSAGE: usize = 64 << 10;
 /// The parent's questions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
-pub(crate) enum Ask {
+pub(crate) enum FetchMessage {
     /// Which repository the following are about, and how it is reached.
     Open {
         /// The host; what it says comes along comes along.
@@ -25,7 +25,7 @@ pub(crate) enum Ask {
     /// Several things at once: one reply for each.
     Read {
         /// Which.
-        wants: Vec<Wanted>,
+        wants: Vec<RegistryItem>,
     },
     /// Puts the blob that comes along into the repository, unless it is there.
     PutBlob {
@@ -46,7 +46,7 @@ pub(crate) enum Ask {
 /// Something to read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "read", rename_all = "snake_case")]
-pub(crate) enum Wanted {
+pub(crate) enum RegistryItem {
     /// A manifest or index by tag or digest.
     Manifest {
         /// The tag or digest.
@@ -78,17 +78,17 @@ pub(crate) struct Put {
 
 /// One thing that the child says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Reply {
+pub(crate) struct FetchReply {
     /// Which of the things that are read it is about; 0 for other questions.
     pub nth: usize,
     /// What came of it.
-    pub answer: Answer,
+    pub answer: FetchAnswer,
 }
 
 /// The child's answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "why", rename_all = "snake_case")]
-pub(crate) enum Answer {
+pub(crate) enum FetchAnswer {
     /// The bytes are in the file that comes along.
     Bytes,
     /// Done, or: the registry says that there is no such thing.
@@ -106,7 +106,7 @@ pub(crate) struct Referrers {
     pub more: bool,
 }
 
-impl Ask {
+impl FetchMessage {
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings and numbers are JSON")
     }
@@ -116,7 +116,7 @@ impl Ask {
     }
 }
 
-impl Reply {
+impl FetchReply {
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings and numbers are JSON")
     }
@@ -143,7 +143,7 @@ fn clean(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::access::Way;
+    use crate::image::access::HttpProxy;
     use crate::model::credentials::Credential;
 
     #[test]
@@ -154,43 +154,43 @@ mod tests {
             repository: "a/b".into(),
             http: true,
             credential: Some(Credential::Login { user: "u".into(), password: "secret".into() }),
-            proxy: Some(Way { url: "http://u:secret@p:1".into(), not_for: "x".into() }),
+            proxy: Some(HttpProxy { url: "http://u:secret@p:1".into(), not_for: "x".into() }),
             authorities: true,
             identity: false,
         });
-        let open = Ask::Open { access, patience: 7 };
+        let open = FetchMessage::Open { access, patience: 7 };
         assert!(!format!("{open:?}").contains("secret"), "{open:?}");
         for ask in [
             open,
-            Ask::Read {
+            FetchMessage::Read {
                 wants: vec![
-                    Wanted::Manifest { reference: "v1".into() },
-                    Wanted::Blob { digest, max: 5 },
-                    Wanted::Referrers { digest },
+                    RegistryItem::Manifest { reference: "v1".into() },
+                    RegistryItem::Blob { digest, max: 5 },
+                    RegistryItem::Referrers { digest },
                 ],
             },
-            Ask::PutBlob { digest, from: Some("c/d".into()) },
-            Ask::PutManifest { reference: "v1".into(), media_type: "m".into() },
+            FetchMessage::PutBlob { digest, from: Some("c/d".into()) },
+            FetchMessage::PutManifest { reference: "v1".into(), media_type: "m".into() },
         ] {
-            assert_eq!(Ask::from_bytes(&ask.to_bytes()), Ok(ask));
+            assert_eq!(FetchMessage::from_bytes(&ask.to_bytes()), Ok(ask));
         }
         let failed = RemoteError::Status { host: "h".into(), what: "w".into(), status: 500, message: "m".into() };
-        for answer in [Answer::Bytes, Answer::Nothing, Answer::Failed(failed)] {
-            let reply = Reply { nth: 3, answer };
-            assert_eq!(Reply::from_bytes(&reply.to_bytes()), Ok(reply));
+        for answer in [FetchAnswer::Bytes, FetchAnswer::Nothing, FetchAnswer::Failed(failed)] {
+            let reply = FetchReply { nth: 3, answer };
+            assert_eq!(FetchReply::from_bytes(&reply.to_bytes()), Ok(reply));
         }
-        assert!(Reply::from_bytes(b"{\"nth\":0,\"answer\":{\"answer\":\"other\"}}").is_err());
+        assert!(FetchReply::from_bytes(b"{\"nth\":0,\"answer\":{\"answer\":\"other\"}}").is_err());
     }
 
     #[test]
     fn nothing_that_a_terminal_obeys_comes_out_of_an_answer() {
         let failed = RemoteError::Nonsense { host: "h\u{1b}[2J".into(), what: "w\n".into(), problem: "p\u{9b}31m".into() };
         let clean = RemoteError::Nonsense { host: "h [2J".into(), what: "w ".into(), problem: "p 31m".into() };
-        let reply = |answer| Reply { nth: 0, answer };
-        assert_eq!(Reply::from_bytes(&reply(Answer::Failed(failed)).to_bytes()), Ok(reply(Answer::Failed(clean))));
+        let reply = |answer| FetchReply { nth: 0, answer };
+        assert_eq!(FetchReply::from_bytes(&reply(FetchAnswer::Failed(failed)).to_bytes()), Ok(reply(FetchAnswer::Failed(clean))));
         for unknown in ["{\"answer\":\"\\u001b[2J\"}", "{\"answer\":\"failed\",\"why\":{\"\\u001b\":1}}"] {
             let unknown = format!("{{\"nth\":0,\"answer\":{unknown}}}");
-            let said = Reply::from_bytes(unknown.as_bytes()).unwrap_err();
+            let said = FetchReply::from_bytes(unknown.as_bytes()).unwrap_err();
             assert!(!said.contains(char::is_control), "{said:?}");
         }
     }

@@ -9,9 +9,9 @@ use reqwest::{Response, StatusCode, Url};
 use crate::image::error::RemoteError;
 use crate::image::found::MAX_SIGNATURES;
 use crate::image::oci::document::Document;
-use crate::image::registry::http::Client;
+use crate::image::registry::http::RegistryClient;
 use crate::image::registry::limits::SILENCE;
-use crate::image::registry::protocol::{Referrers, Wanted};
+use crate::image::registry::protocol::{Referrers, RegistryItem};
 use crate::image::{MAX_MANIFEST, MAX_OBJECT};
 use crate::model::ids::Digest;
 
@@ -22,13 +22,13 @@ const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application
                          application/vnd.docker.distribution.manifest.v2+json, \
                          application/vnd.docker.distribution.manifest.list.v2+json";
 
-impl Client {
+impl RegistryClient {
     /// Reads one thing; None where there is no such thing.
-    pub async fn read(&self, want: Wanted) -> Result<Option<Vec<u8>>, RemoteError> {
+    pub async fn read(&self, want: RegistryItem) -> Result<Option<Vec<u8>>, RemoteError> {
         match want {
-            Wanted::Manifest { reference } => self.manifest(&reference).await,
-            Wanted::Blob { digest, max } => self.blob(&digest, max.min(MAX_OBJECT)).await,
-            Wanted::Referrers { digest } => {
+            RegistryItem::Manifest { reference } => self.manifest(&reference).await,
+            RegistryItem::Blob { digest, max } => self.blob(&digest, max.min(MAX_OBJECT)).await,
+            RegistryItem::Referrers { digest } => {
                 let list = self.referrers(&digest).await?;
                 Ok(list.map(|list| serde_json::to_vec(&list).expect("a list of strings is JSON")))
             }

@@ -4,13 +4,13 @@ use reqwest::header::{CONTENT_TYPE, LOCATION};
 use reqwest::{Response, StatusCode, Url};
 
 use crate::image::error::RemoteError;
-use crate::image::registry::http::Client;
+use crate::image::registry::http::RegistryClient;
 use crate::image::registry::protocol::Put;
 use crate::image::registry::redirects;
 use crate::model::ids::Digest;
 use crate::model::registries::is_loopback;
 
-impl Client {
+impl RegistryClient {
     /// Puts a blob there, unless it is there or the registry takes it from another repository of its own.
     pub async fn put_blob(&self, digest: &Digest, from: Option<&str>, bytes: Vec<u8>) -> Result<Put, RemoteError> {
         let what = format!("the upload of blob {digest} to {}", self.repository);

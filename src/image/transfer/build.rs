@@ -8,10 +8,10 @@ use std::io::Write as _;
 
 use serde_json::json;
 
-use crate::image::error::ObjectError;
+use crate::image::error::LayerError;
 use crate::image::hash;
-use crate::image::oci::object::{ByteOrder, Labels, byte_order, not_in_object, printable};
-use crate::image::transfer::image_set::{INDEX, MANIFEST, Paper, Parcel};
+use crate::image::oci::object::{ByteOrder, ImageLabels, byte_order, not_in_object, printable};
+use crate::image::transfer::image_set::{INDEX, MANIFEST, ImageDocument, ImageSet};
 
 /// What an image's labels are to say of one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Input {
     /// Programs and maps that it is said to have and has not.
     pub fn missing(&self) -> Vec<String> {
         let Described { programs, maps } = self.described.clone();
-        not_in_object(&Labels { programs, maps, filename: None }, &self.object)
+        not_in_object(&ImageLabels { programs, maps, filename: None }, &self.object)
     }
 }
 
@@ -81,20 +81,20 @@ pub fn native() -> &'static str {
 }
 
 /// Checks that an object is a BPF object for an architecture.
-pub fn check(name: &str, object: &[u8], architecture: &str) -> Result<(), ObjectError> {
+pub fn check(name: &str, object: &[u8], architecture: &str) -> Result<(), LayerError> {
     let name = printable(name);
     let found = byte_order(&name, object)?;
     match byte_order_of(architecture) {
         Some(wanted) if wanted != found => {
-            Err(ObjectError::ForOtherOrder { name, found: found.word(), architecture: architecture.to_owned() })
+            Err(LayerError::ForOtherOrder { name, found: found.word(), architecture: architecture.to_owned() })
         }
         _ => Ok(()),
     }
 }
 
 /// Packs an image: one manifest for one input, an index for several. Inputs are of different architectures.
-pub fn pack(inputs: &[Input], index: bool) -> Parcel {
-    let mut parcel = Parcel::begin(&hash(b""));
+pub fn pack(inputs: &[Input], index: bool) -> ImageSet {
+    let mut parcel = ImageSet::begin(&hash(b""));
     let mut entries = Vec::new();
     for input in inputs {
         let paper = one(&mut parcel, input);
@@ -107,13 +107,13 @@ pub fn pack(inputs: &[Input], index: bool) -> Parcel {
     }
     if index {
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries });
-        parcel.papers.push(Paper::new(&index, INDEX, None));
+        parcel.papers.push(ImageDocument::new(&index, INDEX, None));
     }
     parcel.digest = parcel.papers.last().map_or(parcel.digest, |paper| paper.digest);
     parcel
 }
 
-fn one(parcel: &mut Parcel, input: &Input) -> Paper {
+fn one(parcel: &mut ImageSet, input: &Input) -> ImageDocument {
     let tar = tar_of(&input.name, &input.object);
     let layer = gzip(&tar);
     let table = |table: &BTreeMap<String, String>| serde_json::to_string(table).expect("strings are JSON");
@@ -141,7 +141,7 @@ fn one(parcel: &mut Parcel, input: &Input) -> Paper {
     });
     parcel.blobs.insert(hash(&config), config);
     parcel.blobs.insert(hash(&layer), layer);
-    Paper::new(&manifest, MANIFEST, None)
+    ImageDocument::new(&manifest, MANIFEST, None)
 }
 
 fn tar_of(name: &str, object: &[u8]) -> Vec<u8> {
@@ -191,8 +191,8 @@ mod tests {
     fn objects_are_for_their_architecture() {
         assert_eq!(check("a.o", OBJECT, "amd64"), Ok(()));
         assert_eq!(check("a.o", BIG_ENDIAN, "s390x"), Ok(()));
-        assert!(matches!(check("a.o", OBJECT, "s390x"), Err(ObjectError::ForOtherOrder { .. })));
-        assert!(matches!(check("a.o", b"#!/bin/sh", "amd64"), Err(ObjectError::NotElf(_))));
+        assert!(matches!(check("a.o", OBJECT, "s390x"), Err(LayerError::ForOtherOrder { .. })));
+        assert!(matches!(check("a.o", b"#!/bin/sh", "amd64"), Err(LayerError::NotElf(_))));
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::image::cache::{Cache, Record};
+use crate::image::cache::{Cache, CacheRecord};
 use crate::image::error::ImageError;
 use crate::image::found::checked;
-use crate::image::host::Files;
+use crate::image::host::LayoutFiles;
 use crate::image::oci::document::{Descriptor, Document};
 use crate::image::oci::layout::Layout;
 use crate::image::verify::Body;
@@ -26,7 +26,7 @@ pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// A manifest or index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Paper {
+pub struct ImageDocument {
     /// Its digest.
     pub digest: Digest,
     /// What it calls itself.
@@ -39,20 +39,20 @@ pub struct Paper {
 
 /// An image with its signatures.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parcel {
+pub struct ImageSet {
     /// The image's digest.
     pub digest: Digest,
     /// Documents of the image, each after those that it names; the last one is the image.
-    pub papers: Vec<Paper>,
+    pub papers: Vec<ImageDocument>,
     /// Documents of signatures, each after those that it names.
-    pub signatures: Vec<Paper>,
+    pub signatures: Vec<ImageDocument>,
     /// Configs, layers and signatures, by digest.
     pub blobs: BTreeMap<Digest, Vec<u8>>,
     /// Platforms of the image that are not there, since the cache holds this machine's alone.
     pub left_out: Vec<String>,
 }
 
-impl Paper {
+impl ImageDocument {
     pub(crate) fn new(value: &Value, media_type: &str, name: Option<String>) -> Self {
         let bytes = serde_json::to_vec(value).expect("a JSON value is JSON");
         Self { digest: hash(&bytes), media_type: media_type.to_owned(), bytes, name }
@@ -72,7 +72,7 @@ impl Paper {
     }
 }
 
-impl Parcel {
+impl ImageSet {
     /// Takes up an image of a layout, with everything in the layout that may be its signature.
     pub(crate) fn of_layout(layout: &Layout, image: &str, digest: &Digest) -> Result<Self, ImageError> {
         let mut parcel = Self::begin(digest);
@@ -95,10 +95,10 @@ impl Parcel {
     }
 
     /// Takes up an image of the cache. Its signatures are those that satisfied a rule here.
-    pub(crate) fn of_cache(cache: &Cache, image: &str, record: &Record) -> Result<Self, ImageError> {
+    pub(crate) fn of_cache(cache: &Cache, image: &str, record: &CacheRecord) -> Result<Self, ImageError> {
         let failed = |source| ImageError::Cache { image: image.to_owned(), source };
         let root = TrustedRoot::at(cache.path()).map_err(|source| ImageError::HostPath { image: image.to_owned(), source })?;
-        let layout = Layout::of_blobs(Files::directory(root, cache.path()), image);
+        let layout = Layout::of_blobs(LayoutFiles::directory(root, cache.path()), image);
         let mut parcel = Self::begin(&record.digest);
         let mut paper = parcel.paper(&layout, image, &record.digest, None)?;
         paper.media_type.clone_from(&record.media_type);
@@ -114,14 +114,14 @@ impl Parcel {
         Self { digest: *digest, papers, signatures, blobs, left_out }
     }
 
-    fn paper(&self, layout: &Layout, image: &str, digest: &Digest, name: Option<String>) -> Result<Paper, ImageError> {
+    fn paper(&self, layout: &Layout, image: &str, digest: &Digest, name: Option<String>) -> Result<ImageDocument, ImageError> {
         let bytes = checked(image, "manifest", digest, MAX_MANIFEST, layout.blob(digest, MAX_MANIFEST)?)?;
-        Ok(Paper { digest: *digest, media_type: crate::image::oci::content::media_type(&bytes), bytes, name })
+        Ok(ImageDocument { digest: *digest, media_type: crate::image::oci::content::media_type(&bytes), bytes, name })
     }
 
     /// Takes up what a document names, then the document. With `sparse`, entries of an index that are not there are left out, and so are
     /// layers: of an artifact the cache has those that may be bytecode.
-    fn walk(&mut self, layout: &Layout, image: &str, paper: Paper, sparse: bool) -> Result<(), ImageError> {
+    fn walk(&mut self, layout: &Layout, image: &str, paper: ImageDocument, sparse: bool) -> Result<(), ImageError> {
         let mut todo = vec![(paper, 0)];
         let mut papers = Vec::new();
         while let Some((paper, depth)) = todo.pop() {
@@ -191,7 +191,7 @@ impl Parcel {
                     "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": config, "layers": [layer],
                     "subject": top.descriptor(),
                 });
-                referrers.push(Paper::new(&manifest, MANIFEST, None));
+                referrers.push(ImageDocument::new(&manifest, MANIFEST, None));
             }
         }
         if !layers.is_empty() {
@@ -205,7 +205,7 @@ impl Parcel {
                 "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": hash(&config), "size": config.len() },
             });
             self.blobs.insert(hash(&config), config);
-            self.signatures.push(Paper::new(&manifest, MANIFEST, Some(format!("sha256-{}.sig", self.digest.hex()))));
+            self.signatures.push(ImageDocument::new(&manifest, MANIFEST, Some(format!("sha256-{}.sig", self.digest.hex()))));
         }
         self.signatures.extend(referrers);
     }

@@ -7,13 +7,13 @@ use crate::image::cache::NewImage;
 use crate::image::decide::refuse_early;
 use crate::image::error::ImageError;
 use crate::image::found::checked;
-use crate::image::host::{Files, Got, MAX_ARCHIVE, read};
+use crate::image::host::{LayoutFiles, HostBlob, MAX_ARCHIVE, read};
 use crate::image::oci::content::{Content, content};
 use crate::image::oci::document::Document;
 use crate::image::oci::layout::Layout;
 use crate::image::oci::object;
-use crate::image::source::Source;
-use crate::image::transfer::image_set::Parcel;
+use crate::image::source::BlobSource;
+use crate::image::transfer::image_set::ImageSet;
 use crate::image::transfer::write;
 use crate::image::{InUse, LinuxImages, MAX_MANIFEST, MAX_OBJECT, Want, hash};
 use crate::model::bytecode::Bytecode;
@@ -77,7 +77,7 @@ impl Archive {
     }
 
     pub(crate) fn layout(&self, image: &str) -> Result<Layout, ImageError> {
-        Layout::open(Files::archive_of(self.bytes.clone(), image)?, image)
+        Layout::open(LayoutFiles::archive_of(self.bytes.clone(), image)?, image)
     }
 
     /// The images in it, with the names that they have there.
@@ -88,7 +88,7 @@ impl Archive {
 
 impl LinuxImages {
     /// Takes up a whole image of the cache, of a layout or of an archive, with its signatures.
-    pub fn local(&self, reference: &Reference) -> Result<Parcel, ImageError> {
+    pub fn local(&self, reference: &Reference) -> Result<ImageSet, ImageError> {
         let image = reference.to_string();
         match reference {
             Reference::Registry(_) => {
@@ -96,17 +96,17 @@ impl LinuxImages {
                 let failed = |source| ImageError::Cache { image: image.clone(), source };
                 let record = self.cache().reader().map_err(failed)?.map(|reader| reader.record(&digest)).transpose();
                 let record = record.map_err(failed)?.flatten().ok_or_else(|| ImageError::NotHere { image: image.clone() })?;
-                Parcel::of_cache(self.cache(), &image, &record)
+                ImageSet::of_cache(self.cache(), &image, &record)
             }
             Reference::Layout { path, tag } => {
                 let root = trusted_from(path, &image)?;
-                let layout = Layout::open(Files::directory(root, path), &image)?;
-                Parcel::of_layout(&layout, &image, &layout.resolve(tag.as_deref())?)
+                let layout = Layout::open(LayoutFiles::directory(root, path), &image)?;
+                ImageSet::of_layout(&layout, &image, &layout.resolve(tag.as_deref())?)
             }
             Reference::Archive { path, tag } => {
                 let archive = Archive::read(path)?;
                 let layout = archive.layout(&image)?;
-                Parcel::of_layout(&layout, &image, &layout.resolve(tag.as_deref())?)
+                ImageSet::of_layout(&layout, &image, &layout.resolve(tag.as_deref())?)
             }
             Reference::File { .. } => {
                 let problem = "it is a file; make an image of it with bpfman-hook image build".to_owned();
@@ -136,9 +136,9 @@ impl LinuxImages {
         if let Reference::File { path } = reference {
             let root = trusted_from(path.parent().unwrap_or(path), &image)?;
             let object = match read(&root, path, MAX_OBJECT, &image)? {
-                Got::Bytes(bytes) => bytes,
-                Got::Missing => return Err(ImageError::NotFound { image }),
-                Got::TooLarge => return Err(ImageError::TooLarge { image, part: "file", limit: MAX_OBJECT }),
+                HostBlob::Bytes(bytes) => bytes,
+                HostBlob::Missing => return Err(ImageError::NotFound { image }),
+                HostBlob::TooLarge => return Err(ImageError::TooLarge { image, part: "file", limit: MAX_OBJECT }),
             };
             let name = path.file_name().map(|name| object::printable(&name.to_string_lossy())).unwrap_or_default();
             object::check(&name, &object).map_err(|source| ImageError::Object { image: image.clone(), source })?;
@@ -169,7 +169,7 @@ impl LinuxImages {
     }
 
     /// Writes a parcel to a layout or an archive, with the tag of `to` or else under `name`; into the cache for the name of an image.
-    pub fn deliver(&self, parcel: &Parcel, to: &Reference, name: Option<&str>) -> Result<(), ImageError> {
+    pub fn deliver(&self, parcel: &ImageSet, to: &Reference, name: Option<&str>) -> Result<(), ImageError> {
         let image = to.to_string();
         match to {
             Reference::Layout { path, tag } => write::to_layout(parcel, path, tag.as_deref().or(name), &image),
@@ -183,7 +183,7 @@ impl LinuxImages {
     }
 
     /// Puts a parcel into the cache under a name. What policy says of it is found out when it is used.
-    fn adopt(&self, parcel: &Parcel, image: &str) -> Result<(), ImageError> {
+    fn adopt(&self, parcel: &ImageSet, image: &str) -> Result<(), ImageError> {
         let object = unpacked(parcel, image)?.object;
         let top = parcel.papers.last().expect("it was unpacked");
         let object_digest = hash(&object);
@@ -210,16 +210,16 @@ impl LinuxImages {
         }
         let layout = archive.layout(&image)?;
         let top = checked(&image, "manifest", digest, MAX_MANIFEST, layout.blob(digest, MAX_MANIFEST)?)?;
-        let taken = self.take(want, &image, &mut Source::Layout(layout), top, *digest)?;
+        let taken = self.take(want, &image, &mut BlobSource::Layout(layout), top, *digest)?;
         self.settled(want, taken)
     }
 }
 
 /// Follows a parcel down to the object for this machine, by the rules of every other image.
-fn unpacked(parcel: &Parcel, image: &str) -> Result<Content, ImageError> {
-    let layout = Layout::of_blobs(Files::archive_of(write::archive(parcel, None), image)?, image);
+fn unpacked(parcel: &ImageSet, image: &str) -> Result<Content, ImageError> {
+    let layout = Layout::of_blobs(LayoutFiles::archive_of(write::archive(parcel, None), image)?, image);
     let top = parcel.papers.last().ok_or_else(|| ImageError::NotFound { image: image.to_owned() })?;
-    content(&mut Source::Layout(layout), image, top.bytes.clone())
+    content(&mut BlobSource::Layout(layout), image, top.bytes.clone())
 }
 
 /// Trust begins at the place that a person names.
@@ -230,13 +230,13 @@ fn trusted_from(path: &Path, image: &str) -> Result<TrustedRoot, ImageError> {
 /// `linux/amd64`, where these are the bytes of an image config.
 fn platform_of_config(blob: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
-    struct Config {
+    struct PlatformConfig {
         os: String,
         architecture: String,
     }
     if blob.first() != Some(&b'{') {
         return None;
     }
-    let Config { os, architecture } = serde_json::from_slice(blob).ok()?;
+    let PlatformConfig { os, architecture } = serde_json::from_slice(blob).ok()?;
     (!os.is_empty()).then(|| object::printable(&format!("{os}/{architecture}")))
 }

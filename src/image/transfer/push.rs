@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::image::LinuxImages;
 use crate::image::error::{ImageError, RemoteError};
-use crate::image::host::Got;
+use crate::image::host::HostBlob;
 use crate::image::oci::document::Document;
 use crate::image::remote::Remote;
-use crate::image::transfer::image_set::{INDEX, Paper, Parcel};
+use crate::image::transfer::image_set::{INDEX, ImageDocument, ImageSet};
 use crate::model::ids::Digest;
 use crate::model::reference::{Reference, RegistryReference};
 use crate::model::registries::RegistryConfig;
@@ -42,7 +42,7 @@ pub struct Pushed {
 
 impl LinuxImages {
     /// Puts a parcel into a registry, signatures included.
-    pub fn push(&self, parcel: &Parcel, target: Target<'_>) -> Result<Pushed, ImageError> {
+    pub fn push(&self, parcel: &ImageSet, target: Target<'_>) -> Result<Pushed, ImageError> {
         let image = Reference::Registry(target.at.clone()).to_string();
         if !parcel.left_out.is_empty() {
             return Err(ImageError::Partial { image, missing: parcel.left_out.join(", ") });
@@ -57,7 +57,7 @@ impl LinuxImages {
     }
 }
 
-fn sent(remote: &mut Remote, parcel: &Parcel, target: Target<'_>) -> Result<Pushed, ImageError> {
+fn sent(remote: &mut Remote, parcel: &ImageSet, target: Target<'_>) -> Result<Pushed, ImageError> {
     let mut pushed = Pushed { digest: parcel.digest, sent: 0, spared: 0, signatures: parcel.signatures.len() };
     for (digest, bytes) in &parcel.blobs {
         match remote.put_blob(digest, target.from, bytes)?.spared {
@@ -87,15 +87,15 @@ fn sent(remote: &mut Remote, parcel: &Parcel, target: Target<'_>) -> Result<Push
     }
     if !unlisted.is_empty() {
         let mut listed = match remote.manifest(&fallback)? {
-            Got::Bytes(bytes) => entries(&bytes),
-            Got::Missing | Got::TooLarge => Vec::new(),
+            HostBlob::Bytes(bytes) => entries(&bytes),
+            HostBlob::Missing | HostBlob::TooLarge => Vec::new(),
         };
         for entry in unlisted {
             if !listed.iter().any(|other| other["digest"] == entry["digest"]) {
                 listed.push(entry);
             }
         }
-        let list = Paper::new(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": listed }), INDEX, None);
+        let list = ImageDocument::new(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": listed }), INDEX, None);
         remote.put_manifest(&fallback, INDEX, &list.bytes)?;
     }
     if let Some(tag) = &target.at.tag {
@@ -114,7 +114,7 @@ fn entries(index: &[u8]) -> Vec<Value> {
 }
 
 /// What stands of a signature in the list that takes the referrers API's place.
-fn entry(paper: &Paper) -> Value {
+fn entry(paper: &ImageDocument) -> Value {
     let mut entry = paper.descriptor();
     if let Ok(Document::Manifest(manifest)) = Document::parse(&paper.bytes)
         && let Some(kind) = manifest.artifact_type

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::image::MAX_MANIFEST;
 use crate::image::error::ImageError;
 use crate::image::oci::document::{Document, REF_NAME};
-use crate::image::transfer::image_set::{INDEX, Paper, Parcel};
+use crate::image::transfer::image_set::{INDEX, ImageDocument, ImageSet};
 use crate::sys::SysError;
 use crate::sys::fsutil::write_atomically;
 
@@ -16,7 +16,7 @@ const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Writes a parcel into a layout directory, which is made where it is missing, under a name. Other images in it stay; one of
 /// the same name loses it.
-pub(crate) fn to_layout(parcel: &Parcel, directory: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
+pub(crate) fn to_layout(parcel: &ImageSet, directory: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
     let failed = |source| ImageError::Carry { doing: "write", image: image.to_owned(), source };
     let io = |doing, path: &Path, err| failed(SysError::io(doing, path.display().to_string())(err));
     let blobs = directory.join("blobs/sha256");
@@ -42,13 +42,13 @@ pub(crate) fn to_layout(parcel: &Parcel, directory: &Path, name: Option<&str>, i
 }
 
 /// Writes a parcel as a layout in a tar file.
-pub(crate) fn to_archive(parcel: &Parcel, file: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
+pub(crate) fn to_archive(parcel: &ImageSet, file: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
     let failed = |source| ImageError::Carry { doing: "write", image: image.to_owned(), source };
     write_atomically(file, &archive(parcel, name), 0o644).map_err(failed)
 }
 
 /// A parcel as a layout in a tar.
-pub(crate) fn archive(parcel: &Parcel, name: Option<&str>) -> Vec<u8> {
+pub(crate) fn archive(parcel: &ImageSet, name: Option<&str>) -> Vec<u8> {
     let index = index_of(Vec::new(), parcel, name);
     let mut archive = tar::Builder::new(Vec::new());
     let mut add = |path: &str, bytes: &[u8]| {
@@ -67,7 +67,7 @@ pub(crate) fn archive(parcel: &Parcel, name: Option<&str>) -> Vec<u8> {
 }
 
 /// Everything by the names of blobs.
-fn contents(parcel: &Parcel) -> BTreeMap<String, &[u8]> {
+fn contents(parcel: &ImageSet) -> BTreeMap<String, &[u8]> {
     let papers = parcel.papers.iter().chain(&parcel.signatures).map(|paper| (paper.digest.hex(), paper.bytes.as_slice()));
     papers.chain(parcel.blobs.iter().map(|(digest, bytes)| (digest.hex(), bytes.as_slice()))).collect()
 }
@@ -84,10 +84,10 @@ fn entries_of(index: &[u8]) -> Result<Vec<Value>, String> {
     Ok(parsed.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default())
 }
 
-fn index_of(mut entries: Vec<Value>, parcel: &Parcel, name: Option<&str>) -> Vec<u8> {
+fn index_of(mut entries: Vec<Value>, parcel: &ImageSet, name: Option<&str>) -> Vec<u8> {
     let top = parcel.papers.last().into_iter().map(|paper| (paper, name.map(str::to_owned)));
     // Children of an index of signatures are found through it.
-    let found = |paper: &&Paper| paper.name.is_some() || paper.subject() == Some(parcel.digest);
+    let found = |paper: &&ImageDocument| paper.name.is_some() || paper.subject() == Some(parcel.digest);
     let named = top.chain(parcel.signatures.iter().filter(found).map(|paper| (paper, paper.name.clone())));
     for (paper, name) in named {
         entries.retain(|entry| match &name {
@@ -99,7 +99,7 @@ fn index_of(mut entries: Vec<Value>, parcel: &Parcel, name: Option<&str>) -> Vec
     serde_json::to_vec(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries })).expect("a JSON value is JSON")
 }
 
-fn entry(paper: &Paper, name: Option<String>) -> Value {
+fn entry(paper: &ImageDocument, name: Option<String>) -> Value {
     let mut entry = paper.descriptor();
     if let Some(name) = name {
         entry["annotations"] = json!({ REF_NAME: name });

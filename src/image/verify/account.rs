@@ -7,8 +7,8 @@ use sigstore_types::bundle::TransparencyLogEntry;
 use sigstore_types::{Bundle, DerCertificate, MediaType};
 
 use crate::image::hash;
-use crate::image::verify::check::{Check, Checked, Flaw, Outcome, short};
-use crate::image::verify::signature::{Body, Judgement, Signature};
+use crate::image::verify::check::{Check, Checked, CheckFailure, CheckOutcome, short};
+use crate::image::verify::signature::{Body, SignatureResult, Signature};
 use crate::image::verify::{bundle, keyless};
 use crate::model::ids::Digest;
 
@@ -18,7 +18,7 @@ const MAX_TOLD: usize = 16;
 /// What kind of signature something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum SignatureKind {
     /// By a key that a rule has to name.
     Key,
     /// By a certificate that names who signed.
@@ -29,7 +29,7 @@ pub enum Kind {
     Unreadable,
 }
 
-impl Kind {
+impl SignatureKind {
     /// What people read.
     pub fn words(self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl Kind {
 
 /// What a certificate says. Whether it is to be believed is what the checks say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Claimed {
+pub struct CertificateClaims {
     /// Who signed.
     pub identity: Option<String>,
     /// Who vouched for that.
@@ -56,7 +56,7 @@ pub struct Claimed {
 
 /// What a log's entry says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Logged {
+pub struct LoggedEntry {
     /// Its kind and version.
     pub kind: String,
     /// Its number in the log.
@@ -67,19 +67,19 @@ pub struct Logged {
 
 /// A signature, described.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Account {
+pub(crate) struct SignatureDescription {
     /// The tool's name for the format.
     pub format: String,
     /// What it is.
-    pub kind: Kind,
+    pub kind: SignatureKind,
     /// The digest of its blob.
     pub blob: Option<Digest>,
     /// What its certificate says.
-    pub claimed: Option<Claimed>,
+    pub claimed: Option<CertificateClaims>,
     /// What an attestation states.
     pub predicate: Option<String>,
     /// Its log entries.
-    pub logged: Vec<Logged>,
+    pub logged: Vec<LoggedEntry>,
     /// How many RFC 3161 time stamps it carries.
     pub timestamps: usize,
     /// Whether it carries an entry of a log at all, readable or not.
@@ -89,12 +89,12 @@ pub(crate) struct Account {
     attached: bool,
 }
 
-impl Account {
+impl SignatureDescription {
     /// Reads what a signature says of itself.
     pub fn of(signature: &Signature) -> Self {
         match &signature.body {
             Body::Simple { payload, signature, keyless } => {
-                let kind = if keyless.is_some() { Kind::Keyless } else { Kind::Key };
+                let kind = if keyless.is_some() { SignatureKind::Keyless } else { SignatureKind::Key };
                 let blank = Self::blank("cosign 2 attachment", kind, Some(payload));
                 let Some(attached) = keyless else { return Self { attached: true, ..blank } };
                 let certificate = DerCertificate::from_pem(&attached.certificate).ok();
@@ -107,9 +107,9 @@ impl Account {
                 Ok(bundle) => {
                     let predicate = bundle::predicate(json).map(|predicate| short(&predicate));
                     let kind = match () {
-                        () if predicate.is_some() => Kind::Attestation,
-                        () if bundle::by_key(&bundle) => Kind::Key,
-                        () => Kind::Keyless,
+                        () if predicate.is_some() => SignatureKind::Attestation,
+                        () if bundle::by_key(&bundle) => SignatureKind::Key,
+                        () => SignatureKind::Keyless,
                     };
                     let claimed = bundle.signing_certificate().and_then(claimed);
                     let carried = Self::carried(&bundle, kind);
@@ -118,13 +118,13 @@ impl Account {
                     let entry = entries > 0;
                     Self { claimed, predicate, blob: Some(hash(json)), entry, timestamps, ..carried }
                 }
-                Err(_) => Self::blank("sigstore bundle", Kind::Unreadable, Some(json)),
+                Err(_) => Self::blank("sigstore bundle", SignatureKind::Unreadable, Some(json)),
             },
-            Body::Unreadable(_) => Self::blank("unknown", Kind::Unreadable, None),
+            Body::Unreadable(_) => Self::blank("unknown", SignatureKind::Unreadable, None),
         }
     }
 
-    fn blank(format: &str, kind: Kind, blob: Option<&Vec<u8>>) -> Self {
+    fn blank(format: &str, kind: SignatureKind, blob: Option<&Vec<u8>>) -> Self {
         Self {
             format: format.to_owned(),
             kind,
@@ -140,7 +140,7 @@ impl Account {
         }
     }
 
-    fn carried(bundle: &Bundle, kind: Kind) -> Self {
+    fn carried(bundle: &Bundle, kind: SignatureKind) -> Self {
         let material = &bundle.verification_material;
         let version = match bundle.media_type() {
             MediaType::Bundle0_1 => "0.1",
@@ -158,22 +158,22 @@ impl Account {
     }
 
     /// What came of each check under one rule; none are made of what is no signature.
-    pub fn checks(&self, judgement: &Judgement) -> Vec<Checked> {
+    pub fn checks(&self, judgement: &SignatureResult) -> Vec<Checked> {
         use Check::{
             Certificate, Checkpoint, Digest, Entry, Format, Identity, Promise, Proof, Sct, Statement, Timestamp, Validity,
         };
         let flaw = match judgement {
-            Judgement::Good(_) => None,
-            Judgement::Bad(flaw) => Some(flaw),
-            Judgement::Attestation => return Vec::new(),
+            SignatureResult::Good(_) => None,
+            SignatureResult::Bad(flaw) => Some(flaw),
+            SignatureResult::Attestation => return Vec::new(),
         };
-        let passed = |check| (check, Outcome::Passed);
-        let carried = |is: bool, outcome| if is { outcome } else { Outcome::Absent };
+        let passed = |check| (check, CheckOutcome::Passed);
+        let carried = |is: bool, outcome| if is { outcome } else { CheckOutcome::Absent };
         let order = match (self.kind, self.attached) {
-            (Kind::Attestation, _) => return Vec::new(),
-            (Kind::Unreadable, _) => vec![passed(Format)],
-            (Kind::Key, attached) => {
-                let ignored = |is| carried(is, Outcome::Ignored);
+            (SignatureKind::Attestation, _) => return Vec::new(),
+            (SignatureKind::Unreadable, _) => vec![passed(Format)],
+            (SignatureKind::Key, attached) => {
+                let ignored = |is| carried(is, CheckOutcome::Ignored);
                 let mut order = vec![passed(Format)];
                 match attached {
                     true => order.extend([passed(Check::Signature), passed(Statement), passed(Digest)]),
@@ -182,8 +182,8 @@ impl Account {
                 order.extend([(Timestamp, ignored(self.timestamps > 0)), (Entry, ignored(self.entry))]);
                 order
             }
-            (Kind::Keyless, attached) => {
-                let needed = |is| carried(is, Outcome::Passed);
+            (SignatureKind::Keyless, attached) => {
+                let needed = |is| carried(is, CheckOutcome::Passed);
                 let mut order = vec![passed(Format)];
                 let said = [passed(Statement), passed(Digest)];
                 if !attached {
@@ -207,13 +207,13 @@ impl Account {
                 order
             }
         };
-        Flaw::among(flaw, &order)
+        CheckFailure::among(flaw, &order)
     }
 }
 
-fn claimed(certificate: &DerCertificate) -> Option<Claimed> {
+fn claimed(certificate: &DerCertificate) -> Option<CertificateClaims> {
     let CertificateInfo { identity, issuer, not_before, not_after, .. } = parse_certificate_info(certificate).ok()?;
-    Some(Claimed {
+    Some(CertificateClaims {
         identity: identity.map(|identity| short(identity.as_str())),
         issuer: issuer.map(|issuer| short(&issuer)),
         not_before: not_before.to_string(),
@@ -229,8 +229,8 @@ fn evidence(json: &[u8]) -> (usize, usize) {
     (many(&material["tlogEntries"]), many(&material["timestampVerificationData"]["rfc3161Timestamps"]))
 }
 
-fn logged(entry: &TransparencyLogEntry) -> Logged {
-    Logged {
+fn logged(entry: &TransparencyLogEntry) -> LoggedEntry {
+    LoggedEntry {
         kind: format!("{} {}", entry.kind_version.kind(), entry.kind_version.version()),
         index: entry.log_index.as_i64(),
         time: entry.integrated_time.map(|time| time.to_string()),

@@ -4,11 +4,11 @@ use serde::Deserialize;
 use sigstore_types::bundle::VerificationMaterialContent;
 use sigstore_types::{Bundle, DsseEnvelope, SignatureContent};
 
-use crate::image::verify::check::{Check, Flaw, short};
-use crate::image::verify::key::{Key, no_signer, signer};
+use crate::image::verify::check::{Check, CheckFailure, short};
+use crate::image::verify::key::{PublicKey, no_signer, signer};
 use crate::image::verify::keyless::{self, Identities};
 use crate::image::verify::reasons;
-use crate::image::verify::signature::Finding;
+use crate::image::verify::signature::KeyResult;
 use crate::model::ids::Digest;
 
 /// The payload type of in-toto statements.
@@ -36,13 +36,13 @@ struct Subject {
 
 impl Statement {
     /// Whether it is a statement of the version that is known here, about this image.
-    fn signs(&self, digest: &Digest) -> Result<(), Flaw> {
+    fn signs(&self, digest: &Digest) -> Result<(), CheckFailure> {
         if self.kind != STATEMENT {
             let why = format!("its statement is of the type {:?}", short(&self.kind));
-            return Err(Flaw::new(Check::Statement, why));
+            return Err(CheckFailure::new(Check::Statement, why));
         }
         if !self.is_about(digest) {
-            return Err(Flaw::new(Check::Digest, "it is of another image"));
+            return Err(CheckFailure::new(Check::Digest, "it is of another image"));
         }
         Ok(())
     }
@@ -56,8 +56,8 @@ impl Statement {
 
 /// Reads a bundle. What a bundle by a key carries of logs and time stamps is not judged, so it need not be readable either: it is
 /// left out where it stands in the way.
-pub(super) fn parse(json: &[u8]) -> Result<Bundle, Flaw> {
-    let text = std::str::from_utf8(json).map_err(|_| Flaw::new(Check::Format, "it is no sigstore bundle: it is not text"))?;
+pub(super) fn parse(json: &[u8]) -> Result<Bundle, CheckFailure> {
+    let text = std::str::from_utf8(json).map_err(|_| CheckFailure::new(Check::Format, "it is no sigstore bundle: it is not text"))?;
     Bundle::from_json(text).or_else(|err| without_evidence(json).ok_or_else(|| reasons::unreadable(&err)))
 }
 
@@ -75,8 +75,8 @@ pub(super) fn by_key(bundle: &Bundle) -> bool {
 }
 
 /// What an envelope says, before anything vouches for it.
-fn statement(bundle: &Bundle) -> Result<(&DsseEnvelope, Statement), Flaw> {
-    let bad = |why: String| Flaw::new(Check::Statement, why);
+fn statement(bundle: &Bundle) -> Result<(&DsseEnvelope, Statement), CheckFailure> {
+    let bad = |why: String| CheckFailure::new(Check::Statement, why);
     let SignatureContent::DsseEnvelope(envelope) = &bundle.content else {
         return Err(bad("it is a bundle over an artifact, not over an image".to_owned()));
     };
@@ -96,30 +96,30 @@ pub(super) fn predicate(json: &[u8]) -> Option<String> {
 
 /// First the envelope's signature, then what the statement says. What says of itself that it is another predicate is an
 /// attestation whoever signed it: nobody gains by that claim.
-pub(crate) fn examine(json: &[u8], digest: &Digest, keys: &[Key]) -> Finding {
-    by_keys(json, digest, keys).unwrap_or_else(Finding::Bad)
+pub(crate) fn examine(json: &[u8], digest: &Digest, keys: &[PublicKey]) -> KeyResult {
+    by_keys(json, digest, keys).unwrap_or_else(KeyResult::Bad)
 }
 
-fn by_keys(json: &[u8], digest: &Digest, keys: &[Key]) -> Result<Finding, Flaw> {
+fn by_keys(json: &[u8], digest: &Digest, keys: &[PublicKey]) -> Result<KeyResult, CheckFailure> {
     let bundle = parse(json)?;
     let (envelope, statement) = statement(&bundle)?;
     if statement.predicate != SIGN {
-        return Ok(Finding::Attestation);
+        return Ok(KeyResult::Attestation);
     }
     if !by_key(&bundle) {
-        return Err(Flaw::new(Check::Identity, keyless::KEYS_ALONE).before(Check::Digest));
+        return Err(CheckFailure::new(Check::Identity, keyless::KEYS_ALONE).before(Check::Digest));
     }
     let by = signer(keys, &envelope.pae(), &envelope.signature.sig).ok_or_else(|| no_signer(keys))?;
     statement.signs(digest)?;
-    Ok(Finding::Good(by))
+    Ok(KeyResult::Good(by))
 }
 
 /// The same for a certificate, of what [`examine`] did not take for an attestation. None for a bundle by a key.
-pub(crate) fn keyless(json: &[u8], digest: &Digest, identities: &[Identities]) -> Option<Result<String, Flaw>> {
+pub(crate) fn keyless(json: &[u8], digest: &Digest, identities: &[Identities]) -> Option<Result<String, CheckFailure>> {
     let bundle = parse(json).ok().filter(|bundle| !by_key(bundle))?;
     let (_, statement) = statement(&bundle).ok()?;
     if statement.predicate != SIGN {
-        return Some(Err(Flaw::new(Check::Statement, "its statement is no signature of an image")));
+        return Some(Err(CheckFailure::new(Check::Statement, "its statement is no signature of an image")));
     }
     Some(statement.signs(digest).and_then(|()| keyless::bundle(&bundle, digest, identities)))
 }

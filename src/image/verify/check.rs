@@ -60,7 +60,7 @@ impl Check {
 /// What came of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// It holds.
     Passed,
     /// It does not: this is why the signature does not count.
@@ -79,12 +79,12 @@ pub struct Checked {
     /// The check.
     pub check: Check,
     /// What came of it.
-    pub result: Outcome,
+    pub result: CheckOutcome,
 }
 
 /// Why a signature does not count.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Flaw {
+pub(crate) struct CheckFailure {
     /// The check that failed.
     pub check: Check,
     /// The first check of which nothing is known, where that is an earlier one.
@@ -93,7 +93,7 @@ pub(crate) struct Flaw {
     pub why: String,
 }
 
-impl Flaw {
+impl CheckFailure {
     /// A check that failed, the ones before it being passed.
     pub fn new(check: Check, why: impl Into<String>) -> Self {
         Self { check, unknown: None, why: why.into() }
@@ -110,20 +110,20 @@ impl Flaw {
     }
 
     /// What came of each of the checks of one kind of signature, in the order in which they are made.
-    pub fn among(flaw: Option<&Self>, order: &[(Check, Outcome)]) -> Vec<Checked> {
+    pub fn among(flaw: Option<&Self>, order: &[(Check, CheckOutcome)]) -> Vec<Checked> {
         let position = |check| order.iter().position(|(at, _)| *at == check).unwrap_or(order.len());
         let end = flaw.map_or(order.len(), |flaw| position(flaw.check).min(flaw.unknown.map_or(order.len(), position)));
         let result = |at: usize, check, outcome| match flaw {
-            Some(flaw) if flaw.check == check => Outcome::Failed,
-            _ if at < end || outcome != Outcome::Passed => outcome,
-            _ => Outcome::NotReached,
+            Some(flaw) if flaw.check == check => CheckOutcome::Failed,
+            _ if at < end || outcome != CheckOutcome::Passed => outcome,
+            _ => CheckOutcome::NotReached,
         };
         let each = order.iter().enumerate();
         each.map(|(at, (check, outcome))| Checked { check: *check, result: result(at, *check, *outcome) }).collect()
     }
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for CheckFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.why)
     }
@@ -140,23 +140,23 @@ mod tests {
 
     #[test]
     fn what_was_not_looked_at_is_never_called_passed() {
-        const ORDER: &[(Check, Outcome)] = &[
-            (Check::Format, Outcome::Passed),
-            (Check::Certificate, Outcome::Passed),
-            (Check::Validity, Outcome::Passed),
-            (Check::Timestamp, Outcome::Absent),
-            (Check::Identity, Outcome::Passed),
+        const ORDER: &[(Check, CheckOutcome)] = &[
+            (Check::Format, CheckOutcome::Passed),
+            (Check::Certificate, CheckOutcome::Passed),
+            (Check::Validity, CheckOutcome::Passed),
+            (Check::Timestamp, CheckOutcome::Absent),
+            (Check::Identity, CheckOutcome::Passed),
         ];
-        let results = |flaw: Option<Flaw>| -> Vec<_> {
-            Flaw::among(flaw.as_ref(), ORDER).into_iter().map(|checked| checked.result).collect()
+        let results = |flaw: Option<CheckFailure>| -> Vec<_> {
+            CheckFailure::among(flaw.as_ref(), ORDER).into_iter().map(|checked| checked.result).collect()
         };
         use Outcome::{Absent, Failed, NotReached, Passed};
         assert_eq!(results(None), [Passed, Passed, Passed, Absent, Passed]);
-        assert_eq!(results(Some(Flaw::new(Check::Validity, ""))), [Passed, Passed, Failed, Absent, NotReached]);
-        let blind = Flaw::new(Check::Validity, "").before(Check::Certificate);
+        assert_eq!(results(Some(CheckFailure::new(Check::Validity, ""))), [Passed, Passed, Failed, Absent, NotReached]);
+        let blind = CheckFailure::new(Check::Validity, "").before(Check::Certificate);
         assert_eq!(results(Some(blind)), [Passed, NotReached, Failed, Absent, NotReached]);
         // A check that is none of this kind's: nothing is known to hold.
-        let foreign = Flaw::new(Check::Sct, "").before(Check::Format);
+        let foreign = CheckFailure::new(Check::Sct, "").before(Check::Format);
         assert_eq!(results(Some(foreign)), [NotReached, NotReached, NotReached, Absent, NotReached]);
     }
 }

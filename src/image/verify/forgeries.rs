@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::keyless::Identities;
-use super::{Account, Attached, Body, Check, Judgement, Kind, Outcome, Signature, Signers};
+use super::{SignatureDescription, Attached, Body, Check, SignatureResult, SignatureKind, CheckOutcome, Signature, Signers};
 use crate::model::policy::Words;
 use sigstore_world::{Claim, Flaw, Instance};
 
@@ -45,15 +45,15 @@ type Make = fn(&Instance, Claim<'_>, Flaw) -> Signature;
 
 fn refused(signature: &Signature, digest: &str, signers: &Signers) -> String {
     let found = signature.judge(&digest.parse().unwrap(), signers);
-    let checks = Account::of(signature).checks(&found);
-    let Judgement::Bad(flaw) = found else { unreachable!("{found:?}") };
+    let checks = SignatureDescription::of(signature).checks(&found);
+    let SignatureResult::Bad(flaw) = found else { unreachable!("{found:?}") };
     assert_no_debris(&flaw.why);
     // The check that failed is told of, alone, and nothing behind it is said to have been passed.
     let failed: Vec<_> =
-        checks.iter().filter(|checked| checked.result == Outcome::Failed).map(|checked| checked.check).collect();
+        checks.iter().filter(|checked| checked.result == CheckOutcome::Failed).map(|checked| checked.check).collect();
     assert_eq!(failed, [flaw.check], "{}: {checks:?}", flaw.why);
-    let behind = checks.iter().skip_while(|checked| checked.result != Outcome::Failed).skip(1);
-    assert!(behind.clone().all(|checked| checked.result != Outcome::Passed), "{}: {checks:?}", flaw.why);
+    let behind = checks.iter().skip_while(|checked| checked.result != CheckOutcome::Failed).skip(1);
+    assert!(behind.clone().all(|checked| checked.result != CheckOutcome::Passed), "{}: {checks:?}", flaw.why);
     flaw.why
 }
 
@@ -77,13 +77,13 @@ fn the_true_one_is_good_for_its_image_identity_issuer_and_root_alone() {
     ] {
         let signature = make(&instance, CLAIM, Flaw::None);
         let found = signature.judge(&CLAIM.digest.parse().unwrap(), &good);
-        assert_eq!(found, Judgement::Good(by.clone()));
-        let account = Account::of(&signature);
-        assert_eq!(account.kind, Kind::Keyless);
+        assert_eq!(found, SignatureResult::Good(by.clone()));
+        let account = SignatureDescription::of(&signature);
+        assert_eq!(account.kind, SignatureKind::Keyless);
         let claimed = account.claimed.clone().unwrap();
         assert_eq!((claimed.identity.as_deref(), claimed.issuer.as_deref()), (Some(CLAIM.identity), Some(CLAIM.issuer)));
         for checked in account.checks(&found) {
-            let expected = if absent.contains(&checked.check) { Outcome::Absent } else { Outcome::Passed };
+            let expected = if absent.contains(&checked.check) { CheckOutcome::Absent } else { CheckOutcome::Passed };
             assert_eq!(checked.result, expected, "{checked:?}");
         }
         let other = CLAIM.digest.replace('1', "2");

@@ -6,11 +6,11 @@ use sigstore_crypto::{KeyAlgorithm, SigningScheme, VerificationKey, validate_raw
 use sigstore_types::{DerPublicKey, SignatureBytes};
 
 use crate::image::hash;
-use crate::image::verify::check::{Check, Flaw};
+use crate::image::verify::check::{Check, CheckFailure};
 use crate::model::ids::Digest;
 
 /// A key that a rule names.
-pub(crate) struct Key {
+pub(crate) struct PublicKey {
     path: PathBuf,
     /// Of its SubjectPublicKeyInfo, as `openssl pkey -pubin -outform der | sha256sum` says it.
     fingerprint: Digest,
@@ -18,13 +18,13 @@ pub(crate) struct Key {
     schemes: Vec<VerificationKey>,
 }
 
-impl std::fmt::Debug for Key {
+impl std::fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Key").field(&self.path).finish()
     }
 }
 
-impl Key {
+impl PublicKey {
     /// Parses a key file; the error says what is wrong with it.
     pub fn parse(path: &Path, pem: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(pem).map_err(|_| "it is not text".to_owned())?;
@@ -71,12 +71,12 @@ impl Key {
 }
 
 /// The first of the keys that made `signature` over `message`.
-pub(crate) fn signer(keys: &[Key], message: &[u8], signature: &SignatureBytes) -> Option<usize> {
+pub(crate) fn signer(keys: &[PublicKey], message: &[u8], signature: &SignatureBytes) -> Option<usize> {
     keys.iter().position(|key| key.signed(message, signature))
 }
 
 /// What is said where there is none.
-pub(super) fn no_signer(keys: &[Key]) -> Flaw {
+pub(super) fn no_signer(keys: &[PublicKey]) -> CheckFailure {
     let why = match keys {
         [] => "it is by a key, and the rule names identities alone",
         keys if keys.iter().any(|key| key.schemes.iter().any(|scheme| scheme.scheme() == SigningScheme::Ed25519)) => {
@@ -85,5 +85,5 @@ pub(super) fn no_signer(keys: &[Key]) -> Flaw {
         }
         _ => "it is by another key, or over other bytes",
     };
-    Flaw::new(Check::Signature, why)
+    CheckFailure::new(Check::Signature, why)
 }

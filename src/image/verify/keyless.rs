@@ -13,7 +13,7 @@ use sigstore_types::{Artifact, Bundle, DerCertificate, Sha256Hash};
 use sigstore_verify::{VerificationPolicy, Verifier};
 
 use crate::image::hash;
-use crate::image::verify::check::{Check, Flaw, short};
+use crate::image::verify::check::{Check, CheckFailure, short};
 use crate::image::verify::reasons;
 use crate::model::ids::Digest;
 use crate::model::policy::Matcher;
@@ -66,14 +66,14 @@ impl Identities {
     }
 
     /// Who signed, if it is one of those; else why not.
-    fn signer<'a>(&self, artifact: impl Into<Artifact<'a>>, bundle: &Bundle) -> Result<String, Flaw> {
+    fn signer<'a>(&self, artifact: impl Into<Artifact<'a>>, bundle: &Bundle) -> Result<String, CheckFailure> {
         let material = &bundle.verification_material;
         let evidence = material.tlog_entries.len().max(material.timestamp_verification_data.rfc3161_timestamps.len());
         if evidence > MAX_EVIDENCE {
             let why = format!(
                 "it carries more log entries or time stamps than we look at: {evidence}, where {MAX_EVIDENCE} are enough"
             );
-            return Err(Flaw::new(Check::Format, why).before(Check::Timestamp));
+            return Err(CheckFailure::new(Check::Format, why).before(Check::Timestamp));
         }
         let result = self.verifier.verify(artifact, bundle, &VerificationPolicy::any_identity()).map_err(|err| {
             tracing::debug!(root = %self.path.display(), error = %err, "keyless signature does not hold");
@@ -81,37 +81,37 @@ impl Identities {
         })?;
         if !(result.certificate_verified() && result.sct_verified() && result.tlog_verified()) {
             return Err(
-                Flaw::new(Check::Certificate, "its certificate or its log entry was not verified").before(Check::Timestamp)
+                CheckFailure::new(Check::Certificate, "its certificate or its log entry was not verified").before(Check::Timestamp)
             );
         }
         let (Some(identity), Some(issuer)) = (result.identity(), result.issuer()) else {
             let why = "its certificate names no issuer, or nobody by an e-mail address or a URI, which alone are supported";
-            return Err(Flaw::new(Check::Identity, why));
+            return Err(CheckFailure::new(Check::Identity, why));
         };
         let identity = identity.as_str();
         let by = format!("{} ({})", short(identity), short(issuer));
         match self.names.iter().any(|(name, at)| name.fits(identity) && at.fits(issuer)) {
             true => Ok(by),
-            false => Err(Flaw::new(Check::Identity, format!("it is by {by}, whom the rule does not name"))),
+            false => Err(CheckFailure::new(Check::Identity, format!("it is by {by}, whom the rule does not name"))),
         }
     }
 }
 
 /// A bundle whose statement is about `digest`.
-pub(crate) fn bundle(bundle: &Bundle, digest: &Digest, identities: &[Identities]) -> Result<String, Flaw> {
+pub(crate) fn bundle(bundle: &Bundle, digest: &Digest, identities: &[Identities]) -> Result<String, CheckFailure> {
     let digest = Sha256Hash::from_hex(&digest.hex()).expect("a digest is hexadecimal");
     first(identities, |identities| identities.signer(digest, bundle))
 }
 
 /// A payload of cosign 2 with what is attached to it.
-pub(crate) fn simple(payload: &[u8], signature: &str, attached: &Attached, identities: &[Identities]) -> Result<String, Flaw> {
+pub(crate) fn simple(payload: &[u8], signature: &str, attached: &Attached, identities: &[Identities]) -> Result<String, CheckFailure> {
     let bundle = rebuilt(payload, signature, attached)?;
     first(identities, |identities| identities.signer(payload, &bundle))
 }
 
 /// The first root under which it is good; else what the root says that knows the signer, if one does.
-fn first(identities: &[Identities], check: impl Fn(&Identities) -> Result<String, Flaw>) -> Result<String, Flaw> {
-    let mut flaw: Option<Flaw> = None;
+fn first(identities: &[Identities], check: impl Fn(&Identities) -> Result<String, CheckFailure>) -> Result<String, CheckFailure> {
+    let mut flaw: Option<CheckFailure> = None;
     for identities in identities {
         match check(identities) {
             Ok(by) => return Ok(by),
@@ -119,7 +119,7 @@ fn first(identities: &[Identities], check: impl Fn(&Identities) -> Result<String
             Err(_) => {}
         }
     }
-    Err(flaw.unwrap_or_else(|| Flaw::new(Check::Identity, KEYS_ALONE).before(Check::Timestamp)))
+    Err(flaw.unwrap_or_else(|| CheckFailure::new(Check::Identity, KEYS_ALONE).before(Check::Timestamp)))
 }
 
 /// What a rule says to a certificate if it names keys and no identities.
@@ -127,14 +127,14 @@ pub(super) const KEYS_ALONE: &str = "it is keyless, by a certificate, and the ru
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Entry {
+struct LogEntry {
     signed_entry_timestamp: String,
-    payload: Logged,
+    payload: VerifiedLog,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Logged {
+struct VerifiedLog {
     body: String,
     integrated_time: i64,
     log_index: i64,
@@ -143,13 +143,13 @@ struct Logged {
 }
 
 /// The bundle that cosign 2 would have written, had it written bundles.
-pub(super) fn rebuilt(payload: &[u8], signature: &str, attached: &Attached) -> Result<Bundle, Flaw> {
-    let bad = |why: String| Flaw::new(Check::Format, why);
+pub(super) fn rebuilt(payload: &[u8], signature: &str, attached: &Attached) -> Result<Bundle, CheckFailure> {
+    let bad = |why: String| CheckFailure::new(Check::Format, why);
     let Some(entry) = attached.entry.as_deref() else {
         let why = "its certificate comes without an entry of a log, so that nothing says when it signed";
-        return Err(Flaw::new(Check::Promise, why).before(Check::Timestamp));
+        return Err(CheckFailure::new(Check::Promise, why).before(Check::Timestamp));
     };
-    let entry: Entry = serde_json::from_str(entry)
+    let entry: LogEntry = serde_json::from_str(entry)
         .map_err(|err| bad(format!("its log entry is not as cosign writes it: {}", short(&err.to_string()))))?;
     let body = STANDARD.decode(&entry.payload.body).map_err(|_| bad("the body of its log entry is not base64".to_owned()))?;
     let body: Value = serde_json::from_slice(&body)

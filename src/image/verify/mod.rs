@@ -16,46 +16,46 @@ mod signature;
 pub mod signers;
 mod simple;
 
-pub(crate) use account::Account;
-pub use account::{Claimed, Kind, Logged};
-pub(crate) use check::Flaw;
-pub use check::{Check, Checked, Outcome};
-pub(crate) use key::Key;
+pub(crate) use account::SignatureDescription;
+pub use account::{CertificateClaims, SignatureKind, LoggedEntry};
+pub(crate) use check::CheckFailure;
+pub use check::{Check, Checked, CheckOutcome};
+pub(crate) use key::PublicKey;
 pub(crate) use keyless::Attached;
-pub use signature::Place;
+pub use signature::SignaturePlace;
 pub(crate) use signature::{
-    Body, CERTIFICATE, CHAIN, ENTRY, Finding, Judgement, SIGNATURE, SIMPLE_SIGNING, Signature, Signers,
+    Body, CERTIFICATE, CHAIN, ENTRY, KeyResult, SignatureResult, SIGNATURE, SIMPLE_SIGNING, Signature, Signers,
 };
 
 use crate::model::ids::Digest;
 
 impl Signature {
     /// Checks it against every key, in order.
-    pub fn examine(&self, digest: &Digest, keys: &[Key]) -> Finding {
+    pub fn examine(&self, digest: &Digest, keys: &[PublicKey]) -> KeyResult {
         match &self.body {
             Body::Simple { payload, signature, keyless } => {
                 simple::examine(payload, signature, keyless.is_some(), digest, keys)
             }
             Body::Bundle(json) => bundle::examine(json, digest, keys),
-            Body::Unreadable(why) => Finding::Bad(Flaw::new(Check::Format, why.clone())),
+            Body::Unreadable(why) => KeyResult::Bad(CheckFailure::new(Check::Format, why.clone())),
         }
     }
 
     /// The fingerprint of the key of a rule by which it counts.
     pub fn fingerprint(&self, digest: &Digest, signers: &Signers) -> Option<Digest> {
         match self.examine(digest, &signers.keys) {
-            Finding::Good(by) => Some(signers.keys[by].fingerprint()),
-            Finding::Bad(_) | Finding::Attestation => None,
+            KeyResult::Good(by) => Some(signers.keys[by].fingerprint()),
+            KeyResult::Bad(_) | KeyResult::Attestation => None,
         }
     }
 
     /// Checks it against whom a rule names.
-    pub fn judge(&self, digest: &Digest, signers: &Signers) -> Judgement {
+    pub fn judge(&self, digest: &Digest, signers: &Signers) -> SignatureResult {
         match self.examine(digest, &signers.keys) {
-            Finding::Good(by) => Judgement::Good(signers.keys[by].path().display().to_string()),
-            Finding::Attestation => Judgement::Attestation,
-            Finding::Bad(why) if signers.identities.is_empty() => Judgement::Bad(why),
-            Finding::Bad(why) => {
+            KeyResult::Good(by) => SignatureResult::Good(signers.keys[by].path().display().to_string()),
+            KeyResult::Attestation => SignatureResult::Attestation,
+            KeyResult::Bad(why) if signers.identities.is_empty() => SignatureResult::Bad(why),
+            KeyResult::Bad(why) => {
                 let keyless = match &self.body {
                     Body::Simple { payload, signature, keyless: Some(attached) } => {
                         simple::keyless(payload, signature, attached, digest, &signers.identities)
@@ -63,7 +63,7 @@ impl Signature {
                     Body::Bundle(json) => bundle::keyless(json, digest, &signers.identities).unwrap_or(Err(why)),
                     Body::Simple { .. } | Body::Unreadable(_) => Err(why),
                 };
-                keyless.map_or_else(Judgement::Bad, Judgement::Good)
+                keyless.map_or_else(SignatureResult::Bad, SignatureResult::Good)
             }
         }
     }

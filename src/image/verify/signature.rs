@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::image::verify::check::Flaw;
-use crate::image::verify::key::Key;
+use crate::image::verify::check::CheckFailure;
+use crate::image::verify::key::PublicKey;
 use crate::image::verify::keyless::{Attached, Identities};
 
 /// The layouts by the words that verdicts have for them.
@@ -26,13 +26,13 @@ pub(crate) struct Signature {
     /// Its bytes, in one of the layouts.
     pub body: Body,
     /// Where it was; nothing depends on it.
-    pub place: Place,
+    pub place: SignaturePlace,
 }
 
 /// Where signatures are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Place {
+pub enum SignaturePlace {
     /// Behind the tag `sha256-….sig` of cosign 2.
     SignatureTag,
     /// Listed by the registry's referrers API.
@@ -46,7 +46,7 @@ pub enum Place {
     Cache,
 }
 
-impl Place {
+impl SignaturePlace {
     /// What people read.
     pub fn words(self) -> &'static str {
         match self {
@@ -79,11 +79,11 @@ pub(crate) enum Body {
 
 /// What one signature is worth.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Finding {
+pub(crate) enum KeyResult {
     /// It is over this digest and by this key (an index into the keys that were tried).
     Good(usize),
     /// It is none of ours: why.
-    Bad(Flaw),
+    Bad(CheckFailure),
     /// It is no signature of an image but an attestation about one: neither good nor bad.
     Attestation,
 }
@@ -92,18 +92,18 @@ pub(crate) enum Finding {
 #[derive(Debug, Default)]
 pub(crate) struct Signers {
     /// Its keys.
-    pub keys: Vec<Key>,
+    pub keys: Vec<PublicKey>,
     /// Its identities, by trusted root.
     pub identities: Vec<Identities>,
 }
 
 /// What one signature is worth under one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Judgement {
+pub(crate) enum SignatureResult {
     /// It is over this digest, and by this key or identity.
     Good(String),
     /// It is by none of them, or worth nothing: why.
-    Bad(Flaw),
+    Bad(CheckFailure),
     /// It is no signature of an image.
     Attestation,
 }
@@ -111,7 +111,7 @@ pub(crate) enum Judgement {
 impl Signature {
     /// One whose place is of no interest.
     pub fn of(body: Body) -> Self {
-        Self { body, place: Place::default() }
+        Self { body, place: SignaturePlace::default() }
     }
 
     /// The word for its layout.

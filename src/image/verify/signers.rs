@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::image::Want;
 use crate::image::error::ImageError;
-use crate::image::verify::key::Key;
+use crate::image::verify::key::PublicKey;
 use crate::image::verify::keyless::Identities;
 use crate::image::verify::signature::Signers;
 use crate::model::policy::{ImageRule, Policy, Signer};
@@ -21,7 +21,7 @@ pub(crate) fn signers_of(rule: &ImageRule, want: &Want<'_>, image: &str) -> Resu
         let bytes = want.keys.get(path).ok_or_else(|| "it was not read with the policy".to_owned());
         match signer {
             Signer::Key(_) => {
-                let key = bytes.and_then(|pem| Key::parse(path, pem));
+                let key = bytes.and_then(|pem| PublicKey::parse(path, pem));
                 let failed = |reason| ImageError::Key { image: image.to_owned(), path: path.to_owned(), reason };
                 signers.keys.push(key.map_err(failed)?);
             }
@@ -74,7 +74,7 @@ pub fn unusable_signers(policy: &Policy, files: &BTreeMap<PathBuf, Vec<u8>>) -> 
 
 /// Why the verifier cannot use a public key; None where it can.
 pub fn unusable_key(path: &Path, pem: &[u8]) -> Option<UnusableSigner> {
-    let reason = Key::parse(path, pem).err()?;
+    let reason = PublicKey::parse(path, pem).err()?;
     Some(UnusableSigner { what: "key", path: path.to_owned(), reason })
 }
 

@@ -5,10 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use sigstore_types::SignatureBytes;
 
-use crate::image::verify::check::{Check, Flaw, short};
-use crate::image::verify::key::{Key, no_signer, signer};
+use crate::image::verify::check::{Check, CheckFailure, short};
+use crate::image::verify::key::{PublicKey, no_signer, signer};
 use crate::image::verify::keyless::{self, Attached, Identities};
-use crate::image::verify::signature::Finding;
+use crate::image::verify::signature::KeyResult;
 use crate::model::ids::Digest;
 
 /// `critical.type` of the payload; other tools sign other things in the same form.
@@ -23,25 +23,25 @@ struct Payload {
 struct Critical {
     #[serde(rename = "type")]
     kind: String,
-    image: Image,
+    image: SimpleImage,
 }
 
 #[derive(Deserialize)]
-struct Image {
+struct SimpleImage {
     #[serde(rename = "docker-manifest-digest")]
     digest: String,
 }
 
 /// First the signature over the payload's bytes, then what the payload says. `docker-reference` is not compared: an image may
 /// be copied, and openssl users leave it empty; policy binds repositories to keys.
-pub(crate) fn examine(payload: &[u8], signature: &str, keyless: bool, digest: &Digest, keys: &[Key]) -> Finding {
-    by_keys(payload, signature, keyless, digest, keys).map_or_else(Finding::Bad, Finding::Good)
+pub(crate) fn examine(payload: &[u8], signature: &str, keyless: bool, digest: &Digest, keys: &[PublicKey]) -> KeyResult {
+    by_keys(payload, signature, keyless, digest, keys).map_or_else(KeyResult::Bad, KeyResult::Good)
 }
 
-fn by_keys(payload: &[u8], signature: &str, keyless: bool, digest: &Digest, keys: &[Key]) -> Result<usize, Flaw> {
-    let signature = STANDARD.decode(signature).map_err(|_| Flaw::new(Check::Format, "its signature is not base64"))?;
+fn by_keys(payload: &[u8], signature: &str, keyless: bool, digest: &Digest, keys: &[PublicKey]) -> Result<usize, CheckFailure> {
+    let signature = STANDARD.decode(signature).map_err(|_| CheckFailure::new(Check::Format, "its signature is not base64"))?;
     let by = signer(keys, payload, &SignatureBytes::from_bytes(&signature)).ok_or_else(|| match keyless {
-        true => Flaw::new(Check::Identity, keyless::KEYS_ALONE).before(Check::Timestamp),
+        true => CheckFailure::new(Check::Identity, keyless::KEYS_ALONE).before(Check::Timestamp),
         false => no_signer(keys),
     })?;
     about(payload, digest).map(|()| by)
@@ -54,14 +54,14 @@ pub(crate) fn keyless(
     attached: &Attached,
     digest: &Digest,
     identities: &[Identities],
-) -> Result<String, Flaw> {
+) -> Result<String, CheckFailure> {
     let by = keyless::simple(payload, signature, attached, identities)?;
     about(payload, digest).map(|()| by)
 }
 
 /// Whether a payload whose signature is good signs this image.
-fn about(payload: &[u8], digest: &Digest) -> Result<(), Flaw> {
-    let bad = |why: String| Flaw::new(Check::Statement, why);
+fn about(payload: &[u8], digest: &Digest) -> Result<(), CheckFailure> {
+    let bad = |why: String| CheckFailure::new(Check::Statement, why);
     let payload: Payload = serde_json::from_slice(payload)
         .map_err(|err| bad(format!("its payload is no simple-signing payload: {}", short(&err.to_string()))))?;
     if payload.critical.kind != TYPE {
@@ -69,7 +69,7 @@ fn about(payload: &[u8], digest: &Digest) -> Result<(), Flaw> {
     }
     if payload.critical.image.digest.parse::<Digest>() != Ok(*digest) {
         let why = format!("it is of another image, {}", short(&payload.critical.image.digest));
-        return Err(Flaw::new(Check::Digest, why));
+        return Err(CheckFailure::new(Check::Digest, why));
     }
     Ok(())
 }

@@ -19,8 +19,8 @@ fn digest() -> Digest {
     DIGEST.parse().unwrap()
 }
 
-fn keys(names: &[&str]) -> Vec<Key> {
-    names.iter().map(|name| Key::parse(Path::new(name), &data(name)).unwrap()).collect()
+fn keys(names: &[&str]) -> Vec<PublicKey> {
+    names.iter().map(|name| PublicKey::parse(Path::new(name), &data(name)).unwrap()).collect()
 }
 
 fn bundle(name: &str) -> Signature {
@@ -31,7 +31,7 @@ fn simple(name: &str) -> Signature {
     let annotations: std::collections::BTreeMap<String, String> =
         serde_json::from_slice(&data(&format!("simplesigning/{name}/annotations.json"))).unwrap();
     Signature {
-        place: Place::default(),
+        place: SignaturePlace::default(),
         body: Body::Simple {
             payload: data(&format!("simplesigning/{name}/payload.json")),
             signature: annotations["dev.cosignproject.cosign/signature"].clone(),
@@ -44,9 +44,9 @@ fn simple(name: &str) -> Signature {
     }
 }
 
-fn why(finding: Finding) -> String {
+fn why(finding: KeyResult) -> String {
     match finding {
-        Finding::Bad(flaw) => flaw.why,
+        KeyResult::Bad(flaw) => flaw.why,
         other => panic!("{other:?}"),
     }
 }
@@ -66,8 +66,8 @@ fn recorded_signatures_are_good_for_their_key_alone() {
         (bundle("two-keys"), V3, V2),
         (bundle("tsa"), V3, V2),
     ] {
-        assert_eq!(signature.examine(&digest(), &keys(&[key])), Finding::Good(0));
-        assert_eq!(signature.examine(&digest(), &keys(&[WRONG, other, key])), Finding::Good(2), "every key is tried");
+        assert_eq!(signature.examine(&digest(), &keys(&[key])), KeyResult::Good(0));
+        assert_eq!(signature.examine(&digest(), &keys(&[WRONG, other, key])), KeyResult::Good(2), "every key is tried");
         assert!(why(signature.examine(&digest(), &keys(&[WRONG, other]))).contains("by another key"));
         assert!(why(signature.examine(&digest(), &[])).contains("the rule names identities alone"), "no key, no signer");
         let of_another = Digest::from_bytes([1; 32]);
@@ -78,7 +78,7 @@ fn recorded_signatures_are_good_for_their_key_alone() {
 #[test]
 fn a_copied_signature_is_of_the_image_it_names() {
     let copied = simple("key-v2-copied");
-    assert_eq!(copied.examine(&digest(), &keys(&[V2])), Finding::Good(0));
+    assert_eq!(copied.examine(&digest(), &keys(&[V2])), KeyResult::Good(0));
     let image = "sha256:693715cf4852bd64d3c7088916d034e77d96817e065986aa3b2b0b9a12c74652".parse().unwrap();
     assert!(why(copied.examine(&image, &keys(&[V2]))).contains("of another image"));
     assert!(copied.claims(&digest()) && !copied.claims(&image));
@@ -99,7 +99,7 @@ fn keyless_signatures_never_satisfy_a_key() {
 #[test]
 fn every_kind_of_key_that_cosign_takes() {
     let sign = |name: &str| Signature {
-        place: Place::default(),
+        place: SignaturePlace::default(),
         body: Body::Simple {
             payload: data("openssl/payload.json"),
             signature: String::from_utf8(data(&format!("openssl/{name}.sig"))).unwrap(),
@@ -108,19 +108,19 @@ fn every_kind_of_key_that_cosign_takes() {
     };
     for (signature, key) in [("p384-sha256", "p384"), ("p384-sha384", "p384"), ("ed25519", "ed25519"), ("rsa2048", "rsa2048")] {
         let good = keys(&[&format!("openssl/{key}.pub")]);
-        assert_eq!(sign(signature).examine(&digest(), &good), Finding::Good(0), "{signature}");
+        assert_eq!(sign(signature).examine(&digest(), &good), KeyResult::Good(0), "{signature}");
         let others: Vec<_> =
             ["p384", "ed25519", "rsa2048"].iter().filter(|k| **k != key).map(|k| format!("openssl/{k}.pub")).collect();
         let others = keys(&others.iter().map(String::as_str).collect::<Vec<_>>());
-        assert!(matches!(sign(signature).examine(&digest(), &others), Finding::Bad(_)), "{signature}");
+        assert!(matches!(sign(signature).examine(&digest(), &others), KeyResult::Bad(_)), "{signature}");
     }
     let weak = sign("rsa2048-sha1").examine(&digest(), &keys(&["openssl/rsa2048.pub"]));
-    assert!(matches!(weak, Finding::Bad(_)), "SHA-1 is no signature: {weak:?}");
+    assert!(matches!(weak, KeyResult::Bad(_)), "SHA-1 is no signature: {weak:?}");
 }
 
 #[test]
 fn what_is_no_usable_key_is_refused() {
-    let parse = |pem: &[u8]| Key::parse(Path::new("k"), pem).unwrap_err();
+    let parse = |pem: &[u8]| PublicKey::parse(Path::new("k"), pem).unwrap_err();
     let pem = data(V2);
     assert!(!parse(b"").is_empty() && !parse(b"\xff\xfe").is_empty() && !parse(&pem[..60]).is_empty());
     let private = String::from_utf8(pem.clone()).unwrap().replace("PUBLIC KEY", "ENCRYPTED SIGSTORE PRIVATE KEY");
@@ -138,25 +138,25 @@ fn flipped_bits_anywhere_in_a_simple_signature_are_bad() {
         let mut changed = payload.clone();
         changed[at] ^= 1;
         let changed = Body::Simple { payload: changed, signature: signature.clone(), keyless: None };
-        assert!(matches!(Signature::of(changed).examine(&digest(), &keys), Finding::Bad(_)), "payload byte {at}");
+        assert!(matches!(Signature::of(changed).examine(&digest(), &keys), KeyResult::Bad(_)), "payload byte {at}");
     }
     let raw = STANDARD.decode(&signature).unwrap();
     for at in 0..raw.len() {
         let mut changed = raw.clone();
         changed[at] ^= 1;
         let changed = Body::Simple { payload: payload.clone(), signature: STANDARD.encode(changed), keyless: None };
-        assert!(matches!(Signature::of(changed).examine(&digest(), &keys), Finding::Bad(_)), "signature byte {at}");
+        assert!(matches!(Signature::of(changed).examine(&digest(), &keys), KeyResult::Bad(_)), "signature byte {at}");
     }
     for signature in [String::new(), "!".to_owned(), STANDARD.encode([0; 64])] {
         let changed = Body::Simple { payload: payload.clone(), signature, keyless: None };
-        assert!(matches!(Signature::of(changed).examine(&digest(), &keys), Finding::Bad(_)));
+        assert!(matches!(Signature::of(changed).examine(&digest(), &keys), KeyResult::Bad(_)));
     }
 }
 
 /// A key of this test and its signatures over whatever is asked.
 struct Signer {
     pair: KeyPair,
-    keys: Vec<Key>,
+    keys: Vec<PublicKey>,
 }
 
 impl Signer {
@@ -164,11 +164,11 @@ impl Signer {
         let pair = KeyPair::generate_ecdsa_p256().unwrap();
         let der = pair.public_key_der().unwrap();
         let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(der.as_bytes()));
-        let keys = vec![Key::parse(Path::new("test.pub"), pem.as_bytes()).unwrap()];
+        let keys = vec![PublicKey::parse(Path::new("test.pub"), pem.as_bytes()).unwrap()];
         Self { pair, keys }
     }
 
-    fn simple(&self, payload: &str) -> Finding {
+    fn simple(&self, payload: &str) -> KeyResult {
         let signature = STANDARD.encode(self.pair.sign(payload.as_bytes()).unwrap().as_bytes());
         let body = Body::Simple { payload: payload.into(), signature, keyless: None };
         Signature::of(body).examine(&digest(), &self.keys)
@@ -185,7 +185,7 @@ impl Signer {
         Signature::of(Body::Bundle(json.into()))
     }
 
-    fn statement(&self, kind: &str, predicate: &str, subjects: &str) -> Finding {
+    fn statement(&self, kind: &str, predicate: &str, subjects: &str) -> KeyResult {
         let statement =
             format!(r#"{{"_type":"{kind}","predicateType":"{predicate}","subject":[{subjects}],"predicate":{{}}}}"#);
         self.bundle("application/vnd.in-toto+json", &statement, "").examine(&digest(), &self.keys)
@@ -204,7 +204,7 @@ fn a_good_key_over_other_contents_is_no_image_signature() {
             r#"{{"critical":{{"identity":{{"docker-reference":""}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"{kind}"}},"optional":null}}"#
         )
     };
-    assert_eq!(signer.simple(&payload("cosign container image signature", DIGEST)), Finding::Good(0));
+    assert_eq!(signer.simple(&payload("cosign container image signature", DIGEST)), KeyResult::Good(0));
     for (payload, sentence) in [
         (payload("atomic container signature", DIGEST), "its type is"),
         (payload("cosign container image signature", &DIGEST.to_uppercase()), "another image"),
@@ -226,11 +226,11 @@ fn a_statement_must_sign_this_image_and_mean_it() {
     let signer = Signer::new();
     let this = subject(&DIGEST[7..]);
     let other = subject(&"0".repeat(64));
-    assert_eq!(signer.statement(V1, SIGN, &this), Finding::Good(0));
-    assert_eq!(signer.statement(V1, SIGN, &format!("{other},{this}")), Finding::Good(0), "any subject");
+    assert_eq!(signer.statement(V1, SIGN, &this), KeyResult::Good(0));
+    assert_eq!(signer.statement(V1, SIGN, &format!("{other},{this}")), KeyResult::Good(0), "any subject");
     for predicate in ["https://slsa.dev/provenance/v1", "https://spdx.dev/Document", "", "https://sigstore.dev/cosign/sign/v1/"]
     {
-        assert_eq!(signer.statement(V1, predicate, &this), Finding::Attestation, "{predicate}");
+        assert_eq!(signer.statement(V1, predicate, &this), KeyResult::Attestation, "{predicate}");
     }
     assert!(why(signer.statement("https://in-toto.io/Statement/v0.1", SIGN, &this)).contains("of the type"));
     for subjects in [
@@ -260,8 +260,8 @@ fn log_entries_and_timestamps_neither_help_nor_harm_under_a_key() {
     let entries = keyless["verificationMaterial"]["tlogEntries"].to_string();
     let material = format!(r#","tlogEntries":{entries}"#);
     let logged = signer.bundle("application/vnd.in-toto+json", &good, &material);
-    assert_eq!(logged.examine(&digest(), &signer.keys), Finding::Good(0));
-    assert!(matches!(logged.examine(&digest(), &keys(&[V3])), Finding::Bad(_)));
+    assert_eq!(logged.examine(&digest(), &signer.keys), KeyResult::Good(0));
+    assert!(matches!(logged.examine(&digest(), &keys(&[V3])), KeyResult::Bad(_)));
 }
 
 #[test]
@@ -270,14 +270,14 @@ fn malformed_bundles_are_bad_and_never_panic() {
     let keys = keys(&[V3]);
     for cut in 0..json.len() {
         let finding = Signature::of(Body::Bundle(json[..cut].to_vec())).examine(&digest(), &keys);
-        assert!(matches!(finding, Finding::Bad(_)), "cut at {cut}: {finding:?}");
+        assert!(matches!(finding, KeyResult::Bad(_)), "cut at {cut}: {finding:?}");
     }
     for at in 0..json.len() {
         let mut changed = json.clone();
         changed[at] ^= 0x15;
         let finding = Signature::of(Body::Bundle(changed.clone())).examine(&digest(), &keys);
         // The hint and names of fields that we do not read may change; what was signed may not.
-        if finding == Finding::Good(0) {
+        if finding == KeyResult::Good(0) {
             let text = String::from_utf8(changed).unwrap();
             let (before, after) = (String::from_utf8_lossy(&json), text);
             let payload = |text: &str| text.split("\"payload\":").nth(1).map(str::to_owned);
@@ -286,7 +286,7 @@ fn malformed_bundles_are_bad_and_never_panic() {
     }
     let text = String::from_utf8(json).unwrap();
     let twice = text.replace(r#""signatures":["#, r#""signatures":[{"sig":"AAAA"},"#);
-    assert!(matches!(Signature::of(Body::Bundle(twice.into())).examine(&digest(), &keys), Finding::Bad(_)));
+    assert!(matches!(Signature::of(Body::Bundle(twice.into())).examine(&digest(), &keys), KeyResult::Bad(_)));
 }
 
 /// Whom a rule names by identity, issuer and trusted root.
@@ -310,7 +310,7 @@ fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
             [(WORKFLOW, ACTIONS), ("~https://github\\.com/acme/.*", ACTIONS), (WORKFLOW, "~https://token\\..*")]
         {
             let good = signature.judge(&digest(), &named(identity, issuer, "trusted_root"));
-            assert_eq!(good, Judgement::Good(format!("{WORKFLOW} ({ACTIONS})")), "{identity} {issuer}");
+            assert_eq!(good, SignatureResult::Good(format!("{WORKFLOW} ({ACTIONS})")), "{identity} {issuer}");
         }
         for (identity, issuer) in [
             ("dev@example.org", ACTIONS),
@@ -319,15 +319,15 @@ fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
             ("~github.*", ACTIONS),
             (WORKFLOW, "~token"),
         ] {
-            let Judgement::Bad(flaw) = signature.judge(&digest(), &named(identity, issuer, "trusted_root")) else {
+            let SignatureResult::Bad(flaw) = signature.judge(&digest(), &named(identity, issuer, "trusted_root")) else {
                 panic!("{identity} {issuer}")
             };
             assert_eq!(flaw.why, format!("it is by {WORKFLOW} ({ACTIONS}), whom the rule does not name"));
         }
         let of_another = signature.judge(&Digest::from_bytes([1; 32]), &named(WORKFLOW, ACTIONS, "trusted_root"));
-        assert!(matches!(&of_another, Judgement::Bad(flaw) if flaw.why.contains("of another image")), "{of_another:?}");
+        assert!(matches!(&of_another, SignatureResult::Bad(flaw) if flaw.why.contains("of another image")), "{of_another:?}");
         let other_root = signature.judge(&digest(), &named(WORKFLOW, ACTIONS, "trusted_root.other-ca"));
-        assert!(matches!(&other_root, Judgement::Bad(flaw) if flaw.why.contains("does not hold under")), "{other_root:?}");
+        assert!(matches!(&other_root, SignatureResult::Bad(flaw) if flaw.why.contains("does not hold under")), "{other_root:?}");
     }
 }
 
@@ -336,12 +336,12 @@ fn forged_keyless_signatures_are_bad() {
     let signers = named("~.*", "~.*", "trusted_root");
     for name in ["keyless-expired", "keyless-otherca", "keyless-proof", "keyless-sig"] {
         let found = bundle(name).judge(&digest(), &signers);
-        assert!(matches!(&found, Judgement::Bad(flaw) if flaw.why.contains("does not hold under")), "{name}: {found:?}");
+        assert!(matches!(&found, SignatureResult::Bad(flaw) if flaw.why.contains("does not hold under")), "{name}: {found:?}");
     }
     for (signature, path) in [(bundle("key-v3"), V3), (simple("key-v2"), V2)] {
-        assert!(matches!(signature.judge(&digest(), &signers), Judgement::Bad(_)), "a key is no identity");
+        assert!(matches!(signature.judge(&digest(), &signers), SignatureResult::Bad(_)), "a key is no identity");
         let both = Signers { keys: keys(&[path]), ..named(WORKFLOW, ACTIONS, "trusted_root") };
-        assert_eq!(signature.judge(&digest(), &both), Judgement::Good(path.to_owned()));
+        assert_eq!(signature.judge(&digest(), &both), SignatureResult::Good(path.to_owned()));
     }
     let Body::Simple { payload, signature, keyless: Some(attached) } = simple("legacy-keyless").body else { unreachable!() };
     for changed in [
@@ -355,6 +355,6 @@ fn forged_keyless_signatures_are_bad() {
     ] {
         let body = Body::Simple { payload: payload.clone(), signature: signature.clone(), keyless: Some(changed.clone()) };
         let found = Signature::of(body).judge(&digest(), &signers);
-        assert!(matches!(found, Judgement::Bad(_)), "{changed:?}: {found:?}");
+        assert!(matches!(found, SignatureResult::Bad(_)), "{changed:?}: {found:?}");
     }
 }

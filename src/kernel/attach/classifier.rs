@@ -12,7 +12,7 @@ use crate::kernel::pins;
 use crate::model::attach_point::{AttachPoint, Direction, Interface};
 use crate::model::ids::PinName;
 use crate::model::record::LinkRecord;
-use crate::sys::netlink::{self, Filter};
+use crate::sys::netlink::{self, TcFilter};
 use crate::sys::{Errno, SysError, bpf, netns};
 
 impl Attachment<'_> {
@@ -27,7 +27,7 @@ impl Attachment<'_> {
         let pin = &self.planned.pin;
         bpf::pin(self.program, &pin.path(directory)).map_err(KernelError::pin("pin a classifier at", directory, pin))?;
         let name = name(directory, pin);
-        let filter = Filter { interface: iface.index, direction, priority, handle: handle(directory, pin), name: &name };
+        let filter = TcFilter { interface: iface.index, direction, priority, handle: handle(directory, pin), name: &name };
         netns::on_thread(netns, || netlink::add_filter(&filter, self.program))?.map_err(|errno| {
             self.interface_error(
                 netns,
@@ -54,7 +54,7 @@ pub(crate) fn detach(directory: &Path, link: &LinkRecord) -> Result<bool, Kernel
     {
         let name = name(directory, &link.pin);
         let (interface, direction, priority) = (iface.index, *direction, *priority);
-        let filter = Filter { interface, direction, priority, handle: handle(directory, &link.pin), name: &name };
+        let filter = TcFilter { interface, direction, priority, handle: handle(directory, &link.pin), name: &name };
         netns::on_thread(netns.as_fd(), || netlink::remove_filter(&filter))?
             .map_err(|errno| SysError::io("remove the filter", name.clone())(errno))?;
     }

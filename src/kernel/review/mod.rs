@@ -24,7 +24,7 @@ use crate::kernel::insn::{
     self, Insn, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_VARIABLE,
 };
 use crate::kernel::link::Linked;
-use crate::kernel::object::Object;
+use crate::kernel::object::BpfObject;
 use crate::model::reach::{self, Reach};
 use callbacks::Callbacks;
 use constants::Constants;
@@ -41,7 +41,7 @@ type Broken = (Objection, Option<usize>);
 
 /// Looks at a linked program of an object. `program_type` is `enum bpf_prog_type`; of types that container scope never loads
 /// nothing is allowed.
-pub(crate) fn review(object: &Object<'_>, name: &str, program_type: u32, linked: &Linked) -> Result<(), ReviewRefusal> {
+pub(crate) fn review(object: &BpfObject<'_>, name: &str, program_type: u32, linked: &Linked) -> Result<(), ReviewRefusal> {
     let broken = instructions(program_type, &linked.instructions, &linked.starts)
         .and_then(|()| tags::check(object.btf.as_ref().map(|(btf, _)| btf), &linked.functions));
     broken.map_err(|(objection, at)| {
@@ -52,7 +52,7 @@ pub(crate) fn review(object: &Object<'_>, name: &str, program_type: u32, linked:
 
 /// Looks at instructions; `starts` are the first ones of the functions, in ascending order.
 fn instructions(program_type: u32, code: &[Insn], starts: &[usize]) -> Result<(), Broken> {
-    let targets = Targets::of(code, starts);
+    let targets = JumpTargets::of(code, starts);
     let mut constants = Constants::default();
     let mut callbacks = Callbacks::new(starts);
     let mut at = 0;
@@ -122,9 +122,9 @@ fn target(at: usize, distance: i32) -> usize {
 }
 
 /// A bit for each instruction that can be reached by other ways than from the one before it.
-struct Targets(Vec<u64>);
+struct JumpTargets(Vec<u64>);
 
-impl Targets {
+impl JumpTargets {
     fn of(code: &[Insn], starts: &[usize]) -> Self {
         let mut targets = Self(vec![0; code.len() / 64 + 1]);
         starts.iter().for_each(|start| targets.insert(*start));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::kernel::link::Linked;
-use crate::kernel::object::Object;
+use crate::kernel::object::BpfObject;
 use crate::model::reach::{self, Reach};
 
 /// What `bpf_printk` is.
@@ -121,7 +121,7 @@ impl fmt::Display for Helper {
 }
 
 /// File and line of an instruction, without the directories.
-pub(super) fn line(object: &Object<'_>, linked: &Linked, at: usize) -> Option<(String, u32)> {
+pub(super) fn line(object: &BpfObject<'_>, linked: &Linked, at: usize) -> Option<(String, u32)> {
     let (btf, _) = object.btf.as_ref()?;
     let word = |record: &[u8], n: usize| record.get(4 * n..)?.first_chunk().copied().map(u32::from_ne_bytes);
     let records: Vec<&[u8]> = linked.lines.chunks_exact(Linked::LINE_RECORD).collect();

@@ -1,6 +1,6 @@
 //! What a function's types say of its arguments: the verifier believes a tag, and with some of them a number becomes a pointer.
 
-use crate::kernel::btf::{Btf, Kind};
+use crate::kernel::btf::{Btf, BtfKind};
 use crate::kernel::link::Linked;
 use crate::kernel::review::{Broken, Objection};
 
@@ -20,7 +20,7 @@ pub(super) fn check(btf: Option<&Btf<'_>>, functions: &[u8]) -> Result<(), Broke
         let mut types = functions.chunks_exact(Linked::FUNCTION_RECORD).filter_map(|record| record.last_chunk().copied());
         types.any(|own| u32::from_ne_bytes(own) == ty)
     };
-    for tag in btf.types().filter(|ty| ty.kind == Kind::DeclTag) {
+    for tag in btf.types().filter(|ty| ty.kind == BtfKind::DeclTag) {
         let text = btf.string_bytes(tag.name_offset);
         if text.starts_with(ARGUMENT) && !REVIEWED.contains(&text) && is_own(tag.size_or_type) {
             let text = &text[..text.len().min(LONGEST)];

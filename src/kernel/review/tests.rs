@@ -212,7 +212,7 @@ fn many_calls_of_many_functions_take_no_time() {
 fn reviewed(object: &str) -> Vec<(String, Result<(), String>)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{object}.bpf.o"));
     let bytes = std::fs::read(path).unwrap();
-    let object = Object::parse(&bytes).unwrap();
+    let object = BpfObject::parse(&bytes).unwrap();
     let mut results = Vec::new();
     for function in object.programs() {
         let section = object.elf.sections[function.section].name;
@@ -266,7 +266,7 @@ fn objects_of_ours_are_refused_with_function_and_line() {
 fn what_only_the_kernel_has_is_refused_by_name() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/ksym.bpf.o");
     let bytes = std::fs::read(path).unwrap();
-    let object = Object::parse(&bytes).unwrap();
+    let object = BpfObject::parse(&bytes).unwrap();
     let program = object.programs().next().unwrap();
     assert_eq!(link(&object, program, None).unwrap_err(), LinkError::Extern("bpf_prog_active".to_owned()));
     let said = |name: &str| LinkError::Extern(name.to_owned()).to_string();

@@ -1,7 +1,7 @@
 //! The verdict from answers that are made up; tests/privileged/token_reach.rs asks the kernel.
 
 use super::*;
-use crate::model::reach::Guard;
+use crate::model::reach::ReachGuard;
 
 const SOCKET_FILTER: u32 = 1;
 const XDP: u32 = 6;
@@ -38,7 +38,7 @@ fn a_kernel_that_offers_nothing_is_container_scope() {
     assert_eq!((reach.undecided.clone(), reach.memory.clone()), (Vec::new(), Vec::new()));
     assert!(reach.keep("boot", "kernel").is_some());
     for (program_type, _) in TYPES {
-        assert_eq!(reach.type_beyond(program_type, Guard::Absent), None, "{program_type}");
+        assert_eq!(reach.type_beyond(program_type, ReachGuard::Absent), None, "{program_type}");
     }
 }
 
@@ -77,7 +77,7 @@ fn a_load_that_fails_before_the_verifier_speaks_is_undecided() {
             assert!(!reach.undecided.is_empty(), "{what} {answer:?}");
             assert!(reach.undecided[0].contains(what), "{:?}", reach.undecided);
             assert_eq!(reach.keep("boot", "kernel"), None, "{what}");
-            assert!(reach.type_beyond(XDP, Guard::Absent).is_some(), "{what}: every type is host scope");
+            assert!(reach.type_beyond(XDP, ReachGuard::Absent).is_some(), "{what}: every type is host scope");
         }
     }
 }
@@ -106,7 +106,7 @@ fn a_kernel_without_a_type_is_told_from_one_that_refuses_it() {
     };
     let absent = control(refused(Errno::INVAL, ""));
     assert_eq!((&absent.types[&XDP], absent.undecided.len()), (&TypeAnswer::Absent, 0));
-    assert!(absent.type_beyond(XDP, Guard::Absent).is_some() && absent.keep("boot", "kernel").is_some());
+    assert!(absent.type_beyond(XDP, ReachGuard::Absent).is_some() && absent.keep("boot", "kernel").is_some());
     assert_eq!(control(refused(Errno::PERM, "")).undecided.len(), 1);
 }
 

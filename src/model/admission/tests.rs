@@ -286,7 +286,7 @@ fn what_a_delegation_reaches_on_this_kernel_needs_host_scope() {
             asked.set(true);
             reach.clone()
         };
-        let sentence = admission.check_token_reach(found, Guard::Absent).map_err(|refusal| refusal.to_string());
+        let sentence = admission.check_token_reach(found, ReachGuard::Absent).map_err(|refusal| refusal.to_string());
         assert_eq!(asked.get(), admission.needs_token_reach(), "{annotations:?}");
         match (sentence, refused) {
             (Ok(()), None) => {}

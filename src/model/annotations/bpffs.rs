@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use super::keys::{Annotations, Found, Key};
-use super::lex::{self, Fault};
+use super::keys::{Annotations, FoundAnnotation, AnnotationKey};
+use super::lex::{self, LexError};
 use super::{BpffsRequest, RequestError};
 use crate::model::delegation::{AnyOf, Category, Delegation, DelegationRequest, Preset};
-use crate::model::words::{is_normal_path, nearest_hint, quoted};
+use crate::model::text::{is_normal_path, nearest_hint, quoted};
 
 /// Where a bpffs is mounted unless `bpffs-path` says otherwise: where libbpf and bpftool look.
 const DEFAULT_PATH: &str = "/sys/fs/bpf";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum BpffsKind {
     None,
     Private,
     Token,
@@ -20,30 +20,30 @@ enum Kind {
 
 /// Parses all of it together, since each of these annotations has a meaning only beside the others.
 pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError> {
-    let written = ours.get(Key::Bpffs).map(|found| found.parse(parse_kind)).transpose()?;
-    let path = ours.get(Key::BpffsPath).map(|found| found.parse(parse_path)).transpose()?;
+    let written = ours.get(AnnotationKey::Bpffs).map(|found| found.parse(parse_kind)).transpose()?;
+    let path = ours.get(AnnotationKey::BpffsPath).map(|found| found.parse(parse_path)).transpose()?;
     let delegation = parse_delegation(ours)?;
-    let kind = written.unwrap_or(match (&delegation, ours.get(Key::Maps)) {
-        (Some(_), _) => Kind::Token,
-        (None, Some(_)) => Kind::Private,
-        (None, None) => Kind::None,
+    let kind = written.unwrap_or(match (&delegation, ours.get(AnnotationKey::Maps)) {
+        (Some(_), _) => BpffsKind::Token,
+        (None, Some(_)) => BpffsKind::Private,
+        (None, None) => BpffsKind::None,
     });
-    if let (Some((found, _)), true) = (&delegation, kind != Kind::Token) {
+    if let (Some((found, _)), true) = (&delegation, kind != BpffsKind::Token) {
         return found.refuse("it needs bpffs=token; remove the annotation bpffs or write token");
     }
-    if kind == Kind::None {
-        if let Some(found) = ours.get(Key::Maps) {
+    if kind == BpffsKind::None {
+        if let Some(found) = ours.get(AnnotationKey::Maps) {
             return found.refuse("maps appear in a bpffs, and bpffs is none; remove the annotation bpffs or write private");
         }
-        if let Some(found) = ours.get(Key::BpffsPath) {
+        if let Some(found) = ours.get(AnnotationKey::BpffsPath) {
             return found.refuse("there is no bpffs to mount there; add bpffs=private, or the annotation delegate");
         }
         return Ok(BpffsRequest::None);
     }
     let path = path.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
     match (kind, delegation) {
-        (Kind::Token, Some((_, delegation))) => Ok(BpffsRequest::Token { path, delegation }),
-        (Kind::Token, None) => match ours.get(Key::Bpffs) {
+        (BpffsKind::Token, Some((_, delegation))) => Ok(BpffsRequest::Token { path, delegation }),
+        (BpffsKind::Token, None) => match ours.get(AnnotationKey::Bpffs) {
             Some(found) => found.refuse("what is to be delegated is not said; add the annotation delegate, as delegate=maps"),
             None => Ok(BpffsRequest::None),
         },
@@ -51,12 +51,12 @@ pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError
     }
 }
 
-fn parse_kind(value: &str) -> Result<Kind, Fault> {
+fn parse_kind(value: &str) -> Result<BpffsKind, LexError> {
     let word = lex::single(value)?;
     match word.text.as_str() {
-        "none" => Ok(Kind::None),
-        "private" => Ok(Kind::Private),
-        "token" => Ok(Kind::Token),
+        "none" => Ok(BpffsKind::None),
+        "private" => Ok(BpffsKind::Private),
+        "token" => Ok(BpffsKind::Token),
         other => {
             let hint = nearest_hint(other, ["none", "private", "token"]);
             Err(word.fault(format!("it is none, private or token, not {}{hint}", quoted(other))))
@@ -64,7 +64,7 @@ fn parse_kind(value: &str) -> Result<Kind, Fault> {
     }
 }
 
-fn parse_path(value: &str) -> Result<PathBuf, Fault> {
+fn parse_path(value: &str) -> Result<PathBuf, LexError> {
     let word = lex::single(value)?;
     let path = word.text.as_str();
     if !is_normal_path(path) {
@@ -76,18 +76,18 @@ fn parse_path(value: &str) -> Result<PathBuf, Fault> {
     Ok(PathBuf::from(path))
 }
 
-const LISTS: [(Key, Category); 4] = [
-    (Key::DelegateCmds, Category::Cmds),
-    (Key::DelegateMaps, Category::Maps),
-    (Key::DelegateProgs, Category::Progs),
-    (Key::DelegateAttachs, Category::Attachs),
+const LISTS: [(AnnotationKey, Category); 4] = [
+    (AnnotationKey::DelegateCmds, Category::Cmds),
+    (AnnotationKey::DelegateMaps, Category::Maps),
+    (AnnotationKey::DelegateProgs, Category::Progs),
+    (AnnotationKey::DelegateAttachs, Category::Attachs),
 ];
 
 /// The delegation, with the annotation to blame if it does not fit the rest; None where none of the five keys is there.
-fn parse_delegation<'a>(ours: &Annotations<'a>) -> Result<Option<(Found<'a>, DelegationRequest)>, RequestError> {
+fn parse_delegation<'a>(ours: &Annotations<'a>) -> Result<Option<(FoundAnnotation<'a>, DelegationRequest)>, RequestError> {
     let mut blame = None;
     let mut request = DelegationRequest::default();
-    if let Some(found) = ours.get(Key::Delegate) {
+    if let Some(found) = ours.get(AnnotationKey::Delegate) {
         request.named = found.parse(parse_presets)?;
         blame = Some(found);
     }
@@ -108,7 +108,7 @@ fn parse_delegation<'a>(ours: &Annotations<'a>) -> Result<Option<(Found<'a>, Del
     }
 }
 
-fn parse_presets(value: &str) -> Result<Delegation, Fault> {
+fn parse_presets(value: &str) -> Result<Delegation, LexError> {
     let mut all = Delegation::default();
     for word in lex::set(value)? {
         let preset = Preset::from_word(&word.text).ok_or_else(|| {
@@ -122,7 +122,7 @@ fn parse_presets(value: &str) -> Result<Delegation, Fault> {
 }
 
 /// The names of one list as a mask, and whether `any` was among them.
-fn parse_list(category: Category, value: &str) -> Result<(u64, bool), Fault> {
+fn parse_list(category: Category, value: &str) -> Result<(u64, bool), LexError> {
     let mut mask = 0;
     let mut any = false;
     for word in lex::set(value)? {

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use super::{RequestError, strays};
 use crate::model::podman::ContainerNames;
-use crate::model::words::{nearest_hint, quoted};
+use crate::model::text::{nearest_hint, quoted};
 
 /// The domain of every key of ours, the part before the slash.
 const DOMAIN: &str = "hook.bpfman.io";
 
 /// Our keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Key {
+pub(super) enum AnnotationKey {
     Image,
     Programs,
     Globals,
@@ -27,7 +27,7 @@ pub(super) enum Key {
     OnFailure,
 }
 
-impl Key {
+impl AnnotationKey {
     const ALL: [(Self, &'static str); 13] = [
         (Self::Image, "image"),
         (Self::Programs, "programs"),
@@ -51,7 +51,7 @@ impl Key {
 
 /// True for the word of a key of ours, without the domain.
 pub(super) fn is_key(word: &str) -> bool {
-    Key::from_word(word).is_some()
+    AnnotationKey::from_word(word).is_some()
 }
 
 /// Whom a key speaks to.
@@ -77,7 +77,7 @@ pub(super) enum Audience<'a> {
 
 /// One annotation that speaks to the container.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Found<'a> {
+pub(super) struct FoundAnnotation<'a> {
     /// The whole key, for messages.
     pub key: &'a str,
     pub value: &'a str,
@@ -86,7 +86,7 @@ pub(super) struct Found<'a> {
     generated: bool,
 }
 
-impl Found<'_> {
+impl FoundAnnotation<'_> {
     /// Of two keys for one thing, the one that speaks to fewer counts.
     fn weight(self) -> (bool, bool) {
         (self.scope == KeyScope::Container, self.generated)
@@ -95,10 +95,10 @@ impl Found<'_> {
 
 /// The annotations that speak to one container, at most one for each key.
 #[derive(Debug, Default)]
-pub(super) struct Annotations<'a>([Option<Found<'a>>; 13]);
+pub(super) struct Annotations<'a>([Option<FoundAnnotation<'a>>; 13]);
 
 impl<'a> Annotations<'a> {
-    pub(super) fn get(&self, key: Key) -> Option<Found<'a>> {
+    pub(super) fn get(&self, key: AnnotationKey) -> Option<FoundAnnotation<'a>> {
         self.0[key as usize]
     }
 
@@ -129,13 +129,13 @@ impl<'a> Annotations<'a> {
             if of.is_some() && value.len() >= GENERATED_MAX {
                 return Err(RequestError::CutByGenerateKube { key: quoted(key) });
             }
-            let known = Key::from_word(word).ok_or_else(|| RequestError::UnknownKey {
+            let known = AnnotationKey::from_word(word).ok_or_else(|| RequestError::UnknownKey {
                 key: quoted(key),
-                hint: nearest_hint(word, Key::ALL.map(|(_, word)| word)),
-                known: Key::ALL.map(|(_, word)| word).join(", "),
+                hint: nearest_hint(word, AnnotationKey::ALL.map(|(_, word)| word)),
+                known: AnnotationKey::ALL.map(|(_, word)| word).join(", "),
             })?;
             any = true;
-            let new = Found { key, value, scope, generated: of.is_some() };
+            let new = FoundAnnotation { key, value, scope, generated: of.is_some() };
             let slot = &mut found.0[known as usize];
             if slot.is_none_or(|other| other.weight() <= new.weight()) {
                 *slot = Some(new);
@@ -189,20 +189,20 @@ fn is_label(label: &str) -> bool {
 mod tests {
     use super::*;
 
-    type Gathered = Vec<(Key, String, KeyScope)>;
+    type Gathered = Vec<(AnnotationKey, String, KeyScope)>;
 
     fn gather(keys: &[(&str, &str)], audience: Audience<'_>) -> Result<Option<Gathered>, String> {
         let annotations = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let found = Annotations::gather(&annotations, audience).map_err(|error| error.to_string())?;
         Ok(found.map(|found| {
-            let all = Key::ALL.iter().filter_map(|(key, _)| found.get(*key).map(|f| (*key, f.value.to_owned(), f.scope)));
+            let all = AnnotationKey::ALL.iter().filter_map(|(key, _)| found.get(*key).map(|f| (*key, f.value.to_owned(), f.scope)));
             all.collect()
         }))
     }
 
     #[test]
     fn keys_index_their_own_slot() {
-        for (at, (key, word)) in Key::ALL.iter().enumerate() {
+        for (at, (key, word)) in AnnotationKey::ALL.iter().enumerate() {
             assert_eq!(*key as usize, at, "{word}");
         }
     }
@@ -224,10 +224,10 @@ mod tests {
             let own = format!("{name}.hook.bpfman.io/image");
             let keys = [(own.as_str(), "own"), ("hook.bpfman.io/image", "pod"), ("hook.bpfman.io/bpffs", "token")];
             let both =
-                vec![(Key::Image, "own".to_owned(), KeyScope::Container), (Key::Bpffs, "token".to_owned(), KeyScope::Pod)];
+                vec![(AnnotationKey::Image, "own".to_owned(), KeyScope::Container), (AnnotationKey::Bpffs, "token".to_owned(), KeyScope::Pod)];
             assert_eq!(gather(&keys, Audience::Regular(Some(name))), Ok(Some(both.clone())));
             assert_eq!(gather(&keys, Audience::OnlyNamed(name)), Ok(Some(both[..1].to_vec())));
-            let pod = vec![(Key::Image, "pod".to_owned(), KeyScope::Pod), (Key::Bpffs, "token".to_owned(), KeyScope::Pod)];
+            let pod = vec![(AnnotationKey::Image, "pod".to_owned(), KeyScope::Pod), (AnnotationKey::Bpffs, "token".to_owned(), KeyScope::Pod)];
             assert_eq!(gather(&keys, Audience::Regular(Some("other"))), Ok(Some(pod)));
         }
     }
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn podmans_containers_are_called_by_either_name_and_as_generate_kube_writes_it() {
         let names = ContainerNames::new("shop-web", Some("shop"));
-        let image = |value: &str, scope| Ok(Some(vec![(Key::Image, value.to_owned(), scope)]));
+        let image = |value: &str, scope| Ok(Some(vec![(AnnotationKey::Image, value.to_owned(), scope)]));
         let long = "x".repeat(63);
         for (keys, expected) in [
             (&[("hook.bpfman.io/image", "pod")][..], image("pod", KeyScope::Pod)),

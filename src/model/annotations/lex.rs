@@ -1,6 +1,6 @@
 //! A value as entries of words: entries end at `;` or a newline, words at blanks.
 
-use crate::model::words::quoted;
+use crate::model::text::quoted;
 
 /// Bytes of one annotation's value. Kubernetes allows 256 KiB for all annotations of an object together.
 pub(super) const VALUE_MAX: usize = 64 * 1024;
@@ -18,12 +18,12 @@ pub struct Position {
 
 /// What is wrong with a value, and where if it is at one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct LexError {
     pub at: Option<Position>,
     pub problem: String,
 }
 
-impl Fault {
+impl LexError {
     /// A fault of the value as a whole.
     pub(super) fn whole(problem: impl Into<String>) -> Self {
         Self { at: None, problem: problem.into() }
@@ -41,8 +41,8 @@ pub(super) struct Word {
 
 impl Word {
     /// A fault at this word.
-    pub(super) fn fault(&self, problem: impl Into<String>) -> Fault {
-        Fault { at: Some(self.at), problem: problem.into() }
+    pub(super) fn fault(&self, problem: impl Into<String>) -> LexError {
+        LexError { at: Some(self.at), problem: problem.into() }
     }
 
     /// The word as `name=value`: the two parts and whether the value, or the whole word, was quoted.
@@ -62,27 +62,27 @@ pub(super) enum Quoting {
 
 /// One entry: never without words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct ListEntry {
     pub words: Vec<Word>,
 }
 
 /// Splits a value; the result is never empty.
-pub(super) fn entries(value: &str) -> Result<Vec<Entry>, Fault> {
+pub(super) fn entries(value: &str) -> Result<Vec<ListEntry>, LexError> {
     let mut lexer = Lexer::default();
     if value.len() > VALUE_MAX {
-        return Err(Fault::whole(format!("it has {} bytes, more than {VALUE_MAX}", value.len())));
+        return Err(LexError::whole(format!("it has {} bytes, more than {VALUE_MAX}", value.len())));
     }
     for letter in value.chars() {
         lexer.take(letter)?;
     }
     lexer.end_entry()?;
-    if lexer.entries.is_empty() { Err(Fault::whole("it is empty")) } else { Ok(lexer.entries) }
+    if lexer.entries.is_empty() { Err(LexError::whole("it is empty")) } else { Ok(lexer.entries) }
 }
 
 /// The one word that a value consists of.
-pub(super) fn single(value: &str) -> Result<Word, Fault> {
+pub(super) fn single(value: &str) -> Result<Word, LexError> {
     let mut words = entries(value)?.into_iter().flat_map(|entry| entry.words);
-    let first = words.next().ok_or_else(|| Fault::whole("it is empty"))?;
+    let first = words.next().ok_or_else(|| LexError::whole("it is empty"))?;
     match words.next() {
         None => Ok(first),
         Some(second) => Err(second.fault(format!("one word was expected, and {} follows it", quoted(&second.text)))),
@@ -90,10 +90,10 @@ pub(super) fn single(value: &str) -> Result<Word, Fault> {
 }
 
 /// A set: names separated by colons or blanks, in one entry.
-pub(super) fn set(value: &str) -> Result<Vec<Word>, Fault> {
+pub(super) fn set(value: &str) -> Result<Vec<Word>, LexError> {
     let mut names = Vec::new();
     let mut all = entries(value)?.into_iter();
-    let first = all.next().ok_or_else(|| Fault::whole("it is empty"))?;
+    let first = all.next().ok_or_else(|| LexError::whole("it is empty"))?;
     if let Some(word) = all.next().and_then(|entry| entry.words.into_iter().next()) {
         return Err(word.fault("one set was expected; names in it are separated by : or blanks"));
     }
@@ -107,12 +107,12 @@ pub(super) fn set(value: &str) -> Result<Vec<Word>, Fault> {
             column += part.chars().count() + 1;
         }
     }
-    if names.is_empty() { Err(Fault::whole("it is empty")) } else { Ok(names) }
+    if names.is_empty() { Err(LexError::whole("it is empty")) } else { Ok(names) }
 }
 
 #[derive(Default)]
 struct Lexer {
-    entries: Vec<Entry>,
+    entries: Vec<ListEntry>,
     words: Vec<Word>,
     word: Option<Word>,
     quote: Quote,
@@ -134,11 +134,11 @@ impl Lexer {
         Position { entry: self.entries.len() + 1, column: self.column }
     }
 
-    fn fault(&self, problem: impl Into<String>) -> Fault {
-        Fault { at: Some(self.here()), problem: problem.into() }
+    fn fault(&self, problem: impl Into<String>) -> LexError {
+        LexError { at: Some(self.here()), problem: problem.into() }
     }
 
-    fn take(&mut self, letter: char) -> Result<(), Fault> {
+    fn take(&mut self, letter: char) -> Result<(), LexError> {
         let between_entries = self.words.is_empty() && self.word.is_none();
         if !(between_entries && letter.is_ascii_whitespace()) {
             self.column += 1;
@@ -180,7 +180,7 @@ impl Lexer {
         self.words.extend(self.word.take());
     }
 
-    fn end_entry(&mut self) -> Result<(), Fault> {
+    fn end_entry(&mut self) -> Result<(), LexError> {
         if self.quote == Quote::Inside {
             return Err(self.fault("a quote is not closed"));
         }
@@ -190,9 +190,9 @@ impl Lexer {
             return Ok(());
         }
         if self.entries.len() == ENTRIES_MAX {
-            return Err(Fault::whole(format!("it has more than {ENTRIES_MAX} entries")));
+            return Err(LexError::whole(format!("it has more than {ENTRIES_MAX} entries")));
         }
-        self.entries.push(Entry { words: std::mem::take(&mut self.words) });
+        self.entries.push(ListEntry { words: std::mem::take(&mut self.words) });
         Ok(())
     }
 }

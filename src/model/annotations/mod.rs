@@ -13,9 +13,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use keys::{Annotations, Audience, Found, Key};
+use keys::{Annotations, Audience, FoundAnnotation, AnnotationKey};
 pub use keys::{KeyScope, names_a_container};
-use lex::Fault;
+use lex::LexError;
 pub use lex::Position;
 pub(super) use programs::kernel_place;
 pub use programs::program_entries;
@@ -27,7 +27,7 @@ use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::DelegationRequest;
 use crate::model::podman::ContainerNames;
 use crate::model::reference::Reference;
-use crate::model::words::{nearest_hint, quoted};
+use crate::model::text::{nearest_hint, quoted};
 
 /// The prefix of every annotation of ours.
 pub const PREFIX: &str = "hook.bpfman.io/";
@@ -309,7 +309,7 @@ pub enum RequestError {
         key: String,
     },
     /// A value breaks the grammar, or contradicts another.
-    #[error("annotation {key}{}: {problem}", Place(*.at))]
+    #[error("annotation {key}{}: {problem}", ErrorPlace(*.at))]
     Value {
         /// The annotation as it was written.
         key: String,
@@ -320,9 +320,9 @@ pub enum RequestError {
     },
 }
 
-struct Place(Option<Position>);
+struct ErrorPlace(Option<Position>);
 
-impl fmt::Display for Place {
+impl fmt::Display for ErrorPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(Position { entry, column }) => write!(f, ", entry {entry}, column {column}"),
@@ -331,18 +331,18 @@ impl fmt::Display for Place {
     }
 }
 
-impl Found<'_> {
-    fn error(&self, fault: Fault) -> RequestError {
+impl FoundAnnotation<'_> {
+    fn error(&self, fault: LexError) -> RequestError {
         RequestError::Value { key: self.key.to_owned(), at: fault.at, problem: fault.problem }
     }
 
     /// Parses the value, and gives faults the key.
-    fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, Fault>) -> Result<T, RequestError> {
+    fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, LexError>) -> Result<T, RequestError> {
         parse(self.value).map_err(|fault| self.error(fault))
     }
 
     fn refuse<T>(&self, problem: &str) -> Result<T, RequestError> {
-        Err(self.error(Fault::whole(problem)))
+        Err(self.error(LexError::whole(problem)))
     }
 }
 
@@ -379,24 +379,24 @@ impl Request {
     }
 
     fn build(ours: &Annotations<'_>) -> Result<Self, RequestError> {
-        let image = ours.get(Key::Image).map(|found| found.parse(parse_reference)).transpose()?;
+        let image = ours.get(AnnotationKey::Image).map(|found| found.parse(parse_reference)).transpose()?;
         let listed =
-            ours.get(Key::Programs).map(|found| found.parse(|value| programs::parse(value, image.as_ref()))).transpose()?;
+            ours.get(AnnotationKey::Programs).map(|found| found.parse(|value| programs::parse(value, image.as_ref()))).transpose()?;
         let programs = match (listed, image) {
             (Some(programs), _) => ProgramsRequest::Listed(programs),
             (None, Some(from)) => ProgramsRequest::All { from },
             (None, None) => ProgramsRequest::None,
         };
-        let deciding = ours.get(Key::Programs).or_else(|| ours.get(Key::Image));
-        let globals = ours.get(Key::Globals).map(|found| found.parse(variables::globals)).transpose()?.unwrap_or_default();
-        let maps = ours.get(Key::Maps).map(|found| found.parse(variables::maps)).transpose()?.unwrap_or_default();
-        for key in [Key::Globals, Key::Maps] {
+        let deciding = ours.get(AnnotationKey::Programs).or_else(|| ours.get(AnnotationKey::Image));
+        let globals = ours.get(AnnotationKey::Globals).map(|found| found.parse(variables::globals)).transpose()?.unwrap_or_default();
+        let maps = ours.get(AnnotationKey::Maps).map(|found| found.parse(variables::maps)).transpose()?.unwrap_or_default();
+        for key in [AnnotationKey::Globals, AnnotationKey::Maps] {
             if let (Some(found), ProgramsRequest::None) = (ours.get(key), &programs) {
                 return found.refuse("there are no programs whose it could be; add the annotation image or programs");
             }
         }
-        let pull_policy = ours.get(Key::PullPolicy).map(|found| found.parse(parse_pull_policy)).transpose()?;
-        let on_failure = ours.get(Key::OnFailure).map(|found| found.parse(parse_on_failure)).transpose()?.unwrap_or_default();
+        let pull_policy = ours.get(AnnotationKey::PullPolicy).map(|found| found.parse(parse_pull_policy)).transpose()?;
+        let on_failure = ours.get(AnnotationKey::OnFailure).map(|found| found.parse(parse_on_failure)).transpose()?.unwrap_or_default();
         Ok(Self {
             programs,
             programs_scope: deciding.map_or(KeyScope::Pod, |found| found.scope),
@@ -453,12 +453,12 @@ impl Request {
     }
 }
 
-fn parse_reference(value: &str) -> Result<Reference, Fault> {
+fn parse_reference(value: &str) -> Result<Reference, LexError> {
     let word = lex::single(value)?;
     Reference::parse(&word.text).map_err(|error| word.fault(error.to_string()))
 }
 
-fn parse_pull_policy(value: &str) -> Result<PullPolicy, Fault> {
+fn parse_pull_policy(value: &str) -> Result<PullPolicy, LexError> {
     const WORDS: [&str; 3] = ["IfNotPresent", "Always", "Never"];
     let word = lex::single(value)?;
     PullPolicy::from_word(&word.text).ok_or_else(|| {
@@ -467,7 +467,7 @@ fn parse_pull_policy(value: &str) -> Result<PullPolicy, Fault> {
     })
 }
 
-fn parse_on_failure(value: &str) -> Result<OnFailure, Fault> {
+fn parse_on_failure(value: &str) -> Result<OnFailure, LexError> {
     let word = lex::single(value)?;
     match word.text.as_str() {
         "stop" => Ok(OnFailure::Stop),

@@ -1,13 +1,13 @@
 //! `programs`: entries `TYPE:FUNCTION[:TARGET] [option=value …]`.
 
-use super::lex::{self, Entry, Fault, Word};
+use super::lex::{self, ListEntry, LexError, Word};
 use super::{AttachRequest, InterfaceSelector, ProgramRequest};
 use crate::model::attach_point::{CgroupAttach, Direction, Order, ProbedProcess, ProgramKind, TracepointName, XdpMode};
 use crate::model::reference::Reference;
-use crate::model::words::{is_symbol, listed, nearest_hint, quoted};
+use crate::model::text::{is_symbol, listed, nearest_hint, quoted};
 
 /// Parses the value of `programs`; `image` is the reference for entries without `from=`.
-pub(super) fn parse(value: &str, image: Option<&Reference>) -> Result<Vec<ProgramRequest>, Fault> {
+pub(super) fn parse(value: &str, image: Option<&Reference>) -> Result<Vec<ProgramRequest>, LexError> {
     let mut programs: Vec<ProgramRequest> = Vec::new();
     for entry in lex::entries(value)? {
         let program = parse_entry(&entry, image)?;
@@ -49,7 +49,7 @@ fn share_an_xdp_interface(one: &ProgramRequest, other: &ProgramRequest) -> bool 
     }
 }
 
-fn parse_entry(entry: &Entry, image: Option<&Reference>) -> Result<ProgramRequest, Fault> {
+fn parse_entry(entry: &ListEntry, image: Option<&Reference>) -> Result<ProgramRequest, LexError> {
     let (head, options) = entry.words.split_first().expect("an entry has words");
     let mut parts = head.text.splitn(3, ':');
     let word = parts.next().unwrap_or_default();
@@ -79,7 +79,7 @@ fn parse_entry(entry: &Entry, image: Option<&Reference>) -> Result<ProgramReques
     Ok(ProgramRequest { from, function: function.to_owned(), attach, order })
 }
 
-fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &Options) -> Result<AttachRequest, Fault> {
+fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &Options) -> Result<AttachRequest, LexError> {
     if !kind.supported() {
         return Err(head.fault(format!("{kind} programs are not supported by this version")));
     }
@@ -236,7 +236,7 @@ fn known_options(kind: ProgramKind) -> &'static [&'static str] {
 }
 
 impl<'a> Options<'a> {
-    fn read(kind: ProgramKind, words: &'a [Word]) -> Result<Self, Fault> {
+    fn read(kind: ProgramKind, words: &'a [Word]) -> Result<Self, LexError> {
         let known = known_options(kind);
         let mut found: Vec<(&str, &str, &Word)> = Vec::new();
         for word in words {
@@ -262,7 +262,7 @@ impl<'a> Options<'a> {
         self.found.iter().find(|(known, ..)| *known == name).map(|(_, value, word)| (*word, *value))
     }
 
-    fn one_of<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, Fault> {
+    fn one_of<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, LexError> {
         let Some((word, text)) = self.value(name) else { return Ok(None) };
         match words.iter().find(|(known, _)| *known == text) {
             Some((_, value)) => Ok(Some(*value)),
@@ -273,7 +273,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    fn iface(&self) -> Result<InterfaceSelector, Fault> {
+    fn iface(&self) -> Result<InterfaceSelector, LexError> {
         match self.value("iface") {
             None => Ok(InterfaceSelector::Named("eth0".to_owned())),
             Some((_, "*")) => Ok(InterfaceSelector::All),
@@ -285,7 +285,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    fn cgroup_attach(&self, kind: ProgramKind) -> Result<Option<CgroupAttach>, Fault> {
+    fn cgroup_attach(&self, kind: ProgramKind) -> Result<Option<CgroupAttach>, LexError> {
         let Some((word, text)) = self.value("attach") else { return Ok(None) };
         let of_kind = || CgroupAttach::ALL.into_iter().filter(|(.., other)| *other == kind).map(|(_, word, _)| word);
         match CgroupAttach::from_word(text) {
@@ -298,7 +298,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    fn uprobe(&self, kind: ProgramKind, head: &Word, target: Option<&str>) -> Result<AttachRequest, Fault> {
+    fn uprobe(&self, kind: ProgramKind, head: &Word, target: Option<&str>) -> Result<AttachRequest, LexError> {
         if target.is_some_and(|target| !is_user_target(target)) {
             let rule = "is an absolute path without . and .. in the container's root, or the name of a library";
             return Err(head.fault(format!("the target of {kind} {rule}")));
@@ -321,7 +321,7 @@ impl<'a> Options<'a> {
         Ok(AttachRequest::Uprobe { target: target.map(str::to_owned), symbol, offset, process, ret })
     }
 
-    fn order(&self, kind: ProgramKind) -> Result<Option<Order>, Fault> {
+    fn order(&self, kind: ProgramKind) -> Result<Option<Order>, LexError> {
         let (priority, proceed_on) = (self.value("priority"), self.value("proceed-on"));
         if !kind.has_order() || priority.is_none() && proceed_on.is_none() {
             return Ok(None);
@@ -503,7 +503,7 @@ mod tests {
         ];
         for (value, entry, column, problem) in cases {
             let fault = parse(value, Some(&image())).expect_err(value);
-            assert_eq!(fault, Fault { at: Some(Position { entry, column }), problem: problem.to_owned() }, "{value}");
+            assert_eq!(fault, LexError { at: Some(Position { entry, column }), problem: problem.to_owned() }, "{value}");
         }
         let fault = parse("xdp:a", None).expect_err("no image");
         assert_eq!(fault.problem, "there is no image for it; add from= to the entry, or the annotation image");

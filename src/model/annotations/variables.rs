@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::lex::{self, Entry, Fault, Quoting, Word};
+use super::lex::{self, ListEntry, LexError, Quoting, Word};
 use super::{GlobalRequest, GlobalValue, MapAccess, MapRequest};
-use crate::model::words::{is_symbol, quoted};
+use crate::model::text::{is_symbol, quoted};
 
 /// Bytes of one value of `globals`; elements of an array count as one byte each at least.
 const GLOBAL_MAX: usize = 4096;
@@ -12,7 +12,7 @@ const GLOBAL_MAX: usize = 4096;
 const ELEMENTS_MAX: usize = 1024;
 
 /// Parses the value of `globals`: entries `name=value`.
-pub(super) fn globals(value: &str) -> Result<Vec<GlobalRequest>, Fault> {
+pub(super) fn globals(value: &str) -> Result<Vec<GlobalRequest>, LexError> {
     let mut globals: Vec<GlobalRequest> = Vec::new();
     for entry in lex::entries(value)? {
         let global = global(&entry)?;
@@ -36,7 +36,7 @@ pub fn global_value(text: &str) -> Result<GlobalValue, String> {
     }
 }
 
-fn global(entry: &Entry) -> Result<GlobalRequest, Fault> {
+fn global(entry: &ListEntry) -> Result<GlobalRequest, LexError> {
     let (head, rest) = entry.words.split_first().expect("an entry has words");
     let (name, text, quoting) = head.option().ok_or_else(|| head.fault(format!("{} is not name=value", quoted(&head.text))))?;
     if !is_symbol(name) {
@@ -74,7 +74,7 @@ fn global(entry: &Entry) -> Result<GlobalRequest, Fault> {
 }
 
 /// The elements between `[`, which is taken off already, and the `]` that ends the entry.
-fn elements(head: &Word, first: &str, rest: &[Word]) -> Result<Vec<String>, Fault> {
+fn elements(head: &Word, first: &str, rest: &[Word]) -> Result<Vec<String>, LexError> {
     let mut words: Vec<(&Word, &str)> = vec![(head, first)];
     for word in rest {
         if word.quoted_from.is_some() {
@@ -97,7 +97,7 @@ fn elements(head: &Word, first: &str, rest: &[Word]) -> Result<Vec<String>, Faul
 }
 
 /// Parses the value of `maps`: entries `name[:ro|:rw] [as=file-name]`.
-pub(super) fn maps(value: &str) -> Result<Vec<MapRequest>, Fault> {
+pub(super) fn maps(value: &str) -> Result<Vec<MapRequest>, LexError> {
     let mut maps = Vec::new();
     let mut names = BTreeSet::new();
     let mut files = BTreeSet::new();
@@ -116,7 +116,7 @@ pub(super) fn maps(value: &str) -> Result<Vec<MapRequest>, Fault> {
     Ok(maps)
 }
 
-fn map(entry: &Entry) -> Result<MapRequest, Fault> {
+fn map(entry: &ListEntry) -> Result<MapRequest, LexError> {
     let (head, rest) = entry.words.split_first().expect("an entry has words");
     let (name, access) = match head.text.split_once(':') {
         None => (head.text.as_str(), MapAccess::ReadOnly),
@@ -211,7 +211,7 @@ mod tests {
         ];
         for (value, entry, column, problem) in cases {
             let fault = globals(value).expect_err(value);
-            assert_eq!(fault, Fault { at: Some(Position { entry, column }), problem: problem.to_owned() }, "{value}");
+            assert_eq!(fault, LexError { at: Some(Position { entry, column }), problem: problem.to_owned() }, "{value}");
         }
     }
 
@@ -245,7 +245,7 @@ mod tests {
         ];
         for (value, entry, column, problem) in cases {
             let fault = maps(value).expect_err(value);
-            assert_eq!(fault, Fault { at: Some(Position { entry, column }), problem: problem.to_owned() }, "{value}");
+            assert_eq!(fault, LexError { at: Some(Position { entry, column }), problem: problem.to_owned() }, "{value}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ProgramKind;
-use crate::model::words::quoted;
+use crate::model::text::quoted;
 
 /// `priority` and `proceed-on`. They are checked, recorded and shown; an interface takes one XDP program until chains come,
 /// and classifiers run in the order in which they were attached.

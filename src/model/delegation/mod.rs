@@ -270,7 +270,7 @@ impl Delegation {
 }
 
 fn shown_bits(category: Category, word: &str) -> Result<u64, ShownError> {
-    let unknown = || ShownError { option: category.mount_option(), word: crate::model::words::quoted(word) };
+    let unknown = || ShownError { option: category.mount_option(), word: crate::model::text::quoted(word) };
     if word == "any" {
         return Ok(u64::MAX);
     }

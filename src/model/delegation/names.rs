@@ -5,7 +5,8 @@
 //! wrong.
 
 use super::SYSCALL;
-use crate::model::words::{self, quoted};
+use crate::model::text;
+use crate::model::text::quoted;
 
 /// One of the four sets that a bpffs delegates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -209,7 +210,7 @@ impl NameError {
         } else {
             let lower = word.to_ascii_lowercase();
             let bare = lower.strip_prefix(category.kernel_prefix()).unwrap_or(&lower);
-            words::nearest(bare, category.table().iter().copied().filter(|name| *name != "unspec"))
+            text::nearest(bare, category.table().iter().copied().filter(|name| *name != "unspec"))
                 .map(|name| format!("; the nearest is {name}"))
                 .unwrap_or_default()
         };

@@ -12,7 +12,7 @@ use crate::model::object::{MapFacts, ObjectFacts, ProgramFacts};
 use crate::model::plan::{
     OwnerPlan, Plan, PlanError, PlannedBpffs, PlannedLink, PlannedMap, PlannedObject, PlannedProgram, attach, globals,
 };
-use crate::model::policy::Limits;
+use crate::model::policy::ContainerLimits;
 use crate::model::record::{ImageRecord, Keeper};
 use crate::model::reference::Reference;
 
@@ -39,7 +39,7 @@ pub struct Inputs<'a> {
     /// True where the container rule allows host scope; the image rule has to as well.
     pub host_scope: bool,
     /// Bounds for one container.
-    pub limits: Limits,
+    pub limits: ContainerLimits,
     /// `process.user` of config.json: uid and gid as the container sees them.
     pub user: (u32, u32),
     /// True where the engine configures the network after createRuntime.
@@ -109,21 +109,21 @@ pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// One program of the request, found in its object.
-struct Wanted<'a> {
+struct RequestedProgram<'a> {
     object: usize,
     program: &'a ProgramFacts,
     asked: crate::model::annotations::AttachRequest,
     order: Option<&'a Order>,
 }
 
-fn wanted_programs<'a>(inputs: &'a Inputs<'_>) -> Result<Vec<Wanted<'a>>, PlanError> {
+fn wanted_programs<'a>(inputs: &'a Inputs<'_>) -> Result<Vec<RequestedProgram<'a>>, PlanError> {
     let mut wanted = Vec::new();
     match &inputs.request.programs {
         ProgramsRequest::None => {}
         ProgramsRequest::All { from } => {
             let object = object_of(inputs, from);
             for program in &inputs.objects[object].facts.programs {
-                wanted.push(Wanted { object, program, asked: attach::from_section(program)?, order: None });
+                wanted.push(RequestedProgram { object, program, asked: attach::from_section(program)?, order: None });
             }
             if wanted.is_empty() {
                 return Err(PlanError::NoPrograms { reference: inputs.objects[object].name() });
@@ -142,7 +142,7 @@ fn wanted_programs<'a>(inputs: &'a Inputs<'_>) -> Result<Vec<Wanted<'a>>, PlanEr
                     }
                 })?;
                 attach::check_kind(entry.attach.kind(), program)?;
-                wanted.push(Wanted { object, program, asked: entry.attach.clone(), order: entry.order.as_ref() });
+                wanted.push(RequestedProgram { object, program, asked: entry.attach.clone(), order: entry.order.as_ref() });
             }
         }
     }
@@ -168,7 +168,7 @@ fn object_of(inputs: &Inputs<'_>, reference: &Reference) -> usize {
         .expect("the caller fetches every reference that the request names")
 }
 
-fn check_limits(inputs: &Inputs<'_>, wanted: &[Wanted<'_>]) -> Result<(), PlanError> {
+fn check_limits(inputs: &Inputs<'_>, wanted: &[RequestedProgram<'_>]) -> Result<(), PlanError> {
     if u32::try_from(wanted.len()).map_or(true, |n| n > inputs.limits.programs) {
         return Err(PlanError::TooManyPrograms { asked: wanted.len(), limit: inputs.limits.programs });
     }
@@ -236,7 +236,7 @@ fn freezable(map: &MapFacts) -> Result<(), &'static str> {
 /// Whose maps an owner's plan is for. An object that has programs in the pod's network namespace and programs or shown maps of the
 /// container has one set of maps, the pod's: what the container is shown is what every program of its request writes.
 enum Maps<'a> {
-    OfContainer { shown: &'a Shown<'a>, pods: &'a [Wanted<'a>] },
+    OfContainer { shown: &'a Shown<'a>, pods: &'a [RequestedProgram<'a>] },
     OfPod { shown: &'a Shown<'a> },
 }
 
@@ -266,7 +266,7 @@ impl Maps<'_> {
 
 fn owner_plan(
     inputs: &Inputs<'_>,
-    wanted: &[Wanted<'_>],
+    wanted: &[RequestedProgram<'_>],
     values: &[Vec<(String, Vec<u8>)>],
     whose: &Maps<'_>,
 ) -> Result<OwnerPlan, PlanError> {
@@ -274,7 +274,7 @@ fn owner_plan(
     let (mut programs, mut maps, mut links) = (0, 0, 0);
     let mut xdp: BTreeMap<u32, &str> = BTreeMap::new();
     for (n, object) in inputs.objects.iter().enumerate() {
-        let mine: Vec<&Wanted<'_>> = wanted.iter().filter(|w| w.object == n).collect();
+        let mine: Vec<&RequestedProgram<'_>> = wanted.iter().filter(|w| w.object == n).collect();
         if mine.is_empty() && !whose.of_shown_object(n) {
             continue;
         }

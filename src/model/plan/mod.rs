@@ -4,12 +4,12 @@
 //! get wrong about an object or a container is found here, before the kernel is asked for anything.
 
 mod attach;
-mod by_hand;
+mod manual;
 mod error;
 mod globals;
 mod make;
 
-pub use by_hand::{HandInputs, SharedMaps, by_hand};
+pub use crate::model::plan::manual::{ManualInputs, SharedMaps, by_hand};
 pub use error::PlanError;
 pub use make::{Inputs, ObjectInput, make};
 

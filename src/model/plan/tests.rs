@@ -5,13 +5,13 @@ use crate::model::annotations::{
     ProgramRequest, ProgramsRequest, Request,
 };
 use crate::model::attach_point::{AttachPoint, CgroupAttach, Direction, Interface, ProgramKind, Scope, TracepointName};
-use crate::model::bytecode::{Bytecode, Verdict};
+use crate::model::bytecode::{Bytecode, ImageVerdict};
 use crate::model::delegation::{Delegation, DelegationRequest, Preset};
 use crate::model::facts::{CgroupFact, Facts, NamespaceFact, NetnsFact, UsernsFact};
 use crate::model::ids::{ContainerId, Digest};
 use crate::model::object::{GlobalFacts, GlobalType, MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use crate::model::plan::{Inputs, ObjectInput, OwnerPlan, Plan, PlanError, make};
-use crate::model::policy::Limits;
+use crate::model::policy::ContainerLimits;
 use crate::model::reference::Reference;
 
 /// Everything that a case may change before it is planned.
@@ -22,7 +22,7 @@ struct Case {
     objects: Vec<ObjectInput>,
     delegation: Option<Delegation>,
     host_scope: bool,
-    limits: Limits,
+    limits: ContainerLimits,
     late_network: bool,
     foreign_cgroups: Option<String>,
 }
@@ -68,7 +68,7 @@ fn object(name: &str, n: u8, facts: ObjectFacts) -> ObjectInput {
             object_digest: Digest::from_bytes([n; 32]),
             object: vec![n],
             rule: "rule".to_owned(),
-            verdict: Verdict::Unsigned,
+            verdict: ImageVerdict::Unsigned,
         },
         facts,
         host_scope: false,
@@ -146,7 +146,7 @@ fn case(programs: Vec<(&str, AttachRequest)>) -> Case {
         )],
         delegation: None,
         host_scope: false,
-        limits: Limits::default(),
+        limits: ContainerLimits::default(),
         late_network: false,
         foreign_cgroups: None,
     }

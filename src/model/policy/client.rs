@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Limits, Place, Policy, StoreLimits};
-use crate::model::words::{is_normal_path, quoted};
+use super::{ContainerLimits, RuleLocation, Policy, StoreLimits};
+use crate::model::text::{is_normal_path, quoted};
 
 /// One rule; the first that matches a client decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientRule {
     /// Where it stands.
-    pub place: Place,
+    pub place: RuleLocation,
     /// The uid or the user's name.
-    pub user: Option<Account>,
+    pub user: Option<ClientAccount>,
     /// The gid or name of a group, the client's own or a supplementary one.
-    pub group: Option<Account>,
+    pub group: Option<ClientAccount>,
     /// The subject of a TLS client's certificate (RFC 4514).
     pub subject: Option<String>,
     /// What it may ask for.
@@ -41,7 +41,7 @@ pub struct ClientRule {
 /// A user or a group as policy writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub enum Account {
+pub enum ClientAccount {
     /// A number.
     Id(u32),
     /// A name of /etc/passwd or /etc/group.
@@ -75,7 +75,7 @@ impl fmt::Display for Verb {
 
 /// Who a client is: facts of the kernel or of a certificate that was verified, never what it says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Client {
+pub enum ServiceClient {
     /// At the other end of a unix socket.
     Unix {
         /// Its uid.
@@ -153,7 +153,7 @@ pub enum ClientRefusal {
     },
 }
 
-impl fmt::Display for Client {
+impl fmt::Display for ServiceClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix { uid, user: Some(user), .. } => write!(f, "uid {uid} ({user})"),
@@ -163,7 +163,7 @@ impl fmt::Display for Client {
     }
 }
 
-impl Client {
+impl ServiceClient {
     /// What tells it from every other client, whole and without names that may change: what it loaded is known by this.
     pub fn identity(&self) -> String {
         match self {
@@ -175,10 +175,10 @@ impl Client {
 
 impl ClientRule {
     /// Whether it speaks of this client: everything that it names must hold, and it names something.
-    pub fn matches(&self, client: &Client) -> bool {
+    pub fn matches(&self, client: &ServiceClient) -> bool {
         let named = self.user.is_some() || self.group.is_some() || self.subject.is_some();
         let holds = match client {
-            Client::Unix { uid, user, groups, .. } => {
+            ServiceClient::Unix { uid, user, groups, .. } => {
                 self.subject.is_none()
                     && self.user.as_ref().is_none_or(|account| account.is(*uid, user.as_deref()))
                     && self
@@ -186,7 +186,7 @@ impl ClientRule {
                         .as_ref()
                         .is_none_or(|account| groups.iter().any(|(gid, name)| account.is(*gid, name.as_deref())))
             }
-            Client::Tls { subject } => self.user.is_none() && self.group.is_none() && self.subject.as_ref() == Some(subject),
+            ServiceClient::Tls { subject } => self.user.is_none() && self.group.is_none() && self.subject.as_ref() == Some(subject),
         };
         named && holds
     }
@@ -197,8 +197,8 @@ impl ClientRule {
     }
 
     /// How much all that it has loaded may be.
-    pub fn limits(&self, policy: &Limits) -> Limits {
-        Limits {
+    pub fn limits(&self, policy: &ContainerLimits) -> ContainerLimits {
+        ContainerLimits {
             programs: self.programs.unwrap_or(policy.programs),
             links: self.links.unwrap_or(policy.links),
             map_memory: self.map_memory.unwrap_or(policy.map_memory),
@@ -213,13 +213,13 @@ impl ClientRule {
     /// The rule's place for messages.
     pub fn shown(&self) -> String {
         match &self.place {
-            Place::BuiltIn => "the built-in client rule".to_owned(),
-            Place::Line { file, line } => format!("the client rule at {}:{line}", file.display()),
+            RuleLocation::BuiltIn => "the built-in client rule".to_owned(),
+            RuleLocation::Line { file, line } => format!("the client rule at {}:{line}", file.display()),
         }
     }
 }
 
-impl Account {
+impl ClientAccount {
     fn is(&self, id: u32, name: Option<&str>) -> bool {
         match self {
             Self::Id(wanted) => *wanted == id,
@@ -233,8 +233,8 @@ impl Policy {
     ///
     /// # Errors
     /// With the sentence for the client, which names the rule and never what other rules say.
-    pub fn client_rule(&self, client: &Client, verb: Verb) -> Result<Option<&ClientRule>, ClientRefusal> {
-        if let Client::Unix { uid: 0, same_user_namespace, .. } = client {
+    pub fn client_rule(&self, client: &ServiceClient, verb: Verb) -> Result<Option<&ClientRule>, ClientRefusal> {
+        if let ServiceClient::Unix { uid: 0, same_user_namespace, .. } = client {
             return if *same_user_namespace { Ok(None) } else { Err(ClientRefusal::ForeignRoot { verb }) };
         }
         let shown = client.to_string();
@@ -254,8 +254,8 @@ mod tests {
         Policy::parse(&[(PathBuf::from("/p.toml"), text.to_owned())]).unwrap()
     }
 
-    fn unix(uid: u32, user: Option<&str>, groups: &[(u32, Option<&str>)]) -> Client {
-        Client::Unix {
+    fn unix(uid: u32, user: Option<&str>, groups: &[(u32, Option<&str>)]) -> ServiceClient {
+        ServiceClient::Unix {
             uid,
             user: user.map(str::to_owned),
             groups: groups.iter().map(|(gid, name)| (*gid, name.map(str::to_owned))).collect(),
@@ -268,21 +268,21 @@ mod tests {
         let policy = policy("");
         assert_eq!(policy.client_rule(&unix(0, Some("root"), &[]), Verb::Load), Ok(None));
         let mut foreign = unix(0, None, &[]);
-        if let Client::Unix { same_user_namespace, .. } = &mut foreign {
+        if let ServiceClient::Unix { same_user_namespace, .. } = &mut foreign {
             *same_user_namespace = false;
         }
         assert_eq!(policy.client_rule(&foreign, Verb::Read), Err(ClientRefusal::ForeignRoot { verb: Verb::Read }));
         let error = policy.client_rule(&unix(7, Some("al"), &[(0, Some("root"))]), Verb::Read).unwrap_err();
         assert_eq!(error.to_string(), "uid 7 (al) may not read: only root may, and no [[client]] rule of the policy matches");
-        assert!(policy.client_rule(&Client::Tls { subject: "CN=root".into() }, Verb::Read).is_err());
+        assert!(policy.client_rule(&ServiceClient::Tls { subject: "CN=root".into() }, Verb::Read).is_err());
     }
 
     #[test]
     fn clients_are_told_apart_to_the_last_letter_and_not_by_names() {
-        let tls = |tail: &str| Client::Tls { subject: format!("CN={}{tail}", "x".repeat(60)) }.identity();
+        let tls = |tail: &str| ServiceClient::Tls { subject: format!("CN={}{tail}", "x".repeat(60)) }.identity();
         assert_ne!(tls("a"), tls("b"));
         assert_eq!(unix(7, Some("al"), &[]).identity(), unix(7, Some("alice"), &[(1, None)]).identity());
-        let pretender = Client::Tls { subject: "uid 7".into() };
+        let pretender = ServiceClient::Tls { subject: "uid 7".into() };
         assert_ne!(pretender.identity(), unix(7, None, &[]).identity());
     }
 
@@ -301,9 +301,9 @@ mod tests {
             (unix(9, Some("al"), &[(50, None)]), Verb::Pull, true),
             (unix(9, Some("al"), &[(51, None)]), Verb::Pull, false),
             (unix(9, Some("CN=agent"), &[]), Verb::Attach, false),
-            (Client::Tls { subject: "CN=agent".into() }, Verb::Attach, true),
-            (Client::Tls { subject: "CN=agent2".into() }, Verb::Attach, false),
-            (Client::Tls { subject: "al".into() }, Verb::Pull, false),
+            (ServiceClient::Tls { subject: "CN=agent".into() }, Verb::Attach, true),
+            (ServiceClient::Tls { subject: "CN=agent2".into() }, Verb::Attach, false),
+            (ServiceClient::Tls { subject: "al".into() }, Verb::Pull, false),
         ];
         for (client, verb, allowed) in cases {
             let rule = policy.client_rule(&client, verb);
@@ -319,8 +319,8 @@ mod tests {
             "[limits]\nprograms = 3\n[[client]]\nuser = 7\nallow = []\nmap-memory = \"1MiB\"\nlinks = 9\n[[client]]\nuser = 8\nallow = []\nprograms = 500\n",
         );
         let limits: Vec<_> = policy.clients.iter().map(|rule| rule.limits(&policy.limits)).collect();
-        let default = Limits::default();
-        let expected = [Limits { programs: 3, links: 9, map_memory: 1 << 20 }, Limits { programs: 500, ..default }];
+        let default = ContainerLimits::default();
+        let expected = [ContainerLimits { programs: 3, links: 9, map_memory: 1 << 20 }, ContainerLimits { programs: 500, ..default }];
         assert_eq!(limits, expected);
         let wrong = "[[client]]\nuser = 7\nallow = []\nmap-memory = \"1 potato\"\n";
         assert!(Policy::parse(&[(PathBuf::from("/p.toml"), wrong.to_owned())]).is_err());

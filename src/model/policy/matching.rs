@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
-use crate::model::words::listed;
+use crate::model::text::listed;
 
 /// Facts that a container rule can match, never claims.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]

@@ -20,7 +20,7 @@ use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::Delegation;
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
-pub use client::{Account, Client, ClientRefusal, ClientRule, Verb};
+pub use client::{ClientAccount, ServiceClient, ClientRefusal, ClientRule, Verb};
 pub use matching::{ContainerFacts, Match};
 pub use parse::PolicyError;
 pub use pattern::{PatternError, RepositoryPattern};
@@ -38,7 +38,7 @@ pub struct Policy {
     #[serde(skip)]
     pub clients: Vec<ClientRule>,
     /// Bounds for one container.
-    pub limits: Limits,
+    pub limits: ContainerLimits,
     /// Bounds for what clients have the record store keep. No part of the policy's identity.
     #[serde(skip)]
     pub store: StoreLimits,
@@ -60,14 +60,14 @@ pub struct ImageRule {
     /// Only these digests, where not empty.
     pub digests: BTreeSet<Digest>,
     /// Which globals a request may set.
-    pub globals: Names,
+    pub globals: NameSet,
     /// Which maps may be shown to a container.
     pub maps: MapNames,
 }
 
 /// A set of names that may be everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum Names {
+pub enum NameSet {
     /// Every name.
     All,
     /// These alone; none where empty.
@@ -88,7 +88,7 @@ pub enum MapNames {
 pub struct ContainerRule {
     /// Where it stands. No part of the policy's identity.
     #[serde(skip)]
-    pub place: Place,
+    pub place: RuleLocation,
     /// Which containers it speaks of: all keys must hold; empty matches every container.
     pub matches: Match,
     /// Names of image rules; None for every image rule.
@@ -123,7 +123,7 @@ pub enum OnMissed {
 
 /// Where a rule stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum RuleLocation {
     /// Nowhere: it stands for rules that the files do not have.
     BuiltIn,
     /// In a file, beginning at a line, counted from 1.
@@ -135,7 +135,7 @@ pub enum Place {
     },
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RuleLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BuiltIn => f.write_str("the built-in container rule"),
@@ -160,7 +160,7 @@ pub enum Engine {
 
 /// `[limits]`, per container, checked before the kernel is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct ContainerLimits {
     /// Programs of one request.
     pub programs: u32,
     /// Links of one request: one for each place that a program is attached to, so several for an entry with `iface=*`.
@@ -192,7 +192,7 @@ impl Default for StoreLimits {
 #[serde(transparent)]
 pub struct PolicyId(pub Digest);
 
-impl Names {
+impl NameSet {
     /// Whether a name is among them.
     pub fn allow(&self, name: &str) -> bool {
         match self {
@@ -227,7 +227,7 @@ impl ImageRule {
             unsigned: false,
             scope: Scope::Container,
             digests: BTreeSet::new(),
-            globals: Names::All,
+            globals: NameSet::All,
             maps: MapNames::All,
         }
     }
@@ -251,7 +251,7 @@ impl ContainerRule {
     fn built_in() -> Self {
         let kinds = ProgramKind::ALL.into_iter().map(|(kind, _)| kind);
         Self {
-            place: Place::BuiltIn,
+            place: RuleLocation::BuiltIn,
             matches: Match::default(),
             images: None,
             programs: kinds.filter(|kind| kind.scope() == Scope::Container).collect(),
@@ -270,7 +270,7 @@ impl ContainerRule {
     }
 }
 
-impl Default for Limits {
+impl Default for ContainerLimits {
     /// 64 programs, 256 links and 64 MiB of maps.
     fn default() -> Self {
         Self { programs: 64, links: 256, map_memory: 64 << 20 }
@@ -289,7 +289,7 @@ impl Policy {
             images: vec![ImageRule::built_in()],
             containers: vec![ContainerRule::built_in()],
             clients: Vec::new(),
-            limits: Limits::default(),
+            limits: ContainerLimits::default(),
             store: StoreLimits::default(),
         };
         policy.trust(keys);

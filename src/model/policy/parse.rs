@@ -8,14 +8,14 @@ use toml::Spanned;
 use super::raw::{DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawSigner, RawSize};
 use super::signer::LENGTH_MAX;
 use super::{
-    ClientRule, ContainerRule, ImageRule, Limits, MapNames, Match, Names, PatternError, Place, Policy, RepositoryPattern,
+    ClientRule, ContainerRule, ImageRule, ContainerLimits, MapNames, Match, NameSet, PatternError, RuleLocation, Policy, RepositoryPattern,
     Signer, StoreLimits, TRUSTED_ROOT, Words,
 };
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::delegation::{Category, Delegation, Preset};
 use crate::model::ids::Digest;
-use crate::model::words::{is_normal_path, is_symbol, listed, nearest_hint, quoted};
+use crate::model::text::{is_normal_path, is_symbol, listed, nearest_hint, quoted};
 
 /// Rules of one sort in all files together.
 const RULES_MAX: usize = 1024;
@@ -35,12 +35,12 @@ pub struct PolicyError {
 }
 
 /// One file while it is read: turns places in its text into lines.
-struct Source<'a> {
+struct PolicyText<'a> {
     file: &'a Path,
     text: &'a str,
 }
 
-impl Source<'_> {
+impl PolicyText<'_> {
     fn line(&self, offset: usize) -> usize {
         self.text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
     }
@@ -60,7 +60,7 @@ struct Merged {
     images: Vec<ImageRule>,
     containers: Vec<ContainerRule>,
     clients: Vec<ClientRule>,
-    limits: Limits,
+    limits: ContainerLimits,
     store: StoreLimits,
     /// Names of image rules that files give, with the place for messages.
     names: BTreeMap<String, (PathBuf, usize)>,
@@ -71,7 +71,7 @@ struct Merged {
 pub(super) fn merge(files: &[(PathBuf, String)]) -> Result<Policy, PolicyError> {
     let mut merged = Merged::default();
     for (file, text) in files {
-        let source = Source { file, text };
+        let source = PolicyText { file, text };
         if text.len() > FILE_MAX {
             return Err(source.error(0, format!("the file has {} bytes, more than {FILE_MAX}", text.len())));
         }
@@ -85,7 +85,7 @@ pub(super) fn merge(files: &[(PathBuf, String)]) -> Result<Policy, PolicyError> 
 }
 
 impl Merged {
-    fn add(&mut self, source: &Source<'_>, raw: RawFile) -> Result<(), PolicyError> {
+    fn add(&mut self, source: &PolicyText<'_>, raw: RawFile) -> Result<(), PolicyError> {
         for image in raw.image {
             let at = image.span().start;
             if self.images.len() == RULES_MAX {
@@ -135,14 +135,14 @@ impl Merged {
         Ok(())
     }
 
-    fn use_images(&mut self, source: &Source<'_>, names: Option<&[Spanned<String>]>) {
+    fn use_images(&mut self, source: &PolicyText<'_>, names: Option<&[Spanned<String>]>) {
         for name in names.into_iter().flatten() {
             let error = source.at(name, format!("there is no image rule with the name {}", quoted(name.get_ref())));
             self.uses.push((name.get_ref().clone(), error));
         }
     }
 
-    fn image_name(&mut self, source: &Source<'_>, at: usize, given: Option<&Spanned<String>>) -> Result<String, PolicyError> {
+    fn image_name(&mut self, source: &PolicyText<'_>, at: usize, given: Option<&Spanned<String>>) -> Result<String, PolicyError> {
         let (name, at) = match given {
             Some(name) => (name.get_ref().clone(), name.span().start),
             None => (format!("image-{}", self.images.len() + 1), at),
@@ -185,12 +185,12 @@ impl Merged {
     }
 }
 
-fn size_of(source: &Source<'_>, size: &Spanned<RawSize>) -> Result<u64, PolicyError> {
+fn size_of(source: &PolicyText<'_>, size: &Spanned<RawSize>) -> Result<u64, PolicyError> {
     let problem = "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes";
     bytes(size.get_ref()).ok_or_else(|| source.at(size, problem))
 }
 
-fn image_rule(source: &Source<'_>, at: usize, name: String, raw: RawImage) -> Result<ImageRule, PolicyError> {
+fn image_rule(source: &PolicyText<'_>, at: usize, name: String, raw: RawImage) -> Result<ImageRule, PolicyError> {
     let repository = RepositoryPattern::parse(raw.repository.get_ref())
         .map_err(|error: PatternError| source.at(&raw.repository, error.to_string()))?;
     let unsigned = raw.unsigned.as_ref().is_some_and(|unsigned| *unsigned.get_ref());
@@ -216,9 +216,9 @@ fn image_rule(source: &Source<'_>, at: usize, name: String, raw: RawImage) -> Re
         raw.digests.iter().map(|text| text.get_ref().parse::<Digest>().map_err(|error| source.at(text, error.to_string())));
     let digests = digests.collect::<Result<BTreeSet<_>, _>>()?;
     let globals = match raw.globals {
-        None if raw.scope == Scope::Container => Names::All,
-        None => Names::Only(BTreeSet::new()),
-        Some(names) => Names::Only(names.iter().map(|name| symbol(source, name, name.get_ref())).collect::<Result<_, _>>()?),
+        None if raw.scope == Scope::Container => NameSet::All,
+        None => NameSet::Only(BTreeSet::new()),
+        Some(names) => NameSet::Only(names.iter().map(|name| symbol(source, name, name.get_ref())).collect::<Result<_, _>>()?),
     };
     let maps = match raw.maps {
         None if raw.scope == Scope::Container => MapNames::All,
@@ -228,7 +228,7 @@ fn image_rule(source: &Source<'_>, at: usize, name: String, raw: RawImage) -> Re
     Ok(ImageRule { name, repository, signed_by, unsigned, scope: raw.scope, digests, globals, maps })
 }
 
-fn symbol(source: &Source<'_>, at: &Spanned<String>, name: &str) -> Result<String, PolicyError> {
+fn symbol(source: &PolicyText<'_>, at: &Spanned<String>, name: &str) -> Result<String, PolicyError> {
     if is_symbol(name) {
         Ok(name.to_owned())
     } else {
@@ -236,7 +236,7 @@ fn symbol(source: &Source<'_>, at: &Spanned<String>, name: &str) -> Result<Strin
     }
 }
 
-fn map_name(source: &Source<'_>, text: &Spanned<String>) -> Result<(String, bool), PolicyError> {
+fn map_name(source: &PolicyText<'_>, text: &Spanned<String>) -> Result<(String, bool), PolicyError> {
     let (name, writable) = match text.get_ref().split_once(':') {
         None => (text.get_ref().as_str(), false),
         Some((name, "ro")) => (name, false),
@@ -284,7 +284,7 @@ fn signer(raw: &RawSigner) -> Result<Signer, String> {
 /// What a signer may be.
 const SIGNER: &str = "a signer is { key } or { identity or identity-regexp, issuer or issuer-regexp, trusted-root }";
 
-fn container_rule(source: &Source<'_>, at: usize, raw: RawContainer) -> Result<ContainerRule, PolicyError> {
+fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Result<ContainerRule, PolicyError> {
     let mut programs = BTreeSet::new();
     for word in &raw.programs {
         let kind = ProgramKind::from_word(word.get_ref()).ok_or_else(|| {
@@ -316,7 +316,7 @@ fn container_rule(source: &Source<'_>, at: usize, raw: RawContainer) -> Result<C
     }
     let labels = labels.map(Spanned::into_inner).unwrap_or_default();
     Ok(ContainerRule {
-        place: Place::Line { file: source.file.to_owned(), line: source.line(at) },
+        place: RuleLocation::Line { file: source.file.to_owned(), line: source.line(at) },
         matches: Match { engine, namespace, pod, container, labels, runtime_user, userns },
         images: raw.images.map(|names| names.into_iter().map(Spanned::into_inner).collect()),
         programs,
@@ -329,7 +329,7 @@ fn container_rule(source: &Source<'_>, at: usize, raw: RawContainer) -> Result<C
     })
 }
 
-fn client_rule(source: &Source<'_>, at: usize, raw: RawClient) -> Result<ClientRule, PolicyError> {
+fn client_rule(source: &PolicyText<'_>, at: usize, raw: RawClient) -> Result<ClientRule, PolicyError> {
     if raw.user.is_none() && raw.group.is_none() && raw.subject.is_none() {
         return Err(source.error(at, "a client rule needs user, group or subject"));
     }
@@ -343,7 +343,7 @@ fn client_rule(source: &Source<'_>, at: usize, raw: RawClient) -> Result<ClientR
         false => Err(source.at(text, format!("{} is not an absolute path without . and .. and //", quoted(text.get_ref())))),
     };
     Ok(ClientRule {
-        place: Place::Line { file: source.file.to_owned(), line: source.line(at) },
+        place: RuleLocation::Line { file: source.file.to_owned(), line: source.line(at) },
         user: raw.user,
         group: raw.group,
         subject: raw.subject.map(Spanned::into_inner),
@@ -358,7 +358,7 @@ fn client_rule(source: &Source<'_>, at: usize, raw: RawClient) -> Result<ClientR
     })
 }
 
-fn ceiling(source: &Source<'_>, raw: &RawDelegate) -> Result<Delegation, PolicyError> {
+fn ceiling(source: &PolicyText<'_>, raw: &RawDelegate) -> Result<Delegation, PolicyError> {
     let none = DelegateTable::default();
     let (presets, table) = match raw {
         RawDelegate::Presets(presets) => (presets, &none),

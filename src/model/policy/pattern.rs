@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::model::reference::{Reference, is_host_like, is_repository_component, normal_registry};
-use crate::model::words::{is_normal_path, quoted};
+use crate::model::text::{is_normal_path, quoted};
 
 /// The `repository` of an image rule, normalised.
 ///

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
 
-use super::{Account, Engine, OnMissed, Verb};
+use super::{ClientAccount, Engine, OnMissed, Verb};
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::Scope;
 use crate::model::bytecode::PullPolicy;
@@ -77,8 +77,8 @@ pub(super) struct RawContainer {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawClient {
-    pub(super) user: Option<Account>,
-    pub(super) group: Option<Account>,
+    pub(super) user: Option<ClientAccount>,
+    pub(super) group: Option<ClientAccount>,
     pub(super) subject: Option<Spanned<String>>,
     pub(super) allow: Vec<Verb>,
     pub(super) images: Option<Vec<Spanned<String>>>,

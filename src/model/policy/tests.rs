@@ -71,13 +71,13 @@ fn the_documented_policy_is_what_it_says() {
     assert!(acme.maps.allow("stats", MapAccess::ReadWrite) && acme.maps.allow("stats", MapAccess::ReadOnly));
     assert!(acme.maps.allow("plain", MapAccess::ReadOnly) && !acme.maps.allow("plain", MapAccess::ReadWrite));
     assert_eq!(policy.images[1].keys().count(), 2);
-    assert_eq!((&policy.images[1].globals, &policy.images[1].maps), (&Names::All, &MapNames::All));
+    assert_eq!((&policy.images[1].globals, &policy.images[1].maps), (&NameSet::All, &MapNames::All));
     assert!(policy.images[2].unsigned);
     assert!(policy.images[2].allows_digest(&Digest::from_bytes([10; 32])));
     assert!(!policy.images[2].allows_digest(&Digest::from_bytes([11; 32])));
 
     let expected = ContainerRule {
-        place: Place::Line { file: PathBuf::from("/p.toml"), line: 19 },
+        place: RuleLocation::Line { file: PathBuf::from("/p.toml"), line: 19 },
         matches: Match { engine: Some(Engine::Containerd), namespace: Some("monitoring".into()), ..Match::default() },
         images: Some(BTreeSet::from(["acme-probes".to_owned()])),
         programs: BTreeSet::from([ProgramKind::Xdp, ProgramKind::Tcx, ProgramKind::CgroupSkb, ProgramKind::Tracepoint]),
@@ -93,7 +93,7 @@ fn the_documented_policy_is_what_it_says() {
     let exact = Delegation { progs: maps.progs | 1 << 6 | 1 << 3, attachs: maps.attachs | 1 << 37, ..maps };
     assert_eq!(policy.containers[1].delegate, exact);
     let least = ContainerRule {
-        place: Place::Line { file: PathBuf::from("/p.toml"), line: 32 },
+        place: RuleLocation::Line { file: PathBuf::from("/p.toml"), line: 32 },
         matches: Match::default(),
         images: None,
         programs: BTreeSet::new(),
@@ -105,7 +105,7 @@ fn the_documented_policy_is_what_it_says() {
         pull_policy: None,
     };
     assert_eq!(policy.containers[2], least, "an absent key means the least");
-    assert_eq!(policy.limits, Limits { programs: 8, map_memory: 16 << 20, ..Limits::default() });
+    assert_eq!(policy.limits, ContainerLimits { programs: 8, map_memory: 16 << 20, ..Limits::default() });
     let files: Vec<_> = policy.trust_files().into_iter().map(|path| path.display().to_string()).collect();
     assert_eq!(files, ["/etc/bpfman-hook/keys/acme.pub", "/etc/bpfman-hook/keys/b.pub", "/etc/bpfman-hook/trusted_root.json"]);
 }
@@ -138,7 +138,7 @@ fn files_are_merged_in_order() {
     let files = [("/1.toml", one), ("/2.toml", two)].map(|(file, text)| (PathBuf::from(file), text.to_owned()));
     let policy = Policy::parse(&files).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(policy.images.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>(), ["a", "image-2"]);
-    assert_eq!(policy.limits, Limits { programs: 2, links: 7, map_memory: 4096 });
+    assert_eq!(policy.limits, ContainerLimits { programs: 2, links: 7, map_memory: 4096 });
     assert_eq!(policy.containers.len(), 1);
     let swapped = [files[1].clone(), files[0].clone()];
     assert_ne!(Policy::parse(&swapped).map(|policy| policy.canonical()), Ok(policy.canonical()));

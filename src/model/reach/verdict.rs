@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Call, Reach};
 use crate::model::delegation::{Category, Delegation};
-use crate::model::words::listed;
+use crate::model::text::listed;
 
 /// A way for a program to read all of the kernel's memory without CAP_PERFMON. Each is open to every program type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ impl fmt::Display for MemoryRead {
 /// Whether something that is proved to be active refuses programs that reach beyond the container when they are loaded. It is asked
 /// at each delegation, and is no part of what is kept for the boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guard {
+pub enum ReachGuard {
     /// Nothing is: what the kernel offers decides. No guard can be proved in this version.
     Absent,
 }
@@ -120,9 +120,9 @@ impl TokenReach {
     /// Why programs of a type are host scope on this kernel; None where they stay in the container.
     ///
     /// The cgroup types stay in it only where the container sees no other cgroup: the plan of a start checks that.
-    pub fn type_beyond(&self, program_type: u32, guard: Guard) -> Option<Beyond> {
+    pub fn type_beyond(&self, program_type: u32, guard: ReachGuard) -> Option<Beyond> {
         match guard {
-            Guard::Absent => {}
+            ReachGuard::Absent => {}
         }
         if Delegation::program_type(program_type).host_scope().progs != 0 {
             let (what, by) = ("the whole host", "on every kernel");
@@ -164,7 +164,7 @@ impl TokenReach {
 
     /// What of a delegation reaches beyond the container on this kernel, besides what does on every one
     /// ([`Delegation::host_scope`]). None where a token of it stays in the container.
-    pub fn delegation_beyond(&self, delegation: &Delegation, guard: Guard) -> Option<DelegationBeyond> {
+    pub fn delegation_beyond(&self, delegation: &Delegation, guard: ReachGuard) -> Option<DelegationBeyond> {
         if !delegation.loads_programs() {
             return None;
         }
@@ -178,14 +178,14 @@ impl TokenReach {
 
     /// The verdict as it is kept for the boot: one line of JSON. None where something is undecided, which is never kept.
     pub fn keep(&self, boot: &str, kernel: &str) -> Option<String> {
-        let kept = Kept { version: VERSION, table: table(), boot: boot.into(), kernel: kernel.into(), reach: self.clone() };
+        let kept = StoredReach { version: VERSION, table: table(), boot: boot.into(), kernel: kernel.into(), reach: self.clone() };
         self.undecided.is_empty().then(|| serde_json::to_string(&kept).expect("plain data with string keys"))
     }
 
     /// Reads what [`Self::keep`] wrote. None where it is of another boot, kernel, version or table, or cannot be read: then it is
     /// found out anew.
     pub fn kept(text: &str, boot: &str, kernel: &str) -> Option<Self> {
-        let kept: Kept = serde_json::from_str(text).ok()?;
+        let kept: StoredReach = serde_json::from_str(text).ok()?;
         let same = kept.version == VERSION && kept.table == table() && kept.boot == boot && kept.kernel == kernel;
         (same && kept.reach.undecided.is_empty()).then_some(kept.reach)
     }
@@ -196,7 +196,7 @@ const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kept {
+struct StoredReach {
     version: u32,
     /// A hash of the functions that were asked about: a newer program may know more.
     table: u64,
@@ -270,7 +270,7 @@ mod tests {
             (40, Some(("the whole host".to_owned(), "on every kernel"))),
         ];
         for (program_type, expected) in cases {
-            let found = kernel.type_beyond(program_type, Guard::Absent).map(|beyond| (beyond.what, beyond.by));
+            let found = kernel.type_beyond(program_type, ReachGuard::Absent).map(|beyond| (beyond.what, beyond.by));
             assert_eq!(found, expected.map(|(what, by)| (what, by.to_owned())), "{program_type}");
         }
     }
@@ -279,14 +279,14 @@ mod tests {
     fn an_open_way_to_memory_makes_every_delegation_that_loads_host_scope() {
         let mut kernel = offers(&[(1, &[]), (30, &[])]);
         let probes = Preset::Probes.delegation();
-        assert_eq!(kernel.delegation_beyond(&probes, Guard::Absent), None);
+        assert_eq!(kernel.delegation_beyond(&probes, ReachGuard::Absent), None);
         kernel.memory = vec![MemoryRead::RdonlyCast, MemoryRead::UntrustedArgument];
-        let beyond = kernel.delegation_beyond(&probes, Guard::Absent).expect("host scope");
+        let beyond = kernel.delegation_beyond(&probes, ReachGuard::Absent).expect("host scope");
         let sentence = "progs socket_filter reaches kernel memory on this kernel (bpf_rdonly_cast and 1 more)";
         assert_eq!(beyond.to_string(), sentence);
         let maps = Preset::Maps.delegation();
-        assert_eq!(kernel.delegation_beyond(&maps, Guard::Absent), None, "no program, no reach");
-        assert_eq!(kernel.delegation_beyond(&Delegation { cmds: 1, ..probes }, Guard::Absent), None, "no prog_load");
+        assert_eq!(kernel.delegation_beyond(&maps, ReachGuard::Absent), None, "no program, no reach");
+        assert_eq!(kernel.delegation_beyond(&Delegation { cmds: 1, ..probes }, ReachGuard::Absent), None, "no prog_load");
     }
 
     #[test]
@@ -295,11 +295,11 @@ mod tests {
         assert!(kernel.keep("boot", "6.12").is_some());
         kernel.undecided.push("control program of socket_filter: EPERM".to_owned());
         assert_eq!(kernel.keep("boot", "6.12"), None);
-        let beyond = kernel.type_beyond(1, Guard::Absent).expect("host scope");
+        let beyond = kernel.type_beyond(1, ReachGuard::Absent).expect("host scope");
         assert_eq!(beyond.by, "control program of socket_filter: EPERM");
         let mut absent = offers(&[]);
         absent.types.insert(22, TypeAnswer::Absent);
-        assert!(absent.type_beyond(22, Guard::Absent).is_some());
+        assert!(absent.type_beyond(22, ReachGuard::Absent).is_some());
     }
 
     #[test]

@@ -12,14 +12,14 @@ use crate::model::reference::RegistryReference;
 /// The merged files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Conf {
-    registries: BTreeMap<String, Registry>,
+    registries: BTreeMap<String, ConfEntry>,
     aliases: BTreeMap<String, String>,
     search: Vec<String>,
 }
 
 /// One host that may be asked for an image, and by which name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct PullEndpoint {
     /// `ghcr.io`, `127.0.0.1:5000`
     pub host: String,
     /// `acme/probes`
@@ -29,11 +29,11 @@ pub struct Place {
 }
 
 /// What an entry says that this program does not do.
-pub type Complaint = String;
+pub type ConfWarning = String;
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Registry {
+struct ConfEntry {
     prefix: Option<String>,
     location: Option<String>,
     #[serde(default)]
@@ -65,10 +65,10 @@ enum Pull {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct File {
+struct ConfDocument {
     unqualified_search_registries: Option<Vec<String>>,
     #[serde(default)]
-    registry: Vec<Registry>,
+    registry: Vec<ConfEntry>,
     #[serde(default)]
     aliases: BTreeMap<String, String>,
     registries: Option<toml::Value>,
@@ -77,8 +77,8 @@ struct File {
 impl Conf {
     /// Adds a file to what earlier ones say: entries replace those of the same prefix, aliases those of the same name. An entry
     /// that cannot be used is left out and complained of; it is an error where leaving it out could open what is blocked.
-    pub fn add(&mut self, text: &str) -> Result<Vec<Complaint>, String> {
-        let file: File = toml::from_str(text).map_err(|err| err.message().replace('\n', "; "))?;
+    pub fn add(&mut self, text: &str) -> Result<Vec<ConfWarning>, String> {
+        let file: ConfDocument = toml::from_str(text).map_err(|err| err.message().replace('\n', "; "))?;
         let mut complaints = Vec::new();
         if file.registries.is_some() {
             return Err("it is of version 1, with [registries.…]; write [[registry]] entries".to_owned());
@@ -113,9 +113,9 @@ impl Conf {
     }
 
     /// Where an image is asked for, in order: its mirrors, then its own place. None where it is blocked.
-    pub fn places(&self, image: &RegistryReference) -> Option<Vec<Place>> {
+    pub fn places(&self, image: &RegistryReference) -> Option<Vec<PullEndpoint>> {
         let name = format!("{}/{}", image.registry, image.repository);
-        let own = Place { host: image.registry.clone(), repository: image.repository.clone(), insecure: false };
+        let own = PullEndpoint { host: image.registry.clone(), repository: image.repository.clone(), insecure: false };
         let found = self.registries.iter().filter_map(|(prefix, entry)| Some((matched(prefix, &name)?, prefix, entry)));
         let Some((length, prefix, entry)) = found.max_by_key(|(length, prefix, _)| (*length, !prefix.starts_with('*'))) else {
             return Some(vec![own]);
@@ -130,12 +130,12 @@ impl Conf {
             Some(Pull::DigestOnly) => image.digest.is_some(),
             Some(Pull::TagOnly) => image.digest.is_none(),
         };
-        let mut places: Vec<Place> =
+        let mut places: Vec<PullEndpoint> =
             entry.mirror.iter().filter(wanted).filter_map(|mirror| place(&mirror.location, rest, mirror.insecure)).collect();
         let wildcard = prefix.starts_with('*');
         places.push(match entry.location.as_ref().filter(|location| !wildcard && *location != prefix) {
             Some(location) => place(location, rest, entry.insecure)?,
-            None => Place { insecure: entry.insecure, ..own },
+            None => PullEndpoint { insecure: entry.insecure, ..own },
         });
         Some(places)
     }
@@ -172,10 +172,10 @@ fn matched(prefix: &str, name: &str) -> Option<usize> {
     (end == name.len() || name[end..].starts_with('/') || wildcard_port).then_some(end)
 }
 
-fn place(location: &str, rest: &str, insecure: bool) -> Option<Place> {
+fn place(location: &str, rest: &str, insecure: bool) -> Option<PullEndpoint> {
     let whole = format!("{}{rest}", location.trim_end_matches('/'));
     let (host, repository) = whole.split_once('/')?;
-    Some(Place { host: host.to_owned(), repository: repository.to_owned(), insecure })
+    Some(PullEndpoint { host: host.to_owned(), repository: repository.to_owned(), insecure })
 }
 
 #[cfg(test)]

@@ -21,20 +21,20 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::model::credentials::Person;
+use crate::model::credentials::UserEnvironment;
 
 pub mod conf;
 
 /// What the administrator says about registries. The default says nothing: https everywhere but on loopback addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RegistryConfig {
-    hosts: BTreeMap<String, Registry>,
+    hosts: BTreeMap<String, RegistrySettings>,
     /// Files with credentials, besides our own.
     pub auth_files: Vec<PathBuf>,
     /// The way out.
     pub proxy: Option<Proxy>,
     /// Who asks, where it is a person: their credentials, their proxy.
-    pub person: Option<Person>,
+    pub person: Option<UserEnvironment>,
 }
 
 /// `[proxy]`. `Debug` does not show the URL, which may hold a password.
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Proxy {
 
 /// One `[[registry]]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Registry {
+pub struct RegistrySettings {
     /// True for plain http.
     pub http: bool,
     /// A PEM file of certificate authorities that this registry's certificate may come from, besides the system's.
@@ -110,17 +110,17 @@ pub enum RegistriesError {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct File {
+struct RegistriesDocument {
     #[serde(default)]
     auth_files: Vec<PathBuf>,
     proxy: Option<Proxy>,
     #[serde(default)]
-    registry: Vec<Entry>,
+    registry: Vec<RegistriesEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Entry {
+struct RegistriesEntry {
     host: String,
     #[serde(default)]
     http: bool,
@@ -134,7 +134,7 @@ struct Entry {
 impl RegistryConfig {
     /// Parses the text of a registries file.
     pub fn parse(text: &str) -> Result<Self, RegistriesError> {
-        let file: File = toml::from_str(text).map_err(|err| {
+        let file: RegistriesDocument = toml::from_str(text).map_err(|err| {
             let before = text.get(..err.span().map_or(0, |span| span.start)).unwrap_or(text);
             RegistriesError::Toml { line: before.matches('\n').count() + 1, problem: err.message().replace('\n', "; ") }
         })?;
@@ -152,7 +152,7 @@ impl RegistryConfig {
         if file.proxy.as_ref().is_some_and(|proxy| !is_url(&proxy.url)) {
             return Err(RegistriesError::Proxy);
         }
-        for Entry { host, http, ca, client_cert, client_key, rest } in file.registry {
+        for RegistriesEntry { host, http, ca, client_cert, client_key, rest } in file.registry {
             if let Some(key) = rest.into_keys().next() {
                 return Err(RegistriesError::Unknown { host, key });
             }
@@ -169,7 +169,7 @@ impl RegistryConfig {
                 (Some(certificate), Some(key)) => Some((certificate, key)),
                 _ => return Err(RegistriesError::HalfAClient(host)),
             };
-            if hosts.insert(host.clone(), Registry { http, ca, client }).is_some() {
+            if hosts.insert(host.clone(), RegistrySettings { http, ca, client }).is_some() {
                 return Err(RegistriesError::Host(host, "stands twice"));
             }
         }
@@ -177,12 +177,12 @@ impl RegistryConfig {
     }
 
     /// The same where a person asks.
-    pub fn by(self, person: Person) -> Self {
+    pub fn by(self, person: UserEnvironment) -> Self {
         Self { person: Some(person), ..self }
     }
 
     /// What is said about one registry: `host` or `host:port`, exactly as it stands in references.
-    pub fn get(&self, host: &str) -> Option<&Registry> {
+    pub fn get(&self, host: &str) -> Option<&RegistrySettings> {
         self.hosts.get(host)
     }
 

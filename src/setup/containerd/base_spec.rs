@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::Stage;
+use crate::cli::HookStage;
 use crate::model::policy::Engine;
 use crate::setup::hook_files::TIMEOUT;
 use crate::setup::hooks_dir::below;
@@ -108,7 +108,7 @@ pub fn with_hooks(spec: &str, from: &str, binary: &Path, root: Option<&Path>) ->
     }
     let hooks = spec.entry("hooks").or_insert_with(|| json!({}));
     let hooks = hooks.as_object_mut().ok_or_else(|| wrong("its hooks are no object"))?;
-    for stage in [Stage::CreateRuntime, Stage::Poststop] {
+    for stage in [HookStage::CreateRuntime, HookStage::Poststop] {
         let entries = hooks.entry(stage.word()).or_insert_with(|| json!([]));
         let entries = entries.as_array_mut().ok_or_else(|| wrong("a stage of its hooks is no array"))?;
         entries.retain(|entry| entry["args"][0] != "bpfman-hook");
@@ -118,7 +118,7 @@ pub fn with_hooks(spec: &str, from: &str, binary: &Path, root: Option<&Path>) ->
 }
 
 /// One entry of `hooks` in config.json.
-pub fn hook(stage: Stage, binary: &Path, root: Option<&Path>) -> Value {
+pub fn hook(stage: HookStage, binary: &Path, root: Option<&Path>) -> Value {
     let mut args =
         vec!["bpfman-hook".into(), "hook".into(), stage.word().into(), "--engine".into(), Engine::Containerd.word().into()];
     if let Some(root) = root {
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(spec["hooks"]["createRuntime"].as_array().unwrap().len(), 2);
         assert_eq!(spec["hooks"]["createRuntime"][0]["path"], "/theirs");
         assert_eq!((&spec["linux"]["cgroupsPath"], &spec["process"]["args"]), (&Value::Null, &Value::Null));
-        for stage in [Stage::CreateRuntime, Stage::Poststop] {
+        for stage in [HookStage::CreateRuntime, HookStage::Poststop] {
             let entry = spec["hooks"][stage.word()].as_array().unwrap().last().unwrap();
             let args: Vec<_> = entry["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
             let parsed = crate::cli::hook_fast_path(&args[1..]).unwrap();

@@ -1,6 +1,6 @@
 //! `config.toml` of containerd, versions 2 and 3, as text to text: comments, order and everything that is not ours stay.
 //!
-//! Each change is marked where it stands, by a comment that says what was there before; [`Config::restore`] needs nothing else
+//! Each change is marked where it stands, by a comment that says what was there before; [`ContainerdConfig::restore`] needs nothing else
 //! to bring the former text back. Sources: docs/cri/config.md and docs/NRI.md of containerd.
 
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ impl Handler {
 
 /// What a file has around its lines, and gets again when it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Form {
+struct FileForm {
     /// A byte order mark before the first line.
     mark: bool,
     /// Carriage returns at the ends of lines.
@@ -99,7 +99,7 @@ struct Form {
     open_end: bool,
 }
 
-impl Form {
+impl FileForm {
     const MARK: char = '\u{feff}';
 
     fn of(text: &str) -> Self {
@@ -131,20 +131,20 @@ pub fn has_ours(text: &[u8]) -> bool {
 
 /// A configuration.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct ContainerdConfig {
     document: DocumentMut,
-    form: Form,
+    form: FileForm,
     /// The plugin that has the runtime handlers.
     runtime: &'static str,
 }
 
-impl Config {
+impl ContainerdConfig {
     /// Reads a configuration; the empty text stands for a file that is not there.
     ///
     /// # Errors
     /// [`ConfigError::Toml`], [`ConfigError::Version`].
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let form = Form::of(text);
+        let form = FileForm::of(text);
         let document: DocumentMut = form.taken_off(text).parse()?;
         let runtime = match document.get("version") {
             // containerd 2 reads version 2 as well, and containerd 1 nothing newer.
@@ -487,14 +487,14 @@ root = "/var/lib/containerd" # as it was
             &marked,
         ];
         for text in texts {
-            let mut config = Config::parse_to_change(text).unwrap();
+            let mut config = ContainerdConfig::parse_to_change(text).unwrap();
             config.enable_nri(true).unwrap();
             config.add_handler("bpfman-hook", spec()).unwrap();
             if text.contains("runtimes.runc]") {
                 config.add_handler("runc", spec()).unwrap();
             }
             let changed = config.text();
-            let again = Config::parse(&changed).unwrap();
+            let again = ContainerdConfig::parse(&changed).unwrap();
             assert_eq!(again.nri().disabled, Some(false), "{changed}");
             let handlers = again.handlers();
             for handler in &handlers {
@@ -516,7 +516,7 @@ root = "/var/lib/containerd" # as it was
 
     #[test]
     fn a_new_handler_runs_what_the_default_one_runs() {
-        let mut config = Config::parse(V3).unwrap();
+        let mut config = ContainerdConfig::parse(V3).unwrap();
         config.add_handler("bpfman-hook", spec()).unwrap();
         let text = config.text();
         let read: toml::Table = toml::from_str(&text).unwrap();
@@ -531,12 +531,12 @@ root = "/var/lib/containerd" # as it was
 
     #[test]
     fn what_others_set_stays() {
-        let mut config = Config::parse(V3).unwrap();
+        let mut config = ContainerdConfig::parse(V3).unwrap();
         config.add_handler("runc", spec()).unwrap();
         assert_eq!(handler(&config.handlers(), "runc").pod_annotations, ["example.org/*", PATTERNS[0], PATTERNS[1]]);
 
         let taken = V2.to_owned() + "base_runtime_spec = \"/etc/other.json\"\n";
-        let mut config = Config::parse(&taken).unwrap();
+        let mut config = ContainerdConfig::parse(&taken).unwrap();
         for name in ["runc", "bpfman-hook"] {
             let error = config.add_handler(name, spec()).unwrap_err().to_string();
             assert!(error.contains("/etc/other.json"), "{error}");
@@ -549,12 +549,12 @@ root = "/var/lib/containerd" # as it was
         for (text, off_by_default) in
             [("version = 3\n", false), ("version = 2\n[plugins.'io.containerd.nri.v1.nri']\ndisable = false\n", true)]
         {
-            let mut config = Config::parse(text).unwrap();
+            let mut config = ContainerdConfig::parse(text).unwrap();
             config.enable_nri(off_by_default).unwrap();
             assert_eq!(config.text(), text);
         }
         let closed = "version = 3\n[plugins.'io.containerd.nri.v1.nri']\ndisable_connections = true\n";
-        let mut config = Config::parse(closed).unwrap();
+        let mut config = ContainerdConfig::parse(closed).unwrap();
         config.enable_nri(false).unwrap();
         assert!(!config.nri().no_connections);
     }
@@ -563,11 +563,11 @@ root = "/var/lib/containerd" # as it was
     fn the_validator_is_read() {
         let text = "version = 3\n[plugins.'io.containerd.nri.v1.nri'.default_validator]\nenable = true\nreject_oci_hook_adjustment = true\n\
                     required_plugins = [\"bpfman-hook\"]\n";
-        let nri = Config::parse(text).unwrap().nri();
+        let nri = ContainerdConfig::parse(text).unwrap().nri();
         assert!(nri.rejects_hooks && nri.required == ["bpfman-hook"]);
-        let off = Config::parse(&text.replace("enable = true", "enable = false")).unwrap().nri();
+        let off = ContainerdConfig::parse(&text.replace("enable = true", "enable = false")).unwrap().nri();
         assert!(!off.rejects_hooks && off.required.is_empty());
-        assert_eq!(Config::parse(V3).unwrap().nri().request_timeout, Some(Duration::from_secs(2)));
+        assert_eq!(ContainerdConfig::parse(V3).unwrap().nri().request_timeout, Some(Duration::from_secs(2)));
         for (text, wanted) in [("1m30s", Some(90_000)), ("500ms", Some(500)), ("2", None), ("x", None), ("-2s", None)] {
             assert_eq!(duration(text), wanted.map(Duration::from_millis), "{text}");
         }
@@ -578,19 +578,19 @@ root = "/var/lib/containerd" # as it was
         for (text, said) in
             [("root = \"/x\"\n", "versions 2 and 3"), ("version = 4\n", "its version is 4"), ("version = \n", "parse it")]
         {
-            let error = Config::parse(text).unwrap_err().to_string();
+            let error = ContainerdConfig::parse(text).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
         let inline = "version = 3\nplugins = { 'io.containerd.nri.v1.nri' = { disable = true } }\n";
-        let mut config = Config::parse(inline).unwrap();
+        let mut config = ContainerdConfig::parse(inline).unwrap();
         let error = config.enable_nri(false).unwrap_err().to_string();
         assert!(error.contains("plugins is not written as a table"), "{error}");
         assert_eq!(config.text(), inline);
         // Below dotted keys a handler would have no mark of ours, and stay.
         let dotted = "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd]\nruntimes.runc.runtime_type = 'io.containerd.runc.v2'\n";
-        let mut config = Config::parse(dotted).unwrap();
+        let mut config = ContainerdConfig::parse(dotted).unwrap();
         assert!(matches!(config.add_handler("bpfman-hook", spec()), Err(ConfigError::Shape(_))));
-        let mut config = Config::parse("version = 3\nplugins.x.y = 1\n").unwrap();
+        let mut config = ContainerdConfig::parse("version = 3\nplugins.x.y = 1\n").unwrap();
         assert!(matches!(config.enable_nri(true), Err(ConfigError::Shape(_))));
     }
 }

@@ -5,26 +5,26 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::cli::{ContainerdTargets, Stage};
-use crate::output::finding::{Finding, Findings, Status};
+use crate::cli::{ContainerdTargets, HookStage};
+use crate::output::finding::{Finding, Findings, FindingStatus};
 use crate::setup::containerd::base_spec;
-use crate::setup::containerd::config::{Config, Handler, Nri};
+use crate::setup::containerd::config::{ContainerdConfig, Handler, Nri};
 use crate::setup::containerd::plugin_file;
 use crate::setup::containerd::present::configuration;
 use crate::setup::hooks_dir::below;
-use crate::setup::place::Place;
+use crate::setup::place::InstallRoot;
 use crate::sys::error::chain;
 
 const AGAIN: &str = "run `bpfman-hook install --containerd`, then restart containerd";
 const STRICT: &str = "run `bpfman-hook install --containerd --strict`, then restart containerd";
 
 /// Looks at containerd's configuration and what it names.
-pub fn examine(place: &Place, asked: &ContainerdTargets) -> Findings {
+pub fn examine(place: &InstallRoot, asked: &ContainerdTargets) -> Findings {
     let mut findings = Findings::default();
     let config = match configuration(place, asked) {
-        Ok(config) => config.unwrap_or_else(|| Config::parse("").expect("the empty text is a configuration")),
+        Ok(config) => config.unwrap_or_else(|| ContainerdConfig::parse("").expect("the empty text is a configuration")),
         Err(err) => {
-            findings.push(Finding::bad("containerd configuration", Status::Fail, chain(&err), "correct it"));
+            findings.push(Finding::bad("containerd configuration", FindingStatus::Fail, chain(&err), "correct it"));
             return findings;
         }
     };
@@ -38,7 +38,7 @@ pub fn examine(place: &Place, asked: &ContainerdTargets) -> Findings {
     findings.0.extend(findings_of);
     if findings.0.len() == before {
         let detail = "no runtime handler has our hooks: NRI lets containers start without a plugin that is late or gone";
-        findings.push(Finding::bad("containerd strict handler", Status::Warn, detail, STRICT));
+        findings.push(Finding::bad("containerd strict handler", FindingStatus::Warn, detail, STRICT));
     }
     findings
 }
@@ -49,13 +49,13 @@ fn switched_on(nri: &Nri, version: Option<(u32, u32)>) -> Finding {
     let limit = nri.request_timeout.map_or_else(|| "2 s".to_owned(), |limit| format!("{limit:?}"));
     let off = "annotated containers start without their programs";
     match (nri.disabled, version) {
-        (Some(true), _) => Finding::bad(check, Status::Fail, format!("disable = true: {off}"), AGAIN),
+        (Some(true), _) => Finding::bad(check, FindingStatus::Fail, format!("disable = true: {off}"), AGAIN),
         (None, Some((1, minor))) => {
-            Finding::bad(check, Status::Fail, format!("off, the default of containerd 1.{minor}: {off}"), AGAIN)
+            Finding::bad(check, FindingStatus::Fail, format!("off, the default of containerd 1.{minor}: {off}"), AGAIN)
         }
         (None, None) => {
             let detail = "not in the configuration, and containerd's version could not be found out: off before 2.0";
-            Finding::bad(check, Status::Unknown, detail, AGAIN)
+            Finding::bad(check, FindingStatus::Unknown, detail, AGAIN)
         }
         (Some(false), _) | (None, Some(_)) if nri.no_connections => {
             // The plugin file has a finding of its own, which fails here where it is missing.
@@ -75,7 +75,7 @@ fn hooks_allowed(nri: &Nri) -> Finding {
         let detail = "the default validator has reject_oci_hook_adjustment = true: each annotated container is refused";
         return Finding::bad(
             check,
-            Status::Fail,
+            FindingStatus::Fail,
             detail,
             format!("set it to false, or use the strict handler alone: {STRICT}"),
         );
@@ -90,17 +90,17 @@ fn hooks_allowed(nri: &Nri) -> Finding {
 fn strict_handler(handler: &Handler, root: &Path) -> Option<Finding> {
     let check = format!("containerd handler {}", handler.name);
     let path = handler.base_spec.as_ref()?;
-    let unread = |why: String| Finding::bad(&check, Status::Fail, format!("{}: {why}", path.display()), STRICT);
+    let unread = |why: String| Finding::bad(&check, FindingStatus::Fail, format!("{}: {why}", path.display()), STRICT);
     let text = match fs::read_to_string(below(root, path)) {
         Ok(text) => text,
         Err(err) => return Some(unread(format!("{err}: containerd does not start with it"))),
     };
     let Ok(spec) = serde_json::from_str::<Value>(&text) else { return Some(unread("it is not JSON".to_owned())) };
-    let entry = |stage: Stage| {
+    let entry = |stage: HookStage| {
         let entries = spec["hooks"][stage.word()].as_array()?;
         entries.iter().find(|entry| entry["args"][0] == "bpfman-hook" && entry["args"][2] == stage.word())
     };
-    let (start, stop) = (entry(Stage::CreateRuntime), entry(Stage::Poststop));
+    let (start, stop) = (entry(HookStage::CreateRuntime), entry(HookStage::Poststop));
     let Some(start) = start else {
         return stop.map(|_| unread("it has our poststop hook and no createRuntime hook".to_owned()));
     };
@@ -112,7 +112,7 @@ fn strict_handler(handler: &Handler, root: &Path) -> Option<Finding> {
     } else if !handler.hands_on_annotations() {
         let detail =
             "its pod_annotations do not hand on our keys: requests are not seen, and containers start without programs";
-        Finding::bad(&check, Status::Fail, detail, STRICT)
+        Finding::bad(&check, FindingStatus::Fail, detail, STRICT)
     } else {
         Finding::ok(&check, format!("has our hooks ({})", path.display()))
     })
@@ -127,17 +127,17 @@ pub fn explain(error: &str) -> Option<Finding> {
         Some(hooks_allowed(&Nri { rejects_hooks: true, ..Nri::default() }))
     } else if error.contains("validation error") && error.contains("required plugin") {
         let detail = "the default validator requires a plugin that did not see this container";
-        Some(Finding::bad("containerd required plugins", Status::Fail, detail, "start it: systemctl status bpfman-hook-nri"))
+        Some(Finding::bad("containerd required plugins", FindingStatus::Fail, detail, "start it: systemctl status bpfman-hook-nri"))
     } else if error.contains("no runtime for") {
         let detail = "the pod's RuntimeClass names a handler that containerd does not have";
-        Some(Finding::bad("containerd strict handler", Status::Fail, detail, STRICT))
+        Some(Finding::bad("containerd strict handler", FindingStatus::Fail, detail, STRICT))
     } else if missing_hook {
         let detail = "the program that a hook names is not there, or not where containerd's mount namespace sees it";
-        Some(Finding::bad("containerd hook", Status::Fail, detail, "run `bpfman-hook install --containerd`"))
+        Some(Finding::bad("containerd hook", FindingStatus::Fail, detail, "run `bpfman-hook install --containerd`"))
     } else if error.contains("error executing hook") && error.contains("bpfman-hook") {
         let detail = "crun does not pass on what a hook says; this is all that reaches the pod's events";
         let remedy = "the reason stands in `bpfman-hook list containers` and `events` on the node";
-        Some(Finding::bad("crun", Status::Warn, detail, remedy))
+        Some(Finding::bad("crun", FindingStatus::Warn, detail, remedy))
     } else {
         None
     }
@@ -146,7 +146,7 @@ pub fn explain(error: &str) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Targets;
+    use crate::cli::InstallTargets;
     use std::path::PathBuf;
 
     struct World {
@@ -168,7 +168,7 @@ mod tests {
         }
 
         fn examine(&self) -> Findings {
-            let targets = Targets {
+            let targets = InstallTargets {
                 podman: false,
                 crio: false,
                 containerd: ContainerdTargets::default(),
@@ -184,7 +184,7 @@ mod tests {
                 dry_run: false,
                 format: Default::default(),
             };
-            examine(&Place::of(&targets, None), &targets.containerd)
+            examine(&InstallRoot::of(&targets, None), &targets.containerd)
         }
     }
 
@@ -198,24 +198,24 @@ mod tests {
     fn nri_and_the_validator() {
         let nri = "[plugins.'io.containerd.nri.v1.nri']\n";
         for (config, check, status, said) in [
-            ("version = 3\n".to_owned(), "containerd NRI", Status::Unknown, "off before 2.0"),
-            (format!("version = 3\n{nri}disable = true\n"), "containerd NRI", Status::Fail, "disable = true"),
-            (format!("version = 2\n{nri}disable = false\nplugin_request_timeout = \"3s\"\n"), "containerd NRI", Status::Ok, "3s"),
-            (format!("version = 3\n{nri}disable = false\ndisable_connections = true\n"), "containerd NRI", Status::Ok, "plugin_path"),
+            ("version = 3\n".to_owned(), "containerd NRI", FindingStatus::Unknown, "off before 2.0"),
+            (format!("version = 3\n{nri}disable = true\n"), "containerd NRI", FindingStatus::Fail, "disable = true"),
+            (format!("version = 2\n{nri}disable = false\nplugin_request_timeout = \"3s\"\n"), "containerd NRI", FindingStatus::Ok, "3s"),
+            (format!("version = 3\n{nri}disable = false\ndisable_connections = true\n"), "containerd NRI", FindingStatus::Ok, "plugin_path"),
             (
                 "version = 3\n[plugins.'io.containerd.nri.v1.nri'.default_validator]\nenable = true\nreject_oci_hook_adjustment = true\n".to_owned(),
                 "containerd hook injection",
-                Status::Fail,
+                FindingStatus::Fail,
                 "reject_oci_hook_adjustment",
             ),
-            ("version = 1\n".to_owned(), "containerd configuration", Status::Fail, "versions 2 and 3"),
+            ("version = 1\n".to_owned(), "containerd configuration", FindingStatus::Fail, "versions 2 and 3"),
         ] {
             let finding = only(&World::new(&config).examine(), check);
             assert_eq!(finding.status, status, "{config}");
             assert!(finding.detail.contains(said), "{finding:?}");
         }
         assert!(switched_on(&Nri::default(), Some((1, 7))).detail.contains("1.7"));
-        assert_eq!(switched_on(&Nri::default(), Some((2, 1))).status, Status::Ok);
+        assert_eq!(switched_on(&Nri::default(), Some((2, 1))).status, FindingStatus::Ok);
     }
 
     #[test]
@@ -237,14 +237,14 @@ mod tests {
 
     #[test]
     fn a_strict_handler_is_followed_to_its_end() {
-        let mut config = Config::parse("version = 3\n").unwrap();
+        let mut config = ContainerdConfig::parse("version = 3\n").unwrap();
         let base = Path::new("/etc/containerd/bpfman-hook-base.json");
         config.add_handler("bpfman-hook", base).unwrap();
         let world = World::new(&config.text());
         let check = "containerd handler bpfman-hook";
         let failed = |said: &str| {
             let finding = only(&world.examine(), check);
-            assert!(finding.status == Status::Fail && finding.detail.contains(said), "{finding:?}");
+            assert!(finding.status == FindingStatus::Fail && finding.detail.contains(said), "{finding:?}");
         };
         failed("containerd does not start with it");
         let spec = |binary: &str| {
@@ -259,10 +259,10 @@ mod tests {
         world.write(file, &spec("/usr/local/bin/bpfman-hook").replace("poststop", "poststart"));
         failed("no poststop hook");
         world.write(file, &spec("/usr/local/bin/bpfman-hook"));
-        assert_eq!(only(&world.examine(), check).status, Status::Ok);
+        assert_eq!(only(&world.examine(), check).status, FindingStatus::Ok);
         world.write("etc/containerd/config.toml", &config.text().replace("\"*.hook.bpfman.io/*\"", "\"x/*\""));
         failed("pod_annotations");
         world.write("etc/containerd/config.toml", "version = 3\n");
-        assert_eq!(only(&world.examine(), "containerd strict handler").status, Status::Warn);
+        assert_eq!(only(&world.examine(), "containerd strict handler").status, FindingStatus::Warn);
     }
 }

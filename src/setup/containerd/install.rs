@@ -5,24 +5,24 @@ use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::cli::Targets;
+use crate::cli::InstallTargets;
 use crate::setup::containerd::base_spec;
-use crate::setup::containerd::config::{Config, has_ours};
+use crate::setup::containerd::config::{ContainerdConfig, has_ours};
 use crate::setup::containerd::error::ContainerdError;
 use crate::setup::containerd::plugin_file;
 use crate::setup::containerd::present::present;
 use crate::setup::error::InstallError;
-use crate::setup::place::Place;
-use crate::setup::steps::Work;
+use crate::setup::place::InstallRoot;
+use crate::setup::steps::Installer;
 
 /// True where containerd's configuration or its plugin directory has something of ours.
-pub(crate) fn is_installed(targets: &Targets, place: &Place) -> Result<bool, InstallError> {
+pub(crate) fn is_installed(targets: &InstallTargets, place: &InstallRoot) -> Result<bool, InstallError> {
     let config = place.staged(&targets.containerd.containerd_config);
     Ok(place.staged(&plugin_path(&config)).exists() || changed_by_us(&config)?)
 }
 
 /// The same for those who only look; what cannot be read is not ours.
-pub(crate) fn is_installed_at(place: &Place, config: &Path) -> bool {
+pub(crate) fn is_installed_at(place: &InstallRoot, config: &Path) -> bool {
     let config = place.staged(config);
     place.staged(&plugin_path(&config)).exists() || changed_by_us(&config).unwrap_or_default()
 }
@@ -38,7 +38,7 @@ fn changed_by_us(target: &Path) -> Result<bool, InstallError> {
 }
 
 /// The base spec's text, made from the host's containerd or from the file that was named.
-fn spec(targets: &Targets, place: &Place) -> Result<String, InstallError> {
+fn spec(targets: &InstallTargets, place: &InstallRoot) -> Result<String, InstallError> {
     let (text, from) = match &targets.containerd.base_spec {
         Some(file) => {
             let read = |source| InstallError::Io { doing: "read", path: file.clone(), source };
@@ -50,12 +50,12 @@ fn spec(targets: &Targets, place: &Place) -> Result<String, InstallError> {
 }
 
 /// Writes the pre-installed plugin, the base spec where `--strict` asks for it, then the configuration. containerd reads both when it starts.
-pub(crate) fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let asked = &targets.containerd;
     let target = place.staged(&asked.containerd_config);
     let before = present(&target)?;
     let edit = |source| ContainerdError::Config { path: target.clone(), source };
-    let mut config = Config::parse_to_change(&before.text).map_err(edit)?;
+    let mut config = ContainerdConfig::parse_to_change(&before.text).map_err(edit)?;
     // Not known: then it is said, which harms nobody.
     let off_by_default = base_spec::version(place.root()).is_none_or(|(major, _)| major < 2);
     config.enable_nri(off_by_default).map_err(edit)?;
@@ -79,7 +79,7 @@ pub(crate) fn install(targets: &Targets, place: &Place, work: &mut Work<'_>) -> 
 }
 
 /// Takes back what [`install`] did. True where containerd may still run with it.
-pub(crate) fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -> Result<bool, InstallError> {
+pub(crate) fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<bool, InstallError> {
     let path = &targets.containerd.containerd_config;
     let base = base_spec::path(path);
     let target = place.staged(path);
@@ -87,7 +87,7 @@ pub(crate) fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -
     if changed_by_us(&target)? {
         let before = present(&target)?;
         let edit = |source| ContainerdError::Config { path: target.clone(), source };
-        let mut config = Config::parse(&before.text).map_err(edit)?;
+        let mut config = ContainerdConfig::parse(&before.text).map_err(edit)?;
         hooked = config.handlers().iter().any(|handler| handler.base_spec.as_ref() == Some(&base));
         config.restore();
         let text = config.text();
@@ -109,7 +109,7 @@ pub(crate) fn uninstall(targets: &Targets, place: &Place, work: &mut Work<'_>) -
 /// Where the pre-installed plugin is; a configuration that is not understood has the usual directory.
 fn plugin_path(config: &Path) -> PathBuf {
     let text = fs::read_to_string(config).unwrap_or_default();
-    plugin_file::path(&Config::parse(&text).map(|config| config.nri()).unwrap_or_default())
+    plugin_file::path(&ContainerdConfig::parse(&text).map(|config| config.nri()).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -118,14 +118,14 @@ mod tests {
 
     use super::*;
     use crate::cli::ContainerdTargets;
-    use crate::setup::steps::Steps;
+    use crate::setup::steps::InstallSteps;
 
     const SPEC: &str = r#"{"ociVersion":"1.2.1","process":{"args":["sh"]},"linux":{"cgroupsPath":"/x"}}"#;
 
-    fn targets(root: &Path, strict: bool) -> Targets {
+    fn targets(root: &Path, strict: bool) -> InstallTargets {
         let spec = root.join("spec.json");
         fs::write(&spec, SPEC).unwrap();
-        Targets {
+        InstallTargets {
             podman: false,
             crio: false,
             containerd: ContainerdTargets { containerd: true, strict, base_spec: Some(spec), ..ContainerdTargets::default() },
@@ -143,9 +143,9 @@ mod tests {
         }
     }
 
-    fn act<T>(targets: &Targets, act: impl Fn(&Targets, &Place, &mut Work<'_>) -> Result<T, InstallError>) -> (Steps, T) {
-        let place = Place::of(targets, None);
-        let mut work = Work::new(&place, targets.dry_run);
+    fn act<T>(targets: &InstallTargets, act: impl Fn(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<T, InstallError>) -> (InstallSteps, T) {
+        let place = InstallRoot::of(targets, None);
+        let mut work = Installer::new(&place, targets.dry_run);
         let done = act(targets, &place, &mut work).unwrap();
         (work.steps, done)
     }
@@ -166,7 +166,7 @@ mod tests {
                 fs::write(&config, text).unwrap();
                 fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
             }
-            let (planned, ()) = act(&Targets { dry_run: true, ..t.clone() }, install);
+            let (planned, ()) = act(&InstallTargets { dry_run: true, ..t.clone() }, install);
             assert_eq!(fs::read_to_string(&config).ok().as_deref(), text, "a dry run writes nothing");
             let (done, ()) = act(&t, install);
             assert_eq!(planned, done);
@@ -195,8 +195,8 @@ mod tests {
         let t = targets(root.path(), false);
         let config = root.path().join("host/etc/containerd/config.toml");
         fs::create_dir_all(config.parent().unwrap()).unwrap();
-        let place = Place::of(&t, None);
-        let refused = || install(&t, &place, &mut Work::new(&place, false)).unwrap_err();
+        let place = InstallRoot::of(&t, None);
+        let refused = || install(&t, &place, &mut Installer::new(&place, false)).unwrap_err();
         fs::write(&config, "root = '/x'\n").unwrap();
         assert!(crate::sys::error::chain(&refused()).contains("config.toml: its version is 1"));
         fs::remove_file(&config).unwrap();
@@ -214,7 +214,7 @@ mod tests {
         // Docker's has no version.
         for bytes in [&b"disabled_plugins = [\"cri\"]\n"[..], b"version = 3\r\nroot = 'x'\n", b"no toml [", b"\xff"] {
             fs::write(&config, bytes).unwrap();
-            assert!(!is_installed(&t, &Place::of(&t, None)).unwrap());
+            assert!(!is_installed(&t, &InstallRoot::of(&t, None)).unwrap());
             let (steps, hooked) = act(&t, uninstall);
             assert!(!hooked && steps.0.iter().all(|step| !step.changed), "{steps}");
             assert_eq!(fs::read(&config).unwrap(), bytes);
@@ -227,8 +227,8 @@ mod tests {
         // Two sorts of line ends would not come back: refused before anything is written.
         fs::remove_file(&config).unwrap();
         fs::write(&config, "version = 3\r\nroot = 'x'\n").unwrap();
-        let place = Place::of(&t, None);
-        let error = install(&t, &place, &mut Work::new(&place, false)).unwrap_err();
+        let place = InstallRoot::of(&t, None);
+        let error = install(&t, &place, &mut Installer::new(&place, false)).unwrap_err();
         assert!(crate::sys::error::chain(&error).contains("line ends"), "{error}");
     }
 }

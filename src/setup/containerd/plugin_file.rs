@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::output::finding::{Finding, Status};
+use crate::output::finding::{Finding, FindingStatus};
 use crate::setup::containerd::config::Nri;
 use crate::setup::hooks_dir::below;
 
@@ -47,17 +47,17 @@ pub fn examine(nri: &Nri, root: &Path, again: &str) -> Finding {
     let (target, shown) = (below(root, &path), path.display());
     let bad = |status, detail: String| Finding::bad(CHECK, status, detail, again);
     // Where the runtime serves no other plugin, nothing else brings our hooks.
-    let status = if nri.no_connections { Status::Fail } else { Status::Warn };
+    let status = if nri.no_connections { FindingStatus::Fail } else { FindingStatus::Warn };
     let Ok(meta) = fs::metadata(&target) else {
         let gap = "after a reboot annotated containers start without their programs until another plugin connects";
         return bad(status, format!("{shown} is not there: {gap}"));
     };
     if !meta.is_file() || meta.permissions().mode() & 0o111 == 0 {
-        return bad(Status::Fail, format!("{shown} is not a program: containerd does not start it"));
+        return bad(FindingStatus::Fail, format!("{shown} is not a program: containerd does not start it"));
     }
     match fs::read_to_string(&target).ok().as_deref().and_then(program) {
         Some(program) if !below(root, Path::new(program)).is_file() => {
-            bad(Status::Fail, format!("{shown} runs {program}, which is not there"))
+            bad(FindingStatus::Fail, format!("{shown} runs {program}, which is not there"))
         }
         _ => Finding::ok(CHECK, format!("{shown}, which containerd starts with itself")),
     }
@@ -93,18 +93,18 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (open, closed) = (Nri::default(), Nri { no_connections: true, ..Nri::default() });
         let status = |nri: &Nri| examine(nri, root.path(), "again").status;
-        assert_eq!((status(&open), status(&closed)), (Status::Warn, Status::Fail));
+        assert_eq!((status(&open), status(&closed)), (FindingStatus::Warn, FindingStatus::Fail));
         let file = below(root.path(), &path(&open));
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, text(Path::new("/usr/local/bin/bpfman-hook"), None)).unwrap();
-        assert_eq!(status(&open), Status::Fail, "it may not be executed");
+        assert_eq!(status(&open), FindingStatus::Fail, "it may not be executed");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(status(&open), Status::Fail, "its program is not there");
+        assert_eq!(status(&open), FindingStatus::Fail, "its program is not there");
         let program = root.path().join("usr/local/bin/bpfman-hook");
         fs::create_dir_all(program.parent().unwrap()).unwrap();
         fs::write(program, "").unwrap();
-        assert_eq!((status(&open), status(&closed)), (Status::Ok, Status::Ok));
+        assert_eq!((status(&open), status(&closed)), (FindingStatus::Ok, FindingStatus::Ok));
         let elsewhere = Nri { plugins: Some("/srv/plugins".into()), ..Nri::default() };
-        assert_eq!(status(&elsewhere), Status::Warn);
+        assert_eq!(status(&elsewhere), FindingStatus::Warn);
     }
 }

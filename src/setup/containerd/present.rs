@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::cli::ContainerdTargets;
-use crate::setup::containerd::config::Config;
+use crate::setup::containerd::config::ContainerdConfig;
 use crate::setup::containerd::error::ContainerdError;
 use crate::setup::error::InstallError;
-use crate::setup::place::Place;
+use crate::setup::place::InstallRoot;
 
 /// A file of containerd's configuration as it is; the text is empty where there is none.
 pub struct Present {
@@ -40,12 +40,12 @@ pub fn present(target: &Path) -> Result<Present, InstallError> {
 ///
 /// # Errors
 /// The file cannot be read, or [`ConfigError`].
-pub fn configuration(place: &Place, asked: &ContainerdTargets) -> Result<Option<Config>, InstallError> {
+pub fn configuration(place: &InstallRoot, asked: &ContainerdTargets) -> Result<Option<ContainerdConfig>, InstallError> {
     let target = place.staged(&asked.containerd_config);
     let present = present(&target)?;
     if !present.there {
         return Ok(None);
     }
-    let config = Config::parse(&present.text).map_err(|source| ContainerdError::Config { path: target, source })?;
+    let config = ContainerdConfig::parse(&present.text).map_err(|source| ContainerdError::Config { path: target, source })?;
     Ok(Some(config))
 }

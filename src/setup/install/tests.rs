@@ -3,10 +3,10 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::setup::hooks_dir::below;
-use crate::setup::steps::{Step, Steps, has_owners};
+use crate::setup::steps::{InstallStep, InstallSteps, has_owners};
 
-fn targets(destdir: &Path, podman: bool, crio: bool) -> Targets {
-    Targets {
+fn targets(destdir: &Path, podman: bool, crio: bool) -> InstallTargets {
+    InstallTargets {
         podman,
         crio,
         containerd: Default::default(),
@@ -24,9 +24,9 @@ fn targets(destdir: &Path, podman: bool, crio: bool) -> Targets {
     }
 }
 
-fn act(targets: &Targets, act: fn(&Targets, &Place, &mut Work<'_>) -> Result<(), InstallError>) -> Steps {
-    let place = Place::of(targets, None);
-    let mut work = Work::new(&place, targets.dry_run);
+fn act(targets: &InstallTargets, act: fn(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<(), InstallError>) -> InstallSteps {
+    let place = InstallRoot::of(targets, None);
+    let mut work = Installer::new(&place, targets.dry_run);
     act(targets, &place, &mut work).unwrap();
     work.steps
 }
@@ -54,8 +54,8 @@ fn is_document(path: &str) -> bool {
     ["share/man/", "share/bash-completion/", "share/zsh/", "share/fish/"].iter().any(|part| path.contains(part))
 }
 
-fn order(steps: &Steps) -> Vec<String> {
-    let name = |step: &Step| step.object.rsplit('/').next().unwrap().to_owned();
+fn order(steps: &InstallSteps) -> Vec<String> {
+    let name = |step: &InstallStep| step.object.rsplit('/').next().unwrap().to_owned();
     let steps = steps.0.iter().filter(|step| step.changed && !is_document(&step.object));
     steps.map(|step| format!("{} {}", step.action, name(step))).collect()
 }
@@ -65,7 +65,7 @@ fn the_binary_comes_first_and_goes_last() {
     let root = tempfile::tempdir().unwrap();
     let t = targets(root.path(), true, false);
 
-    let dry = act(&Targets { dry_run: true, ..t.clone() }, install);
+    let dry = act(&InstallTargets { dry_run: true, ..t.clone() }, install);
     assert_eq!(files(root.path()), Vec::<String>::new());
     let done = act(&t, install);
     assert_eq!(dry, done);
@@ -118,20 +118,20 @@ fn another_root_is_told_to_the_hook_and_has_no_units() {
     let t = targets(destdir.path(), true, false);
     act(&t, install);
     let units = files(destdir.path()).len();
-    let place = Place::of(&t, Some(Path::new("/srv/r")));
-    let mut work = Work::new(&place, false);
+    let place = InstallRoot::of(&t, Some(Path::new("/srv/r")));
+    let mut work = Installer::new(&place, false);
     install(&t, &place, &mut work).unwrap();
-    let hook = fs::read_to_string(below(destdir.path(), &hook_files::path(Stage::Poststop))).unwrap();
+    let hook = fs::read_to_string(below(destdir.path(), &hook_files::path(HookStage::Poststop))).unwrap();
     assert!(hook.contains(r#""--engine", "podman", "--root", "/srv/r""#), "{hook}");
     assert_eq!(files(destdir.path()).len(), units);
-    uninstall(&t, &place, &mut Work::new(&place, false)).unwrap();
+    uninstall(&t, &place, &mut Installer::new(&place, false)).unwrap();
     assert_eq!(files(destdir.path()).len(), 4, "the units belong to the usual root");
 }
 
 #[test]
 fn the_service_alone_comes_and_goes_with_its_binary() {
     let root = tempfile::tempdir().unwrap();
-    let t = Targets { service: crate::cli::service::ServiceTarget { service: true }, ..targets(root.path(), false, false) };
+    let t = InstallTargets { service: crate::cli::service::ServiceTarget { service: true }, ..targets(root.path(), false, false) };
     let written = [
         "write bpfman-hook",
         "write bpfman-hook.conf",
@@ -154,12 +154,12 @@ fn the_service_alone_comes_and_goes_with_its_binary() {
 #[test]
 fn the_plugins_unit_comes_and_goes_with_its_binary() {
     let root = tempfile::tempdir().unwrap();
-    let t = Targets { nri: crate::cli::nri::NriTarget { nri: true }, no_timer: true, ..targets(root.path(), false, false) };
+    let t = InstallTargets { nri: crate::cli::nri::NriTarget { nri: true }, no_timer: true, ..targets(root.path(), false, false) };
     let written = order(&act(&t, install));
     assert_eq!(written.last().map(String::as_str), Some("write bpfman-hook-nri.service"));
     assert_eq!(written.len(), 4, "no engine was named: {written:?}");
     let alone = files(root.path());
-    let podman = Targets { no_timer: true, ..targets(root.path(), true, false) };
+    let podman = InstallTargets { no_timer: true, ..targets(root.path(), true, false) };
     act(&podman, install);
     act(&podman, uninstall);
     assert_eq!(files(root.path()), alone);
@@ -170,13 +170,13 @@ fn the_plugins_unit_comes_and_goes_with_its_binary() {
 #[test]
 fn a_plugin_beside_cri_os_hook_files_does_not_connect() {
     let root = tempfile::tempdir().unwrap();
-    let t = Targets { nri: crate::cli::nri::NriTarget { nri: true }, ..targets(root.path(), false, true) };
+    let t = InstallTargets { nri: crate::cli::nri::NriTarget { nri: true }, ..targets(root.path(), false, true) };
     act(&t, install);
     let unit = root.path().join("usr/local/lib/systemd/system/bpfman-hook-nri.service");
     let start =
         |path: &Path| fs::read_to_string(path).unwrap().lines().find(|line| line.starts_with("ExecStart=")).map(str::to_owned);
     assert_eq!(start(&unit).as_deref(), Some("ExecStart=/usr/local/bin/bpfman-hook nri --no-connect"));
-    let both = Targets { containerd: crate::cli::ContainerdTargets { containerd: true, ..Default::default() }, ..t };
+    let both = InstallTargets { containerd: crate::cli::ContainerdTargets { containerd: true, ..Default::default() }, ..t };
     act(&both, install);
     assert_eq!(start(&unit).as_deref(), Some("ExecStart=/usr/local/bin/bpfman-hook nri"));
 }
@@ -190,9 +190,9 @@ fn a_link_out_of_destdir_is_refused_and_one_within_followed() {
     fs::create_dir_all(host.join("var/local")).unwrap();
     fs::create_dir(&outside).unwrap();
     let t = targets(&host, true, false);
-    let place = Place::of(&t, None);
+    let place = InstallRoot::of(&t, None);
     symlink(&outside, host.join("usr/local")).unwrap();
-    let error = install(&t, &place, &mut Work::new(&place, false)).unwrap_err();
+    let error = install(&t, &place, &mut Installer::new(&place, false)).unwrap_err();
     assert!(matches!(&error, InstallError::Outside { target, .. } if *target == outside.canonicalize().unwrap()), "{error}");
     assert_eq!(files(&outside), Vec::<String>::new());
     fs::remove_file(host.join("usr/local")).unwrap();
@@ -216,7 +216,7 @@ fn pins_are_directories() {
 #[test]
 fn two_engines_share_the_hook_files() {
     let root = tempfile::tempdir().unwrap();
-    let engines = || Place::of(&targets(root.path(), false, false), None).installed_for().0;
+    let engines = || InstallRoot::of(&targets(root.path(), false, false), None).installed_for().0;
     let precreate = root.path().join("usr/share/bpfman-hook/podman-hooks.d/50-bpfman-hook-precreate.json");
 
     act(&targets(root.path(), false, true), install);

@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::hooks::stage::CAPABILITIES;
-use crate::output::finding::{Finding, Status};
+use crate::output::finding::{Finding, FindingStatus};
 use crate::setup::compare::exact_file;
 use crate::setup::error::InstallError;
-use crate::setup::place::Place;
-use crate::setup::steps::Work;
+use crate::setup::place::InstallRoot;
+use crate::setup::steps::Installer;
 
 /// The service that the timer starts.
 pub const SERVICE_UNIT: &str = "bpfman-hook-gc.service";
@@ -17,14 +17,14 @@ pub const SERVICE_UNIT: &str = "bpfman-hook-gc.service";
 pub const TIMER_UNIT: &str = "bpfman-hook-gc.timer";
 
 /// The files and their texts, in the order in which they are written.
-fn files(place: &Place) -> [(PathBuf, String); 2] {
+fn files(place: &InstallRoot) -> [(PathBuf, String); 2] {
     let unit = |name: &str| place.mount_unit().with_file_name(name);
     [(unit(SERVICE_UNIT), service_unit(&place.binary())), (unit(TIMER_UNIT), timer_unit().to_owned())]
 }
 
 /// Writes the units and starts the timer; without systemd it says what cron has to run. There is nothing to do where our directories
 /// are not the usual ones.
-pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
     }
@@ -44,7 +44,7 @@ pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallE
 }
 
 /// Stops the timer and removes both units.
-pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
     }
@@ -58,17 +58,17 @@ pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), Instal
 }
 
 /// Whether the timer's unit is there.
-fn is_installed(place: &Place) -> bool {
+fn is_installed(place: &InstallRoot) -> bool {
     place.staged(&place.mount_unit().with_file_name(TIMER_UNIT)).exists()
 }
 
 /// Both units. Without them nothing is refused, and what a failed creation left stays until the next annotated container starts.
-pub(crate) fn check(place: &Place, again: &str) -> Vec<Finding> {
+pub(crate) fn check(place: &InstallRoot, again: &str) -> Vec<Finding> {
     if !is_installed(place) {
         let detail =
             "gc does not run by itself: what belongs to a container whose creation failed stays until the next one starts";
         let remedy = format!("{again}, or have cron run `{} gc` every minute", place.binary().display());
-        return vec![Finding::bad("gc timer", Status::Warn, detail, remedy)];
+        return vec![Finding::bad("gc timer", FindingStatus::Warn, detail, remedy)];
     }
     files(place).iter().map(|(path, text)| exact_file("gc timer", &place.staged(path), text, again)).collect()
 }

@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli::watch::MetricsTarget;
-use crate::output::finding::{Finding, Status};
+use crate::output::finding::{Finding, FindingStatus};
 use crate::setup::compare::exact_file;
 use crate::setup::error::InstallError;
-use crate::setup::place::Place;
-use crate::setup::steps::Work;
+use crate::setup::place::InstallRoot;
+use crate::setup::steps::Installer;
 use crate::sys::accounts::gid_of;
 
 /// The exporter.
@@ -31,12 +31,12 @@ const EXPORT_MODE: u32 = 0o2750;
 /// The binary in the texts of `packaging/`.
 const PACKAGED_BINARY: &str = "/usr/local/bin/bpfman-hook";
 
-fn binary(text: &str, place: &Place) -> String {
+fn binary(text: &str, place: &InstallRoot) -> String {
     text.replace(PACKAGED_BINARY, &place.binary().display().to_string())
 }
 
 /// The sample's unit; with a file, it writes the metrics there too.
-fn sample_unit(place: &Place, textfile: Option<&Path>) -> String {
+fn sample_unit(place: &InstallRoot, textfile: Option<&Path>) -> String {
     let mut text = binary(include_str!("../../../packaging/systemd/bpfman-hook-metrics-sample.service"), place);
     if let (Some(file), Some(directory)) = (textfile, textfile.and_then(Path::parent)) {
         let sample = format!("ExecStart={} metrics --sample\n", place.binary().display());
@@ -50,7 +50,7 @@ fn sample_unit(place: &Place, textfile: Option<&Path>) -> String {
 }
 
 /// The files and their texts, in the order in which they are written.
-fn files(place: &Place, textfile: Option<&Path>) -> [(PathBuf, String); 5] {
+fn files(place: &InstallRoot, textfile: Option<&Path>) -> [(PathBuf, String); 5] {
     let lib = place.mount_unit().ancestors().nth(3).expect("it is PREFIX/lib/systemd/system/UNIT").to_owned();
     let unit = |name: &str| place.mount_unit().with_file_name(name);
     [
@@ -67,7 +67,7 @@ fn files(place: &Place, textfile: Option<&Path>) -> [(PathBuf, String); 5] {
 
 /// Writes the files and, where systemd runs, makes the group and the directory and starts what there is to start: with a textfile
 /// the timer alone, since nobody has to listen.
-pub(crate) fn install(target: &MetricsTarget, place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn install(target: &MetricsTarget, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
     }
@@ -89,7 +89,7 @@ pub(crate) fn install(target: &MetricsTarget, place: &Place, work: &mut Work<'_>
 }
 
 /// Stops and removes them. The group stays: files may belong to it, and systemd removes none either.
-pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
     }
@@ -103,18 +103,18 @@ pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), Instal
 }
 
 /// Whether the units are there: they need the binary.
-pub(crate) fn is_installed(place: &Place) -> bool {
+pub(crate) fn is_installed(place: &InstallRoot) -> bool {
     place.staged(&place.mount_unit().with_file_name(EXPORTER_UNIT)).exists()
 }
 
 /// The file that the installed sample writes.
-fn installed_textfile(place: &Place) -> Option<PathBuf> {
+fn installed_textfile(place: &InstallRoot) -> Option<PathBuf> {
     let unit = fs::read_to_string(place.staged(&place.mount_unit().with_file_name(SAMPLE_UNIT))).ok()?;
     unit.lines().find_map(|line| line.split_once(" --textfile ")).map(|(_, file)| PathBuf::from(file))
 }
 
 /// Each file, the group, and whether the group may read what runs leave in `export`.
-pub(crate) fn check(target: &MetricsTarget, place: &Place, export: &Path) -> Vec<Finding> {
+pub(crate) fn check(target: &MetricsTarget, place: &InstallRoot, export: &Path) -> Vec<Finding> {
     let textfile = target.metrics_textfile.clone().or_else(|| installed_textfile(place));
     let textfile = textfile.as_deref();
     let flag = textfile.map(|file| format!(" --metrics-textfile {}", file.display())).unwrap_or_default();
@@ -135,7 +135,7 @@ pub(crate) fn check(target: &MetricsTarget, place: &Place, export: &Path) -> Vec
 fn readable(group: Option<u32>, export: &Path, again: &str) -> Finding {
     let name = "metrics group";
     let Some(gid) = group else {
-        return Finding::bad(name, Status::Fail, format!("there is no group {GROUP}: the exporter sees nothing"), again);
+        return Finding::bad(name, FindingStatus::Fail, format!("there is no group {GROUP}: the exporter sees nothing"), again);
     };
     match fs::symlink_metadata(export) {
         Ok(found) if found.gid() == gid && found.mode() & 0o7777 == EXPORT_MODE => {
@@ -143,9 +143,9 @@ fn readable(group: Option<u32>, export: &Path, again: &str) -> Finding {
         }
         Ok(found) => {
             let detail = format!("{} has group {} and mode {:o}", export.display(), found.gid(), found.mode() & 0o7777);
-            Finding::bad(name, Status::Fail, format!("{detail}: the exporter sees nothing"), again)
+            Finding::bad(name, FindingStatus::Fail, format!("{detail}: the exporter sees nothing"), again)
         }
-        Err(_) => Finding::bad(name, Status::Warn, format!("{} is not there", export.display()), again),
+        Err(_) => Finding::bad(name, FindingStatus::Warn, format!("{} is not there", export.display()), again),
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn units_run_the_installed_binary() {
-        let place = Place::at(Path::new("/stage"));
+        let place = InstallRoot::at(Path::new("/stage"));
         for (path, text) in &files(&place, None) {
             assert!(path.starts_with("/usr/local/lib"), "{}", path.display());
             assert!(!text.contains("ExecStart=") || text.contains("ExecStart=/usr/local/bin/bpfman-hook metrics"), "{text}");
@@ -179,26 +179,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let export = dir.path().join("export");
         let status = |group| readable(group, &export, "again").status;
-        assert_eq!(status(None), Status::Fail);
-        assert_eq!(status(Some(0)), Status::Warn, "nothing was recorded yet");
+        assert_eq!(status(None), FindingStatus::Fail);
+        assert_eq!(status(Some(0)), FindingStatus::Warn, "nothing was recorded yet");
         fs::create_dir(&export).unwrap();
         let gid = fs::metadata(&export).unwrap().gid();
         fs::set_permissions(&export, fs::Permissions::from_mode(0o750)).unwrap();
-        assert_eq!(status(Some(gid)), Status::Fail, "without the setgid bit");
+        assert_eq!(status(Some(gid)), FindingStatus::Fail, "without the setgid bit");
         fs::set_permissions(&export, fs::Permissions::from_mode(0o2750)).unwrap();
-        assert_eq!((status(Some(gid)), status(Some(gid + 1))), (Status::Ok, Status::Fail));
+        assert_eq!((status(Some(gid)), status(Some(gid + 1))), (FindingStatus::Ok, FindingStatus::Fail));
     }
 
     #[test]
     fn a_check_names_the_file_that_differs() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::at(dir.path());
+        let place = InstallRoot::at(dir.path());
         let target = MetricsTarget { metrics: true, metrics_textfile: None };
-        let mut work = Work::new(&place, false);
+        let mut work = Installer::new(&place, false);
         install(&target, &place, &mut work).unwrap();
         let bad = || -> Vec<String> {
             let found = check(&target, &place, Path::new("/nowhere"));
-            found.into_iter().filter(|finding| finding.status != Status::Ok).map(|finding| finding.check).collect()
+            found.into_iter().filter(|finding| finding.status != FindingStatus::Ok).map(|finding| finding.check).collect()
         };
         assert_eq!(bad(), Vec::<String>::new());
         assert!(is_installed(&place));

@@ -7,19 +7,19 @@ use crate::model::policy::Engine;
 use crate::setup::containerd::install::is_installed_at;
 use crate::setup::error::InstallError;
 use crate::setup::hook_files::MOUNT_UNIT;
-use crate::setup::place::Place;
-use crate::setup::steps::Work;
+use crate::setup::place::InstallRoot;
+use crate::setup::steps::Installer;
 
 /// The unit.
 pub const UNIT: &str = "bpfman-hook-nri.service";
 
 /// Where it is written.
-pub(crate) fn path(place: &Place) -> PathBuf {
+pub(crate) fn path(place: &InstallRoot) -> PathBuf {
     place.mount_unit().with_file_name(UNIT)
 }
 
 /// Writes the unit and, where systemd runs, starts the plugin. There is nothing to do where our directories are not the usual ones.
-pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
     }
@@ -32,7 +32,7 @@ pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallE
 }
 
 /// Stops the plugin and removes its unit.
-pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
     }
@@ -43,12 +43,12 @@ pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), Instal
 }
 
 /// Whether the unit is there: it needs the binary.
-pub(crate) fn is_installed(place: &Place) -> bool {
+pub(crate) fn is_installed(place: &InstallRoot) -> bool {
     place.staged(&path(place)).exists()
 }
 
 /// Whether the plugin is to connect: not where our hook files are CRI-O's, which starts no pod while a plugin connects and it stops a container.
-pub(crate) fn connects(place: &Place) -> bool {
+pub(crate) fn connects(place: &InstallRoot) -> bool {
     let containerd = &ContainerdTargets::default().containerd_config;
     !place.installed_for().0.contains(&Engine::CriO) || is_installed_at(place, containerd)
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::hooks::stage::CAPABILITIES;
 use crate::setup::error::InstallError;
-use crate::setup::place::Place;
-use crate::setup::steps::Work;
+use crate::setup::place::InstallRoot;
+use crate::setup::steps::Installer;
 use crate::sys::accounts::gid_of;
 
 /// The socket that starts the service.
@@ -18,14 +18,14 @@ pub const SERVICE_UNIT: &str = "bpfman-hook.service";
 pub const GROUP: &str = "bpfman";
 
 /// The files and their texts, in the order in which they are written.
-fn files(place: &Place, group: bool) -> [(PathBuf, String); 2] {
+fn files(place: &InstallRoot, group: bool) -> [(PathBuf, String); 2] {
     let mount = place.mount_unit();
     let beside = |name: &str| mount.with_file_name(name);
     [(beside(SERVICE_UNIT), service_unit(&place.binary())), (beside(SOCKET_UNIT), socket_unit(group))]
 }
 
 /// Writes the units and, where systemd runs, starts the socket. There is nothing to do where our directories are not the usual ones.
-pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
     }
@@ -40,7 +40,7 @@ pub(crate) fn install(place: &Place, work: &mut Work<'_>) -> Result<(), InstallE
 }
 
 /// Stops socket and service and removes their units.
-pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), InstallError> {
+pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
     }
@@ -54,12 +54,12 @@ pub(crate) fn uninstall(place: &Place, work: &mut Work<'_>) -> Result<(), Instal
 }
 
 /// The units as they should be.
-pub(crate) fn pieces(place: &Place) -> [(PathBuf, String); 2] {
+pub(crate) fn pieces(place: &InstallRoot) -> [(PathBuf, String); 2] {
     files(place, gid_of(GROUP).is_some())
 }
 
 /// Whether the units are there: they need the binary.
-pub(crate) fn is_installed(place: &Place) -> bool {
+pub(crate) fn is_installed(place: &InstallRoot) -> bool {
     files(place, false).iter().any(|(path, _)| place.staged(path).exists())
 }
 

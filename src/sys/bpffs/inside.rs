@@ -15,8 +15,8 @@ use rustix::process::{DumpableBehavior, Gid, Uid, fchdir, set_dumpable_behavior,
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::filter;
-use super::message::{Exit, Failed, Opened, Report, Step, Verdict};
-use super::{Spec, c_path};
+use super::message::{Exit, CallFailure, OpenedTarget, ChildReport, BpffsStep, ParentVerdict};
+use super::{BpffsSpec, c_path};
 use crate::sys::SysError;
 use crate::sys::sock::{recv_raw, send_raw};
 use crate::sys::token::{self, last_errno};
@@ -49,7 +49,7 @@ pub(super) struct Job<'a> {
 
 impl<'a> Job<'a> {
     pub(super) fn new(
-        spec: &Spec<'a>,
+        spec: &BpffsSpec<'a>,
         user_ns: Option<BorrowedFd<'a>>,
         names: Vec<CString>,
         maps: Vec<(RawFd, CString)>,
@@ -102,7 +102,7 @@ pub(super) fn run(job: &Job<'_>, socket: BorrowedFd<'_>) -> ! {
         Err(mut failed) => {
             failed.left = !done.undo(job);
             // The parent may be gone, and then nobody needs to know.
-            let _ = send_raw(socket, &Report::Failed(failed).encode(), &[]);
+            let _ = send_raw(socket, &ChildReport::Failed(failed).encode(), &[]);
             Exit::Undone
         }
     };
@@ -113,70 +113,70 @@ pub(super) fn run(job: &Job<'_>, socket: BorrowedFd<'_>) -> ! {
 /// The parent's consent to go on, or to what was done; its end means no.
 fn wait_for_keep(socket: BorrowedFd<'_>) -> bool {
     let mut byte = [0];
-    matches!(recv_raw(socket, &mut byte), Ok((1, _))) && byte == [Verdict::Keep as u8]
+    matches!(recv_raw(socket, &mut byte), Ok((1, _))) && byte == [ParentVerdict::Keep as u8]
 }
 
 /// Adds the step to an errno.
-fn at(step: Step) -> impl Fn(Errno) -> Failed {
-    move |errno| Failed { step, errno: errno.raw_os_error(), index: 0, left: false }
+fn at(step: BpffsStep) -> impl Fn(Errno) -> CallFailure {
+    move |errno| CallFailure { step, errno: errno.raw_os_error(), index: 0, left: false }
 }
 
-fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Failed> {
+fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), CallFailure> {
     // Soon processes of the container could be entitled to look at this one, which still has all of the parent's memory.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at(Step::CloseFiles))?;
-    close_others(&job.keep, socket.as_raw_fd()).map_err(at(Step::CloseFiles))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at(BpffsStep::CloseFiles))?;
+    close_others(&job.keep, socket.as_raw_fd()).map_err(at(BpffsStep::CloseFiles))?;
     // What it does in there is decided by the mounts and paths of a container. Whatever that leads to, these calls are all.
-    filter::close(&job.calls).map_err(at(Step::Confine))?;
+    filter::close(&job.calls).map_err(at(BpffsStep::Confine))?;
     umask(Mode::from_raw_mode(0o022));
 
     // The mount namespace first, and the root while we are still the host's root: the directories above it may be closed
     // to everybody else.
-    move_into_link_name_space(job.mount_ns, Some(LinkNameSpaceType::Mount)).map_err(at(Step::EnterMountNs))?;
+    move_into_link_name_space(job.mount_ns, Some(LinkNameSpaceType::Mount)).map_err(at(BpffsStep::EnterMountNs))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, job.root.as_c_str(), flags, Mode::empty()).map_err(at(Step::OpenRoot))?;
+    let root = openat(CWD, job.root.as_c_str(), flags, Mode::empty()).map_err(at(BpffsStep::OpenRoot))?;
     if let Some(user_ns) = job.user_ns {
-        move_into_link_name_space(user_ns, Some(LinkNameSpaceType::User)).map_err(at(Step::EnterUserNs))?;
+        move_into_link_name_space(user_ns, Some(LinkNameSpaceType::User)).map_err(at(BpffsStep::EnterUserNs))?;
     }
-    become_root().map_err(at(Step::BecomeRoot))?;
+    become_root().map_err(at(BpffsStep::BecomeRoot))?;
 
-    let context = fsopen(c"bpf", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at(Step::OpenFs))?;
-    let root_place = mount_of(root.as_fd()).map_err(at(Step::Stat))?;
+    let context = fsopen(c"bpf", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at(BpffsStep::OpenFs))?;
+    let root_place = mount_of(root.as_fd()).map_err(at(BpffsStep::Stat))?;
     // A path across a file system that a process serves can wait for that process for ever, where no signal ends it. So the parent
     // looks at the mounts first.
-    send_raw(socket, &Report::Inside(root_place.0).encode(), &[]).map_err(at(Step::Send))?;
+    send_raw(socket, &ChildReport::Inside(root_place.0).encode(), &[]).map_err(at(BpffsStep::Send))?;
     if !wait_for_keep(socket) {
-        return Err(at(Step::Receive)(Errno::PIPE));
+        return Err(at(BpffsStep::Receive)(Errno::PIPE));
     }
-    let (directory, missing) = find(job, root.as_fd()).map_err(at(Step::Find))?;
-    let place = mount_of(directory.as_fd()).map_err(at(Step::Stat))?;
-    let opened = Opened {
+    let (directory, missing) = find(job, root.as_fd()).map_err(at(BpffsStep::Find))?;
+    let place = mount_of(directory.as_fd()).map_err(at(BpffsStep::Stat))?;
+    let opened = OpenedTarget {
         mount_id: place.0,
         root_mount_id: root_place.0,
         at_mount_root: place.1,
         missing: u8::try_from(missing).unwrap_or(u8::MAX),
     };
-    send_raw(socket, &Report::Opened(opened).encode(), &[context.as_fd()]).map_err(at(Step::Send))?;
+    send_raw(socket, &ChildReport::Opened(opened).encode(), &[context.as_fd()]).map_err(at(BpffsStep::Send))?;
     drop(context);
 
     let mut byte = [0];
-    let (_, mount) = recv_raw(socket, &mut byte).map_err(at(Step::Receive))?;
-    let mount = mount.ok_or(Errno::PIPE).map_err(at(Step::Receive))?;
+    let (_, mount) = recv_raw(socket, &mut byte).map_err(at(BpffsStep::Receive))?;
+    let mount = mount.ok_or(Errno::PIPE).map_err(at(BpffsStep::Receive))?;
     let directory = make_missing(job, directory, missing, done)?;
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&mount, c"", &directory, c"", empty).map_err(at(Step::Mount))?;
+    move_mount(&mount, c"", &directory, c"", empty).map_err(at(BpffsStep::Mount))?;
     drop(directory);
     let mount = done.mount.insert(mount);
 
     // From here on as the container will see it: by its path, on a descriptor that is more than a path.
-    let seen = open_in(root.as_fd(), job.prefixes.first(), OFlags::RDONLY).map_err(at(Step::Reopen))?;
-    if mount_of(seen.as_fd()).map_err(at(Step::Stat))?.0 != mount_of(mount.as_fd()).map_err(at(Step::Stat))?.0 {
-        return Err(at(Step::Covered)(Errno::BUSY));
+    let seen = open_in(root.as_fd(), job.prefixes.first(), OFlags::RDONLY).map_err(at(BpffsStep::Reopen))?;
+    if mount_of(seen.as_fd()).map_err(at(BpffsStep::Stat))?.0 != mount_of(mount.as_fd()).map_err(at(BpffsStep::Stat))?.0 {
+        return Err(at(BpffsStep::Covered)(Errno::BUSY));
     }
     pin_maps(job, seen.as_fd())?;
     if job.mint {
-        drop(token::create_raw(seen.as_fd()).map_err(at(Step::Mint))?);
+        drop(token::create_raw(seen.as_fd()).map_err(at(BpffsStep::Mint))?);
     }
-    send_raw(socket, &Report::Done.encode(), &[]).map_err(at(Step::Send))
+    send_raw(socket, &ChildReport::Done.encode(), &[]).map_err(at(BpffsStep::Send))
 }
 
 /// Closes everything but `keep`, which is sorted, and `socket`: standard input and output too, whose readers wait for us.
@@ -269,14 +269,14 @@ fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, bool), Errno> {
 
 /// Makes the last `missing` components below `directory` and opens the last one. What is found to exist by now must be a
 /// directory on the same mount, which is the one that was judged.
-fn make_missing(job: &Job<'_>, directory: OwnedFd, missing: usize, done: &mut Done) -> Result<OwnedFd, Failed> {
+fn make_missing(job: &Job<'_>, directory: OwnedFd, missing: usize, done: &mut Done) -> Result<OwnedFd, CallFailure> {
     let mut parent = directory;
     let first = job.names.len().saturating_sub(missing);
     for (slot, (index, name)) in done.made.iter_mut().zip(job.names.iter().enumerate().skip(first)) {
         let made = match mkdirat(&parent, name.as_c_str(), Mode::from_raw_mode(0o755)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
-            Err(errno) => return Err(at(Step::MakeDirectory)(errno)),
+            Err(errno) => return Err(at(BpffsStep::MakeDirectory)(errno)),
         };
         let resolve = RESOLVE.difference(ResolveFlags::IN_ROOT) | ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -285,27 +285,27 @@ fn make_missing(job: &Job<'_>, directory: OwnedFd, missing: usize, done: &mut Do
         if made {
             *slot = Some((parent, index));
         }
-        parent = opened.map_err(at(Step::MakeDirectory))?;
+        parent = opened.map_err(at(BpffsStep::MakeDirectory))?;
     }
     Ok(parent)
 }
 
 /// Pins every map as a file of `directory`, the root of the bpffs, and gives it to its owner.
-fn pin_maps(job: &Job<'_>, directory: BorrowedFd<'_>) -> Result<(), Failed> {
+fn pin_maps(job: &Job<'_>, directory: BorrowedFd<'_>) -> Result<(), CallFailure> {
     if job.maps.is_empty() {
         return Ok(());
     }
     // BPF_OBJ_PIN takes a path. Relative to the working directory it needs neither /proc nor BPF_F_PATH_FD of Linux 6.5.
-    fchdir(directory).map_err(at(Step::Pin))?;
+    fchdir(directory).map_err(at(BpffsStep::Pin))?;
     for (index, (map, name)) in job.maps.iter().enumerate() {
         let at = |step| {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
-            move |errno: Errno| Failed { step, errno: errno.raw_os_error(), index, left: false }
+            move |errno: Errno| CallFailure { step, errno: errno.raw_os_error(), index, left: false }
         };
         // The kernel makes the file with mode 0600 less the umask.
-        pin(*map, name).map_err(at(Step::Pin))?;
+        pin(*map, name).map_err(at(BpffsStep::Pin))?;
         let (user, group) = job.owner;
-        chownat(directory, name.as_c_str(), Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW).map_err(at(Step::Give))?;
+        chownat(directory, name.as_c_str(), Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW).map_err(at(BpffsStep::Give))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ pub(super) const REPORT_SIZE: usize = 24;
 /// Where the child is when a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Step {
+pub(super) enum BpffsStep {
     CloseFiles,
     Confine,
     EnterMountNs,
@@ -27,7 +27,7 @@ pub(super) enum Step {
     Send,
 }
 
-impl Step {
+impl BpffsStep {
     const ALL: [Self; 18] = [
         Self::CloseFiles,
         Self::Confine,
@@ -84,8 +84,8 @@ impl Step {
 
 /// A call that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Failed {
-    pub step: Step,
+pub(super) struct CallFailure {
+    pub step: BpffsStep,
     pub errno: i32,
     /// Which map, where the step is about one.
     pub index: u32,
@@ -95,7 +95,7 @@ pub(super) struct Failed {
 
 /// What was found where the target is, or where its first missing component will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Opened {
+pub(super) struct OpenedTarget {
     /// The mount that the directory is on.
     pub mount_id: u64,
     /// The mount that the container's root is on.
@@ -106,20 +106,20 @@ pub(super) struct Opened {
     pub missing: u8,
 }
 
-/// A message from the child. The fs context comes with `Opened`.
+/// A message from the child. The fs context comes with `OpenedTarget`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Report {
+pub(super) enum ChildReport {
     /// It is inside, has the container's root open, which is on the mount of this id, and has not followed the target's path yet.
     Inside(u64),
-    Opened(Opened),
+    OpenedTarget(OpenedTarget),
     Done,
-    Failed(Failed),
+    CallFailure(CallFailure),
 }
 
 /// A message to the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Verdict {
+pub(super) enum ParentVerdict {
     Keep = 1,
 }
 
@@ -135,7 +135,7 @@ pub(super) enum Exit {
     Undone = 2,
 }
 
-impl Report {
+impl ChildReport {
     pub(super) fn encode(self) -> [u8; REPORT_SIZE] {
         let (tag, flag, byte, small, a, b) = match self {
             Self::Opened(o) => (1, u8::from(o.at_mount_root), o.missing, 0, o.mount_id, o.root_mount_id),
@@ -156,11 +156,11 @@ impl Report {
         let (a, b) = (wide(8)?, wide(16)?);
         let flag = *flag != 0;
         match tag {
-            1 => Some(Self::Opened(Opened { mount_id: a, root_mount_id: b, at_mount_root: flag, missing: *byte })),
+            1 => Some(Self::Opened(OpenedTarget { mount_id: a, root_mount_id: b, at_mount_root: flag, missing: *byte })),
             2 => Some(Self::Done),
             3 => {
-                let step = *Step::ALL.get(usize::from(*byte))?;
-                Some(Self::Failed(Failed { step, errno: small, index: u32::try_from(a).ok()?, left: flag }))
+                let step = *BpffsStep::ALL.get(usize::from(*byte))?;
+                Some(Self::Failed(CallFailure { step, errno: small, index: u32::try_from(a).ok()?, left: flag }))
             }
             4 => Some(Self::Inside(a)),
             _ => None,
@@ -174,20 +174,20 @@ mod tests {
 
     #[test]
     fn reports_survive_the_socket() {
-        let opened = Opened { mount_id: u64::MAX - 7, root_mount_id: 12, at_mount_root: true, missing: 3 };
-        let mut reports = vec![Report::Done, Report::Inside(u64::MAX - 3), Report::Opened(opened)];
-        for step in Step::ALL {
-            reports.push(Report::Failed(Failed { step, errno: 95, index: 7, left: true }));
-            reports.push(Report::Failed(Failed { step, errno: 1, index: 0, left: false }));
+        let opened = OpenedTarget { mount_id: u64::MAX - 7, root_mount_id: 12, at_mount_root: true, missing: 3 };
+        let mut reports = vec![ChildReport::Done, ChildReport::Inside(u64::MAX - 3), ChildReport::Opened(opened)];
+        for step in BpffsStep::ALL {
+            reports.push(ChildReport::Failed(CallFailure { step, errno: 95, index: 7, left: true }));
+            reports.push(ChildReport::Failed(CallFailure { step, errno: 1, index: 0, left: false }));
         }
         for report in reports {
-            assert_eq!(Report::decode(&report.encode()), Some(report));
+            assert_eq!(ChildReport::decode(&report.encode()), Some(report));
         }
     }
 
     #[test]
     fn steps_are_numbered_in_the_order_of_their_table() {
-        for (index, step) in Step::ALL.into_iter().enumerate() {
+        for (index, step) in BpffsStep::ALL.into_iter().enumerate() {
             assert_eq!(step as usize, index);
         }
     }
@@ -195,12 +195,12 @@ mod tests {
     #[test]
     fn strange_reports_are_refused() {
         let mut bytes = [0; REPORT_SIZE];
-        assert_eq!(Report::decode(&bytes), None);
+        assert_eq!(ChildReport::decode(&bytes), None);
         bytes[0] = 3;
-        bytes[2] = Step::ALL.len() as u8;
-        assert_eq!(Report::decode(&bytes), None);
+        bytes[2] = BpffsStep::ALL.len() as u8;
+        assert_eq!(ChildReport::decode(&bytes), None);
         bytes[2] = 0;
         bytes[8..16].copy_from_slice(&u64::MAX.to_ne_bytes());
-        assert_eq!(Report::decode(&bytes), None);
+        assert_eq!(ChildReport::decode(&bytes), None);
     }
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::message::Opened;
+use super::message::OpenedTarget;
 use super::{BpffsError, SOURCE};
 use crate::sys::SysError;
-use crate::sys::mounts::{Mount, parse_mountinfo};
+use crate::sys::mounts::{MountPoint, parse_mountinfo};
 
 /// Kinds of file systems that the kernel itself serves, from memory: all that a bpffs may be mounted on besides the container's root.
 const KINDS: [&str; 3] = ["sysfs", "tmpfs", "bpf"];
@@ -39,7 +39,7 @@ pub(super) fn judge_way(target: &str, root_mount_id: u64, theirs: &str) -> Resul
 }
 
 /// Whether a mount lies, at any depth, on the mount with this id.
-fn is_beneath(mountinfo: &str, mount: &Mount, id: u64) -> bool {
+fn is_beneath(mountinfo: &str, mount: &MountPoint, id: u64) -> bool {
     let number = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok());
     let parents: HashMap<u64, u64> = mountinfo
         .lines()
@@ -60,7 +60,7 @@ fn is_beneath(mountinfo: &str, mount: &Mount, id: u64) -> bool {
     parent == id
 }
 
-fn outside(target: &str, mount: &Mount) -> SysError {
+fn outside(target: &str, mount: &MountPoint) -> SysError {
     let mount = format!("{} at {}", mount.kind, mount.point.display());
     BpffsError::TargetHostMount { target: target.to_owned(), mount }.into()
 }
@@ -71,7 +71,7 @@ fn outside(target: &str, mount: &Mount) -> SysError {
 /// the container from outside.
 pub(super) fn judge(
     target: &str,
-    opened: &Opened,
+    opened: &OpenedTarget,
     theirs: &str,
     ours: impl FnOnce() -> Result<String, SysError>,
 ) -> Result<(), SysError> {
@@ -101,7 +101,7 @@ pub(super) fn judge(
 }
 
 /// The mount with this id. Only its line is parsed: a host may have thousands.
-pub(super) fn find(mountinfo: &str, id: u64) -> Result<Option<Mount>, SysError> {
+pub(super) fn find(mountinfo: &str, id: u64) -> Result<Option<MountPoint>, SysError> {
     let line = mountinfo.lines().find(|line| line.split(' ').next().and_then(|word| word.parse().ok()) == Some(id));
     Ok(line.map(parse_mountinfo).transpose()?.and_then(|mounts| mounts.into_iter().next()))
 }
@@ -139,7 +139,7 @@ mod tests {
 30 27 0:25 / /run rw,nosuid shared:3 - tmpfs tmpfs rw
 ";
 
-    fn verdict(opened: Opened) -> String {
+    fn verdict(opened: OpenedTarget) -> String {
         match judge("/mnt/x", &opened, CONTAINER, || Ok(HOST.to_owned())) {
             Ok(()) => "fine".into(),
             Err(SysError::Bpffs(BpffsError::TargetHostMount { mount, .. })) => format!("outside: {mount}"),
@@ -148,8 +148,8 @@ mod tests {
         }
     }
 
-    fn on(mount_id: u64) -> Opened {
-        Opened { mount_id, root_mount_id: 90, at_mount_root: false, missing: 0 }
+    fn on(mount_id: u64) -> OpenedTarget {
+        OpenedTarget { mount_id, root_mount_id: 90, at_mount_root: false, missing: 0 }
     }
 
     #[test]
@@ -202,19 +202,19 @@ mod tests {
     #[test]
     fn shared_mounts_are_refused_also_as_the_root() {
         assert_eq!(verdict(on(96)), "shared: /lib/c/rootfs/mnt/shared");
-        assert_eq!(verdict(Opened { root_mount_id: 96, ..on(96) }), "shared: /lib/c/rootfs/mnt/shared");
+        assert_eq!(verdict(OpenedTarget { root_mount_id: 96, ..on(96) }), "shared: /lib/c/rootfs/mnt/shared");
     }
 
     #[test]
     fn a_bpffs_is_covered_at_its_root_only() {
-        assert_eq!(verdict(Opened { at_mount_root: true, ..on(97) }), "fine");
+        assert_eq!(verdict(OpenedTarget { at_mount_root: true, ..on(97) }), "fine");
         assert_eq!(verdict(on(97)), "outside: bpf at /lib/c/rootfs/sys/fs/bpf");
-        assert_eq!(verdict(Opened { at_mount_root: true, missing: 1, ..on(97) }), "outside: bpf at /lib/c/rootfs/sys/fs/bpf");
+        assert_eq!(verdict(OpenedTarget { at_mount_root: true, missing: 1, ..on(97) }), "outside: bpf at /lib/c/rootfs/sys/fs/bpf");
     }
 
     #[test]
     fn a_bpffs_of_ours_is_not_covered_by_a_second_one() {
-        let said = verdict(Opened { at_mount_root: true, ..on(102) });
+        let said = verdict(OpenedTarget { at_mount_root: true, ..on(102) });
         assert!(said.contains("has one of ours already"), "{said}");
         // A directory in it is not ours to judge: it is outside.
         assert_eq!(verdict(on(102)), "outside: bpf at /lib/c/rootfs/run/bpf");

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid};
 
 use super::inside::{self, Job};
-use super::message::{Exit, REPORT_SIZE, Report, Verdict};
+use super::message::{Exit, REPORT_SIZE, ChildReport, ParentVerdict};
 use super::{read_text, unexpected};
 use crate::sys::SysError;
 use crate::sys::sock::{Socket, recv_raw, retry, send_raw, wait_readable};
@@ -18,7 +18,7 @@ const UNDO_TIME: Duration = Duration::from_millis(500);
 
 /// A running child. Dropping it lets it undo what it did, then kills and reaps it.
 #[derive(Debug)]
-pub(super) struct Forked {
+pub(super) struct BpffsChild {
     pid: Pid,
     pidfd: OwnedFd,
     socket: Socket,
@@ -26,7 +26,7 @@ pub(super) struct Forked {
     ended: Option<WaitStatus>,
 }
 
-impl Forked {
+impl BpffsChild {
     /// Forks, without exec: docs/decisions/0002-fork-for-bpffs.md says what that saves and what it asks of the child.
     pub(super) fn start(job: &Job<'_>) -> Result<Self, SysError> {
         let (socket, theirs) = Socket::pair()?;
@@ -54,7 +54,7 @@ impl Forked {
     }
 
     /// The next report and the descriptor that came with it.
-    pub(super) fn report(&mut self, deadline: Instant) -> Result<(Report, Option<OwnedFd>), SysError> {
+    pub(super) fn report(&mut self, deadline: Instant) -> Result<(ChildReport, Option<OwnedFd>), SysError> {
         let fail = || SysError::io("receive a report of", "the bpffs process");
         // A fast child may have reported already when the time was over: over is over.
         if Instant::now() >= deadline || !wait_readable(self.socket.as_fd(), deadline).map_err(fail())? {
@@ -70,7 +70,7 @@ impl Forked {
             let how = self.ended.map_or_else(|| "it closed its socket".to_owned(), describe);
             return Err(SysError::ChildGone { role: "bpffs", how });
         }
-        let report = (len == REPORT_SIZE).then(|| Report::decode(&bytes)).flatten();
+        let report = (len == REPORT_SIZE).then(|| ChildReport::decode(&bytes)).flatten();
         Ok((report.ok_or_else(|| unexpected("a report of the bpffs process"))?, fd))
     }
 
@@ -81,12 +81,12 @@ impl Forked {
 
     /// Sends the mount and closes our descriptor of it.
     pub(super) fn hand_over(&self, mount: OwnedFd) -> Result<(), Errno> {
-        send_raw(self.socket.as_fd(), &[Verdict::Keep as u8], &[mount.as_fd()])
+        send_raw(self.socket.as_fd(), &[ParentVerdict::Keep as u8], &[mount.as_fd()])
     }
 
     /// Has the child go on.
     pub(super) fn consent(&self) -> Result<(), Errno> {
-        send_raw(self.socket.as_fd(), &[Verdict::Keep as u8], &[])
+        send_raw(self.socket.as_fd(), &[ParentVerdict::Keep as u8], &[])
     }
 
     /// Says that what was done is to stay, and waits for the end of the child, which has nothing more to do than that.
@@ -125,7 +125,7 @@ impl Forked {
     }
 }
 
-impl Drop for Forked {
+impl Drop for BpffsChild {
     fn drop(&mut self) {
         self.socket.shutdown();
         self.reap_by(Instant::now() + UNDO_TIME);

@@ -16,7 +16,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::process::geteuid;
 
 use super::{COUNTERS, make_temporary, unique};
-use crate::model::series::{SLOTS, Slot, fingerprint};
+use crate::model::metrics_table::{SLOTS, MetricSlot, fingerprint};
 use crate::sys::fsutil;
 
 /// Words before the first counter: magic, fingerprint of the table.
@@ -67,7 +67,7 @@ impl Counters {
     }
 
     /// Adds to one counter. Wraps, as counters may.
-    pub(super) fn add(&self, slot: Slot, by: u64) {
+    pub(super) fn add(&self, slot: MetricSlot, by: u64) {
         self.word(HEADER + slot.0).fetch_add(by, Ordering::Relaxed);
     }
 }

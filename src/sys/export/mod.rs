@@ -23,7 +23,8 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use self::counters::Counters;
-use crate::model::series::{self, Slot};
+use crate::model::metrics_table;
+use crate::model::metrics_table::MetricSlot;
 use crate::sys::fsutil;
 
 pub use self::counters::read as read_counters;
@@ -86,14 +87,14 @@ pub fn here() -> Option<&'static Export> {
 }
 
 /// Adds to one counter of this process's directory.
-pub fn count(slot: Slot, by: u64) {
+pub fn count(slot: MetricSlot, by: u64) {
     if let Some(export) = here() {
         export.count(slot, by);
     }
 }
 
 /// Adds a duration to a histogram of this process's directory.
-pub fn observe(histogram: Slot, duration: Duration) {
+pub fn observe(histogram: MetricSlot, duration: Duration) {
     if let Some(export) = here() {
         export.observe(histogram, duration);
     }
@@ -133,16 +134,16 @@ impl Export {
     }
 
     /// Adds to one counter.
-    pub fn count(&self, slot: Slot, by: u64) {
+    pub fn count(&self, slot: MetricSlot, by: u64) {
         if let Some(counters) = self.counters.get_or_init(|| Counters::open(&self.directory)) {
             counters.add(slot, by);
         }
     }
 
     /// Adds a duration to a histogram.
-    pub fn observe(&self, histogram: Slot, duration: Duration) {
+    pub fn observe(&self, histogram: MetricSlot, duration: Duration) {
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let (bucket, sum) = series::bucket(histogram, nanoseconds);
+        let (bucket, sum) = metrics_table::bucket(histogram, nanoseconds);
         self.count(bucket, 1);
         self.count(sum, nanoseconds);
     }

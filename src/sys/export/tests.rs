@@ -3,7 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::thread;
 
 use super::*;
-use crate::model::series::{EventKind, Outcome, SLOTS, Stage, event, run};
+use crate::model::metrics_table::{EventKind, Outcome, SLOTS, Stage, event, run};
 
 fn export() -> (tempfile::TempDir, Export) {
     let dir = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::Token;
+use super::BpfToken;
 use super::pinning::try_pin;
 use crate::model::confinement::{Confinement, SecurityModule};
 use crate::model::delegation::Delegation;
@@ -38,7 +38,7 @@ const XDP_FLAGS_SKB_MODE: u32 = 2;
 /// One thing that is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Stage {
+pub enum ProbeStage {
     /// Open the bpffs.
     OpenBpffs,
     /// Mint a token from it.
@@ -64,7 +64,7 @@ pub enum Stage {
 /// How it went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "outcome")]
-pub enum Outcome {
+pub enum ProbeOutcome {
     /// It worked.
     Done,
     /// It failed.
@@ -82,24 +82,24 @@ pub enum Outcome {
 
 /// A stage and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub struct ProbeStep {
     /// What was tried.
-    pub stage: Stage,
+    pub stage: ProbeStage,
     /// How it went.
     #[serde(flatten)]
-    pub outcome: Outcome,
+    pub outcome: ProbeOutcome,
 }
 
 /// What was found. The programs stay attached until it is dropped; dropping it also closes the token, which otherwise would
 /// keep the bpffs alive.
 #[derive(Debug)]
 pub struct Probe {
-    /// Every stage, in the order of [`Stage`].
-    pub steps: Vec<Step>,
+    /// Every stage, in the order of [`ProbeStage`].
+    pub steps: Vec<ProbeStep>,
     /// What the token allows, where there is one.
     pub allowed: Option<Delegation>,
     counters: Option<OwnedFd>,
-    _token: Option<Token>,
+    _token: Option<BpfToken>,
     _programs: Vec<OwnedFd>,
     xdp: Option<OwnedFd>,
     tcx: Option<OwnedFd>,
@@ -118,14 +118,14 @@ impl Probe {
     /// True where every stage worked. Two failures do not count: an XDP program that was there before, and a pin that is refused,
     /// without which the token works.
     pub fn works(&self) -> bool {
-        let fine = |step: &Step| match &step.outcome {
-            Outcome::Done => true,
-            Outcome::Failed { errno, .. } => match step.stage {
-                Stage::AttachXdp => *errno == Some(Errno::BUSY.raw_os_error()),
-                Stage::PinMap => true,
+        let fine = |step: &ProbeStep| match &step.outcome {
+            ProbeOutcome::Done => true,
+            ProbeOutcome::Failed { errno, .. } => match step.stage {
+                ProbeStage::AttachXdp => *errno == Some(Errno::BUSY.raw_os_error()),
+                ProbeStage::PinMap => true,
                 _ => false,
             },
-            Outcome::Skipped => false,
+            ProbeOutcome::Skipped => false,
         };
         self.steps.iter().all(fine)
     }
@@ -144,12 +144,12 @@ impl Probe {
         Ok(Packets { xdp: count(&self.xdp, 0)?, tcx: count(&self.tcx, 1)? })
     }
 
-    fn note<T>(&mut self, stage: Stage, result: Result<T, Outcome>) -> Option<T> {
+    fn note<T>(&mut self, stage: ProbeStage, result: Result<T, ProbeOutcome>) -> Option<T> {
         let (outcome, value) = match result {
-            Ok(value) => (Outcome::Done, Some(value)),
+            Ok(value) => (ProbeOutcome::Done, Some(value)),
             Err(outcome) => (outcome, None),
         };
-        self.steps.push(Step { stage, outcome });
+        self.steps.push(ProbeStep { stage, outcome });
         value
     }
 }
@@ -161,20 +161,20 @@ pub fn probe(path: &Path, interface: &str) -> Probe {
 
     let directory = File::open(path)
         .map_err(|error| failed(error.raw_os_error(), error.to_string(), &unopened(&error, lsm::confinement(None), path)));
-    let directory = probe.note(Stage::OpenBpffs, directory);
+    let directory = probe.note(ProbeStage::OpenBpffs, directory);
 
-    let token = directory.ok_or(Outcome::Skipped).and_then(|directory| {
-        Token::mint(directory.as_fd()).map_err(|e| {
+    let token = directory.ok_or(ProbeOutcome::Skipped).and_then(|directory| {
+        BpfToken::mint(directory.as_fd()).map_err(|e| {
             let errno = e.errno().raw_os_error();
             failed(Some(errno), text(errno), &e.to_string())
         })
     });
-    let token = probe.note(Stage::MintToken, token);
+    let token = probe.note(ProbeStage::MintToken, token);
 
-    let allowed = token.as_ref().ok_or(Outcome::Skipped).and_then(|token| {
+    let allowed = token.as_ref().ok_or(ProbeOutcome::Skipped).and_then(|token| {
         token.allowed().map_err(|e| failed(None, e.to_string(), "mount /proc in the container to read what its token allows"))
     });
-    probe.allowed = probe.note(Stage::ReadToken, allowed);
+    probe.allowed = probe.note(ProbeStage::ReadToken, allowed);
 
     let allowed = probe.allowed;
     let map = with(&token, |token| {
@@ -190,37 +190,37 @@ pub fn probe(path: &Path, interface: &str) -> Probe {
             types: None,
             token: Some(token.as_fd()),
         };
-        map_create(&map).map_err(|e| refused(e, allowed, Wanted::map(MAP_TYPE_ARRAY)))
+        map_create(&map).map_err(|e| refused(e, allowed, NeededRight::map(MAP_TYPE_ARRAY)))
     });
-    probe.counters = probe.note(Stage::CreateMap, map);
+    probe.counters = probe.note(ProbeStage::CreateMap, map);
 
-    let pinned = probe.counters.as_ref().ok_or(Outcome::Skipped).and_then(|map| {
+    let pinned = probe.counters.as_ref().ok_or(ProbeOutcome::Skipped).and_then(|map| {
         try_pin(map.as_fd(), path).map_err(|(errno, meaning)| {
             let errno = errno.raw_os_error();
             failed(Some(errno), text(errno), &meaning)
         })
     });
-    probe.note(Stage::PinMap, pinned);
+    probe.note(ProbeStage::PinMap, pinned);
 
     let filter = with(&token, |token| {
         // Accept no byte of any packet.
-        load(token, Wanted::program(PROG_TYPE_SOCKET_FILTER, CGROUP_INET_INGRESS), allowed, &[mov(0, 0), exit()])
+        load(token, NeededRight::program(PROG_TYPE_SOCKET_FILTER, CGROUP_INET_INGRESS), allowed, &[mov(0, 0), exit()])
     });
-    let filter = probe.note(Stage::LoadSocketFilter, filter);
+    let filter = probe.note(ProbeStage::LoadSocketFilter, filter);
     probe._programs.extend(filter);
 
     for (loading, attaching, kind, attach, slot, verdict, flags) in [
-        (Stage::LoadXdp, Stage::AttachXdp, PROG_TYPE_XDP, XDP, 0, XDP_PASS, XDP_FLAGS_SKB_MODE),
-        (Stage::LoadTcx, Stage::AttachTcx, PROG_TYPE_SCHED_CLS, TCX_INGRESS, 1, TCX_NEXT, 0),
+        (ProbeStage::LoadXdp, ProbeStage::AttachXdp, PROG_TYPE_XDP, XDP, 0, XDP_PASS, XDP_FLAGS_SKB_MODE),
+        (ProbeStage::LoadTcx, ProbeStage::AttachTcx, PROG_TYPE_SCHED_CLS, TCX_INGRESS, 1, TCX_NEXT, 0),
     ] {
         let program = with(&token, |token| {
-            let map = probe.counters.as_ref().ok_or(Outcome::Skipped)?;
-            load(token, Wanted::program(kind, attach), allowed, &counting(map, slot, verdict))
+            let map = probe.counters.as_ref().ok_or(ProbeOutcome::Skipped)?;
+            load(token, NeededRight::program(kind, attach), allowed, &counting(map, slot, verdict))
         });
         let program = probe.note(loading, program);
-        let link = program.as_ref().ok_or(Outcome::Skipped).and_then(|p| attach_to(p, interface, attach, flags));
+        let link = program.as_ref().ok_or(ProbeOutcome::Skipped).and_then(|p| attach_to(p, interface, attach, flags));
         let link = probe.note(attaching, link);
-        if attaching == Stage::AttachXdp {
+        if attaching == ProbeStage::AttachXdp {
             probe.xdp = link
         } else {
             probe.tcx = link
@@ -243,14 +243,14 @@ fn unopened(error: &std::io::Error, confinement: Option<Confinement>, path: &Pat
 
 /// What a call needs the token to allow.
 #[derive(Debug, Clone, Copy)]
-struct Wanted {
+struct NeededRight {
     cmd: u32,
     map: Option<u32>,
     /// The program's type and its attach type.
     program: Option<(u32, u32)>,
 }
 
-impl Wanted {
+impl NeededRight {
     fn map(kind: u32) -> Self {
         Self { cmd: CMD_MAP_CREATE, map: Some(kind), program: None }
     }
@@ -284,11 +284,11 @@ impl Wanted {
     }
 }
 
-fn with<T>(token: &Option<Token>, f: impl FnOnce(&Token) -> Result<T, Outcome>) -> Result<T, Outcome> {
-    token.as_ref().ok_or(Outcome::Skipped).and_then(f)
+fn with<T>(token: &Option<BpfToken>, f: impl FnOnce(&BpfToken) -> Result<T, ProbeOutcome>) -> Result<T, ProbeOutcome> {
+    token.as_ref().ok_or(ProbeOutcome::Skipped).and_then(f)
 }
 
-fn load(token: &Token, wanted: Wanted, allowed: Option<Delegation>, instructions: &[[u8; 8]]) -> Result<OwnedFd, Outcome> {
+fn load(token: &BpfToken, wanted: NeededRight, allowed: Option<Delegation>, instructions: &[[u8; 8]]) -> Result<OwnedFd, ProbeOutcome> {
     let (program_type, expected_attach_type) = wanted.program.unwrap_or_default();
     let program = ProgramLoad {
         name: "probe",
@@ -304,7 +304,7 @@ fn load(token: &Token, wanted: Wanted, allowed: Option<Delegation>, instructions
     program_load(&program, None).map_err(|errno| refused(errno, allowed, wanted))
 }
 
-fn attach_to(program: &OwnedFd, interface: &str, attach: u32, flags: u32) -> Result<OwnedFd, Outcome> {
+fn attach_to(program: &OwnedFd, interface: &str, attach: u32, flags: u32) -> Result<OwnedFd, ProbeOutcome> {
     let interfaces = interfaces_here().map_err(|e| failed(None, e.to_string(), "the interfaces could not be listed"))?;
     let Some(found) = interfaces.iter().find(|i| i.name == interface) else {
         let names: Vec<_> = interfaces.iter().map(|i| i.name.as_str()).collect();
@@ -323,7 +323,7 @@ fn attach_to(program: &OwnedFd, interface: &str, attach: u32, flags: u32) -> Res
 }
 
 /// Why a map or program was refused. The kernel gives EPERM for all of it, so the causes are looked for one by one.
-fn refused(errno: Errno, allowed: Option<Delegation>, wanted: Wanted) -> Outcome {
+fn refused(errno: Errno, allowed: Option<Delegation>, wanted: NeededRight) -> ProbeOutcome {
     let meaning = match errno {
         Errno::PERM | Errno::ACCESS => {
             let lacking = allowed.and_then(|allowed| wanted.lacking(&allowed));
@@ -343,8 +343,8 @@ fn refused(errno: Errno, allowed: Option<Delegation>, wanted: Wanted) -> Outcome
     failed(Some(errno.raw_os_error()), text(errno.raw_os_error()), meaning)
 }
 
-fn failed(errno: Option<i32>, error: String, meaning: &str) -> Outcome {
-    Outcome::Failed { error, errno, meaning: meaning.to_owned() }
+fn failed(errno: Option<i32>, error: String, meaning: &str) -> ProbeOutcome {
+    ProbeOutcome::Failed { error, errno, meaning: meaning.to_owned() }
 }
 
 fn text(errno: i32) -> String {
@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn what_a_token_lacks_is_named() {
-        let xdp = Wanted::program(PROG_TYPE_XDP, XDP);
+        let xdp = NeededRight::program(PROG_TYPE_XDP, XDP);
         let without = |change: fn(&mut Delegation)| {
             let mut allowed = ALL;
             change(&mut allowed);
@@ -416,14 +416,14 @@ mod tests {
         ] {
             assert!(xdp.lacking(&allowed).unwrap().ends_with(key));
         }
-        assert!(Wanted::map(MAP_TYPE_ARRAY).lacking(&without(|a| a.maps = 2)).unwrap().ends_with("delegate-maps"));
+        assert!(NeededRight::map(MAP_TYPE_ARRAY).lacking(&without(|a| a.maps = 2)).unwrap().ends_with("delegate-maps"));
     }
 
     #[test]
     fn after_a_missing_bpffs_everything_is_skipped() {
         let probe = probe(Path::new("/nonexistent"), "lo");
-        assert!(matches!(probe.steps[0].outcome, Outcome::Failed { errno: Some(2), .. }));
-        assert!(probe.steps[1..].iter().all(|step| step.outcome == Outcome::Skipped));
+        assert!(matches!(probe.steps[0].outcome, ProbeOutcome::Failed { errno: Some(2), .. }));
+        assert!(probe.steps[1..].iter().all(|step| step.outcome == ProbeOutcome::Skipped));
         assert_eq!(probe.steps.len(), 10);
         assert!(!probe.works());
         assert_eq!(probe.packets().unwrap(), Packets { xdp: None, tcx: None });
@@ -444,21 +444,21 @@ mod tests {
     fn a_refused_pin_alone_leaves_a_token_that_works() {
         let mut probe = probe(Path::new("/nonexistent"), "lo");
         for step in &mut probe.steps {
-            step.outcome = Outcome::Done;
+            step.outcome = ProbeOutcome::Done;
         }
         let fail = |probe: &mut Probe, stage| {
             let step = probe.steps.iter_mut().find(|step| step.stage == stage).unwrap();
             step.outcome = failed(Some(13), "denied".into(), "why");
         };
-        fail(&mut probe, Stage::PinMap);
+        fail(&mut probe, ProbeStage::PinMap);
         assert!(probe.works());
-        fail(&mut probe, Stage::LoadSocketFilter);
+        fail(&mut probe, ProbeStage::LoadSocketFilter);
         assert!(!probe.works());
     }
 
     #[test]
     fn steps_serialise_flat() {
-        let step = Step { stage: Stage::MintToken, outcome: failed(Some(1), "denied".into(), "why") };
+        let step = ProbeStep { stage: ProbeStage::MintToken, outcome: failed(Some(1), "denied".into(), "why") };
         let json = serde_json::to_string(&step).unwrap();
         assert_eq!(json, r#"{"stage":"mint-token","outcome":"failed","error":"denied","errno":1,"meaning":"why"}"#);
     }

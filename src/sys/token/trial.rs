@@ -67,7 +67,7 @@ const EVERYTHING: Delegation = Delegation { cmds: u64::MAX, maps: u64::MAX, prog
 /// Where the namespaces, the bpffs or the token cannot be made (no capabilities, no user namespaces, no BPF tokens before Linux 6.9),
 /// and where `deadline` passes first. The child is gone in any case.
 pub fn offer(btfs: &[Vec<u8>], trials: &[Trial], deadline: Instant) -> Result<Vec<TrialAnswer>, SysError> {
-    let mut forked = Forked::start(child::TrialJob::new(btfs, trials)?)?;
+    let mut forked = TrialChild::start(child::TrialJob::new(btfs, trials)?)?;
     let (_, context) = forked.receive(deadline)?;
     let context = context.ok_or(Errno::BADMSG).map_err(fail("receive the bpffs of"))?;
     for (key, value) in EVERYTHING.mount_options() {
@@ -82,14 +82,14 @@ pub fn offer(btfs: &[Vec<u8>], trials: &[Trial], deadline: Instant) -> Result<Ve
 }
 
 /// The child, as its parent sees it. Dropping it kills and reaps it.
-struct Forked {
+struct TrialChild {
     pid: Pid,
     pidfd: std::os::fd::OwnedFd,
     socket: Socket,
     started: Instant,
 }
 
-impl Forked {
+impl TrialChild {
     fn start(job: child::TrialJob<'_>) -> Result<Self, SysError> {
         let (socket, theirs) = Socket::pair()?;
         let started = Instant::now();
@@ -136,7 +136,7 @@ impl Forked {
     }
 }
 
-impl Drop for Forked {
+impl Drop for TrialChild {
     fn drop(&mut self) {
         self.socket.shutdown();
         let _ = wait_readable(self.pidfd.as_fd(), Instant::now() + Duration::from_millis(200));

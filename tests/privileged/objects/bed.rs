@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bpfman_hook::kernel::{Kernel, KernelError, LinuxKernel, LoadedIds, Places, pins};
 use bpfman_hook::model::attach_point::{AttachPoint, ProgramKind, Scope};
-use bpfman_hook::model::bytecode::Verdict;
+use bpfman_hook::model::bytecode::ImageVerdict;
 use bpfman_hook::model::ids::{Digest, OwnerNo, PinName};
 use bpfman_hook::model::plan::{PlannedLink, PlannedMap, PlannedObject, PlannedProgram};
 use bpfman_hook::model::record::ImageRecord;
@@ -157,7 +157,7 @@ impl Bed {
                 digest: Digest::from_bytes([0; 32]),
                 object: Digest::from_bytes([0; 32]),
                 rule: "test".into(),
-                verdict: Verdict::Unsigned,
+                verdict: ImageVerdict::Unsigned,
             },
             bytes: bytes.to_vec(),
             scope,
@@ -235,7 +235,7 @@ impl Bed {
         }
         LinuxKernel.remove_directory(&self.directory).unwrap();
         assert_eq!(LinuxKernel.directories(self.bpffs.path()).unwrap(), []);
-        assert_eq!(pins::list(self.bpffs.path()).unwrap(), pins::Found::default());
+        assert_eq!(pins::list(self.bpffs.path()).unwrap(), pins::PinnedOwners::default());
         for (kind, id) in self.ids.lock().unwrap().iter() {
             let gone = wait_until(|| !bpf::ids(*kind).unwrap().contains(id));
             assert!(gone, "{kind:?} {id} is still there");

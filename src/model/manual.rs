@@ -10,23 +10,23 @@ use crate::model::attach_point::{Direction, Order, ProgramKind, TracepointName, 
 use crate::model::bytecode::PullPolicy;
 use crate::model::credentials::Credential;
 use crate::model::ids::OwnerNo;
-use crate::model::policy::{Limits, StoreLimits};
+use crate::model::policy::{ContainerLimits, StoreLimits};
 use crate::model::reference::Reference;
 
 /// One request, under the limits of whoever asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ByHand {
+pub struct ManualRequest {
     /// `--root` of the process that asks.
     pub root: PathBuf,
     /// What the caller may do.
-    pub bounds: Bounds,
+    pub bounds: CallerRights,
     /// What is asked.
-    pub task: Task,
+    pub task: ManualTask,
 }
 
 /// What a caller may do, as it was judged before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bounds {
+pub struct CallerRights {
     /// Who asks, for the record.
     pub caller: String,
     /// True where programs may reach the host.
@@ -38,7 +38,7 @@ pub struct Bounds {
     /// Names of the image rules that may be used; None for all.
     pub images: Option<Vec<String>>,
     /// How much all that this caller loads may be; None for root, whom nothing binds.
-    pub limits: Option<Limits>,
+    pub limits: Option<ContainerLimits>,
     /// How much of the record store it may fill; None for root.
     pub store: Option<StoreLimits>,
 }
@@ -46,9 +46,9 @@ pub struct Bounds {
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Task {
+pub enum ManualTask {
     /// Loads programs of one object.
-    Load(Load),
+    LoadRequest(LoadRequest),
     /// Removes one program with its links.
     Unload {
         /// Its kernel id.
@@ -62,7 +62,7 @@ pub enum Task {
         link: u32,
     },
     /// Lists programs.
-    List(Filter),
+    List(ProgramFilter),
     /// Shows one program.
     Get {
         /// Its kernel id.
@@ -74,11 +74,11 @@ pub enum Task {
 
 /// Programs to load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Load {
+pub struct LoadRequest {
     /// Where the object is.
-    pub source: Source,
+    pub source: ObjectSource,
     /// Which of its programs.
-    pub programs: Vec<Wanted>,
+    pub programs: Vec<ProgramToLoad>,
     /// Values of variables.
     pub globals: BTreeMap<String, GlobalValue>,
     /// What the caller wants to find them by.
@@ -95,13 +95,13 @@ pub struct AttachNew {
     /// Which of the programs of the load, by its place among them.
     pub program: usize,
     /// Where.
-    pub place: Place,
+    pub place: AttachPlace,
 }
 
 /// Where an object is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Source {
+pub enum ObjectSource {
     /// A file of this host.
     File(PathBuf),
     /// An image.
@@ -121,7 +121,7 @@ pub struct ImageSource {
 
 /// One program to load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct ProgramToLoad {
     /// The function in the object.
     pub function: String,
     /// Its kind.
@@ -136,7 +136,7 @@ pub struct Attach {
     /// Its kernel id.
     pub program: u32,
     /// Where.
-    pub place: Place,
+    pub place: AttachPlace,
     /// What the caller wants to find the link by.
     pub metadata: BTreeMap<String, String>,
 }
@@ -144,7 +144,7 @@ pub struct Attach {
 /// Where to attach: names, which are looked up when it is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Place {
+pub enum AttachPlace {
     /// On an interface.
     Interface {
         /// xdp, tcx or tc.
@@ -182,7 +182,7 @@ pub enum Place {
 
 /// Which programs to list.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Filter {
+pub struct ProgramFilter {
     /// `enum bpf_prog_type`.
     pub program_type: Option<u32>,
     /// True for ours alone.
@@ -194,11 +194,11 @@ pub struct Filter {
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reply {
+pub enum ManualReply {
     /// To load and list.
-    Programs(Vec<Program>),
+    Programs(Vec<ShownProgram>),
     /// To get.
-    Program(Box<Program>),
+    ShownProgram(Box<ShownProgram>),
     /// To attach: the link's kernel id.
     Attached {
         /// Its kernel id.
@@ -212,7 +212,7 @@ pub enum Reply {
 
 /// One program as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Program {
+pub struct ShownProgram {
     /// What the kernel says.
     pub kernel: KernelProgram,
     /// What the store says; None for programs that are not ours.
@@ -275,7 +275,7 @@ pub struct OurProgram {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What sort of reason.
-    pub code: Code,
+    pub code: FailureCode,
     /// The sentence, the same that the command line prints.
     pub message: String,
 }
@@ -283,7 +283,7 @@ pub struct Failure {
 /// Sorts of reasons; gRPC has a code for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Code {
+pub enum FailureCode {
     /// The request is wrong, whatever the state.
     InvalidArgument,
     /// There is no such program, link, interface or file.
@@ -304,7 +304,7 @@ pub enum Code {
 
 /// What the store keeps of a load by hand, beside the record's own fields.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Loaded {
+pub struct LoadMetadata {
     /// Who asked.
     pub caller: String,
     /// Where the object came from.
@@ -318,7 +318,7 @@ pub struct Loaded {
     pub metadata: BTreeMap<String, String>,
     /// Whose maps stand in place of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shares: Option<Shares>,
+    pub shares: Option<MapShares>,
     /// Bytes that its own maps may take.
     #[serde(default)]
     pub map_memory: u64,
@@ -329,7 +329,7 @@ pub struct Loaded {
 
 /// Maps of another load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shares {
+pub struct MapShares {
     /// The program that was named, by its kernel id.
     pub program: u32,
     /// The owner that made them first, dead or alive: whoever has the same has the same maps.

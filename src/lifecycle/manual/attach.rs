@@ -6,15 +6,15 @@ use std::path::Path;
 
 use crate::kernel::inspect;
 use crate::kernel::{Kernel, Places};
-use crate::lifecycle::by_hand::room::over_room;
-use crate::lifecycle::by_hand::{HandError, Named};
+use crate::lifecycle::manual::room::over_room;
+use crate::lifecycle::manual::{ManualError, Named};
 use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::{AttachPoint, Direction, Interface, NetnsRecord, ProbedProcess, ProgramKind};
-use crate::model::by_hand::{Attach, Bounds, Place};
+use crate::model::manual::{Attach, CallerRights, AttachPlace};
 use crate::model::ids::PinName;
 use crate::model::plan::PlannedLink;
-use crate::model::policy::Limits;
+use crate::model::policy::ContainerLimits;
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
 use crate::store::{ReadTxn, StoreError};
 use crate::sys::error::chain;
@@ -29,13 +29,13 @@ struct Held {
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    pub(super) fn attach_by_hand(&self, bounds: &Bounds, attach: &Attach) -> Result<u32, HandError> {
+    pub(super) fn attach_by_hand(&self, bounds: &CallerRights, attach: &Attach) -> Result<u32, ManualError> {
         let id = attach.program;
-        let record = self.settle(bounds, Named::Program(id))?.ok_or(HandError::NoProgram(id))?;
-        let program = record.programs.iter().find(|p| p.id == Some(id)).ok_or(HandError::NoProgram(id))?;
+        let record = self.settle(bounds, Named::Program(id))?.ok_or(ManualError::NoProgram(id))?;
+        let program = record.programs.iter().find(|p| p.id == Some(id)).ok_or(ManualError::NoProgram(id))?;
         let (at, netns, held) = resolve(program, id, &attach.place)?;
         let order = match &attach.place {
-            Place::Interface { order, .. } => Some(order.clone()),
+            AttachPlace::Interface { order, .. } => Some(order.clone()),
             _ => None,
         };
         let mut link = LinkRecord {
@@ -81,10 +81,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             init: held.process,
         };
         let directory = self.fs.join(record.no.directory());
-        let mut made = self.attach(&directory, &planned, places).map_err(HandError::from);
+        let mut made = self.attach(&directory, &planned, places).map_err(ManualError::from);
         // What has the interface may be a dead process's, which nobody has cleared away yet.
-        if made.as_ref().is_err_and(HandError::is_taken) && self.finish_dead().unwrap_or(false) {
-            made = self.attach(&directory, &planned, places).map_err(HandError::from);
+        if made.as_ref().is_err_and(ManualError::is_taken) && self.finish_dead().unwrap_or(false) {
+            made = self.attach(&directory, &planned, places).map_err(ManualError::from);
         }
         let made = made.and_then(|made| Ok((made.id.map_or_else(|| self.filter_number(), Ok)?, made.mode)));
         let named = made.and_then(|(number, mode)| {
@@ -94,7 +94,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                     l.runs_in(mode);
                 });
             };
-            self.change(record.no, name).map_err(HandError::from)?;
+            self.change(record.no, name).map_err(ManualError::from)?;
             Ok(number)
         });
         if named.is_err() {
@@ -110,14 +110,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// An id for a filter of the traffic control layer, which has none by itself, so that it can be shown and detached as a link can.
-    fn filter_number(&self) -> Result<u32, HandError> {
+    fn filter_number(&self) -> Result<u32, ManualError> {
         let counted = self.store.write::<_, StoreError>(|txn| txn.next_no()).map_err(Cause::from)?;
         Ok(inspect::FILTERS | u32::try_from(counted.0 % u64::from(inspect::FILTERS)).expect("a remainder below 2^31"))
     }
 
-    pub(super) fn detach_by_hand(&self, bounds: &Bounds, id: u32) -> Result<(), HandError> {
-        let record = self.settle(bounds, Named::Link(id))?.ok_or(HandError::NoLink(id))?;
-        let link = record.links.iter().find(|link| link.id == Some(id)).ok_or(HandError::NoLink(id))?;
+    pub(super) fn detach_by_hand(&self, bounds: &CallerRights, id: u32) -> Result<(), ManualError> {
+        let record = self.settle(bounds, Named::Link(id))?.ok_or(ManualError::NoLink(id))?;
+        let link = record.links.iter().find(|link| link.id == Some(id)).ok_or(ManualError::NoLink(id))?;
         // Without an id it is unfinished: whoever comes after us, should we be killed, removes it.
         let taken = self.take(record.no, |kept| match kept.links.iter_mut().find(|link| link.id == Some(id)) {
             Some(link) => {
@@ -140,14 +140,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 }
 
 /// Why one more link of a caller's programs would be too many; None where there is room.
-fn over_limit(records: impl Iterator<Item = OwnerRecord>, bounds: &Bounds, limits: &Limits) -> Option<HandError> {
+fn over_limit(records: impl Iterator<Item = OwnerRecord>, bounds: &CallerRights, limits: &ContainerLimits) -> Option<ManualError> {
     let theirs = records.filter(|record| match &record.owner {
         Owner::Host { loaded, .. } => loaded.caller == bounds.caller && record.phase != Phase::Failed,
         _ => false,
     });
     let links = theirs.map(|record| record.links.len()).sum::<usize>() + 1;
     let over = u32::try_from(links).map_or(true, |links| links > limits.links);
-    over.then(|| HandError::TooManyLinks { caller: bounds.caller.clone(), links, limit: limits.links })
+    over.then(|| ManualError::TooManyLinks { caller: bounds.caller.clone(), links, limit: limits.links })
 }
 
 /// The lowest number above all that are taken.
@@ -161,16 +161,16 @@ fn free_link(record: &OwnerRecord) -> PinName {
 }
 
 /// Looks up the names that a place has.
-fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoint, Option<NetnsRecord>, Held), HandError> {
+fn resolve(program: &ProgramRecord, id: u32, place: &AttachPlace) -> Result<(AttachPoint, Option<NetnsRecord>, Held), ManualError> {
     let is = program.kind;
     let kind_is = |asked: ProgramKind| {
-        if is.loads_as(asked) { Ok(()) } else { Err(HandError::OtherKind { id, asked: asked.word(), is: is.word() }) }
+        if is.loads_as(asked) { Ok(()) } else { Err(ManualError::OtherKind { id, asked: asked.word(), is: is.word() }) }
     };
     match place {
-        Place::Interface { kind, iface, direction, order, netns } => {
+        AttachPlace::Interface { kind, iface, direction, order, netns } => {
             kind_is(*kind)?;
             let path = netns.as_deref().unwrap_or(Path::new("/proc/self/ns/net"));
-            let failed = |source| HandError::File { doing: "open the network namespace", path: path.to_owned(), source };
+            let failed = |source| ManualError::File { doing: "open the network namespace", path: path.to_owned(), source };
             let namespace = netns::open(path).map_err(failed)?;
             let (cookie, known) = netns::survey(namespace.as_fd()).map_err(|e| Cause::from(HostError::from(e)))?;
             let iface = interface(iface, &known)?;
@@ -183,19 +183,19 @@ fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoi
             let record = NetnsRecord { cookie, path: netns.clone() };
             Ok((at, Some(record), Held { netns: Some(namespace), ..Held::default() }))
         }
-        Place::Tracepoint(tracepoint) => {
+        AttachPlace::Tracepoint(tracepoint) => {
             kind_is(ProgramKind::Tracepoint)?;
             Ok((AttachPoint::Tracepoint { tracepoint: tracepoint.clone() }, None, Held::default()))
         }
-        Place::Kprobe { function, offset, ret } => {
+        AttachPlace::Kprobe { function, offset, ret } => {
             kind_is(ProgramKind::Kprobe)?;
             let ret = *ret || is == ProgramKind::Kretprobe;
             if ret && *offset != 0 {
-                return Err(HandError::ReturnOffset { function: function.clone() });
+                return Err(ManualError::ReturnOffset { function: function.clone() });
             }
             Ok((AttachPoint::Kprobe { function: function.clone(), offset: *offset, ret }, None, Held::default()))
         }
-        Place::Uprobe { probe, ret } => {
+        AttachPlace::Uprobe { probe, ret } => {
             kind_is(ProgramKind::Uprobe)?;
             let root = match probe.container_pid {
                 Some(pid) => Some(open("open the root directory of process", Path::new(&format!("/proc/{pid}/root")))?),
@@ -208,7 +208,7 @@ fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoi
             let at = AttachPoint::Uprobe { probe: probe.clone(), ret: *ret || is == ProgramKind::Uretprobe };
             Ok((at, None, Held { root, process, ..Held::default() }))
         }
-        Place::Trampoline(kind) => {
+        AttachPlace::Trampoline(kind) => {
             kind_is(*kind)?;
             let function = program.target.clone().unwrap_or_default();
             let at = match is {
@@ -221,16 +221,16 @@ fn resolve(program: &ProgramRecord, id: u32, place: &Place) -> Result<(AttachPoi
     }
 }
 
-fn interface(name: &str, known: &[Interface]) -> Result<Interface, HandError> {
-    known.iter().find(|iface| iface.name == name).cloned().ok_or_else(|| HandError::NoInterface {
+fn interface(name: &str, known: &[Interface]) -> Result<Interface, ManualError> {
+    known.iter().find(|iface| iface.name == name).cloned().ok_or_else(|| ManualError::NoInterface {
         iface: name.to_owned(),
         known: known.iter().map(|iface| iface.name.as_str()).collect::<Vec<_>>().join(", "),
     })
 }
 
-fn open(doing: &'static str, path: &Path) -> Result<OwnedFd, HandError> {
+fn open(doing: &'static str, path: &Path) -> Result<OwnedFd, ManualError> {
     match File::open(path) {
         Ok(file) => Ok(file.into()),
-        Err(source) => Err(HandError::File { doing, path: path.to_owned(), source }),
+        Err(source) => Err(ManualError::File { doing, path: path.to_owned(), source }),
     }
 }

@@ -7,7 +7,7 @@ mod load;
 mod query;
 mod room;
 
-pub use query::{kernel_program, map_users};
+pub use crate::lifecycle::manual::query::{kernel_program, map_users};
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle, ReleaseErrors, registries_file};
-use crate::model::by_hand::{Bounds, Code, Failure, ImageSource, Loaded, Reply, Task};
+use crate::model::manual::{CallerRights, FailureCode, Failure, ImageSource, LoadMetadata, ManualReply, ManualTask};
 use crate::model::ids::OwnerNo;
 use crate::model::plan::PlanError;
 use crate::model::policy::ImageRule;
@@ -41,7 +41,7 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// Why something by hand was not done, where the lifecycle of containers has no such reason.
 #[derive(Debug, thiserror::Error)]
-pub enum HandError {
+pub enum ManualError {
     /// The lifecycle's.
     #[error(transparent)]
     Cause(Box<Cause>),
@@ -201,42 +201,42 @@ pub enum HandError {
     },
 }
 
-impl HandError {
+impl ManualError {
     /// Whether another XDP program is in the way.
     fn is_taken(&self) -> bool {
         matches!(self, Self::Cause(cause) if matches!(**cause, Cause::Kernel(KernelError::XdpTaken { .. })))
     }
 
-    fn code(&self) -> Code {
+    fn code(&self) -> FailureCode {
         match self {
-            Self::NoProgram(_) | Self::NoKernelProgram(_) | Self::NoLink(_) | Self::NoInterface { .. } => Code::NotFound,
-            Self::NotByHand { .. } | Self::Config(_) | Self::Left { .. } => Code::FailedPrecondition,
-            Self::NotYours { .. } | Self::NoRule(_) | Self::Trust(_) => Code::PermissionDenied,
+            Self::NoProgram(_) | Self::NoKernelProgram(_) | Self::NoLink(_) | Self::NoInterface { .. } => FailureCode::NotFound,
+            Self::NotByHand { .. } | Self::Config(_) | Self::Left { .. } => FailureCode::FailedPrecondition,
+            Self::NotYours { .. } | Self::NoRule(_) | Self::Trust(_) => FailureCode::PermissionDenied,
             Self::TooManyPrograms { .. }
             | Self::TooManyLinks { .. }
             | Self::TooMuchMemory { .. }
             | Self::LargeRecord { .. }
             | Self::FullOfCaller { .. }
-            | Self::FullOfClients { .. } => Code::ResourceExhausted,
-            Self::OtherKind { .. } | Self::ReturnOffset { .. } => Code::InvalidArgument,
-            Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Code::NotFound,
-            Self::File { .. } => Code::InvalidArgument,
+            | Self::FullOfClients { .. } => FailureCode::ResourceExhausted,
+            Self::OtherKind { .. } | Self::ReturnOffset { .. } => FailureCode::InvalidArgument,
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => FailureCode::NotFound,
+            Self::File { .. } => FailureCode::InvalidArgument,
             Self::Cause(cause) => cause_code(cause),
         }
     }
 }
 
-fn cause_code(cause: &Cause) -> Code {
+fn cause_code(cause: &Cause) -> FailureCode {
     match cause {
-        Cause::Refused(_) => Code::PermissionDenied,
-        Cause::Plan(PlanError::HostScopeByHand { .. }) => Code::PermissionDenied,
-        Cause::Plan(PlanError::NotShared { .. }) => Code::FailedPrecondition,
-        Cause::Plan(_) => Code::InvalidArgument,
-        Cause::Image(ImageError::Timeout { .. }) => Code::DeadlineExceeded,
-        Cause::Image(_) | Cause::Kernel(_) | Cause::Host(HostError::Kernel(_)) => Code::FailedPrecondition,
-        Cause::Busy { .. } => Code::Unavailable,
-        Cause::Deadline => Code::DeadlineExceeded,
-        _ => Code::Internal,
+        Cause::Refused(_) => FailureCode::PermissionDenied,
+        Cause::Plan(PlanError::HostScopeByHand { .. }) => FailureCode::PermissionDenied,
+        Cause::Plan(PlanError::NotShared { .. }) => FailureCode::FailedPrecondition,
+        Cause::Plan(_) => FailureCode::InvalidArgument,
+        Cause::Image(ImageError::Timeout { .. }) => FailureCode::DeadlineExceeded,
+        Cause::Image(_) | Cause::Kernel(_) | Cause::Host(HostError::Kernel(_)) => FailureCode::FailedPrecondition,
+        Cause::Busy { .. } => FailureCode::Unavailable,
+        Cause::Deadline => FailureCode::DeadlineExceeded,
+        _ => FailureCode::Internal,
     }
 }
 
@@ -254,42 +254,42 @@ impl Sources {
     ///
     /// # Errors
     /// Where one of them is wrong.
-    pub fn open(paths: &Paths, until: Instant) -> Result<Self, HandError> {
-        let wrong = |error: &(dyn std::error::Error + 'static)| HandError::Config(chain(error));
+    pub fn open(paths: &Paths, until: Instant) -> Result<Self, ManualError> {
+        let wrong = |error: &(dyn std::error::Error + 'static)| ManualError::Config(chain(error));
         let policy = policy_files::load(paths).map_err(|e| wrong(&e))?;
         let registries = registries_file::load(paths).map_err(|e| wrong(&e))?;
         let images = LinuxImages::new(&paths.cache, std::path::Path::new("/")).configured_below(paths.root());
         Ok(Self { policy, registries, images, until })
     }
 
-    fn rules(&self, bounds: &Bounds, wanted: &ImageSource) -> Result<Vec<&ImageRule>, HandError> {
+    fn rules(&self, bounds: &CallerRights, wanted: &ImageSource) -> Result<Vec<&ImageRule>, ManualError> {
         let usable = |rule: &&ImageRule| bounds.images.as_ref().is_none_or(|names| names.contains(&rule.name));
         let speaks = |rule: &&ImageRule| rule.repository.matches(&wanted.reference);
         let rules: Vec<_> = self.policy.policy.images.iter().filter(usable).filter(speaks).collect();
-        if rules.is_empty() { Err(HandError::NoRule(wanted.reference.to_string())) } else { Ok(rules) }
+        if rules.is_empty() { Err(ManualError::NoRule(wanted.reference.to_string())) } else { Ok(rules) }
     }
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Does what is asked by hand.
-    pub fn by_hand(&self, paths: &Paths, bounds: &Bounds, task: &Task, fetch_until: Instant) -> Reply {
+    pub fn by_hand(&self, paths: &Paths, bounds: &CallerRights, task: &ManualTask, fetch_until: Instant) -> ManualReply {
         let done = match task {
-            Task::Load(load) => self.load_by_hand(paths, bounds, load, fetch_until).map(Reply::Programs),
-            Task::Unload { program } => self.unload_by_hand(bounds, *program).map(|()| Reply::Done),
-            Task::Attach(attach) => self.attach_by_hand(bounds, attach).map(|link| Reply::Attached { link }),
-            Task::Detach { link } => self.detach_by_hand(bounds, *link).map(|()| Reply::Done),
-            Task::List(filter) => self.list_by_hand(filter).map(Reply::Programs),
-            Task::Get { program } => self.get_by_hand(*program).map(|program| Reply::Program(Box::new(program))),
-            Task::Pull(image) => self.pull_by_hand(paths, bounds, image, fetch_until).map(|()| Reply::Done),
+            ManualTask::Load(load) => self.load_by_hand(paths, bounds, load, fetch_until).map(ManualReply::Programs),
+            ManualTask::Unload { program } => self.unload_by_hand(bounds, *program).map(|()| ManualReply::Done),
+            ManualTask::Attach(attach) => self.attach_by_hand(bounds, attach).map(|link| ManualReply::Attached { link }),
+            ManualTask::Detach { link } => self.detach_by_hand(bounds, *link).map(|()| ManualReply::Done),
+            ManualTask::List(filter) => self.list_by_hand(filter).map(ManualReply::Programs),
+            ManualTask::Get { program } => self.get_by_hand(*program).map(|program| ManualReply::Program(Box::new(program))),
+            ManualTask::Pull(image) => self.pull_by_hand(paths, bounds, image, fetch_until).map(|()| ManualReply::Done),
         };
-        done.unwrap_or_else(|error| Reply::Failed(Failure { code: error.code(), message: chain(&error) }))
+        done.unwrap_or_else(|error| ManualReply::Failed(Failure { code: error.code(), message: chain(&error) }))
     }
 
     /// The record that has what is named, once nobody works on it, with what a dead process left of a link put right.
     ///
     /// # Errors
     /// Where the record is not of the host, or not the caller's.
-    fn settle(&self, bounds: &Bounds, named: Named) -> Result<Option<OwnerRecord>, HandError> {
+    fn settle(&self, bounds: &CallerRights, named: Named) -> Result<Option<OwnerRecord>, ManualError> {
         let until = Instant::now() + PATIENCE;
         loop {
             let Some(record) = self.find(named)? else {
@@ -314,7 +314,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 continue;
             }
             match self.release(&record)? {
-                Released::Partly(source) => return Err(HandError::Left { owner: owner_name(&record), source }),
+                Released::Partly(source) => return Err(ManualError::Left { owner: owner_name(&record), source }),
                 Released::Unrecorded(error) => return Err(Cause::Store(error).into()),
                 _ => {}
             }
@@ -323,7 +323,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// Changes a record on which nobody works, and makes this process the one that does. None where somebody else was quicker, or
     /// `change` found that what it wants is gone: then the caller looks again.
-    fn take(&self, no: OwnerNo, change: impl FnOnce(&mut OwnerRecord) -> bool) -> Result<Option<OwnerRecord>, HandError> {
+    fn take(&self, no: OwnerNo, change: impl FnOnce(&mut OwnerRecord) -> bool) -> Result<Option<OwnerRecord>, ManualError> {
         self.take_unless(no, |_, _| Ok(None), change)
     }
 
@@ -332,9 +332,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     fn take_unless(
         &self,
         no: OwnerNo,
-        refuse: impl FnOnce(&ReadTxn<'_>, &OwnerRecord) -> Result<Option<HandError>, StoreError>,
+        refuse: impl FnOnce(&ReadTxn<'_>, &OwnerRecord) -> Result<Option<ManualError>, StoreError>,
         change: impl FnOnce(&mut OwnerRecord) -> bool,
-    ) -> Result<Option<OwnerRecord>, HandError> {
+    ) -> Result<Option<OwnerRecord>, ManualError> {
         let me = self.actor();
         let taken = self.store.write::<_, StoreError>(|txn| match txn.get(no)? {
             Some(mut kept) if kept.phase == Phase::Ready && !unfinished(&kept) => {
@@ -356,7 +356,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// Removes whatever dead processes were making or removing; true where there was something. A link that one was removing has lost
     /// its id: to say that there is no such link is only true once it is gone.
-    fn finish_dead(&self) -> Result<bool, HandError> {
+    fn finish_dead(&self) -> Result<bool, ManualError> {
         let abandoned = |record: &OwnerRecord| {
             let begun = matches!(record.phase, Phase::Pending | Phase::Releasing);
             matches!(record.owner, Owner::Host { .. }) && (begun || record.phase == Phase::Ready && unfinished(record))
@@ -377,7 +377,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(finished)
     }
 
-    fn find(&self, named: Named) -> Result<Option<OwnerRecord>, HandError> {
+    fn find(&self, named: Named) -> Result<Option<OwnerRecord>, ManualError> {
         let found = self.store.read::<_, StoreError>(|txn| match named {
             Named::Program(id) => txn.by_program(id),
             Named::Link(id) => txn.by_link(id),
@@ -457,27 +457,27 @@ fn owner_name(record: &OwnerRecord) -> String {
 ///
 /// # Errors
 /// Where it is a container's, or another caller's than the one who may change only its own.
-fn of_host<'r>(bounds: &Bounds, named: Named, record: &'r OwnerRecord) -> Result<&'r Loaded, HandError> {
+fn of_host<'r>(bounds: &CallerRights, named: Named, record: &'r OwnerRecord) -> Result<&'r LoadMetadata, ManualError> {
     let (what, id) = match named {
         Named::Program(id) => ("program", id),
         Named::Link(id) => ("link", id),
     };
     let Owner::Host { loaded, .. } = &record.owner else {
-        return Err(HandError::NotByHand { what, id, owner: owner_name(record) });
+        return Err(ManualError::NotByHand { what, id, owner: owner_name(record) });
     };
     if bounds.own_only && loaded.caller != bounds.caller {
-        return Err(HandError::NotYours { what, id, by: loaded.caller.clone(), caller: bounds.caller.clone() });
+        return Err(ManualError::NotYours { what, id, by: loaded.caller.clone(), caller: bounds.caller.clone() });
     }
     Ok(loaded)
 }
 
-impl From<Cause> for HandError {
+impl From<Cause> for ManualError {
     fn from(cause: Cause) -> Self {
         Self::Cause(Box::new(cause))
     }
 }
 
-impl From<KernelError> for HandError {
+impl From<KernelError> for ManualError {
     fn from(error: KernelError) -> Self {
         Cause::from(error).into()
     }

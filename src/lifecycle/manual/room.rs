@@ -1,7 +1,7 @@
 //! How much callers have the record store keep. The store is one for all of the host: what a client fills, no container can use.
 
-use crate::lifecycle::by_hand::HandError;
-use crate::model::by_hand::Bounds;
+use crate::lifecycle::manual::ManualError;
+use crate::model::manual::CallerRights;
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::store::{ReadTxn, StoreError, stored_bytes};
 
@@ -12,11 +12,11 @@ const RECORD_MAX: u64 = 4 << 20;
 ///
 /// # Errors
 /// Where the store cannot be read.
-pub(super) fn over_room(txn: &ReadTxn<'_>, new: &OwnerRecord, bounds: &Bounds) -> Result<Option<HandError>, StoreError> {
+pub(super) fn over_room(txn: &ReadTxn<'_>, new: &OwnerRecord, bounds: &CallerRights) -> Result<Option<ManualError>, StoreError> {
     let size = stored_bytes(new);
     let of_load = bounds.store.map_or(RECORD_MAX, |limits| limits.load.min(RECORD_MAX));
     if size > of_load {
-        return Ok(Some(HandError::LargeRecord { size, limit: of_load }));
+        return Ok(Some(ManualError::LargeRecord { size, limit: of_load }));
     }
     let Some(limits) = bounds.store else { return Ok(None) };
     let (mut own, mut all) = (size, size);
@@ -33,9 +33,9 @@ pub(super) fn over_room(txn: &ReadTxn<'_>, new: &OwnerRecord, bounds: &Bounds) -
     }
     let caller = || bounds.caller.clone();
     Ok(if own > limits.client {
-        Some(HandError::FullOfCaller { caller: caller(), size: own, limit: limits.client })
+        Some(ManualError::FullOfCaller { caller: caller(), size: own, limit: limits.client })
     } else if all > limits.clients {
-        Some(HandError::FullOfClients { caller: caller(), size: all, limit: limits.clients })
+        Some(ManualError::FullOfClients { caller: caller(), size: all, limit: limits.clients })
     } else {
         None
     })

@@ -3,18 +3,18 @@
 use std::path::PathBuf;
 
 use crate::model::attach_point::{ProgramKind, Scope};
-use crate::model::by_hand::{Load, Wanted};
+use crate::model::manual::{LoadRequest, ProgramToLoad};
 use crate::model::bytecode::Bytecode;
 use crate::model::ids::PinName;
 use crate::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use crate::model::plan::attach::{attach_type, check_kind, no_place};
 use crate::model::plan::make::{list, object};
 use crate::model::plan::{OwnerPlan, PlanError, PlannedMap, PlannedProgram};
-use crate::model::words::is_symbol;
+use crate::model::text::is_symbol;
 
 /// Everything that such a plan is made from.
 #[derive(Debug)]
-pub struct HandInputs<'a> {
+pub struct ManualInputs<'a> {
     /// The object and where it came from.
     pub bytecode: &'a Bytecode,
     /// What it declares.
@@ -24,7 +24,7 @@ pub struct HandInputs<'a> {
     /// Who says so, for messages.
     pub who: &'a str,
     /// What is asked.
-    pub load: &'a Load,
+    pub load: &'a LoadRequest,
     /// The maps that are to stand in place of its own.
     pub shared: Option<&'a SharedMaps>,
 }
@@ -41,7 +41,7 @@ pub struct SharedMaps {
 }
 
 /// Makes the plan, or says in one sentence why there is none.
-pub fn by_hand(inputs: &HandInputs<'_>) -> Result<OwnerPlan, PlanError> {
+pub fn by_hand(inputs: &ManualInputs<'_>) -> Result<OwnerPlan, PlanError> {
     let mut planned = object(inputs.bytecode, inputs.facts, inputs.scope);
     for wanted in &inputs.load.programs {
         planned.programs.push(program(inputs, wanted, PinName::program(planned.programs.len() + 1))?);
@@ -66,7 +66,7 @@ pub fn by_hand(inputs: &HandInputs<'_>) -> Result<OwnerPlan, PlanError> {
     Ok(OwnerPlan { objects: vec![planned], links: Vec::new() })
 }
 
-fn program(inputs: &HandInputs<'_>, wanted: &Wanted, pin: PinName) -> Result<PlannedProgram, PlanError> {
+fn program(inputs: &ManualInputs<'_>, wanted: &ProgramToLoad, pin: PinName) -> Result<PlannedProgram, PlanError> {
     let function = wanted.function.clone();
     let programs = &inputs.facts.programs;
     let found = programs.iter().find(|program| program.function == function).ok_or_else(|| PlanError::NoSuchProgram {
@@ -91,7 +91,7 @@ fn program(inputs: &HandInputs<'_>, wanted: &Wanted, pin: PinName) -> Result<Pla
 }
 
 /// What a program is loaded for, where that is fixed by loading.
-fn target(wanted: &Wanted, kind: ProgramKind, found: &ProgramFacts) -> Result<String, PlanError> {
+fn target(wanted: &ProgramToLoad, kind: ProgramKind, found: &ProgramFacts) -> Result<String, PlanError> {
     match (&wanted.target, &found.declared) {
         (Some(target), _) | (None, Some(SectionAttach::Function(_, Some(target)))) => Ok(target.clone()),
         _ => Err(no_place(found, &format!("{kind}:{}:TARGET", wanted.function))),
@@ -99,7 +99,7 @@ fn target(wanted: &Wanted, kind: ProgramKind, found: &ProgramFacts) -> Result<St
 }
 
 /// The pin of the map that stands in place of this one. Data sections belong to each load: they hold its globals.
-fn reuse(inputs: &HandInputs<'_>, map: &MapFacts) -> Result<Option<PathBuf>, PlanError> {
+fn reuse(inputs: &ManualInputs<'_>, map: &MapFacts) -> Result<Option<PathBuf>, PlanError> {
     let Some(shared) = inputs.shared.filter(|_| !map.data_section) else { return Ok(None) };
     match shared.maps.iter().find(|(name, _)| *name == map.name) {
         Some((_, pin)) => Ok(Some(pin.path(&shared.directory))),
@@ -122,8 +122,8 @@ mod tests {
 
     use super::*;
     use crate::model::annotations::GlobalValue;
-    use crate::model::by_hand::Source;
-    use crate::model::bytecode::Verdict;
+    use crate::model::manual::ObjectSource;
+    use crate::model::bytecode::ImageVerdict;
     use crate::model::ids::Digest;
     use crate::model::object::{GlobalFacts, GlobalType};
     use crate::model::reference::Reference;
@@ -174,11 +174,11 @@ mod tests {
         shared: Option<&SharedMaps>,
     ) -> Result<OwnerPlan, String> {
         let reference = Reference::File { path: "/x.o".into() };
-        let load = Load {
-            source: Source::File("/x.o".into()),
+        let load = LoadRequest {
+            source: ObjectSource::File("/x.o".into()),
             programs: programs
                 .iter()
-                .map(|(kind, function, target)| Wanted {
+                .map(|(kind, function, target)| ProgramToLoad {
                     function: (*function).to_owned(),
                     kind: *kind,
                     target: target.map(str::to_owned),
@@ -196,9 +196,9 @@ mod tests {
             object_digest: digest,
             object: Vec::new(),
             rule: String::new(),
-            verdict: Verdict::Unsigned,
+            verdict: ImageVerdict::Unsigned,
         };
-        let inputs = HandInputs { bytecode: &bytecode, facts: &facts(), scope, who: "the rule of uid 7", load: &load, shared };
+        let inputs = ManualInputs { bytecode: &bytecode, facts: &facts(), scope, who: "the rule of uid 7", load: &load, shared };
         by_hand(&inputs).map_err(|error| error.to_string())
     }
 

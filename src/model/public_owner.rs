@@ -8,7 +8,7 @@ use crate::model::record::{Owner, OwnerRecord};
 
 /// One owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Card {
+pub struct PublicOwner {
     /// The record's number.
     pub no: u64,
     /// `container`, `netns`, `host`.
@@ -30,16 +30,16 @@ pub struct Card {
     /// How many maps it has.
     pub maps: usize,
     /// The images.
-    pub images: Vec<CardImage>,
+    pub images: Vec<PublicImage>,
     /// The programs.
-    pub programs: Vec<CardProgram>,
+    pub programs: Vec<PublicProgram>,
     /// The links.
-    pub links: Vec<CardLink>,
+    pub links: Vec<PublicLink>,
 }
 
 /// One image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CardImage {
+pub struct PublicImage {
     /// As it was asked for.
     pub reference: String,
     /// What it resolved to.
@@ -48,7 +48,7 @@ pub struct CardImage {
 
 /// One program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CardProgram {
+pub struct PublicProgram {
     /// The kernel's id.
     pub id: u32,
     /// The function.
@@ -63,7 +63,7 @@ pub struct CardProgram {
 
 /// One link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CardLink {
+pub struct PublicLink {
     /// The kernel's id.
     pub id: u32,
     /// The kernel's id of its program.
@@ -72,7 +72,7 @@ pub struct CardLink {
     pub kind: String,
 }
 
-impl Card {
+impl PublicOwner {
     /// The card of a record.
     pub fn of(record: &OwnerRecord) -> Self {
         let (kind, id) = match &record.owner {
@@ -82,7 +82,7 @@ impl Card {
         };
         let workload = record.workload.clone().unwrap_or_default();
         let programs = record.programs.iter().filter_map(|program| {
-            Some(CardProgram {
+            Some(PublicProgram {
                 id: program.id?,
                 name: program.function.clone(),
                 kind: program.kind.word().to_owned(),
@@ -95,7 +95,7 @@ impl Card {
         });
         let links = record.links.iter().filter_map(|link| {
             let program = record.programs.iter().find(|program| program.pin == link.program)?;
-            Some(CardLink { id: link.id?, program: program.id?, kind: link.at.word().to_owned() })
+            Some(PublicLink { id: link.id?, program: program.id?, kind: link.at.word().to_owned() })
         });
         Self {
             no: record.no.0,
@@ -109,7 +109,7 @@ impl Card {
             delegated: record.bpffs.as_ref().is_some_and(|bpffs| bpffs.delegation.is_some()),
             maps: record.maps.len(),
             images: (record.images.iter())
-                .map(|image| CardImage { reference: image.reference.clone(), digest: image.digest.to_string() })
+                .map(|image| PublicImage { reference: image.reference.clone(), digest: image.digest.to_string() })
                 .collect(),
             programs: programs.collect(),
             links: links.collect(),

@@ -292,57 +292,57 @@ pub fn slot(family: usize, series: usize) -> usize {
 
 /// Where one number or one histogram is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot(pub usize);
+pub struct MetricSlot(pub usize);
 
 /// A histogram's slot for a duration in nanoseconds, beside its sum.
-pub fn bucket(histogram: Slot, nanoseconds: u64) -> (Slot, Slot) {
+pub fn bucket(histogram: MetricSlot, nanoseconds: u64) -> (MetricSlot, MetricSlot) {
     let bucket = BOUNDS.partition_point(|(bound, _)| *bound < nanoseconds);
-    (Slot(histogram.0 + bucket), Slot(histogram.0 + BOUNDS.len() + 1))
+    (MetricSlot(histogram.0 + bucket), MetricSlot(histogram.0 + BOUNDS.len() + 1))
 }
 
 /// Runs of a hook.
-pub fn run(stage: Stage, outcome: Outcome) -> Slot {
-    Slot(slot(0, stage as usize * Outcome::WORDS.len() + outcome as usize))
+pub fn run(stage: Stage, outcome: Outcome) -> MetricSlot {
+    MetricSlot(slot(0, stage as usize * Outcome::WORDS.len() + outcome as usize))
 }
 
 /// Parts of a start.
-pub fn phase(phase: Phase, worked: Worked) -> Slot {
-    Slot(slot(1, phase as usize * Worked::WORDS.len() + worked as usize))
+pub fn phase(phase: Phase, worked: Worked) -> MetricSlot {
+    MetricSlot(slot(1, phase as usize * Worked::WORDS.len() + worked as usize))
 }
 
 /// What happened.
-pub fn event(what: EventKind) -> Slot {
-    Slot(slot(2, what as usize))
+pub fn event(what: EventKind) -> MetricSlot {
+    MetricSlot(slot(2, what as usize))
 }
 
 /// Refused starts.
-pub fn refusal(reason: Reason) -> Slot {
-    Slot(slot(3, reason as usize))
+pub fn refusal(reason: Reason) -> MetricSlot {
+    MetricSlot(slot(3, reason as usize))
 }
 
 /// Fetches.
-pub fn pull(worked: Worked) -> Slot {
-    Slot(slot(4, worked as usize))
+pub fn pull(worked: Worked) -> MetricSlot {
+    MetricSlot(slot(4, worked as usize))
 }
 
 /// What verification found.
-pub fn verification(result: Verification) -> Slot {
-    Slot(slot(5, result as usize))
+pub fn verification(result: Verification) -> MetricSlot {
+    MetricSlot(slot(5, result as usize))
 }
 
 /// What gc found.
-pub fn gc(result: Collected) -> Slot {
-    Slot(slot(6, result as usize))
+pub fn gc(result: Collected) -> MetricSlot {
+    MetricSlot(slot(6, result as usize))
 }
 
 /// Delegated bpffs.
-pub fn delegation() -> Slot {
-    Slot(slot(7, 0))
+pub fn delegation() -> MetricSlot {
+    MetricSlot(slot(7, 0))
 }
 
 /// Containers that were started without us.
-pub fn missed(remedy: Remedy) -> Slot {
-    Slot(slot(8, remedy as usize))
+pub fn missed(remedy: Remedy) -> MetricSlot {
+    MetricSlot(slot(8, remedy as usize))
 }
 
 /// A number that changes with every change of this table (FNV-1a), so that a file of another version is not misread.
@@ -390,11 +390,11 @@ mod tests {
 
     #[test]
     fn a_duration_goes_into_the_first_bucket_that_holds_it() {
-        let base = Slot(100);
+        let base = MetricSlot(100);
         for (nanoseconds, bucket_no) in
             [(0, 0), (1_000_000, 0), (1_000_001, 1), (25_000_000_000, 11), (25_000_000_001, 12), (u64::MAX, 12)]
         {
-            assert_eq!(bucket(base, nanoseconds), (Slot(100 + bucket_no), Slot(113)), "{nanoseconds}");
+            assert_eq!(bucket(base, nanoseconds), (MetricSlot(100 + bucket_no), MetricSlot(113)), "{nanoseconds}");
         }
         assert!(BOUNDS.windows(2).all(|pair| pair[0].0 < pair[1].0));
         for (nanoseconds, text) in BOUNDS {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::kernel::elf::SymbolKind;
 use crate::kernel::insn::CALL;
-use crate::kernel::object::Object;
+use crate::kernel::object::BpfObject;
 use crate::kernel::{Feature, KernelError};
 use crate::model::attach_point::ProgramKind;
 use crate::model::object::{ProgramFacts, SectionAttach};
@@ -30,7 +30,7 @@ pub struct Survey {
     /// Kernel functions and variables that it refers to by name.
     pub kernel_symbols: Vec<String>,
     /// What a kernel must have, and since when kernels have it.
-    pub needs: Vec<Need>,
+    pub needs: Vec<Requirement>,
     /// The first kernel that has all of it, by its number alone.
     pub kernel: String,
 }
@@ -67,7 +67,7 @@ pub struct SurveyedMap {
 
 /// Something that not every kernel has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Need {
+pub struct Requirement {
     /// What.
     pub what: String,
     /// The first kernel that has it.
@@ -76,7 +76,7 @@ pub struct Need {
 
 /// Reads an object.
 pub fn survey(bytes: &[u8]) -> Result<Survey, KernelError> {
-    let object = Object::parse(bytes)?;
+    let object = BpfObject::parse(bytes)?;
     let facts = object.facts();
     let mut needs: BTreeMap<String, (u32, u32)> = BTreeMap::new();
     for program in &facts.programs {
@@ -131,7 +131,7 @@ pub fn survey(bytes: &[u8]) -> Result<Survey, KernelError> {
         maps: maps.collect(),
         globals: facts.globals.iter().map(|global| global.name.clone()).collect(),
         kernel_symbols: undefined.map(|symbol| symbol.name.to_owned()).collect(),
-        needs: needs.into_iter().map(|(what, since)| Need { what, since: shown(since) }).collect(),
+        needs: needs.into_iter().map(|(what, since)| Requirement { what, since: shown(since) }).collect(),
         kernel: shown(newest),
     })
 }

@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use crate::kernel::inspect::{self, Inspected, ProgramInfo};
 use crate::kernel::{Kernel, KernelError, pins};
-use crate::lifecycle::by_hand::HandError;
+use crate::lifecycle::manual::ManualError;
 use crate::lifecycle::host::Host;
 use crate::lifecycle::{Cause, Lifecycle};
-use crate::model::by_hand::{Filter, KernelProgram, OurProgram, Program};
+use crate::model::manual::{ProgramFilter, KernelProgram, OurProgram, ShownProgram};
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase, ProgramRecord};
 use crate::store::StoreError;
 use crate::sys::{Errno, clock};
 
 /// Who has which maps: the programs of every owner with the same set of maps, by the number of the owner that made it.
-type Sets = BTreeMap<OwnerNo, Vec<u32>>;
+type MapSets = BTreeMap<OwnerNo, Vec<u32>>;
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    pub(super) fn list_by_hand(&self, filter: &Filter) -> Result<Vec<Program>, HandError> {
+    pub(super) fn list_by_hand(&self, filter: &ProgramFilter) -> Result<Vec<ShownProgram>, ManualError> {
         let mut programs = Vec::new();
         let mut ours = BTreeSet::new();
         let records = self.ready()?;
@@ -31,7 +31,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         if !filter.ours_only && filter.metadata.is_empty() {
             for (id, info) in inspect::all_programs()? {
                 if !ours.contains(&id) {
-                    programs.push(Program { kernel: kernel_program(&info), ours: None });
+                    programs.push(ShownProgram { kernel: kernel_program(&info), ours: None });
                 }
             }
         }
@@ -46,7 +46,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(programs)
     }
 
-    pub(super) fn get_by_hand(&self, id: u32) -> Result<Program, HandError> {
+    pub(super) fn get_by_hand(&self, id: u32) -> Result<ShownProgram, ManualError> {
         let records = self.ready()?;
         for record in records.iter().filter(|record| record.programs.iter().any(|p| p.id == Some(id))) {
             let found = self.shown_programs(record, &map_sets(&records))?;
@@ -55,13 +55,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
         }
         match inspect::program_by_id(id) {
-            Ok(info) => Ok(Program { kernel: kernel_program(&info), ours: None }),
-            Err(Errno::NOENT) => Err(HandError::NoKernelProgram(id)),
+            Ok(info) => Ok(ShownProgram { kernel: kernel_program(&info), ours: None }),
+            Err(Errno::NOENT) => Err(ManualError::NoKernelProgram(id)),
             Err(source) => Err(KernelError::Info { what: format!("program {id}"), source }.into()),
         }
     }
 
-    fn ready(&self) -> Result<Vec<OwnerRecord>, HandError> {
+    fn ready(&self) -> Result<Vec<OwnerRecord>, ManualError> {
         let records = self.store.read::<_, StoreError>(|txn| {
             // One that does not decode is gc's business.
             Ok(txn.owners()?.filter_map(Result::ok).filter(|record| record.phase == Phase::Ready).collect())
@@ -70,25 +70,25 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// The programs of a record that was just made.
-    pub(super) fn programs_of(&self, record: &OwnerRecord) -> Result<Vec<Program>, HandError> {
+    pub(super) fn programs_of(&self, record: &OwnerRecord) -> Result<Vec<ShownProgram>, ManualError> {
         // Others are looked at only where maps are shared.
         let sets = if map_set(record) == record.no { map_sets([record]) } else { map_sets(&self.ready()?) };
         self.shown_programs(record, &sets)
     }
 
     /// A record's programs; those whose pin has gone since it was read are left out.
-    fn shown_programs(&self, record: &OwnerRecord, sets: &Sets) -> Result<Vec<Program>, HandError> {
+    fn shown_programs(&self, record: &OwnerRecord, sets: &MapSets) -> Result<Vec<ShownProgram>, ManualError> {
         let directory = self.fs.join(record.no.directory());
         let mut programs = Vec::new();
         for program in &record.programs {
             if let Some(info) = self.kernel.program(&directory, &program.pin)? {
-                programs.push(Program { kernel: kernel_program(&info), ours: Some(self.ours(record, program, sets)) });
+                programs.push(ShownProgram { kernel: kernel_program(&info), ours: Some(self.ours(record, program, sets)) });
             }
         }
         Ok(programs)
     }
 
-    fn ours(&self, record: &OwnerRecord, program: &ProgramRecord, sets: &Sets) -> OurProgram {
+    fn ours(&self, record: &OwnerRecord, program: &ProgramRecord, sets: &MapSets) -> OurProgram {
         let directory = self.fs.join(record.no.directory());
         let links = record.links.iter().filter(|link| link.program == program.pin).filter_map(|link| link.id).collect();
         let map_used_by = sets.get(&map_set(record)).cloned().unwrap_or_default();
@@ -132,8 +132,8 @@ pub fn map_users<'r>(records: impl IntoIterator<Item = &'r OwnerRecord>, record:
     map_sets(records).remove(&map_set(record)).unwrap_or_default()
 }
 
-fn map_sets<'r>(records: impl IntoIterator<Item = &'r OwnerRecord>) -> Sets {
-    let mut sets = Sets::new();
+fn map_sets<'r>(records: impl IntoIterator<Item = &'r OwnerRecord>) -> MapSets {
+    let mut sets = MapSets::new();
     for record in records {
         sets.entry(map_set(record)).or_default().extend(record.programs.iter().filter_map(|program| program.id));
     }

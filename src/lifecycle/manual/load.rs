@@ -8,19 +8,19 @@ use std::time::Instant;
 use crate::image::{Images as _, InUse, MAX_OBJECT, Want, hash};
 use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
-use crate::lifecycle::by_hand::room::over_room;
-use crate::lifecycle::by_hand::{HandError, Named, Sources, drop_nameless};
+use crate::lifecycle::manual::room::over_room;
+use crate::lifecycle::manual::{ManualError, Named, Sources, drop_nameless};
 use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::admission::check_global;
 use crate::model::attach_point::Scope;
-use crate::model::by_hand::{APPLICATION, Attach, AttachNew, Bounds, ImageSource, Load, Loaded, Program, Shares, Source};
-use crate::model::bytecode::{Bytecode, Verdict};
-use crate::model::credentials::Person;
+use crate::model::manual::{APPLICATION, Attach, AttachNew, CallerRights, ImageSource, LoadRequest, LoadMetadata, ShownProgram, MapShares, ObjectSource};
+use crate::model::bytecode::{Bytecode, ImageVerdict};
+use crate::model::credentials::UserEnvironment;
 use crate::model::object::ObjectFacts;
-use crate::model::plan::{self, HandInputs, OwnerPlan, SharedMaps};
-use crate::model::policy::{ImageRule, Limits};
+use crate::model::plan::{self, ManualInputs, OwnerPlan, SharedMaps};
+use crate::model::policy::{ImageRule, ContainerLimits};
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::reference::Reference;
 use crate::paths::Paths;
@@ -30,7 +30,7 @@ use crate::sys::error::chain;
 use crate::sys::fsutil::{read_capped, read_trusted_file};
 
 /// An object and how far its programs may reach.
-struct Object {
+struct ScopedObject {
     bytecode: Bytecode,
     scope: Scope,
     /// Who says so, for messages.
@@ -43,13 +43,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub(super) fn load_by_hand(
         &self,
         paths: &Paths,
-        bounds: &Bounds,
-        load: &Load,
+        bounds: &CallerRights,
+        load: &LoadRequest,
         fetch_until: Instant,
-    ) -> Result<Vec<Program>, HandError> {
+    ) -> Result<Vec<ShownProgram>, ManualError> {
         let object = match &load.source {
-            Source::File(path) => from_file(bounds, path)?,
-            Source::Image(image) => self.of_image(&Sources::open(paths, fetch_until)?, bounds, image)?,
+            ObjectSource::File(path) => from_file(bounds, path)?,
+            ObjectSource::Image(image) => self.of_image(&Sources::open(paths, fetch_until)?, bounds, image)?,
         };
         if let Some(rule) = object.rule.as_ref().filter(|_| bounds.own_only) {
             let reference = &object.bytecode.reference;
@@ -60,7 +60,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Some(program) => self.shared_maps(bounds, program).map(|(shared, shares)| (Some(shared), Some(shares)))?,
             None => (None, None),
         };
-        let plan = plan::by_hand(&HandInputs {
+        let plan = plan::by_hand(&ManualInputs {
             bytecode: &object.bytecode,
             facts: &facts,
             scope: object.scope,
@@ -70,12 +70,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         })
         .map_err(Cause::from)?;
         let application = load.metadata.get(APPLICATION).cloned();
-        let loaded = Loaded {
+        let loaded = LoadMetadata {
             caller: bounds.caller.clone(),
             reference: Some(object.bytecode.reference.clone()),
             pull: match &load.source {
-                Source::Image(image) => Some(image.pull),
-                Source::File(_) => None,
+                ObjectSource::Image(image) => Some(image.pull),
+                ObjectSource::File(_) => None,
             },
             globals: plan.objects.iter().flat_map(|object| object.globals.iter().cloned()).collect(),
             metadata: load.metadata.clone(),
@@ -129,7 +129,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Attaches what is to be attached at once.
-    fn attach_new(&self, bounds: &Bounds, load: &Load, record: &OwnerRecord) -> Result<(), HandError> {
+    fn attach_new(&self, bounds: &CallerRights, load: &LoadRequest, record: &OwnerRecord) -> Result<(), ManualError> {
         for AttachNew { program, place } in &load.attach {
             let id = record.programs.get(*program).and_then(|program| program.id).ok_or(Cause::RecordGone { no: record.no })?;
             self.attach_by_hand(bounds, &Attach { program: id, place: place.clone(), metadata: BTreeMap::new() })?;
@@ -137,11 +137,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(())
     }
 
-    pub(super) fn unload_by_hand(&self, bounds: &Bounds, program: u32) -> Result<(), HandError> {
+    pub(super) fn unload_by_hand(&self, bounds: &CallerRights, program: u32) -> Result<(), ManualError> {
         // Whoever asks while it is on its way out has what was asked for, be it that another one ends it or that we do, after a kill.
         let leaving = self.find(Named::Program(program))?.is_some_and(|record| record.phase == Phase::Releasing);
         let Some(record) = self.settle(bounds, Named::Program(program))? else {
-            return if leaving { Ok(()) } else { Err(HandError::NoProgram(program)) };
+            return if leaving { Ok(()) } else { Err(ManualError::NoProgram(program)) };
         };
         let again = || {
             self.check_deadline()?;
@@ -152,7 +152,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 Released::Gone | Released::Absent => Ok(()),
                 Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: super::owner_name(&record) }.into()),
                 Released::Unrecorded(error) => Err(Cause::Store(error).into()),
-                Released::Partly(source) => Err(HandError::Left { owner: super::owner_name(&record), source }),
+                Released::Partly(source) => Err(ManualError::Left { owner: super::owner_name(&record), source }),
                 // It was attached or detached meanwhile.
                 Released::Changed => again(),
                 Released::Held(_) => Err(Cause::RecordGone { no: record.no }.into()),
@@ -184,30 +184,30 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub(super) fn pull_by_hand(
         &self,
         paths: &Paths,
-        bounds: &Bounds,
+        bounds: &CallerRights,
         image: &ImageSource,
         fetch_until: Instant,
-    ) -> Result<(), HandError> {
+    ) -> Result<(), ManualError> {
         self.of_image(&Sources::open(paths, fetch_until)?, bounds, image).map(drop)
     }
 
     /// The maps that a load is to have in place of its own, and who made them first. Each owner pins the maps that it has, so that
     /// they live as long as one of them does, whoever goes first.
-    fn shared_maps(&self, bounds: &Bounds, program: u32) -> Result<(SharedMaps, Shares), HandError> {
+    fn shared_maps(&self, bounds: &CallerRights, program: u32) -> Result<(SharedMaps, MapShares), ManualError> {
         let found = self.find(Named::Program(program))?.filter(|record| record.phase == Phase::Ready);
-        let record = found.ok_or(HandError::NoProgram(program))?;
+        let record = found.ok_or(ManualError::NoProgram(program))?;
         let loaded = super::of_host(bounds, Named::Program(program), &record)?;
         let shared = SharedMaps {
             program,
             directory: self.fs.join(record.no.directory()),
             maps: record.maps.iter().map(|map| (map.name.clone(), map.pin.clone())).collect(),
         };
-        Ok((shared, Shares { program, set: loaded.shares.map_or(record.no, |shares| shares.set) }))
+        Ok((shared, MapShares { program, set: loaded.shares.map_or(record.no, |shares| shares.set) }))
     }
 
-    fn of_image(&self, sources: &Sources, bounds: &Bounds, image: &ImageSource) -> Result<Object, HandError> {
+    fn of_image(&self, sources: &Sources, bounds: &CallerRights, image: &ImageSource) -> Result<ScopedObject, ManualError> {
         let rules = sources.rules(bounds, image)?;
-        let with_login = image.login.as_ref().map(|login| sources.registries.clone().by(Person::with_login(login.clone())));
+        let with_login = image.login.as_ref().map(|login| sources.registries.clone().by(UserEnvironment::with_login(login.clone())));
         let bytecode = sources
             .images
             .fetch(&Want {
@@ -230,7 +230,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         } else {
             format!("the rule of {}", bounds.caller)
         };
-        Ok(Object { bytecode, scope, who, rule })
+        Ok(ScopedObject { bytecode, scope, who, rule })
     }
 
     fn build_by_hand(&self, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
@@ -250,9 +250,9 @@ fn own_maps(facts: &ObjectFacts, plan: &OwnerPlan, cpus: u64) -> u64 {
 fn over_limits(
     records: impl Iterator<Item = OwnerRecord>,
     new: &OwnerRecord,
-    bounds: &Bounds,
-    limits: &Limits,
-) -> Option<HandError> {
+    bounds: &CallerRights,
+    limits: &ContainerLimits,
+) -> Option<ManualError> {
     let (mut programs, mut memory) = (0_usize, 0_u64);
     for record in records.chain([new.clone()]) {
         match &record.owner {
@@ -264,15 +264,15 @@ fn over_limits(
         }
     }
     if u32::try_from(programs).map_or(true, |programs| programs > limits.programs) {
-        return Some(HandError::TooManyPrograms { caller: bounds.caller.clone(), programs, limit: limits.programs });
+        return Some(ManualError::TooManyPrograms { caller: bounds.caller.clone(), programs, limit: limits.programs });
     }
     let over = memory > limits.map_memory;
-    over.then(|| HandError::TooMuchMemory { caller: bounds.caller.clone(), memory, limit: limits.map_memory })
+    over.then(|| ManualError::TooMuchMemory { caller: bounds.caller.clone(), memory, limit: limits.map_memory })
 }
 
-fn from_file(bounds: &Bounds, path: &Path) -> Result<Object, HandError> {
+fn from_file(bounds: &CallerRights, path: &Path) -> Result<ScopedObject, ManualError> {
     let object = if bounds.any_file {
-        let failed = |source| HandError::File { doing: "read", path: path.to_owned(), source };
+        let failed = |source| ManualError::File { doing: "read", path: path.to_owned(), source };
         // Opening a fifo would wait for its writer.
         if !std::fs::metadata(path).map_err(failed)?.is_file() {
             return Err(failed(std::io::Error::other("it is not a regular file")));
@@ -289,8 +289,8 @@ fn from_file(bounds: &Bounds, path: &Path) -> Result<Object, HandError> {
         object_digest: digest,
         object,
         rule: String::new(),
-        verdict: Verdict::Unsigned,
+        verdict: ImageVerdict::Unsigned,
     };
     let scope = if bounds.host_scope { Scope::Host } else { Scope::Container };
-    Ok(Object { bytecode, scope, who: format!("the rule of {}", bounds.caller), rule: None })
+    Ok(ScopedObject { bytecode, scope, who: format!("the rule of {}", bounds.caller), rule: None })
 }
