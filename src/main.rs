@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use bpfman_hook::cli::service::SystemCommand;
-use bpfman_hook::cli::{self, Command, PolicyCommand, HookStage, TokenCommand};
+use bpfman_hook::cli::{self, Command, HookStage, PolicyCommand, TokenCommand};
 use bpfman_hook::commands::image as image_commands;
 use bpfman_hook::commands::{documents, events, manual, policy, records, request_child, token};
 use bpfman_hook::doctor::no_connect;

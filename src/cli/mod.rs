@@ -52,7 +52,7 @@ pub enum Command {
     Hook(HookArgs),
     /// Load programs by hand; `attach` says where
     #[command(subcommand)]
-    Load(program::Load),
+    Load(program::LoadCommand),
     /// Attach a program that was loaded by hand
     Attach(program::AttachArgs),
     /// Remove links of programs that were loaded by hand
@@ -73,7 +73,7 @@ pub enum Command {
     Pull(PullArgs),
     /// Make, show, carry and remove images
     #[command(subcommand)]
-    Image(image::Image),
+    Image(image::ImageCommand),
     /// Make, explain or try BPF delegation
     #[command(subcommand)]
     TokenCommand(TokenCommand),
@@ -92,7 +92,7 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Serve bpfman's gRPC API on demand
     #[command(subcommand)]
-    System(service::System),
+    System(service::SystemCommand),
     /// Install the binary, the hook files and the mount unit
     Install(InstallArgs),
     /// Remove what `install` wrote, hook files first

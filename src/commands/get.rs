@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::kernel::inspect::LinkInfo;
 use crate::kernel::pins;
-use crate::lifecycle::manual::map_users;
 use crate::lifecycle::health::remedy;
+use crate::lifecycle::manual::map_users;
 use crate::model::attach_point::{Order, ProgramKind, kernel_type_word};
 use crate::model::manual::KernelProgram;
 use crate::model::record::{LinkRecord, Owner, OwnerRecord};

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::ser::{SerializeSeq as _, Serializer as _};
 
 use crate::commands::get::OtherProgram;
@@ -13,7 +12,7 @@ use crate::lifecycle::reconcile::describe;
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord};
 use crate::output::Cut;
-use crate::output::format::{ListFormat, id, owner_name, verdict, word};
+use crate::output::format::{ListFormat, id, json, verdict, word};
 use crate::output::table::{Table, printable};
 use crate::output::view;
 use crate::output::view::{LinkView, OwnerState, OwnerView, ProgramView, Stats};
@@ -457,7 +456,8 @@ bad  failed  containerd
 
     #[test]
     fn an_array_that_is_written_as_it_is_made_is_that_of_all() {
-        for health in [Health::default(), Health { programs: BTreeMap::from([(71, LostObject::Removed)]), ..Health::default() }] {
+        for health in [Health::default(), Health { programs: BTreeMap::from([(71, LostObject::Removed)]), ..Health::default() }]
+        {
             let all = seen(&health);
             let views: Vec<_> = all.iter().flat_map(SeenOwner::programs).collect();
             assert_eq!(programs_text(ListFormat::Json, None, &health), json(&views));

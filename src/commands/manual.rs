@@ -3,15 +3,18 @@
 use std::process::ExitCode;
 
 use crate::cli::program::{
-    AttachArgs, AttachTo, DetachArgs, DirectedArgs, InterfaceArgs, LinkArgs, LoadCommand, LoadArgs, LoadFileArgs, LoadImageArgs,
-    UnloadArgs,
+    AttachArgs, AttachTo, DetachArgs, DirectedArgs, InterfaceArgs, LinkArgs, LoadArgs, LoadCommand, LoadFileArgs,
+    LoadImageArgs, UnloadArgs,
 };
 use crate::cli::registry::RegistryAuth;
 use crate::commands::{load_and_attach, records, request_child};
 use crate::model::annotations::program_entries;
 use crate::model::attach_point::{Order, ProbedProcess, ProgramKind, UserProbe};
-use crate::model::manual::{APPLICATION, Attach, AttachNew, CallerRights, FailureCode, Failure, ProgramFilter, ImageSource, LoadRequest as ProgramToLoad, AttachPlace, ShownProgram, ManualReply, ObjectSource, ManualTask, ProgramToLoad as WantedProgram};
 use crate::model::credentials::Credential;
+use crate::model::manual::{
+    APPLICATION, Attach, AttachNew, AttachPlace, CallerRights, Failure, FailureCode, ImageSource, LoadTask, ManualReply,
+    ManualTask, ObjectSource, ProgramFilter, ProgramToLoad, ShownProgram,
+};
 use crate::model::reference::Reference;
 use crate::output::try_print;
 use crate::output::{fail, print};
@@ -98,17 +101,17 @@ fn image(args: &LoadImageArgs) -> Result<ObjectSource, Failure> {
     Ok(ObjectSource::Image(ImageSource { reference, pull: args.pull_policy, login: login.transpose()? }))
 }
 
-fn wanted(source: ObjectSource, args: &LoadArgs) -> Result<Wanted, Failure> {
+fn wanted(source: ObjectSource, args: &LoadArgs) -> Result<LoadTask, Failure> {
     let mut metadata: std::collections::BTreeMap<_, _> = args.metadata.iter().cloned().collect();
     if let Some(application) = &args.application {
         metadata.insert(APPLICATION.to_owned(), application.clone());
     }
-    let program = |program: &crate::cli::program::ProgramArg| WantedProgram {
+    let program = |program: &crate::cli::program::ProgramArg| ProgramToLoad {
         function: program.function.clone(),
         kind: program.kind,
         target: program.target.clone(),
     };
-    let mut programs: Vec<WantedProgram> = args.programs.iter().map(program).collect();
+    let mut programs: Vec<ProgramToLoad> = args.programs.iter().map(program).collect();
     let mut attach = Vec::new();
     let object = match &source {
         ObjectSource::File(path) => Reference::File { path: path.clone() },
@@ -122,7 +125,7 @@ fn wanted(source: ObjectSource, args: &LoadArgs) -> Result<Wanted, Failure> {
             programs.push(wanted);
         }
     }
-    Ok(Wanted {
+    Ok(LoadTask {
         source,
         programs,
         globals: args.globals.iter().cloned().collect(),

@@ -16,7 +16,7 @@ use crate::lifecycle::token_reach;
 use crate::model::annotations::PREFIX;
 use crate::model::attach_point::Scope;
 use crate::model::explain::{ExplainedRule, Explanation};
-use crate::model::policy::{ContainerFacts, ContainerRule, ContainerLimits, Policy};
+use crate::model::policy::{ContainerFacts, ContainerLimits, ContainerRule, Policy};
 use crate::model::reach::{ReachGuard, TokenReach};
 use crate::output::format::json;
 use crate::output::{fail, print};

@@ -9,7 +9,7 @@ use crate::hooks::stage;
 use crate::kernel::LinuxKernel;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::linux_host::LinuxHost;
-use crate::model::manual::{CallerRights, ManualRequest, FailureCode, Failure, ManualReply, ObjectSource, ManualTask};
+use crate::model::manual::{CallerRights, Failure, FailureCode, ManualReply, ManualRequest, ManualTask, ObjectSource};
 use crate::output::logging;
 use crate::paths::Paths;
 use crate::store::Store;

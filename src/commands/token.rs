@@ -14,7 +14,7 @@ use crate::model::ids::Pid;
 use crate::output::format::json;
 use crate::output::{fail, print};
 use crate::paths::Paths;
-use crate::sys::bpffs::{self, Mounted, BpffsSpec};
+use crate::sys::bpffs::{self, BpffsSpec, Mounted};
 use crate::sys::error::chain;
 use crate::sys::lsm;
 use crate::sys::pid::{self, Namespace};

@@ -170,13 +170,20 @@ pub fn stale(records: &[OwnerRecord], alive: impl Fn(&OwnerRecord, DecidingProce
         match (process, alive(record, process)) {
             (DecidingProcess::None, _) | (_, Ok(true)) => {}
             (DecidingProcess::Init, Ok(false)) => {
-                findings.push(Finding::bad(check, FindingStatus::Warn, format!("{name} is dead and still owns its programs"), gc));
+                findings.push(Finding::bad(
+                    check,
+                    FindingStatus::Warn,
+                    format!("{name} is dead and still owns its programs"),
+                    gc,
+                ));
             }
             (DecidingProcess::Actor, Ok(false)) => {
                 let detail = format!("{name} is {word}, and the process that worked on it is dead");
                 findings.push(Finding::bad(check, FindingStatus::Warn, detail, gc));
             }
-            (_, Err(why)) => findings.push(Finding::bad(check, FindingStatus::Unknown, format!("{name}: {why}"), "run as root")),
+            (_, Err(why)) => {
+                findings.push(Finding::bad(check, FindingStatus::Unknown, format!("{name}: {why}"), "run as root"))
+            }
         }
         if !record.leftovers.is_empty() {
             let detail = format!("{name} left behind: {}", record.leftovers.join("; "));

@@ -16,7 +16,12 @@ pub fn token_reach(reach: &TokenReach) -> Finding {
     let check = "kernel: reach of tokens";
     if let Some(why) = reach.undecided.first() {
         let detail = format!("every delegation that loads programs is host scope: {why}");
-        return Finding::bad(check, FindingStatus::Unknown, detail, "run as root, outside containers; it is tried again each time");
+        return Finding::bad(
+            check,
+            FindingStatus::Unknown,
+            detail,
+            "run as root, outside containers; it is tried again each time",
+        );
     }
     if let Some(way) = reach.memory.first() {
         let detail = format!(
@@ -91,7 +96,12 @@ pub fn lockdown(text: io::Result<String>) -> Finding {
             "boot with lockdown=integrity if host-scope tracing is wanted",
         ),
         Some((mode, _)) => Finding::ok("lockdown", mode),
-        None => Finding::bad("lockdown", FindingStatus::Unknown, format!("{:?} has no mode in brackets", text.trim()), "report this"),
+        None => Finding::bad(
+            "lockdown",
+            FindingStatus::Unknown,
+            format!("{:?} has no mode in brackets", text.trim()),
+            "report this",
+        ),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::lifecycle::token_reach;
 use crate::model::policy::Engine;
 use crate::model::record::OwnerRecord;
 use crate::nri;
-use crate::output::finding::{Finding, Findings, FindingStatus};
+use crate::output::finding::{Finding, FindingStatus, Findings};
 use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::setup::check::effective;
@@ -82,9 +82,12 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
 /// The policy that a start of a container would load.
 pub fn policy(paths: &Paths) -> Finding {
     match policy::check(paths, None) {
-        Ok(report) if !report.problems.is_empty() => {
-            Finding::bad("policy", FindingStatus::Fail, report.problems.join("; "), "correct it, then `bpfman-hook policy check`")
-        }
+        Ok(report) if !report.problems.is_empty() => Finding::bad(
+            "policy",
+            FindingStatus::Fail,
+            report.problems.join("; "),
+            "correct it, then `bpfman-hook policy check`",
+        ),
         Ok(report) if report.warnings.is_empty() => {
             let rules = format!("{} image rules, {} container rules", report.images.len(), report.containers.len());
             Finding::ok("policy", format!("{rules}; id {}", report.id.unwrap_or_default()))
@@ -216,7 +219,7 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
         Ok(pinned) => findings.extend(containers::nobodys(&pinned, &records)),
         Err(err) => findings.push(Finding::bad("pins", FindingStatus::Unknown, chain(&err), "run as root")),
     }
-    let lives = |record: &OwnerRecord| containers::decides(record, containers::Process::Init) == Ok(true);
+    let lives = |record: &OwnerRecord| containers::decides(record, containers::DecidingProcess::Init) == Ok(true);
     findings.extend(confinement::containers(&records, lives, |pid| lsm::confinement(Some(pid)), lsm::may_create));
     findings.extend(containers::without_record(containers::recorded(Path::new("/")), &records, containers::is_alive));
     findings

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::cli::InstallTargets;
 use crate::doctor;
-use crate::output::finding::{Finding, Findings, FindingStatus};
+use crate::output::finding::{Finding, FindingStatus, Findings};
 use crate::output::print;
 use crate::paths::Paths;
 use crate::setup::check::check as check_installation;

@@ -11,7 +11,7 @@ use x509_cert::der::Decode;
 use crate::grpc::connection::Peer;
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::model::manual::CallerRights;
-use crate::model::policy::{ServiceClient, ClientRefusal, ClientRule, Verb};
+use crate::model::policy::{ClientRefusal, ClientRule, ServiceClient, Verb};
 use crate::model::reference::Reference;
 use crate::model::text::quoted;
 use crate::paths::Paths;

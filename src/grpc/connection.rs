@@ -121,7 +121,10 @@ impl<S> Connected for ClientConnection<S> {
     fn connect_info(&self) -> Peer {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*state, ConnectionState::Handshake(_)) {
-            *state = self.count.take(self.peer.origin()).map_or(ConnectionState::Refused, |slot| ConnectionState::Open { _slot: slot });
+            *state = self
+                .count
+                .take(self.peer.origin())
+                .map_or(ConnectionState::Refused, |slot| ConnectionState::Open { _slot: slot });
         }
         self.peer.clone()
     }
@@ -260,7 +263,12 @@ async fn accept_unix(
     }
 }
 
-async fn accept_tcp(listener: tokio::net::TcpListener, count: Count, idle: Idle, to: mpsc::Sender<ClientConnection<TcpStream>>) {
+async fn accept_tcp(
+    listener: tokio::net::TcpListener,
+    count: Count,
+    idle: Idle,
+    to: mpsc::Sender<ClientConnection<TcpStream>>,
+) {
     let handshakes = Handshakes::default();
     loop {
         let (stream, address) = match listener.accept().await {

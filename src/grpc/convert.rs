@@ -16,9 +16,11 @@ use crate::grpc::wire::{
 };
 use crate::model::annotations::GlobalValue;
 use crate::model::attach_point::{Direction, Order, ProbedProcess, ProgramKind, TracepointName, UserProbe};
-use crate::model::manual::{Attach, FailureCode, Failure, ProgramFilter, ImageSource, LoadRequest, AttachPlace, ShownProgram, ObjectSource, ProgramToLoad};
 use crate::model::bytecode::PullPolicy;
 use crate::model::credentials::Credential;
+use crate::model::manual::{
+    Attach, AttachPlace, Failure, FailureCode, ImageSource, LoadTask, ObjectSource, ProgramFilter, ProgramToLoad, ShownProgram,
+};
 use crate::model::reference::Reference;
 use crate::model::text::{is_normal_path, is_symbol, quoted};
 
@@ -54,7 +56,7 @@ pub fn id(what: &'static str, id: u32) -> Result<u32, Status> {
 }
 
 /// What Load asks.
-pub fn load(request: LoadRequest) -> Result<LoadRequest, Status> {
+pub fn load(request: LoadRequest) -> Result<LoadTask, Status> {
     let location = request.bytecode.and_then(|bytecode| bytecode.location);
     let source = match location.ok_or_else(|| invalid("bytecode names neither a file nor an image"))? {
         Location::File(path) if is_normal_path(&path) => ObjectSource::File(PathBuf::from(path)),
@@ -78,7 +80,7 @@ pub fn load(request: LoadRequest) -> Result<LoadRequest, Status> {
     if let Some(name) = globals.keys().find(|name| !is_symbol(name)) {
         return Err(invalid(format!("global {} is not the name of a symbol", quoted(name))));
     }
-    Ok(LoadRequest {
+    Ok(LoadTask {
         source,
         programs: request.info.into_iter().map(wanted).collect::<Result<_, _>>()?,
         globals,
@@ -350,7 +352,7 @@ mod tests {
         AttachInfo, KprobeAttachInfo, ProgSpecificInfo, TcAttachInfo, TracepointAttachInfo, UprobeAttachInfo, XdpAttachInfo,
     };
 
-    fn request(change: impl FnOnce(&mut LoadRequest)) -> Result<LoadRequest, String> {
+    fn request(change: impl FnOnce(&mut LoadRequest)) -> Result<LoadTask, String> {
         let location = Some(Location::File("/usr/lib/x.o".to_owned()));
         let mut request = LoadRequest {
             bytecode: Some(BytecodeLocation { location }),

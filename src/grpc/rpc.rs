@@ -18,7 +18,7 @@ use crate::grpc::wire::{
     LoadRequest, LoadResponse, PullBytecodeRequest, PullBytecodeResponse, UnloadRequest, UnloadResponse,
 };
 use crate::model::attach_point::Scope;
-use crate::model::manual::{ManualRequest, ShownProgram, ManualReply, ObjectSource, ManualTask};
+use crate::model::manual::{ManualReply, ManualRequest, ManualTask, ObjectSource, ShownProgram};
 use crate::paths::Paths;
 use crate::sys::child::Role;
 use crate::sys::error::chain;
@@ -41,7 +41,9 @@ impl Rpc {
         let lane = if request_child::uses_network(&task) { Lane::Network } else { Lane::Local };
         let abandoned = match task {
             ManualTask::List(_) | ManualTask::Get { .. } | ManualTask::Pull(_) => Abandoned::Kill,
-            ManualTask::Load(_) | ManualTask::Unload { .. } | ManualTask::Attach(_) | ManualTask::Detach { .. } => Abandoned::Finish,
+            ManualTask::Load(_) | ManualTask::Unload { .. } | ManualTask::Attach(_) | ManualTask::Detach { .. } => {
+                Abandoned::Finish
+            }
         };
         let time = request_child::time(&task);
         let request = ManualRequest { root: self.paths.root().to_owned(), bounds: caller.bounds(), task };

@@ -13,10 +13,10 @@ use crate::lifecycle::policy_files::{self, LoadedPolicy};
 use crate::lifecycle::{Lifecycle, podman_names, registries_file};
 use crate::model::annotations::Request;
 use crate::model::container::{Container, PodCheck, asks};
-use crate::model::policy::Engine;
-use crate::model::registries::RegistryConfig;
 use crate::model::metrics_table;
 use crate::model::metrics_table::{Outcome, Reason, Stage};
+use crate::model::policy::Engine;
+use crate::model::registries::RegistryConfig;
 use crate::model::state::OciState;
 use crate::output::logging;
 use crate::output::report::Report;
@@ -62,7 +62,13 @@ pub fn run(paths: &Paths, engine: Option<Engine>, told: PluginFacts) -> ExitCode
     code
 }
 
-fn start(paths: &Paths, report: &Report, state: &OciState, engine: Option<Engine>, told: PluginFacts) -> Result<Outcome, StageFailure> {
+fn start(
+    paths: &Paths,
+    report: &Report,
+    state: &OciState,
+    engine: Option<Engine>,
+    told: PluginFacts,
+) -> Result<Outcome, StageFailure> {
     let fetch_until = Instant::now() + FETCH;
     let deadline = watch(report, &state.id, Stage::CreateRuntime, 1)?;
     logging::to_report(paths);
@@ -72,7 +78,7 @@ fn start(paths: &Paths, report: &Report, state: &OciState, engine: Option<Engine
         Container::parse(state, &config, engine).map_err(|error| StageFailure { reason: Reason::Input, ..error.into() })?;
     container.labels = told.labels.into_iter().collect();
     container.pod_check = told.pod_check;
-    container.check_pod().map_err(|error| StageFailure { reason: Reason::Policy, ..Failed::from(error) })?;
+    container.check_pod().map_err(|error| StageFailure { reason: Reason::Policy, ..StageFailure::from(error) })?;
     if !container.asks() {
         return Ok(Outcome::Done);
     }

@@ -82,7 +82,7 @@ pub enum AccessError {
     Trust(#[source] TrustError),
     /// The same for a person's own file.
     #[error("read credentials")]
-    UserEnvironment(#[source] SysError),
+    Person(#[source] SysError),
     /// A credential helper did not do its work.
     #[error("ask for the credentials of {host}")]
     Helper {

@@ -9,7 +9,7 @@ use crate::image::decision::Decision;
 use crate::image::error::ImageError;
 use crate::image::found::FoundSignatures;
 use crate::image::verify::signers::signers_of;
-use crate::image::verify::{SignatureResult, Signature};
+use crate::image::verify::{Signature, SignatureResult};
 use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
 use crate::model::policy::ImageRule;
@@ -81,7 +81,13 @@ impl<'a> CandidateRules<'a> {
     }
 
     /// Examines what was found.
-    pub fn decide(&self, want: &Want<'_>, image: &str, digest: &Digest, found: FoundSignatures) -> Result<Decision, ImageError> {
+    pub fn decide(
+        &self,
+        want: &Want<'_>,
+        image: &str,
+        digest: &Digest,
+        found: FoundSignatures,
+    ) -> Result<Decision, ImageError> {
         let mut reason = None;
         let mut bad = 0;
         let mut rejected = Vec::new();

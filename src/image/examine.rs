@@ -6,11 +6,14 @@ use serde::Serialize;
 use crate::image::decide::{CandidateRules, refuse_early};
 use crate::image::error::ImageError;
 use crate::image::found::{FoundSignatures, checked};
-use crate::image::host::{LayoutFiles, HostBlob};
+use crate::image::host::{HostBlob, LayoutFiles};
 use crate::image::oci::layout::Layout;
 use crate::image::source::BlobSource;
 use crate::image::verify::signers::signers_of;
-use crate::image::verify::{SignatureDescription, Checked, CertificateClaims, SignatureResult, SignatureKind, LoggedEntry, SignaturePlace, Signature, Signers};
+use crate::image::verify::{
+    CertificateClaims, Checked, LoggedEntry, Signature, SignatureDescription, SignatureKind, SignaturePlace, SignatureResult,
+    Signers,
+};
 use crate::image::{LinuxImages, MAX_MANIFEST, Want, hash};
 use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
@@ -153,7 +156,13 @@ fn judged(want: &Want<'_>, image: String, digest: Digest, found: FoundSignatures
 
 impl CandidateRules<'_> {
     /// What each signature is worth to each rule that asks for some.
-    fn worths(&self, want: &Want<'_>, image: &str, digest: &Digest, found: &FoundSignatures) -> Result<Vec<Examined>, ImageError> {
+    fn worths(
+        &self,
+        want: &Want<'_>,
+        image: &str,
+        digest: &Digest,
+        found: &FoundSignatures,
+    ) -> Result<Vec<Examined>, ImageError> {
         let mut signers = Vec::new();
         for rule in &self.signed {
             signers.push((rule.name.as_str(), signers_of(rule, want, image)?));

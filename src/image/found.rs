@@ -3,7 +3,7 @@
 use crate::image::error::ImageError;
 use crate::image::host::HostBlob;
 use crate::image::oci::document::{Descriptor, Manifest};
-use crate::image::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, SignaturePlace, SIGNATURE, Signature};
+use crate::image::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, SIGNATURE, Signature, SignaturePlace};
 use crate::image::{MAX_MANIFEST, hash};
 use crate::model::ids::Digest;
 

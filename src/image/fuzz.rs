@@ -6,7 +6,9 @@ use std::path::Path;
 
 use super::MAX_OBJECT;
 use super::verify::keyless::Identities;
-use super::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, KeyResult, SignatureResult, PublicKey, SIGNATURE, Signature, Signers};
+use super::verify::{
+    Attached, Body, CERTIFICATE, CHAIN, ENTRY, KeyResult, PublicKey, SIGNATURE, Signature, SignatureResult, Signers,
+};
 use crate::image::oci::document::{Choice, Document, choose};
 use crate::image::oci::object::{ImageLabels, Unpacked, check, not_in_object, single, unpack};
 use crate::model::policy::Words;

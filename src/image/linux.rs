@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::image::access::sites;
-use crate::image::cache::{Blob, FetchRequest, Cache, NewImage, Reader};
+use crate::image::cache::{Blob, Cache, FetchRequest, NewImage, Reader};
 use crate::image::decide::{CandidateRules, refuse_early};
 use crate::image::decision::Decision;
 use crate::image::error::{CacheError, ImageError};
 use crate::image::found::{FoundSignatures, checked};
-use crate::image::host::{LayoutFiles, HostBlob, read};
+use crate::image::host::{HostBlob, LayoutFiles, read};
 use crate::image::oci::content::{Content, content, media_type};
 use crate::image::oci::layout::Layout;
 use crate::image::oci::object;
@@ -74,7 +74,9 @@ impl LinuxImages {
         let bytes = match read(&self.root(image)?, path, MAX_OBJECT, image)? {
             HostBlob::Bytes(bytes) => bytes,
             HostBlob::Missing => return Err(ImageError::NotFound { image: image.to_owned() }),
-            HostBlob::TooLarge => return Err(ImageError::TooLarge { image: image.to_owned(), part: "file", limit: MAX_OBJECT }),
+            HostBlob::TooLarge => {
+                return Err(ImageError::TooLarge { image: image.to_owned(), part: "file", limit: MAX_OBJECT });
+            }
         };
         let digest = hash(&bytes);
         let candidates = CandidateRules::new(want, image, &digest)?;
@@ -87,7 +89,13 @@ impl LinuxImages {
         Ok(bytecode(want, digest, digest, bytes, decision))
     }
 
-    fn fetch_layout(&self, want: &Want<'_>, image: &str, files: LayoutFiles, tag: Option<&str>) -> Result<Bytecode, ImageError> {
+    fn fetch_layout(
+        &self,
+        want: &Want<'_>,
+        image: &str,
+        files: LayoutFiles,
+        tag: Option<&str>,
+    ) -> Result<Bytecode, ImageError> {
         let layout = Layout::open(files, image)?;
         let digest = layout.resolve(tag)?;
         let candidates = CandidateRules::new(want, image, &digest)?;

@@ -51,11 +51,11 @@ pub use crate::image::transfer::library::{Archive, Details, Labelled};
 pub use crate::image::transfer::push::{Pushed, Target};
 pub use crate::image::verify::signers::{UnusableSigner, unusable_key, unusable_signers, unusable_trusted_root};
 pub use access::{AccessError, conf as registries_conf, examine as examine_registries};
-pub use cache::{Cache, CachedImage, CachedVerdict, Swept, SweepSelection};
+pub use cache::{Cache, CachedImage, CachedVerdict, SweepSelection, Swept};
 pub use error::{CacheError, ImageError, LayerError, RemoteError};
 pub use linux::LinuxImages;
 pub use remote::Worker;
-pub use verify::{Check, Checked, CertificateClaims, SignatureKind, LoggedEntry, CheckOutcome, SignaturePlace};
+pub use verify::{CertificateClaims, Check, CheckOutcome, Checked, LoggedEntry, SignatureKind, SignaturePlace};
 
 use crate::model::bytecode::{Bytecode, PullPolicy};
 use crate::model::ids::Digest;

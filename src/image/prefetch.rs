@@ -119,7 +119,9 @@ fn below(document: &[u8]) -> Vec<(RegistryItem, Digest)> {
             let config = manifest.image_config().map(|config| (config, MAX_MANIFEST));
             let layer = Some(&manifest.layers).filter(|layers| layers.len() == 1).map(|layers| (&layers[0], MAX_OBJECT));
             let parts = config.into_iter().chain(layer);
-            parts.filter_map(|(part, max)| part.digest().ok().map(|digest| (RegistryItem::Blob { digest, max }, digest))).collect()
+            parts
+                .filter_map(|(part, max)| part.digest().ok().map(|digest| (RegistryItem::Blob { digest, max }, digest)))
+                .collect()
         }
         Err(_) => Vec::new(),
     }

@@ -8,7 +8,7 @@ use crate::image::cache::Cache;
 use crate::image::error::{ImageError, RemoteError};
 use crate::image::host::HostBlob;
 use crate::image::prefetch::Prefetch;
-use crate::image::registry::protocol::{FetchAnswer, FetchMessage, MAX_MESSAGE, Put, Referrers, FetchReply, RegistryItem};
+use crate::image::registry::protocol::{FetchAnswer, FetchMessage, FetchReply, MAX_MESSAGE, Put, Referrers, RegistryItem};
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;
 use crate::sys::SysError;
@@ -255,7 +255,14 @@ impl Remote {
     }
 
     /// Asks a worker one question that is not about reading.
-    fn talk(&self, link: &mut Link, host: &str, ask: &FetchMessage, fds: &[BorrowedFd<'_>], max: usize) -> Result<HostBlob, ImageError> {
+    fn talk(
+        &self,
+        link: &mut Link,
+        host: &str,
+        ask: &FetchMessage,
+        fds: &[BorrowedFd<'_>],
+        max: usize,
+    ) -> Result<HostBlob, ImageError> {
         self.say(link, ask, fds)?;
         self.hear(link, host, |nth| (nth == 0).then_some(max))?.1
     }

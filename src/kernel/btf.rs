@@ -27,7 +27,7 @@ pub enum BtfError {
     String(u32),
     /// A type of another kind than its use needs, or one without a size.
     #[error("its BTF type {0} is not of the kind that its use needs")]
-    BtfKind(u32),
+    Kind(u32),
     /// A cycle of typedefs or arrays.
     #[error("its BTF type {0} leads in a circle")]
     Circle(u32),
@@ -62,7 +62,7 @@ pub enum BtfKind {
 
 impl BtfKind {
     fn from_raw(raw: u32) -> Option<Self> {
-        use Kind as K;
+        use BtfKind as K;
         const ALL: [BtfKind; 20] = [
             K::Void,
             K::Int,
@@ -322,9 +322,13 @@ impl<'a> Btf<'a> {
         let mut ty = self.peel(id)?;
         for _ in 0..MAX_DEPTH {
             let one = match ty.kind {
-                BtfKind::Int | BtfKind::Struct | BtfKind::Union | BtfKind::Enum | BtfKind::Enum64 | BtfKind::Float | BtfKind::DataSec => {
-                    u64::from(ty.size_or_type)
-                }
+                BtfKind::Int
+                | BtfKind::Struct
+                | BtfKind::Union
+                | BtfKind::Enum
+                | BtfKind::Enum64
+                | BtfKind::Float
+                | BtfKind::DataSec => u64::from(ty.size_or_type),
                 // Programs and the kernels that take them are 64-bit.
                 BtfKind::Ptr => 8,
                 BtfKind::Array => {

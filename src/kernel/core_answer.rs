@@ -24,7 +24,7 @@ pub enum CoreQuestion {
 impl CoreQuestion {
     /// The question of a number.
     pub fn from_raw(raw: u32) -> Option<Self> {
-        use Ask as A;
+        use CoreQuestion as A;
         const ALL: [CoreQuestion; 12] = [
             A::FieldOffset,
             A::FieldSize,
@@ -66,7 +66,9 @@ pub struct CoreAnswer {
 pub fn answer(ask: CoreQuestion, btf: &Btf<'_>, spec: Option<&MemberPath<'_>>) -> Result<Option<CoreAnswer>, SpecError> {
     let number = |value| Ok(Some(CoreAnswer { value, field: None }));
     match (ask, spec) {
-        (CoreQuestion::FieldExists | CoreQuestion::TypeExists | CoreQuestion::ValueExists, spec) => number(u64::from(spec.is_some())),
+        (CoreQuestion::FieldExists | CoreQuestion::TypeExists | CoreQuestion::ValueExists, spec) => {
+            number(u64::from(spec.is_some()))
+        }
         (_, None) => Ok(None),
         (CoreQuestion::LocalId | CoreQuestion::TargetId, Some(spec)) => number(u64::from(spec.root)),
         (CoreQuestion::TypeSize, Some(spec)) => number(btf.size(spec.root)?),

@@ -11,9 +11,11 @@ use std::rc::Rc;
 use crate::kernel::btf::{Btf, BtfError, BtfKind};
 use crate::kernel::btf_ext::CoreRecord;
 use crate::kernel::core_answer::{CoreAnswer, CoreQuestion, answer};
-use crate::kernel::core_spec::{self, MemberPath, SpecError, enum_step, essential, field_spec, match_fields, same_kind, types_fit};
+use crate::kernel::core_spec::{
+    self, MemberPath, SpecError, enum_step, essential, field_spec, match_fields, same_kind, types_fit,
+};
 use crate::kernel::insn::{self, Insn};
-use crate::kernel::object::{Function, BpfObject};
+use crate::kernel::object::{BpfObject, Function};
 
 /// What the verifier calls a poisoned instruction: `invalid func unknown#195896080`; the number is libbpf's.
 pub const POISON: i32 = 0xbad_2310;
@@ -36,7 +38,7 @@ pub enum CoreError {
     },
     /// A kind of relocation that is not supported.
     #[error("CO-RE relocation kind {kind} at instruction {at} of {function} is not supported")]
-    BtfKind {
+    Kind {
         /// The function.
         function: String,
         /// The instruction.
@@ -130,8 +132,11 @@ impl CoreRelocation<'_, '_> {
     /// Patches the instruction; returns what it names where the kernel does not have it.
     fn apply(&self, code: &mut [Insn]) -> Result<Option<String>, CoreError> {
         let kind = self.record.kind;
-        let ask =
-            CoreQuestion::from_raw(kind).ok_or_else(|| CoreError::Kind { function: self.function.name.clone(), at: self.at, kind })?;
+        let ask = CoreQuestion::from_raw(kind).ok_or_else(|| CoreError::Kind {
+            function: self.function.name.clone(),
+            at: self.at,
+            kind,
+        })?;
         let text = self.local.string(self.record.access)?;
         let parts = core_spec::access(text).ok_or_else(|| self.malformed())?;
         let spec = self.spec(|| match ask {
@@ -276,7 +281,7 @@ fn match_value<'t>(spec: &MemberPath<'_>, target: &Btf<'t>, candidate: u32) -> R
     let found = (0..).zip(ty.values()).find(|(_, (name, _))| essential(target.string_bytes(*name)) == essential(wanted));
     Ok(found.map(|(index, (name, _))| MemberPath {
         root: candidate,
-        steps: vec![core_spec::Step { ty: ty.id, index, name: Some(target.string_bytes(name)) }],
+        steps: vec![core_spec::MemberStep { ty: ty.id, index, name: Some(target.string_bytes(name)) }],
         bits: 0,
     }))
 }

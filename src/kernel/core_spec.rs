@@ -227,7 +227,9 @@ pub fn types_fit(local: &Btf<'_>, own: u32, target: &Btf<'_>, other: u32, depth:
             return Ok(false);
         }
         match own.kind {
-            BtfKind::Void | BtfKind::Struct | BtfKind::Union | BtfKind::Enum | BtfKind::Enum64 | BtfKind::Fwd => return Ok(true),
+            BtfKind::Void | BtfKind::Struct | BtfKind::Union | BtfKind::Enum | BtfKind::Enum64 | BtfKind::Fwd => {
+                return Ok(true);
+            }
             BtfKind::Int => return Ok(plain(&own) && plain(&other)),
             BtfKind::Ptr => (own, other) = (local.peel(own.size_or_type)?, target.peel(other.size_or_type)?),
             BtfKind::Array => {

@@ -110,7 +110,7 @@ pub enum SymbolKind {
     /// STT_OBJECT
     Object,
     /// STT_SECTION
-    ElfSection,
+    Section,
     /// Anything else: STT_NOTYPE (labels, maps of old compilers), STT_FILE.
     Other,
 }
@@ -284,7 +284,10 @@ fn read_symbols<'a>(sections: &[(ElfSection<'a>, u32)]) -> Result<Vec<Symbol<'a>
         .collect()
 }
 
-fn read_relocations(sections: &[(ElfSection<'_>, u32)], symbols: usize) -> Result<HashMap<usize, Vec<ElfRelocation>>, ElfError> {
+fn read_relocations(
+    sections: &[(ElfSection<'_>, u32)],
+    symbols: usize,
+) -> Result<HashMap<usize, Vec<ElfRelocation>>, ElfError> {
     let mut found: HashMap<usize, Vec<ElfRelocation>> = HashMap::new();
     for (table, _) in sections {
         let target = table.info as usize;

@@ -43,7 +43,8 @@ fn objects() {
     // Instructions, functions and lines that no linker puts together.
     let tagged = objects.iter().find(|bytes| bytes.windows(13).any(|at| at == b"arg:untrusted")).unwrap();
     let tagged = BpfObject::parse(tagged).unwrap();
-    let code: Vec<Vec<u8>> = objects.iter().filter_map(|bytes| BpfObject::parse(bytes).ok()).flat_map(|o| programs(&o)).collect();
+    let code: Vec<Vec<u8>> =
+        objects.iter().filter_map(|bytes| BpfObject::parse(bytes).ok()).flat_map(|o| programs(&o)).collect();
     fuzz("instructions", &code, |bytes| {
         let instructions: Vec<Insn> = bytes.chunks_exact(8).map(|chunk| Insn::from(*chunk.first_chunk().unwrap())).collect();
         let starts = vec![0, instructions.len() / 3, instructions.len() / 2];

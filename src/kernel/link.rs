@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::kernel::core_relo::{CoreError, CoreTarget};
 use crate::kernel::elf::ElfRelocation;
 use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
-use crate::kernel::object::{Function, BpfObject, ObjectError};
+use crate::kernel::object::{BpfObject, Function, ObjectError};
 use crate::model::reach;
 
 /// What the kernel takes at most: BPF_COMPLEXITY_LIMIT_INSNS of include/linux/bpf.h.

@@ -11,7 +11,7 @@ use crate::kernel::error::KernelError;
 use crate::kernel::fixup;
 use crate::kernel::link::{Linked, link};
 use crate::kernel::map::{self, MapDefinition, MapShape};
-use crate::kernel::object::{Function, BpfObject};
+use crate::kernel::object::{BpfObject, Function};
 use crate::kernel::review::review;
 use crate::kernel::verifier::VerifierLog;
 use crate::kernel::{Feature, LoadedIds, Support, features, kernel_function, pins, section};
@@ -393,7 +393,7 @@ enum Explained {
     Log(VerifierLog),
     Silence,
     /// It went well this time: the first attempt was interrupted or met a shortage.
-    LoadedObject(OwnedFd),
+    Loaded(OwnedFd),
 }
 
 fn explained(load: &ProgramLoad<'_>) -> Explained {

@@ -214,7 +214,12 @@ fn places_of(file: &impl Bytes, strings: &UserElfSection, name: &str) -> Result<
 }
 
 /// The addresses of functions whose names stand at one of the places, and whether they are global.
-fn functions(file: &impl Bytes, table: &UserElfSection, names: &[u32], found: &mut Vec<(u64, bool)>) -> Result<(), UserElfError> {
+fn functions(
+    file: &impl Bytes,
+    table: &UserElfSection,
+    names: &[u32],
+    found: &mut Vec<(u64, bool)>,
+) -> Result<(), UserElfError> {
     const FUNCTION: u8 = 2;
     const GLOBAL: u8 = 1;
     let mut buffer = vec![0; PIECE];

@@ -20,6 +20,7 @@ use crate::model::config::Capability;
 use crate::model::container::Container;
 use crate::model::facts::{CgroupFact, Facts};
 use crate::model::ids::{ContainerId, Digest, OwnerNo, ProcessIdentity};
+use crate::model::metrics_table;
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, Inputs, ObjectInput, OwnerPlan, Plan};
 use crate::model::policy::{ContainerFacts, ImageRule, Refusal};
@@ -30,7 +31,6 @@ use crate::model::record::{
 use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
 use crate::model::seccomp::Allowed;
-use crate::model::metrics_table;
 use crate::store::StoreError;
 use crate::sys::error::chain;
 use crate::sys::export;
@@ -154,7 +154,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 ProgramsRequest::Listed(entries) => entries.iter().any(|entry| user_probe(entry.attach.kind())),
             };
         let userns = admission.delegation.is_some();
-        let need = NeededFacts { network, interfaces: programs, userns, cgroup: programs || cgroup_mounts, cgroup_mounts, root };
+        let need =
+            NeededFacts { network, interfaces: programs, userns, cgroup: programs || cgroup_mounts, cgroup_mounts, root };
         let facts = self.host.facts(init, container, need)?;
         let mut objects = Vec::new();
         let in_use = || self.images_in_use();

@@ -7,9 +7,9 @@ use crate::kernel::KernelError;
 use crate::lifecycle::host::HostError;
 use crate::model::container::MissingRights;
 use crate::model::ids::{ContainerId, OwnerNo, Pid};
+use crate::model::metrics_table::Reason;
 use crate::model::plan::PlanError;
 use crate::model::policy::Refusal;
-use crate::model::metrics_table::Reason;
 use crate::store::StoreError;
 use crate::sys::error::chain;
 

@@ -13,7 +13,7 @@ use crate::model::ids::{ContainerId, Pid, ProcessIdentity};
 use crate::model::plan::PlannedBpffs;
 use crate::model::podman::PodCgroup;
 use crate::model::policy::Engine;
-use crate::sys::bpffs::{MapFile, BpffsSpec};
+use crate::sys::bpffs::{BpffsSpec, MapFile};
 use crate::sys::pid::{self, Namespace, Namespaces, Process};
 use crate::sys::{self, cgroup, clock, netns};
 

@@ -4,13 +4,13 @@
 
 pub mod acquire;
 mod attach;
-pub mod manual;
 mod claim;
 pub mod error;
 mod failures;
 pub mod health;
 pub mod host;
 pub mod linux_host;
+pub mod manual;
 pub mod missed;
 mod pod_maps;
 pub mod podman_names;

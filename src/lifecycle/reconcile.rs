@@ -6,14 +6,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::kernel::Kernel;
-use crate::lifecycle::manual::unfinished;
 use crate::lifecycle::host::Host;
+use crate::lifecycle::manual::unfinished;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::ids::OwnerNo;
-use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::metrics_table;
 use crate::model::metrics_table::Collected;
+use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::store::StoreError;
 use crate::sys::error::chain;
 use crate::sys::export::{self, Export};
@@ -285,7 +285,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 Err(error) => (format!("left: {}", chain(&error)), true),
             },
         };
-        GcFinding { no, what: format!("pins in {}", directory.display()), why: "no record names them".to_owned(), result, failed }
+        GcFinding {
+            no,
+            what: format!("pins in {}", directory.display()),
+            why: "no record names them".to_owned(),
+            result,
+            failed,
+        }
     }
 }
 

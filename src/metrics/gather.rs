@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::inspect;
 use crate::metrics::text::{Exposition, FamilyKind, Page, seconds, short};
-use crate::model::public_owner::PublicOwner;
 use crate::model::metrics_table;
 use crate::model::metrics_table::{BOUNDS, FAMILIES, Shape};
+use crate::model::public_owner::PublicOwner;
 use crate::nri::status::{SeenPlugin, plugins};
 use crate::sys::export::{self, OWNERS, PROGRAMS};
 use crate::sys::{Errno, clock};
@@ -73,7 +73,9 @@ pub fn gather(directory: &Path) -> GatheredMetrics {
     let (cards, left_out) = cards(directory);
     let (programs, source, sampled) = match ask(&cards) {
         Ok(programs) => (programs, StatsSource::Kernel, None),
-        Err(_) => sample(directory).map_or((Vec::new(), StatsSource::Nowhere, None), |(p, time)| (p, StatsSource::Sample, time)),
+        Err(_) => {
+            sample(directory).map_or((Vec::new(), StatsSource::Nowhere, None), |(p, time)| (p, StatsSource::Sample, time))
+        }
     };
     let stats_enabled = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|text| text.trim() == "1");
     GatheredMetrics {
@@ -198,7 +200,11 @@ impl GatheredMetrics {
         page.sample(&[], maps);
         page.family("delegated_bpffs", FamilyKind::Gauge, "Containers with a delegated bpffs.");
         page.sample(&[], delegated);
-        page.family("left_out", FamilyKind::Gauge, "Owners and programs without series of their own, because there are too many.");
+        page.family(
+            "left_out",
+            FamilyKind::Gauge,
+            "Owners and programs without series of their own, because there are too many.",
+        );
         let count = self.cards.iter().map(|card| card.programs.len()).sum::<usize>();
         page.sample(&[], self.left_out + self.cards.len().saturating_sub(DETAILED) + count.saturating_sub(DETAILED));
         page.family(
@@ -208,7 +214,11 @@ impl GatheredMetrics {
         );
         page.sample(&[], u8::from(self.stats_enabled));
         if !self.plugins.is_empty() {
-            page.family("plugin_connected", FamilyKind::Gauge, "1 where an NRI plugin of this node is connected to the runtime.");
+            page.family(
+                "plugin_connected",
+                FamilyKind::Gauge,
+                "1 where an NRI plugin of this node is connected to the runtime.",
+            );
             for plugin in &self.plugins {
                 page.sample(&[("start", plugin.start.word())], u8::from(plugin.runtime.is_some()));
             }

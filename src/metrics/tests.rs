@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::metrics::gather::{GatheredMetrics, ProgramStat, gather};
 use crate::metrics::text::Exposition;
-use crate::model::public_owner::{PublicOwner, PublicImage, PublicLink, PublicProgram};
 use crate::model::metrics_table;
 use crate::model::metrics_table::{EventKind, Outcome, Stage};
+use crate::model::public_owner::{PublicImage, PublicLink, PublicOwner, PublicProgram};
 use crate::sys::export::Export;
 
 fn card(no: u64) -> PublicOwner {

@@ -4,7 +4,7 @@ use crate::model::annotations::{BpffsRequest, MapAccess, OnFailure, ProgramReque
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::{Category, Delegation, DelegationRequest, Preset};
-use crate::model::policy::{ContainerFacts, ContainerRule, ImageRule, ContainerLimits, Policy, Refusal};
+use crate::model::policy::{ContainerFacts, ContainerLimits, ContainerRule, ImageRule, Policy, Refusal};
 use crate::model::reach::{ReachGuard, TokenReach};
 use crate::model::reference::Reference;
 use crate::model::text::listed;

@@ -96,7 +96,7 @@ pub enum NamespaceKind {
     /// `network`
     Network,
     /// `mount`
-    ConfigMount,
+    Mount,
     /// `pid`
     Pid,
     /// `cgroup`

@@ -13,7 +13,7 @@ use crate::model::podman::ContainerNames;
 use crate::model::policy::{ContainerFacts, Engine};
 use crate::model::record::Workload;
 use crate::model::seccomp::Allowed;
-use crate::model::state::{OciState, ContainerStatus};
+use crate::model::state::{ContainerStatus, OciState};
 
 pub use crate::model::grant::MissingRights;
 
@@ -93,7 +93,7 @@ pub struct PodCapability {
 pub enum ContainerError {
     /// config.json does not parse.
     #[error("read {} of container {id}: it is not an OCI configuration", .path.display())]
-    ContainerConfig {
+    Config {
         /// The container.
         id: ContainerId,
         /// The file.
@@ -258,7 +258,8 @@ mod tests {
     }
 
     fn state(bundle: &str) -> OciState {
-        OciState::parse(&format!(r#"{{"ociVersion":"1.0","id":"web","pid":7,"bundle":"{bundle}","status":"created"}}"#)).unwrap()
+        OciState::parse(&format!(r#"{{"ociVersion":"1.0","id":"web","pid":7,"bundle":"{bundle}","status":"created"}}"#))
+            .unwrap()
     }
 
     fn container(config: &str) -> Container {

@@ -105,9 +105,11 @@ impl AuthFile {
         // serde_json's words can quote a value, and so a password.
         let place = |err: serde_json::Error| format!("it is no auth file: line {}, column {}", err.line(), err.column());
         let file = match dockercfg {
-            true => {
-                AuthDocument { auths: serde_json::from_str(text).map_err(place)?, cred_helpers: BTreeMap::new(), creds_store: None }
-            }
+            true => AuthDocument {
+                auths: serde_json::from_str(text).map_err(place)?,
+                cred_helpers: BTreeMap::new(),
+                creds_store: None,
+            },
             false => serde_json::from_str(text).map_err(place)?,
         };
         let mut auths = BTreeMap::new();
@@ -284,7 +286,8 @@ mod tests {
     #[test]
     fn a_named_file_is_the_only_one() {
         let mut person = UserEnvironment { uid: 7, home: Some("/h".into()), ..Person::default() };
-        let shown = |person: &UserEnvironment| person.auth_files().iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        let shown =
+            |person: &UserEnvironment| person.auth_files().iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
         assert_eq!(
             shown(&person),
             ["/run/containers/7/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json", "/h/.dockercfg"]

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
 use crate::model::metrics_table::EventKind;
+use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
 
 /// Bytes of a reason that an event keeps.
 const REASON_MAX: usize = 512;

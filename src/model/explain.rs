@@ -13,7 +13,7 @@ use crate::model::annotations::{
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::{Category, Delegation};
-use crate::model::policy::{ContainerFacts, ImageRule, ContainerLimits, Policy, Signer};
+use crate::model::policy::{ContainerFacts, ContainerLimits, ImageRule, Policy, Signer};
 use crate::model::reach::{ReachGuard, TokenReach};
 
 /// The whole answer. As JSON it is stable: keys are added, none is renamed.

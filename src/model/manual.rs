@@ -48,7 +48,7 @@ pub struct CallerRights {
 #[serde(rename_all = "snake_case")]
 pub enum ManualTask {
     /// Loads programs of one object.
-    LoadRequest(LoadRequest),
+    Load(LoadTask),
     /// Removes one program with its links.
     Unload {
         /// Its kernel id.
@@ -74,7 +74,7 @@ pub enum ManualTask {
 
 /// Programs to load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoadRequest {
+pub struct LoadTask {
     /// Where the object is.
     pub source: ObjectSource,
     /// Which of its programs.
@@ -198,7 +198,7 @@ pub enum ManualReply {
     /// To load and list.
     Programs(Vec<ShownProgram>),
     /// To get.
-    ShownProgram(Box<ShownProgram>),
+    Program(Box<ShownProgram>),
     /// To attach: the link's kernel id.
     Attached {
         /// Its kernel id.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::admission::on_failure;
 use crate::model::annotations::{OnFailure, Request};
 use crate::model::ids::{ContainerId, Pid};
-use crate::model::policy::{ContainerFacts, OnMissed, Policy};
 use crate::model::metrics_table::Reason;
+use crate::model::policy::{ContainerFacts, OnMissed, Policy};
 
 /// What the plugin hands to the child that deals with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

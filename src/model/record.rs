@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::annotations::MapAccess;
 use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, ProgramKind, Scope, XdpMode};
-use crate::model::manual::LoadMetadata;
 use crate::model::bytecode::ImageVerdict;
 use crate::model::delegation::Delegation;
 use crate::model::ids::{ContainerId, Digest, OwnerNo, PinName, ProcessIdentity};
+use crate::model::manual::LoadMetadata;
 use crate::model::policy::Engine;
 
 /// Who owns programs, links and maps.

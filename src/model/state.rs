@@ -145,7 +145,8 @@ mod tests {
     #[test]
     fn odd_pids_and_statuses_are_no_error() {
         for (text, pid) in [("0", None), ("-1", None), ("null", None), ("4294967296", None), ("7", Some(7))] {
-            let state = OciState::parse(&format!(r#"{{"id":"a","bundle":"/b","status":"starting","pid":{text}}}"#)).expect(text);
+            let state =
+                OciState::parse(&format!(r#"{{"id":"a","bundle":"/b","status":"starting","pid":{text}}}"#)).expect(text);
             assert_eq!(state.pid.map(Pid::get), pid, "{text}");
             assert_eq!(state.status, ContainerStatus::Other);
         }

@@ -9,10 +9,10 @@ use crate::model::annotations::{OnFailure, PREFIX, Request};
 use crate::model::bytecode::PullPolicy;
 use crate::model::container::{PodCheck, asks};
 use crate::model::ids::Pid;
+use crate::model::metrics_table::Reason;
 use crate::model::missed::{Missed, RefusedContainer};
 use crate::model::policy::{ContainerFacts, Engine, Policy};
 use crate::model::reach::ReachGuard;
-use crate::model::metrics_table::Reason;
 use crate::nri::api::{
     Container, ContainerAdjustment, CreateContainerRequest, Hook, Hooks, LinuxNamespace, OptionalInt, PodSandbox,
 };

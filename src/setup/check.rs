@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::cli::{HookStage, InstallTargets};
 use crate::model::policy::Engine;
-use crate::output::finding::{Finding, Findings, FindingStatus};
+use crate::output::finding::{Finding, FindingStatus, Findings};
 use crate::paths::Paths;
 use crate::setup::compare::exact_file;
 use crate::setup::containerd::examine as containerd;
@@ -120,7 +120,9 @@ fn not_read(name: String, engine: Engine, stage: HookStage, source: &str, again:
     let (status, detail) = match stage {
         // Without it nothing is granted, and createRuntime says what is missing.
         HookStage::Precreate => (FindingStatus::Warn, "not read: policy's grant = true has no effect".to_owned()),
-        HookStage::CreateRuntime => (FindingStatus::Fail, "not read: annotated containers start without their programs".to_owned()),
+        HookStage::CreateRuntime => {
+            (FindingStatus::Fail, "not read: annotated containers start without their programs".to_owned())
+        }
         HookStage::Poststop => (FindingStatus::Fail, "not read: what containers owned is released by gc alone".to_owned()),
     };
     let replaced = source != "default" && source != PODMAN_DROP_IN;
@@ -204,7 +206,12 @@ mod tests {
     use crate::setup::install::run;
 
     fn bad(findings: &Findings) -> Vec<String> {
-        findings.0.iter().filter(|f| f.status != FindingStatus::Ok).map(|f| format!("{} {}", f.status.word(), f.check)).collect()
+        findings
+            .0
+            .iter()
+            .filter(|f| f.status != FindingStatus::Ok)
+            .map(|f| format!("{} {}", f.status.word(), f.check))
+            .collect()
     }
 
     struct Installed(tempfile::TempDir, InstallTargets);

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::cli::{Format, InstallArgs, HookStage, InstallTargets, UninstallArgs};
+use crate::cli::{Format, HookStage, InstallArgs, InstallTargets, UninstallArgs};
 use crate::commands::documents;
 use crate::model::policy::Engine;
 use crate::output::{fail, print};

@@ -3,12 +3,12 @@
 //! It runs while the writer's lock is still held, so that events come in the order of the commits and a card is never older
 //! than the record. Nothing in it can fail a write: that is done already.
 
-use crate::model::public_owner::PublicOwner;
 use crate::model::event::{Event, between};
 use crate::model::ids::OwnerNo;
-use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::metrics_table;
 use crate::model::metrics_table::EventKind;
+use crate::model::public_owner::PublicOwner;
+use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::sys::clock;
 use crate::sys::export::{Collecting, Export};
 

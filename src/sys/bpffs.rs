@@ -48,7 +48,7 @@ use crate::model::delegation::{Category, Delegation};
 use crate::sys::SysError;
 use crate::sys::token::TokenError;
 use inside::{Job, MAX_DEPTH};
-use message::{CallFailure, ChildReport, BpffsStep};
+use message::{BpffsStep, CallFailure, ChildReport};
 use process::BpffsChild;
 
 pub use error::BpffsError;

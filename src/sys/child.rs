@@ -22,7 +22,7 @@ use rustix::thread::{
 
 use crate::sys::SysError;
 use crate::sys::caps::{bound_children, drop_bounding};
-use crate::sys::sock::{SocketMessage, Socket, wait_readable};
+use crate::sys::sock::{Socket, SocketMessage, wait_readable};
 
 /// The first of the 2^22 user and group ids that confined children take; a child adds its pid, so that no two living ones
 /// share an id and could signal or trace each other.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bpfman_hook::lifecycle::Lifecycle;
 use bpfman_hook::lifecycle::reconcile::GcMode;
 use bpfman_hook::model::attach_point::{ProgramKind, TracepointName};
-use bpfman_hook::model::manual::{Attach, CallerRights, FailureCode, ProgramFilter, LoadRequest, AttachPlace, ManualReply, ObjectSource, ManualTask, ProgramToLoad};
+use bpfman_hook::model::manual::{Attach, CallerRights, FailureCode, ProgramFilter, LoadTask, AttachPlace, ManualReply, ObjectSource, ManualTask, ProgramToLoad};
 use bpfman_hook::model::object::{ObjectFacts, ProgramFacts};
 use bpfman_hook::model::policy::StoreLimits;
 use bpfman_hook::model::record::{OwnerRecord, Phase};
@@ -39,7 +39,7 @@ fn two_programs() -> ObjectFacts {
 
 fn load(bench: &Bench, functions: &[&str]) -> ManualTask {
     let wanted = |function: &&str| ProgramToLoad { function: (*function).to_owned(), kind: ProgramKind::Tracepoint, target: None };
-    ManualTask::Load(LoadRequest {
+    ManualTask::Load(LoadTask {
         source: ObjectSource::File(bench.object.clone()),
         programs: functions.iter().map(wanted).collect(),
         globals: BTreeMap::new(),

@@ -10,8 +10,8 @@ use crate::cli::Format;
 use crate::cli::image::{GenerateBuildArgs, ImageBuildArgs};
 use crate::image::transfer::build;
 use crate::image::transfer::build::{Described, Input};
-use crate::image::{ByteOrder, MAX_OBJECT, ImageSet};
-use crate::kernel::requirements;
+use crate::image::{ByteOrder, ImageSet, MAX_OBJECT};
+use crate::kernel::survey;
 use crate::model::reference::Reference;
 use crate::output::format::json;
 use crate::output::table::printable;
@@ -191,7 +191,11 @@ fn file(argument: &str, one_of_several: bool) -> Result<InputFile, String> {
     }
     let architecture = said.unwrap_or_else(|| build::native().to_owned());
     build::check(&shown, &object, &architecture).map_err(|err| format!("build an image: {err}"))?;
-    Ok(InputFile { path: path.to_owned(), placed, input: Input { architecture, name, object, described: Described::default() } })
+    Ok(InputFile {
+        path: path.to_owned(),
+        placed,
+        input: Input { architecture, name, object, described: Described::default() },
+    })
 }
 
 /// Labels out of the objects. One of the other byte order cannot be read here: it gets those of the first that can.

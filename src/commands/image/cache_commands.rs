@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::cli::Listing;
 use crate::cli::image::{ImagePruneArgs, ImageRmArgs};
-use crate::image::{Cache, Swept, SweepSelection};
+use crate::image::{Cache, SweepSelection, Swept};
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
 use crate::output::format::{ListFormat, json};

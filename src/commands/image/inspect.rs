@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::cli::Format;
 use crate::cli::image::ImageInspectArgs;
 use crate::image::{Details, Labelled};
-use crate::kernel::{Survey, requirements};
+use crate::kernel::{Survey, survey};
 use crate::output::format::json;
 use crate::output::table::{Table, printable};
 use crate::output::{fail, print};

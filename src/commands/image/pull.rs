@@ -13,7 +13,7 @@ use crate::cli::{Format, PullArgs, RegistryArgs};
 use crate::commands::image::user_auth::registries;
 use crate::image::{Images as _, InUse, LinuxImages, Want, registries_conf};
 use crate::lifecycle::policy_files::{self, LoadedPolicy};
-use crate::model::bytecode::{Bytecode, PullPolicy, ImageVerdict};
+use crate::model::bytecode::{Bytecode, ImageVerdict, PullPolicy};
 use crate::model::policy::ImageRule;
 use crate::model::reference::{Reference, ReferenceError};
 use crate::model::registries::RegistryConfig;

@@ -318,7 +318,8 @@ mod tests {
             std::thread::scope(|scope| {
                 leader(scope, &cache, &go, move || Err(error));
                 let waiter = scope.spawn(|| {
-                    let boarding = FetchRequest { policy: PolicyId(Digest::from_bytes([policy; 32])), ..boarding("a/b:c", LONG) };
+                    let boarding =
+                        FetchRequest { policy: PolicyId(Digest::from_bytes([policy; 32])), ..boarding("a/b:c", LONG) };
                     cache.fly(boarding, || Ok(None), || Ok(3))
                 });
                 go.wait();

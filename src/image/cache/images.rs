@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::image::cache::reader::{Cache, Reader};
-use crate::image::cache::record::{Pointer, CacheRecord};
+use crate::image::cache::record::{CacheRecord, Pointer};
 use crate::image::error::CacheError;
 use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;

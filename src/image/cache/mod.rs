@@ -26,5 +26,5 @@ pub use images::{CachedImage, CachedVerdict};
 pub use reader::Cache;
 pub(crate) use reader::{Blob, Reader};
 pub(crate) use record::CacheRecord;
-pub use sweep::{Swept, SweepSelection};
+pub use sweep::{SweepSelection, Swept};
 pub(crate) use write::NewImage;

@@ -74,7 +74,8 @@ fn next(kept: &[CachedReference], new: &str, in_use: &BTreeSet<Digest>) -> Optio
     for one in kept {
         one.pointer.tenants.iter().for_each(|tenant| *held.entry(tenant).or_default() += one.cost);
     }
-    let least = |one: &CachedReference| one.pointer.tenants.iter().map(|tenant| held[tenant.as_str()]).min().unwrap_or(u64::MAX);
+    let least =
+        |one: &CachedReference| one.pointer.tenants.iter().map(|tenant| held[tenant.as_str()]).min().unwrap_or(u64::MAX);
     let may_go = kept.iter().enumerate().filter(|(_, one)| one.pointer.reference != new);
     may_go.max_by_key(|(_, one)| (least(one), !in_use.contains(&one.pointer.digest), Reverse(one.used))).map(|(at, _)| at)
 }

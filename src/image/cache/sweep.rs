@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::image::cache::reader::{Cache, Reader};
-use crate::image::cache::record::{Pointer, CacheRecord};
+use crate::image::cache::record::{CacheRecord, Pointer};
 use crate::image::error::CacheError;
 use crate::model::ids::Digest;
 use crate::sys::fsutil::{FileLock, names_in, open_own_directory, unlink_if_present};
@@ -200,7 +200,8 @@ mod tests {
         image(&cache, "a/b:1", b"three");
         assert_eq!(cache.sweep(&SweepSelection::Dangling, &in_use, false).unwrap(), Swept::default());
         assert_eq!(cache.sweep(&SweepSelection::Dangling, &BTreeSet::new(), false).unwrap().images, [one]);
-        let gone = cache.sweep(&SweepSelection::References(BTreeSet::from(["a/b:1".to_owned()])), &BTreeSet::new(), false).unwrap();
+        let gone =
+            cache.sweep(&SweepSelection::References(BTreeSet::from(["a/b:1".to_owned()])), &BTreeSet::new(), false).unwrap();
         assert_eq!((gone.references.len(), gone.blobs), (1, 1));
         assert!(references(&cache).is_empty());
     }

@@ -1,5 +1,5 @@
 use crate::image::cache::record::StoredVerdict;
-use crate::image::cache::record::{Evidence, CacheRecord};
+use crate::image::cache::record::{CacheRecord, Evidence};
 use crate::image::verify::{Body, Signature};
 use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::image::cache::reader::{Blob, Cache, Reader};
 use crate::image::cache::record::Evidence;
-use crate::image::cache::record::{Pointer, CacheRecord};
+use crate::image::cache::record::{CacheRecord, Pointer};
 use crate::image::cache::sweep::SweepSelection;
 use crate::image::decision::Decision;
 use crate::image::error::CacheError;

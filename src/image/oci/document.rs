@@ -131,7 +131,8 @@ impl Document {
             return Err("it is no JSON object".to_owned());
         }
         // serde repeats what it did not expect, and that may be a megabyte.
-        let raw: RawDocument = serde_json::from_slice(bytes).map_err(|err| err.to_string().chars().take(200).collect::<String>())?;
+        let raw: RawDocument =
+            serde_json::from_slice(bytes).map_err(|err| err.to_string().chars().take(200).collect::<String>())?;
         if raw.schema_version.is_some_and(|version| version != 2) {
             return Err("its schemaVersion is not 2".to_owned());
         }

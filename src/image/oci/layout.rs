@@ -7,7 +7,7 @@
 use crate::image::MAX_MANIFEST;
 use crate::image::error::ImageError;
 use crate::image::found::FoundSignatures;
-use crate::image::host::{LayoutFiles, HostBlob};
+use crate::image::host::{HostBlob, LayoutFiles};
 use crate::image::oci::document::{Descriptor, Document, Manifest, REF_NAME};
 use crate::image::verify::SignaturePlace;
 use crate::model::ids::Digest;
@@ -109,7 +109,7 @@ impl Layout {
 
     /// Everything in the layout that may be a signature of `digest`.
     pub fn signatures(&self, digest: &Digest) -> FoundSignatures {
-        let mut found = FoundSignatures { place: SignaturePlace::Layout, ..Found::default() };
+        let mut found = FoundSignatures { place: SignaturePlace::Layout, ..FoundSignatures::default() };
         let tag = format!("sha256-{}", digest.hex());
         let legacy = format!("{tag}.sig");
         for (searched, entry) in self.entries.iter().filter(|entry| entry.digest().as_ref() != Ok(digest)).enumerate() {
@@ -153,7 +153,7 @@ impl Layout {
                         self.collect(&manifest, &mut found);
                     } else if saved {
                         // Nothing says whose these are but they themselves.
-                        let mut others = FoundSignatures { place: SignaturePlace::Layout, ..Found::default() };
+                        let mut others = FoundSignatures { place: SignaturePlace::Layout, ..FoundSignatures::default() };
                         self.collect(&manifest, &mut others);
                         found.take_about(others, digest);
                     }

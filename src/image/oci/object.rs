@@ -28,7 +28,7 @@ pub(crate) enum Unpacked {
     /// The bytes are larger than [`MAX_OBJECT`].
     TooLarge,
     /// The candidates: names and contents.
-    LayerFiles(LayerFiles),
+    Files(LayerFiles),
 }
 
 /// What stands in a layer.
@@ -92,7 +92,9 @@ pub(crate) fn unpack(layer: Vec<u8>, name: &str) -> Result<Unpacked, LayerError>
     Ok(Unpacked::Files(match PackedForm::of(&plain) {
         PackedForm::Elf => LayerFiles { objects: vec![(name.to_owned(), plain)], others: Vec::new() },
         PackedForm::Tar => untar(&plain)?,
-        PackedForm::Gzip | PackedForm::Zstd | PackedForm::Other => LayerFiles { objects: Vec::new(), others: vec![name.to_owned()] },
+        PackedForm::Gzip | PackedForm::Zstd | PackedForm::Other => {
+            LayerFiles { objects: Vec::new(), others: vec![name.to_owned()] }
+        }
     }))
 }
 
@@ -393,7 +395,9 @@ mod tests {
         assert!(files.objects.is_empty(), "{files:?}");
         let err = single(files, &ImageLabels::default()).unwrap_err();
         assert_eq!(err.to_string(), "it holds no BPF object, only link.o, hard.o, fifo.o, device.o");
-        assert!(single(self::files(b"<html>".to_vec()), &ImageLabels::default()).unwrap_err().to_string().contains("only layer 1"));
+        assert!(
+            single(self::files(b"<html>".to_vec()), &ImageLabels::default()).unwrap_err().to_string().contains("only layer 1")
+        );
         assert!(single(self::files(vec![0; 1024]), &ImageLabels::default()).unwrap_err().to_string().contains("only nothing"));
     }
 

@@ -22,14 +22,14 @@ use std::time::{Duration, Instant};
 use crate::image::access::Access;
 use crate::image::error::RemoteError;
 use crate::image::registry::http::RegistryClient;
-use crate::image::registry::protocol::{FetchAnswer, FetchMessage, MAX_MESSAGE, Put, FetchReply, RegistryItem};
+use crate::image::registry::protocol::{FetchAnswer, FetchMessage, FetchReply, MAX_MESSAGE, Put, RegistryItem};
 use crate::image::{MAX_MANIFEST, MAX_OBJECT};
 use crate::sys::SysError;
 use crate::sys::child::{ChildLimits, confine, parent_socket};
 use crate::sys::error::chain;
 use crate::sys::fsutil::{read_sealed, sealed_memfd};
 use crate::sys::sandbox;
-use crate::sys::sock::{SocketMessage, Socket};
+use crate::sys::sock::{Socket, SocketMessage};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 

@@ -187,7 +187,10 @@ mod tests {
         let failed = RemoteError::Nonsense { host: "h\u{1b}[2J".into(), what: "w\n".into(), problem: "p\u{9b}31m".into() };
         let clean = RemoteError::Nonsense { host: "h [2J".into(), what: "w ".into(), problem: "p 31m".into() };
         let reply = |answer| FetchReply { nth: 0, answer };
-        assert_eq!(FetchReply::from_bytes(&reply(FetchAnswer::Failed(failed)).to_bytes()), Ok(reply(FetchAnswer::Failed(clean))));
+        assert_eq!(
+            FetchReply::from_bytes(&reply(FetchAnswer::Failed(failed)).to_bytes()),
+            Ok(reply(FetchAnswer::Failed(clean)))
+        );
         for unknown in ["{\"answer\":\"\\u001b[2J\"}", "{\"answer\":\"failed\",\"why\":{\"\\u001b\":1}}"] {
             let unknown = format!("{{\"nth\":0,\"answer\":{unknown}}}");
             let said = FetchReply::from_bytes(unknown.as_bytes()).unwrap_err();

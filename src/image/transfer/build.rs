@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::image::error::LayerError;
 use crate::image::hash;
 use crate::image::oci::object::{ByteOrder, ImageLabels, byte_order, not_in_object, printable};
-use crate::image::transfer::image_set::{INDEX, MANIFEST, ImageDocument, ImageSet};
+use crate::image::transfer::image_set::{INDEX, ImageDocument, ImageSet, MANIFEST};
 
 /// What an image's labels are to say of one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

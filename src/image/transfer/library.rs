@@ -7,7 +7,7 @@ use crate::image::cache::NewImage;
 use crate::image::decide::refuse_early;
 use crate::image::error::ImageError;
 use crate::image::found::checked;
-use crate::image::host::{LayoutFiles, HostBlob, MAX_ARCHIVE, read};
+use crate::image::host::{HostBlob, LayoutFiles, MAX_ARCHIVE, read};
 use crate::image::oci::content::{Content, content};
 use crate::image::oci::document::Document;
 use crate::image::oci::layout::Layout;

@@ -7,8 +7,8 @@ use sigstore_types::bundle::TransparencyLogEntry;
 use sigstore_types::{Bundle, DerCertificate, MediaType};
 
 use crate::image::hash;
-use crate::image::verify::check::{Check, Checked, CheckFailure, CheckOutcome, short};
-use crate::image::verify::signature::{Body, SignatureResult, Signature};
+use crate::image::verify::check::{Check, CheckFailure, CheckOutcome, Checked, short};
+use crate::image::verify::signature::{Body, Signature, SignatureResult};
 use crate::image::verify::{bundle, keyless};
 use crate::model::ids::Digest;
 

@@ -57,7 +57,8 @@ impl Statement {
 /// Reads a bundle. What a bundle by a key carries of logs and time stamps is not judged, so it need not be readable either: it is
 /// left out where it stands in the way.
 pub(super) fn parse(json: &[u8]) -> Result<Bundle, CheckFailure> {
-    let text = std::str::from_utf8(json).map_err(|_| CheckFailure::new(Check::Format, "it is no sigstore bundle: it is not text"))?;
+    let text =
+        std::str::from_utf8(json).map_err(|_| CheckFailure::new(Check::Format, "it is no sigstore bundle: it is not text"))?;
     Bundle::from_json(text).or_else(|err| without_evidence(json).ok_or_else(|| reasons::unreadable(&err)))
 }
 

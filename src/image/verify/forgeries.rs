@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::keyless::Identities;
-use super::{SignatureDescription, Attached, Body, Check, SignatureResult, SignatureKind, CheckOutcome, Signature, Signers};
+use super::{Attached, Body, Check, CheckOutcome, Signature, SignatureDescription, SignatureKind, SignatureResult, Signers};
 use crate::model::policy::Words;
 use sigstore_world::{Claim, Flaw, Instance};
 

@@ -80,9 +80,8 @@ impl Identities {
             reasons::flaw(&err).map(|why| format!("it does not hold under {}: {why}", self.path.display()))
         })?;
         if !(result.certificate_verified() && result.sct_verified() && result.tlog_verified()) {
-            return Err(
-                CheckFailure::new(Check::Certificate, "its certificate or its log entry was not verified").before(Check::Timestamp)
-            );
+            return Err(CheckFailure::new(Check::Certificate, "its certificate or its log entry was not verified")
+                .before(Check::Timestamp));
         }
         let (Some(identity), Some(issuer)) = (result.identity(), result.issuer()) else {
             let why = "its certificate names no issuer, or nobody by an e-mail address or a URI, which alone are supported";
@@ -104,13 +103,21 @@ pub(crate) fn bundle(bundle: &Bundle, digest: &Digest, identities: &[Identities]
 }
 
 /// A payload of cosign 2 with what is attached to it.
-pub(crate) fn simple(payload: &[u8], signature: &str, attached: &Attached, identities: &[Identities]) -> Result<String, CheckFailure> {
+pub(crate) fn simple(
+    payload: &[u8],
+    signature: &str,
+    attached: &Attached,
+    identities: &[Identities],
+) -> Result<String, CheckFailure> {
     let bundle = rebuilt(payload, signature, attached)?;
     first(identities, |identities| identities.signer(payload, &bundle))
 }
 
 /// The first root under which it is good; else what the root says that knows the signer, if one does.
-fn first(identities: &[Identities], check: impl Fn(&Identities) -> Result<String, CheckFailure>) -> Result<String, CheckFailure> {
+fn first(
+    identities: &[Identities],
+    check: impl Fn(&Identities) -> Result<String, CheckFailure>,
+) -> Result<String, CheckFailure> {
     let mut flaw: Option<CheckFailure> = None;
     for identities in identities {
         match check(identities) {

@@ -17,14 +17,14 @@ pub mod signers;
 mod simple;
 
 pub(crate) use account::SignatureDescription;
-pub use account::{CertificateClaims, SignatureKind, LoggedEntry};
+pub use account::{CertificateClaims, LoggedEntry, SignatureKind};
 pub(crate) use check::CheckFailure;
-pub use check::{Check, Checked, CheckOutcome};
+pub use check::{Check, CheckOutcome, Checked};
 pub(crate) use key::PublicKey;
 pub(crate) use keyless::Attached;
 pub use signature::SignaturePlace;
 pub(crate) use signature::{
-    Body, CERTIFICATE, CHAIN, ENTRY, KeyResult, SignatureResult, SIGNATURE, SIMPLE_SIGNING, Signature, Signers,
+    Body, CERTIFICATE, CHAIN, ENTRY, KeyResult, SIGNATURE, SIMPLE_SIGNING, Signature, SignatureResult, Signers,
 };
 
 use crate::model::ids::Digest;

@@ -23,7 +23,9 @@ pub(super) fn flaw(err: &Error) -> CheckFailure {
             "the signature is not by the key of its certificate, or over other bytes; whoever made it must sign again",
         ),
         // Which image it is of was looked at before: this is the log's word for what was signed.
-        Error::ArtifactMismatch(_) => CheckFailure::new(Check::Entry, "its log entry is of other contents than those that were signed"),
+        Error::ArtifactMismatch(_) => {
+            CheckFailure::new(Check::Entry, "its log entry is of other contents than those that were signed")
+        }
         Error::InvalidTrustRoot(why) if why.contains("CT log") => CheckFailure::new(
             Check::Sct,
             "the root names no certificate log, so that nobody can tell whether its certificate was logged; \
@@ -77,9 +79,10 @@ fn certificate(err: &CertificateError) -> CheckFailure {
             Check::Sct,
             "its certificate has no time stamp of a certificate log (SCT), so that nobody could have noticed it being issued",
         ),
-        CertificateError::Sct(why) if why.contains("multiple SCTs") => {
-            CheckFailure::new(Check::Sct, "its certificate has the time stamps of several certificate logs, and one is supported")
-        }
+        CertificateError::Sct(why) if why.contains("multiple SCTs") => CheckFailure::new(
+            Check::Sct,
+            "its certificate has the time stamps of several certificate logs, and one is supported",
+        ),
         CertificateError::Sct(why) if why.contains("signature verification failed") => CheckFailure::new(
             Check::Sct,
             "the time stamp in its certificate (SCT) is by no certificate log of the root; if the instance has a new log, install its \
@@ -180,9 +183,10 @@ fn bundle(err: &sigstore_verify::bundle::Error) -> CheckFailure {
             Check::Proof,
             "it is in no log: it carries no entry with an inclusion proof, and a keyless signature counts only where it was logged",
         ),
-        Error::MissingCheckpoint => {
-            CheckFailure::new(Check::Checkpoint, "its inclusion proof comes without the state of the log that it leads to (checkpoint)")
-        }
+        Error::MissingCheckpoint => CheckFailure::new(
+            Check::Checkpoint,
+            "its inclusion proof comes without the state of the log that it leads to (checkpoint)",
+        ),
         Error::LogIndexOutOfRange { .. } => {
             CheckFailure::new(Check::Proof, "its inclusion proof is of an entry beyond the end of the log")
         }

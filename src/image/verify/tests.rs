@@ -327,7 +327,10 @@ fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
         let of_another = signature.judge(&Digest::from_bytes([1; 32]), &named(WORKFLOW, ACTIONS, "trusted_root"));
         assert!(matches!(&of_another, SignatureResult::Bad(flaw) if flaw.why.contains("of another image")), "{of_another:?}");
         let other_root = signature.judge(&digest(), &named(WORKFLOW, ACTIONS, "trusted_root.other-ca"));
-        assert!(matches!(&other_root, SignatureResult::Bad(flaw) if flaw.why.contains("does not hold under")), "{other_root:?}");
+        assert!(
+            matches!(&other_root, SignatureResult::Bad(flaw) if flaw.why.contains("does not hold under")),
+            "{other_root:?}"
+        );
     }
 }
 

@@ -6,13 +6,13 @@ use std::path::Path;
 
 use crate::kernel::inspect;
 use crate::kernel::{Kernel, Places};
+use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::manual::room::over_room;
 use crate::lifecycle::manual::{ManualError, Named};
-use crate::lifecycle::host::{Host, HostError};
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::attach_point::{AttachPoint, Direction, Interface, NetnsRecord, ProbedProcess, ProgramKind};
-use crate::model::manual::{Attach, CallerRights, AttachPlace};
 use crate::model::ids::PinName;
+use crate::model::manual::{Attach, AttachPlace, CallerRights};
 use crate::model::plan::PlannedLink;
 use crate::model::policy::ContainerLimits;
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
@@ -140,7 +140,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 }
 
 /// Why one more link of a caller's programs would be too many; None where there is room.
-fn over_limit(records: impl Iterator<Item = OwnerRecord>, bounds: &CallerRights, limits: &ContainerLimits) -> Option<ManualError> {
+fn over_limit(
+    records: impl Iterator<Item = OwnerRecord>,
+    bounds: &CallerRights,
+    limits: &ContainerLimits,
+) -> Option<ManualError> {
     let theirs = records.filter(|record| match &record.owner {
         Owner::Host { loaded, .. } => loaded.caller == bounds.caller && record.phase != Phase::Failed,
         _ => false,
@@ -161,7 +165,11 @@ fn free_link(record: &OwnerRecord) -> PinName {
 }
 
 /// Looks up the names that a place has.
-fn resolve(program: &ProgramRecord, id: u32, place: &AttachPlace) -> Result<(AttachPoint, Option<NetnsRecord>, Held), ManualError> {
+fn resolve(
+    program: &ProgramRecord,
+    id: u32,
+    place: &AttachPlace,
+) -> Result<(AttachPoint, Option<NetnsRecord>, Held), ManualError> {
     let is = program.kind;
     let kind_is = |asked: ProgramKind| {
         if is.loads_as(asked) { Ok(()) } else { Err(ManualError::OtherKind { id, asked: asked.word(), is: is.word() }) }

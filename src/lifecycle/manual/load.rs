@@ -8,19 +8,21 @@ use std::time::Instant;
 use crate::image::{Images as _, InUse, MAX_OBJECT, Want, hash};
 use crate::kernel::Kernel;
 use crate::lifecycle::acquire::fill;
+use crate::lifecycle::host::Host;
 use crate::lifecycle::manual::room::over_room;
 use crate::lifecycle::manual::{ManualError, Named, Sources, drop_nameless};
-use crate::lifecycle::host::Host;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
 use crate::model::admission::check_global;
 use crate::model::attach_point::Scope;
-use crate::model::manual::{APPLICATION, Attach, AttachNew, CallerRights, ImageSource, LoadRequest, LoadMetadata, ShownProgram, MapShares, ObjectSource};
 use crate::model::bytecode::{Bytecode, ImageVerdict};
 use crate::model::credentials::UserEnvironment;
+use crate::model::manual::{
+    APPLICATION, Attach, AttachNew, CallerRights, ImageSource, LoadMetadata, LoadTask, MapShares, ObjectSource, ShownProgram,
+};
 use crate::model::object::ObjectFacts;
 use crate::model::plan::{self, ManualInputs, OwnerPlan, SharedMaps};
-use crate::model::policy::{ImageRule, ContainerLimits};
+use crate::model::policy::{ContainerLimits, ImageRule};
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::model::reference::Reference;
 use crate::paths::Paths;
@@ -44,7 +46,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         &self,
         paths: &Paths,
         bounds: &CallerRights,
-        load: &LoadRequest,
+        load: &LoadTask,
         fetch_until: Instant,
     ) -> Result<Vec<ShownProgram>, ManualError> {
         let object = match &load.source {
@@ -129,7 +131,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Attaches what is to be attached at once.
-    fn attach_new(&self, bounds: &CallerRights, load: &LoadRequest, record: &OwnerRecord) -> Result<(), ManualError> {
+    fn attach_new(&self, bounds: &CallerRights, load: &LoadTask, record: &OwnerRecord) -> Result<(), ManualError> {
         for AttachNew { program, place } in &load.attach {
             let id = record.programs.get(*program).and_then(|program| program.id).ok_or(Cause::RecordGone { no: record.no })?;
             self.attach_by_hand(bounds, &Attach { program: id, place: place.clone(), metadata: BTreeMap::new() })?;
@@ -207,7 +209,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     fn of_image(&self, sources: &Sources, bounds: &CallerRights, image: &ImageSource) -> Result<ScopedObject, ManualError> {
         let rules = sources.rules(bounds, image)?;
-        let with_login = image.login.as_ref().map(|login| sources.registries.clone().by(UserEnvironment::with_login(login.clone())));
+        let with_login =
+            image.login.as_ref().map(|login| sources.registries.clone().by(UserEnvironment::with_login(login.clone())));
         let bytecode = sources
             .images
             .fetch(&Want {

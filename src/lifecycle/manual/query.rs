@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::kernel::inspect::{self, Inspected, ProgramInfo};
 use crate::kernel::{Kernel, KernelError, pins};
-use crate::lifecycle::manual::ManualError;
 use crate::lifecycle::host::Host;
+use crate::lifecycle::manual::ManualError;
 use crate::lifecycle::{Cause, Lifecycle};
-use crate::model::manual::{ProgramFilter, KernelProgram, OurProgram, ShownProgram};
 use crate::model::ids::OwnerNo;
+use crate::model::manual::{KernelProgram, OurProgram, ProgramFilter, ShownProgram};
 use crate::model::record::{Owner, OwnerRecord, Phase, ProgramRecord};
 use crate::store::StoreError;
 use crate::sys::{Errno, clock};

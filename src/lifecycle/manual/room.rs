@@ -12,7 +12,11 @@ const RECORD_MAX: u64 = 4 << 20;
 ///
 /// # Errors
 /// Where the store cannot be read.
-pub(super) fn over_room(txn: &ReadTxn<'_>, new: &OwnerRecord, bounds: &CallerRights) -> Result<Option<ManualError>, StoreError> {
+pub(super) fn over_room(
+    txn: &ReadTxn<'_>,
+    new: &OwnerRecord,
+    bounds: &CallerRights,
+) -> Result<Option<ManualError>, StoreError> {
     let size = stored_bytes(new);
     let of_load = bounds.store.map_or(RECORD_MAX, |limits| limits.load.min(RECORD_MAX));
     if size > of_load {

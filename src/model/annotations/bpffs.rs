@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::keys::{Annotations, FoundAnnotation, AnnotationKey};
+use super::keys::{AnnotationKey, Annotations, FoundAnnotation};
 use super::lex::{self, LexError};
 use super::{BpffsRequest, RequestError};
 use crate::model::delegation::{AnyOf, Category, Delegation, DelegationRequest, Preset};

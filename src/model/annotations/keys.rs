@@ -195,7 +195,8 @@ mod tests {
         let annotations = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let found = Annotations::gather(&annotations, audience).map_err(|error| error.to_string())?;
         Ok(found.map(|found| {
-            let all = AnnotationKey::ALL.iter().filter_map(|(key, _)| found.get(*key).map(|f| (*key, f.value.to_owned(), f.scope)));
+            let all =
+                AnnotationKey::ALL.iter().filter_map(|(key, _)| found.get(*key).map(|f| (*key, f.value.to_owned(), f.scope)));
             all.collect()
         }))
     }
@@ -223,11 +224,16 @@ mod tests {
         for name in ["db", "web"] {
             let own = format!("{name}.hook.bpfman.io/image");
             let keys = [(own.as_str(), "own"), ("hook.bpfman.io/image", "pod"), ("hook.bpfman.io/bpffs", "token")];
-            let both =
-                vec![(AnnotationKey::Image, "own".to_owned(), KeyScope::Container), (AnnotationKey::Bpffs, "token".to_owned(), KeyScope::Pod)];
+            let both = vec![
+                (AnnotationKey::Image, "own".to_owned(), KeyScope::Container),
+                (AnnotationKey::Bpffs, "token".to_owned(), KeyScope::Pod),
+            ];
             assert_eq!(gather(&keys, Audience::Regular(Some(name))), Ok(Some(both.clone())));
             assert_eq!(gather(&keys, Audience::OnlyNamed(name)), Ok(Some(both[..1].to_vec())));
-            let pod = vec![(AnnotationKey::Image, "pod".to_owned(), KeyScope::Pod), (AnnotationKey::Bpffs, "token".to_owned(), KeyScope::Pod)];
+            let pod = vec![
+                (AnnotationKey::Image, "pod".to_owned(), KeyScope::Pod),
+                (AnnotationKey::Bpffs, "token".to_owned(), KeyScope::Pod),
+            ];
             assert_eq!(gather(&keys, Audience::Regular(Some("other"))), Ok(Some(pod)));
         }
     }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use keys::{Annotations, Audience, FoundAnnotation, AnnotationKey};
+use keys::{AnnotationKey, Annotations, Audience, FoundAnnotation};
 pub use keys::{KeyScope, names_a_container};
 use lex::LexError;
 pub use lex::Position;
@@ -380,15 +380,18 @@ impl Request {
 
     fn build(ours: &Annotations<'_>) -> Result<Self, RequestError> {
         let image = ours.get(AnnotationKey::Image).map(|found| found.parse(parse_reference)).transpose()?;
-        let listed =
-            ours.get(AnnotationKey::Programs).map(|found| found.parse(|value| programs::parse(value, image.as_ref()))).transpose()?;
+        let listed = ours
+            .get(AnnotationKey::Programs)
+            .map(|found| found.parse(|value| programs::parse(value, image.as_ref())))
+            .transpose()?;
         let programs = match (listed, image) {
             (Some(programs), _) => ProgramsRequest::Listed(programs),
             (None, Some(from)) => ProgramsRequest::All { from },
             (None, None) => ProgramsRequest::None,
         };
         let deciding = ours.get(AnnotationKey::Programs).or_else(|| ours.get(AnnotationKey::Image));
-        let globals = ours.get(AnnotationKey::Globals).map(|found| found.parse(variables::globals)).transpose()?.unwrap_or_default();
+        let globals =
+            ours.get(AnnotationKey::Globals).map(|found| found.parse(variables::globals)).transpose()?.unwrap_or_default();
         let maps = ours.get(AnnotationKey::Maps).map(|found| found.parse(variables::maps)).transpose()?.unwrap_or_default();
         for key in [AnnotationKey::Globals, AnnotationKey::Maps] {
             if let (Some(found), ProgramsRequest::None) = (ours.get(key), &programs) {
@@ -396,7 +399,8 @@ impl Request {
             }
         }
         let pull_policy = ours.get(AnnotationKey::PullPolicy).map(|found| found.parse(parse_pull_policy)).transpose()?;
-        let on_failure = ours.get(AnnotationKey::OnFailure).map(|found| found.parse(parse_on_failure)).transpose()?.unwrap_or_default();
+        let on_failure =
+            ours.get(AnnotationKey::OnFailure).map(|found| found.parse(parse_on_failure)).transpose()?.unwrap_or_default();
         Ok(Self {
             programs,
             programs_scope: deciding.map_or(KeyScope::Pod, |found| found.scope),

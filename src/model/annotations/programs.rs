@@ -1,6 +1,6 @@
 //! `programs`: entries `TYPE:FUNCTION[:TARGET] [option=value …]`.
 
-use super::lex::{self, ListEntry, LexError, Word};
+use super::lex::{self, LexError, ListEntry, Word};
 use super::{AttachRequest, InterfaceSelector, ProgramRequest};
 use crate::model::attach_point::{CgroupAttach, Direction, Order, ProbedProcess, ProgramKind, TracepointName, XdpMode};
 use crate::model::reference::Reference;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::lex::{self, ListEntry, LexError, Quoting, Word};
+use super::lex::{self, LexError, ListEntry, Quoting, Word};
 use super::{GlobalRequest, GlobalValue, MapAccess, MapRequest};
 use crate::model::text::{is_symbol, quoted};
 

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use crate::model::attach_point::{ProgramKind, Scope};
-use crate::model::manual::{LoadRequest, ProgramToLoad};
 use crate::model::bytecode::Bytecode;
 use crate::model::ids::PinName;
+use crate::model::manual::{LoadTask, ProgramToLoad};
 use crate::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use crate::model::plan::attach::{attach_type, check_kind, no_place};
 use crate::model::plan::make::{list, object};
@@ -24,7 +24,7 @@ pub struct ManualInputs<'a> {
     /// Who says so, for messages.
     pub who: &'a str,
     /// What is asked.
-    pub load: &'a LoadRequest,
+    pub load: &'a LoadTask,
     /// The maps that are to stand in place of its own.
     pub shared: Option<&'a SharedMaps>,
 }
@@ -122,9 +122,9 @@ mod tests {
 
     use super::*;
     use crate::model::annotations::GlobalValue;
-    use crate::model::manual::ObjectSource;
     use crate::model::bytecode::ImageVerdict;
     use crate::model::ids::Digest;
+    use crate::model::manual::ObjectSource;
     use crate::model::object::{GlobalFacts, GlobalType};
     use crate::model::reference::Reference;
 
@@ -174,7 +174,7 @@ mod tests {
         shared: Option<&SharedMaps>,
     ) -> Result<OwnerPlan, String> {
         let reference = Reference::File { path: "/x.o".into() };
-        let load = LoadRequest {
+        let load = LoadTask {
             source: ObjectSource::File("/x.o".into()),
             programs: programs
                 .iter()
@@ -198,7 +198,8 @@ mod tests {
             rule: String::new(),
             verdict: ImageVerdict::Unsigned,
         };
-        let inputs = ManualInputs { bytecode: &bytecode, facts: &facts(), scope, who: "the rule of uid 7", load: &load, shared };
+        let inputs =
+            ManualInputs { bytecode: &bytecode, facts: &facts(), scope, who: "the rule of uid 7", load: &load, shared };
         by_hand(&inputs).map_err(|error| error.to_string())
     }
 

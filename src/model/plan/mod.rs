@@ -4,10 +4,10 @@
 //! get wrong about an object or a container is found here, before the kernel is asked for anything.
 
 mod attach;
-mod manual;
 mod error;
 mod globals;
 mod make;
+mod manual;
 
 pub use crate::model::plan::manual::{ManualInputs, SharedMaps, by_hand};
 pub use error::PlanError;

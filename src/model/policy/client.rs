@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{ContainerLimits, RuleLocation, Policy, StoreLimits};
+use super::{ContainerLimits, Policy, RuleLocation, StoreLimits};
 use crate::model::text::{is_normal_path, quoted};
 
 /// One rule; the first that matches a client decides.
@@ -186,7 +186,9 @@ impl ClientRule {
                         .as_ref()
                         .is_none_or(|account| groups.iter().any(|(gid, name)| account.is(*gid, name.as_deref())))
             }
-            ServiceClient::Tls { subject } => self.user.is_none() && self.group.is_none() && self.subject.as_ref() == Some(subject),
+            ServiceClient::Tls { subject } => {
+                self.user.is_none() && self.group.is_none() && self.subject.as_ref() == Some(subject)
+            }
         };
         named && holds
     }
@@ -320,7 +322,8 @@ mod tests {
         );
         let limits: Vec<_> = policy.clients.iter().map(|rule| rule.limits(&policy.limits)).collect();
         let default = ContainerLimits::default();
-        let expected = [ContainerLimits { programs: 3, links: 9, map_memory: 1 << 20 }, ContainerLimits { programs: 500, ..default }];
+        let expected =
+            [ContainerLimits { programs: 3, links: 9, map_memory: 1 << 20 }, ContainerLimits { programs: 500, ..default }];
         assert_eq!(limits, expected);
         let wrong = "[[client]]\nuser = 7\nallow = []\nmap-memory = \"1 potato\"\n";
         assert!(Policy::parse(&[(PathBuf::from("/p.toml"), wrong.to_owned())]).is_err());

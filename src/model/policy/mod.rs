@@ -20,7 +20,7 @@ use crate::model::bytecode::PullPolicy;
 use crate::model::delegation::Delegation;
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
-pub use client::{ClientAccount, ServiceClient, ClientRefusal, ClientRule, Verb};
+pub use client::{ClientAccount, ClientRefusal, ClientRule, ServiceClient, Verb};
 pub use matching::{ContainerFacts, Match};
 pub use parse::PolicyError;
 pub use pattern::{PatternError, RepositoryPattern};

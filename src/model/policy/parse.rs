@@ -8,8 +8,8 @@ use toml::Spanned;
 use super::raw::{DelegateTable, RawClient, RawContainer, RawDelegate, RawFile, RawImage, RawMatch, RawSigner, RawSize};
 use super::signer::LENGTH_MAX;
 use super::{
-    ClientRule, ContainerRule, ImageRule, ContainerLimits, MapNames, Match, NameSet, PatternError, RuleLocation, Policy, RepositoryPattern,
-    Signer, StoreLimits, TRUSTED_ROOT, Words,
+    ClientRule, ContainerLimits, ContainerRule, ImageRule, MapNames, Match, NameSet, PatternError, Policy, RepositoryPattern,
+    RuleLocation, Signer, StoreLimits, TRUSTED_ROOT, Words,
 };
 use crate::model::annotations::OnFailure;
 use crate::model::attach_point::{ProgramKind, Scope};
@@ -142,7 +142,12 @@ impl Merged {
         }
     }
 
-    fn image_name(&mut self, source: &PolicyText<'_>, at: usize, given: Option<&Spanned<String>>) -> Result<String, PolicyError> {
+    fn image_name(
+        &mut self,
+        source: &PolicyText<'_>,
+        at: usize,
+        given: Option<&Spanned<String>>,
+    ) -> Result<String, PolicyError> {
         let (name, at) = match given {
             Some(name) => (name.get_ref().clone(), name.span().start),
             None => (format!("image-{}", self.images.len() + 1), at),

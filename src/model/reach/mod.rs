@@ -13,7 +13,7 @@ mod verdict;
 
 use std::fmt;
 
-pub use verdict::{Beyond, DelegationBeyond, ReachGuard, MemoryRead, TokenReach, TypeAnswer, kernel_name};
+pub use verdict::{Beyond, DelegationBeyond, MemoryRead, ReachGuard, TokenReach, TypeAnswer, kernel_name};
 
 /// What a function gives a program, or lets it change, apart from what the program is attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

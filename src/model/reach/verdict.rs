@@ -178,7 +178,8 @@ impl TokenReach {
 
     /// The verdict as it is kept for the boot: one line of JSON. None where something is undecided, which is never kept.
     pub fn keep(&self, boot: &str, kernel: &str) -> Option<String> {
-        let kept = StoredReach { version: VERSION, table: table(), boot: boot.into(), kernel: kernel.into(), reach: self.clone() };
+        let kept =
+            StoredReach { version: VERSION, table: table(), boot: boot.into(), kernel: kernel.into(), reach: self.clone() };
         self.undecided.is_empty().then(|| serde_json::to_string(&kept).expect("plain data with string keys"))
     }
 

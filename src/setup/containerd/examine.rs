@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::cli::{ContainerdTargets, HookStage};
-use crate::output::finding::{Finding, Findings, FindingStatus};
+use crate::output::finding::{Finding, FindingStatus, Findings};
 use crate::setup::containerd::base_spec;
 use crate::setup::containerd::config::{ContainerdConfig, Handler, Nri};
 use crate::setup::containerd::plugin_file;
@@ -127,7 +127,12 @@ pub fn explain(error: &str) -> Option<Finding> {
         Some(hooks_allowed(&Nri { rejects_hooks: true, ..Nri::default() }))
     } else if error.contains("validation error") && error.contains("required plugin") {
         let detail = "the default validator requires a plugin that did not see this container";
-        Some(Finding::bad("containerd required plugins", FindingStatus::Fail, detail, "start it: systemctl status bpfman-hook-nri"))
+        Some(Finding::bad(
+            "containerd required plugins",
+            FindingStatus::Fail,
+            detail,
+            "start it: systemctl status bpfman-hook-nri",
+        ))
     } else if error.contains("no runtime for") {
         let detail = "the pod's RuntimeClass names a handler that containerd does not have";
         Some(Finding::bad("containerd strict handler", FindingStatus::Fail, detail, STRICT))

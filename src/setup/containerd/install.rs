@@ -143,7 +143,10 @@ mod tests {
         }
     }
 
-    fn act<T>(targets: &InstallTargets, act: impl Fn(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<T, InstallError>) -> (InstallSteps, T) {
+    fn act<T>(
+        targets: &InstallTargets,
+        act: impl Fn(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<T, InstallError>,
+    ) -> (InstallSteps, T) {
         let place = InstallRoot::of(targets, None);
         let mut work = Installer::new(&place, targets.dry_run);
         let done = act(targets, &place, &mut work).unwrap();

@@ -24,7 +24,10 @@ fn targets(destdir: &Path, podman: bool, crio: bool) -> InstallTargets {
     }
 }
 
-fn act(targets: &InstallTargets, act: fn(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<(), InstallError>) -> InstallSteps {
+fn act(
+    targets: &InstallTargets,
+    act: fn(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<(), InstallError>,
+) -> InstallSteps {
     let place = InstallRoot::of(targets, None);
     let mut work = Installer::new(&place, targets.dry_run);
     act(targets, &place, &mut work).unwrap();
@@ -131,7 +134,8 @@ fn another_root_is_told_to_the_hook_and_has_no_units() {
 #[test]
 fn the_service_alone_comes_and_goes_with_its_binary() {
     let root = tempfile::tempdir().unwrap();
-    let t = InstallTargets { service: crate::cli::service::ServiceTarget { service: true }, ..targets(root.path(), false, false) };
+    let t =
+        InstallTargets { service: crate::cli::service::ServiceTarget { service: true }, ..targets(root.path(), false, false) };
     let written = [
         "write bpfman-hook",
         "write bpfman-hook.conf",
@@ -154,7 +158,8 @@ fn the_service_alone_comes_and_goes_with_its_binary() {
 #[test]
 fn the_plugins_unit_comes_and_goes_with_its_binary() {
     let root = tempfile::tempdir().unwrap();
-    let t = InstallTargets { nri: crate::cli::nri::NriTarget { nri: true }, no_timer: true, ..targets(root.path(), false, false) };
+    let t =
+        InstallTargets { nri: crate::cli::nri::NriTarget { nri: true }, no_timer: true, ..targets(root.path(), false, false) };
     let written = order(&act(&t, install));
     assert_eq!(written.last().map(String::as_str), Some("write bpfman-hook-nri.service"));
     assert_eq!(written.len(), 4, "no engine was named: {written:?}");

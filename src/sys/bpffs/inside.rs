@@ -15,7 +15,7 @@ use rustix::process::{DumpableBehavior, Gid, Uid, fchdir, set_dumpable_behavior,
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::filter;
-use super::message::{Exit, CallFailure, OpenedTarget, ChildReport, BpffsStep, ParentVerdict};
+use super::message::{BpffsStep, CallFailure, ChildReport, Exit, OpenedTarget, ParentVerdict};
 use super::{BpffsSpec, c_path};
 use crate::sys::SysError;
 use crate::sys::sock::{recv_raw, send_raw};

@@ -111,9 +111,9 @@ pub(super) struct OpenedTarget {
 pub(super) enum ChildReport {
     /// It is inside, has the container's root open, which is on the mount of this id, and has not followed the target's path yet.
     Inside(u64),
-    OpenedTarget(OpenedTarget),
+    Opened(OpenedTarget),
     Done,
-    CallFailure(CallFailure),
+    Failed(CallFailure),
 }
 
 /// A message to the child.

@@ -209,7 +209,10 @@ mod tests {
     fn a_bpffs_is_covered_at_its_root_only() {
         assert_eq!(verdict(OpenedTarget { at_mount_root: true, ..on(97) }), "fine");
         assert_eq!(verdict(on(97)), "outside: bpf at /lib/c/rootfs/sys/fs/bpf");
-        assert_eq!(verdict(OpenedTarget { at_mount_root: true, missing: 1, ..on(97) }), "outside: bpf at /lib/c/rootfs/sys/fs/bpf");
+        assert_eq!(
+            verdict(OpenedTarget { at_mount_root: true, missing: 1, ..on(97) }),
+            "outside: bpf at /lib/c/rootfs/sys/fs/bpf"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid};
 
 use super::inside::{self, Job};
-use super::message::{Exit, REPORT_SIZE, ChildReport, ParentVerdict};
+use super::message::{ChildReport, Exit, ParentVerdict, REPORT_SIZE};
 use super::{read_text, unexpected};
 use crate::sys::SysError;
 use crate::sys::sock::{Socket, recv_raw, retry, send_raw, wait_readable};

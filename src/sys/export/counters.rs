@@ -16,7 +16,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::process::geteuid;
 
 use super::{COUNTERS, make_temporary, unique};
-use crate::model::metrics_table::{SLOTS, MetricSlot, fingerprint};
+use crate::model::metrics_table::{MetricSlot, SLOTS, fingerprint};
 use crate::sys::fsutil;
 
 /// Words before the first counter: magic, fingerprint of the table.

@@ -288,7 +288,12 @@ fn with<T>(token: &Option<BpfToken>, f: impl FnOnce(&BpfToken) -> Result<T, Prob
     token.as_ref().ok_or(ProbeOutcome::Skipped).and_then(f)
 }
 
-fn load(token: &BpfToken, wanted: NeededRight, allowed: Option<Delegation>, instructions: &[[u8; 8]]) -> Result<OwnedFd, ProbeOutcome> {
+fn load(
+    token: &BpfToken,
+    wanted: NeededRight,
+    allowed: Option<Delegation>,
+    instructions: &[[u8; 8]],
+) -> Result<OwnedFd, ProbeOutcome> {
     let (program_type, expected_attach_type) = wanted.program.unwrap_or_default();
     let program = ProgramLoad {
         name: "probe",
