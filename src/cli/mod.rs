@@ -61,10 +61,10 @@ pub enum Command {
     Unload(program::UnloadArgs),
     /// List what is loaded, attached, owned or cached
     #[command(subcommand)]
-    ListCommand(ListCommand),
+    List(ListCommand),
     /// Show one program or link
     #[command(subcommand)]
-    GetCommand(GetCommand),
+    Get(GetCommand),
     /// Show all that one container has
     Inspect(InspectArgs),
     /// List cached images (`list images`)
@@ -76,7 +76,7 @@ pub enum Command {
     Image(image::ImageCommand),
     /// Make, explain or try BPF delegation
     #[command(subcommand)]
-    TokenCommand(TokenCommand),
+    Token(TokenCommand),
     /// Check policy files, or say what they would allow
     #[command(subcommand)]
     Policy(PolicyCommand),

@@ -330,7 +330,7 @@ pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::frontend::json;
+    use crate::output::format::json;
     use crate::lifecycle::health::LostObject;
 
     /// A container in a pod that has one of everything, its network namespace, and a failed one.

@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn records_of_the_dead_are_stale() {
-        use Process::{Actor, Init};
+        use DecidingProcess::{Actor, Init};
         let judge = |record: OwnerRecord, dead: &[DecidingProcess]| {
             let findings = stale(&[record], |_, process| Ok(!dead.contains(&process)));
             findings.into_iter().map(|f| (f.status, f.detail)).collect::<Vec<_>>()

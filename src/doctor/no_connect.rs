@@ -49,7 +49,7 @@ mod tests {
             all.0.into_iter().filter(|f| f.status == FindingStatus::Fail && f.check != "binary").map(|f| f.check).collect()
         };
         assert!(bad().contains(&"hook createRuntime".to_owned()));
-        let targets = InstallTargets { no_docs: true, ..Targets::of_crio(host.path()) };
+        let targets = InstallTargets { no_docs: true, ..InstallTargets::of_crio(host.path()) };
         assert_eq!(install::run(None, &InstallArgs { check: false, targets }), ExitCode::SUCCESS);
         assert_eq!(bad(), Vec::<String>::new());
         fs::create_dir_all(&paths.etc).unwrap();

@@ -17,7 +17,7 @@ const MAX_INSTRUCTIONS: usize = 1_000_000;
 pub enum LinkError {
     /// The object is wrong.
     #[error(transparent)]
-    BpfObject(#[from] ObjectError),
+    Object(#[from] ObjectError),
     /// Something that only the kernel or another object could provide.
     #[error("it uses {name}, which the object only declares (kernel functions, __ksym and __kconfig are not supported){reach}", name = .0, reach = reaches(.0))]
     Extern(String),

@@ -278,14 +278,14 @@ mod tests {
         assert_eq!(shown, "Login(…)");
         let login = Some(Credential::Identity("secret".into()));
         let proxy = || Some("http://u:secret@p".to_owned());
-        let person = UserEnvironment { login, https_proxy: proxy(), http_proxy: proxy(), ..Person::default() };
+        let person = UserEnvironment { login, https_proxy: proxy(), http_proxy: proxy(), ..UserEnvironment::default() };
         assert!(!format!("{person:?}").contains("secret"), "{person:?}");
         assert_eq!(Credential::from_helper(r#"{"Username":"<token>","Secret":"t"}"#), Some(Credential::Identity("t".into())));
     }
 
     #[test]
     fn a_named_file_is_the_only_one() {
-        let mut person = UserEnvironment { uid: 7, home: Some("/h".into()), ..Person::default() };
+        let mut person = UserEnvironment { uid: 7, home: Some("/h".into()), ..UserEnvironment::default() };
         let shown =
             |person: &UserEnvironment| person.auth_files().iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
         assert_eq!(

@@ -401,7 +401,7 @@ mod tests {
             let (before, config) = in_userns(name);
             let mut after = before.clone();
             assert!(!grant(&mut after, &config, &needs).unwrap().is_empty(), "{name}");
-            let granted = Config::parse(&after.to_string()).unwrap();
+            let granted = ContainerConfig::parse(&after.to_string()).unwrap();
             assert_eq!(needs.check(&granted, Engine::Podman, true), Ok(()), "{name}");
             assert!(needs.capabilities.iter().all(|c| granted.can_have(*c) == Allowed::Yes), "{name}");
             let mut again = after.clone();
@@ -450,7 +450,7 @@ mod tests {
         for action in ["SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE"] {
             let mut spec = json!({ "root": { "path": "r" },
                 "linux": { "seccomp": { "defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{ "names": ["bpf"], "action": action }] } } });
-            let config = Config::parse(&spec.to_string()).unwrap();
+            let config = ContainerConfig::parse(&spec.to_string()).unwrap();
             assert_eq!(grant(&mut spec, &config, &needs), Ok(Granted::default()), "{action}");
         }
     }
@@ -458,7 +458,7 @@ mod tests {
     #[test]
     fn odd_configurations_are_refused_not_guessed() {
         let needs = Needs::of(Some(&progs(bits(&[6]))), false);
-        let config = Config::parse(r#"{"root":{"path":"r"},"linux":{"namespaces":[{"type":"user"}]}}"#).unwrap();
+        let config = ContainerConfig::parse(r#"{"root":{"path":"r"},"linux":{"namespaces":[{"type":"user"}]}}"#).unwrap();
         for (text, field) in [
             (r#"{"process":[]}"#, "process.capabilities"),
             (r#"{"process":{"capabilities":["CAP_CHOWN"]}}"#, "process.capabilities"),

@@ -105,7 +105,7 @@ fn a_persons_files_and_helpers_are_for_persons() {
     file(&world, "etc/bpfman-hook/auth.json", &config, 0o600);
     assert!(world.error(&image).1.contains("asks for credentials"), "no helper is run where nobody asks");
     let path = Some(format!("{}:/usr/bin:/bin", world.path("bin").display()));
-    world.registries = RegistryConfig::default().by(UserEnvironment { home: Some(world.path("home")), path, ..Person::default() });
+    world.registries = RegistryConfig::default().by(UserEnvironment { home: Some(world.path("home")), path, ..UserEnvironment::default() });
     assert_eq!(world.fetch(&image).unwrap_or_else(|err| panic!("{}", sentence(&err))).object, OBJECT);
 }
 

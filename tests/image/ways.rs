@@ -152,12 +152,12 @@ fn through_a_proxy_to_a_registry_with_tls() {
     let proxy = Proxy::start(&registry.host(), Manners::Login(LOGIN));
     let mut world = behind("http://127.0.0.1:1");
     let https_proxy = Some(format!("http://user:hidden@{}", proxy.host()));
-    world.registries = world.registries.clone().by(UserEnvironment { https_proxy, ..Person::default() });
+    world.registries = world.registries.clone().by(UserEnvironment { https_proxy, ..UserEnvironment::default() });
     assert!(world.fetch(image).is_ok());
     let mut world = world;
     let no_proxy = Some("registry.test".to_owned());
     let https_proxy = Some(format!("http://user:hidden@{}", proxy.host()));
-    world.registries = world.registries.clone().by(UserEnvironment { https_proxy, no_proxy, ..Person::default() });
+    world.registries = world.registries.clone().by(UserEnvironment { https_proxy, no_proxy, ..UserEnvironment::default() });
     let asked = proxy.asked().len();
     std::fs::remove_dir_all(world.path("cache")).unwrap();
     world.error(image);
@@ -214,7 +214,7 @@ fn a_refresh_token_does_not_follow_a_redirect() {
     host.set(registry.host()).unwrap();
     let mut world = World::unsigned();
     let login = Some(Credential::Identity("hidden".into()));
-    world.registries = RegistryConfig::default().by(UserEnvironment { login, ..Person::default() });
+    world.registries = RegistryConfig::default().by(UserEnvironment { login, ..UserEnvironment::default() });
     let (_, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
     assert!(text.contains("it answers 307") && !text.contains("hidden"), "{text}");
     assert!(thief.requests().is_empty());

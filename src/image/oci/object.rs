@@ -406,7 +406,7 @@ mod tests {
         let layer = || files(tar_of(&[("other.o", b"other"), ("pass.o", OBJECT)]));
         let err = single(layer(), &ImageLabels::default()).unwrap_err();
         assert_eq!(err, LayerError::Several(vec!["other.o".into(), "pass.o".into()]));
-        let labels = |name: &str| ImageLabels { filename: Some(name.to_owned()), ..Labels::default() };
+        let labels = |name: &str| ImageLabels { filename: Some(name.to_owned()), ..ImageLabels::default() };
         for name in ["pass.o", "/pass.o", "./pass.o"] {
             assert_eq!(single(layer(), &labels(name)).unwrap().1, OBJECT, "{name}");
         }

@@ -150,7 +150,7 @@ mod tests {
         let results = |flaw: Option<CheckFailure>| -> Vec<_> {
             CheckFailure::among(flaw.as_ref(), ORDER).into_iter().map(|checked| checked.result).collect()
         };
-        use Outcome::{Absent, Failed, NotReached, Passed};
+        use CheckOutcome::{Absent, Failed, NotReached, Passed};
         assert_eq!(results(None), [Passed, Passed, Passed, Absent, Passed]);
         assert_eq!(results(Some(CheckFailure::new(Check::Validity, ""))), [Passed, Passed, Failed, Absent, NotReached]);
         let blind = CheckFailure::new(Check::Validity, "").before(Check::Certificate);

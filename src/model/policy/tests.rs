@@ -105,7 +105,7 @@ fn the_documented_policy_is_what_it_says() {
         pull_policy: None,
     };
     assert_eq!(policy.containers[2], least, "an absent key means the least");
-    assert_eq!(policy.limits, ContainerLimits { programs: 8, map_memory: 16 << 20, ..Limits::default() });
+    assert_eq!(policy.limits, ContainerLimits { programs: 8, map_memory: 16 << 20, ..ContainerLimits::default() });
     let files: Vec<_> = policy.trust_files().into_iter().map(|path| path.display().to_string()).collect();
     assert_eq!(files, ["/etc/bpfman-hook/keys/acme.pub", "/etc/bpfman-hook/keys/b.pub", "/etc/bpfman-hook/trusted_root.json"]);
 }

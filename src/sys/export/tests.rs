@@ -30,7 +30,7 @@ fn two_hundred_at_once_lose_no_count() {
     });
     let counters = read_counters(&path).unwrap();
     assert_eq!(counters[slot.0], 20_000);
-    let (bucket, sum) = series::bucket(run(Stage::CreateRuntime, Outcome::Done), 3_000_000);
+    let (bucket, sum) = metrics_table::bucket(run(Stage::CreateRuntime, Outcome::Done), 3_000_000);
     assert_eq!((counters[bucket.0], counters[sum.0]), (200, 600_000_000));
     assert_eq!(fs::metadata(path.join(COUNTERS)).unwrap().mode() & 0o7777, 0o640);
     assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "nothing temporary is left");
@@ -72,7 +72,7 @@ fn processes_that_record_at_the_same_time_lose_nothing() {
     let counters = read_counters(&path).unwrap();
     let (counted, least) = (counters[event(EventKind::Loaded).0], PROCESSES * EACH);
     assert!((least..=least + EACH).contains(&counted), "{counted}");
-    let (bucket, sum) = series::bucket(run(Stage::Poststop, Outcome::Done), 700_000);
+    let (bucket, sum) = metrics_table::bucket(run(Stage::Poststop, Outcome::Done), 700_000);
     assert!(counters[bucket.0] >= least && counters[sum.0] >= least * 700_000);
     let lines = fs::read_to_string(path.join(EVENTS)).unwrap();
     assert!(lines.lines().all(|line| line == "{\"one\":\"line\"}"), "a line is torn");
