@@ -260,7 +260,7 @@ fn programs_go_through_every_step_and_leave_nothing() {
     let (bench, there) = with_both();
     bench.exact("after load and attach");
     assert_eq!(bench.records().len(), 1);
-    let listed = ids(&bench.run(FIRST, &ManualTask::List(ProgramFilter { ours_only: true, ..Filter::default() })));
+    let listed = ids(&bench.run(FIRST, &ManualTask::List(ProgramFilter { ours_only: true, ..ProgramFilter::default() })));
     assert_eq!(listed, [there.one, there.two]);
     let second = linked(&bench.run(FIRST, &attach(there.one)));
     assert_eq!(bench.links(), [there.link, second], "a tracepoint takes any number");
