@@ -121,7 +121,7 @@ fn record(no: u64) -> OwnerRecord {
 /// Everything that a start with one image records, with the file of counters opened for each, as a process does.
 fn tally(directory: &Path, count: &str) -> Result<(), Failed> {
     let count: u32 = count.parse()?;
-    let (card, line) = (serde_json::to_vec(&bpfman_hook::model::public_owner::PublicOwner::of(&record(1)))?, format!("{}\n", "x".repeat(250)));
+    let (owner_file, line) = (serde_json::to_vec(&bpfman_hook::model::public_owner::PublicOwner::of(&record(1)))?, format!("{}\n", "x".repeat(250)));
     let began = Instant::now();
     for _ in 0..count {
         let export = Export::open(directory).ok_or("the directory is not ours alone")?;
@@ -129,7 +129,7 @@ fn tally(directory: &Path, count: &str) -> Result<(), Failed> {
         export.observe(metrics_table::phase(Phase::Build, Worked::Ok), Duration::from_millis(5));
         export.observe(metrics_table::run(Stage::CreateRuntime, Outcome::Done), Duration::from_millis(7));
         export.count(metrics_table::event(EventKind::Acquired), 1);
-        export.put_card(1, &card);
+        export.put_owner_file(1, &owner_file);
         export.append(&line);
     }
     println!("{}", began.elapsed().as_nanos() / u128::from(count));

@@ -205,10 +205,10 @@ fn verify_explains_each_signature_it_finds() {
             (&layout.into(), &format.into(), &kind.into(), &"layout".into()),
             "{signature:#}"
         );
-        let worth = &signature["rules"][0];
+        let result = &signature["rules"][0];
         match reason {
-            None => assert_eq!(worth["by"], "https://forge.example/acme@v1 (https://token.example)", "{signature:#}"),
-            Some(words) => assert!(worth["reason"].as_str().unwrap().contains(words), "{signature:#}"),
+            None => assert_eq!(result["by"], "https://forge.example/acme@v1 (https://token.example)", "{signature:#}"),
+            Some(words) => assert!(result["reason"].as_str().unwrap().contains(words), "{signature:#}"),
         }
         if kind == "keyless" {
             assert_eq!(signature["certificate"]["identity"], claim.identity);

@@ -2,7 +2,7 @@
 #![allow(clippy::result_large_err, reason = "an error is made once in a test, and its size is the library's affair")]
 
 #[path = "lifecycle/by_hand.rs"]
-mod by_hand;
+mod manual;
 #[path = "support/fake.rs"]
 mod fake;
 
@@ -257,7 +257,7 @@ fn a_failure_at_each_effect_leaves_only_its_reason() {
     for n in 1..=count {
         let world = World::new();
         let host = FakeHost::new(&world.effects, HOOK);
-        world.effects.trouble_at(n, Trouble::FailBefore);
+        world.effects.problem_at(n, Trouble::FailBefore);
         create(&world, &host, &web(), &policy("")).expect_err("the effect failed");
         let reasons = world.residue(&format!("failure at effect {n}"));
         assert_eq!(reasons.len(), 1, "failure at effect {n}: {reasons:?}");
@@ -267,12 +267,12 @@ fn a_failure_at_each_effect_leaves_only_its_reason() {
 #[test]
 fn a_kill_at_each_effect_of_a_start_is_collected() {
     let count = effects_of_a_start();
-    for trouble in [Trouble::KillBefore, Trouble::KillAfter] {
+    for problem in [Trouble::KillBefore, Trouble::KillAfter] {
         for n in 1..=count {
-            let context = format!("{trouble:?} at effect {n}");
+            let context = format!("{problem:?} at effect {n}");
             let world = World::new();
             let host = FakeHost::new(&world.effects, HOOK);
-            world.effects.trouble_at(n, trouble);
+            world.effects.problem_at(n, problem);
             let death = catch_unwind(AssertUnwindSafe(|| create(&world, &host, &web(), &policy(""))));
             assert!(death.expect_err(&context).is::<Killed>(), "{context}");
             world.effects.calm();
@@ -304,13 +304,13 @@ fn a_kill_at_each_effect_of_a_stop_is_collected() {
     stop(&world, &host, "web");
     let count = world.effects.count();
     assert!(count >= 6, "two links, two programs, a map, a directory: {count}");
-    for trouble in [Trouble::KillBefore, Trouble::KillAfter, Trouble::FailBefore] {
+    for problem in [Trouble::KillBefore, Trouble::KillAfter, Trouble::FailBefore] {
         for n in 1..=count {
-            let context = format!("{trouble:?} at effect {n}");
+            let context = format!("{problem:?} at effect {n}");
             let world = started();
             let host = FakeHost::new(&world.effects, HOOK);
             host.end(INIT);
-            world.effects.trouble_at(n, trouble);
+            world.effects.problem_at(n, problem);
             match catch_unwind(AssertUnwindSafe(|| stop(&world, &host, "web"))) {
                 Err(death) => assert!(death.is::<Killed>(), "{context}"),
                 Ok(results) => {
@@ -512,7 +512,7 @@ fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
         let netns = || -> Vec<_> { world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns { .. })).collect() };
 
         // A first start that fails leaves nothing to a pod that lives.
-        world.effects.trouble_at(8, Trouble::FailBefore);
+        world.effects.problem_at(8, Trouble::FailBefore);
         create(&world, &host, &member("a", 500, PROGRAMS), &policy("")).expect_err("its own program fails");
         world.effects.calm();
         assert_eq!(netns(), [], "by_process {by_process}");
@@ -785,7 +785,7 @@ fn a_creator_that_fails_does_not_take_along_those_that_joined() {
     // The last look of a start is before its last link, when the pod's programs are there already.
     let happens = || {
         create(&world, &of_the_pod(HOOK + 1), &member("b", 502), &policy("")).expect("b joins");
-        world.effects.trouble_at(1, Trouble::FailBefore);
+        world.effects.problem_at(1, Trouble::FailBefore);
     };
     let host = of_the_pod(HOOK);
     host.meanwhile(looks, &happens);

@@ -306,7 +306,7 @@ mod tests {
     use crate::commands::list::tests::{records, require_documented};
 
     /// A load by hand with the maps of an owner that is gone, and another one with the same maps.
-    fn by_hand() -> Vec<OwnerRecord> {
+    fn manual() -> Vec<OwnerRecord> {
         let digest = format!("sha256:{}", "01".repeat(32));
         let record = |no: u64, program: u32| {
             let loaded = json!({
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_program_is_shown_with_all_that_is_known() {
-        let text = program(&by_hand(), 75, Some(kernel()), Path::new("/fs"), ListFormat::Table).unwrap();
+        let text = program(&manual(), 75, Some(kernel()), Path::new("/fs"), ListFormat::Table).unwrap();
         for line in [
             "  metadata     team=a\n",
             "  global       step=05000000\n",
@@ -361,8 +361,8 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-        require_documented(&program(&by_hand(), 75, Some(kernel()), Path::new("/fs"), ListFormat::Json).unwrap());
-        let gone = program(&by_hand(), 75, None, Path::new("/fs"), ListFormat::Table).unwrap();
+        require_documented(&program(&manual(), 75, Some(kernel()), Path::new("/fs"), ListFormat::Json).unwrap());
+        let gone = program(&manual(), 75, None, Path::new("/fs"), ListFormat::Table).unwrap();
         assert!(gone.contains("no program has this id any more"), "{gone}");
         let other = program(&records(), 75, Some(kernel()), Path::new("/fs"), ListFormat::Table).unwrap();
         assert!(other.starts_with("program 75, not one of ours\n  kernel name  count\n  kernel type  xdp\n"), "{other}");
@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn a_link_is_shown_with_all_that_is_known() {
         let info = LinkInfo { id: 85, link_type: 6, program: 75, interface: Some(0), cgroup: Some(3) };
-        let text = link(&by_hand(), 85, Some(&info), ListFormat::Table).unwrap();
+        let text = link(&manual(), 85, Some(&info), ListFormat::Table).unwrap();
         assert!(
             text.ends_with(
                 "  kernel type  xdp\n  interface    gone; remove it with `bpfman-hook detach 85`\n  cgroup       3\n"
@@ -387,7 +387,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-        require_documented(&link(&by_hand(), 85, Some(&info), ListFormat::Json).unwrap());
+        require_documented(&link(&manual(), 85, Some(&info), ListFormat::Json).unwrap());
         let shown = link(&records(), 82, None, ListFormat::Table).unwrap();
         assert!(shown.contains("network namespace 99 of sandbox box") && shown.contains("72 count"), "{shown}");
         assert!(shown.contains("its pin is gone") && link(&records(), 1, None, ListFormat::Table).is_none());

@@ -33,8 +33,8 @@ impl SeenOwner {
 
     /// What to do about what is lost, a line for each; nothing where nothing is.
     fn remedies(&self) -> String {
-        let line = |trouble: OwnerProblem| format!("{}: {}; {}\n", printable(&trouble.what), trouble.why, trouble.remedy);
-        self.health.troubles(std::slice::from_ref(&self.record)).into_iter().map(line).collect()
+        let line = |problem: OwnerProblem| format!("{}: {}; {}\n", printable(&problem.what), problem.why, problem.remedy);
+        self.health.problems(std::slice::from_ref(&self.record)).into_iter().map(line).collect()
     }
 }
 
@@ -330,8 +330,8 @@ pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::output::format::json;
     use crate::lifecycle::health::LostObject;
+    use crate::output::format::json;
 
     /// A container in a pod that has one of everything, its network namespace, and a failed one.
     pub fn records() -> Vec<OwnerRecord> {

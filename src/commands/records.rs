@@ -239,7 +239,7 @@ fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, String> {
     let mut lost = Vec::new();
     let stays = |record: &OwnerRecord| {
         let record = std::slice::from_ref(record);
-        lost.extend(Health::of_kernel_objects(record).troubles(record));
+        lost.extend(Health::of_kernel_objects(record).problems(record));
     };
     let mut findings = lifecycle.collect(mode, stays).map_err(|e| chain(&e))?;
     for OwnerProblem { no, what, why, remedy } in lost {

@@ -123,5 +123,5 @@ fn attempt(paths: &Paths, bounds: &CallerRights, task: &ManualTask) -> Result<Ma
         deadline: clock::boot_seconds() + time.as_secs(),
     };
     let fetch_until = Instant::now() + if uses_network(task) { NETWORK } else { LOCAL };
-    Ok(lifecycle.by_hand(paths, bounds, task, fetch_until))
+    Ok(lifecycle.manual(paths, bounds, task, fetch_until))
 }

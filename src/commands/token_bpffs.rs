@@ -42,10 +42,10 @@ impl Here {
             .filter(|mount| mount.kind == "bpf" && mount.super_options.iter().any(|option| option.starts_with("delegate_")))
             .map(|mount| mount.point)
             .collect();
-        Ok(Self::judge(pid, lsm::confinement(pid), delegated, lsm::may_create))
+        Ok(Self::decide(pid, lsm::confinement(pid), delegated, lsm::may_create))
     }
 
-    fn judge(
+    fn decide(
         pid: Option<u32>,
         confinement: Option<Confinement>,
         delegated: Vec<PathBuf>,
@@ -81,15 +81,15 @@ mod tests {
 
     #[test]
     fn a_profile_is_told_of_where_it_refuses_or_may_refuse_to_pin() {
-        let judge = |label: &str, pins| {
+        let decide = |label: &str, pins| {
             let paths = ["/sys/fs/bpf", "/run/bpf"].map(PathBuf::from).into();
-            Here::judge(Some(7), Confinement::apparmor(label), paths, move |_, _| pins)
+            Here::decide(Some(7), Confinement::apparmor(label), paths, move |_, _| pins)
         };
-        let text = judge("docker-default (enforce)", Some(false)).text();
+        let text = decide("docker-default (enforce)", Some(false)).text();
         assert!(text.starts_with("\nProcess 7\n  tokens work, but") && text.lines().count() == 3, "{text}");
-        assert!(judge("docker-default (enforce)", None).text().contains("the default profiles of"));
-        assert_eq!(judge("ours (enforce)", Some(true)).text(), "");
-        assert_eq!(judge("unconfined", None).text(), "");
+        assert!(decide("docker-default (enforce)", None).text().contains("the default profiles of"));
+        assert_eq!(decide("ours (enforce)", Some(true)).text(), "");
+        assert_eq!(decide("unconfined", None).text(), "");
     }
 
     #[test]

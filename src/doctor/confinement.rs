@@ -23,7 +23,7 @@ pub fn containers(
     confinement: impl Fn(u32) -> Option<Confinement>,
     may_create: impl Fn(&str, &Path) -> Option<bool>,
 ) -> Vec<Finding> {
-    let judge = |record: &OwnerRecord| {
+    let decide = |record: &OwnerRecord| {
         let (init, bpffs) = (record.init?, record.bpffs.as_ref()?);
         if record.phase != Phase::Ready || bpffs.delegation.is_none() || !lives(record) {
             return None;
@@ -37,7 +37,7 @@ pub fn containers(
         let detail = format!("{}: {}", describe(&record.owner), hindrance.problem);
         Some(Finding::bad(check, FindingStatus::Warn, detail, hindrance.remedy))
     };
-    records.iter().filter_map(judge).collect()
+    records.iter().filter_map(decide).collect()
 }
 
 #[cfg(test)]
@@ -73,12 +73,12 @@ mod tests {
     #[test]
     fn a_container_whose_profile_refuses_to_pin_is_found() {
         let with = |path: &str, delegation| owning(BpffsRecord { path: path.into(), delegation });
-        let judge = |record: &OwnerRecord, lives: bool, label: &str, pins: Option<bool>| {
+        let decide = |record: &OwnerRecord, lives: bool, label: &str, pins: Option<bool>| {
             let records = std::slice::from_ref(record);
             containers(records, |_| lives, |_| Confinement::apparmor(label), |_, _| pins).pop()
         };
         let token = with("/sys/fs/bpf", Some(Delegation::default()));
-        let finding = judge(&token, true, "docker-default (enforce)", Some(false)).unwrap();
+        let finding = decide(&token, true, "docker-default (enforce)", Some(false)).unwrap();
         assert_eq!(finding.status, FindingStatus::Warn);
         assert!(finding.detail.starts_with("container web: tokens work, but"), "{finding:?}");
         for (record, lives, label, pins) in [
@@ -88,7 +88,7 @@ mod tests {
             (&with("/run/bpf", Some(Delegation::default())), true, "docker-default (enforce)", None),
             (&with("/sys/fs/bpf", None), true, "docker-default (enforce)", None),
         ] {
-            assert_eq!(judge(record, lives, label, pins), None, "{record:?} {lives} {label} {pins:?}");
+            assert_eq!(decide(record, lives, label, pins), None, "{record:?} {lives} {label} {pins:?}");
         }
     }
 }

@@ -131,19 +131,19 @@ pub fn without_record(
 }
 
 /// Directories of pins that no record names: the store was lost, or a release could not finish.
-pub fn nobodys(pinned: &[OwnerNo], records: &[OwnerRecord]) -> Vec<Finding> {
-    let nobodys = pinned.iter().filter(|no| !records.iter().any(|record| record.no == **no));
+pub fn unowned(pinned: &[OwnerNo], records: &[OwnerRecord]) -> Vec<Finding> {
+    let unowned = pinned.iter().filter(|no| !records.iter().any(|record| record.no == **no));
     let finding = |no: &OwnerNo| {
         let detail = format!("{} is pinned, and no record names it", no.directory());
         Finding::bad("pins", FindingStatus::Warn, detail, "run `bpfman-hook gc`")
     };
-    nobodys.map(finding).collect()
+    unowned.map(finding).collect()
 }
 
 /// Programs and links that the kernel does not have any more, and those whose interface or cgroup is gone.
 pub fn lost(health: &Health, records: &[OwnerRecord]) -> Vec<Finding> {
-    let troubles = health.troubles(records).into_iter();
-    troubles.map(|t| Finding::bad("records", FindingStatus::Warn, format!("{} is {}", t.what, t.why), t.remedy)).collect()
+    let problems = health.problems(records).into_iter();
+    problems.map(|t| Finding::bad("records", FindingStatus::Warn, format!("{} is {}", t.what, t.why), t.remedy)).collect()
 }
 
 /// True where a process of this number lives. The number alone: a runtime's record does not outlive a boot, and a container
@@ -284,17 +284,17 @@ mod tests {
     #[test]
     fn a_living_container_that_asks_needs_a_record() {
         let root = runtimes();
-        let judge = |records: &[OwnerRecord], living: &[u32]| -> Vec<(FindingStatus, String)> {
+        let decide = |records: &[OwnerRecord], living: &[u32]| -> Vec<(FindingStatus, String)> {
             let findings = without_record(recorded(root.path()), records, |pid| living.contains(&pid));
             findings.into_iter().map(|f| (f.status, f.detail)).collect()
         };
         let all = [11, 12, 13, 14];
-        let both = judge(&[], &all);
+        let both = decide(&[], &all);
         assert_eq!(both.len(), 2);
         assert!(both[0].1.starts_with("asks (pid 11)") && both[1].1.starts_with("crunning (pid 14)"), "{both:?}");
-        assert_eq!(judge(&[record("asks", Phase::Ready), record("crunning", Phase::Failed)], &all)[0].0, FindingStatus::Ok);
-        assert_eq!(judge(&[], &[12, 13])[0].0, FindingStatus::Ok);
-        assert_eq!(judge(&[record("asks", Phase::Ready)], &all).len(), 1);
+        assert_eq!(decide(&[record("asks", Phase::Ready), record("crunning", Phase::Failed)], &all)[0].0, FindingStatus::Ok);
+        assert_eq!(decide(&[], &[12, 13])[0].0, FindingStatus::Ok);
+        assert_eq!(decide(&[record("asks", Phase::Ready)], &all).len(), 1);
         let failed = without_record(Err(io::ErrorKind::PermissionDenied.into()), &[], |_| true);
         assert_eq!(failed[0].status, FindingStatus::Unknown);
     }
@@ -302,21 +302,21 @@ mod tests {
     #[test]
     fn records_of_the_dead_are_stale() {
         use DecidingProcess::{Actor, Init};
-        let judge = |record: OwnerRecord, dead: &[DecidingProcess]| {
+        let decide = |record: OwnerRecord, dead: &[DecidingProcess]| {
             let findings = stale(&[record], |_, process| Ok(!dead.contains(&process)));
             findings.into_iter().map(|f| (f.status, f.detail)).collect::<Vec<_>>()
         };
         let ok = |detail: &str| vec![(FindingStatus::Ok, detail.to_owned())];
-        assert_eq!(judge(record("web", Phase::Ready), &[Actor]), ok("1 ready"));
-        assert_eq!(judge(record("web", Phase::Failed), &[Actor, Init]), ok("1 failed"));
-        assert_eq!(judge(record("web", Phase::Pending), &[Init]), ok("1 pending"));
-        assert_eq!(judge(record("web", Phase::Ready), &[Init])[0].1, "container web is dead and still owns its programs");
+        assert_eq!(decide(record("web", Phase::Ready), &[Actor]), ok("1 ready"));
+        assert_eq!(decide(record("web", Phase::Failed), &[Actor, Init]), ok("1 failed"));
+        assert_eq!(decide(record("web", Phase::Pending), &[Init]), ok("1 pending"));
+        assert_eq!(decide(record("web", Phase::Ready), &[Init])[0].1, "container web is dead and still owns its programs");
         for phase in [Phase::Pending, Phase::Releasing] {
-            assert_eq!(judge(record("web", phase), &[Actor])[0].0, FindingStatus::Warn);
+            assert_eq!(decide(record("web", phase), &[Actor])[0].0, FindingStatus::Warn);
         }
         let mut left = record("web", Phase::Releasing);
         left.leftovers = vec!["unpin link_3: busy".to_owned()];
-        assert_eq!(judge(left, &[]), [(FindingStatus::Warn, "container web left behind: unpin link_3: busy".to_owned())]);
+        assert_eq!(decide(left, &[]), [(FindingStatus::Warn, "container web left behind: unpin link_3: busy".to_owned())]);
         assert_eq!(stale(&[], |_, _| Ok(true))[0].detail, "none");
         assert_eq!(stale(&[record("web", Phase::Ready)], |_, _| Err("no".into()))[0].status, FindingStatus::Unknown);
     }

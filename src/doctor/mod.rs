@@ -216,7 +216,7 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
     let mut findings = containers::stale(&records, containers::decides);
     findings.extend(containers::lost(&Health::of_kernel_objects(&records), &records));
     match pinned {
-        Ok(pinned) => findings.extend(containers::nobodys(&pinned, &records)),
+        Ok(pinned) => findings.extend(containers::unowned(&pinned, &records)),
         Err(err) => findings.push(Finding::bad("pins", FindingStatus::Unknown, chain(&err), "run as root")),
     }
     let lives = |record: &OwnerRecord| containers::decides(record, containers::DecidingProcess::Init) == Ok(true);

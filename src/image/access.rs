@@ -194,20 +194,20 @@ fn credential(
     repository: &str,
     own: bool,
 ) -> Result<Option<Credential>, AccessError> {
-    if let Some(person) = &config.person {
-        if let Some(login) = person.login.as_ref().filter(|_| own) {
+    if let Some(user_env) = &config.user_env {
+        if let Some(login) = user_env.login.as_ref().filter(|_| own) {
             return Ok(Some(login.clone()));
         }
-        for path in person.auth_files() {
-            if !path.exists() && person.auth_file.is_none() {
+        for path in user_env.auth_files() {
+            if !path.exists() && user_env.auth_file.is_none() {
                 continue;
             }
             let text = read_text(&path, MAX).map_err(AccessError::Person)?;
-            if let Some(found) = in_file(&path, &text, host, repository, Some(person))? {
+            if let Some(found) = in_file(&path, &text, host, repository, Some(user_env))? {
                 return Ok(Some(found));
             }
         }
-        if person.auth_file.is_some() {
+        if user_env.auth_file.is_some() {
             return Ok(None);
         }
     }
@@ -250,16 +250,16 @@ fn in_file(
     text: &str,
     host: &str,
     repository: &str,
-    person: Option<&UserEnvironment>,
+    user_env: Option<&UserEnvironment>,
 ) -> Result<Option<Credential>, AccessError> {
     let dockercfg = path.ends_with(".dockercfg");
     let file = AuthFile::parse(text, dockercfg).map_err(|problem| AccessError::File { path: path.to_owned(), problem })?;
     let from = |name: &str| {
-        let Some(person) = person else { return Ok(None) };
+        let Some(user_env) = user_env else { return Ok(None) };
         // Docker's helpers know Docker Hub by its old URL.
         let server = if host == "docker.io" { "https://index.docker.io/v1/" } else { host };
-        let path = person.path.as_deref().unwrap_or("/usr/local/bin:/usr/bin:/bin");
-        let said = credential_helper::ask(name, server, path, person.home.as_deref(), HELPER)
+        let path = user_env.path.as_deref().unwrap_or("/usr/local/bin:/usr/bin:/bin");
+        let said = credential_helper::ask(name, server, path, user_env.home.as_deref(), HELPER)
             .map_err(|source| AccessError::Helper { host: host.to_owned(), source })?;
         Ok(said.as_deref().and_then(Credential::from_helper))
     };
@@ -275,10 +275,10 @@ fn in_file(
 
 /// A person's proxy is that of their environment; a hook has none but that of our file.
 fn way(config: &RegistryConfig, http: bool) -> Option<HttpProxy> {
-    if let Some(person) = &config.person {
-        let url = if http { &person.http_proxy } else { &person.https_proxy };
+    if let Some(user_env) = &config.user_env {
+        let url = if http { &user_env.http_proxy } else { &user_env.https_proxy };
         if let Some(url) = url.as_ref().filter(|url| !url.is_empty()) {
-            return Some(HttpProxy { url: url.clone(), not_for: person.no_proxy.clone().unwrap_or_default() });
+            return Some(HttpProxy { url: url.clone(), not_for: user_env.no_proxy.clone().unwrap_or_default() });
         }
     }
     config.proxy.as_ref().map(|Proxy { url, no_proxy }| HttpProxy { url: url.clone(), not_for: no_proxy.join(",") })

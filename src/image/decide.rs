@@ -68,7 +68,7 @@ impl<'a> CandidateRules<'a> {
                     // Those that are kept may satisfy it. Where they do not, there may be others by now.
                     let signers = signers_of(rule, want, image)?;
                     for signature in kept()? {
-                        if let SignatureResult::Good(by) = signature.judge(digest, &signers) {
+                        if let SignatureResult::Good(by) = signature.decide(digest, &signers) {
                             return Ok(Some(verified(rule, by, &signature, rejected)));
                         }
                     }
@@ -94,10 +94,10 @@ impl<'a> CandidateRules<'a> {
         for (nth, rule) in self.signed.iter().enumerate() {
             let signers = signers_of(rule, want, image)?;
             for signature in &found.signatures {
-                match signature.judge(digest, &signers) {
+                match signature.decide(digest, &signers) {
                     SignatureResult::Good(by) => {
                         // With more signatures than could be read, an earlier rule may be satisfied after all.
-                        let rejected = if found.trouble.is_none() { rejected } else { Vec::new() };
+                        let rejected = if found.problem.is_none() { rejected } else { Vec::new() };
                         return Ok(verified(rule, by, signature, rejected));
                     }
                     SignatureResult::Bad(flaw) => {
@@ -109,8 +109,8 @@ impl<'a> CandidateRules<'a> {
             }
             rejected.push(rule.name.clone());
         }
-        if let Some(trouble) = found.trouble {
-            return Err(trouble);
+        if let Some(problem) = found.problem {
+            return Err(problem);
         }
         match (reason, self.unsigned.first()) {
             (None, Some(rule)) => Ok(Decision { rejected, new: true, ..known(&rule.name, ImageVerdict::Unsigned) }),

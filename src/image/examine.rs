@@ -31,7 +31,8 @@ pub struct Examination {
     /// Every signature that was found, in the order in which rules look at them.
     pub signatures: Vec<Examined>,
     /// Why there may be more than these.
-    pub trouble: Option<String>,
+    #[serde(rename = "trouble")]
+    pub problem: Option<String>,
     /// The rule that is satisfied, where one is.
     pub rule: Option<String>,
     /// What that rule found.
@@ -106,7 +107,7 @@ impl LinuxImages {
             }
             Reference::Registry(at) => self.ask(want, &image, at)?,
         };
-        judged(want, image, digest, found)
+        decided_on(want, image, digest, found)
     }
 
     fn ask(&self, want: &Want<'_>, image: &str, at: &RegistryReference) -> Result<(Digest, FoundSignatures), ImageError> {
@@ -129,11 +130,11 @@ impl LinuxImages {
     }
 }
 
-fn judged(want: &Want<'_>, image: String, digest: Digest, found: FoundSignatures) -> Result<Examination, ImageError> {
+fn decided_on(want: &Want<'_>, image: String, digest: Digest, found: FoundSignatures) -> Result<Examination, ImageError> {
     let mut examination = Examination {
         digest,
         signatures: Vec::new(),
-        trouble: found.trouble.as_ref().map(|err| chain(err)),
+        problem: found.problem.as_ref().map(|err| chain(err)),
         rule: None,
         verdict: None,
         refused: None,
@@ -141,7 +142,7 @@ fn judged(want: &Want<'_>, image: String, digest: Digest, found: FoundSignatures
     };
     let image = examination.reference.clone();
     let decided = CandidateRules::new(want, &image, &digest).and_then(|candidates| {
-        examination.signatures = candidates.worths(want, &image, &digest, &found)?;
+        examination.signatures = candidates.results(want, &image, &digest, &found)?;
         match candidates.without_signatures() {
             Some(decision) => Ok(decision),
             None => candidates.decide(want, &image, &digest, found),
@@ -156,7 +157,7 @@ fn judged(want: &Want<'_>, image: String, digest: Digest, found: FoundSignatures
 
 impl CandidateRules<'_> {
     /// What each signature is worth to each rule that asks for some.
-    fn worths(
+    fn results(
         &self,
         want: &Want<'_>,
         image: &str,
@@ -167,11 +168,11 @@ impl CandidateRules<'_> {
         for rule in &self.signed {
             signers.push((rule.name.as_str(), signers_of(rule, want, image)?));
         }
-        let worth = |account: &SignatureDescription, signature: &Signature, (rule, signers): &(&str, Signers)| {
-            let judgement = signature.judge(digest, signers);
-            let checks = account.checks(&judgement);
+        let result = |account: &SignatureDescription, signature: &Signature, (rule, signers): &(&str, Signers)| {
+            let result = signature.decide(digest, signers);
+            let checks = account.checks(&result);
             let fingerprint = signature.fingerprint(digest, signers);
-            let (by, reason) = match judgement {
+            let (by, reason) = match result {
                 SignatureResult::Good(by) => (Some(by), None),
                 SignatureResult::Bad(flaw) => (None, Some(flaw.why)),
                 SignatureResult::Attestation => {
@@ -182,7 +183,7 @@ impl CandidateRules<'_> {
         };
         let examined = found.signatures.iter().map(|signature| {
             let account = SignatureDescription::of(signature);
-            let rules = signers.iter().map(|signers| worth(&account, signature, signers)).collect();
+            let rules = signers.iter().map(|signers| result(&account, signature, signers)).collect();
             Examined {
                 place: signature.place,
                 layout: signature.layout(),

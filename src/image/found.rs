@@ -40,7 +40,7 @@ pub(crate) struct FoundSignatures {
     /// Candidates; verification tells which of them are signatures at all.
     pub signatures: Vec<Signature>,
     /// The first reason why there may be more than these.
-    pub trouble: Option<ImageError>,
+    pub problem: Option<ImageError>,
     /// Where the next ones are looked for.
     pub place: SignaturePlace,
 }
@@ -57,8 +57,8 @@ pub(crate) fn signature_layers(manifest: &Manifest) -> impl Iterator<Item = &Des
 
 impl FoundSignatures {
     /// Notes a reason why signatures may be missing here; the first one stays.
-    pub fn trouble(&mut self, err: ImageError) {
-        self.trouble.get_or_insert(err);
+    pub fn problem(&mut self, err: ImageError) {
+        self.problem.get_or_insert(err);
     }
 
     /// Takes the signatures out of a manifest that holds some; other manifests have none. What cannot be read is noted and
@@ -68,7 +68,7 @@ impl FoundSignatures {
             let simple = layer.media_type == SIMPLE_SIGNING;
             if self.signatures.len() == MAX_SIGNATURES {
                 let problem = format!("more than {MAX_SIGNATURES} signatures");
-                self.trouble(ImageError::Malformed { image: image.to_owned(), part: "list of signatures", problem });
+                self.problem(ImageError::Malformed { image: image.to_owned(), part: "list of signatures", problem });
                 return;
             }
             let bytes = layer
@@ -87,7 +87,7 @@ impl FoundSignatures {
                 },
                 Ok(bytes) => Body::Bundle(bytes),
                 Err(err @ (ImageError::Remote { .. } | ImageError::Timeout { .. } | ImageError::Child { .. })) => {
-                    self.trouble(err);
+                    self.problem(err);
                     continue;
                 }
                 Err(err) => Body::Unreadable(err.to_string()),
@@ -96,7 +96,7 @@ impl FoundSignatures {
         }
         if manifest.layers.len() > MAX_SIGNATURE_LAYERS {
             let problem = format!("a manifest of more than {MAX_SIGNATURE_LAYERS} signatures");
-            self.trouble(ImageError::Malformed { image: image.to_owned(), part: "list of signatures", problem });
+            self.problem(ImageError::Malformed { image: image.to_owned(), part: "list of signatures", problem });
         }
     }
 

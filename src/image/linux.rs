@@ -145,9 +145,9 @@ impl LinuxImages {
             let Some(digest) = digest else { return Ok(None) };
             self.cached(want, image, &digest, &reader).map(Result::ok)
         };
-        let person = want.registries.person.is_some();
-        let boarding = FetchRequest { image, policy: want.policy, rules: want.rules, deadline: want.deadline, person };
-        self.cache.fly(boarding, again, || {
+        let user_env = want.registries.user_env.is_some();
+        let fetch_request = FetchRequest { image, policy: want.policy, rules: want.rules, deadline: want.deadline, user_env };
+        self.cache.fetch_once(fetch_request, again, || {
             self.note(image, self.cache.clear_leftovers())?;
             let pulled = self.pull(want, image, at, reader.as_ref());
             counters::pulled(image, &pulled);

@@ -43,7 +43,7 @@ pub(crate) struct Remote {
     pub(crate) image: String,
     started: Instant,
     deadline: Instant,
-    pub(crate) ahead: Prefetch,
+    pub(crate) prefetch: Prefetch,
     /// Bytes that were read in search of signatures.
     pub(crate) searched: usize,
 }
@@ -66,7 +66,7 @@ impl Remote {
             image: image.to_owned(),
             started: Instant::now(),
             deadline,
-            ahead: Prefetch::default(),
+            prefetch: Prefetch::default(),
             searched: 0,
         }
     }
@@ -105,27 +105,27 @@ impl Remote {
     /// Says that all of an image will be asked for that is not in the cache, so that it can come together with what is asked for
     /// before it.
     pub fn expect_image(&mut self, cache: &Cache, top: &[u8]) {
-        self.ahead.expect_image(cache, top);
+        self.prefetch.expect_image(cache, top);
     }
 
     /// Keeps what came of it and was not asked for.
     pub fn keep_parts(&mut self) {
-        self.ahead.keep();
+        self.prefetch.keep();
     }
 
     /// Asks for one thing, and for what is expected to be asked for after it.
     pub(crate) fn ask(&mut self, wanted: RegistryItem) -> Result<HostBlob, ImageError> {
-        if let Some(answer) = self.ahead.take(&wanted) {
+        if let Some(answer) = self.prefetch.take(&wanted) {
             return answer;
         }
-        let beside = self.ahead.beside(&wanted);
+        let beside = self.prefetch.beside(&wanted);
         let mut wants = vec![wanted];
         wants.extend(beside);
         let answers = self.ask_places(&wants);
-        wants.iter().zip(&answers).for_each(|(wanted, answer)| self.ahead.learn(wanted, answer));
+        wants.iter().zip(&answers).for_each(|(wanted, answer)| self.prefetch.learn(wanted, answer));
         let mut answers = answers.into_iter();
         let answer = answers.next().expect("every question has an answer");
-        wants.into_iter().skip(1).zip(answers).for_each(|(wanted, answer)| self.ahead.arrived(wanted, answer));
+        wants.into_iter().skip(1).zip(answers).for_each(|(wanted, answer)| self.prefetch.arrived(wanted, answer));
         answer
     }
 
@@ -158,17 +158,17 @@ impl Remote {
                     Err(err) => {
                         tracing::debug!(host = self.places[at].site.access.host, error = %err, "registry did not answer");
                         // What the image's own place says is worth more than what a mirror says.
-                        if asked.trouble.is_none() || at + 1 == count {
-                            asked.trouble = Some(err);
+                        if asked.problem.is_none() || at + 1 == count {
+                            asked.problem = Some(err);
                         }
                     }
                 }
             }
         }
         self.at = answered.unwrap_or(first);
-        let answers = asked.into_iter().zip(wants).map(|(PendingAnswer { settled, trouble, poor }, want)| {
+        let answers = asked.into_iter().zip(wants).map(|(PendingAnswer { settled, problem, poor }, want)| {
             let listed = matches!(want, RegistryItem::Referrers { .. });
-            match (settled, trouble, poor) {
+            match (settled, problem, poor) {
                 (Some(answer), _, _) => answer,
                 // One place lists nothing, and what another one lists is not known.
                 (None, Some(err), Some(_)) if listed => Err(err),
@@ -343,7 +343,7 @@ fn is_gone(error: &std::io::Error) -> bool {
 #[derive(Debug, Default)]
 struct PendingAnswer {
     settled: Option<Result<HostBlob, ImageError>>,
-    trouble: Option<ImageError>,
+    problem: Option<ImageError>,
     /// Something that any other answer is better than.
     poor: Option<HostBlob>,
 }

@@ -19,9 +19,9 @@ const MAX_READ: usize = 32 << 20;
 impl Remote {
     /// Says that signatures of an image will be looked for.
     pub fn expect_signatures(&mut self, digest: &Digest) {
-        self.ahead.expect(manifest(&signature_tag(digest)));
-        self.ahead.expect(RegistryItem::Referrers { digest: *digest });
-        self.ahead.expect(manifest(&fallback_tag(digest)));
+        self.prefetch.expect(manifest(&signature_tag(digest)));
+        self.prefetch.expect(RegistryItem::Referrers { digest: *digest });
+        self.prefetch.expect(manifest(&fallback_tag(digest)));
     }
 
     /// Everything in the repository that may be a signature of `digest`. All three places are read, whatever the
@@ -33,24 +33,24 @@ impl Remote {
         let mut holders = Vec::new();
         match self.document(&signature_tag(digest), None) {
             Ok(Some(Document::Manifest(manifest))) if manifest.layers.is_empty() => {
-                found.trouble(self.malformed("its tag holds a manifest without layers".to_owned()));
+                found.problem(self.malformed("its tag holds a manifest without layers".to_owned()));
             }
             Ok(Some(Document::Manifest(manifest))) => {
                 self.expect_blobs(&manifest);
                 holders.push((SignaturePlace::SignatureTag, manifest));
             }
-            Ok(Some(Document::Index(_))) => found.trouble(self.malformed("its tag holds an index".to_owned())),
+            Ok(Some(Document::Index(_))) => found.problem(self.malformed("its tag holds an index".to_owned())),
             Ok(None) => {}
-            Err(err) => found.trouble(err),
+            Err(err) => found.problem(err),
         }
         let referrers = self.referrers(digest, &mut found);
         for some in referrers.chunks(MAX_AT_ONCE) {
-            some.iter().for_each(|(_, referrer)| self.ahead.expect(manifest(&referrer.to_string())));
+            some.iter().for_each(|(_, referrer)| self.prefetch.expect(manifest(&referrer.to_string())));
             for (place, referrer) in some {
                 match self.document(&referrer.to_string(), Some(referrer)) {
                     Ok(Some(Document::Manifest(manifest))) => holders.push((*place, manifest)),
                     Ok(Some(Document::Index(_)) | None) => {}
-                    Err(err) => found.trouble(err),
+                    Err(err) => found.problem(err),
                 }
             }
         }
@@ -73,31 +73,31 @@ impl Remote {
         match self.listed(digest) {
             Ok(list) => {
                 if list.more {
-                    found.trouble(self.malformed("it is longer than we read".to_owned()));
+                    found.problem(self.malformed("it is longer than we read".to_owned()));
                 }
                 written.extend(list.digests.into_iter().map(|referrer| (SignaturePlace::Referrers, referrer)));
             }
-            Err(err) => found.trouble(err),
+            Err(err) => found.problem(err),
         }
         match self.document(&fallback_tag(digest), None) {
             Ok(Some(Document::Index(entries))) => {
                 written.extend(entries.iter().map(|entry| (SignaturePlace::FallbackTag, entry.written_digest())));
             }
-            Ok(Some(Document::Manifest(_))) => found.trouble(self.malformed("its tag holds no index".to_owned())),
+            Ok(Some(Document::Manifest(_))) => found.problem(self.malformed("its tag holds no index".to_owned())),
             Ok(None) => {}
-            Err(err) => found.trouble(err),
+            Err(err) => found.problem(err),
         }
         let mut seen = BTreeSet::new();
         written.retain(|(_, referrer)| seen.insert(referrer.clone()));
         if written.len() > MAX_SIGNATURES {
-            found.trouble(self.malformed("it is longer than we read".to_owned()));
+            found.problem(self.malformed("it is longer than we read".to_owned()));
             written.truncate(MAX_SIGNATURES);
         }
         let mut referrers = Vec::new();
         for (place, referrer) in written {
             match referrer.parse::<Digest>() {
                 Ok(digest) => referrers.push((place, digest)),
-                Err(_) => found.trouble(self.malformed(format!("it names {referrer}, which is no sha256 digest"))),
+                Err(_) => found.problem(self.malformed(format!("it names {referrer}, which is no sha256 digest"))),
             }
         }
         referrers
@@ -113,7 +113,7 @@ impl Remote {
 
     fn expect_blobs(&mut self, manifest: &Manifest) {
         for digest in signature_layers(manifest).filter_map(|layer| layer.digest().ok()) {
-            self.ahead.expect(RegistryItem::Blob { digest, max: MAX_MANIFEST });
+            self.prefetch.expect(RegistryItem::Blob { digest, max: MAX_MANIFEST });
         }
     }
 

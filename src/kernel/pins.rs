@@ -22,7 +22,7 @@ pub struct PinnedOwners {
     /// The owners' directories, with their pins in the order of their names.
     pub owners: Vec<(OwnerNo, Vec<PinName>)>,
     /// Paths that are not ours by their names: a person's, or another version's. Nobody removes them.
-    pub strangers: Vec<PathBuf>,
+    pub foreign: Vec<PathBuf>,
 }
 
 /// Makes the directory of an owner's pins, 0700. One that is there already is an error: numbers of owners never come back.
@@ -81,16 +81,16 @@ pub fn list(bpffs: &Path) -> Result<PinnedOwners, KernelError> {
                 for pin in entries(&path)?.into_iter().filter(|pin| *pin != path.join(NAMES)) {
                     match pin.file_name().and_then(|name| name.to_str()).and_then(PinName::from_file_name) {
                         Some(name) => pins.push(name),
-                        None => found.strangers.push(pin),
+                        None => found.foreign.push(pin),
                     }
                 }
                 found.owners.push((owner, pins));
             }
-            None => found.strangers.push(path),
+            None => found.foreign.push(path),
         }
     }
     found.owners.sort();
-    found.strangers.sort();
+    found.foreign.sort();
     Ok(found)
 }
 
@@ -144,7 +144,7 @@ mod tests {
         fs::write(root.path().join("owner_x"), "").unwrap();
         let found = list(root.path()).unwrap();
         assert_eq!(found.owners, [(owner, vec![PinName::link(2), PinName::map(1), PinName::program(0)])]);
-        assert_eq!(found.strangers, [root.path().join("owner_7/someone"), root.path().join("owner_x")]);
+        assert_eq!(found.foreign, [root.path().join("owner_7/someone"), root.path().join("owner_x")]);
         for (pin, there) in [(PinName::program(0), true), (PinName::program(0), false), (PinName::link(2), true)] {
             assert_eq!(unpin(&directory, &pin).unwrap(), there, "{pin}");
         }

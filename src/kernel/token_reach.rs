@@ -71,14 +71,14 @@ pub fn probe() -> Probed {
         Ok(btf) => btf,
         Err(error) => return Probed { reach: undecided(format!("read {KERNEL_BTF}: {error}")), bare: false },
     };
-    let guarded_before = load_is_judged(&btf);
+    let guarded_before = load_is_decided(&btf);
     let is_task = |ty: &Type<'_>| ty.kind == BtfKind::Struct && btf.string_bytes(ty.name_offset) == b"task_struct";
     let questions = Questions::new(&kfunc_ids(&btf), btf.types().find(is_task).map(|ty| ty.id));
     let reach = match trial::offer(&programs::btfs(), &questions.trials, Instant::now() + PATIENCE) {
-        Ok(answers) => questions.judge(&answers),
+        Ok(answers) => questions.decide(&answers),
         Err(error) => undecided(sentence(&error)),
     };
-    let bare = reach.undecided.is_empty() && !guarded_before && !load_is_judged(&btf);
+    let bare = reach.undecided.is_empty() && !guarded_before && !load_is_decided(&btf);
     Probed { reach, bare }
 }
 
@@ -105,7 +105,7 @@ fn kfunc_ids(btf: &Btf<'_>) -> HashMap<&'static str, u32> {
 
 /// Whether an LSM program hangs on `bpf_prog_load`, or could: any that is loaded for it counts, attached or not. True where that cannot
 /// be found out.
-fn load_is_judged(btf: &Btf<'_>) -> bool {
+fn load_is_decided(btf: &Btf<'_>) -> bool {
     const LSM: u32 = 29;
     let is_hook = |id: u32| btf.ty(id).and_then(|ty| btf.name(&ty)).is_ok_and(|name| name == "bpf_lsm_bpf_prog_load");
     let Ok(ids) = bpf::ids(ObjectKind::Program) else { return true };
@@ -183,7 +183,7 @@ impl Questions {
         all
     }
 
-    fn judge(&self, answers: &[TrialAnswer]) -> TokenReach {
+    fn decide(&self, answers: &[TrialAnswer]) -> TokenReach {
         let mut reach = TokenReach::default();
         let mut types: BTreeMap<u32, Option<Vec<String>>> = BTreeMap::new();
         for ((program_type, question), answer) in self.about.iter().zip(answers) {

@@ -103,27 +103,27 @@ impl Health {
     }
 
     /// What is lost of owners that live; gc releases the others. A link of a lost program is not told apart from it.
-    pub fn troubles(&self, records: &[OwnerRecord]) -> Vec<OwnerProblem> {
-        let mut troubles = Vec::new();
+    pub fn problems(&self, records: &[OwnerRecord]) -> Vec<OwnerProblem> {
+        let mut problems = Vec::new();
         for record in records.iter().filter(|record| !self.dead.contains_key(&record.no)) {
             let mut told = Vec::new();
             for program in &record.programs {
                 if let Some((id, loss)) = program.id.and_then(|id| Some((id, self.programs.get(&id)?))) {
                     told.push(&program.pin);
-                    troubles.push(trouble(record, format!("program {id} ({})", program.function), *loss, "unload", id));
+                    problems.push(problem(record, format!("program {id} ({})", program.function), *loss, "unload", id));
                 }
             }
             for link in record.links.iter().filter(|link| !told.contains(&&link.program)) {
                 if let Some((id, loss)) = link.id.and_then(|id| Some((id, self.links.get(&id)?))) {
-                    troubles.push(trouble(record, format!("link {id} on {}", link.at), *loss, "detach", id));
+                    problems.push(problem(record, format!("link {id} on {}", link.at), *loss, "detach", id));
                 }
             }
         }
-        troubles
+        problems
     }
 }
 
-fn trouble(record: &OwnerRecord, object: String, loss: LostObject, command: &str, id: u32) -> OwnerProblem {
+fn problem(record: &OwnerRecord, object: String, loss: LostObject, command: &str, id: u32) -> OwnerProblem {
     let what = format!("{object} of {}", describe(&record.owner));
     OwnerProblem { no: record.no, what, why: loss.words(), remedy: remedy(record, command, id) }
 }
@@ -225,7 +225,7 @@ mod tests {
         let links = [(11, LostObject::Removed), (21, LostObject::Cgroup), (31, LostObject::Interface)];
         assert_eq!(health.links, BTreeMap::from(links));
         let told = |health: &Health| -> Vec<String> {
-            health.troubles(&records).into_iter().map(|t| format!("{}: {}; {}", t.what, t.why, t.remedy)).collect()
+            health.problems(&records).into_iter().map(|t| format!("{}: {}; {}", t.what, t.why, t.remedy)).collect()
         };
         let expected = [
             "program 10 (count) of container web: gone: its pin was removed; start the container again",

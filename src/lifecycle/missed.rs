@@ -53,7 +53,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             ),
         };
         let known = records.iter().find(|record| record.missed && record.init == Some(init));
-        let (mut record, fate) = match known {
+        let (mut record, outcome) = match known {
             Some(record) => (record.clone(), MissedOutcome::Known),
             None => {
                 let told = reason(&format!("{said}; delete its pod to have it started again"));
@@ -61,7 +61,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
         };
         if remedy == OnMissed::Report {
-            return Ok(counted(fate));
+            return Ok(counted(outcome));
         }
         let (done, remedy) = match self.host.kill(&process, &missed.id, &missed.cgroups_path) {
             Ok(()) => {
@@ -70,7 +70,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 (format!("{said}; its init was killed, as policy says"), Remedy::Killed)
             }
             // Said once.
-            Err(_) if fate == MissedOutcome::Known => return Ok(fate),
+            Err(_) if outcome == MissedOutcome::Known => return Ok(outcome),
             Err(error) => (format!("{said}; policy says to kill it, which was not done: {}", chain(&error)), Remedy::Spared),
         };
         record.failure = Some(reason(&done));
@@ -116,9 +116,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-fn counted(fate: MissedOutcome) -> MissedOutcome {
-    if let MissedOutcome::New(remedy) = fate {
+fn counted(outcome: MissedOutcome) -> MissedOutcome {
+    if let MissedOutcome::New(remedy) = outcome {
         export::count(metrics_table::missed(remedy), 1);
     }
-    fate
+    outcome
 }

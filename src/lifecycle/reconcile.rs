@@ -63,7 +63,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         // here and has no record afterwards was left by a release that could not finish.
         let mut directories = self.kernel.directories(self.fs)?;
         let export = export::here().filter(|_| mode == GcMode::Release);
-        let mut cards: Vec<_> = export.map(Export::cards).unwrap_or_default().into_iter().map(OwnerNo).collect();
+        let mut owner_files: Vec<_> = export.map(Export::owner_files).unwrap_or_default().into_iter().map(OwnerNo).collect();
         let _collecting = export::Collecting::begin();
         let (mut findings, mut damaged, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
         self.store.with_records(|records| {
@@ -71,7 +71,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 match record {
                     Ok(record) => {
                         seen.insert(record.no);
-                        match self.judge_or_tell(&record, mode)? {
+                        match self.release_or_report(&record, mode)? {
                             Some(found) => findings.push(found),
                             None => stays(&record),
                         }
@@ -82,7 +82,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
             Ok(())
         })?;
-        self.judge_damaged(damaged, mode, &mut findings)?;
+        self.release_damaged(damaged, mode, &mut findings)?;
         findings.sort_by_key(|finding| finding.no);
         self.without_record(&mut directories, &seen)?;
         if !directories.is_empty() {
@@ -97,8 +97,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             if let Some(export) = export {
                 // Cards of a process that died between its commit and the card. Numbers never come back, so that no new owner loses
                 // its card.
-                self.without_record(&mut cards, &seen)?;
-                cards.into_iter().for_each(|no| _ = export.remove_card(no.0));
+                self.without_record(&mut owner_files, &seen)?;
+                owner_files.into_iter().for_each(|no| _ = export.remove_owner_file(no.0));
             }
         }
         Ok(findings)
@@ -124,7 +124,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let _collecting = export::Collecting::begin();
         let mut findings = Vec::new();
         for record in self.sample()? {
-            findings.extend(self.judge_or_tell(&record, GcMode::Release)?);
+            findings.extend(self.release_or_report(&record, GcMode::Release)?);
         }
         self.forget_old_failures(|| {})?;
         count(&findings);
@@ -190,8 +190,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Finds out whether an owner is dead, and releases it. One of which it cannot be told is no reason to leave all the others.
-    fn judge_or_tell(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
-        match self.judge(record, mode) {
+    fn release_or_report(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
+        match self.decide(record, mode) {
             Err(error @ (Cause::Host(_) | Cause::Store(StoreError::Record { .. }))) => Ok(Some(GcFinding {
                 no: record.no,
                 what: describe(&record.owner),
@@ -199,13 +199,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 result: "left".to_owned(),
                 failed: true,
             })),
-            judged => judged,
+            observed => observed,
         }
     }
 
     /// Finds out whether an owner is dead, and releases it.
-    fn judge(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
-        let Some(why) = self.is_dead(record)? else { return self.judge_unfinished(record, mode) };
+    fn decide(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
+        let Some(why) = self.is_dead(record)? else { return self.release_unfinished(record, mode) };
         let (result, failed) = match mode {
             GcMode::Tell => ("would be released".to_owned(), false),
             GcMode::Release => outcome(self.release(record)?),
@@ -214,10 +214,10 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Removes from what was loaded by hand the link or program that a process was at work on when it died.
-    fn judge_unfinished(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
-        let by_hand = record.phase == Phase::Ready && matches!(record.owner, Owner::Host { .. }) && unfinished(record);
+    fn release_unfinished(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
+        let manual = record.phase == Phase::Ready && matches!(record.owner, Owner::Host { .. }) && unfinished(record);
         let worker = record.actor.process;
-        if !by_hand || worker == self.host.me() || self.host.is_alive(&worker)? {
+        if !manual || worker == self.host.me() || self.host.is_alive(&worker)? {
             return Ok(None);
         }
         let (result, failed) = match mode {
@@ -235,7 +235,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     /// Removes the records that do not decode, with what belongs to them, where no living container uses it.
-    fn judge_damaged(&self, damaged: Vec<StoreError>, mode: GcMode, findings: &mut Vec<GcFinding>) -> Result<(), Cause> {
+    fn release_damaged(&self, damaged: Vec<StoreError>, mode: GcMode, findings: &mut Vec<GcFinding>) -> Result<(), Cause> {
         if damaged.is_empty() {
             return Ok(());
         }
@@ -271,7 +271,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let told: BTreeSet<_> = findings.iter().map(|finding| finding.no).collect();
         let held = |record: &OwnerRecord| matches!(record.owner, Owner::Netns { .. }) && !told.contains(&record.no);
         for record in self.store.records().filter_map(Result::ok).filter(held) {
-            findings.extend(self.judge_or_tell(&record, mode)?);
+            findings.extend(self.release_or_report(&record, mode)?);
         }
         Ok(())
     }

@@ -78,16 +78,16 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     ///
     /// # Errors
     /// Only where the store cannot be read or written; steps that fail are in the result.
-    pub fn release(&self, judged: &OwnerRecord) -> Result<Released, Cause> {
+    pub fn release(&self, observed: &OwnerRecord) -> Result<Released, Cause> {
         let me = self.actor();
-        if matches!(judged.phase, Phase::Pending | Phase::Releasing)
-            && judged.actor.process != me.process
-            && self.host.is_alive(&judged.actor.process)?
+        if matches!(observed.phase, Phase::Pending | Phase::Releasing)
+            && observed.actor.process != me.process
+            && self.host.is_alive(&observed.actor.process)?
         {
-            return Ok(Released::Busy(judged.actor.process.pid));
+            return Ok(Released::Busy(observed.actor.process.pid));
         }
         let claimed = self.store.write::<_, StoreError>(|txn| {
-            let mut record = match unchanged(&txn.view(), judged)? {
+            let mut record = match unchanged(&txn.view(), observed)? {
                 Ok(record) => record,
                 Err(left) => return Ok(Err(left)),
             };
@@ -101,7 +101,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Ok(Ok(record)) => record,
             Ok(Err(left)) => return Ok(left),
             Err(error @ (StoreError::Full(_) | StoreError::Limit(_) | StoreError::GivenUp(_) | StoreError::Lmdb { .. })) => {
-                return self.release_unrecorded(judged, error);
+                return self.release_unrecorded(observed, error);
             }
             Err(error) => return Err(error.into()),
         };
@@ -125,9 +125,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// Removes what an owner has though the record cannot be written, as on a full file system: programs of the dead must not
     /// go on running for want of a page. No other process can change the record meanwhile. It stays as it is, for gc.
-    fn release_unrecorded(&self, judged: &OwnerRecord, error: StoreError) -> Result<Released, Cause> {
+    fn release_unrecorded(&self, observed: &OwnerRecord, error: StoreError) -> Result<Released, Cause> {
         self.store.read_alone(|txn| {
-            let record = match unchanged(txn, judged)? {
+            let record = match unchanged(txn, observed)? {
                 Ok(record) => record,
                 Err(left) => return Ok(left),
             };
@@ -277,9 +277,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 }
 
 /// The record as it is now, where it is what the caller has judged and no owner holds it; else what became of it.
-fn unchanged(txn: &ReadTxn<'_>, judged: &OwnerRecord) -> Result<Result<OwnerRecord, Released>, StoreError> {
-    let Some(record) = txn.get(judged.no)? else { return Ok(Err(Released::Absent)) };
-    if (record.phase, record.actor, record.init) != (judged.phase, judged.actor, judged.init) {
+fn unchanged(txn: &ReadTxn<'_>, observed: &OwnerRecord) -> Result<Result<OwnerRecord, Released>, StoreError> {
+    let Some(record) = txn.get(observed.no)? else { return Ok(Err(Released::Absent)) };
+    if (record.phase, record.actor, record.init) != (observed.phase, observed.actor, observed.init) {
         return Ok(Err(Released::Changed));
     }
     for holder in &record.holders {

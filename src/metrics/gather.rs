@@ -56,7 +56,7 @@ pub enum StatsSource {
 /// All of it.
 #[derive(Debug)]
 pub struct GatheredMetrics {
-    cards: Vec<PublicOwner>,
+    owner_files: Vec<PublicOwner>,
     left_out: usize,
     counters: Option<Vec<u64>>,
     programs: BTreeMap<u32, ProgramStat>,
@@ -70,8 +70,8 @@ pub struct GatheredMetrics {
 
 /// Reads it. A file that is missing, is being replaced or does not parse is left out.
 pub fn gather(directory: &Path) -> GatheredMetrics {
-    let (cards, left_out) = cards(directory);
-    let (programs, source, sampled) = match ask(&cards) {
+    let (owner_files, left_out) = owner_files(directory);
+    let (programs, source, sampled) = match ask(&owner_files) {
         Ok(programs) => (programs, StatsSource::Kernel, None),
         Err(_) => {
             sample(directory).map_or((Vec::new(), StatsSource::Nowhere, None), |(p, time)| (p, StatsSource::Sample, time))
@@ -79,7 +79,7 @@ pub fn gather(directory: &Path) -> GatheredMetrics {
     };
     let stats_enabled = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|text| text.trim() == "1");
     GatheredMetrics {
-        cards,
+        owner_files,
         left_out,
         counters: export::read_counters(directory),
         programs: programs.into_iter().map(|program| (program.id, program)).collect(),
@@ -91,14 +91,14 @@ pub fn gather(directory: &Path) -> GatheredMetrics {
 }
 
 /// The cards in the order of their numbers, and how many were left out.
-pub fn cards(directory: &Path) -> (Vec<PublicOwner>, usize) {
+pub fn owner_files(directory: &Path) -> (Vec<PublicOwner>, usize) {
     let entries = fs::read_dir(directory.join(OWNERS)).into_iter().flatten().filter_map(Result::ok);
     let mut numbers: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
     let left_out = numbers.len().saturating_sub(CARDS);
     let read = |no: &u64| -> Option<PublicOwner> {
         let bytes = bytes(&directory.join(OWNERS).join(no.to_string()), CARD_MAX)?;
-        serde_json::from_slice::<PublicOwner>(&bytes).ok().filter(|card| card.no == *no)
+        serde_json::from_slice::<PublicOwner>(&bytes).ok().filter(|owner_file| owner_file.no == *no)
     };
     (numbers.iter().take(CARDS).filter_map(read).collect(), left_out)
 }
@@ -113,9 +113,9 @@ fn bytes(path: &Path, max: u64) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// EPERM where this process may not: CAP_SYS_ADMIN is what the kernel asks for.
-pub fn ask(cards: &[PublicOwner]) -> Result<Vec<ProgramStat>, Errno> {
+pub fn ask(owner_files: &[PublicOwner]) -> Result<Vec<ProgramStat>, Errno> {
     let mut found = Vec::new();
-    for program in cards.iter().flat_map(|card| &card.programs) {
+    for program in owner_files.iter().flat_map(|owner_file| &owner_file.programs) {
         match inspect::program_by_id(program.id) {
             Ok(inspected) => found.push(ProgramStat {
                 id: program.id,
@@ -177,16 +177,16 @@ impl GatheredMetrics {
     fn sums(&self, page: &mut Page) {
         let mut owners = BTreeMap::from([("container", 0_u64), ("host", 0), ("netns", 0)]);
         let (mut programs, mut links, mut delegated, mut maps) = (BTreeMap::new(), BTreeMap::new(), 0_u64, 0);
-        for card in &self.cards {
-            if let Some(count) = owners.get_mut(card.kind.as_str()) {
+        for owner_file in &self.owner_files {
+            if let Some(count) = owners.get_mut(owner_file.kind.as_str()) {
                 *count += 1;
             }
-            delegated += u64::from(card.delegated);
-            maps += card.maps;
-            for program in &card.programs {
+            delegated += u64::from(owner_file.delegated);
+            maps += owner_file.maps;
+            for program in &owner_file.programs {
                 *programs.entry((program.kind.as_str(), program.scope.as_str())).or_insert(0_u64) += 1;
             }
-            for link in &card.links {
+            for link in &owner_file.links {
                 *links.entry(link.kind.as_str()).or_insert(0_u64) += 1;
             }
         }
@@ -205,8 +205,8 @@ impl GatheredMetrics {
             FamilyKind::Gauge,
             "Owners and programs without series of their own, because there are too many.",
         );
-        let count = self.cards.iter().map(|card| card.programs.len()).sum::<usize>();
-        page.sample(&[], self.left_out + self.cards.len().saturating_sub(DETAILED) + count.saturating_sub(DETAILED));
+        let count = self.owner_files.iter().map(|owner_file| owner_file.programs.len()).sum::<usize>();
+        page.sample(&[], self.left_out + self.owner_files.len().saturating_sub(DETAILED) + count.saturating_sub(DETAILED));
         page.family(
             "bpf_stats_enabled",
             FamilyKind::Gauge,
@@ -231,28 +231,28 @@ impl GatheredMetrics {
 
     fn owners(&self, page: &mut Page) {
         page.family("owner", FamilyKind::Info, "Who owns something.");
-        for card in self.cards.iter().take(DETAILED) {
+        for owner_file in self.owner_files.iter().take(DETAILED) {
             page.sample(
                 &[
-                    ("owner", &card.no.to_string()),
-                    ("kind", &card.kind),
-                    ("id", &card.id),
-                    ("engine", &card.engine),
-                    ("namespace", &card.namespace),
-                    ("pod", &card.pod),
-                    ("container", &card.container),
+                    ("owner", &owner_file.no.to_string()),
+                    ("kind", &owner_file.kind),
+                    ("id", &owner_file.id),
+                    ("engine", &owner_file.engine),
+                    ("namespace", &owner_file.namespace),
+                    ("pod", &owner_file.pod),
+                    ("container", &owner_file.container),
                 ],
                 1,
             );
         }
         page.family("owner_created_timestamp_seconds", FamilyKind::Gauge, "When the owner's record was made.");
-        for card in self.cards.iter().take(DETAILED) {
-            page.sample(&[("owner", &card.no.to_string())], card.created);
+        for owner_file in self.owner_files.iter().take(DETAILED) {
+            page.sample(&[("owner", &owner_file.no.to_string())], owner_file.created);
         }
         let mut images: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for card in &self.cards {
-            for program in &card.programs {
-                if let Some(image) = card.images.get(program.image) {
+        for owner_file in &self.owner_files {
+            for program in &owner_file.programs {
+                if let Some(image) = owner_file.images.get(program.image) {
                     // Shortened first, so that two that look alike are one series.
                     *images.entry((short(&image.reference), short(&image.digest))).or_insert(0) += 1;
                 }
@@ -265,13 +265,18 @@ impl GatheredMetrics {
     }
 
     fn programs(&self, page: &mut Page) {
-        let all = || self.cards.iter().flat_map(|card| card.programs.iter().map(move |p| (card, p))).take(DETAILED);
+        let all = || {
+            self.owner_files
+                .iter()
+                .flat_map(|owner_file| owner_file.programs.iter().map(move |p| (owner_file, p)))
+                .take(DETAILED)
+        };
         page.family("program", FamilyKind::Info, "A loaded program.");
-        for (card, program) in all() {
-            let image = card.images.get(program.image);
+        for (owner_file, program) in all() {
+            let image = owner_file.images.get(program.image);
             page.sample(
                 &[
-                    ("owner", &card.no.to_string()),
+                    ("owner", &owner_file.no.to_string()),
                     ("program_id", &program.id.to_string()),
                     ("name", &program.name),
                     ("type", &program.kind),
@@ -281,12 +286,12 @@ impl GatheredMetrics {
                 1,
             );
         }
-        let known = || all().filter_map(|(card, program)| Some((card, program, self.programs.get(&program.id)?)));
+        let known = || all().filter_map(|(owner_file, program)| Some((owner_file, program, self.programs.get(&program.id)?)));
         let mut each = |name: &str, kind, help: &str, value: &dyn Fn(&ProgramStat) -> Option<String>| {
             page.family(name, kind, help);
-            for (card, program, stat) in known() {
+            for (owner_file, program, stat) in known() {
                 if let Some(value) = value(stat) {
-                    page.sample(&[("owner", &card.no.to_string()), ("program_id", &program.id.to_string())], value);
+                    page.sample(&[("owner", &owner_file.no.to_string()), ("program_id", &program.id.to_string())], value);
                 }
             }
         };
@@ -304,11 +309,11 @@ impl GatheredMetrics {
 
     fn links(&self, page: &mut Page) {
         page.family("link", FamilyKind::Info, "An attached program.");
-        let all = self.cards.iter().flat_map(|card| card.links.iter().map(move |link| (card, link)));
-        for (card, link) in all.take(DETAILED) {
+        let all = self.owner_files.iter().flat_map(|owner_file| owner_file.links.iter().map(move |link| (owner_file, link)));
+        for (owner_file, link) in all.take(DETAILED) {
             page.sample(
                 &[
-                    ("owner", &card.no.to_string()),
+                    ("owner", &owner_file.no.to_string()),
                     ("link_id", &link.id.to_string()),
                     ("program_id", &link.program.to_string()),
                     ("type", &link.kind),

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cli::watch::MetricsArgs;
-use crate::metrics::gather::{StatsSource, ask, cards, gather};
+use crate::metrics::gather::{StatsSource, ask, gather, owner_files};
 use crate::metrics::serve::MetricsAddress;
 use crate::metrics::text::Exposition;
 use crate::output::{fail, print};
@@ -95,8 +95,8 @@ fn sample(directory: &Path) -> ExitCode {
     if !directory.exists() {
         return ExitCode::SUCCESS;
     }
-    let (cards, _) = cards(directory);
-    let programs = match ask(&cards) {
+    let (owner_files, _) = owner_files(directory);
+    let programs = match ask(&owner_files) {
         Ok(programs) => programs,
         Err(errno) => return fail(&format!("ask the kernel about our programs: {errno}; run it as root")),
     };

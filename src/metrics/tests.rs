@@ -11,7 +11,7 @@ use crate::model::metrics_table::{EventKind, Outcome, Stage};
 use crate::model::public_owner::{PublicImage, PublicLink, PublicOwner, PublicProgram};
 use crate::sys::export::Export;
 
-fn card(no: u64) -> PublicOwner {
+fn owner_file(no: u64) -> PublicOwner {
     let word = |text: &str| text.to_owned();
     PublicOwner {
         no,
@@ -40,10 +40,10 @@ fn card(no: u64) -> PublicOwner {
 fn gathered(dir: &Path) -> GatheredMetrics {
     let export = Export::open(dir).unwrap();
     for no in [1, 2] {
-        export.put_card(no, &serde_json::to_vec(&card(no)).unwrap());
+        export.put_owner_file(no, &serde_json::to_vec(&owner_file(no)).unwrap());
     }
-    export.put_card(3, b"{\"no\":3");
-    export.put_card(4, &serde_json::to_vec(&card(5)).unwrap());
+    export.put_owner_file(3, b"{\"no\":3");
+    export.put_owner_file(4, &serde_json::to_vec(&owner_file(5)).unwrap());
     export.count(metrics_table::event(EventKind::Acquired), 2);
     export.observe(metrics_table::run(Stage::CreateRuntime, Outcome::Done), Duration::from_millis(12));
     export.put_programs(

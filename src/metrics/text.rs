@@ -17,11 +17,11 @@ impl Exposition {
     pub fn accepted(header: &str) -> Self {
         let quality = |name: &str| -> f32 {
             let named = header.split(',').map(str::trim).filter(|part| part.split(';').next().map(str::trim) == Some(name));
-            let weight = |part: &str| {
+            let held_bytes = |part: &str| {
                 let q = part.split(';').find_map(|p| p.trim().strip_prefix("q="));
                 q.map_or(1.0, |q| q.trim().parse().unwrap_or(0.0))
             };
-            named.map(weight).fold(0.0, f32::max)
+            named.map(held_bytes).fold(0.0, f32::max)
         };
         let open = quality("application/openmetrics-text");
         if open > 0.0 && open >= quality("text/plain") { Self::OpenMetrics } else { Self::Prometheus }

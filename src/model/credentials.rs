@@ -278,25 +278,26 @@ mod tests {
         assert_eq!(shown, "Login(…)");
         let login = Some(Credential::Identity("secret".into()));
         let proxy = || Some("http://u:secret@p".to_owned());
-        let person = UserEnvironment { login, https_proxy: proxy(), http_proxy: proxy(), ..UserEnvironment::default() };
-        assert!(!format!("{person:?}").contains("secret"), "{person:?}");
+        let user_env = UserEnvironment { login, https_proxy: proxy(), http_proxy: proxy(), ..UserEnvironment::default() };
+        assert!(!format!("{user_env:?}").contains("secret"), "{user_env:?}");
         assert_eq!(Credential::from_helper(r#"{"Username":"<token>","Secret":"t"}"#), Some(Credential::Identity("t".into())));
     }
 
     #[test]
     fn a_named_file_is_the_only_one() {
-        let mut person = UserEnvironment { uid: 7, home: Some("/h".into()), ..UserEnvironment::default() };
-        let shown =
-            |person: &UserEnvironment| person.auth_files().iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        let mut user_env = UserEnvironment { uid: 7, home: Some("/h".into()), ..UserEnvironment::default() };
+        let shown = |user_env: &UserEnvironment| {
+            user_env.auth_files().iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+        };
         assert_eq!(
-            shown(&person),
+            shown(&user_env),
             ["/run/containers/7/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json", "/h/.dockercfg"]
         );
-        person.runtime_directory = Some("/r".into());
-        person.docker_config = Some("/d".into());
-        assert_eq!((shown(&person)[0].as_str(), shown(&person)[3].as_str()), ("/r/containers/auth.json", "/d/config.json"));
-        person.auth_file = Some("/only".into());
-        assert_eq!(shown(&person), ["/only"]);
+        user_env.runtime_directory = Some("/r".into());
+        user_env.docker_config = Some("/d".into());
+        assert_eq!((shown(&user_env)[0].as_str(), shown(&user_env)[3].as_str()), ("/r/containers/auth.json", "/d/config.json"));
+        user_env.auth_file = Some("/only".into());
+        assert_eq!(shown(&user_env), ["/only"]);
         assert_eq!(shown(&UserEnvironment::with_login(login("a"))), [""; 0]);
     }
 }

@@ -102,7 +102,7 @@ impl Event {
 /// `collecting`: it is gc that changes it.
 pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquired: bool, collecting: bool) -> Vec<Event> {
     if let Some(Owner::Host { .. }) = after.or(before).map(|record| &record.owner) {
-        return by_hand(before, after);
+        return manual(before, after);
     }
     let phase = |record: Option<&OwnerRecord>| record.map(|record| record.phase);
     let gone = if collecting { EventKind::Collected } else { EventKind::Released };
@@ -121,7 +121,7 @@ pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquir
 }
 
 /// What a person loads, attaches, detaches and unloads.
-fn by_hand(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>) -> Vec<Event> {
+fn manual(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>) -> Vec<Event> {
     let links = |record: Option<&OwnerRecord>| -> Vec<LinkRecord> { record.map(|r| r.links.clone()).unwrap_or_default() };
     let programs =
         |record: Option<&OwnerRecord>| -> Vec<ProgramRecord> { record.map(|r| r.programs.clone()).unwrap_or_default() };

@@ -71,14 +71,14 @@ fn read(file: &File, map: u64) -> io::Result<Result<u64, String>> {
             return Err("the meta pages of data.mdb differ in their page size".to_owned());
         }
         let (newest, number) = if second.transaction > first.transaction { (second, 1) } else { (first, 0) };
-        newest.judge(number, map)?;
+        newest.decide(number, map)?;
         Ok((newest.last_page + 1) * newest.page_size)
     }))
 }
 
 impl Meta {
     /// Whether the snapshot lies within the file that the map has room for.
-    fn judge(&self, number: u64, map: u64) -> Result<(), String> {
+    fn decide(&self, number: u64, map: u64) -> Result<(), String> {
         if self.last_page < 1 || self.last_page >= map / self.page_size {
             return Err(wrong(number, "more pages than the map has"));
         }

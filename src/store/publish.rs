@@ -19,42 +19,42 @@ pub(super) struct Change {
     pub before: Option<OwnerRecord>,
     pub after: Option<OwnerRecord>,
     /// The owner had a card, which was removed.
-    pub had_card: bool,
+    pub had_owner_file: bool,
 }
 
 /// Removes the cards of owners that are about to go. Before the commit: a process that is killed in between leaves an owner without
 /// a card, which the next release of it does not miss, and never a card without an owner, which no release would look for.
-pub(super) fn remove_cards(export: &Export, changes: &mut [Change]) {
+pub(super) fn remove_owner_files(export: &Export, changes: &mut [Change]) {
     for change in changes.iter_mut().filter(|change| change.after.is_none()) {
-        change.had_card = export.remove_card(change.no.0);
+        change.had_owner_file = export.remove_owner_file(change.no.0);
     }
 }
 
 /// Brings those cards back: nothing was committed.
-pub(super) fn restore_cards(export: &Export, changes: &[Change]) {
-    for Change { no, before, had_card, .. } in changes {
-        if let (Some(before), true) = (before, *had_card) {
-            export.put_card(no.0, &card_of(before));
+pub(super) fn restore_owner_files(export: &Export, changes: &[Change]) {
+    for Change { no, before, had_owner_file, .. } in changes {
+        if let (Some(before), true) = (before, *had_owner_file) {
+            export.put_owner_file(no.0, &public_owner_of(before));
         }
     }
 }
 
-fn card_of(record: &OwnerRecord) -> Vec<u8> {
+fn public_owner_of(record: &OwnerRecord) -> Vec<u8> {
     serde_json::to_vec(&PublicOwner::of(record)).expect("a card is made of strings and numbers")
 }
 
 /// Tells it.
 pub(super) fn publish(export: &Export, changes: &[Change]) {
     let mut lines = String::new();
-    for Change { no, before, after, had_card } in changes {
+    for Change { no, before, after, had_owner_file } in changes {
         let acquired = match after {
             Some(record) if record.phase == Phase::Ready => {
-                export.put_card(no.0, &card_of(record));
+                export.put_owner_file(no.0, &public_owner_of(record));
                 true
             }
             // What is being released keeps its card, which says that it was there, until its record goes.
             Some(_) => false,
-            None => *had_card,
+            None => *had_owner_file,
         };
         for mut event in between(before.as_ref(), after.as_ref(), acquired, Collecting::is_on()) {
             note(export, &mut event, &mut lines);

@@ -625,8 +625,8 @@ fn many_records_come_in_order_whatever_is_done_meanwhile() {
         }
         let listed: Vec<u64> = store.records().map(|record| record.unwrap().no.0).collect();
         assert_eq!(listed, numbers(&store), "{count}");
-        let ahead: Vec<u64> = store.with_records(|records| records.map(|record| record.unwrap().no.0).collect());
-        assert_eq!(ahead, listed, "{count}");
+        let prefetch: Vec<u64> = store.with_records(|records| records.map(|record| record.unwrap().no.0).collect());
+        assert_eq!(prefetch, listed, "{count}");
         let first = store.with_records(|records| records.take(3).count());
         assert_eq!(first, made.min(3), "{count}");
     }

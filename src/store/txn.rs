@@ -236,12 +236,12 @@ impl<'t> WriteTxn<'t> {
         let Self { path, txn, mut changes, .. } = self;
         let export = export::here().filter(|_| !changes.is_empty());
         if let Some(export) = export {
-            publish::remove_cards(export, &mut changes);
+            publish::remove_owner_files(export, &mut changes);
         }
         let committed = txn.commit().map_err(|err| StoreError::from_heed("write", path, err));
         match (export, &committed) {
             (Some(export), Ok(())) => publish::publish(export, &changes),
-            (Some(export), Err(_)) => publish::restore_cards(export, &changes),
+            (Some(export), Err(_)) => publish::restore_owner_files(export, &changes),
             (None, _) => {}
         }
         committed
@@ -314,7 +314,7 @@ impl<'t> WriteTxn<'t> {
         }
         self.insert(&owner_key(record.no), &encode(record))?;
         if export::is_installed() {
-            self.changes.push(Change { no: record.no, before, after: Some(record.clone()), had_card: false });
+            self.changes.push(Change { no: record.no, before, after: Some(record.clone()), had_owner_file: false });
         }
         Ok(())
     }
@@ -327,7 +327,7 @@ impl<'t> WriteTxn<'t> {
         }
         let removed = self.remove(&owner_key(no))?;
         if removed && export::is_installed() {
-            self.changes.push(Change { no, before, after: None, had_card: false });
+            self.changes.push(Change { no, before, after: None, had_owner_file: false });
         }
         Ok(removed)
     }

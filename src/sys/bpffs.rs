@@ -131,7 +131,7 @@ fn converse(spec: &BpffsSpec<'_>, target: &str, child: &mut BpffsChild, deadline
         ChildReport::Opened(_) | ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
     };
     let mounts = child.mountinfo()?;
-    place::judge_way(target, root_mount_id, &mounts)?;
+    place::check_way(target, root_mount_id, &mounts)?;
     child.consent().map_err(SysError::io("answer", "the bpffs process"))?;
     let (report, context) = child.report(deadline)?;
     let opened = match report {
@@ -140,7 +140,7 @@ fn converse(spec: &BpffsSpec<'_>, target: &str, child: &mut BpffsChild, deadline
         ChildReport::Inside(_) | ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
     };
     let context = context.ok_or_else(|| unexpected("the file system context"))?;
-    place::judge(target, &opened, &mounts, || read_text("/proc/self/mountinfo"))?;
+    place::decide(target, &opened, &mounts, || read_text("/proc/self/mountinfo"))?;
     let (mount, mounted) = create(spec, context)?;
     child.hand_over(mount).map_err(SysError::io("send the mount to", "the bpffs process"))?;
     match child.report(deadline)?.0 {

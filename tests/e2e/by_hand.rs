@@ -175,14 +175,14 @@ fn links_have_labels_and_listings_have_filters() {
     let pin = lab.bpffs().join("stranger").display().to_string();
     let object = object_path("counter").display().to_string();
     assert!(Command::new("bpftool").args(["prog", "load", &object, &pin]).status().unwrap().success());
-    let stranger = bpftool(&["prog", "show", "pinned", &pin])["id"].to_string();
+    let foreign = bpftool(&["prog", "show", "pinned", &pin])["id"].to_string();
     let all = lab.json(&["list", "programs", "--all", "-t", "xdp"]);
-    let entry = all.as_array().unwrap().iter().find(|entry| entry["id"].to_string() == stranger).unwrap();
+    let entry = all.as_array().unwrap().iter().find(|entry| entry["id"].to_string() == foreign).unwrap();
     assert_eq!((&entry["type"], &entry["name"]), (&Value::from("xdp"), &Value::from("count")));
     assert!(entry["kernel"]["tag"].as_str().is_some_and(|tag| tag.len() == 16), "{entry}");
     assert!(ids(&all).contains(&program));
-    assert!(!ids(&lab.json(&["list", "programs"])).contains(&stranger));
-    let got = lab.json(&["get", "program", &stranger]);
+    assert!(!ids(&lab.json(&["list", "programs"])).contains(&foreign));
+    let got = lab.json(&["get", "program", &foreign]);
     assert_eq!((&got["type"], &got["kernel"]["tag"]), (&entry["type"], &entry["kernel"]["tag"]));
     std::fs::remove_file(&pin).unwrap();
     lab.ours(&["unload", &program, &other]);

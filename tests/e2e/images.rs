@@ -45,8 +45,8 @@ fn an_image_that_nobody_signed(world: &mut World) {
 
 fn an_image_that_another_key_signed(world: &mut World) {
     let digests = world.unsigned("demo");
-    let stranger = Key::new(&world.lab.path("bin"), "stranger");
-    world.images.sign(&digests.manifest, &stranger);
+    let foreign = Key::new(&world.lab.path("bin"), "stranger");
+    world.images.sign(&digests.manifest, &foreign);
     let image = world.images.reference("demo");
     world.refused(asking(world, "stranger", &image), 1, &["none of its signatures"]);
 }

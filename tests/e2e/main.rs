@@ -16,7 +16,7 @@ mod sigstore_world;
 #[path = "../support/tools.rs"]
 mod tools;
 
-mod by_hand;
+mod manual;
 mod callers;
 mod capabilities;
 mod concurrent;

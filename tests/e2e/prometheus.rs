@@ -59,9 +59,9 @@ fn a_real_prometheus_reads_every_page_and_answers_the_dashboard(world: &mut Worl
     let bundle = world.counting("measured").script(SCRIPT).write();
     let mut container = world.start(&bundle);
     world.lab.ours(&["metrics", "--sample"]);
-    let card = json!({"no": 999, "kind": "container", "id": "hostile", "created": 1, "engine": "podman", "namespace": HOSTILE,
+    let owner_file = json!({"no": 999, "kind": "container", "id": "hostile", "created": 1, "engine": "podman", "namespace": HOSTILE,
         "pod": "\u{e9}".repeat(10_000), "container": "", "delegated": false, "maps": 0, "images": [], "programs": [], "links": []});
-    fs::write(export.join("owners/999"), card.to_string()).expect("write a card");
+    fs::write(export.join("owners/999"), owner_file.to_string()).expect("write a card");
 
     let page = world.lab.ours(&["metrics"]);
     let checked = fed(Command::new(tools.join("promtool")).args(["check", "metrics"]), &page);

@@ -55,17 +55,17 @@ fn what_is_packed_is_read_back_from_every_place() {
     let native = build::native();
     let other = if native == "arm64" { "amd64" } else { "arm64" };
     for architectures in [&[native][..], &[other, native]] {
-        let parcel = packed(architectures);
+        let image_set = packed(architectures);
         let world = World::unsigned();
         for place in ["oci:@/layout:v1", "oci-archive:@/archive.tar:v1", "ghcr.io/acme/pass:v1"] {
             let place = place.replace('@', &world.dir.path().display().to_string());
-            world.images.deliver(&parcel, &reference(&place), None).unwrap();
+            world.images.deliver(&image_set, &reference(&place), None).unwrap();
             let got = world.fetch(&place).unwrap_or_else(|err| panic!("{place}: {}", sentence(&err)));
-            assert_eq!((got.digest, got.object.as_slice()), (parcel.digest, OBJECT), "{place}");
+            assert_eq!((got.digest, got.object.as_slice()), (image_set.digest, OBJECT), "{place}");
             let details = world.images.details(&reference(&place)).unwrap();
             assert_eq!(details.platforms.len(), architectures.len(), "{place}: {:?}", details.platforms);
             assert_eq!(details.labels.unwrap().programs["pass"], "xdp");
-            assert_eq!(world.images.local(&reference(&place)).unwrap(), parcel, "{place}");
+            assert_eq!(world.images.local(&reference(&place)).unwrap(), image_set, "{place}");
         }
     }
 }
@@ -103,8 +103,8 @@ fn signatures_travel_to_a_machine_without_network() {
         let world = World::signed(&[key]);
         let pulled = world.fetch(&name).unwrap();
         let file = world.path("carried.tar");
-        let parcel = world.images.local(&reference(&name)).unwrap();
-        world.images.deliver(&parcel, &reference(&format!("oci-archive:{}", file.display())), Some(&name)).unwrap();
+        let image_set = world.images.local(&reference(&name)).unwrap();
+        world.images.deliver(&image_set, &reference(&format!("oci-archive:{}", file.display())), Some(&name)).unwrap();
         drop(registry);
 
         let archive = Archive::read(&file).unwrap();
@@ -118,12 +118,12 @@ fn signatures_travel_to_a_machine_without_network() {
         let started = there.fetch(&name).unwrap();
         assert_eq!((started.digest, started.verdict), (imported.digest, imported.verdict));
         // And on from there.
-        assert_eq!(there.images.local(&reference(&name)).unwrap(), parcel);
+        assert_eq!(there.images.local(&reference(&name)).unwrap(), image_set);
 
-        let stranger = World::signed(&["keys/wrong.pub"]);
-        let refused = import(&stranger, &archive, &name).unwrap_err();
+        let foreign = World::signed(&["keys/wrong.pub"]);
+        let refused = import(&foreign, &archive, &name).unwrap_err();
         assert!(matches!(refused, ImageError::BadSignature { .. }), "{}", sentence(&refused));
-        assert!(stranger.images.cache().images().unwrap().is_empty());
+        assert!(foreign.images.cache().images().unwrap().is_empty());
     }
 }
 
@@ -133,10 +133,10 @@ fn an_index_is_carried_without_what_the_cache_does_not_hold() {
     let name = format!("{}/bpf/index:v1", registry.host());
     let world = World::unsigned();
     let pulled = world.fetch(&name).unwrap();
-    let parcel = world.images.local(&reference(&name)).unwrap();
-    assert_eq!((parcel.digest, parcel.left_out.as_slice()), (pulled.digest, &["linux/s390x".to_owned()][..]));
+    let image_set = world.images.local(&reference(&name)).unwrap();
+    assert_eq!((image_set.digest, image_set.left_out.as_slice()), (pulled.digest, &["linux/s390x".to_owned()][..]));
     let file = format!("oci-archive:{}/carried.tar", world.dir.path().display());
-    world.images.deliver(&parcel, &reference(&file), Some(&name)).unwrap();
+    world.images.deliver(&image_set, &reference(&file), Some(&name)).unwrap();
     let there = World::unsigned();
     let imported = import(&there, &Archive::read(&world.path("carried.tar")).unwrap(), &name).unwrap();
     assert_eq!(imported.digest, pulled.digest);
@@ -176,7 +176,7 @@ fn every_signature_is_examined_and_a_bad_one_hides_no_good_one() {
         assert_eq!((good, found.refused.is_none()), (usize::from(counts), counts), "{key}: {found:#?}");
         let told =
             found.signatures.iter().all(|signature| signature.rules[0].by.is_some() != signature.rules[0].reason.is_some());
-        assert!(told && found.trouble.is_none(), "{found:#?}");
+        assert!(told && found.problem.is_none(), "{found:#?}");
         assert!(!world.path("cache").exists(), "looking keeps nothing");
     }
 }
@@ -202,8 +202,8 @@ fn every_image_that_was_pulled_can_be_looked_at() {
         let got = world.fetch(&name).unwrap_or_else(|err| panic!("{image}: {}", sentence(&err)));
         let details = world.images.details(&reference(&name)).unwrap_or_else(|err| panic!("{image}: {}", sentence(&err)));
         assert_eq!((details.digest, &details.object), (got.digest, &got.object), "{image}");
-        let parcel = world.images.local(&reference(&name)).unwrap();
-        assert_eq!(parcel.left_out.is_empty(), whole, "{image}: {:?}", parcel.left_out);
+        let image_set = world.images.local(&reference(&name)).unwrap();
+        assert_eq!(image_set.left_out.is_empty(), whole, "{image}: {:?}", image_set.left_out);
     }
 }
 
@@ -225,6 +225,6 @@ fn layers_that_hold_no_bytecode_are_left_out() {
     let got = world.fetch(&name).unwrap_or_else(|err| panic!("{}", sentence(&err)));
     let details = world.images.details(&reference(&name)).unwrap_or_else(|err| panic!("{}", sentence(&err)));
     assert_eq!(details.object, got.object);
-    let parcel = world.images.local(&reference(&name)).unwrap();
-    assert_eq!(parcel.left_out, ["application/vnd.gadget.wasm.program.v1+binary"]);
+    let image_set = world.images.local(&reference(&name)).unwrap();
+    assert_eq!(image_set.left_out, ["application/vnd.gadget.wasm.program.v1+binary"]);
 }

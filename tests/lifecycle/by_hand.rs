@@ -107,7 +107,7 @@ impl Bench {
         let kernel = FakeKernel::new(&self.world.effects, two_programs());
         let lifecycle = Lifecycle { kernel: &kernel, host, store: &self.world.store, fs: &self.world.fs, deadline };
         let paths = Paths::below(&self.world.fs);
-        lifecycle.by_hand(&paths, bounds, task, Instant::now() + Duration::from_secs(1))
+        lifecycle.manual(&paths, bounds, task, Instant::now() + Duration::from_secs(1))
     }
 
     /// A process that is killed where the effects say; true where it was.
@@ -285,7 +285,7 @@ fn a_failure_at_each_effect_leaves_what_was_there_and_a_second_try_works() {
             let (bench, there) = bench();
             let task = task(&bench, &there);
             let before: Vec<_> = bench.records().into_iter().map(|record| (record.programs, record.links)).collect();
-            bench.world.effects.trouble_at(n, Trouble::FailBefore);
+            bench.world.effects.problem_at(n, Trouble::FailBefore);
             let reply = bench.run(FIRST, &task);
             assert!(!done(&reply), "{context}: {reply:?}");
             bench.world.effects.calm();
@@ -310,13 +310,13 @@ fn a_failure_at_each_effect_leaves_what_was_there_and_a_second_try_works() {
 fn a_kill_at_each_effect_is_repaired_by_gc_and_by_whoever_comes_next() {
     for (what, bench, task) in cases() {
         let count = effects_of(bench, task);
-        for trouble in [Trouble::KillBefore, Trouble::KillAfter] {
+        for problem in [Trouble::KillBefore, Trouble::KillAfter] {
             for n in 1..=count {
                 for by_gc in [true, false] {
-                    let context = format!("{what}: {trouble:?} at effect {n} of {count}, by gc: {by_gc}");
+                    let context = format!("{what}: {problem:?} at effect {n} of {count}, by gc: {by_gc}");
                     let (bench, there) = bench();
                     let task = task(&bench, &there);
-                    bench.world.effects.trouble_at(n, trouble);
+                    bench.world.effects.problem_at(n, problem);
                     assert!(bench.killed(FIRST, &task), "{context}");
 
                     // While it lives nobody may touch what it works on.
@@ -409,7 +409,7 @@ fn whatever_happens_between_two_steps_leaves_records_and_pins_the_same() {
 fn two_that_clean_up_after_the_dead_do_not_remove_each_others_links() {
     for moment in ["before it takes the record", "before it removes the link"] {
         let (bench, there) = with_both();
-        bench.world.effects.trouble_at(1, Trouble::KillAfter);
+        bench.world.effects.problem_at(1, Trouble::KillAfter);
         assert!(bench.killed(FIRST, &attach(there.one)));
         bench.end(FIRST);
         let made = Rc::new(RefCell::new(None));
@@ -475,7 +475,7 @@ fn a_record_is_not_taken_from_one_that_began_meanwhile() {
             let happens = {
                 let (bench, there) = (Rc::clone(&bench), Loaded { ..there });
                 move || {
-                    bench.world.effects.trouble_at(1, Trouble::KillAfter);
+                    bench.world.effects.problem_at(1, Trouble::KillAfter);
                     assert!(bench.killed(SECOND, &others(&bench, &there)));
                 }
             };
@@ -496,14 +496,14 @@ fn a_record_is_not_taken_from_one_that_began_meanwhile() {
 #[test]
 fn what_the_dead_left_is_not_taken_from_one_that_cleans_up() {
     let (bench, there) = with_both();
-    bench.world.effects.trouble_at(1, Trouble::KillAfter);
+    bench.world.effects.problem_at(1, Trouble::KillAfter);
     assert!(bench.killed(FIRST, &attach(there.one)));
     bench.end(FIRST);
     let happens = {
         let bench = Rc::clone(&bench);
         move || {
             // Its first effect removes the link of the dead, its second makes one of the same name.
-            bench.world.effects.trouble_at(2, Trouble::KillAfter);
+            bench.world.effects.problem_at(2, Trouble::KillAfter);
             assert!(bench.killed(SECOND, &attach(there.two)));
         }
     };

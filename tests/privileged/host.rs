@@ -282,8 +282,8 @@ fn a_cgroup_is_the_containers_own_only_without_strangers() {
 
     fs::create_dir(group.directory.join("below")).unwrap();
     for below in ["", "below"] {
-        let stranger = group.start(below, &["sleep", "60"]).pid().get();
-        assert_eq!(of(None).fact, CgroupFact::Shared { path: group.path.clone(), other: stranger }, "{below}");
+        let foreign = group.start(below, &["sleep", "60"]).pid().get();
+        assert_eq!(of(None).fact, CgroupFact::Shared { path: group.path.clone(), other: foreign }, "{below}");
         let mut child = group.children.pop().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();

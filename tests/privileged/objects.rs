@@ -97,7 +97,7 @@ fn an_xdp_and_a_cgroup_program_share_a_map_and_are_gone_when_unpinned() {
     assert!(netns.is_quiet(|| bed.counter(&loaded, "packets", 0)));
     let found = pins::list(bed.bpffs.path()).unwrap();
     assert_eq!(found.owners, [(bed.owner, vec![sent.pin, PinName::map(0), PinName::program(0), PinName::program(1)])]);
-    assert!(found.strangers.is_empty());
+    assert!(found.foreign.is_empty());
     bed.end();
 }
 

@@ -47,9 +47,9 @@ fn requests_that_never_end_do_not_fill_the_memory() {
     world.lab.policy("[[client]]\nuser = 12345\nallow = [\"load\"]\n");
     let service = world.start(&["--timeout", "0"]);
     open_to_all(&world);
-    let stranger = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "env"];
+    let foreign = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "env"];
     let variable = format!("{ENDLESS}={}", world.socket.display());
-    let answer = as_another(&world, &[&stranger[..], &[&variable]].concat(), "abuse::endless_process");
+    let answer = as_another(&world, &[&foreign[..], &[&variable]].concat(), "abuse::endless_process");
     assert!(answer.contains("endless: ResourceExhausted"), "{answer}");
     run(async { world.client().await.list(ListRequest::default()).await.unwrap() });
     service.stop();

@@ -43,7 +43,7 @@ struct Told {
     /// Programs that somebody was told of, and has not unloaded or begun to.
     loaded: Mutex<BTreeSet<u32>>,
     containers: AtomicU32,
-    by_hand: AtomicU32,
+    manual: AtomicU32,
     by_clients: AtomicU32,
     killed: AtomicU32,
 }
@@ -62,7 +62,7 @@ fn command(lab: &Lab, dice: &mut Dice, told: &Told, args: &[&str]) -> Option<Res
 }
 
 /// A person who loads, attaches, detaches and unloads, with an interface of their own.
-fn by_hand(lab: &Lab, told: &Told, stop: &AtomicBool, seed: u64) {
+fn manual(lab: &Lab, told: &Told, stop: &AtomicBool, seed: u64) {
     let object = object_path("counter").display().to_string();
     let mut dice = Dice(seed);
     while !stop.load(Ordering::Relaxed) {
@@ -86,7 +86,7 @@ fn by_hand(lab: &Lab, told: &Told, stop: &AtomicBool, seed: u64) {
             told.loaded.lock().unwrap().remove(&number);
             match command(lab, &mut dice, told, &["unload", &id]) {
                 Some(Err(said)) => panic!("unload: {said}"),
-                Some(Ok(_)) => _ = told.by_hand.fetch_add(1, Ordering::Relaxed),
+                Some(Ok(_)) => _ = told.manual.fetch_add(1, Ordering::Relaxed),
                 None => {}
             }
         }
@@ -177,7 +177,7 @@ fn everybody_at_once_while_processes_are_killed() {
         }
         for n in 0..2 {
             let (told, stop) = (&told, &stop);
-            scope.spawn(move || watched(stop, || by_hand(lab, told, stop, seed + n)));
+            scope.spawn(move || watched(stop, || manual(lab, told, stop, seed + n)));
         }
         for _ in 0..2 {
             let (told, stop, socket) = (&told, &stop, &socket);
@@ -204,7 +204,7 @@ fn everybody_at_once_while_processes_are_killed() {
         kills
     });
     let count = |number: &AtomicU32| number.load(Ordering::Relaxed);
-    let done = [count(&told.containers), count(&told.by_hand), count(&told.by_clients), count(&told.killed), kills];
+    let done = [count(&told.containers), count(&told.manual), count(&told.by_clients), count(&told.killed), kills];
     println!("containers, by hand, by clients, commands killed, services killed: {done:?}");
     assert!(done.iter().all(|n| *n > 0), "{done:?}");
 

@@ -46,7 +46,7 @@ type Once = Cell<Option<(usize, Box<dyn FnOnce()>)>>;
 #[derive(Default)]
 pub struct Effects {
     count: Cell<usize>,
-    trouble: Cell<Option<(usize, Trouble)>>,
+    problem: Cell<Option<(usize, Trouble)>>,
     /// Whether links still have their interfaces.
     pub interfaces: Cell<bool>,
     meanwhile: Once,
@@ -62,15 +62,15 @@ impl std::fmt::Debug for Effects {
 
 impl Effects {
     /// The `n`th effect, counted from 1, goes wrong.
-    pub fn trouble_at(&self, n: usize, trouble: Trouble) {
+    pub fn problem_at(&self, n: usize, problem: Trouble) {
         self.count.set(0);
-        self.trouble.set(Some((n, trouble)));
+        self.problem.set(Some((n, problem)));
     }
 
     /// No effect goes wrong any more.
     pub fn calm(&self) {
         self.count.set(0);
-        self.trouble.set(None);
+        self.problem.set(None);
     }
 
     /// How many effects there were since the last call of the two above.
@@ -94,14 +94,14 @@ impl Effects {
             other => self.meanwhile.set(other),
         }
         self.count.set(self.count.get() + 1);
-        let trouble = self.trouble.get().filter(|(n, _)| *n == self.count.get()).map(|(_, trouble)| trouble);
-        match trouble {
+        let problem = self.problem.get().filter(|(n, _)| *n == self.count.get()).map(|(_, problem)| problem);
+        match problem {
             Some(Trouble::FailBefore) => return Err(refused(what)),
             Some(Trouble::KillBefore) => std::panic::panic_any(Killed),
             _ => {}
         }
         let done = act();
-        if trouble == Some(Trouble::KillAfter) {
+        if problem == Some(Trouble::KillAfter) {
             std::panic::panic_any(Killed);
         }
         Ok(done)

@@ -96,7 +96,7 @@ pub(crate) struct Instance {
     log: KeyPair,
     stamping: KeyPair,
     stamper: Vec<u8>,
-    stranger: KeyPair,
+    foreign: KeyPair,
 }
 
 impl Instance {
@@ -132,7 +132,7 @@ impl Instance {
             issuing,
             certificates: key(),
             log: key(),
-            stranger: key(),
+            foreign: key(),
         }
     }
 
@@ -299,7 +299,7 @@ impl Instance {
     fn signed(&self, claim: Claim<'_>, flaw: Flaw, message: &[u8]) -> (Vec<u8>, String) {
         let key = KeyPair::generate_ecdsa_p256().unwrap();
         let certificate = self.leaf(&key, claim, flaw);
-        let by = if flaw == Flaw::Signature { &self.stranger } else { &key };
+        let by = if flaw == Flaw::Signature { &self.foreign } else { &key };
         (certificate, base64(&sign(by, message)))
     }
 
@@ -321,7 +321,7 @@ impl Instance {
         if flaw != Flaw::NoTimestamp {
             extensions.push(extension(TIMESTAMPS, false, &der(4, &self.timestamps(flaw, &logged))));
         }
-        let by = if flaw == Flaw::Authority { &self.stranger } else { &self.issuing };
+        let by = if flaw == Flaw::Authority { &self.foreign } else { &self.issuing };
         certificate(by, &contents("intermediate", SIGNED, &[], key, &extensions))
     }
 
@@ -331,7 +331,7 @@ impl Instance {
         let length = &(contents.len() as u32).to_be_bytes()[1..];
         let issuer = sha256(&spki(&self.issuing));
         let message = [&[0, 0], &time[..], &[0, 1], issuer.as_bytes(), length, contents, &[0, 0]].concat();
-        let by = if flaw == Flaw::Timestamp { &self.stranger } else { &self.certificates };
+        let by = if flaw == Flaw::Timestamp { &self.foreign } else { &self.certificates };
         let signature = counted(&sign(by, &message));
         counted(&counted(&[&[0], &log_id(&self.certificates)[..], &time, &[0, 0, 4, 3], &signature].concat()))
     }
@@ -340,7 +340,7 @@ impl Instance {
     fn promise(&self, flaw: Flaw, body: &str) -> String {
         let (body, time, log) = (base64(body.as_bytes()), logged_at(flaw), hex::encode(log_id(&self.log)));
         let message = format!(r#"{{"body":"{body}","integratedTime":{time},"logID":"{log}","logIndex":1}}"#);
-        let by = if flaw == Flaw::Promise { &self.stranger } else { &self.log };
+        let by = if flaw == Flaw::Promise { &self.foreign } else { &self.log };
         base64(&sign(by, message.as_bytes()))
     }
 
@@ -364,7 +364,7 @@ impl Instance {
             seq(&[der(6, MESSAGE_DIGEST), der(0x31, &der(4, &sha256_of(&stamped)))]),
         ]
         .concat();
-        let by = if flaw == Flaw::Stamp { &self.stranger } else { &self.stamping };
+        let by = if flaw == Flaw::Stamp { &self.foreign } else { &self.stamping };
         let signer = seq(&[
             der(2, &[1]),
             seq(&[der(0x30, &common_name("root")), serial(&self.stamping)]),
@@ -390,7 +390,7 @@ impl Instance {
         let own = node(&[&[0], if flaw == Flaw::Proof { b"not this entry" } else { body }]);
         let root = base64(&node(&[&[1], &sibling, &own]));
         let head = format!("rekor.test.local - 1234\n2\n{root}\n");
-        let by = if flaw == Flaw::Checkpoint { &self.stranger } else { &self.log };
+        let by = if flaw == Flaw::Checkpoint { &self.foreign } else { &self.log };
         let signature = [&log_id(&self.log)[..4], &sign(by, head.as_bytes())].concat();
         json!({
             "logIndex": "1",

@@ -70,28 +70,28 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
     let files = read(&args.files)?;
     let index = files.len() > 1 || files.iter().any(|file| file.placed);
     let inputs: Vec<Input> = files.into_iter().map(|file| file.input).collect();
-    let parcel = build::pack(&inputs, index);
+    let image_set = build::pack(&inputs, index);
     let written = name.to_string();
     match (args.push, &name) {
         (true, Reference::Registry(at)) => {
-            super::push::push(paths, &args.registry, &parcel, at, None)?;
+            super::push::push(paths, &args.registry, &image_set, at, None)?;
         }
         (true, _) => return Err(format!("build {name}: only an image with a registry's name can be pushed")),
-        (false, _) => deliver(paths, &parcel, &name, to.as_ref())?,
+        (false, _) => deliver(paths, &image_set, &name, to.as_ref())?,
     }
     let first = &inputs.first().expect("the command line asks for a file").described;
     Ok(Built {
         image: written,
-        digest: parcel.digest.to_string(),
+        digest: image_set.digest.to_string(),
         platforms: inputs.iter().map(|input| format!("linux/{}", input.architecture)).collect(),
         programs: first.programs.clone(),
         maps: first.maps.clone(),
     })
 }
 
-fn deliver(paths: &Paths, parcel: &ImageSet, name: &Reference, to: Option<&Reference>) -> Result<(), String> {
+fn deliver(paths: &Paths, image_set: &ImageSet, name: &Reference, to: Option<&Reference>) -> Result<(), String> {
     let images = super::images(paths);
-    images.deliver(parcel, to.unwrap_or(name), Some(&name.to_string())).map_err(|err| match (to, name) {
+    images.deliver(image_set, to.unwrap_or(name), Some(&name.to_string())).map_err(|err| match (to, name) {
         // What the cache holds is what this machine can load.
         (None, Reference::Registry(_)) => {
             format!("{}; write it elsewhere with --to oci:/directory, or push it with --push", chain(&err))

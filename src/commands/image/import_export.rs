@@ -38,16 +38,16 @@ fn exported(paths: &Paths, args: &ImageExportArgs) -> Result<String, String> {
         (None, Reference::File { .. }) => None,
     };
     let images = super::images(paths);
-    let parcel = images.local(&reference).map_err(|e| chain(&e))?;
+    let image_set = images.local(&reference).map_err(|e| chain(&e))?;
     let file = std::path::absolute(&args.file).map_err(|err| format!("export to {}: {err}", args.file.display()))?;
     let to = Reference::Archive { path: file, tag: None };
-    images.deliver(&parcel, &to, name.as_deref()).map_err(|e| chain(&e))?;
-    let mut text = format!("{}\n", parcel.digest);
-    if parcel.signatures.is_empty() {
+    images.deliver(&image_set, &to, name.as_deref()).map_err(|e| chain(&e))?;
+    let mut text = format!("{}\n", image_set.digest);
+    if image_set.signatures.is_empty() {
         text.push_str("no signature goes with it: none was kept, since no rule asked for one when it was pulled\n");
     }
-    if !parcel.left_out.is_empty() {
-        text.push_str(&format!("not in it, since it is not here: {}\n", printable(&parcel.left_out.join(", "))));
+    if !image_set.left_out.is_empty() {
+        text.push_str(&format!("not in it, since it is not here: {}\n", printable(&image_set.left_out.join(", "))));
     }
     Ok(text)
 }

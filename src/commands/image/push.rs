@@ -44,13 +44,13 @@ fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<PushedView, String> 
     let Reference::Registry(at) = to else {
         return Err(format!("push {source}: {to} is in no registry; write registry/repository:tag behind it"));
     };
-    let parcel = super::images(paths).local(&source).map_err(|e| chain(&e))?;
+    let image_set = super::images(paths).local(&source).map_err(|e| chain(&e))?;
     // What was pulled from the same registry is there, in another repository.
     let from = match &source {
         Reference::Registry(from) if from.registry == at.registry => Some(from.repository.as_str()),
         _ => None,
     };
-    let pushed = push(paths, &args.registry, &parcel, at, from)?;
+    let pushed = push(paths, &args.registry, &image_set, at, from)?;
     Ok(PushedView {
         reference: to.to_string(),
         digest: pushed.digest.to_string(),
@@ -64,11 +64,11 @@ fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<PushedView, String> 
 pub(super) fn push(
     paths: &Paths,
     args: &RegistryArgs,
-    parcel: &ImageSet,
+    image_set: &ImageSet,
     at: &RegistryReference,
     from: Option<&str>,
 ) -> Result<Pushed, String> {
     let registries = registries(paths, args)?;
     let target = Target { at, from, registries: &registries, deadline: Instant::now() + PATIENCE };
-    super::images(paths).push(parcel, target).map_err(|e| chain(&e))
+    super::images(paths).push(image_set, target).map_err(|e| chain(&e))
 }

@@ -14,11 +14,11 @@ use crate::sys::error::chain;
 
 /// How registries are reached by the person who runs this.
 pub(super) fn registries(paths: &Paths, args: &RegistryArgs) -> Result<RegistryConfig, String> {
-    Ok(registries_file::load(paths).map_err(|error| chain(&error))?.by(person(args)?))
+    Ok(registries_file::load(paths).map_err(|error| chain(&error))?.by(user_env(args)?))
 }
 
 /// What flags and environment say. Never called for a hook.
-fn person(args: &RegistryArgs) -> Result<UserEnvironment, String> {
+fn user_env(args: &RegistryArgs) -> Result<UserEnvironment, String> {
     let login = match (&args.registry_auth, &args.creds) {
         (Some(text), _) => {
             let login = Credential::from_base64(text);

@@ -120,13 +120,13 @@ fn text(examination: &Examination) -> String {
         if signature.rules.is_empty() {
             text.push_str("  no rule asks for a signature\n");
         }
-        for worth in &signature.rules {
-            text.push_str(&valued(worth));
+        for result in &signature.rules {
+            text.push_str(&valued(result));
         }
     }
     text.push_str(if examination.signatures.is_empty() { "" } else { "\n" });
-    if let Some(trouble) = &examination.trouble {
-        _ = writeln!(text, "there may be others: {}", printable(trouble));
+    if let Some(problem) = &examination.problem {
+        _ = writeln!(text, "there may be others: {}", printable(problem));
     }
     _ = match (&examination.verdict, &examination.rule, &examination.refused) {
         (Some(ImageVerdict::Verified { by, .. }), Some(rule), _) => {
@@ -164,11 +164,11 @@ fn described(signature: &Examined) -> Vec<(&'static str, String)> {
 }
 
 /// What a signature is worth to a rule, and what was checked.
-fn valued(worth: &RuleResult) -> String {
-    let rule = printable(&worth.rule);
-    let mut text = match (&worth.by, &worth.reason) {
+fn valued(result: &RuleResult) -> String {
+    let rule = printable(&result.rule);
+    let mut text = match (&result.by, &result.reason) {
         (Some(by), _) => {
-            let key = worth.fingerprint.map(|fingerprint| format!(", the key {fingerprint}")).unwrap_or_default();
+            let key = result.fingerprint.map(|fingerprint| format!(", the key {fingerprint}")).unwrap_or_default();
             format!("  counts for rule {rule}: by {}{key}\n", printable(by))
         }
         (None, reason) => {
@@ -176,14 +176,14 @@ fn valued(worth: &RuleResult) -> String {
             format!("  does not count for rule {rule}: {}\n", printable(reason))
         }
     };
-    for (result, words) in [
+    for (outcome, words) in [
         (CheckOutcome::Passed, "passed"),
         (CheckOutcome::Failed, "failed"),
         (CheckOutcome::NotReached, "not looked at"),
         (CheckOutcome::Absent, "not there"),
         (CheckOutcome::Ignored, "there, and not looked at under a key"),
     ] {
-        let checks = worth.checks.iter().filter(|checked| checked.result == result);
+        let checks = result.checks.iter().filter(|checked| checked.result == outcome);
         let checks: Vec<_> = checks.map(|checked| checked.check.words()).collect();
         if !checks.is_empty() {
             _ = writeln!(text, "    {words}: {}", checks.join(", "));

@@ -127,7 +127,7 @@ impl Drop for HeldBytes {
 struct CountedBody {
     body: Body,
     prefixes: Prefixes,
-    weight: Arc<HeldBytes>,
+    held_bytes: Arc<HeldBytes>,
     end: Pin<Box<Sleep>>,
 }
 
@@ -139,7 +139,7 @@ impl HttpBody for CountedBody {
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 let announced = frame.data_ref().map_or(0, |bytes| self.prefixes.announced(bytes));
-                Poll::Ready(Some(self.weight.add(announced).map(|()| frame)))
+                Poll::Ready(Some(self.held_bytes.add(announced).map(|()| frame)))
             }
             Poll::Ready(other) => Poll::Ready(other),
             Poll::Pending => self.end.as_mut().poll(context).map(|()| {
@@ -186,10 +186,10 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for CountedSe
 
     fn call(&mut self, request: http::Request<Body>) -> S::Future {
         let (mut parts, body) = request.into_parts();
-        let weight = Arc::new(HeldBytes::new(self.scales.clone(), origin(&parts.extensions)));
+        let held_bytes = Arc::new(HeldBytes::new(self.scales.clone(), origin(&parts.extensions)));
         // The handler keeps the extensions until its answer is there.
-        parts.extensions.insert(weight.clone());
-        let body = Body::new(CountedBody { body, prefixes: Prefixes::default(), weight, end: Box::pin(sleep(WHOLE)) });
+        parts.extensions.insert(held_bytes.clone());
+        let body = Body::new(CountedBody { body, prefixes: Prefixes::default(), held_bytes, end: Box::pin(sleep(WHOLE)) });
         self.inner.call(http::Request::from_parts(parts, body))
     }
 }
@@ -224,9 +224,9 @@ mod tests {
         }
     }
 
-    fn weighed(scales: &RequestBytes, origin: Origin, body: Pieces, within: Duration) -> CountedBody {
-        let weight = Arc::new(HeldBytes::new(scales.clone(), origin));
-        CountedBody { body: Body::new(body), prefixes: Prefixes::default(), weight, end: Box::pin(sleep(within)) }
+    fn counted(scales: &RequestBytes, origin: Origin, body: Pieces, within: Duration) -> CountedBody {
+        let held_bytes = Arc::new(HeldBytes::new(scales.clone(), origin));
+        CountedBody { body: Body::new(body), prefixes: Prefixes::default(), held_bytes, end: Box::pin(sleep(within)) }
     }
 
     async fn read(body: &mut CountedBody) -> Result<usize, tonic::Code> {
@@ -248,19 +248,19 @@ mod tests {
                 Pieces(vec![Bytes::from(message); times], true)
             };
             let long = Duration::from_secs(60);
-            let mut first = weighed(&scales, Origin::Uid(7), many(MESSAGE_MAX, 8), long);
+            let mut first = counted(&scales, Origin::Uid(7), many(MESSAGE_MAX, 8), long);
             assert_eq!(read(&mut first).await, Ok(8 * (MESSAGE_MAX + 5)));
-            let mut second = weighed(&scales, Origin::Uid(7), Pieces(vec![announces(1)], true), long);
+            let mut second = counted(&scales, Origin::Uid(7), Pieces(vec![announces(1)], true), long);
             assert_eq!(read(&mut second).await, Err(tonic::Code::ResourceExhausted));
-            let mut large = weighed(&scales, Origin::Uid(8), Pieces(vec![announces(MESSAGE_MAX + 1)], true), long);
+            let mut large = counted(&scales, Origin::Uid(8), Pieces(vec![announces(MESSAGE_MAX + 1)], true), long);
             assert_eq!(read(&mut large).await, Err(tonic::Code::ResourceExhausted));
-            let mut other = weighed(&scales, Origin::Tcp, many(1, 2), long);
+            let mut other = counted(&scales, Origin::Tcp, many(1, 2), long);
             assert_eq!(read(&mut other).await, Ok(12));
-            let mut root = weighed(&scales, Origin::Root, many(4 * MESSAGE_MAX, 3), long);
+            let mut root = counted(&scales, Origin::Root, many(4 * MESSAGE_MAX, 3), long);
             assert_eq!(read(&mut root).await, Ok(3 * (4 * MESSAGE_MAX + 5)));
             // Many origins, each within its share, together do not get more than all may have.
             let mut crowd: Vec<_> =
-                (100..132).map(|uid| weighed(&scales, Origin::Uid(uid), many(MESSAGE_MAX, 1), long)).collect();
+                (100..132).map(|uid| counted(&scales, Origin::Uid(uid), many(MESSAGE_MAX, 1), long)).collect();
             let mut refused = 0;
             for one in &mut crowd {
                 refused += usize::from(read(one).await.is_err());
@@ -268,7 +268,7 @@ mod tests {
             assert_eq!(refused, 9, "8 MiB of the first, and two bytes of another");
             drop(crowd);
             drop((first, second));
-            let mut third = weighed(&scales, Origin::Uid(7), many(1, 1), long);
+            let mut third = counted(&scales, Origin::Uid(7), many(1, 1), long);
             assert_eq!(read(&mut third).await, Ok(6));
             drop((large, other, root, third));
             assert!(scales.0.lock().unwrap().is_empty());
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn a_request_that_does_not_come_whole_ends() {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-            let mut slow = weighed(&RequestBytes::default(), Origin::Tcp, Pieces(Vec::new(), false), Duration::from_millis(20));
+            let mut slow = counted(&RequestBytes::default(), Origin::Tcp, Pieces(Vec::new(), false), Duration::from_millis(20));
             assert_eq!(read(&mut slow).await, Err(tonic::Code::DeadlineExceeded));
         });
     }

@@ -36,7 +36,7 @@ pub(crate) struct FetchRequest<'a> {
     /// When to give up.
     pub deadline: Instant,
     /// True for a person, whose credentials and files are their own, and so are the reasons that lie in them.
-    pub person: bool,
+    pub user_env: bool,
 }
 
 /// Why a fetch brought nothing, for those who wait for it.
@@ -50,25 +50,25 @@ struct Note {
 
 impl Note {
     /// True where who waits would find the same reason by itself.
-    fn is_for(&self, boarding: &FetchRequest<'_>) -> bool {
-        let same = |rules: &Vec<String>| rules.iter().eq(boarding.rules.iter().map(|rule| &rule.name));
-        self.policy == boarding.policy && self.rules.as_ref().is_none_or(same)
+    fn is_for(&self, fetch_request: &FetchRequest<'_>) -> bool {
+        let same = |rules: &Vec<String>| rules.iter().eq(fetch_request.rules.iter().map(|rule| &rule.name));
+        self.policy == fetch_request.policy && self.rules.as_ref().is_none_or(same)
     }
 }
 
 impl Cache {
     /// Fetches an image while no other process does. Where another one did just now, `again` looks whether its result will do.
-    pub(crate) fn fly<T>(
+    pub(crate) fn fetch_once<T>(
         &self,
-        boarding: FetchRequest<'_>,
+        fetch_request: FetchRequest<'_>,
         again: impl Fn() -> Result<Option<T>, ImageError>,
         fetch: impl FnOnce() -> Result<T, ImageError>,
     ) -> Result<T, ImageError> {
         let begin = Instant::now();
-        let path = match self.flight_path(boarding.image) {
+        let path = match self.lock_path(fetch_request.image) {
             Ok(path) => path,
             Err(err) => {
-                let image = boarding.image;
+                let image = fetch_request.image;
                 tracing::warn!(image, error = &err as &dyn std::error::Error, "fetching without a look at other fetches");
                 return fetch();
             }
@@ -76,27 +76,27 @@ impl Cache {
         // Set where a fetch that we waited for was refused by rules that are not ours: the next one may be as well, so we wait once.
         let mut alone = false;
         loop {
-            let cache = |source| ImageError::Cache { image: boarding.image.to_owned(), source };
+            let cache = |source| ImageError::Cache { image: fetch_request.image.to_owned(), source };
             let file = open(&path).map_err(|source| cache(self.failed(source)))?;
             let lock = |patience| FileLock::wait_for(&file, &path, patience).map_err(|source| cache(self.failed(source)));
             let (held, waited) = match lock(Duration::ZERO)? {
                 Some(held) => (held, false),
                 None if alone => return fetch(),
-                None => match lock(boarding.deadline.saturating_duration_since(Instant::now()))? {
+                None => match lock(fetch_request.deadline.saturating_duration_since(Instant::now()))? {
                     Some(held) => (held, true),
                     None => {
-                        let (image, seconds) = (boarding.image.to_owned(), begin.elapsed().as_secs());
+                        let (image, seconds) = (fetch_request.image.to_owned(), begin.elapsed().as_secs());
                         return Err(ImageError::InFlight { image, seconds });
                     }
                 },
             };
             let landed = !is_at(&file, &path);
             if waited
-                && !boarding.person
+                && !fetch_request.user_env
                 && let Some(note) = read_note(&file)
             {
-                if note.is_for(&boarding) {
-                    return Err(ImageError::Shared { image: boarding.image.to_owned(), reason: note.reason });
+                if note.is_for(&fetch_request) {
+                    return Err(ImageError::Shared { image: fetch_request.image.to_owned(), reason: note.reason });
                 }
                 alone = true;
             }
@@ -115,12 +115,12 @@ impl Cache {
             }
             let result = fetch();
             if let Err(err) = &result
-                && !boarding.person
+                && !fetch_request.user_env
                 && is_for_others(err)
             {
-                let decided = || boarding.rules.iter().map(|rule| rule.name.clone()).collect();
+                let decided = || fetch_request.rules.iter().map(|rule| rule.name.clone()).collect();
                 let rules = (!is_for_every_rule(err)).then(decided);
-                write_note(&file, &Note { policy: boarding.policy, rules, reason: crate::sys::error::chain(err) });
+                write_note(&file, &Note { policy: fetch_request.policy, rules, reason: crate::sys::error::chain(err) });
             }
             if let Err(err) = unlink_if_present(&path) {
                 tracing::warn!(error = &err as &dyn std::error::Error, "lock of a fetch not removed");
@@ -130,7 +130,7 @@ impl Cache {
     }
 
     /// Removes the files of fetches whose process was killed.
-    pub(super) fn remove_dead_flights(&self) -> Result<(), CacheError> {
+    pub(super) fn remove_dead_locks(&self) -> Result<(), CacheError> {
         let directory = self.path.join("flights");
         for path in names_in(&directory).unwrap_or_default().iter().map(|name| directory.join(name)) {
             let file = open(&path).map_err(|source| self.failed(source))?;
@@ -143,7 +143,7 @@ impl Cache {
         Ok(())
     }
 
-    fn flight_path(&self, image: &str) -> Result<PathBuf, CacheError> {
+    fn lock_path(&self, image: &str) -> Result<PathBuf, CacheError> {
         let directory = self.path.join("flights");
         for path in [&self.path, &directory] {
             ensure_directory(path, 0o700).map_err(|source| self.not_trusted(source))?;
@@ -220,13 +220,13 @@ mod tests {
         (dir, cache)
     }
 
-    fn boarding(image: &str, patience: Duration) -> FetchRequest<'_> {
+    fn fetch_request(image: &str, patience: Duration) -> FetchRequest<'_> {
         FetchRequest {
             image,
             policy: PolicyId(Digest::from_bytes([1; 32])),
             rules: &[],
             deadline: Instant::now() + patience,
-            person: false,
+            user_env: false,
         }
     }
 
@@ -247,7 +247,7 @@ mod tests {
                 go.wait();
                 result()
             };
-            let _ = cache.fly(boarding("a/b:c", LONG), || Ok(None), fetch);
+            let _ = cache.fetch_once(fetch_request("a/b:c", LONG), || Ok(None), fetch);
         });
         begun.wait();
     }
@@ -271,8 +271,8 @@ mod tests {
                 let waiters: Vec<_> = (0..3)
                     .map(|_| {
                         scope.spawn(|| {
-                            cache.fly(
-                                boarding("a/b:c", LONG),
+                            cache.fetch_once(
+                                fetch_request("a/b:c", LONG),
                                 || Ok(Some(2)),
                                 || {
                                     fetched.fetch_add(1, Ordering::SeqCst);
@@ -288,7 +288,7 @@ mod tests {
                     assert!(Instant::now() < deadline, "{} of the leader and three others", opened(&cache));
                     std::thread::yield_now();
                 }
-                let late = cache.fly(boarding("a/b:c", Duration::from_millis(200)), || Ok(Some(2)), || Ok(3));
+                let late = cache.fetch_once(fetch_request("a/b:c", Duration::from_millis(200)), || Ok(Some(2)), || Ok(3));
                 assert!(matches!(late, Err(ImageError::InFlight { .. })), "{late:?}");
                 go.wait();
                 for waiter in waiters {
@@ -304,7 +304,7 @@ mod tests {
             assert_eq!(fetched.load(Ordering::SeqCst), 0);
             assert_eq!(std::fs::read_dir(cache.path.join("flights")).unwrap().count(), 0);
             // And whoever comes later is not told an old reason.
-            assert_eq!(cache.fly(boarding("a/b:c", LONG), || Ok(None), || Ok(7)).unwrap(), 7);
+            assert_eq!(cache.fetch_once(fetch_request("a/b:c", LONG), || Ok(None), || Ok(7)).unwrap(), 7);
         }
     }
 
@@ -318,9 +318,9 @@ mod tests {
             std::thread::scope(|scope| {
                 leader(scope, &cache, &go, move || Err(error));
                 let waiter = scope.spawn(|| {
-                    let boarding =
-                        FetchRequest { policy: PolicyId(Digest::from_bytes([policy; 32])), ..boarding("a/b:c", LONG) };
-                    cache.fly(boarding, || Ok(None), || Ok(3))
+                    let fetch_request =
+                        FetchRequest { policy: PolicyId(Digest::from_bytes([policy; 32])), ..fetch_request("a/b:c", LONG) };
+                    cache.fetch_once(fetch_request, || Ok(None), || Ok(3))
                 });
                 go.wait();
                 assert_eq!(waiter.join().unwrap().unwrap(), 3);
@@ -344,11 +344,11 @@ mod tests {
         ];
         for (error, rules, shared) in cases {
             let note = Note {
-                policy: boarding("a", LONG).policy,
+                policy: fetch_request("a", LONG).policy,
                 rules: (!is_for_every_rule(&error)).then(|| vec!["strict".to_owned()]),
                 reason: String::new(),
             };
-            assert_eq!(note.is_for(&FetchRequest { rules, ..boarding("a", LONG) }), shared, "{error}");
+            assert_eq!(note.is_for(&FetchRequest { rules, ..fetch_request("a", LONG) }), shared, "{error}");
         }
     }
 
@@ -359,7 +359,7 @@ mod tests {
             let (_dir, cache) = cache();
             let go = Barrier::new(2);
             let begun = Barrier::new(2);
-            let boards = |person| FetchRequest { person, ..boarding("a/b:c", LONG) };
+            let boards = |user_env| FetchRequest { user_env, ..fetch_request("a/b:c", LONG) };
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     let fetch = || {
@@ -367,10 +367,10 @@ mod tests {
                         go.wait();
                         Err::<u32, _>(ImageError::NotFound { image: "a/b:c".into() })
                     };
-                    cache.fly(boards(leads), || Ok(None), fetch).unwrap_err()
+                    cache.fetch_once(boards(leads), || Ok(None), fetch).unwrap_err()
                 });
                 begun.wait();
-                let waiter = scope.spawn(|| cache.fly(boards(!leads), || Ok(None), || Ok(3)));
+                let waiter = scope.spawn(|| cache.fetch_once(boards(!leads), || Ok(None), || Ok(3)));
                 go.wait();
                 assert_eq!(waiter.join().unwrap().unwrap(), 3, "{leads}");
             });
@@ -383,12 +383,12 @@ mod tests {
         let go = Barrier::new(2);
         std::thread::scope(|scope| {
             leader(scope, &cache, &go, || Ok(1));
-            assert_eq!(cache.fly(boarding("a/b:d", Duration::ZERO), || Ok(None), || Ok(4)).unwrap(), 4);
+            assert_eq!(cache.fetch_once(fetch_request("a/b:d", Duration::ZERO), || Ok(None), || Ok(4)).unwrap(), 4);
             go.wait();
         });
-        let path = cache.flight_path("a/b:c").unwrap();
+        let path = cache.lock_path("a/b:c").unwrap();
         assert!(path.exists());
-        assert_eq!(cache.fly(boarding("a/b:c", Duration::ZERO), || Ok(None), || Ok(5)).unwrap(), 5);
+        assert_eq!(cache.fetch_once(fetch_request("a/b:c", Duration::ZERO), || Ok(None), || Ok(5)).unwrap(), 5);
         assert!(!path.exists());
     }
 }

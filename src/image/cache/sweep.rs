@@ -61,7 +61,7 @@ impl Cache {
         let lock = FileLock::wait_for(&directory, &self.path, Duration::ZERO).map_err(|source| self.failed(source))?;
         if lock.is_some() {
             self.remove_hidden()?;
-            self.remove_dead_flights()?;
+            self.remove_dead_locks()?;
         }
         Ok(())
     }

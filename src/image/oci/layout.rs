@@ -114,7 +114,7 @@ impl Layout {
         let legacy = format!("{tag}.sig");
         for (searched, entry) in self.entries.iter().filter(|entry| entry.digest().as_ref() != Ok(digest)).enumerate() {
             if searched == MAX_SEARCHED {
-                found.trouble(
+                found.problem(
                     self.malformed("index.json", format!("more than {MAX_SEARCHED} entries to search for signatures")),
                 );
                 break;
@@ -127,7 +127,7 @@ impl Layout {
             let document = match self.document(&at) {
                 Ok(document) => document,
                 Err(err) if is_legacy || is_list || saved => {
-                    found.trouble(err);
+                    found.problem(err);
                     continue;
                 }
                 // Damage in another image of the layout is not ours.
@@ -140,9 +140,9 @@ impl Layout {
                             Ok(at) => match self.document(&at) {
                                 Ok(Document::Manifest(manifest)) => self.collect(&manifest, &mut found),
                                 Ok(Document::Index(_)) => {}
-                                Err(err) => found.trouble(err),
+                                Err(err) => found.problem(err),
                             },
-                            Err(err) => found.trouble(err),
+                            Err(err) => found.problem(err),
                         }
                     }
                 }

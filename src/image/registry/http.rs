@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct RegistryClient {
     pub(super) http: reqwest::Client,
     /// For other hosts that the registry sends us to: our certificate is none of their business.
-    strangers: Option<reqwest::Client>,
+    foreign: Option<reqwest::Client>,
     pub(super) host: String,
     pub(super) repository: String,
     pub(super) plain: bool,
@@ -105,12 +105,12 @@ impl RegistryClient {
             builder.build().map_err(|err| failed(explained(chain(&err))))
         };
         let identified = identity.is_some();
-        let strangers = if identified { Some(build(None)?) } else { None };
+        let foreign = if identified { Some(build(None)?) } else { None };
         let wrong = |_| failed("our client certificate and its key are not PEM".to_owned());
         let identity = identity.map(|pem| reqwest::Identity::from_pem(&pem)).transpose().map_err(wrong)?;
         let http = build(identity)?;
         let standing = Mutex::default();
-        Ok(Self { http, strangers, host, repository, plain, credential, identified, proxy: proxied, standing, until })
+        Ok(Self { http, foreign, host, repository, plain, credential, identified, proxy: proxied, standing, until })
     }
 
     /// From now on, tokens must allow to write.
@@ -205,7 +205,7 @@ impl RegistryClient {
 
     /// Sends one request to one host, and once more over a new connection where the first one breaks.
     async fn execute(&self, request: Request, known: bool, what: &str) -> Result<Response, RemoteError> {
-        let http = if known { &self.http } else { self.strangers.as_ref().unwrap_or(&self.http) };
+        let http = if known { &self.http } else { self.foreign.as_ref().unwrap_or(&self.http) };
         // What is put may take its time on the way.
         let patience = match request.method().is_safe() {
             true => SILENCE,

@@ -94,26 +94,26 @@ pub fn check(name: &str, object: &[u8], architecture: &str) -> Result<(), LayerE
 
 /// Packs an image: one manifest for one input, an index for several. Inputs are of different architectures.
 pub fn pack(inputs: &[Input], index: bool) -> ImageSet {
-    let mut parcel = ImageSet::begin(&hash(b""));
+    let mut image_set = ImageSet::begin(&hash(b""));
     let mut entries = Vec::new();
     for input in inputs {
-        let paper = one(&mut parcel, input);
-        let mut entry = paper.descriptor();
+        let document = one(&mut image_set, input);
+        let mut entry = document.descriptor();
         entry["platform"] = json!({ "os": "linux", "architecture": input.architecture });
         entries.push(entry);
-        if !parcel.papers.contains(&paper) {
-            parcel.papers.push(paper);
+        if !image_set.documents.contains(&document) {
+            image_set.documents.push(document);
         }
     }
     if index {
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries });
-        parcel.papers.push(ImageDocument::new(&index, INDEX, None));
+        image_set.documents.push(ImageDocument::new(&index, INDEX, None));
     }
-    parcel.digest = parcel.papers.last().map_or(parcel.digest, |paper| paper.digest);
-    parcel
+    image_set.digest = image_set.documents.last().map_or(image_set.digest, |document| document.digest);
+    image_set
 }
 
-fn one(parcel: &mut ImageSet, input: &Input) -> ImageDocument {
+fn one(image_set: &mut ImageSet, input: &Input) -> ImageDocument {
     let tar = tar_of(&input.name, &input.object);
     let layer = gzip(&tar);
     let table = |table: &BTreeMap<String, String>| serde_json::to_string(table).expect("strings are JSON");
@@ -139,8 +139,8 @@ fn one(parcel: &mut ImageSet, input: &Input) -> ImageDocument {
             "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": hash(&layer), "size": layer.len(),
         }],
     });
-    parcel.blobs.insert(hash(&config), config);
-    parcel.blobs.insert(hash(&layer), layer);
+    image_set.blobs.insert(hash(&config), config);
+    image_set.blobs.insert(hash(&layer), layer);
     ImageDocument::new(&manifest, MANIFEST, None)
 }
 
@@ -179,12 +179,12 @@ mod tests {
         let both = [input("amd64", OBJECT), input("s390x", BIG_ENDIAN)];
         assert_eq!(pack(&both, true), pack(&both, true));
         let one = pack(&both[..1], false);
-        assert_eq!((one.papers.len(), one.blobs.len()), (1, 2));
+        assert_eq!((one.documents.len(), one.blobs.len()), (1, 2));
         // Across versions too: who changes this digest changes it for everybody who rebuilds an image that is signed.
-        assert_eq!(one.papers[0].digest, one.digest);
+        assert_eq!(one.documents[0].digest, one.digest);
         let two = pack(&both, true);
-        assert_eq!((two.papers.len(), two.blobs.len()), (3, 4));
-        assert_eq!(two.papers[2].digest, two.digest);
+        assert_eq!((two.documents.len(), two.blobs.len()), (3, 4));
+        assert_eq!(two.documents[2].digest, two.digest);
     }
 
     #[test]

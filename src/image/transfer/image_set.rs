@@ -43,7 +43,7 @@ pub struct ImageSet {
     /// The image's digest.
     pub digest: Digest,
     /// Documents of the image, each after those that it names; the last one is the image.
-    pub papers: Vec<ImageDocument>,
+    pub documents: Vec<ImageDocument>,
     /// Documents of signatures, each after those that it names.
     pub signatures: Vec<ImageDocument>,
     /// Configs, layers and signatures, by digest.
@@ -75,23 +75,23 @@ impl ImageDocument {
 impl ImageSet {
     /// Takes up an image of a layout, with everything in the layout that may be its signature.
     pub(crate) fn of_layout(layout: &Layout, image: &str, digest: &Digest) -> Result<Self, ImageError> {
-        let mut parcel = Self::begin(digest);
-        let paper = parcel.paper(layout, image, digest, None)?;
-        parcel.walk(layout, image, paper, false)?;
+        let mut image_set = Self::begin(digest);
+        let document = image_set.document(layout, image, digest, None)?;
+        image_set.walk(layout, image, document, false)?;
         for (at, name) in layout.attached(digest) {
-            let Ok(paper) = parcel.paper(layout, image, &at, name) else { continue };
+            let Ok(document) = image_set.document(layout, image, &at, name) else { continue };
             let mut signature = Self::begin(&at);
             // One that is incomplete is no signature, and takes nothing away from the others.
-            if signature.walk(layout, image, paper, false).is_ok() {
-                parcel.blobs.extend(signature.blobs);
-                for paper in signature.papers {
-                    if !parcel.signatures.contains(&paper) {
-                        parcel.signatures.push(paper);
+            if signature.walk(layout, image, document, false).is_ok() {
+                image_set.blobs.extend(signature.blobs);
+                for document in signature.documents {
+                    if !image_set.signatures.contains(&document) {
+                        image_set.signatures.push(document);
                     }
                 }
             }
         }
-        Ok(parcel)
+        Ok(image_set)
     }
 
     /// Takes up an image of the cache. Its signatures are those that satisfied a rule here.
@@ -99,41 +99,47 @@ impl ImageSet {
         let failed = |source| ImageError::Cache { image: image.to_owned(), source };
         let root = TrustedRoot::at(cache.path()).map_err(|source| ImageError::HostPath { image: image.to_owned(), source })?;
         let layout = Layout::of_blobs(LayoutFiles::directory(root, cache.path()), image);
-        let mut parcel = Self::begin(&record.digest);
-        let mut paper = parcel.paper(&layout, image, &record.digest, None)?;
-        paper.media_type.clone_from(&record.media_type);
-        parcel.walk(&layout, image, paper, true)?;
+        let mut image_set = Self::begin(&record.digest);
+        let mut document = image_set.document(&layout, image, &record.digest, None)?;
+        document.media_type.clone_from(&record.media_type);
+        image_set.walk(&layout, image, document, true)?;
         let reader = cache.reader().map_err(failed)?;
         let kept = reader.map(|reader| record.signatures(&reader)).transpose().map_err(failed)?.unwrap_or_default();
-        parcel.sign(kept.into_iter().map(|signature| signature.body));
-        Ok(parcel)
+        image_set.sign(kept.into_iter().map(|signature| signature.body));
+        Ok(image_set)
     }
 
     pub(crate) fn begin(digest: &Digest) -> Self {
-        let (papers, signatures, blobs, left_out) = Default::default();
-        Self { digest: *digest, papers, signatures, blobs, left_out }
+        let (documents, signatures, blobs, left_out) = Default::default();
+        Self { digest: *digest, documents, signatures, blobs, left_out }
     }
 
-    fn paper(&self, layout: &Layout, image: &str, digest: &Digest, name: Option<String>) -> Result<ImageDocument, ImageError> {
+    fn document(
+        &self,
+        layout: &Layout,
+        image: &str,
+        digest: &Digest,
+        name: Option<String>,
+    ) -> Result<ImageDocument, ImageError> {
         let bytes = checked(image, "manifest", digest, MAX_MANIFEST, layout.blob(digest, MAX_MANIFEST)?)?;
         Ok(ImageDocument { digest: *digest, media_type: crate::image::oci::content::media_type(&bytes), bytes, name })
     }
 
     /// Takes up what a document names, then the document. With `sparse`, entries of an index that are not there are left out, and so are
     /// layers: of an artifact the cache has those that may be bytecode.
-    fn walk(&mut self, layout: &Layout, image: &str, paper: ImageDocument, sparse: bool) -> Result<(), ImageError> {
-        let mut todo = vec![(paper, 0)];
-        let mut papers = Vec::new();
-        while let Some((paper, depth)) = todo.pop() {
+    fn walk(&mut self, layout: &Layout, image: &str, document: ImageDocument, sparse: bool) -> Result<(), ImageError> {
+        let mut todo = vec![(document, 0)];
+        let mut documents = Vec::new();
+        while let Some((document, depth)) = todo.pop() {
             let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "manifest", problem };
             if depth > crate::image::oci::content::MAX_DEPTH {
                 return Err(malformed("it is an index of indexes of indexes".to_owned()));
             }
-            match Document::parse(&paper.bytes).map_err(malformed)? {
+            match Document::parse(&document.bytes).map_err(malformed)? {
                 Document::Index(entries) => {
                     for entry in &entries {
                         let digest = entry.digest().map_err(malformed)?;
-                        match self.paper(layout, image, &digest, None) {
+                        match self.document(layout, image, &digest, None) {
                             Ok(child) => todo.push((child, depth + 1)),
                             Err(ImageError::MissingBlob { .. }) if sparse => self.left_out.push(entry.platform_name()),
                             Err(err) => return Err(err),
@@ -149,13 +155,13 @@ impl ImageSet {
                     }
                 }
             }
-            papers.push(paper);
+            documents.push(document);
         }
         // Parents were taken first.
-        papers.reverse();
+        documents.reverse();
         let mut seen = BTreeSet::new();
-        papers.retain(|paper| seen.insert(paper.digest));
-        self.papers = papers;
+        documents.retain(|document| seen.insert(document.digest));
+        self.documents = documents;
         Ok(())
     }
 
@@ -171,7 +177,7 @@ impl ImageSet {
     /// Adds signatures as cosign writes them: those of cosign 2 as layers of one manifest with a name, each bundle as a manifest
     /// that refers to the image.
     fn sign(&mut self, bodies: impl Iterator<Item = Body>) {
-        let top = self.papers.last().expect("the image itself was walked").clone();
+        let top = self.documents.last().expect("the image itself was walked").clone();
         let mut layers = Vec::new();
         let mut referrers = Vec::new();
         for body in bodies {

@@ -146,35 +146,35 @@ impl LinuxImages {
             let (media_type, platforms, labels) = Default::default();
             return Ok(Details { reference: image, digest, media_type, platforms, signatures: 0, size, labels, object });
         }
-        let parcel = self.local(reference)?;
-        let Content { object, labels, .. } = unpacked(&parcel, &image)?;
-        let top = parcel.papers.last().expect("it was unpacked");
+        let image_set = self.local(reference)?;
+        let Content { object, labels, .. } = unpacked(&image_set, &image)?;
+        let top = image_set.documents.last().expect("it was unpacked");
         let platforms = match Document::parse(&top.bytes) {
             Ok(Document::Index(entries)) => {
                 entries.iter().filter(|entry| !entry.is_attestation()).map(|entry| entry.platform_name()).collect()
             }
-            _ => parcel.blobs.values().find_map(|blob| platform_of_config(blob)).into_iter().collect(),
+            _ => image_set.blobs.values().find_map(|blob| platform_of_config(blob)).into_iter().collect(),
         };
-        let papers = parcel.papers.iter().map(|paper| paper.bytes.len());
+        let documents = image_set.documents.iter().map(|document| document.bytes.len());
         Ok(Details {
             reference: image,
-            digest: parcel.digest,
+            digest: image_set.digest,
             media_type: Some(top.media_type.clone()),
             platforms,
-            signatures: parcel.signatures.len(),
-            size: papers.chain(parcel.blobs.values().map(Vec::len)).map(|length| length as u64).sum(),
+            signatures: image_set.signatures.len(),
+            size: documents.chain(image_set.blobs.values().map(Vec::len)).map(|length| length as u64).sum(),
             labels: Some(Labelled { programs: labels.programs, maps: labels.maps }),
             object,
         })
     }
 
     /// Writes a parcel to a layout or an archive, with the tag of `to` or else under `name`; into the cache for the name of an image.
-    pub fn deliver(&self, parcel: &ImageSet, to: &Reference, name: Option<&str>) -> Result<(), ImageError> {
+    pub fn deliver(&self, image_set: &ImageSet, to: &Reference, name: Option<&str>) -> Result<(), ImageError> {
         let image = to.to_string();
         match to {
-            Reference::Layout { path, tag } => write::to_layout(parcel, path, tag.as_deref().or(name), &image),
-            Reference::Archive { path, tag } => write::to_archive(parcel, path, tag.as_deref().or(name), &image),
-            Reference::Registry(_) => self.adopt(parcel, &image),
+            Reference::Layout { path, tag } => write::to_layout(image_set, path, tag.as_deref().or(name), &image),
+            Reference::Archive { path, tag } => write::to_archive(image_set, path, tag.as_deref().or(name), &image),
+            Reference::Registry(_) => self.adopt(image_set, &image),
             Reference::File { .. } => {
                 let problem = "an image is no file; write oci:/directory or oci-archive:/file".to_owned();
                 Err(ImageError::Malformed { image, part: "transport", problem })
@@ -183,15 +183,15 @@ impl LinuxImages {
     }
 
     /// Puts a parcel into the cache under a name. What policy says of it is found out when it is used.
-    fn adopt(&self, parcel: &ImageSet, image: &str) -> Result<(), ImageError> {
-        let object = unpacked(parcel, image)?.object;
-        let top = parcel.papers.last().expect("it was unpacked");
+    fn adopt(&self, image_set: &ImageSet, image: &str) -> Result<(), ImageError> {
+        let object = unpacked(image_set, image)?.object;
+        let top = image_set.documents.last().expect("it was unpacked");
         let object_digest = hash(&object);
-        let others = parcel.papers.iter().rev().skip(1).map(|paper| paper.bytes.clone());
+        let others = image_set.documents.iter().rev().skip(1).map(|document| document.bytes.clone());
         let mut blobs = vec![top.bytes.clone()];
-        blobs.extend(others.chain(parcel.blobs.values().cloned()));
+        blobs.extend(others.chain(image_set.blobs.values().cloned()));
         blobs.push(object);
-        let (digest, media_type) = (parcel.digest, top.media_type.clone());
+        let (digest, media_type) = (image_set.digest, top.media_type.clone());
         let new = NewImage { digest, media_type, blobs, object: object_digest };
         let stored = self.cache().store(&new).and_then(|()| self.cache().point(image, &digest, "", InUse::NONE));
         let stored = stored.and_then(|()| self.cache().settle(image, &digest));
@@ -216,9 +216,9 @@ impl LinuxImages {
 }
 
 /// Follows a parcel down to the object for this machine, by the rules of every other image.
-fn unpacked(parcel: &ImageSet, image: &str) -> Result<Content, ImageError> {
-    let layout = Layout::of_blobs(LayoutFiles::archive_of(write::archive(parcel, None), image)?, image);
-    let top = parcel.papers.last().ok_or_else(|| ImageError::NotFound { image: image.to_owned() })?;
+fn unpacked(image_set: &ImageSet, image: &str) -> Result<Content, ImageError> {
+    let layout = Layout::of_blobs(LayoutFiles::archive_of(write::archive(image_set, None), image)?, image);
+    let top = image_set.documents.last().ok_or_else(|| ImageError::NotFound { image: image.to_owned() })?;
     content(&mut BlobSource::Layout(layout), image, top.bytes.clone())
 }
 

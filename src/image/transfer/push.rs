@@ -42,47 +42,47 @@ pub struct Pushed {
 
 impl LinuxImages {
     /// Puts a parcel into a registry, signatures included.
-    pub fn push(&self, parcel: &ImageSet, target: Target<'_>) -> Result<Pushed, ImageError> {
+    pub fn push(&self, image_set: &ImageSet, target: Target<'_>) -> Result<Pushed, ImageError> {
         let image = Reference::Registry(target.at.clone()).to_string();
-        if !parcel.left_out.is_empty() {
-            return Err(ImageError::Partial { image, missing: parcel.left_out.join(", ") });
+        if !image_set.left_out.is_empty() {
+            return Err(ImageError::Partial { image, missing: image_set.left_out.join(", ") });
         }
         if let Some(expected) = target.at.digest
-            && expected != parcel.digest
+            && expected != image_set.digest
         {
-            return Err(ImageError::Tampered { image, part: "manifest", expected, found: parcel.digest });
+            return Err(ImageError::Tampered { image, part: "manifest", expected, found: image_set.digest });
         }
         let mut remote = self.remote(&image, target.at, target.registries, target.deadline)?.own_place();
-        sent(&mut remote, parcel, target).map_err(|err| as_push(err, &target.at.registry))
+        sent(&mut remote, image_set, target).map_err(|err| as_push(err, &target.at.registry))
     }
 }
 
-fn sent(remote: &mut Remote, parcel: &ImageSet, target: Target<'_>) -> Result<Pushed, ImageError> {
-    let mut pushed = Pushed { digest: parcel.digest, sent: 0, spared: 0, signatures: parcel.signatures.len() };
-    for (digest, bytes) in &parcel.blobs {
+fn sent(remote: &mut Remote, image_set: &ImageSet, target: Target<'_>) -> Result<Pushed, ImageError> {
+    let mut pushed = Pushed { digest: image_set.digest, sent: 0, spared: 0, signatures: image_set.signatures.len() };
+    for (digest, bytes) in &image_set.blobs {
         match remote.put_blob(digest, target.from, bytes)?.spared {
             true => pushed.spared += 1,
             false => pushed.sent += 1,
         }
     }
-    let (top, others) = parcel.papers.split_last().expect("a parcel has an image");
-    for paper in others {
-        remote.put_manifest(&paper.digest.to_string(), &paper.media_type, &paper.bytes)?;
+    let (top, others) = image_set.documents.split_last().expect("a parcel has an image");
+    for document in others {
+        remote.put_manifest(&document.digest.to_string(), &document.media_type, &document.bytes)?;
     }
     // By digest before the signatures, which speak of it; by name after them, so that nobody finds it unsigned.
     remote.put_manifest(&top.digest.to_string(), &top.media_type, &top.bytes)?;
     let mut unlisted = Vec::new();
-    let fallback = format!("sha256-{}", parcel.digest.hex());
-    for paper in &parcel.signatures {
-        if paper.name.as_ref() == Some(&fallback) {
+    let fallback = format!("sha256-{}", image_set.digest.hex());
+    for document in &image_set.signatures {
+        if document.name.as_ref() == Some(&fallback) {
             // The list of what is there already, and of what comes with it.
-            unlisted.extend(entries(&paper.bytes));
+            unlisted.extend(entries(&document.bytes));
             continue;
         }
-        let name = paper.name.clone().unwrap_or_else(|| paper.digest.to_string());
-        let put = remote.put_manifest(&name, &paper.media_type, &paper.bytes)?;
-        if paper.subject() == Some(parcel.digest) && !put.listed {
-            unlisted.push(entry(paper));
+        let name = document.name.clone().unwrap_or_else(|| document.digest.to_string());
+        let put = remote.put_manifest(&name, &document.media_type, &document.bytes)?;
+        if document.subject() == Some(image_set.digest) && !put.listed {
+            unlisted.push(entry(document));
         }
     }
     if !unlisted.is_empty() {
@@ -114,9 +114,9 @@ fn entries(index: &[u8]) -> Vec<Value> {
 }
 
 /// What stands of a signature in the list that takes the referrers API's place.
-fn entry(paper: &ImageDocument) -> Value {
-    let mut entry = paper.descriptor();
-    if let Ok(Document::Manifest(manifest)) = Document::parse(&paper.bytes)
+fn entry(document: &ImageDocument) -> Value {
+    let mut entry = document.descriptor();
+    if let Ok(Document::Manifest(manifest)) = Document::parse(&document.bytes)
         && let Some(kind) = manifest.artifact_type
     {
         entry["artifactType"] = json!(kind);

@@ -16,7 +16,7 @@ const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Writes a parcel into a layout directory, which is made where it is missing, under a name. Other images in it stay; one of
 /// the same name loses it.
-pub(crate) fn to_layout(parcel: &ImageSet, directory: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
+pub(crate) fn to_layout(image_set: &ImageSet, directory: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
     let failed = |source| ImageError::Carry { doing: "write", image: image.to_owned(), source };
     let io = |doing, path: &Path, err| failed(SysError::io(doing, path.display().to_string())(err));
     let blobs = directory.join("blobs/sha256");
@@ -34,22 +34,22 @@ pub(crate) fn to_layout(parcel: &ImageSet, directory: &Path, name: Option<&str>,
             ImageError::Malformed { image, part: "index.json", problem }
         })?,
     };
-    for (digest, bytes) in contents(parcel) {
+    for (digest, bytes) in contents(image_set) {
         write_atomically(&blobs.join(digest), bytes, 0o644).map_err(failed)?;
     }
     write_atomically(&directory.join("oci-layout"), LAYOUT, 0o644).map_err(failed)?;
-    write_atomically(&index, &index_of(old, parcel, name), 0o644).map_err(failed)
+    write_atomically(&index, &index_of(old, image_set, name), 0o644).map_err(failed)
 }
 
 /// Writes a parcel as a layout in a tar file.
-pub(crate) fn to_archive(parcel: &ImageSet, file: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
+pub(crate) fn to_archive(image_set: &ImageSet, file: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
     let failed = |source| ImageError::Carry { doing: "write", image: image.to_owned(), source };
-    write_atomically(file, &archive(parcel, name), 0o644).map_err(failed)
+    write_atomically(file, &archive(image_set, name), 0o644).map_err(failed)
 }
 
 /// A parcel as a layout in a tar.
-pub(crate) fn archive(parcel: &ImageSet, name: Option<&str>) -> Vec<u8> {
-    let index = index_of(Vec::new(), parcel, name);
+pub(crate) fn archive(image_set: &ImageSet, name: Option<&str>) -> Vec<u8> {
+    let index = index_of(Vec::new(), image_set, name);
     let mut archive = tar::Builder::new(Vec::new());
     let mut add = |path: &str, bytes: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -60,16 +60,20 @@ pub(crate) fn archive(parcel: &ImageSet, name: Option<&str>) -> Vec<u8> {
     };
     add("oci-layout", LAYOUT);
     add("index.json", &index);
-    for (digest, bytes) in contents(parcel) {
+    for (digest, bytes) in contents(image_set) {
         add(&format!("blobs/sha256/{digest}"), bytes);
     }
     archive.into_inner().expect("memory takes everything")
 }
 
 /// Everything by the names of blobs.
-fn contents(parcel: &ImageSet) -> BTreeMap<String, &[u8]> {
-    let papers = parcel.papers.iter().chain(&parcel.signatures).map(|paper| (paper.digest.hex(), paper.bytes.as_slice()));
-    papers.chain(parcel.blobs.iter().map(|(digest, bytes)| (digest.hex(), bytes.as_slice()))).collect()
+fn contents(image_set: &ImageSet) -> BTreeMap<String, &[u8]> {
+    let documents = image_set
+        .documents
+        .iter()
+        .chain(&image_set.signatures)
+        .map(|document| (document.digest.hex(), document.bytes.as_slice()));
+    documents.chain(image_set.blobs.iter().map(|(digest, bytes)| (digest.hex(), bytes.as_slice()))).collect()
 }
 
 fn entries_of(index: &[u8]) -> Result<Vec<Value>, String> {
@@ -84,27 +88,29 @@ fn entries_of(index: &[u8]) -> Result<Vec<Value>, String> {
     Ok(parsed.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default())
 }
 
-fn index_of(mut entries: Vec<Value>, parcel: &ImageSet, name: Option<&str>) -> Vec<u8> {
-    let top = parcel.papers.last().into_iter().map(|paper| (paper, name.map(str::to_owned)));
+fn index_of(mut entries: Vec<Value>, image_set: &ImageSet, name: Option<&str>) -> Vec<u8> {
+    let top = image_set.documents.last().into_iter().map(|document| (document, name.map(str::to_owned)));
     // Children of an index of signatures are found through it.
-    let found = |paper: &&ImageDocument| paper.name.is_some() || paper.subject() == Some(parcel.digest);
-    let named = top.chain(parcel.signatures.iter().filter(found).map(|paper| (paper, paper.name.clone())));
-    for (paper, name) in named {
+    let found = |document: &&ImageDocument| document.name.is_some() || document.subject() == Some(image_set.digest);
+    let named = top.chain(image_set.signatures.iter().filter(found).map(|document| (document, document.name.clone())));
+    for (document, name) in named {
         entries.retain(|entry| match &name {
             Some(name) => entry["annotations"][REF_NAME].as_str() != Some(name),
-            None => entry["digest"].as_str() != Some(&paper.digest.to_string()) || entry["annotations"][REF_NAME].is_string(),
+            None => {
+                entry["digest"].as_str() != Some(&document.digest.to_string()) || entry["annotations"][REF_NAME].is_string()
+            }
         });
-        entries.push(entry(paper, name));
+        entries.push(entry(document, name));
     }
     serde_json::to_vec(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries })).expect("a JSON value is JSON")
 }
 
-fn entry(paper: &ImageDocument, name: Option<String>) -> Value {
-    let mut entry = paper.descriptor();
+fn entry(document: &ImageDocument, name: Option<String>) -> Value {
+    let mut entry = document.descriptor();
     if let Some(name) = name {
         entry["annotations"] = json!({ REF_NAME: name });
     }
-    if let Ok(Document::Manifest(manifest)) = Document::parse(&paper.bytes)
+    if let Ok(Document::Manifest(manifest)) = Document::parse(&document.bytes)
         && let Some(kind) = manifest.artifact_type
     {
         entry["artifactType"] = json!(kind);

@@ -158,11 +158,11 @@ impl SignatureDescription {
     }
 
     /// What came of each check under one rule; none are made of what is no signature.
-    pub fn checks(&self, judgement: &SignatureResult) -> Vec<Checked> {
+    pub fn checks(&self, result: &SignatureResult) -> Vec<Checked> {
         use Check::{
             Certificate, Checkpoint, Digest, Entry, Format, Identity, Promise, Proof, Sct, Statement, Timestamp, Validity,
         };
-        let flaw = match judgement {
+        let flaw = match result {
             SignatureResult::Good(_) => None,
             SignatureResult::Bad(flaw) => Some(flaw),
             SignatureResult::Attestation => return Vec::new(),

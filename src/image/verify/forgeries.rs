@@ -44,7 +44,7 @@ fn bundle_of_rekor_2(instance: &Instance, claim: Claim<'_>, flaw: Flaw) -> Signa
 type Make = fn(&Instance, Claim<'_>, Flaw) -> Signature;
 
 fn refused(signature: &Signature, digest: &str, signers: &Signers) -> String {
-    let found = signature.judge(&digest.parse().unwrap(), signers);
+    let found = signature.decide(&digest.parse().unwrap(), signers);
     let checks = SignatureDescription::of(signature).checks(&found);
     let SignatureResult::Bad(flaw) = found else { unreachable!("{found:?}") };
     assert_no_debris(&flaw.why);
@@ -76,7 +76,7 @@ fn the_true_one_is_good_for_its_image_identity_issuer_and_root_alone() {
         (attachment, &[Check::Timestamp, Check::Proof, Check::Checkpoint]),
     ] {
         let signature = make(&instance, CLAIM, Flaw::None);
-        let found = signature.judge(&CLAIM.digest.parse().unwrap(), &good);
+        let found = signature.decide(&CLAIM.digest.parse().unwrap(), &good);
         assert_eq!(found, SignatureResult::Good(by.clone()));
         let account = SignatureDescription::of(&signature);
         assert_eq!(account.kind, SignatureKind::Keyless);

@@ -50,7 +50,7 @@ impl Signature {
     }
 
     /// Checks it against whom a rule names.
-    pub fn judge(&self, digest: &Digest, signers: &Signers) -> SignatureResult {
+    pub fn decide(&self, digest: &Digest, signers: &Signers) -> SignatureResult {
         match self.examine(digest, &signers.keys) {
             KeyResult::Good(by) => SignatureResult::Good(signers.keys[by].path().display().to_string()),
             KeyResult::Attestation => SignatureResult::Attestation,

@@ -309,7 +309,7 @@ fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
         for (identity, issuer) in
             [(WORKFLOW, ACTIONS), ("~https://github\\.com/acme/.*", ACTIONS), (WORKFLOW, "~https://token\\..*")]
         {
-            let good = signature.judge(&digest(), &named(identity, issuer, "trusted_root"));
+            let good = signature.decide(&digest(), &named(identity, issuer, "trusted_root"));
             assert_eq!(good, SignatureResult::Good(format!("{WORKFLOW} ({ACTIONS})")), "{identity} {issuer}");
         }
         for (identity, issuer) in [
@@ -319,14 +319,14 @@ fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
             ("~github.*", ACTIONS),
             (WORKFLOW, "~token"),
         ] {
-            let SignatureResult::Bad(flaw) = signature.judge(&digest(), &named(identity, issuer, "trusted_root")) else {
+            let SignatureResult::Bad(flaw) = signature.decide(&digest(), &named(identity, issuer, "trusted_root")) else {
                 panic!("{identity} {issuer}")
             };
             assert_eq!(flaw.why, format!("it is by {WORKFLOW} ({ACTIONS}), whom the rule does not name"));
         }
-        let of_another = signature.judge(&Digest::from_bytes([1; 32]), &named(WORKFLOW, ACTIONS, "trusted_root"));
+        let of_another = signature.decide(&Digest::from_bytes([1; 32]), &named(WORKFLOW, ACTIONS, "trusted_root"));
         assert!(matches!(&of_another, SignatureResult::Bad(flaw) if flaw.why.contains("of another image")), "{of_another:?}");
-        let other_root = signature.judge(&digest(), &named(WORKFLOW, ACTIONS, "trusted_root.other-ca"));
+        let other_root = signature.decide(&digest(), &named(WORKFLOW, ACTIONS, "trusted_root.other-ca"));
         assert!(
             matches!(&other_root, SignatureResult::Bad(flaw) if flaw.why.contains("does not hold under")),
             "{other_root:?}"
@@ -338,13 +338,13 @@ fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
 fn forged_keyless_signatures_are_bad() {
     let signers = named("~.*", "~.*", "trusted_root");
     for name in ["keyless-expired", "keyless-otherca", "keyless-proof", "keyless-sig"] {
-        let found = bundle(name).judge(&digest(), &signers);
+        let found = bundle(name).decide(&digest(), &signers);
         assert!(matches!(&found, SignatureResult::Bad(flaw) if flaw.why.contains("does not hold under")), "{name}: {found:?}");
     }
     for (signature, path) in [(bundle("key-v3"), V3), (simple("key-v2"), V2)] {
-        assert!(matches!(signature.judge(&digest(), &signers), SignatureResult::Bad(_)), "a key is no identity");
+        assert!(matches!(signature.decide(&digest(), &signers), SignatureResult::Bad(_)), "a key is no identity");
         let both = Signers { keys: keys(&[path]), ..named(WORKFLOW, ACTIONS, "trusted_root") };
-        assert_eq!(signature.judge(&digest(), &both), SignatureResult::Good(path.to_owned()));
+        assert_eq!(signature.decide(&digest(), &both), SignatureResult::Good(path.to_owned()));
     }
     let Body::Simple { payload, signature, keyless: Some(attached) } = simple("legacy-keyless").body else { unreachable!() };
     for changed in [
@@ -357,7 +357,7 @@ fn forged_keyless_signatures_are_bad() {
         },
     ] {
         let body = Body::Simple { payload: payload.clone(), signature: signature.clone(), keyless: Some(changed.clone()) };
-        let found = Signature::of(body).judge(&digest(), &signers);
+        let found = Signature::of(body).decide(&digest(), &signers);
         assert!(matches!(found, SignatureResult::Bad(_)), "{changed:?}: {found:?}");
     }
 }

@@ -34,7 +34,7 @@ fn answers(questions: &Questions, other: impl Fn(u32, &Question) -> Option<Trial
 #[test]
 fn a_kernel_that_offers_nothing_is_container_scope() {
     let questions = questions();
-    let reach = questions.judge(&answers(&questions, |_, _| None));
+    let reach = questions.decide(&answers(&questions, |_, _| None));
     assert_eq!((reach.undecided.clone(), reach.memory.clone()), (Vec::new(), Vec::new()));
     assert!(reach.keep("boot", "kernel").is_some());
     for (program_type, _) in TYPES {
@@ -47,7 +47,7 @@ fn what_the_verifier_accepts_or_minds_otherwise_is_offered() {
     let questions = questions();
     let said = [loaded(), refused(Errno::ACCESS, "0: (85) call bpf_sk_lookup_tcp#84\nR2 !read_ok\n")];
     for answer in said {
-        let reach = questions.judge(&answers(&questions, |at, question| {
+        let reach = questions.decide(&answers(&questions, |at, question| {
             matches!(question, Question::Offers(name) if at == XDP && name == "bpf_sk_lookup_tcp").then(|| answer.clone())
         }));
         assert_eq!(reach.types[&XDP], TypeAnswer::Offers(vec!["bpf_sk_lookup_tcp".to_owned()]));
@@ -73,7 +73,7 @@ fn a_load_that_fails_before_the_verifier_speaks_is_undecided() {
     for (what, which) in whiches {
         for answer in [refused(Errno::PERM, ""), refused(Errno::NOMEM, ""), refused(Errno::NOMEM, "0: R1=ctx()\n")] {
             let reach = questions
-                .judge(&answers(&questions, |at, question| (at == SOCKET_FILTER && which(question)).then(|| answer.clone())));
+                .decide(&answers(&questions, |at, question| (at == SOCKET_FILTER && which(question)).then(|| answer.clone())));
             assert!(!reach.undecided.is_empty(), "{what} {answer:?}");
             assert!(reach.undecided[0].contains(what), "{:?}", reach.undecided);
             assert_eq!(reach.keep("boot", "kernel"), None, "{what}");
@@ -87,7 +87,7 @@ fn a_way_to_memory_is_closed_only_for_a_known_reason() {
     let questions = questions();
     for way in MemoryRead::ALL {
         let with = |answer: TrialAnswer| {
-            let reach = questions.judge(&answers(&questions, |at, question| {
+            let reach = questions.decide(&answers(&questions, |at, question| {
                 matches!(question, Question::Memory(asked) if at == XDP && *asked == way).then(|| answer.clone())
             }));
             (reach.memory, reach.undecided.is_empty())
@@ -102,7 +102,7 @@ fn a_kernel_without_a_type_is_told_from_one_that_refuses_it() {
     let questions = questions();
     let control = |answer: TrialAnswer| {
         let control = |at, question: &Question| at == XDP && matches!(question, Question::Control);
-        questions.judge(&answers(&questions, |at, question| control(at, question).then(|| answer.clone())))
+        questions.decide(&answers(&questions, |at, question| control(at, question).then(|| answer.clone())))
     };
     let absent = control(refused(Errno::INVAL, ""));
     assert_eq!((&absent.types[&XDP], absent.undecided.len()), (&TypeAnswer::Absent, 0));
@@ -116,7 +116,7 @@ fn kfuncs_that_a_kernel_does_not_have_are_not_asked_for() {
     let asks =
         |wanted: &str| none.about.iter().any(|(_, question)| matches!(question, Question::Offers(name) if name == wanted));
     assert!(asks("bpf_probe_read_kernel") && !asks("bpf_send_signal_task"));
-    let reach = none.judge(&answers(&none, |_, _| None));
+    let reach = none.decide(&answers(&none, |_, _| None));
     assert!(reach.undecided.is_empty() && reach.memory.is_empty());
     let without = |way| none.about.iter().all(|(_, question)| !matches!(question, Question::Memory(asked) if *asked == way));
     assert!(without(MemoryRead::RdonlyCast) && without(MemoryRead::ProbeReadDynptr));

@@ -29,7 +29,7 @@ struct Held {
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    pub(super) fn attach_by_hand(&self, bounds: &CallerRights, attach: &Attach) -> Result<u32, ManualError> {
+    pub(super) fn attach_manual(&self, bounds: &CallerRights, attach: &Attach) -> Result<u32, ManualError> {
         let id = attach.program;
         let record = self.settle(bounds, Named::Program(id))?.ok_or(ManualError::NoProgram(id))?;
         let program = record.programs.iter().find(|p| p.id == Some(id)).ok_or(ManualError::NoProgram(id))?;
@@ -64,7 +64,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         })?;
         if taken.is_none() {
             self.check_deadline()?;
-            return self.attach_by_hand(bounds, attach);
+            return self.attach_manual(bounds, attach);
         }
         let planned = PlannedLink {
             program: link.program.clone(),
@@ -115,7 +115,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(inspect::FILTERS | u32::try_from(counted.0 % u64::from(inspect::FILTERS)).expect("a remainder below 2^31"))
     }
 
-    pub(super) fn detach_by_hand(&self, bounds: &CallerRights, id: u32) -> Result<(), ManualError> {
+    pub(super) fn detach_manual(&self, bounds: &CallerRights, id: u32) -> Result<(), ManualError> {
         let record = self.settle(bounds, Named::Link(id))?.ok_or(ManualError::NoLink(id))?;
         let link = record.links.iter().find(|link| link.id == Some(id)).ok_or(ManualError::NoLink(id))?;
         // Without an id it is unfinished: whoever comes after us, should we be killed, removes it.
@@ -128,7 +128,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         })?;
         if taken.is_none() {
             self.check_deadline()?;
-            return self.detach_by_hand(bounds, id);
+            return self.detach_manual(bounds, id);
         }
         if let Err(error) = self.kernel.detach(&self.fs.join(record.no.directory()), link) {
             // It is still there, and has to be found by its id when it is tried again.

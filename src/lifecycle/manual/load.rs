@@ -42,7 +42,7 @@ struct ScopedObject {
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    pub(super) fn load_by_hand(
+    pub(super) fn load_manual(
         &self,
         paths: &Paths,
         bounds: &CallerRights,
@@ -62,7 +62,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Some(program) => self.shared_maps(bounds, program).map(|(shared, shares)| (Some(shared), Some(shares)))?,
             None => (None, None),
         };
-        let plan = plan::by_hand(&ManualInputs {
+        let plan = plan::manual(&ManualInputs {
             bytecode: &object.bytecode,
             facts: &facts,
             scope: object.scope,
@@ -108,7 +108,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         if let Some(over) = over {
             return Err(over);
         }
-        if let Err(cause) = self.build_by_hand(&mut record, &plan) {
+        if let Err(cause) = self.build_manual(&mut record, &plan) {
             if let Err(second) = self.fail(&record, &chain(&cause)) {
                 tracing::error!(owner = record.no.0, error = %chain(&second), "undo a failed load");
             }
@@ -116,7 +116,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         if let Err(error) = self.attach_new(bounds, load, &record) {
             for id in record.programs.iter().filter_map(|program| program.id) {
-                if let Err(second) = self.unload_by_hand(bounds, id) {
+                if let Err(second) = self.unload_manual(bounds, id) {
                     tracing::error!(program = id, error = %chain(&second), "undo a load that could not be attached");
                 }
             }
@@ -134,12 +134,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     fn attach_new(&self, bounds: &CallerRights, load: &LoadTask, record: &OwnerRecord) -> Result<(), ManualError> {
         for AttachNew { program, place } in &load.attach {
             let id = record.programs.get(*program).and_then(|program| program.id).ok_or(Cause::RecordGone { no: record.no })?;
-            self.attach_by_hand(bounds, &Attach { program: id, place: place.clone(), metadata: BTreeMap::new() })?;
+            self.attach_manual(bounds, &Attach { program: id, place: place.clone(), metadata: BTreeMap::new() })?;
         }
         Ok(())
     }
 
-    pub(super) fn unload_by_hand(&self, bounds: &CallerRights, program: u32) -> Result<(), ManualError> {
+    pub(super) fn unload_manual(&self, bounds: &CallerRights, program: u32) -> Result<(), ManualError> {
         // Whoever asks while it is on its way out has what was asked for, be it that another one ends it or that we do, after a kill.
         let leaving = self.find(Named::Program(program))?.is_some_and(|record| record.phase == Phase::Releasing);
         let Some(record) = self.settle(bounds, Named::Program(program))? else {
@@ -147,7 +147,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         };
         let again = || {
             self.check_deadline()?;
-            self.unload_by_hand(bounds, program)
+            self.unload_manual(bounds, program)
         };
         if record.programs.len() == 1 {
             return match self.release(&record)? {
@@ -183,7 +183,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
-    pub(super) fn pull_by_hand(
+    pub(super) fn pull_manual(
         &self,
         paths: &Paths,
         bounds: &CallerRights,
@@ -236,7 +236,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(ScopedObject { bytecode, scope, who, rule })
     }
 
-    fn build_by_hand(&self, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
+    fn build_manual(&self, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
         self.load_objects(record, plan)?;
         self.complete(record, None)
     }

@@ -272,15 +272,15 @@ impl Sources {
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Does what is asked by hand.
-    pub fn by_hand(&self, paths: &Paths, bounds: &CallerRights, task: &ManualTask, fetch_until: Instant) -> ManualReply {
+    pub fn manual(&self, paths: &Paths, bounds: &CallerRights, task: &ManualTask, fetch_until: Instant) -> ManualReply {
         let done = match task {
-            ManualTask::Load(load) => self.load_by_hand(paths, bounds, load, fetch_until).map(ManualReply::Programs),
-            ManualTask::Unload { program } => self.unload_by_hand(bounds, *program).map(|()| ManualReply::Done),
-            ManualTask::Attach(attach) => self.attach_by_hand(bounds, attach).map(|link| ManualReply::Attached { link }),
-            ManualTask::Detach { link } => self.detach_by_hand(bounds, *link).map(|()| ManualReply::Done),
-            ManualTask::List(filter) => self.list_by_hand(filter).map(ManualReply::Programs),
-            ManualTask::Get { program } => self.get_by_hand(*program).map(|program| ManualReply::Program(Box::new(program))),
-            ManualTask::Pull(image) => self.pull_by_hand(paths, bounds, image, fetch_until).map(|()| ManualReply::Done),
+            ManualTask::Load(load) => self.load_manual(paths, bounds, load, fetch_until).map(ManualReply::Programs),
+            ManualTask::Unload { program } => self.unload_manual(bounds, *program).map(|()| ManualReply::Done),
+            ManualTask::Attach(attach) => self.attach_manual(bounds, attach).map(|link| ManualReply::Attached { link }),
+            ManualTask::Detach { link } => self.detach_manual(bounds, *link).map(|()| ManualReply::Done),
+            ManualTask::List(filter) => self.list_manual(filter).map(ManualReply::Programs),
+            ManualTask::Get { program } => self.get_manual(*program).map(|program| ManualReply::Program(Box::new(program))),
+            ManualTask::Pull(image) => self.pull_manual(paths, bounds, image, fetch_until).map(|()| ManualReply::Done),
         };
         done.unwrap_or_else(|error| ManualReply::Failed(Failure { code: error.code(), message: chain(&error) }))
     }

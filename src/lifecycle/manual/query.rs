@@ -18,7 +18,7 @@ use crate::sys::{Errno, clock};
 type MapSets = BTreeMap<OwnerNo, Vec<u32>>;
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    pub(super) fn list_by_hand(&self, filter: &ProgramFilter) -> Result<Vec<ShownProgram>, ManualError> {
+    pub(super) fn list_manual(&self, filter: &ProgramFilter) -> Result<Vec<ShownProgram>, ManualError> {
         let mut programs = Vec::new();
         let mut ours = BTreeSet::new();
         let records = self.ready()?;
@@ -46,7 +46,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(programs)
     }
 
-    pub(super) fn get_by_hand(&self, id: u32) -> Result<ShownProgram, ManualError> {
+    pub(super) fn get_manual(&self, id: u32) -> Result<ShownProgram, ManualError> {
         let records = self.ready()?;
         for record in records.iter().filter(|record| record.programs.iter().any(|p| p.id == Some(id))) {
             let found = self.shown_programs(record, &map_sets(&records))?;

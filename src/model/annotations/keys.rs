@@ -88,7 +88,7 @@ pub(super) struct FoundAnnotation<'a> {
 
 impl FoundAnnotation<'_> {
     /// Of two keys for one thing, the one that speaks to fewer counts.
-    fn weight(self) -> (bool, bool) {
+    fn held_bytes(self) -> (bool, bool) {
         (self.scope == KeyScope::Container, self.generated)
     }
 }
@@ -137,7 +137,7 @@ impl<'a> Annotations<'a> {
             any = true;
             let new = FoundAnnotation { key, value, scope, generated: of.is_some() };
             let slot = &mut found.0[known as usize];
-            if slot.is_none_or(|other| other.weight() <= new.weight()) {
+            if slot.is_none_or(|other| other.held_bytes() <= new.held_bytes()) {
                 *slot = Some(new);
             }
         }

@@ -186,7 +186,7 @@ impl ProgramKind {
     }
 
     /// True where a person can load and attach the kind: it has a place that no container has to lend it.
-    pub fn by_hand(self) -> bool {
+    pub fn manual(self) -> bool {
         use ProgramKind as K;
         matches!(
             self,

@@ -41,7 +41,7 @@ pub struct SharedMaps {
 }
 
 /// Makes the plan, or says in one sentence why there is none.
-pub fn by_hand(inputs: &ManualInputs<'_>) -> Result<OwnerPlan, PlanError> {
+pub fn manual(inputs: &ManualInputs<'_>) -> Result<OwnerPlan, PlanError> {
     let mut planned = object(inputs.bytecode, inputs.facts, inputs.scope);
     for wanted in &inputs.load.programs {
         planned.programs.push(program(inputs, wanted, PinName::program(planned.programs.len() + 1))?);
@@ -80,7 +80,7 @@ fn program(inputs: &ManualInputs<'_>, wanted: &ProgramToLoad, pin: PinName) -> R
         Some(declared @ (ProgramKind::Kretprobe | ProgramKind::Uretprobe)) => declared,
         _ => wanted.kind,
     };
-    if !kind.by_hand() {
+    if !kind.manual() {
         return Err(PlanError::NotByHand { function, kind });
     }
     if kind.scope() == Scope::Host && inputs.scope != Scope::Host {
@@ -200,7 +200,7 @@ mod tests {
         };
         let inputs =
             ManualInputs { bytecode: &bytecode, facts: &facts(), scope, who: "the rule of uid 7", load: &load, shared };
-        by_hand(&inputs).map_err(|error| error.to_string())
+        manual(&inputs).map_err(|error| error.to_string())
     }
 
     #[test]

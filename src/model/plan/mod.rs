@@ -9,7 +9,7 @@ mod globals;
 mod make;
 mod manual;
 
-pub use crate::model::plan::manual::{ManualInputs, SharedMaps, by_hand};
+pub use crate::model::plan::manual::{ManualInputs, SharedMaps, manual};
 pub use error::PlanError;
 pub use make::{Inputs, ObjectInput, make};
 

@@ -34,7 +34,7 @@ pub struct RegistryConfig {
     /// The way out.
     pub proxy: Option<Proxy>,
     /// Who asks, where it is a person: their credentials, their proxy.
-    pub person: Option<UserEnvironment>,
+    pub user_env: Option<UserEnvironment>,
 }
 
 /// `[proxy]`. `Debug` does not show the URL, which may hold a password.
@@ -173,12 +173,12 @@ impl RegistryConfig {
                 return Err(RegistriesError::Host(host, "stands twice"));
             }
         }
-        Ok(Self { hosts, auth_files: file.auth_files, proxy: file.proxy, person: None })
+        Ok(Self { hosts, auth_files: file.auth_files, proxy: file.proxy, user_env: None })
     }
 
     /// The same where a person asks.
-    pub fn by(self, person: UserEnvironment) -> Self {
-        Self { person: Some(person), ..self }
+    pub fn by(self, user_env: UserEnvironment) -> Self {
+        Self { user_env: Some(user_env), ..self }
     }
 
     /// What is said about one registry: `host` or `host:port`, exactly as it stands in references.

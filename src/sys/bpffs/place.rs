@@ -17,7 +17,7 @@ const KINDS: [&str; 3] = ["sysfs", "tmpfs", "bpf"];
 ///
 /// `root_mount_id` is the mount that the container's root directory is on, `theirs` the container's mountinfo. What is mounted
 /// beneath that mount, at a point whose path ends as the target or one of its ancestors does, may be on the way.
-pub(super) fn judge_way(target: &str, root_mount_id: u64, theirs: &str) -> Result<(), SysError> {
+pub(super) fn check_way(target: &str, root_mount_id: u64, theirs: &str) -> Result<(), SysError> {
     let prefixes: Vec<&str> = target.match_indices('/').skip(1).map(|(at, _)| &target[..at]).chain([target]).collect();
     for line in theirs.lines() {
         let point = line.split(' ').nth(4).unwrap_or_default();
@@ -69,7 +69,7 @@ fn outside(target: &str, mount: &MountPoint) -> SysError {
 ///
 /// `theirs` is the container's mountinfo; `ours` reads that of this process: a tmpfs that is mounted here too was bound into
 /// the container from outside.
-pub(super) fn judge(
+pub(super) fn decide(
     target: &str,
     opened: &OpenedTarget,
     theirs: &str,
@@ -140,7 +140,7 @@ mod tests {
 ";
 
     fn verdict(opened: OpenedTarget) -> String {
-        match judge("/mnt/x", &opened, CONTAINER, || Ok(HOST.to_owned())) {
+        match decide("/mnt/x", &opened, CONTAINER, || Ok(HOST.to_owned())) {
             Ok(()) => "fine".into(),
             Err(SysError::Bpffs(BpffsError::TargetHostMount { mount, .. })) => format!("outside: {mount}"),
             Err(SysError::Bpffs(BpffsError::TargetShared { mount, .. })) => format!("shared: {mount}"),
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_others_serve_is_refused_before_its_path_is_followed() {
-        let way = |target: &str| match judge_way(target, 90, CONTAINER) {
+        let way = |target: &str| match check_way(target, 90, CONTAINER) {
             Ok(()) => "fine".to_owned(),
             Err(SysError::Bpffs(BpffsError::TargetHostMount { mount, .. })) => mount,
             Err(other) => other.to_string(),
@@ -194,9 +194,9 @@ mod tests {
         }
         // The container's own root may be served by a process: the runtime has walked it already.
         let root = CONTAINER.replace("rootfs rw - ext4", "rootfs rw - fuse.fuse-overlayfs");
-        assert!(judge_way("/run/x", 90, &root).is_ok());
+        assert!(check_way("/run/x", 90, &root).is_ok());
         // A mount of the host's that no path in the container leads to.
-        assert!(judge_way("/share/x", 90, CONTAINER).is_ok());
+        assert!(check_way("/share/x", 90, CONTAINER).is_ok());
     }
 
     #[test]

@@ -183,19 +183,19 @@ impl Export {
     }
 
     /// Writes an owner's card. The caller holds the writer's lock of the store.
-    pub fn put_card(&self, no: u64, card: &[u8]) {
+    pub fn put_owner_file(&self, no: u64, owner_file: &[u8]) {
         if let Some(owners) = open_or_make(&self.directory, Path::new(OWNERS)) {
-            let _ = replace(&owners, &no.to_string(), NEW_CARD, card);
+            let _ = replace(&owners, &no.to_string(), NEW_CARD, owner_file);
         }
     }
 
     /// Removes an owner's card. True: it had one.
-    pub fn remove_card(&self, no: u64) -> bool {
+    pub fn remove_owner_file(&self, no: u64) -> bool {
         self.owners().is_some_and(|owners| unlinkat(&owners, no.to_string(), AtFlags::empty()).is_ok())
     }
 
     /// The numbers that have a card.
-    pub fn cards(&self) -> Vec<u64> {
+    pub fn owner_files(&self) -> Vec<u64> {
         let names = fsutil::names_in(&self.path.join(OWNERS)).unwrap_or_default();
         names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect()
     }

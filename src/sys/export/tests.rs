@@ -115,8 +115,8 @@ fn a_directory_in_the_way_or_of_others_records_nothing_and_stops_nothing() {
     }
     export.count(event(EventKind::Acquired), 1);
     export.append("line\n");
-    export.put_card(1, b"{}");
-    assert!(!export.remove_card(1));
+    export.put_owner_file(1, b"{}");
+    assert!(!export.remove_owner_file(1));
     assert_eq!(read_counters(&export.path), None);
     let open = dir.path().join("open");
     fs::create_dir(&open).unwrap();
@@ -155,25 +155,30 @@ fn events_stay_whole_and_bounded_when_many_write() {
 #[test]
 fn cards_are_replaced_whole_and_go() {
     let (dir, export) = export();
-    export.put_card(3, b"one");
-    export.put_card(3, b"two");
-    export.put_card(4, b"four");
+    export.put_owner_file(3, b"one");
+    export.put_owner_file(3, b"two");
+    export.put_owner_file(4, b"four");
     let owners = dir.path().join("export").join(OWNERS);
     assert_eq!(fs::read(owners.join("3")).unwrap(), b"two");
     fs::write(owners.join(".5.1.1"), b"left by a process that died").unwrap();
     fs::write(owners.join(NEW_CARD), b"left by another one").unwrap();
-    export.put_card(4, b"5");
+    export.put_owner_file(4, b"5");
     assert!(!owners.join(NEW_CARD).exists(), "the next card takes its name");
-    let mut cards = export.cards();
-    cards.sort_unstable();
-    assert_eq!(cards, [3, 4]);
-    assert!(export.remove_card(3) && !export.remove_card(3) && export.remove_card(4) && !export.remove_card(4));
+    let mut owner_files = export.owner_files();
+    owner_files.sort_unstable();
+    assert_eq!(owner_files, [3, 4]);
+    assert!(
+        export.remove_owner_file(3)
+            && !export.remove_owner_file(3)
+            && export.remove_owner_file(4)
+            && !export.remove_owner_file(4)
+    );
 }
 
 #[test]
 fn what_killed_processes_were_writing_goes_and_what_the_living_write_stays() {
     let (dir, export) = export();
-    export.put_card(3, b"one");
+    export.put_owner_file(3, b"one");
     export.put_programs(b"[]");
     let path = dir.path().join("export");
     // No process has a number beyond PID_MAX_LIMIT (2^22).

@@ -226,7 +226,7 @@ impl Bed {
     /// Removes everything by its pins, links first, and proves that the kernel has let go of all of it.
     pub fn end(mut self) {
         let found = pins::list(self.bpffs.path()).unwrap();
-        assert!(found.strangers.is_empty(), "{:?}", found.strangers);
+        assert!(found.foreign.is_empty(), "{:?}", found.foreign);
         for (owner, pins) in &found.owners {
             assert_eq!(*owner, self.owner);
             for pin in pins {
