@@ -14,7 +14,7 @@ mod cache;
 mod flight;
 #[path = "image/host.rs"]
 mod host;
-#[path = "image/library.rs"]
+#[path = "image/transfer/library.rs"]
 mod library;
 #[path = "image/registries.rs"]
 mod registries;

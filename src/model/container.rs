@@ -40,7 +40,7 @@ pub struct Container {
     pub pod_check: Option<PodCheck>,
     /// Its name in its pod, to which per-container keys speak; None where the engine gives none.
     pub name: Option<String>,
-    /// What podman calls it, where a key of ours names a container; the frontend finds it out.
+    /// What podman calls it, where a key of ours names a container; the hook finds it out.
     pub podman: Option<ContainerNames>,
     /// `process.user`: uid and gid as the container sees them.
     pub user: (u32, u32),

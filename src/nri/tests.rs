@@ -274,7 +274,7 @@ fn ten_thousand_containers_come_in_pieces() {
     let path = directory.path().join("nri.sock");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let mut process = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "frontend::nri::tests::be_the_plugin"])
+        .args(["--ignored", "--exact", "nri::tests::be_the_plugin"])
         .env(SOCKET, &path)
         .stdout(std::process::Stdio::null())
         .spawn()

@@ -20,7 +20,7 @@ const WAITING: usize = 256;
 /// The first pause before an image of the pre-pull list is tried again; it doubles up to [`AGAIN_MAX`].
 const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(600);
-/// How often what belongs to the dead is released at least every second time; see `frontend/gc_files.rs`.
+/// How often what belongs to the dead is released at least every second time; see `setup/units/gc.rs`.
 const COLLECT_EVERY: Duration = Duration::from_secs(40);
 /// Refusals that wait to be recorded. Of more the pods' events and the journal tell.
 const REFUSALS: usize = 1000;

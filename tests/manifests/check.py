@@ -36,7 +36,7 @@ def program(binary, container):
 
 def capabilities(root):
     """What the hook keeps is the most that anything of ours needs."""
-    text = (root / "src/frontend/hook.rs").read_text()
+    text = (root / "src/hooks/stage.rs").read_text()
     found = set(re.findall(r"Capability::CAP_([A-Z_]+)", text))
     assert len(found) >= 10, found
     return found

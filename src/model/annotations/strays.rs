@@ -8,7 +8,7 @@ use super::programs::OPTIONS;
 use crate::model::attach_point::ProgramKind;
 
 /// True for our keys and for all that looks like one: `hook` or `hooks`, then `bpfman`, in any case, with anything but letters,
-/// digits and slashes in between. The pattern in the hook files says the same (`frontend/hook_files.rs`). Allocates nothing.
+/// digits and slashes in between. The pattern in the hook files says the same (`setup/hook_files.rs`). Allocates nothing.
 pub fn resembles_ours(key: &str) -> bool {
     let bytes = key.as_bytes();
     let is = |at: usize, word: &[u8]| bytes.get(at..at + word.len()).is_some_and(|part| part.eq_ignore_ascii_case(word));
