@@ -14,7 +14,7 @@ mod cache;
 mod flight;
 #[path = "image/host.rs"]
 mod host;
-#[path = "image/transfer/library.rs"]
+#[path = "image/library.rs"]
 mod library;
 #[path = "image/registries.rs"]
 mod registries;

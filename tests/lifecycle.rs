@@ -1,7 +1,7 @@
 //! Acquire, release and reconcile against a real store, a fake kernel and a fake host: a failure and a kill at each effect.
 #![allow(clippy::result_large_err, reason = "an error is made once in a test, and its size is the library's affair")]
 
-#[path = "lifecycle/manual.rs"]
+#[path = "lifecycle/by_hand.rs"]
 mod manual;
 #[path = "support/fake.rs"]
 mod fake;
