@@ -13,13 +13,18 @@ TARGET  := $(shell uname -m)-unknown-linux-gnu
 FLAGS   := --release --locked --target $(TARGET)
 OUT     := $(or $(CARGO_TARGET_DIR),target)
 BINARY  := $(OUT)/$(TARGET)/release/bpfman-hook
+# What is shipped and measured: the profile `dist` of Cargo.toml.
+DIST    := $(OUT)/$(TARGET)/dist/bpfman-hook
 SCRIPTS := .ci/run tests/setup.sh tests/bpfman-client/build.sh tests/demo/demo.sh tests/demo/image.sh $(wildcard tests/bpf/*.sh tests/lsm/*.sh tests/lab/*.sh tests/lab/*/*.sh tests/manifests/*.sh tests/vm/*.sh)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-containerd test-vm fuzz check bench bpf man install uninstall clean root
+.PHONY: build dist test-dist demo setup test test-unit test-privileged test-some-faults test-faults test-service test-e2e test-containerd test-vm fuzz check bench bpf man install uninstall clean root
 
 build:
 	$(CARGO) build $(FLAGS)
+
+dist:
+	$(CARGO) build --profile dist --locked --target $(TARGET)
 
 demo: root build
 	tests/demo/demo.sh $(BINARY)
@@ -44,6 +49,10 @@ test-some-faults: root
 
 test-faults: root
 	FAULTS=all $(CARGO) test $(FLAGS) --test faults -- --nocapture --test-threads 1
+
+# The end-to-end tests with the binary that is shipped. It takes some ten minutes, and is not part of `make test`.
+test-dist: root setup
+	$(CARGO) test --profile dist --locked --target $(TARGET) --test e2e
 
 # The gRPC service as another process, with clients of other users, on the real kernel.
 test-service: root
@@ -85,14 +94,14 @@ check: setup build
 	$(MAKE) man
 
 # F0 and F1 are what the hook is measured against: benches/README.md.
-bench: root build
+bench: root dist
 	mkdir -p $(OUT)/bench
 	for program in f0 f1 f2 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
-	python3 benches/bench.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH)
-	python3 benches/images.py --binary $(BINARY) --floors $(OUT)/bench $(BENCH_IMAGES)
-	helper=$$($(CARGO) build $(FLAGS) --bench by_hand --message-format=json | sed -n 's|.*"executable":"\([^"]*/by_hand-[^"]*\)".*|\1|p') && \
-	python3 benches/by_hand.py --binary $(BINARY) --helper "$$helper" --floors $(OUT)/bench $(BENCH_BY_HAND)
-	python3 benches/nri.py --binary $(BINARY) $(BENCH_NRI)
+	python3 benches/bench.py --binary $(DIST) --floors $(OUT)/bench $(BENCH)
+	python3 benches/images.py --binary $(DIST) --floors $(OUT)/bench $(BENCH_IMAGES)
+	helper=$$($(CARGO) build --profile dist --locked --target $(TARGET) --bench by_hand --message-format=json | sed -n 's|.*"executable":"\([^"]*/by_hand-[^"]*\)".*|\1|p') && \
+	python3 benches/by_hand.py --binary $(DIST) --helper "$$helper" --floors $(OUT)/bench $(BENCH_BY_HAND)
+	python3 benches/nri.py --binary $(DIST) $(BENCH_NRI)
 	if tests/lab/containerd/packages.sh >/dev/null; then $(CARGO) test $(FLAGS) --test containerd measure:: -- --ignored --nocapture; fi
 
 # Rebuilds the test objects; `make bpf BPF=--check` compares instead.

@@ -338,6 +338,25 @@ fn no_files_use_each_other() {
     assert!(uses.is_empty(), "in circles, or using one: {uses:#?}");
 }
 
+/// A name that two types have cannot be searched for. What is private to a function, and types that a trait asks for, do not count.
+#[test]
+fn each_type_name_exists_once() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources() {
+        for line in source.code.lines() {
+            let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty());
+            let first = words.by_ref().find(|word| !matches!(*word, "pub" | "crate" | "super" | "in" | "self"));
+            let declares = matches!(first, Some("struct" | "enum" | "trait" | "type" | "union")) && !line.starts_with(' ');
+            if let Some(name) = words.next().filter(|_| declares) {
+                places.entry(name.to_owned()).or_default().push(source.path.display().to_string());
+            }
+        }
+    }
+    assert!(places.len() > 300, "{}", places.len());
+    places.retain(|_, places| places.len() > 1);
+    assert!(places.is_empty(), "{places:#?}");
+}
+
 #[test]
 fn files_have_one_subject() {
     let long: Vec<_> = sources()
