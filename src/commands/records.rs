@@ -180,7 +180,7 @@ pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
 }
 
 /// The containers whose id begins with `prefix` and the network namespaces that they hold, in the order of their numbers.
-fn with_id(lifecycle: &Look<'_>, prefix: &str) -> Result<Vec<SeenOwner>, String> {
+fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, String> {
     let read = |numbers: BTreeSet<OwnerNo>| {
         numbers.into_iter().filter_map(|no| told(lifecycle.store.read(|txn| txn.get(no)).transpose()?))
     };
@@ -252,10 +252,10 @@ fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, String> {
 }
 
 /// The store of this boot, to look at.
-type Look<'a> = Lifecycle<'a, LinuxKernel, LinuxHost>;
+type StoreView<'a> = Lifecycle<'a, LinuxKernel, LinuxHost>;
 
 /// Prints what is made of the store while it is read; None is no store.
-fn answer(paths: &Paths, show: impl FnOnce(Option<&Look<'_>>, &mut dyn Write) -> Result<(), Cut>) -> ExitCode {
+fn answer(paths: &Paths, show: impl FnOnce(Option<&StoreView<'_>>, &mut dyn Write) -> Result<(), Cut>) -> ExitCode {
     let fs = paths.bpffs();
     let opened = open(paths).and_then(|store| match store {
         Some(store) => Ok(Some((store, LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?))),
@@ -274,7 +274,7 @@ fn answer(paths: &Paths, show: impl FnOnce(Option<&Look<'_>>, &mut dyn Write) ->
 /// Prints what is made of the store's records while they are read. Those that do not decode are told on stderr.
 fn answer_of_records(
     paths: &Paths,
-    show: impl FnOnce(Option<&Look<'_>>, &mut dyn Iterator<Item = Result<OwnerRecord, Cut>>, &mut dyn Write) -> Result<(), Cut>,
+    show: impl FnOnce(Option<&StoreView<'_>>, &mut dyn Iterator<Item = Result<OwnerRecord, Cut>>, &mut dyn Write) -> Result<(), Cut>,
 ) -> ExitCode {
     answer(paths, |look, out| match look {
         Some(lifecycle) => lifecycle

@@ -29,7 +29,7 @@ use tonic::{Request, Status};
 use crate::cli::service::ServiceArgs;
 use crate::grpc::connection::Accepting;
 use crate::grpc::idle::Idle;
-use crate::grpc::limits::admission::Admitted;
+use crate::grpc::limits::admission::AdmittedService;
 use crate::grpc::limits::request_bytes::CountedService;
 use crate::grpc::listen::{ListenError, Sockets};
 use crate::grpc::rpc::Rpc;
@@ -207,7 +207,7 @@ async fn routes(paths: &Paths, idle: &Idle) -> Result<Routes, ServiceError> {
     let health = health.max_decoding_message_size(QUESTION_MAX);
     let mut routes = Routes::builder();
     routes
-        .add_service(CountedService::new(InterceptedService::new(Admitted::new(bpfman, paths), counted(idle.clone()))))
+        .add_service(CountedService::new(InterceptedService::new(AdmittedService::new(bpfman, paths), counted(idle.clone()))))
         .add_service(CountedService::new(InterceptedService::new(health, counted(idle.clone()))))
         .add_service(InterceptedService::new(v1, counted(idle.clone())))
         .add_service(InterceptedService::new(v1alpha, counted(idle.clone())));

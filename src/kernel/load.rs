@@ -18,7 +18,7 @@ use crate::kernel::{Feature, LoadedIds, Support, features, kernel_function, pins
 use crate::model::attach_point::{ProgramKind, Scope};
 use crate::model::plan::{PlannedObject, PlannedProgram};
 use crate::model::reach;
-use crate::sys::bpf::{self, MapCreate, MapTypes, ProgramLoad, Records};
+use crate::sys::bpf::{self, BtfRecords, MapCreate, MapTypes, ProgramLoad};
 use crate::sys::caps::{self, Capability};
 use crate::sys::{Errno, SysError, machine};
 
@@ -324,8 +324,8 @@ impl PreparedObject<'_> {
             instructions[*at].imm = maps[map].as_raw_fd();
         }
         let instructions: Vec<[u8; 8]> = instructions.into_iter().map(Into::into).collect();
-        let functions = Records { bytes: &program.linked.functions, size: Linked::FUNCTION_RECORD };
-        let lines = Records { bytes: &program.linked.lines, size: Linked::LINE_RECORD };
+        let functions = BtfRecords { bytes: &program.linked.functions, size: Linked::FUNCTION_RECORD };
+        let lines = BtfRecords { bytes: &program.linked.lines, size: Linked::LINE_RECORD };
         let load = ProgramLoad {
             name: &program.planned.function,
             program_type: program.program_type,

@@ -15,14 +15,14 @@ use crate::sys::error::chain;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A policy, or why there is none.
-pub type Admitted = Result<Policy, String>;
+pub type PolicyOrError = Result<Policy, String>;
 
 /// The policy as it was read last.
 #[derive(Debug, Clone)]
-pub struct CachedPolicy(Arc<RwLock<Arc<Admitted>>>);
+pub struct CachedPolicy(Arc<RwLock<Arc<PolicyOrError>>>);
 
 /// Name, inode, length and times of each file: what changes with a file's contents.
-type Look = Vec<(PathBuf, u64, u64, i64, i64)>;
+type PolicyStamp = Vec<(PathBuf, u64, u64, i64, i64)>;
 
 impl CachedPolicy {
     /// Reads the policy, and goes on looking at its files as long as the process lives.
@@ -49,17 +49,17 @@ impl CachedPolicy {
     }
 
     /// The policy now.
-    pub fn now(&self) -> Arc<Admitted> {
+    pub fn now(&self) -> Arc<PolicyOrError> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn read(paths: &Paths) -> Admitted {
+fn read(paths: &Paths) -> PolicyOrError {
     policy_files::load(paths).map(|loaded| loaded.policy).map_err(|error| chain(&error))
 }
 
 /// Which files there are counts; keys are the hook's business, which reads them itself.
-fn look(paths: &Paths) -> Look {
+fn look(paths: &Paths) -> PolicyStamp {
     let directories = [paths.policy_directory(), paths.keys()];
     let listed = directories
         .iter()
@@ -68,7 +68,7 @@ fn look(paths: &Paths) -> Look {
         .flatten()
         .map(|entry| entry.path());
     let all = listed.chain(directories.iter().cloned()).chain([paths.policy_file()]);
-    let mut seen: Look = all
+    let mut seen: PolicyStamp = all
         .filter_map(|path| {
             let meta = std::fs::symlink_metadata(&path).ok()?;
             Some((

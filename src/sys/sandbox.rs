@@ -73,9 +73,9 @@ fn restrict_files(readable: &[PathBuf]) -> Result<bool, SysError> {
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+type SeccompRules = BTreeMap<i64, Vec<SeccompRule>>;
 
-fn filter(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram, seccompiler::Error> {
+fn filter(rules: SeccompRules, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram, seccompiler::Error> {
     let here = TargetArch::try_from(std::env::consts::ARCH)?;
     let program: BpfProgram = SeccompFilter::new(rules, otherwise, matched, here)?.try_into()?;
     Ok(program)
@@ -83,7 +83,7 @@ fn filter(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Res
 
 fn without_clone3() -> Result<BpfProgram, seccompiler::Error> {
     let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    filter(Rules::from([(libc::SYS_clone3, Vec::new())]), SeccompAction::Allow, missing)
+    filter(SeccompRules::from([(libc::SYS_clone3, Vec::new())]), SeccompAction::Allow, missing)
 }
 
 /// What an HTTP client of one thread, its resolver and the runtime's helper threads need.
@@ -170,7 +170,7 @@ fn client_calls() -> Result<BpfProgram, seccompiler::Error> {
     let bits = |set: i32| u64::from(set.unsigned_abs());
     let one = |condition| SeccompRule::new(vec![condition]);
 
-    let mut rules: Rules = CALLS.iter().chain(OLDER).map(|call| (*call, Vec::new())).collect();
+    let mut rules: SeccompRules = CALLS.iter().chain(OLDER).map(|call| (*call, Vec::new())).collect();
     // No code is made at run time.
     let data_only = word(2, MaskedEq(bits(libc::PROT_EXEC)), 0)?;
     rules.insert(libc::SYS_mmap, vec![one(data_only.clone())?]);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::cli::image::{ImageExportArgs, ImageImportArgs};
 use crate::cli::{Format, RegistryArgs};
-use crate::commands::image::pull::{PATIENCE, Pulled, Rules};
+use crate::commands::image::pull::{ImagePolicyFiles, PATIENCE, Pulled};
 use crate::image::{Archive, InUse, LinuxImages, Want};
 use crate::model::bytecode::PullPolicy;
 use crate::model::ids::Digest;
@@ -54,7 +54,7 @@ fn exported(paths: &Paths, args: &ImageExportArgs) -> Result<String, String> {
 
 /// `image import FILE [REF]`
 pub fn import(paths: &Paths, args: &ImageImportArgs) -> ExitCode {
-    let rules = match Rules::load(paths, &RegistryArgs::default()) {
+    let rules = match ImagePolicyFiles::load(paths, &RegistryArgs::default()) {
         Ok(rules) => rules,
         Err(status) => return status,
     };
@@ -126,7 +126,7 @@ fn contents(args: &ImageImportArgs) -> Result<(Archive, Vec<(Reference, Digest)>
 
 fn one(
     images: &LinuxImages,
-    rules: &Rules,
+    rules: &ImagePolicyFiles,
     archive: &Archive,
     reference: &Reference,
     digest: &Digest,

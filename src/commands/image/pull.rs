@@ -52,14 +52,14 @@ impl From<Bytecode> for Pulled {
 
 /// What the files say that decide over images.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(super) struct ImagePolicyFiles {
     /// The policy.
     pub policy: LoadedPolicy,
     /// How registries are spoken to.
     pub registries: RegistryConfig,
 }
 
-impl Rules {
+impl ImagePolicyFiles {
     /// Reads the files; an error is told and is exit status 2.
     pub fn load(paths: &Paths, args: &RegistryArgs) -> Result<Self, ExitCode> {
         let told = |sentence: String| {
@@ -85,7 +85,7 @@ impl Rules {
 
 /// Fetches the images, some at once; goes on after one that fails, and then exits 1.
 pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
-    let rules = match Rules::load(paths, &args.registry) {
+    let rules = match ImagePolicyFiles::load(paths, &args.registry) {
         Ok(rules) => rules,
         Err(status) => return status,
     };
@@ -148,7 +148,13 @@ fn spinner(text: &str) -> ProgressBar {
     bar
 }
 
-fn one(paths: &Paths, images: &LinuxImages, rules: &Rules, pull: PullPolicy, text: &str) -> Result<Bytecode, String> {
+fn one(
+    paths: &Paths,
+    images: &LinuxImages,
+    rules: &ImagePolicyFiles,
+    pull: PullPolicy,
+    text: &str,
+) -> Result<Bytecode, String> {
     let reference = named(paths, text)?;
     let selected = rules.of(&reference, "pull")?;
     let in_use = || super::cache_commands::in_use(paths).unwrap_or_default();

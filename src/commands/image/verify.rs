@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::cli::Format;
 use crate::cli::image::{ImageVerifyArgs, SignerArgs};
-use crate::commands::image::pull::{PATIENCE, Rules};
+use crate::commands::image::pull::{ImagePolicyFiles, PATIENCE};
 use crate::image::{CheckOutcome, Examination, Examined, InUse, RuleResult, Want};
 use crate::model::attach_point::Scope;
 use crate::model::bytecode::{ImageVerdict, PullPolicy};
@@ -26,7 +26,7 @@ const GIVEN: &str = "of the command line";
 
 /// `image verify REF`: exit status 0 where a rule is satisfied.
 pub fn run(paths: &Paths, args: &ImageVerifyArgs) -> ExitCode {
-    let rules = match Rules::load(paths, &args.registry) {
+    let rules = match ImagePolicyFiles::load(paths, &args.registry) {
         Ok(rules) => rules,
         Err(status) => return status,
     };
@@ -42,7 +42,7 @@ pub fn run(paths: &Paths, args: &ImageVerifyArgs) -> ExitCode {
     }
 }
 
-fn examined(paths: &Paths, rules: &Rules, args: &ImageVerifyArgs) -> Result<Examination, String> {
+fn examined(paths: &Paths, rules: &ImagePolicyFiles, args: &ImageVerifyArgs) -> Result<Examination, String> {
     let reference = super::reference(&args.reference)?;
     let given = given(&args.signers)?;
     let selected = match &given {

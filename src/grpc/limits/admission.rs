@@ -16,12 +16,12 @@ use crate::paths::Paths;
 
 /// The service of which each request is admitted by policy first.
 #[derive(Debug, Clone)]
-pub struct Admitted<S> {
+pub struct AdmittedService<S> {
     inner: S,
     paths: Paths,
 }
 
-impl<S> Admitted<S> {
+impl<S> AdmittedService<S> {
     /// Around a service; policy is read below `paths`.
     pub fn new(inner: S, paths: &Paths) -> Self {
         Self { inner, paths: paths.clone() }
@@ -31,16 +31,16 @@ impl<S> Admitted<S> {
 /// Who asks, as it was admitted.
 ///
 /// # Errors
-/// INTERNAL where the request did not come through [`Admitted`].
+/// INTERNAL where the request did not come through [`AdmittedService`].
 pub fn caller(extensions: &Extensions) -> Result<Arc<Caller>, Status> {
     extensions.get::<Arc<Caller>>().cloned().ok_or_else(|| Status::internal("the request was not admitted by policy"))
 }
 
-impl<S: NamedService> NamedService for Admitted<S> {
+impl<S: NamedService> NamedService for AdmittedService<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<http::Request<Body>> for Admitted<S>
+impl<S> Service<http::Request<Body>> for AdmittedService<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>>,
 {

@@ -145,7 +145,7 @@ pub fn btf_load(btf: &[u8], token: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Er
 
 /// Records about a program's instructions: `struct bpf_func_info` or `struct bpf_line_info`, one after the other.
 #[derive(Debug, Clone, Copy)]
-pub struct Records<'a> {
+pub struct BtfRecords<'a> {
     /// Their bytes.
     pub bytes: &'a [u8],
     /// Bytes of one record.
@@ -170,7 +170,7 @@ pub struct ProgramLoad<'a> {
     /// What the module's licence would be; decides which helpers may be called.
     pub license: &'a str,
     /// The types that the records name, and the records.
-    pub debug: Option<(BorrowedFd<'a>, Records<'a>, Records<'a>)>,
+    pub debug: Option<(BorrowedFd<'a>, BtfRecords<'a>, BtfRecords<'a>)>,
     /// The token that stands for the capability.
     pub token: Option<BorrowedFd<'a>>,
 }
@@ -221,6 +221,6 @@ pub fn program_load(program: &ProgramLoad<'_>, log: Option<&mut [u8]>) -> Result
     unsafe { new_fd(BPF_PROG_LOAD, &mut attr) }
 }
 
-fn count(records: Records<'_>) -> Result<u32, Errno> {
+fn count(records: BtfRecords<'_>) -> Result<u32, Errno> {
     len(records.bytes.len().checked_div(records.size).unwrap_or_default())
 }

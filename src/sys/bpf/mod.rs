@@ -29,7 +29,7 @@ pub use info::{
 };
 pub use link::{LinkTarget, link_create, raw_tracepoint_open, trampoline_link};
 pub use load::{
-    MapCreate, MapTypes, ProgramLoad, Records, btf_load, map_create, map_freeze, map_lookup, map_update, program_load,
+    BtfRecords, MapCreate, MapTypes, ProgramLoad, btf_load, map_create, map_freeze, map_lookup, map_update, program_load,
 };
 pub use perf::{kprobe_event, pmu_type, tracepoint_event, uprobe_event};
 
