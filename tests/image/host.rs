@@ -152,10 +152,6 @@ fn object_files_are_their_own_digest_and_cannot_be_signed() {
 #[test]
 fn host_paths_that_others_can_change_are_refused_and_the_component_is_named() {
     type Change = fn(&World);
-    let mode = |path: std::path::PathBuf, mode: u32| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    };
-    let _ = mode;
     fn chmod(world: &World, name: &str, mode: u32) {
         std::fs::set_permissions(world.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
     }
