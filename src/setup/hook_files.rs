@@ -130,8 +130,8 @@ pub fn drop_in(before: &[PathBuf]) -> String {
 /// The mount unit of our bpffs.
 pub fn mount_unit() -> String {
     "\
-# The pins of bpfman-hook. Mounted before any engine starts: podman with a user namespace runs hooks in a private mount
-# namespace, where a mount made by the hook would vanish with the runtime.
+# The bpffs for bpfman-hook's pins. It is mounted before any engine starts, because podman with a user namespace runs hooks in
+# a private mount namespace, where a mount made by the hook would vanish with the runtime.
 [Unit]
 Description=BPF file system of bpfman-hook
 DefaultDependencies=no

@@ -30,7 +30,7 @@ pub fn text(binary: &Path, root: Option<&Path>) -> String {
     let root = root.map(|root| format!(" --root {}", quoted(root))).unwrap_or_default();
     format!(
         "#!/bin/sh\n\
-         # Written by `bpfman-hook install --containerd`. The runtime starts it with itself; it ends when this file is removed.\n\
+         # Written by `bpfman-hook install --containerd`. The runtime starts it together with itself; it ends when this file is removed.\n\
          exec {}{root} nri --preinstalled-as \"$0\"\n",
         quoted(binary)
     )

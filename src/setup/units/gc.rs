@@ -77,9 +77,9 @@ pub(crate) fn check(place: &InstallRoot, again: &str) -> Vec<Finding> {
 /// The timer. A program outlives its container by at most a minute, five seconds of accuracy and one run.
 pub fn timer_unit() -> &'static str {
     "\
-# No program of a container that died without a hook outlives it for long.
+# Releases the programs of containers whose poststop hook did not run.
 [Unit]
-Description=Release what dead containers left of bpfman-hook, every minute
+Description=Release BPF programs of dead containers (bpfman-hook), every minute
 
 [Timer]
 OnActiveSec=60s
@@ -96,13 +96,13 @@ pub fn service_unit(binary: &Path) -> String {
     let capabilities = CAPABILITIES.map(|capability| format!("{capability:?}")).join(" ");
     format!(
         "\
-# Releases programs, links, maps and records of containers that are gone without their poststop hook.
+# Releases programs, links, maps and records of containers that ended without their poststop hook.
 [Unit]
-Description=Release what dead containers left of bpfman-hook
+Description=Release BPF programs of dead containers (bpfman-hook)
 Documentation=man:bpfman-hook-gc(1)
-# Where no annotated container was started since boot, there is nothing to look at.
+# If no annotated container has started since boot, there is nothing to check.
 ConditionPathExists=/run/bpfman-hook/store
-# The service has a mount namespace of its own, in which it must not mount.
+# The service has its own mount namespace, in which it must not mount the bpffs.
 RequiresMountsFor=/run/bpfman-hook/fs
 
 [Service]

@@ -59,7 +59,7 @@ pub fn text(binary: &Path, connects: bool) -> String {
     let mode = if connects { "" } else { " --no-connect" };
     format!(
         "\
-# The NRI plugin. It connects again by itself when the runtime restarts; systemd starts it again when it dies.
+# The NRI plugin. It reconnects when the runtime restarts; systemd restarts it when it dies.
 [Unit]
 Description=NRI plugin of bpfman-hook
 StartLimitIntervalSec=0

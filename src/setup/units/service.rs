@@ -69,13 +69,13 @@ pub fn socket_unit(group: bool) -> String {
     let group = if group { format!("SocketGroup={GROUP}\n") } else { String::new() };
     format!(
         "\
-# bpfman's gRPC API on demand: the first client starts the service, which ends when nobody asks any more.
+# bpfman's gRPC API on demand: the first client starts the service, which ends when it is idle.
 [Unit]
 Description=Sockets of bpfman's gRPC API (bpfman-hook)
 
 [Socket]
 ListenStream=/run/bpfman-hook/bpfman.sock
-# Where bpfman's own clients look.
+# The default path of bpfman's own clients.
 ListenStream=/run/bpfman-sock/bpfman.sock
 SocketMode=0660
 {group}DirectoryMode=0755
@@ -97,20 +97,20 @@ pub fn service_unit(binary: &Path) -> String {
 Description=bpfman's gRPC API (bpfman-hook)
 Requires={SOCKET_UNIT}
 After={SOCKET_UNIT}
-# The service has a mount namespace of its own, in which it must not mount: the unit of our bpffs does.
+# The service has its own mount namespace, in which it must not mount the bpffs: the mount unit does.
 RequiresMountsFor=/run/bpfman-hook/fs
 
 [Service]
 Type=exec
 ExecStart={} system service
-# Requests that run get their time; the children are told by the service, not by systemd.
+# Running requests may finish; the service signals its children, systemd does not.
 KillMode=mixed
 TimeoutStopSec=75
 UMask=0077
-# BPF memory was counted against it before Linux 5.11.
+# Before Linux 5.11, BPF memory counted against this limit.
 LimitMEMLOCK=infinity
 
-# What the hook needs, and nothing else.
+# The capabilities that the hook needs, and no others.
 CapabilityBoundingSet={capabilities}
 NoNewPrivileges=yes
 ProtectSystem=strict
