@@ -87,7 +87,7 @@ pub fn lockdown(text: io::Result<String>) -> Finding {
         Some(("confidentiality", _)) => Finding::bad(
             "lockdown",
             FindingStatus::Warn,
-            "confidentiality: the helpers that read kernel memory are refused, which disables most tracing",
+            "confidentiality: the helpers that read kernel memory are refused, so many tracing programs fail",
             "boot with lockdown=integrity if host-scope tracing is needed",
         ),
         Some((mode, _)) => Finding::ok("lockdown", mode),

@@ -211,7 +211,7 @@ fn the_answer_for_an_annotated_container_may_take_several_frames() {
 const SOCKET: &str = "BPFMAN_HOOK_TEST_NRI_SOCKET";
 
 #[test]
-#[ignore = "the plugin in a process of its own, for ten_thousand_containers_come_in_pieces"]
+#[ignore = "the plugin as a separate process, for ten_thousand_containers_come_in_pieces"]
 fn be_the_plugin() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
