@@ -108,7 +108,7 @@ pub enum Cause {
     },
     /// The pod's network namespace has programs of a start that died, and they cannot be removed.
     #[error(
-        "attach the pod's network programs: owner {no}, which a dead process left there, cannot be removed; see `bpfman-hook gc`"
+        "attach the pod's network programs: owner {no}, which a dead process left there, cannot be removed; run `bpfman-hook gc`"
     )]
     NetnsLeft {
         /// The owner.

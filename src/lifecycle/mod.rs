@@ -1,6 +1,6 @@
 //! The only code that orders effects: acquire, release, reconcile.
 //!
-//! Read `acquire` first, then `release`; `reconcile` applies `release` to whatever is dead.
+//! Read `acquire` first, then `release`; `reconcile` applies `release` to dead owners.
 
 pub mod acquire;
 mod attach;

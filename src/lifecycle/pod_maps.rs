@@ -76,7 +76,7 @@ pub(super) fn join(
 fn refusal(map: &str, asked: MapAccess, holder: &OwnerRecord, held: MapAccess) -> Cause {
     let holder = match &holder.owner {
         Owner::Container { id, .. } => id.to_string(),
-        Owner::Netns { .. } | Owner::Host { .. } => "that was here earlier".to_owned(),
+        Owner::Netns { .. } | Owner::Host { .. } => "(removed since)".to_owned(),
     };
     Cause::SharedMapAccess { map: map.to_owned(), asked: word(asked), holder, held: word(held) }
 }

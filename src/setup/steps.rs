@@ -145,7 +145,7 @@ impl<'a> Installer<'a> {
         self.place.own_root().map_or_else(Paths::system, Paths::below).bpffs()
     }
 
-    /// True where systemd is pid 1 (sd_booted(3)) and the unit's mount point is ours.
+    /// True if systemd is pid 1 (sd_booted(3)) and the unit's mount point is ours.
     pub fn by_systemd(&self) -> bool {
         self.place.has_units() && Path::new("/run/systemd/system").is_dir()
     }
