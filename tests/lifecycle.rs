@@ -481,7 +481,7 @@ fn containers_of_a_pod_are_shown_the_maps_that_its_programs_write() {
     // What one container writes cannot be read-only for another, in either order.
     let error = create(&world, &host, &member("c", 503, "packets:ro"), &policy("")).expect_err("a and b write it");
     assert!(
-        error.to_string().contains("container a of the pod is shown it as rw; ask for it in the same way in both"),
+        error.to_string().contains("container a of the pod has it as rw; request it in the same way in both"),
         "{error}"
     );
     for (init, id) in [(501, "a"), (502, "b")] {
@@ -490,7 +490,7 @@ fn containers_of_a_pod_are_shown_the_maps_that_its_programs_write() {
     }
     create(&world, &host, &member("d", 504, "packets:ro"), &policy("")).expect("the next pod");
     let error = create(&world, &host, &member("e", 505, "packets:rw"), &policy("")).expect_err("it is frozen");
-    assert!(error.to_string().contains("container d of the pod is shown it as ro"), "{error}");
+    assert!(error.to_string().contains("container d of the pod has it as ro"), "{error}");
     create(&world, &host, &member("f", 506, "packets:ro"), &policy("")).expect("the same as d");
     for (init, id) in [(504, "d"), (506, "f")] {
         host.end(init);
@@ -605,7 +605,7 @@ fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_pol
     assert_eq!(deal(&missed("web", 605, "/pods/web"), OnMissed::Kill), MissedOutcome::New(Remedy::Killed));
     assert!(host.dead.borrow().contains(&605));
     gc(&world, &host, GcMode::Release);
-    assert!(matches!(&reasons()[..], [(false, reason)] if reason.ends_with("killed, as policy says")), "{:?}", reasons());
+    assert!(matches!(&reasons()[..], [(false, reason)] if reason.ends_with("killed, as the policy demands")), "{:?}", reasons());
 }
 
 #[test]

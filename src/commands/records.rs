@@ -20,7 +20,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::health::{Health, OwnerProblem};
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::manual::kernel_program;
-use crate::lifecycle::reconcile::{GcFinding, GcMode};
+use crate::lifecycle::reconcile::{GcFinding, GcMode, GcResult};
 use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
 use crate::output::format::{ListFormat, json};
@@ -201,14 +201,14 @@ pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
     }
     match collect(paths, if args.dry_run { GcMode::Tell } else { GcMode::Release }) {
         Ok(findings) => {
-            let failed = findings.iter().any(|finding| finding.failed);
+            let failed = findings.iter().any(|finding| finding.result.has_failed());
             let printed = print(&match ListFormat::from(args.format) {
                 ListFormat::Json => json(&findings),
                 ListFormat::Table | ListFormat::Quiet if findings.is_empty() => "nothing to release\n".to_owned(),
                 ListFormat::Table | ListFormat::Quiet => {
                     let mut table = Table::new(&["OWNER", "WHAT", "WHY", "RESULT"]);
                     for finding in findings {
-                        table.row([finding.no.to_string(), finding.what, finding.why, finding.result]);
+                        table.row([finding.no.to_string(), finding.what, finding.why, finding.result.to_string()]);
                     }
                     table.to_string()
                 }
@@ -245,7 +245,7 @@ fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, String> {
     for OwnerProblem { no, what, why, remedy } in lost {
         // It may have gone with the last one that held it.
         if store.read(|txn| txn.has(no)).map_err(|e: StoreError| chain(&e))? {
-            findings.push(GcFinding { no, what, why: why.to_owned(), result: format!("left: {remedy}"), failed: false });
+            findings.push(GcFinding { no, what, why: why.to_owned(), result: GcResult::Left(remedy) });
         }
     }
     Ok(findings)

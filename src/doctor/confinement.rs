@@ -1,4 +1,4 @@
-//! Security modules that confine containers: what their policies mean for a delegated bpffs.
+//! Security modules that confine containers, and what their policies mean for a delegated bpffs.
 
 use std::io;
 use std::path::Path;
@@ -8,15 +8,15 @@ use crate::model::confinement::{Confinement, SecurityModule};
 use crate::model::record::{OwnerRecord, Phase};
 use crate::output::finding::{Finding, FindingStatus};
 
-/// What AppArmor does to containers with a token, where `/sys/kernel/security/lsm` says that it is on.
+/// What AppArmor does to containers with a token, if `/sys/kernel/security/lsm` lists it.
 pub fn apparmor(modules: &io::Result<String>) -> Option<Finding> {
     let on = modules.as_ref().is_ok_and(|list| list.trim().split(',').any(|module| module == "apparmor"));
-    let detail = "on: under the default profiles of docker, podman and containerd tokens work, and pinning below /sys/fs/bpf is \
+    let detail = "on: under the default profiles of docker, podman and containerd, tokens work, but pinning below /sys/fs/bpf is \
                   refused (EACCES, without an audit line); bpffs-path=/run/bpf or the profile of packaging/apparmor allows it";
     on.then(|| Finding::ok("apparmor", detail))
 }
 
-/// Living containers with a token whose confinement stands in its way.
+/// Living containers with a token that their confinement hinders.
 pub fn containers(
     records: &[OwnerRecord],
     lives: impl Fn(&OwnerRecord) -> bool,
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn apparmor_is_spoken_of_where_it_is_on() {
+    fn apparmor_is_reported_if_it_is_on() {
         let judged = |list: &str| apparmor(&Ok(list.to_owned())).map(|finding| finding.status);
         assert_eq!(judged("lockdown,capability,apparmor,bpf\n"), Some(FindingStatus::Ok));
         assert_eq!(judged("lockdown,capability,bpf\n"), None);
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_whose_profile_refuses_to_pin_is_found() {
+    fn a_container_whose_profile_refuses_pinning_is_reported() {
         let with = |path: &str, delegation| owning(BpffsRecord { path: path.into(), delegation });
         let decide = |record: &OwnerRecord, lives: bool, label: &str, pins: Option<bool>| {
             let records = std::slice::from_ref(record);

@@ -1,4 +1,4 @@
-//! Records without a living container, and living containers without a record.
+//! Checks for records without a living container, and for living containers without a record.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,8 +17,8 @@ use crate::setup::hooks_dir::below;
 use crate::sys::error::chain;
 use crate::sys::pid;
 
-/// Where runc and crun keep their containers when called by root directly, by podman, containerd, docker and CRI-O. A runtime
-/// that was given another `--root` is not found.
+/// Where runc and crun keep their state when called directly by root, by podman, containerd, docker and CRI-O. A
+/// runtime with another `--root` is not found.
 const RUNTIME_STATES: [&str; 6] = [
     "/run/runc",
     "/run/crun",
@@ -35,11 +35,11 @@ pub struct RunningContainer {
     pub id: String,
     /// Its init.
     pub pid: u32,
-    /// True where an annotation of ours is on it.
+    /// True if it has one of our annotations.
     pub asks: bool,
 }
 
-/// `state.json` of runc (libcontainer's State and Config), as far as we read it.
+/// The fields that we read of runc's `state.json` (libcontainer's State and Config).
 #[derive(Deserialize)]
 struct RuncState {
     init_process_pid: i64,
@@ -52,7 +52,7 @@ struct RuncConfig {
     labels: Option<Vec<String>>,
 }
 
-/// `status` of crun, as far as we read it.
+/// The fields that we read of crun's `status`.
 #[derive(Deserialize)]
 struct CrunStatus {
     pid: i64,
@@ -65,7 +65,7 @@ struct CrunAnnotations {
     annotations: Option<BTreeMap<String, serde::de::IgnoredAny>>,
 }
 
-/// The containers that runtimes of this host have recorded, with every path below `root`; dead ones included.
+/// The containers that runtimes of this host have recorded, with every path below `root`, including dead ones.
 pub fn recorded(root: &Path) -> io::Result<Vec<RunningContainer>> {
     let mut found = Vec::new();
     for directory in RUNTIME_STATES {
@@ -99,7 +99,7 @@ fn crun(id: &str, directory: &Path, root: &Path) -> Option<RunningContainer> {
     Some(RunningContainer { id: id.to_owned(), pid: u32::try_from(status.pid).ok()?, asks: asks(&keys) })
 }
 
-/// Living containers that ask for something and have no record: they started without us.
+/// Reports living containers with our annotations and without a record: they started without bpfman-hook.
 pub fn without_record(
     containers: io::Result<Vec<RunningContainer>>,
     records: &[OwnerRecord],
@@ -123,36 +123,39 @@ pub fn without_record(
         )];
     }
     let finding = |container: &&RunningContainer| {
-        let detail =
-            format!("{} (pid {}) has our annotations and no record: it started without us", container.id, container.pid);
-        Finding::bad(check, FindingStatus::Warn, detail, "see that the hooks above are ok, then restart the container")
+        let detail = format!(
+            "{} (pid {}) has our annotations but no record: it started without bpfman-hook",
+            container.id, container.pid
+        );
+        Finding::bad(check, FindingStatus::Warn, detail, "make sure that the hooks above are ok, then restart the container")
     };
     forgotten.iter().map(finding).collect()
 }
 
-/// Directories of pins that no record names: the store was lost, or a release could not finish.
+/// Reports pin directories that no record names: the store was lost, or a release could not finish.
 pub fn unowned(pinned: &[OwnerNo], records: &[OwnerRecord]) -> Vec<Finding> {
     let unowned = pinned.iter().filter(|no| !records.iter().any(|record| record.no == **no));
     let finding = |no: &OwnerNo| {
-        let detail = format!("{} is pinned, and no record names it", no.directory());
+        let detail = format!("{} is pinned, but no record names it", no.directory());
         Finding::bad("pins", FindingStatus::Warn, detail, "run `bpfman-hook gc`")
     };
     unowned.map(finding).collect()
 }
 
-/// Programs and links that the kernel does not have any more, and those whose interface or cgroup is gone.
+/// Reports programs and links that the kernel no longer has, and those whose interface or cgroup was removed.
 pub fn lost(health: &Health, records: &[OwnerRecord]) -> Vec<Finding> {
     let problems = health.problems(records).into_iter();
     problems.map(|t| Finding::bad("records", FindingStatus::Warn, format!("{} is {}", t.what, t.why), t.remedy)).collect()
 }
 
-/// True where a process of this number lives. The number alone: a runtime's record does not outlive a boot, and a container
-/// that is taken for living because its number was used again is reported, not touched.
+/// True if a process with this pid lives. Only the pid is compared: a runtime's record does not outlive a boot, and a
+/// container that counts as living because its pid was reused is reported, not touched.
 pub fn is_alive(number: u32) -> bool {
     Pid::new(number).is_ok_and(|pid| pid::open_process(pid).is_ok())
 }
 
-/// Records that nobody will finish, and what release could not undo. `alive` tells whether a process lives, or could not tell.
+/// Reports records that no process will finish, and what a release could not undo. `alive` determines whether a process
+/// lives, or why that cannot be determined.
 pub fn stale(records: &[OwnerRecord], alive: impl Fn(&OwnerRecord, DecidingProcess) -> Result<bool, String>) -> Vec<Finding> {
     let check = "records";
     let mut findings = Vec::new();
@@ -173,12 +176,12 @@ pub fn stale(records: &[OwnerRecord], alive: impl Fn(&OwnerRecord, DecidingProce
                 findings.push(Finding::bad(
                     check,
                     FindingStatus::Warn,
-                    format!("{name} is dead and still owns its programs"),
+                    format!("{name} is dead but still owns its programs"),
                     gc,
                 ));
             }
             (DecidingProcess::Actor, Ok(false)) => {
-                let detail = format!("{name} is {word}, and the process that worked on it is dead");
+                let detail = format!("{name} is {word}, but the process that worked on it is dead");
                 findings.push(Finding::bad(check, FindingStatus::Warn, detail, gc));
             }
             (_, Err(why)) => {
@@ -198,14 +201,14 @@ pub fn stale(records: &[OwnerRecord], alive: impl Fn(&OwnerRecord, DecidingProce
     findings
 }
 
-/// Whose life decides about a record.
+/// The process that decides whether a record is stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecidingProcess {
     /// The container's init.
     Init,
-    /// The process of ours that worked on it.
+    /// The bpfman-hook process that worked on it.
     Actor,
-    /// Nobody's: the record is history.
+    /// None: the record is only kept for reference.
     None,
 }
 
@@ -250,7 +253,7 @@ mod tests {
         }
     }
 
-    /// As runc 1.1.5 and crun 1.8.1 write them, the fields that are read and some that are not.
+    /// As runc 1.1.5 and crun 1.8.1 write them: the fields that are read and some that are not.
     fn runtimes() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let state = |pid: u32, labels: &str| {
@@ -273,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn runtimes_are_asked_for_their_containers() {
+    fn containers_of_each_runtime_are_found() {
         let root = runtimes();
         let found: Vec<_> = recorded(root.path()).unwrap().into_iter().map(|c| (c.id, c.pid, c.asks)).collect();
         let expected = [("asks", 11, true), ("crunning", 14, true), ("nolabels", 13, false), ("plain", 12, false)];
@@ -282,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_living_container_that_asks_needs_a_record() {
+    fn a_living_annotated_container_needs_a_record() {
         let root = runtimes();
         let decide = |records: &[OwnerRecord], living: &[u32]| -> Vec<(FindingStatus, String)> {
             let findings = without_record(recorded(root.path()), records, |pid| living.contains(&pid));
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_the_dead_are_stale() {
+    fn records_of_dead_owners_are_stale() {
         use DecidingProcess::{Actor, Init};
         let decide = |record: OwnerRecord, dead: &[DecidingProcess]| {
             let findings = stale(&[record], |_, process| Ok(!dead.contains(&process)));
@@ -310,7 +313,7 @@ mod tests {
         assert_eq!(decide(record("web", Phase::Ready), &[Actor]), ok("1 ready"));
         assert_eq!(decide(record("web", Phase::Failed), &[Actor, Init]), ok("1 failed"));
         assert_eq!(decide(record("web", Phase::Pending), &[Init]), ok("1 pending"));
-        assert_eq!(decide(record("web", Phase::Ready), &[Init])[0].1, "container web is dead and still owns its programs");
+        assert_eq!(decide(record("web", Phase::Ready), &[Init])[0].1, "container web is dead but still owns its programs");
         for phase in [Phase::Pending, Phase::Releasing] {
             assert_eq!(decide(record("web", phase), &[Actor])[0].0, FindingStatus::Warn);
         }
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_known_by_its_number() {
+    fn a_process_is_identified_by_its_pid() {
         assert!(is_alive(std::process::id()));
         assert!(!is_alive(0) && !is_alive(u32::MAX));
     }

@@ -1,4 +1,4 @@
-//! What the host is set to: kernel features, security modules, sysctls, mounts.
+//! Checks of the host: kernel features, security modules, sysctls, mounts.
 
 use std::fs;
 use std::io;
@@ -11,17 +11,12 @@ use crate::model::reach::{ReachGuard, TokenReach};
 use crate::output::finding::{Finding, FindingStatus};
 use crate::sys::mounts::MountPoint;
 
-/// What this kernel gives to a program that is loaded with a token, by type.
+/// What this kernel lets programs reach that are loaded with a token, by type.
 pub fn token_reach(reach: &TokenReach) -> Finding {
     let check = "kernel: reach of tokens";
     if let Some(why) = reach.undecided.first() {
         let detail = format!("every delegation that loads programs is host scope: {why}");
-        return Finding::bad(
-            check,
-            FindingStatus::Unknown,
-            detail,
-            "run as root, outside containers; it is tried again each time",
-        );
+        return Finding::bad(check, FindingStatus::Unknown, detail, "run as root, outside containers; it is retried each time");
     }
     if let Some(way) = reach.memory.first() {
         let detail = format!(
@@ -42,7 +37,7 @@ pub fn token_reach(reach: &TokenReach) -> Finding {
     Finding::ok(check, format!("container scope: {}; host scope: {}", inside.join(" "), beyond.join(", ")))
 }
 
-/// Asks the kernel for a feature.
+/// Checks a kernel feature.
 pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
     let check = format!("kernel: {feature}");
     let loss = match feature {
@@ -56,11 +51,11 @@ pub fn feature(kernel: &impl Kernel, feature: Feature) -> Finding {
         Feature::Kprobe => "kprobes are refused",
         Feature::Uprobe => "uprobes are refused",
     };
-    // What only host scope may use is often left out of a kernel on purpose.
+    // Features that only host scope uses are often deliberately disabled in a kernel.
     let host_scope = matches!(feature, Feature::Tracing | Feature::Lsm | Feature::Kprobe | Feature::Uprobe);
     match kernel.probe(feature) {
         Support::Yes => Finding::ok(check, "there"),
-        Support::No(why) if host_scope => Finding::ok(check, format!("not there, so that {loss}: {why}")),
+        Support::No(why) if host_scope => Finding::ok(check, format!("not available, so {loss}: {why}")),
         Support::No(why) => {
             let remedy = match feature {
                 Feature::Btf => "use a kernel with CONFIG_DEBUG_INFO_BTF".to_owned(),
@@ -92,8 +87,8 @@ pub fn lockdown(text: io::Result<String>) -> Finding {
         Some(("confidentiality", _)) => Finding::bad(
             "lockdown",
             FindingStatus::Warn,
-            "confidentiality: the helpers that read kernel memory are refused to everybody, and much tracing with them",
-            "boot with lockdown=integrity if host-scope tracing is wanted",
+            "confidentiality: the helpers that read kernel memory are refused, so many tracing programs fail",
+            "boot with lockdown=integrity if host-scope tracing is needed",
         ),
         Some((mode, _)) => Finding::ok("lockdown", mode),
         None => Finding::bad(
@@ -120,7 +115,7 @@ pub fn unprivileged_bpf(text: io::Result<String>) -> Finding {
         Ok(other) => {
             Finding::bad(check, FindingStatus::Unknown, format!("kernel.unprivileged_bpf_disabled is {other:?}"), "report this")
         }
-        Err(err) => Finding::bad(check, FindingStatus::Unknown, err.to_string(), "is bpf(2) built into this kernel?"),
+        Err(err) => Finding::bad(check, FindingStatus::Unknown, err.to_string(), "check that this kernel is built with bpf(2)"),
     }
 }
 
@@ -131,33 +126,37 @@ pub fn user_namespaces(text: io::Result<String>) -> Finding {
         Ok("0") => Finding::bad(
             check,
             FindingStatus::Warn,
-            "forbidden, and without one a container gets no token",
+            "disabled, and without one a container gets no token",
             "sysctl user.max_user_namespaces=10000",
         ),
         Ok(number) => Finding::ok(check, format!("{number} at most")),
-        Err(err) => Finding::bad(check, FindingStatus::Unknown, err.to_string(), "is CONFIG_USER_NS set?"),
+        Err(err) => {
+            Finding::bad(check, FindingStatus::Unknown, err.to_string(), "check that the kernel is built with CONFIG_USER_NS")
+        }
     }
 }
 
 fn unreadable(check: &str, path: &str, err: &io::Error) -> Finding {
     let remedy = match err.kind() {
-        io::ErrorKind::NotFound => "mount -t securityfs securityfs /sys/kernel/security, then look again",
+        io::ErrorKind::NotFound => "mount -t securityfs securityfs /sys/kernel/security, then run doctor again",
         _ => "run as root",
     };
     Finding::bad(check, FindingStatus::Unknown, format!("{path}: {err}"), remedy)
 }
 
-/// Our own bpffs.
+/// Checks our own bpffs.
 pub fn bpffs(path: &Path, mounts: &[MountPoint]) -> Finding {
     let check = "bpffs";
     let shown = path.display();
-    // The last mount on a point is the one that is seen there.
+    // The last mount on a mount point is the visible one.
     match mounts.iter().rfind(|mount| mount.point == path) {
         None => Finding::bad(
             check,
             FindingStatus::Warn,
-            format!("nothing is mounted at {shown}: podman's containers with a user namespace are refused, others mount it"),
-            "run `bpfman-hook install`, which mounts it and sees to it at boot",
+            format!(
+                "nothing is mounted at {shown}: podman's containers with a user namespace are refused; other starts mount it"
+            ),
+            "run `bpfman-hook install`, which mounts it now and at every boot",
         ),
         Some(mount) if mount.kind != "bpf" => Finding::bad(
             check,
@@ -182,7 +181,7 @@ pub fn bpffs(path: &Path, mounts: &[MountPoint]) -> Finding {
     }
 }
 
-/// Where cgroup2 is: programs on a container's cgroup need a cgroup of its own in that hierarchy.
+/// Checks where cgroup2 is mounted: programs on a container's cgroup need a separate cgroup in that hierarchy.
 pub fn cgroup2(mounts: &[MountPoint]) -> Finding {
     let check = "cgroup2";
     let unified = mounts.iter().rfind(|mount| mount.point == Path::new("/sys/fs/cgroup"));
@@ -194,7 +193,7 @@ pub fn cgroup2(mounts: &[MountPoint]) -> Finding {
             check,
             FindingStatus::Warn,
             format!(
-                "beside cgroup v1, at {}: runc makes a cgroup there for each container, crun does not, and its containers' cgroup programs are refused",
+                "beside cgroup v1, at {}: runc creates a cgroup there for each container; crun does not, so its containers' cgroup programs are refused",
                 mount.point.display()
             ),
             "boot with systemd.unified_cgroup_hierarchy=1, or use runc for such containers",
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_judged() {
+    fn settings_are_checked() {
         for (finding, status) in [
             (lockdown(text("none [integrity] confidentiality\n")), FindingStatus::Ok),
             (lockdown(text("[none] integrity confidentiality\n")), FindingStatus::Ok),
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_are_judged() {
+    fn mounts_are_checked() {
         let mounts = |lines: &str| parse_mountinfo(lines).unwrap();
         let unified = "31 25 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         let hybrid =
@@ -261,7 +260,7 @@ mod tests {
         let at = |kind: &str| mounts(&format!("50 25 0:50 / /nowhere/bpfman-hook/fs rw - {kind} x rw\n"));
         assert_eq!(bpffs(path, &[]).status, FindingStatus::Warn);
         assert_eq!(bpffs(path, &at("tmpfs")).status, FindingStatus::Fail);
-        assert_eq!(bpffs(path, &at("bpf")).status, FindingStatus::Unknown, "the directory is not there");
+        assert_eq!(bpffs(path, &at("bpf")).status, FindingStatus::Unknown, "the directory does not exist");
         let open = Path::new("/tmp");
         let mount = mounts("50 25 0:50 / /tmp rw - bpf x rw\n");
         assert_eq!(bpffs(open, &mount).status, FindingStatus::Fail, "mode 1777");

@@ -1,4 +1,4 @@
-//! `doctor`: this host, examined. Nothing is changed; each finding that is not ok has its remedy.
+//! `doctor`: checks this host without changing it; each finding that is not ok has a remedy.
 
 use std::fs;
 use std::path::Path;
@@ -31,14 +31,16 @@ mod containers;
 mod host;
 pub mod no_connect;
 
-/// Examines the host and prints the findings; exit status 1 where something fails.
+/// Checks the host and prints the findings; exit status 1 if a check fails.
 pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> ExitCode {
     let mut findings = match &args.error {
         Some(error) => Findings(containerd::explain(error).into_iter().collect()),
         None => examine(paths, kernel),
     };
     if findings.0.is_empty() && args.error.is_some() {
-        return fail("explain the error: it is none that comes from a node's set-up; run `bpfman-hook doctor` without --error");
+        return fail(
+            "explain the error: it does not come from the node's configuration; run `bpfman-hook doctor` without --error",
+        );
     }
     let failed = findings.failed();
     if args.quiet {
@@ -66,10 +68,10 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     match mounts::own_mounts() {
         Ok(mounts) => {
             all.push(host::bpffs(&paths.bpffs(), &mounts));
-            // In a pod of ours the host's hierarchy counts, not what the pod sees of it.
+            // In a pod of the DaemonSet, the host's hierarchy counts, not the pod's view of it.
             all.push(host::cgroup2(&mounts::host_mounts().unwrap_or(mounts)));
         }
-        Err(err) => all.push(Finding::bad("mounts", FindingStatus::Unknown, chain(&err), "is /proc mounted?")),
+        Err(err) => all.push(Finding::bad("mounts", FindingStatus::Unknown, chain(&err), "check that /proc is mounted")),
     }
     all.0.extend(engines(host_root()).0);
     all.0.extend(plugin(paths));
@@ -79,7 +81,7 @@ pub fn examine(paths: &Paths, kernel: &impl Kernel) -> Findings {
     all
 }
 
-/// The policy that a start of a container would load.
+/// Checks the policy that a start of a container would load.
 pub fn policy(paths: &Paths) -> Finding {
     match policy::check(paths, None) {
         Ok(report) if !report.problems.is_empty() => Finding::bad(
@@ -105,7 +107,7 @@ pub fn policy(paths: &Paths) -> Finding {
     }
 }
 
-/// The files that say how registries are reached, as a hook reads them.
+/// Checks the files with the registry configuration, read as a hook reads them.
 fn registries(paths: &Paths) -> Finding {
     let remedy = "see docs/registries.md";
     let config = match registries_file::load(paths) {
@@ -129,14 +131,14 @@ fn registries(paths: &Paths) -> Finding {
     }
 }
 
-/// The engines whose programs are looked for.
+/// The engines, and the programs by which they are detected.
 const ENGINES: [(Engine, [&str; 2]); 3] = [
     (Engine::Podman, ["usr/bin/podman", "usr/local/bin/podman"]),
     (Engine::CriO, ["usr/bin/crio", "usr/local/bin/crio"]),
     (Engine::Containerd, ["usr/bin/containerd", "usr/local/bin/containerd"]),
 ];
 
-/// The engines that have a program below a root directory.
+/// The engines that are installed below a root directory.
 fn engines_of(root: &Path) -> impl Iterator<Item = Engine> {
     ENGINES
         .into_iter()
@@ -144,15 +146,16 @@ fn engines_of(root: &Path) -> impl Iterator<Item = Engine> {
         .map(|(engine, _)| engine)
 }
 
-/// The root directory whose engines count: in a pod of ours, which has none and shares the node's processes, the node's.
+/// The root directory whose engines count. A DaemonSet's pod contains no engines and shares the node's pid namespace,
+/// so there it is the node's.
 fn host_root() -> &'static Path {
     let (own, host) = (Path::new("/"), Path::new("/proc/1/root"));
     let elsewhere = mounts::in_host_mount_namespace().is_ok_and(|in_host| !in_host);
     if elsewhere && engines_of(own).next().is_none() && engines_of(host).next().is_some() { host } else { own }
 }
 
-/// Which of our hooks the engines of this host would run. Where they are installed for one engine, another that is there too is not one of
-/// our business.
+/// Which of our hooks the engines of this host would run. If they are installed for one engine, other engines are not
+/// checked.
 fn engines(root: &Path) -> Findings {
     let place = InstallRoot::at(root);
     let mut installed = place.installed_for().0;
@@ -164,7 +167,7 @@ fn engines(root: &Path) -> Findings {
     let mut findings = Findings::default();
     for engine in engines_of(root) {
         if !installed.is_empty() && !installed.contains(&engine) {
-            let detail = "here, and bpfman-hook is not installed for it: its containers start without programs";
+            let detail = "installed, but bpfman-hook is not installed for it: its containers start without programs";
             findings.push(Finding::ok(engine.word(), detail));
         } else if engine == Engine::Containerd {
             findings.0.extend(containerd::examine(&place, &ContainerdTargets::default()).0);
@@ -175,13 +178,13 @@ fn engines(root: &Path) -> Findings {
     if findings.0.is_empty() {
         findings.push(Finding::ok(
             "hooks",
-            "neither podman nor CRI-O nor containerd is here; plain runtimes run what `hooks` of config.json names",
+            "podman, CRI-O and containerd are not installed; plain runtimes run what `hooks` in config.json names",
         ));
     }
     findings
 }
 
-/// Whether one of the NRI plugins that have run since boot is connected; None where none has run.
+/// Whether one of the NRI plugins that have run since boot is connected; None if none has run.
 fn plugin(paths: &Paths) -> Option<Finding> {
     let seen = nri::status::plugins(&paths.export());
     let connected: Vec<_> = seen
@@ -195,21 +198,21 @@ fn plugin(paths: &Paths) -> Option<Finding> {
             "NRI plugin",
             FindingStatus::Fail,
             "not connected to the runtime: annotated containers start without their programs",
-            "see that NRI is on and the plugin runs (systemctl status bpfman-hook-nri, or the DaemonSet's pod)",
+            "check that NRI is on and the plugin runs (systemctl status bpfman-hook-nri, or the DaemonSet's pod)",
         )),
     }
 }
 
-/// The store's records against the living and against what is pinned, and the living against the records.
+/// Compares the store's records with living processes and pins, and living containers with the records.
 fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
-    // Before the records, which are written before their directories are made.
+    // Before the records, because a record is written before its directory is made.
     let pinned = kernel.directories(&paths.bpffs());
     let records = match read_records(paths) {
         Ok(records) => records,
         Err(why) if pid::own_uid() != 0 => return vec![Finding::bad("records", FindingStatus::Unknown, why, "run as root")],
         Err(why) => {
             let remedy =
-                "stop the annotated containers and remove the store's directory; `bpfman-hook gc` then releases what is pinned";
+                "stop the annotated containers and remove the store's directory; then `bpfman-hook gc` releases what is pinned";
             return vec![Finding::bad("records", FindingStatus::Fail, why, remedy)];
         }
     };
@@ -238,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_auth_file_that_others_can_read_is_found() {
+    fn an_auth_file_that_others_can_read_is_reported() {
         use std::os::unix::fs::PermissionsExt;
         let root = tempfile::tempdir().unwrap();
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn only_engines_that_are_there_are_asked() {
+    fn only_installed_engines_are_checked() {
         let root = tempfile::tempdir().unwrap();
         let none = engines(root.path());
         assert_eq!((none.0.len(), none.failed()), (1, false));
@@ -271,7 +274,7 @@ mod tests {
         fs::write(root.path().join("usr/bin/crio"), "").unwrap();
         let crio = engines(root.path());
         assert!(crio.failed() && crio.0.iter().all(|finding| finding.check.starts_with("cri-o ")), "{crio}");
-        // A node of CRI-O's that has a containerd too, and one of containerd's that has a CRI-O.
+        // A CRI-O node that also has containerd, and a containerd node that also has CRI-O.
         fs::write(root.path().join("usr/bin/containerd"), "").unwrap();
         let hook = root.path().join("usr/share/containers/oci/hooks.d/50-bpfman-hook-createRuntime.json");
         fs::create_dir_all(hook.parent().unwrap()).unwrap();

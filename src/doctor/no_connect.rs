@@ -1,5 +1,5 @@
-//! `nri --no-connect --check`: whether a node whose hook files start the hooks, as CRI-O's, has all that they need. It never touches the
-//! runtime's socket.
+//! `nri --no-connect --check`: whether a node whose hook files start the hooks, as with CRI-O, has everything that they
+//! need. Never touches the runtime's socket.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use crate::output::print;
 use crate::paths::Paths;
 use crate::setup::check::check as check_installation;
 
-/// Whether the hook files of CRI-O below `host`, the program that they name, and the policy are in place; prints what is not.
+/// Checks CRI-O's hook files below `host`, the program that they name, and the policy; prints what is wrong.
 pub fn check(root: Option<&Path>, paths: &Paths, host: &Path) -> ExitCode {
     let findings = findings(root, paths, host);
     if findings.failed() {
@@ -24,7 +24,7 @@ pub fn check(root: Option<&Path>, paths: &Paths, host: &Path) -> ExitCode {
 fn findings(root: Option<&Path>, paths: &Paths, host: &Path) -> Findings {
     let mut findings = check_installation(&InstallTargets::of_crio(host), root);
     findings.push(match doctor::policy(paths) {
-        // What is legal and allows little is the administrator's business.
+        // A valid policy that allows little is not a problem.
         Finding { status: FindingStatus::Warn, check, detail, .. } => Finding::ok(check, detail),
         finding => finding,
     });
@@ -40,12 +40,12 @@ mod tests {
     use crate::setup::install;
 
     #[test]
-    fn a_node_without_files_or_with_a_wrong_policy_is_not_ready() {
+    fn a_node_without_hook_files_or_with_an_invalid_policy_is_not_ready() {
         let host = tempfile::tempdir().unwrap();
         let paths = Paths::below(host.path());
         let bad = || -> Vec<String> {
             let all = findings(None, &paths, host.path());
-            // Where the tests do not run as root, the program and the policy are theirs.
+            // If the tests do not run as root, the program and the policy belong to the test user.
             all.0.into_iter().filter(|f| f.status == FindingStatus::Fail && f.check != "binary").map(|f| f.check).collect()
         };
         assert!(bad().contains(&"hook createRuntime".to_owned()));

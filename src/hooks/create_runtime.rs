@@ -1,4 +1,4 @@
-//! `hook createRuntime`: gives the container what it asks for, or says why not.
+//! `hook createRuntime`: gives the container what it requests, or reports why not.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,19 +25,19 @@ use crate::store::Store;
 use crate::sys::error::chain;
 use crate::sys::{caps, clock, export, fsutil, mounts, pid};
 
-/// podman's config.json has some 20 kB.
+/// podman's config.json has about 20 kB.
 const CONFIG_MAX: usize = 16 << 20;
 
-/// What the NRI plugin, which put the hook into the container, says in its arguments, where no annotation can stand for it.
+/// Facts that the NRI plugin passes in the hook's arguments, because an annotation could be forged.
 #[derive(Debug)]
 pub struct PluginFacts {
     /// Labels of the pod.
     pub labels: Vec<(String, String)>,
-    /// Whose capabilities are checked in its pod.
+    /// Which containers of its pod have their capabilities checked.
     pub pod_check: Option<PodCheck>,
 }
 
-/// Runs at createRuntime: gives the container what it asks for, or says why not.
+/// Runs at createRuntime: gives the container what it requests, or reports why not.
 pub fn run(paths: &Paths, engine: Option<Engine>, told: PluginFacts) -> ExitCode {
     let (report, started) = (Report::new(paths), Instant::now());
     if let Err(error) = caps::limit_process(&CAPABILITIES) {
@@ -88,7 +88,7 @@ fn start(
     fsutil::ensure_directory(&paths.run, 0o755)?;
     let mut store = Store::open(&paths.stores(), &clock::boot_id()?)?;
     store.give_up_by(Instant::now() + deadline.remaining());
-    // A fetch that took all of its time leaves the rest of ours for the container's namespaces.
+    // Even after the longest fetch, enough of the deadline is left to work in the container's namespaces.
     let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline: soft_end };
@@ -134,7 +134,8 @@ fn start(
     }
 }
 
-/// What strangers and the administrator wrote, parsed; None where it does not speak to this container.
+/// Parses the container's request, the policy and the registry configuration; None if the request does not apply to
+/// this container.
 fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, LoadedPolicy, RegistryConfig)>, StageFailure> {
     let request = container.request().map_err(|e| StageFailure::bad_input(&e))?;
     let Some(request) = request else { return Ok(None) };

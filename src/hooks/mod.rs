@@ -1,4 +1,4 @@
-//! The OCI hook stages that runtimes run: one line of at most 300 bytes on standard error says what failed.
+//! The OCI hook stages that runtimes run: a failing stage prints one line of at most 300 bytes on standard error.
 
 pub mod create_runtime;
 pub mod poststop;

@@ -18,12 +18,12 @@ use crate::store::Store;
 use crate::sys::error::chain;
 use crate::sys::{caps, clock, export, mounts};
 
-/// Runs at poststop: releases what the container owned. Always succeeds, unless its input is not a state: what could not be
-/// undone stays in the record, and gc tries again.
+/// Runs at poststop: releases what the container owned. Always succeeds, unless its input is not a state: what cannot
+/// be undone stays in the record, and gc retries.
 pub fn run(paths: &Paths) -> ExitCode {
     let (report, started) = (Report::new(paths), Instant::now());
     if let Err(error) = caps::limit_process(&CAPABILITIES) {
-        // Undoing is worth more than being modest.
+        // Releasing is more important than dropping capabilities.
         report.warned(None, &chain(&error));
     }
     let state = match read_state() {
@@ -41,7 +41,7 @@ pub fn run(paths: &Paths) -> ExitCode {
 }
 
 fn stop(paths: &Paths, report: &Report, state: &OciState) -> Result<(), StageFailure> {
-    // A poststop that gives up exits 0 like any other: the record is there for gc.
+    // A poststop that gives up also exits with 0: the record stays for gc.
     let deadline = watch(report, &state.id, Stage::Poststop, 0)?;
     logging::to_report(paths);
     let Some(mut store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
@@ -54,13 +54,16 @@ fn stop(paths: &Paths, report: &Report, state: &OciState) -> Result<(), StageFai
     for (no, released) in lifecycle.release_container(&state.id)? {
         match released {
             Released::Gone | Released::Absent | Released::Held(_) => {}
-            Released::Changed => left.push(format!("owner {no} has changed while it was looked at; gc will look again")),
-            Released::Busy(pid) => left.push(format!("owner {no} is left to process {pid}, which is at work on it")),
+            Released::Changed => left.push(format!("owner {no} changed in the meantime; gc will check it again")),
+            Released::Busy(pid) => left.push(format!("owner {no} is left to process {pid}, which is working on it")),
             Released::Alive(pid) => left.push(format!("owner {no} stays, because its init, process {pid}, still runs")),
             Released::Unrecorded(error) => {
-                left.push(format!("what owner {no} had is gone, its record is not: {}; gc will try again", chain(&error)));
+                left.push(format!(
+                    "the objects of owner {no} were removed, but its record was not: {}; gc will retry",
+                    chain(&error)
+                ));
             }
-            Released::Partly(errors) => left.push(format!("release owner {no}: {errors}; gc will try again")),
+            Released::Partly(errors) => left.push(format!("release owner {no}: {errors}; gc will retry")),
         }
     }
     if left.is_empty() { Ok(()) } else { Err(StageFailure { sentence: left.join("; "), status: 0, reason: Reason::Kernel }) }

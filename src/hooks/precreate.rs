@@ -1,10 +1,10 @@
-//! `hook precreate`: podman shows us a container's whole configuration before it makes the container, and takes what we print
-//! for it.
+//! `hook precreate`: podman passes a container's whole configuration to this hook before it creates the container, and
+//! uses what the hook prints instead.
 //!
-//! What the policy grants (`grant = true`) and the request needs is added: capabilities and seccomp rules, see
-//! [`crate::model::grant`]; and for every container that asks for us the runtime is told to run our poststop, see
-//! [`crate::model::runtime_hooks`]. In every other case, and whenever something is wrong, what is printed is what was read, byte for
-//! byte: podman drops the stderr of this stage, while createRuntime, which comes next, can say what is wrong.
+//! The hook adds capabilities and seccomp rules that the policy grants (`grant = true`) and the request needs, see
+//! [`crate::model::grant`]. For every container with our annotations, it also adds our poststop hook to the runtime's
+//! hooks, see [`crate::model::runtime_hooks`]. In all other cases, and on any error, it prints its input byte for byte:
+//! podman drops the stderr of this stage, while createRuntime, which runs next, can report the error.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt;
@@ -28,12 +28,12 @@ use crate::output::report::Report;
 use crate::paths::Paths;
 use crate::sys::{caps, export};
 
-/// podman's configurations have some 20 kB.
+/// podman's configurations have about 20 kB.
 const CONFIG_MAX: u64 = 16 << 20;
 
 /// Reads a configuration on stdin and prints it, with what the policy grants.
 ///
-/// Exit status 1 only where stdin or stdout do not work; podman then refuses the container.
+/// Exits with 1 only if stdin or stdout fail; podman then refuses the container.
 pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
     let (started, mut text) = (Instant::now(), Vec::new());
     match io::stdin().lock().take(CONFIG_MAX + 1).read_to_end(&mut text) {
@@ -41,16 +41,16 @@ pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
         Ok(_) => return fail("read the container's configuration from standard input: it is larger than 16 MiB"),
         Err(error) => return fail(&format!("read the container's configuration from standard input: {error}")),
     }
-    // Strangers' annotations are only read here, as are files of root's: that takes no capability at all.
+    // This stage only reads untrusted annotations and files that root owns, which takes no capability.
     let limited = caps::limit_process(&[]).is_ok();
     let edited = std::str::from_utf8(&text).ok().filter(|_| limited).and_then(|text| {
-        // We run as podman does.
+        // The hook runs as the same user as podman.
         let user = std::fs::metadata("/proc/self").ok()?.uid();
         edit(text, engine.unwrap_or(Engine::Podman), user, || policy_files::load(paths).ok())
     });
     if let Some(Edited { granted: Some(granted), .. }) = &edited {
-        // Never silently: whoever looks for where a capability comes from finds it here.
-        Report::new(paths).note(None, &format!("precreate: policy grants the container {granted}"));
+        // Always logged, so that an administrator can find out where a capability comes from.
+        Report::new(paths).note(None, &format!("precreate: the policy grants the container {granted}"));
     }
     let printed = edited.as_ref().map_or(text.as_slice(), |edited| edited.spec.as_bytes());
     let mut stdout = io::stdout().lock();
@@ -65,23 +65,23 @@ pub fn run(paths: &Paths, engine: Option<Engine>) -> ExitCode {
     }
 }
 
-/// A configuration that was changed.
+/// A changed configuration.
 #[derive(Debug, PartialEq)]
 struct Edited {
-    /// The whole text.
+    /// The configuration.
     spec: String,
-    /// What policy grants; None where that is nothing.
+    /// What the policy grants; None if it grants nothing.
     granted: Option<Granted>,
 }
 
-/// The edited configuration; None where it stays as it is.
+/// The edited configuration; None if it stays unchanged.
 fn edit(text: &str, engine: Engine, runtime_user: u32, policy: impl FnOnce() -> Option<LoadedPolicy>) -> Option<Edited> {
     let config = ContainerConfig::parse(text).ok()?;
     if config.vm || !asks(config.annotations.keys()) {
         return None;
     }
     let mut spec: Value = serde_json::from_str(text).ok()?;
-    // Where it cannot be told what it asks for, createRuntime says so; keys that name a container are read there alone.
+    // If the request is invalid, createRuntime reports it; keys that name a container are evaluated only there.
     let asked = engine.workload(&config.annotations).ok().and_then(|workload| {
         let request = Request::parse(&config.annotations, workload.container.as_deref()).ok()??;
         Some((request, facts(&config, engine, &workload, runtime_user)))
@@ -94,7 +94,7 @@ fn edit(text: &str, engine: Engine, runtime_user: u32, policy: impl FnOnce() -> 
     (added || granted.is_some()).then(|| Edited { spec: spec.to_string(), granted })
 }
 
-/// Adds to the configuration what policy grants; None where that is nothing.
+/// Adds to the configuration what the policy grants; None if it grants nothing.
 fn what_policy_grants(
     spec: &mut Value,
     config: &ContainerConfig,
@@ -133,7 +133,7 @@ mod tests {
         Some(LoadedPolicy { policy, keys: Default::default(), id: PolicyId(Digest::from_bytes([0; 32])) })
     }
 
-    /// A recorded configuration with these annotations of ours and no others.
+    /// A recorded configuration with exactly these annotations of ours.
     fn with(file: &str, annotations: &[(&str, &str)]) -> String {
         let path = format!("{}/tests/data/config/{file}.json", env!("CARGO_MANIFEST_DIR"));
         let mut spec: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_is_released_by_the_runtime_too() {
+    fn an_annotated_container_also_gets_the_poststop_hook() {
         let ours = serde_json::json!([{ "path": "/b", "args": ["bpfman-hook", "hook", "createRuntime"] }]);
         let hooked = |annotations: &[(&str, &str)]| {
             let mut spec: Value = serde_json::from_str(&with("podman-4.3.1_default", annotations)).unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_policy_grants_is_added() {
+    fn what_the_policy_grants_is_added() {
         let text = with("podman-4.3.1_hostnet", &[("delegate", "networking")]);
         let (spec, granted) = edited(&text, GRANTING).unwrap();
         assert_eq!(granted.to_string(), "CAP_BPF CAP_NET_ADMIN bpf(2)");
@@ -174,10 +174,10 @@ mod tests {
         assert_eq!(config.can_have(Capability::Perfmon), Allowed::No);
         assert_eq!(config.seccomp_allows(Syscall::Bpf), Allowed::Yes);
         assert_eq!(config.seccomp_allows(Syscall::PerfEventOpen), Allowed::No);
-        // The capabilities that --cap-add gave are there already.
+        // --cap-add has already added the capabilities.
         let (_, granted) = edited(&with("podman-4.3.1_userns", &[("delegate", "networking")]), GRANTING).unwrap();
         assert_eq!(granted.to_string(), "bpf(2)");
-        // Maps need no capability and no user namespace.
+        // Maps need neither a capability nor a user namespace.
         let maps = [("image", "oci:/srv/demo"), ("programs", "xdp:count"), ("maps", "packets")];
         let (spec, granted) = edited(&with("podman-4.3.1_default", &maps), GRANTING).unwrap();
         assert_eq!(granted.to_string(), "bpf(2)");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_stays_as_it_was() {
+    fn every_other_configuration_is_unchanged() {
         let token = [("delegate", "networking")];
         let without_grant = GRANTING.replace("grant = true", "");
         let without_ceiling = GRANTING.replace("delegate = [\"networking\"]", "");
@@ -200,14 +200,14 @@ mod tests {
             ("an unknown key", with("podman-4.3.1_hostnet", &[("delegat", "networking")]), GRANTING),
             ("a private bpffs", with("podman-4.3.1_hostnet", &[("bpffs", "private")]), GRANTING),
             ("nothing missing", with("podman-4.3.1_unconfined", &[("bpffs", "private")]), GRANTING),
-            ("a claim to be of Kubernetes", claim(&token), GRANTING),
+            ("a claim to be a Kubernetes container", claim(&token), GRANTING),
             ("not JSON", "{".to_owned(), GRANTING),
             ("not a configuration", "[]".to_owned(), GRANTING),
         ] {
             assert_eq!(edited(&text, policy), None, "{case}");
         }
         let text = with("podman-4.3.1_hostnet", &token);
-        assert_eq!(edit(&text, Engine::Podman, 0, || None), None, "no policy to be had");
+        assert_eq!(edit(&text, Engine::Podman, 0, || None), None, "no policy can be loaded");
     }
 
     fn claim(annotations: &[(&str, &str)]) -> String {
@@ -217,8 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_user_namespace_of_its_own_no_capability_is_added() {
-        // There it would be a capability on the host; createRuntime says that a token is impossible.
+    fn no_capability_is_added_without_its_own_user_namespace() {
+        // There it would be a capability on the host; createRuntime reports that a token is impossible.
         for file in ["podman-4.3.1_default", "podman-4.3.1_pod", "podman-4.3.1_user1000"] {
             assert_eq!(edited(&with(file, &[("delegate", "networking")]), GRANTING), None, "{file}");
         }

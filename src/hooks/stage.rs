@@ -1,4 +1,4 @@
-//! What all stages share: deadlines, capabilities, the OCI state on standard input, and how a stage fails.
+//! Parts that all stages share: deadlines, capabilities, the OCI state on standard input, and errors.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -15,47 +15,49 @@ use crate::sys::deadline::Deadline;
 use crate::sys::error::chain;
 use crate::sys::export;
 
-/// Our own deadline: shorter than the `timeout` of the hook files (30 s), so that we undo ourselves rather than be killed.
+/// The hook's own deadline: shorter than the `timeout` of the hook files (30 s), so that the hook can undo its changes
+/// before the runtime kills it.
 pub const DEADLINE: Duration = Duration::from_secs(25);
 
-/// What is left after it for undoing; both together are shorter than the hook files' timeout.
+/// Time after the deadline to undo changes; both together are shorter than the hook files' timeout.
 pub const UNDOING: Duration = Duration::from_secs(3);
 
-/// How much of the deadline fetching may take.
+/// Maximum part of the deadline for fetching.
 pub const FETCH: Duration = Duration::from_secs(20);
 
-/// A state is annotations and paths; runtimes bound neither.
+/// A state consists of annotations and paths; runtimes limit neither.
 const STATE_MAX: u64 = 4 << 20;
 
 /// Exit status for bad usage, annotation or policy file.
 pub(super) const BAD_INPUT: u8 = 2;
 
-/// What `hook` keeps of its capabilities, for what. Tests run it with one less at a time (tests/e2e/capabilities.rs,
-/// tests/privileged/caps.rs). What its caller has not given it stays away.
+/// The capabilities that `hook` keeps, and what each is for. Tests remove one at a time (tests/e2e/capabilities.rs,
+/// tests/privileged/caps.rs). A capability that the caller does not have is not added.
 pub const CAPABILITIES: [Capability; 12] = [
-    // setns, mounts, `delegate_*`; it stands in for many others, but not for those below.
+    // setns, mounts, `delegate_*`; it implies many others, but not those below.
     Capability::CAP_SYS_ADMIN,
-    // What programs are loaded with: the loading thread has these three at most.
+    // For loading programs: the loading thread has at most these three.
     Capability::CAP_BPF,
     Capability::CAP_NET_ADMIN,
     Capability::CAP_PERFMON,
-    // /proc/PID/ns of an init that holds capabilities which we do not, or is not dumpable.
+    // /proc/PID/ns of an init that has capabilities which this process lacks, or that is not dumpable.
     Capability::CAP_SYS_PTRACE,
-    // setns into a mount namespace asks for it.
+    // setns into a mount namespace requires it.
     Capability::CAP_SYS_CHROOT,
-    // A bundle, or a mount point to be made, in a directory of another user's.
+    // A bundle, or a mount point to be created, in a directory of another user.
     Capability::CAP_DAC_OVERRIDE,
-    // Files of maps belong to the workload's user, also where there is no user namespace.
+    // Map files belong to the workload's user, even without a user namespace.
     Capability::CAP_CHOWN,
-    // The children that fetch and that enter user namespaces run under other ids: becoming them, and ending them in time.
+    // The children that fetch or enter user namespaces run under other ids: switching to these ids, and killing the
+    // children.
     Capability::CAP_SETUID,
     Capability::CAP_SETGID,
     Capability::CAP_KILL,
-    // The fetch child locks its secure bits with it, so that it has given up everything for good.
+    // The fetch child locks its securebits with it, so that it cannot regain capabilities.
     Capability::CAP_SETPCAP,
 ];
 
-/// Why a container does not start, and what to exit with.
+/// Why a container does not start, and the exit status.
 pub(super) struct StageFailure {
     pub(super) sentence: String,
     pub(super) status: u8,
@@ -80,7 +82,7 @@ impl StageFailure {
     }
 }
 
-/// Starts the clock: the soft end is asked for between steps, the hard one ends the process with `status`.
+/// Starts the deadline: steps check the soft end, and the hard end terminates the process with `status`.
 pub(super) fn watch(report: &Report, id: &ContainerId, stage: Stage, status: u8) -> Result<Deadline, StageFailure> {
     let (report, id) = (report.clone(), id.to_string());
     Ok(Deadline::start(DEADLINE, UNDOING, status, &format!("bpfman-hook: {LATE}"), move || {

@@ -1,4 +1,4 @@
-//! Gather, plan, apply: what a container asked for, for one start.
+//! One start of a container: gather the facts, plan, apply.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -35,14 +35,14 @@ use crate::store::StoreError;
 use crate::sys::error::chain;
 use crate::sys::export;
 
-/// What came of an acquire.
+/// The result of an acquire.
 #[derive(Debug)]
 pub enum Acquired {
-    /// Everything that was asked for is there.
+    /// Everything in the request was set up.
     Done(OwnerNo),
-    /// It was there before: createRuntime ran a second time for the same init and request.
+    /// It was already set up: createRuntime ran a second time for the same init and request.
     Already(OwnerNo),
-    /// It failed, nothing is left, and the request and policy say that the container starts all the same.
+    /// It failed, nothing is left, and the request and the policy let the container start without it.
     Without(Cause),
 }
 
@@ -51,24 +51,24 @@ pub enum Acquired {
 pub struct Start<'a> {
     /// The container.
     pub container: &'a Container,
-    /// What it asks for.
+    /// The container's request.
     pub request: &'a Request,
-    /// What the administrator allows.
+    /// The administrator's policy.
     pub policy: &'a LoadedPolicy,
-    /// How registries are spoken to.
+    /// How to reach registries.
     pub registries: &'a RegistryConfig,
-    /// Until when images may be fetched.
+    /// When fetching of images has to end.
     pub fetch_until: Instant,
-    /// Where the verdict on this kernel's tokens is kept: [`crate::paths::Paths::token_reach`].
+    /// File with the result of this kernel's token probes: [`crate::paths::Paths::token_reach`].
     pub token_reach: &'a Path,
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Does all of a request, or nothing of it.
+    /// Performs all of a request, or none of it.
     ///
     /// # Errors
-    /// The first thing that went wrong; the failure is recorded, what had been done is undone, and what could not be
-    /// undone stays in the record for gc.
+    /// The first failure. It is recorded, and the changes made are undone; what cannot be undone stays in the record
+    /// for gc.
     pub fn acquire(&self, images: &impl Images, start: Start<'_>) -> Result<Acquired, Cause> {
         let container = start.container;
         let mut init = self.host.open_init(container).map_err(|e| self.refuse(container, e.into()))?;
@@ -127,14 +127,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         if let Err(cause) = built {
             record.verifier_log = cause.verifier_log().map(str::to_owned);
             if let Err(second) = self.fail(&record, &chain(&cause)) {
-                tracing::error!(container = %container.id, error = %chain(&second), "undo a failed start");
+                tracing::error!(container = %container.id, error = %chain(&second), "cannot undo a failed start");
             }
             return Err(cause);
         }
         Ok(Acquired::Done(record.no))
     }
 
-    /// Gathers facts and images and makes the plan. Nothing has an effect yet but the image cache.
+    /// Gathers facts and images and makes the plan. Changes nothing except the image cache.
     fn plan(
         &self,
         images: &impl Images,
@@ -176,7 +176,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             let bytecode = bytecode?;
             let declared = self.kernel.describe(&bytecode.object)?;
             let rule =
-                admission.image_rule(reference, &bytecode.rule).expect("images answer with one of the rules they were given");
+                admission.image_rule(reference, &bytecode.rule).expect("fetch returns one of the rules that it was given");
             check_object(admission, request, reference, rule, &declared)?;
             objects.push(ObjectInput { bytecode, facts: declared, host_scope: rule.scope == Scope::Host });
         }
@@ -193,21 +193,23 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             late_network: container.late_network(),
             foreign_cgroups: container.foreign_cgroups(),
         })?;
-        // A token lends the verifier's trust of whoever loads with it: with one of these it lets programs read kernel memory.
+        // A token passes the loader's capabilities on to the verifier: with one of these, programs may read kernel
+        // memory.
         let can_have = Capability::ALL.into_iter().filter(|c| container.config.can_have(*c) != Allowed::No);
         admission.check_capabilities(can_have.map(Capability::name))?;
         container.check_rights(request, admission.delegation.as_ref(), admission.grant)?;
         Ok((facts, plan))
     }
 
-    /// The images of every owner, as far as the store can be read, since they are only spared. Looked for where the cache is full.
+    /// The images of every owner whose record can be read; they are only spared from eviction. Called when the cache is
+    /// full.
     pub(super) fn images_in_use(&self) -> BTreeSet<Digest> {
         let records = self.store.records().filter_map(Result::ok);
         records.flat_map(|record| record.images).map(|image| image.digest).collect()
     }
 
-    /// Makes room for a new record: tells whether the work is done already, releases what a dead container of the same id
-    /// left, and refuses where a living one has the id.
+    /// Makes room for a new record. Returns the owner if the work is already done, releases the leftovers of a dead
+    /// container with the same id, and fails if a living container has the id.
     fn clear_the_way(&self, container: &Container, init: ProcessIdentity, request: Digest) -> Result<Option<OwnerNo>, Cause> {
         let id = &container.id;
         for record in self.store.read::<_, StoreError>(|txn| txn.by_container(id))? {
@@ -248,7 +250,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
-    /// The effects, and transaction 2.
+    /// Applies the plan, and runs transaction 2.
     fn build(
         &self,
         init: &H::Init,
@@ -265,11 +267,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         self.apply(init, record, &own)?;
         if let Some(bpffs) = &plan.bpffs {
             self.check_deadline()?;
-            // Last, because the kernel removes it with the container, while nothing of ours can reach in to undo it.
+            // Last, because it cannot be undone from outside the container: the kernel removes it with the container.
             self.host.mount_bpffs(init, container, &self.fs.join(record.no.directory()), bpffs)?;
         }
         self.complete(record, plan.keeper)?;
-        // A poststop that came meanwhile found us at work and left everything to us; from here on it finds a Ready record.
+        // A poststop that ran before this point found this process at work and left the cleanup to it; from here on it
+        // finds a Ready record.
         let init = self.host.identity(init);
         if self.host.is_alive(&init)? { Ok(()) } else { Err(Cause::InitEnded { pid: init.pid }) }
     }
@@ -286,7 +289,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(())
     }
 
-    /// Loads and pins what is planned, and notes the kernel's ids in the record.
+    /// Loads and pins the planned objects, and notes their kernel ids in the record.
     pub(super) fn load_objects(&self, record: &mut OwnerRecord, plan: &OwnerPlan) -> Result<(), Cause> {
         if plan.objects.is_empty() {
             return Ok(());
@@ -310,8 +313,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(())
     }
 
-    /// Transaction 2: kernel ids and Ready, if the record is still ours. From here on `keeper` keeps what the record holds of its
-    /// pod; a start that fails before leaves nothing.
+    /// Transaction 2: sets the kernel ids and Ready, if this process still owns the record. From here on `keeper` keeps
+    /// what the record holds of its pod; a start that fails earlier leaves nothing.
     pub(super) fn complete(&self, record: &mut OwnerRecord, keeper: Option<Keeper>) -> Result<(), Cause> {
         record.phase = Phase::Ready;
         record.changed = self.host.now();
@@ -335,7 +338,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Err(Cause::RecordGone { no: record.no })
     }
 
-    /// Keeps a refusal visible for `list` and `inspect`, and hands it back.
+    /// Records a refusal for `list` and `inspect`, and returns it.
     fn refuse(&self, container: &Container, cause: Cause) -> Cause {
         self.record_refusal(container, &chain(&cause));
         cause
@@ -351,20 +354,20 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         OwnerRecord { engine, workload, ..self.blank_of(owner) }
     }
 
-    /// A Pending record of this owner, of this process, in which nothing is yet.
+    /// An empty Pending record of this owner, with this process as the actor.
     pub(super) fn blank_of(&self, owner: Owner) -> OwnerRecord {
         let now = self.host.now();
         OwnerRecord::new(OwnerNo(0), owner, Phase::Pending, self.actor(), now)
     }
 }
 
-/// Counts how long a part of a start took.
+/// Records the duration of a part of a start.
 fn took(phase: metrics_table::Phase, started: Instant, ok: bool) {
     let worked = if ok { metrics_table::Worked::Ok } else { metrics_table::Worked::Failed };
     export::observe(metrics_table::phase(phase, worked), started.elapsed());
 }
 
-/// What only the object and the rule that allowed it can tell: kinds, globals and maps.
+/// Checks that need the object and the image rule that allowed it: program kinds, globals and maps.
 fn check_object(
     admission: &Admission<'_>,
     request: &Request,
@@ -388,7 +391,7 @@ fn check_object(
     Ok(())
 }
 
-/// Names in the record every pin that the plan will make.
+/// Adds every pin that the plan will make to the record.
 pub(super) fn fill(record: &mut OwnerRecord, plan: &OwnerPlan) {
     for (image, object) in plan.objects.iter().enumerate() {
         record.images.push(object.image.clone());

@@ -1,4 +1,4 @@
-//! One program to its place, and who is in the way where the place is taken.
+//! Attaching one program, and naming the owner that occupies the place.
 
 use std::path::Path;
 
@@ -10,8 +10,7 @@ use crate::model::plan::PlannedLink;
 use crate::model::record::{Owner, OwnerRecord};
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Attaches and pins one link. Where another program of ours has the interface, the error
-    /// names its owner.
+    /// Attaches and pins one link. If another program of bpfman-hook occupies the interface, the error names its owner.
     pub(super) fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<AttachedLink, Cause> {
         self.kernel.attach(directory, link, places).map_err(|error| match error {
             KernelError::XdpTaken { program, iface, owner: _ } => {
@@ -21,13 +20,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         })
     }
 
-    /// Whose XDP program is on the interface, by our records. It is for a message: what cannot be read is left out.
+    /// The owner of the XDP program on the interface, according to the records. For messages only: unreadable records
+    /// are skipped.
     fn xdp_owner(&self, link: &PlannedLink) -> Option<String> {
         self.store.records().filter_map(Result::ok).find(|owner| has_xdp(owner, link)).as_ref().map(name)
     }
 }
 
-/// True where an owner has another XDP link on the interface of `wanted`.
+/// True if an owner has another XDP link on the interface of `wanted`.
 fn has_xdp(owner: &OwnerRecord, wanted: &PlannedLink) -> bool {
     let AttachPoint::Xdp { iface, .. } = &wanted.at else { return false };
     let cookie = wanted.netns.as_ref().map(|netns| netns.cookie);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_an_interface_is_told_by_namespace_and_index() {
+    fn the_owner_of_an_interface_is_found_by_namespace_and_index() {
         let netns = |cookie| Some(NetnsRecord { cookie, path: None });
         let link = |index, cookie, id| LinkRecord {
             pin: PinName::link(1),
@@ -91,7 +91,7 @@ mod tests {
             (link(2, 9, Some(1)), true),
             (link(3, 9, Some(1)), false),
             (link(2, 8, Some(1)), false),
-            // The one that is being made.
+            // The link that is being made.
             (link(2, 9, None), false),
         ] {
             assert_eq!(has_xdp(&owner(host(None), vec![taken.clone()]), &wanted), there, "{taken:?}");

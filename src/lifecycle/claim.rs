@@ -1,8 +1,9 @@
-//! Transaction 1 of a start: the claim on a container id and, in a pod, on its network namespace.
+//! Transaction 1 of a start: claims a container id and, in a pod, its network namespace.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::kernel::Kernel;
@@ -11,7 +12,7 @@ use crate::lifecycle::host::Host;
 use crate::lifecycle::pod_maps;
 use crate::lifecycle::release::Released;
 use crate::lifecycle::{Cause, Lifecycle};
-use crate::model::attach_point::AttachPoint;
+use crate::model::attach_point::{AttachPoint, NetnsRecord, Order, ProgramKind};
 use crate::model::container::Container;
 use crate::model::facts::{Facts, NetnsFact};
 use crate::model::ids::{Digest, OwnerNo, ProcessIdentity};
@@ -22,14 +23,14 @@ use crate::store::{StoreError, WriteTxn};
 /// How long a start waits for another container of its pod to attach the pod's programs.
 const POD_WAIT: Duration = Duration::from_secs(10);
 
-/// Pause between two looks at a record that another process works on.
+/// Pause between two reads of a record that another process works on.
 const POLL: Duration = Duration::from_millis(5);
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Transaction 1: writes down every pin to come, for the container and, in a pod, for its network namespace.
+    /// Transaction 1: records every pin that will be made, for the container and, in a pod, for its network namespace.
     ///
-    /// Returns the network namespace's record where this start has to build it, and None where there is nothing to
-    /// build: no such programs, or another container of the pod built them and this one joined.
+    /// Returns the network namespace's record if this start has to build it. None means that there is nothing to build:
+    /// there are no such programs, or another container of the pod built them and this one joined.
     pub(super) fn claim(
         &self,
         record: &mut OwnerRecord,
@@ -54,7 +55,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 for other in txn.by_container(&container.id)? {
                     let id = container.id.clone();
                     match (other.phase, other.owner) {
-                        // Another one of this id was refused while we made our plan; it has nothing that could be in the way.
+                        // Another start with this id was refused while this plan was made; its record has no objects
+                        // that could conflict.
                         (Phase::Failed, _) => _ = txn.delete(other.no)?,
                         (Phase::Ready, Owner::Container { bundle, .. }) => {
                             return Ok(Claim::Refused(Cause::IdTaken { id, bundle }));
@@ -128,7 +130,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                     }
                     self.check_deadline()?;
                 }
-                // Its pod kept it, and asks for something else now.
+                // The pod kept it, and its containers now request something else.
                 Claim::Outdated(other) => {
                     match self.release(&other)? {
                         Released::Partly(errors) => return Err(Cause::Leftovers(errors)),
@@ -154,7 +156,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
-    /// Releases those of some owners that are dead; true where one is gone.
+    /// Releases the dead ones among some owners; true if one was removed.
     fn release_dead(&self, owners: &[OwnerRecord]) -> Result<bool, Cause> {
         let mut gone = false;
         for owner in owners {
@@ -165,8 +167,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(gone)
     }
 
-    /// A number whose pin directory is not there. A store that was lost and made anew starts to count from 1, while the pins
-    /// of the old one's owners are still in our bpffs.
+    /// A number whose pin directory does not exist. After a store was lost and recreated, numbers start at 1 again,
+    /// while the pins of the former owners are still in our bpffs.
     pub(super) fn free_number(&self, txn: &mut WriteTxn<'_>) -> Result<OwnerNo, StoreError> {
         loop {
             let no = txn.next_no()?;
@@ -177,7 +179,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-/// The interface that both want an XDP program on.
+/// The interface on which both have an XDP program.
 fn common_xdp(wanted: &OwnerPlan, other: &OwnerRecord) -> Option<String> {
     wanted.links.iter().find_map(|link| match &link.at {
         AttachPoint::Xdp { iface, .. } => other
@@ -189,27 +191,79 @@ fn common_xdp(wanted: &OwnerPlan, other: &OwnerRecord) -> Option<String> {
     })
 }
 
-/// Whether they want programs of the same images, of whatever contents.
+/// Whether both have programs of the same image references, whatever their digests.
 fn same_images(wanted: &OwnerPlan, other: &OwnerRecord) -> bool {
     let wanted = wanted.objects.iter().map(|object| object.image.reference.as_str());
     wanted.eq(other.images.iter().map(|image| image.reference.as_str()))
 }
 
-/// Tells apart what containers of one pod ask of their network namespace: images, globals, programs and places. An image counts by
-/// its name: where a tag has moved since the pod's first container started, a later one joins what is there.
+/// Distinguishes the requests of a pod's containers for their network namespace: images, globals, programs and places.
+/// An image counts by its reference: if a tag has moved since the pod's first container started, a later container
+/// joins the existing programs.
 fn plan_digest(plan: &OwnerPlan) -> Digest {
-    let mut hash = Sha256::new();
-    for object in &plan.objects {
-        hash.update(&object.image.reference);
-        hash.update([0]);
-        let globals: BTreeMap<&str, &[u8]> = object
+    Digest::from_bytes(Sha256::digest(canonical(plan)).into())
+}
+
+/// A plan for a network namespace in one spelling. It is stored as a digest and compared by later versions within a boot, so it has
+/// only what distinguishes requests, in the form in which the store has it.
+fn canonical(plan: &OwnerPlan) -> String {
+    #[derive(Serialize)]
+    struct Object<'a> {
+        image: &'a str,
+        globals: BTreeMap<&'a str, &'a [u8]>,
+        programs: Vec<(&'a str, ProgramKind, Option<&'a str>)>,
+    }
+    #[derive(Serialize)]
+    struct Link<'a> {
+        function: &'a str,
+        at: &'a AttachPoint,
+        order: Option<&'a Order>,
+        netns: Option<&'a NetnsRecord>,
+    }
+    let objects = plan.objects.iter().map(|object| Object {
+        image: &object.image.reference,
+        // Facts of the container, such as its cgroup's id, are in globals of ours.
+        globals: object
             .globals
             .iter()
             .filter(|(name, _)| !name.starts_with("bpfman_"))
             .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
-            .collect();
-        hash.update(format!("{globals:?}{:?}", object.programs));
+            .collect(),
+        programs: object.programs.iter().map(|p| (p.function.as_str(), p.kind, p.target.as_deref())).collect(),
+    });
+    let links = plan.links.iter().map(|link| Link {
+        function: &link.function,
+        at: &link.at,
+        order: link.order.as_ref(),
+        netns: link.netns.as_ref(),
+    });
+    serde_json::to_string(&(objects.collect::<Vec<_>>(), links.collect::<Vec<_>>()))
+        .expect("a plan is made of strings, numbers and lists, all of which JSON has")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::plan::PlannedLink;
+
+    #[test]
+    fn the_canonical_plan_does_not_depend_on_how_types_are_declared() {
+        let plan = OwnerPlan {
+            objects: Vec::new(),
+            links: vec![PlannedLink {
+                program: serde_json::from_value(json!("prog_0")).unwrap(),
+                function: "count".to_owned(),
+                at: serde_json::from_value(json!({"type": "xdp", "iface": {"name": "eth0", "index": 2}})).unwrap(),
+                pin: serde_json::from_value(json!("link_0")).unwrap(),
+                order: None,
+                netns: None,
+            }],
+        };
+        // Changing this text makes a running pod's containers attach their programs a second time after an upgrade.
+        let expected =
+            r#"[[],[{"function":"count","at":{"type":"xdp","iface":{"name":"eth0","index":2}},"order":null,"netns":null}]]"#;
+        assert_eq!(canonical(&plan), expected);
     }
-    hash.update(format!("{:?}", plan.links));
-    Digest::from_bytes(hash.finalize().into())
 }

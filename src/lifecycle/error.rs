@@ -1,4 +1,4 @@
-//! Why a lifecycle call did not do what it was asked.
+//! Errors of lifecycle calls.
 
 use std::path::PathBuf;
 
@@ -13,10 +13,10 @@ use crate::model::policy::Refusal;
 use crate::store::StoreError;
 use crate::sys::error::chain;
 
-/// The reasons, by the layer that found them.
+/// The causes, by the layer that found them.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
-    /// Policy does not allow it.
+    /// The policy does not allow the request.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The container lacks a capability or a seccomp rule that the request needs.
@@ -25,20 +25,20 @@ pub enum Cause {
     /// The request does not fit its objects or its container.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The image could not be had, or not be trusted.
+    /// The image could not be fetched or verified.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The kernel refused something.
+    /// The kernel refused an operation.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// A process, namespace, cgroup or mount is not as it has to be.
+    /// A process, namespace, cgroup or mount is not in the required state.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The store did not work.
+    /// The record store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What a dead container of the same id left could not be removed.
-    #[error("remove what a dead container of this id left")]
+    /// The leftovers of a dead container with the same id could not be removed.
+    #[error("remove the leftovers of a dead container with this id")]
     Leftovers(#[source] ReleaseErrors),
     /// Another container has this id.
     #[error("container id {id} belongs to a living container in bundle {}; choose another id", bundle.display())]
@@ -48,35 +48,35 @@ pub enum Cause {
         /// The other container's bundle.
         bundle: PathBuf,
     },
-    /// createRuntime ran before for this init, with another request.
+    /// createRuntime already ran for this init, with a different request.
     #[error(
-        "container {id} already has its programs, from a different request; the annotations of a running container cannot change"
+        "container {id} already has programs from a different request; the annotations of a running container cannot change"
     )]
     OtherRequest {
         /// The id.
         id: ContainerId,
     },
-    /// Another process of ours works on this owner.
-    #[error("process {pid} is at work on {what}; try again when it is done")]
+    /// Another bpfman-hook process works on this owner.
+    #[error("process {pid} is working on {what}; try again when it has finished")]
     Busy {
         /// The process.
         pid: Pid,
         /// The owner.
         what: String,
     },
-    /// The pod's network namespace has other programs at this place.
+    /// The pod's network namespace has other programs at this attach point.
     #[error(
-        "attach xdp to {iface}: containers {holders} of the pod have another XDP request there, and one interface takes one XDP program until chains come"
+        "attach xdp to {iface}: containers {holders} of the pod have another XDP request there, and one interface takes only one XDP program"
     )]
     NetnsTaken {
         /// The interface.
         iface: String,
-        /// Who made it: the owner's holders.
+        /// The owner's holders.
         holders: String,
     },
-    /// A map that the pod's programs share is shown to another container of the pod in another way.
+    /// Another container of the pod has the same map, shared with the pod's programs, with different access.
     #[error(
-        "show map {map} as {asked}: the pod's programs share it, and container {holder} of the pod is shown it as {held}; ask for it in \
+        "show map {map} as {asked}: the pod's programs share it, and container {holder} of the pod has it as {held}; request it in \
          the same way in both, as maps={map}:{held}"
     )]
     SharedMapAccess {
@@ -89,10 +89,10 @@ pub enum Cause {
         /// `ro` or `rw`.
         held: &'static str,
     },
-    /// The pod's programs were loaded from another object, which lacks a map.
+    /// The pod's programs were loaded from another version of the object, which lacks a map.
     #[error(
         "share map {map} of {image} with the pod's network programs: they were loaded from another version of the image, which has no \
-         such map; start the pod anew"
+         such map; recreate the pod"
     )]
     NoPodMap {
         /// The map.
@@ -100,39 +100,40 @@ pub enum Cause {
         /// The image.
         image: String,
     },
-    /// The record vanished while its owner was being built, or a program of it attached.
-    #[error("record {no} was removed by another process meanwhile; what was done for it was undone")]
+    /// The record was deleted while its owner was being built, or while one of its programs was being attached.
+    #[error("record {no} was removed by another process in the meantime; the changes made for it were undone")]
     RecordGone {
         /// The record.
         no: OwnerNo,
     },
-    /// The pod's network namespace has programs of a dead start, and they cannot be removed.
+    /// The pod's network namespace has programs of a start that died, and they cannot be removed.
     #[error(
-        "attach the pod's network programs: owner {no}, which a dead process left there, cannot be removed; see `bpfman-hook gc`"
+        "attach the pod's network programs: owner {no}, which a dead process left there, cannot be removed; run `bpfman-hook gc`"
     )]
     NetnsLeft {
         /// The owner.
         no: OwnerNo,
     },
-    /// The container ended while it was being started. Poststop has found us at work and left the rest to us.
-    #[error("the container's init, process {pid}, ended while its programs were being loaded; they were removed again")]
+    /// The container ended while it was being started. Its poststop found this process working on the owner and left
+    /// the cleanup to it.
+    #[error("the container's init, process {pid}, exited while its programs were being loaded; they were removed again")]
     InitEnded {
         /// The init.
         pid: Pid,
     },
-    /// The time is over.
-    #[error("gave up, because the time for a hook is over; what was done was undone")]
+    /// The deadline has passed.
+    #[error("gave up, because the time for a hook is over; the changes made were undone")]
     Deadline,
 }
 
 impl Cause {
-    /// True where nothing of the request can be left in the container. Where the store fails in the last step, the bpffs is
-    /// mounted already, and only the container's end takes it away: such a container must not start.
+    /// True if nothing of the request can be left in the container. If the store fails in the last step, the bpffs is
+    /// already mounted, and only the container's end removes it: such a container must not start.
     pub fn leaves_nothing(&self) -> bool {
         !matches!(self, Self::Store(_) | Self::RecordGone { .. })
     }
 
-    /// The class of the reason, as metrics count it.
+    /// The class of the cause, as metrics count it.
     pub fn class(&self) -> Reason {
         match self {
             Self::Refused(_) => Reason::Policy,
@@ -149,7 +150,7 @@ impl Cause {
         }
     }
 
-    /// The end of the verifier's log, in lines, where the verifier refused a program.
+    /// The end of the verifier's log, in lines, if the verifier refused a program.
     pub fn verifier_log(&self) -> Option<&str> {
         match self {
             Self::Kernel(error) => error.verifier_log(),
@@ -158,12 +159,12 @@ impl Cause {
     }
 }
 
-/// Everything that a release could not undo. The record keeps it, and gc tries again.
+/// Everything that a release could not undo. The record keeps it, and gc retries.
 #[derive(Debug, Default)]
 pub struct ReleaseErrors(pub Vec<KernelError>);
 
 impl ReleaseErrors {
-    /// Keeps the error of one step and goes on.
+    /// Keeps the error of one step, so that the release can continue.
     pub fn collect<T>(&mut self, step: Result<T, KernelError>) -> Option<T> {
         match step {
             Ok(value) => Some(value),
@@ -174,7 +175,7 @@ impl ReleaseErrors {
         }
     }
 
-    /// One sentence for each error, its causes included.
+    /// One sentence for each error, including its causes.
     pub fn sentences(&self) -> Vec<String> {
         self.0.iter().map(|e| chain(e)).collect()
     }
@@ -188,10 +189,10 @@ impl std::fmt::Display for ReleaseErrors {
 
 impl std::error::Error for ReleaseErrors {}
 
-/// Bytes of a reason that a record keeps: some thousand reasons are kept, in memory.
+/// Maximum length in bytes of a reason in a record: about a thousand reasons are kept, in memory.
 const REASON_MAX: usize = 4096;
 
-/// A reason as records keep it.
+/// A reason, truncated to the length that records keep.
 pub fn reason(sentence: &str) -> String {
     let mut end = sentence.len().min(REASON_MAX);
     while !sentence.is_char_boundary(end) {

@@ -1,4 +1,5 @@
-//! The memory of containers that did not get what they asked for: one record for each container of a pod, however often the kubelet tries again.
+//! Records of containers that did not get what they requested: one record for each container of a pod, however often
+//! the kubelet retries.
 
 use crate::kernel::Kernel;
 use crate::lifecycle::Lifecycle;
@@ -11,13 +12,13 @@ use crate::store::{StoreError, WriteTxn};
 use crate::sys::error::chain;
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Keeps the reason why a container did not get what it asked for. A store that does not work is only logged: the
-    /// reason itself is what the caller reports.
+    /// Records why a container did not get what it requested. A store error is only logged: the caller reports the
+    /// reason itself.
     pub fn record_refusal(&self, container: &Container, sentence: &str) {
         self.record_failure(self.blank(container), sentence);
     }
 
-    /// The same for a container that the NRI plugin refused, of which no more is known than what the runtime told.
+    /// The same for a container that the NRI plugin refused, of which only the runtime's description is known.
     pub fn record_refused(&self, refused: &RefusedContainer) {
         let facts = &refused.facts;
         let owner = Owner::Container { id: refused.id.clone(), bundle: Default::default(), runtime_user: facts.runtime_user };
@@ -36,16 +37,17 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             txn.put(&failed)
         });
         if let Err(error) = written {
-            tracing::warn!(owner = ?failed.owner, error = %chain(&error), "record a refusal");
+            tracing::warn!(owner = ?failed.owner, error = %chain(&error), "cannot record a refusal");
         }
     }
 }
 
-/// Removes the failures that a new one replaces: those of the same container, and those of the same name in the same pod, for which the kubelet
-/// takes a new id at each try. A container that runs without its programs keeps its record.
+/// Removes the failures that a new one replaces: those of the same container, and those of the same name in the same
+/// pod, because the kubelet uses a new id for each attempt. A container that runs without its programs keeps its
+/// record.
 ///
 /// # Errors
-/// The store cannot be read or written.
+/// If the store cannot be read or written.
 pub(super) fn forget_former(txn: &mut WriteTxn<'_>, failed: &OwnerRecord) -> Result<(), StoreError> {
     let Owner::Container { id, .. } = &failed.owner else { return Ok(()) };
     for record in txn.by_container(id)? {
@@ -57,11 +59,11 @@ pub(super) fn forget_former(txn: &mut WriteTxn<'_>, failed: &OwnerRecord) -> Res
     if !failed.workload.as_ref().is_some_and(named) {
         return Ok(());
     }
-    // The latest first: there is one at most, and it is seldom old.
+    // The latest first: there is at most one, and it is usually recent.
     let mut numbers = txn.view().phases(Phase::Failed)?;
     numbers.reverse();
     for no in numbers.into_iter().filter(|no| *no != failed.no) {
-        // A record that does not decode is `gc`'s business.
+        // gc handles records that do not decode.
         let Ok(Some(record)) = txn.get(no) else { continue };
         if record.workload == failed.workload && record.engine == failed.engine && !record.missed {
             txn.delete(no)?;

@@ -1,6 +1,6 @@
-//! Records against what there is: owners that are dead, and objects that were taken away beneath us.
+//! Compares records with the kernel: dead owners, and objects that another process removed.
 //!
-//! The kernel is asked by ids, since a pin tells nothing where our bpffs is hidden or was unmounted.
+//! The kernel is asked by id, because pins are not visible where our bpffs is hidden or was unmounted.
 
 use std::collections::BTreeMap;
 
@@ -14,20 +14,20 @@ use crate::lifecycle::reconcile::describe;
 use crate::model::ids::OwnerNo;
 use crate::model::record::{Owner, OwnerRecord, Phase};
 
-/// What a program or link of a record lacks.
+/// What happened to a program or link of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LostObject {
-    /// The kernel does not have it: its pin was removed, or our bpffs was unmounted.
+    /// The kernel does not have the object: its pin was removed, or our bpffs was unmounted.
     Removed,
-    /// The interface of a link is gone, and the link detached.
+    /// The link's interface was removed, which detached the link.
     Interface,
-    /// The cgroup of a link is gone, and the link detached.
+    /// The link's cgroup was removed, which detached the link.
     Cgroup,
 }
 
 impl LostObject {
-    /// What happened, for a table.
+    /// The text for a table.
     pub fn words(self) -> &'static str {
         match self {
             Self::Removed => "gone: its pin was removed",
@@ -36,7 +36,7 @@ impl LostObject {
         }
     }
 
-    /// What a link lacks that the kernel answers so about; None of it where it could not be asked.
+    /// The loss that the kernel's answer about a link means; `answer` is None if the kernel could not be asked.
     pub fn of_link(answer: Option<&LinkInfo>) -> Option<Self> {
         match answer {
             None => Some(Self::Removed),
@@ -47,18 +47,18 @@ impl LostObject {
     }
 }
 
-/// Owners that are dead and objects that are lost.
+/// Dead owners and lost objects.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Health {
-    /// Why an owner is dead.
+    /// Why each dead owner counts as dead.
     pub dead: BTreeMap<OwnerNo, String>,
-    /// What programs lack, by the kernel's ids.
+    /// Lost programs, by kernel id.
     pub programs: BTreeMap<u32, LostObject>,
-    /// What links lack, by the kernel's ids.
+    /// Lost links, by kernel id.
     pub links: BTreeMap<u32, LostObject>,
 }
 
-/// One object of a living owner that is lost, in words.
+/// One lost object of a living owner, as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnerProblem {
     /// The owner.
@@ -72,8 +72,8 @@ pub struct OwnerProblem {
 }
 
 impl Health {
-    /// Asks the kernel about the programs and links of records. `program` and `link` answer for an id: None where the kernel has no such
-    /// object. What cannot be asked counts as there.
+    /// Asks the kernel about the programs and links of records. `program` and `link` look up an id: None means that the
+    /// kernel has no such object. An object that cannot be looked up counts as present.
     pub fn of_objects<E>(
         records: &[OwnerRecord],
         program: impl Fn(u32) -> Result<bool, E>,
@@ -97,12 +97,13 @@ impl Health {
         health
     }
 
-    /// The same, of the kernel that runs.
+    /// The same for the running kernel.
     pub fn of_kernel_objects(records: &[OwnerRecord]) -> Self {
         Self::of_objects(records, inspect::has_program, inspect::link_by_id)
     }
 
-    /// What is lost of owners that live; gc releases the others. A link of a lost program is not told apart from it.
+    /// The lost objects of living owners; gc releases dead owners. A link of a lost program is reported with the
+    /// program.
     pub fn problems(&self, records: &[OwnerRecord]) -> Vec<OwnerProblem> {
         let mut problems = Vec::new();
         for record in records.iter().filter(|record| !self.dead.contains_key(&record.no)) {
@@ -128,7 +129,7 @@ fn problem(record: &OwnerRecord, object: String, loss: LostObject, command: &str
     OwnerProblem { no: record.no, what, why: loss.words(), remedy: remedy(record, command, id) }
 }
 
-/// What to do about an object of this owner's that is lost; `command` removes one that was made by hand.
+/// What to do about this owner's lost object; `command` removes an object that was made without a container.
 pub fn remedy(record: &OwnerRecord, command: &str, id: u32) -> String {
     match &record.owner {
         Owner::Container { .. } => "start the container again".to_owned(),
@@ -138,14 +139,15 @@ pub fn remedy(record: &OwnerRecord, command: &str, id: u32) -> String {
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Finds out whether an owner is dead and which of its objects are lost. Changes nothing; what cannot be told counts as well.
+    /// Determines whether an owner is dead and which of its objects are lost. Changes nothing; what cannot be
+    /// determined counts as alive or present.
     pub fn health(&self, record: &OwnerRecord) -> Health {
         let mut health = Health::of_kernel_objects(std::slice::from_ref(record));
         self.note_if_dead(record, &mut health);
         health
     }
 
-    /// Finds out which of an owner's objects are lost, and only where one is, whether the owner is dead.
+    /// Determines which of an owner's objects are lost and, only if there is one, whether the owner is dead.
     pub fn health_of_objects(&self, record: &OwnerRecord) -> Health {
         let mut health = Health::of_kernel_objects(std::slice::from_ref(record));
         if health != Health::default() {
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_has_a_remedy_for_its_owner() {
+    fn the_remedy_for_a_lost_object_depends_on_its_owner() {
         let container = Owner::Container { id: "web".parse().unwrap(), bundle: "/b".into(), runtime_user: 0 };
         let pod = Owner::Netns { cookie: 9, sandbox: None };
         let host = || Owner::Host { application: None, loaded: Box::default() };
@@ -234,6 +236,6 @@ mod tests {
         ];
         assert_eq!(told(&health), expected);
         health.dead.insert(OwnerNo(1), "its init is gone".to_owned());
-        assert_eq!(told(&health), expected[1..], "gc releases the dead");
+        assert_eq!(told(&health), expected[1..], "gc releases dead owners");
     }
 }

@@ -1,4 +1,4 @@
-//! The seam to processes, namespaces, cgroups, mounts and time.
+//! The interface to processes, namespaces, cgroups, mounts and time.
 
 use crate::kernel::{KernelError, Places};
 use crate::model::container::Container;
@@ -9,7 +9,7 @@ use crate::sys::SysError;
 use crate::sys::cgroup::CgroupError;
 use crate::sys::pid::{ProcessError, TimeNamespaceError};
 
-/// Why the host's part did not work.
+/// Errors of the host's part.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// The state has no pid, as at poststop.
@@ -17,61 +17,62 @@ pub enum HostError {
         "the state names no process, but createRuntime needs the container's init; is the hook registered for another stage?"
     )]
     NoPid,
-    /// The process that the state names is not what createRuntime runs on.
-    #[error("process {pid} of the state is not the init of a container: {why}")]
+    /// The process in the state is not the init of a container at createRuntime.
+    #[error("process {pid} in the state is not the init of a container: {why}")]
     NotInit {
         /// The pid.
         pid: u32,
         /// What is wrong with it.
         why: String,
     },
-    /// A process is not proved to be a container's.
-    #[error("process {pid} is not proved to be of container {id}: {why}")]
+    /// A process cannot be shown to belong to a container.
+    #[error("process {pid} cannot be shown to belong to container {id}: {why}")]
     NotProved {
         /// The process.
         pid: u32,
         /// The container.
         id: String,
-        /// What was seen.
+        /// What was found.
         why: &'static str,
     },
-    /// Which processes live cannot be told from here.
+    /// This process cannot determine which processes are alive.
     #[error(transparent)]
     TimeNamespace(#[from] TimeNamespaceError),
-    /// A system call failed, or the bpffs could not be made.
+    /// A system call failed, or the bpffs could not be created.
     #[error(transparent)]
     Sys(#[from] SysError),
-    /// The init is gone or cannot be read.
+    /// The init has exited or cannot be read.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// The container's cgroup cannot be found or judged.
+    /// The container's cgroup cannot be found or checked.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// A map that the container is to see is not where it was pinned.
+    /// A map for the container is not where it was pinned.
     #[error(transparent)]
     Kernel(#[from] KernelError),
 }
 
-/// Which facts are worth gathering.
+/// The facts that have to be gathered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NeededFacts {
-    /// The network namespace's provenance: some program sits on it, or programs that could are delegated.
+    /// The network namespace's provenance: a program attaches to it, or program types that attach to interfaces are
+    /// delegated.
     pub network: bool,
-    /// Its interfaces and its cookie: some program sits on it.
+    /// Its interfaces and its cookie: a program attaches to it.
     pub interfaces: bool,
-    /// Whose the user namespace is: a token is asked for.
+    /// Who owns the user namespace: a token is requested.
     pub userns: bool,
-    /// The cgroup: some program sits on it, or wants to know its id.
+    /// The cgroup: a program attaches to it, or reads its id.
     pub cgroup: bool,
-    /// Whether it sees cgroups of others.
+    /// Whether the container sees cgroups of other containers.
     pub cgroup_mounts: bool,
-    /// Its root directory: some program is for a file in it.
+    /// Its root directory: a program attaches to a file in it.
     pub root: bool,
 }
 
-/// The seam to processes, namespaces, cgroups, mounts and time. `LinuxHost` is the real one.
+/// The interface to processes, namespaces, cgroups, mounts and time. `LinuxHost` is the real implementation.
 pub trait Host {
-    /// A container's init, held so that its pid cannot come to mean another process.
+    /// A handle to a container's init, held so that its pid cannot be reused for another process.
     type Init;
 
     /// This process.
@@ -83,16 +84,16 @@ pub trait Host {
     /// Seconds since boot, suspended time included.
     fn boottime(&self) -> u64;
 
-    /// True where this very process still runs; a zombie does not. An error is "could not tell".
+    /// True if this very process still runs; a zombie does not. An error means that it cannot be determined.
     fn is_alive(&self, process: &ProcessIdentity) -> Result<bool, HostError>;
 
-    /// Takes hold of the container's init and proves that it is one.
+    /// Opens the container's init and verifies that it is one.
     fn open_init(&self, container: &Container) -> Result<Self::Init, HostError>;
 
-    /// Takes hold of a process that is said to be a container's.
+    /// Opens a process that is claimed to be a container's.
     fn hold(&self, pid: Pid) -> Result<Self::Init, HostError>;
 
-    /// Kills a process, once its cgroup has proved that it is of this container.
+    /// Kills a process, once its cgroup has shown that it belongs to this container.
     fn kill(&self, init: &Self::Init, id: &ContainerId, cgroups_path: &str) -> Result<(), HostError>;
 
     /// The process behind the handle.
@@ -101,17 +102,17 @@ pub trait Host {
     /// The uid that the runtime runs as.
     fn runtime_user(&self) -> u32;
 
-    /// True where the init is in another user namespace than we are, and its root is not ours.
+    /// True if the init is in another user namespace than this process, and its root is not ours.
     fn has_user_namespace(&self, init: &Self::Init) -> bool;
 
-    /// What the plan has to know about the container.
+    /// The facts about the container that the plan needs.
     fn facts(&self, init: &mut Self::Init, container: &Container, need: NeededFacts) -> Result<Facts, HostError>;
 
-    /// The places that links need; those that `facts` was asked for.
+    /// The places that links need; those for which `facts` was called.
     fn places<'a>(&self, init: &'a Self::Init) -> Places<'a>;
 
-    /// Makes the bpffs, mounts it into the container, pins the maps in it and proves the delegation. `directory` is where the
-    /// owner's pins are. On error nothing is left mounted.
+    /// Creates the bpffs, mounts it into the container, pins the maps in it and verifies the delegation. `directory`
+    /// contains the owner's pins. On error nothing is left mounted.
     fn mount_bpffs(
         &self,
         init: &Self::Init,

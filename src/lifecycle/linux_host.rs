@@ -1,4 +1,4 @@
-//! The host as it is: `/proc`, namespaces, cgroups, mounts.
+//! The real host: `/proc`, namespaces, cgroups, mounts.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::sys::bpffs::{BpffsSpec, MapFile};
 use crate::sys::pid::{self, Namespace, Namespaces, Process};
 use crate::sys::{self, cgroup, clock, netns};
 
-/// The real host.
+/// [`Host`] on Linux.
 #[derive(Debug)]
 pub struct LinuxHost {
     own: Namespaces,
@@ -27,12 +27,12 @@ pub struct LinuxHost {
 
 /// A container's init, held by pidfd, and the places in it that links need.
 ///
-/// Dropping it closes the descriptors; nothing in the container keeps living because of us.
+/// Dropping it closes the descriptors, so that nothing of the container is kept alive.
 #[derive(Debug)]
 pub struct Init {
     process: Process,
     namespaces: Namespaces,
-    /// True where it is in another user namespace than we are, which maps our root.
+    /// True if it is in another user namespace than this process, and that namespace maps our root.
     maps_our_root: bool,
     netns: Option<OwnedFd>,
     cgroup: Option<OwnedFd>,
@@ -40,20 +40,21 @@ pub struct Init {
 }
 
 impl LinuxHost {
-    /// Looks at our own process once. `until` is when waiting for a child in a container's namespaces ends.
+    /// Reads the identity and namespaces of this process once. `until` is the deadline for children in a container's
+    /// namespaces.
     ///
     /// # Errors
-    /// Where `/proc` is not readable, or shows times of another time namespace than the host's.
+    /// If `/proc` is not readable, or shows times of another time namespace than the host's.
     pub fn new(until: Instant) -> Result<Self, HostError> {
         pid::require_initial_time_namespace()?;
         Ok(Self { own: pid::own_namespaces()?, me: pid::own_identity()?, until })
     }
 
-    /// Whose the container's user namespace is.
+    /// Who owns the container's user namespace.
     ///
-    /// One that the configuration has the runtime make, and that is not ours, belongs to this container: it was made in this very
-    /// start, and no other process has had its name. Looking for other processes in it would take 1.8 µs for each process of the node, and
-    /// would not find those that join it later.
+    /// A namespace that the configuration has the runtime create, and that is not ours, belongs to this container: it
+    /// was created in this start, and no other process has had its name. Looking for other processes in it would take
+    /// 1.8 µs for each process of the node, and would miss processes that join it later.
     fn provenance_of_userns(&self, init: &Init, container: &Container) -> UsernsFact {
         if init.namespaces.user == self.own.user {
             return UsernsFact::Host;
@@ -71,12 +72,12 @@ impl LinuxHost {
             (NamespaceSource::Joined(_), None) if container.sandbox.is_some() => {
                 shared("the container shares its pod's user namespace")
             }
-            (NamespaceSource::Joined(_), None) => shared("the container joins a user namespace that was there before"),
-            (NamespaceSource::Runtime, _) => shared("config.json does not say how the container came to its user namespace"),
+            (NamespaceSource::Joined(_), None) => shared("the container joins an existing user namespace"),
+            (NamespaceSource::Runtime, _) => shared("config.json does not say where the container's user namespace comes from"),
         }
     }
 
-    /// How the container came to its network namespace.
+    /// Where the container's network namespace comes from.
     fn provenance(&self, init: &Init, container: &Container) -> Result<NetnsFact, HostError> {
         if init.namespaces.network == self.own.network {
             return Ok(NetnsFact::Host);
@@ -84,7 +85,7 @@ impl LinuxHost {
         if let NamespaceSource::New = container.config.namespace(NamespaceKind::Network) {
             return Ok(NetnsFact::Own);
         }
-        // A path: an engine made it for the container or its sandbox, or it is somebody else's.
+        // A path: an engine created it for the container or its sandbox, or it belongs to something else.
         if matches!(container.engine, Engine::Containerd | Engine::CriO) {
             let pause = match container.config.namespace(NamespaceKind::Network) {
                 NamespaceSource::Joined(path) => process_of(path, Some(init.namespaces.network)).map(|p| p.identity()),
@@ -99,12 +100,12 @@ impl LinuxHost {
         Ok(other.map_or(NetnsFact::Own, |other| NetnsFact::Foreign { other: other.get() }))
     }
 
-    /// The network of a podman pod, if that is what the container has: the infra container is its sandbox.
+    /// The network of a podman pod, if the container has one: the infra container is its sandbox.
     ///
-    /// Its proof: podman has put the container into a pod's cgroup and given it the network namespace of a process that is in the same
-    /// cgroup, and whose container is the one that podman's annotation names as the sandbox. A process from outside the pod makes it
-    /// a foreign one. An image can spoil the annotation, and its container counts as foreign then; it does not know the
-    /// id that it would have to name.
+    /// The evidence: podman put the container into a pod's cgroup and gave it the network namespace of a process in the
+    /// same cgroup, whose container is the one that podman's annotation names as the sandbox. A process from outside
+    /// the pod makes it a foreign namespace. An image can overwrite the annotation, in which case its namespace counts
+    /// as foreign: the image does not know the id that it would have to name.
     fn podman_pod(&self, init: &Init, container: &Container) -> Result<Option<NetnsFact>, HostError> {
         let cgroups_path = container.config.cgroups_path.as_deref().unwrap_or_default();
         let (Some(pod), NamespaceSource::Joined(path)) =
@@ -163,7 +164,7 @@ impl Host for LinuxHost {
         let namespaces = process.namespaces()?;
         let not_init = |why: &str| HostError::NotInit { pid: pid.get(), why: why.to_owned() };
         if namespaces.mount == self.own.mount {
-            return Err(not_init("it shares our mount namespace"));
+            return Err(not_init("it is in bpfman-hook's mount namespace"));
         }
         let asks = |kind| matches!(container.config.namespace(kind), NamespaceSource::New);
         for (kind, name, namespace) in [
@@ -172,7 +173,7 @@ impl Host for LinuxHost {
             (NamespaceKind::Pid, "pid", Namespace::Pid),
         ] {
             if asks(kind) && namespaces.inode(namespace) == self.own.inode(namespace) {
-                return Err(not_init(&format!("config.json gives it a {name} namespace of its own, and it is in ours")));
+                return Err(not_init(&format!("config.json gives it its own {name} namespace, but it is in bpfman-hook's")));
             }
         }
         let maps_our_root = namespaces.user != self.own.user && process.maps_our_root()?;
@@ -191,7 +192,7 @@ impl Host for LinuxHost {
             return Err(unproved("it is not in that container's cgroup"));
         }
         if init.namespaces.mount == self.own.mount {
-            return Err(unproved("it shares our mount namespace"));
+            return Err(unproved("it is in bpfman-hook's mount namespace"));
         }
         Ok(init.process.pidfd().kill()?)
     }
@@ -245,7 +246,8 @@ impl Host for LinuxHost {
             facts.cgroup = Some(found.fact);
         }
         if need.root {
-            // Before pivot_root the container's root lies below the runtime's, and volumes are mounted in it already.
+            // Before pivot_root, the container's root is below the runtime's, and its volumes are already mounted
+            // there.
             init.root = Some(init.process.open_directory(&container.rootfs)?);
         }
         facts.cpus = sys::cpus::possible();

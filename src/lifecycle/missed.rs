@@ -1,4 +1,4 @@
-//! Containers that were started without us: recorded, and ended where policy says so.
+//! Containers that were started without bpfman-hook: recorded, and killed if the policy says so.
 
 use crate::kernel::Kernel;
 use crate::lifecycle::error::reason;
@@ -15,22 +15,22 @@ use crate::sys::error::chain;
 use crate::sys::export;
 use crate::sys::pid::ProcessError;
 
-/// What became of a container that seemed to have been started without us.
+/// The result of handling a container that seems to have been started without bpfman-hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissedOutcome {
-    /// It has ended, or has what it asked for.
+    /// The container has ended, or has what it requested.
     Well,
-    /// It was known already.
+    /// It was already recorded.
     Known,
-    /// Something was done, and its record says what.
+    /// It was handled now; its record has the details.
     New(Remedy),
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Records a container that runs without us, once, and kills its init where that is the remedy.
+    /// Records a container that runs without bpfman-hook, once, and kills its init if that is the remedy.
     ///
     /// # Errors
-    /// Where its process or the store cannot be read or written. That it could not be killed is in its record.
+    /// If its process cannot be read, or the store cannot be read or written. A failed kill is in its record instead.
     pub fn missed(&self, missed: &Missed, remedy: OnMissed) -> Result<MissedOutcome, Cause> {
         let process = match self.host.hold(missed.pid) {
             Ok(process) => process,
@@ -39,7 +39,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         };
         let init = self.host.identity(&process);
         let records = self.store.read::<_, StoreError>(|txn| txn.by_container(&missed.id))?;
-        // Where a hook of ours runs or ran for this very process, the runtime's description was not the whole truth.
+        // If one of our hooks runs or ran for this very process, the runtime's description was incomplete.
         for record in records.iter().filter(|record| record.phase != Phase::Failed) {
             if record.init == Some(init) || self.host.is_alive(&record.actor.process)? && record.phase == Phase::Pending {
                 return Ok(MissedOutcome::Well);
@@ -47,7 +47,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         let engine = missed.facts.engine.word();
         let said = match &missed.token_of {
-            None => format!("{engine} started it without bpfman-hook, so that it runs without what it asked for"),
+            None => format!("{engine} started it without bpfman-hook, so that it runs without what it requested"),
             Some(_) => format!(
                 "{engine} started it without bpfman-hook, so that its capabilities were not checked, in a pod that has a BPF token"
             ),
@@ -56,7 +56,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let (mut record, outcome) = match known {
             Some(record) => (record.clone(), MissedOutcome::Known),
             None => {
-                let told = reason(&format!("{said}; delete its pod to have it started again"));
+                let told = reason(&format!("{said}; delete its pod so that it is started again"));
                 (self.record_missed(missed, init, told)?, MissedOutcome::New(Remedy::Reported))
             }
         };
@@ -65,13 +65,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         let (done, remedy) = match self.host.kill(&process, &missed.id, &missed.cgroups_path) {
             Ok(()) => {
-                // What is left is an answer to "why did it end".
+                // The record that remains answers why the container ended.
                 record.missed = false;
-                (format!("{said}; its init was killed, as policy says"), Remedy::Killed)
+                (format!("{said}; its init was killed, as the policy demands"), Remedy::Killed)
             }
-            // Said once.
+            // Reported once.
             Err(_) if outcome == MissedOutcome::Known => return Ok(outcome),
-            Err(error) => (format!("{said}; policy says to kill it, which was not done: {}", chain(&error)), Remedy::Spared),
+            Err(error) => (format!("{said}; the policy says to kill it, but that failed: {}", chain(&error)), Remedy::Spared),
         };
         record.failure = Some(reason(&done));
         record.changed = self.host.now();
@@ -82,7 +82,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(counted(MissedOutcome::New(remedy)))
     }
 
-    /// Writes the record, in the place of older failures of the same id.
+    /// Writes the record and replaces older failures of the same id.
     fn record_missed(&self, missed: &Missed, init: ProcessIdentity, failure: String) -> Result<OwnerRecord, Cause> {
         let facts = &missed.facts;
         let owner = Owner::Container { id: missed.id.clone(), bundle: Default::default(), runtime_user: facts.runtime_user };

@@ -1,6 +1,6 @@
 //! The only code that orders effects: acquire, release, reconcile.
 //!
-//! Read `acquire` first, then `release`; `reconcile` applies `release` to whatever is dead.
+//! Read `acquire` first, then `release`; `reconcile` applies `release` to dead owners.
 
 pub mod acquire;
 mod attach;
@@ -29,28 +29,28 @@ use crate::lifecycle::host::Host;
 use crate::model::record::Actor;
 use crate::store::Store;
 
-/// The parts that every lifecycle call works with. It holds no state of its own: that is in the store.
+/// The parts that every lifecycle call works with. It holds no state of its own; the state is in the store.
 #[derive(Debug)]
 pub struct Lifecycle<'a, K, H> {
-    /// BPF objects.
+    /// Operations on BPF objects.
     pub kernel: &'a K,
-    /// Processes, namespaces, cgroups, mounts, time.
+    /// Processes, namespaces, cgroups, mounts and time.
     pub host: &'a H,
-    /// Records.
+    /// The record store.
     pub store: &'a Store,
-    /// Our bpffs, below which every owner has a directory.
+    /// Our bpffs; every owner has a directory in it.
     pub fs: &'a Path,
-    /// When this process gives up by itself: seconds since boot.
+    /// When this process gives up: seconds since boot.
     pub deadline: u64,
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// This process, as records name it.
+    /// This process, as records identify it.
     fn actor(&self) -> Actor {
         Actor { process: self.host.me(), deadline: self.deadline }
     }
 
-    /// An error where the deadline is over, so that what was done can still be undone.
+    /// Fails once the deadline has passed, early enough that the changes made can still be undone.
     fn check_deadline(&self) -> Result<(), Cause> {
         if self.host.boottime() >= self.deadline { Err(Cause::Deadline) } else { Ok(()) }
     }

@@ -11,10 +11,11 @@ use crate::model::record::{MapRecord, Owner, OwnerRecord};
 use crate::store::{StoreError, WriteTxn};
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// The container's plan with the pins of the maps that it shares with its pod. The pod's owner is Ready and held by `record`.
+    /// The container's plan with the pins of the maps that it shares with its pod. The pod's owner is Ready and held by
+    /// `record`.
     ///
-    /// A map is found by the image's reference and its name: where the image's tag has moved since the pod's first container started, the
-    /// pod keeps the object that it has.
+    /// A map is found by the image's reference and its name: if the image's tag has moved since the pod's first
+    /// container started, the pod keeps the object that it has.
     pub(super) fn with_pod_maps<'p>(&self, record: &OwnerRecord, plan: &'p OwnerPlan) -> Result<Cow<'p, OwnerPlan>, Cause> {
         if !plan.objects.iter().flat_map(|object| &object.maps).any(|map| map.from_pod) {
             return Ok(Cow::Borrowed(plan));
@@ -34,11 +35,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-/// Checks how a container that joins its pod's programs is shown their maps. What is read-only for one container of the pod must not be
-/// writable for another: freezing a map takes the right to write from everyone. Notes in the pod's record which maps will be frozen.
+/// Checks the access with which a container that joins its pod's programs gets their maps. A map that is read-only for
+/// one container of the pod must not be writable for another: freezing a map removes write access for everyone. Notes
+/// in the pod's record which maps will be frozen.
 ///
 /// # Errors
-/// Only those of the store. The refusal is the result.
+/// Only errors of the store. A refusal is the result.
 pub(super) fn join(
     txn: &mut WriteTxn<'_>,
     record: &OwnerRecord,
@@ -60,7 +62,7 @@ pub(super) fn join(
             let Some(shared) = index_of(pod, image, &map.name).map(|at| &mut pod.maps[at]) else { continue };
             match asked {
                 MapAccess::ReadOnly => shared.frozen = true,
-                // Those who were shown it read-only are gone, and what is frozen stays so.
+                // The containers that had it read-only are gone, but a frozen map stays frozen.
                 MapAccess::ReadWrite if shared.frozen => {
                     return Ok(Some(refusal(&map.name, asked, pod, MapAccess::ReadOnly)));
                 }
@@ -74,7 +76,7 @@ pub(super) fn join(
 fn refusal(map: &str, asked: MapAccess, holder: &OwnerRecord, held: MapAccess) -> Cause {
     let holder = match &holder.owner {
         Owner::Container { id, .. } => id.to_string(),
-        Owner::Netns { .. } | Owner::Host { .. } => "that was here before".to_owned(),
+        Owner::Netns { .. } | Owner::Host { .. } => "(removed since)".to_owned(),
     };
     Cause::SharedMapAccess { map: map.to_owned(), asked: word(asked), holder, held: word(held) }
 }

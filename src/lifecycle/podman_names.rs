@@ -1,4 +1,4 @@
-//! What podman calls a container, for keys that name one.
+//! The names that podman gives a container, for keys that name one.
 
 use serde::Deserialize;
 
@@ -8,7 +8,7 @@ use crate::model::container::Container;
 use crate::model::podman::{ContainerNames, PodCgroup};
 use crate::sys::{conmon, fsutil};
 
-/// podman's own configuration of an infra container has some 20 kB.
+/// podman's configuration of an infra container has about 20 kB.
 const CONFIG_MAX: usize = 16 << 20;
 
 #[derive(Deserialize)]
@@ -17,10 +17,10 @@ struct Infra {
     hostname: Option<String>,
 }
 
-/// The container's names; None where they cannot be told, and a key that names a container is refused.
+/// The container's names; None if they cannot be determined, and a key that names a container is then refused.
 ///
-/// podman's name stands on the command line of conmon. The pod's is the host name of its infra container, in the configuration that podman
-/// wrote beside ours: it is no part of what a member's image can say.
+/// podman's name is on the command line of conmon. The pod's name is the host name of its infra container, in the
+/// configuration that podman wrote next to ours: a member's image cannot influence it.
 pub fn names(container: &Container) -> Option<ContainerNames> {
     let name = conmon::container_name(container.id.as_str())?;
     let Some(pod) = PodCgroup::of(container.config.cgroups_path.as_deref()?, container.id.as_str()) else {

@@ -1,4 +1,5 @@
-//! The installed policy: policy files and the keys they name, read only where nobody but root could have written them.
+//! The installed policy: policy files and the keys they name, read only if no user other than root could have written
+//! them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,63 +13,64 @@ use crate::paths::Paths;
 use crate::sys::SysError;
 use crate::sys::fsutil::{self, TrustError, TrustedRoot};
 
-/// Bytes of one policy file; the parser has the same limit.
+/// Maximum size of a policy file in bytes; the parser has the same limit.
 const POLICY_MAX: usize = 256 * 1024;
-/// Bytes of one key file; a trusted root of Sigstore has some 10 KiB.
+/// Maximum size of a key file in bytes.
 const KEY_MAX: usize = 64 * 1024;
-/// Bytes of a trusted root: the public one has 7 KiB.
+/// Maximum size of a trusted root in bytes; Sigstore's public one has 7 KiB.
 const ROOT_MAX: usize = 1 << 20;
-/// Files of one directory.
+/// Maximum number of files in a directory.
 const FILES_MAX: usize = 256;
 
-/// The policy of this host with all that its identity is made of.
+/// The policy of this host, with everything that its identity is computed from.
 #[derive(Debug, Clone)]
 pub struct LoadedPolicy {
     /// The merged policy.
     pub policy: Policy,
-    /// The bytes of every key and trusted root that it names, by path.
+    /// The contents of every key and trusted root that it names, by path.
     pub keys: BTreeMap<PathBuf, Vec<u8>>,
-    /// What verdicts are kept under.
+    /// The id under which verification results are cached.
     pub id: PolicyId,
 }
 
-/// Why there is no policy. Every request is refused until it is put right.
+/// Why the policy cannot be loaded. Every request is refused until that is corrected.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyFilesError {
     /// A file does not parse.
     #[error(transparent)]
     Parse(#[from] PolicyError),
-    /// A file or a directory is missing, or others than root could have written it.
+    /// A file or a directory is missing, or users other than root could have written it.
     #[error("load the policy")]
     Trust(#[source] TrustError),
-    /// A directory can not be listed.
+    /// A directory cannot be listed.
     #[error("load the policy")]
     List(#[source] SysError),
-    /// A file is not text.
+    /// A file is not UTF-8.
     #[error("policy {} is not UTF-8 text", .0.display())]
     NotText(PathBuf),
-    /// More files than anybody needs.
+    /// A directory has too many files.
     #[error("{} has more than {FILES_MAX} files", .0.display())]
     TooMany(PathBuf),
-    /// A file that a rule names as a key, or that lies among the keys, is not one.
-    #[error("key {} is not a public key in PEM, with BEGIN PUBLIC KEY", .0.display())]
+    /// A file that a rule names as a key, or that is in the directory of keys, is not a public key.
+    #[error("key {} is not a PEM public key (BEGIN PUBLIC KEY)", .0.display())]
     NotAKey(PathBuf),
-    /// A file that `policy check` was to look at can not be read.
+    /// A file for `policy check` cannot be read.
     #[error("read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
 }
 
-/// Loads what is installed: `policy.d/*.toml` in the order of their names, then `policy.toml`, then every key and trusted root that
-/// their rules name; without image rules, every `keys/*.pub`. What is not there is left out: no files at all are the built-in policy.
+/// Loads the installed policy: `policy.d/*.toml` in the order of their names, then `policy.toml`, then every key and
+/// trusted root that their rules name; without image rules, every `keys/*.pub`. Missing files are skipped: without any
+/// file, the policy is the built-in one.
 ///
 /// # Errors
-/// Anything that does not parse, and anything that others than root could have written.
+/// If a file does not parse, or users other than root could have written it.
 pub fn load(paths: &Paths) -> Result<LoadedPolicy, PolicyFilesError> {
     let root = paths.root();
     let trusted = TrustedRoot::at(root).map_err(PolicyFilesError::Trust)?;
@@ -91,7 +93,7 @@ pub fn load(paths: &Paths) -> Result<LoadedPolicy, PolicyFilesError> {
     Ok(LoadedPolicy { policy, keys, id })
 }
 
-/// Parses one file that need not be installed.
+/// Parses one file, which need not be installed.
 pub fn load_draft(path: &Path) -> Result<Policy, PolicyFilesError> {
     let bytes = std::fs::File::open(path)
         .and_then(|file| fsutil::read_capped(file, POLICY_MAX).map_err(io::Error::other))
@@ -100,7 +102,7 @@ pub fn load_draft(path: &Path) -> Result<Policy, PolicyFilesError> {
     Ok(Policy::parse(&[(path.to_owned(), text)])?)
 }
 
-/// The keys and trusted roots that a policy names, as they are on this host, and one error for each that cannot be read.
+/// The keys and trusted roots that a policy names, read from this host, and one error for each that cannot be read.
 pub fn read_signers(policy: &Policy, paths: &Paths) -> (BTreeMap<PathBuf, Vec<u8>>, Vec<PolicyFilesError>) {
     let root = paths.root();
     let trusted = match TrustedRoot::at(root) {
@@ -117,15 +119,15 @@ pub fn read_signers(policy: &Policy, paths: &Paths) -> (BTreeMap<PathBuf, Vec<u8
     (files, errors)
 }
 
-/// The files of a directory that end in `.extension`, in the order of their names; none where there is no directory. Names that begin
-/// with a dot are passed over, as editors and package managers leave them.
+/// The files of a directory that end in `.extension`, in the order of their names; none if the directory does not
+/// exist. Names that begin with a dot are skipped, because editors and package managers leave such files.
 fn list(trusted: &TrustedRoot, directory: &Path, extension: &str) -> Result<Vec<PathBuf>, PolicyFilesError> {
     match trusted.open_directory(directory) {
         Ok(_) => {}
         Err(TrustError::Missing(_)) => return Ok(Vec::new()),
         Err(error) => return Err(PolicyFilesError::Trust(error)),
     }
-    // By path again is safe: only root can change any component of it.
+    // Opening it by path again is safe: only root can change any component of it.
     let mut names = fsutil::names_in(directory).map_err(PolicyFilesError::List)?;
     names.retain(|name| {
         name.extension().is_some_and(|e| e == extension) && !name.as_os_str().as_encoded_bytes().starts_with(b".")
@@ -146,7 +148,7 @@ fn read_key(policy: &Policy, path: &Path, root: &Path, trusted: &TrustedRoot) ->
     let max = if is_key { KEY_MAX } else { ROOT_MAX };
     let bytes = match path.starts_with(root) {
         true => trusted.read_file(path, max),
-        // With --root DIR a rule may still name a key of the host itself.
+        // With --root DIR, a rule may still name a key of the host itself.
         false => fsutil::read_trusted_file(path, max),
     };
     let bytes = bytes.map_err(PolicyFilesError::Trust)?;
@@ -156,8 +158,9 @@ fn read_key(policy: &Policy, path: &Path, root: &Path, trusted: &TrustedRoot) ->
     Ok(bytes)
 }
 
-/// PEM of RFC 7468 with the label that `cosign.pub` has. A start does not parse keys whose verdict it has; `policy check`, `doctor` and
-/// `install --policy` ask the verifier ([`crate::image::unusable_signers`]).
+/// Checks for PEM (RFC 7468) with the label that `cosign.pub` has. A start does not parse keys for which it has a
+/// cached result; `policy check`, `doctor` and `install --policy` ask the verifier
+/// ([`crate::image::unusable_signers`]).
 fn looks_like_a_public_key(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let body =
@@ -169,7 +172,7 @@ fn looks_like_a_public_key(bytes: &[u8]) -> bool {
     })
 }
 
-/// sha256 over the merged policy and each file's path and bytes, every part with its length before it.
+/// sha256 over the merged policy and each file's path and bytes, each part preceded by its length.
 fn identity(policy: &Policy, keys: &BTreeMap<PathBuf, Vec<u8>>) -> PolicyId {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
@@ -195,7 +198,7 @@ mod tests {
     const KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\nAAAA/+==\n-----END PUBLIC KEY-----\n";
     const RULE: &str = "[[image]]\nrepository = \"ghcr.io/a/b\"\n";
 
-    /// An empty installation in a directory of its own.
+    /// An empty installation in a temporary directory.
     struct Installation {
         directory: tempfile::TempDir,
         paths: Paths,
@@ -225,7 +228,7 @@ mod tests {
             load(&self.paths).unwrap_or_else(|error| panic!("{}", sentence(&error)))
         }
 
-        /// The whole chain of the error, with the directory's name taken out.
+        /// The whole error chain, without the directory's name.
         fn refusal(&self) -> String {
             let error = load(&self.paths).expect_err("must be refused");
             sentence(&error).replace(&self.directory.path().display().to_string(), "")
@@ -242,13 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_installed_is_the_built_in_policy_without_keys() {
+    fn without_files_the_policy_is_the_built_in_one_without_keys() {
         let host = Installation::new();
         let loaded = host.load();
         assert_eq!(loaded.policy, Policy::built_in([]));
         assert!(loaded.keys.is_empty());
         fs::remove_dir_all(&host.paths.etc).expect("remove");
-        assert_eq!(host.load().id, loaded.id, "no directory is the same as an empty one");
+        assert_eq!(host.load().id, loaded.id, "a missing directory is the same as an empty one");
     }
 
     #[test]
@@ -262,7 +265,7 @@ mod tests {
         assert_eq!(loaded.keys.keys().collect::<Vec<_>>(), [&a, &b]);
         assert_eq!(loaded.policy.built_in_images().map(|rule| rule.signed_by.len()), Some(2));
         assert_ne!(loaded.id, empty);
-        // Image rules of its own: the directory no longer counts, and a broken key in it does no harm.
+        // With image rules, the directory of keys no longer counts, and a broken key in it does no harm.
         host.write("policy.toml", format!("{RULE}signed-by = {{ key = \"{}\" }}", a.display()));
         host.write("keys/b.pub", "broken");
         assert_eq!(host.load().keys.into_keys().collect::<Vec<_>>(), [a]);
@@ -281,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_is_made_of_meaning_and_bytes() {
+    fn the_identity_covers_the_parsed_policy_and_the_key_bytes() {
         let host = Installation::new();
         let key = host.write("keys/a.pub", KEY);
         let text = format!("{RULE}signed-by = {{ key = \"{}\" }}", key.display());
@@ -295,14 +298,14 @@ mod tests {
         host.write("keys/a.pub", KEY);
         host.write("policy.toml", format!("{text}\n[limits]\nprograms = 3"));
         assert_ne!(host.load().id, first);
-        // Length before content: a byte that moves from one part to its neighbour changes the identity.
+        // Each part is preceded by its length: a byte that moves from one part to the next changes the identity.
         let policy = Policy::built_in([]);
         let keys = |path: &str, bytes: &str| BTreeMap::from([(PathBuf::from(path), bytes.as_bytes().to_vec())]);
         assert_ne!(identity(&policy, &keys("/ab", "c")), identity(&policy, &keys("/a", "bc")));
     }
 
     #[test]
-    fn whatever_is_wrong_refuses_everything_and_says_where() {
+    fn any_problem_refuses_every_request_and_names_the_file() {
         let host = Installation::new();
         host.write("policy.d/10.toml", "[[image]]\n");
         assert_eq!(host.refusal(), "policy /etc/bpfman-hook/policy.d/10.toml, line 1: missing field `repository`");
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_must_be_there_and_be_keys() {
+    fn keys_must_exist_and_be_public_keys() {
         let host = Installation::new();
         let key = host.paths.keys().join("k.pub");
         host.write("policy.toml", format!("{RULE}signed-by = {{ key = \"{}\" }}", key.display()));
@@ -338,7 +341,7 @@ mod tests {
         for bad in ["", "junk", &private, &junk, "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----", &KEY[..KEY.len() - 3]]
         {
             host.write("keys/k.pub", bad);
-            let refusal = "key /etc/bpfman-hook/keys/k.pub is not a public key in PEM, with BEGIN PUBLIC KEY";
+            let refusal = "key /etc/bpfman-hook/keys/k.pub is not a PEM public key (BEGIN PUBLIC KEY)";
             assert_eq!(host.refusal(), refusal, "{bad:?}");
             let loaded = Policy::parse(&[(PathBuf::from("/p"), fs::read_to_string(host.paths.policy_file()).expect("read"))])
                 .expect("legal");
@@ -352,11 +355,11 @@ mod tests {
     }
 
     #[test]
-    fn a_key_outside_the_root_is_checked_from_the_systems_root() {
+    fn a_key_outside_the_root_is_checked_from_the_hosts_root() {
         let (host, elsewhere) = (Installation::new(), Installation::new());
         let key = elsewhere.write("k.pub", KEY);
         host.write("policy.toml", format!("{RULE}signed-by = {{ key = \"{}\" }}", key.display()));
-        let error = sentence(&load(&host.paths).expect_err("below a directory that all can write"));
+        let error = sentence(&load(&host.paths).expect_err("below a world-writable directory"));
         assert!(error.contains("writable by others than root"), "{error}");
     }
 
@@ -386,7 +389,7 @@ mod tests {
                 start.elapsed()
             })
             .min();
-        // 0.3 ms is the aim for an optimised build; this one is not, and the machine may be busy.
+        // The goal is 0.3 ms in an optimised build; this build is not optimised, and the machine may be busy.
         assert!(best.is_some_and(|best| best.as_millis() < 5), "{best:?}");
     }
 }

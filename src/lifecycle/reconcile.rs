@@ -1,6 +1,7 @@
-//! Comparing records, pins and living containers, and releasing the dead: `gc`.
+//! `gc`: compares records, pins and living containers, and releases dead owners.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -21,43 +22,77 @@ use crate::sys::export::{self, Export};
 /// How long a failed request stays visible.
 pub const FAILED_KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// Failed requests that are kept at most.
+/// Maximum number of failed requests that are kept.
 pub const FAILED_MAX: usize = 1000;
 
-/// Living owners that a start of a container looks at in passing.
+/// Number of living owners that the start of a container also checks.
 const PASSING: usize = 8;
 
-/// What to do with the findings.
+/// What gc does with its findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GcMode {
     /// Release them.
     Release,
-    /// Only tell: `--dry-run`.
+    /// Only report them: `--dry-run`.
     Tell,
 }
 
-/// One thing that gc found.
+/// One finding of gc.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GcFinding {
-    /// The record's number, or that of the directory without a record.
+    /// The number of the record, or of the directory without a record.
     pub no: OwnerNo,
-    /// What it is.
+    /// The object.
     pub what: String,
-    /// Why it has to go.
+    /// Why it has to be released.
     pub why: String,
-    /// What was done: `released`, `left`, `would be released`, or what was in the way.
-    pub result: String,
-    /// Something is left that should be gone.
-    #[serde(skip)]
-    pub failed: bool,
+    /// What was done about it.
+    pub result: GcResult,
+}
+
+/// What was done about a finding. In JSON it is its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GcResult {
+    /// It was `released` or `removed`.
+    Done(&'static str),
+    /// It would be `released` or `removed`: `--dry-run`.
+    Planned(&'static str),
+    /// It is left, for a reason that is not a failure.
+    Left(String),
+    /// Something is left that should have been released: the whole text.
+    Failed(String),
+}
+
+impl GcResult {
+    /// True if something is left that should have been released.
+    pub fn has_failed(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+}
+
+impl fmt::Display for GcResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done(done) => f.write_str(done),
+            Self::Planned(done) => write!(f, "would be {done}"),
+            Self::Left(why) => write!(f, "left: {why}"),
+            Self::Failed(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Serialize for GcResult {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Finds and releases what is owned by the dead: every record and every pin. An owner whose actor lives is never touched. `stays` is
-    /// shown each owner that lives.
+    /// Finds and releases the records and pins of dead owners. An owner whose actor lives is never touched. `stays` is
+    /// called for each living owner.
     ///
     /// # Errors
-    /// Only where the store or our bpffs cannot be read; what cannot be released is in the findings.
+    /// Only if the store or our bpffs cannot be read; what cannot be released is in the findings.
     pub fn collect(&self, mode: GcMode, mut stays: impl FnMut(&OwnerRecord)) -> Result<Vec<GcFinding>, Cause> {
         // Directories before records: a record is written before its directory is made, so a directory that is seen
         // here and has no record afterwards was left by a release that could not finish.
@@ -86,7 +121,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         findings.sort_by_key(|finding| finding.no);
         self.without_record(&mut directories, &seen)?;
         if !directories.is_empty() {
-            // One that goes with its last holder may go before it is seen.
+            // A network namespace's directory that is removed with its last holder may be gone by now.
             let left: BTreeSet<_> = self.kernel.directories(self.fs)?.into_iter().collect();
             directories.retain(|no| left.contains(no));
         }
@@ -95,8 +130,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             self.forget_old_failures(|| export.into_iter().for_each(Export::remove_unfinished))?;
             count(&findings);
             if let Some(export) = export {
-                // Cards of a process that died between its commit and the card. Numbers never come back, so that no new owner loses
-                // its card.
+                // Owner files of a process that died between its commit and the removal of the file. Numbers are never
+                // reused, so that no new owner loses its file.
                 self.without_record(&mut owner_files, &seen)?;
                 owner_files.into_iter().for_each(|no| _ = export.remove_owner_file(no.0));
             }
@@ -104,7 +139,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(findings)
     }
 
-    /// Leaves the numbers that no record has: `seen` had one a moment ago.
+    /// Keeps the numbers that have no record; those in `seen` had one a moment ago.
     fn without_record(&self, numbers: &mut Vec<OwnerNo>, seen: &BTreeSet<OwnerNo>) -> Result<(), StoreError> {
         numbers.retain(|no| !seen.contains(no));
         self.store.read(|txn| {
@@ -115,11 +150,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         })
     }
 
-    /// Releases what is owned by the dead among the unfinished owners and a few others: at the start of a container, which takes no
-    /// longer for thousands of owners.
+    /// Releases the dead among the unfinished owners and a few others, at the start of a container. The time that this
+    /// takes does not grow with the number of owners.
     ///
     /// # Errors
-    /// As for [`collect`](Self::collect).
+    /// Like [`collect`](Self::collect).
     pub fn collect_in_passing(&self) -> Result<Vec<GcFinding>, Cause> {
         let _collecting = export::Collecting::begin();
         let mut findings = Vec::new();
@@ -131,7 +166,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(findings)
     }
 
-    /// Removes failures that were seen long enough; `also` is done in the same transaction.
+    /// Removes failures that are old enough; `also` runs in the same transaction.
     fn forget_old_failures(&self, also: impl FnOnce()) -> Result<(), Cause> {
         let oldest = self.host.now().saturating_sub(FAILED_KEPT.as_secs());
         self.store.write::<_, StoreError>(|txn| {
@@ -141,19 +176,19 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(())
     }
 
-    /// Every unfinished owner, and a few of the others, which the clock chooses.
+    /// Every unfinished owner, and a few of the others, selected by the clock.
     fn sample(&self) -> Result<Vec<OwnerRecord>, Cause> {
         Ok(self.store.read::<_, StoreError>(|txn| {
             let mut numbers = txn.phases(Phase::Pending)?;
             numbers.extend(txn.phases(Phase::Releasing)?);
             numbers.extend(txn.some_in_phase(Phase::Ready, self.host.now(), PASSING)?);
             let records = numbers.into_iter().filter_map(|no| txn.get(no).transpose());
-            // A record that does not decode is `gc`'s business, not a start's.
+            // gc handles records that do not decode, not a start.
             Ok::<_, StoreError>(records.filter_map(Result::ok).collect())
         })?)
     }
 
-    /// Why an owner is dead, or None.
+    /// Why an owner is dead; None if it is alive.
     pub fn is_dead(&self, record: &OwnerRecord) -> Result<Option<String>, Cause> {
         match record.phase {
             Phase::Failed => match record.init.filter(|_| record.missed) {
@@ -189,52 +224,51 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
-    /// Finds out whether an owner is dead, and releases it. One of which it cannot be told is no reason to leave all the others.
+    /// Determines whether an owner is dead, and releases it. An owner for which that fails does not stop the others.
     fn release_or_report(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
         match self.decide(record, mode) {
             Err(error @ (Cause::Host(_) | Cause::Store(StoreError::Record { .. }))) => Ok(Some(GcFinding {
                 no: record.no,
                 what: describe(&record.owner),
-                why: format!("it could not be found out whether it lives: {}", chain(&error)),
-                result: "left".to_owned(),
-                failed: true,
+                why: format!("cannot determine whether it is alive: {}", chain(&error)),
+                result: GcResult::Failed("left".to_owned()),
             })),
             observed => observed,
         }
     }
 
-    /// Finds out whether an owner is dead, and releases it.
+    /// Determines whether an owner is dead, and releases it.
     fn decide(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
         let Some(why) = self.is_dead(record)? else { return self.release_unfinished(record, mode) };
-        let (result, failed) = match mode {
-            GcMode::Tell => ("would be released".to_owned(), false),
+        let result = match mode {
+            GcMode::Tell => GcResult::Planned("released"),
             GcMode::Release => outcome(self.release(record)?),
         };
-        Ok(Some(GcFinding { no: record.no, what: describe(&record.owner), why, result, failed }))
+        Ok(Some(GcFinding { no: record.no, what: describe(&record.owner), why, result }))
     }
 
-    /// Removes from what was loaded by hand the link or program that a process was at work on when it died.
+    /// Removes the link or program of a manual load that a process was working on when it died.
     fn release_unfinished(&self, record: &OwnerRecord, mode: GcMode) -> Result<Option<GcFinding>, Cause> {
         let manual = record.phase == Phase::Ready && matches!(record.owner, Owner::Host { .. }) && unfinished(record);
         let worker = record.actor.process;
         if !manual || worker == self.host.me() || self.host.is_alive(&worker)? {
             return Ok(None);
         }
-        let (result, failed) = match mode {
-            GcMode::Tell => ("would be removed".to_owned(), false),
+        let result = match mode {
+            GcMode::Tell => GcResult::Planned("removed"),
             GcMode::Release => match self.drop_unfinished(record) {
-                Ok(true) => ("removed".to_owned(), false),
-                Ok(false) => ("left: it has changed meanwhile".to_owned(), false),
-                Err(error @ Cause::Kernel(_)) => (format!("left: {}", chain(&error)), true),
+                Ok(true) => GcResult::Done("removed"),
+                Ok(false) => GcResult::Left("it has changed in the meantime".to_owned()),
+                Err(error @ Cause::Kernel(_)) => GcResult::Failed(format!("left: {}", chain(&error))),
                 Err(error) => return Err(error),
             },
         };
         let what = format!("an unfinished link or program of {}", describe(&record.owner));
-        let why = format!("process {} died while it was at work on it", worker.pid);
-        Ok(Some(GcFinding { no: record.no, what, why, result, failed }))
+        let why = format!("process {} died while working on it", worker.pid);
+        Ok(Some(GcFinding { no: record.no, what, why, result }))
     }
 
-    /// Removes the records that do not decode, with what belongs to them, where no living container uses it.
+    /// Removes the records that do not decode, with their objects, if no living container uses them.
     fn release_damaged(&self, damaged: Vec<StoreError>, mode: GcMode, findings: &mut Vec<GcFinding>) -> Result<(), Cause> {
         if damaged.is_empty() {
             return Ok(());
@@ -243,31 +277,33 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         for record in self.store.records().filter_map(Result::ok) {
             holders.extend(record.holds.iter().map(|held| (*held, record.no)));
         }
-        // What a record holds that does not decode is unknown, as after a change of the schema.
+        // What an undecodable record holds is unknown, as after a change of the schema.
         let mut may_hold = None;
         for error in &damaged {
             if let StoreError::Record { no, init: Some(init), .. } = error
                 && self.host.is_alive(init)?
             {
-                may_hold = Some(format!("owner {no} may hold it, whose container lives (process {})", init.pid));
+                may_hold = Some(format!("owner {no}, whose container is alive (process {}), may hold it", init.pid));
             }
         }
         for error in damaged {
             let StoreError::Record { no, init, .. } = &error else { continue };
             let lives = match init {
-                Some(init) if self.host.is_alive(init)? => Some(format!("process {} lives, its container's init", init.pid)),
+                Some(init) if self.host.is_alive(init)? => {
+                    Some(format!("its container's init, process {}, is alive", init.pid))
+                }
                 Some(_) => None,
-                // A pod's network namespace has no init; its containers say that they hold it.
+                // A pod's network namespace has no init; the records of its containers hold it.
                 None => holders.get(no).map(|holder| format!("owner {holder} holds it")).or_else(|| may_hold.clone()),
             };
-            let (result, failed) = match (lives, mode) {
-                (Some(why), _) => (format!("left: {why}"), false),
-                (None, GcMode::Tell) => ("would be released".to_owned(), false),
+            let result = match (lives, mode) {
+                (Some(why), _) => GcResult::Left(why),
+                (None, GcMode::Tell) => GcResult::Planned("released"),
                 (None, GcMode::Release) => outcome(self.discard(*no)?),
             };
-            findings.push(GcFinding { no: *no, what: format!("record {no}"), why: chain(&error), result, failed });
+            findings.push(GcFinding { no: *no, what: format!("record {no}"), why: chain(&error), result });
         }
-        // What they alone held goes with them.
+        // Namespaces that only these records held are released with them.
         let told: BTreeSet<_> = findings.iter().map(|finding| finding.no).collect();
         let held = |record: &OwnerRecord| matches!(record.owner, Owner::Netns { .. }) && !told.contains(&record.no);
         for record in self.store.records().filter_map(Result::ok).filter(held) {
@@ -278,47 +314,44 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     fn orphan(&self, no: OwnerNo, mode: GcMode) -> GcFinding {
         let directory = self.fs.join(no.directory());
-        let (result, failed) = match mode {
-            GcMode::Tell => ("would be removed".to_owned(), false),
+        let result = match mode {
+            GcMode::Tell => GcResult::Planned("removed"),
             GcMode::Release => match self.kernel.remove_directory(&directory) {
-                Ok(()) => ("removed".to_owned(), false),
-                Err(error) => (format!("left: {}", chain(&error)), true),
+                Ok(()) => GcResult::Done("removed"),
+                Err(error) => GcResult::Failed(format!("left: {}", chain(&error))),
             },
         };
-        GcFinding {
-            no,
-            what: format!("pins in {}", directory.display()),
-            why: "no record names them".to_owned(),
-            result,
-            failed,
+        GcFinding { no, what: format!("pins in {}", directory.display()), why: "no record names them".to_owned(), result }
+    }
+}
+
+/// What came of a release.
+fn outcome(released: Released) -> GcResult {
+    match released {
+        Released::Gone | Released::Absent => GcResult::Done("released"),
+        Released::Busy(pid) => GcResult::Left(format!("process {pid} is working on it")),
+        Released::Alive(pid) => GcResult::Left(format!("process {pid} is alive")),
+        Released::Changed => GcResult::Left("it has changed in the meantime".to_owned()),
+        Released::Held(holder) => GcResult::Left(format!("owner {holder} holds it")),
+        Released::Partly(errors) => GcResult::Failed(format!("not completely released: {errors}")),
+        Released::Unrecorded(error) => {
+            GcResult::Failed(format!("left: its objects were removed, but its record was not: {}", chain(&error)))
         }
     }
 }
 
-/// What became of an owner, in words, and whether something is left that should be gone.
-fn outcome(released: Released) -> (String, bool) {
-    let failed = matches!(released, Released::Partly(_) | Released::Unrecorded(_));
-    let words = match released {
-        Released::Gone | Released::Absent => "released".to_owned(),
-        Released::Busy(pid) => format!("left: process {pid} is at work on it"),
-        Released::Alive(pid) => format!("left: process {pid} lives"),
-        Released::Changed => "left: it has changed meanwhile".to_owned(),
-        Released::Held(holder) => format!("left: owner {holder} holds it"),
-        Released::Partly(errors) => format!("not wholly released: {errors}"),
-        Released::Unrecorded(error) => format!("left: what it owned is gone, its record is not: {}", chain(&error)),
-    };
-    (words, failed)
-}
-
-/// Counts for the metrics what was found.
+/// Counts the findings for the metrics.
 fn count(findings: &[GcFinding]) {
     for finding in findings {
-        let result = if finding.failed || finding.result.starts_with("left") { Collected::Left } else { Collected::Released };
+        let result = match finding.result {
+            GcResult::Done(_) | GcResult::Planned(_) => Collected::Released,
+            GcResult::Left(_) | GcResult::Failed(_) => Collected::Left,
+        };
         export::count(metrics_table::gc(result), 1);
     }
 }
 
-/// An owner in words.
+/// An owner's name in messages.
 pub fn describe(owner: &Owner) -> String {
     match owner {
         Owner::Container { id, .. } => format!("container {id}"),

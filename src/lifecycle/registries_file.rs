@@ -1,4 +1,4 @@
-//! `/etc/bpfman-hook/registries.toml`, read with the same distrust as the policy.
+//! `/etc/bpfman-hook/registries.toml`, read with the same checks as the policy.
 
 use std::path::{Path, PathBuf};
 
@@ -6,30 +6,30 @@ use crate::model::registries::{RegistriesError, RegistryConfig};
 use crate::paths::Paths;
 use crate::sys::fsutil::{TrustError, TrustedRoot};
 
-/// Bytes of the file.
+/// Maximum size of the file in bytes.
 const MAX: usize = 256 * 1024;
 
-/// Why there is no registry configuration. Every request is refused until it is put right.
+/// Why the registry configuration cannot be loaded. Every request is refused until that is corrected.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistriesFileError {
-    /// Others than root could have written it, or it is not a file.
+    /// Users other than root could have written the file, or it is not a regular file.
     #[error("load the registries file")]
     Trust(#[source] TrustError),
-    /// It is not text.
+    /// The file is not UTF-8.
     #[error("registries file {} is not UTF-8 text", .0.display())]
     NotText(PathBuf),
-    /// It does not parse.
+    /// The file does not parse.
     #[error("{}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The parser's error.
         #[source]
         source: RegistriesError,
     },
 }
 
-/// Loads the file; none is the default: https everywhere but on loopback addresses.
+/// Loads the file. A missing file means the default: https for every registry except on loopback addresses.
 pub fn load(paths: &Paths) -> Result<RegistryConfig, RegistriesFileError> {
     let path = paths.registries();
     let trusted = TrustedRoot::at(paths.root()).map_err(RegistriesFileError::Trust)?;
@@ -42,7 +42,7 @@ pub fn load(paths: &Paths) -> Result<RegistryConfig, RegistriesFileError> {
     if !config.holds_a_secret() {
         return Ok(config);
     }
-    // What is used is what nobody else could read.
+    // The file is read again as a secret, so that what is used is what no other user could read.
     let bytes = trusted.read_secret(&path, MAX).map_err(RegistriesFileError::Trust)?;
     parsed(&path, bytes)
 }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_for_nobody_else_to_read() {
+    fn a_file_with_a_password_must_not_be_readable_by_others() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
         let path = paths.registries();

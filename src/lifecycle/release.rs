@@ -12,10 +12,10 @@ use crate::model::record::{Keeper, LinkRecord, Owner, OwnerRecord, Phase};
 use crate::store::{ReadTxn, StoreError};
 use crate::sys::error::chain;
 
-/// What became of an owner.
+/// The result of a release.
 #[derive(Debug)]
 pub enum Released {
-    /// Nothing of it is left.
+    /// Nothing of the owner is left.
     Gone,
     /// There was no record of it.
     Absent,
@@ -23,22 +23,22 @@ pub enum Released {
     Busy(crate::model::ids::Pid),
     /// Its container's init still runs; it was left alone.
     Alive(crate::model::ids::Pid),
-    /// It is not any more what the caller had judged; it was left alone.
+    /// It has changed since the caller looked at it; it was left alone.
     Changed,
     /// A network namespace that this container still holds; it was left alone.
     Held(OwnerNo),
     /// Some steps failed; the record keeps what is left.
     Partly(ReleaseErrors),
-    /// Nothing of it is left but its record, which could not be written; gc removes that.
+    /// Nothing is left but its record, which could not be written; gc removes that.
     Unrecorded(StoreError),
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Releases whatever a stopped container owns. Every record of the id is looked at: one whose init or actor still
-    /// lives stays, a failed one stays as an answer to "why did it not start".
+    /// Releases everything that a stopped container owns. Every record of the id is checked: a record whose init or
+    /// actor still lives stays, and so does a failed one, because it answers why the container did not start.
     ///
     /// # Errors
-    /// Only where the store cannot be read or written; steps that fail are in the result.
+    /// Only if the store cannot be read or written; steps that fail are in the result.
     pub fn release_container(&self, id: &ContainerId) -> Result<Vec<(OwnerNo, Released)>, Cause> {
         let numbers = self.store.read::<_, StoreError>(|txn| txn.numbers_of_container(id))?;
         let mut results = Vec::new();
@@ -58,7 +58,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(results)
     }
 
-    /// What `release` says of an owner whose init has ended.
+    /// Runs `release` unless the init is still alive.
     fn unless_alive(
         &self,
         init: Option<ProcessIdentity>,
@@ -72,12 +72,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     /// Releases one owner: links, programs, maps, the directory, the record. Idempotent, and never stops half-way.
     ///
-    /// `judged` is the record as it was when the caller found that it has to go. One that has changed since then is left
-    /// alone: a start may have been completed, and its actor have ended, between the look at the record and the look at
-    /// the process.
+    /// `observed` is the record as it was when the caller decided that it has to go. A record that has changed since
+    /// then is left alone: between the read of the record and the check of the process, a start may have been completed
+    /// and its actor may have ended.
     ///
     /// # Errors
-    /// Only where the store cannot be read or written; steps that fail are in the result.
+    /// Only if the store cannot be read or written; steps that fail are in the result.
     pub fn release(&self, observed: &OwnerRecord) -> Result<Released, Cause> {
         let me = self.actor();
         if matches!(observed.phase, Phase::Pending | Phase::Releasing)
@@ -123,8 +123,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(result)
     }
 
-    /// Removes what an owner has though the record cannot be written, as on a full file system: programs of the dead must not
-    /// go on running for want of a page. No other process can change the record meanwhile. It stays as it is, for gc.
+    /// Removes an owner's objects although the record cannot be written, as on a full file system: programs of dead
+    /// owners must not keep running because a page is missing. No other process can change the record meanwhile. It
+    /// stays as it is, for gc.
     fn release_unrecorded(&self, observed: &OwnerRecord, error: StoreError) -> Result<Released, Cause> {
         self.store.read_alone(|txn| {
             let record = match unchanged(txn, observed)? {
@@ -136,8 +137,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         })
     }
 
-    /// Whether its pod's sandbox still lives, so that it stays without a container that holds it. Where that cannot be told it
-    /// stays, too: gc asks again.
+    /// Whether its pod's sandbox still lives, so that the owner stays although no container holds it. If that cannot be
+    /// determined, it stays too: gc asks again.
     pub(super) fn is_kept(&self, record: &OwnerRecord) -> bool {
         let told = match record.keeper {
             None => return false,
@@ -149,12 +150,12 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
         };
         told.unwrap_or_else(|error| {
-            tracing::warn!(owner = record.no.0, error = %chain(&error), "find out whether a pod lives");
+            tracing::warn!(owner = record.no.0, error = %chain(&error), "cannot determine whether a pod is alive");
             true
         })
     }
 
-    /// Removes what belongs to a number whose record does not decode, and the record.
+    /// Removes the objects of an owner number whose record does not decode, and the record.
     pub(super) fn discard(&self, no: OwnerNo) -> Result<Released, Cause> {
         let mut errors = ReleaseErrors::default();
         errors.collect(self.kernel.remove_directory(&self.fs.join(no.directory())));
@@ -180,16 +181,17 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         errors
     }
 
-    /// Removes the pins of a record that is ours no more: whoever took it may have been done before we made the last of them.
-    /// What fails is found by gc, as a directory that no record names.
+    /// Removes the pins of a record that this process no longer owns: the process that took it may have finished before
+    /// the last pin was made. Pins that cannot be removed are found by gc, as a directory that no record names.
     pub(super) fn undo_unnamed(&self, record: &OwnerRecord) {
         let errors = self.undo(record);
         if !errors.0.is_empty() {
-            tracing::error!(owner = record.no.0, error = %errors, "undo a start whose record is gone");
+            tracing::error!(owner = record.no.0, error = %errors, "cannot undo a start whose record is gone");
         }
     }
 
-    /// Deletes the record, or keeps in it what is left, and tells which network namespaces nobody holds any more.
+    /// Deletes the record, or notes in it what is left, and returns the network namespaces that no owner holds any
+    /// more.
     fn finish(&self, record: &OwnerRecord, errors: ReleaseErrors) -> Result<(Released, BTreeSet<OwnerNo>), Cause> {
         let no = record.no;
         let orphans = self.store.write::<_, StoreError>(|txn| {
@@ -222,7 +224,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let failed = self.failed_of(record, sentence);
         let current = match self.store.read::<_, StoreError>(|txn| txn.get(record.no)) {
             Ok(Some(current)) if current.actor == self.actor() => current,
-            // Somebody took it from us and undoes it, or has undone it already.
+            // Another process took the record and undoes it, or has already undone it.
             Ok(_) => {
                 self.undo_unnamed(record);
                 return Ok(());
@@ -233,14 +235,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             }
         };
         let released = self.release(&current).inspect_err(|_| {
-            // No other process touches a Pending record of ours while we live, even if the store has failed.
+            // No other process touches a Pending record of ours while this process lives, even if the store has failed.
             self.undo_unnamed(record);
         })?;
         if let Released::Unrecorded(error) = released {
             return Err(error.into());
         }
         if let Released::Partly(errors) = released {
-            // gc retries from the record; the reason for the failure goes with it.
+            // gc retries from the record, so the reason for the failure is kept in it.
             self.store.write::<_, StoreError>(|txn| {
                 if let Some(mut kept) = txn.get(record.no)? {
                     kept.failure = Some(reason(sentence));
@@ -261,7 +263,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(())
     }
 
-    /// What is kept of a start that failed: its reason, and nothing that it made.
+    /// The record that is kept of a failed start: the reason, and no objects.
     fn failed_of(&self, record: &OwnerRecord, sentence: &str) -> OwnerRecord {
         let mut failed = record.clone();
         failed.phase = Phase::Failed;
@@ -276,7 +278,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-/// The record as it is now, where it is what the caller has judged and no owner holds it; else what became of it.
+/// The current record if it still is what the caller observed and no owner holds it; otherwise the reason to leave it.
 fn unchanged(txn: &ReadTxn<'_>, observed: &OwnerRecord) -> Result<Result<OwnerRecord, Released>, StoreError> {
     let Some(record) = txn.get(observed.no)? else { return Ok(Err(Released::Absent)) };
     if (record.phase, record.actor, record.init) != (observed.phase, observed.actor, observed.init) {

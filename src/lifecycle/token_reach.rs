@@ -1,4 +1,5 @@
-//! What this kernel lets programs reach that are loaded with a BPF token: found out once per boot, then read.
+//! What this kernel lets programs reach that are loaded with a BPF token: determined once per boot, then read from a
+//! file.
 
 use std::path::Path;
 
@@ -8,13 +9,13 @@ use crate::sys::error::chain;
 use crate::sys::fsutil::{TrustedRoot, ensure_directory, write_atomically};
 use crate::sys::{clock, machine};
 
-/// A verdict has some 5 kB.
+/// Maximum size of the file in bytes; it usually has about 5 kB.
 const MAX: usize = 64 << 10;
 
-/// The verdict: the kept one, else what the probes find now, which is kept if it speaks of the bare kernel. `file` is
-/// [`crate::paths::Paths::token_reach`].
+/// The token reach: from the file, or from probes. The result of the probes is written to the file if it describes the
+/// bare kernel. `file` is [`crate::paths::Paths::token_reach`].
 ///
-/// That it cannot be kept is no error: the next one finds it out anew.
+/// A write error is only logged: the next process probes again.
 pub fn token_reach(kernel: &impl Kernel, file: &Path) -> TokenReach {
     if let Some(reach) = kept(file) {
         return reach;
@@ -25,7 +26,7 @@ pub fn token_reach(kernel: &impl Kernel, file: &Path) -> TokenReach {
         && let Some(text) = probed.reach.keep(&boot, &release)
         && let Err(why) = write(file, &text)
     {
-        tracing::warn!("keep what this kernel lets a token reach: {why}");
+        tracing::warn!("cannot keep what this kernel lets a token reach: {why}");
     }
     probed.reach
 }
@@ -36,14 +37,15 @@ fn write(file: &Path, text: &str) -> Result<(), String> {
     write_atomically(file, text.as_bytes(), 0o644).map_err(|error| chain(&error))
 }
 
-/// The verdict that is kept for this boot and kernel. None where it is missing, or where a user other than root could have written it.
+/// The token reach that is kept for this boot and kernel. None if it is missing, or if a user other than root could
+/// have written it.
 pub fn kept(file: &Path) -> Option<TokenReach> {
     let (boot, release) = identity()?;
     let bytes = TrustedRoot::at(file.parent()?).and_then(|root| root.read_file(file, MAX)).ok()?;
     TokenReach::kept(std::str::from_utf8(&bytes).ok()?, &boot, &release)
 }
 
-/// The boot and the kernel that runs.
+/// The boot id and the release of the running kernel.
 fn identity() -> Option<(String, String)> {
     Some((clock::boot_id().ok()?, machine::kernel_release()))
 }
@@ -57,7 +59,7 @@ mod tests {
     use crate::model::reach::TypeAnswer;
 
     #[test]
-    fn only_what_root_alone_could_write_is_read() {
+    fn a_file_that_others_could_write_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token-reach.json");
         let (boot, release) = identity().unwrap();

@@ -1,4 +1,5 @@
-//! What a container gets from the plugin: nothing, our hooks and its annotations, or a refusal. From memory alone.
+//! What a container gets from the plugin: nothing, our hooks and its annotations, or a refusal. Decided without I/O,
+//! except for reading the kept token reach.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -20,20 +21,20 @@ use crate::setup::hook_files;
 use crate::setup::hook_files::Invocation;
 use crate::sys::error::chain;
 
-/// The file to which crun sends what hooks say (crun(1), "run.oci.hooks.stderr").
+/// The file to which crun writes the hooks' stderr (crun(1), "run.oci.hooks.stderr").
 const CRUN_STDERR: &str = "run.oci.hooks.stderr";
 
-/// Containers of a pod whose images are fetched early; those of further ones are fetched by the hooks.
+/// Maximum number of containers of a pod whose images are prefetched; the hooks fetch the images of the others.
 const NAMES_MAX: usize = 32;
 
-/// Those annotations of a container and its pod that are ours; on the same key the container's own word counts.
+/// Our annotations of a container and its pod; for a key in both, the container's value counts.
 pub fn ours(pod: &PodSandbox, container: Option<&Container>) -> BTreeMap<String, String> {
     let container = container.into_iter().flat_map(|container| &container.annotations);
     let all = pod.annotations.iter().chain(container);
     all.filter(|(key, _)| asks([*key])).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Whether an annotation of ours speaks to a container of this name: the pod's keys do, and its own.
+/// Whether an annotation of ours applies to a container of this name: the pod's keys do, and its own.
 fn speaks_to(key: &str, name: &str) -> bool {
     key.starts_with(PREFIX)
         || key.strip_prefix(name).is_some_and(|rest| rest.strip_prefix('.').is_some_and(|rest| rest.starts_with(PREFIX)))
@@ -44,7 +45,7 @@ pub fn has_userns(pod: &PodSandbox, container: Option<&Container>) -> bool {
     user(&pod.linux.namespaces) || container.is_some_and(|container| user(&container.linux.namespaces))
 }
 
-/// What policy rules match.
+/// The facts that policy rules match.
 pub fn facts(pod: &PodSandbox, name: Option<&str>, container: Option<&Container>, engine: Engine) -> ContainerFacts {
     let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     ContainerFacts {
@@ -53,24 +54,26 @@ pub fn facts(pod: &PodSandbox, name: Option<&str>, container: Option<&Container>
         pod: known(&pod.name),
         container: name.and_then(known),
         labels: pod.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-        // NRI is of a runtime that runs as root.
+        // Runtimes with NRI run as root.
         runtime_user: 0,
         userns: has_userns(pod, container),
     }
 }
 
-/// Whether the container's own configuration has our hook already: the strict handler's base spec, or an earlier plugin.
+/// Whether the container's configuration already has our hook: from the strict handler's base spec, or from an earlier
+/// plugin.
 pub fn has_our_hook(container: &Container, invocation: &Invocation) -> bool {
     our_hook(container, invocation).is_some()
 }
 
-/// That hook.
+/// Our hook in the container's configuration.
 pub fn our_hook<'c>(container: &'c Container, invocation: &Invocation) -> Option<&'c Hook> {
     let ours = |hook: &&Hook| Path::new(&hook.path) == invocation.binary || hook.path.ends_with("/bpfman-hook");
     container.hooks.create_runtime.iter().find(ours)
 }
 
-/// A running container that asked for us and does not have our hook, or why it cannot be told as one; what cannot be parsed asked too.
+/// A running container that requests something and does not have our hook, or why it cannot be identified. A request
+/// that cannot be parsed counts too.
 pub fn missed(
     pod: &PodSandbox,
     container: &Container,
@@ -84,13 +87,13 @@ pub fn missed(
     match Request::parse(&annotations, Some(&container.name)) {
         Ok(None) => return None,
         Ok(Some(asked)) if asked.is_empty() => return None,
-        // What cannot be parsed would have been refused.
+        // A request that cannot be parsed would have been refused.
         Ok(Some(_)) | Err(_) => {}
     }
     Some(described(pod, container, engine))
 }
 
-/// A running container as the child of `missed.rs` needs it, or why it cannot be told as one.
+/// A running container as the child of `missed.rs` needs it, or why it cannot be identified.
 pub fn described(pod: &PodSandbox, container: &Container, engine: Engine) -> Result<Missed, String> {
     Ok(Missed {
         id: container.id.parse().map_err(|error| chain(&error))?,
@@ -105,14 +108,14 @@ pub fn described(pod: &PodSandbox, container: &Container, engine: Engine) -> Res
 /// Why a container is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdjustmentRefusal {
-    /// Who found it.
+    /// The class of the reason.
     pub reason: Reason,
-    /// What the pod's events show.
+    /// The text for the pod's events.
     pub sentence: String,
 }
 
 impl AdjustmentRefusal {
-    /// What is to be recorded of a container that is refused with this; None where the runtime gave it no usable id.
+    /// The record of a container with this refusal; None if the runtime gave it no valid id.
     pub fn of(&self, request: &CreateContainerRequest, engine: Engine) -> Option<RefusedContainer> {
         let (pod, container) = (&*request.pod, &*request.container);
         Some(RefusedContainer {
@@ -124,11 +127,11 @@ impl AdjustmentRefusal {
     }
 }
 
-/// What to change of a container that is being created; None leaves it as it is. One that asks for nothing gets the hook all the same
-/// where `check` says so, which is then told no more than that.
+/// The adjustment of a container that is being created; None leaves it unchanged. A container without a request gets
+/// the hook if `check` is set; the hook then only gets that argument.
 ///
 /// # Errors
-/// Why it is refused. The hook judges again, so that a policy that has just changed is never passed by.
+/// Why it is refused. The hook decides again, so that a policy that has just changed is never bypassed.
 pub fn adjust(
     request: &CreateContainerRequest,
     engine: Engine,
@@ -158,19 +161,20 @@ pub fn adjust(
     };
     let policy = policy.map_err(|sentence| AdjustmentRefusal { reason: Reason::Input, sentence: sentence.to_owned() })?;
     let facts = facts(pod, Some(&container.name), Some(container), engine);
-    // Where no verdict on this kernel is kept yet, the hook finds one out; here there is no time for it.
+    // If this kernel's token reach is not known yet, the hook probes it; there is no time for that here.
     let kept = || token_reach::kept(&invocation.paths().token_reach());
     let judged = admit(policy, &facts, &asked).and_then(|admission| match admission.needs_token_reach().then(kept).flatten() {
         Some(reach) => admission.check_token_reach(|| reach, ReachGuard::Absent),
         None => Ok(()),
     });
     if let Err(refusal) = judged
-        // Where it may go on without us, the hook says so and records it.
+        // If the request lets it start without its programs, the hook reports and records that.
         && on_failure(policy, &facts, &asked) == OnFailure::Stop
     {
         return Err(AdjustmentRefusal { reason: Reason::Policy, sentence: chain(&refusal) });
     }
-    // In the hook's arguments, since an annotation could be anybody's; and only what a rule asks for, since there may be many.
+    // In the hook's arguments, because an annotation could be forged; and only labels that a rule uses, because there
+    // may be many.
     let told: Vec<String> = match policy.label_keys() {
         keys if keys.is_empty() => Vec::new(),
         keys => facts.labels.iter().filter(|(key, _)| keys.contains(key.as_str())).map(|(k, v)| format!("{k}={v}")).collect(),
@@ -182,7 +186,8 @@ pub fn adjust(
     };
     let mut annotations: HashMap<_, _> = annotations.into_iter().filter(|(key, _)| speaks_to(key, &container.name)).collect();
     if engine == Engine::Containerd && !container.annotations.contains_key(CRUN_STDERR) {
-        // Without it crun throws away what a hook says; with it crun writes it to its own standard error. Others ignore it.
+        // Without this annotation crun discards the hooks' stderr; with it crun writes it to its own stderr. Other
+        // runtimes ignore it.
         annotations.insert(CRUN_STDERR.to_owned(), "/dev/stderr".to_owned());
     }
     Ok(Some(ContainerAdjustment { annotations, hooks: Some(hooks).into(), ..Default::default() }))
@@ -205,16 +210,16 @@ fn arguments(
     args.into_iter().map(str::to_owned).collect()
 }
 
-/// The images in registries that a pod's annotations name and policy allows for it: fetched while its sandbox is set up. What is
-/// wrong or refused is no matter here, since CreateContainer says so.
+/// The registry images that a pod's annotations name and the policy allows for it: they are fetched while its sandbox
+/// is set up. Invalid or refused requests are skipped, because CreateContainer reports them.
 pub fn wanted(pod: &PodSandbox, engine: Engine, policy: &Policy) -> Vec<String> {
     let annotations = ours(pod, None);
     let named = annotations.keys().filter_map(|key| key.find(PREFIX).filter(|at| *at > 0).map(|at| &key[..at - 1]));
     let named: BTreeSet<&str> = named.collect();
     let mut images = Vec::new();
-    // What a pod's author writes must not take the time that all plugin calls of a runtime share.
+    // A pod's author must not be able to use up the time that all plugin calls of a runtime share.
     for name in named.into_iter().take(NAMES_MAX).map(Some).chain([None]) {
-        // Containers that no key names have the pod's keys alone.
+        // Containers that no key names only have the pod's keys.
         let heard = annotations.iter().filter(|(key, _)| speaks_to(key, name.unwrap_or_default()));
         let heard: BTreeMap<_, _> = heard.map(|(key, value)| (key.clone(), value.clone())).collect();
         let Ok(Some(asked)) = Request::parse(&heard, name) else { continue };
@@ -305,7 +310,7 @@ mod tests {
                 ("main.hook.bpfman.io/on-failure", "stop"),
                 (CRUN_STDERR, "/dev/stderr"),
             ],
-            "the container's own word counts, and another container's keys stay away"
+            "the container's own value counts, and another container's keys are left out"
         );
         for (hooks, stage) in [(&adjust.hooks.create_runtime, "createRuntime"), (&adjust.hooks.poststop, "poststop")] {
             assert_eq!(hooks.len(), 1);
@@ -318,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_is_to_be_checked_gets_the_hook_whether_it_asks_or_not() {
+    fn a_container_to_check_gets_the_hook_with_or_without_a_request() {
         let policy = lenient();
         let (asks, silent) = (with(&[IMAGE, XDP], &[]), with(&[], &[]));
         for check in [PodCheck::This, PodCheck::Every] {
@@ -326,7 +331,7 @@ mod tests {
             let asking = adjust(&asks, Engine::Containerd, Ok(&policy), Some(check), &invocation()).unwrap().unwrap();
             assert_eq!(asking.hooks.create_runtime[0].args[5..], told);
             assert_eq!(asking.hooks.poststop[0].args.len(), 5);
-            // No policy is needed to look at capabilities.
+            // Checking capabilities needs no policy.
             let other = adjust(&silent, Engine::Containerd, Err("wrong"), Some(check), &invocation()).unwrap().unwrap();
             let args = &other.hooks.create_runtime[0].args;
             assert_eq!(args[5..], told);
@@ -337,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_that_a_rule_names_are_told_to_the_hook_in_its_arguments() {
+    fn labels_that_a_rule_names_are_passed_to_the_hook_as_arguments() {
         let policy = policy(
             "[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nmatch = { namespace = \"lab\", \
              labels = { tier = \"edge\" } }\nprograms = [\"xdp\"]\n",
@@ -360,12 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn containers_of_cri_o_are_spoken_to_in_the_same_way() {
+    fn containers_of_cri_o_are_handled_in_the_same_way() {
         let policy = policy(
             "[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nmatch = { engine = \"cri-o\", \
              namespace = \"lab\", pod = \"demo\", container = \"main\" }\nprograms = [\"xdp\"]\n",
         );
-        // CRI-O has the pod's annotations in its container already, beside its own.
+        // CRI-O has already added the pod's annotations to the container's own.
         let request = with(
             &[IMAGE, XDP],
             &[IMAGE, XDP, ("io.kubernetes.cri-o.ContainerType", "container"), ("io.kubernetes.cri-o.KubeName", "demo")],
@@ -373,16 +378,19 @@ mod tests {
         let adjust = adjust(&request, Engine::CriO, Ok(&policy), None, &invocation()).unwrap().unwrap();
         assert_eq!(adjust.annotations.len(), 2);
         assert_eq!(adjust.hooks.create_runtime[0].args, ["bpfman-hook", "hook", "createRuntime", "--engine", "cri-o"]);
-        // Its hooks.d has put our hook there before any plugin was asked.
+        // CRI-O's hooks.d added our hook before any plugin was called.
         let mut hooked = request.clone();
         let hook = Hook { path: "/usr/local/bin/bpfman-hook".into(), ..Default::default() };
         hooked.container.mut_or_insert_default().hooks.mut_or_insert_default().create_runtime.push(hook);
         assert_eq!(super::adjust(&hooked, Engine::CriO, Ok(&policy), None, &invocation()), Ok(None));
-        assert!(super::adjust(&request, Engine::Containerd, Ok(&policy), None, &invocation()).is_err(), "the rule is CRI-O's");
+        assert!(
+            super::adjust(&request, Engine::Containerd, Ok(&policy), None, &invocation()).is_err(),
+            "the rule is for CRI-O"
+        );
     }
 
     #[test]
-    fn who_does_not_ask_is_left_alone() {
+    fn a_container_without_a_request_is_unchanged() {
         let unreadable = Err("the policy is wrong");
         let other = [("other.hook.bpfman.io/image", "registry.example/net/pass:v1")];
         for pod in [&[][..], &[("example.org/owner", "net")], &other] {
@@ -393,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_has_our_hook_gets_no_second() {
+    fn a_container_that_has_our_hook_does_not_get_another() {
         let mut request = with(&[IMAGE, XDP], &[]);
         request.container.mut_or_insert_default().pid = 7;
         let without = missed(&request.pod, &request.container, Engine::Containerd, &invocation()).unwrap().unwrap();
@@ -407,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_or_forbidden_is_refused_with_a_sentence() {
+    fn invalid_and_forbidden_requests_are_refused_with_a_message() {
         let lenient = lenient();
         let nobody = policy("[[container]]\nmatch = { namespace = \"elsewhere\" }\nprograms = [\"xdp\"]\n");
         for (pod, policy, reason, says) in [
@@ -428,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_with_very_many_names_takes_no_time_of_others() {
+    fn a_pod_with_many_container_names_does_not_delay_others() {
         let keys: Vec<String> = (0..4000).map(|n| format!("c{n}.hook.bpfman.io/image")).collect();
         let images: Vec<String> = (0..4000).map(|n| format!("registry.example/i{n}:v1")).collect();
         let named = keys.iter().map(String::as_str).zip(images.iter().map(String::as_str));
@@ -437,11 +445,11 @@ mod tests {
             policy("[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nprograms = [\"xdp\"]\n");
         let wanted = wanted(&with(&pod, &[]).pod, Engine::Containerd, &any);
         assert_eq!(wanted.len(), NAMES_MAX + 1);
-        assert!(wanted.iter().any(|image| image == IMAGE.1), "the pod's own is among them");
+        assert!(wanted.iter().any(|image| image == IMAGE.1), "the pod's own image is among them");
     }
 
     #[test]
-    fn a_pods_allowed_images_are_fetched_early() {
+    fn a_pods_allowed_images_are_prefetched() {
         let any =
             policy("[[image]]\nrepository = \"registry.example/**\"\nunsigned = true\n[[container]]\nprograms = [\"xdp\"]\n");
         let per_container = ("main.hook.bpfman.io/image", "registry.example/net/main:v2");

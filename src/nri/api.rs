@@ -1,3 +1,3 @@
-//! NRI's messages, made from `api.proto` when we are built.
+//! NRI's messages, generated from `api.proto` at build time.
 
 include!(concat!(env!("OUT_DIR"), "/nri/api.rs"));

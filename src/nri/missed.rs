@@ -1,5 +1,6 @@
-//! The child role `missed`: containers that were started without us are recorded, and ended where policy says so; containers that the plugin
-//! refused are recorded. The plugin hands them over; it does nothing as root itself.
+//! The child role `missed`: records containers that were started without our hook, and kills them if the policy says
+//! so; records containers that the plugin refused. The plugin passes them to the child, and does not do this work
+//! itself.
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -23,34 +24,35 @@ use crate::sys::error::chain;
 use crate::sys::fsutil::{self, read_sealed, sealed_memfd};
 use crate::sys::{caps, clock, export};
 
-/// What the child may take.
+/// Time limit of the child's work.
 const TIME: Duration = Duration::from_secs(25);
-/// For a child beyond its own deadline.
+/// Additional time before the parent gives up on the child.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of what is handed over: a thousand containers with as many annotations as Kubernetes allows.
+/// Maximum size of the message in bytes: a thousand containers with as many annotations as Kubernetes allows.
 const MESSAGE_MAX: usize = 512 << 20;
 
-/// Hands containers to a child and waits until it has dealt with them. Not for a thread that answers a runtime.
+/// Passes containers to a child and waits until the child has handled them. Must not run on a thread that answers a
+/// runtime.
 ///
 /// # Errors
-/// Where the child cannot be started, or takes too long.
+/// If the child cannot be started, or takes too long.
 pub fn deal_with(missed: &MissedContainers) -> Result<(), SysError> {
     let bytes = serde_json::to_vec(missed).expect("strings, numbers and lists are JSON");
     let deadline = Instant::now() + TIME + PATIENCE;
     let child = Child::spawn(Role::Missed, Output::Inherit)?;
     let memory = sealed_memfd("missed", &bytes)?;
     child.socket().send(b"missed", &[memory.as_fd()])?;
-    // What went wrong it has said itself.
+    // The child has already logged its errors.
     child.wait(deadline).map(|_| ())
 }
 
-/// Runs in the child.
+/// The child's main function.
 pub fn child() -> ExitCode {
     logging::to_stderr();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
-            tracing::error!("deal with containers that were started without bpfman-hook: {sentence}");
+            tracing::error!("handle containers that were started without bpfman-hook: {sentence}");
             ExitCode::FAILURE
         }
     }
@@ -85,10 +87,10 @@ fn run() -> Result<(), String> {
         match lifecycle.missed(missed, remedy) {
             Ok(MissedOutcome::Well | MissedOutcome::Known) => {}
             Ok(MissedOutcome::New(Remedy::Reported)) if missed.token_of.is_some() => tracing::warn!(
-                "container {id} ({place}) shares the user namespace of a BPF token, and was started without bpfman-hook, unchecked"
+                "container {id} ({place}) shares the user namespace of a BPF token, but was started without bpfman-hook, unchecked"
             ),
             Ok(MissedOutcome::New(Remedy::Reported)) => {
-                tracing::warn!("container {id} ({place}) runs without what it asked for: it was started without bpfman-hook")
+                tracing::warn!("container {id} ({place}) runs without what it requested: it was started without bpfman-hook")
             }
             Ok(MissedOutcome::New(Remedy::Killed)) => {
                 tracing::warn!("container {id} ({place}) was killed: it was started without bpfman-hook")

@@ -3,7 +3,7 @@
 //! ```text
 //! socket <─> mux.rs ─┬─ connection 1: plugin.rs, a ttrpc server; adjust.rs and token_pods.rs decide, from memory
 //!                    └─ connection 2: RegisterPlugin
-//! beside it: policy.rs reads the policy again when it changes, work.rs runs `pull` and `gc`, and the child of missed.rs
+//! besides: policy.rs reloads the policy when it changes, work.rs runs `pull`, `gc` and the child of missed.rs
 //! ```
 
 mod adjust;
@@ -42,19 +42,19 @@ use self::policy::CachedPolicy;
 use self::status::{PluginStart, PluginStatus};
 use self::work::ProgramRuns;
 
-/// The first pause before connecting again; it doubles up to [`PAUSE_MAX`].
+/// The first pause before reconnecting; it doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// A connection that held so long was a good one: the next pause is the first again.
+/// After a connection that lasted this long, the next pause is the first one again.
 const GOOD: Duration = Duration::from_secs(30);
-/// How often a pre-installed plugin looks whether its file is still there.
+/// How often a pre-installed plugin checks whether its file still exists.
 const LOOK: Duration = Duration::from_secs(1);
-/// What RegisterPlugin may take.
+/// Timeout of RegisterPlugin.
 const REGISTER: Duration = Duration::from_secs(5);
-/// What the server's tasks may take to end when the connection has.
+/// How long the server's tasks may take to end after the connection has ended.
 const DISCONNECT: Duration = Duration::from_millis(50);
 
-/// What every connection shares.
+/// State that all connections share.
 struct PluginShared {
     invocation: Invocation,
     policy: CachedPolicy,
@@ -64,7 +64,8 @@ struct PluginShared {
     idx: String,
 }
 
-/// Runs the plugin, or with `--check` says whether it is connected: on the socket that the runtime hands over, until that ends, or else on the runtime's, for good.
+/// Runs the plugin, or reports with `--check` whether it is connected. On a socket that the runtime passed, it runs
+/// until that connection ends; otherwise it connects to the runtime's socket, and reconnects indefinitely.
 pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
     if args.check {
         return status::check(&paths.export());
@@ -105,10 +106,11 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
         shared.work.pre_pull(images);
         shared.work.keep_collecting();
         if args.no_connect {
-            // Where hook files start the hooks, nothing else is left to do, and nothing tells that a pod has gone.
+            // If hook files start the hooks, there is nothing else to do, and no events about pods arrive.
             return future::pending().await;
         }
-        // Nothing has made it where the plugin is the first of the boot, and then there is no record to write to.
+        // If the plugin is the first process of bpfman-hook since boot, the directory does not exist yet, and nothing
+        // could be recorded in it.
         if let Err(error) = fsutil::ensure_directory(&paths.run, 0o755) {
             tracing::warn!("{}", crate::sys::error::chain(&error));
         }
@@ -127,14 +129,15 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
             if begun.elapsed() >= GOOD {
                 pause = PAUSE;
             }
-            tracing::warn!("{}: {end}; trying again", args.socket.display());
+            tracing::warn!("{}: {end}; reconnecting", args.socket.display());
             tokio::time::sleep(pause + jitter(pause)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     })
 }
 
-/// Serves the runtime that started us, until it ends or our file is removed: who uninstalls us does not have to restart the runtime.
+/// Serves the runtime that started the plugin, until the connection ends or the plugin's file is removed: uninstalling
+/// does not require a restart of the runtime.
 async fn be_preinstalled(shared: &PluginShared, stream: std::os::unix::net::UnixStream, file: Option<&Path>) -> ExitCode {
     let removed = async {
         match file {
@@ -153,18 +156,18 @@ async fn be_preinstalled(shared: &PluginShared, stream: std::os::unix::net::Unix
         }
     };
     tokio::select! {
-        end = served => fail(&format!("the runtime's connection has ended: {end}")),
+        end = served => fail(&format!("the connection to the runtime has ended: {end}")),
         () = removed => ExitCode::SUCCESS,
     }
 }
 
-/// Up to half of a pause, so that the plugins of many nodes or one node's several do not come all at once.
+/// Up to half of a pause, so that several plugins do not reconnect at the same moment.
 fn jitter(pause: Duration) -> Duration {
     let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
     pause.mul_f64(f64::from(nanos % 1000) / 2000.0)
 }
 
-/// One connection, from registration to its end; returns why it ended.
+/// Serves one connection, from registration to its end; returns why it ended.
 async fn serve(shared: &PluginShared, stream: UnixStream) -> io::Error {
     let (ours, theirs, pump) = mux::split(stream);
     let plugin = HookPlugin {
@@ -174,7 +177,7 @@ async fn serve(shared: &PluginShared, stream: UnixStream) -> io::Error {
         status: shared.status.clone(),
         told: std::sync::Mutex::new(RuntimeReport::default()),
     };
-    // Configure comes at once, so the server is there before the plugin registers.
+    // Configure comes immediately, so the server has to run before the plugin registers.
     let once = stream::once(future::ready(Ok::<_, io::Error>(ours))).chain(stream::pending());
     let mut server = Server::new().add_listener(Listener::new(once)).register_service(service::create_plugin(Arc::new(plugin)));
     if let Err(error) = server.start().await {
@@ -188,7 +191,7 @@ async fn serve(shared: &PluginShared, stream: UnixStream) -> io::Error {
             ..Default::default()
         };
         match client.register_plugin(ttrpc::context::with_duration(REGISTER), &request).await {
-            // The client keeps its end of the connection open.
+            // The client must live to keep its end of the connection open.
             Ok(_) => future::pending().await,
             Err(error) => io::Error::other(error),
         }
@@ -198,7 +201,8 @@ async fn serve(shared: &PluginShared, stream: UnixStream) -> io::Error {
         end = register => end,
     };
     shared.status.disconnected();
-    // `disconnect` alone would wait for the listener, which has no more to come; meanwhile the runtime may be there again.
+    // `disconnect` alone would wait for the listener, which never yields another connection; meanwhile the runtime may
+    // be back.
     _ = tokio::time::timeout(DISCONNECT, server.shutdown()).await;
     end
 }

@@ -1,6 +1,7 @@
 //! NRI's trunk: one stream that carries two connections, in frames of connection, length and payload.
 //!
-//! The Go side reads a connection through a buffer of 4096 bytes and gives up on a longer frame, so that none of ours is longer.
+//! The Go side reads a connection through a buffer of 4096 bytes and fails on a longer frame, so we never write a
+//! longer one.
 
 use std::io;
 use std::sync::Arc;
@@ -8,16 +9,16 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::Mutex;
 
-/// The connection on which the runtime calls us.
+/// The connection for the runtime's calls to the plugin.
 const PLUGIN: u32 = 1;
-/// The connection on which we call the runtime.
+/// The connection for the plugin's calls to the runtime.
 const RUNTIME: u32 = 2;
 
-/// The longest payload of a frame that we write.
+/// Maximum payload of a frame that we write.
 const WRITTEN_MAX: usize = 4096;
-/// The longest that we read: the largest message of ttrpc with its header.
+/// Maximum payload that we read: the largest ttrpc message with its header.
 const READ_MAX: u32 = (4 << 20) + 10;
-/// What lies in a pipe at most until its reader takes it.
+/// Capacity of the pipe between a connection and the trunk, in bytes.
 const PIPE: usize = 64 << 10;
 
 /// The two connections of a trunk; [`Pump::run`] moves their bytes.
@@ -27,7 +28,7 @@ pub fn split<S: AsyncRead + AsyncWrite>(trunk: S) -> (DuplexStream, DuplexStream
     (plugin, runtime, Pump { trunk, plugin: plugin_end, runtime: runtime_end })
 }
 
-/// What moves the bytes between a trunk and its connections.
+/// Moves the bytes between a trunk and its connections.
 #[derive(Debug)]
 pub struct Pump<S> {
     trunk: S,
@@ -39,7 +40,8 @@ impl<S: AsyncRead + AsyncWrite> Pump<S> {
     /// Moves bytes until the trunk ends.
     ///
     /// # Errors
-    /// Where the trunk breaks, or carries what is no frame. An orderly end is one too: there is nothing to go on with.
+    /// If the trunk breaks or carries an invalid frame. An orderly end is an error too, because the plugin cannot
+    /// continue.
     pub async fn run(self) -> io::Result<()> {
         let (mut from, to) = tokio::io::split(self.trunk);
         let (plugin_from, mut plugin_to) = tokio::io::split(self.plugin);
@@ -92,7 +94,7 @@ async fn write<S: AsyncWrite>(
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let word = u32::try_from(length).expect("4096 at most");
+        let word = u32::try_from(length).expect("at most 4096");
         frame[4..8].copy_from_slice(&word.to_be_bytes());
         trunk.lock().await.write_all(&frame[..8 + length]).await?;
     }
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn no_frame_of_ours_is_longer_than_the_other_side_can_read() {
+    fn written_frames_fit_into_the_readers_buffer() {
         block_on(async {
             let (ours, mut theirs) = tokio::io::duplex(1 << 20);
             let (mut plugin, _runtime, pump) = split(ours);
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_comes_whole_whatever_its_frames() {
+    fn a_message_is_reassembled_from_any_frames() {
         block_on(async {
             let (ours, mut theirs) = tokio::io::duplex(1 << 20);
             let (mut plugin, mut runtime, pump) = split(ours);
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_ends_the_trunk() {
+    fn an_invalid_frame_ends_the_trunk() {
         for (connection, length) in [(0_u32, 1_u32), (3, 1), (u32::MAX, 1), (1, READ_MAX + 1), (2, u32::MAX)] {
             block_on(async {
                 let (ours, mut theirs) = tokio::io::duplex(64);

@@ -1,4 +1,4 @@
-//! The plugin's answers. No handler waits for anything: all plugin calls of a runtime share one lock and two seconds.
+//! The plugin's handlers. They never block: all plugin calls of a runtime share one lock and two seconds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -24,7 +24,7 @@ use crate::nri::work::ProgramRuns;
 use crate::output::report::fit;
 use crate::setup::hook_files::Invocation;
 
-/// The events that are used, as bits; a bit that a runtime does not know ends the connection.
+/// The subscribed events, as bits; a runtime closes the connection at a bit that it does not know.
 const EVENTS: i32 = bit(Event::RUN_POD_SANDBOX)
     | bit(Event::STOP_POD_SANDBOX)
     | bit(Event::REMOVE_POD_SANDBOX)
@@ -35,43 +35,43 @@ const fn bit(event: Event) -> i32 {
     1 << (event as i32 - 1)
 }
 
-/// The longest sentence in a pod's events.
+/// Maximum length in bytes of a message in a pod's events.
 const SENTENCE_MAX: usize = 1000;
 
-/// Containers that were started without us and are recorded, of one Synchronize.
+/// Maximum number of missed containers that are recorded for one Synchronize.
 const MISSED_MAX: usize = 1000;
 
 /// The plugin, for one connection.
 #[derive(Debug)]
 pub struct HookPlugin {
-    /// What the hooks run.
+    /// The binary and arguments of the hooks.
     pub invocation: Invocation,
     /// The policy.
     pub policy: CachedPolicy,
-    /// What is done beside.
+    /// Starts work outside of the handlers.
     pub work: ProgramRuns,
-    /// Where the plugin says that it is connected.
+    /// The plugin's connection status.
     pub status: PluginStatus,
-    /// What the connection has told.
+    /// What the runtime has reported on this connection.
     pub told: Mutex<RuntimeReport>,
 }
 
-/// What the runtime has told about itself.
+/// What the runtime has reported.
 #[derive(Debug)]
 pub struct RuntimeReport {
-    /// By the runtime's name.
+    /// The engine, derived from the runtime's name.
     engine: Engine,
     /// The runtime's name and version.
     runtime: String,
-    /// Pods with annotations of ours, of a Synchronize that goes on.
+    /// Pods with our annotations, while a Synchronize is in progress.
     pods: BTreeMap<String, PodSandbox>,
-    /// Containers of it that run without us.
+    /// Its containers that run without our hook.
     missed: Vec<Missed>,
-    /// Pods of it whose containers share a user namespace and that ask for a token, by their ids.
+    /// Its pods whose containers share a user namespace and that request a token, by pod id.
     found: BTreeMap<String, FoundPod>,
-    /// What is known of such pods.
+    /// What is known about such pods.
     token_pods: TokenPods,
-    /// Pods with such containers: where one is started again, the former one is gone.
+    /// Pods with missed containers: when one of them is started again, its predecessor has ended.
     pods_with_missed: BTreeSet<String>,
 }
 
@@ -90,7 +90,7 @@ impl Default for RuntimeReport {
 }
 
 impl RuntimeReport {
-    /// Takes over what was found of pods with tokens. A container that is missed already is missed for this reason too.
+    /// Merges the findings about pods with tokens. A container that is already missed also gets this reason.
     fn share_tokens(&mut self) {
         for (pod, found) in std::mem::take(&mut self.found) {
             for sharing in self.token_pods.know(&pod, found) {
@@ -101,7 +101,9 @@ impl RuntimeReport {
                         self.pods_with_missed.insert(pod.clone());
                         self.missed.push(sharing);
                     }
-                    None => tracing::warn!("container {} runs unchecked, and is one too many to be recorded", sharing.id),
+                    None => {
+                        tracing::warn!("container {} runs unchecked and is not recorded: too many such containers", sharing.id)
+                    }
                 }
             }
         }
@@ -135,7 +137,7 @@ impl HookPlugin {
         Ok(CreateContainerResponse { adjust: adjust.into(), ..Default::default() })
     }
 
-    /// A pod's sandbox is being made: the images that its annotations name are fetched meanwhile.
+    /// A pod's sandbox is being created: meanwhile the images that its annotations name are fetched.
     fn pod_starts(&self, pod: &PodSandbox) {
         if !asks(pod.annotations.keys()) {
             return;
@@ -145,15 +147,16 @@ impl HookPlugin {
         }
     }
 
-    /// A pod or a container has ended. What the pod itself owned outlives its containers. Of a pod that it found when it started,
-    /// containerd 2.1 tells no more than that its containers are removed, which is after the sandbox has been stopped.
+    /// A pod or a container has ended. Objects of the pod itself outlive its containers. For a pod that existed before
+    /// the plugin connected, containerd 2.1 only reports the removal of its containers, which happens after the sandbox
+    /// has been stopped.
     fn something_ended(&self, pod: &HashMap<String, String>, container: &HashMap<String, String>) {
         if asks(pod.keys()) || asks(container.keys()) {
             self.work.collect();
         }
     }
 
-    /// One piece of what runs; only what is ours stays in memory.
+    /// Handles one part of a Synchronize; only what concerns us stays in memory.
     fn compare(&self, request: SynchronizeRequest) -> SynchronizeResponse {
         let mut told = self.told();
         for pod in request.pods {
@@ -180,10 +183,13 @@ impl HookPlugin {
                     told.pods_with_missed.insert(container.pod_sandbox_id.clone());
                 }
                 Ok(missed) => {
-                    tracing::warn!("container {} runs without what it asked for, and is one too many to be recorded", missed.id)
+                    tracing::warn!(
+                        "container {} runs without what it requested and is not recorded: too many such containers",
+                        missed.id
+                    )
                 }
                 Err(sentence) => {
-                    tracing::warn!("a container runs without what it asked for, and cannot be recorded: {sentence}")
+                    tracing::warn!("a container runs without what it requested and cannot be recorded: {sentence}")
                 }
             }
         }
@@ -201,7 +207,7 @@ impl HookPlugin {
 impl Plugin for HookPlugin {
     async fn configure(&self, _: &TtrpcContext, request: ConfigureRequest) -> Result<ConfigureResponse> {
         let runtime = format!("{} {}", request.runtime_name, request.runtime_version);
-        tracing::info!("plugin of {runtime}");
+        tracing::info!("connected to {runtime}");
         let engine = if request.runtime_name.starts_with("cri") { Engine::CriO } else { Engine::Containerd };
         if engine == Engine::CriO {
             // CRI-O 1.37: no pod starts while it stops a container and a plugin connects.
@@ -269,7 +275,8 @@ impl Plugin for HookPlugin {
         Ok(Empty::default())
     }
 
-    // The plugin does not subscribe to what follows. It answers all the same: the generated code would answer NOT_FOUND.
+    // The plugin does not subscribe to the following events. It answers them anyway: the generated code would answer
+    // NOT_FOUND.
 
     async fn update_pod_sandbox(&self, _: &TtrpcContext, _: PodEvent) -> Result<Empty> {
         Ok(Empty::default())

@@ -1,4 +1,4 @@
-//! The policy in memory, read again when one of its files changes: handlers never read a file.
+//! The policy in memory, reloaded when one of its files changes: handlers never read a policy file.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -11,24 +11,25 @@ use crate::paths::Paths;
 use crate::sys::SysError;
 use crate::sys::error::chain;
 
-/// How often the files are looked at. The hook reads the policy itself, so that an old one can refuse for so long, but allow nothing.
+/// How often the files are checked. The hook reads the policy itself, so an outdated one can refuse requests for this
+/// long, but not allow any.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A policy, or why there is none.
+/// A policy, or why it cannot be loaded.
 pub type PolicyOrError = Result<Policy, String>;
 
-/// The policy as it was read last.
+/// The policy as it was last loaded.
 #[derive(Debug, Clone)]
 pub struct CachedPolicy(Arc<RwLock<Arc<PolicyOrError>>>);
 
-/// Name, inode, length and times of each file: what changes with a file's contents.
+/// Path, inode, length and times of each file: these change with a file's contents.
 type PolicyStamp = Vec<(PathBuf, u64, u64, i64, i64)>;
 
 impl CachedPolicy {
-    /// Reads the policy, and goes on looking at its files as long as the process lives.
+    /// Loads the policy, and checks its files for changes as long as the process lives.
     ///
     /// # Errors
-    /// Where no thread can be had for that.
+    /// If the thread cannot be started.
     pub fn begin(paths: &Paths) -> Result<Self, SysError> {
         let mut before = look(paths);
         let kept = Self(Arc::new(RwLock::new(Arc::new(read(paths)))));
@@ -48,8 +49,8 @@ impl CachedPolicy {
         Ok(kept)
     }
 
-    /// The policy now.
-    pub fn now(&self) -> Arc<PolicyOrError> {
+    /// The current policy.
+    pub fn now(&self) -> Arc<Admitted> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -58,8 +59,8 @@ fn read(paths: &Paths) -> PolicyOrError {
     policy_files::load(paths).map(|loaded| loaded.policy).map_err(|error| chain(&error))
 }
 
-/// Which files there are counts; keys are the hook's business, which reads them itself.
-fn look(paths: &Paths) -> PolicyStamp {
+/// The set of files counts as well. Keys do not, because only the hook reads them.
+fn look(paths: &Paths) -> Look {
     let directories = [paths.policy_directory(), paths.keys()];
     let listed = directories
         .iter()

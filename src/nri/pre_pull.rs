@@ -1,4 +1,4 @@
-//! The images that `--pre-pull` names: fetched and verified when the plugin starts, before any pod asks for them.
+//! The images of `--pre-pull`: fetched and verified when the plugin starts, before a pod requests them.
 
 use std::path::Path;
 
@@ -6,13 +6,13 @@ use crate::model::reference::Reference;
 use crate::sys::error::chain;
 use crate::sys::fsutil;
 
-/// A list has a line for each image.
+/// Maximum size of a list file in bytes.
 const LIST_MAX: usize = 1 << 20;
 
-/// The images: each value is a reference, or the absolute path of a file with one in each line.
+/// The images: each value is a reference, or the absolute path of a file with one reference per line.
 ///
 /// # Errors
-/// Where a file cannot be read, or something is no image in a registry.
+/// If a file cannot be read, or a reference is not an image in a registry.
 pub fn images(values: &[String]) -> Result<Vec<String>, String> {
     let mut images = Vec::new();
     for value in values {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_and_lists_are_read_once_each() {
+    fn references_and_lists_are_read_without_duplicates() {
         let directory = tempfile::tempdir().unwrap();
         let list = directory.path().join("list");
         let value = list.display().to_string();

@@ -1,4 +1,4 @@
-//! NRI's ttrpc services, made from `api.proto` when we are built.
+//! NRI's ttrpc services, generated from `api.proto` at build time.
 
 use crate::nri::api;
 

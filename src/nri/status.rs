@@ -1,7 +1,7 @@
-//! Whether the plugin is connected to the runtime, for those who watch: a small file in `export/` that the plugin writes again and again.
+//! The plugin's connection status for monitoring: a small file in `export/` that the plugin rewrites periodically.
 //!
-//! A file that grows old tells that its plugin has died. No lock says so, because readers of `export/` could take one
-//! (docs/decisions/0008).
+//! A file that is no longer updated means that its plugin has died. There is no lock for that, because readers of
+//! `export/` could take it (docs/decisions/0008).
 
 use std::fs;
 use std::path::Path;
@@ -14,25 +14,25 @@ use tokio::sync::Notify;
 
 use crate::sys::{clock, export};
 
-/// How often a plugin writes that it lives.
+/// How often a plugin rewrites its file.
 const EACH: Duration = Duration::from_secs(5);
-/// Seconds after which a file is a dead plugin's: three times [`EACH`], and one more.
+/// Age in seconds from which a file counts as a dead plugin's: three times [`EACH`], plus one.
 const OLD: u64 = 16;
 
-/// How a plugin was started: NRI's own words.
+/// How a plugin was started, in NRI's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PluginStart {
-    /// By the runtime, which handed its socket over.
+    /// By the runtime, which passed its socket.
     PreInstalled,
     /// By systemd, Kubernetes or a user; it connects by itself.
     External,
 }
 
 impl PluginStart {
-    /// Both.
+    /// All variants.
     pub const ALL: [Self; 2] = [Self::External, Self::PreInstalled];
 
-    /// The label's value, and the end of the file's name.
+    /// The label's value, and the suffix of the file name.
     pub fn word(self) -> &'static str {
         match self {
             Self::PreInstalled => "pre-installed",
@@ -41,7 +41,7 @@ impl PluginStart {
     }
 }
 
-/// The file.
+/// The contents of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct StatusFile {
     connected: bool,
@@ -51,7 +51,7 @@ struct StatusFile {
     at: u64,
 }
 
-/// What one plugin tells about itself.
+/// The status of one plugin.
 #[derive(Debug, Clone)]
 pub struct PluginStatus(Arc<StatusShared>);
 
@@ -63,12 +63,12 @@ struct StatusShared {
 }
 
 impl PluginStatus {
-    /// Not connected yet.
+    /// A status that is not connected.
     pub fn new(start: PluginStart) -> Self {
         Self(Arc::new(StatusShared { start, now: Mutex::default(), changed: Notify::new() }))
     }
 
-    /// The runtime has the plugin, and has told it what runs.
+    /// The runtime has registered the plugin and synchronized its containers.
     pub fn connected(&self, runtime: String) {
         self.set(StatusFile { connected: true, runtime, at: 0 });
     }
@@ -83,7 +83,7 @@ impl PluginStatus {
         self.0.changed.notify_one();
     }
 
-    /// Writes the file when something changes and every [`EACH`], as long as the plugin lives.
+    /// Writes the file on every change and every [`EACH`], as long as the plugin lives.
     pub async fn publish(&self) -> std::convert::Infallible {
         loop {
             let mut written = self.0.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -98,16 +98,16 @@ impl PluginStatus {
     }
 }
 
-/// A plugin of this boot.
+/// A plugin that has run since boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenPlugin {
     /// How it was started.
     pub start: PluginStart,
-    /// The runtime that it is connected to; None where it is not connected, or has died.
+    /// The runtime that it is connected to; None if it is not connected, or has died.
     pub runtime: Option<String>,
 }
 
-/// The plugins that have run since boot, as `export` has them; those that never ran are left out.
+/// The plugins that have run since boot, according to `export`.
 pub fn plugins(export: &Path) -> Vec<SeenPlugin> {
     let now = clock::boot_seconds();
     let read = |start: PluginStart| {
@@ -119,14 +119,14 @@ pub fn plugins(export: &Path) -> Vec<SeenPlugin> {
     PluginStart::ALL.into_iter().filter_map(read).collect()
 }
 
-/// `nri --check`: whether the external plugin, the one that the check stands beside, is connected.
+/// `nri --check`: whether the external plugin, to which this check belongs, is connected.
 pub fn check(export: &Path) -> ExitCode {
     let seen = plugins(export);
     match seen.iter().find(|plugin| plugin.start == PluginStart::External) {
         Some(SeenPlugin { runtime: Some(runtime), .. }) => crate::output::print(&format!("connected to {runtime}\n")),
-        Some(_) => {
-            crate::output::fail("the plugin is not connected to the runtime; is NRI on, and the socket where --socket says?")
-        }
+        Some(_) => crate::output::fail(
+            "the plugin is not connected to the runtime; check that NRI is enabled and that --socket is right",
+        ),
         None => crate::output::fail("no plugin has run since boot"),
     }
 }
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plugin_that_is_old_or_away_is_not_connected() {
+    fn an_outdated_or_disconnected_plugin_is_not_connected() {
         let directory = tempfile::tempdir().unwrap();
         let now = clock::boot_seconds();
         assert_eq!(plugins(directory.path()), []);

@@ -1,4 +1,4 @@
-//! Whole connections, with the runtime's part played here; messages of containerd are recorded ones.
+//! Tests of whole connections. They play the runtime's part; containerd's messages are recorded ones.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -27,13 +27,13 @@ impl service::Runtime for Runtime {
     }
 
     async fn update_containers(&self, _: &TtrpcContext, _: UpdateContainersRequest) -> ttrpc::Result<UpdateContainersResponse> {
-        Err(Error::RpcStatus(ttrpc::get_status(Code::UNIMPLEMENTED, "nobody calls this")))
+        Err(Error::RpcStatus(ttrpc::get_status(Code::UNIMPLEMENTED, "not used")))
     }
 }
 
-/// What was found to run without us, in place of the child.
+/// The missed containers that would go to the child.
 static FOUND: Mutex<Vec<String>> = Mutex::new(Vec::new());
-/// What was refused, in place of the child.
+/// The refused containers that would go to the child.
 static REFUSED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn deal_with(missed: &MissedContainers) -> Result<(), SysError> {
@@ -53,7 +53,7 @@ fn shared(directory: &tempfile::TempDir) -> PluginShared {
     }
 }
 
-/// Runs a connection, and on its other end what a runtime says to the plugin once it has registered.
+/// Runs a connection; `say` makes the runtime's calls after the plugin has registered.
 fn connected<F: Future<Output = ()>>(say: impl FnOnce(service::PluginClient) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -61,13 +61,13 @@ fn connected<F: Future<Output = ()>>(say: impl FnOnce(service::PluginClient) -> 
     runtime.block_on(async {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::select! {
-            end = serve(&shared, ours) => panic!("the plugin went away: {end}"),
+            end = serve(&shared, ours) => panic!("the plugin disconnected: {end}"),
             () = play(theirs, say) => {}
         }
     });
 }
 
-/// The runtime's part of a connection.
+/// The runtime's end of a connection.
 async fn play<F: Future<Output = ()>>(stream: UnixStream, say: impl FnOnce(service::PluginClient) -> F) {
     let (plugin, own, pump) = mux::split(stream);
     let (sender, mut registered) = mpsc::unbounded_channel();
@@ -100,7 +100,7 @@ fn a_session_with_recorded_messages() {
     for version in ["2.1.9", "1.7.24"] {
         connected(|plugin| async move {
             let configure: ConfigureRequest = recorded(&format!("{version}_Configure"));
-            // NRI 0.6 knows events up to 11 and ends the connection at any other.
+            // NRI 0.6 knows events up to 11 and closes the connection at any other.
             assert_eq!(plugin.configure(context(), &configure).await.unwrap().events, 0b100_0000_1111);
             let running: SynchronizeRequest = recorded("2.1.9_Synchronize_running-userns");
             assert!(!plugin.synchronize(context(), &running).await.unwrap().more);
@@ -126,10 +126,10 @@ fn a_session_with_recorded_messages() {
     }
 }
 
-/// The rpcs of NRI 0.12 (pkg/api/api.proto), each with a message about a pod or a container. One that the plugin did not answer would
-/// come back as NOT_FOUND, and the runtime would refuse the pod.
+/// The RPCs of NRI 0.12 (pkg/api/api.proto), each with a message about a pod or a container. An RPC that the plugin
+/// does not handle would return NOT_FOUND, and the runtime would refuse the pod.
 #[test]
-fn every_rpc_of_the_newest_protocol_is_answered() {
+fn every_rpc_of_the_latest_protocol_is_answered() {
     connected(|plugin| async move {
         let change: StateChangeEvent = recorded("2.1.9_StateChange-RUN_POD_SANDBOX");
         let pod = PodEvent { pod: change.pod.clone(), ..Default::default() };
@@ -157,7 +157,7 @@ fn every_rpc_of_the_newest_protocol_is_answered() {
 }
 
 #[test]
-fn a_connection_that_ends_is_done_with_at_once() {
+fn the_end_of_a_connection_is_noticed_immediately() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let shared = shared(&directory);
@@ -165,13 +165,13 @@ fn a_connection_that_ends_is_done_with_at_once() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(theirs);
         let end = tokio::time::timeout(Duration::from_secs(5), serve(&shared, ours)).await;
-        assert!(end.is_ok(), "the plugin is away for five seconds and more");
+        assert!(end.is_ok(), "the plugin is disconnected for five seconds or more");
     });
 }
 
-/// What CRI-O says of itself, by its source (internal/nri): the name and its version.
+/// How CRI-O identifies itself, according to its source (internal/nri): the name and its version.
 #[test]
-fn cri_o_is_known_by_its_name() {
+fn cri_o_is_recognised_by_its_name() {
     connected(|plugin| async move {
         let configure =
             ConfigureRequest { runtime_name: "cri-o".to_owned(), runtime_version: "1.34.1".to_owned(), ..Default::default() };
@@ -186,7 +186,7 @@ fn cri_o_is_known_by_its_name() {
 }
 
 #[test]
-fn an_annotated_container_is_answered_with_more_than_one_frame() {
+fn the_answer_for_an_annotated_container_may_take_several_frames() {
     connected(|plugin| async move {
         let mut create: CreateContainerRequest = recorded("2.1.9_CreateContainer");
         let pod = create.pod.mut_or_insert_default();
@@ -195,7 +195,7 @@ fn an_annotated_container_is_answered_with_more_than_one_frame() {
         let name = create.container.name.clone();
         let pod = create.pod.mut_or_insert_default();
         pod.annotations.insert("hook.bpfman.io/bpffs".to_owned(), "private".to_owned());
-        // Blanks around a word mean nothing, and make the answer longer than the runtime's buffer.
+        // Extra blanks have no meaning, and make the answer longer than the runtime's buffer.
         pod.annotations.insert(format!("{name}.hook.bpfman.io/bpffs"), format!("private{}", " ".repeat(20_000)));
         match plugin.create_container(context(), &create).await {
             Ok(answer) => {
@@ -207,11 +207,11 @@ fn an_annotated_container_is_answered_with_more_than_one_frame() {
     });
 }
 
-/// Tells the test's own process where to be the plugin.
+/// The environment variable with the socket for the test's plugin process.
 const SOCKET: &str = "BPFMAN_HOOK_TEST_NRI_SOCKET";
 
 #[test]
-#[ignore = "the plugin in a process of its own, for ten_thousand_containers_come_in_pieces"]
+#[ignore = "the plugin as a separate process, for ten_thousand_containers_come_in_pieces"]
 fn be_the_plugin() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -220,7 +220,7 @@ fn be_the_plugin() {
         let stream = UnixStream::connect(std::env::var_os(SOCKET).unwrap()).await.unwrap();
         serve(&shared, stream).await;
         let found = || FOUND.lock().unwrap().iter().filter(|id| id.starts_with("container-")).count();
-        // What is done beside the handlers may come after the connection's end.
+        // Work outside the handlers may finish after the connection has ended.
         let end = Instant::now() + Duration::from_secs(20);
         while found() < 100 && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -229,18 +229,18 @@ fn be_the_plugin() {
     });
 }
 
-/// What a process has used: resident memory in KiB, its peak, and processor time.
+/// Resource usage of a process: resident memory in KiB, its peak, and processor time.
 fn used(pid: u32) -> (u64, u64, Duration) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line =
         |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().trim_end_matches(" kB").parse();
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let ticks: Vec<i64> = stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    // utime and stime: the tenth and eleventh number after the state, a hundred to a second.
+    // utime and stime: the tenth and eleventh number after the state, in ticks of 10 ms.
     (line("VmRSS:").unwrap(), line("VmHWM:").unwrap(), Duration::from_millis((ticks[10] + ticks[11]).cast_unsigned() * 10))
 }
 
-/// Containers as containerd describes them, of which 200 ask for us, and every second of these has not got us.
+/// Containers as containerd describes them: 200 of them have our annotations, and every second of these lacks our hook.
 #[test]
 fn ten_thousand_containers_come_in_pieces() {
     const PIECE: usize = 250;
@@ -292,11 +292,9 @@ fn ten_thousand_containers_come_in_pieces() {
             }
             let (after, whole) = (used(pid), begun.elapsed());
             let (grown, time) = (after.1 - before.0, after.2 - before.2);
-            eprintln!(
-                "10 000 containers of {bytes} bytes: {time:?} of the plugin's, {whole:?} in all, {grown} KiB at the peak"
-            );
+            eprintln!("10 000 containers of {bytes} bytes: {time:?} in the plugin, {whole:?} in total, {grown} KiB peak");
             assert!(grown < 64 << 10, "{grown} KiB");
-            // Without optimisation; the aim with it is a second.
+            // Without optimisation; the goal for an optimised build is one second.
             assert!(time < Duration::from_secs(5), "{time:?}");
         })
         .await;
@@ -304,6 +302,6 @@ fn ten_thousand_containers_come_in_pieces() {
     drop(runtime);
     let gone = Instant::now();
     assert!(process.wait().unwrap().success());
-    // It would connect again now, and until then containers are missed.
+    // The plugin would reconnect now; until then containers are missed.
     assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
 }

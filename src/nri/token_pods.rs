@@ -1,9 +1,10 @@
-//! Pods whose containers share a user namespace, and that ask for a BPF token.
+//! Pods whose containers share a user namespace, and that request a BPF token.
 //!
-//! A token works for every process of its user namespace, with the capabilities that this process has there. So in such a pod no
-//! container may have those that reach the kernel's memory. NRI does not tell a container's capabilities, and config.json does: every
-//! container of the pod gets our hook, which refuses one that can have them, and the hook that gives a token is told whether all
-//! others were checked. What is left to be kept in mind here are the containers that were not.
+//! A token works for every process in its user namespace, with the capabilities that this process has there. So in such
+//! a pod, no container may have those that give access to kernel memory. NRI does not report a container's
+//! capabilities, but config.json does: every container of the pod gets our hook, which refuses a container that can
+//! have them, and the hook that creates a token is passed whether all others were checked. This module therefore only
+//! keeps track of the containers that were not checked.
 
 use std::collections::BTreeMap;
 
@@ -18,21 +19,22 @@ use crate::nri::api::{Container, ContainerState, PodSandbox};
 use crate::setup::hook_files::Invocation;
 use crate::sys::pid;
 
-/// For each such pod, by its id, the containers that were not checked, with their inits where these are known.
+/// For each such pod, by its id, the containers that were not checked, with their inits if known.
 #[derive(Debug, Default)]
 pub struct TokenPods(BTreeMap<String, BTreeMap<String, Option<ProcessIdentity>>>);
 
-/// What a Synchronize tells of one such pod.
+/// What a Synchronize reports about one such pod.
 #[derive(Debug, Default)]
 pub struct FoundPod {
-    /// A container that asks for a token, and started as one of a checked pod.
+    /// A container that requests a token, and was started as part of a checked pod.
     token: Option<ContainerFacts>,
-    /// Containers that were not checked, with how those that run are described. The others may still be started.
+    /// Containers that were not checked, and the descriptions of those that run. The others may still be started.
     unchecked: Vec<(String, Option<Missed>)>,
 }
 
-/// Whether a pod is one: its containers share a user namespace, and an annotation of the pod asks for a token. A pod's annotations
-/// stay what they were when it was made, so that the first container is checked for the sake of the last.
+/// Whether a pod is one of these: its containers share a user namespace, and an annotation of the pod requests a token.
+/// A pod's annotations do not change after it was created, so that already the first container is checked for the sake
+/// of the last.
 pub fn is_one(pod: &PodSandbox, container: &Container) -> bool {
     let asks_for_token = |(key, value): (&String, &String)| {
         let Some((name, rest)) = key.split_once(PREFIX) else { return false };
@@ -43,10 +45,10 @@ pub fn is_one(pod: &PodSandbox, container: &Container) -> bool {
 }
 
 impl TokenPods {
-    /// What the hook of a container that is being created is told; None where it is not to be checked.
+    /// The check of a container that is being created, for its hook; None if it is not checked.
     ///
-    /// There is no need for a check where no rule delegates to this pod at container scope. Such a container counts as one that was not
-    /// checked, since the policy may change, and so does one with a hook that is not from here.
+    /// No check is needed if no rule delegates to this pod at container scope. Such a container counts as not checked,
+    /// because the policy may change, and so does one with a hook that this plugin did not add.
     pub fn check(
         &mut self,
         pod: &PodSandbox,
@@ -64,25 +66,26 @@ impl TokenPods {
             unchecked.insert(container.id.clone(), None);
             return None;
         }
-        // Of one that has ended nothing is left, and the runtime keeps it until the kubelet removes it. What cannot be told is alive.
+        // A container that has ended does not matter, although the runtime keeps it until the kubelet removes it. One
+        // whose state cannot be determined counts as alive.
         unchecked.retain(|_, init| init.is_none_or(|init| pid::is_alive(&init).unwrap_or(true)));
         Some(if unchecked.is_empty() { PodCheck::Every } else { PodCheck::This })
     }
 
-    /// A container is no more.
+    /// Forgets a removed container.
     pub fn forget_container(&mut self, pod: &str, container: &str) {
         if let Some(unchecked) = self.0.get_mut(pod) {
             unchecked.remove(container);
         }
     }
 
-    /// A pod is no more.
+    /// Forgets a removed pod.
     pub fn forget_pod(&mut self, pod: &str) {
         self.0.remove(pod);
     }
 
-    /// Takes over what a Synchronize has told of a pod, and returns the containers that share the user namespace of a token and run
-    /// unchecked.
+    /// Records what a Synchronize reported about a pod, and returns the containers that run unchecked and share the
+    /// user namespace of a token.
     pub fn know(&mut self, id: &str, found: FoundPod) -> Vec<Missed> {
         let unchecked = self.0.entry(id.to_owned()).or_default();
         for (container, running) in &found.unchecked {
@@ -116,7 +119,7 @@ impl FoundPod {
     }
 }
 
-/// What our hook in a container's configuration was told.
+/// The check that our hook in a container's configuration was given.
 fn check_of(container: &Container, invocation: &Invocation) -> Option<PodCheck> {
     let args = &our_hook(container, invocation)?.args;
     let at = args.iter().position(|word| word == "--pod-check")?;
@@ -146,7 +149,7 @@ mod tests {
         Invocation { binary: "/usr/local/bin/bpfman-hook".into(), engines: Engines::default(), root: None }
     }
 
-    /// A pod with a user namespace and these annotations, and a container of it.
+    /// A pod with a user namespace and these annotations, and one of its containers.
     fn recorded(annotations: &[(&str, &str)]) -> (PodSandbox, Container) {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/nri/containerd-2.1.9_CreateContainer_userns.bin");
         let request = CreateContainerRequest::parse_from_bytes(&std::fs::read(path).unwrap()).unwrap();
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_one_by_its_annotations_and_its_user_namespace() {
+    fn annotations_and_user_namespace_make_a_token_pod() {
         for (key, value, expected) in [
             ("hook.bpfman.io/delegate", "maps", true),
             ("main.hook.bpfman.io/delegate-cmds", "map_create", true),
@@ -180,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn every_container_is_checked_where_one_may_get_a_token_that_stays() {
+    fn every_container_is_checked_if_one_may_get_a_token_at_container_scope() {
         let (pod, container) = recorded(&[("main.hook.bpfman.io/delegate", "maps")]);
         let (narrow, wide) = (policy(MAPS), policy(&format!("{MAPS}host-scope = true\n")));
         let mut pods = TokenPods::default();
@@ -204,11 +207,11 @@ mod tests {
         assert_eq!(pods.check(&pod, &container, Engine::Containerd, Some(&narrow), false), Some(PodCheck::Every));
         let (plain, container) = recorded(&[]);
         assert_eq!(pods.check(&plain, &container, Engine::Containerd, Some(&narrow), false), None);
-        assert_eq!(pods.0.len(), 1, "pods that ask for nothing are not kept in mind");
+        assert_eq!(pods.0.len(), 1, "pods without requests are not tracked");
     }
 
     #[test]
-    fn a_synchronize_tells_who_was_not_checked() {
+    fn a_synchronize_finds_unchecked_containers() {
         let (pod, container) = recorded(&[("main.hook.bpfman.io/delegate", "maps")]);
         use ContainerState::{CONTAINER_CREATED as CREATED, CONTAINER_RUNNING as RUNNING, CONTAINER_STOPPED as STOPPED};
         let container = |name: &str, state: ContainerState, told: Option<&str>| {
@@ -231,7 +234,7 @@ mod tests {
             (vec![main.clone()], vec![], PodCheck::Every),
             (vec![main.clone(), container("side", RUNNING, Some("this"))], vec![], PodCheck::Every),
             (vec![main.clone(), side(RUNNING)], vec!["side"], PodCheck::This),
-            // It may be started yet, and there is no process to be killed.
+            // It may still be started, and there is no process to kill.
             (vec![main.clone(), side(CREATED)], vec![], PodCheck::This),
             (vec![main.clone(), side(STOPPED)], vec![], PodCheck::Every),
             // Without a token at container scope there is nothing to protect.
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_ended_shares_nothing() {
+    fn a_container_that_has_ended_does_not_count() {
         let (pod, container) = recorded(&[("main.hook.bpfman.io/delegate", "maps")]);
         let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
         let mut side = named(&container, "side");

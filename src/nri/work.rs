@@ -1,4 +1,4 @@
-//! What is done beside the handlers, each in a run of our own program: images fetched early, the dead released.
+//! Work outside the handlers, in separate processes of our own program: prefetching images, releasing dead owners.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -13,22 +13,22 @@ use crate::model::missed::{Missed, MissedContainers, RefusedContainer};
 use crate::sys::error::SysError;
 use crate::sys::error::chain;
 
-/// Runs at a time.
+/// Maximum number of concurrent fetches.
 const FETCHES: usize = 4;
-/// Images that wait. More are left to the hooks, which fetch what they miss.
+/// Maximum number of waiting images. The hooks fetch what is dropped here.
 const WAITING: usize = 256;
-/// The first pause before an image of the pre-pull list is tried again; it doubles up to [`AGAIN_MAX`].
+/// The first pause before an image of the pre-pull list is retried; it doubles up to [`AGAIN_MAX`].
 const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(600);
-/// How often what belongs to the dead is released at least every second time; see `setup/units/gc.rs`.
+/// The interval for `gc`, which is skipped if a run began since the last time; see `setup/units/gc.rs`.
 const COLLECT_EVERY: Duration = Duration::from_secs(40);
-/// Refusals that wait to be recorded. Of more the pods' events and the journal tell.
+/// Maximum number of refusals that wait to be recorded. The others are only in the pods' events and the journal.
 const REFUSALS: usize = 1000;
 
-/// Hands containers that were started without us to a child, and waits for it.
+/// Passes containers that were started without our hook to a child, and waits for it.
 pub type DealWith = fn(&MissedContainers) -> Result<(), SysError>;
 
-/// Starts runs of our own program.
+/// Starts processes of our own program.
 #[derive(Debug, Clone)]
 pub struct ProgramRuns(Arc<RunsShared>);
 
@@ -45,9 +45,9 @@ struct Queue {
     running: BTreeSet<String>,
     waiting: VecDeque<String>,
     collecting: bool,
-    /// Asked for while a run was at work: what died meanwhile it may not have seen.
+    /// Requested during a run, which may have missed containers that died meanwhile.
     collect_again: bool,
-    /// A run was begun since [`ProgramRuns::keep_collecting`] looked last.
+    /// A run was started since the last check by [`ProgramRuns::keep_collecting`].
     collected: bool,
     /// Refusals that are not recorded yet.
     refused: Vec<RefusedContainer>,
@@ -55,7 +55,7 @@ struct Queue {
 }
 
 impl Queue {
-    /// Takes an image in; once, however many pods name it.
+    /// Queues an image, once, however many pods name it.
     fn add(&mut self, image: String) {
         if self.waiting.len() < WAITING && !self.running.contains(&image) && !self.waiting.contains(&image) {
             self.waiting.push_back(image);
@@ -73,7 +73,7 @@ impl Queue {
 }
 
 impl ProgramRuns {
-    /// `program` is ourselves; `root` is handed on.
+    /// `program` is our own binary; `root` is passed on.
     pub fn new(program: PathBuf, root: Option<PathBuf>, deal_with: DealWith) -> Self {
         Self(Arc::new(RunsShared { program, root, deal_with, queue: Mutex::default() }))
     }
@@ -82,7 +82,7 @@ impl ProgramRuns {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fetches and verifies images; returns at once. What fails is said on stderr, and tried again by the hook.
+    /// Fetches and verifies images; returns immediately. Failures are logged on stderr, and the hook retries.
     pub fn fetch(&self, images: Vec<String>) {
         images.into_iter().for_each(|image| self.queue().add(image));
         self.go_on();
@@ -99,8 +99,8 @@ impl ProgramRuns {
         }
     }
 
-    /// Fetches and verifies a list, one after another beside what pods ask for, and tries again until all of it is there; returns
-    /// at once.
+    /// Fetches and verifies a list, one image at a time, in parallel to what pods request, and retries until all images
+    /// are fetched; returns immediately.
     pub fn pre_pull(&self, images: Vec<String>) {
         let work = self.clone();
         tokio::spawn(async move {
@@ -122,7 +122,8 @@ impl ProgramRuns {
         });
     }
 
-    /// Has a container that was refused recorded; returns at once. One run at a time, with all that were refused meanwhile.
+    /// Records a refused container; returns immediately. One run at a time, with all containers that were refused
+    /// meanwhile.
     pub fn refused(&self, refused: RefusedContainer) {
         {
             let mut queue = self.queue();
@@ -145,12 +146,12 @@ impl ProgramRuns {
                     std::mem::take(&mut queue.refused)
                 };
                 let told = MissedContainers { root: work.0.root.clone(), refused, ..Default::default() };
-                work.hand_over(told, "containers were refused, and are not recorded").await;
+                work.hand_over(told, "cannot record containers that were refused").await;
             }
         });
     }
 
-    /// Hands containers to the child, and waits for it.
+    /// Passes containers to the child, and waits for it.
     async fn hand_over(&self, told: MissedContainers, otherwise: &'static str) {
         let deal_with = self.0.deal_with;
         match tokio::task::spawn_blocking(move || deal_with(&told)).await {
@@ -160,7 +161,7 @@ impl ProgramRuns {
         }
     }
 
-    /// Has containers that were started without us recorded, and then what belongs to the dead released; returns at once.
+    /// Records containers that were started without our hook, then releases dead owners; returns immediately.
     pub fn missed(&self, containers: Vec<Missed>) {
         if containers.is_empty() {
             return self.collect();
@@ -168,12 +169,12 @@ impl ProgramRuns {
         let work = self.clone();
         tokio::spawn(async move {
             let told = MissedContainers { root: work.0.root.clone(), containers, ..Default::default() };
-            work.hand_over(told, "containers run without what they asked for, and are not recorded").await;
+            work.hand_over(told, "cannot record containers that run without what they requested").await;
             work.collect();
         });
     }
 
-    /// Releases what belongs to the dead; returns at once. One run at a time, and one more for all who ask meanwhile.
+    /// Releases dead owners; returns immediately. One run at a time, and one more for all requests made meanwhile.
     pub fn collect(&self) {
         {
             let mut queue = self.queue();
@@ -197,7 +198,7 @@ impl ProgramRuns {
         });
     }
 
-    /// Releases what belongs to the dead every minute, since not every death is told: a hook that was killed, a runtime that died.
+    /// Releases dead owners every minute, because not every death is reported: a hook may be killed, a runtime may die.
     pub fn keep_collecting(&self) {
         let work = self.clone();
         tokio::spawn(async move {
@@ -210,7 +211,7 @@ impl ProgramRuns {
         });
     }
 
-    /// Runs ourselves; true where it succeeded. What goes wrong it says itself.
+    /// Runs our own program; true if it succeeded. It logs its own errors.
     async fn run(&self, args: &[&str]) -> bool {
         let mut command = Command::new(&self.0.program);
         command.stdin(Stdio::null()).stdout(Stdio::null());

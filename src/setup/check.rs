@@ -1,4 +1,4 @@
-//! `install --check`: each piece of an installation, whether it is there, in step with this version, and effective.
+//! `install --check`: checks that each piece of an installation is present, matches this version, and is effective.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -22,7 +22,7 @@ use crate::setup::units::nri;
 use crate::setup::units::service;
 use crate::sys::error::chain;
 
-/// Looks at an installation and changes nothing; `root` is `--root`.
+/// Checks an installation without changing it; `root` is `--root`.
 pub fn check(targets: &InstallTargets, root: Option<&Path>) -> Findings {
     let place = InstallRoot::of(targets, root);
     let mut engines = place.installed_for();
@@ -74,7 +74,8 @@ pub fn check(targets: &InstallTargets, root: Option<&Path>) -> Findings {
     findings
 }
 
-/// Which of our hooks an engine would run: its `hooks_dir`, the file of each name that counts, its pattern and its program.
+/// Determines which of our hooks an engine would run: its `hooks_dir`, and for each name the effective file, its
+/// pattern and its program.
 pub fn effective(engine: Engine, root: &Path) -> Findings {
     let mut findings = Findings::default();
     let name = format!("{} hooks_dir", engine.word());
@@ -83,7 +84,7 @@ pub fn effective(engine: Engine, root: &Path) -> Findings {
     let (files, hooks) = match found {
         Ok(found) => found,
         Err(err) => {
-            let remedy = format!("correct it: {} reads it as we do", engine.word());
+            let remedy = format!("correct it: {} cannot read it either", engine.word());
             findings.push(Finding::bad(name, FindingStatus::Fail, chain(&err), remedy));
             return findings;
         }
@@ -103,7 +104,8 @@ pub fn effective(engine: Engine, root: &Path) -> Findings {
         };
         if stage == HookStage::Precreate && engine != Engine::Podman {
             let remedy = format!("move it to {}", hook_files::PODMAN_HOOKS_DIR);
-            let detail = format!("{} keeps {} from starting: it does not know the stage", path.display(), engine.word());
+            let detail =
+                format!("{} prevents {} from starting, because it does not know the stage", path.display(), engine.word());
             findings.push(Finding::bad(name, FindingStatus::Fail, detail, remedy));
             continue;
         }
@@ -115,15 +117,15 @@ pub fn effective(engine: Engine, root: &Path) -> Findings {
     findings
 }
 
-/// A hook file of ours is in none of the engine's directories.
+/// The finding for a hook file that is in none of the engine's directories.
 fn not_read(name: String, engine: Engine, stage: HookStage, source: &str, again: &str) -> Finding {
     let (status, detail) = match stage {
-        // Without it nothing is granted, and createRuntime says what is missing.
-        HookStage::Precreate => (FindingStatus::Warn, "not read: policy's grant = true has no effect".to_owned()),
+        // Without it nothing is granted, and createRuntime reports what is missing.
+        HookStage::Precreate => (FindingStatus::Warn, "not read: grant = true in the policy has no effect".to_owned()),
         HookStage::CreateRuntime => {
             (FindingStatus::Fail, "not read: annotated containers start without their programs".to_owned())
         }
-        HookStage::Poststop => (FindingStatus::Fail, "not read: what containers owned is released by gc alone".to_owned()),
+        HookStage::Poststop => (FindingStatus::Fail, "not read: only gc releases what containers owned".to_owned()),
     };
     let replaced = source != "default" && source != PODMAN_DROP_IN;
     let directory = if stage == HookStage::Precreate { hook_files::PODMAN_HOOKS_DIR } else { HOOKS_DIR };
@@ -135,7 +137,7 @@ fn not_read(name: String, engine: Engine, stage: HookStage, source: &str, again:
     Finding::bad(name, status, detail, remedy)
 }
 
-/// Why a hook file does not do what ours does; None where it does.
+/// Why a hook file does not do the same as ours; None if it does.
 fn unfit(path: &Path, stage: HookStage, root: &Path) -> Option<String> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -148,26 +150,26 @@ fn unfit(path: &Path, stage: HookStage, root: &Path) -> Option<String> {
     if hook["stages"] != Value::from(vec![stage.word()]) {
         Some(format!("its stages are not {}", stage.word()))
     } else if args.get(..3) != Some(&["bpfman-hook", "hook", stage.word()]) {
-        Some("it does not run us".to_owned())
+        Some("it does not run bpfman-hook".to_owned())
     } else if patterns.as_slice() != [hook_files::PATTERN] || hook["when"].as_object().is_none_or(|when| when.len() != 1) {
-        Some("its conditions are not the one pattern on annotations".to_owned())
+        Some("its only condition must be bpfman-hook's annotation pattern".to_owned())
     } else if hook["hook"]["timeout"] != hook_files::TIMEOUT {
         Some(format!("its timeout is not {} s", hook_files::TIMEOUT))
     } else if !below(root, &program).is_file() {
-        Some(format!("its program {} does not exist, so that it is skipped without a word", program.display()))
+        Some(format!("its program {} does not exist, so the engine silently skips it", program.display()))
     } else {
         None
     }
 }
 
-/// The binary: it runs as root on every start, so nobody else may write it or a directory above it.
+/// Checks the binary: it runs as root on every start, so only root may write it or a directory above it.
 fn program(path: &Path, owner: u32, again: &str) -> Finding {
     let name = "binary";
     let Ok(meta) = fs::metadata(path) else {
         return Finding::bad(name, FindingStatus::Fail, format!("{} does not exist", path.display()), again);
     };
     if !meta.is_file() || meta.permissions().mode() & 0o111 == 0 {
-        return Finding::bad(name, FindingStatus::Fail, format!("{} is not a program", path.display()), again);
+        return Finding::bad(name, FindingStatus::Fail, format!("{} is not executable", path.display()), again);
     }
     for ancestor in path.ancestors() {
         let Ok(meta) = fs::metadata(ancestor) else { continue };
@@ -184,7 +186,7 @@ fn program(path: &Path, owner: u32, again: &str) -> Finding {
     if same {
         Finding::ok(name, path.display().to_string())
     } else {
-        Finding::bad(name, FindingStatus::Warn, format!("{} is another build than this one", path.display()), again)
+        Finding::bad(name, FindingStatus::Warn, format!("{} is a different build from this one", path.display()), again)
     }
 }
 
@@ -244,7 +246,7 @@ mod tests {
         }
 
         fn bad(&self) -> Vec<String> {
-            // Where the tests do not run as root, the binary is theirs.
+            // If the tests do not run as root, the binary belongs to the test user.
             bad(&check(&self.1, None)).into_iter().filter(|line| line != "fail binary" || self.runs_as_root()).collect()
         }
 
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_installation_is_in_order() {
+    fn a_fresh_installation_passes() {
         let here = Installed::new();
         assert_eq!(here.bad(), Vec::<String>::new());
         let empty = tempfile::tempdir().unwrap();
@@ -271,12 +273,12 @@ mod tests {
     }
 
     #[test]
-    fn units_are_looked_for_where_install_writes_them() {
+    fn units_are_checked_where_install_writes_them() {
         let root = tempfile::tempdir().unwrap();
         let own = Some(Path::new("/srv/other"));
         let mut targets = Installed::new().1;
         targets.destdir = Some(root.path().to_owned());
-        // With directories of one's own there are none.
+        // With custom directories there are none.
         assert_eq!(run(own, &InstallArgs { check: false, targets: targets.clone() }), ExitCode::SUCCESS);
         let units = |findings: &Findings| findings.0.iter().filter(|f| f.check.ends_with("unit")).count();
         assert_eq!(units(&check(&targets, own)), 0);
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn each_piece_is_missed_and_each_difference_seen() {
+    fn each_missing_or_different_piece_is_reported() {
         for (path, expected) in [
             ("/usr/local/bin/bpfman-hook", vec!["fail podman createRuntime", "fail podman poststop", "fail podman precreate"]),
             (r"/usr/local/lib/systemd/system/run-bpfman\x2dhook-fs.mount", vec!["fail mount unit"]),
@@ -329,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn another_hooks_dir_or_an_overriding_file_is_seen() {
+    fn another_hooks_dir_or_an_overriding_file_is_reported() {
         let here = Installed::new();
         let later = here.path("/etc/containers/containers.conf.d/99-other.conf");
         fs::write(&later, "[engine]\nhooks_dir = [\"/srv/hooks\"]\n").unwrap();

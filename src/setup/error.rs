@@ -1,4 +1,4 @@
-//! Why an installation stopped.
+//! Errors of `install` and `uninstall`.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,48 +10,48 @@ use crate::setup::hooks_dir::HooksDirError;
 use crate::sys::error::SysError;
 use crate::sys::mounts::MountError;
 
-/// Why an installation stopped. What was done until then stays, is harmless, and is done again by the next run.
+/// Why an installation stopped. The steps completed before stay, are harmless, and are repeated by the next run.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// A file could not be read, written or removed.
     #[error("{doing} {}", .path.display())]
     Io {
-        /// What we were doing.
+        /// The operation.
         doing: &'static str,
-        /// To which path.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
     /// A file could not be written or removed.
     #[error(transparent)]
     Sys(#[from] SysError),
-    /// podman's configuration is not what podman would read.
-    #[error("find the directories where podman looks for hooks")]
+    /// podman's configuration cannot be evaluated.
+    #[error("determine podman's hook directories")]
     HooksDir(#[from] HooksDirError),
-    /// A link leads out of the directory below which files are staged.
-    #[error("write below {}: {} leads to {}, which is outside of it; install from within that root, or make the link relative", .destdir.display(), .path.display(), .target.display())]
+    /// A link leads out of the directory in which files are staged.
+    #[error("write below {}: {} leads to {}, which is outside of it; run install inside that root, or make the link relative", .destdir.display(), .path.display(), .target.display())]
     Outside {
         /// The directory of --destdir.
         destdir: PathBuf,
-        /// What was to be written to.
+        /// The path that was to be written.
         path: PathBuf,
-        /// Where that is.
+        /// The link's target.
         target: PathBuf,
     },
     /// Our bpffs could not be mounted.
     #[error("mount the bpffs for our pins")]
     Mount(#[from] MountError),
-    /// systemd refused.
-    #[error("run {command}: it ended with {outcome}")]
+    /// A program of systemd failed.
+    #[error("run {command}: it exited with {outcome}")]
     Run {
-        /// The program and what it was asked.
+        /// The program and its arguments.
         command: String,
-        /// How it ended.
+        /// Its exit status.
         outcome: String,
     },
-    /// A policy file that was to be installed is wrong, so nothing of it is.
+    /// A policy file that was to be installed is invalid, so no policy file is installed.
     #[error("install the policy {}", .path.display())]
     Policy {
         /// The file.
@@ -60,16 +60,16 @@ pub enum InstallError {
         #[source]
         source: Box<PolicyFilesError>,
     },
-    /// A key or trusted root that was to be installed is of no use, so nothing of the policy is installed.
+    /// A key or trusted root that was to be installed cannot be used, so no policy file is installed.
     #[error("install the policy: {0}")]
     Signer(UnusableSigner),
-    /// A file of the node's administrator is where one that is handed out would go.
-    #[error("write {}: it is there already, and was not written by install; move it away, or leave it out of --registries", .0.display())]
+    /// The administrator's own file is where a file of `--registries` would be written.
+    #[error("write {}: it exists and was not written by install; move it away, or remove it from the --registries directory", .0.display())]
     Foreign(PathBuf),
-    /// containerd's part.
+    /// An error of the containerd part.
     #[error(transparent)]
     Containerd(#[from] ContainerdError),
     /// Programs are still loaded.
-    #[error("remove {}: programs are still pinned there; stop the containers, let `bpfman-hook gc` release what dead ones left, and run uninstall again", .0.display())]
+    #[error("remove {}: programs are still pinned there; stop the containers, run `bpfman-hook gc` to release those of dead containers, then run uninstall again", .0.display())]
     InUse(PathBuf),
 }

@@ -1,6 +1,7 @@
-//! The files that `install` writes, as text: one OCI hook file per stage, podman's drop-in, the mount unit, tmpfiles.d.
+//! The texts of the files that `install` writes: one OCI hook file per stage, podman's drop-in, the mount unit,
+//! tmpfiles.d.
 //!
-//! They are made here and nowhere else. `hooks.d/` and `packaging/` hold the same texts for distributions, and
+//! This module is their only source. `hooks.d/` and `packaging/` contain the same texts for distributions, and
 //! `tests/layering.rs` compares them.
 
 use std::collections::BTreeSet;
@@ -13,21 +14,21 @@ use crate::cli::HookStage;
 use crate::model::policy::Engine;
 use crate::paths::Paths;
 
-/// The one pattern on annotations: our keys and what looks like one (`model::annotations::resembles_ours`), so that a misspelt key is
-/// refused and not ignored. One, because the patterns of a hook file are ANDed: with two, a container with one kind of key would
-/// start without us.
+/// The only annotation pattern: it matches our keys and keys that resemble them (`model::annotations::resembles_ours`),
+/// so that a misspelt key is refused and not ignored. There is only one, because the patterns of a hook file are ANDed:
+/// with two, a container with only one kind of key would start without the hook.
 pub const PATTERN: &str = r"(^|[^A-Za-z0-9])[Hh][Oo][Oo][Kk][Ss]?[^A-Za-z0-9/]*[Bb][Pp][Ff][Mm][Aa][Nn]";
 
-/// Seconds after which a runtime kills the hook. Our own deadline is shorter, so that we undo ourselves.
+/// Seconds after which a runtime kills the hook. The hook's own deadline is shorter, so that it can undo its changes.
 pub const TIMEOUT: u64 = 30;
 
 /// Where podman and CRI-O look for hook files by default.
 pub const HOOKS_DIR: &str = "/usr/share/containers/oci/hooks.d";
 
-/// Where the precreate hook lies: in no other engine's directories, since an engine that does not know a stage fails to start.
+/// Directory of the precreate hook. No other engine reads it: an engine that does not know a stage fails to start.
 pub const PODMAN_HOOKS_DIR: &str = "/usr/share/bpfman-hook/podman-hooks.d";
 
-/// podman's drop-in. containers.conf.d is read after containers.conf, in the order of names.
+/// podman's drop-in. containers.conf.d is read after containers.conf, in the order of the file names.
 pub const PODMAN_DROP_IN: &str = "/etc/containers/containers.conf.d/50-bpfman-hook.conf";
 
 /// The mount unit's name: the escaped mount point.
@@ -38,7 +39,7 @@ pub fn file_name(stage: HookStage) -> String {
     format!("50-bpfman-hook-{}.json", stage.word())
 }
 
-/// Where a stage's hook file lies.
+/// The path of a stage's hook file.
 pub fn path(stage: HookStage) -> PathBuf {
     let directory = match stage {
         HookStage::Precreate => PODMAN_HOOKS_DIR,
@@ -47,7 +48,8 @@ pub fn path(stage: HookStage) -> PathBuf {
     Path::new(directory).join(file_name(stage))
 }
 
-/// The engines that read a hook file: one is told to the hook as `--engine`; with two, the bundle's place tells.
+/// The engines that read a hook file. A single engine is passed to the hook as `--engine`; with two, the hook derives
+/// it from the bundle's path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Engines(pub BTreeSet<Engine>);
 
@@ -71,14 +73,14 @@ impl Engines {
     }
 }
 
-/// How hook files call the program.
+/// How hook files call the binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
-    /// The installed program.
+    /// The installed binary.
     pub binary: PathBuf,
-    /// Who reads the files.
+    /// The engines that read the files.
     pub engines: Engines,
-    /// `--root`, where our directories lie elsewhere.
+    /// `--root`, if our directories are elsewhere.
     pub root: Option<PathBuf>,
 }
 
@@ -91,7 +93,7 @@ impl Invocation {
 
 /// A stage's hook file, schema 1.0.0 (oci-hooks(5)).
 pub fn hook(stage: HookStage, invocation: &Invocation) -> String {
-    // precreate is podman's alone, whoever else reads the others.
+    // precreate is only for podman, whichever engines read the other files.
     let engine = if stage == HookStage::Precreate { Some(Engine::Podman) } else { invocation.engines.single() };
     let root = invocation.root.as_ref().map(|root| root.to_string_lossy());
     let mut args = vec!["bpfman-hook", "hook", stage.word()];
@@ -112,14 +114,14 @@ fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// podman's drop-in: its `hooks_dir` replaces what was set before it, so it repeats that.
+/// podman's drop-in. Its `hooks_dir` replaces the previous setting, so it repeats that.
 pub fn drop_in(before: &[PathBuf]) -> String {
     let mut text = "# Written by `bpfman-hook install --podman`. A later file that sets hooks_dir replaces this list.\n[engine]\nhooks_dir = [\n"
         .to_owned();
     let ours = Path::new(PODMAN_HOOKS_DIR);
-    // A JSON string is a basic string of TOML.
+    // A JSON string is a valid TOML basic string.
     for directory in before.iter().map(PathBuf::as_path).filter(|directory| *directory != ours).chain([ours]) {
-        writeln!(text, "  {},", quoted(&directory.to_string_lossy())).expect("a String takes all");
+        writeln!(text, "  {},", quoted(&directory.to_string_lossy())).expect("writing to a String succeeds");
     }
     text.push_str("]\n");
     text
@@ -128,8 +130,8 @@ pub fn drop_in(before: &[PathBuf]) -> String {
 /// The mount unit of our bpffs.
 pub fn mount_unit() -> String {
     "\
-# The pins of bpfman-hook. Mounted before any engine starts: podman with a user namespace runs hooks in a private mount
-# namespace, where a mount made by the hook would vanish with the runtime.
+# The bpffs for bpfman-hook's pins. It is mounted before any engine starts, because podman with a user namespace runs hooks in
+# a private mount namespace, where a mount made by the hook would vanish with the runtime.
 [Unit]
 Description=BPF file system of bpfman-hook
 DefaultDependencies=no
@@ -150,7 +152,7 @@ WantedBy=local-fs.target
     .to_owned()
 }
 
-/// tmpfiles.d: the directories of one boot and the cache.
+/// tmpfiles.d: the directories of one boot, and the cache.
 pub fn tmpfiles() -> String {
     "\
 # tmpfiles.d(5): directories of bpfman-hook
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_file_says_for_whom_it_is_written() {
+    fn a_hook_file_names_its_engine() {
         let binary = Path::new("/usr/local/bin/bpfman-hook");
         for list in [&[Engine::Podman][..], &[Engine::CriO], &[Engine::Podman, Engine::CriO]] {
             for stage in [HookStage::CreateRuntime, HookStage::Poststop] {
@@ -183,7 +185,7 @@ mod tests {
                 assert_eq!(json["hook"]["timeout"], TIMEOUT);
                 assert_eq!(json["stages"], serde_json::json!([stage.word()]));
                 assert_eq!(json["when"], serde_json::json!({ "annotations": { PATTERN: ".*" } }));
-                // What the file says is what the fast path reads.
+                // The fast path reads the engine from the file.
                 let args: Vec<_> =
                     json["hook"]["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap().to_owned()).collect();
                 let parsed = crate::cli::hook_fast_path(&args[1..]).unwrap();

@@ -1,8 +1,8 @@
-//! Which hook files an engine reads: its configuration files, its directories, and what overrides what.
+//! Which hook files an engine reads: its configuration files, its directories, and which file overrides which.
 //!
-//! Tried with podman 4.3.1: `hooks_dir` of a later file replaces that of an earlier one, containers.conf.d comes after
-//! containers.conf, a directory that does not exist is no error, a file whose stage it does not know keeps every container
-//! from starting, a file whose program does not exist is skipped without a word.
+//! Verified with podman 4.3.1: `hooks_dir` of a later file replaces that of an earlier one, containers.conf.d is read
+//! after containers.conf, a directory that does not exist is not an error, a file with an unknown stage prevents every
+//! container from starting, and a file whose program does not exist is silently skipped.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,16 +14,16 @@ use toml::{Table, Value};
 use crate::model::policy::Engine;
 use crate::setup::hook_files::HOOKS_DIR;
 
-/// The directories of one engine, later ones override earlier ones by file name.
+/// The directories of one engine; a file in a later directory overrides one of the same name in an earlier directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HooksDir {
     /// In the order in which they are read.
     pub directories: Vec<PathBuf>,
-    /// The configuration file that said so; None for the engine's default.
+    /// The configuration file that set them; None for the engine's default.
     pub source: Option<PathBuf>,
 }
 
-/// Why it is not known which directories an engine reads.
+/// Why the directories of an engine cannot be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum HooksDirError {
     /// A file or directory cannot be read.
@@ -31,7 +31,7 @@ pub enum HooksDirError {
     Read {
         /// The path.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -45,7 +45,7 @@ pub enum HooksDirError {
     },
 }
 
-/// The configuration files of an engine, in the order in which they are read, and the tables that `hooks_dir` is in.
+/// The configuration files of an engine, in the order in which they are read, and the tables that contain `hooks_dir`.
 fn configuration(engine: Engine) -> (&'static [&'static str], &'static str, &'static [&'static str]) {
     match engine {
         Engine::CriO => (&["/etc/crio/crio.conf"], "/etc/crio/crio.conf.d", &["crio", "runtime"]),
@@ -58,7 +58,7 @@ fn configuration(engine: Engine) -> (&'static [&'static str], &'static str, &'st
 }
 
 impl HooksDir {
-    /// As podman (or CRI-O) run by root would have it, with every path below `root`; leaving out the files in `except`.
+    /// The directories of the engine when run by root, with every path below `root`; the files in `except` are ignored.
     pub fn of(engine: Engine, root: &Path, except: &[&Path]) -> Result<Self, HooksDirError> {
         let (files, drop_ins, tables) = configuration(engine);
         let mut paths: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
@@ -95,7 +95,7 @@ impl HooksDir {
                 Value::String(directory) => directories.push(PathBuf::from(directory)),
                 // podman 5: `hooks_dir = ["/a", {append = true}]`.
                 Value::Table(attributes) => append = attributes.get("append").and_then(Value::as_bool).unwrap_or(append),
-                _ => return Err(bad("an entry is not a directory".to_owned())),
+                _ => return Err(bad("an entry is not a path".to_owned())),
             }
         }
         if append {
@@ -107,7 +107,7 @@ impl HooksDir {
         Ok(())
     }
 
-    /// The hook files that count, by file name: of two with one name, the later directory's.
+    /// The effective hook files, by file name: of two with the same name, that in the later directory.
     pub fn files(&self, root: &Path) -> Result<BTreeMap<String, PathBuf>, HooksDirError> {
         let mut files = BTreeMap::new();
         for directory in &self.directories {
@@ -126,7 +126,7 @@ pub fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// The names in a directory, sorted; none where there is no directory.
+/// The names in a directory, sorted; none if the directory does not exist.
 fn names(directory: &Path) -> Result<Vec<String>, HooksDirError> {
     let read = |source| HooksDirError::Read { path: directory.to_owned(), source };
     let entries = match fs::read_dir(directory) {
@@ -182,7 +182,7 @@ mod tests {
             write(root, "/etc/containers/containers.conf.d/90-bad.conf", bad);
             assert!(matches!(HooksDir::of(Engine::Podman, root, &[]), Err(HooksDirError::Config { .. })), "{bad}");
         }
-        // CRI-O has files of its own.
+        // CRI-O has its own configuration files.
         let crio = |root| HooksDir::of(Engine::CriO, root, &[]).unwrap().directories;
         assert_eq!(crio(root), [PathBuf::from(HOOKS_DIR)]);
         write(root, "/etc/crio/crio.conf.d/10-x.conf", "[crio.runtime]\nhooks_dir = [\"/c\"]\n");

@@ -1,7 +1,8 @@
-//! `install` and `uninstall`: the binary first and the hook files last, each by rename, and the other way round.
+//! `install` and `uninstall`: install writes the binary first and the hook files last, each by rename; uninstall
+//! removes them in the reverse order.
 //!
-//! A hook file whose binary is missing is skipped without a word, so that a container would start without what it asked
-//! for; therefore no hook file is there before everything that it needs, and none after.
+//! An engine silently skips a hook file whose binary is missing, so that a container would start without what it
+//! requested. Therefore a hook file exists only while everything that it needs exists.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +24,8 @@ use crate::setup::units::{gc, metrics, nri, service};
 use crate::setup::{policy_dir, registries_dir};
 use crate::sys::error::chain;
 
-/// `install`: does it or checks it, and says what was done. Exit status 1 where something is missing or went wrong.
+/// `install`: performs or checks the installation, and prints the steps. Exit status 1 if something is missing or
+/// failed.
 pub fn run(root: Option<&Path>, args: &InstallArgs) -> ExitCode {
     if !args.check {
         return report(&args.targets, root, install);
@@ -36,7 +38,7 @@ pub fn run(root: Option<&Path>, args: &InstallArgs) -> ExitCode {
     if findings.failed() { ExitCode::FAILURE } else { printed }
 }
 
-/// `uninstall`: does it and says what was done.
+/// `uninstall`: removes the installation and prints the steps.
 pub fn undo(root: Option<&Path>, args: &UninstallArgs) -> ExitCode {
     report(&args.targets, root, uninstall)
 }
@@ -59,7 +61,7 @@ fn report(
     }
 }
 
-/// Installs for the engines asked for, and for those that it is installed for already.
+/// Installs for the requested engines, and for those for which it is already installed.
 fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let mut engines = place.installed_for();
     engines.0.extend(asked(targets));
@@ -85,7 +87,8 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
         registries_dir::install(directory, place, work)?;
     }
     if !engines.0.is_empty() {
-        // poststop before createRuntime: a container that starts in between is released, one without programs costs nothing.
+        // poststop before createRuntime: a container that starts in between is released, and poststop costs nothing for
+        // one without programs.
         for stage in [HookStage::Poststop, HookStage::CreateRuntime] {
             work.write(&hook_files::path(stage), hook_files::hook(stage, &invocation).as_bytes(), 0o644)?;
         }
@@ -114,9 +117,9 @@ fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'
     Ok(())
 }
 
-/// Removes the installation for the engines asked for, or all of it where none is named.
+/// Removes the installation for the requested engines, or all of it if none is named.
 ///
-/// The binary stays, with an error, as long as programs of running containers are pinned: their poststop still needs it.
+/// The binary stays, with an error, while programs of running containers are pinned: their poststop still needs it.
 fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let (containerd, service) = (targets.containerd.containerd, targets.service.service);
     let (nri, metrics) = (targets.nri.nri, targets.metrics.metrics);
@@ -125,7 +128,7 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
     left.0.retain(|engine| !all && !asked(targets).contains(engine));
     let mut still_read = false;
     if all || nri {
-        // Before the hooks' program: the plugin puts it into containers.
+        // Before the hooks' binary: the plugin adds it to containers.
         nri::uninstall(place, work)?;
     }
     if all || containerd {
@@ -146,7 +149,7 @@ fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer
         work.remove(Path::new(PODMAN_DROP_IN))?;
         work.remove(&hook_files::path(HookStage::Precreate))?;
         work.remove_directory(Path::new(PODMAN_HOOKS_DIR));
-        work.remove_directory(Path::new(PODMAN_HOOKS_DIR).parent().expect("it is an absolute path of several parts"));
+        work.remove_directory(Path::new(PODMAN_HOOKS_DIR).parent().expect("it is an absolute path with several components"));
     }
     for stage in [HookStage::CreateRuntime, HookStage::Poststop] {
         let path = hook_files::path(stage);

@@ -1,4 +1,4 @@
-//! Where an installation lies, and for which engines.
+//! Where an installation is located, and for which engines it is.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use crate::model::policy::Engine;
 use crate::setup::hook_files::{self, Engines, Invocation, MOUNT_UNIT};
 use crate::setup::hooks_dir::below;
 
-/// Where an installation lies: what hook files say and, with `--destdir`, where the files are staged.
+/// Where an installation is located: the paths in hook files and, with `--destdir`, where the files are staged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstallRoot {
     destdir: PathBuf,
@@ -19,7 +19,7 @@ pub struct InstallRoot {
 }
 
 impl InstallRoot {
-    /// As the arguments say; `root` is `--root`.
+    /// From the arguments; `root` is `--root`.
     pub fn of(targets: &InstallTargets, root: Option<&Path>) -> Self {
         Self {
             destdir: targets.destdir.clone().unwrap_or_else(|| "/".into()),
@@ -29,12 +29,12 @@ impl InstallRoot {
         }
     }
 
-    /// The usual place of the host whose root directory is `root`.
+    /// The default locations of the host whose root directory is `root`.
     pub fn at(root: &Path) -> Self {
         Self { destdir: root.to_owned(), prefix: "/usr/local".into(), staged: true, root: None }
     }
 
-    /// The directory that `bin`, `lib` and `share` are in.
+    /// The directory that contains `bin`, `lib` and `share`.
     pub fn prefix(&self) -> &Path {
         &self.prefix
     }
@@ -44,7 +44,7 @@ impl InstallRoot {
         self.prefix.join("bin/bpfman-hook")
     }
 
-    /// Where a path lies while it is staged.
+    /// The path under which a file is staged.
     pub fn staged(&self, path: &Path) -> PathBuf {
         below(&self.destdir, path)
     }
@@ -54,44 +54,44 @@ impl InstallRoot {
         self.prefix.join("lib/systemd/system").join(MOUNT_UNIT)
     }
 
-    /// The directories that systemd-tmpfiles makes at boot.
+    /// The directories that systemd-tmpfiles creates at boot.
     pub fn tmpfiles(&self) -> PathBuf {
         self.prefix.join("lib/tmpfiles.d/bpfman-hook.conf")
     }
 
-    /// How hook files for these engines call the program.
+    /// How hook files for these engines call the binary.
     pub fn invocation(&self, engines: &Engines) -> Invocation {
         Invocation { binary: self.binary(), engines: engines.clone(), root: self.root.clone() }
     }
 
-    /// True where our directories are the usual ones, for which systemd has units.
+    /// True if our directories are the default ones, for which there are systemd units.
     pub fn has_units(&self) -> bool {
         self.root.is_none()
     }
 
-    /// True where files are only staged: nothing is mounted, and no unit started.
+    /// True if files are only staged: nothing is mounted, and no unit is started.
     pub fn is_staged(&self) -> bool {
         self.staged
     }
 
-    /// The root directory below which engines' configuration is read.
+    /// The root directory below which the engines' configuration is read.
     pub fn root(&self) -> &Path {
         &self.destdir
     }
 
-    /// `--root`: what the hook has to be told.
+    /// The value of `--root` for the hook's arguments.
     pub fn own_root(&self) -> Option<&Path> {
         self.root.as_deref()
     }
 
-    /// The engines that the installed hook file is for; none where there is none.
+    /// The engines for which the hook file is installed; empty if there is none.
     pub fn installed_for(&self) -> Engines {
         let path = self.staged(&hook_files::path(HookStage::CreateRuntime));
         Engines::of_file(&fs::read_to_string(path).unwrap_or_default())
     }
 }
 
-/// The engines of `--podman` and `--crio`, which read hook files; podman where no engine is named.
+/// The engines of `--podman` and `--crio`, which read hook files; podman if no engine is named.
 pub fn asked(targets: &InstallTargets) -> BTreeSet<Engine> {
     let mut asked = BTreeSet::new();
     if targets.podman || !(targets.crio || targets.names_more()) {

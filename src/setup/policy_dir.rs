@@ -1,7 +1,8 @@
-//! `install --policy DIR`: policy, keys and trust roots that are handed out with the program, as a ConfigMap is.
+//! `install --policy DIR`: policy files, keys and trusted roots that are distributed with the program, for example as a
+//! ConfigMap.
 //!
-//! They get names of their own, so that what the node's administrator wrote stays, and what DIR no longer has goes. Nothing is
-//! written unless all of it parses: a policy that does not would refuse every request of the node.
+//! Policy files get a prefix, so that the administrator's own files stay, and files that DIR no longer has are removed.
+//! Nothing is written unless all of it parses: an invalid policy would refuse every request on the node.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,12 +15,12 @@ use crate::setup::error::InstallError;
 use crate::setup::place::InstallRoot;
 use crate::setup::steps::Installer;
 
-/// What begins the name of each file that came from DIR.
+/// Prefix of the names of policy files from DIR.
 const PREFIX: &str = "60-installed-";
-/// The most that one file may hold: 1 MiB, as much as a ConfigMap.
+/// Maximum size of a file: 1 MiB, the limit of a ConfigMap.
 const MAX: u64 = 1 << 20;
 
-/// Installs `directory`'s files: `*.toml` are policy, `*.pub` keys, `*.json` trust roots.
+/// Installs the files of `directory`: `*.toml` are policy files, `*.pub` keys, `*.json` trusted roots.
 pub(crate) fn install(directory: &Path, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let files = read(directory, &[".toml", ".pub", ".json"])?;
     for (name, _) in files.iter().filter(|(name, _)| name.ends_with(".toml")) {
@@ -45,7 +46,7 @@ pub(crate) fn install(directory: &Path, place: &InstallRoot, work: &mut Installe
             Some((_, "pub")) => paths.etc.join("keys"),
             _ => paths.etc.clone(),
         };
-        // A rule names keys and trust roots by path, so these keep their names.
+        // A rule names keys and trusted roots by path, so these keep their names.
         let file = if name.ends_with(".toml") { format!("{PREFIX}{name}") } else { name };
         wanted.insert(to.join(file), bytes);
     }
@@ -63,7 +64,7 @@ pub(crate) fn install(directory: &Path, place: &InstallRoot, work: &mut Installe
     Ok(())
 }
 
-/// Removes the policy files that came from a directory. Keys stay: what verified once harms nobody.
+/// Removes the policy files that came from a directory. Keys stay, because an unused key has no effect.
 pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let paths = place.own_root().map_or_else(Paths::system, Paths::below);
     for path in installed(&place.staged(&paths.policy_directory())) {
@@ -80,7 +81,8 @@ fn installed(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The files whose names end in one of `ends`, by name. A mounted ConfigMap's are links beside a directory whose name begins with two dots.
+/// The files whose names end in one of `ends`, by name. The files of a mounted ConfigMap are links, next to a directory
+/// whose name begins with two dots.
 pub(crate) fn read(directory: &Path, ends: &[&str]) -> Result<BTreeMap<String, Vec<u8>>, InstallError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -110,7 +112,7 @@ mod tests {
     use crate::cli::InstallTargets;
 
     #[test]
-    fn what_is_handed_out_is_replaced_and_what_others_wrote_stays() {
+    fn installed_files_are_replaced_and_other_files_stay() {
         let root = tempfile::tempdir().unwrap();
         let (given, host) = (root.path().join("given"), root.path().join("host"));
         let etc = host.join("etc/bpfman-hook");

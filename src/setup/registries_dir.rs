@@ -1,7 +1,8 @@
-//! `install --registries DIR`: how a node reaches registries, handed out with the program, as a Secret and a ConfigMap are.
+//! `install --registries DIR`: a node's registry configuration, distributed with the program, for example as a Secret
+//! and a ConfigMap.
 //!
-//! The files have the names that a hook reads, so a list beside them says which ones came from DIR: a file that the node's administrator
-//! wrote is never replaced, and what DIR no longer has goes.
+//! The files have the names that a hook reads, so a list next to them records which ones came from DIR: a file of the
+//! administrator is never replaced, and files that DIR no longer has are removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,12 +16,12 @@ use crate::setup::place::InstallRoot;
 use crate::setup::policy_dir::read;
 use crate::setup::steps::Installer;
 
-/// The list of files that came from DIR, one in each line.
+/// The list of files that came from DIR, one per line.
 const LIST: &str = "installed-registries";
-/// What is taken: the registries file, credentials, authorities, client certificates and their keys.
+/// The accepted files: the registries file, credentials, certificate authorities, client certificates and their keys.
 const ENDS: [&str; 6] = ["registries.toml", "auth.json", ".pem", ".crt", ".cert", ".key"];
 
-/// Installs `directory`'s files. Nothing is written unless `registries.toml` parses.
+/// Installs the files of `directory`. Nothing is written unless `registries.toml` parses.
 pub(crate) fn install(directory: &Path, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let etc = etc(place);
     let given = read(directory, &ENDS)?;
@@ -32,13 +33,13 @@ pub(crate) fn install(directory: &Path, place: &InstallRoot, work: &mut Installe
             return Err(InstallError::Foreign(target));
         }
     }
-    // The list first: a file that is listed and not there is no harm.
+    // The list first: a listed file that does not exist does no harm.
     let names: BTreeSet<&String> = given.keys().chain(&before).collect();
     if !names.is_empty() {
         let text: String = names.iter().map(|name| format!("{name}\n")).collect();
         work.write(&etc.join(LIST), text.as_bytes(), 0o644)?;
     }
-    // The files that registries.toml names, and then registries.toml.
+    // The files that registries.toml names, then registries.toml.
     let (main, others): (Vec<_>, Vec<_>) = given.iter().partition(|(name, _)| *name == "registries.toml");
     for (name, bytes) in others.into_iter().chain(main) {
         work.write(&etc.join(name), bytes, mode(name))?;
@@ -46,7 +47,7 @@ pub(crate) fn install(directory: &Path, place: &InstallRoot, work: &mut Installe
     for name in before.iter().filter(|name| !given.contains_key(*name)) {
         work.remove(&etc.join(name))?;
     }
-    // A file that is there no more is not ours either, if the administrator writes it.
+    // A removed file leaves the list, so that the administrator can create a file of that name.
     match (given.is_empty(), before.is_empty()) {
         (true, true) => {}
         (true, false) => work.remove(&etc.join(LIST))?,
@@ -71,7 +72,7 @@ pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result
     Ok(())
 }
 
-/// A hook refuses every request while the registries file does not parse.
+/// Checks registries.toml: a hook refuses every request while it does not parse.
 fn check(directory: &Path, given: &BTreeMap<String, Vec<u8>>) -> Result<(), InstallError> {
     let Some(bytes) = given.get("registries.toml") else { return Ok(()) };
     let failed = |why: String| InstallError::Io {
@@ -83,7 +84,7 @@ fn check(directory: &Path, given: &BTreeMap<String, Vec<u8>>) -> Result<(), Inst
     RegistryConfig::parse(text).map(|_| ()).map_err(|error| failed(crate::sys::error::chain(&error)))
 }
 
-/// What holds a secret is root's alone; so is the registries file, which may hold a proxy's password.
+/// Files with secrets are readable only by root; so is the registries file, which may contain a proxy's password.
 fn mode(name: &str) -> u32 {
     let secret = name == "auth.json" || name == "registries.toml" || name.ends_with(".key");
     if secret { 0o600 } else { 0o644 }
@@ -93,7 +94,7 @@ fn etc(place: &InstallRoot) -> PathBuf {
     place.own_root().map_or_else(Paths::system, Paths::below).etc
 }
 
-/// The names of the list. One with a slash is not ours.
+/// The names in the list. A name with a slash is ignored.
 fn listed(place: &InstallRoot) -> BTreeSet<String> {
     let text = fs::read_to_string(place.staged(&etc(place).join(LIST))).unwrap_or_default();
     text.lines().filter(|name| !name.is_empty() && !name.contains('/')).map(str::to_owned).collect()
@@ -105,7 +106,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
-    fn what_is_handed_out_is_replaced_and_what_others_wrote_is_refused() {
+    fn installed_files_are_replaced_and_other_files_are_refused() {
         let root = tempfile::tempdir().unwrap();
         let (given, host) = (root.path().join("given"), root.path().join("host"));
         let etc = host.join("etc/bpfman-hook");

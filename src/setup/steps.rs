@@ -1,4 +1,4 @@
-//! The steps of `install` and `uninstall`: done, or only said with `--dry-run`.
+//! The steps of `install` and `uninstall`: performed, or only printed with `--dry-run`.
 
 use std::fmt;
 use std::fs;
@@ -14,14 +14,14 @@ use crate::setup::hook_files::MOUNT_UNIT;
 use crate::setup::place::InstallRoot;
 use crate::sys::{fsutil, mounts};
 
-/// One step, done or only planned.
+/// One step, performed or planned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InstallStep {
-    /// `write`, `remove`, `make`, `mount`, `unmount`, `run`; `advise` for what is left to the administrator.
+    /// `write`, `remove`, `make`, `mount`, `unmount`, `run`, `restart`; `advise` for what is left to the administrator.
     pub action: &'static str,
-    /// On what.
+    /// The object of the action.
     pub object: String,
-    /// False where it was so already.
+    /// False if the object was already in this state.
     pub changed: bool,
 }
 
@@ -40,17 +40,17 @@ impl InstallSteps {
 impl fmt::Display for InstallSteps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for InstallStep { action, object, changed } in &self.0 {
-            writeln!(f, "{action:<8} {object}{}", if *changed { "" } else { " (as it was)" })?;
+            writeln!(f, "{action:<8} {object}{}", if *changed { "" } else { " (unchanged)" })?;
         }
         Ok(())
     }
 }
 
-/// The steps so far, and whether they are done or only said.
+/// The steps so far, and whether they are performed or only printed.
 pub(crate) struct Installer<'a> {
     place: &'a InstallRoot,
     pub dry_run: bool,
-    /// What was done so far.
+    /// The steps so far.
     pub steps: InstallSteps,
 }
 
@@ -63,8 +63,8 @@ impl<'a> Installer<'a> {
         self.steps.0.push(InstallStep { action, object: object.into(), changed });
     }
 
-    /// The place of a path. Below `--destdir` an absolute link, as a host has them that is mounted into a container, would lead into the
-    /// wrong root: the host would be without the file, and nobody told.
+    /// The staged path of a file. Below `--destdir`, an absolute link, as on a host that is mounted into a container,
+    /// would lead into the wrong root: the host would silently lack the file.
     fn target(&self, path: &Path) -> Result<PathBuf, InstallError> {
         let (target, destdir) = (self.place.staged(path), self.place.root());
         let Ok(inside) = destdir.canonicalize() else { return Ok(target) };
@@ -82,7 +82,7 @@ impl<'a> Installer<'a> {
         let same = fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o7777 == mode)
             && fs::read(&target).is_ok_and(|present| present == bytes);
         if !same && !self.dry_run {
-            let parent = target.parent().expect("every path of ours has a directory");
+            let parent = target.parent().expect("every installed path has a directory");
             make_directories(parent)?;
             fsutil::write_atomically(&target, bytes, mode)?;
         }
@@ -97,7 +97,7 @@ impl<'a> Installer<'a> {
         Ok(())
     }
 
-    /// Removes a directory of ours. One that somebody else uses stays: an empty directory harms nobody.
+    /// Removes a directory of ours, unless it is not empty: an empty directory that stays does no harm.
     pub fn remove_directory(&mut self, path: &Path) {
         let target = self.place.staged(path);
         if !self.dry_run && fs::remove_dir(&target).is_ok() {
@@ -105,7 +105,7 @@ impl<'a> Installer<'a> {
         }
     }
 
-    /// Mounts our bpffs: by its unit where systemd runs, else right away.
+    /// Mounts our bpffs: by its unit if systemd runs, otherwise directly.
     pub fn mount(&mut self) -> Result<(), InstallError> {
         if self.place.is_staged() {
             return Ok(());
@@ -124,7 +124,7 @@ impl<'a> Installer<'a> {
 
     pub fn unmount(&mut self) -> Result<(), InstallError> {
         if self.place.is_staged() {
-            // A node's root that is mounted into a container has its bpffs too.
+            // A node's root that is mounted into a container includes the node's bpffs.
             let fs_root = self.place.staged(&self.fs_root());
             return if has_owners(&fs_root) { Err(InstallError::InUse(fs_root)) } else { Ok(()) };
         }
@@ -145,7 +145,7 @@ impl<'a> Installer<'a> {
         self.place.own_root().map_or_else(Paths::system, Paths::below).bpffs()
     }
 
-    /// True where systemd is pid 1 (sd_booted(3)) and the unit's mount point is ours.
+    /// True if systemd is pid 1 (sd_booted(3)) and the unit's mount point is ours.
     pub fn by_systemd(&self) -> bool {
         self.place.has_units() && Path::new("/run/systemd/system").is_dir()
     }
@@ -154,7 +154,7 @@ impl<'a> Installer<'a> {
         self.run("systemctl", arguments)
     }
 
-    /// Runs a program of systemd's.
+    /// Runs a program of systemd.
     pub fn run(&mut self, program: &str, arguments: &[&str]) -> Result<(), InstallError> {
         let shown = format!("{program} {}", arguments.join(" "));
         if !self.dry_run {
@@ -174,16 +174,16 @@ impl<'a> Installer<'a> {
     }
 }
 
-/// True where an owner has a directory. The files `maps.debug` and `progs.debug` are the kernel's (CONFIG_BPF_PRELOAD).
+/// True if an owner has a directory. The kernel creates the files `maps.debug` and `progs.debug` (CONFIG_BPF_PRELOAD).
 pub(super) fn has_owners(fs_root: &Path) -> bool {
     let Ok(mut entries) = fs::read_dir(fs_root) else { return false };
     entries.any(|entry| entry.is_ok_and(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())))
 }
 
-/// `mkdir -p` with the mode that hook directories need, whatever the umask takes away from it later.
+/// `mkdir -p` with the mode that hook directories need, whatever the umask.
 fn make_directories(path: &Path) -> Result<(), InstallError> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|source| InstallError::Io {
-        doing: "make the directory",
+        doing: "create the directory",
         path: path.to_owned(),
         source,
     })

@@ -67,7 +67,7 @@ fn a_missed_container_is_killed_where_policy_says_so(node: &mut Node) {
         let status = pod.status(&missed);
         (status.state == EXITED).then(|| assert_eq!(status.exit_code, 137))
     });
-    wait_for_failure(node, &missed, "killed, as policy says");
+    wait_for_failure(node, &missed, "killed, as the policy demands");
     assert_ne!(plain.status(&other).state, EXITED, "it asked for nothing");
     // As the kubelet does it.
     let again = pod.add(&ContainerSpec::new("main").attempt(1)).unwrap();

@@ -102,7 +102,7 @@ fn what_was_not_checked_is_recorded_and_killed_where_policy_says_so(node: &mut N
         let status = web.status(&missed);
         (status.state == EXITED).then(|| assert_eq!(status.exit_code, 137))
     });
-    wait_for_failure(node, &missed, "killed, as policy says");
+    wait_for_failure(node, &missed, "killed, as the policy demands");
     assert_eq!(failures(node, &main).len(), 0);
     // As the kubelet starts them again, while the runtime still knows the one that was killed.
     web.take(&main).unwrap();

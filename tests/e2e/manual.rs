@@ -54,7 +54,7 @@ fn a_program_goes_through_every_command() {
     refused(&lab, &[&["attach", &other], &there[..]].concat(), 1, "which is application shop's");
 
     lab.ours(&["detach", &link]);
-    refused(&lab, &["detach", &link], 1, "no link of ours");
+    refused(&lab, &["detach", &link], 1, "bpfman-hook has no link");
     lab.ours(&["detach", "--ignore-missing", &link]);
     assert!(listed(&["--attached"]).is_empty());
 
@@ -63,7 +63,7 @@ fn a_program_goes_through_every_command() {
     lab.ours(&["unload", "--application", "shop"]);
     assert_eq!(listed(&[]), [other.clone()]);
     refused(&lab, &["unload", "--application", "shop"], 1, "it has no programs");
-    refused(&lab, &["unload", &program], 1, "no program of ours");
+    refused(&lab, &["unload", &program], 1, "bpfman-hook has no program");
     lab.ours(&["unload", "--ignore-missing", &program, &other]);
     drop(netns);
     lab.residue();
@@ -121,7 +121,7 @@ fn maps_are_shared_and_live_as_long_as_one_of_their_programs() {
     };
     refused("wide", "xdp:count_wide", &third, "value size 16, and the one that is there has 8");
     refused("tcx", "tcx:ingress", &third, "it has no map \"traffic\"");
-    refused("counter", "xdp:count", &first, "no program of ours");
+    refused("counter", "xdp:count", &first, "bpfman-hook has no program");
     lab.ours(&["unload", &second, &third]);
     drop(netns);
     lab.residue();
@@ -265,7 +265,7 @@ fn what_is_wrong_is_said() {
     file(&path, "cgroup_skb:count", &[], 2, "its section");
     refused(&lab, &["attach", &program, "tcx", "--iface", "lo", "--direction", "ingress"], 2, "it was loaded as xdp");
     refused(&lab, &["attach", &program, "xdp", "--iface", "nope0"], 1, "there is no such interface");
-    refused(&lab, &["attach", "4294967295", "xdp", "--iface", "lo"], 1, "no program of ours");
+    refused(&lab, &["attach", "4294967295", "xdp", "--iface", "lo"], 1, "bpfman-hook has no program");
     lab.ours(&["unload", &program]);
     lab.residue();
 }
@@ -278,10 +278,10 @@ fn programs_of_containers_stay() {
     let running = world.start(&bundle);
     let listed = ids(&world.lab.json(&["list", "programs"]));
     for program in &listed {
-        refused(&world.lab, &["unload", program], 1, "it goes when that goes");
+        refused(&world.lab, &["unload", program], 1, "it is removed together with it");
         let path = object_path("counter").display().to_string();
         let share = ["load", "file", "--path", &path, "--programs", "xdp:count", "--map-owner-id", program];
-        refused(&world.lab, &share, 1, "nothing is done with it by hand");
+        refused(&world.lab, &share, 1, "cannot be changed manually");
     }
     assert_eq!(ids(&world.lab.json(&["list", "programs"])), listed);
     running.finish();

@@ -544,10 +544,10 @@ fn what_a_client_stores_is_bounded_by_load_by_client_and_for_all() {
     };
     let bench = Bench::new();
     let one = load(&bench, &["one"]);
-    refused(bench.run_as(&client("a"), &with(one.clone(), 8 << 10)), "and may take 8192");
+    refused(bench.run_as(&client("a"), &with(one.clone(), 8 << 10)), "and the limit is 8192");
     let first = ids(&bench.run_as(&client("a"), &with(one.clone(), 5 << 10)))[0];
     // A link grows the record of its load.
-    refused(bench.run_as(&client("a"), &with(attach(first), 3 << 10)), "and may take 8192");
+    refused(bench.run_as(&client("a"), &with(attach(first), 3 << 10)), "and the limit is 8192");
     let link = linked(&bench.run_as(&client("a"), &with(attach(first), 100)));
     assert!(done(&bench.run_as(&client("a"), &ManualTask::Detach { link })));
     let second = ids(&bench.run_as(&client("a"), &with(one.clone(), 6 << 10)))[0];
@@ -557,7 +557,7 @@ fn what_a_client_stores_is_bounded_by_load_by_client_and_for_all() {
     refused(bench.run_as(&client("c"), &with(one.clone(), 6 << 10)), "the loads of all clients would take");
     // Root is not among them, and what is unloaded makes room.
     let of_root = ids(&bench.run_as(&bounds(), &with(one.clone(), 200 << 10)))[0];
-    refused(bench.run_as(&bounds(), &with(one.clone(), 5 << 20)), "and may take 4194304");
+    refused(bench.run_as(&bounds(), &with(one.clone(), 5 << 20)), "and the limit is 4194304");
     assert!(done(&bench.run_as(&client("a"), &ManualTask::Unload { program: second })));
     let fourth = ids(&bench.run_as(&client("c"), &with(one, 6 << 10)))[0];
     for (caller, program) in [("a", first), ("b", third), ("c", fourth)] {

@@ -84,7 +84,7 @@ fn what_a_client_has_loaded_stays_within_its_limits() {
 
     let (first, second) = (load(&[]), load(&[]));
     let third = load(&[]);
-    assert!(third.contains("ResourceExhausted") && third.contains("would have 3 programs, and may have 2"), "{third}");
+    assert!(third.contains("ResourceExhausted") && third.contains("would have 3 programs, and the limit is 2"), "{third}");
     // Root is not bound, and what it loads is not the client's; nor are its maps.
     let loaded = world.lab.json(&["load", "file", "--path", &object, "--programs", "xdp:count"]);
     let of_root = loaded[0]["id"].to_string();
@@ -98,7 +98,7 @@ fn what_a_client_has_loaded_stays_within_its_limits() {
     assert!(stored.contains("ResourceExhausted") && stored.contains("all its loads would take"), "{stored}");
     rule("map-memory = 600\n");
     let too_much = load(&[]);
-    assert!(too_much.contains("ResourceExhausted") && too_much.contains("and may take 600"), "{too_much}");
+    assert!(too_much.contains("ResourceExhausted") && too_much.contains("and the limit is 600"), "{too_much}");
     world.lab.ours(&["unload", &second, &of_root]);
     let again = load(&[]);
     assert!(again.parse::<u32>().is_ok(), "{again}");

@@ -20,7 +20,7 @@ use crate::store::{ReadTxn, StoreError};
 use crate::sys::error::chain;
 use crate::sys::netns;
 
-/// What a link hangs on, held open while it is made.
+/// The objects that a link attaches to, held open while it is made.
 #[derive(Default)]
 struct Held {
     netns: Option<OwnedFd>,
@@ -47,7 +47,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             metadata: attach.metadata.clone(),
             id: None,
         };
-        // Two that settled at the same moment: one of them comes first, the other finds its unfinished link.
+        // If two processes settled the record at the same moment, one of them wins, and the other finds its unfinished
+        // link.
         let refuse = |view: &ReadTxn<'_>, grown: &OwnerRecord| {
             if let Some(limits) = &bounds.limits
                 && let Some(over) = over_limit(view.owners()?.filter_map(Result::ok), bounds, limits)
@@ -82,7 +83,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         };
         let directory = self.fs.join(record.no.directory());
         let mut made = self.attach(&directory, &planned, places).map_err(ManualError::from);
-        // What has the interface may be a dead process's, which nobody has cleared away yet.
+        // The program that occupies the interface may belong to a dead process and not have been cleaned up yet.
         if made.as_ref().is_err_and(ManualError::is_taken) && self.finish_dead().unwrap_or(false) {
             made = self.attach(&directory, &planned, places).map_err(ManualError::from);
         }
@@ -98,18 +99,19 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             Ok(number)
         });
         if named.is_err() {
-            // The kernel refused, or the record is ours no more: nothing may stay. Where that fails too the record still has the
-            // link without an id, and whoever comes next, or gc, removes it.
+            // The kernel refused, or this process no longer owns the record: nothing may stay. If the cleanup fails
+            // too, the record still has the link without an id, and the next operation, or gc, removes it.
             let undone = self.kernel.detach(&directory, &link).map_err(Cause::from);
             let undone = undone.and_then(|_| self.change(record.no, |kept| kept.links.retain(|l| l.pin != link.pin)));
             if let Err(second) = undone {
-                tracing::error!(owner = record.no.0, error = %chain(&second), "undo a failed attachment");
+                tracing::error!(owner = record.no.0, error = %chain(&second), "cannot undo a failed attachment");
             }
         }
         named
     }
 
-    /// An id for a filter of the traffic control layer, which has none by itself, so that it can be shown and detached as a link can.
+    /// An id for a filter of the traffic control layer, which has none of its own, so that it can be listed and
+    /// detached like a link.
     fn filter_number(&self) -> Result<u32, ManualError> {
         let counted = self.store.write::<_, StoreError>(|txn| txn.next_no()).map_err(Cause::from)?;
         Ok(inspect::FILTERS | u32::try_from(counted.0 % u64::from(inspect::FILTERS)).expect("a remainder below 2^31"))
@@ -118,7 +120,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     pub(super) fn detach_manual(&self, bounds: &CallerRights, id: u32) -> Result<(), ManualError> {
         let record = self.settle(bounds, Named::Link(id))?.ok_or(ManualError::NoLink(id))?;
         let link = record.links.iter().find(|link| link.id == Some(id)).ok_or(ManualError::NoLink(id))?;
-        // Without an id it is unfinished: whoever comes after us, should we be killed, removes it.
+        // Without an id the link is unfinished: if this process is killed, the next operation removes it.
         let taken = self.take(record.no, |kept| match kept.links.iter_mut().find(|link| link.id == Some(id)) {
             Some(link) => {
                 link.id = None;
@@ -131,7 +133,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
             return self.detach_manual(bounds, id);
         }
         if let Err(error) = self.kernel.detach(&self.fs.join(record.no.directory()), link) {
-            // It is still there, and has to be found by its id when it is tried again.
+            // It is still there, and a retry must find it by its id.
             self.change(record.no, |kept| kept.links.iter_mut().filter(|l| l.pin == link.pin).for_each(|l| l.id = Some(id)))?;
             return Err(error.into());
         }
@@ -139,7 +141,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-/// Why one more link of a caller's programs would be too many; None where there is room.
+/// Why one more link would exceed the caller's limit; None if it does not.
 fn over_limit(
     records: impl Iterator<Item = OwnerRecord>,
     bounds: &CallerRights,
@@ -154,7 +156,7 @@ fn over_limit(
     over.then(|| ManualError::TooManyLinks { caller: bounds.caller.clone(), links, limit: limits.links })
 }
 
-/// The lowest number above all that are taken.
+/// The lowest number above all that are in use.
 fn free_link(record: &OwnerRecord) -> PinName {
     let taken = |name: &PinName| record.links.iter().any(|link| link.pin == *name);
     let mut n = record.links.len() + 1;
@@ -164,7 +166,7 @@ fn free_link(record: &OwnerRecord) -> PinName {
     PinName::link(n)
 }
 
-/// Looks up the names that a place has.
+/// Resolves the names in a place.
 fn resolve(
     program: &ProgramRecord,
     id: u32,

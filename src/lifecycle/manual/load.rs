@@ -1,4 +1,4 @@
-//! Loading, unloading, and bringing images into the cache.
+//! Loading, unloading, and pulling images into the cache.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -31,13 +31,13 @@ use crate::sys::cpus;
 use crate::sys::error::chain;
 use crate::sys::fsutil::{read_capped, read_trusted_file};
 
-/// An object and how far its programs may reach.
+/// An object and the scope of its programs.
 struct ScopedObject {
     bytecode: Bytecode,
     scope: Scope,
-    /// Who says so, for messages.
+    /// The rule that sets the scope, for messages.
     who: String,
-    /// The image rule that allowed it; None for a file.
+    /// The image rule that allowed the object; None for a file.
     rule: Option<ImageRule>,
 }
 
@@ -91,7 +91,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         let over = self
             .store
             .write::<_, StoreError>(|txn| {
-                // In one transaction with the record, so that no two loads find the same room.
+                // In one transaction with the record, so that two loads cannot both use the last room below a limit.
                 if let Some(limits) = &bounds.limits
                     && let Some(over) = over_limits(txn.view().owners()?.filter_map(Result::ok), &record, bounds, limits)
                 {
@@ -110,27 +110,27 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
         if let Err(cause) = self.build_manual(&mut record, &plan) {
             if let Err(second) = self.fail(&record, &chain(&cause)) {
-                tracing::error!(owner = record.no.0, error = %chain(&second), "undo a failed load");
+                tracing::error!(owner = record.no.0, error = %chain(&second), "cannot undo a failed load");
             }
             return Err(cause.into());
         }
         if let Err(error) = self.attach_new(bounds, load, &record) {
             for id in record.programs.iter().filter_map(|program| program.id) {
                 if let Err(second) = self.unload_manual(bounds, id) {
-                    tracing::error!(program = id, error = %chain(&second), "undo a load that could not be attached");
+                    tracing::error!(program = id, error = %chain(&second), "cannot undo a load whose programs could not be attached");
                 }
             }
             return Err(error);
         }
-        // Nobody would know of programs that are loaded and not told.
+        // The client would not know about programs that were loaded but not reported.
         self.programs_of(&record).inspect_err(|_| {
             if let Err(second) = self.release(&record) {
-                tracing::error!(owner = record.no.0, error = %chain(&second), "undo a load that could not be told");
+                tracing::error!(owner = record.no.0, error = %chain(&second), "cannot undo a load that could not be reported");
             }
         })
     }
 
-    /// Attaches what is to be attached at once.
+    /// Attaches the programs for which the load request has places.
     fn attach_new(&self, bounds: &CallerRights, load: &LoadTask, record: &OwnerRecord) -> Result<(), ManualError> {
         for AttachNew { program, place } in &load.attach {
             let id = record.programs.get(*program).and_then(|program| program.id).ok_or(Cause::RecordGone { no: record.no })?;
@@ -140,7 +140,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 
     pub(super) fn unload_manual(&self, bounds: &CallerRights, program: u32) -> Result<(), ManualError> {
-        // Whoever asks while it is on its way out has what was asked for, be it that another one ends it or that we do, after a kill.
+        // Unloading a program that is already being released succeeds, whether another process finishes the release or
+        // this one does after a kill.
         let leaving = self.find(Named::Program(program))?.is_some_and(|record| record.phase == Phase::Releasing);
         let Some(record) = self.settle(bounds, Named::Program(program))? else {
             return if leaving { Ok(()) } else { Err(ManualError::NoProgram(program)) };
@@ -155,12 +156,13 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 Released::Busy(pid) | Released::Alive(pid) => Err(Cause::Busy { pid, what: super::owner_name(&record) }.into()),
                 Released::Unrecorded(error) => Err(Cause::Store(error).into()),
                 Released::Partly(source) => Err(ManualError::Left { owner: super::owner_name(&record), source }),
-                // It was attached or detached meanwhile.
+                // A program was attached or detached in the meantime.
                 Released::Changed => again(),
                 Released::Held(_) => Err(Cause::RecordGone { no: record.no }.into()),
             };
         }
-        // One of several that were loaded together: its links and its pin go, the others and the maps stay.
+        // One of several programs that were loaded together: its links and its pin are removed; the other programs and
+        // the maps stay.
         let mut old = record;
         let taken = self.take(old.no, |kept| {
             old = kept.clone();
@@ -176,7 +178,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         match self.unpin_nameless(&taken) {
             Ok(()) => Ok(self.change(taken.no, drop_nameless)?),
             Err(error) => {
-                // What is still there has to be found by its id when it is tried again.
+                // A retry must find by id what is still there.
                 self.change(taken.no, |kept| (kept.programs, kept.links) = (old.programs, old.links))?;
                 Err(error.into())
             }
@@ -193,8 +195,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         self.of_image(&Sources::open(paths, fetch_until)?, bounds, image).map(drop)
     }
 
-    /// The maps that a load is to have in place of its own, and who made them first. Each owner pins the maps that it has, so that
-    /// they live as long as one of them does, whoever goes first.
+    /// The maps that a load uses instead of its own, and the owner that created them. Each owner pins the maps that it
+    /// uses, so that they live as long as one of the owners does, in whatever order the owners are removed.
     fn shared_maps(&self, bounds: &CallerRights, program: u32) -> Result<(SharedMaps, MapShares), ManualError> {
         let found = self.find(Named::Program(program))?.filter(|record| record.phase == Phase::Ready);
         let record = found.ok_or(ManualError::NoProgram(program))?;
@@ -242,14 +244,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-/// Bytes of the maps that a load makes, those that it shares left out.
+/// Bytes of the maps that a load creates, without shared maps.
 fn own_maps(facts: &ObjectFacts, plan: &OwnerPlan, cpus: u64) -> u64 {
     let planned = plan.objects.iter().flat_map(|object| &object.maps);
     let own = planned.zip(&facts.maps).filter(|(map, _)| map.reuse.is_none());
     own.fold(0, |sum, (_, map)| map.memory(cpus).saturating_add(sum))
 }
 
-/// What a new load of a caller would be too much of, with all that the caller has loaded already.
+/// The limit that a new load of a caller would exceed, together with the caller's existing loads.
 fn over_limits(
     records: impl Iterator<Item = OwnerRecord>,
     new: &OwnerRecord,
@@ -276,7 +278,7 @@ fn over_limits(
 fn from_file(bounds: &CallerRights, path: &Path) -> Result<ScopedObject, ManualError> {
     let object = if bounds.any_file {
         let failed = |source| ManualError::File { doing: "read", path: path.to_owned(), source };
-        // Opening a fifo would wait for its writer.
+        // Opening a FIFO would block until a writer opens it.
         if !std::fs::metadata(path).map_err(failed)?.is_file() {
             return Err(failed(std::io::Error::other("it is not a regular file")));
         }

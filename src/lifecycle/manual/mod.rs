@@ -1,6 +1,8 @@
-//! What is loaded and attached by hand: one record for each load, owned by the host. The record names every pin before it is made,
-//! as for containers; a link that is being made or removed, and a program that is being unloaded alone, is one without an id, and the
-//! actor of the record is the one at work on it. One at a time: whoever finds such a record waits, or finishes it if the actor is dead.
+//! Programs that are loaded and attached without a container: one record for each load, owned by the host. As for
+//! containers, the record names every pin before the pin is made. A link that is being made or removed, and a program
+//! of a group that is being unloaded, has no id in the record, and the record's actor is the process that works on it.
+//! Only one process works on a record at a time: another process that finds such a record waits, or finishes the work
+//! if the actor is dead.
 
 mod attach;
 mod load;
@@ -28,7 +30,7 @@ use crate::paths::Paths;
 use crate::store::{ReadTxn, StoreError};
 use crate::sys::error::chain;
 
-/// What a request names, by the kernel's id.
+/// The object that a request names, by its kernel id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Named {
     Program(u32),
@@ -39,170 +41,170 @@ enum Named {
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
 
-/// Why something by hand was not done, where the lifecycle of containers has no such reason.
+/// Errors of manual operations, in addition to those of the container lifecycle.
 #[derive(Debug, thiserror::Error)]
 pub enum ManualError {
-    /// The lifecycle's.
+    /// An error of the lifecycle.
     #[error(transparent)]
     Cause(Box<Cause>),
-    /// Policy, registries.
+    /// The policy or the registry configuration cannot be loaded.
     #[error("{0}")]
     Config(String),
-    /// No program of ours has this id.
-    #[error("no program of ours has the id {0}")]
+    /// No program loaded through bpfman-hook has this id.
+    #[error("bpfman-hook has no program with the id {0}")]
     NoProgram(u32),
-    /// No program at all has this id.
+    /// The kernel has no program with this id.
     #[error("no program has the id {0}")]
     NoKernelProgram(u32),
-    /// No link of ours has this id.
-    #[error("no link of ours has the id {0}")]
+    /// No link made through bpfman-hook has this id.
+    #[error("bpfman-hook has no link with the id {0}")]
     NoLink(u32),
-    /// It is a container's.
-    #[error("{what} {id} belongs to {owner}: it goes when that goes, and nothing is done with it by hand")]
+    /// The object belongs to a container or a pod.
+    #[error("{what} {id} belongs to {owner}: it is removed together with it, and cannot be changed manually")]
     NotByHand {
         /// `program` or `link`.
         what: &'static str,
         /// Its id.
         id: u32,
-        /// Whose it is.
+        /// The object's owner.
         owner: String,
     },
-    /// Another client loaded it.
+    /// Another client loaded the object.
     #[error("{what} {id} was loaded by {by}, and {caller} may change only its own")]
     NotYours {
         /// `program` or `link`.
         what: &'static str,
         /// Its id.
         id: u32,
-        /// Who loaded it.
+        /// The client that loaded it.
         by: String,
-        /// Who asks.
+        /// The client that sent the request.
         caller: String,
     },
-    /// More programs than the caller may have.
+    /// The caller would exceed its limit of programs.
     #[error(
-        "load for {caller}: it would have {programs} programs, and may have {limit}; unload some, or raise programs in its rule or under [limits]"
+        "load for {caller}: it would have {programs} programs, and the limit is {limit}; unload some, or raise programs in its rule or under [limits]"
     )]
     TooManyPrograms {
-        /// Who asks.
+        /// The client that sent the request.
         caller: String,
-        /// With those that it has.
+        /// Including the existing ones.
         programs: usize,
         /// The limit.
         limit: u32,
     },
-    /// More links than the caller may have.
+    /// The caller would exceed its limit of links.
     #[error(
-        "attach for {caller}: its programs would have {links} links, and may have {limit}; detach some, or raise links in its rule or under [limits]"
+        "attach for {caller}: its programs would have {links} links, and the limit is {limit}; detach some, or raise links in its rule or under [limits]"
     )]
     TooManyLinks {
-        /// Who asks.
+        /// The client that sent the request.
         caller: String,
-        /// With those that there are.
+        /// Including the existing ones.
         links: usize,
         /// The limit.
         limit: u32,
     },
-    /// More map memory than the caller may have.
+    /// The caller would exceed its limit of map memory.
     #[error(
-        "load for {caller}: its maps would take {memory} bytes, and may take {limit}; unload some, or raise map-memory in its rule or under [limits]"
+        "load for {caller}: its maps would take {memory} bytes, and the limit is {limit}; unload some, or raise map-memory in its rule or under [limits]"
     )]
     TooMuchMemory {
-        /// Who asks.
+        /// The client that sent the request.
         caller: String,
-        /// With what it has.
+        /// In bytes, including the existing maps.
         memory: u64,
         /// The limit.
         limit: u64,
     },
-    /// More to keep of one load than may be.
+    /// The record of one load would exceed its limit.
     #[error(
-        "keep a record of this load: it takes {size} bytes, and may take {limit}; give it less metadata, smaller globals or fewer links, or raise store-per-load under [limits]"
+        "keep a record of this load: it takes {size} bytes, and the limit is {limit}; use less metadata, smaller globals or fewer links, or raise store-per-load under [limits]"
     )]
     LargeRecord {
-        /// Bytes of the record.
+        /// Size of the record in bytes.
         size: u64,
         /// The limit.
         limit: u64,
     },
-    /// More to keep of all loads of a client than may be.
+    /// The records of all loads of a client would exceed their limit.
     #[error(
-        "keep a record for {caller}: all its loads would take {size} bytes, and may take {limit}; unload some, or raise store in its rule or store-per-client under [limits]"
+        "keep a record for {caller}: all its loads would take {size} bytes, and the limit is {limit}; unload some, or raise store in its rule or store-per-client under [limits]"
     )]
     FullOfCaller {
-        /// Who asks.
+        /// The client that sent the request.
         caller: String,
-        /// Bytes with the new ones.
+        /// In bytes, including the new records.
         size: u64,
         /// The limit.
         limit: u64,
     },
-    /// More to keep of all loads of all clients than may be.
+    /// The records of all loads of all clients would exceed their limit.
     #[error(
-        "keep a record for {caller}: the loads of all clients would take {size} bytes, and may take {limit}; unload some, or raise store-clients under [limits]"
+        "keep a record for {caller}: the loads of all clients would take {size} bytes, and the limit is {limit}; unload some, or raise store-clients under [limits]"
     )]
     FullOfClients {
-        /// Who asks.
+        /// The client that sent the request.
         caller: String,
-        /// Bytes with the new ones.
+        /// In bytes, including the new records.
         size: u64,
         /// The limit.
         limit: u64,
     },
-    /// A return in the middle of a function.
-    #[error("attach to the return of {function}: a return has no offset; leave it out")]
+    /// A return probe with an offset.
+    #[error("attach to the return of {function}: a return probe has no offset; omit it")]
     ReturnOffset {
         /// The function.
         function: String,
     },
-    /// No image rule speaks of the image.
-    #[error("use {0}: no [[image]] rule of the policy speaks of it")]
+    /// No image rule matches the image.
+    #[error("use {0}: no [[image]] rule of the policy matches it")]
     NoRule(String),
-    /// A file.
+    /// A file operation failed.
     #[error("{doing} {}", .path.display())]
     File {
-        /// What we were doing.
+        /// The operation.
         doing: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// A file that others could have written.
+    /// A file that users other than root could have written.
     #[error(transparent)]
     Trust(#[from] crate::sys::fsutil::TrustError),
-    /// There is no such interface.
-    #[error("attach to {iface}: there is no such interface; there are {known}")]
+    /// The interface does not exist.
+    #[error("attach to {iface}: there is no such interface; the interfaces are {known}")]
     NoInterface {
-        /// What was asked for.
+        /// The requested name.
         iface: String,
-        /// What there is.
+        /// The existing interfaces.
         known: String,
     },
-    /// Some of it is still in the kernel.
-    #[error("remove {owner}: some of it is left, which gc tries again")]
+    /// Some objects of the owner are still in the kernel.
+    #[error("remove {owner}: some of it is left; gc will retry")]
     Left {
-        /// Whose record it is.
+        /// The owner.
         owner: String,
-        /// What failed.
+        /// The steps that failed.
         #[source]
         source: ReleaseErrors,
     },
-    /// The program is of another kind.
+    /// The program was loaded as another type.
     #[error("attach program {id} as {asked}: it was loaded as {is}")]
     OtherKind {
-        /// Its id.
+        /// The program's id.
         id: u32,
-        /// What was asked.
+        /// The requested type.
         asked: &'static str,
-        /// What it is.
+        /// The type that it was loaded as.
         is: &'static str,
     },
 }
 
 impl ManualError {
-    /// Whether another XDP program is in the way.
+    /// Whether another XDP program occupies the interface.
     fn is_taken(&self) -> bool {
         matches!(self, Self::Cause(cause) if matches!(**cause, Cause::Kernel(KernelError::XdpTaken { .. })))
     }
@@ -240,7 +242,7 @@ fn cause_code(cause: &Cause) -> FailureCode {
     }
 }
 
-/// With these, images can be had and judged.
+/// Policy, registry configuration and image store: what is needed to fetch and verify images.
 #[derive(Debug)]
 pub struct Sources {
     policy: LoadedPolicy,
@@ -250,10 +252,10 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// As the installation's files say.
+    /// Loads the files of the installation.
     ///
     /// # Errors
-    /// Where one of them is wrong.
+    /// If one of them is invalid.
     pub fn open(paths: &Paths, until: Instant) -> Result<Self, ManualError> {
         let wrong = |error: &(dyn std::error::Error + 'static)| ManualError::Config(chain(error));
         let policy = policy_files::load(paths).map_err(|e| wrong(&e))?;
@@ -271,7 +273,7 @@ impl Sources {
 }
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
-    /// Does what is asked by hand.
+    /// Performs a manual task.
     pub fn manual(&self, paths: &Paths, bounds: &CallerRights, task: &ManualTask, fetch_until: Instant) -> ManualReply {
         let done = match task {
             ManualTask::Load(load) => self.load_manual(paths, bounds, load, fetch_until).map(ManualReply::Programs),
@@ -285,10 +287,11 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         done.unwrap_or_else(|error| ManualReply::Failed(Failure { code: error.code(), message: chain(&error) }))
     }
 
-    /// The record that has what is named, once nobody works on it, with what a dead process left of a link put right.
+    /// The record that has the named object, once no process works on it; links that a dead process left unfinished are
+    /// cleaned up first.
     ///
     /// # Errors
-    /// Where the record is not of the host, or not the caller's.
+    /// If the record belongs to a container, or to another client than the caller.
     fn settle(&self, bounds: &CallerRights, named: Named) -> Result<Option<OwnerRecord>, ManualError> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -321,14 +324,14 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         }
     }
 
-    /// Changes a record on which nobody works, and makes this process the one that does. None where somebody else was quicker, or
-    /// `change` found that what it wants is gone: then the caller looks again.
+    /// Changes a record on which no process works, and makes this process its actor. None if another process took the
+    /// record first, or if `change` found that the object is gone: the caller then looks again.
     fn take(&self, no: OwnerNo, change: impl FnOnce(&mut OwnerRecord) -> bool) -> Result<Option<OwnerRecord>, ManualError> {
         self.take_unless(no, |_, _| Ok(None), change)
     }
 
-    /// The same, unless `refuse` says no to it. It looks at the store and at the changed record in the transaction that keeps it, so that no two
-    /// processes find the same room below a limit.
+    /// Like [`take`](Self::take), unless `refuse` refuses the change. It sees the store and the changed record in the
+    /// transaction that writes the record, so that two processes cannot both use the last room below a limit.
     fn take_unless(
         &self,
         no: OwnerNo,
@@ -354,8 +357,8 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         taken.map_err(Cause::from)?
     }
 
-    /// Removes whatever dead processes were making or removing; true where there was something. A link that one was removing has lost
-    /// its id: to say that there is no such link is only true once it is gone.
+    /// Finishes what dead processes were making or removing; true if there was something. A link that was being removed
+    /// has already lost its id, so "there is no such link" is only true once it is removed.
     fn finish_dead(&self) -> Result<bool, ManualError> {
         let abandoned = |record: &OwnerRecord| {
             let begun = matches!(record.phase, Phase::Pending | Phase::Releasing);
@@ -385,9 +388,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(found.map_err(Cause::from)?.into_iter().find(|record| record.phase != Phase::Failed))
     }
 
-    /// Removes links that a process which is gone was making or removing, and programs that it was unloading; false where somebody
-    /// else came first. The record is taken before a pin is touched: one who looked at the same moment could otherwise remove the
-    /// link that the quicker one makes under the same name.
+    /// Removes links that a dead process was making or removing, and programs that it was unloading; false if another
+    /// process came first. The record is taken before a pin is touched: otherwise, of two processes that look at the
+    /// same moment, the slower could remove the link that the faster one makes under the same name.
     pub(super) fn drop_unfinished(&self, record: &OwnerRecord) -> Result<bool, Cause> {
         let me = self.actor();
         let mine = self.store.write::<_, StoreError>(|txn| match txn.get(record.no)? {
@@ -404,7 +407,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         Ok(true)
     }
 
-    /// Removes from the kernel what is unfinished in a record, links first.
+    /// Removes the unfinished objects of a record from the kernel, links first.
     fn unpin_nameless(&self, record: &OwnerRecord) -> Result<(), KernelError> {
         let directory = self.fs.join(record.no.directory());
         for link in record.links.iter().filter(|link| link.id.is_none()) {
@@ -432,18 +435,18 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-/// Whether something in a Ready record is being made or removed.
+/// Whether an object in a Ready record is being made or removed.
 pub(super) fn unfinished(record: &OwnerRecord) -> bool {
     record.links.iter().any(|link| link.id.is_none()) || record.programs.iter().any(|program| program.id.is_none())
 }
 
-/// Takes out of a record what is unfinished, once it is gone from the kernel.
+/// Removes the unfinished objects from a record, once they are gone from the kernel.
 fn drop_nameless(record: &mut OwnerRecord) {
     record.links.retain(|link| link.id.is_some());
     record.programs.retain(|program| program.id.is_some());
 }
 
-/// An owner in messages.
+/// The owner's name in messages.
 fn owner_name(record: &OwnerRecord) -> String {
     match &record.owner {
         Owner::Container { id, .. } => format!("container {id}"),
@@ -453,10 +456,10 @@ fn owner_name(record: &OwnerRecord) -> String {
     }
 }
 
-/// A record as what a person loaded.
+/// The load metadata of a record that belongs to the host.
 ///
 /// # Errors
-/// Where it is a container's, or another caller's than the one who may change only its own.
+/// If the record belongs to a container, or if the caller may change only its own loads and this is another client's.
 fn of_host<'r>(bounds: &CallerRights, named: Named, record: &'r OwnerRecord) -> Result<&'r LoadMetadata, ManualError> {
     let (what, id) = match named {
         Named::Program(id) => ("program", id),

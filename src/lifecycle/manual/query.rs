@@ -1,4 +1,4 @@
-//! Looking.
+//! Queries of programs, links and maps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::model::record::{Owner, OwnerRecord, Phase, ProgramRecord};
 use crate::store::StoreError;
 use crate::sys::{Errno, clock};
 
-/// Who has which maps: the programs of every owner with the same set of maps, by the number of the owner that made it.
+/// The programs of every owner that shares a set of maps, by the number of the owner that created the maps.
 type MapSets = BTreeMap<OwnerNo, Vec<u32>>;
 
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
@@ -63,20 +63,20 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
 
     fn ready(&self) -> Result<Vec<OwnerRecord>, ManualError> {
         let records = self.store.read::<_, StoreError>(|txn| {
-            // One that does not decode is gc's business.
+            // gc handles records that do not decode.
             Ok(txn.owners()?.filter_map(Result::ok).filter(|record| record.phase == Phase::Ready).collect())
         });
         Ok(records.map_err(Cause::from)?)
     }
 
-    /// The programs of a record that was just made.
+    /// The programs of a record that was just created.
     pub(super) fn programs_of(&self, record: &OwnerRecord) -> Result<Vec<ShownProgram>, ManualError> {
-        // Others are looked at only where maps are shared.
+        // Other records are read only if maps are shared.
         let sets = if map_set(record) == record.no { map_sets([record]) } else { map_sets(&self.ready()?) };
         self.shown_programs(record, &sets)
     }
 
-    /// A record's programs; those whose pin has gone since it was read are left out.
+    /// A record's programs, without those whose pin was removed since the record was read.
     fn shown_programs(&self, record: &OwnerRecord, sets: &MapSets) -> Result<Vec<ShownProgram>, ManualError> {
         let directory = self.fs.join(record.no.directory());
         let mut programs = Vec::new();
@@ -119,7 +119,7 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     }
 }
 
-/// The owner that made the maps which this one has.
+/// The owner that created this owner's maps.
 fn map_set(record: &OwnerRecord) -> OwnerNo {
     match &record.owner {
         Owner::Host { loaded, .. } => loaded.shares.map_or(record.no, |shares| shares.set),
@@ -127,7 +127,7 @@ fn map_set(record: &OwnerRecord) -> OwnerNo {
     }
 }
 
-/// The kernel ids of the programs that have the same maps as those of `record`, its own among them.
+/// The kernel ids of the programs that share maps with those of `record`, including its own.
 pub fn map_users<'r>(records: impl IntoIterator<Item = &'r OwnerRecord>, record: &OwnerRecord) -> Vec<u32> {
     map_sets(records).remove(&map_set(record)).unwrap_or_default()
 }
@@ -140,7 +140,7 @@ fn map_sets<'r>(records: impl IntoIterator<Item = &'r OwnerRecord>) -> MapSets {
     sets
 }
 
-/// What the kernel says about a program, as it is told.
+/// The kernel's information about a program, in the form of the reply.
 pub fn kernel_program(program: &Inspected<ProgramInfo>) -> KernelProgram {
     let info = &program.info;
     KernelProgram {
@@ -159,7 +159,7 @@ pub fn kernel_program(program: &Inspected<ProgramInfo>) -> KernelProgram {
     }
 }
 
-/// From nanoseconds since boot to the time of day.
+/// Converts nanoseconds since boot to the time of day.
 fn loaded_at(since_boot: u64) -> String {
     clock::utc(clock::unix_seconds_at(Duration::from_nanos(since_boot)))
 }

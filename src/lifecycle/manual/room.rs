@@ -1,17 +1,18 @@
-//! How much callers have the record store keep. The store is one for all of the host: what a client fills, no container can use.
+//! Limits of a caller's space in the record store. The whole host shares one store: space that a client fills is not
+//! available to containers.
 
 use crate::lifecycle::manual::ManualError;
 use crate::model::manual::CallerRights;
 use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::store::{ReadTxn, StoreError, stored_bytes};
 
-/// The most that one load may take in the store with its links, root's included.
+/// Maximum bytes of one load with its links in the store, also for root.
 const RECORD_MAX: u64 = 4 << 20;
 
-/// Why a record may not be kept, in the place of an older one of the same number or beside all others; None where it may.
+/// Why a record exceeds a limit, whether it replaces an older record of the same number or is new; None if it does not.
 ///
 /// # Errors
-/// Where the store cannot be read.
+/// If the store cannot be read.
 pub(super) fn over_room(
     txn: &ReadTxn<'_>,
     new: &OwnerRecord,
@@ -25,7 +26,7 @@ pub(super) fn over_room(
     let Some(limits) = bounds.store else { return Ok(None) };
     let (mut own, mut all) = (size, size);
     for sized in txn.sized()? {
-        // One that is damaged is gc's business.
+        // gc handles damaged records.
         let Ok((record, size)) = sized else { continue };
         match &record.owner {
             Owner::Host { loaded, .. } if record.no != new.no && record.phase != Phase::Failed && loaded.by_client => {

@@ -1,7 +1,7 @@
-//! The base spec of a strict handler: what containerd gives each container anyway, with our hooks.
+//! The base spec of a strict handler: containerd's default spec with our hooks.
 //!
-//! `base_runtime_spec` replaces containerd's own default (docs/cri/config.md), so that has to be in it. `ctr oci spec` prints it,
-//! without asking the daemon.
+//! `base_runtime_spec` replaces containerd's default spec (docs/cri/config.md), so the file has to contain that. `ctr
+//! oci spec` prints it without asking the daemon.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,23 +16,23 @@ use crate::setup::hooks_dir::below;
 use crate::sys::child::enter_root;
 use crate::sys::error::chain;
 
-/// Where the base spec lies: beside containerd's configuration.
+/// The path of the base spec: next to containerd's configuration.
 pub fn path(config: &Path) -> PathBuf {
     config.with_file_name("bpfman-hook-base.json")
 }
 
-/// Why there is no base spec.
+/// Why the base spec cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseSpecError {
-    /// containerd's tool is not there.
+    /// containerd's `ctr` is not installed.
     #[error("{} has no {program}; write containerd's default spec to a file (`ctr oci spec`) and name it with --base-spec", .root.display())]
     Missing {
         /// `ctr`.
         program: &'static str,
-        /// Below which directory it was looked for.
+        /// The root directory that was searched.
         root: PathBuf,
     },
-    /// It could not be run, or ended badly.
+    /// `ctr` could not be run, or failed.
     #[error("run {} {arguments}: {problem}", .program.display())]
     Run {
         /// The program, as seen from its root.
@@ -42,8 +42,8 @@ pub enum BaseSpecError {
         /// What went wrong.
         problem: String,
     },
-    /// What came is no OCI spec.
-    #[error("{from}: it is no OCI spec: {problem}")]
+    /// The text is not an OCI spec.
+    #[error("{from}: it is not an OCI spec: {problem}")]
     Spec {
         /// A file, or the command that printed it.
         from: String,
@@ -52,7 +52,7 @@ pub enum BaseSpecError {
     },
 }
 
-/// What `ctr oci spec` of the host below `root` prints.
+/// The output of `ctr oci spec` on the host below `root`.
 ///
 /// # Errors
 /// [`BaseSpecError::Missing`], [`BaseSpecError::Run`].
@@ -60,7 +60,8 @@ pub fn default_spec(root: &Path) -> Result<String, BaseSpecError> {
     run(root, "ctr", &["oci", "spec"], "oci spec")
 }
 
-/// The version of the containerd that is installed below `root`: major and minor. None where there is none or it does not say.
+/// The version of the containerd that is installed below `root`: major and minor. None if containerd is not installed
+/// or prints no version.
 pub fn version(root: &Path) -> Option<(u32, u32)> {
     version_in(&run(root, "containerd", &["--version"], "--version").ok()?)
 }
@@ -80,7 +81,7 @@ fn run(root: &Path, program: &'static str, args: &[&str], arguments: &'static st
     command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
     let failed = |problem: String| BaseSpecError::Run { program: path.clone(), arguments, problem };
     if root != Path::new("/") {
-        // A program of the host's wants the host's libraries.
+        // A program of the host needs the host's libraries.
         enter_root(&mut command, root).map_err(|err| failed(chain(&err)))?;
     }
     let output = command.output().map_err(|err: io::Error| failed(err.to_string()))?;
@@ -91,15 +92,15 @@ fn run(root: &Path, program: &'static str, args: &[&str], arguments: &'static st
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A default spec with our hooks, without what belongs to one container alone.
+/// A default spec with our hooks, without the fields that belong to a single container.
 ///
 /// # Errors
-/// [`BaseSpecError::Spec`]; also where somebody else's hooks are in it at our stages.
+/// [`BaseSpecError::Spec`]; also if it contains other hooks at our stages.
 pub fn with_hooks(spec: &str, from: &str, binary: &Path, root: Option<&Path>) -> Result<String, BaseSpecError> {
     let wrong = |problem: &str| BaseSpecError::Spec { from: from.to_owned(), problem: problem.to_owned() };
     let mut spec: Map<String, Value> = serde_json::from_str(spec).map_err(|err| wrong(&err.to_string()))?;
     if !spec.get("ociVersion").is_some_and(Value::is_string) || !spec.get("linux").is_some_and(Value::is_object) {
-        return Err(wrong("it has no ociVersion and no linux"));
+        return Err(wrong("it has no ociVersion or no linux object"));
     }
     for (part, key) in [("linux", "cgroupsPath"), ("process", "args")] {
         if let Some(part) = spec.get_mut(part).and_then(Value::as_object_mut) {
@@ -107,10 +108,10 @@ pub fn with_hooks(spec: &str, from: &str, binary: &Path, root: Option<&Path>) ->
         }
     }
     let hooks = spec.entry("hooks").or_insert_with(|| json!({}));
-    let hooks = hooks.as_object_mut().ok_or_else(|| wrong("its hooks are no object"))?;
+    let hooks = hooks.as_object_mut().ok_or_else(|| wrong("its hooks are not an object"))?;
     for stage in [HookStage::CreateRuntime, HookStage::Poststop] {
         let entries = hooks.entry(stage.word()).or_insert_with(|| json!([]));
-        let entries = entries.as_array_mut().ok_or_else(|| wrong("a stage of its hooks is no array"))?;
+        let entries = entries.as_array_mut().ok_or_else(|| wrong("a stage of its hooks is not an array"))?;
         entries.retain(|entry| entry["args"][0] != "bpfman-hook");
         entries.push(hook(stage, binary, root));
     }
@@ -152,10 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_spec_is_refused() {
+    fn other_texts_are_refused() {
         for text in ["", "[]", "{}", r#"{"ociVersion":"1.0.0","linux":{},"hooks":[]}"#] {
             let error = with_hooks(text, "ctr oci spec", Path::new("/b"), None).unwrap_err().to_string();
-            assert!(error.starts_with("ctr oci spec: it is no OCI spec: "), "{error}");
+            assert!(error.starts_with("ctr oci spec: it is not an OCI spec: "), "{error}");
         }
     }
 

@@ -1,21 +1,22 @@
-//! `config.toml` of containerd, versions 2 and 3, as text to text: comments, order and everything that is not ours stay.
+//! Edits containerd's `config.toml`, versions 2 and 3, as text: comments, order and other settings are preserved.
 //!
-//! Each change is marked where it stands, by a comment that says what was there before; [`ContainerdConfig::restore`] needs nothing else
-//! to bring the former text back. Sources: docs/cri/config.md and docs/NRI.md of containerd.
+//! Each change is marked in place by a comment with the previous value; [`ContainerdConfig::restore`] needs nothing
+//! else to restore the original text. Sources: docs/cri/config.md and docs/NRI.md of containerd.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml_edit::{Array, DocumentMut, Item, Table, TableLike, Value, value};
 
-/// Marks a key or a table that was not there.
+/// Marks a key or a table that did not exist before.
 const ADDED: &str = " # bpfman-hook: added";
-/// Marks a key whose former value follows, as a JSON string.
+/// Marks a changed key; its former value follows as a JSON string.
 const WAS: &str = " # bpfman-hook: was ";
-/// Stands before a table of ours.
+/// Precedes a table that install added.
 const TABLE: &str = "\n# bpfman-hook: added by `bpfman-hook install --containerd`, removed by `uninstall`\n";
 
-/// The patterns of annotations that a handler hands on to its hooks (Go's path.Match): pod-wide keys and those of one container.
+/// The annotation patterns that a handler passes to its hooks (Go's path.Match): pod-wide keys and those of one
+/// container.
 pub const PATTERNS: [&str; 2] = ["hook.bpfman.io/*", "*.hook.bpfman.io/*"];
 
 const NRI: &str = "io.containerd.nri.v1.nri";
@@ -23,21 +24,21 @@ const NRI: &str = "io.containerd.nri.v1.nri";
 /// Why a configuration cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It is no TOML.
+    /// It is not TOML.
     #[error("parse it")]
     Toml(#[from] toml_edit::TomlError),
-    /// Its version is one that we do not know.
-    #[error("its version is {0}; versions 2 and 3 are known: `containerd config migrate` converts it")]
+    /// Its version is not supported.
+    #[error("its version is {0}; versions 2 and 3 are supported: `containerd config migrate` converts it")]
     Version(String),
-    /// toml_edit would not write it as it is.
-    #[error("its line ends are of two sorts, and would not be so again when uninstall takes our part out; make them one sort")]
+    /// toml_edit would not preserve the line ends.
+    #[error("it mixes two kinds of line ends, which uninstall could not restore; use one kind")]
     LineEnds,
-    /// Something is not written as containerd writes it.
-    #[error("{0} is not written as a table of its own; write it as [{0}]")]
+    /// A part is not written in the way that containerd writes it.
+    #[error("{0} is not written as a separate table; write it as [{0}]")]
     Shape(String),
-    /// A handler has a base spec of somebody else.
+    /// A handler already has another base spec.
     #[error(
-        "the handler {handler} has base_runtime_spec = {path:?} already; choose another handler, or add our hooks to that file"
+        "the handler {handler} already has base_runtime_spec = {path:?}; choose another handler, or add our hooks to that file"
     )]
     Taken {
         /// The handler.
@@ -45,15 +46,15 @@ pub enum ConfigError {
         /// Its base spec.
         path: String,
     },
-    /// There is no such handler to copy.
-    #[error("there is no handler {0} to take the runtime from; its default_runtime_name is wrong")]
+    /// The handler that is to be copied does not exist.
+    #[error("there is no handler {0} to copy the runtime from; its default_runtime_name is wrong")]
     NoHandler(String),
 }
 
-/// What NRI's part of the configuration says. None: containerd's own default.
+/// The NRI part of the configuration. None means containerd's default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Nri {
-    /// `disable`: by default true before containerd 2.0, false since.
+    /// `disable`: the default is true before containerd 2.0, and false since.
     pub disabled: Option<bool>,
     /// `disable_connections`: only pre-installed plugins are served.
     pub no_connections: bool,
@@ -63,16 +64,16 @@ pub struct Nri {
     pub plugins: Option<PathBuf>,
     /// `plugin_request_timeout`.
     pub request_timeout: Option<Duration>,
-    /// The default validator (containerd 2.2) is on and refuses hooks that plugins inject.
+    /// The default validator (containerd 2.2) is enabled and refuses hooks that plugins inject.
     pub rejects_hooks: bool,
-    /// The plugins without which the validator, where it is on, lets no container start.
+    /// The plugins that the validator, if enabled, requires for every container.
     pub required: Vec<String>,
 }
 
 /// A runtime handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handler {
-    /// Its name, which a RuntimeClass names.
+    /// The name that a RuntimeClass refers to.
     pub name: String,
     /// `base_runtime_spec`.
     pub base_spec: Option<PathBuf>,
@@ -81,21 +82,21 @@ pub struct Handler {
 }
 
 impl Handler {
-    /// True where pods' requests reach the hooks of the base spec.
+    /// True if the pods' annotations reach the hooks of the base spec.
     pub fn hands_on_annotations(&self) -> bool {
         let has = |pattern: &str| self.pod_annotations.iter().any(|found| found == pattern || found == "*/*");
         PATTERNS.iter().all(|pattern| has(pattern))
     }
 }
 
-/// What a file has around its lines, and gets again when it is written.
+/// Properties of a file's text that parsing loses and writing restores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileForm {
-    /// A byte order mark before the first line.
+    /// It begins with a byte order mark.
     mark: bool,
-    /// Carriage returns at the ends of lines.
+    /// Its lines end with a carriage return and a line feed.
     returns: bool,
-    /// No end of line after the last one.
+    /// Its last line has no line end.
     open_end: bool,
 }
 
@@ -110,7 +111,7 @@ impl FileForm {
         }
     }
 
-    /// The lines alone, each with its end.
+    /// The text with plain line ends, and one after the last line.
     fn taken_off(self, text: &str) -> String {
         let lines = text.strip_prefix(Self::MARK).unwrap_or(text).replace("\r\n", "\n");
         if self.open_end { lines + "\n" } else { lines }
@@ -123,7 +124,7 @@ impl FileForm {
     }
 }
 
-/// True where a text has something that we put into it: what has not is none of our business, whatever it is.
+/// True if a text contains a mark of ours. Files without one are never touched.
 pub fn has_ours(text: &[u8]) -> bool {
     let mark = b"# bpfman-hook: ";
     text.windows(mark.len()).any(|window| window == mark)
@@ -134,12 +135,12 @@ pub fn has_ours(text: &[u8]) -> bool {
 pub struct ContainerdConfig {
     document: DocumentMut,
     form: FileForm,
-    /// The plugin that has the runtime handlers.
+    /// The plugin that contains the runtime handlers.
     runtime: &'static str,
 }
 
 impl ContainerdConfig {
-    /// Reads a configuration; the empty text stands for a file that is not there.
+    /// Parses a configuration; an empty text stands for a missing file.
     ///
     /// # Errors
     /// [`ConfigError::Toml`], [`ConfigError::Version`].
@@ -147,9 +148,9 @@ impl ContainerdConfig {
         let form = FileForm::of(text);
         let document: DocumentMut = form.taken_off(text).parse()?;
         let runtime = match document.get("version") {
-            // containerd 2 reads version 2 as well, and containerd 1 nothing newer.
+            // containerd 2 also reads version 2, and containerd 1 reads nothing newer.
             None if document.is_empty() => "io.containerd.grpc.v1.cri",
-            None => return Err(ConfigError::Version("1 (it names none)".to_owned())),
+            None => return Err(ConfigError::Version("1 (it has no version key)".to_owned())),
             Some(version) => match version.as_integer() {
                 Some(2) => "io.containerd.grpc.v1.cri",
                 Some(3) => "io.containerd.cri.v1.runtime",
@@ -164,10 +165,10 @@ impl ContainerdConfig {
         self.form.put_on(&self.document.to_string())
     }
 
-    /// [`Self::parse`] for a change that is to be taken back to the byte.
+    /// [`Self::parse`] for a change that must be reversible byte for byte.
     ///
     /// # Errors
-    /// [`ConfigError::LineEnds`] as well.
+    /// Also [`ConfigError::LineEnds`].
     pub fn parse_to_change(text: &str) -> Result<Self, ConfigError> {
         let config = Self::parse(text)?;
         if config.text() == text { Ok(config) } else { Err(ConfigError::LineEnds) }
@@ -177,7 +178,7 @@ impl ContainerdConfig {
         self.document.get("plugins")?.as_table_like()?.get(name)?.as_table_like()
     }
 
-    /// What it says of NRI.
+    /// The NRI settings.
     pub fn nri(&self) -> Nri {
         let Some(nri) = self.plugin(NRI) else { return Nri::default() };
         let path = |key: &str| nri.get(key).and_then(Item::as_str).map(PathBuf::from);
@@ -200,7 +201,7 @@ impl ContainerdConfig {
         self.plugin(self.runtime)?.get("containerd")?.as_table_like()?.get("runtimes")?.as_table_like()
     }
 
-    /// The runtime handlers that it names.
+    /// The configured runtime handlers.
     pub fn handlers(&self) -> Vec<Handler> {
         let tables = self.handlers_table().into_iter().flat_map(TableLike::iter);
         let named = tables.filter_map(|(name, item)| Some((name, item.as_table_like()?)));
@@ -217,7 +218,7 @@ impl ContainerdConfig {
             .collect()
     }
 
-    /// Turns NRI on where it is off: said so, or by containerd's default (before 2.0).
+    /// Enables NRI if it is disabled, by the configuration or by containerd's default (before 2.0).
     ///
     /// # Errors
     /// [`ConfigError::Shape`].
@@ -232,7 +233,8 @@ impl ContainerdConfig {
         Ok(())
     }
 
-    /// Gives a handler our hooks and pods' annotations: an existing one, or a new one that runs what the default handler runs.
+    /// Adds our hooks and the pods' annotations to a handler: to an existing one, or to a new one that runs the same as
+    /// the default handler.
     ///
     /// # Errors
     /// [`ConfigError::Taken`], [`ConfigError::NoHandler`], [`ConfigError::Shape`].
@@ -271,14 +273,14 @@ impl ContainerdConfig {
         Ok(())
     }
 
-    /// A copy of the handler that pods get by default, fit to be put anywhere.
+    /// A copy of the pods' default handler, without comments and positions, so that it can be inserted anywhere.
     fn default_handler(&self) -> Result<Table, ConfigError> {
         let containerd = self.plugin(self.runtime).and_then(|plugin| plugin.get("containerd")).and_then(Item::as_table_like);
         let name = containerd.and_then(|table| table.get("default_runtime_name")).and_then(Item::as_str).unwrap_or("runc");
         let mut copy = match self.handlers_table().and_then(|table| table.get(name)) {
             Some(Item::Table(table)) => table.clone(),
             Some(_) => return Err(ConfigError::Shape(format!("plugins.{:?}.containerd.runtimes.{name}", self.runtime))),
-            // What containerd has without any configuration.
+            // containerd's default without any configuration.
             None if name == "runc" => Table::from_iter([("runtime_type", Value::from("io.containerd.runc.v2"))]),
             None => return Err(ConfigError::NoHandler(name.to_owned())),
         };
@@ -289,7 +291,7 @@ impl ContainerdConfig {
         Ok(copy)
     }
 
-    /// The table at a path, made where it is missing.
+    /// The table at a path, created if it is missing.
     fn table(&mut self, path: &[&str]) -> Result<&mut Table, ConfigError> {
         if self.document.get("version").is_none() {
             set(self.document.as_table_mut(), "version", Value::from(2));
@@ -301,7 +303,7 @@ impl ContainerdConfig {
         };
         for (depth, name) in path.iter().enumerate() {
             let last = depth + 1 == path.len();
-            // What is put below dotted keys is written as such, without our mark.
+            // Items below dotted keys are written as dotted keys, without our mark.
             if table.is_dotted() && !table.contains_key(name) {
                 return shape(depth.saturating_sub(1));
             }
@@ -321,7 +323,7 @@ impl ContainerdConfig {
         Ok(table)
     }
 
-    /// Takes back all changes of ours.
+    /// Reverts all our changes.
     pub fn restore(&mut self) {
         restore(self.document.as_table_mut());
     }
@@ -358,11 +360,11 @@ fn duration(text: &str) -> Option<Duration> {
     Some(total)
 }
 
-/// Sets a key, with a mark that says what was there.
+/// Sets a key, with a mark that contains the previous value.
 fn set(table: &mut Table, key: &str, mut new: Value) {
     let mark = match table.get(key) {
         Some(Item::Value(old)) => {
-            // On one line, whatever it is.
+            // On one line, whatever the value is.
             format!("{WAS}{}", serde_json::Value::from(old.to_string()))
         }
         _ => ADDED.to_owned(),
@@ -376,7 +378,7 @@ fn set(table: &mut Table, key: &str, mut new: Value) {
     }
 }
 
-/// Without comments, marks and places.
+/// Removes comments, marks and positions.
 fn bare(table: &mut Table) {
     table.set_position(None);
     table.decor_mut().clear();
@@ -422,7 +424,7 @@ fn restore(table: &mut Table) {
     }
 }
 
-/// The value that a mark tells of, with its own comment.
+/// The value in a mark, with its own comment.
 fn former(mark: &str) -> Option<Value> {
     let text: String = serde_json::from_str(mark).ok()?;
     let document: DocumentMut = format!("k ={text}\n").parse().ok()?;
@@ -472,7 +474,7 @@ root = "/var/lib/containerd" # as it was
     }
 
     #[test]
-    fn every_change_is_taken_back_to_the_byte() {
+    fn every_change_is_reverted_byte_for_byte() {
         let dos = V3.replace('\n', "\r\n");
         let marked = format!("\u{feff}{V3}");
         let texts = [
@@ -515,7 +517,7 @@ root = "/var/lib/containerd" # as it was
     }
 
     #[test]
-    fn a_new_handler_runs_what_the_default_one_runs() {
+    fn a_new_handler_runs_the_same_as_the_default_handler() {
         let mut config = ContainerdConfig::parse(V3).unwrap();
         config.add_handler("bpfman-hook", spec()).unwrap();
         let text = config.text();
@@ -523,14 +525,14 @@ root = "/var/lib/containerd" # as it was
         let runtimes = &read["plugins"]["io.containerd.cri.v1.runtime"]["containerd"]["runtimes"];
         assert_eq!(runtimes["bpfman-hook"]["runtime_type"].as_str(), Some("io.containerd.runc.v2"));
         assert_eq!(runtimes["bpfman-hook"]["options"]["SystemdCgroup"].as_bool(), Some(true));
-        assert_eq!(runtimes["runc"].get("base_runtime_spec"), None, "the other one stays");
+        assert_eq!(runtimes["runc"].get("base_runtime_spec"), None, "the other handler is unchanged");
         for comment in ["# kept", "# as it was", "# the usual one", "# shim", "# theirs", "# off for now"] {
             assert_eq!(text.matches(comment).count(), 1, "{comment}");
         }
     }
 
     #[test]
-    fn what_others_set_stays() {
+    fn other_settings_are_preserved() {
         let mut config = ContainerdConfig::parse(V3).unwrap();
         config.add_handler("runc", spec()).unwrap();
         assert_eq!(handler(&config.handlers(), "runc").pod_annotations, ["example.org/*", PATTERNS[0], PATTERNS[1]]);
@@ -545,7 +547,7 @@ root = "/var/lib/containerd" # as it was
     }
 
     #[test]
-    fn nri_stays_on_where_it_is() {
+    fn nri_stays_enabled() {
         for (text, off_by_default) in
             [("version = 3\n", false), ("version = 2\n[plugins.'io.containerd.nri.v1.nri']\ndisable = false\n", true)]
         {
@@ -574,7 +576,7 @@ root = "/var/lib/containerd" # as it was
     }
 
     #[test]
-    fn what_is_not_understood_is_not_touched() {
+    fn unsupported_configurations_are_not_touched() {
         for (text, said) in
             [("root = \"/x\"\n", "versions 2 and 3"), ("version = 4\n", "its version is 4"), ("version = \n", "parse it")]
         {
@@ -584,9 +586,9 @@ root = "/var/lib/containerd" # as it was
         let inline = "version = 3\nplugins = { 'io.containerd.nri.v1.nri' = { disable = true } }\n";
         let mut config = ContainerdConfig::parse(inline).unwrap();
         let error = config.enable_nri(false).unwrap_err().to_string();
-        assert!(error.contains("plugins is not written as a table"), "{error}");
+        assert!(error.contains("plugins is not written as a separate table"), "{error}");
         assert_eq!(config.text(), inline);
-        // Below dotted keys a handler would have no mark of ours, and stay.
+        // Below dotted keys, a handler would have no mark and could not be removed.
         let dotted = "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd]\nruntimes.runc.runtime_type = 'io.containerd.runc.v2'\n";
         let mut config = ContainerdConfig::parse(dotted).unwrap();
         assert!(matches!(config.add_handler("bpfman-hook", spec()), Err(ConfigError::Shape(_))));

@@ -1,36 +1,36 @@
-//! Why containerd's part of an installation stopped.
+//! Errors of the containerd part of an installation.
 
 use std::path::PathBuf;
 
 use crate::setup::containerd::base_spec::BaseSpecError;
 use crate::setup::containerd::config::ConfigError;
 
-/// Why containerd's part of an installation stopped.
+/// Why the containerd part of an installation stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerdError {
-    /// Its configuration cannot be read or changed.
+    /// The configuration cannot be read or changed.
     #[error("edit {}", .path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         #[source]
         source: ConfigError,
     },
-    /// The file is a link, which a rename would replace.
-    #[error("edit {}: it is a symbolic link to {}; name that with --containerd-config", .path.display(), .target.display())]
+    /// The file is a symbolic link, which a rename would replace.
+    #[error("edit {}: it is a symbolic link to {}; pass that path with --containerd-config", .path.display(), .target.display())]
     Link {
         /// The link.
         path: PathBuf,
-        /// Where it leads.
+        /// The link's target.
         target: PathBuf,
     },
-    /// There is no base spec.
-    #[error("make the base spec")]
+    /// The base spec cannot be created.
+    #[error("create the base spec")]
     BaseSpec(#[from] BaseSpecError),
-    /// containerd still has the configuration in which our hooks are.
+    /// containerd may still run with the configuration that contains our hooks.
     #[error(
-        "remove the program: containerd still starts containers with its hooks; restart containerd, then run uninstall again"
+        "remove the binary: containerd still starts containers with its hooks; restart containerd, then run uninstall again"
     )]
     StillRead,
 }

@@ -1,4 +1,5 @@
-//! What `doctor` and `install --check` say about containerd: whether annotated containers get to us, and what happens if not.
+//! containerd's part of `doctor` and `install --check`: whether annotated containers get our hooks, and what happens if
+//! not.
 
 use std::fs;
 use std::path::Path;
@@ -18,11 +19,11 @@ use crate::sys::error::chain;
 const AGAIN: &str = "run `bpfman-hook install --containerd`, then restart containerd";
 const STRICT: &str = "run `bpfman-hook install --containerd --strict`, then restart containerd";
 
-/// Looks at containerd's configuration and what it names.
+/// Checks containerd's configuration and the files that it names.
 pub fn examine(place: &InstallRoot, asked: &ContainerdTargets) -> Findings {
     let mut findings = Findings::default();
     let config = match configuration(place, asked) {
-        Ok(config) => config.unwrap_or_else(|| ContainerdConfig::parse("").expect("the empty text is a configuration")),
+        Ok(config) => config.unwrap_or_else(|| ContainerdConfig::parse("").expect("an empty text is a configuration")),
         Err(err) => {
             findings.push(Finding::bad("containerd configuration", FindingStatus::Fail, chain(&err), "correct it"));
             return findings;
@@ -37,13 +38,13 @@ pub fn examine(place: &InstallRoot, asked: &ContainerdTargets) -> Findings {
     let before = findings.0.len();
     findings.0.extend(findings_of);
     if findings.0.len() == before {
-        let detail = "no runtime handler has our hooks: NRI lets containers start without a plugin that is late or gone";
+        let detail = "no runtime handler has our hooks: NRI starts containers even if the plugin is slow or missing";
         findings.push(Finding::bad("containerd strict handler", FindingStatus::Warn, detail, STRICT));
     }
     findings
 }
 
-/// Whether containerd listens to plugins at all.
+/// Whether containerd serves plugins at all.
 fn switched_on(nri: &Nri, version: Option<(u32, u32)>) -> Finding {
     let check = "containerd NRI";
     let limit = nri.request_timeout.map_or_else(|| "2 s".to_owned(), |limit| format!("{limit:?}"));
@@ -54,30 +55,30 @@ fn switched_on(nri: &Nri, version: Option<(u32, u32)>) -> Finding {
             Finding::bad(check, FindingStatus::Fail, format!("off, the default of containerd 1.{minor}: {off}"), AGAIN)
         }
         (None, None) => {
-            let detail = "not in the configuration, and containerd's version could not be found out: off before 2.0";
+            let detail = "not configured, and containerd's version cannot be determined: off before 2.0";
             Finding::bad(check, FindingStatus::Unknown, detail, AGAIN)
         }
         (Some(false), _) | (None, Some(_)) if nri.no_connections => {
-            // The plugin file has a finding of its own, which fails here where it is missing.
+            // The check of the plugin file fails if the file is missing.
             Finding::ok(
                 check,
-                format!("on for plugins in plugin_path alone (disable_connections); a plugin has {limit} to answer"),
+                format!("on, but only for plugins in plugin_path (disable_connections); a plugin has {limit} to answer"),
             )
         }
         (Some(false), _) | (None, Some(_)) => Finding::ok(check, format!("on; a plugin has {limit} to answer")),
     }
 }
 
-/// Whether the default validator would throw away what we inject (containerd 2.2).
+/// Whether the default validator would reject the hooks that we inject (containerd 2.2).
 fn hooks_allowed(nri: &Nri) -> Finding {
     let check = "containerd hook injection";
     if nri.rejects_hooks {
-        let detail = "the default validator has reject_oci_hook_adjustment = true: each annotated container is refused";
+        let detail = "the default validator has reject_oci_hook_adjustment = true: every annotated container is refused";
         return Finding::bad(
             check,
             FindingStatus::Fail,
             detail,
-            format!("set it to false, or use the strict handler alone: {STRICT}"),
+            format!("set it to false, or use only the strict handler: {STRICT}"),
         );
     }
     if nri.required.iter().any(|plugin| plugin == "bpfman-hook") {
@@ -86,7 +87,7 @@ fn hooks_allowed(nri: &Nri) -> Finding {
     Finding::ok(check, "allowed")
 }
 
-/// A handler with a base spec: None where our hooks are not in it.
+/// Checks a handler with a base spec; None if it does not contain our hooks.
 fn strict_handler(handler: &Handler, root: &Path) -> Option<Finding> {
     let check = format!("containerd handler {}", handler.name);
     let path = handler.base_spec.as_ref()?;
@@ -102,25 +103,26 @@ fn strict_handler(handler: &Handler, root: &Path) -> Option<Finding> {
     };
     let (start, stop) = (entry(HookStage::CreateRuntime), entry(HookStage::Poststop));
     let Some(start) = start else {
-        return stop.map(|_| unread("it has our poststop hook and no createRuntime hook".to_owned()));
+        return stop.map(|_| unread("it has our poststop hook but no createRuntime hook".to_owned()));
     };
     let program = start["path"].as_str().unwrap_or_default();
     Some(if stop.is_none() {
-        unread("it has no poststop hook of ours: what containers owned is released by gc alone".to_owned())
+        unread("it lacks our poststop hook: only gc releases what containers owned".to_owned())
     } else if !below(root, Path::new(program)).is_file() {
-        unread(format!("its hook {program} is not there: no pod of this handler starts"))
+        unread(format!("its hook {program} does not exist: no pod with this handler starts"))
     } else if !handler.hands_on_annotations() {
         let detail =
-            "its pod_annotations do not hand on our keys: requests are not seen, and containers start without programs";
+            "its pod_annotations do not pass our keys on: requests are not seen, and containers start without programs";
         Finding::bad(&check, FindingStatus::Fail, detail, STRICT)
     } else {
         Finding::ok(&check, format!("has our hooks ({})", path.display()))
     })
 }
 
-/// What an error means that containerd answered to its client; None for those that say it themselves.
+/// Explains an error that containerd returned to its client; None for errors that are clear by themselves.
 ///
-/// The sentences are those of containerd 2.1 and 2.2, of NRI's default validator (pkg/plugin, plugins/default-validator) and of runc.
+/// The texts are those of containerd 2.1 and 2.2, of NRI's default validator (pkg/plugin, plugins/default-validator)
+/// and of runc.
 pub fn explain(error: &str) -> Option<Finding> {
     let missing_hook = error.contains("error running") && error.contains("hook") && error.contains("no such file or directory");
     if error.contains("attempted restricted OCI hook injection") {
@@ -137,11 +139,11 @@ pub fn explain(error: &str) -> Option<Finding> {
         let detail = "the pod's RuntimeClass names a handler that containerd does not have";
         Some(Finding::bad("containerd strict handler", FindingStatus::Fail, detail, STRICT))
     } else if missing_hook {
-        let detail = "the program that a hook names is not there, or not where containerd's mount namespace sees it";
+        let detail = "a hook's program does not exist, or not in containerd's mount namespace";
         Some(Finding::bad("containerd hook", FindingStatus::Fail, detail, "run `bpfman-hook install --containerd`"))
     } else if error.contains("error executing hook") && error.contains("bpfman-hook") {
-        let detail = "crun does not pass on what a hook says; this is all that reaches the pod's events";
-        let remedy = "the reason stands in `bpfman-hook list containers` and `events` on the node";
+        let detail = "crun does not pass on a hook's message; nothing else reaches the pod's events";
+        let remedy = "see `bpfman-hook list containers` and `events` on the node for the reason";
         Some(Finding::bad("crun", FindingStatus::Warn, detail, remedy))
     } else {
         None
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn nri_and_the_validator() {
+    fn nri_and_the_validator_are_checked() {
         let nri = "[plugins.'io.containerd.nri.v1.nri']\n";
         for (config, check, status, said) in [
             ("version = 3\n".to_owned(), "containerd NRI", FindingStatus::Unknown, "off before 2.0"),
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_that_come_back() {
+    fn errors_of_containerd_are_explained() {
         for (error, said) in [
             ("validation error: plugin \"bpfman-hook\" attempted restricted OCI hook injection", "reject_oci_hook_adjustment"),
             ("validation error: required plugin \"bpfman-hook\" not present", "did not see this container"),
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strict_handler_is_followed_to_its_end() {
+    fn every_file_of_a_strict_handler_is_checked() {
         let mut config = ContainerdConfig::parse("version = 3\n").unwrap();
         let base = Path::new("/etc/containerd/bpfman-hook-base.json");
         config.add_handler("bpfman-hook", base).unwrap();
@@ -260,9 +262,9 @@ mod tests {
         world.write(file, "{");
         failed("not JSON");
         world.write(file, &spec("/opt/gone"));
-        failed("/opt/gone is not there");
+        failed("/opt/gone does not exist");
         world.write(file, &spec("/usr/local/bin/bpfman-hook").replace("poststop", "poststart"));
-        failed("no poststop hook");
+        failed("lacks our poststop hook");
         world.write(file, &spec("/usr/local/bin/bpfman-hook"));
         assert_eq!(only(&world.examine(), check).status, FindingStatus::Ok);
         world.write("etc/containerd/config.toml", &config.text().replace("\"*.hook.bpfman.io/*\"", "\"x/*\""));

@@ -1,4 +1,5 @@
-//! `install --containerd` and its undoing: the base spec before the configuration that names it, and the other way round.
+//! `install --containerd` and its reversal: install writes the base spec before the configuration that names it;
+//! uninstall works in the reverse order.
 
 use std::fs;
 use std::io;
@@ -15,20 +16,20 @@ use crate::setup::error::InstallError;
 use crate::setup::place::InstallRoot;
 use crate::setup::steps::Installer;
 
-/// True where containerd's configuration or its plugin directory has something of ours.
+/// True if containerd's configuration or its plugin directory contains something of ours.
 pub(crate) fn is_installed(targets: &InstallTargets, place: &InstallRoot) -> Result<bool, InstallError> {
     let config = place.staged(&targets.containerd.containerd_config);
     Ok(place.staged(&plugin_path(&config)).exists() || changed_by_us(&config)?)
 }
 
-/// The same for those who only look; what cannot be read is not ours.
+/// The same for callers that only check; an unreadable file counts as not ours.
 pub(crate) fn is_installed_at(place: &InstallRoot, config: &Path) -> bool {
     let config = place.staged(config);
     place.staged(&plugin_path(&config)).exists() || changed_by_us(&config).unwrap_or_default()
 }
 
-/// Whether a configuration has something of ours. One of docker's has no version, one of somebody else's may be a link or no TOML at
-/// all: none of that keeps us from being uninstalled.
+/// Whether a configuration contains something of ours. Docker's configuration has no version, and another tool's may be
+/// a link or invalid TOML: neither prevents uninstallation.
 fn changed_by_us(target: &Path) -> Result<bool, InstallError> {
     match fs::read(target) {
         Ok(bytes) => Ok(has_ours(&bytes)),
@@ -37,7 +38,7 @@ fn changed_by_us(target: &Path) -> Result<bool, InstallError> {
     }
 }
 
-/// The base spec's text, made from the host's containerd or from the file that was named.
+/// The base spec, created from the host's containerd or from the given file.
 fn spec(targets: &InstallTargets, place: &InstallRoot) -> Result<String, InstallError> {
     let (text, from) = match &targets.containerd.base_spec {
         Some(file) => {
@@ -49,14 +50,15 @@ fn spec(targets: &InstallTargets, place: &InstallRoot) -> Result<String, Install
     Ok(base_spec::with_hooks(&text, &from, &place.binary(), place.own_root()).map_err(ContainerdError::from)?)
 }
 
-/// Writes the pre-installed plugin, the base spec where `--strict` asks for it, then the configuration. containerd reads both when it starts.
+/// Writes the pre-installed plugin, the base spec if `--strict` is given, then the configuration. containerd reads both
+/// when it starts.
 pub(crate) fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     let asked = &targets.containerd;
     let target = place.staged(&asked.containerd_config);
     let before = present(&target)?;
     let edit = |source| ContainerdError::Config { path: target.clone(), source };
     let mut config = ContainerdConfig::parse_to_change(&before.text).map_err(edit)?;
-    // Not known: then it is said, which harms nobody.
+    // If the version is unknown, `disable = false` is written explicitly, which does no harm.
     let off_by_default = base_spec::version(place.root()).is_none_or(|(major, _)| major < 2);
     config.enable_nri(off_by_default).map_err(edit)?;
     if asked.strict {
@@ -64,7 +66,7 @@ pub(crate) fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut 
         config.add_handler(&asked.handler, &base).map_err(edit)?;
         work.write(&base, spec(targets, place)?.as_bytes(), 0o644)?;
     }
-    // Before NRI is switched on, so that no start of containerd has the one without the other.
+    // Before NRI is enabled, so that containerd never starts with NRI but without the plugin.
     let plugin = plugin_file::path(&config.nri());
     work.write(&plugin, plugin_file::text(&place.binary(), place.own_root()).as_bytes(), 0o755)?;
     let started_with_it = work.steps.0.last().is_some_and(|step| step.changed);
@@ -73,12 +75,12 @@ pub(crate) fn install(targets: &InstallTargets, place: &InstallRoot, work: &mut 
         work.write(&asked.containerd_config, text.as_bytes(), before.mode)?;
     }
     if text != before.text || started_with_it {
-        work.step("restart", "containerd, which reads its configuration at its start", true);
+        work.step("restart", "containerd, which reads its configuration only when it starts", true);
     }
     Ok(())
 }
 
-/// Takes back what [`install`] did. True where containerd may still run with it.
+/// Reverts what [`install`] did. True if containerd may still run with it.
 pub(crate) fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mut Installer<'_>) -> Result<bool, InstallError> {
     let path = &targets.containerd.containerd_config;
     let base = base_spec::path(path);
@@ -97,16 +99,16 @@ pub(crate) fn uninstall(targets: &InstallTargets, place: &InstallRoot, work: &mu
             work.write(path, text.as_bytes(), before.mode)?;
         }
         if text != before.text {
-            work.step("restart", "containerd, which reads its configuration at its start", true);
+            work.step("restart", "containerd, which reads its configuration only when it starts", true);
         }
     }
     work.remove(&base)?;
-    // The plugin that runs sees its file go and ends.
+    // The running plugin notices that its file is removed, and ends.
     work.remove(&plugin_path(&target))?;
     Ok(hooked)
 }
 
-/// Where the pre-installed plugin is; a configuration that is not understood has the usual directory.
+/// The path of the pre-installed plugin; for an invalid configuration, it is in the default directory.
 fn plugin_path(config: &Path) -> PathBuf {
     let text = fs::read_to_string(config).unwrap_or_default();
     plugin_file::path(&ContainerdConfig::parse(&text).map(|config| config.nri()).unwrap_or_default())
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_comes_back_as_it_was() {
+    fn uninstall_restores_the_configuration() {
         for text in [
             None,
             Some("version = 2\n"),
@@ -182,7 +184,7 @@ mod tests {
             assert_eq!(read["plugins"]["io.containerd.nri.v1.nri"]["disable"].as_bool(), Some(false));
             let mode = fs::metadata(&config).unwrap().permissions().mode() & 0o7777;
             assert_eq!(mode, if text.is_some() { 0o600 } else { 0o644 });
-            assert!(act(&t, install).0.0.iter().all(|step| !step.changed), "again: nothing");
+            assert!(act(&t, install).0.0.iter().all(|step| !step.changed), "a second run changes nothing");
 
             let (gone, hooked) = act(&t, uninstall);
             assert!(hooked && gone.0.iter().all(|step| step.changed), "{gone}");
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_what_is_not_understood_stay() {
+    fn links_and_unsupported_configurations_stay() {
         let root = tempfile::tempdir().unwrap();
         let t = targets(root.path(), false);
         let config = root.path().join("host/etc/containerd/config.toml");
@@ -209,12 +211,12 @@ mod tests {
     }
 
     #[test]
-    fn what_we_never_touched_keeps_nobody_from_uninstalling() {
+    fn untouched_configurations_do_not_prevent_uninstallation() {
         let root = tempfile::tempdir().unwrap();
         let t = targets(root.path(), false);
         let config = root.path().join("host/etc/containerd/config.toml");
         fs::create_dir_all(config.parent().unwrap()).unwrap();
-        // Docker's has no version.
+        // Docker's configuration has no version.
         for bytes in [&b"disabled_plugins = [\"cri\"]\n"[..], b"version = 3\r\nroot = 'x'\n", b"no toml [", b"\xff"] {
             fs::write(&config, bytes).unwrap();
             assert!(!is_installed(&t, &InstallRoot::of(&t, None)).unwrap());
@@ -227,7 +229,7 @@ mod tests {
         fs::write(&elsewhere, "version = 3\n").unwrap();
         std::os::unix::fs::symlink(&elsewhere, &config).unwrap();
         assert!(!act(&t, uninstall).1 && config.is_symlink());
-        // Two sorts of line ends would not come back: refused before anything is written.
+        // Mixed line ends could not be restored: refused before anything is written.
         fs::remove_file(&config).unwrap();
         fs::write(&config, "version = 3\r\nroot = 'x'\n").unwrap();
         let place = InstallRoot::of(&t, None);

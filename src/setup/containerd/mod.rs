@@ -1,4 +1,4 @@
-//! containerd's configuration: what it says about us, what `install --containerd` changes in it and `uninstall` takes back.
+//! containerd's configuration: checking it, and the changes that `install --containerd` makes and `uninstall` reverts.
 
 pub mod base_spec;
 pub mod config;

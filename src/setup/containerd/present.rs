@@ -1,4 +1,4 @@
-//! The configuration file that containerd has.
+//! containerd's current configuration file.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use crate::setup::containerd::error::ContainerdError;
 use crate::setup::error::InstallError;
 use crate::setup::place::InstallRoot;
 
-/// A file of containerd's configuration as it is; the text is empty where there is none.
+/// containerd's current configuration file; the text is empty if it does not exist.
 pub struct Present {
     pub text: String,
     pub mode: u32,
@@ -36,7 +36,7 @@ pub fn present(target: &Path) -> Result<Present, InstallError> {
     Ok(Present { text, mode: meta.permissions().mode() & 0o7777, there: true })
 }
 
-/// The configuration below `root`, for those who only look at it. None where there is no file.
+/// The configuration below `root`, for callers that only check it. None if the file does not exist.
 ///
 /// # Errors
 /// The file cannot be read, or [`ConfigError`].

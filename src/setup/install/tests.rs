@@ -34,7 +34,7 @@ fn act(
     work.steps
 }
 
-/// Every file below a directory, as paths from it.
+/// Every file below a directory, as relative paths.
 fn files(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut todo = vec![root.to_owned()];
@@ -52,7 +52,7 @@ fn files(root: &Path) -> Vec<String> {
     found
 }
 
-/// Completions and man pages, of which there are many.
+/// Completions and man pages.
 fn is_document(path: &str) -> bool {
     ["share/man/", "share/bash-completion/", "share/zsh/", "share/fish/"].iter().any(|part| path.contains(part))
 }
@@ -64,7 +64,7 @@ fn order(steps: &InstallSteps) -> Vec<String> {
 }
 
 #[test]
-fn the_binary_comes_first_and_goes_last() {
+fn the_binary_is_written_first_and_removed_last() {
     let root = tempfile::tempdir().unwrap();
     let t = targets(root.path(), true, false);
 
@@ -116,7 +116,7 @@ fn the_binary_comes_first_and_goes_last() {
 }
 
 #[test]
-fn another_root_is_told_to_the_hook_and_has_no_units() {
+fn another_root_is_passed_to_the_hook_and_has_no_units() {
     let destdir = tempfile::tempdir().unwrap();
     let t = targets(destdir.path(), true, false);
     act(&t, install);
@@ -128,11 +128,11 @@ fn another_root_is_told_to_the_hook_and_has_no_units() {
     assert!(hook.contains(r#""--engine", "podman", "--root", "/srv/r""#), "{hook}");
     assert_eq!(files(destdir.path()).len(), units);
     uninstall(&t, &place, &mut Installer::new(&place, false)).unwrap();
-    assert_eq!(files(destdir.path()).len(), 4, "the units belong to the usual root");
+    assert_eq!(files(destdir.path()).len(), 4, "the units belong to the default root");
 }
 
 #[test]
-fn the_service_alone_comes_and_goes_with_its_binary() {
+fn the_service_alone_is_installed_and_removed_with_its_binary() {
     let root = tempfile::tempdir().unwrap();
     let t =
         InstallTargets { service: crate::cli::service::ServiceTarget { service: true }, ..targets(root.path(), false, false) };
@@ -147,7 +147,7 @@ fn the_service_alone_comes_and_goes_with_its_binary() {
     ];
     assert_eq!(order(&act(&t, install)), written);
     let alone = files(root.path());
-    // podman comes and goes, the units and the binary stay.
+    // podman is installed and removed; the units and the binary stay.
     act(&targets(root.path(), true, false), install);
     act(&targets(root.path(), true, false), uninstall);
     assert_eq!(files(root.path()), alone);
@@ -156,7 +156,7 @@ fn the_service_alone_comes_and_goes_with_its_binary() {
 }
 
 #[test]
-fn the_plugins_unit_comes_and_goes_with_its_binary() {
+fn the_plugins_unit_is_installed_and_removed_with_its_binary() {
     let root = tempfile::tempdir().unwrap();
     let t =
         InstallTargets { nri: crate::cli::nri::NriTarget { nri: true }, no_timer: true, ..targets(root.path(), false, false) };
@@ -187,7 +187,7 @@ fn a_plugin_beside_cri_os_hook_files_does_not_connect() {
 }
 
 #[test]
-fn a_link_out_of_destdir_is_refused_and_one_within_followed() {
+fn a_link_out_of_destdir_is_refused_and_one_within_is_followed() {
     use std::os::unix::fs::symlink;
     let root = tempfile::tempdir().unwrap();
     let (host, outside) = (root.path().join("host"), root.path().join("outside"));
@@ -238,7 +238,7 @@ fn two_engines_share_the_hook_files() {
 }
 
 #[test]
-fn podmans_own_directories_stay_and_foreign_files_too() {
+fn podmans_directories_and_unrelated_files_stay() {
     let root = tempfile::tempdir().unwrap();
     let conf = root.path().join("etc/containers/containers.conf");
     fs::create_dir_all(conf.parent().unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! The timer that `install` writes: `gc` every minute, for what no hook was told of. podman runs no poststop for a container whose
-//! creation failed after createRuntime, and no runtime runs one after it was killed.
+//! The timer that `install` writes: it runs `gc` every minute, for containers whose poststop did not run. podman runs
+//! no poststop for a container whose creation failed after createRuntime, and a killed runtime runs none either.
 
 use std::path::{Path, PathBuf};
 
@@ -22,8 +22,8 @@ fn files(place: &InstallRoot) -> [(PathBuf, String); 2] {
     [(unit(SERVICE_UNIT), service_unit(&place.binary())), (unit(TIMER_UNIT), timer_unit().to_owned())]
 }
 
-/// Writes the units and starts the timer; without systemd it says what cron has to run. There is nothing to do where our directories
-/// are not the usual ones.
+/// Writes the units and starts the timer; without systemd it prints the line for cron. Does nothing if our directories
+/// are not the default ones.
 pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
@@ -36,7 +36,7 @@ pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(
     }
     if !work.by_systemd() {
         let line = format!("* * * * * root {} gc >/dev/null", place.binary().display());
-        work.step("advise", format!("there is no systemd: write the line \"{line}\" into /etc/cron.d/bpfman-hook"), true);
+        work.step("advise", format!("systemd does not run: write the line \"{line}\" to /etc/cron.d/bpfman-hook"), true);
         return Ok(());
     }
     work.systemctl(&["daemon-reload"])?;
@@ -57,28 +57,29 @@ pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result
     Ok(())
 }
 
-/// Whether the timer's unit is there.
+/// Whether the timer's unit exists.
 fn is_installed(place: &InstallRoot) -> bool {
     place.staged(&place.mount_unit().with_file_name(TIMER_UNIT)).exists()
 }
 
-/// Both units. Without them nothing is refused, and what a failed creation left stays until the next annotated container starts.
+/// Checks both units. Without them nothing is refused, but the leftovers of a failed creation stay until the next
+/// annotated container starts.
 pub(crate) fn check(place: &InstallRoot, again: &str) -> Vec<Finding> {
     if !is_installed(place) {
         let detail =
-            "gc does not run by itself: what belongs to a container whose creation failed stays until the next one starts";
+            "gc does not run periodically: the leftovers of a container whose creation failed stay until the next one starts";
         let remedy = format!("{again}, or have cron run `{} gc` every minute", place.binary().display());
         return vec![Finding::bad("gc timer", FindingStatus::Warn, detail, remedy)];
     }
     files(place).iter().map(|(path, text)| exact_file("gc timer", &place.staged(path), text, again)).collect()
 }
 
-/// The timer. A program outlives its container by a minute, five seconds of accuracy and one run at most.
+/// The timer. A program outlives its container by at most a minute, five seconds of accuracy and one run.
 pub fn timer_unit() -> &'static str {
     "\
-# No program of a container that died without a hook outlives it for long.
+# Releases the programs of containers whose poststop hook did not run.
 [Unit]
-Description=Release what dead containers left of bpfman-hook, every minute
+Description=Release BPF programs of dead containers (bpfman-hook), every minute
 
 [Timer]
 OnActiveSec=60s
@@ -90,18 +91,18 @@ WantedBy=timers.target
 "
 }
 
-/// The service. `gc` exits with 1 while something is left, so that the unit is shown as failed.
+/// The service. `gc` exits with 1 while something is left, so that systemd shows the unit as failed.
 pub fn service_unit(binary: &Path) -> String {
     let capabilities = CAPABILITIES.map(|capability| format!("{capability:?}")).join(" ");
     format!(
         "\
-# Releases programs, links, maps and records of containers that are gone without their poststop hook.
+# Releases programs, links, maps and records of containers that ended without their poststop hook.
 [Unit]
-Description=Release what dead containers left of bpfman-hook
+Description=Release BPF programs of dead containers (bpfman-hook)
 Documentation=man:bpfman-hook-gc(1)
-# Where no annotated container was started since boot, there is nothing to look at.
+# If no annotated container has started since boot, there is nothing to check.
 ConditionPathExists=/run/bpfman-hook/store
-# The service has a mount namespace of its own, in which it must not mount.
+# The service has its own mount namespace, in which it must not mount the bpffs.
 RequiresMountsFor=/run/bpfman-hook/fs
 
 [Service]
@@ -143,7 +144,7 @@ mod tests {
             let line = timer_unit().lines().find_map(|line| line.strip_prefix(key)).unwrap();
             line.trim_end_matches('s').parse().unwrap()
         };
-        assert!(seconds("OnUnitActiveSec=") + seconds("AccuracySec=") <= 80, "some time is left for the run");
+        assert!(seconds("OnUnitActiveSec=") + seconds("AccuracySec=") <= 80, "there is time left for the run");
         assert!(seconds("OnActiveSec=") <= 60);
         assert!(service_unit(Path::new("/opt/x/bin/bpfman-hook")).contains("\nExecStart=/opt/x/bin/bpfman-hook gc\n"));
     }

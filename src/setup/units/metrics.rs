@@ -1,5 +1,5 @@
-//! `install --metrics`: the group that may read what runs leave, the exporter's unit, and the timer that asks the kernel. The texts are
-//! those of `packaging/`; what differs from host to host is put in here.
+//! `install --metrics`: the group that may read the exported files, the exporter's unit, and the timer that samples the
+//! kernel. The texts are those of `packaging/`, with the paths and options of this host.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,36 +13,36 @@ use crate::setup::place::InstallRoot;
 use crate::setup::steps::Installer;
 use crate::sys::accounts::gid_of;
 
-/// The exporter.
+/// The exporter's unit.
 pub const EXPORTER_UNIT: &str = "bpfman-hook-metrics.service";
 
-/// What asks the kernel.
+/// The unit that samples the kernel.
 pub const SAMPLE_UNIT: &str = "bpfman-hook-metrics-sample.service";
 
-/// When.
+/// The timer of the sample.
 pub const TIMER_UNIT: &str = "bpfman-hook-metrics-sample.timer";
 
-/// The group that may read.
+/// The group that may read the exported files.
 const GROUP: &str = "bpfman-hook";
 
-/// Owner and group of the directory, with the setgid bit that its files inherit the group by.
+/// Mode of the directory; with the setgid bit its files inherit the group.
 const EXPORT_MODE: u32 = 0o2750;
 
-/// The binary in the texts of `packaging/`.
+/// The binary's path in the texts of `packaging/`.
 const PACKAGED_BINARY: &str = "/usr/local/bin/bpfman-hook";
 
 fn binary(text: &str, place: &InstallRoot) -> String {
     text.replace(PACKAGED_BINARY, &place.binary().display().to_string())
 }
 
-/// The sample's unit; with a file, it writes the metrics there too.
+/// The sample's unit; with `textfile`, it also writes the metrics to that file.
 fn sample_unit(place: &InstallRoot, textfile: Option<&Path>) -> String {
     let mut text = binary(include_str!("../../../packaging/systemd/bpfman-hook-metrics-sample.service"), place);
     if let (Some(file), Some(directory)) = (textfile, textfile.and_then(Path::parent)) {
         let sample = format!("ExecStart={} metrics --sample\n", place.binary().display());
         let write = format!("ExecStart={} metrics --once --textfile {}\n", place.binary().display(), file.display());
         text = text.replace(&sample, &format!("{sample}{write}"));
-        // node_exporter's directory is another user's on some systems.
+        // On some systems, node_exporter's directory belongs to another user.
         text = text.replace("CapabilityBoundingSet=", "CapabilityBoundingSet=CAP_DAC_OVERRIDE ");
         text = text.replace("ReadWritePaths=", &format!("ReadWritePaths={} ", directory.display()));
     }
@@ -65,8 +65,8 @@ fn files(place: &InstallRoot, textfile: Option<&Path>) -> [(PathBuf, String); 5]
     ]
 }
 
-/// Writes the files and, where systemd runs, makes the group and the directory and starts what there is to start: with a textfile
-/// the timer alone, since nobody has to listen.
+/// Writes the files. If systemd runs, also creates the group and the directory and starts the units: with a textfile
+/// only the timer, because no exporter is needed.
 pub(crate) fn install(target: &MetricsTarget, place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
@@ -88,7 +88,7 @@ pub(crate) fn install(target: &MetricsTarget, place: &InstallRoot, work: &mut In
     }
 }
 
-/// Stops and removes them. The group stays: files may belong to it, and systemd removes none either.
+/// Stops and removes the units. The group stays: files may belong to it, and systemd does not remove groups either.
 pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
@@ -102,7 +102,7 @@ pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result
     Ok(())
 }
 
-/// Whether the units are there: they need the binary.
+/// Whether the units exist: they need the binary.
 pub(crate) fn is_installed(place: &InstallRoot) -> bool {
     place.staged(&place.mount_unit().with_file_name(EXPORTER_UNIT)).exists()
 }
@@ -113,7 +113,7 @@ fn installed_textfile(place: &InstallRoot) -> Option<PathBuf> {
     unit.lines().find_map(|line| line.split_once(" --textfile ")).map(|(_, file)| PathBuf::from(file))
 }
 
-/// Each file, the group, and whether the group may read what runs leave in `export`.
+/// Checks each file, the group, and whether the group may read the exported files in `export`.
 pub(crate) fn check(target: &MetricsTarget, place: &InstallRoot, export: &Path) -> Vec<Finding> {
     let textfile = target.metrics_textfile.clone().or_else(|| installed_textfile(place));
     let textfile = textfile.as_deref();
@@ -145,7 +145,7 @@ fn readable(group: Option<u32>, export: &Path, again: &str) -> Finding {
             let detail = format!("{} has group {} and mode {:o}", export.display(), found.gid(), found.mode() & 0o7777);
             Finding::bad(name, FindingStatus::Fail, format!("{detail}: the exporter sees nothing"), again)
         }
-        Err(_) => Finding::bad(name, FindingStatus::Warn, format!("{} is not there", export.display()), again),
+        Err(_) => Finding::bad(name, FindingStatus::Warn, format!("{} does not exist", export.display()), again),
     }
 }
 
@@ -175,12 +175,12 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_the_group_cannot_read_is_found() {
+    fn a_directory_that_the_group_cannot_read_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let export = dir.path().join("export");
         let status = |group| readable(group, &export, "again").status;
         assert_eq!(status(None), FindingStatus::Fail);
-        assert_eq!(status(Some(0)), FindingStatus::Warn, "nothing was recorded yet");
+        assert_eq!(status(Some(0)), FindingStatus::Warn, "nothing has been recorded yet");
         fs::create_dir(&export).unwrap();
         let gid = fs::metadata(&export).unwrap().gid();
         fs::set_permissions(&export, fs::Permissions::from_mode(0o750)).unwrap();
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(bad(), ["metrics bpfman-hook-metrics-sample.timer"]);
         let with_file = MetricsTarget { metrics_textfile: Some("/srv/x.prom".into()), ..target.clone() };
         install(&with_file, &place, &mut work).unwrap();
-        assert_eq!(bad(), Vec::<String>::new(), "the file that it was installed for is known");
+        assert_eq!(bad(), Vec::<String>::new(), "the textfile of the installation is found");
         uninstall(&place, &mut work).unwrap();
         assert_eq!(bad().len(), 5);
         assert!(!is_installed(&place));

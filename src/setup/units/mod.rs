@@ -1,4 +1,4 @@
-//! The systemd units that `install` writes, as text, and what belongs to each.
+//! The texts of the systemd units that `install` writes, and how they are installed.
 
 pub mod gc;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! The systemd unit of the plugin, as text. `packaging/systemd/` holds the same.
+//! The text of the plugin's systemd unit. `packaging/systemd/` contains the same text.
 
 use std::path::{Path, PathBuf};
 
@@ -10,15 +10,15 @@ use crate::setup::hook_files::MOUNT_UNIT;
 use crate::setup::place::InstallRoot;
 use crate::setup::steps::Installer;
 
-/// The unit.
+/// The unit's name.
 pub const UNIT: &str = "bpfman-hook-nri.service";
 
-/// Where it is written.
+/// The unit's path.
 pub(crate) fn path(place: &InstallRoot) -> PathBuf {
     place.mount_unit().with_file_name(UNIT)
 }
 
-/// Writes the unit and, where systemd runs, starts the plugin. There is nothing to do where our directories are not the usual ones.
+/// Writes the unit and, if systemd runs, starts the plugin. Does nothing if our directories are not the default ones.
 pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
@@ -42,23 +42,24 @@ pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result
     work.remove(&path(place))
 }
 
-/// Whether the unit is there: it needs the binary.
+/// Whether the unit exists: it needs the binary.
 pub(crate) fn is_installed(place: &InstallRoot) -> bool {
     place.staged(&path(place)).exists()
 }
 
-/// Whether the plugin is to connect: not where our hook files are CRI-O's, which starts no pod while a plugin connects and it stops a container.
+/// Whether the plugin connects. It does not if our hook files are CRI-O's, because CRI-O starts no pod while a plugin
+/// connects and a container is being stopped.
 pub(crate) fn connects(place: &InstallRoot) -> bool {
     let containerd = &ContainerdTargets::default().containerd_config;
     !place.installed_for().0.contains(&Engine::CriO) || is_installed_at(place, containerd)
 }
 
-/// The unit.
+/// The unit's text.
 pub fn text(binary: &Path, connects: bool) -> String {
     let mode = if connects { "" } else { " --no-connect" };
     format!(
         "\
-# The NRI plugin. It connects again by itself when the runtime restarts; systemd starts it again when it dies.
+# The NRI plugin. It reconnects when the runtime restarts; systemd restarts it when it dies.
 [Unit]
 Description=NRI plugin of bpfman-hook
 StartLimitIntervalSec=0

@@ -1,4 +1,5 @@
-//! The systemd units of the gRPC service, as text. `packaging/systemd/` holds the same; docs/service.md says why each line is there.
+//! The texts of the gRPC service's systemd units. `packaging/systemd/` contains the same texts; docs/service.md
+//! explains each line.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ pub const SOCKET_UNIT: &str = "bpfman-hook.socket";
 /// The service.
 pub const SERVICE_UNIT: &str = "bpfman-hook.service";
 
-/// The group that may connect, where it exists.
+/// The group that may connect, if it exists.
 pub const GROUP: &str = "bpfman";
 
 /// The files and their texts, in the order in which they are written.
@@ -24,7 +25,7 @@ fn files(place: &InstallRoot, group: bool) -> [(PathBuf, String); 2] {
     [(beside(SERVICE_UNIT), service_unit(&place.binary())), (beside(SOCKET_UNIT), socket_unit(group))]
 }
 
-/// Writes the units and, where systemd runs, starts the socket. There is nothing to do where our directories are not the usual ones.
+/// Writes the units and, if systemd runs, starts the socket. Does nothing if our directories are not the default ones.
 pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(), InstallError> {
     if !place.has_units() {
         return Ok(());
@@ -53,28 +54,28 @@ pub(crate) fn uninstall(place: &InstallRoot, work: &mut Installer<'_>) -> Result
     Ok(())
 }
 
-/// The units as they should be.
+/// The files and their expected texts.
 pub(crate) fn pieces(place: &InstallRoot) -> [(PathBuf, String); 2] {
     files(place, gid_of(GROUP).is_some())
 }
 
-/// Whether the units are there: they need the binary.
+/// Whether the units exist: they need the binary.
 pub(crate) fn is_installed(place: &InstallRoot) -> bool {
     files(place, false).iter().any(|(path, _)| place.staged(path).exists())
 }
 
-/// The socket unit. A group that does not exist would keep it from starting, so it is named only where it does.
+/// The socket unit. A group that does not exist would prevent it from starting, so it is set only if it exists.
 pub fn socket_unit(group: bool) -> String {
     let group = if group { format!("SocketGroup={GROUP}\n") } else { String::new() };
     format!(
         "\
-# bpfman's gRPC API on demand: the first client starts the service, which ends when nobody asks any more.
+# bpfman's gRPC API on demand: the first client starts the service, which ends when it is idle.
 [Unit]
 Description=Sockets of bpfman's gRPC API (bpfman-hook)
 
 [Socket]
 ListenStream=/run/bpfman-hook/bpfman.sock
-# Where bpfman's own clients look.
+# The default path of bpfman's own clients.
 ListenStream=/run/bpfman-sock/bpfman.sock
 SocketMode=0660
 {group}DirectoryMode=0755
@@ -96,20 +97,20 @@ pub fn service_unit(binary: &Path) -> String {
 Description=bpfman's gRPC API (bpfman-hook)
 Requires={SOCKET_UNIT}
 After={SOCKET_UNIT}
-# The service has a mount namespace of its own, in which it must not mount: the unit of our bpffs does.
+# The service has its own mount namespace, in which it must not mount the bpffs: the mount unit does.
 RequiresMountsFor=/run/bpfman-hook/fs
 
 [Service]
 Type=exec
 ExecStart={} system service
-# Requests that run get their time; the children are told by the service, not by systemd.
+# Running requests may finish; the service signals its children, systemd does not.
 KillMode=mixed
 TimeoutStopSec=75
 UMask=0077
-# BPF memory was counted against it before Linux 5.11.
+# Before Linux 5.11, BPF memory counted against this limit.
 LimitMEMLOCK=infinity
 
-# What the hook needs, and nothing else.
+# The capabilities that the hook needs, and no others.
 CapabilityBoundingSet={capabilities}
 NoNewPrivileges=yes
 ProtectSystem=strict
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_is_named_only_where_it_exists() {
+    fn the_group_is_set_only_if_it_exists() {
         assert!(!socket_unit(false).contains("SocketGroup"));
         assert!(socket_unit(true).contains("\nSocketGroup=bpfman\nDirectoryMode"));
     }
@@ -155,7 +156,8 @@ mod tests {
         let line = unit.lines().find(|line| line.starts_with("CapabilityBoundingSet=")).unwrap();
         assert_eq!(line.split(' ').count(), CAPABILITIES.len());
         assert!(line.contains("CAP_SYS_ADMIN CAP_BPF"));
-        // These make systemd refuse openat2, without which nothing of a stranger's is opened; DynamicUser implies the first.
+        // systemd implements these with a seccomp filter that refuses openat2, which every open of untrusted paths
+        // needs; DynamicUser implies the first.
         assert!(!["RestrictSUIDSGID", "DynamicUser"].iter().any(|word| unit.contains(word)));
     }
 }
