@@ -179,7 +179,11 @@ fn a_failed_transaction_changes_nothing() {
     let refused = store.write(|txn| {
         txn.delete(no)?;
         txn.put(&record(OwnerNo(9), netns(5), Phase::Pending, 2))?;
-        assert_eq!(txn.by_netns(5)?.iter().map(|record| record.no).collect::<Vec<_>>(), [OwnerNo(9)], "a transaction sees its own changes");
+        assert_eq!(
+            txn.by_netns(5)?.iter().map(|record| record.no).collect::<Vec<_>>(),
+            [OwnerNo(9)],
+            "a transaction sees its own changes"
+        );
         Err::<(), _>(StoreError::damaged(dir.path(), "made up"))
     });
     assert!(refused.is_err());
@@ -389,7 +393,11 @@ fn an_environment_is_reopened_after_a_failed_commit() {
         store.suspect.store(true, Ordering::Relaxed);
         Ok(numbers(&store))
     });
-    assert_eq!((reading.unwrap(), store.suspect.load(Ordering::Relaxed)), (vec![1], true), "not reopened while a transaction reads");
+    assert_eq!(
+        (reading.unwrap(), store.suspect.load(Ordering::Relaxed)),
+        (vec![1], true),
+        "not reopened while a transaction reads"
+    );
     add(&store, container("web"), Phase::Ready, 2).unwrap();
     assert_eq!((numbers(&store).len(), store.suspect.load(Ordering::Relaxed)), (2, false));
 }
