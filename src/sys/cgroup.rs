@@ -272,7 +272,7 @@ fn lies_in(text: &str, cgroups_path: &str) -> bool {
 /// The result of [`of_container`].
 #[derive(Debug)]
 pub struct FoundCgroup {
-    /// Whose it is.
+    /// The cgroup and its users.
     pub fact: CgroupFact,
     /// Its directory, held open, if the cgroup is the container's own or shared.
     pub directory: Option<OwnedFd>,
