@@ -139,7 +139,7 @@ impl ProcessStatus {
     }
 }
 
-/// How a process's directory is held.
+/// The flags for opening a process's directory.
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// A living process, held by a pidfd and its procfs directory, both of which always refer to the same process. Its
