@@ -357,7 +357,7 @@ mod tests {
         let key = elsewhere.write("k.pub", KEY);
         host.write("policy.toml", format!("{RULE}signed-by = {{ key = \"{}\" }}", key.display()));
         let error = sentence(&load(&host.paths).expect_err("below a directory that all can write"));
-        assert!(error.contains("writable by others than root"), "{error}");
+        assert!(error.contains("writable by users other than root"), "{error}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub fn possible_cpus() -> Result<u32, SysError> {
     const PATH: &str = "/sys/devices/system/cpu/possible";
     let text = fs::read_to_string(PATH).map_err(SysError::io("read", PATH))?;
     last_cpu(&text).and_then(|last| last.checked_add(1)).ok_or_else(|| {
-        SysError::io("understand", PATH)(std::io::Error::new(std::io::ErrorKind::InvalidData, text.trim().to_owned()))
+        SysError::io("parse", PATH)(std::io::Error::new(std::io::ErrorKind::InvalidData, text.trim().to_owned()))
     })
 }
 

@@ -26,7 +26,9 @@ pub enum ProcessError {
     #[error("process {0} has ended")]
     Gone(Pid),
     /// `/proc` belongs to another pid namespace than the one in which the number was looked up.
-    #[error("read process {0}: /proc is mounted for another pid namespace than the hook's; run the hook where /proc shows its own pid namespace")]
+    #[error(
+        "read process {0}: /proc is mounted for another pid namespace than the hook's; run the hook where /proc shows its own pid namespace"
+    )]
     ForeignProc(Pid),
     /// A file of procfs is not as described in proc(5).
     #[error("read {file} of process {pid}: {problem}")]

@@ -16,9 +16,9 @@ use super::{call, len, new_fd, object_name, raw, zeroed};
 pub struct MapTypes<'a> {
     /// The BTF.
     pub btf: BorrowedFd<'a>,
-    /// Type of the key; 0 for none.
+    /// Type id of the key; 0 for none.
     pub key: u32,
-    /// Type of the value.
+    /// Type id of the value.
     pub value: u32,
 }
 
@@ -171,7 +171,7 @@ pub struct ProgramLoad<'a> {
     pub instructions: &'a [[u8; 8]],
     /// The license, which decides which helpers may be called.
     pub license: &'a str,
-    /// The types that the records name, and the records.
+    /// The BTF that the records refer to, and the records.
     pub debug: Option<(BorrowedFd<'a>, Records<'a>, Records<'a>)>,
     /// The token that replaces the capability.
     pub token: Option<BorrowedFd<'a>>,

@@ -25,9 +25,7 @@ pub enum BpffsError {
         source: io::Error,
     },
     /// An earlier run for the same container was killed after it had mounted the bpffs.
-    #[error(
-        "mount a bpffs at {target}: the container already has a bpffs from an interrupted start; recreate the container"
-    )]
+    #[error("mount a bpffs at {target}: the container already has a bpffs from an interrupted start; recreate the container")]
     MountedBefore {
         /// The mount point.
         target: String,

@@ -78,8 +78,10 @@ pub(super) fn decide(
     theirs: &str,
     ours: impl FnOnce() -> Result<String, SysError>,
 ) -> Result<(), SysError> {
-    let lost =
-        || SysError::Message { what: "the container's mount table", problem: format!("it lacks the mount that {target} is on") };
+    let lost = || SysError::Message {
+        what: "the container's mount table",
+        problem: format!("it lacks the mount that {target} is on"),
+    };
     let mount = find(theirs, opened.mount_id)?.ok_or_else(lost)?;
     if mount.kind == "bpf" && mount.source == SOURCE && opened.at_mount_root && opened.missing == 0 {
         return Err(BpffsError::MountedBefore { target: target.to_owned() }.into());

@@ -41,7 +41,10 @@ impl<'a> TrialJob<'a> {
                 && trial.btf.is_none_or(|at| at < btfs.len())
         };
         if btfs.len() > MAX_BTFS || !trials.iter().all(fits) {
-            return Err(SysError::Message { what: "a trial of a token", problem: "a program or its BTF exceeds the limits".into() });
+            return Err(SysError::Message {
+                what: "a trial of a token",
+                problem: "a program or its BTF exceeds the limits".into(),
+            });
         }
         Ok(Self { btfs, trials, log: vec![0; LOG] })
     }
