@@ -16,7 +16,7 @@
 //!                    <- what was found, the fs context
 //! check the target, fsconfig, fsmount
 //!                    the mount ->
-//!                                                 create missing directories, move_mount, reopen it, pin maps, mint a token
+//!                                                 create directories, move_mount, reopen, pin maps, mint a token
 //!                    <- done
 //! compare mountinfo
 //!                    keep ->                      exit
@@ -356,7 +356,7 @@ mod tests {
         let said = |step, errno: Errno, left| {
             inner_error(&spec, "/run/bpf", CallFailure { step, errno: errno.raw_os_error(), index: 0, left }).to_string()
         };
-        assert!(said(BpffsStep::BecomeRoot, Errno::INVAL, false).contains("maps no user or group 0"));
+        assert!(said(BpffsStep::BecomeRoot, Errno::INVAL, false).contains("does not map user or group 0"));
         assert!(said(BpffsStep::Mint, Errno::INVAL, false).contains("6.9"));
         assert_eq!(said(BpffsStep::Mint, Errno::PERM, false), "verify the delegation at /run/bpf");
         assert_eq!(said(BpffsStep::Pin, Errno::EXIST, false), "pin the map events in the container's bpffs");

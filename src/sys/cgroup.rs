@@ -25,7 +25,7 @@ const MAX_CGROUPS: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// The process's cgroup is not below the visible cgroup2 mount.
-    #[error("open cgroup {path}: it is outside of the hook's cgroup namespace; run the hook in the host's", path = .0.display())]
+    #[error("open cgroup {path}: it is outside of the hierarchy that the hook sees; run the hook in the host's cgroup namespace", path = .0.display())]
     NotVisible(PathBuf),
     /// The cgroup was removed while the process is still in it.
     #[error("open cgroup {path}: it was removed", path = .0.display())]

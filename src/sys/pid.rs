@@ -259,7 +259,7 @@ const INITIAL_TIME_NAMESPACE: u64 = 0xEFFF_FFFA;
 /// This process runs in a time namespace other than the initial one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "find out which processes live: this process is in a time namespace, where their start times look different; \
+    "determine which processes are alive: this process is in a time namespace, where their start times differ; \
      run bpfman-hook in the host's"
 )]
 pub struct TimeNamespaceError;

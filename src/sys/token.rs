@@ -27,7 +27,7 @@ pub enum TokenError {
     InitialUserNamespace,
     /// EPERM: any of three causes, which the kernel does not distinguish.
     #[error(
-        "mint a token: refused; the caller needs CAP_BPF in the user namespace that the bpffs was made in, \
+        "mint a token: refused; the caller needs CAP_BPF in the user namespace that owns the bpffs, \
          and a seccomp profile or security module must not forbid bpf(2)"
     )]
     Refused,

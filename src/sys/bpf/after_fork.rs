@@ -47,8 +47,8 @@ pub fn offer(program: &Offered<'_>, token: BorrowedFd<'_>, log: &mut [u8]) -> Re
     }
     fields.prog_flags = BPF_F_TOKEN_FD;
     fields.prog_token_fd = raw(token).cast_signed();
-    // SAFETY: `insns` and `func_info` are readable for their counts, `license` is NUL-terminated, `log_buf` is writable for `log_size`
-    // bytes; all outlive the call.
+    // SAFETY: `insns` and `func_info` are readable for their counts, `license` is NUL-terminated, `log_buf` is writable
+    // for `log_size` bytes; all outlive the call.
     unsafe { new_fd(BPF_PROG_LOAD, &mut attr) }
 }
 

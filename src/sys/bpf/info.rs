@@ -138,7 +138,8 @@ fn map_ids(program: BorrowedFd<'_>, count: u32) -> Result<Vec<u32>, Errno> {
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
     info.nr_map_ids = count;
     info.map_ids = ids.as_mut_ptr() as u64;
-    // SAFETY: `map_ids` is writable for `nr_map_ids` integers, of which the kernel writes no more; the other counts are zero.
+    // SAFETY: `map_ids` is writable for `nr_map_ids` integers, and the kernel does not write more; the other counts are
+    // zero.
     unsafe { query(program, &mut info) }?;
     ids.truncate(info.nr_map_ids as usize);
     Ok(ids)

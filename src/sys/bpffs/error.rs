@@ -18,7 +18,7 @@ pub enum BpffsError {
     )]
     NoUserNamespace,
     /// The container's user namespace has no root user, who would own the bpffs.
-    #[error("become root of the container: its user namespace maps no user or group 0; map one")]
+    #[error("become root of the container: its user namespace does not map user or group 0; add the mapping")]
     NoRootUser {
         /// The errno.
         #[source]

@@ -343,7 +343,7 @@ fn refused(errno: Errno, allowed: Option<Delegation>, wanted: NeededRight) -> Pr
             }
         }
         Errno::INVAL => "the kernel does not support this type, or does not have tokens (Linux 6.9)",
-        Errno::NOMEM => "the limit of this memory cgroup is reached",
+        Errno::NOMEM => "there is not enough memory for it in this memory cgroup",
         _ => "the kernel refused it",
     };
     failed(Some(errno.raw_os_error()), text(errno.raw_os_error()), meaning)
