@@ -316,7 +316,7 @@ mod tests {
         mode(&policy, 0o664);
         assert_eq!(
             host.refusal(),
-            "load the policy: /etc/bpfman-hook/policy.toml has mode 0664 and is writable by others than root, take that right away"
+            "load the policy: /etc/bpfman-hook/policy.toml has mode 0664 and is writable by users other than root; remove that permission"
         );
         mode(&policy, 0o600);
         host.load();
@@ -324,7 +324,7 @@ mod tests {
         assert!(host.refusal().contains("/etc/bpfman-hook/policy.d has mode 0777"), "{}", host.refusal());
         mode(&host.paths.policy_directory(), 0o755);
         symlink("/dev/null", host.paths.policy_directory().join("20.toml")).expect("symlink");
-        assert!(host.refusal().ends_with("20.toml is a symbolic link, write the path that it leads to"), "{}", host.refusal());
+        assert!(host.refusal().ends_with("20.toml is a symbolic link; use the path that it points to"), "{}", host.refusal());
         fs::remove_file(host.paths.policy_directory().join("20.toml")).expect("remove");
         fs::create_dir(host.paths.policy_directory().join("30.toml")).expect("mkdir");
         assert!(host.refusal().ends_with("30.toml is not a regular file"), "{}", host.refusal());
@@ -359,8 +359,8 @@ mod tests {
         let (host, elsewhere) = (Installation::new(), Installation::new());
         let key = elsewhere.write("k.pub", KEY);
         host.write("policy.toml", format!("{RULE}signed-by = {{ key = \"{}\" }}", key.display()));
-        let error = sentence(&load(&host.paths).expect_err("below a world-writable directory"));
-        assert!(error.contains("writable by others than root"), "{error}");
+        let error = sentence(&load(&host.paths).expect_err("below a directory that all can write"));
+        assert!(error.contains("writable by users other than root"), "{error}");
     }
 
     #[test]

@@ -80,7 +80,10 @@ mod tests {
                 Ok(config) => assert!(loads && config.proxy.unwrap().url == url, "{url} {mode:o}"),
                 Err(err) => {
                     let said = crate::sys::error::chain(&err);
-                    assert!(!loads && said.contains("has mode 0644 and holds secrets") && !said.contains("hidden"), "{said}");
+                    assert!(
+                        !loads && said.contains("has mode 0644 and contains secrets") && !said.contains("hidden"),
+                        "{said}"
+                    );
                 }
             }
         }

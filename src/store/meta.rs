@@ -1,8 +1,8 @@
-//! A look at LMDB's two meta pages before LMDB maps the file.
+//! Checks LMDB's two meta pages before LMDB maps the file.
 //!
-//! LMDB trusts what they say: a page size of nonsense or a tree that begins behind the end of the file would be followed into
-//! memory that is not there. The layout is that of MDB_DATA_VERSION 1 on a 64-bit machine, in native byte order, unchanged
-//! since LMDB 0.9.0 (lmdb/libraries/liblmdb/mdb.c: MDB_page, MDB_meta, MDB_db).
+//! LMDB trusts their contents: an invalid page size, or a tree whose root is beyond the end of the file, would make it
+//! access memory that is not mapped. The layout is that of MDB_DATA_VERSION 1 on a 64-bit machine, in native byte
+//! order, unchanged since LMDB 0.9.0 (lmdb/libraries/liblmdb/mdb.c: MDB_page, MDB_meta, MDB_db).
 
 use std::fs::File;
 use std::io;
@@ -15,28 +15,30 @@ const DATA_VERSION: u32 = 1;
 const P_META: u16 = 8;
 /// `P_INVALID`: a tree without a page.
 const NO_PAGE: u64 = u64::MAX;
-/// `CURSOR_STACK`: LMDB follows no deeper tree.
+/// `CURSOR_STACK`: LMDB does not follow deeper trees.
 const MAX_DEPTH: u16 = 32;
 
-/// What one meta page says, as far as it decides where LMDB will read.
+/// The fields of a meta page that decide where LMDB reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Meta {
     page_size: u64,
-    /// Depth and root of LMDB's table of free pages and of ours.
+    /// Depth and root of LMDB's free-page table and of the main table.
     trees: [(u16, u64); 2],
     last_page: u64,
     transaction: u64,
 }
 
-/// Checks the meta pages and says how many bytes the file has to have so that every page of the newest snapshot exists.
-/// `map` is the size of the mapping that LMDB will make. The outer error is the disk's, the inner one says what is wrong.
+/// Checks the meta pages and returns how many bytes the file must have so that every page of the newest snapshot
+/// exists. `map` is the size of the mapping that LMDB will create. The outer error is an I/O error, the inner one
+/// describes what is wrong.
 ///
-/// Both pages must be LMDB's and of one page size. What the trees say counts for the newest page only, the one that LMDB uses
-/// (mdb_env_pick_meta): where the write of a meta page fails, LMDB puts the old transaction number and the old last page beside the
-/// new trees into the other page (mdb_env_write_meta), which is then older and never read.
+/// Both pages must be valid LMDB meta pages with the same page size. The trees are checked in the newest page only,
+/// the one that LMDB uses (mdb_env_pick_meta): if writing a meta page fails, LMDB writes the old transaction number
+/// and the old last page together with the new trees into the other page (mdb_env_write_meta), which is then older and
+/// never read.
 ///
-/// A writer may be putting down a new meta page right now, and a read is not atomic against it: what looks wrong is read
-/// again before it is believed.
+/// A writer may be writing a new meta page concurrently, and a read is not atomic with respect to it. A page that
+/// looks wrong is therefore read again before an error is returned.
 pub fn needed_size(file: &File, map: u64) -> io::Result<Result<u64, String>> {
     let mut verdict = Err(String::new());
     for attempt in 0..5 {
@@ -77,14 +79,14 @@ fn read(file: &File, map: u64) -> io::Result<Result<u64, String>> {
 }
 
 impl Meta {
-    /// Whether the snapshot lies within the file that the map has room for.
+    /// Checks that the snapshot lies within the file and the map.
     fn decide(&self, number: u64, map: u64) -> Result<(), String> {
         if self.last_page < 1 || self.last_page >= map / self.page_size {
-            return Err(wrong(number, "more pages than the map has"));
+            return Err(wrong(number, "it refers to more pages than the map has"));
         }
         for (depth, root) in self.trees {
             if depth > MAX_DEPTH || (root != NO_PAGE && !(2..=self.last_page).contains(&root)) {
-                return Err(wrong(number, "a tree begins outside of the file"));
+                return Err(wrong(number, "the root of a tree is outside of the file"));
             }
         }
         Ok(())
@@ -104,15 +106,15 @@ fn parse(bytes: &[u8; HEADER + META], number: u64) -> Result<Meta, String> {
         u64::from_ne_bytes(word)
     };
     if u64_at(0) != number || u16_at(10) & P_META == 0 || u32_at(HEADER) != MAGIC {
-        return Err(wrong(number, "it is not LMDB's"));
+        return Err(wrong(number, "it is not an LMDB meta page"));
     }
     if u32_at(HEADER + 4) != DATA_VERSION {
-        return Err(wrong(number, "another format version"));
+        return Err(wrong(number, "unsupported format version"));
     }
     let (free, main) = (HEADER + 24, HEADER + 72);
     let page_size = u64::from(u32_at(free));
     if !page_size.is_power_of_two() || !(512..=65536).contains(&page_size) {
-        return Err(wrong(number, "impossible page size"));
+        return Err(wrong(number, "invalid page size"));
     }
     let trees = [free, main].map(|tree| (u16_at(tree + 6), u64_at(tree + 40)));
     Ok(Meta { page_size, trees, last_page: u64_at(HEADER + 120), transaction: u64_at(HEADER + 128) })
@@ -124,7 +126,7 @@ mod tests {
 
     const MAP: u64 = 1 << 20;
 
-    /// A meta page of a store with pages of 4096 bytes: its last page, the root of its table, its transaction.
+    /// A meta page of a store with pages of 4096 bytes, with its last page, the root of its table and its transaction.
     fn meta(number: u64, last_page: u64, root: u64, transaction: u64) -> Vec<u8> {
         let mut page = vec![0_u8; 4096];
         let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
@@ -148,8 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_page_is_judged_and_the_other_only_recognised() {
-        let outside = |number| Err(wrong(number, "a tree begins outside of the file"));
+    fn only_the_newest_meta_page_is_checked_in_full() {
+        let outside = |number| Err(wrong(number, "the root of a tree is outside of the file"));
         let foreign = {
             let mut page = meta(0, 3, 2, 4);
             page[HEADER] ^= 1;
@@ -158,16 +160,16 @@ mod tests {
         let cases = [
             (meta(0, 3, 2, 4), meta(1, 5, 4, 5), Ok(6 * 4096)),
             (meta(0, 5, 4, 6), meta(1, 3, 2, 5), Ok(6 * 4096)),
-            // What a failed write of the meta page leaves: the trees of the new snapshot beside the numbers of an old one.
+            // The result of a failed meta page write: the trees of the new snapshot with the numbers of an old one.
             (meta(0, 3, 9, 4), meta(1, 5, 4, 5), Ok(6 * 4096)),
             (meta(0, 5, 4, 6), meta(1, 3, 9, 5), Ok(6 * 4096)),
-            // Nothing was ever committed: LMDB takes the first of two that are equal.
+            // Nothing was ever committed: of two equal pages, LMDB takes the first one.
             (meta(0, 1, NO_PAGE, 0), meta(1, 1, 3, 0), Ok(2 * 4096)),
             (meta(0, 3, 9, 6), meta(1, 5, 4, 5), outside(0)),
             (meta(0, 3, 2, 4), meta(1, 3, 9, 5), outside(1)),
-            (meta(0, 3, 2, 4), meta(1, MAP / 4096, 2, 5), Err(wrong(1, "more pages than the map has"))),
-            (meta(0, u64::MAX, 2, 9), meta(1, 3, 2, 5), Err(wrong(0, "more pages than the map has"))),
-            (foreign, meta(1, 3, 2, 5), Err(wrong(0, "it is not LMDB's"))),
+            (meta(0, 3, 2, 4), meta(1, MAP / 4096, 2, 5), Err(wrong(1, "it refers to more pages than the map has"))),
+            (meta(0, u64::MAX, 2, 9), meta(1, 3, 2, 5), Err(wrong(0, "it refers to more pages than the map has"))),
+            (foreign, meta(1, 3, 2, 5), Err(wrong(0, "it is not an LMDB meta page"))),
         ];
         for (at, (first, second, expected)) in cases.into_iter().enumerate() {
             assert_eq!(said(&first, &second), expected, "case {at}");

@@ -1,13 +1,13 @@
-//! Who owns what, in LMDB. The only user of heed.
+//! The record store: which owner has which BPF objects, in LMDB. This is the only module that uses heed.
 //!
-//! One directory for each boot, `store/<boot-id>/`, root's alone. What it says is about kernel objects of this boot, so it is
-//! written without fsync and thrown away with the boot: nothing has to survive a power cut, and a process that dies in the
-//! middle of a transaction leaves the last committed snapshot, because LMDB never writes over pages that are in use and puts
-//! down its meta page last.
+//! There is one directory per boot, `store/<boot-id>/`, accessible to root only. Its contents describe kernel objects
+//! of this boot, so it is written without fsync and discarded with the boot. It does not have to survive a power
+//! failure. A process that dies in the middle of a transaction leaves the last committed snapshot, because LMDB never
+//! overwrites pages that are in use and writes its meta page last.
 //!
-//! All of our processes on a host must share one pid namespace to use the store, as they share one `/run`: LMDB's table of
-//! readers and its writer's mutex go by pid, and a process that sees other pids would take living readers for dead ones and
-//! reuse the pages that they read.
+//! All bpfman-hook processes on a host that use the store must share one pid namespace, as they share one `/run`.
+//! LMDB's reader table and its writer mutex are keyed by pid: a process that sees different pids would take living
+//! readers for dead ones and reuse the pages that they read.
 
 mod error;
 mod meta;
@@ -37,74 +37,79 @@ use crate::model::record::OwnerRecord;
 use crate::sys::fault;
 use crate::sys::fsutil::{self, FileLock};
 
-/// The schema of what is stored. A store of this boot with another one is adopted when it is opened, see the module `upgrade`.
+/// The schema version of the stored data. A store of this boot with another schema is converted when it is opened, see
+/// the module `upgrade`.
 pub const SCHEMA: u32 = 2;
 
-/// The most that the store can hold. Address space, not memory or disk: the file grows with what is in it, about 2 KiB for a
-/// record, so this is some 400 000 owners. It is fixed because a map cannot grow under the other processes that have it.
+/// The maximum size of the store. This is address space, not memory or disk: the file grows with its contents, about 2
+/// KiB per record, so the limit is about 400 000 owners. It is fixed, because a map cannot grow while other processes
+/// have it open.
 const MAP_SIZE: usize = 1 << 30;
 
-/// Slots for concurrent readers, 64 bytes each. A slot is taken by one read transaction of one process.
+/// Slots for concurrent readers, 64 bytes each. Each read transaction takes one slot.
 const READERS: u32 = 1024;
 
-/// LMDB's lock file for [`READERS`]: `(READERS - 1) * sizeof(MDB_reader) + sizeof(MDB_txninfo)`, rounded up. Reserved when
-/// the store is made, since LMDB makes it sparse and writes through a mapping: on a full file system that is SIGBUS.
+/// Size of LMDB's lock file for [`READERS`]: `(READERS - 1) * sizeof(MDB_reader) + sizeof(MDB_txninfo)`, rounded up.
+/// It is allocated when the store is created: LMDB creates a sparse file and writes it through a mapping, which raises
+/// SIGBUS on a full file system.
 const LOCK_FILE_SIZE: u64 = 64 * (READERS as u64) + 4096;
 
-/// How long a writer waits for another one. A transaction takes microseconds; a writer that is stopped or traced may hold it
-/// for ever, and then a sentence is better than the deadline.
+/// How long a writer waits for another one. A transaction takes microseconds. A stopped or traced writer may hold the
+/// lock forever, and then an error message is better than running into the deadline.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The least that a writer waits when its own time is over: others need no longer, unless they are stopped.
+/// The minimum time that a writer waits when its own deadline has passed. This is enough unless the other writer is
+/// stopped.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a writer waits after it has given up once. What it still wants to write is about that.
+/// How long a writer waits after a first timeout. At this point it only wants to write the result of that failure.
 const TIRED_PATIENCE: Duration = Duration::from_millis(50);
 
-/// Bytes of the data file that are reserved behind its last page. They are for releases when the file system is full: where
-/// they cannot be had, no new record is written, so that those who delete records have them.
+/// Bytes reserved in the data file after its last page. They allow releases to succeed on a full file system: if they
+/// cannot be reserved, new records are refused, so that deletions still have free pages.
 const SPARE: u64 = 256 << 10;
 
 const DATA_FILE: &str = "data.mdb";
 const LOCK_FILE: &str = "lock.mdb";
-/// Our own lock around write transactions: LMDB's mutex knows no time limit and does not say who has it.
+/// Our own lock around write transactions: LMDB's mutex has no timeout and does not report its holder.
 const WRITER_FILE: &str = "writer";
-/// Where a store is made before it gets its name.
+/// The temporary name of a store that is being created.
 const UNFINISHED: &str = "new";
 
 type Table = Database<'static, Bytes, Bytes>;
 
-/// The open store. At most one per process and directory: LMDB's locks are the process's, and closing a second one would
-/// drop those of the first. Dropping it closes it; children do not inherit it.
+/// The open store. Each process must open a directory at most once: LMDB's locks belong to the process, and closing a
+/// second environment would release those of the first. Dropping the value closes the store; child processes do not
+/// inherit it.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
     opened: RwLock<Option<OpenEnvironment>>,
-    /// A commit failed, after which LMDB may want nothing more to do with the environment.
+    /// A commit has failed, after which LMDB may refuse to use the environment.
     suspect: AtomicBool,
     map_size: usize,
     writer: Mutex<OwnedFd>,
     patience: Duration,
-    /// When this process wants to be done.
+    /// The deadline of this process.
     until: Option<Instant>,
-    /// Milliseconds for which the lock was waited for in vain.
+    /// Milliseconds spent waiting for the lock without success.
     waited: AtomicU64,
 }
 
-/// LMDB's environment, and our table in it.
+/// The LMDB environment and its table.
 #[derive(Debug)]
 struct OpenEnvironment {
     env: Env<WithoutTls>,
     table: Table,
-    /// The file system is too full for [`SPARE`].
+    /// The file system has no room for [`SPARE`].
     scarce: bool,
-    /// The schema is ours.
+    /// The schema is the current one.
     adopted: bool,
 }
 
 impl Store {
-    /// Opens the store of this boot below `stores`, and makes it if there is none. Making it removes the stores of other boots
-    /// unread. `boot_id` is a file name.
+    /// Opens the store of this boot below `stores` and creates it if it does not exist. Creating it removes the stores
+    /// of other boots without reading them. `boot_id` is a file name.
     pub fn open(stores: &Path, boot_id: &str) -> Result<Self, StoreError> {
         Self::open_sized(stores, boot_id, MAP_SIZE)
     }
@@ -119,11 +124,12 @@ impl Store {
         if fs::symlink_metadata(&path).is_err() {
             create(stores, &path, map_size)?;
         }
-        Self::open_path(&path, map_size)?.ok_or_else(|| StoreError::damaged(&path, "it vanished while it was being made"))
+        Self::open_path(&path, map_size)?.ok_or_else(|| StoreError::damaged(&path, "it disappeared while it was being created"))
     }
 
-    /// Opens the store of this boot if there is one, for commands that only look: they leave no store behind where nothing was
-    /// ever recorded. It needs the same rights as [`open`](Self::open), because readers sign in to the lock file.
+    /// Opens the store of this boot if it exists. For read-only commands, which must not create a store where nothing
+    /// was ever recorded. It needs the same permissions as [`open`](Self::open), because readers register in the lock
+    /// file.
     pub fn open_existing(stores: &Path, boot_id: &str) -> Result<Option<Self>, StoreError> {
         Self::open_path(&stores.join(boot_id), MAP_SIZE)
     }
@@ -162,19 +168,19 @@ impl Store {
         &self.path
     }
 
-    /// Sets how long [`write`](Self::write) waits for other writers; 10 s at first.
+    /// Sets how long [`write`](Self::write) waits for other writers. The default is 10 s.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
 
-    /// Says when this process wants to be done: [`write`](Self::write) then waits no longer than until then, but a second for
-    /// what undoes.
+    /// Sets the deadline of this process. [`write`](Self::write) does not wait longer than that, but always at least
+    /// one second, so that undo operations can still be written.
     pub fn give_up_by(&mut self, until: Instant) {
         self.until = Some(until);
     }
 
-    /// Reads one snapshot. `read` must be short and touch no network, kernel object or namespace: while it runs, no page that it
-    /// may see is used again.
+    /// Reads one snapshot. `read` must be short and must not use the network, kernel objects or namespaces: while it
+    /// runs, LMDB cannot reuse any page that the snapshot refers to.
     pub fn read<T, E: From<StoreError>>(&self, read: impl FnOnce(&ReadTxn<'_>) -> Result<T, E>) -> Result<T, E> {
         let opened = self.opened()?;
         let OpenEnvironment { env, table, .. } = self.usable(&opened)?;
@@ -192,28 +198,30 @@ impl Store {
         })
     }
 
-    /// Every owner, in the order of their numbers, whatever is done with the store meanwhile: a listing of any size takes little memory,
-    /// and may wait for its reader.
+    /// Iterates over every owner in the order of their numbers, independently of concurrent changes. A listing of any
+    /// size needs little memory, and its consumer may be slow.
     pub fn records(&self) -> Records<'_> {
         Records::new(self)
     }
 
-    /// Gives them to `look`, and has another thread read while it looks: for what is done with every record.
+    /// Passes every record to `look` while another thread reads the following ones. For operations that process every
+    /// record.
     pub fn with_records<T>(&self, look: impl FnOnce(&mut dyn Iterator<Item = Result<OwnerRecord, StoreError>>) -> T) -> T {
         records::read_ahead(self, look)
     }
 
-    /// Reads one snapshot and keeps all writers out meanwhile. For what has to be done although nothing can be written.
+    /// Reads one snapshot and keeps all writers out meanwhile. For operations that must be done even if nothing can be
+    /// written.
     pub fn read_alone<T, E: From<StoreError>>(&self, read: impl FnOnce(&ReadTxn<'_>) -> Result<T, E>) -> Result<T, E> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let _lock = self.lock(&writer)?;
         self.read(read)
     }
 
-    /// Changes the store in one transaction: all of it is there once this returns Ok, none of it if `change` returns an error,
-    /// panics or the process dies, or if the commit fails. A failed commit does not keep later calls from working. `change` must be
-    /// as short as for [`read`](Self::read), since it keeps all other writers on the host waiting, and must not use the store in
-    /// any other way.
+    /// Changes the store in one transaction. All changes are visible after this returns Ok. No change is visible if
+    /// `change` returns an error or panics, if the process dies, or if the commit fails. A failed commit does not
+    /// affect later calls. `change` must be as short as for [`read`](Self::read), because it blocks all other writers
+    /// on the host, and it must not use the store in any other way.
     pub fn write<T, E: From<StoreError>>(&self, change: impl FnOnce(&mut WriteTxn<'_>) -> Result<T, E>) -> Result<T, E> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let _lock = self.lock(&writer)?;
@@ -229,14 +237,14 @@ impl Store {
         })
     }
 
-    /// The environment, opened anew where a commit failed: when LMDB could not write a meta page, it refuses everything else that
-    /// this process wants of it (MDB_PANIC), while the store is whole.
+    /// Returns the environment and reopens it after a failed commit: if LMDB could not write a meta page, it refuses
+    /// every further operation of this process (MDB_PANIC), although the store is intact.
     fn opened(&self) -> Result<RwLockReadGuard<'_, Option<OpenEnvironment>>, StoreError> {
         if self.suspect.load(Ordering::Relaxed)
-            // Where another thread still reads, the old one is what there is.
+            // If another thread still reads, keep using the old environment.
             && let Ok(mut opened) = self.opened.try_write()
         {
-            // Closed first: LMDB's locks are those of the process.
+            // Close it first: LMDB's locks belong to the process.
             *opened = None;
             *opened = Some(OpenEnvironment::open(&self.path, self.map_size)?);
             self.suspect.store(false, Ordering::Relaxed);
@@ -248,7 +256,8 @@ impl Store {
         opened.as_ref().ok_or_else(|| StoreError::GivenUp(self.path.clone()))
     }
 
-    /// Takes the writer's lock. Waits for it once: who could not have it is told so soon from then on.
+    /// Takes the writer's lock. Only the first call waits for the full time; after a timeout, later calls fail
+    /// quickly.
     fn lock<'a>(&self, writer: &'a OwnedFd) -> Result<FileLock<'a>, StoreError> {
         let shown = self.path.join(WRITER_FILE);
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()).max(LAST_PATIENCE));
@@ -267,15 +276,15 @@ impl Store {
 }
 
 impl OpenEnvironment {
-    /// Opens the environment of a store that is there, and checks what it is.
+    /// Opens the environment of an existing store and checks it.
     fn open(path: &Path, map_size: usize) -> Result<Self, StoreError> {
         let scarce = prepare(path, map_size)?;
-        fault::install(&StoreError::damaged(path, "a page of it leads nowhere").to_string());
+        fault::install(&StoreError::damaged(path, "one of its pages refers to a page that does not exist").to_string());
         let failed = |err| StoreError::from_heed("open", path, err);
         fault::inside(|| {
             let env = open_env(path, map_size).map_err(failed)?;
-            // Slots of readers that died: without this they would keep old pages from being used again. Costs one fcntl for
-            // each other process that reads right now.
+            // Clear the slots of dead readers, which would otherwise keep old pages from being reused. This costs one
+            // fcntl for each other process that is currently reading.
             env.clear_stale_readers().map_err(failed)?;
             let reading = env.read_txn().map_err(failed)?;
             let mut schema = None;
@@ -297,8 +306,9 @@ impl OpenEnvironment {
     }
 }
 
-/// Makes the store of this boot under another name and renames it, so that one that has its name is always whole: whatever
-/// is missing in it later was lost, and is not taken for an empty store. The caller holds the lock on `stores`.
+/// Creates the store of this boot under a temporary name and renames it, so that a store with the final name is always
+/// complete. If something is missing later, it was lost, and the store is not mistaken for an empty one. The caller
+/// holds the lock on `stores`.
 fn create(stores: &Path, path: &Path, map_size: usize) -> Result<(), StoreError> {
     for name in fsutil::names_in(stores)? {
         let other = stores.join(name);
@@ -328,11 +338,12 @@ fn create(stores: &Path, path: &Path, map_size: usize) -> Result<(), StoreError>
     fs::rename(&unfinished, path).map_err(failed_io)
 }
 
-/// Makes sure before LMDB maps them that its files are as long as it believes, because a page behind the end of a file is
-/// SIGBUS: a data file that was cut off is made longer again, so that the missing pages read as zeros, which LMDB reports as
-/// damage when it comes across them. It may also be short without harm, where the last pages were never used.
+/// Makes sure, before LMDB maps the files, that they are as long as LMDB expects, because accessing a page beyond the
+/// end of a file raises SIGBUS. A truncated data file is extended again, so that the missing pages read as zeros,
+/// which LMDB reports as damage when it reads them. A file may also be short without damage, if its last pages were
+/// never used.
 ///
-/// True where the file system has no room for [`SPARE`].
+/// Returns true if the file system has no room for [`SPARE`].
 fn prepare(path: &Path, map_size: usize) -> Result<bool, StoreError> {
     let opened = File::options().read(true).write(true).open(path.join(DATA_FILE));
     let failed = |err| StoreError::from_io("check", path, err);
@@ -350,24 +361,26 @@ fn prepare(path: &Path, map_size: usize) -> Result<bool, StoreError> {
     }
     let (enough, plenty) = (needed + SPARE / 2, needed + SPARE);
     let scarce = length < enough.min(map_size as u64) && fsutil::reserve(&data, plenty.min(map_size as u64)).is_err();
-    // Looked at without opening it: closing a descriptor of it would drop the locks that LMDB has on it in this process.
+    // Use lstat, not open: closing a descriptor of this file would release the locks that LMDB holds on it in this
+    // process.
     match fs::symlink_metadata(path.join(LOCK_FILE)) {
         Ok(lock) if lock.len() >= LOCK_FILE_SIZE => Ok(scarce),
-        Ok(_) => Err(StoreError::damaged(path, format!("{LOCK_FILE} was cut off"))),
+        Ok(_) => Err(StoreError::damaged(path, format!("{LOCK_FILE} is truncated"))),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Err(StoreError::damaged(path, format!("{LOCK_FILE} is missing"))),
         Err(err) => Err(failed(err)),
     }
 }
 
-#[allow(unsafe_code, reason = "LMDB maps a file, which the compiler cannot know to be left alone by others")]
+#[allow(unsafe_code, reason = "LMDB maps a file; the compiler cannot verify that other processes do not modify it")]
 fn open_env(path: &Path, map_size: usize) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_size).max_readers(READERS);
     // No MDB_WRITEMAP: pages are written with pwrite(2), so that a full file system is ENOSPC and not SIGBUS.
-    // SAFETY: MDB_NOSYNC and MDB_NOMETASYNC give up what survives a crash of the kernel, and the store does not outlive it.
+    // SAFETY: MDB_NOSYNC and MDB_NOMETASYNC give up durability across a kernel crash, and the store does not outlive
+    // the boot.
     unsafe { options.flags(EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC) };
-    // SAFETY: the directory is on a local file system, below a directory that only we can write (0700, checked by the caller),
-    // and all who write it go through LMDB's locks and this module; `prepare` has checked that the file has the pages that its
-    // meta pages speak of. What a damaged page could still do to us is a fault that `sys::fault` ends cleanly.
+    // SAFETY: the directory is on a local file system, below a directory that only root can write (0700, checked by
+    // the caller), and every writer uses LMDB's locks and this module. `prepare` has checked that the file contains
+    // the pages that its meta pages refer to. A damaged page can still cause a fault, which `sys::fault` handles.
     unsafe { options.open(path) }
 }

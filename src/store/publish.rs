@@ -1,7 +1,7 @@
-//! What a committed change tells those who only watch: events, counts, and the owner's card.
+//! What a committed change publishes to observers: events, metric counts and the owner file.
 //!
-//! It runs while the writer's lock is still held, so that events come in the order of the commits and a card is never older
-//! than the record. Nothing in it can fail a write: that is done already.
+//! It runs while the writer's lock is still held, so that events are in the order of the commits and an owner file is
+//! never older than its record. It cannot fail a write, which is already committed.
 
 use crate::model::event::{Event, between};
 use crate::model::ids::OwnerNo;
@@ -12,25 +12,26 @@ use crate::model::record::{Owner, OwnerRecord, Phase};
 use crate::sys::clock;
 use crate::sys::export::{Collecting, Export};
 
-/// One record, before and after.
+/// One record before and after the change.
 #[derive(Debug)]
 pub(super) struct Change {
     pub no: OwnerNo,
     pub before: Option<OwnerRecord>,
     pub after: Option<OwnerRecord>,
-    /// The owner had a card, which was removed.
+    /// The owner had an owner file, which was removed.
     pub had_owner_file: bool,
 }
 
-/// Removes the cards of owners that are about to go. Before the commit: a process that is killed in between leaves an owner without
-/// a card, which the next release of it does not miss, and never a card without an owner, which no release would look for.
+/// Removes the owner files of owners that are about to be deleted. This happens before the commit: if the process is
+/// killed in between, an owner is left without a file, which its next release tolerates. There is never a file without
+/// an owner, which no release would look for.
 pub(super) fn remove_owner_files(export: &Export, changes: &mut [Change]) {
     for change in changes.iter_mut().filter(|change| change.after.is_none()) {
         change.had_owner_file = export.remove_owner_file(change.no.0);
     }
 }
 
-/// Brings those cards back: nothing was committed.
+/// Restores these owner files after a failed commit.
 pub(super) fn restore_owner_files(export: &Export, changes: &[Change]) {
     for Change { no, before, had_owner_file, .. } in changes {
         if let (Some(before), true) = (before, *had_owner_file) {
@@ -40,10 +41,10 @@ pub(super) fn restore_owner_files(export: &Export, changes: &[Change]) {
 }
 
 fn public_owner_of(record: &OwnerRecord) -> Vec<u8> {
-    serde_json::to_vec(&PublicOwner::of(record)).expect("a card is made of strings and numbers")
+    serde_json::to_vec(&PublicOwner::of(record)).expect("an owner file is made of strings and numbers")
 }
 
-/// Tells it.
+/// Publishes the changes.
 pub(super) fn publish(export: &Export, changes: &[Change]) {
     let mut lines = String::new();
     for Change { no, before, after, had_owner_file } in changes {
@@ -52,7 +53,8 @@ pub(super) fn publish(export: &Export, changes: &[Change]) {
                 export.put_owner_file(no.0, &public_owner_of(record));
                 true
             }
-            // What is being released keeps its card, which says that it was there, until its record goes.
+            // An owner that is being released keeps its owner file, which says that it was acquired, until its record
+            // is deleted.
             Some(_) => false,
             None => *had_owner_file,
         };

@@ -1,4 +1,4 @@
-//! Every record of a store, a part at a time.
+//! Iteration over all records of a store, in batches.
 
 use std::sync::mpsc;
 use std::thread;
@@ -9,22 +9,23 @@ use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
 use crate::sys::pages;
 
-/// Records that are read in one transaction: some hundred KiB.
+/// Records read per transaction: a few hundred KiB.
 const AT_ONCE: usize = 256;
 
-/// Parts that are read before they are asked for.
+/// Batches that are read ahead.
 const AHEAD: usize = 2;
 
-/// A record, or why it does not decode.
+/// A record, or the error of decoding it.
 type Item = Result<OwnerRecord, StoreError>;
 
-/// Every owner of a store, in the order of their numbers. Each part is a snapshot of its own, so that an owner that comes, changes or goes
-/// meanwhile is there or not, as it was at one time. After a [`StoreError::Record`] come the others, any other error is the last.
+/// Iterates over every owner of a store in the order of their numbers. Each batch is a snapshot of its own, so an
+/// owner that is added, changed or removed meanwhile is returned as it was at one point in time, or not at all.
+/// Iteration continues after a [`StoreError::Record`]; any other error is the last item.
 #[derive(Debug)]
 pub struct Records<'s> {
     store: &'s Store,
     part: IntoIter<Item>,
-    /// After which number the next part begins; None where there is none.
+    /// The next batch begins after this number; None at the end.
     after: Option<OwnerNo>,
 }
 
@@ -44,13 +45,14 @@ impl<'s> Records<'s> {
         }
     }
 
-    #[allow(unsafe_code, reason = "what is said of the pages of LMDB's mapping is known here")]
+    #[allow(unsafe_code, reason = "the properties of LMDB's mapping that make this sound are known here")]
     fn read(&self, after: OwnerNo) -> Result<(Vec<Item>, Option<OwnerNo>), StoreError> {
         self.store.read(|txn| {
             let following = txn.following(after, AT_ONCE)?;
             if let Some(range) = following.pages {
-                // SAFETY: what a read transaction returns lies in LMDB's one mapping of the data file, which is shared and, without
-                // MDB_WRITEMAP, never written. The transaction is open, and so is the mapping.
+                // SAFETY: the data that a read transaction returns lies in LMDB's single mapping of the data file,
+                // which is shared and, without MDB_WRITEMAP, never written. The transaction and the mapping are still
+                // open.
                 unsafe { pages::let_go(range) };
             }
             Ok((following.owners, following.last))
@@ -71,7 +73,7 @@ impl Iterator for Records<'_> {
     }
 }
 
-/// Gives `look` the records of a store; what another thread reads while it looks at those before, where there are many.
+/// Passes the records of a store to `look`. If there are many, another thread reads the next batches meanwhile.
 pub(super) fn read_ahead<T>(store: &Store, look: impl FnOnce(&mut dyn Iterator<Item = Item>) -> T) -> T {
     let mut records = Records::new(store);
     records.part = records.next_part().unwrap_or_default().into_iter();
@@ -82,11 +84,11 @@ pub(super) fn read_ahead<T>(store: &Store, look: impl FnOnce(&mut dyn Iterator<I
     let rest = Records { store, part: Vec::new().into_iter(), after: records.after };
     thread::scope(|scope| {
         let mut parts = rest;
-        // Whoever does not want more has dropped the receiver.
+        // The receiver is dropped if `look` stops early.
         let send = move || while parts.next_part().is_some_and(|part| sender.send(part).is_ok()) {};
         match thread::Builder::new().spawn_scoped(scope, send) {
             Ok(_) => look(&mut records.part.chain(receiver.into_iter().flatten())),
-            // Where no thread can be had (pids.max, RLIMIT_NPROC), this one does all.
+            // If a thread cannot be created (pids.max, RLIMIT_NPROC), read in this one.
             Err(_) => look(&mut records),
         }
     })

@@ -1,4 +1,4 @@
-//! The store on real directories, with other processes that write, read and are killed.
+//! Tests of the store on real directories, with other processes that write, read and are killed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -60,7 +60,7 @@ fn role(role: &str, stores: &Path) -> Command {
     command
 }
 
-/// Starts a child in a role and waits until it says `ready`.
+/// Starts a child process in a role and waits until it prints `ready`.
 fn start(name: &str, stores: &Path) -> Child {
     let mut child = role(name, stores).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
@@ -68,7 +68,7 @@ fn start(name: &str, stores: &Path) -> Child {
     child
 }
 
-/// What the children do: this test binary again, in a role.
+/// The code of the child processes: this test binary is executed again with a role.
 #[test]
 fn child() {
     let Ok(role) = std::env::var(ROLE) else { return };
@@ -121,16 +121,16 @@ fn child() {
                 std::process::exit(1);
             }
         }
-        other => panic!("no role {other}"),
+        other => panic!("unknown role {other}"),
     }
 }
 
 #[test]
-fn a_store_is_made_once_and_those_of_other_boots_go_unread() {
+fn a_store_is_created_once_and_stores_of_other_boots_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let stores = dir.path().join("run/store");
     assert!(Store::open_existing(&stores, BOOT).unwrap().is_none());
-    assert!(!stores.exists(), "looking makes nothing");
+    assert!(!stores.exists(), "open_existing creates nothing");
 
     let outside = dir.path().join("outside");
     fs::create_dir(&outside).unwrap();
@@ -153,7 +153,7 @@ fn a_store_is_made_once_and_those_of_other_boots_go_unread() {
 }
 
 #[test]
-fn a_number_never_comes_back() {
+fn numbers_are_never_reused() {
     let dir = tempfile::tempdir().unwrap();
     let mut given = BTreeSet::new();
     for _ in 0..3 {
@@ -172,14 +172,18 @@ fn a_number_never_comes_back() {
 }
 
 #[test]
-fn a_failed_change_changes_nothing() {
+fn a_failed_transaction_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
     let no = add(&store, container("web"), Phase::Ready, 1).unwrap();
     let refused = store.write(|txn| {
         txn.delete(no)?;
         txn.put(&record(OwnerNo(9), netns(5), Phase::Pending, 2))?;
-        assert_eq!(txn.by_netns(5)?.iter().map(|record| record.no).collect::<Vec<_>>(), [OwnerNo(9)], "a change sees itself");
+        assert_eq!(
+            txn.by_netns(5)?.iter().map(|record| record.no).collect::<Vec<_>>(),
+            [OwnerNo(9)],
+            "a transaction sees its own changes"
+        );
         Err::<(), _>(StoreError::damaged(dir.path(), "made up"))
     });
     assert!(refused.is_err());
@@ -192,11 +196,11 @@ fn a_failed_change_changes_nothing() {
     assert!(panicked.is_err());
     assert_eq!(numbers(&store), [1]);
     assert!(store.read(|txn| txn.by_netns(5)).unwrap().is_empty());
-    assert_eq!(add(&store, netns(5), Phase::Ready, 1).unwrap(), OwnerNo(2), "the store is usable, and the number was not lost");
+    assert_eq!(add(&store, netns(5), Phase::Ready, 1).unwrap(), OwnerNo(2), "the store is usable and the number is not lost");
 }
 
 #[test]
-fn every_index_follows_its_records_through_any_change() {
+fn indexes_match_the_records_after_every_change() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
     let owners = [
@@ -209,7 +213,7 @@ fn every_index_follows_its_records_through_any_change() {
     ];
     let phases = [Phase::Pending, Phase::Ready, Phase::Releasing, Phase::Failed];
     let mut expected: Vec<OwnerRecord> = Vec::new();
-    // A walk over puts, changes and deletes, the same on every run (a linear congruential generator).
+    // A random walk over puts, changes and deletions, the same on every run (a linear congruential generator).
     let mut random = 1_u64;
     let mut pick = |below: usize| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -228,7 +232,7 @@ fn every_index_follows_its_records_through_any_change() {
                 expected[at] = record(expected[at].no, owner, phase, changed);
                 for _ in 0..pick(3) {
                     let made = expected[at].programs.len();
-                    // An id may be missing, and be had by several records.
+                    // An id may be missing, and several records may have the same one.
                     let mut id = || u32::try_from(pick(5)).ok().filter(|id| *id > 0);
                     let (program, link) = (id(), id());
                     expected[at].programs.push(loaded(made, program));
@@ -276,7 +280,7 @@ fn every_index_follows_its_records_through_any_change() {
 }
 
 #[test]
-fn failures_are_forgotten_by_age_and_by_number() {
+fn failed_records_are_pruned_by_age_and_count() {
     for (older_than, max, left) in [
         (0, 10, vec![1, 2, 3, 4, 5, 6]),
         (30, 10, vec![1, 4, 5, 6]),
@@ -299,7 +303,7 @@ fn failures_are_forgotten_by_age_and_by_number() {
 }
 
 #[test]
-fn processes_and_threads_take_turns() {
+fn processes_and_threads_write_concurrently() {
     let dir = tempfile::tempdir().unwrap();
     let children: Vec<_> = (0..4).map(|_| role("add", dir.path()).stdout(Stdio::null()).spawn().unwrap()).collect();
     let store = Store::open(dir.path(), BOOT).unwrap();
@@ -321,7 +325,7 @@ fn processes_and_threads_take_turns() {
 }
 
 #[test]
-fn a_writer_that_is_killed_leaves_nothing_and_holds_up_nobody() {
+fn a_killed_writer_leaves_no_changes_and_does_not_block_others() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
     add(&store, container("web"), Phase::Ready, 1).unwrap();
@@ -337,7 +341,7 @@ fn a_writer_that_is_killed_leaves_nothing_and_holds_up_nobody() {
 }
 
 #[test]
-fn a_writer_that_does_not_let_go_is_named() {
+fn a_writer_that_keeps_the_lock_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path(), BOOT).unwrap();
     store.set_patience(Duration::from_millis(30));
@@ -346,14 +350,14 @@ fn a_writer_that_does_not_let_go_is_named() {
     let err = add(&store, container("web"), Phase::Ready, 2).unwrap_err();
     let StoreError::Busy { holder, .. } = &err else { panic!("{err}") };
     assert_eq!(*holder, format!("process {}", child.id()));
-    assert_eq!(numbers(&store), [1], "reading goes on");
+    assert_eq!(numbers(&store), [1], "reads still work");
     drop(child.stdin.take());
     child.wait().unwrap();
     add(&store, container("web"), Phase::Ready, 2).unwrap();
 }
 
 #[test]
-fn who_could_not_have_the_lock_waits_for_it_once() {
+fn only_the_first_lock_timeout_takes_the_full_time() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path(), BOOT).unwrap();
     add(&store, container("web"), Phase::Ready, 1).unwrap();
@@ -369,7 +373,7 @@ fn who_could_not_have_the_lock_waits_for_it_once() {
     assert!(first >= Duration::from_millis(1500), "{first:?}");
     let (second, told) = took(&store);
     assert!(second < Duration::from_millis(700) && told >= Duration::from_millis(1500), "{second:?}, {told:?}");
-    // Another one that is to be done soon waits a second.
+    // A writer whose deadline has passed waits for one second.
     drop(store);
     let mut store = Store::open(dir.path(), BOOT).unwrap();
     store.give_up_by(Instant::now());
@@ -381,7 +385,7 @@ fn who_could_not_have_the_lock_waits_for_it_once() {
 }
 
 #[test]
-fn an_environment_that_lmdb_gave_up_is_opened_anew() {
+fn an_environment_is_reopened_after_a_failed_commit() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
     add(&store, container("web"), Phase::Ready, 1).unwrap();
@@ -389,13 +393,17 @@ fn an_environment_that_lmdb_gave_up_is_opened_anew() {
         store.suspect.store(true, Ordering::Relaxed);
         Ok(numbers(&store))
     });
-    assert_eq!((reading.unwrap(), store.suspect.load(Ordering::Relaxed)), (vec![1], true), "not while a transaction reads");
+    assert_eq!(
+        (reading.unwrap(), store.suspect.load(Ordering::Relaxed)),
+        (vec![1], true),
+        "not reopened while a transaction reads"
+    );
     add(&store, container("web"), Phase::Ready, 2).unwrap();
     assert_eq!((numbers(&store).len(), store.suspect.load(Ordering::Relaxed)), (2, false));
 }
 
 #[test]
-fn new_records_leave_the_spare_pages_to_those_who_delete() {
+fn new_records_do_not_use_the_spare_pages() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
     let no = add(&store, container("web"), Phase::Ready, 1).unwrap();
@@ -413,7 +421,7 @@ fn new_records_leave_the_spare_pages_to_those_who_delete() {
 }
 
 #[test]
-fn what_stands_in_the_way_of_a_write_is_told() {
+fn write_errors_name_their_cause() {
     let dir = tempfile::tempdir().unwrap();
     let said = |errno: i32| {
         StoreError::from_heed("write", dir.path(), heed::Error::Io(io::Error::from_raw_os_error(errno))).to_string()
@@ -428,7 +436,7 @@ fn what_stands_in_the_way_of_a_write_is_told() {
 }
 
 #[test]
-fn a_reader_that_was_killed_does_not_keep_old_pages() {
+fn a_killed_reader_does_not_keep_old_pages() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
     let no = add(&store, container("web"), Phase::Ready, 1).unwrap();
@@ -445,7 +453,7 @@ fn a_reader_that_was_killed_does_not_keep_old_pages() {
 }
 
 #[test]
-fn a_full_map_is_one_sentence_and_the_store_lives_on() {
+fn a_full_map_is_an_error_and_the_store_stays_usable() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_sized(dir.path(), BOOT, 1024 * 1024).unwrap();
     let refused = |store: &Store| (0..10_000).find_map(|at| add(store, container("web"), Phase::Ready, at).err());
@@ -454,8 +462,8 @@ fn a_full_map_is_one_sentence_and_the_store_lives_on() {
         assert!(matches!(err, StoreError::Full(_)), "{err}");
         assert!(err.to_string().contains("is full") && err.to_string().contains("bpfman-hook gc"), "{err}");
         let all = numbers(&store);
-        assert!(all.len() > 1000, "{} records fit", all.len());
-        // What release does: mark each one, then remove it, while the store is as full as it gets.
+        assert!(all.len() > 1000, "{} records fit into the map", all.len());
+        // As a release does: mark each record, then remove it, while the store is full.
         for no in &all {
             let no = OwnerNo(*no);
             store.write(|txn| txn.put(&record(no, container("web"), Phase::Releasing, round))).unwrap();
@@ -466,7 +474,7 @@ fn a_full_map_is_one_sentence_and_the_store_lives_on() {
     }
 }
 
-/// A store with some owners, closed again.
+/// Creates a store with some owners and closes it.
 fn filled() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
@@ -486,7 +494,7 @@ fn filled() -> tempfile::TempDir {
     dir
 }
 
-/// Opens, lists and writes in another process, which must end by itself: 0, or 1 with a sentence about the store.
+/// Opens, lists and writes in another process, which must exit with 0, or with 1 and an error message about the store.
 fn used(stores: &Path, what: &str) -> Output {
     let output = role("use", stores).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -500,13 +508,13 @@ fn used(stores: &Path, what: &str) -> Output {
 }
 
 #[test]
-fn damage_that_shows_at_once_is_named() {
+fn damage_is_reported_when_the_store_is_opened() {
     let write = |at: u64, bytes: &'static [u8]| {
         move |data: &Path| {
             File::options().write(true).open(data).unwrap().write_all_at(bytes, at).unwrap();
         }
     };
-    // Only the newest meta page counts.
+    // Only the newest meta page is checked in full.
     let both = |at: u64, bytes: &'static [u8]| {
         move |data: &Path| {
             write(at, bytes)(data);
@@ -519,18 +527,18 @@ fn damage_that_shows_at_once_is_named() {
         ("empty", Box::new(cut(0)), "ends within its first page"),
         ("within the first page", Box::new(cut(100)), "ends within its first page"),
         ("one page", Box::new(cut(4096)), "ends within its second page"),
-        ("garbage", Box::new(|data| fs::write(data, vec![0xa5; 65536]).unwrap()), "is not LMDB's"),
-        ("zeros", Box::new(|data| fs::write(data, vec![0; 65536]).unwrap()), "is not LMDB's"),
-        ("version", Box::new(write(20, &[9])), "another format version"),
-        ("page size 0", Box::new(write(40, &[0; 4])), "impossible page size"),
-        ("page size 2^30", Box::new(write(40, &[0, 0, 0, 0x40])), "impossible page size"),
+        ("garbage", Box::new(|data| fs::write(data, vec![0xa5; 65536]).unwrap()), "is not an LMDB meta page"),
+        ("zeros", Box::new(|data| fs::write(data, vec![0; 65536]).unwrap()), "is not an LMDB meta page"),
+        ("version", Box::new(write(20, &[9])), "unsupported format version"),
+        ("page size 0", Box::new(write(40, &[0; 4])), "invalid page size"),
+        ("page size 2^30", Box::new(write(40, &[0, 0, 0, 0x40])), "invalid page size"),
         ("other page size", Box::new(write(4096 + 40, &[0, 0x20, 0, 0])), "differ in their page size"),
         ("last page", Box::new(both(136, &[0xff; 7])), "more pages than the map has"),
-        ("root", Box::new(both(16 + 72 + 40, &[0xee; 7])), "a tree begins outside"),
-        ("depth", Box::new(both(16 + 72 + 6, &[0xff, 0xff])), "a tree begins outside"),
+        ("root", Box::new(both(16 + 72 + 40, &[0xee; 7])), "the root of a tree is outside"),
+        ("depth", Box::new(both(16 + 72 + 6, &[0xff, 0xff])), "the root of a tree is outside"),
         ("missing", Box::new(|data| fs::remove_file(data).unwrap()), "data.mdb is missing"),
         ("no lock", Box::new(|data| fs::remove_file(data.with_file_name(LOCK_FILE)).unwrap()), "lock.mdb is missing"),
-        ("short lock", Box::new(|data| fs::write(data.with_file_name(LOCK_FILE), "").unwrap()), "lock.mdb was cut off"),
+        ("short lock", Box::new(|data| fs::write(data.with_file_name(LOCK_FILE), "").unwrap()), "lock.mdb is truncated"),
     ];
     for (what, damage, sentence) in cases {
         let dir = filled();
@@ -539,13 +547,13 @@ fn damage_that_shows_at_once_is_named() {
         assert!(matches!(err, StoreError::Damaged { .. }) && err.to_string().contains(sentence), "{what}: {err}");
         assert!(err.to_string().ends_with("remove that directory and run bpfman-hook gc"), "{err}");
         let again = Store::open(dir.path(), BOOT);
-        assert!(again.is_err(), "{what}: a damaged store is not replaced behind the administrator's back");
+        assert!(again.is_err(), "{what}: a damaged store must not be replaced silently");
     }
 }
 
-/// The number of pages decides how full the store is.
+/// The number of pages decides whether the store counts as full.
 #[test]
-fn any_number_of_pages_is_a_sentence_and_not_an_overflow() {
+fn a_huge_page_count_is_an_error_not_an_overflow() {
     let dir = filled();
     let data = dir.path().join(BOOT).join(DATA_FILE);
     let file = File::options().write(true).open(&data).unwrap();
@@ -558,7 +566,7 @@ fn any_number_of_pages_is_a_sentence_and_not_an_overflow() {
 }
 
 #[test]
-fn a_file_cut_off_anywhere_ends_in_a_sentence_and_never_in_a_signal() {
+fn a_truncated_file_is_an_error_and_never_a_signal() {
     let pages = fs::metadata(filled().path().join(BOOT).join(DATA_FILE)).unwrap().len() / 4096;
     let mut refused = 0;
     for pages in 2..pages {
@@ -566,11 +574,11 @@ fn a_file_cut_off_anywhere_ends_in_a_sentence_and_never_in_a_signal() {
         File::options().write(true).open(dir.path().join(BOOT).join(DATA_FILE)).unwrap().set_len(pages * 4096 + 7).unwrap();
         refused += i32::from(!used(dir.path(), &format!("{pages} pages")).status.success());
     }
-    assert!(refused > 10, "only {refused} of {pages} cuts were noticed");
+    assert!(refused > 10, "only {refused} of {pages} truncations were detected");
 }
 
 #[test]
-fn garbage_in_any_page_ends_in_a_sentence_and_never_in_a_signal() {
+fn garbage_in_any_page_is_an_error_and_never_a_signal() {
     let pages = fs::metadata(filled().path().join(BOOT).join(DATA_FILE)).unwrap().len() / 4096;
     let mut refused = 0;
     for page in 2..pages {
@@ -581,7 +589,7 @@ fn garbage_in_any_page_ends_in_a_sentence_and_never_in_a_signal() {
             refused += i32::from(!used(dir.path(), &format!("page {page} from {from} with {byte:#x}")).status.success());
         }
     }
-    assert!(refused > 10, "only {refused} of {pages} damaged pages were noticed");
+    assert!(refused > 10, "only {refused} of {pages} damaged pages were detected");
 }
 
 #[test]
@@ -614,7 +622,7 @@ fn a_record_that_does_not_decode_is_named_and_can_be_removed() {
 }
 
 #[test]
-fn many_records_come_in_order_whatever_is_done_meanwhile() {
+fn many_records_are_listed_in_order_despite_concurrent_changes() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
     let mut made = 0;
@@ -630,7 +638,7 @@ fn many_records_come_in_order_whatever_is_done_meanwhile() {
         let first = store.with_records(|records| records.take(3).count());
         assert_eq!(first, made.min(3), "{count}");
     }
-    // Of those that were read already, of those that come, and one behind all.
+    // Delete some that are already read and some that follow, and add one at the end.
     let mut listed = Vec::new();
     for record in store.records() {
         let no = record.unwrap().no;
@@ -660,7 +668,7 @@ fn many_records_come_in_order_whatever_is_done_meanwhile() {
 }
 
 #[test]
-fn containers_are_found_by_how_their_id_begins() {
+fn containers_are_found_by_a_prefix_of_their_id() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), BOOT).unwrap();
     for owner in [container("web"), container("web-2"), netns(7), container("db"), container("web")] {
@@ -676,7 +684,8 @@ fn containers_are_found_by_how_their_id_begins() {
     }
 }
 
-/// Makes the store look as if a program with another schema had written it: other indexes, and `record` in place of record 2.
+/// Changes the store as if a program with another schema had written it: other indexes, and `record` in place of
+/// record 2.
 fn written_by_another(stores: &Path, schema: u32, record: &str) {
     let store = Store::open(stores, BOOT).unwrap();
     store
@@ -712,7 +721,7 @@ fn a_store_with_another_schema_is_adopted() {
                 assert_eq!(first.iter().map(|record| record.no).collect::<Vec<_>>(), [OwnerNo(1)]);
                 assert_eq!(txn.by_netns(3)?.len(), 1);
                 assert_eq!(txn.phases(Phase::Ready)?, [OwnerNo(1), OwnerNo(3)]);
-                // poststop finds the one that does not decode, and knows its init.
+                // poststop finds the record that does not decode, and its init is known.
                 assert_eq!(txn.numbers_of_container(&"second".parse().unwrap())?, [OwnerNo(2)]);
                 let error = txn.get(OwnerNo(2)).unwrap_err();
                 assert!(matches!(error, StoreError::Record { init: Some(init), .. } if init.start_time == 99), "{error}");
@@ -720,13 +729,13 @@ fn a_store_with_another_schema_is_adopted() {
             })
             .unwrap();
         assert!(store.write(|txn| txn.delete(OwnerNo(2))).unwrap());
-        assert_eq!(store.write(|txn| txn.next_no()).unwrap(), OwnerNo(4), "no number comes back");
+        assert_eq!(store.write(|txn| txn.next_no()).unwrap(), OwnerNo(4), "numbers are not reused");
         assert_eq!(store.write(|txn| Ok::<_, StoreError>(txn.keys(b"c")?.len())).unwrap(), 1, "the other's index is gone");
     }
 }
 
 #[test]
-fn a_store_that_others_could_write_is_refused() {
+fn a_store_writable_by_others_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let dir = filled();
     let path = dir.path().join(BOOT);
@@ -738,8 +747,8 @@ fn a_store_that_others_could_write_is_refused() {
 }
 
 #[test]
-fn a_look_in_passing_reaches_every_owner_in_its_turn() {
-    // All of one second, one each second, and clusters of a second and of ten with gaps between them.
+fn some_in_phase_reaches_every_owner_over_time() {
+    // All in the same second, one per second, and clusters in one second or in ten, with gaps between them.
     for changed in [|_| 7, |at| at, |at: u64| at / 10 * 1000, |at| at / 10 * 86_400 + at] {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), BOOT).unwrap();

@@ -1,21 +1,21 @@
-//! What a transaction can read and change: records, and the indexes that follow from them.
+//! Read and write transactions on records and on the indexes that are derived from them.
 //!
-//! One table holds everything, so that a commit touches few pages. Keys begin with a letter; numbers in keys are big-endian,
-//! so that they sort:
+//! All entries are in one table, so that a commit touches few pages. Keys begin with a letter. Numbers in keys are
+//! big-endian, so that they sort:
 //!
 //! | key | value |
 //! | --- | --- |
 //! | `s` | schema, u32 |
-//! | `x` | the number that the last owner got, u64 |
+//! | `x` | the number of the last owner, u64 |
 //! | `o` no | the record, JSON |
-//! | `c` container id, 0, no | nothing |
-//! | `n` cookie, no | nothing |
-//! | `k` kernel's id of a program, no | nothing |
-//! | `l` kernel's id of a link, no | nothing |
-//! | `p` phase, changed, no | nothing |
+//! | `c` container id, 0, no | empty |
+//! | `n` cookie, no | empty |
+//! | `k` kernel id of a program, no | empty |
+//! | `l` kernel id of a link, no | empty |
+//! | `p` phase, changed, no | empty |
 //!
-//! Records are JSON: [`OwnerRecord`] is described with serde's tagged enums, which formats without field names cannot read
-//! back; of those that can, JSON needs no further crate and can be read with anybody's tools.
+//! Records are JSON: [`OwnerRecord`] uses serde's tagged enums, which formats without field names cannot deserialize.
+//! Of the formats that can, JSON needs no additional crate and can be read with common tools.
 
 use std::fmt;
 use std::ops::{Bound, Range};
@@ -37,10 +37,10 @@ const NETNS: u8 = b'n';
 const PROGRAMS: u8 = b'k';
 const LINKS: u8 = b'l';
 const PHASES: u8 = b'p';
-/// The indexes, all of which follow from the records.
+/// The indexes. All of them are derived from the records.
 pub(super) const INDEXES: [u8; 5] = [CONTAINERS, NETNS, PROGRAMS, LINKS, PHASES];
 
-/// How often [`ReadTxn::some_in_phase`] chooses a part of the index.
+/// How often [`ReadTxn::some_in_phase`] narrows down the index.
 const STEPS: u64 = 4;
 
 /// A snapshot of the store.
@@ -55,24 +55,24 @@ impl<'t> ReadTxn<'t> {
         Self { path, table, txn }
     }
 
-    /// The record with this number.
+    /// Returns the record with this number.
     pub fn get(&self, no: OwnerNo) -> Result<Option<OwnerRecord>, StoreError> {
         let bytes = self.table.get(self.txn, &owner_key(no)).map_err(|err| self.failed(err))?;
         bytes.map(|bytes| self.decode(no, bytes)).transpose()
     }
 
-    /// True where there is a record with this number, whether it decodes or not.
+    /// Returns true if there is a record with this number, whether it decodes or not.
     pub fn has(&self, no: OwnerNo) -> Result<bool, StoreError> {
         Ok(self.table.get(self.txn, &owner_key(no)).map_err(|err| self.failed(err))?.is_some())
     }
 
-    /// Every owner, in the order of their numbers, decoded one by one. After an error that is about one record the iterator goes
-    /// on with the next.
+    /// Iterates over every owner in the order of their numbers, decoding one record at a time. After an error about
+    /// one record, the iterator continues with the next.
     pub fn owners(&self) -> Result<impl Iterator<Item = Result<OwnerRecord, StoreError>> + '_, StoreError> {
         Ok(self.sized()?.map(|sized| sized.map(|(record, _)| record)))
     }
 
-    /// Every owner as [`owners`](Self::owners) has them, each with the bytes that its record takes.
+    /// Like [`owners`](Self::owners), with the size of each record in bytes.
     pub fn sized(&self) -> Result<impl Iterator<Item = Result<(OwnerRecord, u64), StoreError>> + '_, StoreError> {
         let entries = self.table.prefix_iter(self.txn, &[OWNERS]).map_err(|err| self.failed(err))?;
         Ok(entries.map(|entry| {
@@ -81,7 +81,7 @@ impl<'t> ReadTxn<'t> {
         }))
     }
 
-    /// At most `max` owners that follow the number `after`, as [`owners`](Self::owners) has them.
+    /// Returns at most `max` owners after the number `after`, in the order of [`owners`](Self::owners).
     pub(super) fn following(&self, after: OwnerNo, max: usize) -> Result<Following, StoreError> {
         let (from, until) = (owner_key(after), owner_key(OwnerNo(u64::MAX)));
         let range = (Bound::Excluded(&from[..]), Bound::Included(&until[..]));
@@ -98,47 +98,47 @@ impl<'t> ReadTxn<'t> {
         Ok(following)
     }
 
-    /// The records of the containers with this id, in the order of their numbers. Several, where runtimes with other roots or
-    /// users use the same id, or where a failed one is kept.
+    /// Returns the records of the containers with this id, in the order of their numbers. There are several if
+    /// runtimes with different roots or users use the same id, or if the record of a failed start is kept.
     pub fn by_container(&self, id: &ContainerId) -> Result<Vec<OwnerRecord>, StoreError> {
         self.numbers_of_container(id)?.into_iter().map(|no| self.indexed(no)).collect()
     }
 
-    /// The numbers of the containers with this id, whether their records decode or not.
+    /// Returns the numbers of the containers with this id, whether their records decode or not.
     pub fn numbers_of_container(&self, id: &ContainerId) -> Result<Vec<OwnerNo>, StoreError> {
         self.named(&container_prefix(id))
     }
 
-    /// The containers whose id begins with `start`.
+    /// Returns the containers whose id begins with `start`.
     pub fn containers_with(&self, start: &str) -> Result<Vec<OwnerNo>, StoreError> {
-        // LMDB refuses keys that are longer than any of ours.
+        // LMDB refuses keys that are longer than the longest key of this store.
         if start.len() > ContainerId::MAX { Ok(Vec::new()) } else { self.named(&[&[CONTAINERS], start.as_bytes()].concat()) }
     }
 
-    /// The records of the network namespace with this cookie, in the order of their numbers. Several, where containers of
-    /// one pod ask for different programs there.
+    /// Returns the records of the network namespace with this cookie, in the order of their numbers. There are several
+    /// if containers of one pod request different programs there.
     pub fn by_netns(&self, cookie: u64) -> Result<Vec<OwnerRecord>, StoreError> {
         self.named(&netns_prefix(cookie))?.into_iter().map(|no| self.indexed(no)).collect()
     }
 
-    /// The records that have a program with this kernel id, in the order of their numbers. Several, where one kept its record
-    /// when the kernel had given the id to another program already.
+    /// Returns the records that have a program with this kernel id, in the order of their numbers. There are several
+    /// if a record was kept although the kernel has already reused the id for another program.
     pub fn by_program(&self, id: u32) -> Result<Vec<OwnerRecord>, StoreError> {
         self.named(&id_prefix(PROGRAMS, id))?.into_iter().map(|no| self.indexed(no)).collect()
     }
 
-    /// The records that have a link with this kernel id, in the order of their numbers.
+    /// Returns the records that have a link with this kernel id, in the order of their numbers.
     pub fn by_link(&self, id: u32) -> Result<Vec<OwnerRecord>, StoreError> {
         self.named(&id_prefix(LINKS, id))?.into_iter().map(|no| self.indexed(no)).collect()
     }
 
-    /// The owners in this phase, those that changed longest ago first. Reads the index alone, no record.
+    /// Returns the owners in this phase, least recently changed first. Reads only the index, no records.
     pub fn phases(&self, phase: Phase) -> Result<Vec<OwnerNo>, StoreError> {
         self.named(&[PHASES, phase_byte(phase)])
     }
 
-    /// At most `max` owners in this phase: those that follow one in the index that `turn` chooses, and after its end those at its
-    /// beginning. Reads no more of the index, so that its cost does not grow with the number of owners.
+    /// Returns at most `max` owners in this phase, from a starting point in the index that `turn` selects, wrapping
+    /// around at its end. Reads only that part of the index, so that the cost does not grow with the number of owners.
     pub fn some_in_phase(&self, phase: Phase, turn: u64, max: usize) -> Result<Vec<OwnerNo>, StoreError> {
         let prefix = [PHASES, phase_byte(phase)];
         let failed = |err| self.failed(err);
@@ -147,8 +147,8 @@ impl<'t> ReadTxn<'t> {
         let (Some((first, _)), Some((last, _))) = (first, last) else { return Ok(Vec::new()) };
         let (mut low, mut high) = (self.place(first)?, self.place(last)?);
         for step in 0..STEPS {
-            // Owners come in clusters: a point falls between two of them more often than among one. So one side of it is taken, whatever its
-            // width, and the next point is chosen there.
+            // Owners come in clusters: a random point falls between two clusters more often than within one. So take
+            // one side of it, whatever its width, and choose the next point there.
             let chance = random(turn, step);
             let point = key_at(phase, low + (chance >> 1) % (high - low).saturating_add(1));
             let (after, before) =
@@ -170,18 +170,18 @@ impl<'t> ReadTxn<'t> {
         entries.take(max).map(|entry| self.number(entry.map_err(failed)?.0)).collect()
     }
 
-    /// Where an owner stands in its part of the index of phases: when it last changed, and its number.
+    /// The position of an owner in its part of the phase index: the time of its last change, and its number.
     fn place(&self, key: &[u8]) -> Result<u128, StoreError> {
         Ok(u128::from(self.changed(key)?) << 64 | u128::from(self.number(key)?.0))
     }
 
-    /// When the owner of a key of the index of phases last changed.
+    /// The time of the owner's last change, from its key in the phase index.
     fn changed(&self, key: &[u8]) -> Result<u64, StoreError> {
         let changed = key.get(2..10).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
         changed.ok_or_else(|| StoreError::damaged(self.path, "a key is too short"))
     }
 
-    /// When the owners in this phase last changed, oldest first: seconds since 1970 and number.
+    /// When the owners in this phase last changed, oldest first, as seconds since 1970, with their numbers.
     fn ages(&self, phase: Phase) -> Result<Vec<(u64, OwnerNo)>, StoreError> {
         let entries = self.table.prefix_iter(self.txn, &[PHASES, phase_byte(phase)]).map_err(|err| self.failed(err))?;
         entries
@@ -192,14 +192,14 @@ impl<'t> ReadTxn<'t> {
             .collect()
     }
 
-    /// The numbers at the end of the keys that begin with `prefix`.
+    /// Returns the numbers at the end of the keys that begin with `prefix`.
     fn named(&self, prefix: &[u8]) -> Result<Vec<OwnerNo>, StoreError> {
         let entries = self.table.prefix_iter(self.txn, prefix).map_err(|err| self.failed(err))?;
         entries.map(|entry| self.number(entry.map_err(|err| self.failed(err))?.0)).collect()
     }
 
     fn indexed(&self, no: OwnerNo) -> Result<OwnerRecord, StoreError> {
-        self.get(no)?.ok_or_else(|| StoreError::damaged(self.path, format!("record {no} is in an index and not there")))
+        self.get(no)?.ok_or_else(|| StoreError::damaged(self.path, format!("record {no} is in an index but does not exist")))
     }
 
     fn number(&self, key: &[u8]) -> Result<OwnerNo, StoreError> {
@@ -216,12 +216,12 @@ impl<'t> ReadTxn<'t> {
     }
 }
 
-/// A change of the store. Nothing of it is there before [`super::Store::write`] has returned Ok.
+/// A write transaction. Its changes are not visible until [`super::Store::write`] has returned Ok.
 pub struct WriteTxn<'t> {
     path: &'t Path,
     table: Table,
     txn: RwTxn<'t>,
-    /// Bytes that records may take; 0 where none may be added.
+    /// Bytes that records may take; 0 if no record may be added.
     room: usize,
     changes: Vec<Change>,
 }
@@ -231,7 +231,7 @@ impl<'t> WriteTxn<'t> {
         Self { path, table, txn, room, changes: Vec::new() }
     }
 
-    /// Makes it last, and tells those who only watch. The caller holds the writer's lock.
+    /// Commits the transaction and publishes the changes. The caller holds the writer's lock.
     pub(super) fn commit(self) -> Result<(), StoreError> {
         let Self { path, txn, mut changes, .. } = self;
         let export = export::here().filter(|_| !changes.is_empty());
@@ -247,7 +247,7 @@ impl<'t> WriteTxn<'t> {
         committed
     }
 
-    /// The store as this transaction has left it so far, with everything that a [`ReadTxn`] can do.
+    /// The store as this transaction sees it, including its own changes.
     pub fn view(&self) -> ReadTxn<'_> {
         ReadTxn::new(self.path, self.table, &self.txn)
     }
@@ -272,24 +272,25 @@ impl<'t> WriteTxn<'t> {
         self.view().by_netns(cookie)
     }
 
-    /// A number for a new owner: 1 at first, and never one that an owner of this boot has had, deleted or not. A number that is
-    /// taken in a transaction that fails may be given again, since nothing can have been named by it.
+    /// Returns a number for a new owner. The first one is 1, and a number is never reused during a boot, even if its
+    /// owner was deleted. A number taken in a transaction that fails may be returned again, since nothing can refer to
+    /// it.
     pub fn next_no(&mut self) -> Result<OwnerNo, StoreError> {
         let next = self.last_no()?.checked_add(1);
-        let next = next.ok_or_else(|| StoreError::damaged(self.path, "the last number is not one"))?;
+        let next = next.ok_or_else(|| StoreError::damaged(self.path, "the last owner number is invalid"))?;
         self.set_last_no(next)?;
         Ok(OwnerNo(next))
     }
 
-    /// Keeps [`next_no`](Self::next_no) from giving numbers up to `no`: for pin directories that are there although no record
-    /// names them, as after a store that was lost.
+    /// Keeps [`next_no`](Self::next_no) from returning numbers up to `no`: for pin directories that exist although no
+    /// record refers to them, for example after the store was lost.
     pub fn skip_to(&mut self, no: OwnerNo) -> Result<(), StoreError> {
         if self.last_no()? < no.0 { self.set_last_no(no.0) } else { Ok(()) }
     }
 
     fn last_no(&self) -> Result<u64, StoreError> {
         let Some(bytes) = self.value(LAST_NO_KEY)? else { return Ok(0) };
-        let bytes = bytes.try_into().map_err(|_| StoreError::damaged(self.path, "the last number is not one"))?;
+        let bytes = bytes.try_into().map_err(|_| StoreError::damaged(self.path, "the last owner number is invalid"))?;
         Ok(u64::from_be_bytes(bytes))
     }
 
@@ -297,9 +298,9 @@ impl<'t> WriteTxn<'t> {
         self.insert(LAST_NO_KEY, &no.to_be_bytes())
     }
 
-    /// Writes a record under its own number, in place of the one that is there. A new one is refused with
-    /// [`StoreError::Full`] while an eighth of the map is still free, or where the file system has no room for the spare pages,
-    /// because LMDB needs free pages to delete as well: a store that is full can be changed and emptied.
+    /// Writes a record under its number and replaces an existing one. A new record is refused with
+    /// [`StoreError::Full`] if less than an eighth of the map is free, or if the file system has no room for the spare
+    /// pages: LMDB needs free pages for deletions too, and a full store must remain changeable and deletable.
     pub fn put(&mut self, record: &OwnerRecord) -> Result<(), StoreError> {
         let new = index_keys(record);
         let (before, old) = self.stored(record.no)?;
@@ -319,7 +320,7 @@ impl<'t> WriteTxn<'t> {
         Ok(())
     }
 
-    /// Removes a record. True: it was there. One that does not decode is removed as well.
+    /// Removes a record, even if it does not decode. Returns true if it existed.
     pub fn delete(&mut self, no: OwnerNo) -> Result<bool, StoreError> {
         let (before, keys) = self.stored(no)?;
         for key in keys {
@@ -332,9 +333,9 @@ impl<'t> WriteTxn<'t> {
         Ok(removed)
     }
 
-    /// Removes the memory of failures: those that last changed before `older_than`, seconds since 1970, and the oldest ones
-    /// until `max` are left, but not those of containers that run. Returns how many it removed. Only for records in phase Failed without leftovers; those with
-    /// leftovers are in another phase.
+    /// Removes records of failures: those that last changed before `older_than` (seconds since 1970), and the oldest
+    /// ones until `max` are left, but not those of running containers. Returns how many were removed. This concerns
+    /// only records in phase Failed, which have no leftovers; records with leftovers are in another phase.
     pub fn prune_failed(&mut self, older_than: u64, max: usize) -> Result<usize, StoreError> {
         let ages = self.view().ages(Phase::Failed)?;
         let surplus = ages.len().saturating_sub(max);
@@ -350,12 +351,12 @@ impl<'t> WriteTxn<'t> {
     fn is_nearly_full(&self) -> Result<bool, StoreError> {
         let stat = self.table.stat(&self.txn).map_err(|err| self.failed(err))?;
         let pages = stat.branch_pages.saturating_add(stat.leaf_pages).saturating_add(stat.overflow_pages);
-        // A damaged page may say any number.
+        // A damaged page may contain any number.
         Ok(pages.saturating_mul(stat.page_size as usize) > self.room / 8 * 7)
     }
 
-    /// The stored record, where it decodes, and the index entries that it has: found from the record, else by looking through
-    /// them all.
+    /// Returns the stored record, if it decodes, and its index entries. They are derived from the record, or found by
+    /// scanning all indexes if it does not decode.
     fn stored(&self, no: OwnerNo) -> Result<(Option<OwnerRecord>, Vec<Vec<u8>>), StoreError> {
         match self.get(no) {
             Ok(record) => {
@@ -373,23 +374,23 @@ impl<'t> WriteTxn<'t> {
         }
     }
 
-    /// The keys that begin with `prefix`.
+    /// Returns the keys that begin with `prefix`.
     pub(super) fn keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
         let entries = self.table.prefix_iter(&self.txn, prefix).map_err(|err| self.failed(err))?;
         entries.map(|entry| Ok(entry.map_err(|err| self.failed(err))?.0.to_vec())).collect()
     }
 
-    /// What a key has.
+    /// Returns the value of a key.
     pub(super) fn value(&self, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
         self.table.get(&self.txn, key).map_err(|err| self.failed(err))
     }
 
-    /// The number of every owner, without a look at the records.
+    /// Returns the numbers of all owners without reading the records.
     pub(super) fn numbers(&self) -> Result<Vec<OwnerNo>, StoreError> {
         self.view().named(&[OWNERS])
     }
 
-    /// A record as it is stored, whether it decodes or not.
+    /// Returns the stored bytes of a record, whether it decodes or not.
     pub(super) fn record_bytes(&self, no: OwnerNo) -> Result<Option<&[u8]>, StoreError> {
         self.value(&owner_key(no))
     }
@@ -409,13 +410,13 @@ impl<'t> WriteTxn<'t> {
     }
 }
 
-/// Some owners of a snapshot.
+/// A range of owners of a snapshot.
 pub(super) struct Following {
-    /// They, in the order of their numbers, or why one does not decode.
+    /// The owners in the order of their numbers, with an error for each record that does not decode.
     pub owners: Vec<Result<OwnerRecord, StoreError>>,
     /// The number of the last one.
     pub last: Option<OwnerNo>,
-    /// Where their records lie.
+    /// The memory range of their records.
     pub pages: Option<Range<*const u8>>,
 }
 
@@ -435,7 +436,7 @@ fn encode(record: &OwnerRecord) -> Vec<u8> {
     serde_json::to_vec(record).expect("a record is made of strings, numbers and lists, all of which JSON has")
 }
 
-/// The bytes that a record takes in the store.
+/// The size of a record in the store, in bytes.
 pub fn stored_bytes(record: &OwnerRecord) -> u64 {
     encode(record).len() as u64
 }
@@ -444,7 +445,7 @@ fn decode(path: &Path, no: OwnerNo, bytes: &[u8]) -> Result<OwnerRecord, StoreEr
     let bad = |source| StoreError::Record { path: path.to_owned(), no, init: init_of_damaged(bytes), source };
     let record: OwnerRecord = serde_json::from_slice(bytes).map_err(bad)?;
     if record.no != no {
-        return Err(bad(serde::de::Error::custom(format!("it says it were record {}", record.no))));
+        return Err(bad(serde::de::Error::custom(format!("it contains the number {}", record.no))));
     }
     Ok(record)
 }
@@ -455,7 +456,8 @@ fn owner_key(no: OwnerNo) -> [u8; 9] {
     key
 }
 
-/// Container ids have no zero byte, so that no id is a prefix of another one's key; 255 bytes of it fit into LMDB's 511.
+/// Container ids do not contain zero bytes, so that no id is a prefix of another one's key. 255 bytes fit into LMDB's
+/// limit of 511.
 fn container_prefix(id: &ContainerId) -> Vec<u8> {
     [&[CONTAINERS], id.as_str().as_bytes(), &[0]].concat()
 }
@@ -482,17 +484,17 @@ fn phase_byte(phase: Phase) -> u8 {
     }
 }
 
-/// The key of an owner in the index of phases: oldest change first.
+/// The key of an owner in the phase index, which sorts the oldest change first.
 fn phase_key(phase: Phase, changed: u64, no: OwnerNo) -> Vec<u8> {
     [&[PHASES, phase_byte(phase)][..], &changed.to_be_bytes(), &no.0.to_be_bytes()].concat()
 }
 
-/// The key of a place in the index of phases.
+/// The key for a position in the phase index.
 fn key_at(phase: Phase, place: u128) -> Vec<u8> {
     [&[PHASES, phase_byte(phase)][..], &place.to_be_bytes()].concat()
 }
 
-/// A number that `turn` and `step` choose, as if by chance (splitmix64).
+/// A pseudo-random number derived from `turn` and `step` (splitmix64).
 fn random(turn: u64, step: u64) -> u128 {
     let half = |half: u64| {
         let mut mixed = turn.wrapping_mul(2 * STEPS).wrapping_add(2 * step + half).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -503,7 +505,7 @@ fn random(turn: u64, step: u64) -> u128 {
     half(0) << 64 | half(1)
 }
 
-/// Every index entry of a record; what `put` and `delete` keep is exactly this.
+/// All index entries of a record, exactly those that `put` and `delete` maintain.
 pub(super) fn index_keys(record: &OwnerRecord) -> Vec<Vec<u8>> {
     let no = record.no.0.to_be_bytes();
     let phase = phase_key(record.phase, record.changed, record.no);

@@ -1,15 +1,17 @@
-//! A store of this boot that a program with another schema wrote: an upgrade or a downgrade while containers run.
+//! Conversion of a store of this boot that was written with another schema: an upgrade or downgrade while containers
+//! run.
 //!
-//! In every schema, `s` is the schema, `x` the last number, and `o` no a record in JSON. The indexes follow from the records, so
-//! they are made anew in the transaction that writes the new schema. A record that decodes is used as it is. One that does not
-//! stays and is treated as a damaged one: `poststop` and `gc` remove what its pin directory holds once its container has ended.
+//! In every schema, `s` is the schema, `x` the last number, and `o` no a record in JSON. The indexes are derived from
+//! the records, so they are rebuilt in the transaction that writes the new schema. A record that decodes is used
+//! unchanged. One that does not is kept and treated as damaged: `poststop` and `gc` remove the contents of its pin
+//! directory after its container has ended.
 
 use super::txn::{INDEXES, SCHEMA_KEY, WriteTxn, container_key, index_keys};
 use super::{SCHEMA, StoreError};
 use crate::model::record::container_of_damaged;
 
 impl WriteTxn<'_> {
-    /// Makes the indexes anew and writes our schema, unless another process has done so already.
+    /// Rebuilds the indexes and writes the current schema, unless another process has done so already.
     pub(super) fn adopt_schema(&mut self) -> Result<(), StoreError> {
         if self.value(SCHEMA_KEY)? == Some(&SCHEMA.to_be_bytes()) {
             return Ok(());

@@ -1,5 +1,5 @@
-//! Names of users and groups, from /etc/passwd and /etc/group. Other directories (LDAP, systemd-homed) are not asked: policy names
-//! their accounts by number.
+//! Names of users and groups from /etc/passwd and /etc/group. Other sources (LDAP, systemd-homed) are not queried: the
+//! policy refers to their accounts by number.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::sys::fsutil::read_text;
 /// Larger account files are not read.
 const MAX: usize = 16 << 20;
 
-/// The accounts of this host as they are now.
+/// A snapshot of the accounts of this host.
 #[derive(Debug, Clone, Default)]
 pub struct Accounts {
     passwd: String,
@@ -16,7 +16,7 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Reads both files; one that cannot be read has no names.
+    /// Reads both files. A file that cannot be read is treated as empty.
     pub fn read() -> Self {
         let read = |path: &str| read_text(Path::new(path), MAX).unwrap_or_default();
         Self { passwd: read("/etc/passwd"), group: read("/etc/group") }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_line_with_a_number_names_it() {
+    fn the_first_line_with_a_number_wins() {
         let accounts = Accounts {
             passwd: "root:x:0:0:root:/root:/bin/sh\n+nis\n:x:7:7::/:\nal:x:7:7::/:/bin/sh\nbo:x:7:7::/:\n".into(),
             group: "root:x:0:\nops:x:50:al,bo\nbad:x:many:\n".into(),

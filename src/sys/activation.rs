@@ -1,4 +1,4 @@
-//! Sockets that systemd hands over: sd_listen_fds(3).
+//! Socket activation: sockets passed by systemd, sd_listen_fds(3).
 
 use std::ffi::OsString;
 use std::io;
@@ -11,9 +11,9 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::sys::SysError;
 
-/// The first descriptor that is handed over.
+/// The first descriptor that is passed.
 const FIRST: RawFd = 3;
-/// More sockets than any unit of ours has.
+/// Maximum number of sockets, more than any unit of bpfman-hook has.
 const SOCKETS_MAX: usize = 64;
 
 /// A listening stream socket.
@@ -25,16 +25,16 @@ pub enum Listener {
     Tcp(TcpListener),
 }
 
-/// One socket that was handed over.
+/// A socket that was passed.
 #[derive(Debug)]
 pub struct Handed {
-    /// Its name from LISTEN_FDNAMES, `unknown` where there is none.
+    /// Its name from LISTEN_FDNAMES, or `unknown`.
     pub name: String,
     /// The socket, close-on-exec and non-blocking.
     pub listener: Listener,
 }
 
-/// What the environment says of sockets that were handed over.
+/// The environment variables of socket activation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Variables {
     /// `LISTEN_PID`.
@@ -46,13 +46,14 @@ pub struct Variables {
 }
 
 impl Variables {
-    /// Ours.
+    /// Reads them from this process's environment.
     pub fn read() -> Self {
         let var = |name| std::env::var_os(name);
         Self { pid: var("LISTEN_PID"), fds: var("LISTEN_FDS"), names: var("LISTEN_FDNAMES") }
     }
 
-    /// The names of the descriptors that were handed to process `own`: none where the variables are absent, or are somebody else's.
+    /// The names of the descriptors passed to process `own`: none if the variables are not set or are for another
+    /// process.
     fn names_for(&self, own: u32) -> Result<Vec<String>, SysError> {
         let Some(fds) = &self.fds else { return Ok(Vec::new()) };
         let number = |text: &OsString| text.to_str().and_then(|text| text.parse::<u32>().ok());
@@ -71,19 +72,19 @@ impl Variables {
     }
 }
 
-/// Takes the sockets that were handed to this process. To be called once, before other descriptors are opened.
+/// Takes the sockets that were passed to this process. It must be called once, before other descriptors are opened.
 ///
 /// # Errors
-/// Where one of them is not a listening stream socket: a unit with `Accept=yes`, or a datagram socket.
+/// If one of them is not a listening stream socket: a unit with `Accept=yes`, or a datagram socket.
 pub fn take(variables: &Variables) -> Result<Vec<Handed>, SysError> {
     let names = variables.names_for(std::process::id())?;
     let mut handed = Vec::new();
     for (fd, name) in (FIRST..).zip(names) {
-        // SAFETY: F_GETFD takes no pointer; it fails for a number that is not open.
+        // SAFETY: F_GETFD does not take a pointer; it fails for a number that is not open.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
             return Err(SysError::io("take", format!("the socket {name}"))(io::Error::last_os_error()));
         }
-        // SAFETY: it is open, and by the protocol of LISTEN_FDS it is ours: nobody else in this process has taken it.
+        // SAFETY: it is open, and by the LISTEN_FDS protocol it belongs to this process; nothing else has taken it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let listener = listener(fd).map_err(SysError::io("take", format!("the socket {name}")))?;
         handed.push(Handed { name, listener });
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_handed_to_us_counts() {
+    fn variables_for_other_processes_are_ignored() {
         let variables = |pid: &str, fds: &str, names: Option<&str>| Variables {
             pid: Some(pid.into()),
             fds: Some(fds.into()),
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn only_listening_stream_sockets_are_taken() {
+    fn only_listening_stream_sockets_are_accepted() {
         let directory = tempfile::tempdir().unwrap();
         let unix = UnixListener::bind(directory.path().join("s")).unwrap();
         assert!(matches!(listener(unix.into()), Ok(Listener::Unix(_))));

@@ -1,29 +1,30 @@
-//! A bpffs for a container: made in the container's user namespace, configured from outside, mounted in its mount namespace.
+//! A bpffs for a container: created in the container's user namespace, configured from outside, mounted in its mount
+//! namespace.
 //!
-//! Who may do what is the kernel's choice (kernel/bpf/inode.c): `fsopen` decides which user namespace the file system
-//! belongs to, so it happens inside; `delegate_*` and the creation need CAP_SYS_ADMIN in the initial user namespace, so they
-//! happen here; `move_mount` needs it in the container's mount namespace, so it happens inside again. A forked child
-//! ([`inside`]) does the inner part, and the two talk over a socket:
+//! The kernel determines which step needs which privileges (kernel/bpf/inode.c): `fsopen` decides which user namespace
+//! the file system belongs to, so it runs inside. The options `delegate_*` and the creation need CAP_SYS_ADMIN in the
+//! initial user namespace, so they run here. `move_mount` needs it in the container's mount namespace, so it runs
+//! inside again. A forked child ([`inside`]) does the inner part and communicates over a socket:
 //!
 //! ```text
 //! here                                            inside
 //! fork                                            enter both namespaces, become container root, fsopen
 //!                    <- inside, the root's mount
-//! judge the mounts on the way to the target
+//! check the mounts on the path to the target
 //!                    go on ->
 //!                                                 find the target
 //!                    <- what was found, the fs context
-//! judge the target, fsconfig, fsmount
+//! check the target, fsconfig, fsmount
 //!                    the mount ->
-//!                                                 make missing directories, move_mount, open it anew, pin maps, mint a token
+//!                                                 create directories, move_mount, reopen, pin maps, mint a token
 //!                    <- done
 //! compare mountinfo
 //!                    keep ->                      exit
 //! ```
 //!
-//! Whatever ends this early, our own death included, closes the socket, and the child then takes the mount and the
-//! directories away again. Nothing is held afterwards: a descriptor of the bpffs would keep all that is pinned in it alive
-//! beyond the container's end.
+//! If anything ends this early, including our own death, the socket is closed, and the child then removes the mount
+//! and the directories again. Nothing is held afterwards: a descriptor of the bpffs would keep everything pinned in it
+//! alive beyond the end of the container.
 
 mod error;
 mod filter;
@@ -53,55 +54,59 @@ use process::BpffsChild;
 
 pub use error::BpffsError;
 
-/// The inode of the initial user namespace's file, the same on every kernel (include/linux/proc_ns.h, PROC_USER_INIT_INO).
+/// The inode of the initial user namespace, the same on every kernel (include/linux/proc_ns.h, PROC_USER_INIT_INO).
 const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
 
-/// What the container's mount table shows as the source of our bpffs, by which a second run for the same container knows it.
+/// The source of our bpffs in the container's mount table, by which a second run for the same container recognizes it.
 const SOURCE: &str = "bpfman-hook";
 
-/// A map to appear as a file of the bpffs.
+/// A map that appears as a file in the bpffs.
 #[derive(Debug, Clone, Copy)]
 pub struct MapFile<'a> {
-    /// The map. Whether it may be written is the caller's business: the file's owner can change the file's mode.
+    /// The map. The caller decides whether it is writable: the file's owner can change the file's mode.
     pub map: BorrowedFd<'a>,
-    /// The file's name: no slash and no dot, which bpffs refuses.
+    /// The file's name, without slashes and dots, which bpffs refuses.
     pub name: &'a str,
 }
 
-/// The bpffs to make. The caller has proved that the namespaces are the container's.
+/// The bpffs to create. The caller has verified that the namespaces are the container's.
 #[derive(Debug, Clone, Copy)]
 pub struct BpffsSpec<'a> {
-    /// The container's user namespace, an open `/proc/PID/ns/user`. It may be our own.
+    /// The container's user namespace, an open `/proc/PID/ns/user`. It may be the caller's own.
     pub user_ns: BorrowedFd<'a>,
     /// The container's mount namespace, an open `/proc/PID/ns/mnt`.
     pub mount_ns: BorrowedFd<'a>,
-    /// The container's root directory as a path in that mount namespace: before pivot_root the host's path, after it `/`.
+    /// The container's root directory as a path in that mount namespace: the host's path before pivot_root, `/` after
+    /// it.
     pub root: &'a Path,
-    /// Where in that root: absolute and normal. Components that are missing are made, mode 0755, as container root; they
-    /// stay when the container ends, as the mount points that runtimes make do.
+    /// The mount point in that root, absolute and normal. Missing components are created as container root with mode
+    /// 0755. They stay when the container ends, like the mount points that runtimes create.
     pub target: &'a Path,
-    /// What it delegates; an empty one makes a private bpffs.
+    /// The delegation; an empty one creates a private bpffs.
     pub delegation: Delegation,
-    /// Maps to pin in it: mode 0600.
+    /// Maps to pin in it, with mode 0600.
     pub maps: &'a [MapFile<'a>],
-    /// Owner of these files, uid and gid as the container sees them. The root directory belongs to container root, mode 1777.
+    /// Owner of these files: uid and gid as the container sees them. The root directory belongs to container root,
+    /// mode 1777.
     pub owner: (u32, u32),
 }
 
-/// What was mounted.
+/// The result of [`mount`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mounted {
-    /// The mount's id, the first word of its line in the container's mountinfo.
+    /// The mount's id, the first field of its line in the container's mountinfo.
     pub mount_id: u32,
     /// The file system's device, major and minor.
     pub device: (u32, u32),
 }
 
-/// Makes a bpffs as `spec` says, mounts it, pins the maps, proves the delegation by minting one token, and closes everything.
+/// Creates a bpffs as `spec` says, mounts it, pins the maps, verifies the delegation by minting one token, and closes
+/// everything.
 ///
 /// The target must lie on the container's root mount, on sysfs, on a tmpfs that is not also mounted in our own mount
-/// namespace, or on the root of a bpffs (which it then covers); no symbolic link may be on the way, and the mount below must
-/// not be shared. Waits until `deadline` at most; then, and on every other error, what was mounted is taken away again.
+/// namespace, or on the root of a bpffs, which it then covers. No component of the path may be a symbolic link, and
+/// the mount below must not be shared. Waits until `deadline` at most. On timeout and on every other error the mount
+/// is removed again.
 pub fn mount(spec: &BpffsSpec<'_>, deadline: Instant) -> Result<Mounted, SysError> {
     let target = spec.target.display().to_string();
     let names = components(spec.target).ok_or_else(|| BpffsError::TargetPath { target: target.clone() })?;
@@ -123,7 +128,7 @@ pub fn mount(spec: &BpffsSpec<'_>, deadline: Instant) -> Result<Mounted, SysErro
     }
 }
 
-/// Everything between the child's first and its last report.
+/// The exchange from the child's first to its last report.
 fn converse(spec: &BpffsSpec<'_>, target: &str, child: &mut BpffsChild, deadline: Instant) -> Result<Mounted, SysError> {
     let root_mount_id = match child.report(deadline)?.0 {
         ChildReport::Inside(root_mount_id) => root_mount_id,
@@ -152,12 +157,15 @@ fn converse(spec: &BpffsSpec<'_>, target: &str, child: &mut BpffsChild, deadline
     Ok(mounted)
 }
 
-/// Sets the options, creates the file system and a mount of it that is not in any namespace yet. The context is closed.
+/// Sets the options, creates the file system, and creates a mount of it that is not in any namespace yet. Closes the
+/// context.
 fn create(spec: &BpffsSpec<'_>, context: OwnedFd) -> Result<(OwnedFd, Mounted), SysError> {
-    // A kernel before Linux 5.14 ignores it, as any other option that bpffs does not know (kernel/bpf/inode.c, bpf_parse_param).
+    // Kernels before Linux 5.14 ignore it, like any other option that bpffs does not know (kernel/bpf/inode.c,
+    // bpf_parse_param).
     fsconfig_set_string(&context, "source", SOURCE).map_err(SysError::io("name", "the container's bpffs"))?;
     for (key, value) in spec.delegation.mount_options() {
-        // A failing value leaves the context usable, with what was set before: only the first error says that it is not.
+        // After a refused value the context is still usable with the previous options, so the first error must be
+        // returned.
         fsconfig_set_string(&context, key, &value).map_err(|errno| match errno {
             Errno::PERM => BpffsError::NotAdministrator { doing: format!("set the option {key}"), source: errno.into() },
             _ => BpffsError::OptionRefused { key: key.into(), value, source: errno.into() },
@@ -169,15 +177,15 @@ fn create(spec: &BpffsSpec<'_>, context: OwnedFd) -> Result<(OwnedFd, Mounted), 
     })?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .map_err(SysError::io("make a mount of", "the container's bpffs"))?;
+        .map_err(SysError::io("create a mount of", "the container's bpffs"))?;
     let stat =
         statx(&mount, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map_err(SysError::io("stat", "the container's bpffs"))?;
     let mount_id = u32::try_from(stat.stx_mnt_id).map_err(|_| unexpected("the id of the container's bpffs"))?;
     Ok((mount, Mounted { mount_id, device: (stat.stx_dev_major, stat.stx_dev_minor) }))
 }
 
-/// Compares what the kernel shows with what was asked: it ignores keys that it does not know. `below` is the mount that was
-/// judged, which must be the one that ours lies on.
+/// Compares the delegation that the kernel shows with the requested one, because the kernel ignores unknown keys.
+/// `below` is the mount that was checked, on which ours must lie.
 fn check(wanted: &Delegation, target: &str, mounted: Mounted, below: u64, mountinfo: &str) -> Result<(), SysError> {
     let target = || target.to_owned();
     let mount = place::find(mountinfo, mounted.mount_id.into())?;
@@ -191,9 +199,9 @@ fn check(wanted: &Delegation, target: &str, mounted: Mounted, below: u64, mounti
     Err(BpffsError::OptionsDiffer { target: target(), wanted: wanted.to_string(), found: found.to_string() }.into())
 }
 
-/// Whether what the kernel shows is what was asked. It takes a mask with values beyond its own enumerations and does not show
-/// those (kernel/bpf/inode.c, `seq_print_delegate_opts`): a preset names types that are newer than this kernel. As the
-/// enumerations have no gaps, only values above the highest that is shown may be missing.
+/// Whether the kernel shows what was requested. It accepts a mask with bits beyond its own enumerations and does not
+/// show those (kernel/bpf/inode.c, `seq_print_delegate_opts`): a preset names types that are newer than this kernel.
+/// The enumerations have no gaps, so only bits above the highest one shown may be missing.
 fn is_shown(found: Delegation, wanted: Delegation) -> bool {
     Category::ALL.into_iter().all(|category| {
         let (found, wanted) = (found.mask(category), wanted.mask(category));
@@ -203,7 +211,7 @@ fn is_shown(found: Delegation, wanted: Delegation) -> bool {
     })
 }
 
-/// What a failure inside means.
+/// Maps a failure in the child to an error.
 fn inner_error(spec: &BpffsSpec<'_>, target: &str, failed: CallFailure) -> SysError {
     let target = target.to_owned();
     let errno = Errno::from_raw_os_error(failed.errno);
@@ -223,7 +231,7 @@ fn inner_error(spec: &BpffsSpec<'_>, target: &str, failed: CallFailure) -> SysEr
             let name = spec.maps.get(failed.index as usize).map_or_else(String::new, |file| file.name.to_owned());
             BpffsError::Map { name, source: source() }.into()
         }
-        // The kernel had a bpffs root with options before it: what it does not know is the command.
+        // The kernel had the root of a bpffs with options, so what it does not know is the command.
         (BpffsStep::Mint, Errno::INVAL) => BpffsError::KernelTooOld.into(),
         (BpffsStep::Mint, errno) => BpffsError::Token { target: target.clone(), source: TokenError::from_errno(errno) }.into(),
         (step, errno) => SysError::io(step.doing(), step.object(spec.root, &target))(errno),
@@ -231,7 +239,7 @@ fn inner_error(spec: &BpffsSpec<'_>, target: &str, failed: CallFailure) -> SysEr
     if failed.left { BpffsError::LeftBehind { target, source: Box::new(error) }.into() } else { error }
 }
 
-/// The user namespace to enter, or None where we are in it already. A delegation needs one that is not the initial one.
+/// The user namespace to enter, or None if we are already in it. A delegation needs one other than the initial one.
 fn enter_user_ns<'a>(spec: &BpffsSpec<'a>) -> Result<Option<BorrowedFd<'a>>, SysError> {
     let inode = fstat(spec.user_ns).map_err(SysError::io("stat", "the container's user namespace"))?.st_ino;
     if inode == INITIAL_USER_NAMESPACE && !spec.delegation.is_empty() {
@@ -246,7 +254,7 @@ fn same_file(fd: BorrowedFd<'_>, path: &'static str) -> Result<bool, SysError> {
     Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))
 }
 
-/// The names of an absolute, normal path that is not `/` itself.
+/// The components of an absolute, normal path other than `/`.
 fn components(path: &Path) -> Option<Vec<CString>> {
     let mut parts = path.components();
     if parts.next() != Some(Component::RootDir) {
@@ -257,7 +265,7 @@ fn components(path: &Path) -> Option<Vec<CString>> {
         _ => None,
     });
     let names = names.collect::<Option<Vec<_>>>()?;
-    // `components` drops `.`, `//` and a slash at the end: they do not belong in a normal path either.
+    // `components` drops `.`, `//` and a trailing slash, which are not allowed in a normal path either.
     let normal: usize = names.iter().map(|name| name.as_bytes().len() + 1).sum();
     let fits = !names.is_empty() && names.len() <= MAX_DEPTH && normal == path.as_os_str().len();
     fits.then_some(names)
@@ -268,12 +276,12 @@ fn bad_name(name: &str) -> SysError {
 }
 
 fn unexpected(what: &'static str) -> SysError {
-    SysError::Message { what, problem: "it is not what belongs here".into() }
+    SysError::Message { what, problem: "it is not the expected one".into() }
 }
 
-/// A file of procfs. Mount points in it may have any bytes; what is looked for has ASCII only.
+/// Reads a file of procfs. Mount points may contain arbitrary bytes; the parts that are searched are ASCII.
 fn read_text(path: &str) -> Result<String, SysError> {
-    // It says that its size is 0, and without room to begin with it would be read in pieces of 32 bytes.
+    // procfs reports a size of 0, and without an initial capacity the file would be read in pieces of 32 bytes.
     let mut bytes = Vec::with_capacity(16 * 1024);
     File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(SysError::io("read", path))?;
     Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
@@ -309,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_mounted_is_compared_with_what_was_asked() {
+    fn the_mounted_options_are_compared_with_the_requested_ones() {
         let wanted = Delegation { cmds: 0x21, maps: 4, progs: 0x40, attachs: 0x20_0000_0001 };
         let mounted = Mounted { mount_id: 99, device: (0, 60) };
         let said = |line: &str, below| match check(&wanted, "/run/bpf", mounted, below, line) {
@@ -320,20 +328,20 @@ mod tests {
                      delegate_attachs=cgroup_inet_ingress:xdp";
         let line = |options: &str| format!("90 1 0:1 / / rw - ext4 x rw\n99 91 0:60 / /r/run/bpf rw - bpf none {options}\n");
         assert_eq!(said(&line(shown), 91), "fine");
-        let covered = "open the bpffs at /run/bpf anew: another mount is there";
+        let covered = "reopen the bpffs at /run/bpf: another mount covers it";
         assert_eq!(said(&line(shown), 92), covered);
         assert_eq!(said("90 1 0:1 / / rw - ext4 x rw\n", 91), covered);
         assert_eq!(said(&line(shown).replace(" - bpf ", " - tmpfs "), 91), covered);
         assert_eq!(said(&line(shown).replace("0:60 / ", "0:60 /sub "), 91), covered);
-        // A mistyped key, as the kernel takes it: nothing is delegated by it.
+        // A mistyped key, which the kernel accepts: it delegates nothing.
         let less = said(&line(&shown.replace("delegate_progs", "delegate_prog")), 91);
         assert!(less.starts_with("check the bpffs at /run/bpf: it delegates "), "{less}");
-        // More than was asked is as wrong.
+        // More than what was requested is also wrong.
         assert_ne!(said(&line(&shown.replace("=array", "=any")), 91), "fine");
     }
 
     #[test]
-    fn failures_inside_are_told_as_what_they_mean() {
+    fn failures_in_the_child_are_mapped_to_errors() {
         let null = File::open("/dev/null").unwrap();
         let maps = [MapFile { map: null.as_fd(), name: "events" }];
         let spec = BpffsSpec {
@@ -348,16 +356,16 @@ mod tests {
         let said = |step, errno: Errno, left| {
             inner_error(&spec, "/run/bpf", CallFailure { step, errno: errno.raw_os_error(), index: 0, left }).to_string()
         };
-        assert!(said(BpffsStep::BecomeRoot, Errno::INVAL, false).contains("maps no user or group 0"));
+        assert!(said(BpffsStep::BecomeRoot, Errno::INVAL, false).contains("does not map user or group 0"));
         assert!(said(BpffsStep::Mint, Errno::INVAL, false).contains("6.9"));
-        assert_eq!(said(BpffsStep::Mint, Errno::PERM, false), "prove the delegation at /run/bpf");
-        assert_eq!(said(BpffsStep::Pin, Errno::EXIST, false), "show the map events in the container's bpffs");
+        assert_eq!(said(BpffsStep::Mint, Errno::PERM, false), "verify the delegation at /run/bpf");
+        assert_eq!(said(BpffsStep::Pin, Errno::EXIST, false), "pin the map events in the container's bpffs");
         assert_eq!(said(BpffsStep::OpenRoot, Errno::NOENT, false), "open the container's root /bundle/rootfs");
         assert!(said(BpffsStep::Give, Errno::INVAL, true).contains("stays until the container ends"));
     }
 
     #[test]
-    fn only_what_is_newer_than_the_kernel_may_be_missing() {
+    fn only_types_newer_than_the_kernel_may_be_missing() {
         let maps = |maps| Delegation { cmds: 0b1, maps, ..Delegation::default() };
         for (found, wanted, shown) in [
             (0b0110, 0b0110, true),

@@ -1,4 +1,4 @@
-//! Capabilities: asking for them, and doing work with fewer of them. They belong to threads, not to processes.
+//! Capabilities: checking them, and running code with fewer of them. They belong to threads, not to processes.
 
 use std::fs;
 use std::panic::resume_unwind;
@@ -11,19 +11,19 @@ use crate::sys::netns::THREAD_STACK;
 
 pub use caps::Capability;
 
-/// True where the calling thread may use `capability` now. False also where the kernel would not say.
+/// True if the calling thread can use `capability` now. Also false if it cannot be determined.
 pub fn has(capability: Capability) -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(bit(capability)))
 }
 
-/// Runs `f` on a thread of its own that holds exactly `wanted`, effective and permitted, and nothing more, and returns what
-/// `f` returned. The caller's own capabilities stay.
+/// Runs `f` on a separate thread that holds exactly `wanted`, effective and permitted, and returns the result of `f`.
+/// The caller's own capabilities do not change.
 ///
-/// This is how programs are loaded: the verifier and the helpers look at the loading thread's capabilities, so that
-/// without CAP_PERFMON and CAP_SYS_ADMIN a program cannot read kernel memory. A panic of `f` goes on in the caller.
+/// Programs are loaded this way: the verifier and the helpers check the loading thread's capabilities, so that without
+/// CAP_PERFMON and CAP_SYS_ADMIN a program cannot read kernel memory. A panic of `f` is propagated to the caller.
 ///
 /// # Errors
-/// [`SysError::Capabilities`] where the process itself lacks one of `wanted`.
+/// [`SysError::Capabilities`] if the process itself lacks one of `wanted`.
 pub fn with_caps<T: Send>(wanted: &[Capability], f: impl FnOnce() -> T + Send) -> Result<T, SysError> {
     thread::scope(|scope| {
         thread::Builder::new()
@@ -39,15 +39,15 @@ pub fn with_caps<T: Send>(wanted: &[Capability], f: impl FnOnce() -> T + Send) -
     })
 }
 
-/// Drops everything but `wanted` from the whole process for good: effective, permitted, inheritable and ambient set. What of
-/// `wanted` the process lacks it goes on without: whoever started it may have had reasons, and the first call that needs one
-/// of them says so.
+/// Permanently drops everything except `wanted` from the effective, permitted, inheritable and ambient sets of the
+/// process. Capabilities in `wanted` that the process lacks are ignored: they may have been withheld on purpose, and
+/// the first call that needs one of them fails.
 ///
-/// The bounding set stays, because it counts only when a program is executed: [`bound_children`] is for that, and most hooks
-/// execute none. Emptying it takes the kernel 29 calls and 0.3 ms.
+/// The bounding set is not changed, because it matters only when a program is executed: [`bound_children`] handles
+/// that, and most hooks do not execute any. Emptying it takes 29 system calls and 0.3 ms.
 ///
 /// # Errors
-/// `Io` where the process already has a second thread, which would keep its capabilities, or where the kernel refuses.
+/// `Io` if the process already has a second thread, which would keep its capabilities, or if the kernel refuses.
 pub fn limit_process(wanted: &[Capability]) -> Result<(), SysError> {
     let threads = fs::read_dir("/proc/self/task").map_err(SysError::io("list", "/proc/self/task"))?.count();
     if threads != 1 {
@@ -59,8 +59,9 @@ pub fn limit_process(wanted: &[Capability]) -> Result<(), SysError> {
     limit_thread(&kept)
 }
 
-/// Sees to it that a program which this thread executes has no capability that the thread does not hold: root gets its whole
-/// bounding set back at exec (capabilities(7)). Without CAP_SETPCAP nothing can be done, and nothing is.
+/// Makes sure that a program executed by this thread does not have capabilities that the thread does not hold: at
+/// exec, root regains its whole bounding set (capabilities(7)). Without CAP_SETPCAP this is not possible, and nothing
+/// is done.
 pub fn bound_children() -> Result<(), SysError> {
     if !has(Capability::CAP_SETPCAP) {
         return Ok(());
@@ -69,7 +70,7 @@ pub fn bound_children() -> Result<(), SysError> {
     drop_bounding_but(held)
 }
 
-/// Takes every capability but `keep` out of the bounding set of the calling thread. Needs CAP_SETPCAP.
+/// Removes every capability except `keep` from the bounding set of the calling thread. Needs CAP_SETPCAP.
 pub(crate) fn drop_bounding(keep: &[Capability]) -> Result<(), SysError> {
     drop_bounding_but(set_of(keep))
 }
@@ -83,7 +84,7 @@ fn drop_bounding_but(keep: CapabilitySet) -> Result<(), SysError> {
         let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };
         if done != 0 {
             let error = std::io::Error::last_os_error();
-            // The first number that this kernel does not know: all before it are done.
+            // EINVAL: the first number that this kernel does not know, so all capabilities are done.
             if error.raw_os_error() == Some(libc::EINVAL) && number > 0 {
                 return Ok(());
             }
@@ -93,7 +94,7 @@ fn drop_bounding_but(keep: CapabilitySet) -> Result<(), SysError> {
     Ok(())
 }
 
-/// Leaves the calling thread with exactly `wanted`.
+/// Sets the capabilities of the calling thread to exactly `wanted`.
 fn limit_thread(wanted: &[Capability]) -> Result<(), SysError> {
     let fail = || SysError::io("change", "the capabilities of this thread");
     let wanted_set = set_of(wanted);
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bits_are_the_kernels_numbers() {
+    fn bits_match_the_kernels_numbers() {
         assert_eq!(bit(Capability::CAP_CHOWN).bits(), 1);
         assert_eq!(bit(Capability::CAP_NET_ADMIN), CapabilitySet::NET_ADMIN);
         assert_eq!(bit(Capability::CAP_BPF).bits(), 1 << 39);
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_can_have_none_and_the_caller_keeps_its_own() {
+    fn a_thread_without_capabilities_does_not_affect_the_caller() {
         let before = capabilities(None).unwrap();
         let inside = with_caps(&[], || capabilities(None).unwrap()).unwrap();
         assert_eq!(inside.effective, CapabilitySet::empty());
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_thread_does_not_hold_is_named() {
+    fn missing_capabilities_are_named() {
         let error =
             with_caps(&[], || with_caps(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN], || ())).unwrap().unwrap_err();
         assert_eq!(
@@ -148,8 +149,8 @@ mod tests {
     }
 
     #[test]
-    fn the_process_is_not_limited_while_it_has_threads() {
-        // The test runner's main thread waits beside this one.
+    fn limiting_a_multithreaded_process_is_an_error() {
+        // The main thread of the test runner waits in parallel.
         let error = limit_process(&[]).unwrap_err();
         assert_eq!(error.to_string(), "drop the capabilities of the process");
     }

@@ -1,4 +1,4 @@
-//! The container's cgroup in the v2 hierarchy: where it is, and whether it is the container's alone.
+//! The container's cgroup in the v2 hierarchy: its path, and whether it belongs to the container alone.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,28 +18,28 @@ use crate::sys::pid::{self, Process, ProcessError};
 /// `CGROUP2_SUPER_MAGIC`, include/uapi/linux/magic.h.
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
-/// More cgroups below one container than this are not looked through.
+/// Maximum number of cgroups below a container's cgroup that are examined.
 const MAX_CGROUPS: usize = 4096;
 
-/// Why a container's cgroup could not be found or judged.
+/// Why a container's cgroup could not be found or examined.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    /// The process's cgroup is not below the mount that we see.
-    #[error("open cgroup {path}: it lies outside of what the hook sees, run the hook in the host's cgroup namespace", path = .0.display())]
+    /// The process's cgroup is not below the visible cgroup2 mount.
+    #[error("open cgroup {path}: it is outside of the hierarchy that the hook sees; run the hook in the host's cgroup namespace", path = .0.display())]
     NotVisible(PathBuf),
     /// The cgroup was removed while the process is still in it.
     #[error("open cgroup {path}: it was removed", path = .0.display())]
     Removed(PathBuf),
-    /// The process changed its cgroup while we looked.
-    #[error("look at cgroup {path}: process {init} was moved to another one meanwhile", path = path.display())]
+    /// The process was moved to another cgroup meanwhile.
+    #[error("examine cgroup {path}: process {init} was moved to another cgroup meanwhile", path = path.display())]
     Moved {
-        /// Where it was.
+        /// Its previous cgroup.
         path: PathBuf,
         /// The container's init.
         init: Pid,
     },
     /// There are too many cgroups below it.
-    #[error("look at cgroup {path}: more than {MAX_CGROUPS} cgroups lie below it", path = .0.display())]
+    #[error("examine cgroup {path}: more than {MAX_CGROUPS} cgroups lie below it", path = .0.display())]
     TooMany(PathBuf),
     /// A process could not be read.
     #[error(transparent)]
@@ -49,43 +49,46 @@ pub enum CgroupError {
     Sys(#[from] SysError),
 }
 
-/// A process's place in the v2 hierarchy, from `/proc/<pid>/cgroup`.
+/// A process's cgroup in the v2 hierarchy, from `/proc/<pid>/cgroup`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupPath {
-    /// As the reader's cgroup namespace shows it: absolute, and beginning with `/..` where it lies outside of that.
+    /// The path as shown in the reader's cgroup namespace: absolute, beginning with `/..` if it is outside of that
+    /// namespace.
     pub path: PathBuf,
-    /// True where the cgroup was removed.
+    /// True if the cgroup was removed.
     pub removed: bool,
 }
 
-/// The line of the v2 hierarchy, `0::PATH` (cgroups(7)); None where the kernel has none.
+/// Parses the line of the v2 hierarchy, `0::PATH` (cgroups(7)); None if the kernel does not have this hierarchy.
 pub fn parse_v2(text: &str) -> Option<CgroupPath> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    // A cgroup whose own name ends so cannot be told apart; it would be taken for a removed one, which is an error.
+    // A cgroup whose own name ends like this is indistinguishable from a removed one; it is then treated as removed,
+    // which is an error.
     Some(match path.strip_suffix(" (deleted)") {
         Some(path) => CgroupPath { path: path.into(), removed: true },
         None => CgroupPath { path: path.into(), removed: false },
     })
 }
 
-/// The v2 hierarchy as it is mounted here: on `/sys/fs/cgroup` of a unified host, on `/sys/fs/cgroup/unified` of a hybrid one.
+/// The mounted v2 hierarchy: `/sys/fs/cgroup` on a unified host, `/sys/fs/cgroup/unified` on a hybrid one.
 #[derive(Debug)]
 pub struct Hierarchy {
     mount: OwnedFd,
     point: PathBuf,
-    /// Which cgroup is mounted, as our cgroup namespace shows it.
+    /// The mounted cgroup, as shown in our cgroup namespace.
     root: PathBuf,
 }
 
 impl Hierarchy {
-    /// Finds it in our own mount table; None where it is not mounted. Of several mounts the one that shows most is taken.
+    /// Finds it in our own mount table; None if it is not mounted. Of several mounts it takes the one that shows most
+    /// of the hierarchy.
     pub fn find() -> Result<Option<Self>, SysError> {
         let mut found: Vec<_> = mounts::own_mounts()?.into_iter().filter(|mount| mount.kind == "cgroup2").collect();
         found.sort_by_key(|mount| mount.root.components().count());
         for mount in found {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let Ok(fd) = openat(rustix::fs::CWD, &mount.point, flags, Mode::empty()) else { continue };
-            // Another mount may lie over it.
+            // Another mount may cover it.
             let kind = fstatfs(&fd).map_err(SysError::io("find the file system of", mount.point.display().to_string()))?.f_type;
             if u64::try_from(kind).is_ok_and(|kind| kind == CGROUP2_SUPER_MAGIC) {
                 return Ok(Some(Self { mount: fd, point: mount.point, root: mount.root }));
@@ -94,13 +97,14 @@ impl Hierarchy {
         Ok(None)
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     pub fn point(&self) -> &Path {
         &self.point
     }
 
-    /// Opens a cgroup's directory by its path, as [`CgroupPath`] has it. The descriptor keeps the cgroup's number, and a program
-    /// that is attached through it goes to exactly this cgroup, even when another one takes the name.
+    /// Opens a cgroup's directory by its path in the form of [`CgroupPath`]. The descriptor keeps the cgroup's id
+    /// reserved, and a program attached through it is attached to exactly this cgroup, even if another one takes its
+    /// name.
     pub fn open(&self, path: &Path) -> Result<OwnedFd, CgroupError> {
         let below = path.strip_prefix(&self.root).map_err(|_| CgroupError::NotVisible(path.to_owned()))?;
         if below.components().any(|part| !matches!(part, Component::Normal(_))) {
@@ -116,17 +120,17 @@ impl Hierarchy {
     }
 }
 
-/// The kernel's number of a cgroup, as `bpf_get_current_cgroup_id` has it: on 64-bit kernels the inode of its directory is the
-/// whole of it (kernfs; include/linux/kernfs.h, `kernfs_ino`).
+/// The kernel's id of a cgroup, as `bpf_get_current_cgroup_id` returns it. On 64-bit kernels it is the inode of the
+/// directory (kernfs; include/linux/kernfs.h, `kernfs_ino`).
 pub fn id(directory: impl AsFd) -> Result<u64, SysError> {
     Ok(fstat(directory).map_err(SysError::io("stat", "a cgroup's directory"))?.st_ino)
 }
 
-/// The pids in one cgroup, those below it not counted; 0 for a process outside of our pid namespace.
+/// The pids in one cgroup, without those of its descendants; 0 for a process outside of our pid namespace.
 pub fn pids(directory: impl AsFd) -> Result<Vec<u32>, SysError> {
     match read(directory.as_fd(), "cgroup.procs") {
         Ok(text) => Ok(numbers(&text)),
-        // A threaded cgroup has threads and no processes of its own (cgroups(7)).
+        // A threaded cgroup has threads but no processes of its own (cgroups(7)).
         Err(Errno::OPNOTSUPP) => {
             let threads = read(directory.as_fd(), "cgroup.threads").map_err(SysError::io("read", "cgroup.threads"))?;
             let mut pids: Vec<_> = numbers(&threads).into_iter().map(process_of_thread).collect();
@@ -134,13 +138,13 @@ pub fn pids(directory: impl AsFd) -> Result<Vec<u32>, SysError> {
             pids.dedup();
             Ok(pids)
         }
-        // The cgroup was removed, so nobody is in it.
+        // The cgroup was removed, so it has no processes.
         Err(Errno::NODEV | Errno::NOENT) => Ok(Vec::new()),
         Err(errno) => Err(SysError::io("read", "cgroup.procs")(errno)),
     }
 }
 
-/// The pids in a cgroup and in all that lie below it. `shown` is for messages.
+/// The pids in a cgroup and all its descendants. `shown` is the path for messages.
 pub fn pids_below(directory: impl AsFd, shown: &Path) -> Result<Vec<u32>, CgroupError> {
     let here = openat(&directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let mut waiting = vec![here.map_err(SysError::io("open", shown.display().to_string()))?];
@@ -178,7 +182,7 @@ fn numbers(text: &str) -> Vec<u32> {
     text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
-/// The process that a thread belongs to, or the thread's own number where that cannot be found out any more.
+/// The process that a thread belongs to, or the thread's own number if it can no longer be determined.
 fn process_of_thread(thread: u32) -> u32 {
     std::fs::read_to_string(format!("/proc/{thread}/status"))
         .ok()
@@ -186,23 +190,23 @@ fn process_of_thread(thread: u32) -> u32 {
         .unwrap_or(thread)
 }
 
-/// What `linux.cgroupsPath` of a container's configuration lets us expect of its cgroup.
+/// What `linux.cgroupsPath` of a container's configuration says about its cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Expected<'a> {
-    /// The configuration leaves it to the runtime.
+    /// The configuration leaves the cgroup to the runtime.
     Any,
-    /// `/a/b`: this path below the mount, or one below it.
+    /// `/a/b`: this path below the mount, or a descendant.
     Path(&'a str),
-    /// `a/b`: a path with this in it, whatever the runtime put before.
+    /// `a/b`: any path that contains these components.
     Within(&'a str),
-    /// `slice:prefix:name`, the form of runtimes with systemd: a path with this unit in it.
+    /// `slice:prefix:name`, the form for the systemd cgroup driver: any path that contains this unit.
     Unit(String),
 }
 
 impl<'a> Expected<'a> {
     fn from(cgroups_path: Option<&'a str>) -> Self {
         let Some(path) = cgroups_path.filter(|path| !path.is_empty()) else { return Self::Any };
-        // As runc and crun read it: with two colons and no slash at its beginning it is systemd's.
+        // As in runc and crun: two colons and no leading slash mean the systemd form.
         match path.split(':').collect::<Vec<_>>()[..] {
             [_slice, prefix, name] if !path.starts_with('/') => Self::Unit(match (prefix, name) {
                 (_, name) if name.ends_with(".slice") => name.to_owned(),
@@ -214,7 +218,8 @@ impl<'a> Expected<'a> {
         }
     }
 
-    /// The same for a path as a cgroup namespace shows it: what lies outside of it begins with `..` in the place of what both share.
+    /// Like [`includes`](Self::includes), for a path as a cgroup namespace shows it: outside of the namespace, `..`
+    /// stands for the common part.
     fn shows(&self, path: &Path) -> bool {
         let rest: PathBuf = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
         let outside = path.components().any(|part| part == Component::ParentDir);
@@ -224,8 +229,8 @@ impl<'a> Expected<'a> {
         }
     }
 
-    /// True for the cgroup itself and for those below it: crun puts the init of a systemd scope into `container` below it, so
-    /// that the container can be given the scope as the root of its own hierarchy.
+    /// True for the cgroup itself and its descendants: crun puts the init of a systemd scope into the child cgroup
+    /// `container`, so that the container can be given the scope as the root of its own hierarchy.
     fn includes(&self, path: &Path) -> bool {
         let normal = |text: &str| -> Option<PathBuf> {
             let parts = Path::new(text).components().filter(|part| *part != Component::RootDir);
@@ -245,16 +250,17 @@ impl<'a> Expected<'a> {
     }
 }
 
-/// Proves that a process is of the container with this id: that it is in the cgroup which `linux.cgroupsPath` names, or below it,
-/// and that this is named by the id.
+/// Verifies that a process belongs to the container with this id: it is in the cgroup that `linux.cgroupsPath` names,
+/// or in a descendant, and that path is named after the id.
 pub fn is_of_container(process: &Process, id: &str, cgroups_path: &str) -> Result<bool, ProcessError> {
-    // CRI-O puts its own name before the id.
+    // CRI-O prefixes the id with its own name.
     let named = cgroups_path.rsplit([':', '/']).next().and_then(|last| last.strip_suffix(id));
     let named = named.is_some_and(|before| before.is_empty() || before.ends_with('-'));
     Ok(named && lies_in(&process.cgroup_text()?, cgroups_path))
 }
 
-/// Whether `/proc/<pid>/cgroup` shows a cgroup that `cgroups_path` names: in the v2 hierarchy, or in one of v1 where v2 tells nothing.
+/// Whether `/proc/<pid>/cgroup` shows a cgroup that `cgroups_path` names: in the v2 hierarchy, or in one of v1 if the
+/// v2 entry says nothing.
 fn lies_in(text: &str, cgroups_path: &str) -> bool {
     let expected = Expected::from(Some(cgroups_path));
     match parse_v2(text).filter(|found| found.path != Path::new("/")) {
@@ -263,20 +269,21 @@ fn lies_in(text: &str, cgroups_path: &str) -> bool {
     }
 }
 
-/// What was found out about a container's cgroup.
+/// The result of [`of_container`].
 #[derive(Debug)]
 pub struct FoundCgroup {
-    /// Whose it is.
+    /// The cgroup and its users.
     pub fact: CgroupFact,
-    /// Its directory, held open, where it is the container's own or shared.
+    /// Its directory, held open, if the cgroup is the container's own or shared.
     pub directory: Option<OwnedFd>,
 }
 
-/// Finds the cgroup of a container whose init is held, and judges whether it is the container's alone: the one that
-/// `linux.cgroupsPath` names, not the root, and with nobody in it or below it but the init, processes of the init's own pid
-/// namespace and below, and the init's descendants. A container that shares our pid namespace has only the latter.
+/// Finds the cgroup of a container whose init process is held, and checks whether it is the container's alone: it is
+/// the one that `linux.cgroupsPath` names, it is not the root, and it and its descendants contain only the init,
+/// processes in the init's pid namespace and below, and the init's descendants. For a container that shares our pid
+/// namespace, only its descendants count.
 ///
-/// True at the moment of asking: a process that is put there later by somebody with the right to do so is not seen.
+/// The result holds at the time of the call: a process that a privileged user moves there later is not detected.
 pub fn of_container(init: &Process, cgroups_path: Option<&str>) -> Result<FoundCgroup, CgroupError> {
     let root = FoundCgroup { fact: CgroupFact::Root, directory: None };
     let Some(hierarchy) = Hierarchy::find()? else { return Ok(root) };
@@ -295,7 +302,7 @@ pub fn of_container(init: &Process, cgroups_path: Option<&str>) -> Result<FoundC
     let directory = hierarchy.open(&path)?;
     let id = id(&directory)?;
     let other = foreign_process(init, &directory, &path)?;
-    // Only now: a cgroup of that name, opened, with the init still in it, is the init's.
+    // This check must come last: a cgroup with that path, opened, with the init still in it, is the init's cgroup.
     if parse_v2(&init.cgroup_text()?).is_none_or(|now| now.path != path || now.removed) {
         return Err(CgroupError::Moved { path, init: init.pid() });
     }
@@ -306,17 +313,18 @@ pub fn of_container(init: &Process, cgroups_path: Option<&str>) -> Result<FoundC
     Ok(FoundCgroup { fact, directory: Some(directory) })
 }
 
-/// Where a container sees more of the v2 hierarchy than its own cgroup: a mount below `rootfs`, the root that it will have, of
-/// a cgroup that is neither `own` nor below it. The point is as the container will see it.
+/// Returns where a container sees more of the v2 hierarchy than its own cgroup: a mount below `rootfs`, its future
+/// root, of a cgroup that is neither `own` nor a descendant. The mount point is returned as the container will see it.
 ///
-/// What a mount shows is told by the kernel, whatever name it was mounted by: a link, or a path through procfs.
+/// The kernel reports what a mount shows, independently of the name by which it was mounted: a symbolic link, or a
+/// path through procfs.
 pub fn wide_mount(mountinfo: &str, rootfs: &Path, own: &Path) -> Result<Option<PathBuf>, SysError> {
-    // Mount points are shown without links.
+    // Mount points are shown without symbolic links.
     let rootfs = std::fs::canonicalize(rootfs).map_err(SysError::io("find", rootfs.display().to_string()))?;
-    // crun puts the init of a systemd scope into `container` below it; the scope is the container's too.
+    // crun puts the init of a systemd scope into the child cgroup `container`; the scope is the container's too.
     let scope =
         own.parent().filter(|scope| own.file_name().is_some_and(|name| name == "container") && *scope != Path::new("/"));
-    // Only these lines are parsed: there may be thousands of others.
+    // Parse only these lines: there may be thousands of others.
     let lines: String = mountinfo.lines().filter(|line| line.contains(" - cgroup2 ")).flat_map(|line| [line, "\n"]).collect();
     for mount in mounts::parse_mountinfo(&lines)? {
         if let Ok(point) = mount.point.strip_prefix(&rootfs)
@@ -329,7 +337,8 @@ pub fn wide_mount(mountinfo: &str, rootfs: &Path, own: &Path) -> Result<Option<P
     Ok(None)
 }
 
-/// A process in the cgroup or below it that does not belong to the container; 0 for one that is outside of our pid namespace.
+/// A process in the cgroup or a descendant that does not belong to the container; 0 for one outside of our pid
+/// namespace.
 fn foreign_process(init: &Process, directory: &OwnedFd, path: &Path) -> Result<Option<u32>, CgroupError> {
     let (namespace, own) = (init.namespaces()?.pid, pid::own_namespaces()?.pid);
     for number in pids_below(directory, path)? {
@@ -338,7 +347,7 @@ fn foreign_process(init: &Process, directory: &OwnedFd, path: &Path) -> Result<O
             continue;
         }
         let belongs = pid::open_process(pid).and_then(|process| {
-            // A private pid namespace is the container's; in ours, everybody is.
+            // A private pid namespace belongs to the container; our own contains every process.
             Ok((namespace != own && process.is_within_pid_namespace(namespace)?) || descends(process, init.pid())?)
         });
         match belongs {
@@ -350,10 +359,10 @@ fn foreign_process(init: &Process, directory: &OwnedFd, path: &Path) -> Result<O
     Ok(None)
 }
 
-/// True where `ancestor` is among the parents of the process.
+/// True if `ancestor` is among the ancestors of the process.
 fn descends(process: Process, ancestor: Pid) -> Result<bool, ProcessError> {
     let mut process = process;
-    // As deep as a tree of processes can be, were it a chain.
+    // A bound on the depth of the process tree.
     for _ in 0..4096 {
         match Pid::new(process.status()?.parent) {
             Ok(parent) if parent == ancestor => return Ok(true),
@@ -369,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mount_that_shows_other_cgroups_is_found_under_any_name() {
+    fn a_mount_that_shows_other_cgroups_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         let wide = |cgroup: &str, at: &str, own: &str| {
@@ -391,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_proved_by_its_cgroup() {
+    fn a_process_is_identified_by_its_cgroup() {
         let systemd = "kubepods-besteffort-pod1.slice:cri-containerd:abc";
         for (text, cgroups_path, expected) in [
             ("0::/kubepods/pod1/abc\n", "/kubepods/pod1/abc", true),
@@ -402,12 +411,12 @@ mod tests {
             ("0::/kubepods/pod1/abc (deleted)\n", "/kubepods/pod1/abc", false),
             ("0::/kubepods.slice/kubepods-besteffort-pod1.slice/cri-containerd-abc.scope\n", systemd, true),
             ("0::/kubepods.slice/cri-containerd-abcd.scope\n", systemd, false),
-            // Out of the plugin's own cgroup namespace.
+            // Paths as seen in the plugin's own cgroup namespace.
             ("0::/../../pod1/abc\n", "/kubepods/pod1/abc", true),
             ("0::/../../pod1/other\n", "/kubepods/pod1/abc", false),
             ("0::/..\n", "/kubepods/pod1/abc", false),
             ("0::/../cri-containerd-abc.scope\n", systemd, true),
-            // A host with v1 alone, and one whose v2 hierarchy has nobody in it.
+            // A host with v1 only, and one whose v2 hierarchy has no processes.
             ("9:memory:/kubepods/pod1/abc\n1:name=systemd:/kubepods/pod1/abc\n", "/kubepods/pod1/abc", true),
             ("9:memory:/kubepods/pod1/abc\n0::/\n", "/kubepods/pod1/abc", true),
             ("9:memory:/elsewhere\n0::/\n", "/kubepods/pod1/abc", false),
@@ -418,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn the_v2_line_is_found_among_those_of_v1() {
+    fn the_v2_line_is_found_among_v1_lines() {
         let at = |path: &str, removed| Some(CgroupPath { path: path.into(), removed });
         for (text, expected) in [
             ("0::/\n", at("/", false)),
@@ -437,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_is_what_the_configuration_names_or_lies_below_it() {
+    fn configured_cgroups_include_their_descendants() {
         for (configured, path, included) in [
             (None, "/anything", true),
             (Some(""), "/anything", true),
@@ -469,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_outside_of_the_mount_is_not_opened() {
+    fn a_path_outside_of_the_mount_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("web")).unwrap();
         let hierarchy = |root: &str| Hierarchy {

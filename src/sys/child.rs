@@ -1,7 +1,9 @@
-//! Child roles: our own binary executed again for one task, with a socket as standard input and nothing else of ours.
+//! Child roles: our own binary executed again for one task, with a socket as standard input and nothing else
+//! inherited.
 //!
-//! A role's word is its whole command line; `main` asks [`role_from_args`] before it looks at anything else. What was
-//! inherited from the runtime ends here: no environment, no descriptors beside 0 to 2, `/` as working directory.
+//! The word that selects a role is the whole command line; `main` calls [`role_from_args`] before it does anything
+//! else. The child inherits nothing from the runtime: it has an empty environment, no descriptors except 0 to 2, and
+//! `/` as its working directory.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -24,29 +26,30 @@ use crate::sys::SysError;
 use crate::sys::caps::{bound_children, drop_bounding};
 use crate::sys::sock::{Socket, SocketMessage, wait_readable};
 
-/// The first of the 2^22 user and group ids that confined children take; a child adds its pid, so that no two living ones
+/// The first of the 2^22 user and group ids of confined children. A child adds its pid, so that no two living children
 /// share an id and could signal or trace each other.
 ///
-/// 65534 will not do: it is `nobody`, which NFS and other daemons run as, and what ids without a mapping look like. The
-/// range 1879048192..2147483647 is given to nobody: systemd's table of ids (UIDS-GIDS) ends its container ranges just
-/// below it, and login.defs and subordinate ids begin at 1000 and 100000 and stay far away.
+/// 65534 is unsuitable: it is `nobody`, which NFS and other daemons run as, and what unmapped ids appear as. The range
+/// 1879048192..2147483647 is not allocated: systemd's table of ids (UIDS-GIDS) ends its container ranges just below
+/// it, and the ids of login.defs and subordinate ids, which begin at 1000 and 100000, are far away.
 pub const CONFINED_ID: u32 = 0x7b00_0000;
 
-/// What a child is for.
+/// The task of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Talks to registries and takes apart what they send, without any privilege.
+    /// Talks to registries and unpacks what they send, without any privileges.
     Fetch,
-    /// Does one request by hand, for a service.
+    /// Runs one manual request for the service.
     Request,
-    /// Deals with containers that were started without us, for the NRI plugin.
+    /// Handles containers that were started without the hook, for the NRI plugin.
     Missed,
 }
 
 impl Role {
     const ALL: [Self; 3] = [Self::Fetch, Self::Request, Self::Missed];
 
-    /// The one argument that selects the role: nothing that a person types, or that clap would take for a command.
+    /// The only argument, which selects the role: it must not be a word that a user types or that clap accepts as a
+    /// command.
     fn word(self) -> &'static str {
         match self {
             Self::Fetch => "@bpfman-hook-child:fetch",
@@ -55,7 +58,7 @@ impl Role {
         }
     }
 
-    /// The name for messages.
+    /// The name of the role in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fetch => "fetch",
@@ -65,7 +68,8 @@ impl Role {
     }
 }
 
-/// The role that this process was started in; `args` begin with argv[0]. To be asked first in `main`, before anything is read.
+/// The role in which this process was started; `args` includes argv[0]. `main` must call it first, before anything is
+/// read.
 pub fn role_from_args(args: &[OsString]) -> Option<Role> {
     match args {
         [_, word] => Role::ALL.into_iter().find(|role| word == role.word()),
@@ -73,16 +77,16 @@ pub fn role_from_args(args: &[OsString]) -> Option<Role> {
     }
 }
 
-/// Where a child's standard output and error go.
+/// The destination of a child's standard output and error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// To /dev/null.
+    /// /dev/null.
     Null,
-    /// Where ours go. The reader of ours then waits for the child as well.
+    /// The parent's. A reader of the parent's output then also waits for the child.
     Inherit,
 }
 
-/// A running child. Dropping it kills it with SIGKILL and reaps it.
+/// A running child. Dropping it sends SIGKILL and reaps it.
 #[derive(Debug)]
 pub struct Child {
     role: Role,
@@ -93,7 +97,7 @@ pub struct Child {
 }
 
 impl Child {
-    /// Executes /proc/self/exe, which stays the binary that runs now even after an upgrade has replaced the file.
+    /// Executes /proc/self/exe, which is the running binary even if an upgrade has replaced the file.
     pub fn spawn(role: Role, output: Output) -> Result<Self, SysError> {
         bound_children()?;
         let (ours, theirs) = Socket::pair()?;
@@ -104,9 +108,9 @@ impl Child {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("bpfman-hook").arg(role.word()).env_clear().current_dir("/");
         command.stdin(OwnedFd::from(theirs)).stdout(out()).stderr(out());
-        // It costs no vfork: in a static binary the standard library forks in any case.
+        // This does not cost a vfork: in a static binary the standard library forks in any case.
         // SAFETY: the closure runs between fork and exec of a process that may have threads. It makes one system call,
-        // touches no memory but its own stack, and allocates nothing.
+        // accesses only its own stack, and does not allocate.
         unsafe { command.pre_exec(close_on_exec) };
         let started = Instant::now();
         let process = command.spawn().map_err(SysError::io("start", format!("the {} process", role.name())))?;
@@ -115,7 +119,7 @@ impl Child {
             Ok(pidfd) => pidfd,
             Err(error) => {
                 let mut process = process;
-                // Already reaped or not: there is nothing more to be done about it.
+                // Reaped or not: there is nothing more to do.
                 let _ = process.kill().and_then(|()| process.wait());
                 return Err(error);
             }
@@ -123,12 +127,12 @@ impl Child {
         Ok(Self { role, process, pidfd, socket: ours, started })
     }
 
-    /// Our end of the socket.
+    /// The parent's end of the socket.
     pub fn socket(&self) -> &Socket {
         &self.socket
     }
 
-    /// The child's pid, which stays its own until the child is dropped.
+    /// The child's pid. It is not reused until the value is dropped.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
@@ -136,15 +140,15 @@ impl Child {
     /// Receives one message of at most `limit` bytes.
     ///
     /// # Errors
-    /// [`SysError::Deadline`] where none came in time, [`SysError::ChildGone`] where the child ended instead. The child is
-    /// killed and reaped in both cases.
+    /// [`SysError::Deadline`] if no message came in time, [`SysError::ChildGone`] if the child ended instead. In both
+    /// cases the child is killed and reaped.
     pub fn recv(&mut self, what: &'static str, limit: usize, deadline: Instant) -> Result<SocketMessage, SysError> {
         let readable = wait_readable(self.socket.as_fd(), deadline).map_err(SysError::io("wait for", what))?;
         if !readable {
             self.kill();
             return Err(SysError::Deadline { role: self.role.name(), waited: self.started.elapsed() });
         }
-        // Linux reports an end with unread data in its queue as a reset.
+        // Linux reports ECONNRESET if the other end was closed with unread data in its queue.
         match self.socket.recv(what, limit, Some(deadline)) {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(self.gone(deadline)),
@@ -153,7 +157,7 @@ impl Child {
         }
     }
 
-    /// Waits for the child's end and returns its status; kills it at the deadline.
+    /// Waits for the child to exit and returns its status; kills it at the deadline.
     pub fn wait(mut self, deadline: Instant) -> Result<ExitStatus, SysError> {
         self.wait_until(deadline)
     }
@@ -168,7 +172,8 @@ impl Child {
         self.process.wait().map_err(SysError::io("reap", object()))
     }
 
-    /// The error for a child that closed its socket: it gets a moment to end by itself, so that its status can be told.
+    /// The error for a child that closed its socket. It waits briefly for the child to exit, so that its status can be
+    /// reported.
     fn gone(&mut self, deadline: Instant) -> SysError {
         let moment = Instant::now() + Duration::from_millis(500);
         match self.wait_until(deadline.min(moment)) {
@@ -178,7 +183,7 @@ impl Child {
     }
 
     fn kill(&mut self) {
-        // ESRCH: it ended by itself. It stays ours to reap either way.
+        // ESRCH: it has already ended. It must be reaped in either case.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         let _ = self.process.wait();
     }
@@ -191,12 +196,12 @@ impl Drop for Child {
 }
 
 fn pidfd_of(process: &std::process::Child) -> Result<OwnedFd, rustix::io::Errno> {
-    // The pid cannot have been given to another process: nobody but us reaps this child, and we have not.
+    // The pid cannot have been reused: only this process reaps the child, and it has not done so yet.
     let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).ok_or(rustix::io::Errno::SRCH)?;
     pidfd_open(pid, PidfdFlags::empty())
 }
 
-/// Marks every descriptor but 0 to 2 close-on-exec, whoever opened it (Linux 5.11).
+/// Marks every descriptor except 0 to 2 close-on-exec (Linux 5.11).
 fn close_on_exec() -> io::Result<()> {
     // SAFETY: close_range takes three integers, and with CLOSE_RANGE_CLOEXEC it closes nothing before the exec.
     let done = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
@@ -206,12 +211,12 @@ fn close_on_exec() -> io::Result<()> {
 /// Makes a command run with `root` as its root directory, which needs CAP_SYS_CHROOT.
 ///
 /// # Errors
-/// Where the path has a zero byte.
+/// If the path contains a zero byte.
 pub fn enter_root(command: &mut Command, root: &std::path::Path) -> Result<(), SysError> {
     let path = std::ffi::CString::new(root.as_os_str().as_encoded_bytes())
         .map_err(|err| SysError::io("enter", root.display().to_string())(io::Error::other(err)))?;
     // SAFETY: the closure runs between fork and exec of a process that may have threads. It makes two system calls on
-    // strings that were made before, and allocates nothing.
+    // strings created before the fork, and does not allocate.
     unsafe {
         command.pre_exec(move || {
             if libc::chroot(path.as_ptr()) < 0 || libc::chdir(c"/".as_ptr()) < 0 {
@@ -223,48 +228,48 @@ pub fn enter_root(command: &mut Command, root: &std::path::Path) -> Result<(), S
     Ok(())
 }
 
-/// In a child: takes its socket, which is standard input, and leaves /dev/null in its place.
+/// In a child: takes its socket, which is standard input, and puts /dev/null in its place.
 ///
 /// # Errors
-/// Where standard input is no such socket: somebody typed the role's word.
+/// If standard input is not such a socket, for example because a user typed the role's word.
 pub fn parent_socket() -> Result<Socket, SysError> {
     let fd = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3).map_err(SysError::io("take", "standard input"))?;
     let socket = Socket::from_fd(fd)?;
     let null = File::open("/dev/null").map_err(SysError::io("open", "/dev/null"))?;
-    // SAFETY: both are open descriptors; 0 is owned by nobody in this process, so that no handle of ours goes stale.
+    // SAFETY: both are open descriptors. No handle in this process owns descriptor 0, so none becomes stale.
     if unsafe { libc::dup2(null.as_raw_fd(), libc::STDIN_FILENO) } < 0 {
         return Err(SysError::io("close", "standard input")(io::Error::last_os_error()));
     }
     Ok(socket)
 }
 
-/// How much a confined child may use. Where the process has a lower limit already, that one stays.
+/// Resource limits of a confined child. A lower limit that the process already has is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChildLimits {
-    /// Bytes of address space; a thread's heap arena alone reserves 64 MiB of it.
+    /// Address space in bytes; the heap arena of a thread alone reserves 64 MiB of it.
     pub address_space: u64,
-    /// Bytes of private memory that can be written.
+    /// Private writable memory in bytes.
     pub data: u64,
-    /// Seconds of processor time, whatever the parent's deadline is.
+    /// CPU time in seconds, independent of the parent's deadline.
     pub cpu: u64,
     /// Open descriptors.
     pub files: u64,
-    /// Bytes in any one file it writes, memfds included. Writing beyond gives EFBIG.
+    /// Size in bytes of any file that it writes, memfds included. Writing beyond it fails with EFBIG.
     pub file_size: u64,
 }
 
-/// In a child: gives up every privilege for good. To be called before anything from outside is read and before a second
-/// thread exists.
+/// In a child: gives up all privileges permanently. It must be called before any untrusted input is read and before a
+/// second thread exists.
 ///
-/// Afterwards the process has ids of its own ([`CONFINED_ID`] plus its pid), no groups, no capability in any set and none
-/// to gain by exec, is not dumpable, so that not even processes of the same ids can look into it, and dies with the
-/// thread that spawned it.
+/// Afterwards the process has its own ids ([`CONFINED_ID`] plus its pid), no groups, no capabilities in any set, and
+/// cannot gain any by exec. It is not dumpable, so that even processes with the same ids cannot trace it, and it dies
+/// with the thread that spawned it.
 ///
 /// `parent` is the socket of [`parent_socket`]; the process at its other end must still be the parent.
 ///
 /// # Errors
-/// `Io` for the step that failed. The process may then have given up some privileges: it has to end. It needs CAP_SETUID,
-/// CAP_SETGID and CAP_SETPCAP, and no others: all limits are only ever lowered.
+/// `Io` for the step that failed. The process may then have given up some privileges and must exit. It needs
+/// CAP_SETUID, CAP_SETGID and CAP_SETPCAP, and no others: limits are only ever lowered.
 pub fn confine(parent: &Socket, limits: ChildLimits) -> Result<(), SysError> {
     fn fail<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> SysError {
         SysError::io(step, "the child process")
@@ -280,12 +285,12 @@ pub fn confine(parent: &Socket, limits: ChildLimits) -> Result<(), SysError> {
     lower(Resource::Nofile, limits.files)?;
     lower(Resource::Fsize, limits.file_size)?;
     lower(Resource::Core, 0)?;
-    // SAFETY: SIG_IGN is no handler of ours, so nothing runs in signal context; no other thread exists.
+    // SAFETY: SIG_IGN installs no handler, so nothing runs in signal context; there is no other thread.
     if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
         return Err(fail("ignore SIGXFSZ in")(io::Error::last_os_error()));
     }
 
-    // All of these need CAP_SETPCAP, so they come before the capabilities go.
+    // All of these need CAP_SETPCAP, so they come before the capabilities are dropped.
     let bits = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED
         | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
@@ -304,16 +309,16 @@ pub fn confine(parent: &Socket, limits: ChildLimits) -> Result<(), SysError> {
     set_no_new_privs(true).map_err(fail("set no_new_privs of"))?;
 
     // A change of ids resets both of these, so they come after it.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(fail("close to tracers"))?;
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(fail("tie to its parent"))?;
-    let peer = rustix::net::sockopt::socket_peercred(parent.as_fd()).map_err(fail("ask for the parent of"))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(fail("clear the dumpable flag of"))?;
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(fail("set the parent death signal of"))?;
+    let peer = rustix::net::sockopt::socket_peercred(parent.as_fd()).map_err(fail("find the parent of"))?;
     if getppid() != Some(peer.pid) {
         return Err(fail("confine")(io::Error::other("its parent is gone")));
     }
     check_confined(id)
 }
 
-/// Reads back what was set: the calls above are many, and a confinement that did not hold would be worse than none.
+/// Verifies the result: an incomplete confinement that goes unnoticed would be worse than an error.
 fn check_confined(id: u32) -> Result<(), SysError> {
     let fail = || SysError::io("check", "the confinement of the child process");
     let sets = capabilities(None).map_err(fail())?;
@@ -339,7 +344,7 @@ fn lower(resource: Resource, to: u64) -> Result<(), SysError> {
         .map_err(SysError::io("lower", format!("the limit {resource:?} of the child process")))
 }
 
-/// No groups, and `id` as real, effective, saved and file system id of user and group.
+/// Drops all groups and sets the real, effective, saved and file system ids of user and group to `id`.
 fn set_ids(id: u32) -> Result<(), SysError> {
     let check = |done: libc::c_int, step: &'static str| {
         if done == 0 { Ok(()) } else { Err(SysError::io(step, "the child process")(io::Error::last_os_error())) }
@@ -357,7 +362,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_exact_word_selects_a_role() {
+    fn only_the_exact_word_selects_a_child_role() {
         let role = |args: &[&str]| role_from_args(&args.iter().map(OsString::from).collect::<Vec<_>>());
         for known in Role::ALL {
             assert_eq!(role(&["bpfman-hook", known.word()]), Some(known));
@@ -371,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn confined_ids_lie_where_nobody_else_has_any() {
+    fn confined_ids_are_outside_all_allocated_ranges() {
         assert!(CONFINED_ID > 1_879_048_191 && CONFINED_ID + 0x3f_ffff < i32::MAX as u32);
     }
 }

@@ -1,4 +1,4 @@
-//! The clocks we read and the name of the current boot.
+//! Clocks, and the id of the current boot.
 
 use std::fs;
 use std::time::Duration;
@@ -9,33 +9,33 @@ use crate::sys::error::SysError;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Seconds since 1970 by the wall clock, which an administrator can set: only for showing to people.
+/// Wall clock time in seconds since 1970. An administrator can set this clock, so it is only for display.
 pub fn unix_seconds() -> u64 {
     u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0)
 }
 
-/// Time since boot, suspend included (CLOCK_BOOTTIME): comparable between processes of one boot. A process in a time
-/// namespace of its own sees another value; runtimes run hooks in theirs, so all of our processes agree.
+/// Time since boot, including suspend (CLOCK_BOOTTIME), comparable between processes of one boot. It differs in a time
+/// namespace. Runtimes run hooks in their own time namespace, so all hook processes agree.
 pub fn since_boot() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// When a time since boot was, or will be, by the wall clock: seconds since 1970. Reckoned in nanoseconds, so that it is the same
-/// second whenever it is asked.
+/// Converts a time since boot to wall clock time in seconds since 1970. It is computed in nanoseconds, so that
+/// repeated calls return the same second.
 pub fn unix_seconds_at(moment: Duration) -> u64 {
     let (now, wall) = (since_boot(), clock_gettime(ClockId::Realtime));
     let wall = Duration::new(u64::try_from(wall.tv_sec).unwrap_or(0), u32::try_from(wall.tv_nsec).unwrap_or(0));
     (wall + moment).saturating_sub(now).as_secs()
 }
 
-/// [`since_boot`] in whole seconds, as records keep it.
+/// [`since_boot`] in whole seconds, as used in records.
 pub fn boot_seconds() -> u64 {
     since_boot().as_secs()
 }
 
-/// The random name that the kernel gave this boot: a UUID in lower case, so that it can be a file name
-/// (proc(5), `/proc/sys/kernel/random/boot_id`).
+/// The random id of the current boot: a UUID in lower case, which is a valid file name (proc(5),
+/// `/proc/sys/kernel/random/boot_id`).
 pub fn boot_id() -> Result<String, SysError> {
     let text = fs::read_to_string(BOOT_ID).map_err(SysError::io("read", BOOT_ID))?;
     parse_boot_id(&text)
@@ -52,14 +52,14 @@ fn parse_boot_id(text: &str) -> Option<String> {
     (id.len() == 36 && id.bytes().enumerate().all(legal)).then(|| id.to_owned())
 }
 
-/// The wall clock as RFC 3339 writes it, in UTC with nanoseconds: such texts sort as their times do.
+/// The wall clock time in RFC 3339 format, in UTC with nanoseconds: the strings sort in the order of the times.
 pub fn utc_precise() -> String {
     let now = clock_gettime(ClockId::Realtime);
     let text = utc(u64::try_from(now.tv_sec).unwrap_or(0));
     format!("{}.{:09}Z", text.trim_end_matches('Z'), now.tv_nsec)
 }
 
-/// A time as RFC 3339 writes it, in UTC: `2026-11-25T02:45:00Z`.
+/// Formats a time in RFC 3339 format, in UTC: `2026-11-25T02:45:00Z`.
 pub fn utc(unix_seconds: u64) -> String {
     let (days, rest) = (unix_seconds / 86_400, unix_seconds % 86_400);
     let (mut year, mut day) = (1970, days);
@@ -83,8 +83,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_the_same_second_whenever_it_is_asked() {
-        // In the middle of a second of the wall clock, where the few nanoseconds between two looks decide nothing.
+    fn converting_a_moment_always_returns_the_same_second() {
+        // In the middle of a second of the wall clock, where the few nanoseconds between two calls do not matter.
         let wall = clock_gettime(ClockId::Realtime);
         let fraction = Duration::from_nanos(u64::try_from(wall.tv_nsec).unwrap());
         let moment = since_boot().saturating_sub(fraction) + Duration::from_millis(500);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_id_is_a_uuid_and_nothing_that_could_leave_its_directory() {
+    fn a_boot_id_must_be_a_uuid() {
         let id = "918e815e-d76e-4f50-946b-1d55d20e4d8a";
         assert_eq!(parse_boot_id(&format!("{id}\n")).as_deref(), Some(id));
         for bad in ["", "\n", "..", "../8e815e-d76e-4f50-946b-1d55d20e4d8a", &id.to_uppercase(), &id.replace('-', "_")] {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn this_boot_has_a_name_and_its_clock_runs() {
+    fn the_boot_id_and_clock_are_readable() {
         assert_eq!(boot_id().unwrap(), boot_id().unwrap());
         let before = since_boot();
         assert!(before > Duration::ZERO && since_boot() >= before);

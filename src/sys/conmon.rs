@@ -1,14 +1,15 @@
-//! conmon, which runs the runtime for podman and CRI-O, and is so an ancestor of their hooks.
+//! Information from conmon, which runs the runtime for podman and CRI-O and is therefore an ancestor of the hook.
 
 use std::fs;
 
 use crate::sys::pid::own_parent;
 
-/// How far up it is looked for: the hook's parent is the runtime, whose parent is conmon.
+/// How many ancestors are searched: the hook's parent is the runtime, whose parent is conmon.
 const GENERATIONS: usize = 6;
 
-/// The name that podman gave the container with this id: what follows `-n` on the command line of the conmon above us that has the id
-/// behind `-c`. None where no ancestor is conmon. Our ancestors are the engine's processes; no workload is among them.
+/// The name that podman gave the container with this id: the argument of `-n` on the command line of the ancestor
+/// conmon whose `-c` argument is the id. None if no ancestor is conmon. All ancestors are processes of the engine,
+/// never of a workload.
 pub fn container_name(id: &str) -> Option<String> {
     let mut pid = own_parent()?;
     for _ in 0..GENERATIONS {
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_stands_behind_n() {
+    fn the_name_is_the_argument_of_n() {
         // podman 4.3.1.
         let line =
             |id: &str| format!("/usr/bin/conmon\0--api-version\01\0-c\0{id}\0-u\0{id}\0-r\0/usr/bin/runc\0-n\0pod1-one\0");

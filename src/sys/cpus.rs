@@ -1,9 +1,9 @@
-//! How many CPUs the kernel makes per-CPU maps for.
+//! The number of CPUs for which the kernel allocates per-CPU maps.
 
 use std::fs;
 
-/// CPUs that may ever come up: one more than the highest number in `possible` (Documentation/admin-guide/cputopology.rst).
-/// Where that cannot be read, those that are up now.
+/// The number of possible CPUs: one more than the highest number in `possible`
+/// (Documentation/admin-guide/cputopology.rst). If it cannot be read, the number of CPUs that are online.
 pub fn possible() -> u64 {
     let listed = fs::read_to_string("/sys/devices/system/cpu/possible").ok();
     let highest = listed.as_deref().and_then(highest);
@@ -18,7 +18,7 @@ fn highest(list: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_highest_number_of_a_list() {
+    fn cpu_lists_are_parsed() {
         for (list, highest) in [("0\n", Some(0)), ("0-1\n", Some(1)), ("0-3,8", Some(8)), ("0,2-15", Some(15)), ("", None)] {
             assert_eq!(super::highest(list), highest, "{list:?}");
         }

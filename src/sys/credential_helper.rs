@@ -1,4 +1,5 @@
-//! docker-credential-* programs: they keep the credentials of a person. Run for people at a command line only, never by a hook.
+//! docker-credential-* programs, which store a user's credentials. They run only for commands on a command line, never
+//! for a hook.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -8,20 +9,20 @@ use std::time::Duration;
 
 use crate::sys::error::SysError;
 
-/// The most that one may say.
+/// Maximum size of the output in bytes.
 const MAX: u64 = 64 << 10;
 
-/// Asks `docker-credential-NAME get` for a host, with PATH and HOME as its whole environment. None where it knows nothing of the
-/// host. It is killed after `patience`; what it says goes to nobody but the caller.
+/// Runs `docker-credential-NAME get` for a host, with only PATH and HOME in its environment. Returns None if it does
+/// not have credentials for the host. It is killed after `patience`. Its output is returned to the caller only.
 pub fn ask(name: &str, host: &str, path: &str, home: Option<&Path>, patience: Duration) -> Result<Option<String>, SysError> {
     let program = format!("docker-credential-{name}");
     let failed = |doing: &'static str| SysError::io(doing, program.clone());
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
-        return Err(failed("run")(io::Error::other("its name is not letters, digits, - and _")));
+        return Err(failed("run")(io::Error::other("its name contains characters other than letters, digits, - and _")));
     }
     let found =
         path.split(':').filter(|dir| dir.starts_with('/')).map(|dir| Path::new(dir).join(&program)).find(|p| p.is_file());
-    let found = found.ok_or_else(|| failed("run")(io::Error::other("it is not in the directories of PATH")))?;
+    let found = found.ok_or_else(|| failed("run")(io::Error::other("it is not in any directory of PATH")))?;
     let mut command = Command::new(found);
     command.arg("get").env_clear().env("PATH", path).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     if let Some(home) = home {
@@ -31,11 +32,11 @@ pub fn ask(name: &str, host: &str, path: &str, home: Option<&Path>, patience: Du
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     let (said, answer) = mpsc::channel();
     let host = host.to_owned();
-    // Not joined: a helper's own children may hold its pipes open for longer than we wait.
+    // Not joined: child processes of a helper may hold its pipes open longer than we wait.
     std::thread::Builder::new()
         .name("helper".to_owned())
         .spawn(move || {
-            // A helper that does not read its input says so by what it answers.
+            // A helper that does not read its input is handled by its answer.
             let _ = stdin.map(|mut stdin| stdin.write_all(host.as_bytes()));
             let mut text = String::new();
             let read = stdout.map_or(Ok(0), |stdout| stdout.take(MAX).read_to_string(&mut text));
@@ -44,13 +45,13 @@ pub fn ask(name: &str, host: &str, path: &str, home: Option<&Path>, patience: Du
         .map_err(failed("run"))?;
     let text = match answer.recv_timeout(patience) {
         Ok(read) => read.map_err(failed("read the answer of")),
-        Err(_) => Err(failed("wait for")(io::Error::other(format!("it has not answered within {} s", patience.as_secs())))),
+        Err(_) => Err(failed("wait for")(io::Error::other(format!("it did not answer within {} s", patience.as_secs())))),
     };
     if text.is_err() {
         let _ = child.kill();
     }
     let status = child.wait().map_err(failed("wait for"))?;
-    // "credentials not found in native keychain", status 1: there are none.
+    // "credentials not found in native keychain", status 1: there are no credentials.
     text.map(|text| status.success().then_some(text))
 }
 
@@ -67,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_gets_the_host_and_nothing_of_our_environment() {
+    fn a_helper_gets_the_host_and_a_clean_environment() {
         let dir = tempfile::tempdir().unwrap();
         let path = format!("{}:/usr/bin:/bin", dir.path().display());
         helper(dir.path(), "read host; echo \"$1 $host $HOME ${CARGO_MANIFEST_DIR-none}\"");
@@ -86,6 +87,6 @@ mod tests {
         helper(dir.path(), "exec sleep 60");
         let path = format!("{}:/usr/bin:/bin", dir.path().display());
         let err = ask("test", "r.example", &path, None, Duration::from_millis(200)).unwrap_err();
-        assert!(std::error::Error::source(&err).is_some_and(|why| why.to_string().contains("has not answered")), "{err}");
+        assert!(std::error::Error::source(&err).is_some_and(|why| why.to_string().contains("did not answer")), "{err}");
     }
 }

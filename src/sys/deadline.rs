@@ -1,4 +1,4 @@
-//! The end of our time: a soft one that code asks for and undoes itself, and a hard one that needs nobody's help.
+//! The deadlines of a process: a soft one that the code checks, and a hard one that takes effect on its own.
 
 use std::fmt;
 use std::io;
@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 use crate::sys::clock;
 use crate::sys::error::SysError;
 
-/// The soft end has passed: whoever finds out stops, and the caller undoes what was done.
+/// The soft deadline has passed: the operation stops and the caller undoes its changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("give up after {:.0} s, so that what was done can be undone before the runtime kills the hook", .0.as_secs_f64())]
+#[error("give up after {:.0} s, so that changes can be undone before the runtime kills the hook", .0.as_secs_f64())]
 pub struct Expired(pub Duration);
 
-/// How long last words may take before the process ends without them.
+/// How long final messages may take before the process ends without them.
 const PATIENCE_FOR_WORDS: Duration = Duration::from_millis(500);
 
-/// The process's deadline. One thread waits for the hard end, whatever the others are stuck in: LMDB's writer lock, a child
-/// that does not end, a file system that hangs. Start it once, at the beginning; dropping it calls the end off, and the
-/// thread ends by itself: no start of a container waits for it. Before the hard end it uses no signal, so no system
-/// call of ours is interrupted.
+/// The deadlines of the process. A thread waits for the hard one, even if the others are blocked: on LMDB's writer
+/// lock, a child that does not exit, a file system that hangs. Start it once, at the beginning. Dropping it cancels
+/// the deadlines, and the thread exits on its own, so that container starts do not wait for it. It does not use
+/// signals before the hard deadline, so system calls are not interrupted.
 pub struct Deadline {
     started: Instant,
     soft: Duration,
@@ -37,12 +37,13 @@ impl fmt::Debug for Deadline {
 }
 
 impl Deadline {
-    /// The soft end comes `soft` from now and the hard end `grace` later, the time for undoing. At the hard end `line` goes to
-    /// standard error and `last_words` runs on the timer's thread, both together for half a second at most, and then the process
-    /// ends with `status`, at once: no destructor runs, children that have asked for a parent-death signal get it.
+    /// The soft deadline is `soft` from now, and the hard one `grace` later, which is the time for undoing changes. At
+    /// the hard deadline, `line` is written to standard error and `last_words` runs on the timer's thread, both
+    /// together for at most half a second. Then the process exits immediately with `status`: destructors do not run,
+    /// and children that requested a parent-death signal receive it.
     ///
-    /// `last_words` may be held up by another thread: fork(2) for example holds the heap's lock while the kernel works on it.
-    /// Neither the line nor the end takes a lock or allocates.
+    /// `last_words` may be blocked by another thread: fork(2), for example, holds the heap's lock while the kernel
+    /// works on it. Writing the line and exiting do not take locks or allocate.
     pub fn start(
         soft: Duration,
         grace: Duration,
@@ -53,11 +54,11 @@ impl Deadline {
         let status = i32::from(status);
         let line = line_of(line);
         Self::start_ending(soft, grace, move || {
-            // Standard error may be a pipe that nobody reads, the log on a disk that hangs: words are not waited for.
+            // Standard error may be a pipe without a reader, or the log on a disk that hangs: do not wait for them.
             end_after_words(status);
             write_bytes(&line);
             last_words();
-            // SAFETY: _exit(2) is always sound; it runs no code of ours.
+            // SAFETY: _exit(2) is always sound; it does not run any of our code.
             unsafe { libc::_exit(status) }
         })
     }
@@ -86,28 +87,29 @@ impl Deadline {
         Ok(Self { started, soft, hard, off })
     }
 
-    /// Time until the soft end; zero once it has passed. Give this to whatever can wait for a limited time.
+    /// Time until the soft deadline; zero once it has passed. Pass this to operations with a timeout.
     pub fn remaining(&self) -> Duration {
         self.soft.saturating_sub(self.started.elapsed())
     }
 
-    /// True once the soft end has passed.
+    /// True once the soft deadline has passed.
     pub fn expired(&self) -> bool {
         self.remaining().is_zero()
     }
 
-    /// An error once the soft end has passed, for use between two steps.
+    /// Returns an error once the soft deadline has passed. To be called between steps.
     pub fn check(&self) -> Result<(), Expired> {
         if self.expired() { Err(Expired(self.soft)) } else { Ok(()) }
     }
 
-    /// Time until the hard end, for steps that undo.
+    /// Time until the hard deadline, for undo steps.
     pub fn remaining_for_undoing(&self) -> Duration {
         self.hard.saturating_sub(self.started.elapsed())
     }
 
-    /// When this process is gone for certain, in whole seconds since boot (CLOCK_BOOTTIME), as records keep it. A suspended
-    /// host makes it later: our time does not run then, so others have to look whether we live and not at this alone.
+    /// The time at which this process is certainly gone, in whole seconds since boot (CLOCK_BOOTTIME), as used in
+    /// records. On a host that was suspended it is later: the deadline's clock stops during suspend, so other
+    /// processes must also check whether this one is alive.
     pub fn gone_by(&self) -> u64 {
         (clock::since_boot() + self.remaining_for_undoing()).as_secs() + 1
     }
@@ -121,8 +123,8 @@ impl Drop for Deadline {
     }
 }
 
-/// Ends the process with `status` after [`PATIENCE_FOR_WORDS`], whatever its threads wait for. By a signal, because a thread
-/// would have to be allocated; what a signal interrupts does not matter any more.
+/// Ends the process with `status` after [`PATIENCE_FOR_WORDS`], whatever its threads are blocked on. It uses a signal,
+/// because a thread would have to be allocated; it no longer matters what the signal interrupts.
 fn end_after_words(status: i32) {
     static STATUS: AtomicI32 = AtomicI32::new(0);
     extern "C" fn end(_signal: libc::c_int) {
@@ -134,14 +136,14 @@ fn end_after_words(status: i32) {
     let micros = libc::suseconds_t::try_from(PATIENCE_FOR_WORDS.as_micros()).unwrap_or(999_999);
     let (never, once) = (libc::timeval { tv_sec: 0, tv_usec: 0 }, libc::timeval { tv_sec: 0, tv_usec: micros });
     let timer = libc::itimerval { it_interval: never, it_value: once };
-    // SAFETY: system calls on initialised memory of this frame; the handler only calls _exit. The set is written by sigemptyset
-    // before it is read. None of them allocates or takes a lock.
+    // SAFETY: system calls on initialized memory of this frame; the handler only calls _exit. sigemptyset writes the
+    // set before it is read. None of them allocates or takes a lock.
     unsafe {
         let mut alarm = std::mem::MaybeUninit::uninit();
         libc::sigemptyset(alarm.as_mut_ptr());
         libc::sigaddset(alarm.as_mut_ptr(), libc::SIGALRM);
         libc::signal(libc::SIGALRM, handler);
-        // The process that started us may have blocked it.
+        // The parent process may have blocked it.
         libc::pthread_sigmask(libc::SIG_UNBLOCK, alarm.as_ptr(), std::ptr::null_mut());
         libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
     }
@@ -151,14 +153,14 @@ fn line_of(line: &str) -> Vec<u8> {
     format!("{}\n", line.replace('\n', " ")).into_bytes()
 }
 
-/// Writes to standard error without a lock and without memory.
+/// Writes to standard error without taking a lock or allocating.
 fn write_bytes(mut left: &[u8]) {
     while let Ok(written @ 1..) = rustix::io::write(io::stderr().as_fd(), left) {
         left = &left[written..];
     }
 }
 
-/// Writes one line to standard error without any lock and without waiting for a reader that is gone.
+/// Writes one line to standard error without taking a lock and without waiting for a reader that is gone.
 pub fn write_line(line: &str) {
     write_bytes(&line_of(line));
 }
@@ -173,7 +175,7 @@ mod tests {
     const ROLE: &str = "DEADLINE_TEST_ROLE";
 
     #[test]
-    fn the_soft_end_is_told_and_the_hard_end_comes_by_itself() {
+    fn the_soft_deadline_is_reported_and_the_hard_one_takes_effect() {
         let (sender, receiver) = mpsc::channel();
         let (soft, grace) = (Duration::from_millis(40), Duration::from_millis(60));
         let before = Instant::now();
@@ -189,23 +191,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_in_time_never_ends_anything() {
+    fn a_dropped_deadline_has_no_effect() {
         let (sender, receiver) = mpsc::channel();
         drop(
             Deadline::start_ending(Duration::from_millis(20), Duration::from_millis(20), move || sender.send(()).unwrap())
                 .unwrap(),
         );
-        assert_eq!(receiver.recv(), Err(mpsc::RecvError), "the thread has ended and took the sender along");
+        assert_eq!(receiver.recv(), Err(mpsc::RecvError), "the thread has ended and dropped the sender");
     }
 
     #[test]
-    fn others_are_told_when_we_are_gone() {
+    fn the_latest_end_time_is_published() {
         let deadline = Deadline::start_ending(Duration::from_secs(20), Duration::from_secs(4), || {}).unwrap();
         let gone = deadline.gone_by();
         assert!((24..=26).contains(&(gone - clock::boot_seconds())), "{gone}");
     }
 
-    /// Not 0, 1 or 101, which a process that ends otherwise could have.
+    /// Not 0, 1 or 101, which a process that ends otherwise could return.
     const STATUS: u8 = 7;
 
     #[test]
@@ -213,7 +215,7 @@ mod tests {
         let Ok(role) = std::env::var(ROLE) else { return };
         let stuck = Mutex::new(());
         if role == "blocked" {
-            // Inherited by the deadline's thread, like the signal mask of the process that starts us.
+            // Inherited by the deadline's thread, like the signal mask of the process that starts it.
             let mut all = std::mem::MaybeUninit::uninit();
             // SAFETY: sigfillset writes the set before pthread_sigmask reads it.
             unsafe {
@@ -230,7 +232,7 @@ mod tests {
         .unwrap();
         let _held = stuck.lock().unwrap();
         let _stderr = io::stderr().lock();
-        let _never = stuck.lock(); // deadlocks: the same thread has it
+        let _never = stuck.lock(); // deadlocks: this thread already holds it
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Why a system call, or a few of them that belong together, did not work.
+//! The error of this layer: a failed system call, or a failed sequence of them.
 
 use std::io;
 use std::time::Duration;
@@ -6,23 +6,23 @@ use std::time::Duration;
 use crate::sys::bpffs::BpffsError;
 use crate::sys::token::TokenError;
 
-/// The error of this layer. A variant beside `Io` exists because somebody matches on it or because its sentence has to name
-/// a remedy.
+/// The error of this layer. Variants other than `Io` exist because a caller matches on them or because their message
+/// names a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum SysError {
-    /// A system call failed and its errno says why.
+    /// A system call failed; the errno says why.
     #[error("{doing} {object}")]
     Io {
-        /// What we were doing, as a verb phrase: `open`, `enter the network namespace of`.
+        /// The operation, as a verb phrase: `open`, `enter the network namespace of`.
         doing: &'static str,
-        /// To which object: a path, a name, a pid.
+        /// The object of the operation: a path, a name, a pid.
         object: String,
         /// The errno.
         #[source]
         source: io::Error,
     },
 
-    /// A bpffs could not be made for a container.
+    /// A bpffs could not be created for a container.
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
 
@@ -30,25 +30,25 @@ pub enum SysError {
     #[error(transparent)]
     Token(#[from] TokenError),
 
-    /// A child of ours did not answer before its deadline and was killed.
+    /// A child process did not answer before its deadline and was killed.
     #[error("wait for the {role} process: no answer within {:.1} s", waited.as_secs_f64())]
     Deadline {
-        /// What the child was for.
+        /// The role of the child.
         role: &'static str,
-        /// How long we waited for it.
+        /// How long this process waited.
         waited: Duration,
     },
 
-    /// A child of ours ended without saying what it was asked.
+    /// A child process ended without an answer.
     #[error("the {role} process ended early: {how}")]
     ChildGone {
-        /// What the child was for.
+        /// The role of the child.
         role: &'static str,
         /// Its exit status or signal.
         how: String,
     },
 
-    /// A message over a socket was not as the protocol has it.
+    /// A message received over a socket violates the protocol.
     #[error("receive {what}: {problem}")]
     Message {
         /// The message.
@@ -57,25 +57,26 @@ pub enum SysError {
         problem: String,
     },
 
-    /// A thread could not give up or take the capabilities that it should run with.
+    /// A thread could not drop or acquire the capabilities that it should run with.
     #[error("run with the capabilities {wanted}: the process lacks {missing}; grant it to the hook")]
     Capabilities {
-        /// The set to run with.
+        /// The capability set to run with.
         wanted: String,
-        /// What of it the process does not hold.
+        /// The capabilities of that set that the process does not hold.
         missing: String,
     },
 }
 
 impl SysError {
-    /// An `Io` error; the form that `map_err` takes.
+    /// Builds an `Io` error, in the form that `map_err` takes.
     pub fn io<E: Into<io::Error>>(doing: &'static str, object: impl Into<String>) -> impl FnOnce(E) -> Self {
         let object = object.into();
         move |source| Self::Io { doing, object, source: source.into() }
     }
 }
 
-/// An error with its causes in one line, joined by `: `. A cause that the message before it already ends with is not said twice.
+/// Formats an error and its causes in one line, joined by `: `. A cause with which the text already ends is not
+/// repeated.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

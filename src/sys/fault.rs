@@ -1,18 +1,18 @@
-//! Memory faults inside a memory-mapped file, turned into one sentence and exit status 1.
+//! Handles memory faults in a memory-mapped file with an error message and exit status 1.
 //!
-//! A damaged file behind a mapping can make its reader run into SIGBUS (a page that is not there) or SIGSEGV (an offset
-//! that leads out). There is no way back into the code that faulted, but there is one to a clear end: without this the
-//! caller of a hook would see a signal number and nothing else.
+//! A damaged mapped file can cause SIGBUS (a page that does not exist) or SIGSEGV (an invalid offset) in its reader.
+//! The faulting code cannot be resumed, but the process can exit with a message. Otherwise the caller of a hook would
+//! only see a signal number.
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
 
-/// SIGABRT comes from the assertions of a library that was built with them.
+/// SIGABRT is raised by assertions of a library built with them.
 const SIGNALS: [libc::c_int; 3] = [libc::SIGBUS, libc::SIGSEGV, libc::SIGABRT];
 
-/// What to say, and what was in place for each of [`SIGNALS`] before us.
+/// The message, and the previous handler of each of [`SIGNALS`].
 struct SavedHandlers {
     sentence: String,
     previous: [libc::sigaction; 3],
@@ -21,16 +21,16 @@ struct SavedHandlers {
 static GUARD: OnceLock<SavedHandlers> = OnceLock::new();
 
 thread_local! {
-    /// True while this thread works on the mapping.
+    /// True while this thread reads the mapping.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Installs the handlers, once per process: the first sentence stays.
+/// Installs the handlers once per process: later calls do not change the message.
 pub fn install(sentence: &str) {
     GUARD.get_or_init(|| {
         let mut previous = [zeroed(), zeroed(), zeroed()];
         for (signal, previous) in SIGNALS.into_iter().zip(&mut previous) {
-            // SAFETY: a null second argument only asks; the third is valid for writing one sigaction.
+            // SAFETY: a null second argument only queries; the third is valid for writing one sigaction.
             unsafe { libc::sigaction(signal, ptr::null(), previous) };
         }
         SavedHandlers { sentence: format!("bpfman-hook: {sentence}\n"), previous }
@@ -38,15 +38,16 @@ pub fn install(sentence: &str) {
     for signal in SIGNALS {
         let mut action = zeroed();
         action.sa_sigaction = on_fault as extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) as usize;
-        // On the alternate stack that std gives to each thread, so that a stack overflow still reaches std's handler.
+        // On the alternate stack that std sets up for each thread, so that a stack overflow still reaches std's
+        // handler.
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        // SAFETY: `action` is initialised with a handler of the three-argument form that SA_SIGINFO asks for; the handler
-        // calls nothing but async-signal-safe functions.
+        // SAFETY: `action` is initialized with a handler in the three-argument form that SA_SIGINFO requires; the
+        // handler calls only async-signal-safe functions.
         unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
     }
 }
 
-/// Runs `work` as one that reads the mapping: a fault of this thread meanwhile ends the process with the sentence.
+/// Runs `work`, which reads the mapping: a fault of this thread meanwhile ends the process with the message.
 pub fn inside<T>(work: impl FnOnce() -> T) -> T {
     struct Reset(bool);
     impl Drop for Reset {
@@ -66,16 +67,16 @@ fn zeroed() -> libc::sigaction {
 extern "C" fn on_fault(signal: libc::c_int, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     let Some(guard) = GUARD.get() else { return };
     if INSIDE.try_with(Cell::get).unwrap_or(false) {
-        // SAFETY: write(2) and _exit(2) are async-signal-safe; the sentence lives as long as the process.
+        // SAFETY: write(2) and _exit(2) are async-signal-safe; the message lives as long as the process.
         unsafe {
             libc::write(libc::STDERR_FILENO, guard.sentence.as_ptr().cast(), guard.sentence.len());
             libc::_exit(1);
         }
     }
-    // Not ours: put back what was there and return, so that the instruction faults again and finds it.
+    // Not a fault of the mapping: restore the previous handlers and return, so that the instruction faults again.
     for (known, previous) in SIGNALS.into_iter().zip(&guard.previous) {
         if known == signal {
-            // SAFETY: `previous` is what the kernel gave us for this very signal.
+            // SAFETY: `previous` is what the kernel returned for this signal.
             unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };
         }
     }
@@ -90,14 +91,14 @@ mod tests {
 
     const ROLE: &str = "FAULT_TEST_ROLE";
 
-    /// Runs one test of this binary in a process of its own, since it ends that process.
+    /// Runs one test of this binary in a separate process, since it ends that process.
     fn again(role: &str) -> Output {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "sys::fault::tests::child", "--nocapture"]).env(ROLE, role).output().unwrap()
     }
 
     fn fault() {
-        // SAFETY: it is not sound, on purpose: the read has to fault, in a process that exists for nothing else.
+        // SAFETY: deliberately unsound: the read must fault, in a process that exists only for this.
         unsafe { ptr::read_volatile(ptr::without_provenance::<u8>(8)) };
     }
 
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_fault_kills_as_before() {
+    fn other_faults_still_kill_the_process() {
         for role in ["outside", "other thread"] {
             let output = again(role);
             assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{role}: {output:?}");

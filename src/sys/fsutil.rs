@@ -1,4 +1,4 @@
-//! Files and directories of ours, and doors into directories of others.
+//! Files and directories of bpfman-hook, and safe access to directories of others.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,9 +18,9 @@ use crate::sys::error::SysError;
 pub use crate::sys::memfd::{read_sealed, sealed_memfd};
 pub use crate::sys::trusted::{ReadError, TrustError, TrustedRoot, open_trusted_dir, read_capped, read_trusted_file};
 
-/// The text of a regular file of at most `max` bytes, in a directory that the caller trusts, such as a bundle.
+/// Reads a regular text file of at most `max` bytes in a directory that the caller trusts, such as a bundle.
 pub fn read_text(path: &Path, max: usize) -> Result<String, SysError> {
-    // O_NONBLOCK: a fifo must not keep us waiting.
+    // O_NONBLOCK: do not block on a fifo.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(CWD, path, flags, Mode::empty()).map_err(SysError::io("read", show(path)))?;
     let stat = fstat(&file).map_err(SysError::io("stat", show(path)))?;
@@ -32,7 +32,7 @@ pub fn read_text(path: &Path, max: usize) -> Result<String, SysError> {
     String::from_utf8(bytes).map_err(|_| SysError::io("read", show(path))(io::Error::other("it is not UTF-8")))
 }
 
-/// Removes a file, a socket or a pin. True: it was there; false: it was not, which is a success as well.
+/// Removes a file, a socket or a pin. Returns true if it existed; if it did not, that is not an error.
 pub fn unlink_if_present(path: &Path) -> Result<bool, SysError> {
     removed(unlinkat(CWD, path, AtFlags::empty()), "remove", path)
 }
@@ -40,24 +40,24 @@ pub fn unlink_if_present(path: &Path) -> Result<bool, SysError> {
 /// Sets the times of a file to now.
 ///
 /// # Errors
-/// Where it is missing, or not ours.
+/// If it is missing or belongs to another user.
 pub fn touch(path: &Path) -> Result<(), SysError> {
     let now = || Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let times = Timestamps { last_access: now(), last_modification: now() };
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(SysError::io("touch", path.display().to_string()))
 }
 
-/// [`unlink_if_present`] of a name in a directory that is held open.
+/// [`unlink_if_present`] for a name in an open directory.
 pub fn unlink_at_if_present(directory: impl AsFd, name: &str) -> Result<bool, SysError> {
     removed(unlinkat(directory, name, AtFlags::empty()), "remove", Path::new(name))
 }
 
-/// Removes an empty directory. True: it was there; false: it was not. One that is not empty is an error.
+/// Removes an empty directory. Returns true if it existed. A directory that is not empty is an error.
 pub fn remove_dir_if_present(path: &Path) -> Result<bool, SysError> {
     removed(unlinkat(CWD, path, AtFlags::REMOVEDIR), "remove the directory", path)
 }
 
-/// [`remove_dir_if_present`] of a name in a directory that is held open.
+/// [`remove_dir_if_present`] for a name in an open directory.
 pub fn remove_dir_at_if_present(directory: impl AsFd, name: &str) -> Result<bool, SysError> {
     removed(unlinkat(directory, name, AtFlags::REMOVEDIR), "remove the directory", Path::new(name))
 }
@@ -70,27 +70,28 @@ fn removed(result: Result<(), Errno>, doing: &'static str, path: &Path) -> Resul
     }
 }
 
-/// Writes a file so that it is there with all of its bytes and exactly `mode`, or is as it was before: a file beside it is
-/// written, brought to the disk and renamed over it. A symbolic link at `path` is replaced, not followed.
+/// Writes a file atomically: it has all bytes and exactly `mode`, or is unchanged. A temporary file next to it is
+/// written, synced and renamed over it. A symbolic link at `path` is replaced, not followed.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
     let directory = replace(path, &unique_beside(path), bytes, mode, File::sync_all)?;
-    fsync(&directory).map_err(SysError::io("bring to the disk beside", show(path)))
+    fsync(&directory).map_err(SysError::io("sync the directory of", show(path)))
 }
 
-/// The same without waiting for the disk, for those who hold a lock that keeps all other writers of the directory out: no other process
-/// sees a part of the file, but a machine that loses its power may find it empty, or as it was before. [`bring_to_disk`] makes up for
-/// it. What is not finished yet has the name `.new`, so that the next writer replaces what a killed one left.
+/// Like [`write_atomically`], but without waiting for the disk. The caller must hold a lock that keeps all other
+/// writers of the directory out. Other processes never see a partial file, but after a power failure it may be empty
+/// or have its old contents; [`bring_to_disk`] prevents that. The temporary name ends with `.new`, so that the next
+/// writer replaces what a killed one left.
 pub fn write_whole_alone(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SysError> {
     replace(path, ".new", bytes, mode, |_| Ok(())).map(drop)
 }
 
-/// The name of a file beside `path` that no other living process uses.
+/// The name of a file next to `path` that no other living process uses.
 fn unique_beside(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     format!(".{name}.{}.{}", std::process::id(), unique())
 }
 
-/// Writes the file `temporary` beside `path` and renames it; returns their directory.
+/// Writes the file `temporary` next to `path` and renames it. Returns their directory.
 fn replace(
     path: &Path,
     temporary: &str,
@@ -111,7 +112,7 @@ fn replace(
         Err(Errno::EXIST) => unlinkat(&directory, temporary, AtFlags::empty()).and_then(|()| open()),
         other => other,
     };
-    let fd = opened.map_err(SysError::io("make a file beside", show(path)))?;
+    let fd = opened.map_err(SysError::io("create a file next to", show(path)))?;
     let mut file = File::from(fd);
     let done = file
         .write_all(bytes)
@@ -128,11 +129,11 @@ fn replace(
     }
 }
 
-/// Waits until these files and directories are on the disk. All at once: file systems with a journal write it once for many. What is not
-/// there any more is not waited for.
+/// Syncs these files and directories to disk. This is done in parallel, because a journaling file system writes its
+/// journal once for many. Paths that no longer exist are ignored.
 pub fn bring_to_disk(paths: &[std::path::PathBuf]) -> Result<(), SysError> {
     let sync = |path: &Path| match File::open(path).and_then(|file| file.sync_all()) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(SysError::io("bring to the disk", show(path))(err)),
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(SysError::io("sync", show(path))(err)),
         _ => Ok(()),
     };
     std::thread::scope(|scope| {
@@ -146,23 +147,23 @@ pub fn bring_to_disk(paths: &[std::path::PathBuf]) -> Result<(), SysError> {
     })
 }
 
-/// A number that no other call of this process gets.
+/// A number unique among the calls of this process.
 fn unique() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// What to open below a directory.
+/// What kind of object to open below a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenAs {
-    /// Whatever is there, without opening it (O_PATH): to look at it, to mount on it, to start from it.
+    /// Anything, without opening it (O_PATH): to examine it, to mount on it, or as a starting point.
     Path,
     /// A directory, without opening it.
     DirectoryPath,
-    /// A directory that can be listed; the kind that BPF_TOKEN_CREATE accepts.
+    /// A directory that can be listed; BPF_TOKEN_CREATE accepts this kind.
     Directory,
-    /// A file, for reading; a fifo without a writer does not block.
+    /// A file for reading; a fifo without a writer does not block.
     File,
 }
 
@@ -178,11 +179,12 @@ impl OpenAs {
     }
 }
 
-/// Opens `path` as it would be found by a process whose root directory is `root`: absolute links, `..` and a leading `/`
-/// stay inside, and links of procfs that leave the path (magic links) are refused. For trees that belong to somebody else.
+/// Opens `path` as a process with the root directory `root` would: absolute links, `..` and a leading `/` stay inside,
+/// and procfs links that leave the path (magic links) are refused. For directory trees of other users.
 pub fn open_beneath(root: impl AsFd, path: &Path, how: OpenAs) -> Result<OwnedFd, SysError> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    // EAGAIN: a rename or mount raced with the look-up of `..`, so that the kernel could not tell whether it stays inside.
+    // EAGAIN: a rename or mount raced with resolving `..`, so that the kernel could not determine whether it stays
+    // inside.
     let mut attempts = 0;
     loop {
         match openat2(root.as_fd(), path, how.flags(), Mode::empty(), resolve) {
@@ -192,14 +194,14 @@ pub fn open_beneath(root: impl AsFd, path: &Path, how: OpenAs) -> Result<OwnedFd
     }
 }
 
-/// Opens a directory to look beneath, by a path of ours: links, those of procfs too, are followed.
+/// Opens a directory as a root for lookups, by a trusted path: links, including those of procfs, are followed.
 pub fn open_root(path: &Path) -> Result<OwnedFd, SysError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty()).map_err(SysError::io("open the root directory", show(path)))
 }
 
-/// Opens a regular file for reading as [`open_beneath`] finds it, with its size. What it is is looked at before it is opened, since
-/// the opening of a device or fifo may do something.
+/// Opens a regular file for reading as [`open_beneath`] does, and returns its size. The type is checked before the
+/// file is opened, since opening a device or fifo may have side effects.
 pub fn open_regular_beneath(root: impl AsFd, path: &Path) -> Result<(File, u64), SysError> {
     let found = open_beneath(root, path, OpenAs::Path)?;
     let fail = |error: io::Error| SysError::io("open beneath the root directory", show(path))(error);
@@ -211,8 +213,9 @@ pub fn open_regular_beneath(root: impl AsFd, path: &Path) -> Result<(File, u64),
     Ok((file, stat.st_size.cast_unsigned()))
 }
 
-/// Makes a directory of ours with `mode` if it is missing, its missing parents with 0755, and opens it. One that is there is taken only if it is a directory, not a link to one, belongs to the user we run as and is writable by nobody
-/// else; bits beyond `mode` are taken away.
+/// Creates a directory with `mode` if it is missing, its missing parents with 0755, and opens it. An existing one is
+/// accepted only if it is a directory and not a symbolic link, belongs to the effective user, and is not writable by
+/// other users. Mode bits beyond `mode` are removed.
 pub fn ensure_directory(path: &Path, mode: u32) -> Result<OwnedFd, TrustError> {
     let made = match mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
         Err(Errno::NOENT) => {
@@ -225,19 +228,19 @@ pub fn ensure_directory(path: &Path, mode: u32) -> Result<OwnedFd, TrustError> {
     if let Err(errno) = made
         && errno != Errno::EXIST
     {
-        return Err(TrustError::Io { doing: "make the directory", path: path.to_owned(), source: errno.into() });
+        return Err(TrustError::Io { doing: "create the directory", path: path.to_owned(), source: errno.into() });
     }
     open_own_directory(path, mode)?.ok_or_else(|| TrustError::Missing(path.to_owned()))
 }
 
-/// The second half of [`ensure_directory`]: opens a directory of ours, or says None where it is missing.
+/// The second half of [`ensure_directory`]: opens such a directory, or returns None if it is missing.
 pub fn open_own_directory(path: &Path, mode: u32) -> Result<Option<OwnedFd>, TrustError> {
     let io = |doing| move |errno: Errno| TrustError::Io { doing, path: path.to_owned(), source: errno.into() };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = match openat(CWD, path, flags, Mode::empty()) {
         Ok(directory) => directory,
         Err(Errno::NOENT) => return Ok(None),
-        // A link gives ENOTDIR like any other file, since O_DIRECTORY is checked first.
+        // A symbolic link also fails with ENOTDIR, since O_DIRECTORY is checked first.
         Err(Errno::NOTDIR | Errno::LOOP) => {
             return Err(TrustError::Kind { path: path.to_owned(), component: path.to_owned(), wanted: "directory" });
         }
@@ -257,9 +260,10 @@ pub fn open_own_directory(path: &Path, mode: u32) -> Result<Option<OwnedFd>, Tru
     Ok(Some(directory))
 }
 
-/// Removes a directory and everything in it without following links. Absent is a success.
+/// Removes a directory tree without following symbolic links. Returns false if it does not exist.
 pub fn remove_tree(path: &Path) -> Result<bool, SysError> {
-    // The standard library walks with openat(O_NOFOLLOW) and unlinkat, so that no link leads it out (CVE-2022-21658).
+    // The standard library uses openat(O_NOFOLLOW) and unlinkat, so that it cannot be led outside by a link
+    // (CVE-2022-21658).
     match std::fs::remove_dir_all(path) {
         Ok(()) => Ok(true),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -267,16 +271,16 @@ pub fn remove_tree(path: &Path) -> Result<bool, SysError> {
     }
 }
 
-/// An exclusive lock on an open file or directory (flock(2)). It ends when this value is dropped, and by the kernel's hand
-/// when the process dies. It is tied to the open file description: a child that inherits the descriptor holds it too, so the
-/// descriptor must be close-on-exec.
+/// An exclusive lock on an open file or directory (flock(2)). It is released when this value is dropped, or by the
+/// kernel when the process dies. It belongs to the open file description: a child that inherits the descriptor also
+/// holds the lock, so the descriptor must be close-on-exec.
 #[derive(Debug)]
 pub struct FileLock<'a> {
     file: &'a OwnedFd,
 }
 
 impl<'a> FileLock<'a> {
-    /// Waits for the lock as long as it takes; the process's deadline is what bounds it.
+    /// Waits for the lock without a timeout; the process's deadline limits it.
     pub fn wait(file: &'a OwnedFd, shown: &Path) -> Result<Self, SysError> {
         loop {
             match flock(file, FlockOperation::LockExclusive) {
@@ -287,8 +291,8 @@ impl<'a> FileLock<'a> {
         }
     }
 
-    /// Waits for the lock until `patience` is over, then returns None. Asks again every millisecond or so: flock(2) has no
-    /// time limit of its own short of a signal.
+    /// Waits for the lock for at most `patience`, then returns None. It retries about every millisecond: flock(2) does
+    /// not have a timeout except by a signal.
     pub fn wait_for(file: &'a OwnedFd, shown: &Path, patience: Duration) -> Result<Option<Self>, SysError> {
         let end = Instant::now() + patience;
         let mut pause = Duration::from_micros(50);
@@ -313,8 +317,8 @@ impl Drop for FileLock<'_> {
     }
 }
 
-/// Makes the file at `path` if it is missing, locks it, and keeps the lock for as long as the descriptor is open; None where
-/// somebody else holds it. A symbolic link is an error.
+/// Creates the file at `path` if it is missing, locks it, and keeps the lock for as long as the descriptor is open.
+/// None if another process holds the lock. A symbolic link is an error.
 pub fn lock_while_open(path: &Path) -> Result<Option<OwnedFd>, SysError> {
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(CWD, path, flags, Mode::from_raw_mode(0o600)).map_err(SysError::io("open", show(path)))?;
@@ -325,42 +329,42 @@ pub fn lock_while_open(path: &Path) -> Result<Option<OwnedFd>, SysError> {
     }
 }
 
-/// Gives a socket that this process has just made its mode and group, and returns its inode. By descriptor: whoever may write the directory
-/// could have put a link to something else of root's in its place.
+/// Sets the mode and group of a socket that this process has just created, and returns its inode. This is done by
+/// descriptor: a user who can write the directory could have replaced the socket with a link to another file of root.
 ///
 /// # Errors
-/// Also where there is no socket of ours at the path.
+/// Also if there is no socket of ours at the path.
 pub fn adopt_socket(path: &Path, mode: u32, group: Option<u32>) -> Result<u64, SysError> {
     let failed = |doing: &'static str| move |error: io::Error| SysError::io(doing, show(path))(error);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let socket = openat(CWD, path, flags, Mode::empty()).map_err(|errno| failed("open")(errno.into()))?;
     let stat = fstat(&socket).map_err(|errno| failed("stat")(errno.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || stat.st_uid != geteuid().as_raw() {
-        return Err(failed("use")(io::Error::other("somebody has put something else in its place")));
+        return Err(failed("use")(io::Error::other("it was replaced by another file")));
     }
     let magic = format!("/proc/self/fd/{}", socket.as_raw_fd());
     std::fs::set_permissions(magic, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(failed("set the mode of"))?;
     if let Some(group) = group {
         chownat(&socket, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)
-            .map_err(|errno| failed("give to its group")(errno.into()))?;
+            .map_err(|errno| failed("set the group of")(errno.into()))?;
     }
     Ok(stat.st_ino)
 }
 
-/// How often to look into a list that may be incomplete.
+/// How often to read a list that may be incomplete.
 const LOOKS: usize = 10;
 
-/// Which process holds the lock of [`FileLock`] on a file, if `/proc/locks` tells: one outside our pid namespace has no
-/// number, and some file systems show another device there than stat(2) does.
+/// Which process holds the [`FileLock`] on a file, if `/proc/locks` shows it. A process outside of our pid namespace
+/// has no number there, and some file systems show another device there than stat(2) does.
 pub fn lock_holder(file: impl AsFd) -> Option<u32> {
     let stat = fstat(file).ok()?;
     let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
     let file = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
-    // The kernel writes the list in pieces and counts lines: one that goes away meanwhile makes it pass over another.
+    // The kernel writes the list in pieces and counts lines: if one disappears meanwhile, another one is skipped.
     (0..LOOKS).find_map(|_| holder(&std::fs::read_to_string("/proc/locks").ok()?, &file))
 }
 
-/// Lines look like `1: FLOCK  ADVISORY  WRITE 708 00:13:11154 0 EOF`; those who wait have `->` in front of the kind.
+/// Lines look like `1: FLOCK  ADVISORY  WRITE 708 00:13:11154 0 EOF`; waiting processes have `->` before the kind.
 fn holder(locks: &str, file: &str) -> Option<u32> {
     locks.lines().find_map(|line| {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -372,8 +376,9 @@ fn show(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Makes a file at least `size` bytes long with real blocks behind every byte, so that writing to a mapping of it cannot end
-/// in SIGBUS for want of space. Never shortens it. A file system without fallocate(2) is passed over.
+/// Extends a file to at least `size` bytes and allocates blocks for every byte, so that writing to a mapping of it
+/// cannot raise SIGBUS for lack of space. It never shortens the file. A file system without fallocate(2) is not an
+/// error.
 pub fn reserve(file: impl AsFd, size: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
         Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
@@ -381,12 +386,12 @@ pub fn reserve(file: impl AsFd, size: u64) -> io::Result<()> {
     }
 }
 
-/// Whether the file system that holds `path` has next to nothing left: less than a write of LMDB takes.
+/// Whether the file system that holds `path` is almost full: less space is left than a write of LMDB needs.
 pub fn is_full(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < 64 << 10)
 }
 
-/// What a directory that is ours contains: the names, in no order.
+/// The names in a directory of ours, in no particular order.
 pub fn names_in(path: &Path) -> Result<Vec<PathBuf>, SysError> {
     let failed = |err: io::Error| SysError::io("list", show(path))(err);
     std::fs::read_dir(path).map_err(failed)?.map(|entry| entry.map(|entry| entry.file_name().into()).map_err(failed)).collect()
@@ -400,7 +405,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_in_a_sockets_place_is_not_changed() {
+    fn a_file_that_replaced_a_socket_is_not_changed() {
         let dir = tempfile::tempdir().unwrap();
         let (path, victim) = (dir.path().join("s"), dir.path().join("victim"));
         let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -422,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_is_success_when_removing() {
+    fn removing_a_missing_file_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let (file, sub) = (dir.path().join("f"), dir.path().join("d"));
         fs::write(&file, "").unwrap();
@@ -441,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn an_atomic_write_replaces_whole_files_with_the_mode_asked_for() {
+    fn an_atomic_write_replaces_the_file_and_sets_its_mode() {
         let dir = tempfile::tempdir().unwrap();
         let (path, target) = (dir.path().join("hook.json"), dir.path().join("precious"));
         for (bytes, mode) in [(&b"one"[..], 0o644), (b"two, longer", 0o755), (b"", 0o600)] {
@@ -459,11 +464,11 @@ mod tests {
         assert!(write_atomically(&dir.path().join("d"), b"", 0o644).is_err());
         assert!(write_atomically(Path::new("/"), b"", 0o644).is_err());
         let names = names_in(dir.path()).unwrap();
-        assert_eq!(names.len(), 3, "no temporary file is left: {names:?}");
+        assert_eq!(names.len(), 3, "no temporary file may be left: {names:?}");
     }
 
     #[test]
-    fn nothing_leads_out_of_a_root() {
+    fn lookups_stay_below_the_root() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("rootfs");
         fs::create_dir_all(root.join("run")).unwrap();
@@ -480,13 +485,13 @@ mod tests {
         }
         assert!(read("magic/secret").is_err() && read("run/none").is_err());
         let proc = File::open("/proc/self").unwrap();
-        assert!(open_beneath(&proc, Path::new("root"), OpenAs::Path).is_err(), "a magic link is refused");
+        assert!(open_beneath(&proc, Path::new("root"), OpenAs::Path).is_err(), "a magic link must be refused");
         assert!(open_beneath(&held, Path::new("secret"), OpenAs::DirectoryPath).is_err());
         assert!(open_beneath(&held, Path::new("run"), OpenAs::Directory).is_ok());
     }
 
     #[test]
-    fn our_directories_are_ours_alone() {
+    fn our_directories_are_accessible_to_us_only() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("run/bpfman-hook/store");
         ensure_directory(&deep, 0o700).unwrap();
@@ -524,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_exclusive_and_ends_with_its_holder() {
+    fn a_lock_is_exclusive_and_released_with_its_holder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let open = || OwnedFd::from(File::options().create(true).append(true).open(&path).unwrap());
@@ -536,7 +541,7 @@ mod tests {
         assert!(before.elapsed() >= Duration::from_millis(20));
         drop(held);
         assert!(FileLock::wait_for(&two, &path, Duration::ZERO).unwrap().is_some());
-        assert!(FileLock::wait_for(&one, &path, Duration::ZERO).unwrap().is_some(), "the second lock ended");
+        assert!(FileLock::wait_for(&one, &path, Duration::ZERO).unwrap().is_some(), "the second lock was released");
     }
 
     #[test]
@@ -546,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn reserving_extends_and_never_shortens() {
+    fn reserving_extends_files_and_never_shortens_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         fs::write(&path, [7; 5000]).unwrap();

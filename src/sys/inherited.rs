@@ -1,4 +1,4 @@
-//! A connection that whoever started us left open and names by its number in the environment.
+//! A connection inherited from the parent process, which passes its descriptor number in the environment.
 
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd};
@@ -6,20 +6,20 @@ use std::os::unix::net::UnixStream;
 
 use crate::sys::error::SysError;
 
-/// The stream of which `variable` holds the number; None where it is not set.
+/// Returns the stream whose descriptor number is in the environment variable `variable`; None if it is not set.
 ///
 /// # Errors
-/// Where it is no number of a socket.
+/// If it is not the number of an open descriptor.
 pub fn stream(variable: &str) -> Result<Option<UnixStream>, SysError> {
     let Some(word) = std::env::var_os(variable) else { return Ok(None) };
     let failed = SysError::io("take the socket of", variable);
     let number = word.to_str().and_then(|word| word.parse::<i32>().ok()).filter(|number| *number > 2);
     let Some(number) = number else { return Err(failed(io::ErrorKind::InvalidInput)) };
-    // SAFETY: the number only borrows; a copy that is ours alone is made of it, which fails where it is not open.
+    // SAFETY: the number is only borrowed to duplicate it, which fails if it is not open.
     let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
     match rustix::io::fcntl_dupfd_cloexec(borrowed, 3) {
         Ok(copy) => {
-            // SAFETY: whoever started us left this descriptor to us, and nobody else in this process has it.
+            // SAFETY: the parent process left this descriptor to us, and nothing else in this process owns it.
             drop(unsafe { OwnedFd::from_raw_fd(number) });
             Ok(Some(UnixStream::from(copy)))
         }

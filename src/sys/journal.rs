@@ -1,6 +1,6 @@
-//! What `hook` says, where people look for it: the systemd journal, or a log file of ours on hosts without one. Runtimes show
-//! a hook's standard error only sometimes. Nothing here blocks and nothing here fails its caller: a line that cannot be
-//! written is not a reason to stop a container.
+//! Logging of the hook: to the systemd journal, or to a log file on hosts without one. Runtimes show a hook's standard
+//! error only in some cases. Nothing here blocks or fails the caller: a line that cannot be written must not keep a
+//! container from starting.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,17 +8,17 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, renameat};
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with};
 
-/// Where journald listens: its native protocol, systemd.io/JOURNAL_NATIVE_PROTOCOL.
+/// journald's socket for the native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// The log file is moved to `log.1` when it has grown beyond this.
+/// The log file is rotated to `log.1` when it is larger than this.
 const MAX_LOG: u64 = 1 << 20;
 
-/// The longest value of one field; longer ones are cut at a character. A datagram holds some 200 KiB at the default
-/// `net.core.wmem_default`.
+/// Maximum length of a field value in bytes; longer values are cut at a character boundary. A datagram holds about 200
+/// KiB with the default `net.core.wmem_default`.
 const MAX_VALUE: usize = 16 << 10;
 
-/// syslog(3)'s levels that we use.
+/// The levels of syslog(3) that are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the words of syslog(3)")]
 pub enum Priority {
@@ -28,20 +28,22 @@ pub enum Priority {
     Info = 6,
 }
 
-/// One entry.
+/// A journal entry.
 #[derive(Debug, Clone, Copy)]
 pub struct JournalEntry<'a> {
-    /// How bad it is.
+    /// The severity.
     pub priority: Priority,
-    /// The text; may have several lines.
+    /// The text, which may have several lines.
     pub message: &'a str,
-    /// The container it is about (`CONTAINER_ID=`).
+    /// The container that the entry concerns (`CONTAINER_ID=`).
     pub container: Option<&'a str>,
-    /// Further fields: names of A-Z, 0-9 and `_`, beginning with a letter; others are left out, as journald would.
+    /// Additional fields. Names consist of A-Z, 0-9 and `_` and begin with a letter; others are omitted, as journald
+    /// would do.
     pub fields: &'a [(&'a str, &'a str)],
 }
 
-/// Hands an entry to journald. False where there is none, or where its socket is full; then [`append_log`] is for it.
+/// Sends an entry to journald. Returns false if journald is not running or its socket is full; use [`append_log`]
+/// then.
 pub fn send(entry: &JournalEntry<'_>) -> bool {
     send_to(Path::new(SOCKET), entry)
 }
@@ -68,8 +70,8 @@ fn encode(entry: &JournalEntry<'_>) -> Vec<u8> {
     out
 }
 
-/// `NAME=value` and a newline, or, where the value has newlines, the name, a newline, the length as a little-endian u64, the
-/// value and a newline.
+/// Encodes `NAME=value` and a newline or, if the value contains newlines, the name, a newline, the length as a
+/// little-endian u64, the value and a newline.
 fn field(out: &mut Vec<u8>, name: &str, value: &str) {
     let legal = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
     if name.len() > 64 || !name.starts_with(|c: char| c.is_ascii_uppercase()) || !name.bytes().all(legal) {
@@ -87,14 +89,15 @@ fn field(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(b'\n');
 }
 
-/// Appends one line to our log file, 0640, and moves the file to `log.1` once it is beyond 1 MiB. Newlines in `line` become
-/// blanks, control characters `?`, so that one call is one line. Never follows a link; gives up silently when anything fails.
+/// Appends one line to the log file (mode 0640) and rotates the file to `log.1` when it exceeds 1 MiB. Newlines in
+/// `line` become blanks and other control characters `?`, so that each call writes one line. Does not follow symbolic
+/// links. All errors are ignored.
 pub fn append_log(path: &Path, line: &str) {
     let _ = try_append(path, line);
 }
 
 fn try_append(path: &Path, line: &str) -> Option<()> {
-    // O_NONBLOCK: should somebody have put a fifo there, opening it for writing fails instead of waiting for a reader.
+    // O_NONBLOCK: if the path is a fifo, opening it for writing fails instead of waiting for a reader.
     let flags = OFlags::WRONLY
         | OFlags::APPEND
         | OFlags::CREATE
@@ -109,7 +112,8 @@ fn try_append(path: &Path, line: &str) -> Option<()> {
         return None;
     }
     if u64::try_from(stat.st_size).is_ok_and(|size| size > MAX_LOG) {
-        // Two of us may do this at once: then the second moves a young file over the old one. Lines are lost, none is torn.
+        // If two processes do this at the same time, the second one moves a new file over the old one. Lines are lost,
+        // but not torn.
         let mut rotated = path.as_os_str().to_owned();
         rotated.push(".1");
         renameat(CWD, path, CWD, rotated.as_os_str()).ok()?;
@@ -127,7 +131,7 @@ fn try_append(path: &Path, line: &str) -> Option<()> {
             }
         })
         .collect();
-    // One write(2) with O_APPEND: lines of several processes do not mix.
+    // A single write(2) with O_APPEND, so that lines of several processes are not interleaved.
     std::fs::File::from(file).write_all(format!("{clean}\n").as_bytes()).ok()
 }
 
@@ -140,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_what_the_native_protocol_says() {
+    fn an_entry_is_encoded_in_the_native_protocol() {
         let entry = JournalEntry {
             priority: Priority::Error,
             message: "attach tcx \"count\" to eth0: busy",
@@ -161,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_gets_it_and_a_full_or_missing_one_does_not_hold_us_up() {
+    fn sending_never_blocks_on_a_full_or_missing_socket() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let entry = JournalEntry { priority: Priority::Info, message: &"é".repeat(20_000), container: None, fields: &[] };
@@ -174,13 +178,13 @@ mod tests {
         assert!(text.starts_with("MESSAGE=éé") && text.ends_with("é\nPRIORITY=6\nSYSLOG_IDENTIFIER=bpfman-hook\n"));
         assert!(length < MAX_VALUE + 100);
         let sent = (0..10_000).take_while(|_| send_to(&path, &entry)).count();
-        assert!(sent < 10_000, "a journald that does not read ends in false");
+        assert!(sent < 10_000, "false if journald does not read");
         drop(journald);
-        assert!(!send_to(&path, &entry), "nobody listens any more");
+        assert!(!send_to(&path, &entry), "the socket is closed");
     }
 
     #[test]
-    fn the_log_grows_by_whole_lines_and_is_moved_away_when_it_is_long() {
+    fn the_log_has_whole_lines_and_is_rotated() {
         let dir = tempfile::tempdir().unwrap();
         let (path, old) = (dir.path().join("log"), dir.path().join("log.1"));
         append_log(&path, "one\ntwo\x1b[31m");
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn links_fifos_and_missing_directories_are_left_alone() {
+    fn links_fifos_and_missing_directories_are_not_written() {
         let dir = tempfile::tempdir().unwrap();
         let (target, link, fifo) = (dir.path().join("target"), dir.path().join("link"), dir.path().join("fifo"));
         fs::write(&target, "kept").unwrap();

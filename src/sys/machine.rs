@@ -1,26 +1,26 @@
-//! What the machine is like, as far as map sizes depend on it.
+//! Properties of the machine on which map sizes depend.
 
 use std::fs;
 
 use crate::sys::SysError;
 
-/// Bytes of a page.
+/// The page size in bytes.
 pub fn page_size() -> u32 {
     u32::try_from(rustix::param::page_size()).unwrap_or(4096)
 }
 
-/// The kernel's release, as `uname -r` has it.
+/// The kernel release, as printed by `uname -r`.
 pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// CPUs that may ever be there, which per-CPU maps have values for: the highest number in
+/// The number of possible CPUs, for which per-CPU maps have values: the highest number in
 /// `/sys/devices/system/cpu/possible` (Linux `Documentation/admin-guide/cputopology.rst`) plus one.
 pub fn possible_cpus() -> Result<u32, SysError> {
     const PATH: &str = "/sys/devices/system/cpu/possible";
     let text = fs::read_to_string(PATH).map_err(SysError::io("read", PATH))?;
     last_cpu(&text).and_then(|last| last.checked_add(1)).ok_or_else(|| {
-        SysError::io("understand", PATH)(std::io::Error::new(std::io::ErrorKind::InvalidData, text.trim().to_owned()))
+        SysError::io("parse", PATH)(std::io::Error::new(std::io::ErrorKind::InvalidData, text.trim().to_owned()))
     })
 }
 

@@ -1,4 +1,5 @@
-//! Bytes in sealed memory: what was hashed is what is used, whoever else holds the descriptor.
+//! Sealed memory files: the data that was hashed is the data that is used, even if other processes hold the
+//! descriptor.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,28 +11,28 @@ use rustix::io::Errno;
 
 use crate::sys::error::SysError;
 
-/// The seals without which contents can still change. F_SEAL_FUTURE_WRITE is not enough: a mapping made before it still
-/// writes (memfd_create(2)).
+/// The seals without which the contents can still change. F_SEAL_FUTURE_WRITE is not sufficient: a mapping created
+/// before it can still write (memfd_create(2)).
 const NEEDED: SealFlags = SealFlags::WRITE.union(SealFlags::GROW).union(SealFlags::SHRINK);
 
-/// Puts `bytes` into anonymous memory that nobody can change any more, ourselves included. `name` is what
-/// `/proc/<pid>/fd` shows. The memory lives until the last descriptor and mapping of it is gone.
+/// Copies `bytes` into anonymous memory that can no longer be changed, even by this process. `name` is shown in
+/// `/proc/<pid>/fd`. The memory exists until its last descriptor and mapping are gone.
 pub fn sealed_memfd(name: &str, bytes: &[u8]) -> Result<OwnedFd, SysError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // MFD_NOEXEC_SEAL is of Linux 6.3; before it, EINVAL.
+    // MFD_NOEXEC_SEAL needs Linux 6.3; before that, EINVAL.
     let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => memfd_create(name, flags),
         other => other,
     }
-    .map_err(SysError::io("make the memory file", name))?;
+    .map_err(SysError::io("create the memory file", name))?;
     let mut file = File::from(fd);
     file.write_all(bytes).map_err(SysError::io("fill the memory file", name))?;
     fcntl_add_seals(&file, NEEDED | SealFlags::SEAL).map_err(SysError::io("seal the memory file", name))?;
     Ok(file.into())
 }
 
-/// Reads all of a memory file that another process made, after checking that nobody can change it and that it holds
-/// `max` bytes at most. Where the descriptor's offset stands does not matter. `what` names it in messages.
+/// Reads all of a memory file created by another process, after checking that it is sealed and has at most `max`
+/// bytes. The descriptor's offset does not matter. `what` names it in messages.
 pub fn read_sealed(fd: impl AsFd, what: &str, max: usize) -> Result<Vec<u8>, SysError> {
     let refuse =
         |reason: String| SysError::io("read the memory file", what)(io::Error::new(io::ErrorKind::InvalidData, reason));
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_in_comes_out_whatever_the_offset() {
+    fn the_contents_are_read_whatever_the_offset() {
         let fd = sealed_memfd("object", b"\x7fELF and more").unwrap();
         let mut file = File::from(fd.try_clone().unwrap());
         file.seek(SeekFrom::Start(5)).unwrap();
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_changes_it() {
+    fn sealed_contents_cannot_be_changed() {
         let file = File::from(sealed_memfd("object", b"abc").unwrap());
         assert!(file.write_at(b"x", 0).is_err());
         assert!(file.set_len(1).is_err() && file.set_len(9).is_err());
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn unsealed_and_half_sealed_files_are_refused() {
+    fn unsealed_and_partly_sealed_files_are_refused() {
         for seals in [SealFlags::empty(), SealFlags::WRITE, SealFlags::GROW | SealFlags::SHRINK | SealFlags::FUTURE_WRITE] {
             let fd = memfd_create("forged", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
             fcntl_add_seals(&fd, seals).unwrap();

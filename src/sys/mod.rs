@@ -1,5 +1,5 @@
-//! Small safe wrappers around system calls, one fact each. The only user of rustix, libc and caps, and the only place with
-//! `unsafe` besides the store's, which knows LMDB's mapping.
+//! Thin safe wrappers around system calls and kernel files. This is the only module that uses rustix, libc and caps,
+//! and the only one with `unsafe` code besides the store, which knows the properties of LMDB's mapping.
 #![allow(unsafe_code, reason = "raw system calls that no crate wraps; each block says why it is sound")]
 
 pub mod accounts;

@@ -1,4 +1,4 @@
-//! The mount table, and our own bpffs: mounted once, in the host's mount namespace only.
+//! The mount table, and the bpffs of bpfman-hook, which is mounted once, in the host's mount namespace only.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -22,22 +22,24 @@ use crate::sys::fsutil::{FileLock, TrustError, ensure_directory};
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
-/// Why our bpffs is not there.
+/// Why the bpffs of bpfman-hook is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// We are in a private mount namespace, where a mount of ours would vanish with the container's runtime.
+    /// This process is in a private mount namespace, where a mount would disappear together with the container's
+    /// runtime.
     #[error(
-        "mount {path}: the hook runs in a mount namespace that is not the host's, start the unit run-bpfman\\x2dhook-fs.mount first",
+        "mount {path}: the hook runs in a mount namespace that is not the host's; start the unit run-bpfman\\x2dhook-fs.mount first",
         path = .0.display()
     )]
     PrivateNamespace(PathBuf),
-    /// We are in a private mount namespace in which our bpffs is not to be seen, so that absent pins prove nothing.
+    /// This process is in a private mount namespace where our bpffs is not visible, so that missing pins prove
+    /// nothing.
     #[error(
-        "look for our pins in {path}: it is not mounted in this mount namespace, which is not the host's, run bpfman-hook gc on the host",
+        "look for our pins in {path}: it is not mounted in this mount namespace, which is not the host's; run bpfman-hook gc on the host",
         path = .0.display()
     )]
     OutOfSight(PathBuf),
-    /// Something else than a bpffs is mounted there, or one that others can enter.
+    /// Something other than a bpffs is mounted there, or a bpffs that other users can access.
     #[error("use {path} as our bpffs: {problem}", path = path.display())]
     Unfit {
         /// The mount point.
@@ -45,7 +47,7 @@ pub enum MountError {
         /// What is wrong with it and what to do.
         problem: String,
     },
-    /// The directory to mount on is not ours alone.
+    /// The mount point is not accessible to root only.
     #[error(transparent)]
     Directory(#[from] TrustError),
     /// A system call failed.
@@ -53,14 +55,14 @@ pub enum MountError {
     Sys(#[from] SysError),
 }
 
-/// How mounts below a mount spread to other namespaces (Documentation/filesystems/sharedsubtree.rst).
+/// How mounts below a mount propagate (Documentation/filesystems/sharedsubtree.rst).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Propagation {
     /// `shared:N`: in peer group N.
     pub shared: Option<u32>,
-    /// `master:N`: receives from peer group N.
+    /// `master:N`: receives propagation from peer group N.
     pub master: Option<u32>,
-    /// `propagate_from:N`: the nearest group it receives from that lies below our root.
+    /// `propagate_from:N`: the closest group below our root from which it receives propagation.
     pub from: Option<u32>,
     /// `unbindable`
     pub unbindable: bool,
@@ -69,23 +71,23 @@ pub struct Propagation {
 /// One line of `/proc/<pid>/mountinfo`, proc_pid_mountinfo(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPoint {
-    /// The mount's id: one mount, one namespace, one id, while it lives.
+    /// The mount's id, unique among all namespaces while the mount exists.
     pub id: u32,
-    /// The id of the mount that it lies on.
+    /// The id of the parent mount.
     pub parent: u32,
     /// `major:minor` of the file system.
     pub device: (u32, u32),
-    /// The directory of the file system that is mounted; not `/` for a bind mount of a part.
+    /// The directory of the file system that is mounted; not `/` for a bind mount of a subdirectory.
     pub root: PathBuf,
-    /// Where, below the reader's root directory.
+    /// The mount point, relative to the reader's root directory.
     pub point: PathBuf,
-    /// Options of this mount: `rw`, `nosuid` …
+    /// Mount options: `rw`, `nosuid` …
     pub options: Vec<String>,
-    /// How mounts below it spread.
+    /// How mounts below it propagate.
     pub propagation: Propagation,
-    /// The kind of file system: `bpf`, `cgroup2`; with a subtype as `fuse.sshfs`.
+    /// The file system type: `bpf`, `cgroup2`; with a subtype, as in `fuse.sshfs`.
     pub kind: String,
-    /// What is mounted: a device, or a word.
+    /// The source: a device or an arbitrary word.
     pub source: String,
     /// Options of the file system: `delegate_cmds=…`.
     pub super_options: Vec<String>,
@@ -100,7 +102,7 @@ impl MountPoint {
         let (root, point) = (path(words.next()?), path(words.next()?));
         let options = list(words.next()?);
         let mut propagation = Propagation::default();
-        // Optional fields, none or some, ended by a dash; unknown ones are to be ignored.
+        // Optional fields, terminated by a dash; unknown ones must be ignored.
         loop {
             let word = words.next()?;
             match word.split_once(':') {
@@ -113,13 +115,13 @@ impl MountPoint {
             }
         }
         let kind = text(words.next()?);
-        // The source may be empty, and then so is the word; a line ends with the super options.
+        // The source may be empty, which leaves an empty field; a line ends with the super options.
         let source = text(words.next()?);
         let super_options = list(words.next()?);
         Some(Self { id, parent, device, root, point, options, propagation, kind, source, super_options })
     }
 
-    /// The value of `key=value` among the file system's options; an empty one where the key stands alone.
+    /// The value of `key=value` among the file system's options; empty if the key has no value.
     pub fn super_option(&self, key: &str) -> Option<&str> {
         self.super_options.iter().find_map(|option| match option.split_once('=') {
             Some((name, value)) => (name == key).then_some(value),
@@ -128,20 +130,20 @@ impl MountPoint {
     }
 }
 
-/// Parses a mountinfo. Lines come in the order in which mounts hide one another; the last one with a mount point is the one
-/// that is seen there. The kernel's format grows only by optional fields, so a line that does not parse is an error.
+/// Parses a mountinfo file. The lines are in mount order: of several mounts with the same mount point, the last one is
+/// visible. The kernel extends the format only by optional fields, so a line that does not parse is an error.
 pub fn parse_mountinfo(text: &str) -> Result<Vec<MountPoint>, SysError> {
     let bad =
         |line: &str| SysError::io("read the mount table at", format!("{line:?}"))(io::Error::from(io::ErrorKind::InvalidData));
     text.lines().map(|line| MountPoint::parse(line).ok_or_else(|| bad(line))).collect()
 }
 
-/// The mounts that our own process sees.
+/// The mounts visible to this process.
 pub fn own_mounts() -> Result<Vec<MountPoint>, SysError> {
     parse_mountinfo(&read_lossy("/proc/self/mountinfo")?)
 }
 
-/// The mounts that pid 1 sees; None where that is our own namespace, or cannot be read.
+/// The mounts visible to pid 1; None if it is in our own namespace or its table cannot be read.
 pub fn host_mounts() -> Option<Vec<MountPoint>> {
     if in_host_mount_namespace().ok()? {
         return None;
@@ -165,8 +167,8 @@ fn path(word: &str) -> PathBuf {
     OsString::from_vec(unescape(word)).into()
 }
 
-/// Undoes the kernel's escapes: blank, tab, newline, backslash and, in some fields, `#` stand as a backslash and three octal
-/// digits (fs/seq_file.c, `mangle_path`).
+/// Decodes the kernel's escapes: blank, tab, newline, backslash and, in some fields, `#` are written as a backslash
+/// and three octal digits (fs/seq_file.c, `mangle_path`).
 fn unescape(word: &str) -> Vec<u8> {
     let bytes = word.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -183,15 +185,15 @@ fn unescape(word: &str) -> Vec<u8> {
     out
 }
 
-/// True where our mount namespace is the one of the pid 1 that we see, so that what we mount outlives the runtime that runs
-/// us. A mount belongs to exactly one namespace and its id to exactly one mount while it lives, so the namespaces are equal
-/// if and only if pid 1's mount table has the mount that our own root directory is on.
+/// True if our mount namespace is the one of the visible pid 1, so that our mounts outlive the runtime that runs this
+/// process. A mount belongs to exactly one namespace, and its id to exactly one mount while it exists. So the
+/// namespaces are equal if and only if pid 1's mount table contains the mount of our own root directory.
 ///
-/// `/proc/1/ns/mnt` would be the direct question, but reading it takes more than root where pid 1 holds a capability that we
-/// lack; mountinfo is readable by everybody (fs/proc_namespace.c asks no ptrace permission).
+/// `/proc/1/ns/mnt` would be more direct, but reading it takes more than root if pid 1 holds a capability that we
+/// lack. mountinfo is readable by all users (fs/proc_namespace.c does not check ptrace permission).
 ///
-/// Limits: false as well where pid 1 is hidden (`hidepid`) or has changed its root directory, that is, whenever it is not
-/// certain. Where pid 1 is that of a container which runs containers, the host is that container.
+/// Limits: it also returns false if pid 1 is hidden (`hidepid`) or has changed its root directory, that is, whenever
+/// it is uncertain. If pid 1 is that of a container that runs containers, that container counts as the host.
 pub fn in_host_mount_namespace() -> Result<bool, SysError> {
     let own = statx(CWD, "/", AtFlags::empty(), StatxFlags::MNT_ID).map_err(SysError::io("stat", "/"))?;
     match fs::read("/proc/1/mountinfo") {
@@ -205,13 +207,14 @@ fn ids(mountinfo: &str) -> HashSet<u64> {
     mountinfo.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect()
 }
 
-/// Makes sure that our own bpffs is mounted at `path`, where nobody but root can enter: mode 0700, nosuid, nodev, noexec.
+/// Makes sure that our bpffs is mounted at `path`, accessible to root only: mode 0700, nosuid, nodev, noexec.
 ///
-/// One that is there is taken after its kind, owner and mode were checked, also from within a private mount namespace, which
-/// got a copy of it. Where there is none it is mounted, under a lock on the mount point, if we are in the host's mount
-/// namespace; in another one a mount would be seen by nobody else and would take all pins along when the runtime ends (podman
-/// with a user namespace), so that is refused. Propagation stays as it is below `/run`: where that is shared, namespaces that
-/// follow the host's get the mount too. Pins stay until the last mount of it is gone: they outlive us.
+/// An existing one is used after its type, owner and mode were checked, also in a private mount namespace that
+/// received a copy of it. Otherwise it is mounted, under a lock on the mount point, if this is the host's mount
+/// namespace. In another namespace the mount would be invisible elsewhere and all pins would be lost when the runtime
+/// exits (podman with a user namespace), so that is refused. The propagation is that of `/run`: if it is shared,
+/// namespaces that receive propagation from the host get the mount too. Pins exist until the last mount of it is gone:
+/// they outlive this process.
 pub fn ensure_bpffs(path: &Path) -> Result<(), MountError> {
     if mounted_bpffs(path)? {
         return Ok(());
@@ -219,8 +222,8 @@ pub fn ensure_bpffs(path: &Path) -> Result<(), MountError> {
     if !in_host_mount_namespace()? {
         return Err(MountError::PrivateNamespace(path.to_owned()));
     }
-    // The lock is on the mount point, not on the directory above it: that one everybody may open, and so keep the lock of.
-    // Should another have mounted by now, this is its root, to which the kernel gave the sticky bit.
+    // The lock is on the mount point, not on its parent directory, which every user could open and lock. If another
+    // process has mounted it meanwhile, this is the root of that mount, to which the kernel gave the sticky bit.
     let point = ensure_directory(path, 0o1700)?;
     let _lock = FileLock::wait(&point, path)?;
     if mounted_bpffs(path)? {
@@ -230,36 +233,38 @@ pub fn ensure_bpffs(path: &Path) -> Result<(), MountError> {
     if mounted_bpffs(path)? { Ok(()) } else { Err(unfit(path, "it is not there after mounting")) }
 }
 
-/// An error where pins that are not found at `path` may still be there: in a private mount namespace without our bpffs, or
-/// where something else is mounted over it. No bpffs in the host's namespace is no error: then there are no pins.
+/// Returns an error if pins that are not found at `path` may still exist: in a private mount namespace without our
+/// bpffs, or if something else is mounted over it. A missing bpffs in the host's namespace is not an error: then there
+/// are no pins.
 pub fn require_sight_of_bpffs(path: &Path) -> Result<(), MountError> {
     if mounted_bpffs(path)? || in_host_mount_namespace()? { Ok(()) } else { Err(MountError::OutOfSight(path.to_owned())) }
 }
 
-/// True where a bpffs fit for our pins is mounted, false where nothing is; anything else is an error.
+/// True if a usable bpffs is mounted, false if nothing is mounted; anything else is an error.
 fn mounted_bpffs(path: &Path) -> Result<bool, MountError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = match openat(CWD, path, flags, Mode::empty()) {
         Ok(directory) => directory,
         Err(Errno::NOENT) => return Ok(false),
-        Err(Errno::NOTDIR) => return Err(unfit(path, "it is not a directory, remove it")),
+        Err(Errno::NOTDIR) => return Err(unfit(path, "it is not a directory; remove it")),
         Err(errno) => return Err(SysError::io("open", path.display().to_string())(errno).into()),
     };
     let io = |doing| SysError::io::<Errno>(doing, path.display().to_string());
     let of = statx(&directory, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map_err(io("stat"))?;
-    // Our bpffs is its own mount; without this a directory of another bpffs, or of any file system, could stand in for it.
+    // Our bpffs is a mount of its own; without this check a directory of another bpffs, or of any file system, could
+    // take its place.
     let mount_root = of.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
     let kind = fstatfs(&directory).map_err(io("find the file system of"))?.f_type;
     let mode = u32::from(of.stx_mode) & 0o7777;
     match (u64::try_from(kind).is_ok_and(|kind| kind == BPF_FS_MAGIC), mount_root) {
         (false, false) => Ok(false),
-        (false, true) => Err(unfit(path, "another file system is mounted there, unmount it")),
+        (false, true) => Err(unfit(path, "another file system is mounted there; unmount it")),
         (true, false) => Err(unfit(path, "it is a directory of another bpffs, not a mount of its own")),
         (true, true) if of.stx_uid != geteuid().as_raw() => {
-            Err(unfit(path, &format!("it belongs to uid {}, mount it with uid=0", of.stx_uid)))
+            Err(unfit(path, &format!("it belongs to uid {}; mount it with uid=0", of.stx_uid)))
         }
         (true, true) if mode & 0o077 != 0 => {
-            Err(unfit(path, &format!("its mode is {mode:04o} and others may enter it, mount it with mode=0700")))
+            Err(unfit(path, &format!("its mode is {mode:04o}, which lets other users in; mount it with mode=0700")))
         }
         (true, true) => Ok(true),
     }
@@ -280,8 +285,8 @@ fn unfit(path: &Path, problem: &str) -> MountError {
     MountError::Unfit { path: path.to_owned(), problem: problem.to_owned() }
 }
 
-/// Unmounts what is mounted at `path`, without following a link there. True: something was; false: nothing was. Busy is an
-/// error: open files keep a bpffs with all its pins, so it is never detached behind somebody's back.
+/// Unmounts the mount at `path`, without following a symbolic link. Returns true if something was mounted. EBUSY is an
+/// error: open files keep a bpffs and all its pins alive, so it is never detached lazily.
 pub fn unmount(path: &Path) -> Result<bool, SysError> {
     match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(true),
@@ -294,8 +299,8 @@ pub fn unmount(path: &Path) -> Result<bool, SysError> {
 mod tests {
     use super::*;
 
-    /// The forms that kernels write: a delegated bpffs of a container, a hybrid host's cgroup2, a shared root, podman's overlay,
-    /// a slave below it, a bind mount with blanks in its name, an automount without a source.
+    /// Lines as kernels write them: a delegated bpffs of a container, a hybrid host's cgroup2, a shared root, podman's
+    /// overlay, a slave below it, a bind mount with blanks in its name, an automount without a source.
     const RECORDED: &str = "\
 602 601 0:64 / /sys/fs/bpf rw,nosuid,nodev,noexec,relatime - bpf none rw,uid=100000,gid=100000,delegate_cmds=map_create:prog_load,delegate_maps=any
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
@@ -308,7 +313,7 @@ mod tests {
 ";
 
     #[test]
-    fn recorded_lines_are_read() {
+    fn recorded_lines_are_parsed() {
         let mounts = parse_mountinfo(RECORDED).unwrap();
         let at = |id: u32| mounts.iter().find(|mount| mount.id == id).unwrap();
 
@@ -337,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn half_lines_are_errors() {
+    fn incomplete_lines_are_errors() {
         for bad in [
             "602",
             "x 601 0:64 / /sys rw - bpf none rw",
@@ -352,20 +357,20 @@ mod tests {
     }
 
     #[test]
-    fn our_own_table_is_read_and_has_our_root() {
+    fn our_own_table_contains_our_root() {
         let own = statx(CWD, "/", AtFlags::empty(), StatxFlags::MNT_ID).unwrap().stx_mnt_id;
         assert!(own_mounts().unwrap().iter().any(|mount| u64::from(mount.id) == own && mount.point == Path::new("/")));
     }
 
     #[test]
-    fn escapes_that_are_none_stay() {
+    fn invalid_escapes_are_kept() {
         for (word, plain) in [("a\\04", "a\\04"), ("\\9", "\\9"), ("\\777", "\\777"), ("\\134040", "\\040"), ("\\043", "#")] {
             assert_eq!(unescape(word), plain.as_bytes(), "{word}");
         }
     }
 
     #[test]
-    fn a_plain_directory_is_no_bpffs_and_no_mount() {
+    fn a_plain_directory_is_neither_a_bpffs_nor_a_mount() {
         let dir = tempfile::tempdir().unwrap();
         assert!(!mounted_bpffs(dir.path()).unwrap() && !mounted_bpffs(&dir.path().join("none")).unwrap());
         fs::write(dir.path().join("file"), "").unwrap();

@@ -1,4 +1,4 @@
-//! Namespaces by their inodes in nsfs.
+//! Namespaces, identified by their nsfs inodes.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -11,7 +11,7 @@ use crate::sys::error::SysError;
 /// The inode of the initial user namespace: PROC_USER_INIT_INO, include/linux/proc_ns.h, unchanged since Linux 3.8.
 pub const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
-/// The kinds of namespaces that we look at.
+/// The kinds of namespaces that are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Namespace {
     /// `ns/user`
@@ -20,7 +20,7 @@ pub enum Namespace {
     Mount,
     /// `ns/net`
     Network,
-    /// `ns/pid`: the one the process itself is in.
+    /// `ns/pid`: the namespace of the process itself.
     Pid,
     /// `ns/cgroup`
     Cgroup,
@@ -31,10 +31,10 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    /// All of them, in the order of [`Namespaces`]' fields.
+    /// All kinds, in the order of [`Namespaces`]' fields.
     pub const ALL: [Self; 7] = [Self::User, Self::Mount, Self::Network, Self::Pid, Self::Cgroup, Self::Uts, Self::Ipc];
 
-    /// The file below `/proc/<pid>`.
+    /// The path below `/proc/<pid>`.
     pub fn file(self) -> &'static str {
         match self {
             Self::User => "ns/user",
@@ -48,8 +48,8 @@ impl Namespace {
     }
 }
 
-/// The inodes of a process's namespaces. Two processes are in the same namespace if and only if the inodes are equal, while
-/// at least one of them lives or holds it.
+/// The inodes of a process's namespaces. Two processes are in the same namespace if and only if the inodes are equal,
+/// while at least one of them is alive or holds it open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each field is the namespace of its name")]
 pub struct Namespaces {
@@ -63,7 +63,7 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// The inode of one kind.
+    /// The inode of one kind of namespace.
     pub fn inode(&self, kind: Namespace) -> u64 {
         match kind {
             Namespace::User => self.user,
@@ -76,14 +76,14 @@ impl Namespaces {
         }
     }
 
-    /// What planning wants to know about one kind, `own` being the hook's.
+    /// The planning fact about one kind of namespace; `own` are the hook's namespaces.
     pub fn fact(&self, kind: Namespace, own: &Self) -> NamespaceFact {
         NamespaceFact { inode: self.inode(kind), shared_with_host: self.inode(kind) == own.inode(kind) }
     }
 
     pub(super) fn read(directory: BorrowedFd<'_>) -> Result<Self, Errno> {
-        // Following the link needs PTRACE_MODE_READ over the process, which root in the initial user namespace has unless the
-        // process holds capabilities that we lack: pid 1 may, so it is never asked.
+        // Resolving the link needs PTRACE_MODE_READ on the process. Root in the initial user namespace has it unless
+        // the process holds capabilities that we lack: pid 1 may, so it is never examined.
         let inode = |kind: Namespace| statat(directory, kind.file(), AtFlags::empty()).map(|stat| stat.st_ino);
         Ok(Self {
             user: inode(Namespace::User)?,
@@ -97,8 +97,8 @@ impl Namespaces {
     }
 }
 
-/// The namespaces of our own process. Runtimes run createRuntime and poststop hooks in their own namespaces, so for a hook
-/// these are the host's, except for the mount namespace under podman with a user namespace.
+/// The namespaces of this process. Runtimes run createRuntime and poststop hooks in their own namespaces, so for a
+/// hook these are the host's, except for the mount namespace under podman with a user namespace.
 pub fn own_namespaces() -> Result<Namespaces, SysError> {
     let own = openat(CWD, "/proc/self", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(SysError::io("open", "/proc/self"))?;

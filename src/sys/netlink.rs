@@ -1,7 +1,7 @@
-//! Classifiers of the traffic control layer by rtnetlink, in the calling thread's network namespace: for kernels without tcx links.
+//! Traffic control classifiers by rtnetlink, in the calling thread's network namespace, for kernels without tcx links.
 //!
-//! A filter is no object with a descriptor: it stays until somebody removes it or its interface goes. It is known by interface, side,
-//! priority and handle, and by a name, so that nobody's but our own is removed.
+//! A filter is not an object with a descriptor: it exists until it is removed or its interface is. It is identified by
+//! interface, direction, priority and handle. Its name ensures that only our own filters are removed.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -10,18 +10,18 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use crate::model::attach_point::Direction;
 
-/// A filter of cls_bpf on clsact.
+/// A cls_bpf filter on clsact.
 #[derive(Debug, Clone, Copy)]
 pub struct TcFilter<'a> {
     /// Index of the interface.
     pub interface: u32,
-    /// The side.
+    /// The direction.
     pub direction: Direction,
-    /// `pref`: lower ones run first.
+    /// `pref`: filters with lower priorities run first.
     pub priority: u16,
-    /// Which one of that priority.
+    /// The handle within that priority.
     pub handle: u32,
-    /// For people, and for telling whose it is.
+    /// The name, shown by tc(8), by which we recognize our own filters.
     pub name: &'a str,
 }
 
@@ -41,19 +41,20 @@ const OPTIONS: u16 = 2;
 const BPF_FD: u16 = 6;
 const BPF_NAME: u16 = 7;
 const BPF_FLAGS: u16 = 8;
-/// TCA_BPF_FLAG_ACT_DIRECT: the program's result is the verdict.
+/// TCA_BPF_FLAG_ACT_DIRECT: the program's return value is the verdict.
 const DIRECT: u32 = 1;
-/// Bytes of `struct nlmsghdr` and `struct tcmsg`.
+/// Sizes of `struct nlmsghdr` and `struct tcmsg` in bytes.
 const MESSAGE: usize = 16;
 const TC_MESSAGE: usize = 20;
 
-/// Makes the clsact qdisc if it is not there, and the filter. The qdisc stays: it does nothing by itself, and others may have come to
-/// use it.
+/// Creates the clsact qdisc, if it does not exist, and the filter. The qdisc is not removed later: it has no effect by
+/// itself, and others may use it by then.
 ///
 /// # Errors
-/// EEXIST where the handle is taken, EINVAL where another kind of filter has the priority, or `ingress` stands where clsact would.
+/// EEXIST if the handle is in use; EINVAL if another kind of filter has the priority, or if the interface has the
+/// `ingress` qdisc instead of clsact.
 pub fn add_filter(filter: &TcFilter<'_>, program: BorrowedFd<'_>) -> Result<(), Errno> {
-    /// TC_H_CLSACT, and as a qdisc's handle
+    /// TC_H_CLSACT, also the qdisc's handle
     const CLSACT: u32 = 0xffff_fff1;
     let mut qdisc = NetlinkMessage::new(NEW_QDISC, ACK | CREATE | EXCLUSIVE, filter.interface, 0xffff_0000, CLSACT, 0);
     qdisc.attribute(KIND, b"clsact\0");
@@ -71,11 +72,11 @@ pub fn add_filter(filter: &TcFilter<'_>, program: BorrowedFd<'_>) -> Result<(), 
     message.send().map(drop)
 }
 
-/// Removes the filter. False: there is none, or one of another name, or the interface is gone.
+/// Removes the filter. Returns false if it does not exist, if it has another name, or if the interface is gone.
 pub fn remove_filter(filter: &TcFilter<'_>) -> Result<bool, Errno> {
     match filter.message(GET_FILTER, 0).send() {
         Ok(Some(answer)) if named(&answer) == Some(filter.name.as_bytes()) => {}
-        // The kernel has several errnos for a qdisc, a priority or a handle that is not there.
+        // The kernel has several errnos for a missing qdisc, priority or handle.
         Ok(_) | Err(Errno::NOENT | Errno::INVAL | Errno::NODEV) => return Ok(false),
         Err(errno) => return Err(errno),
     }
@@ -117,14 +118,14 @@ impl NetlinkMessage {
         put(&mut self.0, kind, value);
     }
 
-    /// Sends the message and returns what comes back, unless that is an acknowledgement.
+    /// Sends the message and returns the answer, unless it is an acknowledgement.
     fn send(mut self) -> Result<Option<Vec<u8>>, Errno> {
         const ERROR: u16 = 2;
         let length = u32::try_from(self.0.len()).map_err(|_| Errno::MSGSIZE)?;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
         // NETLINK_ROUTE is the default protocol, 0.
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-        // The kernel answers before send(2) returns.
+        // The kernel queues its answer before send(2) returns.
         send(&socket, &self.0, SendFlags::empty())?;
         let mut answer = vec![0; 8192];
         let (got, _) = recv(&socket, answer.as_mut_slice(), RecvFlags::DONTWAIT)?;
@@ -139,13 +140,13 @@ impl NetlinkMessage {
     }
 }
 
-/// The name of the filter in an answer to `GET_FILTER`.
+/// The name of the filter in the answer to `GET_FILTER`.
 fn named(answer: &[u8]) -> Option<&[u8]> {
     let options = attributes(answer.get(MESSAGE + TC_MESSAGE..)?).find(|(kind, _)| *kind == OPTIONS)?.1;
     attributes(options).find(|(kind, _)| *kind == BPF_NAME)?.1.split(|b| *b == 0).next()
 }
 
-/// Type and value of each attribute, as far as they are whole.
+/// Type and value of each complete attribute.
 fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let half = |at: usize| rest.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes);
@@ -158,7 +159,7 @@ fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(4 + value.len()).expect("attributes are names and numbers");
+    let length = u16::try_from(4 + value.len()).expect("attributes contain names and numbers only");
     bytes.extend(length.to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(value);
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attributes_are_padded_and_read_back() {
+    fn attributes_are_padded_and_parsed() {
         let mut bytes = Vec::new();
         put(&mut bytes, BPF_NAME, b"abc\0d");
         put(&mut bytes, BPF_FLAGS, &1u32.to_ne_bytes());

@@ -1,4 +1,4 @@
-//! Work inside another network namespace, on a thread that ends there. Nobody ever comes back from a namespace.
+//! Runs code inside another network namespace, on a thread that ends there. A thread never switches back.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -18,14 +18,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::model::attach_point::Interface;
 use crate::sys::SysError;
 
-/// Stack of a thread that enters a namespace or drops capabilities, in bytes: as much as any other thread has, since whole
-/// objects are loaded there. Only what is touched takes memory.
+/// Stack size in bytes of a thread that enters a namespace or drops capabilities: the default of other threads, since
+/// whole objects are loaded there. Only pages that are touched use memory.
 pub(crate) const THREAD_STACK: usize = 2 * 1024 * 1024;
 
-/// Runs `f` on a thread of its own inside `netns`, an open `/proc/PID/ns/net`, and returns what it returned.
+/// Runs `f` on a separate thread inside `netns`, an open `/proc/PID/ns/net`, and returns its result.
 ///
-/// The calling thread's namespace never changes. Needs CAP_SYS_ADMIN in the user namespace that owns `netns`. A panic
-/// of `f` goes on in the caller.
+/// The calling thread's namespace does not change. Needs CAP_SYS_ADMIN in the user namespace that owns `netns`. A
+/// panic of `f` is propagated to the caller.
 pub fn on_thread<T: Send>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T + Send) -> Result<T, SysError> {
     thread::scope(|scope| {
         thread::Builder::new()
@@ -42,38 +42,38 @@ pub fn on_thread<T: Send>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T + Send) -
     })
 }
 
-/// Opens the file that names a network namespace. Whoever gave the path may be a stranger: nothing but a namespace is opened, since
-/// opening a fifo would wait, and opening a device may do things.
+/// Opens the file of a network namespace. The path may come from an untrusted user, so nothing but a namespace is
+/// opened: opening a fifo would block, and opening a device may have side effects.
 pub fn open(path: &Path) -> io::Result<OwnedFd> {
     const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
     let seen = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     if rustix::fs::fstatfs(&seen)?.f_type != NSFS_MAGIC {
-        return Err(io::Error::other("it is not the file of a namespace"));
+        return Err(io::Error::other("it is not a namespace file"));
     }
     let same = format!("/proc/self/fd/{}", seen.as_raw_fd());
     Ok(rustix::fs::open(same, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Cookie and interfaces of `netns`, by one visit: see [`cookie`] and [`interfaces`].
+/// Returns the cookie and the interfaces of `netns`, entering it once: see [`cookie`] and [`interfaces`].
 pub fn survey(netns: BorrowedFd<'_>) -> Result<(u64, Vec<Interface>), SysError> {
     on_thread(netns, || Ok((cookie_here()?, interfaces_here()?)))?
 }
 
-/// All interfaces of `netns`, `lo` included, in the kernel's order.
+/// All interfaces of `netns`, including `lo`, in the kernel's order.
 pub fn interfaces(netns: BorrowedFd<'_>) -> Result<Vec<Interface>, SysError> {
     on_thread(netns, interfaces_here)?
 }
 
-/// The cookie of `netns` (SO_NETNS_COOKIE, Linux 5.14): a number that the kernel never gives out twice in one boot, unlike
-/// the inode of the namespace's file.
+/// The cookie of `netns` (SO_NETNS_COOKIE, Linux 5.14): unlike the inode of the namespace's file, the kernel never
+/// reuses this number during a boot.
 pub fn cookie(netns: BorrowedFd<'_>) -> Result<u64, SysError> {
     on_thread(netns, cookie_here)?
 }
 
-/// The network namespace of a cookie: our own, the one at `path`, or that of any process or name on this host. None: it is gone,
-/// or nothing that we can see leads to it.
+/// Finds the network namespace with this cookie: our own, the one at `path`, or that of any process or any name on
+/// this host. None if it is gone or not reachable.
 ///
-/// Visits each namespace once. Only for kernels on which something hangs in a namespace by no link.
+/// It enters each namespace once. Only for kernels on which a program is attached in a namespace without a link.
 pub fn find(sought: u64, path: Option<&Path>) -> Result<Option<OwnedFd>, SysError> {
     const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
     let own = [PathBuf::from("/proc/thread-self/ns/net")];
@@ -101,8 +101,8 @@ pub(crate) fn interfaces_here() -> Result<Vec<Interface>, SysError> {
     let mut found = Vec::new();
     let mut entry = list;
     loop {
-        // SAFETY: `entry` points into the array that if_nameindex returned, which ends with an element of index 0 and a
-        // null name; we stop there and never step over it.
+        // SAFETY: `entry` points into the array that if_nameindex returned, which ends with an element with index 0
+        // and a null name; the loop stops there and never goes beyond it.
         let current = unsafe { &*entry };
         if current.if_index == 0 || current.if_name.is_null() {
             break;
@@ -110,10 +110,10 @@ pub(crate) fn interfaces_here() -> Result<Vec<Interface>, SysError> {
         // SAFETY: the name is a NUL-terminated string that lives as long as the array.
         let name = unsafe { CStr::from_ptr(current.if_name) }.to_string_lossy().into_owned();
         found.push(Interface { name, index: current.if_index });
-        // SAFETY: the element at hand was not the last one.
+        // SAFETY: the current element is not the last one.
         entry = unsafe { entry.add(1) };
     }
-    // SAFETY: `list` came from if_nameindex and is freed once; nothing borrowed from it is left.
+    // SAFETY: `list` came from if_nameindex and is freed once; nothing borrows from it any more.
     unsafe { libc::if_freenameindex(list) };
     Ok(found)
 }
@@ -147,14 +147,14 @@ mod tests {
 
     #[test]
     fn this_namespace_has_lo_and_a_cookie() {
-        // Listing needs no privilege where the namespace is not entered.
+        // Listing without entering a namespace does not need privileges.
         assert!(interfaces_here().unwrap().iter().any(|i| i.name == "lo" && i.index > 0));
         assert_ne!(cookie_here().unwrap(), 0);
         assert_eq!(cookie_here().unwrap(), cookie_here().unwrap());
     }
 
     #[test]
-    fn what_is_no_namespace_is_an_error() {
+    fn a_file_that_is_not_a_namespace_is_an_error() {
         let null = File::open("/dev/null").unwrap();
         let error = on_thread(null.as_fd(), || ()).unwrap_err();
         assert_eq!(error.to_string(), "enter the network namespace");

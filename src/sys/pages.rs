@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
-/// Lets go of the memory that shows this part of a mapped file, with the pages at its ends: it counts as the process's no more, and is there
-/// again as soon as it is read.
+/// Drops the resident pages that back this part of a mapped file, including the partial pages at its ends. They no
+/// longer count as memory of the process and are loaded again when they are read.
 ///
 /// # Safety
-/// All pages of the range belong to one shared mapping of a file, which nobody writes through.
+/// All pages of the range must belong to one shared mapping of a file that is not written through the mapping.
 pub unsafe fn let_go(range: Range<*const u8>) {
     let size = rustix::param::page_size();
     let (start, end) = (range.start.addr() / size * size, range.end.addr().next_multiple_of(size));
     let from = range.start.with_addr(start).cast_mut().cast();
-    // It only saves memory: that it fails is no reason to stop.
-    // SAFETY: the kernel fills pages of a shared mapping anew from the file, so that nothing changes for who reads them.
+    // This only saves memory, so errors are ignored.
+    // SAFETY: the kernel reloads pages of a shared mapping from the file, so readers do not see a difference.
     let _ = unsafe { rustix::mm::madvise(from, end - start, rustix::mm::Advice::LinuxDontNeed) };
 }

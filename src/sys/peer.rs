@@ -1,4 +1,4 @@
-//! Who is at the other end of a unix stream socket: what the kernel noted when it connected, never what it says.
+//! The peer of a unix stream socket, as recorded by the kernel when it connected, never by its own claim.
 
 use std::io;
 use std::mem::size_of;
@@ -13,14 +13,14 @@ use crate::sys::namespaces::own_namespaces;
 use crate::sys::pid::open_process;
 use crate::sys::sock::wait_readable;
 
-/// Supplementary groups that are read at most; the kernel allows 65536, and `id` of any real user shows fewer.
+/// Maximum number of supplementary groups to read. The kernel allows 65536, but real users have fewer.
 const GROUPS_MAX: usize = 4096;
 
-/// The process that connected. Its ids are seen from our user namespace: root of a container with a user namespace of its own has
-/// the uid it is mapped to.
+/// The process that connected. Its ids are as seen from our user namespace: root of a container with its own user
+/// namespace has the uid that it is mapped to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCredentials {
-    /// Its pid when it connected; none where it is in a pid namespace that we do not see.
+    /// Its pid when it connected; None if it is in a pid namespace that is not visible to us.
     pub pid: Option<Pid>,
     /// Effective uid when it connected.
     pub uid: u32,
@@ -28,15 +28,16 @@ pub struct PeerCredentials {
     pub gid: u32,
     /// Supplementary groups when it connected.
     pub groups: Vec<u32>,
-    /// True where it is in our own user namespace, and that could be seen. Uid 0 alone does not make root: a user namespace
-    /// can map 0 to 0, and its root then has no capability outside of it.
+    /// True if it is verified to be in our own user namespace. Uid 0 alone does not mean root: a user namespace can
+    /// map 0 to 0, and its root does not have capabilities outside of it.
     pub same_user_namespace: bool,
 }
 
-/// Reads them from a connected socket.
+/// Reads the credentials of the peer of a connected socket.
 ///
 /// # Errors
-/// Only where the kernel does not give ids and groups. A peer that has ended meanwhile has `same_user_namespace` false.
+/// Only if the kernel does not provide ids and groups. For a peer that has ended meanwhile, `same_user_namespace` is
+/// false.
 pub fn credentials(socket: impl AsFd) -> Result<PeerCredentials, SysError> {
     let socket = socket.as_fd();
     let cred = peercred(socket)?;
@@ -45,11 +46,11 @@ pub fn credentials(socket: impl AsFd) -> Result<PeerCredentials, SysError> {
     Ok(PeerCredentials { groups, same_user_namespace, ..cred })
 }
 
-/// Pid, uid and gid. The pid of a process that we cannot see is 0, which rustix has no value for.
+/// Reads pid, uid and gid. The pid of a process that is not visible is 0, which rustix cannot represent.
 fn peercred(socket: BorrowedFd<'_>) -> Result<PeerCredentials, SysError> {
     let mut cred = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut length = socklen(size_of::<libc::ucred>());
-    // SAFETY: `cred` is a ucred of `length` bytes that outlives the call, and any bytes are a ucred.
+    // SAFETY: `cred` is a ucred of `length` bytes that outlives the call, and any bytes are a valid ucred.
     let done = unsafe {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut cred).cast(), &raw mut length)
     };
@@ -63,7 +64,7 @@ fn peercred(socket: BorrowedFd<'_>) -> Result<PeerCredentials, SysError> {
 fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; GROUPS_MAX];
     let mut length = socklen(size_of::<u32>() * GROUPS_MAX);
-    // SAFETY: `groups` has `length` bytes and outlives the call; any bytes are u32s.
+    // SAFETY: `groups` has `length` bytes and outlives the call; any bytes are valid u32s.
     let done = unsafe {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, groups.as_mut_ptr().cast(), &raw mut length)
     };
@@ -74,8 +75,8 @@ fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     Ok(groups)
 }
 
-/// Looks the process up by its number. The pidfd of the socket itself (Linux 6.5) proves afterwards that the number still was that
-/// process's; without it, what is seen is the process that has the number now, whose ids were not asked.
+/// Looks up the process by its number. The socket's pidfd (Linux 6.5) proves afterwards that the number still belonged
+/// to that process. Without it, the result is that of the process that has the number now.
 fn is_in_our_user_namespace(socket: BorrowedFd<'_>, pid: Pid) -> bool {
     let pidfd = match peer_pidfd(socket) {
         Ok(pidfd) => Some(pidfd),
@@ -99,7 +100,7 @@ fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if done != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made this descriptor, close-on-exec, for us, and nobody else owns it.
+    // SAFETY: the kernel has just created this descriptor for us, close-on-exec, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_other_end_is_ourselves() {
+    fn the_peer_of_our_own_socket_pair_is_this_process() {
         let (a, _b) = UnixStream::pair().unwrap();
         let peer = credentials(&a).unwrap();
         assert_eq!(peer.pid.map(Pid::get), Some(std::process::id()));

@@ -1,4 +1,5 @@
-//! Processes of others: held by a pidfd, read through one directory of procfs, never looked up by number twice.
+//! Other processes: each is held by a pidfd and read through one procfs directory, and never looked up by number
+//! twice.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,26 +16,28 @@ use crate::model::ids::{Pid, ProcessIdentity};
 use crate::sys::error::SysError;
 pub use crate::sys::namespaces::{INITIAL_USER_NAMESPACE, Namespace, Namespaces, own_namespaces};
 
-/// More than any file of `/proc/<pid>` that we read; a mountinfo of 50 000 lines has about 8 MiB.
+/// Larger than any file of `/proc/<pid>` that is read; a mountinfo with 50 000 lines has about 8 MiB.
 const MAX_FILE: u64 = 32 << 20;
 
 /// Why a process could not be held or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// There is no such process, or not any more. A zombie has ended too.
+    /// The process does not exist any more. A zombie counts as ended.
     #[error("process {0} has ended")]
     Gone(Pid),
     /// `/proc` belongs to another pid namespace than the one in which the number was looked up.
-    #[error("read process {0}: /proc is mounted for another pid namespace than ours, run the hook where /proc is its own")]
+    #[error(
+        "read process {0}: /proc is mounted for another pid namespace than the hook's; run the hook where /proc shows its own pid namespace"
+    )]
     ForeignProc(Pid),
-    /// A file of procfs does not look as proc(5) says.
+    /// A file of procfs is not as described in proc(5).
     #[error("read {file} of process {pid}: {problem}")]
     Unreadable {
         /// The process.
         pid: Pid,
         /// The file below `/proc/<pid>`.
         file: &'static str,
-        /// What was expected.
+        /// The problem.
         problem: &'static str,
     },
     /// A system call failed.
@@ -42,8 +45,8 @@ pub enum ProcessError {
     Sys(#[from] SysError),
 }
 
-/// A handle on one process. The process may end and its number come back, the handle stays with the one it was opened for.
-/// Closing it does nothing to the process. Close-on-exec, as pidfd_open(2) always makes it.
+/// A handle on one process. If the process ends and its number is reused, the handle still refers to the original
+/// process. Closing it does not affect the process. It is close-on-exec, as pidfd_open(2) always sets it.
 #[derive(Debug)]
 pub struct PidFd {
     fd: OwnedFd,
@@ -51,7 +54,7 @@ pub struct PidFd {
 }
 
 impl PidFd {
-    /// Opens the process that has this number now, in our own pid namespace.
+    /// Opens the process that currently has this number in our pid namespace.
     pub fn open(pid: Pid) -> Result<Self, ProcessError> {
         let raw = rustix::process::Pid::from_raw(pid.as_raw()).expect("a Pid is not zero");
         match pidfd_open(raw, PidfdFlags::empty()) {
@@ -62,12 +65,12 @@ impl PidFd {
         }
     }
 
-    /// The number it was opened by.
+    /// The number with which it was opened.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Kills it, and no other: a number that came back is another process. One that has ended already is a success.
+    /// Kills this process, and never another one that reused its number. Succeeds if the process has already ended.
     pub fn kill(&self) -> Result<(), SysError> {
         match rustix::process::pidfd_send_signal(&self.fd, rustix::process::Signal::KILL) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
@@ -80,7 +83,7 @@ impl PidFd {
         Ok(!self.ends_within(Duration::ZERO)?)
     }
 
-    /// Waits until the process has ended, `patience` at most; true if it has.
+    /// Waits for at most `patience` until the process has ended. Returns true if it has.
     pub fn ends_within(&self, patience: Duration) -> Result<bool, SysError> {
         let end = std::time::Instant::now() + patience;
         loop {
@@ -103,16 +106,16 @@ impl AsFd for PidFd {
     }
 }
 
-/// What we use of `/proc/<pid>/status`.
+/// The fields of `/proc/<pid>/status` that are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessStatus {
-    /// PPid: 0 where the parent is outside our pid namespace.
+    /// PPid: 0 if the parent is outside of our pid namespace.
     pub parent: u32,
-    /// Real and effective uid, as our user namespace sees them.
+    /// Real and effective uid, as seen from our user namespace.
     pub uid: (u32, u32),
     /// Real and effective gid.
     pub gid: (u32, u32),
-    /// NSpid: its number in our pid namespace, then in each one further in, to its own.
+    /// NSpid: its number in our pid namespace, then in each nested one down to its own.
     pub pids: Vec<u32>,
     /// CapEff.
     pub effective_capabilities: u64,
@@ -138,12 +141,12 @@ impl ProcessStatus {
     }
 }
 
-/// How a process's directory is held.
+/// The flags for opening a process's directory.
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// One living process, held: a pidfd and its directory in procfs, which both refer to it for good. What it was when it was
-/// opened it may cease to be: its namespaces, ids and cgroup are read anew by each call, and once it has ended every call
-/// says [`ProcessError::Gone`]. Dropping it does nothing to the process.
+/// A living process, held by a pidfd and its procfs directory, both of which always refer to the same process. Its
+/// namespaces, ids and cgroup may change, so each call reads them again. Once it has ended, every call returns
+/// [`ProcessError::Gone`]. Dropping the value does not affect the process.
 #[derive(Debug)]
 pub struct Process {
     pidfd: PidFd,
@@ -151,9 +154,10 @@ pub struct Process {
     identity: ProcessIdentity,
 }
 
-/// Holds the process that has this number now. That the pidfd and the directory are of one process is proved after both are
-/// open: a number is given away again only after its process has ended, and that one had not; and the kernel's own view of
-/// the pidfd in this `/proc` shows the same number, so that `/proc` is of our pid namespace.
+/// Holds the process that currently has this number. After opening both the pidfd and the directory, it verifies that
+/// they refer to the same process: a number is reused only after its process has ended, and this one had not ended.
+/// The kernel's fdinfo of the pidfd in this `/proc` must show the same number, which proves that `/proc` belongs to
+/// our pid namespace.
 pub fn open_process(pid: Pid) -> Result<Process, ProcessError> {
     let pidfd = PidFd::open(pid)?;
     let directory = match openat(CWD, format!("/proc/{pid}"), DIRECTORY, Mode::empty()) {
@@ -176,7 +180,7 @@ pub fn open_process(pid: Pid) -> Result<Process, ProcessError> {
     Ok(Process { pidfd, directory, identity: ProcessIdentity { pid, start_time } })
 }
 
-/// The pidfd could be opened and `/proc/<pid>` could not: the process ended in between, or is not in this procfs.
+/// The pidfd was opened, but `/proc/<pid>` was not: the process ended in between, or is not visible in this procfs.
 fn absent(pidfd: &PidFd) -> ProcessError {
     match pidfd.is_alive() {
         Ok(true) => ProcessError::ForeignProc(pidfd.pid),
@@ -185,10 +189,12 @@ fn absent(pidfd: &PidFd) -> ProcessError {
     }
 }
 
-/// True while that very process lives: a process of the same number with another start time is another one, a zombie is none.
+/// True while exactly this process lives: a process with the same number and another start time is a different one,
+/// and a zombie does not count.
 pub fn is_alive(identity: &ProcessIdentity) -> Result<bool, ProcessError> {
-    // A quarter of the calls that holding it takes, for those who ask about thousands. Whatever else `/proc` shows is proved by a pidfd: it
-    // may be another pid namespace's, and a process whose first thread has ended may have others.
+    // A fast path for callers that check thousands of processes: it needs a quarter of the system calls of holding the
+    // process. Any other result is verified with a pidfd: `/proc` may belong to another pid namespace, and a process
+    // whose first thread has ended may have others.
     if shown_running(identity) {
         return Ok(true);
     }
@@ -199,7 +205,7 @@ pub fn is_alive(identity: &ProcessIdentity) -> Result<bool, ProcessError> {
     }
 }
 
-/// Whether `/proc` shows that very process, and its first thread running.
+/// Whether `/proc` shows exactly this process, with its first thread running.
 fn shown_running(identity: &ProcessIdentity) -> bool {
     let mut stat = [0; 1024];
     let read = File::open(format!("/proc/{}/stat", identity.pid)).and_then(|mut file| file.read(&mut stat));
@@ -207,7 +213,7 @@ fn shown_running(identity: &ProcessIdentity) -> bool {
     text.is_some_and(|text| runs(text) && start_time(text) == Some(identity.start_time))
 }
 
-/// Who we are, for records of what we do.
+/// The identity of this process, for records of its actions.
 pub fn own_identity() -> Result<ProcessIdentity, ProcessError> {
     let pid = Pid::new(std::process::id()).expect("our own pid is not zero");
     let own = openat(CWD, "/proc/self", DIRECTORY, Mode::empty()).map_err(SysError::io("open", "/proc/self"))?;
@@ -215,32 +221,34 @@ pub fn own_identity() -> Result<ProcessIdentity, ProcessError> {
     Ok(ProcessIdentity { pid, start_time })
 }
 
-/// Our parent, in our own pid namespace; None where it is outside of that.
+/// The parent of this process in our own pid namespace; None if it is outside.
 pub fn own_parent() -> Option<u32> {
     rustix::process::getppid().and_then(|parent| u32::try_from(parent.as_raw_nonzero().get()).ok())
 }
 
-/// Our own effective uid: the one that the runtime which started us runs as.
+/// The effective uid of this process, which is that of the runtime that started it.
 pub fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// An error unless we are in the initial user namespace: delegating BPF, and reaching into containers that others made, needs
-/// its capabilities, whatever a rootless runtime's own namespace gives us.
+/// Returns an error unless this process is in the initial user namespace: delegating BPF and entering containers
+/// created by others needs capabilities in that namespace, whatever capabilities a rootless runtime's own namespace
+/// grants.
 pub fn require_initial_user_namespace() -> Result<(), RootlessError> {
     match own_namespaces() {
         Ok(own) if own.user != INITIAL_USER_NAMESPACE => Err(RootlessError),
-        // Where it cannot be told, the first step that needs a capability will say so.
+        // If it cannot be determined, the first step that needs a capability reports it.
         _ => Ok(()),
     }
 }
 
-/// An error unless we are in the initial time namespace. In another one the start times of processes that `/proc` shows are moved by
-/// its offset (fs/proc/array.c, timens_add_boottime_ns), so that every process that a record names would count as gone.
+/// Returns an error unless this process is in the initial time namespace. In another one, the start times that `/proc`
+/// shows are shifted by its offset (fs/proc/array.c, timens_add_boottime_ns), so that every recorded process would
+/// count as gone.
 pub fn require_initial_time_namespace() -> Result<(), TimeNamespaceError> {
     match statat(CWD, "/proc/self/ns/time", AtFlags::empty()) {
         Ok(stat) if stat.st_ino != INITIAL_TIME_NAMESPACE => Err(TimeNamespaceError),
-        // A kernel without them has one time.
+        // A kernel without time namespaces has only one.
         _ => Ok(()),
     }
 }
@@ -248,54 +256,56 @@ pub fn require_initial_time_namespace() -> Result<(), TimeNamespaceError> {
 /// The inode of the initial time namespace: PROC_TIME_INIT_INO, include/linux/proc_ns.h, since Linux 5.6.
 const INITIAL_TIME_NAMESPACE: u64 = 0xEFFF_FFFA;
 
-/// We run in a time namespace.
+/// This process runs in a time namespace other than the initial one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "find out which processes live: this process is in a time namespace, where their start times look different; \
+    "determine which processes are alive: this process is in a time namespace, where their start times differ; \
      run bpfman-hook in the host's"
 )]
 pub struct TimeNamespaceError;
 
-/// A rootless runtime started us.
+/// The runtime that started this process is rootless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the runtime is rootless, and no capability of its user namespace can delegate BPF or attach programs; run the container as root"
+    "the runtime is rootless, and capabilities in its user namespace cannot delegate BPF or attach programs; run the container as root"
 )]
 pub struct RootlessError;
 
 impl Process {
-    /// Its pid and start time.
+    /// The pid and start time of the process.
     pub fn identity(&self) -> ProcessIdentity {
         self.identity
     }
 
-    /// Its pid in our pid namespace.
+    /// The pid in our pid namespace.
     pub fn pid(&self) -> Pid {
         self.identity.pid
     }
 
-    /// Its pidfd, for setns(2) and waiting.
+    /// The pidfd, for setns(2) and waiting.
     pub fn pidfd(&self) -> &PidFd {
         &self.pidfd
     }
 
-    /// Its directory in procfs (O_PATH).
+    /// The procfs directory (O_PATH).
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
 
-    /// The inodes of its namespaces.
+    /// The inodes of the process's namespaces.
     pub fn namespaces(&self) -> Result<Namespaces, ProcessError> {
         Namespaces::read(self.directory.as_fd()).map_err(|errno| self.failed("read the namespaces of process", errno))
     }
 
-    /// One of its namespaces. The descriptor keeps the namespace alive after its last process; close it early.
+    /// Opens one of the process's namespaces. The descriptor keeps the namespace alive after its last process; close
+    /// it early.
     pub fn open_namespace(&self, kind: Namespace) -> Result<OwnedFd, ProcessError> {
         openat(&self.directory, kind.file(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| self.failed("open a namespace of process", errno))
     }
 
-    /// A directory as the process sees it: in its mount namespace, below its root. To look beneath it.
+    /// Opens a directory as the process sees it, in its mount namespace and below its root, as a starting point for
+    /// lookups.
     pub fn open_directory(&self, path: &Path) -> Result<OwnedFd, ProcessError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(&self.directory, "root", flags, Mode::empty())
@@ -303,7 +313,7 @@ impl Process {
         Ok(super::fsutil::open_beneath(&root, path, super::fsutil::OpenAs::DirectoryPath)?)
     }
 
-    /// True where its pid namespace has this inode or is, at any depth, below the one that has it.
+    /// True if its pid namespace has this inode or is a descendant, at any depth, of the one that has it.
     pub fn is_within_pid_namespace(&self, inode: u64) -> Result<bool, ProcessError> {
         // _IO(0xb7, 2), include/uapi/linux/nsfs.h
         const NS_GET_PARENT: libc::Ioctl = 0xb702;
@@ -317,51 +327,51 @@ impl Process {
             // SAFETY: NS_GET_PARENT takes no argument and touches no memory; `namespace` is an open descriptor.
             let parent = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT) };
             if parent < 0 {
-                // EPERM: the parent is outside our own pid namespace, or there is none (ioctl_nsfs(2)).
+                // EPERM: the parent is outside of our own pid namespace, or does not exist (ioctl_nsfs(2)).
                 return match io::Error::last_os_error() {
                     err if err.raw_os_error() == Some(libc::EPERM) => Ok(false),
                     err => Err(SysError::io("find the parent of the pid namespace of process", self.shown())(err).into()),
                 };
             }
-            // SAFETY: the kernel has just made this descriptor for us alone, close-on-exec (fs/nsfs.c, open_related_ns).
+            // SAFETY: the kernel has just created this descriptor for us, close-on-exec (fs/nsfs.c, open_related_ns).
             namespace = unsafe { OwnedFd::from_raw_fd(parent) };
         }
     }
 
-    /// `/proc/<pid>/cgroup` as it is.
+    /// The contents of `/proc/<pid>/cgroup`.
     pub fn cgroup_text(&self) -> Result<String, ProcessError> {
         read_file(&self.directory, self.pid(), "cgroup")
     }
 
-    /// `/proc/<pid>/mountinfo` as it is.
+    /// The contents of `/proc/<pid>/mountinfo`.
     pub fn mountinfo(&self) -> Result<String, ProcessError> {
         read_file(&self.directory, self.pid(), "mountinfo")
     }
 
-    /// True where its user namespace maps user or group 0 of ours, as an identity map does (user_namespaces(7): the second column
-    /// speaks of the reader's namespace).
+    /// True if its user namespace maps user or group 0 of ours, as an identity map does (user_namespaces(7): the
+    /// second column is relative to the reader's namespace).
     pub fn maps_our_root(&self) -> Result<bool, ProcessError> {
         for file in ["uid_map", "gid_map"] {
             let map = read_file(&self.directory, self.pid(), file)?;
-            if maps_zero(&map).ok_or_else(|| unreadable(self.pid(), file, "three numbers a line"))? {
+            if maps_zero(&map).ok_or_else(|| unreadable(self.pid(), file, "expected three numbers per line"))? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Ids, capabilities and parent, of now.
+    /// The current ids, capabilities and parent.
     pub fn status(&self) -> Result<ProcessStatus, ProcessError> {
         let text = read_file(&self.directory, self.pid(), "status")?;
         ProcessStatus::parse(&text).ok_or_else(|| unreadable(self.pid(), "status", "a line of proc(5) is missing"))
     }
 
-    /// Its effective uid, as our user namespace sees it.
+    /// The effective uid, as seen from our user namespace.
     pub fn uid(&self) -> Result<u32, ProcessError> {
         Ok(self.status()?.uid.1)
     }
 
-    /// The children of all of its threads. Exact only while they stand still (proc(5), `children`).
+    /// The children of all its threads. Exact only while they are stopped (proc(5), `children`).
     pub fn children(&self) -> Result<Vec<Pid>, ProcessError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let tasks = openat(&self.directory, "task", flags, Mode::empty())
@@ -410,7 +420,7 @@ fn read_file(directory: &OwnedFd, pid: Pid, file: &'static str) -> Result<String
     read_below(directory, file).map_err(|err| failed(pid, "read a file below /proc of process", err))
 }
 
-/// Reads a text of procfs; bytes that are not UTF-8 (names of programs, mount points) become U+FFFD.
+/// Reads a text file of procfs. Bytes that are not UTF-8 (program names, mount points) become U+FFFD.
 fn read_below(directory: &OwnedFd, path: &str) -> io::Result<String> {
     let file = File::from(openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
     let mut bytes = Vec::new();
@@ -421,19 +431,19 @@ fn read_below(directory: &OwnedFd, path: &str) -> io::Result<String> {
     })
 }
 
-/// Field 22 of `/proc/<pid>/stat`. Field 2 is the program's name in parentheses and may itself hold blanks and
-/// parentheses, so counting starts after the last one.
+/// Field 22 of `/proc/<pid>/stat`. Field 2 is the program's name in parentheses and may itself contain blanks and
+/// parentheses, so counting starts after the last closing one.
 fn start_time(stat: &str) -> Option<u64> {
     let (_, after) = stat.rsplit_once(')')?;
     after.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
-/// Field 3 of the same: whether it is of a thread that has not ended.
+/// Field 3 of the same file: whether the thread has not ended.
 fn runs(stat: &str) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, after)| !after.trim_start().starts_with(['Z', 'X']))
 }
 
-/// Whether a range of the second column of a uid_map begins with 0; None where a line is not three numbers.
+/// Whether a range in the second column of a uid_map begins with 0; None if a line does not consist of three numbers.
 fn maps_zero(map: &str) -> Option<bool> {
     let mut found = false;
     for line in map.lines() {
@@ -444,13 +454,13 @@ fn maps_zero(map: &str) -> Option<bool> {
     Some(found)
 }
 
-/// `Pid:` of a pidfd's fdinfo: its number in the pid namespace of the procfs, 0 where it has none there, -1 once it is reaped
-/// (pidfd_open(2)).
+/// `Pid:` of a pidfd's fdinfo: the number in the pid namespace of the procfs, 0 if it has none there, -1 once it is
+/// reaped (pidfd_open(2)).
 fn number_of_pidfd(fdinfo: &str) -> Option<i64> {
     fdinfo.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
 }
 
-/// The numbers of all processes that `/proc` shows, ours included. Some may have ended when this returns.
+/// The numbers of all processes that `/proc` shows, including this one. Some may have ended when this returns.
 pub fn all_processes() -> Result<Vec<Pid>, SysError> {
     let listed = |err: io::Error| SysError::io("list", "/proc")(err);
     let mut pids = Vec::new();
@@ -461,8 +471,9 @@ pub fn all_processes() -> Result<Vec<Pid>, SysError> {
     Ok(pids)
 }
 
-/// A process that is not `known` and whose main thread is in the network namespace with this inode, if `/proc` shows one. Processes
-/// that end meanwhile, and those whose namespaces we may not read, count as not there; so do single threads that moved.
+/// Returns a process that is not `known` and whose main thread is in the network namespace with this inode, if `/proc`
+/// shows one. Processes that end meanwhile or whose namespaces cannot be read are ignored, and so are single threads
+/// in another namespace.
 pub fn processes_in_netns(inode: u64, known: impl Fn(Pid) -> bool) -> Result<Option<Pid>, SysError> {
     let found = all_processes()?.into_iter().find(|pid| {
         let there = statat(CWD, format!("/proc/{pid}/ns/net"), AtFlags::empty()).is_ok_and(|stat| stat.st_ino == inode);
@@ -484,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_thread_that_has_ended_is_told_by_its_letter() {
+    fn an_ended_first_thread_is_recognized_by_its_state() {
         for (rest, expected) in [("S 1", true), ("R 1", true), ("Z 1", false), ("X 0", false)] {
             for name in ["(sh)", "(x) Z 1 (y)", "())"] {
                 assert_eq!(runs(&format!("12 {name} {rest}")), expected, "{name} {rest}");
@@ -494,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_time_is_found_behind_any_name() {
+    fn the_start_time_is_found_after_any_name() {
         let rest = "S 1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 7 8 9";
         for name in ["(sh)", "(a b)", "(x) R 1 (y)", "())", "(\u{fffd})"] {
             assert_eq!(start_time(&format!("12 {name} {rest}")), Some(4242), "{name}");
@@ -505,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_of_our_root_is_found() {
+    fn a_mapping_of_our_root_is_found() {
         let identity = "         0          0 4294967295\n";
         for (map, expected) in [
             (identity, Some(true)),
@@ -523,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn status_is_read_as_proc_writes_it() {
+    fn status_is_parsed() {
         let text = "Name:\tx Uid: 9\nUmask:\t0022\nPPid:\t7\nUid:\t0\t100000\t0\t0\nGid:\t5\t6\t5\t5\nNSpid:\t812\t3\t1\nCapEff:\t000001fffeffffff\nSeccomp:\t2\n";
         let status = ProcessStatus::parse(text).unwrap();
         assert_eq!((status.parent, status.uid, status.gid, status.seccomp), (7, (0, 100_000), (5, 6), 2));
@@ -532,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn a_living_process_is_held_and_read() {
+    fn a_living_process_is_opened_and_read() {
         let (mut child, pid) = sleeper();
         let process = open_process(pid).unwrap();
         assert!(is_alive(&process.identity()).unwrap());
@@ -581,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn who_else_is_in_a_network_namespace_is_found() {
+    fn other_processes_in_a_network_namespace_are_found() {
         let own = own_namespaces().unwrap().network;
         let me = own_identity().unwrap().pid;
         let other = processes_in_netns(own, |pid| pid == me).unwrap();
@@ -591,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pidfds_own_number_is_read() {
+    fn the_pid_of_a_pidfd_is_parsed() {
         for (text, number) in [
             ("pos:\t0\nflags:\t02\nPid:\t42\nNSpid:\t42\n", Some(42)),
             ("Pid:\t-1\n", Some(-1)),

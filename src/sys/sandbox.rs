@@ -1,8 +1,9 @@
-//! The last step of a child's confinement: what the kernel is told to refuse it, whatever it may be talked into.
+//! The last step of a child's confinement: restrictions that the kernel enforces even if the child is compromised.
 //!
-//! [Landlock](https://docs.kernel.org/userspace-api/landlock.html) takes the file system away but for a few paths to read,
-//! and abstract sockets and signals where the kernel can; a [seccomp filter](https://docs.kernel.org/userspace-api/seccomp_filter.html)
-//! leaves the calls of an HTTP client. Both hold until the process ends and for every thread that it starts.
+//! [Landlock](https://docs.kernel.org/userspace-api/landlock.html) removes access to the file system except for
+//! reading a few paths, and to abstract sockets and signals if the kernel supports that. A [seccomp
+//! filter](https://docs.kernel.org/userspace-api/seccomp_filter.html) allows only the system calls of an HTTP client.
+//! Both apply until the process ends, and to every thread that it starts.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,27 +19,28 @@ use seccompiler::{
 
 use crate::sys::SysError;
 
-/// What a sandbox came to on this kernel.
+/// What the sandbox restricts on this kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sandbox {
-    /// Whether Landlock restricts files; false on kernels without it, or where it is not among the active LSMs.
+    /// Whether Landlock restricts files; false on kernels without it, or if it is not among the active LSMs.
     pub landlock: bool,
 }
 
-/// Closes the sandbox around this process, which has to be single-threaded and to have `no_new_privs` set.
+/// Restricts this process, which must be single-threaded and have `no_new_privs` set.
 ///
-/// Afterwards files can be read at or beneath `readable` (where Landlock is), nothing can be written, created or executed,
-/// no TCP port can be listened on, and sockets are IPv4 and IPv6 only. A refused system call returns EPERM rather than
-/// kill: a library that tries its luck goes on, and an attacker gains nothing by the difference.
+/// Afterwards files can be read only at or below `readable` (if Landlock is available), nothing can be written,
+/// created or executed, TCP ports cannot be listened on, and sockets can be IPv4 and IPv6 only. A refused system call
+/// returns EPERM instead of killing the process: a library that probes for features continues, and an attacker does
+/// not gain anything from the difference.
 ///
 /// # Errors
-/// Where the kernel has seccomp or Landlock and refuses ours. The process has to end then.
+/// If the kernel has seccomp or Landlock and rejects the restriction. The process must exit then.
 pub fn close(readable: &[PathBuf]) -> Result<Sandbox, SysError> {
     let landlock = restrict_files(readable)?;
     let program = |filter: Result<BpfProgram, seccompiler::Error>| {
         filter.map_err(|err| SysError::io("build a seccomp filter for", "the child process")(io::Error::other(err)))
     };
-    // clone3 passes its flags by pointer, which no filter can follow: with ENOSYS, libc turns to clone.
+    // clone3 passes its flags by pointer, which a filter cannot read: with ENOSYS, libc falls back to clone.
     let (missing, filter) = (program(without_clone3())?, program(client_calls())?);
     for filter in [&missing, &filter] {
         seccompiler::apply_filter(filter)
@@ -47,7 +49,7 @@ pub fn close(readable: &[PathBuf]) -> Result<Sandbox, SysError> {
     Ok(Sandbox { landlock })
 }
 
-/// `paths`, those that exist, and what they are links to: Landlock goes by the file, not by the way to it.
+/// Returns those of `paths` that exist, and the targets of links: Landlock checks the file, not the path to it.
 pub fn with_targets(paths: &[&str]) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
     for path in paths.iter().map(Path::new).filter(|path| path.exists()) {
@@ -86,9 +88,9 @@ fn without_clone3() -> Result<BpfProgram, seccompiler::Error> {
     filter(SeccompRules::from([(libc::SYS_clone3, Vec::new())]), SeccompAction::Allow, missing)
 }
 
-/// What an HTTP client of one thread, its resolver and the runtime's helper threads need.
+/// The calls that a single-threaded HTTP client, its resolver and the runtime's helper threads need.
 const CALLS: &[i64] = &[
-    // What was opened before, and sockets.
+    // Files that are already open, and sockets.
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_pread64,
@@ -104,9 +106,9 @@ const CALLS: &[i64] = &[
     libc::SYS_fcntl,
     libc::SYS_ftruncate,
     libc::SYS_memfd_create,
-    libc::SYS_socketpair, // Its ends reach nobody but us; tokio makes one.
+    libc::SYS_socketpair, // Both ends stay in this process; tokio creates one.
     libc::SYS_connect,
-    libc::SYS_bind, // A resolver's UDP sockets; Landlock keeps TCP ports shut.
+    libc::SYS_bind, // For a resolver's UDP sockets; Landlock blocks TCP ports.
     libc::SYS_sendto,
     libc::SYS_sendmsg,
     libc::SYS_sendmmsg,
@@ -135,7 +137,7 @@ const CALLS: &[i64] = &[
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_futex,
-    libc::SYS_clone3, // Answered by the first filter.
+    libc::SYS_clone3, // Handled by the first filter.
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
     libc::SYS_sched_yield,
@@ -148,7 +150,7 @@ const CALLS: &[i64] = &[
     libc::SYS_getgid,
     libc::SYS_getegid,
     libc::SYS_getrandom,
-    // Signals and the end.
+    // Signals and exit.
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
@@ -158,7 +160,7 @@ const CALLS: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// The same as some of [`CALLS`], by the numbers that only older machines have.
+/// Variants of some of [`CALLS`], whose numbers exist only on older architectures.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[i64] = &[libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_stat, libc::SYS_lstat, libc::SYS_readlink];
 #[cfg(not(target_arch = "x86_64"))]
@@ -171,24 +173,24 @@ fn client_calls() -> Result<BpfProgram, seccompiler::Error> {
     let one = |condition| SeccompRule::new(vec![condition]);
 
     let mut rules: SeccompRules = CALLS.iter().chain(OLDER).map(|call| (*call, Vec::new())).collect();
-    // No code is made at run time.
+    // No executable memory.
     let data_only = word(2, MaskedEq(bits(libc::PROT_EXEC)), 0)?;
     rules.insert(libc::SYS_mmap, vec![one(data_only.clone())?]);
     rules.insert(libc::SYS_mprotect, vec![one(data_only)?]);
-    // Files are read. O_TMPFILE contains O_DIRECTORY, and without a way of writing it is an error.
+    // Files are opened for reading only. O_TMPFILE contains O_DIRECTORY, and without write access it is an error.
     let writes = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND;
     rules.insert(libc::SYS_openat, vec![one(word(2, MaskedEq(bits(writes)), 0)?)?]);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, vec![one(word(1, MaskedEq(bits(writes)), 0)?)?]);
-    // Neither unix, netlink, packet nor AF_ALG sockets.
+    // No unix, netlink, packet or AF_ALG sockets.
     let families = [libc::AF_INET, libc::AF_INET6].map(|family| word(0, Eq, bits(family)).and_then(one));
     rules.insert(libc::SYS_socket, families.into_iter().collect::<Result<_, _>>()?);
-    // Threads, not processes.
+    // Threads, but no processes.
     let thread = bits(libc::CLONE_THREAD);
     rules.insert(libc::SYS_clone, vec![one(SeccompCondition::new(0, SeccompCmpArgLen::Qword, MaskedEq(thread), thread)?)?]);
-    // Non-blocking sockets, and nothing of terminals or drivers.
+    // Non-blocking sockets only, no terminals or drivers.
     rules.insert(libc::SYS_ioctl, vec![one(word(1, Eq, libc::FIONBIO)?)?]);
-    // The names of threads.
+    // Setting the names of threads.
     let name = word(0, Eq, bits(libc::PR_SET_NAME))?;
     rules.insert(libc::SYS_prctl, vec![one(name)?]);
     filter(rules, SeccompAction::Errno(libc::EPERM.unsigned_abs()), SeccompAction::Allow)
@@ -199,14 +201,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_filters_fit_into_the_kernel() {
+    fn the_filters_are_within_the_kernels_limit() {
         for program in [without_clone3().unwrap(), client_calls().unwrap()] {
             assert!((4..4096).contains(&program.len()), "{}", program.len());
         }
     }
 
     #[test]
-    fn nothing_that_gains_rights_or_processes_is_among_the_calls() {
+    fn calls_that_gain_privileges_or_create_processes_are_not_allowed() {
         for call in [
             libc::SYS_execve,
             libc::SYS_execveat,
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_for_the_rules() {
+    fn links_are_resolved_for_the_rules() {
         let dir = tempfile::tempdir().unwrap();
         let (file, link) = (dir.path().join("file"), dir.path().join("link"));
         std::fs::write(&file, "").unwrap();

@@ -1,5 +1,5 @@
-//! Messages between us and our own children: AF_UNIX SOCK_SEQPACKET, which keeps the borders of messages, tells the end of
-//! the other side, and carries descriptors (SCM_RIGHTS).
+//! Messages between this process and its children: AF_UNIX SOCK_SEQPACKET, which preserves message boundaries, reports
+//! when the other side is closed, and carries descriptors (SCM_RIGHTS).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,14 +15,15 @@ use rustix::net::{
 
 use crate::sys::SysError;
 
-/// Descriptors that one message may carry. A child that sends more is out of its mind, and the message is refused.
+/// Maximum number of descriptors in one message. A message with more is refused.
 pub const MAX_FDS: usize = 16;
 
-/// One end of a pair. Closed on drop; the other end then reads the end of the stream, after what was already sent.
+/// One end of a socket pair, closed on drop. The other end then reads what was already sent, followed by the end of
+/// the stream.
 #[derive(Debug)]
 pub struct Socket(OwnedFd);
 
-/// What came in one message.
+/// A received message.
 #[derive(Debug)]
 pub struct SocketMessage {
     /// The bytes, never empty.
@@ -51,7 +52,7 @@ impl Socket {
         Ok((Self(a), Self(b)))
     }
 
-    /// Takes a descriptor that is said to be such a socket, standard input for example, and makes sure that it is one.
+    /// Takes a descriptor that should be such a socket, for example standard input, and checks it.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, SysError> {
         let fail = || SysError::io("use as a message socket", "the given descriptor");
         let domain = sockopt::socket_domain(&fd).map_err(fail())?;
@@ -62,11 +63,11 @@ impl Socket {
         Ok(Self(fd))
     }
 
-    /// Sends one message. Empty ones are refused: the receiver could not tell them from the end. At most about 200 kB
-    /// (the socket's send buffer) and [`MAX_FDS`] descriptors; what is larger belongs into a memfd. A receiver that is
-    /// gone gives EPIPE, without a signal.
+    /// Sends one message. Empty messages are refused, because the receiver could not distinguish them from the end of
+    /// the stream. The limits are about 200 kB (the socket's send buffer) and [`MAX_FDS`] descriptors; use a memfd for
+    /// larger data. If the receiver is gone, it fails with EPIPE, without a signal.
     ///
-    /// Waits while the receiver's queue is full.
+    /// Blocks while the receiver's queue is full.
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), SysError> {
         if bytes.is_empty() || fds.len() > MAX_FDS {
             return Err(SysError::Message { what: "a message to send", problem: "it is empty or has too many files".into() });
@@ -74,10 +75,11 @@ impl Socket {
         send_raw(self.as_fd(), bytes, fds).map_err(SysError::io("send a message of", format!("{} bytes", bytes.len())))
     }
 
-    /// Receives one message of at most `limit` bytes and [`MAX_FDS`] descriptors. `None` once the other side has closed its end.
+    /// Receives one message of at most `limit` bytes and [`MAX_FDS`] descriptors. Returns `None` once the other side
+    /// has closed its end.
     ///
-    /// Larger messages are an error and are lost, with their descriptors closed. `what` names the message in errors,
-    /// `deadline` is where waiting ends; it is reported as an `Io` error of kind `TimedOut`.
+    /// A larger message is an error; it is lost and its descriptors are closed. `what` names the message in errors. If
+    /// `deadline` passes, the result is an `Io` error of kind `TimedOut`.
     pub fn recv(&self, what: &'static str, limit: usize, deadline: Option<Instant>) -> Result<Option<SocketMessage>, SysError> {
         if let Some(deadline) = deadline
             && !wait_readable(self.as_fd(), deadline).map_err(SysError::io("wait for", what))?
@@ -106,14 +108,15 @@ impl Socket {
         Ok(Some(SocketMessage { bytes, fds }))
     }
 
-    /// Ends both directions: the other side reads the end of the stream, even if a copy of this end is still open somewhere.
+    /// Shuts down both directions: the other side reads the end of the stream, even if a copy of this end is still
+    /// open elsewhere.
     pub fn shutdown(&self) {
-        // It can only fail because the other side has done so already.
+        // This fails only if the other side has already shut down.
         let _ = shutdown(&self.0, Shutdown::Both);
     }
 }
 
-/// Waits until `fd` is readable or its other side is gone; false once `deadline` has passed.
+/// Waits until `fd` is readable or its other side is closed. Returns false once `deadline` has passed.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> Result<bool, Errno> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -128,7 +131,7 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> Result<boo
     }
 }
 
-/// Runs a system call again when a signal interrupted it.
+/// Restarts a system call that a signal interrupted.
 pub(crate) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     loop {
         match call() {
@@ -138,7 +141,8 @@ pub(crate) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, 
     }
 }
 
-/// One message, without memory allocation, for use between fork and exit as well. At most [`MAX_FDS`] descriptors.
+/// Sends one message with at most [`MAX_FDS`] descriptors, without memory allocation, so that it can be used between
+/// fork and exit.
 pub(crate) fn send_raw(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -149,8 +153,8 @@ pub(crate) fn send_raw(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'
     if sent == bytes.len() { Ok(()) } else { Err(Errno::MSGSIZE) }
 }
 
-/// Receives one message of at most `bytes.len()` bytes and one descriptor, without memory allocation. A length of 0 is the
-/// end of the stream.
+/// Receives one message of at most `bytes.len()` bytes and one descriptor, without memory allocation. A length of 0
+/// means the end of the stream.
 pub(crate) fn recv_raw(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -176,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_keep_their_borders_and_their_files() {
+    fn message_boundaries_and_descriptors_are_preserved() {
         let (a, b) = Socket::pair().unwrap();
         let file = File::open("/proc/self/comm").unwrap();
         a.send(b"first", &[file.as_fd()]).unwrap();
@@ -193,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn received_files_are_close_on_exec() {
+    fn received_descriptors_are_close_on_exec() {
         let (a, b) = Socket::pair().unwrap();
         a.send(b"x", &[a.as_fd()]).unwrap();
         let got = b.recv("a file", 1, None).unwrap().unwrap();
@@ -201,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn too_large_is_an_error_and_loses_only_that_message() {
+    fn a_message_that_is_too_large_is_an_error_and_only_it_is_lost() {
         let (a, b) = Socket::pair().unwrap();
         a.send(&[7; 65], &[]).unwrap();
         a.send(b"next", &[]).unwrap();
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gone_receiver_is_an_error_not_a_signal() {
+    fn a_closed_receiver_is_an_error_not_a_signal() {
         let (a, b) = Socket::pair().unwrap();
         drop(b);
         let error = a.send(b"x", &[]).unwrap_err();
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn only_such_sockets_are_taken() {
+    fn only_unix_seqpacket_sockets_are_accepted() {
         let file = File::open("/dev/null").unwrap();
         assert!(Socket::from_fd(file.into()).is_err());
         let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();

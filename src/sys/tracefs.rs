@@ -1,4 +1,4 @@
-//! The kernel's tracepoints by number, without a change to the host's mounts.
+//! The ids of the kernel's tracepoints, without changing the host's mounts.
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,13 +10,14 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 
 use crate::sys::SysError;
 
-/// Where tracefs is mounted, on newer hosts and on older ones.
+/// Where tracefs is mounted, on newer and on older hosts.
 const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
-/// The number of a tracepoint for perf_event_open(2); None where the kernel does not have it, or where a part of the name
-/// is no file name.
+/// Returns the id of a tracepoint for perf_event_open(2); None if the kernel does not have it, or if a part of the
+/// name is not a file name.
 ///
-/// Where tracefs is not mounted, an instance of our own is read through a descriptor: it appears nowhere and is gone with it.
+/// If tracefs is not mounted, a private mount of it is read through a descriptor: it is not visible anywhere and goes
+/// away with the descriptor.
 pub fn tracepoint_id(category: &str, name: &str) -> Result<Option<u64>, SysError> {
     let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['/', '\0']);
     if !plain(category) || !plain(name) {
@@ -34,7 +35,7 @@ pub fn tracepoint_id(category: &str, name: &str) -> Result<Option<u64>, SysError
     read.map_err(SysError::io("read", format!("tracefs {path}")))?;
     let number = text.trim().parse().map_err(|_| {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidData, text.trim().to_owned());
-        SysError::io("understand", format!("tracefs {path}"))(source)
+        SysError::io("parse", format!("tracefs {path}"))(source)
     })?;
     Ok(Some(number))
 }
@@ -42,12 +43,12 @@ pub fn tracepoint_id(category: &str, name: &str) -> Result<Option<u64>, SysError
 fn root() -> Result<OwnedFd, SysError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     for root in ROOTS {
-        // An empty directory is a mount point without its mount.
+        // An empty directory is a mount point without the mount.
         if Path::new(root).join("events").is_dir() {
             return openat(CWD, root, flags, Mode::empty()).map_err(SysError::io("open", root));
         }
     }
-    private_root().map_err(SysError::io("mount for ourselves", "tracefs"))
+    private_root().map_err(SysError::io("mount privately", "tracefs"))
 }
 
 fn private_root() -> Result<OwnedFd, Errno> {
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_no_file_names_are_no_tracepoints() {
+    fn invalid_file_names_are_not_tracepoints() {
         for (category, name) in
             [("", "x"), ("sched", ""), ("..", "x"), ("sched", ".."), ("a/b", "x"), ("sched", "a/../b"), ("s", "\0")]
         {

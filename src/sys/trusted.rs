@@ -1,4 +1,4 @@
-//! Files that decide what is allowed: read only where nobody but root could have written them.
+//! Trusted files, which decide what is allowed: they are read only if no user except root could have written them.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,72 +12,72 @@ use rustix::process::geteuid;
 /// Why a file or directory is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// It is not there. Some callers take this for "nothing configured".
+    /// It does not exist. Some callers treat this as "not configured".
     #[error("read {}: it does not exist", .0.display())]
     Missing(PathBuf),
-    /// The path is relative or has `.`, `..` or `//` in it.
-    #[error("read {}: the path is not absolute and normal, write it without ., .. and //", .0.display())]
+    /// The path is relative or contains `.`, `..` or `//`.
+    #[error("read {}: the path is not absolute and normal; write it without ., .. and //", .0.display())]
     NotNormal(PathBuf),
     /// A component of the path is a symbolic link.
-    #[error("read {path}: {link} is a symbolic link, write the path that it leads to", path = path.display(), link = link.display())]
+    #[error("read {path}: {link} is a symbolic link; use the path that it points to", path = path.display(), link = link.display())]
     SymbolicLink {
-        /// What was to be read.
+        /// The path to read.
         path: PathBuf,
         /// The component.
         link: PathBuf,
     },
-    /// A component or the file belongs to somebody else.
-    #[error("{} belongs to uid {uid}, give it to root", .component.display())]
+    /// A component of the path or the file itself has another owner.
+    #[error("{} belongs to uid {uid}; change its owner to root", .component.display())]
     Owner {
-        /// What was to be read; not in the sentence, which would name two paths where one is to be put right.
+        /// The path to read. It is not in the message, which names only the path that must be corrected.
         path: PathBuf,
         /// The component.
         component: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         uid: u32,
     },
-    /// A component or the file can be written by group or others.
-    #[error("{} has mode {mode:04o} and is writable by others than root, take that right away", .component.display())]
+    /// A component of the path or the file itself is writable by group or others.
+    #[error("{} has mode {mode:04o} and is writable by users other than root; remove that permission", .component.display())]
     Writable {
-        /// What was to be read; not in the sentence, which would name two paths where one is to be put right.
+        /// The path to read. It is not in the message, which names only the path that must be corrected.
         path: PathBuf,
         /// The component.
         component: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// A file with secrets can be read by group or others.
-    #[error("{} has mode {mode:04o} and holds secrets that others than root can read, give it mode 0600", .component.display())]
+    /// A file with secrets is readable by group or others.
+    #[error("{} has mode {mode:04o} and contains secrets that users other than root can read; set its mode to 0600", .component.display())]
     Readable {
         /// The file.
         component: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// It is something else than a regular file or a directory, whichever was asked for.
+    /// It is not of the requested kind, a regular file or a directory.
     #[error("{} is not a {wanted}", .component.display())]
     Kind {
-        /// What was to be read; not in the sentence, which would name two paths where one is to be put right.
+        /// The path to read. It is not in the message, which names only the path that must be corrected.
         path: PathBuf,
         /// The component.
         component: PathBuf,
         /// `regular file` or `directory`.
         wanted: &'static str,
     },
-    /// It is larger than anything that makes sense.
+    /// It is larger than the limit.
     #[error("read {path}: it is larger than {max} bytes", path = path.display())]
     TooLarge {
-        /// What was to be read.
+        /// The path to read.
         path: PathBuf,
-        /// The limit.
+        /// The limit in bytes.
         max: usize,
     },
     /// A system call failed.
     #[error("{doing} {path}", path = path.display())]
     Io {
-        /// What we were doing.
+        /// The operation.
         doing: &'static str,
-        /// To which path.
+        /// The path.
         path: PathBuf,
         /// The errno.
         #[source]
@@ -87,9 +87,10 @@ pub enum TrustError {
 
 /// The directory below which every component is checked.
 ///
-/// Trusted means: owned by root, or by the user we run as where that is not root, and writable neither by group nor by
-/// others, sticky bit or not. With a POSIX ACL the group bits are its mask, so an ACL that lets others write is refused too.
-/// A right granted by other means (CAP_DAC_OVERRIDE, another name space for the same file system) is not seen.
+/// Trusted means: owned by root (or by the effective user if that is not root), and writable neither by group nor by
+/// others, regardless of the sticky bit. With a POSIX ACL, the group bits are its mask, so an ACL that lets others
+/// write is refused too. Permissions granted in other ways (CAP_DAC_OVERRIDE, another namespace with the same file
+/// system) are not detected.
 #[derive(Debug)]
 pub struct TrustedRoot {
     directory: OwnedFd,
@@ -102,8 +103,8 @@ impl TrustedRoot {
         Self::at(Path::new("/"))
     }
 
-    /// A directory that our own command line names (`--root DIR`). It has to be trusted itself; what leads to it is not
-    /// looked at, since whoever starts us chose it. Symbolic links in its own path are followed.
+    /// A directory given on the command line (`--root DIR`). The directory itself must be trusted; its parents are not
+    /// checked, because the user who runs the command chose it. Symbolic links in its path are followed.
     pub fn at(path: &Path) -> Result<Self, TrustError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory =
@@ -112,8 +113,8 @@ impl TrustedRoot {
         Ok(Self { directory, path: path.to_owned() })
     }
 
-    /// Opens the directory `path`, which begins with this root's own path, with every component checked. The descriptor
-    /// can be listed and is closed on exec.
+    /// Opens the directory `path`, which begins with this root's path, and checks every component. The descriptor can
+    /// be listed and is close-on-exec.
     pub fn open_directory(&self, path: &Path) -> Result<OwnedFd, TrustError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = self.walk(path, flags, DIRECTORY)?;
@@ -121,12 +122,12 @@ impl TrustedRoot {
         Ok(directory)
     }
 
-    /// Reads the regular file `path`, which begins with this root's own path, with every component checked.
+    /// Reads the regular file `path`, which begins with this root's path, and checks every component.
     pub fn read_file(&self, path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
         self.read(path, max, |_| Ok(()))
     }
 
-    /// The same for a file that holds secrets: nobody but its owner may read it either.
+    /// Like [`read_file`](Self::read_file), for a file with secrets: it must not be readable by other users either.
     pub fn read_secret(&self, path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
         self.read(path, max, |mode| match mode.intersects(Mode::RWXG | Mode::RWXO) {
             true => Err(TrustError::Readable { component: path.to_owned(), mode: mode.as_raw_mode() }),
@@ -134,10 +135,10 @@ impl TrustedRoot {
         })
     }
 
-    /// Opens a file once: what is checked is what is read. `mode` is asked before what every file has to be, since for secrets it
-    /// has the stricter word.
+    /// Opens the file once, so that the file that is read is the one that was checked. `mode` is checked before the
+    /// general requirements, because its message for secrets is stricter.
     fn read(&self, path: &Path, max: usize, mode: impl FnOnce(Mode) -> Result<(), TrustError>) -> Result<Vec<u8>, TrustError> {
-        // O_NONBLOCK: a fifo that nobody writes must not hang us before fstat shows what it is.
+        // O_NONBLOCK: opening a fifo without a writer must not block before fstat shows what it is.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(self.walk(path, flags, FILE)?);
         let stat =
@@ -150,7 +151,7 @@ impl TrustedRoot {
         })
     }
 
-    /// Opens `path` component by component; the last one with `flags`, unchecked.
+    /// Opens `path` component by component. The last one is opened with `flags` and not checked.
     fn walk(&self, path: &Path, flags: OFlags, wanted: &'static str) -> Result<OwnedFd, TrustError> {
         let names = components(&self.path, path).ok_or_else(|| TrustError::NotNormal(path.to_owned()))?;
         let Some((last, parents)) = names.split_last() else {
@@ -171,23 +172,23 @@ impl TrustedRoot {
     }
 }
 
-/// [`TrustedRoot::read_file`] below the root of the file system.
+/// [`TrustedRoot::read_file`] below `/`.
 pub fn read_trusted_file(path: &Path, max: usize) -> Result<Vec<u8>, TrustError> {
     TrustedRoot::system()?.read_file(path, max)
 }
 
-/// [`TrustedRoot::open_directory`] below the root of the file system.
+/// [`TrustedRoot::open_directory`] below `/`.
 pub fn open_trusted_dir(path: &Path) -> Result<OwnedFd, TrustError> {
     TrustedRoot::system()?.open_directory(path)
 }
 
-/// Why a stream could not be read to its end.
+/// Why a stream could not be read completely.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// There was more than anything that makes sense.
+    /// The stream is longer than the limit.
     #[error("it is larger than {max} bytes")]
     TooLarge {
-        /// The limit.
+        /// The limit in bytes.
         max: usize,
     },
     /// Reading failed.
@@ -195,8 +196,7 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
-/// Reads to the end of a stream, of which `max` bytes are the most that is accepted: one byte more is an error, never a
-/// silent cut.
+/// Reads a stream to its end, but at most `max` bytes: a longer stream is an error and never truncated silently.
 pub fn read_capped(reader: impl Read, max: usize) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::new();
     reader.take((max as u64).saturating_add(1)).read_to_end(&mut bytes)?;
@@ -206,8 +206,8 @@ pub fn read_capped(reader: impl Read, max: usize) -> Result<Vec<u8>, ReadError> 
 const FILE: &str = "regular file";
 const DIRECTORY: &str = "directory";
 
-/// The names below `root`, or None where `path` is not below it, not absolute or not normal. Compared as bytes with what the
-/// components make again, since `Path::components` hides `.` and `//`.
+/// The components below `root`, or None if `path` is not below it, not absolute or not normal. The result is compared
+/// bytewise with the path, because `Path::components` hides `.` and `//`.
 fn components<'a>(root: &Path, path: &'a Path) -> Option<Vec<&'a std::ffi::OsStr>> {
     let rest = path.strip_prefix(root).ok().filter(|_| path.is_absolute())?;
     let names = rest.components().map(|part| match part {
@@ -263,7 +263,7 @@ mod tests {
 
     use super::*;
 
-    /// A trusted root in a temporary directory with etc/policy.toml in it.
+    /// Creates a trusted root in a temporary directory, with etc/policy.toml in it.
     fn fixture() -> (tempfile::TempDir, TrustedRoot, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_file_is_read_up_to_the_limit() {
+    fn a_trusted_file_is_read_up_to_the_limit() {
         let (_dir, root, file) = fixture();
         assert_eq!(root.read_file(&file, 3).unwrap(), b"abc");
         assert!(matches!(root.read_file(&file, 2), Err(TrustError::TooLarge { max: 2, .. })));
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_are_not_normal_are_refused_unopened() {
+    fn paths_that_are_not_normal_are_refused() {
         let (dir, root, _file) = fixture();
         let base = dir.path().display();
         for bad in [
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_others_can_write_or_link_is_refused() {
+    fn files_and_directories_writable_by_others_and_links_are_refused() {
         let (dir, root, file) = fixture();
         let etc = file.parent().unwrap();
         for bits in [0o664, 0o646, 0o602] {
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_files_are_read_and_nothing_hangs() {
+    fn only_regular_files_are_read_without_blocking() {
         let (_dir, root, file) = fixture();
         let etc = file.parent().unwrap();
         let fifo = etc.join("fifo");
@@ -354,9 +354,9 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_file_is_refused() {
+    fn a_file_of_another_user_is_refused() {
         if !geteuid().is_root() {
-            return; // Only root can give a file away; as another user nothing here could be a stranger's but root's.
+            return; // Only root can change a file's owner.
         }
         let (_dir, root, file) = fixture();
         std::os::unix::fs::chown(&file, Some(12345), None).unwrap();
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_capped_read_never_cuts() {
+    fn a_capped_read_never_truncates() {
         assert_eq!(read_capped(&b"1234"[..], 4).unwrap(), b"1234");
         assert!(matches!(read_capped(&b"12345"[..], 4), Err(ReadError::TooLarge { max: 4 })));
         assert!(matches!(read_capped(io::repeat(0), 4096), Err(ReadError::TooLarge { .. })));

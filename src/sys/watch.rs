@@ -14,7 +14,7 @@ use crate::sys::error::SysError;
 pub struct Watch(OwnedFd);
 
 impl Watch {
-    /// Begins to watch: what happens from now on wakes [`wait`](Self::wait), once or more often.
+    /// Starts watching. Changes from now on wake up [`wait`](Self::wait), once or several times.
     pub fn directory(path: &Path) -> Result<Self, SysError> {
         let failed = SysError::io("watch", path.display().to_string());
         let begin = || {
@@ -26,14 +26,14 @@ impl Watch {
         begin().map(Self).map_err(|errno: rustix::io::Errno| failed(errno))
     }
 
-    /// Waits for a change, at most for `patience`.
+    /// Waits for a change, for at most `patience`.
     pub fn wait(&self, patience: Duration) {
         let patience = Timespec {
             tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(patience.subsec_nanos()),
         };
         let _ = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&patience));
-        // What it was does not matter: the caller looks.
+        // The events themselves do not matter: the caller reads the directory.
         let mut buffer = [0; 4096];
         while rustix::io::read(&self.0, &mut buffer).is_ok_and(|length| length > 0) {}
     }

@@ -158,13 +158,13 @@ fn a_layout_behind_a_link(world: &mut World) {
 fn a_layout_that_others_can_write(world: &mut World) {
     let image = world.signed("demo");
     fs::set_permissions(world.lab.path("images"), fs::Permissions::from_mode(0o777)).expect("root changes modes");
-    world.refused(asking(world, "writable", &image), 1, &["is writable by others than root"]);
+    world.refused(asking(world, "writable", &image), 1, &["is writable by users other than root"]);
 }
 
 fn a_key_that_others_can_write(world: &mut World) {
     let image = world.signed("demo");
     fs::set_permissions(&world.key.public, fs::Permissions::from_mode(0o666)).expect("root changes modes");
-    world.refused(asking(world, "key", &image), 2, &["trusted.pub", "is writable by others than root"]);
+    world.refused(asking(world, "key", &image), 2, &["trusted.pub", "is writable by users other than root"]);
 }
 
 fn a_policy_that_does_not_parse(world: &mut World) {

@@ -185,7 +185,10 @@ fn a_cache_that_others_can_write_is_refused() {
         let before = std::fs::metadata(&path).unwrap().permissions();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(before.mode() | 0o022)).unwrap();
         let (err, text) = world.error(&reference);
-        assert!(matches!(err, ImageError::Cache { .. }) && text.contains("is writable by others"), "{name}: {text}");
+        assert!(
+            matches!(err, ImageError::Cache { .. }) && text.contains("is writable by users other than root"),
+            "{name}: {text}"
+        );
         std::fs::set_permissions(&path, before).unwrap();
         assert!(world.fetch(&reference).is_ok(), "{name}");
     }

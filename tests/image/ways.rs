@@ -72,7 +72,7 @@ fn a_registry_that_asks_for_a_certificate() {
             "our client certificate and its key do not belong together",
         ),
         (&[("a.cert", "client.pem", 0o644)], "a.key: it does not exist"),
-        (&[("a.cert", "client.pem", 0o644), ("a.key", "client.key", 0o640)], "a.key has mode 0640 and holds secrets"),
+        (&[("a.cert", "client.pem", 0o644), ("a.key", "client.key", 0o640)], "a.key has mode 0640 and contains secrets"),
     ];
     for (files, wanted) in cases {
         registry.clear();

@@ -277,7 +277,7 @@ fn a_bpffs_from_the_host_is_covered() {
     mount(&container, "/sys/fs/bpf", NETWORK).unwrap();
     // One of ours is not.
     let again = mount(&container, "/sys/fs/bpf", NETWORK).unwrap_err();
-    assert!(again.to_string().contains("one of ours already"), "{again}");
+    assert!(again.to_string().contains("already has a bpffs"), "{again}");
     let path = container.root.join("sys/fs/bpf");
     assert_eq!(container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap()), NETWORK);
 }

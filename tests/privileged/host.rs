@@ -140,7 +140,7 @@ fn another_mount_in_its_place_is_refused() {
     let at = fs.to_str().unwrap();
     for (what, mount) in [
         ("another file system", ["-t", "tmpfs", "none", at].as_slice()),
-        ("others may enter", ["-t", "bpf", "none", at].as_slice()),
+        ("lets other users in", ["-t", "bpf", "none", at].as_slice()),
         ("belongs to uid 7", ["-t", "bpf", "-o", "mode=0700,uid=7", "none", at].as_slice()),
     ] {
         run("mount", mount);

@@ -295,9 +295,9 @@ fn files_that_are_none_and_numbers_out_of_any_range_are_refused() {
         };
         let began = Instant::now();
         for (netns, sentence) in [
-            (shown(&fifo), "it is not the file of a namespace"),
-            ("/dev/zero".to_owned(), "it is not the file of a namespace"),
-            (shown(&sparse), "it is not the file of a namespace"),
+            (shown(&fifo), "it is not a namespace file"),
+            ("/dev/zero".to_owned(), "it is not a namespace file"),
+            (shown(&sparse), "it is not a namespace file"),
             ("/proc/self/ns/mnt".to_owned(), "enter the network namespace"),
             ("/nowhere".to_owned(), "No such file"),
         ] {

@@ -1,4 +1,5 @@
-//! Maps, BTF and programs with a token, for use between fork and exit: without memory allocation.
+//! Creates maps, BTF and programs with a token without memory allocation, so that it can be used between fork and
+//! exit.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -8,7 +9,7 @@ use rustix::io::Errno;
 
 use super::{len, new_fd, raw, zeroed};
 
-/// A program that the verifier is to judge.
+/// A program to be verified.
 #[derive(Debug, Clone, Copy)]
 pub struct Offered<'a> {
     /// `enum bpf_prog_type`
@@ -17,14 +18,14 @@ pub struct Offered<'a> {
     pub attach_type: u32,
     /// Its instructions.
     pub instructions: &'a [[u8; 8]],
-    /// Its BTF, and a `struct bpf_func_info` for each of its functions.
+    /// Its BTF, and one `struct bpf_func_info` per function.
     pub functions: Option<(BorrowedFd<'a>, &'a [[u32; 2]])>,
 }
 
-/// BPF_PROG_LOAD of a GPL program. What the verifier says stands in `log`, up to the first NUL.
+/// BPF_PROG_LOAD of a GPL program. The verifier's log is in `log`, up to the first NUL.
 ///
 /// # Errors
-/// What the verifier found, or EPERM and others before it spoke: then `log` is as it was.
+/// The verifier's errno, or EPERM and others from before verification; then `log` is unchanged.
 pub fn offer(program: &Offered<'_>, token: BorrowedFd<'_>, log: &mut [u8]) -> Result<OwnedFd, Errno> {
     let license = c"GPL";
     let mut attr = zeroed();
@@ -46,12 +47,12 @@ pub fn offer(program: &Offered<'_>, token: BorrowedFd<'_>, log: &mut [u8]) -> Re
     }
     fields.prog_flags = BPF_F_TOKEN_FD;
     fields.prog_token_fd = raw(token).cast_signed();
-    // SAFETY: `insns` and `func_info` are readable for their counts, `license` is NUL-terminated, `log_buf` is writable for `log_size`
-    // bytes; all outlive the call.
+    // SAFETY: `insns` and `func_info` are readable for their counts, `license` is NUL-terminated, `log_buf` is writable
+    // for `log_size` bytes; all outlive the call.
     unsafe { new_fd(BPF_PROG_LOAD, &mut attr) }
 }
 
-/// An array with one value of 64 bytes.
+/// Creates an array map with one value of 64 bytes.
 pub fn array_map(token: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     const ARRAY: u32 = 2;
     let mut attr = zeroed();

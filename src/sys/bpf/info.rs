@@ -1,4 +1,4 @@
-//! What the kernel says about objects: BPF_OBJ_GET_INFO_BY_FD.
+//! Information about BPF objects: BPF_OBJ_GET_INFO_BY_FD.
 
 use std::os::fd::BorrowedFd;
 
@@ -17,23 +17,23 @@ pub struct ProgramInfo {
     pub program_type: u32,
     /// At most 15 characters.
     pub name: String,
-    /// The kernel's digest over the instructions.
+    /// The kernel's digest of the instructions.
     pub tag: [u8; 8],
-    /// When it was loaded: nanoseconds since boot.
+    /// When it was loaded, in nanoseconds since boot.
     pub loaded: u64,
-    /// Instructions that the verifier went through; 0 before Linux 5.16.
+    /// Number of instructions that the verifier processed; 0 before Linux 5.16.
     pub verified_instructions: u32,
-    /// Bytes of the instructions as the verifier left them.
+    /// Size in bytes of the instructions after verification.
     pub xlated_size: u32,
-    /// True where its licence lets it call every helper.
+    /// True if its license allows it to call every helper.
     pub gpl_compatible: bool,
-    /// Id of its BTF; 0 where it has none.
+    /// Id of its BTF; 0 if it has none.
     pub btf: u32,
-    /// Bytes of machine code.
+    /// Size of the machine code in bytes.
     pub jited_size: u32,
-    /// Nanoseconds that it ran; 0 unless kernel.bpf_stats_enabled is set.
+    /// Total run time in nanoseconds; 0 unless kernel.bpf_stats_enabled is set.
     pub run_time: u64,
-    /// How often it ran; 0 unless kernel.bpf_stats_enabled is set.
+    /// Number of runs; 0 unless kernel.bpf_stats_enabled is set.
     pub runs: u64,
     /// Ids of the maps that it uses.
     pub maps: Vec<u32>,
@@ -48,11 +48,11 @@ pub struct MapInfo {
     pub map_type: u32,
     /// At most 15 characters.
     pub name: String,
-    /// Bytes of a key.
+    /// Size of a key in bytes.
     pub key_size: u32,
-    /// Bytes of a value.
+    /// Size of a value in bytes.
     pub value_size: u32,
-    /// Entries, or bytes of a ring buffer.
+    /// Number of entries, or the size of a ring buffer in bytes.
     pub max_entries: u32,
     /// `map_flags`
     pub flags: u32,
@@ -61,7 +61,7 @@ pub struct MapInfo {
 }
 
 impl MapInfo {
-    /// True for maps with one value for each CPU: the kernel copies them all at once.
+    /// True for maps with one value per CPU: the kernel copies all of them at once.
     pub fn per_cpu(&self) -> bool {
         const PERCPU_HASH: u32 = 5;
         const PERCPU_ARRAY: u32 = 6;
@@ -80,13 +80,13 @@ pub struct LinkInfo {
     pub link_type: u32,
     /// Id of the program.
     pub program: u32,
-    /// For xdp and tcx the interface; 0 once it is gone.
+    /// The interface of an xdp or tcx link; 0 once the interface is gone.
     pub interface: Option<u32>,
-    /// For cgroup links the cgroup's id; 0 once it is gone.
+    /// The cgroup id of a cgroup link; 0 once the cgroup is gone.
     pub cgroup: Option<u64>,
 }
 
-/// What the kernel says about a program.
+/// Returns the kernel's information about a program.
 pub fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, Errno> {
     // SAFETY: the struct consists of integers, for which zero is a value.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
@@ -110,8 +110,8 @@ pub fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, Errno> {
     })
 }
 
-/// The type of a program, and the id of the kernel function that it hangs on, in the BTF of the kernel or of a module; 0 where it hangs
-/// on none.
+/// Returns the type of a program and the BTF type id of the kernel function that it is attached to, in the BTF of the
+/// kernel or of a module; 0 if it is not attached to one.
 pub fn attach_function(program: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
     // SAFETY: the struct consists of integers, for which zero is a value.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
@@ -138,13 +138,14 @@ fn map_ids(program: BorrowedFd<'_>, count: u32) -> Result<Vec<u32>, Errno> {
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
     info.nr_map_ids = count;
     info.map_ids = ids.as_mut_ptr() as u64;
-    // SAFETY: `map_ids` is writable for `nr_map_ids` integers, of which the kernel writes no more; the other counts are zero.
+    // SAFETY: `map_ids` is writable for `nr_map_ids` integers, and the kernel does not write more; the other counts are
+    // zero.
     unsafe { query(program, &mut info) }?;
     ids.truncate(info.nr_map_ids as usize);
     Ok(ids)
 }
 
-/// What the kernel says about a map.
+/// Returns the kernel's information about a map.
 pub fn map_info(map: BorrowedFd<'_>) -> Result<MapInfo, Errno> {
     // SAFETY: the struct consists of integers, for which zero is a value.
     let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
@@ -162,7 +163,7 @@ pub fn map_info(map: BorrowedFd<'_>) -> Result<MapInfo, Errno> {
     })
 }
 
-/// What the kernel says about a link.
+/// Returns the kernel's information about a link.
 pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, Errno> {
     const CGROUP: u32 = 3;
     const XDP: u32 = 6;
@@ -187,27 +188,28 @@ pub fn link_info(link: BorrowedFd<'_>) -> Result<LinkInfo, Errno> {
     })
 }
 
-/// True where a descriptor is a link's. The kernel answers questions about links to the descriptors of programs too, with other
-/// things.
+/// True if the descriptor is that of a link. The kernel also answers link queries on program descriptors, with other
+/// information.
 pub fn is_link(object: BorrowedFd<'_>) -> bool {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", raw(object)));
     text.is_ok_and(|text| text.lines().any(|line| line.starts_with("link_type:")))
 }
 
-/// Bytes of kernel memory that an object takes, as its descriptor's `memlock` in `/proc/self/fdinfo` says; None where the kernel
-/// does not say. It is an estimate of the kernel's own (map_memory_usage), charged to the memory cgroup of the maker.
+/// Kernel memory used by an object in bytes, from `memlock` in its `/proc/self/fdinfo`; None if the kernel does not
+/// report it. It is the kernel's own estimate (map_memory_usage), charged to the memory cgroup of the creator.
 pub fn locked_memory(object: BorrowedFd<'_>) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", raw(object))).ok()?;
     text.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
 }
 
 /// # Safety
-/// `T` has to be the info struct of the object's kind, made of integers, and every pointer in it valid for its count.
+/// `T` must be the info struct of the object's kind and consist of integers, and every pointer in it must be valid for
+/// its count.
 unsafe fn query<T>(object: BorrowedFd<'_>, info: &mut T) -> Result<(), Errno> {
     let mut attr = zeroed();
     attr.info.bpf_fd = raw(object);
     attr.info.info_len = len(size_of::<T>())?;
     attr.info.info = (&raw mut *info) as u64;
-    // SAFETY: the kernel writes at most `info_len` bytes to `info`; what the struct points to is the caller's promise.
+    // SAFETY: the kernel writes at most `info_len` bytes to `info`; the caller guarantees the pointers in the struct.
     unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
 }

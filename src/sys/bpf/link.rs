@@ -1,5 +1,6 @@
-//! Links: a program at a place. A link detaches when its last fd or pin is gone; with a pin a little later than that, after
-//! an RCU grace period and on a kernel thread (kernel/bpf/inode.c, bpf_free_inode; kernel/bpf/syscall.c, bpf_link_put).
+//! Links: the attachment of a program. A link is detached when its last descriptor or pin is gone. After removing a
+//! pin this happens slightly later, after an RCU grace period and on a kernel thread (kernel/bpf/inode.c,
+//! bpf_free_inode; kernel/bpf/syscall.c, bpf_link_put).
 
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,7 +10,7 @@ use rustix::io::Errno;
 
 use super::{new_fd, raw, zeroed};
 
-/// Where a link goes.
+/// The target of a link.
 #[derive(Debug, Clone, Copy)]
 pub enum LinkTarget<'a> {
     /// A cgroup directory or a perf event.
@@ -18,7 +19,7 @@ pub enum LinkTarget<'a> {
     Interface(u32),
 }
 
-/// Attaches a program. `attach_type` is of `enum bpf_attach_type`, `flags` are those of the attach type.
+/// Attaches a program. `attach_type` is from `enum bpf_attach_type`; `flags` are those of the attach type.
 pub fn link_create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type: u32, flags: u32) -> Result<OwnedFd, Errno> {
     let mut attr = zeroed();
     attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
@@ -28,14 +29,14 @@ pub fn link_create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type:
     }
     attr.link_create.attach_type = attach_type;
     attr.link_create.flags = flags;
-    // SAFETY: no field of these kinds of links is a pointer.
+    // SAFETY: these kinds of links do not have pointer fields.
     unsafe { new_fd(BPF_LINK_CREATE, &mut attr) }
 }
 
 /// Attaches a raw tracepoint program to a tracepoint by name, host-wide.
 ///
 /// # Errors
-/// ENOENT where the kernel has no such tracepoint.
+/// ENOENT if the kernel does not have this tracepoint.
 pub fn raw_tracepoint_open(program: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
     let mut attr = zeroed();
@@ -45,11 +46,11 @@ pub fn raw_tracepoint_open(program: BorrowedFd<'_>, name: &str) -> Result<OwnedF
     unsafe { new_fd(BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
 }
 
-/// Attaches a program to the kernel function or LSM hook that it was loaded for. BPF_LINK_CREATE takes such programs since
-/// Linux 5.19 only; this command has since they exist.
+/// Attaches a program to the kernel function or LSM hook for which it was loaded. BPF_LINK_CREATE accepts such
+/// programs only since Linux 5.19; this command always has.
 pub fn trampoline_link(program: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let mut attr = zeroed();
     attr.raw_tracepoint.prog_fd = raw(program);
-    // SAFETY: the one pointer is null, which says that the program knows its place.
+    // SAFETY: the only pointer is null, which means that the program knows its target.
     unsafe { new_fd(BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
 }

@@ -1,4 +1,4 @@
-//! Maps, BTF and programs into the kernel.
+//! Loads maps, BTF and programs into the kernel.
 
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -11,46 +11,47 @@ use rustix::io::Errno;
 
 use super::{call, len, new_fd, object_name, raw, zeroed};
 
-/// Types of a map's keys and values in an object's BTF.
+/// The BTF types of a map's keys and values.
 #[derive(Debug, Clone, Copy)]
 pub struct MapTypes<'a> {
     /// The BTF.
     pub btf: BorrowedFd<'a>,
-    /// Type of the key; 0 for none.
+    /// Type id of the key; 0 for none.
     pub key: u32,
-    /// Type of the value.
+    /// Type id of the value.
     pub value: u32,
 }
 
-/// What BPF_MAP_CREATE is told.
+/// The parameters of BPF_MAP_CREATE.
 #[derive(Debug, Clone, Copy)]
 pub struct MapCreate<'a> {
-    /// For people; cut to 15 characters.
+    /// The name, truncated to 15 characters.
     pub name: &'a str,
     /// `enum bpf_map_type`
     pub map_type: u32,
-    /// Bytes of a key.
+    /// Size of a key in bytes.
     pub key_size: u32,
-    /// Bytes of a value.
+    /// Size of a value in bytes.
     pub value_size: u32,
-    /// Entries, or bytes of a ring buffer.
+    /// Number of entries, or the size of a ring buffer in bytes.
     pub max_entries: u32,
     /// `map_flags`
     pub flags: u32,
     /// `map_extra`
     pub extra: u64,
-    /// A map like those that a map of maps will hold.
+    /// A template for the inner maps of a map of maps.
     pub inner: Option<BorrowedFd<'a>>,
     /// Types of key and value.
     pub types: Option<MapTypes<'a>>,
-    /// The token that stands for the capability.
+    /// The token that replaces the capability.
     pub token: Option<BorrowedFd<'a>>,
 }
 
-/// Makes a map. It dies with its last fd unless it is pinned or a program uses it.
+/// Creates a map. It is freed with its last descriptor unless it is pinned or used by a program.
 ///
 /// # Errors
-/// EPERM without CAP_BPF, ENOMEM, E2BIG for sizes that are too large, EINVAL for shapes that the type does not take.
+/// EPERM without CAP_BPF, ENOMEM, E2BIG for sizes that are too large, EINVAL for parameters that the type does not
+/// accept.
 pub fn map_create(map: &MapCreate<'_>) -> Result<OwnedFd, Errno> {
     let mut attr = zeroed();
     // SAFETY: `attr` is zero in every byte, which is a value of each member, and only this member is used.
@@ -78,21 +79,22 @@ pub fn map_create(map: &MapCreate<'_>) -> Result<OwnedFd, Errno> {
     unsafe { new_fd(BPF_MAP_CREATE, &mut attr) }
 }
 
-/// Sets one value of a map, whatever was there. `key` and `value` have the map's sizes.
+/// Sets a value of a map, whether the key exists or not. `key` and `value` must have the map's sizes.
 pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> Result<(), Errno> {
     let mut attr = zeroed();
     attr.__bindgen_anon_2.map_fd = raw(map);
     attr.__bindgen_anon_2.key = key.as_ptr() as u64;
     attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
     check_sizes(map, key.len(), value.len())?;
-    // SAFETY: the kernel reads as many bytes as the map's key and value have, which check_sizes compared with the slices.
+    // SAFETY: the kernel reads as many bytes as the map's key and value have, which check_sizes has compared with the
+    // slices.
     unsafe { call(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
 }
 
-/// Reads one value of a map that is not per CPU.
+/// Reads a value of a map that is not per-CPU.
 ///
 /// # Errors
-/// ENOENT where the map has no such key; EOPNOTSUPP for per-CPU maps, whose values are as many as the machine has CPUs.
+/// ENOENT if the map does not have the key; EOPNOTSUPP for per-CPU maps, which have one value per possible CPU.
 pub fn map_lookup(map: BorrowedFd<'_>, key: &[u8]) -> Result<Vec<u8>, Errno> {
     let info = super::map_info(map)?;
     if info.per_cpu() {
@@ -104,7 +106,7 @@ pub fn map_lookup(map: BorrowedFd<'_>, key: &[u8]) -> Result<Vec<u8>, Errno> {
     attr.__bindgen_anon_2.map_fd = raw(map);
     attr.__bindgen_anon_2.key = key.as_ptr() as u64;
     attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
-    // SAFETY: the kernel reads a key and writes a value of the map's own sizes, which both buffers have.
+    // SAFETY: the kernel reads a key and writes a value of the map's sizes, which are those of the buffers.
     unsafe { call(BPF_MAP_LOOKUP_ELEM, &mut attr) }?;
     Ok(value)
 }
@@ -117,18 +119,18 @@ fn check_sizes(map: BorrowedFd<'_>, key: usize, value: usize) -> Result<(), Errn
     Ok(())
 }
 
-/// Ends writing to a map from user space, for every fd and for good. Programs go on writing.
+/// Permanently disables writes to a map from user space. Programs can still write.
 ///
 /// # Errors
-/// EBUSY where the map is mapped for writing, ENOTSUPP (524) or EINVAL for types that cannot be frozen.
+/// EBUSY if the map is mapped for writing, ENOTSUPP (524) or EINVAL for types that cannot be frozen.
 pub fn map_freeze(map: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut attr = zeroed();
     attr.__bindgen_anon_2.map_fd = raw(map);
-    // SAFETY: the one field that is read is an fd.
+    // SAFETY: the only field that is read is a descriptor.
     unsafe { call(BPF_MAP_FREEZE, &mut attr) }.map(drop)
 }
 
-/// Gives the kernel types. They live as long as an fd or an object that uses them.
+/// Loads BTF. It exists as long as a descriptor or an object that uses it.
 pub fn btf_load(btf: &[u8], token: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Errno> {
     let mut attr = zeroed();
     // SAFETY: `attr` is zero in every byte, which is a value of each member, and only this member is used.
@@ -143,44 +145,45 @@ pub fn btf_load(btf: &[u8], token: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Er
     unsafe { new_fd(BPF_BTF_LOAD, &mut attr) }
 }
 
-/// Records about a program's instructions: `struct bpf_func_info` or `struct bpf_line_info`, one after the other.
+/// Records about a program's instructions: consecutive `struct bpf_func_info` or `struct bpf_line_info`.
 #[derive(Debug, Clone, Copy)]
 pub struct BtfRecords<'a> {
-    /// Their bytes.
+    /// The records as bytes.
     pub bytes: &'a [u8],
-    /// Bytes of one record.
+    /// Size of a record in bytes.
     pub size: usize,
 }
 
-/// What BPF_PROG_LOAD is told.
+/// The parameters of BPF_PROG_LOAD.
 #[derive(Debug, Clone, Copy)]
 pub struct ProgramLoad<'a> {
-    /// For people; cut to 15 characters.
+    /// The name, truncated to 15 characters.
     pub name: &'a str,
     /// `enum bpf_prog_type`
     pub program_type: u32,
     /// `enum bpf_attach_type`
     pub expected_attach_type: u32,
-    /// Type id of the kernel function that it hangs on, in the kernel's BTF; 0 for none.
+    /// Type id of the kernel function to attach to, in the kernel's BTF; 0 for none.
     pub attach_btf_id: u32,
-    /// `BPF_F_*` of programs.
+    /// The `BPF_F_*` flags of programs.
     pub flags: u32,
     /// Instructions of eight bytes each.
     pub instructions: &'a [[u8; 8]],
-    /// What the module's licence would be; decides which helpers may be called.
+    /// The license, which decides which helpers may be called.
     pub license: &'a str,
-    /// The types that the records name, and the records.
+    /// The BTF that the records refer to, and the records.
     pub debug: Option<(BorrowedFd<'a>, BtfRecords<'a>, BtfRecords<'a>)>,
-    /// The token that stands for the capability.
+    /// The token that replaces the capability.
     pub token: Option<BorrowedFd<'a>>,
 }
 
-/// Asks the verifier to accept a program. It dies with its last fd unless it is pinned or a link uses it.
+/// Loads a program, which the verifier checks. It is freed with its last descriptor unless it is pinned or used by a
+/// link.
 ///
-/// With a log buffer the verifier explains itself in it, and is slower. The text ends at the first NUL.
+/// With a log buffer, the verifier explains its decision in it and is slower. The text ends at the first NUL.
 ///
 /// # Errors
-/// What the verifier found, or EPERM without the capabilities of the type, or ENOSPC where the log did not fit.
+/// The verifier's errno, EPERM without the capabilities that the type needs, or ENOSPC if the log does not fit.
 pub fn program_load(program: &ProgramLoad<'_>, log: Option<&mut [u8]>) -> Result<OwnedFd, Errno> {
     let license = CString::new(program.license).map_err(|_| Errno::INVAL)?;
     let mut attr = zeroed();

@@ -1,8 +1,8 @@
-//! The bpf(2) calls that the product makes, each with the fields it uses by name. Every fd that comes back is owned and
-//! closed on exec; an object lives as long as an fd, a pin, a link or another object refers to it.
+//! The bpf(2) calls that bpfman-hook makes, each with the fields that it uses. Every returned descriptor is owned and
+//! close-on-exec; an object exists as long as a descriptor, a pin, a link or another object refers to it.
 //!
-//! The numbers and layouts are those of uapi/linux/bpf.h, as `aya_obj::generated` has them; fields that the running kernel
-//! does not know are zero, which it accepts (Linux `Documentation/userspace-api/ebpf/syscall.rst`).
+//! The numbers and layouts are those of uapi/linux/bpf.h, as defined in `aya_obj::generated`. Fields that the running
+//! kernel does not know are zero, which it accepts (Linux `Documentation/userspace-api/ebpf/syscall.rst`).
 
 pub mod after_fork;
 mod info;
@@ -44,10 +44,11 @@ pub enum ObjectKind {
     Link,
 }
 
-/// Gives an object a name in a bpffs. The object lives as long as the name does.
+/// Pins an object in a bpffs. The object exists as long as the pin does.
 ///
 /// # Errors
-/// EEXIST where the name is taken, EINVAL where the path is not in a bpffs, EPERM where the name has a dot (kernel/bpf/inode.c).
+/// EEXIST if the name is in use, EINVAL if the path is not in a bpffs, EPERM if the name contains a dot
+/// (kernel/bpf/inode.c).
 pub fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
     let path = c_path(path)?;
     let mut attr = zeroed();
@@ -57,10 +58,10 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
     unsafe { call(BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
-/// Opens the object that a pin names.
+/// Opens a pinned object.
 ///
 /// # Errors
-/// ENOENT where there is none, EACCES where the path is not in a bpffs.
+/// ENOENT if the pin does not exist, EACCES if the path is not in a bpffs.
 pub fn open_pin(path: &Path) -> Result<OwnedFd, Errno> {
     let path = c_path(path)?;
     let mut attr = zeroed();
@@ -69,26 +70,27 @@ pub fn open_pin(path: &Path) -> Result<OwnedFd, Errno> {
     unsafe { new_fd(BPF_OBJ_GET, &mut attr) }
 }
 
-/// Opens the program with this id. Needs CAP_SYS_ADMIN: CAP_BPF is not enough (kernel/bpf/syscall.c, `bpf_prog_get_fd_by_id`).
+/// Opens the program with this id. Needs CAP_SYS_ADMIN; CAP_BPF is not sufficient (kernel/bpf/syscall.c,
+/// `bpf_prog_get_fd_by_id`).
 ///
 /// # Errors
-/// ENOENT where there is none, EPERM without the capability.
+/// ENOENT if it does not exist, EPERM without the capability.
 pub fn program_by_id(id: u32) -> Result<OwnedFd, Errno> {
     let mut attr = zeroed();
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
-    // SAFETY: the command reads integers of `attr` and nothing else, and answers with a new fd.
+    // SAFETY: the command only reads integers of `attr` and returns a new descriptor.
     unsafe { new_fd(BPF_PROG_GET_FD_BY_ID, &mut attr) }
 }
 
-/// Opens the link with this id. ENOENT where it does not exist or is being freed; needs CAP_SYS_ADMIN.
+/// Opens the link with this id. ENOENT if it does not exist or is being freed. Needs CAP_SYS_ADMIN.
 pub fn link_by_id(id: u32) -> Result<OwnedFd, Errno> {
     let mut attr = zeroed();
     attr.__bindgen_anon_6.__bindgen_anon_1.link_id = id;
-    // SAFETY: the command reads integers of `attr` and nothing else, and answers with a new fd.
+    // SAFETY: the command only reads integers of `attr` and returns a new descriptor.
     unsafe { new_fd(BPF_LINK_GET_FD_BY_ID, &mut attr) }
 }
 
-/// The ids of every object of a kind, in the order of ids. Needs CAP_SYS_ADMIN.
+/// Returns the ids of all objects of a kind in ascending order. Needs CAP_SYS_ADMIN.
 pub fn ids(kind: ObjectKind) -> Result<Vec<u32>, Errno> {
     let cmd = match kind {
         ObjectKind::Program => BPF_PROG_GET_NEXT_ID,
@@ -99,9 +101,9 @@ pub fn ids(kind: ObjectKind) -> Result<Vec<u32>, Errno> {
     loop {
         let mut attr = zeroed();
         attr.__bindgen_anon_6.__bindgen_anon_1.start_id = found.last().copied().unwrap_or_default();
-        // SAFETY: the command reads and writes two integers of `attr` and nothing else.
+        // SAFETY: the command only reads and writes two integers of `attr`.
         match unsafe { call(cmd, &mut attr) } {
-            // SAFETY: every bit pattern of the union is an integer here.
+            // SAFETY: every bit pattern of this union member is an integer.
             Ok(_) => found.push(unsafe { attr.__bindgen_anon_6.next_id }),
             Err(Errno::NOENT) => return Ok(found),
             Err(error) => return Err(error),
@@ -109,7 +111,8 @@ pub fn ids(kind: ObjectKind) -> Result<Vec<u32>, Errno> {
     }
 }
 
-/// A name as the kernel takes it for programs and maps: the first 15 characters that it allows, others as underscores.
+/// An object name as the kernel accepts it for programs and maps: the first 15 characters, with invalid ones replaced
+/// by underscores.
 fn object_name(name: &str) -> [std::ffi::c_char; 16] {
     let mut field = [0; 16];
     for (place, byte) in field.iter_mut().take(15).zip(name.bytes()) {
@@ -125,7 +128,7 @@ fn name_of(field: [std::ffi::c_char; 16]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// `union bpf_attr` with every byte zero, padding included: the kernel refuses unknown fields that are not.
+/// `union bpf_attr` with every byte zero, including padding: the kernel rejects unknown fields that are not zero.
 fn zeroed() -> bpf_attr {
     // SAFETY: the union consists of integers and arrays of integers, for which zero is a value.
     unsafe { std::mem::zeroed() }
@@ -139,20 +142,21 @@ fn raw(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
-/// The length of a buffer for a 32-bit field.
+/// Converts the length of a buffer to a 32-bit field.
 fn len(bytes: usize) -> Result<u32, Errno> {
     u32::try_from(bytes).map_err(|_| Errno::TOOBIG)
 }
 
 /// # Safety
-/// Every pointer in the fields that `cmd` reads has to be valid for what `cmd` does with it.
+/// Every pointer in the fields that `cmd` reads must be valid for what `cmd` does with it.
 unsafe fn call(cmd: bpf_cmd, attr: &mut bpf_attr) -> Result<i64, Errno> {
-    // The verifier gives up with EAGAIN when a signal is pending (kernel/bpf/verifier.c); libbpf retries as often.
+    // The verifier fails with EAGAIN if a signal is pending (kernel/bpf/verifier.c); libbpf makes the same number of
+    // attempts.
     const ATTEMPTS: u32 = 5;
     let mut attempt = 1;
     loop {
-        // SAFETY: the kernel copies `attr`, of the size that we give, and writes back within that size; what the fields
-        // point to is the caller's promise.
+        // SAFETY: the kernel copies `attr`, whose size is given, and writes back within that size; the caller
+        // guarantees the pointers in its fields.
         let result = unsafe { libc::syscall(libc::SYS_bpf, cmd as libc::c_long, &raw mut *attr, size_of::<bpf_attr>()) };
         if result >= 0 {
             return Ok(result);
@@ -166,12 +170,13 @@ unsafe fn call(cmd: bpf_cmd, attr: &mut bpf_attr) -> Result<i64, Errno> {
 }
 
 /// # Safety
-/// As `call`, and a success of `cmd` has to be a new fd.
+/// As for `call`, and on success `cmd` must return a new descriptor.
 unsafe fn new_fd(cmd: bpf_cmd, attr: &mut bpf_attr) -> Result<OwnedFd, Errno> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let fd = unsafe { call(cmd, attr) }?;
     let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
-    // SAFETY: the kernel just made this fd for us (bpf(2) opens all its fds with O_CLOEXEC), so nobody else owns it.
+    // SAFETY: the kernel has just created this descriptor for us (bpf(2) opens all of them with O_CLOEXEC), so nothing
+    // else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -180,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_cut_and_cleaned() {
+    fn names_are_truncated_and_sanitized() {
         assert_eq!(name_of(object_name("count_packets")), "count_packets");
         assert_eq!(name_of(object_name(".rodata.str1.1")), ".rodata.str1.1");
         assert_eq!(name_of(object_name("a-very long näme")), "a-very long n__".replace(['-', ' '], "_"));

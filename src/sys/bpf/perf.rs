@@ -1,7 +1,8 @@
-//! Perf events that programs hang on: tracepoints, and places in functions of the kernel and of user space.
+//! Perf events to which programs are attached: tracepoints, and probes in functions of the kernel and of user space.
 //!
-//! Probes are events of a PMU of their own (`/sys/bus/event_source/devices/{kprobe,uprobe}`): the kernel makes the probe with the
-//! event and removes it with the event's last descriptor, so that no name is left in tracefs when a process dies.
+//! Probes are events of separate PMUs (`/sys/bus/event_source/devices/{kprobe,uprobe}`): the kernel creates the probe
+//! with the event and removes it with the event's last descriptor, so that nothing remains in tracefs when a process
+//! dies.
 
 use std::ffi::CString;
 use std::fs;
@@ -10,10 +11,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 
 const PERF_TYPE_TRACEPOINT: u32 = 2;
-/// `config` bit of returns: both PMUs' `format/retprobe` is `config:0` (kernel/events/core.c, PERF_PROBE_CONFIG_IS_RETPROBE).
+/// The `config` bit for return probes: `format/retprobe` of both PMUs is `config:0` (kernel/events/core.c,
+/// PERF_PROBE_CONFIG_IS_RETPROBE).
 const RETURNS: u64 = 1;
 
-/// `struct perf_event_attr` up to and with `config2`, PERF_ATTR_SIZE_VER1 of uapi/linux/perf_event.h.
+/// `struct perf_event_attr` up to and including `config2`, PERF_ATTR_SIZE_VER1 of uapi/linux/perf_event.h.
 #[repr(C)]
 #[derive(Default)]
 struct Attr {
@@ -31,26 +33,27 @@ struct Attr {
 }
 const _: () = assert!(size_of::<Attr>() == 72, "PERF_ATTR_SIZE_VER1");
 
-/// Opens the perf event of a tracepoint, by the number in tracefs' `events/<category>/<name>/id`, on CPU 0 for all
-/// processes. A program that is linked to it runs on every CPU: programs hang on the event, not on the CPU
+/// Opens the perf event of a tracepoint by its id from tracefs' `events/<category>/<name>/id`, on CPU 0 for all
+/// processes. A program attached to it runs on every CPU: programs are attached to the event, not to the CPU
 /// (kernel/trace/bpf_trace.c, perf_event_attach_bpf_prog).
 ///
 /// # Errors
-/// EACCES without CAP_PERFMON where perf_event_paranoid forbids it.
+/// EACCES without CAP_PERFMON if perf_event_paranoid forbids it.
 pub fn tracepoint_event(id: u64) -> Result<OwnedFd, Errno> {
     let attr = Attr { kind: PERF_TYPE_TRACEPOINT, config: id, sample_period: 1, wakeup_events: 1, ..Attr::default() };
     open(attr, None)
 }
 
-/// The number of a PMU; None where the kernel does not have it.
+/// The type number of a PMU; None if the kernel does not have it.
 pub fn pmu_type(name: &str) -> Option<u32> {
     fs::read_to_string(format!("/sys/bus/event_source/devices/{name}/type")).ok()?.trim().parse().ok()
 }
 
-/// Opens the event of a kernel function, host-wide.
+/// Opens the probe event of a kernel function, host-wide.
 ///
 /// # Errors
-/// ENOENT where there is no such function, EINVAL where no probe may stand there, ENODEV where the kernel has no kprobes.
+/// ENOENT if the function does not exist, EINVAL if it cannot be probed at this offset, ENODEV if the kernel does not
+/// have kprobes.
 pub fn kprobe_event(function: &str, offset: u64, returns: bool) -> Result<OwnedFd, Errno> {
     let kind = pmu_type("kprobe").ok_or(Errno::NODEV)?;
     let function = CString::new(function).map_err(|_| Errno::INVAL)?;
@@ -59,12 +62,13 @@ pub fn kprobe_event(function: &str, offset: u64, returns: bool) -> Result<OwnedF
     open(Attr { kind, config: u64::from(returns) * RETURNS, config1, config2: offset, ..Attr::default() }, None)
 }
 
-/// Opens the event of a place in an open file, for every process that maps it or for one.
+/// Opens the probe event at an offset in an open file, for every process that maps the file or for a single one.
 ///
-/// The kernel takes a path. It gets the descriptor's own in `/proc/self/fd`, so that nobody can put another file in its place.
+/// The kernel takes a path. It gets `/proc/self/fd/N` of the descriptor, so that the file cannot be replaced
+/// meanwhile.
 ///
 /// # Errors
-/// EINVAL where it is no regular file, ENODEV where the kernel has no uprobes, ESRCH where the process is gone.
+/// EINVAL if it is not a regular file, ENODEV if the kernel does not have uprobes, ESRCH if the process is gone.
 pub fn uprobe_event(file: BorrowedFd<'_>, offset: u64, returns: bool, process: Option<u32>) -> Result<OwnedFd, Errno> {
     let kind = pmu_type("uprobe").ok_or(Errno::NODEV)?;
     let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| Errno::INVAL)?;
@@ -76,18 +80,18 @@ pub fn uprobe_event(file: BorrowedFd<'_>, offset: u64, returns: bool, process: O
 fn open(mut attr: Attr, process: Option<u32>) -> Result<OwnedFd, Errno> {
     const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
     attr.size = size_of::<Attr>() as u32;
-    // One process on every CPU, or every process on CPU 0; see `tracepoint_event`.
+    // A single process on every CPU, or every process on CPU 0; see `tracepoint_event`.
     let (pid, cpu) = match process {
         Some(pid) => (libc::pid_t::try_from(pid).map_err(|_| Errno::SRCH)?, -1),
         None => (-1, 0),
     };
-    // SAFETY: the kernel reads `size` bytes of `attr`, which it has, and the NUL-terminated string that a probe's `config1` points
-    // to, which the caller keeps; the other arguments are integers.
+    // SAFETY: the kernel reads `size` bytes of `attr`, which is its size, and the NUL-terminated string that a probe's
+    // `config1` points to, which the caller keeps alive; the other arguments are integers.
     let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, cpu, -1, PERF_FLAG_FD_CLOEXEC) };
     if fd < 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     }
     let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
-    // SAFETY: the kernel just made this fd for us.
+    // SAFETY: the kernel has just created this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,5 +1,4 @@
-//! Questions to the kernel whose answer is an errno: calls that cannot succeed, and fail differently where the kernel has
-//! what is asked for.
+//! Feature probes: calls that cannot succeed and fail with a different errno if the kernel supports the feature.
 
 use std::os::fd::BorrowedFd;
 
@@ -8,10 +7,10 @@ use rustix::io::Errno;
 
 use super::{new_fd, raw, zeroed};
 
-/// No descriptor: EBADF wherever it is looked at.
+/// An invalid descriptor: EBADF when it is used.
 const NO_FD: u32 = u32::MAX;
 
-/// What BPF_TOKEN_CREATE says of a descriptor that is none: EBADF where the command is known, EINVAL where it is not.
+/// The errno of BPF_TOKEN_CREATE for an invalid descriptor: EBADF if the command is supported, EINVAL if it is not.
 pub fn token() -> Option<Errno> {
     let mut attr = zeroed();
     attr.token_create.bpffs_fd = NO_FD;
@@ -19,8 +18,8 @@ pub fn token() -> Option<Errno> {
     failure(unsafe { new_fd(BPF_TOKEN_CREATE, &mut attr) })
 }
 
-/// What BPF_LINK_CREATE says of a good program and a target that is none: EBADF or ENODEV where links of the attach type are
-/// known, EINVAL where they are not.
+/// The errno of BPF_LINK_CREATE for a valid program and an invalid target: EBADF or ENODEV if links of the attach type
+/// are supported, EINVAL if they are not.
 pub fn link(program: BorrowedFd<'_>, attach_type: u32, target: NoTarget) -> Option<Errno> {
     let mut attr = zeroed();
     attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
@@ -29,20 +28,20 @@ pub fn link(program: BorrowedFd<'_>, attach_type: u32, target: NoTarget) -> Opti
         NoTarget::Interface => attr.link_create.__bindgen_anon_2.target_ifindex = 0,
     }
     attr.link_create.attach_type = attach_type;
-    // SAFETY: no field of these kinds of links is a pointer.
+    // SAFETY: these kinds of links do not have pointer fields.
     failure(unsafe { new_fd(BPF_LINK_CREATE, &mut attr) })
 }
 
-/// The target that [`link`] leaves out.
+/// The kind of invalid target for [`link`].
 #[derive(Debug, Clone, Copy)]
 pub enum NoTarget {
     /// A cgroup or a perf event.
     Fd,
-    /// An interface: there is none of index 0.
+    /// An interface: index 0 does not exist.
     Interface,
 }
 
-/// What BPF_PROG_LOAD says of a program without instructions: E2BIG, unless it refuses the type before it looks at them.
+/// The errno of BPF_PROG_LOAD for a program without instructions: E2BIG, unless the type is refused first.
 pub fn empty_program(program_type: u32, expected_attach_type: u32) -> Option<Errno> {
     let mut attr = zeroed();
     let license = c"GPL";
@@ -51,11 +50,12 @@ pub fn empty_program(program_type: u32, expected_attach_type: u32) -> Option<Err
     fields.prog_type = program_type;
     fields.expected_attach_type = expected_attach_type;
     fields.license = license.as_ptr() as u64;
-    // SAFETY: `license` is NUL-terminated and static; there are no instructions and no log.
+    // SAFETY: `license` is NUL-terminated and static; there are no instructions and no log buffer.
     failure(unsafe { new_fd(BPF_PROG_LOAD, &mut attr) })
 }
 
-/// The errno of a call that cannot succeed. A success, which would be a kernel of another mind, is closed again: None.
+/// The errno of a call that is expected to fail. If it succeeds nevertheless, the result is closed and None is
+/// returned.
 fn failure<T>(result: Result<T, Errno>) -> Option<Errno> {
     result.err()
 }

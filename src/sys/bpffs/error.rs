@@ -1,4 +1,4 @@
-//! Why a container gets no bpffs, with the remedy where there is one.
+//! Errors of creating a bpffs for a container, with remedies.
 
 use std::io;
 
@@ -7,34 +7,33 @@ use crate::model::delegation::ShownError;
 use crate::sys::SysError;
 use crate::sys::token::TokenError;
 
-/// Why a bpffs could not be made for a container. Where nothing else is said, nothing is left of the attempt.
+/// Why a bpffs could not be created for a container. Except where a variant says otherwise, everything has been
+/// undone.
 #[derive(Debug, thiserror::Error)]
 pub enum BpffsError {
     /// Tokens exist only below the initial user namespace.
     #[error(
-        "delegate BPF to the container: it has no user namespace, and a token is possible only in one; \
+        "delegate BPF to the container: it has no user namespace, and tokens exist only in user namespaces; \
          give it one, under podman with --userns=auto or --uidmap"
     )]
     NoUserNamespace,
-    /// Its user namespace has no root, so nobody could own the bpffs.
-    #[error("become root of the container: its user namespace maps no user or group 0; map one")]
+    /// The container's user namespace has no root user, who would own the bpffs.
+    #[error("become root of the container: its user namespace does not map user or group 0; add the mapping")]
     NoRootUser {
         /// The errno.
         #[source]
         source: io::Error,
     },
-    /// A run for the same container was killed after it had mounted the bpffs.
-    #[error(
-        "mount a bpffs at {target}: the container has one of ours already, from a start that was broken off; make the container anew"
-    )]
+    /// An earlier run for the same container was killed after it had mounted the bpffs.
+    #[error("mount a bpffs at {target}: the container already has a bpffs from an interrupted start; recreate the container")]
     MountedBefore {
-        /// Where.
+        /// The mount point.
         target: String,
     },
-    /// The mount namespace is our own.
+    /// The mount namespace is the calling process's own.
     #[error("mount a bpffs for the container: it has no mount namespace of its own; give it one")]
     HostMountNamespace,
-    /// `fsopen` needs both namespaces to belong together.
+    /// `fsopen` needs a mount namespace that belongs to the user namespace.
     #[error(
         "open a bpffs in the container's namespaces: its mount namespace does not belong to its user namespace; \
          create both with the container"
@@ -44,10 +43,10 @@ pub enum BpffsError {
         #[source]
         source: io::Error,
     },
-    /// A rootless runtime, or a hook without capabilities.
+    /// The runtime is rootless, or the hook lacks capabilities.
     #[error(
-        "{doing} of the container's bpffs: that takes CAP_SYS_ADMIN in the initial user namespace; \
-         run the runtime as root, or use the broker"
+        "{doing} of the container's bpffs: this needs CAP_SYS_ADMIN in the initial user namespace; \
+         run the runtime as root"
     )]
     NotAdministrator {
         /// The step: `set the option delegate_cmds`, `create the file system`.
@@ -56,10 +55,10 @@ pub enum BpffsError {
         #[source]
         source: io::Error,
     },
-    /// No BPF tokens.
-    #[error("delegate BPF to the container: the kernel has no BPF tokens; Linux 6.9 or newer is needed")]
+    /// The kernel does not have BPF tokens.
+    #[error("delegate BPF to the container: the kernel does not have BPF tokens; Linux 6.9 or newer is needed")]
     KernelTooOld,
-    /// A value that this kernel does not take.
+    /// The kernel does not accept the value of an option.
     #[error("set the option {key}={value} of the container's bpffs: the kernel refuses the value")]
     OptionRefused {
         /// The key.
@@ -76,9 +75,9 @@ pub enum BpffsError {
         /// The target.
         target: String,
     },
-    /// Not there, and container root may not make it.
+    /// The target does not exist, and the container's root user cannot create it.
     #[error(
-        "mount a bpffs at {target}: the directory is missing and the container's root user cannot make it; \
+        "mount a bpffs at {target}: the directory is missing and the container's root user cannot create it; \
          add it to the image or choose another bpffs-path"
     )]
     TargetMissing {
@@ -88,22 +87,22 @@ pub enum BpffsError {
         #[source]
         source: io::Error,
     },
-    /// A symbolic link on the way, which would lead elsewhere.
+    /// A component of the target is a symbolic link, which could lead elsewhere.
     #[error(
-        "mount a bpffs at {target}: a symbolic link of the container's root file system is on the way; \
-         replace it by a directory or choose another bpffs-path"
+        "mount a bpffs at {target}: a component of the path is a symbolic link in the container; \
+         replace it with a directory or choose another bpffs-path"
     )]
     TargetLink {
         /// The target.
         target: String,
     },
-    /// A file.
-    #[error("mount a bpffs at {target}: it, or what it lies in, is not a directory; choose another bpffs-path")]
+    /// The target or an ancestor is not a directory.
+    #[error("mount a bpffs at {target}: it, or one of its parents, is not a directory; choose another bpffs-path")]
     TargetNotDirectory {
         /// The target.
         target: String,
     },
-    /// Not on the container's own ground.
+    /// The target is not on a mount that belongs to the container.
     #[error(
         "mount a bpffs at {target}: it lies on a mount from outside the container ({mount}); \
          choose a bpffs-path on the container's root, /sys or a tmpfs of its own"
@@ -111,10 +110,10 @@ pub enum BpffsError {
     TargetHostMount {
         /// The target.
         target: String,
-        /// The mount: its point and kind of file system.
+        /// The mount: kind of file system and mount point.
         mount: String,
     },
-    /// The mount would appear elsewhere too.
+    /// The mount would propagate to other mount namespaces.
     #[error(
         "mount a bpffs at {target}: mounts below {mount} are shared with other mount namespaces; \
          make it private or a slave (rootfsPropagation), or choose another bpffs-path"
@@ -125,23 +124,23 @@ pub enum BpffsError {
         /// The mount point.
         mount: String,
     },
-    /// Somebody mounted something over it meanwhile.
-    #[error("open the bpffs at {target} anew: another mount is there")]
+    /// Another process mounted something over it in the meantime.
+    #[error("reopen the bpffs at {target}: another mount covers it")]
     Covered {
         /// The target.
         target: String,
     },
-    /// The kernel ignores keys that it does not know, so what it shows is compared with what was asked.
+    /// The kernel ignores unknown keys, so the options that it shows are compared with the requested ones.
     #[error("check the bpffs at {target}: it delegates {found} instead of {wanted}")]
     OptionsDiffer {
         /// The target.
         target: String,
-        /// What was asked.
+        /// The requested delegation.
         wanted: String,
-        /// What mountinfo shows.
+        /// The delegation that mountinfo shows.
         found: String,
     },
-    /// Mountinfo shows an option that we cannot read.
+    /// Mountinfo shows an option that cannot be parsed.
     #[error("check the bpffs at {target}")]
     OptionsUnread {
         /// The target.
@@ -150,8 +149,8 @@ pub enum BpffsError {
         #[source]
         source: ShownError,
     },
-    /// A map could not be pinned, or not be given to the container's user.
-    #[error("show the map {name} in the container's bpffs")]
+    /// A map could not be pinned, or its owner could not be changed to the container's user.
+    #[error("pin the map {name} in the container's bpffs")]
     Map {
         /// The file's name.
         name: String,
@@ -159,8 +158,8 @@ pub enum BpffsError {
         #[source]
         source: io::Error,
     },
-    /// The proof failed: no token can be minted from the bpffs.
-    #[error("prove the delegation at {target}")]
+    /// The check failed: a token cannot be minted from the bpffs.
+    #[error("verify the delegation at {target}")]
     Token {
         /// The target.
         target: String,
@@ -168,8 +167,8 @@ pub enum BpffsError {
         #[source]
         source: TokenError,
     },
-    /// Something failed, and then the mount or a directory could not be taken away again.
-    #[error("take the bpffs at {target} away again after a failure: it stays until the container ends")]
+    /// An operation failed, and then the mount or a directory could not be removed.
+    #[error("remove the bpffs at {target} after a failure: it stays until the container ends")]
     LeftBehind {
         /// The target.
         target: String,

@@ -1,6 +1,6 @@
-//! The system calls that the forked child may make.
+//! The seccomp filter of the forked child.
 //!
-//! The parent builds the filter before the fork; [`close`] is one call of the child's, which allocates nothing.
+//! The parent builds the filter before the fork. [`close`] makes a single call in the child, which does not allocate.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +14,7 @@ use seccompiler::{
 use crate::sys::SysError;
 use crate::sys::token::last_errno;
 
-/// Calls with any arguments.
+/// Calls that are allowed with any arguments.
 const CALLS: &[i64] = &[
     libc::SYS_umask,
     libc::SYS_setns,
@@ -35,7 +35,7 @@ const CALLS: &[i64] = &[
     libc::SYS_recvmsg,
     libc::SYS_close,
     libc::SYS_exit_group,
-    // The runtime library's handler of SIGSEGV puts the default in its place, which ends the process.
+    // The Rust runtime's SIGSEGV handler restores the default action, which then ends the process.
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigreturn,
     libc::SYS_restart_syscall,
@@ -44,10 +44,10 @@ const CALLS: &[i64] = &[
 /// BPF_OBJ_PIN and BPF_TOKEN_CREATE of `enum bpf_cmd`.
 const BPF_COMMANDS: [u64; 2] = [6, 36];
 
-/// Builds the filter. Calls that are not in it are refused with EPERM.
+/// Builds the filter. All other calls fail with EPERM.
 ///
 /// # Errors
-/// Where seccompiler does not know this machine.
+/// If seccompiler does not support this architecture.
 pub(super) fn program() -> Result<BpfProgram, SysError> {
     build().map_err(|error| SysError::io("build a seccomp filter for", "the bpffs process")(io::Error::other(error)))
 }
@@ -65,17 +65,19 @@ fn build() -> Result<BpfProgram, seccompiler::Error> {
     Ok(SeccompFilter::new(rules, refused, SeccompAction::Allow, here)?.try_into()?)
 }
 
-/// Sets no_new_privs and puts the filter into force, for the rest of this process's life. A kernel without seccomp goes without it.
+/// Sets no_new_privs and installs the filter for the rest of the process's life. On a kernel without seccomp this is
+/// skipped.
 pub(super) fn close(program: &BpfProgram) -> Result<(), Errno> {
     set_no_new_privs(true)?;
-    // struct sock_fprog and struct sock_filter, include/uapi/linux/filter.h; seccompiler's instruction has the latter's layout.
+    // struct sock_fprog and struct sock_filter, include/uapi/linux/filter.h. seccompiler's instruction has the layout
+    // of the latter.
     let filter = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?,
         filter: program.as_ptr().cast_mut().cast(),
     };
-    // SAFETY: the kernel copies `len` instructions from `filter`, both of which outlive the call, and writes nothing.
+    // SAFETY: the kernel copies `len` instructions from `filter`, both of which outlive the call, and does not write.
     let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
-    // Only a call that failed has set errno, and 0 is no errno.
+    // Only a failed call has set errno, and 0 is not an errno.
     if done == 0 {
         return Ok(());
     }
@@ -89,9 +91,9 @@ pub(super) fn close(program: &BpfProgram) -> Result<(), Errno> {
 mod tests {
     use super::*;
 
-    /// Runs a piece of a child in a process of its own; it may make system calls only.
+    /// Runs the code of a child in a separate process; it may only make system calls.
     fn forked(run: impl FnOnce() -> i32) -> i32 {
-        // SAFETY: other threads may exist: the child makes system calls and leaves through _exit.
+        // SAFETY: other threads may exist: the child only makes system calls and leaves through _exit.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let status = run();
@@ -99,23 +101,24 @@ mod tests {
             unsafe { libc::_exit(status) };
         }
         let mut status = 0;
-        // SAFETY: waits for the child of the line above, and writes one integer.
+        // SAFETY: waits for the child forked above and writes one integer.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
         assert!(libc::WIFEXITED(status), "{status:x}");
         libc::WEXITSTATUS(status)
     }
 
     #[test]
-    fn calls_that_are_not_in_the_list_are_refused() {
+    fn unlisted_calls_are_refused() {
         let program = program().unwrap();
         let parent = std::process::id().cast_signed();
         let refused = |call: libc::c_long, first: libc::c_long| {
-            // SAFETY: calls of integers alone; those that the filter lets through fail or change nothing.
+            // SAFETY: these calls take integers only; those that the filter lets through fail or change nothing.
             let done = unsafe { libc::syscall(call, first, 0, 0, 0) };
             done == -1 && last_errno() == Errno::PERM
         };
         let status = forked(|| {
-            // SAFETY: errno's address is valid for the life of the thread. As in a process in which no call has failed yet.
+            // SAFETY: errno's address is valid for the life of the thread. This simulates a process in which no call
+            // has failed yet.
             unsafe { *libc::__errno_location() = 0 };
             if close(&program).is_err() {
                 return 1;
@@ -130,7 +133,7 @@ mod tests {
                 (libc::SYS_prctl, libc::PR_CAPBSET_READ.into()),
             ];
             let others = others.into_iter().all(|(call, first)| refused(call, first));
-            // The kernel's own answer to a null pointer, and not the filter's.
+            // The error must be the kernel's, not the filter's.
             let ours = !refused(libc::SYS_statx, -1) && !refused(libc::SYS_umask, 0o22);
             i32::from(!others) * 2 + i32::from(!ours) * 4
         });

@@ -1,7 +1,7 @@
-//! What the forked child does in the container's namespaces.
+//! The code of the forked child in the container's namespaces.
 //!
-//! Everything in [`run`] is bound to what may happen between fork and exit of a process with threads: system calls, and
-//! nothing that allocates, locks or panics. rustix makes its calls directly, without the C library.
+//! Everything in [`run`] must be safe between fork and exit of a multithreaded process: it makes system calls, and it
+//! does not allocate, lock or panic. rustix makes its calls directly, without the C library.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -22,13 +22,13 @@ use crate::sys::sock::{recv_raw, send_raw};
 use crate::sys::token::{self, last_errno};
 use seccompiler::BpfProgram;
 
-/// Components that a target may have.
+/// Maximum number of components of a target.
 pub(super) const MAX_DEPTH: usize = 16;
 
-/// How a target is opened: never out of the root, never through a link of any kind.
+/// How a target is opened: never outside the root, never through any kind of link.
 const RESOLVE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
-/// All that the child needs, made before the fork.
+/// Everything that the child needs, prepared before the fork.
 #[derive(Debug)]
 pub(super) struct Job<'a> {
     user_ns: Option<BorrowedFd<'a>>,
@@ -41,7 +41,7 @@ pub(super) struct Job<'a> {
     maps: Vec<(RawFd, CString)>,
     owner: (Uid, Gid),
     mint: bool,
-    /// The system calls that it may make, as a seccomp filter.
+    /// The allowed system calls, as a seccomp filter.
     calls: BpfProgram,
     /// Descriptors that stay open, in ascending order, without the socket.
     keep: Vec<RawFd>,
@@ -61,7 +61,7 @@ impl<'a> Job<'a> {
                 path.push(b'/');
             }
             path.extend_from_slice(name.as_bytes());
-            prefixes.push(CString::new(path.clone()).expect("it is made of C strings and slashes"));
+            prefixes.push(CString::new(path.clone()).expect("the path consists of C strings and slashes"));
         }
         prefixes.reverse();
         let mut keep: Vec<RawFd> = maps.iter().map(|(fd, _)| *fd).collect();
@@ -84,15 +84,15 @@ impl<'a> Job<'a> {
     }
 }
 
-/// What has been done so far and can be undone.
+/// The changes that were made so far and can be undone.
 struct Done {
     /// The mount, once it is in the container.
     mount: Option<OwnedFd>,
-    /// The directories that hold directories made by us, with the index of each one's name.
+    /// The directories in which we created directories, with the index of each one's name.
     made: [Option<(OwnedFd, usize)>; MAX_DEPTH],
 }
 
-/// Does the job and ends the process. Its exit status is an [`Exit`].
+/// Runs the job and ends the process. The exit status is an [`Exit`].
 pub(super) fn run(job: &Job<'_>, socket: BorrowedFd<'_>) -> ! {
     let mut done = Done { mount: None, made: [const { None }; MAX_DEPTH] };
     let exit = match work(job, socket, &mut done) {
@@ -101,16 +101,16 @@ pub(super) fn run(job: &Job<'_>, socket: BorrowedFd<'_>) -> ! {
         Ok(()) => Exit::Left,
         Err(mut failed) => {
             failed.left = !done.undo(job);
-            // The parent may be gone, and then nobody needs to know.
+            // The parent may be gone, and then the report is not needed.
             let _ = send_raw(socket, &ChildReport::Failed(failed).encode(), &[]);
             Exit::Undone
         }
     };
-    // SAFETY: _exit ends the process at once. It runs no handlers of the parent's that were copied along.
+    // SAFETY: _exit ends the process immediately, without running exit handlers copied from the parent.
     unsafe { libc::_exit(exit as i32) }
 }
 
-/// The parent's consent to go on, or to what was done; its end means no.
+/// Waits for the parent's consent to continue, or to keep the changes. End of stream means no.
 fn wait_for_keep(socket: BorrowedFd<'_>) -> bool {
     let mut byte = [0];
     matches!(recv_raw(socket, &mut byte), Ok((1, _))) && byte == [ParentVerdict::Keep as u8]
@@ -122,15 +122,16 @@ fn at(step: BpffsStep) -> impl Fn(Errno) -> CallFailure {
 }
 
 fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), CallFailure> {
-    // Soon processes of the container could be entitled to look at this one, which still has all of the parent's memory.
+    // Processes of the container may soon be allowed to trace this one, which still has a copy of the parent's memory.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at(BpffsStep::CloseFiles))?;
     close_others(&job.keep, socket.as_raw_fd()).map_err(at(BpffsStep::CloseFiles))?;
-    // What it does in there is decided by the mounts and paths of a container. Whatever that leads to, these calls are all.
+    // From here on the process depends on mounts and paths of a container. The filter limits the effect of whatever
+    // they lead to.
     filter::close(&job.calls).map_err(at(BpffsStep::Confine))?;
     umask(Mode::from_raw_mode(0o022));
 
-    // The mount namespace first, and the root while we are still the host's root: the directories above it may be closed
-    // to everybody else.
+    // Enter the mount namespace and open the root while we are still the host's root: other users may not be able to
+    // search the directories above it.
     move_into_link_name_space(job.mount_ns, Some(LinkNameSpaceType::Mount)).map_err(at(BpffsStep::EnterMountNs))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, job.root.as_c_str(), flags, Mode::empty()).map_err(at(BpffsStep::OpenRoot))?;
@@ -141,8 +142,8 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Ca
 
     let context = fsopen(c"bpf", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at(BpffsStep::OpenFs))?;
     let root_place = mount_of(root.as_fd()).map_err(at(BpffsStep::Stat))?;
-    // A path across a file system that a process serves can wait for that process for ever, where no signal ends it. So the parent
-    // looks at the mounts first.
+    // A lookup across a file system that a process serves can block forever on that process, and signals do not
+    // interrupt it. So the parent checks the mounts first.
     send_raw(socket, &ChildReport::Inside(root_place.0).encode(), &[]).map_err(at(BpffsStep::Send))?;
     if !wait_for_keep(socket) {
         return Err(at(BpffsStep::Receive)(Errno::PIPE));
@@ -167,7 +168,7 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Ca
     drop(directory);
     let mount = done.mount.insert(mount);
 
-    // From here on as the container will see it: by its path, on a descriptor that is more than a path.
+    // From here on, use the mount as the container will see it: by its path, and with a descriptor that is not O_PATH.
     let seen = open_in(root.as_fd(), job.prefixes.first(), OFlags::RDONLY).map_err(at(BpffsStep::Reopen))?;
     if mount_of(seen.as_fd()).map_err(at(BpffsStep::Stat))?.0 != mount_of(mount.as_fd()).map_err(at(BpffsStep::Stat))?.0 {
         return Err(at(BpffsStep::Covered)(Errno::BUSY));
@@ -179,7 +180,8 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Ca
     send_raw(socket, &ChildReport::Done.encode(), &[]).map_err(at(BpffsStep::Send))
 }
 
-/// Closes everything but `keep`, which is sorted, and `socket`: standard input and output too, whose readers wait for us.
+/// Closes everything but `keep`, which is sorted, and `socket`. This includes standard input and output, whose readers
+/// would wait for us.
 fn close_others(keep: &[RawFd], socket: RawFd) -> Result<(), Errno> {
     let mut from = 0;
     let mut rest = keep;
@@ -206,8 +208,8 @@ fn close_others(keep: &[RawFd], socket: RawFd) -> Result<(), Errno> {
 }
 
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {
-    // SAFETY: takes three integers. The descriptors it closes belong to copies of the parent's handles, which this process
-    // never uses or drops.
+    // SAFETY: takes three integers. The closed descriptors belong to copies of the parent's handles, which this
+    // process never uses or drops.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
@@ -222,16 +224,18 @@ fn pin(map: RawFd, name: &CStr) -> Result<(), Errno> {
         file_flags: u32,
     }
     let attr = ObjPin { pathname: name.as_ptr() as u64, bpf_fd: map.unsigned_abs(), file_flags: 0 };
-    // SAFETY: the kernel reads the given number of bytes of `attr`, whose pointer is to a C string that outlives the call.
+    // SAFETY: the kernel reads the given number of bytes of `attr`, whose pointer refers to a C string that outlives
+    // the call.
     let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const attr, size_of::<ObjPin>()) };
     if done == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// User and group 0 of the user namespace, without further groups. The bpffs and what is made belongs to them; capabilities
-/// in the namespace stay.
+/// Becomes user and group 0 of the user namespace, without supplementary groups, so that they own the bpffs and the
+/// created directories. Capabilities in the namespace are kept.
 fn become_root() -> Result<(), Errno> {
     match set_thread_groups(&[]) {
-        // `setgroups` is denied in user namespaces that an unprivileged user made; the groups left are of no use there.
+        // `setgroups` is denied in user namespaces created by an unprivileged user; the remaining groups have no
+        // effect there.
         Err(Errno::PERM) => {}
         other => other?,
     }
@@ -241,7 +245,7 @@ fn become_root() -> Result<(), Errno> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
-/// Opens the target, or its nearest ancestor that exists with the number of components that are missing below it.
+/// Opens the target, or its nearest existing ancestor, and returns the number of components missing below it.
 fn find(job: &Job<'_>, root: BorrowedFd<'_>) -> Result<(OwnedFd, usize), Errno> {
     for (missing, prefix) in job.prefixes.iter().enumerate() {
         match open_in(root, Some(prefix), OFlags::PATH) {
@@ -252,13 +256,13 @@ fn find(job: &Job<'_>, root: BorrowedFd<'_>) -> Result<(OwnedFd, usize), Errno> 
     Ok((open_in(root, None, OFlags::PATH)?, job.names.len()))
 }
 
-/// Opens a directory beneath the container's root, or the root itself.
+/// Opens a directory below the container's root, or the root itself.
 fn open_in(root: BorrowedFd<'_>, path: Option<&CString>, how: OFlags) -> Result<OwnedFd, Errno> {
     let path: &CStr = path.map_or(c".", |path| path.as_c_str());
     openat2(root, path, how | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
 }
 
-/// The id of the mount that a descriptor is on, and whether it is that mount's root.
+/// The id of the mount that a descriptor is on, and whether the descriptor is that mount's root.
 fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, bool), Errno> {
     let stat = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
     if !StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID) {
@@ -267,8 +271,8 @@ fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, bool), Errno> {
     Ok((stat.stx_mnt_id, stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))
 }
 
-/// Makes the last `missing` components below `directory` and opens the last one. What is found to exist by now must be a
-/// directory on the same mount, which is the one that was judged.
+/// Creates the last `missing` components below `directory` and opens the last one. A component that exists by now must
+/// be a directory on the same mount, which is the one that was checked.
 fn make_missing(job: &Job<'_>, directory: OwnedFd, missing: usize, done: &mut Done) -> Result<OwnedFd, CallFailure> {
     let mut parent = directory;
     let first = job.names.len().saturating_sub(missing);
@@ -281,7 +285,7 @@ fn make_missing(job: &Job<'_>, directory: OwnedFd, missing: usize, done: &mut Do
         let resolve = RESOLVE.difference(ResolveFlags::IN_ROOT) | ResolveFlags::BENEATH | ResolveFlags::NO_XDEV;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = openat2(&parent, name.as_c_str(), flags, Mode::empty(), resolve);
-        // Noted before the result is looked at, so that it is removed again if it cannot be opened.
+        // Record it before checking the result, so that it is removed again if it cannot be opened.
         if made {
             *slot = Some((parent, index));
         }
@@ -290,19 +294,20 @@ fn make_missing(job: &Job<'_>, directory: OwnedFd, missing: usize, done: &mut Do
     Ok(parent)
 }
 
-/// Pins every map as a file of `directory`, the root of the bpffs, and gives it to its owner.
+/// Pins every map as a file in `directory`, the root of the bpffs, and changes its owner.
 fn pin_maps(job: &Job<'_>, directory: BorrowedFd<'_>) -> Result<(), CallFailure> {
     if job.maps.is_empty() {
         return Ok(());
     }
-    // BPF_OBJ_PIN takes a path. Relative to the working directory it needs neither /proc nor BPF_F_PATH_FD of Linux 6.5.
+    // BPF_OBJ_PIN takes a path. A path relative to the working directory needs neither /proc nor BPF_F_PATH_FD (Linux
+    // 6.5).
     fchdir(directory).map_err(at(BpffsStep::Pin))?;
     for (index, (map, name)) in job.maps.iter().enumerate() {
         let at = |step| {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             move |errno: Errno| CallFailure { step, errno: errno.raw_os_error(), index, left: false }
         };
-        // The kernel makes the file with mode 0600 less the umask.
+        // The kernel creates the file with mode 0600, less the umask.
         pin(*map, name).map_err(at(BpffsStep::Pin))?;
         let (user, group) = job.owner;
         chownat(directory, name.as_c_str(), Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW).map_err(at(BpffsStep::Give))?;
@@ -311,11 +316,11 @@ fn pin_maps(job: &Job<'_>, directory: BorrowedFd<'_>) -> Result<(), CallFailure>
 }
 
 impl Done {
-    /// Takes everything away again; true where nothing is left.
+    /// Undoes all changes. Returns true if nothing is left.
     fn undo(&mut self, job: &Job<'_>) -> bool {
         let mut clean = true;
         if let Some(mount) = self.mount.take() {
-            // The working directory is the one name of a mount that nothing can cover or move meanwhile.
+            // Through the working directory, a mount can be unmounted even if it is covered or moved meanwhile.
             clean &= fchdir(&mount).is_ok() && unmount(c".", UnmountFlags::DETACH).is_ok();
         }
         for made in self.made.iter_mut().rev() {

@@ -1,9 +1,9 @@
-//! What the forked child and its parent say to each other: messages of fixed size, made without memory allocation.
+//! The protocol between the forked child and its parent: messages of fixed size, built without memory allocation.
 
-/// Bytes of a report.
+/// Size of a report in bytes.
 pub(super) const REPORT_SIZE: usize = 24;
 
-/// Where the child is when a call fails.
+/// The step in which a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum BpffsStep {
@@ -61,12 +61,12 @@ impl BpffsStep {
             Self::OpenFs => "open a bpffs for",
             Self::Find | Self::Reopen => "open the container's",
             Self::Stat => "stat the container's",
-            Self::Receive | Self::Send => "talk with",
-            Self::MakeDirectory => "make the container's",
+            Self::Receive | Self::Send => "communicate with",
+            Self::MakeDirectory => "create the container's",
             Self::Mount => "mount a bpffs at",
             Self::Covered => "find the bpffs at",
             Self::Pin => "pin a map at",
-            Self::Give => "give away a map at",
+            Self::Give => "change the owner of a map at",
             Self::Mint => "mint a token from",
         }
     }
@@ -87,29 +87,30 @@ impl BpffsStep {
 pub(super) struct CallFailure {
     pub step: BpffsStep,
     pub errno: i32,
-    /// Which map, where the step is about one.
+    /// The index of the map, if the step concerns one.
     pub index: u32,
-    /// True where undoing failed as well.
+    /// True if undoing failed as well.
     pub left: bool,
 }
 
-/// What was found where the target is, or where its first missing component will be.
+/// The directory that was found: the target, or the one in which its first missing component will be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OpenedTarget {
-    /// The mount that the directory is on.
+    /// The id of the mount that the directory is on.
     pub mount_id: u64,
-    /// The mount that the container's root is on.
+    /// The id of the mount that the container's root is on.
     pub root_mount_id: u64,
-    /// True where the directory is the root of its mount.
+    /// True if the directory is the root of its mount.
     pub at_mount_root: bool,
-    /// Components that are missing.
+    /// Number of missing components.
     pub missing: u8,
 }
 
 /// A message from the child. The fs context comes with `OpenedTarget`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChildReport {
-    /// It is inside, has the container's root open, which is on the mount of this id, and has not followed the target's path yet.
+    /// The child is in the namespaces, has opened the container's root, which is on the mount with this id, and has
+    /// not followed the target's path yet.
     Inside(u64),
     Opened(OpenedTarget),
     Done,
@@ -123,15 +124,15 @@ pub(super) enum ParentVerdict {
     Keep = 1,
 }
 
-/// The child's last word, its exit status.
+/// The exit status of the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum Exit {
-    /// What was done stays.
+    /// The changes stay.
     Kept = 0,
-    /// Something could not be taken away again.
+    /// Something could not be removed.
     Left = 1,
-    /// Nothing of it is left, or a report has said what is.
+    /// Nothing is left, or a report has said what is.
     Undone = 2,
 }
 
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reports_survive_the_socket() {
+    fn reports_are_decoded_as_encoded() {
         let opened = OpenedTarget { mount_id: u64::MAX - 7, root_mount_id: 12, at_mount_root: true, missing: 3 };
         let mut reports = vec![ChildReport::Done, ChildReport::Inside(u64::MAX - 3), ChildReport::Opened(opened)];
         for step in BpffsStep::ALL {
@@ -186,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_numbered_in_the_order_of_their_table() {
+    fn steps_are_numbered_in_the_order_of_all() {
         for (index, step) in BpffsStep::ALL.into_iter().enumerate() {
             assert_eq!(step as usize, index);
         }
     }
 
     #[test]
-    fn strange_reports_are_refused() {
+    fn malformed_reports_are_refused() {
         let mut bytes = [0; REPORT_SIZE];
         assert_eq!(ChildReport::decode(&bytes), None);
         bytes[0] = 3;

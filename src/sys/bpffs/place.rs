@@ -1,4 +1,5 @@
-//! May a bpffs be mounted there? Decided on the mount that the target directory was really found on.
+//! Checks whether a bpffs may be mounted at a place, based on the mount on which the target directory was actually
+//! found.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -9,19 +10,21 @@ use super::{BpffsError, SOURCE};
 use crate::sys::SysError;
 use crate::sys::mounts::{MountPoint, parse_mountinfo};
 
-/// Kinds of file systems that the kernel itself serves, from memory: all that a bpffs may be mounted on besides the container's root.
+/// File systems that the kernel serves from memory: the only ones besides the container's root on which a bpffs may be
+/// mounted.
 const KINDS: [&str; 3] = ["sysfs", "tmpfs", "bpf"];
 
-/// Judges the mounts on the way from the container's root to the target, before anybody follows that way: on a file system that a
-/// process, a network server or a device serves, a path can take for ever, and a process in the midst of it cannot be killed.
+/// Checks the mounts on the path from the container's root to the target before the path is followed: on a file system
+/// that a process, a network server or a device serves, a lookup can block forever, and a process blocked in it cannot
+/// be killed.
 ///
-/// `root_mount_id` is the mount that the container's root directory is on, `theirs` the container's mountinfo. What is mounted
-/// beneath that mount, at a point whose path ends as the target or one of its ancestors does, may be on the way.
+/// `root_mount_id` is the mount that the container's root directory is on, `theirs` is the container's mountinfo. A
+/// mount beneath that mount, at a point whose path ends like the target or one of its ancestors, may be on the path.
 pub(super) fn check_way(target: &str, root_mount_id: u64, theirs: &str) -> Result<(), SysError> {
     let prefixes: Vec<&str> = target.match_indices('/').skip(1).map(|(at, _)| &target[..at]).chain([target]).collect();
     for line in theirs.lines() {
         let point = line.split(' ').nth(4).unwrap_or_default();
-        // The kernel writes blanks and the like as a backslash and digits: such a line is parsed.
+        // The kernel escapes blanks and similar characters with a backslash and digits: such a line must be parsed.
         if !point.contains('\\') && !prefixes.iter().any(|prefix| point.ends_with(prefix)) {
             continue;
         }
@@ -49,7 +52,7 @@ fn is_beneath(mountinfo: &str, mount: &MountPoint, id: u64) -> bool {
         })
         .collect();
     let mut parent = u64::from(mount.parent);
-    // The kernel's table has no circles; a bound costs nothing.
+    // The kernel's table has no cycles; the bound is for safety.
     for _ in 0..parents.len() {
         match parents.get(&parent) {
             _ if parent == id => return true,
@@ -65,18 +68,20 @@ fn outside(target: &str, mount: &MountPoint) -> SysError {
     BpffsError::TargetHostMount { target: target.to_owned(), mount }.into()
 }
 
-/// Judges the directory that the child found, or where the target is missing, the one that it will make it in.
+/// Checks the directory that the child found or, if the target is missing, the one in which it will be created.
 ///
-/// `theirs` is the container's mountinfo; `ours` reads that of this process: a tmpfs that is mounted here too was bound into
-/// the container from outside.
+/// `theirs` is the container's mountinfo; `ours` reads the mountinfo of this process: a tmpfs that is mounted here too
+/// was bind mounted into the container from outside.
 pub(super) fn decide(
     target: &str,
     opened: &OpenedTarget,
     theirs: &str,
     ours: impl FnOnce() -> Result<String, SysError>,
 ) -> Result<(), SysError> {
-    let lost =
-        || SysError::Message { what: "the container's mount table", problem: format!("it lacks the mount {target} is on") };
+    let lost = || SysError::Message {
+        what: "the container's mount table",
+        problem: format!("it lacks the mount that {target} is on"),
+    };
     let mount = find(theirs, opened.mount_id)?.ok_or_else(lost)?;
     if mount.kind == "bpf" && mount.source == SOURCE && opened.at_mount_root && opened.missing == 0 {
         return Err(BpffsError::MountedBefore { target: target.to_owned() }.into());
@@ -86,7 +91,7 @@ pub(super) fn decide(
             && match mount.kind.as_str() {
                 "sysfs" => true,
                 "tmpfs" => !ours()?.lines().any(|line| device_of(line) == Some(mount.device)),
-                // A bpffs of the host's that came with its /sys. Covering its root touches nothing in it.
+                // A bpffs of the host that came with its /sys. Covering its root does not change anything in it.
                 "bpf" => opened.at_mount_root && opened.missing == 0,
                 _ => false,
             };
@@ -100,13 +105,13 @@ pub(super) fn decide(
     Ok(())
 }
 
-/// The mount with this id. Only its line is parsed: a host may have thousands.
+/// Returns the mount with this id. Only its line is parsed: a host may have thousands.
 pub(super) fn find(mountinfo: &str, id: u64) -> Result<Option<MountPoint>, SysError> {
     let line = mountinfo.lines().find(|line| line.split(' ').next().and_then(|word| word.parse().ok()) == Some(id));
     Ok(line.map(parse_mountinfo).transpose()?.and_then(|mounts| mounts.into_iter().next()))
 }
 
-/// The third word of a line, `major:minor`.
+/// The third field of a line, `major:minor`.
 fn device_of(line: &str) -> Option<(u32, u32)> {
     let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
@@ -116,7 +121,7 @@ fn device_of(line: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
-    /// What a runtime leaves before pivot_root: the host's mounts, and the container's below its root file system.
+    /// The mount table before pivot_root: the host's mounts, and the container's below its root file system.
     const CONTAINER: &str = "\
 27 1 254:0 / / rw,relatime master:1 - ext4 /dev/vda rw
 30 27 0:25 / /run rw,nosuid master:3 - tmpfs tmpfs rw
@@ -153,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn the_containers_own_ground_is_its_root_sysfs_and_its_tmpfs() {
+    fn the_containers_root_sysfs_and_tmpfs_are_accepted() {
         for id in [90, 91, 92] {
             assert_eq!(verdict(on(id)), "fine", "{id}");
         }
     }
 
     #[test]
-    fn what_comes_from_outside_is_refused() {
+    fn mounts_from_outside_are_refused() {
         let cases = [
             (93, "outside: ext4 at /lib/c/rootfs/mnt/data"),
             (94, "outside: tmpfs at /lib/c/rootfs/mnt/run"),
@@ -174,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_serve_is_refused_before_its_path_is_followed() {
+    fn file_systems_served_by_others_are_refused_before_the_path_is_followed() {
         let way = |target: &str| match check_way(target, 90, CONTAINER) {
             Ok(()) => "fine".to_owned(),
             Err(SysError::Bpffs(BpffsError::TargetHostMount { mount, .. })) => mount,
@@ -192,21 +197,21 @@ mod tests {
         ] {
             assert_eq!(way(target), mount, "{target}");
         }
-        // The container's own root may be served by a process: the runtime has walked it already.
+        // The container's own root may be served by a process: the runtime has already accessed it.
         let root = CONTAINER.replace("rootfs rw - ext4", "rootfs rw - fuse.fuse-overlayfs");
         assert!(check_way("/run/x", 90, &root).is_ok());
-        // A mount of the host's that no path in the container leads to.
+        // A mount of the host that cannot be reached from the container's root.
         assert!(check_way("/share/x", 90, CONTAINER).is_ok());
     }
 
     #[test]
-    fn shared_mounts_are_refused_also_as_the_root() {
+    fn shared_mounts_are_refused_even_as_the_root() {
         assert_eq!(verdict(on(96)), "shared: /lib/c/rootfs/mnt/shared");
         assert_eq!(verdict(OpenedTarget { root_mount_id: 96, ..on(96) }), "shared: /lib/c/rootfs/mnt/shared");
     }
 
     #[test]
-    fn a_bpffs_is_covered_at_its_root_only() {
+    fn a_bpffs_may_be_covered_only_at_its_root() {
         assert_eq!(verdict(OpenedTarget { at_mount_root: true, ..on(97) }), "fine");
         assert_eq!(verdict(on(97)), "outside: bpf at /lib/c/rootfs/sys/fs/bpf");
         assert_eq!(
@@ -216,15 +221,15 @@ mod tests {
     }
 
     #[test]
-    fn a_bpffs_of_ours_is_not_covered_by_a_second_one() {
+    fn our_own_bpffs_is_not_covered_by_a_second_one() {
         let said = verdict(OpenedTarget { at_mount_root: true, ..on(102) });
-        assert!(said.contains("has one of ours already"), "{said}");
-        // A directory in it is not ours to judge: it is outside.
+        assert!(said.contains("already has a bpffs"), "{said}");
+        // A directory in it is on a mount from outside.
         assert_eq!(verdict(on(102)), "outside: bpf at /lib/c/rootfs/run/bpf");
     }
 
     #[test]
-    fn a_mount_that_the_table_lacks_is_an_error() {
-        assert_eq!(verdict(on(9)), "receive the container's mount table: it lacks the mount /mnt/x is on");
+    fn a_mount_missing_from_the_table_is_an_error() {
+        assert_eq!(verdict(on(9)), "receive the container's mount table: it lacks the mount that /mnt/x is on");
     }
 }

@@ -1,4 +1,4 @@
-//! The forked child of [`super::mount`], as its parent sees it.
+//! The parent's view of the forked child of [`super::mount`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,10 +13,10 @@ use super::{read_text, unexpected};
 use crate::sys::SysError;
 use crate::sys::sock::{Socket, recv_raw, retry, send_raw, wait_readable};
 
-/// How long a child may take to undo what it did, once its socket is closed.
+/// How long a child may take to undo its changes after its socket is closed.
 const UNDO_TIME: Duration = Duration::from_millis(500);
 
-/// A running child. Dropping it lets it undo what it did, then kills and reaps it.
+/// A running child. Dropping it lets the child undo its changes, then kills and reaps it.
 #[derive(Debug)]
 pub(super) struct BpffsChild {
     pid: Pid,
@@ -27,13 +27,14 @@ pub(super) struct BpffsChild {
 }
 
 impl BpffsChild {
-    /// Forks, without exec: docs/decisions/0002-fork-for-bpffs.md says what that saves and what it asks of the child.
+    /// Forks without exec. docs/decisions/0002-fork-for-bpffs.md describes the benefit and the requirements on the
+    /// child.
     pub(super) fn start(job: &Job<'_>) -> Result<Self, SysError> {
         let (socket, theirs) = Socket::pair()?;
         let started = Instant::now();
-        // SAFETY: other threads may exist, so until its end the child may only do what is safe in a signal handler.
-        // `inside::run` makes system calls on what was prepared before the fork, allocates nothing, takes no lock, calls
-        // no code of the runtime that does, and leaves through _exit.
+        // SAFETY: other threads may exist, so until it exits the child may only do what is async-signal-safe.
+        // `inside::run` makes system calls on data prepared before the fork, does not allocate or take locks, does not
+        // call runtime code that does, and leaves through _exit.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             inside::run(job, theirs.as_fd());
@@ -41,11 +42,11 @@ impl BpffsChild {
         let pid = Pid::from_raw(pid).filter(|_| pid > 0);
         let pid = pid.ok_or_else(|| SysError::io("fork", "the bpffs process")(io::Error::last_os_error()))?;
         drop(theirs);
-        // Nobody else reaps our children, so the pid is still the child's.
+        // Only this process reaps its children, so the pid still refers to the child.
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Self { pid, pidfd, socket, started, ended: None }),
             Err(errno) => {
-                // Without the socket it ends by itself.
+                // When the socket is closed, the child exits.
                 drop(socket);
                 let _ = retry(|| waitpid(Some(pid), WaitOptions::empty()));
                 Err(SysError::io("open a pidfd of", "the bpffs process")(errno))
@@ -53,10 +54,10 @@ impl BpffsChild {
         }
     }
 
-    /// The next report and the descriptor that came with it.
+    /// Returns the next report and the descriptor that came with it.
     pub(super) fn report(&mut self, deadline: Instant) -> Result<(ChildReport, Option<OwnedFd>), SysError> {
         let fail = || SysError::io("receive a report of", "the bpffs process");
-        // A fast child may have reported already when the time was over: over is over.
+        // A fast child may have reported although the deadline has passed. This is still a timeout.
         if Instant::now() >= deadline || !wait_readable(self.socket.as_fd(), deadline).map_err(fail())? {
             return Err(self.late());
         }
@@ -74,7 +75,7 @@ impl BpffsChild {
         Ok((report.ok_or_else(|| unexpected("a report of the bpffs process"))?, fd))
     }
 
-    /// The container's mount table, as the child that is in its mount namespace has it.
+    /// The container's mount table, read from the child, which is in its mount namespace.
     pub(super) fn mountinfo(&self) -> Result<String, SysError> {
         read_text(&format!("/proc/{}/mountinfo", self.pid.as_raw_nonzero()))
     }
@@ -84,12 +85,12 @@ impl BpffsChild {
         send_raw(self.socket.as_fd(), &[ParentVerdict::Keep as u8], &[mount.as_fd()])
     }
 
-    /// Has the child go on.
+    /// Tells the child to continue.
     pub(super) fn consent(&self) -> Result<(), Errno> {
         send_raw(self.socket.as_fd(), &[ParentVerdict::Keep as u8], &[])
     }
 
-    /// Says that what was done is to stay, and waits for the end of the child, which has nothing more to do than that.
+    /// Tells the child to keep its changes and waits for it to exit, which is its only remaining step.
     pub(super) fn keep(&mut self) -> Result<(), SysError> {
         self.consent().map_err(SysError::io("answer", "the bpffs process"))?;
         self.reap_by(Instant::now() + UNDO_TIME);
@@ -100,7 +101,8 @@ impl BpffsChild {
         }
     }
 
-    /// Has the child undo what it did. False where something is left, or where it did not end in time and was killed.
+    /// Tells the child to undo its changes. Returns false if something is left, or if the child did not exit in time
+    /// and was killed.
     pub(super) fn undo(mut self) -> bool {
         self.socket.shutdown();
         self.reap_by(Instant::now() + UNDO_TIME);
@@ -130,7 +132,7 @@ impl Drop for BpffsChild {
         self.socket.shutdown();
         self.reap_by(Instant::now() + UNDO_TIME);
         if self.ended.is_none() {
-            // ESRCH: it has ended by now.
+            // ESRCH: the child has already ended.
             let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
             self.reap();
         }

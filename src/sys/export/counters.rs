@@ -1,7 +1,7 @@
-//! The file of counters: a header and a row of u64, which every process maps and adds to.
+//! The file of counters: a header and an array of u64, which every process maps and adds to.
 //!
-//! Adding is one instruction on shared memory: there is no lock that a stopped process, or a reader, could hold. Pages are
-//! reserved when the file is made, because a write to a page for which there is no memory is SIGBUS.
+//! Adding is one atomic instruction on shared memory: there is no lock that a stopped process or a reader could hold.
+//! Pages are allocated when the file is created, because writing to a page for which there is no memory raises SIGBUS.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -19,7 +19,7 @@ use super::{COUNTERS, make_temporary, unique};
 use crate::model::metrics_table::{MetricSlot, SLOTS, fingerprint};
 use crate::sys::fsutil;
 
-/// Words before the first counter: magic, fingerprint of the table.
+/// Words before the first counter: a magic number and the fingerprint of the table.
 const HEADER: usize = 2;
 const MAGIC: u64 = u64::from_le_bytes(*b"bpfmhook");
 const SIZE: usize = (HEADER + SLOTS) * 8;
@@ -30,17 +30,17 @@ pub struct Counters {
     words: NonNull<AtomicU64>,
 }
 
-// SAFETY: what it points to are atomics in memory that stays mapped as long as this lives.
+// SAFETY: the pointer refers to atomics in memory that stays mapped as long as this value lives.
 unsafe impl Send for Counters {}
 // SAFETY: as above.
 unsafe impl Sync for Counters {}
 
 impl Counters {
-    /// Maps the file of this directory, made if it is missing. One that is not what this program would make is replaced: the
-    /// counts begin again, as after a restart.
+    /// Maps the file in this directory and creates it if it is missing. A file of another format is replaced: the
+    /// counters start at zero, as after a restart.
     pub(super) fn open(directory: &OwnedFd) -> Option<Self> {
         let found = open(directory);
-        // Missing at the one look that counts: a file that another process makes after it is not taken for a stale one.
+        // Decided by this lookup: a file that another process creates afterwards must not be taken for a stale one.
         let replace = !matches!(found, Err(Errno::NOENT));
         if let Some(counters) = found.ok().and_then(|file| Self::map(&file)) {
             return Some(counters);
@@ -51,7 +51,7 @@ impl Counters {
 
     fn map(file: &OwnedFd) -> Option<Self> {
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing of ours.
+        // SAFETY: a new mapping at an address chosen by the kernel does not overlap any other memory.
         let address = unsafe { mmap(std::ptr::null_mut(), SIZE, protection, flags, file, 0) }.ok()?;
         let counters = Self { words: NonNull::new(address.cast())? };
         let known =
@@ -60,13 +60,13 @@ impl Counters {
     }
 
     fn word(&self, at: usize) -> &AtomicU64 {
-        assert!(at < HEADER + SLOTS, "slots come from the table");
-        // SAFETY: `at` is within the mapping, which is aligned to pages; other processes use these words as atomics too, and
-        // nobody else can write them, since the file is ours.
+        assert!(at < HEADER + SLOTS, "slots are those of the table");
+        // SAFETY: `at` is within the mapping, which is page-aligned. Other processes also use these words as atomics,
+        // and no other user can write them, since the file is ours.
         unsafe { self.words.add(at).as_ref() }
     }
 
-    /// Adds to one counter. Wraps, as counters may.
+    /// Adds to a counter. It may wrap, as counters do.
     pub(super) fn add(&self, slot: MetricSlot, by: u64) {
         self.word(HEADER + slot.0).fetch_add(by, Ordering::Relaxed);
     }
@@ -74,7 +74,7 @@ impl Counters {
 
 impl Drop for Counters {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, of this size, and no reference into it outlives this.
+        // SAFETY: the mapping is ours and of this size, and no reference into it outlives this value.
         let _ = unsafe { munmap(self.words.as_ptr().cast(), SIZE) };
     }
 }
@@ -99,7 +99,7 @@ fn make(directory: &OwnedFd, replace: bool) -> Result<(), Errno> {
         .map_err(|_| Errno::NOSPC)
         .and_then(|()| match replace {
             true => renameat(directory, &name, directory, COUNTERS),
-            // The first one wins, so that nobody's counts go into a file that has lost its name.
+            // The first one wins, so that no process counts in a file that has lost its name.
             false => match renameat_with(directory, &name, directory, COUNTERS, RenameFlags::NOREPLACE) {
                 Err(Errno::EXIST) => unlinkat(directory, &name, AtFlags::empty()),
                 other => other,
@@ -111,7 +111,7 @@ fn make(directory: &OwnedFd, replace: bool) -> Result<(), Errno> {
     made
 }
 
-/// The counters of a directory as they are now, in the order of the table; None where there are none that this program knows.
+/// The current counters of a directory, in the order of the table; None if there is no file of this format.
 pub fn read(directory: &Path) -> Option<Vec<u64>> {
     let mut bytes = Vec::with_capacity(SIZE);
     File::open(directory.join(COUNTERS)).ok()?.take(SIZE as u64 + 1).read_to_end(&mut bytes).ok()?;

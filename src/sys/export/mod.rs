@@ -1,10 +1,11 @@
-//! What a run leaves for those who only watch: counters, events and a card for each owner, in a directory beside the store.
+//! Data for observers: counters, events and one owner file per owner, in a directory next to the store.
 //!
-//! The metrics process must not have the store, since a reader of LMDB writes its lock file. Here it has nothing but files to
-//! read. Nothing in here blocks, and nothing fails its caller: what cannot be written is not a reason to stop a container.
-//! What is found there is never believed by a start, which only adds to it.
+//! The metrics process must not have access to the store, because an LMDB reader writes the lock file. Here it only
+//! reads files. Nothing here blocks or fails the caller: data that cannot be written must not keep a container from
+//! starting. Container starts only write here and never trust what they find.
 //!
-//! The directory is root's, 0750; `install --metrics` gives it a group and the setgid bit, which files made in it inherit.
+//! The directory belongs to root, mode 0750. `install --metrics` sets its group and the setgid bit, so that new files
+//! inherit the group.
 
 mod counters;
 #[cfg(test)]
@@ -29,36 +30,36 @@ use crate::sys::fsutil;
 
 pub use self::counters::read as read_counters;
 
-/// The file of counters.
+/// The file with counters.
 pub const COUNTERS: &str = "counters";
-/// The events, one JSON document a line.
+/// The file with events, one JSON document per line.
 pub const EVENTS: &str = "events";
-/// The events before those.
+/// The previous file of events.
 pub const OLD_EVENTS: &str = "events.1";
-/// The directory of cards: a JSON document for each owner, named by its number.
+/// The directory of owner files: a JSON document for each owner, named by its number.
 pub const OWNERS: &str = "owners";
-/// What the kernel said about programs when it was asked last.
+/// The file with the last program statistics read from the kernel.
 pub const PROGRAMS: &str = "programs";
 
-/// The file in which an NRI plugin says whether it is connected; `start` says how it was started.
+/// The name of the file in which an NRI plugin reports whether it is connected; `start` says how it was started.
 pub fn plugin_file(start: &str) -> String {
     format!("plugin-{start}")
 }
 
-/// Whoever wants to move a file of events away holds a lock on this one. Readers cannot open it, so that they cannot hold it.
+/// The lock file for rotating the events. Readers cannot open it, so they cannot hold the lock.
 const LOCK: &str = "lock";
 
-/// A file of events is moved away when it has grown beyond this.
+/// A file of events is rotated when it is larger than this.
 const MAX_EVENTS: u64 = 1 << 20;
 
-/// A card that is being written. Only who holds the writer's lock of the store writes cards, so one name is enough, and the next
-/// card replaces what a killed process left.
+/// The temporary name of an owner file. Owner files are written only while holding the writer's lock of the store, so
+/// that one name is sufficient, and the next owner file replaces what a killed process left.
 const NEW_CARD: &str = ".new";
 
-/// Owner may write, group may read.
+/// Writable by the owner, readable by the group.
 const FILE_MODE: u32 = 0o640;
 
-/// The directory, opened for writing.
+/// The export directory, opened for writing.
 #[derive(Debug)]
 pub struct Export {
     path: PathBuf,
@@ -70,23 +71,25 @@ static PLACE: OnceLock<PathBuf> = OnceLock::new();
 static OPEN: OnceLock<Option<Export>> = OnceLock::new();
 static COLLECTING: AtomicBool = AtomicBool::new(false);
 
-/// Says where this process records. Nothing is opened before there is something to record; without this nothing ever is.
+/// Sets the directory in which this process records. It is opened when there is something to record. Without this call
+/// nothing is recorded.
 pub fn install(directory: PathBuf) {
     let _ = PLACE.set(directory);
 }
 
-/// True where this process records.
+/// True if this process records.
 pub fn is_installed() -> bool {
     PLACE.get().is_some()
 }
 
-/// What this process records to; None where it does not record, or where the directory is not ours alone.
+/// The directory that this process records in; None if it does not record, or if the directory is not owned and
+/// writable by us alone.
 pub fn here() -> Option<&'static Export> {
     let place = PLACE.get()?;
     OPEN.get_or_init(|| Export::open(place)).as_ref()
 }
 
-/// Adds to one counter of this process's directory.
+/// Adds to a counter of this process's directory.
 pub fn count(slot: MetricSlot, by: u64) {
     if let Some(export) = here() {
         export.count(slot, by);
@@ -100,18 +103,18 @@ pub fn observe(histogram: MetricSlot, duration: Duration) {
     }
 }
 
-/// While this lives, what is released was found by gc.
+/// While a value of this type exists, released owners count as collected by gc.
 #[derive(Debug)]
 pub struct Collecting(());
 
 impl Collecting {
-    /// From now on.
+    /// Starts counting releases as collected.
     pub fn begin() -> Self {
         COLLECTING.store(true, Ordering::Relaxed);
         Self(())
     }
 
-    /// Whether one lives.
+    /// Whether such a value exists.
     pub fn is_on() -> bool {
         COLLECTING.load(Ordering::Relaxed)
     }
@@ -124,8 +127,7 @@ impl Drop for Collecting {
 }
 
 impl Export {
-    /// Opens the directory, and makes it if it is missing. None where it is not a directory of ours that nobody else can
-    /// write.
+    /// Opens the directory and creates it if it is missing. None if it is not a directory that only we can write.
     pub fn open(path: &Path) -> Option<Self> {
         let directory = open_or_make(CWD, path)?;
         let stat = fstat(&directory).ok()?;
@@ -133,7 +135,7 @@ impl Export {
         ours.then(|| Self { path: path.to_owned(), directory, counters: OnceLock::new() })
     }
 
-    /// Adds to one counter.
+    /// Adds to a counter.
     pub fn count(&self, slot: MetricSlot, by: u64) {
         if let Some(counters) = self.counters.get_or_init(|| Counters::open(&self.directory)) {
             counters.add(slot, by);
@@ -148,13 +150,13 @@ impl Export {
         self.count(sum, nanoseconds);
     }
 
-    /// Appends lines to the events, each whole, those of several processes unmixed.
+    /// Appends complete lines to the events. Lines of several processes are not interleaved.
     pub fn append(&self, lines: &str) {
         let _ = self.try_append(lines);
     }
 
     fn try_append(&self, lines: &str) -> Option<()> {
-        // O_NONBLOCK: a fifo there fails instead of waiting for a reader.
+        // O_NONBLOCK: a fifo fails instead of waiting for a reader.
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let open = || openat(&self.directory, EVENTS, flags, Mode::from_raw_mode(FILE_MODE)).ok();
         let mut file = open()?;
@@ -166,11 +168,11 @@ impl Export {
             self.rotate();
             file = open()?;
         }
-        // One write(2) with O_APPEND.
+        // A single write(2) with O_APPEND.
         std::fs::File::from(file).write_all(lines.as_bytes()).ok()
     }
 
-    /// Moves the events away, once: whoever comes while another does it, or after, finds a short file and leaves it.
+    /// Rotates the events once: a process that comes second finds a short file and leaves it.
     fn rotate(&self) -> Option<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let lock = openat(&self.directory, LOCK, flags, Mode::RUSR | Mode::WUSR).ok()?;
@@ -182,30 +184,31 @@ impl Export {
         Some(())
     }
 
-    /// Writes an owner's card. The caller holds the writer's lock of the store.
+    /// Writes an owner file. The caller holds the writer's lock of the store.
     pub fn put_owner_file(&self, no: u64, owner_file: &[u8]) {
         if let Some(owners) = open_or_make(&self.directory, Path::new(OWNERS)) {
             let _ = replace(&owners, &no.to_string(), NEW_CARD, owner_file);
         }
     }
 
-    /// Removes an owner's card. True: it had one.
+    /// Removes an owner file. Returns true if it existed.
     pub fn remove_owner_file(&self, no: u64) -> bool {
         self.owners().is_some_and(|owners| unlinkat(&owners, no.to_string(), AtFlags::empty()).is_ok())
     }
 
-    /// The numbers that have a card.
+    /// The numbers of the owners that have an owner file.
     pub fn owner_files(&self) -> Vec<u64> {
         let names = fsutil::names_in(&self.path.join(OWNERS)).unwrap_or_default();
         names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect()
     }
 
-    /// Writes what the kernel said about programs.
+    /// Writes the program statistics.
     pub fn put_programs(&self, text: &[u8]) {
         let _ = replace(&self.directory, PROGRAMS, &unique(PROGRAMS), text);
     }
 
-    /// Removes what killed processes were writing. The caller holds the writer's lock of the store, so that no card is being written.
+    /// Removes unfinished files of killed processes. The caller holds the writer's lock of the store, so that no owner
+    /// file is being written.
     pub fn remove_unfinished(&self) {
         let hidden = |directory: &Path| {
             let names = fsutil::names_in(directory).unwrap_or_default();
@@ -215,7 +218,7 @@ impl Export {
             hidden(&self.path.join(OWNERS)).for_each(|name| _ = unlinkat(&owners, name, AtFlags::empty()));
         }
         for name in hidden(&self.path) {
-            // `.NAME.PID.N`. A number that another process has by now is one to look at the next time.
+            // `.NAME.PID.N`. If another process has this pid by now, the file is left for the next run.
             let writer = name.rsplit('.').nth(1).and_then(|pid| pid.parse::<u32>().ok());
             if writer.is_none_or(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
                 let _ = unlinkat(&self.directory, name, AtFlags::empty());
@@ -235,7 +238,7 @@ impl Export {
     }
 }
 
-/// Opens a directory, which is there for every run but the first of a boot, or makes it.
+/// Opens a directory or creates it. It exists except in the first run of a boot.
 fn open_or_make(directory: impl AsFd, name: &Path) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || openat(&directory, name, flags, Mode::empty());
@@ -249,7 +252,7 @@ fn open_or_make(directory: impl AsFd, name: &Path) -> Option<OwnedFd> {
     }
 }
 
-/// Makes a file whole or leaves what was there. Nothing is brought to the disk: it does not outlive the boot.
+/// Replaces a file atomically or leaves it unchanged. It is not synced, because it does not outlive the boot.
 fn replace(directory: &OwnedFd, name: &str, temporary: &str, bytes: &[u8]) -> Result<(), Errno> {
     let mut file = make_temporary(directory, temporary)?;
     let written = file.write_all(bytes).map_err(|_| Errno::IO).and_then(|()| renameat(directory, temporary, directory, name));
@@ -259,13 +262,13 @@ fn replace(directory: &OwnedFd, name: &str, temporary: &str, bytes: &[u8]) -> Re
     written
 }
 
-/// A name beside `name` that no other living process uses.
+/// A name next to `name` that no other living process uses.
 fn unique(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!(".{name}.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A new file; one of this name was left by a process that died.
+/// Creates a temporary file; an existing one was left by a process that died.
 fn make_temporary(directory: &OwnedFd, temporary: &str) -> Result<std::fs::File, Errno> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let open = || openat(directory, temporary, flags, Mode::RUSR | Mode::WUSR);

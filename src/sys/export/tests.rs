@@ -12,11 +12,11 @@ fn export() -> (tempfile::TempDir, Export) {
 }
 
 #[test]
-fn two_hundred_at_once_lose_no_count() {
+fn two_hundred_threads_lose_no_count() {
     let (dir, _) = export();
     let path = dir.path().join("export");
     let slot = event(EventKind::Acquired);
-    // Each with a mapping of its own, as processes have; they race to make the file, too.
+    // Each thread has its own mapping, like separate processes; they also race to create the file.
     thread::scope(|scope| {
         for _ in 0..200 {
             scope.spawn(|| {
@@ -33,14 +33,14 @@ fn two_hundred_at_once_lose_no_count() {
     let (bucket, sum) = metrics_table::bucket(run(Stage::CreateRuntime, Outcome::Done), 3_000_000);
     assert_eq!((counters[bucket.0], counters[sum.0]), (200, 600_000_000));
     assert_eq!(fs::metadata(path.join(COUNTERS)).unwrap().mode() & 0o7777, 0o640);
-    assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "nothing temporary is left");
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "no temporary file is left");
 }
 
 const CHILD: &str = "EXPORT_TEST_DIRECTORY";
 const PROCESSES: u64 = 24;
 const EACH: u64 = 500;
 
-/// Not a test of its own: what each process of the next one does.
+/// Not a test of its own: the code of each process in the next test.
 #[test]
 fn child() {
     let Some(path) = std::env::var_os(CHILD) else { return };
@@ -53,7 +53,7 @@ fn child() {
 }
 
 #[test]
-fn processes_that_record_at_the_same_time_lose_nothing() {
+fn concurrent_processes_lose_nothing() {
     let (dir, _) = export();
     let path = dir.path().join("export");
     let start = || {
@@ -62,7 +62,7 @@ fn processes_that_record_at_the_same_time_lose_nothing() {
         command.stdout(std::process::Stdio::null()).spawn().unwrap()
     };
     let mut children: Vec<_> = (0..PROCESSES).map(|_| start()).collect();
-    // One that is killed at any moment spoils nothing of the others'.
+    // A process that is killed at any moment must not affect the others.
     let mut killed = start();
     killed.kill().unwrap();
     killed.wait().unwrap();
@@ -80,7 +80,7 @@ fn processes_that_record_at_the_same_time_lose_nothing() {
 }
 
 #[test]
-fn a_file_that_is_not_ours_is_replaced_and_never_mapped() {
+fn a_foreign_counter_file_is_replaced_and_never_mapped() {
     let (dir, export) = export();
     let path = dir.path().join("export").join(COUNTERS);
     let victim = dir.path().join("victim");
@@ -103,11 +103,11 @@ fn a_file_that_is_not_ours_is_replaced_and_never_mapped() {
         assert_eq!(read_counters(&export.path).unwrap()[event(EventKind::Refused).0], 7, "{nth}");
         assert!(fs::symlink_metadata(&path).unwrap().is_file(), "{nth}");
     }
-    assert!(fs::read(&victim).unwrap().iter().all(|byte| *byte == 0), "the link was not followed");
+    assert!(fs::read(&victim).unwrap().iter().all(|byte| *byte == 0), "the link must not be followed");
 }
 
 #[test]
-fn a_directory_in_the_way_or_of_others_records_nothing_and_stops_nothing() {
+fn an_unusable_directory_records_nothing_and_fails_nothing() {
     let (dir, export) = export();
     for name in [COUNTERS, EVENTS, OWNERS] {
         let path = dir.path().join("export").join(name);
@@ -127,7 +127,7 @@ fn a_directory_in_the_way_or_of_others_records_nothing_and_stops_nothing() {
 }
 
 #[test]
-fn events_stay_whole_and_bounded_when_many_write() {
+fn concurrent_events_are_complete_and_bounded() {
     let (dir, export) = export();
     let line = format!("{{\"{}\"}}\n", "x".repeat(997));
     thread::scope(|scope| {
@@ -146,14 +146,14 @@ fn events_stay_whole_and_bounded_when_many_write() {
         assert!(text.lines().all(|l| l.len() + 1 == line.len()), "a line is torn");
         assert!(text.len() as u64 <= MAX_EVENTS + 10 * line.len() as u64, "{}", text.len());
     }
-    // 3.2 MB were written: one file was thrown away at least, and the youngest two are all that is kept.
-    assert!(old.len() as u64 > MAX_EVENTS, "moved away before it was full");
+    // 3.2 MB were written: at least one file was discarded, and the two most recent ones remain.
+    assert!(old.len() as u64 > MAX_EVENTS, "rotated before it was full");
     let mode = fs::metadata(dir.path().join("export").join(EVENTS)).unwrap().mode();
-    assert_eq!(mode & 0o137, 0, "{mode:o}: nobody but us and the group");
+    assert_eq!(mode & 0o137, 0, "{mode:o}: only the owner and the group have access");
 }
 
 #[test]
-fn cards_are_replaced_whole_and_go() {
+fn owner_files_are_replaced_atomically_and_removed() {
     let (dir, export) = export();
     export.put_owner_file(3, b"one");
     export.put_owner_file(3, b"two");
@@ -161,9 +161,9 @@ fn cards_are_replaced_whole_and_go() {
     let owners = dir.path().join("export").join(OWNERS);
     assert_eq!(fs::read(owners.join("3")).unwrap(), b"two");
     fs::write(owners.join(".5.1.1"), b"left by a process that died").unwrap();
-    fs::write(owners.join(NEW_CARD), b"left by another one").unwrap();
+    fs::write(owners.join(NEW_CARD), b"left by another process").unwrap();
     export.put_owner_file(4, b"5");
-    assert!(!owners.join(NEW_CARD).exists(), "the next card takes its name");
+    assert!(!owners.join(NEW_CARD).exists(), "the next owner file reuses its name");
     let mut owner_files = export.owner_files();
     owner_files.sort_unstable();
     assert_eq!(owner_files, [3, 4]);
@@ -176,12 +176,12 @@ fn cards_are_replaced_whole_and_go() {
 }
 
 #[test]
-fn what_killed_processes_were_writing_goes_and_what_the_living_write_stays() {
+fn unfinished_files_of_killed_processes_are_removed() {
     let (dir, export) = export();
     export.put_owner_file(3, b"one");
     export.put_programs(b"[]");
     let path = dir.path().join("export");
-    // No process has a number beyond PID_MAX_LIMIT (2^22).
+    // Pids are below PID_MAX_LIMIT (2^22).
     let living = format!(".programs.{}.0", std::process::id());
     for name in ["owners/.new", "owners/.3.77.1", ".counters.4194305.0", ".programs.4194305.3", ".strange", &living] {
         fs::write(path.join(name), b"half").unwrap();

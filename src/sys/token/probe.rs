@@ -1,7 +1,7 @@
-//! `token probe`: what a workload can do with the bpffs it was given, found out by doing it.
+//! `token probe`: determines what a workload can do with its bpffs by trying it.
 //!
-//! Runs inside the container. Every step is tried that the steps before it make possible, and each failure says what its
-//! errno means there.
+//! It runs inside the container. Every step is tried whose prerequisites succeeded, and each failure explains its
+//! errno.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,10 +32,10 @@ const XDP: u32 = 37;
 const TCX_INGRESS: u32 = 46;
 const XDP_PASS: i32 = 2;
 const TCX_NEXT: i32 = -1;
-/// uapi/linux/if_link.h: the mode that every interface has.
+/// uapi/linux/if_link.h: the mode that every interface supports.
 const XDP_FLAGS_SKB_MODE: u32 = 2;
 
-/// One thing that is tried.
+/// A step of the probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbeStage {
@@ -45,9 +45,9 @@ pub enum ProbeStage {
     MintToken,
     /// Read what the token allows.
     ReadToken,
-    /// Make an array map with the token.
+    /// Create an array map with the token.
     CreateMap,
-    /// Pin that map in the bpffs, and unpin it.
+    /// Pin that map in the bpffs and unpin it.
     PinMap,
     /// Load a socket filter with the token.
     LoadSocketFilter,
@@ -61,42 +61,42 @@ pub enum ProbeStage {
     AttachTcx,
 }
 
-/// How it went.
+/// The outcome of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "outcome")]
 pub enum ProbeOutcome {
-    /// It worked.
+    /// It succeeded.
     Done,
     /// It failed.
     Failed {
         /// The errno's name or text.
         error: String,
-        /// Its number; None where it was no system call that failed.
+        /// The errno; None if the failure was not that of a system call.
         errno: Option<i32>,
-        /// What that means here, and the remedy.
+        /// What it means here, and the remedy.
         meaning: String,
     },
-    /// An earlier step it builds upon failed.
+    /// A step on which it depends failed.
     Skipped,
 }
 
-/// A stage and its outcome.
+/// A step and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProbeStep {
-    /// What was tried.
+    /// The step.
     pub stage: ProbeStage,
-    /// How it went.
+    /// Its outcome.
     #[serde(flatten)]
     pub outcome: ProbeOutcome,
 }
 
-/// What was found. The programs stay attached until it is dropped; dropping it also closes the token, which otherwise would
-/// keep the bpffs alive.
+/// The result of the probe. The programs stay attached until it is dropped. Dropping it also closes the token, which
+/// would otherwise keep the bpffs alive.
 #[derive(Debug)]
 pub struct Probe {
-    /// Every stage, in the order of [`ProbeStage`].
+    /// Every step, in the order of [`ProbeStage`].
     pub steps: Vec<ProbeStep>,
-    /// What the token allows, where there is one.
+    /// What the token allows, if there is one.
     pub allowed: Option<Delegation>,
     counters: Option<OwnedFd>,
     _token: Option<BpfToken>,
@@ -105,18 +105,18 @@ pub struct Probe {
     tcx: Option<OwnedFd>,
 }
 
-/// Packets that the probe's programs have seen so far; None where the program is not attached.
+/// Packets that the probe's programs have counted so far; None if the program is not attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Packets {
-    /// By XDP.
+    /// Packets seen by the XDP program.
     pub xdp: Option<u64>,
-    /// By tcx.
+    /// Packets seen by the tcx program.
     pub tcx: Option<u64>,
 }
 
 impl Probe {
-    /// True where every stage worked. Two failures do not count: an XDP program that was there before, and a pin that is refused,
-    /// without which the token works.
+    /// True if every step succeeded. Two failures do not count: an XDP program that was attached before, and a refused
+    /// pin, because the token works without pins.
     pub fn works(&self) -> bool {
         let fine = |step: &ProbeStep| match &step.outcome {
             ProbeOutcome::Done => true,
@@ -130,7 +130,7 @@ impl Probe {
         self.steps.iter().all(fine)
     }
 
-    /// Reads the counters.
+    /// Reads the packet counters.
     pub fn packets(&self) -> Result<Packets, SysError> {
         let count = |link: &Option<OwnedFd>, slot: u32| match (link, &self.counters) {
             (Some(_), Some(map)) => {
@@ -154,7 +154,7 @@ impl Probe {
     }
 }
 
-/// Tries everything with the bpffs at `path` and an interface of the calling process's network namespace.
+/// Tries every step with the bpffs at `path` and an interface of the calling process's network namespace.
 pub fn probe(path: &Path, interface: &str) -> Probe {
     let mut probe =
         Probe { steps: Vec::new(), allowed: None, counters: None, _token: None, _programs: Vec::new(), xdp: None, tcx: None };
@@ -203,7 +203,7 @@ pub fn probe(path: &Path, interface: &str) -> Probe {
     probe.note(ProbeStage::PinMap, pinned);
 
     let filter = with(&token, |token| {
-        // Accept no byte of any packet.
+        // Accept zero bytes of every packet.
         load(token, NeededRight::program(PROG_TYPE_SOCKET_FILTER, CGROUP_INET_INGRESS), allowed, &[mov(0, 0), exit()])
     });
     let filter = probe.note(ProbeStage::LoadSocketFilter, filter);
@@ -231,13 +231,14 @@ pub fn probe(path: &Path, interface: &str) -> Probe {
     probe
 }
 
-/// Why the bpffs could not be opened. SELinux asks for permissions on it that no default policy gives; AppArmor asks for none.
+/// Explains why the bpffs could not be opened. SELinux checks permissions that no default policy grants; AppArmor
+/// checks none.
 fn unopened(error: &std::io::Error, confinement: Option<Confinement>, path: &Path) -> String {
     let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
     let selinux = confinement.filter(|confinement| denied && confinement.module == SecurityModule::SeLinux);
     match selinux.and_then(|confinement| confinement.hinders(path, None)) {
         Some(hindrance) => hindrance.to_string(),
-        None => "the container has no bpffs there; ask for one with the annotation bpffs or delegate".to_owned(),
+        None => "the container has no bpffs there; request one with the annotation bpffs or delegate".to_owned(),
     }
 }
 
@@ -246,7 +247,7 @@ fn unopened(error: &std::io::Error, confinement: Option<Confinement>, path: &Pat
 struct NeededRight {
     cmd: u32,
     map: Option<u32>,
-    /// The program's type and its attach type.
+    /// The program type and its attach type.
     program: Option<(u32, u32)>,
 }
 
@@ -259,21 +260,21 @@ impl NeededRight {
         Self { cmd: CMD_PROG_LOAD, map: None, program: Some((kind, attach)) }
     }
 
-    /// The first thing that `allowed` lacks.
+    /// The first required right that `allowed` does not include.
     fn lacking(self, allowed: &Delegation) -> Option<&'static str> {
         let has = |mask: u64, bit: u32| mask & (1 << bit) != 0;
         if !has(allowed.cmds, self.cmd) {
-            return Some("the token does not allow this command; ask for it with delegate-cmds");
+            return Some("the token does not allow this command; request it with delegate-cmds");
         }
         if self.map.is_some_and(|kind| !has(allowed.maps, kind)) {
-            return Some("the token does not allow this type of map; ask for it with delegate-maps");
+            return Some("the token does not allow this type of map; request it with delegate-maps");
         }
         match self.program {
             Some((kind, _)) if !has(allowed.progs, kind) => {
-                Some("the token does not allow this type of program; ask for it with delegate-progs")
+                Some("the token does not allow this type of program; request it with delegate-progs")
             }
             Some((_, attach)) if !has(allowed.attachs, attach) => {
-                Some("the token does not allow this attach type; ask for it with delegate-attachs")
+                Some("the token does not allow this attach type; request it with delegate-attachs")
             }
             _ => None,
         }
@@ -318,16 +319,16 @@ fn attach_to(program: &OwnedFd, interface: &str, attach: u32, flags: u32) -> Res
     };
     link_create(program.as_fd(), LinkTarget::Interface(found.index), attach, flags).map_err(|errno| {
         let meaning = match errno {
-            Errno::BUSY => "another XDP program is attached to the interface; an interface takes one",
-            Errno::PERM => "attaching takes CAP_NET_ADMIN in the user namespace of the network namespace",
-            Errno::INVAL => "the kernel does not know this kind of link",
+            Errno::BUSY => "another XDP program is attached to the interface; one interface takes only one XDP program",
+            Errno::PERM => "attaching needs CAP_NET_ADMIN in the user namespace that owns the network namespace",
+            Errno::INVAL => "the kernel does not support this type of link",
             _ => "the kernel refused the link",
         };
         failed(Some(errno.raw_os_error()), text(errno.raw_os_error()), meaning)
     })
 }
 
-/// Why a map or program was refused. The kernel gives EPERM for all of it, so the causes are looked for one by one.
+/// Explains why a map or program was refused. The kernel returns EPERM for all causes, so they are checked one by one.
 fn refused(errno: Errno, allowed: Option<Delegation>, wanted: NeededRight) -> ProbeOutcome {
     let meaning = match errno {
         Errno::PERM | Errno::ACCESS => {
@@ -336,13 +337,13 @@ fn refused(errno: Errno, allowed: Option<Delegation>, wanted: NeededRight) -> Pr
                 Some(meaning) => meaning,
                 None if !caps::has(Capability::CAP_BPF) => "the process lacks CAP_BPF; give the container that capability",
                 None if wanted.needs_net_admin() && !caps::has(Capability::CAP_NET_ADMIN) => {
-                    "this type of program takes CAP_NET_ADMIN; give the container that capability"
+                    "this type of program needs CAP_NET_ADMIN; give the container that capability"
                 }
                 None => "a seccomp profile or a security module forbids it",
             }
         }
-        Errno::INVAL => "the kernel does not know this type, or has no tokens (Linux 6.9)",
-        Errno::NOMEM => "there is no memory for it in this memory cgroup",
+        Errno::INVAL => "the kernel does not support this type, or does not have tokens (Linux 6.9)",
+        Errno::NOMEM => "there is not enough memory for it in this memory cgroup",
         _ => "the kernel refused it",
     };
     failed(Some(errno.raw_os_error()), text(errno.raw_os_error()), meaning)
@@ -356,7 +357,7 @@ fn text(errno: i32) -> String {
     std::io::Error::from_raw_os_error(errno).to_string()
 }
 
-/// A program that adds one to a slot of the map and returns `verdict`.
+/// A program that increments a slot of the map and returns `verdict`.
 fn counting(map: &OwnedFd, slot: i32, verdict: i32) -> [[u8; 8]; 12] {
     use std::os::fd::AsRawFd;
     /// `BPF_PSEUDO_MAP_FD`, `BPF_FUNC_map_lookup_elem`
@@ -406,7 +407,7 @@ mod tests {
     const ALL: Delegation = Delegation { cmds: u64::MAX, maps: u64::MAX, progs: u64::MAX, attachs: u64::MAX };
 
     #[test]
-    fn what_a_token_lacks_is_named() {
+    fn missing_token_rights_are_named() {
         let xdp = NeededRight::program(PROG_TYPE_XDP, XDP);
         let without = |change: fn(&mut Delegation)| {
             let mut allowed = ALL;
@@ -425,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_missing_bpffs_everything_is_skipped() {
+    fn a_missing_bpffs_skips_all_later_steps() {
         let probe = probe(Path::new("/nonexistent"), "lo");
         assert!(matches!(probe.steps[0].outcome, ProbeOutcome::Failed { errno: Some(2), .. }));
         assert!(probe.steps[1..].iter().all(|step| step.outcome == ProbeOutcome::Skipped));
@@ -435,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bpffs_that_selinux_hides_is_not_called_absent() {
+    fn a_bpffs_hidden_by_selinux_is_not_reported_as_missing() {
         let said = |errno: Errno, confinement| unopened(&errno.into(), confinement, Path::new("/sys/fs/bpf"));
         let selinux = || Confinement::selinux("system_u:system_r:container_t:s0");
         let apparmor = || Confinement::apparmor("docker-default (enforce)");
@@ -446,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_pin_alone_leaves_a_token_that_works() {
+    fn a_token_works_without_pins() {
         let mut probe = probe(Path::new("/nonexistent"), "lo");
         for step in &mut probe.steps {
             step.outcome = ProbeOutcome::Done;
@@ -462,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_serialise_flat() {
+    fn steps_are_serialized_flat() {
         let step = ProbeStep { stage: ProbeStage::MintToken, outcome: failed(Some(1), "denied".into(), "why") };
         let json = serde_json::to_string(&step).unwrap();
         assert_eq!(json, r#"{"stage":"mint-token","outcome":"failed","error":"denied","errno":1,"meaning":"why"}"#);

@@ -1,8 +1,10 @@
-//! Programs that are offered to the verifier with a BPF token, as a container would load them, and never run.
+//! Loads programs with a BPF token, as a container would, to see whether the verifier accepts them. The programs never
+//! run.
 //!
-//! A forked child makes a user and a mount namespace of its own, gets a bpffs there that delegates everything, makes a token of it,
-//! and keeps CAP_BPF and CAP_NET_ADMIN in that user namespace and no other capability. It loads one program after the other and
-//! sends what the verifier says. Nothing is mounted anywhere and no program is kept, so that its end leaves nothing.
+//! A forked child creates its own user and mount namespaces, gets a bpffs there that delegates everything, mints a
+//! token from it, and keeps CAP_BPF and CAP_NET_ADMIN in that user namespace and no other capabilities. It loads one
+//! program after the other and sends the verifier's results. Nothing is mounted and no program is kept, so nothing
+//! remains when it exits.
 
 mod child;
 
@@ -17,10 +19,10 @@ use crate::model::delegation::Delegation;
 use crate::sys::SysError;
 use crate::sys::sock::{Socket, recv_raw, retry, send_raw, wait_readable};
 
-/// Instructions that a program may have.
+/// Maximum number of instructions of a program.
 pub const MAX_INSTRUCTIONS: usize = 32;
 
-/// A program to be offered.
+/// A program to load.
 #[derive(Debug, Clone, Default)]
 pub struct Trial {
     /// `enum bpf_prog_type`
@@ -29,43 +31,44 @@ pub struct Trial {
     pub attach_type: u32,
     /// At most [`MAX_INSTRUCTIONS`].
     pub instructions: Vec<[u8; 8]>,
-    /// The instruction, `BPF_LD_IMM64`, that takes the descriptor of an array map with one value of 64 bytes.
+    /// The index of the `BPF_LD_IMM64` instruction that receives the descriptor of an array map with one value of 64
+    /// bytes.
     pub map_at: Option<usize>,
-    /// Which BTF it is loaded with.
+    /// The index of the BTF that it is loaded with.
     pub btf: Option<usize>,
     /// Its `struct bpf_func_info` records.
     pub functions: Vec<[u32; 2]>,
 }
 
-/// What came of an offer.
+/// The result of a trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrialAnswer {
-    /// None where the program was loaded; it is closed again.
+    /// The errno; None if the program was loaded. It is closed again.
     pub errno: Option<Errno>,
-    /// The beginning of the verifier's log. Empty where the load failed before the verifier spoke.
+    /// The beginning of the verifier's log. Empty if the load failed before the verifier ran.
     pub log: String,
 }
 
 impl TrialAnswer {
-    /// True where the verifier accepted the program.
+    /// True if the verifier accepted the program.
     pub fn loaded(&self) -> bool {
         self.errno.is_none()
     }
 
-    /// True where the log has this text.
+    /// True if the log contains this text.
     pub fn says(&self, text: &str) -> bool {
         self.log.contains(text)
     }
 }
 
-/// Everything may be delegated to a user namespace in which nothing else ever runs.
+/// Delegates everything: nothing else ever runs in this user namespace.
 const EVERYTHING: Delegation = Delegation { cmds: u64::MAX, maps: u64::MAX, progs: u64::MAX, attachs: u64::MAX };
 
-/// Offers every program and returns the answers in the same order.
+/// Tries to load every program and returns the results in the same order.
 ///
 /// # Errors
-/// Where the namespaces, the bpffs or the token cannot be made (no capabilities, no user namespaces, no BPF tokens before Linux 6.9),
-/// and where `deadline` passes first. The child is gone in any case.
+/// If the namespaces, the bpffs or the token cannot be created (missing capabilities, no user namespaces, no BPF
+/// tokens before Linux 6.9), or if `deadline` passes first. The child is gone in any case.
 pub fn offer(btfs: &[Vec<u8>], trials: &[Trial], deadline: Instant) -> Result<Vec<TrialAnswer>, SysError> {
     let mut forked = TrialChild::start(child::TrialJob::new(btfs, trials)?)?;
     let (_, context) = forked.receive(deadline)?;
@@ -75,13 +78,13 @@ pub fn offer(btfs: &[Vec<u8>], trials: &[Trial], deadline: Instant) -> Result<Ve
     }
     fsconfig_create(&context).map_err(fail("create the bpffs of"))?;
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(fail("make a mount of the bpffs of"))?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(fail("create a mount of the bpffs of"))?;
     send_raw(forked.socket.as_fd(), &[0], &[mount.as_fd()]).map_err(fail("answer"))?;
     drop((mount, context));
     trials.iter().map(|_| forked.receive(deadline).map(|(answer, _)| answer)).collect()
 }
 
-/// The child, as its parent sees it. Dropping it kills and reaps it.
+/// The parent's view of the child. Dropping it kills and reaps the child.
 struct TrialChild {
     pid: Pid,
     pidfd: std::os::fd::OwnedFd,
@@ -93,8 +96,9 @@ impl TrialChild {
     fn start(job: child::TrialJob<'_>) -> Result<Self, SysError> {
         let (socket, theirs) = Socket::pair()?;
         let started = Instant::now();
-        // SAFETY: other threads may exist, so until its end the child may only do what is safe in a signal handler. `child::run`
-        // makes system calls on what was prepared before the fork, allocates nothing, takes no lock, and leaves through _exit.
+        // SAFETY: other threads may exist, so until it exits the child may only do what is async-signal-safe.
+        // `child::run` makes system calls on data prepared before the fork, does not allocate or take locks, and
+        // leaves through _exit.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             child::run(job, theirs.as_fd());
@@ -102,11 +106,11 @@ impl TrialChild {
         let pid = Pid::from_raw(pid).filter(|_| pid > 0);
         let pid = pid.ok_or_else(|| fail("fork")(std::io::Error::last_os_error()))?;
         drop(theirs);
-        // Only we reap our children, so the pid is still the child's.
+        // Only this process reaps its children, so the pid still refers to the child.
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Self { pid, pidfd, socket, started }),
             Err(errno) => {
-                // Without the socket it ends by itself.
+                // When the socket is closed, the child exits.
                 drop(socket);
                 let _ = retry(|| waitpid(Some(pid), WaitOptions::empty()));
                 Err(fail("open a pidfd of")(errno))
@@ -114,7 +118,7 @@ impl TrialChild {
         }
     }
 
-    /// The next message: an answer, or the file system context, which comes with a descriptor.
+    /// Receives the next message: an answer, or the file system context, which comes with a descriptor.
     fn receive(&mut self, deadline: Instant) -> Result<(TrialAnswer, Option<std::os::fd::OwnedFd>), SysError> {
         if Instant::now() >= deadline || !wait_readable(self.socket.as_fd(), deadline).map_err(fail("wait for"))? {
             return Err(SysError::Deadline { role: ROLE, waited: self.started.elapsed() });
@@ -128,7 +132,7 @@ impl TrialChild {
         let (errno, log) = bytes[..len].split_first_chunk::<4>().ok_or_else(gone)?;
         let errno = i32::from_ne_bytes(*errno);
         if errno < 0 {
-            // Minus the errno of a step before the first program.
+            // The negated errno of a step before the first program.
             return Err(fail("prepare")(Errno::from_raw_os_error(-errno)));
         }
         let errno = (errno > 0).then(|| Errno::from_raw_os_error(errno));
@@ -140,7 +144,7 @@ impl Drop for TrialChild {
     fn drop(&mut self) {
         self.socket.shutdown();
         let _ = wait_readable(self.pidfd.as_fd(), Instant::now() + Duration::from_millis(200));
-        // ESRCH: it has ended by now.
+        // ESRCH: the child has already ended.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         let _ = retry(|| waitpid(Some(self.pid), WaitOptions::empty()));
     }

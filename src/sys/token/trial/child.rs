@@ -1,7 +1,7 @@
-//! What the forked child does.
+//! The code of the forked child.
 //!
-//! Everything in [`run`] is bound to what may happen between fork and exit of a process with threads: system calls, and nothing that
-//! allocates, locks or panics. rustix makes its calls directly, without the C library.
+//! Everything in [`run`] must be safe between fork and exit of a multithreaded process: it makes system calls, and it
+//! does not allocate, lock or panic. rustix makes its calls directly, without the C library.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -17,14 +17,14 @@ use crate::sys::bpf::after_fork::{Offered, array_map, load_btf, offer};
 use crate::sys::sock::{recv_raw, send_raw};
 use crate::sys::token::{create_raw, last_errno};
 
-/// Bytes of a message: an errno and the beginning of a log.
+/// Maximum size of a message in bytes: an errno and the beginning of a log.
 pub(super) const MESSAGE_MAX: usize = 4 + 1024;
-/// Bytes for the verifier's log. One that is cut short is an error of its own (ENOSPC).
+/// Size of the verifier's log buffer in bytes. A truncated log is an error of its own (ENOSPC).
 const LOG: usize = 64 * 1024;
-/// BTFs that trials may name.
+/// Maximum number of BTFs that trials may refer to.
 const MAX_BTFS: usize = 4;
 
-/// All that the child needs, made before the fork.
+/// Everything that the child needs, prepared before the fork.
 #[derive(Debug)]
 pub(super) struct TrialJob<'a> {
     btfs: &'a [Vec<u8>],
@@ -41,19 +41,22 @@ impl<'a> TrialJob<'a> {
                 && trial.btf.is_none_or(|at| at < btfs.len())
         };
         if btfs.len() > MAX_BTFS || !trials.iter().all(fits) {
-            return Err(SysError::Message { what: "a trial of a token", problem: "a program does not fit".into() });
+            return Err(SysError::Message {
+                what: "a trial of a token",
+                problem: "a program or its BTF exceeds the limits".into(),
+            });
         }
         Ok(Self { btfs, trials, log: vec![0; LOG] })
     }
 }
 
-/// Does the job and ends the process.
+/// Runs the job and ends the process.
 pub(super) fn run(mut job: TrialJob<'_>, socket: BorrowedFd<'_>) -> ! {
     if let Err(errno) = work(&mut job, socket) {
-        // The parent may be gone; then the answer is not needed.
+        // The parent may be gone, and then the answer is not needed.
         let _ = send_raw(socket, &(-errno.raw_os_error()).to_ne_bytes(), &[]);
     }
-    // SAFETY: _exit ends the process at once. It runs no handlers of the parent's that were copied along.
+    // SAFETY: _exit ends the process immediately, without running exit handlers copied from the parent.
     unsafe { libc::_exit(0) }
 }
 
