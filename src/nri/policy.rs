@@ -50,7 +50,7 @@ impl CachedPolicy {
     }
 
     /// The current policy.
-    pub fn now(&self) -> Arc<Admitted> {
+    pub fn now(&self) -> Arc<PolicyOrError> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -60,7 +60,7 @@ fn read(paths: &Paths) -> PolicyOrError {
 }
 
 /// The set of files counts as well. Keys do not, because only the hook reads them.
-fn look(paths: &Paths) -> Look {
+fn look(paths: &Paths) -> PolicyStamp {
     let directories = [paths.policy_directory(), paths.keys()];
     let listed = directories
         .iter()
