@@ -178,5 +178,5 @@ pub enum Refusal {
 }
 
 fn verb(rules: &str) -> &'static str {
-    if rules.contains(", ") { "have not" } else { "has not" }
+    if rules.contains(", ") { "do not" } else { "does not" }
 }
