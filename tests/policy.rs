@@ -66,10 +66,7 @@ fn an_empty_host_allows_no_image_and_says_so() {
     assert!(report.id.as_ref().is_some_and(|id| id.starts_with("sha256:")));
     let answer = explain(&host.paths, &podman(), &annotations(&[("delegate", "maps")])).expect("legal").expect("ours");
     assert!(!answer.allowed);
-    assert_eq!(
-        answer.refused,
-        ["the built-in container rule delegates nothing; a [[container]] rule with delegate = [ … ] would"]
-    );
+    assert_eq!(answer.refused, ["the built-in container rule delegates nothing; add delegate = [ … ] to a [[container]] rule"]);
 }
 
 #[test]

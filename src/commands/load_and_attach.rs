@@ -53,7 +53,7 @@ pub fn program(entry: ProgramRequest) -> Result<(ProgramToLoad, AttachPlace), St
             AttachPlace::Trampoline(kind)
         }
         AttachRequest::RawTracepoint { .. } | AttachRequest::Cgroup { .. } => {
-            return Err(wrong(&format!("only containers have a place for {kind} programs; name it in an annotation")));
+            return Err(wrong(&format!("{kind} programs attach only to containers; request it in an annotation")));
         }
     };
     // Whether it is one of returns is the place's to say.

@@ -66,7 +66,7 @@ pub enum Cause {
     },
     /// The pod's network namespace has other programs at this place.
     #[error(
-        "attach xdp to {iface}: containers {holders} of the pod have another XDP request there, and one interface takes one XDP program until chains come"
+        "attach xdp to {iface}: containers {holders} of the pod have another XDP request there, and one interface takes only one XDP program"
     )]
     NetnsTaken {
         /// The interface.

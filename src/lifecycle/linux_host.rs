@@ -71,7 +71,7 @@ impl LinuxHost {
             (NamespaceSource::Joined(_), None) if container.sandbox.is_some() => {
                 shared("the container shares its pod's user namespace")
             }
-            (NamespaceSource::Joined(_), None) => shared("the container joins a user namespace that was there before"),
+            (NamespaceSource::Joined(_), None) => shared("the container joins an existing user namespace"),
             (NamespaceSource::Runtime, _) => shared("config.json does not say how the container came to its user namespace"),
         }
     }

@@ -66,7 +66,7 @@ impl Confinement {
                         "tokens work, but the process runs under the AppArmor profile {label}, {refuses} to pin in {shown} (EACCES, without \
                          an audit line)"
                     ),
-                    remedy: "ask for bpffs-path=/run/bpf, or use the profile of packaging/apparmor",
+                    remedy: "request bpffs-path=/run/bpf, or use the profile of packaging/apparmor",
                 })
             }
             SecurityModule::SeLinux => Some(ConfinementProblem {

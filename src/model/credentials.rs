@@ -103,7 +103,7 @@ impl AuthFile {
     /// a key, never a value.
     pub fn parse(text: &str, dockercfg: bool) -> Result<Self, String> {
         // serde_json's words can quote a value, and so a password.
-        let place = |err: serde_json::Error| format!("it is no auth file: line {}, column {}", err.line(), err.column());
+        let place = |err: serde_json::Error| format!("it is not an auth file: line {}, column {}", err.line(), err.column());
         let file = match dockercfg {
             true => AuthDocument {
                 auths: serde_json::from_str(text).map_err(place)?,

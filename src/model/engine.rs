@@ -15,7 +15,7 @@ use crate::model::record::Workload;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// The hook file and the bundle contradict each other.
-    #[error("the hook was called with --engine {} but the bundle lies where {} keeps its own: run `bpfman-hook install` for both", .argument.word(), .place.word())]
+    #[error("the hook was called with --engine {} but the bundle is where {} keeps its bundles: run `bpfman-hook install` for both", .argument.word(), .place.word())]
     Contradiction {
         /// `--engine`.
         argument: Engine,

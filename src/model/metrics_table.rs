@@ -254,21 +254,21 @@ const fn histogram(name: &'static str, help: &'static str, labels: &'static [Lab
 
 /// Every family, in the order of the file.
 pub const FAMILIES: [Family; 9] = [
-    histogram("run_duration_seconds", "Runs of a hook that concerned us, from its start to its end.", &[STAGE, OUTCOME]),
+    histogram("run_duration_seconds", "Hook runs for containers with a request, from start to end.", &[STAGE, OUTCOME]),
     histogram("phase_duration_seconds", "Parts of a container's start.", &[PHASE, WORKED]),
-    counter("events", "What happened.", &[Label { name: "type", values: EventKind::WORDS }]),
+    counter("events", "Events by type.", &[Label { name: "type", values: EventKind::WORDS }]),
     counter("refusals", "Starts that were refused or failed.", &[Label { name: "reason", values: Reason::WORDS }]),
     counter("pulls", "Fetches of images from registries.", &[WORKED]),
     counter(
         "verifications",
-        "Images that were asked for, by what verification found.",
+        "Requested images, by verification result.",
         &[Label { name: "result", values: Verification::WORDS }],
     ),
-    counter("gc_findings", "Things of the dead that were found.", &[Label { name: "result", values: Collected::WORDS }]),
-    counter("delegations", "Delegated bpffs that containers were given.", &[]),
+    counter("gc_findings", "Objects of dead owners that gc found.", &[Label { name: "result", values: Collected::WORDS }]),
+    counter("delegations", "Delegated bpffs mounted into containers.", &[]),
     counter(
         "missed",
-        "Containers that asked for us and were found running without us.",
+        "Containers that requested bpfman-hook and were found running without it.",
         &[Label { name: "remedy", values: Remedy::WORDS }],
     ),
 ];

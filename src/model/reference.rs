@@ -54,7 +54,7 @@ pub struct RegistryReference {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// No registry stands before the repository; we do not guess one.
-    #[error("{written} names no registry; write {meant}")]
+    #[error("{written} has no registry; write {meant}")]
     NoRegistry {
         /// What was written, quoted.
         written: String,
@@ -165,7 +165,7 @@ fn path_and_tag(place: &str) -> Result<(PathBuf, Option<String>), &'static str> 
         _ => (place, None),
     };
     if path.ends_with("@sha256") {
-        return Err("a digest can not be asked for in a layout; write the tag, and the digest into the image rule");
+        return Err("a layout cannot be referenced by digest; write the tag, and the digest into the image rule");
     }
     if !is_normal_path(path) {
         return Err(PATH_RULE);
@@ -205,7 +205,7 @@ fn parse_registry(place: &str, text: &str) -> Result<RegistryReference, Referenc
             let path = if short.contains('/') { short.to_owned() } else { format!("library/{short}") };
             return Err(match is_repository(&path) {
                 true => ReferenceError::NoRegistry { written: quoted(text), meant: format!("docker.io/{path}") },
-                false => malformed("no registry stands before a first slash"),
+                false => malformed("it does not begin with a registry and a slash"),
             });
         }
     };
@@ -343,9 +343,9 @@ mod tests {
     #[test]
     fn refusals_say_what_to_write() {
         let cases = [
-            ("alpine", "\"alpine\" names no registry; write docker.io/library/alpine"),
-            ("alpine:3", "\"alpine:3\" names no registry; write docker.io/library/alpine"),
-            ("acme/x:v1", "\"acme/x:v1\" names no registry; write docker.io/acme/x"),
+            ("alpine", "\"alpine\" has no registry; write docker.io/library/alpine"),
+            ("alpine:3", "\"alpine:3\" has no registry; write docker.io/library/alpine"),
+            ("acme/x:v1", "\"acme/x:v1\" has no registry; write docker.io/acme/x"),
             (
                 "docker-daemon:x:latest",
                 "\"docker-daemon:\" is not supported; write registry/repository:tag, oci:/directory, oci-archive:/file or file:/path.o",
@@ -362,7 +362,7 @@ mod tests {
             Reference::parse(&format!("oci:/dir@{SHA}"))
                 .expect_err("digest")
                 .to_string()
-                .contains("a digest can not be asked for")
+                .contains("a layout cannot be referenced by digest")
         );
     }
 

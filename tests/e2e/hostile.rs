@@ -188,7 +188,7 @@ fn another_containers_user_namespace(world: &mut World) {
     let bundle = joining("joins").script("echo started").write();
     let ended = Runtime::Runc.run(&world.lab, &bundle);
     assert!(!ended.stdout.contains("started"), "the container started");
-    world.said(&ended, 1, &["joins a user namespace that was there before", "host-scope = true"]);
+    world.said(&ended, 1, &["joins an existing user namespace", "host-scope = true"]);
     world.allow("host-scope = true");
     let ended = Runtime::Runc.run(&world.lab, &joining("may").script("cat /proc/mounts").write());
     assert!(ended.stdout.contains("delegate_cmds"), "{} {}", ended.stdout, ended.stderr);

@@ -104,7 +104,7 @@ fn what_a_token_reaches_on_this_kernel_needs_host_scope(world: &mut World) {
     assert_eq!(scope_of("xdp"), Some("host".into()), "on every kernel: {reach:#}");
     assert_eq!(scope_of("socket_filter") == Some("host".into()), open, "{reach:#}");
     let bundle = Bundle::new(&world.lab, "sockets").ask("delegate", "sockets");
-    let words = ["on this kernel (", "policy.toml", "no host-scope = true: add it, or ask for delegate="];
+    let words = ["on this kernel (", "policy.toml", "no host-scope = true: add it, or request delegate="];
     world.refused(bundle, 1, &words);
     for preset in ["probes", "networking"] {
         let bundle = Bundle::new(&world.lab, preset).ask("delegate", preset);

@@ -135,7 +135,7 @@ fn refusals_name_the_rule_and_what_would_allow_it() {
         (
             0,
             &[("image", "ghcr.io/other/x:v1")],
-            format!("no image rule under {zero} speaks of ghcr.io/other/x; add an [[image]] with this repository and signed-by"),
+            format!("no image rule under {zero} names ghcr.io/other/x; add an [[image]] with this repository and signed-by"),
         ),
         (
             0,
@@ -167,45 +167,45 @@ fn refusals_name_the_rule_and_what_would_allow_it() {
         (
             0,
             &[acme, ("programs", "tracepoint:a")],
-            "program a: tracepoint programs see the whole host, and no image rule for ghcr.io/acme/x has scope = \"host\" (acme has not)"
+            "program a: tracepoint programs see the whole host, and no image rule for ghcr.io/acme/x has scope = \"host\" (acme does not)"
                 .to_owned(),
         ),
         (
             0,
             &[("image", "ghcr.io/acme/host"), ("programs", "tracepoint:a"), ("globals", "other=1")],
-            "no image rule for ghcr.io/acme/host lets a request set other; add it to globals of the rule".to_owned(),
+            "no image rule for ghcr.io/acme/host allows a request to set other; add it to globals of the rule".to_owned(),
         ),
         (
             0,
             &[("image", "ghcr.io/acme/host"), ("programs", "tracepoint:a"), ("maps", "events:rw")],
-            "no image rule for ghcr.io/acme/host lets the map events be shown rw; add \"events:rw\" to maps of the rule".to_owned(),
+            "no image rule for ghcr.io/acme/host allows the map events to be shown rw; add \"events:rw\" to maps of the rule".to_owned(),
         ),
         (
             0,
             &[("image", "oci:/usr/share/demo"), ("maps", "events")],
-            "no image rule for oci:/usr/share/demo lets the map events be shown ro; add \"events:ro\" to maps of the rule".to_owned(),
+            "no image rule for oci:/usr/share/demo allows the map events to be shown ro; add \"events:ro\" to maps of the rule".to_owned(),
         ),
-        (2, &[("delegate", "maps")], format!("{two} delegates nothing; a [[container]] rule with delegate = [ … ] would")),
-        (2, &[("delegate-cmds", "any")], format!("{two} delegates nothing; a [[container]] rule with delegate = [ … ] would")),
+        (2, &[("delegate", "maps")], format!("{two} delegates nothing; add delegate = [ … ] to a [[container]] rule")),
+        (2, &[("delegate-cmds", "any")], format!("{two} delegates nothing; add delegate = [ … ] to a [[container]] rule")),
         (
             1,
             &[("delegate", "networking")],
             format!(
                 "{one} does not delegate progs lwt_xmit, sk_reuseport and 3 more; maps devmap, xskmap and 1 more; \
-                 attachs flow_dissector, sk_lookup and 3 more; ask for less, or add the preset \"networking\" to its \
+                 attachs flow_dissector, sk_lookup and 3 more; request less, or add the preset \"networking\" to its \
                  delegate"
             ),
         ),
         (
             1,
             &[("delegate", "maps"), ("delegate-cmds", "map_create:prog_load:link_create")],
-            format!("{one} does not delegate cmds link_create; ask for less, or add them to its delegate"),
+            format!("{one} does not delegate cmds link_create; request less, or add them to its delegate"),
         ),
         (
             0,
             &[("delegate", "maps"), ("delegate-progs", "any"), ("delegate-cmds", "map_create")],
             format!(
-                "what {zero} delegates of this request is of no use: program types without the command prog_load can not be used; add it \
+                "the part of this request that {zero} delegates has no effect: program types without the command prog_load cannot be used; add it \
                  to delegate-cmds"
             ),
         ),
@@ -217,7 +217,7 @@ fn refusals_name_the_rule_and_what_would_allow_it() {
         (
             0,
             &[acme, ("programs", "xdp:a; tcx:b; tcx:c")],
-            "3 programs are asked for, and a container may have 2; raise programs under [limits] of the policy".to_owned(),
+            "the request has 3 programs, and a container may have 2; raise programs under [limits] of the policy".to_owned(),
         ),
         (
             0,
@@ -258,7 +258,7 @@ fn a_ceiling_beyond_the_container_needs_host_scope() {
     policy.containers[1].delegate = Preset::Tracing.delegation();
     let request = request(&[("delegate", "tracing")]);
     let refusal = admit(&policy, &facts(1), &request).expect_err("host scope").to_string();
-    assert!(refusal.starts_with("progs kprobe, tracepoint and 3 more can not be kept inside a container"), "{refusal}");
+    assert!(refusal.starts_with("progs kprobe, tracepoint and 3 more cannot be kept inside a container"), "{refusal}");
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn a_delegation_that_reaches_beyond_the_container_needs_host_scope() {
         (1, &closed, &[("delegate", "maps:probes"), ("delegate-progs", "xdp socket_filter")], Some((sockets, "probes"))),
         (1, &open, &[("delegate", "probes")], Some(("reaches kernel memory on this kernel (bpf_rdonly_cast)", "maps"))),
         (1, &open, &[("delegate", "maps")], None),
-        (1, &TokenReach::default(), &[("delegate", "probes")], Some(("what the probes could not find out", "maps"))),
+        (1, &TokenReach::default(), &[("delegate", "probes")], Some(("something that the probes could not determine", "maps"))),
         (0, &open, &[("delegate", "probes")], None),
     ];
     for (user, reach, annotations, refused) in cases {
@@ -292,7 +292,7 @@ fn a_delegation_that_reaches_beyond_the_container_needs_host_scope() {
         match (sentence, refused) {
             (Ok(()), None) => {}
             (Err(sentence), Some((what, smaller))) => {
-                let end = format!("no host-scope = true: add it, or ask for delegate={smaller}");
+                let end = format!("no host-scope = true: add it, or request delegate={smaller}");
                 assert!(sentence.contains(what) && sentence.ends_with(&end), "{sentence}");
                 assert!(sentence.len() < 285, "{}: {sentence}", sentence.len());
             }
@@ -359,7 +359,7 @@ fn a_token_with_a_capability_that_reads_kernel_memory_is_host_scope() {
         let result = admission.check_capabilities(capabilities.iter().copied());
         let expected = refused.map(|capability| {
             format!(
-                "a BPF token and {capability} together read any memory of the kernel, and the container rule at /p.toml:31 has no \
+                "a BPF token and {capability} together give access to all kernel memory, and the container rule at /p.toml:31 has no \
                  host-scope = true; run the container without {capability}"
             )
         });

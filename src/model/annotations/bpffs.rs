@@ -33,7 +33,7 @@ pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError
     }
     if kind == BpffsKind::None {
         if let Some(found) = ours.get(AnnotationKey::Maps) {
-            return found.refuse("maps appear in a bpffs, and bpffs is none; remove the annotation bpffs or write private");
+            return found.refuse("maps are shown in a bpffs, but bpffs is none; remove the annotation bpffs or write private");
         }
         if let Some(found) = ours.get(AnnotationKey::BpffsPath) {
             return found.refuse("there is no bpffs to mount there; add bpffs=private, or the annotation delegate");
@@ -44,7 +44,7 @@ pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError
     match (kind, delegation) {
         (BpffsKind::Token, Some((_, delegation))) => Ok(BpffsRequest::Token { path, delegation }),
         (BpffsKind::Token, None) => match ours.get(AnnotationKey::Bpffs) {
-            Some(found) => found.refuse("what is to be delegated is not said; add the annotation delegate, as delegate=maps"),
+            Some(found) => found.refuse("it does not say what to delegate; add the annotation delegate, such as delegate=maps"),
             None => Ok(BpffsRequest::None),
         },
         _ => Ok(BpffsRequest::Private { path }),
@@ -59,7 +59,7 @@ fn parse_kind(value: &str) -> Result<BpffsKind, LexError> {
         "token" => Ok(BpffsKind::Token),
         other => {
             let hint = nearest_hint(other, ["none", "private", "token"]);
-            Err(word.fault(format!("it is none, private or token, not {}{hint}", quoted(other))))
+            Err(word.fault(format!("it must be none, private or token, not {}{hint}", quoted(other))))
         }
     }
 }
@@ -71,7 +71,7 @@ fn parse_path(value: &str) -> Result<PathBuf, LexError> {
         return Err(word.fault(format!("{} is not an absolute path without . and .. and //", quoted(path))));
     }
     if path != DEFAULT_PATH && !path.starts_with("/run/") && !path.starts_with("/mnt/") {
-        return Err(word.fault(format!("{} is neither /sys/fs/bpf nor beneath /run or /mnt", quoted(path))));
+        return Err(word.fault(format!("{} is neither /sys/fs/bpf nor below /run or /mnt", quoted(path))));
     }
     Ok(PathBuf::from(path))
 }

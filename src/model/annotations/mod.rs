@@ -286,7 +286,7 @@ pub enum RequestError {
     },
     /// What podman makes of the rest of a value behind a comma.
     #[error(
-        "annotation {key} looks like the rest of a value of ours that was cut at a comma, as podman does: separate entries by ; and \
+        "annotation {key} looks like the rest of a bpfman-hook value that was cut at a comma, as podman does: separate entries by ; and \
          names by : (or leave that annotation out)"
     )]
     CutOff {
@@ -395,7 +395,7 @@ impl Request {
         let maps = ours.get(AnnotationKey::Maps).map(|found| found.parse(variables::maps)).transpose()?.unwrap_or_default();
         for key in [AnnotationKey::Globals, AnnotationKey::Maps] {
             if let (Some(found), ProgramsRequest::None) = (ours.get(key), &programs) {
-                return found.refuse("there are no programs whose it could be; add the annotation image or programs");
+                return found.refuse("it needs a program to apply to; add the annotation image or programs");
             }
         }
         let pull_policy = ours.get(AnnotationKey::PullPolicy).map(|found| found.parse(parse_pull_policy)).transpose()?;
@@ -425,10 +425,10 @@ impl Request {
         let sentence = |program: &ProgramRequest| {
             let kind = program.attach.kind();
             let why = match kind {
-                ProgramKind::Xdp => "an interface takes one XDP program",
+                ProgramKind::Xdp => "an interface takes only one XDP program",
                 _ => "classifiers run in the order in which they were attached, but on kernels before 6.6",
             };
-            format!("priority and proceed-on of {kind}:{} order nothing yet: {why}", program.function)
+            format!("priority and proceed-on of {kind}:{} have no effect yet: {why}", program.function)
         };
         ordered.map(sentence).collect()
     }
@@ -467,7 +467,7 @@ fn parse_pull_policy(value: &str) -> Result<PullPolicy, LexError> {
     let word = lex::single(value)?;
     PullPolicy::from_word(&word.text).ok_or_else(|| {
         let hint = nearest_hint(&word.text, WORDS);
-        word.fault(format!("it is IfNotPresent, Always or Never, not {}{hint}", quoted(&word.text)))
+        word.fault(format!("it must be IfNotPresent, Always or Never, not {}{hint}", quoted(&word.text)))
     })
 }
 
@@ -476,7 +476,7 @@ fn parse_on_failure(value: &str) -> Result<OnFailure, LexError> {
     match word.text.as_str() {
         "stop" => Ok(OnFailure::Stop),
         "continue" => Ok(OnFailure::Continue),
-        other => Err(word.fault(format!("it is stop or continue, not {}", quoted(other)))),
+        other => Err(word.fault(format!("it must be stop or continue, not {}", quoted(other)))),
     }
 }
 

@@ -12,11 +12,11 @@ pub(super) fn parse(value: &str, image: Option<&Reference>) -> Result<Vec<Progra
     for entry in lex::entries(value)? {
         let program = parse_entry(&entry, image)?;
         if programs.contains(&program) {
-            return Err(entry.words[0].fault(format!("{} is asked for twice", program.function)));
+            return Err(entry.words[0].fault(format!("{} is requested twice", program.function)));
         }
         if let Some(other) = programs.iter().find(|other| share_an_xdp_interface(other, &program)) {
             let problem = format!(
-                "{} and {} ask for XDP on one interface, which holds one program until chains come",
+                "{} and {} request XDP on one interface, which takes only one XDP program",
                 other.function, program.function
             );
             return Err(entry.words[0].fault(problem));
@@ -119,7 +119,7 @@ fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &
         }
         ProgramKind::RawTracepoint => match target {
             Some(name) if !is_event(name) => {
-                Err(head.fault("the target of raw_tracepoint is a tracepoint's name, as sched_switch"))
+                Err(head.fault("the target of raw_tracepoint must be a tracepoint's name, such as sched_switch"))
             }
             target => Ok(AttachRequest::RawTracepoint { target: target.map(str::to_owned) }),
         },
@@ -132,10 +132,10 @@ const DIRECTIONS: [(&str, Direction); 2] = [("ingress", Direction::Ingress), ("e
 /// What the target of a kind on a kernel function looks like.
 fn kernel_rule(kind: ProgramKind) -> &'static str {
     match kind {
-        ProgramKind::Kprobe => "the target of kprobe is a kernel function, as vfs_read or vfs_read+0x10",
-        ProgramKind::Kretprobe => "the target of kretprobe is a kernel function, as vfs_read",
-        ProgramKind::Lsm => "the target of lsm is an LSM hook, as file_open",
-        _ => "the target of fentry and fexit is a kernel function, as vfs_read",
+        ProgramKind::Kprobe => "the target of kprobe must be a kernel function, such as vfs_read or vfs_read+0x10",
+        ProgramKind::Kretprobe => "the target of kretprobe must be a kernel function, such as vfs_read",
+        ProgramKind::Lsm => "the target of lsm must be an LSM hook, such as file_open",
+        _ => "the target of fentry and fexit must be a kernel function, such as vfs_read",
     }
 }
 
@@ -176,7 +176,7 @@ fn is_user_target(target: &str) -> bool {
         }
 }
 
-const TRACEPOINT_RULE: &str = "the target of tracepoint is category/name, as sched/sched_switch";
+const TRACEPOINT_RULE: &str = "the target of tracepoint must be category/name, such as sched/sched_switch";
 
 fn tracepoint(target: &str) -> Option<TracepointName> {
     let (category, name) = target.split_once('/')?;
@@ -300,7 +300,7 @@ impl<'a> Options<'a> {
 
     fn uprobe(&self, kind: ProgramKind, head: &Word, target: Option<&str>) -> Result<AttachRequest, LexError> {
         if target.is_some_and(|target| !is_user_target(target)) {
-            let rule = "is an absolute path without . and .. in the container's root, or the name of a library";
+            let rule = "must be an absolute path without . and .. in the container's root, or the name of a library";
             return Err(head.fault(format!("the target of {kind} {rule}")));
         }
         let symbol = match self.value("symbol") {
@@ -451,30 +451,30 @@ mod tests {
             ("xdp:a iface=a-very-long-name", 1, 7, "\"a-very-long-name\" is not the name of an interface"),
             ("xdp:a iface=../x", 1, 7, "\"../x\" is not the name of an interface"),
             ("xdp:a mode=hw", 1, 7, "mode is native or skb, not \"hw\""),
-            ("xdp:a priority=0", 1, 7, "priority is a number from 1 to 1000, not \"0\""),
-            ("xdp:a priority=1001", 1, 7, "priority is a number from 1 to 1000, not \"1001\""),
-            ("xdp:a priority=+5", 1, 7, "priority is a number from 1 to 1000, not \"+5\""),
+            ("xdp:a priority=0", 1, 7, "priority must be a number from 1 to 1000, not \"0\""),
+            ("xdp:a priority=1001", 1, 7, "priority must be a number from 1 to 1000, not \"1001\""),
+            ("xdp:a priority=+5", 1, 7, "priority must be a number from 1 to 1000, not \"+5\""),
             (
                 "xdp:a proceed-on=pas",
                 1,
                 7,
                 "\"pas\" is not a verdict; it is one of aborted, drop, pass, tx, redirect, dispatcher_return",
             ),
-            ("kretprobe:a:vfs_read+1", 1, 1, "the target of kretprobe is a kernel function, as vfs_read"),
+            ("kretprobe:a:vfs_read+1", 1, 1, "the target of kretprobe must be a kernel function, such as vfs_read"),
             ("kprobe:a:vfs_read+x", 1, 1, kernel_rule(ProgramKind::Kprobe)),
-            ("lsm:a:file/open", 1, 1, "the target of lsm is an LSM hook, as file_open"),
+            ("lsm:a:file/open", 1, 1, "the target of lsm must be an LSM hook, such as file_open"),
             ("fentry:a:", 1, 1, kernel_rule(ProgramKind::Fentry)),
             (
                 "uprobe:a:/usr/../bin/sh symbol=main",
                 1,
                 1,
-                "the target of uprobe is an absolute path without . and .. in the container's root, or the name of a library",
+                "the target of uprobe must be an absolute path without . and .. in the container's root, or the name of a library",
             ),
             (
                 "uprobe:a:lib/libc.so.6",
                 1,
                 1,
-                "the target of uprobe is an absolute path without . and .. in the container's root, or the name of a library",
+                "the target of uprobe must be an absolute path without . and .. in the container's root, or the name of a library",
             ),
             ("uprobe:a:libc symbol=malloc pid=7", 1, 29, "pid is any or init, not \"7\""),
             ("uprobe:a:libc offset=-1", 1, 15, "offset is a number of bytes, not \"-1\""),
@@ -490,16 +490,16 @@ mod tests {
             ("tracepoint:a:sched_switch", 1, 1, TRACEPOINT_RULE),
             ("tracepoint:a:../x", 1, 1, TRACEPOINT_RULE),
             ("tracepoint:a:a/b/c", 1, 1, TRACEPOINT_RULE),
-            ("raw_tracepoint:a:sched/x", 1, 1, "the target of raw_tracepoint is a tracepoint's name, as sched_switch"),
-            ("xdp:a from=alpine", 1, 7, "\"alpine\" names no registry; write docker.io/library/alpine"),
-            ("xdp:a iface=lo; xdp:a iface=lo", 2, 1, "a is asked for twice"),
-            ("xdp:a; xdp:b", 2, 1, "a and b ask for XDP on one interface, which holds one program until chains come"),
             (
-                "xdp:a iface=*; xdp:b iface=eth1",
-                2,
+                "raw_tracepoint:a:sched/x",
                 1,
-                "a and b ask for XDP on one interface, which holds one program until chains come",
+                1,
+                "the target of raw_tracepoint must be a tracepoint's name, such as sched_switch",
             ),
+            ("xdp:a from=alpine", 1, 7, "\"alpine\" has no registry; write docker.io/library/alpine"),
+            ("xdp:a iface=lo; xdp:a iface=lo", 2, 1, "a is requested twice"),
+            ("xdp:a; xdp:b", 2, 1, "a and b request XDP on one interface, which takes only one XDP program"),
+            ("xdp:a iface=*; xdp:b iface=eth1", 2, 1, "a and b request XDP on one interface, which takes only one XDP program"),
         ];
         for (value, entry, column, problem) in cases {
             let fault = parse(value, Some(&image())).expect_err(value);

@@ -126,7 +126,7 @@ fn lists_replace_their_part_of_the_presets() {
 #[test]
 fn contradictions_are_refused_with_the_key_to_change() {
     let image = ("image", "ghcr.io/acme/x");
-    let no_programs = "there are no programs whose it could be; add the annotation image or programs";
+    let no_programs = "it needs a program to apply to; add the annotation image or programs";
     let cases: [(Written<'_>, &str, &str); 22] = [
         (&[("globals", "a=1")], "globals", no_programs),
         (&[("maps", "a"), ("bpffs", "private")], "maps", no_programs),
@@ -148,24 +148,32 @@ fn contradictions_are_refused_with_the_key_to_change() {
         (
             &[image, ("maps", "a"), ("bpffs", "none")],
             "maps",
-            "maps appear in a bpffs, and bpffs is none; remove the annotation bpffs or write private",
+            "maps are shown in a bpffs, but bpffs is none; remove the annotation bpffs or write private",
         ),
         (
             &[image, ("bpffs-path", "/run/bpf")],
             "bpffs-path",
             "there is no bpffs to mount there; add bpffs=private, or the annotation delegate",
         ),
-        (&[("bpffs", "token")], "bpffs", "what is to be delegated is not said; add the annotation delegate, as delegate=maps"),
-        (&[("bpffs", "tokn")], "bpffs, entry 1, column 1", "it is none, private or token, not \"tokn\"; the nearest is token"),
+        (
+            &[("bpffs", "token")],
+            "bpffs",
+            "it does not say what to delegate; add the annotation delegate, such as delegate=maps",
+        ),
+        (
+            &[("bpffs", "tokn")],
+            "bpffs, entry 1, column 1",
+            "it must be none, private or token, not \"tokn\"; the nearest is token",
+        ),
         (
             &[("bpffs", "private"), ("bpffs-path", "/sys")],
             "bpffs-path, entry 1, column 1",
-            "\"/sys\" is neither /sys/fs/bpf nor beneath /run or /mnt",
+            "\"/sys\" is neither /sys/fs/bpf nor below /run or /mnt",
         ),
         (
             &[("bpffs", "private"), ("bpffs-path", "/run")],
             "bpffs-path, entry 1, column 1",
-            "\"/run\" is neither /sys/fs/bpf nor beneath /run or /mnt",
+            "\"/run\" is neither /sys/fs/bpf nor below /run or /mnt",
         ),
         (
             &[("bpffs", "private"), ("bpffs-path", "/run/../etc")],
@@ -190,12 +198,12 @@ fn contradictions_are_refused_with_the_key_to_change() {
         (
             &[("delegate-cmds", "prog_load map_creat")],
             "delegate-cmds, entry 1, column 11",
-            "no bpf command is called \"map_creat\"; the nearest is map_create",
+            "unknown bpf command \"map_creat\"; the nearest is map_create",
         ),
         (
             &[("delegate-cmds", "map_create,prog_load")],
             "delegate-cmds, entry 1, column 1",
-            "no bpf command is called \"map_create,prog_load\"; names are separated by : or blanks",
+            "unknown bpf command \"map_create,prog_load\"; names are separated by : or blanks",
         ),
         (
             &[("delegate-cmds", "common_attrs")],
@@ -205,14 +213,14 @@ fn contradictions_are_refused_with_the_key_to_change() {
         (
             &[("delegate-progs", "xdp")],
             "delegate-progs",
-            "program types without the command prog_load can not be used; add it to delegate-cmds",
+            "program types without the command prog_load cannot be used; add it to delegate-cmds",
         ),
         (
             &[("pull-policy", "never")],
             "pull-policy, entry 1, column 1",
-            "it is IfNotPresent, Always or Never, not \"never\"; the nearest is Never",
+            "it must be IfNotPresent, Always or Never, not \"never\"; the nearest is Never",
         ),
-        (&[("on-failure", "ignore")], "on-failure, entry 1, column 1", "it is stop or continue, not \"ignore\""),
+        (&[("on-failure", "ignore")], "on-failure, entry 1, column 1", "it must be stop or continue, not \"ignore\""),
         (&[("image", "a b")], "image, entry 1, column 3", "one word was expected, and \"b\" follows it"),
     ];
     for (annotations, place, problem) in cases {
@@ -397,7 +405,7 @@ fn an_order_that_has_no_effect_yet_is_told() {
     let told = request(&[("image", "ghcr.io/acme/x"), ("programs", programs)]).without_effect();
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(
-        told[0].starts_with("priority and proceed-on of tcx:a order nothing yet: classifiers run in the order"),
+        told[0].starts_with("priority and proceed-on of tcx:a have no effect yet: classifiers run in the order"),
         "{told:?}"
     );
     assert!(told[1].contains("xdp:b") && told[1].ends_with("one XDP program"), "{told:?}");

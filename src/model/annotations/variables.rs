@@ -43,7 +43,7 @@ fn global(entry: &ListEntry) -> Result<GlobalRequest, LexError> {
         return Err(head.fault(format!("{} is not the name of a variable", quoted(name))));
     }
     if name.starts_with("bpfman_") {
-        return Err(head.fault(format!("{name} is filled in by bpfman-hook; names that begin with bpfman_ can not be set")));
+        return Err(head.fault(format!("{name} is filled in by bpfman-hook; names that begin with bpfman_ cannot be set")));
     }
     if text.len() > GLOBAL_MAX {
         return Err(head.fault(format!("the value of {name} has more than {GLOBAL_MAX} bytes")));
@@ -104,7 +104,7 @@ pub(super) fn maps(value: &str) -> Result<Vec<MapRequest>, LexError> {
     for entry in lex::entries(value)? {
         let map = map(&entry)?;
         if !names.insert(map.name.clone()) {
-            return Err(entry.words[0].fault(format!("{} is asked for twice", map.name)));
+            return Err(entry.words[0].fault(format!("{} is requested twice", map.name)));
         }
         if !files.insert(map.file_name.clone()) {
             return Err(
@@ -187,7 +187,7 @@ mod tests {
             ("rate", 1, 1, "\"rate\" is not name=value"),
             ("a=1; =2", 2, 1, "\"\" is not the name of a variable"),
             ("a=1;b-c=2", 2, 1, "\"b-c\" is not the name of a variable"),
-            ("bpfman_netns=1", 1, 1, "bpfman_netns is filled in by bpfman-hook; names that begin with bpfman_ can not be set"),
+            ("bpfman_netns=1", 1, 1, "bpfman_netns is filled in by bpfman-hook; names that begin with bpfman_ cannot be set"),
             (
                 "a=1 b=2",
                 1,
@@ -240,7 +240,7 @@ mod tests {
             ("a as=", 1, 3, "\"\" is not 1 to 128 of A-Z a-z 0-9 _ - as a bpffs takes them"),
             ("a as=b as=c", 1, 8, "as is given twice"),
             ("a b", 1, 3, "\"b\" is not as=file-name, the only option of a map"),
-            ("a;a:rw", 2, 1, "a is asked for twice"),
+            ("a;a:rw", 2, 1, "a is requested twice"),
             ("a.b;a_b", 2, 1, "the file name a_b is taken twice; write as= to choose another"),
         ];
         for (value, entry, column, problem) in cases {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::ProgramKind;
 use crate::model::text::quoted;
 
-/// `priority` and `proceed-on`. They are checked, recorded and shown; an interface takes one XDP program until chains come,
+/// `priority` and `proceed-on`. They are checked, recorded and shown; an interface takes only one XDP program until chains come,
 /// and classifiers run in the order in which they were attached.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Order {
@@ -19,7 +19,7 @@ pub struct Order {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
     /// No number from 1 to 1000.
-    #[error("priority is a number from 1 to 1000, not {}", quoted(.0))]
+    #[error("priority must be a number from 1 to 1000, not {}", quoted(.0))]
     Priority(String),
     /// No verdict of the kind.
     #[error("{} is not a verdict; it is one of {known}", quoted(.word))]

@@ -254,13 +254,13 @@ impl Delegation {
     /// Why a non-empty delegation would be of no use to whoever makes a token of it, or None.
     pub fn useless(&self) -> Option<&'static str> {
         if self.progs != 0 && self.cmds & PROG_LOAD == 0 {
-            Some("program types without the command prog_load can not be used; add it to delegate-cmds")
+            Some("program types without the command prog_load cannot be used; add it to delegate-cmds")
         } else if self.progs != 0 && self.attachs == 0 {
             Some(
-                "program types without attach types can not be used; add them to delegate-attachs, cgroup_inet_ingress for those that have none",
+                "program types without attach types cannot be used; add them to delegate-attachs, cgroup_inet_ingress for those that have none",
             )
         } else if self.maps != 0 && self.cmds & MAP_CREATE == 0 {
-            Some("map types without the command map_create can not be used; add it to delegate-cmds")
+            Some("map types without the command map_create cannot be used; add it to delegate-cmds")
         } else if self.cmds == 0 {
             Some("nothing can be done without a command; add some to delegate-cmds, as map_create:btf_load:prog_load")
         } else {

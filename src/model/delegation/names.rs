@@ -184,7 +184,7 @@ fn is_camel(snake: &str, camel: &str) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Not in the table.
-    #[error("no {noun} is called {word}{hint}")]
+    #[error("unknown {noun} {word}{hint}")]
     Unknown {
         /// `map type` and the like.
         noun: &'static str,
@@ -459,19 +459,19 @@ mod tests {
     #[test]
     fn refusals_say_what_is_nearest() {
         let cases = [
-            (Category::Cmds, "prog_lod", "no bpf command is called \"prog_lod\"; the nearest is prog_load"),
+            (Category::Cmds, "prog_lod", "unknown bpf command \"prog_lod\"; the nearest is prog_load"),
             (Category::Cmds, "common_attrs", "common_attrs is a flag, not a command that can be delegated"),
             (Category::Cmds, "BPF_COMMON_ATTRS", "common_attrs is a flag, not a command that can be delegated"),
             (Category::Progs, "syscall", "syscall programs are never delegated"),
             (Category::Progs, "BPF_PROG_TYPE_SYSCALL", "syscall programs are never delegated"),
             (Category::Progs, "BPFProgTypeSyscall", "syscall programs are never delegated"),
-            (Category::Maps, "array,hash", "no map type is called \"array,hash\"; names are separated by : or blanks"),
-            (Category::Maps, "unspec", "no map type is called \"unspec\""),
-            (Category::Maps, "BPFMapTypeUnspec", "no map type is called \"BPFMapTypeUnspec\""),
-            (Category::Progs, "BPF_XDP", "no program type is called \"BPF_XDP\""),
-            (Category::Progs, "BPFXdp", "no program type is called \"BPFXdp\""),
-            (Category::Attachs, "0x1", "no attach type is called \"0x1\""),
-            (Category::Attachs, "", "no attach type is called \"\""),
+            (Category::Maps, "array,hash", "unknown map type \"array,hash\"; names are separated by : or blanks"),
+            (Category::Maps, "unspec", "unknown map type \"unspec\""),
+            (Category::Maps, "BPFMapTypeUnspec", "unknown map type \"BPFMapTypeUnspec\""),
+            (Category::Progs, "BPF_XDP", "unknown program type \"BPF_XDP\""),
+            (Category::Progs, "BPFXdp", "unknown program type \"BPFXdp\""),
+            (Category::Attachs, "0x1", "unknown attach type \"0x1\""),
+            (Category::Attachs, "", "unknown attach type \"\""),
         ];
         for (category, word, sentence) in cases {
             let error = category.value(word).expect_err(word).to_string();

@@ -91,7 +91,7 @@ pub enum PlanError {
     },
     /// Two XDP programs for one interface.
     #[error(
-        "attach xdp {function:?} to {iface}: {other:?} is to go there too, and one interface takes one XDP program until chains come"
+        "attach xdp {function:?} to {iface}: {other:?} is requested there too, and one interface takes only one XDP program"
     )]
     TwoXdp {
         /// The second program.
@@ -141,9 +141,9 @@ pub enum PlanError {
         /// What was expected.
         expected: String,
     },
-    /// An annotation that is called like a variable, beside `globals`.
+    /// An annotation that has the name of a variable, beside `globals`.
     #[error(
-        "annotation {name:?} is called like a variable of the program, and globals looks as if podman cut it at a comma: separate its \
+        "annotation {name:?} has the name of a variable of the program, and globals looks as if podman cut it at a comma: separate its \
          entries by ; (or leave that annotation out)"
     )]
     CutGlobal {
@@ -224,7 +224,7 @@ pub enum PlanError {
         limit: u64,
     },
     /// A kind that a person cannot attach.
-    #[error("program {function:?}: only containers have a place for {kind} programs; name it in an annotation")]
+    #[error("program {function:?}: {kind} programs attach only to containers; request it in an annotation")]
     NotByHand {
         /// The function.
         function: String,
@@ -232,7 +232,7 @@ pub enum PlanError {
         kind: ProgramKind,
     },
     /// A kind that reaches the host, loaded by hand where the caller or the image may not.
-    #[error("program {function:?}: {kind} programs reach the host, and {who} does not say host scope")]
+    #[error("program {function:?}: {kind} programs reach the host, and {who} does not allow host scope")]
     HostScopeByHand {
         /// The function.
         function: String,
@@ -258,7 +258,7 @@ pub enum PlanError {
     NoUserNamespace,
     /// A token in a user namespace whose root is the host's.
     #[error(
-        "delegate: the container's user namespace maps the host's user or group 0, so that it separates nothing; map ids that the host does not use (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
+        "delegate: the container's user namespace maps the host's user or group 0 and therefore isolates nothing; map ids that the host does not use (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
     )]
     HostRootMapped,
     /// A token in a user namespace that others share.

@@ -226,8 +226,8 @@ mod tests {
             (K::Xdp, "nope", Scope::Host, "it has count, ret, enter, bare, skb, odd"),
             (K::Tcx, "count", Scope::Host, "is xdp by its section"),
             (K::Fentry, "bare", Scope::Host, "write fentry:bare:TARGET"),
-            (K::CgroupSkb, "skb", Scope::Host, "only containers have a place for cgroup_skb"),
-            (K::Kprobe, "odd", Scope::Container, "the rule of uid 7 does not say host scope"),
+            (K::CgroupSkb, "skb", Scope::Host, "cgroup_skb programs attach only to containers"),
+            (K::Kprobe, "odd", Scope::Container, "the rule of uid 7 does not allow host scope"),
         ] {
             let error = plan(&[(kind, function, None)], &[], scope, None).unwrap_err();
             assert!(error.contains(said), "{error} has no {said}");

@@ -308,7 +308,7 @@ fn what_cannot_be_planned_says_why() {
             },
             "podman configures the network of a container with a user namespace only after its hooks ran",
         ),
-        (vec![("pass", xdp("lo")), ("drop", xdp("lo"))], |_| {}, "one interface takes one XDP program until chains come"),
+        (vec![("pass", xdp("lo")), ("drop", xdp("lo"))], |_| {}, "one interface takes only one XDP program"),
         (vec![("seen", tcx(None))], |_| {}, "does not say where it attaches: write direction=ingress or direction=egress"),
         (vec![("any", cgroup(None))], |_| {}, "write attach="),
         (vec![("out", cgroup(Some(CgroupAttach::Connect4)))], |_| {}, "attach=connect4 is for cgroup_sock_addr"),
@@ -341,7 +341,7 @@ fn what_cannot_be_planned_says_why() {
         (
             vec![("pass", xdp("lo"))],
             |c| c.request.perhaps_globals = vec!["team".to_owned(), "rate".to_owned()],
-            "annotation \"rate\" is called like a variable",
+            "annotation \"rate\" has the name of a variable",
         ),
         (
             vec![("pass", xdp("lo"))],
@@ -474,7 +474,7 @@ fn token(case: &mut Case, preset: Preset) {
 
 #[test]
 fn a_token_is_for_one_container_or_a_checked_pod() {
-    let shared = UsernsFact::Shared { why: "the container joins a user namespace that was there before" };
+    let shared = UsernsFact::Shared { why: "the container joins an existing user namespace" };
     for (userns, host_scope, allowed) in [
         (UsernsFact::Own, false, true),
         (UsernsFact::CheckedPod, false, true),
@@ -495,7 +495,7 @@ fn a_token_is_for_one_container_or_a_checked_pod() {
 fn sentences_about_user_namespaces_fit_the_line_of_a_runtime() {
     for why in [
         "a container that shares the pod's user namespace was started while the NRI plugin did not check it",
-        "the container joins a user namespace that was there before",
+        "the container joins an existing user namespace",
     ] {
         let said = PlanError::SharedUserNamespace { why }.to_string();
         assert!(said.len() <= 285, "{} bytes: {said}", said.len());

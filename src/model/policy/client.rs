@@ -132,7 +132,7 @@ pub enum ClientRefusal {
         place: String,
     },
     /// No image rule that the client may use speaks of the image.
-    #[error("{client} may not use the image {image}: no image rule that {place} allows speaks of it")]
+    #[error("{client} may not use the image {image}: no image rule that {place} allows names it")]
     Image {
         /// Who.
         client: String,
@@ -142,7 +142,7 @@ pub enum ClientRefusal {
         place: String,
     },
     /// It reaches the host.
-    #[error("{client} may not {what}: that reaches the host, and {place} does not say host-scope = true")]
+    #[error("{client} may not {what}: that reaches the host, and {place} does not set host-scope = true")]
     HostScope {
         /// Who.
         client: String,

@@ -375,7 +375,8 @@ impl Policy {
                 all = all.or(Some(&rule.place));
             }
             if rule.matches.is_impossible() {
-                warnings.push(format!("{} never matches: its engine knows no namespace, pod or container", rule.place));
+                warnings
+                    .push(format!("{} never matches: its engine does not report a namespace, pod or container", rule.place));
             }
             let host: Vec<&str> = rule
                 .programs
@@ -384,10 +385,10 @@ impl Policy {
                 .map(|kind| kind.word())
                 .collect();
             if !host.is_empty() {
-                warnings.push(format!("{} allows {} in vain: they need host-scope = true", rule.place, host.join(", ")));
+                warnings.push(format!("{} allows {} without effect: they need host-scope = true", rule.place, host.join(", ")));
             }
             if let Some(problem) = rule.delegate.useless().filter(|_| !rule.delegate.is_empty()) {
-                warnings.push(format!("{} delegates in vain: {problem}", rule.place));
+                warnings.push(format!("{} delegates without effect: {problem}", rule.place));
             }
             if rule.programs.is_empty() && rule.delegate.is_empty() {
                 warnings.push(format!("{} allows no programs and delegates nothing", rule.place));

@@ -157,7 +157,8 @@ impl Merged {
             return Err(source.error(at, format!("the name {} is not 1 to 64 of A-Z a-z 0-9 _ . -", quoted(&name))));
         }
         if name == ImageRule::BUILT_IN {
-            return Err(source.error(at, "the name built-in stands for the rule that is there without files; choose another"));
+            return Err(source
+                .error(at, "the name built-in is reserved for the rule that applies without policy files; choose another"));
         }
         if let Some((file, line)) = self.names.get(&name) {
             return Err(
@@ -191,7 +192,7 @@ impl Merged {
 }
 
 fn size_of(source: &PolicyText<'_>, size: &Spanned<RawSize>) -> Result<u64, PolicyError> {
-    let problem = "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes";
+    let problem = "a size must be a number with B, KiB, MiB or GiB, such as \"64MiB\", or a number of bytes";
     bytes(size.get_ref()).ok_or_else(|| source.at(size, problem))
 }
 
@@ -207,7 +208,7 @@ fn image_rule(source: &PolicyText<'_>, at: usize, name: String, raw: RawImage) -
             let whole = signers.span().start;
             let signers = signers.into_inner().0;
             if signers.is_empty() {
-                return Err(source.error(whole, "signed-by names nobody, so that nothing can satisfy it"));
+                return Err(source.error(whole, "signed-by is empty, so no image can satisfy it"));
             }
             // A lone table has no place of its own: its list's is the same.
             let at = |signer: &Spanned<RawSigner>| if signer.span().is_empty() { whole } else { signer.span().start };
@@ -308,7 +309,7 @@ fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Resu
                 let names = listed(names.iter().map(String::as_str), 8);
                 return Err(source.at(
                     written,
-                    format!("{names} can not be kept inside a container; add host-scope = true, or leave them out"),
+                    format!("{names} cannot be kept inside a container; add host-scope = true, or leave them out"),
                 ));
             }
             ceiling
@@ -317,7 +318,7 @@ fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Resu
     let RawMatch { engine, namespace, pod, container, labels, runtime_user, userns } = raw.r#match;
     if let (Some(labels), None) = (&labels, &namespace) {
         return Err(source
-            .at(labels, "labels are what the maker of a pod says; they narrow a rule for a namespace, so name that as well"));
+            .at(labels, "the creator of a pod chooses its labels; they only narrow a rule for a namespace, so add namespace"));
     }
     let labels = labels.map(Spanned::into_inner).unwrap_or_default();
     Ok(ContainerRule {
@@ -397,7 +398,7 @@ fn ceiling(source: &PolicyText<'_>, raw: &RawDelegate) -> Result<Delegation, Pol
 }
 
 /// A ceiling of `any` would let through what the next kernel invents.
-const ANY: &str = "; a ceiling says what it means, so that a newer kernel does not raise it";
+const ANY: &str = "; a limit must name its values, so that a newer kernel does not extend it";
 
 fn bytes(size: &RawSize) -> Option<u64> {
     let text = match size {

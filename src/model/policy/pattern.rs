@@ -41,7 +41,7 @@ impl RepositoryPattern {
         for transport in TRANSPORTS {
             let Some(path) = text.strip_prefix(transport) else { continue };
             if path.contains('*') {
-                return Err(error("a host path has no *; it stands for all that is beneath it"));
+                return Err(error("a host path must not contain *; it covers everything below it"));
             }
             if !is_normal_path(path) {
                 return Err(error(
@@ -55,16 +55,16 @@ impl RepositoryPattern {
             return Ok(Self::every_registry());
         }
         let (registry, repository) =
-            place.split_once('/').ok_or_else(|| error("a registry and a / come first, as docker.io/library/"))?;
+            place.split_once('/').ok_or_else(|| error("it must begin with a registry and a /, as in docker.io/library/"))?;
         let registry = match registry {
             "*" | "**" => registry.to_owned(),
             host if is_host_like(host) => {
-                normal_registry(host).ok_or_else(|| error("its registry is no host with an optional port"))?
+                normal_registry(host).ok_or_else(|| error("its registry is not a host with an optional port"))?
             }
-            _ => return Err(error("a registry comes first, as docker.io/library/")),
+            _ => return Err(error("it must begin with a registry, as in docker.io/library/")),
         };
         if repository.contains(['@', ':']) {
-            return Err(error("tags and digests are no part of it; digests have a key of their own"));
+            return Err(error("it must not have a tag or a digest; write digests in the key digests"));
         }
         for component in repository.split('/').filter(|component| !matches!(*component, "*" | "**")) {
             if component.contains('*') {
@@ -200,11 +200,11 @@ mod tests {
     #[test]
     fn refusals() {
         let cases = [
-            ("alpine", "\"alpine\" is not a repository: a registry and a / come first, as docker.io/library/"),
-            ("acme/x", "\"acme/x\" is not a repository: a registry comes first, as docker.io/library/"),
+            ("alpine", "\"alpine\" is not a repository: it must begin with a registry and a /, as in docker.io/library/"),
+            ("acme/x", "\"acme/x\" is not a repository: it must begin with a registry, as in docker.io/library/"),
             (
                 "ghcr.io/acme/x:v1",
-                "\"ghcr.io/acme/x:v1\" is not a repository: tags and digests are no part of it; digests have a key of their own",
+                "\"ghcr.io/acme/x:v1\" is not a repository: it must not have a tag or a digest; write digests in the key digests",
             ),
             ("ghcr.io/acme-*", "\"ghcr.io/acme-*\" is not a repository: * and ** stand for whole components"),
             ("ghcr.io/***", "\"ghcr.io/***\" is not a repository: * and ** stand for whole components"),
@@ -212,8 +212,8 @@ mod tests {
                 "ghcr.io/A",
                 "\"ghcr.io/A\" is not a repository: components are lower-case letters and digits, with . _ - between them",
             ),
-            ("*.io/x", "\"*.io/x\" is not a repository: its registry is no host with an optional port"),
-            ("oci:/usr/*", "\"oci:/usr/*\" is not a repository: a host path has no *; it stands for all that is beneath it"),
+            ("*.io/x", "\"*.io/x\" is not a repository: its registry is not a host with an optional port"),
+            ("oci:/usr/*", "\"oci:/usr/*\" is not a repository: a host path must not contain *; it covers everything below it"),
         ];
         for (pattern, sentence) in cases {
             assert_eq!(RepositoryPattern::parse(pattern).expect_err(pattern).to_string(), sentence);

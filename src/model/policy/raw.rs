@@ -210,7 +210,7 @@ impl<'de> Deserialize<'de> for RawSize {
             }
 
             fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<RawSize, E> {
-                u64::try_from(bytes).map(RawSize::Bytes).map_err(|_| E::custom("a size is not negative"))
+                u64::try_from(bytes).map(RawSize::Bytes).map_err(|_| E::custom("a size must not be negative"))
             }
 
             fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<RawSize, E> {

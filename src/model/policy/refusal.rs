@@ -14,7 +14,7 @@ pub enum Refusal {
         facts: String,
     },
     /// A rule for this container's pod was passed over because it names labels, and none of the pod's is known.
-    #[error("{refusal}; {rule} is passed over: it names labels, and none of the pod's are known without the NRI plugin")]
+    #[error("{refusal}; {rule} is skipped: it names labels, and the pod's labels are unknown without the NRI plugin")]
     LabelsUnknown {
         /// The rule that was passed over.
         rule: String,
@@ -22,7 +22,7 @@ pub enum Refusal {
         refusal: Box<Refusal>,
     },
     /// No image rule speaks of the reference.
-    #[error("no image rule under {rule} speaks of {reference}; add an [[image]] with this repository and signed-by")]
+    #[error("no image rule under {rule} names {reference}; add an [[image]] with this repository and signed-by")]
     NoImageRule {
         /// The container rule.
         rule: String,
@@ -86,7 +86,7 @@ pub enum Refusal {
         image_rules: String,
     },
     /// No image rule for the request's images lets this variable be set.
-    #[error("no image rule for {references} lets a request set {name}; add it to globals of the rule")]
+    #[error("no image rule for {references} allows a request to set {name}; add it to globals of the rule")]
     Global {
         /// The variable.
         name: String,
@@ -95,7 +95,7 @@ pub enum Refusal {
     },
     /// No image rule for the request's images lets this map be shown.
     #[error(
-        "no image rule for {references} lets the map {name} be shown {access}; add \"{name}:{access}\" to maps of the rule"
+        "no image rule for {references} allows the map {name} to be shown {access}; add \"{name}:{access}\" to maps of the rule"
     )]
     Map {
         /// The map.
@@ -106,13 +106,13 @@ pub enum Refusal {
         references: String,
     },
     /// The container rule delegates nothing.
-    #[error("{rule} delegates nothing; a [[container]] rule with delegate = [ … ] would")]
+    #[error("{rule} delegates nothing; add delegate = [ … ] to a [[container]] rule")]
     NothingDelegated {
         /// The container rule.
         rule: String,
     },
     /// More is asked for than the ceiling has.
-    #[error("{rule} does not delegate {names}; ask for less, or add {remedy} to its delegate")]
+    #[error("{rule} does not delegate {names}; request less, or add {remedy} to its delegate")]
     Delegation {
         /// What is above the ceiling, by name.
         names: String,
@@ -122,7 +122,7 @@ pub enum Refusal {
         rule: String,
     },
     /// Under the ceiling, what `any` comes to is of no use.
-    #[error("what {rule} delegates of this request is of no use: {problem}")]
+    #[error("the part of this request that {rule} delegates has no effect: {problem}")]
     UselessDelegation {
         /// The container rule.
         rule: String,
@@ -131,7 +131,7 @@ pub enum Refusal {
     },
     /// The delegation reaches beyond the container, and the container rule does not allow that.
     #[error(
-        "{names} can not be kept inside a container on any kernel, and {rule} has no host-scope = true; add that, or ask for less"
+        "{names} cannot be kept inside a container on any kernel, and {rule} has no host-scope = true; add that, or request less"
     )]
     HostScopeDelegation {
         /// What reaches beyond.
@@ -140,7 +140,7 @@ pub enum Refusal {
         rule: String,
     },
     /// On this kernel a program that is loaded with the token reaches beyond the container.
-    #[error("{beyond}; {rule} has no host-scope = true: add it, or ask for delegate={smaller}")]
+    #[error("{beyond}; {rule} has no host-scope = true: add it, or request delegate={smaller}")]
     TokenReach {
         /// What of the delegation reaches what, by which function.
         beyond: String,
@@ -151,7 +151,7 @@ pub enum Refusal {
     },
     /// A container that gets a token has a capability that turns it into a view of all kernel memory.
     #[error(
-        "a BPF token and {capability} together read any memory of the kernel, and {rule} has no host-scope = true; run the container without {capability}"
+        "a BPF token and {capability} together give access to all kernel memory, and {rule} has no host-scope = true; run the container without {capability}"
     )]
     KernelReads {
         /// The capability.
@@ -168,7 +168,7 @@ pub enum Refusal {
         rule: String,
     },
     /// More programs than a container may have.
-    #[error("{asked} programs are asked for, and a container may have {limit}; raise programs under [limits] of the policy")]
+    #[error("the request has {asked} programs, and a container may have {limit}; raise programs under [limits] of the policy")]
     TooManyPrograms {
         /// Programs of the request.
         asked: usize,

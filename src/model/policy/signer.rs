@@ -70,8 +70,8 @@ impl Signer {
             }
             (Ok(_), _) => None,
         };
-        let anybody = "takes everybody's signature for whom the issuer vouches: its identity-regexp fits every text";
-        let any_issuer = "takes every issuer's word for who signed: its issuer-regexp fits every text";
+        let anybody = "accepts every identity that the issuer vouches for: its identity-regexp matches every text";
+        let any_issuer = "accepts every issuer: its issuer-regexp matches every text";
         [doubt(identity, anybody), doubt(issuer, any_issuer)].into_iter().flatten().collect()
     }
 }
@@ -105,7 +105,7 @@ impl Words {
         build(pattern).and_then(|_| build(&format!(r"\A(?:{pattern})\z"))).map(Matcher::Regexp).map_err(|err| {
             let last = err.to_string();
             let last = last.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            format!("{pattern:?} is no regular expression: {last}")
+            format!("{pattern:?} is not a regular expression: {last}")
         })
     }
 }
@@ -159,14 +159,14 @@ mod tests {
             (exact("dev@example.org"), good.clone(), &[][..]),
             (regexp("https://forge\\.example/.*"), good.clone(), &[]),
             (exact("https://forge.example/a?b=c*"), good.clone(), &[]),
-            (regexp(".*"), good.clone(), &["takes everybody's signature"]),
-            (regexp(".+|x"), regexp("(?s).*"), &["takes everybody's signature", "takes every issuer's word"]),
+            (regexp(".*"), good.clone(), &["accepts every identity"]),
+            (regexp(".+|x"), regexp("(?s).*"), &["accepts every identity", "accepts every issuer"]),
             (
                 exact("https://forge.example/.*"),
                 exact("^x"),
                 &["compares \"https://forge.example/.*\" as", "compares \"^x\" as"],
             ),
-            (regexp("("), good.clone(), &["allows nothing: \"(\" is no regular expression"]),
+            (regexp("("), good.clone(), &["allows nothing: \"(\" is not a regular expression"]),
         ] {
             let doubts = signer(identity, issuer).doubts();
             assert_eq!(doubts.len(), expected.len(), "{doubts:?}");
@@ -178,7 +178,7 @@ mod tests {
     fn what_is_no_pattern_or_too_large_is_refused() {
         for pattern in ["a)|(b", "(", "(?x)a #", r"\w{1000}{1000}"] {
             let why = Words::Regexp(pattern.to_owned()).matcher().unwrap_err();
-            assert!(why.contains("is no regular expression: "), "{why}");
+            assert!(why.contains("is not a regular expression: "), "{why}");
         }
     }
 }

@@ -222,7 +222,7 @@ fn labels_narrow_a_rule_and_never_stand_alone() {
         assert_eq!(policy.container_rule(&facts).is_some(), matches, "{facts}");
     }
     let error = parse("[[container]]\nmatch = { engine = \"containerd\", labels = { tier = \"edge\" } }\n").unwrap_err();
-    assert!(error.to_string().contains("/p.toml, line 2: labels are what the maker of a pod says"), "{error}");
+    assert!(error.to_string().contains("/p.toml, line 2: the creator of a pod chooses its labels"), "{error}");
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn mistakes_are_found_with_their_line() {
         (image.to_owned(), 1, "a rule needs signed-by, or unsigned = true"),
         (format!("{image}unsigned = false"), 1, "a rule needs signed-by, or unsigned = true"),
         (format!("{unsigned}signed-by = {{ key = \"/k\" }}"), 4, "a rule has signed-by or unsigned = true, not both"),
-        (format!("{image}signed-by = []"), 3, "signed-by names nobody, so that nothing can satisfy it"),
+        (format!("{image}signed-by = []"), 3, "signed-by is empty, so no image can satisfy it"),
         (
             format!("{image}signed-by = {{}}"),
             3,
@@ -318,13 +318,13 @@ fn mistakes_are_found_with_their_line() {
         (
             "[[image]]\nunsigned = true\nrepository = \"alpine\"".to_owned(),
             3,
-            "\"alpine\" is not a repository: a registry and a / come first, as docker.io/library/",
+            "\"alpine\" is not a repository: it must begin with a registry and a /, as in docker.io/library/",
         ),
         (format!("{unsigned}name = \"a b\""), 4, "the name \"a b\" is not 1 to 64 of A-Z a-z 0-9 _ . -"),
         (
             format!("{unsigned}name = \"built-in\""),
             4,
-            "the name built-in stands for the rule that is there without files; choose another",
+            "the name built-in is reserved for the rule that applies without policy files; choose another",
         ),
         (
             format!("{unsigned}name = \"image-2\"\n{unsigned}"),
@@ -363,18 +363,18 @@ fn mistakes_are_found_with_their_line() {
         (
             "[[container]]\ndelegate = [\"any\"]".to_owned(),
             2,
-            "\"any\" is not a preset; a ceiling says what it means, so that a newer kernel does not raise it; presets are maps, probes, \
+            "\"any\" is not a preset; a limit must name its values, so that a newer kernel does not extend it; presets are maps, probes, \
              networking, cgroup, sockets, tracing",
         ),
         (
             "[[container]]\ndelegate = { progs = [\"any\"] }".to_owned(),
             2,
-            "no program type is called \"any\"; a ceiling says what it means, so that a newer kernel does not raise it",
+            "unknown program type \"any\"; a limit must name its values, so that a newer kernel does not extend it",
         ),
         (
             "[[container]]\ndelegate = [\"tracing\"]".to_owned(),
             2,
-            "kprobe, tracepoint, perf_event, raw_tracepoint, tracing can not be kept inside a container; add host-scope = true, or leave them \
+            "kprobe, tracepoint, perf_event, raw_tracepoint, tracing cannot be kept inside a container; add host-scope = true, or leave them \
              out",
         ),
         (
@@ -401,14 +401,14 @@ fn mistakes_are_found_with_their_line() {
         (
             "[limits]\nmap-memory = \"64MB\"".to_owned(),
             2,
-            "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes",
+            "a size must be a number with B, KiB, MiB or GiB, such as \"64MiB\", or a number of bytes",
         ),
         (
             "[limits]\nmap-memory = \"99999999999GiB\"".to_owned(),
             2,
-            "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes",
+            "a size must be a number with B, KiB, MiB or GiB, such as \"64MiB\", or a number of bytes",
         ),
-        ("[limits]\nmap-memory = -1".to_owned(), 2, "a size is not negative"),
+        ("[limits]\nmap-memory = -1".to_owned(), 2, "a size must not be negative"),
         ("[limits]\nprograms = -1".to_owned(), 2, "invalid value: integer `-1`, expected u32"),
     ];
     for (text, line, problem) in rules {
@@ -452,9 +452,9 @@ programs = ["xdp"]
 "#;
     let warnings = parse(text).expect("legal").warnings();
     let expected = [
-        "image rule k allows nothing: \"(\" is no regular expression: unclosed group",
-        "the container rule at /p.toml:6 never matches: its engine knows no namespace, pod or container",
-        "the container rule at /p.toml:6 allows kprobe in vain: they need host-scope = true",
+        "image rule k allows nothing: \"(\" is not a regular expression: unclosed group",
+        "the container rule at /p.toml:6 never matches: its engine does not report a namespace, pod or container",
+        "the container rule at /p.toml:6 allows kprobe without effect: they need host-scope = true",
         "the container rule at /p.toml:9 allows no programs and delegates nothing",
         "the container rule at /p.toml:10 is never reached: the container rule at /p.toml:9 matches every container",
     ];

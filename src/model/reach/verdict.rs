@@ -133,7 +133,8 @@ impl TokenReach {
             let by = listed(ways.iter().map(String::as_str), 1);
             return Some(Beyond { what: Reach::KernelMemory.to_string(), by });
         }
-        let unknown = |by: &str| Some(Beyond { what: "what the probes could not find out".to_owned(), by: by.to_owned() });
+        let unknown =
+            |by: &str| Some(Beyond { what: "something that the probes could not determine".to_owned(), by: by.to_owned() });
         if let Some(first) = self.undecided.first() {
             return unknown(first);
         }
@@ -265,7 +266,7 @@ mod tests {
             (13, Some(("other processes of the host".to_owned(), "bpf_send_signal_task"))),
             (30, Some(("the host".to_owned(), "bpf_of_a_newer_kernel"))),
             // Not asked about, of CAP_PERFMON, never, newer than the table.
-            (32, Some(("what the probes could not find out".to_owned(), "the type was not probed"))),
+            (32, Some(("something that the probes could not determine".to_owned(), "the type was not probed"))),
             (2, Some(("the whole host".to_owned(), "on every kernel"))),
             (31, Some(("the whole host".to_owned(), "on every kernel"))),
             (40, Some(("the whole host".to_owned(), "on every kernel"))),

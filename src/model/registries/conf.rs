@@ -90,18 +90,20 @@ impl Conf {
             };
             let prefix = prefix.trim_end_matches('/').to_owned();
             if prefix.contains('*') && (!prefix.starts_with("*.") || prefix[2..].contains('*')) {
-                return Err(format!("prefix {prefix:?} has a * elsewhere than in front, as in *.example.com"));
+                return Err(format!("prefix {prefix:?} may have a * only at its start, as in *.example.com"));
             }
             if prefix.starts_with("*.") && entry.location.is_some() && entry.prefix.is_none() {
                 return Err(format!("location {prefix:?} has a *, which only a prefix may have"));
             }
             for location in entry.location.iter().chain(entry.mirror.iter().map(|mirror| &mirror.location)) {
                 if location.contains("://") || location.contains(['@', ' ']) || location.is_empty() {
-                    return Err(format!("location {location:?} of {prefix:?} is no registry/path without a scheme"));
+                    return Err(format!("location {location:?} of {prefix:?} must be registry/path without a scheme"));
                 }
             }
             if entry.mirror_by_digest_only && entry.mirror.iter().any(|mirror| mirror.pull_from_mirror.is_some()) {
-                complaints.push(format!("{prefix}: mirror-by-digest-only and pull-from-mirror together; the first one counts"));
+                complaints.push(format!(
+                    "{prefix}: mirror-by-digest-only and pull-from-mirror are both set; the first takes precedence"
+                ));
             }
             self.registries.insert(prefix, entry);
         }
@@ -263,7 +265,7 @@ probe = "ghcr.io/acme/probe"
         for (text, sentence) in [
             ("[registries.search]\nregistries = []", "version 1"),
             ("[[registry]]\nblocked = true", "neither prefix nor location"),
-            ("[[registry]]\nprefix = \"a.*.b\"", "elsewhere than in front"),
+            ("[[registry]]\nprefix = \"a.*.b\"", "only at its start"),
             ("[[registry]]\nprefix = \"a\"\nlocation = \"https://b\"", "without a scheme"),
             ("[[registry]]\nprefix = \"a\"\nblocked = \"yes\"", "invalid type"),
         ] {

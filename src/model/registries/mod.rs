@@ -76,7 +76,7 @@ pub enum RegistriesError {
         /// The parser's words.
         problem: String,
     },
-    /// A host that stands twice, or is none.
+    /// A host that is listed twice, or is none.
     #[error("read the registries file: host {0:?} {1}")]
     Host(String, &'static str),
     /// Half of a client's certificate.
@@ -87,7 +87,7 @@ pub enum RegistriesError {
     Proxy,
     /// A key that is not one of an entry's.
     #[error(
-        "read the registries file: host {host:?} has {key:?}, which is no key of it; mirrors are read from registries.conf"
+        "read the registries file: host {host:?} has {key:?}, which is not a known key; mirrors are read from registries.conf"
     )]
     Unknown {
         /// The entry.
@@ -170,7 +170,7 @@ impl RegistryConfig {
                 _ => return Err(RegistriesError::HalfAClient(host)),
             };
             if hosts.insert(host.clone(), RegistrySettings { http, ca, client }).is_some() {
-                return Err(RegistriesError::Host(host, "stands twice"));
+                return Err(RegistriesError::Host(host, "is listed twice"));
             }
         }
         Ok(Self { hosts, auth_files: file.auth_files, proxy: file.proxy, user_env: None })
@@ -248,10 +248,10 @@ mod tests {
         for (text, sentence) in [
             (
                 "[[registry]]\nhost = \"a\"\nmirror = \"b\"",
-                "host \"a\" has \"mirror\", which is no key of it; mirrors are read from registries.conf",
+                "host \"a\" has \"mirror\", which is not a known key; mirrors are read from registries.conf",
             ),
-            ("[[registry]]\nhost = \"a\"\nauth-file = \"/x\"", "\"auth-file\", which is no key of it"),
-            ("[[registry]]\nhost = \"a\"\n[[registry]]\nhost = \"a\"", "\"a\" stands twice"),
+            ("[[registry]]\nhost = \"a\"\nauth-file = \"/x\"", "\"auth-file\", which is not a known key"),
+            ("[[registry]]\nhost = \"a\"\n[[registry]]\nhost = \"a\"", "\"a\" is listed twice"),
             ("[[registry]]\nhost = \"A/b\"", "is not a lower-case host"),
             ("[[registry]]\nhost = \"a\"\nhttp = true\nca = \"/x\"", "plain http has no certificates"),
             ("[[registry]]\nhost = \"a\"\nca = \"x\"", "write an absolute path"),
