@@ -1,4 +1,4 @@
-//! Policy files: the TOML, what each key may say, and the merging of several files.
+//! Parses policy files: the TOML, the values of each key, and the merging of several files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use crate::model::delegation::{Category, Delegation, Preset};
 use crate::model::ids::Digest;
 use crate::model::text::{is_normal_path, is_symbol, listed, nearest_hint, quoted};
 
-/// Rules of one sort in all files together.
+/// Rules of one kind in all files together.
 const RULES_MAX: usize = 1024;
-/// Bytes of one file.
+/// Maximum size of one file in bytes.
 const FILE_MAX: usize = 256 * 1024;
 
-/// A policy file is wrong. Nothing is allowed until it is right.
+/// A mistake in a policy file. Nothing is allowed until it is corrected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("policy {}, line {line}: {problem}", file.display())]
 pub struct PolicyError {
@@ -30,11 +30,11 @@ pub struct PolicyError {
     pub file: PathBuf,
     /// The line, counted from 1.
     pub line: usize,
-    /// What is wrong, and what to write where that is known.
+    /// What is wrong and, if known, what to write instead.
     pub problem: String,
 }
 
-/// One file while it is read: turns places in its text into lines.
+/// A file that is being read: turns offsets in its text into line numbers.
 struct PolicyText<'a> {
     file: &'a Path,
     text: &'a str,
@@ -54,7 +54,7 @@ impl PolicyText<'_> {
     }
 }
 
-/// What is known when all files are read.
+/// The state after all files are read.
 #[derive(Default)]
 struct Merged {
     images: Vec<ImageRule>,
@@ -62,9 +62,9 @@ struct Merged {
     clients: Vec<ClientRule>,
     limits: ContainerLimits,
     store: StoreLimits,
-    /// Names of image rules that files give, with the place for messages.
+    /// Names of image rules in the files, with their location for messages.
     names: BTreeMap<String, (PathBuf, usize)>,
-    /// Names that container and client rules use, with the error should they name nothing.
+    /// Names of image rules that container and client rules use, with the error in case a name does not exist.
     uses: Vec<(String, PolicyError)>,
 }
 
@@ -210,7 +210,7 @@ fn image_rule(source: &PolicyText<'_>, at: usize, name: String, raw: RawImage) -
             if signers.is_empty() {
                 return Err(source.error(whole, "signed-by is empty, so no image can satisfy it"));
             }
-            // A lone table has no place of its own: its list's is the same.
+            // The span of a single table is empty; that of the list is the same.
             let at = |signer: &Spanned<RawSigner>| if signer.span().is_empty() { whole } else { signer.span().start };
             signers
                 .iter()
@@ -287,7 +287,7 @@ fn signer(raw: &RawSigner) -> Result<Signer, String> {
     }
 }
 
-/// What a signer may be.
+/// The forms of a signer.
 const SIGNER: &str = "a signer is { key } or { identity or identity-regexp, issuer or issuer-regexp, trusted-root }";
 
 fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Result<ContainerRule, PolicyError> {
@@ -397,7 +397,7 @@ fn ceiling(source: &PolicyText<'_>, raw: &RawDelegate) -> Result<Delegation, Pol
     Ok(ceiling)
 }
 
-/// A ceiling of `any` would let through what the next kernel invents.
+/// A limit of `any` would also allow what newer kernels add.
 const ANY: &str = "; a limit must name its values, so that a newer kernel does not extend it";
 
 fn bytes(size: &RawSize) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! `repository` of an image rule: which references it speaks of.
+//! `repository` of an image rule: the references that it covers.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use crate::model::text::{is_normal_path, quoted};
 
 /// The `repository` of an image rule, normalised.
 ///
-/// For registries `*` stands for one component and `**` for any number of them, none included; both stand for whole components. A
-/// host path (`oci:`, `oci-archive:`, `file:`) is literal and stands for itself and all that is beneath it.
+/// For registries `*` stands for one whole component and `**` for any number of them, including none. A host path
+/// (`oci:`, `oci-archive:`, `file:`) is literal and covers itself and everything below it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct RepositoryPattern(String);
 
-/// Why some text is not a pattern.
+/// Why a text is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{written} is not a repository: {problem}")]
 pub struct PatternError {
@@ -26,13 +26,13 @@ pub struct PatternError {
 const TRANSPORTS: [&str; 3] = ["oci:", "oci-archive:", "file:"];
 
 impl RepositoryPattern {
-    /// `**`: every registry and every repository, and no host path.
+    /// `**`: every repository of every registry, but no host path.
     pub(super) fn every_registry() -> Self {
         Self("**".to_owned())
     }
 
-    /// Parses and normalises a pattern as references are: `docker://` off, registry in lower case, `docker.io/x` as
-    /// `docker.io/library/x`.
+    /// Parses a pattern and normalises it like a reference: without `docker://`, the registry in lower case,
+    /// `docker.io/x` as `docker.io/library/x`.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let error = |problem: &str| PatternError { written: quoted(text), problem: problem.to_owned() };
         if text.len() > 1024 {
@@ -45,7 +45,7 @@ impl RepositoryPattern {
             }
             if !is_normal_path(path) {
                 return Err(error(
-                    "a host path is absolute and normal, without . and .. and // and a slash at its end, and not / itself",
+                    "a host path must be absolute, without ., .., // and a slash at its end, and not / itself",
                 ));
             }
             return Ok(Self(text.to_owned()));
@@ -82,7 +82,7 @@ impl RepositoryPattern {
         }
     }
 
-    /// Whether the pattern speaks of a reference.
+    /// True if the pattern covers a reference.
     pub fn matches(&self, reference: &Reference) -> bool {
         let repository = reference.repository();
         if reference.on_host() {
@@ -100,7 +100,8 @@ impl RepositoryPattern {
     }
 }
 
-/// Compares by components. Of all `**` only the last one met needs a second try, so this takes at most the product of both lengths.
+/// Compares by components. Only the last `**` reached needs backtracking, so the cost is at most the product of both
+/// lengths.
 fn components_match(pattern: &str, repository: &str) -> bool {
     let pattern: Vec<&str> = pattern.split('/').collect();
     let repository: Vec<&str> = repository.split('/').collect();
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pattern_speaks_of() {
+    fn patterns_cover_references() {
         let cases = [
             ("ghcr.io/acme/x", "ghcr.io/acme/x:v1", true),
             ("ghcr.io/acme/x", "ghcr.io/acme/x/y", false),
@@ -191,14 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn many_stars_do_not_explode() {
+    fn many_wildcards_take_bounded_time() {
         let pattern = format!("ghcr.io/{}b", "**/a/".repeat(100));
         let reference = format!("ghcr.io/{}c", "a/".repeat(120));
         assert!(!matches(&pattern, &reference));
     }
 
     #[test]
-    fn refusals() {
+    fn invalid_patterns_are_refused() {
         let cases = [
             ("alpine", "\"alpine\" is not a repository: it must begin with a registry and a /, as in docker.io/library/"),
             ("acme/x", "\"acme/x\" is not a repository: it must begin with a registry, as in docker.io/library/"),

@@ -1,32 +1,32 @@
-//! What policy says no to.
+//! Refusals of the policy.
 
 use crate::model::attach_point::ProgramKind;
 
-/// A request that policy does not allow: what was asked, which rule decides, and what would allow it.
+/// A request that the policy does not allow: what was requested, which rule decides, and what would allow it.
 ///
-/// `rule` is a [`super::Place`], spelled out. `bpfman-hook policy explain` shows the same with all rules beside it.
+/// `rule` is a [`super::RuleLocation`] as text. `bpfman-hook policy explain` shows the same together with all rules.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Policy has container rules, and none is for this container.
+    /// The policy has container rules, and none of them matches this container.
     #[error("no container rule of the policy matches this container ({facts}); see bpfman-hook policy explain")]
     NoContainerRule {
         /// The container.
         facts: String,
     },
-    /// A rule for this container's pod was passed over because it names labels, and none of the pod's is known.
+    /// A rule for this container's pod was skipped, because it names labels and the pod's labels are unknown.
     #[error("{refusal}; {rule} is skipped: it names labels, and the pod's labels are unknown without the NRI plugin")]
     LabelsUnknown {
-        /// The rule that was passed over.
+        /// The rule that was skipped.
         rule: String,
-        /// What the rule that decides instead says.
+        /// The refusal of the rule that decides instead.
         refusal: Box<Refusal>,
     },
-    /// No image rule speaks of the reference.
+    /// No image rule covers the reference.
     #[error("no image rule under {rule} names {reference}; add an [[image]] with this repository and signed-by")]
     NoImageRule {
         /// The container rule.
         rule: String,
-        /// The repository of the reference, without tag.
+        /// The repository of the reference, without a tag.
         reference: String,
     },
     /// The reference is a path on the host, and no image rule names it.
@@ -36,28 +36,28 @@ pub enum Refusal {
     HostPath {
         /// The container rule.
         rule: String,
-        /// The repository of the reference, without tag.
+        /// The repository of the reference, without a tag.
         reference: String,
     },
-    /// There are neither image rules nor keys.
+    /// The policy has neither image rules nor keys.
     #[error(
         "{reference}: the policy has no [[image]] rules and there is no key to verify it with; put public keys into /etc/bpfman-hook/keys, or write [[image]] rules"
     )]
     NoKeys {
-        /// The repository of the reference, without tag.
+        /// The repository of the reference, without a tag.
         reference: String,
     },
     /// The container rule does not list the kind of program.
     #[error("program {function}: {rule} does not allow {kind} programs; add \"{kind}\" to its programs")]
     Kind {
-        /// The function, or the image where all of its programs are asked for.
+        /// The function, or the image if all of its programs are requested.
         function: String,
         /// Its kind.
         kind: ProgramKind,
         /// The container rule.
         rule: String,
     },
-    /// The container rule allows no programs at all.
+    /// The container rule allows no programs.
     #[error("{rule} allows no programs; write programs = [ … ] in it")]
     NoPrograms {
         /// The container rule.
@@ -82,10 +82,10 @@ pub enum Refusal {
         kind: ProgramKind,
         /// The repository of the reference.
         reference: String,
-        /// The image rules that would else do.
+        /// The image rules that would apply otherwise.
         image_rules: String,
     },
-    /// No image rule for the request's images lets this variable be set.
+    /// No image rule for the request's images allows this variable to be set.
     #[error("no image rule for {references} allows a request to set {name}; add it to globals of the rule")]
     Global {
         /// The variable.
@@ -93,7 +93,7 @@ pub enum Refusal {
         /// The images.
         references: String,
     },
-    /// No image rule for the request's images lets this map be shown.
+    /// No image rule for the request's images allows this map to be shown.
     #[error(
         "no image rule for {references} allows the map {name} to be shown {access}; add \"{name}:{access}\" to maps of the rule"
     )]
@@ -111,17 +111,17 @@ pub enum Refusal {
         /// The container rule.
         rule: String,
     },
-    /// More is asked for than the ceiling has.
+    /// The request exceeds the delegation limit.
     #[error("{rule} does not delegate {names}; request less, or add {remedy} to its delegate")]
     Delegation {
-        /// What is above the ceiling, by name.
+        /// The names above the limit.
         names: String,
-        /// The preset that has it, or `them`.
+        /// The preset that contains them, or `them`.
         remedy: String,
         /// The container rule.
         rule: String,
     },
-    /// Under the ceiling, what `any` comes to is of no use.
+    /// Within the limit, the part that `any` stands for has no effect.
     #[error("the part of this request that {rule} delegates has no effect: {problem}")]
     UselessDelegation {
         /// The container rule.
@@ -134,22 +134,22 @@ pub enum Refusal {
         "{names} cannot be kept inside a container on any kernel, and {rule} has no host-scope = true; add that, or request less"
     )]
     HostScopeDelegation {
-        /// What reaches beyond.
+        /// The names that reach beyond it.
         names: String,
         /// The container rule.
         rule: String,
     },
-    /// On this kernel a program that is loaded with the token reaches beyond the container.
+    /// On this kernel a program loaded with the token reaches beyond the container.
     #[error("{beyond}; {rule} has no host-scope = true: add it, or request delegate={smaller}")]
     TokenReach {
-        /// What of the delegation reaches what, by which function.
+        /// Which part of the delegation reaches what, through which function.
         beyond: String,
         /// The preset that stays in the container.
         smaller: &'static str,
         /// The container rule.
         rule: String,
     },
-    /// A container that gets a token has a capability that turns it into a view of all kernel memory.
+    /// The container would have a token together with a capability that gives it access to all kernel memory.
     #[error(
         "a BPF token and {capability} together give access to all kernel memory, and {rule} has no host-scope = true; run the container without {capability}"
     )]
@@ -159,7 +159,7 @@ pub enum Refusal {
         /// The container rule.
         rule: String,
     },
-    /// `on-failure=continue` where policy does not allow it.
+    /// `on-failure=continue`, which the policy does not allow.
     #[error(
         "{rule} does not allow on-failure=continue; remove the annotation, or write on-failure = [\"continue\"] in a [[container]] rule"
     )]

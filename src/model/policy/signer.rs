@@ -1,4 +1,4 @@
-//! Who must have signed: keys, and identities in certificates.
+//! Required signers: keys, and identities in certificates.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,49 +6,49 @@ use std::path::{Path, PathBuf};
 use regex::{Regex, RegexBuilder};
 use serde::Serialize;
 
-/// The trusted root of identities that name none.
+/// The trusted root for identities that do not name one.
 pub const TRUSTED_ROOT: &str = "/etc/bpfman-hook/trusted_root.json";
-/// The longest identity, issuer or pattern.
+/// Maximum length of an identity, issuer or pattern.
 pub(super) const LENGTH_MAX: usize = 1024;
-/// What one compiled pattern may take.
+/// Maximum memory of one compiled pattern.
 const COMPILED_MAX: usize = 1 << 20;
 
-/// One party whose signature satisfies a rule.
+/// A signer whose signature satisfies a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Signer {
     /// A cosign public key, PEM, at this path.
     Key(PathBuf),
-    /// A keyless identity: both must fit, for the same name at another issuer is another party.
+    /// A keyless identity. Both parts must match: the same name at another issuer is another identity.
     Identity {
         /// The certificate's subject alternative name.
         identity: Words,
         /// The OIDC issuer that vouched for it.
         issuer: Words,
-        /// The certificate authorities and logs that are believed.
+        /// The trusted certificate authorities and logs.
         trusted_root: PathBuf,
     },
 }
 
-/// A text, or an expression that must match the whole of it.
+/// A text, or a regular expression that must match the whole value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Words {
     /// This text.
     Exact(String),
-    /// Every text that this matches from its beginning to its end.
+    /// Every text that this expression matches as a whole.
     Regexp(String),
 }
 
-/// [`Words`], ready to compare.
+/// [`Words`], compiled.
 #[derive(Debug)]
 pub enum Matcher {
     /// This text.
     Exact(String),
-    /// What this matches.
+    /// What this expression matches.
     Regexp(Regex),
 }
 
 impl Signer {
-    /// The file that it is judged by.
+    /// The file needed to check its signatures.
     pub fn file(&self) -> &Path {
         match self {
             Self::Key(path) => path,
@@ -56,7 +56,7 @@ impl Signer {
         }
     }
 
-    /// What a rule that names it does and hardly means, the rest of a sentence each.
+    /// Effects of a rule with this signer that are probably not intended; each is the rest of a sentence.
     pub(super) fn doubts(&self) -> Vec<String> {
         let Self::Identity { identity, issuer, .. } = self else { return Vec::new() };
         let doubt = |words: &Words, everything: &str| match (words.matcher(), words) {
@@ -76,7 +76,7 @@ impl Signer {
     }
 }
 
-/// No e-mail address and no URI of an identity looks so.
+/// True if no e-mail address and no URI of an identity looks like this.
 fn looks_like_a_pattern(text: &str) -> bool {
     text.starts_with('^') || text.ends_with('$') || [".*", ".+", "\\."].iter().any(|part| text.contains(part))
 }
@@ -91,17 +91,17 @@ impl fmt::Display for Signer {
 }
 
 impl Words {
-    /// Compiles it; for a pattern this costs too much to do it at every start.
+    /// Compiles it. Compiling a pattern is too expensive to do it at every start.
     ///
     /// # Errors
-    /// Says why it is no expression.
+    /// Why it is not a regular expression.
     pub fn matcher(&self) -> Result<Matcher, String> {
         let pattern = match self {
             Self::Exact(text) => return Ok(Matcher::Exact(text.clone())),
             Self::Regexp(pattern) => pattern,
         };
         let build = |pattern: &str| RegexBuilder::new(pattern).size_limit(COMPILED_MAX).build();
-        // By itself first: `a)|(b` would escape from the anchors.
+        // First on its own: `a)|(b` would escape from the anchors.
         build(pattern).and_then(|_| build(&format!(r"\A(?:{pattern})\z"))).map(Matcher::Regexp).map_err(|err| {
             let last = err.to_string();
             let last = last.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
@@ -120,7 +120,7 @@ impl fmt::Display for Words {
 }
 
 impl Matcher {
-    /// Whether it is this text, or matches all of it.
+    /// True if the value equals this text, or matches as a whole.
     pub fn fits(&self, text: &str) -> bool {
         match self {
             Self::Exact(exact) => exact == text,
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hardly_meant_is_told() {
+    fn probable_mistakes_are_reported() {
         let signer = |identity: Words, issuer: Words| Signer::Identity { identity, issuer, trusted_root: TRUSTED_ROOT.into() };
         let (exact, regexp) = (|text: &str| Words::Exact(text.into()), |text: &str| Words::Regexp(text.into()));
         let good = exact("https://token.example");
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_or_too_large_is_refused() {
+    fn invalid_and_too_large_patterns_are_refused() {
         for pattern in ["a)|(b", "(", "(?x)a #", r"\w{1000}{1000}"] {
             let why = Words::Regexp(pattern.to_owned()).matcher().unwrap_err();
             assert!(why.contains("is not a regular expression: "), "{why}");

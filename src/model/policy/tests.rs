@@ -1,4 +1,4 @@
-//! Policy files as a whole: what they come to, and the sentence of each mistake.
+//! Policy files as a whole: their result, and the message for each mistake.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +60,7 @@ fn facts(engine: Engine) -> ContainerFacts {
 }
 
 #[test]
-fn the_documented_policy_is_what_it_says() {
+fn the_documented_policy_has_the_documented_meaning() {
     let policy = parse(FULL).unwrap_or_else(|error| panic!("{error}"));
     let names: Vec<&str> = policy.images.iter().map(|rule| rule.name.as_str()).collect();
     assert_eq!(names, ["acme-probes", "image-2", "image-3"]);
@@ -111,7 +111,7 @@ fn the_documented_policy_is_what_it_says() {
 }
 
 #[test]
-fn no_files_are_the_built_in_policy() {
+fn without_files_the_built_in_policy_applies() {
     let policy = Policy::parse(&[]).expect("legal");
     assert_eq!(policy, Policy::built_in([]));
     assert_eq!(parse("# nothing"), Ok(policy.clone()));
@@ -124,7 +124,7 @@ fn no_files_are_the_built_in_policy() {
     assert_eq!(policy.image_rules(rule, &host), Vec::<&ImageRule>::new(), "no host path without a rule");
     let trusting = Policy::built_in([PathBuf::from("/k.pub")]);
     assert_eq!(trusting.trust_files().len(), 1);
-    // A policy with rules of its own does not trust the keys of the directory.
+    // A policy with its own rules does not trust the keys of the directory.
     let mut own = parse("[[image]]\nrepository = \"ghcr.io/a/b\"\nunsigned = true").expect("legal");
     own.trust([PathBuf::from("/k.pub")]);
     assert_eq!(own.trust_files().len(), 0);
@@ -147,7 +147,7 @@ fn files_are_merged_in_order() {
 }
 
 #[test]
-fn canonical_is_about_meaning() {
+fn the_canonical_form_depends_only_on_the_meaning() {
     let same = FULL.replace("\nname ", "\n# a comment\n\nname ").replace("\"acme-probes\"\n", "'acme-probes'\n");
     let (one, other) = (parse(FULL).expect("legal"), parse(&same).unwrap_or_else(|error| panic!("{error}")));
     assert_ne!(one.containers[0].place, other.containers[0].place);
@@ -184,7 +184,7 @@ match = { userns = false }
         (ContainerFacts { pod: None, ..pod(Engine::Containerd, "a") }, Some(1)),
         (pod(Engine::CriO, "a"), Some(1)),
         (pod(Engine::Containerd, "b"), None),
-        // podman and plain runtimes know no namespaces, whatever the facts claim.
+        // podman and plain runtimes have no namespaces, whatever the facts claim.
         (pod(Engine::Podman, "a"), None),
         (pod(Engine::Oci, "a"), None),
         (ContainerFacts { runtime_user: 7, ..facts(Engine::Oci) }, Some(2)),
@@ -198,7 +198,7 @@ match = { userns = false }
 }
 
 #[test]
-fn labels_narrow_a_rule_and_never_stand_alone() {
+fn labels_only_narrow_a_rule() {
     let text =
         "[[container]]\nmatch = { namespace = \"a\", labels = { tier = \"edge\", team = \"net\" } }\nprograms = [\"xdp\"]\n";
     let policy = parse(text).expect("legal");
@@ -214,7 +214,7 @@ fn labels_narrow_a_rule_and_never_stand_alone() {
         (known(Engine::CriO, &[both[0], both[1], ("app", "web")]), true),
         (known(Engine::Containerd, &both[..1]), false),
         (known(Engine::Containerd, &[("tier", "edge"), ("team", "web")]), false),
-        // Not known: under the strict handler, CRI-O's hooks.d, podman.
+        // Unknown: under the strict handler, CRI-O's hooks.d, podman.
         (known(Engine::Containerd, &[]), false),
         (known(Engine::Podman, &both), false),
         (ContainerFacts { namespace: Some("b".into()), ..known(Engine::Containerd, &both) }, false),
@@ -226,7 +226,7 @@ fn labels_narrow_a_rule_and_never_stand_alone() {
 }
 
 #[test]
-fn a_refusal_names_the_rule_whose_labels_are_not_known() {
+fn a_refusal_names_the_rule_whose_labels_are_unknown() {
     let text = "[[container]]\nmatch = { namespace = \"a\", labels = { tier = \"edge\" } }\nprograms = [\"xdp\"]\n\
                 [[container]]\nmatch = { namespace = \"a\" }\n";
     let policy = parse(text).expect("legal");
@@ -277,7 +277,7 @@ images = []
 }
 
 #[test]
-fn mistakes_are_found_with_their_line() {
+fn mistakes_are_reported_with_their_line() {
     let image = "[[image]]\nrepository = \"ghcr.io/a/b\"\n";
     let unsigned = format!("{image}unsigned = true\n");
     let rules = [
@@ -479,7 +479,7 @@ fn cut_and_changed_files_never_panic() {
 }
 
 #[test]
-fn a_pods_containers_may_get_a_token_of_their_own_by_any_rule_that_can_be_reached() {
+fn every_reachable_rule_may_give_a_pod_a_token() {
     let maps = "delegate = [\"maps\"]\n";
     for (text, expected) in [
         (format!("[[container]]\n{maps}"), true),
