@@ -1,4 +1,4 @@
-//! `bpffs`, `bpffs-path`, `delegate` and the four `delegate-*`: the bpffs that a container asks for.
+//! `bpffs`, `bpffs-path`, `delegate` and the four `delegate-*` annotations: the bpffs that a container requests.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use super::{BpffsRequest, RequestError};
 use crate::model::delegation::{AnyOf, Category, Delegation, DelegationRequest, Preset};
 use crate::model::text::{is_normal_path, nearest_hint, quoted};
 
-/// Where a bpffs is mounted unless `bpffs-path` says otherwise: where libbpf and bpftool look.
+/// The default mount point of a bpffs, where libbpf and bpftool look.
 const DEFAULT_PATH: &str = "/sys/fs/bpf";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ enum BpffsKind {
     Token,
 }
 
-/// Parses all of it together, since each of these annotations has a meaning only beside the others.
+/// Parses these annotations together, because each one only makes sense in the context of the others.
 pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError> {
     let written = ours.get(AnnotationKey::Bpffs).map(|found| found.parse(parse_kind)).transpose()?;
     let path = ours.get(AnnotationKey::BpffsPath).map(|found| found.parse(parse_path)).transpose()?;
@@ -83,7 +83,7 @@ const LISTS: [(AnnotationKey, Category); 4] = [
     (AnnotationKey::DelegateAttachs, Category::Attachs),
 ];
 
-/// The delegation, with the annotation to blame if it does not fit the rest; None where none of the five keys is there.
+/// The delegation, with the annotation to report if it does not fit the rest; None if none of the five keys is set.
 fn parse_delegation<'a>(ours: &Annotations<'a>) -> Result<Option<(FoundAnnotation<'a>, DelegationRequest)>, RequestError> {
     let mut blame = None;
     let mut request = DelegationRequest::default();
@@ -102,7 +102,7 @@ fn parse_delegation<'a>(ours: &Annotations<'a>) -> Result<Option<(FoundAnnotatio
     }
     let Some(found) = blame else { return Ok(None) };
     match request.named.useless() {
-        // What `any` comes to is known only beneath the policy's ceiling.
+        // What `any` stands for is known only once the policy's limit applies.
         Some(problem) if request.any == AnyOf::default() => found.refuse(problem),
         _ => Ok(Some((found, request))),
     }

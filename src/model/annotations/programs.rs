@@ -26,14 +26,16 @@ pub(super) fn parse(value: &str, image: Option<&Reference>) -> Result<Vec<Progra
     Ok(programs)
 }
 
-/// Parses entries as `programs` has them, for those who say elsewhere which object they are of.
+/// Parses entries in the syntax of `programs` for callers that specify the object elsewhere.
 ///
 /// # Errors
-/// What is wrong with them.
+/// What is wrong with an entry.
 pub fn program_entries(text: &str, object: &Reference) -> Result<Vec<ProgramRequest>, String> {
     let entries = parse(text, Some(object)).map_err(|fault| fault.problem)?;
     match entries.iter().find(|entry| entry.from != *object) {
-        Some(entry) => Err(format!("{} names another object with from=, and there is one for all", entry.function)),
+        Some(entry) => {
+            Err(format!("{} names its own object with from=, but one object is given for all entries", entry.function))
+        }
         None => Ok(entries),
     }
 }
@@ -129,7 +131,7 @@ fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &
 
 const DIRECTIONS: [(&str, Direction); 2] = [("ingress", Direction::Ingress), ("egress", Direction::Egress)];
 
-/// What the target of a kind on a kernel function looks like.
+/// The rule for the target of a kind that attaches to a kernel function.
 fn kernel_rule(kind: ProgramKind) -> &'static str {
     match kind {
         ProgramKind::Kprobe => "the target of kprobe must be a kernel function, such as vfs_read or vfs_read+0x10",
@@ -149,7 +151,7 @@ pub(in crate::model) fn kernel_place(target: &str, ret: bool) -> Option<(String,
     is_kernel_function(function).then(|| (function.to_owned(), offset))
 }
 
-/// A symbol of the kernel's: compilers add suffixes with dots, as `.isra.0`.
+/// A kernel symbol: compilers add suffixes with dots, such as `.isra.0`.
 fn is_kernel_function(name: &str) -> bool {
     (1..=127).contains(&name.len())
         && !name.starts_with(|c: char| c.is_ascii_digit() || c == '.')
@@ -183,12 +185,13 @@ fn tracepoint(target: &str) -> Option<TracepointName> {
     (is_event(category) && is_event(name)).then(|| TracepointName { category: category.to_owned(), name: name.to_owned() })
 }
 
-/// The kernel makes the names of tracepoints and their categories from C identifiers; some categories have a dash.
+/// The kernel builds the names of tracepoints and categories from C identifiers; some categories contain a dash.
 fn is_event(name: &str) -> bool {
     (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
-/// True for what the kernel takes as an interface's name (net/core/dev.c, `dev_valid_name`), without control characters.
+/// True for names that the kernel accepts for interfaces (net/core/dev.c, `dev_valid_name`), without control
+/// characters.
 fn is_interface(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name != "."
@@ -196,7 +199,7 @@ fn is_interface(name: &str) -> bool {
         && !name.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':'))
 }
 
-/// The options of one entry, each known to its kind and written once.
+/// The options of one entry: each must be known for its kind and written once.
 struct Options<'a> {
     found: Vec<(&'a str, &'a str, &'a Word)>,
 }
@@ -338,7 +341,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Symbols of any language: what an ELF string table can hold, without blanks.
+/// Symbols of any language: whatever an ELF string table can hold, without blanks.
 fn is_user_symbol(name: &str) -> bool {
     (1..=512).contains(&name.len()) && !name.chars().any(|c| c.is_whitespace() || c.is_control())
 }
@@ -424,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_have_a_place_and_a_remedy() {
+    fn refusals_have_a_position_and_a_remedy() {
         let cases = [
             ("xdp:a; xpd:b", 2, 1, "\"xpd\" is not a program type; the nearest is xdp"),
             ("xdp", 1, 1, "the function is missing; write xdp:FUNCTION"),
@@ -510,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_in_bpfmans_words() {
+    fn orders_use_bpfmans_words() {
         let order = |value: &str| parse(value, Some(&image())).expect("legal").remove(0).order;
         assert_eq!(order("xdp:a iface=lo"), None);
         assert_eq!(order("xdp:a priority=5"), Some(Order { priority: 5, proceed_on: vec![2, 31] }));
@@ -519,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn one_function_may_sit_in_several_places() {
+    fn one_function_may_attach_to_several_places() {
         let value = "xdp:a iface=lo; xdp:a iface=*; tcx:a direction=ingress; tcx:a direction=egress";
         assert_eq!(parse(value, Some(&image())).map(|programs| programs.len()), Ok(4));
     }

@@ -1,4 +1,4 @@
-//! `globals` and `maps`: what a request does with the variables and maps of its objects.
+//! `globals` and `maps`: how a request uses the variables and maps of its objects.
 
 use std::collections::BTreeSet;
 
@@ -6,9 +6,9 @@ use super::lex::{self, LexError, ListEntry, Quoting, Word};
 use super::{GlobalRequest, GlobalValue, MapAccess, MapRequest};
 use crate::model::text::{is_symbol, quoted};
 
-/// Bytes of one value of `globals`; elements of an array count as one byte each at least.
+/// Maximum size of one value of `globals` in bytes; each element of an array counts as at least one byte.
 const GLOBAL_MAX: usize = 4096;
-/// Elements of one array.
+/// Maximum number of elements of one array.
 const ELEMENTS_MAX: usize = 1024;
 
 /// Parses the value of `globals`: entries `name=value`.
@@ -24,10 +24,10 @@ pub(super) fn globals(value: &str) -> Result<Vec<GlobalRequest>, LexError> {
     Ok(globals)
 }
 
-/// Parses one value as `globals` has it, for those who have the variable's name from elsewhere.
+/// Parses one value in the syntax of `globals`, for callers that have the variable's name from elsewhere.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with the value.
 pub fn global_value(text: &str) -> Result<GlobalValue, String> {
     let mut parsed = globals(&format!("value={text}")).map_err(|fault| fault.problem)?;
     match (parsed.pop(), parsed.is_empty()) {
@@ -73,7 +73,7 @@ fn global(entry: &ListEntry) -> Result<GlobalRequest, LexError> {
     Ok(GlobalRequest { name: name.to_owned(), value })
 }
 
-/// The elements between `[`, which is taken off already, and the `]` that ends the entry.
+/// The elements between `[`, which is already removed, and the `]` that ends the entry.
 fn elements(head: &Word, first: &str, rest: &[Word]) -> Result<Vec<String>, LexError> {
     let mut words: Vec<(&Word, &str)> = vec![(head, first)];
     for word in rest {
@@ -143,7 +143,8 @@ fn map(entry: &ListEntry) -> Result<MapRequest, LexError> {
     Ok(MapRequest { name: name.to_owned(), access, file_name })
 }
 
-/// bpffs itself refuses dots and slashes (kernel/bpf/inode.c, `bpf_lookup`); we take no character that needs quoting in a shell.
+/// bpffs itself refuses dots and slashes (kernel/bpf/inode.c, `bpf_lookup`); bpfman-hook also refuses characters that
+/// need quoting in a shell.
 fn is_file_name(name: &str) -> bool {
     (1..=128).contains(&name.len())
         && !name.starts_with('-')
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_form_of_value() {
+    fn every_form_of_value_is_parsed() {
         let text =
             "rate=10;neg=-3;on=true;if=eth0\nname='a ''b'' ;';empty='';ports=[1 0x2 3];one=[ 7 ];raw=hex:00fF;'w=a b';eq=a=b";
         let globals = globals(text).expect("legal");
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn globals_are_refused_with_a_place() {
+    fn globals_are_refused_with_a_position() {
         let many = format!("a=[{}]", "1 ".repeat(1025));
         let long = format!("a={}", "x".repeat(4097));
         let cases = [
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_have_an_access_and_a_file() {
+    fn maps_have_an_access_and_a_file_name() {
         let maps = maps("events; stats:rw as=my-stats\n.data.x:ro").expect("legal");
         let map =
             |name: &str, access, file_name: &str| MapRequest { name: name.to_owned(), access, file_name: file_name.to_owned() };
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_are_refused_with_a_place() {
+    fn maps_are_refused_with_a_position() {
         let cases = [
             ("a:wo", 1, 1, "access to a map is ro or rw, not \"wo\""),
             ("a:ro:rw", 1, 1, "access to a map is ro or rw, not \"ro:rw\""),

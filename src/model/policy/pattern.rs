@@ -44,9 +44,7 @@ impl RepositoryPattern {
                 return Err(error("a host path must not contain *; it covers everything below it"));
             }
             if !is_normal_path(path) {
-                return Err(error(
-                    "a host path must be absolute, without ., .., // and a slash at its end, and not / itself",
-                ));
+                return Err(error("a host path must be absolute, without ., .., // and a slash at its end, and not / itself"));
             }
             return Ok(Self(text.to_owned()));
         }
