@@ -1,6 +1,6 @@
 //! The complete, checked plan of what is done for one container, or for a load without a container.
 //!
-//! Only [`make`] creates a [`Plan`]; [`manual`] plans a load without a container. Both are pure functions. They find
+//! Only [`make`] creates a [`Plan`]; [`manual()`] plans a load without a container. Both are pure functions. They find
 //! every mistake that a request can make about an object or a container, before anything is requested from the kernel.
 
 mod attach;

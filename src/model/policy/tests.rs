@@ -380,7 +380,7 @@ fn mistakes_are_reported_with_their_line() {
         (
             "[[container]]\nhost-scope = true\ndelegate = { progs = [\"syscall\"] }".to_owned(),
             3,
-            "syscall programs are never delegated: one that is loaded with a token reads any process's and the kernel's memory",
+            "syscall programs are never delegated: loaded with a token, they can read the memory of any process and of the kernel",
         ),
         (
             "[[container]]\ndelegate = { maps = [\"struct_ops\"], cmds = [\"common_attrs\"] }".to_owned(),
