@@ -86,7 +86,7 @@ const LOADING: Delegation = MAPS.union(PROBES);
 /// devmap, xskmap, devmap_hash. These and [`SOCKET_MAPS`] need CAP_NET_ADMIN (kernel/bpf/syscall.c, `map_create`).
 const DEVICE_MAPS: u64 = bits(&[14, 17, 25]);
 
-/// sockmap, sockhash: with a socket lookup they take the data of foreign TCP connections.
+/// sockmap, sockhash: together with a socket lookup they can receive the data of foreign TCP connections.
 const SOCKET_MAPS: u64 = bits(&[15, 18]);
 
 /// Program types lwt_xmit, sk_reuseport, flow_dissector, sk_lookup, netfilter with their attach types.
@@ -97,10 +97,10 @@ const NETWORKING: Delegation =
 const CGROUP: Delegation =
     Delegation { cmds: 0, maps: 0, progs: bits(&[9, 13, 25]), attachs: bits(&[2, 3, 12, 13, 21, 22, 34]) };
 
-/// Program types xdp, sched_cls, sched_act, sk_skb, cgroup_skb, cgroup_sock_addr, which the kernel gives bpf_sk_lookup_tcp and its
-/// siblings (net/core/filter.c), and sk_msg, which sits on a sockmap; with their attach types: xdp and xdp_devmap, xdp_cpumap;
-/// tcx and netkit; the sk_skb family, sk_msg_verdict; cgroup_inet ingress and egress, bind, connect, sendmsg, recvmsg,
-/// getpeername, getsockname.
+/// Program types xdp, sched_cls, sched_act, sk_skb, cgroup_skb, cgroup_sock_addr, to which the kernel offers
+/// bpf_sk_lookup_tcp and its siblings (net/core/filter.c), and sk_msg, which attaches to a sockmap; with their attach
+/// types: xdp and xdp_devmap, xdp_cpumap; tcx and netkit; the sk_skb family, sk_msg_verdict; cgroup_inet ingress and
+/// egress, bind, connect, sendmsg, recvmsg, getpeername, getsockname.
 const SOCKETS: Delegation = Delegation {
     cmds: 0,
     maps: DEVICE_MAPS | SOCKET_MAPS,
@@ -110,8 +110,8 @@ const SOCKETS: Delegation = Delegation {
     ]),
 };
 
-/// Program types kprobe, tracepoint, perf_event, raw_tracepoint, tracing with the attach types that observe. modify_return changes
-/// what the kernel does, so it is not among them.
+/// Program types kprobe, tracepoint, perf_event, raw_tracepoint, tracing with the attach types that only observe.
+/// modify_return is not included, because it changes what the kernel does.
 const TRACING: Delegation = Delegation {
     cmds: 0,
     maps: 0,
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn presets_are_what_the_documentation_says() {
+    fn presets_match_the_documentation() {
         use Category::*;
         let maps = "hash array prog_array perf_event_array percpu_hash percpu_array stack_trace cgroup_array lru_hash lru_percpu_hash \
                     lpm_trie array_of_maps hash_of_maps cpumap cgroup_storage reuseport_sockarray percpu_cgroup_storage queue stack \
