@@ -450,7 +450,7 @@ mod tests {
             (xdp("a/b", 50, Vec::new()), "not the name of an interface"),
             (xdp(&"x".repeat(16), 50, Vec::new()), "not the name of an interface"),
             (xdp("lo", -5, Vec::new()), "priority must be a number from 1 to 1000, not -5"),
-            (xdp("lo", 1001, Vec::new()), "priority is a number"),
+            (xdp("lo", 1001, Vec::new()), "priority must be a number"),
             (xdp("lo", 1, vec![77]), "77 is no verdict of xdp programs"),
             (tc("sideways"), "ingress or egress"),
             (tracepoint("sched"), "category/name"),

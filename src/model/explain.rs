@@ -462,7 +462,7 @@ at start    the maps are there, can be shown as asked, and the seccomp profile a
         let sockets = [("delegate-cmds", "prog_load"), ("delegate-progs", "xdp"), ("delegate-attachs", "xdp")];
         let refused = explain(Engine::Podman, true, &sockets).expect("ours");
         let sentence = "progs xdp reaches sockets of other network namespaces and, with a sockmap, their TCP data on this kernel \
-                        (bpf_sk_lookup_tcp); the container rule at /p.toml:6 has no host-scope = true: add it, or ask for \
+                        (bpf_sk_lookup_tcp); the container rule at /p.toml:6 has no host-scope = true: add it, or request \
                         delegate=maps";
         assert!(refused.refused.contains(&sentence.to_owned()), "{refused}");
         let unknown = explain_on(Engine::Podman, true, &[("delegate", "probes")], None).expect("ours");
