@@ -162,7 +162,7 @@ fn the_documented_requests_are_legal_and_every_key_is_documented() {
     // The error of an unknown key lists the known ones.
     let unknown = BTreeMap::from([("hook.bpfman.io/x".to_owned(), String::new())]);
     let error = Request::parse(&unknown, None).expect_err("unknown").to_string();
-    let (_, known) = error.split_once("known are ").expect("the list");
+    let (_, known) = error.split_once("known keys: ").expect("the list");
     for key in known.split(", ") {
         assert!(document.contains(&format!("| `{key}` |")), "{key} is not in the table of docs/annotations.md");
     }

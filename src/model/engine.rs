@@ -24,7 +24,7 @@ pub enum EngineError {
         place: Engine,
     },
     /// An annotation that identifies containers of another engine.
-    #[error("annotation {key:?} identifies containers of another engine than {}: leave it out", .engine.word())]
+    #[error("annotation {key:?} identifies containers of an engine other than {}: remove it", .engine.word())]
     ForeignIdentity {
         /// The annotation.
         key: String,
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(Engine::Podman.workload(&pod), Ok(Workload::default()));
         assert_eq!(Engine::Podman.sandbox(&pod), Some("8d66"));
         let forged = map(&[("io.kubernetes.cri-o.ContainerType", "sandbox")]);
-        assert!(!Engine::Podman.is_sandbox(&forged), "an image would go without what its user asked for");
+        assert!(!Engine::Podman.is_sandbox(&forged), "an image could skip what its user requested");
         assert!(Engine::CriO.is_sandbox(&forged));
         assert!(Engine::Oci.workload(&pod).is_err());
     }

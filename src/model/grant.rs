@@ -192,7 +192,7 @@ pub struct GrantError {
 pub struct Granted(Needs);
 
 impl Granted {
-    /// True where nothing was added.
+    /// True if nothing was added.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -74,11 +74,11 @@ pub enum ReferenceError {
     },
 }
 
-const PATH_RULE: &str = "the path is not absolute and normal, without . and .. and // and a slash at its end";
-const TAG_RULE: &str = "the tag is not 1 to 128 of A-Z a-z 0-9 _ . - and does not begin with a letter, a digit or _";
+const PATH_RULE: &str = "the path must be absolute, without ., .., // and a slash at its end";
+const TAG_RULE: &str = "the tag must be 1 to 128 of A-Z a-z 0-9 _ . - and begin with a letter, a digit or _";
 const REPOSITORY_RULE: &str =
-    "the repository is not lower-case letters and digits, with . _ - between them and / between components, 255 bytes at most";
-const REGISTRY_RULE: &str = "the registry is not a host name or an address, with an optional port";
+    "the repository must be lower-case letters and digits, with . _ - between them and / between components, at most 255 bytes";
+const REGISTRY_RULE: &str = "the registry must be a host name or an address, with an optional port";
 
 impl Reference {
     /// Parses and normalises a reference of at most 1024 bytes: without `docker://`, the registry in lower case,

@@ -274,9 +274,9 @@ mod tests {
             (
                 "hook.bpfman.io/imgae",
                 None,
-                format!("annotation \"hook.bpfman.io/imgae\" is unknown; the nearest is image; known are {known}"),
+                format!("annotation \"hook.bpfman.io/imgae\" is unknown; the nearest is image; known keys: {known}"),
             ),
-            ("hook.bpfman.io/", None, format!("annotation \"hook.bpfman.io/\" is unknown; known are {known}")),
+            ("hook.bpfman.io/", None, format!("annotation \"hook.bpfman.io/\" is unknown; known keys: {known}")),
             (
                 "web.hook.bpfman.io/image",
                 None,

@@ -263,7 +263,7 @@ pub enum OnFailure {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// An unknown bpfman-hook key.
-    #[error("annotation {key} is unknown{hint}; known are {known}")]
+    #[error("annotation {key} is unknown{hint}; known keys: {known}")]
     UnknownKey {
         /// The annotation, quoted.
         key: String,

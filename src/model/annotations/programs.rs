@@ -271,7 +271,7 @@ impl<'a> Options<'a> {
             Some((_, value)) => Ok(Some(*value)),
             None => {
                 let known = words.iter().map(|(known, _)| *known);
-                Err(word.fault(format!("{name} is {}, not {}", known.collect::<Vec<_>>().join(" or "), quoted(text))))
+                Err(word.fault(format!("{name} must be {}, not {}", known.collect::<Vec<_>>().join(" or "), quoted(text))))
             }
         }
     }
@@ -314,7 +314,7 @@ impl<'a> Options<'a> {
         };
         let offset = match self.value("offset") {
             Some((word, text)) => {
-                number(text).ok_or_else(|| word.fault(format!("offset is a number of bytes, not {}", quoted(text))))?
+                number(text).ok_or_else(|| word.fault(format!("offset must be a number of bytes, not {}", quoted(text))))?
             }
             None => 0,
         };
@@ -453,7 +453,7 @@ mod tests {
             ),
             ("xdp:a iface=a-very-long-name", 1, 7, "\"a-very-long-name\" is not the name of an interface"),
             ("xdp:a iface=../x", 1, 7, "\"../x\" is not the name of an interface"),
-            ("xdp:a mode=hw", 1, 7, "mode is native or skb, not \"hw\""),
+            ("xdp:a mode=hw", 1, 7, "mode must be native or skb, not \"hw\""),
             ("xdp:a priority=0", 1, 7, "priority must be a number from 1 to 1000, not \"0\""),
             ("xdp:a priority=1001", 1, 7, "priority must be a number from 1 to 1000, not \"1001\""),
             ("xdp:a priority=+5", 1, 7, "priority must be a number from 1 to 1000, not \"+5\""),
@@ -479,8 +479,8 @@ mod tests {
                 1,
                 "the target of uprobe must be an absolute path without . and .. in the container's root, or the name of a library",
             ),
-            ("uprobe:a:libc symbol=malloc pid=7", 1, 29, "pid is any or init, not \"7\""),
-            ("uprobe:a:libc offset=-1", 1, 15, "offset is a number of bytes, not \"-1\""),
+            ("uprobe:a:libc symbol=malloc pid=7", 1, 29, "pid must be any or init, not \"7\""),
+            ("uprobe:a:libc offset=-1", 1, 15, "offset must be a number of bytes, not \"-1\""),
             ("iter:a", 1, 1, "iter programs are not supported by this version"),
             ("netfilter:a pf=ipv4 hook=input priority=-5", 1, 1, "netfilter programs are not supported by this version"),
             ("cgroup_skb:a attach=connect4", 1, 14, "attach=connect4 belongs to cgroup_sock_addr, not to cgroup_skb"),

@@ -122,7 +122,7 @@ fn map(entry: &ListEntry) -> Result<MapRequest, LexError> {
         None => (head.text.as_str(), MapAccess::ReadOnly),
         Some((name, "ro")) => (name, MapAccess::ReadOnly),
         Some((name, "rw")) => (name, MapAccess::ReadWrite),
-        Some((_, other)) => return Err(head.fault(format!("access to a map is ro or rw, not {}", quoted(other)))),
+        Some((_, other)) => return Err(head.fault(format!("access to a map must be ro or rw, not {}", quoted(other)))),
     };
     if !is_symbol(name) {
         return Err(head.fault(format!("{} is not the name of a map; separate entries by ;", quoted(name))));
@@ -232,8 +232,8 @@ mod tests {
     #[test]
     fn maps_are_refused_with_a_position() {
         let cases = [
-            ("a:wo", 1, 1, "access to a map is ro or rw, not \"wo\""),
-            ("a:ro:rw", 1, 1, "access to a map is ro or rw, not \"ro:rw\""),
+            ("a:wo", 1, 1, "access to a map must be ro or rw, not \"wo\""),
+            ("a:ro:rw", 1, 1, "access to a map must be ro or rw, not \"ro:rw\""),
             ("a,b", 1, 1, "\"a,b\" is not the name of a map; separate entries by ;"),
             (":ro", 1, 1, "\"\" is not the name of a map; separate entries by ;"),
             ("a as=x.y", 1, 3, "\"x.y\" is not 1 to 128 of A-Z a-z 0-9 _ - as a bpffs takes them"),

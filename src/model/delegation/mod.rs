@@ -284,7 +284,7 @@ fn shown_bits(category: Category, word: &str) -> Result<u64, ShownError> {
 
 /// An unknown value in a mount option of a bpffs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("read {option} back from mountinfo: {word} is neither a name we know nor a number")]
+#[error("parse {option} in mountinfo: {word} is neither a known name nor a number")]
 pub struct ShownError {
     /// The option.
     pub option: &'static str,

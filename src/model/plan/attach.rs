@@ -268,7 +268,10 @@ pub fn check_place(function: &str, kind: ProgramKind, facts: &Facts, host_scope:
                 });
             }
             Some(CgroupFact::Shared { path, other }) if !host_scope => {
-                let why = format!("process {other}, which is not the container's, is in its cgroup {} too", path.display());
+                let why = format!(
+                    "process {other}, which does not belong to the container, is also in its cgroup {}",
+                    path.display()
+                );
                 return Err(PlanError::HostScopePlace { function, kind, why });
             }
             Some(CgroupFact::Shared { .. }) => {}
@@ -295,11 +298,14 @@ pub fn foreign_cgroup(facts: &Facts) -> Option<String> {
             return Some(format!("it is in cgroup {} and not in {expected}, as its configuration says", path.display()));
         }
         Some(CgroupFact::Shared { path, other }) => {
-            return Some(format!("process {other}, which is not the container's, is in its cgroup {} too", path.display()));
+            return Some(format!(
+                "process {other}, which does not belong to the container, is also in its cgroup {}",
+                path.display()
+            ));
         }
     }
     let point = facts.wide_cgroup_mount.as_ref()?;
-    Some(format!("cgroups of others are mounted at its {}", point.display()))
+    Some(format!("cgroups other than its own are mounted at its {}", point.display()))
 }
 
 /// The owner of the container's network if it is neither the container nor its sandbox.
@@ -308,7 +314,7 @@ pub fn foreign_network(facts: &Facts) -> Option<String> {
         NetnsFact::Own | NetnsFact::Sandbox { .. } => None,
         NetnsFact::Host => Some("the container is on the host's network".to_owned()),
         NetnsFact::Foreign { other } => {
-            Some(format!("process {other}, which is not the container's, is in its network namespace too"))
+            Some(format!("process {other}, which does not belong to the container, is also in its network namespace"))
         }
     }
 }

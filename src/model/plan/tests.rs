@@ -317,7 +317,7 @@ fn impossible_plans_are_refused_with_the_reason() {
         (
             vec![("out", cgroup(None))],
             |c| c.facts.cgroup = Some(CgroupFact::Shared { path: "/s".into(), other: 42 }),
-            "process 42, which is not the container's, is in its cgroup /s too",
+            "process 42, which does not belong to the container, is also in its cgroup /s",
         ),
         (
             vec![("out", cgroup(None))],
@@ -446,7 +446,7 @@ fn impossible_plans_are_refused_with_the_reason() {
                 token(c, Preset::Cgroup);
                 c.facts.cgroup = Some(CgroupFact::Shared { path: "/web".into(), other: 12 });
             },
-            "process 12, which is not the container's",
+            "process 12, which does not belong to the container",
         ),
         (
             vec![],

@@ -247,7 +247,7 @@ fn map_name(source: &PolicyText<'_>, text: &Spanned<String>) -> Result<(String, 
         None => (text.get_ref().as_str(), false),
         Some((name, "ro")) => (name, false),
         Some((name, "rw")) => (name, true),
-        Some((_, other)) => return Err(source.at(text, format!("access to a map is ro or rw, not {}", quoted(other)))),
+        Some((_, other)) => return Err(source.at(text, format!("access to a map must be ro or rw, not {}", quoted(other)))),
     };
     Ok((symbol(source, text, name)?, writable))
 }
@@ -342,7 +342,7 @@ fn client_rule(source: &PolicyText<'_>, at: usize, raw: RawClient) -> Result<Cli
     if let Some(subject) = &raw.subject
         && (raw.user.is_some() || raw.group.is_some() || subject.get_ref().is_empty())
     {
-        return Err(source.at(subject, "subject is of TLS clients, which have no user and no group, and must not be empty"));
+        return Err(source.at(subject, "subject is for TLS clients, which have no user and no group; it must not be empty"));
     }
     let path = |text: &Spanned<String>| match is_normal_path(text.get_ref()) && text.get_ref() != "/" {
         true => Ok(PathBuf::from(text.get_ref())),

@@ -69,7 +69,7 @@ impl RepositoryPattern {
                 return Err(error("* and ** stand for whole components"));
             }
             if !is_repository_component(component) {
-                return Err(error("components are lower-case letters and digits, with . _ - between them"));
+                return Err(error("components must be lower-case letters and digits, with . _ - between them"));
             }
         }
         match registry.as_str() {
@@ -209,7 +209,7 @@ mod tests {
             ("ghcr.io/***", "\"ghcr.io/***\" is not a repository: * and ** stand for whole components"),
             (
                 "ghcr.io/A",
-                "\"ghcr.io/A\" is not a repository: components are lower-case letters and digits, with . _ - between them",
+                "\"ghcr.io/A\" is not a repository: components must be lower-case letters and digits, with . _ - between them",
             ),
             ("*.io/x", "\"*.io/x\" is not a repository: its registry is not a host with an optional port"),
             ("oci:/usr/*", "\"oci:/usr/*\" is not a repository: a host path must not contain *; it covers everything below it"),

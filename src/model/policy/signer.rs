@@ -66,7 +66,7 @@ impl Signer {
                 Some(everything.to_owned())
             }
             (Ok(_), Words::Exact(text)) if looks_like_a_pattern(text) => {
-                Some(format!("compares {text:?} as it stands; a pattern is written as identity-regexp or issuer-regexp"))
+                Some(format!("compares {text:?} literally; write a pattern as identity-regexp or issuer-regexp"))
             }
             (Ok(_), _) => None,
         };
@@ -164,7 +164,7 @@ mod tests {
             (
                 exact("https://forge.example/.*"),
                 exact("^x"),
-                &["compares \"https://forge.example/.*\" as", "compares \"^x\" as"],
+                &["compares \"https://forge.example/.*\" literally", "compares \"^x\" literally"],
             ),
             (regexp("("), good.clone(), &["allows nothing: \"(\" is not a regular expression"]),
         ] {

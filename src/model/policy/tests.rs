@@ -338,7 +338,7 @@ fn mistakes_are_reported_with_their_line() {
             "digest \"sha256:0\" is not sha256: followed by 64 lower-case hex digits",
         ),
         (format!("{unsigned}globals = [\"a-b\"]"), 4, "\"a-b\" is not the name of a symbol"),
-        (format!("{unsigned}maps = [\"a:wo\"]"), 4, "access to a map is ro or rw, not \"wo\""),
+        (format!("{unsigned}maps = [\"a:wo\"]"), 4, "access to a map must be ro or rw, not \"wo\""),
         (
             format!("{unsigned}name = \"acme\"\n[[container]]\nimages = [\n\"acmee\"]"),
             7,
