@@ -83,7 +83,7 @@ impl PodCheck {
 /// Why a container must not start in a pod that has a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the container can have {capability}, and its pod requests a BPF token: with both, it could read kernel memory through the user namespace that they share: drop the capability, or set host-scope = true for the pod"
+    "the container can have {capability}, and its pod requests a BPF token, with which it could read kernel memory in the shared user namespace: drop the capability, or set host-scope = true for the pod"
 )]
 pub struct PodCapability {
     /// The capability's name.

@@ -208,7 +208,7 @@ impl ExplainedRule {
 /// The reach of a token with this delegation, for one line.
 fn token_scope(delegation: &Delegation, reach: Option<&TokenReach>) -> String {
     if !delegation.host_scope().is_empty() {
-        return "host: it has what reaches the whole host on every kernel".to_owned();
+        return "host: it includes types that reach the whole host on every kernel".to_owned();
     }
     if !delegation.loads_programs() {
         return "container: no program can be loaded with the token".to_owned();
@@ -313,12 +313,12 @@ fn checked_at_start(request: &Request, admission: &Admission<'_>) -> Vec<String>
     }
     if delegation.progs != 0 && !admission.host_scope {
         open.push(
-            "a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it would read kernel memory"
+            "a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it could read kernel memory"
                 .to_owned(),
         );
     }
     if !request.maps.is_empty() {
-        open.push("the maps are there, can be shown as asked, and the seccomp profile allows bpf(2)".to_owned());
+        open.push("the maps exist, can be shown as requested, and the seccomp profile allows bpf(2)".to_owned());
     }
     open
 }
@@ -446,8 +446,8 @@ at start    each image satisfies one of its rules, by signature and digest
 at start    the network namespace was made for the container or its pod
 at start    the cgroup is the container's own and holds no other processes
 at start    a token: the container has CAP_BPF, and its seccomp profile allows bpf(2)
-at start    a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it would read kernel memory
-at start    the maps are there, can be shown as asked, and the seccomp profile allows bpf(2)
+at start    a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it could read kernel memory
+at start    the maps exist, can be shown as requested, and the seccomp profile allows bpf(2)
 ";
         assert_eq!(explanation.to_string(), expected);
         let json = serde_json::to_value(&explanation).expect("plain data");

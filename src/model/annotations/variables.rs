@@ -32,7 +32,7 @@ pub fn global_value(text: &str) -> Result<GlobalValue, String> {
     let mut parsed = globals(&format!("value={text}")).map_err(|fault| fault.problem)?;
     match (parsed.pop(), parsed.is_empty()) {
         (Some(global), true) => Ok(global.value),
-        _ => Err("it has a ; outside of single quotes".to_owned()),
+        _ => Err("it contains a ; outside of single quotes".to_owned()),
     }
 }
 
@@ -65,7 +65,7 @@ fn global(entry: &ListEntry) -> Result<GlobalRequest, LexError> {
         Quoting::Bare => match text.strip_prefix("hex:") {
             Some(digits) => match hex::decode(digits) {
                 Ok(bytes) if !bytes.is_empty() => GlobalValue::Bytes(bytes),
-                _ => return Err(head.fault(format!("the value of {name} is not hex: and pairs of hex digits"))),
+                _ => return Err(head.fault(format!("the value of {name} must be hex: followed by pairs of hex digits"))),
             },
             None => GlobalValue::Word(text.to_owned()),
         },
@@ -78,7 +78,7 @@ fn elements(head: &Word, first: &str, rest: &[Word]) -> Result<Vec<String>, LexE
     let mut words: Vec<(&Word, &str)> = vec![(head, first)];
     for word in rest {
         if word.quoted_from.is_some() {
-            return Err(word.fault("an array has no quoted elements"));
+            return Err(word.fault("array elements must not be quoted"));
         }
         words.push((word, &word.text));
     }
@@ -86,7 +86,7 @@ fn elements(head: &Word, first: &str, rest: &[Word]) -> Result<Vec<String>, LexE
     let closed = text.strip_suffix(']').ok_or_else(|| last.fault("the array is not closed; write ] at its end"))?;
     words.push((last, closed));
     if let Some((word, _)) = words.iter().find(|(_, text)| text.contains(['[', ']', ','])) {
-        return Err(word.fault("elements of an array are separated by blanks, and there are no arrays in arrays"));
+        return Err(word.fault("elements of an array are separated by blanks; nested arrays are not supported"));
     }
     let elements: Vec<String> = words.into_iter().map(|(_, text)| text.to_owned()).filter(|text| !text.is_empty()).collect();
     match elements.len() {
@@ -108,7 +108,7 @@ pub(super) fn maps(value: &str) -> Result<Vec<MapRequest>, LexError> {
         }
         if !files.insert(map.file_name.clone()) {
             return Err(
-                entry.words[0].fault(format!("the file name {} is taken twice; write as= to choose another", map.file_name))
+                entry.words[0].fault(format!("the file name {} is used twice; write as= to choose another", map.file_name))
             );
         }
         maps.push(map);
@@ -133,7 +133,7 @@ fn map(entry: &ListEntry) -> Result<MapRequest, LexError> {
             Some(("as", text, _)) if file_name.is_none() && is_file_name(text) => file_name = Some(text.to_owned()),
             Some(("as", ..)) if file_name.is_some() => return Err(word.fault("as is given twice")),
             Some(("as", text, _)) => {
-                let problem = format!("{} is not 1 to 128 of A-Z a-z 0-9 _ - as a bpffs takes them", quoted(text));
+                let problem = format!("{} is not a file name in a bpffs: 1 to 128 of A-Z a-z 0-9 _ -", quoted(text));
                 return Err(word.fault(problem));
             }
             _ => return Err(word.fault(format!("{} is not as=file-name, the only option of a map", quoted(&word.text)))),
@@ -197,16 +197,16 @@ mod tests {
             ),
             ("a=", 1, 1, "a has no value; write a='' for an empty string"),
             ("a=1\na=2", 2, 1, "a is set twice"),
-            ("a=hex:", 1, 1, "the value of a is not hex: and pairs of hex digits"),
-            ("a=hex:0", 1, 1, "the value of a is not hex: and pairs of hex digits"),
-            ("a=hex:zz", 1, 1, "the value of a is not hex: and pairs of hex digits"),
+            ("a=hex:", 1, 1, "the value of a must be hex: followed by pairs of hex digits"),
+            ("a=hex:0", 1, 1, "the value of a must be hex: followed by pairs of hex digits"),
+            ("a=hex:zz", 1, 1, "the value of a must be hex: followed by pairs of hex digits"),
             ("a=[1 2", 1, 6, "the array is not closed; write ] at its end"),
             ("a=[1 2] 3", 1, 9, "the array is not closed; write ] at its end"),
             ("a=[]", 1, 1, "the array is empty"),
-            ("a=[1,2]", 1, 1, "elements of an array are separated by blanks, and there are no arrays in arrays"),
-            ("a=[[1] [2]]", 1, 1, "elements of an array are separated by blanks, and there are no arrays in arrays"),
+            ("a=[1,2]", 1, 1, "elements of an array are separated by blanks; nested arrays are not supported"),
+            ("a=[[1] [2]]", 1, 1, "elements of an array are separated by blanks; nested arrays are not supported"),
             ("a=[1 'b']", 1, 9, "a blank or the entry's end must follow the closing quote"),
-            ("a=[1 'b' ]", 1, 6, "an array has no quoted elements"),
+            ("a=[1 'b' ]", 1, 6, "array elements must not be quoted"),
             (&many, 1, 1, "the array has 1025 elements, more than 1024"),
             (&long, 1, 1, "the value of a has more than 4096 bytes"),
         ];
@@ -236,13 +236,13 @@ mod tests {
             ("a:ro:rw", 1, 1, "access to a map must be ro or rw, not \"ro:rw\""),
             ("a,b", 1, 1, "\"a,b\" is not the name of a map; separate entries by ;"),
             (":ro", 1, 1, "\"\" is not the name of a map; separate entries by ;"),
-            ("a as=x.y", 1, 3, "\"x.y\" is not 1 to 128 of A-Z a-z 0-9 _ - as a bpffs takes them"),
-            ("a as=../x", 1, 3, "\"../x\" is not 1 to 128 of A-Z a-z 0-9 _ - as a bpffs takes them"),
-            ("a as=", 1, 3, "\"\" is not 1 to 128 of A-Z a-z 0-9 _ - as a bpffs takes them"),
+            ("a as=x.y", 1, 3, "\"x.y\" is not a file name in a bpffs: 1 to 128 of A-Z a-z 0-9 _ -"),
+            ("a as=../x", 1, 3, "\"../x\" is not a file name in a bpffs: 1 to 128 of A-Z a-z 0-9 _ -"),
+            ("a as=", 1, 3, "\"\" is not a file name in a bpffs: 1 to 128 of A-Z a-z 0-9 _ -"),
             ("a as=b as=c", 1, 8, "as is given twice"),
             ("a b", 1, 3, "\"b\" is not as=file-name, the only option of a map"),
             ("a;a:rw", 2, 1, "a is requested twice"),
-            ("a.b;a_b", 2, 1, "the file name a_b is taken twice; write as= to choose another"),
+            ("a.b;a_b", 2, 1, "the file name a_b is used twice; write as= to choose another"),
         ];
         for (value, entry, column, problem) in cases {
             let fault = maps(value).expect_err(value);

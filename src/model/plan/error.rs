@@ -123,7 +123,7 @@ pub enum PlanError {
     },
     /// The container is in the root cgroup.
     #[error(
-        "program {function:?}: the container has no cgroup of its own in the v2 hierarchy, and {kind} on the root cgroup would reach the whole host; run it with a cgroup manager that makes one"
+        "program {function:?}: the container has no cgroup of its own in the v2 hierarchy, and {kind} on the root cgroup would reach the whole host; run it with a cgroup manager that creates one"
     )]
     RootCgroup {
         /// The function.

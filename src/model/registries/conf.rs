@@ -81,7 +81,7 @@ impl Conf {
         let file: ConfDocument = toml::from_str(text).map_err(|err| err.message().replace('\n', "; "))?;
         let mut complaints = Vec::new();
         if file.registries.is_some() {
-            return Err("it is of version 1, with [registries.…]; write [[registry]] entries".to_owned());
+            return Err("it uses version 1 with [registries.…]; write [[registry]] entries".to_owned());
         }
         for entry in file.registry {
             let Some(prefix) = entry.prefix.clone().or_else(|| entry.location.clone()).filter(|prefix| !prefix.is_empty())

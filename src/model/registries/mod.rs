@@ -33,7 +33,7 @@ pub struct RegistryConfig {
     pub auth_files: Vec<PathBuf>,
     /// The proxy.
     pub proxy: Option<Proxy>,
-    /// The user who runs a command, with credentials and proxy; None for hooks.
+    /// The user on whose behalf registries are contacted, with credentials and proxy; None for hooks.
     pub user_env: Option<UserEnvironment>,
 }
 
