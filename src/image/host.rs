@@ -52,7 +52,7 @@ impl LayoutFiles {
         Self::Directory { root, path: path.to_owned() }
     }
 
-    /// Reads an archive. Where a name is listed twice, the later file counts, as when the archive is unpacked.
+    /// Reads an archive. Where a name stands twice, the later file counts, as when the archive is unpacked.
     pub fn archive(root: &TrustedRoot, path: &Path, image: &str) -> Result<Self, ImageError> {
         let bytes = match read(root, path, MAX_ARCHIVE, image)? {
             HostBlob::Bytes(bytes) => bytes,

@@ -173,7 +173,7 @@ mod tests {
 
     fn page(exposition: Exposition) -> String {
         let mut page = Page::new(exposition);
-        page.family("events", FamilyKind::Counter, "Events by type.");
+        page.family("events", FamilyKind::Counter, "What happened.");
         page.sample(&[("type", "a\"b\\c\nd")], 3);
         page.family("run_duration_seconds", FamilyKind::Histogram, "Runs.");
         page.histogram(&[("stage", "x")], &[("0.1", 1), ("1.0", 2)], 4, 1_500_000_000);

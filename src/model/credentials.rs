@@ -192,7 +192,10 @@ pub struct UserEnvironment {
 
 impl fmt::Debug for UserEnvironment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UserEnvironment").field("login", &self.login).field("auth_files", &self.auth_files()).finish_non_exhaustive()
+        f.debug_struct("UserEnvironment")
+            .field("login", &self.login)
+            .field("auth_files", &self.auth_files())
+            .finish_non_exhaustive()
     }
 }
 
