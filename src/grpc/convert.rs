@@ -380,7 +380,7 @@ mod tests {
             (|r| r.bytecode = location(Location::File("/a\0b".into())), "write an absolute path"),
             (
                 |r| r.bytecode = location(Location::Image(BytecodeImage { url: "x".into(), ..Default::default() })),
-                "names no registry",
+                "has no registry",
             ),
             (|r| r.info.clear(), "names no program"),
             (|r| r.info = vec![LoadInfo::default(); 1000], "at most 128"),
