@@ -261,7 +261,7 @@ fn verify_explains_each_signature_it_finds() {
     let (status, found) = verified(&world, &format!("{who} x --trusted-root empty.json"));
     assert!(status == Some(1) && found["refused"].as_str().unwrap().contains("empty.json"), "{found:#}");
     let (_, found) = verified(&world, &format!("{who}-regexp ( --trusted-root root.json"));
-    assert!(found["refused"].as_str().unwrap().contains("is no regular expression"), "{found:#}");
+    assert!(found["refused"].as_str().unwrap().contains("is not a regular expression"), "{found:#}");
 
     // A key says nothing to a certificate.
     let key = keys.join("tests/data/signatures/keys/cosign-v3.pub");
@@ -366,7 +366,7 @@ fn refusals_say_what_to_do() {
     world.good("build oci-archive:nameless.tar pass.bpfel.o");
     world.good("build oci-archive:foreign.tar:v1 pass.bpfel.o");
     for (line, parts) in [
-        ("build pass pass.bpfel.o", &["names no registry; write docker.io/"][..]),
+        ("build pass pass.bpfel.o", &["has no registry; write docker.io/"][..]),
         ("build ghcr.io/acme/pass:v1 missing.o", &["read missing.o", "No such file"]),
         ("build ghcr.io/acme/pass:v1 junk.o", &["junk.o is not an ELF object"]),
         ("build ghcr.io/acme/pass:v1 junk.tar", &["ends in .o"]),

@@ -53,7 +53,7 @@ pub fn program(entry: ProgramRequest) -> Result<(ProgramToLoad, AttachPlace), St
             AttachPlace::Trampoline(kind)
         }
         AttachRequest::RawTracepoint { .. } | AttachRequest::Cgroup { .. } => {
-            return Err(wrong(&format!("only containers have a place for {kind} programs; name it in an annotation")));
+            return Err(wrong(&format!("{kind} programs attach only to containers; request it in an annotation")));
         }
     };
     // Whether it is one of returns is the place's to say.
@@ -96,8 +96,8 @@ mod tests {
             ("tracepoint:exec", "tracepoint:exec:CATEGORY/NAME"),
             ("kprobe:enter", "kprobe:enter:KERNEL-FUNCTION"),
             ("uprobe:user", "uprobe:user:PATH-OR-LIBRARY"),
-            ("cgroup_skb:out attach=egress", "only containers have a place"),
-            ("xdp:count from=file:/other.o", "there is one for all"),
+            ("cgroup_skb:out attach=egress", "attach only to containers"),
+            ("xdp:count from=file:/other.o", "one object is given for all"),
             ("nonsense:x", "is not a program type"),
         ] {
             let error = made(text).unwrap_err();

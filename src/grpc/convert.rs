@@ -259,7 +259,7 @@ fn order(kind: ProgramKind, priority: i32, proceed_on: Vec<i32>) -> Result<Order
     // 0 is what a client sends that says nothing.
     if priority != 0 {
         let inside = u16::try_from(priority).ok().filter(|priority| (1..=1000).contains(priority));
-        order.priority = inside.ok_or_else(|| invalid(format!("priority is a number from 1 to 1000, not {priority}")))?;
+        order.priority = inside.ok_or_else(|| invalid(format!("priority must be a number from 1 to 1000, not {priority}")))?;
     }
     if let Some(wrong) = proceed_on.iter().find(|number| Order::verdict_word(kind, **number).is_none()) {
         return Err(invalid(format!("{wrong} is no verdict of {} programs", kind.word())));
@@ -380,7 +380,7 @@ mod tests {
             (|r| r.bytecode = location(Location::File("/a\0b".into())), "write an absolute path"),
             (
                 |r| r.bytecode = location(Location::Image(BytecodeImage { url: "x".into(), ..Default::default() })),
-                "names no registry",
+                "has no registry",
             ),
             (|r| r.info.clear(), "names no program"),
             (|r| r.info = vec![LoadInfo::default(); 1000], "at most 128"),
@@ -449,8 +449,8 @@ mod tests {
             (xdp("", 50, Vec::new()), "not the name of an interface"),
             (xdp("a/b", 50, Vec::new()), "not the name of an interface"),
             (xdp(&"x".repeat(16), 50, Vec::new()), "not the name of an interface"),
-            (xdp("lo", -5, Vec::new()), "priority is a number from 1 to 1000, not -5"),
-            (xdp("lo", 1001, Vec::new()), "priority is a number"),
+            (xdp("lo", -5, Vec::new()), "priority must be a number from 1 to 1000, not -5"),
+            (xdp("lo", 1001, Vec::new()), "priority must be a number"),
             (xdp("lo", 1, vec![77]), "77 is no verdict of xdp programs"),
             (tc("sideways"), "ingress or egress"),
             (tracepoint("sched"), "category/name"),

@@ -73,7 +73,7 @@ impl LinuxHost {
                 shared("the container shares its pod's user namespace")
             }
             (NamespaceSource::Joined(_), None) => shared("the container joins an existing user namespace"),
-            (NamespaceSource::Runtime, _) => shared("config.json does not say where the container's user namespace comes from"),
+            (NamespaceSource::Runtime, _) => shared("config.json does not say how the container came to its user namespace"),
         }
     }
 

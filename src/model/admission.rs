@@ -1,4 +1,4 @@
-//! A request against the policy: everything that can be decided before any network and without the object.
+//! Checks a request against the policy: everything that can be decided without network access and without the object.
 
 use crate::model::annotations::{BpffsRequest, MapAccess, OnFailure, ProgramRequest, ProgramsRequest, Request};
 use crate::model::attach_point::{ProgramKind, Scope};
@@ -9,33 +9,33 @@ use crate::model::reach::{ReachGuard, TokenReach};
 use crate::model::reference::Reference;
 use crate::model::text::listed;
 
-/// What policy allows of one request, which is all of it.
+/// What the policy allows for one request. The request is allowed as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission<'a> {
     /// The container rule that decided.
     pub rule: &'a ContainerRule,
-    /// Each reference of the request once, with the image rules that may allow it. One that its image satisfies suffices; which one that
-    /// was decides what [`Admission::check_program`] and its siblings say.
+    /// Each reference of the request once, with the image rules that may allow it. The image must satisfy one of them;
+    /// the rule that it satisfied decides in [`Admission::check_program`] and its siblings.
     pub images: Vec<(&'a Reference, Vec<&'a ImageRule>)>,
-    /// What is to be delegated; None where no token is asked for.
+    /// The delegation; None if no token is requested.
     pub delegation: Option<Delegation>,
-    /// True where the container rule allows host scope. An image's rule has to as well for its programs; for delegation this one alone
-    /// counts.
+    /// True if the container rule allows host scope. For programs the image's rule must allow it too; for a delegation
+    /// only the container rule counts.
     pub host_scope: bool,
-    /// When the registry is asked: the request's word, else the container rule's, else `IfNotPresent`.
+    /// When the registry is contacted: as the request says, otherwise the container rule, otherwise `IfNotPresent`.
     pub pull: PullPolicy,
-    /// What happens when the request can not be fulfilled.
+    /// What happens if the request cannot be fulfilled.
     pub on_failure: OnFailure,
-    /// True where precreate may add capabilities and seccomp rules.
+    /// True if precreate may add capabilities and seccomp rules.
     pub grant: bool,
-    /// Bounds for the container.
+    /// Limits for the container.
     pub limits: ContainerLimits,
 }
 
 /// Decides a request.
 ///
 /// # Errors
-/// The first thing that policy says no to; [`examine`] finds them all.
+/// The first refusal; [`examine`] finds all of them.
 pub fn admit<'a>(policy: &'a Policy, facts: &ContainerFacts, request: &'a Request) -> Result<Admission<'a>, Refusal> {
     let Some(rule) = policy.container_rule(facts) else {
         return Err(passed_over(policy, None, facts, no_container_rule(facts)));
@@ -47,8 +47,8 @@ pub fn admit<'a>(policy: &'a Policy, facts: &ContainerFacts, request: &'a Reques
     }
 }
 
-/// Adds to a refusal that a rule before the one that decided names labels, where none are known: hook files and the strict handler tell a
-/// hook no labels.
+/// Adds to a refusal that an earlier rule names labels, if no labels are known: hook files and the strict handler pass
+/// none to the hook.
 fn passed_over(policy: &Policy, decided: Option<&ContainerRule>, facts: &ContainerFacts, refusal: Refusal) -> Refusal {
     if !facts.labels.is_empty() {
         return refusal;
@@ -60,7 +60,8 @@ fn passed_over(policy: &Policy, decided: Option<&ContainerRule>, facts: &Contain
     }
 }
 
-/// What a request that fails or is refused does to its container: `continue` only where it says so and policy allows it.
+/// What a failed or refused request does to its container: `continue` only if the request says so and the policy allows
+/// it.
 pub fn on_failure(policy: &Policy, facts: &ContainerFacts, request: &Request) -> OnFailure {
     match policy.container_rule(facts) {
         Some(rule) if rule.allows_on_failure(request.on_failure) => request.on_failure,
@@ -68,13 +69,13 @@ pub fn on_failure(policy: &Policy, facts: &ContainerFacts, request: &Request) ->
     }
 }
 
-/// The refusal of a container that no rule is for.
+/// The refusal of a container that no rule matches.
 pub fn no_container_rule(facts: &ContainerFacts) -> Refusal {
     Refusal::NoContainerRule { facts: facts.to_string() }
 }
 
-/// Goes through a whole request under one container rule. The admission counts only where there are no refusals; else it says what
-/// would remain.
+/// Checks a whole request under one container rule. The admission is valid only if there are no refusals; otherwise it
+/// holds what would remain.
 pub fn examine<'a>(policy: &'a Policy, rule: &'a ContainerRule, request: &'a Request) -> (Admission<'a>, Vec<Refusal>) {
     let mut refusals = Vec::new();
     refuse_programs(policy, rule, request, &mut refusals);
@@ -99,7 +100,7 @@ pub fn examine<'a>(policy: &'a Policy, rule: &'a ContainerRule, request: &'a Req
     (admission, refusals)
 }
 
-/// Kinds and numbers, as far as the request names them.
+/// Checks kinds and number of the programs that the request names.
 fn refuse_programs(policy: &Policy, rule: &ContainerRule, request: &Request, refusals: &mut Vec<Refusal>) {
     let listed = match &request.programs {
         ProgramsRequest::None => return,
@@ -126,7 +127,7 @@ fn refuse_kind(rule: &ContainerRule, function: &str, kind: ProgramKind) -> Optio
     }
 }
 
-/// The image rules for each reference that can still allow what is asked of it.
+/// The image rules for each reference that can still allow the request.
 fn candidates<'a>(
     policy: &'a Policy,
     rule: &'a ContainerRule,
@@ -178,7 +179,7 @@ fn rules_for<'a>(
                 }
             }
         }
-        // Its kinds are in the object alone: where host scope is allowed, rules that allow it too come first.
+        // Only the object has its kinds: if host scope is allowed, rules that allow it too come first.
         ProgramsRequest::All { .. } if rule.host_scope => rules.sort_by_key(|rule| rule.scope != Scope::Host),
         ProgramsRequest::All { .. } | ProgramsRequest::None => {}
     }
@@ -189,7 +190,7 @@ fn host_scope_image(function: String, kind: ProgramKind, reference: &Reference, 
     Refusal::HostScopeImage { function, kind, reference: reference.repository(), image_rules }
 }
 
-/// A name that a request uses, of a variable or a map.
+/// The name of a variable or map that a request uses.
 #[derive(Clone, Copy)]
 enum Name<'a> {
     Global(&'a str),
@@ -215,8 +216,9 @@ impl Name<'_> {
     }
 }
 
-/// Drops the rules that do not let the request use all of its names. Which of several objects has a name is not known yet: there a name
-/// needs one rule of any object, rules that allow more come first, and the rest is checked when the objects are known.
+/// Drops the rules that do not allow all names of the request. With several objects it is not yet known which of them
+/// has a name: then one rule of any object must allow the name, rules that allow more come first, and the rest is
+/// checked once the objects are known.
 fn narrow_by_names(request: &Request, images: &mut [(&Reference, Vec<&ImageRule>)], refusals: &mut Vec<Refusal>) {
     let globals = request.globals.iter().map(|global| Name::Global(&global.name));
     let maps = request.maps.iter().map(|map| Name::Map(&map.name, map.access));
@@ -243,7 +245,7 @@ fn narrow_by_names(request: &Request, images: &mut [(&Reference, Vec<&ImageRule>
     }
 }
 
-/// What is delegated under the rule's ceiling.
+/// The part of the requested delegation that the rule allows.
 fn delegated(rule: &ContainerRule, request: &DelegationRequest, refusals: &mut Vec<Refusal>) -> Delegation {
     let place = || rule.place.to_string();
     let asked = request.under(&rule.delegate);
@@ -265,7 +267,7 @@ fn delegated(rule: &ContainerRule, request: &DelegationRequest, refusals: &mut V
     asked.without(&above)
 }
 
-/// The word of the largest preset within a delegation that stays in the container on this kernel; `maps` always does.
+/// The name of the largest preset within a delegation that stays in the container on this kernel; `maps` always does.
 fn smaller(reach: &TokenReach, delegation: &Delegation, guard: ReachGuard) -> &'static str {
     let fits = |preset: Preset| {
         let part = preset.delegation();
@@ -275,7 +277,7 @@ fn smaller(reach: &TokenReach, delegation: &Delegation, guard: ReachGuard) -> &'
     found.map_or("maps", |(_, word)| word)
 }
 
-/// Names for a sentence, program types first: they are what people think of.
+/// Names for a message, program types first, because users know those best.
 fn names(delegation: &Delegation) -> String {
     let order = [Category::Progs, Category::Cmds, Category::Maps, Category::Attachs];
     let words = order.into_iter().filter_map(|category| {
@@ -287,17 +289,18 @@ fn names(delegation: &Delegation) -> String {
 }
 
 impl<'a> Admission<'a> {
-    /// The candidate image rules for a reference; empty for one that the request does not name.
+    /// The candidate image rules for a reference; empty if the request does not name it.
     pub fn rules(&self, reference: &Reference) -> &[&'a ImageRule] {
         self.images.iter().find(|(known, _)| *known == reference).map_or(&[], |(_, rules)| rules)
     }
 
-    /// The rule of that name among the candidates for a reference, as an image that was checked names it.
+    /// The candidate rule with this name for a reference; a checked image records the name.
     pub fn image_rule(&self, reference: &Reference, name: &str) -> Option<&'a ImageRule> {
         self.rules(reference).iter().find(|rule| rule.name == name).copied()
     }
 
-    /// Whether a program of an object that `image` allowed may be loaded: for those whose kind only the object tells.
+    /// Decides whether a program of an object that `image` allowed may be loaded, for programs whose kind only the
+    /// object tells.
     pub fn check_program(
         &self,
         reference: &Reference,
@@ -314,18 +317,18 @@ impl<'a> Admission<'a> {
         }
     }
 
-    /// Whether this kernel's verdict decides about the delegation: host scope is not allowed, and programs can be loaded with it of types
-    /// that are not host scope on every kernel.
+    /// True if the delegation depends on what tokens reach on this kernel: host scope is not allowed, and the
+    /// delegation permits loading programs, none of a type that is host scope on every kernel.
     pub fn needs_token_reach(&self) -> bool {
         let decides = |delegation: Delegation| delegation.loads_programs() && delegation.host_scope().is_empty();
         !self.host_scope && self.delegation.is_some_and(decides)
     }
 
-    /// Whether what is delegated stays in the container on this kernel. `reach` is asked only where
-    /// [`Self::needs_token_reach`] says so.
+    /// Decides whether the delegation stays in the container on this kernel. `reach` is called only if
+    /// [`Self::needs_token_reach`] is true.
     ///
     /// # Errors
-    /// [`Refusal::TokenReach`], with what is reached, by which function, and the preset that would do.
+    /// [`Refusal::TokenReach`] with what is reached, through which function, and the preset that would be allowed.
     pub fn check_token_reach(&self, reach: impl FnOnce() -> TokenReach, guard: ReachGuard) -> Result<(), Refusal> {
         let Some(delegation) = self.delegation.filter(|_| self.needs_token_reach()) else { return Ok(()) };
         let reach = reach();
@@ -339,12 +342,12 @@ impl<'a> Admission<'a> {
         }
     }
 
-    /// Whether the container's capabilities leave its token harmless to others; `names` are those that any of its processes can come to
-    /// have, as config.json spells them.
+    /// Decides whether the container's capabilities keep its token harmless to others. `names` are the capabilities
+    /// that any of its processes can obtain, spelled as in config.json.
     ///
-    /// The kernel gives bpf_probe_read_kernel to every program type, socket filters included, if the loader has CAP_PERFMON or
-    /// CAP_SYS_ADMIN in the user namespace of its token (kernel/bpf/helpers.c, `bpf_base_func_proto`; seen on 6.18). So with one of them
-    /// the smallest delegation is host scope.
+    /// The kernel gives bpf_probe_read_kernel to every program type, socket filters included, if the loader has
+    /// CAP_PERFMON or CAP_SYS_ADMIN in the user namespace of its token (kernel/bpf/helpers.c, `bpf_base_func_proto`;
+    /// seen on 6.18). With one of them, even the smallest delegation is therefore host scope.
     pub fn check_capabilities<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<(), Refusal> {
         const READS_KERNEL: [&str; 2] = ["CAP_PERFMON", "CAP_SYS_ADMIN"];
         if self.delegation.is_none_or(|delegation| delegation.progs == 0) || self.host_scope {
@@ -356,18 +359,18 @@ impl<'a> Admission<'a> {
         }
     }
 
-    /// Whether a variable of an object that `image` allowed may be set.
+    /// Decides whether a variable of an object that `image` allowed may be set.
     pub fn check_global(&self, reference: &Reference, image: &ImageRule, name: &str) -> Result<(), Refusal> {
         check_global(reference, image, name)
     }
 
-    /// Whether a map of an object that `image` allowed may be shown.
+    /// Decides whether a map of an object that `image` allowed may be shown.
     pub fn check_map(&self, reference: &Reference, image: &ImageRule, name: &str, access: MapAccess) -> Result<(), Refusal> {
         check_name(Name::Map(name, access), reference, image)
     }
 }
 
-/// Whether whoever is bound by policy may set a variable of an object that `image` allowed.
+/// Decides whether a variable of an object that `image` allowed may be set by a client or workload that policy binds.
 pub fn check_global(reference: &Reference, image: &ImageRule, name: &str) -> Result<(), Refusal> {
     check_name(Name::Global(name), reference, image)
 }

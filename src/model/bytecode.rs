@@ -1,23 +1,23 @@
-//! Bytecode as it comes out of an image: bytes, where they came from, and why they may be loaded.
+//! Bytecode from an image: its bytes, its source, and why it may be loaded.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
 
-/// When the registry is asked. The words are bpfman's and Kubernetes'.
+/// When the registry is contacted. The names are those of bpfman and Kubernetes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PullPolicy {
-    /// Ask for the tag's digest at every start.
+    /// Resolves the tag at every start.
     Always,
-    /// Use the digest that the tag had when it was pulled.
+    /// Uses the digest that the tag had when it was pulled.
     IfNotPresent,
-    /// Never use the network.
+    /// Never uses the network.
     Never,
 }
 
 impl PullPolicy {
-    /// The policy that a word names, or None.
+    /// Parses a name; None if it is unknown.
     pub fn from_word(word: &str) -> Option<Self> {
         match word {
             "Always" => Some(Self::Always),
@@ -28,35 +28,36 @@ impl PullPolicy {
     }
 }
 
-/// What was established about an image's signatures. An error is neither: it is an `ImageError`.
+/// The result of verifying an image. Errors are reported as `ImageError` instead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum ImageVerdict {
     /// A signature over the image's digest satisfied the rule.
     Verified {
-        /// By what: the key's path or the identity.
+        /// What satisfied the rule: the key's path or the identity.
         by: String,
-        /// In which layout it was found: `simple-signing` (cosign 2) or `bundle` (cosign 3).
+        /// The layout of the signature: `simple-signing` (cosign 2) or `bundle` (cosign 3).
         layout: String,
     },
-    /// The rule accepts the image unsigned. Where a rule with signers speaks of the image too, signatures were looked for
-    /// and there is none in any layout; else none was looked for.
+    /// The rule accepts the image unsigned. If a rule with signers covers the image too, signatures were searched for
+    /// in every layout and none was found; otherwise none were searched for.
     Unsigned,
 }
 
-/// One object file with its provenance. What is loaded is exactly `object`.
+/// One object file with its provenance. Exactly `object` is loaded.
 #[derive(Debug, Clone)]
 pub struct Bytecode {
-    /// What was asked for.
+    /// The requested reference.
     pub reference: Reference,
-    /// The digest that the reference resolved to, once: the top-level manifest or index; for `file:` the object's own.
+    /// The digest to which the reference was resolved, once: the top-level manifest or index; for `file:` the object's
+    /// own.
     pub digest: Digest,
     /// The digest of `object`.
     pub object_digest: Digest,
-    /// The ELF object, 16 MiB at most.
+    /// The ELF object, at most 16 MiB.
     pub object: Vec<u8>,
-    /// Name of the image rule that allowed it.
+    /// The name of the image rule that allowed it.
     pub rule: String,
-    /// What that rule found.
+    /// The result of that rule.
     pub verdict: ImageVerdict,
 }

@@ -1,8 +1,8 @@
-//! A bundle's config.json, as far as we read it.
+//! The part of a bundle's config.json that bpfman-hook reads.
 //!
-//! Our own struct rather than oci-spec's: a strict one fails on a word or field that it does not know, and reads the whole
-//! file into the heap (podman's lists 400 system calls by name). Unknown fields are skipped, `null` counts as absent, as it
-//! does for the runtimes, which are written in Go and C.
+//! It is not parsed with oci-spec, because its strict structures fail on unknown words or fields and read the whole
+//! file into the heap (podman's lists 400 system calls by name). Unknown fields are skipped and `null` counts as
+//! absent, as in the runtimes, which are written in Go and C.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use crate::model::seccomp::{Allowed, Seccomp, Syscall};
 
-/// A capability that the workload's own use of BPF may need; capabilities(7).
+/// A capability that the workload may need to use BPF itself; capabilities(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Capability {
     /// CAP_BPF: every use of a token.
@@ -23,7 +23,7 @@ pub enum Capability {
     NetAdmin,
     /// CAP_PERFMON: tracing types.
     Perfmon,
-    /// CAP_SYS_ADMIN: stands in for CAP_PERFMON wherever the kernel asks for that.
+    /// CAP_SYS_ADMIN: substitutes for CAP_PERFMON wherever the kernel checks for that.
     SysAdmin,
 }
 
@@ -46,7 +46,7 @@ impl Capability {
     }
 }
 
-/// Which of [`Capability::ALL`] one of the five sets contains.
+/// The members of [`Capability::ALL`] in one of the five sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Set(u8);
 
@@ -124,14 +124,14 @@ impl NamespaceKind {
     }
 }
 
-/// Where a container's namespace comes from, as its configuration has it.
+/// The origin of a container's namespace according to its configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamespaceSource<'a> {
-    /// Not listed: the runtime's own.
+    /// Not listed: the runtime's own namespace.
     Runtime,
-    /// Listed without a path: made for this container.
+    /// Listed without a path: created for this container.
     New,
-    /// Joined: one that was there before.
+    /// Joined: an existing namespace.
     Joined(&'a Path),
 }
 
@@ -144,7 +144,7 @@ pub struct IdMapping {
     /// The first id in the runtime's user namespace.
     #[serde(rename = "hostID")]
     pub host: u32,
-    /// How many.
+    /// The number of ids.
     pub size: u32,
 }
 
@@ -161,12 +161,12 @@ pub struct User {
 /// One entry of `mounts`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ConfigMount {
-    /// Where in the container.
+    /// The mount point in the container.
     pub destination: PathBuf,
     /// The file system's type; `bind` or empty for a bind mount.
     #[serde(default, rename = "type", deserialize_with = "or_default")]
     pub kind: String,
-    /// What is mounted.
+    /// The source of the mount.
     #[serde(default, deserialize_with = "or_default")]
     pub source: PathBuf,
     /// mount(8) options.
@@ -175,18 +175,18 @@ pub struct ConfigMount {
 }
 
 impl ConfigMount {
-    /// True for a bind mount: by type or by option, as runtimes decide it.
+    /// True for a bind mount: by type or by option, like runtimes decide it.
     pub fn is_bind(&self) -> bool {
         self.kind == "bind" || self.options.iter().any(|option| option == "bind" || option == "rbind")
     }
 }
 
-/// What a container's config.json says.
+/// A container's config.json.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerConfig {
     /// `root.path`: absolute, or relative to the bundle.
     pub root: PathBuf,
-    /// `process.user`; 0:0 where there is none.
+    /// `process.user`; 0:0 if it is absent.
     pub user: User,
     /// `process.noNewPrivileges`
     pub no_new_privileges: bool,
@@ -202,7 +202,7 @@ pub struct ContainerConfig {
     pub readonly_paths: Vec<PathBuf>,
     /// `annotations`
     pub annotations: BTreeMap<String, String>,
-    /// True where `vm` is set: the runtime starts a virtual machine, and its pid is no process of the container.
+    /// True if `vm` is set: the runtime starts a virtual machine, and its pid is not a process of the container.
     pub vm: bool,
     namespaces: Vec<RawNamespace>,
     sets: CapabilitySets,
@@ -283,7 +283,7 @@ impl ContainerConfig {
         })
     }
 
-    /// Where one of the container's namespaces comes from.
+    /// The origin of one of the container's namespaces.
     pub fn namespace(&self, kind: NamespaceKind) -> NamespaceSource<'_> {
         match self.namespaces.iter().find(|namespace| namespace.kind == kind.word()) {
             None => NamespaceSource::Runtime,
@@ -292,11 +292,11 @@ impl ContainerConfig {
         }
     }
 
-    /// Whether the container's processes can have a capability.
+    /// Decides whether the container's processes can have a capability.
     ///
-    /// capabilities(7), "Transformation of capabilities during execve": uid 0 gets the bounding set at every exec, or with
-    /// no_new_privs only what it has; others get their ambient set, and what files add within the bounding set, which
-    /// no_new_privs forbids. What files add is not in the configuration.
+    /// capabilities(7), "Transformation of capabilities during execve": uid 0 gets the bounding set at every exec, or
+    /// with no_new_privs only what it already has. Other users get their ambient set, and what file capabilities add
+    /// within the bounding set, which no_new_privs prevents. File capabilities are not part of the configuration.
     pub fn can_have(&self, capability: Capability) -> Allowed {
         let has = |set: Set| set.0 & capability.bit() != 0;
         match (has(self.sets.bounding), self.user.uid, self.no_new_privileges) {
@@ -309,15 +309,15 @@ impl ContainerConfig {
         }
     }
 
-    /// Whether the container's seccomp profile lets a system call through; without a profile, every one.
+    /// Decides whether the container's seccomp profile allows a system call; without a profile all are allowed.
     pub fn seccomp_allows(&self, call: Syscall) -> Allowed {
         self.seccomp.as_ref().map_or(Allowed::Yes, |seccomp| seccomp.allows(call))
     }
 
-    /// The mount that puts the host's cgroup file system into the container, as far as the configuration shows: a bind mount
-    /// of /sys/fs/cgroup, of something beneath it or of a directory above it, other than a non-recursive one.
+    /// The mount that exposes the host's cgroup file system in the container, as far as the configuration shows: a bind
+    /// mount of /sys/fs/cgroup, of a path below it, or a recursive one of a directory above it.
     ///
-    /// Paths are compared as text; a source that is a symbolic link is found in the container's mountinfo only.
+    /// Paths are compared as text; a source that is a symbolic link can only be found in the container's mountinfo.
     pub fn host_cgroup_mount(&self) -> Option<&ConfigMount> {
         let cgroup = Path::new("/sys/fs/cgroup");
         self.mounts.iter().filter(|mount| mount.is_bind()).find(|mount| {
@@ -327,7 +327,7 @@ impl ContainerConfig {
         })
     }
 
-    /// True where the container's /sys is a bind mount, as podman makes it for the host's network.
+    /// True if the container's /sys is a bind mount, which podman creates for the host's network.
     pub fn host_sysfs(&self) -> bool {
         self.mounts.iter().any(|mount| mount.is_bind() && mount.destination == Path::new("/sys"))
     }

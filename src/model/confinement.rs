@@ -1,4 +1,4 @@
-//! Mandatory access control: what the label that a security module has put on a process means for a bpffs.
+//! Mandatory access control: the effect of a process's security label on its use of a bpffs.
 
 use std::fmt;
 use std::path::Path;
@@ -7,28 +7,29 @@ use serde::Serialize;
 
 use crate::model::text::quoted;
 
-/// The module that confines a process.
+/// The security module that confines a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SecurityModule {
-    /// AppArmor, by the path of a file.
+    /// AppArmor, which decides by the path of a file.
     AppArmor,
-    /// SELinux, by the label of a file.
+    /// SELinux, which decides by the label of a file.
     SeLinux,
 }
 
-/// How a process is confined, as `/proc/PID/attr` shows it.
+/// The confinement of a process, as shown in `/proc/PID/attr`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Confinement {
-    /// By which module.
+    /// The module.
     pub module: SecurityModule,
     /// The AppArmor profile, or the SELinux context.
     pub label: String,
 }
 
 impl Confinement {
-    /// Reads `/proc/PID/attr/apparmor/current`: the profile, a blank and its mode in parentheses (security/apparmor/label.c,
-    /// `aa_label_snxprint`). None where the process is unconfined or its profile refuses nothing.
+    /// Parses `/proc/PID/attr/apparmor/current`: the profile, a blank and its mode in parentheses
+    /// (security/apparmor/label.c, `aa_label_snxprint`). None if the process is unconfined or its profile does not
+    /// enforce.
     pub fn apparmor(text: &str) -> Option<Self> {
         let text = text.trim_end_matches(['\n', '\0']);
         let (profile, mode) = match text.strip_suffix(')').and_then(|rest| rest.rsplit_once(" (")) {
@@ -39,8 +40,8 @@ impl Confinement {
         (!free).then(|| Self { module: SecurityModule::AppArmor, label: profile.to_owned() })
     }
 
-    /// Reads `/proc/PID/attr/current` where AppArmor does not write it: an SELinux context `user:role:type[:level]`. None where SELinux
-    /// does not confine, and for the domains that SELinux policies leave unconfined.
+    /// Parses `/proc/PID/attr/current` if AppArmor does not write it: an SELinux context `user:role:type[:level]`. None
+    /// if SELinux does not confine, and for the domains that SELinux policies leave unconfined.
     pub fn selinux(text: &str) -> Option<Self> {
         let context = text.trim_end_matches(['\n', '\0']);
         let domain = context.split(':').nth(2)?;
@@ -48,10 +49,11 @@ impl Confinement {
         (!free).then(|| Self { module: SecurityModule::SeLinux, label: context.to_owned() })
     }
 
-    /// What the process cannot do with a bpffs at `path`; None where nothing is known to stand in its way.
+    /// What prevents the process from using a bpffs at `path`; None if no problem is known.
     ///
-    /// `pins` is whether AppArmor lets it make a file there, where that could be asked. The rule that refuses it,
-    /// `deny /sys/fs/[^c]*/** wklx`, is part of the default profiles of containers/common, moby and containerd.
+    /// `pins` tells whether AppArmor allows it to create a file there, if that could be determined. The rule that
+    /// denies it, `deny /sys/fs/[^c]*/** wklx`, is part of the default profiles of containers/common, moby and
+    /// containerd.
     pub fn hinders(&self, path: &Path, pins: Option<bool>) -> Option<ConfinementProblem> {
         let (label, shown) = (quoted(&self.label), path.display());
         match self.module {
@@ -66,18 +68,18 @@ impl Confinement {
                         "tokens work, but the process runs under the AppArmor profile {label}, {refuses} to pin in {shown} (EACCES, without \
                          an audit line)"
                     ),
-                    remedy: "ask for bpffs-path=/run/bpf, or use the profile of packaging/apparmor",
+                    remedy: "request bpffs-path=/run/bpf, or use the profile of packaging/apparmor",
                 })
             }
             SecurityModule::SeLinux => Some(ConfinementProblem {
                 problem: format!("the process runs in the SELinux context {label}, which needs the permissions of tokens"),
-                remedy: "load a policy module like that of packaging/selinux",
+                remedy: "load a policy module like the one in packaging/selinux",
             }),
         }
     }
 }
 
-/// What stands in a process's way, and what to do about it.
+/// A problem that the confinement causes, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ConfinementProblem {
     /// What does not work.
@@ -97,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_of_apparmor_are_read_as_the_kernel_writes_them() {
+    fn apparmor_labels_are_parsed() {
         for (text, profile) in [
             ("unconfined\n", None),
             ("unconfined", None),
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn contexts_of_selinux_are_read_and_nothing_else() {
+    fn only_selinux_contexts_are_parsed() {
         for (text, context) in [
             ("system_u:system_r:container_t:s0:c1,c2\0", Some("system_u:system_r:container_t:s0:c1,c2")),
             ("unconfined_u:unconfined_r:unconfined_t:s0\n", None),
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_way_is_said_with_its_remedy() {
+    fn problems_are_reported_with_their_remedy() {
         let apparmor = Confinement::apparmor("docker-default (enforce)").unwrap();
         let said = |path: &str, pins| Some(apparmor.hinders(Path::new(path), pins)?.to_string());
         for (path, pins, expected) in [

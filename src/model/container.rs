@@ -1,4 +1,4 @@
-//! One container: the state that the runtime sent, and its bundle's configuration.
+//! One container: the state from the runtime and the configuration of its bundle.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use crate::model::state::{ContainerStatus, OciState};
 
 pub use crate::model::grant::MissingRights;
 
-/// A container as state and config.json describe it.
+/// A container as described by its state and its config.json.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
-    /// The id that the runtime gave it.
+    /// The runtime's id for it.
     pub id: ContainerId,
-    /// The init's pid, where the state has one.
+    /// The pid of the container's init, if the state has one.
     pub pid: Option<Pid>,
     /// The status at this stage.
     pub status: ContainerStatus,
@@ -30,41 +30,43 @@ pub struct Container {
     pub bundle: PathBuf,
     /// The root file system on the host, absolute: valid before the runtime's pivot_root.
     pub rootfs: PathBuf,
-    /// What made it.
+    /// The engine that created it.
     pub engine: Engine,
     /// Its place in Kubernetes; empty under podman and plain runtimes.
     pub workload: Workload,
-    /// Its pod's labels, where whoever put the hook into the container told them; no annotation does, since anybody can write one.
+    /// Labels of its pod, as passed by the NRI plugin in the hook's arguments. Annotations never set them, because
+    /// anyone can write an annotation.
     pub labels: BTreeMap<String, String>,
-    /// What the NRI plugin has told about the capabilities of its pod's containers; None where it told nothing.
+    /// What the NRI plugin passed about the capabilities of the pod's containers; None if it passed nothing.
     pub pod_check: Option<PodCheck>,
-    /// Its name in its pod, to which per-container keys speak; None where the engine gives none.
+    /// Its name in its pod, which per-container keys refer to; None if the engine gives none.
     pub name: Option<String>,
-    /// What podman calls it, where a key of ours names a container; the hook finds it out.
+    /// Its names in podman, needed if an annotation names a container; the hook looks them up.
     pub podman: Option<ContainerNames>,
     /// `process.user`: uid and gid as the container sees them.
     pub user: (u32, u32),
-    /// Its pod's sandbox, where the engine says.
+    /// The id of its pod's sandbox, if the engine states it.
     pub sandbox: Option<String>,
-    /// True where it is that sandbox: touched only when named.
+    /// True if it is that sandbox. A sandbox is changed only if an annotation names it.
     pub is_sandbox: bool,
-    /// The configuration. Its annotations are the ones that count: the state's are a copy that runtimes make of them, and
-    /// namespaces, seccomp profile and root come from this text too, so that one text is judged as a whole.
+    /// The configuration. Its annotations are authoritative: those of the state are a copy that runtimes make.
+    /// Namespaces, seccomp profile and root come from the same text, so that all decisions use one source.
     pub config: ContainerConfig,
 }
 
-/// A pod whose containers share a user namespace of their own, and of which one asks for a token at container scope: none of them may
-/// have the capabilities that turn a token into the kernel's memory. The NRI plugin sees all containers of the pod and tells their hooks.
+/// The check for a pod whose containers share a user namespace and of which one requests a token at container scope:
+/// none of them may have the capabilities with which a token gives access to kernel memory. The NRI plugin sees all
+/// containers of the pod and passes this to their hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PodCheck {
-    /// This container is checked; another one of its pod may have started without that.
+    /// This container is checked; another one of its pod may have started unchecked.
     This,
     /// Every container of the pod is checked before it starts.
     Every,
 }
 
 impl PodCheck {
-    /// The word for `--pod-check`.
+    /// The value of `--pod-check`.
     pub fn word(self) -> &'static str {
         match self {
             Self::This => "this",
@@ -72,55 +74,55 @@ impl PodCheck {
         }
     }
 
-    /// What a word means, or None.
+    /// Parses a value of `--pod-check`; None if it is unknown.
     pub fn from_word(word: &str) -> Option<Self> {
         [Self::This, Self::Every].into_iter().find(|check| check.word() == word)
     }
 }
 
-/// Why a container of a pod with a token does not start.
+/// Why a container must not start in a pod that has a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the container can have {capability}, and its pod asks for a BPF token, with which it could read the kernel's memory in the user namespace that they share: drop the capability, or set host-scope = true for the pod"
+    "the container can have {capability}, and its pod requests a BPF token, with which it could read kernel memory in the shared user namespace: drop the capability, or set host-scope = true for the pod"
 )]
 pub struct PodCapability {
     /// The capability's name.
     pub capability: &'static str,
 }
 
-/// Why state and config.json are not a container that we can work on.
+/// Why state and config.json do not describe a container that bpfman-hook supports.
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
-    /// config.json does not parse.
+    /// config.json cannot be parsed.
     #[error("read {} of container {id}: it is not an OCI configuration", .path.display())]
     Config {
         /// The container.
         id: ContainerId,
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// The parser's error, with its position.
         #[source]
         source: serde_json::Error,
     },
-    /// A virtual machine.
+    /// The container is a virtual machine.
     #[error("container {id} is a virtual machine, whose kernel is not this one: use a runtime such as runc or crun")]
     VirtualMachine {
         /// The container.
         id: ContainerId,
     },
-    /// What made it is not known.
-    #[error("find out what made container {id}")]
+    /// The engine cannot be determined.
+    #[error("determine the engine of container {id}")]
     Engine {
         /// The container.
         id: ContainerId,
-        /// Why not.
+        /// The cause.
         #[source]
         source: EngineError,
     },
 }
 
 impl Container {
-    /// Puts together the state, the text of the bundle's config.json and the hook's `--engine`.
+    /// Combines the state, the text of the bundle's config.json and the hook's `--engine`.
     pub fn parse(state: &OciState, config_json: &str, engine: Option<Engine>) -> Result<Self, ContainerError> {
         let id = || state.id.clone();
         let config = ContainerConfig::parse(config_json).map_err(|source| ContainerError::Config {
@@ -153,10 +155,10 @@ impl Container {
         })
     }
 
-    /// What the container asks for; None where nothing speaks to it. A sandbox is spoken to by its name only.
+    /// The container's request; None if no annotation applies to it. Only annotations that name it apply to a sandbox.
     ///
-    /// Init and ephemeral containers are sandboxed the same way by their callers where these know them (NRI); neither state
-    /// nor config.json tells them from regular ones.
+    /// Callers that can recognise init and ephemeral containers (NRI) treat them like sandboxes; neither state nor
+    /// config.json distinguishes them from regular containers.
     pub fn request(&self) -> Result<Option<Request>, RequestError> {
         let annotations = &self.config.annotations;
         if let Some(names) = &self.podman {
@@ -170,14 +172,15 @@ impl Container {
         Ok(request.filter(|request| !request.is_empty()))
     }
 
-    /// What policy rules match, for a runtime that runs as `runtime_user`.
+    /// The facts that policy rules match, for a runtime that runs as `runtime_user`.
     pub fn facts(&self, runtime_user: u32) -> ContainerFacts {
         let labels = self.labels.clone();
         ContainerFacts { labels, ..facts(&self.config, self.engine, &self.workload, runtime_user) }
     }
 
-    /// Refuses a container of a pod with a token that can have a capability with which that token would reach the kernel's memory,
-    /// whether the container itself asks for anything or not (kernel/bpf/token.c, `bpf_token_capable`: CAP_SYS_ADMIN stands in for all).
+    /// Refuses a container of a pod with a token if it can have a capability with which that token gives access to
+    /// kernel memory, even if the container itself requests nothing (kernel/bpf/token.c, `bpf_token_capable`:
+    /// CAP_SYS_ADMIN substitutes for all capabilities).
     pub fn check_pod(&self) -> Result<(), PodCapability> {
         let found = [Capability::Perfmon, Capability::SysAdmin].into_iter().find(|c| self.config.can_have(*c) != Allowed::No);
         match (self.pod_check, found) {
@@ -186,12 +189,12 @@ impl Container {
         }
     }
 
-    /// Refuses a request whose container could not use what it asks for.
+    /// Refuses a request if the container lacks the rights to use what it requests.
     pub fn check_rights(&self, request: &Request, delegation: Option<&Delegation>, grant: bool) -> Result<(), MissingRights> {
         Needs::of(delegation, !request.maps.is_empty()).check(&self.config, self.engine, grant)
     }
 
-    /// True where the engine configures the network after createRuntime: podman with a user namespace, whose network
+    /// True if the engine configures the network after createRuntime: podman with a user namespace, whose network
     /// namespace has only `lo` until then.
     pub fn late_network(&self) -> bool {
         self.engine == Engine::Podman
@@ -199,24 +202,24 @@ impl Container {
             && self.config.namespace(NamespaceKind::Network) == NamespaceSource::New
     }
 
-    /// Why the container sees cgroups that are not its own, as far as its configuration shows.
+    /// Why the container sees cgroups other than its own, as far as its configuration shows.
     pub fn foreign_cgroups(&self) -> Option<String> {
         let mount = self.config.host_cgroup_mount()?;
         Some(format!("{} of the host is mounted at its {}", mount.source.display(), mount.destination.display()))
     }
 
-    /// True where a key of ours names a container of podman's, so that its names have to be known.
+    /// True if an annotation names a podman container, so that its names are needed.
     pub fn needs_podman_names(&self) -> bool {
         self.engine == Engine::Podman && self.config.annotations.keys().any(|key| names_a_container(key))
     }
 
-    /// True where an annotation of ours is there. Cheap: nothing is parsed.
+    /// True if there is a bpfman-hook annotation. Cheap: nothing is parsed.
     pub fn asks(&self) -> bool {
         asks(self.config.annotations.keys())
     }
 }
 
-/// What policy rules match, before there is a container: at precreate.
+/// The facts that policy rules match, before the container exists (precreate).
 pub fn facts(config: &ContainerConfig, engine: Engine, workload: &Workload, runtime_user: u32) -> ContainerFacts {
     ContainerFacts {
         engine,
@@ -229,19 +232,20 @@ pub fn facts(config: &ContainerConfig, engine: Engine, workload: &Workload, runt
     }
 }
 
-/// True where a new user namespace maps the host's root, as far as the configuration shows: its root is the host's.
+/// True if a new user namespace maps the host's user or group 0, as far as the configuration shows: its root is then
+/// the host's.
 fn maps_host_root(config: &ContainerConfig) -> bool {
     let host_root = |map: &IdMapping| map.host == 0 && map.size > 0;
     config.uid_mappings.iter().chain(&config.gid_mappings).any(host_root)
 }
 
-/// True where one of the keys is ours, or was meant to be and is refused: `hook.bpfman.io/…`, `<container>.hook.bpfman.io/…` and
-/// what looks like them.
+/// True if a key is ours or looks as if it was meant to be (such a key is refused): `hook.bpfman.io/…`,
+/// `<container>.hook.bpfman.io/…` and similar ones.
 pub fn asks<'a>(keys: impl IntoIterator<Item = &'a String>) -> bool {
     keys.into_iter().any(|key| resembles_ours(key))
 }
 
-/// Kata Containers leaves these on what runs in its machines; its pid is a shim's.
+/// Kata Containers sets these on containers in its machines, whose pid is that of a shim.
 fn is_kata(bundle: &Path, config: &ContainerConfig) -> bool {
     bundle.starts_with("/run/kata-containers")
         || config.annotations.keys().any(|key| key.starts_with("io.katacontainers.pkg.oci."))
@@ -299,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_of_a_checked_pod_has_not_the_capabilities() {
+    fn a_container_of_a_checked_pod_must_not_have_the_capabilities() {
         let with = |bounding: &str, uid: u32, check| {
             let text = format!(
                 r#"{{"root":{{"path":"r"}},"process":{{"user":{{"uid":{uid},"gid":0}},"capabilities":{{"bounding":["CAP_BPF"{bounding}]}}}}}}"#
@@ -310,7 +314,7 @@ mod tests {
             assert_eq!(PodCheck::from_word(check.word()), Some(check));
             assert_eq!(with("", 0, Some(check)).check_pod(), Ok(()));
             for capability in ["CAP_PERFMON", "CAP_SYS_ADMIN"] {
-                // A file's capabilities may give it to a user who does not have it.
+                // File capabilities may give it to a user who does not have it.
                 for uid in [0, 1000] {
                     let container = with(&format!(r#","{capability}""#), uid, Some(check));
                     assert_eq!(container.check_pod(), Err(PodCapability { capability }));
@@ -322,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_of_the_hosts_root_is_none_for_policy() {
+    fn policy_ignores_a_user_namespace_that_maps_host_root() {
         for (host, size, userns) in [(100_000, 65536, true), (1, 65536, true), (0, 1, false), (0, u32::MAX, false)] {
             for (uids, gids) in [((host, size), (7, 1)), ((7, 1), (host, size))] {
                 let map = |(host, size): (u32, u32)| format!(r#"[{{"containerID":0,"hostID":{host},"size":{size}}}]"#);
@@ -338,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recorded_pod_of_podman_is_no_pod_of_kubernetes() {
+    fn a_podman_pod_is_not_a_kubernetes_pod() {
         let text = data("config/podman-4.3.1_pod.json");
         let bundle = "/var/lib/containers/storage/overlay-containers/web/userdata";
         let c = Container::parse(&state(bundle), &text, None).unwrap();
@@ -350,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_of_containerd_has_a_place_in_kubernetes() {
+    fn a_containerd_container_has_a_kubernetes_workload() {
         let text = data("oci-state/containerd-2.1.9_runc-1.3.6_config_userns.json");
         let c = Container::parse(&state("/run/containerd/io.containerd.runtime.v2.task/k8s.io/web"), &text, None).unwrap();
         assert_eq!(c.engine, Engine::Containerd);
@@ -363,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn every_recorded_state_finds_its_engine() {
+    fn engines_of_recorded_states_are_detected() {
         let config = r#"{"root":{"path":"rootfs"}}"#;
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/oci-state");
         let mut seen = 0;
@@ -385,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_configurations() {
+    fn incomplete_configurations() {
         let parse = |text: &str| Container::parse(&state("/srv/web"), text, None);
         for odd in [
             r#"{"root":{"path":"rootfs"}}"#,
@@ -410,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sandbox_is_spoken_to_by_name_only() {
+    fn annotations_apply_to_a_sandbox_only_by_name() {
         let text = data("oci-state/containerd-2.1.9_runc-1.3.6_config_userns.json");
         let parse = |edit: &dyn Fn(&mut serde_json::Value)| {
             let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -440,7 +444,7 @@ mod tests {
             })
             .is_some()
         );
-        // A key that only qualifies others asks for nothing.
+        // A key that only qualifies others requests nothing.
         assert!(
             parse(&|a| {
                 a.as_object_mut().unwrap().remove("hook.bpfman.io/bpffs");
@@ -451,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn rights_and_places_of_recorded_containers() {
+    fn rights_and_paths_of_recorded_containers() {
         let with = |file: &str, annotations: &[(&str, &str)]| {
             let mut container = container(file);
             container.config.annotations.clear();
@@ -472,7 +476,7 @@ mod tests {
         assert!(podman.late_network());
         assert_eq!((podman.facts(7).userns, podman.facts(7).runtime_user, podman.facts(7).engine), (true, 7, Engine::Podman));
 
-        // Maps are read with bpf(2), and with no capability.
+        // Maps are read with bpf(2), which needs no capability for that.
         let maps = [("image", "oci:/demo"), ("programs", "xdp:count"), ("maps", "packets")];
         let (default, request) = with("podman-4.3.1_default", &maps);
         assert!(
@@ -488,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn our_keys_are_found_before_they_are_parsed() {
+    fn our_keys_are_detected_without_parsing() {
         for (key, ours) in [
             ("hook.bpfman.io/image", true),
             ("web.hook.bpfman.io/image", true),
@@ -502,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_reach_processes_as_capabilities_7_says() {
+    fn capabilities_follow_capabilities_7() {
         use Allowed::{No, Unknown, Yes};
         // uid, no_new_privs, sets that contain CAP_BPF
         for (uid, nnp, sets, expected) in [
@@ -526,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn bind_mounts_of_the_hosts_cgroups_are_found() {
+    fn bind_mounts_of_host_cgroups_are_found() {
         for (mount, found) in [
             (r#"{"destination":"/c","type":"bind","source":"/sys/fs/cgroup"}"#, true),
             (r#"{"destination":"/c","source":"/sys/fs/cgroup/unified/x","options":["bind"]}"#, true),

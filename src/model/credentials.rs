@@ -1,4 +1,4 @@
-//! Who we are to a registry: auth files as podman and docker write them, parsed; and where a person keeps theirs.
+//! Credentials for registries: auth files in the format of podman and docker, and where a user keeps them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde::{Deserialize, Serialize};
 
-/// What is shown to a registry. `Debug` does not show it.
+/// A credential that is sent to a registry. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Credential {
@@ -19,7 +19,7 @@ pub enum Credential {
         /// The password, or a personal token.
         password: String,
     },
-    /// An identity token, which a token service takes for others.
+    /// An identity token, which a token service exchanges for access tokens.
     Identity(String),
 }
 
@@ -33,7 +33,7 @@ impl fmt::Debug for Credential {
 }
 
 impl Credential {
-    /// `user:password` in base64, as auth files and `--registry-auth` have it.
+    /// `user:password` in base64, as in auth files and `--registry-auth`.
     pub fn from_base64(text: &str) -> Option<Self> {
         let text = text.trim().trim_end_matches('=');
         let bytes = STANDARD_NO_PAD.decode(text).or_else(|_| STANDARD.decode(text)).ok()?;
@@ -42,7 +42,7 @@ impl Credential {
         Some(Self::Login { user: user.to_owned(), password: password.to_owned() })
     }
 
-    /// What a credential helper answers. A user of `<token>` marks an identity token.
+    /// Parses the output of a credential helper. The user `<token>` marks an identity token.
     pub fn from_helper(json: &str) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -85,7 +85,7 @@ struct AuthEntry {
 }
 
 impl AuthEntry {
-    /// None for an entry that only says that a helper knows more; Err for one that is broken.
+    /// None for an entry that only refers to a helper; Err for a malformed entry.
     fn credential(self) -> Result<Option<Credential>, ()> {
         let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
         if let Some(token) = filled(self.identitytoken) {
@@ -99,11 +99,11 @@ impl AuthEntry {
 }
 
 impl AuthFile {
-    /// Parses an auth.json, a docker config.json or a .dockercfg, which has the entries at its top. What is quoted in an error is
+    /// Parses an auth.json, a docker config.json or a .dockercfg, which has the entries at its top level. Errors quote
     /// a key, never a value.
     pub fn parse(text: &str, dockercfg: bool) -> Result<Self, String> {
-        // serde_json's words can quote a value, and so a password.
-        let place = |err: serde_json::Error| format!("it is no auth file: line {}, column {}", err.line(), err.column());
+        // serde_json's messages can quote a value, and thus a password.
+        let place = |err: serde_json::Error| format!("it is not an auth file: line {}, column {}", err.line(), err.column());
         let file = match dockercfg {
             true => AuthDocument {
                 auths: serde_json::from_str(text).map_err(place)?,
@@ -123,7 +123,7 @@ impl AuthFile {
         Ok(Self { auths, helpers, store: file.creds_store.filter(|store| !store.is_empty()) })
     }
 
-    /// The entry of the longest prefix: `host/ns/repo`, `host/ns`, `host`.
+    /// The entry with the longest matching prefix: `host/ns/repo`, `host/ns`, `host`.
     pub fn credential(&self, host: &str, repository: &str) -> Option<&Credential> {
         let mut key = format!("{host}/{repository}");
         loop {
@@ -134,18 +134,18 @@ impl AuthFile {
         }
     }
 
-    /// The helper that is named for exactly this host.
+    /// The helper for exactly this host.
     pub fn helper(&self, host: &str) -> Option<&str> {
         self.helpers.get(host).map(String::as_str)
     }
 
-    /// The helper for every host that has no entry.
+    /// The helper for every host without an entry.
     pub fn store(&self) -> Option<&str> {
         self.store.as_deref()
     }
 }
 
-/// A key without scheme; docker's keys are URLs, of which only the host counts. Docker Hub has one name.
+/// A key without its scheme. docker's keys are URLs, of which only the host counts; Docker Hub has one canonical name.
 fn normal_key(key: &str) -> String {
     let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
     let key = match bare {
@@ -160,17 +160,17 @@ fn normal_key(key: &str) -> String {
     }
 }
 
-/// The person who runs a command: what their environment and flags say. A hook is nobody. `Debug` shows no proxies, whose URLs may hold
-/// passwords.
+/// The user who runs a command: the environment and flags that matter for registries. Hooks have none. `Debug` does not
+/// show proxies, whose URLs may contain passwords.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct UserEnvironment {
-    /// `--registry-auth`, for the registry that is named, not for its mirrors.
+    /// `--registry-auth`, for the named registry, not for its mirrors.
     pub login: Option<Credential>,
-    /// `--authfile` or REGISTRY_AUTH_FILE: this one and no other.
+    /// `--authfile` or REGISTRY_AUTH_FILE: only this file is used.
     pub auth_file: Option<PathBuf>,
     /// XDG_RUNTIME_DIR.
     pub runtime_directory: Option<PathBuf>,
-    /// Their uid.
+    /// The uid.
     pub uid: u32,
     /// XDG_CONFIG_HOME.
     pub config_home: Option<PathBuf>,
@@ -178,7 +178,7 @@ pub struct UserEnvironment {
     pub docker_config: Option<PathBuf>,
     /// HOME.
     pub home: Option<PathBuf>,
-    /// PATH, where credential helpers are looked for.
+    /// PATH, which is searched for credential helpers.
     pub path: Option<String>,
     /// HTTPS_PROXY.
     pub https_proxy: Option<String>,
@@ -186,23 +186,26 @@ pub struct UserEnvironment {
     pub http_proxy: Option<String>,
     /// NO_PROXY.
     pub no_proxy: Option<String>,
-    /// True for one without any files: a client of a service, who is not the one who runs it.
+    /// True if no files are used: for a client of a service, who is not the user who runs it.
     pub no_files: bool,
 }
 
 impl fmt::Debug for UserEnvironment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Person").field("login", &self.login).field("auth_files", &self.auth_files()).finish_non_exhaustive()
+        f.debug_struct("UserEnvironment")
+            .field("login", &self.login)
+            .field("auth_files", &self.auth_files())
+            .finish_non_exhaustive()
     }
 }
 
 impl UserEnvironment {
-    /// Somebody of whom nothing is known but what they show to a registry.
+    /// A user of whom only the credential for a registry is known.
     pub fn with_login(login: Credential) -> Self {
         Self { login: Some(login), no_files: true, ..Self::default() }
     }
 
-    /// Where their credentials may be, in podman's order.
+    /// The user's auth files, in podman's order.
     pub fn auth_files(&self) -> Vec<PathBuf> {
         if self.no_files {
             return Vec::new();
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_key_counts() {
+    fn the_longest_matching_key_wins() {
         let entry = |user: &str| format!("{{\"auth\":\"{}\"}}", STANDARD.encode(format!("{user}:p:w")));
         let text = format!(
             r#"{{"auths":{{"r.example/a/b":{},"r.example/a":{},"R.example":{},"https://index.docker.io/v1/":{},"empty.example":{{}},
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn no_error_and_no_debug_output_shows_a_secret() {
+    fn errors_and_debug_output_do_not_show_secrets() {
         for text in [
             r#"{"auths":{"a":{"auth":"c2VjcmV0"}}}"#,
             r#"{"auths":{"a":{"auth":12,"password":"secret"}}}"#,
@@ -284,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_file_is_the_only_one() {
+    fn a_named_auth_file_is_used_exclusively() {
         let mut user_env = UserEnvironment { uid: 7, home: Some("/h".into()), ..UserEnvironment::default() };
         let shown = |user_env: &UserEnvironment| {
             user_env.auth_files().iter().map(|path| path.display().to_string()).collect::<Vec<_>>()

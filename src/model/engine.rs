@@ -1,8 +1,9 @@
-//! What made a container, and the container's place in Kubernetes: facts that policy rules match, never claims.
+//! Determines the engine of a container and the container's Kubernetes workload. Policy rules match these facts, never
+//! claims.
 //!
-//! Annotations alone prove nothing: podman copies them from the workload's image, CRI-O from the pod. So the engine is known
-//! by where the bundle lies and by the hook's own arguments, and of the annotations only those count that this engine
-//! writes itself, last.
+//! Annotations alone prove nothing: podman copies them from the image, CRI-O from the pod. The engine is therefore
+//! determined from the location of the bundle and the hook's own arguments. Of the annotations only those count that
+//! this engine itself writes, last.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -11,23 +12,23 @@ use crate::model::ids::ContainerId;
 use crate::model::policy::Engine;
 use crate::model::record::Workload;
 
-/// Why it is not known what made a container.
+/// Why the engine of a container cannot be determined.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// The hook file and the bundle contradict each other.
-    #[error("the hook was called with --engine {} but the bundle lies where {} keeps its own: run `bpfman-hook install` for both", .argument.word(), .place.word())]
+    /// The hook file and the location of the bundle contradict each other.
+    #[error("the hook was called with --engine {} but the bundle is where {} keeps its bundles: run `bpfman-hook install` for both", .argument.word(), .place.word())]
     Contradiction {
         /// `--engine`.
         argument: Engine,
-        /// By the bundle's place.
+        /// The engine that the bundle's location indicates.
         place: Engine,
     },
-    /// An annotation by which another engine identifies its containers.
-    #[error("annotation {key:?} identifies containers of another engine than {}: leave it out", .engine.word())]
+    /// An annotation that identifies containers of another engine.
+    #[error("annotation {key:?} identifies containers of an engine other than {}: remove it", .engine.word())]
     ForeignIdentity {
         /// The annotation.
         key: String,
-        /// What made the container.
+        /// The container's engine.
         engine: Engine,
     },
 }
@@ -36,7 +37,7 @@ impl Engine {
     /// Every engine, in the order of the documentation.
     pub const ALL: [Self; 4] = [Self::Containerd, Self::CriO, Self::Podman, Self::Oci];
 
-    /// The word in policy files and for `--engine`.
+    /// The name in policy files and for `--engine`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Containerd => "containerd",
@@ -46,15 +47,15 @@ impl Engine {
         }
     }
 
-    /// The engine that a word names, or None.
+    /// Parses a name; None if it is unknown.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|engine| engine.word() == word)
     }
 
-    /// The engine that made the container, from its bundle, the hook's `--engine` and `linux.cgroupsPath`.
+    /// Determines the engine from the container's bundle, the hook's `--engine` and `linux.cgroupsPath`.
     ///
-    /// The place wins where it is one that an engine keeps to itself; the argument counts elsewhere (podman with `--root`);
-    /// with neither it is a runtime that was called directly.
+    /// The location takes precedence if only one engine uses it; elsewhere the argument counts (podman with `--root`).
+    /// With neither, the runtime was called directly.
     pub fn of(
         id: &ContainerId,
         bundle: &Path,
@@ -68,9 +69,10 @@ impl Engine {
         }
     }
 
-    /// The container's place in Kubernetes, by the annotations of this engine; empty under podman and plain runtimes.
+    /// The container's Kubernetes workload, from the annotations of this engine; empty under podman and plain runtimes.
     ///
-    /// Errors where an annotation identifies containers of another engine.
+    /// # Errors
+    /// An annotation identifies containers of another engine.
     pub fn workload(self, annotations: &BTreeMap<String, String>) -> Result<Workload, EngineError> {
         let foreign =
             annotations.keys().find(|key| !self.may_write(key) && Self::ALL.into_iter().any(|e| e.identifies_by(key)));
@@ -85,8 +87,9 @@ impl Engine {
                 pod: text("io.kubernetes.cri.sandbox-name"),
                 container: text("io.kubernetes.cri.container-name"),
             },
-            // The kubelet's labels, which CRI-O writes after all else (internal/factory/container, SpecAddAnnotations). It does
-            // not write `io.kubernetes.cri-o.Namespace` on containers, so that a pod's author could: never read it.
+            // The kubelet's labels, which CRI-O writes last (internal/factory/container, SpecAddAnnotations). CRI-O
+            // does not write `io.kubernetes.cri-o.Namespace` on containers, so a pod's author could set it: never read
+            // it.
             Self::CriO => Workload {
                 namespace: text("io.kubernetes.pod.namespace"),
                 pod: text("io.kubernetes.pod.name"),
@@ -96,8 +99,8 @@ impl Engine {
         })
     }
 
-    /// True for the container that holds a pod's namespaces and nothing else. podman marks its infra containers in no way that an image
-    /// could not, and gives them no annotations of the pod's.
+    /// True for the container that only holds a pod's namespaces. podman does not mark its infra containers in a way
+    /// that an image could not, and does not give them the pod's annotations.
     pub fn is_sandbox(self, annotations: &BTreeMap<String, String>) -> bool {
         let key = match self {
             Self::Containerd => "io.kubernetes.cri.container-type",
@@ -107,7 +110,8 @@ impl Engine {
         annotations.get(key).is_some_and(|kind| kind == "sandbox")
     }
 
-    /// The pod's sandbox, where this engine names it. Under podman it is a claim: an image may have made it (lifecycle/linux_host.rs).
+    /// The pod's sandbox, if this engine names it. Under podman this is a claim: it may come from the image
+    /// (lifecycle/linux_host.rs).
     pub fn sandbox(self, annotations: &BTreeMap<String, String>) -> Option<&str> {
         let key = match self {
             Self::Containerd => "io.kubernetes.cri.sandbox-id",
@@ -117,7 +121,7 @@ impl Engine {
         annotations.get(key).map(String::as_str)
     }
 
-    /// True for keys that tell this engine's containers apart.
+    /// True for keys that identify containers of this engine.
     fn identifies_by(self, key: &str) -> bool {
         match self {
             Self::Containerd => key.strip_prefix("io.kubernetes.cri.").is_some_and(|rest| {
@@ -143,15 +147,15 @@ impl Engine {
         }
     }
 
-    /// True for keys that this engine writes: its own, and under podman the two of CRI-O's that it sets in pods.
+    /// True for keys that this engine writes: its own, and for podman the two CRI-O keys that it sets in pods.
     fn may_write(self, key: &str) -> bool {
         let borrowed = matches!(key, "io.kubernetes.cri-o.ContainerType" | "io.kubernetes.cri-o.SandboxID");
         self.identifies_by(key) || (self == Self::Podman && borrowed)
     }
 }
 
-/// Where containerd keeps the bundles of its CRI plugin: its own default and those of k3s, k0s and MicroK8s. Bundles of its
-/// other namespaces (`moby`, `default`) are plain OCI.
+/// The directories where containerd keeps the bundles of its CRI plugin: its own default and those of k3s, k0s and
+/// MicroK8s. Bundles of its other namespaces (`moby`, `default`) count as plain OCI.
 const CONTAINERD_STATE: [&str; 4] =
     ["/run/containerd", "/run/k3s/containerd", "/run/k0s/containerd", "/var/snap/microk8s/common/run/containerd"];
 
@@ -167,9 +171,9 @@ fn by_place(id: &str, bundle: &Path, cgroups_path: Option<&str>) -> Option<Engin
     if CONTAINERD_STATE.iter().any(|state| below(state)) {
         return Some(Engine::Containerd);
     }
-    // containers/storage: <root>/<driver>-containers/<id>/userdata. podman's bundles are below the graph root, CRI-O's below
-    // the run root, and those of `podman --transient-store` too: there the name of the cgroup tells, which neither an
-    // image nor an annotation chooses.
+    // containers/storage: <root>/<driver>-containers/<id>/userdata. Bundles of podman are below the graph root, those
+    // of CRI-O below the run root, and so are those of `podman --transient-store`. There the cgroup's name decides,
+    // which neither an image nor an annotation can choose.
     let storage = bundle.parent()?.parent()?;
     let shape = bundle.file_name()? == "userdata"
         && bundle.parent()?.file_name()? == id
@@ -201,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bundles_place_names_the_engine() {
+    fn the_bundles_location_identifies_the_engine() {
         let k8s = "/run/containerd/io.containerd.runtime.v2.task/k8s.io/6a3f";
         let podman = "/var/lib/containers/storage/overlay-containers/6a3f/userdata";
         let run = "/run/containers/storage/overlay-containers/6a3f/userdata";
@@ -235,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_is_read_from_the_engines_own_keys() {
+    fn identity_comes_from_the_engines_own_keys() {
         let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let containerd: BTreeMap<_, _> = map(&[
             ("io.kubernetes.cri.sandbox-namespace", "lab"),
@@ -268,7 +272,7 @@ mod tests {
         assert_eq!(Engine::Podman.workload(&pod), Ok(Workload::default()));
         assert_eq!(Engine::Podman.sandbox(&pod), Some("8d66"));
         let forged = map(&[("io.kubernetes.cri-o.ContainerType", "sandbox")]);
-        assert!(!Engine::Podman.is_sandbox(&forged), "an image would go without what its user asked for");
+        assert!(!Engine::Podman.is_sandbox(&forged), "an image could skip what its user requested");
         assert!(Engine::CriO.is_sandbox(&forged));
         assert!(Engine::Oci.workload(&pod).is_err());
     }

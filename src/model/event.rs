@@ -1,20 +1,20 @@
-//! What `events` tells, and how it follows from a change of the records.
+//! Events as `events` prints them, derived from changes of the records.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::metrics_table::EventKind;
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, Phase, ProgramRecord};
 
-/// Bytes of a reason that an event keeps.
+/// Maximum size of the reason in an event, in bytes.
 const REASON_MAX: usize = 512;
 
-/// One thing that happened. What does not concern it is left out.
+/// One event. Fields that do not apply are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Event {
-    /// When, as RFC 3339 has it, in UTC with nanoseconds; set by whoever writes it down.
+    /// The time in RFC 3339 format, in UTC with nanoseconds; set when the event is written.
     pub time: String,
-    /// The word of [`EventKind`].
+    /// The name of the [`EventKind`].
     #[serde(rename = "type")]
     pub what: String,
     /// Number of the owner.
@@ -26,7 +26,7 @@ pub struct Event {
     /// The network namespace's cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<u64>,
-    /// `--application` of what was loaded by hand.
+    /// `--application` of a load without a container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub application: Option<String>,
     /// Kubernetes namespace.
@@ -44,7 +44,7 @@ pub struct Event {
     /// The kernel's id of the link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub link_id: Option<u32>,
-    /// Where it attaches.
+    /// The attach point.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// The image.
@@ -53,13 +53,13 @@ pub struct Event {
     /// Its digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Why it was refused.
+    /// The reason for a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 impl Event {
-    /// One that is about nobody yet.
+    /// An event without an owner.
     pub fn new(what: EventKind) -> Self {
         Self { what: what.word().to_owned(), ..Self::default() }
     }
@@ -98,8 +98,8 @@ impl Event {
     }
 }
 
-/// What a change of one record means. `acquired`: the record was complete once, as a Releasing one does not say.
-/// `collecting`: it is gc that changes it.
+/// The events for a change of one record. `acquired`: the record was complete once, which a Releasing record does not
+/// show. `collecting`: gc makes the change.
 pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquired: bool, collecting: bool) -> Vec<Event> {
     if let Some(Owner::Host { .. }) = after.or(before).map(|record| &record.owner) {
         return manual(before, after);
@@ -120,7 +120,7 @@ pub fn between(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>, acquir
     }
 }
 
-/// What a person loads, attaches, detaches and unloads.
+/// The events for loads without a container: loaded, attached, detached, unloaded.
 fn manual(before: Option<&OwnerRecord>, after: Option<&OwnerRecord>) -> Vec<Event> {
     let links = |record: Option<&OwnerRecord>| -> Vec<LinkRecord> { record.map(|r| r.links.clone()).unwrap_or_default() };
     let programs =
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_containers_life_is_told_in_words() {
+    fn events_of_a_containers_lifecycle() {
         let of = |phase: &str| record(r#"{"kind":"container","id":"web","bundle":"/b","runtime_user":0}"#, phase, "");
         let (pending, ready, releasing, failed) = (of("pending"), of("ready"), of("releasing"), of("failed"));
         for (before, after, acquired, collecting, expected) in [
@@ -173,7 +173,7 @@ mod tests {
             (Some(&ready), Some(&releasing), false, false, &[]),
             (Some(&releasing), None, true, false, &["released"]),
             (Some(&releasing), None, true, true, &["collected"]),
-            // A start that failed was never there.
+            // A start that failed was never acquired.
             (Some(&releasing), None, false, false, &[]),
             (None, Some(&failed), false, false, &["refused"]),
             (Some(&failed), Some(&failed), false, false, &[]),
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_does_is_told_by_program_and_link() {
+    fn events_of_loads_without_a_container_name_program_and_link() {
         let host = r#"{"kind":"host","application":"shop"}"#;
         let program = r#"{"pin":"prog_0","function":"count","kind":"xdp","scope":"host","image":0,"id":71}"#;
         let link = |id: &str| {
@@ -209,7 +209,7 @@ mod tests {
             (Some(&attaching), Some(&attached), &["attached"]),
             (Some(&attached), Some(&attaching), &["detached"]),
             (Some(&attached), Some(&attached), &[]),
-            // With its links, which go first.
+            // The links go first.
             (Some(&attached), None, &["detached", "unloaded"]),
             (Some(&loaded), None, &["unloaded"]),
             (Some(&pending), None, &[]),

@@ -1,4 +1,4 @@
-//! What policy would make of a request, in words: for `policy explain`.
+//! Explains how the policy decides a request: for `policy explain`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,50 +16,50 @@ use crate::model::delegation::{Category, Delegation};
 use crate::model::policy::{ContainerFacts, ContainerLimits, ImageRule, Policy, Signer};
 use crate::model::reach::{ReachGuard, TokenReach};
 
-/// The whole answer. As JSON it is stable: keys are added, none is renamed.
+/// The whole explanation. Its JSON form is stable: keys are added but never renamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// True where policy refuses nothing. What is under `checked_at_start` can still fail.
+    /// True if the policy refuses nothing. The checks in `checked_at_start` can still fail.
     pub allowed: bool,
     /// The container that was described.
     pub container: String,
     /// The container rule that decides.
     pub rule: Option<String>,
-    /// The programs that are asked for; one without a function stands for all of its image.
+    /// The requested programs; one without a function stands for all programs of its image.
     pub programs: Vec<ExplainedProgram>,
-    /// The images, with the rules that may allow each.
+    /// The images, with the rules that may allow each of them.
     pub images: Vec<ExplainedImage>,
-    /// Variables that are to be set.
+    /// Variables to set.
     pub globals: Vec<String>,
-    /// Maps that are to be shown, `name:ro as file`.
+    /// Maps to show, `name:ro as file`.
     pub maps: Vec<String>,
     /// The bpffs.
     pub bpffs: Option<ExplainedBpffs>,
-    /// When the registry is asked.
+    /// When the registry is contacted.
     pub pull_policy: PullPolicy,
-    /// What a failure does.
+    /// The effect of a failure.
     pub on_failure: OnFailure,
-    /// Whether precreate may add capabilities and seccomp rules.
+    /// True if precreate may add capabilities and seccomp rules.
     pub grant: bool,
-    /// Bounds for the container.
+    /// Limits for the container.
     pub limits: ContainerLimits,
-    /// What is refused and why, one sentence each.
+    /// The refusals, one sentence each.
     pub refused: Vec<String>,
-    /// What is accepted and has no effect, one sentence each.
+    /// Settings that are accepted but have no effect, one sentence each.
     pub warnings: Vec<String>,
-    /// What policy can not know and the start checks, one sentence each.
+    /// Checks that need the running container and are done at its start, one sentence each.
     pub checked_at_start: Vec<String>,
 }
 
 /// One program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExplainedProgram {
-    /// Its kind; None where the object tells.
+    /// Its kind; None if only the object tells.
     #[serde(rename = "type")]
     pub kind: Option<ProgramKind>,
-    /// Its function; None for all of the image.
+    /// Its function; None for all programs of the image.
     pub function: Option<String>,
-    /// Where it attaches, as far as the request says.
+    /// Where it attaches, as far as the request specifies it.
     pub place: String,
     /// Its image.
     pub image: String,
@@ -70,7 +70,7 @@ pub struct ExplainedProgram {
 pub struct ExplainedImage {
     /// The reference, normalised.
     pub reference: String,
-    /// The rules that may allow it; none where it is refused.
+    /// The rules that may allow it; empty if it is refused.
     pub rules: Vec<ExplainedRule>,
 }
 
@@ -79,9 +79,9 @@ pub struct ExplainedImage {
 pub struct ExplainedRule {
     /// Its name.
     pub name: String,
-    /// What it speaks of.
+    /// The repositories that it covers.
     pub repository: String,
-    /// Who must have signed; empty where no signature is asked for.
+    /// The signers; empty if no signature is required.
     pub signed_by: Vec<String>,
     /// How far its programs may reach.
     pub scope: Scope,
@@ -90,19 +90,19 @@ pub struct ExplainedRule {
 /// The bpffs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExplainedBpffs {
-    /// Where.
+    /// The mount point.
     pub path: PathBuf,
-    /// What is delegated, the kernel's names by `cmds`, `maps`, `progs`, `attachs`; None for a private bpffs.
+    /// The delegation, the kernel's names by `cmds`, `maps`, `progs`, `attachs`; None for a private bpffs.
     pub delegates: Option<BTreeMap<&'static str, Vec<String>>>,
-    /// What the delegation reaches on this kernel; None for a private bpffs.
+    /// The reach of the delegation on this kernel; None for a private bpffs.
     pub scope: Option<String>,
 }
 
 impl Explanation {
-    /// Explains a request; None where there is nothing to explain, because it has no annotation of ours.
+    /// Explains a request; None if it has no bpfman-hook annotation.
     ///
-    /// `reach` says what this kernel lets a token reach, None where that is not known; it is asked only where programs can be loaded
-    /// with a token.
+    /// `reach` returns what this kernel allows a token to reach, None if that is unknown. It is called only if programs
+    /// can be loaded with the token.
     pub fn of(
         policy: &Policy,
         facts: &ContainerFacts,
@@ -194,7 +194,7 @@ impl Explanation {
 }
 
 impl ExplainedRule {
-    /// An image rule, for a listing.
+    /// An image rule for a listing.
     pub fn of(rule: &ImageRule) -> Self {
         Self {
             name: rule.name.clone(),
@@ -205,10 +205,10 @@ impl ExplainedRule {
     }
 }
 
-/// How far a token of a delegation reaches, for one line.
+/// The reach of a token with this delegation, for one line.
 fn token_scope(delegation: &Delegation, reach: Option<&TokenReach>) -> String {
     if !delegation.host_scope().is_empty() {
-        return "host: it has what reaches the whole host on every kernel".to_owned();
+        return "host: it includes types that reach the whole host on every kernel".to_owned();
     }
     if !delegation.loads_programs() {
         return "container: no program can be loaded with the token".to_owned();
@@ -277,7 +277,7 @@ fn place(attach: &AttachRequest) -> String {
     }
 }
 
-/// What remains open when policy has spoken.
+/// The checks that remain after the policy's decision.
 fn checked_at_start(request: &Request, admission: &Admission<'_>) -> Vec<String> {
     let mut open = Vec::new();
     let kinds: Vec<ProgramKind> = match &request.programs {
@@ -292,7 +292,7 @@ fn checked_at_start(request: &Request, admission: &Admission<'_>) -> Vec<String>
         open.push("each image satisfies one of its rules, by signature and digest".to_owned());
     }
     let delegation = admission.delegation.unwrap_or_default();
-    let host = if admission.host_scope { ", or its image rule has scope = \"host\"" } else { "" };
+    let host = if admission.host_scope { ", or the image's rule has scope = \"host\"" } else { "" };
     if kinds.iter().any(|kind| kind.on_netns()) {
         open.push(format!("the network namespace was made for the container or its pod{host}"));
     }
@@ -313,18 +313,18 @@ fn checked_at_start(request: &Request, admission: &Admission<'_>) -> Vec<String>
     }
     if delegation.progs != 0 && !admission.host_scope {
         open.push(
-            "a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it would read kernel memory"
+            "a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it could read kernel memory"
                 .to_owned(),
         );
     }
     if !request.maps.is_empty() {
-        open.push("the maps are there, can be shown as asked, and the seccomp profile allows bpf(2)".to_owned());
+        open.push("the maps exist, can be shown as requested, and the seccomp profile allows bpf(2)".to_owned());
     }
     open
 }
 
 impl fmt::Display for Explanation {
-    /// One subject a line, then what is refused, then what remains open.
+    /// One subject per line, then the refusals, then the remaining checks.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = |f: &mut fmt::Formatter<'_>, subject: &str, text: &str| writeln!(f, "{subject:<12}{text}");
         line(f, "container", &self.container)?;
@@ -389,7 +389,7 @@ delegate = ["networking", "sockets"]
 "#;
 
     fn explain(engine: Engine, userns: bool, annotations: &[(&str, &str)]) -> Option<Explanation> {
-        // A kernel that offers a socket filter nothing, and xdp the lookups of sockets.
+        // A kernel that offers nothing to socket filters, and socket lookups to xdp.
         let offers = |names: &[&str]| TypeAnswer::Offers(names.iter().map(|name| (*name).to_owned()).collect());
         let types = BTreeMap::from([(1, offers(&[])), (6, offers(&["bpf_sk_lookup_tcp"]))]);
         explain_on(engine, userns, annotations, Some(TokenReach { types, ..TokenReach::default() }))
@@ -416,7 +416,7 @@ delegate = ["networking", "sockets"]
     }
 
     #[test]
-    fn an_allowed_request_in_words() {
+    fn an_allowed_request_is_explained() {
         let annotations = [
             ("image", "ghcr.io/acme/x"),
             ("programs", "xdp:count iface=lo; cgroup_skb:mark attach=egress"),
@@ -446,8 +446,8 @@ at start    each image satisfies one of its rules, by signature and digest
 at start    the network namespace was made for the container or its pod
 at start    the cgroup is the container's own and holds no other processes
 at start    a token: the container has CAP_BPF, and its seccomp profile allows bpf(2)
-at start    a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it would read kernel memory
-at start    the maps are there, can be shown as asked, and the seccomp profile allows bpf(2)
+at start    a token: the container has neither CAP_PERFMON nor CAP_SYS_ADMIN, with which it could read kernel memory
+at start    the maps exist, can be shown as requested, and the seccomp profile allows bpf(2)
 ";
         assert_eq!(explanation.to_string(), expected);
         let json = serde_json::to_value(&explanation).expect("plain data");
@@ -458,11 +458,11 @@ at start    the maps are there, can be shown as asked, and the seccomp profile a
     }
 
     #[test]
-    fn the_scope_of_a_token_is_this_kernels() {
+    fn the_token_scope_depends_on_the_kernel() {
         let sockets = [("delegate-cmds", "prog_load"), ("delegate-progs", "xdp"), ("delegate-attachs", "xdp")];
         let refused = explain(Engine::Podman, true, &sockets).expect("ours");
         let sentence = "progs xdp reaches sockets of other network namespaces and, with a sockmap, their TCP data on this kernel \
-                        (bpf_sk_lookup_tcp); the container rule at /p.toml:6 has no host-scope = true: add it, or ask for \
+                        (bpf_sk_lookup_tcp); the container rule at /p.toml:6 has no host-scope = true: add it, or request \
                         delegate=maps";
         assert!(refused.refused.contains(&sentence.to_owned()), "{refused}");
         let unknown = explain_on(Engine::Podman, true, &[("delegate", "probes")], None).expect("ours");
@@ -472,7 +472,7 @@ at start    the maps are there, can be shown as asked, and the seccomp profile a
     }
 
     #[test]
-    fn every_refusal_is_there() {
+    fn every_refusal_is_listed() {
         let annotations =
             [("image", "ghcr.io/other/x"), ("programs", "tracepoint:f"), ("delegate", "tracing"), ("on-failure", "continue")];
         let explanation = explain(Engine::Podman, false, &annotations).expect("ours");
@@ -487,7 +487,7 @@ at start    the maps are there, can be shown as asked, and the seccomp profile a
     }
 
     #[test]
-    fn a_request_that_can_not_be_read_is_explained_too() {
+    fn a_request_that_cannot_be_parsed_is_explained() {
         assert_eq!(explain(Engine::Podman, true, &[]), None);
         let unread = explain(Engine::Podman, true, &[("imgae", "x")]).expect("ours");
         assert!(!unread.allowed && unread.refused[0].contains("the nearest is image"), "{unread}");

@@ -1,4 +1,4 @@
-//! What was found out about a running container before planning.
+//! Facts about a running container, collected before planning.
 
 use std::path::PathBuf;
 
@@ -8,81 +8,82 @@ use crate::model::ids::ProcessIdentity;
 /// One namespace of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NamespaceFact {
-    /// The inode of its file in nsfs, which user space and BPF programs know it by.
+    /// The inode of its file in nsfs, by which user space and BPF programs identify it.
     pub inode: u64,
-    /// True where it is the hook's own, so that the container shares it with the host.
+    /// True if it is the hook's own namespace, which means that the container shares it with the host.
     pub shared_with_host: bool,
 }
 
 /// The container's cgroup in the v2 hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CgroupFact {
-    /// A cgroup that holds this container's processes alone.
+    /// A cgroup that holds only processes of this container.
     Own {
         /// Below the cgroup2 mount.
         path: PathBuf,
         /// The directory's inode.
         id: u64,
     },
-    /// The root cgroup, or none at all in the v2 hierarchy.
+    /// The root cgroup, or no cgroup in the v2 hierarchy.
     Root,
-    /// A cgroup that also holds others: the pids that do not belong to the container.
+    /// A cgroup that also holds processes that do not belong to the container.
     Shared {
         /// Below the cgroup2 mount.
         path: PathBuf,
         /// One of the foreign processes.
         other: u32,
     },
-    /// Not the cgroup that `linux.cgroupsPath` names.
+    /// Another cgroup than `linux.cgroupsPath` names.
     Elsewhere {
         /// Below the cgroup2 mount.
         path: PathBuf,
-        /// What the configuration names.
+        /// The cgroup that the configuration names.
         expected: String,
     },
 }
 
-/// How the container came to its network namespace.
+/// The origin of the container's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetnsFact {
-    /// Made for this container.
+    /// Created for this container.
     Own,
-    /// Made for its sandbox, which other containers of the pod share.
+    /// Created for its sandbox and shared with the other containers of the pod.
     Sandbox {
-        /// The sandbox, where the engine says.
+        /// The id of the sandbox, if the engine states it.
         sandbox: Option<String>,
-        /// The sandbox's own process, where it has one.
+        /// The sandbox's own process, if it has one.
         pause: Option<ProcessIdentity>,
     },
     /// The host's.
     Host,
-    /// One that a process outside this container lives in.
+    /// One that contains a process from outside this container.
     Foreign {
         /// One of those processes.
         other: u32,
     },
 }
 
-/// Whose the container's user namespace is, which is whose a BPF token in it is: the kernel gives the rights of a token to
-/// every process of its user namespace that has the capabilities (kernel/bpf/token.c, `bpf_token_capable`).
+/// The owner of the container's user namespace. The kernel gives the rights of a token to every process in its user
+/// namespace that has the capabilities (kernel/bpf/token.c, `bpf_token_capable`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UsernsFact {
     /// The host's.
     Host,
-    /// One that maps the host's root user or group, an identity map among them: its root is the host's, with all of its files.
+    /// One that maps the host's user or group 0 (an identity map, for example): its root is the host's, with access to
+    /// all of its files.
     HostRoot,
-    /// Made for this container.
+    /// Created for this container.
     Own,
-    /// Made for its pod, of which the NRI plugin has every container's capabilities checked.
+    /// Created for its pod; the NRI plugin has the capabilities of all containers of the pod checked.
     CheckedPod,
-    /// One that other containers are in, or may be.
+    /// One that other containers use, or may use.
     Shared {
-        /// How that is known.
+        /// How that was determined.
         why: &'static str,
     },
 }
 
-/// What was found out about the running container before planning.
+/// Facts about the running container, collected before planning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The network namespace.
@@ -93,28 +94,28 @@ pub struct Facts {
     pub pid: NamespaceFact,
     /// The user namespace.
     pub user: NamespaceFact,
-    /// Whose the user namespace is; [`UsernsFact::Host`] where no token is asked for.
+    /// The owner of the user namespace; [`UsernsFact::Host`] if no token is requested.
     pub userns: UsernsFact,
     /// The cgroup namespace.
     pub cgroup_ns: NamespaceFact,
-    /// How the container came to its network namespace.
+    /// The origin of the network namespace.
     pub netns: NetnsFact,
     /// The network namespace's cookie (SO_NETNS_COOKIE).
     pub netns_cookie: u64,
-    /// Its interfaces; empty where no program asks for one.
+    /// Its interfaces; empty if no program needs one.
     pub interfaces: Vec<Interface>,
-    /// The cgroup; None where nothing asks for it.
+    /// The cgroup; None if nothing needs it.
     pub cgroup: Option<CgroupFact>,
-    /// A mount point in the container that shows other cgroups than its own.
+    /// A mount point in the container that shows cgroups other than its own.
     pub wide_cgroup_mount: Option<PathBuf>,
     /// The init's pid in the host's pid namespace.
     pub init: u32,
-    /// CPUs that per-CPU maps are made for.
+    /// Number of CPUs for which per-CPU maps are created.
     pub cpus: u64,
 }
 
 impl Facts {
-    /// The id of the container's own cgroup; 0 where it has none.
+    /// The id of the container's own cgroup; 0 if it has none.
     pub fn own_cgroup_id(&self) -> u64 {
         match &self.cgroup {
             Some(CgroupFact::Own { id, .. }) => *id,

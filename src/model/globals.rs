@@ -1,31 +1,31 @@
-//! Values of `globals` as bytes: what the user wrote, typed by what the object declares.
+//! Encodes the values of `globals` as bytes of the type that the object declares.
 
 use std::fmt;
 
 use crate::model::annotations::GlobalValue;
 use crate::model::object::{GlobalFacts, GlobalType};
 
-/// Why a value does not fit its variable. Every message names the variable and what it takes.
+/// Why a value does not match its variable. Every message names the variable and its type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GlobalError {
-    /// A value of another form: a list for a number, a word for an array.
+    /// A value of the wrong form: a list for a number, a word for an array.
     #[error("global {name} is {ty} and does not take {given}")]
     Form {
         /// The variable.
         name: String,
         /// Its type.
         ty: GlobalType,
-        /// What was written, in words.
+        /// The form of the given value.
         given: &'static str,
     },
-    /// A word that is no integer.
+    /// A word that is not an integer.
     #[error("global {name} is {ty}, and {text:?} is not an integer (10, -3, 0x1f)")]
     Integer {
         /// The variable.
         name: String,
         /// Its type.
         ty: GlobalType,
-        /// What was written.
+        /// The given text.
         text: String,
     },
     /// A number that the type cannot hold.
@@ -35,32 +35,32 @@ pub enum GlobalError {
         name: String,
         /// Its type.
         ty: GlobalType,
-        /// What was written.
+        /// The given number.
         text: String,
         /// The smallest value.
         low: i128,
         /// The largest value.
         high: i128,
     },
-    /// A word that is no boolean.
+    /// A word that is not a boolean.
     #[error("global {name} is bool, and {text:?} is not true, false, 1 or 0")]
     Boolean {
         /// The variable.
         name: String,
-        /// What was written.
+        /// The given text.
         text: String,
     },
-    /// A string that does not fit with its NUL.
+    /// A string that does not fit together with its NUL.
     #[error("global {name} is {ty}, and a string of {given} bytes needs {} with its NUL", given + 1)]
     TooLong {
         /// The variable.
         name: String,
         /// Its type.
         ty: GlobalType,
-        /// Bytes that were written.
+        /// Bytes of the given string.
         given: usize,
     },
-    /// A string with a NUL inside, which the program would see cut short.
+    /// A string that contains a NUL, where the program would see its end.
     #[error("global {name} is a string, and the value has a NUL inside")]
     Nul {
         /// The variable.
@@ -73,25 +73,25 @@ pub enum GlobalError {
         name: String,
         /// Its type.
         ty: GlobalType,
-        /// Elements that were written.
+        /// Number of given elements.
         given: usize,
     },
-    /// `hex:` bytes of another number than the variable takes.
+    /// `hex:` with another number of bytes than the variable has.
     #[error("global {name} takes {size} bytes, and hex: gives {given}")]
     Bytes {
         /// The variable.
         name: String,
         /// Bytes of the variable.
         size: u32,
-        /// Bytes that were written.
+        /// Bytes of the given value.
         given: usize,
     },
 }
 
 impl GlobalFacts {
-    /// The value as the bytes that the variable holds, in this machine's byte order and of exactly the variable's size.
+    /// Encodes the value in this machine's byte order, with exactly the variable's size.
     ///
-    /// A list shorter than its array leaves the rest zero, as an initialiser in C does.
+    /// If a list is shorter than its array, the rest is zero, as with an initialiser in C.
     pub fn encode(&self, value: &GlobalValue) -> Result<Vec<u8>, GlobalError> {
         if let GlobalValue::Bytes(bytes) = value {
             return match u32::try_from(bytes.len()) {
@@ -161,15 +161,15 @@ impl GlobalFacts {
     }
 }
 
-/// An integer in decimal or, after `0x`, in hexadecimal, with an optional minus sign. More than 64 bits cannot be asked for,
-/// so that 128 hold every value that is compared with a range.
+/// An integer in decimal or, after `0x`, in hexadecimal, with an optional minus sign. No variable takes more than 64
+/// bits, so 128 bits hold every value that is compared with a range.
 fn integer(text: &str) -> Option<i128> {
     let (negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
     let (radix, digits) = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
         Some(rest) => (16, rest),
         None => (10, digits),
     };
-    // from_str_radix takes a sign of its own.
+    // from_str_radix would accept a sign itself.
     if !digits.starts_with(|c: char| c.is_digit(radix)) {
         return None;
     }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_keep_to_their_range() {
+    fn integers_must_be_in_range() {
         let good: [(u32, bool, &str, &[u8]); 12] = [
             (1, false, "0", &[0]),
             (1, false, "255", &[255]),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_end_in_a_nul() {
+    fn strings_end_with_a_nul() {
         let name = global(GlobalType::Chars { len: 4 }, 4);
         assert_eq!(name.encode(&word("abc")), Ok(b"abc\0".to_vec()));
         assert_eq!(name.encode(&GlobalValue::Text("1".into())), Ok(b"1\0\0\0".to_vec()));

@@ -1,5 +1,6 @@
-//! What a container's own use of BPF needs besides the delegation: capabilities in its user namespace and a seccomp profile
-//! that lets bpf(2) through. Found missing at createRuntime, added by precreate where policy grants it.
+//! The rights that a container needs, besides the delegation, to use BPF itself: capabilities in its user namespace,
+//! and a seccomp profile that allows bpf(2). createRuntime reports what is missing; precreate adds it if the policy
+//! grants it.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use crate::model::delegation::Delegation;
 use crate::model::policy::Engine;
 use crate::model::seccomp::{Allowed, Syscall};
 
-/// What a request needs in its container's configuration.
+/// The rights that a request needs in its container's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Needs {
     /// Capabilities, in the order of [`Capability::ALL`].
@@ -27,7 +28,7 @@ const NET_ADMIN_PROGS: u64 = bits(&[3, 4, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 1
 const PERFMON_PROGS: u64 = bits(&[2, 5, 7, 17, 24, 26, 27, 28, 29]);
 /// Types that attach through perf_event_open(2): tracepoint perf_event.
 const PERF_EVENT_PROGS: u64 = bits(&[5, 7]);
-/// Map types that `map_create` wants CAP_NET_ADMIN for: devmap sockmap xskmap sockhash devmap_hash.
+/// Map types for which `map_create` requires CAP_NET_ADMIN: devmap sockmap xskmap sockhash devmap_hash.
 const NET_ADMIN_MAPS: u64 = bits(&[14, 15, 17, 18, 25]);
 
 const fn bits(values: &[u32]) -> u64 {
@@ -41,7 +42,7 @@ const fn bits(values: &[u32]) -> u64 {
 }
 
 impl Needs {
-    /// What it takes to use a token with this delegation (None: no token), and to read maps where `shows_maps`.
+    /// The rights needed to use a token with this delegation (None: no token) and, if `shows_maps`, to read maps.
     pub fn of(delegation: Option<&Delegation>, shows_maps: bool) -> Self {
         let mut needs = Self::default();
         if let Some(delegation) = delegation {
@@ -62,10 +63,11 @@ impl Needs {
         needs
     }
 
-    /// Refuses a configuration that certainly lacks something. What it may lack (a rule on arguments, a file with
-    /// capabilities) is not in it.
+    /// Refuses a configuration that definitely lacks a right. A right that it may have (a seccomp rule on arguments,
+    /// file capabilities) does not count as missing.
     ///
-    /// `grant` is whether policy has `grant = true` for the container: what is lacking all the same was not added by precreate.
+    /// `grant` is true if the policy sets `grant = true` for the container: a missing right then means that precreate
+    /// did not add it.
     pub fn check(&self, config: &ContainerConfig, engine: Engine, grant: bool) -> Result<(), MissingRights> {
         let lacking = Self {
             capabilities: self.capabilities.iter().copied().filter(|c| config.can_have(*c) == Allowed::No).collect(),
@@ -87,7 +89,7 @@ impl Needs {
         self.capabilities.iter().map(|capability| capability.name()).collect::<Vec<_>>().join(" ")
     }
 
-    /// The same without the prefix and with commas, as `--cap-add` and Kubernetes write them.
+    /// The same without the prefix and separated by commas, as `--cap-add` and Kubernetes expect them.
     fn short(&self) -> String {
         self.capabilities().replace("CAP_", "").replace(' ', ",")
     }
@@ -98,24 +100,24 @@ impl Needs {
     }
 }
 
-/// What a container lacks to use what it asks for: one sentence with the remedy for its engine.
+/// The rights that a container lacks for its request. Displayed as one sentence with the remedy for its engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingRights {
-    /// What is lacking.
+    /// The missing rights.
     pub lacking: Needs,
     user: u32,
     engine: Engine,
     grant: Grant,
 }
 
-/// Why precreate did not add what is lacking.
+/// Why precreate did not add the missing rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Grant {
-    /// Policy does not have `grant = true`.
+    /// The policy does not set `grant = true`.
     NotAllowed,
-    /// Capabilities are added in a new user namespace only, see [`grant`].
+    /// Capabilities are added only in a new user namespace, see [`grant`].
     NoNewUserNamespace,
-    /// Its hook file is not in a directory that podman reads, or it failed.
+    /// Its hook file is not in a directory that podman reads, or the hook failed.
     NotRun,
 }
 
@@ -142,7 +144,7 @@ impl fmt::Display for MissingRights {
             lacks.push(format!("user {user} of the container cannot have {}", lacking.capabilities()));
             remedies.push(match engine {
                 Engine::Podman => format!("use --cap-add {}", lacking.short()),
-                // A Pod's users other than root get no ambient capabilities.
+                // In a Pod, users other than root get no ambient capabilities.
                 Engine::Containerd | Engine::CriO if *user != 0 => {
                     format!("run it as uid 0 with capabilities.add [{}] or give its program file capabilities", lacking.short())
                 }
@@ -161,13 +163,15 @@ impl fmt::Display for MissingRights {
         }
         write!(f, "{}: {}", lacks.join(", and "), remedies.join(" and "))?;
         if engine.knows_pods() && lacking.syscalls.is_empty() {
-            // Whom a pod-wide key reaches besides: runtimes do not tell init and ephemeral containers from others.
-            f.write_str("; a key NAME.hook.bpfman.io/... asks for one container alone")?;
+            // A pod-wide key also applies to init and ephemeral containers, which runtimes do not mark as such.
+            f.write_str("; a key NAME.hook.bpfman.io/... applies to one container only")?;
         }
         match grant {
             _ if *engine != Engine::Podman => Ok(()),
             Grant::NotAllowed => f.write_str(", or grant = true in the policy"),
-            Grant::NoNewUserNamespace => f.write_str("; grant = true is for a new user namespace (--userns=auto, --uidmap)"),
+            Grant::NoNewUserNamespace => {
+                f.write_str("; grant = true works only with a new user namespace (--userns=auto, --uidmap)")
+            }
             Grant::NotRun => {
                 f.write_str("; grant = true is set, but precreate did not run: bpfman-hook install --podman --check")
             }
@@ -177,18 +181,18 @@ impl fmt::Display for MissingRights {
 
 /// Why a configuration cannot be edited.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("add what the policy grants to the container's configuration: {field} is not what the runtime-spec says it is")]
+#[error("add the granted rights to the container's configuration: {field} does not follow the OCI runtime-spec")]
 pub struct GrantError {
     /// The field, as a path in config.json.
     pub field: &'static str,
 }
 
-/// What was added to a configuration; displayed as a list.
+/// The rights added to a configuration; displayed as a list.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Granted(Needs);
 
 impl Granted {
-    /// True where nothing was added.
+    /// True if nothing was added.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -201,18 +205,19 @@ impl fmt::Display for Granted {
     }
 }
 
-/// Adds to a configuration what it lacks of `needs`, and nothing else; on error the configuration is half edited.
+/// Adds to a configuration what it lacks of `needs`, and nothing else. On an error the configuration is left partly
+/// edited.
 ///
-/// Where capabilities are needed, nothing is added unless the container gets a user namespace of its own: elsewhere they
-/// would be capabilities on the host. One that it joins by a path may be the host's by the time it is joined.
+/// If capabilities are needed, nothing is added unless the container gets a new user namespace: otherwise they would be
+/// capabilities on the host. A user namespace that is joined by its path may be the host's by the time it is joined.
 ///
-/// A capability goes into bounding, effective and permitted. For a user other than root it must be in inheritable and ambient
-/// as well: such a process loses all but its ambient set when the runtime executes the workload (capabilities(7)). For root
-/// it must not: an inheritable set that is not empty was CVE-2022-24769.
+/// A capability goes into bounding, effective and permitted. For a user other than root it must also be in inheritable
+/// and ambient: such a process loses all but its ambient set when the runtime executes the workload (capabilities(7)).
+/// For root it must not: a non-empty inheritable set was CVE-2022-24769.
 ///
-/// A system call is taken out of every other rule before one that allows it is added: of two different actions for one call
-/// libseccomp takes the first, or refuses the second. One that a listener or tracer decides, or that depends on arguments, is
-/// left to them.
+/// A system call is removed from every other rule before a rule that allows it is added: of two different actions for
+/// one call libseccomp takes the first, or rejects the second. Rules that depend on arguments, or leave the decision to
+/// a listener or tracer, are kept.
 pub fn grant(spec: &mut Value, config: &ContainerConfig, needs: &Needs) -> Result<Granted, GrantError> {
     if !needs.capabilities.is_empty() && config.namespace(NamespaceKind::User) != NamespaceSource::New {
         return Ok(Granted::default());
@@ -262,7 +267,7 @@ fn allow(spec: &mut Value, name: &str) -> Result<(), GrantError> {
     Ok(())
 }
 
-/// The value of an object's key, made where it is absent or null.
+/// The value of an object's key, created if it is absent or null.
 fn member<'a>(
     parent: &'a mut Value,
     key: &str,
@@ -287,7 +292,7 @@ mod tests {
         (serde_json::from_str(&text).unwrap(), ContainerConfig::parse(&text).unwrap())
     }
 
-    /// The same in a user namespace of its own.
+    /// The same configuration with a new user namespace.
     fn in_userns(name: &str) -> (Value, ContainerConfig) {
         let (mut spec, config) = recorded(name);
         if config.namespace(NamespaceKind::User) == NamespaceSource::Runtime {
@@ -302,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn needs_follow_what_is_delegated() {
+    fn needs_follow_the_delegation() {
         use Capability::{Bpf, NetAdmin, Perfmon};
         use Syscall::PerfEventOpen;
         for (delegation, maps, capabilities, syscalls) in [
@@ -321,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_has_a_remedy_for_its_engine() {
+    fn missing_rights_come_with_a_remedy_for_the_engine() {
         let networking = Needs::of(Some(&progs(bits(&[6]))), false);
         let maps = Needs::of(None, true);
         let says = |needs: &Needs, name: &str, engine| needs.check(&recorded(name).1, engine, false).map_err(|e| e.to_string());
@@ -360,7 +365,7 @@ mod tests {
         ] {
             assert_eq!(says(needs, name, engine), Err(sentence.to_owned()));
         }
-        // The longest one fits the line that a runtime shows.
+        // The longest sentence fits into the line that a runtime shows.
         let all = Needs::of(Some(&progs(bits(&[5, 6]))), true);
         for engine in Engine::ALL {
             let longest = says(&all, "podman-4.3.1_default", engine).unwrap_err();
@@ -369,14 +374,14 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_that_policy_has_is_not_the_remedy() {
+    fn an_existing_grant_is_not_suggested_as_remedy() {
         let networking = Needs::of(Some(&progs(bits(&[6]))), false);
         let maps = Needs::of(None, true);
         for (needs, (_, config), end) in [
             (
                 &networking,
                 recorded("podman-4.3.1_default"),
-                "grant = true is for a new user namespace (--userns=auto, --uidmap)",
+                "grant = true works only with a new user namespace (--userns=auto, --uidmap)",
             ),
             (&networking, in_userns("podman-4.3.1_default"), "but precreate did not run: bpfman-hook install --podman --check"),
             (&maps, recorded("podman-4.3.1_default"), "but precreate did not run: bpfman-hook install --podman --check"),
@@ -387,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_adds_what_is_missing_and_nothing_else() {
+    fn a_grant_adds_only_what_is_missing() {
         let needs = Needs::of(Some(&progs(bits(&[5, 6]))), false);
         for name in [
             "runc-1.1.5_spec",
@@ -407,7 +412,7 @@ mod tests {
             let mut again = after.clone();
             assert_eq!(grant(&mut again, &granted, &needs), Ok(Granted::default()), "{name}");
             assert_eq!(again, after);
-            // All but the two places is as it was.
+            // Everything except these two fields is unchanged.
             let strip = |mut value: Value| {
                 value["process"].as_object_mut().unwrap().remove("capabilities");
                 value["linux"].as_object_mut().unwrap().remove("seccomp");
@@ -431,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn the_profiles_other_calls_stay_refused() {
+    fn a_grant_keeps_other_syscalls_refused() {
         let (mut spec, config) = recorded("podman-4.3.1_default");
         let refused = |spec: &Value, call: &str| {
             spec["linux"]["seccomp"]["syscalls"].as_array().unwrap().iter().any(|rule| {
@@ -445,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_decides_is_not_passed_by() {
+    fn a_grant_keeps_seccomp_listener_rules() {
         let needs = Needs::of(None, true);
         for action in ["SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE"] {
             let mut spec = json!({ "root": { "path": "r" },
@@ -456,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_configurations_are_refused_not_guessed() {
+    fn malformed_configurations_are_refused() {
         let needs = Needs::of(Some(&progs(bits(&[6]))), false);
         let config = ContainerConfig::parse(r#"{"root":{"path":"r"},"linux":{"namespaces":[{"type":"user"}]}}"#).unwrap();
         for (text, field) in [

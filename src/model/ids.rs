@@ -1,4 +1,4 @@
-//! Names and numbers by which things are known, each with its own type.
+//! Identifiers, each with its own type.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a text is not one of the identifiers of this module.
+/// Why a text is not a valid identifier of this module.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// The text is not a container id.
@@ -21,7 +21,7 @@ pub enum IdError {
     Pid,
 }
 
-/// The id a runtime gave a container: 1 to 255 characters of `[A-Za-z0-9_+.-]`, and not `.` or `..`.
+/// The id that a runtime gave a container: 1 to 255 characters of `[A-Za-z0-9_+.-]`, and not `.` or `..`.
 ///
 /// The alphabet is runc's (libcontainer/factory_linux.go, `idRegex`); crun, containerd, podman and CRI-O use subsets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub enum IdError {
 pub struct ContainerId(String);
 
 impl ContainerId {
-    /// The most characters that one has.
+    /// The maximum length in characters.
     pub const MAX: usize = 255;
 
     /// The id as the runtime wrote it.
@@ -71,7 +71,7 @@ impl fmt::Display for ContainerId {
     }
 }
 
-/// The number of an owner in the store. It never comes back within one boot, so it can name a pin directory.
+/// The number of an owner in the store. It is never reused within a boot, so it can name a pin directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct OwnerNo(pub u64);
@@ -82,13 +82,13 @@ impl OwnerNo {
         format!("owner_{}", self.0)
     }
 
-    /// The owner whose directory has this name, or None.
+    /// Parses the name of an owner's directory; None if it is not one.
     pub fn from_directory(name: &str) -> Option<Self> {
         number(name.strip_prefix("owner_")?).map(Self)
     }
 }
 
-/// A number as we write it: without sign and leading zeroes, so that each has one name.
+/// Parses a number in canonical form, without sign and leading zeroes, so that each number has only one name.
 fn number(digits: &str) -> Option<u64> {
     let number: u64 = digits.parse().ok()?;
     (number.to_string() == digits).then_some(number)
@@ -100,13 +100,13 @@ impl fmt::Display for OwnerNo {
     }
 }
 
-/// A process id as the host's pid namespace sees it; never zero.
+/// A process id in the host's pid namespace; never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Pid(NonZeroU32);
 
 impl Pid {
-    /// A process id from a number that may be the "no process" of crun and podman, zero.
+    /// Converts a number that may be zero, which crun and podman write for "no process".
     pub fn new(raw: u32) -> Result<Self, IdError> {
         match NonZeroU32::new(raw) {
             Some(pid) if i32::try_from(raw).is_ok() => Ok(Self(pid)),
@@ -131,7 +131,7 @@ impl fmt::Display for Pid {
     }
 }
 
-/// One process of this boot: a pid alone comes back, a pid with its start time does not.
+/// One process of this boot: a pid is reused, a pid with its start time is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessIdentity {
     /// The process id in the host's pid namespace.
@@ -205,7 +205,7 @@ impl fmt::Debug for Digest {
 
 /// The name of a pin below an owner's directory: `prog_1`, `map_2`, `link_3`.
 ///
-/// The names are ours, never a user's: bpffs refuses dots, and what a stranger wrote is not a file name.
+/// bpfman-hook chooses the names: bpffs refuses dots, and untrusted text is never used as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PinName(String);
@@ -226,7 +226,7 @@ impl PinName {
         Self(format!("link_{n}"))
     }
 
-    /// The pin of this file name, or None for a name that is not one of ours.
+    /// Parses a file name; None if it is not such a pin.
     pub fn from_file_name(name: &str) -> Option<Self> {
         let (kind, digits) = name.split_once('_')?;
         let ours = matches!(kind, "prog" | "map" | "link") && number(digits).is_some();
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn container_ids_are_what_runtimes_allow() {
+    fn container_ids_follow_the_runtimes_rules() {
         for good in ["web", "a.b+c_d-e", "..a", &"x".repeat(255)] {
             assert!(good.parse::<ContainerId>().is_ok(), "{good}");
         }
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn file_names_lead_back_to_what_they_name() {
+    fn file_names_round_trip() {
         assert_eq!(OwnerNo::from_directory(&OwnerNo(7).directory()), Some(OwnerNo(7)));
         assert_eq!(PinName::from_file_name("link_3"), Some(PinName::link(3)));
         assert_eq!(PinName::from_file_name(PinName::map(0).as_str()), Some(PinName::map(0)));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_and_negative_are_no_process() {
+    fn zero_and_negative_pids_are_rejected() {
         assert!(Pid::new(0).is_err());
         assert!(Pid::new(u32::MAX).is_err());
         assert_eq!(Pid::new(7).map(Pid::as_raw), Ok(7));

@@ -1,4 +1,5 @@
-//! What a person or a client asks for by hand, without a container, and the answers: shared by the command line and the gRPC service.
+//! Requests of administrators and clients that do not involve a container, and their replies: shared by the command
+//! line and the gRPC service.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,37 +14,37 @@ use crate::model::ids::OwnerNo;
 use crate::model::policy::{ContainerLimits, StoreLimits};
 use crate::model::reference::Reference;
 
-/// One request, under the limits of whoever asks.
+/// One request with the rights of its caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManualRequest {
-    /// `--root` of the process that asks.
+    /// `--root` of the requesting process.
     pub root: PathBuf,
     /// What the caller may do.
     pub bounds: CallerRights,
-    /// What is asked.
+    /// The task.
     pub task: ManualTask,
 }
 
-/// What a caller may do, as it was judged before.
+/// The rights of a caller, as decided beforehand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallerRights {
-    /// Who asks, for the record.
+    /// The caller's name, for the record.
     pub caller: String,
-    /// True where programs may reach the host.
+    /// True if programs may reach the host.
     pub host_scope: bool,
-    /// True where files need not lie in places that only root can write: root asks, and decides for itself.
+    /// True if files may be in places that others than root can write: root requests it and decides for itself.
     pub any_file: bool,
-    /// True where only what this caller loaded may be changed.
+    /// True if only programs that this caller loaded may be changed.
     pub own_only: bool,
-    /// Names of the image rules that may be used; None for all.
+    /// Names of the usable image rules; None for all.
     pub images: Option<Vec<String>>,
-    /// How much all that this caller loads may be; None for root, whom nothing binds.
+    /// Limits for everything that this caller loads; None for root, to whom no limits apply.
     pub limits: Option<ContainerLimits>,
-    /// How much of the record store it may fill; None for root.
+    /// Limits for its share of the record store; None for root.
     pub store: Option<StoreLimits>,
 }
 
-/// What is asked.
+/// The task of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ManualTask {
@@ -68,41 +69,41 @@ pub enum ManualTask {
         /// Its kernel id.
         program: u32,
     },
-    /// Brings an image into the cache.
+    /// Fetches an image into the cache.
     Pull(ImageSource),
 }
 
 /// Programs to load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadTask {
-    /// Where the object is.
+    /// The location of the object.
     pub source: ObjectSource,
-    /// Which of its programs.
+    /// The programs of the object to load.
     pub programs: Vec<ProgramToLoad>,
     /// Values of variables.
     pub globals: BTreeMap<String, GlobalValue>,
-    /// What the caller wants to find them by.
+    /// The caller's metadata for finding the programs.
     pub metadata: BTreeMap<String, String>,
-    /// The program whose maps are to stand in place of the object's own.
+    /// The program whose maps are used instead of the object's own.
     pub map_owner: Option<u32>,
-    /// Where to attach them at once.
+    /// Attach points for programs that are attached right after loading.
     pub attach: Vec<AttachNew>,
 }
 
-/// A program that is attached when it is loaded.
+/// A program that is attached right after loading.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachNew {
-    /// Which of the programs of the load, by its place among them.
+    /// The index of the program among the programs of the load.
     pub program: usize,
-    /// Where.
+    /// Where it attaches.
     pub place: AttachPlace,
 }
 
-/// Where an object is.
+/// The location of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ObjectSource {
-    /// A file of this host.
+    /// A file on this host.
     File(PathBuf),
     /// An image.
     Image(ImageSource),
@@ -111,11 +112,11 @@ pub enum ObjectSource {
 /// An image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSource {
-    /// Where it is.
+    /// Its location.
     pub reference: Reference,
-    /// When the registry is asked.
+    /// When the registry is contacted.
     pub pull: PullPolicy,
-    /// What is shown to the registry for this request alone; None for what the host has.
+    /// The credential for this request only; None uses those of the host.
     pub login: Option<Credential>,
 }
 
@@ -135,13 +136,13 @@ pub struct ProgramToLoad {
 pub struct Attach {
     /// Its kernel id.
     pub program: u32,
-    /// Where.
+    /// Where it attaches.
     pub place: AttachPlace,
-    /// What the caller wants to find the link by.
+    /// The caller's metadata for finding the link.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Where to attach: names, which are looked up when it is done.
+/// Where to attach: names, which are resolved when the program is attached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttachPlace {
@@ -151,9 +152,9 @@ pub enum AttachPlace {
         kind: ProgramKind,
         /// The interface's name.
         iface: String,
-        /// The side; None for xdp.
+        /// The direction; None for xdp.
         direction: Option<Direction>,
-        /// Its place among others.
+        /// The order among other programs.
         order: Order,
         /// The file that names the network namespace; None for the host's.
         netns: Option<PathBuf>,
@@ -166,60 +167,60 @@ pub enum AttachPlace {
         function: String,
         /// Bytes from its start.
         offset: u64,
-        /// At its return, whatever the program's section says.
+        /// True: at its return, whatever the program's section says.
         ret: bool,
     },
     /// At a place in a file.
     Uprobe {
         /// The place.
         probe: UserProbe,
-        /// At the return, whatever the program's section says.
+        /// True: at the return, whatever the program's section says.
         ret: bool,
     },
-    /// Where it was loaded for: fentry, fexit.
+    /// The function that it was loaded for: fentry, fexit.
     Trampoline(ProgramKind),
 }
 
-/// Which programs to list.
+/// The programs to list.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProgramFilter {
     /// `enum bpf_prog_type`.
     pub program_type: Option<u32>,
-    /// True for ours alone.
+    /// True for only those loaded by bpfman-hook.
     pub ours_only: bool,
-    /// All of these metadata.
+    /// Metadata that must all match.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// The answer.
+/// The reply to a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ManualReply {
-    /// To load and list.
+    /// Reply to load and list.
     Programs(Vec<ShownProgram>),
-    /// To get.
+    /// Reply to get.
     Program(Box<ShownProgram>),
-    /// To attach: the link's kernel id.
+    /// Reply to attach: the link's kernel id.
     Attached {
         /// Its kernel id.
         link: u32,
     },
-    /// To everything else.
+    /// Reply to all other tasks.
     Done,
-    /// It was not done.
+    /// The task failed.
     Failed(Failure),
 }
 
-/// One program as it is shown.
+/// One program in a reply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShownProgram {
-    /// What the kernel says.
+    /// The kernel's information.
     pub kernel: KernelProgram,
-    /// What the store says; None for programs that are not ours.
+    /// The store's information; None for programs that bpfman-hook did not load.
     pub ours: Option<OurProgram>,
 }
 
-/// What the kernel says of a program.
+/// The kernel's information about a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelProgram {
     /// Its id.
@@ -230,9 +231,9 @@ pub struct KernelProgram {
     pub program_type: u32,
     /// When it was loaded, RFC 3339.
     pub loaded_at: String,
-    /// The kernel's digest, hexadecimal.
+    /// The kernel's hash of the program, hexadecimal.
     pub tag: String,
-    /// Whether its licence lets it call every helper.
+    /// True if its licence allows it to call every helper.
     pub gpl_compatible: bool,
     /// Its maps.
     pub map_ids: Vec<u32>,
@@ -240,89 +241,89 @@ pub struct KernelProgram {
     pub btf_id: u32,
     /// Bytes of its instructions.
     pub bytes_xlated: u32,
-    /// Bytes of its machine code.
+    /// Bytes of JIT-compiled code.
     pub bytes_jited: u32,
-    /// Bytes of memory.
+    /// Bytes of locked memory.
     pub bytes_memlock: u32,
-    /// Instructions that the verifier went through.
+    /// Instructions that the verifier processed.
     pub verified_insns: u32,
 }
 
-/// What the store says of a program.
+/// The store's information about a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OurProgram {
     /// The function in the object.
     pub function: String,
-    /// Where the object came from.
+    /// The location of the object.
     pub reference: Option<Reference>,
-    /// When its registry was to be asked.
+    /// When its registry was to be contacted.
     pub pull: Option<PullPolicy>,
     /// Kernel ids of its links.
     pub links: Vec<u32>,
-    /// The values that were set.
+    /// The values set for its variables.
     pub globals: BTreeMap<String, Vec<u8>>,
-    /// Where its maps are pinned by their names.
+    /// The directory where its maps are pinned by name.
     pub map_pin_path: PathBuf,
-    /// The program whose maps it was given.
+    /// The program whose maps it uses.
     pub map_owner: Option<u32>,
-    /// Kernel ids of the programs that have these maps, itself among them.
+    /// Kernel ids of the programs that use these maps, including itself.
     pub map_used_by: Vec<u32>,
-    /// What the caller gave.
+    /// The caller's metadata.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Why something was not done.
+/// The failure of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What sort of reason.
+    /// The kind of failure.
     pub code: FailureCode,
-    /// The sentence, the same that the command line prints.
+    /// The message, identical to that of the command line.
     pub message: String,
 }
 
-/// Sorts of reasons; gRPC has a code for each.
+/// Kinds of failures; each has its gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureCode {
-    /// The request is wrong, whatever the state.
+    /// The request is invalid, regardless of the state of the host.
     InvalidArgument,
-    /// There is no such program, link, interface or file.
+    /// The program, link, interface or file does not exist.
     NotFound,
-    /// Something in the state of the host or the kernel is in the way.
+    /// The state of the host or the kernel prevents it.
     FailedPrecondition,
-    /// Policy says no.
+    /// The policy does not allow it.
     PermissionDenied,
-    /// Too much.
+    /// A limit is exceeded.
     ResourceExhausted,
     /// It took too long.
     DeadlineExceeded,
-    /// It may work later.
+    /// It may succeed later.
     Unavailable,
-    /// The rest.
+    /// Any other reason.
     Internal,
 }
 
-/// What the store keeps of a load by hand, beside the record's own fields.
+/// The data that the store keeps of a load without a container, besides the record's own fields.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LoadMetadata {
-    /// Who asked.
+    /// The caller.
     pub caller: String,
-    /// Where the object came from.
+    /// The location of the object.
     pub reference: Option<Reference>,
-    /// When its registry was to be asked.
+    /// When its registry was to be contacted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull: Option<PullPolicy>,
-    /// The values that were set.
+    /// The values set for its variables.
     pub globals: BTreeMap<String, Vec<u8>>,
-    /// What the caller gave.
+    /// The caller's metadata.
     pub metadata: BTreeMap<String, String>,
-    /// Whose maps stand in place of its own.
+    /// The load whose maps are used instead of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<MapShares>,
-    /// Bytes that its own maps may take.
+    /// The maximum size of its own maps in bytes.
     #[serde(default)]
     pub map_memory: u64,
-    /// True where limits bound who asked: not for root.
+    /// True if the caller is bound by limits; false for root.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_client: bool,
 }
@@ -330,11 +331,11 @@ pub struct LoadMetadata {
 /// Maps of another load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapShares {
-    /// The program that was named, by its kernel id.
+    /// The program named in the request, by its kernel id.
     pub program: u32,
-    /// The owner that made them first, dead or alive: whoever has the same has the same maps.
+    /// The owner that created the maps, alive or not: all loads with the same owner share the same maps.
     pub set: OwnerNo,
 }
 
-/// The key under which bpfman's clients name the application.
+/// The metadata key with which bpfman's clients name the application.
 pub const APPLICATION: &str = "bpfman.io/application";

@@ -1,9 +1,9 @@
-//! What is counted, and where each number stands in the file of counters.
+//! The metrics, and the position of each number in the file of counters.
 //!
-//! The set is closed: every label has a fixed list of values, so that the file has a fixed length and a stranger cannot make
-//! it grow. What has names of people's choosing (containers, images, programs) is in the owners' cards instead.
+//! The set is closed: every label has a fixed list of values, so the file has a fixed length and untrusted input cannot
+//! make it grow. Data with user-chosen names (containers, images, programs) is in the owner files instead.
 
-/// An enum whose values are words of a label.
+/// An enum whose variants are the values of a label.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
@@ -11,10 +11,10 @@ macro_rules! words {
         pub enum $name { $($(#[$doc])* $variant,)+ }
 
         impl $name {
-            /// Every word, in the order of the file.
+            /// Every value, in the order of the file.
             pub const WORDS: &[&'static str] = &[$($word),+];
 
-            /// The word of the label.
+            /// The value of the label.
             pub fn word(self) -> &'static str {
                 Self::WORDS[self as usize]
             }
@@ -23,35 +23,35 @@ macro_rules! words {
 }
 
 words! {
-    /// Which hook ran.
+    /// The hook that ran.
     Stage {
-        /// A container starts.
+        /// Before a container starts.
         CreateRuntime = "createRuntime",
-        /// A container has stopped.
+        /// After a container has stopped.
         Poststop = "poststop",
-        /// podman shows a configuration.
+        /// When podman creates a container's configuration.
         Precreate = "precreate",
     }
 }
 
 words! {
-    /// How a run of a hook ended.
+    /// The result of a hook's run.
     Outcome {
         /// Everything was done.
         Done = "done",
-        /// The container starts without its programs, as its request says.
+        /// The container starts without its programs, as its request allows.
         Without = "without",
         /// The container does not start, or something could not be undone.
         Failed = "failed",
-        /// The time was over.
+        /// The time limit was reached.
         Late = "late",
     }
 }
 
 words! {
-    /// A part of a start.
+    /// A phase of a container's start.
     Phase {
-        /// Getting and verifying the images.
+        /// Fetching and verifying the images.
         Image = "image",
         /// Loading, attaching, mounting.
         Build = "build",
@@ -59,35 +59,35 @@ words! {
 }
 
 words! {
-    /// Whether something worked.
+    /// Whether something succeeded.
     Worked {
-        /// It did.
+        /// It succeeded.
         Ok = "ok",
-        /// It did not.
+        /// It failed.
         Failed = "failed",
     }
 }
 
 words! {
-    /// What happened, as `events` says it.
+    /// The type of an event, as in `events`.
     EventKind {
-        /// A container or a pod's network namespace has what was asked for.
+        /// A container or a pod's network namespace has what it requested.
         Acquired = "acquired",
-        /// It has stopped, and what it had is gone.
+        /// It has stopped, and everything it had is released.
         Released = "released",
-        /// The same, found by gc.
+        /// The same, done by gc.
         Collected = "collected",
         /// A request was refused or failed.
         Refused = "refused",
-        /// A container was found that had been started without us.
+        /// A container was found that had been started without bpfman-hook.
         Missed = "missed",
-        /// A program was loaded by hand.
+        /// A program was loaded without a container.
         Loaded = "loaded",
-        /// A link was made by hand.
+        /// A link was created without a container.
         Attached = "attached",
-        /// A link was removed by hand.
+        /// A link was removed without a container.
         Detached = "detached",
-        /// A program was unloaded by hand.
+        /// A program was unloaded without a container.
         Unloaded = "unloaded",
         /// An image was fetched.
         Pulled = "pulled",
@@ -95,9 +95,9 @@ words! {
 }
 
 words! {
-    /// Why a start was refused or failed, by who found it.
+    /// Why a start was refused or failed, by the part that found it.
     Reason {
-        /// The annotation, the configuration or a file of the administrator's is wrong.
+        /// An annotation, the configuration or an administrator's file is invalid.
         Input = "input",
         /// Policy does not allow it.
         Policy = "policy",
@@ -105,7 +105,7 @@ words! {
         Rights = "rights",
         /// The request does not fit its objects or its container.
         Request = "request",
-        /// The image could not be had or is not what it should be.
+        /// The image could not be fetched or is invalid.
         Image = "image",
         /// No signature satisfied the policy.
         Signature = "signature",
@@ -113,23 +113,23 @@ words! {
         Verifier = "verifier",
         /// The kernel refused something else.
         Kernel = "kernel",
-        /// A process, namespace, cgroup or mount is not as it has to be.
+        /// A process, namespace, cgroup or mount is not in the required state.
         Host = "host",
-        /// The store did not work.
+        /// The store failed.
         Store = "store",
-        /// Another owner or process is in the way.
+        /// Another owner or process prevents it.
         Busy = "busy",
-        /// The time was over, or the container had ended.
+        /// The time limit was reached, or the container had ended.
         Time = "time",
     }
 }
 
 words! {
-    /// What verification found out about an image that was asked for.
+    /// The result of verifying a requested image.
     Verification {
         /// A signature satisfied a rule.
         Verified = "verified",
-        /// A rule takes the image unsigned.
+        /// A rule accepts the image unsigned.
         Unsigned = "unsigned",
         /// No rule was satisfied.
         Refused = "refused",
@@ -137,19 +137,19 @@ words! {
 }
 
 words! {
-    /// What was done about a container that had been started without us.
+    /// The remedy for a container that had been started without bpfman-hook.
     Remedy {
-        /// It was recorded and said.
+        /// It was recorded and reported.
         Reported = "reported",
         /// Its init was killed.
         Killed = "killed",
-        /// It was to be killed, and was not.
+        /// It should have been killed, but was not.
         Spared = "spared",
     }
 }
 
 words! {
-    /// What gc did about something that it found.
+    /// What gc did with something that it found.
     Collected {
         /// It is gone.
         Released = "released",
@@ -158,7 +158,7 @@ words! {
     }
 }
 
-/// One label with all of its values.
+/// One label with all its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Label {
     /// Its name.
@@ -167,12 +167,12 @@ pub struct Label {
     pub values: &'static [&'static str],
 }
 
-/// What a series of a family consists of.
+/// The numbers of one series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// One number.
     Counter,
-    /// One number for each of [`BOUNDS`], one for what is longer, and the sum in nanoseconds.
+    /// One number for each of [`BOUNDS`], one for longer durations, and the sum in nanoseconds.
     Histogram,
 }
 
@@ -185,7 +185,7 @@ impl Shape {
     }
 }
 
-/// Upper bounds of the buckets, in nanoseconds and as they are written in seconds.
+/// Upper bounds of the buckets, in nanoseconds and as text in seconds.
 pub const BOUNDS: [(u64, &str); 12] = [
     (1_000_000, "0.001"),
     (2_500_000, "0.0025"),
@@ -201,12 +201,12 @@ pub const BOUNDS: [(u64, &str); 12] = [
     (25_000_000_000, "25.0"),
 ];
 
-/// Numbers of one name.
+/// A metric family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Family {
-    /// The name without `bpfman_hook_` and without the suffix of its kind.
+    /// The name without `bpfman_hook_` and without the suffix of its type.
     pub name: &'static str,
-    /// What it is.
+    /// The help text.
     pub help: &'static str,
     /// Counter or histogram.
     pub shape: Shape,
@@ -215,7 +215,7 @@ pub struct Family {
 }
 
 impl Family {
-    /// How many series it has.
+    /// The number of its series.
     pub const fn series(&self) -> usize {
         let (mut product, mut at) = (1, 0);
         while at < self.labels.len() {
@@ -254,21 +254,21 @@ const fn histogram(name: &'static str, help: &'static str, labels: &'static [Lab
 
 /// Every family, in the order of the file.
 pub const FAMILIES: [Family; 9] = [
-    histogram("run_duration_seconds", "Runs of a hook that concerned us, from its start to its end.", &[STAGE, OUTCOME]),
+    histogram("run_duration_seconds", "Hook runs for containers with a request, from start to end.", &[STAGE, OUTCOME]),
     histogram("phase_duration_seconds", "Parts of a container's start.", &[PHASE, WORKED]),
-    counter("events", "What happened.", &[Label { name: "type", values: EventKind::WORDS }]),
+    counter("events", "Events by type.", &[Label { name: "type", values: EventKind::WORDS }]),
     counter("refusals", "Starts that were refused or failed.", &[Label { name: "reason", values: Reason::WORDS }]),
     counter("pulls", "Fetches of images from registries.", &[WORKED]),
     counter(
         "verifications",
-        "Images that were asked for, by what verification found.",
+        "Requested images, by verification result.",
         &[Label { name: "result", values: Verification::WORDS }],
     ),
-    counter("gc_findings", "Things of the dead that were found.", &[Label { name: "result", values: Collected::WORDS }]),
-    counter("delegations", "Delegated bpffs that containers were given.", &[]),
+    counter("gc_findings", "Objects of dead owners that gc found.", &[Label { name: "result", values: Collected::WORDS }]),
+    counter("delegations", "Delegated bpffs mounted into containers.", &[]),
     counter(
         "missed",
-        "Containers that asked for us and were found running without us.",
+        "Containers that requested bpfman-hook and were found running without it.",
         &[Label { name: "remedy", values: Remedy::WORDS }],
     ),
 ];
@@ -282,19 +282,19 @@ const BASES: [usize; FAMILIES.len() + 1] = {
     bases
 };
 
-/// How many numbers there are.
+/// The number of all slots.
 pub const SLOTS: usize = BASES[FAMILIES.len()];
 
-/// The first slot of a series: of the family with the index `family`, the series with the index `series`.
+/// The first slot of a series: the series with the index `series` of the family with the index `family`.
 pub fn slot(family: usize, series: usize) -> usize {
     BASES[family] + series * FAMILIES[family].shape.slots()
 }
 
-/// Where one number or one histogram is counted.
+/// The slot of one number or one histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MetricSlot(pub usize);
 
-/// A histogram's slot for a duration in nanoseconds, beside its sum.
+/// The slot of a histogram's bucket for a duration in nanoseconds, and the slot of its sum.
 pub fn bucket(histogram: MetricSlot, nanoseconds: u64) -> (MetricSlot, MetricSlot) {
     let bucket = BOUNDS.partition_point(|(bound, _)| *bound < nanoseconds);
     (MetricSlot(histogram.0 + bucket), MetricSlot(histogram.0 + BOUNDS.len() + 1))
@@ -310,7 +310,7 @@ pub fn phase(phase: Phase, worked: Worked) -> MetricSlot {
     MetricSlot(slot(1, phase as usize * Worked::WORDS.len() + worked as usize))
 }
 
-/// What happened.
+/// Events.
 pub fn event(what: EventKind) -> MetricSlot {
     MetricSlot(slot(2, what as usize))
 }
@@ -325,12 +325,12 @@ pub fn pull(worked: Worked) -> MetricSlot {
     MetricSlot(slot(4, worked as usize))
 }
 
-/// What verification found.
+/// Results of verifications.
 pub fn verification(result: Verification) -> MetricSlot {
     MetricSlot(slot(5, result as usize))
 }
 
-/// What gc found.
+/// Results of gc.
 pub fn gc(result: Collected) -> MetricSlot {
     MetricSlot(slot(6, result as usize))
 }
@@ -340,12 +340,13 @@ pub fn delegation() -> MetricSlot {
     MetricSlot(slot(7, 0))
 }
 
-/// Containers that were started without us.
+/// Containers that were started without bpfman-hook.
 pub fn missed(remedy: Remedy) -> MetricSlot {
     MetricSlot(slot(8, remedy as usize))
 }
 
-/// A number that changes with every change of this table (FNV-1a), so that a file of another version is not misread.
+/// A number that changes with every change of this table (FNV-1a), so that a file of another version is not
+/// misinterpreted.
 pub fn fingerprint() -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut mix = |text: &str| {
@@ -370,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_has_a_place_of_its_own_and_the_words_of_its_series() {
+    fn every_slot_is_unique_and_has_its_labels() {
         let mut slots: Vec<usize> = Vec::new();
         for (family, it) in FAMILIES.iter().enumerate() {
             for series in 0..it.series() {
@@ -389,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_goes_into_the_first_bucket_that_holds_it() {
+    fn a_duration_goes_into_the_first_matching_bucket() {
         let base = MetricSlot(100);
         for (nanoseconds, bucket_no) in
             [(0, 0), (1_000_000, 0), (1_000_001, 1), (25_000_000_000, 11), (25_000_000_001, 12), (u64::MAX, 12)]

@@ -1,5 +1,5 @@
-//! What the NRI plugin saw and a child of its records: containers that asked for us and were started without us, since NRI fails
-//! open, and containers that it refused.
+//! Data that the NRI plugin passes to a child process for the record: containers that requested bpfman-hook but were
+//! started without it, because NRI fails open, and containers that the plugin refused.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,57 +12,57 @@ use crate::model::ids::{ContainerId, Pid};
 use crate::model::metrics_table::Reason;
 use crate::model::policy::{ContainerFacts, OnMissed, Policy};
 
-/// What the plugin hands to the child that deals with it.
+/// What the plugin passes to the child process.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MissedContainers {
     /// `--root`.
     pub root: Option<PathBuf>,
-    /// Those of one Synchronize that run without us.
+    /// Containers of one Synchronize call that run without bpfman-hook.
     pub containers: Vec<Missed>,
-    /// Those that the plugin refused.
+    /// Containers that the plugin refused.
     pub refused: Vec<RefusedContainer>,
 }
 
-/// A container that the plugin refused: it was never made.
+/// A container that the plugin refused: it was never created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedContainer {
-    /// The id that the runtime had for it.
+    /// The id that the runtime intended for it.
     pub id: ContainerId,
-    /// What policy rules match.
+    /// The facts that policy rules match.
     pub facts: ContainerFacts,
-    /// Who found the reason.
+    /// The reason's category.
     pub reason: Reason,
-    /// The reason, as the pod's events show it.
+    /// The reason, as shown in the pod's events.
     pub sentence: String,
 }
 
-/// One of them, as the runtime describes it.
+/// A container that runs without bpfman-hook, as described by the runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missed {
     /// The id.
     pub id: ContainerId,
-    /// Its init.
+    /// The pid of its init.
     pub pid: Pid,
     /// `linux.cgroupsPath` of its configuration.
     pub cgroups_path: String,
-    /// What policy rules match.
+    /// The facts that policy rules match.
     pub facts: ContainerFacts,
-    /// Those of its annotations that are ours.
+    /// Its bpfman-hook annotations.
     pub annotations: BTreeMap<String, String>,
-    /// A container of its pod that has a BPF token, which works for this one too: its capabilities were to be checked, whether it asks
-    /// for anything itself or not.
+    /// A container of its pod that has a BPF token, which works for this container too: its capabilities should have
+    /// been checked, whether or not it requests anything itself.
     pub token_of: Option<ContainerFacts>,
 }
 
 impl Missed {
-    /// What policy wants done, by the rule of this container and by that of the one whose token it shares.
+    /// The policy's remedy, from the rule of this container and that of the container whose token it shares.
     pub fn remedy(&self, policy: &Policy) -> OnMissed {
         let for_token = self.token_of.as_ref().and_then(|facts| policy.container_rule(facts)).map(|rule| rule.on_missed);
         if for_token == Some(OnMissed::Kill) { OnMissed::Kill } else { self.remedy_of_request(policy) }
     }
 
-    /// A request that could not have been understood would have kept the container from starting, and
-    /// one that may go on without its programs goes on.
+    /// A request that cannot be parsed would have prevented the container's start. A request that may continue without
+    /// its programs continues.
     fn remedy_of_request(&self, policy: &Policy) -> OnMissed {
         let Some(rule) = policy.container_rule(&self.facts) else { return OnMissed::Report };
         match Request::parse(&self.annotations, self.facts.container.as_deref()) {
@@ -79,7 +79,7 @@ mod tests {
     use crate::model::policy::Engine;
 
     #[test]
-    fn what_policy_wants_done() {
+    fn the_policy_decides_the_remedy() {
         let policy = Policy::parse(&[(
             "/p.toml".into(),
             "[[container]]\nmatch = { namespace = \"shop\" }\nprograms = [\"xdp\"]\non-missed = \"kill\"\non-failure = [\"continue\"]\n\
@@ -112,7 +112,7 @@ mod tests {
                 token_of: None,
             };
             assert_eq!(missed.remedy(&policy), expected, "{namespace} {annotations:?}");
-            // The rule that gave the pod's token decides about those who share it.
+            // The rule that allowed the pod's token also decides for the containers that share it.
             let of = |namespace: &str| Some(ContainerFacts { namespace: Some(namespace.into()), ..missed.facts.clone() });
             let sharing = Missed { token_of: of("shop"), ..missed.clone() };
             assert_eq!(sharing.remedy(&policy), OnMissed::Kill, "{namespace} {annotations:?}");

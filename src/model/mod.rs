@@ -1,7 +1,7 @@
-//! What the product is about, as types: no I/O, no clock, no environment, no logging.
+//! The data types of bpfman-hook: no I/O, no clock, no environment, no logging.
 //!
-//! Text from strangers (annotations, state, policy files, object files) is parsed into these types at the door; behind it
-//! nobody looks at strings again.
+//! Untrusted text (annotations, state, policy files, object files) is parsed into these types at the boundary; the code
+//! behind it does not handle raw text again.
 
 pub mod admission;
 pub mod annotations;

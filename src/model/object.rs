@@ -1,4 +1,4 @@
-//! What an ELF object declares, as far as plans need it. Read by `kernel::object`, used by `model::plan`.
+//! The declarations of an ELF object that plans need. Parsed by `kernel::object`, used by `model::plan`.
 
 use crate::model::attach_point::{CgroupAttach, Direction, ProgramKind, TracepointName};
 
@@ -7,11 +7,11 @@ use crate::model::attach_point::{CgroupAttach, Direction, ProgramKind, Tracepoin
 pub struct ObjectFacts {
     /// Programs in the order of the file.
     pub programs: Vec<ProgramFacts>,
-    /// Maps, the data sections (`.rodata`, `.data`, `.bss`) included.
+    /// Maps, including the data sections (`.rodata`, `.data`, `.bss`).
     pub maps: Vec<MapFacts>,
     /// Variables in `.rodata` and `.data` that the object's BTF describes.
     pub globals: Vec<GlobalFacts>,
-    /// True where the object has CO-RE relocation records, which cost a look into the kernel's BTF.
+    /// True if the object has CO-RE relocation records, which require reading the kernel's BTF.
     pub core: bool,
 }
 
@@ -20,30 +20,30 @@ pub struct ObjectFacts {
 pub struct ProgramFacts {
     /// The function's name.
     pub function: String,
-    /// The ELF section it stands in, as the author wrote it: `xdp`, `cgroup/connect4`.
+    /// Its ELF section as written by the author: `xdp`, `cgroup/connect4`.
     pub section: String,
-    /// What the section's name says about kind and place; None where it says nothing we know.
+    /// Kind and attach point according to the section's name; None if the name is not a known one.
     pub declared: Option<SectionAttach>,
 }
 
-/// What a libbpf section name says: the kind of program and, where it does, the attach point.
+/// The meaning of a libbpf section name: the kind of program and, if the name has it, the attach point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SectionAttach {
     /// `xdp`, `xdp.frags`
     Xdp,
-    /// `tcx/ingress`, `tcx/egress`; `tc`, `classifier` say no direction
+    /// `tcx/ingress`, `tcx/egress`; `tc` and `classifier` have no direction
     Tcx(Option<Direction>),
-    /// `cgroup_skb/egress`, `cgroup/connect4`, `sockops`; None where only the kind is said (`cgroup/skb`)
+    /// `cgroup_skb/egress`, `cgroup/connect4`, `sockops`; None if the name has only the kind (`cgroup/skb`)
     Cgroup(ProgramKind, Option<CgroupAttach>),
     /// `tracepoint/sched/sched_switch`, `tp/…`; None for a bare `tracepoint`
     Tracepoint(Option<TracepointName>),
     /// `raw_tracepoint/sched_switch`, `raw_tp/…`; None for a bare `raw_tracepoint`
     RawTracepoint(Option<String>),
-    /// `kprobe/function`, `fentry/function`, `lsm/hook` and their like; None where only the kind is said
+    /// `kprobe/function`, `fentry/function`, `lsm/hook` and similar ones; None if the name has only the kind
     Function(ProgramKind, Option<String>),
-    /// `uprobe//bin/sh:main`, `uretprobe/libc.so.6:malloc`; None where only the kind is said
+    /// `uprobe//bin/sh:main`, `uretprobe/libc.so.6:malloc`; None if the name has only the kind
     Uprobe(ProgramKind, Option<(String, String)>),
-    /// A kind that this version parses and refuses.
+    /// A kind that this version recognises but refuses.
     Other(ProgramKind),
 }
 
@@ -71,17 +71,17 @@ pub struct MapFacts {
     pub key_size: u32,
     /// Bytes of a value.
     pub value_size: u32,
-    /// Entries at most; bytes for ring buffers.
+    /// Maximum number of entries; bytes for ring buffers.
     pub max_entries: u32,
     /// `map_flags` of BPF_MAP_CREATE.
     pub flags: u32,
-    /// True for `.rodata`, `.data`, `.bss` and their kin.
+    /// True for `.rodata`, `.data`, `.bss` and similar sections.
     pub data_section: bool,
 }
 
 impl MapFacts {
-    /// Bytes that the map may take in the kernel: keys and values of all entries, ring buffers as they are. A lower bound
-    /// that needs no kernel; per-CPU maps count once per CPU.
+    /// A lower bound, in bytes, of the map's kernel memory: keys and values of all entries, ring buffers at their size;
+    /// per-CPU maps count once per CPU. It is computed without the kernel.
     pub fn memory(&self, cpus: u64) -> u64 {
         const RINGBUF: u32 = 27;
         const USER_RINGBUF: u32 = 31;
@@ -103,15 +103,15 @@ impl MapFacts {
 pub struct GlobalFacts {
     /// The variable's name.
     pub name: String,
-    /// Bytes it takes.
+    /// Its size in bytes.
     pub size: u32,
-    /// Its type as the object's BTF has it.
+    /// Its type according to the object's BTF.
     pub ty: GlobalType,
     /// True for a variable in `.rodata` (`const volatile`).
     pub read_only: bool,
 }
 
-/// The types that a `globals` entry can be written for.
+/// The types of variables that a `globals` entry can set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GlobalType {
     /// An integer or enum of 1, 2, 4 or 8 bytes.
@@ -135,6 +135,6 @@ pub enum GlobalType {
         /// Elements.
         len: u32,
     },
-    /// Anything else: takes `hex:` bytes of exactly its size.
+    /// Any other type: takes `hex:` bytes of exactly its size.
     Opaque,
 }

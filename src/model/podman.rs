@@ -1,15 +1,16 @@
-//! podman's pods, by what podman itself writes: the cgroup's path, and what `generate kube` makes of annotations.
+//! Recognises podman's pods by data that podman itself writes: the path of the cgroup, and the form that `generate
+//! kube` gives to annotations.
 //!
-//! podman copies annotations of the workload's image to the container, those too by which it marks the members of a pod. So they prove
-//! nothing alone. `linux.cgroupsPath` and the cgroups of processes come from podman and the runtime.
+//! podman copies annotations of the image to the container, including those that mark the members of a pod, so they
+//! prove nothing by themselves. `linux.cgroupsPath` and the cgroups of processes come from podman and the runtime.
 
-/// The cgroup of a pod: the last component of its path, which has the pod's id in it.
+/// The cgroup of a pod: the last component of its path, which contains the pod's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PodCgroup<'a>(&'a str);
 
 impl<'a> PodCgroup<'a> {
-    /// The pod's cgroup that `linux.cgroupsPath` puts a container into; None for a container in no pod, and where the pod does not
-    /// share its cgroup (`--share-parent=false`).
+    /// The pod's cgroup in which `linux.cgroupsPath` places a container; None for a container without a pod, and for a
+    /// pod that does not share its cgroup (`--share-parent=false`).
     ///
     /// `/libpod_parent/<pod>/libpod-<id>` under cgroupfs, `machine-libpod_pod_<pod>.slice:libpod:<id>` under systemd (podman 4.3.1,
     /// libpod/runtime_pod_linux.go and container_internal_linux.go).
@@ -23,7 +24,8 @@ impl<'a> PodCgroup<'a> {
         (last.strip_prefix("libpod-") == Some(id) && is_id(pod)).then_some(Self(pod))
     }
 
-    /// The container of this pod that a process is in, by its `/proc/<pid>/cgroup`; None for a process outside of the pod.
+    /// The container of this pod to which a process belongs, by its `/proc/<pid>/cgroup`; None for a process outside
+    /// the pod.
     pub fn member(self, proc_cgroup: &str) -> Option<&str> {
         proc_cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(|path| {
             let mut parts = path.split('/').skip_while(|part| *part != self.0).skip(1);
@@ -34,20 +36,20 @@ impl<'a> PodCgroup<'a> {
     }
 }
 
-/// Ids of podman's are 64 hexadecimal digits.
+/// Ids of podman are 64 hexadecimal digits.
 fn is_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// What a container of podman's is called.
+/// The names of a podman container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerNames {
     names: Vec<String>,
 }
 
 impl ContainerNames {
-    /// The names that keys of ours may use: podman's, and for `kube play`, which calls the container `web` of the pod `shop`
-    /// `shop-web`, the one in the file. A pod that came out of `generate kube` has its name there twice.
+    /// The names that annotation keys may use: podman's, and the one from the file of `kube play`, which calls the
+    /// container `web` of the pod `shop` `shop-web`. A pod written by `generate kube` has its name there twice.
     pub fn new(name: &str, pod: Option<&str>) -> Self {
         let mut names = vec![name.to_owned()];
         let short = |name: &str| Some(name.strip_prefix(pod?)?.strip_prefix('-')?.to_owned());
@@ -57,7 +59,7 @@ impl ContainerNames {
         Self { names }
     }
 
-    /// True where the container is called so.
+    /// True if the container has this name.
     pub fn is(&self, name: &str) -> bool {
         self.names.iter().any(|own| own == name)
     }
@@ -68,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_is_known_by_its_cgroup() {
+    fn a_pod_is_recognised_by_its_cgroup() {
         let (pod, id, infra) = ("8".repeat(64), "d".repeat(64), "9".repeat(64));
         let cgroupfs = format!("/libpod_parent/{pod}/libpod-{id}");
         let systemd = format!("machine-libpod_pod_{pod}.slice:libpod:{id}");
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_has_the_name_of_the_file_too() {
+    fn a_container_also_has_its_name_from_the_file() {
         for (name, pod, called, not) in [
             ("web", None, &["web"][..], &["", "we"][..]),
             ("shop-web", Some("shop"), &["shop-web", "web"], &["shop", "-web", ""]),

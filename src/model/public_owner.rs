@@ -1,5 +1,5 @@
-//! What everybody in the group may know about an owner: the part of its record that metrics are made of. No paths of bundles,
-//! no pids, no reasons, no verifier's log.
+//! The public part of an owner's record, readable by everyone in the group: what metrics need. It has no paths of
+//! bundles, no pids, no reasons and no verifier log.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +15,9 @@ pub struct PublicOwner {
     pub kind: String,
     /// Container id, cookie or application.
     pub id: String,
-    /// When it was made: seconds since 1970.
+    /// Creation time: seconds since 1970.
     pub created: u64,
-    /// What made the container, or empty.
+    /// The container's engine, or empty.
     pub engine: String,
     /// Kubernetes namespace, or empty.
     pub namespace: String,
@@ -25,9 +25,9 @@ pub struct PublicOwner {
     pub pod: String,
     /// The container's name in the pod, or empty.
     pub container: String,
-    /// It has a delegated bpffs.
+    /// True if it has a delegated bpffs.
     pub delegated: bool,
-    /// How many maps it has.
+    /// The number of its maps.
     pub maps: usize,
     /// The images.
     pub images: Vec<PublicImage>,
@@ -40,9 +40,9 @@ pub struct PublicOwner {
 /// One image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublicImage {
-    /// As it was asked for.
+    /// The requested reference.
     pub reference: String,
-    /// What it resolved to.
+    /// The digest to which it was resolved.
     pub digest: String,
 }
 
@@ -73,7 +73,7 @@ pub struct PublicLink {
 }
 
 impl PublicOwner {
-    /// The card of a record.
+    /// The public part of a record.
     pub fn of(record: &OwnerRecord) -> Self {
         let (kind, id) = match &record.owner {
             Owner::Container { id, .. } => ("container", id.to_string()),

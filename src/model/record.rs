@@ -1,4 +1,4 @@
-//! What the store keeps: who owns which objects, and how far it got.
+//! The records of the store: which owner has which objects, and in which phase it is.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::model::ids::{ContainerId, Digest, OwnerNo, PinName, ProcessIdentity};
 use crate::model::manual::LoadMetadata;
 use crate::model::policy::Engine;
 
-/// Who owns programs, links and maps.
+/// The owner of programs, links and maps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Owner {
@@ -21,7 +21,7 @@ pub enum Owner {
     Container {
         /// The id that the runtime gave it.
         id: ContainerId,
-        /// Its bundle, which tells apart containers of the same id under different runtime roots.
+        /// Its bundle, which distinguishes containers with the same id under different runtime roots.
         bundle: PathBuf,
         /// The uid that the runtime runs as.
         runtime_user: u32,
@@ -30,39 +30,39 @@ pub enum Owner {
     Netns {
         /// The kernel's cookie of the namespace, unique within a boot (SO_NETNS_COOKIE).
         cookie: u64,
-        /// The sandbox it belongs to, where the engine says.
+        /// The sandbox that it belongs to, if the engine states it.
         sandbox: Option<String>,
     },
-    /// What a person loaded by hand.
+    /// Programs that an administrator or client loaded without a container.
     Host {
         /// `--application`.
         application: Option<String>,
-        /// What belongs to the load.
+        /// The metadata of the load.
         #[serde(default)]
         loaded: Box<LoadMetadata>,
     },
 }
 
-/// How far an owner got.
+/// The phase of an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Recorded, not yet complete: every pin it may have made is named.
+    /// Recorded but not complete: every pin that it may have created is listed.
     Pending,
     /// Complete.
     Ready,
     /// Being undone.
     Releasing,
-    /// Refused or undone after a failure: nothing is left but the reason.
+    /// Refused, or undone after a failure: only the reason is left.
     Failed,
 }
 
-/// The process that works on a record; nobody else touches a Pending or Releasing owner while it lives.
+/// The process that works on a record. While it lives, no other process changes an owner that is Pending or Releasing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
     /// The process.
     pub process: ProcessIdentity,
-    /// Seconds since boot (CLOCK_BOOTTIME) at which it gives up by itself.
+    /// Seconds since boot (CLOCK_BOOTTIME) at which it gives up.
     pub deadline: u64,
 }
 
@@ -71,27 +71,27 @@ pub struct Actor {
 pub struct OwnerRecord {
     /// The record's number, which names its pin directory.
     pub no: OwnerNo,
-    /// Who it is.
+    /// The owner.
     pub owner: Owner,
-    /// How far it got.
+    /// Its phase.
     pub phase: Phase,
-    /// Who works on it, or worked on it last.
+    /// The process that works on it, or did so last.
     pub actor: Actor,
-    /// When it was made: seconds since 1970.
+    /// Creation time: seconds since 1970.
     pub created: u64,
-    /// When it last changed: seconds since 1970.
+    /// Time of the last change: seconds since 1970.
     pub changed: u64,
     /// The container's init; None for other owners.
     pub init: Option<ProcessIdentity>,
-    /// Digest over the request, to tell a repeated createRuntime from another one.
+    /// Digest of the request, which tells whether a createRuntime is a repetition.
     pub request: Option<Digest>,
-    /// What made the container.
+    /// The container's engine.
     pub engine: Option<Engine>,
-    /// The container's place in Kubernetes, where the engine says.
+    /// The container's Kubernetes workload, if the engine states it.
     pub workload: Option<Workload>,
-    /// The container's cgroup, where a program sits on it.
+    /// The container's cgroup, if a program is attached to it.
     pub cgroup: Option<CgroupRecord>,
-    /// Programs, in the order in which they were loaded.
+    /// Programs, in the order of their loading.
     pub programs: Vec<ProgramRecord>,
     /// Maps of those programs.
     pub maps: Vec<MapRecord>,
@@ -101,27 +101,29 @@ pub struct OwnerRecord {
     pub bpffs: Option<BpffsRecord>,
     /// The images that the programs came from.
     pub images: Vec<ImageRecord>,
-    /// For a container: the network namespaces whose programs it holds.
+    /// For a container: the network namespaces whose programs it keeps alive.
     pub holds: Vec<OwnerNo>,
-    /// For a network namespace: the containers that hold it.
+    /// For a network namespace: the containers that keep it alive.
     pub holders: Vec<OwnerNo>,
-    /// For a pod's network namespace: what keeps it while no container holds it; None until a container has started with it.
+    /// For a pod's network namespace: what keeps it alive while no container holds it; None until a container has
+    /// started with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeper: Option<Keeper>,
     /// Why it failed, in one sentence.
     pub failure: Option<String>,
-    /// A Failed one whose container runs: it was started without us. It goes with its init.
+    /// True for a Failed owner whose container runs because it was started without bpfman-hook. The record is removed
+    /// when its init ends.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub missed: bool,
-    /// The end of the verifier's log, where it was the verifier that refused: several lines.
+    /// The end of the verifier's log, if the verifier refused a program: several lines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verifier_log: Option<String>,
-    /// What release could not undo yet, one sentence each.
+    /// What could not be released yet, one sentence each.
     pub leftovers: Vec<String>,
 }
 
 impl OwnerRecord {
-    /// A record of an owner that has nothing yet. `created` is in seconds since 1970, and the last change is the same.
+    /// An empty record for an owner. `created` is in seconds since 1970; the time of the last change is the same.
     pub fn new(no: OwnerNo, owner: Owner, phase: Phase, actor: Actor, created: u64) -> Self {
         Self {
             no,
@@ -151,17 +153,17 @@ impl OwnerRecord {
     }
 }
 
-/// By what is seen that a pod lives, so that what its network namespace owns outlives the restart of a container.
+/// How to tell that a pod lives, so that what its network namespace owns survives the restart of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keeper {
     /// The sandbox's own process.
     Process(ProcessIdentity),
-    /// The sandbox has none, as with CRI-O: the interfaces that its links are on, which go with the namespace.
+    /// The sandbox has no process, as with CRI-O: the interfaces of its links, which disappear with the namespace.
     Interfaces,
 }
 
-/// A container's place in Kubernetes.
+/// The identity of a container in Kubernetes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Workload {
     /// The namespace.
@@ -172,7 +174,7 @@ pub struct Workload {
     pub container: Option<String>,
 }
 
-/// A cgroup that programs sit on.
+/// A cgroup to which programs are attached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupRecord {
     /// Below the cgroup2 mount, as in /proc/<pid>/cgroup.
@@ -190,14 +192,14 @@ pub struct ProgramRecord {
     pub function: String,
     /// Its kind.
     pub kind: ProgramKind,
-    /// How far it reaches: with which capabilities it was loaded.
+    /// Its scope: with which capabilities it was loaded.
     pub scope: Scope,
-    /// The kernel function or LSM hook that it was loaded for; None for kinds that are told when they are attached.
+    /// The kernel function or LSM hook that it was loaded for; None for kinds that get it when they are attached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// Which of the owner's images it came from: index into `images`.
+    /// The image that it came from: index into the owner's `images`.
     pub image: usize,
-    /// The kernel's id; None while Pending, and in a Ready record while it alone is unloaded.
+    /// The kernel's id; None while Pending, and in a Ready record while only this program is being unloaded.
     pub id: Option<u32>,
 }
 
@@ -208,14 +210,14 @@ pub struct MapRecord {
     pub pin: PinName,
     /// The name in the object.
     pub name: String,
-    /// Which of the owner's images it came from.
+    /// The image that it came from: index into the owner's `images`.
     pub image: usize,
     /// The kernel's id; None while Pending.
     pub id: Option<u32>,
-    /// Where and how the container sees it.
+    /// How the container sees it.
     pub shown: Option<ShownMap>,
-    /// True where user space must not write it (BPF_MAP_FREEZE): a container, for a pod's network namespace one of its pod, is shown
-    /// it read-only.
+    /// True if user space must not write to it (BPF_MAP_FREEZE), because it is shown read-only to a container (for a
+    /// pod's network namespace: a container of its pod).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub frozen: bool,
 }
@@ -225,7 +227,7 @@ pub struct MapRecord {
 pub struct ShownMap {
     /// The file's name below the bpffs.
     pub file_name: String,
-    /// What the container may do with it.
+    /// The container's access to it.
     pub access: MapAccess,
 }
 
@@ -238,21 +240,21 @@ pub struct LinkRecord {
     pub program: PinName,
     /// Where it attaches.
     pub at: AttachPoint,
-    /// Its place among others on one interface; None where nothing was said.
+    /// Its order among other programs on the interface; None if not specified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
-    /// The network namespace of the interface; None for links that are nowhere in one, and in old records.
+    /// The network namespace of the interface; None for links without one, and in old records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<NetnsRecord>,
-    /// What a person gave to find it by.
+    /// Metadata of the caller for finding the link.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// The kernel's id; None while Pending, and in a Ready record while it alone is made or removed.
+    /// The kernel's id; None while Pending, and in a Ready record while only this link is being created or removed.
     pub id: Option<u32>,
 }
 
 impl LinkRecord {
-    /// Notes the mode in which an XDP program runs.
+    /// Records the mode in which an XDP program runs.
     pub fn runs_in(&mut self, mode: Option<XdpMode>) {
         if let (AttachPoint::Xdp { mode: noted, .. }, Some(mode)) = (&mut self.at, mode) {
             *noted = Some(mode);
@@ -263,29 +265,30 @@ impl LinkRecord {
 /// A bpffs in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BpffsRecord {
-    /// Where in the container's root.
+    /// The mount point in the container's root.
     pub path: PathBuf,
-    /// What it delegates; None for a private one.
+    /// Its delegation; None for a private bpffs.
     pub delegation: Option<Delegation>,
 }
 
 /// An image that programs came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {
-    /// As it was asked for, normalised and spelled out.
+    /// The requested reference, normalised.
     pub reference: String,
-    /// What it resolved to.
+    /// The digest to which it was resolved.
     pub digest: Digest,
     /// The object that was loaded.
     pub object: Digest,
     /// The image rule that allowed it.
     pub rule: String,
-    /// What that rule found.
+    /// The result of that rule.
     pub verdict: ImageVerdict,
 }
 
-/// The init that a record names which does not decode, so that what its container has stays as long as it lives. Found by its text,
-/// whatever is wrong elsewhere; a quote within a string of the record is written `\"`, so that no string can pretend to be it.
+/// The init in a record that cannot be decoded, so that its container keeps what it has while it lives. It is found by
+/// its text, whatever is wrong elsewhere. A quote within a string of the record is written `\"`, so no string can
+/// imitate it.
 pub fn init_of_damaged(record: &[u8]) -> Option<ProcessIdentity> {
     const KEY: &[u8] = b"\"init\":{";
     let begin = record.windows(KEY.len()).position(|part| part == KEY)? + KEY.len() - 1;
@@ -294,8 +297,8 @@ pub fn init_of_damaged(record: &[u8]) -> Option<ProcessIdentity> {
     serde_json::from_slice(rest.get(..=end)?).ok()
 }
 
-/// The container whose record this is, where it is JSON of another schema that [`OwnerRecord`] does not take: `poststop` knows a
-/// container by its id alone.
+/// The container id in a record that is valid JSON but does not match [`OwnerRecord`]: `poststop` knows a container
+/// only by its id.
 pub fn container_of_damaged(record: &[u8]) -> Option<ContainerId> {
     let record: serde_json::Value = serde_json::from_slice(record).ok()?;
     record.get("owner")?.get("id")?.as_str()?.parse().ok()
@@ -306,12 +309,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_init_of_a_damaged_record_is_what_its_text_says() {
+    fn the_init_of_a_damaged_record_is_found_by_its_text() {
         let cases: [(&str, Option<(u32, u64)>); 8] = [
             (r#"{"no":1,"owner":{"id":"a"},"init":{"pid":7,"start_time":99},"request":null}"#, Some((7, 99))),
-            // Whatever is wrong before or behind it.
+            // Errors before or after it do not matter.
             ("{\"no\":\u{1},,\"init\":{\"pid\":7,\"start_time\":99},\"requ", Some((7, 99))),
-            // A string is no key.
+            // A string is not a key.
             (r#"{"bundle":"\"init\":{\"pid\":8,\"start_time\":1}","init":{"pid":7,"start_time":99}}"#, Some((7, 99))),
             (r#"{"no":1,"init":null}"#, None),
             (r#"{"init":{"pid":0,"start_time":99}}"#, None),

@@ -1,4 +1,4 @@
-//! References to bytecode: where an image or object file is.
+//! References to bytecode: the location of an image or object file.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::ids::Digest;
 use crate::model::text::{is_normal_path, quoted};
 
-/// Where bytecode is, normalised: two texts that mean the same place are the same reference.
+/// The location of bytecode, normalised: two texts for the same location give the same reference.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "transport", rename_all = "snake_case")]
 pub enum Reference {
@@ -20,7 +20,7 @@ pub enum Reference {
     Layout {
         /// The directory, absolute and normal.
         path: PathBuf,
-        /// `org.opencontainers.image.ref.name`; None where the layout has one image only.
+        /// `org.opencontainers.image.ref.name`; None if the layout has only one image.
         tag: Option<String>,
     },
     /// `oci-archive:/file[:tag]`: an OCI image layout in a tar file.
@@ -44,45 +44,45 @@ pub struct RegistryReference {
     pub registry: String,
     /// `acme/probes/xdp`.
     pub repository: String,
-    /// The tag; `latest` where neither a tag nor a digest was written, None beside a digest alone.
+    /// The tag; `latest` if neither a tag nor a digest was written, None if only a digest was written.
     pub tag: Option<String>,
-    /// The digest that was asked for; it wins over the tag.
+    /// The requested digest; it takes precedence over the tag.
     pub digest: Option<Digest>,
 }
 
-/// Why some text is not a reference.
+/// Why a text is not a reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
-    /// No registry stands before the repository; we do not guess one.
-    #[error("{written} names no registry; write {meant}")]
+    /// The repository has no registry; bpfman-hook does not guess one.
+    #[error("{written} has no registry; write {meant}")]
     NoRegistry {
-        /// What was written, quoted.
+        /// The given text, quoted.
         written: String,
-        /// The same on Docker Hub.
+        /// The same repository on Docker Hub.
         meant: String,
     },
-    /// A transport of containers-transports(5) or a URL scheme that we do not take.
+    /// An unsupported transport of containers-transports(5) or URL scheme.
     #[error("{0} is not supported; write registry/repository:tag, oci:/directory, oci-archive:/file or file:/path.o")]
     Transport(String),
-    /// A part of it breaks the rules.
+    /// A part violates the rules.
     #[error("{written} is not a reference: {problem}")]
     Malformed {
-        /// What was written, quoted.
+        /// The given text, quoted.
         written: String,
         /// What is wrong with it.
         problem: &'static str,
     },
 }
 
-const PATH_RULE: &str = "the path is not absolute and normal, without . and .. and // and a slash at its end";
-const TAG_RULE: &str = "the tag is not 1 to 128 of A-Z a-z 0-9 _ . - and does not begin with a letter, a digit or _";
+const PATH_RULE: &str = "the path must be absolute, without ., .., // and a slash at its end";
+const TAG_RULE: &str = "the tag must be 1 to 128 of A-Z a-z 0-9 _ . - and begin with a letter, a digit or _";
 const REPOSITORY_RULE: &str =
-    "the repository is not lower-case letters and digits, with . _ - between them and / between components, 255 bytes at most";
-const REGISTRY_RULE: &str = "the registry is not a host name or an address, with an optional port";
+    "the repository must be lower-case letters and digits, with . _ - between them and / between components, at most 255 bytes";
+const REGISTRY_RULE: &str = "the registry must be a host name or an address, with an optional port";
 
 impl Reference {
-    /// Parses a reference, 1024 bytes at most, and normalises it: without `docker://`, the registry in lower case, `docker.io/x` as
-    /// `docker.io/library/x`, `latest` where there is neither tag nor digest.
+    /// Parses and normalises a reference of at most 1024 bytes: without `docker://`, the registry in lower case,
+    /// `docker.io/x` as `docker.io/library/x`, `latest` if there is neither tag nor digest.
     ///
     /// The rules for registries are those of the OCI distribution specification, end-2; a tag of `oci:` and `oci-archive:` begins
     /// after the last colon and has no slash.
@@ -115,7 +115,8 @@ impl Reference {
         parse_registry(place, text).map(Self::Registry)
     }
 
-    /// What `repository` of an image rule is compared with: no tag, no digest; `ghcr.io/acme/x`, `oci:/dir`, `file:/path.o`.
+    /// The text that `repository` of an image rule is compared with: no tag, no digest; `ghcr.io/acme/x`, `oci:/dir`,
+    /// `file:/path.o`.
     pub fn repository(&self) -> String {
         match self {
             Self::Registry(image) => format!("{}/{}", image.registry, image.repository),
@@ -165,7 +166,7 @@ fn path_and_tag(place: &str) -> Result<(PathBuf, Option<String>), &'static str> 
         _ => (place, None),
     };
     if path.ends_with("@sha256") {
-        return Err("a digest can not be asked for in a layout; write the tag, and the digest into the image rule");
+        return Err("a layout cannot be referenced by digest; write the tag, and the digest into the image rule");
     }
     if !is_normal_path(path) {
         return Err(PATH_RULE);
@@ -176,7 +177,7 @@ fn path_and_tag(place: &str) -> Result<(PathBuf, Option<String>), &'static str> 
     }
 }
 
-/// A word before a colon that a path or a name of the transport's own follows; `host:5000/x` and `host/x:tag` have none.
+/// The word before a colon that belongs to an unknown transport; None for `host:5000/x` and `host/x:tag`.
 fn foreign_transport(place: &str) -> Option<&str> {
     const OTHERS: [&str; 7] = ["containers-storage", "dir", "docker-archive", "docker-daemon", "ostree", "sif", "tarball"];
     let (word, rest) = place.split_once(':')?;
@@ -205,7 +206,7 @@ fn parse_registry(place: &str, text: &str) -> Result<RegistryReference, Referenc
             let path = if short.contains('/') { short.to_owned() } else { format!("library/{short}") };
             return Err(match is_repository(&path) {
                 true => ReferenceError::NoRegistry { written: quoted(text), meant: format!("docker.io/{path}") },
-                false => malformed("no registry stands before a first slash"),
+                false => malformed("it does not begin with a registry and a slash"),
             });
         }
     };
@@ -227,12 +228,13 @@ fn parse_registry(place: &str, text: &str) -> Result<RegistryReference, Referenc
     Ok(RegistryReference { registry, repository, tag, digest })
 }
 
-/// A first component is a registry if it has a dot or a port or is `localhost`, as docker and containers/image decide it.
+/// True if a first component is a registry: it has a dot or a port, or is `localhost`, like docker and containers/image
+/// decide it.
 pub(in crate::model) fn is_host_like(component: &str) -> bool {
     component.contains(['.', ':']) || component.eq_ignore_ascii_case("localhost")
 }
 
-/// The registry in its one spelling, or None where it is no host with an optional port.
+/// The registry in canonical form; None if it is not a host with an optional port.
 pub(in crate::model) fn normal_registry(text: &str) -> Option<String> {
     let lower = text.to_ascii_lowercase();
     let (host, port) = match lower.strip_prefix('[') {
@@ -341,11 +343,11 @@ mod tests {
     }
 
     #[test]
-    fn refusals_say_what_to_write() {
+    fn refusals_suggest_a_correction() {
         let cases = [
-            ("alpine", "\"alpine\" names no registry; write docker.io/library/alpine"),
-            ("alpine:3", "\"alpine:3\" names no registry; write docker.io/library/alpine"),
-            ("acme/x:v1", "\"acme/x:v1\" names no registry; write docker.io/acme/x"),
+            ("alpine", "\"alpine\" has no registry; write docker.io/library/alpine"),
+            ("alpine:3", "\"alpine:3\" has no registry; write docker.io/library/alpine"),
+            ("acme/x:v1", "\"acme/x:v1\" has no registry; write docker.io/acme/x"),
             (
                 "docker-daemon:x:latest",
                 "\"docker-daemon:\" is not supported; write registry/repository:tag, oci:/directory, oci-archive:/file or file:/path.o",
@@ -362,7 +364,7 @@ mod tests {
             Reference::parse(&format!("oci:/dir@{SHA}"))
                 .expect_err("digest")
                 .to_string()
-                .contains("a digest can not be asked for")
+                .contains("a layout cannot be referenced by digest")
         );
     }
 

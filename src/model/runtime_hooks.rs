@@ -1,13 +1,14 @@
-//! `hooks` of config.json, where it names us.
+//! `hooks` of config.json, if it names bpfman-hook.
 
 use serde_json::Value;
 
-/// Has the runtime run our poststop: the entry that runs us at createRuntime, again at poststop. True where it was added.
+/// Makes the runtime call our poststop: copies the entry that calls us at createRuntime to poststop. True if it was
+/// added.
 ///
-/// podman takes poststop out of config.json and runs it itself, but never for a container whose creation failed after
-/// createRuntime (another hook, a sysctl, a command that is not there). runc runs what config.json names then
-/// (libcontainer/state_linux.go, `runPoststopHooks`), crun does not. After an ordinary stop ours runs twice; the second run finds
-/// nothing to do. `hooks` is written by podman from the administrator's files, never from an image.
+/// podman removes poststop from config.json and calls it itself, but not for a container whose creation failed after
+/// createRuntime (another hook, a sysctl, a missing command). In that case runc calls what config.json names
+/// (libcontainer/state_linux.go, `runPoststopHooks`), crun does not. After a normal stop our hook runs twice; the
+/// second run finds nothing to do. podman writes `hooks` from the administrator's files, never from an image.
 pub fn add_poststop(spec: &mut Value) -> bool {
     let Some(hooks) = spec.get_mut("hooks").and_then(Value::as_object_mut) else { return false };
     let entry = |stage: &str| hooks.get(stage).and_then(Value::as_array)?.iter().find(|entry| runs_us(entry, stage));
@@ -38,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn the_entry_of_create_runtime_is_repeated_for_poststop() {
+    fn the_create_runtime_entry_is_copied_to_poststop() {
         let other = json!({ "path": "/bin/other", "args": ["other", "hook", "createRuntime"] });
         for (name, hooks, expected) in [
             ("alone", json!({ "createRuntime": [other, ours("createRuntime")] }), Some(json!([ours("poststop")]))),

@@ -1,14 +1,14 @@
-//! What a container's seccomp profile says about the system calls that BPF needs.
+//! Evaluates a container's seccomp profile for the system calls that BPF needs.
 
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 
-/// A system call that a container's own use of BPF needs.
+/// A system call that a container may need to use BPF itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Syscall {
-    /// bpf(2): everything that is done with a token, and reading a map.
+    /// bpf(2): everything that uses a token, and reading a map.
     Bpf,
     /// perf_event_open(2): tracepoints and perf events.
     PerfEventOpen,
@@ -24,18 +24,18 @@ impl Syscall {
     }
 }
 
-/// Whether something is allowed, as far as a configuration tells.
+/// Whether something is allowed, as far as the configuration shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Allowed {
     /// It is.
     Yes,
     /// It is not.
     No,
-    /// It depends on what the configuration does not say: arguments, a listener, a tracer, files with capabilities.
+    /// It depends on something outside the configuration: arguments, a listener, a tracer, file capabilities.
     Unknown,
 }
 
-/// `linux.seccomp` of config.json, as far as it speaks of [`Syscall`]s.
+/// `linux.seccomp` of config.json, reduced to the rules about [`Syscall`]s.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Seccomp {
@@ -58,14 +58,14 @@ struct Rule {
     args: Option<Vec<IgnoredArgument>>,
 }
 
-/// Which of our system calls a rule's `names` contain; podman's profiles have hundreds of others.
+/// The members of [`Syscall`] in a rule's `names`; podman's profiles contain hundreds of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct SyscallNames {
     bpf: bool,
     perf_event_open: bool,
 }
 
-/// An entry of `args`: that there is one makes the rule conditional.
+/// An entry of `args`: its presence makes the rule conditional.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct IgnoredArgument;
 
@@ -99,11 +99,11 @@ impl<'de> Deserialize<'de> for SyscallNames {
 }
 
 impl Seccomp {
-    /// Whether the filter lets a system call through, whatever its arguments.
+    /// Decides whether the filter allows a system call, whatever its arguments.
     ///
-    /// runc (libcontainer/seccomp) and crun (seccomp.c) leave out rules that say what the default says; of the others,
-    /// rules of different actions for one call, and rules with conditions, are Unknown. The list of architectures does not
-    /// matter: libseccomp applies names to each, the native one included.
+    /// runc (libcontainer/seccomp) and crun (seccomp.c) omit rules that repeat the default action. Of the others, rules
+    /// with different actions for one call and rules with conditions give Unknown. The list of architectures does not
+    /// matter: libseccomp applies names to each of them, including the native one.
     pub fn allows(&self, call: Syscall) -> Allowed {
         let default = verdict(&self.default_action);
         let mut found: Option<Allowed> = None;
@@ -126,7 +126,7 @@ impl Seccomp {
     }
 }
 
-/// runtime-spec, config-linux.md, "Seccomp": SCMP_ACT_LOG lets the call through, a tracer or listener may.
+/// runtime-spec, config-linux.md, "Seccomp": SCMP_ACT_LOG allows the call, a tracer or listener may allow it.
 fn verdict(action: &str) -> Allowed {
     match action {
         "SCMP_ACT_ALLOW" | "SCMP_ACT_LOG" => Allowed::Yes,
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_decide_conditions_do_not() {
+    fn rules_with_conditions_are_unknown() {
         use Allowed::{No, Unknown, Yes};
         let rule = |action: &str, args: &str| format!(r#"{{"names":["read","bpf"],"action":"{action}","args":{args}}}"#);
         let allow = rule("SCMP_ACT_ALLOW", "null");

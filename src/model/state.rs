@@ -1,8 +1,8 @@
-//! The OCI state as runtimes really write it.
+//! The OCI state as runtimes actually write it.
 //!
-//! Our own lenient struct, since a strict one fails on real input: crun's `ociVersion` is "1.0", its `startContainer`
-//! status is "starting", its pid at `poststop` is 0, `root` is its own key and may be relative to the bundle; runc leaves the
-//! pid out (recordings in tests/data/oci-state).
+//! It is parsed leniently, because a strict structure fails on real input: crun's `ociVersion` is "1.0", its
+//! `startContainer` status is "starting", its pid at `poststop` is 0, `root` is its own key and may be relative to the
+//! bundle; runc omits the pid (recordings in tests/data/oci-state).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,14 +11,14 @@ use serde::Deserialize;
 
 use crate::model::ids::{ContainerId, IdError, Pid};
 
-/// What a runtime writes to a hook's stdin: runtime-spec, "State".
+/// The state that a runtime writes to a hook's stdin: runtime-spec, "State".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OciState {
     /// The container's id.
     pub id: ContainerId,
-    /// The status, as far as we know the word.
+    /// The status, as far as it is known.
     pub status: ContainerStatus,
-    /// The container's init in the hook's pid namespace; None where the runtime wrote 0 or nothing.
+    /// The container's init in the hook's pid namespace; None if the runtime wrote 0 or nothing.
     pub pid: Option<Pid>,
     /// The bundle, absolute.
     pub bundle: PathBuf,
@@ -26,7 +26,7 @@ pub struct OciState {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// The status of a container, runtime-spec's words and no others.
+/// The status of a container; only the names of the runtime-spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerStatus {
     /// `creating`: runc, at createRuntime.
@@ -37,17 +37,17 @@ pub enum ContainerStatus {
     Running,
     /// `stopped`: at poststop.
     Stopped,
-    /// A word of one runtime alone, as crun's `starting`.
+    /// A status of only one runtime, such as crun's `starting`.
     Other,
 }
 
-/// Why some text is not a state.
+/// Why a text is not a state.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// Not JSON, or a key is missing or of another type.
+    /// Not JSON, or a key is missing or has another type.
     #[error("read the container's state from standard input: it is not an OCI state")]
     Json(#[source] serde_json::Error),
-    /// The id is not one.
+    /// The id is invalid.
     #[error("read the container's state from standard input")]
     Id(#[source] IdError),
     /// The bundle is relative or empty.
@@ -69,7 +69,7 @@ struct RawState {
 }
 
 impl OciState {
-    /// Parses what stood on a hook's stdin.
+    /// Parses the text from a hook's stdin.
     pub fn parse(text: &str) -> Result<Self, StateError> {
         let raw: RawState = serde_json::from_str(text).map_err(StateError::Json)?;
         if !raw.bundle.is_absolute() {
@@ -95,9 +95,9 @@ impl OciState {
 mod tests {
     use super::*;
 
-    /// Every recorded state parses; what each must say is in the table.
+    /// Every recorded state parses; the table has the expected values.
     #[test]
-    fn reads_what_runtimes_write() {
+    fn recorded_states_are_parsed() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/oci-state");
         let mut seen = 0;
         for entry in std::fs::read_dir(directory).expect("recordings") {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong_with_a_state() {
+    fn invalid_states_are_refused_with_the_reason() {
         let table = [
             ("", "not an OCI state"),
             ("[]", "not an OCI state"),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_pids_and_statuses_are_no_error() {
+    fn zero_pids_and_unknown_statuses_are_accepted() {
         for (text, pid) in [("0", None), ("-1", None), ("null", None), ("4294967296", None), ("7", Some(7))] {
             let state =
                 OciState::parse(&format!(r#"{{"id":"a","bundle":"/b","status":"starting","pid":{text}}}"#)).expect(text);

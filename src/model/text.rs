@@ -1,6 +1,6 @@
-//! Words that strangers wrote: how they are shown in a message, which known word was meant, which characters are legal.
+//! Untrusted text: how it is shown in a message, which known word was probably meant, which characters are allowed.
 
-/// A stranger's text for a message: quoted, control characters escaped, cut after 48 characters.
+/// Formats untrusted text for a message: quoted, control characters escaped, truncated after 48 characters.
 pub fn quoted(text: &str) -> String {
     const SHOWN: usize = 48;
     match text.char_indices().nth(SHOWN) {
@@ -9,9 +9,9 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
-/// The known word that is most like `word`, if one is like it at all: at most a third of the letters differ.
+/// The known word that is most similar to `word`, if at most a third of the letters differ.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Comparing is quadratic, and nothing of ours is that long.
+    // The comparison is quadratic, and no known word is that long.
     if word.len() > 64 {
         return None;
     }
@@ -29,8 +29,8 @@ pub fn nearest_hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
     nearest(word, known).map(|candidate| format!("; the nearest is {candidate}")).unwrap_or_default()
 }
 
-/// The longest name of a function, map or variable that we take; the kernel's own symbols have 512 bytes at most, and nobody
-/// writes such a name into an annotation.
+/// Maximum length of the name of a function, map or variable. The kernel's own symbols have at most 512 bytes, but
+/// annotations do not need names that long.
 pub const SYMBOL_MAX: usize = 128;
 
 /// True for a name that a symbol of an ELF object may have: C identifiers, and the dots and dollars of Rust and of data sections.
@@ -40,8 +40,8 @@ pub fn is_symbol(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'$'))
 }
 
-/// True for an absolute path without `.`, `..`, empty components, a slash at its end or control characters, of 1 to 1024 bytes, and
-/// not the root itself.
+/// True for an absolute path without `.`, `..`, empty components, a trailing slash or control characters, of 1 to 1024
+/// bytes, and not the root itself.
 pub fn is_normal_path(path: &str) -> bool {
     path.len() <= 1024
         && path.len() > 1
@@ -51,7 +51,7 @@ pub fn is_normal_path(path: &str) -> bool {
             .is_some_and(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..") && part.len() <= 255))
 }
 
-/// At most `shown` words, joined with commas, and how many are left out.
+/// At most `shown` words, separated by commas, and the number of omitted ones.
 pub fn listed<'a>(words: impl IntoIterator<Item = &'a str>, shown: usize) -> String {
     let words: Vec<&str> = words.into_iter().collect();
     match words.len().checked_sub(shown) {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn only_like_words_are_near() {
+    fn only_similar_words_are_near() {
         assert_eq!(nearest("xpd", ["tcx", "xdp"]), Some("xdp"));
         assert_eq!(nearest("", ["tcx", "xdp"]), None);
         assert_eq!(nearest("banana", ["tcx", "xdp"]), None);

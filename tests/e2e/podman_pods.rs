@@ -124,7 +124,7 @@ fn what_an_image_may_claim_is_not_believed(world: &mut World) {
     let claim = format!("io.kubernetes.cri-o.SandboxID={}", id.trim());
     let joins = format!("container:{victim}");
     let refused = run(&["--network", &joins, "--annotation", &claim]);
-    assert!(refused.stderr.contains("which is not the container's"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("which does not belong to the container"), "{}", refused.stderr);
     // To be a sandbox, which is not spoken to.
     assert!(
         run(&["--network", "none", "--name", &member, "--annotation", "io.kubernetes.cri-o.ContainerType=sandbox"])

@@ -104,12 +104,12 @@ fn what_a_token_reaches_on_this_kernel_needs_host_scope(world: &mut World) {
     assert_eq!(scope_of("xdp"), Some("host".into()), "on every kernel: {reach:#}");
     assert_eq!(scope_of("socket_filter") == Some("host".into()), open, "{reach:#}");
     let bundle = Bundle::new(&world.lab, "sockets").ask("delegate", "sockets");
-    let words = ["on this kernel (", "policy.toml", "no host-scope = true: add it, or ask for delegate="];
+    let words = ["on this kernel (", "policy.toml", "no host-scope = true: add it, or request delegate="];
     world.refused(bundle, 1, &words);
     for preset in ["probes", "networking"] {
         let bundle = Bundle::new(&world.lab, preset).ask("delegate", preset);
         if open {
-            world.refused(bundle, 1, &["kernel memory on this kernel (", "ask for delegate=maps"]);
+            world.refused(bundle, 1, &["kernel memory on this kernel (", "request delegate=maps"]);
         } else {
             world.start(&bundle.script("echo ready; read go").write()).finish();
         }
@@ -179,7 +179,7 @@ fn a_type_of_a_later_version(world: &mut World) {
 
 fn a_priority_that_is_none(world: &mut World) {
     let bundle = asking(world, "priority", "demo", "xdp:count_packets iface=lo priority=0");
-    world.refused(bundle, 2, &["priority is a number from 1 to 1000"]);
+    world.refused(bundle, 2, &["priority must be a number from 1 to 1000"]);
 }
 
 fn an_identity_that_nobody_can_have_signed_by(world: &mut World) {
@@ -196,7 +196,7 @@ fn one_interface_for_two_xdp_programs(world: &mut World) {
     let image = world.signed("counter");
     let entries = format!("xdp:count_packets iface=lo; xdp:count iface=lo from={image}");
     let bundle = asking(world, "two", "demo", &entries);
-    world.refused(bundle, 2, &["count_packets and count ask for XDP on one interface"]);
+    world.refused(bundle, 2, &["count_packets and count request XDP on one interface"]);
 }
 
 fn a_global_that_nobody_declares(world: &mut World) {

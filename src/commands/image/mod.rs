@@ -84,6 +84,6 @@ mod tests {
         let absolute = format!("oci:{}/out:v1", here.display());
         assert_eq!(reference("oci:./x/../out:v1"), reference(&absolute));
         assert_eq!(reference("ghcr.io/a/b:v1").unwrap().to_string(), "ghcr.io/a/b:v1");
-        assert!(reference("busybox").unwrap_err().contains("names no registry"));
+        assert!(reference("busybox").unwrap_err().contains("has no registry"));
     }
 }

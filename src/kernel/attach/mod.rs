@@ -71,7 +71,7 @@ const LEAVING: Duration = Duration::from_millis(250);
 const STEP: Duration = Duration::from_millis(5);
 
 /// Tries until the place is free or it is clear that somebody stays there: a link detaches some time after its pin is gone,
-/// and an interface takes one XDP program only.
+/// and an interface takes only one XDP program.
 fn patiently(attach: impl Fn() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
     let deadline = Instant::now() + LEAVING;
     loop {

@@ -50,7 +50,7 @@ match = { runtime-user = 2 }
 programs = 2
 "#;
 
-/// Keys without our prefix, and values.
+/// Annotation keys without our prefix, and their values.
 type Written<'a> = &'a [(&'a str, &'a str)];
 
 fn facts(runtime_user: u32) -> ContainerFacts {
@@ -76,14 +76,14 @@ fn request(annotations: Written<'_>) -> Request {
 }
 
 #[test]
-fn without_rules_and_keys_the_missing_key_is_named() {
+fn a_missing_key_is_named_without_rules_and_keys() {
     let request = request(&[("image", "ghcr.io/acme/x:v1")]);
     let refusal = admit(&Policy::built_in([]), &facts(0), &request).expect_err("nothing could verify it").to_string();
     assert!(refusal.contains("ghcr.io/acme/x") && refusal.contains("put public keys into /etc/bpfman-hook/keys"), "{refusal}");
     assert!(admit(&Policy::built_in([PathBuf::from("/k.pub")]), &facts(0), &request).is_ok());
 }
 
-/// The names of the candidates, or the sentence of the refusal.
+/// The names of the candidates, or the refusal as text.
 fn decide(user: u32, annotations: Written<'_>) -> Result<Vec<Vec<String>>, String> {
     let (policy, request) = (policy(), request(annotations));
     let admission = admit(&policy, &facts(user), &request).map_err(|refusal| refusal.to_string())?;
@@ -92,13 +92,13 @@ fn decide(user: u32, annotations: Written<'_>) -> Result<Vec<Vec<String>>, Strin
 }
 
 #[test]
-fn candidates_are_what_can_still_allow_it() {
+fn candidates_are_the_rules_that_can_still_allow_a_request() {
     let host = ("image", "ghcr.io/acme/host");
     let cases: [(u32, Written<'_>, &[&[&str]]); 11] = [
         (0, &[("image", "ghcr.io/acme/x"), ("programs", "xdp:a")], &[&["acme"]]),
         (0, &[host, ("programs", "xdp:a")], &[&["acme", "acme-host"]]),
         (0, &[host, ("programs", "xdp:a; tracepoint:b")], &[&["acme-host"]]),
-        // Where only the object tells the kinds, the rule that allows more comes first.
+        // If only the object tells the kinds, the rule that allows more comes first.
         (0, &[host], &[&["acme-host", "acme"]]),
         (1, &[host], &[&["acme", "acme-host"]]),
         (0, &[host, ("programs", "xdp:a"), ("globals", "rate=1")], &[&["acme", "acme-host"]]),
@@ -106,7 +106,8 @@ fn candidates_are_what_can_still_allow_it() {
         (0, &[host, ("programs", "tracepoint:a"), ("globals", "rate=1"), ("maps", "events; stats:rw")], &[&["acme-host"]]),
         (0, &[("image", "oci:/usr/share/demo:v1")], &[&["demo"]]),
         (0, &[("delegate", "maps")], &[]),
-        // Two objects: which of them declares the name is known later, so nothing is dropped and the more allowing rule is first.
+        // Two objects: which of them declares the name is known later, so no rule is dropped and the more permissive
+        // one is first.
         (
             0,
             &[("programs", "xdp:a from=oci:/usr/share/demo; tcx:b from=ghcr.io/acme/host"), ("globals", "other=1")],
@@ -134,7 +135,7 @@ fn refusals_name_the_rule_and_what_would_allow_it() {
         (
             0,
             &[("image", "ghcr.io/other/x:v1")],
-            format!("no image rule under {zero} speaks of ghcr.io/other/x; add an [[image]] with this repository and signed-by"),
+            format!("no image rule under {zero} names ghcr.io/other/x; add an [[image]] with this repository and signed-by"),
         ),
         (
             0,
@@ -166,45 +167,45 @@ fn refusals_name_the_rule_and_what_would_allow_it() {
         (
             0,
             &[acme, ("programs", "tracepoint:a")],
-            "program a: tracepoint programs see the whole host, and no image rule for ghcr.io/acme/x has scope = \"host\" (acme has not)"
+            "program a: tracepoint programs see the whole host, and no image rule for ghcr.io/acme/x has scope = \"host\" (acme does not)"
                 .to_owned(),
         ),
         (
             0,
             &[("image", "ghcr.io/acme/host"), ("programs", "tracepoint:a"), ("globals", "other=1")],
-            "no image rule for ghcr.io/acme/host lets a request set other; add it to globals of the rule".to_owned(),
+            "no image rule for ghcr.io/acme/host allows a request to set other; add it to globals of the rule".to_owned(),
         ),
         (
             0,
             &[("image", "ghcr.io/acme/host"), ("programs", "tracepoint:a"), ("maps", "events:rw")],
-            "no image rule for ghcr.io/acme/host lets the map events be shown rw; add \"events:rw\" to maps of the rule".to_owned(),
+            "no image rule for ghcr.io/acme/host allows the map events to be shown rw; add \"events:rw\" to maps of the rule".to_owned(),
         ),
         (
             0,
             &[("image", "oci:/usr/share/demo"), ("maps", "events")],
-            "no image rule for oci:/usr/share/demo lets the map events be shown ro; add \"events:ro\" to maps of the rule".to_owned(),
+            "no image rule for oci:/usr/share/demo allows the map events to be shown ro; add \"events:ro\" to maps of the rule".to_owned(),
         ),
-        (2, &[("delegate", "maps")], format!("{two} delegates nothing; a [[container]] rule with delegate = [ … ] would")),
-        (2, &[("delegate-cmds", "any")], format!("{two} delegates nothing; a [[container]] rule with delegate = [ … ] would")),
+        (2, &[("delegate", "maps")], format!("{two} delegates nothing; add delegate = [ … ] to a [[container]] rule")),
+        (2, &[("delegate-cmds", "any")], format!("{two} delegates nothing; add delegate = [ … ] to a [[container]] rule")),
         (
             1,
             &[("delegate", "networking")],
             format!(
                 "{one} does not delegate progs lwt_xmit, sk_reuseport and 3 more; maps devmap, xskmap and 1 more; \
-                 attachs flow_dissector, sk_lookup and 3 more; ask for less, or add the preset \"networking\" to its \
+                 attachs flow_dissector, sk_lookup and 3 more; request less, or add the preset \"networking\" to its \
                  delegate"
             ),
         ),
         (
             1,
             &[("delegate", "maps"), ("delegate-cmds", "map_create:prog_load:link_create")],
-            format!("{one} does not delegate cmds link_create; ask for less, or add them to its delegate"),
+            format!("{one} does not delegate cmds link_create; request less, or add them to its delegate"),
         ),
         (
             0,
             &[("delegate", "maps"), ("delegate-progs", "any"), ("delegate-cmds", "map_create")],
             format!(
-                "what {zero} delegates of this request is of no use: program types without the command prog_load can not be used; add it \
+                "the part of this request that {zero} delegates has no effect: program types without the command prog_load cannot be used; add it \
                  to delegate-cmds"
             ),
         ),
@@ -216,7 +217,7 @@ fn refusals_name_the_rule_and_what_would_allow_it() {
         (
             0,
             &[acme, ("programs", "xdp:a; tcx:b; tcx:c")],
-            "3 programs are asked for, and a container may have 2; raise programs under [limits] of the policy".to_owned(),
+            "the request has 3 programs, and a container may have 2; raise programs under [limits] of the policy".to_owned(),
         ),
         (
             0,
@@ -233,7 +234,7 @@ fn refusals_name_the_rule_and_what_would_allow_it() {
 }
 
 #[test]
-fn delegation_is_exactly_what_was_asked_or_the_ceiling() {
+fn delegation_is_the_request_within_the_ceiling() {
     let policy = policy();
     let delegation = |user, annotations: Written<'_>| {
         let request = request(annotations);
@@ -252,16 +253,16 @@ fn delegation_is_exactly_what_was_asked_or_the_ceiling() {
 }
 
 #[test]
-fn a_ceiling_beyond_the_container_needs_host_scope_even_if_the_files_did_not() {
+fn a_ceiling_beyond_the_container_needs_host_scope() {
     let mut policy = policy();
     policy.containers[1].delegate = Preset::Tracing.delegation();
     let request = request(&[("delegate", "tracing")]);
     let refusal = admit(&policy, &facts(1), &request).expect_err("host scope").to_string();
-    assert!(refusal.starts_with("progs kprobe, tracepoint and 3 more can not be kept inside a container"), "{refusal}");
+    assert!(refusal.starts_with("progs kprobe, tracepoint and 3 more cannot be kept inside a container"), "{refusal}");
 }
 
 #[test]
-fn what_a_delegation_reaches_on_this_kernel_needs_host_scope() {
+fn a_delegation_that_reaches_beyond_the_container_needs_host_scope() {
     let offers = |names: &[&str]| TypeAnswer::Offers(names.iter().map(|name| (*name).to_owned()).collect());
     let types = |of: &[(u32, &[&str])]| of.iter().map(|(at, names)| (*at, offers(names))).collect();
     let quiet: &[(u32, &[&str])] = &[(1, &[]), (12, &[]), (21, &[]), (22, &[]), (30, &[]), (32, &[])];
@@ -275,7 +276,7 @@ fn what_a_delegation_reaches_on_this_kernel_needs_host_scope() {
         (1, &closed, &[("delegate", "maps:probes"), ("delegate-progs", "xdp socket_filter")], Some((sockets, "probes"))),
         (1, &open, &[("delegate", "probes")], Some(("reaches kernel memory on this kernel (bpf_rdonly_cast)", "maps"))),
         (1, &open, &[("delegate", "maps")], None),
-        (1, &TokenReach::default(), &[("delegate", "probes")], Some(("what the probes could not find out", "maps"))),
+        (1, &TokenReach::default(), &[("delegate", "probes")], Some(("something that the probes could not determine", "maps"))),
         (0, &open, &[("delegate", "probes")], None),
     ];
     for (user, reach, annotations, refused) in cases {
@@ -291,7 +292,7 @@ fn what_a_delegation_reaches_on_this_kernel_needs_host_scope() {
         match (sentence, refused) {
             (Ok(()), None) => {}
             (Err(sentence), Some((what, smaller))) => {
-                let end = format!("no host-scope = true: add it, or ask for delegate={smaller}");
+                let end = format!("no host-scope = true: add it, or request delegate={smaller}");
                 assert!(sentence.contains(what) && sentence.ends_with(&end), "{sentence}");
                 assert!(sentence.len() < 285, "{}: {sentence}", sentence.len());
             }
@@ -301,7 +302,7 @@ fn what_a_delegation_reaches_on_this_kernel_needs_host_scope() {
 }
 
 #[test]
-fn the_rest_comes_from_request_and_rule() {
+fn other_settings_come_from_request_and_rule() {
     let policy = policy();
     let plain = request(&[("image", "ghcr.io/acme/x")]);
     let admission = admit(&policy, &facts(0), &plain).expect("allowed");
@@ -318,7 +319,7 @@ fn the_rest_comes_from_request_and_rule() {
 }
 
 #[test]
-fn what_only_the_object_tells_is_checked_afterwards() {
+fn program_kinds_from_the_object_are_checked_afterwards() {
     let policy = policy();
     let request = request(&[("image", "ghcr.io/acme/host")]);
     let admission = admit(&policy, &facts(0), &request).expect("allowed");
@@ -340,7 +341,7 @@ fn what_only_the_object_tells_is_checked_afterwards() {
 }
 
 #[test]
-fn a_token_beside_a_capability_that_reads_kernel_memory_is_host_scope() {
+fn a_token_with_a_capability_that_reads_kernel_memory_is_host_scope() {
     let policy = policy();
     let token = request(&[("delegate", "probes")]);
     let maps_only = request(&[("delegate-cmds", "map_create"), ("delegate-maps", "array")]);
@@ -358,7 +359,7 @@ fn a_token_beside_a_capability_that_reads_kernel_memory_is_host_scope() {
         let result = admission.check_capabilities(capabilities.iter().copied());
         let expected = refused.map(|capability| {
             format!(
-                "a BPF token and {capability} together read any memory of the kernel, and the container rule at /p.toml:31 has no \
+                "a BPF token and {capability} together give access to all kernel memory, and the container rule at /p.toml:31 has no \
                  host-scope = true; run the container without {capability}"
             )
         });
@@ -367,7 +368,7 @@ fn a_token_beside_a_capability_that_reads_kernel_memory_is_host_scope() {
 }
 
 #[test]
-fn the_built_in_policy_allows_container_scope_and_nothing_more() {
+fn the_built_in_policy_allows_only_container_scope() {
     let policy = Policy::built_in([PathBuf::from("/k.pub")]);
     let allowed = [
         &[("image", "ghcr.io/a/b")][..],
@@ -388,7 +389,7 @@ fn the_built_in_policy_allows_container_scope_and_nothing_more() {
 }
 
 #[test]
-fn examine_finds_every_reason() {
+fn examine_finds_every_refusal() {
     let policy = policy();
     let request = request(&[
         ("image", "ghcr.io/other/x"),

@@ -1,4 +1,4 @@
-//! `bpffs`, `bpffs-path`, `delegate` and the four `delegate-*`: the bpffs that a container asks for.
+//! `bpffs`, `bpffs-path`, `delegate` and the four `delegate-*` annotations: the bpffs that a container requests.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use super::{BpffsRequest, RequestError};
 use crate::model::delegation::{AnyOf, Category, Delegation, DelegationRequest, Preset};
 use crate::model::text::{is_normal_path, nearest_hint, quoted};
 
-/// Where a bpffs is mounted unless `bpffs-path` says otherwise: where libbpf and bpftool look.
+/// The default mount point of a bpffs, where libbpf and bpftool look.
 const DEFAULT_PATH: &str = "/sys/fs/bpf";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ enum BpffsKind {
     Token,
 }
 
-/// Parses all of it together, since each of these annotations has a meaning only beside the others.
+/// Parses these annotations together, because each one only makes sense in the context of the others.
 pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError> {
     let written = ours.get(AnnotationKey::Bpffs).map(|found| found.parse(parse_kind)).transpose()?;
     let path = ours.get(AnnotationKey::BpffsPath).map(|found| found.parse(parse_path)).transpose()?;
@@ -33,7 +33,7 @@ pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError
     }
     if kind == BpffsKind::None {
         if let Some(found) = ours.get(AnnotationKey::Maps) {
-            return found.refuse("maps appear in a bpffs, and bpffs is none; remove the annotation bpffs or write private");
+            return found.refuse("maps are shown in a bpffs, but bpffs is none; remove the annotation bpffs or write private");
         }
         if let Some(found) = ours.get(AnnotationKey::BpffsPath) {
             return found.refuse("there is no bpffs to mount there; add bpffs=private, or the annotation delegate");
@@ -44,7 +44,7 @@ pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError
     match (kind, delegation) {
         (BpffsKind::Token, Some((_, delegation))) => Ok(BpffsRequest::Token { path, delegation }),
         (BpffsKind::Token, None) => match ours.get(AnnotationKey::Bpffs) {
-            Some(found) => found.refuse("what is to be delegated is not said; add the annotation delegate, as delegate=maps"),
+            Some(found) => found.refuse("it does not say what to delegate; add the annotation delegate, such as delegate=maps"),
             None => Ok(BpffsRequest::None),
         },
         _ => Ok(BpffsRequest::Private { path }),
@@ -59,7 +59,7 @@ fn parse_kind(value: &str) -> Result<BpffsKind, LexError> {
         "token" => Ok(BpffsKind::Token),
         other => {
             let hint = nearest_hint(other, ["none", "private", "token"]);
-            Err(word.fault(format!("it is none, private or token, not {}{hint}", quoted(other))))
+            Err(word.fault(format!("it must be none, private or token, not {}{hint}", quoted(other))))
         }
     }
 }
@@ -71,7 +71,7 @@ fn parse_path(value: &str) -> Result<PathBuf, LexError> {
         return Err(word.fault(format!("{} is not an absolute path without . and .. and //", quoted(path))));
     }
     if path != DEFAULT_PATH && !path.starts_with("/run/") && !path.starts_with("/mnt/") {
-        return Err(word.fault(format!("{} is neither /sys/fs/bpf nor beneath /run or /mnt", quoted(path))));
+        return Err(word.fault(format!("{} is neither /sys/fs/bpf nor below /run or /mnt", quoted(path))));
     }
     Ok(PathBuf::from(path))
 }
@@ -83,7 +83,7 @@ const LISTS: [(AnnotationKey, Category); 4] = [
     (AnnotationKey::DelegateAttachs, Category::Attachs),
 ];
 
-/// The delegation, with the annotation to blame if it does not fit the rest; None where none of the five keys is there.
+/// The delegation, with the annotation to report if it does not fit the rest; None if none of the five keys is set.
 fn parse_delegation<'a>(ours: &Annotations<'a>) -> Result<Option<(FoundAnnotation<'a>, DelegationRequest)>, RequestError> {
     let mut blame = None;
     let mut request = DelegationRequest::default();
@@ -102,7 +102,7 @@ fn parse_delegation<'a>(ours: &Annotations<'a>) -> Result<Option<(FoundAnnotatio
     }
     let Some(found) = blame else { return Ok(None) };
     match request.named.useless() {
-        // What `any` comes to is known only beneath the policy's ceiling.
+        // What `any` stands for is known only once the policy's limit applies.
         Some(problem) if request.any == AnyOf::default() => found.refuse(problem),
         _ => Ok(Some((found, request))),
     }

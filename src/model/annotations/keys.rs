@@ -1,4 +1,4 @@
-//! Which annotations speak to one container: our keys, by pod or by container name.
+//! Selects the annotations that apply to one container: our keys, for the pod or by container name.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use super::{RequestError, strays};
 use crate::model::podman::ContainerNames;
 use crate::model::text::{nearest_hint, quoted};
 
-/// The domain of every key of ours, the part before the slash.
+/// The domain of all our keys: the part before the slash.
 const DOMAIN: &str = "hook.bpfman.io";
 
-/// Our keys.
+/// The known keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AnnotationKey {
     Image,
@@ -49,33 +49,33 @@ impl AnnotationKey {
     }
 }
 
-/// True for the word of a key of ours, without the domain.
+/// True for a known key, without the domain.
 pub(super) fn is_key(word: &str) -> bool {
     AnnotationKey::from_word(word).is_some()
 }
 
-/// Whom a key speaks to.
+/// The scope of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyScope {
-    /// `hook.bpfman.io/<key>`: every regular container of a pod, or the one container there is.
+    /// `hook.bpfman.io/<key>`: every regular container of a pod, or the only container.
     Pod,
-    /// `<container-name>.hook.bpfman.io/<key>`: this container alone.
+    /// `<container-name>.hook.bpfman.io/<key>`: only this container.
     Container,
 }
 
-/// Which keys a container listens to.
+/// The keys that apply to a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience<'a> {
     /// A regular container: its own keys, then the pod's.
     Regular(Option<&'a str>),
-    /// An init, ephemeral or sandbox container: its own keys alone.
+    /// An init, ephemeral or sandbox container: only its own keys.
     OnlyNamed(&'a str),
-    /// A container of podman's: its own keys, then the pod's, each also as `generate kube` writes it.
+    /// A podman container: its own keys, then the pod's, each also in the form that `generate kube` writes.
     Podman(&'a ContainerNames),
 }
 
-/// One annotation that speaks to the container.
+/// One annotation that applies to the container.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FoundAnnotation<'a> {
     /// The whole key, for messages.
@@ -87,13 +87,13 @@ pub(super) struct FoundAnnotation<'a> {
 }
 
 impl FoundAnnotation<'_> {
-    /// Of two keys for one thing, the one that speaks to fewer counts.
+    /// Of two annotations for one key, the one with the narrower scope wins.
     fn held_bytes(self) -> (bool, bool) {
         (self.scope == KeyScope::Container, self.generated)
     }
 }
 
-/// The annotations that speak to one container, at most one for each key.
+/// The annotations that apply to one container, at most one for each key.
 #[derive(Debug, Default)]
 pub(super) struct Annotations<'a>([Option<FoundAnnotation<'a>>; 13]);
 
@@ -102,7 +102,7 @@ impl<'a> Annotations<'a> {
         self.0[key as usize]
     }
 
-    /// Picks out what speaks to the container; None where nothing does. Allocates nothing but errors.
+    /// Selects the annotations that apply to the container; None if there are none. Allocates only for errors.
     pub(super) fn gather(
         annotations: &'a BTreeMap<String, String>,
         audience: Audience<'_>,
@@ -148,7 +148,7 @@ impl<'a> Annotations<'a> {
 /// podman 4.3.1's `generate kube` cuts values after this many characters (pkg/specgen/generate/kube, "Truncation Annotation").
 const GENERATED_MAX: usize = 63;
 
-/// Whom a key of ours speaks to; None where that is another container.
+/// The scope of one of our keys; None if it is for another container.
 fn scope(key: &str, label: Option<&str>, word: &str, audience: Audience<'_>) -> Result<Option<KeyScope>, RequestError> {
     let own = match (label, audience) {
         (None, Audience::Regular(_) | Audience::Podman(_)) => return Ok(Some(KeyScope::Pod)),
@@ -163,7 +163,7 @@ fn scope(key: &str, label: Option<&str>, word: &str, audience: Audience<'_>) -> 
     Ok(own.then_some(KeyScope::Container))
 }
 
-/// Container name, if any, and key of an annotation of ours; None for all others.
+/// Container name, if any, and key of one of our annotations; None for all others.
 fn of_ours(key: &str) -> Option<(Option<&str>, &str)> {
     let (domain, word) = key.split_once('/')?;
     match domain.strip_suffix(DOMAIN)? {
@@ -172,12 +172,13 @@ fn of_ours(key: &str) -> Option<(Option<&str>, &str)> {
     }
 }
 
-/// True for a key of ours that names a container: before our domain, or behind the key as podman's `generate kube` writes it.
+/// True for one of our keys that names a container: before our domain, or after the key as podman's `generate kube`
+/// writes it.
 pub fn names_a_container(key: &str) -> bool {
     of_ours(key).is_some_and(|(label, word)| label.is_some() || word.contains('/'))
 }
 
-/// True for a DNS label, which every container's name in Kubernetes is.
+/// True for a DNS label. Every container name in Kubernetes is one.
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && !label.starts_with('-')
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_index_their_own_slot() {
+    fn each_key_has_its_own_slot() {
         for (at, (key, word)) in AnnotationKey::ALL.iter().enumerate() {
             assert_eq!(*key as usize, at, "{word}");
         }
@@ -220,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_containers_own_key_wins() {
-        // In the map "db.…" comes before "hook.…" and "web.…" after it: the order must not matter.
+        // In the map "db.…" sorts before "hook.…" and "web.…" after it: the order must not matter.
         for name in ["db", "web"] {
             let own = format!("{name}.hook.bpfman.io/image");
             let keys = [(own.as_str(), "own"), ("hook.bpfman.io/image", "pod"), ("hook.bpfman.io/bpffs", "token")];
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn podmans_containers_are_called_by_either_name_and_as_generate_kube_writes_it() {
+    fn podman_containers_match_both_names_and_the_generate_kube_form() {
         let names = ContainerNames::new("shop-web", Some("shop"));
         let image = |value: &str, scope| Ok(Some(vec![(AnnotationKey::Image, value.to_owned(), scope)]));
         let long = "x".repeat(63);
@@ -266,16 +267,16 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_refused_in_one_sentence() {
+    fn invalid_keys_are_refused_with_one_sentence() {
         let known = "image, programs, globals, maps, pull-policy, bpffs, bpffs-path, delegate, delegate-cmds, delegate-maps, \
                      delegate-progs, delegate-attachs, on-failure";
         let cases = [
             (
                 "hook.bpfman.io/imgae",
                 None,
-                format!("annotation \"hook.bpfman.io/imgae\" is unknown; the nearest is image; known are {known}"),
+                format!("annotation \"hook.bpfman.io/imgae\" is unknown; the nearest is image; known keys: {known}"),
             ),
-            ("hook.bpfman.io/", None, format!("annotation \"hook.bpfman.io/\" is unknown; known are {known}")),
+            ("hook.bpfman.io/", None, format!("annotation \"hook.bpfman.io/\" is unknown; known keys: {known}")),
             (
                 "web.hook.bpfman.io/image",
                 None,

@@ -1,22 +1,22 @@
-//! A value as entries of words: entries end at `;` or a newline, words at blanks.
+//! Splits a value into entries and words: entries end at `;` or a newline, words at blanks.
 
 use crate::model::text::quoted;
 
-/// Bytes of one annotation's value. Kubernetes allows 256 KiB for all annotations of an object together.
+/// Maximum size of one annotation value in bytes. Kubernetes allows 256 KiB for all annotations of an object together.
 pub(super) const VALUE_MAX: usize = 64 * 1024;
-/// Entries of one value.
+/// Maximum number of entries in one value.
 pub(super) const ENTRIES_MAX: usize = 256;
 
-/// A place in a value, as a person counts: entries from 1, characters from 1 within the entry.
+/// A position in a value as shown to users: entries from 1, characters from 1 within the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// The entry.
     pub entry: usize,
-    /// The character in it, blanks before the entry not counted.
+    /// The character in it, not counting blanks before the entry.
     pub column: usize,
 }
 
-/// What is wrong with a value, and where if it is at one place.
+/// What is wrong with a value and, if there is one position, where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LexError {
     pub at: Option<Position>,
@@ -24,7 +24,7 @@ pub(super) struct LexError {
 }
 
 impl LexError {
-    /// A fault of the value as a whole.
+    /// An error about the value as a whole.
     pub(super) fn whole(problem: impl Into<String>) -> Self {
         Self { at: None, problem: problem.into() }
     }
@@ -34,13 +34,13 @@ impl LexError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Word {
     pub text: String,
-    /// Where in `text` the quoted part begins; it reaches to the end.
+    /// Where the quoted part begins in `text`; it extends to the end.
     pub quoted_from: Option<usize>,
     pub at: Position,
 }
 
 impl Word {
-    /// A fault at this word.
+    /// An error at this word.
     pub(super) fn fault(&self, problem: impl Into<String>) -> LexError {
         LexError { at: Some(self.at), problem: problem.into() }
     }
@@ -60,7 +60,7 @@ pub(super) enum Quoting {
     Quoted,
 }
 
-/// One entry: never without words.
+/// One entry; it has at least one word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ListEntry {
     pub words: Vec<Word>,
@@ -79,7 +79,7 @@ pub(super) fn entries(value: &str) -> Result<Vec<ListEntry>, LexError> {
     if lexer.entries.is_empty() { Err(LexError::whole("it is empty")) } else { Ok(lexer.entries) }
 }
 
-/// The one word that a value consists of.
+/// Parses a value that must be a single word.
 pub(super) fn single(value: &str) -> Result<Word, LexError> {
     let mut words = entries(value)?.into_iter().flat_map(|entry| entry.words);
     let first = words.next().ok_or_else(|| LexError::whole("it is empty"))?;
@@ -89,7 +89,7 @@ pub(super) fn single(value: &str) -> Result<Word, LexError> {
     }
 }
 
-/// A set: names separated by colons or blanks, in one entry.
+/// Parses a set: names separated by colons or blanks, in one entry.
 pub(super) fn set(value: &str) -> Result<Vec<Word>, LexError> {
     let mut names = Vec::new();
     let mut all = entries(value)?.into_iter();
@@ -125,7 +125,7 @@ enum Quote {
     #[default]
     Outside,
     Inside,
-    /// After a quote inside: the end, or the first half of `''`.
+    /// After a quote inside quotes: the end, or the first half of `''`.
     Closing,
 }
 
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn words_know_where_they_are() {
+    fn words_have_positions() {
         let entries = entries("ab  cd;\n  ö f='x'").expect("legal");
         let at = |entry: usize, word: usize| entries[entry].words[word].at;
         assert_eq!(at(0, 1), Position { entry: 1, column: 5 });
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_say_where() {
+    fn errors_have_positions() {
         let cases = [
             ("", None, "it is empty"),
             (" ; \n", None, "it is empty"),

@@ -1,4 +1,4 @@
-//! A container's annotations under our prefix, parsed into a [`Request`].
+//! Parses the bpfman-hook annotations of a container into a [`Request`].
 
 mod bpffs;
 mod keys;
@@ -29,30 +29,31 @@ use crate::model::podman::ContainerNames;
 use crate::model::reference::Reference;
 use crate::model::text::{nearest_hint, quoted};
 
-/// The prefix of every annotation of ours.
+/// The prefix of every bpfman-hook annotation.
 pub const PREFIX: &str = "hook.bpfman.io/";
 
-/// What one container asks for. A request grants nothing; only policy does.
+/// The request of one container. A request grants nothing; only the policy does.
 ///
-/// docs/annotations.md is the grammar.
+/// docs/annotations.md describes the grammar.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Request {
     /// The programs to load and attach.
     pub programs: ProgramsRequest,
-    /// Whom the annotation that names the programs speaks to, `programs` before `image`: what a pod-wide one attaches to the
-    /// network namespace belongs to the pod.
+    /// The scope of the annotation that names the programs, `programs` before `image`: programs that a pod-wide
+    /// annotation attaches to the network namespace belong to the pod.
     pub programs_scope: KeyScope,
     /// Values for variables of the objects.
     pub globals: Vec<GlobalRequest>,
-    /// Maps of the loaded programs that are to appear in the container's bpffs.
+    /// Maps of the loaded programs that must appear in the container's bpffs.
     pub maps: Vec<MapRequest>,
-    /// When to ask the registry; None leaves it to policy.
+    /// When to contact the registry; None leaves it to the policy.
     pub pull_policy: Option<PullPolicy>,
     /// The bpffs that the container gets.
     pub bpffs: BpffsRequest,
     /// What happens when the request cannot be fulfilled.
     pub on_failure: OnFailure,
-    /// Names of other annotations that are variables of the objects if `globals` was cut at a comma. No part of what is asked for.
+    /// Names of other annotations that are variables of the objects if `globals` was cut at a comma. Not part of the
+    /// request.
     #[serde(skip)]
     pub perhaps_globals: Vec<String>,
 }
@@ -67,24 +68,24 @@ pub enum ProgramsRequest {
         /// The image.
         from: Reference,
     },
-    /// `programs`, in the order they were written; at least one.
+    /// `programs`, in the order written; at least one.
     Listed(Vec<ProgramRequest>),
 }
 
 /// One entry of `programs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProgramRequest {
-    /// Where the object is: `from=`, else `image`.
+    /// The object's location: `from=`, otherwise `image`.
     pub from: Reference,
     /// The function in the object.
     pub function: String,
-    /// Kind and place.
+    /// The kind and where to attach.
     pub attach: AttachRequest,
-    /// `priority=` and `proceed-on=`; None where neither is written.
+    /// `priority=` and `proceed-on=`; None if neither is written.
     pub order: Option<Order>,
 }
 
-/// The place that an entry asks for; what it leaves out comes from the ELF section or is a default.
+/// Where an entry attaches. What it leaves out comes from the ELF section, or is a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum AttachRequest {
     /// `xdp:FUNCTION [iface=] [mode=]`
@@ -98,52 +99,52 @@ pub enum AttachRequest {
     Tcx {
         /// `iface=`, default `eth0`.
         iface: InterfaceSelector,
-        /// `direction=`; None takes the section's.
+        /// `direction=`; None uses the section's.
         direction: Option<Direction>,
     },
     /// `cgroup_*:FUNCTION [attach=]`, `sock_ops:FUNCTION`
     Cgroup {
-        /// The kind that was written.
+        /// The kind of the entry.
         kind: ProgramKind,
-        /// `attach=`; None takes the section's.
+        /// `attach=`; None uses the section's.
         attach: Option<CgroupAttach>,
     },
     /// `tracepoint:FUNCTION[:category/name]`
     Tracepoint {
-        /// TARGET; None takes the section's.
+        /// TARGET; None uses the section's.
         target: Option<TracepointName>,
     },
     /// `raw_tracepoint:FUNCTION[:name]`
     RawTracepoint {
-        /// TARGET; None takes the section's.
+        /// TARGET; None uses the section's.
         target: Option<String>,
     },
     /// `tc:FUNCTION [iface=] [direction=]`
     Tc {
         /// `iface=`, default `eth0`.
         iface: InterfaceSelector,
-        /// `direction=`; None takes the section's.
+        /// `direction=`; None uses the section's.
         direction: Option<Direction>,
     },
     /// `kprobe:FUNCTION[:function[+offset]]`, `kretprobe:FUNCTION[:function]`
     Kprobe {
-        /// The function and bytes from its start; None takes the section's.
+        /// The function and the offset in bytes from its start; None uses the section's.
         target: Option<(String, u64)>,
         /// True for `kretprobe`.
         ret: bool,
     },
     /// `fentry:FUNCTION[:function]`, `fexit:…`, `lsm:FUNCTION[:hook]`
     Trampoline {
-        /// The kind that was written.
+        /// The kind of the entry.
         kind: ProgramKind,
-        /// TARGET; None takes the section's.
+        /// TARGET; None uses the section's.
         target: Option<String>,
     },
     /// `uprobe:FUNCTION[:path-or-library] [symbol=] [offset=] [pid=]`, `uretprobe:…`
     Uprobe {
-        /// TARGET; None takes the section's.
+        /// TARGET; None uses the section's.
         target: Option<String>,
-        /// `symbol=`; None takes the section's, or counts from the start of the file.
+        /// `symbol=`; None uses the section's, or counts from the start of the file.
         symbol: Option<String>,
         /// `offset=`
         offset: u64,
@@ -155,7 +156,7 @@ pub enum AttachRequest {
 }
 
 impl AttachRequest {
-    /// The kind of program that was written.
+    /// The kind of program of the entry.
     pub fn kind(&self) -> ProgramKind {
         match self {
             Self::Xdp { .. } => ProgramKind::Xdp,
@@ -173,16 +174,16 @@ impl AttachRequest {
     }
 }
 
-/// `iface=`: one interface by name, or all that are there at start but `lo`.
+/// `iface=`: one interface by name, or all interfaces at the start of the container except `lo`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum InterfaceSelector {
-    /// An interface name, checked: 1 to 15 bytes without blanks, slash and colon.
+    /// An interface name, checked: 1 to 15 bytes without blanks, slashes and colons.
     Named(String),
     /// `*`
     All,
 }
 
-/// One entry of `globals`: the value is typed by the object's BTF, later.
+/// One entry of `globals`. The value gets its type later, from the object's BTF.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GlobalRequest {
     /// The variable; never begins with `bpfman_`.
@@ -191,12 +192,13 @@ pub struct GlobalRequest {
     pub value: GlobalValue,
 }
 
-/// A value in `globals`, by how it is written.
+/// A value in `globals`, by its syntax.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GlobalValue {
-    /// A word that may be an integer, a boolean or a string, by the variable's type: `10`, `0x1f`, `-3`, `true`, `eth0`.
+    /// A word that may be an integer, a boolean or a string, depending on the variable's type: `10`, `0x1f`, `-3`,
+    /// `true`, `eth0`.
     Word(String),
-    /// A quoted word: a string, that is for `char` arrays and nothing else.
+    /// A quoted word: a string, valid only for `char` arrays.
     Text(String),
     /// `[1 2 3]`
     Array(Vec<String>),
@@ -211,14 +213,14 @@ pub struct MapRequest {
     pub name: String,
     /// `:ro` (the default) or `:rw`.
     pub access: MapAccess,
-    /// `as=`, default the map's name with dots as underscores.
+    /// `as=`, by default the map's name with dots replaced by underscores.
     pub file_name: String,
 }
 
-/// What the container may do with a map that is shown to it.
+/// Access of the container to a map that is shown to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MapAccess {
-    /// The map is frozen: nobody writes it from user space any more.
+    /// The map is frozen: user space can no longer write to it.
     #[serde(rename = "ro")]
     ReadOnly,
     /// Reading and writing.
@@ -226,42 +228,42 @@ pub enum MapAccess {
     ReadWrite,
 }
 
-/// The bpffs that a container asks for.
+/// The bpffs that a container requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum BpffsRequest {
     /// None.
     None,
-    /// A bpffs of its own without delegation.
+    /// Its own bpffs without delegation.
     Private {
-        /// Where in the container's root: `/sys/fs/bpf` or a path beneath `/run` or `/mnt`, normal.
+        /// The mount point in the container's root: `/sys/fs/bpf` or a path below `/run` or `/mnt`, normalised.
         path: PathBuf,
     },
     /// A bpffs with delegation.
     Token {
         /// As above.
         path: PathBuf,
-        /// What is to be delegated.
+        /// The requested delegation.
         delegation: DelegationRequest,
     },
 }
 
-/// What a failed request does to its container.
+/// The effect of a failed request on its container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
     /// The container does not start.
     #[default]
     Stop,
-    /// The container starts; the failure is recorded and shown.
+    /// The container starts; the failure is recorded and reported.
     Continue,
 }
 
-/// Why a container's annotations are not a request. Every one of these stops the container: `on-failure` speaks only of requests
-/// that could be read.
+/// Why a container's annotations are not a valid request. Each of these errors stops the container: `on-failure`
+/// applies only to requests that can be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// A key of ours that we do not have.
-    #[error("annotation {key} is unknown{hint}; known are {known}")]
+    /// An unknown bpfman-hook key.
+    #[error("annotation {key} is unknown{hint}; known keys: {known}")]
     UnknownKey {
         /// The annotation, quoted.
         key: String,
@@ -270,7 +272,7 @@ pub enum RequestError {
         /// All known keys.
         known: String,
     },
-    /// A key for one container of a pod, where the runtime gives no name to compare it with.
+    /// A key for one container of a pod, but the runtime provides no container name to compare it with.
     #[error("annotation {key} names a container, but no container name is known here; write hook.bpfman.io/ before {word}")]
     NoContainerName {
         /// The annotation, quoted.
@@ -278,22 +280,22 @@ pub enum RequestError {
         /// The part after the slash, quoted.
         word: String,
     },
-    /// A key that was meant to be ours.
+    /// A key that was probably meant to be ours.
     #[error("annotation {key} is misspelt: write hook.bpfman.io/KEY, or CONTAINER.hook.bpfman.io/KEY")]
     Misspelt {
         /// The annotation, quoted.
         key: String,
     },
-    /// What podman makes of the rest of a value behind a comma.
+    /// The rest of a value behind a comma, which podman turns into an annotation.
     #[error(
-        "annotation {key} looks like the rest of a value of ours that was cut at a comma, as podman does: separate entries by ; and \
+        "annotation {key} looks like the rest of a bpfman-hook value that was cut at a comma, as podman does: separate entries by ; and \
          names by : (or leave that annotation out)"
     )]
     CutOff {
         /// The annotation, quoted.
         key: String,
     },
-    /// A value as long as what `generate kube` leaves of a longer one.
+    /// A value of the length to which `generate kube` cuts longer ones.
     #[error(
         "annotation {key} may have been cut: podman's generate kube leaves 63 characters of a value, and its kube play takes no more; \
          shorten it, or use podman run --pod"
@@ -302,20 +304,20 @@ pub enum RequestError {
         /// The annotation, quoted.
         key: String,
     },
-    /// What stands before our domain can not be a container's name.
+    /// The part before our domain cannot be a container's name.
     #[error("annotation {key} begins with something that is not a container name: 1 to 63 of a-z 0-9 -")]
     ContainerLabel {
         /// The annotation, quoted.
         key: String,
     },
-    /// A value breaks the grammar, or contradicts another.
+    /// A value violates the grammar, or contradicts another one.
     #[error("annotation {key}{}: {problem}", ErrorPlace(*.at))]
     Value {
-        /// The annotation as it was written.
+        /// The annotation as written.
         key: String,
-        /// Where in the value, if at one place.
+        /// The position in the value, if there is one.
         at: Option<Position>,
-        /// What is wrong and, where known, what to write.
+        /// What is wrong and, if known, what to write.
         problem: String,
     },
 }
@@ -336,7 +338,7 @@ impl FoundAnnotation<'_> {
         RequestError::Value { key: self.key.to_owned(), at: fault.at, problem: fault.problem }
     }
 
-    /// Parses the value, and gives faults the key.
+    /// Parses the value; errors get the key.
     fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, LexError>) -> Result<T, RequestError> {
         parse(self.value).map_err(|fault| self.error(fault))
     }
@@ -347,21 +349,21 @@ impl FoundAnnotation<'_> {
 }
 
 impl Request {
-    /// Parses what speaks to a regular container: its own keys, and the pod's where it has none of its own. None where no annotation
-    /// is ours; that costs one look at each key and no allocation.
+    /// Parses the annotations that apply to a regular container: its own keys, and the pod's for those that it does not
+    /// set itself. None if there is no bpfman-hook annotation; that takes one look at each key and no allocation.
     ///
-    /// `container_name` is the name that the engine gives the container in its pod; without one, a key that names a container is an
-    /// error.
+    /// `container_name` is the name that the engine gives the container in its pod; without one, a key that names a
+    /// container is an error.
     pub fn parse(annotations: &BTreeMap<String, String>, container_name: Option<&str>) -> Result<Option<Self>, RequestError> {
         Self::for_audience(annotations, Audience::Regular(container_name))
     }
 
-    /// Parses what speaks to a container of podman's that has these names.
+    /// Parses the annotations that apply to a podman container with these names.
     pub fn parse_podman(annotations: &BTreeMap<String, String>, names: &ContainerNames) -> Result<Option<Self>, RequestError> {
         Self::for_audience(annotations, Audience::Podman(names))
     }
 
-    /// Parses what speaks to an init, ephemeral or sandbox container: the keys that name it, and no others.
+    /// Parses the annotations that apply to an init, ephemeral or sandbox container: only the keys that name it.
     pub fn parse_named(annotations: &BTreeMap<String, String>, container_name: &str) -> Result<Option<Self>, RequestError> {
         Self::for_audience(annotations, Audience::OnlyNamed(container_name))
     }
@@ -395,7 +397,7 @@ impl Request {
         let maps = ours.get(AnnotationKey::Maps).map(|found| found.parse(variables::maps)).transpose()?.unwrap_or_default();
         for key in [AnnotationKey::Globals, AnnotationKey::Maps] {
             if let (Some(found), ProgramsRequest::None) = (ours.get(key), &programs) {
-                return found.refuse("there are no programs whose it could be; add the annotation image or programs");
+                return found.refuse("it needs a program to apply to; add the annotation image or programs");
             }
         }
         let pull_policy = ours.get(AnnotationKey::PullPolicy).map(|found| found.parse(parse_pull_policy)).transpose()?;
@@ -413,27 +415,28 @@ impl Request {
         })
     }
 
-    /// True where nothing is to be done: only keys that qualify others are there, as `on-failure` of a pod that asks for nothing else.
+    /// True if there is nothing to do: only keys that qualify others are set, such as `on-failure` of a pod that
+    /// requests nothing else.
     pub fn is_empty(&self) -> bool {
         self.programs == ProgramsRequest::None && self.bpffs == BpffsRequest::None
     }
 
-    /// What is accepted and has no effect yet, one sentence each.
+    /// Settings that are accepted but have no effect yet, one sentence each.
     pub fn without_effect(&self) -> Vec<String> {
         let ProgramsRequest::Listed(programs) = &self.programs else { return Vec::new() };
         let ordered = programs.iter().filter(|program| program.order.is_some());
         let sentence = |program: &ProgramRequest| {
             let kind = program.attach.kind();
             let why = match kind {
-                ProgramKind::Xdp => "an interface takes one XDP program",
+                ProgramKind::Xdp => "an interface takes only one XDP program",
                 _ => "classifiers run in the order in which they were attached, but on kernels before 6.6",
             };
-            format!("priority and proceed-on of {kind}:{} order nothing yet: {why}", program.function)
+            format!("priority and proceed-on of {kind}:{} have no effect yet: {why}", program.function)
         };
         ordered.map(sentence).collect()
     }
 
-    /// The references to fetch, each once, in the order in which they are first named.
+    /// The references to fetch, each once, in the order of their first use.
     pub fn references(&self) -> Vec<&Reference> {
         let mut references = Vec::new();
         let named: Vec<&Reference> = match &self.programs {
@@ -449,8 +452,8 @@ impl Request {
         references
     }
 
-    /// The request in one spelling: two texts are equal exactly if the requests are. For a digest that tells a repeated request from
-    /// another one.
+    /// The request in canonical form: two texts are equal exactly if the requests are equal. A digest of it tells
+    /// whether a request is repeated.
     pub fn canonical(&self) -> String {
         serde_json::to_string(self)
             .expect("every part of a request came from UTF-8 text, and no map has other keys than strings")
@@ -467,7 +470,7 @@ fn parse_pull_policy(value: &str) -> Result<PullPolicy, LexError> {
     let word = lex::single(value)?;
     PullPolicy::from_word(&word.text).ok_or_else(|| {
         let hint = nearest_hint(&word.text, WORDS);
-        word.fault(format!("it is IfNotPresent, Always or Never, not {}{hint}", quoted(&word.text)))
+        word.fault(format!("it must be IfNotPresent, Always or Never, not {}{hint}", quoted(&word.text)))
     })
 }
 
@@ -476,7 +479,7 @@ fn parse_on_failure(value: &str) -> Result<OnFailure, LexError> {
     match word.text.as_str() {
         "stop" => Ok(OnFailure::Stop),
         "continue" => Ok(OnFailure::Continue),
-        other => Err(word.fault(format!("it is stop or continue, not {}", quoted(other)))),
+        other => Err(word.fault(format!("it must be stop or continue, not {}", quoted(other)))),
     }
 }
 

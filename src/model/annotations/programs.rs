@@ -12,11 +12,11 @@ pub(super) fn parse(value: &str, image: Option<&Reference>) -> Result<Vec<Progra
     for entry in lex::entries(value)? {
         let program = parse_entry(&entry, image)?;
         if programs.contains(&program) {
-            return Err(entry.words[0].fault(format!("{} is asked for twice", program.function)));
+            return Err(entry.words[0].fault(format!("{} is requested twice", program.function)));
         }
         if let Some(other) = programs.iter().find(|other| share_an_xdp_interface(other, &program)) {
             let problem = format!(
-                "{} and {} ask for XDP on one interface, which holds one program until chains come",
+                "{} and {} request XDP on one interface, which takes only one XDP program",
                 other.function, program.function
             );
             return Err(entry.words[0].fault(problem));
@@ -26,14 +26,16 @@ pub(super) fn parse(value: &str, image: Option<&Reference>) -> Result<Vec<Progra
     Ok(programs)
 }
 
-/// Parses entries as `programs` has them, for those who say elsewhere which object they are of.
+/// Parses entries in the syntax of `programs` for callers that specify the object elsewhere.
 ///
 /// # Errors
-/// What is wrong with them.
+/// What is wrong with an entry.
 pub fn program_entries(text: &str, object: &Reference) -> Result<Vec<ProgramRequest>, String> {
     let entries = parse(text, Some(object)).map_err(|fault| fault.problem)?;
     match entries.iter().find(|entry| entry.from != *object) {
-        Some(entry) => Err(format!("{} names another object with from=, and there is one for all", entry.function)),
+        Some(entry) => {
+            Err(format!("{} names its own object with from=, but one object is given for all entries", entry.function))
+        }
         None => Ok(entries),
     }
 }
@@ -119,7 +121,7 @@ fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &
         }
         ProgramKind::RawTracepoint => match target {
             Some(name) if !is_event(name) => {
-                Err(head.fault("the target of raw_tracepoint is a tracepoint's name, as sched_switch"))
+                Err(head.fault("the target of raw_tracepoint must be a tracepoint's name, such as sched_switch"))
             }
             target => Ok(AttachRequest::RawTracepoint { target: target.map(str::to_owned) }),
         },
@@ -129,13 +131,13 @@ fn parse_attach(kind: ProgramKind, head: &Word, target: Option<&str>, options: &
 
 const DIRECTIONS: [(&str, Direction); 2] = [("ingress", Direction::Ingress), ("egress", Direction::Egress)];
 
-/// What the target of a kind on a kernel function looks like.
+/// The rule for the target of a kind that attaches to a kernel function.
 fn kernel_rule(kind: ProgramKind) -> &'static str {
     match kind {
-        ProgramKind::Kprobe => "the target of kprobe is a kernel function, as vfs_read or vfs_read+0x10",
-        ProgramKind::Kretprobe => "the target of kretprobe is a kernel function, as vfs_read",
-        ProgramKind::Lsm => "the target of lsm is an LSM hook, as file_open",
-        _ => "the target of fentry and fexit is a kernel function, as vfs_read",
+        ProgramKind::Kprobe => "the target of kprobe must be a kernel function, such as vfs_read or vfs_read+0x10",
+        ProgramKind::Kretprobe => "the target of kretprobe must be a kernel function, such as vfs_read",
+        ProgramKind::Lsm => "the target of lsm must be an LSM hook, such as file_open",
+        _ => "the target of fentry and fexit must be a kernel function, such as vfs_read",
     }
 }
 
@@ -149,7 +151,7 @@ pub(in crate::model) fn kernel_place(target: &str, ret: bool) -> Option<(String,
     is_kernel_function(function).then(|| (function.to_owned(), offset))
 }
 
-/// A symbol of the kernel's: compilers add suffixes with dots, as `.isra.0`.
+/// A kernel symbol: compilers add suffixes with dots, such as `.isra.0`.
 fn is_kernel_function(name: &str) -> bool {
     (1..=127).contains(&name.len())
         && !name.starts_with(|c: char| c.is_ascii_digit() || c == '.')
@@ -176,19 +178,20 @@ fn is_user_target(target: &str) -> bool {
         }
 }
 
-const TRACEPOINT_RULE: &str = "the target of tracepoint is category/name, as sched/sched_switch";
+const TRACEPOINT_RULE: &str = "the target of tracepoint must be category/name, such as sched/sched_switch";
 
 fn tracepoint(target: &str) -> Option<TracepointName> {
     let (category, name) = target.split_once('/')?;
     (is_event(category) && is_event(name)).then(|| TracepointName { category: category.to_owned(), name: name.to_owned() })
 }
 
-/// The kernel makes the names of tracepoints and their categories from C identifiers; some categories have a dash.
+/// The kernel builds the names of tracepoints and categories from C identifiers; some categories contain a dash.
 fn is_event(name: &str) -> bool {
     (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
-/// True for what the kernel takes as an interface's name (net/core/dev.c, `dev_valid_name`), without control characters.
+/// True for names that the kernel accepts for interfaces (net/core/dev.c, `dev_valid_name`), without control
+/// characters.
 fn is_interface(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name != "."
@@ -196,7 +199,7 @@ fn is_interface(name: &str) -> bool {
         && !name.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':'))
 }
 
-/// The options of one entry, each known to its kind and written once.
+/// The options of one entry: each must be known for its kind and written once.
 struct Options<'a> {
     found: Vec<(&'a str, &'a str, &'a Word)>,
 }
@@ -268,7 +271,7 @@ impl<'a> Options<'a> {
             Some((_, value)) => Ok(Some(*value)),
             None => {
                 let known = words.iter().map(|(known, _)| *known);
-                Err(word.fault(format!("{name} is {}, not {}", known.collect::<Vec<_>>().join(" or "), quoted(text))))
+                Err(word.fault(format!("{name} must be {}, not {}", known.collect::<Vec<_>>().join(" or "), quoted(text))))
             }
         }
     }
@@ -300,7 +303,7 @@ impl<'a> Options<'a> {
 
     fn uprobe(&self, kind: ProgramKind, head: &Word, target: Option<&str>) -> Result<AttachRequest, LexError> {
         if target.is_some_and(|target| !is_user_target(target)) {
-            let rule = "is an absolute path without . and .. in the container's root, or the name of a library";
+            let rule = "must be an absolute path without . and .. in the container's root, or the name of a library";
             return Err(head.fault(format!("the target of {kind} {rule}")));
         }
         let symbol = match self.value("symbol") {
@@ -311,7 +314,7 @@ impl<'a> Options<'a> {
         };
         let offset = match self.value("offset") {
             Some((word, text)) => {
-                number(text).ok_or_else(|| word.fault(format!("offset is a number of bytes, not {}", quoted(text))))?
+                number(text).ok_or_else(|| word.fault(format!("offset must be a number of bytes, not {}", quoted(text))))?
             }
             None => 0,
         };
@@ -338,7 +341,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Symbols of any language: what an ELF string table can hold, without blanks.
+/// Symbols of any language: whatever an ELF string table can hold, without blanks.
 fn is_user_symbol(name: &str) -> bool {
     (1..=512).contains(&name.len()) && !name.chars().any(|c| c.is_whitespace() || c.is_control())
 }
@@ -424,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_have_a_place_and_a_remedy() {
+    fn refusals_have_a_position_and_a_remedy() {
         let cases = [
             ("xdp:a; xpd:b", 2, 1, "\"xpd\" is not a program type; the nearest is xdp"),
             ("xdp", 1, 1, "the function is missing; write xdp:FUNCTION"),
@@ -450,34 +453,34 @@ mod tests {
             ),
             ("xdp:a iface=a-very-long-name", 1, 7, "\"a-very-long-name\" is not the name of an interface"),
             ("xdp:a iface=../x", 1, 7, "\"../x\" is not the name of an interface"),
-            ("xdp:a mode=hw", 1, 7, "mode is native or skb, not \"hw\""),
-            ("xdp:a priority=0", 1, 7, "priority is a number from 1 to 1000, not \"0\""),
-            ("xdp:a priority=1001", 1, 7, "priority is a number from 1 to 1000, not \"1001\""),
-            ("xdp:a priority=+5", 1, 7, "priority is a number from 1 to 1000, not \"+5\""),
+            ("xdp:a mode=hw", 1, 7, "mode must be native or skb, not \"hw\""),
+            ("xdp:a priority=0", 1, 7, "priority must be a number from 1 to 1000, not \"0\""),
+            ("xdp:a priority=1001", 1, 7, "priority must be a number from 1 to 1000, not \"1001\""),
+            ("xdp:a priority=+5", 1, 7, "priority must be a number from 1 to 1000, not \"+5\""),
             (
                 "xdp:a proceed-on=pas",
                 1,
                 7,
                 "\"pas\" is not a verdict; it is one of aborted, drop, pass, tx, redirect, dispatcher_return",
             ),
-            ("kretprobe:a:vfs_read+1", 1, 1, "the target of kretprobe is a kernel function, as vfs_read"),
+            ("kretprobe:a:vfs_read+1", 1, 1, "the target of kretprobe must be a kernel function, such as vfs_read"),
             ("kprobe:a:vfs_read+x", 1, 1, kernel_rule(ProgramKind::Kprobe)),
-            ("lsm:a:file/open", 1, 1, "the target of lsm is an LSM hook, as file_open"),
+            ("lsm:a:file/open", 1, 1, "the target of lsm must be an LSM hook, such as file_open"),
             ("fentry:a:", 1, 1, kernel_rule(ProgramKind::Fentry)),
             (
                 "uprobe:a:/usr/../bin/sh symbol=main",
                 1,
                 1,
-                "the target of uprobe is an absolute path without . and .. in the container's root, or the name of a library",
+                "the target of uprobe must be an absolute path without . and .. in the container's root, or the name of a library",
             ),
             (
                 "uprobe:a:lib/libc.so.6",
                 1,
                 1,
-                "the target of uprobe is an absolute path without . and .. in the container's root, or the name of a library",
+                "the target of uprobe must be an absolute path without . and .. in the container's root, or the name of a library",
             ),
-            ("uprobe:a:libc symbol=malloc pid=7", 1, 29, "pid is any or init, not \"7\""),
-            ("uprobe:a:libc offset=-1", 1, 15, "offset is a number of bytes, not \"-1\""),
+            ("uprobe:a:libc symbol=malloc pid=7", 1, 29, "pid must be any or init, not \"7\""),
+            ("uprobe:a:libc offset=-1", 1, 15, "offset must be a number of bytes, not \"-1\""),
             ("iter:a", 1, 1, "iter programs are not supported by this version"),
             ("netfilter:a pf=ipv4 hook=input priority=-5", 1, 1, "netfilter programs are not supported by this version"),
             ("cgroup_skb:a attach=connect4", 1, 14, "attach=connect4 belongs to cgroup_sock_addr, not to cgroup_skb"),
@@ -490,16 +493,16 @@ mod tests {
             ("tracepoint:a:sched_switch", 1, 1, TRACEPOINT_RULE),
             ("tracepoint:a:../x", 1, 1, TRACEPOINT_RULE),
             ("tracepoint:a:a/b/c", 1, 1, TRACEPOINT_RULE),
-            ("raw_tracepoint:a:sched/x", 1, 1, "the target of raw_tracepoint is a tracepoint's name, as sched_switch"),
-            ("xdp:a from=alpine", 1, 7, "\"alpine\" names no registry; write docker.io/library/alpine"),
-            ("xdp:a iface=lo; xdp:a iface=lo", 2, 1, "a is asked for twice"),
-            ("xdp:a; xdp:b", 2, 1, "a and b ask for XDP on one interface, which holds one program until chains come"),
             (
-                "xdp:a iface=*; xdp:b iface=eth1",
-                2,
+                "raw_tracepoint:a:sched/x",
                 1,
-                "a and b ask for XDP on one interface, which holds one program until chains come",
+                1,
+                "the target of raw_tracepoint must be a tracepoint's name, such as sched_switch",
             ),
+            ("xdp:a from=alpine", 1, 7, "\"alpine\" has no registry; write docker.io/library/alpine"),
+            ("xdp:a iface=lo; xdp:a iface=lo", 2, 1, "a is requested twice"),
+            ("xdp:a; xdp:b", 2, 1, "a and b request XDP on one interface, which takes only one XDP program"),
+            ("xdp:a iface=*; xdp:b iface=eth1", 2, 1, "a and b request XDP on one interface, which takes only one XDP program"),
         ];
         for (value, entry, column, problem) in cases {
             let fault = parse(value, Some(&image())).expect_err(value);
@@ -510,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_in_bpfmans_words() {
+    fn orders_use_bpfmans_words() {
         let order = |value: &str| parse(value, Some(&image())).expect("legal").remove(0).order;
         assert_eq!(order("xdp:a iface=lo"), None);
         assert_eq!(order("xdp:a priority=5"), Some(Order { priority: 5, proceed_on: vec![2, 31] }));
@@ -519,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn one_function_may_sit_in_several_places() {
+    fn one_function_may_attach_to_several_places() {
         let value = "xdp:a iface=lo; xdp:a iface=*; tcx:a direction=ingress; tcx:a direction=egress";
         assert_eq!(parse(value, Some(&image())).map(|programs| programs.len()), Ok(4));
     }

@@ -1,14 +1,16 @@
 //! Annotations that are not ours but were meant to be: misspelt keys, and the rest of a value that was cut at a comma.
 //!
-//! podman's `--annotation` is a list of comma-separated values (spf13/pflag, `StringSlice`): of `hook.bpfman.io/programs=a, b=c` it
-//! makes a second annotation that is called ` b`. Without a look at these the container starts with a part of its request.
+//! podman's `--annotation` is a list of comma-separated values (spf13/pflag, `StringSlice`):
+//! `hook.bpfman.io/programs=a, b=c` becomes two annotations, the second with the key ` b`. Without this check the
+//! container would start with only a part of its request.
 
 use super::keys::is_key;
 use super::programs::OPTIONS;
 use crate::model::attach_point::ProgramKind;
 
-/// True for our keys and for all that looks like one: `hook` or `hooks`, then `bpfman`, in any case, with anything but letters,
-/// digits and slashes in between. The pattern in the hook files says the same (`setup/hook_files.rs`). Allocates nothing.
+/// True for our keys and everything that resembles one: `hook` or `hooks`, then `bpfman`, in any case, with anything
+/// but letters, digits and slashes in between. The pattern in the hook files is the same (`setup/hook_files.rs`).
+/// Allocates nothing.
 pub fn resembles_ours(key: &str) -> bool {
     let bytes = key.as_bytes();
     let is = |at: usize, word: &[u8]| bytes.get(at..at + word.len()).is_some_and(|part| part.eq_ignore_ascii_case(word));
@@ -19,8 +21,8 @@ pub fn resembles_ours(key: &str) -> bool {
     })
 }
 
-/// True for a key that stands beside ours as the rest of a cut value would: with a blank in it, or called like a key of ours, an
-/// option or `TYPE:FUNCTION`.
+/// True for a key that may be the rest of a cut value: it contains a blank, or has the name of one of our keys, of an
+/// option or the form `TYPE:FUNCTION`.
 pub(super) fn is_cut_off(key: &str) -> bool {
     key.contains(char::is_whitespace)
         || is_key(key)
@@ -28,7 +30,7 @@ pub(super) fn is_cut_off(key: &str) -> bool {
         || key.split_once(':').is_some_and(|(kind, _)| ProgramKind::from_word(kind).is_some())
 }
 
-/// True for a key that could be the name of a variable, cut off from `globals`.
+/// True for a key that may be the name of a variable, cut off from `globals`.
 pub(super) fn is_variable(key: &str) -> bool {
     !key.is_empty()
         && !key.starts_with(|c: char| c.is_ascii_digit())
@@ -40,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rest_of_a_cut_value_is_known_by_its_key() {
+    fn the_rest_of_a_cut_value_is_recognised_by_its_key() {
         for (key, cut) in [
             (" iface", true),
             ("tcx:egress direction", true),

@@ -1,9 +1,9 @@
-//! The grammar as a whole: defaults, contradictions, and hostile values.
+//! The grammar as a whole: defaults, contradictions and hostile values.
 
 use super::*;
 use crate::model::delegation::{Category, Delegation, Preset};
 
-/// Keys without our prefix, and values.
+/// Annotation keys without our prefix, and their values.
 type Written<'a> = &'a [(&'a str, &'a str)];
 
 fn map(annotations: Written<'_>) -> BTreeMap<String, String> {
@@ -25,7 +25,7 @@ fn refusal(annotations: Written<'_>) -> String {
 }
 
 #[test]
-fn nothing_of_ours_is_no_request() {
+fn without_our_annotations_there_is_no_request() {
     assert_eq!(Request::parse(&BTreeMap::new(), None), Ok(None));
     let others = BTreeMap::from([("io.container.manager".to_owned(), "libpod".to_owned())]);
     assert_eq!(Request::parse(&others, Some("web")), Ok(None));
@@ -33,7 +33,7 @@ fn nothing_of_ours_is_no_request() {
 }
 
 #[test]
-fn an_image_alone_asks_for_all_of_its_programs() {
+fn an_image_alone_requests_all_of_its_programs() {
     let all = request(&[("image", "docker://ghcr.io/acme/x:v1\n")]);
     let from = Reference::parse("ghcr.io/acme/x:v1").expect("legal");
     let expected = Request {
@@ -76,7 +76,7 @@ fn a_request_with_everything() {
 }
 
 #[test]
-fn bpffs_follows_from_the_rest() {
+fn the_default_bpffs_depends_on_the_other_keys() {
     let private = || BpffsRequest::Private { path: PathBuf::from("/sys/fs/bpf") };
     let image = ("image", "ghcr.io/acme/x");
     let cases: [(Written<'_>, BpffsRequest); 5] = [
@@ -124,9 +124,9 @@ fn lists_replace_their_part_of_the_presets() {
 }
 
 #[test]
-fn contradictions_are_refused_with_the_key_to_change() {
+fn contradictions_name_the_key_to_change() {
     let image = ("image", "ghcr.io/acme/x");
-    let no_programs = "there are no programs whose it could be; add the annotation image or programs";
+    let no_programs = "it needs a program to apply to; add the annotation image or programs";
     let cases: [(Written<'_>, &str, &str); 22] = [
         (&[("globals", "a=1")], "globals", no_programs),
         (&[("maps", "a"), ("bpffs", "private")], "maps", no_programs),
@@ -148,24 +148,32 @@ fn contradictions_are_refused_with_the_key_to_change() {
         (
             &[image, ("maps", "a"), ("bpffs", "none")],
             "maps",
-            "maps appear in a bpffs, and bpffs is none; remove the annotation bpffs or write private",
+            "maps are shown in a bpffs, but bpffs is none; remove the annotation bpffs or write private",
         ),
         (
             &[image, ("bpffs-path", "/run/bpf")],
             "bpffs-path",
             "there is no bpffs to mount there; add bpffs=private, or the annotation delegate",
         ),
-        (&[("bpffs", "token")], "bpffs", "what is to be delegated is not said; add the annotation delegate, as delegate=maps"),
-        (&[("bpffs", "tokn")], "bpffs, entry 1, column 1", "it is none, private or token, not \"tokn\"; the nearest is token"),
+        (
+            &[("bpffs", "token")],
+            "bpffs",
+            "it does not say what to delegate; add the annotation delegate, such as delegate=maps",
+        ),
+        (
+            &[("bpffs", "tokn")],
+            "bpffs, entry 1, column 1",
+            "it must be none, private or token, not \"tokn\"; the nearest is token",
+        ),
         (
             &[("bpffs", "private"), ("bpffs-path", "/sys")],
             "bpffs-path, entry 1, column 1",
-            "\"/sys\" is neither /sys/fs/bpf nor beneath /run or /mnt",
+            "\"/sys\" is neither /sys/fs/bpf nor below /run or /mnt",
         ),
         (
             &[("bpffs", "private"), ("bpffs-path", "/run")],
             "bpffs-path, entry 1, column 1",
-            "\"/run\" is neither /sys/fs/bpf nor beneath /run or /mnt",
+            "\"/run\" is neither /sys/fs/bpf nor below /run or /mnt",
         ),
         (
             &[("bpffs", "private"), ("bpffs-path", "/run/../etc")],
@@ -190,12 +198,12 @@ fn contradictions_are_refused_with_the_key_to_change() {
         (
             &[("delegate-cmds", "prog_load map_creat")],
             "delegate-cmds, entry 1, column 11",
-            "no bpf command is called \"map_creat\"; the nearest is map_create",
+            "unknown bpf command \"map_creat\"; the nearest is map_create",
         ),
         (
             &[("delegate-cmds", "map_create,prog_load")],
             "delegate-cmds, entry 1, column 1",
-            "no bpf command is called \"map_create,prog_load\"; names are separated by : or blanks",
+            "unknown bpf command \"map_create,prog_load\"; names are separated by : or blanks",
         ),
         (
             &[("delegate-cmds", "common_attrs")],
@@ -205,14 +213,14 @@ fn contradictions_are_refused_with_the_key_to_change() {
         (
             &[("delegate-progs", "xdp")],
             "delegate-progs",
-            "program types without the command prog_load can not be used; add it to delegate-cmds",
+            "program types without the command prog_load cannot be used; add it to delegate-cmds",
         ),
         (
             &[("pull-policy", "never")],
             "pull-policy, entry 1, column 1",
-            "it is IfNotPresent, Always or Never, not \"never\"; the nearest is Never",
+            "it must be IfNotPresent, Always or Never, not \"never\"; the nearest is Never",
         ),
-        (&[("on-failure", "ignore")], "on-failure, entry 1, column 1", "it is stop or continue, not \"ignore\""),
+        (&[("on-failure", "ignore")], "on-failure, entry 1, column 1", "it must be stop or continue, not \"ignore\""),
         (&[("image", "a b")], "image, entry 1, column 3", "one word was expected, and \"b\" follows it"),
     ];
     for (annotations, place, problem) in cases {
@@ -222,7 +230,7 @@ fn contradictions_are_refused_with_the_key_to_change() {
 }
 
 #[test]
-fn a_containers_own_keys_decide_whose_its_programs_are() {
+fn the_scope_of_the_keys_decides_who_owns_the_programs() {
     let mut annotations = map(&[("image", "ghcr.io/acme/x"), ("globals", "rate=1")]);
     annotations.insert("web.hook.bpfman.io/globals".to_owned(), "rate=2".to_owned());
     let pod = Request::parse(&annotations, Some("web")).expect("legal").expect("ours");
@@ -231,13 +239,13 @@ fn a_containers_own_keys_decide_whose_its_programs_are() {
     annotations.insert("web.hook.bpfman.io/programs".to_owned(), "xdp:count".to_owned());
     let own = Request::parse(&annotations, Some("web")).expect("legal").expect("ours");
     assert_eq!(own.programs_scope, KeyScope::Container);
-    // Pod-wide keys do not speak to an init container, so its own entry has no image.
+    // Pod-wide keys do not apply to an init container, so its own entry has no image.
     let init = Request::parse_named(&annotations, "web").expect_err("no image").to_string();
     assert!(init.starts_with("annotation web.hook.bpfman.io/programs, entry 1, column 1: there is no image"), "{init}");
 }
 
 #[test]
-fn canonical_is_equal_exactly_for_equal_requests() {
+fn equal_requests_have_equal_canonical_forms() {
     let spellings = [
         request(&[("image", "ghcr.io/acme/x"), ("programs", "xdp:a  iface=eth0 ; "), ("delegate", "maps")]),
         request(&[
@@ -263,7 +271,7 @@ fn canonical_is_equal_exactly_for_equal_requests() {
     }
 }
 
-/// A generator that gives the same numbers each time: xorshift64.
+/// A deterministic random number generator: xorshift64.
 struct Numbers(u64);
 
 impl Numbers {
@@ -371,7 +379,8 @@ fn values_are_bounded() {
     }
 }
 
-/// What podman 4.3.1 makes of `--annotation hook.bpfman.io/programs=tcx:a, iface=lo, tcx:b direction=egress` and its like.
+/// The annotations that podman 4.3.1 creates from `--annotation hook.bpfman.io/programs=tcx:a, iface=lo, tcx:b
+/// direction=egress` and similar ones.
 #[test]
 fn a_value_that_was_cut_at_a_comma_is_refused() {
     let with = |others: &[&str]| {
@@ -384,20 +393,20 @@ fn a_value_that_was_cut_at_a_comma_is_refused() {
         assert!(error.contains(&format!("{:?}", cut[0])) && error.contains("cut at a comma"), "{error}");
         assert!(error.len() < 250, "{error}");
     }
-    // Whether these are variables is known when the object is there.
+    // Whether these are variables is known only once the object is available.
     assert_eq!(with(&["team", "io.container.manager"]), Ok(Some(vec!["team".to_owned()])));
-    // Without an annotation of ours they are not looked at.
+    // Without a bpfman-hook annotation they are ignored.
     let others = [" iface", "programs"].map(|key| (key.to_owned(), "x".to_owned()));
     assert_eq!(Request::parse(&BTreeMap::from(others), None), Ok(None));
 }
 
 #[test]
-fn an_order_that_has_no_effect_yet_is_told() {
+fn an_order_without_effect_is_reported() {
     let programs = "tcx:a priority=10; xdp:b proceed-on=pass; tcx:c";
     let told = request(&[("image", "ghcr.io/acme/x"), ("programs", programs)]).without_effect();
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(
-        told[0].starts_with("priority and proceed-on of tcx:a order nothing yet: classifiers run in the order"),
+        told[0].starts_with("priority and proceed-on of tcx:a have no effect yet: classifiers run in the order"),
         "{told:?}"
     );
     assert!(told[1].contains("xdp:b") && told[1].ends_with("one XDP program"), "{told:?}");

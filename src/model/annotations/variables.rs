@@ -1,4 +1,4 @@
-//! `globals` and `maps`: what a request does with the variables and maps of its objects.
+//! `globals` and `maps`: how a request uses the variables and maps of its objects.
 
 use std::collections::BTreeSet;
 
@@ -6,9 +6,9 @@ use super::lex::{self, LexError, ListEntry, Quoting, Word};
 use super::{GlobalRequest, GlobalValue, MapAccess, MapRequest};
 use crate::model::text::{is_symbol, quoted};
 
-/// Bytes of one value of `globals`; elements of an array count as one byte each at least.
+/// Maximum size of one value of `globals` in bytes; each element of an array counts as at least one byte.
 const GLOBAL_MAX: usize = 4096;
-/// Elements of one array.
+/// Maximum number of elements of one array.
 const ELEMENTS_MAX: usize = 1024;
 
 /// Parses the value of `globals`: entries `name=value`.
@@ -24,15 +24,15 @@ pub(super) fn globals(value: &str) -> Result<Vec<GlobalRequest>, LexError> {
     Ok(globals)
 }
 
-/// Parses one value as `globals` has it, for those who have the variable's name from elsewhere.
+/// Parses one value in the syntax of `globals`, for callers that have the variable's name from elsewhere.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with the value.
 pub fn global_value(text: &str) -> Result<GlobalValue, String> {
     let mut parsed = globals(&format!("value={text}")).map_err(|fault| fault.problem)?;
     match (parsed.pop(), parsed.is_empty()) {
         (Some(global), true) => Ok(global.value),
-        _ => Err("it has a ; outside of single quotes".to_owned()),
+        _ => Err("it contains a ; outside of single quotes".to_owned()),
     }
 }
 
@@ -43,7 +43,7 @@ fn global(entry: &ListEntry) -> Result<GlobalRequest, LexError> {
         return Err(head.fault(format!("{} is not the name of a variable", quoted(name))));
     }
     if name.starts_with("bpfman_") {
-        return Err(head.fault(format!("{name} is filled in by bpfman-hook; names that begin with bpfman_ can not be set")));
+        return Err(head.fault(format!("{name} is filled in by bpfman-hook; names that begin with bpfman_ cannot be set")));
     }
     if text.len() > GLOBAL_MAX {
         return Err(head.fault(format!("the value of {name} has more than {GLOBAL_MAX} bytes")));
@@ -65,7 +65,7 @@ fn global(entry: &ListEntry) -> Result<GlobalRequest, LexError> {
         Quoting::Bare => match text.strip_prefix("hex:") {
             Some(digits) => match hex::decode(digits) {
                 Ok(bytes) if !bytes.is_empty() => GlobalValue::Bytes(bytes),
-                _ => return Err(head.fault(format!("the value of {name} is not hex: and pairs of hex digits"))),
+                _ => return Err(head.fault(format!("the value of {name} must be hex: followed by pairs of hex digits"))),
             },
             None => GlobalValue::Word(text.to_owned()),
         },
@@ -73,12 +73,12 @@ fn global(entry: &ListEntry) -> Result<GlobalRequest, LexError> {
     Ok(GlobalRequest { name: name.to_owned(), value })
 }
 
-/// The elements between `[`, which is taken off already, and the `]` that ends the entry.
+/// The elements between `[`, which is already removed, and the `]` that ends the entry.
 fn elements(head: &Word, first: &str, rest: &[Word]) -> Result<Vec<String>, LexError> {
     let mut words: Vec<(&Word, &str)> = vec![(head, first)];
     for word in rest {
         if word.quoted_from.is_some() {
-            return Err(word.fault("an array has no quoted elements"));
+            return Err(word.fault("array elements must not be quoted"));
         }
         words.push((word, &word.text));
     }
@@ -86,7 +86,7 @@ fn elements(head: &Word, first: &str, rest: &[Word]) -> Result<Vec<String>, LexE
     let closed = text.strip_suffix(']').ok_or_else(|| last.fault("the array is not closed; write ] at its end"))?;
     words.push((last, closed));
     if let Some((word, _)) = words.iter().find(|(_, text)| text.contains(['[', ']', ','])) {
-        return Err(word.fault("elements of an array are separated by blanks, and there are no arrays in arrays"));
+        return Err(word.fault("elements of an array are separated by blanks; nested arrays are not supported"));
     }
     let elements: Vec<String> = words.into_iter().map(|(_, text)| text.to_owned()).filter(|text| !text.is_empty()).collect();
     match elements.len() {
@@ -104,11 +104,11 @@ pub(super) fn maps(value: &str) -> Result<Vec<MapRequest>, LexError> {
     for entry in lex::entries(value)? {
         let map = map(&entry)?;
         if !names.insert(map.name.clone()) {
-            return Err(entry.words[0].fault(format!("{} is asked for twice", map.name)));
+            return Err(entry.words[0].fault(format!("{} is requested twice", map.name)));
         }
         if !files.insert(map.file_name.clone()) {
             return Err(
-                entry.words[0].fault(format!("the file name {} is taken twice; write as= to choose another", map.file_name))
+                entry.words[0].fault(format!("the file name {} is used twice; write as= to choose another", map.file_name))
             );
         }
         maps.push(map);
@@ -122,7 +122,7 @@ fn map(entry: &ListEntry) -> Result<MapRequest, LexError> {
         None => (head.text.as_str(), MapAccess::ReadOnly),
         Some((name, "ro")) => (name, MapAccess::ReadOnly),
         Some((name, "rw")) => (name, MapAccess::ReadWrite),
-        Some((_, other)) => return Err(head.fault(format!("access to a map is ro or rw, not {}", quoted(other)))),
+        Some((_, other)) => return Err(head.fault(format!("access to a map must be ro or rw, not {}", quoted(other)))),
     };
     if !is_symbol(name) {
         return Err(head.fault(format!("{} is not the name of a map; separate entries by ;", quoted(name))));
@@ -133,7 +133,7 @@ fn map(entry: &ListEntry) -> Result<MapRequest, LexError> {
             Some(("as", text, _)) if file_name.is_none() && is_file_name(text) => file_name = Some(text.to_owned()),
             Some(("as", ..)) if file_name.is_some() => return Err(word.fault("as is given twice")),
             Some(("as", text, _)) => {
-                let problem = format!("{} is not 1 to 128 of A-Z a-z 0-9 _ - as a bpffs takes them", quoted(text));
+                let problem = format!("{} is not a file name in a bpffs: 1 to 128 of A-Z a-z 0-9 _ -", quoted(text));
                 return Err(word.fault(problem));
             }
             _ => return Err(word.fault(format!("{} is not as=file-name, the only option of a map", quoted(&word.text)))),
@@ -143,7 +143,8 @@ fn map(entry: &ListEntry) -> Result<MapRequest, LexError> {
     Ok(MapRequest { name: name.to_owned(), access, file_name })
 }
 
-/// bpffs itself refuses dots and slashes (kernel/bpf/inode.c, `bpf_lookup`); we take no character that needs quoting in a shell.
+/// bpffs itself refuses dots and slashes (kernel/bpf/inode.c, `bpf_lookup`); bpfman-hook also refuses characters that
+/// need quoting in a shell.
 fn is_file_name(name: &str) -> bool {
     (1..=128).contains(&name.len())
         && !name.starts_with('-')
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_form_of_value() {
+    fn every_form_of_value_is_parsed() {
         let text =
             "rate=10;neg=-3;on=true;if=eth0\nname='a ''b'' ;';empty='';ports=[1 0x2 3];one=[ 7 ];raw=hex:00fF;'w=a b';eq=a=b";
         let globals = globals(text).expect("legal");
@@ -180,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn globals_are_refused_with_a_place() {
+    fn globals_are_refused_with_a_position() {
         let many = format!("a=[{}]", "1 ".repeat(1025));
         let long = format!("a={}", "x".repeat(4097));
         let cases = [
             ("rate", 1, 1, "\"rate\" is not name=value"),
             ("a=1; =2", 2, 1, "\"\" is not the name of a variable"),
             ("a=1;b-c=2", 2, 1, "\"b-c\" is not the name of a variable"),
-            ("bpfman_netns=1", 1, 1, "bpfman_netns is filled in by bpfman-hook; names that begin with bpfman_ can not be set"),
+            ("bpfman_netns=1", 1, 1, "bpfman_netns is filled in by bpfman-hook; names that begin with bpfman_ cannot be set"),
             (
                 "a=1 b=2",
                 1,
@@ -196,16 +197,16 @@ mod tests {
             ),
             ("a=", 1, 1, "a has no value; write a='' for an empty string"),
             ("a=1\na=2", 2, 1, "a is set twice"),
-            ("a=hex:", 1, 1, "the value of a is not hex: and pairs of hex digits"),
-            ("a=hex:0", 1, 1, "the value of a is not hex: and pairs of hex digits"),
-            ("a=hex:zz", 1, 1, "the value of a is not hex: and pairs of hex digits"),
+            ("a=hex:", 1, 1, "the value of a must be hex: followed by pairs of hex digits"),
+            ("a=hex:0", 1, 1, "the value of a must be hex: followed by pairs of hex digits"),
+            ("a=hex:zz", 1, 1, "the value of a must be hex: followed by pairs of hex digits"),
             ("a=[1 2", 1, 6, "the array is not closed; write ] at its end"),
             ("a=[1 2] 3", 1, 9, "the array is not closed; write ] at its end"),
             ("a=[]", 1, 1, "the array is empty"),
-            ("a=[1,2]", 1, 1, "elements of an array are separated by blanks, and there are no arrays in arrays"),
-            ("a=[[1] [2]]", 1, 1, "elements of an array are separated by blanks, and there are no arrays in arrays"),
+            ("a=[1,2]", 1, 1, "elements of an array are separated by blanks; nested arrays are not supported"),
+            ("a=[[1] [2]]", 1, 1, "elements of an array are separated by blanks; nested arrays are not supported"),
             ("a=[1 'b']", 1, 9, "a blank or the entry's end must follow the closing quote"),
-            ("a=[1 'b' ]", 1, 6, "an array has no quoted elements"),
+            ("a=[1 'b' ]", 1, 6, "array elements must not be quoted"),
             (&many, 1, 1, "the array has 1025 elements, more than 1024"),
             (&long, 1, 1, "the value of a has more than 4096 bytes"),
         ];
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_have_an_access_and_a_file() {
+    fn maps_have_an_access_and_a_file_name() {
         let maps = maps("events; stats:rw as=my-stats\n.data.x:ro").expect("legal");
         let map =
             |name: &str, access, file_name: &str| MapRequest { name: name.to_owned(), access, file_name: file_name.to_owned() };
@@ -229,19 +230,19 @@ mod tests {
     }
 
     #[test]
-    fn maps_are_refused_with_a_place() {
+    fn maps_are_refused_with_a_position() {
         let cases = [
-            ("a:wo", 1, 1, "access to a map is ro or rw, not \"wo\""),
-            ("a:ro:rw", 1, 1, "access to a map is ro or rw, not \"ro:rw\""),
+            ("a:wo", 1, 1, "access to a map must be ro or rw, not \"wo\""),
+            ("a:ro:rw", 1, 1, "access to a map must be ro or rw, not \"ro:rw\""),
             ("a,b", 1, 1, "\"a,b\" is not the name of a map; separate entries by ;"),
             (":ro", 1, 1, "\"\" is not the name of a map; separate entries by ;"),
-            ("a as=x.y", 1, 3, "\"x.y\" is not 1 to 128 of A-Z a-z 0-9 _ - as a bpffs takes them"),
-            ("a as=../x", 1, 3, "\"../x\" is not 1 to 128 of A-Z a-z 0-9 _ - as a bpffs takes them"),
-            ("a as=", 1, 3, "\"\" is not 1 to 128 of A-Z a-z 0-9 _ - as a bpffs takes them"),
+            ("a as=x.y", 1, 3, "\"x.y\" is not a file name in a bpffs: 1 to 128 of A-Z a-z 0-9 _ -"),
+            ("a as=../x", 1, 3, "\"../x\" is not a file name in a bpffs: 1 to 128 of A-Z a-z 0-9 _ -"),
+            ("a as=", 1, 3, "\"\" is not a file name in a bpffs: 1 to 128 of A-Z a-z 0-9 _ -"),
             ("a as=b as=c", 1, 8, "as is given twice"),
             ("a b", 1, 3, "\"b\" is not as=file-name, the only option of a map"),
-            ("a;a:rw", 2, 1, "a is asked for twice"),
-            ("a.b;a_b", 2, 1, "the file name a_b is taken twice; write as= to choose another"),
+            ("a;a:rw", 2, 1, "a is requested twice"),
+            ("a.b;a_b", 2, 1, "the file name a_b is used twice; write as= to choose another"),
         ];
         for (value, entry, column, problem) in cases {
             let fault = maps(value).expect_err(value);

@@ -50,7 +50,7 @@ pub enum CgroupAttach {
 }
 
 impl CgroupAttach {
-    /// Every attach type: the word of `attach=` and of the ELF section, and the program kind it belongs to.
+    /// Every attach type: its name in `attach=` and in the ELF section, and its program kind.
     pub const ALL: [(CgroupAttach, &'static str, ProgramKind); 19] = [
         (Self::Ingress, "ingress", ProgramKind::CgroupSkb),
         (Self::Egress, "egress", ProgramKind::CgroupSkb),
@@ -73,17 +73,17 @@ impl CgroupAttach {
         (Self::Getsockname6, "getsockname6", ProgramKind::CgroupSockAddr),
     ];
 
-    /// The word users write, as in libbpf's section names (`cgroup/connect4`).
+    /// The name that users write, as in libbpf's section names (`cgroup/connect4`).
     pub fn word(self) -> &'static str {
         Self::ALL.iter().find(|(a, ..)| *a == self).map(|(_, w, _)| *w).expect("ALL lists every attach type")
     }
 
-    /// The attach type that a word names, or None.
+    /// Parses a name; None if it is unknown.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, w, _)| *w == word).map(|(a, ..)| *a)
     }
 
-    /// The kind of program that this attach type takes.
+    /// The kind of program for this attach type.
     pub fn kind(self) -> ProgramKind {
         Self::ALL.iter().find(|(a, ..)| *a == self).map(|(.., k)| *k).expect("ALL lists every attach type")
     }

@@ -1,4 +1,4 @@
-//! The kernel's own program types, with bpfman's words for them.
+//! The kernel's program types with bpfman's names.
 
 use super::ProgramKind;
 
@@ -39,30 +39,30 @@ const WORDS: [&str; 33] = [
     "netfilter",
 ];
 
-/// The word for a type; the number where it is newer than this list.
+/// The name of a type; its number if it is newer than this list.
 pub fn kernel_type_word(number: u32) -> String {
     let word = usize::try_from(number).ok().and_then(|number| WORDS.get(number));
     word.map_or_else(|| number.to_string(), |word| (*word).to_owned())
 }
 
-/// Which programs a listing is to show, by type.
+/// Selects programs for a listing by type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TypeFilter {
-    /// One of our kinds, of which the kernel has several in one type: kprobe, uretprobe, fentry …
+    /// One of our kinds. The kernel has several of them in one type: kprobe, uretprobe, fentry …
     Kind(ProgramKind),
-    /// All that the kernel has under this number.
+    /// Every program of this kernel type.
     Kernel(u32),
 }
 
 impl TypeFilter {
-    /// What a word names: bpfman's words come first, so that `tc` is every classifier, tcx ones included.
+    /// Parses a name. bpfman's names take precedence, so `tc` means every classifier, including tcx.
     pub fn from_word(word: &str) -> Option<Self> {
         let dashed = word.replace('_', "-");
         let number = WORDS.iter().position(|known| *known == dashed).and_then(|at| u32::try_from(at).ok());
         number.map(Self::Kernel).or_else(|| ProgramKind::from_word(word).map(Self::Kind))
     }
 
-    /// Whether a program of ours is meant.
+    /// True if the filter includes a program of this kind loaded by bpfman-hook.
     pub fn includes(self, kind: ProgramKind) -> bool {
         match self {
             Self::Kind(wanted) => wanted == kind,
@@ -70,7 +70,7 @@ impl TypeFilter {
         }
     }
 
-    /// Whether a program is meant of which only the kernel knows.
+    /// True if the filter includes a program that only the kernel knows.
     pub fn includes_kernel(self, number: u32) -> bool {
         self == Self::Kernel(number)
     }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_bpfmans_and_ours() {
+    fn type_names_are_bpfmans_and_ours() {
         for (word, includes, leaves_out) in [
             ("tc", vec![ProgramKind::Tc, ProgramKind::Tcx], ProgramKind::Xdp),
             ("tcx", vec![ProgramKind::Tcx], ProgramKind::Tc),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_ours_has_the_word_of_its_type() {
+    fn every_kind_has_the_name_of_its_type() {
         for (kind, word) in ProgramKind::ALL {
             let own = kernel_type_word(kind.kernel_type());
             let same = own == word.replace('_', "-");

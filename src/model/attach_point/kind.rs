@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A program type as users write it in `programs` and in policy files; the words are bpfman's and the kernel's.
+/// A program type as users write it in `programs` and in policy files; the names are those of bpfman and the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProgramKind {
@@ -60,18 +60,18 @@ pub enum ProgramKind {
     Iter,
 }
 
-/// What a program can reach. Container scope needs no special policy; host scope is refused unless policy allows it.
+/// The reach of a program. Container scope needs no special policy; host scope is refused unless the policy allows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// The container alone: its network namespace, its cgroup.
+    /// Only the container: its network namespace, its cgroup.
     Container,
     /// Every process of the host.
     Host,
 }
 
 impl ProgramKind {
-    /// Every kind with its word, in the order of the documentation.
+    /// Every kind with its name, in the order of the documentation.
     pub const ALL: [(ProgramKind, &'static str); 25] = [
         (Self::Xdp, "xdp"),
         (Self::Tcx, "tcx"),
@@ -100,17 +100,17 @@ impl ProgramKind {
         (Self::Iter, "iter"),
     ];
 
-    /// The kind that a word names, or None.
+    /// Parses a name; None if it is unknown.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, w)| *w == word).map(|(kind, _)| *kind)
     }
 
-    /// The word that users write for this kind.
+    /// The name that users write for this kind.
     pub fn word(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map(|(_, w)| *w).expect("ALL lists every kind")
     }
 
-    /// How far a program of this kind reaches when it sits on the container's own network namespace or cgroup.
+    /// The scope of a program of this kind that is attached to the container's own network namespace or cgroup.
     pub fn scope(self) -> Scope {
         use ProgramKind as K;
         match self {
@@ -142,7 +142,7 @@ impl ProgramKind {
         }
     }
 
-    /// True where the program sits on the container's cgroup.
+    /// True if the program attaches to the container's cgroup.
     pub fn on_cgroup(self) -> bool {
         use ProgramKind as K;
         matches!(
@@ -157,19 +157,19 @@ impl ProgramKind {
         )
     }
 
-    /// True where the program sits on the container's network namespace or one of its interfaces.
+    /// True if the program attaches to the container's network namespace or one of its interfaces.
     pub fn on_netns(self) -> bool {
         use ProgramKind as K;
         matches!(self, K::Xdp | K::Tcx | K::Tc | K::SkLookup | K::FlowDissector | K::Netfilter)
     }
 
-    /// True where the kernel function that the program hangs on is named when it is loaded, not when it is attached.
+    /// True if the kernel function of the program is specified when it is loaded, not when it is attached.
     pub fn fixed_at_load(self) -> bool {
         matches!(self, Self::Fentry | Self::Fexit | Self::Lsm)
     }
 
-    /// True where a program of this kind can be loaded as the other: a classifier is one for tc and for tcx, and what runs at a
-    /// function's entry can run at its return.
+    /// True if a program of this kind can be loaded as the other kind: a classifier works for tc and tcx, and a program
+    /// for a function's entry can also run at its return.
     pub fn loads_as(self, other: Self) -> bool {
         let class = |kind| match kind {
             Self::Tc => Self::Tcx,
@@ -180,12 +180,12 @@ impl ProgramKind {
         class(self) == class(other)
     }
 
-    /// True where several programs may share one interface, so that `priority` and `proceed-on` mean something.
+    /// True if several programs may share one interface, so that `priority` and `proceed-on` have a meaning.
     pub fn has_order(self) -> bool {
         matches!(self, Self::Xdp | Self::Tcx | Self::Tc)
     }
 
-    /// True where a person can load and attach the kind: it has a place that no container has to lend it.
+    /// True if the kind can be loaded and attached without a container.
     pub fn manual(self) -> bool {
         use ProgramKind as K;
         matches!(
@@ -204,7 +204,7 @@ impl ProgramKind {
         )
     }
 
-    /// True where this version loads and attaches the kind; the others are parsed and refused by name.
+    /// True if this version loads and attaches the kind; the others are parsed and refused by name.
     pub fn supported(self) -> bool {
         use ProgramKind as K;
         matches!(

@@ -1,4 +1,4 @@
-//! Kinds of programs and the places where they attach.
+//! Kinds of programs and their attach points.
 
 mod cgroup;
 mod kernel_type;
@@ -15,13 +15,13 @@ pub use kernel_type::{TypeFilter, kernel_type_word};
 pub use kind::{ProgramKind, Scope};
 pub use order::{Order, OrderError};
 
-/// The side of an interface that a tcx program sees.
+/// The direction of the traffic that a tcx program sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// Packets that arrive.
+    /// Incoming packets.
     Ingress,
-    /// Packets that leave.
+    /// Outgoing packets.
     Egress,
 }
 
@@ -44,7 +44,7 @@ pub enum XdpMode {
     Skb,
 }
 
-/// A network interface as it was found in the container's network namespace.
+/// A network interface in the container's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Interface {
     /// The name, at most 15 bytes.
@@ -56,46 +56,47 @@ pub struct Interface {
 /// A kernel tracepoint, `category/name` below tracefs' `events`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TracepointName {
-    /// The subsystem, as `sched`.
+    /// The subsystem, such as `sched`.
     pub category: String,
-    /// The event, as `sched_switch`.
+    /// The event, such as `sched_switch`.
     pub name: String,
 }
 
-/// A network namespace that outlives whoever attached, so that what hangs in it by no link can be found again.
+/// A network namespace, recorded so that attachments without a link can be found again after the process that made them
+/// has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NetnsRecord {
     /// The kernel's cookie, unique within a boot (SO_NETNS_COOKIE).
     pub cookie: u64,
-    /// The file that named it, as `/run/netns/blue`; None for the namespace of a container, or our own.
+    /// The file that names it, such as `/run/netns/blue`; None for the namespace of a container or of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
 }
 
-/// Which processes a uprobe sees.
+/// The processes that a uprobe sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbedProcess {
-    /// All that map the file, in whatever container.
+    /// Every process that maps the file, in any container.
     Any,
     /// The container's init.
     Init,
-    /// One process, as the host numbers it.
+    /// One process, by its pid on the host.
     Pid(u32),
 }
 
-/// A place in a program or library of user space.
+/// A place in a user-space program or library.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UserProbe {
-    /// An absolute path, or the name of a library, in the root that is looked into.
+    /// An absolute path or the name of a library, in the root that is searched.
     pub target: String,
-    /// The function; None where `offset` counts from the start of the file.
+    /// The function; None if `offset` counts from the start of the file.
     pub symbol: Option<String>,
     /// Bytes from the function, or from the start of the file.
     pub offset: u64,
     /// The processes.
     pub process: ProbedProcess,
-    /// The process in whose root the target is looked for, as the host numbers it: `--container-pid`. None for the
+    /// The process in whose root the target is searched, by its pid on the host: `--container-pid`. None for the
     /// container of the request, or the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_pid: Option<u32>,
@@ -112,7 +113,7 @@ impl fmt::Display for UserProbe {
     }
 }
 
-/// Where a program attaches, complete: one variant per kind of link, with exactly its own fields.
+/// A complete attach point: one variant for each kind of link, with exactly its fields.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum AttachPoint {
@@ -127,16 +128,16 @@ pub enum AttachPoint {
     Tcx {
         /// The interface.
         iface: Interface,
-        /// The side of it.
+        /// The direction.
         direction: Direction,
     },
-    /// A classifier on an interface: a tcx link where the kernel has them, else a filter of clsact.
+    /// A classifier on an interface: a tcx link if the kernel supports it, otherwise a clsact filter.
     Tc {
         /// The interface.
         iface: Interface,
-        /// The side of it.
+        /// The direction.
         direction: Direction,
-        /// The filter's `pref`, where it is one: lower ones run first.
+        /// The filter's `pref`, if it is a filter: lower values run first.
         priority: u16,
     },
     /// A cgroup link on the container's cgroup.
@@ -160,14 +161,14 @@ pub enum AttachPoint {
         function: String,
         /// Bytes from its start; 0 for returns.
         offset: u64,
-        /// True where the program runs when the function returns.
+        /// True if the program runs when the function returns.
         ret: bool,
     },
-    /// A perf link on a place in a file; every process that maps it, or one.
+    /// A perf link on a place in a file, for every process that maps it or for one process.
     Uprobe {
         /// The place.
         probe: UserProbe,
-        /// True where the program runs when the function returns.
+        /// True if the program runs when the function returns.
         ret: bool,
     },
     /// A trampoline at a kernel function's entry; host-wide.
@@ -188,7 +189,7 @@ pub enum AttachPoint {
 }
 
 impl AttachPoint {
-    /// The kind of link, in the word that `list links` prints.
+    /// The kind of link, as `list links` prints it.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Xdp { .. } => "xdp",
@@ -217,7 +218,7 @@ impl AttachPoint {
         }
     }
 
-    /// The interface and, where that matters, its side.
+    /// The interface and, if it matters, the direction.
     pub fn interface(&self) -> Option<(&Interface, Option<Direction>)> {
         match self {
             Self::Xdp { iface, .. } => Some((iface, None)),
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_lead_back_to_their_kind() {
+    fn kinds_round_trip_through_their_names() {
         for (kind, word) in ProgramKind::ALL {
             assert_eq!(ProgramKind::from_word(word), Some(kind));
             assert_eq!(kind.word(), word);

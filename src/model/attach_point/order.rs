@@ -1,39 +1,40 @@
-//! A program's place among others on one interface, in bpfman's words.
+//! The order of a program among others on one interface, in bpfman's terms.
 
 use serde::{Deserialize, Serialize};
 
 use super::ProgramKind;
 use crate::model::text::quoted;
 
-/// `priority` and `proceed-on`. They are checked, recorded and shown; an interface takes one XDP program until chains come,
-/// and classifiers run in the order in which they were attached.
+/// `priority` and `proceed-on`. They are checked, recorded and shown, but have no effect: one interface takes only one
+/// XDP program, and classifiers run in the order in which they were attached.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Order {
-    /// 1 to 1000; lower ones run first.
+    /// 1 to 1000; lower values run first.
     pub priority: u16,
-    /// Verdicts after which the next program runs, as the kernel numbers them (and 30 and 31 for bpfman's dispatchers).
+    /// Verdicts after which the next program runs, by the kernel's number (30 and 31 are those of bpfman's
+    /// dispatchers).
     pub proceed_on: Vec<i32>,
 }
 
-/// Why an order is none.
+/// Why an order is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
-    /// No number from 1 to 1000.
-    #[error("priority is a number from 1 to 1000, not {}", quoted(.0))]
+    /// Not a number from 1 to 1000.
+    #[error("priority must be a number from 1 to 1000, not {}", quoted(.0))]
     Priority(String),
-    /// No verdict of the kind.
+    /// Not a verdict of the kind.
     #[error("{} is not a verdict; it is one of {known}", quoted(.word))]
     Verdict {
-        /// What was written.
+        /// The given word.
         word: String,
-        /// The verdicts that there are.
+        /// The verdicts of the kind.
         known: String,
     },
 }
 
-/// `enum xdp_action`, and what bpfman's dispatcher returns by itself.
+/// `enum xdp_action`, and the value that bpfman's dispatcher itself returns.
 const XDP: [(&str, i32); 6] = [("aborted", 0), ("drop", 1), ("pass", 2), ("tx", 3), ("redirect", 4), ("dispatcher_return", 31)];
-/// `TC_ACT_*` of uapi/linux/pkt_cls.h, and what bpfman's dispatcher returns by itself.
+/// `TC_ACT_*` of uapi/linux/pkt_cls.h, and the value that bpfman's dispatcher itself returns.
 const TC: [(&str, i32); 11] = [
     ("unspec", -1),
     ("ok", 0),
@@ -49,10 +50,10 @@ const TC: [(&str, i32); 11] = [
 ];
 
 impl Order {
-    /// What bpfman takes where nothing is said.
+    /// bpfman's default.
     pub const DEFAULT_PRIORITY: u16 = 50;
 
-    /// The order that a program has where nothing is said of it.
+    /// The order of a program for which none is specified.
     pub fn default_of(kind: ProgramKind) -> Self {
         let proceed_on = match kind {
             ProgramKind::Xdp => vec![2, 31],
@@ -62,7 +63,7 @@ impl Order {
         Self { priority: Self::DEFAULT_PRIORITY, proceed_on }
     }
 
-    /// Reads a priority.
+    /// Parses a priority.
     pub fn priority(text: &str) -> Result<u16, OrderError> {
         match text.parse() {
             Ok(priority @ 1..=1000) if text.bytes().all(|b| b.is_ascii_digit()) => Ok(priority),
@@ -70,7 +71,7 @@ impl Order {
         }
     }
 
-    /// Reads one word of `proceed-on`.
+    /// Parses one verdict of `proceed-on`.
     pub fn verdict(kind: ProgramKind, word: &str) -> Result<i32, OrderError> {
         let verdicts = Self::verdicts(kind);
         verdicts.iter().find(|(known, _)| *known == word).map(|(_, number)| *number).ok_or_else(|| OrderError::Verdict {
@@ -79,7 +80,7 @@ impl Order {
         })
     }
 
-    /// The word for a verdict's number; None where the kind has no such verdict.
+    /// The name of a verdict; None if the kind does not have it.
     pub fn verdict_word(kind: ProgramKind, number: i32) -> Option<&'static str> {
         Self::verdicts(kind).iter().find(|(_, known)| *known == number).map(|(word, _)| *word)
     }
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn verdicts_have_words_and_numbers() {
+    fn verdicts_have_names_and_numbers() {
         for (kind, word, number) in [
             (ProgramKind::Xdp, "pass", 2),
             (ProgramKind::Xdp, "dispatcher_return", 31),

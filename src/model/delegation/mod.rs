@@ -1,4 +1,4 @@
-//! BPF delegation: the rights that one bpffs grants to the user namespace it belongs to.
+//! BPF delegation: the rights that a bpffs grants to the user namespace it belongs to.
 
 mod names;
 mod presets;
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 pub use names::{Category, NameError};
 pub use presets::Preset;
 
-/// What one bpffs delegates: four masks over the kernel's enums, bit n for value n.
+/// The delegation of one bpffs: four masks over the kernel's enums, bit n for value n.
 ///
-/// Spelled out as names only at the edges: in annotations, policy files and mount options (kernel/bpf/inode.c,
-/// `bpf_parse_param`).
+/// They are converted to names only for input and output: annotations, policy files and mount options
+/// (kernel/bpf/inode.c, `bpf_parse_param`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Delegation {
     /// `enum bpf_cmd`: BPF_MAP_CREATE is bit 0.
@@ -26,16 +26,16 @@ pub struct Delegation {
     pub attachs: u64,
 }
 
-/// What a container asks to have delegated, before the policy's ceiling is known.
+/// The delegation that a container requests, before the policy's limit is known.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct DelegationRequest {
     /// The bits that presets and lists name.
     pub named: Delegation,
-    /// Which of the four lists said `any`, which asks for exactly the policy's ceiling.
+    /// The lists that contain `any`, which requests exactly what the policy allows.
     pub any: AnyOf,
 }
 
-/// The lists in which `any` was written.
+/// The lists that contain `any`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct AnyOf {
     /// `delegate-cmds=any`
@@ -49,7 +49,7 @@ pub struct AnyOf {
 }
 
 impl AnyOf {
-    /// Whether one list said `any`.
+    /// True if a list contains `any`.
     pub fn get(self, category: Category) -> bool {
         match category {
             Category::Cmds => self.cmds,
@@ -59,7 +59,7 @@ impl AnyOf {
         }
     }
 
-    /// Notes that one list said `any`.
+    /// Records that a list contains `any`.
     pub fn set(&mut self, category: Category) {
         match category {
             Category::Cmds => self.cmds = true,
@@ -71,7 +71,7 @@ impl AnyOf {
 }
 
 impl DelegationRequest {
-    /// What is asked for under a ceiling: the named bits, and the whole ceiling of each list that said `any`.
+    /// The request under a limit: the named bits, and the whole limit for each list with `any`.
     pub fn under(&self, ceiling: &Delegation) -> Delegation {
         let mut asked = self.named;
         for category in Category::ALL.into_iter().filter(|category| self.any.get(*category)) {
@@ -85,12 +85,12 @@ impl DelegationRequest {
 const MAP_CREATE: u64 = 1;
 /// Bit 5 of `enum bpf_cmd`.
 const PROG_LOAD: u64 = 1 << 5;
-/// Bit 19 of `enum bpf_cmd`: opens the BTF of any object of the host by its number.
+/// Bit 19 of `enum bpf_cmd`: opens the BTF of any object on the host by its id.
 const BTF_GET_FD_BY_ID: u64 = 1 << 19;
-/// Bit 26 of `enum bpf_map_type`: registering one changes the host, as with a TCP congestion control.
+/// Bit 26 of `enum bpf_map_type`: registering such a map changes the host, for example its TCP congestion control.
 const STRUCT_OPS_MAP: u64 = 1 << 26;
-/// sched_cls, sched_act, xdp, lwt_in, lwt_out, lwt_xmit, sk_skb, sk_msg, lwt_seg6local, sk_reuseport, flow_dissector, sk_lookup,
-/// netfilter: they attach to network namespaces, interfaces, routes and sockets of the process that attaches.
+/// sched_cls, sched_act, xdp, lwt_in, lwt_out, lwt_xmit, sk_skb, sk_msg, lwt_seg6local, sk_reuseport, flow_dissector,
+/// sk_lookup, netfilter: they attach to network namespaces, interfaces, routes and sockets of the attaching process.
 const NETNS_PROGS: u64 = 1 << 3
     | 1 << 4
     | 1 << 6
@@ -104,12 +104,12 @@ const NETNS_PROGS: u64 = 1 << 3
     | 1 << 22
     | 1 << 30
     | 1 << 32;
-/// cgroup_skb, cgroup_sock, sock_ops, cgroup_device, cgroup_sock_addr, cgroup_sysctl, cgroup_sockopt: the kernel lets them attach
-/// to every cgroup directory that the process can open.
+/// cgroup_skb, cgroup_sock, sock_ops, cgroup_device, cgroup_sock_addr, cgroup_sysctl, cgroup_sockopt: they attach to
+/// every cgroup directory that the process can open.
 const CGROUP_PROGS: u64 = 1 << 8 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 18 | 1 << 23 | 1 << 25;
 /// socket_filter: attaches to the process's own sockets.
 const SOCKET_PROGS: u64 = 1 << 1;
-/// syscall: programs that run with the caller's rights and read the memory of any process. It is never delegated.
+/// syscall: programs that run with the caller's rights and can read the memory of any process. It is never delegated.
 pub(crate) const SYSCALL: u64 = 1 << 31;
 
 impl Delegation {
@@ -123,7 +123,7 @@ impl Delegation {
         }
     }
 
-    /// The mask of one of the four sets, to change it.
+    /// Mutable access to the mask of one of the four sets.
     pub fn mask_mut(&mut self, category: Category) -> &mut u64 {
         match category {
             Category::Cmds => &mut self.cmds,
@@ -133,29 +133,30 @@ impl Delegation {
         }
     }
 
-    /// A delegation of one program type and nothing else.
+    /// A delegation of only one program type.
     pub const fn program_type(program_type: u32) -> Self {
         Self { cmds: 0, maps: 0, progs: 1 << (program_type % 64), attachs: 0 }
     }
 
-    /// The part that may be delegated at all: everything but the program type `syscall`.
+    /// The part that may be delegated: everything except the program type `syscall`.
     pub const fn delegable(self) -> Self {
         Self { progs: self.progs & !SYSCALL, ..self }
     }
 
-    /// True where a token lets its holder load programs.
+    /// True if a token allows its holder to load programs.
     ///
-    /// Without a program type the kernel refuses every load, and without the command too (kernel/bpf/syscall.c, `bpf_prog_load`).
+    /// The kernel refuses every load if no program type is delegated or the command is not delegated
+    /// (kernel/bpf/syscall.c, `bpf_prog_load`).
     pub const fn loads_programs(&self) -> bool {
         self.cmds & PROG_LOAD != 0 && self.progs != 0
     }
 
-    /// True where nothing is delegated; a bpffs so mounted makes no tokens.
+    /// True if nothing is delegated; no tokens can be created on such a bpffs.
     pub const fn is_empty(&self) -> bool {
         self.cmds | self.maps | self.progs | self.attachs == 0
     }
 
-    /// What either has.
+    /// The union of both.
     pub const fn union(self, other: Self) -> Self {
         Self {
             cmds: self.cmds | other.cmds,
@@ -165,7 +166,7 @@ impl Delegation {
         }
     }
 
-    /// What this has and the other has not.
+    /// The part of this delegation that is not in the other one.
     pub const fn without(self, other: &Self) -> Self {
         Self {
             cmds: self.cmds & !other.cmds,
@@ -175,16 +176,16 @@ impl Delegation {
         }
     }
 
-    /// Whether this has all that the other has.
+    /// True if this contains everything in the other one.
     pub const fn contains(&self, other: &Self) -> bool {
         other.without(self).is_empty()
     }
 
-    /// The part that reaches beyond the container on every kernel: it needs `host-scope = true`.
+    /// The part that reaches beyond the container on every kernel and needs `host-scope = true`.
     ///
-    /// Everything counts that is not known to stay in the network namespace, sockets or cgroup of the process that attaches it,
-    /// values newer than our tables included. Attach types do not count: none is of use without its program type. What the
-    /// remaining program types reach is the kernel's choice: see [`crate::model::reach`].
+    /// Everything counts that is not known to stay in the network namespace, sockets or cgroup of the process that
+    /// attaches it, including values newer than our tables. Attach types do not count: none is usable without its
+    /// program type. What the other program types reach depends on the kernel: see [`crate::model::reach`].
     pub const fn host_scope(&self) -> Self {
         Self {
             cmds: self.cmds & BTF_GET_FD_BY_ID,
@@ -194,19 +195,20 @@ impl Delegation {
         }
     }
 
-    /// True where programs can be attached to the network namespace: it stays in the container only if that is the container's own
-    /// or its sandbox's.
+    /// True if programs can be attached to the network namespace: this stays in the container only if the namespace
+    /// belongs to the container or its sandbox.
     pub const fn reaches_netns(&self) -> bool {
         self.progs & NETNS_PROGS != 0
     }
 
-    /// True where programs can be attached to cgroups: it stays in the container only with a cgroup namespace of its own and no
-    /// cgroup file system of the host in sight.
+    /// True if programs can be attached to cgroups: this stays in the container only if it has its own cgroup namespace
+    /// and does not see the host's cgroup file systems.
     pub const fn reaches_cgroups(&self) -> bool {
         self.progs & CGROUP_PROGS != 0
     }
 
-    /// The kernel's names of one set, in the order of the enum; values newer than our tables together as one hexadecimal number.
+    /// The kernel's names of one set, in the order of the enum; values newer than our tables are combined into one
+    /// hexadecimal number.
     pub fn names(&self, category: Category) -> Vec<String> {
         let mut names = Vec::new();
         let mut unnamed = 0;
@@ -224,9 +226,9 @@ impl Delegation {
 
     /// Key and value of each `delegate_*` mount option that is not empty.
     ///
-    /// The value is one hexadecimal number. The kernel knows names only with CONFIG_DEBUG_INFO_BTF and only those of its own
-    /// version, where one unknown name is EINVAL; a number it always takes, and a bit that it has no use for does nothing. A
-    /// number within a list would overwrite what stands before it, so it is never a list.
+    /// The value is one hexadecimal number. The kernel knows names only with CONFIG_DEBUG_INFO_BTF and only those of
+    /// its own version, and an unknown name is EINVAL. It accepts every number, and ignores bits that it does not use.
+    /// A number within a list would overwrite what precedes it, so a list is never used.
     pub fn mount_options(&self) -> Vec<(&'static str, String)> {
         Category::ALL
             .into_iter()
@@ -235,10 +237,10 @@ impl Delegation {
             .collect()
     }
 
-    /// Reads the delegation back from the super block options of a bpffs, the last field of its line in mountinfo.
+    /// Parses the delegation from the super block options of a bpffs, the last field of its line in mountinfo.
     ///
-    /// The kernel shows `any`, or lower-case names joined by colons with the bits that it has no name for as one hexadecimal number
-    /// at the end (`bpf_show_options`); without BTF the number alone. Other options are passed over.
+    /// The kernel shows `any`, or lower-case names joined by colons, followed by one hexadecimal number for the bits
+    /// that have no name (`bpf_show_options`); without BTF it shows only the number. Other options are ignored.
     pub fn from_mount_options(options: &str) -> Result<Self, ShownError> {
         let mut shown = Self::default();
         for option in options.split(',') {
@@ -251,18 +253,18 @@ impl Delegation {
         Ok(shown)
     }
 
-    /// Why a non-empty delegation would be of no use to whoever makes a token of it, or None.
+    /// Why a non-empty delegation would be useless for the holder of its token, or None.
     pub fn useless(&self) -> Option<&'static str> {
         if self.progs != 0 && self.cmds & PROG_LOAD == 0 {
-            Some("program types without the command prog_load can not be used; add it to delegate-cmds")
+            Some("program types without the command prog_load cannot be used; add it to delegate-cmds")
         } else if self.progs != 0 && self.attachs == 0 {
             Some(
-                "program types without attach types can not be used; add them to delegate-attachs, cgroup_inet_ingress for those that have none",
+                "program types without attach types cannot be used; add them to delegate-attachs, cgroup_inet_ingress for types without their own",
             )
         } else if self.maps != 0 && self.cmds & MAP_CREATE == 0 {
-            Some("map types without the command map_create can not be used; add it to delegate-cmds")
+            Some("map types without the command map_create cannot be used; add it to delegate-cmds")
         } else if self.cmds == 0 {
-            Some("nothing can be done without a command; add some to delegate-cmds, as map_create:btf_load:prog_load")
+            Some("nothing works without a command; add some to delegate-cmds, such as map_create:btf_load:prog_load")
         } else {
             None
         }
@@ -280,18 +282,18 @@ fn shown_bits(category: Category, word: &str) -> Result<u64, ShownError> {
     }
 }
 
-/// A mount option of a bpffs shows something that we cannot read.
+/// An unknown value in a mount option of a bpffs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("read {option} back from mountinfo: {word} is neither a name we know nor a number")]
+#[error("parse {option} in mountinfo: {word} is neither a known name nor a number")]
 pub struct ShownError {
     /// The option.
     pub option: &'static str,
-    /// The word in it, quoted.
+    /// The unknown word in it, quoted.
     pub word: String,
 }
 
 impl fmt::Display for Delegation {
-    /// `cmds map_create prog_load, progs xdp`; `nothing` where it is empty.
+    /// `cmds map_create prog_load, progs xdp`; `nothing` if it is empty.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
             return f.write_str("nothing");
@@ -312,7 +314,7 @@ mod tests {
     const XDP: Delegation = Delegation { cmds: 0b100001, maps: 0b100, progs: 1 << 6, attachs: 1 << 37 | 1 };
 
     #[test]
-    fn mount_options_are_one_number_each() {
+    fn each_mount_option_is_one_number() {
         let options = XDP.mount_options();
         let expected = [
             ("delegate_cmds", "0x21"),
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_shows_is_read_back() {
+    fn mount_options_shown_by_the_kernel_are_parsed() {
         let shown = "rw,uid=100000,delegate_cmds=map_create:prog_load,delegate_maps=array,delegate_progs=xdp,\
                      delegate_attachs=cgroup_inet_ingress:xdp,mode=1777";
         assert_eq!(Delegation::from_mount_options(shown), Ok(XDP));
@@ -351,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_to_stay_inside_is_host_scope() {
+    fn unknown_values_are_host_scope() {
         let container =
             ["socket_filter", "xdp", "sched_cls", "sk_lookup", "netfilter", "cgroup_skb", "sock_ops", "cgroup_device"];
         let host = [
@@ -380,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn any_asks_for_the_ceiling_of_its_list_alone() {
+    fn any_requests_the_limit_of_its_list_only() {
         let request = DelegationRequest {
             named: Delegation { cmds: 1, ..Delegation::default() },
             any: AnyOf { progs: true, ..AnyOf::default() },

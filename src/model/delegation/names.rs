@@ -1,8 +1,8 @@
-//! The kernel's enums as people spell them.
+//! Names of the kernel's enum values.
 //!
-//! The tables are `enum bpf_cmd`, `bpf_map_type`, `bpf_prog_type` and `bpf_attach_type` of uapi/linux/bpf.h, Linux 7.2; the index
-//! is the value. An enum only ever grows at its end, so a table that is older than the running kernel lacks names and has none
-//! wrong.
+//! The tables are `enum bpf_cmd`, `bpf_map_type`, `bpf_prog_type` and `bpf_attach_type` of uapi/linux/bpf.h, Linux 7.2;
+//! the index is the value. An enum only grows at its end, so a table that is older than the running kernel lacks names
+//! but has no wrong ones.
 
 use super::SYSCALL;
 use crate::model::text;
@@ -22,7 +22,7 @@ pub enum Category {
 }
 
 impl Category {
-    /// All four, in the order in which they are written.
+    /// All four, in their usual order.
     pub const ALL: [Self; 4] = [Self::Cmds, Self::Maps, Self::Progs, Self::Attachs];
 
     /// The mount option, kernel/bpf/inode.c `bpf_fs_parameters`.
@@ -45,7 +45,7 @@ impl Category {
         }
     }
 
-    /// `cmds` and so on, as policy files have it.
+    /// The name in policy files, `cmds` and so on.
     pub fn word(self) -> &'static str {
         match self {
             Self::Cmds => "cmds",
@@ -55,7 +55,7 @@ impl Category {
         }
     }
 
-    /// What one of its values is, in a sentence.
+    /// The term for one of its values in a message.
     fn noun(self) -> &'static str {
         match self {
             Self::Cmds => "bpf command",
@@ -65,7 +65,7 @@ impl Category {
         }
     }
 
-    /// What the kernel's header puts before a name.
+    /// The prefix of its names in the kernel's header.
     fn kernel_prefix(self) -> &'static str {
         match self {
             Self::Cmds | Self::Attachs => "bpf_",
@@ -74,7 +74,7 @@ impl Category {
         }
     }
 
-    /// What systemd puts before a name (`BPFDelegateMaps=BPFMapTypeArray`, systemd 258).
+    /// The prefix of its names in systemd (`BPFDelegateMaps=BPFMapTypeArray`, systemd 258).
     fn systemd_prefix(self) -> &'static str {
         match self {
             Self::Cmds | Self::Attachs => "BPF",
@@ -92,7 +92,7 @@ impl Category {
         }
     }
 
-    /// Names that the header has beside the one in the table, for the same value.
+    /// Additional names in the header for a value that has a name in the table.
     fn aliases(self) -> &'static [(&'static str, u32)] {
         match self {
             Self::Cmds => &[("prog_run", 10)],
@@ -101,7 +101,7 @@ impl Category {
         }
     }
 
-    /// The mask of every value that has a name here and may be delegated; `unspec` has none.
+    /// The mask of all values that have a name here and may be delegated; `unspec` is not one of them.
     pub fn known(self) -> u64 {
         let all = (1u64 << self.table().len()) - 1;
         match self {
@@ -116,7 +116,7 @@ impl Category {
         self.table().get(value as usize).copied()
     }
 
-    /// The value that a word names, in the spelling of the kernel (`prog_load`, `PROG_LOAD`, `BPF_PROG_LOAD`), of LXD and Incus
+    /// Parses a name in the spelling of the kernel (`prog_load`, `PROG_LOAD`, `BPF_PROG_LOAD`), of LXD and Incus
     /// (`prog_load`) or of systemd (`BPFProgLoad`).
     pub fn value(self, word: &str) -> Result<u32, NameError> {
         let unknown = || NameError::unknown(self, word);
@@ -139,7 +139,7 @@ impl Category {
         self.shown_value(name).ok_or_else(unknown).and_then(|value| self.delegable(value))
     }
 
-    /// The value of a name as the kernel shows it, whether or not it may be delegated.
+    /// The value of a name as the kernel shows it, even if it may not be delegated.
     pub fn shown_value(self, name: &str) -> Option<u32> {
         let from_table = self.table().iter().position(|known| *known == name).and_then(|at| u32::try_from(at).ok());
         from_table.or_else(|| self.alias(name))
@@ -156,7 +156,7 @@ impl Category {
         self.aliases().iter().find(|(alias, _)| *alias == name).map(|(_, value)| *value)
     }
 
-    /// systemd makes its names from the header's: each word between underscores with one capital letter.
+    /// systemd derives its names from the header's: each word between underscores starts with a capital letter.
     fn systemd_value(self, camel: &str) -> Option<u32> {
         let spelled_so = |name: &str| name != "unspec" && is_camel(name, camel);
         let from_table = self.table().iter().position(|name| spelled_so(name)).and_then(|at| u32::try_from(at).ok());
@@ -164,7 +164,7 @@ impl Category {
     }
 }
 
-/// Whether `camel` is `snake` with a capital letter in the place of each underscore and at the start.
+/// True if `camel` is `snake` with a capital letter at the start and in place of each underscore.
 fn is_camel(snake: &str, camel: &str) -> bool {
     let mut rest = camel.chars();
     for part in snake.split('_') {
@@ -184,21 +184,22 @@ fn is_camel(snake: &str, camel: &str) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Not in the table.
-    #[error("no {noun} is called {word}{hint}")]
+    #[error("unknown {noun} {word}{hint}")]
     Unknown {
         /// `map type` and the like.
         noun: &'static str,
-        /// What was written, quoted and cut.
+        /// The given word, quoted and truncated.
         word: String,
         /// A remedy, or nothing.
         hint: String,
     },
-    /// `BPF_COMMON_ATTRS` is a flag inside `enum bpf_cmd`: as a name, some kernels shift by its value, 65536.
+    /// `BPF_COMMON_ATTRS` is a flag inside `enum bpf_cmd`; if it is used as a name, some kernels shift by its value,
+    /// 65536.
     #[error("common_attrs is a flag, not a command that can be delegated")]
     CommonAttrs,
-    /// Programs of type syscall read the memory of every process and of the kernel, also without CAP_PERFMON.
+    /// Programs of type syscall can read the memory of every process and of the kernel, even without CAP_PERFMON.
     #[error(
-        "syscall programs are never delegated: one that is loaded with a token reads any process's and the kernel's memory"
+        "syscall programs are never delegated: loaded with a token, they can read the memory of any process and of the kernel"
     )]
     Syscall,
 }
@@ -405,8 +406,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_those_of_the_header() {
-        // Counted off in uapi/linux/bpf.h: the last of each enum fixes all before it together with some in the middle.
+    fn values_match_the_kernel_header() {
+        // Counted in uapi/linux/bpf.h: the last value of each enum fixes all values before it; some from the middle are
+        // added.
         let cases = [
             (Category::Cmds, "map_create", 0),
             (Category::Cmds, "prog_load", 5),
@@ -436,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_has_three_spellings_that_lead_to_it_alone() {
+    fn every_name_has_three_unambiguous_spellings() {
         for category in Category::ALL {
             for (value, name) in category.table().iter().enumerate().filter(|(_, name)| !["unspec", "syscall"].contains(name)) {
                 let value = u32::try_from(value).expect("small");
@@ -457,21 +459,21 @@ mod tests {
     }
 
     #[test]
-    fn refusals_say_what_is_nearest() {
+    fn refusals_suggest_the_nearest_name() {
         let cases = [
-            (Category::Cmds, "prog_lod", "no bpf command is called \"prog_lod\"; the nearest is prog_load"),
+            (Category::Cmds, "prog_lod", "unknown bpf command \"prog_lod\"; the nearest is prog_load"),
             (Category::Cmds, "common_attrs", "common_attrs is a flag, not a command that can be delegated"),
             (Category::Cmds, "BPF_COMMON_ATTRS", "common_attrs is a flag, not a command that can be delegated"),
             (Category::Progs, "syscall", "syscall programs are never delegated"),
             (Category::Progs, "BPF_PROG_TYPE_SYSCALL", "syscall programs are never delegated"),
             (Category::Progs, "BPFProgTypeSyscall", "syscall programs are never delegated"),
-            (Category::Maps, "array,hash", "no map type is called \"array,hash\"; names are separated by : or blanks"),
-            (Category::Maps, "unspec", "no map type is called \"unspec\""),
-            (Category::Maps, "BPFMapTypeUnspec", "no map type is called \"BPFMapTypeUnspec\""),
-            (Category::Progs, "BPF_XDP", "no program type is called \"BPF_XDP\""),
-            (Category::Progs, "BPFXdp", "no program type is called \"BPFXdp\""),
-            (Category::Attachs, "0x1", "no attach type is called \"0x1\""),
-            (Category::Attachs, "", "no attach type is called \"\""),
+            (Category::Maps, "array,hash", "unknown map type \"array,hash\"; names are separated by : or blanks"),
+            (Category::Maps, "unspec", "unknown map type \"unspec\""),
+            (Category::Maps, "BPFMapTypeUnspec", "unknown map type \"BPFMapTypeUnspec\""),
+            (Category::Progs, "BPF_XDP", "unknown program type \"BPF_XDP\""),
+            (Category::Progs, "BPFXdp", "unknown program type \"BPFXdp\""),
+            (Category::Attachs, "0x1", "unknown attach type \"0x1\""),
+            (Category::Attachs, "", "unknown attach type \"\""),
         ];
         for (category, word, sentence) in cases {
             let error = category.value(word).expect_err(word).to_string();

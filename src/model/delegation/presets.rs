@@ -1,26 +1,26 @@
-//! Delegations with a name: what most workloads need.
+//! Named delegations for common workloads.
 
 use super::Delegation;
 
 /// A delegation that has a name in annotations and policy files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preset {
-    /// Map types, and no program: container scope on every kernel.
+    /// Map types and no programs: container scope on every kernel.
     Maps,
-    /// What libraries probe the kernel with: BTF, and a socket filter.
+    /// In addition what libraries use to probe the kernel: BTF, and a socket filter.
     Probes,
-    /// And programs on the container's own network namespace that see no socket of another one.
+    /// In addition programs on the container's own network namespace that do not see sockets of other ones.
     Networking,
-    /// And programs on cgroups that see no socket of another network namespace.
+    /// In addition programs on cgroups that do not see sockets of other network namespaces.
     Cgroup,
-    /// And the network and cgroup programs that see sockets of other network namespaces.
+    /// In addition the network and cgroup programs that see sockets of other network namespaces.
     Sockets,
-    /// And programs that see the whole host.
+    /// In addition programs that see the whole host.
     Tracing,
 }
 
 impl Preset {
-    /// Every preset with its word.
+    /// Every preset with its name.
     pub const ALL: [(Self, &'static str); 6] = [
         (Self::Maps, "maps"),
         (Self::Probes, "probes"),
@@ -30,20 +30,21 @@ impl Preset {
         (Self::Tracing, "tracing"),
     ];
 
-    /// The preset that a word names, or None.
+    /// Parses a name; None if it is unknown.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, known)| *known == word).map(|(preset, _)| *preset)
     }
 
-    /// The smallest preset that has all of `delegation`: its word, or None.
+    /// The name of the smallest preset that contains all of `delegation`, or None.
     pub fn that_has(delegation: &Delegation) -> Option<&'static str> {
         Self::ALL.iter().find(|(preset, _)| preset.delegation().contains(delegation)).map(|(_, word)| *word)
     }
 
-    /// What it delegates.
+    /// The delegation of the preset.
     ///
-    /// Every preset with programs has `probes`: libbpf's feature probes load a socket filter with `expected_attach_type` 0, which
-    /// is cgroup_inet_ingress. Those and `maps` (an array) are what libbpf needs before it loads anything else.
+    /// Every preset with programs includes `probes`: libbpf's feature probes load a socket filter with
+    /// `expected_attach_type` 0, which is cgroup_inet_ingress. These and `maps` (an array) are what libbpf needs before
+    /// it loads anything else.
     pub const fn delegation(self) -> Delegation {
         match self {
             Self::Maps => MAPS,
@@ -66,9 +67,9 @@ const fn bits(values: &[u32]) -> u64 {
     mask
 }
 
-/// MAP_CREATE; every map type up to 35 but those that need CAP_NET_ADMIN and struct_ops.
+/// MAP_CREATE; every map type up to 35 except struct_ops and those that need CAP_NET_ADMIN.
 ///
-/// struct_ops maps need no capability beyond CAP_BPF either, but registering one changes the host.
+/// struct_ops maps need only CAP_BPF too, but registering one changes the host.
 const MAPS: Delegation = Delegation {
     cmds: bits(&[0]),
     maps: ((1 << 36) - 1) & !1 & !DEVICE_MAPS & !SOCKET_MAPS & !super::STRUCT_OPS_MAP,
@@ -79,13 +80,13 @@ const MAPS: Delegation = Delegation {
 /// PROG_LOAD, BTF_LOAD; socket_filter; cgroup_inet_ingress.
 const PROBES: Delegation = Delegation { cmds: bits(&[5, 18]), maps: 0, progs: bits(&[1]), attachs: bits(&[0]) };
 
-/// What every preset with programs begins with.
+/// The common part of every preset with programs.
 const LOADING: Delegation = MAPS.union(PROBES);
 
-/// devmap, xskmap, devmap_hash. These and [`SOCKET_MAPS`] ask for CAP_NET_ADMIN (kernel/bpf/syscall.c, `map_create`).
+/// devmap, xskmap, devmap_hash. These and [`SOCKET_MAPS`] need CAP_NET_ADMIN (kernel/bpf/syscall.c, `map_create`).
 const DEVICE_MAPS: u64 = bits(&[14, 17, 25]);
 
-/// sockmap, sockhash: with a socket lookup they take the data of foreign TCP connections.
+/// sockmap, sockhash: together with a socket lookup they can receive the data of foreign TCP connections.
 const SOCKET_MAPS: u64 = bits(&[15, 18]);
 
 /// Program types lwt_xmit, sk_reuseport, flow_dissector, sk_lookup, netfilter with their attach types.
@@ -96,10 +97,10 @@ const NETWORKING: Delegation =
 const CGROUP: Delegation =
     Delegation { cmds: 0, maps: 0, progs: bits(&[9, 13, 25]), attachs: bits(&[2, 3, 12, 13, 21, 22, 34]) };
 
-/// Program types xdp, sched_cls, sched_act, sk_skb, cgroup_skb, cgroup_sock_addr, which the kernel gives bpf_sk_lookup_tcp and its
-/// siblings (net/core/filter.c), and sk_msg, which sits on a sockmap; with their attach types: xdp and xdp_devmap, xdp_cpumap;
-/// tcx and netkit; the sk_skb family, sk_msg_verdict; cgroup_inet ingress and egress, bind, connect, sendmsg, recvmsg,
-/// getpeername, getsockname.
+/// Program types xdp, sched_cls, sched_act, sk_skb, cgroup_skb, cgroup_sock_addr, to which the kernel offers
+/// bpf_sk_lookup_tcp and its siblings (net/core/filter.c), and sk_msg, which attaches to a sockmap; with their attach
+/// types: xdp and xdp_devmap, xdp_cpumap; tcx and netkit; the sk_skb family, sk_msg_verdict; cgroup_inet ingress and
+/// egress, bind, connect, sendmsg, recvmsg, getpeername, getsockname.
 const SOCKETS: Delegation = Delegation {
     cmds: 0,
     maps: DEVICE_MAPS | SOCKET_MAPS,
@@ -109,8 +110,8 @@ const SOCKETS: Delegation = Delegation {
     ]),
 };
 
-/// Program types kprobe, tracepoint, perf_event, raw_tracepoint, tracing with the attach types that observe. modify_return changes
-/// what the kernel does, so it is not among them.
+/// Program types kprobe, tracepoint, perf_event, raw_tracepoint, tracing with the attach types that only observe.
+/// modify_return is not included, because it changes what the kernel does.
 const TRACING: Delegation = Delegation {
     cmds: 0,
     maps: 0,
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn presets_are_what_the_documentation_says() {
+    fn presets_match_the_documentation() {
         use Category::*;
         let maps = "hash array prog_array perf_event_array percpu_hash percpu_array stack_trace cgroup_array lru_hash lru_percpu_hash \
                     lpm_trie array_of_maps hash_of_maps cpumap cgroup_storage reuseport_sockarray percpu_cgroup_storage queue stack \
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_presets_together_have_what_the_former_ones_had() {
+    fn the_presets_together_cover_the_former_ones() {
         let all = [Preset::Networking, Preset::Cgroup, Preset::Sockets].into_iter();
         let all = all.fold(Delegation::default(), |all, preset| all.union(preset.delegation()));
         let networking = bits(&[3, 4, 6, 12, 14, 16, 21, 22, 30, 32]);
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn each_with_programs_has_what_libraries_probe_with() {
+    fn presets_with_programs_include_the_library_probes() {
         for (preset, word) in Preset::ALL {
             let delegation = preset.delegation();
             assert!(preset == Preset::Maps || delegation.contains(&PROBES), "{word}");
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_preset_that_has_a_name_is_found() {
+    fn the_smallest_matching_preset_is_found() {
         let cases = [
             (Category::Cmds, "prog_load", Some("probes")),
             (Category::Progs, "xdp", Some("sockets")),

@@ -1,4 +1,4 @@
-//! From what an entry asks for and what its ELF section says to places, complete.
+//! Derives complete attach points from an entry and its ELF section.
 
 use crate::model::annotations::{AttachRequest, InterfaceSelector, kernel_place};
 use crate::model::attach_point::{
@@ -17,10 +17,10 @@ const BPF_TRACE_FENTRY: u32 = 24;
 const BPF_TRACE_FEXIT: u32 = 25;
 const BPF_LSM_MAC: u32 = 27;
 
-/// Said where only `lo` is there and the engine configures the network later.
-pub const LATE_NETWORK: &str = "; podman configures the network of a container with a user namespace only after its hooks ran, so attach to lo or run it without one";
+/// Added if only `lo` exists and the engine configures the network later.
+pub const LATE_NETWORK: &str = "; podman configures the network of a container with a user namespace only after its hooks have run: attach to lo, or run it without one";
 
-/// The `expected_attach_type` that a kind has wherever it attaches; 0 for those that go by the place.
+/// The `expected_attach_type` that a kind has wherever it attaches; 0 for kinds where it depends on the place.
 pub(super) fn attach_type(kind: ProgramKind) -> u32 {
     match kind {
         ProgramKind::Xdp => BPF_XDP,
@@ -31,7 +31,7 @@ pub(super) fn attach_type(kind: ProgramKind) -> u32 {
     }
 }
 
-/// What `image` without `programs` means for one program: as its section says.
+/// The entry that `image` without `programs` implies for one program: its section decides.
 pub fn from_section(program: &ProgramFacts) -> Result<AttachRequest, PlanError> {
     let eth0 = || InterfaceSelector::Named("eth0".to_owned());
     match &program.declared {
@@ -60,10 +60,10 @@ pub fn from_section(program: &ProgramFacts) -> Result<AttachRequest, PlanError> 
     }
 }
 
-/// Refuses an entry whose kind is another than the section's.
+/// Refuses an entry whose kind differs from that of the section.
 pub fn check_kind(asked: ProgramKind, program: &ProgramFacts) -> Result<(), PlanError> {
     match program.declared.as_ref().map(SectionAttach::kind) {
-        // A classifier is loaded in the same way for tc and for tcx.
+        // A classifier is loaded in the same way for tc and tcx.
         Some(actual) if !actual.loads_as(asked) => {
             Err(PlanError::OtherKind { function: program.function.clone(), section: program.section.clone(), actual, asked })
         }
@@ -71,8 +71,8 @@ pub fn check_kind(asked: ProgramKind, program: &ProgramFacts) -> Result<(), Plan
     }
 }
 
-/// The places of one entry, several where `iface=*`, the `expected_attach_type` to load the program with, and what it is loaded
-/// for, where that is fixed by loading.
+/// The attach points of one entry (several for `iface=*`), the `expected_attach_type` to load the program with, and the
+/// function it is loaded for if loading fixes that.
 pub fn places(
     asked: &AttachRequest,
     order: Option<&Order>,
@@ -101,7 +101,7 @@ pub fn places(
     Ok((at, attach, None))
 }
 
-/// How many places one entry has.
+/// The number of attach points of one entry.
 pub(super) fn count(asked: &AttachRequest, facts: &Facts) -> usize {
     match asked {
         AttachRequest::Xdp { iface: InterfaceSelector::All, .. }
@@ -111,7 +111,7 @@ pub(super) fn count(asked: &AttachRequest, facts: &Facts) -> usize {
     }
 }
 
-/// What `iface=*` means.
+/// The interfaces that `iface=*` stands for.
 fn every_interface(facts: &Facts) -> impl Iterator<Item = &Interface> {
     facts.interfaces.iter().filter(|interface| interface.name != "lo")
 }
@@ -253,7 +253,7 @@ fn interfaces(
     }
 }
 
-/// Refuses a place that is not the container's own, unless policy allows host scope.
+/// Refuses an attach point that is not the container's own, unless the policy allows host scope.
 pub fn check_place(function: &str, kind: ProgramKind, facts: &Facts, host_scope: bool) -> Result<(), PlanError> {
     let function = function.to_owned();
     if kind.on_cgroup() {
@@ -268,7 +268,10 @@ pub fn check_place(function: &str, kind: ProgramKind, facts: &Facts, host_scope:
                 });
             }
             Some(CgroupFact::Shared { path, other }) if !host_scope => {
-                let why = format!("process {other}, which is not the container's, is in its cgroup {} too", path.display());
+                let why = format!(
+                    "process {other}, which does not belong to the container, is also in its cgroup {}",
+                    path.display()
+                );
                 return Err(PlanError::HostScopePlace { function, kind, why });
             }
             Some(CgroupFact::Shared { .. }) => {}
@@ -283,7 +286,7 @@ pub fn check_place(function: &str, kind: ProgramKind, facts: &Facts, host_scope:
     Ok(())
 }
 
-/// Why the container could open cgroups that are not its own; None where it has one, and sees that one only.
+/// Why the container could open cgroups other than its own; None if it has its own cgroup and sees only that.
 pub fn foreign_cgroup(facts: &Facts) -> Option<String> {
     if facts.cgroup_ns.shared_with_host {
         return Some("it shares the host's cgroup namespace".to_owned());
@@ -295,20 +298,23 @@ pub fn foreign_cgroup(facts: &Facts) -> Option<String> {
             return Some(format!("it is in cgroup {} and not in {expected}, as its configuration says", path.display()));
         }
         Some(CgroupFact::Shared { path, other }) => {
-            return Some(format!("process {other}, which is not the container's, is in its cgroup {} too", path.display()));
+            return Some(format!(
+                "process {other}, which does not belong to the container, is also in its cgroup {}",
+                path.display()
+            ));
         }
     }
     let point = facts.wide_cgroup_mount.as_ref()?;
-    Some(format!("cgroups of others are mounted at its {}", point.display()))
+    Some(format!("cgroups other than its own are mounted at its {}", point.display()))
 }
 
-/// Whose the container's network is, where it is not its own or its sandbox's.
+/// The owner of the container's network if it is neither the container nor its sandbox.
 pub fn foreign_network(facts: &Facts) -> Option<String> {
     match &facts.netns {
         NetnsFact::Own | NetnsFact::Sandbox { .. } => None,
         NetnsFact::Host => Some("the container is on the host's network".to_owned()),
         NetnsFact::Foreign { other } => {
-            Some(format!("process {other}, which is not the container's, is in its network namespace too"))
+            Some(format!("process {other}, which does not belong to the container, is also in its network namespace"))
         }
     }
 }

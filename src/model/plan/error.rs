@@ -1,10 +1,10 @@
-//! Why a request cannot be planned.
+//! Errors of planning.
 
 use crate::model::attach_point::ProgramKind;
 use crate::model::globals::GlobalError;
 
-/// Why a request does not fit its objects, its container or its policy. Each is a sentence for the person who wrote the
-/// annotation; nothing has been done when it is made.
+/// Why a request does not fit its objects, its container or its policy. Each error is a sentence for the author of the
+/// annotation; nothing has been done yet when it occurs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// The object has no such function.
@@ -17,22 +17,22 @@ pub enum PlanError {
         /// The functions it has.
         known: String,
     },
-    /// `image` without `programs`, and the object is empty.
+    /// `image` without `programs`, and the object has no programs.
     #[error("{reference} has no programs")]
     NoPrograms {
         /// The object.
         reference: String,
     },
-    /// The section says another kind than the request.
+    /// The section declares another kind than the request.
     #[error("program {function:?} is {actual} by its section {section:?}, not {asked}")]
     OtherKind {
         /// The function.
         function: String,
         /// Its section.
         section: String,
-        /// What the section says.
+        /// The kind that the section declares.
         actual: ProgramKind,
-        /// What was asked for.
+        /// The requested kind.
         asked: ProgramKind,
     },
     /// A kind that this version does not load.
@@ -43,8 +43,8 @@ pub enum PlanError {
         /// The kind.
         kind: ProgramKind,
     },
-    /// Neither the request nor the section say where the program attaches.
-    #[error("section {section:?} of program {function:?} does not say where it attaches: write {remedy}")]
+    /// Neither the request nor the section specifies where the program attaches.
+    #[error("section {section:?} of program {function:?} does not specify where it attaches: write {remedy}")]
     NoPlace {
         /// The function.
         function: String,
@@ -74,24 +74,24 @@ pub enum PlanError {
         function: String,
         /// The interface.
         name: String,
-        /// Those that are there.
+        /// The existing interfaces.
         known: String,
-        /// Why that may be.
+        /// A possible reason.
         hint: &'static str,
     },
-    /// `iface=*` and nothing but `lo`.
+    /// `iface=*`, but only `lo` exists.
     #[error("attach {kind} {function:?}: the container has no interface but lo{hint}")]
     NoInterfaces {
         /// The kind.
         kind: ProgramKind,
         /// The function.
         function: String,
-        /// Why that may be.
+        /// A possible reason.
         hint: &'static str,
     },
     /// Two XDP programs for one interface.
     #[error(
-        "attach xdp {function:?} to {iface}: {other:?} is to go there too, and one interface takes one XDP program until chains come"
+        "attach xdp {function:?} to {iface}: {other:?} is requested there too, and one interface takes only one XDP program"
     )]
     TwoXdp {
         /// The second program.
@@ -101,7 +101,7 @@ pub enum PlanError {
         /// The interface.
         iface: String,
     },
-    /// A host-scope kind that policy does not allow.
+    /// A host-scope kind that the policy does not allow.
     #[error(
         "program {function:?}: {kind} reaches the whole host; that needs host-scope = true in the container's policy rule and scope = \"host\" in the image's"
     )]
@@ -111,19 +111,19 @@ pub enum PlanError {
         /// The kind.
         kind: ProgramKind,
     },
-    /// The place is not the container's own.
+    /// The place does not belong only to the container.
     #[error("program {function:?}: {why}, so {kind} would reach beyond the container; that needs host scope in policy")]
     HostScopePlace {
         /// The function.
         function: String,
         /// The kind.
         kind: ProgramKind,
-        /// What is shared with whom.
+        /// What is shared, and with whom.
         why: String,
     },
     /// The container is in the root cgroup.
     #[error(
-        "program {function:?}: the container has no cgroup of its own in the v2 hierarchy, and {kind} on the root cgroup would reach the whole host; run it with a cgroup manager that makes one"
+        "program {function:?}: the container has no cgroup of its own in the v2 hierarchy, and {kind} on the root cgroup would reach the whole host; run it with a cgroup manager that creates one"
     )]
     RootCgroup {
         /// The function.
@@ -141,13 +141,13 @@ pub enum PlanError {
         /// What was expected.
         expected: String,
     },
-    /// An annotation that is called like a variable, beside `globals`.
+    /// An annotation with the name of a variable, next to `globals`.
     #[error(
-        "annotation {name:?} is called like a variable of the program, and globals looks as if podman cut it at a comma: separate its \
+        "annotation {name:?} has the name of a variable of the program, and globals looks as if podman cut it at a comma: separate its \
          entries by ; (or leave that annotation out)"
     )]
     CutGlobal {
-        /// The annotation, which is the variable too.
+        /// The annotation's key, which is also the variable's name.
         name: String,
     },
     /// A global that no object declares.
@@ -155,18 +155,18 @@ pub enum PlanError {
     NoSuchGlobal {
         /// The name.
         name: String,
-        /// Those that are declared.
+        /// The declared globals.
         known: String,
     },
-    /// A value that does not fit its variable.
+    /// A value that does not match its variable.
     #[error(transparent)]
     Global(#[from] GlobalError),
-    /// A variable of ours that the object declares with another size.
+    /// A bpfman-hook variable that the object declares with another size.
     #[error("globals: {name}: {why}")]
     BadGlobal {
         /// The variable.
         name: String,
-        /// What does not fit.
+        /// The mismatch.
         why: String,
     },
     /// A map that no object declares.
@@ -174,7 +174,7 @@ pub enum PlanError {
     NoSuchMap {
         /// The name.
         name: String,
-        /// Those that there are.
+        /// The declared maps.
         known: String,
     },
     /// A map that more than one object declares.
@@ -198,7 +198,7 @@ pub enum PlanError {
     /// More programs than the policy's limit.
     #[error("{asked} programs are more than the {limit} that policy allows for one container; raise programs under [limits]")]
     TooManyPrograms {
-        /// Asked for.
+        /// Number of requested programs.
         asked: usize,
         /// The limit.
         limit: u32,
@@ -208,7 +208,7 @@ pub enum PlanError {
         "{asked} links are more than the {limit} that policy allows for one container; name interfaces instead of iface=*, or raise links under [limits]"
     )]
     TooManyLinks {
-        /// Asked for.
+        /// Number of requested links.
         asked: usize,
         /// The limit.
         limit: u32,
@@ -218,21 +218,21 @@ pub enum PlanError {
         "the maps take {asked} bytes, more than the {limit} that policy allows for one container; raise map-memory under [limits]"
     )]
     TooMuchMemory {
-        /// Bytes asked for.
+        /// Requested bytes.
         asked: u64,
         /// The limit in bytes.
         limit: u64,
     },
-    /// A kind that a person cannot attach.
-    #[error("program {function:?}: only containers have a place for {kind} programs; name it in an annotation")]
+    /// A kind that cannot be attached without a container.
+    #[error("program {function:?}: {kind} programs attach only to containers; request it in an annotation")]
     NotByHand {
         /// The function.
         function: String,
         /// The kind.
         kind: ProgramKind,
     },
-    /// A kind that reaches the host, loaded by hand where the caller or the image may not.
-    #[error("program {function:?}: {kind} programs reach the host, and {who} does not say host scope")]
+    /// A kind that reaches the host, loaded without a container, while the caller or the image may not.
+    #[error("program {function:?}: {kind} programs reach the host, and {who} does not allow host scope")]
     HostScopeByHand {
         /// The function.
         function: String,
@@ -248,7 +248,7 @@ pub enum PlanError {
         program: u32,
         /// The map's name.
         map: String,
-        /// Those that it has.
+        /// The maps that it has.
         known: String,
     },
     /// A token without a user namespace.
@@ -256,17 +256,17 @@ pub enum PlanError {
         "delegate: the container has no user namespace of its own, and the kernel gives BPF tokens only inside one; start it with one (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
     )]
     NoUserNamespace,
-    /// A token in a user namespace whose root is the host's.
+    /// A token in a user namespace whose root is the host's root.
     #[error(
-        "delegate: the container's user namespace maps the host's user or group 0, so that it separates nothing; map ids that the host does not use (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
+        "delegate: the container's user namespace maps the host's user or group 0 and therefore isolates nothing; map ids that the host does not use (podman --userns=auto, hostUsers: false in Kubernetes, linux.uidMappings in config.json)"
     )]
     HostRootMapped,
-    /// A token in a user namespace that others share.
+    /// A token in a user namespace that is shared with others.
     #[error(
         "delegate: {why}, and a token works for every container in it: give the container a user namespace of its own, run its pod with the NRI plugin, or set host-scope = true in its policy rule"
     )]
     SharedUserNamespace {
-        /// How that is known.
+        /// How that was determined.
         why: &'static str,
     },
     /// Cgroup types delegated to a container that sees the host's cgroups.
@@ -277,12 +277,12 @@ pub enum PlanError {
         /// What is visible.
         why: String,
     },
-    /// Networking types delegated to a container that is on a network of others.
+    /// Networking types delegated to a container that uses a foreign network.
     #[error(
         "delegate: networking types would reach a network that is not the container's own: {why}; that needs host-scope in policy"
     )]
     NetworkVisible {
-        /// Whose network it is.
+        /// The owner of the network.
         why: String,
     },
 }

@@ -1,14 +1,14 @@
-//! Values for the objects' variables: what the request sets, and what we fill in.
+//! Values for the variables of objects: those that the request sets, and those that bpfman-hook fills in.
 
 use crate::model::facts::{Facts, NamespaceFact};
 use crate::model::object::GlobalFacts;
 use crate::model::plan::PlanError;
 use crate::model::plan::make::{Inputs, list};
 
-/// Variables to set, with bytes of exactly their size.
+/// Variables to set, each with exactly as many bytes as it has.
 type Values = Vec<(String, Vec<u8>)>;
 
-/// For each object its values.
+/// The values for each object.
 pub fn values(inputs: &Inputs<'_>) -> Result<Vec<Values>, PlanError> {
     let mut all = Vec::with_capacity(inputs.objects.len());
     for object in inputs.objects {
@@ -36,17 +36,18 @@ pub fn values(inputs: &Inputs<'_>) -> Result<Vec<Values>, PlanError> {
     Ok(all)
 }
 
-/// True for the name of a variable that is filled in with a fact about the container.
+/// True for the name of a variable that bpfman-hook fills in with a fact about the container.
 pub fn is_fact(name: &str) -> bool {
     name.starts_with(FACTS)
 }
 
-/// What the names of such variables begin with.
+/// The prefix of such variables.
 const FACTS: &str = "bpfman_";
 
-/// A fact about the container, for the variable of that name; None where the name is not one of ours.
+/// The fact about the container for the variable of this name; None if the name is not one of ours.
 ///
-/// Of a namespace that the container shares with the host the fact is 0, which programs must take as "match nothing".
+/// For a namespace that the container shares with the host the fact is 0, which programs must interpret as "match
+/// nothing".
 fn fact(name: &str, inputs: &Inputs<'_>) -> Option<Vec<u8>> {
     let facts: &Facts = inputs.facts;
     let inode = |ns: &NamespaceFact| if ns.shared_with_host { 0 } else { ns.inode };
@@ -63,7 +64,8 @@ fn fact(name: &str, inputs: &Inputs<'_>) -> Option<Vec<u8>> {
     Some(number.to_ne_bytes().to_vec())
 }
 
-/// The fact in the variable's size: numbers must have exactly it, the container's id is cut and ends with a NUL.
+/// The fact in the variable's size: numbers must have exactly that size, the container's id is truncated and ends with
+/// a NUL.
 fn sized(global: &GlobalFacts, mut bytes: Vec<u8>) -> Result<Vec<u8>, PlanError> {
     let size = global.size as usize;
     if global.name == "bpfman_container_id" {
@@ -73,7 +75,7 @@ fn sized(global: &GlobalFacts, mut bytes: Vec<u8>) -> Result<Vec<u8>, PlanError>
     if bytes.len() == size {
         Ok(bytes)
     } else {
-        let why = format!("it has {size} bytes in the object, and the fact of that name has {}", bytes.len());
+        let why = format!("it has {size} bytes in the object, but its value has {}", bytes.len());
         Err(PlanError::BadGlobal { name: global.name.clone(), why })
     }
 }

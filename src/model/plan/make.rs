@@ -1,4 +1,4 @@
-//! From a request, its objects and the facts to a plan.
+//! Makes a plan from a request, its objects and the facts about the container.
 
 use std::collections::BTreeMap;
 
@@ -23,39 +23,39 @@ const USER_RINGBUF: u32 = 31;
 /// BPF_MAP_TYPE_STRUCT_OPS: BPF_MAP_FREEZE is ENOTSUPP (kernel/bpf/syscall.c, `map_freeze`).
 const STRUCT_OPS: u32 = 26;
 
-/// Everything a plan is made from.
+/// Everything that a plan is based on.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     /// The container's id, for `bpfman_container_id`.
     pub id: &'a ContainerId,
-    /// What it asks for.
+    /// Its request.
     pub request: &'a Request,
-    /// What was found out about it.
+    /// The facts about it.
     pub facts: &'a Facts,
     /// The objects that the request names, each once.
     pub objects: &'a [ObjectInput],
-    /// What policy lets be delegated; None where the request asks for no token.
+    /// The delegation that the policy allows; None if the request needs no token.
     pub delegation: Option<Delegation>,
-    /// True where the container rule allows host scope; the image rule has to as well.
+    /// True if the container rule allows host scope; the image rule must allow it too.
     pub host_scope: bool,
-    /// Bounds for one container.
+    /// Limits for one container.
     pub limits: ContainerLimits,
     /// `process.user` of config.json: uid and gid as the container sees them.
     pub user: (u32, u32),
-    /// True where the engine configures the network after createRuntime.
+    /// True if the engine configures the network after createRuntime.
     pub late_network: bool,
-    /// Why the container sees cgroups that are not its own, where it does.
+    /// Why the container sees cgroups other than its own, if it does.
     pub foreign_cgroups: Option<String>,
 }
 
 /// One object that a request names.
 #[derive(Debug)]
 pub struct ObjectInput {
-    /// Its bytes and where they came from.
+    /// Its bytes and their source.
     pub bytecode: Bytecode,
-    /// What it declares.
+    /// Its declarations.
     pub facts: ObjectFacts,
-    /// True where the image rule that allowed it has `scope = "host"`.
+    /// True if the image rule that allowed it has `scope = "host"`.
     pub host_scope: bool,
 }
 
@@ -65,7 +65,7 @@ impl ObjectInput {
     }
 }
 
-/// Makes the plan, or says in one sentence why there is none.
+/// Makes the plan, or returns one sentence about why there is none.
 pub fn make(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     let wanted = wanted_programs(inputs)?;
     check_limits(inputs, &wanted)?;
@@ -85,7 +85,8 @@ pub fn make(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
     Ok(plan)
 }
 
-/// By what is seen that the pod lives. A filter of the traffic control layer does not tell whether its interface is there.
+/// How to tell that the pod lives. A filter of the traffic control layer does not show whether its interface still
+/// exists.
 fn keeper(inputs: &Inputs<'_>, netns: &OwnerPlan) -> Option<Keeper> {
     match &inputs.facts.netns {
         NetnsFact::Sandbox { pause: Some(pause), .. } => Some(Keeper::Process(*pause)),
@@ -108,7 +109,7 @@ pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// One program of the request, found in its object.
+/// One program of the request with its object.
 struct RequestedProgram<'a> {
     object: usize,
     program: &'a ProgramFacts,
@@ -172,7 +173,8 @@ fn check_limits(inputs: &Inputs<'_>, wanted: &[RequestedProgram<'_>]) -> Result<
     if u32::try_from(wanted.len()).map_or(true, |n| n > inputs.limits.programs) {
         return Err(PlanError::TooManyPrograms { asked: wanted.len(), limit: inputs.limits.programs });
     }
-    // Counted before the places are made: `iface=*` is all the interfaces of a network that a workload may have made.
+    // Checked before the places are computed: `iface=*` is every interface of a network that a workload may have
+    // created.
     let links = wanted.iter().fold(0usize, |sum, one| sum.saturating_add(attach::count(&one.asked, inputs.facts)));
     if u32::try_from(links).map_or(true, |n| n > inputs.limits.links) {
         return Err(PlanError::TooManyLinks { asked: links, limit: inputs.limits.links });
@@ -188,7 +190,7 @@ fn check_limits(inputs: &Inputs<'_>, wanted: &[RequestedProgram<'_>]) -> Result<
     Ok(())
 }
 
-/// For each shown map: the object it is in, the name of its file, and what the container may do with it.
+/// For each map to show: its object, the name of its file, and the access of the container.
 type Shown<'a> = BTreeMap<(usize, &'a str), (&'a str, MapAccess)>;
 
 fn shown_maps<'a>(inputs: &'a Inputs<'_>) -> Result<Shown<'a>, PlanError> {
@@ -233,15 +235,15 @@ fn freezable(map: &MapFacts) -> Result<(), &'static str> {
     }
 }
 
-/// Whose maps an owner's plan is for. An object that has programs in the pod's network namespace and programs or shown maps of the
-/// container has one set of maps, the pod's: what the container is shown is what every program of its request writes.
+/// Whose maps a plan uses. If an object has programs in the pod's network namespace and also programs or shown maps of
+/// the container, there is one set of maps, the pod's: the container is shown what every program of its request writes.
 enum Maps<'a> {
     OfContainer { shown: &'a Shown<'a>, pods: &'a [RequestedProgram<'a>] },
     OfPod { shown: &'a Shown<'a> },
 }
 
 impl Maps<'_> {
-    /// True where the object is loaded for its maps, without a program.
+    /// True if the object is loaded only for its maps.
     fn of_shown_object(&self, object: usize) -> bool {
         match self {
             Self::OfContainer { shown, .. } => shown.keys().any(|(shown, _)| *shown == object),
@@ -249,8 +251,8 @@ impl Maps<'_> {
         }
     }
 
-    /// True where the map is the pod's. Each load has its own data section with facts of the container: those of `.rodata`, and every
-    /// section of an object that declares such a fact outside of it.
+    /// True if the map belongs to the pod. Each load has its own data sections with facts about the container:
+    /// `.rodata`, and all data sections of an object that declares such a fact outside of it.
     fn is_pods(&self, object: usize, facts: &ObjectFacts, map: &MapFacts) -> bool {
         let Self::OfContainer { pods, .. } = self else { return false };
         let writable_fact = || facts.globals.iter().any(|global| !global.read_only && globals::is_fact(&global.name));
@@ -278,7 +280,7 @@ fn owner_plan(
         if mine.is_empty() && !whose.of_shown_object(n) {
             continue;
         }
-        // Where both rules say host, the programs may read kernel memory; otherwise the verifier refuses it.
+        // If both rules allow host scope, the programs may read kernel memory; otherwise the verifier refuses that.
         let scope = if inputs.host_scope && object.host_scope { Scope::Host } else { Scope::Container };
         let mut planned = self::object(&object.bytecode, &object.facts, scope);
         planned.globals = values[n].clone();
@@ -296,7 +298,7 @@ fn owner_plan(
         for one in mine {
             let (places, expected_attach_type, target) =
                 attach::places(&one.asked, one.order, one.program, inputs.facts, inputs.late_network)?;
-            // Each entry is a program of its own: one function may be loaded for two attach types.
+            // Each entry is a separate program: one function may be loaded for two attach types.
             programs += 1;
             let pin = PinName::program(programs);
             let function = one.program.function.clone();
@@ -330,7 +332,7 @@ fn owner_plan(
     Ok(plan)
 }
 
-/// An object of which nothing is planned yet.
+/// An object for which nothing is planned yet.
 pub(super) fn object(bytecode: &Bytecode, facts: &ObjectFacts, scope: Scope) -> PlannedObject {
     PlannedObject {
         image: ImageRecord {
@@ -349,8 +351,8 @@ pub(super) fn object(bytecode: &Bytecode, facts: &ObjectFacts, scope: Scope) -> 
     }
 }
 
-/// A grant is to one container: below host scope its token must not be worth anything to another one. That holds for every token, the
-/// smallest delegation included, since policy names containers and not user namespaces.
+/// A grant applies to one container: below host scope its token must be of no use to other containers. This holds for
+/// every token, even with the smallest delegation, because the policy names containers and not user namespaces.
 fn check_userns(inputs: &Inputs<'_>) -> Result<(), PlanError> {
     match &inputs.facts.userns {
         UsernsFact::Host => Err(PlanError::NoUserNamespace),

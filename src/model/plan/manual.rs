@@ -1,4 +1,4 @@
-//! From what a person asks to load and its object to a plan: no container, and no places yet.
+//! Plans a load without a container: from the load request and its object. Attach points are not planned here.
 
 use std::path::PathBuf;
 
@@ -12,27 +12,27 @@ use crate::model::plan::make::{list, object};
 use crate::model::plan::{OwnerPlan, PlanError, PlannedMap, PlannedProgram};
 use crate::model::text::is_symbol;
 
-/// Everything that such a plan is made from.
+/// Everything that such a plan is based on.
 #[derive(Debug)]
 pub struct ManualInputs<'a> {
-    /// The object and where it came from.
+    /// The object and its source.
     pub bytecode: &'a Bytecode,
-    /// What it declares.
+    /// Its declarations.
     pub facts: &'a ObjectFacts,
-    /// How far its programs may reach.
+    /// The scope of its programs.
     pub scope: Scope,
-    /// Who says so, for messages.
+    /// The rule or caller that decides the scope, for messages.
     pub who: &'a str,
-    /// What is asked.
+    /// The load request.
     pub load: &'a LoadTask,
-    /// The maps that are to stand in place of its own.
+    /// The maps that are used instead of the object's own.
     pub shared: Option<&'a SharedMaps>,
 }
 
-/// Maps of programs that are loaded already.
+/// Maps of programs that are already loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedMaps {
-    /// The program that was named, for messages.
+    /// The program that the request names, for messages.
     pub program: u32,
     /// Where they are pinned.
     pub directory: PathBuf,
@@ -40,7 +40,7 @@ pub struct SharedMaps {
     pub maps: Vec<(String, PinName)>,
 }
 
-/// Makes the plan, or says in one sentence why there is none.
+/// Makes the plan, or returns one sentence about why there is none.
 pub fn manual(inputs: &ManualInputs<'_>) -> Result<OwnerPlan, PlanError> {
     let mut planned = object(inputs.bytecode, inputs.facts, inputs.scope);
     for wanted in &inputs.load.programs {
@@ -75,7 +75,7 @@ fn program(inputs: &ManualInputs<'_>, wanted: &ProgramToLoad, pin: PinName) -> R
         known: list(programs.iter().map(|program| program.function.as_str())),
     })?;
     check_kind(wanted.kind, found)?;
-    // Whether a probe is one of returns is its section's to say: bpfman's interface has no such kind.
+    // The section decides whether a probe is a return probe: bpfman's interface has no such kind.
     let kind = match found.declared.as_ref().map(SectionAttach::kind) {
         Some(declared @ (ProgramKind::Kretprobe | ProgramKind::Uretprobe)) => declared,
         _ => wanted.kind,
@@ -90,7 +90,7 @@ fn program(inputs: &ManualInputs<'_>, wanted: &ProgramToLoad, pin: PinName) -> R
     Ok(PlannedProgram { function, kind, expected_attach_type: attach_type(kind), target, pin })
 }
 
-/// What a program is loaded for, where that is fixed by loading.
+/// The function that a program is loaded for, if loading fixes that.
 fn target(wanted: &ProgramToLoad, kind: ProgramKind, found: &ProgramFacts) -> Result<String, PlanError> {
     match (&wanted.target, &found.declared) {
         (Some(target), _) | (None, Some(SectionAttach::Function(_, Some(target)))) => Ok(target.clone()),
@@ -98,7 +98,8 @@ fn target(wanted: &ProgramToLoad, kind: ProgramKind, found: &ProgramFacts) -> Re
     }
 }
 
-/// The pin of the map that stands in place of this one. Data sections belong to each load: they hold its globals.
+/// The pin of the map that is used instead of this one. Data sections belong to each load, because they hold its
+/// globals.
 fn reuse(inputs: &ManualInputs<'_>, map: &MapFacts) -> Result<Option<PathBuf>, PlanError> {
     let Some(shared) = inputs.shared.filter(|_| !map.data_section) else { return Ok(None) };
     match shared.maps.iter().find(|(name, _)| *name == map.name) {
@@ -111,7 +112,7 @@ fn reuse(inputs: &ManualInputs<'_>, map: &MapFacts) -> Result<Option<PathBuf>, P
     }
 }
 
-/// True for names that a bpffs takes: it keeps those with a dot for itself.
+/// True for names that bpffs accepts: it reserves those with a dot.
 fn is_file_name(name: &str) -> bool {
     is_symbol(name) && !name.contains('.')
 }
@@ -226,8 +227,8 @@ mod tests {
             (K::Xdp, "nope", Scope::Host, "it has count, ret, enter, bare, skb, odd"),
             (K::Tcx, "count", Scope::Host, "is xdp by its section"),
             (K::Fentry, "bare", Scope::Host, "write fentry:bare:TARGET"),
-            (K::CgroupSkb, "skb", Scope::Host, "only containers have a place for cgroup_skb"),
-            (K::Kprobe, "odd", Scope::Container, "the rule of uid 7 does not say host scope"),
+            (K::CgroupSkb, "skb", Scope::Host, "cgroup_skb programs attach only to containers"),
+            (K::Kprobe, "odd", Scope::Container, "the rule of uid 7 does not allow host scope"),
         ] {
             let error = plan(&[(kind, function, None)], &[], scope, None).unwrap_err();
             assert!(error.contains(said), "{error} has no {said}");
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_maps_stand_in_place_of_all_but_data_sections() {
+    fn shared_maps_replace_all_but_data_sections() {
         let pins = |names: &[&str]| SharedMaps {
             program: 7,
             directory: "/fs/owner_3".into(),

@@ -1,7 +1,7 @@
-//! What will be done for one container, or for a person who loads programs by hand, complete and checked.
+//! The complete, checked plan of what is done for one container, or for a load without a container.
 //!
-//! [`make`] is the only way to a [`Plan`], [`by_hand`] to what a person's load becomes. Both are pure, and whatever a request can
-//! get wrong about an object or a container is found here, before the kernel is asked for anything.
+//! Only [`make`] creates a [`Plan`]; [`manual()`] plans a load without a container. Both are pure functions. They find
+//! every mistake that a request can make about an object or a container, before anything is requested from the kernel.
 
 mod attach;
 mod error;
@@ -27,19 +27,19 @@ use crate::model::record::{ImageRecord, Keeper};
 /// One object to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedObject {
-    /// Where it came from.
+    /// Its source.
     pub image: ImageRecord,
     /// The bytes, ELF.
     pub bytes: Vec<u8>,
-    /// With which capabilities it is loaded: container scope drops CAP_PERFMON and CAP_SYS_ADMIN.
+    /// The capabilities it is loaded with: container scope drops CAP_PERFMON and CAP_SYS_ADMIN.
     pub scope: Scope,
-    /// The programs to load, in order; the object's others are left out.
+    /// The programs to load, in order; other programs of the object are omitted.
     pub programs: Vec<PlannedProgram>,
     /// Every map of the object that these programs or the request need, data sections included.
     pub maps: Vec<PlannedMap>,
-    /// Values for variables in `.rodata` and `.data`: name and bytes of exactly the variable's size.
+    /// Values for variables in `.rodata` and `.data`: the name, and exactly as many bytes as the variable has.
     pub globals: Vec<(String, Vec<u8>)>,
-    /// True where the object has CO-RE relocations.
+    /// True if the object has CO-RE relocations.
     pub core: bool,
 }
 
@@ -58,36 +58,36 @@ pub struct PlannedProgram {
     pub pin: PinName,
 }
 
-/// One map to make and pin.
+/// One map to create and pin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedMap {
     /// The name in the object.
     pub name: String,
     /// Its pin.
     pub pin: PinName,
-    /// True where user space must not write it any more once it is loaded (BPF_MAP_FREEZE).
+    /// True if user space must not write to it after loading (BPF_MAP_FREEZE).
     pub freeze: bool,
-    /// The pin of another owner's map that stands in its place; None for one of its own.
+    /// The pin of another owner's map that is used instead; None for a map of its own.
     pub reuse: Option<PathBuf>,
-    /// True where the map of the same object that the pod's network namespace owns stands in its place. `reuse` is filled in once that
-    /// owner is known.
+    /// True if the map of the same object that the pod's network namespace owns is used instead. `reuse` is set once
+    /// that owner is known.
     pub from_pod: bool,
-    /// True where it is pinned under its own name too, for those who look for it by that.
+    /// True if it is also pinned under its own name, for programs that look for it there.
     pub named: bool,
 }
 
-/// One link to make and pin.
+/// One link to create and pin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedLink {
     /// The pin of the program.
     pub program: PinName,
     /// The program's function, for messages.
     pub function: String,
-    /// Where.
+    /// Where it attaches.
     pub at: AttachPoint,
     /// The link's own pin.
     pub pin: PinName,
-    /// Its place among others on one interface; None where nothing was said.
+    /// Its order among other programs on the interface; None if not specified.
     pub order: Option<Order>,
     /// The network namespace of the interface.
     pub netns: Option<NetnsRecord>,
@@ -96,33 +96,33 @@ pub struct PlannedLink {
 /// A bpffs to mount into the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedBpffs {
-    /// Where in the container's root: absolute, normal.
+    /// The mount point in the container's root: absolute, normalised.
     pub path: PathBuf,
-    /// What it delegates; None for a private one.
+    /// Its delegation; None for a private bpffs.
     pub delegation: Option<Delegation>,
-    /// Maps to pin in it: the pin among ours, the file's name, the access.
+    /// Maps to pin in it: our pin, the name of the file, the access.
     pub maps: Vec<(PinName, String, MapAccess)>,
-    /// Owner of those files in the container's user namespace: uid and gid as the container sees them.
+    /// The owner of these files in the container's user namespace: uid and gid as the container sees them.
     pub user: (u32, u32),
 }
 
-/// What one owner gets.
+/// What is created for one owner.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OwnerPlan {
     /// Objects to load.
     pub objects: Vec<PlannedObject>,
-    /// Links to make afterwards, in order.
+    /// Links to create afterwards, in order.
     pub links: Vec<PlannedLink>,
 }
 
-/// Everything that will be done for one container.
+/// Everything that is done for one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// What the container itself owns.
+    /// The part that the container owns.
     pub container: OwnerPlan,
-    /// What the pod's network namespace owns, where the container is in a pod.
+    /// The part that the pod's network namespace owns, if the container is in a pod.
     pub netns: Option<OwnerPlan>,
-    /// What keeps that owner while no container of the pod runs; None leaves it to the containers.
+    /// What keeps that owner alive while no container of the pod runs; None leaves it to the containers.
     pub keeper: Option<Keeper>,
     /// The bpffs.
     pub bpffs: Option<PlannedBpffs>,

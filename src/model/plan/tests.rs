@@ -1,4 +1,4 @@
-//! One table of requests against one small object, and what each plans or is refused with.
+//! A table of requests against one small object, with the plan or the refusal for each.
 
 use crate::model::annotations::{
     AttachRequest, BpffsRequest, GlobalRequest, GlobalValue, InterfaceSelector, KeyScope, MapAccess, MapRequest, OnFailure,
@@ -14,7 +14,7 @@ use crate::model::plan::{Inputs, ObjectInput, OwnerPlan, Plan, PlanError, make};
 use crate::model::policy::ContainerLimits;
 use crate::model::reference::Reference;
 
-/// Everything that a case may change before it is planned.
+/// Everything that a case may change before planning.
 struct Case {
     id: ContainerId,
     request: Request,
@@ -174,7 +174,7 @@ fn tracepoint() -> AttachRequest {
 }
 
 #[test]
-fn a_plan_names_every_pin_and_place() {
+fn a_plan_names_every_pin_and_attach_point() {
     let plan =
         case(vec![("pass", xdp("lo")), ("out", cgroup(None)), ("seen", tcx(Some(Direction::Egress)))]).plan().expect("plan");
     let [object] = &plan.container.objects[..] else { panic!("one object: {plan:?}") };
@@ -196,7 +196,7 @@ fn a_plan_names_every_pin_and_place() {
 }
 
 #[test]
-fn facts_fill_the_variables_of_that_name() {
+fn facts_fill_the_variables_of_their_name() {
     let mut case = case(vec![("pass", xdp("lo"))]);
     case.facts.user.shared_with_host = true;
     case.request.globals.push(GlobalRequest { name: "rate".to_owned(), value: GlobalValue::Word("7".to_owned()) });
@@ -210,7 +210,7 @@ fn facts_fill_the_variables_of_that_name() {
 }
 
 #[test]
-fn every_interface_but_lo_and_image_alone() {
+fn all_interfaces_except_lo_and_image_alone() {
     let plan = case(vec![("pass", AttachRequest::Xdp { iface: InterfaceSelector::All, mode: None })]).plan().expect("plan");
     assert_eq!(plan.container.links.iter().map(|l| l.at.to_string()).collect::<Vec<_>>(), ["eth0"]);
 
@@ -222,7 +222,7 @@ fn every_interface_but_lo_and_image_alone() {
 }
 
 #[test]
-fn a_pods_network_programs_are_planned_for_the_namespace() {
+fn network_programs_of_a_pod_belong_to_its_namespace() {
     let mut case = case(vec![("pass", xdp("lo")), ("out", cgroup(None))]);
     case.facts.netns = NetnsFact::Sandbox { sandbox: None, pause: None };
     let plan = case.plan().expect("plan");
@@ -255,14 +255,14 @@ fn an_object_of_a_pod_has_one_set_of_maps() {
     let plan = case.plan().expect("plan");
     assert!(plan.container.objects[0].programs.is_empty() && plan.container.objects[0].maps[0].from_pod);
 
-    // A fact that lies among writable variables is the container's own.
+    // A fact in a writable variable belongs to the container.
     case.objects[0].facts.globals[1].read_only = false;
     assert_eq!(case.objects[0].facts.globals[1].name, "bpfman_cgroup_id");
     let plan = case.plan().expect("plan");
     let own: Vec<_> = maps(&plan.container).into_iter().filter(|(_, pod, _)| !pod).map(|(name, _, _)| name).collect();
     assert_eq!(own, [".rodata", ".bss"]);
 
-    // No pod, nothing to share.
+    // Without a pod there is nothing to share.
     case.facts.netns = NetnsFact::Own;
     assert!(maps(&case.plan().expect("plan").container).iter().all(|(_, pod, _)| !pod));
 }
@@ -293,7 +293,7 @@ fn host_scope_needs_both_rules() {
 }
 
 #[test]
-fn what_cannot_be_planned_says_why() {
+fn impossible_plans_are_refused_with_the_reason() {
     type Change = fn(&mut Case);
     type Asked = Vec<(&'static str, AttachRequest)>;
     let table: Vec<(Asked, Change, &str)> = vec![
@@ -306,10 +306,10 @@ fn what_cannot_be_planned_says_why() {
                 c.facts.interfaces.truncate(1);
                 c.late_network = true;
             },
-            "podman configures the network of a container with a user namespace only after its hooks ran",
+            "podman configures the network of a container with a user namespace only after its hooks have run",
         ),
-        (vec![("pass", xdp("lo")), ("drop", xdp("lo"))], |_| {}, "one interface takes one XDP program until chains come"),
-        (vec![("seen", tcx(None))], |_| {}, "does not say where it attaches: write direction=ingress or direction=egress"),
+        (vec![("pass", xdp("lo")), ("drop", xdp("lo"))], |_| {}, "one interface takes only one XDP program"),
+        (vec![("seen", tcx(None))], |_| {}, "does not specify where it attaches: write direction=ingress or direction=egress"),
         (vec![("any", cgroup(None))], |_| {}, "write attach="),
         (vec![("out", cgroup(Some(CgroupAttach::Connect4)))], |_| {}, "attach=connect4 is for cgroup_sock_addr"),
         (vec![("switch", tracepoint())], |_| {}, "tracepoint reaches the whole host"),
@@ -317,7 +317,7 @@ fn what_cannot_be_planned_says_why() {
         (
             vec![("out", cgroup(None))],
             |c| c.facts.cgroup = Some(CgroupFact::Shared { path: "/s".into(), other: 42 }),
-            "process 42, which is not the container's, is in its cgroup /s too",
+            "process 42, which does not belong to the container, is also in its cgroup /s",
         ),
         (
             vec![("out", cgroup(None))],
@@ -341,7 +341,7 @@ fn what_cannot_be_planned_says_why() {
         (
             vec![("pass", xdp("lo"))],
             |c| c.request.perhaps_globals = vec!["team".to_owned(), "rate".to_owned()],
-            "annotation \"rate\" is called like a variable",
+            "annotation \"rate\" has the name of a variable",
         ),
         (
             vec![("pass", xdp("lo"))],
@@ -446,7 +446,7 @@ fn what_cannot_be_planned_says_why() {
                 token(c, Preset::Cgroup);
                 c.facts.cgroup = Some(CgroupFact::Shared { path: "/web".into(), other: 12 });
             },
-            "process 12, which is not the container's",
+            "process 12, which does not belong to the container",
         ),
         (
             vec![],
@@ -473,8 +473,8 @@ fn token(case: &mut Case, preset: Preset) {
 }
 
 #[test]
-fn a_token_is_for_one_container_or_a_checked_pod() {
-    let shared = UsernsFact::Shared { why: "the container joins a user namespace that was there before" };
+fn a_token_needs_one_container_or_a_checked_pod() {
+    let shared = UsernsFact::Shared { why: "the container joins an existing user namespace" };
     for (userns, host_scope, allowed) in [
         (UsernsFact::Own, false, true),
         (UsernsFact::CheckedPod, false, true),
@@ -483,7 +483,7 @@ fn a_token_is_for_one_container_or_a_checked_pod() {
         (UsernsFact::Host, true, false),
         (UsernsFact::HostRoot, true, false),
     ] {
-        // The smallest delegation: who may share it is not asked by what it delegates.
+        // Even with the smallest delegation: sharing is checked independently of what is delegated.
         let mut case = case(Vec::new());
         token(&mut case, Preset::Maps);
         (case.facts.userns, case.host_scope) = (userns.clone(), host_scope);
@@ -492,10 +492,10 @@ fn a_token_is_for_one_container_or_a_checked_pod() {
 }
 
 #[test]
-fn sentences_about_user_namespaces_fit_the_line_of_a_runtime() {
+fn messages_about_user_namespaces_fit_a_runtimes_line() {
     for why in [
         "a container that shares the pod's user namespace was started while the NRI plugin did not check it",
-        "the container joins a user namespace that was there before",
+        "the container joins an existing user namespace",
     ] {
         let said = PlanError::SharedUserNamespace { why }.to_string();
         assert!(said.len() <= 285, "{} bytes: {said}", said.len());

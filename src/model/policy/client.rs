@@ -12,43 +12,44 @@ use crate::model::text::{is_normal_path, quoted};
 /// One rule; the first that matches a client decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientRule {
-    /// Where it stands.
+    /// Its location.
     pub place: RuleLocation,
-    /// The uid or the user's name.
+    /// The uid or the user name.
     pub user: Option<ClientAccount>,
-    /// The gid or name of a group, the client's own or a supplementary one.
+    /// The gid or the name of a group: the client's primary or a supplementary group.
     pub group: Option<ClientAccount>,
     /// The subject of a TLS client's certificate (RFC 4514).
     pub subject: Option<String>,
-    /// What it may ask for.
+    /// The operations that it may request.
     pub allow: BTreeSet<Verb>,
-    /// Names of image rules; None for every image rule.
+    /// Names of image rules; None means every image rule.
     pub images: Option<BTreeSet<String>>,
-    /// Files, and directories with all below them, that it may have loaded.
+    /// Files, and directories with everything below them, from which it may load.
     pub paths: Vec<PathBuf>,
-    /// True where its programs may reach the host: every attachment by hand does, and tracing programs do when loaded.
+    /// True if its programs may reach the host: every attachment without a container does, and tracing programs do once
+    /// loaded.
     pub host_scope: bool,
-    /// Programs that it may have loaded at once, in place of `[limits]`.
+    /// Programs that it may have loaded at the same time, instead of `[limits]`.
     pub programs: Option<u32>,
-    /// Links that what it has loaded may have at once, in place of `[limits]`.
+    /// Links that its loaded programs may have at the same time, instead of `[limits]`.
     pub links: Option<u32>,
-    /// Bytes of all maps of what it has loaded, in place of `[limits]`.
+    /// Bytes of all maps that it has loaded, instead of `[limits]`.
     pub map_memory: Option<u64>,
-    /// Bytes of the record store for all that it has loaded, in place of `[limits]`.
+    /// Bytes of the record store for everything that it has loaded, instead of `[limits]`.
     pub store: Option<u64>,
 }
 
-/// A user or a group as policy writes it.
+/// A user or a group as written in the policy.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum ClientAccount {
     /// A number.
     Id(u32),
-    /// A name of /etc/passwd or /etc/group.
+    /// A name from /etc/passwd or /etc/group.
     Name(String),
 }
 
-/// What a client may be allowed.
+/// An operation that a client may be allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
@@ -73,21 +74,21 @@ impl fmt::Display for Verb {
     }
 }
 
-/// Who a client is: facts of the kernel or of a certificate that was verified, never what it says of itself.
+/// A client, as the kernel or a verified certificate identifies it; never as it describes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceClient {
-    /// At the other end of a unix socket.
+    /// A client on the unix socket.
     Unix {
         /// Its uid.
         uid: u32,
-        /// The name of that uid.
+        /// The name for that uid.
         user: Option<String>,
         /// Its gid and supplementary groups, with their names.
         groups: Vec<(u32, Option<String>)>,
-        /// False where it is in another user namespace than ours, or that could not be seen.
+        /// False if it is in another user namespace than this process, or if that could not be determined.
         same_user_namespace: bool,
     },
-    /// At the other end of mutual TLS.
+    /// A client with mutual TLS.
     Tls {
         /// The subject of its certificate.
         subject: String,
@@ -97,44 +98,44 @@ pub enum ServiceClient {
 /// Why a client is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientRefusal {
-    /// Root of a user namespace that is not ours.
+    /// Root of another user namespace.
     #[error("uid 0 of another user namespace is not root of this host, and {verb} needs a [[client]] rule for another uid")]
     ForeignRoot {
-        /// What was asked.
+        /// The requested operation.
         verb: Verb,
     },
-    /// No rule speaks of it.
+    /// No rule matches the client.
     #[error("{client} may not {verb}: only root may, and no [[client]] rule of the policy matches")]
     NoRule {
-        /// Who.
+        /// The client.
         client: String,
-        /// What was asked.
+        /// The requested operation.
         verb: Verb,
     },
     /// The rule that matches does not allow it.
     #[error("{client} may not {verb}: {place} does not allow it")]
     Verb {
-        /// Who.
+        /// The client.
         client: String,
-        /// What was asked.
+        /// The requested operation.
         verb: Verb,
         /// The rule.
         place: String,
     },
-    /// The file is beneath none of the rule's paths.
+    /// The file is not below any of the rule's paths.
     #[error("{client} may not load the file {path}: {place} does not name it in paths")]
     Path {
-        /// Who.
+        /// The client.
         client: String,
         /// The file, quoted.
         path: String,
         /// The rule.
         place: String,
     },
-    /// No image rule that the client may use speaks of the image.
-    #[error("{client} may not use the image {image}: no image rule that {place} allows speaks of it")]
+    /// No image rule that the client may use covers the image.
+    #[error("{client} may not use the image {image}: no image rule that {place} allows names it")]
     Image {
-        /// Who.
+        /// The client.
         client: String,
         /// The reference, quoted.
         image: String,
@@ -142,11 +143,11 @@ pub enum ClientRefusal {
         place: String,
     },
     /// It reaches the host.
-    #[error("{client} may not {what}: that reaches the host, and {place} does not say host-scope = true")]
+    #[error("{client} may not {what}: that reaches the host, and {place} does not set host-scope = true")]
     HostScope {
-        /// Who.
+        /// The client.
         client: String,
-        /// What was asked.
+        /// The requested operation.
         what: String,
         /// The rule.
         place: String,
@@ -164,7 +165,7 @@ impl fmt::Display for ServiceClient {
 }
 
 impl ServiceClient {
-    /// What tells it from every other client, whole and without names that may change: what it loaded is known by this.
+    /// A text that identifies the client uniquely, without names that may change; its loads are recorded under it.
     pub fn identity(&self) -> String {
         match self {
             Self::Unix { uid, .. } => format!("uid {uid}"),
@@ -174,7 +175,7 @@ impl ServiceClient {
 }
 
 impl ClientRule {
-    /// Whether it speaks of this client: everything that it names must hold, and it names something.
+    /// True if the rule matches this client: everything that it names must match, and it must name something.
     pub fn matches(&self, client: &ServiceClient) -> bool {
         let named = self.user.is_some() || self.group.is_some() || self.subject.is_some();
         let holds = match client {
@@ -193,12 +194,12 @@ impl ClientRule {
         named && holds
     }
 
-    /// Whether it lets a file be loaded: one that it names, or one beneath a directory that it names.
+    /// True if the rule allows a file to be loaded: one that it names, or one below a directory that it names.
     pub fn allows_path(&self, path: &Path) -> bool {
         path.to_str().is_some_and(is_normal_path) && self.paths.iter().any(|allowed| path.starts_with(allowed))
     }
 
-    /// How much all that it has loaded may be.
+    /// The limits for everything that the client has loaded.
     pub fn limits(&self, policy: &ContainerLimits) -> ContainerLimits {
         ContainerLimits {
             programs: self.programs.unwrap_or(policy.programs),
@@ -207,12 +208,12 @@ impl ClientRule {
         }
     }
 
-    /// How much of the record store all that it has loaded may take.
+    /// The limits for the record store of everything that the client has loaded.
     pub fn store_limits(&self, policy: &StoreLimits) -> StoreLimits {
         StoreLimits { client: self.store.unwrap_or(policy.client), ..*policy }
     }
 
-    /// The rule's place for messages.
+    /// The rule's location for messages.
     pub fn shown(&self) -> String {
         match &self.place {
             RuleLocation::BuiltIn => "the built-in client rule".to_owned(),
@@ -231,10 +232,10 @@ impl ClientAccount {
 }
 
 impl Policy {
-    /// The rule under which a client may do something; `Ok(None)` is root of this host, whom no rule binds.
+    /// The rule under which a client may do something; `Ok(None)` is root of this host, to whom no rule applies.
     ///
     /// # Errors
-    /// With the sentence for the client, which names the rule and never what other rules say.
+    /// A message for the client, which names the rule and never what other rules allow.
     pub fn client_rule(&self, client: &ServiceClient, verb: Verb) -> Result<Option<&ClientRule>, ClientRefusal> {
         if let ServiceClient::Unix { uid: 0, same_user_namespace, .. } = client {
             return if *same_user_namespace { Ok(None) } else { Err(ClientRefusal::ForeignRoot { verb }) };
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_only_root_of_this_host_may_anything() {
+    fn without_rules_only_root_of_this_host_is_allowed() {
         let policy = policy("");
         assert_eq!(policy.client_rule(&unix(0, Some("root"), &[]), Verb::Load), Ok(None));
         let mut foreign = unix(0, None, &[]);
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_told_apart_to_the_last_letter_and_not_by_names() {
+    fn client_identities_are_exact_and_independent_of_names() {
         let tls = |tail: &str| ServiceClient::Tls { subject: format!("CN={}{tail}", "x".repeat(60)) }.identity();
         assert_ne!(tls("a"), tls("b"));
         assert_eq!(unix(7, Some("al"), &[]).identity(), unix(7, Some("alice"), &[(1, None)]).identity());
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_has_limits_of_its_own_or_those_of_all() {
+    fn a_rule_has_its_own_limits_or_the_global_ones() {
         let policy = policy(
             "[limits]\nprograms = 3\n[[client]]\nuser = 7\nallow = []\nmap-memory = \"1MiB\"\nlinks = 9\n[[client]]\nuser = 8\nallow = []\nprograms = 500\n",
         );
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_has_room_of_its_own_in_the_store_or_that_of_all() {
+    fn a_rule_has_its_own_store_limit_or_the_global_one() {
         let text = "[limits]\nstore-per-load = \"8KiB\"\nstore-clients = 1000000\n[[client]]\nuser = 7\nallow = []\nstore = \"1MiB\"\n\
                     [[client]]\nuser = 8\nallow = []\n";
         let policy = policy(text);
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_beneath_by_components_and_normal() {
+    fn paths_match_by_components() {
         let policy = policy("[[client]]\nuser = 7\nallow = [\"load\"]\npaths = [\"/usr/lib/bpf\", \"/srv/one.o\"]\n");
         let rule = policy.client_rule(&unix(7, None, &[]), Verb::Load).unwrap().unwrap();
         for (path, allowed) in [

@@ -1,4 +1,4 @@
-//! Which container rule is for which container.
+//! Matches container rules against containers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::Engine;
 use crate::model::text::listed;
 
-/// Facts that a container rule can match, never claims.
+/// The conditions of a container rule. They apply to facts, never to claims.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Match {
-    /// The engine that made the container.
+    /// The engine that created the container.
     pub engine: Option<Engine>,
     /// The Kubernetes namespace, from the engine's own annotation.
     pub namespace: Option<String>,
@@ -19,19 +19,20 @@ pub struct Match {
     pub pod: Option<String>,
     /// The container's name in its pod.
     pub container: Option<String>,
-    /// Labels of the pod. Whoever makes the pod chooses them, so they only stand beside a namespace: they narrow what a rule is for.
+    /// Labels of the pod. The creator of a pod chooses them, so they are allowed only together with a namespace: they
+    /// narrow a rule.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// The uid that the runtime runs as.
     pub runtime_user: Option<u32>,
-    /// Whether the container has a user namespace of its own.
+    /// Whether the container has its own user namespace.
     pub userns: Option<bool>,
 }
 
-/// What is known of a container before it is looked at closely: what the rules' `match` is compared with.
+/// The facts about a container that a rule's `match` is compared with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerFacts {
-    /// What made it.
+    /// The engine that created it.
     pub engine: Engine,
     /// The Kubernetes namespace, from this engine's own annotation.
     pub namespace: Option<String>,
@@ -39,11 +40,11 @@ pub struct ContainerFacts {
     pub pod: Option<String>,
     /// The container's name in its pod.
     pub container: Option<String>,
-    /// The pod's labels, as far as they are known: by the NRI plugin, and only those that some rule names.
+    /// The pod's labels, as far as they are known: only from the NRI plugin, and only those that some rule names.
     pub labels: BTreeMap<String, String>,
     /// The uid that the runtime runs as.
     pub runtime_user: u32,
-    /// Whether it has a user namespace of its own.
+    /// Whether it has its own user namespace.
     pub userns: bool,
 }
 
@@ -55,7 +56,7 @@ impl fmt::Display for ContainerFacts {
                 write!(f, ", {word} {value}")?;
             }
         }
-        // The runtime's own labels repeat what stands before them.
+        // The runtime's own labels repeat the fields above.
         let labels: Vec<_> = self
             .labels
             .iter()
@@ -70,15 +71,15 @@ impl fmt::Display for ContainerFacts {
 }
 
 impl Engine {
-    /// True where containers have a Kubernetes namespace, pod and name that the engine vouches for.
+    /// True if the engine vouches for the Kubernetes namespace, pod and name of its containers.
     pub fn knows_pods(self) -> bool {
         matches!(self, Self::Containerd | Self::CriO)
     }
 }
 
 impl Match {
-    /// Whether all of its keys hold. `namespace`, `pod`, `container` and `labels` never hold under an engine that does not vouch
-    /// for them, and a label that is not known does not hold.
+    /// True if all keys match. `namespace`, `pod`, `container` and `labels` never match under an engine that does not
+    /// vouch for them, and an unknown label does not match.
     pub fn holds(&self, facts: &ContainerFacts) -> bool {
         let pod_key = |wanted: &Option<String>, fact: &Option<String>| match wanted {
             None => true,
@@ -94,12 +95,12 @@ impl Match {
             && self.userns.is_none_or(|userns| userns == facts.userns)
     }
 
-    /// Whether all of its keys but `labels` hold, and there are labels among them.
+    /// True if all keys except `labels` match, and the rule has labels.
     pub fn holds_but_for_labels(&self, facts: &ContainerFacts) -> bool {
         !self.labels.is_empty() && Self { labels: BTreeMap::new(), ..self.clone() }.holds(facts)
     }
 
-    /// True where no container can match: it asks an engine for what that engine does not know.
+    /// True if no container can match: the rule asks for facts that its engine does not provide.
     pub fn is_impossible(&self) -> bool {
         let pod_key = self.namespace.is_some() || self.pod.is_some() || self.container.is_some();
         pod_key && self.engine.is_some_and(|engine| !engine.knows_pods())

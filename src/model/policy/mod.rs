@@ -1,4 +1,4 @@
-//! What the host's administrator allows: `/etc/bpfman-hook/policy.d/*.toml` and `policy.toml`, parsed.
+//! The administrator's policy: `/etc/bpfman-hook/policy.d/*.toml` and `policy.toml`, parsed.
 
 mod client;
 mod matching;
@@ -27,50 +27,51 @@ pub use pattern::{PatternError, RepositoryPattern};
 pub use refusal::Refusal;
 pub use signer::{Matcher, Signer, TRUSTED_ROOT, Words};
 
-/// The merged policy. `Policy::built_in` stands for no file at all.
+/// The merged policy. `Policy::built_in` is the policy without any file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Policy {
-    /// In the order of the files; never empty: no `[[image]]` is the built-in rule.
+    /// In the order of the files; never empty: without `[[image]]` rules it holds the built-in rule.
     pub images: Vec<ImageRule>,
-    /// In the order of the files; never empty: no `[[container]]` is the built-in rule.
+    /// In the order of the files; never empty: without `[[container]]` rules it holds the built-in rule.
     pub containers: Vec<ContainerRule>,
-    /// In the order of the files. They say who may ask, not what is loaded, and are no part of the policy's identity.
+    /// In the order of the files. They decide who may use the service, not what is loaded, and do not count for the
+    /// policy's identity.
     #[serde(skip)]
     pub clients: Vec<ClientRule>,
-    /// Bounds for one container.
+    /// Limits for one container.
     pub limits: ContainerLimits,
-    /// Bounds for what clients have the record store keep. No part of the policy's identity.
+    /// Limits for the data that gRPC clients make the record store keep. They do not count for the policy's identity.
     #[serde(skip)]
     pub store: StoreLimits,
 }
 
-/// `[[image]]`: which bytecode may be loaded; any satisfied rule allows.
+/// `[[image]]`: which bytecode may be loaded; an image is allowed if it satisfies any rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImageRule {
-    /// The rule's name, unique; `image-3` where none was given.
+    /// The rule's name, unique; by default `image-3` for the third rule.
     pub name: String,
-    /// What it speaks of.
+    /// The repositories that the rule covers.
     pub repository: RepositoryPattern,
-    /// Who must have signed.
+    /// The signers; a signature of any one of them satisfies the rule.
     pub signed_by: Vec<Signer>,
-    /// True: accepted without a signature. A rule has signers or this, never both or neither.
+    /// True: accepted without a signature. A rule has either signers or this.
     pub unsigned: bool,
     /// How far its programs may reach.
     pub scope: Scope,
-    /// Only these digests, where not empty.
+    /// If not empty, only these digests are allowed.
     pub digests: BTreeSet<Digest>,
-    /// Which globals a request may set.
+    /// The globals that a request may set.
     pub globals: NameSet,
-    /// Which maps may be shown to a container.
+    /// The maps that may be shown to a container.
     pub maps: MapNames,
 }
 
-/// A set of names that may be everything.
+/// A set of names, or every name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum NameSet {
     /// Every name.
     All,
-    /// These alone; none where empty.
+    /// Only these; no name if empty.
     Only(BTreeSet<String>),
 }
 
@@ -79,54 +80,55 @@ pub enum NameSet {
 pub enum MapNames {
     /// Every map, read-only and read-write.
     All,
-    /// These alone: name, and whether read-write is allowed too.
+    /// Only these: the name, and whether read-write access is allowed too.
     Only(BTreeSet<(String, bool)>),
 }
 
-/// `[[container]]`: what a container may ask for; the first match decides.
+/// `[[container]]`: what a container may request; the first rule that matches decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ContainerRule {
-    /// Where it stands. No part of the policy's identity.
+    /// Its location. It does not count for the policy's identity.
     #[serde(skip)]
     pub place: RuleLocation,
-    /// Which containers it speaks of: all keys must hold; empty matches every container.
+    /// The containers that the rule matches: all keys must match; an empty match applies to every container.
     pub matches: Match,
-    /// Names of image rules; None for every image rule.
+    /// Names of image rules; None means every image rule.
     pub images: Option<BTreeSet<String>>,
     /// The kinds that may be attached.
     pub programs: BTreeSet<ProgramKind>,
-    /// True where host-scope programs and delegations are allowed.
+    /// True if host-scope programs and delegations are allowed.
     pub host_scope: bool,
-    /// The ceiling of what may be delegated.
+    /// The upper limit of what may be delegated.
     pub delegate: Delegation,
-    /// What a request may say in `on-failure`; `stop` always, whether it is here or not.
+    /// The values that a request may use for `on-failure`; `stop` is always allowed, even if it is not listed.
     pub on_failure: Vec<OnFailure>,
-    /// What is done about a container that runs without what it asked for. No part of the policy's identity.
+    /// What happens to a container that runs without what it requested. It does not count for the policy's identity.
     #[serde(skip)]
     pub on_missed: OnMissed,
-    /// True where precreate may add capabilities and seccomp rules that the request needs.
+    /// True if precreate may add capabilities and seccomp rules that the request needs.
     pub grant: bool,
-    /// The pull policy where a request has none.
+    /// The pull policy for requests that have none.
     pub pull_policy: Option<PullPolicy>,
 }
 
-/// What is done about a container that was started without us, as happens while the NRI plugin is away.
+/// What happens to a container that was started without bpfman-hook, which can occur while the NRI plugin is not
+/// connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnMissed {
-    /// It is recorded, counted and logged.
+    /// The container is recorded, counted and logged.
     #[default]
     Report,
-    /// Its init is killed besides, if the request does not allow the container to go on without us.
+    /// In addition its init is killed, unless the request allows the container to continue without its programs.
     Kill,
 }
 
-/// Where a rule stands.
+/// The location of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuleLocation {
-    /// Nowhere: it stands for rules that the files do not have.
+    /// The built-in rule, which applies if the files have none.
     BuiltIn,
-    /// In a file, beginning at a line, counted from 1.
+    /// In a file, starting at a line counted from 1.
     Line {
         /// The file.
         file: PathBuf,
@@ -144,7 +146,7 @@ impl fmt::Display for RuleLocation {
     }
 }
 
-/// What made a container.
+/// What created a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
@@ -154,26 +156,27 @@ pub enum Engine {
     CriO,
     /// podman.
     Podman,
-    /// A runtime called directly.
+    /// A runtime that was called directly.
     Oci,
 }
 
-/// `[limits]`, per container, checked before the kernel is asked.
+/// `[limits]`, per container, checked before anything is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerLimits {
     /// Programs of one request.
     pub programs: u32,
-    /// Links of one request: one for each place that a program is attached to, so several for an entry with `iface=*`.
+    /// Links of one request: one for each place that a program is attached to, so an entry with `iface=*` may count for
+    /// several.
     pub links: u32,
     /// Bytes of all maps of one request.
     pub map_memory: u64,
 }
 
-/// How many bytes of the record store clients of the gRPC service may fill: metadata, globals, names, links, everything that is kept of
-/// a load. The store holds 1 GiB; what clients cannot fill is there for containers.
+/// How many bytes of the record store clients of the gRPC service may fill: metadata, globals, names, links and
+/// everything else that is kept of a load. The store holds 1 GiB; what clients cannot fill remains for containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreLimits {
-    /// One load, with its links.
+    /// One load with its links.
     pub load: u64,
     /// All loads of one client.
     pub client: u64,
@@ -187,13 +190,13 @@ impl Default for StoreLimits {
     }
 }
 
-/// The identity of a policy: sha256 over the merged policy and every key and trusted root it names.
+/// The identity of a policy: sha256 over the merged policy and every key and trusted root that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PolicyId(pub Digest);
 
 impl NameSet {
-    /// Whether a name is among them.
+    /// True if the set contains the name.
     pub fn allow(&self, name: &str) -> bool {
         match self {
             Self::All => true,
@@ -203,7 +206,7 @@ impl NameSet {
 }
 
 impl MapNames {
-    /// Whether a map may be shown with this access.
+    /// True if the map may be shown with this access.
     pub fn allow(&self, name: &str, access: MapAccess) -> bool {
         match self {
             Self::All => true,
@@ -215,10 +218,11 @@ impl MapNames {
 }
 
 impl ImageRule {
-    /// The name of the rule that stands for no `[[image]]` at all; no rule in a file has it.
+    /// The name of the rule that applies without `[[image]]` rules; no rule in a file may use it.
     pub const BUILT_IN: &'static str = "built-in";
 
-    /// Every image in every registry, signed by a key of the administrator's; no host path. Without keys nothing satisfies it.
+    /// Every image in every registry that a key of the administrator signed; no host path. Without keys no image
+    /// satisfies it.
     fn built_in() -> Self {
         Self {
             name: Self::BUILT_IN.to_owned(),
@@ -232,12 +236,12 @@ impl ImageRule {
         }
     }
 
-    /// Whether the rule takes an image of this digest.
+    /// True if the rule allows an image with this digest.
     pub fn allows_digest(&self, digest: &Digest) -> bool {
         self.digests.is_empty() || self.digests.contains(digest)
     }
 
-    /// The key files that its signers name.
+    /// The key files of its signers.
     pub fn keys(&self) -> impl Iterator<Item = &Path> {
         self.signed_by.iter().filter_map(|signer| match signer {
             Signer::Key(path) => Some(path.as_path()),
@@ -264,7 +268,7 @@ impl ContainerRule {
         }
     }
 
-    /// Whether a request may say so in `on-failure`.
+    /// True if a request may use this value for `on-failure`.
     pub fn allows_on_failure(&self, on_failure: OnFailure) -> bool {
         on_failure == OnFailure::Stop || self.on_failure.contains(&on_failure)
     }
@@ -278,12 +282,12 @@ impl Default for ContainerLimits {
 }
 
 impl Policy {
-    /// The labels that some container rule names: those that a hook has to be told.
+    /// The labels that container rules name: those that must be passed to the hook.
     pub fn label_keys(&self) -> BTreeSet<&str> {
         self.containers.iter().flat_map(|rule| rule.matches.labels.keys()).map(String::as_str).collect()
     }
 
-    /// The policy where there is no file: container-scope programs of images signed by one of `keys`, and nothing delegated.
+    /// The policy without any file: container-scope programs of images signed by one of `keys`, and no delegation.
     pub fn built_in(keys: impl IntoIterator<Item = PathBuf>) -> Self {
         let mut policy = Self {
             images: vec![ImageRule::built_in()],
@@ -296,39 +300,39 @@ impl Policy {
         policy
     }
 
-    /// Merges policy files, in the order in which they are given: rules one after the other, of limits the last word counts. No
-    /// files, or files without rules of one sort, leave the built-in rule of that sort.
+    /// Merges policy files in the given order: rules are appended, and of limits the last value counts. If the files
+    /// have no rules of one kind, the built-in rule of that kind applies.
     ///
     /// # Errors
-    /// The first thing that is wrong, with file and line. A policy with an error allows nothing.
+    /// The first mistake, with file and line. A policy with an error allows nothing.
     pub fn parse(files: &[(PathBuf, String)]) -> Result<Self, PolicyError> {
         parse::merge(files)
     }
 
-    /// The built-in image rule, if no file has image rules.
+    /// The built-in image rule, if the files have no image rules.
     pub fn built_in_images(&self) -> Option<&ImageRule> {
         self.images.iter().find(|rule| rule.name == ImageRule::BUILT_IN)
     }
 
-    /// Makes the built-in image rule, if it is in force, accept signatures by these keys.
+    /// Makes the built-in image rule, if it applies, accept signatures by these keys.
     pub fn trust(&mut self, keys: impl IntoIterator<Item = PathBuf>) {
         if let Some(rule) = self.images.iter_mut().find(|rule| rule.name == ImageRule::BUILT_IN) {
             rule.signed_by.extend(keys.into_iter().map(Signer::Key));
         }
     }
 
-    /// The key files and trusted roots that rules name, in order, each once.
+    /// The key files and trusted roots that rules name, sorted, each once.
     pub fn trust_files(&self) -> BTreeSet<&Path> {
         self.images.iter().flat_map(|rule| &rule.signed_by).map(Signer::file).collect()
     }
 
-    /// The rule that decides for a container: the first that matches.
+    /// The rule that decides for a container: the first one that matches.
     pub fn container_rule(&self, facts: &ContainerFacts) -> Option<&ContainerRule> {
         self.containers.iter().find(|rule| rule.matches.holds(facts))
     }
 
-    /// Whether some container of a pod may get a token that is to stay with it: by a rule that delegates without `host-scope`. The
-    /// container's name in `facts` does not count.
+    /// True if some container of a pod may get a token that must stay inside it: through a rule that delegates without
+    /// `host-scope`. The container's name in `facts` is ignored.
     pub fn delegates_at_container_scope(&self, facts: &ContainerFacts) -> bool {
         for rule in &self.containers {
             let named = ContainerFacts { container: rule.matches.container.clone(), ..facts.clone() };
@@ -339,26 +343,27 @@ impl Policy {
                 return true;
             }
             if rule.matches.container.is_none() {
-                // It decides for all containers that no rule before it names.
+                // It decides for all containers that no earlier rule names.
                 return false;
             }
         }
         false
     }
 
-    /// The image rules that speak of a reference, of those that the container rule lets it use, in the policy's order.
+    /// The image rules that cover a reference and that the container rule allows, in the policy's order.
     pub fn image_rules(&self, rule: &ContainerRule, reference: &Reference) -> Vec<&ImageRule> {
         let usable = |image: &&ImageRule| rule.images.as_ref().is_none_or(|names| names.contains(&image.name));
         self.images.iter().filter(usable).filter(|image| image.repository.matches(reference)).collect()
     }
 
-    /// The merged policy in one spelling, for its identity: what is equal decides equally. Places and comments are no part of it.
+    /// The merged policy in canonical form, for its identity: equal texts mean equal decisions. Locations and comments
+    /// are not part of it.
     pub fn canonical(&self) -> String {
         serde_json::to_string(self)
             .expect("every part of a policy came from UTF-8 text, and no map has other keys than strings")
     }
 
-    /// What is legal and yet hardly meant, one sentence each.
+    /// Warnings about settings that are valid but probably not intended, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for image in &self.images {
@@ -375,7 +380,8 @@ impl Policy {
                 all = all.or(Some(&rule.place));
             }
             if rule.matches.is_impossible() {
-                warnings.push(format!("{} never matches: its engine knows no namespace, pod or container", rule.place));
+                warnings
+                    .push(format!("{} never matches: its engine does not report a namespace, pod or container", rule.place));
             }
             let host: Vec<&str> = rule
                 .programs
@@ -384,10 +390,10 @@ impl Policy {
                 .map(|kind| kind.word())
                 .collect();
             if !host.is_empty() {
-                warnings.push(format!("{} allows {} in vain: they need host-scope = true", rule.place, host.join(", ")));
+                warnings.push(format!("{} allows {} without effect: they need host-scope = true", rule.place, host.join(", ")));
             }
             if let Some(problem) = rule.delegate.useless().filter(|_| !rule.delegate.is_empty()) {
-                warnings.push(format!("{} delegates in vain: {problem}", rule.place));
+                warnings.push(format!("{} delegates without effect: {problem}", rule.place));
             }
             if rule.programs.is_empty() && rule.delegate.is_empty() {
                 warnings.push(format!("{} allows no programs and delegates nothing", rule.place));

@@ -1,4 +1,4 @@
-//! Policy files: the TOML, what each key may say, and the merging of several files.
+//! Parses policy files: the TOML, the values of each key, and the merging of several files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use crate::model::delegation::{Category, Delegation, Preset};
 use crate::model::ids::Digest;
 use crate::model::text::{is_normal_path, is_symbol, listed, nearest_hint, quoted};
 
-/// Rules of one sort in all files together.
+/// Rules of one kind in all files together.
 const RULES_MAX: usize = 1024;
-/// Bytes of one file.
+/// Maximum size of one file in bytes.
 const FILE_MAX: usize = 256 * 1024;
 
-/// A policy file is wrong. Nothing is allowed until it is right.
+/// A mistake in a policy file. Nothing is allowed until it is corrected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("policy {}, line {line}: {problem}", file.display())]
 pub struct PolicyError {
@@ -30,11 +30,11 @@ pub struct PolicyError {
     pub file: PathBuf,
     /// The line, counted from 1.
     pub line: usize,
-    /// What is wrong, and what to write where that is known.
+    /// What is wrong and, if known, what to write instead.
     pub problem: String,
 }
 
-/// One file while it is read: turns places in its text into lines.
+/// A file that is being read: turns offsets in its text into line numbers.
 struct PolicyText<'a> {
     file: &'a Path,
     text: &'a str,
@@ -54,7 +54,7 @@ impl PolicyText<'_> {
     }
 }
 
-/// What is known when all files are read.
+/// The state after all files are read.
 #[derive(Default)]
 struct Merged {
     images: Vec<ImageRule>,
@@ -62,9 +62,9 @@ struct Merged {
     clients: Vec<ClientRule>,
     limits: ContainerLimits,
     store: StoreLimits,
-    /// Names of image rules that files give, with the place for messages.
+    /// Names of image rules in the files, with their location for messages.
     names: BTreeMap<String, (PathBuf, usize)>,
-    /// Names that container and client rules use, with the error should they name nothing.
+    /// Names of image rules that container and client rules use, with the error in case a name does not exist.
     uses: Vec<(String, PolicyError)>,
 }
 
@@ -157,7 +157,8 @@ impl Merged {
             return Err(source.error(at, format!("the name {} is not 1 to 64 of A-Z a-z 0-9 _ . -", quoted(&name))));
         }
         if name == ImageRule::BUILT_IN {
-            return Err(source.error(at, "the name built-in stands for the rule that is there without files; choose another"));
+            return Err(source
+                .error(at, "the name built-in is reserved for the rule that applies without policy files; choose another"));
         }
         if let Some((file, line)) = self.names.get(&name) {
             return Err(
@@ -191,7 +192,7 @@ impl Merged {
 }
 
 fn size_of(source: &PolicyText<'_>, size: &Spanned<RawSize>) -> Result<u64, PolicyError> {
-    let problem = "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes";
+    let problem = "a size must be a number with B, KiB, MiB or GiB, such as \"64MiB\", or a number of bytes";
     bytes(size.get_ref()).ok_or_else(|| source.at(size, problem))
 }
 
@@ -207,9 +208,9 @@ fn image_rule(source: &PolicyText<'_>, at: usize, name: String, raw: RawImage) -
             let whole = signers.span().start;
             let signers = signers.into_inner().0;
             if signers.is_empty() {
-                return Err(source.error(whole, "signed-by names nobody, so that nothing can satisfy it"));
+                return Err(source.error(whole, "signed-by is empty, so no image can satisfy it"));
             }
-            // A lone table has no place of its own: its list's is the same.
+            // The span of a single table is empty; that of the list is the same.
             let at = |signer: &Spanned<RawSigner>| if signer.span().is_empty() { whole } else { signer.span().start };
             signers
                 .iter()
@@ -246,7 +247,7 @@ fn map_name(source: &PolicyText<'_>, text: &Spanned<String>) -> Result<(String, 
         None => (text.get_ref().as_str(), false),
         Some((name, "ro")) => (name, false),
         Some((name, "rw")) => (name, true),
-        Some((_, other)) => return Err(source.at(text, format!("access to a map is ro or rw, not {}", quoted(other)))),
+        Some((_, other)) => return Err(source.at(text, format!("access to a map must be ro or rw, not {}", quoted(other)))),
     };
     Ok((symbol(source, text, name)?, writable))
 }
@@ -286,7 +287,7 @@ fn signer(raw: &RawSigner) -> Result<Signer, String> {
     }
 }
 
-/// What a signer may be.
+/// The forms of a signer.
 const SIGNER: &str = "a signer is { key } or { identity or identity-regexp, issuer or issuer-regexp, trusted-root }";
 
 fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Result<ContainerRule, PolicyError> {
@@ -308,7 +309,7 @@ fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Resu
                 let names = listed(names.iter().map(String::as_str), 8);
                 return Err(source.at(
                     written,
-                    format!("{names} can not be kept inside a container; add host-scope = true, or leave them out"),
+                    format!("{names} cannot be kept inside a container; add host-scope = true, or leave them out"),
                 ));
             }
             ceiling
@@ -317,7 +318,7 @@ fn container_rule(source: &PolicyText<'_>, at: usize, raw: RawContainer) -> Resu
     let RawMatch { engine, namespace, pod, container, labels, runtime_user, userns } = raw.r#match;
     if let (Some(labels), None) = (&labels, &namespace) {
         return Err(source
-            .at(labels, "labels are what the maker of a pod says; they narrow a rule for a namespace, so name that as well"));
+            .at(labels, "the creator of a pod chooses its labels; they only narrow a rule for a namespace, so add namespace"));
     }
     let labels = labels.map(Spanned::into_inner).unwrap_or_default();
     Ok(ContainerRule {
@@ -341,7 +342,7 @@ fn client_rule(source: &PolicyText<'_>, at: usize, raw: RawClient) -> Result<Cli
     if let Some(subject) = &raw.subject
         && (raw.user.is_some() || raw.group.is_some() || subject.get_ref().is_empty())
     {
-        return Err(source.at(subject, "subject is of TLS clients, which have no user and no group, and must not be empty"));
+        return Err(source.at(subject, "subject is for TLS clients, which have no user and no group; it must not be empty"));
     }
     let path = |text: &Spanned<String>| match is_normal_path(text.get_ref()) && text.get_ref() != "/" {
         true => Ok(PathBuf::from(text.get_ref())),
@@ -396,8 +397,8 @@ fn ceiling(source: &PolicyText<'_>, raw: &RawDelegate) -> Result<Delegation, Pol
     Ok(ceiling)
 }
 
-/// A ceiling of `any` would let through what the next kernel invents.
-const ANY: &str = "; a ceiling says what it means, so that a newer kernel does not raise it";
+/// A limit of `any` would also allow what newer kernels add.
+const ANY: &str = "; a limit must name its values, so that a newer kernel does not extend it";
 
 fn bytes(size: &RawSize) -> Option<u64> {
     let text = match size {

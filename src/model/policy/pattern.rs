@@ -1,4 +1,4 @@
-//! `repository` of an image rule: which references it speaks of.
+//! `repository` of an image rule: the references that it covers.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use crate::model::text::{is_normal_path, quoted};
 
 /// The `repository` of an image rule, normalised.
 ///
-/// For registries `*` stands for one component and `**` for any number of them, none included; both stand for whole components. A
-/// host path (`oci:`, `oci-archive:`, `file:`) is literal and stands for itself and all that is beneath it.
+/// For registries `*` stands for one whole component and `**` for any number of them, including none. A host path
+/// (`oci:`, `oci-archive:`, `file:`) is literal and covers itself and everything below it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct RepositoryPattern(String);
 
-/// Why some text is not a pattern.
+/// Why a text is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{written} is not a repository: {problem}")]
 pub struct PatternError {
@@ -26,13 +26,13 @@ pub struct PatternError {
 const TRANSPORTS: [&str; 3] = ["oci:", "oci-archive:", "file:"];
 
 impl RepositoryPattern {
-    /// `**`: every registry and every repository, and no host path.
+    /// `**`: every repository of every registry, but no host path.
     pub(super) fn every_registry() -> Self {
         Self("**".to_owned())
     }
 
-    /// Parses and normalises a pattern as references are: `docker://` off, registry in lower case, `docker.io/x` as
-    /// `docker.io/library/x`.
+    /// Parses a pattern and normalises it like a reference: without `docker://`, the registry in lower case,
+    /// `docker.io/x` as `docker.io/library/x`.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let error = |problem: &str| PatternError { written: quoted(text), problem: problem.to_owned() };
         if text.len() > 1024 {
@@ -41,12 +41,10 @@ impl RepositoryPattern {
         for transport in TRANSPORTS {
             let Some(path) = text.strip_prefix(transport) else { continue };
             if path.contains('*') {
-                return Err(error("a host path has no *; it stands for all that is beneath it"));
+                return Err(error("a host path must not contain *; it covers everything below it"));
             }
             if !is_normal_path(path) {
-                return Err(error(
-                    "a host path is absolute and normal, without . and .. and // and a slash at its end, and not / itself",
-                ));
+                return Err(error("a host path must be absolute, without ., .., // and a slash at its end, and not / itself"));
             }
             return Ok(Self(text.to_owned()));
         }
@@ -55,23 +53,23 @@ impl RepositoryPattern {
             return Ok(Self::every_registry());
         }
         let (registry, repository) =
-            place.split_once('/').ok_or_else(|| error("a registry and a / come first, as docker.io/library/"))?;
+            place.split_once('/').ok_or_else(|| error("it must begin with a registry and a /, as in docker.io/library/"))?;
         let registry = match registry {
             "*" | "**" => registry.to_owned(),
             host if is_host_like(host) => {
-                normal_registry(host).ok_or_else(|| error("its registry is no host with an optional port"))?
+                normal_registry(host).ok_or_else(|| error("its registry is not a host with an optional port"))?
             }
-            _ => return Err(error("a registry comes first, as docker.io/library/")),
+            _ => return Err(error("it must begin with a registry, as in docker.io/library/")),
         };
         if repository.contains(['@', ':']) {
-            return Err(error("tags and digests are no part of it; digests have a key of their own"));
+            return Err(error("it must not have a tag or a digest; write digests in the key digests"));
         }
         for component in repository.split('/').filter(|component| !matches!(*component, "*" | "**")) {
             if component.contains('*') {
                 return Err(error("* and ** stand for whole components"));
             }
             if !is_repository_component(component) {
-                return Err(error("components are lower-case letters and digits, with . _ - between them"));
+                return Err(error("components must be lower-case letters and digits, with . _ - between them"));
             }
         }
         match registry.as_str() {
@@ -82,7 +80,7 @@ impl RepositoryPattern {
         }
     }
 
-    /// Whether the pattern speaks of a reference.
+    /// True if the pattern covers a reference.
     pub fn matches(&self, reference: &Reference) -> bool {
         let repository = reference.repository();
         if reference.on_host() {
@@ -100,7 +98,8 @@ impl RepositoryPattern {
     }
 }
 
-/// Compares by components. Of all `**` only the last one met needs a second try, so this takes at most the product of both lengths.
+/// Compares by components. Only the last `**` reached needs backtracking, so the cost is at most the product of both
+/// lengths.
 fn components_match(pattern: &str, repository: &str) -> bool {
     let pattern: Vec<&str> = pattern.split('/').collect();
     let repository: Vec<&str> = repository.split('/').collect();
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pattern_speaks_of() {
+    fn patterns_cover_references() {
         let cases = [
             ("ghcr.io/acme/x", "ghcr.io/acme/x:v1", true),
             ("ghcr.io/acme/x", "ghcr.io/acme/x/y", false),
@@ -191,29 +190,29 @@ mod tests {
     }
 
     #[test]
-    fn many_stars_do_not_explode() {
+    fn many_wildcards_take_bounded_time() {
         let pattern = format!("ghcr.io/{}b", "**/a/".repeat(100));
         let reference = format!("ghcr.io/{}c", "a/".repeat(120));
         assert!(!matches(&pattern, &reference));
     }
 
     #[test]
-    fn refusals() {
+    fn invalid_patterns_are_refused() {
         let cases = [
-            ("alpine", "\"alpine\" is not a repository: a registry and a / come first, as docker.io/library/"),
-            ("acme/x", "\"acme/x\" is not a repository: a registry comes first, as docker.io/library/"),
+            ("alpine", "\"alpine\" is not a repository: it must begin with a registry and a /, as in docker.io/library/"),
+            ("acme/x", "\"acme/x\" is not a repository: it must begin with a registry, as in docker.io/library/"),
             (
                 "ghcr.io/acme/x:v1",
-                "\"ghcr.io/acme/x:v1\" is not a repository: tags and digests are no part of it; digests have a key of their own",
+                "\"ghcr.io/acme/x:v1\" is not a repository: it must not have a tag or a digest; write digests in the key digests",
             ),
             ("ghcr.io/acme-*", "\"ghcr.io/acme-*\" is not a repository: * and ** stand for whole components"),
             ("ghcr.io/***", "\"ghcr.io/***\" is not a repository: * and ** stand for whole components"),
             (
                 "ghcr.io/A",
-                "\"ghcr.io/A\" is not a repository: components are lower-case letters and digits, with . _ - between them",
+                "\"ghcr.io/A\" is not a repository: components must be lower-case letters and digits, with . _ - between them",
             ),
-            ("*.io/x", "\"*.io/x\" is not a repository: its registry is no host with an optional port"),
-            ("oci:/usr/*", "\"oci:/usr/*\" is not a repository: a host path has no *; it stands for all that is beneath it"),
+            ("*.io/x", "\"*.io/x\" is not a repository: its registry is not a host with an optional port"),
+            ("oci:/usr/*", "\"oci:/usr/*\" is not a repository: a host path must not contain *; it covers everything below it"),
         ];
         for (pattern, sentence) in cases {
             assert_eq!(RepositoryPattern::parse(pattern).expect_err(pattern).to_string(), sentence);

@@ -1,4 +1,4 @@
-//! The shape of a policy file, as serde reads it: which keys there are and of which type. What they may say is in `parse`.
+//! The structure of a policy file as serde reads it: its keys and their types. `parse` checks the values.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -139,13 +139,13 @@ pub(super) enum RawDelegate {
 /// A table, or a list of them.
 pub(super) struct OneOrMany<T>(pub(super) Vec<T>);
 
-/// Bytes as a number, or as text with a unit.
+/// Bytes as a number, or as a text with a unit.
 pub(super) enum RawSize {
     Bytes(u64),
     Text(String),
 }
 
-// Not `#[serde(untagged)]`: that would lose the line and the reason of whatever is wrong inside.
+// Not `#[serde(untagged)]`: that would lose the line and the reason of an error inside.
 impl<'de> Deserialize<'de> for OneOrMany<Spanned<RawSigner>> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
@@ -210,7 +210,7 @@ impl<'de> Deserialize<'de> for RawSize {
             }
 
             fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<RawSize, E> {
-                u64::try_from(bytes).map(RawSize::Bytes).map_err(|_| E::custom("a size is not negative"))
+                u64::try_from(bytes).map(RawSize::Bytes).map_err(|_| E::custom("a size must not be negative"))
             }
 
             fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<RawSize, E> {

@@ -1,32 +1,32 @@
-//! What policy says no to.
+//! Refusals of the policy.
 
 use crate::model::attach_point::ProgramKind;
 
-/// A request that policy does not allow: what was asked, which rule decides, and what would allow it.
+/// A request that the policy does not allow: what was requested, which rule decides, and what would allow it.
 ///
-/// `rule` is a [`super::Place`], spelled out. `bpfman-hook policy explain` shows the same with all rules beside it.
+/// `rule` is a [`super::RuleLocation`] as text. `bpfman-hook policy explain` shows the same together with all rules.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Policy has container rules, and none is for this container.
+    /// The policy has container rules, and none of them matches this container.
     #[error("no container rule of the policy matches this container ({facts}); see bpfman-hook policy explain")]
     NoContainerRule {
         /// The container.
         facts: String,
     },
-    /// A rule for this container's pod was passed over because it names labels, and none of the pod's is known.
-    #[error("{refusal}; {rule} is passed over: it names labels, and none of the pod's are known without the NRI plugin")]
+    /// A rule for this container's pod was skipped, because it names labels and the pod's labels are unknown.
+    #[error("{refusal}; {rule} is skipped: it names labels, and the pod's labels are unknown without the NRI plugin")]
     LabelsUnknown {
-        /// The rule that was passed over.
+        /// The rule that was skipped.
         rule: String,
-        /// What the rule that decides instead says.
+        /// The refusal of the rule that decides instead.
         refusal: Box<Refusal>,
     },
-    /// No image rule speaks of the reference.
-    #[error("no image rule under {rule} speaks of {reference}; add an [[image]] with this repository and signed-by")]
+    /// No image rule covers the reference.
+    #[error("no image rule under {rule} names {reference}; add an [[image]] with this repository and signed-by")]
     NoImageRule {
         /// The container rule.
         rule: String,
-        /// The repository of the reference, without tag.
+        /// The repository of the reference, without a tag.
         reference: String,
     },
     /// The reference is a path on the host, and no image rule names it.
@@ -36,28 +36,28 @@ pub enum Refusal {
     HostPath {
         /// The container rule.
         rule: String,
-        /// The repository of the reference, without tag.
+        /// The repository of the reference, without a tag.
         reference: String,
     },
-    /// There are neither image rules nor keys.
+    /// The policy has neither image rules nor keys.
     #[error(
         "{reference}: the policy has no [[image]] rules and there is no key to verify it with; put public keys into /etc/bpfman-hook/keys, or write [[image]] rules"
     )]
     NoKeys {
-        /// The repository of the reference, without tag.
+        /// The repository of the reference, without a tag.
         reference: String,
     },
     /// The container rule does not list the kind of program.
     #[error("program {function}: {rule} does not allow {kind} programs; add \"{kind}\" to its programs")]
     Kind {
-        /// The function, or the image where all of its programs are asked for.
+        /// The function, or the image if all of its programs are requested.
         function: String,
         /// Its kind.
         kind: ProgramKind,
         /// The container rule.
         rule: String,
     },
-    /// The container rule allows no programs at all.
+    /// The container rule allows no programs.
     #[error("{rule} allows no programs; write programs = [ … ] in it")]
     NoPrograms {
         /// The container rule.
@@ -82,20 +82,20 @@ pub enum Refusal {
         kind: ProgramKind,
         /// The repository of the reference.
         reference: String,
-        /// The image rules that would else do.
+        /// The image rules that would apply otherwise.
         image_rules: String,
     },
-    /// No image rule for the request's images lets this variable be set.
-    #[error("no image rule for {references} lets a request set {name}; add it to globals of the rule")]
+    /// No image rule for the request's images allows this variable to be set.
+    #[error("no image rule for {references} allows a request to set {name}; add it to globals of the rule")]
     Global {
         /// The variable.
         name: String,
         /// The images.
         references: String,
     },
-    /// No image rule for the request's images lets this map be shown.
+    /// No image rule for the request's images allows this map to be shown.
     #[error(
-        "no image rule for {references} lets the map {name} be shown {access}; add \"{name}:{access}\" to maps of the rule"
+        "no image rule for {references} allows the map {name} to be shown {access}; add \"{name}:{access}\" to maps of the rule"
     )]
     Map {
         /// The map.
@@ -106,23 +106,23 @@ pub enum Refusal {
         references: String,
     },
     /// The container rule delegates nothing.
-    #[error("{rule} delegates nothing; a [[container]] rule with delegate = [ … ] would")]
+    #[error("{rule} delegates nothing; add delegate = [ … ] to a [[container]] rule")]
     NothingDelegated {
         /// The container rule.
         rule: String,
     },
-    /// More is asked for than the ceiling has.
-    #[error("{rule} does not delegate {names}; ask for less, or add {remedy} to its delegate")]
+    /// The request exceeds the delegation limit.
+    #[error("{rule} does not delegate {names}; request less, or add {remedy} to its delegate")]
     Delegation {
-        /// What is above the ceiling, by name.
+        /// The names above the limit.
         names: String,
-        /// The preset that has it, or `them`.
+        /// The preset that contains them, or `them`.
         remedy: String,
         /// The container rule.
         rule: String,
     },
-    /// Under the ceiling, what `any` comes to is of no use.
-    #[error("what {rule} delegates of this request is of no use: {problem}")]
+    /// Within the limit, the part that `any` stands for has no effect.
+    #[error("the part of this request that {rule} delegates has no effect: {problem}")]
     UselessDelegation {
         /// The container rule.
         rule: String,
@@ -131,27 +131,27 @@ pub enum Refusal {
     },
     /// The delegation reaches beyond the container, and the container rule does not allow that.
     #[error(
-        "{names} can not be kept inside a container on any kernel, and {rule} has no host-scope = true; add that, or ask for less"
+        "{names} cannot be kept inside a container on any kernel, and {rule} has no host-scope = true; add that, or request less"
     )]
     HostScopeDelegation {
-        /// What reaches beyond.
+        /// The names that reach beyond it.
         names: String,
         /// The container rule.
         rule: String,
     },
-    /// On this kernel a program that is loaded with the token reaches beyond the container.
-    #[error("{beyond}; {rule} has no host-scope = true: add it, or ask for delegate={smaller}")]
+    /// On this kernel a program loaded with the token reaches beyond the container.
+    #[error("{beyond}; {rule} has no host-scope = true: add it, or request delegate={smaller}")]
     TokenReach {
-        /// What of the delegation reaches what, by which function.
+        /// Which part of the delegation reaches what, through which function.
         beyond: String,
         /// The preset that stays in the container.
         smaller: &'static str,
         /// The container rule.
         rule: String,
     },
-    /// A container that gets a token has a capability that turns it into a view of all kernel memory.
+    /// The container would have a token together with a capability that gives it access to all kernel memory.
     #[error(
-        "a BPF token and {capability} together read any memory of the kernel, and {rule} has no host-scope = true; run the container without {capability}"
+        "a BPF token and {capability} together give access to all kernel memory, and {rule} has no host-scope = true; run the container without {capability}"
     )]
     KernelReads {
         /// The capability.
@@ -159,7 +159,7 @@ pub enum Refusal {
         /// The container rule.
         rule: String,
     },
-    /// `on-failure=continue` where policy does not allow it.
+    /// `on-failure=continue`, which the policy does not allow.
     #[error(
         "{rule} does not allow on-failure=continue; remove the annotation, or write on-failure = [\"continue\"] in a [[container]] rule"
     )]
@@ -168,7 +168,7 @@ pub enum Refusal {
         rule: String,
     },
     /// More programs than a container may have.
-    #[error("{asked} programs are asked for, and a container may have {limit}; raise programs under [limits] of the policy")]
+    #[error("the request has {asked} programs, and a container may have {limit}; raise programs under [limits] of the policy")]
     TooManyPrograms {
         /// Programs of the request.
         asked: usize,
@@ -178,5 +178,5 @@ pub enum Refusal {
 }
 
 fn verb(rules: &str) -> &'static str {
-    if rules.contains(", ") { "have not" } else { "has not" }
+    if rules.contains(", ") { "do not" } else { "does not" }
 }

@@ -1,4 +1,4 @@
-//! Who must have signed: keys, and identities in certificates.
+//! Required signers: keys, and identities in certificates.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,49 +6,49 @@ use std::path::{Path, PathBuf};
 use regex::{Regex, RegexBuilder};
 use serde::Serialize;
 
-/// The trusted root of identities that name none.
+/// The trusted root for identities that do not name one.
 pub const TRUSTED_ROOT: &str = "/etc/bpfman-hook/trusted_root.json";
-/// The longest identity, issuer or pattern.
+/// Maximum length of an identity, issuer or pattern.
 pub(super) const LENGTH_MAX: usize = 1024;
-/// What one compiled pattern may take.
+/// Maximum memory of one compiled pattern.
 const COMPILED_MAX: usize = 1 << 20;
 
-/// One party whose signature satisfies a rule.
+/// A signer whose signature satisfies a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Signer {
     /// A cosign public key, PEM, at this path.
     Key(PathBuf),
-    /// A keyless identity: both must fit, for the same name at another issuer is another party.
+    /// A keyless identity. Both parts must match: the same name at another issuer is another identity.
     Identity {
         /// The certificate's subject alternative name.
         identity: Words,
         /// The OIDC issuer that vouched for it.
         issuer: Words,
-        /// The certificate authorities and logs that are believed.
+        /// The trusted certificate authorities and logs.
         trusted_root: PathBuf,
     },
 }
 
-/// A text, or an expression that must match the whole of it.
+/// A text, or a regular expression that must match the whole value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Words {
     /// This text.
     Exact(String),
-    /// Every text that this matches from its beginning to its end.
+    /// Every text that this expression matches as a whole.
     Regexp(String),
 }
 
-/// [`Words`], ready to compare.
+/// [`Words`], compiled.
 #[derive(Debug)]
 pub enum Matcher {
     /// This text.
     Exact(String),
-    /// What this matches.
+    /// What this expression matches.
     Regexp(Regex),
 }
 
 impl Signer {
-    /// The file that it is judged by.
+    /// The file needed to check its signatures.
     pub fn file(&self) -> &Path {
         match self {
             Self::Key(path) => path,
@@ -56,7 +56,7 @@ impl Signer {
         }
     }
 
-    /// What a rule that names it does and hardly means, the rest of a sentence each.
+    /// Effects of a rule with this signer that are probably not intended; each is the rest of a sentence.
     pub(super) fn doubts(&self) -> Vec<String> {
         let Self::Identity { identity, issuer, .. } = self else { return Vec::new() };
         let doubt = |words: &Words, everything: &str| match (words.matcher(), words) {
@@ -66,17 +66,17 @@ impl Signer {
                 Some(everything.to_owned())
             }
             (Ok(_), Words::Exact(text)) if looks_like_a_pattern(text) => {
-                Some(format!("compares {text:?} as it stands; a pattern is written as identity-regexp or issuer-regexp"))
+                Some(format!("compares {text:?} literally; write a pattern as identity-regexp or issuer-regexp"))
             }
             (Ok(_), _) => None,
         };
-        let anybody = "takes everybody's signature for whom the issuer vouches: its identity-regexp fits every text";
-        let any_issuer = "takes every issuer's word for who signed: its issuer-regexp fits every text";
+        let anybody = "accepts every identity that the issuer vouches for: its identity-regexp matches every text";
+        let any_issuer = "accepts every issuer: its issuer-regexp matches every text";
         [doubt(identity, anybody), doubt(issuer, any_issuer)].into_iter().flatten().collect()
     }
 }
 
-/// No e-mail address and no URI of an identity looks so.
+/// True if no e-mail address and no URI of an identity looks like this.
 fn looks_like_a_pattern(text: &str) -> bool {
     text.starts_with('^') || text.ends_with('$') || [".*", ".+", "\\."].iter().any(|part| text.contains(part))
 }
@@ -91,21 +91,21 @@ impl fmt::Display for Signer {
 }
 
 impl Words {
-    /// Compiles it; for a pattern this costs too much to do it at every start.
+    /// Compiles it. Compiling a pattern is too expensive to do it at every start.
     ///
     /// # Errors
-    /// Says why it is no expression.
+    /// Why it is not a regular expression.
     pub fn matcher(&self) -> Result<Matcher, String> {
         let pattern = match self {
             Self::Exact(text) => return Ok(Matcher::Exact(text.clone())),
             Self::Regexp(pattern) => pattern,
         };
         let build = |pattern: &str| RegexBuilder::new(pattern).size_limit(COMPILED_MAX).build();
-        // By itself first: `a)|(b` would escape from the anchors.
+        // First on its own: `a)|(b` would escape from the anchors.
         build(pattern).and_then(|_| build(&format!(r"\A(?:{pattern})\z"))).map(Matcher::Regexp).map_err(|err| {
             let last = err.to_string();
             let last = last.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            format!("{pattern:?} is no regular expression: {last}")
+            format!("{pattern:?} is not a regular expression: {last}")
         })
     }
 }
@@ -120,7 +120,7 @@ impl fmt::Display for Words {
 }
 
 impl Matcher {
-    /// Whether it is this text, or matches all of it.
+    /// True if the value equals this text, or matches as a whole.
     pub fn fits(&self, text: &str) -> bool {
         match self {
             Self::Exact(exact) => exact == text,
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hardly_meant_is_told() {
+    fn probable_mistakes_are_reported() {
         let signer = |identity: Words, issuer: Words| Signer::Identity { identity, issuer, trusted_root: TRUSTED_ROOT.into() };
         let (exact, regexp) = (|text: &str| Words::Exact(text.into()), |text: &str| Words::Regexp(text.into()));
         let good = exact("https://token.example");
@@ -159,14 +159,14 @@ mod tests {
             (exact("dev@example.org"), good.clone(), &[][..]),
             (regexp("https://forge\\.example/.*"), good.clone(), &[]),
             (exact("https://forge.example/a?b=c*"), good.clone(), &[]),
-            (regexp(".*"), good.clone(), &["takes everybody's signature"]),
-            (regexp(".+|x"), regexp("(?s).*"), &["takes everybody's signature", "takes every issuer's word"]),
+            (regexp(".*"), good.clone(), &["accepts every identity"]),
+            (regexp(".+|x"), regexp("(?s).*"), &["accepts every identity", "accepts every issuer"]),
             (
                 exact("https://forge.example/.*"),
                 exact("^x"),
-                &["compares \"https://forge.example/.*\" as", "compares \"^x\" as"],
+                &["compares \"https://forge.example/.*\" literally", "compares \"^x\" literally"],
             ),
-            (regexp("("), good.clone(), &["allows nothing: \"(\" is no regular expression"]),
+            (regexp("("), good.clone(), &["allows nothing: \"(\" is not a regular expression"]),
         ] {
             let doubts = signer(identity, issuer).doubts();
             assert_eq!(doubts.len(), expected.len(), "{doubts:?}");
@@ -175,10 +175,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_or_too_large_is_refused() {
+    fn invalid_and_too_large_patterns_are_refused() {
         for pattern in ["a)|(b", "(", "(?x)a #", r"\w{1000}{1000}"] {
             let why = Words::Regexp(pattern.to_owned()).matcher().unwrap_err();
-            assert!(why.contains("is no regular expression: "), "{why}");
+            assert!(why.contains("is not a regular expression: "), "{why}");
         }
     }
 }

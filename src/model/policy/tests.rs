@@ -1,4 +1,4 @@
-//! Policy files as a whole: what they come to, and the sentence of each mistake.
+//! Policy files as a whole: their result, and the message for each mistake.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +60,7 @@ fn facts(engine: Engine) -> ContainerFacts {
 }
 
 #[test]
-fn the_documented_policy_is_what_it_says() {
+fn the_documented_policy_has_the_documented_meaning() {
     let policy = parse(FULL).unwrap_or_else(|error| panic!("{error}"));
     let names: Vec<&str> = policy.images.iter().map(|rule| rule.name.as_str()).collect();
     assert_eq!(names, ["acme-probes", "image-2", "image-3"]);
@@ -111,7 +111,7 @@ fn the_documented_policy_is_what_it_says() {
 }
 
 #[test]
-fn no_files_are_the_built_in_policy() {
+fn without_files_the_built_in_policy_applies() {
     let policy = Policy::parse(&[]).expect("legal");
     assert_eq!(policy, Policy::built_in([]));
     assert_eq!(parse("# nothing"), Ok(policy.clone()));
@@ -124,7 +124,7 @@ fn no_files_are_the_built_in_policy() {
     assert_eq!(policy.image_rules(rule, &host), Vec::<&ImageRule>::new(), "no host path without a rule");
     let trusting = Policy::built_in([PathBuf::from("/k.pub")]);
     assert_eq!(trusting.trust_files().len(), 1);
-    // A policy with rules of its own does not trust the keys of the directory.
+    // A policy with its own rules does not trust the keys of the directory.
     let mut own = parse("[[image]]\nrepository = \"ghcr.io/a/b\"\nunsigned = true").expect("legal");
     own.trust([PathBuf::from("/k.pub")]);
     assert_eq!(own.trust_files().len(), 0);
@@ -147,7 +147,7 @@ fn files_are_merged_in_order() {
 }
 
 #[test]
-fn canonical_is_about_meaning() {
+fn the_canonical_form_depends_only_on_the_meaning() {
     let same = FULL.replace("\nname ", "\n# a comment\n\nname ").replace("\"acme-probes\"\n", "'acme-probes'\n");
     let (one, other) = (parse(FULL).expect("legal"), parse(&same).unwrap_or_else(|error| panic!("{error}")));
     assert_ne!(one.containers[0].place, other.containers[0].place);
@@ -184,7 +184,7 @@ match = { userns = false }
         (ContainerFacts { pod: None, ..pod(Engine::Containerd, "a") }, Some(1)),
         (pod(Engine::CriO, "a"), Some(1)),
         (pod(Engine::Containerd, "b"), None),
-        // podman and plain runtimes know no namespaces, whatever the facts claim.
+        // podman and plain runtimes have no namespaces, whatever the facts claim.
         (pod(Engine::Podman, "a"), None),
         (pod(Engine::Oci, "a"), None),
         (ContainerFacts { runtime_user: 7, ..facts(Engine::Oci) }, Some(2)),
@@ -198,7 +198,7 @@ match = { userns = false }
 }
 
 #[test]
-fn labels_narrow_a_rule_and_never_stand_alone() {
+fn labels_only_narrow_a_rule() {
     let text =
         "[[container]]\nmatch = { namespace = \"a\", labels = { tier = \"edge\", team = \"net\" } }\nprograms = [\"xdp\"]\n";
     let policy = parse(text).expect("legal");
@@ -214,7 +214,7 @@ fn labels_narrow_a_rule_and_never_stand_alone() {
         (known(Engine::CriO, &[both[0], both[1], ("app", "web")]), true),
         (known(Engine::Containerd, &both[..1]), false),
         (known(Engine::Containerd, &[("tier", "edge"), ("team", "web")]), false),
-        // Not known: under the strict handler, CRI-O's hooks.d, podman.
+        // Unknown: under the strict handler, CRI-O's hooks.d, podman.
         (known(Engine::Containerd, &[]), false),
         (known(Engine::Podman, &both), false),
         (ContainerFacts { namespace: Some("b".into()), ..known(Engine::Containerd, &both) }, false),
@@ -222,11 +222,11 @@ fn labels_narrow_a_rule_and_never_stand_alone() {
         assert_eq!(policy.container_rule(&facts).is_some(), matches, "{facts}");
     }
     let error = parse("[[container]]\nmatch = { engine = \"containerd\", labels = { tier = \"edge\" } }\n").unwrap_err();
-    assert!(error.to_string().contains("/p.toml, line 2: labels are what the maker of a pod says"), "{error}");
+    assert!(error.to_string().contains("/p.toml, line 2: the creator of a pod chooses its labels"), "{error}");
 }
 
 #[test]
-fn a_refusal_names_the_rule_whose_labels_are_not_known() {
+fn a_refusal_names_the_rule_whose_labels_are_unknown() {
     let text = "[[container]]\nmatch = { namespace = \"a\", labels = { tier = \"edge\" } }\nprograms = [\"xdp\"]\n\
                 [[container]]\nmatch = { namespace = \"a\" }\n";
     let policy = parse(text).expect("legal");
@@ -277,7 +277,7 @@ images = []
 }
 
 #[test]
-fn mistakes_are_found_with_their_line() {
+fn mistakes_are_reported_with_their_line() {
     let image = "[[image]]\nrepository = \"ghcr.io/a/b\"\n";
     let unsigned = format!("{image}unsigned = true\n");
     let rules = [
@@ -292,7 +292,7 @@ fn mistakes_are_found_with_their_line() {
         (image.to_owned(), 1, "a rule needs signed-by, or unsigned = true"),
         (format!("{image}unsigned = false"), 1, "a rule needs signed-by, or unsigned = true"),
         (format!("{unsigned}signed-by = {{ key = \"/k\" }}"), 4, "a rule has signed-by or unsigned = true, not both"),
-        (format!("{image}signed-by = []"), 3, "signed-by names nobody, so that nothing can satisfy it"),
+        (format!("{image}signed-by = []"), 3, "signed-by is empty, so no image can satisfy it"),
         (
             format!("{image}signed-by = {{}}"),
             3,
@@ -318,13 +318,13 @@ fn mistakes_are_found_with_their_line() {
         (
             "[[image]]\nunsigned = true\nrepository = \"alpine\"".to_owned(),
             3,
-            "\"alpine\" is not a repository: a registry and a / come first, as docker.io/library/",
+            "\"alpine\" is not a repository: it must begin with a registry and a /, as in docker.io/library/",
         ),
         (format!("{unsigned}name = \"a b\""), 4, "the name \"a b\" is not 1 to 64 of A-Z a-z 0-9 _ . -"),
         (
             format!("{unsigned}name = \"built-in\""),
             4,
-            "the name built-in stands for the rule that is there without files; choose another",
+            "the name built-in is reserved for the rule that applies without policy files; choose another",
         ),
         (
             format!("{unsigned}name = \"image-2\"\n{unsigned}"),
@@ -338,7 +338,7 @@ fn mistakes_are_found_with_their_line() {
             "digest \"sha256:0\" is not sha256: followed by 64 lower-case hex digits",
         ),
         (format!("{unsigned}globals = [\"a-b\"]"), 4, "\"a-b\" is not the name of a symbol"),
-        (format!("{unsigned}maps = [\"a:wo\"]"), 4, "access to a map is ro or rw, not \"wo\""),
+        (format!("{unsigned}maps = [\"a:wo\"]"), 4, "access to a map must be ro or rw, not \"wo\""),
         (
             format!("{unsigned}name = \"acme\"\n[[container]]\nimages = [\n\"acmee\"]"),
             7,
@@ -363,24 +363,24 @@ fn mistakes_are_found_with_their_line() {
         (
             "[[container]]\ndelegate = [\"any\"]".to_owned(),
             2,
-            "\"any\" is not a preset; a ceiling says what it means, so that a newer kernel does not raise it; presets are maps, probes, \
+            "\"any\" is not a preset; a limit must name its values, so that a newer kernel does not extend it; presets are maps, probes, \
              networking, cgroup, sockets, tracing",
         ),
         (
             "[[container]]\ndelegate = { progs = [\"any\"] }".to_owned(),
             2,
-            "no program type is called \"any\"; a ceiling says what it means, so that a newer kernel does not raise it",
+            "unknown program type \"any\"; a limit must name its values, so that a newer kernel does not extend it",
         ),
         (
             "[[container]]\ndelegate = [\"tracing\"]".to_owned(),
             2,
-            "kprobe, tracepoint, perf_event, raw_tracepoint, tracing can not be kept inside a container; add host-scope = true, or leave them \
+            "kprobe, tracepoint, perf_event, raw_tracepoint, tracing cannot be kept inside a container; add host-scope = true, or leave them \
              out",
         ),
         (
             "[[container]]\nhost-scope = true\ndelegate = { progs = [\"syscall\"] }".to_owned(),
             3,
-            "syscall programs are never delegated: one that is loaded with a token reads any process's and the kernel's memory",
+            "syscall programs are never delegated: loaded with a token, they can read the memory of any process and of the kernel",
         ),
         (
             "[[container]]\ndelegate = { maps = [\"struct_ops\"], cmds = [\"common_attrs\"] }".to_owned(),
@@ -401,14 +401,14 @@ fn mistakes_are_found_with_their_line() {
         (
             "[limits]\nmap-memory = \"64MB\"".to_owned(),
             2,
-            "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes",
+            "a size must be a number with B, KiB, MiB or GiB, such as \"64MiB\", or a number of bytes",
         ),
         (
             "[limits]\nmap-memory = \"99999999999GiB\"".to_owned(),
             2,
-            "a size is a number with B, KiB, MiB or GiB, as \"64MiB\", or a number of bytes",
+            "a size must be a number with B, KiB, MiB or GiB, such as \"64MiB\", or a number of bytes",
         ),
-        ("[limits]\nmap-memory = -1".to_owned(), 2, "a size is not negative"),
+        ("[limits]\nmap-memory = -1".to_owned(), 2, "a size must not be negative"),
         ("[limits]\nprograms = -1".to_owned(), 2, "invalid value: integer `-1`, expected u32"),
     ];
     for (text, line, problem) in rules {
@@ -452,9 +452,9 @@ programs = ["xdp"]
 "#;
     let warnings = parse(text).expect("legal").warnings();
     let expected = [
-        "image rule k allows nothing: \"(\" is no regular expression: unclosed group",
-        "the container rule at /p.toml:6 never matches: its engine knows no namespace, pod or container",
-        "the container rule at /p.toml:6 allows kprobe in vain: they need host-scope = true",
+        "image rule k allows nothing: \"(\" is not a regular expression: unclosed group",
+        "the container rule at /p.toml:6 never matches: its engine does not report a namespace, pod or container",
+        "the container rule at /p.toml:6 allows kprobe without effect: they need host-scope = true",
         "the container rule at /p.toml:9 allows no programs and delegates nothing",
         "the container rule at /p.toml:10 is never reached: the container rule at /p.toml:9 matches every container",
     ];
@@ -479,7 +479,7 @@ fn cut_and_changed_files_never_panic() {
 }
 
 #[test]
-fn a_pods_containers_may_get_a_token_of_their_own_by_any_rule_that_can_be_reached() {
+fn every_reachable_rule_may_give_a_pod_a_token() {
     let maps = "delegate = [\"maps\"]\n";
     for (text, expected) in [
         (format!("[[container]]\n{maps}"), true),

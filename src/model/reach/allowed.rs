@@ -1,10 +1,10 @@
-//! Which helpers programs of container scope may call, by program type.
+//! The helpers that programs of container scope may call, by program type.
 //!
-//! An allow list: each helper here was reviewed, what is not here is refused, and so is what a newer kernel brings. Each list is
-//! what Linux 6.18 offers to the type without CAP_PERFMON (found by loading `call F; exit`), without what reaches beyond the
-//! container and without what nothing can be done with unless a kfunc gives its argument (task_storage_*, cgrp_storage_*,
-//! kptr_xchg). `get_current_comm`, which Linux 6.12 still offers where the current task is a process of the container, and the socket options
-//! that Linux 7.2 lends to cgroup_sock are added.
+//! This is an allow list: each helper in it was reviewed; every other helper is refused, including those of newer
+//! kernels. Each list is what Linux 6.18 offers to the type without CAP_PERFMON (determined by loading `call F; exit`),
+//! without helpers that reach beyond the container and without helpers that are useless unless a kfunc provides their
+//! argument (task_storage_*, cgrp_storage_*, kptr_xchg). Added are `get_current_comm`, which Linux 6.12 still offers
+//! where the current task is a process of the container, and the socket options that Linux 7.2 offers to cgroup_sock.
 
 /// A set of helper numbers below 256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,26 +31,27 @@ impl Helpers {
     }
 }
 
-/// Maps, clocks, random numbers, ring buffers, timers, loops, strings, dynptrs, and what the current task is called: every type.
+/// Maps, clocks, random numbers, ring buffers, timers, loops, strings, dynptrs, and the current task's name: every
+/// type.
 const BASE: &[u8] = &[
     1, 2, 3, 5, 7, 8, 12, 14, 15, 17, 37, 42, 80, 87, 88, 89, 93, 94, 105, 106, 118, 120, 123, 125, 130, 131, 132, 133, 134,
     160, 164, 169, 170, 171, 172, 181, 182, 195, 197, 198, 199, 200, 201, 202, 203, 208, 209,
 ];
-/// perf_event_output: into the buffers that the owner of the map put there.
+/// perf_event_output: into the buffers that the map's owner installed.
 const OUTPUT: &[u8] = &[25];
-/// Sockets of the program's own network namespace: lookups (with BPF_F_CURRENT_NETNS only), and the release of their result.
+/// Sockets of the program's own network namespace: lookups (only with BPF_F_CURRENT_NETNS), and releasing their result.
 const LOOKUP: &[u8] = &[84, 85, 86, 99];
 /// The packet's socket and its storage, cookies, uid, cgroup and network namespace's cookie.
 const PACKET_SOCKET: &[u8] = &[46, 47, 79, 83, 95, 96, 97, 98, 107, 108, 122];
-/// Reading and changing a packet, its tunnel key, checksums and route; redirecting it within the network namespace; checking SYN
-/// cookies.
+/// Reading and changing a packet, its tunnel key, checksums and route; redirecting it within the network namespace;
+/// checking SYN cookies.
 const CLASSIFIER: &[u8] = &[
     9, 10, 11, 13, 18, 19, 20, 21, 23, 24, 26, 28, 29, 30, 31, 32, 33, 34, 38, 39, 40, 41, 43, 48, 50, 66, 68, 69, 100, 124,
     135, 151, 152, 155, 163, 192, 206, 207,
 ];
 /// The same for XDP.
 const XDP: &[u8] = &[23, 28, 44, 51, 54, 65, 69, 100, 163, 188, 189, 190, 206, 207];
-/// What a light-weight tunnel may do with a packet.
+/// The operations of a light-weight tunnel on a packet.
 const TUNNEL: &[u8] = &[24, 26, 28, 33, 34, 39];
 /// Changing a packet that leaves through a light-weight tunnel.
 const TUNNEL_XMIT: &[u8] = &[9, 10, 11, 13, 20, 21, 23, 29, 30, 38, 40, 41, 43, 73, 135];

@@ -1,10 +1,11 @@
-//! What the functions that the kernel lends to BPF programs reach: helpers by number, kfuncs by name.
+//! The reach of the functions that the kernel offers to BPF programs: helpers by number, kfuncs by name.
 //!
-//! One table for two questions. The loader asks which helpers a program of container scope may call ([`allows`]). The scope of a
-//! BPF token asks which functions reach beyond a container if the kernel offers them to a program type ([`beyond`]).
+//! One table answers two questions. The loader asks which helpers a program of container scope may call ([`allows`]).
+//! The scope of a BPF token depends on which functions reach beyond a container if the kernel offers them to a program
+//! type ([`beyond`]).
 //!
-//! Sources: uapi/linux/bpf.h, `*_func_proto` in kernel/bpf/helpers.c, kernel/bpf/cgroup.c and net/core/filter.c, and what
-//! Linux 6.12, 6.18 and 7.2 offered to each program type without CAP_PERFMON when they were asked.
+//! Sources: uapi/linux/bpf.h, `*_func_proto` in kernel/bpf/helpers.c, kernel/bpf/cgroup.c and net/core/filter.c, and
+//! what Linux 6.12, 6.18 and 7.2 offered to each program type without CAP_PERFMON when tested.
 
 mod allowed;
 mod helpers;
@@ -15,31 +16,32 @@ use std::fmt;
 
 pub use verdict::{Beyond, DelegationBeyond, MemoryRead, ReachGuard, TokenReach, TypeAnswer, kernel_name};
 
-/// What a function gives a program, or lets it change, apart from what the program is attached to.
+/// What a function gives to a program or allows it to change, apart from the object that the program is attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reach {
-    /// Nothing beyond: the program's maps, its packet or socket, its network namespace, its cgroup, the current task's ids.
+    /// Nothing beyond it: the program's maps, its packet or socket, its network namespace, its cgroup, the current
+    /// task's ids.
     Own,
     /// Sockets and states of any network namespace that has an id in the program's own.
     OtherNetns {
-        /// The register that says which, 1 to 5; None where a structure in memory says it.
+        /// The register that selects it, 1 to 5; None if a structure in memory selects it.
         netns: Option<u8>,
     },
-    /// Entries of the connection tracking of any network namespace.
+    /// Connection tracking entries of any network namespace.
     Connections,
-    /// The secret that all SYN cookies of the host are made with: cookies can be made for any listener.
+    /// The secret of all SYN cookies on the host: cookies can be created for any listener.
     SynCookies,
-    /// Addresses of the kernel and single per-CPU variables, not its memory at large.
+    /// Kernel addresses and single per-CPU variables, but not memory in general.
     KernelAddresses,
-    /// All of the kernel's memory.
+    /// All kernel memory.
     KernelMemory,
     /// Processes outside the container: their memory, their names, signals to them.
     Processes,
     /// Any cgroup of the host.
     Cgroups,
-    /// Something else that the host has once: its logs, files, keys, devices, the scheduler.
+    /// Any other resource that exists once per host: its logs, files, keys, devices, the scheduler.
     Host,
-    /// A processor, for as long as the program likes.
+    /// A CPU, for an unlimited time.
     Processor,
 }
 
@@ -50,7 +52,7 @@ impl Reach {
     }
 }
 
-/// In a sentence, after "reaches".
+/// The text after "reaches" in a sentence.
 impl fmt::Display for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -73,53 +75,54 @@ impl fmt::Display for Reach {
 pub enum Call {
     /// By number: `enum bpf_func_id`.
     Helper(u32),
-    /// By the id of a BTF type of the kernel or of a module; the name is that type's.
+    /// By the id of a BTF type of the kernel or of a module, which has this name.
     Kfunc,
 }
 
-/// A function that the kernel lends to programs.
+/// A function that the kernel offers to programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KernelFunction {
     /// How it is called.
     pub call: Call,
-    /// Its name: a helper's without `bpf_`, as the kernel's enum has it; a kfunc's whole.
+    /// Its name: a helper's without `bpf_`, as in the kernel's enum; a kfunc's full name.
     pub name: &'static str,
-    /// What it reaches.
+    /// Its reach.
     pub reach: Reach,
 }
 
-/// The helper of a number; None for 0 and for what is newer than the table.
+/// The helper with this number; None for 0 and for helpers that are newer than the table.
 pub fn helper(number: u32) -> Option<KernelFunction> {
     let (name, reach) = helpers::HELPERS.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
     Some(KernelFunction { call: Call::Helper(number), name, reach: *reach })
 }
 
-/// What a kfunc of a name reaches, as far as it is known: None means unknown, not harmless.
+/// The reach of a kfunc, if known: None means unknown, not harmless.
 pub fn kfunc(name: &str) -> Option<Reach> {
     let listed = kfuncs::KFUNCS.iter().find(|(known, _)| *known == name);
     listed.or_else(|| kfuncs::FAMILIES.iter().find(|(start, _)| name.starts_with(start))).map(|(_, reach)| *reach)
 }
 
-/// Every function that reaches beyond a container, helpers first. A kernel lends each to some program types only, and helpers and
-/// kfuncs that it does not have to none. Of the kfuncs that go by the beginning of their names ([`families`]) none is here.
+/// Every function that reaches beyond a container, helpers first. A kernel offers each of them only to some program
+/// types, and those it does not have to none. Kfuncs that are identified by a prefix of their name ([`families`]) are
+/// not included.
 pub fn beyond() -> impl Iterator<Item = KernelFunction> {
     let helpers = (1..).map_while(helper);
     let kfuncs = kfuncs::KFUNCS.iter().map(|(name, reach)| KernelFunction { call: Call::Kfunc, name, reach: *reach });
     helpers.chain(kfuncs).filter(|function| function.reach.is_beyond())
 }
 
-/// Beginnings of names: each kfunc of the kernel's BTF that begins so reaches that far.
+/// Prefixes of names: each kfunc in the kernel's BTF with such a prefix has that reach.
 pub fn families() -> impl Iterator<Item = (&'static str, Reach)> {
     kfuncs::FAMILIES.iter().copied()
 }
 
-/// Whether a program of container scope may call a helper, the arguments aside: a lookup of sockets only with
-/// BPF_F_CURRENT_NETNS, `loop` only with a bound. False for types that container scope does not load.
+/// Decides whether a program of container scope may call a helper, regardless of the arguments: socket lookups only
+/// with BPF_F_CURRENT_NETNS, `loop` only with a bound. False for types that container scope does not load.
 pub fn allows(program_type: u32, number: u32) -> bool {
     allowed::helpers(program_type).is_some_and(|helpers| helpers.contains(number))
 }
 
-/// Whether programs of a type (`enum bpf_prog_type`) can be of container scope at all.
+/// True if programs of a type (`enum bpf_prog_type`) can have container scope.
 pub fn reviewed(program_type: u32) -> bool {
     allowed::helpers(program_type).is_some()
 }
@@ -132,7 +135,7 @@ mod tests {
     use crate::model::attach_point::{ProgramKind, Scope};
 
     #[test]
-    fn numbers_and_names_are_the_kernels() {
+    fn numbers_and_names_match_the_kernel() {
         for (number, name, reach) in [
             (1, "map_lookup_elem", Reach::Own),
             (4, "probe_read", Reach::KernelMemory),
@@ -163,26 +166,26 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_has_the_whole_table() {
+    fn the_documentation_contains_the_whole_table() {
         let expected = documented();
-        assert!(include_str!("../../../docs/policy.md").contains(&expected), "docs/policy.md is to have:\n{expected}");
+        assert!(include_str!("../../../docs/policy.md").contains(&expected), "docs/policy.md must contain:\n{expected}");
     }
 
     #[test]
-    fn no_name_is_there_twice() {
+    fn names_are_unique() {
         let names: BTreeSet<_> = helpers::HELPERS.iter().chain(kfuncs::KFUNCS).map(|(name, _)| name).collect();
         assert_eq!(names.len(), helpers::HELPERS.len() + kfuncs::KFUNCS.len());
     }
 
     #[test]
-    fn kfuncs_go_by_their_names() {
+    fn kfuncs_are_found_by_name() {
         assert_eq!(kfunc("bpf_rdonly_cast"), Some(Reach::KernelMemory));
         assert_eq!(kfunc("scx_bpf_kick_cpu"), Some(Reach::Host));
         assert_eq!(kfunc("bpf_rcu_read_lock"), None);
     }
 
     #[test]
-    fn what_reaches_beyond_is_helpers_and_kfuncs() {
+    fn helpers_and_kfuncs_reach_beyond() {
         let found: Vec<_> = beyond().map(|function| function.name).collect();
         for name in
             ["probe_read_kernel", "skc_lookup_tcp", "loop", "bpf_rdonly_cast", "bpf_xdp_ct_lookup", "bpf_send_signal_task"]
@@ -192,9 +195,9 @@ mod tests {
         assert!(!found.contains(&"map_lookup_elem") && !found.contains(&"task_storage_get"));
     }
 
-    /// What an allowed helper reaches by itself is bounded by its arguments, which the loader checks, or is nothing.
+    /// The reach of an allowed helper is either bounded by its arguments, which the loader checks, or nothing.
     #[test]
-    fn allowed_helpers_reach_nothing_beyond_but_by_their_arguments() {
+    fn allowed_helpers_reach_beyond_only_by_their_arguments() {
         for program_type in (0..64).filter(|program_type| reviewed(*program_type)) {
             for function in beyond() {
                 let Call::Helper(number) = function.call else { continue };
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_container_scope_has_a_list_and_no_other() {
+    fn exactly_the_kinds_of_container_scope_have_a_list() {
         for (kind, word) in ProgramKind::ALL {
             assert_eq!(reviewed(kind.kernel_type()), kind.scope() == Scope::Container, "{word}");
         }
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn types_have_the_helpers_of_their_place() {
+    fn types_have_the_helpers_of_their_attach_point() {
         const XDP: u32 = 6;
         const SCHED_CLS: u32 = 3;
         const CGROUP_SKB: u32 = 8;

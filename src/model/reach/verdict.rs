@@ -1,7 +1,8 @@
-//! What one kernel lets a program reach that is loaded with a BPF token, and so which scope a delegation has there.
+//! What one kernel allows a program to reach that is loaded with a BPF token, and thus the scope of a delegation there.
 //!
-//! The kernel's version does not decide it: distributions backport. The probes of `kernel::token_reach` offer programs to the
-//! verifier and note the answers here. What they could not find out counts as host scope.
+//! The kernel's version does not determine it, because distributions backport features. The probes of
+//! `kernel::token_reach` offer programs to the verifier and record the results here. What they cannot determine counts
+//! as host scope.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,20 +13,20 @@ use super::{Call, Reach};
 use crate::model::delegation::{Category, Delegation};
 use crate::model::text::listed;
 
-/// A way for a program to read all of the kernel's memory without CAP_PERFMON. Each is open to every program type.
+/// A way for a program to read all kernel memory without CAP_PERFMON. Each of them is open to every program type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MemoryRead {
-    /// The kfunc bpf_rdonly_cast makes a pointer of a number, and the program loads through it.
+    /// The kfunc bpf_rdonly_cast turns a number into a pointer, through which the program reads.
     RdonlyCast,
-    /// The kfunc bpf_probe_read_kernel_dynptr copies from a number taken as an address.
+    /// The kfunc bpf_probe_read_kernel_dynptr copies from a number that it uses as an address.
     ProbeReadDynptr,
     /// A global function has a pointer argument with the BTF tag `arg:untrusted`, and is called with a number.
     UntrustedArgument,
 }
 
 impl MemoryRead {
-    /// Every way, in the order in which they are shown.
+    /// All ways, in the order in which they are shown.
     pub const ALL: [Self; 3] = [Self::RdonlyCast, Self::ProbeReadDynptr, Self::UntrustedArgument];
 }
 
@@ -39,34 +40,36 @@ impl fmt::Display for MemoryRead {
     }
 }
 
-/// Whether something that is proved to be active refuses programs that reach beyond the container when they are loaded. It is asked
-/// at each delegation, and is no part of what is kept for the boot.
+/// Whether a mechanism that is proven to be active refuses programs that reach beyond the container when they are
+/// loaded. It is checked at each delegation, and is not part of the result that is kept for the boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReachGuard {
-    /// Nothing is: what the kernel offers decides. No guard can be proved in this version.
+    /// None: only what the kernel offers counts. This version cannot prove any guard.
     Absent,
 }
 
-/// What the probes found for one program type.
+/// The probes' result for one program type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TypeAnswer {
-    /// The kernel does not have the type, or refuses it to a token without CAP_PERFMON.
+    /// The kernel does not have the type, or refuses to load it with a token without CAP_PERFMON.
     Absent,
-    /// Of the functions in our table that reach beyond, those that the verifier offers to it, by the kernel's name.
+    /// The functions of our table that reach beyond the container and that the verifier offers to the type, by the
+    /// kernel's name.
     Offers(Vec<String>),
 }
 
-/// What the kernel lets programs reach that are loaded with a token by a process with CAP_BPF and CAP_NET_ADMIN and no other
-/// capability.
+/// What the kernel allows programs to reach that are loaded with a token by a process with CAP_BPF and CAP_NET_ADMIN
+/// and no other capability.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenReach {
-    /// The open ways to the kernel's memory.
+    /// The open ways to kernel memory.
     pub memory: Vec<MemoryRead>,
-    /// The answers by `enum bpf_prog_type`. A type that is not here was not asked about, or gave no answer.
+    /// The results by `enum bpf_prog_type`. A type that is missing was not probed, or gave no result.
     pub types: BTreeMap<u32, TypeAnswer>,
-    /// What could not be found out, one sentence each. While there is any, every delegation with prog_load is host scope.
+    /// What could not be determined, one sentence each. If it is not empty, every delegation with prog_load is host
+    /// scope.
     pub undecided: Vec<String>,
 }
 
@@ -75,7 +78,7 @@ pub struct TokenReach {
 pub struct Beyond {
     /// What is reached, after "reaches": `kernel memory`.
     pub what: String,
-    /// By which function; where there are several ways to kernel memory, the first and how many more.
+    /// The function; if there are several ways to kernel memory, the first one and how many more.
     pub by: String,
 }
 
@@ -84,7 +87,7 @@ pub struct Beyond {
 pub struct DelegationBeyond {
     /// The program types.
     pub progs: u64,
-    /// Why the first of them does.
+    /// The reason for the first of them.
     pub beyond: Beyond,
 }
 
@@ -98,12 +101,12 @@ impl fmt::Display for DelegationBeyond {
     }
 }
 
-/// sched_cls, sched_act, xdp: what they look up they can put into a sockmap (seen on 6.12, 6.18 and 7.2). The verifier refuses that
-/// in sk_skb, and the cgroup types have no map update of that kind.
+/// sched_cls, sched_act, xdp: they can put a socket that they looked up into a sockmap (seen on 6.12, 6.18 and 7.2).
+/// The verifier refuses that in sk_skb, and the cgroup types have no such map update.
 const TAKES_TCP_DATA: u64 = 1 << 3 | 1 << 4 | 1 << 6;
 
-/// Kfuncs that give a program no more than a pointer: without CAP_PERFMON the verifier lets nothing be read through it (kernel/bpf/verifier.c,
-/// `check_ptr_to_btf_access`). Where another function reads memory, the probes for that say so.
+/// Kfuncs that only return a pointer: without CAP_PERFMON the verifier does not allow reading through it
+/// (kernel/bpf/verifier.c, `check_ptr_to_btf_access`). If another function can read the memory, its probes report that.
 const POINTERS_ALONE: [&str; 9] = [
     "bpf_rdonly_cast",
     "bpf_iter_task_new",
@@ -117,9 +120,9 @@ const POINTERS_ALONE: [&str; 9] = [
 ];
 
 impl TokenReach {
-    /// Why programs of a type are host scope on this kernel; None where they stay in the container.
+    /// Why programs of a type are host scope on this kernel; None if they stay in the container.
     ///
-    /// The cgroup types stay in it only where the container sees no other cgroup: the plan of a start checks that.
+    /// The cgroup types stay in it only if the container sees no other cgroup; the plan of a start checks that.
     pub fn type_beyond(&self, program_type: u32, guard: ReachGuard) -> Option<Beyond> {
         match guard {
             ReachGuard::Absent => {}
@@ -133,7 +136,8 @@ impl TokenReach {
             let by = listed(ways.iter().map(String::as_str), 1);
             return Some(Beyond { what: Reach::KernelMemory.to_string(), by });
         }
-        let unknown = |by: &str| Some(Beyond { what: "what the probes could not find out".to_owned(), by: by.to_owned() });
+        let unknown =
+            |by: &str| Some(Beyond { what: "something that the probes could not determine".to_owned(), by: by.to_owned() });
         if let Some(first) = self.undecided.first() {
             return unknown(first);
         }
@@ -144,8 +148,8 @@ impl TokenReach {
         }
     }
 
-    /// Everything that programs of a probed type reach, for a listing: what with which functions, in the order of the table, without what
-    /// needs no more than a processor or gives no more than addresses.
+    /// Everything that programs of a probed type reach, for a listing: each reach with its functions, in the order of
+    /// the table, without functions that only use a CPU or only return addresses.
     pub fn listing(&self, program_type: u32) -> BTreeMap<String, Vec<String>> {
         let mut reached: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let Some(TypeAnswer::Offers(functions)) = self.types.get(&program_type) else { return reached };
@@ -162,8 +166,8 @@ impl TokenReach {
         reached
     }
 
-    /// What of a delegation reaches beyond the container on this kernel, besides what does on every one
-    /// ([`Delegation::host_scope`]). None where a token of it stays in the container.
+    /// The part of a delegation that reaches beyond the container on this kernel, in addition to what does so on every
+    /// kernel ([`Delegation::host_scope`]). None if a token with it stays in the container.
     pub fn delegation_beyond(&self, delegation: &Delegation, guard: ReachGuard) -> Option<DelegationBeyond> {
         if !delegation.loads_programs() {
             return None;
@@ -176,15 +180,16 @@ impl TokenReach {
         found
     }
 
-    /// The verdict as it is kept for the boot: one line of JSON. None where something is undecided, which is never kept.
+    /// The result as it is kept for the boot: one line of JSON. None if something is undecided; such a result is never
+    /// kept.
     pub fn keep(&self, boot: &str, kernel: &str) -> Option<String> {
         let kept =
             StoredReach { version: VERSION, table: table(), boot: boot.into(), kernel: kernel.into(), reach: self.clone() };
         self.undecided.is_empty().then(|| serde_json::to_string(&kept).expect("plain data with string keys"))
     }
 
-    /// Reads what [`Self::keep`] wrote. None where it is of another boot, kernel, version or table, or cannot be read: then it is
-    /// found out anew.
+    /// Parses what [`Self::keep`] wrote. None if it belongs to another boot, kernel, version or table, or cannot be
+    /// parsed: then the kernel is probed again.
     pub fn kept(text: &str, boot: &str, kernel: &str) -> Option<Self> {
         let kept: StoredReach = serde_json::from_str(text).ok()?;
         let same = kept.version == VERSION && kept.table == table() && kept.boot == boot && kept.kernel == kernel;
@@ -199,7 +204,7 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 struct StoredReach {
     version: u32,
-    /// A hash of the functions that were asked about: a newer program may know more.
+    /// A hash of the functions that were probed: a newer version of this program may know more.
     table: u64,
     boot: String,
     kernel: String,
@@ -220,7 +225,8 @@ pub fn kernel_name(function: &super::KernelFunction) -> String {
     }
 }
 
-/// Whether a function that a type is offered takes it out of the container. What is not in the table does.
+/// The reach of a function offered to a type, if it reaches beyond the container. A function that is not in the table
+/// does.
 fn offered_beyond(program_type: u32, name: &str) -> Option<Beyond> {
     let known = super::beyond().find(|function| kernel_name(function) == name).map(|function| function.reach);
     let reach = known.unwrap_or(Reach::Host);
@@ -245,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_stays_in_the_container_only_if_nothing_beyond_is_offered() {
+    fn a_type_stays_in_the_container_unless_functions_reach_beyond() {
         let kernel = offers(&[
             (1, &["bpf_rdonly_cast", "bpf_iter_task_new", "bpf_this_cpu_ptr", "bpf_loop"]),
             (3, &["bpf_skc_lookup_tcp"]),
@@ -264,8 +270,8 @@ mod tests {
             (9, None),
             (13, Some(("other processes of the host".to_owned(), "bpf_send_signal_task"))),
             (30, Some(("the host".to_owned(), "bpf_of_a_newer_kernel"))),
-            // Not asked about, of CAP_PERFMON, never, newer than the table.
-            (32, Some(("what the probes could not find out".to_owned(), "the type was not probed"))),
+            // Not probed, of CAP_PERFMON, never delegated, newer than the table.
+            (32, Some(("something that the probes could not determine".to_owned(), "the type was not probed"))),
             (2, Some(("the whole host".to_owned(), "on every kernel"))),
             (31, Some(("the whole host".to_owned(), "on every kernel"))),
             (40, Some(("the whole host".to_owned(), "on every kernel"))),
@@ -277,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_way_to_memory_makes_every_delegation_that_loads_host_scope() {
+    fn access_to_kernel_memory_makes_loading_delegations_host_scope() {
         let mut kernel = offers(&[(1, &[]), (30, &[])]);
         let probes = Preset::Probes.delegation();
         assert_eq!(kernel.delegation_beyond(&probes, ReachGuard::Absent), None);
@@ -291,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_undecided_is_host_scope_and_not_kept() {
+    fn an_undecided_reach_is_host_scope_and_not_kept() {
         let mut kernel = offers(&[(1, &[])]);
         assert!(kernel.keep("boot", "6.12").is_some());
         kernel.undecided.push("control program of socket_filter: EPERM".to_owned());
@@ -304,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_verdict_is_of_this_boot_kernel_and_table() {
+    fn a_kept_reach_is_valid_for_this_boot_kernel_and_table() {
         let kernel = TokenReach { memory: vec![MemoryRead::RdonlyCast], ..offers(&[(1, &["bpf_rdonly_cast"])]) };
         let text = kernel.keep("boot", "6.18").expect("decided");
         assert_eq!(TokenReach::kept(&text, "boot", "6.18"), Some(kernel));
@@ -319,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn listings_have_everything_that_is_beyond() {
+    fn listings_contain_everything_beyond() {
         let mut kernel = offers(&[(8, &["bpf_sk_lookup_tcp", "bpf_sk_lookup_udp", "bpf_send_signal_task", "bpf_loop"])]);
         kernel.memory.push(MemoryRead::ProbeReadDynptr);
         assert!(kernel.listing(2).is_empty(), "a type that was not probed");

@@ -1,7 +1,7 @@
-//! containers-registries.conf(5), version 2, as far as it decides where an image is asked for: rewriting, mirrors, blocking,
-//! plain http, and what short names mean.
+//! containers-registries.conf(5), version 2, as far as it determines where an image is requested: rewriting, mirrors,
+//! blocking, plain http, and the meaning of short names.
 //!
-//! Policy speaks of the name as it is written; what stands here changes only which hosts are asked for it.
+//! The policy uses the name as written; this file only changes which hosts are contacted for it.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub struct Conf {
     search: Vec<String>,
 }
 
-/// One host that may be asked for an image, and by which name.
+/// A host from which an image may be requested, and the image's name there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullEndpoint {
     /// `ghcr.io`, `127.0.0.1:5000`
@@ -28,7 +28,7 @@ pub struct PullEndpoint {
     pub insecure: bool,
 }
 
-/// What an entry says that this program does not do.
+/// A setting of an entry that this program does not support.
 pub type ConfWarning = String;
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -75,13 +75,13 @@ struct ConfDocument {
 }
 
 impl Conf {
-    /// Adds a file to what earlier ones say: entries replace those of the same prefix, aliases those of the same name. An entry
-    /// that cannot be used is left out and complained of; it is an error where leaving it out could open what is blocked.
+    /// Adds a file to the earlier ones: entries replace those with the same prefix, aliases those with the same name.
+    /// An unusable entry is skipped with a warning; it is an error if skipping it could allow what is blocked.
     pub fn add(&mut self, text: &str) -> Result<Vec<ConfWarning>, String> {
         let file: ConfDocument = toml::from_str(text).map_err(|err| err.message().replace('\n', "; "))?;
         let mut complaints = Vec::new();
         if file.registries.is_some() {
-            return Err("it is of version 1, with [registries.…]; write [[registry]] entries".to_owned());
+            return Err("it uses version 1 with [registries.…]; write [[registry]] entries".to_owned());
         }
         for entry in file.registry {
             let Some(prefix) = entry.prefix.clone().or_else(|| entry.location.clone()).filter(|prefix| !prefix.is_empty())
@@ -90,18 +90,20 @@ impl Conf {
             };
             let prefix = prefix.trim_end_matches('/').to_owned();
             if prefix.contains('*') && (!prefix.starts_with("*.") || prefix[2..].contains('*')) {
-                return Err(format!("prefix {prefix:?} has a * elsewhere than in front, as in *.example.com"));
+                return Err(format!("prefix {prefix:?} may have a * only at its start, as in *.example.com"));
             }
             if prefix.starts_with("*.") && entry.location.is_some() && entry.prefix.is_none() {
                 return Err(format!("location {prefix:?} has a *, which only a prefix may have"));
             }
             for location in entry.location.iter().chain(entry.mirror.iter().map(|mirror| &mirror.location)) {
                 if location.contains("://") || location.contains(['@', ' ']) || location.is_empty() {
-                    return Err(format!("location {location:?} of {prefix:?} is no registry/path without a scheme"));
+                    return Err(format!("location {location:?} of {prefix:?} must be registry/path without a scheme"));
                 }
             }
             if entry.mirror_by_digest_only && entry.mirror.iter().any(|mirror| mirror.pull_from_mirror.is_some()) {
-                complaints.push(format!("{prefix}: mirror-by-digest-only and pull-from-mirror together; the first one counts"));
+                complaints.push(format!(
+                    "{prefix}: mirror-by-digest-only and pull-from-mirror are both set; the first takes precedence"
+                ));
             }
             self.registries.insert(prefix, entry);
         }
@@ -112,7 +114,7 @@ impl Conf {
         Ok(complaints)
     }
 
-    /// Where an image is asked for, in order: its mirrors, then its own place. None where it is blocked.
+    /// The hosts for an image, in order: its mirrors, then its own location. None if it is blocked.
     pub fn places(&self, image: &RegistryReference) -> Option<Vec<PullEndpoint>> {
         let name = format!("{}/{}", image.registry, image.repository);
         let own = PullEndpoint { host: image.registry.clone(), repository: image.repository.clone(), insecure: false };
@@ -140,7 +142,8 @@ impl Conf {
         Some(places)
     }
 
-    /// What a name without a registry stands for: its alias, or the one search registry. None where neither says it alone.
+    /// The full name for a name without a registry: its alias, or on the only search registry. None if this is not
+    /// unambiguous.
     pub fn long_name(&self, short: &str) -> Option<String> {
         let (name, rest) = match short.find(['@', ':']) {
             Some(at) => short.split_at(at),
@@ -159,7 +162,7 @@ impl Conf {
     }
 }
 
-/// How many bytes of `name` a prefix covers; it ends where a component ends.
+/// The number of bytes of `name` that a prefix covers; the match must end where a component ends.
 fn matched(prefix: &str, name: &str) -> Option<usize> {
     let end = match prefix.strip_prefix('*') {
         None => name.starts_with(prefix).then_some(prefix.len())?,
@@ -220,7 +223,7 @@ probe = "ghcr.io/acme/probe"
     }
 
     #[test]
-    fn the_longest_prefix_says_who_is_asked_in_which_order() {
+    fn the_longest_prefix_decides_hosts_and_order() {
         let mut conf = Conf::default();
         assert_eq!(conf.add(TEXT), Ok(vec![]));
         let digest = format!("@sha256:{}", "a".repeat(64));
@@ -243,13 +246,13 @@ probe = "ghcr.io/acme/probe"
             assert_eq!(asked(&conf, &image).unwrap(), wanted, "{image}");
         }
         assert_eq!(asked(&conf, "ghcr.io/evil/y"), None);
-        // A later file replaces what has the same prefix.
+        // A later file replaces the entry with the same prefix.
         conf.add("[[registry]]\nprefix = \"ghcr.io/evil\"\n").unwrap();
         assert_eq!(asked(&conf, "ghcr.io/evil/y").unwrap(), ["ghcr.io/evil/y"]);
     }
 
     #[test]
-    fn short_names_mean_one_thing_or_nothing() {
+    fn short_names_are_unambiguous_or_unresolved() {
         let mut conf = Conf::default();
         conf.add(TEXT).unwrap();
         assert_eq!(conf.long_name("probe:v2").as_deref(), Some("ghcr.io/acme/probe:v2"));
@@ -259,11 +262,11 @@ probe = "ghcr.io/acme/probe"
     }
 
     #[test]
-    fn what_cannot_be_understood_opens_nothing() {
+    fn invalid_entries_never_unblock() {
         for (text, sentence) in [
             ("[registries.search]\nregistries = []", "version 1"),
             ("[[registry]]\nblocked = true", "neither prefix nor location"),
-            ("[[registry]]\nprefix = \"a.*.b\"", "elsewhere than in front"),
+            ("[[registry]]\nprefix = \"a.*.b\"", "only at its start"),
             ("[[registry]]\nprefix = \"a\"\nlocation = \"https://b\"", "without a scheme"),
             ("[[registry]]\nprefix = \"a\"\nblocked = \"yes\"", "invalid type"),
         ] {

@@ -1,4 +1,4 @@
-//! How registries are spoken to: `/etc/bpfman-hook/registries.toml`, parsed.
+//! Settings for registries: `/etc/bpfman-hook/registries.toml`, parsed.
 //!
 //! ```toml
 //! auth-files = ["/var/lib/kubelet/config.json"]  # besides /etc/bpfman-hook/auth.json, for hooks
@@ -25,25 +25,25 @@ use crate::model::credentials::UserEnvironment;
 
 pub mod conf;
 
-/// What the administrator says about registries. The default says nothing: https everywhere but on loopback addresses.
+/// The administrator's settings for registries. By default https is used for all except loopback addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RegistryConfig {
     hosts: BTreeMap<String, RegistrySettings>,
-    /// Files with credentials, besides our own.
+    /// Files with credentials, in addition to our own.
     pub auth_files: Vec<PathBuf>,
-    /// The way out.
+    /// The proxy.
     pub proxy: Option<Proxy>,
-    /// Who asks, where it is a person: their credentials, their proxy.
+    /// The user on whose behalf registries are contacted, with credentials and proxy; None for hooks.
     pub user_env: Option<UserEnvironment>,
 }
 
-/// `[proxy]`. `Debug` does not show the URL, which may hold a password.
+/// `[proxy]`. `Debug` does not show the URL, which may contain a password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Proxy {
     /// `http://[user:password@]host:port`
     pub url: String,
-    /// Hosts, domains and networks that are asked without it. Loopback addresses always are.
+    /// Hosts, domains and networks that are contacted without the proxy. Loopback addresses always are.
     #[serde(default)]
     pub no_proxy: Vec<String>,
 }
@@ -59,35 +59,35 @@ impl std::fmt::Debug for Proxy {
 pub struct RegistrySettings {
     /// True for plain http.
     pub http: bool,
-    /// A PEM file of certificate authorities that this registry's certificate may come from, besides the system's.
+    /// A PEM file of certificate authorities for this registry, in addition to the system's.
     pub ca: Option<PathBuf>,
-    /// PEM files of our own certificate and its key.
+    /// PEM files of our client certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// Why a registries file is not one.
+/// Why a registries file is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistriesError {
-    /// Not TOML, or a key of another type or name.
+    /// Not TOML, or a key with an unknown name or a wrong type.
     #[error("read the registries file: line {line}: {problem}")]
     Toml {
         /// The line, counted from 1.
         line: usize,
-        /// The parser's words.
+        /// The parser's message.
         problem: String,
     },
-    /// A host that stands twice, or is none.
+    /// A host that is listed twice, or is not a host.
     #[error("read the registries file: host {0:?} {1}")]
     Host(String, &'static str),
-    /// Half of a client's certificate.
-    #[error("read the registries file: host {0:?} has one of client-cert and client-key; write both, or neither")]
+    /// Only one of client certificate and key.
+    #[error("read the registries file: host {0:?} has only one of client-cert and client-key; write both, or neither")]
     HalfAClient(String),
-    /// No URL of a proxy.
+    /// The proxy's URL is invalid.
     #[error("read the registries file: the proxy's url is not http:// or https:// and a host")]
     Proxy,
-    /// A key that is not one of an entry's.
+    /// An unknown key in an entry.
     #[error(
-        "read the registries file: host {host:?} has {key:?}, which is no key of it; mirrors are read from registries.conf"
+        "read the registries file: host {host:?} has {key:?}, which is not a known key; mirrors are read from registries.conf"
     )]
     Unknown {
         /// The entry.
@@ -95,7 +95,7 @@ pub enum RegistriesError {
         /// The key.
         key: String,
     },
-    /// An entry that contradicts itself.
+    /// An entry with contradictory keys.
     #[error("read the registries file: host {0:?} has both http = true and a ca; plain http has no certificates")]
     HttpWithCa(String),
     /// A path that is not absolute.
@@ -103,7 +103,7 @@ pub enum RegistriesError {
     RelativeCa {
         /// The entry.
         host: String,
-        /// What it says.
+        /// The given path.
         ca: PathBuf,
     },
 }
@@ -170,43 +170,43 @@ impl RegistryConfig {
                 _ => return Err(RegistriesError::HalfAClient(host)),
             };
             if hosts.insert(host.clone(), RegistrySettings { http, ca, client }).is_some() {
-                return Err(RegistriesError::Host(host, "stands twice"));
+                return Err(RegistriesError::Host(host, "is listed twice"));
             }
         }
         Ok(Self { hosts, auth_files: file.auth_files, proxy: file.proxy, user_env: None })
     }
 
-    /// The same where a person asks.
+    /// The same settings for the user who runs a command.
     pub fn by(self, user_env: UserEnvironment) -> Self {
         Self { user_env: Some(user_env), ..self }
     }
 
-    /// What is said about one registry: `host` or `host:port`, exactly as it stands in references.
+    /// The settings for one registry: `host` or `host:port`, exactly as in references.
     pub fn get(&self, host: &str) -> Option<&RegistrySettings> {
         self.hosts.get(host)
     }
 
-    /// True where a registry is spoken to by plain http: it is configured so, or it is a loopback address and not
-    /// configured at all.
+    /// True if a registry is contacted by plain http: it is configured so, or it is a loopback address without any
+    /// configuration.
     pub fn plain_http(&self, host: &str) -> bool {
         self.get(host).map_or_else(|| is_loopback(host), |registry| registry.http)
     }
 
-    /// True where the proxy's URL has a password.
+    /// True if the proxy's URL contains a password.
     pub fn holds_a_secret(&self) -> bool {
         let authority = self.proxy.as_ref().and_then(|proxy| proxy.url.split("://").nth(1)?.split(['/', '?', '#']).next());
         let user = authority.and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
         user.is_some_and(|user| user.contains(':'))
     }
 
-    /// The hosts that are named.
+    /// The configured hosts.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.keys().map(String::as_str)
     }
 }
 
-/// True for `localhost`, 127.0.0.0/8 and `[::1]`, each with or without a port. Other names are not looked up: what a name
-/// server says is no reason to give up TLS.
+/// True for `localhost`, 127.0.0.0/8 and `[::1]`, each with or without a port. Other names are not resolved: the answer
+/// of a name server is not a reason to give up TLS.
 pub fn is_loopback(host: &str) -> bool {
     if let Some(rest) = host.strip_prefix('[') {
         let address = rest.split_once(']').map_or("", |(address, _)| address);
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_alone_is_plain_by_default() {
+    fn only_loopback_uses_plain_http_by_default() {
         let none = RegistryConfig::default();
         for host in ["localhost", "localhost:5000", "127.0.0.1", "127.8.9.1:5000", "[::1]", "[::1]:5000"] {
             assert!(none.plain_http(host), "{host}");
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_decide_for_exactly_their_host() {
+    fn entries_apply_only_to_their_host() {
         let text = "[[registry]]\nhost = \"r.example:5000\"\nhttp = true\n[[registry]]\nhost = \"127.0.0.1:5001\"\nca = \"/etc/ca.pem\"\n";
         let config = RegistryConfig::parse(text).unwrap();
         assert!(config.plain_http("r.example:5000"));
@@ -244,14 +244,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_refused() {
+    fn invalid_files_are_refused() {
         for (text, sentence) in [
             (
                 "[[registry]]\nhost = \"a\"\nmirror = \"b\"",
-                "host \"a\" has \"mirror\", which is no key of it; mirrors are read from registries.conf",
+                "host \"a\" has \"mirror\", which is not a known key; mirrors are read from registries.conf",
             ),
-            ("[[registry]]\nhost = \"a\"\nauth-file = \"/x\"", "\"auth-file\", which is no key of it"),
-            ("[[registry]]\nhost = \"a\"\n[[registry]]\nhost = \"a\"", "\"a\" stands twice"),
+            ("[[registry]]\nhost = \"a\"\nauth-file = \"/x\"", "\"auth-file\", which is not a known key"),
+            ("[[registry]]\nhost = \"a\"\n[[registry]]\nhost = \"a\"", "\"a\" is listed twice"),
             ("[[registry]]\nhost = \"A/b\"", "is not a lower-case host"),
             ("[[registry]]\nhost = \"a\"\nhttp = true\nca = \"/x\"", "plain http has no certificates"),
             ("[[registry]]\nhost = \"a\"\nca = \"x\"", "write an absolute path"),
