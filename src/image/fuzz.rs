@@ -1,5 +1,5 @@
-//! Hostile manifests, layers, configs, objects and signatures: whatever a registry sends ends in an error or within the
-//! limits, never in a panic, and never in a signature that counts.
+//! Hostile manifests, layers, configs, objects and signatures: whatever a registry sends results in an error or stays
+//! within the limits, never in a panic, and never in a valid signature.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::path::Path;
@@ -25,7 +25,7 @@ fn blobs(json: bool) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_seed_means_the_same_every_time() {
+fn a_seed_is_reproducible() {
     let make = |seed| mutate::mutate(&mut mutate::Random::new(seed), b"{\"a\": 1}", b"other");
     assert_eq!(make(7), make(7));
     let distinct: std::collections::BTreeSet<_> = (0..100).map(make).collect();
@@ -37,7 +37,7 @@ fn manifests() {
     fuzz("manifests", &blobs(true), |bytes| match Document::parse(bytes) {
         Ok(Document::Manifest(manifest)) => {
             for layer in manifest.layers.iter().chain(&manifest.config).chain(&manifest.subject) {
-                // A digest that is accepted is written as it was read.
+                // An accepted digest is written as it was read.
                 if let Ok(digest) = layer.digest() {
                     assert_eq!(digest.to_string(), layer.written_digest());
                 }
@@ -106,7 +106,7 @@ fn signatures() {
     fuzz("keys", &[pem("cosign-v2.pub"), pem("wrong.pub")], |bytes| drop(PublicKey::parse(Path::new("x.pub"), bytes)));
 }
 
-/// Keyless ones, under a rule that takes whom they are by for another image, and one that takes others for theirs.
+/// Keyless signatures, for another image under a rule that accepts their signers, and under a rule with other signers.
 #[test]
 fn keyless_signatures() {
     let other = super::hash(b"another image");

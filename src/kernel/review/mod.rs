@@ -31,7 +31,7 @@ use crate::model::reach::{self, Reach};
 use callbacks::Callbacks;
 use constants::Constants;
 
-/// The most rounds that `bpf_loop` may be told to make.
+/// The limit on iterations of `bpf_loop`.
 const MAX_ROUNDS: u64 = 65_536;
 /// bpf_loop(rounds, callback, context, flags)
 const LOOP: u32 = 181;
