@@ -152,7 +152,10 @@ fn what_is_not_a_bpf_object_says_why() {
     assert_eq!(error(&vec![0; elf::MAX_OBJECT + 1]), ElfError::TooLarge(elf::MAX_OBJECT + 1));
     let other = if cfg!(target_endian = "little") { 2 } else { 1 };
     let text = error(&change(5, &[other])).to_string();
-    assert!(text.starts_with("object is big endian, this machine is little endian") || cfg!(target_endian = "big"), "{text}");
+    assert!(
+        text.starts_with("the object is big-endian, this machine is little-endian") || cfg!(target_endian = "big"),
+        "{text}"
+    );
     let text = LinuxKernel.describe(b"x").unwrap_err();
     assert_eq!(text.to_string(), "read the BPF object");
 }

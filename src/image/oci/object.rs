@@ -396,7 +396,7 @@ mod tests {
         let files = files(tar.into_inner().unwrap());
         assert!(files.objects.is_empty(), "{files:?}");
         let err = single(files, &ImageLabels::default()).unwrap_err();
-        assert_eq!(err.to_string(), "it holds no BPF object, only link.o, hard.o, fifo.o, device.o");
+        assert_eq!(err.to_string(), "it contains no BPF object, only link.o, hard.o, fifo.o, device.o");
         assert!(
             single(self::files(b"<html>".to_vec()), &ImageLabels::default()).unwrap_err().to_string().contains("only layer 1")
         );
