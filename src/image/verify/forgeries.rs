@@ -1,4 +1,5 @@
-//! Keyless signatures of an instance of the tests' own: the true one counts, and each with one flaw is refused for that flaw.
+//! Keyless signatures of a Sigstore instance in the tests: the genuine one counts, and each one with a flaw is refused
+//! for that flaw.
 
 use std::path::Path;
 
@@ -48,7 +49,7 @@ fn refused(signature: &Signature, digest: &str, signers: &Signers) -> String {
     let checks = SignatureDescription::of(signature).checks(&found);
     let SignatureResult::Bad(flaw) = found else { unreachable!("{found:?}") };
     assert_no_debris(&flaw.why);
-    // The check that failed is told of, alone, and nothing behind it is said to have been passed.
+    // Exactly the failed check is reported, and no later check is reported as passed.
     let failed: Vec<_> =
         checks.iter().filter(|checked| checked.result == CheckOutcome::Failed).map(|checked| checked.check).collect();
     assert_eq!(failed, [flaw.check], "{}: {checks:?}", flaw.why);
@@ -57,7 +58,7 @@ fn refused(signature: &Signature, digest: &str, signers: &Signers) -> String {
     flaw.why
 }
 
-/// Nothing of the library's debug text, and no sentence that ends in the middle.
+/// No debug text of the library, and no truncated message.
 fn assert_no_debris(why: &str) {
     for debris in ["Some(", "Error", "{", "}", "::", "\"", "Cert", "UnixTime", "\n"] {
         assert!(!why.contains(debris), "{debris} in: {why}");
@@ -66,7 +67,7 @@ fn assert_no_debris(why: &str) {
 }
 
 #[test]
-fn the_true_one_is_good_for_its_image_identity_issuer_and_root_alone() {
+fn a_genuine_signature_is_valid_only_for_its_image_identity_issuer_and_root() {
     let (instance, another) = (Instance::new(), Instance::new());
     let good = signers(&instance, CLAIM.identity, CLAIM.issuer);
     let by = format!("{} ({})", CLAIM.identity, CLAIM.issuer);
@@ -96,7 +97,7 @@ fn the_true_one_is_good_for_its_image_identity_issuer_and_root_alone() {
             let why = refused(&signature, CLAIM.digest, &signers(&instance, identity, issuer));
             assert_eq!(why, format!("it is signed by {by}, which the rule does not name"));
         }
-        // The same names, other keys.
+        // The same names, but other keys.
         let why = refused(&make(&another, CLAIM, Flaw::None), CLAIM.digest, &good);
         assert!(why.starts_with("it is not valid under root.json: "), "{why}");
         let keys_alone = Signers::default();
@@ -117,7 +118,7 @@ const PROOF: &str = "the proof that its entry is in the log (inclusion proof) is
 const CHECKPOINT: &str = "the log state of its proof (checkpoint) is not signed by the log that it names";
 
 #[test]
-fn each_flaw_is_found_and_said_in_words() {
+fn each_flaw_is_found_and_explained() {
     let instance = Instance::new();
     let good = signers(&instance, CLAIM.identity, CLAIM.issuer);
     let check = |make: Make, flaw, sentence: &str| {
@@ -187,9 +188,9 @@ fn each_flaw_is_found_and_said_in_words() {
     check(bundle_of_rekor_2, Flaw::StampOfAnother, "its time stamp (RFC 3161) is for another signature");
 }
 
-/// A trusted root that lacks what a signature needs says what is lacking.
+/// If a trusted root lacks something that a signature needs, the message says what.
 #[test]
-fn a_trusted_root_that_is_too_old_is_told_of() {
+fn an_outdated_trusted_root_is_reported() {
     let (instance, another) = (Instance::new(), Instance::new());
     let theirs: Value = serde_json::from_str(&another.trusted_root()).unwrap();
     let change = |part: &str, value: &Value| {
@@ -267,9 +268,9 @@ fn a_trusted_root_that_is_too_old_is_told_of() {
     old("certificateAuthorities", "no authority of the root was valid then; ");
 }
 
-/// What does not parse, or carries what no signature carries, is told of in words as well.
+/// Unparsable bundles, and those with excessive content, have a readable reason too.
 #[test]
-fn malformed_bundles_are_told_of_in_words() {
+fn malformed_bundles_have_a_readable_reason() {
     let instance = Instance::new();
     let good = signers(&instance, CLAIM.identity, CLAIM.issuer);
     let bundle = instance.bundle(CLAIM, Flaw::None);

@@ -7,7 +7,7 @@ use sigstore_crypto::KeyPair;
 use super::keyless::Identities;
 use super::*;
 
-/// The image that the recorded signatures are of.
+/// The image that the recorded signatures are for.
 const DIGEST: &str = "sha256:161dc817fb990f4f5168adaa3aa3e98142fc7b2d1869fade5f356900675dff76";
 
 fn data(name: &str) -> Vec<u8> {
@@ -56,7 +56,7 @@ const V3: &str = "keys/cosign-v3.pub";
 const WRONG: &str = "keys/wrong.pub";
 
 #[test]
-fn recorded_signatures_are_good_for_their_key_alone() {
+fn recorded_signatures_are_valid_only_for_their_key() {
     for (signature, key, other) in [
         (simple("key-v2"), V2, V3),
         (simple("key-v3-oldformat"), V3, V2),
@@ -76,7 +76,7 @@ fn recorded_signatures_are_good_for_their_key_alone() {
 }
 
 #[test]
-fn a_copied_signature_is_of_the_image_it_names() {
+fn a_copied_signature_is_for_the_image_it_names() {
     let copied = simple("key-v2-copied");
     assert_eq!(copied.examine(&digest(), &keys(&[V2])), KeyResult::Good(0));
     let image = "sha256:693715cf4852bd64d3c7088916d034e77d96817e065986aa3b2b0b9a12c74652".parse().unwrap();
@@ -97,7 +97,7 @@ fn keyless_signatures_never_satisfy_a_key() {
 }
 
 #[test]
-fn every_kind_of_key_that_cosign_takes() {
+fn every_key_type_of_cosign_is_supported() {
     let sign = |name: &str| Signature {
         place: SignaturePlace::default(),
         body: Body::Simple {
@@ -119,7 +119,7 @@ fn every_kind_of_key_that_cosign_takes() {
 }
 
 #[test]
-fn what_is_no_usable_key_is_refused() {
+fn unusable_keys_are_refused() {
     let parse = |pem: &[u8]| PublicKey::parse(Path::new("k"), pem).unwrap_err();
     let pem = data(V2);
     assert!(!parse(b"").is_empty() && !parse(b"\xff\xfe").is_empty() && !parse(&pem[..60]).is_empty());
@@ -153,7 +153,7 @@ fn flipped_bits_anywhere_in_a_simple_signature_are_bad() {
     }
 }
 
-/// A key of this test and its signatures over whatever is asked.
+/// A key of this test, which signs any content.
 struct Signer {
     pair: KeyPair,
     keys: Vec<PublicKey>,
@@ -197,7 +197,7 @@ fn subject(hex: &str) -> String {
 }
 
 #[test]
-fn a_good_key_over_other_contents_is_no_image_signature() {
+fn a_signature_over_other_content_is_not_an_image_signature() {
     let signer = Signer::new();
     let payload = |kind: &str, digest: &str| {
         format!(
@@ -220,7 +220,7 @@ fn a_good_key_over_other_contents_is_no_image_signature() {
 }
 
 #[test]
-fn a_statement_must_sign_this_image_and_mean_it() {
+fn a_statement_must_be_a_signature_of_this_image() {
     const V1: &str = "https://in-toto.io/Statement/v1";
     const SIGN: &str = "https://sigstore.dev/cosign/sign/v1";
     let signer = Signer::new();
@@ -250,7 +250,7 @@ fn a_statement_must_sign_this_image_and_mean_it() {
 }
 
 #[test]
-fn log_entries_and_timestamps_neither_help_nor_harm_under_a_key() {
+fn log_entries_and_timestamps_do_not_matter_under_a_key() {
     let signer = Signer::new();
     let good = format!(
         r#"{{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://sigstore.dev/cosign/sign/v1","subject":[{}]}}"#,
@@ -276,7 +276,7 @@ fn malformed_bundles_are_bad_and_never_panic() {
         let mut changed = json.clone();
         changed[at] ^= 0x15;
         let finding = Signature::of(Body::Bundle(changed.clone())).examine(&digest(), &keys);
-        // The hint and names of fields that we do not read may change; what was signed may not.
+        // The hint and fields that are not read may change; the signed content may not.
         if finding == KeyResult::Good(0) {
             let text = String::from_utf8(changed).unwrap();
             let (before, after) = (String::from_utf8_lossy(&json), text);
@@ -289,7 +289,7 @@ fn malformed_bundles_are_bad_and_never_panic() {
     assert!(matches!(Signature::of(Body::Bundle(twice.into())).examine(&digest(), &keys), KeyResult::Bad(_)));
 }
 
-/// Whom a rule names by identity, issuer and trusted root.
+/// The signers of a rule with this identity, issuer and trusted root.
 fn named(identity: &str, issuer: &str, root: &str) -> Signers {
     let words = |text: &str| match text.strip_prefix('~') {
         Some(pattern) => crate::model::policy::Words::Regexp(pattern.to_owned()),
@@ -304,7 +304,7 @@ const WORKFLOW: &str = "https://github.com/acme/bpf/.github/workflows/release.ym
 const ACTIONS: &str = "https://token.actions.githubusercontent.com";
 
 #[test]
-fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
+fn keyless_signatures_are_valid_only_for_their_identity_and_issuer() {
     for signature in [bundle("keyless"), bundle("keyless-multisubject"), simple("legacy-keyless")] {
         for (identity, issuer) in
             [(WORKFLOW, ACTIONS), ("~https://github\\.com/acme/.*", ACTIONS), (WORKFLOW, "~https://token\\..*")]
@@ -339,7 +339,7 @@ fn forged_keyless_signatures_are_bad() {
         assert!(matches!(&found, SignatureResult::Bad(flaw) if flaw.why.contains("is not valid under")), "{name}: {found:?}");
     }
     for (signature, path) in [(bundle("key-v3"), V3), (simple("key-v2"), V2)] {
-        assert!(matches!(signature.decide(&digest(), &signers), SignatureResult::Bad(_)), "a key is no identity");
+        assert!(matches!(signature.decide(&digest(), &signers), SignatureResult::Bad(_)), "a key is not an identity");
         let both = Signers { keys: keys(&[path]), ..named(WORKFLOW, ACTIONS, "trusted_root") };
         assert_eq!(signature.decide(&digest(), &both), SignatureResult::Good(path.to_owned()));
     }
