@@ -135,8 +135,8 @@ pub enum ImageError {
         /// Its digest.
         digest: Digest,
     },
-    /// Content that violates the OCI image specification.
-    #[error("read {image}: its {part} violates the OCI image specification: {problem}")]
+    /// Content that is not valid, or a reference that cannot be used.
+    #[error("read {image}: its {part} is not valid: {problem}")]
     Malformed {
         /// The image.
         image: String,
@@ -227,7 +227,7 @@ pub enum ImageError {
         source: RemoteError,
     },
     /// The cache has the image for this platform only.
-    #[error("push {image}: its {missing} are not in the cache; push it from a layout, or copy it from registry to registry")]
+    #[error("push {image}: the cache lacks {missing}; push it from a layout, or copy it from registry to registry")]
     Partial {
         /// The image.
         image: String,

@@ -125,7 +125,7 @@ impl Remote {
         let answers = self.ask_places(&wants);
         wants.iter().zip(&answers).for_each(|(wanted, answer)| self.prefetch.learn(wanted, answer));
         let mut answers = answers.into_iter();
-        let answer = answers.next().expect("every question has an answer");
+        let answer = answers.next().expect("every request has an answer");
         wants.into_iter().skip(1).zip(answers).for_each(|(wanted, answer)| self.prefetch.arrived(wanted, answer));
         answer
     }
@@ -199,7 +199,7 @@ impl Remote {
         let mut lost = read.err();
         let answers = answers.into_iter().map(|answer| {
             answer.unwrap_or_else(|| {
-                let err = lost.take().expect("what is not answered is so because of an error");
+                let err = lost.take().expect("only an error leaves a request without an answer");
                 lost = Some(again(&err));
                 Err(err)
             })

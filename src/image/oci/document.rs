@@ -128,7 +128,7 @@ impl Document {
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         // serde would accept an array of the fields in their order.
         if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
-            return Err("it is no JSON object".to_owned());
+            return Err("it is not a JSON object".to_owned());
         }
         // serde repeats unexpected values, which may be a megabyte.
         let raw: RawDocument =

@@ -45,7 +45,7 @@ impl Layout {
         match Document::parse(&index) {
             Ok(Document::Index(entries)) => Ok(Self { files, image, entries }),
             Ok(Document::Manifest(_)) => {
-                Err(ImageError::Malformed { image, part: "index.json", problem: "it is no index".into() })
+                Err(ImageError::Malformed { image, part: "index.json", problem: "it is not an index".into() })
             }
             Err(problem) => Err(ImageError::Malformed { image, part: "index.json", problem }),
         }

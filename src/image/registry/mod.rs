@@ -84,7 +84,7 @@ pub fn child() -> ExitCode {
 
 fn refuse(socket: &Socket, err: &SysError) -> Result<(), SysError> {
     // Read first: if the process exits with unread data in its queue, the parent gets a reset before the answer.
-    socket.recv("a question", MAX_MESSAGE, None)?;
+    socket.recv("a request", MAX_MESSAGE, None)?;
     let problem = chain(err);
     reply(socket, 0, Err(RemoteError::Unconfined { problem }))
 }
@@ -99,7 +99,7 @@ pub fn serve(socket: &Socket) -> Result<(), SysError> {
         .build()
         .map_err(SysError::io("start", "the fetch child's runtime"))?;
     let mut client: Option<Arc<RegistryClient>> = None;
-    while let Some(message) = socket.recv("a question", MAX_MESSAGE, None)? {
+    while let Some(message) = socket.recv("a request", MAX_MESSAGE, None)? {
         let answer = match FetchMessage::from_bytes(&message.bytes) {
             Ok(FetchMessage::Read { wants }) => match &client {
                 Some(client) => {
@@ -188,5 +188,5 @@ async fn put(client: Option<&RegistryClient>, ask: FetchMessage, message: &Socke
         FetchMessage::PutManifest { reference, media_type } => client.put_manifest(&reference, &media_type, bytes).await?,
         FetchMessage::Open { .. } | FetchMessage::Read { .. } => return Err(nonsense("it is not an upload".to_owned())),
     };
-    Ok(Some(serde_json::to_vec(&put).expect("two truths are JSON")))
+    Ok(Some(serde_json::to_vec(&put).expect("two booleans are JSON")))
 }

@@ -67,7 +67,7 @@ impl RegistryClient {
             pages += 1;
             let entries = match Document::parse(&bytes) {
                 Ok(Document::Index(entries)) => entries,
-                Ok(Document::Manifest(_)) => return Err(self.nonsense(&what, "it is no index".into())),
+                Ok(Document::Manifest(_)) => return Err(self.nonsense(&what, "it is not an index".into())),
                 Err(problem) => return Err(self.nonsense(&what, problem)),
             };
             list.digests.extend(entries.iter().map(|entry| entry.written_digest()));

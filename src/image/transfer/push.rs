@@ -66,7 +66,7 @@ fn sent(remote: &mut Remote, image_set: &ImageSet, target: Target<'_>) -> Result
             false => pushed.sent += 1,
         }
     }
-    let (top, others) = image_set.documents.split_last().expect("a parcel has an image");
+    let (top, others) = image_set.documents.split_last().expect("an image set has an image");
     for document in others {
         remote.put_manifest(&document.digest.to_string(), &document.media_type, &document.bytes)?;
     }

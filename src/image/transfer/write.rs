@@ -82,7 +82,7 @@ fn entries_of(index: &[u8]) -> Result<Vec<Value>, String> {
     }
     match Document::parse(index)? {
         Document::Index(_) => {}
-        Document::Manifest(_) => return Err("it is no index".to_owned()),
+        Document::Manifest(_) => return Err("it is not an index".to_owned()),
     }
     let parsed: Value = serde_json::from_slice(index).map_err(|err| err.to_string())?;
     Ok(parsed.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default())
