@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(found(&[("f", 0x1004, GLOBAL), ("f", 0x1008, WEAK)]), Ok(0x404));
         assert_eq!(found(&[("f", 0x1004, GLOBAL), ("f", 0x1004, GLOBAL)]), Ok(0x404));
         assert!(found(&[("f", 0x1004, GLOBAL), ("f", 0x1008, GLOBAL)]).unwrap_err().contains("several"));
-        assert!(found(&[("f", 0x3000, GLOBAL)]).unwrap_err().contains("outside"));
+        assert!(found(&[("f", 0x3000, GLOBAL)]).unwrap_err().contains("executable segment"));
     }
 
     #[test]

@@ -230,8 +230,8 @@ mod tests {
         for (text, problem) in [
             (r#"{"manifests":[],"layers":[]}"#.to_owned(), "both manifests and layers"),
             (format!(r#"{{"manifests":[],"config":{{"digest":"{D}"}}}}"#), "both manifests and a config"),
-            (format!(r#"{{"mediaType":"{oci}manifest.v1+json","manifests":[]}}"#), "disagree"),
-            (format!(r#"{{"mediaType":"{oci}index.v1+json","layers":[]}}"#), "disagree"),
+            (format!(r#"{{"mediaType":"{oci}manifest.v1+json","manifests":[]}}"#), "does not match its content"),
+            (format!(r#"{{"mediaType":"{oci}index.v1+json","layers":[]}}"#), "does not match its content"),
             (r#"{"mediaType":"text/html","layers":[]}"#.to_owned(), "its mediaType is \"text/html\""),
             (r#"{"schemaVersion":1,"layers":[]}"#.to_owned(), "schemaVersion"),
             ("[]".to_owned(), ""),
