@@ -91,7 +91,7 @@ pub enum ImageError {
         /// The pattern, and what is wrong with it.
         reason: String,
     },
-    /// A trusted root that cannot be used.
+    /// A trusted root file that cannot be used.
     #[error("verify {image}: {path} is not a sigstore trusted root: {reason}; get one with cosign trusted-root create", path = path.display())]
     TrustedRoot {
         /// The image.

@@ -81,7 +81,7 @@ fn configs_and_objects() {
     });
 }
 
-/// Of another image, and for keys that signed none of them: nothing may count, whatever is changed.
+/// Signatures for another image, and keys that made none of them: none may count, whatever is changed.
 #[test]
 fn signatures() {
     let other = super::hash(b"another image");
@@ -91,7 +91,7 @@ fn signatures() {
     let wrong = [PublicKey::parse(Path::new("wrong.pub"), &pem("wrong.pub")).unwrap()];
     let signed = "sha256:161dc817fb990f4f5168adaa3aa3e98142fc7b2d1869fade5f356900675dff76".parse().unwrap();
     let never = |signature: &Signature| {
-        assert!(!matches!(signature.examine(&other, &signers), KeyResult::Good(_)), "of another image");
+        assert!(!matches!(signature.examine(&other, &signers), KeyResult::Good(_)), "for another image");
         assert!(!matches!(signature.examine(&signed, &wrong), KeyResult::Good(_)), "by another key");
         signature.claims(&other);
     };

@@ -126,7 +126,7 @@ pub struct Symbol<'a> {
     pub section: Option<usize>,
     /// Byte offset in that section.
     pub value: u64,
-    /// Bytes that it takes.
+    /// Its size in bytes.
     pub size: u64,
     /// True for STB_LOCAL: `static` in C.
     pub local: bool,

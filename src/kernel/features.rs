@@ -16,7 +16,7 @@ pub fn probe(feature: Feature) -> Support {
     match feature {
         Feature::Token => match probe::token() {
             Some(Errno::BADF) => Support::Yes,
-            Some(Errno::INVAL) => Support::No("BPF_TOKEN_CREATE is not supported".to_owned()),
+            Some(Errno::INVAL) => Support::No("BPF_TOKEN_CREATE is not known".to_owned()),
             other => unclear("BPF_TOKEN_CREATE", other),
         },
         Feature::Tcx => link(SCHED_CLS, 0, TCX_INGRESS, NoTarget::Interface),

@@ -1,4 +1,4 @@
-//! One BPF instruction: `struct bpf_insn` of uapi/linux/bpf.h, as linking and CO-RE see it.
+//! One BPF instruction, `struct bpf_insn` of uapi/linux/bpf.h, with accessors for linking and CO-RE.
 
 /// Size of an instruction in bytes.
 pub const SIZE: usize = 8;

@@ -87,9 +87,9 @@ pub struct Linked {
 }
 
 impl Linked {
-    /// Bytes of `struct bpf_func_info`.
+    /// Size of `struct bpf_func_info` in bytes.
     pub const FUNCTION_RECORD: usize = 8;
-    /// Bytes of `struct bpf_line_info`.
+    /// Size of `struct bpf_line_info` in bytes.
     pub const LINE_RECORD: usize = 16;
 
     /// The maps that the program uses, as indices into [`BpfObject::maps`].

@@ -58,7 +58,7 @@ fn function(rest: Option<&str>) -> Option<String> {
     rest.filter(|rest| !rest.is_empty()).map(str::to_owned)
 }
 
-/// `path:symbol`; the path begins with its own slash, or is the name of a library.
+/// `path:symbol`; the path begins with a slash of its own, or is the name of a library.
 fn user_function(rest: Option<&str>) -> Option<(String, String)> {
     let (path, symbol) = rest?.rsplit_once(':')?;
     (!path.is_empty() && !symbol.is_empty()).then(|| (path.to_owned(), symbol.to_owned()))

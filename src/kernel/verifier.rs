@@ -38,7 +38,7 @@ impl VerifierLog {
         Some(Self { line: line.map(|l| bounded(l.trim())), reason: bounded(reason.trim()), tail })
     }
 
-    /// ` at "code @ file.c:12"`, or nothing.
+    /// The source line for a message, starting with " at"; empty if there is none.
     pub fn at(&self) -> String {
         self.line.as_ref().map(|line| format!(" at `{line}`")).unwrap_or_default()
     }

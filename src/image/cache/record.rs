@@ -66,7 +66,7 @@ pub(crate) struct Evidence {
     pub blob: Digest,
     /// For simple signing: base64.
     pub signature: String,
-    /// For a keyless one of cosign 2.
+    /// For a keyless signature of cosign 2: its certificate and log entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyless: Option<Attached>,
 }

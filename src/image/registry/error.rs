@@ -138,7 +138,7 @@ pub enum RemoteError {
         what: String,
         /// The HTTP status.
         status: u16,
-        /// The error's code and message, cut.
+        /// The error's code and message, truncated.
         message: String,
     },
     /// Larger than the limit.

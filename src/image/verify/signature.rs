@@ -11,7 +11,7 @@ pub(crate) const SIMPLE_SIGNING: &str = "simple-signing";
 /// See [`SIMPLE_SIGNING`].
 pub(crate) const BUNDLE: &str = "bundle";
 
-/// The annotations of a layer of cosign 2: the signature, base64.
+/// The annotation of a layer of cosign 2 with the signature, base64.
 pub(crate) const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 /// The certificate of a keyless signature, PEM.
 pub(crate) const CERTIFICATE: &str = "dev.sigstore.cosign/certificate";
@@ -33,7 +33,7 @@ pub(crate) struct Signature {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SignaturePlace {
-    /// Behind the tag `sha256-….sig` of cosign 2.
+    /// Under the tag `sha256-….sig` of cosign 2.
     SignatureTag,
     /// Listed by the registry's referrers API.
     Referrers,

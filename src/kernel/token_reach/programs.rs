@@ -116,7 +116,8 @@ pub(super) fn btfs() -> Vec<Vec<u8>> {
     vec![types(true), types(false)]
 }
 
-/// 1 u64, 2 void *, 3 u64 (void *ctx), 4 main, 5 u64 (void *p) or u64 (u64 p), 6 the function, 7 the tag of its argument.
+/// 1 u64, 2 void *, 3 u64 (void *ctx), 4 main, 5 u64 (void *p) or u64 (u64 p), 6 the function, 7 the tag of its
+/// argument.
 fn types(untrusted: bool) -> Vec<u8> {
     const INT: u32 = 1;
     const PTR: u32 = 2;
