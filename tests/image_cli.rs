@@ -109,7 +109,7 @@ fn verify_tells_whether_an_image_would_be_taken() {
     let output = world.run(&format!("{line} -o json"));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&found["signatures"], &found["verdict"]), (&serde_json::json!([]), &Value::Null), "{found}");
-    assert!(world.bad("verify oci:layout:v1").contains("no image rule of the policy speaks of it"));
+    assert!(world.bad("verify oci:layout:v1").contains("no image rule of the policy matches it"));
     assert!(world.bad("verify oci:layout:v1 --key nowhere.pub").contains("read key nowhere.pub"));
 }
 
@@ -195,7 +195,7 @@ fn verify_explains_each_signature_it_finds() {
         ("bundle", "sigstore bundle v0.3", "keyless", Some("the proof that its entry is in the log")),
         ("bundle", "sigstore bundle v0.3", "keyless", None),
         ("bundle", "sigstore bundle v0.3", "keyless", Some("its entry is in a log that the root does not name; ")),
-        ("bundle", "sigstore bundle", "unreadable", Some("it is no sigstore bundle: ")),
+        ("bundle", "sigstore bundle", "unreadable", Some("it is not a sigstore bundle: ")),
         ("simple-signing", "cosign 2 attachment", "keyless", None),
     ];
     assert_eq!(signatures.len(), expected.len(), "{found:#}");
@@ -268,7 +268,7 @@ fn verify_explains_each_signature_it_finds() {
     let (status, found) = verified(&world, &format!("--key {}", key.display()));
     assert_eq!(status, Some(1));
     let reason = &found["signatures"][1]["rules"][0]["reason"];
-    assert_eq!(reason, "it is keyless, by a certificate, and the rule names keys alone");
+    assert_eq!(reason, "it is keyless (signed with a certificate), but the rule names only keys");
 }
 
 /// Under a key the entries and time stamps that a bundle carries are ignored, good or bad, and that is said.
@@ -336,7 +336,7 @@ fn verify_says_what_is_ignored_under_a_key() {
     let (status, found) = verified(&world, &format!("--key {}", other.display()));
     assert_eq!(status, Some(1));
     for signature in found["signatures"].as_array().unwrap() {
-        assert_eq!(signature["rules"][0]["reason"], "it is by another key, or over other bytes", "{signature:#}");
+        assert_eq!(signature["rules"][0]["reason"], "it is signed by another key, or over other bytes", "{signature:#}");
     }
 }
 
@@ -385,7 +385,7 @@ fn refusals_say_what_to_do() {
         ("import missing.tar", &["missing.tar", "No such file"]),
         ("import junk.tar", &["junk.tar"]),
         ("import nameless.tar", &["no image in it has a name", "image import nameless.tar registry/repository:tag"]),
-        ("import nameless.tar ghcr.io/stranger/x:v1", &["no image rule of the policy speaks of it"]),
+        ("import nameless.tar ghcr.io/stranger/x:v1", &["no image rule of the policy matches it"]),
         ("import nameless.tar oci:/x", &["no name of the cache"]),
     ] {
         let sentence = world.bad(line);

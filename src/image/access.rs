@@ -1,5 +1,5 @@
-//! How a repository is reached: which hosts are asked, by which scheme, with which certificates and credentials. Read by the parent
-//! when the network is needed, and not before; the fetch child gets what is for its one host.
+//! How to reach a repository: hosts, scheme, certificates and credentials. The parent reads this only when the network
+//! is needed; the fetch child gets only what concerns its one host.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::sys::SysError;
 use crate::sys::credential_helper;
 use crate::sys::fsutil::{TrustError, TrustedRoot, names_in, read_text};
 
-/// The most that a configuration file may hold.
+/// The size limit of a configuration file, in bytes.
 const MAX: usize = 256 << 10;
-/// How long a credential helper may take.
+/// The time limit for a credential helper.
 const HELPER: Duration = Duration::from_secs(10);
 
-/// What the fetch child needs to know of a host. `Debug` shows no secret of it.
+/// What the fetch child needs to know about a host. `Debug` prints no secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Access {
     /// `ghcr.io`, `127.0.0.1:5000`
@@ -29,17 +29,17 @@ pub(crate) struct Access {
     pub repository: String,
     /// True for plain http.
     pub http: bool,
-    /// What is shown where the host asks for it.
+    /// The credential to send if the host asks for one.
     pub credential: Option<Credential>,
-    /// The way out.
+    /// The proxy to use.
     pub proxy: Option<HttpProxy>,
-    /// True where a file with certificate authorities comes along.
+    /// True if a file with certificate authorities is passed along.
     pub authorities: bool,
-    /// True where a file with our certificate and its key comes along, as the last one.
+    /// True if a file with our client certificate and its key is passed along, as the last one.
     pub identity: bool,
 }
 
-/// A proxy and who is asked without it.
+/// An HTTP proxy, and the hosts that are reached without it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HttpProxy {
     /// Its URL, which may hold a password.
@@ -54,10 +54,10 @@ impl std::fmt::Debug for HttpProxy {
     }
 }
 
-/// A host with the files that go to the child beside the message.
+/// A host, with the files that are passed to the child beside the message.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
-    /// What is said.
+    /// The content of the message.
     pub access: Access,
     /// PEM certificate authorities.
     pub authorities: Option<Vec<u8>>,
@@ -71,24 +71,24 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
-/// Why it is not known how to reach a repository.
+/// Why the access settings of a repository cannot be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// registries.conf blocks it.
     #[error("registries.conf blocks {0}")]
     Blocked(String),
-    /// A file that others could have written, or can read, or that cannot be read.
+    /// A file that users other than root can write or read, or that cannot be read.
     #[error("read the configuration of registries")]
     Trust(#[source] TrustError),
-    /// The same for a person's own file.
-    #[error("read credentials")]
+    /// The same for a user's own file.
+    #[error("read the credentials")]
     Person(#[source] SysError),
-    /// A credential helper did not do its work.
+    /// A credential helper failed.
     #[error("ask for the credentials of {host}")]
     Helper {
         /// The registry.
         host: String,
-        /// What became of it.
+        /// How it failed.
         #[source]
         source: SysError,
     },
@@ -102,7 +102,7 @@ pub enum AccessError {
     },
 }
 
-/// registries.conf and its drop-ins below `root`, with what is wrong in them but closes nothing.
+/// registries.conf and its drop-ins below `root`, with the warnings about them.
 pub fn conf(root: &Path) -> Result<(Conf, Vec<String>), AccessError> {
     let trusted = TrustedRoot::at(root).map_err(AccessError::Trust)?;
     let etc = root.join("etc/containers");
@@ -123,7 +123,7 @@ pub fn conf(root: &Path) -> Result<(Conf, Vec<String>), AccessError> {
     Ok((conf, complaints))
 }
 
-/// The hosts that are asked for an image, in order.
+/// The hosts to ask for an image, in order.
 pub(crate) fn sites(root: &Path, config: &RegistryConfig, at: &RegistryReference) -> Result<Vec<Endpoint>, AccessError> {
     let (conf, _) = conf(root)?;
     let blocked = || AccessError::Blocked(format!("{}/{}", at.registry, at.repository));
@@ -134,7 +134,7 @@ fn site(root: &Path, config: &RegistryConfig, at: &RegistryReference, place: Pul
     let PullEndpoint { host, repository, insecure } = place;
     let http = match config.get(&host) {
         Some(entry) => entry.http,
-        // Whoever keeps certificates for a host speaks TLS to it, whatever else is allowed.
+        // A host with configured certificates is always reached over TLS, whatever else is allowed.
         None => (insecure || is_loopback(&host)) && cert_directory(root, &host).is_none(),
     };
     let (authorities, identity) = if http { (None, None) } else { certificates(root, config, &host)? };
@@ -146,7 +146,7 @@ fn site(root: &Path, config: &RegistryConfig, at: &RegistryReference, place: Pul
     Ok(Endpoint { access, authorities, identity })
 }
 
-/// `certs.d/HOST:PORT`, podman's before docker's: the first that is there.
+/// `certs.d/HOST:PORT`, podman's before docker's: the first one that exists.
 fn cert_directory(root: &Path, host: &str) -> Option<PathBuf> {
     ["etc/containers/certs.d", "etc/docker/certs.d"].iter().map(|base| root.join(base).join(host)).find(|path| path.is_dir())
 }
@@ -186,7 +186,7 @@ fn certificates(root: &Path, config: &RegistryConfig, host: &str) -> Result<(Pem
     Ok((filled(authorities), filled(identity)))
 }
 
-/// What is shown to a host. A person's files come first, then ours, which are all that a hook has.
+/// The credential for a host. A user's files come first, then ours; a hook uses only ours.
 fn credential(
     root: &Path,
     config: &RegistryConfig,
@@ -223,7 +223,7 @@ fn credential(
     Ok(None)
 }
 
-/// The files of the administrator, ours first.
+/// The administrator's files, ours first.
 pub fn auth_files(root: &Path, config: &RegistryConfig) -> Vec<PathBuf> {
     std::iter::once(root.join("etc/bpfman-hook/auth.json")).chain(config.auth_files.iter().cloned()).collect()
 }
@@ -244,7 +244,7 @@ pub fn examine(root: &Path, config: &RegistryConfig) -> Result<Vec<String>, Acce
     Ok(complaints)
 }
 
-/// What one file says of a host. Helpers are programs of a person's, and run for a person only.
+/// What one file contains for a host. Credential helpers are run for a user only, never for a hook.
 fn in_file(
     path: &Path,
     text: &str,
@@ -273,7 +273,7 @@ fn in_file(
     }
 }
 
-/// A person's proxy is that of their environment; a hook has none but that of our file.
+/// A user's proxy comes from the environment; a hook uses only the proxy of our file.
 fn way(config: &RegistryConfig, http: bool) -> Option<HttpProxy> {
     if let Some(user_env) = &config.user_env {
         let url = if http { &user_env.http_proxy } else { &user_env.https_proxy };

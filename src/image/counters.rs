@@ -1,4 +1,4 @@
-//! What is counted about images, and the event of a fetch.
+//! The counters of images, and the event of a fetch.
 
 use crate::image::ImageError;
 use crate::model::bytecode::{Bytecode, ImageVerdict};
@@ -7,7 +7,7 @@ use crate::model::metrics_table;
 use crate::model::metrics_table::{EventKind, Verification, Worked};
 use crate::sys::{clock, export};
 
-/// An image was asked for; this is the answer.
+/// Counts the answer to a request for an image.
 pub(super) fn answered(answer: &Result<Bytecode, ImageError>) {
     let result = match answer {
         Ok(Bytecode { verdict: ImageVerdict::Verified { .. }, .. }) => Verification::Verified,
@@ -18,7 +18,7 @@ pub(super) fn answered(answer: &Result<Bytecode, ImageError>) {
     export::count(metrics_table::verification(result), 1);
 }
 
-/// A registry was asked for an image; this is what came of it.
+/// Counts the result of fetching an image from a registry.
 pub(super) fn pulled(image: &str, answer: &Result<Bytecode, ImageError>) {
     let Some(export) = export::here() else { return };
     let worked = if answer.is_ok() { Worked::Ok } else { Worked::Failed };

@@ -1,8 +1,9 @@
-//! Which rule an image satisfies, and what that rule found.
+//! Decides which rule an image satisfies, and with which result.
 //!
-//! Three results, never two: verified, unsigned, or an error. "Unsigned" is said only where every place that could hold a
-//! signature was read and holds none. A rule with `unsigned = true` accepts an image in that case; where no other rule speaks
-//! of the image, it accepts it without a look. A signature that satisfies no rule is never softened to "unsigned".
+//! There are exactly three results: verified, unsigned, or an error. "Unsigned" is returned only if every place that
+//! could hold a signature was read and holds none. A rule with `unsigned = true` then accepts the image; if no other
+//! rule matches the image, it is accepted without searching for signatures. A signature that satisfies no rule is never
+//! downgraded to "unsigned".
 
 use crate::image::Want;
 use crate::image::decision::Decision;
@@ -14,18 +15,18 @@ use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
 use crate::model::policy::ImageRule;
 
-/// The rules that can allow one image of one digest.
+/// The rules that can allow one image with one digest.
 #[derive(Debug)]
 pub(crate) struct CandidateRules<'a> {
     pub(super) signed: Vec<&'a ImageRule>,
     unsigned: Vec<&'a ImageRule>,
 }
 
-/// What is known of one rule: None, nothing; Some(None), that it is not satisfied.
+/// What is known about a rule: `None`: nothing; `Some(None)`: it is not satisfied.
 type KnownVerdict = Option<Option<ImageVerdict>>;
 
 impl<'a> CandidateRules<'a> {
-    /// Sorts out the rules that list other digests.
+    /// Leaves out the rules that list other digests.
     pub fn new(want: &Want<'a>, image: &str, digest: &Digest) -> Result<Self, ImageError> {
         if want.rules.is_empty() {
             return Err(ImageError::NoRule { image: image.to_owned() });
@@ -39,15 +40,15 @@ impl<'a> CandidateRules<'a> {
         Ok(Self { signed, unsigned })
     }
 
-    /// The decision where no signature is asked for.
+    /// The decision if no signature is required.
     pub fn without_signatures(&self) -> Option<Decision> {
         let rule = self.unsigned.first().filter(|_| self.signed.is_empty())?;
         Some(known(&rule.name, ImageVerdict::Unsigned))
     }
 
-    /// Decides by what is known of each rule under this policy, and by signatures that were kept, without asking a registry.
-    /// None where that does not suffice. Rules are taken in the same order as by [`CandidateRules::decide`], so that the result
-    /// does not depend on what happens to be known.
+    /// Decides from cached verdicts under this policy and from cached signatures, without asking a registry. None if
+    /// they do not suffice. Rules are taken in the same order as in [`CandidateRules::decide`], so that the result does
+    /// not depend on what happens to be cached.
     pub fn recall(
         &self,
         want: &Want<'_>,
@@ -65,7 +66,7 @@ impl<'a> CandidateRules<'a> {
                 Some(Some(verdict)) => return Ok(Some(known(&rule.name, verdict))),
                 Some(None) => rejected.push(rule.name.clone()),
                 None => {
-                    // Those that are kept may satisfy it. Where they do not, there may be others by now.
+                    // The cached signatures may satisfy it. If they do not, there may be new ones by now.
                     let signers = signers_of(rule, want, image)?;
                     for signature in kept()? {
                         if let SignatureResult::Good(by) = signature.decide(digest, &signers) {
@@ -80,7 +81,7 @@ impl<'a> CandidateRules<'a> {
         Ok(unsigned.map(|rule| known(&rule.name, ImageVerdict::Unsigned)))
     }
 
-    /// Examines what was found.
+    /// Decides by the signatures that were found.
     pub fn decide(
         &self,
         want: &Want<'_>,
@@ -96,7 +97,7 @@ impl<'a> CandidateRules<'a> {
             for signature in &found.signatures {
                 match signature.decide(digest, &signers) {
                     SignatureResult::Good(by) => {
-                        // With more signatures than could be read, an earlier rule may be satisfied after all.
+                        // There are more signatures than could be read, and one of them may satisfy an earlier rule.
                         let rejected = if found.problem.is_none() { rejected } else { Vec::new() };
                         return Ok(verified(rule, by, signature, rejected));
                     }
@@ -125,7 +126,7 @@ impl<'a> CandidateRules<'a> {
     }
 }
 
-/// Refuses, before anything is opened or asked for, what no image could satisfy.
+/// Refuses what no image could satisfy, before anything is opened or requested.
 pub(crate) fn refuse_early(want: &Want<'_>, image: &str) -> Result<(), ImageError> {
     if want.rules.is_empty() {
         return Err(ImageError::NoRule { image: image.to_owned() });

@@ -8,12 +8,12 @@ use crate::model::bytecode::ImageVerdict;
 pub(crate) struct Decision {
     /// The rule's name.
     pub rule: String,
-    /// What it found.
+    /// What the rule established.
     pub verdict: ImageVerdict,
     /// The signature that satisfied it.
     pub evidence: Option<Signature>,
-    /// The rules before it, which were asked first and are not satisfied.
+    /// The rules that precede it and are not satisfied.
     pub rejected: Vec<String>,
-    /// False where all of this was known already.
+    /// False if all of this came from the cache.
     pub new: bool,
 }

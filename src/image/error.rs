@@ -1,4 +1,4 @@
-//! Why bytecode could not be had.
+//! //! Why an image or its object could not be used.
 
 use std::path::PathBuf;
 
@@ -9,47 +9,45 @@ use crate::model::ids::Digest;
 use crate::sys::SysError;
 use crate::sys::fsutil::TrustError;
 
-/// Why an image was not accepted. `image` is the reference as it was asked for, normalised.
+/// Why an image was not accepted. `image` is the normalized reference from the request.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The policy layer handed over no rule: an empty policy denies.
-    #[error("fetch {image}: no image rule of the policy speaks of it; add an [[image]] with its repository")]
+    /// No image rule of the policy matches the repository: an empty policy denies.
+    #[error("fetch {image}: no image rule of the policy matches it; add an [[image]] rule for its repository")]
     NoRule {
         /// The image.
         image: String,
     },
-    /// The policy's own rule for no rules, and no key that it could verify with.
-    #[error(
-        "verify {image}: there is no key to verify it with; put public keys into /etc/bpfman-hook/keys, or write [[image]] rules"
-    )]
+    /// The policy has no image rules, and there is no key for the default rule.
+    #[error("verify {image}: no key to verify it with; put public keys into /etc/bpfman-hook/keys, or write [[image]] rules")]
     NoKeys {
         /// The image.
         image: String,
     },
-    /// The registry, the layout or the file system does not have it.
-    #[error("fetch {image}: there is no such image; check {}", where_it_would_be(.image))]
+    /// It does not exist in the registry, the layout or the file system.
+    #[error("fetch {image}: no such image; check {}", where_it_would_be(.image))]
     NotFound {
         /// The image.
         image: String,
     },
-    /// An archive of docker's format, which `podman save` writes by default.
+    /// An archive in docker's format, which `podman save` writes by default.
     #[error(
-        "read {image}: it is a docker archive, not an OCI archive; write it with `podman save --format oci-archive`, or convert it \
+        "read {image}: it is a docker archive, not an OCI archive; save it with `podman save --format oci-archive`, or convert it \
          with `skopeo copy docker-archive:FILE oci-archive:FILE`"
     )]
     DockerArchive {
         /// The archive.
         image: String,
     },
-    /// A layout with several images, of which none was named.
-    #[error("read {image}: the layout has several images, name one of them: {}", names.join(", "))]
+    /// A layout with several images; the reference names none of them.
+    #[error("read {image}: the layout has several images; name one of them: {}", names.join(", "))]
     Ambiguous {
         /// The layout.
         image: String,
         /// What it has.
         names: Vec<String>,
     },
-    /// A rule lists digests, and this is none of them.
+    /// A rule lists digests, and this image's is not among them.
     #[error("verify {image}: {digest} is not among the digests of rule {rule}")]
     DigestNotListed {
         /// The image.
@@ -59,26 +57,26 @@ pub enum ImageError {
         /// The rules that list digests.
         rule: String,
     },
-    /// No layout has a signature of it.
+    /// No signature was found in any of the supported places.
     #[error(
-        "verify {image}: it is not signed, and rule {rules} asks for a signature; sign it with cosign, or accept it with unsigned = true"
+        "verify {image}: it is not signed, and rule {rules} requires a signature; sign it with cosign, or accept it with unsigned = true"
     )]
     Unsigned {
         /// The image.
         image: String,
-        /// The rules that ask for one.
+        /// The rules that require one.
         rules: String,
     },
-    /// There are signatures, and none satisfies a rule.
+    /// There are signatures, but none satisfies a rule.
     #[error(
-        "verify {image}: none of its signatures ({found}) satisfies rule {rules}: {reason}; have it signed by one whom the rule names"
+        "verify {image}: none of its signatures ({found}) satisfies rule {rules}: {reason}; sign it with a key or identity that the rule names"
     )]
     BadSignature {
         /// The image.
         image: String,
         /// How many signatures there are.
         found: usize,
-        /// The rules that ask for one.
+        /// The rules that require one.
         rules: String,
         /// What is wrong with the first of them.
         reason: String,
@@ -93,42 +91,42 @@ pub enum ImageError {
         /// The pattern, and what is wrong with it.
         reason: String,
     },
-    /// A trusted root that cannot be used.
-    #[error("verify {image}: {path} is no trusted root of sigstore: {reason}; get it with cosign trusted-root create", path = path.display())]
+    /// A trusted root file that cannot be used.
+    #[error("verify {image}: {path} is not a sigstore trusted root: {reason}; get one with cosign trusted-root create", path = path.display())]
     TrustedRoot {
         /// The image.
         image: String,
         /// Its file.
         path: PathBuf,
-        /// The parser's words.
+        /// The parser's message.
         reason: String,
     },
-    /// A key file that holds no usable public key.
-    #[error("verify {image}: key file {path} is not a PEM public key of ECDSA P-256 or P-384, Ed25519 or RSA: {reason}", path = path.display())]
+    /// A key file without a usable public key.
+    #[error("verify {image}: key file {path} is not a PEM public key for ECDSA P-256 or P-384, Ed25519 or RSA: {reason}", path = path.display())]
     Key {
         /// The image.
         image: String,
         /// The key file.
         path: PathBuf,
-        /// The parser's words.
+        /// The parser's message.
         reason: String,
     },
-    /// Bytes that are not what their digest says.
+    /// Content that does not match its digest.
     #[error(
-        "read {image}: its {part} {expected} has other contents ({found}); it is damaged or was tampered with, get it anew"
+        "read {image}: its {part} does not match its digest {expected} (found {found}): damaged or tampered with; fetch it again"
     )]
     Tampered {
         /// The image.
         image: String,
         /// `manifest`, `layer`, …
         part: &'static str,
-        /// The digest by which it was asked for.
+        /// The digest that was requested.
         expected: Digest,
-        /// The digest of what came.
+        /// The digest of the content.
         found: Digest,
     },
-    /// A blob that a manifest names and nobody has.
-    #[error("read {image}: its {part} {digest} is missing; copy the image anew")]
+    /// A blob that a manifest names and that does not exist.
+    #[error("read {image}: its {part} {digest} is missing; copy the image again")]
     MissingBlob {
         /// The image.
         image: String,
@@ -137,8 +135,8 @@ pub enum ImageError {
         /// Its digest.
         digest: Digest,
     },
-    /// Something that is not as the image specification has it.
-    #[error("read {image}: its {part} is not as the OCI image specification has it: {problem}")]
+    /// Content that is not valid, or a reference that cannot be used.
+    #[error("read {image}: its {part} is not valid: {problem}")]
     Malformed {
         /// The image.
         image: String,
@@ -147,18 +145,18 @@ pub enum ImageError {
         /// What is wrong.
         problem: String,
     },
-    /// An index without an entry for this machine.
-    #[error("read {image}: it has nothing for {wanted}, only {}", offered.join(", "))]
+    /// An index without an entry for this platform.
+    #[error("read {image}: it has no image for {wanted}, only {}", offered.join(", "))]
     Platform {
         /// The image.
         image: String,
         /// `linux/amd64`
         wanted: String,
-        /// What it has.
+        /// The platforms that it has.
         offered: Vec<String>,
     },
-    /// More bytes than are accepted.
-    #[error("read {image}: its {part} is larger than {limit} bytes, which is the limit")]
+    /// Larger than the limit.
+    #[error("read {image}: its {part} is larger than the limit of {limit} bytes")]
     TooLarge {
         /// The image.
         image: String,
@@ -167,21 +165,21 @@ pub enum ImageError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The layers do not hold exactly one object that this machine can load.
+    /// The layers do not contain exactly one object that this machine can load.
     #[error("read {image}: {source}")]
     Object {
         /// The image.
         image: String,
-        /// What is wrong; part of the sentence, since without it there is none.
+        /// What is wrong; part of the message, which would be empty without it.
         source: LayerError,
     },
-    /// An image that is asked for where only images of this machine are looked at.
+    /// Only the cache and local images were searched, and the image is not there.
     #[error("read {image}: it is not in the cache; pull it with bpfman-hook pull")]
     NotHere {
         /// The image.
         image: String,
     },
-    /// A layout or archive that a person named could not be read or written.
+    /// A layout or archive that the user named could not be read or written.
     #[error("{doing} {image}")]
     Carry {
         /// `read` or `write`.
@@ -192,7 +190,7 @@ pub enum ImageError {
         #[source]
         source: SysError,
     },
-    /// A host path that others than root can change, or that cannot be read.
+    /// A host path that users other than root can change, or that cannot be read.
     #[error("open {image} on the host")]
     HostPath {
         /// The reference.
@@ -201,7 +199,7 @@ pub enum ImageError {
         #[source]
         source: TrustError,
     },
-    /// It is not known how to reach its registry.
+    /// The access settings of its registry cannot be determined.
     #[error("fetch {image}")]
     Access {
         /// The image.
@@ -210,7 +208,7 @@ pub enum ImageError {
         #[source]
         source: Box<AccessError>,
     },
-    /// Asking a registry failed.
+    /// The request to a registry failed.
     #[error("fetch {image}")]
     Remote {
         /// The image.
@@ -219,34 +217,34 @@ pub enum ImageError {
         #[source]
         source: RemoteError,
     },
-    /// Putting it into a registry failed.
+    /// The upload to a registry failed.
     #[error("push {image}")]
     Push {
-        /// The image, where it was to go.
+        /// The target reference.
         image: String,
         /// Which host, and why.
         #[source]
         source: RemoteError,
     },
-    /// An image of which the cache has this machine's part alone.
-    #[error("push {image}: {missing} of it are not in the cache; push it from a layout, or copy it from registry to registry")]
+    /// The cache has the image for this platform only.
+    #[error("push {image}: the cache lacks {missing}; push it from a layout, or copy it from registry to registry")]
     Partial {
         /// The image.
         image: String,
-        /// Platforms.
+        /// The missing platforms.
         missing: String,
     },
-    /// The child that speaks to registries did not do its work.
+    /// The child that talks to registries failed.
     #[error("fetch {image}")]
     Child {
         /// The image.
         image: String,
-        /// What became of it.
+        /// How it failed.
         #[source]
         source: SysError,
     },
     /// The registry was too slow.
-    #[error("fetch {image}: registry {host} has not sent it within {seconds} s; pull it beforehand with bpfman-hook pull")]
+    #[error("fetch {image}: registry {host} did not send it within {seconds} s; pull it beforehand with bpfman-hook pull")]
     Timeout {
         /// The image.
         image: String,
@@ -255,7 +253,7 @@ pub enum ImageError {
         /// How long we waited.
         seconds: u64,
     },
-    /// Another process fetches it, and is slower than we can wait.
+    /// Another process is fetching the image and has not finished within our deadline.
     #[error(
         "fetch {image}: another process has been fetching it for {seconds} s or more; pull it beforehand with bpfman-hook pull"
     )]
@@ -265,7 +263,7 @@ pub enum ImageError {
         /// How long we waited.
         seconds: u64,
     },
-    /// Another process fetched it while we waited, and it was refused.
+    /// Another process fetched the image while we waited, and it was refused.
     #[error("{reason} (found by another process that fetched {image} at the same time)")]
     Shared {
         /// The image.
@@ -274,7 +272,7 @@ pub enum ImageError {
         reason: String,
     },
     /// The pull policy forbids the network and the cache cannot answer.
-    #[error("fetch {image}: {problem}, and pull-policy {pull:?} forbids to ask the registry; pull it with bpfman-hook pull")]
+    #[error("fetch {image}: {problem}, and pull-policy {pull:?} forbids asking the registry; pull it with bpfman-hook pull")]
     NotCached {
         /// The image.
         image: String,
@@ -295,7 +293,7 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// True where it is policy that does not trust the image, and not the image that could not be had.
+    /// True if the policy does not trust the image, false if the image could not be obtained.
     pub fn is_about_signatures(&self) -> bool {
         use ImageError::{BadSignature, DigestNotListed, Key, NoKeys, NoRule, Unsigned};
         matches!(
@@ -305,7 +303,7 @@ impl ImageError {
     }
 }
 
-/// What to look at where an image is not found.
+/// What to check if an image is not found.
 fn where_it_would_be(image: &str) -> &'static str {
     match image.split_once(':').map(|(transport, _)| transport) {
         Some("file") => "the path",
@@ -314,16 +312,16 @@ fn where_it_would_be(image: &str) -> &'static str {
     }
 }
 
-/// Why an image's layers hold no object that can be loaded here.
+/// Why an image's layers do not contain an object that can be loaded here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayerError {
     /// No file is an ELF object.
-    #[error("it holds no BPF object, only {}", if .0.is_empty() { "nothing".to_owned() } else { .0.join(", ") })]
+    #[error("it contains no BPF object, only {}", if .0.is_empty() { "nothing".to_owned() } else { .0.join(", ") })]
     None(Vec<String>),
-    /// Several files are.
-    #[error("it holds several objects, {}; a bytecode image has one, or names it in the label io.ebpf.filename", .0.join(", "))]
+    /// Several files are ELF objects.
+    #[error("it contains several objects, {}; a bytecode image has one, or names one in the label io.ebpf.filename", .0.join(", "))]
     Several(Vec<String>),
-    /// A bytecode image has one layer, so that nothing hides beneath another.
+    /// A bytecode image has one layer, so that a layer cannot hide the content of another.
     #[error("it has {0} layers; a bytecode image has one")]
     Layers(usize),
     /// Not ELF.
@@ -337,7 +335,7 @@ pub enum LayerError {
         /// `e_machine` of its header.
         machine: u16,
     },
-    /// A program or library for BPF, not an object.
+    /// An executable or library for BPF, not a relocatable object.
     #[error("{name} is an ELF file of type {kind}, not a relocatable object (type 1); do not link it")]
     NotRelocatable {
         /// The file.
@@ -345,19 +343,19 @@ pub enum LayerError {
         /// `e_type` of its header.
         kind: u16,
     },
-    /// The other byte order.
+    /// The wrong byte order.
     #[error(
-        "{name} is compiled for {found}-endian machines and this one is {wanted}-endian; offer an image for this architecture"
+        "{name} is compiled for {found}-endian machines, but this one is {wanted}-endian; build the image for this architecture"
     )]
     ByteOrder {
         /// The file.
         name: String,
         /// `little` or `big`.
         found: &'static str,
-        /// The other.
+        /// The required byte order.
         wanted: &'static str,
     },
-    /// An object that is to be packed for an architecture of the other byte order.
+    /// An object that does not have the byte order of the architecture it is packed for.
     #[error(
         "{name} is compiled for {found}-endian machines, which {architecture} is not; compile it with clang -target bpfel or bpfeb"
     )]
@@ -369,7 +367,7 @@ pub enum LayerError {
         /// The architecture.
         architecture: String,
     },
-    /// An archive or compressed stream that ends early or is none.
+    /// A truncated or invalid archive or compressed stream.
     #[error("its layer cannot be unpacked: {0}")]
     Unpack(String),
 }
@@ -377,7 +375,7 @@ pub enum LayerError {
 /// Why the image cache cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// Somebody else could have written what is in it, or a file in it cannot be read.
+    /// Users other than root could have written to it, or one of its files cannot be read.
     #[error("open the image cache {path}, which may be removed at any time", path = path.display())]
     NotTrusted {
         /// The directory.
@@ -396,7 +394,7 @@ pub enum CacheError {
         source: SysError,
     },
     /// Another process has held the cache's lock for too long.
-    #[error("write the image cache {path}: another process has had it locked for {seconds} s", path = path.display())]
+    #[error("write the image cache {path}: another process has held its lock for {seconds} s", path = path.display())]
     Busy {
         /// The directory.
         path: PathBuf,
@@ -410,7 +408,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_found_is_looked_for_where_it_would_be() {
+    fn a_missing_image_error_names_what_to_check() {
         for (image, place) in [
             ("file:/a/b.o", "check the path"),
             ("oci:/a/b:v1", "check path and tag"),

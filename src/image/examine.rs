@@ -1,5 +1,5 @@
-//! Each signature of an image, and why it counts or does not: for people. Nothing is kept, and nothing below the top-level
-//! document is fetched.
+//! Examines each signature of an image and reports why it counts or does not. Nothing is stored, and nothing below the
+//! top-level document is fetched.
 
 use serde::Serialize;
 
@@ -21,23 +21,23 @@ use crate::model::reference::{Reference, RegistryReference};
 use crate::sys::error::chain;
 use crate::sys::fsutil::TrustedRoot;
 
-/// What an image's signatures are worth under some rules.
+/// How the signatures of an image relate to some rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Examination {
-    /// The reference, normalised.
+    /// The normalized reference.
     pub reference: String,
-    /// What it stands for now.
+    /// The digest that it currently resolves to.
     pub digest: Digest,
-    /// Every signature that was found, in the order in which rules look at them.
+    /// Every signature that was found, in the order in which rules examine them.
     pub signatures: Vec<Examined>,
     /// Why there may be more than these.
     #[serde(rename = "trouble")]
     pub problem: Option<String>,
-    /// The rule that is satisfied, where one is.
+    /// The rule that is satisfied, if any.
     pub rule: Option<String>,
-    /// What that rule found.
+    /// The verdict of that rule.
     pub verdict: Option<ImageVerdict>,
-    /// Why none is, in the words of a start.
+    /// Why no rule is satisfied, as at a container's start.
     pub refused: Option<String>,
 }
 
@@ -46,43 +46,43 @@ pub struct Examination {
 pub struct Examined {
     /// Where it was found.
     pub place: SignaturePlace,
-    /// The layout that it is in, in the words of verdicts.
+    /// Its layout, named as in verdicts.
     pub layout: &'static str,
-    /// The format, in the words of its makers.
+    /// The format's own name.
     pub format: String,
-    /// What it is.
+    /// Its kind.
     pub kind: SignatureKind,
     /// The digest of its blob.
     pub blob: Option<Digest>,
-    /// What the certificate of a keyless one says.
+    /// The claims of a keyless signature's certificate.
     pub certificate: Option<CertificateClaims>,
-    /// What an attestation states.
+    /// The predicate of an attestation.
     pub predicate: Option<String>,
     /// Its entries in logs.
     pub log: Vec<LoggedEntry>,
-    /// How many time stamps it carries.
+    /// How many time stamps it has.
     pub timestamps: usize,
-    /// What it is worth to each rule that asks for signatures.
+    /// The result for each rule that requires signatures.
     pub rules: Vec<RuleResult>,
 }
 
-/// What one signature is worth to one rule.
+/// The result of one signature under one rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RuleResult {
     /// The rule.
     pub rule: String,
-    /// Who signed, where the rule names them.
+    /// The signer, if the rule names it.
     pub by: Option<String>,
-    /// The key that did, where it is one: the digest of its SubjectPublicKeyInfo.
+    /// The signer's key, if it is one: the digest of its SubjectPublicKeyInfo.
     pub fingerprint: Option<Digest>,
     /// Why it does not count.
     pub reason: Option<String>,
-    /// What was checked, in this order.
+    /// The checks, in this order.
     pub checks: Vec<Checked>,
 }
 
 impl LinuxImages {
-    /// Looks for signatures where a start would, registries included, and says of each what it is worth.
+    /// Searches for signatures as at a container's start, registries included, and reports the result of each.
     pub fn examine(&self, want: &Want<'_>) -> Result<Examination, ImageError> {
         let image = want.reference.to_string();
         refuse_early(want, &image)?;
@@ -156,7 +156,7 @@ fn decided_on(want: &Want<'_>, image: String, digest: Digest, found: FoundSignat
 }
 
 impl CandidateRules<'_> {
-    /// What each signature is worth to each rule that asks for some.
+    /// The result of each signature for each rule that requires signatures.
     fn results(
         &self,
         want: &Want<'_>,
@@ -176,7 +176,7 @@ impl CandidateRules<'_> {
                 SignatureResult::Good(by) => (Some(by), None),
                 SignatureResult::Bad(flaw) => (None, Some(flaw.why)),
                 SignatureResult::Attestation => {
-                    (None, Some("it is an attestation about the image and no signature of it".to_owned()))
+                    (None, Some("it is an attestation about the image, not a signature of it".to_owned()))
                 }
             };
             RuleResult { rule: (*rule).to_owned(), by, fingerprint, reason, checks }

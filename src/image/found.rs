@@ -1,4 +1,4 @@
-//! What was found of an image: blobs whose digest is checked, and its signatures.
+//! What was found for an image: blobs with a verified digest, and signatures.
 
 use crate::image::error::ImageError;
 use crate::image::host::HostBlob;
@@ -7,15 +7,15 @@ use crate::image::verify::{Attached, Body, CERTIFICATE, CHAIN, ENTRY, SIGNATURE,
 use crate::image::{MAX_MANIFEST, hash};
 use crate::model::ids::Digest;
 
-/// The most signatures that are looked at for one image, and the most manifests that may refer to it.
+/// The limit on signatures that are examined for one image, and on manifests that refer to it.
 pub(crate) const MAX_SIGNATURES: usize = 64;
-/// The most layers of one signature manifest.
+/// The limit on layers of one signature manifest.
 const MAX_SIGNATURE_LAYERS: usize = 32;
 
 const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
 
-/// Bytes whose digest is the one that was asked for, or the error.
+/// Returns the bytes if they match the requested digest.
 pub(crate) fn checked(
     image: &str,
     part: &'static str,
@@ -34,18 +34,18 @@ pub(crate) fn checked(
     }
 }
 
-/// What the search for signatures gave. "No signature" is only certain where there was no trouble.
+/// The result of the search for signatures. "No signature" is certain only if no problem was noted.
 #[derive(Debug, Default)]
 pub(crate) struct FoundSignatures {
-    /// Candidates; verification tells which of them are signatures at all.
+    /// Candidates; verification finds out which of them are signatures.
     pub signatures: Vec<Signature>,
     /// The first reason why there may be more than these.
     pub problem: Option<ImageError>,
-    /// Where the next ones are looked for.
+    /// Where the following signatures are searched for.
     pub place: SignaturePlace,
 }
 
-/// The layers of a manifest that hold signatures, as far as they are read.
+/// The layers of a manifest that hold signatures, up to the limit.
 pub(crate) fn signature_layers(manifest: &Manifest) -> impl Iterator<Item = &Descriptor> {
     let whole_is_bundle = manifest.artifact_type.as_deref().is_some_and(|kind| kind.starts_with(BUNDLE));
     manifest
@@ -56,13 +56,13 @@ pub(crate) fn signature_layers(manifest: &Manifest) -> impl Iterator<Item = &Des
 }
 
 impl FoundSignatures {
-    /// Notes a reason why signatures may be missing here; the first one stays.
+    /// Notes a reason why signatures may be missing; the first one is kept.
     pub fn problem(&mut self, err: ImageError) {
         self.problem.get_or_insert(err);
     }
 
-    /// Takes the signatures out of a manifest that holds some; other manifests have none. What cannot be read is noted and
-    /// hides nothing else: pushing to a repository takes no signing key.
+    /// Takes the signatures out of a signature manifest; other manifests are ignored. What cannot be read is noted and
+    /// does not hide other signatures: pushing to a repository does not require a signing key.
     pub fn collect(&mut self, manifest: &Manifest, image: &str, mut blob: impl FnMut(&Digest) -> Result<HostBlob, ImageError>) {
         for layer in signature_layers(manifest) {
             let simple = layer.media_type == SIMPLE_SIGNING;
@@ -95,12 +95,12 @@ impl FoundSignatures {
             self.signatures.push(Signature { body, place: self.place });
         }
         if manifest.layers.len() > MAX_SIGNATURE_LAYERS {
-            let problem = format!("a manifest of more than {MAX_SIGNATURE_LAYERS} signatures");
+            let problem = format!("a manifest with more than {MAX_SIGNATURE_LAYERS} signatures");
             self.problem(ImageError::Malformed { image: image.to_owned(), part: "list of signatures", problem });
         }
     }
 
-    /// Takes over those signatures that say themselves that they are about `digest`.
+    /// Adds those signatures that claim to be for `digest`.
     pub fn take_about(&mut self, others: Self, digest: &Digest) {
         self.signatures.extend(others.signatures.into_iter().filter(|signature| signature.claims(digest)));
     }

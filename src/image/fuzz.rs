@@ -1,5 +1,5 @@
-//! Hostile manifests, layers, configs, objects and signatures: whatever a registry sends ends in an error or within the
-//! limits, never in a panic, and never in a signature that counts.
+//! Hostile manifests, layers, configs, objects and signatures: whatever a registry sends results in an error or stays
+//! within the limits, never in a panic, and never in a valid signature.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::path::Path;
@@ -25,7 +25,7 @@ fn blobs(json: bool) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_seed_means_the_same_every_time() {
+fn a_seed_is_reproducible() {
     let make = |seed| mutate::mutate(&mut mutate::Random::new(seed), b"{\"a\": 1}", b"other");
     assert_eq!(make(7), make(7));
     let distinct: std::collections::BTreeSet<_> = (0..100).map(make).collect();
@@ -37,7 +37,7 @@ fn manifests() {
     fuzz("manifests", &blobs(true), |bytes| match Document::parse(bytes) {
         Ok(Document::Manifest(manifest)) => {
             for layer in manifest.layers.iter().chain(&manifest.config).chain(&manifest.subject) {
-                // A digest that is accepted is written as it was read.
+                // An accepted digest is written as it was read.
                 if let Ok(digest) = layer.digest() {
                     assert_eq!(digest.to_string(), layer.written_digest());
                 }
@@ -81,7 +81,7 @@ fn configs_and_objects() {
     });
 }
 
-/// Of another image, and for keys that signed none of them: nothing may count, whatever is changed.
+/// Signatures for another image, and keys that made none of them: none may count, whatever is changed.
 #[test]
 fn signatures() {
     let other = super::hash(b"another image");
@@ -91,7 +91,7 @@ fn signatures() {
     let wrong = [PublicKey::parse(Path::new("wrong.pub"), &pem("wrong.pub")).unwrap()];
     let signed = "sha256:161dc817fb990f4f5168adaa3aa3e98142fc7b2d1869fade5f356900675dff76".parse().unwrap();
     let never = |signature: &Signature| {
-        assert!(!matches!(signature.examine(&other, &signers), KeyResult::Good(_)), "of another image");
+        assert!(!matches!(signature.examine(&other, &signers), KeyResult::Good(_)), "for another image");
         assert!(!matches!(signature.examine(&signed, &wrong), KeyResult::Good(_)), "by another key");
         signature.claims(&other);
     };
@@ -106,7 +106,7 @@ fn signatures() {
     fuzz("keys", &[pem("cosign-v2.pub"), pem("wrong.pub")], |bytes| drop(PublicKey::parse(Path::new("x.pub"), bytes)));
 }
 
-/// Keyless ones, under a rule that takes whom they are by for another image, and one that takes others for theirs.
+/// Keyless signatures, for another image under a rule that accepts their signers, and under a rule with other signers.
 #[test]
 fn keyless_signatures() {
     let other = super::hash(b"another image");
@@ -121,12 +121,12 @@ fn keyless_signatures() {
     let (anybody, foreign) = (signers(".*"), signers("stranger-.*"));
     let never = |body: Body| {
         let signature = Signature::of(body);
-        assert!(!matches!(signature.decide(&other, &anybody), SignatureResult::Good(_)), "of another image");
+        assert!(!matches!(signature.decide(&other, &anybody), SignatureResult::Good(_)), "for another image");
         assert!(!matches!(signature.decide(&signed, &foreign), SignatureResult::Good(_)), "by another identity");
     };
     let bundles = corpus(&["data/signatures/bundles"]);
     let good = Signature::of(Body::Bundle(corpus(&["data/signatures/bundles/keyless.json"]).remove(0)));
-    assert!(matches!(good.decide(&signed, &anybody), SignatureResult::Good(_)), "nothing could ever count");
+    assert!(matches!(good.decide(&signed, &anybody), SignatureResult::Good(_)), "the unchanged signature must count");
     fuzz("keyless-bundles", &bundles, |bytes| never(Body::Bundle(bytes.to_vec())));
 
     let recorded = |name: &str| corpus(&[&format!("data/signatures/simplesigning/legacy-keyless/{name}")]).remove(0);
@@ -142,7 +142,7 @@ fn keyless_signatures() {
     };
     let as_recorded: std::collections::BTreeMap<String, String> = serde_json::from_slice(&annotations).unwrap();
     let good = Signature::of(body(&payload, &as_recorded));
-    assert!(matches!(good.decide(&signed, &anybody), SignatureResult::Good(_)), "nothing could ever count");
+    assert!(matches!(good.decide(&signed, &anybody), SignatureResult::Good(_)), "the unchanged signature must count");
     fuzz("keyless-payloads", std::slice::from_ref(&payload), |bytes| never(body(bytes, &as_recorded)));
     fuzz("keyless-annotations", &[annotations], |bytes| {
         if let Ok(annotations) = serde_json::from_slice(bytes) {

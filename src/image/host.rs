@@ -1,6 +1,6 @@
 //! Bytecode on the host's own file systems: `file:`, `oci:` and `oci-archive:`.
 //!
-//! A host path is a way to make root read a file, so every component of it must be root's and nobody else's to change, links
+//! A host path makes root read a file, so every component of it must be owned by root and not writable by others, links
 //! are not followed, and the bytes are read once: that copy is hashed, verified and loaded.
 
 use std::collections::BTreeMap;
@@ -11,28 +11,28 @@ use crate::image::error::ImageError;
 use crate::image::oci::tar_end::ends_archive;
 use crate::sys::fsutil::{TrustError, TrustedRoot};
 
-/// The most that an `oci-archive:` may hold: several architectures with their signatures.
+/// The size limit of an `oci-archive:`, in bytes: several architectures with their signatures.
 pub(crate) const MAX_ARCHIVE: usize = 64 << 20;
-/// The most files that an `oci-archive:` may hold.
+/// The limit on files in an `oci-archive:`.
 const MAX_ARCHIVE_FILES: usize = 4096;
 
-/// What came of reading something by name or digest.
+/// The result of reading something by name or digest.
 #[derive(Debug)]
 pub(crate) enum HostBlob {
     /// All of its bytes.
     Bytes(Vec<u8>),
-    /// It is not there.
+    /// It does not exist.
     Missing,
     /// It is larger than the caller's limit.
     TooLarge,
 }
 
-/// The files of one layout, wherever they are.
+/// The files of one layout, in a directory or an archive.
 #[derive(Debug)]
 pub(crate) enum LayoutFiles {
     /// `oci:`
     Directory {
-        /// Below which every component is checked.
+        /// The directory below which every component is checked.
         root: TrustedRoot,
         /// The layout.
         path: PathBuf,
@@ -41,7 +41,7 @@ pub(crate) enum LayoutFiles {
     Archive {
         /// The whole tar.
         bytes: Vec<u8>,
-        /// Where each file's contents stand in it.
+        /// The position of each file's content.
         at: BTreeMap<String, Range<usize>>,
     },
 }
@@ -52,7 +52,7 @@ impl LayoutFiles {
         Self::Directory { root, path: path.to_owned() }
     }
 
-    /// Reads an archive. Where a name stands twice, the later file counts, as when the archive is unpacked.
+    /// Reads an archive. If a name occurs twice, the later file is used, as when the archive is unpacked.
     pub fn archive(root: &TrustedRoot, path: &Path, image: &str) -> Result<Self, ImageError> {
         let bytes = match read(root, path, MAX_ARCHIVE, image)? {
             HostBlob::Bytes(bytes) => bytes,
@@ -64,7 +64,7 @@ impl LayoutFiles {
         Self::archive_of(bytes, image)
     }
 
-    /// The files of an archive that was read already.
+    /// The files of an archive that was already read.
     pub fn archive_of(bytes: Vec<u8>, image: &str) -> Result<Self, ImageError> {
         let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "archive", problem };
         let mut at = BTreeMap::new();
@@ -73,7 +73,7 @@ impl LayoutFiles {
             if seen == MAX_ARCHIVE_FILES {
                 return Err(malformed(format!("it has more than {MAX_ARCHIVE_FILES} files")));
             }
-            let entry = entry.map_err(|err| malformed(format!("it is no tar, or was cut: {err}")))?;
+            let entry = entry.map_err(|err| malformed(format!("it is not a tar archive, or is truncated: {err}")))?;
             let last = ends_archive(entry.raw_file_position(), entry.size(), bytes.len());
             if !entry.header().entry_type().is_file() {
                 if last {
@@ -85,7 +85,7 @@ impl LayoutFiles {
                 .ok()
                 .and_then(|start| Some(start..start.checked_add(usize::try_from(entry.size()).ok()?)?))
                 .filter(|range| range.end <= bytes.len())
-                .ok_or_else(|| malformed("it was cut".to_owned()))?;
+                .ok_or_else(|| malformed("it is truncated".to_owned()))?;
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             at.insert(name.trim_start_matches("./").to_owned(), range);
             if last {
@@ -95,7 +95,7 @@ impl LayoutFiles {
         Ok(Self::Archive { bytes, at })
     }
 
-    /// Reads one file of the layout, named from the layout's own root: `index.json`, `blobs/sha256/…`.
+    /// Reads one file of the layout by its path in the layout: `index.json`, `blobs/sha256/…`.
     pub fn read(&self, name: &str, max: usize, image: &str) -> Result<HostBlob, ImageError> {
         match self {
             Self::Directory { root, path } => read(root, &path.join(name), max, image),

@@ -1,4 +1,4 @@
-//! The order of things: host paths straight from the disk, registries through the cache.
+//! Fetches images: host paths directly from disk, registries through the cache.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -22,7 +22,7 @@ use crate::model::reference::{Reference, RegistryReference};
 use crate::model::registries::RegistryConfig;
 use crate::sys::fsutil::TrustedRoot;
 
-/// The real source of bytecode: the host's file systems, the cache, registries.
+/// The production source of bytecode: the host's file systems, the cache, registries.
 #[derive(Debug, Clone)]
 pub struct LinuxImages {
     cache: Cache,
@@ -33,8 +33,8 @@ pub struct LinuxImages {
 }
 
 impl LinuxImages {
-    /// `cache` is the image cache, made when it is first needed. Host paths are trusted from `host` downwards: `/`, or what
-    /// `--root` says.
+    /// `cache` is the image cache, created when it is first needed. Host paths are trusted from `host` downwards: `/`,
+    /// or the directory of `--root`.
     pub fn new(cache: &Path, host: &Path) -> Self {
         Self {
             cache: Cache::new(cache),
@@ -45,22 +45,22 @@ impl LinuxImages {
         }
     }
 
-    /// The same where `etc`, with what says how registries are reached, is below another directory.
+    /// Reads `etc`, with the configuration of the registries, below another directory.
     pub fn configured_below(self, root: &Path) -> Self {
         Self { configuration: root.to_owned(), ..self }
     }
 
-    /// The same with another worker.
+    /// Uses another worker.
     pub fn with_worker(self, worker: Worker) -> Self {
         Self { worker, ..self }
     }
 
-    /// For those who fetch in order to have it in the cache: an image that cannot be kept there is an error.
+    /// For callers that fetch in order to fill the cache: a failure to store the image is an error.
     pub fn to_keep(self) -> Self {
         Self { to_keep: true, ..self }
     }
 
-    /// The cache, to list it and to remove from it.
+    /// The cache, for listing and removal.
     pub fn cache(&self) -> &Cache {
         &self.cache
     }
@@ -69,7 +69,7 @@ impl LinuxImages {
         TrustedRoot::at(&self.host).map_err(|source| ImageError::HostPath { image: image.to_owned(), source })
     }
 
-    /// `file:`: the object's own digest stands for the image, and nothing can have signed it.
+    /// `file:`: the object's own digest is used as the image's, and there are no signatures.
     fn fetch_file(&self, want: &Want<'_>, image: &str, path: &Path) -> Result<Bytecode, ImageError> {
         let bytes = match read(&self.root(image)?, path, MAX_OBJECT, image)? {
             HostBlob::Bytes(bytes) => bytes,
@@ -123,9 +123,13 @@ impl LinuxImages {
             if let Some(digest) = at.digest.or(pointer.as_ref().map(|pointer| pointer.digest)) {
                 match self.cached(want, image, &digest, reader)? {
                     Ok(bytecode) => {
-                        // It only says what goes first where the cache is full.
+                        // It only affects the order of removal from a full cache.
                         if let Err(err) = self.cache.used(&digest, pointer.as_ref(), tenant(want, &bytecode.rule)) {
-                            tracing::debug!(image, error = &err as &dyn std::error::Error, "use not noted in the image cache");
+                            tracing::debug!(
+                                image,
+                                error = &err as &dyn std::error::Error,
+                                "use not recorded in the image cache"
+                            );
                         }
                         return Ok(bytecode);
                     }
@@ -155,7 +159,7 @@ impl LinuxImages {
         })
     }
 
-    /// Answers from the cache, or says what it lacks.
+    /// Answers from the cache, or returns what the cache lacks.
     fn cached(
         &self,
         want: &Want<'_>,
@@ -169,25 +173,25 @@ impl LinuxImages {
         let known_of = |rule: &str| record.verdict(rule, want.policy);
         let kept = || record.signatures(reader).map_err(cache);
         let Some(decision) = candidates.recall(want, image, digest, known_of, kept)? else {
-            return Ok(Err("the cache does not know whether it satisfies the policy".to_owned()));
+            return Ok(Err("the cache has no verdict of this policy about it".to_owned()));
         };
         if decision.new {
             self.note(image, self.cache.add_decision(digest, want.policy, &decision))?;
         }
         match reader.blob(&record.object).map_err(cache)? {
             Blob::Whole(object) => Ok(Ok(bytecode(want, *digest, record.object, object, decision))),
-            Blob::Missing => Ok(Err("its object is not in the cache any more".to_owned())),
+            Blob::Missing => Ok(Err("its object is no longer in the cache".to_owned())),
             Blob::Damaged(found) if want.pull == PullPolicy::Never => {
                 Err(ImageError::Tampered { image: image.to_owned(), part: "cached object", expected: record.object, found })
             }
             Blob::Damaged(found) => {
-                tracing::warn!(image, expected = %record.object, %found, "cached object is damaged, fetching it anew");
+                tracing::warn!(image, expected = %record.object, %found, "cached object is damaged, fetching it again");
                 Ok(Err("its object is damaged".to_owned()))
             }
         }
     }
 
-    /// A registry's repository and its mirrors, spoken to as the configuration says.
+    /// A registry's repository and its mirrors, with the configured access settings.
     pub(crate) fn remote(
         &self,
         image: &str,
@@ -229,7 +233,7 @@ impl LinuxImages {
                 }
             },
         };
-        // From here on nothing but digests.
+        // From here on everything is by digest.
         let digest = hash(&top);
         if let Some(reader) = reader
             && want.pull == PullPolicy::Always
@@ -241,7 +245,7 @@ impl LinuxImages {
         self.take(want, image, &mut BlobSource::Remote(remote, self.cache.clone()), top, digest)
     }
 
-    /// Judges an image whose digest is established, takes the object out of it and puts all of it into the cache.
+    /// Decides about an image whose digest is verified, extracts its object and stores everything in the cache.
     pub(crate) fn take(
         &self,
         want: &Want<'_>,
@@ -272,7 +276,8 @@ impl LinuxImages {
         Ok(bytecode(want, digest, object_digest, object, decision))
     }
 
-    /// A cache that cannot be written makes the next start slow, not this one fail, unless the cache is what it is for.
+    /// If the cache cannot be written, the next start is slower, but this one does not fail, unless filling the cache
+    /// is its purpose.
     fn note(&self, image: &str, stored: Result<(), CacheError>) -> Result<(), ImageError> {
         match stored {
             Ok(()) => Ok(()),
@@ -294,7 +299,7 @@ impl Images for LinuxImages {
 }
 
 impl LinuxImages {
-    /// Waits for the disk, where the cache is what an image was fetched for.
+    /// Waits for the disk if the image was fetched to fill the cache.
     pub(crate) fn settled(&self, want: &Want<'_>, bytecode: Bytecode) -> Result<Bytecode, ImageError> {
         if self.to_keep && matches!(want.reference, Reference::Registry(_)) {
             let image = want.reference.to_string();
@@ -322,7 +327,7 @@ impl LinuxImages {
     }
 }
 
-/// Whose share of the cache an image takes that a rule allows.
+/// The tenant whose share of the cache is used by an image that a rule allows.
 fn tenant<'a>(want: &Want<'a>, rule: &'a str) -> &'a str {
     if want.tenant.is_empty() { rule } else { want.tenant }
 }

@@ -1,20 +1,22 @@
-//! Bytecode images: get, verify, keep, make, carry. The only user of the HTTP client and of the sigstore crates.
+//! Bytecode images: fetching, verifying, caching, building and moving. The only user of the HTTP client and of the
+//! sigstore crates.
 //!
 //! ```text
 //! reference ── host path ──> host.rs: every component trusted, bytes read once ──┐
 //!     │                                                                          ├─> source.rs: blobs by digest, hashed
-//!     └── registry ──> cache.rs: digest, verdict and object known? done          │
+//!     └── registry ──> cache/:   digest, verdict and object known? done          │
 //!                          │ no                                                  │
-//!                          └──> remote.rs <─ socket, sealed memory ─> fetch/ ────┘   the child: all network, no rights
+//!                          └──> remote.rs <─ socket, sealed memory ─> registry/ ─┘   the child: all network I/O, no privileges
 //!
-//! source.rs ──> verify/: signatures over the top-level digest ──> object.rs: layers -> one ELF object ──> cache.rs
+//! source.rs ──> verify/: signatures over the top-level digest ──> oci/: layers -> one ELF object ──> cache/
 //! ```
 //!
-//! What people do with images takes another way: pack.rs makes a parcel.rs of object files, library.rs takes one up from the cache, a
-//! layout or an archive, and deliver.rs puts it down in another of these places.
+//! The commands for users work differently: transfer/build.rs makes an image set (image_set.rs) from object files,
+//! library.rs reads one from the cache, a layout or an archive, and write.rs and push.rs write it to another place.
 //!
-//! The digest that a reference stands for is established once; what follows is by digest. Signatures are checked before
-//! anything below the top-level digest is unpacked or kept; it may travel together with them (ahead.rs). Everything is hashed by this process, whoever sent it.
+//! A reference is resolved to a digest once; everything after that is by digest. Signatures are checked before anything
+//! below the top-level digest is unpacked or cached; it may be fetched together with them (prefetch.rs). This process
+//! hashes all content, whatever its source.
 
 mod access;
 mod cache;
@@ -63,40 +65,42 @@ use crate::model::policy::{ImageRule, PolicyId};
 use crate::model::reference::Reference;
 use crate::model::registries::RegistryConfig;
 
-/// Compressed and decompressed, this is the most that a bytecode image may hold: 16 MiB, as in bpfman.
+/// The size limit of a bytecode image, compressed and uncompressed: 16 MiB, as in bpfman.
 pub const MAX_OBJECT: usize = 16 << 20;
-/// The most that a manifest, an index, a config or one signature may hold: 1 MiB.
+/// The size limit of a manifest, an index, a config or one signature: 1 MiB.
 pub const MAX_MANIFEST: usize = 1 << 20;
 
-/// What is wanted: one reference under the rules that policy selected for it.
+/// A request for an image: one reference, and the rules that the policy has for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Want<'a> {
-    /// Where the bytecode is.
+    /// The location of the bytecode.
     pub reference: &'a Reference,
-    /// When the registry is asked; without meaning for host paths.
+    /// When to ask the registry; without effect for host paths.
     pub pull: PullPolicy,
-    /// The image rules that speak of this reference, in policy's order. Any satisfied one allows; none at all denies.
+    /// The image rules that match this reference, in the policy's order. The image is allowed if one of them is
+    /// satisfied; without rules it is denied.
     pub rules: &'a [&'a ImageRule],
     /// The key files that the rules name, PEM, already read from trusted paths.
     pub keys: &'a BTreeMap<PathBuf, Vec<u8>>,
-    /// The policy that the rules are of: cached verdicts of another one are not used.
+    /// The policy of the rules: cached verdicts of another policy are not used.
     pub policy: PolicyId,
-    /// How registries are spoken to.
+    /// The settings of the registries.
     pub registries: &'a RegistryConfig,
     /// When to give up with [`ImageError::Timeout`].
     pub deadline: Instant,
-    /// Whose share of the cache it takes: the Kubernetes namespace, or the client; empty for the image rule that allows it.
+    /// The tenant whose share of the cache is used: the Kubernetes namespace, or the client; if empty, the image rule
+    /// that allows it.
     pub tenant: &'a str,
     /// Which images are in use.
     pub in_use: InUse<'a>,
 }
 
-/// Tells which images are in use; asked only where the cache is full.
+/// Returns the images in use; called only if the cache is full.
 #[derive(Clone, Copy)]
 pub struct InUse<'a>(pub &'a dyn Fn() -> BTreeSet<Digest>);
 
 impl InUse<'_> {
-    /// None that is known of.
+    /// No images.
     pub const NONE: InUse<'static> = InUse(&BTreeSet::new);
 }
 
@@ -106,10 +110,10 @@ impl std::fmt::Debug for InUse<'_> {
     }
 }
 
-/// Where bytecode comes from. [`LinuxImages`] is the real one.
+/// A source of bytecode. [`LinuxImages`] is the production implementation.
 pub trait Images {
-    /// Gets an image, checks it against the rules and takes the object out of it. What is returned satisfies one of the
-    /// rules; every doubt is an error.
+    /// Fetches an image, checks it against the rules and extracts the object. The result satisfies one of the rules;
+    /// anything uncertain is an error.
     fn fetch(&self, want: &Want<'_>) -> Result<Bytecode, ImageError>;
 }
 

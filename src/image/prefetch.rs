@@ -1,7 +1,8 @@
-//! What will be asked for next: it travels together with what is asked for now, so that an image costs a few round trips and not one for
-//! each of its parts.
+//! Prefetching: what will be requested next is fetched together with the current request, so that an image takes a few
+//! round trips instead of one for each part.
 //!
-//! Who asks need not know of it. What came early waits here, unread, until somebody asks for it; what nobody asks for is forgotten.
+//! The callers are not aware of it. Prefetched answers are held here, unread, until they are requested; the others are
+//! dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,22 +14,22 @@ use crate::image::registry::protocol::RegistryItem;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 use crate::model::ids::Digest;
 
-/// The most that is expected at once, so that what waits here stays small. What is beyond is asked for when it is needed.
+/// The limit on prefetched items, so that little is held here. Further items are fetched when they are requested.
 pub(crate) const MAX_AT_ONCE: usize = 32;
 
-/// Questions to come, and answers that came before them.
+/// Expected requests, and prefetched answers.
 #[derive(Debug, Default)]
 pub(crate) struct Prefetch {
     wanted: Vec<RegistryItem>,
     arrived: BTreeMap<RegistryItem, Result<HostBlob, ImageError>>,
-    /// Where there is a cache: what is in it is not asked for, and what documents of the image name is.
+    /// If there is a cache: cached items are not prefetched, but the items that cached documents of the image list are.
     cache: Option<Cache>,
-    /// The parts of the image that are asked for.
+    /// The parts of the image that are requested.
     parts: BTreeSet<Digest>,
 }
 
 impl Prefetch {
-    /// Notes what will be asked for.
+    /// Registers an expected request.
     pub fn expect(&mut self, wanted: RegistryItem) {
         let known = self.wanted.contains(&wanted) || self.arrived.contains_key(&wanted);
         if !known && self.wanted.len() < MAX_AT_ONCE {
@@ -36,7 +37,7 @@ impl Prefetch {
         }
     }
 
-    /// Notes that all of an image will be asked for that is not in the cache.
+    /// Registers that everything of an image that is not cached will be requested.
     pub fn expect_image(&mut self, cache: &Cache, top: &[u8]) {
         self.cache = Some(cache.clone());
         self.expect_below(top);
@@ -64,18 +65,18 @@ impl Prefetch {
         }
     }
 
-    /// What came early.
+    /// A prefetched answer.
     pub fn take(&mut self, wanted: &RegistryItem) -> Option<Result<HostBlob, ImageError>> {
         self.arrived.remove(wanted)
     }
 
-    /// Everything that is to be asked for beside `now`, which is no longer to come.
+    /// Everything to fetch together with `now`, which is then no longer expected.
     pub fn beside(&mut self, now: &RegistryItem) -> Vec<RegistryItem> {
         self.wanted.retain(|wanted| wanted != now);
         std::mem::take(&mut self.wanted)
     }
 
-    /// Learns from an answer: a document of the image says what comes after it.
+    /// Evaluates an answer: a document of the image lists what comes next.
     pub fn learn(&mut self, wanted: &RegistryItem, answer: &Result<HostBlob, ImageError>) {
         if let (RegistryItem::Manifest { .. }, Ok(HostBlob::Bytes(document))) = (wanted, answer)
             && self.parts.contains(&hash(document))
@@ -84,13 +85,13 @@ impl Prefetch {
         }
     }
 
-    /// Keeps an answer that came early.
+    /// Holds a prefetched answer.
     pub fn arrived(&mut self, wanted: RegistryItem, answer: Result<HostBlob, ImageError>) {
         self.arrived.insert(wanted, answer);
     }
 
-    /// Puts the parts of the image that came early into the cache, so that they need not come again: for an image that is judged, and
-    /// that nobody asks for because another part did not come.
+    /// Stores the prefetched parts of the image in the cache, so that they need not be fetched again: for an accepted
+    /// image whose parts are not requested because another part is missing.
     pub fn keep(&mut self) {
         let Some(cache) = &self.cache else { return };
         for answer in std::mem::take(&mut self.arrived).into_values() {
@@ -98,14 +99,14 @@ impl Prefetch {
                 && self.parts.contains(&hash(&bytes))
                 && let Err(err) = cache.keep(&bytes)
             {
-                tracing::warn!(error = &err as &dyn std::error::Error, "part of an image not kept in the image cache");
+                tracing::warn!(error = &err as &dyn std::error::Error, "part of an image not stored in the image cache");
             }
         }
     }
 }
 
-/// What will be asked for after a document of the image; a guess, since nothing of it is judged yet. Of several layers it does not
-/// speak: they may be large, and of an image with one object there is one.
+/// What is probably requested after a document of the image, which has not been verified yet. Several layers are not
+/// included: they may be large, and an image with one object has one.
 fn below(document: &[u8]) -> Vec<(RegistryItem, Digest)> {
     match Document::parse(document) {
         Ok(Document::Index(entries)) => match choose(&entries, goarch()) {

@@ -1,4 +1,4 @@
-//! The parent's side of the fetch child: one repository of a registry, wherever it is kept.
+//! The parent's side of the fetch child: one repository of a registry, including its mirrors.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -17,13 +17,14 @@ use crate::sys::error::chain;
 use crate::sys::fsutil::{read_sealed, sealed_memfd};
 use crate::sys::sock::Socket;
 
-/// Who does the network's work.
+/// Who does the network I/O.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Worker {
-    /// A confined child: our own binary in the role `fetch`. What the product uses; needs root.
+    /// A confined child: our own binary in the role `fetch`. Used in production; needs root.
     #[default]
     Child,
-    /// A thread of this process, without any confinement: for tests that are not root, whose binary has no roles.
+    /// A thread of this process, without any confinement: for tests that do not run as root and whose binary has no
+    /// roles.
     Thread,
 }
 
@@ -33,22 +34,22 @@ enum Link {
     Thread(Socket),
 }
 
-/// A repository, wherever it is kept: its mirrors and its own place. The workers end when this is dropped.
+/// A repository with its mirrors and its own location. The workers end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Remote {
     worker: Worker,
     places: Vec<Connection>,
-    /// The one that answered last, and is asked first.
+    /// The place that answered last; it is asked first.
     at: usize,
     pub(crate) image: String,
     started: Instant,
     deadline: Instant,
     pub(crate) prefetch: Prefetch,
-    /// Bytes that were read in search of signatures.
+    /// Bytes that were read while searching for signatures.
     pub(crate) searched: usize,
 }
 
-/// One host; the worker for it is started when it is needed.
+/// One host; its worker is started when it is needed.
 #[derive(Debug)]
 struct Connection {
     site: Endpoint,
@@ -56,7 +57,7 @@ struct Connection {
 }
 
 impl Remote {
-    /// Says where to go. Nothing is started yet.
+    /// Sets up the places to ask. Nothing is started yet.
     pub fn open(worker: Worker, sites: Vec<Endpoint>, image: &str, deadline: Instant) -> Self {
         let places = sites.into_iter().map(|site| Connection { site, link: None }).collect();
         Self {
@@ -71,7 +72,7 @@ impl Remote {
         }
     }
 
-    /// The same without its mirrors, for those who write: they read what they change where they write it.
+    /// The same without its mirrors, for writers: they must read from the place that they write to.
     pub fn own_place(mut self) -> Self {
         self.places.drain(..self.places.len().saturating_sub(1));
         self
@@ -102,18 +103,18 @@ impl Remote {
         Ok(link)
     }
 
-    /// Says that all of an image will be asked for that is not in the cache, so that it can come together with what is asked for
-    /// before it.
+    /// Announces that everything of an image that is not in the cache will be requested, so that it can be fetched
+    /// together with the requests before it.
     pub fn expect_image(&mut self, cache: &Cache, top: &[u8]) {
         self.prefetch.expect_image(cache, top);
     }
 
-    /// Keeps what came of it and was not asked for.
+    /// Caches what was prefetched and not requested.
     pub fn keep_parts(&mut self) {
         self.prefetch.keep();
     }
 
-    /// Asks for one thing, and for what is expected to be asked for after it.
+    /// Requests one item, and with it what is expected to be requested next.
     pub(crate) fn ask(&mut self, wanted: RegistryItem) -> Result<HostBlob, ImageError> {
         if let Some(answer) = self.prefetch.take(&wanted) {
             return answer;
@@ -124,13 +125,14 @@ impl Remote {
         let answers = self.ask_places(&wants);
         wants.iter().zip(&answers).for_each(|(wanted, answer)| self.prefetch.learn(wanted, answer));
         let mut answers = answers.into_iter();
-        let answer = answers.next().expect("every question has an answer");
+        let answer = answers.next().expect("every request has an answer");
         wants.into_iter().skip(1).zip(answers).for_each(|(wanted, answer)| self.prefetch.arrived(wanted, answer));
         answer
     }
 
-    /// Asks one place after the other, beginning with the one that answered last, until one has it. Only where all of them say so
-    /// is there none; an error of one is forgotten where another has it, and so are bytes of another digest.
+    /// Asks the places in turn, starting with the one that answered last, until one has the item. It is missing only if
+    /// all of them say so; an error of one place is dropped if another has the item, and so is content with a wrong
+    /// digest.
     fn ask_places(&mut self, wants: &[RegistryItem]) -> Vec<Result<HostBlob, ImageError>> {
         let mut asked: Vec<PendingAnswer> = wants.iter().map(|_| PendingAnswer::default()).collect();
         let (first, count) = (self.at, self.places.len());
@@ -146,7 +148,8 @@ impl Remote {
                 let (want, asked) = (&wants[nth], &mut asked[nth]);
                 match answer {
                     Ok(HostBlob::Missing) => {}
-                    // A mirror that keeps no signatures must not make an image look unsigned, nor one that lies make it unusable.
+                    // A mirror without signatures must not make an image look unsigned, and a mirror that sends wrong
+                    // content must not make it unusable.
                     Ok(got) if lists_nothing(want, &got) || (!last && is_another(want, &got)) => asked.poor = Some(got),
                     Ok(got) => {
                         if !matches!(want, RegistryItem::Referrers { .. }) {
@@ -157,7 +160,7 @@ impl Remote {
                     Err(err @ ImageError::Timeout { .. }) => asked.settled = Some(Err(err)),
                     Err(err) => {
                         tracing::debug!(host = self.places[at].site.access.host, error = %err, "registry did not answer");
-                        // What the image's own place says is worth more than what a mirror says.
+                        // The error of the image's own registry takes precedence over a mirror's.
                         if asked.problem.is_none() || at + 1 == count {
                             asked.problem = Some(err);
                         }
@@ -170,7 +173,7 @@ impl Remote {
             let listed = matches!(want, RegistryItem::Referrers { .. });
             match (settled, problem, poor) {
                 (Some(answer), _, _) => answer,
-                // One place lists nothing, and what another one lists is not known.
+                // One place lists nothing, and the lists of the others are not known.
                 (None, Some(err), Some(_)) if listed => Err(err),
                 (None, _, Some(got)) => Ok(got),
                 (None, Some(err), None) => Err(err),
@@ -180,7 +183,7 @@ impl Remote {
         answers.collect()
     }
 
-    /// Asks one place for several things; the answers are in the order of the questions.
+    /// Requests several items from one place; the answers are in the order of the requests.
     fn read_at(&mut self, at: usize, wants: &[RegistryItem]) -> Vec<Result<HostBlob, ImageError>> {
         let mut answers: Vec<_> = wants.iter().map(|_| None).collect();
         let read = self.at_place(at, |this, link, host| {
@@ -188,7 +191,7 @@ impl Remote {
             for _ in wants {
                 let (nth, got) = this.hear(link, host, |nth| wants.get(nth).map(limit))?;
                 if answers[nth].replace(got).is_some() {
-                    return Err(this.nonsense("one thing was answered twice".to_owned()));
+                    return Err(this.nonsense("one request was answered twice".to_owned()));
                 }
             }
             Ok(())
@@ -196,7 +199,7 @@ impl Remote {
         let mut lost = read.err();
         let answers = answers.into_iter().map(|answer| {
             answer.unwrap_or_else(|| {
-                let err = lost.take().expect("what is not answered is so because of an error");
+                let err = lost.take().expect("only an error leaves a request without an answer");
                 lost = Some(again(&err));
                 Err(err)
             })
@@ -204,7 +207,7 @@ impl Remote {
         answers.collect()
     }
 
-    /// Does something with the worker of one place, which is started where there is none.
+    /// Runs a function with the worker of one place, and starts the worker if necessary.
     fn at_place<T>(
         &mut self,
         at: usize,
@@ -215,29 +218,29 @@ impl Remote {
             None => self.connect(&self.places[at].site)?,
         };
         let done = work(self, &mut link, &self.places[at].site.access.host);
-        // One that did not keep to the protocol is not asked again.
+        // A worker that violated the protocol is not used again.
         if !matches!(done, Err(ImageError::Child { .. } | ImageError::Timeout { .. })) {
             self.places[at].link = Some(link);
         }
         done
     }
 
-    /// A manifest by tag or digest; nothing is checked.
+    /// A manifest by tag or digest, unverified.
     pub fn manifest(&mut self, reference: &str) -> Result<HostBlob, ImageError> {
         self.ask(manifest(reference))
     }
 
-    /// A blob; nothing is checked.
+    /// A blob, unverified.
     pub fn blob(&mut self, digest: &Digest, max: usize) -> Result<HostBlob, ImageError> {
         self.ask(RegistryItem::Blob { digest: *digest, max: max.min(MAX_OBJECT) })
     }
 
-    /// Puts a blob there; `from` is another repository of the registry that may have it.
+    /// Uploads a blob; `from` is another repository of the registry that may have it.
     pub fn put_blob(&mut self, digest: &Digest, from: Option<&str>, bytes: &[u8]) -> Result<Put, ImageError> {
         self.put(&FetchMessage::PutBlob { digest: *digest, from: from.map(str::to_owned) }, bytes)
     }
 
-    /// Puts a manifest or index there.
+    /// Uploads a manifest or index.
     pub fn put_manifest(&mut self, reference: &str, media_type: &str, bytes: &[u8]) -> Result<Put, ImageError> {
         let (reference, media_type) = (reference.to_owned(), media_type.to_owned());
         self.put(&FetchMessage::PutManifest { reference, media_type }, bytes)
@@ -250,11 +253,11 @@ impl Remote {
         let put = self.at_place(own, |this, link, host| this.talk(link, host, ask, &[memory.as_fd()], MAX_MANIFEST));
         match put? {
             HostBlob::Bytes(json) => serde_json::from_slice(&json).map_err(|err| self.malformed(err.to_string())),
-            HostBlob::Missing | HostBlob::TooLarge => Err(self.malformed("the answer to an upload is none".to_owned())),
+            HostBlob::Missing | HostBlob::TooLarge => Err(self.malformed("the worker did not answer the upload".to_owned())),
         }
     }
 
-    /// Asks a worker one question that is not about reading.
+    /// Sends a worker one request that is not a read.
     fn talk(
         &self,
         link: &mut Link,
@@ -267,8 +270,8 @@ impl Remote {
         self.hear(link, host, |nth| (nth == 0).then_some(max))?.1
     }
 
-    /// Sends a question. A worker that is gone already is no error here: the receiving side reports it, since it knows how the
-    /// worker ended. Any other error means that no answer will come.
+    /// Sends a request. A worker that has already exited is not an error here: the receiving side reports it, since it
+    /// knows how the worker ended. Any other error means that no answer will come.
     fn say(&self, link: &mut Link, ask: &FetchMessage, fds: &[BorrowedFd<'_>]) -> Result<(), ImageError> {
         let socket = match link {
             Link::Child(child) => child.socket(),
@@ -280,7 +283,7 @@ impl Remote {
         }
     }
 
-    /// Takes one reply: what it is about, which `limit` knows, and what it says.
+    /// Receives one reply: the index of its request, whose size limit comes from `limit`, and the content.
     fn hear(
         &self,
         link: &mut Link,
@@ -300,14 +303,14 @@ impl Remote {
             Err(err) => return Err(self.child(err)),
         };
         let FetchReply { nth, answer } = FetchReply::from_bytes(&message.bytes).map_err(|problem| self.nonsense(problem))?;
-        let max = limit(nth).ok_or_else(|| self.nonsense(format!("it is about the question {nth}, which was not asked")))?;
+        let max = limit(nth).ok_or_else(|| self.nonsense(format!("it is for request {nth}, which was not sent")))?;
         let got = match answer {
             FetchAnswer::Nothing => Ok(HostBlob::Missing),
             FetchAnswer::Failed(RemoteError::TooLarge { .. }) => Ok(HostBlob::TooLarge),
             FetchAnswer::Failed(source) => Err(ImageError::Remote { image: self.image.clone(), source }),
             FetchAnswer::Bytes => {
                 let [memory] = message.fds.as_slice() else {
-                    return Err(self.nonsense("no single file came with it".to_owned()));
+                    return Err(self.nonsense("it did not come with exactly one file".to_owned()));
                 };
                 Ok(HostBlob::Bytes(read_sealed(memory, "what was fetched", max).map_err(|source| self.child(source))?))
             }
@@ -333,18 +336,18 @@ impl Remote {
     }
 }
 
-/// What a send says where the other end is closed.
+/// True for the error of a send to a closed socket.
 fn is_gone(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
     matches!(error.kind(), BrokenPipe | ConnectionReset)
 }
 
-/// What is known of one question while the places are asked.
+/// What is known about one request while the places are asked.
 #[derive(Debug, Default)]
 struct PendingAnswer {
     settled: Option<Result<HostBlob, ImageError>>,
     problem: Option<ImageError>,
-    /// Something that any other answer is better than.
+    /// The fallback if no place gives a better answer.
     poor: Option<HostBlob>,
 }
 
@@ -352,7 +355,7 @@ pub(crate) fn manifest(reference: &str) -> RegistryItem {
     RegistryItem::Manifest { reference: reference.to_owned() }
 }
 
-/// The most that an answer may hold.
+/// The size limit of an answer, in bytes.
 fn limit(want: &RegistryItem) -> usize {
     match want {
         RegistryItem::Blob { max, .. } => *max,
@@ -360,7 +363,7 @@ fn limit(want: &RegistryItem) -> usize {
     }
 }
 
-/// True for a list of referrers that has none.
+/// True for an empty list of referrers.
 fn lists_nothing(want: &RegistryItem, got: &HostBlob) -> bool {
     match (want, got) {
         (RegistryItem::Referrers { .. }, HostBlob::Bytes(json)) => {
@@ -370,7 +373,7 @@ fn lists_nothing(want: &RegistryItem, got: &HostBlob) -> bool {
     }
 }
 
-/// True for bytes of another digest than the one that was asked for.
+/// True for content that does not match the requested digest.
 fn is_another(want: &RegistryItem, got: &HostBlob) -> bool {
     let HostBlob::Bytes(bytes) = got else { return false };
     match want {
@@ -380,7 +383,7 @@ fn is_another(want: &RegistryItem, got: &HostBlob) -> bool {
     }
 }
 
-/// The same error, for another question that was lost with the first one.
+/// The same error, for another request that was lost with the first one.
 fn again(err: &ImageError) -> ImageError {
     match err {
         ImageError::Timeout { image, host, seconds } => {
@@ -404,15 +407,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_that_cannot_be_sent_is_not_waited_for() {
+    fn a_request_that_cannot_be_sent_is_not_waited_for() {
         let remote = Remote::open(Worker::Thread, Vec::new(), "r.example/a:1", Instant::now() + Duration::from_secs(60));
         let (ours, theirs) = Socket::pair().unwrap();
-        // More than a message can hold.
+        // Larger than a message can be.
         let ask = FetchMessage::PutBlob { digest: hash(b""), from: Some("x".repeat(8 << 20)) };
         let (mut link, before) = (Link::Thread(ours), Instant::now());
         let said = remote.talk(&mut link, "r.example", &ask, &[], 0).unwrap_err();
         assert!(matches!(said, ImageError::Child { source: SysError::Io { doing: "send a message of", .. }, .. }), "{said:?}");
-        // One that is gone is told as such.
+        // A worker that has exited is reported as such.
         drop(theirs);
         let ask = FetchMessage::PutBlob { digest: hash(b""), from: None };
         let said = remote.talk(&mut link, "r.example", &ask, &[], 0).unwrap_err();

@@ -1,4 +1,4 @@
-//! Where a repository may keep the signatures of an image: the tag of cosign 2, the referrers API, and the tag that stands in for it.
+//! Finds the signatures of an image in a repository: by cosign 2's tag, the referrers API, and its fallback tag.
 
 use std::collections::BTreeSet;
 
@@ -13,33 +13,33 @@ use crate::image::remote::{Remote, manifest};
 use crate::image::verify::SignaturePlace;
 use crate::model::ids::Digest;
 
-/// Bytes of all documents and signatures that are read for one image; real ones take a few kilobytes each.
+/// The size limit of all documents and signatures that are read for one image, in bytes; real ones take a few kilobytes
+/// each.
 const MAX_READ: usize = 32 << 20;
 
 impl Remote {
-    /// Says that signatures of an image will be looked for.
+    /// Announces that signatures of an image will be searched for.
     pub fn expect_signatures(&mut self, digest: &Digest) {
         self.prefetch.expect(manifest(&signature_tag(digest)));
         self.prefetch.expect(RegistryItem::Referrers { digest: *digest });
         self.prefetch.expect(manifest(&fallback_tag(digest)));
     }
 
-    /// Everything in the repository that may be a signature of `digest`. All three places are read, whatever the
-    /// others say. Each step is one round trip: the places, the documents
-    /// that they name, the signatures in these.
+    /// Everything in the repository that may be a signature of `digest`. All three places are read, whatever the others
+    /// contain. Each step is one round trip: the places, the documents that they list, the signatures in these.
     pub fn signatures(&mut self, digest: &Digest) -> FoundSignatures {
         let mut found = FoundSignatures::default();
         self.expect_signatures(digest);
         let mut holders = Vec::new();
         match self.document(&signature_tag(digest), None) {
             Ok(Some(Document::Manifest(manifest))) if manifest.layers.is_empty() => {
-                found.problem(self.malformed("its tag holds a manifest without layers".to_owned()));
+                found.problem(self.malformed("its tag refers to a manifest without layers".to_owned()));
             }
             Ok(Some(Document::Manifest(manifest))) => {
                 self.expect_blobs(&manifest);
                 holders.push((SignaturePlace::SignatureTag, manifest));
             }
-            Ok(Some(Document::Index(_))) => found.problem(self.malformed("its tag holds an index".to_owned())),
+            Ok(Some(Document::Index(_))) => found.problem(self.malformed("its tag refers to an index".to_owned())),
             Ok(None) => {}
             Err(err) => found.problem(err),
         }
@@ -67,13 +67,13 @@ impl Remote {
         found
     }
 
-    /// The manifests that refer to an image, by the API and by the tag that stands in for it.
+    /// The manifests that refer to an image, by the API and by its fallback tag.
     fn referrers(&mut self, digest: &Digest, found: &mut FoundSignatures) -> Vec<(SignaturePlace, Digest)> {
         let mut written = Vec::new();
         match self.listed(digest) {
             Ok(list) => {
                 if list.more {
-                    found.problem(self.malformed("it is longer than we read".to_owned()));
+                    found.problem(self.malformed("it is longer than the limit".to_owned()));
                 }
                 written.extend(list.digests.into_iter().map(|referrer| (SignaturePlace::Referrers, referrer)));
             }
@@ -83,21 +83,21 @@ impl Remote {
             Ok(Some(Document::Index(entries))) => {
                 written.extend(entries.iter().map(|entry| (SignaturePlace::FallbackTag, entry.written_digest())));
             }
-            Ok(Some(Document::Manifest(_))) => found.problem(self.malformed("its tag holds no index".to_owned())),
+            Ok(Some(Document::Manifest(_))) => found.problem(self.malformed("its tag does not refer to an index".to_owned())),
             Ok(None) => {}
             Err(err) => found.problem(err),
         }
         let mut seen = BTreeSet::new();
         written.retain(|(_, referrer)| seen.insert(referrer.clone()));
         if written.len() > MAX_SIGNATURES {
-            found.problem(self.malformed("it is longer than we read".to_owned()));
+            found.problem(self.malformed("it is longer than the limit".to_owned()));
             written.truncate(MAX_SIGNATURES);
         }
         let mut referrers = Vec::new();
         for (place, referrer) in written {
             match referrer.parse::<Digest>() {
                 Ok(digest) => referrers.push((place, digest)),
-                Err(_) => found.problem(self.malformed(format!("it names {referrer}, which is no sha256 digest"))),
+                Err(_) => found.problem(self.malformed(format!("it names {referrer}, which is not a sha256 digest"))),
             }
         }
         referrers
@@ -117,18 +117,18 @@ impl Remote {
         }
     }
 
-    /// Whoever can push to a repository can make this search large, but not without end.
+    /// A client that can push to the repository can make this search large, but not unlimited.
     fn count(&mut self, got: &HostBlob) -> Result<(), ImageError> {
         if let HostBlob::Bytes(bytes) = got {
             self.searched += bytes.len();
         }
         match self.searched > MAX_READ {
-            true => Err(self.malformed(format!("there are more than {MAX_READ} bytes of it"))),
+            true => Err(self.malformed(format!("it has more than {MAX_READ} bytes"))),
             false => Ok(()),
         }
     }
 
-    /// A parsed document by tag or, checked, by digest.
+    /// Reads and parses a document by tag or, verified, by digest.
     fn document(&mut self, reference: &str, digest: Option<&Digest>) -> Result<Option<Document>, ImageError> {
         let got = self.manifest(reference)?;
         self.count(&got)?;
@@ -142,12 +142,12 @@ impl Remote {
     }
 }
 
-/// The tag of an image's signatures by cosign 2.
+/// cosign 2's tag for the signatures of an image.
 fn signature_tag(digest: &Digest) -> String {
     format!("{}.sig", fallback_tag(digest))
 }
 
-/// The tag of the list that stands in for the referrers API.
+/// The fallback tag of the referrers API.
 fn fallback_tag(digest: &Digest) -> String {
     format!("sha256-{}", digest.hex())
 }

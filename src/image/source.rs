@@ -1,4 +1,4 @@
-//! Blobs by digest, from a layout or a registry, hashed here whoever sent them.
+//! Blobs by digest, from a layout or a registry, verified here whatever their source.
 
 use crate::image::MAX_MANIFEST;
 use crate::image::cache::{Blob, Cache};
@@ -8,17 +8,18 @@ use crate::image::oci::layout::Layout;
 use crate::image::remote::Remote;
 use crate::model::ids::Digest;
 
-/// Where an image's blobs come from.
+/// The source of an image's blobs.
 #[derive(Debug)]
 pub(crate) enum BlobSource {
     /// `oci:` and `oci-archive:`.
     Layout(Layout),
-    /// A registry, through the fetch child. What arrives is kept in the cache at once, and what is there is not fetched again.
+    /// A registry, through the fetch child. Fetched blobs are cached immediately, and cached blobs are not fetched
+    /// again.
     Remote(Remote, Cache),
 }
 
 impl BlobSource {
-    /// Reads a manifest, an index or a config, and checks its digest.
+    /// Reads a manifest, an index or a config, and verifies its digest.
     pub fn manifest(&mut self, image: &str, part: &'static str, digest: &Digest) -> Result<Vec<u8>, ImageError> {
         match self {
             Self::Layout(layout) => checked(image, part, digest, MAX_MANIFEST, layout.blob(digest, MAX_MANIFEST)?),
@@ -28,7 +29,7 @@ impl BlobSource {
         }
     }
 
-    /// Reads a blob of `max` bytes at most, and checks its digest.
+    /// Reads a blob of at most `max` bytes, and verifies its digest.
     pub fn blob(&mut self, image: &str, part: &'static str, digest: &Digest, max: usize) -> Result<Vec<u8>, ImageError> {
         match self {
             Self::Layout(layout) => checked(image, part, digest, max, layout.blob(digest, max)?),
@@ -38,14 +39,14 @@ impl BlobSource {
         }
     }
 
-    /// Says that all of the image will be read whose top-level document this is.
+    /// Announces that the whole image with this top-level document will be read.
     pub fn expect(&mut self, top: &[u8]) {
         if let Self::Remote(remote, cache) = self {
             remote.expect_image(cache, top);
         }
     }
 
-    /// Keeps what arrived of a judged image that could not be read to its end.
+    /// Caches the fetched parts of an accepted image that could not be read completely.
     pub fn keep(&mut self) {
         if let Self::Remote(remote, _) = self {
             remote.keep_parts();
@@ -61,7 +62,7 @@ impl BlobSource {
     }
 }
 
-/// A blob of the cache, else one that arrives and is put there. The cache saves time; what is wrong with it stops nothing.
+/// A blob from the cache; otherwise it is fetched and cached. The cache only saves time: its errors are not fatal.
 fn kept(
     cache: &Cache,
     digest: &Digest,
@@ -76,7 +77,7 @@ fn kept(
     }
     let bytes = get()?;
     if let Err(err) = cache.keep(&bytes) {
-        tracing::warn!(%digest, error = &err as &dyn std::error::Error, "blob not kept in the image cache");
+        tracing::warn!(%digest, error = &err as &dyn std::error::Error, "blob not stored in the image cache");
     }
     Ok(bytes)
 }

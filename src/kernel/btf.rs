@@ -1,10 +1,11 @@
-//! A checked reader of BTF, for objects (hostile) and for the running kernel's types alike. It keeps the bytes and an index
-//! of where each type starts, so that the six megabytes of a kernel cost half a megabyte more and no allocation per type.
+//! A checked reader of BTF, for untrusted objects and for the running kernel's types. It keeps the bytes and an index
+//! of where each type starts, so that the six megabytes of a kernel's BTF cost half a megabyte more and no allocation
+//! per type.
 //!
 //! Layout: Linux `Documentation/bpf/btf.rst` and uapi/linux/btf.h.
 
-/// How many modifiers, typedefs and arrays may stand between a type and what it means. The C compilers nest a handful; more
-/// is a cycle.
+/// How many modifiers, typedefs and arrays may lie between a type and its underlying type. C compilers nest a handful;
+/// more is a cycle.
 const MAX_DEPTH: usize = 32;
 
 const HEADER: usize = 24;
@@ -13,30 +14,30 @@ const MAGIC: u16 = 0xeb9f;
 /// What is wrong with BTF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BtfError {
-    /// Magic, version, or lengths that do not fit.
-    #[error("its BTF has a wrong header")]
+    /// A wrong magic or version, or lengths that do not fit.
+    #[error("its BTF has an invalid header")]
     Header,
-    /// A type record that is cut short or of an unknown kind.
+    /// A truncated type record, or an unknown kind.
     #[error("its BTF type {0} is malformed")]
     Type(u32),
-    /// A reference to a type that is not there.
-    #[error("its BTF names type {0}, which is not there")]
+    /// A reference to a type that does not exist.
+    #[error("its BTF refers to type {0}, which does not exist")]
     NoType(u32),
-    /// A string offset outside the strings, or text that is not UTF-8.
-    #[error("its BTF names string {0}, which is not there")]
+    /// A string offset outside the string section, or a string that is not UTF-8.
+    #[error("its BTF refers to string {0}, which does not exist")]
     String(u32),
-    /// A type of another kind than its use needs, or one without a size.
-    #[error("its BTF type {0} is not of the kind that its use needs")]
+    /// A type of an unexpected kind, or one without a size.
+    #[error("its BTF type {0} has an unexpected kind")]
     Kind(u32),
     /// A cycle of typedefs or arrays.
-    #[error("its BTF type {0} leads in a circle")]
+    #[error("its BTF type {0} is part of a cycle")]
     Circle(u32),
 }
 
 /// `BTF_KIND_*`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-#[allow(missing_docs, reason = "the names are the kernel's and say all there is")]
+#[allow(missing_docs, reason = "the names are the kernel's")]
 pub enum BtfKind {
     Void = 0,
     Int = 1,
@@ -88,7 +89,7 @@ impl BtfKind {
         ALL.get(raw as usize).copied()
     }
 
-    /// Bytes that follow the 12 of `struct btf_type`.
+    /// Bytes that follow the 12 bytes of `struct btf_type`.
     fn tail(self, vlen: usize) -> usize {
         match self {
             Self::Int | Self::Var | Self::DeclTag => 4,
@@ -100,7 +101,7 @@ impl BtfKind {
     }
 }
 
-/// One type: the common part, and the place of the rest.
+/// One type: the common part, and where the rest starts.
 #[derive(Debug, Clone, Copy)]
 pub struct Type<'a> {
     /// Its id.
@@ -111,7 +112,7 @@ pub struct Type<'a> {
     pub flag: bool,
     /// The union `size` / `type`.
     pub size_or_type: u32,
-    /// Where its name stands among the strings.
+    /// Offset of its name in the string section.
     pub name_offset: u32,
     /// `vlen`: members, values or parameters; a FUNC's linkage.
     pub vlen: u32,
@@ -127,7 +128,7 @@ pub struct Member {
     pub ty: u32,
     /// Bits from the start of the struct.
     pub bit_offset: u32,
-    /// Bits of a bitfield, else 0.
+    /// Width of a bitfield in bits, otherwise 0.
     pub bits: u32,
 }
 
@@ -136,9 +137,9 @@ pub struct Member {
 pub struct SectionVariable {
     /// The VAR.
     pub ty: u32,
-    /// Byte offset in the section, as the compiler wrote it: 0 for global variables, until a linker fixes it.
+    /// Byte offset in the section as the compiler wrote it: 0 for global variables until a linker fixes it.
     pub offset: u32,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u32,
 }
 
@@ -150,7 +151,7 @@ impl<'a> Type<'a> {
         })
     }
 
-    /// The members of a struct or union; none for other kinds.
+    /// The members of a struct or union; empty for other kinds.
     pub fn members(&self) -> impl Iterator<Item = Member> + use<'a> {
         let flag = self.flag;
         let own = matches!(self.kind, BtfKind::Struct | BtfKind::Union);
@@ -165,7 +166,7 @@ impl<'a> Type<'a> {
         self.members().nth(n)
     }
 
-    /// The values of an enum: name offset and value, sign-extended where the enum is signed; none for other kinds.
+    /// The values of an enum: name offset and value, sign-extended if the enum is signed; empty for other kinds.
     pub fn values(&self) -> impl Iterator<Item = (u32, u64)> + use<'a> {
         let (kind, signed) = (self.kind, self.flag);
         let own = matches!(kind, BtfKind::Enum | BtfKind::Enum64);
@@ -177,13 +178,13 @@ impl<'a> Type<'a> {
         })
     }
 
-    /// The variables of a data section; none for other kinds.
+    /// The variables of a data section; empty for other kinds.
     pub fn variables(&self) -> impl Iterator<Item = SectionVariable> + use<'a> {
         let own = self.kind == BtfKind::DataSec;
         self.words(3).take_while(move |_| own).map(|[ty, offset, size]| SectionVariable { ty, offset, size })
     }
 
-    /// The parameters of a function prototype: name offset and type; none for other kinds.
+    /// The parameters of a function prototype: name offset and type; empty for other kinds.
     pub fn parameters(&self) -> impl Iterator<Item = (u32, u32)> + use<'a> {
         let own = self.kind == BtfKind::FuncProto;
         self.words(2).take_while(move |_| own).map(|[name, ty, _]| (name, ty))
@@ -220,12 +221,12 @@ pub struct Btf<'a> {
     strings: &'a [u8],
     /// Offset of each type in `types`; the type of index 0 has id 1, since id 0 is void.
     index: Vec<u32>,
-    /// Where `types` starts in the whole.
+    /// Offset of `types` in the parsed bytes.
     base: usize,
 }
 
 impl<'a> Btf<'a> {
-    /// Reads BTF and checks that every record is whole.
+    /// Reads BTF and checks that every record is complete.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
         let word = |at| u32_at(bytes, at).ok_or(BtfError::Header);
         let magic = bytes.first_chunk().copied().map(u16::from_ne_bytes);
@@ -256,12 +257,12 @@ impl<'a> Btf<'a> {
         Ok(Self { types, strings, index, base })
     }
 
-    /// Every type but void, in the order of ids.
+    /// Every type except void, ordered by id.
     pub fn types(&self) -> impl Iterator<Item = Type<'a>> + '_ {
         (1u32..).zip(&self.index).filter_map(|(id, at)| read(self.types, *at as usize, id))
     }
 
-    /// The type of an id.
+    /// The type with an id.
     pub fn ty(&self, id: u32) -> Result<Type<'a>, BtfError> {
         if id == 0 {
             return Ok(Type { id: 0, kind: BtfKind::Void, flag: false, size_or_type: 0, name_offset: 0, vlen: 0, tail: &[] });
@@ -270,7 +271,7 @@ impl<'a> Btf<'a> {
         read(self.types, *at as usize, id).ok_or(BtfError::Type(id))
     }
 
-    /// Where the record of a type starts in the bytes that were parsed.
+    /// Where the record of a type starts in the parsed bytes.
     pub fn position(&self, id: u32) -> Result<usize, BtfError> {
         let at = id.checked_sub(1).and_then(|n| self.index.get(n as usize)).ok_or(BtfError::NoType(id))?;
         Ok(self.base + *at as usize)
@@ -283,13 +284,13 @@ impl<'a> Btf<'a> {
         std::str::from_utf8(&rest[..end]).map_err(|_| BtfError::String(offset))
     }
 
-    /// The bytes of a string up to its NUL, without a look at their encoding; empty where there is none.
+    /// The bytes of a string up to its NUL, whatever their encoding; empty if the offset is invalid.
     pub fn string_bytes(&self, offset: u32) -> &'a [u8] {
         let rest = self.strings.get(offset as usize..).unwrap_or_default();
         &rest[..rest.iter().position(|b| *b == 0).unwrap_or(rest.len())]
     }
 
-    /// True where an offset points into the strings.
+    /// True if an offset lies within the string section.
     pub fn has_string(&self, offset: u32) -> bool {
         (offset as usize) < self.strings.len()
     }
@@ -299,12 +300,12 @@ impl<'a> Btf<'a> {
         self.string(ty.name_offset)
     }
 
-    /// The data section of a name.
+    /// The data section with a name.
     pub fn data_section(&self, name: &str) -> Option<Type<'a>> {
         self.types().find(|ty| ty.kind == BtfKind::DataSec && self.string_bytes(ty.name_offset) == name.as_bytes())
     }
 
-    /// What a type means without `const`, `volatile`, typedefs and tags.
+    /// A type without `const`, `volatile`, typedefs and tags.
     pub fn peel(&self, id: u32) -> Result<Type<'a>, BtfError> {
         let mut ty = self.ty(id)?;
         for _ in 0..MAX_DEPTH {
@@ -316,7 +317,7 @@ impl<'a> Btf<'a> {
         Err(BtfError::Circle(id))
     }
 
-    /// Bytes that a value of a type takes.
+    /// The size of a type's values in bytes.
     pub fn size(&self, id: u32) -> Result<u64, BtfError> {
         let mut elements = 1u64;
         let mut ty = self.peel(id)?;
@@ -329,7 +330,7 @@ impl<'a> Btf<'a> {
                 | BtfKind::Enum64
                 | BtfKind::Float
                 | BtfKind::DataSec => u64::from(ty.size_or_type),
-                // Programs and the kernels that take them are 64-bit.
+                // Programs and the kernels that load them are 64-bit.
                 BtfKind::Ptr => 8,
                 BtfKind::Array => {
                     let (element, len) = ty.array().ok_or(BtfError::Type(ty.id))?;

@@ -1,4 +1,4 @@
-//! A checked reader of `.BTF.ext`: which function and which source line an instruction belongs to, and the CO-RE records.
+//! A checked reader of `.BTF.ext`: function and source line of each instruction, and the CO-RE records.
 //!
 //! Layout: Linux `Documentation/bpf/btf.rst`, ".BTF.ext section".
 
@@ -35,7 +35,7 @@ pub struct CoreRecord {
     pub offset: u32,
     /// The local type.
     pub ty: u32,
-    /// String: the way from the type to a member, as `0:1:2`.
+    /// String: the path from the type to a member, such as `0:1:2`.
     pub access: u32,
     /// `enum bpf_core_relo_kind`.
     pub kind: u32,
@@ -52,14 +52,14 @@ pub struct SectionRecords {
     pub core: Vec<CoreRecord>,
 }
 
-/// `.BTF.ext` by the section that it speaks about.
+/// `.BTF.ext`, by the section that the records are about.
 #[derive(Debug, Default)]
 pub struct BtfExt<'a> {
     sections: HashMap<&'a str, SectionRecords>,
 }
 
 impl<'a> BtfExt<'a> {
-    /// Reads `.BTF.ext` beside the BTF whose strings and types it names.
+    /// Reads `.BTF.ext`; `btf` holds the strings and types that it refers to.
     pub fn parse(bytes: &[u8], btf: &Btf<'a>) -> Result<Self, BtfError> {
         const MAGIC: u16 = 0xeb9f;
         let magic = bytes.first_chunk().copied().map(u16::from_ne_bytes);
@@ -98,7 +98,7 @@ impl<'a> BtfExt<'a> {
         self.sections.get(name)
     }
 
-    /// True where any section has CO-RE relocations.
+    /// True if any section has CO-RE relocations.
     pub fn has_core(&self) -> bool {
         self.sections.values().any(|s| !s.core.is_empty())
     }

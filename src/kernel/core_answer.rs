@@ -1,10 +1,10 @@
-//! CO-RE: what a relocation asks of a type, and what a type answers. The rules are libbpf's (tools/lib/bpf/relo_core.c of the
-//! Linux source).
+//! CO-RE: the kinds of relocations, and their values for a type. The rules are libbpf's (tools/lib/bpf/relo_core.c of
+//! the Linux source).
 
 use crate::kernel::btf::{Btf, BtfKind};
 use crate::kernel::core_spec::{MemberPath, SpecError};
 
-/// What a relocation asks: `enum bpf_core_relo_kind`.
+/// The value that a relocation asks for: `enum bpf_core_relo_kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CoreQuestion {
     FieldOffset,
@@ -22,7 +22,7 @@ pub enum CoreQuestion {
 }
 
 impl CoreQuestion {
-    /// The question of a number.
+    /// The kind with a number.
     pub fn from_raw(raw: u32) -> Option<Self> {
         use CoreQuestion as A;
         const ALL: [CoreQuestion; 12] = [
@@ -42,27 +42,27 @@ impl CoreQuestion {
         ALL.get(raw as usize).copied()
     }
 
-    /// True for questions about a member.
+    /// True for kinds that are about a member.
     pub fn of_field(self) -> bool {
         (self as u32) < (Self::LocalId as u32)
     }
 
-    /// True for questions about a value of an enum.
+    /// True for kinds that are about a value of an enum.
     pub fn of_value(self) -> bool {
         matches!(self, Self::ValueExists | Self::Value)
     }
 }
 
-/// The answer to a question about a type: a number and, for offsets, what is read there.
+/// The value of a relocation: a number and, for offsets, the field that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CoreAnswer {
     /// The number.
     pub value: u64,
-    /// Bytes and type id of the field, for offsets of whole fields.
+    /// Size in bytes and type id of the field, for offsets of whole fields.
     pub field: Option<(u64, u32)>,
 }
 
-/// What types say about a way through them; None for a question that only an existing thing can answer.
+/// The value for a path through some types; None if the kind requires that the path exists and it does not.
 pub fn answer(ask: CoreQuestion, btf: &Btf<'_>, spec: Option<&MemberPath<'_>>) -> Result<Option<CoreAnswer>, SpecError> {
     let number = |value| Ok(Some(CoreAnswer { value, field: None }));
     match (ask, spec) {

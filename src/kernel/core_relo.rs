@@ -1,5 +1,5 @@
-//! CO-RE: instructions of an object, adapted to the types of the kernel that runs. The kernel's types are looked up by
-//! name, not parsed into structures of their own.
+//! CO-RE: adapts an object's instructions to the types of the running kernel. Kernel types are looked up by name, not
+//! parsed into separate structures.
 //!
 //! Kinds and record: `enum bpf_core_relo_kind` and `struct bpf_core_relo` of uapi/linux/bpf.h; what each means:
 //! Linux `Documentation/bpf/llvm_reloc.rst`, "CO-RE Relocations".
@@ -17,16 +17,16 @@ use crate::kernel::core_spec::{
 use crate::kernel::insn::{self, Insn};
 use crate::kernel::object::{BpfObject, Function};
 
-/// What the verifier calls a poisoned instruction: `invalid func unknown#195896080`; the number is libbpf's.
+/// The verifier reports a poisoned instruction as `invalid func unknown#195896080`; the number is libbpf's.
 pub const POISON: i32 = 0xbad_2310;
 
 /// Why a CO-RE relocation cannot be resolved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoreError {
-    /// The object's or the kernel's types are wrong.
+    /// The object's or the kernel's BTF is not valid.
     #[error(transparent)]
     Btf(#[from] BtfError),
-    /// A record that makes no sense.
+    /// A malformed record.
     #[error("CO-RE relocation of {what} at instruction {at} of {function} is malformed")]
     Record {
         /// The function.
@@ -46,7 +46,7 @@ pub enum CoreError {
         /// `enum bpf_core_relo_kind`
         kind: u32,
     },
-    /// The kernel has several types of the name, and they differ in what is asked.
+    /// The kernel has several types with the name, with different values for the relocation.
     #[error("the kernel has several types {0} that differ in what the program reads")]
     Ambiguous(String),
     /// An instruction that cannot hold the value, or that reads a field of another size.
@@ -72,12 +72,12 @@ pub struct CoreTarget<'t> {
 type TypeCandidates = HashMap<(Vec<u8>, u8), Rc<[u32]>>;
 
 impl<'t> CoreTarget<'t> {
-    /// Types to relocate to, from the bytes of `/sys/kernel/btf/vmlinux` or of a file of that form.
+    /// The target types, from the bytes of `/sys/kernel/btf/vmlinux` or of a file in that format.
     pub fn parse(bytes: &'t [u8]) -> Result<Self, BtfError> {
         Ok(Self { btf: Btf::parse(bytes)?, candidates: RefCell::default() })
     }
 
-    /// Adapts one function's instructions, and returns what they name and this kernel does not have.
+    /// Adapts one function's instructions, and returns the names that this kernel does not have.
     pub fn relocate(&self, object: &BpfObject<'_>, function: &Function, code: &mut [Insn]) -> Result<Vec<String>, CoreError> {
         let Some((btf, _)) = &object.btf else { return Ok(Vec::new()) };
         let Some(records) = object.ext.section(object.elf.sections[function.section].name) else { return Ok(Vec::new()) };
@@ -102,7 +102,7 @@ impl<'t> CoreTarget<'t> {
             .map(|ty| ty.id)
     }
 
-    /// The types that a local type of this name and kind may mean.
+    /// The kernel types that a local type with this name and kind may correspond to.
     fn candidates(&self, name: &[u8], kind: BtfKind) -> Rc<[u32]> {
         let name = essential(name);
         let key = (name.to_vec(), kind as u8);
@@ -129,7 +129,7 @@ struct CoreRelocation<'r, 't> {
 }
 
 impl CoreRelocation<'_, '_> {
-    /// Patches the instruction; returns what it names where the kernel does not have it.
+    /// Patches the instruction; returns the name that the kernel does not have.
     fn apply(&self, code: &mut [Insn]) -> Result<Option<String>, CoreError> {
         let kind = self.record.kind;
         let ask = CoreQuestion::from_raw(kind).ok_or_else(|| CoreError::Kind {
@@ -163,7 +163,7 @@ impl CoreRelocation<'_, '_> {
         }
     }
 
-    /// What the kernel's types answer; None where they have no answer.
+    /// The value for the kernel's types; None if they have none.
     fn ask_kernel(&self, ask: CoreQuestion, spec: &MemberPath<'_>) -> Result<Option<CoreAnswer>, CoreError> {
         let (local, target) = (self.local, &self.target.btf);
         let root = local.ty(self.record.ty)?;
@@ -184,7 +184,7 @@ impl CoreRelocation<'_, '_> {
             })?;
             let Some(matched) = matched else { continue };
             let found = self.spec(|| answer(ask, target, Some(&matched)))?;
-            // A kernel may have a type twice, say for a module: harmless where both give the same answer.
+            // A kernel may have a type twice, for example in a module: harmless if both give the same value.
             let same =
                 agreed.is_none_or(|(bits, before)| bits == matched.bits && before.map(|a| a.value) == found.map(|a| a.value));
             if !same {
@@ -232,7 +232,7 @@ impl CoreRelocation<'_, '_> {
         Ok(())
     }
 
-    /// A load may change its width where nothing is sign-extended: pointers, and integers without a sign.
+    /// The width of a load may change if nothing is sign-extended: pointers and unsigned integers.
     fn may_resize(&self, own: u32, other: u32) -> Result<bool, CoreError> {
         let (own, other) = (self.local.peel(own)?, self.target.btf.peel(other)?);
         let unsigned = |int: Option<(u8, u8, u8)>| int.is_some_and(|(encoding, ..)| encoding & 1 == 0);
@@ -258,7 +258,7 @@ impl CoreRelocation<'_, '_> {
         CoreError::Record { function: self.function.name.clone(), at: self.at, what: self.what() }
     }
 
-    /// The type and the members on the way, as in C: `task_struct.cred`.
+    /// The type and the members of the path, as in C: `task_struct.cred`.
     fn what(&self) -> String {
         let root = self.local.ty(self.record.ty).map(|ty| self.local.string_bytes(ty.name_offset)).unwrap_or_default();
         let mut text = String::from_utf8_lossy(root).into_owned();
@@ -286,7 +286,7 @@ fn match_value<'t>(spec: &MemberPath<'_>, target: &Btf<'t>, candidate: u32) -> R
     }))
 }
 
-/// The operation with another width of what it loads or stores.
+/// The operation with another width of its load or store.
 fn resized(code: u8, bytes: u64) -> Option<u8> {
     const WORD: u8 = 0x00;
     const HALF: u8 = 0x08;

@@ -1,14 +1,14 @@
-//! CO-RE: the way from a type to a member, as the object was compiled, and the same way through another kernel's types.
-//! The rules are libbpf's (tools/lib/bpf/relo_core.c of the Linux source).
+//! CO-RE: the path from a type to a member in the object's types, and the same path in the kernel's types. The rules
+//! are libbpf's (tools/lib/bpf/relo_core.c of the Linux source).
 
 use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
 
-/// How many steps a way may have, as in libbpf (BPF_CORE_SPEC_MAX_LEN).
+/// The limit on steps of a path, as in libbpf (BPF_CORE_SPEC_MAX_LEN).
 const MAX_STEPS: usize = 64;
-/// How deep types may nest where they are compared.
+/// The limit on nesting when types are compared.
 const MAX_DEPTH: usize = 32;
 
-/// One step: the type that it starts in and, for a member, which.
+/// One step: the type that it starts in and, for a member, its number and name.
 #[derive(Debug, Clone, Copy)]
 pub struct MemberStep<'a> {
     /// The type, without qualifiers: the struct of a member, the element of an array.
@@ -19,12 +19,12 @@ pub struct MemberStep<'a> {
     pub name: Option<&'a [u8]>,
 }
 
-/// A way from a type to a member.
+/// A path from a type to a member.
 #[derive(Debug, Clone)]
 pub struct MemberPath<'a> {
-    /// The type that it starts from, as the record names it.
+    /// The type at the start, as in the record.
     pub root: u32,
-    /// The steps; anonymous structs on the way add to the offset only.
+    /// The steps; anonymous structs on the path only add to the offset.
     pub steps: Vec<MemberStep<'a>>,
     /// Bits from the start of the root to the member.
     pub bits: u64,
@@ -33,9 +33,9 @@ pub struct MemberPath<'a> {
 /// What is wrong with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecError {
-    /// The types are wrong.
+    /// The BTF is not valid.
     Btf(BtfError),
-    /// The way leads nowhere.
+    /// The path does not exist.
     Access,
 }
 
@@ -45,28 +45,28 @@ impl From<BtfError> for SpecError {
     }
 }
 
-/// A name without what follows three underscores: `task_struct___old` is a flavour of `task_struct`.
+/// A name without the suffix after three underscores: `task_struct___old` is a flavour of `task_struct`.
 pub fn essential(name: &[u8]) -> &[u8] {
-    // The underscores have to stand between characters that are none.
+    // The underscores must have other characters on both sides.
     let cut = (1..name.len().saturating_sub(3))
         .rev()
         .find(|n| name[n - 1] != b'_' && &name[*n..n + 3] == b"___" && name[n + 3] != b'_');
     &name[..cut.unwrap_or(name.len())]
 }
 
-/// Kinds that can stand for each other.
+/// True for kinds that are interchangeable.
 pub fn same_kind(a: BtfKind, b: BtfKind) -> bool {
     let is_enum = |kind| matches!(kind, BtfKind::Enum | BtfKind::Enum64);
     a == b || is_enum(a) && is_enum(b)
 }
 
-/// The value `0:1:2` as numbers.
+/// The access string `0:1:2` as numbers.
 pub fn access(text: &str) -> Option<Vec<u32>> {
     let parts: Vec<u32> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
     (parts.len() <= MAX_STEPS).then_some(parts)
 }
 
-/// The value of an enum that a record names: its number among the values, and its name.
+/// The enum value that a record refers to: its number among the values, and its name.
 pub fn enum_step<'a>(btf: &Btf<'a>, root: u32, parts: &[u32]) -> Result<MemberStep<'a>, SpecError> {
     let ty = btf.peel(root)?;
     match parts {
@@ -78,7 +78,7 @@ pub fn enum_step<'a>(btf: &Btf<'a>, root: u32, parts: &[u32]) -> Result<MemberSt
     }
 }
 
-/// The way that a record names, through the object's own types.
+/// The path of a record in the object's own types.
 pub fn field_spec<'a>(btf: &Btf<'a>, root: u32, parts: &[u32]) -> Result<MemberPath<'a>, SpecError> {
     let (first, rest) = parts.split_first().ok_or(SpecError::Access)?;
     let mut ty = btf.peel(root)?;
@@ -110,20 +110,21 @@ pub fn field_spec<'a>(btf: &Btf<'a>, root: u32, parts: &[u32]) -> Result<MemberP
     Ok(spec)
 }
 
-/// Bits before an element. Sizes are below 2^32 unless arrays nest, and the check keeps sums of 64 steps within 64 bits.
+/// Offset of an array element in bits. Sizes are below 2^32 unless arrays nest, and the check keeps sums of 64 steps
+/// within 64 bits.
 fn elements(btf: &Btf<'_>, ty: u32, index: u32) -> Result<u64, SpecError> {
     let bits = btf.size(ty)?.checked_mul(8 * u64::from(index)).ok_or(SpecError::Access)?;
     if bits > 1 << 56 { Err(SpecError::Access) } else { Ok(bits) }
 }
 
-/// True where the array that was just reached is a struct's last member and of no size: `int tail[]`.
+/// True if the array that was just reached is a struct's last member and has size 0: `int tail[]`.
 fn flexible(btf: &Btf<'_>, spec: &MemberPath<'_>, len: u32) -> Result<bool, SpecError> {
     let Some(last) = spec.steps.last().filter(|step| len == 0 && step.name.is_some()) else { return Ok(false) };
     let parent = btf.ty(last.ty)?;
     Ok(parent.kind == BtfKind::Struct && last.index.checked_add(1) == Some(parent.vlen))
 }
 
-/// The same way through another kernel's types from `candidate` on; None where they do not have it.
+/// The same path in the kernel's types, starting with `candidate`; None if it does not exist there.
 pub fn match_fields<'t>(
     local: &Btf<'_>,
     spec: &MemberPath<'_>,
@@ -152,7 +153,7 @@ pub fn match_fields<'t>(
     Ok(Some(found))
 }
 
-/// Finds a member of the step's name, also within anonymous members, and returns its type.
+/// Finds a member with the step's name, also within anonymous members, and returns its type.
 fn match_member<'t>(
     local: &Btf<'_>,
     step: &MemberStep<'_>,
@@ -186,7 +187,7 @@ fn match_member<'t>(
     Ok(None)
 }
 
-/// True where a member of one type can be read as one of the other.
+/// True if a member of one type can be read as one of the other type.
 fn fields_fit(local: &Btf<'_>, own: u32, target: &Btf<'_>, other: u32) -> Result<bool, SpecError> {
     let (mut own, mut other) = (local.peel(own)?, target.peel(other)?);
     for _ in 0..MAX_DEPTH {
@@ -214,12 +215,12 @@ fn fields_fit(local: &Btf<'_>, own: u32, target: &Btf<'_>, other: u32) -> Result
     Ok(false)
 }
 
-/// Integers with an offset are bitfields of a way that compilers no longer write.
+/// Integers with an offset are bitfields in an encoding that compilers no longer use.
 fn plain(int: &Type<'_>) -> bool {
     int.int().is_some_and(|(_, offset, _)| offset == 0)
 }
 
-/// True where a type of the kernel is what the object means by its own.
+/// True if a kernel type matches the object's local type.
 pub fn types_fit(local: &Btf<'_>, own: u32, target: &Btf<'_>, other: u32, depth: usize) -> Result<bool, SpecError> {
     let (mut own, mut other) = (local.peel(own)?, target.peel(other)?);
     for depth in depth..MAX_DEPTH {

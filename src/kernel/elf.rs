@@ -1,15 +1,15 @@
-//! A checked reader of the ELF objects that BPF programs come in. The bytes are a stranger's: every offset and size is
-//! checked before it is used, and whatever is wrong is an error, never a panic.
+//! A checked reader of the ELF objects that contain BPF programs. The bytes are untrusted: every offset and size is
+//! checked before it is used, and every defect is an error, never a panic.
 //!
 //! Layout: System V ABI, chapter 4 (object files), and `elf(5)`; machine and relocation numbers from LLVM's BPF target
 //! (llvm/docs/CompilerWriterInfo, "BPF") and Linux `Documentation/bpf/llvm_reloc.rst`.
 
 use std::collections::HashMap;
 
-/// The largest object that is read: 16 MiB.
+/// The size limit of an object: 16 MiB.
 pub const MAX_OBJECT: usize = 16 << 20;
 
-/// `sh_type` of a section with bytes of the program's own.
+/// `sh_type` of a section with program data.
 pub const SHT_PROGBITS: u32 = 1;
 /// `sh_type` of a section without bytes in the file: `.bss`.
 pub const SHT_NOBITS: u32 = 8;
@@ -29,8 +29,8 @@ const REL: usize = 16;
 /// Why bytes are not a BPF object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
-    /// The file is too large to be read.
-    #[error("the object has {0} bytes, more than the 16 MiB that are read")]
+    /// The file is larger than the limit.
+    #[error("the object has {0} bytes, more than the limit of 16 MiB")]
     TooLarge(usize),
     /// No ELF magic.
     #[error("it is not an ELF file")]
@@ -38,14 +38,14 @@ pub enum ElfError {
     /// A 32-bit file.
     #[error("it is not a 64-bit ELF file")]
     Class,
-    /// The other byte order: built for another architecture.
-    #[error("object is {object} endian, this machine is {machine} endian; build it with -target {target}")]
+    /// Wrong byte order: built for another architecture.
+    #[error("the object is {object}-endian, this machine is {machine}-endian; build it with -target {target}")]
     ByteOrder {
-        /// The object's.
+        /// The byte order of the object.
         object: &'static str,
-        /// Ours.
+        /// The byte order of this machine.
         machine: &'static str,
-        /// Clang's target for ours.
+        /// Clang's target for this machine.
         target: &'static str,
     },
     /// Not EM_BPF.
@@ -54,13 +54,13 @@ pub enum ElfError {
     /// Not ET_REL.
     #[error("it is ELF type {0}, not a relocatable object (1)")]
     Type(u16),
-    /// Something points outside the file or outside what it belongs to.
+    /// Something points outside the file or outside its section.
     #[error("{0} lies outside the file")]
     Outside(&'static str),
-    /// A table whose entries have another size than ELF64's, or that is not a whole number of entries.
-    #[error("{0} has entries of a wrong size")]
+    /// A table with another entry size than ELF64's, or with an incomplete entry.
+    #[error("{0} has entries of the wrong size")]
     Entries(&'static str),
-    /// A name that is not text.
+    /// A name that is not UTF-8.
     #[error("{0} has a name that is not UTF-8 text")]
     Name(&'static str),
     /// Relocations with addends, which no BPF compiler writes.
@@ -73,7 +73,7 @@ pub enum ElfError {
 pub struct Elf<'a> {
     /// Every section by index, the null section at 0 included.
     pub sections: Vec<ElfSection<'a>>,
-    /// Every symbol by index, the null symbol at 0 included; empty where there is no symbol table.
+    /// Every symbol by index, the null symbol at 0 included; empty without a symbol table.
     pub symbols: Vec<Symbol<'a>>,
     relocations: HashMap<usize, Vec<ElfRelocation>>,
     by_section: HashMap<usize, Vec<usize>>,
@@ -88,7 +88,7 @@ pub struct ElfSection<'a> {
     pub kind: u32,
     /// `sh_flags`.
     pub flags: u64,
-    /// Bytes that it takes; more than `data` has for SHT_NOBITS.
+    /// Its size in bytes; larger than `data` for SHT_NOBITS.
     pub size: u64,
     /// Its bytes in the file.
     pub data: &'a [u8],
@@ -102,7 +102,7 @@ impl ElfSection<'_> {
     }
 }
 
-/// What a symbol is.
+/// The type of a symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SymbolKind {
     /// STT_FUNC
@@ -120,13 +120,13 @@ pub enum SymbolKind {
 pub struct Symbol<'a> {
     /// Its name; empty for sections.
     pub name: &'a str,
-    /// What it is.
+    /// Its type.
     pub kind: SymbolKind,
     /// The section that defines it; None for externs and absolute values.
     pub section: Option<usize>,
-    /// Where in that section.
+    /// Byte offset in that section.
     pub value: u64,
-    /// Bytes that it takes.
+    /// Its size in bytes.
     pub size: u64,
     /// True for STB_LOCAL: `static` in C.
     pub local: bool,
@@ -134,7 +134,7 @@ pub struct Symbol<'a> {
     pub hidden: bool,
 }
 
-/// One relocation of a section: the place and the symbol that it refers to.
+/// One relocation of a section: an offset and the symbol that it refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ElfRelocation {
     /// Byte offset in the section that is relocated.
@@ -144,7 +144,7 @@ pub struct ElfRelocation {
 }
 
 impl<'a> Elf<'a> {
-    /// Reads an object. The byte order has to be this machine's, since the kernel takes no other.
+    /// Reads an object. It must have this machine's byte order, since the kernel accepts no other.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ElfError> {
         check_header(bytes)?;
         let sections = read_sections(bytes)?;
@@ -160,7 +160,7 @@ impl<'a> Elf<'a> {
         Ok(Self { sections, symbols, relocations, by_section })
     }
 
-    /// The first section of a name, with its index.
+    /// The first section with a name, and its index.
     pub fn section(&self, name: &str) -> Option<(usize, &ElfSection<'a>)> {
         self.sections.iter().enumerate().find(|(_, s)| s.name == name)
     }
@@ -260,7 +260,7 @@ fn read_symbols<'a>(sections: &[(ElfSection<'a>, u32)]) -> Result<Vec<Symbol<'a>
         .map(|entry| {
             let (info, other) = (entry[4], entry[5]);
             let index = usize::from(u16_at(entry, 6)?);
-            // 0 is SHN_UNDEF; the reserved indices (SHN_ABS, SHN_COMMON, SHN_XINDEX) lie above every real one.
+            // 0 is SHN_UNDEF; the reserved indices (SHN_ABS, SHN_COMMON, SHN_XINDEX) are above every real one.
             let section = match index {
                 0 | 0xff00.. => None,
                 index if index < sections.len() => Some(index),

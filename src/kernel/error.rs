@@ -1,4 +1,4 @@
-//! Why something with a BPF object did not work.
+//! Errors of the operations on BPF objects.
 
 use crate::kernel::btf::BtfError;
 use crate::kernel::link::LinkError;
@@ -11,21 +11,21 @@ use crate::model::attach_point::ProgramKind;
 use crate::model::ids::PinName;
 use crate::sys::{Errno, SysError};
 
-/// The error of this layer. Messages name the object at hand; what the kernel said is the source.
+/// The error of this layer. Messages name the object in question; the kernel's errno is the source.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// The bytes are not an object that we can use.
+    /// The bytes are not an object that we support.
     #[error("read the BPF object")]
     Object(#[from] ObjectError),
-    /// The object does not have a program that was asked for.
+    /// The object does not have a requested program.
     #[error("the object has no program {function:?}; it has {there}")]
     NoProgram {
         /// The function.
         function: String,
-        /// The programs that there are, with commas.
+        /// The existing programs, separated by commas.
         there: String,
     },
-    /// A program that its author wrote for another place.
+    /// The program's section declares another kind than the request.
     #[error("program {function} is {declared} by its section {section:?}, not {asked}")]
     OtherKind {
         /// The function.
@@ -34,7 +34,7 @@ pub enum KernelError {
         declared: ProgramKind,
         /// The section.
         section: String,
-        /// The kind that was asked for.
+        /// The requested kind.
         asked: ProgramKind,
     },
     /// A kind that this version does not load.
@@ -45,7 +45,7 @@ pub enum KernelError {
         /// The kind.
         kind: ProgramKind,
     },
-    /// The program's functions, maps and types do not come together.
+    /// The program's functions, maps and types cannot be linked.
     #[error("link program {program}")]
     Link {
         /// The function.
@@ -54,129 +54,129 @@ pub enum KernelError {
         #[source]
         source: LinkError,
     },
-    /// The program does what container scope does not allow.
+    /// The program uses what container scope does not allow.
     #[error(transparent)]
     BeyondContainer(#[from] ReviewRefusal),
-    /// The object does not have a map that was asked for.
+    /// The object does not have a requested map.
     #[error("the object has no map {map:?}; it has {there}")]
     NoMap {
         /// The map.
         map: String,
-        /// The maps that there are, with commas.
+        /// The existing maps, separated by commas.
         there: String,
     },
-    /// The object does not have a variable that is to be set.
+    /// The object does not have the variable to set.
     #[error("the object has no global {name:?}; it has {there}")]
     NoGlobal {
         /// The variable.
         name: String,
-        /// The variables that there are, with commas.
+        /// The existing variables, separated by commas.
         there: String,
     },
-    /// Bytes of another number than the variable takes.
+    /// The value does not have the variable's size.
     #[error("global {name} takes {size} bytes, not {given}")]
     GlobalSize {
         /// The variable.
         name: String,
-        /// Bytes that it takes.
+        /// The size of the variable in bytes.
         size: u32,
-        /// Bytes that were given.
+        /// The size of the given value in bytes.
         given: usize,
     },
     /// The kernel's own types, which CO-RE needs, are malformed.
     #[error("read the kernel's types for CO-RE")]
     KernelTypes(#[source] BtfError),
-    /// The kernel did not make a map.
+    /// The kernel refused to create a map.
     #[error("create map {map}: {why}")]
     MapCreate {
         /// The map.
         map: String,
         /// What the errno means here.
         why: &'static str,
-        /// What the kernel said.
+        /// The kernel's errno.
         #[source]
         source: Errno,
     },
-    /// A map that is to stand in place of the object's own is another one.
+    /// A map to be shared does not match the object's own declaration.
     #[error("share map {map}: this object has it with {differences}")]
     OtherMap {
         /// The map.
         map: String,
-        /// What differs, with commas.
+        /// The differences, separated by commas.
         differences: String,
     },
-    /// A map that is to stand in place of the object's own is not to be had.
+    /// A map to be shared cannot be opened.
     #[error("share map {map}: open its pin {}", .pin.display())]
     SharedMap {
         /// The map.
         map: String,
         /// Its pin.
         pin: std::path::PathBuf,
-        /// What the kernel said.
+        /// The kernel's errno.
         #[source]
         source: Errno,
     },
-    /// A map did not take its initial value or could not be frozen.
+    /// The initial value of a map could not be written, or the map could not be frozen.
     #[error("{doing} map {map}")]
     Map {
         /// `fill` or `freeze`
         doing: &'static str,
         /// The map.
         map: String,
-        /// What the kernel said.
+        /// The kernel's errno.
         #[source]
         source: Errno,
     },
-    /// The verifier found the program wanting.
+    /// The verifier refused the program.
     #[error("load program {program}: the verifier refused it{}: {}", log.at(), log.reason)]
     Rejected {
         /// The function.
         program: String,
         /// What BPF_PROG_LOAD returned.
         errno: Errno,
-        /// What the verifier said.
+        /// The verifier's log.
         log: VerifierLog,
     },
-    /// The program does what only host scope may: the verifier would accept it with CAP_PERFMON.
+    /// The program does what only host scope allows: the verifier would accept it with CAP_PERFMON.
     #[error("load program {program}: it needs host scope{}: {}{}", log.at(), log.reason, log.remedy())]
     NeedsHostScope {
         /// The function.
         program: String,
-        /// What the verifier said.
+        /// The verifier's log.
         log: VerifierLog,
     },
-    /// The program needs types that this kernel does not have.
+    /// The program requires types that this kernel does not have.
     #[error("load program {program}: this kernel has no {missing}, which the program uses")]
     MissingTypes {
         /// The function.
         program: String,
-        /// The types and members, with commas.
+        /// The types and members, separated by commas.
         missing: String,
-        /// What the verifier said.
+        /// The verifier's log.
         log: VerifierLog,
     },
-    /// The kernel refused the program without an explanation.
+    /// The kernel refused the program without a verifier log.
     #[error("load program {program}: {why}")]
     Refused {
         /// The function.
         program: String,
         /// What the errno means here.
         why: &'static str,
-        /// What the kernel said.
+        /// The kernel's errno.
         #[source]
         source: Errno,
     },
-    /// The kernel is too old, or built or locked down without it.
+    /// The kernel is too old, or built or locked down without the feature.
     #[error("{doing}: this kernel has no {feature}, which came with Linux {} ({why})", feature.since())]
     Feature {
         /// What we were doing.
         doing: String,
-        /// What is missing.
+        /// The missing feature.
         feature: Feature,
-        /// What the probe found.
+        /// The result of the probe.
         why: String,
     },
-    /// The kernel did not attach a program.
+    /// The kernel refused to attach a program.
     #[error("attach {kind} {program} to {place}{}", hint(why))]
     Attach {
         /// The kind of link.
@@ -185,15 +185,15 @@ pub enum KernelError {
         program: String,
         /// The place.
         place: String,
-        /// What the errno means here; empty where it speaks for itself.
+        /// What the errno means here; empty if it needs no explanation.
         why: &'static str,
-        /// What the kernel said.
+        /// The kernel's errno.
         #[source]
         source: Errno,
     },
     /// The interface already has an XDP program.
     #[error(
-        "attach xdp {program} to {iface}: another XDP program is on {iface} already{}, and an interface takes one until chains come",
+        "attach xdp {program} to {iface}: another XDP program is already on {iface}{}; one interface takes only one XDP program",
         of(owner)
     )]
     XdpTaken {
@@ -201,11 +201,11 @@ pub enum KernelError {
         program: String,
         /// The interface.
         iface: String,
-        /// Whose that program is, where it is one of ours: filled in by who has the records. Else empty.
+        /// The owner of that program if it is ours, filled in by the caller that has the records; otherwise empty.
         owner: String,
     },
-    /// The interface that was found when planning is gone, or has become another.
-    #[error("attach {kind} {program} to {iface}: there is no interface {iface} any more")]
+    /// The interface that planning found is gone or was replaced by another one.
+    #[error("attach {kind} {program} to {iface}: interface {iface} no longer exists")]
     InterfaceGone {
         /// The kind of link.
         kind: &'static str,
@@ -214,7 +214,7 @@ pub enum KernelError {
         /// The interface.
         iface: String,
     },
-    /// The kernel does not have a tracepoint.
+    /// The kernel does not have the tracepoint.
     #[error("attach {kind} {program}: this kernel has no tracepoint {name}")]
     NoTracepoint {
         /// The kind of link.
@@ -224,19 +224,19 @@ pub enum KernelError {
         /// The tracepoint.
         name: String,
     },
-    /// The kernel does not have the function or hook that a program hangs on.
+    /// The kernel does not have the function or hook that the program attaches to.
     #[error("{kind} {program}: this kernel has no {what}{module}")]
     NoKernelFunction {
         /// The kind.
         kind: ProgramKind,
         /// The function in the object.
         program: String,
-        /// What is missing.
+        /// The missing function or hook.
         what: String,
-        /// The module that has it, as the rest of the sentence; or nothing.
+        /// The module that provides it, as the rest of the message; or empty.
         module: String,
     },
-    /// The file that a uprobe is for cannot be opened, or does not have the symbol.
+    /// The target file of a uprobe cannot be opened, or does not have the symbol.
     #[error("attach {kind} {program}: {target:?}")]
     UserTarget {
         /// The kind of link.
@@ -249,7 +249,7 @@ pub enum KernelError {
         #[source]
         source: Box<UserElfError>,
     },
-    /// A place that the caller did not open.
+    /// The caller did not open the place to attach to.
     #[error("attach {kind} {program}: the container's {what} is not open")]
     NoPlace {
         /// The kind of link.
@@ -259,33 +259,33 @@ pub enum KernelError {
         /// `cgroup`, `network namespace`
         what: &'static str,
     },
-    /// A pin could not be made, opened or removed.
+    /// A pin could not be created, opened or removed.
     #[error("{doing} {pin}")]
     Pin {
         /// What we were doing.
         doing: &'static str,
         /// The pin's path.
         pin: String,
-        /// What the kernel said.
+        /// The kernel's errno.
         #[source]
         source: Errno,
     },
-    /// An object could not be asked about itself.
-    #[error("ask the kernel about {what}")]
+    /// The kernel's information about an object could not be read.
+    #[error("read the kernel's information about {what}")]
     Info {
         /// The object.
         what: String,
-        /// What the kernel said.
+        /// The kernel's errno.
         #[source]
         source: Errno,
     },
-    /// A system call of the layer below.
+    /// An error of a system call, from `sys`.
     #[error(transparent)]
     Sys(#[from] SysError),
 }
 
 impl KernelError {
-    /// The end of the verifier's log, in lines, where there is one.
+    /// The last lines of the verifier's log, if there is one.
     pub fn verifier_log(&self) -> Option<&str> {
         match self {
             Self::Rejected { log, .. } | Self::NeedsHostScope { log, .. } | Self::MissingTypes { log, .. } => Some(&log.tail),

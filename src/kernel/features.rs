@@ -1,5 +1,5 @@
-//! What the kernel can do, found out by trying. Each probe is a few microseconds, leaves nothing behind, and needs the
-//! capabilities that using the feature needs.
+//! Kernel features, determined by trying them. Each probe takes a few microseconds, leaves nothing behind, and needs
+//! the same capabilities as using the feature.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,7 +11,7 @@ use crate::sys::Errno;
 use crate::sys::bpf::probe::{self, NoTarget};
 use crate::sys::bpf::{self, ProgramLoad};
 
-/// Asks the kernel for a feature.
+/// Probes for a feature.
 pub fn probe(feature: Feature) -> Support {
     match feature {
         Feature::Token => match probe::token() {
@@ -49,16 +49,16 @@ const TCX_INGRESS: u32 = 46;
 fn link(program_type: u32, expected_attach_type: u32, attach_type: u32, target: NoTarget) -> Support {
     let program = match smallest_program(program_type, expected_attach_type) {
         Ok(program) => program,
-        Err(errno) => return unclear("BPF_PROG_LOAD of a program of two instructions", Some(errno)),
+        Err(errno) => return unclear("BPF_PROG_LOAD of a two-instruction program", Some(errno)),
     };
     match probe::link(program.as_fd(), attach_type, target) {
         Some(Errno::BADF | Errno::NODEV) => Support::Yes,
-        Some(Errno::INVAL) => Support::No("BPF_LINK_CREATE does not know the attach type".to_owned()),
+        Some(Errno::INVAL) => Support::No("BPF_LINK_CREATE does not support the attach type".to_owned()),
         other => unclear("BPF_LINK_CREATE", other),
     }
 }
 
-/// `r0 = 1; exit`: what programs of every type may do. cgroup_skb lets packets pass, and nothing runs it here.
+/// `r0 = 1; exit`, which programs of every type may do. For cgroup_skb it lets packets pass, and it is never run here.
 fn smallest_program(program_type: u32, expected_attach_type: u32) -> Result<OwnedFd, Errno> {
     const MOV64_R0_IMM: u8 = 0xb7;
     const EXIT: u8 = 0x95;
@@ -86,9 +86,10 @@ fn kernel_btf() -> Support {
     }
 }
 
-/// Programs that hang on a kernel function by a trampoline. Some hardened kernels refuse them to root before any other check.
+/// Programs that attach to a kernel function by a trampoline. Some hardened kernels refuse them to root before any
+/// other check.
 fn trampoline(program_type: u32, attach_type: u32) -> Support {
-    // Without the kernel's types there is nothing to attach to.
+    // Without kernel BTF there is nothing to attach to.
     match kernel_btf() {
         Support::Yes => {}
         other => return other,
@@ -96,12 +97,12 @@ fn trampoline(program_type: u32, attach_type: u32) -> Support {
     match probe::empty_program(program_type, attach_type) {
         Some(Errno::TOOBIG) => Support::Yes,
         Some(Errno::PERM) => Support::No("the kernel refuses the program type to root (lockdown or hardening)".to_owned()),
-        Some(Errno::INVAL) => Support::No("the program type is not known".to_owned()),
+        Some(Errno::INVAL) => Support::No("the program type is not supported".to_owned()),
         other => unclear("BPF_PROG_LOAD", other),
     }
 }
 
-/// A program of this type loads and attaches also where the LSM is not active, and is then never called.
+/// A program of this type loads and attaches even if the LSM is not active, and is then never called.
 fn active_lsm() -> Support {
     const ACTIVE: &str = "/sys/kernel/security/lsm";
     match fs::read_to_string(ACTIVE) {
@@ -124,8 +125,8 @@ fn pmu(name: &str, why: &str) -> Support {
 fn unclear(call: &str, errno: Option<Errno>) -> Support {
     Support::Unknown(match errno {
         Some(Errno::PERM | Errno::ACCESS) => format!("{call} is refused: run as root, outside containers"),
-        Some(Errno::NOSYS) => format!("{call}: there is no bpf(2), or a seccomp profile hides it"),
+        Some(Errno::NOSYS) => format!("{call}: bpf(2) does not exist, or a seccomp profile blocks it"),
         Some(other) => format!("{call}: {other}"),
-        None => format!("{call} succeeded where it cannot"),
+        None => format!("{call} succeeded unexpectedly"),
     })
 }

@@ -1,15 +1,16 @@
-//! An object's BTF as the kernel takes it. The compiler leaves to the loader what only a linker knows: how large data
-//! sections are, where global variables stand in them, and which functions are seen from outside (libbpf does the same).
+//! Prepares an object's BTF for the kernel. The compiler leaves to the loader what only a linker knows: the sizes of
+//! data sections, the offsets of global variables, and the linkage of functions (libbpf does the same).
 
 use std::collections::HashMap;
 
 use crate::kernel::btf::{Btf, BtfError, BtfKind, Type};
 use crate::kernel::elf::{Elf, SymbolKind};
 
-/// Functions that compilers call on their own: the kernel shall check them where they are called, not by themselves.
+/// Functions that compilers call implicitly: the kernel must verify them where they are called, not as global
+/// functions.
 const BUILTINS: [&[u8]; 4] = [b"memset", b"memcpy", b"memmove", b"memcmp"];
 
-/// A copy of the object's BTF with sizes, offsets and linkages filled in. No record changes its length.
+/// A copy of the object's BTF with sizes, offsets and linkages filled in. The length of the records does not change.
 pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>, BtfError> {
     let mut fixed = bytes.to_vec();
     let sections: HashMap<&[u8], (usize, u64)> =
@@ -34,7 +35,7 @@ pub fn for_kernel(elf: &Elf<'_>, btf: &Btf<'_>, bytes: &[u8]) -> Result<Vec<u8>,
                 }
                 name_parameters(btf, &ty, &mut fixed)?;
             }
-            // Rust names its pointers, which the kernel refuses.
+            // Rust gives pointer types names, which the kernel refuses.
             BtfKind::Ptr => put(&mut fixed, at, 0),
             _ => {}
         }
@@ -57,14 +58,14 @@ fn data_section(
     let mut entries = Vec::new();
     for entry in section.variables() {
         let var = btf.ty(entry.ty)?;
-        // The compiler knows the places of static variables, and only of those.
+        // The compiler knows the offsets of static variables only.
         let offset = match var.linkage() {
             Some(GLOBAL) => place(btf.string_bytes(var.name_offset)).map_or(Ok(entry.offset), word)?,
             _ => entry.offset,
         };
         entries.push([entry.ty, offset, entry.size]);
     }
-    // The kernel wants them in the order of their places.
+    // The kernel requires them in the order of their offsets.
     entries.sort_by_key(|[_, offset, _]| *offset);
     for (n, word) in entries.into_iter().flatten().enumerate() {
         put(fixed, at + 12 + 4 * n, word);
@@ -72,8 +73,8 @@ fn data_section(
     Ok(())
 }
 
-/// Rust leaves parameters without names, which the kernel refuses for functions with code. Any name does; the function's
-/// own is at hand.
+/// Rust leaves parameters unnamed, which the kernel refuses for functions with code. Any name is accepted; this uses
+/// the function's own.
 fn name_parameters(btf: &Btf<'_>, function: &Type<'_>, fixed: &mut [u8]) -> Result<(), BtfError> {
     let prototype = btf.ty(function.size_or_type)?;
     if prototype.kind != BtfKind::FuncProto {

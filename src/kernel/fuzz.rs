@@ -1,4 +1,4 @@
-//! Hostile objects: reading, linking and relocating end in an error or in code, never in a panic or an endless loop.
+//! Hostile objects: reading, linking and relocating return an error or code, and never panic or loop forever.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use mutate::{corpus, fuzz};
@@ -22,7 +22,7 @@ fn objects() {
         let object = BpfObject::parse(bytes).ok()?;
         object.ext.has_core().then(|| object.elf.section(".BTF").unwrap().1.data.to_vec())
     });
-    // What a program of CO-RE finds in the kernel: here the types of an object of ours.
+    // The kernel types for CO-RE programs: here the types of a committed object.
     let types = own.unwrap();
     let target = CoreTarget::parse(&types).unwrap();
     fuzz("bpf-objects", &objects, |bytes| {
@@ -40,7 +40,7 @@ fn objects() {
             }
         }
     });
-    // Instructions, functions and lines that no linker puts together.
+    // Instructions, functions and lines that no compiler produces.
     let tagged = objects.iter().find(|bytes| bytes.windows(13).any(|at| at == b"arg:untrusted")).unwrap();
     let tagged = BpfObject::parse(tagged).unwrap();
     let code: Vec<Vec<u8>> =
@@ -54,7 +54,7 @@ fn objects() {
             drop(review(&tagged, "program", program_type, &linked));
         }
     });
-    // The target may be hostile only where a machine's owner wants it to be, and must not panic either.
+    // Only the machine's owner can make the target types hostile, and even then nothing may panic.
     fuzz("btf", &[types], |bytes| drop(CoreTarget::parse(bytes)));
 }
 

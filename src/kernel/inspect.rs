@@ -1,4 +1,4 @@
-//! What the kernel says about pinned objects, for `list`, `get` and `inspect`.
+//! The kernel's information about pinned objects, for `list`, `get` and `inspect`.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -10,33 +10,33 @@ use crate::sys::{Errno, bpf};
 
 pub use crate::sys::bpf::{LinkInfo, MapInfo, ProgramInfo};
 
-/// A pinned object and the kernel memory that it takes.
+/// The kernel's information about an object, and its memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspected<T> {
-    /// What the kernel says.
+    /// The kernel's information.
     pub info: T,
-    /// Bytes of kernel memory by the kernel's own estimate; None where it does not say, as for links.
+    /// Kernel memory in bytes by the kernel's own estimate; None for objects without one, such as links.
     pub memory: Option<u64>,
 }
 
-/// What the kernel says about a pinned program; None where there is no such pin.
+/// The kernel's information about a pinned program; None if the pin does not exist.
 pub fn program(directory: &Path, pin: &PinName) -> Result<Option<Inspected<ProgramInfo>>, KernelError> {
     inspect(directory, pin, |object| bpf::program_info(object.as_fd()))
 }
 
-/// What the kernel says about the program with an id.
+/// The kernel's information about the program with an id.
 ///
 /// # Errors
-/// ENOENT where there is none, EPERM without CAP_SYS_ADMIN.
+/// ENOENT if it does not exist, EPERM without CAP_SYS_ADMIN.
 pub fn program_by_id(id: u32) -> Result<Inspected<ProgramInfo>, Errno> {
     let program = bpf::program_by_id(id)?;
     Ok(Inspected { info: bpf::program_info(program.as_fd())?, memory: bpf::locked_memory(program.as_fd()) })
 }
 
-/// Ids from here on are no link's of the kernel's, which counts as far as a signed number goes: we give them to filters.
+/// The kernel's link ids are below this value, the end of a positive `int`; we assign ids from here on to filters.
 pub const FILTERS: u32 = 1 << 31;
 
-/// True where the kernel has a program with this id.
+/// True if the kernel has a program with this id.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN.
@@ -48,7 +48,7 @@ pub fn has_program(id: u32) -> Result<bool, Errno> {
     }
 }
 
-/// What the kernel says about the link with an id; None where there is no such link.
+/// The kernel's information about the link with an id; None if it does not exist.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN.
@@ -60,16 +60,16 @@ pub fn link_by_id(id: u32) -> Result<Option<LinkInfo>, Errno> {
     }
 }
 
-/// What the kernel says about a pinned map; None where there is no such pin.
+/// The kernel's information about a pinned map; None if the pin does not exist.
 pub fn map(directory: &Path, pin: &PinName) -> Result<Option<Inspected<MapInfo>>, KernelError> {
     inspect(directory, pin, |object| bpf::map_info(object.as_fd()))
 }
 
-/// What the kernel says about a pinned link; None where there is no such pin.
+/// The kernel's information about a pinned link; None if the pin does not exist.
 pub fn link(directory: &Path, pin: &PinName) -> Result<Option<Inspected<LinkInfo>>, KernelError> {
     inspect(directory, pin, |object| match bpf::is_link(object.as_fd()) {
         true => bpf::link_info(object.as_fd()),
-        // A filter: its program is pinned in the place of a link.
+        // A filter: its program is pinned instead of a link.
         false => {
             let program = bpf::program_id(object.as_fd())?;
             Ok(LinkInfo { id: 0, link_type: 0, program, interface: None, cgroup: None })
@@ -77,7 +77,7 @@ pub fn link(directory: &Path, pin: &PinName) -> Result<Option<Inspected<LinkInfo
     })
 }
 
-/// Every program of the kernel by its id. Those that go meanwhile are left out.
+/// Every program of the kernel by its id. Programs that are unloaded in the meantime are left out.
 pub fn all_programs() -> Result<Vec<(u32, Inspected<ProgramInfo>)>, KernelError> {
     let ids = bpf::ids(bpf::ObjectKind::Program);
     let ids = ids.map_err(|source| KernelError::Info { what: "the programs of the kernel".to_owned(), source })?;

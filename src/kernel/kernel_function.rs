@@ -9,19 +9,19 @@ use crate::kernel::{Feature, Support, features};
 use crate::model::attach_point::ProgramKind;
 use crate::model::plan::PlannedProgram;
 
-/// What the kernel has to have for a kind.
+/// The kernel feature that a kind requires.
 pub(crate) fn feature(kind: ProgramKind) -> Feature {
     if kind == ProgramKind::Lsm { Feature::Lsm } else { Feature::Tracing }
 }
 
-/// Refuses an LSM program where it would load, attach and never be called: bpf is not among the active LSMs.
+/// Refuses an LSM program that would load and attach but never be called, because bpf is not an active LSM.
 pub(crate) fn check(planned: &PlannedProgram) -> Result<(), KernelError> {
     if planned.kind != ProgramKind::Lsm {
         return Ok(());
     }
     match features::probe(Feature::Lsm) {
         found @ Support::No(_) => Err(KernelError::feature(format!("load program {}", planned.function), Feature::Lsm, found)),
-        // The kernel itself says it when the program is loaded.
+        // Loading the program reports this itself.
         Support::Yes | Support::Unknown(_) => Ok(()),
     }
 }
@@ -44,11 +44,11 @@ pub(crate) fn find(planned: &PlannedProgram, target: Option<&CoreTarget<'_>>) ->
     }
     Err(match planned.kind {
         ProgramKind::Lsm => missing(format!("LSM hook {name:?}"), String::new()),
-        _ => missing(format!("function {name:?} that programs may hang on"), module_of(name)),
+        _ => missing(format!("function {name:?} that programs can attach to"), module_of(name)),
     })
 }
 
-/// What there is to say of a function that is in a module. For a message: a failure to read is silence.
+/// The end of the message for a function of a module. Failing to read the file is not an error.
 fn module_of(function: &str) -> String {
     let Ok(symbols) = File::open("/proc/kallsyms") else { return String::new() };
     let lines = BufReader::new(symbols).lines().map_while(Result::ok);
@@ -56,7 +56,7 @@ fn module_of(function: &str) -> String {
     module.map_or(String::new(), |module| format!("; it is in the module {module}, and functions of modules are not supported"))
 }
 
-/// The module of a line `address type name [module]` of /proc/kallsyms, where it is this function's.
+/// The module on a line `address type name [module]` of /proc/kallsyms, if the line is about this function.
 fn module_in<'l>(line: &'l str, function: &str) -> Option<&'l str> {
     let mut words = line.split_ascii_whitespace().skip(2);
     (words.next()? == function).then(|| words.next()?.strip_prefix('[')?.strip_suffix(']')).flatten()
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modules_are_in_brackets() {
+    fn modules_are_read_from_brackets() {
         for (line, module) in [
             ("ffffffffc0a1 t nf_hook\t[nf_tables]", Some("nf_tables")),
             ("ffffffff81a1 T nf_hook", None),

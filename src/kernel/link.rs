@@ -1,5 +1,5 @@
-//! One program out of an object: its function and every function that it calls, in one run of instructions, with the
-//! places that need a map's fd noted. Pure; nothing here asks the kernel.
+//! Links one program of an object: its function and every function that it calls, as one sequence of instructions, with
+//! the instructions that need the fd of a map listed. Pure: no system calls.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,53 +9,53 @@ use crate::kernel::insn::{self, Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VAL
 use crate::kernel::object::{BpfObject, Function, ObjectError};
 use crate::model::reach;
 
-/// What the kernel takes at most: BPF_COMPLEXITY_LIMIT_INSNS of include/linux/bpf.h.
+/// The kernel's limit: BPF_COMPLEXITY_LIMIT_INSNS of include/linux/bpf.h.
 const MAX_INSTRUCTIONS: usize = 1_000_000;
 
-/// Why a program cannot be put together.
+/// Why a program cannot be linked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// The object is wrong.
+    /// The object is not valid.
     #[error(transparent)]
     Object(#[from] ObjectError),
-    /// Something that only the kernel or another object could provide.
+    /// A symbol that only the kernel or another object could define.
     #[error("it uses {name}, which the object only declares (kernel functions, __ksym and __kconfig are not supported){reach}", name = .0, reach = reaches(.0))]
     Extern(String),
-    /// A reference to something that is neither a map, nor data, nor a function.
+    /// A reference to a symbol that is neither a map, nor data, nor a function.
     #[error("instruction {at} of {function} refers to {target:?}, which is neither a map nor data nor a function")]
     Reference {
         /// The function.
         function: String,
-        /// The instruction in it.
+        /// The index of the instruction.
         at: usize,
         /// The symbol.
         target: String,
     },
-    /// A call to where no function starts.
+    /// A call to an address where no function starts.
     #[error("instruction {at} of {function} calls into section {section:?}, where no function starts at instruction {start}")]
     NoFunction {
         /// The caller.
         function: String,
-        /// The instruction in it.
+        /// The index of the instruction.
         at: usize,
-        /// Where the function should be.
+        /// The section of the call's target.
         section: String,
-        /// Where in it.
+        /// The target, in instructions.
         start: i64,
     },
-    /// A constant or a call that means a descriptor or an id of the kernel's, and that no symbol stands behind. Compilers leave
-    /// that to the loader; an object that says it by itself would reach for what the loading process has open.
-    #[error("instruction {at} of {function} names a descriptor or id of the kernel's by its number")]
+    /// A constant or call that denotes a file descriptor or a kernel id without a symbol. Compilers leave these to the
+    /// loader; an object that contains one would use what the loading process has open.
+    #[error("instruction {at} of {function} contains the number of a file descriptor or kernel id")]
     Descriptor {
         /// The function.
         function: String,
-        /// The instruction in it.
+        /// The index of the instruction.
         at: usize,
     },
-    /// A map that the object fills, which we do not.
+    /// A map with initial elements, which is not supported.
     #[error("map {0} has initial elements (programs or maps), which are not supported")]
     Initialised(String),
-    /// More instructions than the kernel takes.
+    /// More instructions than the kernel accepts.
     #[error("it has more than a million instructions")]
     TooLong,
     /// A CO-RE relocation that cannot be resolved.
@@ -63,17 +63,17 @@ pub enum LinkError {
     Core(#[from] CoreError),
 }
 
-/// What a kernel function of a name reaches, as the end of a sentence; empty where that is not known.
+/// What a kernel function reaches, as the end of a message; empty if unknown.
 fn reaches(name: &str) -> String {
     reach::kfunc(name).map_or_else(String::new, |reach| format!(": it reaches {reach}"))
 }
 
-/// A program, complete but for the fds of its maps.
+/// A program, complete except for the fds of its maps.
 #[derive(Debug)]
 pub struct Linked {
     /// The instructions.
     pub instructions: Vec<Insn>,
-    /// Instructions that want the fd of a map: index of the instruction, index of the map in [`BpfObject::maps`].
+    /// Instructions that need the fd of a map: index of the instruction, index of the map in [`BpfObject::maps`].
     pub maps: Vec<(usize, usize)>,
     /// Where each function starts, ascending.
     pub starts: Vec<usize>,
@@ -81,15 +81,15 @@ pub struct Linked {
     pub functions: Vec<u8>,
     /// `struct bpf_line_info`; empty unless every function starts with one.
     pub lines: Vec<u8>,
-    /// What the program names of the kernel's types and the kernel does not have. The instructions that need it are
-    /// poisoned, which the verifier refuses where they can be reached.
+    /// Kernel types that the program uses and this kernel does not have. The instructions that need them are poisoned;
+    /// the verifier refuses them if they are reachable.
     pub missing: Vec<String>,
 }
 
 impl Linked {
-    /// Bytes of `struct bpf_func_info`.
+    /// Size of `struct bpf_func_info` in bytes.
     pub const FUNCTION_RECORD: usize = 8;
-    /// Bytes of `struct bpf_line_info`.
+    /// Size of `struct bpf_line_info` in bytes.
     pub const LINE_RECORD: usize = 16;
 
     /// The maps that the program uses, as indices into [`BpfObject::maps`].
@@ -98,8 +98,8 @@ impl Linked {
     }
 }
 
-/// Puts together the program that starts with `entry`. `target` are the running kernel's types for CO-RE; None leaves
-/// CO-RE relocations alone, so that an object can be checked without a look at the kernel.
+/// Links the program that starts with `entry`. `target` are the running kernel's types for CO-RE; without it CO-RE
+/// relocations are left unresolved, so that an object can be checked independently of the kernel.
 pub fn link(object: &BpfObject<'_>, entry: &Function, target: Option<&CoreTarget<'_>>) -> Result<Linked, LinkError> {
     let mut linker = Linker {
         object,
@@ -114,7 +114,7 @@ pub fn link(object: &BpfObject<'_>, entry: &Function, target: Option<&CoreTarget
         missing: Vec::new(),
     };
     linker.place(entry)?;
-    // Placing a function may find others to place; `order` grows while it is walked.
+    // Placing a function may add others to `order`, which grows during the iteration.
     let mut next = 0;
     while let Some((function, start)) = linker.order.get(next).copied() {
         linker.resolve(function, start)?;
@@ -141,13 +141,13 @@ struct Linker<'o, 'a> {
     missing: Vec<String>,
 }
 
-/// Maps by section and place; data sections whatever the place.
+/// Maps by section and offset; data sections match any offset.
 fn maps_by_place(object: &BpfObject<'_>) -> HashMap<(usize, u64), usize> {
     object.maps.iter().enumerate().map(|(n, map)| ((map.section, map.offset), n)).collect()
 }
 
 impl<'o> Linker<'o, '_> {
-    /// Appends a function's instructions and returns where it starts; once for each function.
+    /// Appends a function's instructions once, and returns where it starts.
     fn place(&mut self, function: &'o Function) -> Result<usize, LinkError> {
         if let Some(start) = self.placed.get(&(function.section, function.start)) {
             return Ok(*start);
@@ -174,7 +174,7 @@ impl<'o> Linker<'o, '_> {
         Ok(start)
     }
 
-    /// Resolves what one placed function refers to.
+    /// Resolves the references of one placed function.
     fn resolve(&mut self, function: &'o Function, start: usize) -> Result<(), LinkError> {
         for n in 0..function.len {
             let relocation = self.sections[&function.section].relocations.get(&(function.start + n)).copied();
@@ -189,7 +189,7 @@ impl<'o> Linker<'o, '_> {
                     if !insn.is_call() {
                         return Err(self.reference(function, n, relocation));
                     }
-                    // The compiler leaves -1 for a symbol of the function's own, the place in the section otherwise.
+                    // The compiler writes -1 for a function's own symbol, otherwise the position in the section.
                     let callee = places(symbol.value) + i64::from(insn.imm) + 1;
                     self.call(function, (start, n), section, callee)?;
                 }
@@ -274,7 +274,7 @@ impl<'o> Linker<'o, '_> {
             self.instructions[*at].imm = i32::try_from(distance).map_err(|_| LinkError::TooLong)?;
         }
         let (functions, lines) = (self.function_records(), self.line_records());
-        // Lines without functions are refused by the kernel as well as functions without all the others.
+        // The kernel refuses line info without function info, and function info that does not cover every function.
         let lines = if functions.is_some() { lines.unwrap_or_default() } else { Vec::new() };
         let functions = functions.unwrap_or_default();
         let starts = self.order.iter().map(|(_, start)| *start).collect();
@@ -307,7 +307,7 @@ impl<'o> Linker<'o, '_> {
                 if last.is_none() && at != function.start {
                     return None;
                 }
-                // One record for each instruction, and texts that are there: the kernel insists on both.
+                // One record for each instruction, with valid strings: the kernel requires both.
                 if last == Some(at) || !btf.has_string(record.file) || !btf.has_string(record.line) {
                     continue;
                 }
@@ -325,8 +325,8 @@ impl<'o> Linker<'o, '_> {
     }
 }
 
-/// A place in a section in instructions. Symbols of functions lie on instructions (Object::parse); others are cut down and
-/// then name no function.
+/// A byte offset in a section as an instruction index. Symbols of functions are aligned to instructions
+/// (Object::parse); other offsets are rounded down and then match no function.
 fn places(bytes: u64) -> i64 {
     i64::try_from(bytes / insn::SIZE as u64).unwrap_or(i64::MAX / 2)
 }

@@ -1,5 +1,5 @@
-//! Objects into the kernel: maps once for each object, then the planned programs, each verified with the capabilities of its
-//! scope and no more.
+//! Loads objects into the kernel: the maps of each object, then the planned programs, each verified with exactly the
+//! capabilities of its scope.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -22,17 +22,17 @@ use crate::sys::bpf::{self, BtfRecords, MapCreate, MapTypes, ProgramLoad};
 use crate::sys::caps::{self, Capability};
 use crate::sys::{Errno, SysError, machine};
 
-/// Where the kernel shows its own types.
+/// The running kernel's BTF.
 pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
-/// Sizes of the buffers that the verifier's log is read with, until it fits: the last is the kernel's own limit for old
-/// kernels, 16 MiB.
+/// Sizes of the buffer for the verifier's log, tried until the log fits: the last one is the limit of old kernels, 16
+/// MiB.
 const LOG_SIZES: [usize; 3] = [64 << 10, 1 << 20, (16 << 20) - 1];
 /// `BPF_F_SLEEPABLE`
 const SLEEPABLE: u32 = 1 << 4;
 /// `BPF_F_XDP_HAS_FRAGS`
 const XDP_HAS_FRAGS: u32 = 1 << 5;
 
-/// Loads what is planned of an object and pins it under `directory`.
+/// Loads the planned programs and maps of an object and pins them under `directory`.
 pub(crate) fn load(directory: &Path, planned: &PlannedObject) -> Result<LoadedIds, KernelError> {
     let object = BpfObject::parse(&planned.bytes)?;
     let work = prepare(&object, planned)?;
@@ -41,8 +41,8 @@ pub(crate) fn load(directory: &Path, planned: &PlannedObject) -> Result<LoadedId
     pin(directory, planned, &work.pinned, &loaded)
 }
 
-/// Capabilities of the thread that loads. Without CAP_PERFMON the verifier refuses to read kernel memory and to leak
-/// pointers; CAP_SYS_ADMIN would imply both and is never there (kernel/bpf/token.c, bpf_ns_capable).
+/// Capabilities of the loading thread. Without CAP_PERFMON the verifier refuses to read kernel memory and to leak
+/// pointers; CAP_SYS_ADMIN would imply both and is never granted (kernel/bpf/token.c, bpf_ns_capable).
 fn capabilities(scope: Scope) -> &'static [Capability] {
     match scope {
         Scope::Container => &[Capability::CAP_BPF, Capability::CAP_NET_ADMIN],
@@ -50,12 +50,12 @@ fn capabilities(scope: Scope) -> &'static [Capability] {
     }
 }
 
-/// `enum bpf_prog_type` of a kind; None for kinds that this version does not load.
+/// The `enum bpf_prog_type` of a kind; None for kinds that this version does not load.
 pub(crate) fn program_type(kind: ProgramKind) -> Option<u32> {
     kind.supported().then(|| kind.kernel_type())
 }
 
-/// A program, ready for the verifier but for the fds of its maps.
+/// A program that is ready to load except for the fds of its maps.
 struct PreparedProgram<'p> {
     planned: &'p PlannedProgram,
     program_type: u32,
@@ -64,34 +64,34 @@ struct PreparedProgram<'p> {
     linked: Linked,
 }
 
-/// All that the kernel will be told about an object.
+/// An object that is ready to load.
 struct PreparedObject<'w> {
     object: &'w BpfObject<'w>,
     scope: Scope,
     programs: Vec<PreparedProgram<'w>>,
-    /// Indices of the maps to make.
+    /// Indices of the maps to create.
     maps: BTreeSet<usize>,
     /// Indices of the planned maps, in the order of the plan.
     pinned: Vec<usize>,
-    /// Pins of maps that stand in place of the object's own.
+    /// Pins of shared maps that replace the object's own.
     reused: BTreeMap<usize, &'w Path>,
-    /// Indices of the maps that user space is not to write.
+    /// Indices of the maps that user space must not write.
     frozen: BTreeSet<usize>,
     /// Initial values of data sections.
     images: BTreeMap<usize, Vec<u8>>,
-    /// The object's types; None where it has none.
+    /// The object's types; None if it has no BTF.
     btf: Option<Vec<u8>>,
     page: u32,
     cpus: u32,
 }
 
-/// What the kernel has made.
+/// What was created in the kernel.
 struct LoadedObject {
     maps: BTreeMap<usize, OwnedFd>,
     programs: Vec<OwnedFd>,
 }
 
-/// Everything that can be found wrong without the kernel is found here.
+/// Finds every error that can be found without loading anything.
 fn prepare<'w>(object: &'w BpfObject<'w>, planned: &'w PlannedObject) -> Result<PreparedObject<'w>, KernelError> {
     let chosen: Vec<Chosen<'_>> = planned.programs.iter().map(|p| choose(object, p)).collect::<Result<_, _>>()?;
     let on_function = chosen.iter().find(|chosen| chosen.planned.kind.fixed_at_load());
@@ -99,7 +99,7 @@ fn prepare<'w>(object: &'w BpfObject<'w>, planned: &'w PlannedObject) -> Result<
         kernel_function::check(chosen.planned)?;
     }
     let kernel = match on_function {
-        Some(chosen) => kernel_types(&format!("find the function that {} hangs on", chosen.planned.function))?,
+        Some(chosen) => kernel_types(&format!("find the function that {} attaches to", chosen.planned.function))?,
         None if object.ext.has_core() => kernel_types("resolve the object's CO-RE relocations")?,
         None => Vec::new(),
     };
@@ -112,7 +112,7 @@ fn prepare<'w>(object: &'w BpfObject<'w>, planned: &'w PlannedObject) -> Result<
     for Chosen { planned, function, program_type, flags } in chosen {
         let linked = link(object, function, target.as_ref())
             .map_err(|source| KernelError::Link { program: function.name.clone(), source })?;
-        // Types that container scope never loads have no list; the kernel wants CAP_PERFMON for each of them.
+        // Types that container scope never loads have no list; the kernel requires CAP_PERFMON for each of them.
         if scope == Scope::Container && reach::reviewed(program_type) {
             review(object, &planned.function, program_type, &linked)?;
         }
@@ -135,7 +135,7 @@ fn prepare<'w>(object: &'w BpfObject<'w>, planned: &'w PlannedObject) -> Result<
     Ok(PreparedObject { object, scope, programs, maps, pinned, reused, frozen, images, btf, page, cpus })
 }
 
-/// The function of a planned program, and how the kernel is to take it.
+/// The function of a planned program, and how to load it.
 struct Chosen<'w> {
     planned: &'w PlannedProgram,
     function: &'w Function,
@@ -187,8 +187,8 @@ fn map_index(object: &BpfObject<'_>, by_name: &HashMap<&str, usize>, name: &str)
         .ok_or_else(|| KernelError::NoMap { map: name.to_owned(), there: list(object.maps.iter().map(|map| map.name)) })
 }
 
-/// The values that data sections begin with: the file's, and over them what the request sets. Sections that stay zero are
-/// left out.
+/// The initial values of data sections: the file's, overwritten with what the request sets. Sections that are all zero
+/// are left out.
 fn images(
     object: &BpfObject<'_>,
     maps: &BTreeSet<usize>,
@@ -212,7 +212,7 @@ fn images(
         if bytes.len() != variable.facts.size as usize {
             return Err(KernelError::GlobalSize { name: name.clone(), size: variable.facts.size, given: bytes.len() });
         }
-        // A section that no planned program uses is not made, and its variables have no effect.
+        // A section that no planned program uses is not created, and its variables have no effect.
         let Some(map) = by_section.get(&variable.section) else { continue };
         let size = object.maps[*map].shape.value_size as usize;
         let image = images.entry(*map).or_insert_with(|| vec![0; size]);
@@ -223,7 +223,7 @@ fn images(
 }
 
 impl PreparedObject<'_> {
-    /// Opens the maps that stand in place of the object's own; each must be what the object declares.
+    /// Opens the shared maps that replace the object's own; each must match the object's declaration.
     fn shared(&self) -> Result<BTreeMap<usize, OwnedFd>, KernelError> {
         let open = |(index, pin): (&usize, &&Path)| {
             let definition = &self.object.maps[*index];
@@ -242,10 +242,10 @@ impl PreparedObject<'_> {
         self.reused.iter().map(open).collect()
     }
 
-    /// Runs on the thread with few capabilities.
+    /// Runs on the thread with reduced capabilities.
     fn load(&self, shared: BTreeMap<usize, OwnedFd>) -> Result<LoadedObject, KernelError> {
-        // Types are a convenience: names in listings, source lines in errors. Kernels refuse those of other compilers, and
-        // a program that cannot do without them gets its own error from the verifier.
+        // BTF is a convenience: names in listings, source lines in errors. The kernel refuses the BTF of some
+        // compilers, and a program that cannot work without it gets its own error from the verifier.
         let btf = self.btf.as_deref().and_then(|bytes| bpf::btf_load(bytes, None).ok());
         let btf = btf.as_ref().map(AsFd::as_fd);
         let mut maps = shared;
@@ -296,7 +296,7 @@ impl PreparedObject<'_> {
             token: None,
         };
         let made = match bpf::map_create(&map) {
-            // Many map types take no types (kernel/bpf/syscall.c, map_check_btf).
+            // Many map types do not accept BTF types (kernel/bpf/syscall.c, map_check_btf).
             Err(_) if types.is_some() => bpf::map_create(&MapCreate { types: None, ..map }),
             made => made,
         };
@@ -304,9 +304,9 @@ impl PreparedObject<'_> {
             map: definition.name.to_owned(),
             why: match source {
                 Errno::PERM => "no permission (CAP_BPF; CAP_NET_ADMIN for device and socket maps)",
-                Errno::NOMEM => "no memory for it",
+                Errno::NOMEM => "not enough memory",
                 Errno::TOOBIG => "it is too large for the kernel",
-                Errno::INVAL => "the kernel does not know the type, or not with these sizes and flags",
+                Errno::INVAL => "the kernel does not support the type, or not with these sizes and flags",
                 _ => "the kernel refused",
             },
             source,
@@ -337,7 +337,7 @@ impl PreparedObject<'_> {
             debug: btf.filter(|_| !functions.bytes.is_empty()).map(|btf| (btf, functions, lines)),
             token: None,
         };
-        // The log costs time, and most programs are accepted: it is asked for only after a refusal.
+        // The log costs time, and most programs are accepted: it is requested only after a refusal.
         bpf::program_load(&load, None).or_else(|errno| match explained(&load) {
             Explained::Log(log) => Err(self.rejected(program, errno, log)),
             Explained::Silence => Err(self.refused(program, errno)),
@@ -368,19 +368,19 @@ impl PreparedObject<'_> {
         }
         let why = match source {
             Errno::PERM if self.scope == Scope::Container && kind.scope() == Scope::Host => "its kind needs host scope",
-            Errno::PERM => "the kernel refuses it without a reason (lockdown, or a capability is missing)",
-            Errno::INVAL => "the kernel does not know the program type or attach type",
-            Errno::NOMEM => "no memory for it",
-            Errno::TOOBIG => "it has more instructions than the kernel takes",
-            _ => "the kernel refuses it without a reason",
+            Errno::PERM => "the kernel refuses it without a verifier log (lockdown, or a capability is missing)",
+            Errno::INVAL => "the kernel does not support the program type or attach type",
+            Errno::NOMEM => "not enough memory",
+            Errno::TOOBIG => "it has more instructions than the kernel accepts",
+            _ => "the kernel refuses it without a verifier log",
         };
         KernelError::Refused { program: program.planned.function.clone(), why, source }
     }
 }
 
-/// Takes from user space the right to write a map that another load has made, and may have frozen: then the kernel says EPERM
-/// (kernel/bpf/syscall.c, `map_freeze` and `map_get_sys_perms`). EBUSY is what it says while user space has the map mapped for writing,
-/// which takes a map that is shown for writing.
+/// Removes user space's right to write a map that another load created and may have frozen: then the kernel returns
+/// EPERM (kernel/bpf/syscall.c, `map_freeze` and `map_get_sys_perms`). It returns EBUSY while user space has the map
+/// mapped for writing, which requires a map that is shown for writing.
 fn freeze_again(name: &str, map: BorrowedFd<'_>) -> Result<(), KernelError> {
     match bpf::map_freeze(map) {
         Ok(()) | Err(Errno::PERM | Errno::BUSY) => Ok(()),
@@ -388,11 +388,11 @@ fn freeze_again(name: &str, map: BorrowedFd<'_>) -> Result<(), KernelError> {
     }
 }
 
-/// What a second attempt with a log brought.
+/// The result of the second attempt, with a log.
 enum Explained {
     Log(VerifierLog),
     Silence,
-    /// It went well this time: the first attempt was interrupted or met a shortage.
+    /// It succeeded this time: the first attempt was interrupted or ran out of memory.
     Loaded(OwnedFd),
 }
 
@@ -401,7 +401,7 @@ fn explained(load: &ProgramLoad<'_>) -> Explained {
         let mut buffer = vec![0; size];
         match bpf::program_load(load, Some(&mut buffer)) {
             Ok(fd) => return Explained::Loaded(fd),
-            // Old kernels keep the beginning of a log that does not fit; its end is what explains.
+            // Old kernels keep the beginning of a log that does not fit, but its end holds the explanation.
             Err(Errno::NOSPC) if size < LOG_SIZES[LOG_SIZES.len() - 1] => {}
             Err(_) => return VerifierLog::read(&buffer).map_or(Explained::Silence, Explained::Log),
         }
@@ -409,7 +409,7 @@ fn explained(load: &ProgramLoad<'_>) -> Explained {
     Explained::Silence
 }
 
-/// Pins in the order of the plan. Maps come first: a program's maps have to be found even where a program's pin fails.
+/// Pins in the order of the plan, maps first: a program's maps must be found even if pinning the program fails.
 fn pin(directory: &Path, planned: &PlannedObject, pinned: &[usize], loaded: &LoadedObject) -> Result<LoadedIds, KernelError> {
     let mut ids = LoadedIds::default();
     for (map, index) in planned.maps.iter().zip(pinned) {

@@ -1,4 +1,4 @@
-//! Maps as objects declare them: in `.maps` by a BTF struct, in `maps` by `struct bpf_map_def`, and as data sections.
+//! Map declarations of objects: in `.maps` by a BTF struct, in `maps` by `struct bpf_map_def`, and as data sections.
 
 use std::collections::HashMap;
 
@@ -17,16 +17,16 @@ const USER_RINGBUF: u32 = 31;
 /// `BPF_F_RDONLY_PROG`: programs only read the map.
 const RDONLY_PROG: u32 = 1 << 7;
 
-/// What BPF_MAP_CREATE is told.
+/// The attributes of BPF_MAP_CREATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MapShape {
     /// `enum bpf_map_type`
     pub map_type: u32,
-    /// Bytes of a key.
+    /// Size of a key in bytes.
     pub key_size: u32,
-    /// Bytes of a value.
+    /// Size of a value in bytes.
     pub value_size: u32,
-    /// Entries, or bytes of a ring buffer; 0 in a perf event array means one for each CPU.
+    /// Number of entries, or bytes of a ring buffer; 0 in a perf event array means one for each CPU.
     pub max_entries: u32,
     /// `map_flags`
     pub flags: u32,
@@ -39,17 +39,18 @@ pub struct MapShape {
 }
 
 impl MapShape {
-    /// True for maps whose size the kernel wants in whole pages, a power of two of them.
+    /// True for maps whose size the kernel requires to be a power of two of whole pages.
     fn is_ring(self) -> bool {
         matches!(self.map_type, RINGBUF | USER_RINGBUF)
     }
 
-    /// True for maps that get one entry for each CPU because they say no number.
+    /// True for maps that get one entry for each CPU because no number is given.
     pub fn wants_cpus(self) -> bool {
         self.map_type == PERF_EVENT_ARRAY && self.max_entries == 0
     }
 
-    /// The shape with its size as the kernel wants it: ring buffers rounded up, perf event arrays one entry for each CPU.
+    /// The shape with the size that the kernel requires: ring buffers rounded up, perf event arrays with one entry for
+    /// each CPU.
     pub fn completed(mut self, page: u32, cpus: u32) -> Self {
         if self.is_ring() && self.max_entries > 0 {
             let pages = self.max_entries.div_ceil(page).checked_next_power_of_two();
@@ -61,10 +62,10 @@ impl MapShape {
         self
     }
 
-    /// In what a map of the kernel differs from this shape, once completed; empty where it can stand in its place. What the
-    /// maps in a map of maps are, the kernel does not say; the verifier sees it.
+    /// The differences between an existing map and this shape, once completed; empty if the map can replace the
+    /// declared one. The kernel does not report the inner maps of a map of maps; the verifier checks them.
     pub fn differences(self, map: &MapInfo) -> Vec<String> {
-        // Programs only read the maps of devices, and the kernel says so of itself (kernel/bpf/devmap.c, dev_map_init_map).
+        // Programs only read device maps, and the kernel sets this flag itself (kernel/bpf/devmap.c, dev_map_init_map).
         let theirs = if matches!(map.map_type, DEVMAP | DEVMAP_HASH) { map.flags & !RDONLY_PROG } else { map.flags };
         [
             ("type", u64::from(self.map_type), u64::from(map.map_type)),
@@ -76,7 +77,7 @@ impl MapShape {
         ]
         .into_iter()
         .filter(|(_, ours, theirs)| ours != theirs)
-        .map(|(what, ours, theirs)| format!("{what} {ours}, and the one that is there has {theirs}"))
+        .map(|(what, ours, theirs)| format!("{what} {ours}, but the existing map has {theirs}"))
         .collect()
     }
 }
@@ -84,19 +85,19 @@ impl MapShape {
 /// A map of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapDefinition<'a> {
-    /// Its name; the section's for data sections.
+    /// Its name; for data sections the section's.
     pub name: &'a str,
-    /// What it is.
+    /// Its attributes.
     pub shape: MapShape,
-    /// What the maps in it are, for a map of maps.
+    /// The shape of the inner maps, for a map of maps.
     pub inner: Option<MapShape>,
-    /// The section of its declaration, to which relocations point.
+    /// The section of its declaration, which relocations refer to.
     pub section: usize,
-    /// The place of the declaration in that section; 0 for data sections.
+    /// The offset of the declaration in that section; 0 for data sections.
     pub offset: u64,
     /// For data sections the bytes in the file; shorter than the value for `.bss`.
     pub data: Option<&'a [u8]>,
-    /// True where the object gives the map initial elements, which we do not set.
+    /// True if the object gives the map initial elements, which are not supported.
     pub initialised: bool,
 }
 
@@ -117,7 +118,7 @@ pub fn declared<'a>(elf: &Elf<'a>, btf: Option<&Btf<'a>>) -> Result<Vec<MapDefin
     let mut found = Vec::new();
     if let Some((index, _)) = elf.section(".maps") {
         let Some(btf) = btf else {
-            return Err(ObjectError::Map { name: ".maps".to_owned(), why: "needs the object's BTF, which is not there" });
+            return Err(ObjectError::Map { name: ".maps".to_owned(), why: "needs BTF, which the object does not have" });
         };
         from_btf(elf, index, btf, &mut found)?;
     }
@@ -145,7 +146,7 @@ pub fn data_sections<'a>(elf: &Elf<'a>, btf: Option<&Btf<'a>>) -> Result<Vec<Map
         }
         let value_size = match u32::try_from(section.size) {
             Ok(size) if size as usize <= MAX_OBJECT => size,
-            _ => return Err(ObjectError::Map { name: section.name.to_owned(), why: "takes more than 16 MiB" }),
+            _ => return Err(ObjectError::Map { name: section.name.to_owned(), why: "is larger than 16 MiB" }),
         };
         found.push(MapDefinition {
             name: section.name,
@@ -170,7 +171,7 @@ pub fn data_sections<'a>(elf: &Elf<'a>, btf: Option<&Btf<'a>>) -> Result<Vec<Map
 
 fn from_btf<'a>(elf: &Elf<'a>, index: usize, btf: &Btf<'a>, found: &mut Vec<MapDefinition<'a>>) -> Result<(), ObjectError> {
     let symbols: HashMap<&str, u64> = elf.symbols_of(index).map(|s| (s.name, s.value)).collect();
-    // A place in `.maps` that is relocated is an initial element.
+    // A relocation in `.maps` is an initial element.
     let filled = elf.relocations(index);
     let Some(section) = btf.data_section(".maps") else { return Ok(()) };
     for entry in section.variables() {
@@ -226,14 +227,14 @@ fn attributes(btf: &Btf<'_>, declared: &Type<'_>, depth: NestingDepth) -> Result
             b"map_extra" => shape.extra = wide_number(btf, member.ty)?,
             b"key" => (shape.key_type, shape.key_size) = pointee(btf, member.ty)?,
             b"value" => (shape.value_type, shape.value_size) = pointee(btf, member.ty)?,
-            // Where the map is pinned is ours to say: never the host's.
+            // Pinning is decided by us, never by the object: it must not choose a path on the host.
             b"pinning" => {}
             b"values" if depth == NestingDepth::Outer => {
                 inner = values(btf, member.ty)?;
                 shape.value_size = 4;
             }
             b"values" => return Err(Declaration::Wrong("is a map of maps of maps")),
-            _ => return Err(Declaration::Wrong("is declared with an attribute that is not known here")),
+            _ => return Err(Declaration::Wrong("is declared with an unknown attribute")),
         }
     }
     if shape.map_type == 0 {
@@ -269,7 +270,7 @@ fn pointee(btf: &Btf<'_>, ty: u32) -> Result<(u32, u32), Declaration> {
     Ok((pointer.size_or_type, size))
 }
 
-/// The shape of the maps in a map of maps; None for the programs of a program array.
+/// The shape of the inner maps of a map of maps; None for the programs of a program array.
 fn values(btf: &Btf<'_>, ty: u32) -> Result<Option<MapShape>, Declaration> {
     const WRONG: Declaration = Declaration::Wrong("is declared with values that are neither maps nor programs");
     let (element, _) = btf.peel(ty)?.array().ok_or(WRONG)?;
@@ -285,7 +286,7 @@ fn values(btf: &Btf<'_>, ty: u32) -> Result<Option<MapShape>, Declaration> {
     }
 }
 
-/// `struct bpf_map_def`: type, key size, value size, entries, flags, and what else the loader of the time wanted.
+/// `struct bpf_map_def`: type, key size, value size, entries, flags, and fields of old loaders.
 fn from_structs<'a>(elf: &Elf<'a>, index: usize, found: &mut Vec<MapDefinition<'a>>) -> Result<(), ObjectError> {
     let data = elf.sections[index].data;
     let first = found.len();
@@ -295,7 +296,7 @@ fn from_structs<'a>(elf: &Elf<'a>, index: usize, found: &mut Vec<MapDefinition<'
         }
         let words = usize::try_from(symbol.value).ok().and_then(|at| data.get(at..)).and_then(|rest| rest.first_chunk::<20>());
         let Some(words) = words else {
-            return Err(ObjectError::Map { name: symbol.name.to_owned(), why: "has a definition that is cut short" });
+            return Err(ObjectError::Map { name: symbol.name.to_owned(), why: "has a truncated definition" });
         };
         let word = |n: usize| words[4 * n..].first_chunk().copied().map(u32::from_ne_bytes).unwrap_or_default();
         found.push(MapDefinition {
@@ -324,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_stands_for_another_of_the_same_shape_alone() {
+    fn a_map_is_shared_only_with_the_same_shape() {
         let shape = MapShape { map_type: ARRAY, key_size: 4, value_size: 8, max_entries: 2, ..MapShape::default() };
         let there = MapInfo {
             id: 1,
@@ -340,7 +341,7 @@ mod tests {
         let other = MapShape { value_size: 16, flags: 1, ..shape };
         assert_eq!(
             other.differences(&there),
-            ["value size 16, and the one that is there has 8", "flags 1, and the one that is there has 0"]
+            ["value size 16, but the existing map has 8", "flags 1, but the existing map has 0"]
         );
         let devices = MapShape { map_type: DEVMAP, ..shape };
         assert!(devices.differences(&MapInfo { map_type: DEVMAP, flags: RDONLY_PROG, ..there.clone() }).is_empty());

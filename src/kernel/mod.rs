@@ -1,9 +1,9 @@
-//! Everything that is done with BPF objects: reading, loading, attaching, pinning, probing.
+//! BPF objects: reading, loading, attaching, pinning, probing.
 //!
-//! The bytes are a stranger's. `elf`, `btf` and `btf_ext` read them and check every reference; `object`, `map` and `section` say
-//! what they declare; `link`, `fixup` and `core_relo` make of them what BPF_PROG_LOAD takes; `review`
-//! refuses what container scope does not allow. All that is pure. `load`, `attach`,
-//! `pins`, `features` and `inspect` are where the kernel is asked. Why no crate does it: docs/decisions/0004.
+//! The bytes are untrusted. `elf`, `btf` and `btf_ext` read them and check every reference; `object`, `map` and
+//! `section` extract the declarations; `link`, `fixup` and `core_relo` turn them into the input of BPF_PROG_LOAD;
+//! `review` refuses what container scope does not allow. All of these are pure. `load`, `attach`, `pins`, `features`
+//! and `inspect` make the system calls. docs/decisions/0004 explains why this does not use a crate.
 
 mod attach;
 mod btf;
@@ -59,7 +59,7 @@ use crate::model::object::ObjectFacts;
 use crate::model::plan::{PlannedLink, PlannedObject};
 use crate::model::record::LinkRecord;
 
-/// Something that a kernel may have.
+/// A kernel feature that not every kernel has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Feature {
     /// BPF_TOKEN_CREATE and `delegate_*` mount options.
@@ -96,7 +96,7 @@ impl Feature {
         Self::Uprobe,
     ];
 
-    /// The first kernel that has it.
+    /// The first kernel version that has it.
     pub fn since(self) -> &'static str {
         match self {
             Self::Token => "6.9",
@@ -127,18 +127,18 @@ impl fmt::Display for Feature {
     }
 }
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Support {
     /// The kernel has it.
     Yes,
     /// The kernel does not have it, or refuses it to root: the reason.
     No(String),
-    /// The probe could not tell: the reason.
+    /// The probe was inconclusive: the reason.
     Unknown(String),
 }
 
-/// Kernel ids of what was loaded, in the order of the plan.
+/// Kernel ids of the loaded objects, in the order of the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LoadedIds {
     /// One id for each planned program.
@@ -147,73 +147,76 @@ pub struct LoadedIds {
     pub maps: Vec<u32>,
 }
 
-/// The places that links of one container need, held open while they are made.
+/// The places that the links of one container attach to, open while the links are created.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Places<'a> {
     /// The container's network namespace, for xdp and tcx.
     pub netns: Option<BorrowedFd<'a>>,
     /// The container's cgroup directory, for the cgroup kinds.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// The root directory that the targets of uprobes are looked for in; None for our own.
+    /// The root directory in which the targets of uprobes are looked up; None for our own.
     pub root: Option<BorrowedFd<'a>>,
-    /// The container's init, as the host numbers it, for uprobes that see it alone.
+    /// The pid of the container's init in the host's pid namespace, for uprobes of that process only.
     pub init: Option<u32>,
 }
 
-/// The seam to the kernel: everything that has an effect on BPF objects. `LinuxKernel` is the real one.
+/// The interface to the kernel: everything that has an effect on BPF objects. `LinuxKernel` is the production
+/// implementation.
 ///
-/// The methods hold nothing between calls: what `load` made is found again by its pin, so that a record that names the
-/// pins is all that release needs.
+/// The methods keep no state between calls: what `load` created is found again by its pin, so that a record with the
+/// pins is sufficient for release.
 pub trait Kernel {
-    /// Asks the kernel for a feature by trying it.
+    /// Probes for a feature by trying it.
     fn probe(&self, feature: Feature) -> Support;
 
-    /// Finds out what this kernel lets a program reach that is loaded with a BPF token: some tenths of a second, without effect.
+    /// Finds out what this kernel lets a program reach that is loaded with a BPF token. Takes some tenths of a second,
+    /// without side effects.
     fn token_reach(&self) -> Probed;
 
-    /// Reads what an object declares. No system call: pure parsing of hostile input.
+    /// Reads the declarations of an object. No system calls: pure parsing of untrusted input.
     fn describe(&self, object: &[u8]) -> Result<ObjectFacts, KernelError>;
 
-    /// Makes an owner's directory in our bpffs, for root alone.
+    /// Creates an owner's directory in our bpffs, accessible to root only.
     fn make_directory(&self, directory: &Path) -> Result<(), KernelError>;
 
-    /// Makes the maps, loads the programs with the capabilities of the object's scope, and pins each under `directory`, an
-    /// existing directory of our bpffs. On error some pins may be left: the caller releases by the record.
+    /// Creates the maps, loads the programs with the capabilities of the object's scope, and pins each under
+    /// `directory`, an existing directory of our bpffs. On error some pins may be left: the caller releases them by the
+    /// record.
     fn load(&self, directory: &Path, object: &PlannedObject) -> Result<LoadedIds, KernelError>;
 
-    /// Attaches a program that was pinned under `directory`, pins the link there, and says what came of it.
+    /// Attaches a program that is pinned under `directory`, pins the link there, and returns the link's id and mode.
     fn attach(&self, directory: &Path, link: &PlannedLink, places: Places<'_>) -> Result<AttachedLink, KernelError>;
 
-    /// Undoes what `attach` did, from the record alone: removes the pin, and what the pin could not hold. An absent one is a
-    /// success; the result says whether it was there.
+    /// Undoes `attach` from the record alone: removes the pin, and what the pin does not hold. If the link is absent,
+    /// this is a success; the result says whether it existed.
     fn detach(&self, directory: &Path, link: &LinkRecord) -> Result<bool, KernelError>;
 
-    /// True where a pinned xdp or tcx link still has its interface, which it loses when the interface goes.
+    /// True if a pinned xdp or tcx link still has its interface. It loses the interface when that is deleted.
     fn has_interface(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError>;
 
-    /// Removes one pin. An absent one is a success; the result says whether it was there.
+    /// Removes one pin. If it is absent, this is a success; the result says whether it existed.
     fn unpin(&self, directory: &Path, pin: &PinName) -> Result<bool, KernelError>;
 
-    /// Removes an owner's directory with every pin that is still in it, links first. An absent one is a success.
+    /// Removes an owner's directory with all pins in it, links first. If it is absent, this is a success.
     fn remove_directory(&self, directory: &Path) -> Result<(), KernelError>;
 
-    /// What the kernel says about a pinned program; None where there is no such pin. Without effect.
+    /// The kernel's information about a pinned program; None without such a pin. No side effects.
     fn program(&self, directory: &Path, pin: &PinName) -> Result<Option<Inspected<ProgramInfo>>, KernelError>;
 
-    /// The owners that have a directory below `fs`, our bpffs; none where it is not mounted.
+    /// The owners that have a directory below `fs`, our bpffs; empty if it is not mounted.
     fn directories(&self, fs: &Path) -> Result<Vec<OwnerNo>, KernelError>;
 }
 
-/// A link that was made.
+/// The result of attaching a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AttachedLink {
-    /// The kernel's id: None for a filter of the traffic control layer, which is no object of its own.
+    /// The kernel's id; None for a filter of the traffic control layer, which has no id.
     pub id: Option<u32>,
-    /// For xdp the mode in which it runs, whatever was asked for.
+    /// The mode in which xdp actually runs, whatever was requested.
     pub mode: Option<XdpMode>,
 }
 
-/// The kernel that runs.
+/// The running kernel.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LinuxKernel;
 

@@ -1,9 +1,9 @@
-//! A BPF object as its parts: programs, functions, maps, variables. Everything is checked when it is read, so that loading
-//! works on indices and ranges that hold.
+//! A BPF object as its parts: programs, functions, maps, variables. Everything is checked on reading, so that loading
+//! works with valid indices and ranges.
 //!
-//! The conventions are libbpf's: programs are the functions of executable sections other than `.text`, maps are declared in
-//! `.maps` by BTF (or in `maps` by structs, as old compilers and aya write them), `.rodata`, `.data` and `.bss` are maps with
-//! one value, and `license` is what the kernel is told.
+//! The conventions are libbpf's: programs are the functions of executable sections other than `.text`; maps are
+//! declared in `.maps` by BTF (or in `maps` by structs, as old compilers and aya write them); `.rodata`, `.data` and
+//! `.bss` are maps with one value; and `license` is passed to the kernel.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,34 +18,34 @@ use crate::model::object::{GlobalFacts, GlobalType, MapFacts, ObjectFacts, Progr
 /// Why an object cannot be used. The texts follow "read the BPF object: ".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectError {
-    /// The ELF file is wrong.
+    /// The ELF file is not valid.
     #[error(transparent)]
     Elf(#[from] ElfError),
-    /// Its BTF is wrong.
+    /// Its BTF is not valid.
     #[error(transparent)]
     Btf(#[from] BtfError),
-    /// A function that is not a whole number of instructions within its section.
-    #[error("function {0} does not lie on whole instructions of its section")]
+    /// A function whose start or length is not a multiple of the instruction size, or that leaves its section.
+    #[error("function {0} does not consist of whole instructions within its section")]
     Function(String),
-    /// A map that is declared in a way that we do not understand.
+    /// A map declaration that is not supported.
     #[error("map {name} {why}")]
     Map {
         /// The map.
         name: String,
-        /// What is wrong, to follow the name.
+        /// What is wrong; follows the name.
         why: &'static str,
     },
-    /// A variable whose symbol and type disagree.
-    #[error("variable {name} takes {symbol} bytes by its symbol and {ty} by its type")]
+    /// A variable with different sizes in its symbol and its type.
+    #[error("variable {name} has {symbol} bytes according to its symbol, but {ty} according to its type")]
     VariableSize {
         /// The variable.
         name: String,
-        /// Bytes by the symbol table.
+        /// The size in the symbol table.
         symbol: u64,
-        /// Bytes by BTF.
+        /// The size in BTF.
         ty: u64,
     },
-    /// A variable that does not lie in its section.
+    /// A variable that lies outside its section.
     #[error("variable {0} lies outside its section")]
     VariablePlace(String),
     /// A licence that is not a NUL-terminated string.
@@ -53,7 +53,7 @@ pub enum ObjectError {
     License,
 }
 
-/// A function of an executable section: where it is and what it is called.
+/// A function of an executable section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
     /// Its name.
@@ -71,7 +71,7 @@ pub struct Function {
 /// A variable in a data section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variable {
-    /// What a request may know about it.
+    /// What a request may know about the variable.
     pub facts: GlobalFacts,
     /// Its section.
     pub section: usize,
@@ -84,11 +84,11 @@ pub struct Variable {
 pub struct BpfObject<'a> {
     /// The file.
     pub elf: Elf<'a>,
-    /// Its types and their bytes; None where it has none.
+    /// Its types and their bytes; None if it has no BTF.
     pub btf: Option<(Btf<'a>, &'a [u8])>,
     /// Functions, lines and CO-RE relocations by section.
     pub ext: BtfExt<'a>,
-    /// What the kernel is told; empty where the object says nothing, which is not GPL compatible.
+    /// The licence for the kernel; empty if the object has none, which is not GPL compatible.
     pub license: &'a str,
     /// Functions by section and first instruction.
     pub functions: BTreeMap<(usize, usize), Function>,
@@ -116,7 +116,7 @@ impl<'a> BpfObject<'a> {
         Ok(Self { elf, btf, ext, license, functions, maps, variables })
     }
 
-    /// What plans need to know.
+    /// The facts that planning needs.
     pub fn facts(&self) -> ObjectFacts {
         let programs = self.programs().map(|function| {
             let section = self.elf.sections[function.section].name;
@@ -150,7 +150,7 @@ impl<'a> BpfObject<'a> {
         data.chunks_exact(insn::SIZE).filter_map(|chunk| chunk.first_chunk().copied()).map(Insn::from).collect()
     }
 
-    /// The relocations of a section by instruction; relocations between instructions are an error.
+    /// The relocations of a section by instruction; a relocation inside an instruction is an error.
     pub fn relocations(&self, section: usize) -> Result<BTreeMap<usize, ElfRelocation>, ObjectError> {
         let place = |r: ElfRelocation| match usize::try_from(r.offset) {
             Ok(offset) if offset % insn::SIZE == 0 => Ok((offset / insn::SIZE, r)),
@@ -287,7 +287,7 @@ fn scalar_type(ty: &Type<'_>) -> GlobalType {
     }
 }
 
-/// Clang writes `char` as a signed integer of that name, and sets the encoding's own bit (2) for no target.
+/// Clang writes `char` as a signed integer of that name and never sets the encoding's own bit (2).
 fn is_char(btf: &Btf<'_>, ty: &Type<'_>) -> bool {
     ty.int().is_some_and(|(encoding, ..)| encoding & 2 != 0) || btf.string_bytes(ty.name_offset) == b"char"
 }

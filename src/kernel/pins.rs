@@ -1,4 +1,4 @@
-//! Pins below our bpffs: one directory for each owner, names that say what is pinned, nothing else.
+//! Pins below our bpffs: one directory for each owner, with names that say what is pinned.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -10,29 +10,29 @@ use crate::kernel::error::KernelError;
 use crate::model::ids::{OwnerNo, PinName};
 use crate::sys::{Errno, SysError, bpf, fsutil};
 
-/// What the kernel itself puts into every bpffs that it mounts (CONFIG_BPF_PRELOAD, kernel/bpf/inode.c).
+/// What the kernel creates in every bpffs (CONFIG_BPF_PRELOAD, kernel/bpf/inode.c).
 const PRELOADED: [&str; 2] = ["maps.debug", "progs.debug"];
 
-/// The directory in an owner's own where maps stand by their names in the object as well.
+/// The subdirectory of an owner's directory in which maps are also pinned by their names in the object.
 pub const NAMES: &str = "maps";
 
-/// What stands in our bpffs.
+/// The contents of our bpffs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PinnedOwners {
-    /// The owners' directories, with their pins in the order of their names.
+    /// The owners' directories, with their pins ordered by name.
     pub owners: Vec<(OwnerNo, Vec<PinName>)>,
-    /// Paths that are not ours by their names: a person's, or another version's. Nobody removes them.
+    /// Paths with names that are not ours: created by a user or by another version. They are never removed.
     pub foreign: Vec<PathBuf>,
 }
 
-/// Makes the directory of an owner's pins, 0700. One that is there already is an error: numbers of owners never come back.
+/// Creates the directory for an owner's pins, mode 0700. An existing one is an error: owner numbers are never reused.
 pub fn make_directory(directory: &Path) -> Result<(), KernelError> {
     let made = DirBuilder::new().mode(0o700).create(directory);
-    Ok(made.map_err(SysError::io("make the pin directory", directory.display().to_string()))?)
+    Ok(made.map_err(SysError::io("create the pin directory", directory.display().to_string()))?)
 }
 
-/// Removes the directory of an owner with whatever is still in it, links first, so that what they attach is detached before
-/// the programs go. An absent one is a success.
+/// Removes an owner's directory and everything in it, links first, so that programs are detached before they go. If it
+/// is absent, this is a success.
 pub fn remove_directory(directory: &Path) -> Result<(), KernelError> {
     let mut left = entries(directory)?;
     let names = directory.join(NAMES);
@@ -46,20 +46,20 @@ pub fn remove_directory(directory: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Removes one pin. What it named ends when nothing else refers to it: a link detaches, a program is unloaded. The kernel does
-/// that some milliseconds later, on a thread of its own. BPF_LINK_DETACH would make the caller wait for it, up to 16 ms for
-/// an XDP link on the generic path, which is more than all else that a release does.
+/// Removes one pin. The object ends when nothing else refers to it: a link detaches, a program is unloaded. The kernel
+/// does this some milliseconds later, on a thread of its own. BPF_LINK_DETACH would make the caller wait for it, up to
+/// 16 ms for an XDP link in generic mode, which is longer than the rest of a release.
 pub fn unpin(directory: &Path, pin: &PinName) -> Result<bool, KernelError> {
     Ok(fsutil::unlink_if_present(&pin.path(directory))?)
 }
 
-/// Pins a map by its name in the object too, where bpfman's clients look for it. Nothing of ours depends on that name: it is
-/// removed with the owner's directory.
+/// Pins a map by its name in the object too, where bpfman's clients look for it. Nothing in bpfman-hook depends on that
+/// pin; it is removed with the owner's directory.
 pub fn pin_by_name(directory: &Path, name: &str, map: BorrowedFd<'_>) -> Result<(), KernelError> {
     let names = directory.join(NAMES);
     match DirBuilder::new().mode(0o700).create(&names) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(SysError::io("make the directory", names.display().to_string())(error).into());
+            return Err(SysError::io("create the directory", names.display().to_string())(error).into());
         }
         _ => {}
     }
@@ -67,7 +67,7 @@ pub fn pin_by_name(directory: &Path, name: &str, map: BorrowedFd<'_>) -> Result<
     bpf::pin(map, &pin).map_err(|source| KernelError::Pin { doing: "pin a map at", pin: pin.display().to_string(), source })
 }
 
-/// Everything below our bpffs, for gc and doctor. Nothing where the bpffs is not there.
+/// Everything below our bpffs, for gc and doctor. Empty if the bpffs is not mounted.
 pub fn list(bpffs: &Path) -> Result<PinnedOwners, KernelError> {
     let mut found = PinnedOwners::default();
     for path in entries(bpffs)? {
@@ -97,12 +97,12 @@ pub fn list(bpffs: &Path) -> Result<PinnedOwners, KernelError> {
 /// Opens a map by its pin. The descriptor keeps the map alive until it is closed.
 ///
 /// # Errors
-/// ENOENT where there is no such pin.
+/// ENOENT if the pin does not exist.
 pub fn open_map(directory: &Path, pin: &PinName) -> Result<OwnedFd, KernelError> {
     bpf::open_pin(&pin.path(directory)).map_err(KernelError::pin("open", directory, pin))
 }
 
-/// Opens what a pin names; None where there is no such pin.
+/// Opens a pinned object; None if the pin does not exist.
 pub(crate) fn open(directory: &Path, pin: &PinName) -> Result<Option<OwnedFd>, KernelError> {
     match bpf::open_pin(&pin.path(directory)) {
         Ok(object) => Ok(Some(object)),
@@ -127,15 +127,15 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
 mod tests {
     use super::*;
 
-    // The functions need a file system, not a bpffs: what they do to one is shown by the privileged tests.
+    // The functions need a file system, not necessarily a bpffs; the privileged tests cover a real bpffs.
     #[test]
-    fn directories_come_and_go() {
+    fn directories_are_created_and_removed() {
         let root = tempfile::tempdir().unwrap();
         let owner = OwnerNo(7);
         assert_eq!(list(&root.path().join("none")).unwrap(), PinnedOwners::default());
         let directory = root.path().join(owner.directory());
         make_directory(&directory).unwrap();
-        assert!(make_directory(&directory).is_err(), "a number came back");
+        assert!(make_directory(&directory).is_err(), "an owner number was reused");
         for name in ["prog_0", "link_2", "map_1", "someone"] {
             fs::write(directory.join(name), "").unwrap();
         }

@@ -1,4 +1,5 @@
-//! What an object is and what it needs of a kernel, for people: found in the object alone, no kernel is asked.
+//! What an object contains and requires of a kernel, for display: determined from the object alone, without system
+//! calls.
 
 use std::collections::BTreeMap;
 
@@ -15,23 +16,23 @@ use crate::model::reach;
 /// One object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Survey {
-    /// What the kernel is told; empty where the object says nothing.
+    /// The licence for the kernel; empty if the object has none.
     pub license: String,
-    /// True where it has types of its own.
+    /// True if it has BTF.
     pub btf: bool,
-    /// True where it adapts itself to the kernel's types (CO-RE), which takes a kernel with BTF.
+    /// True if it has CO-RE relocations, which require kernel BTF.
     pub core: bool,
     /// Programs in the order of the file.
     pub programs: Vec<SurveyedProgram>,
-    /// Maps without the data sections.
+    /// Maps, without the data sections.
     pub maps: Vec<SurveyedMap>,
     /// Variables that `globals` may set.
     pub globals: Vec<String>,
     /// Kernel functions and variables that it refers to by name.
     pub kernel_symbols: Vec<String>,
-    /// What a kernel must have, and since when kernels have it.
+    /// What it requires of a kernel, and since which version kernels have it.
     pub needs: Vec<Requirement>,
-    /// The first kernel that has all of it, by its number alone.
+    /// The first kernel version that has all of it, by version number alone.
     pub kernel: String,
 }
 
@@ -40,12 +41,12 @@ pub struct Survey {
 pub struct SurveyedProgram {
     /// The function.
     pub name: String,
-    /// bpfman's word for its type.
+    /// bpfman's name of its type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The section it stands in.
+    /// Its section.
     pub section: String,
-    /// Instructions without those of the functions it calls.
+    /// Number of instructions, without the functions that it calls.
     pub instructions: usize,
 }
 
@@ -54,23 +55,23 @@ pub struct SurveyedProgram {
 pub struct SurveyedMap {
     /// Its name.
     pub name: String,
-    /// bpfman's word for its type.
+    /// bpfman's name of its type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Bytes of a key.
+    /// Size of a key in bytes.
     pub key_size: u32,
-    /// Bytes of a value.
+    /// Size of a value in bytes.
     pub value_size: u32,
-    /// Entries at most; bytes for ring buffers.
+    /// Maximum number of entries; bytes for ring buffers.
     pub max_entries: u32,
 }
 
-/// Something that not every kernel has.
+/// A feature that not every kernel has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Requirement {
-    /// What.
+    /// Its name.
     pub what: String,
-    /// The first kernel that has it.
+    /// The first kernel version that has it.
     pub since: String,
 }
 
@@ -97,7 +98,7 @@ pub fn survey(bytes: &[u8]) -> Result<Survey, KernelError> {
         let code = object.instructions(function.section);
         let relocated = object.relocations(function.section)?;
         for (at, insn) in code.iter().enumerate().skip(function.start).take(function.len) {
-            // Calls of functions that are not linked yet have a relocation, and helpers have none.
+            // Calls of functions that are not linked yet have a relocation; helpers have none.
             if insn.code == CALL && insn.src() == 0 && !relocated.contains_key(&at) {
                 let id = u32::try_from(insn.imm).unwrap_or_default();
                 needs.insert(format!("helper {}", helper_name(id)), helper_since(id).unwrap_or_default());
@@ -136,7 +137,7 @@ pub fn survey(bytes: &[u8]) -> Result<Survey, KernelError> {
     })
 }
 
-/// bpfman's word for a program's type. It calls programs of sections `tc` and `classifier` tc, whatever attaches them.
+/// bpfman's name of a program's type. Programs of the sections `tc` and `classifier` are tc, however they are attached.
 pub fn program_word(program: &ProgramFacts) -> String {
     let section = program.section.trim_start_matches('?');
     match &program.declared {
@@ -146,7 +147,7 @@ pub fn program_word(program: &ProgramFacts) -> String {
     }
 }
 
-/// bpfman's word for a map's type.
+/// bpfman's name of a map's type.
 pub fn map_word(map_type: u32) -> String {
     let known = usize::try_from(map_type).ok().and_then(|at| MAPS.get(at));
     known.map_or_else(|| format!("type_{map_type}"), |(word, _)| (*word).to_owned())
@@ -156,7 +157,7 @@ fn map_since(map_type: u32) -> Option<(u32, u32)> {
     usize::try_from(map_type).ok().and_then(|at| MAPS.get(at)).map(|(_, since)| *since)
 }
 
-/// What attaching as we do takes.
+/// What attaching requires with the method that we use.
 fn attach_need(kind: ProgramKind) -> Option<(String, (u32, u32))> {
     use ProgramKind as K;
     let of = |feature: Feature| Some((feature.to_string(), version(feature.since())));
@@ -186,7 +187,7 @@ fn shown((major, minor): (u32, u32)) -> String {
     }
 }
 
-/// `enum bpf_map_type`: bpfman's word and the first kernel.
+/// `enum bpf_map_type`: bpfman's name and the first kernel version.
 const MAPS: &[(&str, (u32, u32))] = &[
     ("unspec", (0, 0)),
     ("hash", (3, 19)),
@@ -224,7 +225,7 @@ const MAPS: &[(&str, (u32, u32))] = &[
     ("arena", (6, 9)),
 ];
 
-/// Helpers are numbered in the order in which they came: the last one of each kernel.
+/// Helpers are numbered in the order of their introduction: the last one of each kernel version.
 const LAST_HELPER: &[(u32, (u32, u32))] = &[
     (3, (3, 19)),
     (11, (4, 1)),
@@ -274,7 +275,7 @@ fn helper_since(id: u32) -> Option<(u32, u32)> {
     LAST_HELPER.iter().find(|(last, _)| id <= *last).map(|(_, since)| *since)
 }
 
-/// Its name; helpers that are newer than our table go by their number.
+/// Its name; helpers that are newer than our table are shown by number.
 fn helper_name(id: u32) -> String {
     reach::helper(id).map_or_else(|| format!("number {id}"), |helper| helper.name.to_owned())
 }
@@ -284,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_says_what_it_needs() {
+    fn requirements_are_read_from_the_object() {
         let found = survey(include_bytes!("../../tests/data/images/pass.bpfel.o")).unwrap();
         let names: Vec<_> = found.programs.iter().map(|p| (p.name.as_str(), p.kind.as_str())).collect();
         assert_eq!(names, [("pass", "xdp")]);
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn helpers_are_as_old_as_the_kernel_that_brought_them() {
+    fn helpers_need_the_kernel_that_introduced_them() {
         for (id, since) in [(1, (3, 19)), (4, (4, 1)), (5, (4, 1)), (80, (4, 18)), (122, (5, 7)), (131, (5, 8)), (209, (6, 1))]
         {
             assert_eq!(helper_since(id), Some(since), "{id}");
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_those_of_bpfman() {
+    fn names_are_those_of_bpfman() {
         let program = |section: &str| ProgramFacts {
             function: "f".into(),
             section: section.into(),

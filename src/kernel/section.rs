@@ -1,12 +1,12 @@
-//! What ELF section names say about programs, as libbpf defines it (Linux `Documentation/bpf/libbpf/program_types.rst`) and
-//! as older compilers and aya write it.
+//! What ELF section names declare about programs, as defined by libbpf (Linux
+//! `Documentation/bpf/libbpf/program_types.rst`) and as older compilers and aya write them.
 
 use crate::model::attach_point::{CgroupAttach, Direction, ProgramKind, TracepointName};
 use crate::model::object::SectionAttach;
 
-/// What a section's name says about the programs in it; None where it says nothing that we know.
+/// What a section name declares about its programs; None for a name that is not known.
 ///
-/// A leading `?` (libbpf's "do not load by default") changes nothing: only the programs that are asked for are loaded.
+/// A leading `?` (libbpf's "do not load by default") changes nothing: only requested programs are loaded.
 pub fn declared(section: &str) -> Option<SectionAttach> {
     use ProgramKind as K;
     let section = section.strip_prefix('?').unwrap_or(section);
@@ -15,7 +15,7 @@ pub fn declared(section: &str) -> Option<SectionAttach> {
         None => (section, None),
     };
     Some(match first {
-        // The programs of cpumap and devmap run behind a redirect, not on an interface.
+        // The programs of cpumap and devmap run after a redirect, not on an interface.
         "xdp" | "xdp.frags" if matches!(rest, Some("cpumap" | "devmap")) => return None,
         "xdp" | "xdp.frags" => SectionAttach::Xdp,
         "tc" | "tcx" | "classifier" => SectionAttach::Tcx(match rest {
@@ -48,7 +48,7 @@ pub fn declared(section: &str) -> Option<SectionAttach> {
     })
 }
 
-/// True for programs that may sleep (BPF_F_SLEEPABLE): `fentry.s`, `lsm.s`, `uprobe.s`.
+/// True for sleepable programs (BPF_F_SLEEPABLE): `fentry.s`, `lsm.s`, `uprobe.s`.
 pub fn is_sleepable(section: &str) -> bool {
     let section = section.strip_prefix('?').unwrap_or(section);
     section.split('/').next().is_some_and(|first| first.ends_with(".s"))
@@ -58,20 +58,20 @@ fn function(rest: Option<&str>) -> Option<String> {
     rest.filter(|rest| !rest.is_empty()).map(str::to_owned)
 }
 
-/// `path:symbol`; the path begins with its own slash, or is the name of a library.
+/// `path:symbol`; the path begins with a slash of its own, or is the name of a library.
 fn user_function(rest: Option<&str>) -> Option<(String, String)> {
     let (path, symbol) = rest?.rsplit_once(':')?;
     (!path.is_empty() && !symbol.is_empty()).then(|| (path.to_owned(), symbol.to_owned()))
 }
 
-/// True for XDP programs that take packets in several buffers (BPF_F_XDP_HAS_FRAGS).
+/// True for XDP programs that support packets in several buffers (BPF_F_XDP_HAS_FRAGS).
 pub fn has_frags(section: &str) -> bool {
     let section = section.strip_prefix('?').unwrap_or(section);
     section == "xdp.frags" || section.starts_with("xdp.frags/")
 }
 
 fn cgroup_skb(rest: Option<&str>) -> SectionAttach {
-    // aya puts the program's name behind the direction.
+    // aya appends the program's name to the direction.
     let attach = match rest.and_then(|rest| rest.split('/').next()) {
         Some("ingress") => Some(CgroupAttach::Ingress),
         Some("egress") => Some(CgroupAttach::Egress),
@@ -92,7 +92,7 @@ fn cgroup(rest: &str) -> Option<SectionAttach> {
         word => {
             let attach = CgroupAttach::from_word(word)?;
             let kind = attach.kind();
-            // `cgroup/ingress` and `cgroup/sock_ops` are words of ours that no loader knows as sections.
+            // `cgroup/ingress` and `cgroup/sock_ops` are our own names, which no loader accepts as sections.
             if !matches!(kind, K::CgroupSock | K::CgroupSockAddr) {
                 return None;
             }
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sections_say_kind_and_place() {
+    fn sections_declare_kind_and_place() {
         use ProgramKind as K;
         use SectionAttach as S;
         let tracepoint = |c: &str, n: &str| S::Tracepoint(Some(TracepointName { category: c.into(), name: n.into() }));

@@ -1,4 +1,4 @@
-//! Libraries by name in a root directory: as its dynamic linker's cache says, else in the usual directories.
+//! Looks up libraries by name in a root directory: in the dynamic linker's cache, otherwise in the usual directories.
 
 use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::fsutil::{self, OpenAs};
 
-/// Far more than any cache: 20 000 libraries take 2 MB.
+/// Far more than any real cache: 20 000 libraries take 2 MB.
 const MAX_CACHE: u64 = 16 << 20;
-/// Far more than any directory of libraries: some thousands.
+/// Far more than any real library directory: some thousands.
 const MAX_ENTRIES: usize = 100_000;
-/// Where libraries are looked for without a cache, as in a root with musl.
+/// The directories that are searched without a cache, as in a root with musl.
 const DIRECTORIES: [&str; 9] = [
     "/lib64",
     "/usr/lib64",
@@ -26,7 +26,7 @@ const DIRECTORIES: [&str; 9] = [
 /// musl's C library, a link to its loader (musl, Makefile, `LDSO_PATHNAME`; Alpine's package adds this name).
 const MUSL: &str = if cfg!(target_arch = "aarch64") { "libc.musl-aarch64.so.1" } else { "libc.musl-x86_64.so.1" };
 
-/// The path in `root` of a library: `libc` and `libc.so.6` name the same.
+/// The path of a library in `root`: `libc` and `libc.so.6` are the same library.
 pub(crate) fn find(root: BorrowedFd<'_>, name: &str) -> Option<PathBuf> {
     in_cache(root, name).or_else(|| in_directories(root, name))
 }
@@ -49,7 +49,7 @@ fn look_up(bytes: &[u8], name: &str) -> Option<PathBuf> {
     /// FLAG_ELF_LIBC6 with the architecture's bits.
     const FLAGS: u32 = if cfg!(target_arch = "aarch64") { 0x0a03 } else { 0x0303 };
     let number = |bytes: &[u8], at: usize| bytes.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes);
-    // The older format stands before the newer one where both are written.
+    // The older format precedes the newer one if both are present.
     let start = if bytes.starts_with(b"ld.so-1.7.0") {
         let entries = number(bytes, 12)? as usize;
         (16usize.checked_add(entries.checked_mul(12)?)?).checked_next_multiple_of(8)?
@@ -78,7 +78,8 @@ fn in_directories(root: BorrowedFd<'_>, name: &str) -> Option<PathBuf> {
     })
 }
 
-/// True for the name itself, and for it without its version. musl's C library is `libc.musl-ARCH.so.1`, or the loader itself.
+/// True for the name itself and for the name without its version. musl's C library is `libc.musl-ARCH.so.1`, or the
+/// loader itself.
 fn is_called(file: &str, name: &str) -> bool {
     if matches!(name, "libc" | "libc.so") && file == MUSL {
         return true;
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_names_libraries_of_this_machine() {
+    fn the_cache_lists_libraries_for_this_machine() {
         let own = if cfg!(target_arch = "aarch64") { 0x0a03 } else { 0x0303 };
         let bytes = cache(&[
             (0x0003, "libc.so.6", "/lib32/libc.so.6"),

@@ -1,4 +1,4 @@
-//! Reading and linking, with the committed objects of tests/bpf, without a kernel.
+//! Reading and linking with the committed objects of tests/bpf, without a kernel.
 
 use super::*;
 use crate::kernel::core_relo::{CoreTarget, POISON};
@@ -98,7 +98,7 @@ fn globals_have_the_types_of_their_declarations() {
 }
 
 #[test]
-fn objects_without_types_are_read_as_well() {
+fn objects_without_btf_are_read() {
     let facts = describe(object!("legacy"));
     let maps: Vec<_> = facts.maps.iter().map(|m| (m.name.as_str(), m.map_type, m.max_entries)).collect();
     assert_eq!(maps, [("first", 1, 16), ("counter", 2, 1), (".rodata", 2, 1)]);
@@ -108,7 +108,7 @@ fn objects_without_types_are_read_as_well() {
 }
 
 #[test]
-fn unknown_sections_leave_the_others_alone() {
+fn unknown_sections_do_not_affect_others() {
     let facts = describe(object!("sections"));
     let wanted = facts.programs.iter().find(|p| p.function == "wanted").unwrap();
     assert_eq!((wanted.section.as_str(), &wanted.declared), ("?xdp", &Some(SectionAttach::Xdp)));
@@ -134,7 +134,7 @@ fn maps_of_every_form() {
 }
 
 #[test]
-fn what_is_not_a_bpf_object_says_why() {
+fn invalid_objects_are_refused_with_a_reason() {
     let good = object!("demo");
     let change = |at: usize, bytes: &[u8]| {
         let mut copy = good.to_vec();
@@ -152,7 +152,10 @@ fn what_is_not_a_bpf_object_says_why() {
     assert_eq!(error(&vec![0; elf::MAX_OBJECT + 1]), ElfError::TooLarge(elf::MAX_OBJECT + 1));
     let other = if cfg!(target_endian = "little") { 2 } else { 1 };
     let text = error(&change(5, &[other])).to_string();
-    assert!(text.starts_with("object is big endian, this machine is little endian") || cfg!(target_endian = "big"), "{text}");
+    assert!(
+        text.starts_with("the object is big-endian, this machine is little-endian") || cfg!(target_endian = "big"),
+        "{text}"
+    );
     let text = LinuxKernel.describe(b"x").unwrap_err();
     assert_eq!(text.to_string(), "read the BPF object");
 }
@@ -187,7 +190,7 @@ fn programs_refer_to_maps_and_data() {
 }
 
 #[test]
-fn called_functions_follow_the_caller() {
+fn called_functions_are_placed_after_the_caller() {
     let object = BpfObject::parse(object!("subprogs")).unwrap();
     let linked = link_one(&object, "add_up", None).unwrap();
     let functions = linked.functions.chunks_exact(Linked::FUNCTION_RECORD);
@@ -221,10 +224,10 @@ fn externs_are_named() {
 }
 
 #[test]
-fn descriptors_are_given_by_the_loader_alone() {
+fn only_the_loader_inserts_descriptors() {
     let good = object!("relo");
     let object = BpfObject::parse(good).unwrap();
-    // A plain 64-bit constant; register fields are the second byte.
+    // A plain 64-bit constant; the register fields are the second byte.
     let function = object.programs().find(|f| f.name == "value_first").unwrap();
     let code = object.elf.sections[function.section].data.as_ptr() as usize - good.as_ptr() as usize;
     let at = code + function.start * insn::SIZE;
@@ -236,7 +239,7 @@ fn descriptors_are_given_by_the_loader_alone() {
         let error = link_one(&object, "value_first", None).unwrap_err();
         assert_eq!(error, LinkError::Descriptor { function: "value_first".into(), at: 0 }, "{source}");
     }
-    // A call of a kernel function by its number: source register 2.
+    // A call of a kernel function by its id: source register 2.
     let mut copy = good.to_vec();
     copy[at..at + 2].copy_from_slice(&[insn::CALL, if cfg!(target_endian = "little") { 0x20 } else { 2 }]);
     let object = BpfObject::parse(&copy).unwrap();
@@ -248,7 +251,7 @@ fn types(object: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn core_finds_members_where_the_other_kernel_has_them() {
+fn core_finds_members_at_their_offsets_in_another_kernel() {
     let types = types(object!("relo_target"));
     let target = CoreTarget::parse(&types).unwrap();
     let object = BpfObject::parse(object!("relo")).unwrap();
@@ -290,12 +293,12 @@ fn core_finds_members_where_the_other_kernel_has_them() {
 }
 
 #[test]
-fn core_changes_nothing_on_the_kernel_that_the_object_was_built_for() {
+fn core_changes_nothing_on_the_kernel_of_the_build() {
     let bytes = object!("relo");
     let object = BpfObject::parse(bytes).unwrap();
     let types = types(bytes);
     let own = CoreTarget::parse(&types).unwrap();
-    // Of bitfields clang leaves an eight-byte load behind, and the rule is the smallest that covers them.
+    // For bitfields clang emits an eight-byte load, and the rule is the smallest load that covers them.
     for function in object.programs().filter(|f| !matches!(f.name.as_str(), "offset_bits" | "left_bits")) {
         let plain = link(&object, function, None).unwrap();
         let adapted = link(&object, function, Some(&own)).unwrap();
@@ -304,7 +307,7 @@ fn core_changes_nothing_on_the_kernel_that_the_object_was_built_for() {
     }
 }
 
-/// Everything that is done to a stranger's bytes before the kernel sees them.
+/// Everything that processes untrusted bytes before the kernel does.
 fn read_all(bytes: &[u8]) -> Result<(), KernelError> {
     let object = BpfObject::parse(bytes)?;
     let facts = object.facts();
@@ -324,7 +327,7 @@ fn read_all(bytes: &[u8]) -> Result<(), KernelError> {
 
 #[test]
 fn damaged_objects_are_errors_and_never_panics() {
-    // xorshift64*, so that a failure repeats.
+    // xorshift64*, so that failures are reproducible.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move |below: usize| {
         state ^= state >> 12;
@@ -354,7 +357,7 @@ fn damaged_objects_are_errors_and_never_panics() {
         for n in 0..400 {
             let mut copy = bytes.to_vec();
             for _ in 0..=n % 4 {
-                // Every section gets its share, however small it is.
+                // Every section is covered, however small it is.
                 let (start, len) = sections[random(sections.len())];
                 let at = start + random(len);
                 match random(4) {
@@ -367,6 +370,6 @@ fn damaged_objects_are_errors_and_never_panics() {
             try_one(&copy);
         }
     }
-    // Neither side may be empty, or the test would test the header check alone.
+    // Neither side may be empty, otherwise only the header check would be tested.
     assert!(accepted > 1000 && refused > 2000, "{accepted} accepted, {refused} refused");
 }

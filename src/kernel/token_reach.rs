@@ -1,9 +1,10 @@
-//! What this kernel lets a program reach that is loaded with a BPF token, found out by offering programs to the verifier.
+//! Finds out what this kernel lets a program reach that is loaded with a BPF token, by submitting programs to the
+//! verifier.
 //!
-//! `r0 = F(); exit` for each function of the table of [`crate::model::reach`] that reaches beyond, and each program type: the
-//! verifier says of a function that a type does not have that it is not allowed, and anything else counts as offered. Three
-//! programs that would read the kernel's memory are offered whole. None is ever run. Beside each stands a control, a program like it
-//! that every kernel with tokens loads: where that one fails, the answers are worth nothing.
+//! `r0 = F(); exit` for each function in the table of [`crate::model::reach`] that reaches beyond the container, and
+//! each program type: the verifier rejects a function that a type does not have as not allowed; any other answer counts
+//! as offered. Three complete programs try to read the kernel's memory. None is ever run. Each probe has a control, a
+//! similar program that every kernel with tokens loads: if the control fails, the answer is not used.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -20,8 +21,8 @@ use crate::sys::token::trial::{self, Trial, TrialAnswer};
 
 mod programs;
 
-/// The program types that a token without CAP_PERFMON can load, with an attach type of each. A type with two stands for both: what one
-/// of them is offered counts.
+/// The program types that a token without CAP_PERFMON can load, with an attach type of each. A type that is listed
+/// twice has a function if either attach type has it.
 const TYPES: [(u32, u32); 22] = [
     (1, 0),
     (3, 0),
@@ -47,20 +48,20 @@ const TYPES: [(u32, u32); 22] = [
     (32, 45),
 ];
 
-/// What the probes found.
+/// The result of the probes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
-    /// The verdict, to act upon now.
+    /// The verdict for immediate use.
     pub reach: TokenReach,
-    /// Whether it speaks of the bare kernel, so that it may be kept for the boot: nothing is undecided, and no LSM program judges what is
-    /// loaded.
+    /// Whether the verdict is about the kernel alone, so that it may be stored for this boot: nothing is undecided, and
+    /// no LSM program decides about loads.
     pub bare: bool,
 }
 
-/// How long the probes may take. They take some tenths of a second.
+/// The time limit of the probes. They take some tenths of a second.
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// Runs the probes. Needs what making a delegated bpffs needs; without it everything is undecided.
+/// Runs the probes. Needs the same rights as mounting a delegated bpffs; without them everything is undecided.
 pub fn probe() -> Probed {
     let undecided = |why: String| TokenReach { undecided: vec![why], ..TokenReach::default() };
     let bytes = match fs::read(KERNEL_BTF) {
@@ -103,8 +104,8 @@ fn kfunc_ids(btf: &Btf<'_>) -> HashMap<&'static str, u32> {
     functions.filter_map(|ty| Some((*names.get(btf.string_bytes(ty.name_offset))?, ty.id))).collect()
 }
 
-/// Whether an LSM program hangs on `bpf_prog_load`, or could: any that is loaded for it counts, attached or not. True where that cannot
-/// be found out.
+/// Whether an LSM program is attached to `bpf_prog_load`, or could be: every program that is loaded for it counts. True
+/// if that cannot be determined.
 fn load_is_decided(btf: &Btf<'_>) -> bool {
     const LSM: u32 = 29;
     let is_hook = |id: u32| btf.ty(id).and_then(|ty| btf.name(&ty)).is_ok_and(|name| name == "bpf_lsm_bpf_prog_load");
@@ -115,13 +116,13 @@ fn load_is_decided(btf: &Btf<'_>) -> bool {
             Ok(_) => false,
             Err(_) => true,
         },
-        // It was unloaded meanwhile.
+        // It was unloaded in the meantime.
         Err(Errno::NOENT) => false,
         Err(_) => true,
     })
 }
 
-/// What an offered program is about.
+/// What a submitted program tests.
 enum Question {
     /// `r0 = 1; exit`
     Control,
@@ -129,7 +130,7 @@ enum Question {
     Offers(String),
     /// A program that reads memory.
     Memory(MemoryRead),
-    /// What stands beside it.
+    /// The control of a [`Question::Memory`].
     MemoryControl(MemoryRead),
 }
 
@@ -139,7 +140,7 @@ struct Questions {
 }
 
 impl Questions {
-    /// `kfuncs` are the BTF ids of those that the kernel has, `structure` that of some structure.
+    /// `kfuncs` are the BTF ids of the kernel's kfuncs, `structure` that of any structure.
     fn new(kfuncs: &HashMap<&'static str, u32>, structure: Option<u32>) -> Self {
         let mut all = Self { trials: Vec::new(), about: Vec::new() };
         let kfunc = |way: MemoryRead| kfuncs.get(way.to_string().as_str()).copied();
@@ -231,13 +232,13 @@ impl Questions {
     }
 }
 
-/// Sentences that are kept of what was not decided: one is enough to act, some more to find out why.
+/// The limit on messages about undecided probes: one is sufficient to act, a few more help to find the cause.
 const UNDECIDED_MAX: usize = 8;
 
 fn undecided(reach: &mut TokenReach, type_name: &str, what: &str, answer: &TrialAnswer) {
     if reach.undecided.len() < UNDECIDED_MAX {
         let errno = answer.errno.map_or("loaded".to_owned(), |errno| errno.to_string());
-        let last = answer.log.lines().rfind(|line| !line.starts_with("processed ")).unwrap_or("no word of the verifier");
+        let last = answer.log.lines().rfind(|line| !line.starts_with("processed ")).unwrap_or("no verifier log");
         let last: String = last.chars().take(120).collect();
         reach.undecided.push(format!("{type_name}: {what}: {errno} ({last})"));
     }
@@ -245,12 +246,12 @@ fn undecided(reach: &mut TokenReach, type_name: &str, what: &str, answer: &Trial
 
 enum Control {
     Loads,
-    /// The kernel has no such type, or none without CAP_PERFMON.
+    /// The kernel does not have the type, or not without CAP_PERFMON.
     Absent,
     Unclear,
 }
 
-/// EINVAL before the verifier speaks is `find_prog_type` (kernel/bpf/syscall.c): the type is not configured.
+/// EINVAL without a verifier log is `find_prog_type` (kernel/bpf/syscall.c): the type is not configured.
 fn control(answer: &TrialAnswer) -> Control {
     match answer.errno {
         None => Control::Loads,
@@ -259,9 +260,9 @@ fn control(answer: &TrialAnswer) -> Control {
     }
 }
 
-/// What the verifier (kernel/bpf/verifier.c, `check_helper_call`, `check_kfunc_call`) says of functions that a program cannot have
-/// because of its type, or because it may not sleep, which programs of the types here never may, or asks for CAP_SYS_BOOT outside
-/// any user namespace for.
+/// What the verifier (kernel/bpf/verifier.c, `check_helper_call`, `check_kfunc_call`) reports for functions that a
+/// program cannot call because of its type, because they may sleep (programs of these types never may), or because they
+/// require CAP_SYS_BOOT outside any user namespace.
 const NOT_OFFERED: [&str; 7] = [
     "unknown func ",
     "invalid func ",
@@ -272,7 +273,7 @@ const NOT_OFFERED: [&str; 7] = [
     "destructive kfunc calls require CAP_SYS_BOOT",
 ];
 
-/// Whether a called function is offered; None where the verifier did not come to say.
+/// Whether a called function is offered; None if the verifier did not decide.
 fn is_offered(answer: &TrialAnswer) -> Option<bool> {
     match answer.loaded() {
         true => Some(true),
@@ -280,24 +281,24 @@ fn is_offered(answer: &TrialAnswer) -> Option<bool> {
     }
 }
 
-/// False where a load failed before the verifier spoke, or for want of memory or time.
+/// False if a load failed before the verifier ran, or for lack of memory or time.
 fn verdict_of_the_verifier(answer: &TrialAnswer) -> bool {
     let passing = [Errno::NOMEM, Errno::AGAIN, Errno::INTR, Errno::NOSPC, Errno::NFILE, Errno::MFILE];
     !answer.log.is_empty() && answer.errno.is_some_and(|errno| !passing.contains(&errno))
 }
 
-/// Whether a program that reads memory is accepted. Refused counts only with the reasons that kernels are known to have; None for any
-/// other.
+/// Whether a program that reads memory is accepted. A refusal counts only with a reason that kernels are known to give;
+/// None for any other reason.
 fn is_open(way: MemoryRead, answer: &TrialAnswer) -> Option<bool> {
     let reasons: &[&str] = match way {
-        // 6.12 casts to structures alone, and asks for CAP_PERFMON where one is read (`check_ptr_to_btf_access`).
+        // 6.12 casts only to structures, and requires CAP_PERFMON to read one (`check_ptr_to_btf_access`).
         MemoryRead::RdonlyCast => &[
             " is not allowed\n",
             "type ID argument must be of a struct\n",
             "access is allowed only to CAP_PERFMON and CAP_SYS_ADMIN\n",
         ],
         MemoryRead::ProbeReadDynptr => &[" is not allowed\n"],
-        // 6.12 does not know the tag (kernel/bpf/btf.c, `btf_prepare_func_args`).
+        // 6.12 does not support the tag (kernel/bpf/btf.c, `btf_prepare_func_args`).
         MemoryRead::UntrustedArgument => &["has unsupported set of tags\n"],
     };
     let refused = || verdict_of_the_verifier(answer) && reasons.iter().any(|said| answer.says(said));

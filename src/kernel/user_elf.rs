@@ -1,13 +1,13 @@
-//! Functions in programs and libraries of user space: from a symbol to the place in the file that a uprobe is for.
+//! Functions in user-space programs and libraries: from a symbol to the file offset for a uprobe.
 //!
-//! The files are a container's, and may be large: the tables are read in pieces, whatever they say about their size, and nothing
-//! is kept of them but the places where the name was found.
+//! The files belong to a container and may be large: tables are read in pieces, whatever size they claim, and only the
+//! positions at which the name was found are kept.
 
 use std::io;
 
 use crate::sys::SysError;
 
-/// Why there is no place in a file.
+/// Why a function has no usable offset in a file.
 #[derive(Debug, thiserror::Error)]
 pub enum UserElfError {
     /// The file cannot be opened or read.
@@ -16,35 +16,35 @@ pub enum UserElfError {
     /// A part of the file cannot be read.
     #[error("read it")]
     Read(#[source] io::Error),
-    /// No library of this name.
-    #[error("there is no such library in /etc/ld.so.cache and the usual directories of its root; write its path")]
+    /// The library was not found.
+    #[error("no such library in /etc/ld.so.cache and the usual directories of its root; write its path")]
     NoLibrary,
-    /// Something else than a regular file.
+    /// Not a regular file.
     #[error("it is not a regular file")]
     NotRegular,
-    /// Not an ELF file of this machine's kind.
+    /// Not an ELF file for this machine.
     #[error("it is not a 64-bit ELF program or library ({0})")]
     NotElf(&'static str),
-    /// No such function.
-    #[error("it has no function {0:?} in its symbol tables (was it stripped?); write offset= with the place in the file")]
+    /// The function is not in the symbol tables.
+    #[error("it has no function {0:?} in its symbol tables (was it stripped?); give its file offset with offset=")]
     NoSymbol(String),
-    /// Several functions of the name.
-    #[error("it has several functions {0:?}; write offset= with the place in the file")]
+    /// Several functions have this name.
+    #[error("it has several functions {0:?}; give its file offset with offset=")]
     Ambiguous(String),
-    /// The function is not in a part that is mapped for execution.
-    #[error("its function {0:?} lies outside what is mapped for execution")]
+    /// The function is not in an executable segment.
+    #[error("its function {0:?} is not in an executable segment")]
     NotCode(String),
-    /// Larger than any that a linker makes of a real program; reading it would take the time of a start.
-    #[error("its symbol tables are larger than 512 MiB; write offset= with the place in the file")]
+    /// Larger than in any real program; reading it would take too long for a container's start.
+    #[error("its symbol tables are larger than 512 MiB; give its file offset with offset=")]
     TooLarge,
-    /// The offset leads out of numbers.
+    /// The offset overflows.
     #[error("the offset is too large")]
     Offset,
 }
 
-/// Bytes at a place of a file: fewer only at its end.
+/// Bytes at an offset of a file; fewer than requested only at its end.
 pub trait Bytes {
-    /// Reads into `buffer`, and returns how many bytes there were.
+    /// Reads into `buffer`, and returns the number of bytes.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
@@ -74,23 +74,23 @@ impl Bytes for &[u8] {
 
 const SYMTAB: u32 = 2;
 const DYNSYM: u32 = 11;
-/// Bytes of `Elf64_Sym`, `Elf64_Shdr`, `Elf64_Phdr`, `Elf64_Ehdr`.
+/// Sizes of `Elf64_Sym`, `Elf64_Shdr`, `Elf64_Phdr`, `Elf64_Ehdr` in bytes.
 const SYMBOL: usize = 24;
 const SECTION: usize = 64;
 const SEGMENT: usize = 56;
 const HEADER: usize = 64;
-/// How much of a table is looked at at once.
+/// How much of a table is read at a time.
 const PIECE: usize = SYMBOL * 8192;
-/// How many places of one name in a string table are kept. Tails are shared, so that few are enough; a table of nothing else is
-/// somebody's joke.
+/// How many positions of one name in a string table are kept. Suffixes are shared, so a few are sufficient; only a
+/// hostile table has more.
 const MAX_NAMES: usize = 4096;
-/// Bytes of one table: browsers with all their symbols have half of it.
+/// The size limit of one table in bytes: browsers with full symbols have half of it.
 const MAX_TABLE: u64 = 512 << 20;
 
-/// The place in the file of a function.
+/// The file offset of a function.
 pub fn function_offset(file: &impl Bytes, symbol: &str) -> Result<u64, UserElfError> {
     let header = Header::read(file)?;
-    // As libbpf does: what the dynamic linker sees first.
+    // As in libbpf: the dynamic linker's table first.
     for kind in [DYNSYM, SYMTAB] {
         let mut found: Vec<(u64, bool)> = Vec::new();
         // A file has at most one of each.
@@ -104,7 +104,7 @@ pub fn function_offset(file: &impl Bytes, symbol: &str) -> Result<u64, UserElfEr
                 functions(file, table, &names, &mut found)?;
             }
         }
-        // A global definition wins over weak and local ones.
+        // A global definition takes precedence over weak and local ones.
         if found.iter().any(|(_, global)| *global) {
             found.retain(|(_, global)| *global);
         }
@@ -136,7 +136,7 @@ struct Segment {
 
 struct Header {
     sections: Vec<UserElfSection>,
-    /// Those that are mapped for execution.
+    /// The executable segments.
     segments: Vec<Segment>,
 }
 
@@ -144,19 +144,19 @@ impl Header {
     fn read(file: &impl Bytes) -> Result<Self, UserElfError> {
         let header = exactly(file, 0, HEADER)?.ok_or(UserElfError::NotElf("it is too short"))?;
         if !header.starts_with(b"\x7fELF") {
-            return Err(UserElfError::NotElf("it does not begin as one"));
+            return Err(UserElfError::NotElf("its magic number is wrong"));
         }
         let order = if cfg!(target_endian = "little") { 1 } else { 2 };
         if header[4] != 2 || header[5] != order {
-            return Err(UserElfError::NotElf("its class or byte order is another"));
+            return Err(UserElfError::NotElf("its class or byte order is not this machine's"));
         }
         if !matches!(u16_at(&header, 16), 2 | 3) {
-            return Err(UserElfError::NotElf("it is neither a program nor a library"));
+            return Err(UserElfError::NotElf("it is neither an executable nor a shared object"));
         }
         if (u16_at(&header, 54) as usize, u16_at(&header, 58) as usize) != (SEGMENT, SECTION) {
-            return Err(UserElfError::NotElf("its headers have another size, or it has no sections"));
+            return Err(UserElfError::NotElf("its headers have an unexpected size, or it has no sections"));
         }
-        let cut = || UserElfError::NotElf("it is cut short");
+        let cut = || UserElfError::NotElf("it is truncated");
         let segments = exactly(file, u64_at(&header, 32), SEGMENT * usize::from(u16_at(&header, 56)))?.ok_or_else(cut)?;
         let sections = exactly(file, u64_at(&header, 40), SECTION * usize::from(u16_at(&header, 60)))?.ok_or_else(cut)?;
         const LOAD: u32 = 1;
@@ -180,7 +180,7 @@ impl Header {
     }
 }
 
-/// Where in a string table a name stands, as a whole string or as the end of one.
+/// Positions of a name in a string table, as a whole string or as the end of one.
 fn places_of(file: &impl Bytes, strings: &UserElfSection, name: &str) -> Result<Vec<u32>, UserElfError> {
     let mut wanted = name.as_bytes().to_vec();
     wanted.push(0);
@@ -204,7 +204,7 @@ fn places_of(file: &impl Bytes, strings: &UserElfSection, name: &str) -> Result<
                 return Ok(places);
             }
         }
-        // A name may lie across the border.
+        // A name may cross the border of two pieces.
         if got < want || got < wanted.len() || at + got as u64 >= strings.size {
             break;
         }
@@ -213,7 +213,7 @@ fn places_of(file: &impl Bytes, strings: &UserElfSection, name: &str) -> Result<
     Ok(places)
 }
 
-/// The addresses of functions whose names stand at one of the places, and whether they are global.
+/// The addresses of functions whose names are at one of the positions, and whether they are global.
 fn functions(
     file: &impl Bytes,
     table: &UserElfSection,
@@ -244,7 +244,7 @@ fn functions(
     Ok(())
 }
 
-/// `len` bytes at a place; None where the file ends before. Callers ask for at most 65535 headers.
+/// `len` bytes at an offset; None beyond the end of the file. Callers request at most 65535 headers.
 fn exactly(file: &impl Bytes, offset: u64, len: usize) -> Result<Option<Vec<u8>>, UserElfError> {
     let mut buffer = vec![0; len];
     let got = file.read_at(&mut buffer, offset).map_err(UserElfError::Read)?;
@@ -267,7 +267,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use super::*;
 
-    /// A library with one executable segment at 0x1000 from offset 0x400, and the symbols given: name, address, info.
+    /// A library with one executable segment at 0x1000 from offset 0x400, and the given symbols: name, address, info.
     fn library(symbols: &[(&str, u64, u8)]) -> Vec<u8> {
         let mut strings = vec![0];
         let mut table = vec![0; SYMBOL];
@@ -316,32 +316,32 @@ mod tests {
     const OBJECT: u8 = 0x11;
 
     #[test]
-    fn a_function_is_where_its_segment_puts_it() {
+    fn a_function_offset_is_relative_to_its_segment() {
         let file = library(&[("other", 0x1000, GLOBAL), ("malloc", 0x1010, GLOBAL), ("data", 0x1020, OBJECT)]);
         assert_eq!(function_offset(&file.as_slice(), "malloc").unwrap(), 0x410);
         let error = |name: &str| function_offset(&file.as_slice(), name).unwrap_err().to_string();
-        assert!(error("alloc").starts_with("it has no function \"alloc\""), "the end of another's name is not a name");
-        assert!(error("data").starts_with("it has no function"), "a variable is no function");
+        assert!(error("alloc").starts_with("it has no function \"alloc\""), "the end of another name does not match");
+        assert!(error("data").starts_with("it has no function"), "a variable is not a function");
     }
 
     #[test]
-    fn doubt_is_refused() {
+    fn ambiguous_or_unmapped_functions_are_refused() {
         let found = |symbols: &[(&str, u64, u8)]| function_offset(&library(symbols).as_slice(), "f").map_err(|e| e.to_string());
         assert_eq!(found(&[("f", 0x1004, GLOBAL), ("f", 0x1008, WEAK)]), Ok(0x404));
         assert_eq!(found(&[("f", 0x1004, GLOBAL), ("f", 0x1004, GLOBAL)]), Ok(0x404));
         assert!(found(&[("f", 0x1004, GLOBAL), ("f", 0x1008, GLOBAL)]).unwrap_err().contains("several"));
-        assert!(found(&[("f", 0x3000, GLOBAL)]).unwrap_err().contains("outside"));
+        assert!(found(&[("f", 0x3000, GLOBAL)]).unwrap_err().contains("executable segment"));
     }
 
     #[test]
-    fn names_across_pieces_and_shared_tails_are_found() {
+    fn names_across_pieces_and_shared_suffixes_are_found() {
         let long = "x".repeat(PIECE - 4);
         let file = library(&[(&long, 0x1000, GLOBAL), ("straddles", 0x1008, GLOBAL)]);
         assert_eq!(function_offset(&file.as_slice(), "straddles").unwrap(), 0x408);
     }
 
     #[test]
-    fn tables_without_end_are_not_read() {
+    fn oversized_tables_are_not_read() {
         let mut file = library(&[("f", 0x1004, GLOBAL)]);
         let strings = HEADER + SEGMENT + 2 * SECTION;
         file[strings + 32..strings + 40].copy_from_slice(&(MAX_TABLE + 1).to_ne_bytes());
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_files_are_refused_and_cost_little() {
+    fn hostile_files_are_refused_cheaply() {
         let good = library(&[("f", 0x1004, GLOBAL)]);
         for length in 0..good.len() {
             let _ = function_offset(&&good[..length], "f");

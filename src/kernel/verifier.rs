@@ -1,26 +1,27 @@
-//! The verifier's log, cut down to what a person needs: the source line, the reason, and the last lines.
+//! The verifier's log, reduced to the source line, the reason and the last lines.
 
 use crate::kernel::core_relo::POISON;
 
-/// How much of the log's end is kept.
+/// How many lines of the log's end are kept.
 const TAIL_LINES: usize = 16;
 const TAIL_BYTES: usize = 2048;
-/// How much of one line goes into a message.
+/// How many bytes of one line a message contains.
 const LINE_BYTES: usize = 120;
 
-/// What the verifier said.
+/// The verifier's explanation of a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifierLog {
-    /// The source line that it was at, `code @ file.c:12` on Linux 6.9 and later, `code` before; None without line records.
+    /// The source line in question, `code @ file.c:12` on Linux 6.9 and later, `code` before; None without line
+    /// records.
     pub line: Option<String>,
-    /// Its last sentence.
+    /// The last message, as the reason.
     pub reason: String,
     /// The last lines.
     pub tail: String,
 }
 
 impl VerifierLog {
-    /// Reads a log as BPF_PROG_LOAD left it in a buffer; None where the verifier said nothing.
+    /// Reads a log as BPF_PROG_LOAD left it in a buffer; None if the log is empty.
     pub fn read(buffer: &[u8]) -> Option<Self> {
         let end = buffer.iter().position(|b| *b == 0).unwrap_or(buffer.len());
         let text = String::from_utf8_lossy(&buffer[..end]);
@@ -37,15 +38,15 @@ impl VerifierLog {
         Some(Self { line: line.map(|l| bounded(l.trim())), reason: bounded(reason.trim()), tail })
     }
 
-    /// ` at "code @ file.c:12"`, or nothing.
+    /// The source line for a message, starting with " at"; empty if there is none.
     pub fn at(&self) -> String {
         self.line.as_ref().map(|line| format!(" at `{line}`")).unwrap_or_default()
     }
 
-    /// True where the program was refused because it is loaded without CAP_PERFMON.
+    /// True if the program was refused because it is loaded without CAP_PERFMON.
     ///
-    /// The helpers are those that bpf_base_func_proto (kernel/bpf/helpers.c) gives out with CAP_PERFMON only; the sentences
-    /// are those that kernel/bpf/verifier.c writes where `allow_ptr_leaks` is off.
+    /// The helpers are those that bpf_base_func_proto (kernel/bpf/helpers.c) provides only with CAP_PERFMON; the
+    /// messages are those that kernel/bpf/verifier.c writes if `allow_ptr_leaks` is off.
     pub fn needs_perfmon(&self) -> bool {
         const HELPERS: [&str; 13] = [
             "bpf_probe_read#",
@@ -76,32 +77,33 @@ impl VerifierLog {
             || self.reads_unwritten_stack()
     }
 
-    /// True where the program reads stack that it did not write: with CAP_PERFMON it may, and it is easily mended.
+    /// True if the program reads stack that it did not write: CAP_PERFMON allows this, and it is easy to fix in the
+    /// program.
     fn reads_unwritten_stack(&self) -> bool {
         ["invalid read from stack", "invalid indirect read from stack"].iter().any(|start| self.reason.starts_with(start))
     }
 
-    /// What helps besides host scope; empty where nothing is known.
+    /// A remedy other than host scope; empty if none is known.
     pub fn remedy(&self) -> &'static str {
         if self.reads_unwritten_stack() {
-            "; or the program sets every byte of the stack that it reads, padding included"
+            "; or initialize every byte of the stack that the program reads, padding included"
         } else {
             ""
         }
     }
 
-    /// True where the verifier came to an instruction that CO-RE poisoned.
+    /// True if the verifier reached an instruction that CO-RE poisoned.
     pub fn is_poisoned(&self) -> bool {
         self.reason.contains(&format!("#{POISON}"))
     }
 }
 
-/// Registers as they were, below the sentence that they explain.
+/// True for register states, which follow the message that they explain.
 fn state(line: &str) -> bool {
     ["cur state:", "old state:"].iter().any(|start| line.starts_with(start))
 }
 
-/// Lines that count instead of explaining.
+/// True for lines of statistics.
 fn statistics(line: &str) -> bool {
     ["processed ", "verification time", "stack depth"].iter().any(|start| line.starts_with(start))
 }
@@ -110,7 +112,7 @@ fn bounded(line: &str) -> String {
     if line.len() <= LINE_BYTES { line.to_owned() } else { format!("{}…", &line[..cut_back(line, LINE_BYTES)]) }
 }
 
-/// The last place at or before `at` where characters part.
+/// The last character boundary at or before `at`.
 fn cut_back(text: &str, at: usize) -> usize {
     (0..=at).rev().find(|n| text.is_char_boundary(*n)).unwrap_or_default()
 }
@@ -120,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reason_stands_before_the_statistics() {
+    fn the_reason_is_the_line_before_the_statistics() {
         let log = VerifierLog::read(
             b"0: R1=ctx() R10=fp0\n; return *(int *)0; @ broken.bpf.c:12\n0: (b7) r1 = 0\n1: (61) r0 = *(u32 *)(r1 +0)\n\
               R1 invalid mem access 'scalar'\nprocessed 2 insns (limit 1000000) max_states_per_insn 0\n\0garbage",
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn registers_are_no_reason() {
+    fn register_states_are_not_the_reason() {
         let log =
             VerifierLog::read(b"infinite loop detected at insn 20\ncur state: R0=scalar()\nold state: R0=scalar()\n").unwrap();
         assert_eq!(log.reason, "infinite loop detected at insn 20");
@@ -142,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_log_says_nothing() {
+    fn an_empty_log_is_not_an_explanation() {
         assert_eq!(VerifierLog::read(b""), None);
         assert_eq!(VerifierLog::read(&[0; 64]), None);
         assert_eq!(VerifierLog::read(b"processed 0 insns\n"), None);
     }
 
     #[test]
-    fn what_needs_perfmon_is_told_apart() {
+    fn refusals_for_lack_of_perfmon_are_recognized() {
         let needs = |text: &str| VerifierLog::read(text.as_bytes()).unwrap().needs_perfmon();
         assert!(needs("program of this type cannot use helper bpf_probe_read_kernel#113"));
         assert!(needs("unknown func bpf_trace_printk#6"));

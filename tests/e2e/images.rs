@@ -34,7 +34,7 @@ fn asking(world: &World, name: &str, image: &str) -> Bundle {
 
 fn an_image_that_is_not_there(world: &mut World) {
     let image = world.images.reference("nothing");
-    world.refused(asking(world, "missing", &image), 1, &["there is no such image"]);
+    world.refused(asking(world, "missing", &image), 1, &["no such image"]);
 }
 
 fn an_image_that_nobody_signed(world: &mut World) {
@@ -56,7 +56,7 @@ fn an_image_whose_manifest_was_changed(world: &mut World) {
     world.images.sign(&digests.manifest, &world.key);
     world.images.spoil(&digests.manifest);
     let image = world.images.reference("demo");
-    world.refused(asking(world, "manifest", &image), 1, &["has other contents", "tampered"]);
+    world.refused(asking(world, "manifest", &image), 1, &["does not match its digest", "tampered"]);
 }
 
 fn an_image_whose_config_was_changed(world: &mut World) {
@@ -64,7 +64,7 @@ fn an_image_whose_config_was_changed(world: &mut World) {
     world.images.sign(&digests.manifest, &world.key);
     world.images.spoil(&digests.config);
     let image = world.images.reference("demo");
-    world.refused(asking(world, "config", &image), 1, &["has other contents", "tampered"]);
+    world.refused(asking(world, "config", &image), 1, &["does not match its digest", "tampered"]);
 }
 
 fn an_image_whose_layer_was_changed(world: &mut World) {
@@ -72,7 +72,7 @@ fn an_image_whose_layer_was_changed(world: &mut World) {
     world.images.sign(&digests.manifest, &world.key);
     world.images.spoil(&digests.layer);
     let image = world.images.reference("demo");
-    world.refused(asking(world, "layer", &image), 1, &["has other contents", "tampered"]);
+    world.refused(asking(world, "layer", &image), 1, &["does not match its digest", "tampered"]);
 }
 
 fn an_image_whose_signature_was_changed(world: &mut World) {
@@ -106,7 +106,7 @@ fn an_image_without_an_object(world: &mut World) {
     let digests = world.images.add("empty", &contents);
     world.images.sign(&digests.manifest, &world.key);
     let image = world.images.reference("empty");
-    world.refused(asking(world, "empty", &image), 1, &["it holds no BPF object", "README"]);
+    world.refused(asking(world, "empty", &image), 1, &["it contains no BPF object", "README"]);
 }
 
 fn an_image_for_another_architecture(world: &mut World) {
@@ -115,7 +115,7 @@ fn an_image_for_another_architecture(world: &mut World) {
     let digest = world.images.add_index("foreign", &[contents]);
     world.images.sign(&digest, &world.key);
     let image = world.images.reference("foreign");
-    world.refused(asking(world, "foreign", &image), 1, &["it has nothing for", "s390x"]);
+    world.refused(asking(world, "foreign", &image), 1, &["it has no image for", "s390x"]);
 }
 
 fn an_index_takes_this_machines_object(world: &mut World) {

@@ -119,7 +119,7 @@ fn maps_are_shared_and_live_as_long_as_one_of_their_programs() {
         let path = object_path(object).display().to_string();
         refused(&lab, &["load", "file", "--path", &path, "--programs", program, "--map-owner-id", owner], 1, words);
     };
-    refused("wide", "xdp:count_wide", &third, "value size 16, and the one that is there has 8");
+    refused("wide", "xdp:count_wide", &third, "value size 16, but the existing map has 8");
     refused("tcx", "tcx:ingress", &third, "it has no map \"traffic\"");
     refused("counter", "xdp:count", &first, "bpfman-hook has no program");
     lab.ours(&["unload", &second, &third]);

@@ -111,7 +111,7 @@ fn an_image_that_an_identity_signed_is_fetched_once(world: &mut World) {
 
 fn an_image_of_another_identity_or_issuer(world: &mut World) {
     let registry = registry();
-    let by = format!("it is by {WORKFLOW} ({ISSUER})");
+    let by = format!("it is signed by {WORKFLOW} ({ISSUER})");
     for (repository, name, issuer) in
         [("keyless", "https://github.com/acme/bpf", ISSUER), ("legacy-keyless", WORKFLOW, "https://accounts.example.org")]
     {
@@ -158,5 +158,5 @@ fn an_identity_is_judged_without_a_network(world: &mut World) {
     assert_eq!(program["verdict"].as_str(), Some("verified"), "{program:#}");
     running.finish();
     let bundle = asking(world, "stranger", "dev@example.org");
-    world.refused(bundle, 1, &[&format!("it is by {WORKFLOW} ({ISSUER})")]);
+    world.refused(bundle, 1, &[&format!("it is signed by {WORKFLOW} ({ISSUER})")]);
 }

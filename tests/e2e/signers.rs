@@ -100,7 +100,7 @@ fn keys_of_every_kind_sign_with_both_releases() {
                 assert_eq!(three.takes(key, &image), to_three, "what cosign 3 says of {key} {how}");
                 let (counts, found) = with_key(lab, &three, &image, "stranger");
                 assert!(
-                    !counts && each(&found, "/rules/0/reason") == ["it is by another key, or over other bytes"],
+                    !counts && each(&found, "/rules/0/reason") == ["it is signed by another key, or over other bytes"],
                     "{found:#}"
                 );
             }

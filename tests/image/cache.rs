@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bpfman_hook::image::{Cache, ImageError};
-use bpfman_hook::model::bytecode::{PullPolicy, ImageVerdict};
+use bpfman_hook::model::bytecode::{ImageVerdict, PullPolicy};
 use bpfman_hook::model::ids::Digest;
 use bpfman_hook::model::policy::PolicyId;
 
@@ -119,10 +119,7 @@ fn a_verdict_is_of_one_digest_one_rule_and_one_policy() {
     world.policy = policy(2);
     world.rules = vec![world.key_rule("signed", &["keys/wrong.pub"])];
     let (err, text) = world.error(&reference);
-    assert!(
-        matches!(err, ImageError::NotCached { .. }) && text.contains("does not know whether it satisfies the policy"),
-        "{text}"
-    );
+    assert!(matches!(err, ImageError::NotCached { .. }) && text.contains("has no verdict of this policy about it"), "{text}");
     world.pull = PullPolicy::IfNotPresent;
     assert!(matches!(world.error(&reference).0, ImageError::BadSignature { .. }), "and neither does the registry's");
 

@@ -21,11 +21,11 @@ pub const IMAGES: [(&str, &str, Option<&str>); 14] = [
     ("img/artifact-elf", "v1", None),
     ("img/gadget", "v1", None),
     ("img/index", "v1", None),
-    ("img/index", "s390x", Some("is compiled for big-endian machines and this one is little-endian")),
+    ("img/index", "s390x", Some("is compiled for big-endian machines, but this one is little-endian")),
     ("img/buildx", "v1", None),
-    ("img/buildx", "att", Some("it holds no BPF object")),
-    ("img/two-objects", "v1", Some("it holds several objects, other.o, pass.o")),
-    ("img/no-object", "v1", Some("it holds no BPF object, only README")),
+    ("img/buildx", "att", Some("it contains no BPF object")),
+    ("img/two-objects", "v1", Some("it contains several objects, other.o, pass.o")),
+    ("img/no-object", "v1", Some("it contains no BPF object, only README")),
 ];
 
 #[test]
@@ -286,14 +286,14 @@ fn shapes_that_hide_something_are_refused() {
     let endless = json!({"schemaVersion": 2, "annotations": {"x": "y".repeat(1 << 20)}, "layers": []});
     for (document, sentence) in [
         (two_layers, "it has 2 layers; a bytecode image has one"),
-        (several, "it holds several objects, layer 1, two.o"),
+        (several, "it contains several objects, layer 1, two.o"),
         (bomb, "its layer is larger than 16777216 bytes"),
-        (for_others, "it has nothing for linux/amd64, only linux/s390x, linux/riscv64"),
-        (nested, "index of indexes"),
+        (for_others, "it has no image for linux/amd64, only linux/s390x, linux/riscv64"),
+        (nested, "nested too deeply"),
         (sha512, "is not sha256: followed by"),
         (endless, "its manifest is larger than 1048576 bytes"),
-        (json!({"schemaVersion": 2, "layers": []}), "it holds no BPF object, only nothing"),
-        (json!({"schemaVersion": 2, "manifests": []}), "it has nothing for linux/amd64, only "),
+        (json!({"schemaVersion": 2, "layers": []}), "it contains no BPF object, only nothing"),
+        (json!({"schemaVersion": 2, "manifests": []}), "it has no image for linux/amd64, only "),
     ] {
         layout.entries.clear();
         let digest = layout.json(&document);

@@ -143,7 +143,7 @@ fn what_a_registry_sends_is_hashed_here() {
         let world = World::unsigned();
         let (err, text) = world.error(&format!("{}/img/index@{top}", liar.host()));
         assert!(matches!(err, ImageError::Tampered { .. }), "{part}: {text}");
-        assert!(text.contains(&format!("its {part} {digest} has other contents")), "{text}");
+        assert!(text.contains(&format!("its {part} does not match its digest {digest}")), "{text}");
         for blob in std::fs::read_dir(world.path("cache/blobs/sha256")).into_iter().flatten() {
             let blob = blob.unwrap().path();
             let digest = digest_of(&std::fs::read(&blob).unwrap());
@@ -242,7 +242,7 @@ fn an_anonymous_token_is_fetched_where_one_is_asked_for_and_sent_nowhere_else() 
         (Reply::Body(br#"{"token":"secret"}"#.to_vec()), None),
         (Reply::Body(br#"{"access_token":"secret"}"#.to_vec()), None),
         (Reply::Body(br#"{"token":"other"}"#.to_vec()), Some("asks for credentials")),
-        (Reply::Body(b"{}".to_vec()), Some("its token service sends no token")),
+        (Reply::Body(b"{}".to_vec()), Some("its token service sent no token")),
         (Reply::Status(401), Some("asks for credentials")),
         (Reply::Status(500), Some("it answers 500 (from its token service)")),
     ] {
@@ -364,7 +364,7 @@ fn nothing_leads_from_https_to_plain_http() {
         let world = trusting(&registry.host());
         let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
         assert!(matches!(err, ImageError::Remote { source: RemoteError::Downgrade { .. }, .. }), "{part}: {text}");
-        assert!(text.contains("it sends us on to 127.0.0.1 by plain http, which is refused"), "{text}");
+        assert!(text.contains("it refers us to 127.0.0.1 over plain http, which is refused"), "{text}");
     }
     let realm = format!("Bearer realm=\"http://{to}/token\"");
     let hook = move |_: &Request| Reply::Headers(401, vec![("WWW-Authenticate".into(), realm.clone())]);

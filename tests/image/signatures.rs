@@ -300,7 +300,7 @@ fn what_no_identity_can_be_judged_by_is_an_error_that_names_it() {
     world.keys.insert(root.clone(), std::fs::read(&root).unwrap());
     let (err, text) = world.error(&reference);
     let signed_by = "https://github.com/acme/bpf/.github/workflows/release.yml@refs/heads/main";
-    assert!(matches!(err, ImageError::BadSignature { .. }) && text.contains(&format!("it is by {signed_by}")), "{text}");
+    assert!(matches!(err, ImageError::BadSignature { .. }) && text.contains(&format!("it is signed by {signed_by}")), "{text}");
     world.rules = vec![rule("keyless", vec![signer(Words::Regexp("(".into()))])];
     assert!(matches!(world.error(&reference).0, ImageError::Pattern { .. }));
 }

@@ -65,11 +65,11 @@ fn a_registry_that_asks_for_a_certificate() {
 
     let base = "etc/containers/certs.d";
     let cases: [(Files<'_>, &str); 5] = [
-        (&[], "it asks for a client certificate; put one that it knows into /etc/containers/certs.d/"),
+        (&[], "it asks for a client certificate; put one that it accepts into /etc/containers/certs.d/"),
         (&[("a.cert", "stranger.pem", 0o644), ("a.key", "stranger.key", 0o600)], "it refuses our client certificate"),
         (
             &[("a.cert", "client.pem", 0o644), ("a.key", "stranger.key", 0o600)],
-            "our client certificate and its key do not belong together",
+            "our client certificate and its key do not match",
         ),
         (&[("a.cert", "client.pem", 0o644)], "a.key: it does not exist"),
         (&[("a.cert", "client.pem", 0o644), ("a.key", "client.key", 0o640)], "a.key has mode 0640 and contains secrets"),
@@ -109,7 +109,7 @@ fn insecure_is_plain_http_and_never_tls_without_a_look() {
     file(&world, "etc/containers/registries.conf", &conf, 0o644);
     let (err, text) = world.error(&image);
     assert!(matches!(remote(&err), RemoteError::WantsTls { .. }), "{text}");
-    assert!(text.contains("insecure = true in registries.conf, which is not TLS without verification here"), "{text}");
+    assert!(text.contains("insecure = true in registries.conf, which does not mean unverified TLS here"), "{text}");
     // With a certificate of its authority it is asked by TLS, insecure or not.
     let world = with_certificates("etc/containers/certs.d", &host, &[]);
     file(&world, "etc/containers/registries.conf", &conf, 0o644);
@@ -120,7 +120,7 @@ fn insecure_is_plain_http_and_never_tls_without_a_look() {
     file(&world, "etc/containers/registries.conf", &conf, 0o644);
     let (err, text) = world.error(&image);
     assert!(matches!(remote(&err), RemoteError::Certificate { .. }), "{text}");
-    assert!(text.contains(&format!("put its authority into /etc/containers/certs.d/{host}/ca.crt")), "{text}");
+    assert!(text.contains(&format!("put its CA certificate into /etc/containers/certs.d/{host}/ca.crt")), "{text}");
 }
 
 /// A world whose way to registry.test, which only a proxy knows, is `url`.
@@ -170,9 +170,9 @@ fn a_proxy_that_does_not_let_us_says_so_without_our_password() {
     for (manners, login, wanted) in [
         (Manners::Login(LOGIN), "", "it asks for a user and password; write them into the proxy's url"),
         (Manners::Login(LOGIN), "user:hiddentoo@", "it refuses the user and password in the proxy's url"),
-        (Manners::Refuse(403), "user:hidden@", "it refuses to connect us"),
-        (Manners::Refuse(502), "user:hidden@", "it refuses to connect us"),
-        (Manners::Stall, "user:hidden@", "has not"),
+        (Manners::Refuse(403), "user:hidden@", "it refuses the connection"),
+        (Manners::Refuse(502), "user:hidden@", "it refuses the connection"),
+        (Manners::Stall, "user:hidden@", "did not"),
     ] {
         let proxy = Proxy::start(&registry.host(), manners.clone());
         let mut world = behind(&format!("http://{login}{}", proxy.host()));
@@ -180,7 +180,7 @@ fn a_proxy_that_does_not_let_us_says_so_without_our_password() {
         let (_, text) = world.error("registry.test:5000/img/gzip:v1");
         assert!(text.contains(wanted) && !text.contains("hidden"), "{manners:?}: {text}");
         if !matches!(manners, Manners::Stall) {
-            assert!(text.contains(&format!("by way of proxy {}", proxy.host())), "{text}");
+            assert!(text.contains(&format!("through proxy {}", proxy.host())), "{text}");
         }
         assert!(registry.requests().is_empty());
     }
@@ -300,6 +300,6 @@ fn silence_has_an_end_of_its_own() {
     let start = Instant::now();
     let (err, text) = World::unsigned().error(&format!("{}/img/gzip:v1", stalls.host()));
     assert!(matches!(remote(&err), RemoteError::Silent { seconds: 8, .. }), "{text}");
-    assert!(text.contains("manifest v1 of img/gzip: it has not answered within 8 s"), "{text}");
+    assert!(text.contains("manifest v1 of img/gzip: it did not answer within 8 s"), "{text}");
     assert!(start.elapsed() < Duration::from_secs(15));
 }

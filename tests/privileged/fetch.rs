@@ -107,8 +107,8 @@ fn a_signed_image_comes_through_the_child_and_an_unsigned_one_does_not() {
     }
     for (image, sentence) in [
         ("bpf/unsigned:v1", "it is not signed"),
-        ("bpf/key-v2-copied:v1", "it is of another image"),
-        ("bpf/keyless:v1", "the rule names keys alone"),
+        ("bpf/key-v2-copied:v1", "it is for another image"),
+        ("bpf/keyless:v1", "the rule names only keys"),
     ] {
         let installation = Installation::new();
         let output = installation.pulled(&format!("{}/{image}", registry.host()));
@@ -144,7 +144,7 @@ fn a_child_that_cannot_be_confined_asks_nobody() {
         let output = installation.pulled_with(&["--bounding-set", &format!("-{lacking}")], &registry);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{lacking}: {said}");
-        assert!(said.contains("give up the privileges of the process that asks registries"), "{lacking}: {said}");
+        assert!(said.contains("drop the privileges of the process that connects to registries"), "{lacking}: {said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         assert_eq!(registry.requests(), Vec::<String>::new(), "{lacking}");
     }

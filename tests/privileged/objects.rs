@@ -408,7 +408,7 @@ fn container_scope_reads_no_kernel_memory_and_tells_no_address() {
         assert!(error.to_string().contains("it needs host scope"), "{error}");
         let reasons = ["leaks addr", "read from stack"];
         assert!(reasons.iter().any(|reason| log.reason.contains(reason)), "{}", log.reason);
-        assert_eq!(error.to_string().contains("sets every byte of the stack"), thief.function == "copy_padding");
+        assert_eq!(error.to_string().contains("initialize every byte of the stack"), thief.function == "copy_padding");
     }
     // The scope is what makes the difference: the same programs are accepted with CAP_PERFMON.
     bed.load(&object("leak"), Scope::Host, &thieves, &[]).unwrap();
@@ -479,14 +479,14 @@ fn what_cannot_be_attached_says_why() {
     let first = bed.attach(&loaded, 0, xdp_on_lo(), places).unwrap();
     assert_eq!(
         fails(0, xdp_on_lo(), places),
-        "attach xdp count_packets to lo: another XDP program is on lo already, and an interface takes one until chains come"
+        "attach xdp count_packets to lo: another XDP program is already on lo; one interface takes only one XDP program"
     );
     LinuxKernel.unpin(&bed.directory, &first.pin).unwrap();
     let native = AttachPoint::Xdp { iface: lo(), mode: Some(XdpMode::Native) };
     let text = fails(0, native, places);
     assert!(text.contains("the driver has no native XDP; leave out mode=native or use mode=skb"), "{text}");
     let gone = AttachPoint::Xdp { iface: Interface { name: "eth7".into(), index: 77 }, mode: None };
-    assert_eq!(fails(0, gone, places), "attach xdp count_packets to eth7: there is no interface eth7 any more");
+    assert_eq!(fails(0, gone, places), "attach xdp count_packets to eth7: interface eth7 no longer exists");
     assert_eq!(
         fails(0, xdp_on_lo(), Places::default()),
         "attach xdp count_packets: the container's network namespace is not open"
@@ -503,7 +503,7 @@ fn what_cannot_be_attached_says_why() {
         cgroup_point(CgroupAttach::Egress),
         Places { netns: None, cgroup: Some(no_cgroup.as_fd()), ..Places::default() },
     );
-    assert!(text.contains("the place is not a directory of the cgroup2 hierarchy"), "{text}");
+    assert!(text.contains("it is not a directory of the cgroup2 hierarchy"), "{text}");
 
     // A pin that cannot be made leaves nothing attached behind.
     let taken = PlannedLink {

@@ -77,7 +77,10 @@ fn kprobes_count_entries_and_returns() {
     }));
     let none = AttachPoint::Kprobe { function: "no_such_function".into(), offset: 0, ret: false };
     let error = refusal(bed.attach(&loaded, 0, none, Places::default()));
-    assert!(error.starts_with("attach kprobe enter_function to no_such_function: this kernel has no such function"), "{error}");
+    assert!(
+        error.starts_with("attach kprobe enter_function to no_such_function: this kernel does not have the function"),
+        "{error}"
+    );
     bed.end();
 }
 
@@ -109,7 +112,7 @@ fn what_the_kernels_types_do_not_have_is_named() {
     let bed = Bed::new();
     let none = Wanted { target: Some("no_such_function"), ..wanted("enter_traced", ProgramKind::Fentry) };
     let error = refusal(load(&bed, &[none]));
-    assert_eq!(error, "fentry enter_traced: this kernel has no function \"no_such_function\" that programs may hang on");
+    assert_eq!(error, "fentry enter_traced: this kernel has no function \"no_such_function\" that programs can attach to");
     if features::probe(Feature::Lsm) == Support::Yes {
         let none = Wanted { target: Some("no_such_hook"), ..wanted("refuse_mkdir", ProgramKind::Lsm) };
         assert_eq!(refusal(load(&bed, &[none])), "lsm refuse_mkdir: this kernel has no LSM hook \"no_such_hook\"");
@@ -195,7 +198,7 @@ fn uprobes_count_in_a_file_beneath_a_root() {
         ("/out", "No such file or directory"),
         ("/usr", "it is not a regular file"),
         ("/script", "it is not a 64-bit ELF program or library"),
-        ("libc", "there is no such library"),
+        ("libc", "no such library"),
     ] {
         let error = refusal(bed.attach(&loaded, 0, probe(target, ProbedProcess::Any), places));
         assert!(error.starts_with(&format!("attach uprobe enter_user: {target:?}: ")) && error.contains(reason), "{error}");

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use bpfman_hook::grpc::wire::attach_info::Info;
 use bpfman_hook::grpc::wire::bytecode_location::Location;
-use bpfman_hook::grpc::wire::{AttachInfo, AttachRequest, BytecodeImage, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, UnloadRequest, XdpAttachInfo};
+use bpfman_hook::grpc::wire::{
+    AttachInfo, AttachRequest, BytecodeImage, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo, LoadRequest,
+    PullBytecodeRequest, UnloadRequest, XdpAttachInfo,
+};
 use tonic::Code;
 
 use crate::support::netns::Netns;
@@ -65,7 +68,7 @@ fn a_program_is_loaded_attached_shown_detached_and_unloaded() {
         let second = load(&mut client, &[]).await;
         let taken = client.attach(xdp(second, &netns)).await.unwrap_err();
         assert_eq!(taken.code(), Code::FailedPrecondition, "{taken:?}");
-        assert!(taken.message().contains("takes one until chains come"), "{}", taken.message());
+        assert!(taken.message().contains("takes only one XDP program"), "{}", taken.message());
         // What failed has left nothing behind, and the next one goes through.
         client.detach(DetachRequest { link_id: link }).await.unwrap();
         client.attach(xdp(second, &netns)).await.unwrap();

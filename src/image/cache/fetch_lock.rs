@@ -1,9 +1,10 @@
-//! One fetch of a reference at a time, whichever processes want it: a hook whose image is being fetched by another process
-//! waits for that one and uses what it brings, or hears why it brought nothing.
+//! Only one process at a time fetches a reference: a hook whose image another process is fetching waits for that
+//! process and uses the result, or gets the reason for its failure.
 //!
-//! A flight is a file with a lock on it. Who has the lock fetches; the others wait for it. The file is removed before the lock
-//! ends, so whoever comes later makes a new one, while those who waited still have the old one open, and the reason in it. A
-//! fetcher that is killed loses the lock by the kernel's hand, and the first of those who wait goes on in its place.
+//! For each fetch there is a file with a lock. The process that holds the lock fetches; the others wait for it. The
+//! file is removed before the lock is released: later processes create a new file, while the waiting ones still have
+//! the old file open, which contains the reason. If the fetching process is killed, the kernel releases the lock, and
+//! the first waiting process takes over.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -21,35 +22,36 @@ use crate::model::policy::{ImageRule, PolicyId};
 use crate::sys::SysError;
 use crate::sys::fsutil::{FileLock, ensure_directory, names_in, unlink_if_present};
 
-/// The most that a reason may take.
+/// The size limit of a reason, in bytes.
 const MAX_NOTE: u64 = 64 << 10;
 
-/// Who is about to fetch, and until when it can wait.
+/// The caller that wants to fetch, and its deadline.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FetchRequest<'a> {
-    /// The reference, normalised.
+    /// The normalized reference.
     pub image: &'a str,
-    /// The policy that it is fetched under: a reason found under another one is none.
+    /// The policy of the fetch: a reason from a fetch under another policy does not apply.
     pub policy: PolicyId,
-    /// The image rules that may allow it, in their order: a refusal by other rules says nothing about this one.
+    /// The image rules that may allow it, in order: a refusal by other rules does not apply either.
     pub rules: &'a [&'a ImageRule],
-    /// When to give up.
+    /// The deadline.
     pub deadline: Instant,
-    /// True for a person, whose credentials and files are their own, and so are the reasons that lie in them.
+    /// True for a user's command, which uses the user's own credentials and files; reasons that depend on these apply
+    /// to the user only.
     pub user_env: bool,
 }
 
-/// Why a fetch brought nothing, for those who wait for it.
+/// Why a fetch failed, for the processes that wait for it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     policy: PolicyId,
-    /// The names of the rules that decided; None where no rule had a part in it.
+    /// The names of the rules that decided; None if no rule was involved.
     rules: Option<Vec<String>>,
     reason: String,
 }
 
 impl Note {
-    /// True where who waits would find the same reason by itself.
+    /// True if the waiting process would get the same reason from a fetch of its own.
     fn is_for(&self, fetch_request: &FetchRequest<'_>) -> bool {
         let same = |rules: &Vec<String>| rules.iter().eq(fetch_request.rules.iter().map(|rule| &rule.name));
         self.policy == fetch_request.policy && self.rules.as_ref().is_none_or(same)
@@ -57,7 +59,8 @@ impl Note {
 }
 
 impl Cache {
-    /// Fetches an image while no other process does. Where another one did just now, `again` looks whether its result will do.
+    /// Fetches an image unless another process is doing so. After another process has finished, `again` checks whether
+    /// its result can be used.
     pub(crate) fn fetch_once<T>(
         &self,
         fetch_request: FetchRequest<'_>,
@@ -69,11 +72,12 @@ impl Cache {
             Ok(path) => path,
             Err(err) => {
                 let image = fetch_request.image;
-                tracing::warn!(image, error = &err as &dyn std::error::Error, "fetching without a look at other fetches");
+                tracing::warn!(image, error = &err as &dyn std::error::Error, "fetching without waiting for other fetches");
                 return fetch();
             }
         };
-        // Set where a fetch that we waited for was refused by rules that are not ours: the next one may be as well, so we wait once.
+        // Set if a fetch that we waited for was refused by other rules than ours: the next one may be too, so we wait
+        // only once.
         let mut alone = false;
         loop {
             let cache = |source| ImageError::Cache { image: fetch_request.image.to_owned(), source };
@@ -109,7 +113,7 @@ impl Cache {
                 return Ok(result);
             }
             if landed {
-                // Somebody else may have a new file and a lock on it by now.
+                // Another process may have created a new file and locked it by now.
                 drop(held);
                 continue;
             }
@@ -123,19 +127,19 @@ impl Cache {
                 write_note(&file, &Note { policy: fetch_request.policy, rules, reason: crate::sys::error::chain(err) });
             }
             if let Err(err) = unlink_if_present(&path) {
-                tracing::warn!(error = &err as &dyn std::error::Error, "lock of a fetch not removed");
+                tracing::warn!(error = &err as &dyn std::error::Error, "fetch lock not removed");
             }
             return result;
         }
     }
 
-    /// Removes the files of fetches whose process was killed.
+    /// Removes the lock files of killed processes.
     pub(super) fn remove_dead_locks(&self) -> Result<(), CacheError> {
         let directory = self.path.join("flights");
         for path in names_in(&directory).unwrap_or_default().iter().map(|name| directory.join(name)) {
             let file = open(&path).map_err(|source| self.failed(source))?;
             let lock = FileLock::wait_for(&file, &path, Duration::ZERO).map_err(|source| self.failed(source))?;
-            // Who waits for the lock meanwhile finds the file gone and makes a new one.
+            // A process that waits for the lock finds that the file is gone and creates a new one.
             if lock.is_some() && is_at(&file, &path) {
                 unlink_if_present(&path).map_err(|source| self.failed(source))?;
             }
@@ -154,8 +158,8 @@ impl Cache {
     }
 }
 
-/// True for reasons that lie in the image or its registry. Those that lie in who asked (its credentials, its deadline, its
-/// child) say nothing to anybody else.
+/// True for reasons that depend on the image or its registry. Reasons that depend on the caller (its credentials, its
+/// deadline, its child) do not apply to others.
 fn is_for_others(err: &ImageError) -> bool {
     !matches!(
         err,
@@ -168,8 +172,8 @@ fn is_for_others(err: &ImageError) -> bool {
     )
 }
 
-/// True for reasons that are found before any rule is asked. What is found later depends on the rules: they decide whether signatures
-/// are looked for, and whether the content is read at all.
+/// True for reasons that are found before any rule is evaluated. Later ones depend on the rules, which decide whether
+/// signatures are searched for and whether the content is read at all.
 fn is_for_every_rule(err: &ImageError) -> bool {
     matches!(err, ImageError::NotFound { .. })
 }
@@ -179,7 +183,7 @@ fn open(path: &Path) -> Result<OwnedFd, SysError> {
     file.map(OwnedFd::from).map_err(SysError::io("open", path.display().to_string()))
 }
 
-/// True where the open file is the one that stands at the path.
+/// True if the open file is the one at the path.
 fn is_at(file: &OwnedFd, path: &Path) -> bool {
     let ours = file.try_clone().map(File::from).and_then(|file| file.metadata());
     match (ours, std::fs::metadata(path)) {
@@ -196,7 +200,7 @@ fn read_note(file: &OwnedFd) -> Option<Note> {
     serde_json::from_slice(&text).ok()
 }
 
-/// A reason that cannot be written is one that the others find out themselves.
+/// If the reason cannot be written, the other processes find it themselves.
 fn write_note(file: &OwnedFd, note: &Note) {
     let text = serde_json::to_vec(note).expect("strings are JSON");
     if let Ok(mut file) = file.try_clone().map(File::from) {
@@ -232,7 +236,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// Starts a flight that ends when `go` is passed, and returns when it has the lock.
+    /// Starts a fetch that ends when `go` is passed, and returns once it holds the lock.
     fn leader<'scope>(
         scope: &'scope std::thread::Scope<'scope, '_>,
         cache: &'scope Cache,
@@ -252,7 +256,7 @@ mod tests {
         begun.wait();
     }
 
-    /// How many files of flights this process has open.
+    /// The number of lock files that this process has open.
     fn opened(cache: &Cache) -> usize {
         let fds = std::fs::read_dir("/proc/self/fd").unwrap();
         let targets = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
@@ -260,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_wait_get_the_result_or_the_reason() {
+    fn waiting_callers_get_the_result_or_the_reason() {
         for fails in [false, true] {
             let (_dir, cache) = cache();
             let go = Barrier::new(2);
@@ -282,7 +286,7 @@ mod tests {
                         })
                     })
                     .collect();
-                // They are in line when they have the file open, and a fourth one that tries for a while is turned away.
+                // They are waiting once they have the file open, and a fourth caller with a short deadline times out.
                 let deadline = Instant::now() + LONG;
                 while opened(&cache) < 4 {
                     assert!(Instant::now() < deadline, "{} of the leader and three others", opened(&cache));
@@ -303,13 +307,13 @@ mod tests {
             });
             assert_eq!(fetched.load(Ordering::SeqCst), 0);
             assert_eq!(std::fs::read_dir(cache.path.join("flights")).unwrap().count(), 0);
-            // And whoever comes later is not told an old reason.
+            // And a later caller does not get an old reason.
             assert_eq!(cache.fetch_once(fetch_request("a/b:c", LONG), || Ok(None), || Ok(7)).unwrap(), 7);
         }
     }
 
     #[test]
-    fn a_reason_of_another_policy_or_of_the_one_who_asked_is_none() {
+    fn reasons_of_another_policy_or_of_the_caller_do_not_apply() {
         let timeout = || ImageError::Timeout { image: "a/b:c".into(), host: "a".into(), seconds: 1 };
         let not_found = || ImageError::NotFound { image: "a/b:c".into() };
         for (error, policy) in [(timeout(), 1), (not_found(), 2)] {
@@ -329,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_by_other_rules_is_none() {
+    fn a_refusal_by_other_rules_does_not_apply() {
         let text = "[[image]]\nname = \"strict\"\nrepository = \"registry.example/**\"\nunsigned = true\n\
                     [[image]]\nname = \"open\"\nrepository = \"registry.example/**\"\nunsigned = true\n";
         let policy = crate::model::policy::Policy::parse(&[(PathBuf::from("/p.toml"), text.to_owned())]).unwrap();
@@ -352,9 +356,9 @@ mod tests {
         }
     }
 
-    /// A private repository is "not found" to whoever has no credentials for it.
+    /// A private repository is "not found" for a caller without credentials for it.
     #[test]
-    fn a_persons_reasons_are_told_to_nobody_and_nobodys_to_a_person() {
+    fn reasons_are_not_shared_between_users_and_hooks() {
         for leads in [true, false] {
             let (_dir, cache) = cache();
             let go = Barrier::new(2);
@@ -378,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn other_images_do_not_wait_and_a_lock_of_the_dead_is_free() {
+    fn other_images_do_not_wait_and_locks_of_dead_processes_are_free() {
         let (_dir, cache) = cache();
         let go = Barrier::new(2);
         std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! What the cache knows of its images.
+//! The images in the cache.
 
 use serde::Serialize;
 
@@ -9,36 +9,36 @@ use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
 use crate::sys::fsutil::{TrustError, names_in};
 
-/// One reference that was pulled.
+/// A reference in the cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CachedImage {
-    /// The reference, normalised.
+    /// The normalized reference.
     pub reference: String,
-    /// What it stood for when it was pulled.
+    /// The digest that it resolved to when it was pulled.
     pub digest: Digest,
-    /// The object in it.
+    /// The digest of its object.
     pub object: Digest,
-    /// Bytes of all its blobs.
+    /// Size of all its blobs in bytes.
     pub size: u64,
-    /// When it was pulled: seconds since 1970.
+    /// Time of the pull, in seconds since 1970.
     pub pulled: u64,
-    /// Rules that it satisfied, with the policy they were of.
+    /// The rules that it satisfied, with their policies.
     pub verdicts: Vec<CachedVerdict>,
 }
 
-/// What one rule of one policy said of an image.
+/// A verdict of one rule of one policy about an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CachedVerdict {
     /// The rule's name.
     pub rule: String,
-    /// The policy's id; a verdict of another policy than the present one is not used.
+    /// The policy's id; a verdict of another policy than the current one is not used.
     pub policy: Digest,
-    /// What it found.
+    /// The verdict.
     pub verdict: ImageVerdict,
 }
 
 impl Cache {
-    /// Every reference in the cache, in the order of their names.
+    /// Every reference in the cache, ordered by name.
     pub fn images(&self) -> Result<Vec<CachedImage>, CacheError> {
         let Some(reader) = self.reader()? else { return Ok(Vec::new()) };
         let mut images = Vec::new();
@@ -81,18 +81,18 @@ impl Cache {
 }
 
 impl Reader<'_> {
-    /// What a reference stood for when it was pulled.
+    /// The stored resolution of a reference.
     pub fn pointer(&self, reference: &str) -> Result<Option<Pointer>, CacheError> {
         let pointer = self.json::<Pointer>(&self.cache.pointer_path(reference))?;
         Ok(pointer.filter(|pointer| pointer.reference == reference))
     }
 
-    /// The digest that a reference stood for when it was pulled.
+    /// The digest that a reference resolved to when it was pulled.
     pub fn resolve(&self, reference: &str) -> Result<Option<Digest>, CacheError> {
         Ok(self.pointer(reference)?.map(|pointer| pointer.digest))
     }
 
-    /// What is known of an image.
+    /// The stored record of an image.
     pub fn record(&self, digest: &Digest) -> Result<Option<CacheRecord>, CacheError> {
         let record = self.json::<CacheRecord>(&self.cache.record_path(digest))?;
         Ok(record.filter(|record| record.digest == *digest))

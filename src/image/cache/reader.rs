@@ -1,4 +1,4 @@
-//! The cache's directory, and reading it.
+//! The directory of the cache, and reading from it.
 
 use std::path::{Path, PathBuf};
 
@@ -16,11 +16,11 @@ pub struct Cache {
 /// A blob of the cache.
 #[derive(Debug)]
 pub(crate) enum Blob {
-    /// Its bytes, hashed just now.
+    /// Its bytes, whose digest was just verified.
     Whole(Vec<u8>),
-    /// It is there with other contents, of this digest.
+    /// It exists with other content, which has this digest.
     Damaged(Digest),
-    /// It is not there.
+    /// It does not exist.
     Missing,
 }
 
@@ -32,17 +32,17 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Cache {
-    /// The cache in a directory, which is made with mode 0700 when something is first stored.
+    /// The cache in a directory, which is created with mode 0700 when something is first stored.
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
 
-    /// Where it is.
+    /// Its directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens it for reading; None where it does not exist.
+    /// Opens it for reading; None if it does not exist.
     pub(crate) fn reader(&self) -> Result<Option<Reader<'_>>, CacheError> {
         match TrustedRoot::at(&self.path) {
             Ok(root) => Ok(Some(Reader { cache: self, root })),
@@ -69,7 +69,7 @@ impl Cache {
 }
 
 impl Reader<'_> {
-    /// A blob, hashed.
+    /// Reads a blob and verifies its digest.
     pub fn blob(&self, digest: &Digest) -> Result<Blob, CacheError> {
         match self.root.read_file(&self.cache.blob_path(digest), MAX_OBJECT) {
             Ok(bytes) => match hash(&bytes) {
@@ -81,7 +81,8 @@ impl Reader<'_> {
         }
     }
 
-    /// A file of ours; one that does not parse was cut by a crash or is of another version, and counts as missing.
+    /// Reads one of our JSON files; one that does not parse was truncated by a crash or is from another version, and
+    /// counts as missing.
     pub(super) fn json<T: serde::de::DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, CacheError> {
         match self.root.read_file(path, MAX_MANIFEST) {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),

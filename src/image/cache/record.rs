@@ -11,11 +11,11 @@ use crate::model::bytecode::ImageVerdict;
 use crate::model::ids::Digest;
 use crate::model::policy::PolicyId;
 
-/// Verdicts that are kept of one image: of the present policy and some before it.
+/// The limit on stored verdicts of one image: those of the current policy and some earlier ones.
 const MAX_VERDICTS: usize = 64;
-/// Tenants that are kept of one reference.
+/// The limit on stored tenants of one reference.
 const MAX_TENANTS: usize = 16;
-/// Signatures that are kept of one image.
+/// The limit on stored signatures of one image.
 const MAX_EVIDENCE: usize = 8;
 
 /// `refs/<hash>.json`
@@ -25,13 +25,13 @@ pub(crate) struct Pointer {
     pub digest: Digest,
     /// Seconds since 1970.
     pub pulled: u64,
-    /// Whose shares of the cache it takes.
+    /// The tenants whose shares of the cache it uses.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub tenants: BTreeSet<String>,
 }
 
 impl Pointer {
-    /// Adds a tenant; false where it is known, or there are too many.
+    /// Adds a tenant; false if it is known, or if there are too many.
     pub fn add_tenant(&mut self, tenant: &str) -> bool {
         self.tenants.len() < MAX_TENANTS && self.tenants.insert(tenant.to_owned())
     }
@@ -45,28 +45,28 @@ pub(crate) struct CacheRecord {
     /// The media type and size of the top-level document, for index.json.
     pub media_type: String,
     pub top_size: u64,
-    /// The object in it.
+    /// The digest of its object.
     pub object: Digest,
     /// Every blob in the order top, child, config, layer, object.
     pub blobs: Vec<Digest>,
-    /// Bytes of all blobs.
+    /// Size of all blobs in bytes.
     pub size: u64,
-    /// Signatures that satisfied a rule once: a changed policy judges them anew without the network.
+    /// Signatures that have satisfied a rule: after a change of the policy they are verified again without the network.
     pub evidence: Vec<Evidence>,
-    /// What was found, by rule and policy; the newest last.
+    /// Verdicts by rule and policy, oldest first.
     pub verdicts: Vec<StoredVerdict>,
 }
 
 /// A signature in the cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Evidence {
-    /// The layout's word.
+    /// The layout, as in verdicts.
     pub layout: String,
     /// The payload or bundle, a blob.
     pub blob: Digest,
     /// For simple signing: base64.
     pub signature: String,
-    /// For a keyless one of cosign 2.
+    /// For a keyless signature of cosign 2: its certificate and log entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyless: Option<Attached>,
 }
@@ -81,12 +81,12 @@ pub(crate) struct StoredVerdict {
 }
 
 impl CacheRecord {
-    /// What is known of a rule under exactly this policy; Some(None): that it is not satisfied.
+    /// The verdict of a rule under exactly this policy; `Some(None)`: it is not satisfied.
     pub fn verdict(&self, rule: &str, policy: PolicyId) -> Option<Option<ImageVerdict>> {
         self.verdicts.iter().rev().find(|known| known.rule == rule && known.policy == policy).map(|known| known.verdict.clone())
     }
 
-    /// Adds a verdict, in the place of an older one of the same rule and policy.
+    /// Adds a verdict, and replaces an older one for the same rule and policy.
     pub fn add_verdict(&mut self, rule: &str, policy: PolicyId, verdict: Option<ImageVerdict>) {
         self.verdicts.retain(|known| known.rule != rule || known.policy != policy);
         self.verdicts.push(StoredVerdict { rule: rule.to_owned(), policy, verdict });
@@ -94,7 +94,7 @@ impl CacheRecord {
         self.verdicts.drain(..surplus);
     }
 
-    /// Adds a signature if it is new.
+    /// Adds a signature unless it is known.
     pub fn add_evidence(&mut self, evidence: Evidence) {
         if !self.evidence.contains(&evidence) {
             self.evidence.push(evidence);
@@ -105,7 +105,7 @@ impl CacheRecord {
 }
 
 impl CacheRecord {
-    /// Signatures that satisfied a rule once.
+    /// Signatures that have satisfied a rule.
     pub fn signatures(&self, reader: &Reader<'_>) -> Result<Vec<Signature>, CacheError> {
         let mut signatures = Vec::new();
         for evidence in &self.evidence {
@@ -118,7 +118,7 @@ impl CacheRecord {
 }
 
 impl Evidence {
-    /// A signature as it is kept, and the blob that goes with it. Only signatures that could be read are kept.
+    /// The stored form of a signature, and its blob. Only readable signatures are stored.
     pub fn of(signature: &Signature) -> Option<(Self, &[u8])> {
         let (blob, signed, keyless) = match &signature.body {
             Body::Simple { payload, signature, keyless } => (payload, signature.clone(), keyless.clone()),
@@ -130,7 +130,7 @@ impl Evidence {
         Some((evidence, blob))
     }
 
-    /// The signature again, from the blob's bytes.
+    /// Restores the signature from the blob's bytes.
     pub fn signature(&self, blob: Vec<u8>) -> Signature {
         let body = if self.layout == SIMPLE_SIGNING {
             Body::Simple { payload: blob, signature: self.signature.clone(), keyless: self.keyless.clone() }

@@ -1,5 +1,5 @@
-//! Who has to give up images where the cache is full: the tenant that has most of it. So each of them keeps what it has within an equal
-//! share, whatever the others pull.
+//! Decides which images are removed if the cache is full: those of the tenant that uses most of it. So each tenant
+//! keeps what is within an equal share, whatever the others pull.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,25 +13,26 @@ use crate::image::cache::sweep::SweepSelection;
 use crate::image::error::CacheError;
 use crate::model::ids::Digest;
 
-/// What a reference counts beside its part of the image: a limit on their number as well, since each is a file.
+/// The size that a reference counts in addition to its part of the image, in bytes: this also limits their number,
+/// since each one is a file.
 const REFERENCE: u64 = 64 << 10;
 
-/// A reference that may go.
+/// A reference that may be removed.
 #[derive(Debug)]
 struct CachedReference {
     pointer: Pointer,
     cost: u64,
-    /// When it was pulled or used last: seconds since 1970.
+    /// Time of the last pull or use, in seconds since 1970.
     used: u64,
 }
 
 impl Cache {
-    /// Makes room within the limit that everybody has.
+    /// Makes room within the limit of the whole cache.
     pub(super) fn bound_all(&self, reader: &Reader<'_>, new: &str, in_use: InUse<'_>) -> Result<(), CacheError> {
         self.bound(reader, new, in_use, LIMIT)
     }
 
-    /// Makes room: removes references until what is left takes no more than `limit` bytes, but never `new`.
+    /// Makes room: removes references until the rest takes at most `limit` bytes, but never `new`.
     fn bound(&self, reader: &Reader<'_>, new: &str, in_use: InUse<'_>, limit: u64) -> Result<(), CacheError> {
         let mut kept = self.kept(reader)?;
         if total(&kept) <= limit {
@@ -45,7 +46,7 @@ impl Cache {
             over.insert(kept.swap_remove(at).pointer.reference);
         }
         let swept = self.swept(reader, &SweepSelection::References(over), &BTreeSet::new(), false)?;
-        tracing::info!(references = ?swept.references, limit, "image cache was full; these are gone");
+        tracing::info!(references = ?swept.references, limit, "image cache was full; removed these references");
         Ok(())
     }
 
@@ -67,8 +68,8 @@ fn total(kept: &[CachedReference]) -> u64 {
     kept.iter().map(|one| one.cost).sum()
 }
 
-/// Which one goes next: of the tenant that has most, one that is not in use, the one that was used longest ago. What several tenants have
-/// is kept by the one that has least.
+/// The next reference to remove: of the tenant that uses most, one that is not in use, the least recently used first. A
+/// reference of several tenants counts for the one that uses least.
 fn next(kept: &[CachedReference], new: &str, in_use: &BTreeSet<Digest>) -> Option<usize> {
     let mut held: BTreeMap<&str, u64> = BTreeMap::new();
     for one in kept {
@@ -91,7 +92,7 @@ mod tests {
         CachedReference { pointer: Pointer { reference: reference.to_owned(), digest, pulled: used, tenants }, cost, used }
     }
 
-    /// What is left, in the order of the names, where `limit` is the bound and `new` has just come.
+    /// The references that are left, ordered by name, where `limit` is the bound and `new` was just added.
     fn left(mut all: Vec<CachedReference>, new: &str, in_use: &[&str], limit: u64) -> Vec<String> {
         let in_use = in_use.iter().map(|name| hash(name.as_bytes())).collect();
         while total(&all) > limit
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_most_gives_up_what_it_used_longest_ago() {
+    fn the_largest_tenant_loses_its_least_recently_used_image() {
         let world = || {
             let mut all = vec![kept("victim", 300, 1, &["v"]), kept("both", 100, 2, &["a", "v"])];
             all.extend((0..8).map(|n| kept(&format!("flood{n}"), 100, 10 + n, &["a"])));
@@ -113,20 +114,20 @@ mod tests {
         };
         // The victim's are the oldest, and stay while the other tenant has more.
         assert_eq!(left(world(), "flood7", &[], 800), ["both", "flood4", "flood5", "flood6", "flood7", "victim"]);
-        // What is in use goes after what is not.
+        // Images in use are removed after the others.
         assert_eq!(left(world(), "flood7", &["flood0"], 800), ["both", "flood0", "flood5", "flood6", "flood7", "victim"]);
-        // Alone, the oldest goes, and never the new one.
+        // With one tenant, the oldest is removed, and never the new one.
         assert_eq!(
             left(vec![kept("a", 5, 1, &["x"]), kept("b", 5, 2, &["x"]), kept("c", 5, 0, &["x"])], "c", &[], 10),
             ["b", "c"]
         );
         assert_eq!(left(vec![kept("a", 5, 1, &["x"])], "a", &[], 1), ["a"]);
-        // Entries of older versions have no tenant and go first.
+        // Entries of older versions have no tenant and are removed first.
         assert_eq!(left(vec![kept("a", 5, 9, &[]), kept("b", 5, 1, &["x"])], "c", &[], 5), ["b"]);
     }
 
     #[test]
-    fn references_and_whole_images_go_and_a_blob_counts_once() {
+    fn references_and_whole_images_are_removed_and_a_blob_counts_once() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -153,11 +154,11 @@ mod tests {
         bound("a/b:again", 2 * REFERENCE + 800);
         assert_eq!(references(), ["a/b:again", "a/v:1"]);
         let blobs = std::fs::read_dir(dir.path().join("cache/blobs/sha256")).unwrap().count();
-        assert_eq!(blobs, 2, "what no reference leads to is gone");
+        assert_eq!(blobs, 2, "unreferenced blobs are removed");
     }
 
     #[test]
-    fn a_use_makes_an_image_young_and_its_user_a_tenant() {
+    fn a_use_refreshes_an_image_and_adds_its_tenant() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();

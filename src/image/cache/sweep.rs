@@ -1,4 +1,4 @@
-//! Removing from the cache, and what bounds it.
+//! Removal from the cache, and its size limit.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use crate::image::error::CacheError;
 use crate::model::ids::Digest;
 use crate::sys::fsutil::{FileLock, names_in, open_own_directory, unlink_if_present};
 
-/// What all images may take together.
+/// The size limit of all images together, in bytes.
 pub(super) const LIMIT: u64 = 1 << 30;
 
-/// Which images are to go.
+/// Selects the images to remove.
 #[derive(Debug, Clone)]
 pub enum SweepSelection {
-    /// None but what no reference leads to.
+    /// Only images without a reference.
     Dangling,
-    /// All that are not in use.
+    /// All images that are not in use.
     Unused,
     /// These references.
     References(BTreeSet<String>),
@@ -32,16 +32,17 @@ pub enum SweepSelection {
 pub struct Swept {
     /// References.
     pub references: Vec<String>,
-    /// Images that no reference leads to any more.
+    /// Images without a remaining reference.
     pub images: Vec<Digest>,
-    /// Blobs.
+    /// Number of blobs.
     pub blobs: u64,
-    /// Bytes of these blobs.
+    /// Size of these blobs in bytes.
     pub bytes: u64,
 }
 
 impl Cache {
-    /// Removes references, and what no other one leads to. Images `in_use` stay whole, though references to them that were named go.
+    /// Removes references, and images without a remaining reference. Images `in_use` are kept, even if the selected
+    /// references to them are removed.
     pub fn sweep(&self, which: &SweepSelection, in_use: &BTreeSet<Digest>, dry_run: bool) -> Result<Swept, CacheError> {
         if self.reader()?.is_none() {
             return Ok(Swept::default());
@@ -49,8 +50,8 @@ impl Cache {
         self.locked(|reader| self.swept(reader, which, in_use, dry_run))
     }
 
-    /// Removes what killed processes left: files that were being written, and locks of fetches whose process is gone. Where another
-    /// process writes just now, it does nothing. For `gc`, which otherwise leaves the cache alone.
+    /// Removes the leftovers of killed processes: partly written files, and locks of fetches. Does nothing while
+    /// another process is writing. For `gc`, which otherwise does not touch the cache.
     pub fn remove_unfinished(&self) -> Result<(), CacheError> {
         if self.reader()?.is_none() {
             return Ok(());
@@ -66,10 +67,10 @@ impl Cache {
         Ok(())
     }
 
-    /// Removes the files that begin with a dot. The caller holds the lock, so that none of them is being written.
+    /// Removes the hidden files. The caller holds the lock, so none of them is being written.
     fn remove_hidden(&self) -> Result<(), CacheError> {
         for directory in ["", "refs", "images", "blobs/sha256"].map(|name| self.path.join(name)) {
-            // A killed process may not have come to make it.
+            // A process may have been killed before it created it.
             for name in names_in(&directory).unwrap_or_default() {
                 if name.to_str().is_some_and(|name| name.starts_with('.')) {
                     unlink_if_present(&directory.join(name)).map_err(|source| self.failed(source))?;
@@ -121,7 +122,7 @@ impl Cache {
         }
         let blobs = self.path.join("blobs/sha256");
         for name in names_in(&blobs).map_err(|source| self.failed(source))? {
-            // Hidden ones are not blobs, and gone by now.
+            // Hidden files are not blobs, and are already removed.
             if !name.to_str().is_some_and(|name| kept.contains(name) || name.starts_with('.')) {
                 let path = blobs.join(&name);
                 swept.blobs += 1;
@@ -138,20 +139,20 @@ impl Cache {
         Ok(swept)
     }
 
-    /// Removes what no image has, once blobs take more than images may: what was kept of fetches that came to nothing. Asked before
-    /// a fetch, so that no registry fills the disk by never sending an image to its end.
+    /// Removes blobs without an image, once all blobs take more than images may: leftovers of failed fetches. Called
+    /// before a fetch, so that a registry cannot fill the disk by never completing an image.
     pub(crate) fn clear_leftovers(&self) -> Result<(), CacheError> {
         self.clear_leftovers_above(LIMIT + LIMIT / 4)
     }
 
     fn clear_leftovers_above(&self, limit: u64) -> Result<(), CacheError> {
         let blobs = self.path.join("blobs/sha256");
-        // A cache that is not there yet has none.
+        // A cache that does not exist has none.
         let names = names_in(&blobs).unwrap_or_default();
         let sizes = names.iter().filter_map(|name| std::fs::symlink_metadata(blobs.join(name)).ok());
         if sizes.map(|metadata| metadata.len()).sum::<u64>() > limit {
             let swept = self.sweep(&SweepSelection::Dangling, &BTreeSet::new(), false)?;
-            tracing::info!(blobs = swept.blobs, bytes = swept.bytes, "removed what was left of fetches that came to nothing");
+            tracing::info!(blobs = swept.blobs, bytes = swept.bytes, "removed the leftovers of failed fetches");
         }
         Ok(())
     }
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_use_stays() {
+    fn images_in_use_are_kept() {
         let (_dir, cache) = cache();
         let (one, two) = (image(&cache, "a/b:1", b"one"), image(&cache, "a/b:2", b"two"));
         let in_use = BTreeSet::from([one]);
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(references(&cache), ["a/b:1", "a/b:2"]);
         assert_eq!(cache.sweep(&SweepSelection::Unused, &in_use, false).unwrap(), told);
         assert_eq!(references(&cache), ["a/b:1"]);
-        // A tag that moved on leaves an image behind that nothing leads to: dangling, but for its user.
+        // A tag that moved leaves an image without a reference: dangling, but still in use.
         image(&cache, "a/b:1", b"three");
         assert_eq!(cache.sweep(&SweepSelection::Dangling, &in_use, false).unwrap(), Swept::default());
         assert_eq!(cache.sweep(&SweepSelection::Dangling, &BTreeSet::new(), false).unwrap().images, [one]);
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_killed_processes_left_goes_by_gc_by_prune_and_by_the_next_writer() {
+    fn leftovers_of_killed_processes_are_removed_by_gc_prune_and_the_next_writer() {
         use crate::sys::fsutil::write_whole_alone;
         let (_dir, cache) = cache();
         image(&cache, "a/b:1", b"one");
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_fetches_that_came_to_nothing_goes_when_there_is_much_of_it() {
+    fn leftovers_of_failed_fetches_are_removed_above_the_limit() {
         let (_dir, cache) = cache();
         cache.clear_leftovers_above(0).unwrap();
         image(&cache, "a/b:1", &[1; 400]);

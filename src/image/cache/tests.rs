@@ -24,7 +24,7 @@ fn policy(n: u8) -> PolicyId {
 }
 
 #[test]
-fn verdicts_are_found_by_rule_and_policy_and_the_oldest_go_first() {
+fn verdicts_are_found_by_rule_and_policy_and_the_oldest_are_dropped() {
     let mut record = record();
     record.add_verdict("a", policy(1), None);
     record.add_verdict("a", policy(1), Some(ImageVerdict::Unsigned));
@@ -43,7 +43,7 @@ fn verdicts_are_found_by_rule_and_policy_and_the_oldest_go_first() {
 }
 
 #[test]
-fn kept_signatures_come_back_as_they_were() {
+fn stored_signatures_are_restored_unchanged() {
     let simple = Signature::of(Body::Simple { payload: b"p".to_vec(), signature: "c2ln".into(), keyless: None });
     let bundle = Signature::of(Body::Bundle(b"{}".to_vec()));
     for signature in [simple, bundle] {

@@ -1,7 +1,7 @@
-//! Writing to the cache: under one lock, each file at once or not at all, blobs before what names them.
+//! Writing to the cache: under one lock, each file atomically, and blobs before the files that refer to them.
 //!
-//! Nothing waits for the disk, which would cost more than the whole fetch: what a crash of the machine leaves of a file does not parse or
-//! has another digest, and is a miss. Who fetches in order to keep it waits once, at the end.
+//! Nothing is synced to disk, which would take longer than the fetch: what a crash leaves of a file does not parse or
+//! has another digest, and is a miss. A caller that fetches in order to fill the cache syncs once, at the end.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,10 +20,10 @@ use crate::model::policy::PolicyId;
 use crate::sys::SysError;
 use crate::sys::fsutil::{FileLock, bring_to_disk, ensure_directory, touch, write_whole_alone};
 
-/// How long a process waits for another one that writes.
+/// How long a process waits for another one that is writing.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// An image that was fetched.
+/// A fetched image.
 #[derive(Debug)]
 pub(crate) struct NewImage {
     /// The top-level digest.
@@ -37,7 +37,7 @@ pub(crate) struct NewImage {
 }
 
 impl Cache {
-    /// Stores an image; what was known of the same digest before stays.
+    /// Stores an image; an existing record with the same digest is kept.
     pub(crate) fn store(&self, image: &NewImage) -> Result<(), CacheError> {
         self.locked(|reader| {
             let mut size = 0;
@@ -59,13 +59,12 @@ impl Cache {
         })
     }
 
-    /// Keeps a blob that arrived and was hashed, before the image that it belongs to is whole: who is interrupted need not fetch it
-    /// again.
+    /// Stores a verified blob before its image is complete, so that an interrupted fetch does not start over.
     pub(crate) fn keep(&self, bytes: &[u8]) -> Result<(), CacheError> {
         self.locked(|reader| self.write_blob(reader, bytes).map(drop))
     }
 
-    /// Notes what a reference stands for now, and for whom; then what is too much goes.
+    /// Records the digest and the tenant of a reference, then makes room if the cache is full.
     pub(crate) fn point(&self, reference: &str, digest: &Digest, tenant: &str, in_use: InUse<'_>) -> Result<(), CacheError> {
         let pulled = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.locked(|reader| {
@@ -79,7 +78,7 @@ impl Cache {
         })
     }
 
-    /// Notes that an image was used, and by whom where that is new: what was used last stays longest.
+    /// Records that an image was used, and its tenant if it is new: the least recently used images are removed first.
     pub(crate) fn used(&self, digest: &Digest, pointer: Option<&Pointer>, tenant: &str) -> Result<(), CacheError> {
         touch(&self.record_path(digest)).map_err(|source| self.failed(source))?;
         match pointer {
@@ -92,7 +91,7 @@ impl Cache {
         }
     }
 
-    /// Adds a decision under a policy to an image that is there, and the signature that it rests on.
+    /// Adds a decision under a policy to a stored image, and the signature that it is based on.
     pub(crate) fn add_decision(&self, digest: &Digest, policy: PolicyId, decision: &Decision) -> Result<(), CacheError> {
         self.locked(|reader| {
             let Some(mut record) = reader.record(digest)? else { return Ok(()) };
@@ -108,7 +107,7 @@ impl Cache {
         })
     }
 
-    /// Waits until a reference and the image that it stands for are on the disk.
+    /// Waits until a reference and its image are on disk.
     pub(crate) fn settle(&self, reference: &str, digest: &Digest) -> Result<(), CacheError> {
         let Some(reader) = self.reader()? else { return Ok(()) };
         let mut paths = vec![self.pointer_path(reference), self.record_path(digest), self.path.join("index.json")];
@@ -120,13 +119,13 @@ impl Cache {
         bring_to_disk(&paths).map_err(|source| self.failed(source))
     }
 
-    /// Removes a reference, and what no other reference needs. False: it was not there.
+    /// Removes a reference, and what no other reference needs. False if it does not exist.
     pub fn remove(&self, reference: &str) -> Result<bool, CacheError> {
         let swept = self.sweep(&SweepSelection::References(BTreeSet::from([reference.to_owned()])), &BTreeSet::new(), false)?;
         Ok(!swept.references.is_empty())
     }
 
-    /// Runs `change` while no other process changes the cache, which is made where it is missing.
+    /// Runs `change` while no other process changes the cache. The cache is created if it is missing.
     pub(super) fn locked<T>(&self, change: impl FnOnce(&Reader<'_>) -> Result<T, CacheError>) -> Result<T, CacheError> {
         let directory = ensure_directory(&self.path, 0o700).map_err(|source| self.not_trusted(source))?;
         for name in ["refs", "images", "blobs", "blobs/sha256"] {
@@ -136,14 +135,14 @@ impl Cache {
         let Some(_lock) = lock else {
             return Err(CacheError::Busy { path: self.path.clone(), seconds: PATIENCE.as_secs() });
         };
-        // Removed between the two calls: as good as any failure to write.
+        // Removed between the two calls: handled like any failure to write.
         let removed =
             || SysError::io("open", self.path.display().to_string())(std::io::Error::from(std::io::ErrorKind::NotFound));
         let reader = self.reader()?.ok_or_else(|| self.failed(removed()))?;
         change(&reader)
     }
 
-    /// Writes a blob unless it is there whole.
+    /// Writes a blob unless it exists and is intact.
     fn write_blob(&self, reader: &Reader<'_>, bytes: &[u8]) -> Result<Digest, CacheError> {
         let digest = hash(bytes);
         if !matches!(reader.blob(&digest)?, Blob::Whole(_)) {
@@ -157,7 +156,7 @@ impl Cache {
         write_whole_alone(path, &text, 0o600).map_err(|source| self.failed(source))
     }
 
-    /// index.json and oci-layout, by which other tools read the cache. We do not.
+    /// index.json and oci-layout, which other tools need to read the cache. We do not use them.
     pub(super) fn write_index(&self, reader: &Reader<'_>) -> Result<(), CacheError> {
         let mut manifests = Vec::new();
         for pointer in self.pointers(reader)? {

@@ -1,4 +1,4 @@
-//! From a top-level document down to the object: which manifest is for this machine, what its labels say, which layer counts.
+//! From a top-level document to the object: selects the manifest for this machine, reads the labels, selects the layer.
 
 use crate::image::error::{ImageError, LayerError};
 use crate::image::oci::document::{Choice, Descriptor, Document, Manifest, choose, goarch};
@@ -7,25 +7,25 @@ use crate::image::oci::object::{ImageLabels, Unpacked};
 use crate::image::source::BlobSource;
 use crate::image::{MAX_MANIFEST, MAX_OBJECT, hash};
 
-/// An index may name an index, and that one a manifest; deeper is nonsense.
+/// An index may refer to an index, and that one to a manifest; deeper nesting is refused.
 pub(crate) const MAX_DEPTH: usize = 3;
-/// Layers of an artifact that are looked at.
+/// The limit on layers of an artifact that are examined.
 const MAX_LAYERS: usize = 8;
-/// The layers of a gadget that hold BPF; its others are WebAssembly and BTF.
+/// The layers of a gadget that contain BPF; its others are WebAssembly and BTF.
 const GADGET_EBPF: &str = "application/vnd.gadget.ebpf.program.v1+binary";
 
-/// An object with what it came from.
+/// An object and the blobs that it was extracted from.
 #[derive(Debug)]
 pub(crate) struct Content {
     /// Top, child, config, layer.
     pub blobs: Vec<Vec<u8>>,
     /// The object.
     pub object: Vec<u8>,
-    /// What the config says of it.
+    /// The labels of its config.
     pub labels: ImageLabels,
 }
 
-/// Follows a top-level document, whose digest is established and judged, down to the object.
+/// Follows a top-level document, whose digest was verified and accepted, to the object.
 pub(crate) fn content(source: &mut BlobSource, image: &str, top: Vec<u8>) -> Result<Content, ImageError> {
     let mut blobs = vec![top];
     let mut depth = 0;
@@ -36,7 +36,7 @@ pub(crate) fn content(source: &mut BlobSource, image: &str, top: Vec<u8>) -> Res
         let child = match Document::parse(document).map_err(malformed)? {
             Document::Manifest(manifest) => break manifest,
             Document::Index(_) if depth == MAX_DEPTH => {
-                return Err(malformed("it is an index of indexes of indexes".to_owned()));
+                return Err(malformed("its indexes are nested too deeply".to_owned()));
             }
             Document::Index(entries) => match choose(&entries, goarch()) {
                 Choice::Entry(entry) => entry.digest().map_err(malformed)?,
@@ -83,12 +83,12 @@ pub(crate) fn content(source: &mut BlobSource, image: &str, top: Vec<u8>) -> Res
     object::check(&name, &object).map_err(wrong)?;
     let missing = object::not_in_object(&labels, &object);
     if !missing.is_empty() {
-        tracing::warn!(image, object = name, ?missing, "labels name what the object does not have");
+        tracing::warn!(image, object = name, ?missing, "labels name programs or maps that the object does not have");
     }
     Ok(Content { blobs, object, labels })
 }
 
-/// The image config, where it is one; artifacts have an empty or a foreign one.
+/// The image config, if it is one; artifacts have an empty or a foreign config.
 fn config(source: &mut BlobSource, image: &str, manifest: &Manifest) -> Result<Option<Vec<u8>>, ImageError> {
     let Some(config) = manifest.image_config() else { return Ok(None) };
     let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "config", problem };
@@ -96,7 +96,8 @@ fn config(source: &mut BlobSource, image: &str, manifest: &Manifest) -> Result<O
     source.blob(image, "config", &digest, MAX_MANIFEST).map(Some)
 }
 
-/// The config of an artifact. It says nothing of the object, but whoever carries the image on must have it; a start must not fail for it.
+/// The config of an artifact. It says nothing about the object, but a copy of the image needs it; a start must not fail
+/// without it.
 fn foreign_config(source: &mut BlobSource, image: &str, manifest: &Manifest) -> Option<Vec<u8>> {
     const EMPTY: &[u8] = b"{}";
     let digest = manifest.config.as_ref()?.digest().ok()?;
@@ -106,8 +107,8 @@ fn foreign_config(source: &mut BlobSource, image: &str, manifest: &Manifest) -> 
     source.blob(image, "config", &digest, MAX_MANIFEST).ok()
 }
 
-/// The layers that may hold the object. A file system of several layers is refused: which file of which layer counts would
-/// be a question of overlays.
+/// The layers that may contain the object. A file system of several layers is refused: which layer's file is used would
+/// depend on overlay rules.
 fn layers<'a>(image: &str, manifest: &'a Manifest) -> Result<Vec<&'a Descriptor>, ImageError> {
     let gadget: Vec<_> = manifest.layers.iter().filter(|layer| layer.media_type == GADGET_EBPF).collect();
     if !gadget.is_empty() {
@@ -124,7 +125,7 @@ fn layers<'a>(image: &str, manifest: &'a Manifest) -> Result<Vec<&'a Descriptor>
     Ok(manifest.layers.iter().collect())
 }
 
-/// What to call the top-level document in an index; umoci's say it nowhere.
+/// The media type for the top-level document in an index; umoci's documents do not contain it.
 pub(crate) fn media_type(top: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Typed {

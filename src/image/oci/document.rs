@@ -1,7 +1,7 @@
-//! Manifests and indexes as registries and tools really write them: own lenient structs over JSON that a stranger wrote.
+//! Manifests and indexes as registries and tools write them: lenient structs of our own for untrusted JSON.
 //!
-//! umoci writes manifests without mediaType, buildx puts an attestation first, docker has its own media types. What must
-//! not be lenient: a document that could be read as both manifest and index is neither (CVE-2021-41190).
+//! umoci writes manifests without mediaType, buildx puts an attestation first, docker has its own media types. One
+//! thing is strict: a document that could be read as both manifest and index is neither (CVE-2021-41190).
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,19 @@ use serde::Deserialize;
 
 use crate::model::ids::Digest;
 
-/// More entries than any index of ours has; a bound on the work that one document causes.
+/// More entries than any real index has; limits the work that one document can cause.
 const MAX_ENTRIES: usize = 1024;
 
 /// The name of an entry in a layout's index.json.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// What stands in a manifest or index about a blob.
+/// A descriptor in a manifest or index.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Descriptor {
     #[serde(default)]
     pub media_type: String,
-    /// As it was written: an entry with another algorithm must not spoil the others.
+    /// As it was written: an entry with another algorithm must not invalidate the others.
     digest: String,
     #[serde(default)]
     pub artifact_type: Option<String>,
@@ -59,7 +59,7 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// The image config, where it is one; artifacts have an empty or a foreign one.
+    /// The image config, if it is one; artifacts have an empty or a foreign config.
     pub fn image_config(&self) -> Option<&Descriptor> {
         self.config.as_ref().filter(|config| {
             matches!(
@@ -90,12 +90,12 @@ struct RawDocument {
 }
 
 impl Descriptor {
-    /// The digest, where it is sha256; else the sentence that says what it is.
+    /// The digest if it is sha256; otherwise a message that names its algorithm.
     pub fn digest(&self) -> Result<Digest, String> {
         self.digest.parse().map_err(|err: crate::model::ids::IdError| err.to_string())
     }
 
-    /// The digest as it was written, cut.
+    /// The digest as it was written, truncated.
     pub fn written_digest(&self) -> String {
         self.digest.chars().take(80).collect()
     }
@@ -105,7 +105,7 @@ impl Descriptor {
         self.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
-    /// The platform in words.
+    /// The platform for messages.
     pub fn platform_name(&self) -> String {
         match &self.platform {
             Some(Platform { os, architecture }) => {
@@ -115,7 +115,7 @@ impl Descriptor {
         }
     }
 
-    /// Entries of an index that describe others and are no image themselves: buildx' attestations.
+    /// True for entries of an index that describe other entries and are not images: buildx' attestations.
     pub fn is_attestation(&self) -> bool {
         let unknown = |p: &Platform| p.os == "unknown" && p.architecture == "unknown";
         self.platform.as_ref().is_some_and(unknown)
@@ -126,11 +126,11 @@ impl Descriptor {
 impl Document {
     /// Parses a document; the error says what is wrong with it.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        // serde would take an array for the fields in their order.
+        // serde would accept an array of the fields in their order.
         if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
-            return Err("it is no JSON object".to_owned());
+            return Err("it is not a JSON object".to_owned());
         }
-        // serde repeats what it did not expect, and that may be a megabyte.
+        // serde repeats unexpected values, which may be a megabyte.
         let raw: RawDocument =
             serde_json::from_slice(bytes).map_err(|err| err.to_string().chars().take(200).collect::<String>())?;
         if raw.schema_version.is_some_and(|version| version != 2) {
@@ -158,7 +158,7 @@ impl Document {
             Self::Manifest(manifest) => (false, manifest.layers.len()),
         };
         if says_index.is_some_and(|says| says != is_index) {
-            return Err("its mediaType and its contents disagree".to_owned());
+            return Err("its mediaType does not match its content".to_owned());
         }
         if entries > MAX_ENTRIES {
             return Err(format!("it has {entries} entries, more than {MAX_ENTRIES}"));
@@ -167,17 +167,17 @@ impl Document {
     }
 }
 
-/// What an index offers for this machine.
+/// The result of choosing an entry for this machine.
 #[derive(Debug)]
 pub(crate) enum Choice<'a> {
-    /// This entry.
+    /// The entry.
     Entry(&'a Descriptor),
-    /// Nothing: the platforms that are there.
+    /// No entry: the platforms that the index has.
     Nothing(Vec<String>),
 }
 
-/// Chooses the entry of an index for linux on the architecture `goarch`. The first match wins, as everywhere. An index with
-/// one entry that names no platform offers that one.
+/// Chooses the entry of an index for linux on the architecture `goarch`. The first match is used, as in other tools. An
+/// index with a single entry that names no platform offers that entry.
 pub(crate) fn choose<'a>(entries: &'a [Descriptor], goarch: &str) -> Choice<'a> {
     let images: Vec<_> = entries.iter().filter(|entry| !entry.is_attestation()).collect();
     let fits = |p: &Platform| p.os == "linux" && p.architecture == goarch;
@@ -190,7 +190,7 @@ pub(crate) fn choose<'a>(entries: &'a [Descriptor], goarch: &str) -> Choice<'a> 
     }
 }
 
-/// This machine's architecture in Go's words, which is what images speak.
+/// This machine's architecture by its Go name, which images use.
 pub(crate) fn goarch() -> &'static str {
     let little = cfg!(target_endian = "little");
     match std::env::consts::ARCH {
@@ -225,13 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn a_document_is_an_index_or_a_manifest_never_both() {
+    fn a_document_is_an_index_or_a_manifest_but_not_both() {
         let oci = "application/vnd.oci.image.";
         for (text, problem) in [
             (r#"{"manifests":[],"layers":[]}"#.to_owned(), "both manifests and layers"),
             (format!(r#"{{"manifests":[],"config":{{"digest":"{D}"}}}}"#), "both manifests and a config"),
-            (format!(r#"{{"mediaType":"{oci}manifest.v1+json","manifests":[]}}"#), "disagree"),
-            (format!(r#"{{"mediaType":"{oci}index.v1+json","layers":[]}}"#), "disagree"),
+            (format!(r#"{{"mediaType":"{oci}manifest.v1+json","manifests":[]}}"#), "does not match its content"),
+            (format!(r#"{{"mediaType":"{oci}index.v1+json","layers":[]}}"#), "does not match its content"),
             (r#"{"mediaType":"text/html","layers":[]}"#.to_owned(), "its mediaType is \"text/html\""),
             (r#"{"schemaVersion":1,"layers":[]}"#.to_owned(), "schemaVersion"),
             ("[]".to_owned(), ""),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn another_digest_algorithm_spoils_its_own_entry_only() {
+    fn another_digest_algorithm_invalidates_only_its_own_entry() {
         let sha512 = format!("sha512:{}", "ab".repeat(64));
         let entries = index(&[format!(r#"{{"digest":"{sha512}"}}"#), format!(r#"{{"digest":"{D}"}}"#)]);
         assert!(entries[0].digest().unwrap_err().contains("sha512"));

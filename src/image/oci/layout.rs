@@ -1,8 +1,8 @@
-//! OCI image layouts: which image a reference means, and where its signatures are.
+//! OCI image layouts: which image a reference resolves to, and where its signatures are.
 //!
-//! A layout holds signatures in three ways: under the names that registries use as tags (`sha256-<hex>.sig` for cosign 2,
-//! `sha256-<hex>` for the index of what refers to an image), as entries of the kind `dev.cosignproject.cosign/sigs`, which
-//! `cosign save` writes without a name, and as manifests whose `subject` is the image.
+//! A layout contains signatures in three forms: under the names that registries use as tags (`sha256-<hex>.sig` for
+//! cosign 2, `sha256-<hex>` for the index of referrers), as unnamed entries of kind `dev.cosignproject.cosign/sigs`,
+//! which `cosign save` writes, and as manifests whose `subject` is the image.
 
 use crate::image::MAX_MANIFEST;
 use crate::image::error::ImageError;
@@ -12,11 +12,11 @@ use crate::image::oci::document::{Descriptor, Document, Manifest, REF_NAME};
 use crate::image::verify::SignaturePlace;
 use crate::model::ids::Digest;
 
-/// What a docker archive has in the place of index.json.
+/// What a docker archive has instead of index.json.
 const DOCKER_MANIFEST: &str = "manifest.json";
-/// How many manifests of an index.json are opened in search of signatures.
+/// The limit on manifests of an index.json that are opened while searching for signatures.
 const MAX_SEARCHED: usize = 256;
-/// The annotation by which `cosign save` says what an entry is.
+/// The annotation in which `cosign save` writes the kind of an entry.
 const KIND: &str = "kind";
 const KIND_PREFIX: &str = "dev.cosignproject.cosign/";
 
@@ -29,7 +29,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Reads the index of a layout. A layout that is not there is an image that is not there.
+    /// Reads the index of a layout. A missing layout is a missing image.
     pub fn open(files: LayoutFiles, image: &str) -> Result<Self, ImageError> {
         let image = image.to_owned();
         let index = match files.read("index.json", MAX_MANIFEST, &image)? {
@@ -45,24 +45,24 @@ impl Layout {
         match Document::parse(&index) {
             Ok(Document::Index(entries)) => Ok(Self { files, image, entries }),
             Ok(Document::Manifest(_)) => {
-                Err(ImageError::Malformed { image, part: "index.json", problem: "it is no index".into() })
+                Err(ImageError::Malformed { image, part: "index.json", problem: "it is not an index".into() })
             }
             Err(problem) => Err(ImageError::Malformed { image, part: "index.json", problem }),
         }
     }
 
-    /// The blobs of a layout whose index is of no interest.
+    /// The blobs of a layout whose index is not needed.
     pub fn of_blobs(files: LayoutFiles, image: &str) -> Self {
         Self { files, image: image.to_owned(), entries: Vec::new() }
     }
 
-    /// The images in it, with the names that they have.
+    /// The images in it, with their names.
     pub fn images(&self) -> Vec<(Option<String>, Digest)> {
         let images = self.entries.iter().filter(|entry| is_image(entry));
         images.filter_map(|entry| Some((entry.annotation(REF_NAME).map(str::to_owned), entry.digest().ok()?))).collect()
     }
 
-    /// Documents that may hold signatures of an image, with the names by which they are found.
+    /// Documents that may contain signatures of an image, with the names under which they are found.
     pub fn attached(&self, digest: &Digest) -> Vec<(Digest, Option<String>)> {
         let tag = format!("sha256-{}", digest.hex());
         let legacy = format!("{tag}.sig");
@@ -81,12 +81,12 @@ impl Layout {
         found
     }
 
-    /// The digest that a tag stands for; without a tag, that of the only image.
+    /// The digest of a tag; without a tag, that of the only image.
     pub fn resolve(&self, tag: Option<&str>) -> Result<Digest, ImageError> {
         let mut images: Vec<&Descriptor> = self.entries.iter().filter(|entry| is_image(entry)).collect();
         match tag {
             Some(tag) => images.retain(|entry| entry.annotation(REF_NAME).is_some_and(|name| names(name, tag))),
-            // Where some have names, what has none refers to them.
+            // If some entries have names, those without refer to them.
             None if images.iter().any(|entry| entry.annotation(REF_NAME).is_some()) => {
                 images.retain(|entry| entry.annotation(REF_NAME).is_some());
             }
@@ -102,7 +102,7 @@ impl Layout {
         first.digest().map_err(|problem| self.malformed("index.json", problem))
     }
 
-    /// Reads a blob; its digest is not checked here.
+    /// Reads a blob; its digest is not verified here.
     pub fn blob(&self, digest: &Digest, max: usize) -> Result<HostBlob, ImageError> {
         self.files.read(&format!("blobs/sha256/{}", digest.hex()), max, &self.image)
     }
@@ -130,7 +130,7 @@ impl Layout {
                     found.problem(err);
                     continue;
                 }
-                // Damage in another image of the layout is not ours.
+                // Damage in another image of the layout does not matter here.
                 Err(_) => continue,
             };
             match document {
@@ -152,7 +152,7 @@ impl Layout {
                     if is_legacy || is_list || refers {
                         self.collect(&manifest, &mut found);
                     } else if saved {
-                        // Nothing says whose these are but they themselves.
+                        // Only the signatures themselves say which image they are for.
                         let mut others = FoundSignatures { place: SignaturePlace::Layout, ..FoundSignatures::default() };
                         self.collect(&manifest, &mut others);
                         found.take_about(others, digest);
@@ -178,7 +178,7 @@ impl Layout {
     }
 }
 
-/// True where `name` is the tag, or a whole reference that ends with it, as `cosign save` and containerd write names.
+/// True if `name` is the tag, or a full reference that ends with it, as `cosign save` and containerd write names.
 fn names(name: &str, tag: &str) -> bool {
     name == tag || name.strip_suffix(tag).is_some_and(|rest| rest.ends_with(':'))
 }

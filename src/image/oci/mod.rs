@@ -1,4 +1,4 @@
-//! What bytecode images are made of: documents, layouts, layers, the object.
+//! The parts of bytecode images: documents, layouts, layers, the object.
 
 pub mod content;
 pub mod document;

@@ -1,7 +1,7 @@
-//! From layers to one ELF object: unpack by what the bytes are, find the object, check that this machine can load it.
+//! From layers to one ELF object: unpack by content, find the object, check that this machine can load it.
 //!
-//! Layers in the wild: tar, gzip and zstd of tar or of the bare object, the bare object itself. umoci's tars lack the
-//! padding of the last file and the end blocks. Media types say less than magic numbers, so they are not asked.
+//! Layers in practice: tar, gzip and zstd of a tar or of the bare object, and the bare object itself. umoci's tars lack
+//! the padding of the last file and the end blocks. Media types are less reliable than magic numbers and are ignored.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -13,16 +13,16 @@ use crate::image::error::LayerError;
 use crate::image::oci::tar_end::ends_archive;
 use crate::sys::fsutil::{ReadError, read_capped};
 
-/// Bounds the work that an archive of empty files causes.
+/// Limits the work that an archive of empty files can cause.
 const MAX_FILES: usize = 4096;
-/// The largest window that a zstd frame may ask us to keep: the format allows terabytes.
+/// The limit on the window size of a zstd frame: the format allows terabytes.
 const MAX_WINDOW: u64 = 32 << 20;
 /// `EM_BPF` of elf.h.
 const EM_BPF: u16 = 247;
 /// `ET_REL` of elf.h.
 const ET_REL: u16 = 1;
 
-/// What unpacking one layer gave.
+/// The result of unpacking one layer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unpacked {
     /// The bytes are larger than [`MAX_OBJECT`].
@@ -31,7 +31,7 @@ pub(crate) enum Unpacked {
     Files(LayerFiles),
 }
 
-/// What stands in a layer.
+/// The content of a layer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct LayerFiles {
     /// Regular files that may be the object.
@@ -40,19 +40,19 @@ pub(crate) struct LayerFiles {
     pub others: Vec<String>,
 }
 
-/// What an image's labels say about its object. Advisory: the object decides, a difference is logged.
+/// The labels of an image about its object. Advisory: the object decides, and a difference is logged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ImageLabels {
     /// Function to type.
     pub programs: BTreeMap<String, String>,
     /// Map to type.
     pub maps: BTreeMap<String, String>,
-    /// Which file is the object, where a layer has several.
+    /// The name of the object's file, if a layer has several.
     pub filename: Option<String>,
 }
 
 impl ImageLabels {
-    /// Reads the labels out of an image config. A config of another kind has none.
+    /// Reads the labels of an image config. Other kinds of configs have none.
     pub fn of_config(config: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct LabelConfig {
@@ -78,7 +78,7 @@ impl ImageLabels {
     }
 }
 
-/// Unpacks one layer, of which `name` is what to call a bare object.
+/// Unpacks one layer; `name` is used for a bare object.
 pub(crate) fn unpack(layer: Vec<u8>, name: &str) -> Result<Unpacked, LayerError> {
     let plain = match PackedForm::of(&layer) {
         PackedForm::Gzip => inflate(flate2::read::MultiGzDecoder::new(layer.as_slice()))?,
@@ -98,7 +98,7 @@ pub(crate) fn unpack(layer: Vec<u8>, name: &str) -> Result<Unpacked, LayerError>
     }))
 }
 
-/// Takes the one object out of everything that the layers hold.
+/// Takes the one object out of the files of all layers.
 pub(crate) fn single(mut files: LayerFiles, labels: &ImageLabels) -> Result<(String, Vec<u8>), LayerError> {
     if files.objects.len() > 1
         && let Some(named) = labels.filename.as_deref()
@@ -123,7 +123,7 @@ pub(crate) fn check(name: &str, object: &[u8]) -> Result<(), LayerError> {
     }
 }
 
-/// Which byte comes first.
+/// The byte order of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByteOrder {
     /// `bpfel`
@@ -133,7 +133,7 @@ pub enum ByteOrder {
 }
 
 impl ByteOrder {
-    /// As messages have it.
+    /// The name used in messages.
     pub fn word(self) -> &'static str {
         match self {
             Self::Little => "little",
@@ -141,7 +141,7 @@ impl ByteOrder {
         }
     }
 
-    /// As bpf2go's file names have it.
+    /// The suffix in bpf2go's file names.
     pub(crate) fn suffix(self) -> &'static str {
         match self {
             Self::Little => "bpfel",
@@ -150,7 +150,7 @@ impl ByteOrder {
     }
 }
 
-/// The byte order of a relocatable BPF object; an error where the bytes are none.
+/// The byte order of a relocatable BPF object; an error for other content.
 pub(crate) fn byte_order(name: &str, object: &[u8]) -> Result<ByteOrder, LayerError> {
     let not_elf = || LayerError::NotElf(name.to_owned());
     // Elf64_Ehdr: ident[16], e_type, e_machine. BPF objects are of the 64-bit class.
@@ -175,8 +175,8 @@ pub(crate) fn byte_order(name: &str, object: &[u8]) -> Result<ByteOrder, LayerEr
     }
 }
 
-/// Names that the labels have and the object has not: a sign that image and labels were built apart. A name of an object
-/// stands in its string table, where a longer one may end with it.
+/// Names that the labels list and the object does not have: a sign that image and labels were built separately. A name
+/// of an object is in its string table, possibly as the end of a longer one.
 pub(crate) fn not_in_object(labels: &ImageLabels, object: &[u8]) -> Vec<String> {
     let mut missing: Vec<&String> = labels.programs.keys().chain(labels.maps.keys()).collect();
     for text in object.split(|b| *b == 0).filter(|text| !text.is_empty()) {
@@ -209,7 +209,8 @@ impl PackedForm {
     }
 }
 
-/// A tar begins with a header whose checksum is right, whichever dialect it is in; an empty one with a block of zeros.
+/// True for a tar, which begins with a header with a valid checksum in every dialect; an empty one begins with a block
+/// of zeros.
 fn is_tar(bytes: &[u8]) -> bool {
     let Some(header) = bytes.first_chunk::<512>() else { return false };
     if header.iter().all(|b| *b == 0) {
@@ -220,7 +221,7 @@ fn is_tar(bytes: &[u8]) -> bool {
     u64::from_str_radix(text.trim_matches(|c| c == ' ' || c == '\0'), 8).is_ok_and(|said| said == sum)
 }
 
-/// Reads a decoder to its end; None where there is more than [`MAX_OBJECT`].
+/// Reads a decoder to its end; None if there is more than [`MAX_OBJECT`].
 fn inflate(decoder: impl Read) -> Result<Option<Vec<u8>>, LayerError> {
     match read_capped(decoder, MAX_OBJECT) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -229,7 +230,7 @@ fn inflate(decoder: impl Read) -> Result<Option<Vec<u8>>, LayerError> {
     }
 }
 
-/// Every frame of a zstd stream, of which podman's zstd:chunked writes several and skippable ones between them.
+/// Decompresses every frame of a zstd stream. podman's zstd:chunked writes several, with skippable ones between them.
 fn unzstd(mut stream: &[u8]) -> Result<Option<Vec<u8>>, LayerError> {
     let cut = || LayerError::Unpack("its zstd stream ends early".to_owned());
     let mut plain = Vec::new();
@@ -253,7 +254,7 @@ fn unzstd(mut stream: &[u8]) -> Result<Option<Vec<u8>>, LayerError> {
     Ok(Some(plain))
 }
 
-/// The window of a frame, RFC 8878 section 3.1.1.1: what a decoder has to keep of its output.
+/// The window of a frame, RFC 8878 section 3.1.1.1: how much of its output a decoder must keep.
 fn zstd_window(frame: &[u8]) -> Option<u64> {
     let descriptor = *frame.get(4)?;
     if descriptor & 0x20 == 0 {
@@ -261,7 +262,7 @@ fn zstd_window(frame: &[u8]) -> Option<u64> {
         let base = 1u64 << (10 + u32::from(window >> 3));
         return Some(base + base / 8 * u64::from(window & 7));
     }
-    // A single segment: no window, the window is the content.
+    // A single segment has no window: the window is the content size.
     let at = 5 + [0, 1, 2, 4][usize::from(descriptor & 3)];
     let size = [1, 2, 4, 8][usize::from(descriptor >> 6)];
     let mut bytes = [0; 8];
@@ -290,7 +291,8 @@ fn untar(tar: &[u8]) -> Result<LayerFiles, LayerError> {
             }
             continue;
         }
-        // The archive is in memory and capped, so what it holds is; a size beyond its end is an archive that was cut.
+        // The archive is in memory and has a size limit, and so do its contents; a size beyond its end means that it is
+        // truncated.
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(|err| broken(&err))?;
         if bytes.len() as u64 != said {
@@ -304,7 +306,7 @@ fn untar(tar: &[u8]) -> Result<LayerFiles, LayerError> {
     Ok(files)
 }
 
-/// A stranger's file name as it may stand in a message.
+/// An untrusted file name for use in a message.
 pub(crate) fn printable(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(80).collect()
 }
@@ -351,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_comes_out_of_every_form() {
+    fn the_object_is_found_in_every_form() {
         let tar = tar_of(&[("README", b"x"), ("./pass.o", OBJECT)]);
         // umoci 0.4.7 ends an archive with the last byte of its last file.
         let unpadded = tar[..tar.len() - 1024 - (512 - OBJECT.len() % 512)].to_vec();
@@ -394,7 +396,7 @@ mod tests {
         let files = files(tar.into_inner().unwrap());
         assert!(files.objects.is_empty(), "{files:?}");
         let err = single(files, &ImageLabels::default()).unwrap_err();
-        assert_eq!(err.to_string(), "it holds no BPF object, only link.o, hard.o, fifo.o, device.o");
+        assert_eq!(err.to_string(), "it contains no BPF object, only link.o, hard.o, fifo.o, device.o");
         assert!(
             single(self::files(b"<html>".to_vec()), &ImageLabels::default()).unwrap_err().to_string().contains("only layer 1")
         );
@@ -414,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_limit_is_an_error_not_a_cut() {
+    fn content_beyond_the_limit_is_an_error_not_truncated() {
         let exact = vec![7; MAX_OBJECT];
         let over = vec![7; MAX_OBJECT + 1];
         for (form, of) in [("gzip", gzip as fn(&[u8]) -> Vec<u8>), ("zstd", zstd)] {
@@ -426,7 +428,7 @@ mod tests {
         assert_eq!(unpack(over, "x"), Ok(Unpacked::TooLarge));
         let half = zstd(&exact[..MAX_OBJECT / 2 + 1]);
         assert_eq!(unpack([half.clone(), half].concat(), "x"), Ok(Unpacked::TooLarge), "over all frames");
-        // A frame that asks for a window of 3.75 TiB, with one empty last block.
+        // A frame that requests a window of 3.75 TiB, with one empty last block.
         let window = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xff, 0x01, 0x00, 0x00];
         assert_eq!(zstd_window(&window), Some((1 << 41) + (1 << 38) * 7));
         assert_eq!(unpack(window.to_vec(), "x"), Ok(Unpacked::TooLarge));
@@ -461,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_must_be_of_a_relocatable_bpf_object_of_this_byte_order() {
+    fn the_header_must_be_that_of_a_relocatable_bpf_object_of_this_byte_order() {
         let (ours, theirs) = if cfg!(target_endian = "little") { (OBJECT, BIG_ENDIAN) } else { (BIG_ENDIAN, OBJECT) };
         assert_eq!(check("a.o", ours), Ok(()));
         assert!(matches!(check("a.o", theirs), Err(LayerError::ByteOrder { .. })));
@@ -480,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_of_every_age_are_read_and_compared() {
+    fn labels_of_every_version_are_read_and_compared() {
         let new = br#"{"config":{"Labels":{"io.ebpf.programs":"{\"pass\":\"xdp\"}","io.ebpf.maps":"{\"counter\":\"array\",\"gone\":\"hash\"}"}}}"#;
         let labels = ImageLabels::of_config(new);
         assert_eq!(labels.programs["pass"], "xdp");

@@ -1,7 +1,8 @@
-//! Basic credentials and tokens: distribution.github.io/distribution/spec/auth/token and /oauth. Public registries (ghcr.io, quay.io,
-//! docker.io) ask for a token even where everybody may read.
+//! Basic credentials and tokens: distribution.github.io/distribution/spec/auth/token and /oauth. Public registries
+//! (ghcr.io, quay.io, docker.io) require a token even for public images.
 //!
-//! Credentials go to the registry and to the token service that it names over TLS, and after a redirect to nobody.
+//! Credentials are sent to the registry, and over TLS to the token service that it names; never to the target of a
+//! redirect.
 
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
@@ -14,7 +15,7 @@ use crate::image::registry::redirects;
 use crate::model::credentials::Credential;
 use crate::model::registries::is_loopback;
 
-/// What a token service answers.
+/// The answer of a token service.
 #[derive(Deserialize)]
 pub(crate) struct TokenResponse {
     token: Option<String>,
@@ -30,7 +31,7 @@ impl TokenResponse {
 }
 
 impl RegistryClient {
-    /// What answers a registry's challenges; None where we have nothing for them.
+    /// The answer to a registry's challenges; None if we have none.
     pub(super) async fn answer_to(
         &self,
         challenges: &[Challenge],
@@ -51,7 +52,8 @@ impl RegistryClient {
     }
 
     async fn fetch_token(&self, realm: &str, service: Option<&str>, pushes: bool, what: &str) -> Result<String, RemoteError> {
-        let mut url = Url::parse(realm).map_err(|err| self.nonsense(what, format!("its token service is no URL: {err}")))?;
+        let mut url = Url::parse(realm)
+            .map_err(|err| self.nonsense(what, format!("the URL of its token service is not valid: {err}")))?;
         let plain = self.plain && self.may_be_plain(&url);
         redirects::check(&url, plain, is_loopback(&self.host)).map_err(|refused| self.stray(refused, what))?;
         let scope = format!("repository:{}:{}", self.repository, if pushes { "pull,push" } else { "pull" });
@@ -82,7 +84,7 @@ impl RegistryClient {
                 }
             }
         };
-        // A refresh token in a form would go along to wherever a redirect leads.
+        // A redirect would take a refresh token in a form along.
         let response = match &self.credential {
             Some(Credential::Identity(_)) => self.within(SILENCE, what, request.send()).await?,
             _ => self.follow(request, true, what).await?,
@@ -96,10 +98,11 @@ impl RegistryClient {
             }
         }
         let body = self.body(response, what, MAX_SMALL).await?;
-        TokenResponse::of(&body).ok_or_else(|| self.nonsense(what, "its token service sends no token".into()))
+        TokenResponse::of(&body).ok_or_else(|| self.nonsense(what, "its token service sent no token".into()))
     }
 
-    /// Where a registry itself is spoken to by plain http: its own host, whatever the port, and this machine.
+    /// True for the hosts that may be reached over plain http if the registry is: the registry's own host on any port,
+    /// and this machine.
     fn may_be_plain(&self, url: &Url) -> bool {
         let host = url.host_str().unwrap_or_default();
         let own = self.host.rsplit_once(':').map_or(self.host.as_str(), |(name, _)| name);

@@ -1,6 +1,6 @@
-//! What a registry asks for before it answers, and what goes along with a request then.
+//! Authentication challenges of a registry, and the `Authorization` header that answers them.
 
-/// What goes along with a request.
+/// The `Authorization` header of a request.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Authorization {
     /// A token.
@@ -20,19 +20,19 @@ impl std::fmt::Debug for Authorization {
     }
 }
 
-/// A `WWW-Authenticate` header, as far as we follow it.
+/// A `WWW-Authenticate` header, as far as we support it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
-    /// Fetch a token there.
+    /// Get a token from this service.
     Bearer {
         /// The URL of the token service.
         realm: String,
-        /// The name that it knows the registry by.
+        /// The registry's name at the token service.
         service: Option<String>,
     },
     /// A user name and password.
     Basic,
-    /// Something else that we do not have.
+    /// Another scheme, which we do not support.
     Other,
 }
 
@@ -63,7 +63,7 @@ impl Challenge {
     }
 }
 
-/// A token or quoted string at the start of `text`, and what follows it.
+/// A token or quoted string at the start of `text`, and the rest.
 fn value(text: &str) -> (String, &str) {
     let text = text.trim_start();
     let Some(quoted) = text.strip_prefix('"') else {

@@ -1,88 +1,88 @@
-//! What can be wrong with a registry's answer.
+//! Errors of requests to a registry.
 
 use serde::{Deserialize, Serialize};
 
-/// Why a registry did not answer as it should. Sent by the fetch child, so it is plain text.
+/// Why a request to a registry failed. The fetch child sends it, so it is plain text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum RemoteError {
-    /// No connection, no TLS, a broken stream.
+    /// No connection, no TLS, or a broken stream.
     #[error("ask registry {host} for {what}: {problem}")]
     Network {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
         /// The whole chain of causes.
         problem: String,
     },
-    /// No registry listens at `localhost`, the name that podman gives to images of its own storage.
+    /// No registry listens on `localhost`, the name that podman gives to images of its own storage.
     #[error(
-        "ask registry localhost for {what}: {problem}; podman's own images have that name and are in no registry: push the image to \
+        "ask registry localhost for {what}: {problem}; podman's local images have that name and are not in a registry: push the image to \
          one, or write it with `podman save --format oci-archive` and use oci-archive:/FILE"
     )]
     LocalStorage {
-        /// What was asked for.
+        /// What was requested.
         what: String,
         /// The whole chain of causes.
         problem: String,
     },
-    /// Nothing came for too long.
-    #[error("ask registry {host} for {what}: it has not answered within {seconds} s")]
+    /// No data for too long.
+    #[error("ask registry {host} for {what}: it did not answer within {seconds} s")]
     Silent {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
         /// How long we waited.
         seconds: u64,
     },
-    /// The way to the registry is a proxy that does not let us.
-    #[error("ask registry {host} for {what} by way of proxy {said}")]
+    /// The proxy to the registry refuses us.
+    #[error("ask registry {host} for {what} through proxy {said}")]
     Proxy {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
-        /// The proxy's host and port, and what it said.
+        /// The proxy's host and port, and its answer.
         said: String,
     },
-    /// The registry's certificate is nobody's that we know.
+    /// The registry's certificate is not signed by a trusted authority.
     #[error(
-        "ask registry {host} for {what}: its certificate does not count: {problem}; put its authority into \
-         /etc/containers/certs.d/{host}/ca.crt, there is no TLS without verification"
+        "ask registry {host} for {what}: its certificate is not trusted: {problem}; put its CA certificate into \
+         /etc/containers/certs.d/{host}/ca.crt; TLS verification cannot be disabled"
     )]
     Certificate {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
-        /// The TLS library's words.
+        /// The TLS library's message.
         problem: String,
     },
-    /// The registry wants a certificate of ours.
+    /// The registry requires a client certificate.
     #[error(
-        "ask registry {host} for {what}: it {} client certificate; put one that it knows into \
+        "ask registry {host} for {what}: it {} client certificate; put one that it accepts into \
          /etc/containers/certs.d/{host}/client.cert and its key into client.key",
         if *shown { "refuses our" } else { "asks for a" }
     )]
     ClientCertificate {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
-        /// True where we have shown one.
+        /// True if we sent one.
         shown: bool,
     },
-    /// The registry is spoken to by plain http, and wants TLS.
+    /// The registry is configured for plain http, but requires TLS.
     #[error(
-        "ask registry {host} for {what}: it speaks TLS, and is configured for plain http (http = true in registries.toml, or \
-         insecure = true in registries.conf, which is not TLS without verification here); take that away, and put an authority of \
-         its own into /etc/containers/certs.d/{host}/ca.crt"
+        "ask registry {host} for {what}: it requires TLS, but is configured for plain http (http = true in registries.toml, or \
+         insecure = true in registries.conf, which does not mean unverified TLS here); remove that, and put its CA certificate \
+         into /etc/containers/certs.d/{host}/ca.crt"
     )]
     WantsTls {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
     },
     /// The registry speaks plain http, which is not allowed for it.
@@ -92,41 +92,41 @@ pub enum RemoteError {
     PlainHttp {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
     },
-    /// The registry sent us on to a plain http address.
-    #[error("ask registry {host} for {what}: it sends us on to {to} by plain http, which is refused")]
+    /// The registry refers us to a plain http address.
+    #[error("ask registry {host} for {what}: it refers us to {to} over plain http, which is refused")]
     Downgrade {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
-        /// Where to.
+        /// The host that it refers us to.
         to: String,
     },
-    /// The registry sends us on to an address of this machine or link.
-    #[error("ask registry {host} for {what}: it sends us on to {to}, an address of this machine or its link, which is refused")]
+    /// The registry refers us to a local or link-local address.
+    #[error("ask registry {host} for {what}: it refers us to {to}, a local or link-local address, which is refused")]
     Inward {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
-        /// Where to.
+        /// The host that it refers us to.
         to: String,
     },
     /// 401 or 403.
     #[error(
         "ask registry {host} for {what}: it {}, or there is no such repository; {}",
         if *shown { "refuses our credentials" } else { "asks for credentials" },
-        if *shown { "log in anew" } else { "put them into /etc/bpfman-hook/auth.json" }
+        if *shown { "log in again" } else { "put them into /etc/bpfman-hook/auth.json" }
     )]
     Credentials {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
-        /// True where we have some for this registry.
+        /// True if we have credentials for this registry.
         shown: bool,
     },
     /// Any other status than 200 and 404.
@@ -134,35 +134,35 @@ pub enum RemoteError {
     Status {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
         /// The HTTP status.
         status: u16,
-        /// The error's code and message, cut.
+        /// The error's code and message, truncated.
         message: String,
     },
-    /// More bytes than are accepted.
-    #[error("ask registry {host} for {what}: it is larger than {limit} bytes, which is the limit")]
+    /// Larger than the limit.
+    #[error("ask registry {host} for {what}: it is larger than the limit of {limit} bytes")]
     TooLarge {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
         /// The limit in bytes.
         limit: usize,
     },
-    /// The child kept its privileges, so it asked nobody.
-    #[error("give up the privileges of the process that asks registries: {problem}")]
+    /// The child could not drop its privileges, so it sent no request.
+    #[error("drop the privileges of the process that connects to registries: {problem}")]
     Unconfined {
         /// Which step failed, and why.
         problem: String,
     },
-    /// An answer that is no answer.
-    #[error("ask registry {host} for {what}: the answer makes no sense: {problem}")]
+    /// An invalid answer.
+    #[error("ask registry {host} for {what}: the answer is invalid: {problem}")]
     Nonsense {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// What was requested.
         what: String,
         /// What is wrong.
         problem: String,

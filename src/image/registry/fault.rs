@@ -1,4 +1,4 @@
-//! What it means that a request was not answered as it should be, in words that help.
+//! Turns failed requests and unexpected answers into errors with a remedy.
 
 use std::error::Error;
 use std::io;
@@ -12,11 +12,11 @@ use crate::image::registry::limits::{CONNECT, MAX_SMALL};
 use crate::image::registry::redirects::Refused;
 use crate::sys::error::chain;
 
-/// What servers say that want TLS and get none: Go's, nginx, Apache.
+/// What servers that require TLS answer to plain http: Go's, nginx, Apache.
 const WANTS_TLS: [&str; 3] = ["to an HTTPS server", "to HTTPS port", "to an SSL-enabled server"];
 
 impl RegistryClient {
-    /// The error that an answer is.
+    /// The error for an answer with an unexpected status.
     pub(super) async fn refused(&self, response: Response, what: &str) -> RemoteError {
         let status = response.status();
         match status {
@@ -33,7 +33,7 @@ impl RegistryClient {
         RemoteError::Status { host, what, status: status.as_u16(), message: error_message(&body) }
     }
 
-    /// The error that no answer is.
+    /// The error for a request without an answer.
     pub(super) fn failed(&self, what: &str, err: reqwest::Error) -> RemoteError {
         let (timeout, connect) = (err.is_timeout(), err.is_connect());
         // The URL of a redirect may hold a token.
@@ -46,7 +46,7 @@ impl RegistryClient {
         }
         if let Some(tls) = tls_error(&err) {
             return match tls {
-                // What rustls says of an answer that begins with "HTTP/1.1 400".
+                // What rustls reports for an answer that begins with "HTTP/1.1 400".
                 rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
                     RemoteError::PlainHttp { host: host(), what: said }
                 }
@@ -65,8 +65,8 @@ impl RegistryClient {
         }
         if let Some(proxy) = self.proxy.as_ref().filter(|_| connect) {
             let words = match problem.split_once("tunnel error: ").map(|(_, words)| words) {
-                Some("unsuccessful") => "it refuses to connect us".to_owned(),
-                Some("unexpected end of file") => "it hangs up".to_owned(),
+                Some("unsuccessful") => "it refuses the connection".to_owned(),
+                Some("unexpected end of file") => "it closes the connection".to_owned(),
                 _ => problem,
             };
             return RemoteError::Proxy { host: host(), what: said, said: format!("{}: {words}", proxy.host) };
@@ -83,7 +83,7 @@ impl RegistryClient {
     fn proxy_login(&self, what: &str) -> RemoteError {
         let (host, what) = (self.host.clone(), what.to_owned());
         let Some(proxy) = &self.proxy else {
-            // A registry that answers as if it were a proxy.
+            // A registry that answers 407, as if it were a proxy.
             return RemoteError::Status { host, what, status: 407, message: String::new() };
         };
         let problem = match proxy.login {
@@ -101,7 +101,7 @@ impl RegistryClient {
         RemoteError::Credentials { host: self.host.clone(), what: what.to_owned(), shown: self.credential.is_some() }
     }
 
-    /// The error for a place that we are sent to and do not go.
+    /// The error for a host that the registry refers us to and that we refuse to contact.
     pub(super) fn stray(&self, refused: Refused, what: &str) -> RemoteError {
         let (host, what) = (self.host.clone(), what.to_owned());
         match refused {
@@ -115,7 +115,7 @@ impl RegistryClient {
     }
 }
 
-/// The error of TLS among the causes. An [`io::Error`] hides what it holds from [`Error::source`].
+/// The TLS error among the causes. An [`io::Error`] hides what it holds from [`Error::source`].
 fn tls_error<'a>(err: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut cause = Some(err);
     while let Some(this) = cause {
@@ -131,7 +131,7 @@ fn tls_error<'a>(err: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     None
 }
 
-/// What servers say that look at a client's certificate, or for one.
+/// The alerts of servers that check a client's certificate or require one.
 fn is_about_our_certificate(alert: AlertDescription) -> bool {
     use AlertDescription as Alert;
     matches!(
@@ -147,7 +147,7 @@ fn is_about_our_certificate(alert: AlertDescription) -> bool {
     )
 }
 
-/// The first error of an error body, cut to what fits into a message.
+/// The first error of an error body, truncated to fit into a message.
 fn error_message(body: &[u8]) -> String {
     let parsed: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let first = parsed.as_ref().and_then(|body| body.get("errors")?.get(0));

@@ -1,4 +1,4 @@
-//! Requests to one registry: how long they may take, what goes along with them, where they are sent on to.
+//! Requests to one registry: time limits, authorization and redirects.
 
 use std::time::{Duration, Instant};
 
@@ -15,52 +15,52 @@ use crate::model::credentials::Credential;
 use crate::model::registries::is_loopback;
 use crate::sys::error::chain;
 
-/// Tries of one request, where the registry is overloaded.
+/// Attempts for one request if the registry is overloaded.
 const TRIES: u32 = 3;
-/// Between the first and the second; then twice that.
+/// The pause between the first and the second attempt; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// One repository of one registry.
 #[derive(Debug)]
 pub(crate) struct RegistryClient {
     pub(super) http: reqwest::Client,
-    /// For other hosts that the registry sends us to: our certificate is none of their business.
+    /// For other hosts that the registry refers us to; without our client certificate.
     foreign: Option<reqwest::Client>,
     pub(super) host: String,
     pub(super) repository: String,
     pub(super) plain: bool,
-    /// What is shown where the registry asks for it.
+    /// The credential to send if the registry asks for one.
     pub(super) credential: Option<Credential>,
-    /// True where we show a certificate.
+    /// True if we send a client certificate.
     pub(super) identified: bool,
-    /// The proxy that requests go through.
+    /// The proxy in use.
     pub(super) proxy: Option<Proxied>,
-    /// Held while a token is fetched, so that requests that run at once do not fetch one each.
+    /// Locked while a token is fetched, so that concurrent requests do not each fetch one.
     standing: Mutex<RegistryAccess>,
-    /// When the parent gives up.
+    /// The parent's deadline.
     until: Instant,
 }
 
-/// What may be told of a proxy.
+/// What messages may contain about a proxy.
 #[derive(Debug)]
 pub(super) struct Proxied {
     /// `proxy.example:3128`
     pub host: String,
-    /// True where its URL has a user.
+    /// True if its URL has a user.
     pub login: bool,
 }
 
-/// What the registry lets us do.
+/// The access that the registry has granted.
 #[derive(Debug, Default)]
 pub(super) struct RegistryAccess {
-    /// What goes along with requests now.
+    /// The `Authorization` header to send.
     authorization: Option<Authorization>,
-    /// True once something was put: a token for reading alone does not do.
+    /// True once something was uploaded: a token for reading is then not enough.
     pub(super) pushes: bool,
 }
 
 impl RegistryClient {
-    /// Sets up TLS with the system's certificate authorities and `authorities` (PEM) besides, where it is needed.
+    /// Sets up TLS, if it is needed, with the system's certificate authorities and the additional `authorities` (PEM).
     pub fn new(
         access: Access,
         authorities: Option<Vec<u8>>,
@@ -69,15 +69,16 @@ impl RegistryClient {
     ) -> Result<Self, RemoteError> {
         let Access { host, repository, http: plain, credential, proxy: way, .. } = access;
         let failed = |problem: String| RemoteError::Network { host: host.clone(), what: "a connection".into(), problem };
-        // What an error would quote is the URL, and that may hold a password.
-        let proxied = way.as_ref().map(|way| proxied(way).ok_or_else(|| failed("the proxy's URL is none".to_owned())));
+        // An error would quote the URL, which may hold a password.
+        let proxied = way.as_ref().map(|way| proxied(way).ok_or_else(|| failed("the proxy's URL is not valid".to_owned())));
         let proxied = proxied.transpose()?;
-        // Without this file the resolver would ask a public name server, which nobody here has chosen. A proxy knows names itself.
+        // Without this file the resolver would ask a public name server that the administrator did not choose. A proxy
+        // resolves names itself.
         let asked = proxied.as_ref().map_or(host.as_str(), |proxy| &proxy.host);
         if needs_resolver(asked) {
             std::fs::File::open("/etc/resolv.conf").map_err(|err| failed(format!("read /etc/resolv.conf: {err}")))?;
         }
-        // Err: one is there already, which is as good.
+        // Err: a provider is already installed, which is equally good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let authorities = authorities.map(|pem| reqwest::Certificate::from_pem_bundle(&pem)).transpose();
         let authorities = authorities.map_err(|err| failed(chain(&err)))?;
@@ -89,11 +90,11 @@ impl RegistryClient {
                 .referer(false)
                 .redirect(redirect::Policy::none());
             if let Some(way) = &way {
-                let proxy = reqwest::Proxy::all(&way.url).map_err(|_| failed("the proxy's URL is none".to_owned()))?;
+                let proxy = reqwest::Proxy::all(&way.url).map_err(|_| failed("the proxy's URL is not valid".to_owned()))?;
                 let not_for = format!("localhost,127.0.0.0/8,::1,{}", way.not_for);
                 builder = builder.proxy(proxy.no_proxy(reqwest::NoProxy::from_string(&not_for)));
             } else if plain {
-                // No certificate is checked, and a machine without any must not fail for it.
+                // No certificate is verified here, and this must not fail on a machine without certificate authorities.
                 builder = builder.tls_certs_only([]);
             }
             if let Some(authorities) = &authorities {
@@ -113,7 +114,7 @@ impl RegistryClient {
         Ok(Self { http, foreign, host, repository, plain, credential, identified, proxy: proxied, standing, until })
     }
 
-    /// From now on, tokens must allow to write.
+    /// From now on, tokens must allow writing.
     pub(super) async fn will_push(&self) {
         let mut standing = self.standing.lock().await;
         if !standing.pushes {
@@ -123,14 +124,14 @@ impl RegistryClient {
 
     pub(super) fn url(&self, path: &str) -> Result<Url, RemoteError> {
         let scheme = if self.plain { "http" } else { "https" };
-        // docker.io is a name, not a host.
+        // docker.io is a name, not the registry's host.
         let host = if self.host == "docker.io" { "registry-1.docker.io" } else { &self.host };
         let text = format!("{scheme}://{host}/v2/{}/{path}", self.repository);
         Url::parse(&text).map_err(|err| self.nonsense(&text, err.to_string()))
     }
 
-    /// Sends a request that changes nothing, and again where the registry says that it is overloaded: no longer than the parent
-    /// waits, and when the registry says that it may.
+    /// Sends a request that changes nothing, and repeats it if the registry reports overload: after the registry's
+    /// `Retry-After`, and only within the parent's deadline.
     pub(super) async fn ask_patiently(&self, request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
         let mut tries = 1;
         loop {
@@ -146,15 +147,15 @@ impl RegistryClient {
         }
     }
 
-    /// Sends a request, and once more with what the registry asks for.
+    /// Sends a request, and repeats it once with the authorization that the registry asks for.
     pub(super) async fn ask(&self, request: RequestBuilder, what: &str) -> Result<Response, RemoteError> {
         let again = request.try_clone();
         let shown = self.standing.lock().await.authorization.clone();
         let response = self.send(request, shown.as_ref(), what).await?;
         let Some(again) = again.filter(|_| response.status() == StatusCode::UNAUTHORIZED) else { return Ok(response) };
         let mut standing = self.standing.lock().await;
-        // Another request may have got something better meanwhile. A token may have run out, so another one is fetched even
-        // where we had one.
+        // Another request may have got a better authorization meanwhile. A token may have expired, so another one is
+        // fetched even if we had one.
         if standing.authorization == shown {
             let headers = response.headers().get_all(WWW_AUTHENTICATE);
             let challenges: Vec<_> = headers.iter().filter_map(|value| value.to_str().ok()).map(Challenge::parse).collect();
@@ -182,8 +183,8 @@ impl RegistryClient {
         self.follow(request, true, what).await
     }
 
-    /// Sends a request to where the registry wants it: to itself, or on to another host, where neither credentials nor our
-    /// certificate go along. They do to the first one, where it is `known`.
+    /// Sends a request and follows redirects, within the registry or to another host. Other hosts get neither our
+    /// credentials nor our certificate; the first host gets them if it is `known`.
     pub(super) async fn follow(&self, request: RequestBuilder, known: bool, what: &str) -> Result<Response, RemoteError> {
         let mut request = request.build().map_err(|err| self.failed(what, err))?;
         let home = request.url().origin();
@@ -203,10 +204,10 @@ impl RegistryClient {
         Err(self.nonsense(what, "it redirects too often".to_owned()))
     }
 
-    /// Sends one request to one host, and once more over a new connection where the first one breaks.
+    /// Sends one request to one host, and once more over a new connection if the first one breaks.
     async fn execute(&self, request: Request, known: bool, what: &str) -> Result<Response, RemoteError> {
         let http = if known { &self.http } else { self.foreign.as_ref().unwrap_or(&self.http) };
-        // What is put may take its time on the way.
+        // An upload may take longer.
         let patience = match request.method().is_safe() {
             true => SILENCE,
             false => self.until.saturating_duration_since(Instant::now()),
@@ -221,7 +222,7 @@ impl RegistryClient {
         self.within(patience, what, sent).await
     }
 
-    /// Waits for a step of a request.
+    /// Waits for one step of a request, with a time limit.
     pub(super) async fn within<T>(
         &self,
         patience: Duration,
@@ -235,13 +236,13 @@ impl RegistryClient {
     }
 }
 
-/// True where a connection did not last until the answer: one that was kept may end at any time, or hold more than the answer
-/// before announced. Another connection tells whether it is the registry's habit.
+/// True if a connection broke before the answer: an idle connection may end at any time, or hold more than the previous
+/// answer announced. A second connection shows whether the registry always does this.
 fn is_broken(err: &reqwest::Error) -> bool {
     err.is_request() && !(err.is_connect() || err.is_timeout() || err.is_redirect() || err.is_builder())
 }
 
-/// How long to wait before a request is sent again; None where that would not help.
+/// How long to wait before a request is repeated; None if that would not help.
 fn pause(status: StatusCode, headers: &HeaderMap, tries: u32) -> Option<Duration> {
     match status.as_u16() {
         429 | 500 | 502 | 503 | 504 => {}
@@ -251,7 +252,7 @@ fn pause(status: StatusCode, headers: &HeaderMap, tries: u32) -> Option<Duration
     Some(said.map_or(PAUSE * tries, Duration::from_secs))
 }
 
-/// True where a host is a name that some name server has to know: neither an address nor `localhost`.
+/// True if a host is a name that requires a name server: neither an address nor `localhost`.
 fn needs_resolver(host: &str) -> bool {
     let name = host.split_once(':').map_or(host, |(name, _)| name);
     !host.starts_with('[') && name != "localhost" && name.parse::<std::net::Ipv4Addr>().is_err()
@@ -263,10 +264,10 @@ fn proxied(way: &HttpProxy) -> Option<Proxied> {
     Some(Proxied { host: format!("{}:{port}", url.host_str()?), login: !url.username().is_empty() })
 }
 
-/// The TLS library's words, where they are ours to explain.
+/// The TLS library's message, reworded if it is about our own configuration.
 fn explained(problem: String) -> String {
     match problem.contains("KeyMismatch") {
-        true => "our client certificate and its key do not belong together".to_owned(),
+        true => "our client certificate and its key do not match".to_owned(),
         false => problem,
     }
 }

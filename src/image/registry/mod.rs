@@ -1,7 +1,7 @@
-//! The child that speaks to registries: all network traffic, TLS, DNS and HTTP happens here, without any privilege.
+//! The child that talks to registries: all network traffic, TLS, DNS and HTTP happens here, without privileges.
 //!
-//! The parent asks for some things at once and gets the bytes of each in sealed memory, or a sentence; what is to be uploaded comes in
-//! sealed memory too. Nothing that comes out of here is trusted: the parent hashes and verifies.
+//! The parent requests several items in one message and gets each one in sealed memory, or an error; uploads are passed
+//! in sealed memory too. Nothing that this child returns is trusted: the parent hashes and verifies it.
 
 mod auth;
 mod challenge;
@@ -33,13 +33,13 @@ use crate::sys::sock::{Socket, SocketMessage};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// What the child may use. Address space is mostly reserved, never touched: thread arenas, TLS tables. A body of
-/// [`MAX_OBJECT`] that grows while it arrives takes three times its size.
+/// Resource limits of the child. Most of the address space is reserved and never touched: thread arenas, TLS tables. A
+/// body of [`MAX_OBJECT`] that grows while it arrives takes three times its size.
 const LIMITS: ChildLimits =
     ChildLimits { address_space: 1 << 30, data: 192 << 20, cpu: 300, files: 64, file_size: (MAX_OBJECT + MAX_MANIFEST) as u64 };
 
-/// All that the child may read: how names are resolved, where distributions keep the certificate authorities, and what
-/// seeds the TLS library.
+/// Everything that the child may read: the configuration of name resolution, the certificate authorities of the
+/// distributions, and the seed of the TLS library.
 const READABLE: &[&str] = &[
     "/dev/random",
     "/dev/urandom",
@@ -59,17 +59,18 @@ const READABLE: &[&str] = &[
     "/var/lib/ca-certificates",
 ];
 
-/// The most that the certificate authorities of one registry may take: several files of them.
+/// The size limit of the certificate authorities of one registry, which may be several files.
 const MAX_AUTHORITIES: usize = 4 * MAX_MANIFEST;
 
-/// What may be on its way at once, by the most that it can take, in units of [`MAX_MANIFEST`]: a layer beside the config and the places of
-/// signatures. While they grow, bodies take three times their size, and [`LIMITS`] leaves room for that.
+/// The limit on concurrent requests, by their maximum sizes in units of [`MAX_MANIFEST`]: one layer, the config and the
+/// signature lookups fit at once. Bodies take three times their size while they grow, and [`LIMITS`] leaves room for
+/// that.
 const ROOM: u32 = 24;
-/// What a small body takes of it: so that it is also a limit of connections.
+/// The units that a small body takes, so that the number of connections is limited too.
 const SMALL: u32 = 2;
 
-/// The whole life of the child role `fetch`: confine, close the sandbox, then serve until the parent closes the socket. A child that cannot
-/// confine itself answers its first question with the reason, and nothing else.
+/// Main function of the child role `fetch`: confines itself, closes the sandbox, then serves until the parent closes
+/// the socket. A child that cannot confine itself answers its first request with the reason, and nothing else.
 pub fn child() -> ExitCode {
     let Ok(socket) = parent_socket() else { return ExitCode::FAILURE };
     let confined = confine(&socket, LIMITS).and_then(|()| sandbox::close(&sandbox::with_targets(READABLE)));
@@ -77,35 +78,35 @@ pub fn child() -> ExitCode {
         Ok(()) => serve(&socket),
         Err(err) => refuse(&socket, &err),
     };
-    // The parent sees from the socket what is wrong, and standard error is its own.
+    // The parent learns from the socket what is wrong; standard error belongs to the parent.
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn refuse(socket: &Socket, err: &SysError) -> Result<(), SysError> {
-    // Read first: an end with something unread in its queue would reach the parent as a reset, before the answer.
-    socket.recv("a question", MAX_MESSAGE, None)?;
+    // Read first: if the process exits with unread data in its queue, the parent gets a reset before the answer.
+    socket.recv("a request", MAX_MESSAGE, None)?;
     let problem = chain(err);
     reply(socket, 0, Err(RemoteError::Unconfined { problem }))
 }
 
-/// Answers questions on `socket` until its other end is closed.
+/// Answers requests on `socket` until the other end is closed.
 ///
 /// # Errors
-/// Only what makes the socket or the runtime unusable; whatever goes wrong with a registry is an answer.
+/// Only what makes the socket or the runtime unusable; a failed registry request is an answer.
 pub fn serve(socket: &Socket) -> Result<(), SysError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(SysError::io("start", "the fetch child's runtime"))?;
     let mut client: Option<Arc<RegistryClient>> = None;
-    while let Some(message) = socket.recv("a question", MAX_MESSAGE, None)? {
+    while let Some(message) = socket.recv("a request", MAX_MESSAGE, None)? {
         let answer = match FetchMessage::from_bytes(&message.bytes) {
             Ok(FetchMessage::Read { wants }) => match &client {
                 Some(client) => {
                     runtime.block_on(read(client, wants, socket))?;
                     continue;
                 }
-                None => Err(nonsense("nothing was opened".to_owned())),
+                None => Err(nonsense("no repository was opened".to_owned())),
             },
             Ok(FetchMessage::Open { access, patience }) => open(*access, patience, &message).map(|opened| {
                 client = Some(Arc::new(opened));
@@ -121,7 +122,7 @@ pub fn serve(socket: &Socket) -> Result<(), SysError> {
 
 type FetchedItem = Result<Option<Vec<u8>>, RemoteError>;
 
-/// Says what came of one thing: bytes, or None for "opened" and for "there is none".
+/// Sends the result of one request: bytes, or None for "opened" and "not found".
 fn reply(socket: &Socket, nth: usize, got: FetchedItem) -> Result<(), SysError> {
     let (answer, bytes) = match got {
         Ok(Some(bytes)) => (FetchAnswer::Bytes, Some(bytes)),
@@ -133,21 +134,21 @@ fn reply(socket: &Socket, nth: usize, got: FetchedItem) -> Result<(), SysError> 
     socket.send(&FetchReply { nth, answer }.to_bytes(), memory.as_slice())
 }
 
-/// Reads several things at once and replies to each when it is there.
+/// Reads several items concurrently and replies to each one when it arrives.
 async fn read(client: &Arc<RegistryClient>, wants: Vec<RegistryItem>, socket: &Socket) -> Result<(), SysError> {
     let room = Arc::new(Semaphore::new(ROOM as usize));
     let mut running = JoinSet::new();
     for (nth, want) in wants.into_iter().enumerate() {
         let (client, room) = (client.clone(), room.clone());
         running.spawn(async move {
-            let taken = room.acquire_many_owned(room_for(&want)).await.expect("nobody closes it");
+            let taken = room.acquire_many_owned(room_for(&want)).await.expect("the semaphore is never closed");
             (nth, client.read(want).await, taken)
         });
     }
     while let Some(done) = running.join_next().await {
         let (nth, got, taken) = done.map_err(|err| SysError::io("run", "a request")(std::io::Error::other(err)))?;
         reply(socket, nth, got)?;
-        // Its bytes are with the parent.
+        // The bytes have been passed to the parent.
         drop(taken);
     }
     Ok(())
@@ -161,10 +162,10 @@ fn room_for(want: &RegistryItem) -> u32 {
 }
 
 fn nonsense(problem: String) -> RemoteError {
-    RemoteError::Nonsense { host: String::new(), what: "a question".into(), problem }
+    RemoteError::Nonsense { host: String::new(), what: "a request".into(), problem }
 }
 
-/// Sets up what follows.
+/// Sets up the client for the following requests.
 fn open(access: Access, patience: u64, message: &SocketMessage) -> Result<RegistryClient, RemoteError> {
     let mut files = message.fds.iter();
     let mut file = |sent: bool, what| {
@@ -176,16 +177,16 @@ fn open(access: Access, patience: u64, message: &SocketMessage) -> Result<Regist
     RegistryClient::new(access, authorities, identity, Instant::now() + Duration::from_millis(patience))
 }
 
-/// Puts what comes along.
+/// Uploads the attached bytes.
 async fn put(client: Option<&RegistryClient>, ask: FetchMessage, message: &SocketMessage) -> FetchedItem {
-    let client = client.ok_or_else(|| nonsense("nothing was opened".to_owned()))?;
-    let bytes = message.fds.first().map(|fd| read_sealed(fd, "what is to be put", MAX_OBJECT)).transpose();
+    let client = client.ok_or_else(|| nonsense("no repository was opened".to_owned()))?;
+    let bytes = message.fds.first().map(|fd| read_sealed(fd, "the upload", MAX_OBJECT)).transpose();
     let bytes = bytes.map_err(|err| nonsense(err.to_string()))?;
-    let bytes = bytes.ok_or_else(|| nonsense("no bytes came along".to_owned()))?;
+    let bytes = bytes.ok_or_else(|| nonsense("no bytes were attached".to_owned()))?;
     let put: Put = match ask {
         FetchMessage::PutBlob { digest, from } => client.put_blob(&digest, from.as_deref(), bytes).await?,
         FetchMessage::PutManifest { reference, media_type } => client.put_manifest(&reference, &media_type, bytes).await?,
-        FetchMessage::Open { .. } | FetchMessage::Read { .. } => return Err(nonsense("it puts nothing".to_owned())),
+        FetchMessage::Open { .. } | FetchMessage::Read { .. } => return Err(nonsense("it is not an upload".to_owned())),
     };
-    Ok(Some(serde_json::to_vec(&put).expect("two truths are JSON")))
+    Ok(Some(serde_json::to_vec(&put).expect("two booleans are JSON")))
 }

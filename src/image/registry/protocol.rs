@@ -1,5 +1,5 @@
-//! What parent and fetch child say to each other: JSON messages, bytes beside them in sealed memory. A question gets one reply, several
-//! things that are read at once get one each, in the order in which they arrive.
+//! Messages between the parent and the fetch child: JSON, with content beside them in sealed memory. A request gets one
+//! reply; a request for several items gets one for each, in the order in which they arrive.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,42 +8,42 @@ use crate::image::access::Access;
 use crate::image::error::RemoteError;
 use crate::model::ids::Digest;
 
-/// The most that one message may hold; the bytes themselves travel in memory files.
+/// The size limit of one message; content travels in memory files.
 pub(crate) const MAX_MESSAGE: usize = 64 << 10;
 
-/// The parent's questions.
+/// Requests of the parent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub(crate) enum FetchMessage {
-    /// Which repository the following are about, and how it is reached.
+    /// Selects the repository of the following requests, and how to reach it.
     Open {
-        /// The host; what it says comes along comes along.
+        /// The host; it says which files are attached.
         access: Box<Access>,
-        /// Milliseconds until the parent gives up.
+        /// Milliseconds until the parent's deadline.
         patience: u64,
     },
-    /// Several things at once: one reply for each.
+    /// Reads several items: one reply for each.
     Read {
-        /// Which.
+        /// The items.
         wants: Vec<RegistryItem>,
     },
-    /// Puts the blob that comes along into the repository, unless it is there.
+    /// Uploads the attached blob, unless the repository has it.
     PutBlob {
-        /// Its digest, by which the registry checks it too.
+        /// Its digest, which the registry checks too.
         digest: Digest,
         /// Another repository of the registry that may have it already.
         from: Option<String>,
     },
-    /// Puts the manifest or index that comes along into the repository: a [`Put`] as JSON.
+    /// Uploads the attached manifest or index: the reply is a [`Put`] as JSON.
     PutManifest {
         /// The tag or digest.
         reference: String,
-        /// What it calls itself.
+        /// Its media type.
         media_type: String,
     },
 }
 
-/// Something to read.
+/// An item to read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "read", rename_all = "snake_case")]
 pub(crate) enum RegistryItem {
@@ -54,55 +54,55 @@ pub(crate) enum RegistryItem {
     },
     /// A blob.
     Blob {
-        /// Which.
+        /// Its digest.
         digest: Digest,
-        /// More bytes than these are an error.
+        /// The size limit; a larger blob is an error.
         max: usize,
     },
-    /// The digests of the manifests that refer to an image, by the referrers API: a [`Referrers`] as JSON. Nothing where the
-    /// registry does not have that API.
+    /// The digests of the manifests that refer to an image, from the referrers API: a [`Referrers`] as JSON. Nothing if
+    /// the registry does not have that API.
     Referrers {
         /// The image.
         digest: Digest,
     },
 }
 
-/// What became of something that was put.
+/// The result of an upload.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Put {
-    /// It was there already, or taken from another repository: its bytes did not travel.
+    /// It existed already or was mounted from another repository, so its bytes were not sent.
     pub spared: bool,
-    /// The registry lists it by the referrers API.
+    /// The registry lists it in the referrers API.
     pub listed: bool,
 }
 
-/// One thing that the child says.
+/// One reply of the child.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FetchReply {
-    /// Which of the things that are read it is about; 0 for other questions.
+    /// The index of the item in its request; 0 for other requests.
     pub nth: usize,
-    /// What came of it.
+    /// The result.
     pub answer: FetchAnswer,
 }
 
-/// The child's answers.
+/// Results of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "why", rename_all = "snake_case")]
 pub(crate) enum FetchAnswer {
-    /// The bytes are in the file that comes along.
+    /// The bytes are in the attached file.
     Bytes,
-    /// Done, or: the registry says that there is no such thing.
+    /// Done; or the registry does not have the item.
     Nothing,
-    /// It could not be established.
+    /// The request failed.
     Failed(RemoteError),
 }
 
-/// What the referrers API lists.
+/// A list from the referrers API.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Referrers {
-    /// Digests as the registry wrote them.
+    /// Digests as the registry sent them.
     pub digests: Vec<String>,
-    /// True where there are more than were read.
+    /// True if there are more than were read.
     pub more: bool,
 }
 
@@ -121,11 +121,11 @@ impl FetchReply {
         serde_json::to_vec(self).expect("strings and numbers are JSON")
     }
 
-    /// What the child says goes into messages, and so to terminals and logs: control characters end here.
+    /// The child's messages reach terminals and logs, so control characters are removed here.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         let mut value = serde_json::from_slice(bytes).map_err(|err| err.to_string())?;
         clean(&mut value);
-        // The error may quote a name.
+        // The error may quote a string of the message.
         serde_json::from_value(value).map_err(|err| err.to_string().replace(char::is_control, " "))
     }
 }
@@ -147,7 +147,7 @@ mod tests {
     use crate::model::credentials::Credential;
 
     #[test]
-    fn messages_survive_the_way() {
+    fn messages_survive_a_round_trip() {
         let digest = Digest::from_bytes([7; 32]);
         let access = Box::new(Access {
             host: "h:1".into(),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_terminal_obeys_comes_out_of_an_answer() {
+    fn control_characters_are_removed_from_answers() {
         let failed = RemoteError::Nonsense { host: "h\u{1b}[2J".into(), what: "w\n".into(), problem: "p\u{9b}31m".into() };
         let clean = RemoteError::Nonsense { host: "h [2J".into(), what: "w ".into(), problem: "p 31m".into() };
         let reply = |answer| FetchReply { nth: 0, answer };

@@ -1,7 +1,7 @@
-//! The registry protocol as far as reading needs it: github.com/opencontainers/distribution-spec/spec.md.
+//! The part of the registry protocol that reads: github.com/opencontainers/distribution-spec/spec.md.
 //!
-//! 200 is an answer and 404 says "none"; every other status is an error, so that a registry that is overloaded or denies
-//! access never looks like one that has no signatures. Bodies are cut off at their limit while they arrive.
+//! 200 is an answer and 404 means "not found"; every other status is an error, so that a registry that is overloaded or
+//! denies access never looks like one without signatures. Bodies are cut off at their limit while they arrive.
 
 use reqwest::header::{ACCEPT, HeaderMap, LINK};
 use reqwest::{Response, StatusCode, Url};
@@ -15,7 +15,7 @@ use crate::image::registry::protocol::{Referrers, RegistryItem};
 use crate::image::{MAX_MANIFEST, MAX_OBJECT};
 use crate::model::ids::Digest;
 
-/// Pages of referrers that are read.
+/// The limit on pages of referrers.
 const MAX_PAGES: usize = 8;
 
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
@@ -23,7 +23,7 @@ const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application
                          application/vnd.docker.distribution.manifest.list.v2+json";
 
 impl RegistryClient {
-    /// Reads one thing; None where there is no such thing.
+    /// Reads one item; None if it does not exist.
     pub async fn read(&self, want: RegistryItem) -> Result<Option<Vec<u8>>, RemoteError> {
         match want {
             RegistryItem::Manifest { reference } => self.manifest(&reference).await,
@@ -49,8 +49,8 @@ impl RegistryClient {
         Ok(self.get(&self.url(&path)?, "*/*", &what, max).await?.map(|(bytes, _)| bytes))
     }
 
-    /// What refers to an image, by the referrers API; None where the registry has no such API. All pages are read, without
-    /// filter, since filters and the types that they go by are not reliable.
+    /// The manifests that refer to an image, from the referrers API; None if the registry does not have that API. All
+    /// pages are read without a filter, since filters and artifact types are not reliable.
     async fn referrers(&self, digest: &Digest) -> Result<Option<Referrers>, RemoteError> {
         let what = format!("the signatures of {digest} in {}", self.repository);
         let mut list = Referrers::default();
@@ -67,7 +67,7 @@ impl RegistryClient {
             pages += 1;
             let entries = match Document::parse(&bytes) {
                 Ok(Document::Index(entries)) => entries,
-                Ok(Document::Manifest(_)) => return Err(self.nonsense(&what, "it is no index".into())),
+                Ok(Document::Manifest(_)) => return Err(self.nonsense(&what, "it is not an index".into())),
                 Err(problem) => return Err(self.nonsense(&what, problem)),
             };
             list.digests.extend(entries.iter().map(|entry| entry.written_digest()));
@@ -80,7 +80,7 @@ impl RegistryClient {
         Ok(Some(list))
     }
 
-    /// `Link: </v2/…>; rel="next"`, on the same host only: our token goes along.
+    /// `Link: </v2/…>; rel="next"`, on the same host only, because our token is sent along.
     fn next_page(&self, url: &Url, headers: &HeaderMap) -> Option<Url> {
         let header = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
         let target = header.flat_map(|value| value.split(',')).find_map(|link| {
@@ -91,7 +91,7 @@ impl RegistryClient {
         url.join(target).ok().filter(|next| next.origin() == url.origin())
     }
 
-    /// GET: 200 is an answer, 404 says "none", everything else is an error.
+    /// GET: 200 is an answer, 404 means "not found", everything else is an error.
     async fn get(&self, url: &Url, accept: &str, what: &str, max: usize) -> Result<Option<(Vec<u8>, HeaderMap)>, RemoteError> {
         let request = self.http.get(url.clone()).header(ACCEPT, accept);
         let response = self.ask_patiently(request, what).await?;
@@ -105,7 +105,7 @@ impl RegistryClient {
         }
     }
 
-    /// A body up to its limit. The length that a server announces is believed only where it is too large.
+    /// Reads a body up to its limit. The announced length is used only to refuse a body that is too large.
     pub(super) async fn body(&self, mut response: Response, what: &str, limit: usize) -> Result<Vec<u8>, RemoteError> {
         let too_large = || RemoteError::TooLarge { host: self.host.clone(), what: what.to_owned(), limit };
         if response.content_length().is_some_and(|length| length > limit as u64) {

@@ -1,4 +1,4 @@
-//! Where a registry may send us: redirects and token services.
+//! Which hosts a registry may refer us to: redirects and token services.
 
 use std::net::IpAddr;
 
@@ -7,17 +7,17 @@ use reqwest::{Response, StatusCode, Url};
 
 pub(crate) const MAX_REDIRECTS: usize = 5;
 
-/// Where we are sent to and do not go.
+/// A host that we refuse to contact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// From https to http.
     Downgrade(String),
-    /// To an address of this machine or its link.
+    /// To a local or link-local address.
     Inward(String),
 }
 
-/// Checks one target of a registry that is spoken to by https, or not. Names are not looked up here: a name that leads to this
-/// machine is caught by nothing, but what comes back is hashed and shown to nobody.
+/// Checks one target of a registry that is reached over https, or over plain http. Names are not resolved here: a name
+/// that points to this machine is not caught, but what comes back is hashed and never shown.
 pub(crate) fn check(url: &Url, plain: bool, from_loopback: bool) -> Result<(), Refused> {
     let host = url.host_str().unwrap_or_default().to_owned();
     match url.scheme() {
@@ -28,8 +28,8 @@ pub(crate) fn check(url: &Url, plain: bool, from_loopback: bool) -> Result<(), R
     if !from_loopback && is_inward(&host) { Err(Refused::Inward(host)) } else { Ok(()) }
 }
 
-/// Where an answer sends us on to, if it does. A request that changes something stays what it is, or is not sent on. A user and password
-/// in the address are not ours to show.
+/// The target of a redirect, if the answer is one. A request that changes something keeps its method, or is not
+/// redirected. A user and password in the target URL are dropped.
 pub(crate) fn target(from: &Url, response: &Response, safe: bool) -> Option<Url> {
     match response.status() {
         StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {}
@@ -37,12 +37,12 @@ pub(crate) fn target(from: &Url, response: &Response, safe: bool) -> Option<Url>
         _ => return None,
     }
     let mut to = from.join(response.headers().get(LOCATION)?.to_str().ok()?).ok()?;
-    // Err: an address that cannot have any.
+    // Err: a URL that cannot have any.
     let _ = to.set_username("").and_then(|()| to.set_password(None));
     Some(to)
 }
 
-/// Loopback, link-local (where clouds keep their metadata) and unspecified addresses, in either family.
+/// True for loopback, link-local (where clouds serve their metadata) and unspecified addresses of both families.
 fn is_inward(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     match bare.parse::<IpAddr>().map(|address| address.to_canonical()) {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strangers_do_not_send_us_inward_or_down() {
+    fn redirects_do_not_lead_to_local_addresses_or_plain_http() {
         for (url, plain, loopback, ok) in [
             ("https://cdn.example/x", false, false, true),
             ("https://10.0.0.1/x", false, false, true),

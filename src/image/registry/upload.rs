@@ -1,4 +1,4 @@
-//! The registry protocol as far as writing needs it: a blob in one piece, then what names it.
+//! The part of the registry protocol that writes: a blob in one piece, then the manifest that names it.
 
 use reqwest::header::{CONTENT_TYPE, LOCATION};
 use reqwest::{Response, StatusCode, Url};
@@ -11,7 +11,7 @@ use crate::model::ids::Digest;
 use crate::model::registries::is_loopback;
 
 impl RegistryClient {
-    /// Puts a blob there, unless it is there or the registry takes it from another repository of its own.
+    /// Uploads a blob, unless the repository has it or the registry mounts it from another repository.
     pub async fn put_blob(&self, digest: &Digest, from: Option<&str>, bytes: Vec<u8>) -> Result<Put, RemoteError> {
         let what = format!("the upload of blob {digest} to {}", self.repository);
         self.will_push().await;
@@ -36,7 +36,7 @@ impl RegistryClient {
         to.query_pairs_mut().append_pair("digest", &digest.to_string());
         let ours = to.origin() == begin.origin();
         let request = self.http.put(to).header(CONTENT_TYPE, "application/octet-stream").body(bytes);
-        // The token is for the registry alone; a store elsewhere has its own in the address.
+        // The token is for the registry only; storage on another host has its own token in the URL.
         let response = match ours {
             true => self.ask(request, &what).await?,
             false => self.follow(request, false, &what).await?,
@@ -47,7 +47,7 @@ impl RegistryClient {
         }
     }
 
-    /// Puts a manifest or index there.
+    /// Uploads a manifest or index.
     pub async fn put_manifest(&self, reference: &str, media_type: &str, bytes: Vec<u8>) -> Result<Put, RemoteError> {
         let what = format!("the upload of manifest {reference} to {}", self.repository);
         self.will_push().await;
@@ -59,7 +59,7 @@ impl RegistryClient {
         }
     }
 
-    /// Where the registry wants the bytes.
+    /// The URL for the upload.
     fn upload_place(&self, begin: &Url, begun: &Response, what: &str) -> Result<Url, RemoteError> {
         let location = begun.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let place = location.and_then(|location| begin.join(location).ok());

@@ -1,7 +1,7 @@
-//! Bytecode images out of object files, in bpfman's format: one layer with the object at its root, labels in the config that
-//! say which programs and maps it has, and an index where there are several platforms.
+//! Builds bytecode images from object files, in bpfman's format: one layer with the object at its root, labels in the
+//! config that list its programs and maps, and an index for several platforms.
 //!
-//! The same objects give the same image, whenever and wherever it is made: no clock, no user, no file times.
+//! Builds are reproducible: the same objects give the same image, without clock, user or file times.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use crate::image::hash;
 use crate::image::oci::object::{ByteOrder, ImageLabels, byte_order, not_in_object, printable};
 use crate::image::transfer::image_set::{INDEX, ImageDocument, ImageSet, MANIFEST};
 
-/// What an image's labels are to say of one object.
+/// The labels of an image about one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Described {
     /// Function to type.
@@ -27,23 +27,24 @@ pub struct Described {
 pub struct Input {
     /// `amd64`
     pub architecture: String,
-    /// What the file is called in the image.
+    /// The object's file name in the image.
     pub name: String,
     /// The object.
     pub object: Vec<u8>,
-    /// What is in it.
+    /// Its programs and maps.
     pub described: Described,
 }
 
 impl Input {
-    /// Programs and maps that it is said to have and has not.
+    /// Programs and maps that the labels list and the object does not have.
     pub fn missing(&self) -> Vec<String> {
         let Described { programs, maps } = self.described.clone();
         not_in_object(&ImageLabels { programs, maps, filename: None }, &self.object)
     }
 }
 
-/// Go's words for architectures, which images speak, with their byte orders and the words of cilium's bpf2go for them.
+/// Go names of architectures, which images use, with their byte orders and the names that cilium's bpf2go uses for
+/// them.
 pub const ARCHITECTURES: &[(&str, ByteOrder, &[&str])] = &[
     ("386", ByteOrder::Little, &["386"]),
     ("amd64", ByteOrder::Little, &["x86"]),
@@ -60,7 +61,7 @@ pub const ARCHITECTURES: &[(&str, ByteOrder, &[&str])] = &[
     ("s390x", ByteOrder::Big, &["s390", "s390x"]),
 ];
 
-/// The byte order of an architecture that images know.
+/// The byte order of an architecture with a Go name.
 pub fn byte_order_of(architecture: &str) -> Option<ByteOrder> {
     ARCHITECTURES.iter().find(|(name, ..)| *name == architecture).map(|(_, order, _)| *order)
 }
@@ -92,7 +93,7 @@ pub fn check(name: &str, object: &[u8], architecture: &str) -> Result<(), LayerE
     }
 }
 
-/// Packs an image: one manifest for one input, an index for several. Inputs are of different architectures.
+/// Packs an image: a manifest for one input, an index for several. All inputs have different architectures.
 pub fn pack(inputs: &[Input], index: bool) -> ImageSet {
     let mut image_set = ImageSet::begin(&hash(b""));
     let mut entries = Vec::new();
@@ -151,14 +152,14 @@ fn tar_of(name: &str, object: &[u8]) -> Vec<u8> {
     header.set_size(object.len() as u64);
     header.set_mode(0o644);
     header.set_mtime(0);
-    archive.append_data(&mut header, name, object).expect("memory takes everything, and the name was checked");
-    archive.into_inner().expect("memory takes everything")
+    archive.append_data(&mut header, name, object).expect("writing to memory cannot fail, and the name was checked");
+    archive.into_inner().expect("writing to memory cannot fail")
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
-    // No file name and no time: flate2 writes neither unless told.
+    // No file name and no time: flate2 writes them only on request.
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes everything")
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("writing to memory cannot fail")
 }
 
 #[cfg(test)]
@@ -175,12 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn equal_objects_make_equal_images() {
+    fn equal_objects_give_equal_images() {
         let both = [input("amd64", OBJECT), input("s390x", BIG_ENDIAN)];
         assert_eq!(pack(&both, true), pack(&both, true));
         let one = pack(&both[..1], false);
         assert_eq!((one.documents.len(), one.blobs.len()), (1, 2));
-        // Across versions too: who changes this digest changes it for everybody who rebuilds an image that is signed.
+        // Across versions too: a change of this digest affects everyone who rebuilds a signed image.
         assert_eq!(one.documents[0].digest, one.digest);
         let two = pack(&both, true);
         assert_eq!((two.documents.len(), two.blobs.len()), (3, 4));
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_bpf2go_say_the_architecture() {
+    fn names_of_bpf2go_contain_the_architecture() {
         for (name, architecture) in [
             ("bpf_x86_bpfel.o", Some("amd64")),
             ("a_b_arm64_bpfel.o", Some("arm64")),

@@ -1,7 +1,7 @@
-//! A whole image on its way from one place to another: its documents, its blobs, and what signs it.
+//! A complete image for copying from one place to another: its documents, its blobs, and its signatures.
 //!
-//! Everything is hashed where it is taken up, so a parcel is what its digests say. What becomes of a signature in another place
-//! is decided there; here it is a document like the others, with the name by which it is found.
+//! Everything is hashed when it is read, so an image set matches its digests. How the target stores a signature is
+//! decided there; here it is a document like the others, with the name by which it is found.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,11 +29,11 @@ pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub struct ImageDocument {
     /// Its digest.
     pub digest: Digest,
-    /// What it calls itself.
+    /// Its media type.
     pub media_type: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// The name by which others find it; None where it is found by digest alone.
+    /// The name by which it is found; None if it is found only by digest.
     pub name: Option<String>,
 }
 
@@ -42,13 +42,13 @@ pub struct ImageDocument {
 pub struct ImageSet {
     /// The image's digest.
     pub digest: Digest,
-    /// Documents of the image, each after those that it names; the last one is the image.
+    /// Documents of the image, each after those that it refers to; the last one is the image.
     pub documents: Vec<ImageDocument>,
-    /// Documents of signatures, each after those that it names.
+    /// Documents of signatures, each after those that it refers to.
     pub signatures: Vec<ImageDocument>,
     /// Configs, layers and signatures, by digest.
     pub blobs: BTreeMap<Digest, Vec<u8>>,
-    /// Platforms of the image that are not there, since the cache holds this machine's alone.
+    /// Platforms of the image that are missing, since the cache contains this machine's only.
     pub left_out: Vec<String>,
 }
 
@@ -58,12 +58,12 @@ impl ImageDocument {
         Self { digest: hash(&bytes), media_type: media_type.to_owned(), bytes, name }
     }
 
-    /// What stands of it in an index.
+    /// Its descriptor in an index.
     pub(crate) fn descriptor(&self) -> Value {
         json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len() })
     }
 
-    /// The image that it refers to, where it is a referrer.
+    /// The image that it refers to, if it is a referrer.
     pub(crate) fn subject(&self) -> Option<Digest> {
         match Document::parse(&self.bytes) {
             Ok(Document::Manifest(manifest)) => manifest.subject.and_then(|subject| subject.digest().ok()),
@@ -73,7 +73,7 @@ impl ImageDocument {
 }
 
 impl ImageSet {
-    /// Takes up an image of a layout, with everything in the layout that may be its signature.
+    /// Reads an image of a layout, with everything in the layout that may be its signature.
     pub(crate) fn of_layout(layout: &Layout, image: &str, digest: &Digest) -> Result<Self, ImageError> {
         let mut image_set = Self::begin(digest);
         let document = image_set.document(layout, image, digest, None)?;
@@ -81,7 +81,7 @@ impl ImageSet {
         for (at, name) in layout.attached(digest) {
             let Ok(document) = image_set.document(layout, image, &at, name) else { continue };
             let mut signature = Self::begin(&at);
-            // One that is incomplete is no signature, and takes nothing away from the others.
+            // An incomplete one is not a signature, and does not affect the others.
             if signature.walk(layout, image, document, false).is_ok() {
                 image_set.blobs.extend(signature.blobs);
                 for document in signature.documents {
@@ -94,7 +94,7 @@ impl ImageSet {
         Ok(image_set)
     }
 
-    /// Takes up an image of the cache. Its signatures are those that satisfied a rule here.
+    /// Reads an image of the cache. Its signatures are those that have satisfied a rule here.
     pub(crate) fn of_cache(cache: &Cache, image: &str, record: &CacheRecord) -> Result<Self, ImageError> {
         let failed = |source| ImageError::Cache { image: image.to_owned(), source };
         let root = TrustedRoot::at(cache.path()).map_err(|source| ImageError::HostPath { image: image.to_owned(), source })?;
@@ -125,15 +125,15 @@ impl ImageSet {
         Ok(ImageDocument { digest: *digest, media_type: crate::image::oci::content::media_type(&bytes), bytes, name })
     }
 
-    /// Takes up what a document names, then the document. With `sparse`, entries of an index that are not there are left out, and so are
-    /// layers: of an artifact the cache has those that may be bytecode.
+    /// Reads what a document refers to, then the document. With `sparse`, missing entries of an index are left out, and
+    /// so are missing layers: of an artifact the cache has only those that may be bytecode.
     fn walk(&mut self, layout: &Layout, image: &str, document: ImageDocument, sparse: bool) -> Result<(), ImageError> {
         let mut todo = vec![(document, 0)];
         let mut documents = Vec::new();
         while let Some((document, depth)) = todo.pop() {
             let malformed = |problem: String| ImageError::Malformed { image: image.to_owned(), part: "manifest", problem };
             if depth > crate::image::oci::content::MAX_DEPTH {
-                return Err(malformed("it is an index of indexes of indexes".to_owned()));
+                return Err(malformed("its indexes are nested too deeply".to_owned()));
             }
             match Document::parse(&document.bytes).map_err(malformed)? {
                 Document::Index(entries) => {
@@ -157,7 +157,7 @@ impl ImageSet {
             }
             documents.push(document);
         }
-        // Parents were taken first.
+        // Parents were read first.
         documents.reverse();
         let mut seen = BTreeSet::new();
         documents.retain(|document| seen.insert(document.digest));
@@ -174,7 +174,7 @@ impl ImageSet {
         Ok(())
     }
 
-    /// Adds signatures as cosign writes them: those of cosign 2 as layers of one manifest with a name, each bundle as a manifest
+    /// Adds signatures in cosign's format: those of cosign 2 as layers of one named manifest, each bundle as a manifest
     /// that refers to the image.
     fn sign(&mut self, bodies: impl Iterator<Item = Body>) {
         let top = self.documents.last().expect("the image itself was walked").clone();

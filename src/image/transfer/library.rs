@@ -1,5 +1,5 @@
-//! Images that are on this machine, for people: to look at, to carry elsewhere, to bring in. No registry is asked, and but for
-//! what is brought in no policy: nothing of this is loaded.
+//! Local images, for commands of users: inspecting, exporting, importing. No registry is contacted, and the policy
+//! applies only to imports: nothing is loaded here.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ use crate::model::ids::Digest;
 use crate::model::reference::Reference;
 use crate::sys::fsutil::TrustedRoot;
 
-/// What an image says of its object.
+/// The labels of an image about its object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Labelled {
     /// Function to type.
@@ -30,20 +30,20 @@ pub struct Labelled {
     pub maps: std::collections::BTreeMap<String, String>,
 }
 
-/// An image to look at.
+/// An image to inspect.
 #[derive(Debug, Clone)]
 pub struct Details {
-    /// The reference, normalised.
+    /// The normalized reference.
     pub reference: String,
     /// Its digest; for `file:` the object's own.
     pub digest: Digest,
-    /// What its top-level document calls itself; None for `file:`.
+    /// The media type of its top-level document; None for `file:`.
     pub media_type: Option<String>,
-    /// `linux/amd64`, …; empty where it does not say.
+    /// `linux/amd64`, …; empty if unknown.
     pub platforms: Vec<String>,
-    /// Documents that may hold signatures.
+    /// Documents that may contain signatures.
     pub signatures: usize,
-    /// Bytes of all that is there of it.
+    /// Size of everything that is present, in bytes.
     pub size: u64,
     /// Its labels; None for `file:`.
     pub labels: Option<Labelled>,
@@ -59,7 +59,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Reads an `oci-archive`. Whoever names it answers for it; what is in it is judged like what a registry sends.
+    /// Reads an `oci-archive`. The user who names it is responsible for it; its content is checked like a registry's.
     pub fn read(path: &Path) -> Result<Self, ImageError> {
         let shown = format!("oci-archive:{}", path.display());
         let failed = |err| {
@@ -80,14 +80,14 @@ impl Archive {
         Layout::open(LayoutFiles::archive_of(self.bytes.clone(), image)?, image)
     }
 
-    /// The images in it, with the names that they have there.
+    /// The images in it, with their names there.
     pub fn images(&self) -> Result<Vec<(Option<String>, Digest)>, ImageError> {
         Ok(self.layout(&self.shown)?.images())
     }
 }
 
 impl LinuxImages {
-    /// Takes up a whole image of the cache, of a layout or of an archive, with its signatures.
+    /// Reads a complete image of the cache, of a layout or of an archive, with its signatures.
     pub fn local(&self, reference: &Reference) -> Result<ImageSet, ImageError> {
         let image = reference.to_string();
         match reference {
@@ -109,13 +109,13 @@ impl LinuxImages {
                 ImageSet::of_layout(&layout, &image, &layout.resolve(tag.as_deref())?)
             }
             Reference::File { .. } => {
-                let problem = "it is a file; make an image of it with bpfman-hook image build".to_owned();
+                let problem = "it is a file; build an image from it with bpfman-hook image build".to_owned();
                 Err(ImageError::Malformed { image, part: "transport", problem })
             }
         }
     }
 
-    /// The digest of an image of the cache, by its name or by the digest in it.
+    /// The digest of a cached image, by its name or by the digest in it.
     pub fn cached_digest(&self, reference: &Reference) -> Result<Digest, ImageError> {
         let image = reference.to_string();
         let failed = |source| ImageError::Cache { image: image.clone(), source };
@@ -130,7 +130,7 @@ impl LinuxImages {
         found.ok_or_else(|| ImageError::NotHere { image: image.clone() })
     }
 
-    /// An image to look at.
+    /// Reads an image to inspect.
     pub fn details(&self, reference: &Reference) -> Result<Details, ImageError> {
         let image = reference.to_string();
         if let Reference::File { path } = reference {
@@ -168,7 +168,8 @@ impl LinuxImages {
         })
     }
 
-    /// Writes a parcel to a layout or an archive, with the tag of `to` or else under `name`; into the cache for the name of an image.
+    /// Writes an image set to a layout or an archive, with the tag of `to` or else under `name`; for an image's name,
+    /// into the cache.
     pub fn deliver(&self, image_set: &ImageSet, to: &Reference, name: Option<&str>) -> Result<(), ImageError> {
         let image = to.to_string();
         match to {
@@ -176,13 +177,13 @@ impl LinuxImages {
             Reference::Archive { path, tag } => write::to_archive(image_set, path, tag.as_deref().or(name), &image),
             Reference::Registry(_) => self.adopt(image_set, &image),
             Reference::File { .. } => {
-                let problem = "an image is no file; write oci:/directory or oci-archive:/file".to_owned();
+                let problem = "an image is not a file; use oci:/directory or oci-archive:/file".to_owned();
                 Err(ImageError::Malformed { image, part: "transport", problem })
             }
         }
     }
 
-    /// Puts a parcel into the cache under a name. What policy says of it is found out when it is used.
+    /// Stores an image set in the cache under a name. The policy is evaluated when the image is used.
     fn adopt(&self, image_set: &ImageSet, image: &str) -> Result<(), ImageError> {
         let object = unpacked(image_set, image)?.object;
         let top = image_set.documents.last().expect("it was unpacked");
@@ -198,7 +199,8 @@ impl LinuxImages {
         stored.map_err(|source| ImageError::Cache { image: image.to_owned(), source })
     }
 
-    /// Brings an image of an archive into the cache as if a registry had sent it: it is judged by the rules of its name.
+    /// Imports an image of an archive into the cache as if it came from a registry: it is checked by the rules for its
+    /// name.
     pub fn import(&self, want: &Want<'_>, archive: &Archive, digest: &Digest) -> Result<Bytecode, ImageError> {
         let image = want.reference.to_string();
         refuse_early(want, &image)?;
@@ -215,19 +217,19 @@ impl LinuxImages {
     }
 }
 
-/// Follows a parcel down to the object for this machine, by the rules of every other image.
+/// Follows an image set to the object for this machine, by the same rules as for every other image.
 fn unpacked(image_set: &ImageSet, image: &str) -> Result<Content, ImageError> {
     let layout = Layout::of_blobs(LayoutFiles::archive_of(write::archive(image_set, None), image)?, image);
     let top = image_set.documents.last().ok_or_else(|| ImageError::NotFound { image: image.to_owned() })?;
     content(&mut BlobSource::Layout(layout), image, top.bytes.clone())
 }
 
-/// Trust begins at the place that a person names.
+/// Paths are trusted from the place that the user names.
 fn trusted_from(path: &Path, image: &str) -> Result<TrustedRoot, ImageError> {
     TrustedRoot::at(path).map_err(|source| ImageError::HostPath { image: image.to_owned(), source })
 }
 
-/// `linux/amd64`, where these are the bytes of an image config.
+/// `linux/amd64`, if these are the bytes of an image config.
 fn platform_of_config(blob: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct PlatformConfig {

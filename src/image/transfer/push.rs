@@ -1,4 +1,5 @@
-//! Parcels into registries: blobs first, then what names them, and the name last, so that whoever finds the image finds all of it.
+//! Pushes image sets into registries: blobs first, then the documents that refer to them, and the name last, so that an
+//! image that can be found is complete.
 
 use std::time::Instant;
 
@@ -14,16 +15,16 @@ use crate::model::ids::Digest;
 use crate::model::reference::{Reference, RegistryReference};
 use crate::model::registries::RegistryConfig;
 
-/// Where a parcel is to go.
+/// The target of a push.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
-    /// The name that it gets.
+    /// The target reference.
     pub at: &'a RegistryReference,
     /// Another repository of the same registry that may have its blobs.
     pub from: Option<&'a str>,
-    /// How registries are spoken to.
+    /// The settings of the registries.
     pub registries: &'a RegistryConfig,
-    /// When to give up.
+    /// The deadline.
     pub deadline: Instant,
 }
 
@@ -32,16 +33,16 @@ pub struct Target<'a> {
 pub struct Pushed {
     /// The image.
     pub digest: Digest,
-    /// Blobs that travelled.
+    /// Blobs that were uploaded.
     pub sent: usize,
-    /// Blobs that the registry had.
+    /// Blobs that the registry already had.
     pub spared: usize,
     /// Documents of signatures.
     pub signatures: usize,
 }
 
 impl LinuxImages {
-    /// Puts a parcel into a registry, signatures included.
+    /// Pushes an image set into a registry, signatures included.
     pub fn push(&self, image_set: &ImageSet, target: Target<'_>) -> Result<Pushed, ImageError> {
         let image = Reference::Registry(target.at.clone()).to_string();
         if !image_set.left_out.is_empty() {
@@ -65,17 +66,17 @@ fn sent(remote: &mut Remote, image_set: &ImageSet, target: Target<'_>) -> Result
             false => pushed.sent += 1,
         }
     }
-    let (top, others) = image_set.documents.split_last().expect("a parcel has an image");
+    let (top, others) = image_set.documents.split_last().expect("an image set has an image");
     for document in others {
         remote.put_manifest(&document.digest.to_string(), &document.media_type, &document.bytes)?;
     }
-    // By digest before the signatures, which speak of it; by name after them, so that nobody finds it unsigned.
+    // By digest before the signatures, which refer to it; by name after them, so that it is never found unsigned.
     remote.put_manifest(&top.digest.to_string(), &top.media_type, &top.bytes)?;
     let mut unlisted = Vec::new();
     let fallback = format!("sha256-{}", image_set.digest.hex());
     for document in &image_set.signatures {
         if document.name.as_ref() == Some(&fallback) {
-            // The list of what is there already, and of what comes with it.
+            // The existing list, with the new entries added.
             unlisted.extend(entries(&document.bytes));
             continue;
         }
@@ -113,7 +114,7 @@ fn entries(index: &[u8]) -> Vec<Value> {
     parsed.and_then(|index| index.get("manifests")?.as_array().cloned()).unwrap_or_default()
 }
 
-/// What stands of a signature in the list that takes the referrers API's place.
+/// The entry for a signature in the list of the fallback tag.
 fn entry(document: &ImageDocument) -> Value {
     let mut entry = document.descriptor();
     if let Ok(Document::Manifest(manifest)) = Document::parse(&document.bytes)
@@ -124,12 +125,12 @@ fn entry(document: &ImageDocument) -> Value {
     entry
 }
 
-/// The same failure, of a push.
+/// The same failure as an error of a push.
 fn as_push(err: ImageError, host: &str) -> ImageError {
     match err {
         ImageError::Remote { image, source } => ImageError::Push { image, source },
         ImageError::Timeout { image, seconds, .. } => {
-            let problem = format!("it has not taken it within {seconds} s");
+            let problem = format!("it did not accept it within {seconds} s");
             let source = RemoteError::Network { host: host.to_owned(), what: "an upload".into(), problem };
             ImageError::Push { image, source }
         }

@@ -1,4 +1,4 @@
-//! Parcels into layouts and archives.
+//! Writes image sets into layouts and archives.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,8 +14,8 @@ use crate::sys::fsutil::write_atomically;
 
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// Writes a parcel into a layout directory, which is made where it is missing, under a name. Other images in it stay; one of
-/// the same name loses it.
+/// Writes an image set into a layout directory under a name. The directory is created if it is missing. Other images in
+/// it are kept; one with the same name loses the name.
 pub(crate) fn to_layout(image_set: &ImageSet, directory: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
     let failed = |source| ImageError::Carry { doing: "write", image: image.to_owned(), source };
     let io = |doing, path: &Path, err| failed(SysError::io(doing, path.display().to_string())(err));
@@ -41,13 +41,13 @@ pub(crate) fn to_layout(image_set: &ImageSet, directory: &Path, name: Option<&st
     write_atomically(&index, &index_of(old, image_set, name), 0o644).map_err(failed)
 }
 
-/// Writes a parcel as a layout in a tar file.
+/// Writes an image set as a layout in a tar file.
 pub(crate) fn to_archive(image_set: &ImageSet, file: &Path, name: Option<&str>, image: &str) -> Result<(), ImageError> {
     let failed = |source| ImageError::Carry { doing: "write", image: image.to_owned(), source };
     write_atomically(file, &archive(image_set, name), 0o644).map_err(failed)
 }
 
-/// A parcel as a layout in a tar.
+/// An image set as a layout in a tar.
 pub(crate) fn archive(image_set: &ImageSet, name: Option<&str>) -> Vec<u8> {
     let index = index_of(Vec::new(), image_set, name);
     let mut archive = tar::Builder::new(Vec::new());
@@ -56,17 +56,17 @@ pub(crate) fn archive(image_set: &ImageSet, name: Option<&str>) -> Vec<u8> {
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
         header.set_mtime(0);
-        archive.append_data(&mut header, path, bytes).expect("memory takes everything, and the names are short");
+        archive.append_data(&mut header, path, bytes).expect("writing to memory cannot fail, and the names are short");
     };
     add("oci-layout", LAYOUT);
     add("index.json", &index);
     for (digest, bytes) in contents(image_set) {
         add(&format!("blobs/sha256/{digest}"), bytes);
     }
-    archive.into_inner().expect("memory takes everything")
+    archive.into_inner().expect("writing to memory cannot fail")
 }
 
-/// Everything by the names of blobs.
+/// Everything by the file names of blobs.
 fn contents(image_set: &ImageSet) -> BTreeMap<String, &[u8]> {
     let documents = image_set
         .documents
@@ -82,7 +82,7 @@ fn entries_of(index: &[u8]) -> Result<Vec<Value>, String> {
     }
     match Document::parse(index)? {
         Document::Index(_) => {}
-        Document::Manifest(_) => return Err("it is no index".to_owned()),
+        Document::Manifest(_) => return Err("it is not an index".to_owned()),
     }
     let parsed: Value = serde_json::from_slice(index).map_err(|err| err.to_string())?;
     Ok(parsed.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default())
@@ -90,7 +90,7 @@ fn entries_of(index: &[u8]) -> Result<Vec<Value>, String> {
 
 fn index_of(mut entries: Vec<Value>, image_set: &ImageSet, name: Option<&str>) -> Vec<u8> {
     let top = image_set.documents.last().into_iter().map(|document| (document, name.map(str::to_owned)));
-    // Children of an index of signatures are found through it.
+    // The children of an index of signatures are found through it.
     let found = |document: &&ImageDocument| document.name.is_some() || document.subject() == Some(image_set.digest);
     let named = top.chain(image_set.signatures.iter().filter(found).map(|document| (document, document.name.clone())));
     for (document, name) in named {

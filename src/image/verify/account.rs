@@ -1,5 +1,5 @@
-//! What a signature says of itself, and what is checked of its kind: for people who want to know why it counts or does not.
-//! No start needs this.
+//! Describes a signature and the checks of its kind, to explain why it counts or does not. Not used when a container
+//! starts.
 
 use serde::Serialize;
 use sigstore_crypto::{CertificateInfo, parse_certificate_info};
@@ -12,56 +12,56 @@ use crate::image::verify::signature::{Body, Signature, SignatureResult};
 use crate::image::verify::{bundle, keyless};
 use crate::model::ids::Digest;
 
-/// The most log entries that are told of.
+/// The limit on log entries that are shown.
 const MAX_TOLD: usize = 16;
 
 /// What kind of signature something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SignatureKind {
-    /// By a key that a rule has to name.
+    /// By a key that a rule must name.
     Key,
-    /// By a certificate that names who signed.
+    /// By a certificate that names the signer.
     Keyless,
-    /// None: a statement about the image.
+    /// Not a signature: a statement about the image.
     Attestation,
-    /// Nobody can tell.
+    /// It cannot be read.
     Unreadable,
 }
 
 impl SignatureKind {
-    /// What people read.
+    /// The text for display.
     pub fn words(self) -> &'static str {
         match self {
             Self::Key => "by a key",
             Self::Keyless => "keyless, by a certificate",
-            Self::Attestation => "attestation: a statement about the image, no signature of it",
+            Self::Attestation => "attestation: a statement about the image, not a signature of it",
             Self::Unreadable => "not readable",
         }
     }
 }
 
-/// What a certificate says. Whether it is to be believed is what the checks say.
+/// The claims of a certificate. The checks establish whether they are true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertificateClaims {
-    /// Who signed.
+    /// The signer.
     pub identity: Option<String>,
-    /// Who vouched for that.
+    /// The issuer that vouches for the signer.
     pub issuer: Option<String>,
-    /// From when on it is valid.
+    /// Start of its validity.
     pub not_before: String,
-    /// Until when.
+    /// End of its validity.
     pub not_after: String,
 }
 
-/// What a log's entry says.
+/// A log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LoggedEntry {
     /// Its kind and version.
     pub kind: String,
     /// Its number in the log.
     pub index: i64,
-    /// When the log says to have entered it; Rekor v2 does not say.
+    /// When the log says that it was added; Rekor v2 does not record it.
     pub time: Option<String>,
 }
 
@@ -70,19 +70,19 @@ pub struct LoggedEntry {
 pub(crate) struct SignatureDescription {
     /// The tool's name for the format.
     pub format: String,
-    /// What it is.
+    /// Its kind.
     pub kind: SignatureKind,
     /// The digest of its blob.
     pub blob: Option<Digest>,
-    /// What its certificate says.
+    /// The claims of its certificate.
     pub claimed: Option<CertificateClaims>,
-    /// What an attestation states.
+    /// The predicate of an attestation.
     pub predicate: Option<String>,
     /// Its log entries.
     pub logged: Vec<LoggedEntry>,
-    /// How many RFC 3161 time stamps it carries.
+    /// How many RFC 3161 time stamps it has.
     pub timestamps: usize,
-    /// Whether it carries an entry of a log at all, readable or not.
+    /// Whether it has a log entry at all, readable or not.
     entry: bool,
     promise: bool,
     proof: bool,
@@ -90,7 +90,7 @@ pub(crate) struct SignatureDescription {
 }
 
 impl SignatureDescription {
-    /// Reads what a signature says of itself.
+    /// Reads the description of a signature from its content.
     pub fn of(signature: &Signature) -> Self {
         match &signature.body {
             Body::Simple { payload, signature, keyless } => {
@@ -113,7 +113,7 @@ impl SignatureDescription {
                     };
                     let claimed = bundle.signing_certificate().and_then(claimed);
                     let carried = Self::carried(&bundle, kind);
-                    // Of a bundle by a key what cannot be read was left out.
+                    // For a bundle by a key, unreadable parts were left out.
                     let (entries, timestamps) = evidence(json);
                     let entry = entries > 0;
                     Self { claimed, predicate, blob: Some(hash(json)), entry, timestamps, ..carried }
@@ -157,7 +157,7 @@ impl SignatureDescription {
         }
     }
 
-    /// What came of each check under one rule; none are made of what is no signature.
+    /// The result of each check under one rule; an attestation is not checked.
     pub fn checks(&self, result: &SignatureResult) -> Vec<Checked> {
         use Check::{
             Certificate, Checkpoint, Digest, Entry, Format, Identity, Promise, Proof, Sct, Statement, Timestamp, Validity,
@@ -221,7 +221,7 @@ fn claimed(certificate: &DerCertificate) -> Option<CertificateClaims> {
     })
 }
 
-/// How many log entries and time stamps there are, whatever is in them.
+/// How many log entries and time stamps there are, whatever they contain.
 fn evidence(json: &[u8]) -> (usize, usize) {
     let bundle: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
     let material = &bundle["verificationMaterial"];

@@ -1,4 +1,4 @@
-//! What is checked of a signature, one word each, and at which of them it fails.
+//! The checks of a signature, one name each, and which of them failed.
 
 use std::fmt;
 
@@ -8,19 +8,19 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Check {
-    /// It can be read, and is of a kind that is known here.
+    /// It can be read, and its kind is supported.
     Format,
-    /// What was signed says of itself that it is a signature of an image.
+    /// The signed content says that it is a signature of an image.
     Statement,
-    /// What was signed names this image's digest.
+    /// The signed content names this image's digest.
     Digest,
     /// RFC 3161 time stamps over the signature are by authorities of the trusted root.
     Timestamp,
-    /// The log promised to enter it, at a certain time: the signed entry timestamp of Rekor v1.
+    /// The log promised to add it, at a certain time: the signed entry timestamp of Rekor v1.
     Promise,
-    /// The certificate comes from an authority of the trusted root, and is for signing code.
+    /// The certificate was issued by an authority of the trusted root, for code signing.
     Certificate,
-    /// The certificate was valid at each time that is vouched for.
+    /// The certificate was valid at each of the attested times.
     Validity,
     /// A certificate log of the trusted root has seen the certificate.
     Sct,
@@ -28,16 +28,16 @@ pub enum Check {
     Proof,
     /// A log of the trusted root signed that tree.
     Checkpoint,
-    /// The signature is the key's, over what was signed.
+    /// The signature was made by the key over the signed content.
     Signature,
-    /// The log's entry is of this signature, this certificate and these contents.
+    /// The log entry is for this signature, certificate and content.
     Entry,
-    /// The rule names who signed.
+    /// The rule names the signer.
     Identity,
 }
 
 impl Check {
-    /// What people read.
+    /// The text for display.
     pub fn words(self) -> &'static str {
         match self {
             Self::Format => "format",
@@ -57,28 +57,28 @@ impl Check {
     }
 }
 
-/// What came of a check.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckOutcome {
-    /// It holds.
+    /// It passed.
     Passed,
-    /// It does not: this is why the signature does not count.
+    /// It failed: this is why the signature does not count.
     Failed,
-    /// There is nothing to check, and nothing need be there.
+    /// There is nothing to check, and nothing is required.
     Absent,
-    /// It is there and is not looked at: a rule that names a key names no log and no authority to judge it by.
+    /// Present but not evaluated: a rule that names a key names no log or authority to check it against.
     Ignored,
     /// Another check failed before.
     NotReached,
 }
 
-/// One check with what came of it.
+/// One check and its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Checked {
     /// The check.
     pub check: Check,
-    /// What came of it.
+    /// Its result.
     pub result: CheckOutcome,
 }
 
@@ -87,29 +87,29 @@ pub struct Checked {
 pub(crate) struct CheckFailure {
     /// The check that failed.
     pub check: Check,
-    /// The first check of which nothing is known, where that is an earlier one.
+    /// The first check that was not made, if that is an earlier one.
     unknown: Option<Check>,
-    /// The sentence for people.
+    /// The message.
     pub why: String,
 }
 
 impl CheckFailure {
-    /// A check that failed, the ones before it being passed.
+    /// A check that failed after the checks before it passed.
     pub fn new(check: Check, why: impl Into<String>) -> Self {
         Self { check, unknown: None, why: why.into() }
     }
 
-    /// The same where the checks from `check` on have not been made either.
+    /// The same, but the checks from `check` on were not made either.
     pub fn before(self, check: Check) -> Self {
         Self { unknown: Some(check), ..self }
     }
 
-    /// The same with the sentence made longer.
+    /// The same with another message.
     pub fn map(self, words: impl FnOnce(String) -> String) -> Self {
         Self { why: words(self.why), ..self }
     }
 
-    /// What came of each of the checks of one kind of signature, in the order in which they are made.
+    /// The result of each check for one kind of signature, in the order of the checks.
     pub fn among(flaw: Option<&Self>, order: &[(Check, CheckOutcome)]) -> Vec<Checked> {
         let position = |check| order.iter().position(|(at, _)| *at == check).unwrap_or(order.len());
         let end = flaw.map_or(order.len(), |flaw| position(flaw.check).min(flaw.unknown.map_or(order.len(), position)));
@@ -129,7 +129,7 @@ impl fmt::Display for CheckFailure {
     }
 }
 
-/// Text of strangers, cut where it gets long.
+/// Untrusted text, truncated if it is long.
 pub(super) fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_looked_at_is_never_called_passed() {
+    fn checks_that_were_not_made_are_never_reported_as_passed() {
         const ORDER: &[(Check, CheckOutcome)] = &[
             (Check::Format, CheckOutcome::Passed),
             (Check::Certificate, CheckOutcome::Passed),
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(results(Some(CheckFailure::new(Check::Validity, ""))), [Passed, Passed, Failed, Absent, NotReached]);
         let blind = CheckFailure::new(Check::Validity, "").before(Check::Certificate);
         assert_eq!(results(Some(blind)), [Passed, NotReached, Failed, Absent, NotReached]);
-        // A check that is none of this kind's: nothing is known to hold.
+        // A check that this kind does not have: nothing is known to have passed.
         let foreign = CheckFailure::new(Check::Sct, "").before(Check::Format);
         assert_eq!(results(Some(foreign)), [NotReached, NotReached, NotReached, Absent, NotReached]);
     }

@@ -1,4 +1,5 @@
-//! Keyless signatures of an instance of the tests' own: the true one counts, and each with one flaw is refused for that flaw.
+//! Keyless signatures of a Sigstore instance in the tests: the genuine one counts, and each one with a flaw is refused
+//! for that flaw.
 
 use std::path::Path;
 
@@ -48,7 +49,7 @@ fn refused(signature: &Signature, digest: &str, signers: &Signers) -> String {
     let checks = SignatureDescription::of(signature).checks(&found);
     let SignatureResult::Bad(flaw) = found else { unreachable!("{found:?}") };
     assert_no_debris(&flaw.why);
-    // The check that failed is told of, alone, and nothing behind it is said to have been passed.
+    // Exactly the failed check is reported, and no later check is reported as passed.
     let failed: Vec<_> =
         checks.iter().filter(|checked| checked.result == CheckOutcome::Failed).map(|checked| checked.check).collect();
     assert_eq!(failed, [flaw.check], "{}: {checks:?}", flaw.why);
@@ -57,7 +58,7 @@ fn refused(signature: &Signature, digest: &str, signers: &Signers) -> String {
     flaw.why
 }
 
-/// Nothing of the library's debug text, and no sentence that ends in the middle.
+/// No debug text of the library, and no truncated message.
 fn assert_no_debris(why: &str) {
     for debris in ["Some(", "Error", "{", "}", "::", "\"", "Cert", "UnixTime", "\n"] {
         assert!(!why.contains(debris), "{debris} in: {why}");
@@ -66,7 +67,7 @@ fn assert_no_debris(why: &str) {
 }
 
 #[test]
-fn the_true_one_is_good_for_its_image_identity_issuer_and_root_alone() {
+fn a_genuine_signature_is_valid_only_for_its_image_identity_issuer_and_root() {
     let (instance, another) = (Instance::new(), Instance::new());
     let good = signers(&instance, CLAIM.identity, CLAIM.issuer);
     let by = format!("{} ({})", CLAIM.identity, CLAIM.issuer);
@@ -87,62 +88,59 @@ fn the_true_one_is_good_for_its_image_identity_issuer_and_root_alone() {
             assert_eq!(checked.result, expected, "{checked:?}");
         }
         let other = CLAIM.digest.replace('1', "2");
-        assert!(refused(&signature, &other, &good).contains("of another image"));
+        assert!(refused(&signature, &other, &good).contains("for another image"));
         for (identity, issuer) in [
             ("https://forge.example/acme/probes/release@refs/tags/v", CLAIM.issuer),
             ("https://forge.example/acme/probes/release@refs/tags/v11", CLAIM.issuer),
             (CLAIM.identity, "https://token.forge.example/"),
         ] {
             let why = refused(&signature, CLAIM.digest, &signers(&instance, identity, issuer));
-            assert_eq!(why, format!("it is by {by}, whom the rule does not name"));
+            assert_eq!(why, format!("it is signed by {by}, which the rule does not name"));
         }
-        // The same names, other keys.
+        // The same names, but other keys.
         let why = refused(&make(&another, CLAIM, Flaw::None), CLAIM.digest, &good);
-        assert!(why.starts_with("it does not hold under root.json: "), "{why}");
+        assert!(why.starts_with("it is not valid under root.json: "), "{why}");
         let keys_alone = Signers::default();
         assert_eq!(
             refused(&signature, CLAIM.digest, &keys_alone),
-            "it is keyless, by a certificate, and the rule names keys alone"
+            "it is keyless (signed with a certificate), but the rule names only keys"
         );
     }
 }
 
 const NO_LOG: &str =
-    "it is in no log: it carries no entry with an inclusion proof, and a keyless signature counts only where it was logged";
-const EARLY: &str = "it was logged or stamped before its certificate was valid";
-const LATE: &str = "it was logged or stamped after its certificate had expired; sign again";
-const ENTRY: &str = "its log entry is of another signature, another certificate or other contents";
-const CONTENTS: &str = "its log entry is of other contents than those that were signed";
-const PROOF: &str = "the proof that its entry is in the log (inclusion proof) does not hold";
-const CHECKPOINT: &str = "the state of the log that its proof leads to (checkpoint) is not signed by the log that it names";
+    "it is not logged: it has no entry with an inclusion proof, and a keyless signature counts only if it was logged";
+const EARLY: &str = "it was logged or time-stamped before its certificate was valid";
+const LATE: &str = "it was logged or time-stamped after its certificate had expired; sign again";
+const ENTRY: &str = "its log entry is for another signature, certificate or content";
+const CONTENTS: &str = "its log entry is for other content than was signed";
+const PROOF: &str = "the proof that its entry is in the log (inclusion proof) is not valid";
+const CHECKPOINT: &str = "the log state of its proof (checkpoint) is not signed by the log that it names";
 
 #[test]
-fn each_flaw_is_found_and_said_in_words() {
+fn each_flaw_is_found_and_explained() {
     let instance = Instance::new();
     let good = signers(&instance, CLAIM.identity, CLAIM.issuer);
     let check = |make: Make, flaw, sentence: &str| {
         let why = refused(&make(&instance, CLAIM, flaw), CLAIM.digest, &good);
-        assert_eq!(why, format!("it does not hold under root.json: {sentence}"), "{flaw:?}");
+        assert_eq!(why, format!("it is not valid under root.json: {sentence}"), "{flaw:?}");
     };
     for (flaw, sentence) in [
         (
             Flaw::Authority,
-            "its certificate names an authority of the root that did not sign it: it is forged, or of another instance with the same names",
+            "its certificate names an authority of the root that did not sign it: it is forged, or from another instance with the same names",
         ),
         (
             Flaw::NoTimestamp,
-            "its certificate has no time stamp of a certificate log (SCT), so that nobody could have noticed it being issued",
+            "its certificate has no time stamp of a certificate log (SCT), so its issuance was not logged publicly",
         ),
         (
             Flaw::Timestamp,
-            "the time stamp in its certificate (SCT) is by no certificate log of the root; if the instance has a new log, install its \
+            "the time stamp in its certificate (SCT) is not from a certificate log of the root; if the instance has a new log, install its \
              current trusted root",
         ),
-        (
-            Flaw::Signature,
-            "the signature is not by the key of its certificate, or over other bytes; whoever made it must sign again",
-        ),
-        (Flaw::Purpose, "its certificate is not for signing code"),
+        (Flaw::Signature, "the signature was not made by the key of its certificate, or is over other bytes; sign again"),
+        (Flaw::Purpose, "its certificate is not for code signing"),
         (Flaw::Early, EARLY),
         (Flaw::Late, LATE),
     ] {
@@ -153,12 +151,11 @@ fn each_flaw_is_found_and_said_in_words() {
     for make in [bundle as Make, bundle_of_rekor_2, attachment] {
         for flaw in [Flaw::NoIdentity, Flaw::NoIssuer] {
             let why = refused(&make(&instance, CLAIM, flaw), CLAIM.digest, &good);
-            let sentence =
-                "its certificate names no issuer, or nobody by an e-mail address or a URI, which alone are supported";
+            let sentence = "its certificate names no issuer, or no e-mail address or URI (no other identity is supported)";
             assert_eq!(why, sentence, "{flaw:?}");
         }
     }
-    let promise = "the log's promise to enter it (signed entry timestamp) is not signed by the log, or is of another entry";
+    let promise = "the log's promise to add it (signed entry timestamp) is not signed by the log, or is for another entry";
     for make in [bundle as Make, attachment] {
         check(make, Flaw::Promise, promise);
     }
@@ -174,26 +171,26 @@ fn each_flaw_is_found_and_said_in_words() {
     check(
         bundle,
         Flaw::NoPromise,
-        "nothing says when it was signed: it carries neither a log's promise (signed entry timestamp) nor a time stamp (RFC 3161)",
+        "its time of signing is unknown: it has neither a log's promise (signed entry timestamp) nor a time stamp (RFC 3161)",
     );
     check(
         bundle_of_rekor_2,
         Flaw::NoStamp,
-        "nothing says when it was signed: its log is Rekor v2, which gives no times, and it carries no time stamp (RFC 3161); sign with a \
+        "its time of signing is unknown: its log is Rekor v2, which records no times, and it has no time stamp (RFC 3161); sign with a \
          time stamp authority",
     );
     check(
         bundle_of_rekor_2,
         Flaw::Stamp,
-        "its time stamp (RFC 3161) is by no authority of the root; if the instance that signed has a new one, install its current trusted \
+        "its time stamp (RFC 3161) is not from an authority of the root; if the instance that signed has a new one, install its current trusted \
          root",
     );
-    check(bundle_of_rekor_2, Flaw::StampOfAnother, "its time stamp (RFC 3161) is of another signature");
+    check(bundle_of_rekor_2, Flaw::StampOfAnother, "its time stamp (RFC 3161) is for another signature");
 }
 
-/// A trusted root that lacks what a signature needs says what is lacking.
+/// If a trusted root lacks something that a signature needs, the message says what.
 #[test]
-fn a_trusted_root_that_is_too_old_is_told_of() {
+fn an_outdated_trusted_root_is_reported() {
     let (instance, another) = (Instance::new(), Instance::new());
     let theirs: Value = serde_json::from_str(&another.trusted_root()).unwrap();
     let change = |part: &str, value: &Value| {
@@ -213,15 +210,20 @@ fn a_trusted_root_that_is_too_old_is_told_of() {
             bundle_of_rekor_2,
             "tlogs",
             &theirs["tlogs"],
-            "the state of the log that its proof leads to (checkpoint) is signed by no log of the root; ",
+            "the log state of its proof (checkpoint) is not signed by a log of the root; ",
         ),
         (bundle, "ctlogs", &none, "the root names no certificate log, "),
-        (bundle, "ctlogs", &theirs["ctlogs"], "the time stamp in its certificate (SCT) is by no certificate log of the root; "),
+        (
+            bundle,
+            "ctlogs",
+            &theirs["ctlogs"],
+            "the time stamp in its certificate (SCT) is not from a certificate log of the root; ",
+        ),
         (
             bundle,
             "certificateAuthorities",
             &none,
-            "it was signed at 2025-06-01T00:01:00Z, and no authority of the root was valid then; ",
+            "it was signed at 2025-06-01T00:01:00Z, but no authority of the root was valid then; ",
         ),
         (
             bundle,
@@ -233,17 +235,17 @@ fn a_trusted_root_that_is_too_old_is_told_of() {
             bundle_of_rekor_2,
             "timestampAuthorities",
             &none,
-            "it carries a time stamp (RFC 3161), and the root names no time stamp authority; ",
+            "it has a time stamp (RFC 3161), but the root names no time stamp authority; ",
         ),
         (
             bundle_of_rekor_2,
             "timestampAuthorities",
             &theirs["timestampAuthorities"],
-            "its time stamp (RFC 3161) is by no authority of the root; ",
+            "its time stamp (RFC 3161) is not from an authority of the root; ",
         ),
     ] {
         let why = refused(&make(&instance, CLAIM, Flaw::None), CLAIM.digest, &change(part, value));
-        assert!(why.starts_with(&format!("it does not hold under root.json: {words}")), "{part}: {why}");
+        assert!(why.starts_with(&format!("it is not valid under root.json: {words}")), "{part}: {why}");
     }
     let mut ended: Value = serde_json::from_str(&instance.trusted_root()).unwrap();
     ended["timestampAuthorities"][0]["validFor"]["end"] = "2025-01-01T00:00:00Z".into();
@@ -252,7 +254,7 @@ fn a_trusted_root_that_is_too_old_is_told_of() {
         CLAIM.digest,
         &change("timestampAuthorities", &ended["timestampAuthorities"]),
     );
-    assert!(why.contains("says 2025-06-01T00:01:00Z, when the authority that made it was not valid"), "{why}");
+    assert!(why.contains("says 2025-06-01T00:01:00Z, when its authority was not valid"), "{why}");
     let mut ended = instance.trusted_root();
     ended = ended
         .replace("\"start\":\"2024-01-01T00:00:00Z\"", "\"end\":\"2025-01-01T00:00:00Z\",\"start\":\"2024-01-01T00:00:00Z\"");
@@ -262,13 +264,13 @@ fn a_trusted_root_that_is_too_old_is_told_of() {
         assert!(why.contains(words), "{part}: {why}");
     };
     old("tlogs", "its entry is in a log that the root does not name; ");
-    old("ctlogs", "the time stamp in its certificate (SCT) is by no certificate log of the root; ");
+    old("ctlogs", "the time stamp in its certificate (SCT) is not from a certificate log of the root; ");
     old("certificateAuthorities", "no authority of the root was valid then; ");
 }
 
-/// What does not parse, or carries what no signature carries, is told of in words as well.
+/// Unparsable bundles, and those with excessive content, have a readable reason too.
 #[test]
-fn malformed_bundles_are_told_of_in_words() {
+fn malformed_bundles_have_a_readable_reason() {
     let instance = Instance::new();
     let good = signers(&instance, CLAIM.identity, CLAIM.issuer);
     let bundle = instance.bundle(CLAIM, Flaw::None);
@@ -276,51 +278,51 @@ fn malformed_bundles_are_told_of_in_words() {
     let stamp = instance.bundle_of_rekor_2(CLAIM, Flaw::None)["verificationMaterial"]["timestampVerificationData"].clone();
     let certificate = bundle["verificationMaterial"]["certificate"].clone();
     for (path, value, words) in [
-        ("/mediaType", "application/vnd.dev.sigstore.bundle.v0.9+json".into(), "it is no sigstore bundle: "),
+        ("/mediaType", "application/vnd.dev.sigstore.bundle.v0.9+json".into(), "it is not a sigstore bundle: "),
         (
             "/verificationMaterial/tlogEntries/0/kindVersion/kind",
             "rfc3161".into(),
-            "its log entry is of the kind rfc3161/0.0.1, which is not supported; ",
+            "its log entry has the kind rfc3161/0.0.1, which is not supported; ",
         ),
         (
             "/verificationMaterial/tlogEntries",
             vec![entry.clone(); 17].into(),
-            "it carries more log entries or time stamps than we look at: 17, ",
+            "it has too many log entries or time stamps: 17, ",
         ),
         (
             "/verificationMaterial/timestampVerificationData",
             serde_json::json!({ "rfc3161Timestamps": vec![stamp["rfc3161Timestamps"][0].clone(); 17] }),
-            "it carries more log entries or time stamps than we look at: 17, ",
+            "it has too many log entries or time stamps: 17, ",
         ),
         (
             "/verificationMaterial/tlogEntries/0/inclusionProof/checkpoint/envelope",
             "nonsense".into(),
-            "the state of the log that its proof leads to (checkpoint) cannot be read",
+            "the log state of its proof (checkpoint) cannot be read",
         ),
         (
             "/verificationMaterial/tlogEntries/0/inclusionProof/treeSize",
             "1".into(),
-            "it does not hold under root.json: its inclusion proof is of an entry beyond the end of the log",
+            "it is not valid under root.json: its inclusion proof is for an entry beyond the end of the log",
         ),
         (
             "/verificationMaterial/tlogEntries/0/inclusionProof/rootHash",
             STANDARD.encode([7; 32]).into(),
-            "it does not hold under root.json: its inclusion proof leads to another state of the log than the one that the log signed (checkpoint)",
+            "it is not valid under root.json: its inclusion proof leads to another log state than the signed one (checkpoint)",
         ),
         (
             "/verificationMaterial/tlogEntries/0/integratedTime",
             "4102444800".into(),
-            "it does not hold under root.json: the log's promise to enter it ",
+            "it is not valid under root.json: the log's promise to add it ",
         ),
         (
             "/verificationMaterial/tlogEntries/0/canonicalizedBody",
             STANDARD.encode("{}").into(),
-            "it does not hold under root.json: the log's promise to enter it ",
+            "it is not valid under root.json: the log's promise to add it ",
         ),
         (
             "/verificationMaterial/certificate/rawBytes",
             STANDARD.encode("no certificate").into(),
-            "it does not hold under root.json: its certificate cannot be read",
+            "it is not valid under root.json: its certificate cannot be read",
         ),
     ] {
         let mut changed = bundle.clone();
@@ -334,5 +336,5 @@ fn malformed_bundles_are_told_of_in_words() {
     chained["verificationMaterial"].as_object_mut().unwrap().remove("certificate");
     chained["verificationMaterial"]["x509CertificateChain"] = serde_json::json!({ "certificates": [certificate] });
     let why = refused(&Signature::of(Body::Bundle(chained.to_string().into())), CLAIM.digest, &good);
-    assert!(why.contains("it is a bundle v0.3 with a chain of certificates, where one certificate belongs"), "{why}");
+    assert!(why.contains("it is a v0.3 bundle with a certificate chain instead of one certificate"), "{why}");
 }

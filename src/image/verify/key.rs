@@ -12,7 +12,7 @@ use crate::model::ids::Digest;
 /// A key that a rule names.
 pub(crate) struct PublicKey {
     path: PathBuf,
-    /// Of its SubjectPublicKeyInfo, as `openssl pkey -pubin -outform der | sha256sum` says it.
+    /// Digest of its SubjectPublicKeyInfo, as printed by `openssl pkey -pubin -outform der | sha256sum`.
     fingerprint: Digest,
     /// One for each scheme that the key may have been used with.
     schemes: Vec<VerificationKey>,
@@ -32,14 +32,12 @@ impl PublicKey {
         let algorithm = KeyAlgorithm::from_spki(&key).map_err(|err| err.to_string())?;
         let schemes: &[SigningScheme] = match algorithm {
             KeyAlgorithm::EcdsaP256 => &[SigningScheme::EcdsaP256Sha256],
-            // cosign hashes with SHA-256 whatever the curve, unless told to take the algorithm that goes with the key.
+            // cosign hashes with SHA-256 for every curve, unless it is told to use the key's own algorithm.
             KeyAlgorithm::EcdsaP384 => &[SigningScheme::EcdsaP384Sha256, SigningScheme::EcdsaP384Sha384],
             KeyAlgorithm::Ed25519 => &[SigningScheme::Ed25519],
             KeyAlgorithm::Rsa => &[SigningScheme::RsaPkcs1Sha256],
             other => {
-                return Err(format!(
-                    "keys of the kind {other:?} are not supported; ECDSA P-256 and P-384, Ed25519 and RSA are"
-                ));
+                return Err(format!("keys of type {other:?} are not supported; use ECDSA P-256 or P-384, Ed25519 or RSA"));
             }
         };
         let schemes = schemes
@@ -59,31 +57,31 @@ impl PublicKey {
         &self.path
     }
 
-    /// The digest by which people compare keys.
+    /// The digest by which keys are compared.
     pub fn fingerprint(&self) -> Digest {
         self.fingerprint
     }
 
-    /// True where `signature` is this key's over `message`.
+    /// True if `signature` was made by this key over `message`.
     pub fn signed(&self, message: &[u8], signature: &SignatureBytes) -> bool {
         self.schemes.iter().any(|scheme| scheme.verify(message, signature).is_ok())
     }
 }
 
-/// The first of the keys that made `signature` over `message`.
+/// The first key that made `signature` over `message`.
 pub(crate) fn signer(keys: &[PublicKey], message: &[u8], signature: &SignatureBytes) -> Option<usize> {
     keys.iter().position(|key| key.signed(message, signature))
 }
 
-/// What is said where there is none.
+/// Why no key matches.
 pub(super) fn no_signer(keys: &[PublicKey]) -> CheckFailure {
     let why = match keys {
-        [] => "it is by a key, and the rule names identities alone",
+        [] => "it is signed with a key, but the rule names only identities",
         keys if keys.iter().any(|key| key.schemes.iter().any(|scheme| scheme.scheme() == SigningScheme::Ed25519)) => {
-            "it is by another key, or over other bytes; if it is by cosign 3 with a key of Ed25519, it is of the kind Ed25519ph, which is \
-             not supported: sign with cosign 2, or with a key of ECDSA"
+            "it is signed by another key, or over other bytes; if cosign 3 signed with an Ed25519 key, it is Ed25519ph, which is \
+             not supported: sign with cosign 2, or with an ECDSA key"
         }
-        _ => "it is by another key, or over other bytes",
+        _ => "it is signed by another key, or over other bytes",
     };
     CheckFailure::new(Check::Signature, why)
 }

@@ -1,6 +1,6 @@
-//! Keyless signatures: a certificate of a few minutes says who signed, a log's entry says when. All of it is checked against
-//! a trusted root on disk: the chain at the logged time, the certificate's own log, the promise, the proof and the checkpoint
-//! of the entry, or a time stamp by an authority. Nothing here speaks to a network.
+//! Keyless signatures: a short-lived certificate names the signer, a log entry the time. Everything is checked against
+//! a trusted root on disk: the chain at the logged time, the certificate's own log, the promise, the proof and the
+//! checkpoint of the entry, or a time stamp by an authority. No network is used.
 
 use std::path::{Path, PathBuf};
 
@@ -18,18 +18,18 @@ use crate::image::verify::reasons;
 use crate::model::ids::Digest;
 use crate::model::policy::Matcher;
 
-/// What stands beside a keyless signature of cosign 2.
+/// What cosign 2 attaches to a keyless signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Attached {
     /// PEM.
     pub certificate: String,
-    /// PEM, for those who need it: what is believed comes from the trusted root.
+    /// PEM, for other verifiers: here the trusted root is used instead.
     pub chain: Option<String>,
     /// The log's entry, JSON.
     pub entry: Option<String>,
 }
 
-/// A trusted root, and whom of those that it vouches for a rule names.
+/// A trusted root, and the identities under it that a rule names.
 pub(crate) struct Identities {
     path: PathBuf,
     verifier: Verifier,
@@ -42,15 +42,16 @@ impl std::fmt::Debug for Identities {
     }
 }
 
-/// The most log entries, and the most time stamps, of one signature: each costs a signature check or more before anything is known
-/// of who made it. Real ones have one or two.
+/// The limit on log entries and on time stamps of one signature: each costs at least one signature check before its
+/// signer is known. Real ones have one or two.
 const MAX_EVIDENCE: usize = 16;
 
 impl Identities {
     /// Reads a trusted root; the error says what is wrong with it.
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(json).map_err(|_| "it is not text".to_owned())?;
-        let root = TrustedRoot::from_json(text).map_err(|err| format!("it is no trusted root: {}", short(&err.to_string())))?;
+        let root =
+            TrustedRoot::from_json(text).map_err(|err| format!("it is not a trusted root: {}", short(&err.to_string())))?;
         let verifier = Verifier::new(&root).map_err(|err| reasons::root(&err))?;
         Ok(Self { path: path.to_owned(), verifier, names: Vec::new() })
     }
@@ -65,33 +66,31 @@ impl Identities {
         self.names.push((identity, issuer));
     }
 
-    /// Who signed, if it is one of those; else why not.
+    /// The signer if the rule names it; otherwise why not.
     fn signer<'a>(&self, artifact: impl Into<Artifact<'a>>, bundle: &Bundle) -> Result<String, CheckFailure> {
         let material = &bundle.verification_material;
         let evidence = material.tlog_entries.len().max(material.timestamp_verification_data.rfc3161_timestamps.len());
         if evidence > MAX_EVIDENCE {
-            let why = format!(
-                "it carries more log entries or time stamps than we look at: {evidence}, where {MAX_EVIDENCE} are enough"
-            );
+            let why = format!("it has too many log entries or time stamps: {evidence}, more than the limit of {MAX_EVIDENCE}");
             return Err(CheckFailure::new(Check::Format, why).before(Check::Timestamp));
         }
         let result = self.verifier.verify(artifact, bundle, &VerificationPolicy::any_identity()).map_err(|err| {
-            tracing::debug!(root = %self.path.display(), error = %err, "keyless signature does not hold");
-            reasons::flaw(&err).map(|why| format!("it does not hold under {}: {why}", self.path.display()))
+            tracing::debug!(root = %self.path.display(), error = %err, "keyless signature is not valid");
+            reasons::flaw(&err).map(|why| format!("it is not valid under {}: {why}", self.path.display()))
         })?;
         if !(result.certificate_verified() && result.sct_verified() && result.tlog_verified()) {
             return Err(CheckFailure::new(Check::Certificate, "its certificate or its log entry was not verified")
                 .before(Check::Timestamp));
         }
         let (Some(identity), Some(issuer)) = (result.identity(), result.issuer()) else {
-            let why = "its certificate names no issuer, or nobody by an e-mail address or a URI, which alone are supported";
+            let why = "its certificate names no issuer, or no e-mail address or URI (no other identity is supported)";
             return Err(CheckFailure::new(Check::Identity, why));
         };
         let identity = identity.as_str();
         let by = format!("{} ({})", short(identity), short(issuer));
         match self.names.iter().any(|(name, at)| name.fits(identity) && at.fits(issuer)) {
             true => Ok(by),
-            false => Err(CheckFailure::new(Check::Identity, format!("it is by {by}, whom the rule does not name"))),
+            false => Err(CheckFailure::new(Check::Identity, format!("it is signed by {by}, which the rule does not name"))),
         }
     }
 }
@@ -102,7 +101,7 @@ pub(crate) fn bundle(bundle: &Bundle, digest: &Digest, identities: &[Identities]
     first(identities, |identities| identities.signer(digest, bundle))
 }
 
-/// A payload of cosign 2 with what is attached to it.
+/// A payload of cosign 2 with its attachments.
 pub(crate) fn simple(
     payload: &[u8],
     signature: &str,
@@ -113,7 +112,7 @@ pub(crate) fn simple(
     first(identities, |identities| identities.signer(payload, &bundle))
 }
 
-/// The first root under which it is good; else what the root says that knows the signer, if one does.
+/// The first root under which it is valid; otherwise the result of the root that knows the signer, if there is one.
 fn first(
     identities: &[Identities],
     check: impl Fn(&Identities) -> Result<String, CheckFailure>,
@@ -129,8 +128,8 @@ fn first(
     Err(flaw.unwrap_or_else(|| CheckFailure::new(Check::Identity, KEYS_ALONE).before(Check::Timestamp)))
 }
 
-/// What a rule says to a certificate if it names keys and no identities.
-pub(super) const KEYS_ALONE: &str = "it is keyless, by a certificate, and the rule names keys alone";
+/// The result for a certificate under a rule that names keys and no identities.
+pub(super) const KEYS_ALONE: &str = "it is keyless (signed with a certificate), but the rule names only keys";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -149,21 +148,21 @@ struct VerifiedLog {
     log_id: String,
 }
 
-/// The bundle that cosign 2 would have written, had it written bundles.
+/// The equivalent bundle of a keyless signature of cosign 2, which did not write bundles.
 pub(super) fn rebuilt(payload: &[u8], signature: &str, attached: &Attached) -> Result<Bundle, CheckFailure> {
     let bad = |why: String| CheckFailure::new(Check::Format, why);
     let Some(entry) = attached.entry.as_deref() else {
-        let why = "its certificate comes without an entry of a log, so that nothing says when it signed";
+        let why = "its certificate comes without a log entry, so the time of signing is unknown";
         return Err(CheckFailure::new(Check::Promise, why).before(Check::Timestamp));
     };
     let entry: LogEntry = serde_json::from_str(entry)
-        .map_err(|err| bad(format!("its log entry is not as cosign writes it: {}", short(&err.to_string()))))?;
+        .map_err(|err| bad(format!("its log entry is not in cosign's format: {}", short(&err.to_string()))))?;
     let body = STANDARD.decode(&entry.payload.body).map_err(|_| bad("the body of its log entry is not base64".to_owned()))?;
     let body: Value = serde_json::from_slice(&body)
-        .map_err(|err| bad(format!("the body of its log entry is no JSON: {}", short(&err.to_string()))))?;
+        .map_err(|err| bad(format!("the body of its log entry is not JSON: {}", short(&err.to_string()))))?;
     let log = hex::decode(&entry.payload.log_id).map_err(|_| bad("the id of its log is not hexadecimal".to_owned()))?;
     let certificate =
-        DerCertificate::from_pem(&attached.certificate).map_err(|_| bad("its certificate is no PEM".to_owned()))?;
+        DerCertificate::from_pem(&attached.certificate).map_err(|_| bad("its certificate is not PEM".to_owned()))?;
     let bundle = json!({
         "mediaType": "application/vnd.dev.sigstore.bundle+json;version=0.1",
         "verificationMaterial": {

@@ -1,10 +1,10 @@
-//! Signatures by public keys and by identities: (digest, signature, signers) -> what it is worth. No network, no files; the clock
-//! only rules out log entries of the future.
+//! Verifies signatures by public keys and by identities: (digest, signature, signers) -> result. No network and no
+//! files; the clock is only used to reject log entries from the future.
 //!
-//! Two layouts: cosign 2's simple signing, a payload with a detached signature beside it, and cosign 3's bundles, a signed
-//! in-toto statement. Under a key neither a transparency log entry nor a timestamp that a bundle carries is looked at: a rule that names
-//! a key trusts whoever holds it, whenever they sign, and names no log or authority by which such an entry could be judged.
-//! What is checked never depends on a bundle's hint of its key: every key of the rule is tried.
+//! Two layouts: cosign 2's simple signing, a payload with a detached signature, and cosign 3's bundles, a signed
+//! in-toto statement. Under a key, a bundle's transparency log entries and time stamps are not evaluated: a rule that
+//! names a key trusts its holder at any time, and names no log or authority by which such an entry could be checked. A
+//! bundle's hint of its key is ignored: every key of the rule is tried.
 
 mod account;
 mod bundle;
@@ -41,7 +41,7 @@ impl Signature {
         }
     }
 
-    /// The fingerprint of the key of a rule by which it counts.
+    /// The fingerprint of the rule's key by which it counts.
     pub fn fingerprint(&self, digest: &Digest, signers: &Signers) -> Option<Digest> {
         match self.examine(digest, &signers.keys) {
             KeyResult::Good(by) => Some(signers.keys[by].fingerprint()),
@@ -49,7 +49,7 @@ impl Signature {
         }
     }
 
-    /// Checks it against whom a rule names.
+    /// Checks it against the signers of a rule.
     pub fn decide(&self, digest: &Digest, signers: &Signers) -> SignatureResult {
         match self.examine(digest, &signers.keys) {
             KeyResult::Good(by) => SignatureResult::Good(signers.keys[by].path().display().to_string()),
@@ -68,7 +68,7 @@ impl Signature {
         }
     }
 
-    /// True where it says of itself that it is about `digest`. It proves nothing.
+    /// True if it claims to be for `digest`, which is not proof.
     pub fn claims(&self, digest: &Digest) -> bool {
         match &self.body {
             Body::Simple { payload, .. } => simple::claimed(payload).is_some_and(|claimed| claimed == *digest),

@@ -1,4 +1,4 @@
-//! A signature as it was found, whom a rule names, and what the one is worth under the other.
+//! Signatures as they are found, the signers of a rule, and the results.
 
 use serde::Serialize;
 
@@ -6,16 +6,16 @@ use crate::image::verify::check::CheckFailure;
 use crate::image::verify::key::PublicKey;
 use crate::image::verify::keyless::{Attached, Identities};
 
-/// The layouts by the words that verdicts have for them.
+/// The names of the layouts in verdicts.
 pub(crate) const SIMPLE_SIGNING: &str = "simple-signing";
 /// See [`SIMPLE_SIGNING`].
 pub(crate) const BUNDLE: &str = "bundle";
 
-/// The annotations of a layer of cosign 2: the signature, base64.
+/// The annotation of a layer of cosign 2 with the signature, base64.
 pub(crate) const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
-/// The certificate of a keyless one, PEM.
+/// The certificate of a keyless signature, PEM.
 pub(crate) const CERTIFICATE: &str = "dev.sigstore.cosign/certificate";
-/// What signed the certificate, PEM.
+/// The certificate's chain, PEM.
 pub(crate) const CHAIN: &str = "dev.sigstore.cosign/chain";
 /// The entry of the transparency log.
 pub(crate) const ENTRY: &str = "dev.sigstore.cosign/bundle";
@@ -25,7 +25,7 @@ pub(crate) const ENTRY: &str = "dev.sigstore.cosign/bundle";
 pub(crate) struct Signature {
     /// Its bytes, in one of the layouts.
     pub body: Body,
-    /// Where it was; nothing depends on it.
+    /// Where it was found; not used for verification.
     pub place: SignaturePlace,
 }
 
@@ -33,11 +33,11 @@ pub(crate) struct Signature {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SignaturePlace {
-    /// Behind the tag `sha256-….sig` of cosign 2.
+    /// Under the tag `sha256-….sig` of cosign 2.
     SignatureTag,
     /// Listed by the registry's referrers API.
     Referrers,
-    /// Listed behind the tag `sha256-…`, which stands in for that API.
+    /// Listed under the tag `sha256-…`, the fallback for that API.
     FallbackTag,
     /// In an OCI layout.
     Layout,
@@ -47,7 +47,7 @@ pub enum SignaturePlace {
 }
 
 impl SignaturePlace {
-    /// What people read.
+    /// The text for display.
     pub fn words(self) -> &'static str {
         match self {
             Self::SignatureTag => "the tag sha256-….sig",
@@ -64,31 +64,31 @@ impl SignaturePlace {
 pub(crate) enum Body {
     /// cosign 2.
     Simple {
-        /// What was signed: a JSON document that names the image's digest.
+        /// The signed content: a JSON document that names the image's digest.
         payload: Vec<u8>,
         /// base64, over the payload's bytes.
         signature: String,
-        /// What makes it keyless: a certificate and a log entry.
+        /// For a keyless signature: a certificate and a log entry.
         keyless: Option<Attached>,
     },
     /// cosign 3: the bundle's JSON.
     Bundle(Vec<u8>),
-    /// It is there and cannot be read.
+    /// It exists but cannot be read.
     Unreadable(String),
 }
 
-/// What one signature is worth.
+/// The result of one signature under some keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KeyResult {
-    /// It is over this digest and by this key (an index into the keys that were tried).
+    /// It is for this digest and by this key (an index into the keys that were tried).
     Good(usize),
-    /// It is none of ours: why.
+    /// It does not count: why.
     Bad(CheckFailure),
-    /// It is no signature of an image but an attestation about one: neither good nor bad.
+    /// It is an attestation about an image, not a signature: neither good nor bad.
     Attestation,
 }
 
-/// Whom a rule names.
+/// The signers that a rule names.
 #[derive(Debug, Default)]
 pub(crate) struct Signers {
     /// Its keys.
@@ -97,24 +97,24 @@ pub(crate) struct Signers {
     pub identities: Vec<Identities>,
 }
 
-/// What one signature is worth under one rule.
+/// The result of one signature under one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SignatureResult {
-    /// It is over this digest, and by this key or identity.
+    /// It is for this digest, and by this key or identity.
     Good(String),
-    /// It is by none of them, or worth nothing: why.
+    /// It is by another signer, or not valid: why.
     Bad(CheckFailure),
-    /// It is no signature of an image.
+    /// It is not a signature of an image.
     Attestation,
 }
 
 impl Signature {
-    /// One whose place is of no interest.
+    /// A signature without a place.
     pub fn of(body: Body) -> Self {
         Self { body, place: SignaturePlace::default() }
     }
 
-    /// The word for its layout.
+    /// The name of its layout.
     pub fn layout(&self) -> &'static str {
         match self.body {
             Body::Simple { .. } => SIMPLE_SIGNING,
@@ -124,7 +124,7 @@ impl Signature {
 }
 
 impl Body {
-    /// The layer that holds a signature of cosign 2, and its blob; None for others.
+    /// The layer that contains a signature of cosign 2, and its blob; None for others.
     pub fn simple_layer(&self) -> Option<(serde_json::Value, Vec<u8>)> {
         let Self::Simple { payload, signature, keyless } = self else { return None };
         let mut annotations = serde_json::json!({ SIGNATURE: signature });

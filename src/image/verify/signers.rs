@@ -13,7 +13,8 @@ use crate::model::policy::{ImageRule, Policy, Signer};
 /// The signers of a rule, from the files that were read with the policy.
 ///
 /// # Errors
-/// The first key, pattern or trusted root that cannot be used: it stops every image that the rule is asked about.
+/// The first key, pattern or trusted root that cannot be used: then every image that the rule is evaluated for is
+/// refused.
 pub(crate) fn signers_of(rule: &ImageRule, want: &Want<'_>, image: &str) -> Result<Signers, ImageError> {
     let mut signers = Signers::default();
     for signer in &rule.signed_by {
@@ -45,19 +46,20 @@ pub(crate) fn signers_of(rule: &ImageRule, want: &Want<'_>, image: &str) -> Resu
 
 /// A key or trusted root that the verifier cannot use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {} cannot be used: {reason}; the images of each rule that names it are refused", path.display())]
+#[error("{what} {} cannot be used: {reason}; images of rules that name it are refused", path.display())]
 pub struct UnusableSigner {
     /// `key` or `trusted root`.
     pub what: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// What the verifier says of it.
+    /// The verifier's reason.
     pub reason: String,
 }
 
-/// The keys and trusted roots of a policy that a start would refuse, in the order of the rules, each once: the same parsers decide.
+/// The keys and trusted roots of a policy that would be refused at a start, in the order of the rules, each once; the
+/// same parsers are used.
 ///
-/// `files` holds the bytes of each file; one that is absent was not readable, which the caller has said already.
+/// `files` contains the content of each file; a missing one could not be read, which the caller has already reported.
 pub fn unusable_signers(policy: &Policy, files: &BTreeMap<PathBuf, Vec<u8>>) -> Vec<UnusableSigner> {
     let mut found: Vec<UnusableSigner> = Vec::new();
     for signer in policy.images.iter().flat_map(|rule| &rule.signed_by) {
@@ -72,13 +74,13 @@ pub fn unusable_signers(policy: &Policy, files: &BTreeMap<PathBuf, Vec<u8>>) -> 
     found
 }
 
-/// Why the verifier cannot use a public key; None where it can.
+/// Why the verifier cannot use a public key; None if it can.
 pub fn unusable_key(path: &Path, pem: &[u8]) -> Option<UnusableSigner> {
     let reason = PublicKey::parse(path, pem).err()?;
     Some(UnusableSigner { what: "key", path: path.to_owned(), reason })
 }
 
-/// Why the verifier cannot use a trusted root; None where it can.
+/// Why the verifier cannot use a trusted root; None if it can.
 pub fn unusable_trusted_root(path: &Path, json: &[u8]) -> Option<UnusableSigner> {
     let reason = Identities::parse(path, json).err()?;
     Some(UnusableSigner { what: "trusted root", path: path.to_owned(), reason })

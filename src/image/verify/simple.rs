@@ -11,7 +11,7 @@ use crate::image::verify::keyless::{self, Attached, Identities};
 use crate::image::verify::signature::KeyResult;
 use crate::model::ids::Digest;
 
-/// `critical.type` of the payload; other tools sign other things in the same form.
+/// `critical.type` of the payload; other tools sign other things in the same format.
 const TYPE: &str = "cosign container image signature";
 
 #[derive(Deserialize)]
@@ -32,8 +32,8 @@ struct SimpleImage {
     digest: String,
 }
 
-/// First the signature over the payload's bytes, then what the payload says. `docker-reference` is not compared: an image may
-/// be copied, and openssl users leave it empty; policy binds repositories to keys.
+/// Verifies the signature over the payload's bytes first, then the payload. `docker-reference` is not compared: an
+/// image may be copied, and openssl users leave it empty; the policy binds repositories to keys.
 pub(crate) fn examine(payload: &[u8], signature: &str, keyless: bool, digest: &Digest, keys: &[PublicKey]) -> KeyResult {
     by_keys(payload, signature, keyless, digest, keys).map_or_else(KeyResult::Bad, KeyResult::Good)
 }
@@ -47,7 +47,7 @@ fn by_keys(payload: &[u8], signature: &str, keyless: bool, digest: &Digest, keys
     about(payload, digest).map(|()| by)
 }
 
-/// The same for a certificate: first who signed, then what.
+/// The same for a certificate: first the signer, then the content.
 pub(crate) fn keyless(
     payload: &[u8],
     signature: &str,
@@ -59,16 +59,16 @@ pub(crate) fn keyless(
     about(payload, digest).map(|()| by)
 }
 
-/// Whether a payload whose signature is good signs this image.
+/// Checks whether a payload with a valid signature is for this image.
 fn about(payload: &[u8], digest: &Digest) -> Result<(), CheckFailure> {
     let bad = |why: String| CheckFailure::new(Check::Statement, why);
     let payload: Payload = serde_json::from_slice(payload)
-        .map_err(|err| bad(format!("its payload is no simple-signing payload: {}", short(&err.to_string()))))?;
+        .map_err(|err| bad(format!("its payload is not a simple-signing payload: {}", short(&err.to_string()))))?;
     if payload.critical.kind != TYPE {
         return Err(bad(format!("its type is {:?}", short(&payload.critical.kind))));
     }
     if payload.critical.image.digest.parse::<Digest>() != Ok(*digest) {
-        let why = format!("it is of another image, {}", short(&payload.critical.image.digest));
+        let why = format!("it is for another image, {}", short(&payload.critical.image.digest));
         return Err(CheckFailure::new(Check::Digest, why));
     }
     Ok(())

@@ -7,7 +7,7 @@ use sigstore_crypto::KeyPair;
 use super::keyless::Identities;
 use super::*;
 
-/// The image that the recorded signatures are of.
+/// The image that the recorded signatures are for.
 const DIGEST: &str = "sha256:161dc817fb990f4f5168adaa3aa3e98142fc7b2d1869fade5f356900675dff76";
 
 fn data(name: &str) -> Vec<u8> {
@@ -56,7 +56,7 @@ const V3: &str = "keys/cosign-v3.pub";
 const WRONG: &str = "keys/wrong.pub";
 
 #[test]
-fn recorded_signatures_are_good_for_their_key_alone() {
+fn recorded_signatures_are_valid_only_for_their_key() {
     for (signature, key, other) in [
         (simple("key-v2"), V2, V3),
         (simple("key-v3-oldformat"), V3, V2),
@@ -69,18 +69,18 @@ fn recorded_signatures_are_good_for_their_key_alone() {
         assert_eq!(signature.examine(&digest(), &keys(&[key])), KeyResult::Good(0));
         assert_eq!(signature.examine(&digest(), &keys(&[WRONG, other, key])), KeyResult::Good(2), "every key is tried");
         assert!(why(signature.examine(&digest(), &keys(&[WRONG, other]))).contains("by another key"));
-        assert!(why(signature.examine(&digest(), &[])).contains("the rule names identities alone"), "no key, no signer");
+        assert!(why(signature.examine(&digest(), &[])).contains("the rule names only identities"), "no key, no signer");
         let of_another = Digest::from_bytes([1; 32]);
-        assert!(why(signature.examine(&of_another, &keys(&[key]))).contains("of another image"));
+        assert!(why(signature.examine(&of_another, &keys(&[key]))).contains("for another image"));
     }
 }
 
 #[test]
-fn a_copied_signature_is_of_the_image_it_names() {
+fn a_copied_signature_is_for_the_image_it_names() {
     let copied = simple("key-v2-copied");
     assert_eq!(copied.examine(&digest(), &keys(&[V2])), KeyResult::Good(0));
     let image = "sha256:693715cf4852bd64d3c7088916d034e77d96817e065986aa3b2b0b9a12c74652".parse().unwrap();
-    assert!(why(copied.examine(&image, &keys(&[V2]))).contains("of another image"));
+    assert!(why(copied.examine(&image, &keys(&[V2]))).contains("for another image"));
     assert!(copied.claims(&digest()) && !copied.claims(&image));
 }
 
@@ -88,16 +88,16 @@ fn a_copied_signature_is_of_the_image_it_names() {
 fn keyless_signatures_never_satisfy_a_key() {
     for name in ["keyless", "keyless-email", "keyless-multisubject", "keyless-proof", "keyless-sig", "keyless-expired"] {
         let finding = bundle(name).examine(&digest(), &keys(&[V2, V3]));
-        assert!(why(finding).contains("the rule names keys alone"), "{name}");
+        assert!(why(finding).contains("the rule names only keys"), "{name}");
     }
     for name in ["legacy-keyless", "legacy-keyless-otherdigest"] {
         let finding = simple(name).examine(&digest(), &keys(&[V2, V3]));
-        assert!(why(finding).contains("the rule names keys alone"), "{name}");
+        assert!(why(finding).contains("the rule names only keys"), "{name}");
     }
 }
 
 #[test]
-fn every_kind_of_key_that_cosign_takes() {
+fn every_key_type_of_cosign_is_supported() {
     let sign = |name: &str| Signature {
         place: SignaturePlace::default(),
         body: Body::Simple {
@@ -115,11 +115,11 @@ fn every_kind_of_key_that_cosign_takes() {
         assert!(matches!(sign(signature).examine(&digest(), &others), KeyResult::Bad(_)), "{signature}");
     }
     let weak = sign("rsa2048-sha1").examine(&digest(), &keys(&["openssl/rsa2048.pub"]));
-    assert!(matches!(weak, KeyResult::Bad(_)), "SHA-1 is no signature: {weak:?}");
+    assert!(matches!(weak, KeyResult::Bad(_)), "SHA-1 signatures do not count: {weak:?}");
 }
 
 #[test]
-fn what_is_no_usable_key_is_refused() {
+fn unusable_keys_are_refused() {
     let parse = |pem: &[u8]| PublicKey::parse(Path::new("k"), pem).unwrap_err();
     let pem = data(V2);
     assert!(!parse(b"").is_empty() && !parse(b"\xff\xfe").is_empty() && !parse(&pem[..60]).is_empty());
@@ -153,7 +153,7 @@ fn flipped_bits_anywhere_in_a_simple_signature_are_bad() {
     }
 }
 
-/// A key of this test and its signatures over whatever is asked.
+/// A key of this test, which signs any content.
 struct Signer {
     pair: KeyPair,
     keys: Vec<PublicKey>,
@@ -197,7 +197,7 @@ fn subject(hex: &str) -> String {
 }
 
 #[test]
-fn a_good_key_over_other_contents_is_no_image_signature() {
+fn a_signature_over_other_content_is_not_an_image_signature() {
     let signer = Signer::new();
     let payload = |kind: &str, digest: &str| {
         format!(
@@ -210,9 +210,9 @@ fn a_good_key_over_other_contents_is_no_image_signature() {
         (payload("cosign container image signature", &DIGEST.to_uppercase()), "another image"),
         (payload("cosign container image signature", &DIGEST[7..]), "another image"),
         (payload("cosign container image signature", ""), "another image"),
-        ("{}".to_owned(), "no simple-signing payload"),
-        (DIGEST.to_owned(), "no simple-signing payload"),
-        (String::new(), "no simple-signing payload"),
+        ("{}".to_owned(), "not a simple-signing payload"),
+        (DIGEST.to_owned(), "not a simple-signing payload"),
+        (String::new(), "not a simple-signing payload"),
     ] {
         let finding = signer.simple(&payload);
         assert!(why(finding).contains(sentence), "{payload}");
@@ -220,7 +220,7 @@ fn a_good_key_over_other_contents_is_no_image_signature() {
 }
 
 #[test]
-fn a_statement_must_sign_this_image_and_mean_it() {
+fn a_statement_must_be_a_signature_of_this_image() {
     const V1: &str = "https://in-toto.io/Statement/v1";
     const SIGN: &str = "https://sigstore.dev/cosign/sign/v1";
     let signer = Signer::new();
@@ -232,7 +232,7 @@ fn a_statement_must_sign_this_image_and_mean_it() {
     {
         assert_eq!(signer.statement(V1, predicate, &this), KeyResult::Attestation, "{predicate}");
     }
-    assert!(why(signer.statement("https://in-toto.io/Statement/v0.1", SIGN, &this)).contains("of the type"));
+    assert!(why(signer.statement("https://in-toto.io/Statement/v0.1", SIGN, &this)).contains("has the type"));
     for subjects in [
         String::new(),
         other,
@@ -240,17 +240,17 @@ fn a_statement_must_sign_this_image_and_mean_it() {
         "{}".to_owned(),
         format!(r#"{{"digest":{{"sha512":"{}"}}}}"#, &DIGEST[7..]),
     ] {
-        assert!(why(signer.statement(V1, SIGN, &subjects)).contains("of another image"), "{subjects}");
+        assert!(why(signer.statement(V1, SIGN, &subjects)).contains("for another image"), "{subjects}");
     }
     let good = format!(r#"{{"_type":"{V1}","predicateType":"{SIGN}","subject":[{this}]}}"#);
     let other_type = signer.bundle("application/json", &good, "").examine(&digest(), &signer.keys);
-    assert!(why(other_type).contains("payload is of the type"));
+    assert!(why(other_type).contains("payload has the type"));
     let no_json = signer.bundle("application/vnd.in-toto+json", "no json", "").examine(&digest(), &signer.keys);
-    assert!(why(no_json).contains("no in-toto statement"));
+    assert!(why(no_json).contains("not an in-toto statement"));
 }
 
 #[test]
-fn log_entries_and_timestamps_neither_help_nor_harm_under_a_key() {
+fn log_entries_and_timestamps_do_not_matter_under_a_key() {
     let signer = Signer::new();
     let good = format!(
         r#"{{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://sigstore.dev/cosign/sign/v1","subject":[{}]}}"#,
@@ -276,7 +276,7 @@ fn malformed_bundles_are_bad_and_never_panic() {
         let mut changed = json.clone();
         changed[at] ^= 0x15;
         let finding = Signature::of(Body::Bundle(changed.clone())).examine(&digest(), &keys);
-        // The hint and names of fields that we do not read may change; what was signed may not.
+        // The hint and fields that are not read may change; the signed content may not.
         if finding == KeyResult::Good(0) {
             let text = String::from_utf8(changed).unwrap();
             let (before, after) = (String::from_utf8_lossy(&json), text);
@@ -289,7 +289,7 @@ fn malformed_bundles_are_bad_and_never_panic() {
     assert!(matches!(Signature::of(Body::Bundle(twice.into())).examine(&digest(), &keys), KeyResult::Bad(_)));
 }
 
-/// Whom a rule names by identity, issuer and trusted root.
+/// The signers of a rule with this identity, issuer and trusted root.
 fn named(identity: &str, issuer: &str, root: &str) -> Signers {
     let words = |text: &str| match text.strip_prefix('~') {
         Some(pattern) => crate::model::policy::Words::Regexp(pattern.to_owned()),
@@ -304,7 +304,7 @@ const WORKFLOW: &str = "https://github.com/acme/bpf/.github/workflows/release.ym
 const ACTIONS: &str = "https://token.actions.githubusercontent.com";
 
 #[test]
-fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
+fn keyless_signatures_are_valid_only_for_their_identity_and_issuer() {
     for signature in [bundle("keyless"), bundle("keyless-multisubject"), simple("legacy-keyless")] {
         for (identity, issuer) in
             [(WORKFLOW, ACTIONS), ("~https://github\\.com/acme/.*", ACTIONS), (WORKFLOW, "~https://token\\..*")]
@@ -322,15 +322,12 @@ fn keyless_signatures_are_good_for_their_identity_at_its_issuer_alone() {
             let SignatureResult::Bad(flaw) = signature.decide(&digest(), &named(identity, issuer, "trusted_root")) else {
                 panic!("{identity} {issuer}")
             };
-            assert_eq!(flaw.why, format!("it is by {WORKFLOW} ({ACTIONS}), whom the rule does not name"));
+            assert_eq!(flaw.why, format!("it is signed by {WORKFLOW} ({ACTIONS}), which the rule does not name"));
         }
         let of_another = signature.decide(&Digest::from_bytes([1; 32]), &named(WORKFLOW, ACTIONS, "trusted_root"));
-        assert!(matches!(&of_another, SignatureResult::Bad(flaw) if flaw.why.contains("of another image")), "{of_another:?}");
+        assert!(matches!(&of_another, SignatureResult::Bad(flaw) if flaw.why.contains("for another image")), "{of_another:?}");
         let other_root = signature.decide(&digest(), &named(WORKFLOW, ACTIONS, "trusted_root.other-ca"));
-        assert!(
-            matches!(&other_root, SignatureResult::Bad(flaw) if flaw.why.contains("does not hold under")),
-            "{other_root:?}"
-        );
+        assert!(matches!(&other_root, SignatureResult::Bad(flaw) if flaw.why.contains("is not valid under")), "{other_root:?}");
     }
 }
 
@@ -339,10 +336,10 @@ fn forged_keyless_signatures_are_bad() {
     let signers = named("~.*", "~.*", "trusted_root");
     for name in ["keyless-expired", "keyless-otherca", "keyless-proof", "keyless-sig"] {
         let found = bundle(name).decide(&digest(), &signers);
-        assert!(matches!(&found, SignatureResult::Bad(flaw) if flaw.why.contains("does not hold under")), "{name}: {found:?}");
+        assert!(matches!(&found, SignatureResult::Bad(flaw) if flaw.why.contains("is not valid under")), "{name}: {found:?}");
     }
     for (signature, path) in [(bundle("key-v3"), V3), (simple("key-v2"), V2)] {
-        assert!(matches!(signature.decide(&digest(), &signers), SignatureResult::Bad(_)), "a key is no identity");
+        assert!(matches!(signature.decide(&digest(), &signers), SignatureResult::Bad(_)), "a key is not an identity");
         let both = Signers { keys: keys(&[path]), ..named(WORKFLOW, ACTIONS, "trusted_root") };
         assert_eq!(signature.decide(&digest(), &both), SignatureResult::Good(path.to_owned()));
     }

@@ -1,7 +1,8 @@
-//! Classifiers on kernels without tcx links: filters of cls_bpf on clsact.
+//! Classifiers on kernels without tcx links: cls_bpf filters on clsact.
 //!
-//! A filter cannot be pinned. In its link's place the program is pinned once more, before the filter is made: where that pin is,
-//! there may be a filter, and its name and handle come from the pin's. So the record says all that its removal needs.
+//! A filter cannot be pinned. Instead, the program is pinned once more under the name of the link before the filter is
+//! created. If that pin exists, the filter may exist, and its name and handle are derived from the pin's. So the record
+//! contains everything that is needed to remove it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -34,9 +35,9 @@ impl Attachment<'_> {
                 iface,
                 errno,
                 match errno {
-                    Errno::EXIST => "a filter of this priority and handle is there already",
-                    Errno::INVAL => "filters of another kind have this priority, or another qdisc is in clsact's place",
-                    Errno::NOENT | Errno::OPNOTSUPP => "the kernel has no clsact or no cls_bpf",
+                    Errno::EXIST => "a filter of this priority and handle already exists",
+                    Errno::INVAL => "filters of another kind have this priority, or another qdisc takes the place of clsact",
+                    Errno::NOENT | Errno::OPNOTSUPP => "the kernel does not have clsact or cls_bpf",
                     _ => "",
                 },
             )
@@ -44,7 +45,7 @@ impl Attachment<'_> {
     }
 }
 
-/// Removes what a link's record names: the pin, and before it the filter where it is one.
+/// Removes the link of a record: the filter, if it is one, and then the pin.
 pub(crate) fn detach(directory: &Path, link: &LinkRecord) -> Result<bool, KernelError> {
     if let AttachPoint::Tc { iface, direction, priority } = &link.at
         && let Some(pinned) = pins::open(directory, &link.pin)?
@@ -61,14 +62,14 @@ pub(crate) fn detach(directory: &Path, link: &LinkRecord) -> Result<bool, Kernel
     pins::unpin(directory, &link.pin)
 }
 
-/// As `tc filter show` prints it.
+/// The name as printed by `tc filter show`.
 fn name(directory: &Path, pin: &PinName) -> String {
     let owner = directory.file_name().unwrap_or_default().to_string_lossy();
     format!("bpfman-hook/{owner}/{pin}")
 }
 
-/// Numbers of owners never come back while the machine runs, and links of one owner are few: that two filters of ours meet takes
-/// a million owners.
+/// Owner numbers are not reused while the machine runs, and one owner has few links: two of our filters collide only
+/// after a million owners.
 fn handle(directory: &Path, pin: &PinName) -> u32 {
     let number = |text: &str| text.rsplit('_').next().and_then(|digits| digits.parse::<u64>().ok()).unwrap_or_default();
     let owner = number(&directory.file_name().unwrap_or_default().to_string_lossy());
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_handles_come_from_pins() {
+    fn names_and_handles_are_derived_from_pins() {
         let directory = Path::new("/run/fs/owner_7");
         assert_eq!(name(directory, &PinName::link(3)), "bpfman-hook/owner_7/link_3");
         assert_eq!(handle(directory, &PinName::link(3)), 1 << 30 | 7 << 10 | 3);

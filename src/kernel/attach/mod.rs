@@ -1,4 +1,4 @@
-//! Programs to their places: one link each, pinned as soon as it is there. Removing the pin is the detach.
+//! Attaches programs: one link each, pinned as soon as it exists. Removing the pin detaches the program.
 
 mod classifier;
 mod probe;
@@ -66,12 +66,12 @@ pub(crate) fn attach(directory: &Path, planned: &PlannedLink, places: Places<'_>
     Ok(AttachedLink { id: Some(info.id), mode: runs_in })
 }
 
-/// How long an interface may be taken by a program whose pin was just removed. The kernel needs a few milliseconds.
+/// How long an interface may remain taken by a program whose pin was just removed. The kernel needs a few milliseconds.
 const LEAVING: Duration = Duration::from_millis(250);
 const STEP: Duration = Duration::from_millis(5);
 
-/// Tries until the place is free or it is clear that somebody stays there: a link detaches some time after its pin is gone,
-/// and an interface takes only one XDP program.
+/// Retries until the interface is free or the other program evidently stays: a link detaches some time after its pin is
+/// removed, and one interface takes only one XDP program.
 fn patiently(attach: impl Fn() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
     let deadline = Instant::now() + LEAVING;
     loop {
@@ -92,7 +92,7 @@ impl Attachment<'_> {
         places.netns.ok_or_else(|| self.no_place("network namespace"))
     }
 
-    /// The link and the mode in which it runs: without `mode` the driver's where it has one, else the kernel's own.
+    /// The link and the mode in which it runs: without `mode` native if the driver supports it, otherwise generic.
     fn xdp(&self, netns: BorrowedFd<'_>, iface: &Interface, mode: Option<XdpMode>) -> Result<(OwnedFd, XdpMode), KernelError> {
         let link = |flags| patiently(|| bpf::link_create(self.program, LinkTarget::Interface(iface.index), XDP, flags));
         let native = || link(XDP_DRV_MODE).map(|link| (link, XdpMode::Native));
@@ -100,8 +100,9 @@ impl Attachment<'_> {
         let made = netns::on_thread(netns, || match mode {
             Some(XdpMode::Native) => native(),
             Some(XdpMode::Skb) => skb(),
-            // Without flags the kernel would choose by whether the driver has a mode at all (net/core/dev.c, `dev_xdp_mode`), and
-            // the record could not say which it was. A driver that has one may still refuse, as veth does for large MTUs.
+            // Without flags the kernel would choose by whether the driver has a native mode at all (net/core/dev.c,
+            // `dev_xdp_mode`), and the record could not say which mode it is. A driver that has one may still refuse
+            // it, as veth does for large MTUs.
             None => native().or_else(|errno| match errno {
                 Errno::OPNOTSUPP | Errno::RANGE => skb(),
                 other => Err(other),
@@ -151,10 +152,10 @@ impl Attachment<'_> {
             self.failed(
                 errno,
                 match errno {
-                    Errno::PERM => "a program is attached exclusively above it, or CAP_NET_ADMIN is missing",
-                    Errno::BADF => "the place is not a directory of the cgroup2 hierarchy",
+                    Errno::PERM => "a program is attached exclusively to a parent cgroup, or CAP_NET_ADMIN is missing",
+                    Errno::BADF => "it is not a directory of the cgroup2 hierarchy",
                     Errno::INVAL => "the program was not loaded for this attach type",
-                    Errno::TOOBIG => "the cgroup has 64 programs of this attach type already",
+                    Errno::TOOBIG => "the cgroup already has 64 programs of this attach type",
                     Errno::NOENT => "the cgroup is gone",
                     _ => "",
                 },
@@ -172,7 +173,7 @@ impl Attachment<'_> {
         })?;
         self.perf_link(event, |errno| match errno {
             Errno::ACCESS => "the program reads more of the event than the tracepoint has",
-            Errno::TOOBIG => "the tracepoint has 64 programs already",
+            Errno::TOOBIG => "the tracepoint already has 64 programs",
             _ => "",
         })
     }
@@ -185,7 +186,7 @@ impl Attachment<'_> {
         })
     }
 
-    /// The kernel has several errnos for an interface that is not there; a look at those that are settles it.
+    /// The kernel returns several errnos for a missing interface, so the existing interfaces are checked.
     fn interface_error(&self, netns: BorrowedFd<'_>, iface: &Interface, errno: Errno, why: &'static str) -> KernelError {
         let there = netns::interfaces(netns).is_ok_and(|all| all.contains(iface));
         if matches!(errno, Errno::NODEV | Errno::INVAL) && !there {

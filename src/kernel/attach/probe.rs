@@ -1,4 +1,4 @@
-//! Programs on functions: of the kernel by kprobes and trampolines, of user space by uprobes.
+//! Probes: kprobes and trampolines on kernel functions, uprobes on user-space functions.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,9 +22,9 @@ impl Attachment<'_> {
             other => self.failed(
                 other,
                 match other {
-                    Errno::NOENT => "this kernel has no such function, or only in a module that is not loaded",
-                    Errno::INVAL if offset != 0 => "no instruction begins at that offset, or no probe may stand there",
-                    Errno::INVAL => "no probe may stand on this function",
+                    Errno::NOENT => "this kernel does not have the function, or its module is not loaded",
+                    Errno::INVAL if offset != 0 => "no instruction begins at that offset, or probes are not allowed there",
+                    Errno::INVAL => "probes are not allowed on this function",
                     Errno::ACCESS => "no permission to open a perf event (CAP_PERFMON)",
                     _ => "",
                 },
@@ -33,8 +33,8 @@ impl Attachment<'_> {
         self.perf_link(event, |_| "")
     }
 
-    /// The file is found and opened once, beneath the root, and its symbol is read and its probe placed through that one
-    /// descriptor: whoever owns the root can at most have another file probed, and that one is theirs too.
+    /// The file is found and opened once, beneath the root, and both reading its symbol and placing the probe use that
+    /// one descriptor: the owner of the root can at most have another file of their own probed.
     pub(super) fn uprobe(&self, probe: &UserProbe, ret: bool, places: Places<'_>) -> Result<OwnedFd, KernelError> {
         let file = self.user_file(probe, places)?;
         let failed = |source| self.user_target(probe, source);
@@ -53,10 +53,10 @@ impl Attachment<'_> {
             other => self.failed(
                 other,
                 match other {
-                    Errno::SRCH => "the process is gone",
+                    Errno::SRCH => "the process has exited",
                     Errno::ACCESS => "no permission to open a perf event (CAP_PERFMON)",
-                    Errno::INVAL => "no probe may stand there",
-                    Errno::IO => "its file system does not take uprobes, or the offset is not in the file",
+                    Errno::INVAL => "probes are not allowed there",
+                    Errno::IO => "its file system does not support uprobes, or the offset is not in the file",
                     _ => "",
                 },
             ),
@@ -88,8 +88,8 @@ impl Attachment<'_> {
             self.failed(
                 errno,
                 match errno {
-                    Errno::BUSY => "the function is being changed by somebody else, or the program sits there already",
-                    Errno::TOOBIG => "the function has as many programs as it takes",
+                    Errno::BUSY => "another process is changing the function, or the program is already attached to it",
+                    Errno::TOOBIG => "the function already has the maximum number of programs",
                     Errno::INVAL => "the program was not loaded for a kernel function",
                     _ => "",
                 },
@@ -97,7 +97,7 @@ impl Attachment<'_> {
         })
     }
 
-    /// A link holds its event.
+    /// A link keeps its event open.
     pub(super) fn perf_link(&self, event: OwnedFd, why: impl Fn(Errno) -> &'static str) -> Result<OwnedFd, KernelError> {
         bpf::link_create(self.program, LinkTarget::Fd(event.as_fd()), PERF_EVENT, 0).map_err(|errno| {
             if errno == Errno::INVAL {

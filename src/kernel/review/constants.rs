@@ -2,7 +2,7 @@
 
 use crate::kernel::insn::{self, Insn};
 
-/// Constants of the registers. A new basic block begins with none: what another block leaves is not followed.
+/// Constants of the registers. A basic block begins with none: constants are not propagated between blocks.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Constants([Option<u64>; 16]);
 
@@ -12,7 +12,7 @@ impl Constants {
         self.0[usize::from(register & 0xf)]
     }
 
-    /// What an instruction does to the registers; `next` is the second half of a 64-bit constant.
+    /// Applies an instruction to the registers; `next` is the second half of a 64-bit constant.
     pub(super) fn follow(&mut self, insn: Insn, next: Option<Insn>) {
         match insn.class() {
             insn::ALU | insn::ALU64 => self.set(insn.dst(), self.moved(insn)),
@@ -21,16 +21,16 @@ impl Constants {
                 let constant = next.filter(|_| insn.src() == 0).map(|next| low(insn.imm) | low(next.imm) << 32);
                 self.set(insn.dst(), constant);
             }
-            // BPF_LD_ABS and BPF_LD_IND are calls of a kind.
+            // BPF_LD_ABS and BPF_LD_IND clobber registers like calls.
             insn::LD => self.forget_call(),
-            // Atomic operations may hand back the old value, in one of these by the operation.
+            // Atomic operations may return the old value in one of these, depending on the operation.
             insn::STX if insn.is_atomic() => [0, insn.src(), insn.dst()].into_iter().for_each(|n| self.set(n, None)),
             insn::JMP if insn.code == insn::CALL => self.forget_call(),
             _ => {}
         }
     }
 
-    /// The constant that a move leaves; None for other arithmetic and for moves that extend a sign.
+    /// The constant that a move leaves; None for other arithmetic and for sign-extending moves.
     fn moved(&self, insn: Insn) -> Option<u64> {
         match insn.code {
             insn::MOV64_IMM if insn.off == 0 => Some(i64::from(insn.imm).cast_unsigned()),
@@ -41,7 +41,7 @@ impl Constants {
         }
     }
 
-    /// A call leaves its result in r0 and nothing that can be relied upon in r1 to r5.
+    /// A call returns its result in r0 and clobbers r1 to r5.
     fn forget_call(&mut self) {
         self.0[..6].fill(None);
     }

@@ -1,12 +1,14 @@
-//! What a program of container scope is made of, looked at before the kernel sees it: it is refused where it reaches beyond the
-//! container or can hold a processor.
+//! Static review of programs for container scope, before the kernel sees them: a program is refused if it reaches
+//! beyond the container or can hold a processor.
 //!
-//! The verifier proves that a program does not break the kernel. It does not keep it inside a container: helpers look up sockets of
-//! any network namespace, kernel variables and kfuncs lead to the kernel's memory, loops go on as long as they like. The table of
-//! `model::reach` says which helpers a type may call; this module checks their arguments and everything else that instructions can
-//! name. It is pure, and goes over the instructions twice: once for the targets of jumps, once for the rest.
+//! The verifier proves that a program does not break the kernel. It does not confine the program to a container:
+//! helpers look up sockets of any network namespace, kernel variables and kfuncs give access to kernel memory, loops
+//! can run indefinitely. The table of `model::reach` lists the helpers that a type may call; this module checks their
+//! arguments and everything else that instructions can refer to. It is pure, and makes two passes over the
+//! instructions: the first collects the targets of jumps, the second checks.
 //!
-//! What is unknown is refused: helpers, kinds of constants, opcodes and argument tags of kernels that are newer than this version.
+//! What is unknown is refused: helpers, kinds of constants, opcodes and argument tags of kernels that are newer than
+//! this version.
 
 mod callbacks;
 mod constants;
@@ -29,18 +31,19 @@ use crate::model::reach::{self, Reach};
 use callbacks::Callbacks;
 use constants::Constants;
 
-/// The most rounds that `bpf_loop` may be told to make.
+/// The limit on iterations of `bpf_loop`.
 const MAX_ROUNDS: u64 = 65_536;
 /// bpf_loop(rounds, callback, context, flags)
 const LOOP: u32 = 181;
-/// Helpers that run a callback many times, or start another program: tail_call, for_each_map_elem, loop, user_ringbuf_drain.
+/// Helpers that run a callback many times, or start another program: tail_call, for_each_map_elem, loop,
+/// user_ringbuf_drain.
 const REPEATING: [u32; 4] = [12, 164, LOOP, 209];
 
-/// Where a program breaks the rules: the rule, and the instruction where there is one.
+/// A violation: the rule, and the instruction if there is one.
 type Broken = (Objection, Option<usize>);
 
-/// Looks at a linked program of an object. `program_type` is `enum bpf_prog_type`; of types that container scope never loads
-/// nothing is allowed.
+/// Reviews a linked program of an object. `program_type` is `enum bpf_prog_type`; for types that container scope never
+/// loads nothing is allowed.
 pub(crate) fn review(object: &BpfObject<'_>, name: &str, program_type: u32, linked: &Linked) -> Result<(), ReviewRefusal> {
     let broken = instructions(program_type, &linked.instructions, &linked.starts)
         .and_then(|()| tags::check(object.btf.as_ref().map(|(btf, _)| btf), &linked.functions));
@@ -50,7 +53,7 @@ pub(crate) fn review(object: &BpfObject<'_>, name: &str, program_type: u32, link
     })
 }
 
-/// Looks at instructions; `starts` are the first ones of the functions, in ascending order.
+/// Reviews instructions; `starts` are the first ones of the functions, in ascending order.
 fn instructions(program_type: u32, code: &[Insn], starts: &[usize]) -> Result<(), Broken> {
     let targets = JumpTargets::of(code, starts);
     let mut constants = Constants::default();
@@ -96,7 +99,7 @@ fn instructions(program_type: u32, code: &[Insn], starts: &[usize]) -> Result<()
     }
 }
 
-/// A call of a helper, with what is known of its arguments.
+/// Checks a helper call, with the known constants of its arguments.
 fn helper(program_type: u32, number: u32, constants: &Constants) -> Result<(), Objection> {
     if !reach::allows(program_type, number) {
         return Err(Objection::Helper(number));
@@ -111,17 +114,17 @@ fn helper(program_type: u32, number: u32, constants: &Constants) -> Result<(), O
     }
 }
 
-/// BPF_F_CURRENT_NETNS is -1 of 64 bits, of which net/core/filter.c (`__bpf_skc_lookup`) looks at the low 32.
+/// BPF_F_CURRENT_NETNS is -1 as 64 bits, of which net/core/filter.c (`__bpf_skc_lookup`) reads the low 32.
 fn is_current_netns(value: u64) -> bool {
     value & 0xffff_ffff == 0xffff_ffff
 }
 
-/// Where a jump or call from `at` leads; beyond the code where it leads before it, which the verifier refuses.
+/// The target of a jump or call at `at`; beyond the code if it would be before it, which the verifier refuses.
 fn target(at: usize, distance: i32) -> usize {
     isize::try_from(distance).ok().and_then(|distance| (at + 1).checked_add_signed(distance)).unwrap_or(usize::MAX)
 }
 
-/// A bit for each instruction that can be reached by other ways than from the one before it.
+/// A bit for each instruction that can be reached other than from the preceding one.
 struct JumpTargets(Vec<u64>);
 
 impl JumpTargets {

@@ -1,4 +1,4 @@
-//! Why a program cannot be of container scope, as a sentence.
+//! Why a program cannot be loaded in container scope, as a message.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crate::kernel::link::Linked;
 use crate::kernel::object::BpfObject;
 use crate::model::reach::{self, Reach};
 
-/// What `bpf_printk` is.
+/// The helpers behind `bpf_printk`.
 const TRACE_PRINTK: u32 = 6;
 /// See [`TRACE_PRINTK`].
 const TRACE_VPRINTK: u32 = 177;
@@ -16,23 +16,23 @@ const TRACE_VPRINTK: u32 = 177;
 pub enum Objection {
     /// A helper that is not on the list of the program's type.
     Helper(u32),
-    /// A lookup of sockets that is not bound to the program's own network namespace by a constant.
+    /// A lookup of sockets that is not restricted to the program's own network namespace by a constant.
     Netns(u32),
-    /// `bpf_loop` without a constant and small number of rounds.
+    /// `bpf_loop` without a small constant number of iterations.
     Rounds,
-    /// A helper that repeats, called from a callback.
+    /// A repeating helper that is called from a callback.
     InCallback(u32),
     /// `may_goto`
     MayGoto,
-    /// The address of a variable of the kernel, by its BTF.
+    /// The address of a kernel variable, by its BTF id.
     KernelVariable,
-    /// A kernel function, by its BTF.
+    /// A kernel function, by its BTF id.
     Kfunc,
-    /// A 64-bit constant whose meaning (`src_reg`) is not known here.
+    /// A 64-bit constant of an unknown kind (`src_reg`).
     Constant(u8),
-    /// A call whose meaning (`src_reg`) is not known here.
+    /// A call of an unknown kind (`src_reg`).
     Call(u8),
-    /// An opcode that is not known here.
+    /// An unknown opcode.
     Opcode(u8),
     /// A tag of a function's argument that was not reviewed.
     Tag(String),
@@ -45,13 +45,13 @@ pub enum Objection {
     objection.what(), self.place(), objection.why(), objection.instead()
 )]
 pub struct ReviewRefusal {
-    /// The function that the program starts with.
+    /// The program's main function.
     pub program: String,
     /// What it does.
     pub objection: Objection,
-    /// The instruction, counted from the program's start with the functions that it calls after it.
+    /// The instruction, counted from the program's start, with the called functions after it.
     pub at: Option<usize>,
-    /// File and line of the source, where the object says it.
+    /// Source file and line, if the object has them.
     pub line: Option<(String, u32)>,
 }
 
@@ -66,7 +66,7 @@ impl ReviewRefusal {
 }
 
 impl Objection {
-    /// What the program does, after its name.
+    /// What the program does; follows its name.
     fn what(&self) -> String {
         match self {
             Self::Helper(number) => format!("calls {}", Helper(*number)),
@@ -74,10 +74,10 @@ impl Objection {
             Self::Rounds => "calls bpf_loop with a count that is not a constant of at most 65536".to_owned(),
             Self::InCallback(number) => format!("calls {} from a callback", Helper(*number)),
             Self::MayGoto => "uses may_goto".to_owned(),
-            Self::KernelVariable => "uses a variable of the kernel".to_owned(),
-            Self::Kfunc => "calls a function of the kernel by its BTF".to_owned(),
-            Self::Constant(kind) => format!("has a constant of the unknown kind {kind}"),
-            Self::Call(kind) => format!("has a call of the unknown kind {kind}"),
+            Self::KernelVariable => "uses a kernel variable".to_owned(),
+            Self::Kfunc => "calls a kernel function (kfunc)".to_owned(),
+            Self::Constant(kind) => format!("has a constant of unknown kind {kind}"),
+            Self::Call(kind) => format!("has a call of unknown kind {kind}"),
             Self::Opcode(code) => format!("has the unknown opcode {code:#04x}"),
             Self::Tag(tag) => format!("has a function with an argument tagged {tag:?}"),
         }
@@ -88,18 +88,18 @@ impl Objection {
         match self {
             Self::Helper(number) => match reach::helper(*number).map(|function| function.reach) {
                 Some(reach) if reach.is_beyond() => format!("that reaches {reach}"),
-                _ => "that is not reviewed for its program type".to_owned(),
+                _ => "that was not reviewed for its program type".to_owned(),
             },
             Self::Netns(_) => "that reaches beyond the container".to_owned(),
             Self::Rounds | Self::MayGoto => "that can hold a processor".to_owned(),
-            Self::InCallback(_) => "a loop in a loop can hold a processor".to_owned(),
+            Self::InCallback(_) => "nested loops can hold a processor".to_owned(),
             Self::KernelVariable | Self::Kfunc => format!("that can reach {}", Reach::KernelMemory),
             Self::Tag(tag) if tag == "arg:untrusted" => format!("that reaches {}", Reach::KernelMemory),
-            Self::Constant(_) | Self::Call(_) | Self::Opcode(_) | Self::Tag(_) => "that is not reviewed".to_owned(),
+            Self::Constant(_) | Self::Call(_) | Self::Opcode(_) | Self::Tag(_) => "that was not reviewed".to_owned(),
         }
     }
 
-    /// What the author can write instead.
+    /// What the author can use instead.
     fn instead(&self) -> &'static str {
         match self {
             Self::Netns(_) => ", or BPF_F_CURRENT_NETNS as a constant",
@@ -120,7 +120,7 @@ impl fmt::Display for Helper {
     }
 }
 
-/// File and line of an instruction, without the directories.
+/// Source file and line of an instruction, without directories.
 pub(super) fn line(object: &BpfObject<'_>, linked: &Linked, at: usize) -> Option<(String, u32)> {
     let (btf, _) = object.btf.as_ref()?;
     let word = |record: &[u8], n: usize| record.get(4 * n..)?.first_chunk().copied().map(u32::from_ne_bytes);
@@ -129,7 +129,8 @@ pub(super) fn line(object: &BpfObject<'_>, linked: &Linked, at: usize) -> Option
     let record = records.get(after.checked_sub(1)?)?;
     let path = btf.string(word(record, 1)?).ok()?;
     let file = path.rsplit('/').next().filter(|file| !file.is_empty() && file.len() <= 64)?;
-    // struct bpf_line_info: ten bits of column below the line. Compilers give line 0 to code that has no source line.
+    // struct bpf_line_info: the column is in the low ten bits, below the line. Compilers give line 0 to code without a
+    // source line.
     let line = word(record, 3)? >> 10;
     (line != 0).then(|| (file.to_owned(), line))
 }

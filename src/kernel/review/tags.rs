@@ -1,20 +1,20 @@
-//! What a function's types say of its arguments: the verifier believes a tag, and with some of them a number becomes a pointer.
+//! BTF tags of function arguments: the verifier trusts them, and some of them turn a number into a pointer.
 
 use crate::kernel::btf::{Btf, BtfKind};
 use crate::kernel::link::Linked;
 use crate::kernel::review::{Broken, Objection};
 
-/// What tags of arguments begin with (kernel/bpf/btf.c, `btf_prepare_func_args`).
+/// The prefix of argument tags (kernel/bpf/btf.c, `btf_prepare_func_args`).
 const ARGUMENT: &[u8] = b"arg:";
-/// Tags that only say which pointers a caller may hand over.
+/// Tags that only restrict the pointers that a caller may pass.
 const REVIEWED: [&[u8]; 3] = [b"arg:ctx", b"arg:nonnull", b"arg:nullable"];
 
-/// How much of a tag a refusal shows.
+/// How many bytes of a tag a refusal shows.
 const LONGEST: usize = 32;
 
 /// Checks the tags of a program's functions; `functions` are its `struct bpf_func_info` records.
 pub(super) fn check(btf: Option<&Btf<'_>>, functions: &[u8]) -> Result<(), Broken> {
-    // Without records the kernel knows no types of the functions.
+    // Without records the kernel does not know the types of the functions.
     let Some(btf) = btf.filter(|_| !functions.is_empty()) else { return Ok(()) };
     let is_own = |ty: u32| {
         let mut types = functions.chunks_exact(Linked::FUNCTION_RECORD).filter_map(|record| record.last_chunk().copied());

@@ -48,13 +48,13 @@ fn address(register: u8, distance: i32) -> [Insn; 2] {
     wide(register, PSEUDO_FUNC, distance, 0)
 }
 
-/// What is found in a program of one function.
+/// The violation in a program of one function.
 fn found(code: &[Insn]) -> Option<Broken> {
     instructions(XDP, code, &[0]).err()
 }
 
 #[test]
-fn lookups_need_the_own_namespace_as_a_constant() {
+fn lookups_need_their_own_namespace_as_a_constant() {
     const LOOKUP: i32 = 84;
     let before = |code: &[Insn]| {
         let whole: Vec<_> = code.iter().copied().chain([call(LOOKUP), exit()]).collect();
@@ -67,7 +67,7 @@ fn lookups_need_the_own_namespace_as_a_constant() {
         &wide(4, 0, -1, 0),
         &[mov(6, -1), insn(insn::MOV64, 4, 6, 0, 0)],
         &[mov(6, -1), insn(insn::MOV32, 4, 6, 0, 0)],
-        // What is preserved over a call stays known, and a branch that is not taken changes nothing.
+        // Callee-saved registers stay known across a call, and a branch that is not taken changes nothing.
         &[mov(6, -1), call(5), branch(2), insn(insn::MOV64, 4, 6, 0, 0)],
         &[mov(4, -1), mov(3, 0), insn(0x7b, 10, 1, -8, 0), insn(0x61, 5, 1, 0, 0)],
     ];
@@ -85,7 +85,7 @@ fn lookups_need_the_own_namespace_as_a_constant() {
         &[mov(4, -1), insn(0x04, 4, 0, 0, 1)],
         &[mov(4, -1), insn(0x79, 4, 1, 0, 0)],
         &[mov(4, -1), insn(insn::MOV64, 4, 1, 0, 0)],
-        // Sign extension, and an atomic operation that hands back what was there.
+        // Sign extension, and an atomic operation that returns the old value.
         &[mov(4, -1), insn(insn::MOV64, 4, 4, 8, 0)],
         &[mov(4, -1), insn(0xdb, 10, 4, -8, 0xe1)],
         &[mov(4, -1), insn(0x20, 0, 0, 0, 0)],
@@ -117,7 +117,7 @@ fn helpers_are_those_of_the_type() {
         (XDP, 300, false),
         (XDP, -1, false),
         (2, 1, false),
-        // What CO-RE has poisoned is the verifier's to judge.
+        // Instructions that CO-RE has poisoned are left to the verifier.
         (XDP, POISON, true),
     ] {
         let result = instructions(program_type, &[call(helper), exit()], &[0]);
@@ -143,7 +143,7 @@ fn instructions_that_are_not_reviewed_are_refused() {
     ] {
         assert_eq!(found(&second(bad)), Some((objection, Some(1))), "{bad:?}");
     }
-    assert_eq!(found(&[insn(insn::LD_IMM64, 1, 1, 0, 0)]), None, "a constant that is cut short is the verifier's");
+    assert_eq!(found(&[insn(insn::LD_IMM64, 1, 1, 0, 0)]), None, "a truncated constant is left to the verifier");
 }
 
 fn insn_zero() -> Insn {
@@ -154,7 +154,7 @@ fn insn_zero() -> Insn {
 fn loops_are_bounded_by_a_constant() {
     let rounds = |first: &[Insn]| {
         let mut code = first.to_vec();
-        // The callback stands behind: r2, call, exit.
+        // The callback follows: r2, call, exit.
         code.extend(address(2, 3));
         code.extend([call(181), exit(), exit()]);
         let callback = code.len() - 1;
@@ -168,8 +168,8 @@ fn loops_are_bounded_by_a_constant() {
 }
 
 #[test]
-fn nothing_repeats_in_a_callback() {
-    // 0: the program hands 6 to a helper; 6: the callback calls 8; 8 calls a helper.
+fn callbacks_call_no_repeating_helper() {
+    // 0: the program passes 6 to a helper; 6: the callback calls 8; 8 calls a helper.
     let chain = |outer: i32, inner: i32| {
         let [low, high] = address(2, 3);
         let code = [mov(1, 8), low, high, call(outer), exit(), function_call(1), exit(), mov(1, 8), call(inner), exit()];
@@ -181,7 +181,7 @@ fn nothing_repeats_in_a_callback() {
         }
         assert_eq!(chain(outer, 1), None, "{outer}");
     }
-    // The same function, called and not handed over, may loop; a function without a caller counts as well.
+    // The same function, called but not passed to a helper, may loop; a function without a caller counts too.
     let plain = [function_call(1), exit(), mov(1, 8), call(164), exit()];
     assert_eq!(instructions(XDP, &plain, &[0, 2]), Ok(()));
     let [low, high] = address(2, -3);
@@ -190,7 +190,7 @@ fn nothing_repeats_in_a_callback() {
 }
 
 #[test]
-fn many_calls_of_many_functions_take_no_time() {
+fn many_calls_of_many_functions_are_reviewed_fast() {
     // Every second instruction calls the next function; the first is a callback.
     let mut code = Vec::new();
     let mut starts = vec![0];
@@ -208,7 +208,7 @@ fn many_calls_of_many_functions_take_no_time() {
     assert!(begun.elapsed().as_secs() < 2, "{:?}", begun.elapsed());
 }
 
-/// Every program of a container-scope kind of an object of ours, and what is said of it.
+/// Every program of a container-scope kind in a committed object, and its refusal.
 fn reviewed(object: &str) -> Vec<(String, Result<(), String>)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{object}.bpf.o"));
     let bytes = std::fs::read(path).unwrap();
@@ -227,7 +227,7 @@ fn reviewed(object: &str) -> Vec<(String, Result<(), String>)> {
 }
 
 #[test]
-fn objects_of_ours_are_refused_with_function_and_line() {
+fn committed_objects_are_refused_with_function_and_line() {
     const END: &str = "; it needs host scope in policy (host-scope = true, and scope = \"host\" in the image rule)";
     let refused = [
         (
@@ -263,7 +263,7 @@ fn objects_of_ours_are_refused_with_function_and_line() {
 }
 
 #[test]
-fn what_only_the_kernel_has_is_refused_by_name() {
+fn kernel_symbols_are_refused_by_name() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/ksym.bpf.o");
     let bytes = std::fs::read(path).unwrap();
     let object = BpfObject::parse(&bytes).unwrap();
@@ -275,7 +275,7 @@ fn what_only_the_kernel_has_is_refused_by_name() {
 }
 
 #[test]
-fn every_other_object_of_ours_is_accepted() {
+fn all_other_committed_objects_are_accepted() {
     let mut programs = 0;
     for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();

@@ -1,4 +1,4 @@
-//! The programs that are offered to the verifier. None of them is ever run.
+//! The programs that are submitted to the verifier. None of them is ever run.
 
 use crate::sys::token::trial::Trial;
 
@@ -21,10 +21,10 @@ const MAP_FD: u8 = 1;
 const MAP_LOOKUP_ELEM: i32 = 1;
 const DYNPTR_FROM_MEM: i32 = 197;
 
-/// A number that stands for an address. Nothing loads from it, since nothing runs.
+/// A number that represents an address. Nothing loads from it, since nothing is run.
 const ADDRESS: i32 = 4096;
 
-/// `r0 = 1; exit`: a return value that every type may have.
+/// `r0 = 1; exit`: a return value that every type allows.
 pub(super) fn smallest() -> Trial {
     program(vec![insn(MOV_IMM, 0, 0, 0, 1), exit()])
 }
@@ -39,7 +39,8 @@ pub(super) fn call_kfunc(id: u32) -> Trial {
     program(vec![insn(CALL, 0, KFUNC, 0, id.cast_signed()), insn(MOV_IMM, 0, 0, 0, 1), exit()])
 }
 
-/// A pointer made of a number by bpf_rdonly_cast, to a structure of the kernel's BTF or, with 0, to bytes, and a load through it.
+/// A pointer made from a number by bpf_rdonly_cast, to a structure of the kernel's BTF or, with 0, to bytes, and a load
+/// through it.
 pub(super) fn rdonly_cast(id: u32, structure: u32) -> Trial {
     program(vec![
         insn(MOV_IMM, 1, 0, 0, ADDRESS),
@@ -51,7 +52,7 @@ pub(super) fn rdonly_cast(id: u32, structure: u32) -> Trial {
     ])
 }
 
-/// A dynptr over a map's value, and with a kfunc's id a copy from a number into it.
+/// A dynptr over a map's value and, given a kfunc's id, a copy from a number into it.
 pub(super) fn probe_read_dynptr(id: Option<u32>) -> Trial {
     let mut instructions = vec![
         // The key, on the stack.
@@ -86,7 +87,8 @@ pub(super) fn probe_read_dynptr(id: Option<u32>) -> Trial {
     Trial { map_at: Some(3), ..program(instructions) }
 }
 
-/// A number given to a global function: as a pointer with the tag `arg:untrusted`, through which it loads, or as the number that it is.
+/// A number passed to a global function: as a pointer with the tag `arg:untrusted`, through which it loads, or as a
+/// plain number.
 pub(super) fn global_function(untrusted: bool) -> Trial {
     let body = if untrusted { insn(LOAD_U64, 0, 1, 0, 0) } else { insn(MOV_REG, 0, 1, 0, 0) };
     let instructions = vec![
@@ -101,7 +103,7 @@ pub(super) fn global_function(untrusted: bool) -> Trial {
     Trial { btf: Some(btf), functions: vec![[0, MAIN], [4, FUNCTION]], ..program(instructions) }
 }
 
-/// Indexes into [`btfs`].
+/// Indices into [`btfs`].
 const UNTRUSTED: usize = 0;
 const PLAIN: usize = 1;
 
@@ -114,7 +116,8 @@ pub(super) fn btfs() -> Vec<Vec<u8>> {
     vec![types(true), types(false)]
 }
 
-/// 1 u64, 2 void *, 3 u64 (void *ctx), 4 main, 5 u64 (void *p) or u64 (u64 p), 6 the function, 7 the tag of its argument.
+/// 1 u64, 2 void *, 3 u64 (void *ctx), 4 main, 5 u64 (void *p) or u64 (u64 p), 6 the function, 7 the tag of its
+/// argument.
 fn types(untrusted: bool) -> Vec<u8> {
     const INT: u32 = 1;
     const PTR: u32 = 2;
@@ -162,7 +165,7 @@ fn exit() -> [u8; 8] {
     insn(EXIT, 0, 0, 0, 0)
 }
 
-/// `struct bpf_insn`: the two register numbers share a byte, in the order of the machine's bit fields.
+/// `struct bpf_insn`: the two register numbers share a byte, in the machine's bit field order.
 fn insn(code: u8, target: u8, source: u8, offset: i16, value: i32) -> [u8; 8] {
     let registers = if cfg!(target_endian = "little") { target | source << 4 } else { target << 4 | source };
     let [o0, o1] = offset.to_ne_bytes();

@@ -1,4 +1,4 @@
-//! The verdict from answers that are made up; tests/privileged/token_reach.rs asks the kernel.
+//! The verdict from synthetic answers; tests/privileged/token_reach.rs uses the kernel's.
 
 use super::*;
 use crate::model::reach::ReachGuard;
@@ -20,7 +20,7 @@ fn loaded() -> TrialAnswer {
     TrialAnswer { errno: None, log: String::new() }
 }
 
-/// Answers of a kernel that offers nothing and has no way to memory, but where `other` says something else.
+/// Answers of a kernel that offers nothing and has no way to memory, except where `other` says otherwise.
 fn answers(questions: &Questions, other: impl Fn(u32, &Question) -> Option<TrialAnswer>) -> Vec<TrialAnswer> {
     let closed = |question: &Question| match question {
         Question::Control | Question::MemoryControl(_) => loaded(),
@@ -32,7 +32,7 @@ fn answers(questions: &Questions, other: impl Fn(u32, &Question) -> Option<Trial
 }
 
 #[test]
-fn a_kernel_that_offers_nothing_is_container_scope() {
+fn a_kernel_that_offers_nothing_allows_container_scope() {
     let questions = questions();
     let reach = questions.decide(&answers(&questions, |_, _| None));
     assert_eq!((reach.undecided.clone(), reach.memory.clone()), (Vec::new(), Vec::new()));
@@ -43,7 +43,7 @@ fn a_kernel_that_offers_nothing_is_container_scope() {
 }
 
 #[test]
-fn what_the_verifier_accepts_or_minds_otherwise_is_offered() {
+fn accepted_or_otherwise_refused_functions_count_as_offered() {
     let questions = questions();
     let said = [loaded(), refused(Errno::ACCESS, "0: (85) call bpf_sk_lookup_tcp#84\nR2 !read_ok\n")];
     for answer in said {
@@ -60,7 +60,7 @@ fn what_the_verifier_accepts_or_minds_otherwise_is_offered() {
 }
 
 #[test]
-fn a_load_that_fails_before_the_verifier_speaks_is_undecided() {
+fn a_load_that_fails_before_the_verifier_runs_is_undecided() {
     let questions = questions();
     type Which = fn(&Question) -> bool;
     let whiches: [(&str, Which); 4] = [
@@ -69,7 +69,7 @@ fn a_load_that_fails_before_the_verifier_speaks_is_undecided() {
         ("the control of arg:untrusted", |question| matches!(question, Question::MemoryControl(MemoryRead::UntrustedArgument))),
         ("bpf_rdonly_cast", |question| matches!(question, Question::Memory(MemoryRead::RdonlyCast))),
     ];
-    // An LSM program refuses with EPERM and no log; ENOMEM can come at any time.
+    // An LSM program refuses with EPERM and no log; ENOMEM can occur at any time.
     for (what, which) in whiches {
         for answer in [refused(Errno::PERM, ""), refused(Errno::NOMEM, ""), refused(Errno::NOMEM, "0: R1=ctx()\n")] {
             let reach = questions
@@ -98,7 +98,7 @@ fn a_way_to_memory_is_closed_only_for_a_known_reason() {
 }
 
 #[test]
-fn a_kernel_without_a_type_is_told_from_one_that_refuses_it() {
+fn a_missing_type_is_distinguished_from_a_refused_one() {
     let questions = questions();
     let control = |answer: TrialAnswer| {
         let control = |at, question: &Question| at == XDP && matches!(question, Question::Control);
@@ -111,7 +111,7 @@ fn a_kernel_without_a_type_is_told_from_one_that_refuses_it() {
 }
 
 #[test]
-fn kfuncs_that_a_kernel_does_not_have_are_not_asked_for() {
+fn missing_kfuncs_are_not_probed() {
     let none = Questions::new(&HashMap::new(), None);
     let asks =
         |wanted: &str| none.about.iter().any(|(_, question)| matches!(question, Question::Offers(name) if name == wanted));
@@ -123,7 +123,7 @@ fn kfuncs_that_a_kernel_does_not_have_are_not_asked_for() {
 }
 
 #[test]
-fn programs_fit_the_child_and_their_btf_is_whole() {
+fn programs_fit_the_child_and_their_btf_is_complete() {
     for trial in questions().trials {
         assert!(trial.instructions.len() <= trial::MAX_INSTRUCTIONS);
     }
