@@ -76,7 +76,7 @@ fn an_image_is_built_shown_carried_and_removed() {
     assert!(table.contains("labels      agree with the object") && table.contains("XDP links"), "{table}");
 
     let exported = world.good("export ghcr.io/acme/pass:v1 oci-archive:out.tar");
-    assert!(exported.starts_with(&digest) && exported.contains("no signature goes with it"), "{exported}");
+    assert!(exported.starts_with(&digest) && exported.contains("exported without signatures"), "{exported}");
     let gone = world.json("rm ghcr.io/acme/pass:v1");
     assert_eq!(gone["references"], serde_json::json!(["ghcr.io/acme/pass:v1"]));
     assert_eq!(world.json("list"), serde_json::json!([]));
@@ -109,7 +109,7 @@ fn verify_tells_whether_an_image_would_be_taken() {
     let output = world.run(&format!("{line} -o json"));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&found["signatures"], &found["verdict"]), (&serde_json::json!([]), &Value::Null), "{found}");
-    assert!(world.bad("verify oci:layout:v1").contains("no image rule of the policy speaks of it"));
+    assert!(world.bad("verify oci:layout:v1").contains("no image rule of the policy applies to it"));
     assert!(world.bad("verify oci:layout:v1 --key nowhere.pub").contains("read key nowhere.pub"));
 }
 
@@ -229,7 +229,7 @@ fn verify_explains_each_signature_it_finds() {
         "signature 2\n  found       in the layout\n  format      sigstore bundle v0.3\n",
         "  certificate says https://forge.example/acme@v1 (https://token.example)\n",
         "  counts for rule of the command line: by https://forge.example/acme@v1 (https://token.example)\n    passed: format, statement, image digest, time stamp, certificate chain, ",
-        "    failed: inclusion proof\n    not looked at: log checkpoint, signature, log entry, identity\n",
+        "    failed: inclusion proof\n    not checked: log checkpoint, signature, log entry, identity\n",
         "verified: by https://forge.example/acme@v1 (https://token.example), under rule of the command line\n",
     ] {
         assert!(text.contains(line), "{line}\n---\n{text}");
@@ -330,7 +330,7 @@ fn verify_says_what_is_ignored_under_a_key() {
     let fingerprint = sigstore_crypto::sha256(pair.public_key_der().unwrap().as_bytes()).to_hex();
     let text = world.good("verify oci:layout:v1 --key own.pub");
     let counts = format!("  counts for rule of the command line: by own.pub, the key sha256:{fingerprint}\n");
-    assert!(text.contains(&counts) && text.contains("there, and not looked at under a key: log entry\n"), "{text}");
+    assert!(text.contains(&counts) && text.contains("present, but not checked under a key: log entry\n"), "{text}");
     // None of that makes another key's signature count.
     let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures/keys/cosign-v3.pub");
     let (status, found) = verified(&world, &format!("--key {}", other.display()));
@@ -369,10 +369,10 @@ fn refusals_say_what_to_do() {
         ("build pass pass.bpfel.o", &["names no registry; write docker.io/"][..]),
         ("build ghcr.io/acme/pass:v1 missing.o", &["read missing.o", "No such file"]),
         ("build ghcr.io/acme/pass:v1 junk.o", &["junk.o is not an ELF object"]),
-        ("build ghcr.io/acme/pass:v1 junk.tar", &["ends in .o"]),
+        ("build ghcr.io/acme/pass:v1 junk.tar", &["must end in .o"]),
         ("build ghcr.io/acme/pass:v1 linux/s390x=pass.bpfel.o", &["little-endian", "s390x is not"]),
-        ("build ghcr.io/acme/pass:v1 linux/vax=pass.bpfel.o", &["no platform of images", "linux/amd64"]),
-        ("build ghcr.io/acme/pass:v1 pass.bpfel.o pass.bpfeb.o", &["nothing says", "write linux/amd64=pass.bpfel.o"]),
+        ("build ghcr.io/acme/pass:v1 linux/vax=pass.bpfel.o", &["is not an image platform", "linux/amd64"]),
+        ("build ghcr.io/acme/pass:v1 pass.bpfel.o pass.bpfeb.o", &["is not known", "write linux/amd64=pass.bpfel.o"]),
         ("build ghcr.io/acme/pass:v1 linux/arm64=pass.bpfel.o linux/arm64=pass.bpfel.o", &["both for linux/arm64"]),
         ("build file:/x.o pass.bpfel.o", &["write registry/repository:tag"]),
         ("build ghcr.io/acme/pass:v1 pass.bpfel.o --to ghcr.io/acme/x", &["--to takes"]),
@@ -384,9 +384,12 @@ fn refusals_say_what_to_do() {
         ("rm oci:/x", &["only images from registries"]),
         ("import missing.tar", &["missing.tar", "No such file"]),
         ("import junk.tar", &["junk.tar"]),
-        ("import nameless.tar", &["no image in it has a name", "image import nameless.tar registry/repository:tag"]),
-        ("import nameless.tar ghcr.io/stranger/x:v1", &["no image rule of the policy speaks of it"]),
-        ("import nameless.tar oci:/x", &["no name of the cache"]),
+        (
+            "import nameless.tar",
+            &["none of its images has a registry name", "image import nameless.tar registry/repository:tag"],
+        ),
+        ("import nameless.tar ghcr.io/stranger/x:v1", &["no image rule of the policy applies to it"]),
+        ("import nameless.tar oci:/x", &["not a valid name in the cache"]),
     ] {
         let sentence = world.bad(line);
         assert!(parts.iter().all(|part| sentence.contains(part)), "image {line}: {sentence}");

@@ -209,7 +209,7 @@ pub fn unload(paths: &Paths, args: &UnloadArgs) -> ExitCode {
         None => args.programs.clone(),
         Some(application) => match of_application(paths, application) {
             Ok(ids) if ids.is_empty() && !args.ignore_missing => {
-                return fail(&format!("unload application {application}: no programs found; see `bpfman-hook list programs`"));
+                return fail(&format!("unload application {application}: it has no programs; see `bpfman-hook list programs`"));
             }
             Ok(ids) => ids,
             Err(failure) => return failed(&failure),

@@ -442,7 +442,7 @@ mod tests {
         let kprobe = KprobeAttachInfo { fn_name: "x y".into(), ..Default::default() };
         for (answer, expected) in [
             (ask(0, None), "0 is not a program id"),
-            (ask(1, None), "says nowhere"),
+            (ask(1, None), "names no attach point"),
             (xdp("", 50, Vec::new()), "not the name of an interface"),
             (xdp("a/b", 50, Vec::new()), "not the name of an interface"),
             (xdp(&"x".repeat(16), 50, Vec::new()), "not the name of an interface"),

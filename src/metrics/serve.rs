@@ -340,7 +340,7 @@ mod tests {
             if let Ok(stream) = UnixStream::connect(&path) {
                 return stream;
             }
-            assert!(Instant::now() < end, "nobody listens");
+            assert!(Instant::now() < end, "the server does not listen");
             thread::yield_now();
         };
         let get = || {

@@ -11,7 +11,7 @@ use crate::sys::{clock, deadline};
 const LINE_MAX: usize = 300;
 
 /// The message on timeout.
-pub const LATE: &str = "timed out while a call still blocks in the store or the kernel; \
+pub const LATE: &str = "gave up: the time limit for a hook has passed, and a call to the store or the kernel still blocks; \
                         `bpfman-hook gc` removes what was started";
 
 /// The destinations of one run of `hook`.

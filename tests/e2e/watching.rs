@@ -306,7 +306,7 @@ fn the_daemonsets_metrics_can_read_and_others_are_told(world: &mut World) {
     // Zeros would say that nothing runs here.
     let refused = metrics("65532", "65532");
     assert_eq!((refused.status.code(), refused.stdout.as_str()), (Some(1), ""));
-    assert!(refused.stderr.contains("only root and the directory's group may, run it as one of them"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("only root and the directory's group may; run this as one of them"), "{}", refused.stderr);
     running.say("go\n");
     running.finish();
 }

@@ -84,7 +84,7 @@ fn a_load_whose_answer_cannot_be_written_is_done() {
     let said = load.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&said.stderr);
     let ids = lab.ours(&["list", "programs", "-q"]);
-    assert!(said.status.success() && stderr.contains(&format!("{} are loaded and stay", ids.trim())), "{stderr}");
+    assert!(said.status.success() && stderr.contains(&format!("{} are loaded and remain loaded", ids.trim())), "{stderr}");
     lab.ours(&["unload", ids.trim()]);
     bench.clean("after a load");
 }

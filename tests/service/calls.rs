@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use bpfman_hook::grpc::wire::attach_info::Info;
 use bpfman_hook::grpc::wire::bytecode_location::Location;
-use bpfman_hook::grpc::wire::{AttachInfo, AttachRequest, BytecodeImage, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, UnloadRequest, XdpAttachInfo};
+use bpfman_hook::grpc::wire::{
+    AttachInfo, AttachRequest, BytecodeImage, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo, LoadRequest,
+    PullBytecodeRequest, UnloadRequest, XdpAttachInfo,
+};
 use tonic::Code;
 
 use crate::support::netns::Netns;

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use bpfman_hook::grpc::wire::attach_info::Info;
 use bpfman_hook::grpc::wire::bpfman_client::BpfmanClient;
 use bpfman_hook::grpc::wire::bytecode_location::Location;
-use bpfman_hook::grpc::wire::{AttachInfo, AttachRequest, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo, LoadRequest, UnloadRequest, XdpAttachInfo};
+use bpfman_hook::grpc::wire::{
+    AttachInfo, AttachRequest, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo, LoadRequest, UnloadRequest,
+    XdpAttachInfo,
+};
 use serde_json::Value;
 use tonic::Code;
 

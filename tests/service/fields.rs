@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use bpfman_hook::grpc::wire::attach_info::Info;
 use bpfman_hook::grpc::wire::bytecode_location::Location;
-use bpfman_hook::grpc::wire::{AttachInfo, AttachRequest, BytecodeImage, BytecodeLocation, GetRequest, GetResponse, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, TracepointAttachInfo, UnloadRequest};
+use bpfman_hook::grpc::wire::{
+    AttachInfo, AttachRequest, BytecodeImage, BytecodeLocation, GetRequest, GetResponse, ListRequest, LoadInfo, LoadRequest,
+    PullBytecodeRequest, TracepointAttachInfo, UnloadRequest,
+};
 use tonic::Code;
 
 use crate::world::{Client, World, run};

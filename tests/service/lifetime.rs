@@ -48,7 +48,11 @@ fn a_second_service_is_refused_and_a_killed_one_replaced() {
     let first = world.start(&["--timeout", "0"]);
     let second = crate::support::process::ended(&mut world.lab.command(&["system", "service"]));
     assert_eq!(second.status.code(), Some(1));
-    assert!(second.stderr.contains("another process does already; stop it, or choose another address"), "{}", second.stderr);
+    assert!(
+        second.stderr.contains("another process already listens there; stop it, or choose another address"),
+        "{}",
+        second.stderr
+    );
     drop(first); // kill -9
     assert!(world.socket.exists(), "the stale socket");
     let _again = world.start(&["--timeout", "0"]);

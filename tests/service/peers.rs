@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use bpfman_hook::grpc::wire::bytecode_location::Location;
-use bpfman_hook::grpc::wire::{BytecodeLocation, GetRequest, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, UnloadRequest};
+use bpfman_hook::grpc::wire::{
+    BytecodeLocation, GetRequest, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, UnloadRequest,
+};
 use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
@@ -132,7 +134,11 @@ fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
 
     let bare = ended(&mut world.lab.command(&["system", "service", &address]));
     assert_eq!(bare.status.code(), Some(1));
-    assert!(bare.stderr.contains("listen on TCP without TLS: whoever reaches the port could load programs"), "{}", bare.stderr);
+    assert!(
+        bare.stderr.contains("listen on TCP without TLS: any client that reaches the port could load programs"),
+        "{}",
+        bare.stderr
+    );
 
     world.lab.policy("[[client]]\nsubject = \"CN=agent,O=acme\"\nallow = [\"read\"]\n");
     let paths = ["server.pem", "server.key", "authority.pem"].map(|name| file(name).display().to_string());

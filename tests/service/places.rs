@@ -10,7 +10,11 @@ use std::process::{Child, Command, Stdio};
 use bpfman_hook::grpc::wire::attach_info::Info;
 use bpfman_hook::grpc::wire::bytecode_location::Location;
 use bpfman_hook::grpc::wire::prog_specific_info::Info as Specific;
-use bpfman_hook::grpc::wire::{AttachInfo, AttachRequest, BytecodeLocation, DetachRequest, FentryAttachInfo, FentryLoadInfo, FexitAttachInfo, FexitLoadInfo, GetRequest, KprobeAttachInfo, LoadInfo, LoadRequest, ProgSpecificInfo, TcAttachInfo, TcxAttachInfo, TracepointAttachInfo, UnloadRequest, UprobeAttachInfo, XdpAttachInfo};
+use bpfman_hook::grpc::wire::{
+    AttachInfo, AttachRequest, BytecodeLocation, DetachRequest, FentryAttachInfo, FentryLoadInfo, FexitAttachInfo,
+    FexitLoadInfo, GetRequest, KprobeAttachInfo, LoadInfo, LoadRequest, ProgSpecificInfo, TcAttachInfo, TcxAttachInfo,
+    TracepointAttachInfo, UnloadRequest, UprobeAttachInfo, XdpAttachInfo,
+};
 use bpfman_hook::kernel::{Feature, Support, features};
 use bpfman_hook::sys::bpf::{self, ObjectKind};
 use serde_json::Value;

@@ -49,7 +49,7 @@ pub fn remove(paths: &Paths, args: &ImageRmArgs) -> ExitCode {
         let result = which(text).and_then(|which| {
             let swept = cache.sweep(&which, &BTreeSet::new(), false).map_err(|e| chain(&e))?;
             match swept.references.is_empty() {
-                true => Err(format!("remove {}: not found in the cache; see `bpfman-hook images`", printable(text))),
+                true => Err(format!("remove {}: it is not in the cache; see `bpfman-hook images`", printable(text))),
                 false => Ok(swept),
             }
         });

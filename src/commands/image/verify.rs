@@ -149,7 +149,7 @@ fn described(signature: &Examined) -> Vec<(&'static str, String)> {
         lines.push(("predicate", predicate.clone()));
     }
     if let Some(claimed) = &signature.certificate {
-        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "nobody".to_owned());
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "nothing".to_owned());
         lines.push(("certificate", format!("says {} ({})", or_none(&claimed.identity), or_none(&claimed.issuer))));
         lines.push(("valid", format!("{} to {}", claimed.not_before, claimed.not_after)));
     }
