@@ -1,4 +1,5 @@
-//! What `install --containerd` and the packages put on a node: the strict handler, and the plugin that containerd starts itself.
+//! What `install --containerd` and the packages set up on a node: the strict handler, and the plugin that containerd
+//! starts itself.
 
 use std::fs;
 
@@ -15,7 +16,7 @@ crate::cases![
     containerd_starts_the_plugin_itself,
 ];
 
-/// Runs a command of ours that must succeed, where there is an installation at all.
+/// Runs one of our commands, which must succeed; does nothing without an installation.
 fn run(node: &Node, args: &[&str]) {
     if let Some(ended) = node.ours(args) {
         assert!(ended.status.success(), "bpfman-hook {args:?}: {}{}", ended.stdout, ended.stderr);
@@ -25,13 +26,13 @@ fn run(node: &Node, args: &[&str]) {
 fn the_strict_handler_needs_no_plugin_and_starts_nothing_without_us(node: &mut Node) {
     run(node, &["install", "--containerd", "--strict"]);
     node.restart_daemon();
-    // Beside the plugin, which leaves it alone: one hook, not two.
+    // Together with the plugin, which leaves the container alone: one hook, not two.
     let pod = counted_pod(node, "both").handler("bpfman-hook").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
     assert_eq!(pod.oci(&main)["hooks"]["createRuntime"].as_array().map(Vec::len), Some(1));
     assert_counts(node, &pod, &main);
     pod.remove().unwrap();
-    // A plugin that hangs is dropped by containerd; the handler does not need it.
+    // containerd drops a hanging plugin; the handler does not need it.
     node.signal_plugin(Signal::STOP);
     let pod = counted_pod(node, "hung").handler("bpfman-hook").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
@@ -45,13 +46,13 @@ fn the_strict_handler_needs_no_plugin_and_starts_nothing_without_us(node: &mut N
     let plain = PodSpec::new("plain").handler("bpfman-hook").run(node).unwrap();
     plain.add(&ContainerSpec::new("main")).unwrap();
     plain.remove().unwrap();
-    // Without the program no container of this handler starts.
+    // Without the binary, no container of this handler starts.
     tool(node.inside("mv").args(["/usr/local/bin/bpfman-hook", "/usr/local/bin/away"]));
     let pod = counted_pod(node, "alone").handler("bpfman-hook").run(node).unwrap();
     let error = pod.add(&ContainerSpec::new("main")).unwrap_err();
     assert!(error.contains("/usr/local/bin/bpfman-hook"), "{error}");
     pod.remove().unwrap();
-    // Without a plugin nobody tells that a pod is gone: what is the pod's goes with the next that looks.
+    // Without a plugin, no event reports that a pod is gone: the next run that checks releases what the pod owned.
     node.world.lab.ours(&["gc"]);
     node.world.lab.expect_links(0, "every pod is gone");
 }
@@ -70,7 +71,7 @@ fn installing_switches_nri_on_and_uninstalling_gives_the_file_back(node: &mut No
     let pod = counted_pod(node, "strict").handler("bpfman-hook").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
     assert_counts(node, &pod, &main);
-    // The plugin was there before NRI was, and connects again.
+    // The plugin was installed before NRI was enabled, and reconnects.
     if waiting == 1 {
         node.wait_for_plugin(waiting);
     }

@@ -1,4 +1,4 @@
-//! Who ends or goes away while pods run: containers, the plugin, containerd itself.
+//! Ends and restarts while pods run: of containers, of the plugin, of containerd itself.
 
 use std::time::Duration;
 
@@ -63,10 +63,10 @@ fn a_plugin_that_is_killed_leaves_hooks_that_work(node: &mut Node) {
     assert_counts(node, &pod, &main);
     pod.take(&main).unwrap();
     assert_eq!(node.world.lab.records().len(), 0, "poststop needs no plugin either");
-    node.world.lab.expect_links(1, "what the pod owns is its pod's");
+    node.world.lab.expect_links(1, "the pod keeps what it owns");
     pod.remove().unwrap();
     node.start_plugin();
-    node.world.lab.expect_links_soon(0, "the next plugin releases what went while there was none");
+    node.world.lab.expect_links_soon(0, "the next plugin releases what ended while none ran");
 }
 
 pub fn a_pod_goes_on_while_the_plugin_is_replaced(node: &mut Node) {
@@ -75,7 +75,7 @@ pub fn a_pod_goes_on_while_the_plugin_is_replaced(node: &mut Node) {
     node.start_plugin();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
     assert_counts(node, &pod, &main);
-    // While it is away NRI fails open; the next one that comes says so.
+    // NRI fails open without a plugin; the next plugin reports it.
     node.kill_plugin();
     let missed = pod.add(&ContainerSpec::new("missed")).unwrap();
     assert!(pod.oci(&missed).get("hooks").is_none());
@@ -138,7 +138,7 @@ fn a_hung_plugin_is_noticed(node: &mut Node) {
     assert_counts(node, &pod, &second);
 }
 
-/// Asserts that a container that runs without us is named by the plugin and listed as failed.
+/// Asserts that the plugin reports a container that runs without hooks, and that it is listed as failed.
 fn assert_is_reported(node: &Node, container: &str) {
     node.hear_plugin(container);
     let listed = eventually("the record of the missed container", Duration::from_secs(15), || {
@@ -161,8 +161,8 @@ fn a_missed_container_is_killed_where_policy_says_so(node: &mut Node) {
         Some(pod.status(&missed)).filter(|status| status.state == EXITED)
     });
     assert_eq!(status.exit_code, 128 + 9);
-    assert_ne!(plain.status(&other).state, EXITED, "who did not ask lives");
-    // As the kubelet goes on.
+    assert_ne!(plain.status(&other).state, EXITED, "an unannotated container lives on");
+    // Like the kubelet.
     let again = pod.add(&ContainerSpec::new("main").attempt(1)).unwrap();
     assert_counts(node, &pod, &again);
 }

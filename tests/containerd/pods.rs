@@ -1,4 +1,4 @@
-//! What pods of every kind get from the plugin.
+//! What the plugin does for pods of every kind.
 
 use std::process::Command;
 use std::time::Duration;
@@ -19,13 +19,13 @@ crate::cases![
     an_init_container_comes_and_goes_before_the_others,
 ];
 
-/// A pod that asks for the counter of packets on its eth0.
+/// A pod that requests the packet counter on its eth0.
 pub fn counted_pod(node: &mut Node, name: &str) -> PodSpec {
     let image = node.world.signed("demo");
     PodSpec::new(name).ask("image", &image).ask("programs", "xdp:count_packets iface=eth0")
 }
 
-/// Makes packets arrive at a pod, and asserts that its program has counted them.
+/// Sends packets to a pod, and asserts that its program has counted them.
 pub fn assert_counts(node: &Node, pod: &Pod, container: &str) {
     let maps = node.world.map_ids(container, "packets");
     let sum = || maps.iter().map(|map| kernel::sum(*map)).sum::<u64>();
@@ -40,7 +40,7 @@ fn only_who_asks_gets_hooks_and_programs(node: &mut Node) {
     let plain = PodSpec::new("plain").annotate("example.org/owner", "net").run(node).unwrap();
     let counted = asks.add(&ContainerSpec::new("main")).unwrap();
     let left = plain.add(&ContainerSpec::new("main")).unwrap();
-    node.world.lab.expect_links(2, "one pod of two asked for two programs");
+    node.world.lab.expect_links(2, "only one of the two pods requested programs, two of them");
     assert_counts(node, &asks, &counted);
     assert_eq!(asks.oci(&counted)["hooks"]["createRuntime"].as_array().map(Vec::len), Some(1));
     assert!(plain.oci(&left).get("hooks").is_none(), "{}", plain.oci(&left)["hooks"]);
@@ -63,10 +63,10 @@ pub fn a_container_is_spoken_to_by_its_name(node: &mut Node) {
         .annotate("main.hook.bpfman.io/programs", "xdp:count_packets iface=eth0");
     let pod = pod.run(node).unwrap();
     let sidecar = pod.add(&ContainerSpec::new("sidecar")).unwrap();
-    node.world.lab.expect_links(0, "nothing was said to the sidecar");
+    node.world.lab.expect_links(0, "the annotation does not apply to the sidecar");
     assert!(pod.oci(&sidecar).get("hooks").is_none());
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
-    node.world.lab.expect_links(1, "main was spoken to");
+    node.world.lab.expect_links(1, "the annotation applies to main");
     assert_counts(node, &pod, &main);
 }
 
@@ -77,7 +77,7 @@ fn a_containers_own_annotation_wins(node: &mut Node) {
     let main = ContainerSpec::new("main").ask("programs", "xdp:count_packets iface=eth0");
     let main = pod.add(&main).unwrap();
     assert_counts(node, &pod, &main);
-    node.world.lab.expect_links(1, "the container's own word counts, alone");
+    node.world.lab.expect_links(1, "only the container's own annotation counts");
 }
 
 fn a_container_is_shown_the_map_that_its_pods_programs_write(node: &mut Node) {

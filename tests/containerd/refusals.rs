@@ -1,4 +1,4 @@
-//! What is wrong or forbidden: the container is not made, and the pod's events show why.
+//! Invalid or forbidden requests: the container is not created, and the pod's events show why.
 
 use crate::node::Node;
 use crate::pod::{ContainerSpec, PodSpec};
@@ -43,7 +43,7 @@ fn policy_matches_what_the_pod_is(node: &mut Node) {
     let image = node.world.signed("demo");
     let rule = "[[container]]\nmatch = { engine = \"containerd\", namespace = \"shop\", labels = { tier = \"front\" } }\nprograms = [\"xdp\"]\n";
     node.world.lab.policy(&format!("{}{rule}", node.world.image_rule()));
-    // Only now does the plugin read it for sure.
+    // The restart makes sure that the plugin reads the new policy.
     node.kill_plugin();
     node.start_plugin();
     let spec = PodSpec::new("web").ask("image", &image).ask("programs", "xdp:count_packets iface=eth0");
@@ -71,7 +71,7 @@ fn what_only_the_hook_can_know_is_refused_at_the_start(node: &mut Node) {
         let main = pod.create(&ContainerSpec::new("main")).unwrap();
         let error = pod.start(&main).unwrap_err();
         assert!(error.contains(words), "{words:?} is not in: {error}");
-        node.world.lab.expect_links(0, "nothing of a refused container stays");
+        node.world.lab.expect_links(0, "nothing of a refused container is left");
         pod.remove().unwrap();
     }
 }

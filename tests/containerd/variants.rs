@@ -1,6 +1,6 @@
-//! What matters most, with crun and with containerd 1.7, whose NRI is 0.6.
+//! The most important cases, with crun and with containerd 1.7, whose NRI is 0.6.
 //!
-//! A machine with hybrid cgroups hides version 2 from crun, so none of these has programs on cgroups.
+//! A machine with hybrid cgroups hides version 2 from crun, so none of these cases uses cgroup programs.
 
 use crate::boot::a_node_that_boots_starts_no_pod_without_us;
 use crate::lifetimes::{

@@ -27,7 +27,7 @@ crate::cases![
     a_policy_that_does_not_parse,
 ];
 
-/// A container that asks for the packet counter of one image.
+/// A container that requests the packet counter of one image.
 fn asking(world: &World, name: &str, image: &str) -> Bundle {
     Bundle::new(&world.lab, name).ask("image", image).ask("programs", "xdp:count_packets iface=lo")
 }
@@ -84,7 +84,7 @@ fn an_image_whose_signature_was_changed(world: &mut World) {
 }
 
 fn a_signature_moved_from_another_image(world: &mut World) {
-    // The signature of a harmless image, found under the name of the one that is asked for.
+    // The signature of a harmless image, stored under the name of the requested image's signature.
     let harmless = world.unsigned("sock");
     let wanted = world.unsigned("demo");
     world.images.sign(&harmless.manifest, &world.key);

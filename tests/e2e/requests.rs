@@ -1,4 +1,4 @@
-//! Requests that cannot be fulfilled, and what is said about them.
+//! Requests that cannot be fulfilled, and their error messages.
 
 use std::process::Command;
 
@@ -41,7 +41,7 @@ crate::cases![
     a_failure_that_may_not_be_passed_over,
 ];
 
-/// A container that asks for one program of one of the test objects.
+/// A container that requests one program of one of the test objects.
 fn asking(world: &mut World, name: &str, object: &str, entry: &str) -> Bundle {
     let image = world.signed(object);
     Bundle::new(&world.lab, name).ask("image", &image).ask("programs", entry)
@@ -92,7 +92,7 @@ fn syscall_programs_are_never_delegated(world: &mut World) {
     world.refused(bundle, 2, &["delegate-progs", "syscall programs are never delegated"]);
 }
 
-/// Below host scope a token that loads programs is given only where this kernel keeps them in the container.
+/// Below host scope, a token that loads programs is given only if this kernel confines them to the container.
 fn what_a_token_reaches_on_this_kernel_needs_host_scope(world: &mut World) {
     let reach = world.lab.json(&["token", "explain", "--scope"]);
     assert_eq!(reach["undecided"], serde_json::json!([]));
@@ -116,7 +116,7 @@ fn what_a_token_reaches_on_this_kernel_needs_host_scope(world: &mut World) {
     }
 }
 
-/// What is kept for the boot must be writable by root alone: a verdict that others could have written is not believed.
+/// The stored verdict must be writable only by root: one that other users could have written is not used.
 fn a_forged_verdict_is_not_believed(world: &mut World) {
     let file = world.lab.path("root/run/bpfman-hook/token-reach.json");
     world.lab.json(&["token", "explain", "--scope"]);
@@ -233,7 +233,7 @@ fn a_full_store(world: &mut World) {
 }
 
 fn a_corrupt_store(world: &mut World) {
-    // A first container makes the store, then it is overwritten.
+    // A first container creates the store, then the store is overwritten.
     let first = delegating(world, "first").script("true").write();
     assert!(Runtime::Runc.run(&world.lab, &first).status.success(), "the first container did not start");
     let stores = std::fs::read_dir(world.lab.path("root/run/bpfman-hook/store"));
@@ -249,8 +249,8 @@ fn a_corrupt_store(world: &mut World) {
 }
 
 fn an_older_kernel(world: &mut World) {
-    // A kernel before 6.9 ignores the four options, as it ignores all that it does not know, and has no command to make a
-    // token: so has this one for a hook under strace.
+    // A kernel before 6.9 ignores the four mount options, as it ignores all unknown ones, and has no command to create
+    // a token: strace makes this kernel behave in the same way for the hook.
     world.mount_bpffs();
     world.allow("host-scope = true");
     let old = "-e inject=fsconfig:retval=0:when=1..4 -e inject=bpf:error=EINVAL";

@@ -1,4 +1,4 @@
-//! What a host may be short of: room in /run, file sizes, a reader, time.
+//! Scarce resources of a host: space in /run, file sizes, a reader of the output, time.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use crate::support::lab::{BINARY, pins};
 use crate::support::process::{ended, eventually, fed, tool};
 use crate::support::world::object_path;
 
-/// Takes every page of a file system.
+/// Fills a file system completely.
 fn fill(path: &Path) {
     let mut file = File::create(path).unwrap();
     for size in [65536, 4096, 1] {
@@ -39,7 +39,7 @@ fn a_full_run_is_released_all_the_same() {
     let left = || Some(()).filter(|()| bench.world.lab.new_objects().is_empty());
     eventually("the end of all objects", Duration::from_secs(10), left);
     assert_eq!((pins(&bench.world.lab.bpffs()), bench.world.lab.records()), (Vec::new(), Vec::new()));
-    // What is left of the spare pages is not for new owners.
+    // The remaining spare pages are not for new owners.
     let mut refused = 0;
     for _ in 0..3 {
         let pod = bench.container();
@@ -102,7 +102,7 @@ fn a_limit_of_file_sizes_is_a_sentence() {
     bench.clean("with a limit of file sizes");
 }
 
-/// Ten seconds, so that only `make test-faults` does it.
+/// Takes ten seconds, so only `make test-faults` runs it.
 #[test]
 fn a_start_waits_for_the_writers_lock_once_and_names_who_has_it() {
     if !everything() {
@@ -125,7 +125,7 @@ fn a_start_waits_for_the_writers_lock_once_and_names_who_has_it() {
     bench.clean("after a start that could not have the lock");
 }
 
-/// Half a minute, so that only `make test-faults` does it.
+/// Takes half a minute, so only `make test-faults` runs it.
 #[test]
 fn the_hard_end_comes_though_fork_stands_still() {
     if !everything() {
@@ -135,7 +135,7 @@ fn the_hard_end_comes_though_fork_stands_still() {
     let pod = bench.container();
     let counted = step(&mut bench.hook("createRuntime"), &pod.creating(), Fault::None);
     bench.end(pod, true);
-    // Threads are made by clone3, fork(3) makes the child by clone.
+    // Threads are created by clone3; fork(3) creates the child by clone.
     let fork = counted.calls.iter().rposition(|name| *name == "clone").expect("a fork") + 1;
     let pod = bench.container();
     let begun = Instant::now();
