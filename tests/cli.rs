@@ -1,4 +1,4 @@
-//! The program as its callers see it: help, JSON, exit statuses, and what stands on stderr.
+//! The program as its callers see it: help, JSON, exit statuses, and stderr.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::ffi::OsString;
@@ -24,7 +24,7 @@ fn run(args: &[&str]) -> Output {
 
 fn run_with(args: &[&str], input: &[u8]) -> Output {
     let mut child = program().args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // One that does not read its input is judged by what it prints.
+    // A command that does not read its input is checked only by its output.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
@@ -37,7 +37,7 @@ fn status(output: &Output) -> i32 {
     output.status.code().unwrap_or_else(|| panic!("{output:?}"))
 }
 
-/// A failure is one line of ours.
+/// Asserts that a failure prints exactly one line of ours.
 fn assert_one_line(output: &Output) {
     let line = text(&output.stderr);
     assert!(line.starts_with("bpfman-hook: ") && line.ends_with('\n') && line.lines().count() == 1, "{line:?}");
@@ -251,7 +251,7 @@ fn listings_of_nothing_are_empty_and_make_nothing() {
         assert_eq!(status(&output), 1, "{args:?}");
         assert_one_line(&output);
     }
-    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "a look made something");
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "a read-only command created something");
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn doctor_has_a_remedy_for_everything_that_is_not_ok() {
     assert_eq!(status(&output), i32::from(fails));
     assert_eq!(of("records")["detail"], "none");
 
-    // A policy that does not parse is a failure, whatever else there is.
+    // A policy that does not parse is a failure, whatever else is found.
     let etc = root.path().join("etc/bpfman-hook");
     fs::create_dir_all(&etc).unwrap();
     fs::write(etc.join("policy.toml"), "[[image]]\n").unwrap();
@@ -303,10 +303,10 @@ fn install_check_and_uninstall_agree() {
 
     let check = call(&["install", "--check", "-o", "json"]);
     let findings: Vec<Value> = serde_json::from_slice(&check.stdout).unwrap();
-    // Somebody else's files are root's business: the binary must be root's.
+    // Files of other users are findings: the binary must be owned by root.
     let wrong: Vec<_> = findings.iter().filter(|f| f["status"] != "ok" && (as_root || f["check"] != "binary")).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
-    // What was installed runs, as the same program.
+    // The installed binary runs, and is the same program.
     let installed = Command::new(root.path().join("usr/local/bin/bpfman-hook")).arg("version").output().unwrap();
     assert_eq!(installed.stdout, run(&["version"]).stdout);
 
@@ -334,7 +334,7 @@ fn policy_commands_tell_wrong_from_refused() {
     assert_one_line(&output);
     assert!(text(&output.stderr).contains("draft.toml"), "{output:?}");
 
-    // What a start would refuse about the other files is wrong too.
+    // Errors in the other files that make a start fail are reported too.
     let etc = root.path().join("etc/bpfman-hook");
     fs::create_dir_all(&etc).unwrap();
     for directory in etc.ancestors().take(3) {
@@ -416,7 +416,7 @@ fn gc_removes_pins_after_the_store_was_lost() {
     };
     let fs = root.path().join("run/bpfman-hook/fs");
     assert_eq!(text(&args(&[]).stdout), "nothing to release\n");
-    assert!(!root.path().join("run/bpfman-hook").exists(), "a look left something");
+    assert!(!root.path().join("run/bpfman-hook").exists(), "a read-only command left something");
     fs::create_dir_all(fs.join("owner_3")).unwrap();
     let told = args(&["--dry-run"]);
     assert!(text(&told.stdout).contains("owner_3"), "{told:?}");
@@ -425,7 +425,7 @@ fn gc_removes_pins_after_the_store_was_lost() {
     assert_eq!(told[0]["no"], 3);
     assert_eq!(told[0]["result"], "removed");
     assert!(!fs.join("owner_3").exists());
-    // What cannot be removed is a failure of gc.
+    // gc fails if something cannot be removed.
     fs::create_dir_all(fs.join("owner_4/stranger")).unwrap();
     let left = args(&[]);
     assert_eq!(status(&left), 1, "{left:?}");

@@ -1,4 +1,4 @@
-//! `image …` as people see it: what is printed, what is refused and with which sentence. No registry and no root.
+//! `image …` as users see it: what is printed, what is refused and with which message. No registry and no root.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::fs;
@@ -40,7 +40,7 @@ impl World {
         command.args(line.split_whitespace()).output().unwrap()
     }
 
-    /// What a command that succeeds prints.
+    /// The output of a command that succeeds.
     fn good(&self, line: &str) -> String {
         let output = self.run(line);
         assert!(output.status.success() && output.stderr.is_empty(), "image {line}: {output:?}");
@@ -51,7 +51,7 @@ impl World {
         serde_json::from_str(&self.good(&format!("{line} -o json"))).unwrap()
     }
 
-    /// The one sentence of a command that fails.
+    /// The only line of a command that fails.
     fn bad(&self, line: &str) -> String {
         let output = self.run(line);
         let sentence = String::from_utf8(output.stderr).unwrap();
@@ -64,7 +64,7 @@ impl World {
 fn an_image_is_built_shown_carried_and_removed() {
     let world = World::new();
     let digest = world.good("build ghcr.io/acme/pass:v1 pass.bpfel.o");
-    assert_eq!(world.good("build oci:./layout:v1 pass.bpfel.o"), digest, "the same object, the same image");
+    assert_eq!(world.good("build oci:./layout:v1 pass.bpfel.o"), digest, "the same object makes the same image");
     let shown = world.json("inspect ghcr.io/acme/pass:v1");
     assert_eq!(shown["digest"].as_str().unwrap(), digest.trim());
     assert_eq!(shown["programs"][0]["name"], "pass");
@@ -113,7 +113,7 @@ fn verify_tells_whether_an_image_would_be_taken() {
     assert!(world.bad("verify oci:layout:v1 --key nowhere.pub").contains("read key nowhere.pub"));
 }
 
-/// Puts a blob into the layout of these tests, and returns its descriptor.
+/// Adds a blob to the layout of these tests, and returns its descriptor.
 fn blob(world: &World, bytes: &[u8], media_type: &str) -> Value {
     let hex = sigstore_crypto::sha256(bytes).to_hex();
     fs::write(world.dir.path().join("layout/blobs/sha256").join(&hex), bytes).unwrap();
@@ -161,7 +161,7 @@ fn add_attachment(world: &World, digest: &str, made: &sigstore_world::Attachment
     add(world, &manifest, Some(&format!("{}.sig", digest.replace(':', "-"))));
 }
 
-/// What `image verify -o json` says, whatever its exit status, and that.
+/// The exit status and output of `image verify -o json`.
 fn verified(world: &World, options: &str) -> (Option<i32>, Value) {
     let output = world.run(&format!("verify oci:layout:v1 {options} -o json"));
     let found = serde_json::from_slice(&output.stdout).unwrap_or_else(|err| panic!("{options}: {err}: {output:?}"));
@@ -235,7 +235,7 @@ fn verify_explains_each_signature_it_finds() {
         assert!(text.contains(line), "{line}\n---\n{text}");
     }
 
-    // The same by expressions, and what does not fit.
+    // The same with regular expressions, and arguments that do not fit together.
     for (options, good) in [
         ("--certificate-identity-regexp https://forge.example/.* --certificate-oidc-issuer https://token.example", true),
         ("--certificate-identity-regexp https://forge.example/.* --certificate-oidc-issuer-regexp .*", true),
@@ -263,7 +263,7 @@ fn verify_explains_each_signature_it_finds() {
     let (_, found) = verified(&world, &format!("{who}-regexp ( --trusted-root root.json"));
     assert!(found["refused"].as_str().unwrap().contains("is no regular expression"), "{found:#}");
 
-    // A key says nothing to a certificate.
+    // A key does not apply to a certificate.
     let key = keys.join("tests/data/signatures/keys/cosign-v3.pub");
     let (status, found) = verified(&world, &format!("--key {}", key.display()));
     assert_eq!(status, Some(1));
@@ -271,7 +271,7 @@ fn verify_explains_each_signature_it_finds() {
     assert_eq!(reason, "it is keyless, by a certificate, and the rule names keys alone");
 }
 
-/// Under a key the entries and time stamps that a bundle carries are ignored, good or bad, and that is said.
+/// Under a key, the log entries and time stamps of a bundle are ignored, good or bad, and the output says so.
 #[test]
 fn verify_says_what_is_ignored_under_a_key() {
     let world = World::new();
@@ -395,5 +395,5 @@ fn refusals_say_what_to_do() {
         assert!(parts.iter().all(|part| sentence.contains(part)), "image {line}: {sentence}");
     }
     assert!(!world.dir.path().join("out.tar").exists());
-    assert_eq!(world.good("list -q"), "", "nothing of what was refused is in the cache");
+    assert_eq!(world.good("list -q"), "", "nothing that was refused is in the cache");
 }

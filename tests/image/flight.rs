@@ -1,4 +1,4 @@
-//! Fetches that meet, and fetches that are interrupted.
+//! Concurrent fetches of one image, and interrupted fetches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,7 +78,7 @@ fn who_pulls_to_keep_hears_that_it_cannot_be_kept() {
     let reference = format!("{}/img/gzip:v1", registry.host());
     let mut world = World::unsigned();
     world.fetch(&reference).unwrap();
-    // Where a file of the cache should be, there is a directory.
+    // A directory in place of a file of the cache.
     std::fs::remove_file(world.path("cache/index.json")).unwrap();
     std::fs::create_dir(world.path("cache/index.json")).unwrap();
     world.pull = PullPolicy::Always;
@@ -90,7 +90,7 @@ fn who_pulls_to_keep_hears_that_it_cannot_be_kept() {
     assert!(matches!(error, ImageError::Cache { .. }), "{text}");
 }
 
-/// Both want one image at the same time, and the rule of the one that fetches it refuses it.
+/// Both processes want one image at the same time, and the rule of the one that fetches it refuses it.
 #[test]
 fn who_waits_under_other_rules_gets_a_verdict_of_its_own() {
     let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));

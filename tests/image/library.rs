@@ -1,4 +1,4 @@
-//! Images that are made here, looked at, and carried from one machine to another.
+//! Images that are built here, inspected, and transferred from one machine to another.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -117,7 +117,7 @@ fn signatures_travel_to_a_machine_without_network() {
         assert!(matches!(&imported.verdict, ImageVerdict::Verified { layout: found, .. } if found == layout), "{imported:?}");
         let started = there.fetch(&name).unwrap();
         assert_eq!((started.digest, started.verdict), (imported.digest, imported.verdict));
-        // And on from there.
+        // And from there to a third machine.
         assert_eq!(there.images.local(&reference(&name)).unwrap(), image_set);
 
         let foreign = World::signed(&["keys/wrong.pub"]);
@@ -177,11 +177,11 @@ fn every_signature_is_examined_and_a_bad_one_hides_no_good_one() {
         let told =
             found.signatures.iter().all(|signature| signature.rules[0].by.is_some() != signature.rules[0].reason.is_some());
         assert!(told && found.problem.is_none(), "{found:#?}");
-        assert!(!world.path("cache").exists(), "looking keeps nothing");
+        assert!(!world.path("cache").exists(), "examining stores nothing");
     }
 }
 
-/// Whatever tool made it, and whatever stands beside the object in it.
+/// Regardless of the tool that made it, and of what is beside the object in it.
 #[test]
 fn every_image_that_was_pulled_can_be_looked_at() {
     let registry = Registry::start(&data("images/registry"), Behaviour::default());
@@ -194,7 +194,7 @@ fn every_image_that_was_pulled_can_be_looked_at() {
         ("plain-tar", true),
         ("artifact-elf", true),
         ("gadget", true),
-        // Of the others the cache has what this machine needs.
+        // Of multi-platform images, the cache holds what this machine needs.
         ("index", false),
     ] {
         let world = World::unsigned();
@@ -207,7 +207,7 @@ fn every_image_that_was_pulled_can_be_looked_at() {
     }
 }
 
-/// A gadget whose WebAssembly is not for us.
+/// An Inspektor Gadget image, whose WebAssembly layer is ignored.
 #[test]
 fn layers_that_hold_no_bytecode_are_left_out() {
     let world = World::unsigned();

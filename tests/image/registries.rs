@@ -1,4 +1,4 @@
-//! Registries as users have them: credentials, mirrors, private authorities, proxies; and what their faults do to a verdict.
+//! Registries as deployed: credentials, mirrors, private CAs, proxies; and the effect of their faults on a verdict.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn plain() -> Registry {
     Registry::start(&data("images/registry"), Behaviour::default())
 }
 
-/// A file of the administrator's below the world's root.
+/// An administrator's file below the world's root.
 pub fn file(world: &World, name: &str, text: &str, mode: u32) {
     let path = world.path(name);
     let above: Vec<_> = Path::new(name).ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty()).collect();
@@ -33,14 +33,14 @@ pub fn file(world: &World, name: &str, text: &str, mode: u32) {
     std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
-/// `user:secret` for a key of an auth file.
+/// An auth file with `user:secret` under a key.
 fn auths(key: &str) -> String {
     format!("{{\"auths\": {{\"{key}\": {{\"auth\": \"dXNlcjpzZWNyZXQ=\"}}}}}}")
 }
 
 const BASIC: &str = "Basic dXNlcjpzZWNyZXQ=";
 
-/// A registry that asks for a login, and whose blobs are elsewhere.
+/// A registry that requires credentials, and stores its blobs on another host.
 fn asking(elsewhere: &str) -> Registry {
     let elsewhere = elsewhere.to_owned();
     registry("images/registry", move |request| match request.authorization.as_deref() {
@@ -69,7 +69,7 @@ fn a_login_goes_to_its_registry_and_after_no_redirect() {
         let got = world.fetch(&image).unwrap_or_else(|err| panic!("{key}: {}", sentence(&err)));
         assert_eq!(got.object, OBJECT);
     }
-    // Another registry's credentials, and others' repositories, are nobody's here.
+    // Credentials of another registry or repository are not used.
     for key in [store.host(), format!("{}/other", registry.host())] {
         let world = World::unsigned();
         file(&world, "etc/bpfman-hook/auth.json", &auths(&key), 0o600);
@@ -103,7 +103,7 @@ fn a_persons_files_and_helpers_are_for_persons() {
     let config = format!("{{\"credHelpers\": {{\"{}\": \"test\"}}}}", registry.host());
     file(&world, "home/.docker/config.json", &config, 0o644);
     file(&world, "etc/bpfman-hook/auth.json", &config, 0o600);
-    assert!(world.error(&image).1.contains("asks for credentials"), "no helper is run where nobody asks");
+    assert!(world.error(&image).1.contains("asks for credentials"), "no helper runs unless a user's command asks for it");
     let path = Some(format!("{}:/usr/bin:/bin", world.path("bin").display()));
     world.registries = RegistryConfig::default().by(UserEnvironment { home: Some(world.path("home")), path, ..UserEnvironment::default() });
     assert_eq!(world.fetch(&image).unwrap_or_else(|err| panic!("{}", sentence(&err))).object, OBJECT);
@@ -134,7 +134,7 @@ fn tokens_by_login_by_identity_and_when_they_run_out() {
                     served.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                     Reply::Body(format!("{{\"access_token\":\"t{}\"}}", now + 1).into_bytes())
                 }
-                // The first token is not good for blobs any more.
+                // The first token has expired for blobs.
                 Some("Bearer t1") if !request.target.contains("/blobs/") => Reply::Normal,
                 Some("Bearer t2") => Reply::Normal,
                 _ => challenge(),
@@ -183,7 +183,7 @@ fn mirrors_are_asked_first_and_blocked_names_never() {
     let world = World::unsigned();
     conf(&world, "");
     drop(mirror);
-    assert_eq!(world.fetch(&image).unwrap().object, OBJECT, "a mirror that is gone is passed over");
+    assert_eq!(world.fetch(&image).unwrap().object, OBJECT, "a mirror that is gone is skipped");
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_mirror_without_signatures_makes_nothing_unsigned() {
     for native in [None, Some(10)] {
         let hook = |request: &Request| if request.target.contains("sha256-") { Reply::Status(404) } else { Reply::Normal };
         let behaviour = Behaviour { native, hook: Some(Box::new(hook)) };
-        // Without referrers of its own: those of images are not those of signatures.
+        // Without its own referrers: the fallback tag of an image is not that of its signatures.
         let mirror = Registry::start(&data("signatures/registry"), behaviour);
         for (key, verified) in [("keys/cosign-v2.pub", true), ("keys/wrong.pub", false)] {
             let mut world = World::new();
@@ -259,7 +259,7 @@ fn an_overloaded_registry_is_asked_again_within_the_deadline() {
         }
     });
     assert_eq!(World::unsigned().fetch(&format!("{}/img/gzip:v1", busy.host())).unwrap().object, OBJECT);
-    // One that says "in an hour" is not waited for.
+    // A registry that says "in an hour" is not waited for.
     let later = registry("images/registry", |_| Reply::Headers(503, vec![("Retry-After".into(), "3600".into())]));
     let start = Instant::now();
     let (_, text) = World::unsigned().error(&format!("{}/img/gzip:v1", later.host()));
@@ -280,7 +280,7 @@ fn a_connection_that_ends_early_is_made_once_more() {
     assert_eq!(gone.requests().len(), 2, "{text}");
 }
 
-/// Everything that goes wrong with a request, quickly.
+/// Every fault of a request that shows quickly.
 fn faults() -> Vec<(&'static str, Reply)> {
     let now = || vec![("Retry-After".to_owned(), "0".to_owned())];
     vec![
@@ -323,7 +323,7 @@ fn no_fault_of_any_endpoint_makes_a_signed_image_unsigned() {
                 world.fetch(&format!("{}/bpf/{image}:v1", registry.host())).map(|got| got.verdict)
             };
             let told = format!("{fault} at {endpoint}");
-            // Signed by another, or by nobody as far as one can see: not "unsigned".
+            // Signed by another key, or apparently not at all: not "unsigned".
             for image in ["key-v2", "key-v3", "unsigned"] {
                 let got = verdict(image, Some("keys/wrong.pub"), true);
                 assert!(got.is_err(), "{told}: {image} is accepted: {got:?}");
@@ -337,7 +337,7 @@ fn no_fault_of_any_endpoint_makes_a_signed_image_unsigned() {
                     false => assert!(matches!(got, Ok(ImageVerdict::Verified { .. })), "{told}: {image}: {got:?}"),
                 }
             }
-            // Where nobody asks for signatures, they are not looked for.
+            // If no rule requires signatures, they are not looked for.
             assert!(matches!(verdict("unsigned", None, true), Ok(ImageVerdict::Unsigned)), "{told}");
         }
     }

@@ -12,7 +12,7 @@ use crate::container::{Container, in_child};
 
 const ALL_BUT: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
 
-/// An XDP program that calls a helper or returns at once.
+/// An XDP program that calls a helper or returns immediately.
 fn load_xdp(helper: Option<i32>) -> Result<(), String> {
     let call = |id: i32| {
         let [a, b, c, d] = id.to_ne_bytes();
@@ -48,7 +48,7 @@ fn load_xdp(helper: Option<i32>) -> Result<(), String> {
 fn a_thread_with_bpf_and_net_admin_loads_programs_that_cannot_read_the_kernel() {
     const PROBE_READ_KERNEL: i32 = 113;
     assert!(has(Capability::CAP_PERFMON) && has(Capability::CAP_SYS_ADMIN), "run this as root");
-    // With everything, the program that reads kernel memory is accepted: that is what the fewer capabilities are for.
+    // With all capabilities, the program that reads kernel memory is accepted: this is what the restriction prevents.
     load_xdp(Some(PROBE_READ_KERNEL)).unwrap();
     let (plain, reading) = with_caps(&ALL_BUT, || (load_xdp(None), load_xdp(Some(PROBE_READ_KERNEL)))).unwrap();
     assert_eq!(plain, Ok(()));
@@ -98,7 +98,7 @@ fn a_limited_process_cannot_come_back_by_exec() {
 fn what_the_caller_lacks_is_no_error() {
     let permitted = in_child(|| {
         limit_process(&[Capability::CAP_BPF, Capability::CAP_SETPCAP]).unwrap();
-        // The second time CAP_NET_ADMIN is not there any more.
+        // The second time, CAP_NET_ADMIN is already gone.
         limit_process(&[Capability::CAP_NET_ADMIN, Capability::CAP_BPF]).unwrap();
         let text = std::fs::read_to_string("/proc/self/status").unwrap();
         text.lines().find_map(|line| line.strip_prefix("CapPrm:")).unwrap().trim().to_owned()

@@ -1,5 +1,6 @@
-//! Programs on functions, on the real kernel: of the kernel by kprobes and trampolines, of user space by uprobes. Where a kernel
-//! refuses them, the refusal has to be the right sentence. `tests/vm` runs these on kernels that have all of them.
+//! Programs on functions, on the real kernel: of the kernel by kprobes and trampolines, of user space by uprobes. If a
+//! kernel does not support them, the error must be the right one. `tests/vm` runs these tests on kernels that support
+//! all of them.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -44,7 +45,7 @@ fn refusal<T>(result: Result<T, KernelError>) -> String {
     text
 }
 
-/// True where this kernel has the feature; else the refusal has to name it and its reason.
+/// True if this kernel has the feature; otherwise the error must name the feature and the reason.
 fn has<T>(feature: Feature, tried: &Result<T, KernelError>) -> bool {
     let Support::No(why) = features::probe(feature) else { return true };
     let error = tried.as_ref().err().unwrap_or_else(|| panic!("{feature} is refused by this kernel: {why}")).to_string();
@@ -135,7 +136,7 @@ fn an_lsm_program_refuses() {
     bed.end();
 }
 
-/// What the uprobes are for. It has a symbol, and does something that no compiler leaves out.
+/// The target of the uprobes. It has a symbol, and its body is not optimized away.
 #[allow(unsafe_code, reason = "a name that the test can look up, and nobody else has")]
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -143,7 +144,7 @@ extern "C" fn bpfman_test_called_by_tests(n: u64) -> u64 {
     std::hint::black_box(n) + 1
 }
 
-/// Not a test of its own: children of other tests run this one to call the function.
+/// A helper process, not a test: children of other tests run it to call the function.
 #[test]
 fn the_function_is_called() {
     assert_eq!(bpfman_test_called_by_tests(std::hint::black_box(1)), 2);
@@ -224,7 +225,7 @@ fn uprobes_limit_themselves_to_a_process_and_find_libraries() {
     let other = bed.load(&object("probes"), Scope::Host, &programs, &[]).unwrap();
     let AttachPoint::Uprobe { probe: mut library, .. } = probe("libc", ProbedProcess::Any) else { unreachable!() };
     library.symbol = Some("__libc_start_main".into());
-    // Two versions of one function have one address, or the sentence says that there are several.
+    // Two versions of one function have the same address, or the error says that there are several.
     bed.attach(&other, 0, AttachPoint::Uprobe { probe: library, ret: false }, Places::default()).unwrap();
     assert!(Command::new("/bin/ls").output().unwrap().status.success());
     assert!(bed.counter(&other, "calls", 4) >= 1);

@@ -1,4 +1,4 @@
-//! What the answers say, field by field.
+//! The fields of the responses.
 
 use std::collections::HashMap;
 
@@ -62,7 +62,7 @@ fn every_field_is_filled() {
         let shared = get(&mut client, second).await.info.unwrap();
         assert_eq!((shared.map_owner_id, shared.map_used_by), (Some(first), vec![first.to_string(), second.to_string()]));
 
-        // The owner goes first, as in bpfman.
+        // The map owner is unloaded first, as in bpfman.
         client.unload(UnloadRequest { id: first }).await.unwrap();
         let shared = get(&mut client, second).await.info.unwrap();
         assert_eq!((shared.map_owner_id, shared.map_used_by), (Some(first), vec![second.to_string()]));
@@ -113,7 +113,7 @@ fn links_keep_their_metadata_and_lists_their_filters() {
 #[test]
 fn a_login_is_shown_to_the_registry_and_told_to_nobody() {
     let world = World::new();
-    // A registry that asks for a login and remembers what it was shown.
+    // A registry that requires credentials and records what it received.
     let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = registry.local_addr().unwrap().port();
     world.lab.policy(&format!("[[image]]\nrepository = \"127.0.0.1:{port}/**\"\nunsigned = true\n"));

@@ -1,4 +1,4 @@
-//! When the service starts and ends: idle time, signals, sockets of systemd's.
+//! When the service starts and exits: idle time, signals, sockets passed by systemd.
 
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -18,7 +18,7 @@ fn it_ends_when_nobody_has_asked_for_its_time_and_removes_its_socket() {
         let mut client = world.client().await;
         client.list(ListRequest::default()).await.unwrap();
         let asked = Instant::now();
-        // The connection stays open, and does not hold the service.
+        // The connection stays open, and does not keep the service running.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let status = service.ended();
         assert!(status.success(), "{status}");
@@ -59,7 +59,7 @@ fn a_second_service_is_refused_and_a_killed_one_replaced() {
     run(async { world.client().await.list(ListRequest::default()).await.unwrap() });
 }
 
-/// The shell puts the sockets where systemd would, and its pid becomes the service's.
+/// The shell passes the sockets as systemd does, and its pid becomes the service's.
 #[test]
 fn systemds_sockets_are_used_and_no_other_is_made() {
     let world = World::new();
