@@ -27,7 +27,7 @@ PLAIN, CORE = ("one_xdp", "count"), ("one_xdp_core", "measure")
 
 
 class World:
-    """Our directories in memory, like /run, and a client rule that allows everything."""
+    """Our directories in memory, like /run, and a root user without restrictions."""
 
     def __init__(self, place, helper):
         self.place, self.helper = place, helper

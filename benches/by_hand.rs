@@ -16,9 +16,9 @@ use bpfman_hook::grpc::wire::{
     AttachInfo, AttachRequest, BytecodeLocation, LoadInfo, LoadRequest, UnloadRequest, XdpAttachInfo,
 };
 use bpfman_hook::model::ids::Pid;
-use bpfman_hook::model::record::OwnerRecord;
 use bpfman_hook::model::metrics_table;
 use bpfman_hook::model::metrics_table::{EventKind, Outcome, Phase, Stage, Worked};
+use bpfman_hook::model::record::OwnerRecord;
 use bpfman_hook::paths::Paths;
 use bpfman_hook::store::{Store, StoreError};
 use bpfman_hook::sys::clock;
@@ -122,7 +122,8 @@ fn record(no: u64) -> OwnerRecord {
 /// Everything that a start with one image records; the file of counters is opened for each run, as a process does.
 fn tally(directory: &Path, count: &str) -> Result<(), Failed> {
     let count: u32 = count.parse()?;
-    let (owner_file, line) = (serde_json::to_vec(&bpfman_hook::model::public_owner::PublicOwner::of(&record(1)))?, format!("{}\n", "x".repeat(250)));
+    let (owner_file, line) =
+        (serde_json::to_vec(&bpfman_hook::model::public_owner::PublicOwner::of(&record(1)))?, format!("{}\n", "x".repeat(250)));
     let began = Instant::now();
     for _ in 0..count {
         let export = Export::open(directory).ok_or("the directory is not ours alone")?;

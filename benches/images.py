@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times the cost of images: a start from a cached image, a cold pull compared with skopeo and cosign, ten parallel pulls compared with one.
 
-Debian's docker-registry on a loopback port, and between it and the pulls of the last case a proxy that delays each answer. Medians of
-alternating runs. Needs root, docker-registry, skopeo, openssl; cosign comes from another Debian suite, where it can be had.
+Debian's docker-registry on a loopback port, and for the last case a proxy in front of it that delays each response. Medians of
+alternating runs. Needs root, docker-registry, skopeo, openssl; cosign comes from another Debian suite, if available.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times the NRI plugin from the other end of its socket: sequential CreateContainer calls, and a Synchronize of 10 000 containers.
 
-The runtime's part is played here, with requests that containerd 2.1.9 sent once (tests/data/nri). A round trip begins before the first
-byte is written and ends when the last of the answer has been read; what the interpreter needs for that is part of it.
+Plays the runtime's role, with requests recorded from containerd 2.1.9 (tests/data/nri). A round trip begins before the first
+byte is written and ends when the whole response has been read; the interpreter's time for that is included.
 """
 
 import argparse

@@ -136,7 +136,7 @@ fn without_a_policy_and_keys_pull_says_what_is_missing() {
 }
 
 #[test]
-fn the_fast_path_reads_as_clap_does() {
+fn the_fast_path_parses_like_clap() {
     let parse = |args: &[&str]| {
         let all = ["bpfman-hook"].iter().chain(args);
         match Cli::try_parse_from(all).ok()? {
@@ -179,7 +179,7 @@ fn the_fast_path_reads_as_clap_does() {
 }
 
 #[test]
-fn hook_refuses_what_is_no_state() {
+fn hook_refuses_an_invalid_state() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path().to_str().unwrap();
     for stage in ["createRuntime", "poststop"] {
@@ -195,7 +195,7 @@ fn hook_refuses_what_is_no_state() {
 }
 
 #[test]
-fn a_container_without_our_annotations_costs_nothing() {
+fn a_container_without_our_annotations_opens_nothing() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
     let state = br#"{"ociVersion":"1.0.2","id":"web","pid":1,"bundle":"/none","status":"creating","annotations":{"a":"b"}}"#;
@@ -207,7 +207,7 @@ fn a_container_without_our_annotations_costs_nothing() {
 }
 
 #[test]
-fn precreate_gives_back_what_it_reads() {
+fn precreate_returns_its_input() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
     let podman = data("config/podman-4.3.1_hostnet.json");
@@ -234,7 +234,7 @@ fn precreate_gives_back_what_it_reads() {
 }
 
 #[test]
-fn listings_of_nothing_are_empty_and_make_nothing() {
+fn empty_listings_create_nothing() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
     for what in ["programs", "links", "containers", "images"] {
@@ -255,7 +255,7 @@ fn listings_of_nothing_are_empty_and_make_nothing() {
 }
 
 #[test]
-fn doctor_has_a_remedy_for_everything_that_is_not_ok() {
+fn doctor_has_a_remedy_for_every_problem() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
     let output = run(&["doctor", "-o", "json", "--root", path]);
@@ -317,7 +317,7 @@ fn install_check_and_uninstall_agree() {
 }
 
 #[test]
-fn policy_commands_tell_wrong_from_refused() {
+fn policy_commands_distinguish_invalid_from_refused() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
     let file = root.path().join("draft.toml");
@@ -357,7 +357,7 @@ fn policy_commands_tell_wrong_from_refused() {
 }
 
 #[test]
-fn documents_are_made_from_the_command_line() {
+fn documents_are_generated_from_the_command_line() {
     let directory = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = run(&["completions", shell]);
@@ -376,7 +376,7 @@ fn documents_are_made_from_the_command_line() {
 }
 
 #[test]
-fn token_probe_says_what_is_missing() {
+fn token_probe_reports_what_is_missing() {
     let directory = tempfile::tempdir().unwrap();
     let output = run(&["token", "probe", directory.path().to_str().unwrap(), "-o", "json"]);
     assert_eq!(status(&output), 1);
@@ -386,7 +386,7 @@ fn token_probe_says_what_is_missing() {
 }
 
 #[test]
-fn token_create_names_what_it_cannot_do() {
+fn token_create_errors_name_the_problem() {
     for (args, expected) in [
         (&["--pid", "2147483647", "--delegate", "maps"][..], 1),
         (&["--pid", "0", "--delegate", "maps"], 1),
@@ -399,7 +399,7 @@ fn token_create_names_what_it_cannot_do() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_closed_pipe_is_not_a_failure() {
     let mut child = program().args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
@@ -407,7 +407,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
-fn gc_removes_pins_after_the_store_was_lost() {
+fn gc_removes_pins_after_the_store_is_lost() {
     let root = tempfile::tempdir().unwrap();
     let args = |more: &[&'static str]| {
         let mut args = vec!["--root", root.path().to_str().unwrap(), "gc"];
@@ -433,7 +433,7 @@ fn gc_removes_pins_after_the_store_was_lost() {
 }
 
 #[test]
-fn a_standard_error_that_nobody_reads_changes_no_status() {
+fn an_unread_standard_error_does_not_change_the_status() {
     let dir = tempfile::tempdir().unwrap();
     for (stage, input, expected) in [
         ("createRuntime", &br#"{"id":"web","bundle":"/none","annotations":{"hook.bpfman.io/bpffs":"token"}}"#[..], 1),

@@ -61,7 +61,7 @@ impl World {
 }
 
 #[test]
-fn an_image_is_built_shown_carried_and_removed() {
+fn an_image_is_built_inspected_exported_and_removed() {
     let world = World::new();
     let digest = world.good("build ghcr.io/acme/pass:v1 pass.bpfel.o");
     assert_eq!(world.good("build oci:./layout:v1 pass.bpfel.o"), digest, "the same object makes the same image");
@@ -94,7 +94,7 @@ fn an_image_is_built_shown_carried_and_removed() {
 }
 
 #[test]
-fn verify_tells_whether_an_image_would_be_taken() {
+fn verify_reports_whether_an_image_would_be_accepted() {
     let world = World::new();
     world.good("build oci:layout:v1 pass.bpfel.o");
     let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures/keys/cosign-v2.pub");
@@ -169,7 +169,7 @@ fn verified(world: &World, options: &str) -> (Option<i32>, Value) {
 }
 
 #[test]
-fn verify_explains_each_signature_it_finds() {
+fn verify_explains_each_signature() {
     use sigstore_world::{Claim, Flaw, Instance};
     let world = World::new();
     let digest = world.good("build oci:layout:v1 pass.bpfel.o").trim().to_owned();
@@ -273,7 +273,7 @@ fn verify_explains_each_signature_it_finds() {
 
 /// Under a key, the log entries and time stamps of a bundle are ignored, good or bad, and the output says so.
 #[test]
-fn verify_says_what_is_ignored_under_a_key() {
+fn verify_reports_what_is_ignored_under_a_key() {
     let world = World::new();
     let digest = world.good("build oci:layout:v1 pass.bpfel.o").trim().to_owned();
     let pair = sigstore_crypto::KeyPair::generate_ecdsa_p256().unwrap();
@@ -359,7 +359,7 @@ fn several_platforms_make_an_index() {
 }
 
 #[test]
-fn refusals_say_what_to_do() {
+fn refusals_name_a_remedy() {
     let world = World::new();
     fs::write(world.dir.path().join("junk.o"), "#!/bin/sh\n").unwrap();
     fs::write(world.dir.path().join("junk.tar"), "#!/bin/sh\n").unwrap();

@@ -322,7 +322,7 @@ fn paths(code: &str) -> Vec<String> {
 const WITHOUT_CIRCLES: [&str; 9] = ["commands", "doctor", "grpc", "hooks", "image", "metrics", "nri", "output", "setup"];
 
 #[test]
-fn no_files_use_each_other() {
+fn no_files_depend_on_each_other_in_a_cycle() {
     let sources: Vec<_> = sources().into_iter().filter(|source| WITHOUT_CIRCLES.contains(&source.layer.as_str())).collect();
     let all: BTreeSet<_> = sources.iter().map(|source| module(&source.path)).collect();
     let mut uses: BTreeMap<_, _> = sources.iter().map(|source| (module(&source.path), modules_of(source, &all))).collect();
@@ -350,7 +350,7 @@ fn files_have_one_subject() {
 }
 
 #[test]
-fn the_checks_of_this_file_see_what_they_look_for() {
+fn the_checks_of_this_file_find_what_they_look_for() {
     let code = bare("use crate::{image::{a, b}, sys};\nlet x = crate::store::y(); // crate::kernel\nlet s = \"crate::hooks\";");
     let found: Vec<_> = uses(&code, "crate::").into_iter().collect();
     assert_eq!(found, ["image", "store", "sys"]);
@@ -388,7 +388,7 @@ fn shipped() -> Vec<(PathBuf, String)> {
 /// oci-hooks(5) calls the patterns POSIX extended regular expressions, and podman and CRI-O parse them with Go's
 /// regexp; this one means the same in both.
 #[test]
-fn the_pattern_matches_what_we_answer_to() {
+fn the_pattern_matches_our_annotations() {
     let matches = |key: &str| {
         let mut grep = std::process::Command::new("grep");
         grep.args(["-qE", "--", hook_files::PATTERN]).stdin(std::process::Stdio::piped());
@@ -427,13 +427,13 @@ fn the_pattern_matches_what_we_answer_to() {
 }
 
 #[test]
-fn we_give_up_before_the_runtime_kills_us() {
+fn the_hook_times_out_before_the_runtime_kills_it() {
     assert!(stage::FETCH < stage::DEADLINE);
     assert!((stage::DEADLINE + stage::UNDOING).as_secs() < hook_files::TIMEOUT);
 }
 
 #[test]
-fn shipped_files_are_in_step_with_the_program() {
+fn shipped_files_match_the_program() {
     let bless = std::env::var_os("BLESS").is_some();
     for (path, text) in shipped() {
         let full = root().join(&path);
@@ -448,7 +448,7 @@ fn shipped_files_are_in_step_with_the_program() {
 }
 
 #[test]
-fn decisions_have_a_number_each_and_are_listed() {
+fn decisions_are_numbered_and_listed() {
     let list = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
     let mut names: Vec<_> = fs::read_dir(root().join("docs/decisions"))
         .unwrap()

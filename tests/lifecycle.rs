@@ -2,10 +2,10 @@
 //! effect.
 #![allow(clippy::result_large_err, reason = "an error is made once in a test, and its size is the library's affair")]
 
-#[path = "lifecycle/by_hand.rs"]
-mod manual;
 #[path = "support/fake.rs"]
 mod fake;
+#[path = "lifecycle/by_hand.rs"]
+mod manual;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,12 +28,12 @@ use bpfman_hook::model::bytecode::{Bytecode, ImageVerdict};
 use bpfman_hook::model::container::Container;
 use bpfman_hook::model::facts::NetnsFact;
 use bpfman_hook::model::ids::{Digest, Pid};
+use bpfman_hook::model::metrics_table::Remedy;
 use bpfman_hook::model::missed::Missed;
 use bpfman_hook::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use bpfman_hook::model::policy::{ContainerFacts, Engine, OnMissed, Policy, PolicyId};
 use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
-use bpfman_hook::model::metrics_table::Remedy;
 use bpfman_hook::model::state::OciState;
 use bpfman_hook::store::{Store, StoreError};
 use fake::{Effects, FakeHost, FakeKernel, Killed, Trouble, process};
@@ -349,7 +349,7 @@ fn a_second_create_runtime_does_nothing_and_another_request_fails() {
 }
 
 #[test]
-fn an_id_belongs_to_one_living_container() {
+fn an_id_belongs_to_one_running_container() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     create(&world, &host, &web(), &policy("")).expect("start");
@@ -367,7 +367,7 @@ fn an_id_belongs_to_one_living_container() {
 }
 
 #[test]
-fn poststop_leaves_a_living_container_alone() {
+fn poststop_leaves_a_running_container_alone() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     create(&world, &host, &web(), &policy("")).expect("start");
@@ -391,7 +391,7 @@ fn gc_finds_what_poststop_missed_and_pins_without_a_record() {
 }
 
 #[test]
-fn a_living_container_keeps_its_programs_when_its_record_no_longer_decodes() {
+fn a_running_container_keeps_its_programs_if_its_record_does_not_decode() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     create(&world, &host, &web(), &policy("")).expect("start");
@@ -409,7 +409,7 @@ fn a_living_container_keeps_its_programs_when_its_record_no_longer_decodes() {
 }
 
 #[test]
-fn a_start_that_is_completed_while_gc_looks_is_left_alone() {
+fn a_start_that_completes_during_gc_is_left_alone() {
     // gc reads a Pending record; the start is completed and its process ends; gc finds the process dead.
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
@@ -426,7 +426,7 @@ fn a_start_that_is_completed_while_gc_looks_is_left_alone() {
 }
 
 #[test]
-fn a_container_that_started_while_poststop_looked_keeps_its_programs() {
+fn a_container_that_starts_during_poststop_keeps_its_programs() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     create(&world, &host, &web(), &policy("")).expect("start");
@@ -468,7 +468,7 @@ fn containers_of_a_pod_share_its_network_programs() {
 }
 
 #[test]
-fn containers_of_a_pod_are_shown_the_maps_that_its_programs_write() {
+fn containers_of_a_pod_see_the_maps_of_its_programs() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()), pause: None };
@@ -502,7 +502,7 @@ fn containers_of_a_pod_are_shown_the_maps_that_its_programs_write() {
 }
 
 #[test]
-fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
+fn a_pods_programs_outlive_the_restart_of_its_containers() {
     let pause = 400;
     // The sandbox has a process, or only the interfaces show that the pod lives.
     for by_process in [true, false] {
@@ -551,7 +551,7 @@ fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
 }
 
 #[test]
-fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_policy_says_so() {
+fn a_missed_container_is_recorded_once_and_killed_if_the_policy_says_so() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     let kernel = world.kernel();
@@ -611,7 +611,7 @@ fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_pol
 }
 
 #[test]
-fn on_failure_continue_needs_the_policys_leave() {
+fn on_failure_continue_needs_the_policys_permission() {
     let asking = container("web", "/bundles/web", INIT, "xdp:count iface=eth7", &[("on-failure", "continue")]);
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
@@ -624,7 +624,7 @@ fn on_failure_continue_needs_the_policys_leave() {
 }
 
 #[test]
-fn a_container_whose_bpffs_is_mounted_does_not_go_on_without_its_record() {
+fn a_container_with_a_mounted_bpffs_does_not_start_without_its_record() {
     let asking = container("web", "/bundles/web", INIT, PROGRAMS, &[("delegate", "networking"), ("on-failure", "continue")]);
     let allowed = policy("on-failure = [\"stop\", \"continue\"]\n");
     let looks = {
@@ -659,7 +659,7 @@ fn a_token_without_a_user_namespace_is_refused_before_anything_happens() {
 /// Concurrent activity at each moment of a start; afterwards the start, and every other start that succeeded, has
 /// everything it requested.
 #[test]
-fn whatever_happens_between_two_steps_of_a_start() {
+fn concurrent_activity_between_two_steps_of_a_start() {
     let looks = {
         let world = World::new();
         let host = FakeHost::new(&world.effects, HOOK);
@@ -736,7 +736,7 @@ fn a_container_that_ends_while_it_is_started_leaves_nothing() {
 }
 
 #[test]
-fn pins_of_a_record_that_was_taken_away_are_removed() {
+fn pins_of_a_removed_record_are_removed() {
     for n in 2..=4 {
         let world = World::new();
         let happens = || {
@@ -772,7 +772,7 @@ fn a_dead_member_of_a_pod_does_not_keep_its_interface() {
 }
 
 #[test]
-fn a_creator_that_fails_does_not_take_along_those_that_joined() {
+fn a_failing_creator_keeps_the_programs_of_members_that_joined() {
     let world = World::new();
     let member = |id: &str, init| container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[]);
     let of_the_pod = |me| {
@@ -803,7 +803,7 @@ fn a_creator_that_fails_does_not_take_along_those_that_joined() {
 }
 
 #[test]
-fn a_reason_of_any_length_is_kept_short() {
+fn a_long_reason_is_shortened() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     let kernel = world.kernel();
@@ -826,7 +826,7 @@ fn damage(world: &World, no: u64) {
 }
 
 #[test]
-fn a_record_that_does_not_decode_holds_up_nobody() {
+fn a_record_that_does_not_decode_blocks_no_other() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None, pause: None };
@@ -850,7 +850,7 @@ fn a_record_that_does_not_decode_holds_up_nobody() {
 }
 
 #[test]
-fn one_process_of_which_nothing_can_be_told_does_not_stop_gc() {
+fn a_process_of_unknown_state_does_not_stop_gc() {
     let world = World::new();
     let mut host = FakeHost::new(&world.effects, HOOK);
     for (id, init) in [("a", 501), ("b", 502), ("c", 503)] {

@@ -58,7 +58,7 @@ fn annotations(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn an_empty_host_allows_no_image_and_says_so() {
+fn an_empty_host_allows_no_image_and_warns() {
     let host = Installation::new();
     let report = check(&host.paths, None).expect("legal");
     assert_eq!(report.warnings.len(), 1);
@@ -97,7 +97,7 @@ fn a_broken_policy_explains_nothing() {
 }
 
 #[test]
-fn a_draft_is_checked_beside_the_installed_policy() {
+fn a_draft_is_checked_with_the_installed_keys() {
     let host = Installation::new();
     host.write("policy.toml", "broken");
     let draft = host.paths.etc.join("draft");
@@ -131,7 +131,7 @@ fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn the_documented_policies_are_legal() {
+fn the_documented_policies_are_valid() {
     let documents =
         [("docs/policy.md", include_str!("../docs/policy.md")), ("docs/signing.md", include_str!("../docs/signing.md"))];
     for (name, document) in documents {
@@ -149,7 +149,7 @@ fn the_documented_policies_are_legal() {
 }
 
 #[test]
-fn the_documented_requests_are_legal_and_every_key_is_documented() {
+fn the_documented_requests_are_valid_and_every_key_is_documented() {
     let document = include_str!("../docs/annotations.md");
     let requests = blocks(document, "annotations");
     assert!(requests.len() >= 3);
@@ -187,7 +187,7 @@ const UNUSABLE: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn a_key_that_a_start_would_refuse_is_named_beforehand() {
+fn an_unusable_key_is_reported_by_check() {
     for (name, pem) in UNUSABLE {
         // Among the keys of the built-in rule, beside a good one, and named by a rule.
         let host = Installation::new();
@@ -214,7 +214,7 @@ fn a_key_that_a_start_would_refuse_is_named_beforehand() {
 }
 
 #[test]
-fn a_trusted_root_that_a_start_would_refuse_is_named_beforehand() {
+fn an_unusable_trusted_root_is_reported_by_check() {
     let host = Installation::new();
     host.write("root.json", "{\"mediaType\": 7}");
     let root = host.paths.etc.join("root.json");

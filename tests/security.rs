@@ -55,7 +55,7 @@ fn every_threat_has_a_test() {
 }
 
 #[test]
-fn what_is_no_test_is_not_taken_for_one() {
+fn only_tests_count_as_tests() {
     let source = "cases![listed, other];\nfn listed(world: &mut World) {}\nfn helper() {}\n#[test]\n#[ignore]\nfn unit() {}\n";
     for (name, expected) in [("listed", true), ("unit", true), ("helper", false), ("other", false), ("list", false)] {
         assert_eq!(declares(source, name), expected, "{name}");

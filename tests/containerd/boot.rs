@@ -13,10 +13,10 @@ use crate::support::kernel;
 use crate::support::process::eventually;
 
 crate::cases![
-    a_node_that_boots_starts_no_pod_without_us,
+    a_booting_node_starts_no_annotated_pod_without_hooks,
     a_refused_pod_stays_refused_while_the_plugin_is_replaced,
-    a_pod_that_no_rule_is_for_is_missed_too,
-    the_plugin_says_whether_it_is_connected,
+    a_missed_pod_without_a_matching_rule_is_recorded,
+    check_reports_whether_the_plugin_is_connected,
     removing_leaves_nothing_on_the_node,
 ];
 
@@ -48,7 +48,7 @@ fn for_others(node: &Node, more: &str) -> String {
     format!("{}[[container]]\nmatch = {{ namespace = \"elsewhere\" }}\nprograms = [\"xdp\"]\n{more}", node.world.image_rule())
 }
 
-pub fn a_node_that_boots_starts_no_pod_without_us(node: &mut Node) {
+pub fn a_booting_node_starts_no_annotated_pod_without_hooks(node: &mut Node) {
     install(node);
     let spec = counted_pod(node, "web");
     spec.run(node).unwrap().add(&ContainerSpec::new("main")).unwrap();
@@ -99,7 +99,7 @@ fn a_refused_pod_stays_refused_while_the_plugin_is_replaced(node: &mut Node) {
     assert_eq!(events.lines().filter(|line| line.contains("\"web\"")).count(), 4, "{events}");
 }
 
-fn a_pod_that_no_rule_is_for_is_missed_too(node: &mut Node) {
+fn a_missed_pod_without_a_matching_rule_is_recorded(node: &mut Node) {
     let image = node.world.signed("demo");
     node.world.lab.policy(&for_others(node, ""));
     node.restart_plugin(&[]);
@@ -127,7 +127,7 @@ fn a_pod_that_no_rule_is_for_is_missed_too(node: &mut Node) {
     eventually("the container to be killed", PATIENCE, || (pod.status(&missed).state == EXITED).then_some(()));
 }
 
-fn the_plugin_says_whether_it_is_connected(node: &mut Node) {
+fn check_reports_whether_the_plugin_is_connected(node: &mut Node) {
     let check = |node: &Node| node.ours(&["nri", "--check"]).expect("there is a plugin").status.success();
     let wait = |node: &Node, connected: bool| {
         eventually("the plugin to say what it is", PATIENCE, || (check(node) == connected).then_some(()));

@@ -17,8 +17,8 @@ use crate::support::kernel;
 use crate::support::process::eventually;
 
 crate::cases![
-    a_fetch_that_the_sandbox_began_is_joined_by_the_hook,
-    images_of_the_pre_pull_list_are_there_before_any_pod,
+    the_hook_joins_a_fetch_that_the_sandbox_started,
+    pre_pulled_images_are_cached_before_any_pod,
     labels_narrow_a_rule,
 ];
 
@@ -100,7 +100,7 @@ fn assert_fetched_once(registry: &Registry) {
     assert_eq!(all.len(), each.len(), "something was fetched twice: {all:?}");
 }
 
-fn a_fetch_that_the_sandbox_began_is_joined_by_the_hook(node: &mut Node) {
+fn the_hook_joins_a_fetch_that_the_sandbox_started(node: &mut Node) {
     let gate = Arc::new(AtomicBool::new(false));
     let (registry, image) = registry(node, &gate);
     node.restart_plugin(&[]);
@@ -131,7 +131,7 @@ fn a_fetch_that_the_sandbox_began_is_joined_by_the_hook(node: &mut Node) {
     assert_fetched_once(&registry);
 }
 
-fn images_of_the_pre_pull_list_are_there_before_any_pod(node: &mut Node) {
+fn pre_pulled_images_are_cached_before_any_pod(node: &mut Node) {
     let gate = Arc::new(AtomicBool::new(true));
     let (registry, image) = registry(node, &gate);
     let list = node.world.lab.write("pre-pull", format!("# for every node\n{image}\n").as_bytes());

@@ -11,8 +11,8 @@ use crate::pods::{assert_counts, counted_pod};
 use crate::support::process::tool;
 
 crate::cases![
-    the_strict_handler_needs_no_plugin_and_starts_nothing_without_us,
-    installing_switches_nri_on_and_uninstalling_gives_the_file_back,
+    the_strict_handler_works_without_plugin_and_refuses_without_binary,
+    install_enables_nri_and_uninstall_restores_the_file,
     containerd_starts_the_plugin_itself,
 ];
 
@@ -23,7 +23,7 @@ fn run(node: &Node, args: &[&str]) {
     }
 }
 
-fn the_strict_handler_needs_no_plugin_and_starts_nothing_without_us(node: &mut Node) {
+fn the_strict_handler_works_without_plugin_and_refuses_without_binary(node: &mut Node) {
     run(node, &["install", "--containerd", "--strict"]);
     node.restart_daemon();
     // Together with the plugin, which leaves the container alone: one hook, not two.
@@ -57,7 +57,7 @@ fn the_strict_handler_needs_no_plugin_and_starts_nothing_without_us(node: &mut N
     node.world.lab.expect_links(0, "every pod is gone");
 }
 
-fn installing_switches_nri_on_and_uninstalling_gives_the_file_back(node: &mut Node) {
+fn install_enables_nri_and_uninstall_restores_the_file(node: &mut Node) {
     let configuration = node.configuration();
     let text = fs::read_to_string(&configuration).unwrap();
     let before = text.replace("disable = false", "disable = true # for now");

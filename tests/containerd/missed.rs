@@ -10,7 +10,7 @@ use crate::pod::ContainerSpec;
 use crate::pods::{assert_counts, counted_pod};
 use crate::support::process::eventually;
 
-crate::cases![a_missed_container_is_listed_once_until_it_is_gone, a_missed_container_is_killed_where_policy_says_so];
+crate::cases![a_missed_container_is_listed_once_until_it_ends, a_missed_container_is_killed_if_the_policy_says_so];
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -29,7 +29,7 @@ pub fn wait_for_failure(node: &Node, container: &str, words: &str) {
     });
 }
 
-fn a_missed_container_is_listed_once_until_it_is_gone(node: &mut Node) {
+fn a_missed_container_is_listed_once_until_it_ends(node: &mut Node) {
     let spec = counted_pod(node, "web");
     let pod = spec.run(node).unwrap();
     node.kill_plugin();
@@ -55,7 +55,7 @@ fn a_missed_container_is_listed_once_until_it_is_gone(node: &mut Node) {
     eventually("the record of the pod's last one to go", PATIENCE, || failures(node, &second).is_empty().then_some(()));
 }
 
-fn a_missed_container_is_killed_where_policy_says_so(node: &mut Node) {
+fn a_missed_container_is_killed_if_the_policy_says_so(node: &mut Node) {
     let spec = counted_pod(node, "web");
     node.world.allow("on-missed = \"kill\"");
     let (pod, plain) = (spec.run(node).unwrap(), crate::pod::PodSpec::new("plain").run(node).unwrap());

@@ -13,11 +13,11 @@ use crate::proxy::{Change, OURS, PLUGIN, Proxy, REQUEST, RESPONSE, RUNTIME, Resp
 use crate::support::process::eventually;
 
 crate::cases![
-    a_plugin_registers_and_is_asked,
-    a_long_answer_comes_in_short_frames,
-    fields_calls_and_events_of_later_versions_do_no_harm,
-    what_runs_comes_in_several_messages,
-    a_plugin_waits_for_containerd_with_growing_pauses,
+    a_plugin_registers_and_gets_requests,
+    a_long_response_is_split_into_short_frames,
+    unknown_fields_calls_and_events_are_tolerated,
+    synchronize_is_split_into_several_messages,
+    the_plugin_reconnects_with_growing_delays,
 ];
 
 /// Maximum payload that the Go side reads.
@@ -64,7 +64,7 @@ struct SynchronizeResponse {
     more: bool,
 }
 
-pub fn a_plugin_registers_and_is_asked(node: &mut Node) {
+pub fn a_plugin_registers_and_gets_requests(node: &mut Node) {
     let proxy = wired(node, as_it_is);
     let pod = counted_pod(node, "web").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
@@ -89,7 +89,7 @@ pub fn a_plugin_registers_and_is_asked(node: &mut Node) {
     assert!(!methods.contains(&"StopContainer".to_owned()), "{methods:?}");
 }
 
-pub fn a_long_answer_comes_in_short_frames(node: &mut Node) {
+pub fn a_long_response_is_split_into_short_frames(node: &mut Node) {
     let proxy = wired(node, as_it_is);
     // Blanks around a word have no meaning, and the response contains the annotation as the request did.
     let spec = counted_pod(node, "long").ask("bpffs", &format!("private{}", " ".repeat(60_000)));
@@ -145,7 +145,7 @@ struct StateChangeEvent {
     pod: Vec<u8>,
 }
 
-fn fields_calls_and_events_of_later_versions_do_no_harm(node: &mut Node) {
+fn unknown_fields_calls_and_events_are_tolerated(node: &mut Node) {
     let proxy = wired(node, with_unknown_fields);
     // StateChange with an unknown event, then calls that no version of the protocol defines yet.
     proxy.call(OURS, "StateChange", vec![0x08, 99]);
@@ -167,7 +167,7 @@ fn fields_calls_and_events_of_later_versions_do_no_harm(node: &mut Node) {
     assert_counts(node, &pod, &main);
 }
 
-fn what_runs_comes_in_several_messages(node: &mut Node) {
+fn synchronize_is_split_into_several_messages(node: &mut Node) {
     assert!(node.has_plugin(), "there is no plugin");
     // A message has at most 4 MiB, and NRI puts at least eight pods and containers into one.
     let long = "x".repeat(300 << 10);
@@ -190,7 +190,7 @@ fn what_runs_comes_in_several_messages(node: &mut Node) {
     }
 }
 
-fn a_plugin_waits_for_containerd_with_growing_pauses(node: &mut Node) {
+fn the_plugin_reconnects_with_growing_delays(node: &mut Node) {
     node.kill_plugin();
     node.stop_daemon(Signal::TERM);
     let socket = node.outside(crate::node::SOCKET);

@@ -9,8 +9,8 @@ use crate::pod::{ContainerSpec, Pod, PodSpec};
 use crate::support::process::eventually;
 
 crate::cases![
-    no_container_of_a_pod_with_a_token_can_have_the_capabilities,
-    what_was_not_checked_is_recorded_and_killed_where_policy_says_so,
+    containers_of_a_pod_with_a_token_cannot_have_the_capabilities,
+    unchecked_containers_are_recorded_and_killed_if_the_policy_says_so,
     without_the_plugin_a_pods_user_namespace_is_host_scope,
 ];
 
@@ -35,7 +35,7 @@ fn has_token(pod: &Pod, container: &str) -> bool {
     pod.exec(container, &["cat", "/proc/mounts"]).1.contains("delegate_cmds")
 }
 
-fn no_container_of_a_pod_with_a_token_can_have_the_capabilities(node: &mut Node) {
+fn containers_of_a_pod_with_a_token_cannot_have_the_capabilities(node: &mut Node) {
     allow(node, "");
     let web = pod("web").run(node).unwrap();
     for (attempt, capability) in ["PERFMON", "SYS_ADMIN"].into_iter().enumerate() {
@@ -77,7 +77,7 @@ fn no_container_of_a_pod_with_a_token_can_have_the_capabilities(node: &mut Node)
     assert!(error.contains("did not check it"), "{error}");
 }
 
-fn what_was_not_checked_is_recorded_and_killed_where_policy_says_so(node: &mut Node) {
+fn unchecked_containers_are_recorded_and_killed_if_the_policy_says_so(node: &mut Node) {
     allow(node, "");
     let web = pod("web").run(node).unwrap();
     let main = web.add(&ContainerSpec::new("main")).unwrap();

@@ -208,7 +208,7 @@ fn loaded_and_attached_in_one_step() {
 }
 
 #[test]
-fn a_probe_of_a_return_by_flag() {
+fn a_return_probe_by_flag() {
     let lab = Lab::new(Hooks::Ours);
     let path = object_path("probes").display().to_string();
     let loaded = lab.json(&["load", "file", "--path", &path, "--programs", "uprobe:enter_user"]);
@@ -221,7 +221,7 @@ fn a_probe_of_a_return_by_flag() {
 
 /// The credentials of the command line are used for a private registry in this load only.
 #[test]
-fn a_login_is_for_one_image_alone() {
+fn credentials_are_for_one_image_only() {
     let lab = Lab::new(Hooks::Ours);
     let registry = DockerRegistry::start_private(&lab.path("registry"));
     let image = format!("{}/acme/demo:v1", registry.host());
@@ -249,7 +249,7 @@ fn a_login_is_for_one_image_alone() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn invalid_requests_are_explained() {
     let lab = Lab::new(Hooks::Ours);
     let path = object_path("counter").display().to_string();
     let program = load(&lab, &[]);
@@ -272,7 +272,7 @@ fn what_is_wrong_is_said() {
 
 /// `unload` of a container's program is refused, and the container keeps it.
 #[test]
-fn programs_of_containers_stay() {
+fn programs_of_containers_are_not_unloaded() {
     let mut world = World::new(Hooks::Ours);
     let bundle = world.counting("kept").script("echo ready; read go").write();
     let running = world.start(&bundle);

@@ -12,16 +12,16 @@ use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
 
 crate::cases![
     counters_count_the_containers_own_traffic,
-    the_container_makes_and_uses_its_token,
-    a_container_that_asks_for_nothing_gets_nothing,
+    the_container_creates_and_uses_its_token,
+    an_unannotated_container_gets_nothing,
     maps_makes_maps_and_loads_no_program,
     networking_delegates_no_tracing,
     a_private_bpffs_delegates_nothing,
-    a_shown_map_is_read_in_the_container_and_written_by_nobody,
+    a_read_only_map_is_readable_in_the_container_and_frozen,
     a_writable_map_is_written_in_the_container,
     globals_reach_the_program,
     facts_reach_the_program,
-    connect_is_refused_in_the_container_alone,
+    connect_is_refused_only_in_the_container,
     every_kind_of_container_scope_attaches,
     tracepoints_need_and_get_host_scope,
     what_reaches_other_namespaces_needs_host_scope,
@@ -68,7 +68,7 @@ const PROBE: &str = "echo ready; \
     if /bpfman-hook token probe --iface lo --count 1; then echo probe ok; else echo probe failed; fi; \
     echo caps $(grep CapEff /proc/self/status); read go";
 
-fn the_container_makes_and_uses_its_token(world: &mut World) {
+fn the_container_creates_and_uses_its_token(world: &mut World) {
     world.allow("host-scope = true");
     let bundle =
         Bundle::new(&world.lab, "token").ask("delegate", "networking:sockets").with_binary(&world.lab).script(PROBE).write();
@@ -82,7 +82,7 @@ fn the_container_makes_and_uses_its_token(world: &mut World) {
     assert!(number.is_some_and(|n| n > 0), "the container's own program counted nothing: {}", ended.stdout);
 }
 
-fn a_container_that_asks_for_nothing_gets_nothing(world: &mut World) {
+fn an_unannotated_container_gets_nothing(world: &mut World) {
     world.allow("host-scope = true");
     // Two containers: one requests programs, the other does not.
     let asks =
@@ -177,7 +177,7 @@ const READ_MAP: &str = "echo ready; read go; stat -c 'file %u %a' /sys/fs/bpf/pa
     if /usr/sbin/bpftool map update pinned /sys/fs/bpf/packets key 0 0 0 0 value 1 0 0 0 0 0 0 0; \
     then echo written ok; else echo written failed; fi; read go";
 
-fn a_shown_map_is_read_in_the_container_and_written_by_nobody(world: &mut World) {
+fn a_read_only_map_is_readable_in_the_container_and_frozen(world: &mut World) {
     // Reading needs no capability.
     let bundle = with_bpftool(world.counting("readonly").ask("maps", "packets").capabilities(&[]).script(READ_MAP)).write();
     let mut running = world.start(&bundle);
@@ -238,7 +238,7 @@ fn facts_reach_the_program(world: &mut World) {
 
 const CONNECT: &str = "echo ready; read go; nc -w 2 127.0.0.1 9 </dev/null 2>/tmp/said; cat /tmp/said; echo end; read go";
 
-fn connect_is_refused_in_the_container_alone(world: &mut World) {
+fn connect_is_refused_only_in_the_container(world: &mut World) {
     let image = world.signed("connect4");
     let blocked = Bundle::new(&world.lab, "blocked").ask("image", &image).ask("programs", "cgroup_sock_addr:block_connect4");
     let blocked = blocked.mount("tmpfs", &PathBuf::from("tmpfs"), "/tmp", &[]).script(CONNECT).write();

@@ -17,15 +17,15 @@ crate::cases![
     sys_is_a_link_to_the_root,
     the_mount_point_is_a_link,
     the_mount_point_is_a_file,
-    the_mount_point_is_absent_and_cannot_be_made,
-    a_host_directory_is_on_the_way,
-    a_shared_mount_is_on_the_way,
+    the_mount_point_is_missing_and_cannot_be_created,
+    a_host_directory_is_on_the_path,
+    a_shared_mount_is_on_the_path,
     a_path_outside_the_allowed_places,
-    a_mount_point_that_can_be_made_is_made,
-    a_file_system_that_never_answers_is_on_the_way,
+    a_missing_mount_point_is_created,
+    an_unresponsive_file_system_is_on_the_path,
     another_containers_user_namespace,
     the_hosts_root_is_mapped,
-    more_links_than_policy_allows,
+    more_links_than_the_policy_allows,
 ];
 
 /// A container without /sys that requests a token.
@@ -62,7 +62,7 @@ fn the_mount_point_is_a_file(world: &mut World) {
     world.refused(bundle, 1, &["/sys/fs/bpf", "directory"]);
 }
 
-fn the_mount_point_is_absent_and_cannot_be_made(world: &mut World) {
+fn the_mount_point_is_missing_and_cannot_be_created(world: &mut World) {
     // The root file system stays owned by the host's root, so that the container's root cannot write it.
     let bundle = without_sys(world, "absent").edit(|config| config["process"]["args"] = serde_json::json!(["/bin/true"]));
     let bundle = bundle.write();
@@ -73,7 +73,7 @@ fn the_mount_point_is_absent_and_cannot_be_made(world: &mut World) {
     world.lab.residue();
 }
 
-fn a_host_directory_is_on_the_way(world: &mut World) {
+fn a_host_directory_is_on_the_path(world: &mut World) {
     let host = world.lab.path("hostdir");
     make(&host.join("bpf"));
     let bundle = Bundle::new(&world.lab, "host-bind").ask("delegate", "maps").ask("bpffs-path", "/run/host/bpf");
@@ -81,7 +81,7 @@ fn a_host_directory_is_on_the_way(world: &mut World) {
     world.refused(bundle, 1, &["/run/host/bpf", "host"]);
 }
 
-fn a_shared_mount_is_on_the_way(world: &mut World) {
+fn a_shared_mount_is_on_the_path(world: &mut World) {
     let bundle = Bundle::new(&world.lab, "shared").ask("delegate", "maps").ask("bpffs-path", "/mnt/bpf");
     let bundle = bundle.mount("tmpfs", Path::new("tmpfs"), "/mnt", &["shared"]);
     world.refused(bundle, 1, &["/mnt/bpf", "shared"]);
@@ -94,7 +94,7 @@ fn a_path_outside_the_allowed_places(world: &mut World) {
     }
 }
 
-fn a_mount_point_that_can_be_made_is_made(world: &mut World) {
+fn a_missing_mount_point_is_created(world: &mut World) {
     let bundle = Bundle::new(&world.lab, "made").ask("delegate", "maps").ask("bpffs-path", "/run/deep/bpf");
     let bundle = bundle.script("echo ready; read go").write();
     let running = world.start(&bundle);
@@ -163,7 +163,7 @@ impl Drop for Silent {
     }
 }
 
-fn a_file_system_that_never_answers_is_on_the_way(world: &mut World) {
+fn an_unresponsive_file_system_is_on_the_path(world: &mut World) {
     let silent = Silent::mount(&world.lab.path("silent"));
     let bundle = Bundle::new(&world.lab, "silent").ask("delegate", "maps").ask("bpffs-path", "/mnt/volume/bpf");
     let bundle = bundle.mount("none", &silent.point, "/mnt/volume", &["rbind", "rw"]).script("echo started").write();
@@ -216,7 +216,7 @@ fn the_hosts_root_is_mapped(world: &mut World) {
     }
 }
 
-fn more_links_than_policy_allows(world: &mut World) {
+fn more_links_than_the_policy_allows(world: &mut World) {
     let image = world.signed("demo");
     world.allow("[limits]\nlinks = 3");
     let netns = format!("{}-many", world.lab.word());

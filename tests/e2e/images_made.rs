@@ -16,9 +16,9 @@ use crate::world::{CONTAINER_RULE, World, object_path};
 
 crate::cases![
     an_image_built_here_starts_from_a_registry,
-    an_image_carried_in_a_file_starts_without_a_registry,
+    an_exported_image_starts_without_a_registry,
     an_image_in_use_is_not_pruned,
-    a_bundle_of_cosign_3_travels_from_registry_to_registry,
+    a_cosign_3_bundle_is_copied_between_registries,
 ];
 
 /// Builds the demo object for two platforms into the world's layout, signs the index, and returns its reference there.
@@ -84,7 +84,7 @@ fn an_image_built_here_starts_from_a_registry(world: &mut World) {
     running.finish();
 }
 
-fn an_image_carried_in_a_file_starts_without_a_registry(world: &mut World) {
+fn an_exported_image_starts_without_a_registry(world: &mut World) {
     let registry = DockerRegistry::start(&world.lab.path("registry"));
     let name = pushed(world, &registry);
     trust(world, &registry);
@@ -114,7 +114,7 @@ fn an_image_in_use_is_not_pruned(world: &mut World) {
     assert_eq!(pruned["references"], serde_json::json!([name]), "{pruned:#}");
 }
 
-fn a_bundle_of_cosign_3_travels_from_registry_to_registry(world: &mut World) {
+fn a_cosign_3_bundle_is_copied_between_registries(world: &mut World) {
     let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures");
     let key = fs::read(data.join("keys/cosign-v3.pub")).unwrap_or_else(|e| harness!("read the recorded key: {e}"));
     let key = world.lab.write("cosign-v3.pub", &key);

@@ -73,7 +73,7 @@ fn a_leaked_map_is_found() {
 }
 
 #[test]
-fn a_leaked_pin_is_found_and_our_bpffs_alone_is_none() {
+fn a_leaked_pin_is_found_and_an_empty_bpffs_is_not_a_leak() {
     let lab = Lab::new(Hooks::Ours);
     mount("bpf", &lab.bpffs());
     fs::create_dir(lab.bpffs().join("owner_1")).expect("a directory in a bpffs");
@@ -104,7 +104,7 @@ fn a_leaked_cgroup_is_found() {
 }
 
 #[test]
-fn a_lab_clears_away_what_its_test_left() {
+fn a_lab_removes_what_its_test_left() {
     let lab = Lab::new(Hooks::Ours);
     let dir = lab.root();
     mount("bpf", &lab.bpffs());

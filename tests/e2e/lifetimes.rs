@@ -21,7 +21,7 @@ crate::cases![
     poststop_without_a_record,
     a_second_start_hook_changes_nothing,
     a_second_start_hook_with_another_request_fails,
-    gc_leaves_the_living_alone,
+    gc_leaves_running_containers_alone,
     a_lost_store_and_gc_cleans,
     created_started_and_deleted_step_by_step,
 ];
@@ -167,7 +167,7 @@ fn ended_with(bundle: &Path) -> String {
     fs::read_to_string(bundle.join("ended")).unwrap_or_default().trim().to_owned()
 }
 
-fn gc_leaves_the_living_alone(world: &mut World) {
+fn gc_leaves_running_containers_alone(world: &mut World) {
     let bundle = both(world, "living").script(TRAFFIC).write();
     let running = world.start(&bundle);
     world.lab.ours(&["gc"]);

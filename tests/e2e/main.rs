@@ -17,7 +17,6 @@ mod sigstore_world;
 #[path = "../support/tools.rs"]
 mod tools;
 
-mod manual;
 mod callers;
 mod capabilities;
 mod concurrent;
@@ -30,6 +29,7 @@ mod images_made;
 mod instruments;
 mod itself;
 mod lifetimes;
+mod manual;
 mod places;
 mod podman;
 mod podman_pods;

@@ -19,7 +19,7 @@ crate::cases![
     the_hosts_network,
     another_containers_network,
     the_same_id_under_another_bundle,
-    cgroup_types_are_delegated_in_a_cgroup_of_its_own_alone,
+    cgroup_types_are_delegated_only_in_an_own_cgroup,
 ];
 
 fn on_cgroup(world: &mut World, name: &str) -> Bundle {
@@ -151,7 +151,7 @@ fn keep_a_verdict_without_reach(world: &World) {
     std::fs::write(&file, text).expect("root can write it");
 }
 
-fn cgroup_types_are_delegated_in_a_cgroup_of_its_own_alone(world: &mut World) {
+fn cgroup_types_are_delegated_only_in_an_own_cgroup(world: &mut World) {
     world.lab.policy("[[container]]\ndelegate = [\"cgroup\"]\n");
     keep_a_verdict_without_reach(world);
     let delegating = |world: &World, name: &str| {

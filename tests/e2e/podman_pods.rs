@@ -9,8 +9,8 @@ use crate::world::World;
 
 crate::cases![
     a_pods_programs_are_attached_once_under_a_plain_policy,
-    a_key_that_names_a_container_reaches_it_and_generate_kube_keeps_it,
-    what_an_image_may_claim_is_not_believed,
+    a_key_that_names_a_container_applies_and_generate_kube_keeps_it,
+    claims_of_an_image_are_not_trusted,
 ];
 
 /// A pod of two containers with these annotations.
@@ -71,7 +71,7 @@ fn a_pods_programs_are_attached_once_under_a_plain_policy(world: &mut World) {
     }
 }
 
-fn a_key_that_names_a_container_reaches_it_and_generate_kube_keeps_it(world: &mut World) {
+fn a_key_that_names_a_container_applies_and_generate_kube_keeps_it(world: &mut World) {
     let demo = world.signed("demo");
     let podman = Podman::new(&world.lab, Runtime::Runc);
     play(
@@ -106,7 +106,7 @@ fn a_key_that_names_a_container_reaches_it_and_generate_kube_keeps_it(world: &mu
     assert!(acquired() > before, "the container's own key was not heard");
 }
 
-fn what_an_image_may_claim_is_not_believed(world: &mut World) {
+fn claims_of_an_image_are_not_trusted(world: &mut World) {
     let demo = world.signed("demo");
     let podman = Podman::new(&world.lab, Runtime::Runc);
     let name = |part: &str| format!("{}-{part}", world.lab.word());

@@ -14,10 +14,10 @@ crate::cases![
     an_image_that_cosign_2_signed_is_fetched_once,
     an_image_that_cosign_3_signed_is_fetched_once,
     an_image_that_another_key_signed_in_a_registry,
-    an_image_that_was_never_pulled_and_may_not_be,
+    an_uncached_image_with_pull_policy_never,
     an_image_that_an_identity_signed_is_fetched_once,
     an_image_of_another_identity_or_issuer,
-    an_identity_is_judged_without_a_network,
+    an_identity_is_verified_without_a_network,
 ];
 
 /// The recorded registry: images with signatures made by cosign itself.
@@ -94,7 +94,7 @@ fn an_image_that_another_key_signed_in_a_registry(world: &mut World) {
     world.refused(bundle, 1, &["key-v2", "sign"]);
 }
 
-fn an_image_that_was_never_pulled_and_may_not_be(world: &mut World) {
+fn an_uncached_image_with_pull_policy_never(world: &mut World) {
     let registry = registry();
     let bundle = asking(world, &registry, "key-v2", &key(world, "cosign-v2"));
     let bundle = bundle.ask("pull-policy", "Never").script("echo started").write();
@@ -143,7 +143,7 @@ fn layout(world: &World) -> PathBuf {
     layout
 }
 
-fn an_identity_is_judged_without_a_network(world: &mut World) {
+fn an_identity_is_verified_without_a_network(world: &mut World) {
     let image = format!("oci:{}", layout(world).display());
     let asking = |world: &World, id: &str, name: &str| {
         allow(world, &image, &identity(world, name, ISSUER));

@@ -219,7 +219,7 @@ fn images_of_other_tools_are_signed_and_pulled() {
 }
 
 #[test]
-fn attestations_are_none_and_nothing_hides_a_good_signature() {
+fn attestations_are_not_signatures_and_nothing_hides_a_good_signature() {
     in_a_lab(|lab| {
         const WHAT: &str = "attestations and foreign signatures by real signers";
         let (Some(three), Some(oras)) = (Cosign::three(lab, WHAT), Oras::get(WHAT)) else { return };
@@ -287,7 +287,7 @@ fn attestations_are_none_and_nothing_hides_a_good_signature() {
 /// Bundles of the tests' own Sigstore instance: cosign 3 and our verifier agree on each, so that what we reject is also
 /// rejected by others, and what we accept is what users' tools make.
 #[test]
-fn cosign_3_says_of_the_tests_own_instance_what_we_say() {
+fn cosign_3_agrees_with_us_on_the_tests_own_instance() {
     in_a_lab(|lab| {
         const WHAT: &str = "the tests' own Sigstore instance before a real verifier";
         let (Some(three), Some(oras)) = (Cosign::three(lab, WHAT), Oras::get(WHAT)) else { return };

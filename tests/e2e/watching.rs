@@ -16,11 +16,11 @@ use crate::support::runtime::Runtime;
 use crate::world::{World, object_path};
 
 crate::cases![
-    a_user_without_rights_scrapes_while_containers_start,
+    an_unprivileged_user_scrapes_while_containers_start,
     a_compromised_exporter_stops_no_start,
     events_are_followed_in_order,
     a_spoiled_export_stops_no_start,
-    the_daemonsets_metrics_can_read_and_others_are_told,
+    the_daemonsets_exporter_can_read_and_others_get_an_error,
 ];
 
 /// The ids of the users nobody and nogroup.
@@ -68,7 +68,7 @@ fn events(world: &World, args: &[&str]) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("an event is JSON")).collect()
 }
 
-fn a_user_without_rights_scrapes_while_containers_start(world: &mut World) {
+fn an_unprivileged_user_scrapes_while_containers_start(world: &mut World) {
     let export = export(world);
     let binary = public_binary(world);
     let sockets = world.lab.path("sockets");
@@ -242,7 +242,7 @@ fn a_spoiled_export_stops_no_start(world: &mut World) {
 
 /// Involves no container, so it is not a case for the suite without hooks.
 #[test]
-fn what_a_person_does_is_followed() {
+fn manual_commands_are_followed() {
     let lab = Lab::new(Hooks::Ours);
     let path = object_path("counter").display().to_string();
     let loaded = lab.json(&["load", "file", "--path", &path, "--programs", "xdp:count", "--application", "shop"]);
@@ -285,7 +285,7 @@ fn what_a_person_does_is_followed() {
 }
 
 /// With the directory as the hook creates it, and the ids of the DaemonSet.
-fn the_daemonsets_metrics_can_read_and_others_are_told(world: &mut World) {
+fn the_daemonsets_exporter_can_read_and_others_get_an_error(world: &mut World) {
     let manifest = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/nri/base/daemonset.yaml")).expect("the manifest");
     let (_, container) = manifest.split_once("- name: metrics").expect("the container");
     let id = |key: &str| {

@@ -21,7 +21,7 @@ fn fill(path: &Path) {
 }
 
 #[test]
-fn a_full_run_is_released_all_the_same() {
+fn owners_are_released_when_run_is_full() {
     let mut bench = Bench::with(|world| {
         let run = world.lab.path("root/run");
         fs::create_dir(&run).unwrap();
@@ -62,7 +62,7 @@ fn a_full_run_is_released_all_the_same() {
 }
 
 #[test]
-fn in_another_time_namespace_no_owner_counts_as_dead() {
+fn another_time_namespace_makes_no_owner_look_dead() {
     let mut bench = Bench::new();
     let pod = bench.started();
     let mut gc = Command::new("unshare");
@@ -75,7 +75,7 @@ fn in_another_time_namespace_no_owner_counts_as_dead() {
 }
 
 #[test]
-fn a_load_whose_answer_cannot_be_written_is_done() {
+fn a_load_whose_output_cannot_be_written_is_still_done() {
     let bench = Bench::new();
     let lab = &bench.world.lab;
     let object = object_path("demo").display().to_string();
@@ -90,7 +90,7 @@ fn a_load_whose_answer_cannot_be_written_is_done() {
 }
 
 #[test]
-fn a_limit_of_file_sizes_is_a_sentence() {
+fn a_file_size_limit_is_a_clear_error() {
     let mut bench = Bench::new();
     let pod = bench.container();
     let mut hook = Command::new("prlimit");
@@ -104,7 +104,7 @@ fn a_limit_of_file_sizes_is_a_sentence() {
 
 /// Takes ten seconds, so only `make test-faults` runs it.
 #[test]
-fn a_start_waits_for_the_writers_lock_once_and_names_who_has_it() {
+fn a_start_waits_for_the_writers_lock_once_and_names_its_holder() {
     if !everything() {
         return;
     }
@@ -127,7 +127,7 @@ fn a_start_waits_for_the_writers_lock_once_and_names_who_has_it() {
 
 /// Takes half a minute, so only `make test-faults` runs it.
 #[test]
-fn the_hard_end_comes_though_fork_stands_still() {
+fn the_hard_deadline_fires_even_if_fork_hangs() {
     if !everything() {
         return;
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bpfman_hook::image::{Cache, ImageError};
-use bpfman_hook::model::bytecode::{PullPolicy, ImageVerdict};
+use bpfman_hook::model::bytecode::{ImageVerdict, PullPolicy};
 use bpfman_hook::model::ids::Digest;
 use bpfman_hook::model::policy::PolicyId;
 
@@ -25,7 +25,7 @@ fn object_path(world: &World) -> PathBuf {
 }
 
 #[test]
-fn a_hit_asks_nobody_and_says_the_same() {
+fn a_hit_uses_no_network_and_returns_the_same_result() {
     let registry = signed_registry();
     let reference = format!("{}/bpf/key-v3:v1", registry.host());
     let world = World::signed(&["keys/cosign-v3.pub"]);
@@ -40,7 +40,7 @@ fn a_hit_asks_nobody_and_says_the_same() {
 }
 
 #[test]
-fn always_asks_for_the_digest_and_for_nothing_that_is_there() {
+fn always_requests_the_digest_and_nothing_that_is_cached() {
     let other = repository("images/registry", "img/plain-tar")["tags"]["v1"].as_str().unwrap().to_owned();
     let moved = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (flag, store) = (moved.clone(), data("images/registry/blobs/sha256"));
@@ -75,7 +75,7 @@ fn always_asks_for_the_digest_and_for_nothing_that_is_there() {
 }
 
 #[test]
-fn a_damaged_object_is_fetched_anew_and_under_never_an_error() {
+fn a_damaged_object_is_fetched_again_and_an_error_under_never() {
     for damage in ["flip", "cut", "longer", "remove", "other"] {
         let registry = signed_registry();
         let reference = format!("{}/bpf/key-v2:v1", registry.host());
@@ -144,7 +144,7 @@ fn a_verdict_is_of_one_digest_one_rule_and_one_policy() {
 }
 
 #[test]
-fn an_image_accepted_without_a_look_is_not_known_to_be_unsigned() {
+fn an_image_accepted_without_verification_is_not_known_to_be_unsigned() {
     let registry = signed_registry();
     // Its signature belongs to another image.
     let reference = format!("{}/bpf/key-v2-copied:v1", registry.host());
@@ -162,7 +162,7 @@ fn an_image_accepted_without_a_look_is_not_known_to_be_unsigned() {
 }
 
 #[test]
-fn what_was_looked_for_and_not_found_is_remembered_for_that_policy() {
+fn a_missing_signature_is_remembered_for_that_policy() {
     let registry = signed_registry();
     let reference = format!("{}/bpf/unsigned:v1", registry.host());
     let mut world = World::signed(&["keys/cosign-v2.pub"]);
@@ -177,7 +177,7 @@ fn what_was_looked_for_and_not_found_is_remembered_for_that_policy() {
 }
 
 #[test]
-fn a_cache_that_others_can_write_is_refused() {
+fn a_cache_that_other_users_can_write_is_refused() {
     let registry = signed_registry();
     let reference = format!("{}/bpf/key-v2:v1", registry.host());
     let world = World::signed(&["keys/cosign-v2.pub"]);
@@ -200,7 +200,7 @@ fn a_cache_that_others_can_write_is_refused() {
 }
 
 #[test]
-fn junk_in_the_cache_is_a_miss_and_the_cache_may_vanish() {
+fn junk_in_the_cache_is_a_miss_and_the_cache_may_disappear() {
     let registry = signed_registry();
     let reference = format!("{}/bpf/key-v2:v1", registry.host());
     let world = World::signed(&["keys/cosign-v2.pub"]);
@@ -244,7 +244,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_slows_down_and_fails_nothing() {
+fn an_unwritable_cache_only_slows_down() {
     let registry = signed_registry();
     let world = World::signed(&["keys/cosign-v2.pub"]);
     // A file in place of the cache directory: no cache can be created or read there.
@@ -337,7 +337,7 @@ fn listing_and_removing() {
 
 /// Not a benchmark: it detects a network client, a runtime or a regex on the path of every start.
 #[test]
-fn a_hit_is_quick() {
+fn a_hit_is_fast() {
     let registry = signed_registry();
     let reference = format!("{}/bpf/key-v2:v1", registry.host());
     let world = World::signed(&["keys/cosign-v2.pub"]);

@@ -59,7 +59,7 @@ fn every_image_in_a_layout_and_in_an_archive() {
 }
 
 #[test]
-fn every_blob_of_a_layout_is_checked_and_named_when_it_was_changed() {
+fn every_blob_of_a_layout_is_checked_and_named_if_changed() {
     let parts = |repo: &str| {
         let repository = repository("signatures/registry", repo);
         repository["manifests"].as_array().unwrap().iter().map(|d| d.as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -151,7 +151,7 @@ fn object_files_are_their_own_digest_and_cannot_be_signed() {
 
 /// A user who can write a component of a host path could choose what root loads.
 #[test]
-fn host_paths_that_others_can_change_are_refused_and_the_component_is_named() {
+fn host_paths_that_other_users_can_change_are_refused_by_component() {
     type Change = fn(&World);
     let mode = |path: std::path::PathBuf, mode: u32| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -268,7 +268,7 @@ fn tags_of_layouts_mean_one_image_or_are_an_error() {
 }
 
 #[test]
-fn shapes_that_hide_something_are_refused() {
+fn malformed_layouts_and_archives_are_refused() {
     let layer = "application/vnd.oci.image.layer.v1.tar";
     let world = World::unsigned();
     let path = world.path("layout");

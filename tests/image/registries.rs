@@ -53,7 +53,7 @@ fn asking(elsewhere: &str) -> Registry {
 }
 
 #[test]
-fn a_login_goes_to_its_registry_and_after_no_redirect() {
+fn credentials_go_to_their_registry_and_not_along_redirects() {
     let store = registry("images/registry", |request| match request.authorization {
         Some(_) => Reply::Status(500),
         None => Reply::Normal,
@@ -83,7 +83,7 @@ fn a_login_goes_to_its_registry_and_after_no_redirect() {
 }
 
 #[test]
-fn a_file_of_credentials_that_others_can_read_is_refused() {
+fn an_auth_file_that_other_users_can_read_is_refused() {
     let registry = asking("127.0.0.1:1");
     let world = World::unsigned();
     file(&world, "etc/bpfman-hook/auth.json", &auths(&registry.host()), 0o644);
@@ -93,7 +93,7 @@ fn a_file_of_credentials_that_others_can_read_is_refused() {
 }
 
 #[test]
-fn a_persons_files_and_helpers_are_for_persons() {
+fn a_users_auth_files_and_helpers_are_only_for_user_commands() {
     let store = plain();
     let registry = asking(&store.host());
     let image = format!("{}/img/gzip:v1", registry.host());
@@ -105,12 +105,13 @@ fn a_persons_files_and_helpers_are_for_persons() {
     file(&world, "etc/bpfman-hook/auth.json", &config, 0o600);
     assert!(world.error(&image).1.contains("asks for credentials"), "no helper runs unless a user's command asks for it");
     let path = Some(format!("{}:/usr/bin:/bin", world.path("bin").display()));
-    world.registries = RegistryConfig::default().by(UserEnvironment { home: Some(world.path("home")), path, ..UserEnvironment::default() });
+    world.registries =
+        RegistryConfig::default().by(UserEnvironment { home: Some(world.path("home")), path, ..UserEnvironment::default() });
     assert_eq!(world.fetch(&image).unwrap_or_else(|err| panic!("{}", sentence(&err))).object, OBJECT);
 }
 
 #[test]
-fn tokens_by_login_by_identity_and_when_they_run_out() {
+fn tokens_by_password_by_identity_and_after_expiry() {
     for (auth, asked) in [
         (auths("HOST"), "/token?scope=repository%3Aimg%2Fgzip%3Apull&service=s"),
         ("{\"auths\": {\"HOST\": {\"identitytoken\": \"idt\"}}}".to_owned(), "/token"),
@@ -151,7 +152,7 @@ fn tokens_by_login_by_identity_and_when_they_run_out() {
 }
 
 #[test]
-fn mirrors_are_asked_first_and_blocked_names_never() {
+fn mirrors_are_tried_first_and_blocked_names_never() {
     let (own, mirror) = (plain(), plain());
     let conf = |world: &World, more: &str| {
         let text = format!(
@@ -187,7 +188,7 @@ fn mirrors_are_asked_first_and_blocked_names_never() {
 }
 
 #[test]
-fn a_mirror_without_signatures_makes_nothing_unsigned() {
+fn a_mirror_without_signatures_does_not_make_images_unsigned() {
     let own = Registry::start(&data("signatures/registry"), Behaviour::default());
     for native in [None, Some(10)] {
         let hook = |request: &Request| if request.target.contains("sha256-") { Reply::Status(404) } else { Reply::Normal };
@@ -201,7 +202,9 @@ fn a_mirror_without_signatures_makes_nothing_unsigned() {
                 format!("[[registry]]\nprefix = \"{}\"\n[[registry.mirror]]\nlocation = \"{}\"\n", own.host(), mirror.host());
             file(&world, "etc/containers/registries.conf", &text, 0o644);
             match world.fetch(&format!("{}/bpf/key-v2:v1", own.host())) {
-                Ok(got) => assert!(verified && matches!(got.verdict, ImageVerdict::Verified { .. }), "{key}: {:?}", got.verdict),
+                Ok(got) => {
+                    assert!(verified && matches!(got.verdict, ImageVerdict::Verified { .. }), "{key}: {:?}", got.verdict)
+                }
                 Err(err) => assert!(!verified, "{key}: {}", sentence(&err)),
             }
         }
@@ -226,7 +229,7 @@ fn authorities_of_certs_d() {
 }
 
 #[test]
-fn a_proxy_is_asked_for_strangers_and_not_for_this_machine() {
+fn a_proxy_is_used_for_other_hosts_and_not_for_loopback() {
     let proxy = registry("images/registry", |_| Reply::Status(404));
     let own = plain();
     let mut world = World::unsigned();
@@ -249,7 +252,7 @@ fn a_proxy_is_asked_for_strangers_and_not_for_this_machine() {
 }
 
 #[test]
-fn an_overloaded_registry_is_asked_again_within_the_deadline() {
+fn an_overloaded_registry_is_retried_within_the_deadline() {
     let left = std::sync::atomic::AtomicUsize::new(2);
     let busy = registry("images/registry", move |_| {
         match left.fetch_update(std::sync::atomic::Ordering::SeqCst, std::sync::atomic::Ordering::SeqCst, |n| n.checked_sub(1))
@@ -268,7 +271,7 @@ fn an_overloaded_registry_is_asked_again_within_the_deadline() {
 }
 
 #[test]
-fn a_connection_that_ends_early_is_made_once_more() {
+fn a_connection_that_ends_early_is_retried_once() {
     let seen = std::sync::atomic::AtomicUsize::new(0);
     let moody = registry("images/registry", move |_| match seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
         0 => Reply::Hangup,
@@ -344,7 +347,7 @@ fn no_fault_of_any_endpoint_makes_a_signed_image_unsigned() {
 }
 
 #[test]
-fn no_fault_of_manifests_and_blobs_is_taken_for_an_image() {
+fn no_fault_of_manifests_and_blobs_is_accepted_as_an_image() {
     for (fault, reply) in faults() {
         for endpoint in ["/manifests/v1", "/manifests/sha256:", "/blobs/"] {
             let failing = reply.clone();

@@ -37,7 +37,7 @@ fn every_image_from_a_registry_by_tag_and_by_digest() {
 }
 
 #[test]
-fn the_tag_is_asked_once_and_everything_else_by_digest() {
+fn the_tag_is_resolved_once_and_everything_else_is_fetched_by_digest() {
     let registry = Registry::start(&data("images/registry"), Behaviour::default());
     let world = World::unsigned();
     world.fetch(&format!("{}/img/index:v1", registry.host())).unwrap();
@@ -70,7 +70,7 @@ fn in_steps(store: &str, steps: &[&[&str]]) -> Registry {
 }
 
 #[test]
-fn what_is_known_to_be_needed_travels_together() {
+fn requests_known_in_advance_are_sent_together() {
     let part = |digest: &serde_json::Value| digest["digest"].as_str().unwrap().to_owned();
     let document = |store: &str, digest: &str| -> serde_json::Value {
         let bytes = std::fs::read(data(store).join("blobs/sha256").join(digest.trim_start_matches("sha256:"))).unwrap();
@@ -112,7 +112,7 @@ fn what_is_known_to_be_needed_travels_together() {
 }
 
 #[test]
-fn what_travelled_with_its_signatures_is_kept_only_if_they_are_good() {
+fn an_image_fetched_with_its_signatures_is_kept_only_if_they_are_good() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     for image in ["key-v2", "index", "unsigned"] {
         let world = World::signed(&["keys/wrong.pub"]);
@@ -124,7 +124,7 @@ fn what_travelled_with_its_signatures_is_kept_only_if_they_are_good() {
 }
 
 #[test]
-fn what_a_registry_sends_is_hashed_here() {
+fn what_a_registry_sends_is_hashed_locally() {
     let repo = repository("images/registry", "img/index");
     let top = repo["tags"]["v1"].as_str().unwrap().to_owned();
     let child = repo["tags"]["amd64"].as_str().unwrap().to_owned();
@@ -174,7 +174,7 @@ fn sizes_are_capped_while_bytes_arrive() {
 }
 
 #[test]
-fn failures_name_the_host_and_what_was_asked_for() {
+fn failures_name_the_host_and_the_request() {
     for (reply, sentence) in [
         (Reply::Status(401), "asks for credentials, or there is no such repository; put them into /etc/bpfman-hook/auth.json"),
         (Reply::Status(403), "asks for credentials"),
@@ -222,7 +222,7 @@ fn a_registry_that_stalls_ends_at_the_deadline() {
 }
 
 #[test]
-fn https_is_the_rule_and_plain_http_the_exception_that_is_configured() {
+fn https_is_the_default_and_plain_http_must_be_configured() {
     let registry = Registry::start(&data("images/registry"), Behaviour::default());
     let host = registry.host();
     let mut world = World::unsigned();
@@ -236,7 +236,7 @@ fn https_is_the_rule_and_plain_http_the_exception_that_is_configured() {
 }
 
 #[test]
-fn an_anonymous_token_is_fetched_where_one_is_asked_for_and_sent_nowhere_else() {
+fn an_anonymous_token_is_fetched_on_request_and_sent_nowhere_else() {
     let digest = "sha256:69c686fb1561172b87d6bf99bd47434db8510a39d97c47aad7675db0f79b689d";
     for (token, sentence) in [
         (Reply::Body(br#"{"token":"secret"}"#.to_vec()), None),
@@ -279,7 +279,7 @@ fn an_anonymous_token_is_fetched_where_one_is_asked_for_and_sent_nowhere_else() 
 }
 
 #[test]
-fn redirects_are_followed_to_blobs_and_not_for_ever() {
+fn redirects_are_followed_to_blobs_and_limited() {
     let store = Registry::start(&data("images/registry"), Behaviour::default());
     let elsewhere = store.host();
     let front = registry(move |request| match request.target.contains("/blobs/") {
@@ -295,7 +295,7 @@ fn redirects_are_followed_to_blobs_and_not_for_ever() {
 }
 
 #[test]
-fn never_means_no_network_at_all() {
+fn never_uses_no_network() {
     let registry = Registry::start(&data("images/registry"), Behaviour::default());
     let reference = format!("{}/img/gzip:v1", registry.host());
     let mut world = World::unsigned();
@@ -322,7 +322,7 @@ fn trusting(host: &str) -> World {
 }
 
 #[test]
-fn a_registry_with_a_certificate_of_a_configured_authority() {
+fn a_registry_with_a_certificate_of_a_configured_ca() {
     let registry = Registry::start_tls(&data("images/registry"), Behaviour::default());
     let port = registry.host().rsplit(':').next().unwrap().to_owned();
     for host in [registry.host(), format!("localhost:{port}")] {
@@ -350,7 +350,7 @@ fn a_registry_with_a_certificate_of_a_configured_authority() {
 }
 
 #[test]
-fn nothing_leads_from_https_to_plain_http() {
+fn https_is_never_redirected_to_plain_http() {
     let plain = Registry::start(&data("images/registry"), Behaviour::default());
     let to = plain.host();
     for part in ["/manifests/", "/blobs/"] {

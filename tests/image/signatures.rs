@@ -169,7 +169,7 @@ fn a_layout_of_several_images_keeps_their_signatures_apart() {
 }
 
 #[test]
-fn all_pages_of_referrers_are_read_and_nothing_malformed_hides_a_good_one() {
+fn all_pages_of_referrers_are_read_and_malformed_ones_do_not_hide_a_good_one() {
     let store = data("signatures/registry");
     // One entry per page: the good signature is not on the first page.
     let paged = Registry::start(&store, Behaviour { native: Some(1), ..Behaviour::default() });
@@ -210,7 +210,7 @@ fn all_pages_of_referrers_are_read_and_nothing_malformed_hides_a_good_one() {
 /// Faults at each signature location: none of them may count as "unsigned", and none may hide a good signature at
 /// another location.
 #[test]
-fn a_place_that_cannot_be_read_is_never_taken_for_empty() {
+fn an_unreadable_signature_location_never_counts_as_empty() {
     let store = data("signatures/registry");
     let digest = repository("signatures/registry", "bpf/unsigned")["tags"]["v1"].as_str().unwrap().replace(':', "-");
     let places = [format!("/manifests/{digest}.sig"), format!("/manifests/{digest}"), "/referrers/".to_owned()];
@@ -286,7 +286,7 @@ fn rules_are_tried_in_order_and_digests_bind() {
 }
 
 #[test]
-fn what_no_identity_can_be_judged_by_is_an_error_that_names_it() {
+fn an_unusable_identity_rule_is_an_error_that_names_it() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     let mut world = World::new();
     let root = data("signatures/trust/trusted_root.json");
@@ -309,7 +309,7 @@ fn what_no_identity_can_be_judged_by_is_an_error_that_names_it() {
 /// A keyless signature of cosign 2 is cached with its certificate, so that it can be verified against a changed policy
 /// without the network.
 #[test]
-fn kept_keyless_signatures_are_judged_again() {
+fn cached_keyless_signatures_are_verified_again() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     for image in ["bpf/keyless:v1", "bpf/legacy-keyless:v1"] {
         let case = cases().into_iter().find(|case| case["image"] == image && case["expect"] == "verified").unwrap();
@@ -324,7 +324,7 @@ fn kept_keyless_signatures_are_judged_again() {
 }
 
 #[test]
-fn a_key_file_that_is_none_is_an_error_that_names_it() {
+fn an_invalid_key_file_is_an_error_that_names_it() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     let mut world = World::signed(&["keys/cosign-v2.pub"]);
     for pem in world.keys.values_mut() {

@@ -42,7 +42,7 @@ fn remote(err: &ImageError) -> &RemoteError {
 }
 
 #[test]
-fn a_registry_that_asks_for_a_certificate() {
+fn a_registry_that_requires_a_client_certificate() {
     let registry = Registry::start_mutual(&data(STORE), Behaviour::default());
     let host = registry.host();
     let image = format!("{host}/img/gzip:v1");
@@ -84,7 +84,7 @@ fn a_registry_that_asks_for_a_certificate() {
 }
 
 #[test]
-fn our_certificate_is_for_the_registry_and_not_for_where_it_sends_us() {
+fn the_client_certificate_is_not_sent_along_redirects() {
     // The other host rejects clients without a certificate: a client that presents one gets the blob.
     let store = Registry::start_mutual(&data(STORE), Behaviour::default());
     let elsewhere = store.host();
@@ -101,7 +101,7 @@ fn our_certificate_is_for_the_registry_and_not_for_where_it_sends_us() {
 }
 
 #[test]
-fn insecure_is_plain_http_and_never_tls_without_a_look() {
+fn insecure_means_plain_http_and_never_unverified_tls() {
     let registry = Registry::start_tls(&data(STORE), Behaviour::default());
     let host = registry.host();
     let image = format!("{host}/img/gzip:v1");
@@ -166,7 +166,7 @@ fn through_a_proxy_to_a_registry_with_tls() {
 }
 
 #[test]
-fn a_proxy_that_does_not_let_us_says_so_without_our_password() {
+fn a_refusing_proxy_is_reported_without_the_password() {
     let registry = Registry::start_tls(&data(STORE), Behaviour::default());
     for (manners, login, wanted) in [
         (Manners::Login(LOGIN), "", "it asks for a user and password; write them into the proxy's url"),
@@ -296,7 +296,7 @@ fn a_silent_token_service_ends_at_the_deadline_too() {
 
 /// A client that can wait longer than the silence timeout gets an error that names the unanswered request.
 #[test]
-fn silence_has_an_end_of_its_own() {
+fn silence_has_its_own_timeout() {
     let stalls = Registry::start(&data(STORE), hooked(|_| Reply::Stall));
     let start = Instant::now();
     let (err, text) = World::unsigned().error(&format!("{}/img/gzip:v1", stalls.host()));

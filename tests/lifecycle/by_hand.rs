@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 use bpfman_hook::lifecycle::Lifecycle;
 use bpfman_hook::lifecycle::reconcile::GcMode;
 use bpfman_hook::model::attach_point::{ProgramKind, TracepointName};
-use bpfman_hook::model::manual::{Attach, CallerRights, FailureCode, ProgramFilter, LoadTask, AttachPlace, ManualReply, ObjectSource, ManualTask, ProgramToLoad};
+use bpfman_hook::model::manual::{
+    Attach, AttachPlace, CallerRights, FailureCode, LoadTask, ManualReply, ManualTask, ObjectSource, ProgramFilter,
+    ProgramToLoad,
+};
 use bpfman_hook::model::object::{ObjectFacts, ProgramFacts};
 use bpfman_hook::model::policy::StoreLimits;
 use bpfman_hook::model::record::{OwnerRecord, Phase};
@@ -38,7 +41,8 @@ fn two_programs() -> ObjectFacts {
 }
 
 fn load(bench: &Bench, functions: &[&str]) -> ManualTask {
-    let wanted = |function: &&str| ProgramToLoad { function: (*function).to_owned(), kind: ProgramKind::Tracepoint, target: None };
+    let wanted =
+        |function: &&str| ProgramToLoad { function: (*function).to_owned(), kind: ProgramKind::Tracepoint, target: None };
     ManualTask::Load(LoadTask {
         source: ObjectSource::File(bench.object.clone()),
         programs: functions.iter().map(wanted).collect(),
@@ -307,7 +311,7 @@ fn a_failure_at_each_effect_leaves_what_was_there_and_a_second_try_works() {
 }
 
 #[test]
-fn a_kill_at_each_effect_is_repaired_by_gc_and_by_whoever_comes_next() {
+fn a_kill_at_each_effect_is_repaired_by_gc_and_by_the_next_process() {
     for (what, bench, task) in cases() {
         let count = effects_of(bench, task);
         for problem in [Trouble::KillBefore, Trouble::KillAfter] {
@@ -353,7 +357,7 @@ fn a_kill_at_each_effect_is_repaired_by_gc_and_by_whoever_comes_next() {
 /// Concurrent changes at each moment of each task. While a task works on the record, others wait; before that they come
 /// first, and the task continues with what they have left.
 #[test]
-fn whatever_happens_between_two_steps_leaves_records_and_pins_the_same() {
+fn concurrent_changes_leave_records_and_pins_consistent() {
     let mut both_came_through = 0;
     for (what, bench, task) in cases() {
         let moments = {
@@ -407,7 +411,7 @@ fn whatever_happens_between_two_steps_leaves_records_and_pins_the_same() {
 /// A process died while it worked on a link. Of the processes that find it, one removes it; the others must not remove
 /// a new link of the same name.
 #[test]
-fn two_that_clean_up_after_the_dead_do_not_remove_each_others_links() {
+fn two_processes_that_clean_up_do_not_remove_each_others_links() {
     for moment in ["before it takes the record", "before it removes the link"] {
         let (bench, there) = with_both();
         bench.world.effects.problem_at(1, Trouble::KillAfter);
@@ -444,7 +448,7 @@ fn two_that_clean_up_after_the_dead_do_not_remove_each_others_links() {
 }
 
 #[test]
-fn what_is_being_loaded_has_no_id_to_unload_it_by() {
+fn a_program_being_loaded_cannot_be_unloaded_by_id() {
     let count = 4;
     for n in 1..=count {
         let context = format!("unload at effect {n} of a load");
@@ -468,7 +472,7 @@ fn what_is_being_loaded_has_no_id_to_unload_it_by() {
 
 /// A process that pauses in the middle of its work is left alone by one that looked before the work began.
 #[test]
-fn a_record_is_not_taken_from_one_that_began_meanwhile() {
+fn a_record_is_not_taken_from_a_process_that_started_meanwhile() {
     for (what, task) in TASKS.into_iter().skip(1) {
         for (other, others) in TASKS.into_iter().skip(1) {
             let context = format!("{other} in the middle when {what} begins");
@@ -495,7 +499,7 @@ fn a_record_is_not_taken_from_one_that_began_meanwhile() {
 
 /// The same for the leftovers of a dead process: the second to clean up finds the first already at work.
 #[test]
-fn what_the_dead_left_is_not_taken_from_one_that_cleans_up() {
+fn leftovers_are_not_taken_from_a_process_that_cleans_up() {
     let (bench, there) = with_both();
     bench.world.effects.problem_at(1, Trouble::KillAfter);
     assert!(bench.killed(FIRST, &attach(there.one)));
@@ -524,7 +528,7 @@ fn what_the_dead_left_is_not_taken_from_one_that_cleans_up() {
 
 /// What a client stores is limited, whatever it consists of: metadata, names, links.
 #[test]
-fn what_a_client_stores_is_bounded_by_load_by_client_and_for_all() {
+fn what_a_client_stores_is_limited_per_load_per_client_and_in_total() {
     let with = |mut task: ManualTask, bytes: usize| {
         let given = BTreeMap::from([("note".to_owned(), "x".repeat(bytes))]);
         match &mut task {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bpfman_hook::model::delegation::Delegation;
 use bpfman_hook::sys::SysError;
 use bpfman_hook::sys::bpf::{self, MapCreate, ObjectKind};
-use bpfman_hook::sys::bpffs::{self, BpffsError, MapFile, Mounted, BpffsSpec};
+use bpfman_hook::sys::bpffs::{self, BpffsError, BpffsSpec, MapFile, Mounted};
 use bpfman_hook::sys::token::probe::{Packets, probe};
 use bpfman_hook::sys::token::{BpfToken, TokenError};
 use rustix::process::Uid;
@@ -131,7 +131,7 @@ fn counter() -> OwnedFd {
 }
 
 #[test]
-fn maps_appear_as_files_of_the_containers_user_and_die_with_the_container() {
+fn maps_are_files_of_the_containers_user_and_end_with_the_container() {
     let container = Container::start("");
     let map = counter();
     bpf::map_update(map.as_fd(), &0_u32.to_ne_bytes(), &42_u64.to_ne_bytes()).unwrap();
@@ -179,7 +179,7 @@ fn a_workload_can_load_and_attach_with_its_token_and_count_traffic() {
 }
 
 #[test]
-fn what_is_not_delegated_is_refused_and_named() {
+fn undelegated_commands_are_refused_and_named() {
     let container = Container::start("ip link set lo up");
     // XDP programs, but not their attach type, and no tcx.
     mount(&container, "/sys/fs/bpf", Delegation { progs: 1 << 1 | 1 << 6, attachs: 1, ..NETWORK }).unwrap();
@@ -216,7 +216,8 @@ fn a_killed_hook_leaves_no_half_mount() {
             assert!(!left, "round {round}: the directory is left without the mount");
         } else {
             whole += 1;
-            let allowed = container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap());
+            let allowed =
+                container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap());
             assert_eq!(allowed, NETWORK, "round {round}");
         }
     }
@@ -234,7 +235,7 @@ fn a_private_bpffs_gives_no_token() {
 }
 
 #[test]
-fn missing_directories_are_made_by_container_root_and_stay_empty_of_us_on_failure() {
+fn missing_directories_are_created_by_container_root_and_left_empty_on_failure() {
     let container = Container::start("");
     mount(&container, "/run/bpf/deep", NETWORK).unwrap();
     for made in ["run/bpf", "run/bpf/deep"] {
@@ -253,14 +254,14 @@ fn missing_directories_are_made_by_container_root_and_stay_empty_of_us_on_failur
 }
 
 #[test]
-fn a_root_beneath_closed_directories_is_reached() {
+fn a_root_below_inaccessible_directories_is_reached() {
     let container = Container::start("");
     fs::set_permissions(container.directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
     mount(&container, "/sys/fs/bpf", NETWORK).unwrap();
 }
 
 #[test]
-fn a_tmpfs_of_the_containers_own_is_fine() {
+fn a_tmpfs_of_the_container_is_accepted() {
     let container = Container::start("mount -t tmpfs -o size=64k tmpfs $R/run");
     mount(&container, "/run/bpf", NETWORK).unwrap();
 }
@@ -280,7 +281,10 @@ fn a_bpffs_from_the_host_is_covered() {
     let again = mount(&container, "/sys/fs/bpf", NETWORK).unwrap_err();
     assert!(again.to_string().contains("one of ours already"), "{again}");
     let path = container.root.join("sys/fs/bpf");
-    assert_eq!(container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap()), NETWORK);
+    assert_eq!(
+        container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap()),
+        NETWORK
+    );
 }
 
 /// The result for hostile or broken root file systems.
@@ -440,7 +444,7 @@ fn without_a_user_namespace_there_is_a_bpffs_but_no_token() {
 }
 
 #[test]
-fn our_own_mount_namespace_is_refused() {
+fn the_hosts_mount_namespace_is_refused() {
     let container = Container::start("");
     let user_ns = container.namespace("user");
     let own = fs::File::open("/proc/self/ns/mnt").unwrap();
@@ -477,7 +481,7 @@ fn namespaces_that_do_not_belong_together_are_refused() {
 
 /// Like a hook of a rootless runtime: root in the container's user namespace, an unprivileged user outside.
 #[test]
-fn without_rights_in_the_initial_namespace_the_broker_is_named() {
+fn without_rights_in_the_initial_namespace_the_error_names_the_broker() {
     let container = Container::start("");
     let said = {
         let user = container.namespace("user");

@@ -58,7 +58,7 @@ fn a_thread_with_bpf_and_net_admin_loads_programs_that_cannot_read_the_kernel() 
 }
 
 #[test]
-fn a_thread_without_bpf_makes_no_map() {
+fn a_thread_without_cap_bpf_cannot_create_maps() {
     let map = MapCreate {
         name: "caps",
         map_type: 2,
@@ -76,7 +76,7 @@ fn a_thread_without_bpf_makes_no_map() {
 }
 
 #[test]
-fn a_limited_process_cannot_come_back_by_exec() {
+fn a_limited_process_cannot_regain_capabilities_by_exec() {
     let (effective, after_exec) = in_child(|| {
         let keep = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN, Capability::CAP_SETPCAP];
         limit_process(&keep).unwrap();
@@ -95,7 +95,7 @@ fn a_limited_process_cannot_come_back_by_exec() {
 }
 
 #[test]
-fn what_the_caller_lacks_is_no_error() {
+fn capabilities_that_the_caller_lacks_are_not_an_error() {
     let permitted = in_child(|| {
         limit_process(&[Capability::CAP_BPF, Capability::CAP_SETPCAP]).unwrap();
         // The second time, CAP_NET_ADMIN is already gone.
@@ -107,7 +107,7 @@ fn what_the_caller_lacks_is_no_error() {
 }
 
 #[test]
-fn ending_a_child_of_another_user_takes_cap_kill() {
+fn killing_a_child_of_another_user_needs_cap_kill() {
     let ended = |keep: &[Capability]| {
         let mut child = std::process::Command::new("setpriv");
         let mut child = child.args(["--reuid=12345", "--clear-groups", "--", "sleep", "60"]).spawn().unwrap();
@@ -126,7 +126,7 @@ fn ending_a_child_of_another_user_takes_cap_kill() {
 }
 
 #[test]
-fn another_network_namespace_is_entered_by_a_thread_alone() {
+fn only_a_thread_enters_another_network_namespace() {
     let container = Container::start("ip link set lo name inner");
     let theirs = container.namespace("net");
     let ours = File::open("/proc/self/ns/net").unwrap();

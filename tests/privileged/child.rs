@@ -189,7 +189,7 @@ fn a_child_inherits_nothing() {
 }
 
 #[test]
-fn a_child_that_ends_early_is_told_with_its_status() {
+fn a_child_that_exits_early_is_reported_with_its_status() {
     let mut child = Child::spawn(Role::Fetch, Output::Null).unwrap();
     child.socket().send(b"exit", &[]).unwrap();
     let error = child.recv("the answer", 64, soon()).unwrap_err();
@@ -222,7 +222,7 @@ fn dropping_a_child_kills_and_reaps_it() {
 }
 
 #[test]
-fn the_roles_word_is_refused_on_a_terminal_or_pipe() {
+fn a_role_argument_is_refused_on_a_terminal_or_pipe() {
     let word = "@bpfman-hook-child:fetch";
     assert_eq!(role_from_args(&["x".into(), word.into()]), Some(Role::Fetch));
     let status = std::process::Command::new("/proc/self/exe")
@@ -235,7 +235,7 @@ fn the_roles_word_is_refused_on_a_terminal_or_pipe() {
 }
 
 #[test]
-fn a_confined_child_has_no_rights_and_gets_none() {
+fn a_confined_child_has_no_rights_and_cannot_gain_any() {
     let (child, seen) = ask("confine");
     let status = seen["status"].as_str().unwrap();
     let field = |name: &str| {

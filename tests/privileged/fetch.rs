@@ -97,7 +97,7 @@ fn status(pid: u32, key: &str) -> String {
 }
 
 #[test]
-fn a_signed_image_comes_through_the_child_and_an_unsigned_one_does_not() {
+fn the_child_fetches_a_signed_image_and_refuses_an_unsigned_one() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     for image in ["bpf/key-v2:v1", "bpf/key-v3:v1", "bpf/index:v1"] {
         let installation = Installation::new();
@@ -120,7 +120,7 @@ fn a_signed_image_comes_through_the_child_and_an_unsigned_one_does_not() {
 }
 
 #[test]
-fn names_and_certificates_work_without_any_right() {
+fn dns_and_certificates_work_without_privileges() {
     let registry = Registry::start_tls(&data("signatures/registry"), Behaviour::default());
     let installation = Installation::new();
     let etc = installation.0.path().join("etc/bpfman-hook");
@@ -138,7 +138,7 @@ fn names_and_certificates_work_without_any_right() {
 
 /// Without one of these the child cannot drop its privileges permanently, and then it must not contact a registry.
 #[test]
-fn a_child_that_cannot_be_confined_asks_nobody() {
+fn a_child_that_cannot_be_confined_contacts_no_registry() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     for lacking in ["setuid", "setgid", "setpcap"] {
         let installation = Installation::new();
@@ -161,7 +161,7 @@ fn what_the_hook_keeps_is_enough_to_pull() {
 }
 
 #[test]
-fn the_network_belongs_to_a_child_without_any_right_that_dies_with_its_parent() {
+fn only_an_unprivileged_child_that_dies_with_its_parent_uses_the_network() {
     let hook = |request: &crate::registry::Request| match request.target.contains("/blobs/") {
         true => Reply::Stall,
         false => Reply::Normal,
@@ -246,7 +246,7 @@ impl Drop for Small {
 }
 
 #[test]
-fn a_full_disk_is_one_sentence_and_leaves_nothing_half() {
+fn a_full_disk_is_one_error_and_leaves_nothing_incomplete() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     let image = format!("{}/bpf/key-v2:v1", registry.host());
     // From no space at all to space for everything but the last files.

@@ -75,7 +75,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn our_bpffs_is_mounted_once_however_many_ask() {
+fn our_bpffs_is_mounted_only_once() {
     let place = Place::new();
     let fs = place.path("run/bpfman-hook/fs");
     assert!(mounts::in_host_mount_namespace().unwrap(), "run the tests in the mount namespace of pid 1");
@@ -104,7 +104,7 @@ fn our_bpffs_is_mounted_once_however_many_ask() {
 }
 
 #[test]
-fn a_lock_that_everybody_could_take_keeps_nobody_waiting() {
+fn a_lock_that_any_user_can_take_is_not_waited_for() {
     let place = Place::new();
     let fs = place.path("run/bpfman-hook/fs");
     let run = fsutil::ensure_directory(fs.parent().unwrap(), 0o755).unwrap();
@@ -121,7 +121,7 @@ fn a_lock_that_everybody_could_take_keeps_nobody_waiting() {
 }
 
 #[test]
-fn in_a_private_mount_namespace_ours_is_used_and_never_made() {
+fn in_a_private_mount_namespace_our_bpffs_is_used_but_never_mounted() {
     let place = Place::new();
     let fs = place.path("run/bpfman-hook/fs");
     let private = ["unshare", "--mount", "--propagation", "private"];
@@ -267,7 +267,7 @@ impl Drop for Cgroup {
 }
 
 #[test]
-fn a_cgroup_is_the_containers_own_only_without_strangers() {
+fn a_cgroup_with_foreign_processes_is_not_the_containers_own() {
     let mut group = Cgroup::new("own");
     let init = group.start("", &["sleep", "60"]);
     let configured = group.path.to_str().unwrap().to_owned();
@@ -321,7 +321,7 @@ fn the_inits_descendants_and_its_pid_namespace_belong_to_the_container() {
 }
 
 #[test]
-fn the_root_cgroup_is_nobodys() {
+fn the_root_cgroup_is_not_a_containers_own() {
     let own = pid::open_process(pid::own_identity().unwrap().pid).unwrap();
     let path = cgroup::parse_v2(&own.cgroup_text().unwrap()).unwrap().path;
     if path != Path::new("/") {

@@ -102,7 +102,7 @@ fn an_xdp_and_a_cgroup_program_share_a_map_and_are_gone_when_unpinned() {
 }
 
 #[test]
-fn variables_begin_with_what_the_request_says() {
+fn variables_start_with_the_requested_values() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let globals = [
         ("step", 5u32.to_ne_bytes().to_vec()),
@@ -202,7 +202,7 @@ fn tcx_programs_count_both_directions() {
 }
 
 #[test]
-fn classifiers_are_tcx_links_or_filters_and_go_from_the_record() {
+fn classifiers_are_tcx_links_or_filters_and_are_removed_from_the_record() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let tc = |function| Wanted { function, kind: ProgramKind::Tc, attach: 0, target: None };
     let loaded = bed.load(&object("tcx"), Scope::Container, &[tc("ingress"), tc("egress")], &[]).unwrap();
@@ -288,7 +288,7 @@ fn tracing_programs_limit_themselves_to_a_cgroup() {
 }
 
 #[test]
-fn functions_that_are_called_are_loaded_with_the_program() {
+fn called_functions_are_loaded_with_the_program() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let loaded = bed.load(&object("subprogs"), Scope::Container, &[xdp("add_up")], &[]).unwrap();
     bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() }).unwrap();
@@ -338,7 +338,7 @@ fn only_objects_with_core_relocations_need_the_kernels_types() {
 }
 
 #[test]
-fn maps_of_every_form_are_made_and_frozen_where_asked() {
+fn maps_of_every_kind_are_created_and_frozen_if_requested() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let loaded = bed.load_frozen(&object("maps"), Scope::Container, &[xdp("use_all")], &["shared", "per_cpu"]).unwrap();
     bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() }).unwrap();
@@ -376,7 +376,7 @@ fn objects_without_types_and_with_strange_sections_load() {
 }
 
 #[test]
-fn the_verifiers_refusal_names_line_and_reason() {
+fn a_verifier_error_contains_line_and_reason() {
     let bed = Bed::new();
     let error = refused(bed.load(&object("broken"), Scope::Container, &[xdp("passes"), xdp("reads_too_far")], &[]));
     let KernelError::Rejected { program, errno, log } = &error else { panic!("{error}") };
@@ -392,7 +392,7 @@ fn the_verifiers_refusal_names_line_and_reason() {
 }
 
 #[test]
-fn container_scope_reads_no_kernel_memory_and_tells_no_address() {
+fn container_scope_cannot_read_kernel_memory_or_addresses() {
     let bed = Bed::new();
     let thieves =
         [xdp("read_kernel_xdp"), on_cgroup("read_kernel_skb", CgroupAttach::Egress), xdp("tell_address"), xdp("copy_padding")];
@@ -417,7 +417,7 @@ fn container_scope_reads_no_kernel_memory_and_tells_no_address() {
 }
 
 #[test]
-fn what_container_scope_allows_loads_and_the_rest_needs_host_scope() {
+fn calls_beyond_container_scope_need_host_scope() {
     let bed = Bed::new();
     let tcx = |function| Wanted { function, kind: ProgramKind::Tcx, attach: 0, target: None };
     let own = [xdp("own_xdp"), tcx("own_tcx"), on_cgroup("own_skb", CgroupAttach::Egress)];
@@ -445,7 +445,7 @@ fn what_container_scope_allows_loads_and_the_rest_needs_host_scope() {
 }
 
 #[test]
-fn what_cannot_be_loaded_says_why() {
+fn load_errors_name_the_reason() {
     let bed = Bed::new();
     let load = |name: &str, wanted: Wanted<'_>| chain(&refused(bed.load(&object(name), Scope::Container, &[wanted], &[])));
     assert_eq!(load("demo", xdp("nothing")), "the object has no program \"nothing\"; it has count_packets, count_egress");
@@ -465,7 +465,7 @@ fn what_cannot_be_loaded_says_why() {
 }
 
 #[test]
-fn what_cannot_be_attached_says_why() {
+fn attach_errors_name_the_reason() {
     let (bed, netns, cgroup) = (Bed::new(), Netns::new(), Cgroup::new());
     let loaded = bed.load(
         &object("demo"),
@@ -526,7 +526,7 @@ fn what_cannot_be_attached_says_why() {
 }
 
 #[test]
-fn native_xdp_runs_where_the_driver_has_it() {
+fn native_xdp_runs_if_the_driver_supports_it() {
     let (bed, netns) = (Bed::new(), Netns::new());
     netns.ip("link add v0 type veth peer name v1");
     netns.ip("link set v0 up");
@@ -544,7 +544,7 @@ fn native_xdp_runs_where_the_driver_has_it() {
 }
 
 #[test]
-fn a_link_outlives_its_maker_and_the_namespace_its_links() {
+fn a_link_outlives_its_creator_and_its_network_namespace() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let loaded = bed.load(&object("demo"), Scope::Container, &[xdp("count_packets")], &[]).unwrap();
     let link =
@@ -557,7 +557,7 @@ fn a_link_outlives_its_maker_and_the_namespace_its_links() {
 }
 
 #[test]
-fn every_probe_has_an_answer_and_it_is_what_trying_shows() {
+fn every_feature_probe_agrees_with_the_kernel() {
     for feature in Feature::ALL {
         let found = LinuxKernel.probe(feature);
         eprintln!("{feature}: {found:?}");

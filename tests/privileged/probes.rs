@@ -106,7 +106,7 @@ fn trampolines_count_entries_and_exits() {
 }
 
 #[test]
-fn what_the_kernels_types_do_not_have_is_named() {
+fn functions_missing_in_the_kernels_btf_are_named() {
     let bed = Bed::new();
     let none = Wanted { target: Some("no_such_function"), ..wanted("enter_traced", ProgramKind::Fentry) };
     let error = refusal(load(&bed, &[none]));
@@ -157,7 +157,7 @@ fn probe(target: &str, process: ProbedProcess) -> AttachPoint {
 }
 
 #[test]
-fn uprobes_count_in_a_file_beneath_a_root() {
+fn uprobes_count_in_a_file_below_a_root_directory() {
     let bed = Bed::new();
     let root = tempfile::tempdir_in("/run").unwrap();
     fs::create_dir_all(root.path().join("usr/bin")).unwrap();
@@ -209,7 +209,7 @@ fn uprobes_count_in_a_file_beneath_a_root() {
 }
 
 #[test]
-fn uprobes_limit_themselves_to_a_process_and_find_libraries() {
+fn uprobes_are_limited_to_a_process_and_find_libraries() {
     let bed = Bed::new();
     let programs = [wanted("enter_user", ProgramKind::Uprobe)];
     let loaded = bed.load(&object("probes"), Scope::Host, &programs, &[]).unwrap();

@@ -6,7 +6,7 @@ use std::fs;
 use bpfman_hook::kernel::{Feature, Kernel, LinuxKernel, Support};
 use bpfman_hook::lifecycle::token_reach::{kept, token_reach};
 use bpfman_hook::model::delegation::{Category, Preset};
-use bpfman_hook::model::reach::{ReachGuard, MemoryRead, TokenReach, TypeAnswer};
+use bpfman_hook::model::reach::{MemoryRead, ReachGuard, TokenReach, TypeAnswer};
 use bpfman_hook::sys::machine::kernel_release;
 
 /// Types that cannot see sockets of another network namespace.
@@ -117,7 +117,7 @@ fn the_scope_of_each_type_is_what_was_measured() {
 }
 
 #[test]
-fn the_verdict_is_found_out_once_a_boot() {
+fn the_verdict_is_determined_once_per_boot() {
     if LinuxKernel.probe(Feature::Token) != Support::Yes {
         println!("skipped: no BPF tokens before Linux 6.9");
         return;

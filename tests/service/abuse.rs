@@ -42,7 +42,7 @@ fn endless_process() {
 }
 
 #[test]
-fn requests_that_never_end_do_not_fill_the_memory() {
+fn endless_requests_do_not_fill_the_memory() {
     let world = World::new();
     world.lab.policy("[[client]]\nuser = 12345\nallow = [\"load\"]\n");
     let service = world.start(&["--timeout", "0"]);
@@ -64,7 +64,7 @@ pub fn children(pid: u32) -> usize {
 }
 
 #[test]
-fn a_request_that_was_given_up_keeps_its_place_until_its_process_has_ended() {
+fn an_abandoned_request_keeps_its_slot_until_its_process_has_ended() {
     const PLACES: usize = 16;
     let world = World::new();
     // A registry that accepts connections and sends nothing.

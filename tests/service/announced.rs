@@ -79,7 +79,7 @@ fn announcing_process() {
 }
 
 #[test]
-fn who_may_not_ask_is_turned_away_before_its_body_is_read() {
+fn a_forbidden_client_is_refused_before_its_body_is_read() {
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);
     open_to_all(&world);
@@ -97,7 +97,7 @@ fn peak(pid: u32) -> u64 {
 }
 
 #[test]
-fn what_is_announced_counts_before_it_comes() {
+fn announced_bytes_count_before_they_arrive() {
     let world = World::new();
     world.lab.policy("[[client]]\nuser = 12345\nallow = [\"load\"]\npaths = [\"/usr/lib/bpf\"]\n");
     let service = world.start(&["--timeout", "0"]);

@@ -90,7 +90,7 @@ fn a_program_is_loaded_attached_shown_detached_and_unloaded() {
 }
 
 #[test]
-fn kill_9_loses_nothing_and_doubles_nothing() {
+fn kill_9_loses_nothing_and_duplicates_nothing() {
     let world = World::new();
     let netns = Netns::new();
     let first = world.start(&[]);
@@ -113,7 +113,7 @@ fn kill_9_loses_nothing_and_doubles_nothing() {
 }
 
 #[test]
-fn an_answer_that_a_killed_service_has_not_read_is_taken_back() {
+fn a_reply_that_a_killed_service_has_not_read_is_undone() {
     let world = World::new();
     for _ in 0..40 {
         let service = world.start(&["--timeout", "0"]);
@@ -151,7 +151,7 @@ fn an_answer_that_a_killed_service_has_not_read_is_taken_back() {
 }
 
 #[test]
-fn hostile_requests_are_refused_with_a_code_and_a_sentence() {
+fn hostile_requests_are_refused_with_a_code_and_a_message() {
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);
     let directory = world.lab.path("images");
@@ -237,7 +237,7 @@ fn two_hundred_requests_of_many_clients_at_once() {
 }
 
 #[test]
-fn a_request_in_flight_holds_the_service_and_others_pass_it() {
+fn a_running_request_keeps_the_service_alive_and_does_not_block_others() {
     let world = World::new();
     // A registry that accepts connections and sends nothing.
     let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -264,7 +264,7 @@ fn a_request_in_flight_holds_the_service_and_others_pass_it() {
 }
 
 #[test]
-fn files_that_are_none_and_numbers_out_of_any_range_are_refused() {
+fn invalid_files_and_out_of_range_numbers_are_refused() {
     use std::os::unix::fs::{MetadataExt as _, symlink};
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);

@@ -163,7 +163,7 @@ fn gone(status: tonic::Status) -> Gone {
 }
 
 #[test]
-fn everybody_at_once_while_processes_are_killed() {
+fn concurrent_activity_while_processes_are_killed() {
     let mut world = World::new(Hooks::Ours);
     world.mount_bpffs();
     let image = world.signed("demo");

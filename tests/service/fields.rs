@@ -38,7 +38,7 @@ async fn get(client: &mut Client, id: u32) -> GetResponse {
 }
 
 #[test]
-fn every_field_is_filled() {
+fn every_field_is_set() {
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);
     run(async {
@@ -111,7 +111,7 @@ fn links_keep_their_metadata_and_lists_their_filters() {
 }
 
 #[test]
-fn a_login_is_shown_to_the_registry_and_told_to_nobody() {
+fn credentials_are_sent_only_to_the_registry() {
     let world = World::new();
     // A registry that requires credentials and records what it received.
     let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

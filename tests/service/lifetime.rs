@@ -11,7 +11,7 @@ use crate::support::process::eventually;
 use crate::world::{World, client, run};
 
 #[test]
-fn it_ends_when_nobody_has_asked_for_its_time_and_removes_its_socket() {
+fn it_exits_after_its_idle_time_and_removes_its_socket() {
     let world = World::new();
     let mut service = world.start(&["--timeout", "1"]);
     let asked = run(async {
@@ -31,7 +31,7 @@ fn it_ends_when_nobody_has_asked_for_its_time_and_removes_its_socket() {
 }
 
 #[test]
-fn with_timeout_0_it_stays_until_sigterm() {
+fn with_timeout_0_it_runs_until_sigterm() {
     let world = World::new();
     let mut service = world.start(&["--timeout", "0"]);
     run(async { world.client().await.list(ListRequest::default()).await.unwrap() });
@@ -61,7 +61,7 @@ fn a_second_service_is_refused_and_a_killed_one_replaced() {
 
 /// The shell passes the sockets as systemd does, and its pid becomes the service's.
 #[test]
-fn systemds_sockets_are_used_and_no_other_is_made() {
+fn systemds_sockets_are_used_and_no_other_is_created() {
     let world = World::new();
     let (one, two) = (world.lab.path("one.sock"), world.lab.path("two.sock"));
     let mut command = Command::new("systemd-socket-activate");

@@ -68,7 +68,7 @@ fn load(world: &World, object: &str, more: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn what_a_client_has_loaded_stays_within_its_limits() {
+fn the_loads_of_a_client_stay_within_its_limits() {
     let world = World::new();
     // For other clients, the service loads only from paths that root owns.
     let place = tempfile::tempdir_in("/run").unwrap();

@@ -55,7 +55,7 @@ pub fn open_to_all(world: &World) {
 }
 
 #[test]
-fn without_a_rule_only_root_of_this_host_is_answered() {
+fn without_a_rule_only_root_of_this_host_is_allowed() {
     let world = World::new();
     let _service = world.start(&[]);
     assert!(asks(&world, &["env"]).contains("list: OK"));
@@ -77,7 +77,7 @@ fn without_a_rule_only_root_of_this_host_is_answered() {
 }
 
 #[test]
-fn a_rule_allows_what_it_says_by_user_and_by_supplementary_group() {
+fn a_rule_applies_by_user_and_by_supplementary_group() {
     let world = World::new();
     let _service = world.start(&["--timeout", "0"]);
     open_to_all(&world);
@@ -125,7 +125,7 @@ fn certificates(world: &World) {
 }
 
 #[test]
-fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
+fn tcp_needs_a_certificate_of_the_configured_ca_and_a_rule() {
     let world = World::new();
     certificates(&world);
     let file = |name: &str| world.lab.path(&format!("tls/{name}"));
@@ -210,7 +210,7 @@ fn loading_process() {
 
 /// The service reads files as root: a client must not learn through it what it cannot read itself.
 #[test]
-fn files_are_no_more_readable_through_the_service_than_policy_says() {
+fn files_are_readable_through_the_service_only_as_the_policy_allows() {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);

@@ -127,7 +127,7 @@ fn unquote(text: &str) -> String {
 }
 
 #[test]
-fn runc_errors_are_taken_apart() {
+fn runc_errors_are_parsed() {
     let line = r#"time="2026-11-25T02:00:00Z" level=error msg="runc run failed: error running hook #0: error running hook: exit status 2, stdout: , stderr: bpfman-hook: annotation \"x\": no\n""#;
     let said = HookSaid { status: 2, stderr: "bpfman-hook: annotation \"x\": no\n".to_owned() };
     assert_eq!(HookSaid::in_error_of_runc(line), Some(said));
