@@ -21,7 +21,7 @@ pub struct ContainerdTargets {
     /// The base OCI spec that the strict handler extends with our hooks [default: the output of `ctr oci spec`]
     #[arg(long, value_name = "FILE", value_parser = absolute_path)]
     pub base_spec: Option<PathBuf>,
-    /// containerd's configuration file
+    /// containerd's configuration
     #[arg(long, value_name = "FILE", default_value = "/etc/containerd/config.toml", value_parser = absolute_path)]
     pub containerd_config: PathBuf,
 }

@@ -123,8 +123,7 @@ pub struct HookArgs {
     /// A label of the pod, passed by the NRI plugin
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
-    /// Which containers of a pod with a BPF token have their capabilities checked, passed by the NRI plugin: `this` one
-    /// or `every` one
+    /// Passed by the NRI plugin for a pod with a BPF token: check `this` container or `every` one
     #[arg(long, value_name = "WHOSE", value_parser = pod_check)]
     pub pod_check: Option<PodCheck>,
     /// `--root`, if the fast path parsed it.
@@ -433,10 +432,10 @@ pub struct DoctorArgs {
 /// The engines, and the paths to install to.
 #[derive(Debug, Clone, Args)]
 pub struct InstallTargets {
-    /// Install for podman: hooks, precreate and its hooks_dir (the default)
+    /// podman: hooks, precreate and its hooks_dir (the default)
     #[arg(long)]
     pub podman: bool,
-    /// Install for CRI-O: hooks without precreate
+    /// CRI-O: hooks without precreate
     #[arg(long)]
     pub crio: bool,
     /// containerd.
@@ -454,12 +453,10 @@ pub struct InstallTargets {
     /// Do not install the systemd timer that runs `gc` every minute
     #[arg(long)]
     pub no_timer: bool,
-    /// Install the policy files (*.toml), keys (*.pub) and trust roots (*.json) of DIR, in place of those of the last
-    /// --policy
+    /// Policy files (*.toml), keys (*.pub), trust roots (*.json) of DIR; replaces those of the last --policy
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub policy: Option<PathBuf>,
-    /// Install the registry configuration of DIR (registries.toml, auth.json, *.pem, *.crt, *.cert, *.key), in place of
-    /// that of the last --registries
+    /// Registry files of DIR (registries.toml, auth.json, *.pem, *.crt, *.cert, *.key); replaces those of the last --registries
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub registries: Option<PathBuf>,
     /// Do not install man pages and completions
@@ -510,7 +507,7 @@ impl InstallTargets {
 /// `install`.
 #[derive(Debug, Clone, Args)]
 pub struct InstallArgs {
-    /// Check each installed item and change nothing; exit 1 if one is wrong
+    /// Check each installed item, change nothing; exit 1 if one is wrong
     #[arg(long, conflicts_with = "dry_run")]
     pub check: bool,
     /// Targets.

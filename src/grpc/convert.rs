@@ -148,7 +148,7 @@ fn metadata(given: HashMap<String, String>) -> Result<BTreeMap<String, String>, 
         return Err(Status::resource_exhausted(format!("keep {} metadata: at most {ENTRIES_MAX}", given.len())));
     }
     if let Some((key, _)) = given.iter().find(|(key, value)| key.is_empty() || key.len() > TEXT_MAX || value.len() > TEXT_MAX) {
-        return Err(invalid(format!("metadata {}: keys have 1 to {TEXT_MAX} bytes, values at most {TEXT_MAX}", quoted(key))));
+        return Err(invalid(format!("metadata {}: keys have 1 to {TEXT_MAX} bytes, values at most the same", quoted(key))));
     }
     Ok(given.into_iter().collect())
 }

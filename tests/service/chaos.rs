@@ -40,7 +40,7 @@ impl Dice {
     }
 }
 
-/// What the callers were told, all together.
+/// The results that all callers received.
 #[derive(Default)]
 struct Told {
     /// Programs that were reported to a caller and not unloaded, nor is an unload in progress.
