@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Times the hook process itself, from fork to its end, against its floors. Python's standard library and runc only.
+"""Times the hook process itself, from fork to exit, against its floors. Needs only Python's standard library and runc.
 
-Each sample has a living container of its own: a process in new namespaces, as a runtime's container is at createRuntime. The
-cases alternate, so that what else the machine does falls on all of them. Medians, with 95 % intervals from 2000 bootstrap
-samples; ratios are of medians of the same resampling.
+Each sample has a running container of its own: a process in new namespaces, in the state of a runtime's container at
+createRuntime. The cases alternate, so that other load on the machine affects all of them. Prints medians, with 95 % intervals
+from 2000 bootstrap samples; ratios are of medians of the same resampling.
 """
 
 import argparse
@@ -24,13 +24,13 @@ PREFIX = "hook.bpfman.io/"
 
 
 class Place:
-    """A directory that is root's in every component, with an image, a policy and a bpffs for bpftool."""
+    """A directory with only root-owned path components, with an image, a policy and a bpffs for bpftool."""
 
     def __init__(self, binary, floors, object_name, program):
         self.dir = Path(tempfile.mkdtemp(prefix="bpfman-hook-bench-", dir="/var/lib"))
         os.chmod(self.dir, 0o755)
         self.floors, self.program = floors, program
-        # A copy, as `install` makes one: the page cache holds a copied file in larger pieces than one that a linker wrote.
+        # A copy, like that of `install`: the page cache holds a copied file in larger pieces than a file written by a linker.
         self.binary = Path(shutil.copy(binary, self.dir / "bpfman-hook"))
         self.root = self.dir / "root"
         self.object = TESTS / "bpf" / f"{object_name}.bpf.o"
@@ -52,7 +52,7 @@ class Place:
         )
 
     def bundle(self, name, annotations):
-        """A bundle whose root file system is the one that every container here has."""
+        """A bundle with the root file system that all containers share."""
         capabilities = ["CAP_BPF", "CAP_NET_ADMIN"]
         ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
         kinds = ["user", "mount", "network", "ipc", "uts", "cgroup"]
@@ -88,7 +88,7 @@ def tool(*words):
 
 
 class Container:
-    """A living container; `with` ends it."""
+    """A running container; `with` ends it."""
 
     def __init__(self, place):
         self.process = subprocess.Popen(
@@ -139,7 +139,7 @@ class Samples:
 
 
 def measure(place, samples, runs):
-    """Runs every case once per round, in an order that rotates."""
+    """Runs every case once per round, in a rotating order."""
     image = {PREFIX + "image": f"oci:{place.dir}/image:v1", PREFIX + "programs": f"xdp:{place.program} iface=lo"}
     token = {PREFIX + "delegate": "networking"}
     plain = {"io.example/unrelated": "yes"}
@@ -217,14 +217,14 @@ def milliseconds(seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, required=True, help="the bpfman-hook to measure")
-    parser.add_argument("--floors", type=Path, required=True, help="where f0, f1, run and container are")
+    parser.add_argument("--floors", type=Path, required=True, help="the directory of f0, f1, run and container")
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--object", default="counter", help="an object of tests/bpf with one XDP program and no CO-RE records")
     parser.add_argument("--program", default="count", help="the program in it")
-    parser.add_argument("--strict", action="store_true", help="exit 1 if an aim is missed")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed")
     options = parser.parse_args()
 
-    # The tests make BPF objects and mounts too, and would find ours.
+    # The tests create BPF objects and mounts too, and would report ours as left behind.
     lock = open("/run/bpfman-hook-test.lock", "w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     place = Place(options.binary.resolve(), options.floors.resolve(), options.object, options.program)
@@ -238,7 +238,7 @@ def main():
 
     rng = random.Random(1)
     medians = {case: resampled(values, rng) for case, values in samples.seconds.items()}
-    print(f"{options.runs} alternating runs a case, median and 95 % interval in ms, peak memory in KiB")
+    print(f"{options.runs} alternating runs per case, median and 95 % interval in ms, peak memory in KiB")
     for case, values in samples.seconds.items():
         low, high = interval(medians[case])
         middle = statistics.median(values)
@@ -267,7 +267,7 @@ def main():
         ("poststop - F0", of("poststop") - of("F0"), 0.001, "ms", lambda i: medians["poststop"][i] - medians["F0"][i]),
     ]
     missed = 0
-    print("\naims")
+    print("\ntargets")
     for name, value, limit, unit, resample in aims:
         low, high = interval([resample(i) for i in range(2000)])
         scale, digits = (1e3, 3) if unit == "ms" else (1, 2)
@@ -275,17 +275,17 @@ def main():
         missed += value > limit
         print(
             f"  {name:22} {value * scale:7.{digits}f} {unit}  [{low * scale:.{digits}f} {high * scale:.{digits}f}]"
-            f"  aim {limit * scale:g} {unit}  {word}"
+            f"  target {limit * scale:g} {unit}  {word}"
         )
     peak = samples.kib["xdp"] / 1024
     missed += peak > 16
-    print(f"  {'peak memory, xdp':22} {peak:7.2f} MiB  aim 16 MiB  {'met' if peak <= 16 else 'MISSED'}")
-    print("\nrunc start to finish, ms (no aim: its noise is larger than we are)")
+    print(f"  {'peak memory, xdp':22} {peak:7.2f} MiB  target 16 MiB  {'met' if peak <= 16 else 'MISSED'}")
+    print("\nrunc start to finish, ms (no target: its noise exceeds our cost)")
     for hooks, values in whole.items():
         low, high = interval(resampled(values, rng))
         print(f"  {'with' if hooks else 'without'} hooks {milliseconds(statistics.median(values))}  [{milliseconds(low)} {milliseconds(high)}]")
     if missed:
-        print(f"\n{missed} of {len(aims) + 1} aims missed")
+        print(f"\n{missed} of {len(aims) + 1} targets missed")
         return 1 if options.strict else 0
     return 0
 

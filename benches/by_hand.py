@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Times commands by hand beside bpftool and through the gRPC service, listings of many records, and what recording metrics costs.
+"""Times manual commands, bpftool and the gRPC service, listings of many records, and the cost of recording metrics.
 
-Loads, attaches and unloads one XDP program in a network namespace of its own: as processes of the command line, as bpftool's, and
-as one client of a warm service and of one that its socket starts. The cases alternate; medians, with 95 % intervals from 2000
+Loads, attaches and unloads one XDP program in a network namespace of its own: with our commands, with bpftool, and with one
+client of a running service and of a socket-activated one. The cases alternate; prints medians, with 95 % intervals from 2000
 bootstrap samples. Needs root, bpftool, systemd-socket-activate.
 """
 
@@ -27,7 +27,7 @@ PLAIN, CORE = ("one_xdp", "count"), ("one_xdp_core", "measure")
 
 
 class World:
-    """Our directories in memory, as /run is, and a root that may do everything."""
+    """Our directories in memory, like /run, and a root user without restrictions."""
 
     def __init__(self, place, helper):
         self.place, self.helper = place, helper
@@ -51,25 +51,25 @@ class World:
         return bench.timed(self.place, None, *words)[0]
 
     def service(self, socket, activated):
-        """A service that listens, or systemd's stand-in that will start one."""
+        """A listening service, or systemd-socket-activate, which will start one."""
         socket.unlink(missing_ok=True)
         ours = [self.place.binary, "--root", self.place.root, "system", "service"]
         if activated:
             words = ["systemd-socket-activate", "-l", socket, *ours]
         else:
             words = [*ours, f"unix://{socket}", "--timeout", "0"]
-        # systemd-socket-activate tells what it does.
+        # systemd-socket-activate logs what it does.
         quiet = subprocess.DEVNULL if activated else None
         process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=quiet)
         end = time.monotonic() + 20
         while not socket.is_socket():
             if time.monotonic() > end or process.poll() is not None:
-                sys.exit(f"nobody listens: {words[0]}")
+                sys.exit(f"no service listens: {words[0]}")
             time.sleep(0.001)
         return process
 
     def remove(self):
-        # The pins are all that holds the programs.
+        # Only the pins hold the programs.
         for mount in ["run/bpfman-hook/fs", "run"]:
             subprocess.run(["umount", "-l", self.place.root / mount], stderr=subprocess.DEVNULL, check=False)
         self.place.remove()
@@ -134,7 +134,7 @@ def measure(world, samples, runs):
 
 
 def listings(world, samples, runs):
-    """`list programs -o json` of 10, 1000 and 10 000 records; of the last, some have living programs."""
+    """`list programs -o json` of 10, 1000 and 10 000 records; some of the last have loaded programs."""
     there = 0
     for count in [10, 1000, 10_000]:
         more = count - there
@@ -156,12 +156,12 @@ def listings(world, samples, runs):
 
 
 def many(world, samples, peaks, runs):
-    """A start, a stop and what looks at all records, beside none and beside 100 000 of containers that live."""
+    """A start, a stop and commands that read all records, with none and with 100 000 records of running containers."""
     place = world.place
     token = {bench.PREFIX + "delegate": "networking"}
     bundle = place.bundle("token", token)
     lists = [("list", what, "-o", form) for what in ["containers", "programs", "links"] for form in ["table", "json"]]
-    # The last load's, without a link.
+    # That of the last load, without a link.
     world.said("load", "file", "--path", world.object(PLAIN), "--programs", f"xdp:{PLAIN[1]}")
     program = world.said("list", "programs", "-q").split()[-1]
 
@@ -195,10 +195,10 @@ def tallies(world, samples, runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, required=True, help="the bpfman-hook to measure")
-    parser.add_argument("--helper", type=Path, required=True, help="what benches/by_hand.rs is built to")
-    parser.add_argument("--floors", type=Path, required=True, help="where run is")
+    parser.add_argument("--helper", type=Path, required=True, help="the binary of benches/by_hand.rs")
+    parser.add_argument("--floors", type=Path, required=True, help="the directory of run")
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--strict", action="store_true", help="exit 1 if an aim is missed")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed")
     options = parser.parse_args()
     if not os.environ.get("BENCH_OWN_NETWORK"):
         os.environ["BENCH_OWN_NETWORK"] = "1"
@@ -226,7 +226,7 @@ def main():
     rng = random.Random(1)
     medians = {case: bench.resampled(values, rng) for case, values in samples.items()}
     of = lambda case: statistics.median(samples[case])
-    print("by hand, median and 95 % interval in ms")
+    print("manual commands, median and 95 % interval in ms")
     for case, values in samples.items():
         low, high = bench.interval(medians[case])
         peak = f", {peaks[case] / 1024:.1f} MiB" if case in peaks else ""
@@ -262,10 +262,10 @@ def main():
         ("recording a start", of("recording a start") * 1e6, lambda i: medians["recording a start"][i] * 1e6, None, "us"),
     ]
     missed = 0
-    print("\naims")
+    print("\ntargets")
     for name, value, resample, limit, unit in aims:
         low, high = bench.interval([resample(i) for i in range(2000)])
-        verdict = "" if limit is None else f"  aim {limit:g} {unit}  {'met' if value <= limit else 'MISSED'}"
+        verdict = "" if limit is None else f"  target {limit:g} {unit}  {'met' if value <= limit else 'MISSED'}"
         missed += limit is not None and value > limit
         print(f"  {name:34} {value:8.2f} {unit}  [{low:.2f} {high:.2f}]{verdict}")
     return 1 if missed and options.strict else 0

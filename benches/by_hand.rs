@@ -1,7 +1,8 @@
 //! What `by_hand.py` cannot do in Python: a client of the gRPC service, and a store full of records.
 //!
-//! `by_hand client SOCKET OBJECT PROGRAM IFACE` loads, attaches and unloads one XDP program; `by_hand records ROOT COUNT` writes
-//! records through the store's own API; `by_hand tally DIRECTORY COUNT` records COUNT runs of a hook and prints nanoseconds for one.
+//! `by_hand client SOCKET OBJECT PROGRAM IFACE` loads, attaches and unloads one XDP program; `by_hand records ROOT
+//! COUNT` writes records through the store's own API; `by_hand tally DIRECTORY COUNT` records COUNT runs of a hook and
+//! prints nanoseconds for one.
 #![allow(clippy::print_stdout, reason = "the figure is what it is run for")]
 
 use std::path::Path;
@@ -15,9 +16,9 @@ use bpfman_hook::grpc::wire::{
     AttachInfo, AttachRequest, BytecodeLocation, LoadInfo, LoadRequest, UnloadRequest, XdpAttachInfo,
 };
 use bpfman_hook::model::ids::Pid;
-use bpfman_hook::model::record::OwnerRecord;
 use bpfman_hook::model::metrics_table;
 use bpfman_hook::model::metrics_table::{EventKind, Outcome, Phase, Stage, Worked};
+use bpfman_hook::model::record::OwnerRecord;
 use bpfman_hook::paths::Paths;
 use bpfman_hook::store::{Store, StoreError};
 use bpfman_hook::sys::clock;
@@ -28,7 +29,7 @@ use tonic::transport::Endpoint;
 type Failed = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    // `cargo bench` adds a word of its own.
+    // `cargo bench` adds an argument of its own.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
@@ -68,8 +69,8 @@ fn client(socket: &str, object: &str, program: &str, iface: &str) -> Result<(), 
     })
 }
 
-/// Containers with one attached XDP program each, as they are stored: with a program that lives in the kernel, without a link, and with
-/// these processes for their inits in turn, or with nothing that lives.
+/// Containers with one attached XDP program each, as they are stored: with a program that is loaded in the kernel,
+/// without a link, and with these processes as their inits in turn, or with nothing that exists.
 fn records(root: &Path, count: &str, program: Option<&str>, inits: &[&str]) -> Result<(), Failed> {
     let program = program.map(str::parse).transpose()?;
     let identity = |pid: &&str| Ok::<_, Failed>(open_process(Pid::new(pid.parse()?)?)?.identity());
@@ -118,10 +119,11 @@ fn record(no: u64) -> OwnerRecord {
     .expect("the form of a record")
 }
 
-/// Everything that a start with one image records, with the file of counters opened for each, as a process does.
+/// Everything that a start with one image records; the file of counters is opened for each run, as a process does.
 fn tally(directory: &Path, count: &str) -> Result<(), Failed> {
     let count: u32 = count.parse()?;
-    let (owner_file, line) = (serde_json::to_vec(&bpfman_hook::model::public_owner::PublicOwner::of(&record(1)))?, format!("{}\n", "x".repeat(250)));
+    let (owner_file, line) =
+        (serde_json::to_vec(&bpfman_hook::model::public_owner::PublicOwner::of(&record(1)))?, format!("{}\n", "x".repeat(250)));
     let began = Instant::now();
     for _ in 0..count {
         let export = Export::open(directory).ok_or("the directory is not ours alone")?;

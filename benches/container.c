@@ -1,5 +1,5 @@
-/* container ROOTFS   a process in namespaces of its own, as a runtime's container is when createRuntime runs: user namespace
- * 0:100000:65536, its mounts made below ROOTFS, no pivot_root yet. Prints its pid and waits for the end of its input. */
+/* container ROOTFS   a process in its own namespaces, in the state of a runtime's container at createRuntime: user namespace
+ * 0:100000:65536, its mounts created below ROOTFS, no pivot_root yet. Prints its pid and waits for EOF on its input. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>

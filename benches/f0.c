@@ -1,4 +1,4 @@
-/* F0: a hook that reads its input and does nothing. What a process costs here at the least. */
+/* F0: a hook that reads its input and does nothing. The minimum cost of a process on this machine. */
 #include <unistd.h>
 
 int main(void) {

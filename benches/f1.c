@@ -105,7 +105,7 @@ int main(int argc, char **argv) {
     send_fd(sockets[0], mount);
     if (waitpid(forked, &status, 0) != forked) fail("wait");
 
-    /* The kernel ignores unknown options, so the hook reads back what it got. */
+    /* The kernel ignores unknown options, so the hook reads back the result. */
     char path[64], buffer[65536];
     snprintf(path, sizeof path, "/proc/%d/mountinfo", pid);
     int mounts = open(path, O_RDONLY | O_CLOEXEC);

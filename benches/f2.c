@@ -1,6 +1,6 @@
 /* F2: the floor of an attachment. Attaches a pinned XDP program to `lo` of a process's network namespace by one
- * BPF_LINK_CREATE and pins the link, so that its end detaches nothing. The kernel waits for grace periods in there, whoever
- * asks.
+ * BPF_LINK_CREATE and pins the link, so that its exit does not detach the program. The kernel waits for grace periods in this call,
+ * for every caller.
  *
  * f2 PID PROGRAM-PIN LINK-PIN */
 #define _GNU_SOURCE

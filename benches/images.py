@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Times what images cost: a start from a cached image, a cold pull beside skopeo and cosign, ten pulls at once beside one.
+"""Times the cost of images: a start from a cached image, a cold pull compared with skopeo and cosign, ten parallel pulls compared with one.
 
-Debian's docker-registry on a loopback port, and between it and the pulls of the last case a proxy that delays each answer. Medians of
-alternating runs. Needs root, docker-registry, skopeo, openssl; cosign comes from another Debian suite, where it can be had.
+Debian's docker-registry on a loopback port, and for the last case a proxy in front of it that delays each response. Medians of
+alternating runs. Needs root, docker-registry, skopeo, openssl; cosign comes from another Debian suite, if available.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Registry:
 
 
 def slow_proxy(to):
-    """A proxy in front of a registry that begins each answer so much later."""
+    """A proxy in front of a registry that delays each response by this time."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -85,7 +85,7 @@ def slow_proxy(to):
 
     class Server(http.server.ThreadingHTTPServer):
         daemon_threads = True
-        # Ten pulls connect at once; with the default of five the kernel has them try again a second later.
+        # Ten pulls connect at once; with the default backlog of five, the kernel makes some of them retry a second later.
         request_queue_size = 256
 
     server = Server(("127.0.0.1", 0), Handler)
@@ -94,11 +94,11 @@ def slow_proxy(to):
 
 
 def cosign():
-    """The cosign of Debian trixie, unpacked beside the system; None where it cannot be had."""
+    """The cosign of Debian trixie, unpacked beside the system; None if it is not available."""
     suite = Path(__file__).resolve().parent.parent / "tests/lab/suite.sh"
     run = subprocess.run([suite, "trixie", "cosign"], capture_output=True, text=True, check=False)
     if run.returncode:
-        print(f"NO COSIGN, so nothing to compare the cold pull with: {run.stdout.strip() or run.stderr.strip()}")
+        print(f"cosign is not available, so the cold pull has no comparison: {run.stdout.strip() or run.stderr.strip()}")
         return None
     found = sorted(Path(run.stdout.strip().splitlines()[-1]).glob("**/bin/cosign"))
     return found[0] if found else None
@@ -114,7 +114,7 @@ class World:
         self.registry = Registry(place.dir / "registry")
         self.slow = slow_proxy(self.registry.host)
         for n in range(IMAGES):
-            # Bytes behind the sections make it another object, so that no image saves another one's way.
+            # Bytes after the sections make it a different object, so that no two images share a blob.
             changed = place.dir / "objects" / str(n) / place.object.name
             changed.parent.mkdir(parents=True)
             changed.write_bytes(place.object.read_bytes() + bytes(n + 1))
@@ -192,9 +192,9 @@ def measure(world, runs, tool):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, required=True, help="the bpfman-hook to measure")
-    parser.add_argument("--floors", type=Path, required=True, help="where run and container are")
+    parser.add_argument("--floors", type=Path, required=True, help="the directory of run and container")
     parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--strict", action="store_true", help="exit 1 if an aim is missed")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed")
     options = parser.parse_args()
 
     lock = open("/run/bpfman-hook-test.lock", "w")
@@ -226,10 +226,10 @@ def main():
     if tool:
         aims.append(("pull / (skopeo + cosign)", of("pull, cold") / of("skopeo + cosign"), 0.5, "x"))
     missed = 0
-    print("\naims")
+    print("\ntargets")
     for name, value, limit, unit in aims:
         missed += value > limit
-        print(f"  {name:26} {value:8.2f} {unit}  aim {limit:g} {unit}  {'met' if value <= limit else 'MISSED'}")
+        print(f"  {name:26} {value:8.2f} {unit}  target {limit:g} {unit}  {'met' if value <= limit else 'MISSED'}")
     return 1 if missed and options.strict else 0
 
 

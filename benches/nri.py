@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Times the NRI plugin from the other end of its socket: one CreateContainer after another, and a Synchronize of 10 000 containers.
+"""Times the NRI plugin from the other end of its socket: sequential CreateContainer calls, and a Synchronize of 10 000 containers.
 
-The runtime's part is played here, with requests that containerd 2.1.9 sent once (tests/data/nri). A round trip begins before the first
-byte is written and ends when the last of the answer has been read; what the interpreter needs for that is part of it.
+Plays the runtime's role, with requests recorded from containerd 2.1.9 (tests/data/nri). A round trip begins before the first
+byte is written and ends when the whole response has been read; the interpreter's time for that is included.
 """
 
 import argparse
@@ -29,7 +29,7 @@ OURS = {
 CONTAINERS, ASKING = 10_000, 200
 
 
-# Protocol buffers, as little of them as is needed.
+# The parts of protocol buffers that are needed.
 
 
 def varint(n):
@@ -81,7 +81,7 @@ def entry(key, value):
 
 
 def replaced(data, **new):
-    """A pod or a container with some of its fields replaced; `annotations` are its only ones then."""
+    """A pod or a container with some of its fields replaced; `annotations` replace all existing ones."""
     numbers = {"id": 1, "pod": 2, "state": 4, "annotations": 6}
     gone = {numbers[name] for name in new}
     pairs = [pair for pair in fields(data) if pair[0] not in gone]
@@ -104,7 +104,7 @@ class Runtime:
         while len(data) < size:
             part = self.stream.recv(size - len(data))
             if not part:
-                sys.exit("the plugin has hung up")
+                sys.exit("the plugin has disconnected")
             data += part
         return data
 
@@ -158,7 +158,7 @@ def round_trips(runtime, payload, runs, expect):
 
 
 def synchronize(runtime, pod, container, pid):
-    """Pieces as NRI's Go side cuts them: as large as one message may be."""
+    """Splits like NRI's Go side: into messages of the maximum size."""
     pieces, piece, size = [], [], 0
     for n in range(CONTAINERS):
         annotations = OURS if n % (CONTAINERS // ASKING) == 0 else {"example.org/owner": "net"}
@@ -182,7 +182,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, required=True, help="the bpfman-hook to measure")
     parser.add_argument("--runs", type=int, default=2000)
-    parser.add_argument("--strict", action="store_true", help="exit 1 if an aim is missed")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed")
     options = parser.parse_args()
 
     directory = Path(tempfile.mkdtemp(prefix="bpfman-hook-bench-", dir="/var/lib"))
@@ -220,7 +220,7 @@ def main():
     print(f"CreateContainer at the socket, {options.runs} calls each, in µs")
     for name in cases:
         print(f"  {name:12} p50 {at(name, 0.5):6.0f}   p99 {at(name, 0.99):6.0f}   longest {at(name, 1):6.0f}")
-    print(f"Synchronize of {CONTAINERS} containers, {ASKING} of which ask for us: {size / 1e6:.1f} MB in {pieces} messages")
+    print(f"Synchronize of {CONTAINERS} containers, {ASKING} of which are annotated: {size / 1e6:.1f} MB in {pieces} messages")
     aims = [
         ("unannotated, p50", at("unannotated", 0.5), 200, "µs"),
         ("unannotated, p99", at("unannotated", 0.99), 1000, "µs"),
@@ -229,10 +229,10 @@ def main():
         ("its growth at the peak", grown, 64, "MiB"),
     ]
     missed = 0
-    print("\naims")
+    print("\ntargets")
     for name, value, limit, unit in aims:
         missed += value > limit
-        print(f"  {name:26} {value:8.1f} {unit}  aim {limit:g} {unit}  {'met' if value <= limit else 'MISSED'}")
+        print(f"  {name:26} {value:8.1f} {unit}  target {limit:g} {unit}  {'met' if value <= limit else 'MISSED'}")
     return 1 if missed and options.strict else 0
 
 

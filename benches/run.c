@@ -1,8 +1,8 @@
-/* run INPUT PROGRAM ARG...   times one process from fork to its end, with INPUT as its standard input.
+/* run INPUT PROGRAM ARG...   times one process from fork to exit, with INPUT as its standard input.
  *
  * Prints nanoseconds, peak memory in KiB and the exit status. Peak memory is that of the process or of the largest child it
  * waited for, whichever is more: getrusage(2). It is measured from here and not from an interpreter, because a process starts
- * with the peak of the one that it was forked from. */
+ * with the peak of the process that it was forked from. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

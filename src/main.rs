@@ -1,4 +1,4 @@
-//! Process start: a child role, or the command line; one error line; the exit status.
+//! Process entry: a child role or the command line, one error line, the exit status.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     export::install(paths.export());
     match cli.command {
         Command::Hook(args) => {
-            // Environment and umask belong to whoever called the runtime.
+            // Environment and umask come from the runtime's caller.
             environment::clear();
             environment::share_one_heap();
             match args.stage {

@@ -1,4 +1,4 @@
-//! Every path that is ours.
+//! The paths that bpfman-hook uses.
 
 use std::path::{Path, PathBuf};
 
@@ -24,32 +24,32 @@ impl Paths {
         Self { run: root.join("run/bpfman-hook"), cache: root.join("var/cache/bpfman-hook"), etc: root.join("etc/bpfman-hook") }
     }
 
-    /// The stores of this and former boots: `store/<boot-id>/`, 0700.
+    /// The stores of this and previous boots: `store/<boot-id>/`, 0700.
     pub fn stores(&self) -> PathBuf {
         self.run.join("store")
     }
 
-    /// Our bpffs, where every pin is: 0700.
+    /// The bpffs that holds all pins: 0700.
     pub fn bpffs(&self) -> PathBuf {
         self.run.join("fs")
     }
 
-    /// What `hook` said, for hosts without a journal.
+    /// The log of `hook`, for hosts without a journal.
     pub fn log(&self) -> PathBuf {
         self.run.join("log")
     }
 
-    /// Where the gRPC service listens.
+    /// The default socket of the gRPC service.
     pub fn service_socket(&self) -> PathBuf {
         self.run.join("bpfman.sock")
     }
 
-    /// What a run leaves for those who only watch: counters, events, a card for each owner.
+    /// Exported data for unprivileged readers: counters, events, an owner file for each owner.
     pub fn export(&self) -> PathBuf {
         self.run.join("export")
     }
 
-    /// What this kernel lets programs reach that are loaded with a token: 0644, kept for this boot.
+    /// What programs that are loaded with a token reach on this kernel: 0644, kept for this boot.
     pub fn token_reach(&self) -> PathBuf {
         self.run.join("token-reach.json")
     }
@@ -64,12 +64,12 @@ impl Paths {
         self.etc.join("policy.d")
     }
 
-    /// How registries are spoken to.
+    /// The registry configuration.
     pub fn registries(&self) -> PathBuf {
         self.etc.join("registries.toml")
     }
 
-    /// The directory below which all of them are: `/`, or what `--root` says.
+    /// The root directory of all paths: `/`, or the value of `--root`.
     pub fn root(&self) -> &Path {
         self.etc.ancestors().nth(2).unwrap_or(Path::new("/"))
     }

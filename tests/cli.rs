@@ -1,4 +1,4 @@
-//! The program as its callers see it: help, JSON, exit statuses, and what stands on stderr.
+//! The program as its callers see it: help, JSON, exit statuses, and stderr.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::ffi::OsString;
@@ -24,7 +24,7 @@ fn run(args: &[&str]) -> Output {
 
 fn run_with(args: &[&str], input: &[u8]) -> Output {
     let mut child = program().args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // One that does not read its input is judged by what it prints.
+    // A command that does not read its input is checked only by its output.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
@@ -37,7 +37,7 @@ fn status(output: &Output) -> i32 {
     output.status.code().unwrap_or_else(|| panic!("{output:?}"))
 }
 
-/// A failure is one line of ours.
+/// Asserts that a failure prints exactly one line of ours.
 fn assert_one_line(output: &Output) {
     let line = text(&output.stderr);
     assert!(line.starts_with("bpfman-hook: ") && line.ends_with('\n') && line.lines().count() == 1, "{line:?}");
@@ -136,7 +136,7 @@ fn without_a_policy_and_keys_pull_says_what_is_missing() {
 }
 
 #[test]
-fn the_fast_path_reads_as_clap_does() {
+fn the_fast_path_parses_like_clap() {
     let parse = |args: &[&str]| {
         let all = ["bpfman-hook"].iter().chain(args);
         match Cli::try_parse_from(all).ok()? {
@@ -179,7 +179,7 @@ fn the_fast_path_reads_as_clap_does() {
 }
 
 #[test]
-fn hook_refuses_what_is_no_state() {
+fn hook_refuses_an_invalid_state() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path().to_str().unwrap();
     for stage in ["createRuntime", "poststop"] {
@@ -195,7 +195,7 @@ fn hook_refuses_what_is_no_state() {
 }
 
 #[test]
-fn a_container_without_our_annotations_costs_nothing() {
+fn a_container_without_our_annotations_opens_nothing() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
     let state = br#"{"ociVersion":"1.0.2","id":"web","pid":1,"bundle":"/none","status":"creating","annotations":{"a":"b"}}"#;
@@ -207,7 +207,7 @@ fn a_container_without_our_annotations_costs_nothing() {
 }
 
 #[test]
-fn precreate_gives_back_what_it_reads() {
+fn precreate_returns_its_input() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
     let podman = data("config/podman-4.3.1_hostnet.json");
@@ -234,7 +234,7 @@ fn precreate_gives_back_what_it_reads() {
 }
 
 #[test]
-fn listings_of_nothing_are_empty_and_make_nothing() {
+fn empty_listings_create_nothing() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
     for what in ["programs", "links", "containers", "images"] {
@@ -251,11 +251,11 @@ fn listings_of_nothing_are_empty_and_make_nothing() {
         assert_eq!(status(&output), 1, "{args:?}");
         assert_one_line(&output);
     }
-    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "a look made something");
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "a read-only command created something");
 }
 
 #[test]
-fn doctor_has_a_remedy_for_everything_that_is_not_ok() {
+fn doctor_has_a_remedy_for_every_problem() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
     let output = run(&["doctor", "-o", "json", "--root", path]);
@@ -275,7 +275,7 @@ fn doctor_has_a_remedy_for_everything_that_is_not_ok() {
     assert_eq!(status(&output), i32::from(fails));
     assert_eq!(of("records")["detail"], "none");
 
-    // A policy that does not parse is a failure, whatever else there is.
+    // A policy that does not parse is a failure, whatever else is found.
     let etc = root.path().join("etc/bpfman-hook");
     fs::create_dir_all(&etc).unwrap();
     fs::write(etc.join("policy.toml"), "[[image]]\n").unwrap();
@@ -303,10 +303,10 @@ fn install_check_and_uninstall_agree() {
 
     let check = call(&["install", "--check", "-o", "json"]);
     let findings: Vec<Value> = serde_json::from_slice(&check.stdout).unwrap();
-    // Somebody else's files are root's business: the binary must be root's.
+    // Files of other users are findings: the binary must be owned by root.
     let wrong: Vec<_> = findings.iter().filter(|f| f["status"] != "ok" && (as_root || f["check"] != "binary")).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
-    // What was installed runs, as the same program.
+    // The installed binary runs, and is the same program.
     let installed = Command::new(root.path().join("usr/local/bin/bpfman-hook")).arg("version").output().unwrap();
     assert_eq!(installed.stdout, run(&["version"]).stdout);
 
@@ -317,7 +317,7 @@ fn install_check_and_uninstall_agree() {
 }
 
 #[test]
-fn policy_commands_tell_wrong_from_refused() {
+fn policy_commands_distinguish_invalid_from_refused() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_str().unwrap();
     let file = root.path().join("draft.toml");
@@ -334,7 +334,7 @@ fn policy_commands_tell_wrong_from_refused() {
     assert_one_line(&output);
     assert!(text(&output.stderr).contains("draft.toml"), "{output:?}");
 
-    // What a start would refuse about the other files is wrong too.
+    // Errors in the other files that make a start fail are reported too.
     let etc = root.path().join("etc/bpfman-hook");
     fs::create_dir_all(&etc).unwrap();
     for directory in etc.ancestors().take(3) {
@@ -357,7 +357,7 @@ fn policy_commands_tell_wrong_from_refused() {
 }
 
 #[test]
-fn documents_are_made_from_the_command_line() {
+fn documents_are_generated_from_the_command_line() {
     let directory = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = run(&["completions", shell]);
@@ -376,7 +376,7 @@ fn documents_are_made_from_the_command_line() {
 }
 
 #[test]
-fn token_probe_says_what_is_missing() {
+fn token_probe_reports_what_is_missing() {
     let directory = tempfile::tempdir().unwrap();
     let output = run(&["token", "probe", directory.path().to_str().unwrap(), "-o", "json"]);
     assert_eq!(status(&output), 1);
@@ -386,7 +386,7 @@ fn token_probe_says_what_is_missing() {
 }
 
 #[test]
-fn token_create_names_what_it_cannot_do() {
+fn token_create_errors_name_the_problem() {
     for (args, expected) in [
         (&["--pid", "2147483647", "--delegate", "maps"][..], 1),
         (&["--pid", "0", "--delegate", "maps"], 1),
@@ -399,7 +399,7 @@ fn token_create_names_what_it_cannot_do() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_closed_pipe_is_not_a_failure() {
     let mut child = program().args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
@@ -407,7 +407,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
-fn gc_removes_pins_after_the_store_was_lost() {
+fn gc_removes_pins_after_the_store_is_lost() {
     let root = tempfile::tempdir().unwrap();
     let args = |more: &[&'static str]| {
         let mut args = vec!["--root", root.path().to_str().unwrap(), "gc"];
@@ -416,7 +416,7 @@ fn gc_removes_pins_after_the_store_was_lost() {
     };
     let fs = root.path().join("run/bpfman-hook/fs");
     assert_eq!(text(&args(&[]).stdout), "nothing to release\n");
-    assert!(!root.path().join("run/bpfman-hook").exists(), "a look left something");
+    assert!(!root.path().join("run/bpfman-hook").exists(), "a read-only command left something");
     fs::create_dir_all(fs.join("owner_3")).unwrap();
     let told = args(&["--dry-run"]);
     assert!(text(&told.stdout).contains("owner_3"), "{told:?}");
@@ -425,7 +425,7 @@ fn gc_removes_pins_after_the_store_was_lost() {
     assert_eq!(told[0]["no"], 3);
     assert_eq!(told[0]["result"], "removed");
     assert!(!fs.join("owner_3").exists());
-    // What cannot be removed is a failure of gc.
+    // gc fails if something cannot be removed.
     fs::create_dir_all(fs.join("owner_4/stranger")).unwrap();
     let left = args(&[]);
     assert_eq!(status(&left), 1, "{left:?}");
@@ -433,7 +433,7 @@ fn gc_removes_pins_after_the_store_was_lost() {
 }
 
 #[test]
-fn a_standard_error_that_nobody_reads_changes_no_status() {
+fn an_unread_standard_error_does_not_change_the_status() {
     let dir = tempfile::tempdir().unwrap();
     for (stage, input, expected) in [
         ("createRuntime", &br#"{"id":"web","bundle":"/none","annotations":{"hook.bpfman.io/bpffs":"token"}}"#[..], 1),

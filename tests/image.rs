@@ -1,5 +1,5 @@
-//! Images from end to end, without root: layouts, archives and object files in a temporary directory, registries on loopback
-//! ports, the fetch work on a thread instead of the confined child.
+//! Images from end to end, without root: layouts, archives and object files in a temporary directory, registries on
+//! loopback ports, the fetch work on a thread instead of the confined child.
 
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test it is called from")]
 

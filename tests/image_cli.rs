@@ -1,4 +1,4 @@
-//! `image …` as people see it: what is printed, what is refused and with which sentence. No registry and no root.
+//! `image …` as users see it: what is printed, what is refused and with which message. No registry and no root.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::fs;
@@ -40,7 +40,7 @@ impl World {
         command.args(line.split_whitespace()).output().unwrap()
     }
 
-    /// What a command that succeeds prints.
+    /// The output of a command that succeeds.
     fn good(&self, line: &str) -> String {
         let output = self.run(line);
         assert!(output.status.success() && output.stderr.is_empty(), "image {line}: {output:?}");
@@ -51,7 +51,7 @@ impl World {
         serde_json::from_str(&self.good(&format!("{line} -o json"))).unwrap()
     }
 
-    /// The one sentence of a command that fails.
+    /// The only line of a command that fails.
     fn bad(&self, line: &str) -> String {
         let output = self.run(line);
         let sentence = String::from_utf8(output.stderr).unwrap();
@@ -61,10 +61,10 @@ impl World {
 }
 
 #[test]
-fn an_image_is_built_shown_carried_and_removed() {
+fn an_image_is_built_inspected_exported_and_removed() {
     let world = World::new();
     let digest = world.good("build ghcr.io/acme/pass:v1 pass.bpfel.o");
-    assert_eq!(world.good("build oci:./layout:v1 pass.bpfel.o"), digest, "the same object, the same image");
+    assert_eq!(world.good("build oci:./layout:v1 pass.bpfel.o"), digest, "the same object makes the same image");
     let shown = world.json("inspect ghcr.io/acme/pass:v1");
     assert_eq!(shown["digest"].as_str().unwrap(), digest.trim());
     assert_eq!(shown["programs"][0]["name"], "pass");
@@ -76,7 +76,7 @@ fn an_image_is_built_shown_carried_and_removed() {
     assert!(table.contains("labels      agree with the object") && table.contains("XDP links"), "{table}");
 
     let exported = world.good("export ghcr.io/acme/pass:v1 oci-archive:out.tar");
-    assert!(exported.starts_with(&digest) && exported.contains("no signature goes with it"), "{exported}");
+    assert!(exported.starts_with(&digest) && exported.contains("exported without signatures"), "{exported}");
     let gone = world.json("rm ghcr.io/acme/pass:v1");
     assert_eq!(gone["references"], serde_json::json!(["ghcr.io/acme/pass:v1"]));
     assert_eq!(world.json("list"), serde_json::json!([]));
@@ -94,7 +94,7 @@ fn an_image_is_built_shown_carried_and_removed() {
 }
 
 #[test]
-fn verify_tells_whether_an_image_would_be_taken() {
+fn verify_reports_whether_an_image_would_be_accepted() {
     let world = World::new();
     world.good("build oci:layout:v1 pass.bpfel.o");
     let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures/keys/cosign-v2.pub");
@@ -109,11 +109,11 @@ fn verify_tells_whether_an_image_would_be_taken() {
     let output = world.run(&format!("{line} -o json"));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&found["signatures"], &found["verdict"]), (&serde_json::json!([]), &Value::Null), "{found}");
-    assert!(world.bad("verify oci:layout:v1").contains("no image rule of the policy matches it"));
+    assert!(world.bad("verify oci:layout:v1").contains("no image rule of the policy applies to it"));
     assert!(world.bad("verify oci:layout:v1 --key nowhere.pub").contains("read key nowhere.pub"));
 }
 
-/// Puts a blob into the layout of these tests, and returns its descriptor.
+/// Adds a blob to the layout of these tests, and returns its descriptor.
 fn blob(world: &World, bytes: &[u8], media_type: &str) -> Value {
     let hex = sigstore_crypto::sha256(bytes).to_hex();
     fs::write(world.dir.path().join("layout/blobs/sha256").join(&hex), bytes).unwrap();
@@ -161,7 +161,7 @@ fn add_attachment(world: &World, digest: &str, made: &sigstore_world::Attachment
     add(world, &manifest, Some(&format!("{}.sig", digest.replace(':', "-"))));
 }
 
-/// What `image verify -o json` says, whatever its exit status, and that.
+/// The exit status and output of `image verify -o json`.
 fn verified(world: &World, options: &str) -> (Option<i32>, Value) {
     let output = world.run(&format!("verify oci:layout:v1 {options} -o json"));
     let found = serde_json::from_slice(&output.stdout).unwrap_or_else(|err| panic!("{options}: {err}: {output:?}"));
@@ -169,7 +169,7 @@ fn verified(world: &World, options: &str) -> (Option<i32>, Value) {
 }
 
 #[test]
-fn verify_explains_each_signature_it_finds() {
+fn verify_explains_each_signature() {
     use sigstore_world::{Claim, Flaw, Instance};
     let world = World::new();
     let digest = world.good("build oci:layout:v1 pass.bpfel.o").trim().to_owned();
@@ -229,13 +229,13 @@ fn verify_explains_each_signature_it_finds() {
         "signature 2\n  found       in the layout\n  format      sigstore bundle v0.3\n",
         "  certificate says https://forge.example/acme@v1 (https://token.example)\n",
         "  counts for rule of the command line: by https://forge.example/acme@v1 (https://token.example)\n    passed: format, statement, image digest, time stamp, certificate chain, ",
-        "    failed: inclusion proof\n    not looked at: log checkpoint, signature, log entry, identity\n",
+        "    failed: inclusion proof\n    not checked: log checkpoint, signature, log entry, identity\n",
         "verified: by https://forge.example/acme@v1 (https://token.example), under rule of the command line\n",
     ] {
         assert!(text.contains(line), "{line}\n---\n{text}");
     }
 
-    // The same by expressions, and what does not fit.
+    // The same with regular expressions, and arguments that do not fit together.
     for (options, good) in [
         ("--certificate-identity-regexp https://forge.example/.* --certificate-oidc-issuer https://token.example", true),
         ("--certificate-identity-regexp https://forge.example/.* --certificate-oidc-issuer-regexp .*", true),
@@ -263,7 +263,7 @@ fn verify_explains_each_signature_it_finds() {
     let (_, found) = verified(&world, &format!("{who}-regexp ( --trusted-root root.json"));
     assert!(found["refused"].as_str().unwrap().contains("is not a regular expression"), "{found:#}");
 
-    // A key says nothing to a certificate.
+    // A key does not apply to a certificate.
     let key = keys.join("tests/data/signatures/keys/cosign-v3.pub");
     let (status, found) = verified(&world, &format!("--key {}", key.display()));
     assert_eq!(status, Some(1));
@@ -271,9 +271,9 @@ fn verify_explains_each_signature_it_finds() {
     assert_eq!(reason, "it is keyless (signed with a certificate), but the rule names only keys");
 }
 
-/// Under a key the entries and time stamps that a bundle carries are ignored, good or bad, and that is said.
+/// Under a key, the log entries and time stamps of a bundle are ignored, good or bad, and the output says so.
 #[test]
-fn verify_says_what_is_ignored_under_a_key() {
+fn verify_reports_what_is_ignored_under_a_key() {
     let world = World::new();
     let digest = world.good("build oci:layout:v1 pass.bpfel.o").trim().to_owned();
     let pair = sigstore_crypto::KeyPair::generate_ecdsa_p256().unwrap();
@@ -330,7 +330,7 @@ fn verify_says_what_is_ignored_under_a_key() {
     let fingerprint = sigstore_crypto::sha256(pair.public_key_der().unwrap().as_bytes()).to_hex();
     let text = world.good("verify oci:layout:v1 --key own.pub");
     let counts = format!("  counts for rule of the command line: by own.pub, the key sha256:{fingerprint}\n");
-    assert!(text.contains(&counts) && text.contains("there, and not looked at under a key: log entry\n"), "{text}");
+    assert!(text.contains(&counts) && text.contains("present, but not checked under a key: log entry\n"), "{text}");
     // None of that makes another key's signature count.
     let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures/keys/cosign-v3.pub");
     let (status, found) = verified(&world, &format!("--key {}", other.display()));
@@ -359,7 +359,7 @@ fn several_platforms_make_an_index() {
 }
 
 #[test]
-fn refusals_say_what_to_do() {
+fn refusals_name_a_remedy() {
     let world = World::new();
     fs::write(world.dir.path().join("junk.o"), "#!/bin/sh\n").unwrap();
     fs::write(world.dir.path().join("junk.tar"), "#!/bin/sh\n").unwrap();
@@ -369,10 +369,10 @@ fn refusals_say_what_to_do() {
         ("build pass pass.bpfel.o", &["has no registry; write docker.io/"][..]),
         ("build ghcr.io/acme/pass:v1 missing.o", &["read missing.o", "No such file"]),
         ("build ghcr.io/acme/pass:v1 junk.o", &["junk.o is not an ELF object"]),
-        ("build ghcr.io/acme/pass:v1 junk.tar", &["ends in .o"]),
+        ("build ghcr.io/acme/pass:v1 junk.tar", &["must end in .o"]),
         ("build ghcr.io/acme/pass:v1 linux/s390x=pass.bpfel.o", &["little-endian", "s390x is not"]),
-        ("build ghcr.io/acme/pass:v1 linux/vax=pass.bpfel.o", &["no platform of images", "linux/amd64"]),
-        ("build ghcr.io/acme/pass:v1 pass.bpfel.o pass.bpfeb.o", &["nothing says", "write linux/amd64=pass.bpfel.o"]),
+        ("build ghcr.io/acme/pass:v1 linux/vax=pass.bpfel.o", &["is not an image platform", "linux/amd64"]),
+        ("build ghcr.io/acme/pass:v1 pass.bpfel.o pass.bpfeb.o", &["is not known", "write linux/amd64=pass.bpfel.o"]),
         ("build ghcr.io/acme/pass:v1 linux/arm64=pass.bpfel.o linux/arm64=pass.bpfel.o", &["both for linux/arm64"]),
         ("build file:/x.o pass.bpfel.o", &["write registry/repository:tag"]),
         ("build ghcr.io/acme/pass:v1 pass.bpfel.o --to ghcr.io/acme/x", &["--to takes"]),
@@ -384,13 +384,16 @@ fn refusals_say_what_to_do() {
         ("rm oci:/x", &["only images from registries"]),
         ("import missing.tar", &["missing.tar", "No such file"]),
         ("import junk.tar", &["junk.tar"]),
-        ("import nameless.tar", &["no image in it has a name", "image import nameless.tar registry/repository:tag"]),
-        ("import nameless.tar ghcr.io/stranger/x:v1", &["no image rule of the policy matches it"]),
-        ("import nameless.tar oci:/x", &["no name of the cache"]),
+        (
+            "import nameless.tar",
+            &["none of its images has a registry name", "image import nameless.tar registry/repository:tag"],
+        ),
+        ("import nameless.tar ghcr.io/stranger/x:v1", &["no image rule of the policy applies to it"]),
+        ("import nameless.tar oci:/x", &["not a valid name in the cache"]),
     ] {
         let sentence = world.bad(line);
         assert!(parts.iter().all(|part| sentence.contains(part)), "image {line}: {sentence}");
     }
     assert!(!world.dir.path().join("out.tar").exists());
-    assert_eq!(world.good("list -q"), "", "nothing of what was refused is in the cache");
+    assert_eq!(world.good("list -q"), "", "nothing that was refused is in the cache");
 }

@@ -1,5 +1,5 @@
-//! The rules of the source tree: who may use whom, where system calls and `unsafe` may stand, how long a file may be, and
-//! that the files shipped beside the program are the ones that it would write itself.
+//! The rules of the source tree: which module may use which, where system calls and `unsafe` are allowed, how long a
+//! file may be, and that the shipped files are the ones that the program itself would write.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +47,7 @@ fn sources() -> Vec<Source> {
         }
     }
     assert!(found.len() > 10, "{}", found.len());
-    // A file of tests alone is declared as `#[cfg(test)] mod tests;`.
+    // A file that contains only tests is declared as `#[cfg(test)] mod tests;`.
     found.retain(|source| source.path.file_stem().unwrap() != "tests");
     found
 }
@@ -56,7 +56,7 @@ fn without_tests(text: &str) -> &str {
     text.find("\n#[cfg(test)]\nmod ").map_or(text, |at| &text[..at])
 }
 
-/// The code alone: comments and the insides of string and character literals are blanked.
+/// Only the code: comments and the contents of string and character literals are blanked.
 fn bare(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut out = String::with_capacity(text.len());
@@ -92,7 +92,7 @@ fn bare(text: &str) -> String {
     out
 }
 
-/// The first path segments after `prefix` (`crate::`), groups in braces included.
+/// The first path segments after `prefix` (`crate::`), including groups in braces.
 fn uses(code: &str, prefix: &str) -> BTreeSet<String> {
     let word = |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
     let mut found = BTreeSet::new();
@@ -124,7 +124,8 @@ fn uses(code: &str, prefix: &str) -> BTreeSet<String> {
     found
 }
 
-/// What each layer may use besides itself. The entry points use all of [`BELOW`]. The layers in the middle never use each other.
+/// What each layer may use besides itself. The entry points use all of [`BELOW`]. The layers in the middle never use
+/// each other.
 fn allowed(layer: &str) -> Option<Vec<&'static str>> {
     const BELOW: [&str; 8] = ["lifecycle", "image", "kernel", "store", "sys", "model", "paths", "cli"];
     let entry = |others: &[&'static str]| [&BELOW, others].concat();
@@ -168,7 +169,7 @@ fn dependencies_point_one_way() {
 
 #[test]
 fn each_crate_has_its_layer() {
-    // crate, and where it may be used: a layer, a folder or a file
+    // The crate, and where it may be used: a layer, a folder or a file.
     let owners: &[(&str, &[&str])] = &[
         ("rustix", &["sys"]),
         ("caps", &["sys"]),
@@ -201,7 +202,7 @@ fn each_crate_has_its_layer() {
         for (name, homes) in owners {
             let prefix = format!("{name}::");
             let path = source.code.match_indices(&prefix).any(|(at, _)| {
-                // A module of ours can have a crate's name: crate::sys::caps::.
+                // One of our modules can have a crate's name: crate::sys::caps::.
                 !source.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
                     && !local(&source.code, name)
             });
@@ -213,14 +214,14 @@ fn each_crate_has_its_layer() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// True where a name is a module that the file imports from our own crate.
+/// True if a name is a module that the file imports from our own crate.
 fn local(code: &str, name: &str) -> bool {
     code.split(';')
         .filter(|item| item.contains("use crate::") || item.contains("use super::"))
         .any(|item| item.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == name))
 }
 
-/// What the model must not do. `std::net` has pure types too, for addresses.
+/// What the model must not do. `std::net` also has pure types, for addresses.
 const EFFECTS: [&str; 9] =
     ["std::fs", "std::env", "std::process", "std::io", "std::thread", "SystemTime", "Instant", "ToSocketAddrs", "tracing::"];
 
@@ -246,8 +247,8 @@ fn the_model_is_pure_and_unsafe_has_its_places() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The modules that a file uses: paths that begin with `crate`, `super` or `self`, as far as they name a file. What a mod.rs only
-/// re-exports is not used by it.
+/// The modules that a file uses: paths that begin with `crate`, `super` or `self`, as far as they name a file.
+/// Re-exports of a mod.rs do not count as use.
 fn modules_of(source: &Source, all: &BTreeSet<String>) -> BTreeSet<String> {
     let own = module(&source.path);
     let re_exports = source.path.file_name().unwrap() == "mod.rs";
@@ -284,7 +285,7 @@ fn module(path: &Path) -> String {
     name.strip_suffix("::mod").unwrap_or(&name).to_owned()
 }
 
-/// Every path in some code that begins with `crate::`, `super::` or `self::`, groups in braces taken apart.
+/// Every path in some code that begins with `crate::`, `super::` or `self::`, with groups in braces expanded.
 fn paths(code: &str) -> Vec<String> {
     fn take(prefix: &str, text: &str, found: &mut Vec<String>) -> usize {
         let length = text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
@@ -317,16 +318,16 @@ fn paths(code: &str) -> Vec<String> {
     found
 }
 
-/// The folders in which no file uses another one that uses it.
+/// The folders in which files must not use each other in a cycle.
 const WITHOUT_CIRCLES: [&str; 9] = ["commands", "doctor", "grpc", "hooks", "image", "metrics", "nri", "output", "setup"];
 
 #[test]
-fn no_files_use_each_other() {
+fn no_files_depend_on_each_other_in_a_cycle() {
     let sources: Vec<_> = sources().into_iter().filter(|source| WITHOUT_CIRCLES.contains(&source.layer.as_str())).collect();
     let all: BTreeSet<_> = sources.iter().map(|source| module(&source.path)).collect();
     let mut uses: BTreeMap<_, _> = sources.iter().map(|source| (module(&source.path), modules_of(source, &all))).collect();
     assert!(uses["hooks::create_runtime"].contains("hooks::stage"), "{uses:#?}");
-    // What uses nothing that is left is in no circle.
+    // A file that uses none of the remaining files is not in a cycle.
     loop {
         let left: BTreeSet<_> = uses.keys().cloned().collect();
         let before = uses.len();
@@ -335,7 +336,7 @@ fn no_files_use_each_other() {
             break;
         }
     }
-    assert!(uses.is_empty(), "in circles, or using one: {uses:#?}");
+    assert!(uses.is_empty(), "in a cycle, or using one: {uses:#?}");
 }
 
 /// A name that two types have cannot be searched for. What is private to a function, and types that a trait asks for, do not count.
@@ -368,7 +369,7 @@ fn files_have_one_subject() {
 }
 
 #[test]
-fn the_checks_of_this_file_see_what_they_look_for() {
+fn the_checks_of_this_file_find_what_they_look_for() {
     let code = bare("use crate::{image::{a, b}, sys};\nlet x = crate::store::y(); // crate::kernel\nlet s = \"crate::hooks\";");
     let found: Vec<_> = uses(&code, "crate::").into_iter().collect();
     assert_eq!(found, ["image", "store", "sys"]);
@@ -381,7 +382,7 @@ fn the_checks_of_this_file_see_what_they_look_for() {
     assert!(local("use crate::sys::{caps, netns};", "caps") && !local("use caps::x;", "caps"));
 }
 
-/// Files that are shipped as they are, and what the program would write. `BLESS=1` writes them.
+/// Shipped files, and what the program would write. `BLESS=1` writes them.
 fn shipped() -> Vec<(PathBuf, String)> {
     let invocation =
         Invocation { binary: "/usr/local/bin/bpfman-hook".into(), engines: Engines([Engine::Podman].into()), root: None };
@@ -403,10 +404,10 @@ fn shipped() -> Vec<(PathBuf, String)> {
     hooks.into_iter().chain(packaging.map(|(path, text)| (path.into(), text))).chain(units).collect()
 }
 
-/// oci-hooks(5) calls the patterns POSIX extended expressions, and podman and CRI-O read them as Go's; this one means the same
-/// in both.
+/// oci-hooks(5) calls the patterns POSIX extended regular expressions, and podman and CRI-O parse them with Go's
+/// regexp; this one means the same in both.
 #[test]
-fn the_pattern_matches_what_we_answer_to() {
+fn the_pattern_matches_our_annotations() {
     let matches = |key: &str| {
         let mut grep = std::process::Command::new("grep");
         grep.args(["-qE", "--", hook_files::PATTERN]).stdin(std::process::Stdio::piped());
@@ -445,13 +446,13 @@ fn the_pattern_matches_what_we_answer_to() {
 }
 
 #[test]
-fn we_give_up_before_the_runtime_kills_us() {
+fn the_hook_times_out_before_the_runtime_kills_it() {
     assert!(stage::FETCH < stage::DEADLINE);
     assert!((stage::DEADLINE + stage::UNDOING).as_secs() < hook_files::TIMEOUT);
 }
 
 #[test]
-fn shipped_files_are_in_step_with_the_program() {
+fn shipped_files_match_the_program() {
     let bless = std::env::var_os("BLESS").is_some();
     for (path, text) in shipped() {
         let full = root().join(&path);
@@ -459,14 +460,14 @@ fn shipped_files_are_in_step_with_the_program() {
             fs::write(&full, &text).unwrap();
         }
         let present = fs::read_to_string(&full).unwrap_or_default();
-        assert_eq!(present, text, "{} is out of step: run the test with BLESS=1", path.display());
+        assert_eq!(present, text, "{} differs: run the test with BLESS=1", path.display());
     }
     let hooks: BTreeSet<_> = fs::read_dir(root().join("hooks.d")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(hooks.len(), 3, "{hooks:?}");
 }
 
 #[test]
-fn decisions_have_a_number_each_and_are_listed() {
+fn decisions_are_numbered_and_listed() {
     let list = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
     let mut names: Vec<_> = fs::read_dir(root().join("docs/decisions"))
         .unwrap()
@@ -475,7 +476,7 @@ fn decisions_have_a_number_each_and_are_listed() {
     names.sort();
     let mut before = "";
     for name in &names {
-        // Numbers are given out before decisions are written, so that there may be gaps.
+        // Numbers are assigned before decisions are written, so there may be gaps.
         let (number, _) = name.split_once('-').unwrap();
         assert!(number.len() == 4 && number.bytes().all(|b| b.is_ascii_digit()), "{name} has no number");
         assert_ne!(number, before, "{name}: the number is taken");

@@ -1,10 +1,11 @@
-//! Acquire, release and reconcile against a real store, a fake kernel and a fake host: a failure and a kill at each effect.
+//! Acquire, release and reconcile with a real store, a fake kernel and a fake host: a failure and a kill at each
+//! effect.
 #![allow(clippy::result_large_err, reason = "an error is made once in a test, and its size is the library's affair")]
 
-#[path = "lifecycle/by_hand.rs"]
-mod manual;
 #[path = "support/fake.rs"]
 mod fake;
+#[path = "lifecycle/by_hand.rs"]
+mod manual;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,12 +28,12 @@ use bpfman_hook::model::bytecode::{Bytecode, ImageVerdict};
 use bpfman_hook::model::container::Container;
 use bpfman_hook::model::facts::NetnsFact;
 use bpfman_hook::model::ids::{Digest, Pid};
+use bpfman_hook::model::metrics_table::Remedy;
 use bpfman_hook::model::missed::Missed;
 use bpfman_hook::model::object::{MapFacts, ObjectFacts, ProgramFacts, SectionAttach};
 use bpfman_hook::model::policy::{ContainerFacts, Engine, OnMissed, Policy, PolicyId};
 use bpfman_hook::model::record::{Owner, OwnerRecord, Phase};
 use bpfman_hook::model::registries::RegistryConfig;
-use bpfman_hook::model::metrics_table::Remedy;
 use bpfman_hook::model::state::OciState;
 use bpfman_hook::store::{Store, StoreError};
 use fake::{Effects, FakeHost, FakeKernel, Killed, Trouble, process};
@@ -41,7 +42,7 @@ const BOOT: &str = "11111111-2222-3333-4444-555555555555";
 const INIT: u32 = 500;
 const HOOK: u32 = 400;
 
-/// Hands out one object for every reference.
+/// Returns one object for every reference.
 struct OneImage;
 
 impl Images for OneImage {
@@ -82,7 +83,7 @@ impl World {
         self.store.records().filter_map(Result::ok).collect()
     }
 
-    /// Changes some bytes of the store, wherever they lie.
+    /// Changes some bytes of the store, wherever they are.
     fn damage(&self, from: &[u8], to: &[u8]) {
         use std::os::unix::fs::FileExt as _;
         let path = self._directory.path().join("store").join(BOOT).join("data.mdb");
@@ -93,7 +94,8 @@ impl World {
         }
     }
 
-    /// Asserts that records and pins are one: each owner that has programs has a directory, and no other one is there.
+    /// Asserts that records and pins agree: each owner that has programs has a directory, and there are no other
+    /// directories.
     fn consistent(&self, context: &str) {
         let named = |r: &OwnerRecord| !r.programs.is_empty();
         let mut owners: Vec<_> = self.records().iter().filter(|r| named(r)).map(|r| r.no.directory()).collect();
@@ -104,7 +106,7 @@ impl World {
         assert_eq!(owners, pins, "{context}: {:?}", self.records());
     }
 
-    /// Asserts that there is no pin and no record but of failures; returns their reasons.
+    /// Asserts that there are no pins, and no records except those of failures; returns their reasons.
     fn residue(&self, context: &str) -> Vec<String> {
         let pins: Vec<_> = fs::read_dir(&self.fs).expect("bpffs").map(|e| e.expect("entry").path()).collect();
         assert!(pins.is_empty(), "{context}: left {pins:?}");
@@ -144,7 +146,7 @@ fn object() -> ObjectFacts {
 
 const PROGRAMS: &str = "xdp:count iface=lo; cgroup_skb:out";
 
-/// A container with the built-in parts of a request, and more annotations.
+/// A container with the standard parts of a request, and more annotations.
 fn container(id: &str, bundle: &str, init: u32, programs: &str, more: &[(&str, &str)]) -> Container {
     let mut annotations: BTreeMap<String, String> = BTreeMap::new();
     annotations.insert("hook.bpfman.io/image".to_owned(), "oci:/images/count".to_owned());
@@ -222,7 +224,7 @@ fn web() -> Container {
     container("web", "/bundles/web", INIT, PROGRAMS, &[("delegate", "networking")])
 }
 
-/// Effects of one whole start, counted on a run in which none goes wrong.
+/// The number of effects of a whole start, counted on a run without failures.
 fn effects_of_a_start() -> usize {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
@@ -247,7 +249,7 @@ fn a_stopped_container_leaves_nothing() {
     host.end(INIT);
     assert!(matches!(stop(&world, &host, "web")[..], [Released::Gone]));
     assert!(world.residue("after poststop").is_empty());
-    assert!(stop(&world, &host, "web").is_empty(), "a second poststop finds nothing and is no error");
+    assert!(stop(&world, &host, "web").is_empty(), "a second poststop finds nothing and succeeds");
 }
 
 #[test]
@@ -277,7 +279,7 @@ fn a_kill_at_each_effect_of_a_start_is_collected() {
             assert!(death.expect_err(&context).is::<Killed>(), "{context}");
             world.effects.calm();
 
-            // While the hook lives nobody may touch what it works on.
+            // While the hook lives, no other process may touch what it works on.
             let other = FakeHost::new(&world.effects, HOOK + 1);
             assert!(gc(&world, &other, GcMode::Release).is_empty(), "{context}: gc touched a living actor's owner");
             other.end(HOOK);
@@ -347,7 +349,7 @@ fn a_second_create_runtime_does_nothing_and_another_request_fails() {
 }
 
 #[test]
-fn an_id_belongs_to_one_living_container() {
+fn an_id_belongs_to_one_running_container() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     create(&world, &host, &web(), &policy("")).expect("start");
@@ -356,7 +358,7 @@ fn an_id_belongs_to_one_living_container() {
     assert!(matches!(error, Cause::IdTaken { .. }), "{error}");
     assert!(error.to_string().contains("/bundles/web"), "{error}");
 
-    // The first one died without a poststop: its id is free, and what it had goes first.
+    // The first one died without a poststop: its id is free, and what it owned is released first.
     host.end(INIT);
     create(&world, &host, &twin, &policy("")).expect("the id is free");
     let ready: Vec<_> = world.records().into_iter().filter(|r| r.phase == Phase::Ready).collect();
@@ -365,7 +367,7 @@ fn an_id_belongs_to_one_living_container() {
 }
 
 #[test]
-fn poststop_leaves_a_living_container_alone() {
+fn poststop_leaves_a_running_container_alone() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     create(&world, &host, &web(), &policy("")).expect("start");
@@ -389,12 +391,12 @@ fn gc_finds_what_poststop_missed_and_pins_without_a_record() {
 }
 
 #[test]
-fn a_living_container_keeps_its_programs_when_its_record_no_longer_decodes() {
+fn a_running_container_keeps_its_programs_if_its_record_does_not_decode() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     create(&world, &host, &web(), &policy("")).expect("start");
     world.damage(b"\"bundle\":", b"\"bXndle\":");
-    assert!(world.records().is_empty(), "it does not decode any more");
+    assert!(world.records().is_empty(), "it no longer decodes");
     for mode in [GcMode::Tell, GcMode::Release] {
         let told = gc(&world, &host, mode);
         assert!(told.len() == 1 && told[0].contains("left: process 500 lives"), "{told:?}");
@@ -407,7 +409,7 @@ fn a_living_container_keeps_its_programs_when_its_record_no_longer_decodes() {
 }
 
 #[test]
-fn a_start_that_is_completed_while_gc_looks_is_left_alone() {
+fn a_start_that_completes_during_gc_is_left_alone() {
     // gc reads a Pending record; the start is completed and its process ends; gc finds the process dead.
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
@@ -424,7 +426,7 @@ fn a_start_that_is_completed_while_gc_looks_is_left_alone() {
 }
 
 #[test]
-fn a_container_that_started_while_poststop_looked_keeps_its_programs() {
+fn a_container_that_starts_during_poststop_keeps_its_programs() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     create(&world, &host, &web(), &policy("")).expect("start");
@@ -466,7 +468,7 @@ fn containers_of_a_pod_share_its_network_programs() {
 }
 
 #[test]
-fn containers_of_a_pod_are_shown_the_maps_that_its_programs_write() {
+fn containers_of_a_pod_see_the_maps_of_its_programs() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: Some("pod".to_owned()), pause: None };
@@ -478,7 +480,7 @@ fn containers_of_a_pod_are_shown_the_maps_that_its_programs_write() {
     let ids: Vec<_> = records.iter().flat_map(|r| &r.maps).map(|map| map.id.expect("an id")).collect();
     assert_eq!(ids, [pod.maps[0].id.expect("an id"); 3], "one map: {records:#?}");
 
-    // What one container writes cannot be read-only for another, in either order.
+    // A map that one container writes cannot be read-only for another one, in either order.
     let error = create(&world, &host, &member("c", 503, "packets:ro"), &policy("")).expect_err("a and b write it");
     assert!(
         error.to_string().contains("container a of the pod has it as rw; request it in the same way in both"),
@@ -500,9 +502,9 @@ fn containers_of_a_pod_are_shown_the_maps_that_its_programs_write() {
 }
 
 #[test]
-fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
+fn a_pods_programs_outlive_the_restart_of_its_containers() {
     let pause = 400;
-    // The sandbox has a process, or the interfaces alone tell that the pod lives.
+    // The sandbox has a process, or only the interfaces show that the pod lives.
     for by_process in [true, false] {
         let world = World::new();
         let host = FakeHost::new(&world.effects, HOOK);
@@ -511,7 +513,7 @@ fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
         let member = |id: &str, init, programs: &str| container(id, &format!("/bundles/{id}"), init, programs, &[]);
         let netns = || -> Vec<_> { world.records().into_iter().filter(|r| matches!(r.owner, Owner::Netns { .. })).collect() };
 
-        // A first start that fails leaves nothing to a pod that lives.
+        // A first start that fails leaves nothing in a pod that lives.
         world.effects.problem_at(8, Trouble::FailBefore);
         create(&world, &host, &member("a", 500, PROGRAMS), &policy("")).expect_err("its own program fails");
         world.effects.calm();
@@ -527,7 +529,7 @@ fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
             create(&world, &host, &member("b", init, PROGRAMS), &policy("")).expect("restart");
             assert_eq!((netns().len(), netns()[0].no, &netns()[0].links), (1, before[0].no, &before[0].links));
         }
-        // What the pod asks for now goes before what nobody holds any more.
+        // The pod's new request replaces programs that no container holds any more.
         host.end(503);
         stop(&world, &host, "b");
         create(&world, &host, &member("c", 504, "xdp:count iface=lo mode=skb"), &policy("")).expect("another request");
@@ -549,7 +551,7 @@ fn what_a_pod_owns_outlives_the_restart_of_its_containers() {
 }
 
 #[test]
-fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_policy_says_so() {
+fn a_missed_container_is_recorded_once_and_killed_if_the_policy_says_so() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     let kernel = world.kernel();
@@ -578,7 +580,7 @@ fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_pol
     assert_eq!(deal(&web, OnMissed::Report), MissedOutcome::Known, "the next Synchronize");
     assert!(matches!(&reasons()[..], [(true, reason)] if reason.contains("delete its pod")), "{:?}", reasons());
     assert_eq!(gc(&world, &host, GcMode::Release), [""; 0], "it runs");
-    // It was started anew under its own id, first without us and then with us.
+    // It was restarted under its own id, first without our hooks and then with them.
     host.end(601);
     assert_eq!(deal(&missed("web", 602, "/pods/web"), OnMissed::Report), MissedOutcome::New(Remedy::Reported));
     assert_eq!(world.records().len(), 1);
@@ -590,7 +592,7 @@ fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_pol
     stop(&world, &host, "web");
     assert_eq!(deal(&missed("web", 603, "/pods/web"), OnMissed::Kill), MissedOutcome::Well, "it has ended");
 
-    // Gone with its init.
+    // The record is removed with its init.
     assert_eq!(deal(&missed("db", 604, "/pods/db"), OnMissed::Report), MissedOutcome::New(Remedy::Reported));
     host.end(604);
     let found = gc(&world, &host, GcMode::Release);
@@ -601,7 +603,7 @@ fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_pol
     assert_eq!(deal(&elsewhere, OnMissed::Kill), MissedOutcome::New(Remedy::Spared));
     assert_eq!(deal(&elsewhere, OnMissed::Kill), MissedOutcome::Known);
     assert!(matches!(&reasons()[..], [(true, reason)] if reason.contains("it is elsewhere")), "{:?}", reasons());
-    // Its place is seen right at the next look.
+    // The next check sees its real place.
     assert_eq!(deal(&missed("web", 605, "/pods/web"), OnMissed::Kill), MissedOutcome::New(Remedy::Killed));
     assert!(host.dead.borrow().contains(&605));
     gc(&world, &host, GcMode::Release);
@@ -609,7 +611,7 @@ fn a_container_that_was_started_without_us_is_recorded_once_and_killed_where_pol
 }
 
 #[test]
-fn on_failure_continue_needs_the_policys_leave() {
+fn on_failure_continue_needs_the_policys_permission() {
     let asking = container("web", "/bundles/web", INIT, "xdp:count iface=eth7", &[("on-failure", "continue")]);
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
@@ -622,7 +624,7 @@ fn on_failure_continue_needs_the_policys_leave() {
 }
 
 #[test]
-fn a_container_whose_bpffs_is_mounted_does_not_go_on_without_its_record() {
+fn a_container_with_a_mounted_bpffs_does_not_start_without_its_record() {
     let asking = container("web", "/bundles/web", INIT, PROGRAMS, &[("delegate", "networking"), ("on-failure", "continue")]);
     let allowed = policy("on-failure = [\"stop\", \"continue\"]\n");
     let looks = {
@@ -633,7 +635,7 @@ fn a_container_whose_bpffs_is_mounted_does_not_go_on_without_its_record() {
     };
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
-    // The last look at the clock is before the mount.
+    // The last check of the clock is before the mount.
     let lose = || {
         let no = world.records()[0].no;
         world.store.write::<_, StoreError>(|txn| txn.delete(no)).expect("delete");
@@ -654,9 +656,10 @@ fn a_token_without_a_user_namespace_is_refused_before_anything_happens() {
     assert_eq!(world.residue("refusal").len(), 1);
 }
 
-/// What others do at each moment of a start; the start then has all that it asked for, and so has whoever else did.
+/// Concurrent activity at each moment of a start; afterwards the start, and every other start that succeeded, has
+/// everything it requested.
 #[test]
-fn whatever_happens_between_two_steps_of_a_start() {
+fn concurrent_activity_between_two_steps_of_a_start() {
     let looks = {
         let world = World::new();
         let host = FakeHost::new(&world.effects, HOOK);
@@ -691,7 +694,7 @@ fn whatever_happens_between_two_steps_of_a_start() {
             world.consistent(&context);
         }
     }
-    // A twin that is started while we look for images has the id; later it does not get it.
+    // A twin that is started while the images are looked up gets the id; later it does not.
     for n in 1..=looks {
         let context = format!("a twin at {n}");
         let world = World::new();
@@ -725,7 +728,7 @@ fn a_container_that_ends_while_it_is_started_leaves_nothing() {
             let mut host = FakeHost::new(&world.effects, HOOK);
             host.dead = Rc::clone(&dead);
             host.meanwhile(n, &happens);
-            let error = create(&world, &host, &web(), &policy("")).expect_err("nobody would release it");
+            let error = create(&world, &host, &web(), &policy("")).expect_err("nothing would release it");
             assert!(matches!(error, Cause::InitEnded { pid } if pid.get() == INIT), "{error}");
             assert_eq!(world.residue(&format!("dead at {n}, poststop: {poststop}")).len(), 1);
         }
@@ -733,7 +736,7 @@ fn a_container_that_ends_while_it_is_started_leaves_nothing() {
 }
 
 #[test]
-fn pins_of_a_record_that_was_taken_away_are_removed() {
+fn pins_of_a_removed_record_are_removed() {
     for n in 2..=4 {
         let world = World::new();
         let happens = || {
@@ -759,7 +762,7 @@ fn a_dead_member_of_a_pod_does_not_keep_its_interface() {
     let other = || create(&world, &host, &member("c", 503, "xdp:count iface=lo mode=skb"), &policy(""));
     host.end(501);
     assert!(matches!(other().expect_err("b has it"), Cause::NetnsTaken { holders, .. } if holders == "b"));
-    // Both were killed together with their runtime, and no poststop ran.
+    // Both were killed together with their runtime, and poststop did not run.
     host.end(502);
     other().expect("the dead have nothing");
     world.consistent("after the dead");
@@ -769,7 +772,7 @@ fn a_dead_member_of_a_pod_does_not_keep_its_interface() {
 }
 
 #[test]
-fn a_creator_that_fails_does_not_take_along_those_that_joined() {
+fn a_failing_creator_keeps_the_programs_of_members_that_joined() {
     let world = World::new();
     let member = |id: &str, init| container(id, &format!("/bundles/{id}"), init, PROGRAMS, &[]);
     let of_the_pod = |me| {
@@ -782,7 +785,7 @@ fn a_creator_that_fails_does_not_take_along_those_that_joined() {
     let looks = first.looks();
     first.end(501);
     stop(&world, &first, "a");
-    // The last look of a start is before its last link, when the pod's programs are there already.
+    // The last check of a start is before its last link, when the pod's programs already exist.
     let happens = || {
         create(&world, &of_the_pod(HOOK + 1), &member("b", 502), &policy("")).expect("b joins");
         world.effects.problem_at(1, Trouble::FailBefore);
@@ -800,7 +803,7 @@ fn a_creator_that_fails_does_not_take_along_those_that_joined() {
 }
 
 #[test]
-fn a_reason_of_any_length_is_kept_short() {
+fn a_long_reason_is_shortened() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     let kernel = world.kernel();
@@ -823,7 +826,7 @@ fn damage(world: &World, no: u64) {
 }
 
 #[test]
-fn a_record_that_does_not_decode_holds_up_nobody() {
+fn a_record_that_does_not_decode_blocks_no_other() {
     let world = World::new();
     let host = FakeHost::new(&world.effects, HOOK);
     *host.netns.borrow_mut() = NetnsFact::Sandbox { sandbox: None, pause: None };
@@ -847,7 +850,7 @@ fn a_record_that_does_not_decode_holds_up_nobody() {
 }
 
 #[test]
-fn one_process_of_which_nothing_can_be_told_does_not_stop_gc() {
+fn a_process_of_unknown_state_does_not_stop_gc() {
     let world = World::new();
     let mut host = FakeHost::new(&world.effects, HOOK);
     for (id, init) in [("a", 501), ("b", 502), ("c", 503)] {

@@ -1,4 +1,4 @@
-//! `policy check` and `policy explain` over an installation in a directory of its own.
+//! `policy check` and `policy explain` on an installation in a temporary directory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -58,7 +58,7 @@ fn annotations(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn an_empty_host_allows_no_image_and_says_so() {
+fn an_empty_host_allows_no_image_and_warns() {
     let host = Installation::new();
     let report = check(&host.paths, None).expect("legal");
     assert_eq!(report.warnings.len(), 1);
@@ -74,7 +74,7 @@ fn a_key_makes_the_built_in_rule_work() {
     let host = Installation::new();
     host.write("keys/acme.pub", KEY);
     assert_eq!(check(&host.paths, None).map(|report| report.warnings).ok(), Some(Vec::new()));
-    // With and without our prefix is the same key.
+    // The key is the same with and without our prefix.
     for key in ["image", "hook.bpfman.io/image"] {
         let answer = explain(&host.paths, &podman(), &annotations(&[(key, "ghcr.io/acme/x")])).expect("legal").expect("ours");
         assert!(answer.allowed, "{answer}");
@@ -94,7 +94,7 @@ fn a_broken_policy_explains_nothing() {
 }
 
 #[test]
-fn a_draft_is_checked_beside_the_installed_policy() {
+fn a_draft_is_checked_with_the_installed_keys() {
     let host = Installation::new();
     host.write("policy.toml", "broken");
     let draft = host.paths.etc.join("draft");
@@ -121,14 +121,14 @@ fn a_draft_is_checked_beside_the_installed_policy() {
     assert_eq!((&json["images"][0]["scope"], &json["containers"][0]["programs"][0]), (&"host".into(), &"xdp".into()));
 }
 
-/// The code blocks of a document in one language.
+/// The code blocks of one language in a document.
 fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
     let opening = format!("```{language}\n");
     document.split(opening.as_str()).skip(1).filter_map(|rest| rest.split("\n```").next()).collect()
 }
 
 #[test]
-fn the_documented_policies_are_legal() {
+fn the_documented_policies_are_valid() {
     let documents =
         [("docs/policy.md", include_str!("../docs/policy.md")), ("docs/signing.md", include_str!("../docs/signing.md"))];
     for (name, document) in documents {
@@ -146,7 +146,7 @@ fn the_documented_policies_are_legal() {
 }
 
 #[test]
-fn the_documented_requests_are_legal_and_every_key_is_documented() {
+fn the_documented_requests_are_valid_and_every_key_is_documented() {
     let document = include_str!("../docs/annotations.md");
     let requests = blocks(document, "annotations");
     assert!(requests.len() >= 3);
@@ -159,7 +159,7 @@ fn the_documented_requests_are_legal_and_every_key_is_documented() {
         let parsed = Request::parse(&annotations, Some("web"));
         assert!(matches!(parsed, Ok(Some(_))), "{text}\n{parsed:?}");
     }
-    // The error of an unknown key lists the known ones.
+    // The error for an unknown key lists the known ones.
     let unknown = BTreeMap::from([("hook.bpfman.io/x".to_owned(), String::new())]);
     let error = Request::parse(&unknown, None).expect_err("unknown").to_string();
     let (_, known) = error.split_once("known keys: ").expect("the list");
@@ -174,8 +174,8 @@ fn the_documented_requests_are_legal_and_every_key_is_documented() {
     }
 }
 
-/// Public keys in PEM that a rule may name and that the verifier cannot use: made by `openssl ecparam -name secp521r1`, `openssl genrsa
-/// 1024`, `openssl genpkey -algorithm x25519`, and one that is no key.
+/// Public keys in PEM that a rule may name but the verifier cannot use: made by `openssl ecparam -name secp521r1`,
+/// `openssl genrsa 1024`, `openssl genpkey -algorithm x25519`, and a file that is not a key.
 const UNUSABLE: [(&str, &str); 4] = [
     ("p521", include_str!("data/signatures/openssl/p521.pub")),
     ("rsa1024", include_str!("data/signatures/openssl/rsa1024.pub")),
@@ -184,9 +184,9 @@ const UNUSABLE: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn a_key_that_a_start_would_refuse_is_named_beforehand() {
+fn an_unusable_key_is_reported_by_check() {
     for (name, pem) in UNUSABLE {
-        // Among the keys of the built-in rule, beside one that is good, and named by a rule.
+        // Among the keys of the built-in rule, beside a good one, and named by a rule.
         let host = Installation::new();
         host.write("keys/good.pub", KEY);
         host.write("keys/bad.pub", pem);
@@ -203,7 +203,7 @@ fn a_key_that_a_start_would_refuse_is_named_beforehand() {
         let report = check(&host.paths, None).expect("legal");
         assert_eq!(report.problems.len(), 1, "each file once: {report}");
         assert!(report.to_string().contains("error       key "), "{report}");
-        // A draft is judged by the same keys.
+        // A draft is checked with the same keys.
         let draft = host.paths.etc.join("draft");
         fs::write(&draft, rule("bad.pub")).expect("write");
         assert_eq!(check(&host.paths, Some(&draft)).expect("legal").problems.len(), 1, "{name}");
@@ -211,7 +211,7 @@ fn a_key_that_a_start_would_refuse_is_named_beforehand() {
 }
 
 #[test]
-fn a_trusted_root_that_a_start_would_refuse_is_named_beforehand() {
+fn an_unusable_trusted_root_is_reported_by_check() {
     let host = Installation::new();
     host.write("root.json", "{\"mediaType\": 7}");
     let root = host.paths.etc.join("root.json");

@@ -1,17 +1,17 @@
-//! docs/security.md against the tests: whatever it names as proof has to be there.
+//! Checks docs/security.md against the tests: every test that it names must exist.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::fs;
 use std::path::Path;
 
-/// The `file::name` in code spans of a text: what a document names as a test.
+/// The `file::name` in code spans of a text: the tests that a document names.
 fn named(text: &str) -> Vec<(&str, &str)> {
     let spans = text.split('`').skip(1).step_by(2);
     spans.filter_map(|span| span.split_once("::")).filter(|(file, _)| file.contains('/')).collect()
 }
 
-/// True where a source declares a test of that name: a function with the attribute, or one that a suite's list of cases names; in a
-/// script, a function.
+/// True if a source declares a test of that name: a function with the attribute, or one in a suite's list of cases; in
+/// a script, a function.
 fn declares(source: &str, name: &str) -> bool {
     let lines: Vec<_> = source.lines().map(str::trim).collect();
     let shell = format!("{name}()");
@@ -39,7 +39,7 @@ fn every_test_that_the_threat_model_names_exists() {
         .into_iter()
         .filter(|(file, name)| !fs::read_to_string(root.join(file)).is_ok_and(|source| declares(&source, name)))
         .collect();
-    assert!(absent.is_empty(), "docs/security.md names tests that are not there: {absent:#?}");
+    assert!(absent.is_empty(), "docs/security.md names tests that do not exist: {absent:#?}");
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn every_threat_has_a_test() {
 }
 
 #[test]
-fn what_is_no_test_is_not_taken_for_one() {
+fn only_tests_count_as_tests() {
     let source = "cases![listed, other];\nfn listed(world: &mut World) {}\nfn helper() {}\n#[test]\n#[ignore]\nfn unit() {}\n";
     for (name, expected) in [("listed", true), ("unit", true), ("helper", false), ("other", false), ("list", false)] {
         assert_eq!(declares(source, name), expected, "{name}");

@@ -1,4 +1,4 @@
-//! Images: `images`, `pull`, `image WHAT`.
+//! Arguments of the image commands: `images`, `pull`, `image …`.
 
 use std::path::PathBuf;
 
@@ -12,33 +12,33 @@ pub enum ImageCommand {
     /// List cached images (`images`)
     #[command(alias = "ls")]
     List(Listing),
-    /// Show an image of this machine: programs, maps, labels, needed kernel
+    /// Show a local image: programs, maps, labels, required kernel
     Inspect(ImageInspectArgs),
-    /// Say of each signature of an image why it counts or does not; exit 1 if no rule is satisfied
+    /// Show for each signature of an image why it is accepted or rejected; exit 1 if no rule is satisfied
     Verify(ImageVerifyArgs),
-    /// Fetch images and verify them as policy says (`pull`)
+    /// Fetch images and verify them against the policy (`pull`)
     Pull(PullArgs),
-    /// Make an image of object files, without a container engine
+    /// Build an image from object files, without a container engine
     Build(ImageBuildArgs),
-    /// Put an image with its signatures into a registry
+    /// Push an image with its signatures to a registry
     Push(ImagePushArgs),
     /// Print the build arguments for bpfman's Containerfile.bytecode
     GenerateBuildArgs(GenerateBuildArgs),
     /// Remove images from the cache
     #[command(alias = "remove")]
     Rm(ImageRmArgs),
-    /// Remove what no reference leads to; never what an owner uses
+    /// Remove unreferenced images, but none that an owner uses
     Prune(ImagePruneArgs),
-    /// Write a cached image with its signatures into one file
+    /// Write a cached image with its signatures to one file
     Export(ImageExportArgs),
-    /// Bring the images of such a file into the cache, verified as policy says
+    /// Import the images of an exported file into the cache, verified against the policy
     Import(ImageImportArgs),
 }
 
 /// `image inspect`.
 #[derive(Debug, Clone, Args)]
 pub struct ImageInspectArgs {
-    /// An image of the cache, oci:/dir[:tag], oci-archive:/file[:tag] or file:/path
+    /// An image in the cache, oci:/dir[:tag], oci-archive:/file[:tag] or file:/path
     #[arg(value_name = "REF")]
     pub reference: String,
     /// Format.
@@ -49,10 +49,10 @@ pub struct ImageInspectArgs {
 /// `image verify`.
 #[derive(Debug, Clone, Args)]
 pub struct ImageVerifyArgs {
-    /// As for `pull`; a registry is asked, and nothing is kept
+    /// An image reference, as for `pull`; the registry is queried, and nothing is cached
     #[arg(value_name = "REF")]
     pub reference: String,
-    /// Who must have signed, instead of what policy says.
+    /// Required signers, instead of the policy's.
     #[command(flatten)]
     pub signers: SignerArgs,
     /// Credentials.
@@ -63,19 +63,19 @@ pub struct ImageVerifyArgs {
     pub format: Formatted,
 }
 
-/// Who must have signed; any of them suffices, and without any of these policy says it.
+/// Required signers: one of them suffices; without any of these flags, the policy decides.
 #[derive(Debug, Clone, Args)]
 pub struct SignerArgs {
-    /// Who must have signed, instead of what policy says: a public key, PEM; may be repeated
+    /// Required signer, instead of the policy's: a public key in PEM; may be repeated
     #[arg(long = "key", value_name = "FILE")]
     pub keys: Vec<PathBuf>,
-    /// The same: the e-mail address or URI in the certificate
+    /// Required signer: the e-mail address or URI in the certificate
     #[arg(long, value_name = "TEXT", group = "signing", requires = "vouching", conflicts_with = "certificate_identity_regexp")]
     pub certificate_identity: Option<String>,
-    /// The same, as an expression that matches all of it
+    /// Required signer: a regular expression that must match the whole identity
     #[arg(long, value_name = "REGEXP", group = "signing", requires = "vouching")]
     pub certificate_identity_regexp: Option<String>,
-    /// The OIDC issuer that vouched for the identity
+    /// The OIDC issuer of the identity
     #[arg(
         long,
         value_name = "URL",
@@ -84,10 +84,10 @@ pub struct SignerArgs {
         conflicts_with = "certificate_oidc_issuer_regexp"
     )]
     pub certificate_oidc_issuer: Option<String>,
-    /// The same, as an expression that matches all of it
+    /// A regular expression that must match the whole OIDC issuer
     #[arg(long, value_name = "REGEXP", group = "vouching", requires = "signing")]
     pub certificate_oidc_issuer_regexp: Option<String>,
-    /// The authorities and logs that are believed; /etc/bpfman-hook/trusted_root.json without it
+    /// The trusted authorities and logs [default: /etc/bpfman-hook/trusted_root.json]
     #[arg(long, value_name = "FILE", requires = "signing")]
     pub trusted_root: Option<PathBuf>,
 }
@@ -95,16 +95,16 @@ pub struct SignerArgs {
 /// `image build`.
 #[derive(Debug, Clone, Args)]
 pub struct ImageBuildArgs {
-    /// What it is called in the cache, or where it goes: oci:/dir[:tag], oci-archive:/file[:tag]
+    /// Name of the image in the cache, or its destination: oci:/dir[:tag], oci-archive:/file[:tag]
     #[arg(value_name = "IMAGE")]
     pub image: String,
-    /// Object files; several make an index with one entry each
+    /// Object files; several files make an index with one entry each
     #[arg(required = true, value_name = "[linux/ARCH=]FILE")]
     pub files: Vec<String>,
-    /// Where it goes, under the name IMAGE, instead of into the cache
+    /// Write the image here, under the name IMAGE, instead of into the cache
     #[arg(long, value_name = "oci:/DIR|oci-archive:/FILE")]
     pub to: Option<String>,
-    /// Push it to IMAGE's registry, instead of into the cache
+    /// Push the image to IMAGE's registry, instead of into the cache
     #[arg(long, conflicts_with = "to")]
     pub push: bool,
     /// Credentials, for --push.
@@ -121,10 +121,10 @@ pub struct ImageBuildArgs {
 /// `image push`.
 #[derive(Debug, Clone, Args)]
 pub struct ImagePushArgs {
-    /// An image of the cache, oci:/dir[:tag] or oci-archive:/file[:tag]
+    /// An image in the cache, oci:/dir[:tag] or oci-archive:/file[:tag]
     #[arg(value_name = "SRC")]
     pub source: String,
-    /// registry/repository:tag; without it, SRC's own name
+    /// registry/repository:tag [default: SRC's own name]
     #[arg(value_name = "DEST")]
     pub destination: Option<String>,
     /// Credentials.
@@ -152,7 +152,7 @@ pub struct GenerateBuildArgs {
 /// `image rm`.
 #[derive(Debug, Clone, Args)]
 pub struct ImageRmArgs {
-    /// References, or digests (sha256:…): all references to them
+    /// References, or digests (sha256:…) to remove all references to them
     #[arg(required = true, value_name = "REF|DIGEST")]
     pub images: Vec<String>,
     /// Format.
@@ -163,10 +163,10 @@ pub struct ImageRmArgs {
 /// `image prune`.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct ImagePruneArgs {
-    /// All images that no container, pod or person uses now, referenced or not
+    /// Remove all images that no container, pod or manual load uses, referenced or not
     #[arg(short, long)]
     pub all: bool,
-    /// Say what would be removed, and remove nothing
+    /// Show what would be removed, and remove nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Format.
@@ -177,13 +177,13 @@ pub struct ImagePruneArgs {
 /// `image export`.
 #[derive(Debug, Clone, Args)]
 pub struct ImageExportArgs {
-    /// An image of the cache, oci:/dir[:tag] or oci-archive:/file[:tag]
+    /// An image in the cache, oci:/dir[:tag] or oci-archive:/file[:tag]
     #[arg(value_name = "REF")]
     pub reference: String,
-    /// An OCI archive, written anew; with or without `oci-archive:` before it
+    /// The OCI archive to create, with or without an `oci-archive:` prefix
     #[arg(value_parser = archive)]
     pub file: PathBuf,
-    /// What it is called in the file, for REFs without a registry's name
+    /// The image's name in the file, for a REF without a registry name
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Print nothing
@@ -194,10 +194,10 @@ pub struct ImageExportArgs {
 /// `image import`.
 #[derive(Debug, Clone, Args)]
 pub struct ImageImportArgs {
-    /// An OCI archive, as `image export`, skopeo and podman write it; with or without `oci-archive:` before it
+    /// An OCI archive, as `image export`, skopeo and podman write it, with or without an `oci-archive:` prefix
     #[arg(value_parser = archive)]
     pub file: PathBuf,
-    /// What its image is to be called, where the file has one and no name for it
+    /// The image's name, if the file contains one image without a name
     #[arg(value_name = "REF")]
     pub reference: Option<String>,
     /// Print digests only
@@ -208,10 +208,10 @@ pub struct ImageImportArgs {
     pub output: Format,
 }
 
-/// The path of an archive, also where it is written as other commands take it.
+/// Accepts the path of an archive, also with the `oci-archive:` prefix that other commands take.
 fn archive(text: &str) -> Result<PathBuf, String> {
     match text.strip_prefix("oci-archive:").unwrap_or(text) {
-        "" => Err("it names no file".to_owned()),
+        "" => Err("the file name is missing".to_owned()),
         path => Ok(path.into()),
     }
 }

@@ -1,8 +1,8 @@
-//! The command line as types. Help, man pages and completions are generated from here; nothing here acts.
+//! The command line as types. Help, man pages and completions are generated from here; no command is executed here.
 //!
-//! `hook` runs on the start path of every annotated container, so [`hook_fast_path`] reads exactly what the installed hook
-//! files contain without building clap's tree of commands; whatever it does not know goes to clap, which accepts the same
-//! and explains the rest.
+//! `hook` runs on the start path of every annotated container, so [`hook_fast_path`] parses exactly what the installed
+//! hook files contain, without building clap's command tree. Everything else goes to clap, which accepts the same
+//! syntax and explains errors.
 
 pub mod image;
 pub mod nri;
@@ -37,10 +37,10 @@ pub use registry::RegistryArgs;
     max_term_width = 100
 )]
 pub struct Cli {
-    /// Keep all of our directories below DIR (absolute) instead of /
+    /// Keep all of bpfman-hook's directories below DIR (absolute) instead of /
     #[arg(long, global = true, value_name = "DIR", value_parser = absolute_path)]
     pub root: Option<PathBuf>,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -50,14 +50,14 @@ pub struct Cli {
 pub enum Command {
     /// Run by runtimes: OCI state (precreate: configuration) on stdin
     Hook(HookArgs),
-    /// Load programs by hand; `attach` says where
+    /// Load programs without a container; `attach` attaches them
     #[command(subcommand)]
     Load(program::LoadCommand),
-    /// Attach a program that was loaded by hand
+    /// Attach a program that `load` loaded
     Attach(program::AttachArgs),
-    /// Remove links of programs that were loaded by hand
+    /// Remove links of programs that `load` loaded
     Detach(program::DetachArgs),
-    /// Remove programs that were loaded by hand, with their links
+    /// Remove programs that `load` loaded, with their links
     Unload(program::UnloadArgs),
     /// List what is loaded, attached, owned or cached
     #[command(subcommand)]
@@ -65,30 +65,30 @@ pub enum Command {
     /// Show one program or link
     #[command(subcommand)]
     Get(GetCommand),
-    /// Show all that one container has
+    /// Show everything that one container owns
     Inspect(InspectArgs),
     /// List cached images (`list images`)
     Images(Listing),
-    /// Fetch images and verify them as policy says
+    /// Fetch images and verify them against the policy
     Pull(PullArgs),
-    /// Make, show, carry and remove images
+    /// Build, inspect, transfer and remove images
     #[command(subcommand)]
     Image(image::ImageCommand),
-    /// Make, explain or try BPF delegation
+    /// Create, explain or test BPF delegation
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Check policy files, or say what they would allow
+    /// Check policy files, or show what they would allow
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Run the NRI plugin: hooks for annotated containers of containerd and CRI-O
     Nri(nri::NriArgs),
     /// Release what dead containers left behind
     Gc(GcArgs),
-    /// Print what happened: acquired, released, refused …; -f goes on
+    /// Print events: acquired, released, refused …; -f follows
     Events(watch::EventsArgs),
-    /// Serve or write metrics; needs no rights but to read what runs leave
+    /// Serve or write metrics; needs only read access to the exported files
     Metrics(watch::MetricsArgs),
-    /// Examine this host; each finding with its remedy
+    /// Examine this host; each finding comes with its remedy
     Doctor(DoctorArgs),
     /// Serve bpfman's gRPC API on demand
     #[command(subcommand)]
@@ -97,7 +97,7 @@ pub enum Command {
     Install(InstallArgs),
     /// Remove what `install` wrote, hook files first
     Uninstall(UninstallArgs),
-    /// Print the version, and the revision of the store
+    /// Print the version and the store's revision
     Version(Formatted),
     /// Print a completion script
     Completions {
@@ -111,36 +111,36 @@ pub enum Command {
     },
 }
 
-/// `hook STAGE [--engine ENGINE]`, as the installed hook files have it.
+/// `hook STAGE [--engine ENGINE]`, as in the installed hook files.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct HookArgs {
-    /// The stage; a runtime does not tell it to a hook
+    /// The stage; runtimes do not pass it to a hook themselves
     #[arg(value_enum)]
     pub stage: HookStage,
-    /// What makes the containers, where their bundles' place does not tell
+    /// The container engine, if the bundle's path does not tell
     #[arg(long, value_name = "ENGINE", value_parser = engine)]
     pub engine: Option<Engine>,
-    /// A label of the pod, as the NRI plugin tells it
+    /// A label of the pod, passed by the NRI plugin
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
-    /// Whose capabilities are checked in a pod with a BPF token, as the NRI plugin tells it: `this` container's, or `every` one's
+    /// Passed by the NRI plugin for a pod with a BPF token: check `this` container or `every` one
     #[arg(long, value_name = "WHOSE", value_parser = pod_check)]
     pub pod_check: Option<PodCheck>,
-    /// `--root`, where the fast path read it.
+    /// `--root`, if the fast path parsed it.
     #[arg(skip)]
     pub root: Option<PathBuf>,
 }
 
-/// The stages at which we act, spelled as in the runtime-spec and in podman's hook files.
+/// The stages at which the hook acts, spelled as in the runtime-spec and in podman's hook files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum HookStage {
-    /// Load, attach, mount; before the container's process starts
+    /// Load, attach and mount, before the container's process starts
     #[value(name = "createRuntime")]
     CreateRuntime,
     /// Undo all of it
     #[value(name = "poststop")]
     Poststop,
-    /// podman: add to the configuration what the request needs and policy grants
+    /// podman: add to the configuration what the request needs and the policy grants
     #[value(name = "precreate")]
     Precreate,
 }
@@ -163,7 +163,7 @@ impl HookStage {
 /// Table or JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// For humans
     #[default]
     Table,
     /// For programs: stable and documented
@@ -178,13 +178,13 @@ pub struct Formatted {
     pub output: Format,
 }
 
-/// What every listing has.
+/// Flags of every listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
 pub struct Listing {
     /// Output format
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
-    /// Print ids only, one a line
+    /// Print ids only, one per line
     #[arg(short, long, conflicts_with = "output")]
     pub quiet: bool,
 }
@@ -207,13 +207,13 @@ pub enum ListCommand {
 /// `list programs`.
 #[derive(Debug, Clone, Args)]
 pub struct ProgramsArgs {
-    /// Which.
+    /// Which programs.
     #[command(flatten)]
     pub selection: program::Selection,
-    /// Ask the kernel about each: run time and runs, memory, verified instructions
+    /// Query the kernel for each program: run time and run count, memory, verified instructions
     #[arg(long, conflicts_with = "quiet")]
     pub stats: bool,
-    /// How.
+    /// Format.
     #[command(flatten)]
     pub listing: Listing,
 }
@@ -221,10 +221,10 @@ pub struct ProgramsArgs {
 /// `list links`.
 #[derive(Debug, Clone, Args)]
 pub struct LinksArgs {
-    /// Which.
+    /// Which links.
     #[command(flatten)]
     pub selection: program::Selectors,
-    /// How.
+    /// Format.
     #[command(flatten)]
     pub listing: Listing,
 }
@@ -251,7 +251,7 @@ pub struct GetArgs {
 /// `inspect CONTAINER`.
 #[derive(Debug, Clone, Args)]
 pub struct InspectArgs {
-    /// Container id, or a prefix of it that no other has
+    /// Container id, or a unique prefix of it
     pub container: String,
     /// Format.
     #[command(flatten)]
@@ -287,34 +287,34 @@ fn pull_policy(word: &str) -> Result<PullPolicy, &'static str> {
 pub enum TokenCommand {
     /// Mount a delegated bpffs into the namespaces of a running process
     Create(TokenCreateArgs),
-    /// Say what a token is, what it needs and who does what; or what it reaches on this kernel
+    /// Explain what a token is, what it needs and how it is set up; or what it reaches on this kernel
     Explain(TokenExplainArgs),
-    /// Try a token from where you are: run it inside the container
+    /// Try out a token: run it inside the container
     Probe(TokenProbeArgs),
 }
 
 /// `token create`.
 #[derive(Debug, Clone, Args)]
 pub struct TokenCreateArgs {
-    /// A process in the user and mount namespace that is to get the bpffs
+    /// A process in the user and mount namespace that gets the bpffs
     #[arg(long)]
     pub pid: u32,
-    /// Where to mount it in that process's root
+    /// Mount point in that process's root
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf", value_parser = absolute_path)]
     pub path: PathBuf,
     /// Presets: maps probes networking cgroup sockets tracing
     #[arg(long, value_name = "PRESETS", required_unless_present_any = ["cmds", "maps", "progs", "attachs"])]
     pub delegate: Option<String>,
-    /// Commands besides the presets', as in `delegate-cmds`
+    /// Commands in addition to the presets', as in `delegate-cmds`
     #[arg(long = "delegate-cmds", value_name = "NAMES")]
     pub cmds: Option<String>,
-    /// Map types besides the presets'
+    /// Map types in addition to the presets'
     #[arg(long = "delegate-maps", value_name = "NAMES")]
     pub maps: Option<String>,
-    /// Program types besides the presets'
+    /// Program types in addition to the presets'
     #[arg(long = "delegate-progs", value_name = "NAMES")]
     pub progs: Option<String>,
-    /// Attach types besides the presets'
+    /// Attach types in addition to the presets'
     #[arg(long = "delegate-attachs", value_name = "NAMES")]
     pub attachs: Option<String>,
     /// Format.
@@ -325,10 +325,10 @@ pub struct TokenCreateArgs {
 /// `token explain`.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct TokenExplainArgs {
-    /// Say what confines this process, and what that means for its token [default: the calling process]
+    /// Show what confines this process, and what that means for its token [default: the calling process]
     #[arg(long)]
     pub pid: Option<u32>,
-    /// Print for each program type what a program reaches on this kernel that is loaded with a token
+    /// Print for each program type what a program that is loaded with a token reaches on this kernel
     #[arg(long, conflicts_with = "pid")]
     pub scope: bool,
     /// Format.
@@ -342,10 +342,10 @@ pub struct TokenProbeArgs {
     /// The bpffs
     #[arg(value_name = "PATH", default_value = "/sys/fs/bpf", value_parser = absolute_path)]
     pub path: PathBuf,
-    /// Attach its XDP and tcx programs to this interface for as long as the probe runs [default: lo]
+    /// Attach the probe's XDP and tcx programs to this interface while the probe runs [default: lo]
     #[arg(long, value_name = "IFACE")]
     pub iface: Option<String>,
-    /// Count packets there for so many seconds, then print how many each program saw
+    /// Count packets there for this many seconds, then print how many each program saw
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub count: u32,
     /// Format.
@@ -356,16 +356,16 @@ pub struct TokenProbeArgs {
 /// `policy WHAT`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum PolicyCommand {
-    /// Parse policy files as the hook would; exit 2 if one is wrong
+    /// Parse policy files as the hook does; exit 2 if one is invalid
     Check(PolicyCheckArgs),
-    /// Say what a request would get, by which rule, and what would be refused
+    /// Show what a request would get, by which rule, and what would be refused
     Explain(PolicyExplainArgs),
 }
 
 /// `policy check`.
 #[derive(Debug, Clone, Args)]
 pub struct PolicyCheckArgs {
-    /// A policy file; without it, the installed policy with its keys
+    /// A policy file [default: the installed policy with its keys]
     pub file: Option<PathBuf>,
     /// Format.
     #[command(flatten)]
@@ -375,28 +375,28 @@ pub struct PolicyCheckArgs {
 /// `policy explain`.
 #[derive(Debug, Clone, Args)]
 pub struct PolicyExplainArgs {
-    /// An annotation of the request; the prefix hook.bpfman.io/ may be left out
+    /// An annotation of the request; the prefix hook.bpfman.io/ may be omitted
     #[arg(short, long = "annotation", value_name = "KEY=VALUE", required = true, value_parser = key_value)]
     pub annotations: Vec<(String, String)>,
-    /// What made the container: containerd, cri-o, podman or oci
+    /// The container engine: containerd, cri-o, podman or oci
     #[arg(long, value_name = "ENGINE", default_value = "oci", value_parser = engine)]
     pub engine: Engine,
     /// Kubernetes namespace (containerd, cri-o)
     #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
-    /// Pod
+    /// Name of the pod
     #[arg(long, value_name = "NAME")]
     pub pod: Option<String>,
-    /// Container's name in the pod
+    /// Name of the container in the pod
     #[arg(long, value_name = "NAME")]
     pub container: Option<String>,
-    /// A label of the pod (the NRI plugin)
+    /// A label of the pod (NRI plugin)
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
-    /// Uid that the runtime runs as
+    /// Uid of the runtime
     #[arg(long, value_name = "UID", default_value_t = 0)]
     pub runtime_user: u32,
-    /// Whether the container has a user namespace of its own
+    /// Whether the container has its own user namespace
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     pub userns: bool,
     /// Format.
@@ -407,7 +407,7 @@ pub struct PolicyExplainArgs {
 /// `gc`.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct GcArgs {
-    /// Say what would be released, and release nothing
+    /// Show what would be released, and release nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Format.
@@ -418,10 +418,10 @@ pub struct GcArgs {
 /// `doctor`.
 #[derive(Debug, Clone, Args)]
 pub struct DoctorArgs {
-    /// Print only what is not ok
+    /// Print only findings that are not ok
     #[arg(short, long)]
     pub quiet: bool,
-    /// Explain an error that containerd or a pod's event showed, where it is known, and examine nothing
+    /// Explain an error that containerd or a pod's event showed, if it is known, and examine nothing
     #[arg(long, value_name = "TEXT")]
     pub error: Option<String>,
     /// Output format
@@ -429,46 +429,46 @@ pub struct DoctorArgs {
     pub output: Format,
 }
 
-/// For which engines, and where.
+/// The engines, and the paths to install to.
 #[derive(Debug, Clone, Args)]
 pub struct InstallTargets {
-    /// For podman: hooks, precreate and its hooks_dir (the default)
+    /// podman: hooks, precreate and its hooks_dir (the default)
     #[arg(long)]
     pub podman: bool,
-    /// For CRI-O: hooks without precreate
+    /// CRI-O: hooks without precreate
     #[arg(long)]
     pub crio: bool,
-    /// Containerd.
+    /// containerd.
     #[command(flatten)]
     pub containerd: ContainerdTargets,
-    /// Service.
+    /// gRPC service.
     #[command(flatten)]
     pub service: service::ServiceTarget,
-    /// The plugin.
+    /// NRI plugin.
     #[command(flatten)]
     pub nri: nri::NriTarget,
     /// Metrics.
     #[command(flatten)]
     pub metrics: watch::MetricsTarget,
-    /// Without the systemd timer that runs `gc` every minute
+    /// Do not install the systemd timer that runs `gc` every minute
     #[arg(long)]
     pub no_timer: bool,
-    /// Policy files (*.toml), keys (*.pub) and trust roots (*.json) of DIR, in place of those of the last --policy
+    /// Policy files (*.toml), keys (*.pub), trust roots (*.json) of DIR; replaces those of the last --policy
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub policy: Option<PathBuf>,
-    /// How registries are reached, in place of the last --registries: registries.toml, auth.json, *.pem, *.crt, *.cert, *.key of DIR
+    /// Registry files of DIR (registries.toml, auth.json, *.pem, *.crt, *.cert, *.key); replaces those of the last --registries
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub registries: Option<PathBuf>,
-    /// No man pages and no completions
+    /// Do not install man pages and completions
     #[arg(long)]
     pub no_docs: bool,
-    /// Where the binary goes: PREFIX/bin
+    /// Install the binary in PREFIX/bin
     #[arg(long, value_name = "DIR", default_value = "/usr/local", value_parser = absolute_path)]
     pub prefix: PathBuf,
     /// Stage everything below DIR, for packages and tests: nothing is mounted or started
     #[arg(long, value_name = "DIR", value_parser = absolute_path)]
     pub destdir: Option<PathBuf>,
-    /// Say what would be done, and do nothing
+    /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Format.
@@ -486,7 +486,7 @@ impl InstallTargets {
             service: service::ServiceTarget::default(),
             nri: nri::NriTarget::default(),
             metrics: watch::MetricsTarget::default(),
-            // The plugin that stands by runs gc.
+            // The standby plugin runs gc.
             no_timer: true,
             policy: None,
             registries: None,
@@ -498,7 +498,7 @@ impl InstallTargets {
         }
     }
 
-    /// True where something is named that needs no hook files.
+    /// True if a target is named that needs no hook files.
     pub fn names_more(&self) -> bool {
         self.containerd.containerd || self.service.service || self.nri.nri || self.metrics.metrics
     }
@@ -507,7 +507,7 @@ impl InstallTargets {
 /// `install`.
 #[derive(Debug, Clone, Args)]
 pub struct InstallArgs {
-    /// Report piece by piece, change nothing; exit 1 if one is wrong
+    /// Check each installed item, change nothing; exit 1 if one is wrong
     #[arg(long, conflicts_with = "dry_run")]
     pub check: bool,
     /// Targets.
@@ -523,9 +523,10 @@ pub struct UninstallArgs {
     pub targets: InstallTargets,
 }
 
-/// Reads `hook STAGE [--engine ENGINE] [--label KEY=VALUE …] [--pod-check WHOSE] [--root DIR]` without clap; `args` are those after the program's name.
+/// Parses `hook STAGE [--engine ENGINE] [--label KEY=VALUE …] [--pod-check WHOSE] [--root DIR]` without clap; `args`
+/// are the arguments after the program's name.
 ///
-/// None for anything else, however little it differs: clap then decides, and explains what is wrong.
+/// Returns None for anything else, however small the difference: clap then decides, and explains the error.
 pub fn hook_fast_path<S: AsRef<OsStr>>(args: &[S]) -> Option<HookArgs> {
     let mut words = args.iter().map(AsRef::as_ref);
     if words.next()? != "hook" {
@@ -566,7 +567,8 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// The command line of this process: [`hook_fast_path`], else clap, which prints help and usage errors and exits 0 or 2.
+/// Parses the command line of this process: [`hook_fast_path`] first, then clap, which prints help and usage errors and
+/// exits 0 or 2.
 pub fn parse(args: &[OsString]) -> Cli {
     match hook_fast_path(args.get(1..).unwrap_or_default()) {
         Some(mut hook) => Cli { root: hook.root.take(), command: Command::Hook(hook) },

@@ -9,32 +9,33 @@ use super::absolute_path;
 /// `nri`.
 #[derive(Debug, Clone, Args)]
 pub struct NriArgs {
-    /// The runtime's socket; one that the runtime itself hands over (NRI_PLUGIN_SOCKET) goes before it
+    /// The runtime's socket; a connection that the runtime passes (NRI_PLUGIN_SOCKET) takes precedence
     #[arg(long, value_name = "PATH", default_value = "/var/run/nri/nri.sock", value_parser = absolute_path)]
     pub socket: PathBuf,
-    /// The plugin's place among others, 00 to 99
+    /// The plugin's index, 00 to 99
     #[arg(long, value_name = "NN", default_value = "10", value_parser = index)]
     pub idx: String,
     /// The plugin's name
     #[arg(long, default_value = "bpfman-hook", value_parser = name)]
     pub name: String,
-    /// Images to fetch and verify at once: a reference, or the path of a file with one in each line
+    /// Images to fetch and verify at startup: a reference, or the path of a file with one reference per line
     #[arg(long, value_name = "REF|FILE")]
     pub pre_pull: Vec<String>,
-    /// The program that the hooks run, as the host sees it [default: this one]
+    /// The binary that the hooks run, as a path on the host [default: this binary]
     #[arg(long, value_name = "PATH", value_parser = absolute_path)]
     pub binary: Option<PathBuf>,
-    /// Do not connect to the runtime: fetch what --pre-pull names and run gc every minute. For CRI-O, where hook files do the rest
+    /// Do not connect to the runtime: fetch what --pre-pull names and run gc every minute; for CRI-O, where hook files
+    /// do the rest
     #[arg(long, conflicts_with = "socket")]
     pub no_connect: bool,
-    /// Say whether the plugin of this node is connected to the runtime, with --no-connect whether hook files, program and policy are in place;
-    /// exit 1 if not
+    /// Check whether this node's plugin is connected to the runtime, or with --no-connect whether hook files, binary
+    /// and policy are in place; exit 1 if not
     #[arg(long)]
     pub check: bool,
-    /// Where the host's root directory is, for --no-connect --check
+    /// The host's root directory, for --no-connect --check
     #[arg(long, value_name = "DIR", default_value = "/", value_parser = absolute_path)]
     pub host: PathBuf,
-    /// The file by which the runtime started the plugin, which ends when it is removed
+    /// The file from which the runtime started the plugin; the plugin exits when it is removed
     #[arg(long, value_name = "PATH", hide = true, value_parser = absolute_path)]
     pub preinstalled_as: Option<PathBuf>,
 }
@@ -42,7 +43,7 @@ pub struct NriArgs {
 /// `install --nri`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
 pub struct NriTarget {
-    /// The NRI plugin's unit, started; no engine unless one is named
+    /// Install and start the NRI plugin's unit; no engine unless one is named
     #[arg(long)]
     pub nri: bool,
 }

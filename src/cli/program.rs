@@ -13,9 +13,9 @@ use crate::model::bytecode::PullPolicy;
 /// `load WHAT`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum LoadCommand {
-    /// Load programs of an object file of this host
+    /// Load programs of an object file on this host
     File(LoadFileArgs),
-    /// Load programs of a bytecode image, verified as policy says
+    /// Load programs of a bytecode image, verified against the policy
     Image(LoadImageArgs),
 }
 
@@ -25,7 +25,7 @@ pub struct LoadFileArgs {
     /// The object file
     #[arg(short = 'p', long, value_name = "FILE")]
     pub path: PathBuf,
-    /// What both have.
+    /// Common flags.
     #[command(flatten)]
     pub common: LoadArgs,
 }
@@ -36,36 +36,36 @@ pub struct LoadImageArgs {
     /// The image, as in the annotation `image`
     #[arg(short, long, value_name = "REF")]
     pub image_url: String,
-    /// When the registry is asked: Always, IfNotPresent, Never
+    /// When to query the registry: Always, IfNotPresent, Never
     #[arg(short, long, value_name = "POLICY", default_value = "IfNotPresent", value_parser = pull_policy)]
     pub pull_policy: PullPolicy,
-    /// user:password in base64, for this image alone; visible to others in the list of processes
+    /// user:password in base64, for this image only; visible to other users in the process list
     #[arg(short, long, value_name = "BASE64", value_parser = RegistryAuth::take)]
     pub registry_auth: Option<RegistryAuth>,
-    /// What both have.
+    /// Common flags.
     #[command(flatten)]
     pub common: LoadArgs,
 }
 
-/// What every load has.
+/// Flags of every load.
 #[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
-    /// Which programs: TYPE:FUNCTION, for fentry, fexit and lsm TYPE:FUNCTION:TARGET
+    /// Programs to load: TYPE:FUNCTION; for fentry, fexit and lsm TYPE:FUNCTION:TARGET
     #[arg(long, required_unless_present = "attach", value_name = "TYPE:FUNCTION[:TARGET]", num_args = 1.., value_parser = wanted)]
     pub programs: Vec<ProgramArg>,
     /// Load a program and attach it, as in the annotation `programs`: 'xdp:count iface=eth0 priority=50'
     #[arg(long, value_name = "ENTRY", num_args = 1..)]
     pub attach: Vec<String>,
-    /// A global variable: its bytes in memory order, or after := a value as in the annotation `globals`
+    /// A global variable: NAME= its bytes in memory order, or NAME:= a value as in the annotation `globals`
     #[arg(short, long = "global", value_name = "NAME=HEX|NAME:=VALUE", num_args = 1.., value_parser = global)]
     pub globals: Vec<(String, GlobalValue)>,
-    /// A label, to find them by
+    /// A label, for selecting the programs
     #[arg(short, long, value_name = "KEY=VALUE", num_args = 1.., value_delimiter = ',', value_parser = key_value)]
     pub metadata: Vec<(String, String)>,
-    /// What they belong to; `unload --application` removes all of it
+    /// The application that the programs belong to; `unload --application` removes all of them
     #[arg(short, long, value_name = "NAME")]
     pub application: Option<String>,
-    /// Share the maps of this program, by their names, in place of maps of its own
+    /// Share the maps of this program by name, instead of creating new ones
     #[arg(long, value_name = "PROGRAM_ID")]
     pub map_owner_id: Option<u32>,
     /// Format.
@@ -76,11 +76,11 @@ pub struct LoadArgs {
 /// One value of `--programs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProgramArg {
-    /// Its kind.
+    /// Program type.
     pub kind: ProgramKind,
-    /// The function in the object.
+    /// The function in the object file.
     pub function: String,
-    /// For fentry, fexit and lsm: what it is loaded for.
+    /// For fentry, fexit and lsm: the attach target, which is fixed at load.
     pub target: Option<String>,
 }
 
@@ -90,26 +90,26 @@ pub struct AttachArgs {
     /// Kernel id of the program
     #[arg(value_name = "PROGRAM_ID")]
     pub program: u32,
-    /// Where.
+    /// Attach point.
     #[command(subcommand)]
     pub place: AttachTo,
 }
 
-/// Where a program is attached.
+/// Attach points.
 #[derive(Debug, Clone, Subcommand)]
 pub enum AttachTo {
     /// XDP, on an interface
     Xdp(InterfaceArgs),
-    /// Classifier, on an interface; by tcx where the kernel has it
+    /// Classifier on an interface; uses tcx if the kernel supports it
     Tc(DirectedArgs),
-    /// Classifier by tcx, on an interface
+    /// Classifier on an interface, with tcx
     Tcx(DirectedArgs),
     /// A tracepoint
     Tracepoint {
         /// CATEGORY/NAME
         #[arg(short, long, value_parser = tracepoint)]
         tracepoint: TracepointName,
-        /// What all have.
+        /// Common flags.
         #[command(flatten)]
         link: LinkArgs,
     },
@@ -118,37 +118,37 @@ pub enum AttachTo {
         /// The function
         #[arg(short, long, value_name = "FUNCTION")]
         fn_name: String,
-        /// Bytes from its start
+        /// Offset in bytes from the start of the function
         #[arg(long, value_name = "BYTES", default_value_t = 0)]
         offset: u64,
-        /// At its return; programs of a kretprobe section always are
+        /// Attach to the return; implied for programs of a kretprobe section
         #[arg(short, long)]
         retprobe: bool,
-        /// What all have.
+        /// Common flags.
         #[command(flatten)]
         link: LinkArgs,
     },
-    /// A place in a program or library, or the return of a function there
+    /// A location in a binary or library, or the return of a function there
     Uprobe {
         /// A path, or the name of a library
         #[arg(short, long)]
         target: String,
-        /// The function; without it the offset counts from the start of the file
+        /// The function; without it, the offset is relative to the start of the file
         #[arg(short, long, value_name = "FUNCTION")]
         fn_name: Option<String>,
-        /// Bytes from the function
+        /// Offset in bytes from the start of the function
         #[arg(long, value_name = "BYTES", default_value_t = 0)]
         offset: u64,
-        /// This process alone
+        /// Only this process
         #[arg(short, long)]
         pid: Option<u32>,
-        /// Look for the target in the root directory of this process
+        /// Resolve the target in the root directory of this process
         #[arg(short, long, value_name = "PID")]
         container_pid: Option<u32>,
-        /// At the return; programs of a uretprobe section always are
+        /// Attach to the return; implied for programs of a uretprobe section
         #[arg(short, long)]
         retprobe: bool,
-        /// What all have.
+        /// Common flags.
         #[command(flatten)]
         link: LinkArgs,
     },
@@ -160,10 +160,10 @@ pub enum AttachTo {
     Lsm(LinkArgs),
 }
 
-/// What every link has.
+/// Flags of every link.
 #[derive(Debug, Clone, Args)]
 pub struct LinkArgs {
-    /// A label, to find the link by
+    /// A label, for selecting the link
     #[arg(short, long, value_name = "KEY=VALUE", num_args = 1.., value_delimiter = ',', value_parser = key_value)]
     pub metadata: Vec<(String, String)>,
     /// Format.
@@ -177,21 +177,21 @@ pub struct InterfaceArgs {
     /// The interface
     #[arg(short, long)]
     pub iface: String,
-    /// 1 to 1000; lower ones run first
+    /// 1 to 1000; lower values run first
     #[arg(short, long, default_value = "50", value_parser = Order::priority)]
     pub priority: u16,
-    /// A verdict after which the next program runs
+    /// A return value after which the next program runs
     #[arg(long, value_name = "VERDICT", num_args = 1.., value_delimiter = ',')]
     pub proceed_on: Vec<String>,
-    /// The network namespace, as /run/netns/blue [default: the host's]
+    /// The network namespace, for example /run/netns/blue [default: the host's]
     #[arg(short, long, value_name = "FILE", value_parser = absolute_path)]
     pub netns: Option<PathBuf>,
-    /// What all have.
+    /// Common flags.
     #[command(flatten)]
     pub link: LinkArgs,
 }
 
-/// A side of an interface.
+/// A direction on an interface.
 #[derive(Debug, Clone, Args)]
 pub struct DirectedArgs {
     /// ingress or egress
@@ -208,7 +208,7 @@ pub struct DetachArgs {
     /// Kernel ids of links
     #[arg(required = true, value_name = "LINK_ID")]
     pub links: Vec<u32>,
-    /// Links that are not there are no error
+    /// Do not fail if a link does not exist
     #[arg(long)]
     pub ignore_missing: bool,
 }
@@ -219,10 +219,10 @@ pub struct UnloadArgs {
     /// Kernel ids of programs
     #[arg(required_unless_present = "application", conflicts_with = "application", value_name = "PROGRAM_ID")]
     pub programs: Vec<u32>,
-    /// All programs of an application
+    /// All programs of this application
     #[arg(long, value_name = "NAME")]
     pub application: Option<String>,
-    /// Programs that are not there are no error
+    /// Do not fail if a program does not exist
     #[arg(long)]
     pub ignore_missing: bool,
 }
@@ -230,40 +230,40 @@ pub struct UnloadArgs {
 /// Which programs `list programs` shows.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct Selection {
-    /// Also what others loaded, as the kernel has it
+    /// Also list programs that bpfman-hook did not load, as reported by the kernel
     #[arg(short, long, conflicts_with_all = ["application", "metadata_selector", "attached", "unattached"])]
     pub all: bool,
-    /// What programs and links have in common.
+    /// Selection that programs and links share.
     #[command(flatten)]
     pub common: Selectors,
-    /// Attached ones only
+    /// Only attached programs
     #[arg(long, conflicts_with = "unattached")]
     pub attached: bool,
-    /// Those without a link only
+    /// Only programs without a link
     #[arg(long)]
     pub unattached: bool,
 }
 
-/// What chooses programs, and the links of programs.
+/// Selection of programs and of programs' links.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Selectors {
-    /// Of programs of this type only: xdp, tcx, kprobe …, or a type of the kernel's: tc, probe, tracing …
+    /// Only programs of this type: xdp, tcx, kprobe …, or a kernel program type: tc, probe, tracing …
     #[arg(short = 't', short_alias = 'p', long, value_name = "TYPE", value_parser = type_filter)]
     pub program_type: Option<TypeFilter>,
-    /// Of these programs only
+    /// Only these programs
     #[arg(long, value_name = "PROGRAM_ID", num_args = 1.., value_delimiter = ',')]
     pub program_id: Vec<u32>,
-    /// Of this application only
+    /// Only programs of this application
     #[arg(long, value_name = "NAME")]
     pub application: Option<String>,
-    /// With this label: given to the program, or to the link
+    /// Only with this label, set on the program or on the link
     #[arg(short, long, value_name = "KEY=VALUE", num_args = 1.., value_delimiter = ',', value_parser = key_value)]
     pub metadata_selector: Vec<(String, String)>,
 }
 
 fn type_filter(word: &str) -> Result<TypeFilter, String> {
     let known = || ProgramKind::ALL.iter().map(|(_, word)| *word).collect::<Vec<_>>().join(", ");
-    TypeFilter::from_word(word).ok_or_else(|| format!("write one of {}, or a type of the kernel's as bpfman names it", known()))
+    TypeFilter::from_word(word).ok_or_else(|| format!("write one of {}, or a kernel program type as bpfman names it", known()))
 }
 
 fn kind(word: &str) -> Result<ProgramKind, String> {
@@ -278,12 +278,12 @@ fn wanted(text: &str) -> Result<ProgramArg, String> {
     };
     let (kind, target) = (kind(word)?, parts.next().map(str::to_owned));
     if target.is_some() && !kind.fixed_at_load() {
-        return Err(format!("{kind} takes no target here; `attach` says where"));
+        return Err(format!("{kind} takes no target here; give it to `attach`"));
     }
     Ok(ProgramArg { kind, function: function.to_owned(), target })
 }
 
-/// bpfman's values are bytes. Typed ones have another sign, since `rate=10` can be both.
+/// bpfman's values are bytes. Typed values use `:=`, since `rate=10` could be either.
 fn global(text: &str) -> Result<(String, GlobalValue), String> {
     const WRITE: &str = "write NAME=HEX, or NAME:=VALUE for a number, a word or a list";
     let (name, value) = text.split_once('=').ok_or(WRITE)?;
@@ -293,7 +293,7 @@ fn global(text: &str) -> Result<(String, GlobalValue), String> {
     let digits = ["0x", "hex:"].iter().find_map(|prefix| value.strip_prefix(prefix)).unwrap_or(value);
     let bytes = hex::decode(digits).ok().filter(|bytes| !bytes.is_empty());
     let bytes = bytes.ok_or_else(|| {
-        format!("= takes the bytes in memory order as hexadecimal digits, two for each byte; write {name}:=VALUE for a value")
+        format!("= takes bytes in memory order, as two hexadecimal digits each; write {name}:=VALUE for a value")
     })?;
     Ok((name.to_owned(), GlobalValue::Bytes(bytes)))
 }
@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_as_bpfman_has_them() {
+    fn value_formats_match_bpfman() {
         let simple = |kind, function: &str| ProgramArg { kind, function: function.to_owned(), target: None };
         assert_eq!(wanted("xdp:pass"), Ok(simple(ProgramKind::Xdp, "pass")));
         let target = Some("do_unlinkat".to_owned());

@@ -1,36 +1,36 @@
-//! What a person says to registries.
+//! Registry flags.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
-/// Flags of the commands that ask registries.
+/// Flags of the commands that contact registries.
 #[derive(Clone, Default, Args)]
 pub struct RegistryArgs {
-    /// user:password in base64, for the registries that are named; visible to others in the list of processes
+    /// user:password in base64, for the registries of the named images; visible to other users in the process list
     #[arg(long, value_name = "BASE64", conflicts_with = "authfile")]
     pub registry_auth: Option<String>,
-    /// The same as podman and skopeo take it
+    /// The same in the form of podman and skopeo
     #[arg(long, value_name = "USER:PASSWORD", conflicts_with_all = ["authfile", "registry_auth"])]
     pub creds: Option<String>,
-    /// An auth file, and no other; by default podman's and docker's
+    /// Use only this auth file [default: podman's and docker's]
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
 }
 
 impl RegistryArgs {
-    /// True where any of them was written.
+    /// True if any of the flags is set.
     pub fn any(&self) -> bool {
         self.registry_auth.is_some() || self.creds.is_some() || self.authfile.is_some()
     }
 }
 
-/// What is shown to a registry, as it was written; `Debug` does not show it.
+/// Registry credentials as given on the command line; `Debug` does not show them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RegistryAuth(pub String);
 
 impl RegistryAuth {
-    /// Whatever it is: clap would print what does not parse.
+    /// Accepts any text: clap would print a value that fails to parse.
     pub fn take(text: &str) -> Result<Self, std::convert::Infallible> {
         Ok(Self(text.to_owned()))
     }

@@ -8,17 +8,17 @@ use clap::{Args, Subcommand};
 /// `system WHAT`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum SystemCommand {
-    /// Answer bpfman's gRPC API for as long as somebody asks
+    /// Serve bpfman's gRPC API while clients use it
     Service(ServiceArgs),
 }
 
 /// `system service [ADDRESS]`.
 #[derive(Debug, Clone, Args)]
 pub struct ServiceArgs {
-    /// unix:///PATH or tcp://IP:PORT [default: unix:///run/bpfman-hook/bpfman.sock]; none with socket activation
+    /// unix:///PATH or tcp://IP:PORT [default: unix:///run/bpfman-hook/bpfman.sock]; not used with socket activation
     #[arg(value_name = "ADDRESS", value_parser = address)]
     pub address: Option<ServiceAddress>,
-    /// Seconds after the last request until it exits; 0 for never
+    /// Exit this many seconds after the last request; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub timeout: u32,
     /// TCP: the server's certificate chain, PEM
@@ -27,7 +27,7 @@ pub struct ServiceArgs {
     /// TCP: its private key, PEM
     #[arg(long, value_name = "FILE", value_parser = super::absolute_path, requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// TCP: the authority that signs the clients' certificates, PEM
+    /// TCP: the CA that signs the clients' certificates, PEM
     #[arg(long, value_name = "FILE", value_parser = super::absolute_path, requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
 }
@@ -35,27 +35,27 @@ pub struct ServiceArgs {
 /// `install --service`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
 pub struct ServiceTarget {
-    /// The gRPC service's units and socket; no engine unless named
+    /// Install the gRPC service's units and socket; no engine unless one is named
     #[arg(long)]
     pub service: bool,
 }
 
-/// Where the service listens.
+/// The address that the service listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceAddress {
-    /// A socket in the file system.
+    /// A Unix socket.
     Unix(PathBuf),
-    /// TCP, with mutual TLS always.
+    /// TCP, always with mutual TLS.
     Tcp(SocketAddr),
 }
 
 fn address(text: &str) -> Result<ServiceAddress, String> {
     const FORM: &str = "write unix:///PATH or tcp://IP:PORT";
     if let Some(path) = text.strip_prefix("unix://") {
-        // sun_path has 108 bytes, of which a name beside the socket needs some while it is made.
+        // sun_path has 108 bytes; the temporary name beside the socket needs some of them while it is created.
         return match crate::model::text::is_normal_path(path) && path.len() <= 90 && path != "/" {
             true => Ok(ServiceAddress::Unix(path.into())),
-            false => Err("the path of a socket is absolute, without . and .. and //, and of 90 bytes at most".to_owned()),
+            false => Err("write an absolute path without ., .. and //, of at most 90 bytes".to_owned()),
         };
     }
     match text.strip_prefix("tcp://").map(str::parse) {

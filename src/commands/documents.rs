@@ -1,4 +1,4 @@
-//! What is generated from the command line's types: completion scripts and man pages.
+//! Documents generated from the command-line types: completion scripts and man pages.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,12 +28,13 @@ pub fn man(directory: &Path) -> ExitCode {
 
 fn write_man(directory: &Path) -> io::Result<()> {
     if !directory.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::NotADirectory, "make the directory first"));
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, "create the directory first"));
     }
     clap_mangen::generate_to(Cli::command(), directory)
 }
 
-/// What `install` puts below PREFIX, with its path from there: completions where each shell looks for them, and man pages.
+/// The files that `install` writes below PREFIX, with their paths relative to it: completions where each shell looks
+/// for them, and man pages.
 pub fn files() -> Vec<(PathBuf, Vec<u8>)> {
     let scripts = [
         (Shell::Bash, "share/bash-completion/completions/bpfman-hook"),
@@ -58,11 +59,11 @@ fn pages(command: &Command, files: &mut Vec<(PathBuf, Vec<u8>)>) {
     }
     let man = clap_mangen::Man::new(command.clone());
     let mut text = Vec::new();
-    man.render(&mut text).expect("a Vec takes all");
+    man.render(&mut text).expect("writing to a Vec cannot fail");
     files.push((Path::new("share/man/man1").join(man.get_filename()), text));
 }
 
-/// `version`: the program's, and that of the records, which another version may not read.
+/// `version`: the program's version and the revision of the store, whose records another revision may not read.
 pub fn version(args: Formatted) -> ExitCode {
     let (program, store) = (env!("CARGO_PKG_VERSION"), crate::store::SCHEMA);
     print(&match args.output {

@@ -1,4 +1,4 @@
-//! `events`: what happened since boot, as far as it was kept, and what happens.
+//! `events`: prints the recorded events since boot, and follows new ones.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -22,7 +22,7 @@ use crate::sys::watch::Watch;
 /// Exit status for bad usage.
 const BAD_USAGE: u8 = 2;
 
-/// How often a follower looks at the clock and, should a change have escaped it, at the file.
+/// How often a follower checks the time and, in case it missed a change, the file.
 const GLANCE: Duration = Duration::from_secs(1);
 
 /// Prints events.
@@ -41,7 +41,7 @@ pub fn run(paths: &Paths, args: &EventsArgs) -> ExitCode {
 }
 
 fn show(directory: &Path, args: &EventsArgs, filter: &EventFilter) -> Result<(), String> {
-    // Watched before it is read, so that nothing falls between the two.
+    // The watch starts before the file is read, so that no event is lost in between.
     let watch = match args.follow {
         true if !directory.exists() => return Err(nothing_there(directory)),
         true => Some(Watch::directory(directory).map_err(|e| chain(&e))?),
@@ -53,7 +53,7 @@ fn show(directory: &Path, args: &EventsArgs, filter: &EventFilter) -> Result<(),
         let text: String = lines.iter().filter_map(|line| print(line, args.output, filter)).collect();
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            // The reader has seen enough.
+            // The reader closed the pipe.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => return Err(format!("write to standard output: {error}")),
             Ok(()) => {}
@@ -71,7 +71,7 @@ fn nothing_there(directory: &Path) -> String {
     format!("follow the events in {}: nothing has been recorded since boot; start a container first", directory.display())
 }
 
-/// One line of the file as it is printed; None where it is filtered out or no event.
+/// Formats one line of the file; None if it is filtered out or is not an event.
 fn print(line: &str, format: Format, filter: &EventFilter) -> Option<String> {
     let event: Event = serde_json::from_str(line).ok()?;
     filter.takes(&event).then(|| match format {
@@ -80,7 +80,7 @@ fn print(line: &str, format: Format, filter: &EventFilter) -> Option<String> {
     })
 }
 
-/// As podman prints its own: time, kind, what happened, to whom, and the rest in brackets.
+/// The format of `podman events`: time, type, action, object, and the other attributes in parentheses.
 fn sentence(event: &Event) -> String {
     let (kind, whom) = if let Some(container) = &event.container {
         ("container", container.clone())
@@ -113,7 +113,7 @@ fn sentence(event: &Event) -> String {
     format!("{} {kind} {} {}{rest}\n", printable(&event.time), printable(&event.what), printable(&whom))
 }
 
-/// Which events are wanted. Times are texts without the final Z, which sort.
+/// Selects events. Times are texts without the final Z, so that they sort.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct EventFilter {
     since: Option<String>,
@@ -128,11 +128,11 @@ impl EventFilter {
         let time = |text: &Option<String>| text.as_deref().map(|text| moment(text, now)).transpose();
         for (key, value) in &args.filters {
             if !KEYS.contains(&key.as_str()) && key != "event" {
-                return Err(format!("filter events by {key:?}: there is no such key, write one of {}", KEYS.join(", ")));
+                return Err(format!("filter events by {key:?}: unknown key; write one of {}", KEYS.join(", ")));
             }
             if matches!(key.as_str(), "type" | "event") && !EventKind::WORDS.contains(&value.as_str()) {
                 return Err(format!(
-                    "filter events by type {value:?}: there is none, write one of {}",
+                    "filter events by type {value:?}: unknown type; write one of {}",
                     EventKind::WORDS.join(", ")
                 ));
             }
@@ -163,7 +163,7 @@ impl EventFilter {
     }
 }
 
-/// A time as people write it.
+/// Parses a time as users write it.
 fn moment(text: &str, now: u64) -> Result<String, String> {
     let of_seconds = |seconds: u64| clock::utc(seconds).trim_end_matches('Z').to_owned();
     if let Ok(seconds) = text.parse::<u64>() {
@@ -181,10 +181,12 @@ fn moment(text: &str, now: u64) -> Result<String, String> {
     if whole && fraction {
         return Ok(text.trim_end_matches('Z').to_owned());
     }
-    Err(format!("read the time {text:?}: write 2026-11-25T06:00:00Z, seconds since 1970, or how long ago, as 10m or 1h30m"))
+    Err(format!(
+        "read the time {text:?}: write 2026-11-25T06:00:00Z, seconds since 1970, or a duration before now such as 10m or 1h30m"
+    ))
 }
 
-/// `1h30m` in seconds.
+/// Converts `1h30m` to seconds.
 fn duration(text: &str) -> Option<u64> {
     let (mut total, mut number) = (0_u64, None::<u64>);
     for c in text.chars() {
@@ -205,12 +207,12 @@ fn duration(text: &str) -> Option<u64> {
     (number.is_none() && !text.is_empty()).then_some(total)
 }
 
-/// Reads the files of events from the oldest line on, and goes on where it stopped, also past a rotation.
+/// Reads the event files from the oldest line on, and continues where it stopped, across rotations as well.
 #[derive(Debug)]
 struct Tail {
     directory: PathBuf,
     open: Option<File>,
-    /// The begin of a line whose end is not there yet.
+    /// The beginning of a line whose end has not been written yet.
     rest: Vec<u8>,
     begun: bool,
 }
@@ -220,12 +222,13 @@ impl Tail {
         Self { directory: directory.to_owned(), open: None, rest: Vec::new(), begun: false }
     }
 
-    /// Every whole line that was not read yet.
+    /// Returns every complete line that was not read yet.
     fn read(&mut self) -> Result<Vec<String>, String> {
         let mut bytes = std::mem::take(&mut self.rest);
         if !self.begun {
             self.begun = true;
-            // Opened in this order: a rotation between the two hides nothing, as the second is then read as the first.
+            // Opened in this order: if a rotation happens in between, the second file is then read as the first, and no
+            // line is lost.
             self.open = self.file(EVENTS)?;
             if let Some(mut old) = self.file(OLD_EVENTS)? {
                 let same = |file: &File| Some((file.metadata().ok()?.dev(), file.metadata().ok()?.ino()));
@@ -247,7 +250,7 @@ impl Tail {
             let id = |file: &File| file.metadata().ok().map(|m| (m.dev(), m.ino()));
             match (&mut self.open, named) {
                 (Some(open), Some(named)) if id(open) != id(&named) => {
-                    // Moved away: what was written to it since is read before the new one.
+                    // Rotated: what was written to the old file since the last read comes before the new file.
                     let mut open = self.open.take().expect("matched");
                     self.drain(&mut open, &mut bytes)?;
                     self.open = Some(named);
@@ -271,7 +274,7 @@ impl Tail {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                Err(format!("read {}: only root and the directory's group may, run it as one of them", path.display()))
+                Err(format!("read {}: only root and the directory's group may; run this as one of them", path.display()))
             }
             Err(error) => Err(format!("read {}: {error}", path.display())),
         }
@@ -289,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_as_people_write_them() {
+    fn times_are_read_in_every_documented_form() {
         let now = 1_795_574_700;
         for (text, expected) in [
             ("0", "1970-01-01T00:00:00"),
@@ -315,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_are_and_between_keys_and_or_within_one() {
+    fn filters_are_anded_between_keys_and_ored_within_one() {
         let web = Event { container: Some("web1".into()), pod: Some("p".into()), ..Event::new(EventKind::Acquired) };
         let none = Event::new(EventKind::Pulled);
         for (keys, takes) in [
@@ -335,14 +338,14 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_sees_every_line_once_and_in_order_past_rotations() {
+    fn a_follower_sees_every_line_once_and_in_order_across_rotations() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("export");
         let export = Export::open(&path).unwrap();
         let mut tail = Tail::new(&path);
         assert_eq!(tail.read().unwrap(), Vec::<String>::new());
         let mut seen = Vec::new();
-        // Three files' worth.
+        // Enough for three files.
         for n in 0..3200 {
             export.append(&format!("{n:04}{}\n", "x".repeat(995)));
             if n % 7 == 0 {
@@ -354,13 +357,13 @@ mod tests {
         let whole = Tail::new(&path).read().unwrap();
         assert!(whole.len() > 1000 && whole.is_sorted(), "old before new");
         std::fs::OpenOptions::new().append(true).open(path.join(EVENTS)).unwrap().write_all(b"half").unwrap();
-        assert!(tail.read().unwrap().is_empty(), "a line without its end is not there yet");
+        assert!(tail.read().unwrap().is_empty(), "a line without its end is not returned yet");
         export.append(" and half\n");
         assert_eq!(tail.read().unwrap(), ["half and half"]);
     }
 
     #[test]
-    fn an_event_is_one_line_whatever_strangers_wrote() {
+    fn an_event_is_one_line_whatever_text_it_contains() {
         let refused = Event {
             time: "2026-11-25T06:00:00.000000001Z".into(),
             container: Some("web".into()),

@@ -1,4 +1,4 @@
-//! `get program` and `get link`: one of them with all that is known, by us and by the kernel.
+//! `get program` and `get link`: everything that bpfman-hook and the kernel know about one of them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,41 +23,41 @@ use crate::output::view::{LinkView, ProgramView};
 struct ProgramDetail<'a> {
     #[serde(flatten)]
     program: ProgramView<'a>,
-    /// What was given when it was loaded by hand.
+    /// The metadata given to a manual load.
     metadata: BTreeMap<String, String>,
-    /// The variables that were set by hand, in hexadecimal digits.
+    /// The variables that a manual load set, in hexadecimal digits.
     globals: BTreeMap<String, String>,
-    /// Where its maps are pinned; by their names for what was loaded by hand.
+    /// Where its maps are pinned; for manual loads, by the maps' names.
     map_pin_path: PathBuf,
-    /// Whose maps it was given.
+    /// The program whose maps it shares.
     #[serde(skip_serializing_if = "Option::is_none")]
     map_owner_id: Option<u32>,
-    /// The programs that have these maps.
+    /// The programs that share these maps.
     map_used_by: Vec<u32>,
-    /// What the kernel says; absent where it is gone.
+    /// The kernel's data; absent if the program is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel: Option<KernelProgram>,
-    /// What to do where it is gone.
+    /// The remedy if it is gone.
     #[serde(skip)]
     remedy: String,
 }
 
-/// A program of which only the kernel knows.
+/// A program that only the kernel knows.
 #[derive(Debug, Clone, Serialize)]
 pub struct OtherProgram {
-    /// Its id.
+    /// Kernel id.
     pub id: u32,
     /// The kernel's name for it.
     pub name: String,
     /// The kernel's type, in bpfman's words.
     #[serde(rename = "type")]
     pub kind: String,
-    /// All that the kernel says.
+    /// The kernel's data.
     pub kernel: KernelProgram,
 }
 
 impl OtherProgram {
-    /// From what the kernel says.
+    /// Builds the view from the kernel's data.
     pub fn new(kernel: KernelProgram) -> Self {
         Self { id: kernel.id, name: kernel.name.clone(), kind: kernel_type_word(kernel.program_type), kernel }
     }
@@ -68,36 +68,36 @@ impl OtherProgram {
 struct LinkDetail<'a> {
     #[serde(flatten)]
     link: LinkView<'a>,
-    /// What was given when it was attached by hand.
+    /// The metadata given to a manual attach.
     metadata: BTreeMap<String, String>,
     /// The file that named the network namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     netns: Option<PathBuf>,
-    /// Its place among others on one interface.
+    /// Its priority among the programs on one interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<u16>,
-    /// The verdicts after which the next program runs.
+    /// The return values after which the next program runs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     proceed_on: Vec<&'static str>,
-    /// What the kernel says; absent where it is gone.
+    /// The kernel's data; absent if the link is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel: Option<KernelLink>,
-    /// What to do where it or its place is gone.
+    /// The remedy if it or its attach point is gone.
     #[serde(skip)]
     remedy: String,
 }
 
-/// What the kernel says about a link.
+/// The kernel's data about a link.
 #[derive(Debug, Clone, Serialize)]
 struct KernelLink {
-    /// `enum bpf_link_type`, in the kernel's words; a filter of the traffic control layer is no link.
+    /// `enum bpf_link_type`, in the kernel's words, or `filter`: a traffic control filter is not a link.
     link_type: String,
-    /// The program's id.
+    /// Kernel id of the program.
     program_id: u32,
-    /// The interface's index in its namespace; 0 once it is gone.
+    /// The interface's index in its namespace; 0 once the interface is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     interface: Option<u32>,
-    /// The cgroup's id; 0 once it is gone.
+    /// The cgroup's id; 0 once the cgroup is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     cgroup_id: Option<u64>,
 }
@@ -130,7 +130,7 @@ impl KernelLink {
     }
 }
 
-/// `get program ID`; None where neither an owner nor the kernel has it. `fs` is our bpffs.
+/// `get program ID`; None if neither an owner nor the kernel has it. `fs` is our bpffs.
 pub fn program(
     records: &[OwnerRecord],
     wanted: u32,
@@ -146,7 +146,7 @@ pub fn program(
             ListFormat::Json => json(&other),
             ListFormat::Quiet => format!("{wanted}\n"),
             ListFormat::Table => {
-                let mut text = format!("program {wanted}, not one of ours\n");
+                let mut text = format!("program {wanted}, not loaded by bpfman-hook\n");
                 kernel_lines(&mut text, &other.kernel);
                 text
             }
@@ -185,7 +185,7 @@ fn program_text(detail: &ProgramDetail<'_>, owner: &str) -> String {
     line(&mut text, "owner", owner);
     line(&mut text, "image", &program.image);
     line(&mut text, "digest", &program.digest);
-    // A file by hand is root's own or a client's by its paths: no image rule speaks of it.
+    // A manually loaded file is decided by root or by the client's `paths`, not by an image rule.
     if !program.rule.is_empty() {
         line(&mut text, "signature", &verdict(program));
         line(&mut text, "rule", &program.rule);
@@ -206,7 +206,7 @@ fn program_text(detail: &ProgramDetail<'_>, owner: &str) -> String {
     }
     match &detail.kernel {
         Some(kernel) => kernel_lines(&mut text, kernel),
-        None => line(&mut text, "kernel", &format!("no program has this id any more; {}", detail.remedy)),
+        None => line(&mut text, "kernel", &format!("no program with this id exists any more; {}", detail.remedy)),
     }
     text
 }
@@ -225,12 +225,12 @@ fn kernel_lines(text: &mut String, kernel: &KernelProgram) {
     line(text, "verified", &format!("{} instructions", kernel.verified_insns));
 }
 
-/// The link with an id, and its owner.
+/// The link with this id, and its owner.
 pub fn find_link(records: &[OwnerRecord], wanted: u32) -> Option<(&OwnerRecord, &LinkRecord)> {
     records.iter().find_map(|record| Some((record, record.links.iter().find(|link| link.id == Some(wanted))?)))
 }
 
-/// `get link ID`; None where no owner has it.
+/// `get link ID`; None if no owner has it.
 pub fn link(records: &[OwnerRecord], wanted: u32, kernel: Option<&LinkInfo>, format: ListFormat) -> Option<String> {
     let (record, kept) = find_link(records, wanted)?;
     let found = view::programs(record).flat_map(|p| p.links).find(|l| l.id == Some(wanted))?;
@@ -264,9 +264,9 @@ fn link_text(detail: &LinkDetail<'_>, owner: &str) -> String {
         line(&mut text, "netns", &netns.display().to_string());
     }
     if let Some(priority) = detail.priority {
-        // A filter of the traffic control layer, which has no link in the kernel, is placed by it.
+        // A traffic control filter has no link in the kernel; its priority orders it.
         let ordered = detail.kernel.as_ref().is_some_and(|kernel| kernel.link_type == "filter");
-        let effect = if ordered || priority == Order::DEFAULT_PRIORITY { "" } else { " (recorded; it orders nothing yet)" };
+        let effect = if ordered || priority == Order::DEFAULT_PRIORITY { "" } else { " (recorded; has no effect yet)" };
         line(&mut text, "priority", &format!("{priority}{effect}"));
     }
     if !detail.proceed_on.is_empty() {
@@ -305,7 +305,7 @@ mod tests {
     use super::*;
     use crate::commands::list::tests::{records, require_documented};
 
-    /// A load by hand with the maps of an owner that is gone, and another one with the same maps.
+    /// A manual load that shares the maps of an owner that is gone, and another one that shares the same maps.
     fn manual() -> Vec<OwnerRecord> {
         let digest = format!("sha256:{}", "01".repeat(32));
         let record = |no: u64, program: u32| {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_shown_with_all_that_is_known() {
+    fn a_program_is_shown_with_all_known_data() {
         let text = program(&manual(), 75, Some(kernel()), Path::new("/fs"), ListFormat::Table).unwrap();
         for line in [
             "  metadata     team=a\n",
@@ -359,18 +359,21 @@ mod tests {
             "  btf id       none\n",
             "  map ids      3, 4\n",
         ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
+            assert!(text.contains(line), "missing: {line}\n{text}");
         }
         require_documented(&program(&manual(), 75, Some(kernel()), Path::new("/fs"), ListFormat::Json).unwrap());
         let gone = program(&manual(), 75, None, Path::new("/fs"), ListFormat::Table).unwrap();
-        assert!(gone.contains("no program has this id any more"), "{gone}");
+        assert!(gone.contains("no program with this id exists any more"), "{gone}");
         let other = program(&records(), 75, Some(kernel()), Path::new("/fs"), ListFormat::Table).unwrap();
-        assert!(other.starts_with("program 75, not one of ours\n  kernel name  count\n  kernel type  xdp\n"), "{other}");
+        assert!(
+            other.starts_with("program 75, not loaded by bpfman-hook\n  kernel name  count\n  kernel type  xdp\n"),
+            "{other}"
+        );
         assert!(program(&records(), 1, None, Path::new("/fs"), ListFormat::Table).is_none());
     }
 
     #[test]
-    fn a_link_is_shown_with_all_that_is_known() {
+    fn a_link_is_shown_with_all_known_data() {
         let info = LinkInfo { id: 85, link_type: 6, program: 75, interface: Some(0), cgroup: Some(3) };
         let text = link(&manual(), 85, Some(&info), ListFormat::Table).unwrap();
         assert!(
@@ -381,11 +384,11 @@ mod tests {
         );
         for line in [
             "  netns        /run/netns/blue\n",
-            "  priority     55 (recorded; it orders nothing yet)\n",
+            "  priority     55 (recorded; has no effect yet)\n",
             "  proceed on   pass\n",
             "  metadata     site=b\n",
         ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
+            assert!(text.contains(line), "missing: {line}\n{text}");
         }
         require_documented(&link(&manual(), 85, Some(&info), ListFormat::Json).unwrap());
         let shown = link(&records(), 82, None, ListFormat::Table).unwrap();

@@ -1,4 +1,4 @@
-//! `list`, `get` and `inspect`: what the store says, for people and for programs.
+//! `list`, `get` and `inspect`: print what the store says, for humans and for programs.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -17,12 +17,12 @@ use crate::output::table::{Table, printable};
 use crate::output::view;
 use crate::output::view::{LinkView, OwnerState, OwnerView, ProgramView, Stats};
 
-/// A record, and what was found out about its owner when it was read.
+/// A record, and the health of its owner when it was read.
 #[derive(Debug, Clone)]
 pub struct SeenOwner {
     /// The record.
     pub record: OwnerRecord,
-    /// What its owner lacks.
+    /// What the owner has lost.
     pub health: Health,
 }
 
@@ -31,17 +31,17 @@ impl SeenOwner {
         view::programs(&self.record).map(|program| program.with(&self.health))
     }
 
-    /// What to do about what is lost, a line for each; nothing where nothing is.
+    /// The remedies for lost objects, one per line; empty if nothing is lost.
     fn remedies(&self) -> String {
         let line = |problem: OwnerProblem| format!("{}: {}; {}\n", printable(&problem.what), problem.why, problem.remedy);
         self.health.problems(std::slice::from_ref(&self.record)).into_iter().map(line).collect()
     }
 }
 
-/// Asks the kernel about a program; None where it is gone.
+/// Queries the kernel's statistics of a program; None if the program is gone.
 pub type AskStats = fn(u32) -> Result<Option<Stats>, Cut>;
 
-/// `list programs`; `others` are those that no record names, asked for when all records were seen.
+/// `list programs`; `others` returns the programs that no record names, and is called after all records.
 pub fn programs(
     seen: impl Iterator<Item = Result<SeenOwner, Cut>>,
     others: impl FnOnce() -> Result<Vec<OtherProgram>, Cut>,
@@ -104,7 +104,7 @@ pub fn programs(
     Ok(())
 }
 
-/// What the kernel says about a program, from its runs to its owner.
+/// The kernel's statistics about a program, from its runs to its owner.
 fn stats_cells(program: &ProgramView, owner: &str) -> Vec<String> {
     let said = |say: fn(&Stats) -> String| program.stats.as_ref().map_or_else(|| "-".to_owned(), say);
     vec![
@@ -116,7 +116,7 @@ fn stats_cells(program: &ProgramView, owner: &str) -> Vec<String> {
     ]
 }
 
-/// Where a program is and came from, from its scope to its image.
+/// Scope and origin of a program, from its scope to its image.
 fn place_cells(program: &ProgramView, owner: &str) -> Vec<String> {
     vec![word(&program.scope), program.links.len().to_string(), owner.to_owned(), program.image.to_string()]
 }
@@ -160,7 +160,7 @@ fn link_cells(link: &LinkView, owner: String) -> [String; 6] {
     [id(link.id), link.at.word().to_owned(), link.place(), id(link.program_id), link.program.to_string(), owner]
 }
 
-/// A program's name, and that the kernel does not have it.
+/// A program's name, marked if the kernel no longer has it.
 fn name(program: &ProgramView) -> String {
     match program.gone {
         Some(loss) => format!("{} ({})", program.name, loss.words()),
@@ -210,7 +210,7 @@ pub fn containers(
                 remedies.push_str(&seen.remedies());
             }
             match none {
-                true => writeln!(out, "no container has programs or a bpffs of ours")?,
+                true => writeln!(out, "no container has programs or a bpffs from bpfman-hook")?,
                 false => out.write_all(remedies.as_bytes())?,
             }
         }
@@ -218,8 +218,8 @@ pub fn containers(
     Ok(())
 }
 
-/// `inspect CONTAINER`: everything about the containers whose id begins with `prefix`; None where there is none. `seen` has them and what
-/// they hold, in the order of the numbers.
+/// `inspect CONTAINER`: everything about the containers whose id begins with `prefix`; None if there are none. `seen`
+/// contains them and the network namespaces that they hold, in the order of the numbers.
 pub fn inspect(seen: &[SeenOwner], prefix: &str, format: ListFormat) -> Option<String> {
     let views: Vec<OwnerView> = seen.iter().map(|seen| OwnerView::new(&seen.record, &seen.health)).collect();
     let exact = views.iter().any(|v| v.kind == "container" && v.id == prefix);
@@ -238,18 +238,18 @@ pub fn inspect(seen: &[SeenOwner], prefix: &str, format: ListFormat) -> Option<S
     })
 }
 
-/// The network namespaces whose programs a container holds, out of all owners in the order of their numbers.
+/// The network namespaces whose programs a container holds, from all owners in the order of their numbers.
 fn held_by<'a>(view: &OwnerView, all: &'a [OwnerView<'a>]) -> impl Iterator<Item = &'a OwnerView<'a>> {
     let find = |no: &u64| all.binary_search_by_key(no, |v| v.owner).ok().and_then(|at| all.get(at));
     view.holds.iter().filter_map(find).collect::<Vec<_>>().into_iter()
 }
 
-/// How much of a container a tree shows.
+/// How much of a container the tree shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Detail {
-    /// `list`: a line for each thing.
+    /// `list`: one line per item.
     Brief,
-    /// `inspect`: the verifier's words too.
+    /// `inspect`: the verifier's log too.
     Whole,
 }
 
@@ -273,7 +273,7 @@ fn tree<'a>(view: &OwnerView, pods: impl Iterator<Item = &'a OwnerView<'a>>, det
     if let Some(reason) = &view.reason {
         let log = view.verifier_log.iter().filter(|_| detail == Detail::Whole).flat_map(|log| log.lines());
         let branch = match view.state {
-            OwnerState::Dead => format!("dead: {}; `bpfman-hook gc` releases what it has", printable(reason)),
+            OwnerState::Dead => format!("dead: {}; `bpfman-hook gc` releases what it holds", printable(reason)),
             _ => format!("failed: {}", printable(reason)),
         };
         branches.push((branch, log.map(printable).collect()));
@@ -333,7 +333,7 @@ pub(super) mod tests {
     use crate::lifecycle::health::LostObject;
     use crate::output::format::json;
 
-    /// A container in a pod that has one of everything, its network namespace, and a failed one.
+    /// A container in a pod that has one of everything, its network namespace, and a failed container.
     pub fn records() -> Vec<OwnerRecord> {
         let digest = |n: u8| format!("sha256:{}", format!("{n:02x}").repeat(32));
         let image = |verdict: Value| {
@@ -381,12 +381,12 @@ pub(super) mod tests {
         ]
     }
 
-    /// Those records, all with this health.
+    /// These records, all with this health.
     fn seen(health: &Health) -> Vec<SeenOwner> {
         records().into_iter().map(|record| SeenOwner { record, health: health.clone() }).collect()
     }
 
-    /// What a listing prints.
+    /// The output of a listing.
     fn text(list: impl FnOnce(&mut dyn Write) -> Result<(), Cut>) -> String {
         let mut out = Vec::new();
         list(&mut out).unwrap();
@@ -428,7 +428,7 @@ bad  failed  containerd
     }
 
     #[test]
-    fn what_is_dead_or_lost_is_told_with_its_remedy() {
+    fn dead_owners_and_lost_objects_are_shown_with_a_remedy() {
         let health = Health {
             dead: BTreeMap::from([(OwnerNo(3), "its init, process 500, is gone".to_owned())]),
             programs: BTreeMap::from([(71, LostObject::Removed)]),
@@ -437,11 +437,11 @@ bad  failed  containerd
         let text = containers_text(ListFormat::Table, &health);
         for line in [
             "web  dead  containerd",
-            "├─ dead: its init, process 500, is gone; `bpfman-hook gc` releases what it has\n",
+            "├─ dead: its init, process 500, is gone; `bpfman-hook gc` releases what it holds\n",
             "cgroup_skb out (gone: its pin was removed)",
             "link 82 on eth0 in generic mode (skb) (gone: its interface is gone)\n",
         ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
+            assert!(text.contains(line), "missing: {line}\n{text}");
         }
         let end = "link 82 on eth0 of network namespace 99 of sandbox box: gone: its interface is gone; start the pod again\n";
         for text in [text, links_text(ListFormat::Table, &health), programs_text(ListFormat::Table, None, &health)] {
@@ -455,7 +455,7 @@ bad  failed  containerd
     }
 
     #[test]
-    fn an_array_that_is_written_as_it_is_made_is_that_of_all() {
+    fn streamed_json_equals_the_whole_array() {
         for health in [Health::default(), Health { programs: BTreeMap::from([(71, LostObject::Removed)]), ..Health::default() }]
         {
             let all = seen(&health);
@@ -470,7 +470,7 @@ bad  failed  containerd
     }
 
     #[test]
-    fn a_listing_ends_at_what_cannot_be_read_or_written() {
+    fn a_listing_stops_at_an_unreadable_record_or_a_failed_write() {
         let broken = || seen(&Health::default()).into_iter().map(Ok).chain([Err(Cut::Unknown("it is damaged".to_owned()))]);
         let none = |_| None;
         for format in [ListFormat::Json, ListFormat::Table, ListFormat::Quiet] {
@@ -489,7 +489,7 @@ bad  failed  containerd
     }
 
     #[test]
-    fn what_the_kernel_says_is_there_where_it_was_asked() {
+    fn kernel_statistics_appear_only_where_requested() {
         const STATS: Stats = Stats { run_time_ns: 1_500, run_count: 3, memory_bytes: Some(4096), verified_instructions: 17 };
         let answers: Option<AskStats> = Some(|id| Ok((id == 71).then_some(STATS)));
         let json: Value = serde_json::from_str(&programs_text(ListFormat::Json, answers, &Health::default())).unwrap();
@@ -505,16 +505,16 @@ bad  failed  containerd
     }
 
     #[test]
-    fn ids_alone_are_one_a_line() {
+    fn quiet_listings_are_one_id_per_line() {
         let healthy = Health::default();
         assert_eq!(programs_text(ListFormat::Quiet, None, &healthy), "71\n72\n");
         assert_eq!(links_text(ListFormat::Quiet, &healthy), "81\n82\n");
         assert_eq!(containers_text(ListFormat::Quiet, &healthy), "web\nbad\n");
         assert_eq!(inspect(&seen(&healthy), "b", ListFormat::Quiet).unwrap(), "bad\n");
-        assert!(inspect(&seen(&healthy), "99", ListFormat::Table).is_none(), "a network namespace is no container");
+        assert!(inspect(&seen(&healthy), "99", ListFormat::Table).is_none(), "a network namespace is not a container");
     }
 
-    /// Every key of what `list` and `inspect` print with `-o json` is in docs/operations.md.
+    /// Every key that `list` and `inspect` print with `-o json` is in docs/operations.md.
     #[test]
     fn json_keys_are_documented() {
         require_documented(&inspect(&seen(&Health::default()), "", ListFormat::Json).unwrap());
@@ -529,7 +529,7 @@ bad  failed  containerd
                 Value::Object(object) => {
                     for (key, value) in object {
                         found.insert(key.clone());
-                        // Below these the keys are the user's.
+                        // Below these, the user chooses the keys.
                         if !["metadata", "globals"].contains(&key.as_str()) {
                             keys(value, found);
                         }
@@ -543,7 +543,7 @@ bad  failed  containerd
         keys(&serde_json::from_str(text).unwrap(), &mut printed);
         let guide = include_str!("../../docs/operations.md");
         for key in printed {
-            assert!(guide.contains(&format!("`{key}`")), "docs/operations.md does not speak of `{key}`");
+            assert!(guide.contains(&format!("`{key}`")), "docs/operations.md does not document `{key}`");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! `load --attach`: entries of the annotation `programs`, with the host in place of a container.
+//! `load --attach`: entries as in the annotation `programs`, attached on the host instead of in a container.
 
 use crate::model::annotations::{AttachRequest, InterfaceSelector, ProgramRequest};
 use crate::model::attach_point::{Direction, Order, ProbedProcess, ProgramKind, UserProbe};
 use crate::model::manual::{AttachPlace, ProgramToLoad};
 
-/// What an entry asks to load, and where to attach it. What an annotation may leave to the section is said here: the object is read
-/// later.
+/// Converts an entry to the program to load and its attach point. What an annotation may leave to the section name must
+/// be given here: the object is read later.
 ///
 /// # Errors
-/// Where the entry says too little, or what only containers have.
+/// If the entry is incomplete, or uses what only containers have.
 pub fn program(entry: ProgramRequest) -> Result<(ProgramToLoad, AttachPlace), String> {
     let ProgramRequest { function, attach, order, .. } = entry;
     let kind = attach.kind();
@@ -21,11 +21,13 @@ pub fn program(entry: ProgramRequest) -> Result<(ProgramToLoad, AttachPlace), St
             order: order.clone().unwrap_or_else(|| Order::default_of(kind)),
             netns: None,
         }),
-        InterfaceSelector::All => Err(wrong("iface=* is for containers; name one interface")),
+        InterfaceSelector::All => Err(wrong("iface=* is only for containers; name one interface")),
     };
     let mut target = None;
     let place = match attach {
-        AttachRequest::Xdp { mode: Some(_), .. } => return Err(wrong("mode= is for containers; the driver decides")),
+        AttachRequest::Xdp { mode: Some(_), .. } => {
+            return Err(wrong("mode= is only for containers; omit it, the driver decides"));
+        }
         AttachRequest::Xdp { iface, mode: None } => on_interface(iface, None)?,
         AttachRequest::Tcx { iface, direction } | AttachRequest::Tc { iface, direction } => {
             let direction = direction.ok_or_else(|| wrong("write direction=ingress or direction=egress"))?;
@@ -39,12 +41,12 @@ pub fn program(entry: ProgramRequest) -> Result<(ProgramToLoad, AttachPlace), St
             AttachPlace::Kprobe { function: name, offset, ret }
         }
         AttachRequest::Uprobe { process: ProbedProcess::Init, .. } => {
-            return Err(wrong("pid=init is for containers; write the number of a process"));
+            return Err(wrong("pid=init is only for containers; write a pid"));
         }
         AttachRequest::Uprobe { target, symbol, offset, process, ret } => {
             let target = target.ok_or_else(|| wrong(&format!("write {kind}:{function}:PATH-OR-LIBRARY")))?;
             if symbol.is_none() && offset == 0 {
-                return Err(wrong("name a function with symbol=, or an offset= in the file"));
+                return Err(wrong("name a function with symbol=, or give an offset= in the file"));
             }
             AttachPlace::Uprobe { probe: UserProbe { target, symbol, offset, process, container_pid: None }, ret }
         }
@@ -56,7 +58,7 @@ pub fn program(entry: ProgramRequest) -> Result<(ProgramToLoad, AttachPlace), St
             return Err(wrong(&format!("{kind} programs attach only to containers; request it in an annotation")));
         }
     };
-    // Whether it is one of returns is the place's to say.
+    // The attach point tells whether it is a return probe.
     let kind = match kind {
         ProgramKind::Kretprobe => ProgramKind::Kprobe,
         ProgramKind::Uretprobe => ProgramKind::Uprobe,
@@ -77,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_become_places_of_the_host() {
+    fn entries_become_attach_points_of_the_host() {
         let (wanted, place) = made("xdp:count iface=lo priority=7").unwrap();
         assert_eq!((wanted.function.as_str(), wanted.kind, wanted.target), ("count", ProgramKind::Xdp, None));
         let AttachPlace::Interface { iface, order, direction: None, .. } = place else { panic!("{place:?}") };
@@ -90,8 +92,8 @@ mod tests {
         assert!(matches!(made("uprobe:user:libc symbol=malloc").unwrap().1, AttachPlace::Uprobe { ret: false, .. }));
         assert!(matches!(made("tracepoint:exec:sched/sched_process_exec").unwrap().1, AttachPlace::Tracepoint(_)));
         for (text, said) in [
-            ("xdp:count iface=*", "iface=* is for containers"),
-            ("xdp:count mode=skb", "mode= is for containers"),
+            ("xdp:count iface=*", "iface=* is only for containers"),
+            ("xdp:count mode=skb", "mode= is only for containers"),
             ("tcx:count iface=lo", "direction=ingress"),
             ("tracepoint:exec", "tracepoint:exec:CATEGORY/NAME"),
             ("kprobe:enter", "kprobe:enter:KERNEL-FUNCTION"),

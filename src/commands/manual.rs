@@ -1,4 +1,4 @@
-//! `load`, `attach`, `detach`, `unload`: from arguments to tasks, and from answers to tables.
+//! `load`, `attach`, `detach`, `unload`: convert arguments to tasks, and replies to tables.
 
 use std::process::ExitCode;
 
@@ -24,7 +24,7 @@ use crate::sys::error::chain;
 /// Exit status for bad usage.
 const BAD_INPUT: u8 = 2;
 
-/// Whoever runs the command is root and decides for the host; images are verified as policy says all the same.
+/// The caller of the command is root and decides for the host; images are still verified against the policy.
 fn root() -> CallerRights {
     CallerRights {
         caller: "the command line".to_owned(),
@@ -44,7 +44,7 @@ fn ask(paths: &Paths, task: &ManualTask) -> Result<ManualReply, Failure> {
     }
 }
 
-/// One error line; exit status 2 where the request itself was wrong.
+/// Prints one error line; exit status 2 if the request itself was invalid.
 fn failed(failure: &Failure) -> ExitCode {
     let status = fail(&failure.message);
     if failure.code == FailureCode::InvalidArgument { ExitCode::from(BAD_INPUT) } else { status }
@@ -65,28 +65,31 @@ pub fn load(paths: &Paths, what: &LoadCommand) -> ExitCode {
         Ok(ManualReply::Programs(programs)) => {
             let ids: Vec<u32> = programs.iter().map(|program| program.kernel.id).collect();
             let all = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-            answer(&format!("the programs {all} are loaded and stay"), records::programs(paths, &ids, common.format.output))
+            answer(
+                &format!("the programs {all} are loaded and remain loaded"),
+                records::programs(paths, &ids, common.format.output),
+            )
         }
         Ok(other) => unexpected(&other),
         Err(failure) => failed(&failure),
     }
 }
 
-/// Prints what came of work that is done. Where that cannot be read or written, the work stays done: the exit status is 0, and
-/// standard error says so.
+/// Prints the result of work that is done. If it cannot be read or written, the work stays done: the exit status is 0,
+/// and the message on standard error says so.
 fn answer(done: &str, text: Result<String, String>) -> ExitCode {
     if let Err(problem) = text.and_then(|text| try_print(&text)) {
-        let _ = fail(&format!("{done}; only the answer is missing: {problem}"));
+        let _ = fail(&format!("{done}; only its output is missing: {problem}"));
     }
     ExitCode::SUCCESS
 }
 
 fn unexpected(reply: &ManualReply) -> ExitCode {
-    fail(&format!("the answer is of another sort than the question: {reply:?}"))
+    fail(&format!("run the request: the reply is of an unexpected type: {reply:?}"))
 }
 
 fn file(args: &LoadFileArgs) -> Result<ObjectSource, Failure> {
-    // Records and messages name files from the root.
+    // Records and messages use absolute paths.
     let path = std::path::absolute(&args.path).map_err(|err| wrong(format!("load {}: {err}", args.path.display())))?;
     Ok(ObjectSource::File(path))
 }
@@ -135,7 +138,7 @@ fn wanted(source: ObjectSource, args: &LoadArgs) -> Result<LoadTask, Failure> {
     })
 }
 
-/// `attach`: prints the link that was made.
+/// `attach`: prints the link that was created.
 pub fn attach(paths: &Paths, args: &AttachArgs) -> ExitCode {
     let (place, link) = match place(&args.place) {
         Ok(place) => place,
@@ -144,7 +147,7 @@ pub fn attach(paths: &Paths, args: &AttachArgs) -> ExitCode {
     let metadata = link.metadata.iter().cloned().collect();
     match ask(paths, &ManualTask::Attach(Attach { program: args.program, place, metadata })) {
         Ok(ManualReply::Attached { link: id }) => {
-            answer(&format!("the link {id} is attached and stays"), records::new_link(paths, id, link.format.output))
+            answer(&format!("the link {id} is attached and remains attached"), records::new_link(paths, id, link.format.output))
         }
         Ok(other) => unexpected(&other),
         Err(failure) => failed(&failure),
@@ -163,7 +166,9 @@ fn place(to: &AttachTo) -> Result<(AttachPlace, &LinkArgs), Failure> {
         }
         AttachTo::Uprobe { target, fn_name, offset, pid, container_pid, retprobe, link } => {
             if fn_name.is_none() && *offset == 0 {
-                return Err(wrong(format!("attach to {target}: name a function with --fn-name, or an --offset in the file")));
+                return Err(wrong(format!(
+                    "attach to {target}: name a function with --fn-name, or give an --offset in the file"
+                )));
             }
             let probe = UserProbe {
                 target: target.clone(),
@@ -193,12 +198,12 @@ fn interface(
     Ok(AttachPlace::Interface { kind, iface: args.iface.clone(), direction, order, netns: args.netns.clone() })
 }
 
-/// `detach`: all of the links, or those up to the first that cannot be removed.
+/// `detach`: removes the links in order, and stops at the first that cannot be removed.
 pub fn detach(paths: &Paths, args: &DetachArgs) -> ExitCode {
     each(&args.links, args.ignore_missing, |link| ask(paths, &ManualTask::Detach { link }))
 }
 
-/// `unload`: programs by id, or all of an application.
+/// `unload`: programs by id, or all programs of an application.
 pub fn unload(paths: &Paths, args: &UnloadArgs) -> ExitCode {
     let ids = match &args.application {
         None => args.programs.clone(),
@@ -210,7 +215,7 @@ pub fn unload(paths: &Paths, args: &UnloadArgs) -> ExitCode {
             Err(failure) => return failed(&failure),
         },
     };
-    // What goes away meanwhile is what was asked for, where nobody named it by its id.
+    // With --application, a program that disappears meanwhile is not an error: no id was given.
     each(&ids, args.ignore_missing || args.application.is_some(), |program| ask(paths, &ManualTask::Unload { program }))
 }
 

@@ -1,5 +1,4 @@
-//! The commands of the command line that are not a hook, a service or the installer: one file each, or one for a few that belong
-//! together.
+//! The commands that are not a hook, a service or the installer: one module per command or group of related commands.
 
 pub mod documents;
 pub mod events;

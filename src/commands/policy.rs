@@ -1,4 +1,4 @@
-//! `policy check` and `policy explain`: what the installed policy, or a draft of one, allows.
+//! `policy check` and `policy explain`: show what the installed policy, or a draft, allows.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,7 +24,7 @@ use crate::paths::Paths;
 use crate::sys::caps::{self, Capability};
 use crate::sys::error::chain;
 
-/// What `policy check` prints. As JSON it is stable.
+/// The output of `policy check`; its JSON form is stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckReport {
     /// The policy's identity; None for a draft, whose keys may not be installed.
@@ -33,33 +33,34 @@ pub struct CheckReport {
     pub images: Vec<ExplainedRule>,
     /// The container rules, in order.
     pub containers: Vec<CheckedContainerRule>,
-    /// Bounds for one container.
+    /// Limits per container.
     pub limits: ContainerLimits,
-    /// What a start would refuse, one sentence each: keys and trusted roots that the verifier cannot use.
+    /// Configuration problems that make a start fail, one sentence each: keys and trusted roots that the verifier
+    /// cannot use.
     pub problems: Vec<String>,
-    /// What is legal and yet hardly meant, one sentence each.
+    /// Valid settings that are probably mistakes, one sentence each.
     pub warnings: Vec<String>,
 }
 
 /// A container rule in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckedContainerRule {
-    /// Where it stands.
+    /// Its place in the policy files.
     pub rule: String,
-    /// The containers it is for.
+    /// The containers it matches.
     pub matches: String,
-    /// The kinds of programs it allows.
+    /// The program types it allows.
     pub programs: Vec<&'static str>,
-    /// Whether they may reach the whole host.
+    /// Whether its programs may have host scope.
     pub host_scope: bool,
-    /// What it delegates at most.
+    /// The most that it delegates.
     pub delegates: String,
 }
 
-/// Checks a draft, or without one what is installed.
+/// Checks a draft, or the installed policy if there is none.
 ///
 /// # Errors
-/// What makes the policy refuse everything: exit code 2.
+/// Anything that makes the policy refuse every request: exit status 2.
 pub fn check(paths: &Paths, draft: Option<&Path>) -> Result<CheckReport, PolicyFilesError> {
     let (policy, id, signers, unread) = match draft {
         Some(path) => {
@@ -89,7 +90,7 @@ pub fn check(paths: &Paths, draft: Option<&Path>) -> Result<CheckReport, PolicyF
     })
 }
 
-/// Why every request is refused by the files that say how registries are reached, if one of them is wrong.
+/// Why an invalid registry configuration makes every request fail, if it does.
 fn registry_problem(paths: &Paths) -> Option<String> {
     match registries_file::load(paths) {
         Err(error) => Some(chain(&error)),
@@ -97,11 +98,11 @@ fn registry_problem(paths: &Paths) -> Option<String> {
     }
 }
 
-/// Explains what the installed policy would make of a request; keys of annotations may come without our prefix. None where no
-/// annotation is ours.
+/// Explains what the installed policy grants to a request; annotation keys may omit our prefix. None if no annotation
+/// is ours.
 ///
 /// # Errors
-/// What makes the policy refuse everything: exit code 2.
+/// Anything that makes the policy refuse every request: exit status 2.
 pub fn explain(
     paths: &Paths,
     facts: &ContainerFacts,
@@ -113,8 +114,8 @@ pub fn explain(
     Ok(Explanation::of(&policy, facts, &annotations, || known_token_reach(paths)))
 }
 
-/// What this kernel lets a token reach: what is kept for the boot, else what the probes find, which take root. None for other users
-/// where nothing is kept.
+/// What a token reaches on this kernel: the result kept for this boot, else that of the probes, which need root. None
+/// for other users if no result is kept.
 fn known_token_reach(paths: &Paths) -> Option<TokenReach> {
     let file = paths.token_reach();
     match caps::has(Capability::CAP_SYS_ADMIN) {
@@ -123,17 +124,17 @@ fn known_token_reach(paths: &Paths) -> Option<TokenReach> {
     }
 }
 
-/// The container rules that delegate without `host-scope = true` what is host scope on this kernel.
+/// The container rules that delegate, without `host-scope = true`, what is host scope on this kernel.
 fn delegations_beyond(paths: &Paths, policy: &Policy) -> Vec<String> {
     let mut rules = policy.containers.iter().filter(|rule| !rule.host_scope && rule.delegate.loads_programs()).peekable();
     let Some(reach) = rules.peek().and_then(|_| known_token_reach(paths)) else { return Vec::new() };
     let beyond = rules.filter_map(|rule| Some((rule, reach.delegation_beyond(&rule.delegate, ReachGuard::Absent)?)));
     beyond
-        .map(|(rule, beyond)| format!("{} delegates what it refuses for want of host-scope = true: {beyond}", rule.place))
+        .map(|(rule, beyond)| format!("{} delegates what is refused without host-scope = true: {beyond}", rule.place))
         .collect()
 }
 
-/// `policy check [FILE]`: exit status 2 where a start would refuse something because of the files.
+/// `policy check [FILE]`: exit status 2 if the files would make a start fail.
 pub fn run_check(paths: &Paths, args: &PolicyCheckArgs) -> ExitCode {
     match check(paths, args.file.as_deref()) {
         Ok(mut report) => {
@@ -150,7 +151,7 @@ pub fn run_check(paths: &Paths, args: &PolicyCheckArgs) -> ExitCode {
     }
 }
 
-/// `policy explain`: exit status 1 where something of the request is refused.
+/// `policy explain`: exit status 1 if part of the request is refused.
 pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> ExitCode {
     let facts = ContainerFacts {
         engine: args.engine,
@@ -170,7 +171,7 @@ pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> ExitCode {
             if explanation.allowed { printed } else { ExitCode::FAILURE }
         }
         Ok(None) => {
-            fail("none of these annotations speaks to this container; see docs/annotations.md");
+            fail("explain the request: none of these annotations applies to this container; see docs/annotations.md");
             ExitCode::from(2)
         }
         Err(error) => refused(&error),
@@ -194,7 +195,9 @@ impl CheckedContainerRule {
         }
         keys.extend(wanted.labels.iter().map(|(key, value)| format!("label {key}={value}")));
         keys.extend(wanted.runtime_user.map(|user| format!("runtime user {user}")));
-        keys.extend(wanted.userns.map(|userns| (if userns { "a user namespace" } else { "no user namespace" }).to_owned()));
+        keys.extend(
+            wanted.userns.map(|userns| (if userns { "with a user namespace" } else { "without a user namespace" }).to_owned()),
+        );
         Self {
             rule: rule.place.to_string(),
             matches: if keys.is_empty() { "every container".to_owned() } else { keys.join(", ") },
@@ -209,7 +212,7 @@ impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for rule in &self.images {
             let by = match rule.signed_by.is_empty() {
-                true if rule.name == crate::model::policy::ImageRule::BUILT_IN => "signed by nobody yet".to_owned(),
+                true if rule.name == crate::model::policy::ImageRule::BUILT_IN => "signed by no key yet".to_owned(),
                 true => "unsigned".to_owned(),
                 false => format!("signed by {}", rule.signed_by.join(" or ")),
             };

@@ -1,4 +1,4 @@
-//! The commands for people that look at the store or clean it: `list`, `get`, `inspect`, `gc`.
+//! The commands that show or clean the store: `list`, `get`, `inspect`, `gc`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +32,7 @@ use crate::store::{ReadTxn, Store, StoreError};
 use crate::sys::error::chain;
 use crate::sys::{Errno, clock, mounts, pid};
 
-/// How long `gc` may take: it may have much to do, and nobody's start waits for it.
+/// Timeout for `gc`: it may have much to do, and no container start waits for it.
 const GC_DEADLINE: Duration = Duration::from_secs(300);
 
 impl From<Listing> for ListFormat {
@@ -92,7 +92,7 @@ pub fn list(paths: &Paths, what: ListCommand) -> ExitCode {
     }
 }
 
-/// What the kernel says about a program; None where it is gone meanwhile.
+/// The kernel's statistics about a program; None if it disappeared meanwhile.
 fn ask_kernel(id: u32) -> Result<Option<Stats>, Cut> {
     match inspect::program_by_id(id) {
         Ok(Inspected { info, memory }) => {
@@ -101,19 +101,20 @@ fn ask_kernel(id: u32) -> Result<Option<Stats>, Cut> {
             Ok(Some(Stats { run_time_ns, run_count, memory_bytes: memory, verified_instructions }))
         }
         Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(Cut::Unknown(format!("ask the kernel about program {id}: {errno}; run it as root"))),
+        Err(errno) => Err(Cut::Unknown(format!("query the kernel about program {id}: {errno}; run this as root"))),
     }
 }
 
-/// Programs of the kernel that are not `ours`, as far as they are chosen.
+/// The kernel's programs that are not `ours` and match the selectors.
 fn others(ours: &BTreeSet<u32>, selectors: &Selectors) -> Result<Vec<OtherProgram>, Cut> {
-    let found = inspect::all_programs().map_err(|e| Cut::Unknown(format!("{}; run it as root", chain(&e))))?;
+    let found = inspect::all_programs().map_err(|e| Cut::Unknown(format!("{}; run this as root", chain(&e))))?;
     let others =
         found.iter().filter(|(id, program)| !ours.contains(id) && select::other(*id, program.info.program_type, selectors));
     Ok(others.map(|(_, program)| OtherProgram::new(kernel_program(program))).collect())
 }
 
-/// The programs with these ids, as `list programs` has them. They are found by their ids: a load takes no longer beside thousands.
+/// The programs with these ids, in the form of `list programs`. They are looked up by id, so that a load takes no
+/// longer with thousands of programs.
 pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<String, String> {
     let of_ids = |txn: &ReadTxn<'_>| {
         let found = ids.iter().map(|id| txn.by_program(*id)).collect::<Result<Vec<_>, _>>()?;
@@ -126,23 +127,23 @@ pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<Str
     });
     let mut text = Vec::new();
     list::programs(seen, || Ok(Vec::new()), Listing { output, quiet: false }.into(), None, &mut text)
-        .expect("nothing is asked, and a vector takes all");
-    Ok(String::from_utf8(text).expect("a listing is made of texts"))
+        .expect("nothing is queried, and writing to a Vec cannot fail");
+    Ok(String::from_utf8(text).expect("a listing is UTF-8"))
 }
 
-/// One link, as `get link` has it.
+/// One link, in the form of `get link`.
 pub(super) fn new_link(paths: &Paths, id: u32, output: Output) -> Result<String, String> {
     read(paths, |txn: &ReadTxn<'_>| txn.by_link(id)).and_then(|records: Vec<OwnerRecord>| {
-        let gone = || format!("link {id} was removed again meanwhile");
+        let gone = || format!("show link {id}: it has been removed meanwhile");
         link_text(paths, &records, id, Listing { output, quiet: false }.into())?.ok_or_else(gone)
     })
 }
 
-/// One link with what the kernel says of its pin.
+/// One link, with the kernel's data about its pin.
 fn link_text(paths: &Paths, records: &[OwnerRecord], id: u32, format: ListFormat) -> Result<Option<String>, String> {
     let kernel = match get::find_link(records, id) {
         Some((record, link)) => inspect::link(&paths.bpffs().join(record.no.directory()), &link.pin)
-            .map_err(|e| format!("{}; run it as root", chain(&e)))?,
+            .map_err(|e| format!("{}; run this as root", chain(&e)))?,
         None => None,
     };
     Ok(get::link(records, id, kernel.as_ref().map(|kernel| &kernel.info), format))
@@ -155,14 +156,14 @@ pub fn get(paths: &Paths, what: GetCommand) -> ExitCode {
             let kernel = match inspect::program_by_id(id) {
                 Ok(program) => Some(kernel_program(&program)),
                 Err(Errno::NOENT) => None,
-                Err(errno) => return Err(format!("ask the kernel about program {id}: {errno}; run it as root")),
+                Err(errno) => return Err(format!("query the kernel about program {id}: {errno}; run this as root")),
             };
             get::program(records, id, kernel, &paths.bpffs(), format.into())
-                .ok_or_else(|| format!("no program has the id {id}; see `bpfman-hook list programs`"))
+                .ok_or_else(|| format!("get program {id}: it does not exist; see `bpfman-hook list programs`"))
         }),
         GetCommand::Link(GetArgs { id, format }) => with_records(paths, |records| {
             link_text(paths, records, id, format.into())?
-                .ok_or_else(|| format!("link {id} is not one of ours; see `bpfman-hook list links`"))
+                .ok_or_else(|| format!("get link {id}: bpfman-hook has no such link; see `bpfman-hook list links`"))
         }),
     }
 }
@@ -173,13 +174,14 @@ pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
         let found = store.map_or_else(|| Ok(Vec::new()), |lifecycle| with_id(lifecycle, &args.container));
         let text = list::inspect(&found.map_err(Cut::Unknown)?, &args.container, args.format.into()).ok_or_else(|| {
             let id = &args.container;
-            Cut::Unknown(format!("no container of ours has an id that begins with {id:?}; see `bpfman-hook list containers`"))
+            Cut::Unknown(format!("inspect {id:?}: no container with programs or a bpffs has an id with this prefix; see `bpfman-hook list containers`"))
         })?;
         Ok(out.write_all(text.as_bytes())?)
     })
 }
 
-/// The containers whose id begins with `prefix` and the network namespaces that they hold, in the order of their numbers.
+/// The containers whose id begins with `prefix` and the network namespaces that they hold, in the order of their
+/// numbers.
 fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, String> {
     let read = |numbers: BTreeSet<OwnerNo>| {
         numbers.into_iter().filter_map(|no| told(lifecycle.store.read(|txn| txn.get(no)).transpose()?))
@@ -197,7 +199,7 @@ pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
     if !args.dry_run
         && let Err(error) = Cache::new(&paths.cache).remove_unfinished()
     {
-        tracing::warn!(error = %chain(&error), "remove what killed pulls left in the image cache");
+        tracing::warn!(error = %chain(&error), "remove leftovers of killed pulls from the image cache");
     }
     match collect(paths, if args.dry_run { GcMode::Tell } else { GcMode::Release }) {
         Ok(findings) => {
@@ -223,19 +225,20 @@ fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
     let (kernel, fs) = (LinuxKernel, paths.bpffs());
     if let Err(error) = mounts::require_sight_of_bpffs(&fs) {
-        // Before the first start there is no store, and so nothing that this mount namespace would have to see.
+        // Before the first start there is no store, so nothing that this mount namespace needs to see.
         return if paths.stores().exists() { Err(chain(&error)) } else { Ok(Vec::new()) };
     }
     let store = match Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))? {
         Some(store) => store,
         None if kernel.directories(&fs).map_err(|e| chain(&e))?.is_empty() => return Ok(Vec::new()),
-        // The store was lost or removed, and what its records named is still pinned. A new, empty one says that nobody has it.
+        // The store was lost or removed, and what its records named is still pinned. In a new, empty store it has no
+        // owner.
         None => Store::open(&paths.stores(), &boot).map_err(|e| chain(&e))?,
     };
     let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
     let deadline = clock::boot_seconds() + GC_DEADLINE.as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline };
-    // What is lost of the living is theirs: it is told, with what to do.
+    // Lost objects of living owners are reported with a remedy, not released.
     let mut lost = Vec::new();
     let stays = |record: &OwnerRecord| {
         let record = std::slice::from_ref(record);
@@ -243,7 +246,7 @@ fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, String> {
     };
     let mut findings = lifecycle.collect(mode, stays).map_err(|e| chain(&e))?;
     for OwnerProblem { no, what, why, remedy } in lost {
-        // It may have gone with the last one that held it.
+        // The owner may have been released together with its last holder.
         if store.read(|txn| txn.has(no)).map_err(|e: StoreError| chain(&e))? {
             findings.push(GcFinding { no, what, why: why.to_owned(), result: GcResult::Left(remedy) });
         }
@@ -251,10 +254,10 @@ fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, String> {
     Ok(findings)
 }
 
-/// The store of this boot, to look at.
+/// The store of this boot, for reading.
 type StoreView<'a> = Lifecycle<'a, LinuxKernel, LinuxHost>;
 
-/// Prints what is made of the store while it is read; None is no store.
+/// Prints what `show` writes while the store is read; None if there is no store.
 fn answer(paths: &Paths, show: impl FnOnce(Option<&StoreView<'_>>, &mut dyn Write) -> Result<(), Cut>) -> ExitCode {
     let fs = paths.bpffs();
     let opened = open(paths).and_then(|store| match store {
@@ -271,7 +274,7 @@ fn answer(paths: &Paths, show: impl FnOnce(Option<&StoreView<'_>>, &mut dyn Writ
     }
 }
 
-/// Prints what is made of the store's records while they are read. Those that do not decode are told on stderr.
+/// Prints what `show` writes while the records are read. Records that do not decode are reported on stderr.
 fn answer_of_records(
     paths: &Paths,
     show: impl FnOnce(Option<&StoreView<'_>>, &mut dyn Iterator<Item = Result<OwnerRecord, Cut>>, &mut dyn Write) -> Result<(), Cut>,
@@ -284,7 +287,7 @@ fn answer_of_records(
     })
 }
 
-/// What was read of a record; one that does not decode is told on stderr.
+/// Filters a record that was read; one that does not decode is reported on stderr.
 fn told(record: Result<OwnerRecord, StoreError>) -> Option<Result<OwnerRecord, String>> {
     match record {
         Ok(record) => Some(Ok(record)),
@@ -296,7 +299,7 @@ fn told(record: Result<OwnerRecord, StoreError>) -> Option<Result<OwnerRecord, S
     }
 }
 
-/// Prints what a closure makes of all records; no store is no records.
+/// Prints the output of a closure over all records; without a store there are none.
 fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord]) -> Result<String, String>) -> ExitCode {
     let records = open(paths).and_then(|store| match store {
         Some(store) => store.records().filter_map(told).collect::<Result<Vec<_>, _>>(),
@@ -310,9 +313,9 @@ fn open(paths: &Paths) -> Result<Option<Store>, String> {
     Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))
 }
 
-/// Why the store cannot be opened, and that it is root's.
+/// Why the store cannot be opened, with the hint that only root may.
 fn unreadable(error: &StoreError) -> String {
-    let remedy = if pid::own_uid() == 0 { "" } else { "; run it as root" };
+    let remedy = if pid::own_uid() == 0 { "" } else { "; run this as root" };
     format!("{}{remedy}", chain(error))
 }
 

@@ -1,4 +1,5 @@
-//! The child role `request`: one request by hand, one answer, for services that must not do the work in their own process.
+//! The child role `request`: one manual request, one reply, for services that must not do the work in their own
+//! process.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -18,14 +19,14 @@ use crate::sys::error::chain;
 use crate::sys::fsutil::{self, read_sealed, sealed_memfd};
 use crate::sys::{caps, child, clock, export, mounts};
 
-/// Bytes of a request: what the services take, spelled out as JSON.
+/// Maximum size of a request in bytes: what the services accept, encoded as JSON.
 const REQUEST_MAX: usize = 32 << 20;
-/// For the kernel and the store.
+/// Timeout for the kernel and the store.
 const LOCAL: Duration = Duration::from_secs(25);
-/// For a registry.
+/// Timeout for a registry.
 const NETWORK: Duration = Duration::from_secs(120);
 
-/// How long a task may take; whoever waits for the child waits a little longer.
+/// Timeout of a task; the parent waits slightly longer for the child.
 pub fn time(task: &ManualTask) -> Duration {
     if uses_network(task) { NETWORK + LOCAL } else { LOCAL }
 }
@@ -39,13 +40,13 @@ pub fn uses_network(task: &ManualTask) -> bool {
     }
 }
 
-/// Runs in the child: takes the request from the socket, does it, and sends the answer.
+/// Runs in the child: receives the request from the socket, runs it, and sends the reply.
 pub fn child() -> ExitCode {
     logging::to_stderr();
     match answer() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = %chain(&error), "answer a request");
+            tracing::error!(error = %chain(&error), "run a request");
             ExitCode::FAILURE
         }
     }
@@ -60,13 +61,13 @@ fn answer() -> Result<(), SysError> {
     let request: ManualRequest =
         serde_json::from_slice(&bytes).map_err(|error| SysError::Message { what, problem: error.to_string() })?;
     let paths = Paths::below(&request.root);
-    // Whoever watches learns of a service's requests as of everybody's.
+    // A service's requests are exported like those of every other process.
     export::install(paths.export());
     let reply = run(&paths, &request.bounds, &request.task);
     let text =
         serde_json::to_vec(&reply).map_err(|error| SysError::Message { what: "the answer", problem: error.to_string() })?;
     let memory = sealed_memfd("answer", &text)?;
-    // That it lies in the socket's queue is no sign that anybody has read it.
+    // That the reply is in the socket's queue does not mean that it has been read.
     let taken = socket.send(b"answer", &[memory.as_fd()]).and_then(|()| socket.recv("the receipt", 16, None));
     match taken {
         Ok(Some(_)) => Ok(()),
@@ -81,7 +82,7 @@ fn answer() -> Result<(), SysError> {
     }
 }
 
-/// The client went away before it could learn what it has: nobody else would remove it.
+/// The client disconnected before it learned the result, so it cannot remove it itself.
 fn undo(paths: &Paths, request: &ManualRequest, reply: &ManualReply) {
     let tasks: Vec<ManualTask> = match (&request.task, reply) {
         (ManualTask::Load(_), ManualReply::Programs(programs)) => {
@@ -92,12 +93,12 @@ fn undo(paths: &Paths, request: &ManualRequest, reply: &ManualReply) {
     };
     for task in tasks {
         if let ManualReply::Failed(failure) = run(paths, &request.bounds, &task) {
-            tracing::error!(error = failure.message, "undo what a client has not waited for");
+            tracing::error!(error = failure.message, "undo the request of a client that disconnected");
         }
     }
 }
 
-/// Does one task in this process.
+/// Runs one task in this process.
 pub fn run(paths: &Paths, bounds: &CallerRights, task: &ManualTask) -> ManualReply {
     attempt(paths, bounds, task).unwrap_or_else(|message| ManualReply::Failed(Failure { code: FailureCode::Internal, message }))
 }

@@ -1,11 +1,11 @@
-//! Which programs and links a listing shows.
+//! Selection of the programs and links in a listing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cli::program::{Selection, Selectors};
 use crate::model::record::{LinkRecord, Owner, OwnerRecord, ProgramRecord};
 
-/// Leaves in a record the programs that are chosen.
+/// Keeps only the selected programs of a record.
 pub fn programs(record: &mut OwnerRecord, selection: &Selection) {
     let attached = selection.attached.then_some(true).or(selection.unattached.then_some(false));
     let links: BTreeSet<_> = record.links.iter().map(|link| link.program.clone()).collect();
@@ -19,7 +19,7 @@ pub fn programs(record: &mut OwnerRecord, selection: &Selection) {
     });
 }
 
-/// Leaves in a record the links that are chosen. A label may be the link's own or its program's.
+/// Keeps only the selected links of a record. A label may be the link's own or its program's.
 pub fn links(record: &mut OwnerRecord, selectors: &Selectors) {
     let labels = labels(record);
     let of_owner = of_application(record, selectors);
@@ -32,7 +32,7 @@ pub fn links(record: &mut OwnerRecord, selectors: &Selectors) {
     });
 }
 
-/// Whether a program that is not ours is chosen, by its kernel id and its kernel type.
+/// Whether a program that bpfman-hook did not load is selected, by its kernel id and its kernel type.
 pub fn other(id: u32, kernel_type: u32, selectors: &Selectors) -> bool {
     (selectors.program_id.is_empty() || selectors.program_id.contains(&id))
         && selectors.program_type.is_none_or(|wanted| wanted.includes_kernel(kernel_type))
@@ -51,7 +51,7 @@ fn of_application(record: &OwnerRecord, selectors: &Selectors) -> bool {
     selectors.application.is_none() || application == selectors.application.as_ref()
 }
 
-/// What a person gave to a load to find it by.
+/// The labels that a user gave to a load.
 fn labels(record: &OwnerRecord) -> BTreeMap<String, String> {
     match &record.owner {
         Owner::Host { loaded, .. } => loaded.metadata.clone(),
@@ -66,7 +66,7 @@ mod tests {
     use crate::model::attach_point::TypeFilter;
 
     #[test]
-    fn programs_and_links_are_chosen_by_what_they_are() {
+    fn programs_and_links_are_selected_by_their_properties() {
         let all = records();
         let common = |change: fn(&mut Selectors)| {
             let mut selectors = Selectors::default();

@@ -1,4 +1,4 @@
-//! `token explain|create|probe`: what a BPF token is, a bpffs to make one from, and what one made here can do.
+//! `token explain|create|probe`: explains BPF tokens, mounts a bpffs for one, and tests what a token can do.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
@@ -24,28 +24,28 @@ mod scope;
 
 /// The text of `token explain`; 80 columns.
 pub const EXPLAIN: &str = "\
-A BPF token lets a process in a user namespace use bpf(2) for what somebody
-outside allowed: these commands, map types, program types and attach types.
-The permission is not in the process. It is in a bpffs that was made for its
-user namespace, and the token is a file descriptor made from that bpffs.
+A BPF token lets a process in a user namespace use bpf(2) for what was delegated
+from outside: certain commands, map types, program types and attach types.
+The permission does not belong to the process. It belongs to a bpffs that was
+created for its user namespace; the token is a file descriptor created from it.
 
     host                                 container (its own user namespace)
     ------------------------------       ----------------------------------
  1  podman, runc ... start it, with  ->  init waits; namespaces and mounts
-    delegate=networking among its        are there, the workload is not
+    delegate=networking among its        exist, the workload does not run yet
     annotations
  2  bpfman-hook reads the policy
  3  bpfman-hook, in the container's  ->  fsopen(\"bpf\"): the bpffs belongs to
     user and mount namespace             the container's user namespace
  4  bpfman-hook, back as root on the
     host: sets delegate_cmds, _maps,
-    _progs, _attachs; makes the bpffs
+    _progs, _attachs; creates bpffs
  5  mounts it at bpffs-path          ->  /sys/fs/bpf
- 6  tries it once                    ->  BPF_TOKEN_CREATE, closed again
- 7  lets the container start         ->  the workload makes its own token and
-                                         gives it along with its commands
+ 6  tests it once                    ->  BPF_TOKEN_CREATE, closed again
+ 7  lets the container start         ->  the workload creates its own token and
+                                         passes it with its commands
 
-What has to be there
+Requirements
   kernel   6.9 or newer                            bpfman-hook doctor
   container
            a user namespace of its own             podman: --userns=auto, --uidmap
@@ -55,53 +55,54 @@ What has to be there
            a seccomp profile that allows bpf(2)    podman: --security-opt seccomp=...
   policy   delegate = [...] in a [[container]]     bpfman-hook policy explain
            rule that matches the container; with grant = true podman's containers
-           get the capabilities and the seccomp rule as well
+           also get the capabilities and the seccomp rule
 
 What a token does not do
-  - It adds no capability: without CAP_BPF in the container it is worth nothing.
-  - It is no file: it cannot be pinned, only made again from the bpffs.
-  - It lists nothing: going through ids stays forbidden, so `bpftool prog list`
-    does not work in the container.
+  - It does not add capabilities: without CAP_BPF in the container it is useless.
+  - It is not a file: it cannot be pinned, only created again from the bpffs.
+  - It does not list objects: iterating over ids stays forbidden, so
+    `bpftool prog list` does not work in the container.
   - It is not bound to one container: every process of its user namespace that has
     the capabilities can use it, and so can user 0 of the host's user namespace,
-    with no capability at all, if the descriptor is passed on. So below host scope
-    the user namespace has to be the container's own, and must not map the host's
+    without any capability, if the descriptor is passed on. So below host scope
+    the user namespace must be the container's own, and must not map the host's
     root; in a pod the NRI plugin keeps CAP_PERFMON and CAP_SYS_ADMIN away. What a
-    rootless user makes would be that user's, from any shell.
+    rootless user creates would be usable by that user, from any shell.
 
 What a token reaches: bpfman-hook token explain --scope
-  - maps loads no program and stays in the container on every kernel.
-  - Whether programs stay in it is the kernel's choice, tried once per boot. Since
-    Linux 6.17 or so a loader of programs reads all kernel memory; on others
-    xdp, tc and cgroup_skb programs see the host's sockets. What leaves the
-    container is refused unless the policy's rule says host-scope = true.
+  - The preset maps loads no program and is confined to the container on every
+    kernel.
+  - Whether programs are confined depends on the kernel; it is tested once per
+    boot. Since about Linux 6.17 a program loader can read all kernel memory; on
+    other kernels xdp, tc and cgroup_skb programs see the host's sockets. What
+    reaches beyond the container needs host-scope = true in the policy's rule.
   - Tracing types always see the whole host; syscall is never delegated.
   - A program's descriptor can leave the container by a socket or a shared pin, and
-    who gets it may attach it elsewhere. A loaded program can hold a processor.
+    its receiver may attach it elsewhere. A loaded program can occupy a CPU.
 
-Who uses it by itself
+Libraries that use it automatically
   libbpf 1.4 and newer, from /sys/fs/bpf or LIBBPF_BPF_TOKEN_PATH; cilium/ebpf
   0.22 and newer, from any bpffs that is mounted.
 
 When it fails inside the container
-  ENOENT      the bpffs delegates nothing, or it is not the one you mean
-  EOPNOTSUPP  no user namespace of its own
+  ENOENT      the bpffs delegates nothing, or it is a different bpffs
+  EOPNOTSUPP  the container has no user namespace of its own
   EPERM       no CAP_BPF, another user namespace, or seccomp; after the token was
-              made: a type or command that was not delegated. The kernel does not
-              say which: `bpfman-hook token probe` in the container tries each
-              In Kubernetes only uid 0 of the container, or a program file with
+              created: a type or command that was not delegated. The kernel does
+              not report which: `bpfman-hook token probe` in the container tests
+              each. In Kubernetes only uid 0 of the container, or a program file with
               capabilities, has those of securityContext.capabilities.add
-  EACCES      from a pin below /sys/fs: AppArmor; `token explain --pid PID` says it
+  EACCES      from a pin below /sys/fs: AppArmor; see `token explain --pid PID`
 ";
 
-/// `token explain`: the text, and what stands between a process and its token where that is known; with `--scope` what a token
-/// reaches on this kernel.
+/// `token explain`: prints the text, and what keeps a process from using its token if that is known; with `--scope`,
+/// what a token reaches on this kernel.
 pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> ExitCode {
     if args.scope {
         return scope::print_scope(paths, args.format.output);
     }
     match (Here::look(args.pid), args.format.output) {
-        // The text is of use where /proc is not mounted, too.
+        // The text is useful even if /proc is not mounted.
         (Err(_), Format::Table) if args.pid.is_none() => print(EXPLAIN),
         (Err(sentence), _) => fail(&sentence),
         (Ok(here), Format::Table) => print(&format!("{EXPLAIN}{}", here.text())),
@@ -109,11 +110,11 @@ pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> ExitCode {
     }
 }
 
-/// How long making a bpffs in somebody's namespaces may take.
+/// Timeout for creating a bpffs in the namespaces of another process.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// `token create`: mounts a delegated bpffs into the namespaces of a running process. Root's own act: policy is for what
-/// containers ask for.
+/// `token create`: mounts a delegated bpffs into the namespaces of a running process. Root decides; the policy applies
+/// only to requests of containers.
 pub fn create(args: &TokenCreateArgs) -> ExitCode {
     let delegation = match asked(args) {
         Ok(delegation) => delegation,
@@ -131,7 +132,7 @@ pub fn create(args: &TokenCreateArgs) -> ExitCode {
                     "delegates": delegates.iter().cloned().collect::<BTreeMap<_, _>>(),
                 })),
                 Format::Table => format!(
-                    "process {} has a bpffs at {}, and a token was made from it once:\n  {delegation}\n",
+                    "process {} has a bpffs at {}, and a token was created from it as a test:\n  {delegation}\n",
                     args.pid,
                     args.path.display()
                 ),
@@ -141,7 +142,7 @@ pub fn create(args: &TokenCreateArgs) -> ExitCode {
     }
 }
 
-/// What the options name, in the same words as in annotations.
+/// The delegation that the options name, in the words of the annotations.
 fn asked(args: &TokenCreateArgs) -> Result<Delegation, String> {
     let lists = [
         ("delegate", &args.delegate),
@@ -154,7 +155,7 @@ fn asked(args: &TokenCreateArgs) -> Result<Delegation, String> {
     let annotations = lists.into_iter().filter_map(|(key, value)| Some((format!("{PREFIX}{key}"), value.clone()?)));
     let request = Request::parse(&annotations.collect(), None).map_err(|e| chain(&e))?;
     let Some(BpffsRequest::Token { delegation, .. }) = request.map(|request| request.bpffs) else {
-        return Err("nothing is to be delegated: name presets or lists".to_owned());
+        return Err("create the bpffs: nothing is delegated; name presets or lists".to_owned());
     };
     let everything = Delegation { cmds: u64::MAX, maps: u64::MAX, progs: u64::MAX, attachs: u64::MAX };
     Ok(delegation.under(&everything).delegable())
@@ -176,7 +177,8 @@ fn try_create(delegation: Delegation, args: &TokenCreateArgs) -> Result<Mounted,
     bpffs::mount(&spec, Instant::now() + PATIENCE).map_err(|e| chain(&e))
 }
 
-/// `token probe`: what a workload can do with its bpffs, tried from where we are. Exit status 1 unless all of it works.
+/// `token probe`: tests what a workload can do with its bpffs, in the caller's context. Exit status 1 unless everything
+/// works.
 pub fn probe(args: &TokenProbeArgs) -> ExitCode {
     let probe = probe::probe(&args.path, args.iface.as_deref().unwrap_or("lo"));
     let works = if probe.works() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -212,7 +214,7 @@ pub fn probe(args: &TokenProbeArgs) -> ExitCode {
 fn line(stage: &ProbeStage, outcome: &ProbeOutcome) -> String {
     let what = match stage {
         ProbeStage::OpenBpffs => "open the bpffs",
-        ProbeStage::MintToken => "make a token from it",
+        ProbeStage::MintToken => "create a token from it",
         ProbeStage::ReadToken => "read what the token allows",
         ProbeStage::CreateMap => "create a map with the token",
         ProbeStage::PinMap => "pin it in the bpffs, and unpin it",

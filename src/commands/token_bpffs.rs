@@ -1,4 +1,4 @@
-//! What stands between one process and its token: the security module that confines it, for each bpffs that delegates.
+//! What keeps one process from using its token: the security module that confines it, for each bpffs that delegates.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,28 +10,28 @@ use crate::sys::error::chain;
 use crate::sys::lsm;
 use crate::sys::mounts::parse_mountinfo;
 
-/// A process, as a token sees it.
+/// A process and its delegated bpffs mounts.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Here {
-    /// The process; None for this one.
+    /// The process; None for the calling one.
     pub pid: Option<u32>,
-    /// The security module that confines it, and its label; None where none does.
+    /// The security module that confines the process, and its label; None if none does.
     pub confinement: Option<Confinement>,
     /// Each bpffs in its mount namespace that delegates something.
     pub bpffs: Vec<Delegated>,
 }
 
-/// A bpffs that delegates, and what is in the way of its use.
+/// A bpffs that delegates, and what prevents its use.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Delegated {
-    /// Where, below the process's root directory.
+    /// Mount point below the process's root directory.
     pub path: PathBuf,
     /// What does not work there.
     pub hindrance: Option<ConfinementProblem>,
 }
 
 impl Here {
-    /// Looks at a process, or at this one.
+    /// Examines a process, or the calling one.
     pub fn look(pid: Option<u32>) -> Result<Self, String> {
         let process = pid.map_or("self".to_owned(), |pid| pid.to_string());
         let path = format!("/proc/{process}/mountinfo");
@@ -63,7 +63,7 @@ impl Here {
         Self { pid, confinement, bpffs }
     }
 
-    /// The lines that `token explain` adds; empty where there is nothing to say.
+    /// The lines that `token explain` adds; empty if there is nothing to report.
     pub fn text(&self) -> String {
         let hindrances = self.bpffs.iter().filter_map(|bpffs| bpffs.hindrance.as_ref());
         let lines: String = hindrances.map(|hindrance| format!("  {hindrance}\n")).collect();
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_is_told_of_where_it_refuses_or_may_refuse_to_pin() {
+    fn a_profile_that_refuses_or_may_refuse_pins_is_reported() {
         let decide = |label: &str, pins| {
             let paths = ["/sys/fs/bpf", "/run/bpf"].map(PathBuf::from).into();
             Here::decide(Some(7), Confinement::apparmor(label), paths, move |_, _| pins)
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_can_be_looked_at_and_one_that_is_not_there_cannot() {
+    fn a_missing_process_is_an_error() {
         assert_eq!(Here::look(None).unwrap().pid, None);
         assert!(Here::look(Some(u32::MAX)).unwrap_err().starts_with("read /proc/4294967295/mountinfo: "));
     }

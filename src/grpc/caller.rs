@@ -1,4 +1,4 @@
-//! Who asks, and whether policy lets them: refused here, before a child is started.
+//! The caller of a request, and whether the policy allows it: refusals happen here, before a child is started.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::paths::Paths;
 use crate::sys::accounts::Accounts;
 use crate::sys::error::chain;
 
-/// A client under one verb, with the policy as its files are now.
+/// A client under one verb, with the current policy.
 #[derive(Debug)]
 pub struct Caller {
     client: ServiceClient,
@@ -28,10 +28,10 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Finds out who asks, and whether they may do such a thing at all.
+    /// Identifies the caller, and checks whether it may use the verb at all.
     ///
     /// # Errors
-    /// PERMISSION_DENIED with the reason; FAILED_PRECONDITION where the policy is wrong, since then nothing is allowed.
+    /// PERMISSION_DENIED with the reason; FAILED_PRECONDITION if the policy is invalid, since then nothing is allowed.
     pub fn admit(paths: &Paths, extensions: &Extensions, verb: Verb) -> Result<Self, Status> {
         let client = client(extensions)?;
         let policy = policy_files::load(paths).map_err(|error| Status::failed_precondition(chain(&error)))?;
@@ -39,8 +39,8 @@ impl Caller {
         Ok(Self { client, policy: Arc::new(policy), rule })
     }
 
-    /// Whether a file may be loaded: root decides for root, `paths` for everybody else, since the service opens files that the client
-    /// itself perhaps could not.
+    /// Whether a file may be loaded: root may load any file, other clients only what their rule's `paths` allow, since
+    /// the service opens files that the client itself might not be able to open.
     ///
     /// # Errors
     /// PERMISSION_DENIED.
@@ -55,8 +55,8 @@ impl Caller {
         }
     }
 
-    /// Whether an image may be used; that it is signed as policy says is checked when it is fetched, for root as well. A reference to
-    /// a path on this host is a file.
+    /// Whether an image may be used. Signatures are verified when the image is fetched, for root as well. A reference
+    /// to a path on this host is treated as a file.
     ///
     /// # Errors
     /// PERMISSION_DENIED.
@@ -69,7 +69,7 @@ impl Caller {
         if let Some(path) = path {
             self.may_load_file(&path.to_string_lossy())?;
         }
-        // Every rule that speaks of the image must be the client's: any of them may be the one that accepts it.
+        // The client's rule must name every image rule that applies: any of them may be the one that accepts the image.
         let usable = |name: &String| rule.images.as_ref().is_none_or(|names| names.contains(name));
         let mut speaking = self.policy.policy.images.iter().filter(|image| image.repository.matches(reference)).peekable();
         if speaking.peek().is_some() && speaking.all(|image| usable(&image.name)) {
@@ -82,7 +82,7 @@ impl Caller {
         }))
     }
 
-    /// Whether something that reaches the host may be done; `what` ends the sentence "may not …".
+    /// Whether something with host scope may be done; `what` completes the sentence "may not …".
     ///
     /// # Errors
     /// PERMISSION_DENIED.
@@ -97,17 +97,17 @@ impl Caller {
         }
     }
 
-    /// Whether it is root of this host.
+    /// Whether the client is root of this host.
     pub fn is_root(&self) -> bool {
         self.rule.is_none()
     }
 
-    /// What tells it from every other client.
+    /// Text that identifies the client uniquely.
     pub fn identity(&self) -> String {
         self.client.identity()
     }
 
-    /// What the child that does the work is told.
+    /// The rights that are passed to the child that does the work.
     pub fn bounds(&self) -> CallerRights {
         CallerRights {
             caller: self.identity(),
@@ -125,7 +125,7 @@ fn denied(refusal: ClientRefusal) -> Status {
     Status::permission_denied(refusal.to_string())
 }
 
-/// What the connection shows of the client.
+/// Identifies the client from its connection.
 fn client(extensions: &Extensions) -> Result<ServiceClient, Status> {
     if let Some(tls) = extensions.get::<TlsConnectInfo<Peer>>() {
         let certificates = tls.peer_certs();
@@ -134,7 +134,7 @@ fn client(extensions: &Extensions) -> Result<ServiceClient, Status> {
             first.and_then(|der| Certificate::from_der(der).ok()).map(|cert| cert.tbs_certificate.subject.to_string());
         return match subject {
             Some(subject) if !subject.is_empty() => Ok(ServiceClient::Tls { subject }),
-            _ => Err(Status::unauthenticated("the client's certificate has no subject; policy could not name it")),
+            _ => Err(Status::unauthenticated("the client's certificate has no subject, so no policy rule can name it")),
         };
     }
     match extensions.get::<Peer>() {
@@ -149,6 +149,6 @@ fn client(extensions: &Extensions) -> Result<ServiceClient, Status> {
                 same_user_namespace: peer.same_user_namespace,
             })
         }
-        Some(Peer::Tcp) | None => Err(Status::unauthenticated("the connection shows nobody at its other end")),
+        Some(Peer::Tcp) | None => Err(Status::unauthenticated("the connection has no peer identity")),
     }
 }

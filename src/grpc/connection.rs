@@ -1,4 +1,4 @@
-//! Connections: accepted, counted, and with the peer that the kernel saw.
+//! Accepts and counts connections, with the peer credentials that the kernel reports.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,29 +18,30 @@ use crate::grpc::limits::handshakes::{Handshake, Handshakes};
 use crate::sys::activation::Listener;
 use crate::sys::peer::{self, PeerCredentials};
 
-/// Open connections of one uid that is not root, and of all TCP clients with a certificate together.
+/// Maximum number of open connections of one non-root uid, and of all authenticated TCP clients together.
 const CONNECTIONS_MAX: usize = 64;
-/// Open connections of all clients but root. One client gets at most half of what is left, so that a few cannot take it all.
+/// Maximum number of open connections of all clients except root. One client gets at most half of the remaining ones,
+/// so that a few clients cannot take all of them.
 const ALL_MAX: usize = 512;
-/// Between two tries where descriptors or memory ran out.
+/// Delay before a retry when descriptors or memory ran out.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Whose connections and requests are counted together.
+/// The unit for which connections and requests are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
-    /// Root of this host, which is limited by nothing: it could stop the service as well.
+    /// Root of this host. Not limited: root could stop the service as well.
     Root,
     /// A user of this host, or root of another user namespace.
     Uid(u32),
-    /// Everybody who comes over TCP.
+    /// All TCP clients together.
     Tcp,
 }
 
-/// How many connections each origin has.
+/// The number of connections of each origin.
 #[derive(Debug, Clone, Default)]
 pub struct Count(Arc<Mutex<HashMap<Origin, usize>>>);
 
-/// One place in the count.
+/// One counted connection.
 #[derive(Debug)]
 struct ConnectionSlot {
     count: Count,
@@ -48,7 +49,7 @@ struct ConnectionSlot {
 }
 
 impl Count {
-    /// None where the origin has its share already.
+    /// None if the origin has reached its limit.
     fn take(&self, origin: Origin) -> Option<ConnectionSlot> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = open.iter().filter(|(origin, _)| **origin != Origin::Root).map(|(_, count)| count).sum();
@@ -74,7 +75,7 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// A connection with what is known of its other end.
+/// A connection with its peer.
 #[derive(Debug)]
 pub struct ClientConnection<S> {
     stream: S,
@@ -83,28 +84,28 @@ pub struct ClientConnection<S> {
     state: Mutex<ConnectionState>,
 }
 
-/// How far a connection got.
+/// The state of a connection.
 #[derive(Debug)]
 enum ConnectionState {
-    /// It has not shown a certificate yet.
+    /// The client has not presented a certificate yet.
     Handshake(Handshake),
-    /// It has a place in the count.
+    /// It is counted.
     Open { _slot: ConnectionSlot },
-    /// There was no place for it.
+    /// The limit was reached.
     Refused,
 }
 
-/// The other end as the socket shows it; that of TLS is known by its certificate later.
+/// The peer as the socket reports it; a TLS client is identified by its certificate later.
 #[derive(Debug, Clone)]
 pub enum Peer {
     /// A process on this host.
     Unix(Arc<PeerCredentials>),
-    /// Somewhere.
+    /// A TCP client.
     Tcp,
 }
 
 impl Peer {
-    /// With whom it is counted.
+    /// The origin that it is counted for.
     pub fn origin(&self) -> Origin {
         match self {
             Self::Unix(peer) if peer.uid == 0 && peer.same_user_namespace => Origin::Root,
@@ -117,7 +118,7 @@ impl Peer {
 impl<S> Connected for ClientConnection<S> {
     type ConnectInfo = Peer;
 
-    /// Asked once for each connection, when its handshake is done: from now on it counts among those with a certificate.
+    /// Called once per connection, after the handshake: from then on it counts as an authenticated connection.
     fn connect_info(&self) -> Peer {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*state, ConnectionState::Handshake(_)) {
@@ -158,7 +159,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientConnection<S> {
     }
 }
 
-/// The connections of all listeners of one sort.
+/// The connections of all listeners of one kind.
 #[derive(Debug)]
 pub struct Incoming<S>(mpsc::Receiver<ClientConnection<S>>);
 
@@ -170,11 +171,11 @@ impl<S> Stream for Incoming<S> {
     }
 }
 
-/// What accepts: unix connections and TCP connections, each where there is such a listener, and the tasks that bring them. To be called
-/// within the runtime.
+/// Starts tasks that accept Unix and TCP connections, each kind only if there is such a listener. Must be called within
+/// the tokio runtime.
 ///
 /// # Errors
-/// Where a socket cannot be watched.
+/// If a socket cannot be watched.
 pub fn accept(listeners: Vec<Listener>, idle: &Idle) -> io::Result<Accepting> {
     let count = Count::default();
     let (to_root, root) = mpsc::channel(1);
@@ -202,14 +203,14 @@ pub fn accept(listeners: Vec<Listener>, idle: &Idle) -> io::Result<Accepting> {
     Ok(Accepting { unix, tcp: any_tcp.then_some(Incoming(tcp)), tasks })
 }
 
-/// What [`accept`] brings.
+/// The result of [`accept`].
 #[derive(Debug)]
 pub struct Accepting {
     /// Clients on this host: root, and the others.
     pub unix: Option<(Incoming<UnixStream>, Incoming<UnixStream>)>,
-    /// Clients that have to show a certificate.
+    /// Clients that must present a certificate.
     pub tcp: Option<Incoming<TcpStream>>,
-    /// What accepts.
+    /// The accepting tasks.
     pub tasks: Tasks,
 }
 
@@ -244,14 +245,14 @@ async fn accept_unix(
         let peer = match peer::credentials(&stream) {
             Ok(peer) => peer,
             Err(error) => {
-                tracing::warn!(%error, "refuse a connection whose peer is not known");
+                tracing::warn!(%error, "refuse a connection with an unknown peer");
                 continue;
             }
         };
         let uid = peer.uid;
         let peer = Peer::Unix(Arc::new(peer));
         let Some(slot) = count.take(peer.origin()) else {
-            tracing::warn!(uid, "refuse a connection: its uid has too many");
+            tracing::warn!(uid, "refuse a connection: its uid has too many open");
             continue;
         };
         idle.touch();
@@ -279,7 +280,7 @@ async fn accept_tcp(
                 continue;
             }
         };
-        // Small answers must not wait for more; it works without.
+        // Small responses must not be delayed (Nagle); failure is harmless.
         let _ = stream.set_nodelay(true);
         idle.touch();
         let state = Mutex::new(ConnectionState::Handshake(handshakes.begin(address.ip())));
@@ -294,13 +295,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_uid_has_its_share_and_root_no_limit() {
+    fn each_uid_has_a_limit_and_root_has_none() {
         let count = Count::default();
         let held: Vec<_> = (0..CONNECTIONS_MAX).map(|_| count.take(Origin::Uid(7)).unwrap()).collect();
         assert!(count.take(Origin::Uid(7)).is_none());
         assert!(count.take(Origin::Uid(8)).is_some());
         let root: Vec<_> = (0..2 * CONNECTIONS_MAX).map(|_| count.take(Origin::Root).unwrap()).collect();
-        // Those that take all that they get leave something for the next one.
+        // Clients that take as many as they can still leave some for the next client.
         let others: Vec<_> = (100..110).flat_map(|uid| std::iter::from_fn(move || Some(uid)).take(CONNECTIONS_MAX)).collect();
         let others: Vec<_> = others.into_iter().filter_map(|uid| count.take(Origin::Uid(uid))).collect();
         assert!(others.len() < ALL_MAX && count.take(Origin::Uid(9)).is_some(), "{}", others.len());

@@ -1,5 +1,5 @@
-//! Between the wire and what the lifecycle understands. Everything from the wire is checked here: what passes is well-formed, though
-//! it may name what is not there.
+//! Converts between the wire types and the lifecycle's types. Everything from the wire is validated here: what passes
+//! is well-formed, though it may name objects that do not exist.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -24,18 +24,18 @@ use crate::model::manual::{
 use crate::model::reference::Reference;
 use crate::model::text::{is_normal_path, is_symbol, quoted};
 
-/// Programs of one load.
+/// Maximum number of programs per load.
 const PROGRAMS_MAX: usize = 128;
-/// Entries of metadata or globals.
+/// Maximum number of metadata or globals entries.
 const ENTRIES_MAX: usize = 1024;
-/// Bytes of a key or value of metadata.
+/// Maximum size of a metadata key or value, in bytes.
 const TEXT_MAX: usize = 4096;
 
 fn invalid(problem: impl Into<String>) -> Status {
     Status::invalid_argument(problem.into())
 }
 
-/// The status for a failure: its sentence is the command line's.
+/// The status for a failure, with the same message as on the command line.
 pub fn status(failure: Failure) -> Status {
     let code = match failure.code {
         FailureCode::InvalidArgument => tonic::Code::InvalidArgument,
@@ -50,18 +50,18 @@ pub fn status(failure: Failure) -> Status {
     Status::new(code, failure.message)
 }
 
-/// A kernel id; 0 is none.
+/// Validates a kernel id; 0 is not an id.
 pub fn id(what: &'static str, id: u32) -> Result<u32, Status> {
-    if id == 0 { Err(invalid(format!("0 is no {what} id"))) } else { Ok(id) }
+    if id == 0 { Err(invalid(format!("0 is not a {what} id"))) } else { Ok(id) }
 }
 
-/// What Load asks.
+/// Converts a Load request.
 pub fn load(request: LoadRequest) -> Result<LoadTask, Status> {
     let location = request.bytecode.and_then(|bytecode| bytecode.location);
     let source = match location.ok_or_else(|| invalid("bytecode names neither a file nor an image"))? {
         Location::File(path) if is_normal_path(&path) => ObjectSource::File(PathBuf::from(path)),
         Location::File(path) => {
-            return Err(invalid(format!("load {}: write an absolute path without . and .. and //", quoted(&path))));
+            return Err(invalid(format!("load {}: write an absolute path without ., .. and //", quoted(&path))));
         }
         Location::Image(wanted) => ObjectSource::Image(image(wanted)?),
     };
@@ -96,7 +96,7 @@ fn wanted(info: LoadInfo) -> Result<ProgramToLoad, Status> {
         return Err(invalid(format!("load {}: that is not the name of a function", quoted(&function))));
     }
     let kind = BpfmanProgramType::try_from(info.program_type)
-        .map_err(|_| invalid(format!("load {function}: {} is no program type", info.program_type)))?;
+        .map_err(|_| invalid(format!("load {function}: {} is not a program type", info.program_type)))?;
     let specific = info.info.and_then(|info| info.info);
     let kind = match kind {
         BpfmanProgramType::Xdp => ProgramKind::Xdp,
@@ -112,10 +112,7 @@ fn wanted(info: LoadInfo) -> Result<ProgramToLoad, Status> {
         (ProgramKind::Fentry, Some(Specific::FentryLoadInfo(info))) => Some(info.fn_name),
         (ProgramKind::Fexit, Some(Specific::FexitLoadInfo(info))) => Some(info.fn_name),
         (ProgramKind::Fentry | ProgramKind::Fexit, _) => {
-            return Err(invalid(format!(
-                "load {function} as {}: its info does not say for which kernel function",
-                kind.word()
-            )));
+            return Err(invalid(format!("load {function} as {}: its info names no kernel function", kind.word())));
         }
         _ => None,
     };
@@ -125,7 +122,7 @@ fn wanted(info: LoadInfo) -> Result<ProgramToLoad, Status> {
     Ok(ProgramToLoad { function, kind, target })
 }
 
-/// What PullBytecode asks.
+/// Converts the image of a PullBytecode request.
 pub fn image(image: BytecodeImage) -> Result<ImageSource, Status> {
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let login = match (given(image.username), given(image.password)) {
@@ -151,15 +148,15 @@ fn metadata(given: HashMap<String, String>) -> Result<BTreeMap<String, String>, 
         return Err(Status::resource_exhausted(format!("keep {} metadata: at most {ENTRIES_MAX}", given.len())));
     }
     if let Some((key, _)) = given.iter().find(|(key, value)| key.is_empty() || key.len() > TEXT_MAX || value.len() > TEXT_MAX) {
-        return Err(invalid(format!("metadata {}: keys have 1 to {TEXT_MAX} bytes, values at most as many", quoted(key))));
+        return Err(invalid(format!("metadata {}: keys have 1 to {TEXT_MAX} bytes, values at most the same", quoted(key))));
     }
     Ok(given.into_iter().collect())
 }
 
-/// What Attach asks. The position of a program among others is an answer, not a question.
+/// Converts an Attach request. The position of a program among others is output only.
 pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
     let program = id("program", request.id)?;
-    let info = request.attach.and_then(|attach| attach.info).ok_or_else(|| invalid("attach says nowhere"))?;
+    let info = request.attach.and_then(|attach| attach.info).ok_or_else(|| invalid("attach names no attach point"))?;
     let (place, given) = match info {
         Info::XdpAttachInfo(xdp) => {
             let place = AttachPlace::Interface {
@@ -196,13 +193,13 @@ pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
                 let name = TracepointName { category: category.to_owned(), name: name.to_owned() };
                 (AttachPlace::Tracepoint(name), info.metadata)
             }
-            _ => return Err(invalid(format!("a tracepoint is category/name, not {}", quoted(&info.tracepoint)))),
+            _ => return Err(invalid(format!("write a tracepoint as category/name, not {}", quoted(&info.tracepoint)))),
         },
         Info::KprobeAttachInfo(info) => {
             if info.container_pid.is_some() {
-                return Err(invalid("a kprobe sees the whole kernel; leave container_pid out"));
+                return Err(invalid("a kprobe sees the whole kernel; omit container_pid"));
             }
-            // Names of the kernel have dots where the compiler cloned a function.
+            // Kernel symbols contain dots if the compiler cloned a function.
             if !is_symbol(&info.fn_name.replace('.', "_")) {
                 return Err(invalid(format!("{} is not the name of a kernel function", quoted(&info.fn_name))));
             }
@@ -218,7 +215,7 @@ pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
             }
             let symbol = info.fn_name.filter(|name| !name.is_empty());
             if symbol.as_ref().is_some_and(|name| name.contains('\0')) || symbol.is_none() && info.offset == 0 {
-                return Err(invalid("a uprobe needs fn_name, or an offset in the file"));
+                return Err(invalid("a uprobe needs fn_name or an offset in the file"));
             }
             let process = info.pid.map(pid).transpose()?.map_or(ProbedProcess::Any, ProbedProcess::Pid);
             let container_pid = info.container_pid.map(pid).transpose()?;
@@ -234,7 +231,7 @@ pub fn attach(request: AttachRequest) -> Result<Attach, Status> {
 fn pid(number: i32) -> Result<u32, Status> {
     match u32::try_from(number) {
         Ok(pid @ 1..) => Ok(pid),
-        _ => Err(invalid(format!("{number} is no pid"))),
+        _ => Err(invalid(format!("{number} is not a pid"))),
     }
 }
 
@@ -250,19 +247,19 @@ fn direction(word: &str) -> Result<Direction, Status> {
     match word {
         "ingress" => Ok(Direction::Ingress),
         "egress" => Ok(Direction::Egress),
-        other => Err(invalid(format!("direction is ingress or egress, not {}", quoted(other)))),
+        other => Err(invalid(format!("direction must be ingress or egress, not {}", quoted(other)))),
     }
 }
 
 fn order(kind: ProgramKind, priority: i32, proceed_on: Vec<i32>) -> Result<Order, Status> {
     let mut order = Order::default_of(kind);
-    // 0 is what a client sends that says nothing.
+    // Clients that set no priority send 0.
     if priority != 0 {
         let inside = u16::try_from(priority).ok().filter(|priority| (1..=1000).contains(priority));
         order.priority = inside.ok_or_else(|| invalid(format!("priority must be a number from 1 to 1000, not {priority}")))?;
     }
     if let Some(wrong) = proceed_on.iter().find(|number| Order::verdict_word(kind, **number).is_none()) {
-        return Err(invalid(format!("{wrong} is no verdict of {} programs", kind.word())));
+        return Err(invalid(format!("{wrong} is not a return value of {} programs", kind.word())));
     }
     if !proceed_on.is_empty() {
         order.proceed_on = proceed_on;
@@ -274,11 +271,11 @@ fn netns(path: Option<String>) -> Result<Option<PathBuf>, Status> {
     match path.filter(|path| !path.is_empty()) {
         None => Ok(None),
         Some(path) if is_normal_path(&path) => Ok(Some(PathBuf::from(path))),
-        Some(path) => Err(invalid(format!("netns {}: write an absolute path without . and .. and //", quoted(&path)))),
+        Some(path) => Err(invalid(format!("netns {}: write an absolute path without ., .. and //", quoted(&path)))),
     }
 }
 
-/// What List asks.
+/// Converts a List request.
 pub fn filter(request: ListRequest) -> Result<ProgramFilter, Status> {
     Ok(ProgramFilter {
         program_type: request.program_type,
@@ -287,19 +284,19 @@ pub fn filter(request: ListRequest) -> Result<ProgramFilter, Status> {
     })
 }
 
-/// One program of an answer to Load.
+/// One program of a Load response.
 pub fn loaded(program: ShownProgram) -> LoadResponseInfo {
     let (info, kernel_info) = parts(program);
     LoadResponseInfo { info, kernel_info: Some(kernel_info) }
 }
 
-/// One program of an answer to List.
+/// One program of a List response.
 pub fn listed(program: ShownProgram) -> ListResult {
     let (info, kernel_info) = parts(program);
     ListResult { info, kernel_info: Some(kernel_info) }
 }
 
-/// The two halves of what is told about a program.
+/// The two parts of the description of a program.
 pub fn parts(program: ShownProgram) -> (Option<ProgramInfo>, KernelProgramInfo) {
     let kernel = program.kernel;
     let info = program.ours.map(|ours| ProgramInfo {
@@ -314,7 +311,7 @@ pub fn parts(program: ShownProgram) -> (Option<ProgramInfo>, KernelProgramInfo) 
                         Some(PullPolicy::IfNotPresent) | None => 1,
                         Some(PullPolicy::Never) => 2,
                     },
-                    // Never told, and never kept.
+                    // Never returned, and never stored.
                     username: None,
                     password: None,
                 }),
@@ -368,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_is_checked_before_anything_is_opened() {
+    fn a_load_is_validated_before_anything_is_opened() {
         let good = request(|_| {}).unwrap();
         assert_eq!(good.programs, [ProgramToLoad { function: "count".into(), kind: ProgramKind::Xdp, target: None }]);
         type Change = fn(&mut LoadRequest);
@@ -386,22 +383,22 @@ mod tests {
             (|r| r.info = vec![LoadInfo::default(); 1000], "at most 128"),
             (|r| r.info[0].name = String::new(), "not the name of a function"),
             (|r| r.info[0].name = "a/b".into(), "not the name of a function"),
-            (|r| r.info[0].program_type = 99, "99 is no program type"),
-            (|r| r.info[0].program_type = -1, "-1 is no program type"),
-            (|r| r.info[0].program_type = 5, "does not say for which kernel function"),
-            (|r| r.map_owner_id = Some(0), "0 is no map owner id"),
+            (|r| r.info[0].program_type = 99, "99 is not a program type"),
+            (|r| r.info[0].program_type = -1, "-1 is not a program type"),
+            (|r| r.info[0].program_type = 5, "names no kernel function"),
+            (|r| r.map_owner_id = Some(0), "0 is not a map owner id"),
             (|r| _ = r.global_data.insert("a b".into(), vec![1]), "not the name of a symbol"),
             (|r| _ = r.metadata.insert(String::new(), String::new()), "keys have 1 to 4096 bytes"),
             (|r| _ = r.metadata.insert("k".into(), "x".repeat(5000)), "keys have 1 to 4096 bytes"),
         ];
         for (change, expected) in cases {
             let error = request(change).unwrap_err();
-            assert!(error.contains(expected), "{error} has no {expected}");
+            assert!(error.contains(expected), "{error} does not contain {expected}");
         }
     }
 
     #[test]
-    fn fentry_takes_its_function_from_its_own_info() {
+    fn fentry_takes_its_function_from_its_info() {
         let wanted = request(|r| {
             r.info[0].program_type = 5;
             let info = crate::grpc::wire::FentryLoadInfo { fn_name: "do_unlinkat".into() };
@@ -411,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attach_is_checked_before_anything_is_looked_up() {
+    fn an_attach_is_validated_before_anything_is_looked_up() {
         let ask = |id, info| {
             attach(AttachRequest { id, attach: Some(AttachInfo { info }) }).map_err(|status| status.message().to_owned())
         };
@@ -444,30 +441,30 @@ mod tests {
         assert!(uprobe(|_| {}).is_ok());
         let kprobe = KprobeAttachInfo { fn_name: "x y".into(), ..Default::default() };
         for (answer, expected) in [
-            (ask(0, None), "0 is no program id"),
-            (ask(1, None), "says nowhere"),
+            (ask(0, None), "0 is not a program id"),
+            (ask(1, None), "names no attach point"),
             (xdp("", 50, Vec::new()), "not the name of an interface"),
             (xdp("a/b", 50, Vec::new()), "not the name of an interface"),
             (xdp(&"x".repeat(16), 50, Vec::new()), "not the name of an interface"),
             (xdp("lo", -5, Vec::new()), "priority must be a number from 1 to 1000, not -5"),
             (xdp("lo", 1001, Vec::new()), "priority must be a number"),
-            (xdp("lo", 1, vec![77]), "77 is no verdict of xdp programs"),
+            (xdp("lo", 1, vec![77]), "77 is not a return value of xdp programs"),
             (tc("sideways"), "ingress or egress"),
             (tracepoint("sched"), "category/name"),
             (tracepoint("../x/y"), "category/name"),
             (ask(1, Some(Info::KprobeAttachInfo(kprobe))), "not the name of a kernel function"),
             (uprobe(|u| u.target = "../x".into()), "neither an absolute path"),
-            (uprobe(|u| u.pid = Some(-1)), "-1 is no pid"),
-            (uprobe(|u| u.container_pid = Some(0)), "0 is no pid"),
+            (uprobe(|u| u.pid = Some(-1)), "-1 is not a pid"),
+            (uprobe(|u| u.container_pid = Some(0)), "0 is not a pid"),
             (uprobe(|u| u.fn_name = None), "needs fn_name"),
         ] {
             let error = answer.unwrap_err();
-            assert!(error.contains(expected), "{error} has no {expected}");
+            assert!(error.contains(expected), "{error} does not contain {expected}");
         }
     }
 
     #[test]
-    fn logins_are_taken_and_unknown_pull_policies_not() {
+    fn credentials_are_accepted_and_unknown_pull_policies_rejected() {
         let image = |policy, user: Option<&str>, password: Option<&str>| {
             image(BytecodeImage {
                 url: "quay.io/a/b:c".into(),
@@ -476,7 +473,7 @@ mod tests {
                 password: password.map(str::to_owned),
             })
         };
-        // What bpfman's clients send who say nothing.
+        // What bpfman's clients send without credentials.
         let nobody = image(1, Some(""), Some("")).unwrap();
         assert_eq!((nobody.pull, nobody.login), (PullPolicy::IfNotPresent, None));
         let login = image(0, Some("u"), Some("secret")).unwrap();

@@ -1,4 +1,4 @@
-//! When the service ends: some time after the last request, never while one runs.
+//! Decides when the service exits: some time after the last request, never while one runs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Counts requests. Open connections that ask nothing do not count.
+/// Counts requests. Open connections without requests do not count.
 #[derive(Debug, Clone)]
 pub struct Idle {
     state: Arc<Mutex<IdleState>>,
@@ -17,16 +17,16 @@ pub struct Idle {
 #[derive(Debug)]
 struct IdleState {
     running: usize,
-    /// When the last request ended or the last connection was made, whichever came later.
+    /// When the last request ended or the last connection was accepted, whichever is later.
     since: Instant,
 }
 
-/// One request for as long as it lives.
+/// A running request; ends when dropped.
 #[derive(Debug)]
 pub struct Busy(Idle);
 
 impl Idle {
-    /// Idle from now on; without a timeout it never gives up.
+    /// Idle from now on; without a timeout it never expires.
     pub fn new(timeout: Option<Duration>) -> Self {
         let state = IdleState { running: 0, since: Instant::now() };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()), timeout }
@@ -36,18 +36,18 @@ impl Idle {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A request begins.
+    /// A request starts.
     pub fn begin(&self) -> Busy {
         self.state(|state| state.running += 1);
         Busy(self.clone())
     }
 
-    /// A connection was made: its request is on the way, and the clock begins anew.
+    /// A connection was accepted: a request is expected, and the timeout restarts.
     pub fn touch(&self) {
         self.state(|state| state.since = Instant::now());
     }
 
-    /// How many requests run.
+    /// The number of running requests.
     pub fn running(&self) -> usize {
         self.state(|state| state.running)
     }
@@ -56,7 +56,7 @@ impl Idle {
     pub async fn expired(&self) {
         let Some(timeout) = self.timeout else { return std::future::pending().await };
         loop {
-            // Registered before it looks, so that no end of a request is missed.
+            // Registered before the check, so that the end of a request is not missed.
             let changed = self.changed.notified();
             let (running, until) = self.state(|state| (state.running, state.since + timeout));
             if running > 0 {
@@ -69,8 +69,9 @@ impl Idle {
         }
     }
 
-    /// Lets what runs come to its end, and waits for `closed`, which is when every connection is closed. A client that has not yet read
-    /// that we end may still send a request; it is done like the others, and only silence for the time `close` cuts connections off.
+    /// Waits for running requests, and for `closed`, which is when every connection is closed. A client that has not
+    /// yet seen the shutdown may still send a request, which is served like the others; only if none arrives for the
+    /// time `close` are the connections cut.
     pub async fn drain(&self, all: Duration, close: Duration, closed: impl Future<Output = ()>) {
         let silent = async {
             loop {
@@ -82,7 +83,7 @@ impl Idle {
                 }
             }
         };
-        // Who went away may have left a child behind that undoes what it did.
+        // A client that disconnected may have left a child behind that undoes its changes.
         let all_gone = async {
             closed.await;
             self.quiet().await;
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_running_request_holds_it_and_its_end_starts_the_clock() {
+    fn a_running_request_keeps_it_busy_and_its_end_starts_the_timeout() {
         run(async {
             let idle = Idle::new(Some(Duration::from_millis(60)));
             let busy = idle.begin();
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_comes_late_is_done_before_connections_are_cut() {
+    fn a_late_request_is_served_before_connections_are_cut() {
         run(async {
             let idle = Idle::new(None);
             let (all, close) = (Duration::from_secs(20), Duration::from_millis(100));
@@ -162,7 +163,7 @@ mod tests {
             };
             idle.drain(all, close, late).await;
             assert!(*done.lock().unwrap());
-            // Nor does one that hangs hold it for ever, and closed connections end it at once.
+            // A hanging request does not delay it forever, and it returns at once when the connections are closed.
             let busy = idle.begin();
             idle.drain(close, close, std::future::pending()).await;
             drop(busy);

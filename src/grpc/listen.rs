@@ -1,4 +1,4 @@
-//! Where the service listens: sockets that systemd hands over, or one that it makes itself.
+//! The service's sockets: passed by systemd, or created by the service itself.
 
 use std::io;
 use std::net::TcpListener;
@@ -14,12 +14,12 @@ use crate::sys::activation::{Handed, Listener};
 use crate::sys::error::SysError;
 use crate::sys::fsutil::{self, TrustError};
 
-/// The group that may connect to a socket that we make, if it exists.
+/// The group that may connect to a socket that the service creates, if the group exists.
 const GROUP: &str = "bpfman";
-/// Owner and group; what they may do then is the policy's business.
+/// Owner and group may connect; the policy decides what they may do.
 const MODE: u32 = 0o660;
 
-/// Why the service does not listen.
+/// Why the service cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The socket's directory.
@@ -28,34 +28,34 @@ pub enum ListenError {
     /// A system call.
     #[error(transparent)]
     Sys(#[from] SysError),
-    /// An address was given along with sockets.
-    #[error("listen on an address: systemd has handed over {0} sockets already; leave the address out of the unit")]
+    /// An address was given in addition to passed sockets.
+    #[error("listen on an address: systemd has already passed {0} sockets; remove the address from the unit")]
     Both(usize),
-    /// Somebody answers there.
-    #[error("listen on {}: another process does already; stop it, or choose another address", .0.display())]
+    /// A process accepts connections there.
+    #[error("listen on {}: another process already listens there; stop it, or choose another address", .0.display())]
     InUse(PathBuf),
-    /// There is something else.
-    #[error("listen on {}: it is there and is not a socket; remove it, or choose another address", .0.display())]
+    /// The path exists and is not a socket.
+    #[error("listen on {}: it exists and is not a socket; remove it, or choose another address", .0.display())]
     NotASocket(PathBuf),
     /// TCP without TLS.
     #[error(
-        "listen on TCP without TLS: whoever reaches the port could load programs; give --tls-cert, --tls-key and --tls-client-ca"
+        "listen on TCP without TLS: any client that reaches the port could load programs; give --tls-cert, --tls-key and --tls-client-ca"
     )]
     NoTls,
-    /// One step of making the socket.
+    /// One step of creating the socket.
     #[error("{doing} {}", .path.display())]
     Io {
-        /// What we were doing.
+        /// The failed step.
         doing: &'static str,
-        /// To which path.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The error.
         #[source]
         source: io::Error,
     },
 }
 
-/// All sockets of one service. Dropping it removes the socket that it made.
+/// All sockets of one service. Dropping it removes the socket that it created.
 #[derive(Debug)]
 pub struct Sockets {
     /// The sockets, non-blocking.
@@ -63,18 +63,18 @@ pub struct Sockets {
     _own: Option<OwnSocket>,
 }
 
-/// A socket file of ours.
+/// A socket file that the service created.
 #[derive(Debug)]
 struct OwnSocket {
     path: PathBuf,
     inode: u64,
-    /// Held for as long as the service lives, so that of two services only one removes a stale socket.
+    /// Held while the service runs, so that of two services only one removes a stale socket.
     _lock: OwnedFd,
 }
 
 impl Drop for OwnSocket {
     fn drop(&mut self) {
-        // Somebody may have put another one there.
+        // Another process may have replaced it.
         if std::fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -82,10 +82,10 @@ impl Drop for OwnSocket {
 }
 
 impl Sockets {
-    /// The sockets that were handed over, else one at the address, else one at the usual place.
+    /// Returns the passed sockets, else one at the address, else one at the default path.
     ///
     /// # Errors
-    /// With the sentence for whoever starts the service.
+    /// With the message for the administrator who starts the service.
     pub fn open(paths: &Paths, handed: Vec<Handed>, address: Option<&ServiceAddress>, tls: bool) -> Result<Self, ListenError> {
         if !handed.is_empty() && address.is_some() {
             return Err(ListenError::Both(handed.len()));
@@ -113,7 +113,7 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// Makes a socket that has its mode and group before anybody can find it.
+    /// Creates a socket that has its mode and group before any client can find it.
     fn at(path: &Path) -> Result<Self, ListenError> {
         let failed = |doing: &'static str, path: &Path| {
             let path = path.to_owned();
@@ -130,7 +130,7 @@ impl Sockets {
         }
         let new = beside(path, "new");
         fsutil::unlink_if_present(&new)?;
-        let listener = UnixListener::bind(&new).map_err(failed("make the socket", &new))?;
+        let listener = UnixListener::bind(&new).map_err(failed("create the socket", &new))?;
         let inode = fsutil::adopt_socket(&new, MODE, accounts::gid_of(GROUP))?;
         listener.set_nonblocking(true).map_err(failed("set up", &new))?;
         std::fs::rename(&new, path).map_err(failed("put into place", path))?;
@@ -157,17 +157,17 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s.sock");
-        // Its listener is gone and the file stays, as after kill -9.
+        // Its listener is gone but the file remains, as after kill -9.
         drop(UnixListener::bind(&path).unwrap());
         let first = open(&path).unwrap();
         let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode, 0o660);
         assert!(UnixStream::connect(&path).is_ok());
         let sentence =
-            format!("listen on {}: another process does already; stop it, or choose another address", path.display());
+            format!("listen on {}: another process already listens there; stop it, or choose another address", path.display());
         assert_eq!(chain(&open(&path).unwrap_err()), sentence);
         drop(first);
         assert!(!path.exists());
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_put_in_its_place_stays() {
+    fn a_socket_of_another_process_is_not_removed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s.sock");
         let sockets = open(&path).unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn tcp_needs_tls_and_an_address_no_sockets() {
+    fn tcp_needs_tls_and_an_address_excludes_passed_sockets() {
         let tcp = ServiceAddress::Tcp(([127, 0, 0, 1], 0).into());
         assert!(matches!(Sockets::open(&Paths::system(), Vec::new(), Some(&tcp), false), Err(ListenError::NoTls)));
         assert!(Sockets::open(&Paths::system(), Vec::new(), Some(&tcp), true).is_ok());

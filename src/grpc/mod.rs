@@ -1,8 +1,8 @@
-//! `system service`: bpfman's gRPC API for as long as somebody asks.
+//! `system service`: serves bpfman's gRPC API while clients use it.
 //!
-//! The service moves bytes and decides who may ask. What is asked is done by a child for each request, our own binary in the role
-//! `request`, so that its deadline, its threads and its namespaces are its own and a slow one holds nobody. All state is in the
-//! store: the service can be killed at any time.
+//! The service transports requests and decides which clients are allowed. The work is done by one child per request,
+//! our own binary in the role `request`, so that its deadline, threads and namespaces are its own and a slow request
+//! does not block others. All state is in the store: the service can be killed at any time.
 
 pub mod caller;
 pub mod child;
@@ -42,34 +42,34 @@ use crate::sys::error::chain;
 use crate::sys::fsutil::{TrustError, read_trusted_file};
 use crate::sys::pid;
 
-/// How long requests that run may go on after SIGTERM; their own deadlines are shorter.
+/// How long running requests may continue after SIGTERM; their own deadlines are shorter.
 const DRAIN: Duration = Duration::from_secs(60);
-/// How long connections may take to close when no request runs any more.
+/// How long connections may take to close after the last request.
 const CLOSE: Duration = Duration::from_millis(500);
-/// A client that says nothing for so long after a ping is gone.
+/// A client that does not answer a ping within this time is disconnected.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// For a TLS handshake.
+/// Timeout of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Requests at once over one connection of root's.
+/// Maximum number of concurrent requests on one connection of root.
 const STREAMS_MAX: u32 = 256;
-/// Requests at once over one connection of anybody else.
+/// Maximum number of concurrent requests on one connection of another client.
 const OTHERS_STREAMS_MAX: u32 = 32;
-/// Bytes that anybody else than root may send before we have read them, of one request and over one connection.
+/// Maximum number of bytes that a non-root client may send before we have read them, per request and per connection.
 const OTHERS_WINDOWS: (u32, u32) = (64 << 10, 256 << 10);
-/// Bytes of a request's headers.
+/// Maximum size of a request's headers, in bytes.
 const HEADERS_MAX: u32 = 16 << 10;
-/// Bytes of one request of root's; `weight` allows others less.
+/// Maximum size of one request of root, in bytes; `limits::request_bytes` allows other clients less.
 const MESSAGE_MAX: usize = 4 << 20;
-/// Bytes of a question to health or reflection: a name.
+/// Maximum size of a health or reflection request, in bytes: a name.
 const QUESTION_MAX: usize = 16 << 10;
-/// Bytes of a PEM file.
+/// Maximum size of a PEM file, in bytes.
 const PEM_MAX: usize = 1 << 20;
 
-/// Why the service ends with an error.
+/// Why the service exits with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// Somebody else than root starts it.
-    #[error("serve the gRPC API: it loads programs for others, run it as root")]
+    /// Started by a user other than root.
+    #[error("serve the gRPC API: it loads programs for its clients; run it as root")]
     NotRoot,
     /// A socket.
     #[error(transparent)]
@@ -77,7 +77,7 @@ pub enum ServiceError {
     /// A system call.
     #[error(transparent)]
     Sys(#[from] SysError),
-    /// A certificate or key that others could have written.
+    /// A certificate or key that other users can write.
     #[error(transparent)]
     Trust(#[from] TrustError),
     /// A certificate or key that does not parse.
@@ -85,7 +85,7 @@ pub enum ServiceError {
     Tls {
         /// The certificate.
         path: PathBuf,
-        /// Why not.
+        /// The error.
         #[source]
         source: tonic::transport::Error,
     },
@@ -93,11 +93,11 @@ pub enum ServiceError {
     #[error("serve the gRPC API")]
     Serve(#[from] tonic::transport::Error),
     /// Reflection has no descriptors.
-    #[error("serve the descriptions of our services")]
+    #[error("serve gRPC reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// `system service`. Exit status 0 after a time without requests, and after SIGTERM or SIGINT.
+/// `system service`. Exit status 0 after the idle timeout, and after SIGTERM or SIGINT.
 pub fn run(paths: &Paths, args: &ServiceArgs) -> ExitCode {
     match serve(paths, args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -126,7 +126,7 @@ fn serve(paths: &Paths, args: &ServiceArgs) -> Result<(), ServiceError> {
         let routes = routes(paths, &idle).await?;
         let mut servers = tokio::task::JoinSet::new();
         let wait = |mut stopped: watch::Receiver<bool>| async move {
-            // An error means that the sender is gone, and that it is over as well.
+            // An error means that the sender was dropped, which ends it as well.
             let _ = stopped.wait_for(|stop| *stop).await;
         };
         if let Some((root, unix)) = unix {
@@ -149,9 +149,9 @@ fn serve(paths: &Paths, args: &ServiceArgs) -> Result<(), ServiceError> {
                 if let Ok(Err(error)) = ended { return Err(error.into()); }
             }
         }
-        // What waits in the backlog of a socket of systemd's starts the service again.
+        // Connections in the backlog of systemd's socket start the service again.
         drop(accepting);
-        // Nobody listens only where every server has ended already.
+        // There is no receiver only if every server has already ended.
         let _ = stop.send(true);
         idle.drain(DRAIN, CLOSE, async { while servers.join_next().await.is_some() {} }).await;
         Ok(())
@@ -165,7 +165,7 @@ fn builder() -> Server {
         .http2_keepalive_timeout(Some(KEEPALIVE))
 }
 
-/// A server for clients that may be anybody: what they can have us hold before policy has seen a request is little.
+/// A server for untrusted clients: it buffers little before the policy has checked a request.
 fn for_others() -> Server {
     let (request, connection) = OTHERS_WINDOWS;
     builder()
@@ -174,7 +174,7 @@ fn for_others() -> Server {
         .initial_connection_window_size(connection)
 }
 
-/// The TLS configuration and the path of its certificate, where one is given.
+/// The TLS configuration and the path of its certificate, if one is given.
 fn tls(args: &ServiceArgs) -> Result<Option<(ServerTlsConfig, PathBuf)>, ServiceError> {
     let (Some(cert), Some(key), Some(ca)) = (&args.tls_cert, &args.tls_key, &args.tls_client_ca) else { return Ok(None) };
     let read = |path: &Path| read_trusted_file(path, PEM_MAX);
@@ -185,7 +185,7 @@ fn tls(args: &ServiceArgs) -> Result<Option<(ServerTlsConfig, PathBuf)>, Service
     Ok(Some((config, cert.clone())))
 }
 
-/// Our service, health and reflection, with every request counted from its first header on.
+/// Our service, health and reflection; every request is counted from its first header on.
 async fn routes(paths: &Paths, idle: &Idle) -> Result<Routes, ServiceError> {
     let counted = |idle: Idle| {
         move |mut request: Request<()>| {
@@ -201,7 +201,7 @@ async fn routes(paths: &Paths, idle: &Idle) -> Result<Routes, ServiceError> {
             .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    // Its streams may last: what they ask is small, and they hold nothing.
+    // Reflection streams may stay open: their requests are small, and they hold nothing.
     let v1 = describe().build_v1()?.max_decoding_message_size(QUESTION_MAX);
     let v1alpha = describe().build_v1alpha()?.max_decoding_message_size(QUESTION_MAX);
     let health = health.max_decoding_message_size(QUESTION_MAX);

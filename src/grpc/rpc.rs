@@ -1,4 +1,4 @@
-//! The seven calls: who asks, what is asked, one child, its answer.
+//! The seven RPCs: identify the caller, convert the request, run one child, convert its reply.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::paths::Paths;
 use crate::sys::child::Role;
 use crate::sys::error::chain;
 
-/// Answers bpfman's calls.
+/// Implements bpfman's service.
 #[derive(Debug)]
 pub struct Rpc {
     paths: Paths,
@@ -36,7 +36,7 @@ impl Rpc {
         Self { paths: paths.clone(), gate: ConcurrencyLimit::new() }
     }
 
-    /// Waits for a place, has a child do it, and takes its answer apart.
+    /// Waits for a slot, runs the task in a child, and unwraps its reply.
     async fn run(&self, extensions: &Extensions, caller: &Caller, task: ManualTask) -> Result<ManualReply, Status> {
         let lane = if request_child::uses_network(&task) { Lane::Network } else { Lane::Local };
         let abandoned = match task {
@@ -59,9 +59,9 @@ impl Rpc {
     }
 }
 
-/// An answer of another sort than the question.
+/// A reply of an unexpected type.
 fn unexpected() -> Status {
-    Status::internal("the request process answered something else")
+    Status::internal("the request process sent a reply of an unexpected type")
 }
 
 fn programs(reply: ManualReply) -> Result<Vec<ShownProgram>, Status> {

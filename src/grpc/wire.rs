@@ -1,4 +1,4 @@
-//! bpfman's gRPC interface as it goes over the wire, made from `bpfman.proto` when we are built.
+//! bpfman's gRPC interface, generated from `bpfman.proto` at build time.
 #![allow(
     clippy::all,
     clippy::allow_attributes_without_reason,
@@ -55,9 +55,9 @@ mod tests {
         }
     }
 
-    /// The list was taken from bpfman's own crate, not from our file.
+    /// The expected list was taken from bpfman's own crate, not from our proto file.
     #[test]
-    fn names_numbers_and_types_are_bpfmans() {
+    fn names_numbers_and_types_match_bpfman() {
         let theirs: BTreeSet<String> = include_str!("../../tests/data/wire/bpfman.v1.txt")
             .lines()
             .filter(|line| !line.starts_with('#'))

@@ -1,4 +1,4 @@
-//! What the metrics are made of: the counters, the owners' cards, and what the kernel says about the programs.
+//! The sources of the metrics: the counters, the owner files, and the kernel's statistics about the programs.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,59 +16,59 @@ use crate::nri::status::{SeenPlugin, plugins};
 use crate::sys::export::{self, OWNERS, PROGRAMS};
 use crate::sys::{Errno, clock};
 
-/// Programs, links and images that get series of their own; the sums have them all.
+/// Maximum number of programs, links and images with series of their own; the sums cover all of them.
 const DETAILED: usize = 2000;
-/// Cards that are read.
+/// Maximum number of owner files that are read.
 const CARDS: usize = 20_000;
-/// Bytes of a card.
+/// Maximum size of an owner file, in bytes.
 const CARD_MAX: u64 = 256 << 10;
-/// Bytes of what the kernel said.
+/// Maximum size of the stored kernel statistics, in bytes.
 const PROGRAMS_MAX: u64 = 16 << 20;
 
-/// What the kernel says about one program.
+/// The kernel's statistics about one program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramStat {
-    /// Its id.
+    /// Kernel id.
     pub id: u32,
-    /// Nanoseconds that it ran.
+    /// Run time in nanoseconds.
     pub run_time: u64,
-    /// How often it ran.
+    /// Run count.
     pub runs: u64,
-    /// Bytes of kernel memory.
+    /// Kernel memory in bytes.
     pub memory: Option<u64>,
-    /// Instructions that the verifier went through.
+    /// Instructions that the verifier processed.
     pub verified: u32,
-    /// When it was loaded: nanoseconds since boot.
+    /// Load time, in nanoseconds since boot.
     pub loaded: u64,
 }
 
-/// Where the numbers about programs come from.
+/// Source of the program statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatsSource {
-    /// The kernel, asked by this process.
+    /// The kernel, queried by this process.
     Kernel,
-    /// The file that a sample left.
+    /// The file that `metrics --sample` wrote.
     Sample,
-    /// Nowhere.
+    /// None available.
     Nowhere,
 }
 
-/// All of it.
+/// All gathered data.
 #[derive(Debug)]
 pub struct GatheredMetrics {
     owner_files: Vec<PublicOwner>,
     left_out: usize,
     counters: Option<Vec<u64>>,
     programs: BTreeMap<u32, ProgramStat>,
-    /// Where the numbers about programs come from.
+    /// Source of the program statistics.
     pub source: StatsSource,
-    /// Seconds since 1970 at which the sample was taken.
+    /// When the sample was taken, in seconds since 1970.
     sampled: Option<u64>,
     stats_enabled: bool,
     plugins: Vec<SeenPlugin>,
 }
 
-/// Reads it. A file that is missing, is being replaced or does not parse is left out.
+/// Reads all sources. A file that is missing, is being replaced or does not parse is skipped.
 pub fn gather(directory: &Path) -> GatheredMetrics {
     let (owner_files, left_out) = owner_files(directory);
     let (programs, source, sampled) = match ask(&owner_files) {
@@ -90,7 +90,7 @@ pub fn gather(directory: &Path) -> GatheredMetrics {
     }
 }
 
-/// The cards in the order of their numbers, and how many were left out.
+/// The owner files in the order of their numbers, and how many were skipped.
 pub fn owner_files(directory: &Path) -> (Vec<PublicOwner>, usize) {
     let entries = fs::read_dir(directory.join(OWNERS)).into_iter().flatten().filter_map(Result::ok);
     let mut numbers: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
@@ -109,10 +109,10 @@ fn bytes(path: &Path, max: u64) -> Option<Vec<u8>> {
     (bytes.len() as u64 <= max).then_some(bytes)
 }
 
-/// Asks the kernel about every program of the cards. One that is gone meanwhile is left out.
+/// Queries the kernel about every program of the owner files. A program that no longer exists is skipped.
 ///
 /// # Errors
-/// EPERM where this process may not: CAP_SYS_ADMIN is what the kernel asks for.
+/// EPERM if this process may not: the kernel requires CAP_SYS_ADMIN.
 pub fn ask(owner_files: &[PublicOwner]) -> Result<Vec<ProgramStat>, Errno> {
     let mut found = Vec::new();
     for program in owner_files.iter().flat_map(|owner_file| &owner_file.programs) {
@@ -141,7 +141,7 @@ fn sample(directory: &Path) -> Option<(Vec<ProgramStat>, Option<u64>)> {
 }
 
 impl GatheredMetrics {
-    /// The page.
+    /// The metrics page.
     pub fn page(&self, exposition: Exposition) -> String {
         let mut page = Page::new(exposition);
         page.family("build", FamilyKind::Info, "The exporter.");
@@ -173,7 +173,7 @@ impl GatheredMetrics {
         }
     }
 
-    /// Sums over everything, whatever is left out below.
+    /// Sums over everything, including what has no series of its own.
     fn sums(&self, page: &mut Page) {
         let mut owners = BTreeMap::from([("container", 0_u64), ("host", 0), ("netns", 0)]);
         let (mut programs, mut links, mut delegated, mut maps) = (BTreeMap::new(), BTreeMap::new(), 0_u64, 0);
@@ -210,27 +210,23 @@ impl GatheredMetrics {
         page.family(
             "bpf_stats_enabled",
             FamilyKind::Gauge,
-            "1 where the kernel measures run time and runs (kernel.bpf_stats_enabled).",
+            "1 if the kernel measures run time and runs (kernel.bpf_stats_enabled).",
         );
         page.sample(&[], u8::from(self.stats_enabled));
         if !self.plugins.is_empty() {
-            page.family(
-                "plugin_connected",
-                FamilyKind::Gauge,
-                "1 where an NRI plugin of this node is connected to the runtime.",
-            );
+            page.family("plugin_connected", FamilyKind::Gauge, "1 if an NRI plugin of this node is connected to the runtime.");
             for plugin in &self.plugins {
                 page.sample(&[("start", plugin.start.word())], u8::from(plugin.runtime.is_some()));
             }
         }
         if let Some(sampled) = self.sampled {
-            page.family("sample_timestamp_seconds", FamilyKind::Gauge, "When the kernel was asked about the programs.");
+            page.family("sample_timestamp_seconds", FamilyKind::Gauge, "When the kernel was queried about the programs.");
             page.sample(&[], sampled);
         }
     }
 
     fn owners(&self, page: &mut Page) {
-        page.family("owner", FamilyKind::Info, "Who owns something.");
+        page.family("owner", FamilyKind::Info, "An owner of programs, links, maps or a bpffs.");
         for owner_file in self.owner_files.iter().take(DETAILED) {
             page.sample(
                 &[
@@ -245,7 +241,7 @@ impl GatheredMetrics {
                 1,
             );
         }
-        page.family("owner_created_timestamp_seconds", FamilyKind::Gauge, "When the owner's record was made.");
+        page.family("owner_created_timestamp_seconds", FamilyKind::Gauge, "When the owner's record was created.");
         for owner_file in self.owner_files.iter().take(DETAILED) {
             page.sample(&[("owner", &owner_file.no.to_string())], owner_file.created);
         }
@@ -253,7 +249,7 @@ impl GatheredMetrics {
         for owner_file in &self.owner_files {
             for program in &owner_file.programs {
                 if let Some(image) = owner_file.images.get(program.image) {
-                    // Shortened first, so that two that look alike are one series.
+                    // Shortened first: two names that are equal after shortening form one series.
                     *images.entry((short(&image.reference), short(&image.digest))).or_insert(0) += 1;
                 }
             }
@@ -296,10 +292,10 @@ impl GatheredMetrics {
             }
         };
         let booted = clock::unix_seconds().saturating_sub(clock::boot_seconds());
-        each("program_run_time_seconds", FamilyKind::Counter, "Time that a program ran.", &|p| Some(seconds(p.run_time)));
-        each("program_runs", FamilyKind::Counter, "Runs of a program.", &|p| Some(p.runs.to_string()));
+        each("program_run_time_seconds", FamilyKind::Counter, "Run time of a program.", &|p| Some(seconds(p.run_time)));
+        each("program_runs", FamilyKind::Counter, "Run count of a program.", &|p| Some(p.runs.to_string()));
         each("program_memory_bytes", FamilyKind::Gauge, "Kernel memory of a program.", &|p| p.memory.map(|m| m.to_string()));
-        each("program_verified_instructions", FamilyKind::Gauge, "Instructions that the verifier went through.", &|p| {
+        each("program_verified_instructions", FamilyKind::Gauge, "Instructions that the verifier processed.", &|p| {
             Some(p.verified.to_string())
         });
         each("program_loaded_timestamp_seconds", FamilyKind::Gauge, "When a program was loaded.", &|p| {

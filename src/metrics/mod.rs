@@ -1,4 +1,4 @@
-//! `metrics`: a process that reads what the runs leave, and needs no rights but to read it. See
+//! `metrics`: exports metrics from the files that each run writes; reading them is the only privilege it needs. See
 //! docs/decisions/0008-where-metrics-come-from.md.
 
 pub mod gather;
@@ -42,7 +42,7 @@ pub fn run(paths: &Paths, args: &MetricsArgs) -> ExitCode {
                 return ExitCode::from(BAD_USAGE);
             }
         };
-        // One at a time: what many scrapers at once cost is time, not memory.
+        // One page at a time: concurrent scrapers then cost time, not memory.
         let turn = Mutex::new(());
         let pages = move |exposition| {
             let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,42 +69,45 @@ pub fn run(paths: &Paths, args: &MetricsArgs) -> ExitCode {
     }
 }
 
-/// The page, or why there is none: zeros from somebody who may not look would be lies.
+/// The page, or the reason why it cannot be produced: an unprivileged process must not report wrong zeros.
 fn page(directory: &Path, exposition: Exposition) -> Result<String, String> {
     static SAID: Once = Once::new();
     if let Err(error) = fs::read_dir(directory)
         && error.kind() == ErrorKind::PermissionDenied
     {
-        return Err(format!("read {}: only root and the directory's group may, run it as one of them", directory.display()));
+        return Err(format!("read {}: only root and the directory's group may; run this as one of them", directory.display()));
     }
     let gathered = gather(directory);
     if gathered.source == StatsSource::Nowhere {
         SAID.call_once(|| {
             eprintln!(
-                "bpfman-hook: run time, memory and load time of programs are left out: the kernel tells them to \
-                 CAP_SYS_ADMIN only, and nobody has left a sample; let root run `bpfman-hook metrics --sample` now and then"
+                "bpfman-hook: run time, memory and load time of programs are omitted: the kernel reports them to \
+                 CAP_SYS_ADMIN only, and no sample exists; run `bpfman-hook metrics --sample` as root periodically"
             );
         });
     }
     Ok(gathered.page(exposition))
 }
 
-/// Asks the kernel, as root, and leaves the answers for a process that may not.
+/// Queries the kernel as root, and stores the results for an unprivileged process.
 fn sample(directory: &Path) -> ExitCode {
-    // Nothing has been recorded since boot: there is nothing to ask about.
+    // Nothing has been recorded since boot, so there is nothing to query.
     if !directory.exists() {
         return ExitCode::SUCCESS;
     }
     let (owner_files, _) = owner_files(directory);
     let programs = match ask(&owner_files) {
         Ok(programs) => programs,
-        Err(errno) => return fail(&format!("ask the kernel about our programs: {errno}; run it as root")),
+        Err(errno) => return fail(&format!("query the kernel about our programs: {errno}; run this as root")),
     };
     match Export::open(directory) {
         Some(export) => {
             export.put_programs(&serde_json::to_vec(&programs).expect("numbers are JSON"));
             ExitCode::SUCCESS
         }
-        None => fail(&format!("write to {}: it is not a directory that is ours alone; run it as root", directory.display())),
+        None => fail(&format!(
+            "write to {}: it is not a directory that only bpfman-hook writes; run this as root",
+            directory.display()
+        )),
     }
 }

@@ -1,6 +1,7 @@
-//! The smallest HTTP server that a scraper needs: GET /metrics, one answer a connection. Clients are not known: what one may send, for
-//! how long, and how many there are at once is limited. Where every place is taken, the connection that has had one longest is closed,
-//! one whose request has not come before all others, so that connections which say nothing keep no scraper out.
+//! The smallest HTTP server that a scraper needs: GET /metrics, one response per connection. Clients are untrusted:
+//! request size, request time and the number of connections are limited. When the limit of connections is reached, the
+//! oldest connection is closed, and one that has not sent its request yet before all others, so that silent connections
+//! do not lock scrapers out.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -15,28 +16,28 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::text::Exposition;
 
-/// Connections that are open at the same time.
+/// Maximum number of open connections.
 const CLIENTS: usize = 64;
-/// How long a request may take to come: a scraper sends it at once.
+/// Timeout for receiving a request; a scraper sends it immediately.
 const HEADER: Duration = Duration::from_secs(2);
-/// How long an answer may take to go.
+/// Timeout for sending a response.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes that are written at once.
+/// Bytes per write.
 const PIECE: usize = 16 << 10;
-/// Bytes of a request.
+/// Maximum size of a request, in bytes.
 const REQUEST_MAX: usize = 8 << 10;
 
-/// Where to listen.
+/// The address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MetricsAddress {
-    /// A socket file.
+    /// A Unix socket.
     Unix(PathBuf),
     /// An address and a port.
     Tcp(String),
 }
 
 impl MetricsAddress {
-    /// `unix:///PATH`, `tcp://ADDRESS:PORT`, `ADDRESS:PORT`.
+    /// Parses `unix:///PATH`, `tcp://ADDRESS:PORT` or `ADDRESS:PORT`.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix://") {
             let path = PathBuf::from(path);
@@ -57,11 +58,11 @@ impl MetricsAddress {
 trait Stream: Read + Write + Send + 'static {
     fn limit(&self, read: Duration, write: Duration) -> io::Result<()>;
     fn end(&self);
-    /// Another handle of the same connection.
+    /// Another handle to the same connection.
     fn handle(&self) -> io::Result<Self>
     where
         Self: Sized;
-    /// Closes it in both directions: a thread that reads or writes it stops.
+    /// Shuts the connection down in both directions: a thread that reads or writes it stops.
     fn cut(&self);
 }
 
@@ -101,13 +102,13 @@ impl Stream for UnixStream {
     }
 }
 
-/// What makes a page.
+/// Produces a page.
 pub type Pages = dyn Fn(Exposition) -> Result<String, String> + Send + Sync;
 
-/// Listens and answers, until the process ends.
+/// Listens and serves until the process ends.
 ///
 /// # Errors
-/// Where it cannot listen.
+/// If it cannot listen.
 pub fn serve(address: &MetricsAddress, pages: Arc<Pages>) -> Result<(), String> {
     let failed = |error: io::Error| match address {
         MetricsAddress::Unix(path) => format!("listen on {}: {error}", path.display()),
@@ -126,14 +127,14 @@ pub fn serve(address: &MetricsAddress, pages: Arc<Pages>) -> Result<(), String> 
     }
 }
 
-/// Removes the socket of a process that is gone, and nothing else.
+/// Removes the stale socket of a process that has exited, and nothing else.
 fn clear(path: &Path) -> io::Result<()> {
     let stale = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
         && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
     if stale { fs::remove_file(path) } else { Ok(()) }
 }
 
-/// The open connections, those that were accepted first at the front.
+/// The open connections, oldest first.
 #[derive(Debug)]
 struct Open<S>(Mutex<VecDeque<ScrapeConnection<S>>>);
 
@@ -142,7 +143,7 @@ struct Open<S>(Mutex<VecDeque<ScrapeConnection<S>>>);
 struct ScrapeConnection<S> {
     number: u64,
     stream: S,
-    /// True once its request has come.
+    /// True once its request has been received.
     asked: bool,
 }
 
@@ -151,7 +152,7 @@ impl<S: Stream> Open<S> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a connection in; where there is no place, another one is closed for it.
+    /// Adds a connection; if the limit is reached, another one is closed for it.
     fn admit(&self, number: u64, stream: S) {
         let mut clients = self.clients();
         if clients.len() >= CLIENTS {
@@ -181,7 +182,7 @@ fn accept<S: Stream>(next: impl Fn() -> io::Result<S>, pages: Arc<Pages>) -> ! {
             Ok(stream)
         });
         let Ok(mut stream) = admitted else {
-            // Out of descriptors, or a client that went away at once.
+            // Out of descriptors, or the client disconnected immediately.
             thread::sleep(Duration::from_millis(50));
             continue;
         };
@@ -197,7 +198,7 @@ fn accept<S: Stream>(next: impl Fn() -> io::Result<S>, pages: Arc<Pages>) -> ! {
     unreachable!("2^64 connections are never made")
 }
 
-/// Reads a request and answers it; `asked` is called in between.
+/// Reads a request and sends the response; `asked` is called in between.
 fn exchange(stream: &mut impl Stream, pages: &Pages, asked: impl FnOnce()) -> io::Result<()> {
     let request = match request(stream) {
         Ok(request) => request,
@@ -231,7 +232,7 @@ fn request(stream: &mut impl Stream) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Status, type, body, and whether the body is sent.
+/// Status, content type, body, and whether the body is sent.
 fn respond(request: &str, pages: &Pages) -> (&'static str, &'static str, String, bool) {
     let mut lines = request.lines();
     let mut words = lines.next().unwrap_or_default().split(' ');
@@ -239,7 +240,7 @@ fn respond(request: &str, pages: &Pages) -> (&'static str, &'static str, String,
     let plain = "text/plain; charset=utf-8";
     let with_body = method != "HEAD";
     if !version.is_some_and(|version| version.starts_with("HTTP/1.")) || words.next().is_some() {
-        return ("400 Bad Request", plain, "this is no HTTP/1 request\n".to_owned(), true);
+        return ("400 Bad Request", plain, "this is not an HTTP/1 request\n".to_owned(), true);
     }
     if !matches!(method, "GET" | "HEAD") {
         return ("405 Method Not Allowed", plain, "GET only\n".to_owned(), true);
@@ -267,7 +268,8 @@ fn answer(stream: &mut impl Stream, status: &str, kind: &str, body: &str, with_b
     if with_body {
         text.push_str(body);
     }
-    // A deadline for all of it: a limit for each write would begin anew with every byte that a slow reader takes.
+    // One deadline for the whole response: a timeout per write would restart with every byte that a slow reader
+    // accepts.
     let (end, mut rest) = (Instant::now() + PATIENCE, text.as_bytes());
     while !rest.is_empty() {
         let left = end.saturating_duration_since(Instant::now());
@@ -275,7 +277,7 @@ fn answer(stream: &mut impl Stream, status: &str, kind: &str, body: &str, with_b
             return Err(ErrorKind::TimedOut.into());
         }
         stream.limit(PATIENCE, left)?;
-        // One write of everything would wait in the kernel, time and again.
+        // A single write of the whole response would block in the kernel repeatedly.
         match stream.write(&rest[..rest.len().min(PIECE)]) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(written) => rest = &rest[written..],
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_get_their_answers() {
+    fn requests_get_the_expected_responses() {
         for (request, status) in [
             ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK"),
             ("GET /metrics?x=y HTTP/1.0\r\n\r\n", "200 OK"),
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_absolute_paths_or_numbers() {
+    fn addresses_are_absolute_paths_or_numeric() {
         assert_eq!(MetricsAddress::parse("unix:///run/x"), Ok(MetricsAddress::Unix("/run/x".into())));
         assert_eq!(MetricsAddress::parse("127.0.0.1:9437"), Ok(MetricsAddress::Tcp("127.0.0.1:9437".into())));
         assert_eq!(MetricsAddress::parse("tcp://[::1]:9437"), Ok(MetricsAddress::Tcp("[::1]:9437".into())));
@@ -326,10 +328,10 @@ mod tests {
     }
 
     #[test]
-    fn silent_connections_keep_no_scraper_out() {
+    fn silent_connections_do_not_lock_scrapers_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("http.sock");
-        // A socket that nobody listens on any more is replaced.
+        // A stale socket is replaced.
         drop(UnixListener::bind(&path).unwrap());
         let address = MetricsAddress::Unix(path.clone());
         thread::spawn(move || serve(&address, pages()));
@@ -338,13 +340,13 @@ mod tests {
             if let Ok(stream) = UnixStream::connect(&path) {
                 return stream;
             }
-            assert!(Instant::now() < end, "nobody listens");
+            assert!(Instant::now() < end, "the server does not listen");
             thread::yield_now();
         };
         let get = || {
             let mut stream = connect();
             let mut text = String::new();
-            // One that is refused unread is reset, which may take the answer with it.
+            // A connection that is closed with unread data is reset, which may discard the response.
             let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").and_then(|()| stream.read_to_string(&mut text));
             text
         };
@@ -354,23 +356,24 @@ mod tests {
         let mut text = Vec::new();
         let _ = long.read_to_end(&mut text);
         assert!(text.is_empty() || text.starts_with(b"HTTP/1.1 431"));
-        // More silent connections than there are places: every scrape is answered, and the oldest ones are closed.
+        // More silent connections than the limit: every scrape is still answered, and the oldest connections are
+        // closed.
         let mut silent: Vec<UnixStream> = (0..2 * CLIENTS).map(|_| connect()).collect();
         for _ in 0..10 {
-            assert!(get().starts_with("HTTP/1.1 200"), "silent connections keep scrapers out");
+            assert!(get().starts_with("HTTP/1.1 200"), "silent connections lock scrapers out");
         }
         silent[0].set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        assert_eq!(silent[0].read(&mut [0; 1]).unwrap(), 0, "the oldest one is closed");
+        assert_eq!(silent[0].read(&mut [0; 1]).unwrap(), 0, "the oldest connection is closed");
         drop(silent);
     }
 
     #[test]
-    fn a_slow_reader_does_not_keep_its_place() {
+    fn a_slow_reader_does_not_keep_its_connection() {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         let page = "x".repeat(64 << 20);
         let began = Instant::now();
         let reader = thread::spawn(move || {
-            // More often than any limit for one write.
+            // More often than any timeout per write.
             let mut some = [0; 64 << 10];
             while matches!(theirs.read(&mut some), Ok(1..)) {
                 thread::sleep(Duration::from_millis(50));

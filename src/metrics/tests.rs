@@ -1,4 +1,5 @@
-//! The page as a whole, by the rules that `promtool check metrics` applies; tests/e2e/prometheus.rs has promtool and Prometheus themselves.
+//! Checks the whole page against the rules of `promtool check metrics`; tests/e2e/prometheus.rs runs promtool and
+//! Prometheus themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -25,7 +26,7 @@ fn owner_file(no: u64) -> PublicOwner {
         delegated: no == 1,
         maps: 2,
         images: vec![PublicImage { reference: word("oci:/a:b"), digest: word("sha256:00") }],
-        // No such programs: a kernel that may be asked says so, and they are left out.
+        // These programs do not exist: if the kernel can be queried, it reports so, and they are skipped.
         programs: vec![PublicProgram {
             id: u32::MAX - 1,
             name: word("count"),
@@ -61,7 +62,7 @@ fn gathered(dir: &Path) -> GatheredMetrics {
 }
 
 #[test]
-fn the_page_keeps_the_rules_of_its_format() {
+fn the_page_follows_the_format() {
     let dir = tempfile::tempdir().unwrap();
     let gathered = gathered(&dir.path().join("export"));
     let page = gathered.page(Exposition::OpenMetrics);
@@ -72,7 +73,7 @@ fn the_page_keeps_the_rules_of_its_format() {
     for line in page.lines().filter(|line| *line != "# EOF") {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap();
-            assert!(types.insert(name, kind).is_none(), "{name} comes twice");
+            assert!(types.insert(name, kind).is_none(), "{name} is repeated");
             current = name;
         } else if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once(' ').unwrap();
@@ -84,9 +85,9 @@ fn the_page_keeps_the_rules_of_its_format() {
         } else {
             let (what, value) = line.rsplit_once(' ').unwrap();
             assert!(value.parse::<f64>().is_ok_and(|value| value >= 0.0), "{line}");
-            assert!(series.insert(what), "{what} comes twice");
+            assert!(series.insert(what), "{what} is repeated");
             let name = what.split('{').next().unwrap();
-            let suffix = name.strip_prefix(current).unwrap_or_else(|| panic!("{line} is not of {current}"));
+            let suffix = name.strip_prefix(current).unwrap_or_else(|| panic!("{line} does not belong to {current}"));
             let expected: &[&str] = match types[current] {
                 "counter" => &["_total"],
                 "info" => &["_info"],
@@ -97,7 +98,7 @@ fn the_page_keeps_the_rules_of_its_format() {
         }
     }
     for (name, kind) in &types {
-        assert!(helped.contains(name), "{name} has no help");
+        assert!(helped.contains(name), "{name} has no HELP");
         let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
         assert!(name.starts_with("bpfman_hook_") && name.bytes().all(legal), "{name}");
         for bad in ["_total", "_info", "_count", "_sum", "_bucket", "_milliseconds", "_ms", "_kb", "gauge", "counter"] {
@@ -116,9 +117,9 @@ fn the_page_keeps_the_rules_of_its_format() {
     }
 }
 
-/// Names that the rules and the dashboard use are names that are exported.
+/// Every metric name in the alert rules and the dashboard is exported.
 #[test]
-fn rules_and_dashboard_name_what_there_is() {
+fn rules_and_dashboard_use_exported_names() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
     let source = [include_str!("gather.rs"), include_str!("../model/metrics_table.rs")].concat();
     for file in ["prometheus/bpfman-hook.rules.yml", "grafana/bpfman-hook.json"] {

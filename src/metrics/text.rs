@@ -1,9 +1,10 @@
-//! The two text formats of metrics: OpenMetrics 1.0 and Prometheus' own, which differ in the names of counters, in units and
-//! in the end. Written here, because the numbers come out of a file and not out of objects in this process.
+//! The two text formats of metrics: OpenMetrics 1.0 and Prometheus' own, which differ in counter names, in units and in
+//! the terminator. Written here without a client library, because the values come from files and not from objects in
+//! this process.
 
 use std::fmt::Write as _;
 
-/// Which one.
+/// The exposition format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exposition {
     /// `application/openmetrics-text`
@@ -13,7 +14,7 @@ pub enum Exposition {
 }
 
 impl Exposition {
-    /// The one that an Accept header prefers; Prometheus' own where it names neither.
+    /// The format that an Accept header prefers; Prometheus' own if it names neither.
     pub fn accepted(header: &str) -> Self {
         let quality = |name: &str| -> f32 {
             let named = header.split(',').map(str::trim).filter(|part| part.split(';').next().map(str::trim) == Some(name));
@@ -36,7 +37,7 @@ impl Exposition {
     }
 }
 
-/// What a family is.
+/// The type of a metric family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FamilyKind {
     /// Only grows; its samples end in `_total`.
@@ -45,11 +46,11 @@ pub enum FamilyKind {
     Gauge,
     /// Buckets.
     Histogram,
-    /// Always 1; its labels are what it says.
+    /// Always 1; the information is in its labels.
     Info,
 }
 
-/// A page that is being written. Families come one after the other, each with its samples.
+/// A page under construction. Families follow each other, each with its samples.
 #[derive(Debug)]
 pub struct Page {
     text: String,
@@ -62,12 +63,12 @@ const PREFIX: &str = "bpfman_hook_";
 const UNITS: [&str; 2] = ["seconds", "bytes"];
 
 impl Page {
-    /// An empty one.
+    /// An empty page.
     pub fn new(exposition: Exposition) -> Self {
         Self { text: String::new(), exposition, family: String::new(), kind: FamilyKind::Gauge }
     }
 
-    /// Begins a family. `name` is without our prefix and without the suffix of its kind; a unit is its last word.
+    /// Starts a family. `name` is without our prefix and without the suffix of its type; a unit is its last word.
     pub fn family(&mut self, name: &str, kind: FamilyKind, help: &str) {
         self.family = format!("{PREFIX}{name}");
         self.kind = kind;
@@ -98,7 +99,8 @@ impl Page {
         self.line(suffix, labels, None, &value.to_string());
     }
 
-    /// A histogram: counts of the buckets with their bounds, the last one without, and the sum in nanoseconds.
+    /// A histogram: the counts of the buckets with their bounds, the count of the last one without a bound, and the sum
+    /// in nanoseconds.
     pub fn histogram(&mut self, labels: &[(&str, &str)], buckets: &[(&str, u64)], beyond: u64, nanoseconds: u64) {
         let mut so_far = 0_u64;
         for (bound, count) in buckets {
@@ -108,7 +110,7 @@ impl Page {
         so_far = so_far.wrapping_add(beyond);
         self.line("_bucket", labels, Some(("le", "+Inf")), &so_far.to_string());
         self.line("_sum", labels, None, &seconds(nanoseconds));
-        // Out of the buckets, so that they agree also while somebody counts.
+        // Computed from the buckets, so that they agree while counters are being updated.
         self.line("_count", labels, None, &so_far.to_string());
     }
 
@@ -126,7 +128,7 @@ impl Page {
         _ = writeln!(self.text, " {value}");
     }
 
-    /// The whole page.
+    /// The finished page.
     pub fn finish(mut self) -> String {
         if self.exposition == Exposition::OpenMetrics {
             self.text.push_str("# EOF\n");
@@ -143,11 +145,11 @@ pub fn seconds(nanoseconds: u64) -> String {
     if short.ends_with('.') { format!("{short}0") } else { short.to_owned() }
 }
 
-/// The longest label's value, in bytes: strangers choose some of them.
+/// Maximum length of a label value in bytes: image authors and workloads choose some of them.
 pub const VALUE_MAX: usize = 256;
 
-/// A label's value or a help text: backslash, quote and line feed are written with a backslash. Scrapers take a zero byte for the
-/// end of the page, and other control characters are of no use to anybody.
+/// Escapes a label value or a help text: backslash, quote and line feed get a backslash. Scrapers take a zero byte for
+/// the end of the page, and other control characters are of no use.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in short(text).chars() {
@@ -162,7 +164,7 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// As much of a text as a label's value has.
+/// A text, shortened to the length of a label value.
 pub fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(VALUE_MAX)]
 }
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn openmetrics_is_as_its_specification_has_it() {
+    fn openmetrics_output_matches_the_specification() {
         let expected = r#"# TYPE bpfman_hook_events counter
 # HELP bpfman_hook_events What happened.
 bpfman_hook_events_total{type="a\"b\\c\nd"} 3
@@ -204,7 +206,7 @@ bpfman_hook_owner_info{owner="1"} 1
     }
 
     #[test]
-    fn prometheus_text_names_what_it_samples() {
+    fn prometheus_type_lines_name_the_samples() {
         let text = page(Exposition::Prometheus);
         assert!(text.contains("# TYPE bpfman_hook_events_total counter\n"), "{text}");
         assert!(text.contains("# TYPE bpfman_hook_owner_info gauge\n"), "{text}");
@@ -212,7 +214,7 @@ bpfman_hook_owner_info{owner="1"} 1
     }
 
     #[test]
-    fn the_accept_header_decides() {
+    fn the_accept_header_selects_the_format() {
         use Exposition::{OpenMetrics, Prometheus};
         for (header, expected) in [
             ("", Prometheus),
@@ -231,7 +233,7 @@ bpfman_hook_owner_info{owner="1"} 1
     }
 
     #[test]
-    fn a_strangers_text_stays_one_value() {
+    fn untrusted_text_stays_one_label_value() {
         for (text, expected) in [
             ("plain", "plain"),
             ("a\"} 1\nbpfman_hook_x 2", "a\\\"} 1\\nbpfman_hook_x 2"),
@@ -243,7 +245,7 @@ bpfman_hook_owner_info{owner="1"} 1
         }
         let long = "\u{e9}".repeat(200_000);
         assert_eq!(escape(&long).len(), VALUE_MAX);
-        assert_eq!(short(&format!("x{long}")).len(), VALUE_MAX - 1, "no character is cut in two");
+        assert_eq!(short(&format!("x{long}")).len(), VALUE_MAX - 1, "characters are not split");
     }
 
     #[test]

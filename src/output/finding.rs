@@ -1,18 +1,18 @@
-//! One line of `doctor` or `install --check`: what was looked at, how it is, and what to do about it.
+//! One line of `doctor` or `install --check`: what was checked, its status, and the remedy.
 
 use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-/// How something is.
+/// The status of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FindingStatus {
     /// As it should be.
     Ok,
-    /// Works, but not all of it or not for everybody.
+    /// Works, but not completely or not for every user.
     Warn,
-    /// It could not be found out.
+    /// Could not be determined.
     Unknown,
     /// Does not work.
     Fail,
@@ -33,52 +33,52 @@ impl FindingStatus {
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at: short, stable, fit for a script to select on.
+    /// What was checked: short and stable, so that scripts can select on it.
     pub check: String,
-    /// How it is.
+    /// The result.
     pub status: FindingStatus,
     /// What was found.
     pub detail: String,
-    /// What to do; only where it is not ok.
+    /// The remedy; only if the status is not ok.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
 
 impl Finding {
-    /// Something that is as it should be.
+    /// A finding without a problem.
     pub fn ok(check: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { check: check.into(), status: FindingStatus::Ok, detail: detail.into(), remedy: None }
     }
 
-    /// Something that is not, with what to do about it.
+    /// A finding with a problem and its remedy.
     pub fn bad(check: impl Into<String>, status: FindingStatus, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { check: check.into(), status, detail: detail.into(), remedy: Some(remedy.into()) }
     }
 }
 
-/// Findings in the order in which they were made.
+/// Findings in the order in which they were added.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
 pub struct Findings(pub Vec<Finding>);
 
 impl Findings {
-    /// Adds one.
+    /// Adds a finding.
     pub fn push(&mut self, finding: Finding) {
         self.0.push(finding);
     }
 
-    /// True where something fails: the exit code is 1.
+    /// True if any finding failed: the exit status is 1.
     pub fn failed(&self) -> bool {
         self.0.iter().any(|finding| finding.status == FindingStatus::Fail)
     }
 
-    /// Without what is ok.
+    /// Drops the findings that are ok.
     pub fn only_bad(mut self) -> Self {
         self.0.retain(|finding| finding.status != FindingStatus::Ok);
         self
     }
 
-    /// The JSON form: an array of objects with `check`, `status`, `detail` and, where not ok, `remedy`.
+    /// The JSON form: an array of objects with `check`, `status`, `detail` and, if not ok, `remedy`.
     pub fn json(&self) -> String {
         serde_json::to_string_pretty(self).expect("strings and unit variants are JSON")
     }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_a_line_and_its_remedy_another() {
+    fn a_remedy_is_printed_on_its_own_line() {
         let mut findings = Findings::default();
         findings.push(Finding::ok("bpffs", "mounted"));
         findings.push(Finding::bad("policy files", FindingStatus::Fail, "line 3 is wrong", "correct it"));

@@ -1,4 +1,4 @@
-//! Words, ids and JSON as every command prints them.
+//! Words, ids and JSON in the form that every command prints.
 
 use serde::Serialize;
 
@@ -8,18 +8,18 @@ use crate::model::record::OwnerRecord;
 use crate::output::table::printable;
 use crate::output::view::ProgramView;
 
-/// How a listing is printed.
+/// The output form of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListFormat {
     /// Tables and trees.
     Table,
-    /// JSON, one document.
+    /// One JSON document.
     Json,
-    /// Ids alone, one a line.
+    /// Only ids, one per line.
     Quiet,
 }
 
-/// JSON as we print it: indented, with a final newline.
+/// JSON as every command prints it: indented, with a final newline.
 pub fn json(value: &impl Serialize) -> String {
     let mut text = serde_json::to_string_pretty(value).expect("views have string keys and no failing serializers");
     text.push('\n');
@@ -33,7 +33,7 @@ pub fn verdict(program: &ProgramView) -> String {
     }
 }
 
-/// An owner in words. The store reads records in the order of their numbers.
+/// The name of an owner, for tables. The store reads records in the order of their numbers.
 pub fn owner_name(records: &[OwnerRecord], no: u64) -> String {
     let found = records.binary_search_by_key(&OwnerNo(no), |r| r.no);
     let record = found.ok().and_then(|at| records.get(at));
@@ -44,7 +44,7 @@ pub fn id(id: Option<u32>) -> String {
     id.map_or_else(|| "-".to_owned(), |id| id.to_string())
 }
 
-/// The word that a value has in JSON.
+/// The word that represents a value in JSON.
 pub fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,

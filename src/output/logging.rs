@@ -1,4 +1,4 @@
-//! Where `tracing` events go: what a layer below noticed and nobody returns as an error.
+//! Destinations of `tracing` events: what a lower layer notices and does not return as an error.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,12 +8,12 @@ use tracing::Level;
 use crate::output::report::Report;
 use crate::paths::Paths;
 
-/// Commands for people: to stderr, one line each.
+/// Interactive commands: to stderr, one line each.
 pub fn to_stderr() {
     stderr_from(Level::WARN);
 }
 
-/// Services that stay: to stderr, and what goes well besides.
+/// Long-running services: to stderr, including successes.
 pub fn of_service() {
     stderr_from(Level::INFO);
 }
@@ -23,14 +23,14 @@ fn stderr_from(level: Level) {
     plain.with_max_level(level).with_writer(io::stderr).init();
 }
 
-/// `hook`: to the journal or our log, since stderr carries one line and that is the reason for a refusal.
+/// `hook`: to the journal or our log, since stderr carries a single line, the reason for a refusal.
 pub fn to_report(paths: &Paths) {
     let log = paths.log();
     let plain = tracing_subscriber::fmt().without_time().with_ansi(false).with_target(false);
     plain.with_max_level(Level::WARN).with_writer(move || Line { log: log.clone(), bytes: Vec::new() }).init();
 }
 
-/// One event on its way into the log.
+/// One event, formatted for the log.
 struct Line {
     log: PathBuf,
     bytes: Vec<u8>,

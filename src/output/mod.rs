@@ -1,4 +1,4 @@
-//! Where a command's answer and its one line of failure go.
+//! Output of a command: its result on stdout, and one line on stderr if it fails.
 
 pub mod finding;
 pub mod format;
@@ -10,12 +10,12 @@ pub mod view;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::process::ExitCode;
 
-/// Why an answer ends before it is whole.
+/// Why the output ends early.
 #[derive(Debug)]
 pub enum Cut {
-    /// The rest could not be found out: a sentence.
+    /// The rest could not be determined; contains the error message.
     Unknown(String),
-    /// It could not be written.
+    /// Writing failed.
     Unwritten(io::Error),
 }
 
@@ -31,13 +31,13 @@ impl From<serde_json::Error> for Cut {
     }
 }
 
-/// Writes a command's answer to stdout while it is made.
+/// Writes a command's output to stdout while it is produced.
 pub fn print_as_made(make: impl FnOnce(&mut dyn Write) -> Result<(), Cut>) -> ExitCode {
     let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
     match make(&mut out).and_then(|()| Ok(out.flush()?)) {
         Err(Cut::Unwritten(error)) => unwritten(error).map_or_else(|sentence| fail(&sentence), |()| ExitCode::SUCCESS),
         Err(Cut::Unknown(sentence)) => {
-            // Of an answer that had hardly begun nothing is shown.
+            // Output that is still in the buffer is discarded: a short result is not shown at all.
             _ = out.into_parts();
             fail(&sentence)
         }
@@ -45,18 +45,18 @@ pub fn print_as_made(make: impl FnOnce(&mut dyn Write) -> Result<(), Cut>) -> Ex
     }
 }
 
-/// Writes a command's answer to stdout.
+/// Writes a command's output to stdout.
 pub fn print(text: &str) -> ExitCode {
     try_print(text).map_or_else(|sentence| fail(&sentence), |()| ExitCode::SUCCESS)
 }
 
-/// [`print`] for those who say themselves what a failure means.
+/// [`print`] for callers that decide themselves what a failure means.
 pub fn try_print(text: &str) -> Result<(), String> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(unwritten)
 }
 
-/// A reader that went away is not an error of ours.
+/// A reader that closed the pipe is not an error.
 fn unwritten(error: io::Error) -> Result<(), String> {
     match error.kind() {
         ErrorKind::BrokenPipe => Ok(()),
@@ -64,7 +64,7 @@ fn unwritten(error: io::Error) -> Result<(), String> {
     }
 }
 
-/// Says why a command failed.
+/// Prints why a command failed.
 pub fn fail(sentence: &str) -> ExitCode {
     eprintln!("bpfman-hook: {sentence}");
     ExitCode::FAILURE

@@ -1,17 +1,18 @@
-//! Columns for people.
+//! Tables.
 
 use std::fmt::{self, Write as _};
 
-/// Rows of text under a heading, each column as wide as its widest cell.
+/// Rows of text under a heading; each column is as wide as its widest cell.
 #[derive(Debug, Clone)]
 pub struct Table {
-    /// The rows, a line each, with a tab behind each cell: there are many, and neither is in a cell.
+    /// The rows, one per line, with a tab after each cell; cells contain neither. One string, since there can be many
+    /// rows.
     text: String,
     widths: Vec<usize>,
 }
 
 impl Table {
-    /// A table with the names of its columns.
+    /// A table with the given column names.
     pub fn new(heading: &[&str]) -> Self {
         let mut table = Self { text: String::new(), widths: vec![0; heading.len()] };
         table.row(heading.iter().map(|name| (*name).to_owned()));
@@ -43,7 +44,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Text from strangers, as a terminal may see it: control characters become `?`.
+/// Untrusted text, made safe for a terminal: control characters become `?`.
 pub fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_and_control_characters_stay_out() {
+    fn columns_align_and_control_characters_are_replaced() {
         let mut table = Table::new(&["ID", "NAME"]);
         table.row(["7".to_owned(), "a\u{1b}[31m".to_owned()]);
         table.row(["1234".to_owned(), String::new()]);

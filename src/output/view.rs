@@ -1,5 +1,5 @@
-//! What `-o json` prints, and what the tables are drawn from: stable, documented in docs/operations.md, and apart from
-//! the form in which records are stored.
+//! The types behind `-o json` and the tables: stable, documented in docs/operations.md, and separate from the form in
+//! which records are stored.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::model::bytecode::ImageVerdict;
 use crate::model::delegation::{Category, Delegation};
 use crate::model::record::{Owner, OwnerRecord, Phase};
 
-/// How an owner is: how far its record got, or that its container is dead.
+/// The state of an owner: the phase of its record, or that its container is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OwnerState {
@@ -20,11 +20,11 @@ pub enum OwnerState {
     Pending,
     /// Complete.
     Ready,
-    /// Being undone.
+    /// Being released.
     Releasing,
-    /// Refused or undone after a failure.
+    /// Refused, or released after a failure.
     Failed,
-    /// Complete, and its container or pod is gone: gc releases it.
+    /// Complete, but its container or pod is gone; gc releases it.
     Dead,
 }
 
@@ -54,31 +54,31 @@ pub struct OwnerView<'a> {
     /// Why it failed or is dead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The end of the verifier's log, where the verifier refused a program.
+    /// The end of the verifier's log, if the verifier rejected a program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verifier_log: Option<String>,
     /// What could not be removed yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub leftovers: Vec<String>,
-    /// What made the container.
+    /// The container engine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<&'static str>,
-    /// Its Kubernetes namespace.
+    /// Kubernetes namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// Its pod.
+    /// Pod name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// Its name in the pod.
+    /// Container name in the pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// The init's pid.
+    /// Pid of the init process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     /// The bundle.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundle: Option<String>,
-    /// Seconds since 1970.
+    /// Creation time in seconds since 1970.
     pub created: u64,
     /// Programs with their links.
     pub programs: Vec<ProgramView<'a>>,
@@ -87,10 +87,10 @@ pub struct OwnerView<'a> {
     /// The bpffs in the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bpffs: Option<BpffsView>,
-    /// Numbers of the network namespaces whose programs it holds.
+    /// Owner numbers of the network namespaces whose programs it holds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<u64>,
-    /// Numbers of the containers that hold it.
+    /// Owner numbers of the containers that hold it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<u64>,
 }
@@ -98,9 +98,9 @@ pub struct OwnerView<'a> {
 /// One program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProgramView<'a> {
-    /// The kernel's id; absent while it is being loaded.
+    /// Kernel id; absent while the program is being loaded.
     pub id: Option<u32>,
-    /// The function.
+    /// Function name.
     pub name: Cow<'a, str>,
     /// `xdp`, `cgroup_skb` …
     #[serde(rename = "type")]
@@ -109,24 +109,24 @@ pub struct ProgramView<'a> {
     pub scope: Scope,
     /// Number of the owner.
     pub owner: u64,
-    /// The image, as it was asked for.
+    /// The image reference as requested.
     pub image: Cow<'a, str>,
-    /// Its digest.
+    /// The image's digest.
     pub digest: Cow<'a, str>,
-    /// The policy's image rule that allowed it.
+    /// The image rule of the policy that allowed it.
     pub rule: Cow<'a, str>,
-    /// What that rule found: `verified` or `unsigned`.
+    /// The verdict of that rule: `verified` or `unsigned`.
     pub verdict: Cow<'a, str>,
-    /// By which key or identity it was verified.
+    /// The key or identity that verified it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<Cow<'a, str>>,
-    /// In which layout the signature was found.
+    /// The layout in which the signature was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<Cow<'a, str>>,
-    /// What the kernel says about it now; only where it was asked (`--stats`).
+    /// The kernel's statistics; only if requested (`--stats`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stats: Option<Stats>,
-    /// What became of it, where the kernel does not have it.
+    /// Why the kernel no longer has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gone: Option<LostObject>,
     /// Its links.
@@ -134,7 +134,7 @@ pub struct ProgramView<'a> {
 }
 
 impl ProgramView<'_> {
-    /// With what is lost of it and of its links.
+    /// Adds what is lost of the program and of its links.
     pub fn with(mut self, health: &Health) -> Self {
         self.gone = self.id.and_then(|id| health.programs.get(&id).copied());
         for link in &mut self.links {
@@ -144,40 +144,40 @@ impl ProgramView<'_> {
     }
 }
 
-/// What the kernel says about a program.
+/// The kernel's statistics about a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Stats {
-    /// Nanoseconds that it ran; 0 unless kernel.bpf_stats_enabled is 1.
+    /// Run time in nanoseconds; 0 unless kernel.bpf_stats_enabled is 1.
     pub run_time_ns: u64,
-    /// How often it ran; likewise.
+    /// Run count; 0 unless kernel.bpf_stats_enabled is 1.
     pub run_count: u64,
-    /// Bytes of kernel memory.
+    /// Kernel memory in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
-    /// Instructions that the verifier went through.
+    /// Instructions that the verifier processed.
     pub verified_instructions: u32,
 }
 
 /// One link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LinkView<'a> {
-    /// The kernel's id; absent while it is being made.
+    /// Kernel id; absent while the link is being created.
     pub id: Option<u32>,
-    /// The kernel id of its program.
+    /// Kernel id of its program.
     pub program_id: Option<u32>,
     /// The program's function.
     pub program: Cow<'a, str>,
     /// Number of the owner.
     pub owner: u64,
-    /// Where it attaches.
+    /// Attach point.
     pub at: Cow<'a, AttachPoint>,
-    /// What became of it, where it does not run any more.
+    /// Why it no longer runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gone: Option<LostObject>,
 }
 
 impl LinkView<'_> {
-    /// Its place, with what there is to say about it.
+    /// The attach point, with generic XDP mode and the reason why it is gone.
     pub fn place(&self) -> String {
         let mode = match &*self.at {
             AttachPoint::Xdp { mode: Some(XdpMode::Skb), .. } => " in generic mode (skb)",
@@ -191,24 +191,24 @@ impl LinkView<'_> {
 /// One map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MapView {
-    /// The kernel's id; absent while it is being made.
+    /// Kernel id; absent while the map is being created.
     pub id: Option<u32>,
-    /// The name in the object.
+    /// Name in the object file.
     pub name: String,
-    /// The file in the container's bpffs.
+    /// File name in the container's bpffs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shown_as: Option<String>,
-    /// What the container may do with it.
+    /// Access of the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access: Option<MapAccess>,
 }
 
-/// The bpffs in a container.
+/// The bpffs of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BpffsView {
-    /// Where in the container's root.
+    /// Path in the container's root.
     pub path: String,
-    /// What it delegates: mount options and their values; empty for a private one.
+    /// Delegation: mount options and their values; empty for a private bpffs.
     pub delegates: Vec<(String, String)>,
 }
 

@@ -1,4 +1,5 @@
-//! A node that boots, and one on which the plugin is replaced: the pre-installed plugin leaves no moment without one.
+//! A node that boots, and one on which the plugin is replaced: with the pre-installed plugin the node is never without
+//! a plugin.
 
 use std::time::Duration;
 
@@ -12,29 +13,29 @@ use crate::support::kernel;
 use crate::support::process::eventually;
 
 crate::cases![
-    a_node_that_boots_starts_no_pod_without_us,
+    a_booting_node_starts_no_annotated_pod_without_hooks,
     a_refused_pod_stays_refused_while_the_plugin_is_replaced,
-    a_pod_that_no_rule_is_for_is_missed_too,
-    the_plugin_says_whether_it_is_connected,
+    a_missed_pod_without_a_matching_rule_is_recorded,
+    check_reports_whether_the_plugin_is_connected,
     removing_leaves_nothing_on_the_node,
 ];
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Installs for containerd, and has containerd start the plugin with itself.
+/// Installs for containerd, so that containerd starts the plugin itself.
 fn install(node: &Node) {
     if let Some(ended) = node.ours(&["install", "--containerd", "--no-docs"]) {
         assert!(ended.status.success(), "install: {}{}", ended.stdout, ended.stderr);
     }
 }
 
-/// The failed requests of pods with this name, as `list containers` has them.
+/// The failed requests of pods with this name, as `list containers` shows them.
 fn failures(node: &Node, pod: &str) -> Vec<Value> {
     let Value::Array(all) = node.world.lab.json(&["list", "containers"]) else { panic!("no list") };
     all.into_iter().filter(|record| record["pod"] == pod && record["state"] == "failed").collect()
 }
 
-/// Waits until so many refusals by policy are counted.
+/// Waits until this number of policy refusals has been counted.
 fn wait_for_refusals(node: &Node, number: usize) {
     let line = format!("bpfman_hook_refusals_total{{reason=\"policy\"}} {number}\n");
     eventually(&format!("{number} refusals to be counted"), PATIENCE, || {
@@ -42,17 +43,17 @@ fn wait_for_refusals(node: &Node, number: usize) {
     });
 }
 
-/// A policy with a rule for another namespace than the pods'.
+/// A policy with a rule for a namespace other than the pods'.
 fn for_others(node: &Node, more: &str) -> String {
     format!("{}[[container]]\nmatch = {{ namespace = \"elsewhere\" }}\nprograms = [\"xdp\"]\n{more}", node.world.image_rule())
 }
 
-pub fn a_node_that_boots_starts_no_pod_without_us(node: &mut Node) {
+pub fn a_booting_node_starts_no_annotated_pod_without_hooks(node: &mut Node) {
     install(node);
     let spec = counted_pod(node, "web");
     spec.run(node).unwrap().add(&ContainerSpec::new("main")).unwrap();
     node.crash();
-    // As the kubelet does it: at once, and before a DaemonSet's plugin is there.
+    // Like the kubelet: immediately, before a DaemonSet's plugin runs.
     node.start_daemon();
     let pods: Vec<_> = (1..=3)
         .map(|number| {
@@ -80,7 +81,7 @@ fn a_refused_pod_stays_refused_while_the_plugin_is_replaced(node: &mut Node) {
     node.start_plugin();
     let pod = PodSpec::new("web").ask("image", &image).ask("programs", "xdp:count_packets iface=eth0").run(node).unwrap();
     for attempt in 0..4 {
-        // A rollout: the old one goes, the kubelet tries again, the new one comes.
+        // A rollout: the old plugin stops, the kubelet retries, the new plugin starts.
         match attempt {
             1 => node.kill_plugin(),
             3 => node.start_plugin(),
@@ -91,14 +92,14 @@ fn a_refused_pod_stays_refused_while_the_plugin_is_replaced(node: &mut Node) {
     }
     wait_for_refusals(node, 4);
     let failures = failures(node, "web");
-    assert_eq!(failures.len(), 1, "one record however often the kubelet tries: {failures:#?}");
+    assert_eq!(failures.len(), 1, "one record for all retries of the kubelet: {failures:#?}");
     assert!(failures[0]["reason"].as_str().unwrap().contains("no container rule"), "{failures:#?}");
     assert_eq!(failures[0]["container"], "main");
     let events = node.world.lab.ours(&["events", "--filter", "type=refused", "-o", "json"]);
     assert_eq!(events.lines().filter(|line| line.contains("\"web\"")).count(), 4, "{events}");
 }
 
-fn a_pod_that_no_rule_is_for_is_missed_too(node: &mut Node) {
+fn a_missed_pod_without_a_matching_rule_is_recorded(node: &mut Node) {
     let image = node.world.signed("demo");
     node.world.lab.policy(&for_others(node, ""));
     node.restart_plugin(&[]);
@@ -120,13 +121,13 @@ fn a_pod_that_no_rule_is_for_is_missed_too(node: &mut Node) {
     };
     recorded("started it without bpfman-hook");
     assert!(node.world.lab.ours(&["metrics"]).contains("bpfman_hook_missed_total{remedy=\"reported\"} 1"));
-    // A rule for all others gives them nothing, and says what is done with one that was missed.
+    // A rule that matches other containers gives them nothing, and decides what happens to a missed container.
     node.world.lab.policy(&for_others(node, "[[container]]\non-missed = \"kill\"\n"));
     node.restart_plugin(&[]);
     eventually("the container to be killed", PATIENCE, || (pod.status(&missed).state == EXITED).then_some(()));
 }
 
-fn the_plugin_says_whether_it_is_connected(node: &mut Node) {
+fn check_reports_whether_the_plugin_is_connected(node: &mut Node) {
     let check = |node: &Node| node.ours(&["nri", "--check"]).expect("there is a plugin").status.success();
     let wait = |node: &Node, connected: bool| {
         eventually("the plugin to say what it is", PATIENCE, || (check(node) == connected).then_some(()));
@@ -146,7 +147,8 @@ fn removing_leaves_nothing_on_the_node(node: &mut Node) {
     let pod = counted_pod(node, "web").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
     node.restart_daemon();
-    // While programs are loaded, all that keeps new ones away goes, and what the running ones need stays.
+    // While programs are loaded, `uninstall` removes everything that blocks new containers, and keeps what running ones
+    // need.
     node.kill_plugin();
     let program = node.outside("/usr/local/bin/bpfman-hook");
     let refused = node.ours(&["uninstall"]).expect("there is an installation");
@@ -163,7 +165,7 @@ fn removing_leaves_nothing_on_the_node(node: &mut Node) {
         let ours = kernel::processes_of(&node.world.lab.root());
         (!ours.iter().any(|(_, arguments)| arguments.contains("--preinstalled-as"))).then_some(())
     });
-    // Without a restart of containerd: a pod that asks starts without us, since no plugin is there any more.
+    // Without a restart of containerd: an annotated pod starts without hooks, since no plugin runs any more.
     let plain = counted_pod(node, "after").run(node).unwrap();
     plain.add(&ContainerSpec::new("main")).unwrap();
     plain.remove().unwrap();

@@ -1,4 +1,4 @@
-//! A client of CRI: those calls and fields of runtime.v1 that the kubelet uses to run a pod.
+//! A CRI client: the calls and fields of runtime.v1 that the kubelet uses to run a pod.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,13 +12,13 @@ use tonic_prost::ProstCodec;
 
 use crate::harness;
 
-/// How long a call may take.
+/// Timeout of a call.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The largest answer: what containerd itself allows.
+/// Maximum size of a response: containerd's own limit.
 const LARGEST: usize = 16 << 20;
 
-/// One connection. It belongs to one thread.
+/// One connection, used by a single thread.
 pub struct Cri {
     runtime: tokio::runtime::Runtime,
     channel: Channel,
@@ -34,7 +34,7 @@ impl Cri {
         Ok(Self { runtime, channel })
     }
 
-    /// One call of the runtime service; the error is the text that the kubelet writes into the pod's events.
+    /// Makes one call of the runtime service; the error is the text that the kubelet writes into the pod's events.
     pub fn call<Q, R>(&self, method: &str, request: Q) -> Result<R, String>
     where
         Q: Message + 'static,
@@ -60,7 +60,7 @@ pub const NODE: i32 = 2;
 /// `CONTAINER_EXITED`.
 pub const EXITED: i32 = 2;
 
-/// Declares messages: field, type as prost writes it, number.
+/// Declares messages: field, prost type, number.
 macro_rules! messages {
     ($($(#[$doc:meta])* $name:ident { $($(#[$kind:meta])+ $field:ident: $type:ty,)* })+) => {
         $($(#[$doc])*
@@ -109,7 +109,7 @@ messages! {
         #[prost(message, optional, tag = "1")] config: Option<PodSandboxConfig>,
         #[prost(string, tag = "2")] runtime_handler: String,
     }
-    /// Of every call that names one pod or container and nothing else, and of those that answer with its id.
+    /// The request of every call that names only one pod or container, and the response of calls that return its id.
     Id {
         #[prost(string, tag = "1")] id: String,
     }

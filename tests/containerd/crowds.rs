@@ -55,12 +55,12 @@ fn pods_are_deleted_under_load(node: &mut Node) {
                     let container = pod.create(&ContainerSpec::new("main")).unwrap();
                     let beside = pod.beside(node);
                     thread::scope(|scope| {
-                        // Whether it still starts is a matter of who is first.
+                        // Whether it still starts depends on timing.
                         scope.spawn(move || drop(beside.start(&container)));
                         if round % 2 == 0 {
                             thread::yield_now();
                         }
-                        // A pod that is being started may have to be stopped again, as the kubelet does.
+                        // A pod that is still starting may have to be stopped more than once, as the kubelet does.
                         let gone = (0..20).find(|_| pod.beside(node).remove().is_ok());
                         assert!(gone.is_some(), "the pod cannot be removed: {:?}", pod.beside(node).remove());
                     });

@@ -1,5 +1,5 @@
-//! What happens before a container is created: images that are fetched while the sandbox is made or before there is any, and facts
-//! that only the plugin knows.
+//! Work that is done before a container is created: prefetching images during or before the sandbox's creation, and
+//! facts that only the plugin knows.
 
 use std::fs::{self, File};
 use std::ops::Deref;
@@ -17,8 +17,8 @@ use crate::support::kernel;
 use crate::support::process::eventually;
 
 crate::cases![
-    a_fetch_that_the_sandbox_began_is_joined_by_the_hook,
-    images_of_the_pre_pull_list_are_there_before_any_pod,
+    the_hook_joins_a_fetch_that_the_sandbox_started,
+    pre_pulled_images_are_cached_before_any_pod,
     labels_narrow_a_rule,
 ];
 
@@ -28,7 +28,7 @@ fn recorded(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures").join(name)
 }
 
-/// Does something in a network namespace.
+/// Runs a closure in a network namespace.
 fn within<T: Send>(netns: &File, act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -41,7 +41,7 @@ fn within<T: Send>(netns: &File, act: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// A registry in the node's network; it is ended from there, too.
+/// A registry in the node's network; it must be stopped from there as well.
 struct Remote {
     registry: Option<Registry>,
     netns: File,
@@ -62,7 +62,8 @@ impl Drop for Remote {
     }
 }
 
-/// A registry in the node's network that holds back contents as long as the gate is closed, and the policy that allows its image.
+/// A registry in the node's network that withholds blobs while the gate is closed, and the policy that allows its
+/// image.
 fn registry(node: &Node, gate: &Arc<AtomicBool>) -> (Remote, String) {
     let gate = Arc::clone(gate);
     let hold = move |request: &crate::registry::Request| {
@@ -99,13 +100,13 @@ fn assert_fetched_once(registry: &Registry) {
     assert_eq!(all.len(), each.len(), "something was fetched twice: {all:?}");
 }
 
-fn a_fetch_that_the_sandbox_began_is_joined_by_the_hook(node: &mut Node) {
+fn the_hook_joins_a_fetch_that_the_sandbox_started(node: &mut Node) {
     let gate = Arc::new(AtomicBool::new(false));
     let (registry, image) = registry(node, &gate);
     node.restart_plugin(&[]);
     let pod = PodSpec::new("web").ask("image", &image).ask("programs", "xdp:pass iface=eth0").run(node).unwrap();
     eventually("the sandbox's fetch to begin", PATIENCE, || (!contents(&registry).is_empty()).then_some(()));
-    // The plugin answers although the image is not there.
+    // The plugin responds although the image has not been fetched.
     let begun = Instant::now();
     let main = pod.create(&ContainerSpec::new("main")).unwrap();
     let created = begun.elapsed();
@@ -130,7 +131,7 @@ fn a_fetch_that_the_sandbox_began_is_joined_by_the_hook(node: &mut Node) {
     assert_fetched_once(&registry);
 }
 
-fn images_of_the_pre_pull_list_are_there_before_any_pod(node: &mut Node) {
+fn pre_pulled_images_are_cached_before_any_pod(node: &mut Node) {
     let gate = Arc::new(AtomicBool::new(true));
     let (registry, image) = registry(node, &gate);
     let list = node.world.lab.write("pre-pull", format!("# for every node\n{image}\n").as_bytes());
@@ -159,7 +160,7 @@ fn labels_narrow_a_rule(node: &mut Node) {
     let edge = spec("edge").label("tier", "edge").run(node).unwrap();
     edge.add(&ContainerSpec::new("main")).unwrap();
     node.world.lab.expect_links(1, "the label is there");
-    // No annotation stands for a label.
+    // An annotation cannot replace a label.
     let pods = [
         spec("other").label("tier", "core"),
         spec("none").annotate("tier", "edge"),

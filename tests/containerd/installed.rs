@@ -1,4 +1,5 @@
-//! What `install --containerd` and the packages put on a node: the strict handler, and the plugin that containerd starts itself.
+//! What `install --containerd` and the packages set up on a node: the strict handler, and the plugin that containerd
+//! starts itself.
 
 use std::fs;
 
@@ -10,28 +11,28 @@ use crate::pods::{assert_counts, counted_pod};
 use crate::support::process::tool;
 
 crate::cases![
-    the_strict_handler_needs_no_plugin_and_starts_nothing_without_us,
-    installing_switches_nri_on_and_uninstalling_gives_the_file_back,
+    the_strict_handler_works_without_plugin_and_refuses_without_binary,
+    install_enables_nri_and_uninstall_restores_the_file,
     containerd_starts_the_plugin_itself,
 ];
 
-/// Runs a command of ours that must succeed, where there is an installation at all.
+/// Runs one of our commands, which must succeed; does nothing without an installation.
 fn run(node: &Node, args: &[&str]) {
     if let Some(ended) = node.ours(args) {
         assert!(ended.status.success(), "bpfman-hook {args:?}: {}{}", ended.stdout, ended.stderr);
     }
 }
 
-fn the_strict_handler_needs_no_plugin_and_starts_nothing_without_us(node: &mut Node) {
+fn the_strict_handler_works_without_plugin_and_refuses_without_binary(node: &mut Node) {
     run(node, &["install", "--containerd", "--strict"]);
     node.restart_daemon();
-    // Beside the plugin, which leaves it alone: one hook, not two.
+    // Together with the plugin, which leaves the container alone: one hook, not two.
     let pod = counted_pod(node, "both").handler("bpfman-hook").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
     assert_eq!(pod.oci(&main)["hooks"]["createRuntime"].as_array().map(Vec::len), Some(1));
     assert_counts(node, &pod, &main);
     pod.remove().unwrap();
-    // A plugin that hangs is dropped by containerd; the handler does not need it.
+    // containerd drops a hanging plugin; the handler does not need it.
     node.signal_plugin(Signal::STOP);
     let pod = counted_pod(node, "hung").handler("bpfman-hook").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
@@ -45,18 +46,18 @@ fn the_strict_handler_needs_no_plugin_and_starts_nothing_without_us(node: &mut N
     let plain = PodSpec::new("plain").handler("bpfman-hook").run(node).unwrap();
     plain.add(&ContainerSpec::new("main")).unwrap();
     plain.remove().unwrap();
-    // Without the program no container of this handler starts.
+    // Without the binary, no container of this handler starts.
     tool(node.inside("mv").args(["/usr/local/bin/bpfman-hook", "/usr/local/bin/away"]));
     let pod = counted_pod(node, "alone").handler("bpfman-hook").run(node).unwrap();
     let error = pod.add(&ContainerSpec::new("main")).unwrap_err();
     assert!(error.contains("/usr/local/bin/bpfman-hook"), "{error}");
     pod.remove().unwrap();
-    // Without a plugin nobody tells that a pod is gone: what is the pod's goes with the next that looks.
+    // Without a plugin, no event reports that a pod is gone: the next run that checks releases what the pod owned.
     node.world.lab.ours(&["gc"]);
     node.world.lab.expect_links(0, "every pod is gone");
 }
 
-fn installing_switches_nri_on_and_uninstalling_gives_the_file_back(node: &mut Node) {
+fn install_enables_nri_and_uninstall_restores_the_file(node: &mut Node) {
     let configuration = node.configuration();
     let text = fs::read_to_string(&configuration).unwrap();
     let before = text.replace("disable = false", "disable = true # for now");
@@ -70,7 +71,7 @@ fn installing_switches_nri_on_and_uninstalling_gives_the_file_back(node: &mut No
     let pod = counted_pod(node, "strict").handler("bpfman-hook").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
     assert_counts(node, &pod, &main);
-    // The plugin was there before NRI was, and connects again.
+    // The plugin was installed before NRI was enabled, and reconnects.
     if waiting == 1 {
         node.wait_for_plugin(waiting);
     }

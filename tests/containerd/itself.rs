@@ -1,4 +1,4 @@
-//! The suite on trial: without our plugin and our installation, every case must come to another verdict.
+//! Tests the suite itself: without our plugin and our installation, every case must fail.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};

@@ -1,4 +1,4 @@
-//! Who ends or goes away while pods run: containers, the plugin, containerd itself.
+//! Ends and restarts while pods run: of containers, of the plugin, of containerd itself.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::support::process::{PATIENCE, eventually};
 
 crate::cases![
     the_pods_program_outlives_a_restart_in_place,
-    what_names_a_container_goes_with_it,
-    a_missed_container_is_killed_where_policy_says_so,
-    a_plugin_that_is_killed_leaves_hooks_that_work,
-    a_plugin_that_is_killed_while_it_is_asked_is_noticed,
-    a_pod_goes_on_while_the_plugin_is_replaced,
+    an_annotation_for_one_container_ends_with_it,
+    a_missed_container_is_killed_if_the_policy_says_so,
+    hooks_work_after_the_plugin_is_killed,
+    a_plugin_killed_during_a_request_is_noticed,
+    a_pod_keeps_running_while_the_plugin_is_replaced,
     containerd_restarts_under_a_pod,
     a_hung_plugin_is_noticed,
 ];
@@ -42,7 +42,7 @@ pub fn the_pods_program_outlives_a_restart_in_place(node: &mut Node) {
     node.world.lab.expect_links(0, "the pod is gone");
 }
 
-fn what_names_a_container_goes_with_it(node: &mut Node) {
+fn an_annotation_for_one_container_ends_with_it(node: &mut Node) {
     let image = node.world.signed("demo");
     let pod = PodSpec::new("web")
         .annotate("main.hook.bpfman.io/image", &image)
@@ -55,7 +55,7 @@ fn what_names_a_container_goes_with_it(node: &mut Node) {
     node.world.lab.expect_links(0, "main is gone");
 }
 
-fn a_plugin_that_is_killed_leaves_hooks_that_work(node: &mut Node) {
+fn hooks_work_after_the_plugin_is_killed(node: &mut Node) {
     let pod = counted_pod(node, "web").run(node).unwrap();
     let main = pod.create(&ContainerSpec::new("main")).unwrap();
     node.kill_plugin();
@@ -63,19 +63,19 @@ fn a_plugin_that_is_killed_leaves_hooks_that_work(node: &mut Node) {
     assert_counts(node, &pod, &main);
     pod.take(&main).unwrap();
     assert_eq!(node.world.lab.records().len(), 0, "poststop needs no plugin either");
-    node.world.lab.expect_links(1, "what the pod owns is its pod's");
+    node.world.lab.expect_links(1, "the pod keeps what it owns");
     pod.remove().unwrap();
     node.start_plugin();
-    node.world.lab.expect_links_soon(0, "the next plugin releases what went while there was none");
+    node.world.lab.expect_links_soon(0, "the next plugin releases what ended while none ran");
 }
 
-pub fn a_pod_goes_on_while_the_plugin_is_replaced(node: &mut Node) {
+pub fn a_pod_keeps_running_while_the_plugin_is_replaced(node: &mut Node) {
     let pod = counted_pod(node, "web").run(node).unwrap();
     node.kill_plugin();
     node.start_plugin();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
     assert_counts(node, &pod, &main);
-    // While it is away NRI fails open; the next one that comes says so.
+    // NRI fails open without a plugin; the next plugin reports it.
     node.kill_plugin();
     let missed = pod.add(&ContainerSpec::new("missed")).unwrap();
     assert!(pod.oci(&missed).get("hooks").is_none());
@@ -105,7 +105,7 @@ pub fn containerd_restarts_under_a_pod(node: &mut Node) {
     node.world.lab.expect_links_soon(0, "the pod is gone");
 }
 
-fn a_plugin_that_is_killed_while_it_is_asked_is_noticed(node: &mut Node) {
+fn a_plugin_killed_during_a_request_is_noticed(node: &mut Node) {
     let pod = counted_pod(node, "web").run(node).unwrap();
     let missed = std::thread::scope(|scope| {
         node.signal_plugin(Signal::STOP);
@@ -138,7 +138,7 @@ fn a_hung_plugin_is_noticed(node: &mut Node) {
     assert_counts(node, &pod, &second);
 }
 
-/// Asserts that a container that runs without us is named by the plugin and listed as failed.
+/// Asserts that the plugin reports a container that runs without hooks, and that it is listed as failed.
 fn assert_is_reported(node: &Node, container: &str) {
     node.hear_plugin(container);
     let listed = eventually("the record of the missed container", Duration::from_secs(15), || {
@@ -148,7 +148,7 @@ fn assert_is_reported(node: &Node, container: &str) {
     assert_eq!(listed["state"], "failed", "{listed:#}");
 }
 
-fn a_missed_container_is_killed_where_policy_says_so(node: &mut Node) {
+fn a_missed_container_is_killed_if_the_policy_says_so(node: &mut Node) {
     node.world.allow("on-missed = \"kill\"\n");
     let spec = counted_pod(node, "web");
     node.kill_plugin();
@@ -161,8 +161,8 @@ fn a_missed_container_is_killed_where_policy_says_so(node: &mut Node) {
         Some(pod.status(&missed)).filter(|status| status.state == EXITED)
     });
     assert_eq!(status.exit_code, 128 + 9);
-    assert_ne!(plain.status(&other).state, EXITED, "who did not ask lives");
-    // As the kubelet goes on.
+    assert_ne!(plain.status(&other).state, EXITED, "an unannotated container lives on");
+    // Like the kubelet.
     let again = pod.add(&ContainerSpec::new("main").attempt(1)).unwrap();
     assert_counts(node, &pod, &again);
 }

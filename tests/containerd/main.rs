@@ -1,8 +1,8 @@
-//! The NRI plugin and the strict handler on a real containerd: pods are made as the kubelet makes them, effects are looked at, and
-//! nothing may be left.
+//! The NRI plugin and the strict handler on a real containerd: pods are created like the kubelet creates them, their
+//! effects are checked, and nothing may be left behind.
 //!
-//! Every case gets a [`Node`] of its own, with a containerd that nothing else uses. `itself.rs` runs all of them once more
-//! without our plugin, and then each must fail: a case that still passes proves nothing.
+//! Every case gets a [`Node`] of its own, with a containerd that nothing else uses. `itself.rs` runs all of them once
+//! more without our plugin, and then each must fail: a case that still passes proves nothing.
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 #[path = "../support/mod.rs"]
@@ -36,7 +36,7 @@ use node::{Node, Setup};
 use support::lab::Hooks;
 use support::world::World;
 
-/// One case: what is arranged, done and asserted.
+/// One case: setup, actions and assertions.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     name: &'static str,
@@ -45,7 +45,7 @@ struct Case {
 }
 
 impl Case {
-    /// Runs it, and proves that it leaves nothing.
+    /// Runs the case, and checks that it leaves nothing behind.
     fn check(&self) {
         let mut node = Node::new(World::new(Hooks::Ours), self.setup);
         (self.run)(&mut node);
@@ -54,8 +54,8 @@ impl Case {
     }
 }
 
-/// Makes a test of each function, and the list that the test of the suite goes through. A case that is not listed is dead
-/// code, which the compiler reports.
+/// Generates a test for each function, and the list that the suite's own test iterates over. A case that is not listed
+/// is dead code, which the compiler reports.
 macro_rules! cases {
     ($list:ident, $setup:expr, $tests:ident: $($name:ident),+ $(,)?) => {
         pub const $list: &[$crate::Case] = &[$($crate::Case {

@@ -1,5 +1,5 @@
-//! What the plugin costs whole pods: RunPodSandbox, CreateContainer and StartContainer, as the kubelet sees them. Not a test: `make bench`
-//! runs it, alone and on an idle machine.
+//! The plugin's cost per pod: RunPodSandbox, CreateContainer and StartContainer, as the kubelet sees them. Not a test:
+//! `make bench` runs it, alone and on an idle machine.
 
 use std::thread;
 use std::time::{Duration, Instant};

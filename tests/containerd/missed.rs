@@ -1,4 +1,4 @@
-//! Containers that were started without us: NRI fails open, and the next Synchronize finds them.
+//! Containers that were started without our hooks: NRI fails open, and the next Synchronize finds them.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::pod::ContainerSpec;
 use crate::pods::{assert_counts, counted_pod};
 use crate::support::process::eventually;
 
-crate::cases![a_missed_container_is_listed_once_until_it_is_gone, a_missed_container_is_killed_where_policy_says_so];
+crate::cases![a_missed_container_is_listed_once_until_it_ends, a_missed_container_is_killed_if_the_policy_says_so];
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The failures on record of one container.
+/// The recorded failures of one container.
 pub fn failures(node: &Node, container: &str) -> Vec<Value> {
     let Value::Array(all) = node.world.lab.json(&["list", "containers"]) else { panic!("no list") };
     all.into_iter().filter(|record| record["id"] == *container && record["state"] == "failed").collect()
 }
 
-/// Waits for the one failure of a container whose reason has these words.
+/// Waits for the only failure of a container whose reason contains these words.
 pub fn wait_for_failure(node: &Node, container: &str, words: &str) {
     eventually(&format!("container {container} to be listed as {words:?}"), PATIENCE, || {
         let found = failures(node, container);
@@ -29,14 +29,14 @@ pub fn wait_for_failure(node: &Node, container: &str, words: &str) {
     });
 }
 
-fn a_missed_container_is_listed_once_until_it_is_gone(node: &mut Node) {
+fn a_missed_container_is_listed_once_until_it_ends(node: &mut Node) {
     let spec = counted_pod(node, "web");
     let pod = spec.run(node).unwrap();
     node.kill_plugin();
     let first = pod.add(&ContainerSpec::new("first")).unwrap();
     node.start_plugin();
     wait_for_failure(node, &first, "started it without bpfman-hook");
-    // The next Synchronize finds it again, and another one.
+    // The next Synchronize finds this container again, and another one.
     node.kill_plugin();
     let second = pod.add(&ContainerSpec::new("second")).unwrap();
     node.start_plugin();
@@ -45,7 +45,7 @@ fn a_missed_container_is_listed_once_until_it_is_gone(node: &mut Node) {
     assert!(!node.plugin_said().contains(&first), "said once: {}", node.plugin_said());
     let metrics = node.world.lab.ours(&["metrics"]);
     assert!(metrics.contains("bpfman_hook_missed_total{remedy=\"reported\"} 2"), "{metrics}");
-    // What is made now is not missed, and what was missed goes with its init.
+    // A container that is created now is not missed, and the record of a missed one is removed with its init.
     pod.take(&first).unwrap();
     let again = pod.add(&ContainerSpec::new("first").attempt(1)).unwrap();
     assert_counts(node, &pod, &again);
@@ -55,7 +55,7 @@ fn a_missed_container_is_listed_once_until_it_is_gone(node: &mut Node) {
     eventually("the record of the pod's last one to go", PATIENCE, || failures(node, &second).is_empty().then_some(()));
 }
 
-fn a_missed_container_is_killed_where_policy_says_so(node: &mut Node) {
+fn a_missed_container_is_killed_if_the_policy_says_so(node: &mut Node) {
     let spec = counted_pod(node, "web");
     node.world.allow("on-missed = \"kill\"");
     let (pod, plain) = (spec.run(node).unwrap(), crate::pod::PodSpec::new("plain").run(node).unwrap());
@@ -69,7 +69,7 @@ fn a_missed_container_is_killed_where_policy_says_so(node: &mut Node) {
     });
     wait_for_failure(node, &missed, "killed, as the policy demands");
     assert_ne!(plain.status(&other).state, EXITED, "it asked for nothing");
-    // As the kubelet does it.
+    // Like the kubelet.
     let again = pod.add(&ContainerSpec::new("main").attempt(1)).unwrap();
     assert_counts(node, &pod, &again);
 }

@@ -1,8 +1,8 @@
-//! A node: containerd of Debian with namespaces of its own, our plugin beside it, and pods on it.
+//! A node: Debian's containerd in namespaces of its own, our plugin, and pods.
 //!
-//! containerd runs in a mount namespace where `/run` is the node's own and `/etc`, `/opt` and `/usr/local` are overlays, and in a network
-//! namespace of its own, so that everything has the paths of production and nothing of the machine is touched. Our store, policy
-//! and images are those of the lab, below its `--root`; they have the same paths inside and outside.
+//! containerd runs in a mount namespace with its own `/run` and overlays on `/etc`, `/opt` and `/usr/local`, and in its
+//! own network namespace, so that all paths are those of production and the machine is not changed. Our store, policy
+//! and images are those of the lab, below its `--root`; their paths are the same inside and outside.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -21,7 +21,7 @@ use crate::support::process::{Ended, Running, ended, eventually, tool};
 use crate::support::world::World;
 use crate::workload;
 
-/// What a node is made of.
+/// The software of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setup {
     /// 2 is containerd 2.1 of Debian sid, 1 is containerd 1.7 of trixie.
@@ -30,13 +30,13 @@ pub struct Setup {
     pub runtime: &'static str,
 }
 
-/// What most cases run on.
+/// The setup of most cases.
 pub const USUAL: Setup = Setup { containerd: 2, runtime: "runc" };
 
 /// NRI's socket in the node.
 pub const SOCKET: &str = "/run/nri/nri.sock";
 
-/// How long the daemon, a plugin or a pod may need on a busy machine.
+/// Timeout for the daemon, a plugin or a pod on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A running node.
@@ -51,7 +51,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts containerd, and the plugin if the world is one with our hooks.
+    /// Starts containerd, and the plugin if the world has our hooks.
     pub fn new(world: World, setup: Setup) -> Self {
         let mut node = Self::bare(world, setup);
         node.start_daemon();
@@ -74,7 +74,7 @@ impl Node {
         }
         workload::write_archive(&dir.join("image.tar"));
         fs::write(dir.join("cni/10-lab.conflist"), network(&dir)).unwrap_or_else(|e| harness!("write the network: {e}"));
-        // crun refuses hybrid hierarchies: it sees version 1 alone.
+        // crun refuses hybrid hierarchies: it gets only version 1.
         let hide = match cgroups() {
             Cgroups::Hybrid(unified) if setup.runtime == "crun" => format!("umount -l {}", unified.display()),
             _ => "true".to_owned(),
@@ -106,12 +106,12 @@ impl Node {
         format!("/proc/{}/ns/net", self.holder.pid()).into()
     }
 
-    /// A path below the node's directory, which is the same inside and outside.
+    /// A path below the node's directory; it is the same inside and outside.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// Where a path of the node's `/run`, `/etc`, `/opt` or `/usr/local` is seen from outside.
+    /// The path outside of a path in the node's `/run`, `/etc`, `/opt` or `/usr/local`.
     pub fn outside(&self, path: &str) -> PathBuf {
         self.dir.join(path.trim_start_matches('/').trim_start_matches("usr/"))
     }
@@ -121,14 +121,14 @@ impl Node {
         self.outside("/etc/containerd/config.toml")
     }
 
-    /// Writes containerd's configuration, if there is none, and starts it.
+    /// Writes containerd's configuration if it does not exist, and starts containerd.
     pub fn start_daemon(&mut self) {
         let configuration = self.configuration();
         if !configuration.exists() {
             fs::write(&configuration, self.default_configuration()).unwrap_or_else(|e| harness!("configure containerd: {e}"));
         }
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.path("bin").display());
-        // Into a file: shims outlive the daemon, and would hold a pipe.
+        // To a file: shims outlive the daemon, and would hold a pipe open.
         let script = format!("exec containerd --log-level info >>{} 2>&1", self.path("containerd.log").display());
         self.daemon = Some(Running::start(self.inside("sh").args(["-c", &script]).env("PATH", path)));
         eventually("containerd to answer", PATIENCE, || {
@@ -149,12 +149,12 @@ impl Node {
         self.daemon.as_mut().is_none_or(Running::has_ended)
     }
 
-    /// What containerd has written so far.
+    /// containerd's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("containerd.log")).unwrap_or_default()
     }
 
-    /// Ends containerd; its pods go on.
+    /// Stops containerd; its pods keep running.
     pub fn stop_daemon(&mut self, signal: Signal) {
         if let Some(daemon) = self.daemon.take() {
             daemon.signal(signal);
@@ -162,14 +162,15 @@ impl Node {
         }
     }
 
-    /// Ends everything that runs on the node, as a power cut does. Its files stay.
+    /// Kills everything that runs on the node, like a power failure. Its files remain.
     pub fn crash(&mut self) {
         self.kill_plugin();
         self.stop_daemon(Signal::KILL);
         let (holder, own) = (self.holder.pid(), |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok());
         let namespace = own(holder);
         let processes = fs::read_dir("/proc").unwrap_or_else(|e| harness!("read /proc: {e}")).flatten();
-        // Shims and what they wait for; the shims' children are the containers' inits, which go with their cgroups.
+        // Shims and the processes they wait for; the shims' children are the containers' inits, which end with their
+        // cgroups.
         for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
             let ours = pid != holder && namespace.is_some() && own(pid) == namespace;
             if let Some(pid) = i32::try_from(pid).ok().filter(|_| ours).and_then(rustix::process::Pid::from_raw) {
@@ -181,7 +182,7 @@ impl Node {
         }
     }
 
-    /// Starts our plugin and waits until containerd has it; without our hooks nothing is started.
+    /// Starts our plugin and waits until containerd has registered it; without our hooks nothing is started.
     pub fn start_plugin(&mut self) {
         let before = self.synchronized();
         if self.start_plugin_on(SOCKET) {
@@ -189,7 +190,7 @@ impl Node {
         }
     }
 
-    /// Starts our plugin anew, with the policy as it is now and with more arguments.
+    /// Restarts our plugin, with the current policy and additional arguments.
     pub fn restart_plugin(&mut self, more: &[&str]) {
         self.kill_plugin();
         let before = self.synchronized();
@@ -198,12 +199,12 @@ impl Node {
         }
     }
 
-    /// Whether there is a plugin at all.
+    /// Whether a plugin runs.
     pub fn has_plugin(&self) -> bool {
         self.world.lab.hooks == Hooks::Ours
     }
 
-    /// Starts our plugin on a socket, and does not wait; false without our hooks.
+    /// Starts our plugin on a socket without waiting; false without our hooks.
     pub fn start_plugin_on(&mut self, socket: &str) -> bool {
         self.start_plugin_with(socket, &[])
     }
@@ -218,13 +219,13 @@ impl Node {
         ours
     }
 
-    /// How often a plugin has connected and has been told what runs.
+    /// How often a plugin has connected and been synchronized.
     pub fn synchronized(&self) -> usize {
-        // NRI 0.6 says no more than that.
+        // NRI 0.6 logs nothing more specific.
         self.log().matches("10-bpfman-hook\\\" connected").count()
     }
 
-    /// Waits until the plugin has been told what runs once more.
+    /// Waits until the plugin has been synchronized once more.
     pub fn wait_for_plugin(&self, before: usize) {
         eventually("the plugin to be synchronized", PATIENCE, || (self.synchronized() > before).then_some(()));
     }
@@ -244,13 +245,13 @@ impl Node {
         }
     }
 
-    /// Whether something lies in one of the plugin's sockets that it has not read yet; true where there is no plugin.
+    /// Whether one of the plugin's sockets holds data that it has not read yet; true if no plugin runs.
     pub fn has_question(&self) -> bool {
         let Some(plugin) = &self.plugin else { return true };
         let fds = std::fs::read_dir(format!("/proc/{}/fd", plugin.pid())).unwrap_or_else(|error| crate::harness!("{error}"));
         let targets = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
         let sockets: Vec<_> = targets.filter_map(|to| Some(to.to_str()?.strip_prefix("socket:[")?.replace(']', ""))).collect();
-        // Netid, state, what is not read, what is not sent, local path, local inode.
+        // Netid, state, receive queue, send queue, local path, local inode.
         let listed = tool(self.inside("ss").arg("-xH"));
         listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
             fields.get(2).is_some_and(|unread| *unread != "0")
@@ -258,25 +259,25 @@ impl Node {
         })
     }
 
-    /// What the plugin has said so far.
+    /// The plugin's output so far.
     pub fn plugin_said(&self) -> String {
         self.plugin.as_ref().map(Running::stderr).unwrap_or_default()
     }
 
-    /// Waits until the plugin has said this.
+    /// Waits until the plugin's output contains these words.
     pub fn hear_plugin(&self, words: &str) {
         eventually(&format!("the plugin to say {words:?}"), Duration::from_secs(15), || {
             self.plugin_said().contains(words).then_some(())
         });
     }
 
-    /// Ends containerd in an orderly way and starts it with the configuration as it is now.
+    /// Stops containerd cleanly and starts it with its current configuration.
     pub fn restart_daemon(&mut self) {
         self.stop_daemon(Signal::TERM);
         self.start_daemon();
     }
 
-    /// Runs our binary in the node on the lab's root; without our hooks it is not run.
+    /// Runs our binary in the node on the lab's root; does nothing without our hooks.
     pub fn ours(&self, args: &[&str]) -> Option<Ended> {
         let mut command = self.inside(BINARY);
         command.arg("--root").arg(self.world.lab.root()).args(args);
@@ -288,18 +289,18 @@ impl Node {
         Cri::connect(&self.outside("/run/containerd/containerd.sock"))
     }
 
-    /// Connects to a port of a pod where nobody listens: so many packets arrive on its eth0.
+    /// Connects to a closed port of a pod: this number of packets arrives on its eth0.
     pub fn knock(&self, ip: &str, times: u32) {
         let script = format!("for i in $(seq {times}); do busybox nc -w 2 {ip} 9 </dev/null; done 2>/dev/null; true");
         tool(self.inside("sh").args(["-c", &script]));
     }
 
-    /// Removes the pods and ends the plugin and containerd. What is left then is found by the lab.
+    /// Removes the pods and stops the plugin and containerd. The lab finds anything that is left.
     pub fn end(&mut self) {
         if let Err(error) = self.remove_pods() {
             panic!("remove the pods: {error}");
         }
-        // What pods own is released when the plugin sees them go; where there is none, by whoever runs gc.
+        // The plugin releases what pods own when it sees them end; without a plugin, gc does.
         if self.plugin.is_none() {
             self.world.lab.ours(&["gc"]);
         }
@@ -400,7 +401,7 @@ impl Drop for Node {
     }
 }
 
-/// Each pod gets an interface of its own, eth0, whose other end is the node's.
+/// Each pod gets its own interface eth0, whose peer is the node's.
 fn network(dir: &Path) -> String {
     format!(
         r#"{{"cniVersion":"1.0.0","name":"lab","plugins":[{{"type":"ptp","ipam":{{"type":"host-local","dataDir":"{}/ipam",
@@ -413,7 +414,7 @@ fn link(target: &Path, path: &Path) {
     symlink(target, path).unwrap_or_else(|e| harness!("link {}: {e}", path.display()));
 }
 
-/// Where the packages are.
+/// The directory of the unpacked packages.
 fn packages() -> &'static Path {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     PLACE.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! Pods and containers as the kubelet makes them.
+//! Pods and containers like those of the kubelet.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +13,7 @@ use crate::workload::IMAGE;
 /// The first host id of a pod's user namespace.
 const FIRST_ID: u32 = 1_000_000;
 
-/// A pod to be made.
+/// The specification of a pod.
 #[derive(Debug, Clone)]
 pub struct PodSpec {
     name: String,
@@ -27,7 +27,7 @@ pub struct PodSpec {
 }
 
 impl PodSpec {
-    /// A pod of the namespace `shop` with a network of its own and no annotation.
+    /// A pod of the namespace `shop` with its own network and without annotations.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -41,7 +41,7 @@ impl PodSpec {
         }
     }
 
-    /// The same with another name.
+    /// A copy with another name.
     pub fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
@@ -120,7 +120,7 @@ impl PodSpec {
     /// RunPodSandbox.
     ///
     /// # Errors
-    /// What the pod's events would show; here and below.
+    /// The text that the pod's events would show; the same below.
     pub fn run(&self, node: &Node) -> Result<Pod, String> {
         let cri = node.cri()?;
         let config = self.config(node);
@@ -133,7 +133,7 @@ impl PodSpec {
     }
 }
 
-/// A container to be made.
+/// The specification of a container.
 #[derive(Debug, Clone)]
 pub struct ContainerSpec {
     name: String,
@@ -152,31 +152,31 @@ impl ContainerSpec {
         Self { name: name.to_owned(), attempt: 0, annotations: HashMap::new(), script, mounts: Vec::new(), capabilities }
     }
 
-    /// What it runs: a script for busybox's shell.
+    /// Its command: a script for busybox's shell.
     pub fn script(mut self, script: &str) -> Self {
         script.clone_into(&mut self.script);
         self
     }
 
-    /// The container's own annotation, which comes from device plugins and the like, never from users.
+    /// An annotation of the container itself; device plugins set such annotations, users never do.
     pub fn ask(mut self, key: &str, value: &str) -> Self {
         self.annotations.insert(format!("hook.bpfman.io/{key}"), value.to_owned());
         self
     }
 
-    /// How often it was made before.
+    /// The number of previous attempts.
     pub fn attempt(mut self, number: u32) -> Self {
         self.attempt = number;
         self
     }
 
-    /// One more capability; the name goes without `CAP_`.
+    /// Adds a capability; the name is without `CAP_`.
     pub fn capability(mut self, name: &str) -> Self {
         self.capabilities.push(name.to_owned());
         self
     }
 
-    /// Shows the binary under test to the container, as `/bpfman-hook`.
+    /// Mounts the binary under test into the container, as `/bpfman-hook`.
     pub fn with_binary(mut self) -> Self {
         let mount = cri::Mount { container_path: "/bpfman-hook".to_owned(), host_path: BINARY.to_owned(), readonly: true };
         self.mounts.push(mount);
@@ -201,7 +201,7 @@ impl ContainerSpec {
     }
 }
 
-/// A pod whose sandbox runs.
+/// A pod with a running sandbox.
 pub struct Pod {
     pub id: String,
     /// Its address; empty on the host's network.
@@ -212,12 +212,12 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Connects again: the daemon has been restarted.
+    /// Reconnects after the daemon has been restarted.
     pub fn reconnect(&mut self, node: &Node) {
         self.cri = node.cri().unwrap_or_else(|error| crate::harness!("connect again: {error}"));
     }
 
-    /// The same pod for another thread.
+    /// A handle to the same pod for another thread.
     pub fn beside(&self, node: &Node) -> Self {
         let cri = node.cri().unwrap_or_else(|error| crate::harness!("connect once more: {error}"));
         Self { id: self.id.clone(), ip: self.ip.clone(), spec: self.spec.clone(), config: self.config.clone(), cri }
@@ -238,7 +238,7 @@ impl Pod {
         self.cri.call::<_, cri::Nothing>("StartContainer", id(container)).map(drop)
     }
 
-    /// Both.
+    /// CreateContainer and StartContainer.
     pub fn add(&self, container: &ContainerSpec) -> Result<String, String> {
         let id = self.create(container)?;
         self.start(&id)?;
@@ -252,13 +252,13 @@ impl Pod {
         self.cri.call::<_, cri::Nothing>("RemoveContainer", id(container)).map(drop)
     }
 
-    /// StopPodSandbox and RemovePodSandbox, which end its containers.
+    /// StopPodSandbox and RemovePodSandbox, which stop its containers.
     pub fn remove(self) -> Result<(), String> {
         let _: cri::Nothing = self.cri.call("StopPodSandbox", id(&self.id))?;
         self.cri.call::<_, cri::Nothing>("RemovePodSandbox", id(&self.id)).map(drop)
     }
 
-    /// Runs a command in a container, and returns its exit status and what it said.
+    /// Runs a command in a container, and returns its exit status and output.
     pub fn exec(&self, container: &str, command: &[&str]) -> (i32, String) {
         let command = command.iter().map(|word| (*word).to_owned()).collect();
         let request = cri::ExecSyncRequest { container_id: container.to_owned(), cmd: command, timeout: 30 };

@@ -1,4 +1,4 @@
-//! What pods of every kind get from the plugin.
+//! What the plugin does for pods of every kind.
 
 use std::process::Command;
 use std::time::Duration;
@@ -9,23 +9,23 @@ use crate::support::kernel;
 use crate::support::process::{eventually, tool};
 
 crate::cases![
-    only_who_asks_gets_hooks_and_programs,
-    a_container_is_spoken_to_by_its_name,
-    a_containers_own_annotation_wins,
-    a_container_is_shown_the_map_that_its_pods_programs_write,
+    only_annotated_pods_get_hooks_and_programs,
+    an_annotation_can_name_a_container,
+    a_containers_own_annotation_takes_precedence,
+    a_container_sees_the_map_of_its_pods_programs,
     a_pod_with_a_user_namespace_gets_a_token,
     a_shared_pid_namespace_changes_nothing,
-    on_the_hosts_network_only_the_container_is_reached,
-    an_init_container_comes_and_goes_before_the_others,
+    on_the_hosts_network_only_container_programs_are_allowed,
+    an_init_container_runs_before_the_others,
 ];
 
-/// A pod that asks for the counter of packets on its eth0.
+/// A pod that requests the packet counter on its eth0.
 pub fn counted_pod(node: &mut Node, name: &str) -> PodSpec {
     let image = node.world.signed("demo");
     PodSpec::new(name).ask("image", &image).ask("programs", "xdp:count_packets iface=eth0")
 }
 
-/// Makes packets arrive at a pod, and asserts that its program has counted them.
+/// Sends packets to a pod, and asserts that its program has counted them.
 pub fn assert_counts(node: &Node, pod: &Pod, container: &str) {
     let maps = node.world.map_ids(container, "packets");
     let sum = || maps.iter().map(|map| kernel::sum(*map)).sum::<u64>();
@@ -34,13 +34,13 @@ pub fn assert_counts(node: &Node, pod: &Pod, container: &str) {
     eventually("the packets to be counted", Duration::from_secs(5), || (sum() >= before + 5).then_some(()));
 }
 
-fn only_who_asks_gets_hooks_and_programs(node: &mut Node) {
+fn only_annotated_pods_get_hooks_and_programs(node: &mut Node) {
     let asks = counted_pod(node, "asks").ask("programs", "xdp:count_packets iface=eth0; cgroup_skb:count_egress");
     let asks = asks.run(node).unwrap();
     let plain = PodSpec::new("plain").annotate("example.org/owner", "net").run(node).unwrap();
     let counted = asks.add(&ContainerSpec::new("main")).unwrap();
     let left = plain.add(&ContainerSpec::new("main")).unwrap();
-    node.world.lab.expect_links(2, "one pod of two asked for two programs");
+    node.world.lab.expect_links(2, "only one of the two pods requested programs, two of them");
     assert_counts(node, &asks, &counted);
     assert_eq!(asks.oci(&counted)["hooks"]["createRuntime"].as_array().map(Vec::len), Some(1));
     assert!(plain.oci(&left).get("hooks").is_none(), "{}", plain.oci(&left)["hooks"]);
@@ -56,31 +56,31 @@ fn only_who_asks_gets_hooks_and_programs(node: &mut Node) {
     node.world.lab.expect_links_soon(0, "the pod is gone");
 }
 
-pub fn a_container_is_spoken_to_by_its_name(node: &mut Node) {
+pub fn an_annotation_can_name_a_container(node: &mut Node) {
     let image = node.world.signed("demo");
     let pod = PodSpec::new("web")
         .annotate("main.hook.bpfman.io/image", &image)
         .annotate("main.hook.bpfman.io/programs", "xdp:count_packets iface=eth0");
     let pod = pod.run(node).unwrap();
     let sidecar = pod.add(&ContainerSpec::new("sidecar")).unwrap();
-    node.world.lab.expect_links(0, "nothing was said to the sidecar");
+    node.world.lab.expect_links(0, "the annotation does not apply to the sidecar");
     assert!(pod.oci(&sidecar).get("hooks").is_none());
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
-    node.world.lab.expect_links(1, "main was spoken to");
+    node.world.lab.expect_links(1, "the annotation applies to main");
     assert_counts(node, &pod, &main);
 }
 
-fn a_containers_own_annotation_wins(node: &mut Node) {
+fn a_containers_own_annotation_takes_precedence(node: &mut Node) {
     let image = node.world.signed("demo");
     let pod = PodSpec::new("web").ask("image", &image).ask("programs", "cgroup_skb:count_egress");
     let pod = pod.run(node).unwrap();
     let main = ContainerSpec::new("main").ask("programs", "xdp:count_packets iface=eth0");
     let main = pod.add(&main).unwrap();
     assert_counts(node, &pod, &main);
-    node.world.lab.expect_links(1, "the container's own word counts, alone");
+    node.world.lab.expect_links(1, "only the container's own annotation counts");
 }
 
-fn a_container_is_shown_the_map_that_its_pods_programs_write(node: &mut Node) {
+fn a_container_sees_the_map_of_its_pods_programs(node: &mut Node) {
     let pod = counted_pod(node, "shown")
         .ask("programs", "xdp:count_packets iface=eth0; cgroup_skb:count_egress")
         .ask("maps", "packets");
@@ -126,7 +126,7 @@ fn a_shared_pid_namespace_changes_nothing(node: &mut Node) {
     assert_counts(node, &pod, &other);
 }
 
-fn on_the_hosts_network_only_the_container_is_reached(node: &mut Node) {
+fn on_the_hosts_network_only_container_programs_are_allowed(node: &mut Node) {
     let image = node.world.signed("demo");
     let pod = PodSpec::new("host").host_network().ask("image", &image);
     let refused = pod.clone().ask("programs", "xdp:count_packets iface=lo").run(node).unwrap();
@@ -138,7 +138,7 @@ fn on_the_hosts_network_only_the_container_is_reached(node: &mut Node) {
     node.world.lab.expect_links(1, "the container's cgroup is its own");
 }
 
-fn an_init_container_comes_and_goes_before_the_others(node: &mut Node) {
+fn an_init_container_runs_before_the_others(node: &mut Node) {
     let pod = counted_pod(node, "steps").run(node).unwrap();
     for name in ["first", "second"] {
         let init = pod.add(&ContainerSpec::new(name).script("exit 7")).unwrap();

@@ -1,4 +1,4 @@
-//! The plugin's protocol with NRI's Go implementation as containerd carries it, on a wire that is listened to.
+//! The plugin's protocol with NRI's Go implementation in containerd, on a recorded connection.
 
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
@@ -13,19 +13,19 @@ use crate::proxy::{Change, OURS, PLUGIN, Proxy, REQUEST, RESPONSE, RUNTIME, Resp
 use crate::support::process::eventually;
 
 crate::cases![
-    a_plugin_registers_and_is_asked,
-    a_long_answer_comes_in_short_frames,
-    fields_calls_and_events_of_later_versions_do_no_harm,
-    what_runs_comes_in_several_messages,
-    a_plugin_waits_for_containerd_with_growing_pauses,
+    a_plugin_registers_and_gets_requests,
+    a_long_response_is_split_into_short_frames,
+    unknown_fields_calls_and_events_are_tolerated,
+    synchronize_is_split_into_several_messages,
+    the_plugin_reconnects_with_growing_delays,
 ];
 
-/// The longest payload that the Go side reads.
+/// Maximum payload that the Go side reads.
 const FRAME_MAX: usize = 4096;
-/// The code of a method that there is not; a newer runtime falls back then.
+/// The status code of an unknown method; a newer runtime then falls back.
 const UNIMPLEMENTED: i32 = 12;
 
-/// Puts the wire between, and waits until the plugin has been told over it what runs.
+/// Inserts the proxy, and waits until the plugin has been synchronized through it.
 fn wired(node: &mut Node, change: Change) -> Proxy {
     node.kill_plugin();
     let proxy = Proxy::start(&node.outside("/run/nri/wire.sock"), &node.outside(crate::node::SOCKET), change);
@@ -51,7 +51,7 @@ struct ConfigureResponse {
     events: i32,
 }
 
-/// `more` of a request and of its answer has different numbers.
+/// `more` has different field numbers in a request and in its response.
 #[derive(Clone, PartialEq, prost::Message)]
 struct SynchronizeRequest {
     #[prost(bool, tag = "3")]
@@ -64,7 +64,7 @@ struct SynchronizeResponse {
     more: bool,
 }
 
-pub fn a_plugin_registers_and_is_asked(node: &mut Node) {
+pub fn a_plugin_registers_and_gets_requests(node: &mut Node) {
     let proxy = wired(node, as_it_is);
     let pod = counted_pod(node, "web").run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
@@ -81,7 +81,7 @@ pub fn a_plugin_registers_and_is_asked(node: &mut Node) {
         assert_eq!(said.connection, called, "{said:?}");
         assert_eq!(said.stream % 2, 1, "clients use odd streams: {said:?}");
     }
-    // Bit n is event n + 1. Of what is not subscribed to, nothing comes.
+    // Bit n is event n + 1. Events without a subscription are not sent.
     let configured = heard.said.iter().find(|said| said.by_plugin && said.connection == PLUGIN).unwrap();
     let answer = Response::decode(&*configured.body).unwrap();
     let mask = ConfigureResponse::decode(&*answer.payload).unwrap().events;
@@ -89,9 +89,9 @@ pub fn a_plugin_registers_and_is_asked(node: &mut Node) {
     assert!(!methods.contains(&"StopContainer".to_owned()), "{methods:?}");
 }
 
-pub fn a_long_answer_comes_in_short_frames(node: &mut Node) {
+pub fn a_long_response_is_split_into_short_frames(node: &mut Node) {
     let proxy = wired(node, as_it_is);
-    // Blanks around a word mean nothing, and the annotation is in the answer as it was in the question.
+    // Blanks around a word have no meaning, and the response contains the annotation as the request did.
     let spec = counted_pod(node, "long").ask("bpffs", &format!("private{}", " ".repeat(60_000)));
     let pod = spec.run(node).unwrap();
     let main = pod.add(&ContainerSpec::new("main")).unwrap();
@@ -102,7 +102,7 @@ pub fn a_long_answer_comes_in_short_frames(node: &mut Node) {
     assert!(heard.longest <= FRAME_MAX, "a frame of {} bytes", heard.longest);
 }
 
-/// Fields of all wire types that no message has, once in the message itself and once in the pod and the container in it.
+/// Fields of all wire types that no message defines, once in the message itself and once in its pod and container.
 fn with_unknown_fields(request: &mut crate::proxy::Request) {
     let key = |number: u32, kind: u32| {
         let mut bytes = Vec::new();
@@ -128,7 +128,7 @@ fn with_unknown_fields(request: &mut crate::proxy::Request) {
     request.payload.extend(&unknown);
 }
 
-/// A request of CreateContainer, with what is in it as bytes.
+/// A CreateContainer request, with its contents as bytes.
 #[derive(Clone, PartialEq, prost::Message)]
 struct PodAndContainer {
     #[prost(bytes = "vec", tag = "1")]
@@ -145,9 +145,9 @@ struct StateChangeEvent {
     pod: Vec<u8>,
 }
 
-fn fields_calls_and_events_of_later_versions_do_no_harm(node: &mut Node) {
+fn unknown_fields_calls_and_events_are_tolerated(node: &mut Node) {
     let proxy = wired(node, with_unknown_fields);
-    // StateChange with an event that is not known, then calls that no version of the protocol has yet.
+    // StateChange with an unknown event, then calls that no version of the protocol defines yet.
     proxy.call(OURS, "StateChange", vec![0x08, 99]);
     for (number, method) in [(1, "RewindContainer"), (2, "PostRewindPodSandbox"), (3, "RewindPodSandbox")] {
         proxy.call(OURS + 2 * number, method, Vec::new());
@@ -167,9 +167,9 @@ fn fields_calls_and_events_of_later_versions_do_no_harm(node: &mut Node) {
     assert_counts(node, &pod, &main);
 }
 
-fn what_runs_comes_in_several_messages(node: &mut Node) {
+fn synchronize_is_split_into_several_messages(node: &mut Node) {
     assert!(node.has_plugin(), "there is no plugin");
-    // A message has 4 MiB at most, and NRI does not go below eight pods and containers in one.
+    // A message has at most 4 MiB, and NRI puts at least eight pods and containers into one.
     let long = "x".repeat(300 << 10);
     for number in 0..18 {
         PodSpec::new(&format!("large-{number}")).annotate("example.org/large", &long).run(node).unwrap();
@@ -190,7 +190,7 @@ fn what_runs_comes_in_several_messages(node: &mut Node) {
     }
 }
 
-fn a_plugin_waits_for_containerd_with_growing_pauses(node: &mut Node) {
+fn the_plugin_reconnects_with_growing_delays(node: &mut Node) {
     node.kill_plugin();
     node.stop_daemon(Signal::TERM);
     let socket = node.outside(crate::node::SOCKET);
@@ -201,7 +201,7 @@ fn a_plugin_waits_for_containerd_with_growing_pauses(node: &mut Node) {
     assert!(node.start_plugin_on(crate::node::SOCKET), "there is no plugin");
     let mut came = Vec::new();
     eventually("five attempts", Duration::from_secs(20), || {
-        // Whoever comes is hung up on at once.
+        // Every connection is closed immediately.
         came.extend(listener.accept().ok().map(|_| Instant::now()));
         (came.len() == 5).then_some(())
     });

@@ -1,4 +1,4 @@
-//! A wire between the plugin and containerd that is listened to, and where the test may put a word in.
+//! A recording proxy between the plugin and containerd, through which a test can change or insert messages.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,11 +14,11 @@ use crate::harness;
 pub const PLUGIN: u32 = 1;
 pub const RUNTIME: u32 = 2;
 
-/// The kinds of ttrpc's messages.
+/// ttrpc's message types.
 pub const REQUEST: u8 = 1;
 pub const RESPONSE: u8 = 2;
 
-/// Longer frames are an error for the Go side.
+/// The Go side rejects longer frames.
 const FRAME_MAX: usize = 4096;
 
 /// ttrpc's envelopes.
@@ -61,7 +61,7 @@ pub struct Said {
 }
 
 impl Said {
-    /// As a request; its method is empty if it is none.
+    /// Decodes it as a request; the method is empty if it is not a request.
     pub fn request(&self) -> Request {
         if self.kind == REQUEST { Request::decode(&*self.body).unwrap_or_default() } else { Request::default() }
     }
@@ -72,18 +72,18 @@ impl Said {
     }
 }
 
-/// What came over the wire.
+/// The recorded messages.
 #[derive(Debug, Default)]
 pub struct Heard {
     pub said: Vec<Said>,
-    /// The longest payload of a frame that the plugin wrote.
+    /// The longest frame payload that the plugin sent.
     pub longest: usize,
 }
 
-/// What may be changed of a message that the runtime sends.
+/// Changes a message that the runtime sends.
 pub type Change = fn(&mut Request);
 
-/// The wire. It lasts until both ends have hung up.
+/// The proxy. It runs until both ends have disconnected.
 pub struct Proxy(Arc<Shared>);
 
 struct Shared {
@@ -93,14 +93,14 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Listens for the plugin on one socket, and calls the runtime on the other.
+    /// Listens for the plugin on one socket, and connects to the runtime on the other.
     pub fn start(listen: &Path, runtime: &Path, change: Change) -> Self {
         let listener = UnixListener::bind(listen).unwrap_or_else(|e| harness!("listen on {}: {e}", listen.display()));
         let shared = Arc::new(Shared { heard: Mutex::default(), change, plugin: Mutex::default() });
         let (kept, runtime) = (Arc::clone(&shared), runtime.to_owned());
         thread::spawn(move || {
             for plugin in listener.incoming().flatten() {
-                // Where the runtime is away the plugin hears so by being hung up on.
+                // If the runtime is down, closing the connection tells the plugin so.
                 let Ok(runtime) = UnixStream::connect(&runtime) else { continue };
                 *shared.plugin.lock().unwrap() = plugin.try_clone().ok();
                 for (from, to, by_plugin) in
@@ -117,12 +117,12 @@ impl Proxy {
         Self(kept)
     }
 
-    /// What came until now.
+    /// The messages recorded so far.
     pub fn heard(&self) -> MutexGuard<'_, Heard> {
         self.0.heard.lock().unwrap()
     }
 
-    /// Calls the plugin in the runtime's stead; the answer is among what was heard, and the runtime does not see it.
+    /// Calls the plugin in place of the runtime; the response is recorded, and the runtime does not see it.
     pub fn call(&self, stream: u32, method: &str, payload: Vec<u8>) {
         assert!(stream >= OURS && stream % 2 == 1);
         let request =
@@ -134,11 +134,11 @@ impl Proxy {
     }
 }
 
-/// Streams from here on are the test's own.
+/// Streams from here on belong to the test.
 pub const OURS: u32 = 1_000_001;
 
 impl Shared {
-    /// Carries messages from one end to the other, until either hangs up.
+    /// Forwards messages from one end to the other, until either disconnects.
     fn carry(&self, mut from: &UnixStream, to: &UnixStream, by_plugin: bool) -> io::Result<()> {
         let mut parts = [Vec::new(), Vec::new()];
         loop {
@@ -171,7 +171,7 @@ impl Shared {
     }
 }
 
-/// Takes the first message, if it is complete.
+/// Takes the first message from the buffer, if it is complete.
 fn message(part: &mut Vec<u8>, by_plugin: bool, connection: u32) -> Option<Said> {
     let length = u32::from_be_bytes(part.get(..4)?.try_into().unwrap()) as usize;
     let stream = u32::from_be_bytes(part.get(4..8)?.try_into().unwrap());

@@ -1,13 +1,13 @@
-//! What is wrong or forbidden: the container is not made, and the pod's events show why.
+//! Invalid or forbidden requests: the container is not created, and the pod's events show why.
 
 use crate::node::Node;
 use crate::pod::{ContainerSpec, PodSpec};
 
 crate::cases![
     a_bad_annotation_is_refused_when_the_container_is_created,
-    policy_refuses_when_the_container_is_created,
-    policy_matches_what_the_pod_is,
-    what_only_the_hook_can_know_is_refused_at_the_start,
+    the_policy_refuses_when_the_container_is_created,
+    the_policy_matches_properties_of_the_pod,
+    problems_only_the_hook_can_see_are_refused_at_the_start,
 ];
 
 pub fn a_bad_annotation_is_refused_when_the_container_is_created(node: &mut Node) {
@@ -26,7 +26,7 @@ pub fn a_bad_annotation_is_refused_when_the_container_is_created(node: &mut Node
     }
 }
 
-pub fn policy_refuses_when_the_container_is_created(node: &mut Node) {
+pub fn the_policy_refuses_when_the_container_is_created(node: &mut Node) {
     let image = node.world.signed("demo");
     for (pod, words) in [
         (PodSpec::new("unknown").ask("image", "registry.example/evil:v1").ask("programs", "xdp:x"), "registry.example/evil"),
@@ -39,11 +39,11 @@ pub fn policy_refuses_when_the_container_is_created(node: &mut Node) {
     }
 }
 
-fn policy_matches_what_the_pod_is(node: &mut Node) {
+fn the_policy_matches_properties_of_the_pod(node: &mut Node) {
     let image = node.world.signed("demo");
     let rule = "[[container]]\nmatch = { engine = \"containerd\", namespace = \"shop\", labels = { tier = \"front\" } }\nprograms = [\"xdp\"]\n";
     node.world.lab.policy(&format!("{}{rule}", node.world.image_rule()));
-    // Only now does the plugin read it for sure.
+    // The restart makes sure that the plugin reads the new policy.
     node.kill_plugin();
     node.start_plugin();
     let spec = PodSpec::new("web").ask("image", &image).ask("programs", "xdp:count_packets iface=eth0");
@@ -56,7 +56,7 @@ fn policy_matches_what_the_pod_is(node: &mut Node) {
     node.world.lab.expect_links(1, "the pod that the rule is for");
 }
 
-fn what_only_the_hook_can_know_is_refused_at_the_start(node: &mut Node) {
+fn problems_only_the_hook_can_see_are_refused_at_the_start(node: &mut Node) {
     let unsigned = {
         node.world.unsigned("counter");
         node.world.images.reference("counter")
@@ -71,7 +71,7 @@ fn what_only_the_hook_can_know_is_refused_at_the_start(node: &mut Node) {
         let main = pod.create(&ContainerSpec::new("main")).unwrap();
         let error = pod.start(&main).unwrap_err();
         assert!(error.contains(words), "{words:?} is not in: {error}");
-        node.world.lab.expect_links(0, "nothing of a refused container stays");
+        node.world.lab.expect_links(0, "nothing of a refused container is left");
         pod.remove().unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Pods with a user namespace of their own and a BPF token: any process with the capabilities in there could use it.
+//! Pods with their own user namespace and a BPF token: any process in it that has the capabilities could use the token.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::pod::{ContainerSpec, Pod, PodSpec};
 use crate::support::process::eventually;
 
 crate::cases![
-    no_container_of_a_pod_with_a_token_can_have_the_capabilities,
-    what_was_not_checked_is_recorded_and_killed_where_policy_says_so,
+    containers_of_a_pod_with_a_token_cannot_have_the_capabilities,
+    unchecked_containers_are_recorded_and_killed_if_the_policy_says_so,
     without_the_plugin_a_pods_user_namespace_is_host_scope,
 ];
 
-/// Has the container rule say what a case needs, and the plugin know it.
+/// Adds to the container rule what a case needs, and makes the plugin load it.
 fn allow(node: &mut Node, more: &str) {
     let rule = format!("[[container]]\nprograms = [\"xdp\"]\ndelegate = [\"maps\"]\n{more}\n");
     node.world.lab.policy(&format!("{}{rule}", node.world.image_rule()));
@@ -22,7 +22,7 @@ fn allow(node: &mut Node, more: &str) {
     node.start_plugin();
 }
 
-/// A pod of which the container `main` asks for a token.
+/// A pod whose container `main` requests a token.
 fn pod(name: &str) -> PodSpec {
     PodSpec::new(name).userns().annotate("main.hook.bpfman.io/delegate", "maps")
 }
@@ -35,12 +35,12 @@ fn has_token(pod: &Pod, container: &str) -> bool {
     pod.exec(container, &["cat", "/proc/mounts"]).1.contains("delegate_cmds")
 }
 
-fn no_container_of_a_pod_with_a_token_can_have_the_capabilities(node: &mut Node) {
+fn containers_of_a_pod_with_a_token_cannot_have_the_capabilities(node: &mut Node) {
     allow(node, "");
     let web = pod("web").run(node).unwrap();
     for (attempt, capability) in ["PERFMON", "SYS_ADMIN"].into_iter().enumerate() {
         let attempt = u32::try_from(attempt).unwrap();
-        // Before there is a token, and after it.
+        // Before the token exists, and after.
         let early = web.create(&capable("early", capability).attempt(attempt)).unwrap();
         let error = web.start(&early).unwrap_err();
         assert!(error.contains(&format!("can have CAP_{capability}")) && error.contains("BPF token"), "{error}");
@@ -52,7 +52,7 @@ fn no_container_of_a_pod_with_a_token_can_have_the_capabilities(node: &mut Node)
     let late = web.create(&capable("late", "PERFMON")).unwrap();
     let error = web.start(&late).unwrap_err();
     assert!(error.contains("can have CAP_PERFMON"), "{error}");
-    // The asking container itself, and one that starts when the plugin has come back.
+    // The requesting container itself, and one that starts after the plugin's restart.
     node.kill_plugin();
     node.start_plugin();
     let later = web.create(&capable("later", "SYS_ADMIN")).unwrap();
@@ -62,7 +62,7 @@ fn no_container_of_a_pod_with_a_token_can_have_the_capabilities(node: &mut Node)
     let again = web.add(&ContainerSpec::new("main").attempt(1)).unwrap();
     assert!(has_token(&web, &again), "the plugin knows from Synchronize that all were checked");
     web.remove().unwrap();
-    // No container is refused for a token that policy gives at host scope, or that is not asked for.
+    // No container is refused because of a token that the policy gives at host scope, or that was not requested.
     let other = PodSpec::new("other").userns().run(node).unwrap();
     other.add(&capable("main", "PERFMON")).unwrap();
     allow(node, "host-scope = true");
@@ -70,14 +70,14 @@ fn no_container_of_a_pod_with_a_token_can_have_the_capabilities(node: &mut Node)
     open.add(&capable("side", "PERFMON")).unwrap();
     let main = open.add(&ContainerSpec::new("main")).unwrap();
     assert!(has_token(&open, &main));
-    // Now some container was not checked.
+    // Now one container has not been checked.
     allow(node, "");
     open.take(&main).unwrap();
     let error = open.add(&ContainerSpec::new("main").attempt(1)).unwrap_err();
     assert!(error.contains("did not check it"), "{error}");
 }
 
-fn what_was_not_checked_is_recorded_and_killed_where_policy_says_so(node: &mut Node) {
+fn unchecked_containers_are_recorded_and_killed_if_the_policy_says_so(node: &mut Node) {
     allow(node, "");
     let web = pod("web").run(node).unwrap();
     let main = web.add(&ContainerSpec::new("main")).unwrap();
@@ -104,7 +104,7 @@ fn what_was_not_checked_is_recorded_and_killed_where_policy_says_so(node: &mut N
     });
     wait_for_failure(node, &missed, "killed, as the policy demands");
     assert_eq!(failures(node, &main).len(), 0);
-    // As the kubelet starts them again, while the runtime still knows the one that was killed.
+    // Like the kubelet's restart, while the runtime still lists the killed container.
     web.take(&main).unwrap();
     let again = web.add(&ContainerSpec::new("main").attempt(1)).unwrap();
     assert!(has_token(&web, &again));

@@ -1,4 +1,4 @@
-//! The image that every pod of these tests is made of: a static busybox that sleeps, as sandbox and as workload.
+//! The image of every pod in these tests: a static busybox that sleeps, as sandbox and as workload.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -13,12 +13,12 @@ use tar::{Builder, EntryType, Header};
 use crate::harness;
 use crate::support::bundle::busybox;
 
-/// Its name.
+/// The image's name.
 pub const IMAGE: &str = "localhost/busybox:test";
 
 const APPLETS: &[&str] = &["sh", "cat", "echo", "false", "ls", "nc", "readlink", "sleep", "stat", "true"];
 
-/// Writes it as an OCI archive, for `ctr images import`.
+/// Writes the image as an OCI archive, for `ctr images import`.
 pub fn write_archive(path: &Path) {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     let bytes = BYTES.get_or_init(archive);

@@ -1,4 +1,4 @@
-//! What the hook inherits from whoever started it makes no difference.
+//! What the hook inherits from its caller makes no difference.
 
 use std::os::unix::fs::PermissionsExt;
 

@@ -1,7 +1,7 @@
-//! What the hook keeps of root's capabilities: each is needed, and the others are not.
+//! The capabilities that the hook keeps of root's: each is needed, and the others are not.
 //!
-//! With the whole list the other cases of this suite pass. CAP_SETUID, CAP_SETGID, CAP_SETPCAP and CAP_KILL are for children of
-//! other ids: tests/privileged/fetch.rs and caps.rs.
+//! The other cases of this suite pass with the whole list. CAP_SETUID, CAP_SETGID, CAP_SETPCAP and CAP_KILL are for
+//! children with other ids: tests/privileged/fetch.rs and caps.rs.
 
 use std::os::unix::fs::chown;
 
@@ -44,7 +44,8 @@ fn tracing_needs_perfmon(world: &mut World) {
 }
 
 fn a_map_of_another_user_needs_each_of_these(world: &mut World) {
-    // No user namespace, in which the process that mounts would have every capability, and a directory of the workload's.
+    // Without a user namespace, in which the mounting process would have every capability, and in a directory that the
+    // workload owns.
     let asking = |world: &mut World, name: &str| {
         let bundle = world.counting(name).without_userns().ask("maps", "packets").ask("bpffs-path", "/run/app/bpf");
         let bundle = bundle.edit(|config| config["process"]["user"] = serde_json::json!({ "uid": 1000, "gid": 1000 }));
@@ -64,7 +65,7 @@ fn a_map_of_another_user_needs_each_of_these(world: &mut World) {
 }
 
 fn the_hook_has_no_others(world: &mut World) {
-    // Held up before its first map, the hook is looked at.
+    // The hook is paused before its first map, and examined.
     let script = r#"exec 3<&0; strace -f -o /dev/null -e trace=bpf -e inject=bpf:delay_enter=1500000:when=1 "$@" <&3 &
         sleep 1
         cat /proc/$(echo $(cat /proc/$!/task/*/children))/status >status
@@ -80,7 +81,7 @@ fn the_hook_has_no_others(world: &mut World) {
         u64::from_str_radix(&word, 16).expect("a set of capabilities is a number")
     };
     let kept = CAPABILITIES.iter().fold(0, |set, capability| set | 1 << capability.index()) & set(&own, "CapPrm:");
-    // The bounding set is cut before the fetch child is executed, which this start has no need of.
+    // The bounding set is dropped before the fetch child is executed, which this start does not need.
     for name in ["CapPrm:", "CapEff:"] {
         assert_eq!(set(&status, name), kept, "{name} {status}");
     }

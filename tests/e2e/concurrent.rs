@@ -16,12 +16,12 @@ fn twenty_containers_at_once(world: &mut World) {
     }
     assert_eq!(world.lab.records().len(), MANY);
     world.lab.expect_links(2 * MANY, "two for each container");
-    // Each counts its own packets: one that is silent stays at nothing.
+    // Each counts its own packets: an idle one stays at zero.
     running[0].say("go\n");
     running[0].hear("done");
     assert!(world.counted(&bundles[0].id, "packets") > 0);
     assert_eq!(world.counted(&bundles[1].id, "packets"), 0);
-    // All end at the same time, as the release of each sees the others' records.
+    // All end at the same time, since each release sees the others' records.
     for one in &mut running {
         one.say("go\ngo\n");
     }

@@ -37,7 +37,7 @@ fn the_root_cgroup_is_refused_and_the_log_says_so(world: &mut World) {
     let ended = Runtime::Crun.run(&world.lab, &bundle);
     assert!(!ended.stdout.contains("started"), "the container started");
     assert!(ended.stderr.contains("error executing hook"), "{}", ended.stderr);
-    // crun runs no poststop after a failed hook and shows nothing of what it said.
+    // crun does not run poststop after a failed hook, and does not show the hook's output.
     let reason = world.inspect(&bundle.id).to_string();
     assert!(reason.contains("root cgroup"), "{reason}");
     if !std::path::Path::new("/run/systemd/journal/socket").exists() {
@@ -48,7 +48,7 @@ fn the_root_cgroup_is_refused_and_the_log_says_so(world: &mut World) {
 
 fn a_relative_root_works(world: &mut World) {
     world.mount_bpffs();
-    // `runc spec` writes a relative root; crun passes it on in the state as it is.
+    // `runc spec` writes a relative root; crun passes it on in the state unchanged.
     let bundle = Bundle::new(&world.lab, "relative").ask("delegate", "maps").script("echo ready; read go").write();
     assert_eq!(bundle.config["root"]["path"], "rootfs");
     let mut running = Runtime::Crun.start(&world.lab, &bundle);

@@ -12,16 +12,16 @@ use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
 
 crate::cases![
     counters_count_the_containers_own_traffic,
-    the_container_makes_and_uses_its_token,
-    a_container_that_asks_for_nothing_gets_nothing,
+    the_container_creates_and_uses_its_token,
+    an_unannotated_container_gets_nothing,
     maps_makes_maps_and_loads_no_program,
     networking_delegates_no_tracing,
     a_private_bpffs_delegates_nothing,
-    a_shown_map_is_read_in_the_container_and_written_by_nobody,
+    a_read_only_map_is_readable_in_the_container_and_frozen,
     a_writable_map_is_written_in_the_container,
     globals_reach_the_program,
     facts_reach_the_program,
-    connect_is_refused_in_the_container_alone,
+    connect_is_refused_only_in_the_container,
     every_kind_of_container_scope_attaches,
     tracepoints_need_and_get_host_scope,
     what_reaches_other_namespaces_needs_host_scope,
@@ -53,7 +53,7 @@ fn counters_count_the_containers_own_traffic(world: &mut World) {
     assert_eq!(ended.status.code(), Some(7), "the workload's own exit status is kept: {}", ended.stderr);
 }
 
-/// The inode of a process's directory in the version 2 hierarchy, which is the id of its cgroup.
+/// The inode of a process's cgroup directory in the version 2 hierarchy, which is the cgroup id.
 fn cgroup_id(pid: u32) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
@@ -62,13 +62,13 @@ fn cgroup_id(pid: u32) -> u64 {
     fs::metadata(&directory).map(|found| found.ino()).unwrap_or_default()
 }
 
-/// The probe makes a token, a map and programs through it, attaches XDP to `lo` and counts what passes.
+/// The probe creates a token, and a map and programs with it, attaches XDP to `lo` and counts packets.
 const PROBE: &str = "echo ready; \
     (while :; do nc -w 1 127.0.0.1 9 </dev/null; done 2>/dev/null) & \
     if /bpfman-hook token probe --iface lo --count 1; then echo probe ok; else echo probe failed; fi; \
     echo caps $(grep CapEff /proc/self/status); read go";
 
-fn the_container_makes_and_uses_its_token(world: &mut World) {
+fn the_container_creates_and_uses_its_token(world: &mut World) {
     world.allow("host-scope = true");
     let bundle =
         Bundle::new(&world.lab, "token").ask("delegate", "networking:sockets").with_binary(&world.lab).script(PROBE).write();
@@ -82,9 +82,9 @@ fn the_container_makes_and_uses_its_token(world: &mut World) {
     assert!(number.is_some_and(|n| n > 0), "the container's own program counted nothing: {}", ended.stdout);
 }
 
-fn a_container_that_asks_for_nothing_gets_nothing(world: &mut World) {
+fn an_unannotated_container_gets_nothing(world: &mut World) {
     world.allow("host-scope = true");
-    // Two containers, so that the case depends on the one that asks.
+    // Two containers: one requests programs, the other does not.
     let asks =
         Bundle::new(&world.lab, "asks").ask("delegate", "networking:sockets").with_binary(&world.lab).script(PROBE).write();
     let plain = Bundle::new(&world.lab, "plain").with_binary(&world.lab).script(PROBE).write();
@@ -177,14 +177,14 @@ const READ_MAP: &str = "echo ready; read go; stat -c 'file %u %a' /sys/fs/bpf/pa
     if /usr/sbin/bpftool map update pinned /sys/fs/bpf/packets key 0 0 0 0 value 1 0 0 0 0 0 0 0; \
     then echo written ok; else echo written failed; fi; read go";
 
-fn a_shown_map_is_read_in_the_container_and_written_by_nobody(world: &mut World) {
+fn a_read_only_map_is_readable_in_the_container_and_frozen(world: &mut World) {
     // Reading needs no capability.
     let bundle = with_bpftool(world.counting("readonly").ask("maps", "packets").capabilities(&[]).script(READ_MAP)).write();
     let mut running = world.start(&bundle);
     running.say("go\n");
     assert_eq!(running.hear("file "), "0 600");
     let (read, written) = (running.hear("read "), running.hear("written "));
-    // Not even the host's root: the map is frozen.
+    // Even the host's root cannot write it: the map is frozen.
     let map = world.map_id(&bundle.id, "packets").to_string();
     let update = ["map", "update", "id", &map, "key", "0", "0", "0", "0", "value", "1", "0", "0", "0", "0", "0", "0", "0"];
     let ended = crate::support::process::ended(std::process::Command::new("bpftool").args(update));
@@ -238,7 +238,7 @@ fn facts_reach_the_program(world: &mut World) {
 
 const CONNECT: &str = "echo ready; read go; nc -w 2 127.0.0.1 9 </dev/null 2>/tmp/said; cat /tmp/said; echo end; read go";
 
-fn connect_is_refused_in_the_container_alone(world: &mut World) {
+fn connect_is_refused_only_in_the_container(world: &mut World) {
     let image = world.signed("connect4");
     let blocked = Bundle::new(&world.lab, "blocked").ask("image", &image).ask("programs", "cgroup_sock_addr:block_connect4");
     let blocked = blocked.mount("tmpfs", &PathBuf::from("tmpfs"), "/tmp", &[]).script(CONNECT).write();
@@ -254,10 +254,10 @@ fn connect_is_refused_in_the_container_alone(world: &mut World) {
         said.push(running.finish().stdout);
     }
     assert!(said[0].contains("not permitted"), "connect was not refused: {}", said[0]);
-    assert!(said[1].contains("refused") && !said[1].contains("not permitted"), "the neighbour suffers: {}", said[1]);
+    assert!(said[1].contains("refused") && !said[1].contains("not permitted"), "another container is affected: {}", said[1]);
 }
 
-/// Which bpftool of Debian 12 knows by its number only: BPF_LINK_TYPE_TCX.
+/// bpftool of Debian 12 prints BPF_LINK_TYPE_TCX only as a number.
 const TCX: &str = "tcx";
 
 fn every_kind_of_container_scope_attaches(world: &mut World) {
@@ -298,7 +298,7 @@ fn tracepoints_need_and_get_host_scope(world: &mut World) {
     let host = "host-scope = true\n";
     let image_rule = world.image_rule();
     let host_image_rule = image_rule.clone() + "scope = \"host\"\n";
-    // Both rules have to say so.
+    // Both rules must grant it.
     let not_in_the_container_rule = "has no host-scope = true";
     let not_in_the_image_rule = "scope = \"host\"";
     for (n, (policy, said)) in [
@@ -340,14 +340,14 @@ fn what_reaches_other_namespaces_needs_host_scope(world: &mut World) {
     world.refused(asking(world, "other-netns", "tcx:own_tcx iface=lo; xdp:first_xdp iface=lo"), 1, &said);
     let own = asking(world, "own-netns", "xdp:own_xdp iface=lo; tcx:own_tcx iface=lo; cgroup_skb:own_skb").write();
     world.start(&own).finish();
-    // With host scope in both rules the administrator vouches for it.
+    // With host scope in both rules, the administrator accepts the program.
     let rules = world.image_rule() + "scope = \"host\"\n[[container]]\nprograms = [\"xdp\"]\nhost-scope = true\n";
     world.lab.policy(&rules);
     let other = asking(world, "other-netns-host-scope", "xdp:first_xdp iface=lo").write();
     world.start(&other).finish();
 }
 
-/// Where in a static program's file its first instruction is.
+/// The file offset of a static program's first instruction.
 fn entry_offset(program: &Path) -> u64 {
     let bytes = fs::read(program).expect("busybox");
     let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
@@ -368,7 +368,7 @@ fn uprobes_see_the_containers_own_files(world: &mut World) {
         let bundle = Bundle::new(&world.lab, &format!("uprobe-{process}")).ask("image", &image).ask("programs", &programs);
         let bundle = bundle.script("echo ready; read go; /bin/busybox true; /bin/busybox true; echo done; read go").write();
         let mut running = world.start(&bundle);
-        // The runtime's own first process becomes the container's by executing busybox.
+        // The runtime's first process becomes the container's init by executing busybox.
         let before = world.counted(&bundle.id, "calls");
         assert!(before >= 1, "pid={process}: the init's own start was not seen");
         running.say("go\n");

@@ -1,4 +1,5 @@
-//! Containers whose creation fails after our hook: podman runs no poststop for them, and a program of host scope would go on.
+//! Containers whose creation fails after our hook: podman does not run poststop for them, and a host-scope program
+//! would keep running.
 
 use std::process::Command;
 
@@ -26,7 +27,7 @@ fn asked(world: &mut World) -> Vec<String> {
     vec![annotation("image", &image), annotation("programs", "raw_tracepoint:raw_trace_exec")]
 }
 
-/// Starts a container that cannot be created, and one that is removed before it was ever started; looks each time.
+/// Starts a container that cannot be created, and one that is removed before its first start; calls `look` each time.
 fn each(world: &mut World, podman: &Podman, look: impl Fn(&World, &str)) {
     let asked = asked(world);
     let name = format!("{}-failed", world.lab.word());
@@ -73,7 +74,7 @@ fn with_crun_list_says_dead_and_gc_releases(world: &mut World) {
                 assert!(text.contains("  dead  ") && text.contains("bpfman-hook gc"), "{what}: {text}");
             }
         }
-        // What the timer runs.
+        // The command that the timer runs.
         let mut gc = Command::new(crate::support::lab::BINARY);
         tool(gc.arg("--root").arg(world.lab.root()).arg("gc"));
         world.lab.expect_links(0, what);

@@ -1,4 +1,4 @@
-//! Root file systems that were made by somebody who wants the mount elsewhere.
+//! Hostile root file systems that try to redirect the mount.
 
 use std::fs;
 use std::os::fd::AsRawFd as _;
@@ -17,18 +17,18 @@ crate::cases![
     sys_is_a_link_to_the_root,
     the_mount_point_is_a_link,
     the_mount_point_is_a_file,
-    the_mount_point_is_absent_and_cannot_be_made,
-    a_host_directory_is_on_the_way,
-    a_shared_mount_is_on_the_way,
+    the_mount_point_is_missing_and_cannot_be_created,
+    a_host_directory_is_on_the_path,
+    a_shared_mount_is_on_the_path,
     a_path_outside_the_allowed_places,
-    a_mount_point_that_can_be_made_is_made,
-    a_file_system_that_never_answers_is_on_the_way,
+    a_missing_mount_point_is_created,
+    an_unresponsive_file_system_is_on_the_path,
     another_containers_user_namespace,
     the_hosts_root_is_mapped,
-    more_links_than_policy_allows,
+    more_links_than_the_policy_allows,
 ];
 
-/// A container without /sys that wants a token.
+/// A container without /sys that requests a token.
 fn without_sys(world: &World, name: &str) -> Bundle {
     Bundle::new(&world.lab, name).without_mount("/sys").without_mount("/sys/fs/cgroup").ask("delegate", "maps")
 }
@@ -62,8 +62,8 @@ fn the_mount_point_is_a_file(world: &mut World) {
     world.refused(bundle, 1, &["/sys/fs/bpf", "directory"]);
 }
 
-fn the_mount_point_is_absent_and_cannot_be_made(world: &mut World) {
-    // The root file system stays the host root's: the container's root must not write it.
+fn the_mount_point_is_missing_and_cannot_be_created(world: &mut World) {
+    // The root file system stays owned by the host's root, so that the container's root cannot write it.
     let bundle = without_sys(world, "absent").edit(|config| config["process"]["args"] = serde_json::json!(["/bin/true"]));
     let bundle = bundle.write();
     crate::support::lab::chown_tree(&bundle.dir.join("rootfs"), 0);
@@ -73,7 +73,7 @@ fn the_mount_point_is_absent_and_cannot_be_made(world: &mut World) {
     world.lab.residue();
 }
 
-fn a_host_directory_is_on_the_way(world: &mut World) {
+fn a_host_directory_is_on_the_path(world: &mut World) {
     let host = world.lab.path("hostdir");
     make(&host.join("bpf"));
     let bundle = Bundle::new(&world.lab, "host-bind").ask("delegate", "maps").ask("bpffs-path", "/run/host/bpf");
@@ -81,7 +81,7 @@ fn a_host_directory_is_on_the_way(world: &mut World) {
     world.refused(bundle, 1, &["/run/host/bpf", "host"]);
 }
 
-fn a_shared_mount_is_on_the_way(world: &mut World) {
+fn a_shared_mount_is_on_the_path(world: &mut World) {
     let bundle = Bundle::new(&world.lab, "shared").ask("delegate", "maps").ask("bpffs-path", "/mnt/bpf");
     let bundle = bundle.mount("tmpfs", Path::new("tmpfs"), "/mnt", &["shared"]);
     world.refused(bundle, 1, &["/mnt/bpf", "shared"]);
@@ -94,7 +94,7 @@ fn a_path_outside_the_allowed_places(world: &mut World) {
     }
 }
 
-fn a_mount_point_that_can_be_made_is_made(world: &mut World) {
+fn a_missing_mount_point_is_created(world: &mut World) {
     let bundle = Bundle::new(&world.lab, "made").ask("delegate", "maps").ask("bpffs-path", "/run/deep/bpf");
     let bundle = bundle.script("echo ready; read go").write();
     let running = world.start(&bundle);
@@ -104,25 +104,25 @@ fn a_mount_point_that_can_be_made_is_made(world: &mut World) {
     assert!(!bundle.dir.join("rootfs/run/deep/bpf").join("x").exists());
 }
 
-/// A FUSE file system whose daemon tells how it is and then answers nothing.
+/// A FUSE file system whose daemon answers the mount's requests and then nothing.
 struct Silent {
     point: std::path::PathBuf,
     daemon: Option<std::thread::JoinHandle<()>>,
 }
 
-/// The answers that a mount needs, include/uapi/linux/fuse.h: FUSE_INIT and FUSE_GETATTR of a directory.
+/// The responses that a mount needs, include/uapi/linux/fuse.h: FUSE_INIT, and FUSE_GETATTR of a directory.
 fn answer(request: &[u8]) -> Option<Vec<u8>> {
     let (mut body, unique) = (Vec::new(), request.get(8..16)?);
     match u32::from_ne_bytes(request.get(4..8)?.try_into().ok()?) {
         26 => {
-            // Major and minor of the protocol, the same readahead, and nothing that is optional; 64 bytes.
+            // Major and minor version of the protocol, the same readahead, and no optional features; 64 bytes.
             body.extend([7_u32, 31].map(u32::to_ne_bytes).concat());
             body.extend(&request[48..52]);
             body.extend([0_u32, 0x0009_000c, 1 << 16, 1].map(u32::to_ne_bytes).concat());
             body.resize(64, 0);
         }
         3 => {
-            // Valid for an hour; inode 1; mode and links of a directory.
+            // Valid for an hour; inode 1; mode and link count of a directory.
             body.extend([3600_u64, 0, 1].map(u64::to_ne_bytes).concat());
             body.resize(16 + 60, 0);
             body.extend([0o40755_u32, 2].map(u32::to_ne_bytes).concat());
@@ -157,19 +157,19 @@ impl Silent {
 
 impl Drop for Silent {
     fn drop(&mut self) {
-        // Forced, so that who waits for an answer gets an error; then the daemon's reading ends.
+        // Forced, so that processes waiting for a response get an error; then the daemon's read returns.
         let _gone = rustix::mount::unmount(&self.point, rustix::mount::UnmountFlags::FORCE);
         let _ended = self.daemon.take().map(std::thread::JoinHandle::join);
     }
 }
 
-fn a_file_system_that_never_answers_is_on_the_way(world: &mut World) {
+fn an_unresponsive_file_system_is_on_the_path(world: &mut World) {
     let silent = Silent::mount(&world.lab.path("silent"));
     let bundle = Bundle::new(&world.lab, "silent").ask("delegate", "maps").ask("bpffs-path", "/mnt/volume/bpf");
     let bundle = bundle.mount("none", &silent.point, "/mnt/volume", &["rbind", "rw"]).script("echo started").write();
     let ended = Runtime::Runc.run(&world.lab, &bundle);
     world.said(&ended, 1, &["/mnt/volume/bpf", "fuse at "]);
-    // No process waits for it: the hook followed no path across it.
+    // No process waits for it: the hook followed no path across the mount.
     let waiting = kernel::processes_of(&world.lab.path(""));
     assert!(waiting.is_empty(), "{waiting:?}");
     drop(silent);
@@ -216,7 +216,7 @@ fn the_hosts_root_is_mapped(world: &mut World) {
     }
 }
 
-fn more_links_than_policy_allows(world: &mut World) {
+fn more_links_than_the_policy_allows(world: &mut World) {
     let image = world.signed("demo");
     world.allow("[limits]\nlinks = 3");
     let netns = format!("{}-many", world.lab.word());

@@ -8,8 +8,8 @@ use crate::support::image::{Contents, Key};
 use crate::world::{CONTAINER_RULE, World, object_bytes};
 
 crate::cases![
-    an_image_that_is_not_there,
-    an_image_that_nobody_signed,
+    an_image_that_does_not_exist,
+    an_unsigned_image,
     an_image_that_another_key_signed,
     an_image_whose_manifest_was_changed,
     an_image_whose_config_was_changed,
@@ -19,25 +19,25 @@ crate::cases![
     an_image_without_an_object,
     an_image_for_another_architecture,
     an_index_takes_this_machines_object,
-    a_layout_that_policy_does_not_name,
-    a_file_that_policy_does_not_name,
+    a_layout_that_the_policy_does_not_name,
+    a_file_that_the_policy_does_not_name,
     a_layout_behind_a_link,
     a_layout_that_others_can_write,
     a_key_that_others_can_write,
     a_policy_that_does_not_parse,
 ];
 
-/// A container that asks for the packet counter of one image.
+/// A container that requests the packet counter of one image.
 fn asking(world: &World, name: &str, image: &str) -> Bundle {
     Bundle::new(&world.lab, name).ask("image", image).ask("programs", "xdp:count_packets iface=lo")
 }
 
-fn an_image_that_is_not_there(world: &mut World) {
+fn an_image_that_does_not_exist(world: &mut World) {
     let image = world.images.reference("nothing");
     world.refused(asking(world, "missing", &image), 1, &["no such image"]);
 }
 
-fn an_image_that_nobody_signed(world: &mut World) {
+fn an_unsigned_image(world: &mut World) {
     world.unsigned("demo");
     let image = world.images.reference("demo");
     world.refused(asking(world, "unsigned", &image), 1, &["it is not signed"]);
@@ -84,7 +84,7 @@ fn an_image_whose_signature_was_changed(world: &mut World) {
 }
 
 fn a_signature_moved_from_another_image(world: &mut World) {
-    // The signature of a harmless image, found under the name of the one that is asked for.
+    // The signature of a harmless image, stored under the name of the requested image's signature.
     let harmless = world.unsigned("sock");
     let wanted = world.unsigned("demo");
     world.images.sign(&harmless.manifest, &world.key);
@@ -131,7 +131,7 @@ fn an_index_takes_this_machines_object(world: &mut World) {
     running.finish();
 }
 
-fn a_layout_that_policy_does_not_name(world: &mut World) {
+fn a_layout_that_the_policy_does_not_name(world: &mut World) {
     let mut other = crate::support::image::Layout::new(&world.lab.path("images/other"));
     let digests = other.add("demo", &Contents::object(&object_bytes("demo")));
     other.sign(&digests.manifest, &world.key);
@@ -139,7 +139,7 @@ fn a_layout_that_policy_does_not_name(world: &mut World) {
     world.refused(asking(world, "unnamed", &image), 1, &["images/other", "policy"]);
 }
 
-fn a_file_that_policy_does_not_name(world: &mut World) {
+fn a_file_that_the_policy_does_not_name(world: &mut World) {
     let file = world.lab.write("images/demo.o", &object_bytes("demo"));
     let image = format!("file:{}", file.display());
     world.refused(asking(world, "file", &image), 1, &["demo.o", "policy"]);

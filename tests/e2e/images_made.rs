@@ -1,4 +1,5 @@
-//! Images from object file to running container: built, signed, pushed, fetched by a start, carried to a machine without network.
+//! Images from object file to running container: built, signed, pushed, fetched at a start, transferred to a machine
+//! without a network.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,9 +16,9 @@ use crate::world::{CONTAINER_RULE, World, object_path};
 
 crate::cases![
     an_image_built_here_starts_from_a_registry,
-    an_image_carried_in_a_file_starts_without_a_registry,
+    an_exported_image_starts_without_a_registry,
     an_image_in_use_is_not_pruned,
-    a_bundle_of_cosign_3_travels_from_registry_to_registry,
+    a_cosign_3_bundle_is_copied_between_registries,
 ];
 
 /// Builds the demo object for two platforms into the world's layout, signs the index, and returns its reference there.
@@ -30,12 +31,12 @@ fn built(world: &mut World) -> String {
     };
     let digest = build(world);
     world.images.sign(&digest, &world.key);
-    // The layout of these tests writes its index anew, without what others put into it.
+    // The layout of these tests rewrites its index, without entries that other tools added.
     assert_eq!(build(world), digest, "the same objects make another image");
     reference
 }
 
-/// A policy that takes the registry's images if the key of the world signed them.
+/// A policy that accepts the registry's images if the world's key signed them.
 fn trust(world: &World, registry: &DockerRegistry) {
     world.lab.policy(&format!(
         "[[image]]\nrepository = \"{}/acme/*\"\nsigned-by = {{ key = \"{}\" }}\n{CONTAINER_RULE}",
@@ -44,7 +45,7 @@ fn trust(world: &World, registry: &DockerRegistry) {
     ));
 }
 
-/// Pushes the built image, and looks at it with another tool.
+/// Pushes the built image, and checks it with skopeo.
 fn pushed(world: &mut World, registry: &DockerRegistry) -> String {
     let from = built(world);
     let name = format!("{}/acme/demo:v1", registry.host());
@@ -83,7 +84,7 @@ fn an_image_built_here_starts_from_a_registry(world: &mut World) {
     running.finish();
 }
 
-fn an_image_carried_in_a_file_starts_without_a_registry(world: &mut World) {
+fn an_exported_image_starts_without_a_registry(world: &mut World) {
     let registry = DockerRegistry::start(&world.lab.path("registry"));
     let name = pushed(world, &registry);
     trust(world, &registry);
@@ -113,7 +114,7 @@ fn an_image_in_use_is_not_pruned(world: &mut World) {
     assert_eq!(pruned["references"], serde_json::json!([name]), "{pruned:#}");
 }
 
-fn a_bundle_of_cosign_3_travels_from_registry_to_registry(world: &mut World) {
+fn a_cosign_3_bundle_is_copied_between_registries(world: &mut World) {
     let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures");
     let key = fs::read(data.join("keys/cosign-v3.pub")).unwrap_or_else(|e| harness!("read the recorded key: {e}"));
     let key = world.lab.write("cosign-v3.pub", &key);
@@ -125,7 +126,7 @@ fn a_bundle_of_cosign_3_travels_from_registry_to_registry(world: &mut World) {
     let from = format!("{}/bpf/key-v3:v1", recorded.host());
     world.lab.ours(&["pull", &from]);
     drop(recorded);
-    // docker-registry has no referrers API: the list that takes its place is written by the push.
+    // docker-registry has no referrers API: the push writes the fallback tag.
     let registry = DockerRegistry::start(&world.lab.path("registry"));
     let to = format!("{}/mirrored/key-v3:v1", registry.host());
     let said: Value = world.lab.json(&["image", "push", &from, &to]);

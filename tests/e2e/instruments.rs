@@ -1,5 +1,5 @@
-//! The harness on trial: a bundle really runs and makes traffic, a hook really gets the state, and every kind of leak is
-//! found. Without this, "nothing is left" might mean that nobody looked.
+//! Tests the harness itself: a bundle really runs and makes traffic, a hook really gets the state, and every kind of
+//! leak is found. Otherwise "nothing is left" might mean that nothing was checked.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,7 +46,7 @@ fn a_failing_hook_stops_the_container_and_is_quoted() {
     assert_eq!((said.status, said.stderr.trim()), (3, r#"it "says" so"#));
 }
 
-/// What `residue` says about something that was left.
+/// What `residue` reports about a leak.
 fn complaint(lab: &Lab) -> String {
     let outcome = catch_unwind(AssertUnwindSafe(|| lab.residue_within(Duration::from_millis(100))));
     let panic = outcome.expect_err("the leak was not found");
@@ -73,7 +73,7 @@ fn a_leaked_map_is_found() {
 }
 
 #[test]
-fn a_leaked_pin_is_found_and_our_bpffs_alone_is_none() {
+fn a_leaked_pin_is_found_and_an_empty_bpffs_is_not_a_leak() {
     let lab = Lab::new(Hooks::Ours);
     mount("bpf", &lab.bpffs());
     fs::create_dir(lab.bpffs().join("owner_1")).expect("a directory in a bpffs");
@@ -104,7 +104,7 @@ fn a_leaked_cgroup_is_found() {
 }
 
 #[test]
-fn a_lab_clears_away_what_its_test_left() {
+fn a_lab_removes_what_its_test_left() {
     let lab = Lab::new(Hooks::Ours);
     let dir = lab.root();
     mount("bpf", &lab.bpffs());

@@ -1,4 +1,4 @@
-//! Ends of every kind, and what is left after them.
+//! All ways in which containers, runtimes and hooks end, and what is left afterwards.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ crate::cases![
     poststop_without_a_record,
     a_second_start_hook_changes_nothing,
     a_second_start_hook_with_another_request_fails,
-    gc_leaves_the_living_alone,
+    gc_leaves_running_containers_alone,
     a_lost_store_and_gc_cleans,
     created_started_and_deleted_step_by_step,
 ];
@@ -43,7 +43,7 @@ fn init_is_killed(world: &mut World) {
     assert_eq!(running.finish().status.code(), Some(137));
 }
 
-/// Ends the runtime first, so that nobody is left to run poststop.
+/// Kills the runtime first, so that poststop does not run.
 fn orphan(world: &World, mut running: Running, bundle: &Bundle) {
     let init = Runtime::Runc.init(&world.lab, &bundle.id);
     running.kill();
@@ -56,12 +56,12 @@ fn runc_and_init_are_killed_and_gc_cleans(world: &mut World) {
     let bundle = both(world, "orphan").script(TRAFFIC).write();
     let running = world.start(&bundle);
     orphan(world, running, &bundle);
-    world.lab.expect_links(2, "nobody has cleaned up yet");
+    world.lab.expect_links(2, "nothing has been cleaned up yet");
     let planned = world.lab.ours(&["gc", "--dry-run"]);
     assert!(planned.contains(&bundle.id), "{planned}");
     world.lab.expect_links(2, "a dry run changes nothing");
     world.lab.ours(&["gc"]);
-    // What the runtime itself left is not ours to clean.
+    // The runtime's own leftovers are not ours to clean.
     forget(world, &bundle);
     world.lab.residue();
 }
@@ -83,7 +83,7 @@ fn runc_is_killed_in_mid_start_and_gc_cleans(world: &mut World) {
     let ended = Runtime::Runc.run(&world.lab, &bundle);
     assert!(!ended.status.success() && !ended.stdout.contains("started"), "the container started");
     world.lab.expect_links(2, "the hook was done before the runtime died");
-    // The container's init waits for its parent and ends when that is gone.
+    // The container's init waits for its parent and exits with it.
     eventually("gc to find the container dead", PATIENCE, || {
         world.lab.ours(&["gc"]);
         world.lab.records().is_empty().then_some(())
@@ -92,7 +92,7 @@ fn runc_is_killed_in_mid_start_and_gc_cleans(world: &mut World) {
     world.lab.residue();
 }
 
-/// A hook that is killed before its nth call of one of these, by strace. They are all calls by which it leaves something.
+/// A hook that strace kills before its nth call of one of these system calls; each of them leaves something behind.
 fn killed_at(n: u32) -> String {
     let calls = "bpf,mount,fsopen,fsconfig,fsmount,move_mount,mkdir,mkdirat";
     format!(
@@ -167,7 +167,7 @@ fn ended_with(bundle: &Path) -> String {
     fs::read_to_string(bundle.join("ended")).unwrap_or_default().trim().to_owned()
 }
 
-fn gc_leaves_the_living_alone(world: &mut World) {
+fn gc_leaves_running_containers_alone(world: &mut World) {
     let bundle = both(world, "living").script(TRAFFIC).write();
     let running = world.start(&bundle);
     world.lab.ours(&["gc"]);
@@ -176,12 +176,12 @@ fn gc_leaves_the_living_alone(world: &mut World) {
     running.finish();
 }
 
-/// What docs/operations.md says about a damaged store: stop the containers, remove it, run gc.
+/// The procedure of docs/operations.md for a damaged store: stop the containers, remove the store, run gc.
 fn a_lost_store_and_gc_cleans(world: &mut World) {
     let bundle = both(world, "lost").hook_through("poststop", "exit 0").script(TRAFFIC).write();
     let running = world.start(&bundle);
     running.finish();
-    world.lab.expect_links(2, "nobody has cleaned up yet");
+    world.lab.expect_links(2, "nothing has been cleaned up yet");
     fs::remove_dir_all(world.lab.path("root/run/bpfman-hook/store")).expect("the store can be removed");
     let left = pins(&world.lab.bpffs());
     assert!(!left.is_empty());
@@ -195,7 +195,7 @@ fn a_lost_store_and_gc_cleans(world: &mut World) {
 }
 
 fn created_started_and_deleted_step_by_step(world: &mut World) {
-    // `create` gives the container the pipes of the command, so its standard streams go elsewhere.
+    // `create` gives the container the command's pipes, so its standard streams are redirected.
     let bundle = both(world, "steps").script("while :; do sleep 1; done").write();
     let runc = |args: &[&str]| {
         let mut command = Runtime::Runc.command(&world.lab, args);

@@ -1,7 +1,8 @@
-//! The product on real runtimes and a real kernel: a bundle goes in, effects are looked at, and nothing may be left.
+//! The product on real runtimes and a real kernel: a bundle is run, its effects are checked, and nothing may be left
+//! behind.
 //!
-//! Every case gets a [`World`] of its own and ends with the proof that nothing is left. `itself.rs` runs all of
-//! them once more with the hooks taken out, and then each must fail: a case that still passes proves nothing.
+//! Every case gets a [`World`] of its own and ends with the check that nothing is left. `itself.rs` runs all of them
+//! once more without the hooks, and then each must fail: a case that still passes proves nothing.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -16,7 +17,6 @@ mod sigstore_world;
 #[path = "../support/tools.rs"]
 mod tools;
 
-mod manual;
 mod callers;
 mod capabilities;
 mod concurrent;
@@ -29,6 +29,7 @@ mod images_made;
 mod instruments;
 mod itself;
 mod lifetimes;
+mod manual;
 mod places;
 mod podman;
 mod podman_pods;
@@ -44,22 +45,22 @@ use support::lab::Hooks;
 use support::world;
 use world::World;
 
-/// One case: what is arranged, done and asserted.
+/// One case: setup, actions and assertions.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     name: &'static str,
     run: fn(&mut World),
 }
 
-/// Runs one case with our hooks, and proves that it leaves nothing.
+/// Runs one case with our hooks, and checks that it leaves nothing behind.
 fn check(run: fn(&mut World)) {
     let mut world = World::new(Hooks::Ours);
     run(&mut world);
     world.lab.residue();
 }
 
-/// Makes a test of each function, and the list that the test of the suite goes through. A case that is not listed is dead
-/// code, which the compiler reports.
+/// Generates a test for each function, and the list that the suite's own test iterates over. A case that is not listed
+/// is dead code, which the compiler reports.
 macro_rules! cases {
     ($($name:ident),+ $(,)?) => {
         pub const CASES: &[$crate::Case] =

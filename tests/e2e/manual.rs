@@ -1,4 +1,4 @@
-//! Programs that a person loads: no container, every command on the real kernel.
+//! Programs that are loaded without a container: every command on the real kernel.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::support::lab::{Hooks, Lab};
 use crate::support::netns::Netns;
 use crate::world::{World, object_path};
 
-/// The only program that this load makes.
+/// The only program of this load.
 fn load(lab: &Lab, more: &[&str]) -> String {
     let path = object_path("counter").display().to_string();
     let loaded = lab.json(&[&["load", "file", "--path", &path, "--programs", "xdp:count"], more].concat());
@@ -58,7 +58,7 @@ fn a_program_goes_through_every_command() {
     lab.ours(&["detach", "--ignore-missing", &link]);
     assert!(listed(&["--attached"]).is_empty());
 
-    // With its link, which must go first: the residue shows it.
+    // The program still has its link, which must be removed first: the residue check shows it.
     lab.json(&[&["attach", &program], &there[..]].concat());
     lab.ours(&["unload", "--application", "shop"]);
     assert_eq!(listed(&[]), [other.clone()]);
@@ -85,7 +85,7 @@ fn maps_are_shared_and_live_as_long_as_one_of_their_programs() {
     let (of_first, of_second) = (maps_of(&first), maps_of(&second));
     assert_eq!(of_first["counter"], of_second["counter"]);
     let own = |maps: &BTreeMap<String, u64>| maps.values().copied().filter(|id| *id != of_first["counter"]).collect::<Vec<_>>();
-    assert!(own(&of_first).iter().all(|id| !own(&of_second).contains(id)), "data sections are not shared");
+    assert!(own(&of_first).iter().all(|id| !own(&of_second).contains(id)), "data sections must not be shared");
 
     let get = |id: &str| lab.json(&["get", "program", id]);
     let users = |shown: &Value| shown["map_used_by"].as_array().unwrap().iter().map(Value::to_string).collect::<Vec<_>>();
@@ -99,7 +99,7 @@ fn maps_are_shared_and_live_as_long_as_one_of_their_programs() {
     let by_name = format!("{}/counter", shown["map_pin_path"].as_str().unwrap());
     assert_eq!(bpftool(&["map", "show", "pinned", &by_name])["id"].as_u64(), Some(of_first["counter"]));
 
-    // What the second counts, the first one's map has; and it has it still when the first is gone.
+    // The second program counts in the first one's map, which keeps the value when the first program is gone.
     let at = netns.path();
     lab.json(&["attach", &second, "xdp", "--iface", "lo", "--netns", &at]);
     netns.send_to_itself(3);
@@ -111,7 +111,7 @@ fn maps_are_shared_and_live_as_long_as_one_of_their_programs() {
     let shown = get(&second);
     assert_eq!((shown["map_owner_id"].to_string(), users(&shown)), (first.clone(), vec![second.clone()]));
 
-    // From one that shares to the next, and refused where it does not fit.
+    // A third program shares the maps of one that shares already, and is refused if the maps do not match.
     let third = load(&lab, &["--map-owner-id", &second]);
     assert_eq!(maps_of(&third)["counter"], of_first["counter"]);
     assert_eq!(users(&get(&third)), [second.clone(), third.clone()]);
@@ -127,7 +127,7 @@ fn maps_are_shared_and_live_as_long_as_one_of_their_programs() {
     lab.residue();
 }
 
-/// Ring buffers of a rounded size, arrays with an entry for each CPU, maps with flags, maps of maps.
+/// Ring buffers of a rounded size, per-CPU arrays, maps with flags, maps of maps.
 #[test]
 fn every_kind_of_map_is_shared() {
     let lab = Lab::new(Hooks::Ours);
@@ -171,7 +171,7 @@ fn links_have_labels_and_listings_have_filters() {
     assert_eq!(lab.ours(&["list", "links", "-q", "--application", "shop"]).trim(), id);
     assert_eq!(lab.ours(&["list", "programs", "-q", "--program-id", &other]).trim(), other);
 
-    // One that is not ours: the kernel's own words, and no more.
+    // A program that bpfman-hook did not load: only the kernel's data.
     let pin = lab.bpffs().join("stranger").display().to_string();
     let object = object_path("counter").display().to_string();
     assert!(Command::new("bpftool").args(["prog", "load", &object, &pin]).status().unwrap().success());
@@ -199,7 +199,7 @@ fn loaded_and_attached_in_one_step() {
     let loaded = lab.json(&load);
     let kinds: Vec<_> = loaded.as_array().unwrap().iter().map(|program| program["links"][0]["at"]["ret"].clone()).collect();
     assert_eq!(kinds, [false, true], "{loaded}");
-    // The second place does not exist: neither program stays.
+    // The second attach point does not exist: both programs are unloaded.
     let wrong = "uretprobe:leave_user:libc symbol=no_such_function";
     refused(&lab, &["load", "file", "--path", &path, "--attach", &at("uprobe:enter_user"), wrong], 1, "no_such_function");
     assert_eq!(ids(&lab.json(&["list", "programs"])), ids(&loaded));
@@ -208,7 +208,7 @@ fn loaded_and_attached_in_one_step() {
 }
 
 #[test]
-fn a_probe_of_a_return_by_flag() {
+fn a_return_probe_by_flag() {
     let lab = Lab::new(Hooks::Ours);
     let path = object_path("probes").display().to_string();
     let loaded = lab.json(&["load", "file", "--path", &path, "--programs", "uprobe:enter_user"]);
@@ -219,9 +219,9 @@ fn a_probe_of_a_return_by_flag() {
     lab.residue();
 }
 
-/// A private registry takes the login of the command line, for this load and for nothing else.
+/// The credentials of the command line are used for a private registry in this load only.
 #[test]
-fn a_login_is_for_one_image_alone() {
+fn credentials_are_for_one_image_only() {
     let lab = Lab::new(Hooks::Ours);
     let registry = DockerRegistry::start_private(&lab.path("registry"));
     let image = format!("{}/acme/demo:v1", registry.host());
@@ -241,7 +241,7 @@ fn a_login_is_for_one_image_alone() {
     let loaded = lab.json(&[&asked[..], &["--registry-auth", LOGIN]].concat());
     let program = loaded[0]["id"].to_string();
     drop(registry);
-    // Neither in the store, the log, the cache nor what is exported.
+    // The credentials are not in the store, the log, the cache or the exported files.
     let found = Command::new("grep").args(["-rlE", "dXNlcjp|secret"]).arg(lab.root()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
     lab.ours(&["unload", &program]);
@@ -249,7 +249,7 @@ fn a_login_is_for_one_image_alone() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn invalid_requests_are_explained() {
     let lab = Lab::new(Hooks::Ours);
     let path = object_path("counter").display().to_string();
     let program = load(&lab, &[]);
@@ -272,7 +272,7 @@ fn what_is_wrong_is_said() {
 
 /// `unload` of a container's program is refused, and the container keeps it.
 #[test]
-fn programs_of_containers_stay() {
+fn programs_of_containers_are_not_unloaded() {
     let mut world = World::new(Hooks::Ours);
     let bundle = world.counting("kept").script("echo ready; read go").write();
     let running = world.start(&bundle);

@@ -1,4 +1,4 @@
-//! Places that are not the container's own: other cgroups, other network namespaces, other containers.
+//! Attach points that are not the container's own: other cgroups, other network namespaces, other containers.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ crate::cases![
     the_hosts_network,
     another_containers_network,
     the_same_id_under_another_bundle,
-    cgroup_types_are_delegated_in_a_cgroup_of_its_own_alone,
+    cgroup_types_are_delegated_only_in_an_own_cgroup,
 ];
 
 fn on_cgroup(world: &mut World, name: &str) -> Bundle {
@@ -32,8 +32,8 @@ fn on_lo(world: &mut World, name: &str) -> Bundle {
     Bundle::new(&world.lab, name).ask("image", &image).ask("programs", "xdp:count_packets iface=lo")
 }
 
-/// runc with the version 2 half hidden, so that it cannot give its container a cgroup there. Where there is only version 2,
-/// the configuration names the root.
+/// runc with the version 2 half hidden, so that it cannot create a cgroup for its container there. On hosts with only
+/// version 2, the configuration names the root cgroup.
 fn run_in_callers_cgroup(world: &World, bundle: &Bundle) -> Command {
     let command = Runtime::Runc.run_command(&world.lab, bundle);
     match cgroups() {
@@ -114,7 +114,7 @@ fn another_containers_network(world: &mut World) {
     let ended = Runtime::Runc.run(&world.lab, &intruder);
     assert!(!ended.stdout.contains("started"), "the container started");
     world.said(&ended, 1, &["network namespace"]);
-    // The victim still counts.
+    // The victim's program still counts.
     running.say("go\n");
     running.hear("done");
     assert!(world.counted(&victim.id, "packets") >= TRAFFIC_PACKETS);
@@ -126,21 +126,21 @@ fn the_same_id_under_another_bundle(world: &mut World) {
     let mut running = world.start(&first);
     let mut second = on_lo(world, "second").cgroup(&format!("/{}-second", world.lab.word())).script("echo started").write();
     second.id.clone_from(&first.id);
-    // Another state directory, so that the runtime itself does not mind.
+    // Another state directory, so that the runtime itself accepts the id.
     let mut command = Command::new("runc");
     command.arg("--root").arg(world.lab.path("runc-too")).args(["run", "-b"]).arg(&second.dir).arg(&second.id);
     let ended = ended(&mut command);
     assert!(!ended.stdout.contains("started"), "the second container started");
     world.said(&ended, 1, &["belongs to a living container in bundle"]);
-    // The poststop of the second must not have taken anything from the first.
+    // The second container's poststop must not release anything of the first.
     running.say("go\n");
     running.hear("done");
     assert!(world.counted(&first.id, "packets") >= TRAFFIC_PACKETS);
     running.finish();
 }
 
-/// Keeps a verdict, as root may, of a kernel whose cgroup programs stay in the container: what such a kernel asks of the container is
-/// the same everywhere.
+/// Stores, as root can, the verdict of a kernel whose cgroup programs are confined to the container: what such a kernel
+/// requires of the container is the same everywhere.
 fn keep_a_verdict_without_reach(world: &World) {
     let types = (1..64).map(|program_type| (program_type, TypeAnswer::Offers(Vec::new()))).collect();
     let reach = TokenReach { types, ..TokenReach::default() };
@@ -151,13 +151,13 @@ fn keep_a_verdict_without_reach(world: &World) {
     std::fs::write(&file, text).expect("root can write it");
 }
 
-fn cgroup_types_are_delegated_in_a_cgroup_of_its_own_alone(world: &mut World) {
+fn cgroup_types_are_delegated_only_in_an_own_cgroup(world: &mut World) {
     world.lab.policy("[[container]]\ndelegate = [\"cgroup\"]\n");
     keep_a_verdict_without_reach(world);
     let delegating = |world: &World, name: &str| {
         Bundle::new(&world.lab, name).ask("delegate", "cgroup").namespace("cgroup", None).script("echo started")
     };
-    // A bind mount of the host's cgroups whose name does not tell: through a link, and through procfs.
+    // A bind mount of the host's cgroups under an inconspicuous name: through a symbolic link, and through procfs.
     let link = world.lab.path("link");
     std::os::unix::fs::symlink(cgroup2(), &link).expect("a link in the test's directory");
     let through_proc = Path::new("/proc/self/root").join(cgroup2().strip_prefix("/").expect("an absolute path"));
@@ -165,7 +165,7 @@ fn cgroup_types_are_delegated_in_a_cgroup_of_its_own_alone(world: &mut World) {
         let bundle = delegating(world, name).mount("none", source, "/mnt", &["bind", "ro"]);
         world.refused(bundle, 1, &["every cgroup", "/mnt"]);
     }
-    // The namespace is its own, and shows everything.
+    // The namespace is the container's own, but shows all cgroups.
     let mut bundle = delegating(world, "in-root");
     if cgroups() == Cgroups::Unified {
         bundle = bundle.cgroup("/");

@@ -1,4 +1,5 @@
-//! podman, which runs hooks from files, sometimes in a mount namespace of its own, and poststop by itself.
+//! podman, which runs hooks from hook files, sometimes in its own mount namespace, and runs poststop in a separate
+//! process.
 
 use crate::support::podman::Podman;
 use crate::support::process::{Running, ended, tool};
@@ -18,7 +19,7 @@ crate::cases![
 
 const UIDMAP: [&str; 4] = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
 
-/// Our annotations as podman's flags. podman splits values at commas, which ours never need.
+/// Our annotations as podman's flags. podman splits values at commas, which our values never need.
 fn annotations(pairs: &[(&str, &str)]) -> Vec<String> {
     pairs.iter().flat_map(|(key, value)| ["--annotation".to_owned(), format!("hook.bpfman.io/{key}={value}")]).collect()
 }
@@ -30,7 +31,7 @@ fn flags<'a>(annotations: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
 fn counting(world: &mut World, runtime: Runtime, programs: &str) {
     let image = world.signed("demo");
     let podman = Podman::new(&world.lab, runtime);
-    // Two entries in one value, separated as the contract says, with a semicolon.
+    // Two entries in one value, separated by a semicolon as documented.
     let asked = annotations(&[("image", &image), ("programs", programs)]);
     let script = TRAFFIC.replace("echo ready", "ip link set lo up; echo ready");
     let flags = flags(&asked, &["--cap-add", "NET_ADMIN"]);
@@ -51,7 +52,7 @@ fn hook_files_work_with_runc(world: &mut World) {
 
 fn hook_files_work_with_crun(world: &mut World) {
     world.mount_bpffs();
-    // On a hybrid host crun's containers have no cgroup of their own to put a program on.
+    // On a hybrid host crun's containers have no cgroup of their own for a program.
     counting(world, Runtime::Crun, "xdp:count_packets iface=lo");
 }
 
@@ -114,7 +115,7 @@ fn podman_stop_releases(world: &mut World) {
     tool(&mut podman.command(&["stop", "-t", "0", &name]));
 }
 
-/// What podman says when one `podman run` is refused: the container must not have started.
+/// podman's output when `podman run` is refused; the container must not have started.
 fn refused(world: &World, podman: &Podman, flags: &[&str]) -> String {
     let ended = ended(&mut podman.run(&world.lab, "refused", flags, "echo started"));
     assert!(!ended.stdout.contains("started"), "the container started with {flags:?}");
@@ -136,7 +137,7 @@ fn keys_that_look_like_ours_are_refused(world: &mut World) {
         let said = refused(world, &podman, &["--annotation", &format!("{key}=xdp:count_packets")]);
         assert!(said.contains("is misspelt"), "{key}: {said}");
     }
-    // Of another program.
+    // An annotation of another program.
     let ended = ended(&mut podman.run(&world.lab, "other", &["--annotation", "webhook.bpfman.io/url=x"], "echo started"));
     assert_eq!(ended.stdout.trim(), "started", "{}", ended.stderr);
 }

@@ -1,4 +1,4 @@
-//! podman's pods: the infra container is the sandbox, and what the pod asks for is attached once.
+//! podman's pods: the infra container is the sandbox, and the pod's programs are attached once.
 
 use std::process::Command;
 
@@ -9,8 +9,8 @@ use crate::world::World;
 
 crate::cases![
     a_pods_programs_are_attached_once_under_a_plain_policy,
-    a_key_that_names_a_container_reaches_it_and_generate_kube_keeps_it,
-    what_an_image_may_claim_is_not_believed,
+    a_key_that_names_a_container_applies_and_generate_kube_keeps_it,
+    claims_of_an_image_are_not_trusted,
 ];
 
 /// A pod of two containers with these annotations.
@@ -38,7 +38,7 @@ fn remove(world: &World, podman: &Podman) {
     world.lab.expect_links(0, "the pod is gone, and its programs with it");
 }
 
-/// How many programs of each type the containers have by themselves, without those of the pod's network.
+/// The number of programs of each type that the containers own themselves, without those of the pod's network.
 fn own(world: &World, kind: &str) -> Vec<usize> {
     let containers = world.lab.json(&["list", "containers"]);
     let count = |owner: &serde_json::Value| {
@@ -60,7 +60,7 @@ fn a_pods_programs_are_attached_once_under_a_plain_policy(world: &mut World) {
         assert_eq!((own(world, "xdp"), own(world, "tcx")), (vec![0, 0], vec![0, 0]), "the program is the pod's");
         tool(&mut podman.command(&["restart", "-t", "0", "shop-two"]));
         world.lab.expect_links(1, "a container that is started again finds it");
-        // By hand in a pod, without a file: the same request joins.
+        // A container that is added manually, without a YAML file: the same request joins.
         let name = format!("{}-three", world.lab.word());
         let flags =
             [format!("--annotation=hook.bpfman.io/image={image}"), format!("--annotation=hook.bpfman.io/programs={programs}")];
@@ -71,7 +71,7 @@ fn a_pods_programs_are_attached_once_under_a_plain_policy(world: &mut World) {
     }
 }
 
-fn a_key_that_names_a_container_reaches_it_and_generate_kube_keeps_it(world: &mut World) {
+fn a_key_that_names_a_container_applies_and_generate_kube_keeps_it(world: &mut World) {
     let demo = world.signed("demo");
     let podman = Podman::new(&world.lab, Runtime::Runc);
     play(
@@ -91,7 +91,7 @@ fn a_key_that_names_a_container_reaches_it_and_generate_kube_keeps_it(world: &mu
     world.lab.expect_links(2, "generate kube and kube play keep the meaning");
     assert_eq!(own(world, "cgroup_skb"), [0, 1]);
     remove(world, &podman);
-    // podman's own name, in no pod.
+    // podman's own container name, without a pod.
     let named = |name: &str| {
         let key = format!("--annotation={name}.hook.bpfman.io");
         let flags = [format!("{key}/image={demo}"), format!("{key}/programs=xdp:count_packets iface=lo")];
@@ -106,7 +106,7 @@ fn a_key_that_names_a_container_reaches_it_and_generate_kube_keeps_it(world: &mu
     assert!(acquired() > before, "the container's own key was not heard");
 }
 
-fn what_an_image_may_claim_is_not_believed(world: &mut World) {
+fn claims_of_an_image_are_not_trusted(world: &mut World) {
     let demo = world.signed("demo");
     let podman = Podman::new(&world.lab, Runtime::Runc);
     let name = |part: &str| format!("{}-{part}", world.lab.word());
@@ -118,14 +118,14 @@ fn what_an_image_may_claim_is_not_believed(world: &mut World) {
         let mut run = podman.command(&["run", "--rm", "-d"]);
         ended(run.args(&asks).args(flags).args([IMAGE, "/bin/sleep", "60"]))
     };
-    // A container from outside the pod as sandbox.
+    // A container from outside the pod as the sandbox.
     let (victim, member) = (name("victim"), name("member"));
     let id = tool(podman.command(&["run", "-d", "--network", "none", "--name", &victim]).args([IMAGE, "/bin/sleep", "60"]));
     let claim = format!("io.kubernetes.cri-o.SandboxID={}", id.trim());
     let joins = format!("container:{victim}");
     let refused = run(&["--network", &joins, "--annotation", &claim]);
     assert!(refused.stderr.contains("which does not belong to the container"), "{}", refused.stderr);
-    // To be a sandbox, which is not spoken to.
+    // A container that claims to be a sandbox, to which annotations do not apply.
     assert!(
         run(&["--network", "none", "--name", &member, "--annotation", "io.kubernetes.cri-o.ContainerType=sandbox"])
             .status

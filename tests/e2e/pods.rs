@@ -1,4 +1,4 @@
-//! Containers that share a network namespace because they are one pod.
+//! Containers that share a network namespace because they belong to one pod.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +15,7 @@ crate::cases![
     two_different_programs_for_one_interface
 ];
 
-/// The annotations by which CRI-O tells what a container is.
+/// The annotations by which CRI-O describes a container.
 fn crio(world: &World, bundle: Bundle, kind: &str) -> Bundle {
     let sandbox = format!("{}-sandbox", world.lab.word());
     bundle
@@ -70,7 +70,7 @@ fn the_pod_owns_the_programs_of_its_network(world: &mut World) {
     world.lab.expect_links(0, "the pod is gone, and its link with it");
 }
 
-/// CRI-O keeps a pod's network namespace by a mount, and runs no process for the sandbox.
+/// CRI-O keeps a pod's network namespace with a mount, and runs no process for the sandbox.
 fn a_pod_without_a_process_is_known_by_its_interfaces(world: &mut World) {
     let (pause, netns) = sandbox(world);
     let file = world.lab.write("netns", b"").display().to_string();
@@ -79,7 +79,7 @@ fn a_pod_without_a_process_is_known_by_its_interfaces(world: &mut World) {
     let first = member(world, "first", &file, "xdp:count_packets iface=lo").script(TRAFFIC).write();
     world.start(&first).finish();
     assert!(world.lab.ours(&["gc"]).contains("nothing to release"));
-    world.lab.expect_links(1, "the pod is there, although nobody lives in it");
+    world.lab.expect_links(1, "the pod exists, although no process runs in it");
     let again = member(world, "again", &file, "xdp:count_packets iface=lo").script(TRAFFIC).write();
     let running = world.start(&again);
     world.lab.expect_links(1, "the restarted container joins the link that is there");

@@ -1,4 +1,4 @@
-//! A private registry: Debian's docker-registry over TLS with a login; who may push and who may start from it.
+//! A private registry: Debian's docker-registry with TLS and authentication; who may push, and whose starts may pull.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::world::{World, object_path};
 
 crate::cases![an_image_of_a_private_registry];
 
-/// docker-registry with a login, and a certificate of an authority that nobody else knows.
+/// docker-registry with authentication, and a certificate of a CA that is not in the system's trust store.
 fn an_image_of_a_private_registry(world: &mut World) {
     let registry = DockerRegistry::start_private(&world.lab.path("registry"));
     let name = format!("{}/acme/demo:v1", registry.host());
@@ -32,7 +32,7 @@ fn an_image_of_a_private_registry(world: &mut World) {
         registry.host()
     ));
 
-    // A person pushes with a login of the command line, or without one in vain.
+    // A user pushes with credentials on the command line; without them, the push fails.
     let object = format!("linux/amd64={}", object_path("demo").display());
     let made = world.images.reference("private");
     world.lab.ours(&["image", "build", "--quiet", &made, &object]);
@@ -60,9 +60,9 @@ fn an_image_of_a_private_registry(world: &mut World) {
         world.lab.ours(&["image", "rm", &name]);
     }
 
-    // A start has the administrator's file, once nobody else can read it.
+    // A start uses the administrator's auth file, once other users cannot read it.
     let asking = |id: &str| Bundle::new(&world.lab, id).ask("image", &name).ask("programs", "xdp:count_packets iface=lo");
-    // Not `refused`: the registry runs on, and would count as left behind.
+    // Not `refused`: the registry keeps running, and would be reported as left behind.
     let refused = |id: &str, word: &str| {
         let ended = Runtime::Runc.run(&world.lab, &asking(id).script("echo started").write());
         assert!(!ended.stdout.contains("started"), "{id} started");

@@ -1,4 +1,5 @@
-//! A real Prometheus, Debian's, unpacked beside the system: it reads our pages, and the rules and the dashboard are asked of it.
+//! A real Prometheus from Debian, unpacked beside the system: it scrapes our pages, and evaluates the rules and the
+//! dashboard's queries.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -16,14 +17,14 @@ use crate::world::World;
 
 crate::cases![a_real_prometheus_reads_every_page_and_answers_the_dashboard];
 
-/// Text of a stranger's, as an engine may put it into an annotation.
+/// Untrusted text that an engine may put into an annotation.
 const HOSTILE: &str = "a\"} 1\nbpfman_hook_owners{kind=\"container\"} 99\n\\\u{0}\r\u{1b}[2J";
 
 fn packaging() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging")
 }
 
-/// Where Debian's prometheus and promtool are.
+/// The directory of Debian's prometheus and promtool.
 fn tools() -> PathBuf {
     let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/suite.sh");
     let unpacked = ended(Command::new(suite).args(["bookworm", "prometheus"]));
@@ -38,7 +39,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-/// One answer of Prometheus' interface for programs.
+/// One response of Prometheus' HTTP API.
 fn ask(port: u16, path: &str, query: &str) -> Option<Value> {
     let escaped: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
@@ -61,7 +62,7 @@ fn a_real_prometheus_reads_every_page_and_answers_the_dashboard(world: &mut Worl
     world.lab.ours(&["metrics", "--sample"]);
     let owner_file = json!({"no": 999, "kind": "container", "id": "hostile", "created": 1, "engine": "podman", "namespace": HOSTILE,
         "pod": "\u{e9}".repeat(10_000), "container": "", "delegated": false, "maps": 0, "images": [], "programs": [], "links": []});
-    fs::write(export.join("owners/999"), owner_file.to_string()).expect("write a card");
+    fs::write(export.join("owners/999"), owner_file.to_string()).expect("write an owner file");
 
     let page = world.lab.ours(&["metrics"]);
     let checked = fed(Command::new(tools.join("promtool")).args(["check", "metrics"]), &page);
@@ -127,7 +128,7 @@ fn a_real_prometheus_reads_every_page_and_answers_the_dashboard(world: &mut Worl
     }
     exporter.finish();
     prometheus.finish();
-    fs::remove_file(export.join("owners/999")).expect("remove the card");
+    fs::remove_file(export.join("owners/999")).expect("remove the owner file");
     container.say("go\n");
     container.finish();
 }

@@ -1,4 +1,4 @@
-//! Images from a registry: fetched and verified at a start, then served from the cache without a word to the network.
+//! Images from a registry: fetched and verified at a start, then served from the cache without network access.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ crate::cases![
     an_image_that_cosign_2_signed_is_fetched_once,
     an_image_that_cosign_3_signed_is_fetched_once,
     an_image_that_another_key_signed_in_a_registry,
-    an_image_that_was_never_pulled_and_may_not_be,
+    an_uncached_image_with_pull_policy_never,
     an_image_that_an_identity_signed_is_fetched_once,
     an_image_of_another_identity_or_issuer,
-    an_identity_is_judged_without_a_network,
+    an_identity_is_verified_without_a_network,
 ];
 
-/// The recorded registry: images with signatures that cosign itself made.
+/// The recorded registry: images with signatures made by cosign itself.
 fn registry() -> Registry {
     Registry::start(&data("registry"), Behaviour::default())
 }
@@ -29,32 +29,32 @@ fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/signatures").join(name)
 }
 
-/// Allows the images of these repositories if this party signed them.
+/// Allows the images of these repositories if this signer signed them.
 fn allow(world: &World, repositories: &str, signer: &str) {
     world.lab.policy(&format!(
         "[[image]]\nrepository = \"{repositories}\"\nsigned-by = {{ {signer} }}\n[[container]]\nprograms = [\"xdp\"]\n"
     ));
 }
 
-/// A recorded cosign key as a rule names it.
+/// A recorded cosign key, in the form of a rule.
 fn key(world: &World, name: &str) -> String {
     let name = format!("{name}.pub");
     let trusted = world.lab.write(&name, &fs::read(data("keys").join(&name)).expect("a key"));
     format!("key = \"{}\"", trusted.display())
 }
 
-/// The workflow that signed the recorded keyless images, and who vouched for it.
+/// The workflow that signed the recorded keyless images, and its OIDC issuer.
 const WORKFLOW: &str = "https://github.com/acme/bpf/.github/workflows/release.yml@refs/heads/main";
 const ISSUER: &str = "https://token.actions.githubusercontent.com";
 
-/// An identity under the recorded trusted root, as a rule names it.
+/// An identity under the recorded trusted root, in the form of a rule.
 fn identity(world: &World, identity: &str, issuer: &str) -> String {
     let root = fs::read(data("trust/trusted_root.json")).expect("a trusted root");
     let root = world.lab.write("trusted_root.json", &root);
     format!("identity = \"{identity}\", issuer = \"{issuer}\", trusted-root = \"{}\"", root.display())
 }
 
-/// A container that asks for the XDP program of an image in the registry, which only this party may have signed.
+/// A container that requests the XDP program of an image in the registry, which only this signer may have signed.
 fn asking(world: &World, registry: &Registry, repository: &str, signer: &str) -> Bundle {
     allow(world, &format!("{}/bpf/*", registry.host()), signer);
     let image = format!("{}/bpf/{repository}:v1", registry.host());
@@ -94,7 +94,7 @@ fn an_image_that_another_key_signed_in_a_registry(world: &mut World) {
     world.refused(bundle, 1, &["key-v2", "sign"]);
 }
 
-fn an_image_that_was_never_pulled_and_may_not_be(world: &mut World) {
+fn an_uncached_image_with_pull_policy_never(world: &mut World) {
     let registry = registry();
     let bundle = asking(world, &registry, "key-v2", &key(world, "cosign-v2"));
     let bundle = bundle.ask("pull-policy", "Never").script("echo started").write();
@@ -143,12 +143,12 @@ fn layout(world: &World) -> PathBuf {
     layout
 }
 
-fn an_identity_is_judged_without_a_network(world: &mut World) {
+fn an_identity_is_verified_without_a_network(world: &mut World) {
     let image = format!("oci:{}", layout(world).display());
     let asking = |world: &World, id: &str, name: &str| {
         allow(world, &image, &identity(world, name, ISSUER));
         let bundle = Bundle::new(&world.lab, id).ask("image", &format!("{image}:v1")).ask("programs", "xdp:pass iface=lo");
-        // Only a loopback device that is down: whatever asked anybody for keys could not.
+        // Only a loopback device that is down: fetching keys from the network is impossible.
         bundle.hook_through("createRuntime", r#"exec unshare --net "$@""#)
     };
     let bundle = asking(world, "offline", WORKFLOW).script("echo ready; read go").write();

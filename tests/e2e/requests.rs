@@ -1,4 +1,4 @@
-//! Requests that cannot be fulfilled, and what is said about them.
+//! Requests that cannot be fulfilled, and their error messages.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use crate::support::runtime::Runtime;
 use crate::world::World;
 
 crate::cases![
-    a_state_that_is_none,
+    an_invalid_state,
     a_bundle_without_a_configuration,
     a_virtual_machines_configuration,
     an_unknown_annotation,
@@ -17,7 +17,7 @@ crate::cases![
     the_refusal_names_the_preset_to_add,
     syscall_programs_are_never_delegated,
     what_a_token_reaches_on_this_kernel_needs_host_scope,
-    a_forged_verdict_is_not_believed,
+    a_forged_verdict_is_not_trusted,
     nothing_is_delegated_without_a_policy,
     a_token_without_a_user_namespace,
     a_token_without_cap_bpf,
@@ -27,21 +27,21 @@ crate::cases![
     a_program_that_does_not_verify,
     a_program_that_reads_kernel_memory,
     a_type_of_a_later_version,
-    a_priority_that_is_none,
-    an_identity_that_nobody_can_have_signed_by,
+    an_invalid_priority,
+    an_identity_that_cannot_have_signed,
     one_interface_for_two_xdp_programs,
-    a_global_that_nobody_declares,
+    an_undeclared_global,
     a_global_that_does_not_fit,
-    a_map_that_is_not_there,
-    an_interface_that_is_not_there,
+    a_map_that_does_not_exist,
+    an_interface_that_does_not_exist,
     a_full_store,
     a_corrupt_store,
     an_older_kernel,
-    a_failure_that_may_be_passed_over,
-    a_failure_that_may_not_be_passed_over,
+    a_failure_that_may_be_ignored,
+    a_failure_that_may_not_be_ignored,
 ];
 
-/// A container that asks for one program of one of the test objects.
+/// A container that requests one program of one of the test objects.
 fn asking(world: &mut World, name: &str, object: &str, entry: &str) -> Bundle {
     let image = world.signed(object);
     Bundle::new(&world.lab, name).ask("image", &image).ask("programs", entry)
@@ -51,7 +51,7 @@ fn delegating(world: &World, name: &str) -> Bundle {
     Bundle::new(&world.lab, name).ask("delegate", "maps")
 }
 
-fn a_state_that_is_none(world: &mut World) {
+fn an_invalid_state(world: &mut World) {
     let bundle = delegating(world, "state").hook_through("createRuntime", r#"cut -c 1-20 | "$@""#);
     world.refused(bundle, 2, &["read the container's state from standard input", "not an OCI state"]);
 }
@@ -92,7 +92,7 @@ fn syscall_programs_are_never_delegated(world: &mut World) {
     world.refused(bundle, 2, &["delegate-progs", "syscall programs are never delegated"]);
 }
 
-/// Below host scope a token that loads programs is given only where this kernel keeps them in the container.
+/// Below host scope, a token that loads programs is given only if this kernel confines them to the container.
 fn what_a_token_reaches_on_this_kernel_needs_host_scope(world: &mut World) {
     let reach = world.lab.json(&["token", "explain", "--scope"]);
     assert_eq!(reach["undecided"], serde_json::json!([]));
@@ -116,8 +116,8 @@ fn what_a_token_reaches_on_this_kernel_needs_host_scope(world: &mut World) {
     }
 }
 
-/// What is kept for the boot must be writable by root alone: a verdict that others could have written is not believed.
-fn a_forged_verdict_is_not_believed(world: &mut World) {
+/// The stored verdict must be writable only by root: one that other users could have written is not used.
+fn a_forged_verdict_is_not_trusted(world: &mut World) {
     let file = world.lab.path("root/run/bpfman-hook/token-reach.json");
     world.lab.json(&["token", "explain", "--scope"]);
     let kept = std::fs::read_to_string(&file).expect("the verdict is kept");
@@ -177,12 +177,12 @@ fn a_type_of_a_later_version(world: &mut World) {
     world.refused(bundle, 2, &["sk_lookup"]);
 }
 
-fn a_priority_that_is_none(world: &mut World) {
+fn an_invalid_priority(world: &mut World) {
     let bundle = asking(world, "priority", "demo", "xdp:count_packets iface=lo priority=0");
     world.refused(bundle, 2, &["priority must be a number from 1 to 1000"]);
 }
 
-fn an_identity_that_nobody_can_have_signed_by(world: &mut World) {
+fn an_identity_that_cannot_have_signed(world: &mut World) {
     let bundle = asking(world, "keyless", "demo", "xdp:count_packets iface=lo");
     let signer = "signed-by = { identity = \"https://example.org/release\", issuer = \"https://token.example.org\", trusted-root = \"ROOT\" }";
     let root = world.lab.write("root/etc/bpfman-hook/trusted_root.json", b"{}");
@@ -199,7 +199,7 @@ fn one_interface_for_two_xdp_programs(world: &mut World) {
     world.refused(bundle, 2, &["count_packets and count request XDP on one interface"]);
 }
 
-fn a_global_that_nobody_declares(world: &mut World) {
+fn an_undeclared_global(world: &mut World) {
     let bundle = asking(world, "global", "demo", "xdp:count_packets iface=lo").ask("globals", "velocity=3");
     world.refused(bundle, 1, &["no program declares \"velocity\""]);
 }
@@ -209,12 +209,12 @@ fn a_global_that_does_not_fit(world: &mut World) {
     world.refused(bundle, 1, &["global step", "-1 is not in"]);
 }
 
-fn a_map_that_is_not_there(world: &mut World) {
+fn a_map_that_does_not_exist(world: &mut World) {
     let bundle = asking(world, "map", "demo", "xdp:count_packets iface=lo").ask("maps", "parcels");
     world.refused(bundle, 1, &["no program has a map \"parcels\"", "packets"]);
 }
 
-fn an_interface_that_is_not_there(world: &mut World) {
+fn an_interface_that_does_not_exist(world: &mut World) {
     let bundle = asking(world, "interface", "demo", "xdp:count_packets iface=eth7");
     world.refused(bundle, 1, &["the container has no interface \"eth7\"; it has lo"]);
 }
@@ -233,7 +233,7 @@ fn a_full_store(world: &mut World) {
 }
 
 fn a_corrupt_store(world: &mut World) {
-    // A first container makes the store, then it is overwritten.
+    // A first container creates the store, then the store is overwritten.
     let first = delegating(world, "first").script("true").write();
     assert!(Runtime::Runc.run(&world.lab, &first).status.success(), "the first container did not start");
     let stores = std::fs::read_dir(world.lab.path("root/run/bpfman-hook/store"));
@@ -249,8 +249,8 @@ fn a_corrupt_store(world: &mut World) {
 }
 
 fn an_older_kernel(world: &mut World) {
-    // A kernel before 6.9 ignores the four options, as it ignores all that it does not know, and has no command to make a
-    // token: so has this one for a hook under strace.
+    // A kernel before 6.9 ignores the four mount options, as it ignores all unknown ones, and has no command to create
+    // a token: strace makes this kernel behave in the same way for the hook.
     world.mount_bpffs();
     world.allow("host-scope = true");
     let old = "-e inject=fsconfig:retval=0:when=1..4 -e inject=bpf:error=EINVAL";
@@ -259,7 +259,7 @@ fn an_older_kernel(world: &mut World) {
     world.refused(all_four.hook_through("createRuntime", script), 1, &["6.9"]);
 }
 
-fn a_failure_that_may_be_passed_over(world: &mut World) {
+fn a_failure_that_may_be_ignored(world: &mut World) {
     world.allow("on-failure = [\"stop\", \"continue\"]");
     let bundle = asking(world, "continue", "demo", "xdp:count_parcels iface=lo").ask("on-failure", "continue");
     let bundle = bundle.script("echo ready; read go").write();
@@ -270,7 +270,7 @@ fn a_failure_that_may_be_passed_over(world: &mut World) {
     running.finish();
 }
 
-fn a_failure_that_may_not_be_passed_over(world: &mut World) {
+fn a_failure_that_may_not_be_ignored(world: &mut World) {
     let bundle = asking(world, "continue", "demo", "xdp:count_parcels iface=lo").ask("on-failure", "continue");
     world.refused(bundle, 1, &["on-failure", "policy"]);
 }

@@ -1,5 +1,6 @@
-//! Signatures by real signers: cosign 2 and cosign 3 sign what we, skopeo and oras made, in a registry without and with the referrers
-//! API; we judge them, and cosign judges what we push. What a signer cannot be had for is skipped, loudly.
+//! Signatures of real signers: cosign 2 and cosign 3 sign images that we, skopeo and oras made, in registries without
+//! and with the referrers API; we verify them, and cosign verifies what we push. A case whose signer is not available
+//! is skipped, with a visible message.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +30,7 @@ fn pushed(lab: &Lab, host: &str, repository: &str) -> String {
     format!("{name}@{}", digest.trim())
 }
 
-/// What `image verify` says under some signers, and whether they are satisfied.
+/// The output of `image verify` for these signers, and whether a rule is satisfied.
 fn verified(lab: &Lab, image: &str, signers: &[&str]) -> (bool, Value) {
     let Ended { status, stdout, stderr } =
         ended(&mut lab.command(&[&["image", "verify", "-o", "json", image], signers].concat()));
@@ -42,13 +43,13 @@ fn with_key(lab: &Lab, cosign: &Cosign, image: &str, key: &str) -> (bool, Value)
     verified(lab, image, &["--key", &cosign.path(&format!("{key}.pub")).display().to_string()])
 }
 
-/// One thing of each signature, in the order in which they were found.
+/// One property of each signature, in the order in which the signatures were found.
 fn each<'a>(found: &'a Value, path: &str) -> Vec<&'a str> {
     let signatures = found["signatures"].as_array().into_iter().flatten();
     signatures.map(|signature| signature.pointer(path).and_then(Value::as_str).unwrap_or_default()).collect()
 }
 
-/// A lab for one test, and the proof that nothing is left of it.
+/// Runs a test in a lab, and checks that it leaves nothing behind.
 fn in_a_lab(test: fn(&Lab)) {
     let lab = Lab::new(Hooks::Removed);
     test(&lab);
@@ -65,7 +66,8 @@ fn keys_of_every_kind_sign_with_both_releases() {
         let two = Cosign::two(lab, WHAT);
         let registry = DockerRegistry::start(&lab.path("registry"));
         three.import("stranger", P256);
-        // Debian's cosign 3 cannot verify what it signs itself with a key of P-384 or Ed25519: it hashes otherwise than it looks.
+        // Debian's cosign 3 cannot verify its own signatures with a P-384 or Ed25519 key: it signs and verifies with
+        // different hashes.
         let kinds: [(&str, &[&str], bool, bool); 4] = [
             ("p256", P256, true, true),
             ("p384", &["ecparam", "-name", "secp384r1", "-genkey", "-noout"], true, false),
@@ -126,7 +128,7 @@ fn the_referrers_api_is_used_where_a_registry_has_it() {
             assert!(counts && each(&found, "/place") == ["signature-tag", "referrers"], "{found:#}");
         }
 
-        // To a registry without the API, and from there to one with it: what we push is what cosign looks for.
+        // To a registry without the API, and from there to one with it: cosign finds what we push.
         lab.policy(&format!(
             "[[image]]\nrepository = \"**\"\nsigned-by = {{ key = \"{}\" }}\n",
             three.path("own.pub").display()
@@ -151,7 +153,7 @@ fn the_referrers_api_is_used_where_a_registry_has_it() {
             let (counts, found) = with_key(lab, &three, to, "own");
             assert!(counts && each(&found, "/place") == [place], "{to}: {found:#}");
         }
-        // An index is pulled for this machine's platform alone; its digest, which is signed, stays that of the index.
+        // Only this machine's platform of an index is pulled; the signed digest remains that of the index.
         let pulled = lab.json(&["pull", &tag]);
         assert_eq!(
             (pulled[0]["digest"].as_str(), pulled[0]["verdict"].as_str()),
@@ -160,7 +162,7 @@ fn the_referrers_api_is_used_where_a_registry_has_it() {
     });
 }
 
-/// The name by digest of what a tag stands for.
+/// The name by digest of the image behind a tag.
 fn by_digest(lab: &Lab, name: &str) -> String {
     let Ended { stdout, stderr, .. } = ended(&mut lab.command(&["image", "verify", "-o", "json", name]));
     let found: Value = serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("image verify {name}: {e}: {stderr}"));
@@ -210,14 +212,14 @@ fn images_of_other_tools_are_signed_and_pulled() {
                 let shown = lab.json(&["image", "inspect", image]);
                 assert_eq!(shown["programs"][0]["name"], "count_packets", "{image}: {shown:#}");
             }
-            // What is known of a digest is known under every name of it.
+            // What is known about a digest is known under all its names.
             lab.ours(&["image", "prune", "--all"]);
         }
     });
 }
 
 #[test]
-fn attestations_are_none_and_nothing_hides_a_good_signature() {
+fn attestations_are_not_signatures_and_nothing_hides_a_good_signature() {
     in_a_lab(|lab| {
         const WHAT: &str = "attestations and foreign signatures by real signers";
         let (Some(three), Some(oras)) = (Cosign::three(lab, WHAT), Oras::get(WHAT)) else { return };
@@ -231,7 +233,7 @@ fn attestations_are_none_and_nothing_hides_a_good_signature() {
             let (counts, found) = with_key(lab, &three, &image, "own");
             let refused = found["refused"].as_str().unwrap_or_default();
             assert!(!counts && refused.contains("it is not signed"), "cosign {}: {found:#}", signer.major);
-            // cosign 2 keeps them behind a tag of their own, where no signature can be.
+            // cosign 2 keeps them behind a separate tag, which cannot hold signatures.
             let kinds: &[&str] = if signer.major == 3 { &["attestation"] } else { &[] };
             assert_eq!(each(&found, "/kind"), kinds, "cosign {}: {found:#}", signer.major);
             if signer.major == 3 {
@@ -239,7 +241,7 @@ fn attestations_are_none_and_nothing_hides_a_good_signature() {
             }
         }
 
-        // Whoever signs one platform's manifest has not signed the index.
+        // A signature of one platform's manifest is not a signature of the index.
         let image = pushed(lab, registry.host(), "platform/demo");
         let (name, digest) = image.split_once("@sha256:").unwrap_or_else(|| harness!("{image} has no digest"));
         let index = fs::read(lab.path("built/blobs/sha256").join(digest)).unwrap_or_else(|e| harness!("read the index: {e}"));
@@ -282,10 +284,10 @@ fn attestations_are_none_and_nothing_hides_a_good_signature() {
     });
 }
 
-/// Bundles of the tests' own Sigstore instance: cosign 3 and we say the same of each, so that what is refused here is refused for a
-/// reason that others see as well, and what counts is what users' tools make.
+/// Bundles of the tests' own Sigstore instance: cosign 3 and our verifier agree on each, so that what we reject is also
+/// rejected by others, and what we accept is what users' tools make.
 #[test]
-fn cosign_3_says_of_the_tests_own_instance_what_we_say() {
+fn cosign_3_agrees_with_us_on_the_tests_own_instance() {
     in_a_lab(|lab| {
         const WHAT: &str = "the tests' own Sigstore instance before a real verifier";
         let (Some(three), Some(oras)) = (Cosign::three(lab, WHAT), Oras::get(WHAT)) else { return };
@@ -320,7 +322,7 @@ fn cosign_3_says_of_the_tests_own_instance_what_we_say() {
                 let (counts, found) = verified(lab, &image, &who);
                 assert_eq!(counts, *flaw == Flaw::None, "{log} {flaw:?}: {found:#}");
                 let theirs = three.run(&[&["verify"], &who[..], &[&image]].concat());
-                // cosign 3.1 does not compare what a log of Rekor v2 has with what was signed.
+                // cosign 3.1 does not compare a Rekor v2 log entry with what was signed.
                 let theirs_too = counts || (log, *flaw) == ("rekor2", Flaw::Entry);
                 assert_eq!(theirs.status.success(), theirs_too, "{log} {flaw:?}: cosign says {}", theirs.stderr);
             }
@@ -328,7 +330,7 @@ fn cosign_3_says_of_the_tests_own_instance_what_we_say() {
     });
 }
 
-/// Makes a registry list something as a bundle of an image.
+/// Makes a registry list an artifact as a bundle of an image.
 fn attach(lab: &Lab, oras: &Oras, image: &str, bundle: &str) {
     const KIND: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
     fs::write(lab.path("bundle.json"), bundle).unwrap_or_else(|e| harness!("write: {e}"));
@@ -337,7 +339,8 @@ fn attach(lab: &Lab, oras: &Oras, image: &str, bundle: &str) {
     oras.must(&lab.path(""), &[&["attach"], &spec[..], &[image, &file]].concat());
 }
 
-/// Every command of docs/signing.md, as it stands there. What needs the internet is asked for its flags alone.
+/// Every command of docs/signing.md, exactly as documented. Commands that need the internet are only checked for their
+/// flags.
 #[test]
 fn the_commands_of_the_documentation_work() {
     in_a_lab(|lab| {

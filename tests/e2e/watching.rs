@@ -1,4 +1,4 @@
-//! `events` and `metrics`: what a run leaves is seen by a user without rights, and spoiling it stops no start.
+//! `events` and `metrics`: an unprivileged user sees what a run exports, and tampering with it does not stop a start.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -16,20 +16,20 @@ use crate::support::runtime::Runtime;
 use crate::world::{World, object_path};
 
 crate::cases![
-    a_user_without_rights_scrapes_while_containers_start,
+    an_unprivileged_user_scrapes_while_containers_start,
     a_compromised_exporter_stops_no_start,
     events_are_followed_in_order,
     a_spoiled_export_stops_no_start,
-    the_daemonsets_metrics_can_read_and_others_are_told,
+    the_daemonsets_exporter_can_read_and_others_get_an_error,
 ];
 
-/// Nobody, and nobody's group.
+/// The ids of the users nobody and nogroup.
 const NOBODY: u32 = 65534;
-/// Waits for a word, and ends.
+/// Waits for a line, and exits.
 pub const SCRIPT: &str = "echo ready; read go; exit 7";
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The directory as `install --metrics` makes it: for a group, whose files inherit it.
+/// The export directory as `install --metrics` creates it: for a group that its files inherit.
 pub fn export(world: &World) -> PathBuf {
     let run = world.lab.path("root/run/bpfman-hook");
     fs::DirBuilder::new().recursive(true).mode(0o755).create(&run).expect("make the run directory");
@@ -40,7 +40,7 @@ pub fn export(world: &World) -> PathBuf {
     path
 }
 
-/// A command as nobody, without a capability.
+/// A command as the user nobody, without capabilities.
 pub fn as_nobody(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
@@ -48,7 +48,7 @@ pub fn as_nobody(program: &Path) -> Command {
     command
 }
 
-/// The binary where nobody can run it.
+/// The binary in a place where the user nobody can run it.
 pub fn public_binary(world: &World) -> PathBuf {
     let binary = world.lab.path("bin/bpfman-hook");
     fs::copy(BINARY, &binary).expect("copy the binary to where nobody can run it");
@@ -68,7 +68,7 @@ fn events(world: &World, args: &[&str]) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("an event is JSON")).collect()
 }
 
-fn a_user_without_rights_scrapes_while_containers_start(world: &mut World) {
+fn an_unprivileged_user_scrapes_while_containers_start(world: &mut World) {
     let export = export(world);
     let binary = public_binary(world);
     let sockets = world.lab.path("sockets");
@@ -121,7 +121,7 @@ fn a_user_without_rights_scrapes_while_containers_start(world: &mut World) {
         assert!(page.contains(line), "{line} is not in\n{page}");
     }
 
-    // A compromised exporter: it can read, and change nothing.
+    // A compromised exporter can read, but cannot change anything.
     let writable = tool(as_nobody(Path::new("find")).arg(&export).arg("-writable"));
     assert_eq!(writable, "", "nobody can write there");
     for entry in [export.join("counters"), export.join("events"), export.join("owners")] {
@@ -142,7 +142,7 @@ fn a_user_without_rights_scrapes_while_containers_start(world: &mut World) {
     assert!(page.contains("bpfman_hook_events_total{type=\"released\"} "), "{page}");
 }
 
-/// Whoever can read a file can lock it. No run waits for a lock that the exporter could hold.
+/// A process that can read a file can lock it. No run waits for a lock that the exporter could hold.
 fn a_compromised_exporter_stops_no_start(world: &mut World) {
     let export = export(world);
     let first = world.counting("before").script(SCRIPT).write();
@@ -159,7 +159,7 @@ fn a_compromised_exporter_stops_no_start(world: &mut World) {
     holders.iter_mut().for_each(|holder| {
         holder.hear("held");
     });
-    // No reader of the store either: what it could hold there it cannot even see.
+    // The exporter cannot read the store either, so it cannot hold a lock there.
     let locked = ended(as_nobody(Path::new("ls")).arg(world.lab.root().join("run/bpfman-hook/store")));
     assert!(!locked.status.success(), "{}", locked.stdout);
     let second = world.counting("locked").script(SCRIPT).write();
@@ -240,9 +240,9 @@ fn a_spoiled_export_stops_no_start(world: &mut World) {
     }
 }
 
-/// No container is involved, so that this is no case for the suite without hooks.
+/// Involves no container, so it is not a case for the suite without hooks.
 #[test]
-fn what_a_person_does_is_followed() {
+fn manual_commands_are_followed() {
     let lab = Lab::new(Hooks::Ours);
     let path = object_path("counter").display().to_string();
     let loaded = lab.json(&["load", "file", "--path", &path, "--programs", "xdp:count", "--application", "shop"]);
@@ -284,8 +284,8 @@ fn what_a_person_does_is_followed() {
     lab.residue();
 }
 
-/// With the directory as the hook makes it, and the ids of the DaemonSet.
-fn the_daemonsets_metrics_can_read_and_others_are_told(world: &mut World) {
+/// With the directory as the hook creates it, and the ids of the DaemonSet.
+fn the_daemonsets_exporter_can_read_and_others_get_an_error(world: &mut World) {
     let manifest = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/nri/base/daemonset.yaml")).expect("the manifest");
     let (_, container) = manifest.split_once("- name: metrics").expect("the container");
     let id = |key: &str| {
@@ -303,10 +303,10 @@ fn the_daemonsets_metrics_can_read_and_others_are_told(world: &mut World) {
     };
     let page = metrics(&id("runAsUser:"), &id("runAsGroup:"));
     assert!(page.stdout.contains("bpfman_hook_owners{kind=\"container\"} 1"), "{} {}", page.stdout, page.stderr);
-    // Zeros would say that nothing runs here.
+    // Zeros would claim that nothing runs here.
     let refused = metrics("65532", "65532");
     assert_eq!((refused.status.code(), refused.stdout.as_str()), (Some(1), ""));
-    assert!(refused.stderr.contains("only root and the directory's group may, run it as one of them"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("only root and the directory's group may; run this as one of them"), "{}", refused.stderr);
     running.say("go\n");
     running.finish();
 }

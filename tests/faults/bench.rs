@@ -1,4 +1,4 @@
-//! A place for the operations: a lab, containers, the proof that nothing is left, and the choice of faults.
+//! The environment of the operations: a lab, containers, the check that nothing is left, and the selection of faults.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::support::lab::Hooks;
 use crate::support::process::fed;
 use crate::support::world::World;
 
-/// How long one operation is tried in `make test`.
+/// How long one operation is sampled in `make test`.
 const SAMPLE: Duration = Duration::from_secs(8);
-/// Faults that are tried all the same.
+/// The minimum number of faults, regardless of time.
 const LEAST: usize = 5;
 
-/// Tries faults: all of them, or some, until the time for a sample is over. `run` gets the number of the turn and says whether the
-/// fault came to pass.
+/// Tries all faults, or some of them until the sample time is over. `run` gets the number of the round and returns
+/// whether the fault occurred.
 pub fn each_fault(operation: &str, calls: &[&str], mut run: impl FnMut(usize, Fault) -> bool) {
     let errnos = [libc::ENOSPC, libc::EIO, libc::ENOMEM, libc::EPERM, libc::EINTR, libc::EAGAIN];
     let mut faults: Vec<Fault> = (1..=calls.len())
@@ -47,12 +47,12 @@ pub fn each_fault(operation: &str, calls: &[&str], mut run: impl FnMut(usize, Fa
     assert!(hit * 2 > tried, "{operation}: only {hit} of {tried} faults came to pass");
 }
 
-/// Whether all is to be tried, however long it takes.
+/// Whether all faults are tried, regardless of time.
 pub fn everything() -> bool {
     std::env::var("FAULTS").is_ok_and(|which| which == "all")
 }
 
-/// Another order each time; `FAULT_SEED` repeats one (Knuth's MMIX generator).
+/// Shuffles the faults; `FAULT_SEED` repeats an order (Knuth's MMIX generator).
 fn shuffle(faults: &mut [Fault]) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let seed = std::env::var("FAULT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(now);
@@ -64,14 +64,14 @@ fn shuffle(faults: &mut [Fault]) {
     }
 }
 
-/// The lab and what it asks for.
+/// The lab and the images it requests.
 pub struct Bench {
     pub world: World,
     image: String,
     count: usize,
 }
 
-/// A container as a runtime has it at createRuntime.
+/// A container in the state of createRuntime.
 pub struct Pod {
     container: Option<Container>,
     cgroup: PathBuf,
@@ -79,14 +79,14 @@ pub struct Pod {
 }
 
 impl Bench {
-    /// A lab whose store, bpffs and counters are there, so that each operation finds what a host has after its first container.
+    /// A lab whose store, bpffs and counters exist, so that each operation runs as on a host after its first container.
     pub fn new() -> Self {
         let bench = Self::with(|_| {});
         bench.clean("before the first fault");
         bench
     }
 
-    /// The same, with something done before our first run.
+    /// The same, with preparations before our first run.
     pub fn with(prepare: impl FnOnce(&World)) -> Self {
         let mut world = World::new(Hooks::Ours);
         let image = world.signed("demo");
@@ -97,7 +97,7 @@ impl Bench {
         bench
     }
 
-    /// A new container that asks for programs, a map and a delegation.
+    /// A new container that requests programs, a map and a delegation.
     pub fn container(&mut self) -> Pod {
         self.count += 1;
         let container = Container::start("");
@@ -134,7 +134,7 @@ impl Bench {
         Pod { container: Some(container), cgroup, state }
     }
 
-    /// One that has what it asked for.
+    /// A container that has everything it requested.
     pub fn started(&mut self) -> Pod {
         let pod = self.container();
         let ended = fed(&mut self.hook("createRuntime"), &pod.creating());
@@ -147,7 +147,7 @@ impl Bench {
         self.world.lab.command(&["hook", stage])
     }
 
-    /// Fails unless a container has everything, once.
+    /// Fails unless a container has everything exactly once.
     pub fn complete(&self, pod: &Pod, context: &str) {
         let records = self.world.lab.records();
         let ready = records.iter().any(|record| record["id"] == pod.state["id"] && record["state"] == "ready");
@@ -157,7 +157,7 @@ impl Bench {
         assert_eq!(mounts.len(), 1, "{context}: {mounts:#?}");
     }
 
-    /// Ends a container, and runs poststop as a runtime does where it comes to it.
+    /// Stops a container, and runs poststop if the runtime would.
     pub fn end(&self, mut pod: Pod, poststop: bool) {
         pod.stop();
         if poststop {
@@ -165,7 +165,7 @@ impl Bench {
         }
     }
 
-    /// What undoes the rest: `gc`, or the start of another container.
+    /// What cleans up after a fault: `gc`, or the start of another container.
     pub fn recover(&mut self, turn: usize) {
         if turn.is_multiple_of(2) {
             self.world.lab.ours(&["gc"]);
@@ -175,7 +175,7 @@ impl Bench {
         }
     }
 
-    /// Proves that nothing is left: no object, pin, mount, process, record, card or temporary file.
+    /// Checks that nothing is left: no object, pin, mount, process, record, owner file or temporary file.
     pub fn clean(&self, context: &str) {
         eprintln!("{context}");
         self.world.lab.residue();
@@ -190,7 +190,7 @@ impl Bench {
         assert!(strange.is_empty(), "{context}: left {strange:#?}");
     }
 
-    /// Proves that nothing unfinished is in the image cache.
+    /// Checks that the image cache contains nothing unfinished.
     pub fn no_unfinished_image(&self, context: &str) {
         let cache = self.world.lab.path("root/var/cache/bpfman-hook");
         let unfinished = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));

@@ -1,4 +1,4 @@
-//! What a host may be short of: room in /run, file sizes, a reader, time.
+//! Scarce resources of a host: space in /run, file sizes, a reader of the output, time.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use crate::support::lab::{BINARY, pins};
 use crate::support::process::{ended, eventually, fed, tool};
 use crate::support::world::object_path;
 
-/// Takes every page of a file system.
+/// Fills a file system completely.
 fn fill(path: &Path) {
     let mut file = File::create(path).unwrap();
     for size in [65536, 4096, 1] {
@@ -21,7 +21,7 @@ fn fill(path: &Path) {
 }
 
 #[test]
-fn a_full_run_is_released_all_the_same() {
+fn owners_are_released_when_run_is_full() {
     let mut bench = Bench::with(|world| {
         let run = world.lab.path("root/run");
         fs::create_dir(&run).unwrap();
@@ -39,7 +39,7 @@ fn a_full_run_is_released_all_the_same() {
     let left = || Some(()).filter(|()| bench.world.lab.new_objects().is_empty());
     eventually("the end of all objects", Duration::from_secs(10), left);
     assert_eq!((pins(&bench.world.lab.bpffs()), bench.world.lab.records()), (Vec::new(), Vec::new()));
-    // What is left of the spare pages is not for new owners.
+    // The remaining spare pages are not for new owners.
     let mut refused = 0;
     for _ in 0..3 {
         let pod = bench.container();
@@ -62,7 +62,7 @@ fn a_full_run_is_released_all_the_same() {
 }
 
 #[test]
-fn in_another_time_namespace_no_owner_counts_as_dead() {
+fn another_time_namespace_makes_no_owner_look_dead() {
     let mut bench = Bench::new();
     let pod = bench.started();
     let mut gc = Command::new("unshare");
@@ -75,7 +75,7 @@ fn in_another_time_namespace_no_owner_counts_as_dead() {
 }
 
 #[test]
-fn a_load_whose_answer_cannot_be_written_is_done() {
+fn a_load_whose_output_cannot_be_written_is_still_done() {
     let bench = Bench::new();
     let lab = &bench.world.lab;
     let object = object_path("demo").display().to_string();
@@ -84,13 +84,13 @@ fn a_load_whose_answer_cannot_be_written_is_done() {
     let said = load.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&said.stderr);
     let ids = lab.ours(&["list", "programs", "-q"]);
-    assert!(said.status.success() && stderr.contains(&format!("{} are loaded and stay", ids.trim())), "{stderr}");
+    assert!(said.status.success() && stderr.contains(&format!("{} are loaded and remain loaded", ids.trim())), "{stderr}");
     lab.ours(&["unload", ids.trim()]);
     bench.clean("after a load");
 }
 
 #[test]
-fn a_limit_of_file_sizes_is_a_sentence() {
+fn a_file_size_limit_is_a_clear_error() {
     let mut bench = Bench::new();
     let pod = bench.container();
     let mut hook = Command::new("prlimit");
@@ -102,9 +102,9 @@ fn a_limit_of_file_sizes_is_a_sentence() {
     bench.clean("with a limit of file sizes");
 }
 
-/// Ten seconds, so that only `make test-faults` does it.
+/// Takes ten seconds, so only `make test-faults` runs it.
 #[test]
-fn a_start_waits_for_the_writers_lock_once_and_names_who_has_it() {
+fn a_start_waits_for_the_writers_lock_once_and_names_its_holder() {
     if !everything() {
         return;
     }
@@ -125,9 +125,9 @@ fn a_start_waits_for_the_writers_lock_once_and_names_who_has_it() {
     bench.clean("after a start that could not have the lock");
 }
 
-/// Half a minute, so that only `make test-faults` does it.
+/// Takes half a minute, so only `make test-faults` runs it.
 #[test]
-fn the_hard_end_comes_though_fork_stands_still() {
+fn the_hard_deadline_fires_even_if_fork_hangs() {
     if !everything() {
         return;
     }
@@ -135,7 +135,7 @@ fn the_hard_end_comes_though_fork_stands_still() {
     let pod = bench.container();
     let counted = step(&mut bench.hook("createRuntime"), &pod.creating(), Fault::None);
     bench.end(pod, true);
-    // Threads are made by clone3, fork(3) makes the child by clone.
+    // Threads are created by clone3; fork(3) creates the child by clone.
     let fork = counted.calls.iter().rposition(|name| *name == "clone").expect("a fork") + 1;
     let pod = bench.container();
     let begun = Instant::now();

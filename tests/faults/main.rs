@@ -1,7 +1,9 @@
-//! Each operation is killed before each system call that changes something, and each of these calls is made to fail: nothing may be
-//! left after `gc`, the next start or poststop, and no start may succeed without all that it was asked for.
+//! Each operation is killed before each system call that changes something, and each of these calls is made to fail:
+//! nothing may be left after `gc`, the next start or poststop, and no start may succeed without everything it
+//! requested.
 //!
-//! `make test` tries some of the calls, chosen anew each time (`FAULT_SEED` repeats a choice); `make test-faults` tries all.
+//! `make test` tries some of the calls, selected anew each time (`FAULT_SEED` repeats a selection); `make test-faults`
+//! tries all.
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
@@ -45,7 +47,7 @@ fn create_runtime() {
             bench.complete(&pod, &context);
         }
         assert!(!stepped.said.contains("damaged") && stepped.status != Some(101), "{context}");
-        // A runtime that tries again for the same init.
+        // A runtime that retries for the same init.
         if turn % 4 == 3 {
             let again = step(&mut bench.hook("createRuntime"), &pod.creating(), Fault::None);
             if again.status == Some(0) {
@@ -139,7 +141,7 @@ fn pull() {
             bench.world.lab.ours(&["gc"]);
             bench.no_unfinished_image(&context);
         }
-        // Whatever was left is no obstacle, and does not stay.
+        // Leftovers do not prevent the next pull, and do not remain.
         let again = pull(bench, Fault::None);
         assert_eq!(again.status, Some(0), "{context}; again: {}", again.said);
         bench.world.lab.ours(&["image", "prune"]);

@@ -1,4 +1,5 @@
-//! Runs a command with all its children under ptrace(2), numbers the system calls that change something, and kills or fails one.
+//! Runs a command with all its children under ptrace(2), numbers the system calls that change something, and kills or
+//! fails one of them.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -9,43 +10,43 @@ use std::time::Duration;
 
 use libc::{c_long, pid_t};
 
-/// What happens at the call with a number, counted from 1.
+/// The fault at the call with a number, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing: the calls are counted.
+    /// None: the calls are only counted.
     None,
     /// Every process of the tree is killed before the call.
     KillTree(usize),
-    /// The process that makes the call is killed before it.
+    /// The calling process is killed before the call.
     KillCaller(usize),
-    /// The call does nothing and fails with this errno.
+    /// The call has no effect and fails with this errno.
     Fail(usize, i32),
-    /// The thread that makes the call stands still.
+    /// The calling thread stops and never continues.
     Freeze(usize),
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Stepped {
-    /// Its exit status; None where a signal ended it.
+    /// Exit status; None if a signal ended it.
     pub status: Option<i32>,
-    /// The names of the calls that were counted.
+    /// The names of the counted calls.
     pub calls: Vec<&'static str>,
-    /// The name of the call at which the fault happened.
+    /// The name of the call at which the fault occurred.
     pub hit: Option<&'static str>,
-    /// What it wrote to standard output and standard error.
+    /// Standard output and standard error.
     pub said: String,
 }
 
-/// Longer than any run with one fault may take, its own deadline included.
+/// Longer than any run with one fault can take, including its own deadline.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// PTRACE_GET_SYSCALL_INFO, and the two kinds of stops of it that count (linux/ptrace.h).
+/// PTRACE_GET_SYSCALL_INFO, and the two kinds of stops that are counted (linux/ptrace.h).
 const GET_SYSCALL_INFO: libc::c_uint = 0x420e;
 const ENTRY: u8 = 1;
 const EXIT: u8 = 2;
 
-/// What the kernel says about a stop: `struct ptrace_syscall_info` as words.
+/// The kernel's description of a stop: `struct ptrace_syscall_info` as words.
 #[derive(Debug, Default)]
 #[repr(C)]
 struct Info {
@@ -64,7 +65,7 @@ macro_rules! names {
     };
 }
 
-/// The name of a call that changes something outside of its process, or makes one.
+/// The name of a call that changes something outside of its process, or creates a process.
 fn changing(info: &Info) -> Option<&'static str> {
     let flag = |at: usize, flag: i32| info.args[at] & u64::from(flag.unsigned_abs()) != 0;
     let name = names!(
@@ -119,7 +120,7 @@ fn changing(info: &Info) -> Option<&'static str> {
     }
 }
 
-/// Runs a command to its end with one fault, and with all its children.
+/// Runs a command with all its children to its end, with one fault.
 pub fn step(command: &mut Command, input: &str, fault: Fault) -> Stepped {
     let file = || tempfile::tempfile().expect("a temporary file");
     let (mut stdin, mut said) = (file(), file());
@@ -161,12 +162,12 @@ struct Tracer {
     fault: Fault,
     calls: Vec<&'static str>,
     hit: Option<&'static str>,
-    /// Every traced thread, with the errno that its present call is to fail with.
+    /// Every traced thread, with the errno that its current call is to fail with.
     tracees: BTreeMap<pid_t, Option<i32>>,
 }
 
 impl Tracer {
-    /// Follows the tree to its end; the exit status of the first process.
+    /// Follows the tree to its end; returns the exit status of the first process.
     fn run(&mut self) -> Option<i32> {
         let mut ended = None;
         let mut begun = false;
@@ -199,7 +200,7 @@ impl Tracer {
                     }
                 }
                 libc::SIGTRAP => {}
-                // A new one begins with it.
+                // The initial stop of a new thread.
                 libc::SIGSTOP => {}
                 signal => deliver = signal,
             }
@@ -208,7 +209,7 @@ impl Tracer {
         ended
     }
 
-    /// What is due at the begin or end of a call. True: the thread is not to go on.
+    /// Handles the entry or exit of a call. True: the thread must not continue.
     fn at_call(&mut self, pid: pid_t) -> bool {
         let info = info(pid);
         if info.op == EXIT {
@@ -221,7 +222,7 @@ impl Tracer {
         self.calls.push(name);
         let now = self.calls.len();
         match self.fault {
-            // A call that fails does not end the process.
+            // exit_group is left out: a failed call would not end the process.
             Fault::Fail(at, errno) if at == now && name != "exit_group" => {
                 registers(pid, |registers| registers.orig_rax = u64::MAX);
                 self.tracees.insert(pid, Some(errno));
@@ -239,7 +240,7 @@ impl Tracer {
     }
 }
 
-/// The next stop or end of a child of this thread; other threads of the test have children of their own.
+/// The next stop or exit of a child of this thread; other threads of the test have their own children.
 fn wait_any() -> Option<(pid_t, i32)> {
     let mut status = 0;
     // SAFETY: `status` is writable.
@@ -256,7 +257,7 @@ fn kill(pid: pid_t) {
     }
 }
 
-/// A request whose failure means that the process was killed meanwhile: its end is reported next.
+/// A request that fails only if the process was killed meanwhile: its exit is reported next.
 fn trace(request: libc::c_uint, pid: pid_t, address: c_long, data: c_long) {
     // SAFETY: these requests take numbers and write no memory of ours.
     #[allow(unsafe_code, reason = "no crate of ours wraps ptrace")]

@@ -1,4 +1,4 @@
-//! The cache: what it saves, what it never believes, and what other processes may do to it.
+//! The cache: what it saves, what it does not trust, and what other processes may do to it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ fn object_path(world: &World) -> PathBuf {
 }
 
 #[test]
-fn a_hit_asks_nobody_and_says_the_same() {
+fn a_hit_uses_no_network_and_returns_the_same_result() {
     let registry = signed_registry();
     let reference = format!("{}/bpf/key-v3:v1", registry.host());
     let world = World::signed(&["keys/cosign-v3.pub"]);
@@ -40,7 +40,7 @@ fn a_hit_asks_nobody_and_says_the_same() {
 }
 
 #[test]
-fn always_asks_for_the_digest_and_for_nothing_that_is_there() {
+fn always_requests_the_digest_and_nothing_that_is_cached() {
     let other = repository("images/registry", "img/plain-tar")["tags"]["v1"].as_str().unwrap().to_owned();
     let moved = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (flag, store) = (moved.clone(), data("images/registry/blobs/sha256"));
@@ -75,7 +75,7 @@ fn always_asks_for_the_digest_and_for_nothing_that_is_there() {
 }
 
 #[test]
-fn a_damaged_object_is_fetched_anew_and_under_never_an_error() {
+fn a_damaged_object_is_fetched_again_and_an_error_under_never() {
     for damage in ["flip", "cut", "longer", "remove", "other"] {
         let registry = signed_registry();
         let reference = format!("{}/bpf/key-v2:v1", registry.host());
@@ -114,7 +114,7 @@ fn a_verdict_is_of_one_digest_one_rule_and_one_policy() {
     world.fetch(&reference).unwrap();
     world.pull = PullPolicy::Never;
 
-    // Another policy with a rule of the same name and another key: the kept signature does not satisfy it.
+    // Another policy with a rule of the same name and another key: the cached signature does not satisfy it.
     let first = world.rules.clone();
     world.policy = policy(2);
     world.rules = vec![world.key_rule("signed", &["keys/wrong.pub"])];
@@ -123,7 +123,7 @@ fn a_verdict_is_of_one_digest_one_rule_and_one_policy() {
     world.pull = PullPolicy::IfNotPresent;
     assert!(matches!(world.error(&reference).0, ImageError::BadSignature { .. }), "and neither does the registry's");
 
-    // Another policy that trusts the same key under another name: judged anew, without the network.
+    // Another policy that trusts the same key under another name: verified again, without the network.
     world.pull = PullPolicy::Never;
     world.policy = policy(3);
     world.rules = vec![world.key_rule("renamed", &["keys/wrong.pub", "keys/cosign-v2.pub"])];
@@ -141,12 +141,12 @@ fn a_verdict_is_of_one_digest_one_rule_and_one_policy() {
 }
 
 #[test]
-fn an_image_accepted_without_a_look_is_not_known_to_be_unsigned() {
+fn an_image_accepted_without_verification_is_not_known_to_be_unsigned() {
     let registry = signed_registry();
     let reference = format!("{}/bpf/key-v2:v1", registry.host());
     let mut world = World::unsigned();
     assert_eq!(world.fetch(&reference).unwrap().verdict, ImageVerdict::Unsigned);
-    // The same policy, for a container whose rules ask for a signature as well.
+    // The same policy, for a container whose rules require a signature as well.
     let unsigned = world.rules[0].clone();
     world.rules = vec![world.key_rule("signed", &["keys/wrong.pub"]), unsigned];
     world.pull = PullPolicy::Never;
@@ -156,7 +156,7 @@ fn an_image_accepted_without_a_look_is_not_known_to_be_unsigned() {
 }
 
 #[test]
-fn what_was_looked_for_and_not_found_is_remembered_for_that_policy() {
+fn a_missing_signature_is_remembered_for_that_policy() {
     let registry = signed_registry();
     let reference = format!("{}/bpf/unsigned:v1", registry.host());
     let mut world = World::signed(&["keys/cosign-v2.pub"]);
@@ -171,7 +171,7 @@ fn what_was_looked_for_and_not_found_is_remembered_for_that_policy() {
 }
 
 #[test]
-fn a_cache_that_others_can_write_is_refused() {
+fn a_cache_that_other_users_can_write_is_refused() {
     let registry = signed_registry();
     let reference = format!("{}/bpf/key-v2:v1", registry.host());
     let world = World::signed(&["keys/cosign-v2.pub"]);
@@ -189,7 +189,7 @@ fn a_cache_that_others_can_write_is_refused() {
         std::fs::set_permissions(&path, before).unwrap();
         assert!(world.fetch(&reference).is_ok(), "{name}");
     }
-    // A stranger's, where we can make one.
+    // Owned by another user, if the test may change the owner.
     if std::os::unix::fs::chown(world.path("cache"), Some(12345), None).is_ok() {
         let (err, text) = world.error(&reference);
         assert!(matches!(err, ImageError::Cache { .. }) && text.contains("belongs to uid 12345"), "{text}");
@@ -197,7 +197,7 @@ fn a_cache_that_others_can_write_is_refused() {
 }
 
 #[test]
-fn junk_in_the_cache_is_a_miss_and_the_cache_may_vanish() {
+fn junk_in_the_cache_is_a_miss_and_the_cache_may_disappear() {
     let registry = signed_registry();
     let reference = format!("{}/bpf/key-v2:v1", registry.host());
     let world = World::signed(&["keys/cosign-v2.pub"]);
@@ -210,7 +210,7 @@ fn junk_in_the_cache_is_a_miss_and_the_cache_may_vanish() {
             assert_eq!(world.fetch(&reference).unwrap().object, OBJECT, "{directory} {junk}");
         }
     }
-    // A record under the name of another image, or a pointer under the name of another reference, is not believed.
+    // A record under the name of another image, or a pointer under the name of another reference, is not trusted.
     let records: Vec<_> = std::fs::read_dir(world.path("cache/images")).unwrap().map(|file| file.unwrap().path()).collect();
     let other = repository("signatures/registry", "bpf/key-v3-oldformat")["tags"]["v1"].as_str().unwrap().to_owned();
     assert_eq!(records.len(), 1);
@@ -241,15 +241,15 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_slows_down_and_fails_nothing() {
+fn an_unwritable_cache_only_slows_down() {
     let registry = signed_registry();
     let world = World::signed(&["keys/cosign-v2.pub"]);
-    // A file where the directory should be: no cache can be made there, and none can be read.
+    // A file in place of the cache directory: no cache can be created or read there.
     std::fs::write(world.path("cache"), "x").unwrap();
     let (err, _) = world.error(&format!("{}/bpf/key-v2:v1", registry.host()));
     assert!(matches!(err, ImageError::Cache { .. }), "it is not ours to replace");
     std::fs::remove_file(world.path("cache")).unwrap();
-    // A file where a directory in it should be.
+    // A file in place of a directory of the cache.
     std::fs::create_dir(world.path("cache")).unwrap();
     std::fs::set_permissions(world.path("cache"), std::fs::Permissions::from_mode(0o700)).unwrap();
     std::fs::write(world.path("cache/blobs"), "x").unwrap();
@@ -309,7 +309,7 @@ fn listing_and_removing() {
     assert_eq!(image.object, digest_of(OBJECT));
     assert!(image.size > OBJECT.len() as u64 && image.pulled > 1_700_000_000);
     assert_eq!((image.verdicts[0].rule.as_str(), image.verdicts[0].policy), ("signed", world.policy.0));
-    // Other tools read it: the index names both, and every blob is what its name says.
+    // Other tools can read it: the index names both, and every blob has the digest of its name.
     let index: serde_json::Value = serde_json::from_slice(&std::fs::read(world.path("cache/index.json")).unwrap()).unwrap();
     assert_eq!(index["manifests"].as_array().unwrap().len(), 2);
     assert_eq!(index["manifests"][0]["size"], 346);
@@ -322,7 +322,7 @@ fn listing_and_removing() {
             })
             .count()
     };
-    // Both are the same image, so that removing one reference keeps its blobs.
+    // Both are the same image, so removing one reference keeps its blobs.
     let before = count();
     assert!(cache.remove(&one).unwrap());
     assert_eq!(count(), before);
@@ -332,9 +332,9 @@ fn listing_and_removing() {
     assert!(!cache.remove(&two).unwrap());
 }
 
-/// Not a benchmark: a guard against a network client, a runtime or a regex on the path of every start.
+/// Not a benchmark: it detects a network client, a runtime or a regex on the path of every start.
 #[test]
-fn a_hit_is_quick() {
+fn a_hit_is_fast() {
     let registry = signed_registry();
     let reference = format!("{}/bpf/key-v2:v1", registry.host());
     let world = World::signed(&["keys/cosign-v2.pub"]);

@@ -1,4 +1,4 @@
-//! Fetches that meet, and fetches that are interrupted.
+//! Concurrent fetches of one image, and interrupted fetches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use crate::registry::{Behaviour, Registry, Reply};
 use crate::world::{World, data, repository};
 
 #[test]
-fn two_that_want_the_same_fetch_it_once() {
+fn concurrent_pulls_of_one_image_fetch_it_once() {
     for pull in [PullPolicy::IfNotPresent, PullPolicy::Always] {
         let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
         let reference = format!("{}/bpf/key-v3:v1", registry.host());
@@ -41,7 +41,7 @@ fn two_that_want_the_same_fetch_it_once() {
 }
 
 #[test]
-fn what_arrived_before_an_interruption_is_not_fetched_again() {
+fn blobs_fetched_before_an_interruption_are_not_fetched_again() {
     for part in ["layer", "config"] {
         one_that_is_interrupted(part);
     }
@@ -73,12 +73,12 @@ fn one_that_is_interrupted(part: &str) {
 }
 
 #[test]
-fn who_pulls_to_keep_hears_that_it_cannot_be_kept() {
+fn a_pull_to_the_cache_reports_that_it_cannot_be_stored() {
     let registry = Registry::start(&data("images/registry"), Behaviour::default());
     let reference = format!("{}/img/gzip:v1", registry.host());
     let mut world = World::unsigned();
     world.fetch(&reference).unwrap();
-    // Where a file of the cache should be, there is a directory.
+    // A directory in place of a file of the cache.
     std::fs::remove_file(world.path("cache/index.json")).unwrap();
     std::fs::create_dir(world.path("cache/index.json")).unwrap();
     world.pull = PullPolicy::Always;
@@ -90,9 +90,9 @@ fn who_pulls_to_keep_hears_that_it_cannot_be_kept() {
     assert!(matches!(error, ImageError::Cache { .. }), "{text}");
 }
 
-/// Both want one image at the same time, and the rule of the one that fetches it refuses it.
+/// Both processes want one image at the same time, and the rule of the one that fetches it refuses it.
 #[test]
-fn who_waits_under_other_rules_gets_a_verdict_of_its_own() {
+fn a_waiter_under_other_rules_gets_its_own_verdict() {
     let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = asked.clone();
     let hook = move |request: &crate::registry::Request| {

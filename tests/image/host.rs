@@ -1,4 +1,4 @@
-//! Host paths: every layout of image in a directory and in an archive, tampering, and who may have written what is read.
+//! Host paths: every image layout in a directory and in an archive, tampering, and write access by other users.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::signatures::tar_up;
 use crate::world::{LayoutBuilder, OBJECT, World, data, digest_of, layout_of, repository, write};
 
-/// What each image of the fixture store is: the sentence of its error, or None where the object comes out.
+/// Each image of the fixture store with its error message, or None if the object is accepted.
 pub const IMAGES: [(&str, &str, Option<&str>); 14] = [
     ("img/umoci", "v1", None),
     ("img/docker-v2s2", "v1", None),
@@ -59,12 +59,12 @@ fn every_image_in_a_layout_and_in_an_archive() {
 }
 
 #[test]
-fn every_blob_of_a_layout_is_checked_and_named_when_it_was_changed() {
+fn every_blob_of_a_layout_is_checked_and_named_if_changed() {
     let parts = |repo: &str| {
         let repository = repository("signatures/registry", repo);
         repository["manifests"].as_array().unwrap().iter().map(|d| d.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    // Index, child, config, layer by what the index leads to; the error names the part.
+    // Index, child, config, layer, in the order in which the index references them; the error names the part.
     let index = repository("images/registry", "img/index");
     let child = index["tags"]["amd64"].as_str().unwrap().to_owned();
     let manifest: serde_json::Value =
@@ -88,7 +88,8 @@ fn every_blob_of_a_layout_is_checked_and_named_when_it_was_changed() {
             assert!(fits && text.contains(part) && text.contains(digest.as_str()), "{part} {change}: {text}");
         }
     }
-    // Signature manifests, payloads and bundles: a changed one is no signature, and never "unsigned".
+    // Signature manifests, payloads and bundles: a changed one is not a signature, and the image never counts as
+    // "unsigned".
     for (repo, key) in [("bpf/key-v2", "keys/cosign-v2.pub"), ("bpf/key-v3", "keys/cosign-v3.pub")] {
         let top = repository("signatures/registry", repo)["tags"]["v1"].as_str().unwrap().to_owned();
         let mut blobs = parts(repo);
@@ -148,9 +149,9 @@ fn object_files_are_their_own_digest_and_cannot_be_signed() {
     assert!(matches!(world.error(&format!("file:{}", world.path("none.o").display())).0, ImageError::NotFound { .. }));
 }
 
-/// Whoever can write a component of a host path could choose what root loads.
+/// A user who can write a component of a host path could choose what root loads.
 #[test]
-fn host_paths_that_others_can_change_are_refused_and_the_component_is_named() {
+fn host_paths_that_other_users_can_change_are_refused_by_component() {
     type Change = fn(&World);
     fn chmod(world: &World, name: &str, mode: u32) {
         std::fs::set_permissions(world.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
@@ -263,7 +264,7 @@ fn tags_of_layouts_mean_one_image_or_are_an_error() {
 }
 
 #[test]
-fn shapes_that_hide_something_are_refused() {
+fn malformed_layouts_and_archives_are_refused() {
     let layer = "application/vnd.oci.image.layer.v1.tar";
     let world = World::unsigned();
     let path = world.path("layout");
@@ -302,7 +303,7 @@ fn shapes_that_hide_something_are_refused() {
         let (_, text) = world.error(&reference);
         assert!(text.contains(sentence), "{sentence}: {text}");
     }
-    // Two levels of index are what buildx and archives of several platforms have.
+    // Two levels of index, as buildx and multi-platform archives have.
     let index = json!({"schemaVersion": 2, "manifests": [entry(&one_digest.to_string(), "amd64")]});
     let outer = json!({"schemaVersion": 2, "manifests": [{"digest": layout.json(&index).to_string()}]});
     layout.entries.clear();

@@ -1,12 +1,12 @@
-//! Images that are made here, looked at, and carried from one machine to another.
+//! Images that are built here, inspected, and transferred from one machine to another.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bpfman_hook::image::transfer::build;
 use bpfman_hook::image::transfer::build::{Described, Input};
-use bpfman_hook::image::{Archive, ImageError, InUse, ImageSet, Want};
-use bpfman_hook::model::bytecode::{Bytecode, PullPolicy, ImageVerdict};
+use bpfman_hook::image::{Archive, ImageError, ImageSet, InUse, Want};
+use bpfman_hook::model::bytecode::{Bytecode, ImageVerdict, PullPolicy};
 use bpfman_hook::model::reference::Reference;
 
 use serde_json::json;
@@ -51,7 +51,7 @@ fn import(world: &World, archive: &Archive, name: &str) -> Result<Bytecode, Imag
 }
 
 #[test]
-fn what_is_packed_is_read_back_from_every_place() {
+fn a_built_image_is_read_back_from_every_location() {
     let native = build::native();
     let other = if native == "arm64" { "amd64" } else { "arm64" };
     for architectures in [&[native][..], &[other, native]] {
@@ -71,7 +71,7 @@ fn what_is_packed_is_read_back_from_every_place() {
 }
 
 #[test]
-fn an_image_for_other_machines_alone_is_not_for_this_cache() {
+fn an_image_only_for_other_machines_is_not_cached() {
     let other = if build::native() == "arm64" { "amd64" } else { "arm64" };
     let both = packed(&[other, if other == "amd64" { "riscv64" } else { "loong64" }]);
     let world = World::unsigned();
@@ -94,7 +94,7 @@ fn a_layout_keeps_its_other_images() {
 }
 
 #[test]
-fn signatures_travel_to_a_machine_without_network() {
+fn signatures_are_exported_to_a_machine_without_network() {
     for (repository, key, layout) in
         [("key-v2", "keys/cosign-v2.pub", "simple-signing"), ("key-v3", "keys/cosign-v3.pub", "bundle")]
     {
@@ -117,7 +117,7 @@ fn signatures_travel_to_a_machine_without_network() {
         assert!(matches!(&imported.verdict, ImageVerdict::Verified { layout: found, .. } if found == layout), "{imported:?}");
         let started = there.fetch(&name).unwrap();
         assert_eq!((started.digest, started.verdict), (imported.digest, imported.verdict));
-        // And on from there.
+        // And from there to a third machine.
         assert_eq!(there.images.local(&reference(&name)).unwrap(), image_set);
 
         let foreign = World::signed(&["keys/wrong.pub"]);
@@ -128,7 +128,7 @@ fn signatures_travel_to_a_machine_without_network() {
 }
 
 #[test]
-fn an_index_is_carried_without_what_the_cache_does_not_hold() {
+fn an_index_is_exported_without_what_the_cache_lacks() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     let name = format!("{}/bpf/index:v1", registry.host());
     let world = World::unsigned();
@@ -153,7 +153,7 @@ fn a_digest_in_the_name_must_be_that_of_the_archive() {
 }
 
 #[test]
-fn every_signature_is_examined_and_a_bad_one_hides_no_good_one() {
+fn every_signature_is_examined_and_a_bad_one_does_not_hide_a_good_one() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     let name = format!("{}/bpf/two-keys:v1", registry.host());
     for (key, counts) in [("keys/cosign-v2.pub", true), ("keys/cosign-v3.pub", true), ("keys/wrong.pub", false)] {
@@ -177,13 +177,13 @@ fn every_signature_is_examined_and_a_bad_one_hides_no_good_one() {
         let told =
             found.signatures.iter().all(|signature| signature.rules[0].by.is_some() != signature.rules[0].reason.is_some());
         assert!(told && found.problem.is_none(), "{found:#?}");
-        assert!(!world.path("cache").exists(), "looking keeps nothing");
+        assert!(!world.path("cache").exists(), "examining stores nothing");
     }
 }
 
-/// Whatever tool made it, and whatever stands beside the object in it.
+/// Regardless of the tool that made it, and of what is beside the object in it.
 #[test]
-fn every_image_that_was_pulled_can_be_looked_at() {
+fn every_pulled_image_can_be_inspected() {
     let registry = Registry::start(&data("images/registry"), Behaviour::default());
     for (image, whole) in [
         ("umoci", true),
@@ -194,7 +194,7 @@ fn every_image_that_was_pulled_can_be_looked_at() {
         ("plain-tar", true),
         ("artifact-elf", true),
         ("gadget", true),
-        // Of the others the cache has what this machine needs.
+        // Of multi-platform images, the cache holds what this machine needs.
         ("index", false),
     ] {
         let world = World::unsigned();
@@ -207,9 +207,9 @@ fn every_image_that_was_pulled_can_be_looked_at() {
     }
 }
 
-/// A gadget whose WebAssembly is not for us.
+/// An Inspektor Gadget image, whose WebAssembly layer is ignored.
 #[test]
-fn layers_that_hold_no_bytecode_are_left_out() {
+fn layers_without_bytecode_are_ignored() {
     let world = World::unsigned();
     let store = world.path("store");
     let layout = LayoutBuilder::new(&store);

@@ -1,4 +1,4 @@
-//! Registries as users have them: credentials, mirrors, private authorities, proxies; and what their faults do to a verdict.
+//! Registries as deployed: credentials, mirrors, private CAs, proxies; and the effect of their faults on a verdict.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn plain() -> Registry {
     Registry::start(&data("images/registry"), Behaviour::default())
 }
 
-/// A file of the administrator's below the world's root.
+/// An administrator's file below the world's root.
 pub fn file(world: &World, name: &str, text: &str, mode: u32) {
     let path = world.path(name);
     let above: Vec<_> = Path::new(name).ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty()).collect();
@@ -33,14 +33,14 @@ pub fn file(world: &World, name: &str, text: &str, mode: u32) {
     std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
-/// `user:secret` for a key of an auth file.
+/// An auth file with `user:secret` under a key.
 fn auths(key: &str) -> String {
     format!("{{\"auths\": {{\"{key}\": {{\"auth\": \"dXNlcjpzZWNyZXQ=\"}}}}}}")
 }
 
 const BASIC: &str = "Basic dXNlcjpzZWNyZXQ=";
 
-/// A registry that asks for a login, and whose blobs are elsewhere.
+/// A registry that requires credentials, and stores its blobs on another host.
 fn asking(elsewhere: &str) -> Registry {
     let elsewhere = elsewhere.to_owned();
     registry("images/registry", move |request| match request.authorization.as_deref() {
@@ -53,7 +53,7 @@ fn asking(elsewhere: &str) -> Registry {
 }
 
 #[test]
-fn a_login_goes_to_its_registry_and_after_no_redirect() {
+fn credentials_go_to_their_registry_and_not_along_redirects() {
     let store = registry("images/registry", |request| match request.authorization {
         Some(_) => Reply::Status(500),
         None => Reply::Normal,
@@ -69,7 +69,7 @@ fn a_login_goes_to_its_registry_and_after_no_redirect() {
         let got = world.fetch(&image).unwrap_or_else(|err| panic!("{key}: {}", sentence(&err)));
         assert_eq!(got.object, OBJECT);
     }
-    // Another registry's credentials, and others' repositories, are nobody's here.
+    // Credentials of another registry or repository are not used.
     for key in [store.host(), format!("{}/other", registry.host())] {
         let world = World::unsigned();
         file(&world, "etc/bpfman-hook/auth.json", &auths(&key), 0o600);
@@ -83,7 +83,7 @@ fn a_login_goes_to_its_registry_and_after_no_redirect() {
 }
 
 #[test]
-fn a_file_of_credentials_that_others_can_read_is_refused() {
+fn an_auth_file_that_other_users_can_read_is_refused() {
     let registry = asking("127.0.0.1:1");
     let world = World::unsigned();
     file(&world, "etc/bpfman-hook/auth.json", &auths(&registry.host()), 0o644);
@@ -93,7 +93,7 @@ fn a_file_of_credentials_that_others_can_read_is_refused() {
 }
 
 #[test]
-fn a_persons_files_and_helpers_are_for_persons() {
+fn a_users_auth_files_and_helpers_are_only_for_user_commands() {
     let store = plain();
     let registry = asking(&store.host());
     let image = format!("{}/img/gzip:v1", registry.host());
@@ -103,14 +103,15 @@ fn a_persons_files_and_helpers_are_for_persons() {
     let config = format!("{{\"credHelpers\": {{\"{}\": \"test\"}}}}", registry.host());
     file(&world, "home/.docker/config.json", &config, 0o644);
     file(&world, "etc/bpfman-hook/auth.json", &config, 0o600);
-    assert!(world.error(&image).1.contains("asks for credentials"), "no helper is run where nobody asks");
+    assert!(world.error(&image).1.contains("asks for credentials"), "no helper runs unless a user's command asks for it");
     let path = Some(format!("{}:/usr/bin:/bin", world.path("bin").display()));
-    world.registries = RegistryConfig::default().by(UserEnvironment { home: Some(world.path("home")), path, ..UserEnvironment::default() });
+    world.registries =
+        RegistryConfig::default().by(UserEnvironment { home: Some(world.path("home")), path, ..UserEnvironment::default() });
     assert_eq!(world.fetch(&image).unwrap_or_else(|err| panic!("{}", sentence(&err))).object, OBJECT);
 }
 
 #[test]
-fn tokens_by_login_by_identity_and_when_they_run_out() {
+fn tokens_by_password_by_identity_and_after_expiry() {
     for (auth, asked) in [
         (auths("HOST"), "/token?scope=repository%3Aimg%2Fgzip%3Apull&service=s"),
         ("{\"auths\": {\"HOST\": {\"identitytoken\": \"idt\"}}}".to_owned(), "/token"),
@@ -134,7 +135,7 @@ fn tokens_by_login_by_identity_and_when_they_run_out() {
                     served.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                     Reply::Body(format!("{{\"access_token\":\"t{}\"}}", now + 1).into_bytes())
                 }
-                // The first token is not good for blobs any more.
+                // The first token has expired for blobs.
                 Some("Bearer t1") if !request.target.contains("/blobs/") => Reply::Normal,
                 Some("Bearer t2") => Reply::Normal,
                 _ => challenge(),
@@ -151,7 +152,7 @@ fn tokens_by_login_by_identity_and_when_they_run_out() {
 }
 
 #[test]
-fn mirrors_are_asked_first_and_blocked_names_never() {
+fn mirrors_are_tried_first_and_blocked_names_never() {
     let (own, mirror) = (plain(), plain());
     let conf = |world: &World, more: &str| {
         let text = format!(
@@ -183,16 +184,16 @@ fn mirrors_are_asked_first_and_blocked_names_never() {
     let world = World::unsigned();
     conf(&world, "");
     drop(mirror);
-    assert_eq!(world.fetch(&image).unwrap().object, OBJECT, "a mirror that is gone is passed over");
+    assert_eq!(world.fetch(&image).unwrap().object, OBJECT, "a mirror that is gone is skipped");
 }
 
 #[test]
-fn a_mirror_without_signatures_makes_nothing_unsigned() {
+fn a_mirror_without_signatures_does_not_make_images_unsigned() {
     let own = Registry::start(&data("signatures/registry"), Behaviour::default());
     for native in [None, Some(10)] {
         let hook = |request: &Request| if request.target.contains("sha256-") { Reply::Status(404) } else { Reply::Normal };
         let behaviour = Behaviour { native, hook: Some(Box::new(hook)) };
-        // Without referrers of its own: those of images are not those of signatures.
+        // Without its own referrers: the fallback tag of an image is not that of its signatures.
         let mirror = Registry::start(&data("signatures/registry"), behaviour);
         for (key, verified) in [("keys/cosign-v2.pub", true), ("keys/wrong.pub", false)] {
             let mut world = World::new();
@@ -201,7 +202,9 @@ fn a_mirror_without_signatures_makes_nothing_unsigned() {
                 format!("[[registry]]\nprefix = \"{}\"\n[[registry.mirror]]\nlocation = \"{}\"\n", own.host(), mirror.host());
             file(&world, "etc/containers/registries.conf", &text, 0o644);
             match world.fetch(&format!("{}/bpf/key-v2:v1", own.host())) {
-                Ok(got) => assert!(verified && matches!(got.verdict, ImageVerdict::Verified { .. }), "{key}: {:?}", got.verdict),
+                Ok(got) => {
+                    assert!(verified && matches!(got.verdict, ImageVerdict::Verified { .. }), "{key}: {:?}", got.verdict)
+                }
                 Err(err) => assert!(!verified, "{key}: {}", sentence(&err)),
             }
         }
@@ -226,7 +229,7 @@ fn authorities_of_certs_d() {
 }
 
 #[test]
-fn a_proxy_is_asked_for_strangers_and_not_for_this_machine() {
+fn a_proxy_is_used_for_other_hosts_and_not_for_loopback() {
     let proxy = registry("images/registry", |_| Reply::Status(404));
     let own = plain();
     let mut world = World::unsigned();
@@ -249,7 +252,7 @@ fn a_proxy_is_asked_for_strangers_and_not_for_this_machine() {
 }
 
 #[test]
-fn an_overloaded_registry_is_asked_again_within_the_deadline() {
+fn an_overloaded_registry_is_retried_within_the_deadline() {
     let left = std::sync::atomic::AtomicUsize::new(2);
     let busy = registry("images/registry", move |_| {
         match left.fetch_update(std::sync::atomic::Ordering::SeqCst, std::sync::atomic::Ordering::SeqCst, |n| n.checked_sub(1))
@@ -259,7 +262,7 @@ fn an_overloaded_registry_is_asked_again_within_the_deadline() {
         }
     });
     assert_eq!(World::unsigned().fetch(&format!("{}/img/gzip:v1", busy.host())).unwrap().object, OBJECT);
-    // One that says "in an hour" is not waited for.
+    // A registry that says "in an hour" is not waited for.
     let later = registry("images/registry", |_| Reply::Headers(503, vec![("Retry-After".into(), "3600".into())]));
     let start = Instant::now();
     let (_, text) = World::unsigned().error(&format!("{}/img/gzip:v1", later.host()));
@@ -268,7 +271,7 @@ fn an_overloaded_registry_is_asked_again_within_the_deadline() {
 }
 
 #[test]
-fn a_connection_that_ends_early_is_made_once_more() {
+fn a_connection_that_ends_early_is_retried_once() {
     let seen = std::sync::atomic::AtomicUsize::new(0);
     let moody = registry("images/registry", move |_| match seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
         0 => Reply::Hangup,
@@ -280,7 +283,7 @@ fn a_connection_that_ends_early_is_made_once_more() {
     assert_eq!(gone.requests().len(), 2, "{text}");
 }
 
-/// Everything that goes wrong with a request, quickly.
+/// Every fault of a request that shows quickly.
 fn faults() -> Vec<(&'static str, Reply)> {
     let now = || vec![("Retry-After".to_owned(), "0".to_owned())];
     vec![
@@ -323,7 +326,7 @@ fn no_fault_of_any_endpoint_makes_a_signed_image_unsigned() {
                 world.fetch(&format!("{}/bpf/{image}:v1", registry.host())).map(|got| got.verdict)
             };
             let told = format!("{fault} at {endpoint}");
-            // Signed by another, or by nobody as far as one can see: not "unsigned".
+            // Signed by another key, or apparently not at all: not "unsigned".
             for image in ["key-v2", "key-v3", "unsigned"] {
                 let got = verdict(image, Some("keys/wrong.pub"), true);
                 assert!(got.is_err(), "{told}: {image} is accepted: {got:?}");
@@ -337,14 +340,14 @@ fn no_fault_of_any_endpoint_makes_a_signed_image_unsigned() {
                     false => assert!(matches!(got, Ok(ImageVerdict::Verified { .. })), "{told}: {image}: {got:?}"),
                 }
             }
-            // Where nobody asks for signatures, they are not looked for.
+            // If no rule requires signatures, they are not looked for.
             assert!(matches!(verdict("unsigned", None, true), Ok(ImageVerdict::Unsigned)), "{told}");
         }
     }
 }
 
 #[test]
-fn no_fault_of_manifests_and_blobs_is_taken_for_an_image() {
+fn no_fault_of_manifests_and_blobs_is_accepted_as_an_image() {
     for (fault, reply) in faults() {
         for endpoint in ["/manifests/v1", "/manifests/sha256:", "/blobs/"] {
             let failing = reply.clone();

@@ -1,4 +1,4 @@
-//! Registries: every layout of image, what goes over the network and what does not, and everything that can go wrong there.
+//! Registries: every image layout, which requests are made and which are not, and all errors.
 
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ fn every_image_from_a_registry_by_tag_and_by_digest() {
 }
 
 #[test]
-fn the_tag_is_asked_once_and_everything_else_by_digest() {
+fn the_tag_is_resolved_once_and_everything_else_is_fetched_by_digest() {
     let registry = Registry::start(&data("images/registry"), Behaviour::default());
     let world = World::unsigned();
     world.fetch(&format!("{}/img/index:v1", registry.host())).unwrap();
@@ -52,7 +52,7 @@ fn the_tag_is_asked_once_and_everything_else_by_digest() {
     assert_eq!(tags, ["/v2/bpf/index/manifests/v1"]);
 }
 
-/// A registry that answers none of the requests of a step before all of them are there.
+/// A registry that answers the requests of a step only once all of them have arrived.
 fn in_steps(store: &str, steps: &[&[&str]]) -> Registry {
     let steps: Vec<Vec<String>> = steps.iter().map(|step| step.iter().map(|part| (*part).to_owned()).collect()).collect();
     let (here, arrived) = (Mutex::new(vec![0; steps.len()]), Condvar::new());
@@ -70,7 +70,7 @@ fn in_steps(store: &str, steps: &[&[&str]]) -> Registry {
 }
 
 #[test]
-fn what_is_known_to_be_needed_travels_together() {
+fn requests_known_in_advance_are_sent_together() {
     let part = |digest: &serde_json::Value| digest["digest"].as_str().unwrap().to_owned();
     let document = |store: &str, digest: &str| -> serde_json::Value {
         let bytes = std::fs::read(data(store).join("blobs/sha256").join(digest.trim_start_matches("sha256:"))).unwrap();
@@ -78,7 +78,7 @@ fn what_is_known_to_be_needed_travels_together() {
     };
     let tag = |store: &str, repo: &str, tag: &str| repository(store, repo)["tags"][tag].as_str().unwrap().to_owned();
 
-    // An index without signatures: itself, the manifest in it, config and layer.
+    // An index without signatures: the index itself, the manifest in it, config and layer.
     let store = "images/registry";
     let child = tag(store, "img/index", "amd64");
     let manifest = document(store, &child);
@@ -87,7 +87,7 @@ fn what_is_known_to_be_needed_travels_together() {
     World::unsigned().fetch(&format!("{}/img/index:v1", registry.host())).unwrap();
     assert_eq!(registry.requests().len(), 4);
 
-    // An image that cosign 2 signed: the places of signatures beside config and layer, then the signature.
+    // An image that cosign 2 signed: the signature locations together with config and layer, then the signature.
     let store = "signatures/registry";
     let digest = tag(store, "bpf/key-v2", "v1");
     let manifest = document(store, &digest);
@@ -97,7 +97,7 @@ fn what_is_known_to_be_needed_travels_together() {
     let (signed, listed) = (format!("/manifests/{fallback}.sig"), format!("/referrers/{digest}"));
     let listed_by_tag = format!("/manifests/{fallback}");
     let second: &[&str] = &[&signed, &listed, &listed_by_tag, &parts[0], &parts[1]];
-    // By digest the places of signatures are known from the beginning.
+    // With a digest, the signature locations are known from the start.
     let exact = format!("/manifests/{digest}");
     let (by_tag, third, first) = (["/manifests/v1"], [signature.as_str()], [&exact, &signed, &listed, &listed_by_tag]);
     let (first, rest) = (first.map(String::as_str), [parts[0].as_str(), &parts[1], &signature]);
@@ -112,7 +112,7 @@ fn what_is_known_to_be_needed_travels_together() {
 }
 
 #[test]
-fn what_travelled_with_its_signatures_is_kept_only_if_they_are_good() {
+fn an_image_fetched_with_its_signatures_is_kept_only_if_they_are_good() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     for image in ["key-v2", "index", "unsigned"] {
         let world = World::signed(&["keys/wrong.pub"]);
@@ -124,7 +124,7 @@ fn what_travelled_with_its_signatures_is_kept_only_if_they_are_good() {
 }
 
 #[test]
-fn what_a_registry_sends_is_hashed_here() {
+fn what_a_registry_sends_is_hashed_locally() {
     let repo = repository("images/registry", "img/index");
     let top = repo["tags"]["v1"].as_str().unwrap().to_owned();
     let child = repo["tags"]["amd64"].as_str().unwrap().to_owned();
@@ -147,7 +147,7 @@ fn what_a_registry_sends_is_hashed_here() {
         for blob in std::fs::read_dir(world.path("cache/blobs/sha256")).into_iter().flatten() {
             let blob = blob.unwrap().path();
             let digest = digest_of(&std::fs::read(&blob).unwrap());
-            assert!(blob.ends_with(digest.hex()), "nothing of the lie is kept: {}", blob.display());
+            assert!(blob.ends_with(digest.hex()), "nothing of the false contents is kept: {}", blob.display());
         }
         assert!(world.images.cache().images().unwrap().is_empty());
     }
@@ -174,7 +174,7 @@ fn sizes_are_capped_while_bytes_arrive() {
 }
 
 #[test]
-fn failures_name_the_host_and_what_was_asked_for() {
+fn failures_name_the_host_and_the_request() {
     for (reply, sentence) in [
         (Reply::Status(401), "asks for credentials, or there is no such repository; put them into /etc/bpfman-hook/auth.json"),
         (Reply::Status(403), "asks for credentials"),
@@ -222,11 +222,11 @@ fn a_registry_that_stalls_ends_at_the_deadline() {
 }
 
 #[test]
-fn https_is_the_rule_and_plain_http_the_exception_that_is_configured() {
+fn https_is_the_default_and_plain_http_must_be_configured() {
     let registry = Registry::start(&data("images/registry"), Behaviour::default());
     let host = registry.host();
     let mut world = World::unsigned();
-    // Loopback, but the administrator says that it speaks TLS.
+    // Loopback, but the administrator configured TLS.
     world.registries = RegistryConfig::parse(&format!("[[registry]]\nhost = \"{host}\"\nhttp = false\n")).unwrap();
     let (err, text) = world.error(&format!("{host}/img/gzip:v1"));
     assert!(matches!(err, ImageError::Remote { source: RemoteError::PlainHttp { .. }, .. }), "{text}");
@@ -236,7 +236,7 @@ fn https_is_the_rule_and_plain_http_the_exception_that_is_configured() {
 }
 
 #[test]
-fn an_anonymous_token_is_fetched_where_one_is_asked_for_and_sent_nowhere_else() {
+fn an_anonymous_token_is_fetched_on_request_and_sent_nowhere_else() {
     let digest = "sha256:69c686fb1561172b87d6bf99bd47434db8510a39d97c47aad7675db0f79b689d";
     for (token, sentence) in [
         (Reply::Body(br#"{"token":"secret"}"#.to_vec()), None),
@@ -279,7 +279,7 @@ fn an_anonymous_token_is_fetched_where_one_is_asked_for_and_sent_nowhere_else() 
 }
 
 #[test]
-fn redirects_are_followed_to_blobs_and_not_for_ever() {
+fn redirects_are_followed_to_blobs_and_limited() {
     let store = Registry::start(&data("images/registry"), Behaviour::default());
     let elsewhere = store.host();
     let front = registry(move |request| match request.target.contains("/blobs/") {
@@ -295,7 +295,7 @@ fn redirects_are_followed_to_blobs_and_not_for_ever() {
 }
 
 #[test]
-fn never_means_no_network_at_all() {
+fn never_uses_no_network() {
     let registry = Registry::start(&data("images/registry"), Behaviour::default());
     let reference = format!("{}/img/gzip:v1", registry.host());
     let mut world = World::unsigned();
@@ -311,7 +311,7 @@ fn never_means_no_network_at_all() {
     assert!(registry.requests().is_empty());
 }
 
-/// A world that trusts the authority of tests/data/tls for this registry.
+/// A world that trusts the CA of tests/data/tls for this registry.
 fn trusting(host: &str) -> World {
     let mut world = World::unsigned();
     crate::world::write(&world.path("ca.pem"), &std::fs::read(data("tls/ca.pem")).unwrap());
@@ -322,7 +322,7 @@ fn trusting(host: &str) -> World {
 }
 
 #[test]
-fn a_registry_with_a_certificate_of_a_configured_authority() {
+fn a_registry_with_a_certificate_of_a_configured_ca() {
     let registry = Registry::start_tls(&data("images/registry"), Behaviour::default());
     let port = registry.host().rsplit(':').next().unwrap().to_owned();
     for host in [registry.host(), format!("localhost:{port}")] {
@@ -330,18 +330,18 @@ fn a_registry_with_a_certificate_of_a_configured_authority() {
         let got = world.fetch(&format!("{host}/img/gzip:v1"));
         assert_eq!(got.unwrap_or_else(|err| panic!("{host}: {}", crate::world::sentence(&err))).object, OBJECT);
     }
-    // Without the authority the certificate is nobody's.
+    // Without the CA, the certificate is not trusted.
     let mut world = World::unsigned();
     world.registries = RegistryConfig::parse(&format!("[[registry]]\nhost = \"{}\"\n", registry.host())).unwrap();
     let (err, text) = world.error(&format!("{}/img/gzip:v1", registry.host()));
     assert!(matches!(err, ImageError::Remote { source: RemoteError::Certificate { .. }, .. }), "{text}");
-    // With it, it is for the names in it alone.
+    // With the CA, the certificate is valid only for the names in it.
     let other = Registry::start_tls_at("127.0.0.2:0", &data("images/registry"), Behaviour::default());
     let (err, text) = trusting(&other.host()).error(&format!("{}/img/gzip:v1", other.host()));
     assert!(matches!(err, ImageError::Remote { source: RemoteError::Certificate { .. }, .. }), "{text}");
     assert!(text.contains("certificate not valid for name \"127.0.0.2\""), "{text}");
     assert_eq!((registry.requests().len(), other.requests().len()), (6, 0));
-    // A file of authorities that others could have written.
+    // A CA file that other users could have written.
     let world = trusting(&registry.host());
     std::os::unix::fs::symlink(world.path("ca.pem"), world.path("link")).unwrap();
     std::fs::set_permissions(world.path("ca.pem"), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
@@ -350,7 +350,7 @@ fn a_registry_with_a_certificate_of_a_configured_authority() {
 }
 
 #[test]
-fn nothing_leads_from_https_to_plain_http() {
+fn https_is_never_redirected_to_plain_http() {
     let plain = Registry::start(&data("images/registry"), Behaviour::default());
     let to = plain.host();
     for part in ["/manifests/", "/blobs/"] {

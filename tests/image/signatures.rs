@@ -1,4 +1,5 @@
-//! Every recorded signature case, from registries with and without referrers API, and from layouts made of the same blobs.
+//! Every recorded signature case, from registries with and without referrers API, and from layouts made of the same
+//! blobs.
 
 use bpfman_hook::image::ImageError;
 use bpfman_hook::model::bytecode::ImageVerdict;
@@ -14,7 +15,7 @@ fn cases() -> Vec<Value> {
     cases.as_array().unwrap().clone()
 }
 
-/// The rules that a case's policy means: one for its keys and identities, one more where unsigned images are allowed.
+/// The rules of a case's policy: one for its keys and identities, and another one if unsigned images are allowed.
 fn world_of(case: &Value) -> World {
     let texts = |value: &Value| value.as_array().unwrap().clone();
     let mut world = World::new();
@@ -92,7 +93,7 @@ fn every_case_in_a_layout() {
     for case in &cases() {
         let image = case["image"].as_str().unwrap();
         let (repo, tag) = image.split_once(['@', ':']).unwrap();
-        // A layout has no digests to ask for, and referrers without a list are found by their subject.
+        // A layout has no digest references, and referrers without a list are found by their subject.
         let tag = if tag.starts_with("sha256") { "v1" } else { tag };
         let world = world_of(case);
         let path = world.path("layout");
@@ -117,7 +118,7 @@ pub fn tar_up(layout: &std::path::Path, to: &std::path::Path) {
     crate::world::write(to, &tar.into_inner().unwrap());
 }
 
-/// `cosign save` names nothing and says by `kind` what an entry is: recorded from cosign's source, pkg/oci/layout.
+/// `cosign save` sets no names and marks entries by `kind`: derived from cosign's source, pkg/oci/layout.
 #[test]
 fn layouts_as_cosign_save_writes_them() {
     let key_v2 = repository("signatures/registry", "bpf/key-v2");
@@ -129,7 +130,7 @@ fn layouts_as_cosign_save_writes_them() {
         (vec![entry(image, "image"), entry(signature, "sigs")], true),
         (vec![entry(image, "imageIndex"), entry(signature, "sigs")], true),
         (vec![entry(image, "image")], false),
-        // Attestations are kept beside it and are no signatures.
+        // Attestations are stored beside it and are not signatures.
         (vec![entry(image, "image"), entry(signature, "atts")], false),
     ] {
         let world = World::signed(&["keys/cosign-v2.pub"]);
@@ -145,7 +146,7 @@ fn layouts_as_cosign_save_writes_them() {
     }
 }
 
-/// Signatures of other images in the same layout are no bad signatures of this one.
+/// Signatures of other images in the same layout are not bad signatures of this image.
 #[test]
 fn a_layout_of_several_images_keeps_their_signatures_apart() {
     let mut world = World::signed(&["keys/cosign-v2.pub"]);
@@ -168,15 +169,15 @@ fn a_layout_of_several_images_keeps_their_signatures_apart() {
 }
 
 #[test]
-fn all_pages_of_referrers_are_read_and_nothing_malformed_hides_a_good_one() {
+fn all_pages_of_referrers_are_read_and_malformed_ones_do_not_hide_a_good_one() {
     let store = data("signatures/registry");
-    // One entry a page: the good signature is not on the first.
+    // One entry per page: the good signature is not on the first page.
     let paged = Registry::start(&store, Behaviour { native: Some(1), ..Behaviour::default() });
     let world = World::signed(&["keys/cosign-v3.pub"]);
     let got = world.fetch(&format!("{}/bpf/two-keys:v1", paged.host())).unwrap();
     assert!(matches!(got.verdict, ImageVerdict::Verified { .. }));
 
-    // The list also names junk: a manifest that does not parse, one that is missing, one that is an index, a foreign digest.
+    // The list also contains junk: a manifest that does not parse, a missing one, an index, a foreign digest.
     let image = repository("signatures/registry", "bpf/key-v3")["tags"]["v1"].as_str().unwrap().to_owned();
     let good = "sha256:98735012997e518c2401aa6af6867609540e3195397eca8a1ebe3bae058f9f32";
     for junk in [
@@ -199,17 +200,17 @@ fn all_pages_of_referrers_are_read_and_nothing_malformed_hides_a_good_one() {
         let world = World::signed(&["keys/cosign-v3.pub"]);
         let got = world.fetch(&format!("{}/bpf/key-v3:v1", registry.host()));
         assert!(got.is_ok(), "{junk}: {:?}", got.map_err(|err| crate::world::sentence(&err)));
-        // The same junk beside a signature of nobody's must not look like "no signature".
+        // The same junk beside a signature of an unknown key must not count as "no signature".
         let mut world = World::signed(&["keys/wrong.pub"]);
         world.rules.push(rule("unsigned", Vec::new()));
         world.error(&format!("{}/bpf/key-v3:v1", registry.host()));
     }
 }
 
-/// Faults on each place where signatures may be: none of them may look like "unsigned", none may hide a good signature that
-/// stands elsewhere.
+/// Faults at each signature location: none of them may count as "unsigned", and none may hide a good signature at
+/// another location.
 #[test]
-fn a_place_that_cannot_be_read_is_never_taken_for_empty() {
+fn an_unreadable_signature_location_never_counts_as_empty() {
     let store = data("signatures/registry");
     let digest = repository("signatures/registry", "bpf/unsigned")["tags"]["v1"].as_str().unwrap().replace(':', "-");
     let places = [format!("/manifests/{digest}.sig"), format!("/manifests/{digest}"), "/referrers/".to_owned()];
@@ -239,7 +240,7 @@ fn a_place_that_cannot_be_read_is_never_taken_for_empty() {
             let (err, text) = world.error(&format!("{}/bpf/unsigned:v1", registry.host()));
             let told = matches!(err, ImageError::Remote { .. } | ImageError::Malformed { .. });
             assert!(told, "{place} {fault:?}: {text}");
-            // cosign 2's signature is elsewhere for two of the places, and good.
+            // For two of the locations, cosign 2's signature is at another one, and good.
             if place != &places[0] {
                 let got = world.fetch(&format!("{}/bpf/key-v2:v1", registry.host()));
                 assert!(matches!(got, Ok(got) if matches!(got.verdict, ImageVerdict::Verified { .. })), "{place} {fault:?}");
@@ -261,7 +262,7 @@ fn rules_are_tried_in_order_and_digests_bind() {
     );
     world.rules = vec![wrong.clone(), first.clone(), second.clone()];
     assert_eq!(world.fetch(&reference).unwrap().rule, "v2");
-    // Another order: the cache knows that v2 is satisfied, and must not prefer it for that.
+    // Another order: the cache knows that v2 is satisfied, and must not prefer it because of that.
     world.rules = vec![wrong.clone(), second.clone(), first.clone()];
     assert_eq!(world.fetch(&reference).unwrap().rule, "v3");
     world.policy.0 = Digest::from_bytes([2; 32]);
@@ -285,7 +286,7 @@ fn rules_are_tried_in_order_and_digests_bind() {
 }
 
 #[test]
-fn what_no_identity_can_be_judged_by_is_an_error_that_names_it() {
+fn an_unusable_identity_rule_is_an_error_that_names_it() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     let mut world = World::new();
     let root = data("signatures/trust/trusted_root.json");
@@ -305,9 +306,10 @@ fn what_no_identity_can_be_judged_by_is_an_error_that_names_it() {
     assert!(matches!(world.error(&reference).0, ImageError::Pattern { .. }));
 }
 
-/// A keyless signature of cosign 2 is kept with its certificate, so that a changed policy judges it without the network.
+/// A keyless signature of cosign 2 is cached with its certificate, so that it can be verified against a changed policy
+/// without the network.
 #[test]
-fn kept_keyless_signatures_are_judged_again() {
+fn cached_keyless_signatures_are_verified_again() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     for image in ["bpf/keyless:v1", "bpf/legacy-keyless:v1"] {
         let case = cases().into_iter().find(|case| case["image"] == image && case["expect"] == "verified").unwrap();
@@ -322,7 +324,7 @@ fn kept_keyless_signatures_are_judged_again() {
 }
 
 #[test]
-fn a_key_file_that_is_none_is_an_error_that_names_it() {
+fn an_invalid_key_file_is_an_error_that_names_it() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     let mut world = World::signed(&["keys/cosign-v2.pub"]);
     for pem in world.keys.values_mut() {

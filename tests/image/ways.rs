@@ -1,4 +1,5 @@
-//! The way to a registry: certificates on both sides, proxies, what goes along with a redirect, and silence at any step of it.
+//! Connections to a registry: certificates on both sides, proxies, what is sent along with a redirect, and silence at
+//! any step.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -22,10 +23,10 @@ fn hooked(hook: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Behaviour
     Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() }
 }
 
-/// Files of a directory of certs.d: name, where it is taken from, mode.
+/// Files of a certs.d directory: name, source, mode.
 type Files<'a> = &'a [(&'a str, &'a str, u32)];
 
-/// The world of someone whose files for a host are these.
+/// A world with these files for a host.
 fn with_certificates(base: &str, host: &str, files: Files<'_>) -> World {
     let world = World::unsigned();
     file(&world, &format!("{base}/{host}/ca.crt"), &tls("ca.pem"), 0o644);
@@ -41,7 +42,7 @@ fn remote(err: &ImageError) -> &RemoteError {
 }
 
 #[test]
-fn a_registry_that_asks_for_a_certificate() {
+fn a_registry_that_requires_a_client_certificate() {
     let registry = Registry::start_mutual(&data(STORE), Behaviour::default());
     let host = registry.host();
     let image = format!("{host}/img/gzip:v1");
@@ -53,7 +54,7 @@ fn a_registry_that_asks_for_a_certificate() {
             assert_eq!(got.object, OBJECT);
         }
     }
-    // The same by registries.toml.
+    // The same with registries.toml.
     let mut world = with_certificates("own", "x", &[("client.cert", "client.pem", 0o644), ("client.key", "client.key", 0o600)]);
     let own = world.path("own/x");
     let own = own.display();
@@ -83,8 +84,8 @@ fn a_registry_that_asks_for_a_certificate() {
 }
 
 #[test]
-fn our_certificate_is_for_the_registry_and_not_for_where_it_sends_us() {
-    // The other host takes no one without a certificate: whoever shows one gets the blob.
+fn the_client_certificate_is_not_sent_along_redirects() {
+    // The other host rejects clients without a certificate: a client that presents one gets the blob.
     let store = Registry::start_mutual(&data(STORE), Behaviour::default());
     let elsewhere = store.host();
     let hook = move |request: &Request| match request.target.contains("/blobs/") {
@@ -100,7 +101,7 @@ fn our_certificate_is_for_the_registry_and_not_for_where_it_sends_us() {
 }
 
 #[test]
-fn insecure_is_plain_http_and_never_tls_without_a_look() {
+fn insecure_means_plain_http_and_never_unverified_tls() {
     let registry = Registry::start_tls(&data(STORE), Behaviour::default());
     let host = registry.host();
     let image = format!("{host}/img/gzip:v1");
@@ -110,11 +111,11 @@ fn insecure_is_plain_http_and_never_tls_without_a_look() {
     let (err, text) = world.error(&image);
     assert!(matches!(remote(&err), RemoteError::WantsTls { .. }), "{text}");
     assert!(text.contains("insecure = true in registries.conf, which does not mean unverified TLS here"), "{text}");
-    // With a certificate of its authority it is asked by TLS, insecure or not.
+    // With its CA's certificate it is contacted with TLS, insecure or not.
     let world = with_certificates("etc/containers/certs.d", &host, &[]);
     file(&world, "etc/containers/registries.conf", &conf, 0o644);
     assert!(world.fetch(&image).is_ok());
-    // With one of another authority it is not.
+    // With the certificate of another CA it is not.
     let world = World::unsigned();
     file(&world, &format!("etc/containers/certs.d/{host}/ca.crt"), &tls("stranger.pem"), 0o644);
     file(&world, "etc/containers/registries.conf", &conf, 0o644);
@@ -123,7 +124,7 @@ fn insecure_is_plain_http_and_never_tls_without_a_look() {
     assert!(text.contains(&format!("put its CA certificate into /etc/containers/certs.d/{host}/ca.crt")), "{text}");
 }
 
-/// A world whose way to registry.test, which only a proxy knows, is `url`.
+/// A world that reaches registry.test, which only a proxy can resolve, by `url`.
 fn behind(url: &str) -> World {
     let mut world = World::unsigned();
     file(&world, "etc/ca.pem", &tls("ca.pem"), 0o644);
@@ -148,7 +149,7 @@ fn through_a_proxy_to_a_registry_with_tls() {
         assert_eq!(got.object, OBJECT);
         assert!(!proxy.asked().is_empty() && proxy.asked().iter().all(|target| target == "registry.test:5000"));
     }
-    // A person's own, by the environment.
+    // A user's own proxy, from the environment.
     let proxy = Proxy::start(&registry.host(), Manners::Login(LOGIN));
     let mut world = behind("http://127.0.0.1:1");
     let https_proxy = Some(format!("http://user:hidden@{}", proxy.host()));
@@ -161,11 +162,11 @@ fn through_a_proxy_to_a_registry_with_tls() {
     let asked = proxy.asked().len();
     std::fs::remove_dir_all(world.path("cache")).unwrap();
     world.error(image);
-    assert_eq!(proxy.asked().len(), asked, "nobody asks the proxy for what is not its business");
+    assert_eq!(proxy.asked().len(), asked, "no request that bypasses the proxy goes through it");
 }
 
 #[test]
-fn a_proxy_that_does_not_let_us_says_so_without_our_password() {
+fn a_refusing_proxy_is_reported_without_the_password() {
     let registry = Registry::start_tls(&data(STORE), Behaviour::default());
     for (manners, login, wanted) in [
         (Manners::Login(LOGIN), "", "it asks for a user and password; write them into the proxy's url"),
@@ -187,7 +188,7 @@ fn a_proxy_that_does_not_let_us_says_so_without_our_password() {
     let gone = Proxy::start(&registry.host(), Manners::Open).host();
     let (err, text) = behind(&format!("http://user:hidden@{gone}")).error("registry.test:5000/img/gzip:v1");
     assert!(matches!(remote(&err), RemoteError::Proxy { .. }) && !text.contains("hidden"), "{text}");
-    // By plain http the proxy answers in the registry's place.
+    // With plain HTTP, the proxy answers in place of the registry.
     let plain = Registry::start(&data(STORE), hooked(|_| Reply::Status(407)));
     let mut world = World::unsigned();
     let text = format!("[proxy]\nurl = \"http://{}\"\n[[registry]]\nhost = \"r.invalid\"\nhttp = true\n", plain.host());
@@ -220,7 +221,7 @@ fn a_refresh_token_does_not_follow_a_redirect() {
     assert!(thief.requests().is_empty());
 }
 
-/// Where a fetch can be kept waiting, as a part of the request's target.
+/// The steps at which a fetch can be stalled, as a part of the request's target.
 const STEPS: [&str; 8] = ["/manifests/v1", ".sig", "/referrers/", "FALLBACK", "REFERRER", "SIGNATURE", "CONFIG", "LAYER"];
 
 #[test]
@@ -293,9 +294,9 @@ fn a_silent_token_service_ends_at_the_deadline_too() {
     assert!(matches!(err, ImageError::Timeout { .. }), "{text}");
 }
 
-/// Who can wait longer than a registry may be silent hears what was not answered.
+/// A client that can wait longer than the silence timeout gets an error that names the unanswered request.
 #[test]
-fn silence_has_an_end_of_its_own() {
+fn silence_has_its_own_timeout() {
     let stalls = Registry::start(&data(STORE), hooked(|_| Reply::Stall));
     let start = Instant::now();
     let (err, text) = World::unsigned().error(&format!("{}/img/gzip:v1", stalls.host()));

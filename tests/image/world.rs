@@ -1,4 +1,4 @@
-//! What the cases share: a temporary directory with a cache, rules and keys, and ways to make layouts.
+//! Shared helpers: a temporary directory with a cache, rules and keys, and ways to make layouts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -57,7 +57,7 @@ impl World {
         world
     }
 
-    /// With one rule that asks for one of these keys, files of tests/data/signatures.
+    /// With one rule that requires one of these keys, files of tests/data/signatures.
     pub fn signed(keys: &[&str]) -> Self {
         let mut world = Self::new();
         world.rules = vec![world.key_rule("signed", keys)];
@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    /// A rule by keys, which are read now, as policy does.
+    /// A rule with keys, which are read now, as the policy does.
     pub fn key_rule(&mut self, name: &str, keys: &[&str]) -> ImageRule {
         let signers = keys.iter().map(|key| {
             let path = data("signatures").join(key);
@@ -154,7 +154,7 @@ pub fn layout_of(store: &str, repo: &str, to: &Path) {
     layout.write();
 }
 
-/// Makes layouts by hand.
+/// Builds layouts piece by piece.
 pub struct LayoutBuilder {
     root: PathBuf,
     pub entries: Vec<serde_json::Value>,
@@ -205,7 +205,7 @@ impl LayoutBuilder {
     }
 }
 
-/// Writes a file that nobody else can write, whatever the umask is.
+/// Writes a file that other users cannot write, regardless of the umask.
 pub fn write(path: &Path, bytes: &[u8]) {
     let _ = std::fs::remove_file(path);
     std::fs::write(path, bytes).unwrap_or_else(|err| panic!("{}: {err}", path.display()));

@@ -1,4 +1,4 @@
-//! What is loaded and attached by hand: a failure and a kill at each effect, and somebody else at each moment in between.
+//! Manual loads and attaches: a failure and a kill at each effect, and concurrent changes at each moment in between.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 use bpfman_hook::lifecycle::Lifecycle;
 use bpfman_hook::lifecycle::reconcile::GcMode;
 use bpfman_hook::model::attach_point::{ProgramKind, TracepointName};
-use bpfman_hook::model::manual::{Attach, CallerRights, FailureCode, ProgramFilter, LoadTask, AttachPlace, ManualReply, ObjectSource, ManualTask, ProgramToLoad};
+use bpfman_hook::model::manual::{
+    Attach, AttachPlace, CallerRights, FailureCode, LoadTask, ManualReply, ManualTask, ObjectSource, ProgramFilter,
+    ProgramToLoad,
+};
 use bpfman_hook::model::object::{ObjectFacts, ProgramFacts};
 use bpfman_hook::model::policy::StoreLimits;
 use bpfman_hook::model::record::{OwnerRecord, Phase};
@@ -20,12 +23,12 @@ use bpfman_hook::paths::Paths;
 use crate::World;
 use crate::fake::{FakeHost, FakeKernel, Killed, Trouble};
 
-/// Processes of these tests.
+/// Pids of these tests.
 const FIRST: u32 = 601;
 const SECOND: u32 = 602;
 const THIRD: u32 = 603;
 
-/// An installation, an object with two programs, and processes that live until they end.
+/// An installation, an object with two programs, and processes that live until a test ends them.
 struct Bench {
     world: World,
     object: PathBuf,
@@ -38,7 +41,8 @@ fn two_programs() -> ObjectFacts {
 }
 
 fn load(bench: &Bench, functions: &[&str]) -> ManualTask {
-    let wanted = |function: &&str| ProgramToLoad { function: (*function).to_owned(), kind: ProgramKind::Tracepoint, target: None };
+    let wanted =
+        |function: &&str| ProgramToLoad { function: (*function).to_owned(), kind: ProgramKind::Tracepoint, target: None };
     ManualTask::Load(LoadTask {
         source: ObjectSource::File(bench.object.clone()),
         programs: functions.iter().map(wanted).collect(),
@@ -80,14 +84,14 @@ impl Bench {
         host
     }
 
-    /// One request by a process that ends afterwards.
+    /// One request by a process that exits afterwards.
     fn run(&self, pid: u32, task: &ManualTask) -> ManualReply {
         let reply = self.run_on(&self.host(pid), task, 1000);
         self.end(pid);
         reply
     }
 
-    /// The same by a process that has no time to wait for another.
+    /// The same by a process that has no time to wait for another one.
     fn run_hurried(&self, pid: u32, task: &ManualTask) -> ManualReply {
         let reply = self.run_on(&self.host(pid), task, 0);
         self.end(pid);
@@ -98,7 +102,7 @@ impl Bench {
         self.run_within(host, &bounds(), task, deadline)
     }
 
-    /// One request of a client within its bounds.
+    /// One request of a client within its rights.
     fn run_as(&self, bounds: &CallerRights, task: &ManualTask) -> ManualReply {
         self.run_within(&self.host(FIRST), bounds, task, 1000)
     }
@@ -110,7 +114,7 @@ impl Bench {
         lifecycle.manual(&paths, bounds, task, Instant::now() + Duration::from_secs(1))
     }
 
-    /// A process that is killed where the effects say; true where it was.
+    /// A process that is killed at the configured effect; true if it was.
     fn killed(&self, pid: u32, task: &ManualTask) -> bool {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.run_on(&self.host(pid), task, 1000)));
         self.world.effects.calm();
@@ -139,12 +143,12 @@ impl Bench {
         Loaded { one: programs[0], two: programs[1], link }
     }
 
-    /// Asserts that records and pins are the same, name by name and id by id, and that nothing is unfinished.
+    /// Asserts that records and pins agree, name by name and id by id, and that nothing is unfinished.
     fn exact(&self, context: &str) {
         self.world.consistent(context);
         for record in self.world.records() {
             assert_eq!(record.phase, Phase::Ready, "{context}: {record:?}");
-            assert!(!record.programs.is_empty(), "{context}: nobody could ever unload {record:?}");
+            assert!(!record.programs.is_empty(), "{context}: no request can unload {record:?}");
             let mut named = BTreeMap::new();
             named.extend(record.programs.iter().map(|p| (p.pin.to_string(), p.id)));
             named.extend(record.maps.iter().map(|m| (m.pin.to_string(), m.id)));
@@ -169,7 +173,7 @@ impl Bench {
         self.records().iter().flat_map(|record| record.links.iter().filter_map(|link| link.id)).collect()
     }
 
-    /// Unloads whatever is there, collects, and asserts that nothing is left.
+    /// Unloads everything, runs gc, and asserts that nothing is left.
     fn clear(&self, context: &str) {
         self.world.effects.calm();
         for record in self.records() {
@@ -179,7 +183,7 @@ impl Bench {
             }
         }
         self.gc(THIRD, GcMode::Release);
-        assert!(self.world.residue(context).is_empty(), "{context}: a record of a load by hand stays");
+        assert!(self.world.residue(context).is_empty(), "{context}: a record of a manual load is left");
     }
 }
 
@@ -222,7 +226,7 @@ const TASKS: Tasks = [
     ("unload the other", |_, there| ManualTask::Unload { program: there.two }),
 ];
 
-/// The bench of the last unload: its record goes with it.
+/// The bench of the last unload, which also removes the record.
 fn with_one_left() -> (Rc<Bench>, Loaded) {
     let bench = Bench::new();
     let there = bench.loaded();
@@ -295,7 +299,7 @@ fn a_failure_at_each_effect_leaves_what_was_there_and_a_second_try_works() {
                 let after: Vec<_> = bench.records().into_iter().map(|record| (record.programs, record.links)).collect();
                 assert_eq!(before, after, "{context}: the record");
             }
-            // By another process, that asks for the same.
+            // By another process that makes the same request.
             let again = bench.run(SECOND, &task);
             assert!(done(&again), "{context}: {again:?}");
             if !unloads_all {
@@ -307,7 +311,7 @@ fn a_failure_at_each_effect_leaves_what_was_there_and_a_second_try_works() {
 }
 
 #[test]
-fn a_kill_at_each_effect_is_repaired_by_gc_and_by_whoever_comes_next() {
+fn a_kill_at_each_effect_is_repaired_by_gc_and_by_the_next_process() {
     for (what, bench, task) in cases() {
         let count = effects_of(bench, task);
         for problem in [Trouble::KillBefore, Trouble::KillAfter] {
@@ -319,7 +323,7 @@ fn a_kill_at_each_effect_is_repaired_by_gc_and_by_whoever_comes_next() {
                     bench.world.effects.problem_at(n, problem);
                     assert!(bench.killed(FIRST, &task), "{context}");
 
-                    // While it lives nobody may touch what it works on.
+                    // While it lives, no other process may touch what it works on.
                     assert!(bench.gc(SECOND, GcMode::Release).is_empty(), "{context}: gc touched what a living process has");
                     if !matches!(task, ManualTask::Load(_)) {
                         let named = bench.records()[0].programs.iter().find_map(|program| program.id).expect("a program");
@@ -350,10 +354,10 @@ fn a_kill_at_each_effect_is_repaired_by_gc_and_by_whoever_comes_next() {
     }
 }
 
-/// Somebody else at each moment of each task. Where a task is at work on the record, others wait; where it is not yet, they come
-/// first, and the task finds what they have left.
+/// Concurrent changes at each moment of each task. While a task works on the record, others wait; before that they come
+/// first, and the task continues with what they have left.
 #[test]
-fn whatever_happens_between_two_steps_leaves_records_and_pins_the_same() {
+fn concurrent_changes_leave_records_and_pins_consistent() {
     let mut both_came_through = 0;
     for (what, bench, task) in cases() {
         let moments = {
@@ -404,9 +408,10 @@ fn whatever_happens_between_two_steps_leaves_records_and_pins_the_same() {
     assert!(both_came_through > 20, "only {both_came_through} times both had their way");
 }
 
-/// A process died at work on a link. Of those that find it, one removes it; the others must not take a new link of that name for it.
+/// A process died while it worked on a link. Of the processes that find it, one removes it; the others must not remove
+/// a new link of the same name.
 #[test]
-fn two_that_clean_up_after_the_dead_do_not_remove_each_others_links() {
+fn two_processes_that_clean_up_do_not_remove_each_others_links() {
     for moment in ["before it takes the record", "before it removes the link"] {
         let (bench, there) = with_both();
         bench.world.effects.problem_at(1, Trouble::KillAfter);
@@ -423,7 +428,7 @@ fn two_that_clean_up_after_the_dead_do_not_remove_each_others_links() {
             }
         };
         let host = bench.host(THIRD);
-        // Asked once whether it is itself at work, and once for its name.
+        // Once to check whether it is at work itself, and once for its name.
         if moment.contains("takes") {
             host.before_me(2, happens)
         } else {
@@ -443,7 +448,7 @@ fn two_that_clean_up_after_the_dead_do_not_remove_each_others_links() {
 }
 
 #[test]
-fn what_is_being_loaded_has_no_id_to_unload_it_by() {
+fn a_program_being_loaded_cannot_be_unloaded_by_id() {
     let count = 4;
     for n in 1..=count {
         let context = format!("unload at effect {n} of a load");
@@ -465,9 +470,9 @@ fn what_is_being_loaded_has_no_id_to_unload_it_by() {
     }
 }
 
-/// One that stays in the middle of its work, alive, is left alone by whoever had looked before it began.
+/// A process that pauses in the middle of its work is left alone by one that looked before the work began.
 #[test]
-fn a_record_is_not_taken_from_one_that_began_meanwhile() {
+fn a_record_is_not_taken_from_a_process_that_started_meanwhile() {
     for (what, task) in TASKS.into_iter().skip(1) {
         for (other, others) in TASKS.into_iter().skip(1) {
             let context = format!("{other} in the middle when {what} begins");
@@ -492,9 +497,9 @@ fn a_record_is_not_taken_from_one_that_began_meanwhile() {
     }
 }
 
-/// The same for what a dead one has left: the second to clean up finds the first at work already.
+/// The same for the leftovers of a dead process: the second to clean up finds the first already at work.
 #[test]
-fn what_the_dead_left_is_not_taken_from_one_that_cleans_up() {
+fn leftovers_are_not_taken_from_a_process_that_cleans_up() {
     let (bench, there) = with_both();
     bench.world.effects.problem_at(1, Trouble::KillAfter);
     assert!(bench.killed(FIRST, &attach(there.one)));
@@ -502,7 +507,7 @@ fn what_the_dead_left_is_not_taken_from_one_that_cleans_up() {
     let happens = {
         let bench = Rc::clone(&bench);
         move || {
-            // Its first effect removes the link of the dead, its second makes one of the same name.
+            // Its first effect removes the dead process's link, its second creates one of the same name.
             bench.world.effects.problem_at(2, Trouble::KillAfter);
             assert!(bench.killed(SECOND, &attach(there.two)));
         }
@@ -521,9 +526,9 @@ fn what_the_dead_left_is_not_taken_from_one_that_cleans_up() {
     bench.clear("after gc");
 }
 
-/// What a client has the store keep is bounded, whatever it consists of: metadata, names, links.
+/// What a client stores is limited, whatever it consists of: metadata, names, links.
 #[test]
-fn what_a_client_stores_is_bounded_by_load_by_client_and_for_all() {
+fn what_a_client_stores_is_limited_per_load_per_client_and_in_total() {
     let with = |mut task: ManualTask, bytes: usize| {
         let given = BTreeMap::from([("note".to_owned(), "x".repeat(bytes))]);
         match &mut task {
@@ -546,16 +551,16 @@ fn what_a_client_stores_is_bounded_by_load_by_client_and_for_all() {
     let one = load(&bench, &["one"]);
     refused(bench.run_as(&client("a"), &with(one.clone(), 8 << 10)), "and the limit is 8192");
     let first = ids(&bench.run_as(&client("a"), &with(one.clone(), 5 << 10)))[0];
-    // A link grows the record of its load.
+    // A link makes the record of its load larger.
     refused(bench.run_as(&client("a"), &with(attach(first), 3 << 10)), "and the limit is 8192");
     let link = linked(&bench.run_as(&client("a"), &with(attach(first), 100)));
     assert!(done(&bench.run_as(&client("a"), &ManualTask::Detach { link })));
     let second = ids(&bench.run_as(&client("a"), &with(one.clone(), 6 << 10)))[0];
     refused(bench.run_as(&client("a"), &with(one.clone(), 4 << 10)), "all its loads would take");
-    // Another client has a share of its own, and all together no more than all may have.
+    // Another client has its own limit, and all clients together do not exceed the total limit.
     let third = ids(&bench.run_as(&client("b"), &with(one.clone(), 6 << 10)))[0];
     refused(bench.run_as(&client("c"), &with(one.clone(), 6 << 10)), "the loads of all clients would take");
-    // Root is not among them, and what is unloaded makes room.
+    // Root is not included, and unloading frees space.
     let of_root = ids(&bench.run_as(&bounds(), &with(one.clone(), 200 << 10)))[0];
     refused(bench.run_as(&bounds(), &with(one.clone(), 5 << 20)), "and the limit is 4194304");
     assert!(done(&bench.run_as(&client("a"), &ManualTask::Unload { program: second })));

@@ -1,4 +1,4 @@
-//! A bpffs for a container, on the real kernel: made, delegated, refused, undone.
+//! A bpffs for a container, on the real kernel: created, delegated, refused, undone.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bpfman_hook::model::delegation::Delegation;
 use bpfman_hook::sys::SysError;
 use bpfman_hook::sys::bpf::{self, MapCreate, ObjectKind};
-use bpfman_hook::sys::bpffs::{self, BpffsError, MapFile, Mounted, BpffsSpec};
+use bpfman_hook::sys::bpffs::{self, BpffsError, BpffsSpec, MapFile, Mounted};
 use bpfman_hook::sys::token::probe::{Packets, probe};
 use bpfman_hook::sys::token::{BpfToken, TokenError};
 use rustix::process::Uid;
@@ -60,7 +60,7 @@ fn descriptors_on((major, minor): (u32, u32)) -> Vec<String> {
     found
 }
 
-/// Nothing of a refused or undone attempt is in the container or here.
+/// A refused or undone attempt leaves nothing in the container or in this process.
 fn assert_no_residue(container: &Container) {
     assert_eq!(container.bpffs_lines(), Vec::<String>::new());
     let ours = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -107,7 +107,7 @@ fn a_delegated_bpffs_yields_exactly_its_rights_inside() {
     assert_eq!(allowed, NETWORK);
     assert_eq!(owner, (0, 0));
     assert_eq!(mode & 0o7777, 0o1777);
-    // Seen from outside, it is the container's root that owns it; and from outside no token can be minted.
+    // Seen from outside, the container's root owns it; and from outside no token can be created.
     let outside = fs::File::open(format!("/proc/{}/root{}", container.pid(), path.display())).unwrap();
     assert_eq!(outside.metadata().unwrap().uid(), FIRST_ID);
     assert!(matches!(BpfToken::mint(outside.as_fd()), Err(TokenError::Refused | TokenError::InitialUserNamespace)));
@@ -131,7 +131,7 @@ fn counter() -> OwnedFd {
 }
 
 #[test]
-fn maps_appear_as_files_of_the_containers_user_and_die_with_the_container() {
+fn maps_are_files_of_the_containers_user_and_end_with_the_container() {
     let container = Container::start("");
     let map = counter();
     bpf::map_update(map.as_fd(), &0_u32.to_ne_bytes(), &42_u64.to_ne_bytes()).unwrap();
@@ -148,7 +148,7 @@ fn maps_appear_as_files_of_the_containers_user_and_die_with_the_container() {
     });
     assert_eq!((owner, mode, value), ((1000, 1001), 0o600, 42_u64.to_ne_bytes().to_vec()));
 
-    // Only the pin in the container holds it now, and then nothing.
+    // Now only the pin in the container holds the map; when that is removed, nothing does.
     let id = bpf::map_info(map.as_fd()).unwrap().id;
     drop(map);
     assert!(bpf::ids(ObjectKind::Map).unwrap().contains(&id));
@@ -179,7 +179,7 @@ fn a_workload_can_load_and_attach_with_its_token_and_count_traffic() {
 }
 
 #[test]
-fn what_is_not_delegated_is_refused_and_named() {
+fn undelegated_commands_are_refused_and_named() {
     let container = Container::start("ip link set lo up");
     // XDP programs, but not their attach type, and no tcx.
     mount(&container, "/sys/fs/bpf", Delegation { progs: 1 << 1 | 1 << 6, attachs: 1, ..NETWORK }).unwrap();
@@ -195,7 +195,7 @@ fn what_is_not_delegated_is_refused_and_named() {
     assert_eq!(meaning("attach-xdp").0, "skipped");
 }
 
-/// The hook can be killed at any moment. What it leaves is a whole bpffs or none, and no process.
+/// The hook can be killed at any moment. What it leaves is a complete bpffs or none, and no process.
 #[test]
 fn a_killed_hook_leaves_no_half_mount() {
     let container = Container::start("mount -t tmpfs tmpfs $R/mnt");
@@ -216,7 +216,8 @@ fn a_killed_hook_leaves_no_half_mount() {
             assert!(!left, "round {round}: the directory is left without the mount");
         } else {
             whole += 1;
-            let allowed = container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap());
+            let allowed =
+                container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap());
             assert_eq!(allowed, NETWORK, "round {round}");
         }
     }
@@ -234,14 +235,15 @@ fn a_private_bpffs_gives_no_token() {
 }
 
 #[test]
-fn missing_directories_are_made_by_container_root_and_stay_empty_of_us_on_failure() {
+fn missing_directories_are_created_by_container_root_and_left_empty_on_failure() {
     let container = Container::start("");
     mount(&container, "/run/bpf/deep", NETWORK).unwrap();
     for made in ["run/bpf", "run/bpf/deep"] {
         let meta = fs::symlink_metadata(container.root.join(made)).unwrap();
         assert_eq!((meta.uid(), meta.mode() & 0o7777), (FIRST_ID, 0o755), "{made}");
     }
-    // The container maps no such user, which shows after the mount: the deepest that undoing has to reach.
+    // The container does not map this user, which shows only after the mount: the latest point from which everything
+    // must be undone.
     let other = Container::start("");
     let map = counter();
     let files = [MapFile { map: map.as_fd(), name: "counter" }];
@@ -252,21 +254,21 @@ fn missing_directories_are_made_by_container_root_and_stay_empty_of_us_on_failur
 }
 
 #[test]
-fn a_root_beneath_closed_directories_is_reached() {
+fn a_root_below_inaccessible_directories_is_reached() {
     let container = Container::start("");
     fs::set_permissions(container.directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
     mount(&container, "/sys/fs/bpf", NETWORK).unwrap();
 }
 
 #[test]
-fn a_tmpfs_of_the_containers_own_is_fine() {
+fn a_tmpfs_of_the_container_is_accepted() {
     let container = Container::start("mount -t tmpfs -o size=64k tmpfs $R/run");
     mount(&container, "/run/bpf", NETWORK).unwrap();
 }
 
 #[test]
 fn a_bpffs_from_the_host_is_covered() {
-    // As with the host's /sys in a container that shares the host's network.
+    // Like the host's /sys in a container that shares the host's network.
     let container = Container::start("mount -t tmpfs tmpfs $R/mnt");
     let (target, pid) = (container.root.join("sys/fs/bpf"), container.pid().to_string());
     let status = std::process::Command::new("nsenter")
@@ -275,14 +277,17 @@ fn a_bpffs_from_the_host_is_covered() {
         .status();
     assert!(status.unwrap().success(), "mount a bpffs as the host does");
     mount(&container, "/sys/fs/bpf", NETWORK).unwrap();
-    // One of ours is not.
+    // A bpffs that we created is not covered.
     let again = mount(&container, "/sys/fs/bpf", NETWORK).unwrap_err();
     assert!(again.to_string().contains("already has a bpffs"), "{again}");
     let path = container.root.join("sys/fs/bpf");
-    assert_eq!(container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap()), NETWORK);
+    assert_eq!(
+        container.inside(|| BpfToken::mint(fs::File::open(&path).unwrap().as_fd()).unwrap().allowed().unwrap()),
+        NETWORK
+    );
 }
 
-/// What a hostile or careless root file system gets.
+/// The result for hostile or broken root file systems.
 #[test]
 fn hostile_targets_are_refused_and_nothing_is_left() {
     type Prepare = fn(&Path);
@@ -386,7 +391,8 @@ fn hostile_targets_are_refused_and_nothing_is_left() {
     }
 }
 
-/// The process that enters the container has no_new_privs and a seccomp filter before it is there. It lives for a millisecond, so it is
+/// The process that enters the container has no_new_privs and a seccomp filter before it is inside. It lives for a
+/// millisecond, so the test looks for it while many are started.
 /// looked for while many come and go.
 #[test]
 fn the_process_inside_is_confined() {
@@ -398,7 +404,7 @@ fn the_process_inside_is_confined() {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 for pid in processes_in(&container).into_iter().filter(|pid| *pid != container.pid()) {
                     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-                    // Of one that is ending there is little to see.
+                    // A process that is exiting shows little.
                     if status.contains("VmSize:") {
                         seen.push((status.contains("NoNewPrivs:\t1"), status.contains("Seccomp:\t2")));
                     }
@@ -438,7 +444,7 @@ fn without_a_user_namespace_there_is_a_bpffs_but_no_token() {
 }
 
 #[test]
-fn our_own_mount_namespace_is_refused() {
+fn the_hosts_mount_namespace_is_refused() {
     let container = Container::start("");
     let user_ns = container.namespace("user");
     let own = fs::File::open("/proc/self/ns/mnt").unwrap();
@@ -473,9 +479,9 @@ fn namespaces_that_do_not_belong_together_are_refused() {
     assert_no_residue(&b);
 }
 
-/// As a hook of a rootless runtime: root in the container's user namespace, nobody outside.
+/// Like a hook of a rootless runtime: root in the container's user namespace, an unprivileged user outside.
 #[test]
-fn without_rights_in_the_initial_namespace_the_broker_is_named() {
+fn without_rights_in_the_initial_namespace_the_error_names_the_broker() {
     let container = Container::start("");
     let said = {
         let user = container.namespace("user");

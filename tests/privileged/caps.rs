@@ -12,7 +12,7 @@ use crate::container::{Container, in_child};
 
 const ALL_BUT: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
 
-/// An XDP program that calls a helper or returns at once.
+/// An XDP program that calls a helper or returns immediately.
 fn load_xdp(helper: Option<i32>) -> Result<(), String> {
     let call = |id: i32| {
         let [a, b, c, d] = id.to_ne_bytes();
@@ -48,7 +48,7 @@ fn load_xdp(helper: Option<i32>) -> Result<(), String> {
 fn a_thread_with_bpf_and_net_admin_loads_programs_that_cannot_read_the_kernel() {
     const PROBE_READ_KERNEL: i32 = 113;
     assert!(has(Capability::CAP_PERFMON) && has(Capability::CAP_SYS_ADMIN), "run this as root");
-    // With everything, the program that reads kernel memory is accepted: that is what the fewer capabilities are for.
+    // With all capabilities, the program that reads kernel memory is accepted: this is what the restriction prevents.
     load_xdp(Some(PROBE_READ_KERNEL)).unwrap();
     let (plain, reading) = with_caps(&ALL_BUT, || (load_xdp(None), load_xdp(Some(PROBE_READ_KERNEL)))).unwrap();
     assert_eq!(plain, Ok(()));
@@ -58,7 +58,7 @@ fn a_thread_with_bpf_and_net_admin_loads_programs_that_cannot_read_the_kernel() 
 }
 
 #[test]
-fn a_thread_without_bpf_makes_no_map() {
+fn a_thread_without_cap_bpf_cannot_create_maps() {
     let map = MapCreate {
         name: "caps",
         map_type: 2,
@@ -76,7 +76,7 @@ fn a_thread_without_bpf_makes_no_map() {
 }
 
 #[test]
-fn a_limited_process_cannot_come_back_by_exec() {
+fn a_limited_process_cannot_regain_capabilities_by_exec() {
     let (effective, after_exec) = in_child(|| {
         let keep = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN, Capability::CAP_SETPCAP];
         limit_process(&keep).unwrap();
@@ -95,10 +95,10 @@ fn a_limited_process_cannot_come_back_by_exec() {
 }
 
 #[test]
-fn what_the_caller_lacks_is_no_error() {
+fn capabilities_that_the_caller_lacks_are_not_an_error() {
     let permitted = in_child(|| {
         limit_process(&[Capability::CAP_BPF, Capability::CAP_SETPCAP]).unwrap();
-        // The second time CAP_NET_ADMIN is not there any more.
+        // The second time, CAP_NET_ADMIN is already gone.
         limit_process(&[Capability::CAP_NET_ADMIN, Capability::CAP_BPF]).unwrap();
         let text = std::fs::read_to_string("/proc/self/status").unwrap();
         text.lines().find_map(|line| line.strip_prefix("CapPrm:")).unwrap().trim().to_owned()
@@ -107,7 +107,7 @@ fn what_the_caller_lacks_is_no_error() {
 }
 
 #[test]
-fn ending_a_child_of_another_user_takes_cap_kill() {
+fn killing_a_child_of_another_user_needs_cap_kill() {
     let ended = |keep: &[Capability]| {
         let mut child = std::process::Command::new("setpriv");
         let mut child = child.args(["--reuid=12345", "--clear-groups", "--", "sleep", "60"]).spawn().unwrap();
@@ -126,7 +126,7 @@ fn ending_a_child_of_another_user_takes_cap_kill() {
 }
 
 #[test]
-fn another_network_namespace_is_entered_by_a_thread_alone() {
+fn only_a_thread_enters_another_network_namespace() {
     let container = Container::start("ip link set lo name inner");
     let theirs = container.namespace("net");
     let ours = File::open("/proc/self/ns/net").unwrap();

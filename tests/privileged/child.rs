@@ -1,6 +1,6 @@
-//! Child roles on the real kernel: what a child inherits, when it ends, and what is left to it once it is confined.
+//! Child roles on the real kernel: what a child inherits, when it ends, and what it can still do once it is confined.
 //!
-//! A child is this very test binary: [`ROLE`] runs before the test runner and takes over where a role is asked for.
+//! A child is this test binary itself: [`ROLE`] runs before the test runner and takes over if a role is requested.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -24,7 +24,7 @@ static ROLE: extern "C" fn() = {
     extern "C" fn start() {
         let args: Vec<OsString> = std::env::args_os().collect();
         if role_from_args(&args).is_some() {
-            // Nothing may unwind out of here.
+            // No panic may unwind out of here.
             let done = std::panic::catch_unwind(serve);
             exit(if done.is_ok() { 0 } else { 99 });
         }
@@ -32,7 +32,7 @@ static ROLE: extern "C" fn() = {
     start
 };
 
-/// The child: does what the message says and answers in JSON.
+/// The child: does what the message requests and replies in JSON.
 fn serve() {
     let socket = parent_socket().unwrap();
     let request = socket.recv("the request", 64, None).unwrap().unwrap();
@@ -80,12 +80,12 @@ fn open_files() -> Vec<String> {
     let listing = fs::read_dir("/proc/self/fd").unwrap().flatten();
     let mut files: Vec<_> = listing.map(|entry| fs::read_link(entry.path())).collect();
     drop(directory);
-    // The descriptor of the listing itself is gone by now, or shows the directory.
+    // The descriptor of the listing itself is closed by now, or shows the directory.
     files.retain(|link| link.as_ref().is_ok_and(|path| !path.starts_with("/proc")));
     files.into_iter().map(|link| link.unwrap().display().to_string()).collect()
 }
 
-/// What a confined child can still do: each of these has to fail, and the test looks at how.
+/// What a confined child can still do: each of these must fail, and the test checks how.
 fn confined() -> Value {
     let raw = |result: io::Result<()>| result.err().and_then(|e| e.raw_os_error());
     let errno = |result: i32| if result == 0 { None } else { io::Error::last_os_error().raw_os_error() };
@@ -119,7 +119,7 @@ fn confined() -> Value {
     })
 }
 
-/// What is left of the system calls, as errno or None where the call went through.
+/// The remaining system calls, as errno, or None if the call succeeded.
 fn sandboxed(landlock: bool) -> Value {
     let raw = |result: io::Result<()>| result.err().and_then(|e| e.raw_os_error());
     // SAFETY: integers, null pointers and static strings; no call changes memory of ours.
@@ -174,7 +174,7 @@ fn ask(request: &str) -> (Child, Value) {
 
 #[test]
 fn a_child_inherits_nothing() {
-    // Neither close-on-exec nor ours: as a runtime may leave one behind.
+    // A descriptor without close-on-exec, as a runtime may leak one.
     let leaked = File::open("/etc/hostname").unwrap();
     rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
     let (child, seen) = ask("look around");
@@ -189,7 +189,7 @@ fn a_child_inherits_nothing() {
 }
 
 #[test]
-fn a_child_that_ends_early_is_told_with_its_status() {
+fn a_child_that_exits_early_is_reported_with_its_status() {
     let mut child = Child::spawn(Role::Fetch, Output::Null).unwrap();
     child.socket().send(b"exit", &[]).unwrap();
     let error = child.recv("the answer", 64, soon()).unwrap_err();
@@ -222,7 +222,7 @@ fn dropping_a_child_kills_and_reaps_it() {
 }
 
 #[test]
-fn the_roles_word_is_refused_on_a_terminal_or_pipe() {
+fn a_role_argument_is_refused_on_a_terminal_or_pipe() {
     let word = "@bpfman-hook-child:fetch";
     assert_eq!(role_from_args(&["x".into(), word.into()]), Some(Role::Fetch));
     let status = std::process::Command::new("/proc/self/exe")
@@ -235,7 +235,7 @@ fn the_roles_word_is_refused_on_a_terminal_or_pipe() {
 }
 
 #[test]
-fn a_confined_child_has_no_rights_and_gets_none() {
+fn a_confined_child_has_no_rights_and_cannot_gain_any() {
     let (child, seen) = ask("confine");
     let status = seen["status"].as_str().unwrap();
     let field = |name: &str| {
@@ -284,11 +284,11 @@ fn a_child_in_the_sandbox_is_a_network_client_and_nothing_else() {
         assert_eq!(seen[open], Value::Null, "{open}");
     }
     assert_eq!(seen["thread"], true);
-    // World-readable, and no business of the child's. Kernels without Landlock leave it to the file's mode.
+    // World-readable, but not needed by the child. Kernels without Landlock leave it to the file's mode.
     let expected = if seen["landlock"] == true { json!(libc::EACCES) } else { Value::Null };
     println!("landlock: {}", seen["landlock"]);
     assert_eq!(seen["hostname"], expected);
-    // Landlock refuses the bind, the filter what comes after it.
+    // Landlock refuses the bind, the seccomp filter what comes after it.
     let expected = if seen["landlock"] == true { libc::EACCES } else { libc::EPERM };
     assert_eq!(seen["listen"], expected);
     assert!(child.wait(soon()).unwrap().success());
@@ -302,7 +302,7 @@ fn a_confined_child_dies_with_its_parent() {
         child.socket().send(b"confine and hang", &[]).unwrap();
         child.recv("the answer", 64, soon()).unwrap();
         (&writer).write_all(child.pid().to_string().as_bytes()).unwrap();
-        // Killed here: no destructor runs, only the kernel's promise is left.
+        // Killed here: no destructor runs, so only the kernel's parent-death signal is left.
         hang()
     });
     drop(writer);

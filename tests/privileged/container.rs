@@ -1,5 +1,5 @@
-//! The least that is a container: a process in namespaces of its own with a root file system, as a runtime has it when it
-//! runs createRuntime hooks, before pivot_root.
+//! A minimal container: a process in its own namespaces with a root file system, in the state in which a runtime runs
+//! createRuntime hooks, before pivot_root.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,16 +15,16 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_re
 /// Host id of the container's root.
 pub const FIRST_ID: u32 = 100_000;
 
-/// Which namespaces a container gets.
+/// The namespaces of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Namespaces {
     /// User, mount and network.
     UserMountNet,
-    /// Mount alone: container root is the host's.
+    /// Only mount: the container's root is the host's.
     MountOnly,
 }
 
-/// A container. It ends when this is dropped, or when the test's process dies: it reads from a pipe of ours.
+/// A container. It ends when this is dropped, or when the test process dies: it reads from a pipe of ours.
 #[derive(Debug)]
 pub struct Container {
     process: Child,
@@ -33,13 +33,13 @@ pub struct Container {
 }
 
 impl Container {
-    /// A container with a user namespace. `setup` is shell code that runs inside as its root, with the root file system's
-    /// path in `$R`, after that has been bound to itself and has got a sysfs.
+    /// A container with a user namespace. `setup` is shell code that runs inside as its root, with the path of the root
+    /// file system in `$R`, after that has been bind-mounted to itself and got a sysfs.
     pub fn start(setup: &str) -> Self {
         Self::with(Namespaces::UserMountNet, |_| (), setup)
     }
 
-    /// As `start`; `prepare` changes the root file system from the host before anything is mounted.
+    /// Like `start`; `prepare` changes the root file system from the host before anything is mounted.
     pub fn with(namespaces: Namespaces, prepare: impl FnOnce(&Path), setup: &str) -> Self {
         let directory = tempfile::Builder::new().prefix("sys-container-").tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -55,8 +55,8 @@ impl Container {
             Namespaces::UserMountNet => command.args(["--user", "--mount", "--net", "--keep-caps"]),
             Namespaces::MountOnly => command.arg("--mount"),
         };
-        // Nothing is mounted before the ids are mapped (an exec before that loses capabilities that are not kept); `cat`
-        // ends with our end of the pipe.
+        // Nothing is mounted before the ids are mapped (an exec before that loses capabilities that are not kept);
+        // `cat` ends with our end of the pipe.
         let script = r#"echo entered; read -r _; exec setpriv --reuid 0 --regid 0 --clear-groups sh -euc "$1" "#;
         let inner = format!(
             "R='{root}'; mount --bind $R $R; \
@@ -100,8 +100,8 @@ impl Container {
         File::open(format!("/proc/{}/ns/{name}", self.pid())).unwrap().into()
     }
 
-    /// The container's mount table, the lines with a bpffs; without those that it got with its mount namespace, since others
-    /// on this machine may have some.
+    /// The lines of the container's mount table with a bpffs, except those that it inherited with its mount namespace,
+    /// since other processes on this machine may have some.
     pub fn bpffs_lines(&self) -> Vec<String> {
         let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.pid())).unwrap();
         let point = |line: &str| line.split(' ').nth(4).map(str::to_owned);
@@ -141,7 +141,7 @@ impl Drop for Container {
 pub struct ForkedHook(libc::pid_t);
 
 impl ForkedHook {
-    /// Starts it; what is said of `in_child` holds here too.
+    /// Starts it; the constraints of `in_child` apply here too.
     pub fn start(f: impl FnOnce()) -> Self {
         // SAFETY: as in `in_child`.
         #[allow(unsafe_code, reason = "a process that can be killed while it works can only be had by forking")]
@@ -158,10 +158,10 @@ impl ForkedHook {
         Self(pid)
     }
 
-    /// Kills it after a while and reaps it.
+    /// Kills it after a delay and reaps it.
     pub fn kill_after(self, delay: Duration) {
         std::thread::sleep(delay);
-        // SAFETY: the pid is that of our child, which nobody else reaps; a null status is not written.
+        // SAFETY: the pid is that of our child, which no other code reaps; a null status is not written.
         #[allow(unsafe_code, reason = "as above")]
         unsafe {
             libc::kill(self.0, libc::SIGKILL);
@@ -170,10 +170,11 @@ impl ForkedHook {
     }
 }
 
-/// Runs `f` in a forked process, which has one thread whatever the test runner has, and returns what it returned. A panic
-/// there is a panic here.
+/// Runs `f` in a forked process, which has one thread regardless of the test runner, and returns its result. A panic
+/// there becomes a panic here.
 ///
-/// Between fork and exit this allocates memory, which the C library allows (its fork takes the heap's locks along), and it
+/// Between fork and exit this allocates memory, which the C library allows (its fork takes the heap's locks along), and
+/// it must not print: the runner's output lock may be held.
 /// must not print: the runner's output lock may be held.
 pub fn in_child<T>(f: impl FnOnce() -> T) -> T
 where
@@ -183,8 +184,8 @@ where
     static QUIET: std::sync::Once = std::sync::Once::new();
     QUIET.call_once(|| {
         let parent = std::process::id();
-        // The runner's hook prints under a lock, which another thread may have held at the fork. A child's panic is told
-        // by its parent instead.
+        // The runner's panic hook prints under a lock, which another thread may have held at the fork. The parent
+        // reports a child's panic instead.
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if std::process::id() == parent {
@@ -213,7 +214,7 @@ where
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     let mut status = 0;
-    // SAFETY: `status` is writable, and the pid is that of our child, which nobody else reaps.
+    // SAFETY: `status` is writable, and the pid is that of our child, which no other code reaps.
     #[allow(unsafe_code, reason = "as above")]
     let reaped = unsafe { libc::waitpid(pid, &raw mut status, 0) };
     assert_eq!(reaped, pid);

@@ -1,4 +1,5 @@
-//! The fetch child as it is: the installed binary pulls from a registry, and we look at who does what meanwhile.
+//! The fetch child in production: the installed binary pulls from a registry, and the test observes which process does
+//! what.
 
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test it is called from")]
 
@@ -19,7 +20,7 @@ fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
-/// An installation of its own with the keys of the recorded signatures and no policy file: the built-in rule.
+/// An installation of its own with the keys of the recorded signatures and no policy file: the built-in rule applies.
 struct Installation(tempfile::TempDir);
 
 impl Installation {
@@ -44,7 +45,7 @@ impl Installation {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Pulls a signed image with some of root's rights, as setpriv(1) has them.
+    /// Pulls a signed image with some of root's rights, as set by setpriv(1).
     fn pulled_with(&self, rights: &[&str], registry: &Registry) -> Output {
         let mut command = Command::new("setpriv");
         command.args(rights).arg("--").arg(env!("CARGO_BIN_EXE_bpfman-hook"));
@@ -96,7 +97,7 @@ fn status(pid: u32, key: &str) -> String {
 }
 
 #[test]
-fn a_signed_image_comes_through_the_child_and_an_unsigned_one_does_not() {
+fn the_child_fetches_a_signed_image_and_refuses_an_unsigned_one() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     for image in ["bpf/key-v2:v1", "bpf/key-v3:v1", "bpf/index:v1"] {
         let installation = Installation::new();
@@ -119,7 +120,7 @@ fn a_signed_image_comes_through_the_child_and_an_unsigned_one_does_not() {
 }
 
 #[test]
-fn names_and_certificates_work_without_any_right() {
+fn dns_and_certificates_work_without_privileges() {
     let registry = Registry::start_tls(&data("signatures/registry"), Behaviour::default());
     let installation = Installation::new();
     let etc = installation.0.path().join("etc/bpfman-hook");
@@ -135,9 +136,9 @@ fn names_and_certificates_work_without_any_right() {
     assert!(!registry.requests().is_empty());
 }
 
-/// Without one of these the child cannot become nobody for good, and then it must not ask anybody.
+/// Without one of these the child cannot drop its privileges permanently, and then it must not contact a registry.
 #[test]
-fn a_child_that_cannot_be_confined_asks_nobody() {
+fn a_child_that_cannot_be_confined_contacts_no_registry() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     for lacking in ["setuid", "setgid", "setpcap"] {
         let installation = Installation::new();
@@ -160,14 +161,14 @@ fn what_the_hook_keeps_is_enough_to_pull() {
 }
 
 #[test]
-fn the_network_belongs_to_a_child_without_any_right_that_dies_with_its_parent() {
+fn only_an_unprivileged_child_that_dies_with_its_parent_uses_the_network() {
     let hook = |request: &crate::registry::Request| match request.target.contains("/blobs/") {
         true => Reply::Stall,
         false => Reply::Normal,
     };
     let registry = Registry::start(&data("images/registry"), Behaviour { hook: Some(Box::new(hook)), ..Behaviour::default() });
     let installation = Installation::new();
-    // The built-in rule asks for a signature first; this repository has none, so let everything in.
+    // The built-in rule requires a signature first; this repository has none, so the policy accepts everything.
     let policy = "[[image]]\nrepository = \"**\"\nunsigned = true\n";
     let path = installation.0.path().join("etc/bpfman-hook/policy.toml");
     fs::write(&path, policy).unwrap();
@@ -185,7 +186,7 @@ fn the_network_belongs_to_a_child_without_any_right_that_dies_with_its_parent() 
 
     let ids: BTreeSet<String> = status(child, "Uid").split_whitespace().map(str::to_owned).collect();
     assert_eq!(ids.len(), 1, "real, effective, saved and file system id are one");
-    assert!(ids.iter().all(|id| id.parse::<u32>().unwrap() > 65_536), "{ids:?}: and nobody else's");
+    assert!(ids.iter().all(|id| id.parse::<u32>().unwrap() > 65_536), "{ids:?}: and not used by another account");
     assert_eq!(status(child, "Groups"), "");
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(u64::from_str_radix(&status(child, set), 16).unwrap(), 0, "{set}");
@@ -218,7 +219,7 @@ fn a_child_that_is_killed_is_an_error_of_its_own() {
     assert_eq!(said.lines().count(), 1, "{said}");
 }
 
-/// A small file system on a directory, gone with this.
+/// A small file system mounted on a directory; unmounted on drop.
 struct Small(PathBuf);
 
 impl Small {
@@ -245,10 +246,10 @@ impl Drop for Small {
 }
 
 #[test]
-fn a_full_disk_is_one_sentence_and_leaves_nothing_half() {
+fn a_full_disk_is_one_error_and_leaves_nothing_incomplete() {
     let registry = Registry::start(&data("signatures/registry"), Behaviour::default());
     let image = format!("{}/bpf/key-v2:v1", registry.host());
-    // From no room for anything to room for all but the last files.
+    // From no space at all to space for everything but the last files.
     for kib in [4, 8, 16, 24, 32, 40, 48] {
         let installation = Installation::new();
         let root = installation.0.path();
@@ -278,7 +279,7 @@ fn a_full_disk_is_one_sentence_and_leaves_nothing_half() {
                 }
             }
         }
-        // No temporary file, no lock; what is there is whole.
+        // No temporary file, no lock; the remaining files are complete.
         for file in &left {
             let name = file.file_name().unwrap().to_str().unwrap();
             assert!(!name.starts_with('.') && !name.ends_with(".lock"), "{kib}: {left:?}");

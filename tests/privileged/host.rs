@@ -15,7 +15,7 @@ use bpfman_hook::sys::{cgroup, fsutil, pid};
 const ROLE: &str = "HOST_TEST_ROLE";
 const PLACE: &str = "HOST_TEST_PLACE";
 
-/// A directory whose mounts are gone when the test ends, however it ends.
+/// A directory whose mounts are removed when the test ends, also if it fails.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -47,7 +47,7 @@ fn run(program: &str, args: &[&str]) {
     assert!(status.success(), "{program} {args:?}: {status}");
 }
 
-/// This test binary again, in a role, perhaps behind another program.
+/// Runs this test binary again in a role, optionally under another program.
 fn again(before: &[&str], role: &str, place: &Path) -> Command {
     let own = std::env::current_exe().unwrap();
     let mut words = before.iter().map(std::ffi::OsString::from).chain([own.into_os_string()]);
@@ -75,7 +75,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn our_bpffs_is_mounted_once_however_many_ask() {
+fn our_bpffs_is_mounted_only_once() {
     let place = Place::new();
     let fs = place.path("run/bpfman-hook/fs");
     assert!(mounts::in_host_mount_namespace().unwrap(), "run the tests in the mount namespace of pid 1");
@@ -104,7 +104,7 @@ fn our_bpffs_is_mounted_once_however_many_ask() {
 }
 
 #[test]
-fn a_lock_that_everybody_could_take_keeps_nobody_waiting() {
+fn a_lock_that_any_user_can_take_is_not_waited_for() {
     let place = Place::new();
     let fs = place.path("run/bpfman-hook/fs");
     let run = fsutil::ensure_directory(fs.parent().unwrap(), 0o755).unwrap();
@@ -116,12 +116,12 @@ fn a_lock_that_everybody_could_take_keeps_nobody_waiting() {
     }
     let ended = asking.try_wait().unwrap().is_some();
     let _gone = asking.kill();
-    assert!(ended, "it waits for a lock of somebody else's");
+    assert!(ended, "it waits for another user's lock");
     assert!(said(&asking.wait_with_output().unwrap()).contains("fit"));
 }
 
 #[test]
-fn in_a_private_mount_namespace_ours_is_used_and_never_made() {
+fn in_a_private_mount_namespace_our_bpffs_is_used_but_never_mounted() {
     let place = Place::new();
     let fs = place.path("run/bpfman-hook/fs");
     let private = ["unshare", "--mount", "--propagation", "private"];
@@ -148,7 +148,7 @@ fn another_mount_in_its_place_is_refused() {
         assert!(matches!(err, MountError::Unfit { .. }) && err.to_string().contains(what), "{err}");
         assert!(mounts::unmount(&fs).unwrap());
     }
-    // A directory of somebody's bpffs is not a mount of ours.
+    // A directory of another bpffs is not our mount.
     run("mount", &["-t", "bpf", "-o", "mode=0700", "none", at]);
     let inner = fs.join("inner");
     fs::create_dir(&inner).unwrap();
@@ -208,7 +208,8 @@ fn a_full_file_system_is_an_error_and_not_a_signal() {
     assert!(matches!(err, StoreError::Full(_)), "{err}");
     assert!(store.read(|txn| txn.get(first)).unwrap().is_some(), "reading goes on");
     drop(store);
-    // Who opens it while there is no room reads and deletes, and who opens it afterwards adds.
+    // If the store is opened while there is no space, it can be read and deleted from; if it is opened afterwards, it
+    // can be written.
     let store = Store::open(&stores, "boot").unwrap();
     assert!(store.write(|txn| txn.delete(first)).unwrap());
     drop(store);
@@ -218,7 +219,7 @@ fn a_full_file_system_is_an_error_and_not_a_signal() {
     drop(store);
 }
 
-/// A cgroup of the test's own, with processes of the test's own, all gone afterwards.
+/// A cgroup of this test with its own processes, all removed afterwards.
 struct Cgroup {
     path: PathBuf,
     directory: PathBuf,
@@ -234,7 +235,7 @@ impl Cgroup {
         Self { path, directory, children: Vec::new() }
     }
 
-    /// Starts a process and puts it in here, or below; returns it held.
+    /// Starts a process and moves it into this cgroup, or below; returns a handle that pins it.
     fn start(&mut self, below: &str, program: &[&str]) -> pid::Process {
         let child = Command::new(program[0]).args(&program[1..]).stdin(Stdio::null()).spawn().unwrap();
         let number = child.id();
@@ -266,7 +267,7 @@ impl Drop for Cgroup {
 }
 
 #[test]
-fn a_cgroup_is_the_containers_own_only_without_strangers() {
+fn a_cgroup_with_foreign_processes_is_not_the_containers_own() {
     let mut group = Cgroup::new("own");
     let init = group.start("", &["sleep", "60"]);
     let configured = group.path.to_str().unwrap().to_owned();
@@ -293,21 +294,21 @@ fn a_cgroup_is_the_containers_own_only_without_strangers() {
 
 #[test]
 fn the_inits_descendants_and_its_pid_namespace_belong_to_the_container() {
-    // In our pid namespace: a shell and what it started.
+    // In our pid namespace: a shell and its children.
     let mut group = Cgroup::new("tree");
     let init = group.start("", &["sh", "-c", "sleep 60 & sleep 60 & wait"]);
     let children = wait_for(|| init.children().unwrap(), |children| children.len() == 2);
     children.iter().for_each(|pid| group.put("", pid.get()));
     assert!(matches!(cgroup::of_container(&init, None).unwrap().fact, CgroupFact::Own { .. }));
 
-    // In a pid namespace of its own: the init, and a process that entered it from outside and is no descendant.
+    // In a pid namespace of its own: the init, and a process that entered it from outside and is not a descendant.
     let mut group = Cgroup::new("namespace");
     let outer = group.start("", &["unshare", "--pid", "--fork", "--kill-child", "sleep", "60"]);
     let inner = wait_for(|| outer.children().unwrap(), |children| children.len() == 1)[0];
     let init = pid::open_process(inner).unwrap();
     group.put("", inner.get());
     let shared = CgroupFact::Shared { path: group.path.clone(), other: outer.pid().get() };
-    assert_eq!(cgroup::of_container(&init, None).unwrap().fact, shared, "unshare itself is not of the container");
+    assert_eq!(cgroup::of_container(&init, None).unwrap().fact, shared, "unshare itself does not belong to the container");
     fs::write(cgroup::Hierarchy::find().unwrap().unwrap().point().join("cgroup.procs"), outer.pid().to_string()).unwrap();
     let entered = group.start("", &["nsenter", "--pid", "--target", &inner.to_string(), "sleep", "60"]);
     // nsenter forks into the namespace and waits outside of it.
@@ -320,7 +321,7 @@ fn the_inits_descendants_and_its_pid_namespace_belong_to_the_container() {
 }
 
 #[test]
-fn the_root_cgroup_is_nobodys() {
+fn the_root_cgroup_is_not_a_containers_own() {
     let own = pid::open_process(pid::own_identity().unwrap().pid).unwrap();
     let path = cgroup::parse_v2(&own.cgroup_text().unwrap()).unwrap().path;
     if path != Path::new("/") {
@@ -349,7 +350,7 @@ fn a_process_in_a_network_namespace_of_its_own_is_found_there() {
     let _ = fsutil::names_in(Path::new("/proc/self/ns")).unwrap();
 }
 
-/// Asks until the answer is good, ten seconds at most.
+/// Polls until the result is good, for at most ten seconds.
 fn wait_for<T>(ask: impl Fn() -> T, good: impl Fn(&T) -> bool) -> T {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {

@@ -1,5 +1,5 @@
-//! BPF objects on the real kernel: every supported kind is loaded, attached, pinned, seen to work, detached by removing its
-//! pin, and gone.
+//! BPF objects on the real kernel: every supported program type is loaded, attached, pinned, checked for its effect,
+//! detached by removing its pin, and gone.
 
 pub mod bed;
 
@@ -77,7 +77,7 @@ fn an_xdp_and_a_cgroup_program_share_a_map_and_are_gone_when_unpinned() {
     assert!(after >= 3, "a handshake and an end are three packets at least, and {after} were counted");
     assert_eq!(bed.counter(&loaded, "packets", 0), 5, "the other network namespace is not counted");
 
-    // Both links are the kernel's own, and one object has one map.
+    // Both links come from the kernel, and one object has one map.
     let info = inspect::link(&bed.directory, &arrived.pin).unwrap().unwrap();
     assert_eq!((info.info.id, info.info.program, info.info.interface), (arrived.id, loaded.ids.programs[0], Some(1)));
     let info = inspect::link(&bed.directory, &sent.pin).unwrap().unwrap();
@@ -90,7 +90,7 @@ fn an_xdp_and_a_cgroup_program_share_a_map_and_are_gone_when_unpinned() {
     assert_eq!((map.info.name.as_str(), map.info.max_entries, map.info.value_size), ("packets", 2, 8));
     assert!(map.memory.is_some_and(|bytes| bytes > 0));
 
-    // Removing the pin is the detach.
+    // Removing the pin detaches.
     assert!(LinuxKernel.unpin(&bed.directory, &arrived.pin).unwrap());
     assert!(!LinuxKernel.unpin(&bed.directory, &arrived.pin).unwrap());
     assert_eq!(inspect::link(&bed.directory, &arrived.pin).unwrap(), None);
@@ -102,7 +102,7 @@ fn an_xdp_and_a_cgroup_program_share_a_map_and_are_gone_when_unpinned() {
 }
 
 #[test]
-fn variables_begin_with_what_the_request_says() {
+fn variables_start_with_the_requested_values() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let globals = [
         ("step", 5u32.to_ne_bytes().to_vec()),
@@ -118,9 +118,9 @@ fn variables_begin_with_what_the_request_says() {
     netns.send_to_itself(2);
     assert_eq!(bed.counter(&loaded, "counter", 0), 2 * (5 + 2 + 1000 + 10000));
     assert_eq!(bed.variable(&loaded, "base"), 1000 - 2 * 3, "each packet adds offset, which is -3 unless it is set");
-    assert_eq!(bed.variable(&loaded, "seen"), 42, ".bss takes values as well");
+    assert_eq!(bed.variable(&loaded, "seen"), 42, ".bss accepts values as well");
 
-    // Nobody writes .rodata any more, nor any map that was to be frozen; others stay writable.
+    // .rodata can no longer be written, nor can a map that was to be frozen; others stay writable.
     let rodata = bed.open_map(&loaded, ".rodata");
     let value = bpf::map_lookup(rodata.as_fd(), &[0; 4]).unwrap();
     assert_eq!(bpf::map_update(rodata.as_fd(), &[0; 4], &value), Err(Errno::PERM));
@@ -197,12 +197,12 @@ fn tcx_programs_count_both_directions() {
     assert!(netns.is_quiet(|| bed.counter(&loaded, "traffic", 0)));
     let sent = bed.counter(&loaded, "traffic", 1);
     netns.send_to_itself(4);
-    assert_eq!(bed.counter(&loaded, "traffic", 1), sent + 4, "the other link stays");
+    assert_eq!(bed.counter(&loaded, "traffic", 1), sent + 4, "the other link remains");
     bed.end();
 }
 
 #[test]
-fn classifiers_are_tcx_links_or_filters_and_go_from_the_record() {
+fn classifiers_are_tcx_links_or_filters_and_are_removed_from_the_record() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let tc = |function| Wanted { function, kind: ProgramKind::Tc, attach: 0, target: None };
     let loaded = bed.load(&object("tcx"), Scope::Container, &[tc("ingress"), tc("egress")], &[]).unwrap();
@@ -217,7 +217,8 @@ fn classifiers_are_tcx_links_or_filters_and_go_from_the_record() {
     let inspected = inspect::link(&bed.directory, &ingress.pin).unwrap().unwrap();
     assert_eq!((inspected.info.id == 0, inspected.info.program), (filters, loaded.ids.programs[0]));
 
-    // Each is found again by the namespace's cookie alone. A thread keeps it in sight, as a process of the container would.
+    // Each is found again by the namespace's cookie alone. A thread keeps the namespace visible, as a container's
+    // process would.
     let cookie = netns::cookie(netns.fd()).unwrap();
     let record = |pin: &PinName, direction, cookie| LinkRecord {
         pin: pin.clone(),
@@ -235,7 +236,7 @@ fn classifiers_are_tcx_links_or_filters_and_go_from_the_record() {
     assert!(netns.is_quiet(|| seen().0));
     let sent = seen().1;
     netns.send_to_itself(4);
-    assert_eq!(seen().1, sent + 4, "the other one stays");
+    assert_eq!(seen().1, sent + 4, "the other one remains");
     netns.while_somebody_is_in_it(|| {
         assert!(LinuxKernel.detach(&bed.directory, &record(&egress.pin, Direction::Egress, cookie)).unwrap());
     });
@@ -270,7 +271,7 @@ fn tracing_programs_limit_themselves_to_a_cgroup() {
         cgroup.run("exec true");
         executed() == (before.0, before.1 + 1)
     });
-    assert!(detached, "the other one stays: {:?}", executed());
+    assert!(detached, "the other one remains: {:?}", executed());
 
     for at in [
         AttachPoint::Tracepoint { tracepoint: name("no_such_event") },
@@ -287,7 +288,7 @@ fn tracing_programs_limit_themselves_to_a_cgroup() {
 }
 
 #[test]
-fn functions_that_are_called_are_loaded_with_the_program() {
+fn called_functions_are_loaded_with_the_program() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let loaded = bed.load(&object("subprogs"), Scope::Container, &[xdp("add_up")], &[]).unwrap();
     bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() }).unwrap();
@@ -337,19 +338,19 @@ fn only_objects_with_core_relocations_need_the_kernels_types() {
 }
 
 #[test]
-fn maps_of_every_form_are_made_and_frozen_where_asked() {
+fn maps_of_every_kind_are_created_and_frozen_if_requested() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let loaded = bed.load_frozen(&object("maps"), Scope::Container, &[xdp("use_all")], &["shared", "per_cpu"]).unwrap();
     bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() }).unwrap();
     netns.send_to_itself(1);
     let shared = bed.open_map(&loaded, "shared");
     let event = bpf::map_lookup(shared.as_fd(), &[0; 4]).unwrap();
-    assert!(event.iter().any(|byte| *byte != 0), "a frozen map is still the program's to write");
+    assert!(event.iter().any(|byte| *byte != 0), "the program can still write a frozen map");
     assert_eq!(bpf::map_update(shared.as_fd(), &[0; 4], &event), Err(Errno::PERM));
     let events = bpf::map_info(bed.open_map(&loaded, "events").as_fd()).unwrap();
     assert_eq!(events.max_entries, 10000u32.div_ceil(4096).next_power_of_two() * 4096);
     assert_eq!(bpf::map_lookup(bed.open_map(&loaded, "per_cpu").as_fd(), &[0; 4]), Err(Errno::OPNOTSUPP));
-    // LIBBPF_PIN_BY_NAME shares a map with whoever pins it first; here it is the container's own.
+    // LIBBPF_PIN_BY_NAME shares a map with the first process that pins it; here the map belongs to the container.
     let again = bed.load(&object("maps"), Scope::Container, &[xdp("use_all")], &[]).unwrap();
     assert_ne!(again.map_id("shared"), loaded.map_id("shared"));
     assert!(!Path::new("/sys/fs/bpf/shared").exists());
@@ -375,27 +376,27 @@ fn objects_without_types_and_with_strange_sections_load() {
 }
 
 #[test]
-fn the_verifiers_refusal_names_line_and_reason() {
+fn a_verifier_error_contains_line_and_reason() {
     let bed = Bed::new();
     let error = refused(bed.load(&object("broken"), Scope::Container, &[xdp("passes"), xdp("reads_too_far")], &[]));
     let KernelError::Rejected { program, errno, log } = &error else { panic!("{error}") };
     assert_eq!((program.as_str(), *errno), ("reads_too_far", Errno::ACCESS));
     assert!(log.line.as_deref().is_some_and(|line| line.contains("data[100]")), "{:?}", log.line);
-    // "of the packet" or "of the allowed memory range", by kernel.
+    // "of the packet" or "of the allowed memory range", depending on the kernel.
     assert!(log.reason.starts_with("R1 ") && log.reason.contains("is outside of the"), "{}", log.reason);
     assert!(log.tail.ends_with(&log.reason) && log.tail.contains("invalid access to packet"), "{}", log.tail);
     assert!(error.to_string().len() < 300, "{error}");
-    // The neighbour is fine, and what was not asked for is not looked at.
+    // The other program is accepted, and what was not requested is not checked.
     bed.load(&object("broken"), Scope::Container, &[xdp("passes")], &[]).unwrap();
     bed.end();
 }
 
 #[test]
-fn container_scope_reads_no_kernel_memory_and_tells_no_address() {
+fn container_scope_cannot_read_kernel_memory_or_addresses() {
     let bed = Bed::new();
     let thieves =
         [xdp("read_kernel_xdp"), on_cgroup("read_kernel_skb", CgroupAttach::Egress), xdp("tell_address"), xdp("copy_padding")];
-    // What has a name is refused by us, the rest by the verifier.
+    // Helpers are refused by name by us, the rest by the verifier.
     for thief in &thieves[..2] {
         let error = refused(bed.load(&object("leak"), Scope::Container, std::slice::from_ref(thief), &[]));
         let KernelError::BeyondContainer(refusal) = &error else { panic!("{}: {error}", thief.function) };
@@ -410,13 +411,13 @@ fn container_scope_reads_no_kernel_memory_and_tells_no_address() {
         assert!(reasons.iter().any(|reason| log.reason.contains(reason)), "{}", log.reason);
         assert_eq!(error.to_string().contains("initialize every byte of the stack"), thief.function == "copy_padding");
     }
-    // The scope is what makes the difference: the same programs are accepted with CAP_PERFMON.
+    // Only the scope makes the difference: the same programs are accepted with CAP_PERFMON.
     bed.load(&object("leak"), Scope::Host, &thieves, &[]).unwrap();
     bed.end();
 }
 
 #[test]
-fn what_container_scope_allows_loads_and_the_rest_needs_host_scope() {
+fn calls_beyond_container_scope_need_host_scope() {
     let bed = Bed::new();
     let tcx = |function| Wanted { function, kind: ProgramKind::Tcx, attach: 0, target: None };
     let own = [xdp("own_xdp"), tcx("own_tcx"), on_cgroup("own_skb", CgroupAttach::Egress)];
@@ -437,14 +438,14 @@ fn what_container_scope_allows_loads_and_the_rest_needs_host_scope() {
         let KernelError::BeyondContainer(refusal) = &error else { panic!("{}: {error}", wanted.function) };
         assert_eq!((refusal.program.as_str(), &refusal.objection), (wanted.function, &objection));
     }
-    // The scope makes the difference: the kernel itself takes them.
+    // Only the scope makes the difference: the kernel itself accepts them.
     bed.load(&object("lookup"), Scope::Host, &[xdp("first_xdp"), tcx("any_tcx")], &[]).unwrap();
     bed.load(&object("loops"), Scope::Host, &[xdp("many"), xdp("nested")], &[]).unwrap();
     bed.end();
 }
 
 #[test]
-fn what_cannot_be_loaded_says_why() {
+fn load_errors_name_the_reason() {
     let bed = Bed::new();
     let load = |name: &str, wanted: Wanted<'_>| chain(&refused(bed.load(&object(name), Scope::Container, &[wanted], &[])));
     assert_eq!(load("demo", xdp("nothing")), "the object has no program \"nothing\"; it has count_packets, count_egress");
@@ -464,7 +465,7 @@ fn what_cannot_be_loaded_says_why() {
 }
 
 #[test]
-fn what_cannot_be_attached_says_why() {
+fn attach_errors_name_the_reason() {
     let (bed, netns, cgroup) = (Bed::new(), Netns::new(), Cgroup::new());
     let loaded = bed.load(
         &object("demo"),
@@ -505,7 +506,7 @@ fn what_cannot_be_attached_says_why() {
     );
     assert!(text.contains("it is not a directory of the cgroup2 hierarchy"), "{text}");
 
-    // A pin that cannot be made leaves nothing attached behind.
+    // A pin that cannot be created leaves nothing attached.
     let taken = PlannedLink {
         program: PinName::program(0),
         function: "count_packets".into(),
@@ -525,7 +526,7 @@ fn what_cannot_be_attached_says_why() {
 }
 
 #[test]
-fn native_xdp_runs_where_the_driver_has_it() {
+fn native_xdp_runs_if_the_driver_supports_it() {
     let (bed, netns) = (Bed::new(), Netns::new());
     netns.ip("link add v0 type veth peer name v1");
     netns.ip("link set v0 up");
@@ -543,20 +544,20 @@ fn native_xdp_runs_where_the_driver_has_it() {
 }
 
 #[test]
-fn a_link_outlives_its_maker_and_the_namespace_its_links() {
+fn a_link_outlives_its_creator_and_its_network_namespace() {
     let (bed, netns) = (Bed::new(), Netns::new());
     let loaded = bed.load(&object("demo"), Scope::Container, &[xdp("count_packets")], &[]).unwrap();
     let link =
         bed.attach(&loaded, 0, xdp_on_lo(), Places { netns: Some(netns.fd()), cgroup: None, ..Places::default() }).unwrap();
     drop(netns);
-    // The interface is gone with its namespace, and the pin still opens: release needs nothing but the pin.
+    // The interface is gone with its namespace, and the pin can still be opened: release needs only the pin.
     let ended = wait_until(|| inspect::link(&bed.directory, &link.pin).unwrap().unwrap().info.interface == Some(0));
-    assert!(ended, "the link lets go of the interface");
+    assert!(ended, "the link releases the interface");
     bed.end();
 }
 
 #[test]
-fn every_probe_has_an_answer_and_it_is_what_trying_shows() {
+fn every_feature_probe_agrees_with_the_kernel() {
     for feature in Feature::ALL {
         let found = LinuxKernel.probe(feature);
         eprintln!("{feature}: {found:?}");
@@ -565,7 +566,7 @@ fn every_probe_has_an_answer_and_it_is_what_trying_shows() {
     assert_eq!(features::probe(Feature::Btf) == Support::Yes, Path::new("/sys/kernel/btf/vmlinux").exists());
     assert_eq!(features::probe(Feature::CgroupLink), Support::Yes);
     assert_eq!(features::probe(Feature::PerfLink), Support::Yes);
-    // A process without any capability is told that it cannot be told.
+    // A process without any capability gets the answer that it cannot be determined.
     let blind = bpfman_hook::sys::caps::with_caps(&[], || features::probe(Feature::Tcx)).unwrap();
     assert!(matches!(blind, Support::Unknown(_)), "{blind:?}");
 }
@@ -584,7 +585,7 @@ fn twenty_loads_at_once() {
 #[test]
 fn tracepoints_are_found_where_tracefs_is_not_mounted() {
     let id = |category, name| bpfman_hook::sys::tracefs::tracepoint_id(category, name).unwrap();
-    // Other tests mount other things meanwhile.
+    // Other tests mount other file systems meanwhile.
     let mounts = || -> Vec<String> {
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         table.lines().filter(|line| line.contains("tracefs") || line.contains("debugfs")).map(str::to_owned).collect()

@@ -1,5 +1,6 @@
-//! Programs on functions, on the real kernel: of the kernel by kprobes and trampolines, of user space by uprobes. Where a kernel
-//! refuses them, the refusal has to be the right sentence. `tests/vm` runs these on kernels that have all of them.
+//! Programs on functions, on the real kernel: of the kernel by kprobes and trampolines, of user space by uprobes. If a
+//! kernel does not support them, the error must be the right one. `tests/vm` runs these tests on kernels that support
+//! all of them.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -44,7 +45,7 @@ fn refusal<T>(result: Result<T, KernelError>) -> String {
     text
 }
 
-/// True where this kernel has the feature; else the refusal has to name it and its reason.
+/// True if this kernel has the feature; otherwise the error must name the feature and the reason.
 fn has<T>(feature: Feature, tried: &Result<T, KernelError>) -> bool {
     let Support::No(why) = features::probe(feature) else { return true };
     let error = tried.as_ref().err().unwrap_or_else(|| panic!("{feature} is refused by this kernel: {why}")).to_string();
@@ -108,7 +109,7 @@ fn trampolines_count_entries_and_exits() {
 }
 
 #[test]
-fn what_the_kernels_types_do_not_have_is_named() {
+fn functions_missing_in_the_kernels_btf_are_named() {
     let bed = Bed::new();
     let none = Wanted { target: Some("no_such_function"), ..wanted("enter_traced", ProgramKind::Fentry) };
     let error = refusal(load(&bed, &[none]));
@@ -138,7 +139,7 @@ fn an_lsm_program_refuses() {
     bed.end();
 }
 
-/// What the uprobes are for. It has a symbol, and does something that no compiler leaves out.
+/// The target of the uprobes. It has a symbol, and its body is not optimized away.
 #[allow(unsafe_code, reason = "a name that the test can look up, and nobody else has")]
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -146,7 +147,7 @@ extern "C" fn bpfman_test_called_by_tests(n: u64) -> u64 {
     std::hint::black_box(n) + 1
 }
 
-/// Not a test of its own: children of other tests run this one to call the function.
+/// A helper process, not a test: children of other tests run it to call the function.
 #[test]
 fn the_function_is_called() {
     assert_eq!(bpfman_test_called_by_tests(std::hint::black_box(1)), 2);
@@ -159,7 +160,7 @@ fn probe(target: &str, process: ProbedProcess) -> AttachPoint {
 }
 
 #[test]
-fn uprobes_count_in_a_file_beneath_a_root() {
+fn uprobes_count_in_a_file_below_a_root_directory() {
     let bed = Bed::new();
     let root = tempfile::tempdir_in("/run").unwrap();
     fs::create_dir_all(root.path().join("usr/bin")).unwrap();
@@ -211,7 +212,7 @@ fn uprobes_count_in_a_file_beneath_a_root() {
 }
 
 #[test]
-fn uprobes_limit_themselves_to_a_process_and_find_libraries() {
+fn uprobes_are_limited_to_a_process_and_find_libraries() {
     let bed = Bed::new();
     let programs = [wanted("enter_user", ProgramKind::Uprobe)];
     let loaded = bed.load(&object("probes"), Scope::Host, &programs, &[]).unwrap();
@@ -227,7 +228,7 @@ fn uprobes_limit_themselves_to_a_process_and_find_libraries() {
     let other = bed.load(&object("probes"), Scope::Host, &programs, &[]).unwrap();
     let AttachPoint::Uprobe { probe: mut library, .. } = probe("libc", ProbedProcess::Any) else { unreachable!() };
     library.symbol = Some("__libc_start_main".into());
-    // Two versions of one function have one address, or the sentence says that there are several.
+    // Two versions of one function have the same address, or the error says that there are several.
     bed.attach(&other, 0, AttachPoint::Uprobe { probe: library, ret: false }, Places::default()).unwrap();
     assert!(Command::new("/bin/ls").output().unwrap().status.success());
     assert!(bed.counter(&other, "calls", 4) >= 1);

@@ -1,15 +1,15 @@
-//! What this kernel lets a program reach that is loaded with a BPF token, compared with what was measured by hand on Linux 6.12,
-//! 6.18 and 7.2. Programs are offered to the verifier and none is run.
+//! What a program that is loaded with a BPF token reaches on this kernel, compared with manual measurements on Linux
+//! 6.12, 6.18 and 7.2. Programs are only verified, never run.
 
 use std::fs;
 
 use bpfman_hook::kernel::{Feature, Kernel, LinuxKernel, Support};
 use bpfman_hook::lifecycle::token_reach::{kept, token_reach};
 use bpfman_hook::model::delegation::{Category, Preset};
-use bpfman_hook::model::reach::{ReachGuard, MemoryRead, TokenReach, TypeAnswer};
+use bpfman_hook::model::reach::{MemoryRead, ReachGuard, TokenReach, TypeAnswer};
 use bpfman_hook::sys::machine::kernel_release;
 
-/// Types that see no socket of another network namespace.
+/// Types that cannot see sockets of another network namespace.
 const QUIET: [&str; 10] = [
     "socket_filter",
     "sk_reuseport",
@@ -22,11 +22,11 @@ const QUIET: [&str; 10] = [
     "lwt_xmit",
     "lwt_seg6local",
 ];
-/// Types on cgroups that do not either.
+/// Cgroup program types that cannot either.
 const CGROUP: [&str; 5] = ["cgroup_sock", "cgroup_sockopt", "cgroup_sysctl", "cgroup_device", "sock_ops"];
-/// Types that look up sockets in other network namespaces.
+/// Types that can look up sockets in other network namespaces.
 const SOCKETS: [&str; 3] = ["cgroup_skb", "cgroup_sock_addr", "sk_skb"];
-/// And take their data.
+/// Types that can also access their data.
 const TCP_DATA: [&str; 3] = ["sched_act", "sched_cls", "xdp"];
 
 const LOOKUPS: [&str; 3] = ["bpf_sk_lookup_tcp", "bpf_sk_lookup_udp", "bpf_skc_lookup_tcp"];
@@ -61,8 +61,8 @@ fn the_scope_of_each_type_is_what_was_measured() {
     let probed = LinuxKernel.token_reach();
     println!("token reach: probed in {:?}: {:?}", started.elapsed(), probed.reach);
     assert_eq!(probed.reach.undecided, Vec::<String>::new());
-    assert!(probed.bare, "no LSM program judges loads here, and everything was decided");
-    // Other tests load programs meanwhile, which go with them.
+    assert!(probed.bare, "no LSM program intercepts loads here, and everything was determined");
+    // Other tests load programs meanwhile, which are gone when those tests end.
     let mut stayed: Vec<u32> = programs().into_iter().filter(|id| !before.contains(id)).collect();
     let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while !stayed.is_empty() && std::time::Instant::now() < until {
@@ -70,7 +70,7 @@ fn the_scope_of_each_type_is_what_was_measured() {
         let now = programs();
         stayed.retain(|id| now.contains(id));
     }
-    assert_eq!(stayed, [0; 0], "no program stays");
+    assert_eq!(stayed, [0; 0], "no program is left");
     let reach = probed.reach;
 
     let scope = |name: &str| reach.type_beyond(Category::Progs.value(name).unwrap(), ReachGuard::Absent);
@@ -117,7 +117,7 @@ fn the_scope_of_each_type_is_what_was_measured() {
 }
 
 #[test]
-fn the_verdict_is_found_out_once_a_boot() {
+fn the_verdict_is_determined_once_per_boot() {
     if LinuxKernel.probe(Feature::Token) != Support::Yes {
         println!("skipped: no BPF tokens before Linux 6.9");
         return;
@@ -127,7 +127,7 @@ fn the_verdict_is_found_out_once_a_boot() {
     let file = directory.path().join("token-reach.json");
     let first = token_reach(&LinuxKernel, &file);
     assert_eq!(kept(&file), Some(first.clone()));
-    // What is kept is believed: another verdict, written by root, is what the next one gets.
+    // The stored verdict is trusted: the next call returns another one that root has written.
     let text = fs::read_to_string(&file).unwrap();
     let other = text.replacen("bpf_iter_task_new", "bpf_iter_css_new", 1);
     assert_ne!(text, other);

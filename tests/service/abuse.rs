@@ -1,4 +1,4 @@
-//! Clients that ask for more than their share.
+//! Clients that use more than their share.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use crate::peers::{as_another, open_to_all};
 use crate::support::process::eventually;
 use crate::world::{PATIENCE, World, channel, run};
 
-/// The variable that turns this test binary into a client that never ends its requests: the socket's path.
+/// The variable that turns this test binary into a client that never completes its requests: the socket's path.
 const ENDLESS: &str = "BPFMAN_HOOK_TEST_ENDLESS_CLIENT";
 
-/// Not a test of its own: sends twelve requests of 900 KiB that never end, and prints the first answer.
+/// A helper process, not a test: sends twelve requests of 900 KiB that never end, and prints the first response.
 #[test]
 fn endless_process() {
     let Some(socket) = std::env::var_os(ENDLESS) else { return };
@@ -42,7 +42,7 @@ fn endless_process() {
 }
 
 #[test]
-fn requests_that_never_end_do_not_fill_the_memory() {
+fn endless_requests_do_not_fill_the_memory() {
     let world = World::new();
     world.lab.policy("[[client]]\nuser = 12345\nallow = [\"load\"]\n");
     let service = world.start(&["--timeout", "0"]);
@@ -56,7 +56,7 @@ fn requests_that_never_end_do_not_fill_the_memory() {
     world.lab.residue();
 }
 
-/// Processes that a service has at work.
+/// The number of a service's child processes.
 pub fn children(pid: u32) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let of = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -64,10 +64,10 @@ pub fn children(pid: u32) -> usize {
 }
 
 #[test]
-fn a_request_that_was_given_up_keeps_its_place_until_its_process_has_ended() {
+fn an_abandoned_request_keeps_its_slot_until_its_process_has_ended() {
     const PLACES: usize = 16;
     let world = World::new();
-    // A registry that accepts and says nothing.
+    // A registry that accepts connections and sends nothing.
     let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = registry.local_addr().unwrap().port();
     world.lab.policy(&format!("[[image]]\nrepository = \"127.0.0.1:{port}/**\"\nunsigned = true\n"));
@@ -99,11 +99,11 @@ fn a_request_that_was_given_up_keeps_its_place_until_its_process_has_ended() {
         late.set_timeout(Duration::from_secs(1));
         let status = client.load(late).await.unwrap_err();
         assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
-        assert_eq!(children(pid), PLACES, "nobody's processes grow without bound");
-        // Other work is not held up.
+        assert_eq!(children(pid), PLACES, "the number of processes is bounded");
+        // Other requests are not delayed.
         client.list(ListRequest::default()).await.unwrap();
     });
-    // Now the registry hangs up, and what was given up ends.
+    // The registry disconnects, and the abandoned requests end.
     registry.set_nonblocking(true).unwrap();
     eventually("the processes to end", PATIENCE, || {
         while registry.accept().is_ok() {}

@@ -1,4 +1,4 @@
-//! Requests of which the headers come and the bodies do not: what they announce counts.
+//! Requests whose headers arrive but whose bodies do not: the announced bytes count.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -14,13 +14,13 @@ use crate::world::{PATIENCE, World, run};
 const CLIENT: &str = "BPFMAN_HOOK_TEST_CLIENT";
 const OTHER_USER: [&str; 4] = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"];
 
-/// A frame of HTTP/2: type, flags, stream.
+/// An HTTP/2 frame: type, flags, stream.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A connection over which so many requests to load announce so many bytes, and send none.
+/// A connection with this number of Load requests, each announcing this number of bytes and sending none.
 fn connect(socket: &Path, streams: u32, bytes: Option<u32>) -> UnixStream {
     let literal = |name: &str, value: &str| {
         let length = |text: &str| vec![u8::try_from(text.len()).unwrap()];
@@ -45,7 +45,7 @@ fn connect(socket: &Path, streams: u32, bytes: Option<u32>) -> UnixStream {
     connection
 }
 
-/// Not a test of its own: one request without a body, and whether it was answered.
+/// A helper process, not a test: one request without a body; prints whether it was answered.
 #[test]
 fn without_a_body_process() {
     let Some(socket) = std::env::var_os(CLIENT) else { return };
@@ -68,7 +68,7 @@ fn without_a_body_process() {
     }
 }
 
-/// Not a test of its own: announces 2 GiB.
+/// A helper process, not a test: announces 2 GiB.
 #[test]
 fn announcing_process() {
     let Some(socket) = std::env::var_os(CLIENT) else { return };
@@ -79,7 +79,7 @@ fn announcing_process() {
 }
 
 #[test]
-fn who_may_not_ask_is_turned_away_before_its_body_is_read() {
+fn a_forbidden_client_is_refused_before_its_body_is_read() {
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);
     open_to_all(&world);
@@ -89,7 +89,7 @@ fn who_may_not_ask_is_turned_away_before_its_body_is_read() {
     world.lab.residue();
 }
 
-/// The most address space that a process ever had, in KiB.
+/// The peak address space of a process, in KiB.
 fn peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:")).unwrap();
@@ -97,7 +97,7 @@ fn peak(pid: u32) -> u64 {
 }
 
 #[test]
-fn what_is_announced_counts_before_it_comes() {
+fn announced_bytes_count_before_they_arrive() {
     let world = World::new();
     world.lab.policy("[[client]]\nuser = 12345\nallow = [\"load\"]\npaths = [\"/usr/lib/bpf\"]\n");
     let service = world.start(&["--timeout", "0"]);
@@ -106,7 +106,7 @@ fn what_is_announced_counts_before_it_comes() {
     let before = peak(service.child.id());
     std::thread::scope(|scope| {
         let client = scope.spawn(|| as_another(&world, &OTHER_USER, "announced::announcing_process"));
-        // Root is answered meanwhile.
+        // Root is served meanwhile.
         let began = Instant::now();
         while !client.is_finished() && began.elapsed() < PATIENCE {
             run(async { world.client().await.list(ListRequest::default()).await.unwrap() });

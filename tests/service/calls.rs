@@ -1,4 +1,4 @@
-//! The seven calls on the real kernel.
+//! The seven RPCs on the real kernel.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -69,7 +69,7 @@ fn a_program_is_loaded_attached_shown_detached_and_unloaded() {
         let taken = client.attach(xdp(second, &netns)).await.unwrap_err();
         assert_eq!(taken.code(), Code::FailedPrecondition, "{taken:?}");
         assert!(taken.message().contains("takes only one XDP program"), "{}", taken.message());
-        // What failed has left nothing behind, and the next one goes through.
+        // The failed attach has left nothing behind, and the next one succeeds.
         client.detach(DetachRequest { link_id: link }).await.unwrap();
         client.attach(xdp(second, &netns)).await.unwrap();
 
@@ -81,7 +81,7 @@ fn a_program_is_loaded_attached_shown_detached_and_unloaded() {
         assert!(client.list(ours(&[])).await.unwrap().into_inner().results.is_empty());
     });
     service.stop();
-    // Whoever watches has seen it.
+    // The calls appear in the events.
     let events = std::fs::read_to_string(world.lab.path("root/run/bpfman-hook/export/events")).unwrap();
     for what in ["loaded", "attached", "detached", "unloaded"] {
         assert!(events.contains(&format!("\"{what}\"")), "{what}: {events}");
@@ -90,7 +90,7 @@ fn a_program_is_loaded_attached_shown_detached_and_unloaded() {
 }
 
 #[test]
-fn kill_9_loses_nothing_and_doubles_nothing() {
+fn kill_9_loses_nothing_and_duplicates_nothing() {
     let world = World::new();
     let netns = Netns::new();
     let first = world.start(&[]);
@@ -113,7 +113,7 @@ fn kill_9_loses_nothing_and_doubles_nothing() {
 }
 
 #[test]
-fn an_answer_that_a_killed_service_has_not_read_is_taken_back() {
+fn a_reply_that_a_killed_service_has_not_read_is_undone() {
     let world = World::new();
     for _ in 0..40 {
         let service = world.start(&["--timeout", "0"]);
@@ -125,7 +125,8 @@ fn an_answer_that_a_killed_service_has_not_read_is_taken_back() {
                 tokio::task::yield_now().await;
             }
             service.signal("STOP");
-            // Its process does the work and answers; nobody reads it. One that was not asked yet when the service stopped never does.
+            // The child does the work and replies, but the reply is not read. A child that did not get its request
+            // before the service stopped never does the work.
             let stopped = Instant::now();
             let mut loaded = false;
             while !loaded && stopped.elapsed() < Duration::from_secs(2) {
@@ -142,7 +143,7 @@ fn an_answer_that_a_killed_service_has_not_read_is_taken_back() {
             world.lab.residue();
             return;
         };
-        // It was faster than we.
+        // The service was faster than the test.
         let id = answer.into_inner().programs[0].kernel_info.as_ref().unwrap().id;
         world.lab.ours(&["unload", &id.to_string()]);
     }
@@ -150,7 +151,7 @@ fn an_answer_that_a_killed_service_has_not_read_is_taken_back() {
 }
 
 #[test]
-fn hostile_requests_are_refused_with_a_code_and_a_sentence() {
+fn hostile_requests_are_refused_with_a_code_and_a_message() {
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);
     let directory = world.lab.path("images");
@@ -190,7 +191,7 @@ fn hostile_requests_are_refused_with_a_code_and_a_sentence() {
         }
         assert_eq!(client.get(GetRequest { id: u32::MAX }).await.unwrap_err().code(), Code::NotFound);
 
-        // Not signed, and no rule speaks of it: refused as for a container.
+        // Not signed, and no rule applies to it: refused as for a container.
         let image = BytecodeImage { url: "oci:/nowhere".to_owned(), image_pull_policy: 1, ..BytecodeImage::default() };
         let status = client.pull_bytecode(PullBytecodeRequest { image: Some(image) }).await.unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
@@ -236,9 +237,9 @@ fn two_hundred_requests_of_many_clients_at_once() {
 }
 
 #[test]
-fn a_request_in_flight_holds_the_service_and_others_pass_it() {
+fn a_running_request_keeps_the_service_alive_and_does_not_block_others() {
     let world = World::new();
-    // A registry that accepts and says nothing.
+    // A registry that accepts connections and sends nothing.
     let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = registry.local_addr().unwrap().port();
     world.lab.policy(&format!("[[image]]\nrepository = \"127.0.0.1:{port}/**\"\nunsigned = true\n"));
@@ -254,16 +255,16 @@ fn a_request_in_flight_holds_the_service_and_others_pass_it() {
         let mut quick = world.client().await;
         let began = Instant::now();
         quick.list(ours(&[])).await.unwrap();
-        assert!(began.elapsed() < Duration::from_secs(5), "it waited for the pull");
+        assert!(began.elapsed() < Duration::from_secs(5), "it must not wait for the pull");
         pull.abort();
         let _ = pull.await;
     });
-    assert!(service.ended().success(), "the client that went away holds it no longer");
+    assert!(service.ended().success(), "the request of a disconnected client no longer keeps it running");
     world.lab.residue();
 }
 
 #[test]
-fn files_that_are_none_and_numbers_out_of_any_range_are_refused() {
+fn invalid_files_and_out_of_range_numbers_are_refused() {
     use std::os::unix::fs::{MetadataExt as _, symlink};
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);
@@ -289,7 +290,7 @@ fn files_that_are_none_and_numbers_out_of_any_range_are_refused() {
             assert!(status.code() == code && status.message().contains(sentence), "{path:?}: {status:?}");
             assert!(!status.message().contains('\0'), "{status:?}");
         }
-        // What a client names as a namespace is not opened before it is known to be one.
+        // A file that a client names as a namespace is not opened before it is known to be one.
         let id = load(&mut client, &[]).await;
         let place = |netns: &str| {
             let netns = Some(netns.to_owned());
@@ -315,13 +316,13 @@ fn files_that_are_none_and_numbers_out_of_any_range_are_refused() {
         let long = "m".repeat(1 << 20);
         let status = client.load(load_of(OBJECT, "count", &[("k", &long)])).await.unwrap_err();
         assert!(matches!(status.code(), Code::InvalidArgument | Code::ResourceExhausted), "{:?}", status.code());
-        assert!(status.message().len() < 1000, "the sentence repeats {} bytes", status.message().len());
+        assert!(status.message().len() < 1000, "the message repeats {} bytes", status.message().len());
         let image = BytecodeImage { url: "oci:/x".to_owned(), image_pull_policy: 9, ..BytecodeImage::default() };
         let status = client.pull_bytecode(PullBytecodeRequest { image: Some(image) }).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
         client.unload(UnloadRequest { id }).await.unwrap();
 
-        // Ids that nobody has, all at once over one connection.
+        // Ids that do not exist, all at once over one connection.
         let mut calls = tokio::task::JoinSet::new();
         for n in 0..500_u32 {
             let mut client = client.clone();

@@ -1,5 +1,5 @@
-//! Containers, people and clients at once on one store, while processes are killed in between: nothing is lost, nothing is doubled,
-//! and nothing is left.
+//! Containers, command-line users and clients at once on one store, while processes are killed: nothing is lost,
+//! nothing is duplicated, and nothing is left behind.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use bpfman_hook::grpc::wire::attach_info::Info;
 use bpfman_hook::grpc::wire::bpfman_client::BpfmanClient;
 use bpfman_hook::grpc::wire::bytecode_location::Location;
-use bpfman_hook::grpc::wire::{AttachInfo, AttachRequest, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo, LoadRequest, UnloadRequest, XdpAttachInfo};
+use bpfman_hook::grpc::wire::{
+    AttachInfo, AttachRequest, BytecodeLocation, DetachRequest, GetRequest, ListRequest, LoadInfo, LoadRequest, UnloadRequest,
+    XdpAttachInfo,
+};
 use serde_json::Value;
 use tonic::Code;
 
@@ -24,10 +27,10 @@ use crate::support::runtime::Runtime;
 use crate::support::world::{World, object_path};
 use crate::world::{channel, run};
 
-/// How long everything goes on.
+/// How long the test runs.
 const TIME: Duration = Duration::from_secs(10);
 
-/// Numbers that look random, and come again from the same seed.
+/// Pseudo-random numbers, reproducible from a seed.
 struct Dice(u64);
 
 impl Dice {
@@ -37,10 +40,10 @@ impl Dice {
     }
 }
 
-/// What was answered to those who asked, by all of them.
+/// The results that all callers received.
 #[derive(Default)]
 struct Told {
-    /// Programs that somebody was told of, and has not unloaded or begun to.
+    /// Programs that were reported to a caller and not unloaded, nor is an unload in progress.
     loaded: Mutex<BTreeSet<u32>>,
     containers: AtomicU32,
     manual: AtomicU32,
@@ -48,7 +51,7 @@ struct Told {
     killed: AtomicU32,
 }
 
-/// Runs one command of ours, and kills it where the dice say so: None.
+/// Runs one of our commands, and kills it at random: then None.
 fn command(lab: &Lab, dice: &mut Dice, told: &Told, args: &[&str]) -> Option<Result<String, String>> {
     if dice.roll(4) > 0 {
         let ended = ended(&mut lab.command(args));
@@ -61,12 +64,12 @@ fn command(lab: &Lab, dice: &mut Dice, told: &Told, args: &[&str]) -> Option<Res
     None
 }
 
-/// A person who loads, attaches, detaches and unloads, with an interface of their own.
+/// A user who loads, attaches, detaches and unloads, with an interface of their own.
 fn manual(lab: &Lab, told: &Told, stop: &AtomicBool, seed: u64) {
     let object = object_path("counter").display().to_string();
     let mut dice = Dice(seed);
     while !stop.load(Ordering::Relaxed) {
-        // What is left attached outlives it.
+        // Links that are left attached must not outlive it.
         let netns = Netns::new();
         let load = ["load", "file", "--path", &object, "--programs", "xdp:count", "-o", "json"];
         let Some(loaded) = command(lab, &mut dice, told, &load) else { continue };
@@ -93,14 +96,14 @@ fn manual(lab: &Lab, told: &Told, stop: &AtomicBool, seed: u64) {
     }
 }
 
-/// The id in an answer of `-o json`: that of the only one where there are several.
+/// The id in a `-o json` output: that of the only element if it is a list.
 fn id_in(answer: &str) -> String {
     let answer: Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
     let one = answer.get(0).unwrap_or(&answer);
     one["id"].as_u64().unwrap_or_else(|| panic!("no id in {answer}")).to_string()
 }
 
-/// Containers that start, run and stop; nothing that others do may keep one from it.
+/// Containers that start, run and stop; other activity must not make any of them fail.
 fn containers(lab: &Lab, image: &str, told: &Told, stop: &AtomicBool, name: &str) {
     let mut n = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -113,7 +116,7 @@ fn containers(lab: &Lab, image: &str, told: &Told, stop: &AtomicBool, name: &str
     }
 }
 
-/// A client of the service, which is killed again and again: then it asks anew.
+/// A client of the service, which is killed repeatedly: then the client connects again.
 fn clients(socket: &Path, told: &Told, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let netns = Netns::new();
@@ -160,7 +163,7 @@ fn gone(status: tonic::Status) -> Gone {
 }
 
 #[test]
-fn everybody_at_once_while_processes_are_killed() {
+fn concurrent_activity_while_processes_are_killed() {
     let mut world = World::new(Hooks::Ours);
     world.mount_bpffs();
     let image = world.signed("demo");
@@ -205,12 +208,12 @@ fn everybody_at_once_while_processes_are_killed() {
     });
     let count = |number: &AtomicU32| number.load(Ordering::Relaxed);
     let done = [count(&told.containers), count(&told.manual), count(&told.by_clients), count(&told.killed), kills];
-    println!("containers, by hand, by clients, commands killed, services killed: {done:?}");
+    println!("containers, commands, client requests, killed commands, killed services: {done:?}");
     assert!(done.iter().all(|n| *n > 0), "{done:?}");
 
-    // Children of a killed service end their work, and undo what nobody was told.
+    // Children of a killed service finish their work, and undo what was not reported to a client.
     eventually("the end of all processes", PATIENCE, || (!of_ours()).then_some(()));
-    // Whatever somebody was told of and did not unload is there, and once.
+    // Whatever was reported to a caller and not unloaded exists, exactly once.
     let listed: Vec<u64> =
         lab.json(&["list", "programs"]).as_array().unwrap().iter().filter_map(|p| p["id"].as_u64()).collect();
     let distinct: BTreeSet<u32> = listed.iter().map(|id| u32::try_from(*id).unwrap()).collect();
@@ -226,13 +229,13 @@ fn everybody_at_once_while_processes_are_killed() {
     lab.residue();
 }
 
-/// Whether a process of our program runs.
+/// Whether a process of our binary runs.
 fn of_ours() -> bool {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     all.filter_map(|process| std::fs::read_link(process.path().join("exe")).ok()).any(|program| program == Path::new(BINARY))
 }
 
-/// Ends the others where one fails.
+/// Stops the other threads if one fails.
 fn watched(stop: &AtomicBool, work: impl FnOnce()) {
     let failed = Ended(stop);
     work();

@@ -1,10 +1,13 @@
-//! What the answers say, field by field.
+//! The fields of the responses.
 
 use std::collections::HashMap;
 
 use bpfman_hook::grpc::wire::attach_info::Info;
 use bpfman_hook::grpc::wire::bytecode_location::Location;
-use bpfman_hook::grpc::wire::{AttachInfo, AttachRequest, BytecodeImage, BytecodeLocation, GetRequest, GetResponse, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, TracepointAttachInfo, UnloadRequest};
+use bpfman_hook::grpc::wire::{
+    AttachInfo, AttachRequest, BytecodeImage, BytecodeLocation, GetRequest, GetResponse, ListRequest, LoadInfo, LoadRequest,
+    PullBytecodeRequest, TracepointAttachInfo, UnloadRequest,
+};
 use tonic::Code;
 
 use crate::world::{Client, World, run};
@@ -35,7 +38,7 @@ async fn get(client: &mut Client, id: u32) -> GetResponse {
 }
 
 #[test]
-fn every_field_is_filled() {
+fn every_field_is_set() {
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);
     run(async {
@@ -59,7 +62,7 @@ fn every_field_is_filled() {
         let shared = get(&mut client, second).await.info.unwrap();
         assert_eq!((shared.map_owner_id, shared.map_used_by), (Some(first), vec![first.to_string(), second.to_string()]));
 
-        // The owner goes first, as in bpfman.
+        // The map owner is unloaded first, as in bpfman.
         client.unload(UnloadRequest { id: first }).await.unwrap();
         let shared = get(&mut client, second).await.info.unwrap();
         assert_eq!((shared.map_owner_id, shared.map_used_by), (Some(first), vec![second.to_string()]));
@@ -108,9 +111,9 @@ fn links_keep_their_metadata_and_lists_their_filters() {
 }
 
 #[test]
-fn a_login_is_shown_to_the_registry_and_told_to_nobody() {
+fn credentials_are_sent_only_to_the_registry() {
     let world = World::new();
-    // A registry that asks for a login and remembers what it was shown.
+    // A registry that requires credentials and records what it received.
     let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = registry.local_addr().unwrap().port();
     world.lab.policy(&format!("[[image]]\nrepository = \"127.0.0.1:{port}/**\"\nunsigned = true\n"));

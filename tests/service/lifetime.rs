@@ -1,4 +1,4 @@
-//! When the service starts and ends: idle time, signals, sockets of systemd's.
+//! When the service starts and exits: idle time, signals, sockets passed by systemd.
 
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -11,14 +11,14 @@ use crate::support::process::eventually;
 use crate::world::{World, client, run};
 
 #[test]
-fn it_ends_when_nobody_has_asked_for_its_time_and_removes_its_socket() {
+fn it_exits_after_its_idle_time_and_removes_its_socket() {
     let world = World::new();
     let mut service = world.start(&["--timeout", "1"]);
     let asked = run(async {
         let mut client = world.client().await;
         client.list(ListRequest::default()).await.unwrap();
         let asked = Instant::now();
-        // The connection stays open, and does not hold the service.
+        // The connection stays open, and does not keep the service running.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let status = service.ended();
         assert!(status.success(), "{status}");
@@ -31,7 +31,7 @@ fn it_ends_when_nobody_has_asked_for_its_time_and_removes_its_socket() {
 }
 
 #[test]
-fn with_timeout_0_it_stays_until_sigterm() {
+fn with_timeout_0_it_runs_until_sigterm() {
     let world = World::new();
     let mut service = world.start(&["--timeout", "0"]);
     run(async { world.client().await.list(ListRequest::default()).await.unwrap() });
@@ -48,16 +48,20 @@ fn a_second_service_is_refused_and_a_killed_one_replaced() {
     let first = world.start(&["--timeout", "0"]);
     let second = crate::support::process::ended(&mut world.lab.command(&["system", "service"]));
     assert_eq!(second.status.code(), Some(1));
-    assert!(second.stderr.contains("another process does already; stop it, or choose another address"), "{}", second.stderr);
+    assert!(
+        second.stderr.contains("another process already listens there; stop it, or choose another address"),
+        "{}",
+        second.stderr
+    );
     drop(first); // kill -9
     assert!(world.socket.exists(), "the stale socket");
     let _again = world.start(&["--timeout", "0"]);
     run(async { world.client().await.list(ListRequest::default()).await.unwrap() });
 }
 
-/// The shell puts the sockets where systemd would, and its pid becomes the service's.
+/// The shell passes the sockets as systemd does, and its pid becomes the service's.
 #[test]
-fn systemds_sockets_are_used_and_no_other_is_made() {
+fn systemds_sockets_are_used_and_no_other_is_created() {
     let world = World::new();
     let (one, two) = (world.lab.path("one.sock"), world.lab.path("two.sock"));
     let mut command = Command::new("systemd-socket-activate");

@@ -1,4 +1,4 @@
-//! How much a client that is not root may load.
+//! Limits on what a non-root client may load.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,8 +10,8 @@ use bpfman_hook::grpc::wire::{BytecodeImage, BytecodeLocation, LoadInfo, LoadReq
 use crate::support::process::ended;
 use crate::world::{World, run};
 
-/// The variables that turn this test binary into a client: the socket's path, the object's, whose maps to share, how
-/// many bytes of metadata to keep, and a variable to set.
+/// The variables that turn this test binary into a client: the socket's path, the object's path, whose maps to share,
+/// how many bytes of metadata to store, and a variable to set.
 const CLIENT: &str = "BPFMAN_HOOK_TEST_LOADER";
 const OBJECT: &str = "BPFMAN_HOOK_TEST_OBJECT";
 const OWNER: &str = "BPFMAN_HOOK_TEST_OWNER";
@@ -20,7 +20,7 @@ const GLOBAL: &str = "BPFMAN_HOOK_TEST_GLOBAL";
 
 const COUNTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bpf/counter.bpf.o");
 
-/// Not a test of its own: `load` runs it in a process with other ids, where it prints what the service answered.
+/// A helper process, not a test: `load` runs it with other ids, and it prints the service's response.
 #[test]
 fn client_process() {
     let (Some(socket), Ok(object)) = (std::env::var_os(CLIENT), std::env::var(OBJECT)) else { return };
@@ -50,11 +50,11 @@ fn client_process() {
     });
 }
 
-/// What the service answers to a client of another uid: the program's id, or why not.
+/// The service's response to a client of another uid: the program's id, or the error.
 fn load(world: &World, object: &str, more: &[(&str, &str)]) -> String {
     let copy = world.lab.path("client");
     if !copy.exists() {
-        // Others cannot reach into the build directory.
+        // Other users cannot reach the build directory.
         std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     }
     std::fs::set_permissions(&world.socket, std::fs::Permissions::from_mode(0o666)).unwrap();
@@ -68,9 +68,9 @@ fn load(world: &World, object: &str, more: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn what_a_client_has_loaded_stays_within_its_limits() {
+fn the_loads_of_a_client_stay_within_its_limits() {
     let world = World::new();
-    // The service loads for others only from places that are root's.
+    // For other clients, the service loads only from paths that root owns.
     let place = tempfile::tempdir_in("/run").unwrap();
     let object = place.path().join("counter.o").display().to_string();
     std::fs::copy(COUNTER, &object).unwrap();
@@ -85,13 +85,13 @@ fn what_a_client_has_loaded_stays_within_its_limits() {
     let (first, second) = (load(&[]), load(&[]));
     let third = load(&[]);
     assert!(third.contains("ResourceExhausted") && third.contains("would have 3 programs, and the limit is 2"), "{third}");
-    // Root is not bound, and what it loads is not the client's; nor are its maps.
+    // Root is not limited, and neither its programs nor its maps count for the client.
     let loaded = world.lab.json(&["load", "file", "--path", &object, "--programs", "xdp:count"]);
     let of_root = loaded[0]["id"].to_string();
     let foreign = load(&[(OWNER, &of_root)]);
     assert!(foreign.contains("PermissionDenied") && foreign.contains("may change only its own"), "{foreign}");
 
-    // What is unloaded makes room, of memory as well.
+    // Unloading frees the client's share, including memory.
     world.lab.ours(&["unload", &first]);
     rule("store = 6000\n");
     let stored = load(&[(NOTE, "4000")]);
@@ -123,7 +123,7 @@ fn a_client_sets_the_globals_that_the_image_rule_names() {
     assert!(refused.contains("PermissionDenied") && refused.contains("mode"), "{refused}");
     let loaded = load(&world, &image, &[(GLOBAL, "step")]);
     assert!(loaded.parse::<u32>().is_ok(), "{loaded}");
-    // Root sets what it likes.
+    // Root may set any variable.
     let by_root = world.lab.json(&["load", "image", "-i", &image, "--programs", "xdp:count", "--global", "mode:=7"]);
     world.lab.ours(&["unload", &loaded, &by_root[0]["id"].to_string()]);
     service.stop();

@@ -1,10 +1,12 @@
-//! Who may ask: peers of other uids, groups, user namespaces, and TLS clients.
+//! Which clients are allowed: other uids, groups, user namespaces, and TLS clients.
 
 use std::path::Path;
 use std::process::Command;
 
 use bpfman_hook::grpc::wire::bytecode_location::Location;
-use bpfman_hook::grpc::wire::{BytecodeLocation, GetRequest, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, UnloadRequest};
+use bpfman_hook::grpc::wire::{
+    BytecodeLocation, GetRequest, ListRequest, LoadInfo, LoadRequest, PullBytecodeRequest, UnloadRequest,
+};
 use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
@@ -14,7 +16,7 @@ use crate::world::{Client, PATIENCE, World, run};
 /// The variable that turns this test binary into a client: the socket's path.
 const CLIENT: &str = "BPFMAN_HOOK_TEST_CLIENT";
 
-/// Not a test of its own: `as_another` runs it in a process with other ids, where it prints what the service answered.
+/// A helper process, not a test: `as_another` runs it with other ids, and it prints the service's responses.
 #[test]
 fn client_process() {
     let Some(socket) = std::env::var_os(CLIENT) else { return };
@@ -31,15 +33,15 @@ fn client_process() {
     });
 }
 
-/// The answers to a client that runs under `wrapper`.
+/// The responses to a client that runs under `wrapper`.
 fn asks(world: &World, wrapper: &[&str]) -> String {
     as_another(world, wrapper, "peers::client_process")
 }
 
-/// What one of these tests prints in a process of its own, under `wrapper`.
+/// The output of one of these tests in a process of its own, under `wrapper`.
 pub fn as_another(world: &World, wrapper: &[&str], test: &str) -> String {
     let own = std::env::current_exe().unwrap();
-    // Others cannot reach into the build directory.
+    // Other users cannot reach the build directory.
     let copy = world.lab.path("client");
     std::fs::copy(own, &copy).unwrap();
     let mut command = Command::new(wrapper[0]);
@@ -53,36 +55,36 @@ pub fn open_to_all(world: &World) {
 }
 
 #[test]
-fn without_a_rule_only_root_of_this_host_is_answered() {
+fn without_a_rule_only_root_of_this_host_is_allowed() {
     let world = World::new();
     let _service = world.start(&[]);
     assert!(asks(&world, &["env"]).contains("list: OK"));
     let drop = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"];
-    // The socket's mode keeps others out before any policy does.
+    // The socket's mode refuses other users before the policy does.
     assert!(!asks(&world, &drop).contains("list:"));
     open_to_all(&world);
     let answer = asks(&world, &drop);
     let sentence =
         "list: PermissionDenied: uid 12345 may not read: only root may, and no [[client]] rule of the policy matches";
     assert!(answer.contains(sentence), "{answer}");
-    // A group of root's does not make root.
+    // Membership in root's group is not enough.
     let answer = asks(&world, &["setpriv", "--reuid=12345", "--regid=0", "--clear-groups"]);
     assert!(answer.contains("list: PermissionDenied"), "{answer}");
-    // Uid 0 of a user namespace that maps 0 to 0 is uid 0 for the socket as well.
+    // On the socket, uid 0 of a user namespace that maps 0 to 0 is uid 0 as well.
     let answer = asks(&world, &["unshare", "--user", "--map-root-user"]);
     let sentence = "list: PermissionDenied: uid 0 of another user namespace is not root of this host";
     assert!(answer.contains(sentence), "{answer}");
 }
 
 #[test]
-fn a_rule_allows_what_it_says_by_user_and_by_supplementary_group() {
+fn a_rule_applies_by_user_and_by_supplementary_group() {
     let world = World::new();
     let _service = world.start(&["--timeout", "0"]);
     open_to_all(&world);
     let client = |uid: &str, groups: &str| {
         asks(&world, &["setpriv", &format!("--reuid={uid}"), "--regid=12345", &format!("--groups={groups}")])
     };
-    // The policy is read anew for each request.
+    // The policy is read again for each request.
     world.lab.policy("[[client]]\nuser = 12345\nallow = [\"read\"]\n[[client]]\ngroup = 54321\nallow = [\"pull\"]\n");
     let answer = client("12345", "54321");
     assert!(answer.contains("list: OK"), "{answer}");
@@ -95,7 +97,7 @@ fn a_rule_allows_what_it_says_by_user_and_by_supplementary_group() {
     assert!(answer.contains("list: FailedPrecondition: policy "), "{answer}");
 }
 
-/// Certificates as openssl makes them: an authority, a server for 127.0.0.1, and clients of two authorities.
+/// Certificates made by openssl: a CA, a server certificate for 127.0.0.1, and clients of two CAs.
 fn certificates(world: &World) {
     let script = r#"
         set -eu
@@ -123,7 +125,7 @@ fn certificates(world: &World) {
 }
 
 #[test]
-fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
+fn tcp_needs_a_certificate_of_the_configured_ca_and_a_rule() {
     let world = World::new();
     certificates(&world);
     let file = |name: &str| world.lab.path(&format!("tls/{name}"));
@@ -132,7 +134,11 @@ fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
 
     let bare = ended(&mut world.lab.command(&["system", "service", &address]));
     assert_eq!(bare.status.code(), Some(1));
-    assert!(bare.stderr.contains("listen on TCP without TLS: whoever reaches the port could load programs"), "{}", bare.stderr);
+    assert!(
+        bare.stderr.contains("listen on TCP without TLS: any client that reaches the port could load programs"),
+        "{}",
+        bare.stderr
+    );
 
     world.lab.policy("[[client]]\nsubject = \"CN=agent,O=acme\"\nallow = [\"read\"]\n");
     let paths = ["server.pem", "server.key", "authority.pem"].map(|name| file(name).display().to_string());
@@ -157,7 +163,7 @@ fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
         })
     };
     ask(Some("agent")).unwrap();
-    // Connections that say nothing, more than there are places, keep no client with a certificate out.
+    // More silent connections than the limit do not lock out a client with a certificate.
     let silent: Vec<_> = (0..300).filter_map(|_| std::net::TcpStream::connect(("127.0.0.1", port)).ok()).collect();
     assert!(silent.len() > 200, "{}", silent.len());
     ask(Some("agent")).unwrap();
@@ -166,7 +172,7 @@ fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
     let sentence = "the client \"CN=other,O=acme\" may not read: only root may, and no [[client]] rule of the policy matches";
     assert_eq!(other, sentence);
     let pretender = ask(Some("pretender")).unwrap_err();
-    assert!(pretender.contains("may not read"), "a name with a comma is no other's: {pretender}");
+    assert!(pretender.contains("may not read"), "a name with a comma does not match another name: {pretender}");
     for refused in [None, Some("forged"), Some("server2")] {
         let error = ask(refused).unwrap_err();
         assert!(!error.contains("may not"), "{refused:?} was refused before it could ask: {error}");
@@ -182,10 +188,10 @@ fn tcp_is_for_clients_with_a_certificate_of_our_authority_and_a_rule() {
     assert!(plain.is_err());
 }
 
-/// The variable with a file that `loading_process` asks the service to load.
+/// The variable with a file that `loading_process` loads through the service.
 const FILE: &str = "BPFMAN_HOOK_TEST_FILE";
 
-/// Not a test of its own: asks for a file, as whoever runs it, and prints what was answered.
+/// A helper process, not a test: requests a load as its own user, and prints the response.
 #[test]
 fn loading_process() {
     let (Some(socket), Some(file)) = (std::env::var_os(CLIENT), std::env::var(FILE).ok()) else { return };
@@ -202,9 +208,9 @@ fn loading_process() {
     });
 }
 
-/// The service reads files as root: a client must not learn through it what it could not read itself.
+/// The service reads files as root: a client must not learn through it what it cannot read itself.
 #[test]
-fn files_are_no_more_readable_through_the_service_than_policy_says() {
+fn files_are_readable_through_the_service_only_as_the_policy_allows() {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
     let world = World::new();
     let service = world.start(&["--timeout", "0"]);
@@ -252,7 +258,7 @@ fn files_are_no_more_readable_through_the_service_than_policy_says() {
         let said = ask(&file);
         assert!(said.starts_with(code), "{file}: {said}");
     }
-    // Another client's program is not there to be touched, and root unloads it.
+    // A client cannot touch another client's program; root can unload it.
     let Some(id) = world.lab.json(&["list", "programs"])[0]["id"].as_u64() else { panic!("no program") };
     world.lab.policy("[[client]]\nuser = 12346\nallow = [\"load\"]\n");
     let other = ["setpriv", "--reuid=12346", "--regid=12346", "--clear-groups", "env", &format!("{UNLOAD}={id}")];
@@ -263,10 +269,10 @@ fn files_are_no_more_readable_through_the_service_than_policy_says() {
     world.lab.residue();
 }
 
-/// The variable with a program that `unloading_process` asks the service to unload.
+/// The variable with a program that `unloading_process` unloads through the service.
 const UNLOAD: &str = "BPFMAN_HOOK_TEST_UNLOAD";
 
-/// Not a test of its own: asks for a program's end.
+/// A helper process, not a test: requests an unload.
 #[test]
 fn unloading_process() {
     let (Some(socket), Ok(id)) = (std::env::var_os(CLIENT), std::env::var(UNLOAD)) else { return };

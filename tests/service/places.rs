@@ -1,5 +1,6 @@
-//! Programs of every type, by the command line and by the service: loaded, attached, seen to work, detached, attached again and
-//! unloaded. Where a kernel refuses a type, the refusal has to say so. `tests/vm` runs these on kernels that have all of them.
+//! Programs of every type, with the command line and with the service: loaded, attached, checked for their effect,
+//! detached, attached again and unloaded. If a kernel does not support a type, the error must say so. `tests/vm` runs
+//! these tests on kernels that support all of them.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -10,7 +11,11 @@ use std::process::{Child, Command, Stdio};
 use bpfman_hook::grpc::wire::attach_info::Info;
 use bpfman_hook::grpc::wire::bytecode_location::Location;
 use bpfman_hook::grpc::wire::prog_specific_info::Info as Specific;
-use bpfman_hook::grpc::wire::{AttachInfo, AttachRequest, BytecodeLocation, DetachRequest, FentryAttachInfo, FentryLoadInfo, FexitAttachInfo, FexitLoadInfo, GetRequest, KprobeAttachInfo, LoadInfo, LoadRequest, ProgSpecificInfo, TcAttachInfo, TcxAttachInfo, TracepointAttachInfo, UnloadRequest, UprobeAttachInfo, XdpAttachInfo};
+use bpfman_hook::grpc::wire::{
+    AttachInfo, AttachRequest, BytecodeLocation, DetachRequest, FentryAttachInfo, FentryLoadInfo, FexitAttachInfo,
+    FexitLoadInfo, GetRequest, KprobeAttachInfo, LoadInfo, LoadRequest, ProgSpecificInfo, TcAttachInfo, TcxAttachInfo,
+    TracepointAttachInfo, UnloadRequest, UprobeAttachInfo, XdpAttachInfo,
+};
 use bpfman_hook::kernel::{Feature, Support, features};
 use bpfman_hook::sys::bpf::{self, ObjectKind};
 use serde_json::Value;
@@ -20,24 +25,25 @@ use crate::support::netns::Netns;
 use crate::support::process::{PATIENCE, ended, eventually};
 use crate::world::{World, run};
 
-/// Where programs of every type find something to see: a network namespace, this process, and one with a root of its own.
+/// An environment in which programs of every type have something to observe: a network namespace, this process, and one
+/// with its own root directory.
 struct Ground {
     world: World,
     netns: Netns,
     elsewhere: Elsewhere,
 }
 
-/// How one type goes.
+/// A program type under test.
 struct Kind {
-    /// As the command line writes it.
+    /// Its name on the command line.
     word: &'static str,
     /// `BpfmanProgramType`; None for a type that the service's interface does not have.
     number: Option<i32>,
     object: &'static str,
     function: &'static str,
-    /// What it is loaded for.
+    /// The function or hook it is loaded for.
     target: Option<&'static str>,
-    /// What a kernel may lack.
+    /// The feature that a kernel may lack.
     feature: Option<Feature>,
     /// The map in which it counts.
     map: &'static str,
@@ -48,9 +54,9 @@ struct Kind {
 
 /// What shows that a program is attached.
 enum Effect {
-    /// A counter that goes up when this is done.
+    /// A counter that increases when this is done.
     Counts(fn(&Ground)),
-    /// A directory cannot be made.
+    /// A directory cannot be created.
     Refuses,
 }
 
@@ -115,7 +121,7 @@ fn kinds() -> Vec<Kind> {
             feature: Some(Feature::Tcx), map: "traffic",
             cli: |ground| classifier("tcx", ground, "ingress"), wire: |ground| tcx(ground, "ingress"), effect: Counts(packets),
         },
-        // A filter where the kernel has no tcx.
+        // A filter if the kernel has no tcx.
         Kind {
             word: "tc", number: Some(tc_number), object: "tcx", function: "ingress", target: None, feature: None, map: "traffic",
             cli: |ground| classifier("tc", ground, "ingress"), wire: |ground| tc(ground, "ingress"), effect: Counts(packets),
@@ -139,7 +145,7 @@ fn kinds() -> Vec<Kind> {
             feature: Some(Feature::Kprobe), map: "calls",
             cli: |_| words("kprobe --fn-name vfs_unlink"), wire: kprobe, effect: Counts(unlink),
         },
-        // bpfman has no such word: the program's section says that it is one of returns.
+        // bpfman has no such type name: the program's section tells that it is a return probe.
         Kind {
             word: "kprobe", number: Some(kprobe_number), object: "probes", function: "leave_function", target: None,
             feature: Some(Feature::Kprobe), map: "calls",
@@ -189,7 +195,7 @@ impl Kind {
     /// Values of the object's variables: which process or cgroup is counted.
     fn globals(&self) -> Vec<(String, Vec<u8>)> {
         match self.object {
-            // What has a root of its own is another process.
+            // The process with its own root directory is a different process.
             "probes" if self.function == "leave_user" => Vec::new(),
             "probes" => vec![("counted_pid".to_owned(), std::process::id().to_ne_bytes().to_vec())],
             "trace" => vec![("bpfman_cgroup_id".to_owned(), own_cgroup().to_ne_bytes().to_vec())],
@@ -201,7 +207,7 @@ impl Kind {
         format!("{}/tests/bpf/{}.bpf.o", env!("CARGO_MANIFEST_DIR"), self.object)
     }
 
-    /// True where this kernel can do it; else the refusal has to name what it lacks, and why.
+    /// True if this kernel supports the type; otherwise the error must name the missing feature and the reason.
     fn is_here<T>(&self, tried: &Result<T, String>) -> bool {
         let Some(feature) = self.feature else { return true };
         let Support::No(why) = features::probe(feature) else { return true };
@@ -213,7 +219,7 @@ impl Kind {
     }
 }
 
-/// The id of the cgroup that this process is in, which its children are born into.
+/// The id of the cgroup of this process, in which its children start.
 fn own_cgroup() -> u64 {
     use std::os::unix::fs::MetadataExt;
     let text = std::fs::read_to_string("/proc/self/cgroup").unwrap();
@@ -221,7 +227,7 @@ fn own_cgroup() -> u64 {
     std::fs::metadata(kernel::cgroup2().join(path)).unwrap().ino()
 }
 
-/// Who is asked.
+/// The interface under test.
 #[derive(Debug, Clone, Copy)]
 enum Door {
     CommandLine,
@@ -279,7 +285,7 @@ impl Door {
         }
     }
 
-    /// The links of a program, as they are told.
+    /// The links of a program, as the interface reports them.
     fn links(self, ground: &Ground, id: u32) -> Vec<u32> {
         match self {
             Self::CommandLine => {
@@ -318,7 +324,7 @@ fn said(status: tonic::Status) -> String {
     status.message().to_owned()
 }
 
-/// A command of ours with its JSON, or what it said.
+/// Runs one of our commands; returns its JSON or its error message.
 fn command(ground: &Ground, args: &[String]) -> Result<Value, String> {
     let args: Vec<&str> = args.iter().map(String::as_str).chain(["-o", "json"]).collect();
     let ended = ended(&mut ground.world.lab.command(&args));
@@ -343,7 +349,7 @@ fn count(ground: &Ground, map: &str) -> u64 {
     entries.map(|value| u64::from_ne_bytes(value.try_into().expect("a counter has eight bytes"))).sum()
 }
 
-/// Does what the program would see, and tells whether it did.
+/// Does what the program observes, and returns whether the program had its effect.
 fn has_effect(ground: &Ground, kind: &Kind) -> bool {
     match kind.effect {
         Effect::Counts(act) => {
@@ -370,16 +376,16 @@ fn goes_all_the_way(ground: &Ground, kind: &Kind, door: Door) {
         return door.unload(ground, program);
     }
     let link = attached.unwrap_or_else(|error| panic!("{context}: {error}"));
-    assert!(has_effect(ground, kind), "{context}: attached, and nothing happens");
+    assert!(has_effect(ground, kind), "{context}: attached, but without effect");
     assert_eq!(door.links(ground, program), [link], "{context}");
     door.detach(ground, link);
     assert!(door.links(ground, program).is_empty(), "{context}");
     // The kernel may let a program run for a moment longer.
     eventually(&format!("{context}: the end of its effect"), PATIENCE, || (!has_effect(ground, kind)).then_some(()));
     let again = door.attach(ground, kind, program).unwrap_or_else(|error| panic!("{context}: again: {error}"));
-    assert_ne!(again, link, "{context}: ids never come back");
-    assert!(has_effect(ground, kind), "{context}: attached again, and nothing happens");
-    // Its link goes with it.
+    assert_ne!(again, link, "{context}: ids are never reused");
+    assert!(has_effect(ground, kind), "{context}: attached again, but without effect");
+    // Unloading removes its link as well.
     door.unload(ground, program);
     eventually(&format!("{context}: the end of the program"), PATIENCE, || {
         let there = |kind, id| bpf::ids(kind).unwrap().contains(&id);
@@ -420,7 +426,7 @@ impl Ground {
     }
 }
 
-/// What the uprobes are for. It has a symbol, and does something that no compiler leaves out.
+/// The target of the uprobes. It has a symbol, and its body is not optimized away.
 #[allow(unsafe_code, reason = "a name that the test can look up, and nobody else has")]
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -428,10 +434,10 @@ extern "C" fn bpfman_test_called_by_clients(n: u64) -> u64 {
     std::hint::black_box(n) + 1
 }
 
-/// The variable that makes this test binary the process with a root of its own.
+/// The variable that makes this test binary the process with its own root directory.
 const ROLE: &str = "BPFMAN_HOOK_TEST_ELSEWHERE";
 
-/// Not a test of its own: `Elsewhere` runs it in another root, where it calls the function as often as it is told.
+/// A helper process, not a test: `Elsewhere` runs it in another root directory, where it calls the function on request.
 #[test]
 fn elsewhere_process() {
     if std::env::var_os(ROLE).is_none() {
@@ -443,7 +449,7 @@ fn elsewhere_process() {
     }
 }
 
-/// A process whose root directory has this program in another place.
+/// A process whose root directory has this binary at another path.
 struct Elsewhere {
     child: Child,
     said: std::cell::RefCell<BufReader<std::process::ChildStdout>>,
@@ -458,7 +464,7 @@ impl Elsewhere {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let said = BufReader::new(child.stdout.take().unwrap());
         let elsewhere = Self { child, said: said.into() };
-        // It has its root once it answers.
+        // Once it responds, it is in its root directory.
         elsewhere.calls();
         elsewhere
     }

@@ -1,4 +1,4 @@
-//! What tools such as grpcurl ask first: health, and the description of our services.
+//! What tools such as grpcurl query first: health, and the description of our services.
 
 use prost::Message;
 use prost_types::FileDescriptorProto;

@@ -1,4 +1,4 @@
-//! One service under test, and clients of it.
+//! One service under test, and its clients.
 
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::support::process::eventually;
 
 pub type Client = BpfmanClient<Channel>;
 
-/// How long anything may take on a busy machine.
+/// Timeout of any operation on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A service and the directory that it works in.
@@ -28,12 +28,12 @@ pub struct Service {
 }
 
 impl Service {
-    /// Waits for its end by itself.
+    /// Waits until it exits by itself.
     pub fn ended(&mut self) -> ExitStatus {
         eventually("the service to end", PATIENCE, || self.child.try_wait().unwrap())
     }
 
-    /// Ends it as systemd would.
+    /// Stops it like systemd.
     pub fn stop(mut self) {
         self.signal("TERM");
         assert!(self.ended().success());

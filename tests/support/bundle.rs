@@ -1,4 +1,4 @@
-//! OCI bundles: what `runc spec` writes, changed as a case needs it, with busybox as root file system.
+//! OCI bundles: the output of `runc spec`, changed as a case needs it, with busybox as root file system.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -14,7 +14,7 @@ use crate::harness;
 /// The first host id of the container's user namespace, which has 65536 of them.
 pub const FIRST_ID: u32 = 100_000;
 
-/// A bundle that is being put together.
+/// A bundle under construction.
 #[derive(Debug)]
 pub struct Bundle {
     /// The container's id.
@@ -43,7 +43,7 @@ impl Bundle {
         let text = fs::read(dir.join("config.json")).unwrap_or_else(|e| harness!("read config.json: {e}"));
         let mut config: Value = serde_json::from_slice(&text).unwrap_or_else(|e| harness!("parse config.json: {e}"));
         config["process"]["terminal"] = json!(false);
-        // Without CAP_SYS_RESOURCE a runtime cannot set limits.
+        // A runtime cannot set limits without CAP_SYS_RESOURCE.
         config["process"]["rlimits"] = json!([]);
         config["process"]["env"] = json!(["PATH=/bin"]);
         let ids = json!([{ "containerID": 0, "hostID": FIRST_ID, "size": 65536 }]);
@@ -58,7 +58,7 @@ impl Bundle {
         bundle
     }
 
-    /// Our hooks, as a plain OCI configuration names them.
+    /// Adds our hooks, as a plain OCI configuration names them.
     fn hooks(mut self, lab: &Lab, engine: Option<&str>) -> Self {
         let hook = |stage: &str| {
             json!([{
@@ -72,12 +72,13 @@ impl Bundle {
         self
     }
 
-    /// Tells the hooks which engine made the container, as `install` writes it into hook files.
+    /// Passes the engine to the hooks, as the hook files of `install` do.
     pub fn engine(self, lab: &Lab, engine: &str) -> Self {
         if lab.hooks == Hooks::Ours { self.hooks(lab, Some(engine)) } else { self }
     }
 
-    /// Runs one of our hooks through a script, in which `"$@"` is the hook. Without our hooks there is no script either.
+    /// Runs one of our hooks through a script, in which `"$@"` is the hook. Without our hooks, the script is not added
+    /// either.
     pub fn hook_through(mut self, stage: &str, script: &str) -> Self {
         if let Some(hook) = self.config["hooks"][stage].get_mut(0) {
             let mut args = vec![json!("sh"), json!("-c"), json!(script), json!("sh"), hook["path"].clone()];
@@ -98,13 +99,13 @@ impl Bundle {
         self
     }
 
-    /// What the container runs: a script for busybox's shell.
+    /// The container's command: a script for busybox's shell.
     pub fn script(mut self, script: &str) -> Self {
         self.config["process"]["args"] = json!(["/bin/sh", "-c", script]);
         self
     }
 
-    /// The capabilities the workload has besides those of `runc spec`.
+    /// Adds capabilities to those of `runc spec`.
     pub fn capabilities(mut self, names: &[&str]) -> Self {
         for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
             let mut all = vec!["CAP_KILL", "CAP_NET_BIND_SERVICE"];
@@ -114,7 +115,7 @@ impl Bundle {
         self
     }
 
-    /// No user namespace.
+    /// Removes the user namespace.
     pub fn without_userns(mut self) -> Self {
         self.userns = false;
         self = self.without_namespace("user");
@@ -124,14 +125,14 @@ impl Bundle {
         self
     }
 
-    /// Leaves a namespace out, so that the container shares it with the runtime.
+    /// Removes a namespace, so that the container shares it with the runtime.
     pub fn without_namespace(mut self, kind: &str) -> Self {
         let all = self.config["linux"]["namespaces"].as_array_mut().expect("runc spec lists namespaces");
         all.retain(|one| one["type"] != kind);
         self
     }
 
-    /// Adds a namespace of its own, or joins the one at a path.
+    /// Adds a new namespace, or joins the one at a path.
     pub fn namespace(mut self, kind: &str, path: Option<&Path>) -> Self {
         self = self.without_namespace(kind);
         let one = match path {
@@ -142,20 +143,20 @@ impl Bundle {
         self
     }
 
-    /// The cgroup that the configuration names.
+    /// Sets the cgroup path.
     pub fn cgroup(mut self, path: &str) -> Self {
         self.config["linux"]["cgroupsPath"] = json!(path);
         self
     }
 
-    /// Leaves the mount on a destination out.
+    /// Removes the mount at a destination.
     pub fn without_mount(mut self, destination: &str) -> Self {
         let all = self.config["mounts"].as_array_mut().expect("runc spec lists mounts");
         all.retain(|one| one["destination"] != destination);
         self
     }
 
-    /// One more mount.
+    /// Adds a mount.
     pub fn mount(mut self, kind: &str, source: &Path, destination: &str, options: &[&str]) -> Self {
         push(
             &mut self.config["mounts"],
@@ -164,9 +165,9 @@ impl Bundle {
         self
     }
 
-    /// Shows the binary under test to the container, as `/bpfman-hook`.
+    /// Mounts the binary under test into the container, as `/bpfman-hook`.
     pub fn with_binary(self, lab: &Lab) -> Self {
-        // A copy: the checkout may lie where the container's root has no way in.
+        // A copy: the container's root may not be able to reach the checkout.
         let copy = lab.path("bin/bpfman-hook");
         if !copy.exists() {
             fs::copy(BINARY, &copy).unwrap_or_else(|e| harness!("copy the binary: {e}"));
@@ -175,7 +176,7 @@ impl Bundle {
         self.mount("none", &copy, "/bpfman-hook", &["bind", "ro"])
     }
 
-    /// A seccomp profile that allows everything but bpf(2).
+    /// Sets a seccomp profile that allows everything but bpf(2).
     pub fn forbid_bpf(mut self) -> Self {
         self.config["linux"]["seccomp"] = json!({
             "defaultAction": "SCMP_ACT_ALLOW",
@@ -190,13 +191,13 @@ impl Bundle {
         self
     }
 
-    /// Any other change of config.json.
+    /// Makes any other change of config.json.
     pub fn edit(mut self, change: impl FnOnce(&mut Value)) -> Self {
         change(&mut self.config);
         self
     }
 
-    /// Writes config.json and gives the root file system to the container's root.
+    /// Writes config.json and makes the container's root the owner of the root file system.
     pub fn write(self) -> Self {
         let text = serde_json::to_vec_pretty(&self.config).expect("a JSON value can be written");
         fs::write(self.dir.join("config.json"), text).unwrap_or_else(|e| harness!("write config.json: {e}"));
@@ -211,7 +212,7 @@ fn push(list: &mut Value, item: Value) {
     list.as_array_mut().unwrap_or_else(|| harness!("not a list in config.json")).push(item);
 }
 
-/// A busybox that needs no libraries.
+/// A statically linked busybox.
 pub fn busybox() -> PathBuf {
     let found = ["/bin/busybox", "/usr/bin/busybox"].into_iter().map(PathBuf::from).find(|path| path.exists());
     found.unwrap_or_else(|| harness!("busybox is missing: apt-get install busybox-static"))

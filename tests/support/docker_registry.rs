@@ -1,4 +1,4 @@
-//! Debian's docker-registry on a loopback port: a real one, that takes uploads.
+//! Debian's docker-registry on a loopback port: a real registry that accepts uploads.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::harness;
 use crate::support::process::{PATIENCE, Running, eventually};
 
-/// A registry that runs as long as this value lives. Its blobs lie in the directory that it was given.
+/// A registry that runs until this value is dropped. Its blobs are in the given directory.
 #[derive(Debug)]
 pub struct DockerRegistry {
     host: String,
@@ -16,12 +16,12 @@ pub struct DockerRegistry {
 }
 
 impl DockerRegistry {
-    /// Starts one without TLS and without credentials.
+    /// Starts a registry without TLS and authentication.
     pub fn start(dir: &Path) -> Self {
         Self::serve(dir, "")
     }
 
-    /// Starts one for `user` with the password `secret` alone, over TLS with the certificate of tests/data/tls.
+    /// Starts a registry for `user` with the password `secret` only, over TLS with the certificate of tests/data/tls.
     pub fn start_private(dir: &Path) -> Self {
         fs::create_dir_all(dir).unwrap_or_else(|e| harness!("create {}: {e}", dir.display()));
         let users = dir.join("htpasswd");
@@ -39,9 +39,9 @@ impl DockerRegistry {
         )
     }
 
-    /// `more` goes behind the address.
+    /// `more` is appended after the address.
     fn serve(dir: &Path, more: &str) -> Self {
-        // The port is free now, and nobody else takes ports of this range within a moment.
+        // The port is free now, and it is unlikely that another process takes it within a moment.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let host = port.unwrap_or_else(|e| harness!("find a port: {e}")).to_string();
         fs::create_dir_all(dir.join("data")).unwrap_or_else(|e| harness!("create {}: {e}", dir.display()));

@@ -1,8 +1,9 @@
-//! A kernel and a host that know only what the lifecycle tests need. Each thing they know is shown once by a privileged test.
+//! A fake kernel and a fake host with only what the lifecycle tests need. A privileged test verifies each behaviour
+//! that they imitate.
 //!
-//! Pins are files in a temporary directory, so that "nothing is left" is a look at a directory. Every effect can be made to
-//! fail, or to kill the process: a kill is a panic with [`Killed`], which no code between it and the test catches, so that
-//! no rollback runs.
+//! Pins are files in a temporary directory, so that "nothing is left" is a directory listing. Every effect can be made
+//! to fail, or to kill the process: a kill is a panic with [`Killed`], which no code between it and the test catches,
+//! so that no rollback runs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -24,14 +25,14 @@ use bpfman_hook::model::record::LinkRecord;
 use bpfman_hook::sys::SysError;
 use bpfman_hook::sys::pid::ProcessError;
 
-/// The payload of the panic that stands for SIGKILL.
+/// The payload of the panic that simulates SIGKILL.
 #[derive(Debug)]
 pub struct Killed;
 
 /// What happens at the nth effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// The call fails; nothing was done.
+    /// The call fails without an effect.
     FailBefore,
     /// The process dies before the effect.
     KillBefore,
@@ -39,10 +40,10 @@ pub enum Trouble {
     KillAfter,
 }
 
-/// Something that happens at the nth moment of a kind.
+/// An action at the nth moment of a kind.
 type Once = Cell<Option<(usize, Box<dyn FnOnce()>)>>;
 
-/// Counts effects and makes one of them go wrong. Shared by kernel and host, so that one number names any effect of a run.
+/// Counts effects and makes one of them fail. Shared by kernel and host, so that one number names any effect of a run.
 #[derive(Default)]
 pub struct Effects {
     count: Cell<usize>,
@@ -50,7 +51,7 @@ pub struct Effects {
     /// Whether links still have their interfaces.
     pub interfaces: Cell<bool>,
     meanwhile: Once,
-    /// The kernel's ids never come back, whichever process asks.
+    /// The kernel's ids are never reused, whichever process asks.
     next_id: Cell<u32>,
 }
 
@@ -61,24 +62,24 @@ impl std::fmt::Debug for Effects {
 }
 
 impl Effects {
-    /// The `n`th effect, counted from 1, goes wrong.
+    /// Makes the `n`th effect fail, counted from 1.
     pub fn problem_at(&self, n: usize, problem: Trouble) {
         self.count.set(0);
         self.problem.set(Some((n, problem)));
     }
 
-    /// No effect goes wrong any more.
+    /// Makes no further effect fail.
     pub fn calm(&self) {
         self.count.set(0);
         self.problem.set(None);
     }
 
-    /// How many effects there were since the last call of the two above.
+    /// The number of effects since the last call of the two functions above.
     pub fn count(&self) -> usize {
         self.count.get()
     }
 
-    /// Just before the `n`th effect, something else happens, whose own effects do not count.
+    /// Runs `what` just before the `n`th effect; its own effects are not counted.
     pub fn meanwhile(&self, n: usize, what: impl FnOnce() + 'static) {
         self.count.set(0);
         self.meanwhile.set(Some((n, Box::new(what))));
@@ -108,7 +109,7 @@ impl Effects {
     }
 }
 
-/// The error that a made failure gives.
+/// The error of a simulated failure.
 fn refused(what: &str) -> KernelError {
     KernelError::Sys(SysError::io("try", what)(std::io::Error::from_raw_os_error(libc::EPERM)))
 }
@@ -117,9 +118,9 @@ fn refused(what: &str) -> KernelError {
 #[derive(Debug)]
 pub struct FakeKernel<'a> {
     pub effects: &'a Effects,
-    /// What every object declares.
+    /// The declarations of every object.
     pub object: ObjectFacts,
-    /// What it lets a token reach: nothing beyond the container, for every type.
+    /// What a token reaches: nothing beyond the container, for every type.
     pub reach: TokenReach,
 }
 
@@ -138,7 +139,7 @@ impl<'a> FakeKernel<'a> {
         })
     }
 
-    /// Pins what is pinned at `other` once more.
+    /// Pins what is pinned at `other` a second time.
     fn pin_again(&self, directory: &Path, pin: &PinName, other: &Path) -> Result<u32, KernelError> {
         self.effects.effect(pin.as_str(), || {
             let id = fs::read_to_string(other).expect("a map that is reused has a pin");
@@ -234,22 +235,22 @@ impl Kernel for FakeKernel<'_> {
     }
 }
 
-/// What happens at a host's nth look at something.
+/// An action at the host's nth check of something.
 type Meanwhile<'a> = (usize, &'a dyn Fn());
 
-/// A host with processes that live until a test says otherwise.
+/// A host with processes that live until a test ends them.
 pub struct FakeHost<'a> {
     pub effects: &'a Effects,
     pub me: ProcessIdentity,
     pub dead: Rc<RefCell<BTreeSet<u32>>>,
-    /// Processes of which it cannot be told whether they live.
+    /// Processes whose state cannot be determined.
     pub unknown: BTreeSet<u32>,
     pub time: Cell<u64>,
     pub netns: RefCell<NetnsFact>,
     pub userns: Cell<bool>,
     looks: Cell<usize>,
     meanwhile: Cell<Option<Meanwhile<'a>>>,
-    /// From the look at the clock after this many, it is late.
+    /// After this many checks of the clock, the deadline has passed.
     pub late_after: Option<usize>,
     on_me: Once,
     asked: Cell<usize>,
@@ -278,29 +279,28 @@ impl<'a> FakeHost<'a> {
         }
     }
 
-    /// At the `n`th look at the clock, which a start takes between its steps, something else happens first.
+    /// Runs `what` at the `n`th check of the clock, which a start makes between its steps.
     pub fn meanwhile(&self, n: usize, what: &'a dyn Fn()) {
         self.looks.set(0);
         self.meanwhile.set(Some((n, what)));
     }
 
-    /// At the `n`th time that this process is asked who it is, which is before it writes its name into a record, something else
-    /// happens first.
+    /// Runs `what` at the `n`th time that this process's identity is read, which is before it is written into a record.
     pub fn before_me(&self, n: usize, what: impl FnOnce() + 'static) {
         self.on_me.set(Some((n, Box::new(what))));
     }
 
-    /// How often this process was asked who it is.
+    /// How often this process's identity was read.
     pub fn asked(&self) -> usize {
         self.asked.get()
     }
 
-    /// How often the clock was looked at.
+    /// How often the clock was checked.
     pub fn looks(&self) -> usize {
         self.looks.get()
     }
 
-    /// A process ends.
+    /// Ends a process.
     pub fn end(&self, pid: u32) {
         self.dead.borrow_mut().insert(pid);
     }

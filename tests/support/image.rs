@@ -1,4 +1,4 @@
-//! Bytecode images in OCI layouts, signed as cosign 2 signs them: openssl and sixty lines, no registry.
+//! Bytecode images in OCI layouts, signed like cosign 2 signs them: openssl and sixty lines, no registry.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
-/// What is in one bytecode image.
+/// The contents of one bytecode image.
 #[derive(Debug, Clone)]
 pub struct Contents {
     /// Files of the only layer: name and bytes.
@@ -49,7 +49,7 @@ impl Contents {
     }
 }
 
-/// The digests of an image's blobs, so that a test can spoil each.
+/// The digests of an image's blobs, so that a test can corrupt each of them.
 #[derive(Debug, Clone)]
 pub struct Digests {
     pub manifest: String,
@@ -64,7 +64,7 @@ pub struct SignatureDigests {
     pub payload: String,
 }
 
-/// An OCI image layout that grows.
+/// An OCI image layout to which images are added.
 #[derive(Debug)]
 pub struct Layout {
     pub dir: PathBuf,
@@ -81,7 +81,7 @@ impl Layout {
         layout
     }
 
-    /// The reference of a tag, as an annotation writes it.
+    /// The reference of a tag, as written in an annotation.
     pub fn reference(&self, tag: &str) -> String {
         format!("oci:{}:{tag}", self.dir.display())
     }
@@ -93,7 +93,7 @@ impl Layout {
         digests
     }
 
-    /// Adds a multi-architecture image under a tag; the digest that is signed is the index's.
+    /// Adds a multi-architecture image under a tag; returns the index's digest, which is the one to sign.
     pub fn add_index(&mut self, tag: &str, images: &[Contents]) -> String {
         let mut manifests = Vec::new();
         for contents in images {

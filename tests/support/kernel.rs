@@ -1,4 +1,4 @@
-//! What the kernel has, as `bpftool` and mountinfo tell it: nothing here is the product's own code.
+//! The kernel's state, as `bpftool` and mountinfo report it: nothing here uses the product's own code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::harness;
 pub struct Objects(BTreeMap<(&'static str, u64), String>);
 
 impl Objects {
-    /// Asks `bpftool`.
+    /// Queries `bpftool`.
     pub fn now() -> Self {
         let mut all = BTreeMap::new();
         for kind in ["prog", "map", "link"] {
@@ -33,7 +33,7 @@ impl Objects {
         Self(all)
     }
 
-    /// Those that were not there before.
+    /// The objects that did not exist before.
     pub fn since(&self, before: &Self) -> Vec<String> {
         self.0.iter().filter(|(key, _)| !before.0.contains_key(*key)).map(|(_, line)| line.clone()).collect()
     }
@@ -44,7 +44,7 @@ impl Objects {
     }
 }
 
-/// Runs `bpftool -j`. Objects may go away while it lists them, which it reports as an error: then it is asked again.
+/// Runs `bpftool -j`. Objects may disappear while it lists them, which it reports as an error: then it is run again.
 pub fn bpftool(args: &[&str]) -> Value {
     for _ in 0..20 {
         let ended = super::process::ended(Command::new("bpftool").arg("-j").args(args));
@@ -66,14 +66,14 @@ pub fn link(id: u64) -> Value {
     bpftool(&["link", "show", "id", &id.to_string()])
 }
 
-/// The sum of all values of a map of 64-bit counters, whatever its keys.
+/// The sum of all values of a map of 64-bit counters, regardless of its keys.
 pub fn sum(map: u64) -> u64 {
     let dump = bpftool(&["map", "dump", "id", &map.to_string()]);
     let Some(entries) = dump.as_array() else { harness!("bpftool map dump id {map}: {dump}") };
     entries.iter().flat_map(entry_values).sum()
 }
 
-/// What the slots of one entry of an array of counters add up to.
+/// The sum of the per-CPU values of one entry of a counter array.
 pub fn slot(map: u64, index: usize) -> u64 {
     let dump = bpftool(&["map", "dump", "id", &map.to_string()]);
     dump.get(index).map_or_else(|| harness!("bpftool map dump id {map}: {dump}"), |entry| entry_values(entry).into_iter().sum())
@@ -94,7 +94,7 @@ fn entry_values(entry: &Value) -> Vec<u64> {
     }
 }
 
-/// Mount points of this mount namespace with the type of each.
+/// The mount points of this mount namespace with their types.
 pub fn mounts() -> BTreeSet<(PathBuf, String)> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_else(|e| harness!("read mountinfo: {e}"));
     text.lines()
@@ -119,7 +119,7 @@ pub fn processes_of(path: &Path) -> Vec<(u32, String)> {
         let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
         let directory = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-        // A container has its own root: the mount on `/`, whose fourth field is where that is in its file system.
+        // A container has its own root: the mount on `/`, whose fourth field is its path in its file system.
         let mounts = std::fs::read_to_string(entry.path().join("mountinfo")).unwrap_or_default();
         let root = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|words| words.get(4) == Some(&"/"));
         let rooted = root.is_some_and(|words| words[3].contains(&name));
@@ -149,7 +149,7 @@ pub fn cgroups_named(word: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Kills what is in a cgroup and below it, and removes what has become empty.
+/// Kills the processes in a cgroup and below it, and removes the empty cgroups.
 pub fn remove_cgroup(directory: &Path) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -169,12 +169,12 @@ pub fn remove_cgroup(directory: &Path) {
     }
 }
 
-/// Where the version 2 hierarchy is, and whether version 1 hierarchies stand beside it.
+/// Where the version 2 hierarchy is mounted, and whether version 1 hierarchies exist beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cgroups {
-    /// Version 2 alone, at /sys/fs/cgroup.
+    /// Only version 2, at /sys/fs/cgroup.
     Unified,
-    /// Version 1 hierarchies, and version 2 at this place.
+    /// Version 1 hierarchies, and version 2 at this path.
     Hybrid(PathBuf),
 }
 
@@ -195,7 +195,7 @@ pub fn cgroup2() -> PathBuf {
     }
 }
 
-/// Whether this kernel knows BPF tokens: bpffs takes `delegate_cmds` since 6.9.
+/// Whether this kernel supports BPF tokens: bpffs accepts `delegate_cmds` since 6.9.
 pub fn has_tokens() -> bool {
     let release = tool(Command::new("uname").arg("-r"));
     let mut numbers = release.split(['.', '-']).map_while(|word| word.trim().parse::<u32>().ok());

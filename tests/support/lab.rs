@@ -1,5 +1,5 @@
-//! One test's own world: a directory that is root's in every component, with our `--root`, images, bundles and runtimes
-//! below it, and the proof at the end that nothing is left.
+//! One test's environment: a directory with only root-owned path components, with our `--root`, images, bundles and
+//! runtimes below it, and the final check that nothing is left.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ use crate::harness;
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_bpfman-hook");
 
-/// Whether bundles carry our hooks. Without them every case must fail: that is how the suite is tested.
+/// Whether bundles have our hooks. Without them every case must fail: this tests the suite itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hooks {
     /// createRuntime and poststop run the binary under test.
@@ -28,17 +28,18 @@ pub enum Hooks {
     Removed,
 }
 
-/// BPF objects have no owner, so a test can only say what is new if no other makes any: one at a time, on this machine.
+/// BPF objects have no owner, so a test can tell which ones are new only if no other test creates any: one test at a
+/// time on this machine.
 static TURN: Mutex<()> = Mutex::new(());
 static NEXT: AtomicU32 = AtomicU32::new(0);
 const PLACE: &str = "/var/lib";
 const NAME: &str = "bpfman-hook-test-";
 
-/// One test's directory and what the machine had before.
+/// One test's directory, and the state of the machine before the test.
 #[derive(Debug)]
 pub struct Lab {
     dir: PathBuf,
-    /// Whether bundles of this lab carry our hooks.
+    /// Whether bundles of this lab have our hooks.
     pub hooks: Hooks,
     objects: Objects,
     mounts: BTreeSet<(PathBuf, String)>,
@@ -46,7 +47,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Waits for its turn and makes the directory.
+    /// Waits for its turn and creates the directory.
     pub fn new(hooks: Hooks) -> Self {
         assert!(is_root(), "harness: these tests make namespaces, mounts and BPF objects: run `sudo make test-e2e`");
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,7 +68,7 @@ impl Lab {
         self.dir.join(name)
     }
 
-    /// What `--root` is.
+    /// The value of `--root`.
     pub fn root(&self) -> PathBuf {
         self.path("root")
     }
@@ -77,14 +78,14 @@ impl Lab {
         self.path("root/run/bpfman-hook/fs")
     }
 
-    /// A word that is in the id of every container of this lab and nowhere else.
+    /// A word that is in the id of every container of this lab and in no other id.
     pub fn word(&self) -> String {
         self.dir.file_name().expect("the directory has a name").to_string_lossy().replace("bpfman-hook-test", "bht")
     }
 
     /// The argv of one of our hooks.
     pub fn hook_arguments(&self, stage: &str, engine: Option<&str>) -> Vec<String> {
-        // In the order that the installed hook files have, which the binary reads without its command line parser.
+        // In the order of the installed hook files, which the binary parses without clap.
         let root = self.root().display().to_string();
         let mut words: Vec<String> = ["bpfman-hook", "hook", stage, "--root", &root].map(str::to_owned).to_vec();
         if let Some(engine) = engine {
@@ -93,21 +94,21 @@ impl Lab {
         words
     }
 
-    /// A command of ours on this lab's root.
+    /// One of our commands on this lab's root.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command.arg("--root").arg(self.root()).args(args);
         command
     }
 
-    /// Runs a command of ours that must succeed, and returns its standard output.
+    /// Runs one of our commands, which must succeed, and returns its standard output.
     pub fn ours(&self, args: &[&str]) -> String {
         let Ended { status, stdout, stderr } = ended(&mut self.command(args));
         assert!(status.success(), "bpfman-hook {args:?}: {status}: {stderr}");
         stdout
     }
 
-    /// Runs a command of ours that must succeed and print JSON.
+    /// Runs one of our commands, which must succeed and print JSON.
     pub fn json(&self, args: &[&str]) -> Value {
         let text = self.ours(&[args, &["-o", "json"]].concat());
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("bpfman-hook {args:?} -o json: {e}: {text}"))
@@ -119,25 +120,25 @@ impl Lab {
         fs::write(&path, text).unwrap_or_else(|e| harness!("write {}: {e}", path.display()));
     }
 
-    /// Writes a file below the directory, readable for all.
+    /// Writes a world-readable file below the directory.
     pub fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, bytes).unwrap_or_else(|e| harness!("write {}: {e}", path.display()));
         path
     }
 
-    /// What the hook wrote to its log, for hosts without a journal.
+    /// The hook's log, for hosts without a journal.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("root/run/bpfman-hook/log")).unwrap_or_default()
     }
 
-    /// The BPF objects that are there now and were not when the lab was made.
+    /// The BPF objects that were created since the lab was made.
     pub fn new_objects(&self) -> Vec<String> {
         Objects::now().since(&self.objects)
     }
 
-    /// Fails unless so many of the links on our record are in the kernel. Others on this machine may make links too, so only
-    /// those count that we name; one that we do not name is found by `residue`.
+    /// Fails unless exactly this number of our recorded links exists in the kernel. Other processes on this machine may
+    /// create links too, so only recorded ones count; `residue` finds those that are not recorded.
     pub fn expect_links(&self, number: usize, why: &str) {
         let Value::Array(links) = self.json(&["list", "links"]) else { panic!("list links -o json is not a list") };
         let objects = Objects::now();
@@ -145,7 +146,7 @@ impl Lab {
         assert_eq!(there, number, "{why}: {links:#?}");
     }
 
-    /// The same for links of a pod that has just gone: gc releases them, and nobody waits for it.
+    /// The same for links of a pod that has just been removed: gc releases them asynchronously.
     pub fn expect_links_soon(&self, number: usize, why: &str) {
         let begun = std::time::Instant::now();
         while begun.elapsed() < Duration::from_secs(10) {
@@ -157,14 +158,15 @@ impl Lab {
         self.expect_links(number, why);
     }
 
-    /// Proves that nothing is left: no object, pin, mount, process, cgroup and no record but those of failed requests.
+    /// Checks that nothing is left: no object, pin, mount, process or cgroup, and no record except those of failed
+    /// requests.
     ///
-    /// The kernel frees some of it a moment later than the last reference goes, so each is waited for.
+    /// The kernel frees some objects a moment after their last reference is gone, so each check is retried.
     pub fn residue(&self) {
         self.residue_within(Duration::from_secs(10));
     }
 
-    /// The same with another patience.
+    /// The same with another timeout.
     pub fn residue_within(&self, patience: Duration) {
         let mut left = Vec::new();
         let deadline = std::time::Instant::now() + patience;
@@ -191,7 +193,7 @@ impl Lab {
         assert!(records.is_empty(), "records left behind: {records:#?}");
     }
 
-    /// The owners on record, those of failed requests left out: these stay on purpose, with their reason.
+    /// The recorded owners, except those of failed requests, which are kept intentionally with their reason.
     pub fn records(&self) -> Vec<Value> {
         let Value::Array(all) = self.json(&["list", "containers"]) else { panic!("list containers -o json is not a list") };
         all.into_iter().filter(|record| record["state"] != "failed").collect()
@@ -200,7 +202,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // Shown with the failure: libtest keeps it back otherwise.
+        // Printed with the failure: libtest captures it otherwise.
         if std::thread::panicking() && !self.log().is_empty() {
             eprintln!("our log:\n{}", self.log());
         }
@@ -213,7 +215,7 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Every file in a bpffs, and every directory but its root. The kernel's own preloaded iterators do not count.
+/// Every file in a bpffs, and every directory except its root. The kernel's preloaded iterators do not count.
 pub fn pins(bpffs: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut todo = vec![bpffs.to_owned()];
@@ -230,7 +232,7 @@ pub fn pins(bpffs: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Removes what test runs left that were killed.
+/// Removes what killed test runs left.
 fn sweep() {
     for entry in fs::read_dir(PLACE).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -243,7 +245,7 @@ fn sweep() {
     }
 }
 
-/// Ends every container and process below a lab's directory, unmounts and removes everything.
+/// Ends every container and process below a lab's directory, and unmounts and removes everything.
 fn clear(dir: &Path) {
     for runtime in ["runc", "crun"] {
         for container in fs::read_dir(dir.join(runtime)).into_iter().flatten().flatten() {
@@ -276,7 +278,7 @@ pub fn wait_gone(pid: u32) {
     });
 }
 
-/// Makes a file or tree another user's.
+/// Changes the owner of a file or a tree.
 pub fn chown_tree(path: &Path, id: u32) {
     tool(Command::new("chown").args(["-hR", &format!("{id}:{id}")]).arg(path));
 }

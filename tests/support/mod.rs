@@ -1,7 +1,7 @@
-//! What the tests that need root share: a directory of their own, bundles, signed images, runtimes, the kernel's view.
+//! Shared by the tests that need root: a directory of their own, bundles, signed images, runtimes, the kernel's state.
 //!
-//! Two kinds of panic come out of here. One that begins with `harness:` says that the machine or a tool did not do its part;
-//! every other one is a verdict on the product. The end-to-end suite's test of itself tells them apart.
+//! There are two kinds of panics. One that begins with `harness:` means that the machine or a tool failed; every other
+//! one means that the product failed. The end-to-end suite's test of itself distinguishes them.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
@@ -16,7 +16,7 @@ pub mod process;
 pub mod runtime;
 pub mod world;
 
-/// Stops the test because the machine or a tool is at fault, not the product.
+/// Stops the test because the machine or a tool failed, not the product.
 #[macro_export]
 macro_rules! harness {
     ($($words:tt)*) => { panic!("harness: {}", format_args!($($words)*)) };

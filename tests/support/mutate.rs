@@ -1,11 +1,11 @@
-//! Hostile inputs for tests: recorded ones, changed at random from a seed that a failure names.
+//! Hostile inputs for tests: recorded inputs, mutated at random from a seed that is printed on failure.
 #![allow(clippy::unwrap_used, reason = "test code: a helper that cannot go on fails its test")]
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Pseudo-random numbers: xorshift64*, so that a seed means the same on every machine.
+/// Pseudo-random numbers: xorshift64*, so that a seed gives the same sequence on every machine.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 
@@ -27,10 +27,10 @@ impl Random {
     }
 }
 
-/// Values at which arithmetic and formats break.
+/// Values that often break arithmetic and formats.
 const EDGES: &[u64] = &[0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 48, i64::MAX as u64, u64::MAX];
 
-/// What JSON readers stumble over, for a place where a value or a token stands.
+/// Problematic tokens for JSON parsers, to be inserted in place of a value or token.
 const WORDS: &[&str] = &[
     "null",
     "-1",
@@ -50,7 +50,7 @@ const WORDS: &[&str] = &[
     "\n",
 ];
 
-/// One to eight changes of `input`; pieces of `other` get into it.
+/// Makes one to eight changes of `input`, some with parts of `other`.
 pub(crate) fn mutate(random: &mut Random, input: &[u8], other: &[u8]) -> Vec<u8> {
     let mut bytes = input.to_vec();
     for _ in 0..=random.below(8) {
@@ -110,8 +110,8 @@ pub(crate) fn corpus(paths: &[&str]) -> Vec<Vec<u8>> {
     found
 }
 
-/// Runs `check` on mutations of `corpus` for a second, or for as long as `FUZZ_SECONDS` says, from another seed each time
-/// (`FUZZ_SEED` repeats one). A panic of `check` is reported with the seed and the input's place.
+/// Runs `check` on mutations of `corpus` for a second, or for `FUZZ_SECONDS`, from a different seed each time
+/// (`FUZZ_SEED` repeats one). A panic of `check` is reported with the seed and the path of the input.
 pub(crate) fn fuzz(name: &str, corpus: &[Vec<u8>], mut check: impl FnMut(&[u8])) {
     let number =
         |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text}")));

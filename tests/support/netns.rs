@@ -1,4 +1,4 @@
-//! A network namespace of a test's own.
+//! A network namespace of a single test.
 
 use std::fs::File;
 use std::net::UdpSocket;
@@ -10,7 +10,7 @@ use bpfman_hook::sys::netns;
 
 use super::process::{PATIENCE, eventually, tool};
 
-/// A network namespace with a process in it, for as long as this lives.
+/// A network namespace with a process in it; ends on drop.
 #[derive(Debug)]
 pub struct Netns {
     holder: Child,
@@ -18,13 +18,13 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes one, with lo up.
+    /// Creates one, with lo up.
     pub fn new() -> Self {
         let holder = Command::new("unshare").args(["--net", "sleep", "1000"]).stdin(Stdio::null()).spawn();
         let holder = holder.unwrap_or_else(|e| crate::harness!("start unshare: {e}"));
         let own = std::fs::read_link("/proc/self/ns/net").ok();
         let path = format!("/proc/{}/ns/net", holder.id());
-        // Not the one that it was born in.
+        // Not the one in which the process started.
         eventually("the namespace", PATIENCE, || std::fs::read_link(&path).ok().filter(|theirs| Some(theirs) != own.as_ref()));
         let file = File::open(&path).unwrap_or_else(|e| crate::harness!("open {path}: {e}"));
         let netns = Self { holder, file: file.into() };
@@ -37,7 +37,7 @@ impl Netns {
         format!("/proc/{}/ns/net", self.holder.id())
     }
 
-    /// Runs something inside.
+    /// Runs a closure inside.
     pub fn within<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         netns::on_thread(self.file.as_fd(), f).unwrap_or_else(|e| crate::harness!("enter the namespace: {e}"))
     }

@@ -14,11 +14,11 @@ use super::process::tool;
 use super::runtime::{Runtime, without_cgroup2};
 use crate::harness;
 
-/// The image that containers run: busybox and nothing else.
+/// The image of the containers: only busybox.
 pub const IMAGE: &str = "localhost/busybox:test";
 
-/// The lines that keep podman within the lab. Without limits of its own it wants CAP_SYS_RESOURCE; with file locks it does
-/// not share /dev/shm with the host's podman.
+/// The settings that keep podman within the lab. Without limits of its own it needs CAP_SYS_RESOURCE; with file locks
+/// it does not share /dev/shm with the host's podman.
 const CONFIGURATION: &str = r#"[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 log_driver = "k8s-file"
@@ -30,10 +30,10 @@ infra_image = "localhost/busybox:test"
 infra_command = "/bin/pause"
 "#;
 
-/// What the infra container of a pod runs.
+/// The command of a pod's infra container.
 const PAUSE: &str = "#!/bin/sh\ntrap 'exit 0' TERM\nwhile :; do sleep 1; done\n";
 
-/// podman on one lab.
+/// podman in one lab.
 #[derive(Debug)]
 pub struct Podman {
     dir: PathBuf,
@@ -74,7 +74,7 @@ impl Podman {
         podman
     }
 
-    /// Adds the precreate stage, which podman alone knows.
+    /// Adds the precreate stage, which only podman has.
     pub fn with_precreate(self, lab: &Lab) -> Self {
         if lab.hooks == Hooks::Ours {
             self.hook_file(lab, "precreate.d", "precreate");
@@ -102,7 +102,7 @@ impl Podman {
         command
     }
 
-    /// `podman run` of a script in the foreground, reading standard input.
+    /// `podman run` of a script in the foreground, with standard input.
     pub fn run(&self, lab: &Lab, name: &str, flags: &[&str], script: &str) -> Command {
         let name = format!("{}-{name}", lab.word());
         let mut command = self.command(&["run", "--rm", "-i", "--network", "none", "--name", &name, "--hostname", "lab"]);

@@ -1,4 +1,4 @@
-//! Commands with a deadline, and containers that are talked to while they run.
+//! Commands with a deadline, and interactive communication with running containers.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::harness;
 
-/// How long anything may take that is not itself a measurement. Two busy cores need their time.
+/// Timeout of everything that is not itself a measurement. It allows for two busy cores.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
-/// What a command left behind.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ended {
     pub status: ExitStatus,
@@ -25,7 +25,7 @@ impl Ended {
     }
 }
 
-/// Runs a command of the harness's own, which must succeed, and returns its standard output.
+/// Runs a command of the harness itself, which must succeed, and returns its standard output.
 pub fn tool(command: &mut Command) -> String {
     let ended = ended(command);
     if !ended.status.success() {
@@ -34,7 +34,7 @@ pub fn tool(command: &mut Command) -> String {
     ended.stdout
 }
 
-/// Runs a command with nothing on its standard input.
+/// Runs a command with an empty standard input.
 pub fn ended(command: &mut Command) -> Ended {
     Running::start(command).finish()
 }
@@ -46,7 +46,7 @@ pub fn fed(command: &mut Command, input: &str) -> Ended {
     running.finish()
 }
 
-/// Asks again and again until there is an answer, and fails with what was waited for when patience ends.
+/// Polls until there is a result, and fails with a description of what was waited for after the timeout.
 pub fn eventually<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience;
     loop {
@@ -58,7 +58,7 @@ pub fn eventually<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Op
     }
 }
 
-/// A command that runs. It is killed when the value goes away.
+/// A running command. It is killed when dropped.
 #[derive(Debug)]
 pub struct Running {
     what: String,
@@ -110,18 +110,18 @@ impl Running {
         }
     }
 
-    /// What has come on standard error so far.
+    /// Standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.text()
     }
 
-    /// Sends the process itself a signal.
+    /// Sends a signal to the process itself.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
         let _gone = pid.map(|pid| rustix::process::kill_process(pid, signal));
     }
 
-    /// Writes to standard input. A process that is gone already is found out by `finish`.
+    /// Writes to standard input. If the process has already exited, `finish` notices.
     pub fn say(&mut self, text: &str) {
         if let Some(stdin) = &mut self.stdin {
             let _gone = stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush());
@@ -133,7 +133,7 @@ impl Running {
         let _gone = self.child.kill();
     }
 
-    /// Closes standard input and waits for the end.
+    /// Closes standard input and waits for the exit.
     pub fn finish(mut self) -> Ended {
         self.stdin = None;
         let deadline = Instant::now() + PATIENCE;
@@ -145,7 +145,7 @@ impl Running {
                 Err(e) => harness!("wait for {}: {e}", self.what),
             }
         };
-        // A killed runtime may leave a container that still holds the pipes: what came until now has to do.
+        // A killed runtime may leave a container that still holds the pipes: then the output so far must suffice.
         let deadline = Instant::now() + Duration::from_secs(2);
         while !(self.stdout.closed() && self.stderr.closed()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
@@ -163,7 +163,7 @@ impl Drop for Running {
     }
 }
 
-/// What has come out of a pipe so far.
+/// The output of a pipe so far.
 #[derive(Debug, Clone, Default)]
 struct Stream(Arc<Mutex<(String, bool)>>);
 

@@ -1,4 +1,4 @@
-//! An HTTP proxy on a loopback port that tunnels (CONNECT) to one place, whatever it is asked for, and may ask for a login.
+//! An HTTP proxy on a loopback port that tunnels (CONNECT) every request to one address, and may require credentials.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// What a proxy does with those who ask.
+/// How a proxy treats its clients.
 #[derive(Debug, Clone)]
 pub enum Manners {
-    /// Connects everybody.
+    /// Connects every client.
     Open,
-    /// Connects those who show this in `Proxy-Authorization`.
+    /// Connects clients that send this in `Proxy-Authorization`.
     Login(&'static str),
-    /// Says this status.
+    /// Responds with this status.
     Refuse(u16),
-    /// Says nothing.
+    /// Never responds.
     Stall,
 }
 
@@ -28,7 +28,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// One that leads to `to`.
+    /// Starts a proxy that connects to `to`.
     pub fn start(to: &str, manners: Manners) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let address = listener.local_addr().expect("the port");
@@ -51,7 +51,7 @@ impl Proxy {
         self.address.to_string()
     }
 
-    /// What it was asked to connect to.
+    /// The requested CONNECT targets.
     pub fn asked(&self) -> Vec<String> {
         self.asked.lock().expect("no panic holds it").clone()
     }

@@ -1,4 +1,4 @@
-//! A referrers API in front of Debian's docker-registry, which has none: everything else goes through.
+//! A referrers API in front of Debian's docker-registry, which has none; all other requests are forwarded.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::harness;
 use crate::support::docker_registry::DockerRegistry;
 
-/// A registry with the API, as long as this value lives.
+/// A registry with the API; runs until dropped.
 #[derive(Debug)]
 pub struct WithReferrers {
     host: String,
@@ -43,7 +43,7 @@ impl WithReferrers {
                     break;
                 }
                 let proxy = proxy.clone();
-                // A connection that breaks is the client's to complain of.
+                // A broken connection is the client's to report.
                 thread::spawn(move || drop(proxy.serve(client)));
             }
         });
@@ -64,7 +64,7 @@ impl Drop for WithReferrers {
     }
 }
 
-/// The head of a request or an answer, with names in lower case.
+/// The head of a request or a response, with header names in lower case.
 struct Head {
     first: String,
     fields: BTreeMap<String, String>,
@@ -92,7 +92,7 @@ impl Head {
 }
 
 impl Proxy {
-    /// One request of a connection, which ends with it.
+    /// Serves one request of a connection, which is closed afterwards.
     fn serve(&self, client: TcpStream) -> std::io::Result<()> {
         let mut from = BufReader::new(client.try_clone()?);
         let mut to = client;
@@ -135,7 +135,7 @@ impl Proxy {
         to.shutdown(std::net::Shutdown::Both)
     }
 
-    /// The manifests of a repository that refer to a digest, as its files say.
+    /// The manifests of a repository that refer to a digest, from the registry's files.
     fn referrers(&self, repository: &str, digest: &str) -> Vec<Value> {
         let revisions = self.data.join("repositories").join(repository).join("_manifests/revisions/sha256");
         let entries = fs::read_dir(revisions).into_iter().flatten().flatten();

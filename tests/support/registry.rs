@@ -1,7 +1,8 @@
-//! A read-only registry over plain HTTP on a loopback port of its own, served from a fixture store by threads that end with it.
+//! A read-only registry over plain HTTP on its own loopback port, served from a fixture store by threads that end with
+//! it.
 //!
 //! A store is a directory with `repos.json` (`{"repo": {"tags": {tag: digest}, "manifests": [digest, …]}}`) and
-//! `blobs/sha256/<hex>`. What a real registry does otherwise is done by hooks: see [`Behaviour`].
+//! `blobs/sha256/<hex>`. Deviations of real registries are implemented by hooks: see [`Behaviour`].
 
 #![allow(dead_code, reason = "each suite that serves images uses a part of it")]
 
@@ -19,24 +20,24 @@ use serde_json::{Value, json};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// What one request gets.
+/// The response to one request.
 #[derive(Debug, Clone)]
 pub enum Reply {
-    /// What a registry says.
+    /// The registry's normal response.
     Normal,
     /// This status with an error body.
     Status(u16),
     /// 200 with this body.
     Body(Vec<u8>),
-    /// 200 and a header that promises this length, then this body, then the end.
+    /// 200 and a header that announces this length, then this body, then the end.
     Announce(u64, Vec<u8>),
     /// This status, these headers and an empty body.
     Headers(u16, Vec<(String, String)>),
-    /// Nothing for a long time.
+    /// No response for a long time.
     Stall,
-    /// 200 and a body of which one byte comes in a while.
+    /// 200 and a body that arrives slowly, byte by byte.
     Drip(Vec<u8>),
-    /// The connection ends.
+    /// The connection is closed.
     Hangup,
 }
 
@@ -47,7 +48,7 @@ impl<T: Read + Write> Stream for T {}
 
 type Hook = Box<dyn Fn(&Request) -> Reply + Send + Sync>;
 
-/// One request as hooks see it.
+/// One request as seen by hooks.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Path and query.
@@ -56,12 +57,12 @@ pub struct Request {
     pub authorization: Option<String>,
 }
 
-/// How the registry differs from docker-registry 2.8, which has no referrers API.
+/// Differences from docker-registry 2.8, which has no referrers API.
 #[derive(Default)]
 pub struct Behaviour {
-    /// The referrers API answers, with this many entries a page, and the fallback tags are hidden.
+    /// Enables the referrers API, with this many entries per page, and hides the fallback tags.
     pub native: Option<usize>,
-    /// Asked first for every request.
+    /// Called first for every request.
     pub hook: Option<Hook>,
 }
 
@@ -82,7 +83,7 @@ struct Store {
 }
 
 impl Registry {
-    /// Over plain http.
+    /// Over plain HTTP.
     pub fn start(store: &Path, behaviour: Behaviour) -> Self {
         Self::serve("127.0.0.1:0", store, behaviour, None)
     }
@@ -97,7 +98,7 @@ impl Registry {
         Self::serve(address, store, behaviour, Some(tls(false)))
     }
 
-    /// The same for clients that show a certificate of the authority of tests/data/tls.
+    /// The same for clients that present a certificate of the CA of tests/data/tls.
     pub fn start_mutual(store: &Path, behaviour: Behaviour) -> Self {
         Self::serve("127.0.0.1:0", store, behaviour, Some(tls(true)))
     }
@@ -124,7 +125,7 @@ impl Registry {
                 let mut first = [0];
                 std::thread::spawn(move || match tls {
                     None => store.connection(Box::new(stream)),
-                    // What Go's server does with plain http on a port for TLS.
+                    // What Go's server does with plain HTTP on a TLS port.
                     Some(_) if stream.peek(&mut first).is_ok_and(|read| read == 1) && first[0] != 0x16 => {
                         let _ = read_head(&mut BufReader::new(&stream));
                         let said = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
@@ -190,7 +191,7 @@ impl Drop for Registry {
 impl Store {
     fn connection(&self, stream: Box<dyn Stream>) {
         let mut reader = BufReader::new(stream);
-        // A TLS record where a request should be: Go's server answers so, and most registries are written in Go.
+        // A TLS record in place of a request: Go's server answers like this, and most registries are written in Go.
         if reader.fill_buf().is_ok_and(|bytes| bytes.first() == Some(&0x16)) {
             let _ = reader
                 .get_mut()
@@ -212,7 +213,7 @@ impl Store {
                 }
                 Reply::Headers(status, headers) => respond(out, status, b"", "text/plain", &headers),
                 Reply::Stall => {
-                    // Until the client gives up or the test is over.
+                    // Until the client gives up or the test ends.
                     let _ = reader.read(&mut [0]);
                     return;
                 }

@@ -38,12 +38,12 @@ impl Runtime {
         command
     }
 
-    /// Runs a container to its end, with nothing on its standard input.
+    /// Runs a container to its end, with an empty standard input.
     pub fn run(self, lab: &Lab, bundle: &Bundle) -> Ended {
         ended(&mut self.run_command(lab, bundle))
     }
 
-    /// Starts a container in the foreground: what its script reads comes from `Running::say`.
+    /// Starts a container in the foreground: `Running::say` writes to its script's standard input.
     pub fn start(self, lab: &Lab, bundle: &Bundle) -> Running {
         Running::start(&mut self.run_command(lab, bundle))
     }
@@ -55,7 +55,7 @@ impl Runtime {
         command
     }
 
-    /// The state of a container, Null where there is none.
+    /// The state of a container, Null if it does not exist.
     pub fn state(self, lab: &Lab, id: &str) -> Value {
         let ended = ended(&mut self.command(lab, &["state", id]));
         serde_json::from_str(&ended.stdout).unwrap_or(Value::Null)
@@ -75,21 +75,21 @@ impl Runtime {
         ended(&mut self.command(lab, &["delete", "-f", id]))
     }
 
-    /// Fails where the runtime is not installed.
+    /// Fails if the runtime is not installed.
     pub fn need(self) {
         tool(Command::new(self.name()).arg("--version"));
     }
 }
 
-/// A command in a mount namespace of its own in which the version 2 half of a hybrid hierarchy is hidden. crun refuses to
-/// start otherwise; its containers then stay in the version 2 cgroup that crun itself is in.
+/// A command in its own mount namespace in which the version 2 half of a hybrid hierarchy is hidden. Otherwise crun
+/// refuses to start; its containers then stay in the version 2 cgroup of crun itself.
 pub fn without_cgroup2(unified: &Path, program: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["-m", "--propagation", "private", "sh", "-c", r#"umount -l "$0" && exec "$@""#]).arg(unified).arg(program);
     command
 }
 
-/// What a hook said through runc, which quotes it in its own error, and with which status it ended.
+/// A hook's message, as runc quotes it in its own error, and the hook's exit status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookSaid {
     pub status: i32,
@@ -97,7 +97,7 @@ pub struct HookSaid {
 }
 
 impl HookSaid {
-    /// Finds it in runc's standard error.
+    /// Parses runc's standard error.
     pub fn in_error_of_runc(stderr: &str) -> Option<Self> {
         let line = stderr.lines().find(|line| line.contains("error running hook"))?;
         let (_, rest) = line.split_once("exit status ")?;
@@ -108,7 +108,7 @@ impl HookSaid {
     }
 }
 
-/// Undoes the quoting of runc's logger (Go's %q).
+/// Removes the quoting of runc's logger (Go's %q).
 fn unquote(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text.chars();
@@ -127,7 +127,7 @@ fn unquote(text: &str) -> String {
 }
 
 #[test]
-fn runc_errors_are_taken_apart() {
+fn runc_errors_are_parsed() {
     let line = r#"time="2026-11-25T02:00:00Z" level=error msg="runc run failed: error running hook #0: error running hook: exit status 2, stdout: , stderr: bpfman-hook: annotation \"x\": no\n""#;
     let said = HookSaid { status: 2, stderr: "bpfman-hook: annotation \"x\": no\n".to_owned() };
     assert_eq!(HookSaid::in_error_of_runc(line), Some(said));

@@ -1,7 +1,7 @@
-//! A Sigstore instance in memory: an authority, a log of certificates, a log of signatures and a time stamp authority, with keys that
-//! are made anew every time. It signs as cosign 2 and cosign 3 do, truthfully or with one flaw, and needs nobody.
+//! A Sigstore instance in memory: a CA, a certificate transparency log, a signature log and a time stamp authority,
+//! with new keys each time. It signs like cosign 2 and cosign 3, correctly or with one flaw, and needs no network.
 //!
-//! Every instance has the same names, and dates that lie behind: what is signed is judged at the time that the log gives.
+//! Every instance has the same names, and dates in the past: signatures are verified at the time that the log states.
 #![allow(clippy::unwrap_used, reason = "test code: a helper that cannot go on fails its test")]
 
 use base64::Engine;
@@ -9,14 +9,14 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sigstore_crypto::{KeyPair, sha256};
 
-/// 2025-06-01: from then on certificates of ten minutes are valid.
+/// 2025-06-01: the start of the ten minutes in which certificates are valid.
 const SIGNED: (&str, &str) = ("250601000000Z", "250601001000Z");
 const SIGNED_AT: i64 = 1_748_736_000;
-/// The authority's own certificates.
+/// The validity of the CA's own certificates.
 const AUTHORITY: (&str, &str) = ("240101000000Z", "440101000000Z");
 const MINUTE: i64 = 60;
 
-/// Who says to have signed which image.
+/// The claimed signer of an image.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim<'a> {
     /// A URI.
@@ -26,50 +26,50 @@ pub(crate) struct Claim<'a> {
     pub digest: &'a str,
 }
 
-/// What is wrong with a signature.
+/// The flaw of a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     /// Nothing.
     None,
-    /// Another key than the authority's signed the certificate.
+    /// The certificate is signed by a key other than the CA's.
     Authority,
-    /// The certificate is in no log.
+    /// The certificate is not in a log.
     NoTimestamp,
-    /// Another key than that of the certificates' log signed the certificate's time stamp.
+    /// The certificate's timestamp is signed by a key other than the certificate log's.
     Timestamp,
-    /// Another key than the certificate's signed.
+    /// The signature is made by a key other than the certificate's.
     Signature,
-    /// Another key than the log's made the promise.
+    /// The promise is signed by a key other than the log's.
     Promise,
-    /// There is no promise, so that nothing says when.
+    /// The promise is missing, so that nothing states the time.
     NoPromise,
     /// The entry is not in the tree that the log signed.
     Proof,
-    /// Another key than the log's signed the tree.
+    /// The tree is signed by a key other than the log's.
     Checkpoint,
-    /// The log's entry is of another payload.
+    /// The log entry belongs to another payload.
     Entry,
-    /// There is no entry.
+    /// The entry is missing.
     NoEntry,
-    /// The log, or the time stamp, has it from before the certificate was valid.
+    /// The time of the log or of the time stamp is before the certificate's validity.
     Early,
-    /// The log, or the time stamp, has it from after the certificate was valid.
+    /// The time of the log or of the time stamp is after the certificate's validity.
     Late,
-    /// The certificate names a host, and nobody.
+    /// The certificate names a host, but no identity.
     NoIdentity,
     /// The certificate names no issuer.
     NoIssuer,
     /// The certificate is for servers.
     Purpose,
-    /// There is no time stamp (RFC 3161).
+    /// The time stamp (RFC 3161) is missing.
     NoStamp,
-    /// Another key than the time stamp authority's made the time stamp.
+    /// The time stamp is signed by a key other than the time stamp authority's.
     Stamp,
-    /// The time stamp is of another signature.
+    /// The time stamp belongs to another signature.
     StampOfAnother,
 }
 
-/// What hangs on a payload of cosign 2.
+/// The annotations of a cosign 2 payload.
 pub(crate) struct Attachment {
     pub payload: String,
     pub signature: String,
@@ -87,7 +87,7 @@ struct Enveloped {
     signature: String,
 }
 
-/// An authority with its logs.
+/// A CA with its logs.
 pub(crate) struct Instance {
     root: Vec<u8>,
     intermediate: Vec<u8>,
@@ -168,7 +168,7 @@ impl Instance {
         .to_string()
     }
 
-    /// As cosign 3 signs, with an entry in Rekor v1, which says when.
+    /// Signs like cosign 3, with an entry in Rekor v1, which states the time.
     pub fn bundle(&self, claim: Claim<'_>, flaw: Flaw) -> Value {
         let Enveloped { statement, envelope, certificate, signature, .. } = self.enveloped(claim, flaw);
         let sha256 = |bytes: &[u8]| json!({ "algorithm": "sha256", "value": sha256(bytes).to_hex() });
@@ -204,7 +204,7 @@ impl Instance {
         })
     }
 
-    /// As cosign 3 signs, with an entry in Rekor v2, which makes no promise and says no time, and a time stamp that does.
+    /// Signs like cosign 3, with an entry in Rekor v2, which has neither a promise nor a time, and a time stamp.
     pub fn bundle_of_rekor_2(&self, claim: Claim<'_>, flaw: Flaw) -> Value {
         let Enveloped { pae, envelope, certificate, signature, .. } = self.enveloped(claim, flaw);
         let logged = if flaw == Flaw::Entry { b"other contents" } else { &pae[..] };
@@ -243,7 +243,7 @@ impl Instance {
         })
     }
 
-    /// What cosign 3 signs, signed.
+    /// The signed envelope of cosign 3.
     fn enveloped(&self, claim: Claim<'_>, flaw: Flaw) -> Enveloped {
         const TYPE: &str = "application/vnd.in-toto+json";
         let statement = json!({
@@ -260,7 +260,7 @@ impl Instance {
         Enveloped { statement, pae, envelope, certificate, signature }
     }
 
-    /// As cosign 2 signs. It carries no proof.
+    /// Signs like cosign 2. There is no inclusion proof.
     pub fn attachment(&self, claim: Claim<'_>, flaw: Flaw) -> Attachment {
         let payload = json!({
             "critical": {
@@ -344,7 +344,7 @@ impl Instance {
         base64(&sign(by, message.as_bytes()))
     }
 
-    /// RFC 3161: the authority's word for when it saw the signature.
+    /// RFC 3161: the authority's statement of the time at which it saw the signature.
     fn stamp(&self, flaw: Flaw, signature: &[u8]) -> Vec<u8> {
         let sha256_of = |bytes: &[u8]| sha256(bytes).as_bytes().to_vec();
         let minute = match flaw {
@@ -430,7 +430,7 @@ fn key_id(key: &KeyPair) -> Vec<u8> {
     log_id(key)[..20].to_vec()
 }
 
-/// Behind its length of two bytes.
+/// Prefixed with its length in two bytes.
 fn counted(bytes: &[u8]) -> Vec<u8> {
     [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
 }
@@ -441,7 +441,7 @@ fn pem(certificate: &[u8]) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
-// X.509, as little of it as is needed.
+// The parts of X.509 that are needed.
 
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
@@ -464,7 +464,7 @@ const CONTENT_TYPE: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x
 const MESSAGE_DIGEST: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x04];
 /// 1.2.840.113549.1.9.16.1.4
 const STAMP: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x10, 0x01, 0x04];
-/// 1.3.6.1.4.1.57264.1.1, the text as it is, and 1.3.6.1.4.1.57264.1.8, a UTF8String.
+/// 1.3.6.1.4.1.57264.1.1, the raw text, and 1.3.6.1.4.1.57264.1.8, a UTF8String.
 const ISSUER: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xbf, 0x30, 0x01, 0x01];
 const ISSUER_TEXT: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xbf, 0x30, 0x01, 0x08];
 /// 1.3.6.1.4.1.11129.2.4.2
@@ -495,12 +495,12 @@ fn extension(oid: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
     seq(&[der(6, oid), critical, der(4, value)])
 }
 
-/// The number of the certificate of a key.
+/// The serial number of a key's certificate.
 fn serial(key: &KeyPair) -> Vec<u8> {
     der(2, &[&[1], &key_id(key)[..8]].concat())
 }
 
-/// What is signed of a certificate.
+/// The signed part of a certificate.
 fn contents(issuer: &str, valid: (&str, &str), subject: &[u8], key: &KeyPair, extensions: &[Vec<u8>]) -> Vec<u8> {
     seq(&[
         der(0xa0, &der(2, &[2])),

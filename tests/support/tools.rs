@@ -1,4 +1,5 @@
-//! Other people's tools of newer Debian releases, unpacked beside the system by tests/lab/suite.sh: they sign and attach as users do.
+//! Third-party tools of newer Debian releases, unpacked beside the system by tests/lab/suite.sh: they sign and attach
+//! as users do.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,8 +10,8 @@ use crate::harness;
 use crate::support::lab::Lab;
 use crate::support::process::{Ended, ended, tool};
 
-/// A program of another Debian release. Where it cannot be had, what needs it is skipped, and that is said where nobody can miss it:
-/// on standard error past the test harness, and in the file that `BPFMAN_HOOK_TEST_SKIPPED` names.
+/// A program of another Debian release. If it is not available, the tests that need it are skipped, with a message on
+/// standard error that bypasses the test harness, and in the file that `BPFMAN_HOOK_TEST_SKIPPED` names.
 fn program(suite: &str, package: &str, wanted_for: &str) -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/suite.sh");
     let Ended { status, stdout, stderr } = ended(Command::new(script).args([suite, package]));
@@ -80,7 +81,7 @@ impl Cosign {
         stdout
     }
 
-    /// Makes `NAME.key` and `NAME.pub` of a key that openssl made; only cosign 3 of Debian can.
+    /// Makes `NAME.key` and `NAME.pub` from a key that openssl made; only Debian's cosign 3 can.
     pub fn import(&self, name: &str, made_by: &[&str]) {
         let raw = self.path(&format!("{name}.raw"));
         tool(Command::new("openssl").args(made_by).arg("-out").arg(&raw));
@@ -89,7 +90,7 @@ impl Cosign {
         self.must(&["import-key-pair", "--key", &plain.display().to_string(), "--output-key-prefix", name]);
     }
 
-    /// Signs as this release does by itself, with no log.
+    /// Signs with this release's defaults, without a log.
     pub fn sign(&self, key: &str, image: &str) {
         let key = format!("{key}.key");
         match self.major {
@@ -98,14 +99,14 @@ impl Cosign {
         };
     }
 
-    /// Makes cosign 3 sign as cosign 2 does.
+    /// Makes cosign 3 sign like cosign 2.
     pub fn sign_as_two(&self, key: &str, image: &str) {
         let key = format!("{key}.key");
         let how = ["--tlog-upload=false", "--use-signing-config=false", "--new-bundle-format=false"];
         self.must(&[&["sign", "--key", &key, "--yes"], &how[..], &[image]].concat());
     }
 
-    /// States something about an image, signed.
+    /// Attaches a signed attestation to an image.
     pub fn attest(&self, key: &str, image: &str) {
         fs::write(self.path("predicate.json"), "{\"made\":\"by a test\"}").unwrap_or_else(|e| harness!("write: {e}"));
         let key = format!("{key}.key");
@@ -117,19 +118,19 @@ impl Cosign {
         self.must(&[&["attest", "--key", &key, "--yes"], how, &what, &[image]].concat());
     }
 
-    /// Whether it takes the image as signed by a key.
+    /// Whether it accepts the image as signed by a key.
     pub fn takes(&self, key: &str, image: &str) -> bool {
         let key = format!("{key}.pub");
         self.run(&["verify", "--key", &key, "--insecure-ignore-tlog=true", image]).status.success()
     }
 }
 
-/// oras of sid: pushes and attaches anything.
+/// oras of sid: pushes and attaches any artifact.
 #[derive(Debug)]
 pub struct Oras(PathBuf);
 
 impl Oras {
-    /// Gets it.
+    /// Returns it, if it is available.
     pub fn get(wanted_for: &str) -> Option<Self> {
         program("sid", "oras", wanted_for).map(Self)
     }

@@ -1,4 +1,4 @@
-//! What most cases start from: a key, a layout for signed images, and a policy that trusts both.
+//! The starting point of most cases: a key, a layout for signed images, and a policy that trusts both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,8 +35,8 @@ impl World {
         world
     }
 
-    /// Writes the policy: the layout's images if the key signed them, every container-scope kind, `networking`, and what a
-    /// case adds to the container rule.
+    /// Writes the policy: the layout's images if the key signed them, every container-scope program type, `networking`,
+    /// and what a case adds to the container rule.
     pub fn allow(&self, more: &str) {
         self.lab.policy(&format!("{}{}{more}\n", self.image_rule(), CONTAINER_RULE));
     }
@@ -57,18 +57,18 @@ impl World {
         self.images.reference(object)
     }
 
-    /// Adds an image of one of the test objects, not signed, under the object's name.
+    /// Adds an unsigned image of one of the test objects, under the object's name.
     pub fn unsigned(&mut self, object: &str) -> Digests {
         self.images.add(object, &Contents::object(&object_bytes(object)))
     }
 
-    /// A bundle of a container that asks for the two counters on `lo` and on its cgroup.
+    /// A bundle of a container that requests the two counters on `lo` and on its cgroup.
     pub fn counting(&mut self, name: &str) -> Bundle {
         let image = self.signed("demo");
         Bundle::new(&self.lab, name).ask("image", &image).ask("programs", "xdp:count_packets iface=lo; cgroup_skb:count_egress")
     }
 
-    /// Mounts our bpffs, as the unit that `install` ships does before any engine runs.
+    /// Mounts our bpffs, like the installed mount unit does before any engine runs.
     pub fn mount_bpffs(&self) {
         let path = self.lab.bpffs();
         for directory in [self.lab.path("root/run"), self.lab.path("root/run/bpfman-hook"), path.clone()] {
@@ -77,15 +77,15 @@ impl World {
         tool(Command::new("mount").args(["-t", "bpf", "-o", "nosuid,nodev,noexec,mode=0700", "bpf"]).arg(&path));
     }
 
-    /// Starts a bundle under runc and waits until its script says that it is ready.
+    /// Starts a bundle with runc and waits until its script reports that it is ready.
     pub fn start(&self, bundle: &Bundle) -> Running {
         let mut running = Runtime::Runc.start(&self.lab, bundle);
         running.hear("ready");
         running
     }
 
-    /// Asserts that a container does not start under runc, that our hook ended with this status and said one sentence with
-    /// these words in it, that the log has it too, and that nothing is left.
+    /// Asserts that a container does not start with runc, that our hook exits with this status and one message that
+    /// contains these words, that the log has it too, and that nothing is left.
     pub fn refused(&self, bundle: Bundle, status: i32, words: &[&str]) {
         let bundle = bundle.script("echo started").write();
         let ended = Runtime::Runc.run(&self.lab, &bundle);
@@ -95,7 +95,7 @@ impl World {
         self.lab.residue();
     }
 
-    /// Asserts what our hook said through runc.
+    /// Asserts our hook's message in runc's output.
     pub fn said(&self, ended: &Ended, status: i32, words: &[&str]) {
         let said = HookSaid::in_error_of_runc(&ended.stderr);
         let said = said.unwrap_or_else(|| panic!("no hook failed: {}", ended.stderr));
@@ -120,7 +120,7 @@ impl World {
         self.map_ids(id, name)[0]
     }
 
-    /// The kernel's ids of the maps of this name that a container and its pod have, one at least.
+    /// The kernel ids of the maps of this name that a container and its pod have, at least one.
     pub fn map_ids(&self, id: &str, name: &str) -> Vec<u64> {
         let shown = self.inspect(id);
         let owners = shown.as_array().into_iter().flatten();
@@ -138,7 +138,7 @@ impl World {
         links.map(|link| link["id"].as_u64().unwrap_or_else(|| panic!("a link without id in {shown:#}"))).collect()
     }
 
-    /// What the counters of a container's map add up to.
+    /// The sum of the counters of a container's map.
     pub fn counted(&self, id: &str, map: &str) -> u64 {
         kernel::sum(self.map_id(id, map))
     }
@@ -150,9 +150,10 @@ programs = ["xdp", "tcx", "tc", "cgroup_skb", "cgroup_sock", "cgroup_sock_addr",
 delegate = ["networking", "sockets"]
 "#;
 
-/// A script that reports that it runs, waits for a line, makes traffic on `lo`, reports that, and waits for another line.
+/// A script that reports that it runs, waits for a line, makes traffic on `lo`, reports that, and waits for another
+/// line.
 ///
-/// Each attempt to connect to a port where nobody listens is a SYN and a RST: two packets on `lo`, one egress each way.
+/// Each attempt to connect to a closed port is a SYN and a RST: two packets on `lo`, one egress each way.
 pub const TRAFFIC: &str = "echo ready; read go; for i in 1 2 3 4 5; do nc -w 2 127.0.0.1 9 </dev/null; done 2>/dev/null; \
                            echo done; read go; exit 7";
 
@@ -165,7 +166,7 @@ pub fn object_bytes(name: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|e| harness!("read {}: {e}", path.display()))
 }
 
-/// Where one of the objects in tests/bpf is.
+/// The path of one of the objects in tests/bpf.
 pub fn object_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf").join(format!("{name}.bpf.o"))
 }

@@ -1,4 +1,4 @@
-//! `image build` and `image generate-build-args`: images out of object files.
+//! `image build` and `image generate-build-args`: build images from object files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,17 +20,17 @@ use crate::paths::Paths;
 use crate::sys::error::chain;
 use crate::sys::fsutil::{ReadError, read_capped};
 
-/// One file of the command line, read.
+/// An input file of the command line.
 #[derive(Debug)]
 struct InputFile {
-    /// As it was written.
+    /// The path as given.
     path: String,
-    /// True where `linux/ARCH=` or its name says for which architecture it is.
+    /// True if `linux/ARCH=` or the file name tells the architecture.
     placed: bool,
     input: Input,
 }
 
-/// What was built.
+/// The result, as `-o json` prints it.
 #[derive(Debug, Serialize)]
 struct Built {
     image: String,
@@ -56,7 +56,7 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
     let to = args.to.as_deref().map(super::reference).transpose()?;
     match (&name, &to) {
         (Reference::Registry(at), _) if at.digest.is_some() => {
-            return Err(format!("build {name}: a digest is found out by building; write a tag"));
+            return Err(format!("build {name}: the digest is the result of building; write a tag"));
         }
         (Reference::Registry(_), Some(Reference::Registry(_) | Reference::File { .. })) => {
             return Err("build: --to takes oci:/directory or oci-archive:/file".to_owned());
@@ -65,7 +65,7 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
         _ => return Err(format!("build {name}: write registry/repository:tag, oci:/directory:tag or oci-archive:/file:tag")),
     }
     if args.registry.any() && !args.push {
-        return Err(format!("build {name}: credentials are for a registry; write --push, or leave them out"));
+        return Err(format!("build {name}: credentials are only for a registry; add --push or omit them"));
     }
     let files = read(&args.files)?;
     let index = files.len() > 1 || files.iter().any(|file| file.placed);
@@ -76,10 +76,10 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
         (true, Reference::Registry(at)) => {
             super::push::push(paths, &args.registry, &image_set, at, None)?;
         }
-        (true, _) => return Err(format!("build {name}: only an image with a registry's name can be pushed")),
+        (true, _) => return Err(format!("build {name}: only an image with a registry name can be pushed")),
         (false, _) => deliver(paths, &image_set, &name, to.as_ref())?,
     }
-    let first = &inputs.first().expect("the command line asks for a file").described;
+    let first = &inputs.first().expect("clap requires a file").described;
     Ok(Built {
         image: written,
         digest: image_set.digest.to_string(),
@@ -92,7 +92,7 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
 fn deliver(paths: &Paths, image_set: &ImageSet, name: &Reference, to: Option<&Reference>) -> Result<(), String> {
     let images = super::images(paths);
     images.deliver(image_set, to.unwrap_or(name), Some(&name.to_string())).map_err(|err| match (to, name) {
-        // What the cache holds is what this machine can load.
+        // The cache holds only what this machine can load.
         (None, Reference::Registry(_)) => {
             format!("{}; write it elsewhere with --to oci:/directory, or push it with --push", chain(&err))
         }
@@ -100,7 +100,7 @@ fn deliver(paths: &Paths, image_set: &ImageSet, name: &Reference, to: Option<&Re
     })
 }
 
-/// `image generate-build-args [linux/ARCH=]FILE…`, as bpfman prints them
+/// `image generate-build-args [linux/ARCH=]FILE…`, in bpfman's format
 pub fn print_arguments(args: &GenerateBuildArgs) -> ExitCode {
     match read(&args.files) {
         Ok(files) => print(&arguments(&files, args.format.output)),
@@ -139,7 +139,7 @@ fn arguments(files: &[InputFile], format: Format) -> String {
     }
 }
 
-/// Reads the files, finds out for which machine each is, and what it declares.
+/// Reads the files and determines the architecture and the declarations of each.
 fn read(arguments: &[String]) -> Result<Vec<InputFile>, String> {
     let mut files = Vec::new();
     for argument in arguments {
@@ -166,7 +166,7 @@ fn file(argument: &str, one_of_several: bool) -> Result<InputFile, String> {
             let known = platform.strip_prefix("linux/").filter(|word| build::byte_order_of(word).is_some());
             let known = known.ok_or_else(|| {
                 let all: Vec<String> = build::ARCHITECTURES.iter().map(|(word, ..)| format!("linux/{word}")).collect();
-                format!("{} is no platform of images; write one of {}", crate::model::text::quoted(platform), all.join(", "))
+                format!("{} is not an image platform; write one of {}", crate::model::text::quoted(platform), all.join(", "))
             })?;
             (Some(known.to_owned()), path)
         }
@@ -176,7 +176,7 @@ fn file(argument: &str, one_of_several: bool) -> Result<InputFile, String> {
     let name = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let fits = name.ends_with(".o") && name.len() <= 100 && !name.chars().any(char::is_control);
     if !fits {
-        return Err(format!("read {shown}: an object file in an image has a name of at most 100 bytes that ends in .o"));
+        return Err(format!("read {shown}: the name of an object file in an image must end in .o and have at most 100 bytes"));
     }
     let opened = std::fs::File::open(path).map_err(|err| format!("read {shown}: {err}"))?;
     let object = read_capped(opened, MAX_OBJECT).map_err(|err| match err {
@@ -187,7 +187,7 @@ fn file(argument: &str, one_of_several: bool) -> Result<InputFile, String> {
     let said = said.or_else(in_name);
     let placed = said.is_some();
     if !placed && one_of_several {
-        return Err(format!("build an image: nothing says for which machines {shown} is; write linux/amd64={shown}"));
+        return Err(format!("build an image: the architecture of {shown} is not known; write linux/amd64={shown}"));
     }
     let architecture = said.unwrap_or_else(|| build::native().to_owned());
     build::check(&shown, &object, &architecture).map_err(|err| format!("build an image: {err}"))?;
@@ -198,7 +198,8 @@ fn file(argument: &str, one_of_several: bool) -> Result<InputFile, String> {
     })
 }
 
-/// Labels out of the objects. One of the other byte order cannot be read here: it gets those of the first that can.
+/// Derives labels from the objects. An object of the other byte order cannot be read here: it gets the labels of the
+/// first readable one.
 fn describe(files: &mut [InputFile]) -> Result<(), String> {
     let here = build::byte_order_of(build::native());
     let mut first = None;
@@ -209,7 +210,7 @@ fn describe(files: &mut [InputFile]) -> Result<(), String> {
         let shown = printable(&file.path);
         let found = survey(&file.input.object).map_err(|err| format!("read {shown}: {}", chain(&err)))?;
         if found.programs.is_empty() {
-            return Err(format!("read {shown}: it declares no program"));
+            return Err(format!("read {shown}: it does not declare a program"));
         }
         file.input.described = Described {
             programs: found.programs.into_iter().map(|program| (program.name, program.kind)).collect(),
@@ -221,14 +222,14 @@ fn describe(files: &mut [InputFile]) -> Result<(), String> {
         let shown = printable(&file.path);
         let Some(described) = &first else {
             return Err(format!(
-                "read {shown}: this machine cannot read objects of the other byte order, and needs one of its own beside it \
-                 to find programs and maps"
+                "read {shown}: this machine cannot read objects of the other byte order, and takes programs and maps from \
+                 an object of its own byte order; add one"
             ));
         };
         file.input.described = described.clone();
         let missing = file.input.missing();
         if !missing.is_empty() {
-            return Err(format!("read {shown}: it lacks {}, which the other objects have", missing.join(", ")));
+            return Err(format!("read {shown}: {} is missing, which the other objects have", missing.join(", ")));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What is in the cache: `images`, `image list`, `image rm`, `image prune`.
+//! Commands for the image cache: `images`, `image list`, `image rm`, `image prune`.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -68,7 +68,7 @@ fn which(text: &str) -> Result<SweepSelection, String> {
     }
     match Reference::parse(text).map_err(|e| chain(&e))? {
         Reference::Registry(at) => Ok(SweepSelection::References(BTreeSet::from([Reference::Registry(at).to_string()]))),
-        other => Err(format!("remove {other}: only images from registries are in the cache")),
+        other => Err(format!("remove {other}: the cache holds only images from registries")),
     }
 }
 
@@ -76,7 +76,7 @@ fn which(text: &str) -> Result<SweepSelection, String> {
 pub fn prune(paths: &Paths, args: ImagePruneArgs) -> ExitCode {
     let in_use = match in_use(paths) {
         Ok(in_use) => in_use,
-        // What is not known to be unused stays.
+        // If it is not known which images are unused, nothing is removed.
         Err(sentence) => return fail(&sentence),
     };
     let which = if args.all { SweepSelection::Unused } else { SweepSelection::Dangling };
@@ -86,7 +86,7 @@ pub fn prune(paths: &Paths, args: ImagePruneArgs) -> ExitCode {
     }
 }
 
-/// The images of every owner, dying ones included.
+/// The images of every owner, including owners that are being released.
 pub(super) fn in_use(paths: &Paths) -> Result<BTreeSet<Digest>, String> {
     let boot = clock::boot_id().map_err(|e| chain(&e))?;
     let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else {

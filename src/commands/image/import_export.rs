@@ -1,4 +1,4 @@
-//! `image export` and `image import`: images to machines without a network, with what signs them.
+//! `image export` and `image import`: transfer images and their signatures to machines without a network.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -44,10 +44,10 @@ fn exported(paths: &Paths, args: &ImageExportArgs) -> Result<String, String> {
     images.deliver(&image_set, &to, name.as_deref()).map_err(|e| chain(&e))?;
     let mut text = format!("{}\n", image_set.digest);
     if image_set.signatures.is_empty() {
-        text.push_str("no signature goes with it: none was kept, since no rule asked for one when it was pulled\n");
+        text.push_str("exported without signatures: none is cached, since no rule required one when the image was pulled\n");
     }
     if !image_set.left_out.is_empty() {
-        text.push_str(&format!("not in it, since it is not here: {}\n", printable(&image_set.left_out.join(", "))));
+        text.push_str(&format!("left out, since not in the cache: {}\n", printable(&image_set.left_out.join(", "))));
     }
     Ok(text)
 }
@@ -81,7 +81,7 @@ pub fn import(paths: &Paths, args: &ImageImportArgs) -> ExitCode {
     status
 }
 
-/// Which images of the archive are to be known by which names.
+/// The images of the archive, with the names that they get in the cache.
 fn contents(args: &ImageImportArgs) -> Result<(Archive, Vec<(Reference, Digest)>), String> {
     let shown = args.file.display();
     let archive = Archive::read(&args.file).map_err(|e| chain(&e))?;
@@ -90,7 +90,9 @@ fn contents(args: &ImageImportArgs) -> Result<(Archive, Vec<(Reference, Digest)>
         Some(text) => {
             let reference = super::reference(text)?;
             if !matches!(reference, Reference::Registry(_)) {
-                return Err(format!("import {shown}: {reference} is no name of the cache; write registry/repository:tag"));
+                return Err(format!(
+                    "import {shown}: {reference} is not a valid name in the cache; write registry/repository:tag"
+                ));
             }
             let mut named: Vec<Digest> = found
                 .iter()
@@ -104,8 +106,8 @@ fn contents(args: &ImageImportArgs) -> Result<(Archive, Vec<(Reference, Digest)>
             named.dedup();
             match named.as_slice() {
                 [digest] => vec![(reference, *digest)],
-                [] => return Err(format!("import {shown}: there is no image in it")),
-                _ => return Err(format!("import {shown}: it has {} images and none of them is {reference}", named.len())),
+                [] => return Err(format!("import {shown}: it contains no image")),
+                _ => return Err(format!("import {shown}: it contains {} images, but not {reference}", named.len())),
             }
         }
         None => {
@@ -118,7 +120,7 @@ fn contents(args: &ImageImportArgs) -> Result<(Archive, Vec<(Reference, Digest)>
     };
     if wanted.is_empty() {
         return Err(format!(
-            "import {shown}: no image in it has a name with a registry; write bpfman-hook image import {shown} registry/repository:tag"
+            "import {shown}: none of its images has a registry name; write bpfman-hook image import {shown} registry/repository:tag"
         ));
     }
     Ok((archive, wanted))

@@ -1,4 +1,4 @@
-//! `image inspect REF`: what an image of this machine holds and what it needs.
+//! `image inspect REF`: the contents and requirements of a local image.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ struct ImageView {
     object_size: usize,
     #[serde(flatten)]
     object: Survey,
-    /// None for a file, which has none.
+    /// None for a plain file, which has no labels.
     labels: Option<ShownLabels>,
 }
 
@@ -35,7 +35,7 @@ struct ImageView {
 struct ShownLabels {
     programs: std::collections::BTreeMap<String, String>,
     maps: std::collections::BTreeMap<String, String>,
-    /// Where they and the object disagree, one sentence each.
+    /// Differences between labels and object, one sentence each.
     differences: Vec<String>,
 }
 
@@ -72,18 +72,21 @@ fn view(details: Details, object: Survey) -> ImageView {
     }
 }
 
-/// Where labels and object disagree. The words for types are many, so only names and what a wrong type would break count: a
-/// program's type decides what attaches it.
+/// The differences between labels and object. The words for types vary, so only names count, and types that would break
+/// something: a program's type decides how it is attached.
 fn differences(labels: &Labelled, object: &Survey) -> Vec<String> {
     let mut found = Vec::new();
     if labels.programs.is_empty() && labels.maps.is_empty() {
-        return vec!["it has none: bpfman's own loader takes only images with io.ebpf.programs and io.ebpf.maps".to_owned()];
+        return vec![
+            "the image has no labels: bpfman's own loader accepts only images with io.ebpf.programs and io.ebpf.maps"
+                .to_owned(),
+        ];
     }
     for (name, kind) in &labels.programs {
         match object.programs.iter().find(|program| program.name == *name) {
             None => found.push(format!("program {name} is not in the object")),
             Some(program) if !same_kind(kind, &program.kind) => {
-                found.push(format!("program {name} is labelled {kind} and is {}", program.kind));
+                found.push(format!("program {name} is labelled {kind} but is {}", program.kind));
             }
             Some(_) => {}
         }
@@ -92,7 +95,7 @@ fn differences(labels: &Labelled, object: &Survey) -> Vec<String> {
         found.push(format!("program {} is not in the labels", program.name));
     }
     for name in labels.maps.keys().filter(|name| !object.maps.iter().any(|map| map.name == **name)) {
-        // bpfman's tools of some years list data sections as maps.
+        // Older versions of bpfman's tools list data sections as maps.
         if !name.starts_with('.') && !name.contains(".rodata") && !name.contains(".bss") && !name.contains(".data") {
             found.push(format!("map {name} is not in the object"));
         }
@@ -103,7 +106,7 @@ fn differences(labels: &Labelled, object: &Survey) -> Vec<String> {
     found
 }
 
-/// tc and tcx are the same kind of program, attached in two ways.
+/// tc and tcx are the same program type, attached in two ways.
 fn same_kind(label: &str, kind: &str) -> bool {
     let plain = |word: &str| match word {
         "tcx" | "classifier" => "tc".to_owned(),
@@ -124,17 +127,14 @@ fn text(view: &ImageView) -> String {
     }
     line("size", &format!("{}, object {}", super::size(view.size), super::size(view.object_size as u64)));
     if view.labels.is_some() {
-        line("signatures", &format!("{} (not judged here: see image verify)", view.signatures));
+        line("signatures", &format!("{} (not verified here: see image verify)", view.signatures));
     }
     let object = &view.object;
-    line(
-        "license",
-        if object.license.is_empty() { "none: the kernel refuses helpers for GPL programs" } else { &object.license },
-    );
-    line("kernel", &format!("{} or newer by its number; distributions carry parts back", object.kernel));
+    line("license", if object.license.is_empty() { "none: the kernel refuses GPL-only helpers" } else { &object.license });
+    line("kernel", &format!("{} or newer; distributions may backport features", object.kernel));
     let types = match (object.btf, object.core) {
-        (_, true) => "yes, and adapts to the kernel's (CO-RE)",
-        (true, false) => "yes, no CO-RE",
+        (_, true) => "yes, with CO-RE relocations",
+        (true, false) => "yes, without CO-RE relocations",
         (false, false) => "none",
     };
     line("btf", types);
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_that_disagree_are_told() {
+    fn differences_between_labels_and_object_are_reported() {
         let object = survey(include_bytes!("../../../tests/data/images/pass.bpfel.o")).unwrap();
         let labels = |programs: &[(&str, &str)], maps: &[&str]| {
             let programs = programs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
@@ -190,7 +190,7 @@ mod tests {
         };
         for (labels, expected) in [
             (labels(&[("pass", "xdp")], &[".rodata"]), &[][..]),
-            (labels(&[("pass", "tc")], &[]), &["program pass is labelled tc and is xdp"][..]),
+            (labels(&[("pass", "tc")], &[]), &["program pass is labelled tc but is xdp"][..]),
             (
                 labels(&[("other", "xdp")], &["gone"]),
                 &["program other is not in the object", "program pass is not in the labels", "map gone is not in the object"][..],
@@ -198,6 +198,6 @@ mod tests {
         ] {
             assert_eq!(differences(&labels, &object), expected);
         }
-        assert!(differences(&Labelled::default(), &object)[0].starts_with("it has none"));
+        assert!(differences(&Labelled::default(), &object)[0].starts_with("the image has no labels"));
     }
 }

@@ -1,4 +1,4 @@
-//! `pull`, `images` and `image WHAT`: a door for each subject.
+//! `pull`, `images` and `image …`: one module per subject.
 
 pub mod build;
 pub mod cache_commands;
@@ -33,12 +33,13 @@ pub fn run(paths: &Paths, what: &ImageCommand) -> ExitCode {
     }
 }
 
-/// The images of this machine, for those who want to keep what they get.
+/// The local images, with a cache that keeps what is fetched.
 fn images(paths: &Paths) -> LinuxImages {
     LinuxImages::new(&paths.cache, paths.root()).to_keep()
 }
 
-/// A reference as a person writes it; relative paths of layouts and files begin where the person is.
+/// Parses a reference as users write it; relative paths of layouts and files are resolved against the working
+/// directory.
 fn reference(text: &str) -> Result<Reference, String> {
     let parsed = ["oci:", "oci-archive:", "file:"].into_iter().find_map(|transport| {
         let place = text.strip_prefix(transport).filter(|place| !place.starts_with('/') && !place.is_empty())?;
@@ -58,7 +59,7 @@ fn reference(text: &str) -> Result<Reference, String> {
     parsed.unwrap_or_else(|| Reference::parse(text)).map_err(|err| err.to_string())
 }
 
-/// Bytes for people.
+/// Formats a number of bytes for humans.
 fn size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match UNITS.into_iter().find(|(_, unit)| bytes >= *unit) {
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_begin_where_the_person_is() {
+    fn paths_are_relative_to_the_working_directory() {
         let here = std::env::current_dir().unwrap();
         let absolute = format!("oci:{}/out:v1", here.display());
         assert_eq!(reference("oci:./x/../out:v1"), reference(&absolute));

@@ -1,4 +1,5 @@
-//! `pull REF…`: fetch images and verify them as policy says, so that no start has to wait for the network.
+//! `pull REF…`: fetches images and verifies them against the policy, so that container starts do not wait for the
+//! network.
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -23,12 +24,12 @@ use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::sys::error::chain;
 
-/// How long one image may take: nobody's start waits for it.
+/// Timeout for one image; no container start waits for it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
-/// Images that are fetched at once; each has a process of its own.
+/// Number of images that are fetched in parallel, each by its own process.
 const AT_ONCE: usize = 10;
 
-/// What became of one reference.
+/// The result for one reference.
 #[derive(Debug, Serialize)]
 pub(super) struct Pulled {
     reference: String,
@@ -50,17 +51,17 @@ impl From<Bytecode> for Pulled {
     }
 }
 
-/// What the files say that decide over images.
+/// The configuration that decides about images.
 #[derive(Debug)]
 pub(super) struct ImagePolicyFiles {
     /// The policy.
     pub policy: LoadedPolicy,
-    /// How registries are spoken to.
+    /// The registry configuration.
     pub registries: RegistryConfig,
 }
 
 impl ImagePolicyFiles {
-    /// Reads the files; an error is told and is exit status 2.
+    /// Reads the configuration; prints an error, which is exit status 2.
     pub fn load(paths: &Paths, args: &RegistryArgs) -> Result<Self, ExitCode> {
         let told = |sentence: String| {
             fail(&sentence);
@@ -71,19 +72,19 @@ impl ImagePolicyFiles {
         Ok(Self { policy, registries })
     }
 
-    /// The rules that speak of an image; `doing` is for the sentence that says that there are none.
+    /// The rules that apply to an image; `doing` begins the error message if no rule applies.
     pub fn of(&self, reference: &Reference, doing: &str) -> Result<Vec<&ImageRule>, String> {
         let rules: Vec<_> = self.policy.policy.images.iter().filter(|rule| rule.repository.matches(reference)).collect();
         match rules.is_empty() {
             true => {
-                Err(format!("{doing} {reference}: no image rule of the policy speaks of it; see `bpfman-hook policy check`"))
+                Err(format!("{doing} {reference}: no image rule of the policy applies to it; see `bpfman-hook policy check`"))
             }
             false => Ok(rules),
         }
     }
 }
 
-/// Fetches the images, some at once; goes on after one that fails, and then exits 1.
+/// Fetches the images, several in parallel; continues after a failure, and then exits with status 1.
 pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
     let rules = match ImagePolicyFiles::load(paths, &args.registry) {
         Ok(rules) => rules,
@@ -109,8 +110,8 @@ pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
     status
 }
 
-/// Does the same to every reference, [`AT_ONCE`] at a time, with a line for each on a terminal; results in the order of the
-/// references.
+/// Runs `work` for every reference, [`AT_ONCE`] at a time, with a progress line for each on a terminal; the results are
+/// in the order of the references.
 fn all<T: Send>(references: &[String], work: impl Fn(&str) -> Result<T, String> + Sync) -> Vec<Result<T, String>> {
     let terminal = std::io::stderr().is_terminal();
     let lines = MultiProgress::with_draw_target(match terminal {
@@ -124,11 +125,12 @@ fn all<T: Send>(references: &[String], work: impl Fn(&str) -> Result<T, String> 
             let line = terminal.then(|| lines.add(spinner(text)));
             let result = work(text);
             line.iter().for_each(ProgressBar::finish_and_clear);
-            results.lock().expect("no worker panics with the lock")[at] = Some(result);
+            results.lock().expect("no worker panics while it holds the lock")[at] = Some(result);
         }
     };
     std::thread::scope(|scope| {
-        // The calling thread is one of them: a single reference needs no other, and where none can be had it does all.
+        // The calling thread is a worker too: a single reference needs no other thread, and if none can be started it
+        // does all the work.
         let start = |_| std::thread::Builder::new().spawn_scoped(scope, worker).ok();
         let others: Vec<_> = (1..references.len().min(AT_ONCE)).map_while(start).collect();
         worker();
@@ -136,11 +138,11 @@ fn all<T: Send>(references: &[String], work: impl Fn(&str) -> Result<T, String> 
             other.join().expect("workers do not panic");
         }
     });
-    let results = results.into_inner().expect("no worker panics with the lock");
-    results.into_iter().map(|result| result.expect("every index was worked on")).collect()
+    let results = results.into_inner().expect("no worker panics while it holds the lock");
+    results.into_iter().map(|result| result.expect("every index has a result")).collect()
 }
 
-/// A line without colours, so NO_COLOR needs no look.
+/// A progress line without colours, so NO_COLOR does not matter.
 fn spinner(text: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {elapsed:>3} {msg}").expect("the template is constant");
     let bar = ProgressBar::new_spinner().with_style(style).with_message(printable(text));
@@ -172,7 +174,7 @@ fn one(
     images.fetch(&want).map_err(|e| chain(&e))
 }
 
-/// A reference, or a short name that registries.conf makes one of before policy sees it.
+/// Parses a reference; registries.conf resolves a short name before the policy sees it.
 fn named(paths: &Paths, text: &str) -> Result<Reference, String> {
     if !matches!(Reference::parse(text), Err(ReferenceError::NoRegistry { .. })) {
         return super::reference(text);
@@ -196,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_are_worked_on_at_once_and_answered_in_order() {
+    fn many_references_run_in_parallel_with_results_in_order() {
         let references: Vec<String> = (0..25).map(|n| n.to_string()).collect();
         let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let gate = std::sync::Barrier::new(AT_ONCE);

@@ -1,4 +1,4 @@
-//! `image push SRC [DEST]`: images of this machine into registries, with what signs them.
+//! `image push SRC [DEST]`: pushes local images with their signatures to registries.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::sys::error::chain;
 
-/// What was pushed, as `-o json` prints it.
+/// The result, as `-o json` prints it.
 #[derive(Debug, Serialize)]
 struct PushedView {
     reference: String,
@@ -42,10 +42,10 @@ fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<PushedView, String> 
     let destination = args.destination.as_deref().map(super::reference).transpose()?;
     let to = destination.as_ref().unwrap_or(&source);
     let Reference::Registry(at) = to else {
-        return Err(format!("push {source}: {to} is in no registry; write registry/repository:tag behind it"));
+        return Err(format!("push {source}: {to} is not in a registry; write registry/repository:tag after it"));
     };
     let image_set = super::images(paths).local(&source).map_err(|e| chain(&e))?;
-    // What was pulled from the same registry is there, in another repository.
+    // Blobs that were pulled from the same registry exist there, in another repository.
     let from = match &source {
         Reference::Registry(from) if from.registry == at.registry => Some(from.repository.as_str()),
         _ => None,
@@ -60,7 +60,7 @@ fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<PushedView, String> 
     })
 }
 
-/// Puts a parcel into a registry.
+/// Pushes an image set to a registry.
 pub(super) fn push(
     paths: &Paths,
     args: &RegistryArgs,

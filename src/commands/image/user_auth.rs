@@ -1,4 +1,4 @@
-//! The person who runs a command, as registries know them.
+//! Registry credentials of the user who runs a command.
 
 use std::env;
 use std::ffi::OsString;
@@ -12,12 +12,12 @@ use crate::model::registries::RegistryConfig;
 use crate::paths::Paths;
 use crate::sys::error::chain;
 
-/// How registries are reached by the person who runs this.
+/// The registry configuration for the user who runs this command.
 pub(super) fn registries(paths: &Paths, args: &RegistryArgs) -> Result<RegistryConfig, String> {
     Ok(registries_file::load(paths).map_err(|error| chain(&error))?.by(user_env(args)?))
 }
 
-/// What flags and environment say. Never called for a hook.
+/// Credentials from flags and environment. Never called for a hook.
 fn user_env(args: &RegistryArgs) -> Result<UserEnvironment, String> {
     let login = match (&args.registry_auth, &args.creds) {
         (Some(text), _) => {

@@ -1,4 +1,4 @@
-//! `image verify REF`: which signatures an image has, and which of them count.
+//! `image verify REF`: shows the signatures of an image, and which of them are accepted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -19,12 +19,12 @@ use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::sys::error::chain;
 
-/// The most that a key or a trusted root may hold.
+/// Maximum size of a key or a trusted root, in bytes.
 const MAX_FILE: usize = 1 << 20;
-/// What the command line's rule is called.
+/// The name of the rule that the command line makes.
 const GIVEN: &str = "of the command line";
 
-/// `image verify REF`: exit status 0 where a rule is satisfied.
+/// `image verify REF`: exit status 0 if a rule is satisfied.
 pub fn run(paths: &Paths, args: &ImageVerifyArgs) -> ExitCode {
     let rules = match ImagePolicyFiles::load(paths, &args.registry) {
         Ok(rules) => rules,
@@ -118,7 +118,7 @@ fn text(examination: &Examination) -> String {
             _ = writeln!(text, "  {name:<12}{}", printable(&value));
         }
         if signature.rules.is_empty() {
-            text.push_str("  no rule asks for a signature\n");
+            text.push_str("  no rule requires a signature\n");
         }
         for result in &signature.rules {
             text.push_str(&valued(result));
@@ -138,7 +138,7 @@ fn text(examination: &Examination) -> String {
     text
 }
 
-/// What a signature says of itself, line by line.
+/// The claims of a signature, one per line.
 fn described(signature: &Examined) -> Vec<(&'static str, String)> {
     let mut lines = vec![("found", format!("in {}", signature.place.words())), ("format", signature.format.clone())];
     if let Some(blob) = &signature.blob {
@@ -149,7 +149,7 @@ fn described(signature: &Examined) -> Vec<(&'static str, String)> {
         lines.push(("predicate", predicate.clone()));
     }
     if let Some(claimed) = &signature.certificate {
-        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "nobody".to_owned());
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "nothing".to_owned());
         lines.push(("certificate", format!("says {} ({})", or_none(&claimed.identity), or_none(&claimed.issuer))));
         lines.push(("valid", format!("{} to {}", claimed.not_before, claimed.not_after)));
     }
@@ -163,7 +163,7 @@ fn described(signature: &Examined) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// What a signature is worth to a rule, and what was checked.
+/// The result of a signature under a rule, and the checks that were made.
 fn valued(result: &RuleResult) -> String {
     let rule = printable(&result.rule);
     let mut text = match (&result.by, &result.reason) {
@@ -172,16 +172,16 @@ fn valued(result: &RuleResult) -> String {
             format!("  counts for rule {rule}: by {}{key}\n", printable(by))
         }
         (None, reason) => {
-            let reason = reason.as_deref().unwrap_or("it is not judged");
+            let reason = reason.as_deref().unwrap_or("it was not checked");
             format!("  does not count for rule {rule}: {}\n", printable(reason))
         }
     };
     for (outcome, words) in [
         (CheckOutcome::Passed, "passed"),
         (CheckOutcome::Failed, "failed"),
-        (CheckOutcome::NotReached, "not looked at"),
+        (CheckOutcome::NotReached, "not checked"),
         (CheckOutcome::Absent, "not there"),
-        (CheckOutcome::Ignored, "there, and not looked at under a key"),
+        (CheckOutcome::Ignored, "present, but not checked under a key"),
     ] {
         let checks = result.checks.iter().filter(|checked| checked.result == outcome);
         let checks: Vec<_> = checks.map(|checked| checked.check.words()).collect();

@@ -1,4 +1,4 @@
-//! `token explain --scope`: for each program type, what it reaches on this kernel when it is loaded with a token.
+//! `token explain --scope`: for each program type, what it reaches on this kernel if it is loaded with a token.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,14 +17,14 @@ use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::sys::caps::{self, Capability};
 
-/// The table. As JSON it is stable: keys are added, none is renamed.
+/// The table. Its JSON form is stable: keys are added, but never renamed.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct ScopeTable {
     /// Ways to the kernel's memory that are open to every program type.
     memory: Vec<String>,
     /// The program types, in the order of the kernel's enum.
     types: Vec<Row>,
-    /// What could not be found out.
+    /// What could not be determined.
     undecided: Vec<String>,
 }
 
@@ -33,18 +33,18 @@ struct Row {
     /// The kernel's name.
     #[serde(rename = "type")]
     name: &'static str,
-    /// Its scope, before it is looked at where the container runs.
+    /// Its scope, independent of the container.
     scope: Scope,
-    /// Why it is host scope: what is reached, and by what.
+    /// Why it is host scope: what it reaches, and by which function.
     because: Option<String>,
-    /// Everything that is reached, with the functions.
+    /// Everything that it reaches, with the functions.
     reaches: BTreeMap<String, Vec<String>>,
 }
 
-/// Prints it. The probes need root; what they found is kept for the boot, and then everybody may read it.
+/// Prints the table. The probes need root; the result is kept for the boot and then readable by every user.
 pub fn print_scope(paths: &Paths, format: Format) -> ExitCode {
     if LinuxKernel.probe(Feature::Token) == Support::No("BPF_TOKEN_CREATE is not known".to_owned()) {
-        return fail("this kernel has no BPF tokens; Linux 6.9 or newer has them");
+        return fail("explain the scope: this kernel has no BPF tokens; use Linux 6.9 or newer");
     }
     let file = paths.token_reach();
     let reach = match caps::has(Capability::CAP_SYS_ADMIN) {
@@ -52,7 +52,7 @@ pub fn print_scope(paths: &Paths, format: Format) -> ExitCode {
         false => token_reach::kept(&file),
     };
     let Some(reach) = reach else {
-        return fail("what a token reaches on this kernel is not known yet: run this as root, once per boot");
+        return fail("explain the scope: what a token reaches on this kernel is not known yet; run this as root once per boot");
     };
     let table = table(&reach);
     print(&match format {
@@ -91,7 +91,7 @@ fn text(table: &ScopeTable) -> String {
         let _ = writeln!(text, "{:<24}{scope:<11}{}", row.name, reached.join("; "));
     }
     for why in &table.undecided {
-        let _ = writeln!(text, "not found out: {why}");
+        let _ = writeln!(text, "not determined: {why}");
     }
     text
 }
@@ -102,7 +102,7 @@ mod tests {
     use crate::model::reach::{MemoryRead, TypeAnswer};
 
     #[test]
-    fn every_type_has_a_line() {
+    fn every_program_type_has_a_line() {
         let offers = |names: &[&str]| TypeAnswer::Offers(names.iter().map(|name| (*name).to_owned()).collect());
         let mut reach = TokenReach::default();
         reach.types.insert(1, offers(&["bpf_loop"]));

@@ -1,4 +1,4 @@
-//! Turns a client away by its headers: where policy does not let it ask, no byte of its request's body is read.
+//! Refuses a request by its headers: if the policy does not allow the client to make it, its body is not read.
 
 use std::future::{Ready, ready};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::grpc::caller::Caller;
 use crate::model::policy::Verb;
 use crate::paths::Paths;
 
-/// The service of which each request is admitted by policy first.
+/// A service whose requests must be allowed by the policy first.
 #[derive(Debug, Clone)]
 pub struct AdmittedService<S> {
     inner: S,
@@ -22,18 +22,18 @@ pub struct AdmittedService<S> {
 }
 
 impl<S> AdmittedService<S> {
-    /// Around a service; policy is read below `paths`.
+    /// Wraps a service; the policy is read below `paths`.
     pub fn new(inner: S, paths: &Paths) -> Self {
         Self { inner, paths: paths.clone() }
     }
 }
 
-/// Who asks, as it was admitted.
+/// The admitted caller of a request.
 ///
 /// # Errors
-/// INTERNAL where the request did not come through [`AdmittedService`].
+/// INTERNAL if the request did not pass [`AdmittedService`].
 pub fn caller(extensions: &Extensions) -> Result<Arc<Caller>, Status> {
-    extensions.get::<Arc<Caller>>().cloned().ok_or_else(|| Status::internal("the request was not admitted by policy"))
+    extensions.get::<Arc<Caller>>().cloned().ok_or_else(|| Status::internal("the request did not pass the policy check"))
 }
 
 impl<S: NamedService> NamedService for AdmittedService<S> {
@@ -53,7 +53,7 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        // A method that does not exist is answered by the service itself, which reads no body for it.
+        // The service itself answers an unknown method, without reading the body.
         if let Some(verb) = verb(request.uri().path()) {
             match Caller::admit(&self.paths, request.extensions(), verb) {
                 Ok(caller) => _ = request.extensions_mut().insert(Arc::new(caller)),
@@ -64,7 +64,7 @@ where
     }
 }
 
-/// What a client must be allowed for a method.
+/// The verb that a client needs for a method.
 fn verb(path: &str) -> Option<Verb> {
     match path.rsplit('/').next()? {
         "List" | "Get" => Some(Verb::Read),
@@ -84,7 +84,7 @@ mod tests {
     use crate::grpc::wire::DESCRIPTORS;
 
     #[test]
-    fn every_method_is_under_a_verb() {
+    fn every_method_requires_a_verb() {
         let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
         let services = set.file.iter().flat_map(|file| &file.service).filter(|service| service.name() == "Bpfman");
         let methods: Vec<_> = services.flat_map(|service| &service.method).map(|method| method.name().to_owned()).collect();

@@ -1,6 +1,6 @@
-//! TCP connections that have not shown a certificate yet. There is room for a number of them, and for a smaller number of each
-//! source. Where there is no room, the oldest one is closed for the new one: a client with a certificate needs milliseconds, so
-//! connections that say nothing keep none out.
+//! TCP connections that have not presented a certificate yet. Their number is limited, in total and for each source.
+//! When a limit is reached, the oldest one is closed for the new one: a client with a certificate needs milliseconds,
+//! so silent connections do not lock clients out.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
@@ -9,12 +9,12 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-/// Handshakes at once, of all sources.
+/// Maximum number of handshakes, all sources together.
 const ALL_MAX: usize = 128;
-/// Handshakes at once of one source.
+/// Maximum number of handshakes of one source.
 const SOURCE_MAX: usize = 32;
 
-/// The handshakes of one service, the oldest first.
+/// The handshakes of one service, oldest first.
 #[derive(Debug, Clone, Default)]
 pub struct Handshakes(Arc<Mutex<HandshakeState>>);
 
@@ -32,7 +32,7 @@ struct Pending {
     _end: oneshot::Sender<()>,
 }
 
-/// One handshake, until it is dropped.
+/// One handshake; ends when dropped.
 #[derive(Debug)]
 pub struct Handshake {
     all: Handshakes,
@@ -41,7 +41,7 @@ pub struct Handshake {
 }
 
 impl Handshakes {
-    /// A connection from `address` begins its handshake.
+    /// A connection from `address` starts its handshake.
     pub fn begin(&self, address: IpAddr) -> Handshake {
         let (end, cut) = oneshot::channel();
         let source = network(address);
@@ -89,7 +89,7 @@ impl Drop for Handshake {
     }
 }
 
-/// An IPv4 address, or the network of an IPv6 address, of which one host has all 2^64.
+/// An IPv4 address, or the /64 network of an IPv6 address, since one host has all of its 2^64 addresses.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
@@ -108,12 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_the_same_source_gives_way() {
+    fn the_oldest_handshake_of_the_same_source_is_closed() {
         let all = Handshakes::default();
         let source = |n: u8| IpAddr::from([10, 0, 0, n]);
         let mut first: Vec<_> = (0..=SOURCE_MAX).map(|_| all.begin(source(1))).collect();
         assert!(is_cut(&mut first[0]) && first[1..].iter_mut().all(|one| !is_cut(one)));
-        // Others, until all places are taken: the largest source pays, not the newest client.
+        // Other sources, until the limit is reached: the largest source loses a handshake, not the newest client.
         let mut others: Vec<_> = (0..ALL_MAX - SOURCE_MAX).map(|n| all.begin(source(2 + n as u8))).collect();
         let mut new = all.begin(source(255));
         assert!(is_cut(&mut first[1]) && !is_cut(&mut first[2]));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_source() {
+    fn an_ipv6_network_is_one_source() {
         let at = |text: &str| network(text.parse().unwrap());
         assert_eq!(at("2001:db8::1"), at("2001:db8::ffff"));
         assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));

@@ -1,4 +1,4 @@
-//! What one client of the service may take from the others.
+//! Limits on what one client of the service can take from the others.
 
 pub mod admission;
 pub mod concurrency;

@@ -1,7 +1,7 @@
-//! How much a client may have us hold: the bytes that its requests announce, until they are done, and the time in which one has to
-//! come whole. A message counts by its length prefix, since room for all of it is made as soon as the prefix is there.
-//! Without this a client that may ask for nothing could fill the memory with requests that it never ends, and keep the service from
-//! ending.
+//! Limits the memory that a client can make the service hold: the bytes that its requests announce, until they are
+//! done, and the time in which a request must be complete. A message counts by its length prefix, since the buffer for
+//! the whole message is allocated as soon as the prefix has arrived. Without this limit, a client without any
+//! permission could fill the memory with requests that it never completes, and keep the service from exiting.
 
 use std::collections::HashMap;
 use std::future::Future as _;
@@ -20,20 +20,21 @@ use tonic::transport::server::TlsConnectInfo;
 
 use crate::grpc::connection::{Origin, Peer};
 
-/// Bytes of one request of a client that is not root; the values of globals are all that could be large in it.
+/// Maximum size of one request of a non-root client; only the values of globals can be large.
 const MESSAGE_MAX: usize = 1 << 20;
-/// Bytes of the requests of one origin, from their announcement until they are done: eight of the largest.
+/// Maximum bytes of the requests of one origin, from their announcement until they are done: eight requests of maximum
+/// size.
 const BYTES_MAX: usize = 8 << 20;
-/// Bytes of the requests of all origins but root.
+/// Maximum bytes of the requests of all origins except root.
 const ALL_MAX: usize = 32 << 20;
-/// From a request's headers to its last byte.
+/// Timeout from a request's headers to its last byte.
 const WHOLE: Duration = Duration::from_secs(30);
 
-/// What each origin has us hold.
+/// The bytes held for each origin.
 #[derive(Debug, Clone, Default)]
 struct RequestBytes(Arc<Mutex<HashMap<Origin, usize>>>);
 
-/// What one request weighs, until it is dropped.
+/// The bytes held for one request; released when dropped.
 #[derive(Debug)]
 struct HeldBytes {
     scales: RequestBytes,
@@ -46,21 +47,21 @@ impl HeldBytes {
         Self { scales, origin, bytes: Mutex::default() }
     }
 
-    /// Adds a message that is announced. Root is not limited, since it could stop the service as well.
+    /// Adds an announced message. Root is not limited, since it could stop the service as well.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED where the message is too large, or the origin or all of them would have too much.
+    /// RESOURCE_EXHAUSTED if the message is too large, or the origin or all of them together would exceed their limit.
     fn add(&self, bytes: usize) -> Result<(), Status> {
         let mut all = self.scales.0.lock().unwrap_or_else(PoisonError::into_inner);
         let others: usize = all.iter().filter(|(origin, _)| **origin != Origin::Root).map(|(_, held)| held).sum();
         let held = all.entry(self.origin).or_default();
         if self.origin != Origin::Root {
             let over = if bytes > MESSAGE_MAX {
-                Some(format!("the request has {bytes} bytes, and may have {MESSAGE_MAX}"))
+                Some(format!("the request has {bytes} bytes; the limit is {MESSAGE_MAX}"))
             } else if *held + bytes > BYTES_MAX {
-                Some(format!("the client's requests have {BYTES_MAX} bytes already; wait for answers"))
+                Some(format!("the client's requests would exceed {BYTES_MAX} bytes; wait for responses"))
             } else if others + bytes > ALL_MAX {
-                Some(format!("the requests of all clients have {ALL_MAX} bytes already; try again"))
+                Some(format!("the requests of all clients would exceed {ALL_MAX} bytes; try again"))
             } else {
                 None
             };
@@ -74,18 +75,19 @@ impl HeldBytes {
     }
 }
 
-/// The length prefixes of the messages in a body: a byte that says whether it is compressed, and four of length, big-endian.
+/// Parses the length prefixes of the messages in a body: a byte for the compression flag, and four bytes of length,
+/// big-endian.
 #[derive(Debug, Default)]
 struct Prefixes {
     prefix: Vec<u8>,
-    /// Bytes of the present message that are still to come.
+    /// Remaining bytes of the current message.
     rest: usize,
 }
 
 impl Prefixes {
     const LENGTH: usize = 5;
 
-    /// Reads the next bytes of a body; how much the messages take that begin in them.
+    /// Parses the next bytes of a body; returns the total length of the messages that begin in them.
     fn announced(&mut self, mut bytes: &[u8]) -> usize {
         let mut announced: usize = 0;
         while !bytes.is_empty() {
@@ -123,7 +125,7 @@ impl Drop for HeldBytes {
     }
 }
 
-/// A request's body, weighed as it comes.
+/// A request's body, counted as it arrives.
 struct CountedBody {
     body: Body,
     prefixes: Prefixes,
@@ -143,7 +145,7 @@ impl HttpBody for CountedBody {
             }
             Poll::Ready(other) => Poll::Ready(other),
             Poll::Pending => self.end.as_mut().poll(context).map(|()| {
-                Some(Err(Status::deadline_exceeded(format!("the request did not come whole within {} s", WHOLE.as_secs()))))
+                Some(Err(Status::deadline_exceeded(format!("the request was not complete within {} s", WHOLE.as_secs()))))
             }),
         }
     }
@@ -157,7 +159,7 @@ impl HttpBody for CountedBody {
     }
 }
 
-/// A service of which every request is weighed.
+/// A service whose requests are counted.
 #[derive(Debug, Clone)]
 pub struct CountedService<S> {
     inner: S,
@@ -165,7 +167,7 @@ pub struct CountedService<S> {
 }
 
 impl<S> CountedService<S> {
-    /// Around a service.
+    /// Wraps a service.
     pub fn new(inner: S) -> Self {
         Self { inner, scales: RequestBytes::default() }
     }
@@ -187,14 +189,14 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for CountedSe
     fn call(&mut self, request: http::Request<Body>) -> S::Future {
         let (mut parts, body) = request.into_parts();
         let held_bytes = Arc::new(HeldBytes::new(self.scales.clone(), origin(&parts.extensions)));
-        // The handler keeps the extensions until its answer is there.
+        // The handler keeps the extensions until it has responded.
         parts.extensions.insert(held_bytes.clone());
         let body = Body::new(CountedBody { body, prefixes: Prefixes::default(), held_bytes, end: Box::pin(sleep(WHOLE)) });
         self.inner.call(http::Request::from_parts(parts, body))
     }
 }
 
-/// A connection of which nothing is known counts with those of TCP.
+/// A connection without a known peer counts as TCP.
 fn origin(extensions: &http::Extensions) -> Origin {
     extensions
         .get::<Peer>()
@@ -208,7 +210,7 @@ mod tests {
 
     use super::*;
 
-    /// A body that gives its pieces and then, where it is not whole, nothing.
+    /// A body that yields its pieces; if it is not complete, it then stays pending.
     struct Pieces(Vec<Bytes>, bool);
 
     impl HttpBody for Pieces {
@@ -238,10 +240,10 @@ mod tests {
     }
 
     #[test]
-    fn each_origin_has_its_share_until_its_requests_are_done() {
+    fn each_origin_has_its_limit_until_its_requests_are_done() {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
             let scales = RequestBytes::default();
-            // What announces a message of so many bytes, and does not send it.
+            // A prefix that announces a message of so many bytes; the message is not sent.
             let announces = |bytes: usize| Bytes::from([&[0][..], &(bytes as u32).to_be_bytes()].concat());
             let many = |bytes, times| {
                 let message = [announces(bytes), Bytes::from(vec![0; bytes])].concat();
@@ -258,7 +260,7 @@ mod tests {
             assert_eq!(read(&mut other).await, Ok(12));
             let mut root = counted(&scales, Origin::Root, many(4 * MESSAGE_MAX, 3), long);
             assert_eq!(read(&mut root).await, Ok(3 * (4 * MESSAGE_MAX + 5)));
-            // Many origins, each within its share, together do not get more than all may have.
+            // Many origins, each within its limit, together do not exceed the total limit.
             let mut crowd: Vec<_> =
                 (100..132).map(|uid| counted(&scales, Origin::Uid(uid), many(MESSAGE_MAX, 1), long)).collect();
             let mut refused = 0;
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_counts_when_its_prefix_is_there() {
+    fn a_message_counts_when_its_prefix_arrives() {
         let bytes = [&[0, 0, 0, 1, 0][..], &[7; 256], &[1, 0, 0, 0, 0], &[0, 0, 64, 0, 0], &[9; 3]].concat();
         for size in [1, 2, 4, 5, 6, 300] {
             let mut prefixes = Prefixes::default();
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_does_not_come_whole_ends() {
+    fn an_incomplete_request_times_out() {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
             let mut slow = counted(&RequestBytes::default(), Origin::Tcp, Pieces(Vec::new(), false), Duration::from_millis(20));
             assert_eq!(read(&mut slow).await, Err(tonic::Code::DeadlineExceeded));

@@ -1,4 +1,4 @@
-//! What the tests of BPF objects stand on: a bpffs, network namespaces and cgroups of each test's own, and the proof at the end
+//! The environment for tests of BPF objects: each test's own bpffs, network namespaces and cgroups, and the final check
 //! that nothing is left.
 
 use std::fs::{self, File};
@@ -54,7 +54,7 @@ pub struct Wanted<'w> {
     pub target: Option<&'w str>,
 }
 
-/// What was loaded, with the names that its maps have in the object.
+/// A loaded object, with the names of its maps in the object file.
 #[derive(Debug)]
 pub struct LoadedObject {
     pub ids: LoadedIds,
@@ -77,7 +77,7 @@ pub struct Linked {
     pub id: u32,
 }
 
-/// A bpffs with one owner's directory.
+/// A bpffs with the directory of one owner.
 #[derive(Debug)]
 pub struct Bed {
     pub bpffs: tempfile::TempDir,
@@ -171,12 +171,12 @@ impl Bed {
         let mut all = self.ids.lock().unwrap();
         all.extend(ids.programs.iter().map(|id| (ObjectKind::Program, *id)));
         all.extend(ids.maps.iter().map(|id| (ObjectKind::Map, *id)));
-        // The places of variables, for reading them back: by the test's own look at the symbol table.
+        // The locations of variables, for reading them back: from the test's own parsing of the symbol table.
         let variables = variables(bytes);
         Ok(LoadedObject { ids, programs: planned.programs, maps: planned.maps, variables })
     }
 
-    /// Attaches the n-th program of what was loaded.
+    /// Attaches the n-th program of a loaded object.
     pub fn attach(&self, loaded: &LoadedObject, n: usize, at: AttachPoint, places: Places<'_>) -> Result<Linked, KernelError> {
         let program = &loaded.programs[n];
         let pin = PinName::link(self.counts[2].fetch_add(1, Ordering::Relaxed));
@@ -199,20 +199,20 @@ impl Bed {
         bpf::open_pin(&map.pin.path(&self.directory)).unwrap()
     }
 
-    /// The eight bytes of an array's entry as a number.
+    /// The eight bytes of an array entry as a number.
     pub fn counter(&self, loaded: &LoadedObject, map: &str, key: u32) -> u64 {
         let value = bpf::map_lookup(self.open_map(loaded, map).as_fd(), &key.to_ne_bytes()).unwrap();
         u64::from_ne_bytes(value.try_into().unwrap())
     }
 
-    /// A variable of eight bytes, where its section's map has it now.
+    /// The current value of an eight-byte variable, from its section's map.
     pub fn variable(&self, loaded: &LoadedObject, name: &str) -> u64 {
         let (_, section, offset, size) = loaded.variables.iter().find(|v| v.0 == name).unwrap();
         let value = bpf::map_lookup(self.open_map(loaded, section).as_fd(), &[0; 4]).unwrap();
         u64::from_ne_bytes(value[*offset..offset + size].try_into().unwrap())
     }
 
-    /// Runs a program under a name and returns the pid that it had.
+    /// Runs a program under a name and returns its pid.
     pub fn run_named(&self, name: &str) -> u32 {
         let directory = tempfile::Builder::new().prefix("kernel-run-").tempdir().unwrap();
         let path = directory.path().join(name);
@@ -223,7 +223,7 @@ impl Bed {
         pid
     }
 
-    /// Removes everything by its pins, links first, and proves that the kernel has let go of all of it.
+    /// Removes everything by its pins, links first, and checks that the kernel has freed all of it.
     pub fn end(mut self) {
         let found = pins::list(self.bpffs.path()).unwrap();
         assert!(found.foreign.is_empty(), "{:?}", found.foreign);
@@ -246,9 +246,9 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        // What a failed test leaves goes with the mount.
+        // What a failed test leaves is removed with the mount.
         let _ = mounts::unmount(self.bpffs.path());
-        assert!(self.ended || thread::panicking(), "a test ends with the look for residue");
+        assert!(self.ended || thread::panicking(), "a test must end with the residue check");
     }
 }
 
@@ -259,7 +259,7 @@ pub struct Netns(OwnedFd);
 impl Netns {
     pub fn new() -> Self {
         let made = thread::spawn(|| {
-            // SAFETY: a new network namespace for this thread, which ends right after, changes nothing that others rely on.
+            // SAFETY: a new network namespace for this thread, which ends right after, does not affect other threads.
             #[allow(unsafe_code, reason = "a thread of the test in a namespace of its own")]
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
             OwnedFd::from(File::open("/proc/thread-self/ns/net").unwrap())
@@ -273,7 +273,7 @@ impl Netns {
         self.0.as_fd()
     }
 
-    /// Runs ip(8) inside and returns what it says.
+    /// Runs ip(8) inside and returns its output.
     pub fn ip(&self, arguments: &str) -> String {
         let output = netns::on_thread(self.fd(), || Command::new("ip").args(arguments.split(' ')).output().unwrap()).unwrap();
         assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
@@ -358,11 +358,11 @@ impl Drop for Cgroup {
     }
 }
 
-/// Runs `f` where the kernel does not show its own types.
+/// Runs `f` while the kernel's own types (BTF) are hidden.
 pub fn without_kernel_types<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let inside = scope.spawn(|| {
-            // SAFETY: mounts and working directory of this thread alone, which ends right after.
+            // SAFETY: changes mounts and the working directory of this thread only, which ends right after.
             #[allow(unsafe_code, reason = "a thread of the test in a namespace of its own")]
             unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
             let status = |args: &[&str]| assert!(Command::new("mount").args(args).status().unwrap().success());
@@ -374,7 +374,7 @@ pub fn without_kernel_types<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Name, section, offset and size of each variable, read with llvm's own tool rather than with ours.
+/// Name, section, offset and size of each variable, read with LLVM's tool instead of our parser.
 fn variables(bytes: &[u8]) -> Vec<(String, String, usize, usize)> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, bytes).unwrap();
