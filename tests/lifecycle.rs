@@ -399,7 +399,7 @@ fn a_running_container_keeps_its_programs_if_its_record_does_not_decode() {
     assert!(world.records().is_empty(), "it no longer decodes");
     for mode in [GcMode::Tell, GcMode::Release] {
         let told = gc(&world, &host, mode);
-        assert!(told.len() == 1 && told[0].contains("left: process 500 lives"), "{told:?}");
+        assert!(told.len() == 1 && told[0].contains("left: its container's init, process 500, is alive"), "{told:?}");
     }
     assert_eq!(fs::read_dir(&world.fs).expect("bpffs").count(), 1);
     host.end(INIT);

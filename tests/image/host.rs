@@ -72,7 +72,7 @@ fn every_blob_of_a_layout_is_checked_and_named_if_changed() {
     let config = manifest["config"]["digest"].as_str().unwrap().to_owned();
     let layer = manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
     let top = index["tags"]["v1"].as_str().unwrap().to_owned();
-    let wanted = [(&top, "manifest sha256"), (&child, "manifest for this platform"), (&config, "config"), (&layer, "layer")];
+    let wanted = [(&top, "manifest"), (&child, "manifest for this platform"), (&config, "config"), (&layer, "layer")];
     for (digest, part) in wanted {
         for change in ["flip", "remove", "empty"] {
             let world = World::unsigned();
@@ -140,7 +140,7 @@ fn object_files_are_their_own_digest_and_cannot_be_signed() {
         ("empty.o", b"".to_vec(), "empty.o is not an ELF object"),
         ("x86.o", [&OBJECT[..18], &[62, 0], &OBJECT[20..]].concat(), "for machine 62, not a BPF object"),
         ("big.o", include_bytes!("../data/images/pass.bpfeb.o").to_vec(), "big-endian"),
-        ("large.o", vec![0; (16 << 20) + 1], "larger than 16777216 bytes"),
+        ("large.o", vec![0; (16 << 20) + 1], "larger than the limit of 16777216 bytes"),
     ] {
         write(&world.path(name), &bytes);
         let (_, text) = world.error(&format!("file:{}", world.path(name).display()));
@@ -288,11 +288,11 @@ fn malformed_layouts_and_archives_are_refused() {
     for (document, sentence) in [
         (two_layers, "it has 2 layers; a bytecode image has one"),
         (several, "it contains several objects, layer 1, two.o"),
-        (bomb, "its layer is larger than 16777216 bytes"),
+        (bomb, "its layer is larger than the limit of 16777216 bytes"),
         (for_others, "it has no image for linux/amd64, only linux/s390x, linux/riscv64"),
         (nested, "nested too deeply"),
         (sha512, "is not sha256: followed by"),
-        (endless, "its manifest is larger than 1048576 bytes"),
+        (endless, "its manifest is larger than the limit of 1048576 bytes"),
         (json!({"schemaVersion": 2, "layers": []}), "it contains no BPF object, only nothing"),
         (json!({"schemaVersion": 2, "manifests": []}), "it has no image for linux/amd64, only "),
     ] {

@@ -157,10 +157,10 @@ fn what_a_registry_sends_is_hashed_locally() {
 fn sizes_are_capped_while_bytes_arrive() {
     let endless = || vec![b'x'; (16 << 20) + 1];
     for (part, announce, sentence) in [
-        ("/manifests/v1", false, "its manifest is larger than 1048576 bytes"),
-        ("/manifests/v1", true, "its manifest is larger than 1048576 bytes"),
-        ("/blobs/", false, "is larger than 1048576 bytes"),
-        ("/blobs/sha256:b55c", true, "its layer is larger than 16777216 bytes"),
+        ("/manifests/v1", false, "its manifest is larger than the limit of 1048576 bytes"),
+        ("/manifests/v1", true, "its manifest is larger than the limit of 1048576 bytes"),
+        ("/blobs/", false, "is larger than the limit of 1048576 bytes"),
+        ("/blobs/sha256:b55c", true, "its layer is larger than the limit of 16777216 bytes"),
     ] {
         let registry = registry(move |request| match request.target.contains(part) {
             true if announce => Reply::Announce(1 << 40, b"x".to_vec()),

@@ -115,7 +115,7 @@ mod tests {
             "cgroup_skb              host       sockets of other network namespaces (bpf_sk_lookup_tcp, bpf_sk_lookup_udp)"
         );
         assert_eq!(line("kprobe"), "kprobe                  host       the whole host (on every kernel)");
-        assert!(line("syscall").ends_with("memory") && line("syscall").contains("never delegated"), "{said}");
+        assert!(line("syscall").ends_with("of the kernel") && line("syscall").contains("never delegated"), "{said}");
         reach.memory.push(MemoryRead::RdonlyCast);
         let json = serde_json::to_value(table(&reach)).unwrap();
         assert_eq!(json["types"][0]["scope"], "host");

@@ -158,7 +158,7 @@ pub enum ManualError {
         function: String,
     },
     /// No image rule matches the image.
-    #[error("use {0}: no [[image]] rule of the policy matches it")]
+    #[error("use {0}: no [[image]] rule of the policy applies to it")]
     NoRule(String),
     /// A file operation failed.
     #[error("{doing} {}", .path.display())]
