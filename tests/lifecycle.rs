@@ -408,6 +408,22 @@ fn a_running_container_keeps_its_programs_if_its_record_does_not_decode() {
     assert!(world.residue("after gc").is_empty());
 }
 
+/// As after an upgrade within a boot whose records have another form.
+#[test]
+fn poststop_releases_a_container_whose_record_does_not_decode() {
+    let world = World::new();
+    let host = FakeHost::new(&world.effects, HOOK);
+    create(&world, &host, &web(), &policy("")).expect("start");
+    world.damage(b"\"bundle\":", b"\"bXndle\":");
+    let running = stop(&world, &host, "web");
+    assert!(matches!(running[..], [Released::Alive(_)]), "{running:?}");
+    assert_eq!(fs::read_dir(&world.fs).expect("bpffs").count(), 1);
+    host.end(INIT);
+    let released = stop(&world, &host, "web");
+    assert!(matches!(released[..], [Released::Gone]), "{released:?}");
+    assert!(world.residue("after poststop").is_empty());
+}
+
 #[test]
 fn a_start_that_completes_during_gc_is_left_alone() {
     // gc reads a Pending record; the start is completed and its process ends; gc finds the process dead.

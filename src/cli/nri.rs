@@ -43,7 +43,7 @@ pub struct NriArgs {
 /// `install --nri`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
 pub struct NriTarget {
-    /// Install and start the NRI plugin's unit; no engine unless one is named
+    /// The NRI plugin's unit, started; no engine by default
     #[arg(long)]
     pub nri: bool,
 }

@@ -35,7 +35,7 @@ pub struct ServiceArgs {
 /// `install --service`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
 pub struct ServiceTarget {
-    /// Install the gRPC service's units and socket; no engine unless one is named
+    /// The gRPC service's units and socket; no engine by default
     #[arg(long)]
     pub service: bool,
 }

@@ -50,7 +50,7 @@ pub struct MetricsArgs {
 /// `install --metrics`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct MetricsTarget {
-    /// Install the metrics units, group and timer; no engine unless one is named
+    /// The metrics units, group and timer; no engine by default
     #[arg(long)]
     pub metrics: bool,
     /// Write the metrics to FILE from the timer, for node_exporter, and do not listen

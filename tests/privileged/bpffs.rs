@@ -481,7 +481,7 @@ fn namespaces_that_do_not_belong_together_are_refused() {
 
 /// Like a hook of a rootless runtime: root in the container's user namespace, an unprivileged user outside.
 #[test]
-fn without_rights_in_the_initial_namespace_the_error_names_the_broker() {
+fn without_rights_in_the_initial_namespace_the_error_says_who_must_run_the_runtime() {
     let container = Container::start("");
     let said = {
         let user = container.namespace("user");
@@ -492,7 +492,7 @@ fn without_rights_in_the_initial_namespace_the_error_names_the_broker() {
             (matches!(error, SysError::Bpffs(BpffsError::NotAdministrator { .. })), error.to_string())
         })
     };
-    assert!(said.0 && said.1.contains("set the option delegate_cmds") && said.1.contains("broker"), "{said:?}");
+    assert!(said.0 && said.1.contains("set the option delegate_cmds") && said.1.contains("run the runtime as root"), "{said:?}");
     assert_no_residue(&container);
 }
 
