@@ -26,6 +26,20 @@ const POD_WAIT: Duration = Duration::from_secs(10);
 /// Pause between two reads of a record that another process works on.
 const POLL: Duration = Duration::from_millis(5);
 
+/// What one transaction of a claim came to.
+enum Claim {
+    /// It is recorded, with the network namespace that this start has to build.
+    Granted(Option<Box<OwnerRecord>>),
+    /// Another process is working on an owner that this start needs.
+    Wait { process: ProcessIdentity, no: OwnerNo },
+    /// An interface has an XDP program of these owners.
+    Taken { cause: Cause, by: Vec<OwnerRecord> },
+    /// The pod's owner has other programs and no holder.
+    Outdated(Box<OwnerRecord>),
+    /// It cannot be granted.
+    Refused(Cause),
+}
+
 impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
     /// Transaction 1: records every pin that will be made, for the container and, in a pod, for its network namespace.
     ///
@@ -38,89 +52,9 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
         facts: &Facts,
         container: &Container,
     ) -> Result<Option<OwnerRecord>, Cause> {
-        enum Claim {
-            Granted(Option<Box<OwnerRecord>>),
-            Wait { process: ProcessIdentity, no: OwnerNo },
-            Taken { cause: Cause, by: Vec<OwnerRecord> },
-            Outdated(Box<OwnerRecord>),
-            Refused(Cause),
-        }
-        let sandbox = match &facts.netns {
-            NetnsFact::Sandbox { sandbox, .. } => sandbox.clone(),
-            _ => None,
-        };
         let until = Instant::now() + POD_WAIT;
         loop {
-            let claim = self.store.write::<_, StoreError>(|txn| {
-                for other in txn.by_container(&container.id)? {
-                    let id = container.id.clone();
-                    match (other.phase, other.owner) {
-                        // Another start with this id was refused while this plan was made; its record has no objects
-                        // that could conflict.
-                        (Phase::Failed, _) => _ = txn.delete(other.no)?,
-                        (Phase::Ready, Owner::Container { bundle, .. }) => {
-                            return Ok(Claim::Refused(Cause::IdTaken { id, bundle }));
-                        }
-                        _ => {
-                            let what = format!("container {id}");
-                            return Ok(Claim::Refused(Cause::Busy { pid: other.actor.process.pid, what }));
-                        }
-                    }
-                }
-                record.no = self.free_number(txn)?;
-                record.holds.clear();
-                let Some(wanted) = &plan.netns else {
-                    txn.put(record)?;
-                    return Ok(Claim::Granted(None));
-                };
-                let signature = plan_digest(wanted);
-                for mut other in txn.by_netns(facts.netns_cookie)? {
-                    let same = other.request == Some(signature);
-                    let taken = common_xdp(wanted, &other).filter(|_| !same);
-                    if (same || taken.is_some()) && other.phase != Phase::Ready {
-                        return Ok(Claim::Wait { process: other.actor.process, no: other.no });
-                    }
-                    if same {
-                        if let Some(refused) = pod_maps::join(txn, record, plan, &mut other)? {
-                            return Ok(Claim::Refused(refused));
-                        }
-                        other.holders.push(record.no);
-                        record.holds.push(other.no);
-                        txn.put(&other)?;
-                        txn.put(record)?;
-                        return Ok(Claim::Granted(None));
-                    }
-                    let mut holders = other.holders.iter();
-                    let held = holders.try_fold(false, |held, holder| Ok::<_, StoreError>(held || txn.has(*holder)?))?;
-                    if !held && (taken.is_some() || same_images(wanted, &other)) {
-                        return Ok(Claim::Outdated(Box::new(other)));
-                    }
-                    if let Some(iface) = taken {
-                        let (mut by, mut holders) = (Vec::new(), Vec::new());
-                        for holder in &other.holders {
-                            if let Some(record) = txn.get(*holder)? {
-                                if let Owner::Container { id, .. } = &record.owner {
-                                    holders.push(id.to_string());
-                                }
-                                by.push(record);
-                            }
-                        }
-                        by.push(other);
-                        let cause = Cause::NetnsTaken { iface, holders: holders.join(", ") };
-                        return Ok(Claim::Taken { cause, by });
-                    }
-                }
-                let mut netns = self.blank(container);
-                netns.no = self.free_number(txn)?;
-                netns.owner = Owner::Netns { cookie: facts.netns_cookie, sandbox: sandbox.clone() };
-                netns.request = Some(signature);
-                netns.holders.push(record.no);
-                fill(&mut netns, wanted);
-                record.holds.push(netns.no);
-                txn.put(&netns)?;
-                txn.put(record)?;
-                Ok(Claim::Granted(Some(Box::new(netns))))
-            })?;
+            let claim = self.store.write(|txn| self.try_claim(txn, record, plan, facts, container))?;
             match claim {
                 Claim::Granted(netns) => return Ok(netns.map(|netns| *netns)),
                 Claim::Refused(cause) => return Err(cause),
@@ -154,6 +88,89 @@ impl<K: Kernel, H: Host> Lifecycle<'_, K, H> {
                 }
             }
         }
+    }
+
+    /// One try of [`claim`](Self::claim), in one transaction.
+    fn try_claim(
+        &self,
+        txn: &mut WriteTxn<'_>,
+        record: &mut OwnerRecord,
+        plan: &Plan,
+        facts: &Facts,
+        container: &Container,
+    ) -> Result<Claim, StoreError> {
+        for other in txn.by_container(&container.id)? {
+            let id = container.id.clone();
+            match (other.phase, other.owner) {
+                // Another start with this id was refused while this plan was made; its record has no objects
+                // that could conflict.
+                (Phase::Failed, _) => _ = txn.delete(other.no)?,
+                (Phase::Ready, Owner::Container { bundle, .. }) => {
+                    return Ok(Claim::Refused(Cause::IdTaken { id, bundle }));
+                }
+                _ => {
+                    let what = format!("container {id}");
+                    return Ok(Claim::Refused(Cause::Busy { pid: other.actor.process.pid, what }));
+                }
+            }
+        }
+        record.no = self.free_number(txn)?;
+        record.holds.clear();
+        let Some(wanted) = &plan.netns else {
+            txn.put(record)?;
+            return Ok(Claim::Granted(None));
+        };
+        let signature = plan_digest(wanted);
+        for mut other in txn.by_netns(facts.netns_cookie)? {
+            let same = other.request == Some(signature);
+            let taken = common_xdp(wanted, &other).filter(|_| !same);
+            if (same || taken.is_some()) && other.phase != Phase::Ready {
+                return Ok(Claim::Wait { process: other.actor.process, no: other.no });
+            }
+            if same {
+                if let Some(refused) = pod_maps::join(txn, record, plan, &mut other)? {
+                    return Ok(Claim::Refused(refused));
+                }
+                other.holders.push(record.no);
+                record.holds.push(other.no);
+                txn.put(&other)?;
+                txn.put(record)?;
+                return Ok(Claim::Granted(None));
+            }
+            let mut holders = other.holders.iter();
+            let held = holders.try_fold(false, |held, holder| Ok::<_, StoreError>(held || txn.has(*holder)?))?;
+            if !held && (taken.is_some() || same_images(wanted, &other)) {
+                return Ok(Claim::Outdated(Box::new(other)));
+            }
+            if let Some(iface) = taken {
+                let (mut by, mut holders) = (Vec::new(), Vec::new());
+                for holder in &other.holders {
+                    if let Some(record) = txn.get(*holder)? {
+                        if let Owner::Container { id, .. } = &record.owner {
+                            holders.push(id.to_string());
+                        }
+                        by.push(record);
+                    }
+                }
+                by.push(other);
+                let cause = Cause::NetnsTaken { iface, holders: holders.join(", ") };
+                return Ok(Claim::Taken { cause, by });
+            }
+        }
+        let mut netns = self.blank(container);
+        netns.no = self.free_number(txn)?;
+        let sandbox = match &facts.netns {
+            NetnsFact::Sandbox { sandbox, .. } => sandbox.clone(),
+            _ => None,
+        };
+        netns.owner = Owner::Netns { cookie: facts.netns_cookie, sandbox };
+        netns.request = Some(signature);
+        netns.holders.push(record.no);
+        fill(&mut netns, wanted);
+        record.holds.push(netns.no);
+        txn.put(&netns)?;
+        txn.put(record)?;
+        Ok(Claim::Granted(Some(Box::new(netns))))
     }
 
     /// Releases the dead ones among some owners; true if one was removed.
@@ -262,8 +279,7 @@ mod tests {
             }],
         };
         // Changing this text makes a running pod's containers attach their programs a second time after an upgrade.
-        let expected =
-            r#"[[],[{"function":"count","at":{"type":"xdp","iface":{"name":"eth0","index":2},"mode":null},"order":null,"netns":null}]]"#;
+        let expected = r#"[[],[{"function":"count","at":{"type":"xdp","iface":{"name":"eth0","index":2},"mode":null},"order":null,"netns":null}]]"#;
         assert_eq!(canonical(&plan), expected);
     }
 }

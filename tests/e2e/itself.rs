@@ -16,6 +16,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         crate::callers::CASES,
         crate::capabilities::CASES,
         crate::concurrent::CASES,
+        crate::counts::CASES,
         crate::crun::CASES,
         crate::effects::CASES,
         crate::failed_creates::CASES,

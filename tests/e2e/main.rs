@@ -20,6 +20,7 @@ mod tools;
 mod callers;
 mod capabilities;
 mod concurrent;
+mod counts;
 mod crun;
 mod effects;
 mod failed_creates;
