@@ -410,6 +410,9 @@ pub struct GcArgs {
     /// Show what would be released, and release nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print only what could not be released
+    #[arg(short, long)]
+    pub quiet: bool,
     /// Format.
     #[command(flatten)]
     pub format: Formatted,

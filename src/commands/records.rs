@@ -202,8 +202,14 @@ pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
         tracing::warn!(error = %chain(&error), "remove leftovers of killed pulls from the image cache");
     }
     match collect(paths, if args.dry_run { GcMode::Tell } else { GcMode::Release }) {
-        Ok(findings) => {
+        Ok(mut findings) => {
             let failed = findings.iter().any(|finding| finding.result.has_failed());
+            if args.quiet {
+                findings.retain(|finding| finding.result.has_failed());
+                if findings.is_empty() {
+                    return ExitCode::SUCCESS;
+                }
+            }
             let printed = print(&match ListFormat::from(args.format) {
                 ListFormat::Json => json(&findings),
                 ListFormat::Table | ListFormat::Quiet if findings.is_empty() => "nothing to release\n".to_owned(),

@@ -35,7 +35,7 @@ pub(crate) fn install(place: &InstallRoot, work: &mut Installer<'_>) -> Result<(
         return Ok(());
     }
     if !work.by_systemd() {
-        let line = format!("* * * * * root {} gc >/dev/null", place.binary().display());
+        let line = format!("* * * * * root {} gc --quiet", place.binary().display());
         work.step("advise", format!("systemd does not run: write the line \"{line}\" to /etc/cron.d/bpfman-hook"), true);
         return Ok(());
     }
@@ -68,7 +68,7 @@ pub(crate) fn check(place: &InstallRoot, again: &str) -> Vec<Finding> {
     if !is_installed(place) {
         let detail =
             "gc does not run periodically: the leftovers of a container whose creation failed stay until the next one starts";
-        let remedy = format!("{again}, or have cron run `{} gc` every minute", place.binary().display());
+        let remedy = format!("{again}, or have cron run `{} gc --quiet` every minute", place.binary().display());
         return vec![Finding::bad("gc timer", FindingStatus::Warn, detail, remedy)];
     }
     files(place).iter().map(|(path, text)| exact_file("gc timer", &place.staged(path), text, again)).collect()
@@ -107,7 +107,7 @@ RequiresMountsFor=/run/bpfman-hook/fs
 
 [Service]
 Type=oneshot
-ExecStart={} gc
+ExecStart={} gc --quiet
 UMask=0077
 TimeoutStartSec=330
 CapabilityBoundingSet={capabilities}
@@ -146,6 +146,6 @@ mod tests {
         };
         assert!(seconds("OnUnitActiveSec=") + seconds("AccuracySec=") <= 80, "there is time left for the run");
         assert!(seconds("OnActiveSec=") <= 60);
-        assert!(service_unit(Path::new("/opt/x/bin/bpfman-hook")).contains("\nExecStart=/opt/x/bin/bpfman-hook gc\n"));
+        assert!(service_unit(Path::new("/opt/x/bin/bpfman-hook")).contains("\nExecStart=/opt/x/bin/bpfman-hook gc --quiet\n"));
     }
 }
