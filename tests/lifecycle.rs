@@ -498,10 +498,7 @@ fn containers_of_a_pod_see_the_maps_of_its_programs() {
 
     // A map that one container writes cannot be read-only for another one, in either order.
     let error = create(&world, &host, &member("c", 503, "packets:ro"), &policy("")).expect_err("a and b write it");
-    assert!(
-        error.to_string().contains("container a of the pod has it as rw; request it in the same way in both"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("container a of the pod has it as rw; request it in the same way in both"), "{error}");
     for (init, id) in [(501, "a"), (502, "b")] {
         host.end(init);
         assert!(matches!(stop(&world, &host, id)[..], [Released::Gone]));
@@ -623,7 +620,11 @@ fn a_missed_container_is_recorded_once_and_killed_if_the_policy_says_so() {
     assert_eq!(deal(&missed("web", 605, "/pods/web"), OnMissed::Kill), MissedOutcome::New(Remedy::Killed));
     assert!(host.dead.borrow().contains(&605));
     gc(&world, &host, GcMode::Release);
-    assert!(matches!(&reasons()[..], [(false, reason)] if reason.ends_with("killed, as the policy demands")), "{:?}", reasons());
+    assert!(
+        matches!(&reasons()[..], [(false, reason)] if reason.ends_with("killed, as the policy demands")),
+        "{:?}",
+        reasons()
+    );
 }
 
 #[test]

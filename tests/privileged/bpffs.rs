@@ -492,7 +492,10 @@ fn without_rights_in_the_initial_namespace_the_error_says_who_must_run_the_runti
             (matches!(error, SysError::Bpffs(BpffsError::NotAdministrator { .. })), error.to_string())
         })
     };
-    assert!(said.0 && said.1.contains("set the option delegate_cmds") && said.1.contains("run the runtime as root"), "{said:?}");
+    assert!(
+        said.0 && said.1.contains("set the option delegate_cmds") && said.1.contains("run the runtime as root"),
+        "{said:?}"
+    );
     assert_no_residue(&container);
 }
 
