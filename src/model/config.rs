@@ -1,8 +1,9 @@
 //! The part of a bundle's config.json that bpfman-hook reads.
 //!
-//! It is not parsed with oci-spec, because its strict structures fail on unknown words or fields and read the whole
-//! file into the heap (podman's lists 400 system calls by name). Unknown fields are skipped and `null` counts as
-//! absent, as in the runtimes, which are written in Go and C.
+//! It is not parsed with oci-spec, because its types copy the whole file into the heap (podman's lists 400 system calls
+//! by name; that takes as long as most of a start), and because they fail on a capability or namespace type that is newer
+//! than the crate (docs/decisions/0006). Unknown fields are skipped and `null` counts as absent, as in the runtimes,
+//! which are written in Go and C.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

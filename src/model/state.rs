@@ -1,8 +1,8 @@
 //! The OCI state as runtimes actually write it.
 //!
-//! It is parsed leniently, because a strict structure fails on real input: crun's `ociVersion` is "1.0", its
-//! `startContainer` status is "starting", its pid at `poststop` is 0, `root` is its own key and may be relative to the
-//! bundle; runc omits the pid (recordings in tests/data/oci-state).
+//! It is parsed leniently: crun's `ociVersion` is "1.0", its pid at `poststop` is 0, `root` is its own key and may be
+//! relative to the bundle, its status may be "starting", and runc omits the pid (recordings in tests/data/oci-state).
+//! docs/decisions/0006 says what oci-spec's types do with them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
