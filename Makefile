@@ -1,4 +1,4 @@
-# bpfman-hook. `make` builds, `make demo` shows, `make test` tests everything, `make check` is what a change must pass.
+# bpfman-hook. `make` builds, `make demo` shows, `make test` tests everything, `make check` runs the static checks.
 #
 # One profile and one set of flags for everything, so that the demo, the tests and the checks share what is built. The target
 # is always named: crt-static needs that, see .cargo/config.toml.

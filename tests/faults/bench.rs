@@ -14,7 +14,7 @@ use crate::support::lab::Hooks;
 use crate::support::process::fed;
 use crate::support::world::World;
 
-/// How long one operation is sampled in `make test`.
+/// How long one operation is sampled in `make test-some-faults`.
 const SAMPLE: Duration = Duration::from_secs(8);
 /// The minimum number of faults, regardless of time.
 const LEAST: usize = 5;

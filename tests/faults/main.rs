@@ -2,7 +2,7 @@
 //! nothing may be left after `gc`, the next start or poststop, and no start may succeed without everything it
 //! requested.
 //!
-//! `make test` tries some of the calls, selected anew each time (`FAULT_SEED` repeats a selection); `make test-faults`
+//! `make test-some-faults` tries some of the calls, selected anew each time (`FAULT_SEED` repeats a selection); `make test-faults`
 //! tries all.
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
