@@ -19,9 +19,9 @@ use crate::sys::{Errno, clock};
 /// Maximum number of programs, links and images with series of their own; the sums cover all of them.
 const DETAILED: usize = 2000;
 /// Maximum number of owner files that are read.
-const CARDS: usize = 20_000;
+const OWNER_FILES_MAX: usize = 20_000;
 /// Maximum size of an owner file, in bytes.
-const CARD_MAX: u64 = 256 << 10;
+const OWNER_FILE_BYTES_MAX: u64 = 256 << 10;
 /// Maximum size of the stored kernel statistics, in bytes.
 const PROGRAMS_MAX: u64 = 16 << 20;
 
@@ -95,12 +95,12 @@ pub fn owner_files(directory: &Path) -> (Vec<PublicOwner>, usize) {
     let entries = fs::read_dir(directory.join(OWNERS)).into_iter().flatten().filter_map(Result::ok);
     let mut numbers: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
-    let left_out = numbers.len().saturating_sub(CARDS);
+    let left_out = numbers.len().saturating_sub(OWNER_FILES_MAX);
     let read = |no: &u64| -> Option<PublicOwner> {
-        let bytes = bytes(&directory.join(OWNERS).join(no.to_string()), CARD_MAX)?;
+        let bytes = bytes(&directory.join(OWNERS).join(no.to_string()), OWNER_FILE_BYTES_MAX)?;
         serde_json::from_slice::<PublicOwner>(&bytes).ok().filter(|owner_file| owner_file.no == *no)
     };
-    (numbers.iter().take(CARDS).filter_map(read).collect(), left_out)
+    (numbers.iter().take(OWNER_FILES_MAX).filter_map(read).collect(), left_out)
 }
 
 fn bytes(path: &Path, max: u64) -> Option<Vec<u8>> {

@@ -45,12 +45,12 @@ esac
 ./service --test-threads=1 --nocapture places::every >/tmp/said 2>&1 || status=$?
 cat /tmp/said
 [ "$status" = 0 ] || exit "$status"
-grep -q '^test result: ok. 2 passed' /tmp/said || { echo "not both ways by hand ran" >&2; exit 1; }
+grep -q '^test result: ok. 2 passed' /tmp/said || { echo "the tests of manual loads did not both run" >&2; exit 1; }
 # tcx, once by each way.
 expected=0
 [ "$kernel" != 6.1 ] || expected=2
 refused=$(grep -c 'refused as it should be' /tmp/said || true)
-[ "$refused" = "$expected" ] || { echo "Linux $kernel refused $refused programs by hand, and $expected would be right" >&2; exit 1; }
+[ "$refused" = "$expected" ] || { echo "Linux $kernel refused $refused manually loaded programs, expected $expected" >&2; exit 1; }
 
 # Residue: every test removed what it made.
 left=$(find /sys/fs/bpf /run -name 'owner_*' 2>/dev/null)

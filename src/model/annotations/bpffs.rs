@@ -33,7 +33,7 @@ pub(super) fn build(ours: &Annotations<'_>) -> Result<BpffsRequest, RequestError
     }
     if kind == BpffsKind::None {
         if let Some(found) = ours.get(AnnotationKey::Maps) {
-            return found.refuse("maps are shown in a bpffs, but bpffs is none; remove the annotation bpffs or write private");
+            return found.refuse("maps are shown in a bpffs, but the annotation says bpffs=none; remove it or write private");
         }
         if let Some(found) = ours.get(AnnotationKey::BpffsPath) {
             return found.refuse("there is no bpffs to mount there; add bpffs=private, or the annotation delegate");

@@ -148,7 +148,7 @@ fn contradictions_name_the_key_to_change() {
         (
             &[image, ("maps", "a"), ("bpffs", "none")],
             "maps",
-            "maps are shown in a bpffs, but bpffs is none; remove the annotation bpffs or write private",
+            "maps are shown in a bpffs, but the annotation says bpffs=none; remove it or write private",
         ),
         (
             &[image, ("bpffs-path", "/run/bpf")],

@@ -54,7 +54,7 @@ const MAX_EVENTS: u64 = 1 << 20;
 
 /// The temporary name of an owner file. Owner files are written only while holding the writer's lock of the store, so
 /// that one name is sufficient, and the next owner file replaces what a killed process left.
-const NEW_CARD: &str = ".new";
+const NEW_OWNER_FILE: &str = ".new";
 
 /// Writable by the owner, readable by the group.
 const FILE_MODE: u32 = 0o640;
@@ -187,7 +187,7 @@ impl Export {
     /// Writes an owner file. The caller holds the writer's lock of the store.
     pub fn put_owner_file(&self, no: u64, owner_file: &[u8]) {
         if let Some(owners) = open_or_make(&self.directory, Path::new(OWNERS)) {
-            let _ = replace(&owners, &no.to_string(), NEW_CARD, owner_file);
+            let _ = replace(&owners, &no.to_string(), NEW_OWNER_FILE, owner_file);
         }
     }
 

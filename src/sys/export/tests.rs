@@ -161,9 +161,9 @@ fn owner_files_are_replaced_atomically_and_removed() {
     let owners = dir.path().join("export").join(OWNERS);
     assert_eq!(fs::read(owners.join("3")).unwrap(), b"two");
     fs::write(owners.join(".5.1.1"), b"left by a process that died").unwrap();
-    fs::write(owners.join(NEW_CARD), b"left by another process").unwrap();
+    fs::write(owners.join(NEW_OWNER_FILE), b"left by another process").unwrap();
     export.put_owner_file(4, b"5");
-    assert!(!owners.join(NEW_CARD).exists(), "the next owner file reuses its name");
+    assert!(!owners.join(NEW_OWNER_FILE).exists(), "the next owner file reuses its name");
     let mut owner_files = export.owner_files();
     owner_files.sort_unstable();
     assert_eq!(owner_files, [3, 4]);
