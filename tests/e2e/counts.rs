@@ -19,7 +19,8 @@ fn accepted() -> PathBuf {
 /// System calls and bytes read of one run of the hook and its children, from the log of `strace -f`.
 fn counts(log: &str) -> (u64, u64) {
     // A call that another process interrupts has two lines; the second one has the result.
-    let calls: Vec<&str> = log.lines().filter(|line| line.contains(") = ") || line.contains(")  = ")).collect();
+    let is_call = |line: &&str| !["<unfinished ...>", " +++ ", " --- "].iter().any(|other| line.contains(other));
+    let calls: Vec<&str> = log.lines().filter(is_call).collect();
     // What /proc and /sys say is as long as this machine has mounts and processors.
     let varies = |line: &str| ["</proc/", "</sys/"].iter().any(|path| line.contains(path));
     let read = |line: &&&str| ["read(", "pread64("].iter().any(|call| line.contains(call)) && !varies(line);
