@@ -193,7 +193,14 @@ impl Export {
 
     /// Removes an owner file. Returns true if it existed.
     pub fn remove_owner_file(&self, no: u64) -> bool {
-        self.owners().is_some_and(|owners| unlinkat(&owners, no.to_string(), AtFlags::empty()).is_ok())
+        let Some(owners) = self.owners() else { return false };
+        let remove = || unlinkat(&owners, no.to_string(), AtFlags::empty());
+        match remove() {
+            Ok(()) => true,
+            Err(Errno::NOENT) => false,
+            // Tried again, because nothing but `gc` looks for a file that stays.
+            Err(_) => remove().is_ok(),
+        }
     }
 
     /// The numbers of the owners that have an owner file.
