@@ -3,14 +3,13 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use crate::cli::RegistryArgs;
 use crate::cli::image::{ImageExportArgs, ImageImportArgs};
-use crate::cli::{Format, RegistryArgs};
-use crate::commands::image::pull::{ImagePolicyFiles, PATIENCE, Pulled};
+use crate::commands::image::pull::{ImagePolicyFiles, PATIENCE, Pulled, print_pulled};
 use crate::image::{Archive, InUse, LinuxImages, Want};
 use crate::model::bytecode::PullPolicy;
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
-use crate::output::format::json;
 use crate::output::table::printable;
 use crate::output::{fail, print};
 use crate::paths::Paths;
@@ -71,13 +70,7 @@ pub fn import(paths: &Paths, args: &ImageImportArgs) -> ExitCode {
             Err(sentence) => status = fail(&sentence),
         }
     }
-    let text = match (args.quiet, args.output) {
-        (false, Format::Json) => json(&done),
-        _ => done.iter().map(|pulled| format!("{}\n", pulled.digest)).collect(),
-    };
-    if !done.is_empty() || args.output == Format::Json {
-        print(&text);
-    }
+    print_pulled(&done, args.quiet, args.output);
     status
 }
 

@@ -100,14 +100,19 @@ pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
             Err(sentence) => status = fail(&sentence),
         }
     }
-    let text = match (args.quiet, args.output) {
+    print_pulled(&done, args.quiet, args.output);
+    status
+}
+
+/// Prints images that are in the cache now: their digests, or JSON. Without images only JSON has an output.
+pub(super) fn print_pulled(done: &[Pulled], quiet: bool, output: Format) {
+    let text = match (quiet, output) {
         (false, Format::Json) => json(&done),
         _ => done.iter().map(|pulled| format!("{}\n", pulled.digest)).collect(),
     };
-    if !done.is_empty() || args.output == Format::Json {
+    if !done.is_empty() || output == Format::Json {
         print(&text);
     }
-    status
 }
 
 /// Runs `work` for every reference, [`AT_ONCE`] at a time, with a progress line for each on a terminal; the results are

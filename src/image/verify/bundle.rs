@@ -96,7 +96,7 @@ pub(super) fn predicate(json: &[u8]) -> Option<String> {
 }
 
 /// Verifies the envelope's signature first, then the statement. A bundle that claims another predicate is an
-/// attestation, whoever signed it: the claim gains nothing.
+/// attestation, regardless of its signer: claiming another predicate gives no advantage.
 pub(crate) fn examine(json: &[u8], digest: &Digest, keys: &[PublicKey]) -> KeyResult {
     by_keys(json, digest, keys).unwrap_or_else(KeyResult::Bad)
 }
