@@ -18,7 +18,7 @@
 //!                    the mount ->
 //!                                                 create directories, move_mount, reopen, pin maps, mint a token
 //!                    <- done
-//! compare mountinfo
+//! compare the mount and the token
 //!                    keep ->                      exit
 //! ```
 //!
@@ -47,9 +47,13 @@ use rustix::mount::{FsMountFlags, MountAttrFlags, fsconfig_create, fsconfig_set_
 
 use crate::model::delegation::{Category, Delegation};
 use crate::sys::SysError;
+use crate::sys::bpf;
+use crate::sys::mounts::MountPoint;
+use crate::sys::statmount::NamespaceMounts;
 use crate::sys::token::TokenError;
 use inside::{Job, MAX_DEPTH};
 use message::{BpffsStep, CallFailure, ChildReport};
+use place::MountTable;
 use process::BpffsChild;
 
 pub use error::BpffsError;
@@ -59,6 +63,9 @@ const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
 
 /// The source of our bpffs in the container's mount table, by which a second run for the same container recognizes it.
 const SOURCE: &str = "bpfman-hook";
+
+/// STATX_MNT_ID_UNIQUE: an id that is not used again, for statmount(2).
+const UNIQUE_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// A map that appears as a file in the bpffs.
 #[derive(Debug, Clone, Copy)]
@@ -119,24 +126,36 @@ pub fn mount(spec: &BpffsSpec<'_>, deadline: Instant) -> Result<Mounted, SysErro
         .iter()
         .map(|file| Ok((file.map.as_raw_fd(), CString::new(file.name).map_err(|_| bad_name(file.name))?)))
         .collect::<Result<Vec<_>, SysError>>()?;
-    let job = Job::new(spec, enter_user, names, maps)?;
+    let mounts = NamespaceMounts::of(spec.mount_ns);
+    let job = Job::new(spec, enter_user, names, maps, ids(mounts))?;
     let mut child = BpffsChild::start(&job)?;
-    match converse(spec, &target, &mut child, deadline).and_then(|mounted| child.keep().map(|()| mounted)) {
+    match converse(spec, &target, mounts, &mut child, deadline).and_then(|mounted| child.keep().map(|()| mounted)) {
         Ok(mounted) => Ok(mounted),
         Err(error) if child.undo() => Err(error),
         Err(error) => Err(BpffsError::LeftBehind { target, source: Box::new(error) }.into()),
     }
 }
 
+/// Which id of a mount statx(2) is to return.
+fn ids(mounts: Option<NamespaceMounts>) -> StatxFlags {
+    if mounts.is_some() { UNIQUE_ID } else { StatxFlags::MNT_ID }
+}
+
 /// The exchange from the child's first to its last report.
-fn converse(spec: &BpffsSpec<'_>, target: &str, child: &mut BpffsChild, deadline: Instant) -> Result<Mounted, SysError> {
+fn converse(
+    spec: &BpffsSpec<'_>,
+    target: &str,
+    mounts: Option<NamespaceMounts>,
+    child: &mut BpffsChild,
+    deadline: Instant,
+) -> Result<Mounted, SysError> {
     let root_mount_id = match child.report(deadline)?.0 {
         ChildReport::Inside(root_mount_id) => root_mount_id,
         ChildReport::Failed(failed) => return Err(inner_error(spec, target, failed)),
         ChildReport::Opened(_) | ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
     };
-    let mounts = child.mountinfo()?;
-    place::check_way(target, root_mount_id, &mounts)?;
+    let table = mounts.map_or_else(|| child.mountinfo().map(MountTable::Text), |mounts| Ok(MountTable::Kernel(mounts)))?;
+    place::check_way(target, root_mount_id, &table)?;
     child.consent().map_err(SysError::io("answer", "the bpffs process"))?;
     let (report, context) = child.report(deadline)?;
     let opened = match report {
@@ -145,21 +164,24 @@ fn converse(spec: &BpffsSpec<'_>, target: &str, child: &mut BpffsChild, deadline
         ChildReport::Inside(_) | ChildReport::Done => return Err(unexpected("a report of the bpffs process")),
     };
     let context = context.ok_or_else(|| unexpected("the file system context"))?;
-    place::decide(target, &opened, &mounts, || read_text("/proc/self/mountinfo"))?;
-    let (mount, mounted) = create(spec, context)?;
+    let below = place::decide(target, &opened, &table, || read_text("/proc/self/mountinfo"))?;
+    let (mount, id, device) = create(spec, context, ids(mounts))?;
     child.hand_over(mount).map_err(SysError::io("send the mount to", "the bpffs process"))?;
-    match child.report(deadline)?.0 {
-        ChildReport::Done => {}
-        ChildReport::Failed(failed) => return Err(inner_error(spec, target, failed)),
-        ChildReport::Inside(_) | ChildReport::Opened(_) => return Err(unexpected("a report of the bpffs process")),
-    }
-    check(&spec.delegation, target, mounted, opened.mount_id, &child.mountinfo()?)?;
-    Ok(mounted)
+    let token = match child.report(deadline)? {
+        (ChildReport::Done, token) => token,
+        (ChildReport::Failed(failed), _) => return Err(inner_error(spec, target, failed)),
+        (ChildReport::Inside(_) | ChildReport::Opened(_), _) => return Err(unexpected("a report of the bpffs process")),
+    };
+    let table = mounts.map_or_else(|| child.mountinfo().map(MountTable::Text), |mounts| Ok(MountTable::Kernel(mounts)))?;
+    let ours = table.find(id)?.filter(|mount| mount.kind == "bpf" && mount.root == Path::new("/") && mount.parent == below);
+    let ours = ours.ok_or_else(|| BpffsError::Covered { target: target.to_owned() })?;
+    check(&spec.delegation, target, token, || place::find(&child.mountinfo()?, ours.id.into()))?;
+    Ok(Mounted { mount_id: ours.id, device })
 }
 
 /// Sets the options, creates the file system, and creates a mount of it that is not in any namespace yet. Closes the
-/// context.
-fn create(spec: &BpffsSpec<'_>, context: OwnedFd) -> Result<(OwnedFd, Mounted), SysError> {
+/// context. Also returns the mount's id and the file system's device.
+fn create(spec: &BpffsSpec<'_>, context: OwnedFd, ids: StatxFlags) -> Result<(OwnedFd, u64, (u32, u32)), SysError> {
     // Kernels before Linux 5.14 ignore it, like any other option that bpffs does not know (kernel/bpf/inode.c,
     // bpf_parse_param).
     fsconfig_set_string(&context, "source", SOURCE).map_err(SysError::io("name", "the container's bpffs"))?;
@@ -178,22 +200,32 @@ fn create(spec: &BpffsSpec<'_>, context: OwnedFd) -> Result<(OwnedFd, Mounted), 
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(SysError::io("create a mount of", "the container's bpffs"))?;
-    let stat =
-        statx(&mount, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map_err(SysError::io("stat", "the container's bpffs"))?;
-    let mount_id = u32::try_from(stat.stx_mnt_id).map_err(|_| unexpected("the id of the container's bpffs"))?;
-    Ok((mount, Mounted { mount_id, device: (stat.stx_dev_major, stat.stx_dev_minor) }))
+    let stat = statx(&mount, c"", AtFlags::EMPTY_PATH, ids).map_err(SysError::io("stat", "the container's bpffs"))?;
+    Ok((mount, stat.stx_mnt_id, (stat.stx_dev_major, stat.stx_dev_minor)))
 }
 
 /// Compares the delegation that the kernel shows with the requested one, because the kernel ignores unknown keys.
-/// `below` is the mount that was checked, on which ours must lie.
-fn check(wanted: &Delegation, target: &str, mounted: Mounted, below: u64, mountinfo: &str) -> Result<(), SysError> {
+/// The minted token shows it; before Linux 6.17, the bpffs in the mount table does.
+fn check(
+    wanted: &Delegation,
+    target: &str,
+    token: Option<OwnedFd>,
+    mount: impl FnOnce() -> Result<Option<MountPoint>, SysError>,
+) -> Result<(), SysError> {
+    let Some(token) = token else {
+        // Nothing was delegated, so no key can have been ignored.
+        return if wanted.is_empty() { Ok(()) } else { Err(unexpected("a report of the bpffs process")) };
+    };
     let target = || target.to_owned();
-    let mount = place::find(mountinfo, mounted.mount_id.into())?;
-    let mount = mount.filter(|mount| mount.kind == "bpf" && mount.root == Path::new("/") && u64::from(mount.parent) == below);
-    let mount = mount.ok_or_else(|| BpffsError::Covered { target: target() })?;
-    let found = Delegation::from_mount_options(&mount.super_options.join(","))
-        .map_err(|source| BpffsError::OptionsUnread { target: target(), source })?;
-    if is_shown(found, *wanted) {
+    let (found, same) = if let Ok(found) = bpf::token_info(token.as_fd()) {
+        (found, found == *wanted)
+    } else {
+        let mount = mount()?.ok_or_else(|| BpffsError::Covered { target: target() })?;
+        let found = Delegation::from_mount_options(&mount.super_options.join(","))
+            .map_err(|source| BpffsError::OptionsUnread { target: target(), source })?;
+        (found, is_shown(found, *wanted))
+    };
+    if same {
         return Ok(());
     }
     Err(BpffsError::OptionsDiffer { target: target(), wanted: wanted.to_string(), found: found.to_string() }.into())

@@ -33,6 +33,7 @@ pub mod peer;
 pub mod pid;
 pub mod sandbox;
 pub mod sock;
+pub mod statmount;
 pub mod token;
 pub mod tracefs;
 mod trusted;

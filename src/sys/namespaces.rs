@@ -24,15 +24,11 @@ pub enum Namespace {
     Pid,
     /// `ns/cgroup`
     Cgroup,
-    /// `ns/uts`
-    Uts,
-    /// `ns/ipc`
-    Ipc,
 }
 
 impl Namespace {
     /// All kinds, in the order of [`Namespaces`]' fields.
-    pub const ALL: [Self; 7] = [Self::User, Self::Mount, Self::Network, Self::Pid, Self::Cgroup, Self::Uts, Self::Ipc];
+    pub const ALL: [Self; 5] = [Self::User, Self::Mount, Self::Network, Self::Pid, Self::Cgroup];
 
     /// The path below `/proc/<pid>`.
     pub fn file(self) -> &'static str {
@@ -42,8 +38,6 @@ impl Namespace {
             Self::Network => "ns/net",
             Self::Pid => "ns/pid",
             Self::Cgroup => "ns/cgroup",
-            Self::Uts => "ns/uts",
-            Self::Ipc => "ns/ipc",
         }
     }
 }
@@ -58,8 +52,6 @@ pub struct Namespaces {
     pub network: u64,
     pub pid: u64,
     pub cgroup: u64,
-    pub uts: u64,
-    pub ipc: u64,
 }
 
 impl Namespaces {
@@ -71,8 +63,6 @@ impl Namespaces {
             Namespace::Network => self.network,
             Namespace::Pid => self.pid,
             Namespace::Cgroup => self.cgroup,
-            Namespace::Uts => self.uts,
-            Namespace::Ipc => self.ipc,
         }
     }
 
@@ -91,8 +81,6 @@ impl Namespaces {
             network: inode(Namespace::Network)?,
             pid: inode(Namespace::Pid)?,
             cgroup: inode(Namespace::Cgroup)?,
-            uts: inode(Namespace::Uts)?,
-            ipc: inode(Namespace::Ipc)?,
         })
     }
 }

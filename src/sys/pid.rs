@@ -168,7 +168,7 @@ pub fn open_process(pid: Pid) -> Result<Process, ProcessError> {
     let start_time =
         start_time(&read_file(&directory, pid, "stat")?).ok_or_else(|| unreadable(pid, "stat", "no start time"))?;
     let shown = format!("/proc/self/fdinfo/{}", pidfd.fd.as_raw_fd());
-    let fdinfo = std::fs::read_to_string(&shown).map_err(SysError::io("read", shown))?;
+    let fdinfo = read_at(CWD, &shown).map_err(SysError::io("read", shown))?;
     match number_of_pidfd(&fdinfo) {
         Some(number) if number == i64::from(pid.get()) => {}
         Some(-1) => return Err(ProcessError::Gone(pid)),
@@ -235,8 +235,8 @@ pub fn own_uid() -> u32 {
 /// created by others needs capabilities in that namespace, whatever capabilities a rootless runtime's own namespace
 /// grants.
 pub fn require_initial_user_namespace() -> Result<(), RootlessError> {
-    match own_namespaces() {
-        Ok(own) if own.user != INITIAL_USER_NAMESPACE => Err(RootlessError),
+    match statat(CWD, "/proc/self/ns/user", AtFlags::empty()) {
+        Ok(stat) if stat.st_ino != INITIAL_USER_NAMESPACE => Err(RootlessError),
         // If it cannot be determined, the first step that needs a capability reports it.
         _ => Ok(()),
     }
@@ -422,8 +422,13 @@ fn read_file(directory: &OwnedFd, pid: Pid, file: &'static str) -> Result<String
 
 /// Reads a text file of procfs. Bytes that are not UTF-8 (program names, mount points) become U+FFFD.
 fn read_below(directory: &OwnedFd, path: &str) -> io::Result<String> {
+    read_at(directory.as_fd(), path)
+}
+
+fn read_at(directory: BorrowedFd<'_>, path: &str) -> io::Result<String> {
     let file = File::from(openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
-    let mut bytes = Vec::new();
+    // procfs reports a size of 0, and without an initial capacity the file would be read in pieces of 32 bytes.
+    let mut bytes = Vec::with_capacity(2048);
     file.take(MAX_FILE).read_to_end(&mut bytes)?;
     Ok(match String::from_utf8(bytes) {
         Ok(text) => text,

@@ -198,7 +198,8 @@ pub enum ReadError {
 
 /// Reads a stream to its end, but at most `max` bytes: a longer stream is an error and never truncated silently.
 pub fn read_capped(reader: impl Read, max: usize) -> Result<Vec<u8>, ReadError> {
-    let mut bytes = Vec::new();
+    // Without an initial capacity, a file would be read in pieces of 32 bytes.
+    let mut bytes = Vec::with_capacity(max.saturating_add(1).min(4096));
     reader.take((max as u64).saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() > max { Err(ReadError::TooLarge { max }) } else { Ok(bytes) }
 }

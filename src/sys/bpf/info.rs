@@ -6,6 +6,8 @@ use aya_obj::generated::bpf_cmd::BPF_OBJ_GET_INFO_BY_FD;
 use aya_obj::generated::{bpf_link_info, bpf_map_info, bpf_prog_info};
 use rustix::io::Errno;
 
+use crate::model::delegation::{Category, Delegation};
+
 use super::{call, len, name_of, raw, zeroed};
 
 /// A loaded program.
@@ -200,6 +202,19 @@ pub fn is_link(object: BorrowedFd<'_>) -> bool {
 pub fn locked_memory(object: BorrowedFd<'_>) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", raw(object))).ok()?;
     text.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
+}
+
+/// What a token allows: `struct bpf_token_info`. EINVAL before Linux 6.17.
+pub fn token_info(token: BorrowedFd<'_>) -> Result<Delegation, Errno> {
+    // Commands, map types, program types and attach types.
+    let mut allowed = [0u64; 4];
+    // SAFETY: the struct consists of four u64.
+    unsafe { query(token, &mut allowed) }?;
+    let mut delegation = Delegation::default();
+    for (category, mask) in Category::ALL.into_iter().zip(allowed) {
+        *delegation.mask_mut(category) = mask;
+    }
+    Ok(delegation)
 }
 
 /// # Safety

@@ -26,6 +26,7 @@ use rustix::io::Errno;
 
 pub use info::{
     LinkInfo, MapInfo, ProgramInfo, attach_function, is_link, link_info, locked_memory, map_info, program_id, program_info,
+    token_info,
 };
 pub use link::{LinkTarget, link_create, raw_tracepoint_open, trampoline_link};
 pub use load::{

@@ -41,6 +41,8 @@ pub(super) struct Job<'a> {
     maps: Vec<(RawFd, CString)>,
     owner: (Uid, Gid),
     mint: bool,
+    /// Which id of a mount statx(2) is to return: that of mountinfo, or the one that is never used again.
+    ids: StatxFlags,
     /// The allowed system calls, as a seccomp filter.
     calls: BpfProgram,
     /// Descriptors that stay open, in ascending order, without the socket.
@@ -53,6 +55,7 @@ impl<'a> Job<'a> {
         user_ns: Option<BorrowedFd<'a>>,
         names: Vec<CString>,
         maps: Vec<(RawFd, CString)>,
+        ids: StatxFlags,
     ) -> Result<Self, SysError> {
         let mut prefixes = Vec::with_capacity(names.len());
         let mut path = Vec::new();
@@ -78,6 +81,7 @@ impl<'a> Job<'a> {
             maps,
             owner: (Uid::from_raw(spec.owner.0), Gid::from_raw(spec.owner.1)),
             mint: !spec.delegation.is_empty(),
+            ids,
             calls: filter::program()?,
             keep,
         })
@@ -141,7 +145,7 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Ca
     become_root().map_err(at(BpffsStep::BecomeRoot))?;
 
     let context = fsopen(c"bpf", FsOpenFlags::FSOPEN_CLOEXEC).map_err(at(BpffsStep::OpenFs))?;
-    let root_place = mount_of(root.as_fd()).map_err(at(BpffsStep::Stat))?;
+    let root_place = mount_of(root.as_fd(), job.ids).map_err(at(BpffsStep::Stat))?;
     // A lookup across a file system that a process serves can block forever on that process, and signals do not
     // interrupt it. So the parent checks the mounts first.
     send_raw(socket, &ChildReport::Inside(root_place.0).encode(), &[]).map_err(at(BpffsStep::Send))?;
@@ -149,7 +153,7 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Ca
         return Err(at(BpffsStep::Receive)(Errno::PIPE));
     }
     let (directory, missing) = find(job, root.as_fd()).map_err(at(BpffsStep::Find))?;
-    let place = mount_of(directory.as_fd()).map_err(at(BpffsStep::Stat))?;
+    let place = mount_of(directory.as_fd(), job.ids).map_err(at(BpffsStep::Stat))?;
     let opened = OpenedTarget {
         mount_id: place.0,
         root_mount_id: root_place.0,
@@ -170,14 +174,20 @@ fn work(job: &Job<'_>, socket: BorrowedFd<'_>, done: &mut Done) -> Result<(), Ca
 
     // From here on, use the mount as the container will see it: by its path, and with a descriptor that is not O_PATH.
     let seen = open_in(root.as_fd(), job.prefixes.first(), OFlags::RDONLY).map_err(at(BpffsStep::Reopen))?;
-    if mount_of(seen.as_fd()).map_err(at(BpffsStep::Stat))?.0 != mount_of(mount.as_fd()).map_err(at(BpffsStep::Stat))?.0 {
+    let id = |fd| mount_of(fd, job.ids).map(|(id, _)| id).map_err(at(BpffsStep::Stat));
+    if id(seen.as_fd())? != id(mount.as_fd())? {
         return Err(at(BpffsStep::Covered)(Errno::BUSY));
     }
     pin_maps(job, seen.as_fd())?;
-    if job.mint {
-        drop(token::create_raw(seen.as_fd()).map_err(at(BpffsStep::Mint))?);
-    }
-    send_raw(socket, &ChildReport::Done.encode(), &[]).map_err(at(BpffsStep::Send))
+    let token = match job.mint {
+        true => Some(token::create_raw(seen.as_fd()).map_err(at(BpffsStep::Mint))?),
+        false => None,
+    };
+    let sent = match &token {
+        Some(token) => send_raw(socket, &ChildReport::Done.encode(), &[token.as_fd()]),
+        None => send_raw(socket, &ChildReport::Done.encode(), &[]),
+    };
+    sent.map_err(at(BpffsStep::Send))
 }
 
 /// Closes everything but `keep`, which is sorted, and `socket`. This includes standard input and output, whose readers
@@ -263,9 +273,9 @@ fn open_in(root: BorrowedFd<'_>, path: Option<&CString>, how: OFlags) -> Result<
 }
 
 /// The id of the mount that a descriptor is on, and whether the descriptor is that mount's root.
-fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, bool), Errno> {
-    let stat = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
-    if !StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID) {
+fn mount_of(fd: BorrowedFd<'_>, ids: StatxFlags) -> Result<(u64, bool), Errno> {
+    let stat = statx(fd, c"", AtFlags::EMPTY_PATH, ids)?;
+    if !StatxFlags::from_bits_retain(stat.stx_mask).contains(ids) {
         return Err(Errno::NOSYS);
     }
     Ok((stat.stx_mnt_id, stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))

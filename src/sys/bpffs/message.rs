@@ -96,7 +96,7 @@ pub(super) struct CallFailure {
 /// The directory that was found: the target, or the one in which its first missing component will be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OpenedTarget {
-    /// The id of the mount that the directory is on.
+    /// The id of the mount that the directory is on, as [`super::inside::Job`] asks for it.
     pub mount_id: u64,
     /// The id of the mount that the container's root is on.
     pub root_mount_id: u64,
@@ -106,7 +106,7 @@ pub(super) struct OpenedTarget {
     pub missing: u8,
 }
 
-/// A message from the child. The fs context comes with `OpenedTarget`.
+/// A message from the child. The fs context comes with `OpenedTarget`, the minted token with `Done`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChildReport {
     /// The child is in the namespaces, has opened the container's root, which is on the mount with this id, and has

@@ -9,19 +9,49 @@ use super::message::OpenedTarget;
 use super::{BpffsError, SOURCE};
 use crate::sys::SysError;
 use crate::sys::mounts::{MountPoint, parse_mountinfo};
+use crate::sys::statmount::NamespaceMounts;
 
 /// File systems that the kernel serves from memory: the only ones besides the container's root on which a bpffs may be
 /// mounted.
 const KINDS: [&str; 3] = ["sysfs", "tmpfs", "bpf"];
 
+/// The mounts of the container. The ids by which mounts are looked up are those that statx(2) was asked for: unique ones
+/// for the kernel, those of mountinfo otherwise.
+#[derive(Debug)]
+pub(super) enum MountTable {
+    /// Asked for one at a time.
+    Kernel(NamespaceMounts),
+    /// The contents of mountinfo.
+    Text(String),
+}
+
+impl MountTable {
+    /// The mount with this id.
+    pub(super) fn find(&self, id: u64) -> Result<Option<MountPoint>, SysError> {
+        match self {
+            Self::Kernel(mounts) => mounts.get(id),
+            Self::Text(text) => find(text, id),
+        }
+    }
+}
+
 /// Checks the mounts on the path from the container's root to the target before the path is followed: on a file system
 /// that a process, a network server or a device serves, a lookup can block forever, and a process blocked in it cannot
 /// be killed.
 ///
-/// `root_mount_id` is the mount that the container's root directory is on, `theirs` is the container's mountinfo. A
-/// mount beneath that mount, at a point whose path ends like the target or one of its ancestors, may be on the path.
-pub(super) fn check_way(target: &str, root_mount_id: u64, theirs: &str) -> Result<(), SysError> {
+/// `root_mount_id` is the mount that the container's root directory is on. A mount beneath that mount, at a point whose path ends like the target or one of its ancestors, may be on the path.
+pub(super) fn check_way(target: &str, root_mount_id: u64, theirs: &MountTable) -> Result<(), SysError> {
     let prefixes: Vec<&str> = target.match_indices('/').skip(1).map(|(at, _)| &target[..at]).chain([target]).collect();
+    let serves = |mount: &MountPoint| {
+        let point = mount.point.as_os_str().as_bytes();
+        prefixes.iter().any(|prefix| point.ends_with(prefix.as_bytes())) && !KINDS.contains(&mount.kind.as_str())
+    };
+    let theirs = match theirs {
+        MountTable::Text(text) => text,
+        MountTable::Kernel(mounts) => {
+            return mounts.beneath(root_mount_id, |mount| if serves(&mount) { Err(outside(target, &mount)) } else { Ok(()) });
+        }
+    };
     for line in theirs.lines() {
         let point = line.split(' ').nth(4).unwrap_or_default();
         // The kernel escapes blanks and similar characters with a backslash and digits: such a line must be parsed.
@@ -29,12 +59,7 @@ pub(super) fn check_way(target: &str, root_mount_id: u64, theirs: &str) -> Resul
             continue;
         }
         let Some(mount) = parse_mountinfo(line)?.into_iter().next() else { continue };
-        let on_the_way = prefixes.iter().any(|prefix| mount.point.as_os_str().as_bytes().ends_with(prefix.as_bytes()));
-        if on_the_way
-            && !KINDS.contains(&mount.kind.as_str())
-            && u64::from(mount.id) != root_mount_id
-            && is_beneath(theirs, &mount, root_mount_id)
-        {
+        if serves(&mount) && u64::from(mount.id) != root_mount_id && is_beneath(theirs, &mount, root_mount_id) {
             return Err(outside(target, &mount));
         }
     }
@@ -70,19 +95,19 @@ fn outside(target: &str, mount: &MountPoint) -> SysError {
 
 /// Checks the directory that the child found or, if the target is missing, the one in which it will be created.
 ///
-/// `theirs` is the container's mountinfo; `ours` reads the mountinfo of this process: a tmpfs that is mounted here too
-/// was bind mounted into the container from outside.
+/// `ours` reads the mountinfo of this process: a tmpfs that is mounted here too was bind mounted into the container
+/// from outside. Returns the id of the mount in mountinfo.
 pub(super) fn decide(
     target: &str,
     opened: &OpenedTarget,
-    theirs: &str,
+    theirs: &MountTable,
     ours: impl FnOnce() -> Result<String, SysError>,
-) -> Result<(), SysError> {
+) -> Result<u32, SysError> {
     let lost = || SysError::Message {
         what: "the container's mount table",
         problem: format!("it lacks the mount that {target} is on"),
     };
-    let mount = find(theirs, opened.mount_id)?.ok_or_else(lost)?;
+    let mount = theirs.find(opened.mount_id)?.ok_or_else(lost)?;
     if mount.kind == "bpf" && mount.source == SOURCE && opened.at_mount_root && opened.missing == 0 {
         return Err(BpffsError::MountedBefore { target: target.to_owned() }.into());
     }
@@ -102,7 +127,7 @@ pub(super) fn decide(
         let mount = mount.point.display().to_string();
         return Err(BpffsError::TargetShared { target: target.to_owned(), mount }.into());
     }
-    Ok(())
+    Ok(mount.id)
 }
 
 /// Returns the mount with this id. Only its line is parsed: a host may have thousands.
@@ -145,8 +170,8 @@ mod tests {
 ";
 
     fn verdict(opened: OpenedTarget) -> String {
-        match decide("/mnt/x", &opened, CONTAINER, || Ok(HOST.to_owned())) {
-            Ok(()) => "fine".into(),
+        match decide("/mnt/x", &opened, &MountTable::Text(CONTAINER.to_owned()), || Ok(HOST.to_owned())) {
+            Ok(_) => "fine".into(),
             Err(SysError::Bpffs(BpffsError::TargetHostMount { mount, .. })) => format!("outside: {mount}"),
             Err(SysError::Bpffs(BpffsError::TargetShared { mount, .. })) => format!("shared: {mount}"),
             Err(other) => other.to_string(),
@@ -180,7 +205,8 @@ mod tests {
 
     #[test]
     fn file_systems_served_by_others_are_refused_before_the_path_is_followed() {
-        let way = |target: &str| match check_way(target, 90, CONTAINER) {
+        let table = |text: &str| MountTable::Text(text.to_owned());
+        let way = |target: &str| match check_way(target, 90, &table(CONTAINER)) {
             Ok(()) => "fine".to_owned(),
             Err(SysError::Bpffs(BpffsError::TargetHostMount { mount, .. })) => mount,
             Err(other) => other.to_string(),
@@ -199,9 +225,9 @@ mod tests {
         }
         // The container's own root may be served by a process: the runtime has already accessed it.
         let root = CONTAINER.replace("rootfs rw - ext4", "rootfs rw - fuse.fuse-overlayfs");
-        assert!(check_way("/run/x", 90, &root).is_ok());
+        assert!(check_way("/run/x", 90, &table(&root)).is_ok());
         // A mount of the host that cannot be reached from the container's root.
-        assert!(check_way("/share/x", 90, CONTAINER).is_ok());
+        assert!(check_way("/share/x", 90, &table(CONTAINER)).is_ok());
     }
 
     #[test]
