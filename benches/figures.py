@@ -64,6 +64,7 @@ class Benchmark:
     def report(self, figures):
         """Prints the figures, and what grew by more than a quarter; accepts them if asked to. Returns the exit status."""
         figures, missed = list(figures), 0
+        width = max(len(one.name) for one in figures)
         print("\nfigures, with their targets and their change against the accepted figures")
         for one in figures:
             digits = DIGITS[one.unit]
@@ -73,7 +74,7 @@ class Benchmark:
             if one.target is not None:
                 missed += one.value > one.target
                 verdict = f"target {one.target:g} {one.unit}  {'met' if one.value <= one.target else 'MISSED'}"
-            line = f"  {one.name:34} {one.value:9.{digits}f} {one.unit:3}  {spread:17}  {verdict:22}  {self.change(one)}"
+            line = f"  {one.name:{width}} {one.value:9.{digits}f} {one.unit:3}  {spread:17}  {verdict:22}  {self.change(one)}"
             print(line.rstrip())
         targets = sum(one.target is not None for one in figures)
         print(f"\n{missed} of {targets} targets missed" if missed else f"\nall {targets} targets met")
