@@ -93,15 +93,15 @@ check: setup build
 	else echo "cargo deny: skipped, it is not installed (cargo install cargo-deny)"; fi
 	$(MAKE) man
 
-# F0 and F1 are what the hook is measured against: benches/README.md.
+# What is measured, and against what: benches/README.md. ACCEPT=1 makes the ratios those that later runs are compared with.
 bench: root dist
 	mkdir -p $(OUT)/bench
 	for program in f0 f1 f2 run container; do cc -O2 -static -Wall -Wextra -Werror -o $(OUT)/bench/$$program benches/$$program.c || exit 1; done
-	python3 benches/bench.py --binary $(DIST) --floors $(OUT)/bench $(BENCH)
-	python3 benches/images.py --binary $(DIST) --floors $(OUT)/bench $(BENCH_IMAGES)
+	python3 benches/bench.py --binary $(DIST) --floors $(OUT)/bench $(BENCH) $(if $(ACCEPT),--accept)
+	python3 benches/images.py --binary $(DIST) --floors $(OUT)/bench $(BENCH_IMAGES) $(if $(ACCEPT),--accept)
 	helper=$$($(CARGO) build --profile dist --locked --target $(TARGET) --bench by_hand --message-format=json | sed -n 's|.*"executable":"\([^"]*/by_hand-[^"]*\)".*|\1|p') && \
-	python3 benches/by_hand.py --binary $(DIST) --helper "$$helper" --floors $(OUT)/bench $(BENCH_BY_HAND)
-	python3 benches/nri.py --binary $(DIST) $(BENCH_NRI)
+	python3 benches/by_hand.py --binary $(DIST) --helper "$$helper" --floors $(OUT)/bench $(BENCH_BY_HAND) $(if $(ACCEPT),--accept)
+	python3 benches/nri.py --binary $(DIST) $(BENCH_NRI) $(if $(ACCEPT),--accept)
 	if tests/lab/containerd/packages.sh >/dev/null; then $(CARGO) test $(FLAGS) --test containerd measure:: -- --ignored --nocapture; fi
 
 # Rebuilds the test objects; `make bpf BPF=--check` compares instead.

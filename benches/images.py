@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import bench
+import figures
 
 DELAY = 0.050
 IMAGES = 10
@@ -194,8 +195,9 @@ def main():
     parser.add_argument("--binary", type=Path, required=True, help="the bpfman-hook to measure")
     parser.add_argument("--floors", type=Path, required=True, help="the directory of run and container")
     parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed")
+    figures.arguments(parser)
     options = parser.parse_args()
+    benchmark = figures.Benchmark("images", options)
 
     lock = open("/run/bpfman-hook-test.lock", "w")
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -218,19 +220,16 @@ def main():
         print(f"  {case:16} {bench.milliseconds(middle)}  [{bench.milliseconds(low)} {bench.milliseconds(high)}]  {len(values)} runs")
 
     of = lambda case: statistics.median(samples[case])
-    aims = [
-        ("start, cached - file", (of("start, cached") - of("start, file")) * 1e3, 1.0, "ms"),
-        ("pull, cold", of("pull, cold") * 1e3, 150.0, "ms"),
-        ("ten at once / one", of("slow, ten") / of("slow, one"), 3.0, "x"),
+    results = [
+        figures.Figure("start, cached - file", (of("start, cached") - of("start, file")) * 1e3, "ms", 1.0),
+        figures.Figure("start, cached / file", of("start, cached") / of("start, file"), "x"),
+        figures.Figure("pull, cold", of("pull, cold") * 1e3, "ms", 150.0),
+        figures.Figure("pull, cold / start, cached", of("pull, cold") / of("start, cached"), "x"),
+        figures.Figure("ten at once / one", of("slow, ten") / of("slow, one"), "x", 3.0),
     ]
     if tool:
-        aims.append(("pull / (skopeo + cosign)", of("pull, cold") / of("skopeo + cosign"), 0.5, "x"))
-    missed = 0
-    print("\ntargets")
-    for name, value, limit, unit in aims:
-        missed += value > limit
-        print(f"  {name:26} {value:8.2f} {unit}  target {limit:g} {unit}  {'met' if value <= limit else 'MISSED'}")
-    return 1 if missed and options.strict else 0
+        results.append(figures.Figure("pull / (skopeo + cosign)", of("pull, cold") / of("skopeo + cosign"), "x", 0.5))
+    return benchmark.report(results)
 
 
 if __name__ == "__main__":
