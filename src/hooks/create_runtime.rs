@@ -139,7 +139,12 @@ fn start(
 fn prepare(paths: &Paths, container: &Container) -> Result<Option<(Request, LoadedPolicy, RegistryConfig)>, StageFailure> {
     let request = container.request().map_err(|e| StageFailure::bad_input(&e))?;
     let Some(request) = request else { return Ok(None) };
-    let policy = policy_files::load(paths).map_err(|e| StageFailure::bad_input(&e))?;
-    let registries = registries_file::load(paths).map_err(|e| StageFailure::bad_input(&e))?;
+    let bad = |e: &(dyn std::error::Error + 'static)| StageFailure::bad_input(e);
+    if request.references().is_empty() {
+        let policy = policy_files::load_without_signers(paths).map_err(|e| bad(&e))?;
+        return Ok(Some((request, policy, RegistryConfig::default())));
+    }
+    let policy = policy_files::load(paths).map_err(|e| bad(&e))?;
+    let registries = registries_file::load(paths).map_err(|e| bad(&e))?;
     Ok(Some((request, policy, registries)))
 }

@@ -233,6 +233,7 @@ impl Host for LinuxHost {
             let netns = init.process.open_namespace(Namespace::Network)?;
             (facts.netns_cookie, facts.interfaces) = netns::survey(netns.as_fd())?;
             init.netns = Some(netns);
+            facts.cpus = sys::cpus::possible();
         }
         if need.userns {
             facts.userns = self.provenance_of_userns(init, container);
@@ -250,7 +251,6 @@ impl Host for LinuxHost {
             // there.
             init.root = Some(init.process.open_directory(&container.rootfs)?);
         }
-        facts.cpus = sys::cpus::possible();
         Ok(facts)
     }
 

@@ -72,8 +72,24 @@ pub enum PolicyFilesError {
 /// # Errors
 /// If a file does not parse, or users other than root could have written it.
 pub fn load(paths: &Paths) -> Result<LoadedPolicy, PolicyFilesError> {
-    let root = paths.root();
-    let trusted = TrustedRoot::at(root).map_err(PolicyFilesError::Trust)?;
+    let (policy, trusted) = load_rules(paths)?;
+    let keys = read_keys(&policy, paths.root(), &trusted)?;
+    let id = identity(&policy, &keys);
+    Ok(LoadedPolicy { policy, keys, id })
+}
+
+/// Like [`load`], for a request without images: no key and no trusted root is read, and no image can be verified.
+///
+/// # Errors
+/// If a policy file does not parse, or users other than root could have written it.
+pub fn load_without_signers(paths: &Paths) -> Result<LoadedPolicy, PolicyFilesError> {
+    let (policy, _) = load_rules(paths)?;
+    let (keys, id) = (BTreeMap::new(), identity(&policy, &BTreeMap::new()));
+    Ok(LoadedPolicy { policy, keys, id })
+}
+
+fn load_rules(paths: &Paths) -> Result<(Policy, TrustedRoot), PolicyFilesError> {
+    let trusted = TrustedRoot::at(paths.root()).map_err(PolicyFilesError::Trust)?;
     let mut names = list(&trusted, &paths.policy_directory(), "toml")?;
     names.push(paths.policy_file());
     let mut files = Vec::new();
@@ -88,9 +104,7 @@ pub fn load(paths: &Paths) -> Result<LoadedPolicy, PolicyFilesError> {
     if policy.built_in_images().is_some() {
         policy.trust(list(&trusted, &paths.keys(), "pub")?);
     }
-    let keys = read_keys(&policy, root, &trusted)?;
-    let id = identity(&policy, &keys);
-    Ok(LoadedPolicy { policy, keys, id })
+    Ok((policy, trusted))
 }
 
 /// Parses one file, which need not be installed.

@@ -1,12 +1,17 @@
 //! Destinations of `tracing` events: what a lower layer notices and does not return as an error.
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 
-use tracing::Level;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::output::report::Report;
 use crate::paths::Paths;
+use crate::sys::error::chain;
 
 /// Interactive commands: to stderr, one line each.
 pub fn to_stderr() {
@@ -23,33 +28,89 @@ fn stderr_from(level: Level) {
     plain.with_max_level(level).with_writer(io::stderr).init();
 }
 
-/// `hook`: to the journal or our log, since stderr carries a single line, the reason for a refusal.
+/// `hook`: to the journal or our log, since stderr carries a single line, the reason for a refusal. tracing-subscriber
+/// would allocate and touch 40 KiB for spans, which a start does not have.
 pub fn to_report(paths: &Paths) {
-    let log = paths.log();
-    let plain = tracing_subscriber::fmt().without_time().with_ansi(false).with_target(false);
-    plain.with_max_level(Level::WARN).with_writer(move || Line { log: log.clone(), bytes: Vec::new() }).init();
+    let subscriber = ReportSubscriber { log: paths.log() };
+    // A second one, in a test, has no effect.
+    let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// One event, formatted for the log.
-struct Line {
+/// Writes warnings and errors as one line each: the level, the message and the fields.
+struct ReportSubscriber {
     log: PathBuf,
-    bytes: Vec<u8>,
 }
 
-impl io::Write for Line {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
+impl Subscriber for ReportSubscriber {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= Level::WARN
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::WARN)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = EventLine::default();
+        event.record(&mut line);
+        let sentence = format!("{} {}{}", event.metadata().level(), line.message, line.fields);
+        Report::at(self.log.clone()).noticed(&sentence);
+    }
+
+    // Spans are not enabled.
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// The text of one event.
+#[derive(Default)]
+struct EventLine {
+    message: String,
+    fields: String,
+}
+
+impl EventLine {
+    fn add(&mut self, field: &Field, value: std::fmt::Arguments<'_>) {
+        // Writing to a string does not fail.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value}"),
+            name => write!(self.fields, " {name}={value}"),
+        };
     }
 }
 
-impl Drop for Line {
-    fn drop(&mut self) {
-        let text = String::from_utf8_lossy(&self.bytes);
-        Report::at(self.log.clone()).noticed(text.trim());
+impl Visit for EventLine {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.add(field, format_args!("{value:?}"));
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.add(field, format_args!("{}", chain(value)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_becomes_one_line_in_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        std::fs::create_dir_all(&paths.run).unwrap();
+        let error = std::io::Error::other("no space");
+        tracing::subscriber::with_default(ReportSubscriber { log: paths.log() }, || {
+            tracing::info!("not shown");
+            let (no, id) = (7, "c1");
+            tracing::error!(owner = no, container = %id, error = &error as &dyn std::error::Error, "cannot undo");
+        });
+        let log = std::fs::read_to_string(paths.log()).unwrap();
+        assert!(log.trim_end().ends_with("ERROR cannot undo owner=7 container=c1 error=no space"), "{log}");
+        assert!(!log.contains("not shown"), "{log}");
     }
 }

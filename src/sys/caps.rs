@@ -1,6 +1,5 @@
 //! Capabilities: checking them, and running code with fewer of them. They belong to threads, not to processes.
 
-use std::fs;
 use std::panic::resume_unwind;
 use std::thread;
 
@@ -49,7 +48,9 @@ pub fn with_caps<T: Send>(wanted: &[Capability], f: impl FnOnce() -> T + Send) -
 /// # Errors
 /// `Io` if the process already has a second thread, which would keep its capabilities, or if the kernel refuses.
 pub fn limit_process(wanted: &[Capability]) -> Result<(), SysError> {
-    let threads = fs::read_dir("/proc/self/task").map_err(SysError::io("list", "/proc/self/task"))?.count();
+    // The directory has two links and one for each thread (fs/proc/base.c, proc_task_getattr).
+    let stat = rustix::fs::stat("/proc/self/task").map_err(SysError::io("stat", "/proc/self/task"))?;
+    let threads = stat.st_nlink.saturating_sub(2);
     if threads != 1 {
         let source = std::io::Error::other(format!("{threads} threads are running"));
         return Err(SysError::Io { doing: "drop the capabilities of", object: "the process".into(), source });
