@@ -1,6 +1,7 @@
 //! Process entry: a child role or the command line, one error line, the exit status.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use bpfman_hook::cli::service::SystemCommand;
@@ -11,6 +12,7 @@ use bpfman_hook::doctor::no_connect;
 use bpfman_hook::hooks::{create_runtime, poststop, precreate};
 use bpfman_hook::image;
 use bpfman_hook::kernel::LinuxKernel;
+use bpfman_hook::output::error::CommandError;
 use bpfman_hook::output::logging;
 use bpfman_hook::paths::Paths;
 use bpfman_hook::setup::install;
@@ -38,47 +40,53 @@ fn main() -> ExitCode {
     let root = cli.root;
     let paths = root.as_deref().map_or_else(Paths::system, Paths::below);
     export::install(paths.export());
-    match cli.command {
+    run(cli.command, root.as_deref(), &paths).unwrap_or_else(|error| error.print())
+}
+
+/// Runs one command; `root` is `--root`.
+fn run(command: Command, root: Option<&Path>, paths: &Paths) -> Result<ExitCode, CommandError> {
+    match command {
         Command::Hook(args) => {
             // Environment and umask come from the runtime's caller.
             environment::clear();
             environment::share_one_heap();
-            match args.stage {
+            // A hook reports its errors itself: in the journal too, and in a line of limited length.
+            Ok(match args.stage {
                 HookStage::CreateRuntime => create_runtime::run(
-                    &paths,
+                    paths,
                     args.engine,
                     create_runtime::PluginFacts { labels: args.labels, pod_check: args.pod_check },
                 ),
-                HookStage::Poststop => poststop::run(&paths),
-                HookStage::Precreate => precreate::run(&paths, args.engine),
-            }
+                HookStage::Poststop => poststop::run(paths),
+                HookStage::Precreate => precreate::run(paths, args.engine),
+            })
         }
-        Command::Load(what) => manual::load(&paths, &what),
-        Command::Attach(args) => manual::attach(&paths, &args),
-        Command::Detach(args) => manual::detach(&paths, &args),
-        Command::Unload(args) => manual::unload(&paths, &args),
-        Command::List(what) => records::list(&paths, what),
-        Command::Get(what) => records::get(&paths, what),
-        Command::Inspect(args) => records::inspect(&paths, &args),
-        Command::Images(listing) => image_commands::cache_commands::list(&paths, listing),
-        Command::Pull(args) => image_commands::pull::run(&paths, &args),
-        Command::Image(what) => image_commands::run(&paths, &what),
-        Command::Nri(args) if args.check && args.no_connect => no_connect::check(root.as_deref(), &paths, &args.host),
-        Command::Nri(args) => nri::run(root.as_deref(), &paths, &args),
-        Command::Gc(args) => records::gc(&paths, args),
-        Command::Events(args) => events::run(&paths, &args),
-        Command::Metrics(args) => metrics::run(&paths, &args),
+        Command::Load(what) => manual::load(paths, &what),
+        Command::Attach(args) => manual::attach(paths, &args),
+        Command::Detach(args) => manual::detach(paths, &args),
+        Command::Unload(args) => manual::unload(paths, &args),
+        Command::List(what) => records::list(paths, what),
+        Command::Get(what) => records::get(paths, what),
+        Command::Inspect(args) => records::inspect(paths, &args),
+        Command::Images(listing) => image_commands::cache_commands::list(paths, listing),
+        Command::Pull(args) => image_commands::pull::run(paths, &args),
+        Command::Image(what) => image_commands::run(paths, &what),
+        Command::Nri(args) if args.check && args.no_connect => no_connect::check(root, paths, &args.host),
+        Command::Nri(args) => nri::run(root, paths, &args),
+        Command::Gc(args) => records::gc(paths, args),
+        Command::Events(args) => events::run(paths, &args),
+        Command::Metrics(args) => metrics::run(paths, &args),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { dir } => documents::man(&dir),
         Command::Token(TokenCommand::Create(args)) => token::create(&args),
-        Command::Token(TokenCommand::Explain(args)) => token::explain(&paths, &args),
+        Command::Token(TokenCommand::Explain(args)) => token::explain(paths, &args),
         Command::Token(TokenCommand::Probe(args)) => token::probe(&args),
-        Command::Policy(PolicyCommand::Check(args)) => policy::run_check(&paths, &args),
-        Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(&paths, &args),
-        Command::Doctor(args) => doctor::run(&paths, &args, &LinuxKernel),
-        Command::System(SystemCommand::Service(args)) => grpc::run(&paths, &args),
-        Command::Install(args) => install::run(root.as_deref(), &args),
-        Command::Uninstall(args) => install::undo(root.as_deref(), &args),
+        Command::Policy(PolicyCommand::Check(args)) => policy::run_check(paths, &args),
+        Command::Policy(PolicyCommand::Explain(args)) => policy::run_explain(paths, &args),
+        Command::Doctor(args) => doctor::run(paths, &args, &LinuxKernel),
+        Command::System(SystemCommand::Service(args)) => grpc::run(paths, &args),
+        Command::Install(args) => install::run(root, &args),
+        Command::Uninstall(args) => install::undo(root, &args),
         Command::Version(args) => documents::version(args),
     }
 }

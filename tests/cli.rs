@@ -92,6 +92,30 @@ fn help_fits_a_screen_and_explains_every_option() {
 }
 
 #[test]
+fn help_shows_the_commands_in_groups() {
+    let output = run(&["--help"]);
+    let help = text(&output.stdout);
+    for group in ["Load programs without a container:\n  load ", "\nInstall and maintain:\n  install ", "\nOptions:\n"] {
+        assert!(help.contains(group), "{group}\n{help}");
+    }
+    // Without a command, the help is the explanation of the error.
+    let output = run(&[]);
+    assert_eq!((status(&output), text(&output.stderr)), (2, help));
+}
+
+#[test]
+fn a_command_whose_output_cannot_be_written_fails() {
+    let root = tempfile::tempdir().unwrap();
+    for args in [&["version"][..], &["pull", "-o", "json", "file:/none.o"], &["list", "programs", "-o", "json"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let child = program().args(["--root"]).arg(root.path()).args(args).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(status(&output), 1, "{args:?}");
+        assert!(text(&output.stderr).contains("bpfman-hook: write to standard output: "), "{args:?}: {output:?}");
+    }
+}
+
+#[test]
 fn bad_usage_exits_with_2_and_prints_nothing_on_stdout() {
     for args in [
         &[][..],

@@ -83,6 +83,11 @@ fn an_image_is_built_inspected_exported_and_removed() {
     let imported = world.json("import out.tar");
     assert_eq!((&imported[0]["digest"], &imported[0]["verdict"]), (&digest.trim().into(), &"unsigned".into()), "{imported}");
     assert_eq!(world.good("list --quiet"), digest);
+    for other_name in [&["images"][..], &["list", "images"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bpfman-hook"));
+        let output = command.arg("--root").arg(world.dir.path()).args(other_name).args(["-o", "json"]).output().unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), world.json("list"), "{other_name:?}");
+    }
     let told = world.json("prune --all --dry-run");
     assert_eq!((&told["references"][0], world.good("list -q")), (&"ghcr.io/acme/pass:v1".into(), digest.clone()));
     assert_eq!(world.json("prune"), serde_json::json!({"references": [], "images": [], "blobs": 0, "bytes": 0}));

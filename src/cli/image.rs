@@ -1,4 +1,4 @@
-//! Arguments of the image commands: `images`, `pull`, `image …`.
+//! Arguments of the commands `image …`.
 
 use std::path::PathBuf;
 
@@ -9,14 +9,14 @@ use crate::cli::{Format, Formatted, Listing, PullArgs, RegistryArgs};
 /// `image WHAT`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ImageCommand {
-    /// List cached images (`images`)
+    /// List cached images
     #[command(alias = "ls")]
     List(Listing),
     /// Show a local image: programs, maps, labels, required kernel
     Inspect(ImageInspectArgs),
     /// Show for each signature of an image why it is accepted or rejected; exit 1 if no rule is satisfied
     Verify(ImageVerifyArgs),
-    /// Fetch images and verify them against the policy (`pull`)
+    /// Same as `pull`
     Pull(PullArgs),
     /// Build an image from object files, without a container engine
     Build(ImageBuildArgs),

@@ -12,13 +12,14 @@ pub mod watch;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::model::bytecode::PullPolicy;
 use crate::model::container::PodCheck;
 use crate::model::policy::Engine;
 
 mod containerd;
+mod help;
 pub mod program;
 pub mod registry;
 
@@ -50,7 +51,7 @@ pub struct Cli {
 pub enum Command {
     /// Run by runtimes: OCI state (precreate: configuration) on stdin
     Hook(HookArgs),
-    /// Load programs without a container; `attach` attaches them
+    /// Load programs of a file or an image; `attach` attaches them
     #[command(subcommand)]
     Load(program::LoadCommand),
     /// Attach a program that `load` loaded
@@ -59,7 +60,7 @@ pub enum Command {
     Detach(program::DetachArgs),
     /// Remove programs that `load` loaded, with their links
     Unload(program::UnloadArgs),
-    /// List what is loaded, attached, owned or cached
+    /// List programs, links or containers
     #[command(subcommand)]
     List(ListCommand),
     /// Show one program or link
@@ -67,11 +68,12 @@ pub enum Command {
     Get(GetCommand),
     /// Show everything that one container owns
     Inspect(InspectArgs),
-    /// List cached images (`list images`)
+    /// Same as `image list`, under bpfman's name
+    #[command(hide = true)]
     Images(Listing),
     /// Fetch images and verify them against the policy
     Pull(PullArgs),
-    /// Build, inspect, transfer and remove images
+    /// List, build, inspect, transfer and remove images
     #[command(subcommand)]
     Image(image::ImageCommand),
     /// Create, explain or test BPF delegation
@@ -80,13 +82,13 @@ pub enum Command {
     /// Check policy files, or show what they would allow
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Run the NRI plugin: hooks for annotated containers of containerd and CRI-O
+    /// Run the NRI plugin: hooks for containers of containerd and CRI-O
     Nri(nri::NriArgs),
     /// Release what dead containers left behind
     Gc(GcArgs),
     /// Print events: acquired, released, refused …; -f follows
     Events(watch::EventsArgs),
-    /// Serve or write metrics; needs only read access to the exported files
+    /// Serve or write metrics; only reads the exported files
     Metrics(watch::MetricsArgs),
     /// Examine this host; each finding comes with its remedy
     Doctor(DoctorArgs),
@@ -200,7 +202,8 @@ pub enum ListCommand {
     Links(LinksArgs),
     /// Containers as a tree: programs, links, bpffs, state
     Containers(Listing),
-    /// Cached images
+    /// Same as `image list`
+    #[command(hide = true)]
     Images(Listing),
 }
 
@@ -575,6 +578,9 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 pub fn parse(args: &[OsString]) -> Cli {
     match hook_fast_path(args.get(1..).unwrap_or_default()) {
         Some(mut hook) => Cli { root: hook.root.take(), command: Command::Hook(hook) },
-        None => Cli::parse_from(args),
+        None => {
+            let matches = help::grouped(Cli::command()).get_matches_from(args);
+            Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Cli::command()).exit())
+        }
     }
 }

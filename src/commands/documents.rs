@@ -8,22 +8,21 @@ use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::cli::{Cli, Format, Formatted};
+use crate::output::error::CommandError;
 use crate::output::format::json;
-use crate::output::{fail, print};
+use crate::output::print;
 
 /// Prints the completion script of a shell.
-pub fn completions(shell: Shell) -> ExitCode {
+pub fn completions(shell: Shell) -> Result<ExitCode, CommandError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "bpfman-hook", &mut script);
     print(&String::from_utf8_lossy(&script))
 }
 
 /// Writes one man page for each command into an existing directory.
-pub fn man(directory: &Path) -> ExitCode {
-    match write_man(directory) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("write man pages into {}: {error}", directory.display())),
-    }
+pub fn man(directory: &Path) -> Result<ExitCode, CommandError> {
+    write_man(directory).map_err(CommandError::doing(format!("write man pages into {}", directory.display())))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn write_man(directory: &Path) -> io::Result<()> {
@@ -64,7 +63,7 @@ fn pages(command: &Command, files: &mut Vec<(PathBuf, Vec<u8>)>) {
 }
 
 /// `version`: the program's version and the revision of the store, whose records another revision may not read.
-pub fn version(args: Formatted) -> ExitCode {
+pub fn version(args: Formatted) -> Result<ExitCode, CommandError> {
     let (program, store) = (env!("CARGO_PKG_VERSION"), crate::store::SCHEMA);
     print(&match args.output {
         Format::Table => format!("bpfman-hook {program} (store {store})\n"),

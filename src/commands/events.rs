@@ -11,40 +11,28 @@ use crate::cli::Format;
 use crate::cli::watch::EventsArgs;
 use crate::model::event::Event;
 use crate::model::metrics_table::EventKind;
-use crate::output::fail;
+use crate::output::error::CommandError;
 use crate::output::table::printable;
 use crate::paths::Paths;
 use crate::sys::clock;
-use crate::sys::error::chain;
 use crate::sys::export::{EVENTS, OLD_EVENTS};
 use crate::sys::watch::Watch;
-
-/// Exit status for bad usage.
-const BAD_USAGE: u8 = 2;
 
 /// How often a follower checks the time and, in case it missed a change, the file.
 const GLANCE: Duration = Duration::from_secs(1);
 
 /// Prints events.
-pub fn run(paths: &Paths, args: &EventsArgs) -> ExitCode {
-    let filter = match EventFilter::new(args, clock::unix_seconds()) {
-        Ok(filter) => filter,
-        Err(sentence) => {
-            fail(&sentence);
-            return ExitCode::from(BAD_USAGE);
-        }
-    };
-    match show(&paths.export(), args, &filter) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(sentence) => fail(&sentence),
-    }
+pub fn run(paths: &Paths, args: &EventsArgs) -> Result<ExitCode, CommandError> {
+    let filter = EventFilter::new(args, clock::unix_seconds())?;
+    show(&paths.export(), args, &filter)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn show(directory: &Path, args: &EventsArgs, filter: &EventFilter) -> Result<(), String> {
+fn show(directory: &Path, args: &EventsArgs, filter: &EventFilter) -> Result<(), CommandError> {
     // The watch starts before the file is read, so that no event is lost in between.
     let watch = match args.follow {
         true if !directory.exists() => return Err(nothing_there(directory)),
-        true => Some(Watch::directory(directory).map_err(|e| chain(&e))?),
+        true => Some(Watch::directory(directory)?),
         false => None,
     };
     let mut tail = Tail::new(directory);
@@ -55,8 +43,7 @@ fn show(directory: &Path, args: &EventsArgs, filter: &EventFilter) -> Result<(),
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
             // The reader closed the pipe.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => return Err(format!("write to standard output: {error}")),
-            Ok(()) => {}
+            written => written.map_err(CommandError::doing("write to standard output"))?,
         }
         drop(stdout);
         let Some(watch) = &watch else { return Ok(()) };
@@ -67,8 +54,9 @@ fn show(directory: &Path, args: &EventsArgs, filter: &EventFilter) -> Result<(),
     }
 }
 
-fn nothing_there(directory: &Path) -> String {
-    format!("follow the events in {}: nothing has been recorded since boot; start a container first", directory.display())
+fn nothing_there(directory: &Path) -> CommandError {
+    let problem = "nothing has been recorded since boot; start a container first";
+    CommandError::new(format!("follow the events in {}: {problem}", directory.display()))
 }
 
 /// Formats one line of the file; None if it is filtered out or is not an event.
@@ -124,17 +112,16 @@ struct EventFilter {
 const KEYS: [&str; 7] = ["container", "type", "image", "namespace", "pod", "application", "program"];
 
 impl EventFilter {
-    fn new(args: &EventsArgs, now: u64) -> Result<Self, String> {
+    fn new(args: &EventsArgs, now: u64) -> Result<Self, CommandError> {
         let time = |text: &Option<String>| text.as_deref().map(|text| moment(text, now)).transpose();
         for (key, value) in &args.filters {
             if !KEYS.contains(&key.as_str()) && key != "event" {
-                return Err(format!("filter events by {key:?}: unknown key; write one of {}", KEYS.join(", ")));
+                let problem = format!("unknown key; write one of {}", KEYS.join(", "));
+                return Err(CommandError::bad_input(format!("filter events by {key:?}: {problem}")));
             }
             if matches!(key.as_str(), "type" | "event") && !EventKind::WORDS.contains(&value.as_str()) {
-                return Err(format!(
-                    "filter events by type {value:?}: unknown type; write one of {}",
-                    EventKind::WORDS.join(", ")
-                ));
+                let problem = format!("unknown type; write one of {}", EventKind::WORDS.join(", "));
+                return Err(CommandError::bad_input(format!("filter events by type {value:?}: {problem}")));
             }
         }
         Ok(Self { since: time(&args.since)?, until: time(&args.until)?, keys: args.filters.clone() })
@@ -164,7 +151,7 @@ impl EventFilter {
 }
 
 /// Parses a time as users write it.
-fn moment(text: &str, now: u64) -> Result<String, String> {
+fn moment(text: &str, now: u64) -> Result<String, CommandError> {
     let of_seconds = |seconds: u64| clock::utc(seconds).trim_end_matches('Z').to_owned();
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(of_seconds(seconds));
@@ -181,9 +168,9 @@ fn moment(text: &str, now: u64) -> Result<String, String> {
     if whole && fraction {
         return Ok(text.trim_end_matches('Z').to_owned());
     }
-    Err(format!(
+    Err(CommandError::bad_input(format!(
         "read the time {text:?}: write 2026-11-25T06:00:00Z, seconds since 1970, or a duration before now such as 10m or 1h30m"
-    ))
+    )))
 }
 
 /// Converts `1h30m` to seconds.
@@ -223,7 +210,7 @@ impl Tail {
     }
 
     /// Returns every complete line that was not read yet.
-    fn read(&mut self) -> Result<Vec<String>, String> {
+    fn read(&mut self) -> Result<Vec<String>, CommandError> {
         let mut bytes = std::mem::take(&mut self.rest);
         if !self.begun {
             self.begun = true;
@@ -264,20 +251,22 @@ impl Tail {
         Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
     }
 
-    fn drain(&self, file: &mut File, bytes: &mut Vec<u8>) -> Result<(), String> {
-        file.read_to_end(bytes).map(drop).map_err(|error| format!("read the events in {}: {error}", self.directory.display()))
+    fn drain(&self, file: &mut File, bytes: &mut Vec<u8>) -> Result<(), CommandError> {
+        let doing = format!("read the events in {}", self.directory.display());
+        file.read_to_end(bytes).map(drop).map_err(CommandError::doing(doing))
     }
 
-    fn file(&self, name: &str) -> Result<Option<File>, String> {
+    fn file(&self, name: &str) -> Result<Option<File>, CommandError> {
         let path = self.directory.join(name);
-        match File::open(&path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        let error = match File::open(&path) {
+            Ok(file) => return Ok(Some(file)),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                Err(format!("read {}: only root and the directory's group may; run this as one of them", path.display()))
+                CommandError::new("only root and the directory's group may; run this as one of them")
             }
-            Err(error) => Err(format!("read {}: {error}", path.display())),
-        }
+            Err(error) => error.into(),
+        };
+        Err(CommandError::doing(format!("read {}", path.display()))(error))
     }
 }
 

@@ -331,6 +331,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::lifecycle::health::LostObject;
+    use crate::output::error::CommandError;
     use crate::output::format::json;
 
     /// A container in a pod that has one of everything, its network namespace, and a failed container.
@@ -471,7 +472,8 @@ bad  failed  containerd
 
     #[test]
     fn a_listing_stops_at_an_unreadable_record_or_a_failed_write() {
-        let broken = || seen(&Health::default()).into_iter().map(Ok).chain([Err(Cut::Unknown("it is damaged".to_owned()))]);
+        let damaged = || CommandError::new("it is damaged");
+        let broken = || seen(&Health::default()).into_iter().map(Ok).chain([Err(Cut::Unknown(damaged()))]);
         let none = |_| None;
         for format in [ListFormat::Json, ListFormat::Table, ListFormat::Quiet] {
             let mut out = Vec::new();
@@ -480,7 +482,7 @@ bad  failed  containerd
                 links(broken(), format, &mut out),
                 containers(broken(), none, format, &mut out),
             ] {
-                assert!(matches!(&cut, Err(Cut::Unknown(why)) if why == "it is damaged"), "{format:?}: {cut:?}");
+                assert!(matches!(&cut, Err(Cut::Unknown(why)) if *why == damaged()), "{format:?}: {cut:?}");
             }
             let mut full = &mut [0_u8; 3][..];
             let cut = links(seen(&Health::default()).into_iter().map(Ok), format, &mut full);

@@ -3,16 +3,17 @@
 use crate::model::annotations::{AttachRequest, InterfaceSelector, ProgramRequest};
 use crate::model::attach_point::{Direction, Order, ProbedProcess, ProgramKind, UserProbe};
 use crate::model::manual::{AttachPlace, ProgramToLoad};
+use crate::output::error::CommandError;
 
 /// Converts an entry to the program to load and its attach point. What an annotation may leave to the section name must
 /// be given here: the object is read later.
 ///
 /// # Errors
 /// If the entry is incomplete, or uses what only containers have.
-pub fn program(entry: ProgramRequest) -> Result<(ProgramToLoad, AttachPlace), String> {
+pub fn program(entry: ProgramRequest) -> Result<(ProgramToLoad, AttachPlace), CommandError> {
     let ProgramRequest { function, attach, order, .. } = entry;
     let kind = attach.kind();
-    let wrong = |problem: &str| format!("attach {function}: {problem}");
+    let wrong = |problem: &str| CommandError::bad_input(format!("attach {function}: {problem}"));
     let on_interface = |iface: InterfaceSelector, direction: Option<Direction>| match iface {
         InterfaceSelector::Named(iface) => Ok(AttachPlace::Interface {
             kind,
@@ -73,9 +74,9 @@ mod tests {
     use crate::model::annotations::program_entries;
     use crate::model::reference::Reference;
 
-    fn made(text: &str) -> Result<(ProgramToLoad, AttachPlace), String> {
+    fn made(text: &str) -> Result<(ProgramToLoad, AttachPlace), CommandError> {
         let object = Reference::File { path: "/x.o".into() };
-        program(program_entries(text, &object)?.remove(0))
+        program(program_entries(text, &object).map_err(CommandError::bad_input)?.remove(0))
     }
 
     #[test]
@@ -102,7 +103,7 @@ mod tests {
             ("xdp:count from=file:/other.o", "one object is given for all"),
             ("nonsense:x", "is not a program type"),
         ] {
-            let error = made(text).unwrap_err();
+            let error = made(text).unwrap_err().to_string();
             assert!(error.contains(said), "{text}: {error}");
         }
     }

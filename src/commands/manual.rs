@@ -16,13 +16,9 @@ use crate::model::manual::{
     ManualTask, ObjectSource, ProgramFilter, ProgramToLoad, ShownProgram,
 };
 use crate::model::reference::Reference;
-use crate::output::try_print;
-use crate::output::{fail, print};
+use crate::output::error::CommandError;
+use crate::output::print;
 use crate::paths::Paths;
-use crate::sys::error::chain;
-
-/// Exit status for bad usage.
-const BAD_INPUT: u8 = 2;
 
 /// The caller of the command is root and decides for the host; images are still verified against the policy.
 fn root() -> CallerRights {
@@ -44,67 +40,66 @@ fn ask(paths: &Paths, task: &ManualTask) -> Result<ManualReply, Failure> {
     }
 }
 
-/// Prints one error line; exit status 2 if the request itself was invalid.
-fn failed(failure: &Failure) -> ExitCode {
-    let status = fail(&failure.message);
-    if failure.code == FailureCode::InvalidArgument { ExitCode::from(BAD_INPUT) } else { status }
-}
-
-fn wrong(message: String) -> Failure {
-    Failure { code: FailureCode::InvalidArgument, message }
+/// Why a task failed; exit status 2 if the request itself was invalid.
+fn failed(failure: Failure) -> CommandError {
+    match failure.code {
+        FailureCode::InvalidArgument => CommandError::bad_input(failure.message),
+        _ => CommandError::new(failure.message),
+    }
 }
 
 /// `load file` and `load image`: prints the programs that were loaded.
-pub fn load(paths: &Paths, what: &LoadCommand) -> ExitCode {
+pub fn load(paths: &Paths, what: &LoadCommand) -> Result<ExitCode, CommandError> {
     let (source, common) = match what {
-        LoadCommand::File(args) => (file(args), &args.common),
-        LoadCommand::Image(args) => (image(args), &args.common),
+        LoadCommand::File(args) => (file(args)?, &args.common),
+        LoadCommand::Image(args) => (image(args)?, &args.common),
     };
-    let done = source.and_then(|source| ask(paths, &ManualTask::Load(wanted(source, common)?)));
-    match done {
-        Ok(ManualReply::Programs(programs)) => {
-            let ids: Vec<u32> = programs.iter().map(|program| program.kernel.id).collect();
-            let all = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-            answer(
-                &format!("the programs {all} are loaded and remain loaded"),
-                records::programs(paths, &ids, common.format.output),
-            )
-        }
-        Ok(other) => unexpected(&other),
-        Err(failure) => failed(&failure),
-    }
+    let ids = program_ids(ask(paths, &ManualTask::Load(wanted(source, common)?)).map_err(failed)?)?;
+    let all = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let shown = records::programs(paths, &ids, common.format.output);
+    Ok(answer(&format!("the programs {all} are loaded and remain loaded"), shown))
 }
 
 /// Prints the result of work that is done. If it cannot be read or written, the work stays done: the exit status is 0,
 /// and the message on standard error says so.
-fn answer(done: &str, text: Result<String, String>) -> ExitCode {
-    if let Err(problem) = text.and_then(|text| try_print(&text)) {
-        let _ = fail(&format!("{done}; only its output is missing: {problem}"));
+fn answer(done: &str, text: Result<String, CommandError>) -> ExitCode {
+    if let Err(error) = text.and_then(|text| print(&text)) {
+        CommandError::doing(format!("{done}; only its output is missing"))(error).print();
     }
     ExitCode::SUCCESS
 }
 
-fn unexpected(reply: &ManualReply) -> ExitCode {
-    fail(&format!("run the request: the reply is of an unexpected type: {reply:?}"))
+fn unexpected(reply: &ManualReply) -> CommandError {
+    CommandError::new(format!("run the request: the reply is of an unexpected type: {reply:?}"))
 }
 
-fn file(args: &LoadFileArgs) -> Result<ObjectSource, Failure> {
+fn program_ids(reply: ManualReply) -> Result<Vec<u32>, CommandError> {
+    match reply {
+        ManualReply::Programs(programs) => Ok(programs.iter().map(|program: &ShownProgram| program.kernel.id).collect()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn file(args: &LoadFileArgs) -> Result<ObjectSource, CommandError> {
     // Records and messages use absolute paths.
-    let path = std::path::absolute(&args.path).map_err(|err| wrong(format!("load {}: {err}", args.path.display())))?;
+    let path = std::path::absolute(&args.path)
+        .map_err(CommandError::doing(format!("load {}", args.path.display())))
+        .map_err(CommandError::of_input)?;
     Ok(ObjectSource::File(path))
 }
 
-fn image(args: &LoadImageArgs) -> Result<ObjectSource, Failure> {
-    let reference =
-        Reference::parse(&args.image_url).map_err(|err| wrong(format!("load {}: {}", args.image_url, chain(&err))))?;
+fn image(args: &LoadImageArgs) -> Result<ObjectSource, CommandError> {
+    let reference = Reference::parse(&args.image_url)
+        .map_err(CommandError::doing(format!("load {}", args.image_url)))
+        .map_err(CommandError::of_input)?;
     let login = args.registry_auth.as_ref().map(|RegistryAuth(text)| {
         let problem = "read --registry-auth: it is not user:password in base64";
-        Credential::from_base64(text).ok_or_else(|| wrong(problem.to_owned()))
+        Credential::from_base64(text).ok_or_else(|| CommandError::bad_input(problem))
     });
     Ok(ObjectSource::Image(ImageSource { reference, pull: args.pull_policy, login: login.transpose()? }))
 }
 
-fn wanted(source: ObjectSource, args: &LoadArgs) -> Result<LoadTask, Failure> {
+fn wanted(source: ObjectSource, args: &LoadArgs) -> Result<LoadTask, CommandError> {
     let mut metadata: std::collections::BTreeMap<_, _> = args.metadata.iter().cloned().collect();
     if let Some(application) = &args.application {
         metadata.insert(APPLICATION.to_owned(), application.clone());
@@ -121,9 +116,9 @@ fn wanted(source: ObjectSource, args: &LoadArgs) -> Result<LoadTask, Failure> {
         ObjectSource::Image(image) => image.reference.clone(),
     };
     for entry in &args.attach {
-        let entries = program_entries(entry, &object).map_err(|problem| wrong(format!("attach {entry:?}: {problem}")))?;
-        for entry in entries {
-            let (wanted, place) = load_and_attach::program(entry).map_err(wrong)?;
+        let wrong = |problem| CommandError::bad_input(format!("attach {entry:?}: {problem}"));
+        for entry in program_entries(entry, &object).map_err(wrong)? {
+            let (wanted, place) = load_and_attach::program(entry)?;
             attach.push(AttachNew { program: programs.len(), place });
             programs.push(wanted);
         }
@@ -139,22 +134,19 @@ fn wanted(source: ObjectSource, args: &LoadArgs) -> Result<LoadTask, Failure> {
 }
 
 /// `attach`: prints the link that was created.
-pub fn attach(paths: &Paths, args: &AttachArgs) -> ExitCode {
-    let (place, link) = match place(&args.place) {
-        Ok(place) => place,
-        Err(failure) => return failed(&failure),
-    };
+pub fn attach(paths: &Paths, args: &AttachArgs) -> Result<ExitCode, CommandError> {
+    let (place, link) = place(&args.place)?;
     let metadata = link.metadata.iter().cloned().collect();
-    match ask(paths, &ManualTask::Attach(Attach { program: args.program, place, metadata })) {
-        Ok(ManualReply::Attached { link: id }) => {
-            answer(&format!("the link {id} is attached and remains attached"), records::new_link(paths, id, link.format.output))
+    match ask(paths, &ManualTask::Attach(Attach { program: args.program, place, metadata })).map_err(failed)? {
+        ManualReply::Attached { link: id } => {
+            let shown = records::new_link(paths, id, link.format.output);
+            Ok(answer(&format!("the link {id} is attached and remains attached"), shown))
         }
-        Ok(other) => unexpected(&other),
-        Err(failure) => failed(&failure),
+        other => Err(unexpected(&other)),
     }
 }
 
-fn place(to: &AttachTo) -> Result<(AttachPlace, &LinkArgs), Failure> {
+fn place(to: &AttachTo) -> Result<(AttachPlace, &LinkArgs), CommandError> {
     let directed = |kind, args: &DirectedArgs| interface(kind, &args.interface, Some(args.direction));
     Ok(match to {
         AttachTo::Xdp(args) => (interface(ProgramKind::Xdp, args, None)?, &args.link),
@@ -166,7 +158,7 @@ fn place(to: &AttachTo) -> Result<(AttachPlace, &LinkArgs), Failure> {
         }
         AttachTo::Uprobe { target, fn_name, offset, pid, container_pid, retprobe, link } => {
             if fn_name.is_none() && *offset == 0 {
-                return Err(wrong(format!(
+                return Err(CommandError::bad_input(format!(
                     "attach to {target}: name a function with --fn-name, or give an --offset in the file"
                 )));
             }
@@ -189,51 +181,52 @@ fn interface(
     kind: ProgramKind,
     args: &InterfaceArgs,
     direction: Option<crate::model::attach_point::Direction>,
-) -> Result<AttachPlace, Failure> {
+) -> Result<AttachPlace, CommandError> {
     let mut order = Order { priority: args.priority, ..Order::default_of(kind) };
     if !args.proceed_on.is_empty() {
         let verdicts: Result<_, _> = args.proceed_on.iter().map(|word| Order::verdict(kind, word)).collect();
-        order.proceed_on = verdicts.map_err(|err| wrong(format!("attach to {}: {err}", args.iface)))?;
+        let doing = CommandError::doing(format!("attach to {}", args.iface));
+        order.proceed_on = verdicts.map_err(doing).map_err(CommandError::of_input)?;
     }
     Ok(AttachPlace::Interface { kind, iface: args.iface.clone(), direction, order, netns: args.netns.clone() })
 }
 
 /// `detach`: removes the links in order, and stops at the first that cannot be removed.
-pub fn detach(paths: &Paths, args: &DetachArgs) -> ExitCode {
+pub fn detach(paths: &Paths, args: &DetachArgs) -> Result<ExitCode, CommandError> {
     each(&args.links, args.ignore_missing, |link| ask(paths, &ManualTask::Detach { link }))
 }
 
 /// `unload`: programs by id, or all programs of an application.
-pub fn unload(paths: &Paths, args: &UnloadArgs) -> ExitCode {
+pub fn unload(paths: &Paths, args: &UnloadArgs) -> Result<ExitCode, CommandError> {
     let ids = match &args.application {
         None => args.programs.clone(),
-        Some(application) => match of_application(paths, application) {
-            Ok(ids) if ids.is_empty() && !args.ignore_missing => {
-                return fail(&format!("unload application {application}: it has no programs; see `bpfman-hook list programs`"));
-            }
-            Ok(ids) => ids,
-            Err(failure) => return failed(&failure),
-        },
+        Some(application) => of_application(paths, application)?,
     };
+    if let Some(application) = args.application.as_ref().filter(|_| ids.is_empty() && !args.ignore_missing) {
+        let problem = "it has no programs; see `bpfman-hook list programs`";
+        return Err(CommandError::new(format!("unload application {application}: {problem}")));
+    }
     // With --application, a program that disappears meanwhile is not an error: no id was given.
     each(&ids, args.ignore_missing || args.application.is_some(), |program| ask(paths, &ManualTask::Unload { program }))
 }
 
-fn each(ids: &[u32], ignore_missing: bool, act: impl Fn(u32) -> Result<ManualReply, Failure>) -> ExitCode {
+fn each(
+    ids: &[u32],
+    ignore_missing: bool,
+    act: impl Fn(u32) -> Result<ManualReply, Failure>,
+) -> Result<ExitCode, CommandError> {
     for id in ids {
         match act(*id) {
             Ok(_) => {}
             Err(failure) if failure.code == FailureCode::NotFound && ignore_missing => {}
-            Err(failure) => return failed(&failure),
+            Err(failure) => return Err(failed(failure)),
         }
     }
-    print("")
+    Ok(ExitCode::SUCCESS)
 }
 
-fn of_application(paths: &Paths, application: &str) -> Result<Vec<u32>, Failure> {
+fn of_application(paths: &Paths, application: &str) -> Result<Vec<u32>, CommandError> {
     let metadata = [(APPLICATION.to_owned(), application.to_owned())].into();
-    match ask(paths, &ManualTask::List(ProgramFilter { program_type: None, ours_only: true, metadata }))? {
-        ManualReply::Programs(programs) => Ok(programs.iter().map(|program: &ShownProgram| program.kernel.id).collect()),
-        other => Err(Failure { code: FailureCode::Internal, message: format!("{other:?}") }),
-    }
+    let task = ManualTask::List(ProgramFilter { program_type: None, ours_only: true, metadata });
+    program_ids(ask(paths, &task).map_err(failed)?)
 }

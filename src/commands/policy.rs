@@ -18,8 +18,9 @@ use crate::model::attach_point::Scope;
 use crate::model::explain::{ExplainedRule, Explanation};
 use crate::model::policy::{ContainerFacts, ContainerLimits, ContainerRule, Policy};
 use crate::model::reach::{ReachGuard, TokenReach};
+use crate::output::error::{BAD_INPUT, CommandError};
 use crate::output::format::json;
-use crate::output::{fail, print};
+use crate::output::print;
 use crate::paths::Paths;
 use crate::sys::caps::{self, Capability};
 use crate::sys::error::chain;
@@ -135,24 +136,20 @@ fn delegations_beyond(paths: &Paths, policy: &Policy) -> Vec<String> {
 }
 
 /// `policy check [FILE]`: exit status 2 if the files would make a start fail.
-pub fn run_check(paths: &Paths, args: &PolicyCheckArgs) -> ExitCode {
-    match check(paths, args.file.as_deref()) {
-        Ok(mut report) => {
-            if args.file.is_none() {
-                report.problems.extend(registry_problem(paths));
-            }
-            let printed = print(&match args.format.output {
-                Format::Table => report.to_string(),
-                Format::Json => json(&report),
-            });
-            if report.problems.is_empty() { printed } else { ExitCode::from(2) }
-        }
-        Err(error) => refused(&error),
+pub fn run_check(paths: &Paths, args: &PolicyCheckArgs) -> Result<ExitCode, CommandError> {
+    let mut report = check(paths, args.file.as_deref()).map_err(CommandError::of_input)?;
+    if args.file.is_none() {
+        report.problems.extend(registry_problem(paths));
     }
+    let printed = print(&match args.format.output {
+        Format::Table => report.to_string(),
+        Format::Json => json(&report),
+    })?;
+    Ok(if report.problems.is_empty() { printed } else { ExitCode::from(BAD_INPUT) })
 }
 
 /// `policy explain`: exit status 1 if part of the request is refused.
-pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> ExitCode {
+pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> Result<ExitCode, CommandError> {
     let facts = ContainerFacts {
         engine: args.engine,
         namespace: args.namespace.clone(),
@@ -162,25 +159,15 @@ pub fn run_explain(paths: &Paths, args: &PolicyExplainArgs) -> ExitCode {
         runtime_user: args.runtime_user,
         userns: args.userns,
     };
-    match explain(paths, &facts, &args.annotations) {
-        Ok(Some(explanation)) => {
-            let printed = print(&match args.format.output {
-                Format::Table => explanation.to_string(),
-                Format::Json => json(&explanation),
-            });
-            if explanation.allowed { printed } else { ExitCode::FAILURE }
-        }
-        Ok(None) => {
-            fail("explain the request: none of these annotations applies to this container; see docs/annotations.md");
-            ExitCode::from(2)
-        }
-        Err(error) => refused(&error),
-    }
-}
-
-fn refused(error: &PolicyFilesError) -> ExitCode {
-    fail(&chain(error));
-    ExitCode::from(2)
+    let none = "explain the request: none of these annotations applies to this container; see docs/annotations.md";
+    let explanation = explain(paths, &facts, &args.annotations)
+        .map_err(CommandError::of_input)?
+        .ok_or_else(|| CommandError::bad_input(none))?;
+    let printed = print(&match args.format.output {
+        Format::Table => explanation.to_string(),
+        Format::Json => json(&explanation),
+    })?;
+    Ok(if explanation.allowed { printed } else { ExitCode::FAILURE })
 }
 
 impl CheckedContainerRule {

@@ -10,6 +10,7 @@ use crate::cli::program::Selectors;
 use crate::cli::{self, Format as Output, GetArgs, GetCommand, InspectArgs, ListCommand, Listing};
 use crate::commands::get;
 use crate::commands::get::OtherProgram;
+use crate::commands::image::cache_commands;
 use crate::commands::list;
 use crate::commands::list::SeenOwner;
 use crate::commands::select;
@@ -23,10 +24,11 @@ use crate::lifecycle::manual::kernel_program;
 use crate::lifecycle::reconcile::{GcFinding, GcMode, GcResult};
 use crate::model::ids::OwnerNo;
 use crate::model::record::OwnerRecord;
+use crate::output::error::CommandError;
 use crate::output::format::{ListFormat, json};
 use crate::output::table::Table;
 use crate::output::view::Stats;
-use crate::output::{Cut, fail, print, print_as_made};
+use crate::output::{Cut, print, print_as_made};
 use crate::paths::Paths;
 use crate::store::{ReadTxn, Store, StoreError};
 use crate::sys::error::chain;
@@ -34,6 +36,9 @@ use crate::sys::{Errno, clock, mounts, pid};
 
 /// Timeout for `gc`: it may have much to do, and no container start waits for it.
 const GC_DEADLINE: Duration = Duration::from_secs(300);
+
+/// The remedy for what only root may query.
+const AS_ROOT: &str = "run this as root";
 
 impl From<Listing> for ListFormat {
     fn from(listing: Listing) -> Self {
@@ -52,7 +57,7 @@ impl From<cli::Formatted> for ListFormat {
 }
 
 /// `list WHAT`
-pub fn list(paths: &Paths, what: ListCommand) -> ExitCode {
+pub fn list(paths: &Paths, what: ListCommand) -> Result<ExitCode, CommandError> {
     match what {
         ListCommand::Programs(args) => answer_of_records(paths, |store, records, out| {
             let ours = RefCell::new(BTreeSet::new());
@@ -88,7 +93,7 @@ pub fn list(paths: &Paths, what: ListCommand) -> ExitCode {
             let held = |no| Some(see(store?.store.read(|txn| txn.get(no)).ok()??));
             list::containers(records.map(|record| Ok(see(record?))), held, listing.into(), out)
         }),
-        ListCommand::Images(listing) => crate::commands::image::cache_commands::list(paths, listing),
+        ListCommand::Images(listing) => cache_commands::list(paths, listing),
     }
 }
 
@@ -101,13 +106,18 @@ fn ask_kernel(id: u32) -> Result<Option<Stats>, Cut> {
             Ok(Some(Stats { run_time_ns, run_count, memory_bytes: memory, verified_instructions }))
         }
         Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(Cut::Unknown(format!("query the kernel about program {id}: {errno}; run this as root"))),
+        Err(errno) => Err(unasked(id, errno).into()),
     }
+}
+
+/// Why the kernel's data about a program is missing.
+fn unasked(id: u32, errno: Errno) -> CommandError {
+    CommandError::new(format!("query the kernel about program {id}: {errno}; {AS_ROOT}"))
 }
 
 /// The kernel's programs that are not `ours` and match the selectors.
 fn others(ours: &BTreeSet<u32>, selectors: &Selectors) -> Result<Vec<OtherProgram>, Cut> {
-    let found = inspect::all_programs().map_err(|e| Cut::Unknown(format!("{}; run this as root", chain(&e))))?;
+    let found = inspect::all_programs().map_err(CommandError::with_remedy(AS_ROOT))?;
     let others =
         found.iter().filter(|(id, program)| !ours.contains(id) && select::other(*id, program.info.program_type, selectors));
     Ok(others.map(|(_, program)| OtherProgram::new(kernel_program(program))).collect())
@@ -115,7 +125,7 @@ fn others(ours: &BTreeSet<u32>, selectors: &Selectors) -> Result<Vec<OtherProgra
 
 /// The programs with these ids, in the form of `list programs`. They are looked up by id, so that a load takes no
 /// longer with thousands of programs.
-pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<String, String> {
+pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<String, CommandError> {
     let of_ids = |txn: &ReadTxn<'_>| {
         let found = ids.iter().map(|id| txn.by_program(*id)).collect::<Result<Vec<_>, _>>()?;
         Ok(found.into_iter().flatten().map(|record| (record.no, record)).collect())
@@ -132,49 +142,51 @@ pub(super) fn programs(paths: &Paths, ids: &[u32], output: Output) -> Result<Str
 }
 
 /// One link, in the form of `get link`.
-pub(super) fn new_link(paths: &Paths, id: u32, output: Output) -> Result<String, String> {
-    read(paths, |txn: &ReadTxn<'_>| txn.by_link(id)).and_then(|records: Vec<OwnerRecord>| {
-        let gone = || format!("show link {id}: it has been removed meanwhile");
-        link_text(paths, &records, id, Listing { output, quiet: false }.into())?.ok_or_else(gone)
-    })
+pub(super) fn new_link(paths: &Paths, id: u32, output: Output) -> Result<String, CommandError> {
+    let records: Vec<OwnerRecord> = read(paths, |txn| txn.by_link(id))?;
+    let gone = || CommandError::new(format!("show link {id}: it has been removed meanwhile"));
+    link_text(paths, &records, id, Listing { output, quiet: false }.into())?.ok_or_else(gone)
 }
 
 /// One link, with the kernel's data about its pin.
-fn link_text(paths: &Paths, records: &[OwnerRecord], id: u32, format: ListFormat) -> Result<Option<String>, String> {
+fn link_text(paths: &Paths, records: &[OwnerRecord], id: u32, format: ListFormat) -> Result<Option<String>, CommandError> {
     let kernel = match get::find_link(records, id) {
-        Some((record, link)) => inspect::link(&paths.bpffs().join(record.no.directory()), &link.pin)
-            .map_err(|e| format!("{}; run this as root", chain(&e)))?,
+        Some((record, link)) => {
+            inspect::link(&paths.bpffs().join(record.no.directory()), &link.pin).map_err(CommandError::with_remedy(AS_ROOT))?
+        }
         None => None,
     };
     Ok(get::link(records, id, kernel.as_ref().map(|kernel| &kernel.info), format))
 }
 
 /// `get WHAT ID`
-pub fn get(paths: &Paths, what: GetCommand) -> ExitCode {
+pub fn get(paths: &Paths, what: GetCommand) -> Result<ExitCode, CommandError> {
     match what {
         GetCommand::Program(GetArgs { id, format }) => with_records(paths, |records| {
             let kernel = match inspect::program_by_id(id) {
                 Ok(program) => Some(kernel_program(&program)),
                 Err(Errno::NOENT) => None,
-                Err(errno) => return Err(format!("query the kernel about program {id}: {errno}; run this as root")),
+                Err(errno) => return Err(unasked(id, errno)),
             };
-            get::program(records, id, kernel, &paths.bpffs(), format.into())
-                .ok_or_else(|| format!("get program {id}: it does not exist; see `bpfman-hook list programs`"))
+            let unknown = || CommandError::new(format!("get program {id}: it does not exist; see `bpfman-hook list programs`"));
+            get::program(records, id, kernel, &paths.bpffs(), format.into()).ok_or_else(unknown)
         }),
         GetCommand::Link(GetArgs { id, format }) => with_records(paths, |records| {
-            link_text(paths, records, id, format.into())?
-                .ok_or_else(|| format!("get link {id}: bpfman-hook has no such link; see `bpfman-hook list links`"))
+            let text = link_text(paths, records, id, format.into())?;
+            text.ok_or_else(|| {
+                CommandError::new(format!("get link {id}: bpfman-hook has no such link; see `bpfman-hook list links`"))
+            })
         }),
     }
 }
 
 /// `inspect CONTAINER`
-pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
+pub fn inspect(paths: &Paths, args: &InspectArgs) -> Result<ExitCode, CommandError> {
     answer(paths, |store, out| {
         let found = store.map_or_else(|| Ok(Vec::new()), |lifecycle| with_id(lifecycle, &args.container));
-        let text = list::inspect(&found.map_err(Cut::Unknown)?, &args.container, args.format.into()).ok_or_else(|| {
+        let text = list::inspect(&found?, &args.container, args.format.into()).ok_or_else(|| {
             let id = &args.container;
-            Cut::Unknown(format!("inspect {id:?}: no container with programs or a bpffs has an id with this prefix; see `bpfman-hook list containers`"))
+            CommandError::new(format!("inspect {id:?}: no container with programs or a bpffs has an id with this prefix; see `bpfman-hook list containers`"))
         })?;
         Ok(out.write_all(text.as_bytes())?)
     })
@@ -182,11 +194,11 @@ pub fn inspect(paths: &Paths, args: &InspectArgs) -> ExitCode {
 
 /// The containers whose id begins with `prefix` and the network namespaces that they hold, in the order of their
 /// numbers.
-fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, String> {
+fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, CommandError> {
     let read = |numbers: BTreeSet<OwnerNo>| {
         numbers.into_iter().filter_map(|no| told(lifecycle.store.read(|txn| txn.get(no)).transpose()?))
     };
-    let numbers = lifecycle.store.read(|txn| txn.containers_with(prefix)).map_err(|e: StoreError| chain(&e))?;
+    let numbers = lifecycle.store.read(|txn| txn.containers_with(prefix))?;
     let containers: Vec<_> = read(numbers.into_iter().collect()).collect::<Result<_, _>>()?;
     let held = read(containers.iter().flat_map(|record| record.holds.iter().copied()).collect());
     let mut all = containers.iter().cloned().map(Ok).chain(held).collect::<Result<Vec<_>, _>>()?;
@@ -195,53 +207,49 @@ fn with_id(lifecycle: &StoreView<'_>, prefix: &str) -> Result<Vec<SeenOwner>, St
 }
 
 /// `gc [--dry-run]`
-pub fn gc(paths: &Paths, args: cli::GcArgs) -> ExitCode {
+pub fn gc(paths: &Paths, args: cli::GcArgs) -> Result<ExitCode, CommandError> {
     if !args.dry_run
         && let Err(error) = Cache::new(&paths.cache).remove_unfinished()
     {
         tracing::warn!(error = %chain(&error), "remove leftovers of killed pulls from the image cache");
     }
-    match collect(paths, if args.dry_run { GcMode::Tell } else { GcMode::Release }) {
-        Ok(mut findings) => {
-            let failed = findings.iter().any(|finding| finding.result.has_failed());
-            if args.quiet {
-                findings.retain(|finding| finding.result.has_failed());
-                if findings.is_empty() {
-                    return ExitCode::SUCCESS;
-                }
-            }
-            let printed = print(&match ListFormat::from(args.format) {
-                ListFormat::Json => json(&findings),
-                ListFormat::Table | ListFormat::Quiet if findings.is_empty() => "nothing to release\n".to_owned(),
-                ListFormat::Table | ListFormat::Quiet => {
-                    let mut table = Table::new(&["OWNER", "WHAT", "WHY", "RESULT"]);
-                    for finding in findings {
-                        table.row([finding.no.to_string(), finding.what, finding.why, finding.result.to_string()]);
-                    }
-                    table.to_string()
-                }
-            });
-            if failed { ExitCode::FAILURE } else { printed }
+    let mut findings = collect(paths, if args.dry_run { GcMode::Tell } else { GcMode::Release })?;
+    let failed = findings.iter().any(|finding| finding.result.has_failed());
+    if args.quiet {
+        findings.retain(|finding| finding.result.has_failed());
+        if findings.is_empty() {
+            return Ok(ExitCode::SUCCESS);
         }
-        Err(sentence) => fail(&sentence),
     }
+    let printed = print(&match ListFormat::from(args.format) {
+        ListFormat::Json => json(&findings),
+        ListFormat::Table | ListFormat::Quiet if findings.is_empty() => "nothing to release\n".to_owned(),
+        ListFormat::Table | ListFormat::Quiet => {
+            let mut table = Table::new(&["OWNER", "WHAT", "WHY", "RESULT"]);
+            for finding in findings {
+                table.row([finding.no.to_string(), finding.what, finding.why, finding.result.to_string()]);
+            }
+            table.to_string()
+        }
+    })?;
+    Ok(if failed { ExitCode::FAILURE } else { printed })
 }
 
-fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, String> {
-    let boot = clock::boot_id().map_err(|e| chain(&e))?;
+fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, CommandError> {
+    let boot = clock::boot_id()?;
     let (kernel, fs) = (LinuxKernel, paths.bpffs());
     if let Err(error) = mounts::require_sight_of_bpffs(&fs) {
         // Before the first start there is no store, so nothing that this mount namespace needs to see.
-        return if paths.stores().exists() { Err(chain(&error)) } else { Ok(Vec::new()) };
+        return if paths.stores().exists() { Err(error.into()) } else { Ok(Vec::new()) };
     }
-    let store = match Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))? {
+    let store = match Store::open_existing(&paths.stores(), &boot).map_err(unreadable)? {
         Some(store) => store,
-        None if kernel.directories(&fs).map_err(|e| chain(&e))?.is_empty() => return Ok(Vec::new()),
+        None if kernel.directories(&fs)?.is_empty() => return Ok(Vec::new()),
         // The store was lost or removed, and what its records named is still pinned. In a new, empty store it has no
         // owner.
-        None => Store::open(&paths.stores(), &boot).map_err(|e| chain(&e))?,
+        None => Store::open(&paths.stores(), &boot)?,
     };
-    let host = LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?;
+    let host = LinuxHost::new(Instant::now() + GC_DEADLINE)?;
     let deadline = clock::boot_seconds() + GC_DEADLINE.as_secs();
     let lifecycle = Lifecycle { kernel: &kernel, host: &host, store: &store, fs: &fs, deadline };
     // Lost objects of living owners are reported with a remedy, not released.
@@ -250,10 +258,10 @@ fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, String> {
         let record = std::slice::from_ref(record);
         lost.extend(Health::of_kernel_objects(record).problems(record));
     };
-    let mut findings = lifecycle.collect(mode, stays).map_err(|e| chain(&e))?;
+    let mut findings = lifecycle.collect(mode, stays)?;
     for OwnerProblem { no, what, why, remedy } in lost {
         // The owner may have been released together with its last holder.
-        if store.read(|txn| txn.has(no)).map_err(|e: StoreError| chain(&e))? {
+        if store.read(|txn| txn.has(no))? {
             findings.push(GcFinding { no, what, why: why.to_owned(), result: GcResult::Left(remedy) });
         }
     }
@@ -264,27 +272,25 @@ fn collect(paths: &Paths, mode: GcMode) -> Result<Vec<GcFinding>, String> {
 type StoreView<'a> = Lifecycle<'a, LinuxKernel, LinuxHost>;
 
 /// Prints what `show` writes while the store is read; None if there is no store.
-fn answer(paths: &Paths, show: impl FnOnce(Option<&StoreView<'_>>, &mut dyn Write) -> Result<(), Cut>) -> ExitCode {
+fn answer(
+    paths: &Paths,
+    show: impl FnOnce(Option<&StoreView<'_>>, &mut dyn Write) -> Result<(), Cut>,
+) -> Result<ExitCode, CommandError> {
     let fs = paths.bpffs();
-    let opened = open(paths).and_then(|store| match store {
-        Some(store) => Ok(Some((store, LinuxHost::new(Instant::now() + GC_DEADLINE).map_err(|e| chain(&e))?))),
-        None => Ok(None),
-    });
-    match opened {
-        Ok(opened) => {
-            let look = opened.as_ref();
-            let look = look.map(|(store, host)| Lifecycle { kernel: &LinuxKernel, host, store, fs: &fs, deadline: 0 });
-            print_as_made(|out| show(look.as_ref(), out))
-        }
-        Err(sentence) => fail(&sentence),
-    }
+    let opened = match open(paths)? {
+        Some(store) => Some((store, LinuxHost::new(Instant::now() + GC_DEADLINE)?)),
+        None => None,
+    };
+    let look = opened.as_ref();
+    let look = look.map(|(store, host)| Lifecycle { kernel: &LinuxKernel, host, store, fs: &fs, deadline: 0 });
+    print_as_made(|out| show(look.as_ref(), out))
 }
 
 /// Prints what `show` writes while the records are read. Records that do not decode are reported on stderr.
 fn answer_of_records(
     paths: &Paths,
     show: impl FnOnce(Option<&StoreView<'_>>, &mut dyn Iterator<Item = Result<OwnerRecord, Cut>>, &mut dyn Write) -> Result<(), Cut>,
-) -> ExitCode {
+) -> Result<ExitCode, CommandError> {
     answer(paths, |look, out| match look {
         Some(lifecycle) => lifecycle
             .store
@@ -294,38 +300,42 @@ fn answer_of_records(
 }
 
 /// Filters a record that was read; one that does not decode is reported on stderr.
-fn told(record: Result<OwnerRecord, StoreError>) -> Option<Result<OwnerRecord, String>> {
+fn told(record: Result<OwnerRecord, StoreError>) -> Option<Result<OwnerRecord, CommandError>> {
     match record {
         Ok(record) => Some(Ok(record)),
         Err(error @ StoreError::Record { .. }) => {
-            eprintln!("bpfman-hook: {}", chain(&error));
+            CommandError::from(error).print();
             None
         }
-        Err(error) => Some(Err(chain(&error))),
+        Err(error) => Some(Err(error.into())),
     }
 }
 
 /// Prints the output of a closure over all records; without a store there are none.
-fn with_records(paths: &Paths, show: impl FnOnce(&[OwnerRecord]) -> Result<String, String>) -> ExitCode {
-    let records = open(paths).and_then(|store| match store {
-        Some(store) => store.records().filter_map(told).collect::<Result<Vec<_>, _>>(),
-        None => Ok(Vec::new()),
-    });
-    records.and_then(|records| show(&records)).map_or_else(|sentence| fail(&sentence), |text| print(&text))
+fn with_records(
+    paths: &Paths,
+    show: impl FnOnce(&[OwnerRecord]) -> Result<String, CommandError>,
+) -> Result<ExitCode, CommandError> {
+    let records = match open(paths)? {
+        Some(store) => store.records().filter_map(told).collect::<Result<Vec<_>, _>>()?,
+        None => Vec::new(),
+    };
+    print(&show(&records)?)
 }
 
-fn open(paths: &Paths) -> Result<Option<Store>, String> {
-    let boot = clock::boot_id().map_err(|e| chain(&e))?;
-    Store::open_existing(&paths.stores(), &boot).map_err(|e| unreadable(&e))
+fn open(paths: &Paths) -> Result<Option<Store>, CommandError> {
+    Store::open_existing(&paths.stores(), &clock::boot_id()?).map_err(unreadable)
 }
 
 /// Why the store cannot be opened, with the hint that only root may.
-fn unreadable(error: &StoreError) -> String {
-    let remedy = if pid::own_uid() == 0 { "" } else { "; run this as root" };
-    format!("{}{remedy}", chain(error))
+fn unreadable(error: StoreError) -> CommandError {
+    if pid::own_uid() == 0 { error.into() } else { CommandError::with_remedy(AS_ROOT)(error) }
 }
 
 /// Reads the store, if there is one.
-fn read<T: Default>(paths: &Paths, of: impl FnOnce(&ReadTxn<'_>) -> Result<T, StoreError>) -> Result<T, String> {
-    open(paths)?.map_or_else(|| Ok(T::default()), |store| store.read(of).map_err(|e| chain(&e)))
+fn read<T: Default>(paths: &Paths, of: impl FnOnce(&ReadTxn<'_>) -> Result<T, StoreError>) -> Result<T, CommandError> {
+    Ok(match open(paths)? {
+        Some(store) => store.read(of)?,
+        None => T::default(),
+    })
 }

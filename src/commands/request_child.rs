@@ -11,6 +11,7 @@ use crate::kernel::LinuxKernel;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::linux_host::LinuxHost;
 use crate::model::manual::{CallerRights, Failure, FailureCode, ManualReply, ManualRequest, ManualTask, ObjectSource};
+use crate::output::error::CommandError;
 use crate::output::logging;
 use crate::paths::Paths;
 use crate::store::Store;
@@ -100,22 +101,20 @@ fn undo(paths: &Paths, request: &ManualRequest, reply: &ManualReply) {
 
 /// Runs one task in this process.
 pub fn run(paths: &Paths, bounds: &CallerRights, task: &ManualTask) -> ManualReply {
-    attempt(paths, bounds, task).unwrap_or_else(|message| ManualReply::Failed(Failure { code: FailureCode::Internal, message }))
+    attempt(paths, bounds, task)
+        .unwrap_or_else(|error| ManualReply::Failed(Failure { code: FailureCode::Internal, message: error.to_string() }))
 }
 
-fn attempt(paths: &Paths, bounds: &CallerRights, task: &ManualTask) -> Result<ManualReply, String> {
-    fn said(error: impl std::error::Error + 'static) -> String {
-        chain(&error)
-    }
+fn attempt(paths: &Paths, bounds: &CallerRights, task: &ManualTask) -> Result<ManualReply, CommandError> {
     let time = time(task);
-    caps::limit_process(&stage::CAPABILITIES).map_err(said)?;
-    fsutil::ensure_directory(&paths.run, 0o755).map_err(said)?;
-    let store = Store::open(&paths.stores(), &clock::boot_id().map_err(said)?).map_err(said)?;
+    caps::limit_process(&stage::CAPABILITIES)?;
+    fsutil::ensure_directory(&paths.run, 0o755)?;
+    let store = Store::open(&paths.stores(), &clock::boot_id()?)?;
     let fs = paths.bpffs();
     if matches!(task, ManualTask::Load(_)) {
-        mounts::ensure_bpffs(&fs).map_err(said)?;
+        mounts::ensure_bpffs(&fs)?;
     }
-    let host = LinuxHost::new(Instant::now() + time).map_err(said)?;
+    let host = LinuxHost::new(Instant::now() + time)?;
     let lifecycle = Lifecycle {
         kernel: &LinuxKernel,
         host: &host,

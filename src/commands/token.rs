@@ -11,11 +11,11 @@ use crate::commands::token_bpffs::Here;
 use crate::model::annotations::{BpffsRequest, PREFIX, Request};
 use crate::model::delegation::Delegation;
 use crate::model::ids::Pid;
+use crate::output::error::CommandError;
 use crate::output::format::json;
-use crate::output::{fail, print};
+use crate::output::print;
 use crate::paths::Paths;
 use crate::sys::bpffs::{self, BpffsSpec, Mounted};
-use crate::sys::error::chain;
 use crate::sys::lsm;
 use crate::sys::pid::{self, Namespace};
 use crate::sys::token::probe::{self, ProbeOutcome, ProbeStage};
@@ -97,14 +97,14 @@ When it fails inside the container
 
 /// `token explain`: prints the text, and what keeps a process from using its token if that is known; with `--scope`,
 /// what a token reaches on this kernel.
-pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> ExitCode {
+pub fn explain(paths: &Paths, args: &TokenExplainArgs) -> Result<ExitCode, CommandError> {
     if args.scope {
         return scope::print_scope(paths, args.format.output);
     }
     match (Here::look(args.pid), args.format.output) {
         // The text is useful even if /proc is not mounted.
         (Err(_), Format::Table) if args.pid.is_none() => print(EXPLAIN),
-        (Err(sentence), _) => fail(&sentence),
+        (Err(error), _) => Err(error),
         (Ok(here), Format::Table) => print(&format!("{EXPLAIN}{}", here.text())),
         (Ok(here), Format::Json) => print(&json(&here)),
     }
@@ -115,35 +115,25 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `token create`: mounts a delegated bpffs into the namespaces of a running process. Root decides; the policy applies
 /// only to requests of containers.
-pub fn create(args: &TokenCreateArgs) -> ExitCode {
-    let delegation = match asked(args) {
-        Ok(delegation) => delegation,
-        Err(sentence) => {
-            fail(&sentence);
-            return ExitCode::from(2);
-        }
-    };
-    match try_create(delegation, args) {
-        Ok(mount) => {
-            let delegates: Vec<_> = delegation.mount_options();
-            print(&match args.format.output {
-                Format::Json => json(&serde_json::json!({
-                    "pid": args.pid, "path": args.path, "mount_id": mount.mount_id,
-                    "delegates": delegates.iter().cloned().collect::<BTreeMap<_, _>>(),
-                })),
-                Format::Table => format!(
-                    "process {} has a bpffs at {}, and a token was created from it as a test:\n  {delegation}\n",
-                    args.pid,
-                    args.path.display()
-                ),
-            })
-        }
-        Err(sentence) => fail(&sentence),
-    }
+pub fn create(args: &TokenCreateArgs) -> Result<ExitCode, CommandError> {
+    let delegation = asked(args).map_err(CommandError::of_input)?;
+    let mount = mount(delegation, args)?;
+    let delegates: Vec<_> = delegation.mount_options();
+    print(&match args.format.output {
+        Format::Json => json(&serde_json::json!({
+            "pid": args.pid, "path": args.path, "mount_id": mount.mount_id,
+            "delegates": delegates.iter().cloned().collect::<BTreeMap<_, _>>(),
+        })),
+        Format::Table => format!(
+            "process {} has a bpffs at {}, and a token was created from it as a test:\n  {delegation}\n",
+            args.pid,
+            args.path.display()
+        ),
+    })
 }
 
 /// The delegation that the options name, in the words of the annotations.
-fn asked(args: &TokenCreateArgs) -> Result<Delegation, String> {
+fn asked(args: &TokenCreateArgs) -> Result<Delegation, CommandError> {
     let lists = [
         ("delegate", &args.delegate),
         ("delegate-cmds", &args.cmds),
@@ -153,18 +143,17 @@ fn asked(args: &TokenCreateArgs) -> Result<Delegation, String> {
     ];
     // The same words as in annotations, so the same parser.
     let annotations = lists.into_iter().filter_map(|(key, value)| Some((format!("{PREFIX}{key}"), value.clone()?)));
-    let request = Request::parse(&annotations.collect(), None).map_err(|e| chain(&e))?;
+    let request = Request::parse(&annotations.collect(), None)?;
     let Some(BpffsRequest::Token { delegation, .. }) = request.map(|request| request.bpffs) else {
-        return Err("create the bpffs: nothing is delegated; name presets or lists".to_owned());
+        return Err(CommandError::new("create the bpffs: nothing is delegated; name presets or lists"));
     };
     let everything = Delegation { cmds: u64::MAX, maps: u64::MAX, progs: u64::MAX, attachs: u64::MAX };
     Ok(delegation.under(&everything).delegable())
 }
 
-fn try_create(delegation: Delegation, args: &TokenCreateArgs) -> Result<Mounted, String> {
-    let process = Pid::new(args.pid).map_err(|e| chain(&e)).and_then(|pid| pid::open_process(pid).map_err(|e| chain(&e)))?;
-    let namespace = |kind| process.open_namespace(kind).map_err(|e| chain(&e));
-    let (user_ns, mount_ns) = (namespace(Namespace::User)?, namespace(Namespace::Mount)?);
+fn mount(delegation: Delegation, args: &TokenCreateArgs) -> Result<Mounted, CommandError> {
+    let process = pid::open_process(Pid::new(args.pid)?)?;
+    let (user_ns, mount_ns) = (process.open_namespace(Namespace::User)?, process.open_namespace(Namespace::Mount)?);
     let spec = BpffsSpec {
         user_ns: user_ns.as_fd(),
         mount_ns: mount_ns.as_fd(),
@@ -174,21 +163,18 @@ fn try_create(delegation: Delegation, args: &TokenCreateArgs) -> Result<Mounted,
         maps: &[],
         owner: (0, 0),
     };
-    bpffs::mount(&spec, Instant::now() + PATIENCE).map_err(|e| chain(&e))
+    Ok(bpffs::mount(&spec, Instant::now() + PATIENCE)?)
 }
 
 /// `token probe`: tests what a workload can do with its bpffs, in the caller's context. Exit status 1 unless everything
 /// works.
-pub fn probe(args: &TokenProbeArgs) -> ExitCode {
+pub fn probe(args: &TokenProbeArgs) -> Result<ExitCode, CommandError> {
     let probe = probe::probe(&args.path, args.iface.as_deref().unwrap_or("lo"));
     let works = if probe.works() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if args.count > 0 {
         std::thread::sleep(Duration::from_secs(args.count.into()));
     }
-    let packets = match probe.packets() {
-        Ok(packets) => packets,
-        Err(error) => return fail(&chain(&error)),
-    };
+    let packets = probe.packets()?;
     let text = match args.format.output {
         Format::Json => json(&serde_json::json!({
             "works": probe.works(), "steps": probe.steps, "allowed": probe.allowed, "packets": packets,
@@ -207,8 +193,8 @@ pub fn probe(args: &TokenProbeArgs) -> ExitCode {
             text
         }
     };
-    print(&text);
-    works
+    print(&text)?;
+    Ok(works)
 }
 
 fn line(stage: &ProbeStage, outcome: &ProbeOutcome) -> String {

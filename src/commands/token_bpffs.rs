@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::model::confinement::{Confinement, ConfinementProblem, SecurityModule};
-use crate::sys::error::chain;
+use crate::output::error::CommandError;
 use crate::sys::lsm;
 use crate::sys::mounts::parse_mountinfo;
 
@@ -32,12 +32,11 @@ pub struct Delegated {
 
 impl Here {
     /// Examines a process, or the calling one.
-    pub fn look(pid: Option<u32>) -> Result<Self, String> {
+    pub fn look(pid: Option<u32>) -> Result<Self, CommandError> {
         let process = pid.map_or("self".to_owned(), |pid| pid.to_string());
         let path = format!("/proc/{process}/mountinfo");
-        let mounts = fs::read_to_string(&path).map_err(|error| format!("read {path}: {error}"))?;
-        let delegated: Vec<_> = parse_mountinfo(&mounts)
-            .map_err(|error| chain(&error))?
+        let mounts = fs::read_to_string(&path).map_err(CommandError::doing(format!("read {path}")))?;
+        let delegated: Vec<_> = parse_mountinfo(&mounts)?
             .into_iter()
             .filter(|mount| mount.kind == "bpf" && mount.super_options.iter().any(|option| option.starts_with("delegate_")))
             .map(|mount| mount.point)
@@ -95,6 +94,7 @@ mod tests {
     #[test]
     fn a_missing_process_is_an_error() {
         assert_eq!(Here::look(None).unwrap().pid, None);
-        assert!(Here::look(Some(u32::MAX)).unwrap_err().starts_with("read /proc/4294967295/mountinfo: "));
+        let error = Here::look(Some(u32::MAX)).unwrap_err().to_string();
+        assert!(error.starts_with("read /proc/4294967295/mountinfo: "), "{error}");
     }
 }

@@ -12,9 +12,9 @@ use crate::lifecycle::reconcile::describe;
 use crate::model::container::asks;
 use crate::model::ids::{OwnerNo, Pid};
 use crate::model::record::{Owner, OwnerRecord, Phase};
+use crate::output::error::CommandError;
 use crate::output::finding::{Finding, FindingStatus};
 use crate::setup::hooks_dir::below;
-use crate::sys::error::chain;
 use crate::sys::pid;
 
 /// Where runc and crun keep their state when called directly by root, by podman, containerd, docker and CRI-O. A
@@ -156,7 +156,10 @@ pub fn is_alive(number: u32) -> bool {
 
 /// Reports records that no process will finish, and what a release could not undo. `alive` determines whether a process
 /// lives, or why that cannot be determined.
-pub fn stale(records: &[OwnerRecord], alive: impl Fn(&OwnerRecord, DecidingProcess) -> Result<bool, String>) -> Vec<Finding> {
+pub fn stale(
+    records: &[OwnerRecord],
+    alive: impl Fn(&OwnerRecord, DecidingProcess) -> Result<bool, CommandError>,
+) -> Vec<Finding> {
     let check = "records";
     let mut findings = Vec::new();
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
@@ -184,8 +187,8 @@ pub fn stale(records: &[OwnerRecord], alive: impl Fn(&OwnerRecord, DecidingProce
                 let detail = format!("{name} is {word}, but the process that worked on it is dead");
                 findings.push(Finding::bad(check, FindingStatus::Warn, detail, gc));
             }
-            (_, Err(why)) => {
-                findings.push(Finding::bad(check, FindingStatus::Unknown, format!("{name}: {why}"), "run as root"))
+            (_, Err(error)) => {
+                findings.push(Finding::bad(check, FindingStatus::Unknown, format!("{name}: {error}"), "run as root"))
             }
         }
         if !record.leftovers.is_empty() {
@@ -214,7 +217,7 @@ pub enum DecidingProcess {
 
 /// Asks the host about the process that decides about a record. An owner without an init (a network namespace) lives as
 /// long as it has holders.
-pub fn decides(record: &OwnerRecord, process: DecidingProcess) -> Result<bool, String> {
+pub fn decides(record: &OwnerRecord, process: DecidingProcess) -> Result<bool, CommandError> {
     let identity = match process {
         DecidingProcess::None => return Ok(true),
         DecidingProcess::Actor => record.actor.process,
@@ -223,8 +226,8 @@ pub fn decides(record: &OwnerRecord, process: DecidingProcess) -> Result<bool, S
             None => return Ok(!matches!(record.owner, Owner::Netns { .. }) || !record.holders.is_empty()),
         },
     };
-    pid::require_initial_time_namespace().map_err(|err| chain(&err))?;
-    pid::is_alive(&identity).map_err(|err| chain(&err))
+    pid::require_initial_time_namespace()?;
+    Ok(pid::is_alive(&identity)?)
 }
 
 #[cfg(test)]
@@ -321,7 +324,10 @@ mod tests {
         left.leftovers = vec!["unpin link_3: busy".to_owned()];
         assert_eq!(decide(left, &[]), [(FindingStatus::Warn, "container web left behind: unpin link_3: busy".to_owned())]);
         assert_eq!(stale(&[], |_, _| Ok(true))[0].detail, "none");
-        assert_eq!(stale(&[record("web", Phase::Ready)], |_, _| Err("no".into()))[0].status, FindingStatus::Unknown);
+        assert_eq!(
+            stale(&[record("web", Phase::Ready)], |_, _| Err(CommandError::new("no")))[0].status,
+            FindingStatus::Unknown
+        );
     }
 
     #[test]

@@ -14,15 +14,16 @@ use crate::lifecycle::token_reach;
 use crate::model::policy::Engine;
 use crate::model::record::OwnerRecord;
 use crate::nri;
+use crate::output::error::CommandError;
 use crate::output::finding::{Finding, FindingStatus, Findings};
-use crate::output::{fail, print};
+use crate::output::print;
 use crate::paths::Paths;
 use crate::setup::check::effective;
 use crate::setup::containerd::examine as containerd;
 use crate::setup::containerd::install as containerd_install;
 use crate::setup::place::InstallRoot;
 use crate::setup::units::nri as nri_unit;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sys::error::chain;
 use crate::sys::{clock, lsm, mounts, pid};
 
@@ -32,15 +33,14 @@ mod host;
 pub mod no_connect;
 
 /// Checks the host and prints the findings; exit status 1 if a check fails.
-pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> ExitCode {
+pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> Result<ExitCode, CommandError> {
     let mut findings = match &args.error {
         Some(error) => Findings(containerd::explain(error).into_iter().collect()),
         None => examine(paths, kernel),
     };
     if findings.0.is_empty() && args.error.is_some() {
-        return fail(
-            "explain the error: it does not come from the node's configuration; run `bpfman-hook doctor` without --error",
-        );
+        let problem = "it does not come from the node's configuration; run `bpfman-hook doctor` without --error";
+        return Err(CommandError::new(format!("explain the error: {problem}")));
     }
     let failed = findings.failed();
     if args.quiet {
@@ -49,8 +49,8 @@ pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> ExitCode {
     let printed = print(&match args.output {
         Format::Table => findings.to_string(),
         Format::Json => format!("{}\n", findings.json()),
-    });
-    if failed { ExitCode::FAILURE } else { printed }
+    })?;
+    Ok(if failed { ExitCode::FAILURE } else { printed })
 }
 
 /// Every check, in the order in which a start of a container depends on them.
@@ -209,11 +209,13 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
     let pinned = kernel.directories(&paths.bpffs());
     let records = match read_records(paths) {
         Ok(records) => records,
-        Err(why) if pid::own_uid() != 0 => return vec![Finding::bad("records", FindingStatus::Unknown, why, "run as root")],
-        Err(why) => {
+        Err(error) if pid::own_uid() != 0 => {
+            return vec![Finding::bad("records", FindingStatus::Unknown, error.to_string(), "run as root")];
+        }
+        Err(error) => {
             let remedy =
                 "stop the annotated containers and remove the store's directory; then `bpfman-hook gc` releases what is pinned";
-            return vec![Finding::bad("records", FindingStatus::Fail, why, remedy)];
+            return vec![Finding::bad("records", FindingStatus::Fail, error.to_string(), remedy)];
         }
     };
     let mut findings = containers::stale(&records, containers::decides);
@@ -228,12 +230,9 @@ fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
     findings
 }
 
-fn read_records(paths: &Paths) -> Result<Vec<OwnerRecord>, String> {
-    let boot = clock::boot_id().map_err(|err| chain(&err))?;
-    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|err| chain(&err))? else {
-        return Ok(Vec::new());
-    };
-    store.read(|txn| txn.owners()?.collect::<Result<Vec<_>, _>>()).map_err(|err| chain(&err))
+fn read_records(paths: &Paths) -> Result<Vec<OwnerRecord>, CommandError> {
+    let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(Vec::new()) };
+    Ok(store.read(|txn| txn.owners()?.collect::<Result<Vec<_>, StoreError>>())?)
 }
 
 #[cfg(test)]

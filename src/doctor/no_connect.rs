@@ -6,17 +6,18 @@ use std::process::ExitCode;
 
 use crate::cli::InstallTargets;
 use crate::doctor;
+use crate::output::error::CommandError;
 use crate::output::finding::{Finding, FindingStatus, Findings};
 use crate::output::print;
 use crate::paths::Paths;
 use crate::setup::check::check as check_installation;
 
 /// Checks CRI-O's hook files below `host`, the program that they name, and the policy; prints what is wrong.
-pub fn check(root: Option<&Path>, paths: &Paths, host: &Path) -> ExitCode {
+pub fn check(root: Option<&Path>, paths: &Paths, host: &Path) -> Result<ExitCode, CommandError> {
     let findings = findings(root, paths, host);
     if findings.failed() {
-        print(&findings.only_bad().to_string());
-        return ExitCode::FAILURE;
+        print(&findings.only_bad().to_string())?;
+        return Ok(ExitCode::FAILURE);
     }
     print("hook files, program and policy are in place\n")
 }
@@ -50,7 +51,7 @@ mod tests {
         };
         assert!(bad().contains(&"hook createRuntime".to_owned()));
         let targets = InstallTargets { no_docs: true, ..InstallTargets::of_crio(host.path()) };
-        assert_eq!(install::run(None, &InstallArgs { check: false, targets }), ExitCode::SUCCESS);
+        assert_eq!(install::run(None, &InstallArgs { check: false, targets }), Ok(ExitCode::SUCCESS));
         assert_eq!(bad(), Vec::<String>::new());
         fs::create_dir_all(&paths.etc).unwrap();
         fs::write(paths.policy_file(), "[[image]]\nrepository = 7\n").unwrap();

@@ -34,11 +34,10 @@ use crate::grpc::limits::request_bytes::CountedService;
 use crate::grpc::listen::{ListenError, Sockets};
 use crate::grpc::rpc::Rpc;
 use crate::grpc::wire::bpfman_server::BpfmanServer;
-use crate::output::fail;
+use crate::output::error::CommandError;
 use crate::paths::Paths;
 use crate::sys::activation::{self, Variables};
 use crate::sys::error::SysError;
-use crate::sys::error::chain;
 use crate::sys::fsutil::{TrustError, read_trusted_file};
 use crate::sys::pid;
 
@@ -98,11 +97,9 @@ pub enum ServiceError {
 }
 
 /// `system service`. Exit status 0 after the idle timeout, and after SIGTERM or SIGINT.
-pub fn run(paths: &Paths, args: &ServiceArgs) -> ExitCode {
-    match serve(paths, args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&chain(&error)),
-    }
+pub fn run(paths: &Paths, args: &ServiceArgs) -> Result<ExitCode, CommandError> {
+    serve(paths, args)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve(paths: &Paths, args: &ServiceArgs) -> Result<(), ServiceError> {

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::metrics::text::Exposition;
+use crate::output::error::CommandError;
 
 /// Maximum number of open connections.
 const CLIENTS: usize = 64;
@@ -38,18 +39,19 @@ pub enum MetricsAddress {
 
 impl MetricsAddress {
     /// Parses `unix:///PATH`, `tcp://ADDRESS:PORT` or `ADDRESS:PORT`.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, CommandError> {
+        let wrong = |problem: &str| CommandError::bad_input(format!("listen on {text}: {problem}"));
         if let Some(path) = text.strip_prefix("unix://") {
             let path = PathBuf::from(path);
             return match path.is_absolute() {
                 true => Ok(Self::Unix(path)),
-                false => Err(format!("listen on {text}: write an absolute path, as unix:///run/bpfman-hook-metrics/http.sock")),
+                false => Err(wrong("write an absolute path, as unix:///run/bpfman-hook-metrics/http.sock")),
             };
         }
         let address = text.strip_prefix("tcp://").unwrap_or(text);
         match address.parse::<std::net::SocketAddr>() {
             Ok(_) => Ok(Self::Tcp(address.to_owned())),
-            Err(_) => Err(format!("listen on {text}: write unix:///PATH, or an address and a port as 127.0.0.1:9437")),
+            Err(_) => Err(wrong("write unix:///PATH, or an address and a port as 127.0.0.1:9437")),
         }
     }
 }
@@ -103,16 +105,18 @@ impl Stream for UnixStream {
 }
 
 /// Produces a page.
-pub type Pages = dyn Fn(Exposition) -> Result<String, String> + Send + Sync;
+pub type Pages = dyn Fn(Exposition) -> Result<String, CommandError> + Send + Sync;
 
 /// Listens and serves until the process ends.
 ///
 /// # Errors
 /// If it cannot listen.
-pub fn serve(address: &MetricsAddress, pages: Arc<Pages>) -> Result<(), String> {
-    let failed = |error: io::Error| match address {
-        MetricsAddress::Unix(path) => format!("listen on {}: {error}", path.display()),
-        MetricsAddress::Tcp(address) => format!("listen on {address}: {error}"),
+pub fn serve(address: &MetricsAddress, pages: Arc<Pages>) -> Result<(), CommandError> {
+    let failed = |error: io::Error| {
+        CommandError::doing(match address {
+            MetricsAddress::Unix(path) => format!("listen on {}", path.display()),
+            MetricsAddress::Tcp(address) => format!("listen on {address}"),
+        })(error)
     };
     match address {
         MetricsAddress::Tcp(address) => {
@@ -256,7 +260,7 @@ fn respond(request: &str, pages: &Pages) -> (&'static str, &'static str, String,
     let exposition = Exposition::accepted(&accept.join(","));
     match pages(exposition) {
         Ok(page) => ("200 OK", exposition.content_type(), page, with_body),
-        Err(sentence) => ("503 Service Unavailable", plain, format!("{sentence}\n"), with_body),
+        Err(error) => ("503 Service Unavailable", plain, format!("{error}\n"), with_body),
     }
 }
 
@@ -313,7 +317,7 @@ mod tests {
         }
         let (_, kind, body, _) = respond("GET /metrics HTTP/1.1\r\naCCept: application/openmetrics-text\r\n\r\n", &*pages());
         assert!(kind.starts_with("application/openmetrics-text") && body == "OpenMetrics\n");
-        let (status, _, body, _) = respond("GET /metrics HTTP/1.1\r\n\r\n", &|_| Err("read x: no".to_owned()));
+        let (status, _, body, _) = respond("GET /metrics HTTP/1.1\r\n\r\n", &|_| Err(CommandError::new("read x: no")));
         assert_eq!((status, body.as_str()), ("503 Service Unavailable", "read x: no\n"));
     }
 

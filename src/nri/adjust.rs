@@ -9,7 +9,7 @@ use crate::model::admission::{admit, on_failure};
 use crate::model::annotations::{OnFailure, PREFIX, Request};
 use crate::model::bytecode::PullPolicy;
 use crate::model::container::{PodCheck, asks};
-use crate::model::ids::Pid;
+use crate::model::ids::{IdError, Pid};
 use crate::model::metrics_table::Reason;
 use crate::model::missed::{Missed, RefusedContainer};
 use crate::model::policy::{ContainerFacts, Engine, Policy};
@@ -79,7 +79,7 @@ pub fn missed(
     container: &Container,
     engine: Engine,
     invocation: &Invocation,
-) -> Option<Result<Missed, String>> {
+) -> Option<Result<Missed, IdError>> {
     let annotations = ours(pod, Some(container));
     if annotations.is_empty() || has_our_hook(container, invocation) {
         return None;
@@ -94,10 +94,10 @@ pub fn missed(
 }
 
 /// A running container as the child of `missed.rs` needs it, or why it cannot be identified.
-pub fn described(pod: &PodSandbox, container: &Container, engine: Engine) -> Result<Missed, String> {
+pub fn described(pod: &PodSandbox, container: &Container, engine: Engine) -> Result<Missed, IdError> {
     Ok(Missed {
-        id: container.id.parse().map_err(|error| chain(&error))?,
-        pid: Pid::new(container.pid).map_err(|error| chain(&error))?,
+        id: container.id.parse()?,
+        pid: Pid::new(container.pid)?,
         cgroups_path: container.linux.cgroups_path.clone(),
         facts: facts(pod, Some(&container.name), Some(container), engine),
         annotations: ours(pod, Some(container)),

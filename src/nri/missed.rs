@@ -15,6 +15,7 @@ use crate::model::metrics_table;
 use crate::model::metrics_table::Remedy;
 use crate::model::missed::{Missed, MissedContainers};
 use crate::model::policy::OnMissed;
+use crate::output::error::CommandError;
 use crate::output::logging;
 use crate::paths::Paths;
 use crate::store::Store;
@@ -51,30 +52,27 @@ pub fn child() -> ExitCode {
     logging::to_stderr();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(sentence) => {
-            tracing::error!("handle containers that were started without bpfman-hook: {sentence}");
+        Err(error) => {
+            tracing::error!("handle containers that were started without bpfman-hook: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run() -> Result<(), String> {
-    fn said(error: impl std::error::Error + 'static) -> String {
-        chain(&error)
-    }
-    let socket = child::parent_socket().map_err(said)?;
-    let message = socket.recv("the containers", 64, Some(Instant::now() + PATIENCE)).map_err(said)?;
+fn run() -> Result<(), CommandError> {
+    let socket = child::parent_socket()?;
+    let message = socket.recv("the containers", 64, Some(Instant::now() + PATIENCE))?;
     let Some(memory) = message.and_then(|message| message.fds.into_iter().next()) else { return Ok(()) };
-    let bytes = read_sealed(memory, "the containers", MESSAGE_MAX).map_err(said)?;
-    let told: MissedContainers = serde_json::from_slice(&bytes).map_err(said)?;
+    let bytes = read_sealed(memory, "the containers", MESSAGE_MAX)?;
+    let told: MissedContainers = serde_json::from_slice(&bytes)?;
 
     let paths = told.root.as_deref().map_or_else(Paths::system, Paths::below);
     export::install(paths.export());
-    caps::limit_process(&stage::CAPABILITIES).map_err(said)?;
-    fsutil::ensure_directory(&paths.run, 0o755).map_err(said)?;
+    caps::limit_process(&stage::CAPABILITIES)?;
+    fsutil::ensure_directory(&paths.run, 0o755)?;
     let policy = policy_files::load(&paths).inspect_err(|error| tracing::warn!("{}; nothing is killed", chain(error))).ok();
-    let store = Store::open(&paths.stores(), &clock::boot_id().map_err(said)?).map_err(said)?;
-    let host = LinuxHost::new(Instant::now() + TIME).map_err(said)?;
+    let store = Store::open(&paths.stores(), &clock::boot_id()?)?;
+    let host = LinuxHost::new(Instant::now() + TIME)?;
     let deadline = clock::boot_seconds() + TIME.as_secs();
     let lifecycle = Lifecycle { kernel: &LinuxKernel, host: &host, store: &store, fs: &paths.bpffs(), deadline };
     for refused in &told.refused {

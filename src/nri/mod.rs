@@ -32,7 +32,7 @@ use ttrpc::r#async::transport::{Listener, Socket};
 use ttrpc::r#async::{Client, Server};
 
 use crate::cli::nri::NriArgs;
-use crate::output::fail;
+use crate::output::error::CommandError;
 use crate::paths::Paths;
 use crate::setup::hook_files::{Engines, Invocation};
 use crate::sys::{fsutil, inherited};
@@ -66,23 +66,14 @@ struct PluginShared {
 
 /// Runs the plugin, or reports with `--check` whether it is connected. On a socket that the runtime passed, it runs
 /// until that connection ends; otherwise it connects to the runtime's socket, and reconnects indefinitely.
-pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
+pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> Result<ExitCode, CommandError> {
     if args.check {
         return status::check(&paths.export());
     }
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(error) => return fail(&format!("find this program: {error}")),
-    };
+    let program = std::env::current_exe().map_err(CommandError::doing("find this program"))?;
     let binary = args.binary.clone().unwrap_or_else(|| program.clone());
-    let handed_over = match inherited::stream("NRI_PLUGIN_SOCKET") {
-        Ok(stream) => stream,
-        Err(error) => return fail(&crate::sys::error::chain(&error)),
-    };
-    let policy = match CachedPolicy::begin(paths) {
-        Ok(policy) => policy,
-        Err(error) => return fail(&crate::sys::error::chain(&error)),
-    };
+    let handed_over = inherited::stream("NRI_PLUGIN_SOCKET")?;
+    let policy = CachedPolicy::begin(paths)?;
     let shared = PluginShared {
         invocation: Invocation { binary, engines: Engines::default(), root: root.map(Path::to_owned) },
         policy,
@@ -91,17 +82,9 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
         name: args.name.clone(),
         idx: args.idx.clone(),
     };
-    let images = match pre_pull::images(&args.pre_pull) {
-        Ok(images) => images,
-        Err(sentence) => {
-            fail(&sentence);
-            return ExitCode::from(2);
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("start the plugin: {error}")),
-    };
+    let images = pre_pull::images(&args.pre_pull).map_err(CommandError::of_input)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(CommandError::doing("start the plugin"))?;
     runtime.block_on(async {
         shared.work.pre_pull(images);
         shared.work.keep_collecting();
@@ -138,7 +121,11 @@ pub fn run(root: Option<&Path>, paths: &Paths, args: &NriArgs) -> ExitCode {
 
 /// Serves the runtime that started the plugin, until the connection ends or the plugin's file is removed: uninstalling
 /// does not require a restart of the runtime.
-async fn be_preinstalled(shared: &PluginShared, stream: std::os::unix::net::UnixStream, file: Option<&Path>) -> ExitCode {
+async fn be_preinstalled(
+    shared: &PluginShared,
+    stream: std::os::unix::net::UnixStream,
+    file: Option<&Path>,
+) -> Result<ExitCode, CommandError> {
     let removed = async {
         match file {
             None => future::pending().await,
@@ -156,8 +143,8 @@ async fn be_preinstalled(shared: &PluginShared, stream: std::os::unix::net::Unix
         }
     };
     tokio::select! {
-        end = served => fail(&format!("the connection to the runtime has ended: {end}")),
-        () = removed => ExitCode::SUCCESS,
+        end = served => Err(CommandError::new(format!("the connection to the runtime has ended: {end}"))),
+        () = removed => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -188,8 +188,8 @@ impl HookPlugin {
                         missed.id
                     )
                 }
-                Err(sentence) => {
-                    tracing::warn!("a container runs without what it requested and cannot be recorded: {sentence}")
+                Err(error) => {
+                    tracing::warn!("a container runs without what it requested and cannot be recorded: {error}")
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::model::reference::Reference;
-use crate::sys::error::chain;
+use crate::output::error::CommandError;
 use crate::sys::fsutil;
 
 /// Maximum size of a list file in bytes.
@@ -13,14 +13,14 @@ const LIST_MAX: usize = 1 << 20;
 ///
 /// # Errors
 /// If a file cannot be read, or a reference is not an image in a registry.
-pub fn images(values: &[String]) -> Result<Vec<String>, String> {
+pub fn images(values: &[String]) -> Result<Vec<String>, CommandError> {
     let mut images = Vec::new();
     for value in values {
         if !value.starts_with('/') {
             add(value, "--pre-pull", &mut images)?;
             continue;
         }
-        let text = fsutil::read_text(Path::new(value), LIST_MAX).map_err(|error| chain(&error))?;
+        let text = fsutil::read_text(Path::new(value), LIST_MAX)?;
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if !line.is_empty() && !line.starts_with('#') {
@@ -31,10 +31,11 @@ pub fn images(values: &[String]) -> Result<Vec<String>, String> {
     Ok(images)
 }
 
-fn add(text: &str, at: &str, images: &mut Vec<String>) -> Result<(), String> {
-    let reference = Reference::parse(text).map_err(|error| format!("{at}: {}", chain(&error)))?;
+fn add(text: &str, at: &str, images: &mut Vec<String>) -> Result<(), CommandError> {
+    let reference = Reference::parse(text).map_err(CommandError::doing(at))?;
     if reference.on_host() {
-        return Err(format!("{at}: {text} is on the host and is not fetched; name an image in a registry"));
+        let problem = "is on the host and is not fetched; name an image in a registry";
+        return Err(CommandError::new(format!("{at}: {text} {problem}")));
     }
     let image = reference.to_string();
     if !images.contains(&image) {
@@ -57,9 +58,9 @@ mod tests {
         assert_eq!(found, ["registry.example/b:v1", "registry.example/a:v1"]);
         for (text, says) in [("registry.example/a:v1\noci:/srv/x\n", ":2: oci:/srv/x is on the host"), ("?\n", ":1: ")] {
             std::fs::write(&list, text).unwrap();
-            let error = images(std::slice::from_ref(&value)).unwrap_err();
+            let error = images(std::slice::from_ref(&value)).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
-        assert!(images(&["/nowhere/list".into()]).unwrap_err().contains("/nowhere/list"));
+        assert!(images(&["/nowhere/list".into()]).unwrap_err().to_string().contains("/nowhere/list"));
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::output::error::CommandError;
+use crate::output::print;
 use crate::sys::{clock, export};
 
 /// How often a plugin rewrites its file.
@@ -120,14 +122,14 @@ pub fn plugins(export: &Path) -> Vec<SeenPlugin> {
 }
 
 /// `nri --check`: whether the external plugin, to which this check belongs, is connected.
-pub fn check(export: &Path) -> ExitCode {
+pub fn check(export: &Path) -> Result<ExitCode, CommandError> {
     let seen = plugins(export);
     match seen.iter().find(|plugin| plugin.start == PluginStart::External) {
-        Some(SeenPlugin { runtime: Some(runtime), .. }) => crate::output::print(&format!("connected to {runtime}\n")),
-        Some(_) => crate::output::fail(
+        Some(SeenPlugin { runtime: Some(runtime), .. }) => print(&format!("connected to {runtime}\n")),
+        Some(_) => Err(CommandError::new(
             "the plugin is not connected to the runtime; check that NRI is enabled and that --socket is right",
-        ),
-        None => crate::output::fail("no plugin has run since boot"),
+        )),
+        None => Err(CommandError::new("no plugin has run since boot")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Output of a command: its result on stdout, and one line on stderr if it fails.
 
+pub mod error;
 pub mod finding;
 pub mod format;
 pub mod logging;
@@ -10,13 +11,21 @@ pub mod view;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::process::ExitCode;
 
+use crate::output::error::CommandError;
+
 /// Why the output ends early.
 #[derive(Debug)]
 pub enum Cut {
-    /// The rest could not be determined; contains the error message.
-    Unknown(String),
+    /// The rest could not be determined.
+    Unknown(CommandError),
     /// Writing failed.
     Unwritten(io::Error),
+}
+
+impl From<CommandError> for Cut {
+    fn from(error: CommandError) -> Self {
+        Self::Unknown(error)
+    }
 }
 
 impl From<io::Error> for Cut {
@@ -31,41 +40,35 @@ impl From<serde_json::Error> for Cut {
     }
 }
 
-/// Writes a command's output to stdout while it is produced.
-pub fn print_as_made(make: impl FnOnce(&mut dyn Write) -> Result<(), Cut>) -> ExitCode {
+/// Writes a command's output to stdout while it is produced; exit status 0.
+pub fn print_as_made(make: impl FnOnce(&mut dyn Write) -> Result<(), Cut>) -> Result<ExitCode, CommandError> {
     let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
     match make(&mut out).and_then(|()| Ok(out.flush()?)) {
-        Err(Cut::Unwritten(error)) => unwritten(error).map_or_else(|sentence| fail(&sentence), |()| ExitCode::SUCCESS),
-        Err(Cut::Unknown(sentence)) => {
+        Err(Cut::Unwritten(error)) => written(Err(error)),
+        Err(Cut::Unknown(error)) => {
             // Output that is still in the buffer is discarded: a short result is not shown at all.
             _ = out.into_parts();
-            fail(&sentence)
+            Err(error)
         }
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// Writes a command's output to stdout.
-pub fn print(text: &str) -> ExitCode {
-    try_print(text).map_or_else(|sentence| fail(&sentence), |()| ExitCode::SUCCESS)
-}
-
-/// [`print`] for callers that decide themselves what a failure means.
-pub fn try_print(text: &str) -> Result<(), String> {
+/// Writes a command's output to stdout; exit status 0.
+pub fn print(text: &str) -> Result<ExitCode, CommandError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(unwritten)
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
 /// A reader that closed the pipe is not an error.
-fn unwritten(error: io::Error) -> Result<(), String> {
-    match error.kind() {
-        ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(format!("write to standard output: {error}")),
+fn written(result: io::Result<()>) -> Result<ExitCode, CommandError> {
+    match result {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CommandError::doing("write to standard output")(error)),
+        _ => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// Prints why a command failed.
+/// Prints why a hook failed; exit status 1.
 pub fn fail(sentence: &str) -> ExitCode {
-    eprintln!("bpfman-hook: {sentence}");
-    ExitCode::FAILURE
+    CommandError::new(sentence).print()
 }

@@ -237,7 +237,7 @@ mod tests {
                 dry_run: false,
                 format: Default::default(),
             };
-            assert_eq!(run(None, &InstallArgs { check: false, targets: targets.clone() }), ExitCode::SUCCESS);
+            assert_eq!(run(None, &InstallArgs { check: false, targets: targets.clone() }), Ok(ExitCode::SUCCESS));
             Self(root, targets)
         }
 
@@ -279,11 +279,11 @@ mod tests {
         let mut targets = Installed::new().1;
         targets.destdir = Some(root.path().to_owned());
         // With custom directories there are none.
-        assert_eq!(run(own, &InstallArgs { check: false, targets: targets.clone() }), ExitCode::SUCCESS);
+        assert_eq!(run(own, &InstallArgs { check: false, targets: targets.clone() }), Ok(ExitCode::SUCCESS));
         let units = |findings: &Findings| findings.0.iter().filter(|f| f.check.ends_with("unit")).count();
         assert_eq!(units(&check(&targets, own)), 0);
         targets.service.service = true;
-        assert_eq!(run(None, &InstallArgs { check: false, targets: targets.clone() }), ExitCode::SUCCESS);
+        assert_eq!(run(None, &InstallArgs { check: false, targets: targets.clone() }), Ok(ExitCode::SUCCESS));
         assert_eq!(units(&check(&targets, None)), 3);
         fs::remove_file(root.path().join("usr/local/lib/systemd/system/bpfman-hook.service")).unwrap();
         targets.service.service = false;

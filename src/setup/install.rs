@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use crate::cli::{Format, HookStage, InstallArgs, InstallTargets, UninstallArgs};
 use crate::commands::documents;
 use crate::model::policy::Engine;
-use crate::output::{fail, print};
+use crate::output::error::CommandError;
+use crate::output::print;
 use crate::setup::check::check;
 use crate::setup::containerd::error::ContainerdError;
 use crate::setup::containerd::install as containerd;
@@ -22,11 +23,10 @@ use crate::setup::place::{InstallRoot, asked};
 use crate::setup::steps::Installer;
 use crate::setup::units::{gc, metrics, nri, service};
 use crate::setup::{policy_dir, registries_dir};
-use crate::sys::error::chain;
 
 /// `install`: performs or checks the installation, and prints the steps. Exit status 1 if something is missing or
 /// failed.
-pub fn run(root: Option<&Path>, args: &InstallArgs) -> ExitCode {
+pub fn run(root: Option<&Path>, args: &InstallArgs) -> Result<ExitCode, CommandError> {
     if !args.check {
         return report(&args.targets, root, install);
     }
@@ -34,12 +34,12 @@ pub fn run(root: Option<&Path>, args: &InstallArgs) -> ExitCode {
     let printed = print(&match args.targets.format.output {
         Format::Table => findings.to_string(),
         Format::Json => format!("{}\n", findings.json()),
-    });
-    if findings.failed() { ExitCode::FAILURE } else { printed }
+    })?;
+    Ok(if findings.failed() { ExitCode::FAILURE } else { printed })
 }
 
 /// `uninstall`: removes the installation and prints the steps.
-pub fn undo(root: Option<&Path>, args: &UninstallArgs) -> ExitCode {
+pub fn undo(root: Option<&Path>, args: &UninstallArgs) -> Result<ExitCode, CommandError> {
     report(&args.targets, root, uninstall)
 }
 
@@ -47,7 +47,7 @@ fn report(
     targets: &InstallTargets,
     root: Option<&Path>,
     act: fn(&InstallTargets, &InstallRoot, &mut Installer<'_>) -> Result<(), InstallError>,
-) -> ExitCode {
+) -> Result<ExitCode, CommandError> {
     let place = InstallRoot::of(targets, root);
     let mut work = Installer::new(&place, targets.dry_run);
     let result = act(targets, &place, &mut work);
@@ -55,10 +55,9 @@ fn report(
         Format::Table => work.steps.to_string(),
         Format::Json => format!("{}\n", work.steps.json()),
     });
-    match result {
-        Ok(()) => printed,
-        Err(error) => fail(&chain(&error)),
-    }
+    // The steps are printed after a failure too.
+    result?;
+    printed
 }
 
 /// Installs for the requested engines, and for those for which it is already installed.

@@ -13,11 +13,11 @@ use crate::image::transfer::build::{Described, Input};
 use crate::image::{ByteOrder, ImageSet, MAX_OBJECT};
 use crate::kernel::survey;
 use crate::model::reference::Reference;
+use crate::output::error::CommandError;
 use crate::output::format::json;
+use crate::output::print;
 use crate::output::table::printable;
-use crate::output::{fail, print};
 use crate::paths::Paths;
-use crate::sys::error::chain;
 use crate::sys::fsutil::{ReadError, read_capped};
 
 /// An input file of the command line.
@@ -41,31 +41,34 @@ struct Built {
 }
 
 /// `image build IMAGE [linux/ARCH=]FILE…`
-pub fn run(paths: &Paths, args: &ImageBuildArgs) -> ExitCode {
-    match build(paths, args) {
-        Ok(built) => print(&match (args.quiet, args.output) {
-            (false, Format::Json) => json(&built),
-            _ => format!("{}\n", built.digest),
-        }),
-        Err(sentence) => fail(&sentence),
-    }
+pub fn run(paths: &Paths, args: &ImageBuildArgs) -> Result<ExitCode, CommandError> {
+    let built = build(paths, args)?;
+    print(&match (args.quiet, args.output) {
+        (false, Format::Json) => json(&built),
+        _ => format!("{}\n", built.digest),
+    })
 }
 
-fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
+fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, CommandError> {
+    let refused = |problem: String| Err(CommandError::new(problem));
     let name = super::reference(&args.image)?;
     let to = args.to.as_deref().map(super::reference).transpose()?;
     match (&name, &to) {
         (Reference::Registry(at), _) if at.digest.is_some() => {
-            return Err(format!("build {name}: the digest is the result of building; write a tag"));
+            return refused(format!("build {name}: the digest is the result of building; write a tag"));
         }
         (Reference::Registry(_), Some(Reference::Registry(_) | Reference::File { .. })) => {
-            return Err("build: --to takes oci:/directory or oci-archive:/file".to_owned());
+            return refused("build: --to takes oci:/directory or oci-archive:/file".to_owned());
         }
         (Reference::Registry(_), _) | (Reference::Layout { .. } | Reference::Archive { .. }, None) => {}
-        _ => return Err(format!("build {name}: write registry/repository:tag, oci:/directory:tag or oci-archive:/file:tag")),
+        _ => {
+            return refused(format!(
+                "build {name}: write registry/repository:tag, oci:/directory:tag or oci-archive:/file:tag"
+            ));
+        }
     }
     if args.registry.any() && !args.push {
-        return Err(format!("build {name}: credentials are only for a registry; add --push or omit them"));
+        return refused(format!("build {name}: credentials are only for a registry; add --push or omit them"));
     }
     let files = read(&args.files)?;
     let index = files.len() > 1 || files.iter().any(|file| file.placed);
@@ -76,7 +79,7 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
         (true, Reference::Registry(at)) => {
             super::push::push(paths, &args.registry, &image_set, at, None)?;
         }
-        (true, _) => return Err(format!("build {name}: only an image with a registry name can be pushed")),
+        (true, _) => return refused(format!("build {name}: only an image with a registry name can be pushed")),
         (false, _) => deliver(paths, &image_set, &name, to.as_ref())?,
     }
     let first = &inputs.first().expect("clap requires a file").described;
@@ -89,23 +92,20 @@ fn build(paths: &Paths, args: &ImageBuildArgs) -> Result<Built, String> {
     })
 }
 
-fn deliver(paths: &Paths, image_set: &ImageSet, name: &Reference, to: Option<&Reference>) -> Result<(), String> {
+fn deliver(paths: &Paths, image_set: &ImageSet, name: &Reference, to: Option<&Reference>) -> Result<(), CommandError> {
     let images = super::images(paths);
     images.deliver(image_set, to.unwrap_or(name), Some(&name.to_string())).map_err(|err| match (to, name) {
         // The cache holds only what this machine can load.
         (None, Reference::Registry(_)) => {
-            format!("{}; write it elsewhere with --to oci:/directory, or push it with --push", chain(&err))
+            CommandError::with_remedy("write it elsewhere with --to oci:/directory, or push it with --push")(err)
         }
-        _ => chain(&err),
+        _ => err.into(),
     })
 }
 
 /// `image generate-build-args [linux/ARCH=]FILE…`, in bpfman's format
-pub fn print_arguments(args: &GenerateBuildArgs) -> ExitCode {
-    match read(&args.files) {
-        Ok(files) => print(&arguments(&files, args.format.output)),
-        Err(sentence) => fail(&sentence),
-    }
+pub fn print_arguments(args: &GenerateBuildArgs) -> Result<ExitCode, CommandError> {
+    print(&arguments(&read(&args.files)?, args.format.output))
 }
 
 fn arguments(files: &[InputFile], format: Format) -> String {
@@ -140,7 +140,7 @@ fn arguments(files: &[InputFile], format: Format) -> String {
 }
 
 /// Reads the files and determines the architecture and the declarations of each.
-fn read(arguments: &[String]) -> Result<Vec<InputFile>, String> {
+fn read(arguments: &[String]) -> Result<Vec<InputFile>, CommandError> {
     let mut files = Vec::new();
     for argument in arguments {
         files.push(file(argument, arguments.len() > 1)?);
@@ -148,25 +148,26 @@ fn read(arguments: &[String]) -> Result<Vec<InputFile>, String> {
     for (nth, file) in files.iter().enumerate() {
         let same = |other: &&InputFile| other.input.architecture == file.input.architecture;
         if let Some(other) = files[..nth].iter().find(same) {
-            return Err(format!(
+            return Err(CommandError::new(format!(
                 "build an image: {} and {} are both for linux/{}",
                 printable(&other.path),
                 printable(&file.path),
                 file.input.architecture
-            ));
+            )));
         }
     }
     describe(&mut files)?;
     Ok(files)
 }
 
-fn file(argument: &str, one_of_several: bool) -> Result<InputFile, String> {
+fn file(argument: &str, one_of_several: bool) -> Result<InputFile, CommandError> {
     let (said, path) = match argument.split_once('=') {
         Some((platform, path)) if !platform.starts_with(['/', '.']) => {
             let known = platform.strip_prefix("linux/").filter(|word| build::byte_order_of(word).is_some());
             let known = known.ok_or_else(|| {
                 let all: Vec<String> = build::ARCHITECTURES.iter().map(|(word, ..)| format!("linux/{word}")).collect();
-                format!("{} is not an image platform; write one of {}", crate::model::text::quoted(platform), all.join(", "))
+                let problem = format!("is not an image platform; write one of {}", all.join(", "));
+                CommandError::new(format!("{} {problem}", crate::model::text::quoted(platform)))
             })?;
             (Some(known.to_owned()), path)
         }
@@ -176,21 +177,26 @@ fn file(argument: &str, one_of_several: bool) -> Result<InputFile, String> {
     let name = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let fits = name.ends_with(".o") && name.len() <= 100 && !name.chars().any(char::is_control);
     if !fits {
-        return Err(format!("read {shown}: the name of an object file in an image must end in .o and have at most 100 bytes"));
+        let problem = "the name of an object file in an image must end in .o and have at most 100 bytes";
+        return Err(CommandError::new(format!("read {shown}: {problem}")));
     }
-    let opened = std::fs::File::open(path).map_err(|err| format!("read {shown}: {err}"))?;
-    let object = read_capped(opened, MAX_OBJECT).map_err(|err| match err {
-        ReadError::Io(err) => format!("read {shown}: {err}"),
-        ReadError::TooLarge { .. } => format!("read {shown}: it is larger than {MAX_OBJECT} bytes, which is the limit"),
-    })?;
+    let reading = format!("read {shown}");
+    let opened = std::fs::File::open(path).map_err(CommandError::doing(&reading))?;
+    let object = read_capped(opened, MAX_OBJECT)
+        .map_err(|err| match err {
+            ReadError::Io(err) => err.into(),
+            err @ ReadError::TooLarge { .. } => CommandError::new(format!("{err}, which is the limit")),
+        })
+        .map_err(CommandError::doing(&reading))?;
     let in_name = || build::architecture_of_name(&name).filter(|_| one_of_several).map(str::to_owned);
     let said = said.or_else(in_name);
     let placed = said.is_some();
     if !placed && one_of_several {
-        return Err(format!("build an image: the architecture of {shown} is not known; write linux/amd64={shown}"));
+        let problem = format!("the architecture of {shown} is not known; write linux/amd64={shown}");
+        return Err(CommandError::new(format!("build an image: {problem}")));
     }
     let architecture = said.unwrap_or_else(|| build::native().to_owned());
-    build::check(&shown, &object, &architecture).map_err(|err| format!("build an image: {err}"))?;
+    build::check(&shown, &object, &architecture).map_err(CommandError::doing("build an image"))?;
     Ok(InputFile {
         path: path.to_owned(),
         placed,
@@ -200,7 +206,7 @@ fn file(argument: &str, one_of_several: bool) -> Result<InputFile, String> {
 
 /// Derives labels from the objects. An object of the other byte order cannot be read here: it gets the labels of the
 /// first readable one.
-fn describe(files: &mut [InputFile]) -> Result<(), String> {
+fn describe(files: &mut [InputFile]) -> Result<(), CommandError> {
     let here = build::byte_order_of(build::native());
     let mut first = None;
     for file in files.iter_mut() {
@@ -208,9 +214,9 @@ fn describe(files: &mut [InputFile]) -> Result<(), String> {
             continue;
         }
         let shown = printable(&file.path);
-        let found = survey(&file.input.object).map_err(|err| format!("read {shown}: {}", chain(&err)))?;
+        let found = survey(&file.input.object).map_err(CommandError::doing(format!("read {shown}")))?;
         if found.programs.is_empty() {
-            return Err(format!("read {shown}: it does not declare a program"));
+            return Err(CommandError::new(format!("read {shown}: it does not declare a program")));
         }
         file.input.described = Described {
             programs: found.programs.into_iter().map(|program| (program.name, program.kind)).collect(),
@@ -221,15 +227,16 @@ fn describe(files: &mut [InputFile]) -> Result<(), String> {
     for file in files.iter_mut().filter(|file| build::byte_order_of(&file.input.architecture) != here) {
         let shown = printable(&file.path);
         let Some(described) = &first else {
-            return Err(format!(
+            return Err(CommandError::new(format!(
                 "read {shown}: this machine cannot read objects of the other byte order, and takes programs and maps from \
                  an object of its own byte order; add one"
-            ));
+            )));
         };
         file.input.described = described.clone();
         let missing = file.input.missing();
         if !missing.is_empty() {
-            return Err(format!("read {shown}: {} is missing, which the other objects have", missing.join(", ")));
+            let problem = format!("{} is missing, which the other objects have", missing.join(", "));
+            return Err(CommandError::new(format!("read {shown}: {problem}")));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Commands for the image cache: `images`, `image list`, `image rm`, `image prune`.
+//! Commands for the image cache: `image list`, `image rm`, `image prune`.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -8,20 +8,17 @@ use crate::cli::image::{ImagePruneArgs, ImageRmArgs};
 use crate::image::{Cache, SweepSelection, Swept};
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
+use crate::output::error::CommandError;
 use crate::output::format::{ListFormat, json};
+use crate::output::print;
 use crate::output::table::{Table, printable};
-use crate::output::{fail, print};
 use crate::paths::Paths;
 use crate::store::{Store, StoreError};
 use crate::sys::clock;
-use crate::sys::error::chain;
 
-/// `images`, `image list`, `list images`
-pub fn list(paths: &Paths, listing: Listing) -> ExitCode {
-    let cached = match Cache::new(&paths.cache).images() {
-        Ok(cached) => cached,
-        Err(error) => return fail(&chain(&error)),
-    };
+/// `image list`, and its other names `images` and `list images`
+pub fn list(paths: &Paths, listing: Listing) -> Result<ExitCode, CommandError> {
+    let cached = Cache::new(&paths.cache).images()?;
     print(&match ListFormat::from(listing) {
         ListFormat::Json => json(&cached),
         ListFormat::Quiet => cached.iter().map(|image| format!("{}\n", image.digest)).collect(),
@@ -41,62 +38,63 @@ pub fn list(paths: &Paths, listing: Listing) -> ExitCode {
 }
 
 /// `image rm REF|DIGEST…`
-pub fn remove(paths: &Paths, args: &ImageRmArgs) -> ExitCode {
+pub fn remove(paths: &Paths, args: &ImageRmArgs) -> Result<ExitCode, CommandError> {
     let cache = Cache::new(&paths.cache);
     let mut all = Swept::default();
     let mut status = ExitCode::SUCCESS;
     for text in &args.images {
-        let result = which(text).and_then(|which| {
-            let swept = cache.sweep(&which, &BTreeSet::new(), false).map_err(|e| chain(&e))?;
-            match swept.references.is_empty() {
-                true => Err(format!("remove {}: it is not in the cache; see `bpfman-hook images`", printable(text))),
-                false => Ok(swept),
-            }
-        });
-        match result {
+        match remove_one(&cache, text) {
             Ok(swept) => add(&mut all, swept),
-            Err(sentence) => status = fail(&sentence),
+            Err(error) => status = error.print(),
         }
     }
-    let printed = show(&all, args.format.into(), "removed");
-    if status == ExitCode::SUCCESS { printed } else { status }
+    show(&all, args.format.into(), "removed")?;
+    Ok(status)
 }
 
-fn which(text: &str) -> Result<SweepSelection, String> {
+fn remove_one(cache: &Cache, text: &str) -> Result<Swept, CommandError> {
+    let swept = cache.sweep(&which(text)?, &BTreeSet::new(), false)?;
+    match swept.references.is_empty() {
+        true => {
+            let problem = "it is not in the cache; see `bpfman-hook images`";
+            Err(CommandError::new(format!("remove {}: {problem}", printable(text))))
+        }
+        false => Ok(swept),
+    }
+}
+
+fn which(text: &str) -> Result<SweepSelection, CommandError> {
     if let Ok(digest) = text.parse::<Digest>() {
         return Ok(SweepSelection::Digests(BTreeSet::from([digest])));
     }
-    match Reference::parse(text).map_err(|e| chain(&e))? {
+    match Reference::parse(text)? {
         Reference::Registry(at) => Ok(SweepSelection::References(BTreeSet::from([Reference::Registry(at).to_string()]))),
-        other => Err(format!("remove {other}: the cache holds only images from registries")),
+        other => Err(CommandError::new(format!("remove {other}: the cache holds only images from registries"))),
     }
 }
 
 /// `image prune [--all] [--dry-run]`
-pub fn prune(paths: &Paths, args: ImagePruneArgs) -> ExitCode {
-    let in_use = match in_use(paths) {
-        Ok(in_use) => in_use,
-        // If it is not known which images are unused, nothing is removed.
-        Err(sentence) => return fail(&sentence),
-    };
+pub fn prune(paths: &Paths, args: ImagePruneArgs) -> Result<ExitCode, CommandError> {
+    // If it is not known which images are unused, nothing is removed.
+    let in_use = in_use(paths)?;
     let which = if args.all { SweepSelection::Unused } else { SweepSelection::Dangling };
-    match Cache::new(&paths.cache).sweep(&which, &in_use, args.dry_run) {
-        Ok(swept) => show(&swept, args.format.into(), if args.dry_run { "would be removed" } else { "removed" }),
-        Err(error) => fail(&chain(&error)),
-    }
+    let swept = Cache::new(&paths.cache).sweep(&which, &in_use, args.dry_run)?;
+    show(&swept, args.format.into(), if args.dry_run { "would be removed" } else { "removed" })
 }
 
 /// The images of every owner, including owners that are being released.
-pub(super) fn in_use(paths: &Paths) -> Result<BTreeSet<Digest>, String> {
-    let boot = clock::boot_id().map_err(|e| chain(&e))?;
-    let Some(store) = Store::open_existing(&paths.stores(), &boot).map_err(|e| chain(&e))? else {
+pub(super) fn in_use(paths: &Paths) -> Result<BTreeSet<Digest>, CommandError> {
+    let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else {
         return Ok(BTreeSet::new());
     };
     let mut in_use = BTreeSet::new();
     for record in store.records() {
         let record = record.map_err(|error| match error {
-            StoreError::Record { .. } => format!("prune images: {}; run bpfman-hook gc first", chain(&error)),
-            error => chain(&error),
+            StoreError::Record { .. } => {
+                let error = CommandError::doing("prune images")(error);
+                CommandError::with_remedy("run bpfman-hook gc first")(error)
+            }
+            error => error.into(),
         })?;
         in_use.extend(record.images.iter().map(|image| image.digest));
     }
@@ -110,7 +108,7 @@ fn add(all: &mut Swept, more: Swept) {
     all.bytes += more.bytes;
 }
 
-fn show(swept: &Swept, format: ListFormat, verb: &str) -> ExitCode {
+fn show(swept: &Swept, format: ListFormat, verb: &str) -> Result<ExitCode, CommandError> {
     print(&match format {
         ListFormat::Json => json(swept),
         ListFormat::Table | ListFormat::Quiet => {

@@ -10,24 +10,18 @@ use crate::image::{Archive, InUse, LinuxImages, Want};
 use crate::model::bytecode::PullPolicy;
 use crate::model::ids::Digest;
 use crate::model::reference::Reference;
+use crate::output::error::CommandError;
+use crate::output::print;
 use crate::output::table::printable;
-use crate::output::{fail, print};
 use crate::paths::Paths;
-use crate::sys::error::chain;
 
 /// `image export REF FILE`
-pub fn export(paths: &Paths, args: &ImageExportArgs) -> ExitCode {
-    match exported(paths, args) {
-        Ok(text) if args.quiet => {
-            drop(text);
-            ExitCode::SUCCESS
-        }
-        Ok(text) => print(&text),
-        Err(sentence) => fail(&sentence),
-    }
+pub fn export(paths: &Paths, args: &ImageExportArgs) -> Result<ExitCode, CommandError> {
+    let text = exported(paths, args)?;
+    if args.quiet { Ok(ExitCode::SUCCESS) } else { print(&text) }
 }
 
-fn exported(paths: &Paths, args: &ImageExportArgs) -> Result<String, String> {
+fn exported(paths: &Paths, args: &ImageExportArgs) -> Result<String, CommandError> {
     let reference = super::reference(&args.reference)?;
     let name = match (&args.name, &reference) {
         (Some(name), _) => Some(super::reference(name)?.to_string()),
@@ -37,10 +31,11 @@ fn exported(paths: &Paths, args: &ImageExportArgs) -> Result<String, String> {
         (None, Reference::File { .. }) => None,
     };
     let images = super::images(paths);
-    let image_set = images.local(&reference).map_err(|e| chain(&e))?;
-    let file = std::path::absolute(&args.file).map_err(|err| format!("export to {}: {err}", args.file.display()))?;
+    let image_set = images.local(&reference)?;
+    let doing = CommandError::doing(format!("export to {}", args.file.display()));
+    let file = std::path::absolute(&args.file).map_err(doing)?;
     let to = Reference::Archive { path: file, tag: None };
-    images.deliver(&image_set, &to, name.as_deref()).map_err(|e| chain(&e))?;
+    images.deliver(&image_set, &to, name.as_deref())?;
     let mut text = format!("{}\n", image_set.digest);
     if image_set.signatures.is_empty() {
         text.push_str("exported without signatures: none is cached, since no rule required one when the image was pulled\n");
@@ -52,40 +47,33 @@ fn exported(paths: &Paths, args: &ImageExportArgs) -> Result<String, String> {
 }
 
 /// `image import FILE [REF]`
-pub fn import(paths: &Paths, args: &ImageImportArgs) -> ExitCode {
-    let rules = match ImagePolicyFiles::load(paths, &RegistryArgs::default()) {
-        Ok(rules) => rules,
-        Err(status) => return status,
-    };
+pub fn import(paths: &Paths, args: &ImageImportArgs) -> Result<ExitCode, CommandError> {
+    let rules = ImagePolicyFiles::load(paths, &RegistryArgs::default())?;
     let images = super::images(paths);
-    let (archive, wanted) = match contents(args) {
-        Ok(contents) => contents,
-        Err(sentence) => return fail(&sentence),
-    };
+    let (archive, wanted) = contents(args)?;
     let mut status = ExitCode::SUCCESS;
     let mut done = Vec::new();
     for (reference, digest) in wanted {
         match one(&images, &rules, &archive, &reference, &digest) {
             Ok(pulled) => done.push(pulled),
-            Err(sentence) => status = fail(&sentence),
+            Err(error) => status = error.print(),
         }
     }
-    print_pulled(&done, args.quiet, args.output);
-    status
+    print_pulled(&done, args.quiet, args.output)?;
+    Ok(status)
 }
 
 /// The images of the archive, with the names that they get in the cache.
-fn contents(args: &ImageImportArgs) -> Result<(Archive, Vec<(Reference, Digest)>), String> {
+fn contents(args: &ImageImportArgs) -> Result<(Archive, Vec<(Reference, Digest)>), CommandError> {
     let shown = args.file.display();
-    let archive = Archive::read(&args.file).map_err(|e| chain(&e))?;
-    let found = archive.images().map_err(|e| chain(&e))?;
+    let refused = |problem: String| Err(CommandError::new(format!("import {shown}: {problem}")));
+    let archive = Archive::read(&args.file)?;
+    let found = archive.images()?;
     let wanted = match &args.reference {
         Some(text) => {
             let reference = super::reference(text)?;
             if !matches!(reference, Reference::Registry(_)) {
-                return Err(format!(
-                    "import {shown}: {reference} is not a valid name in the cache; write registry/repository:tag"
-                ));
+                return refused(format!("{reference} is not a valid name in the cache; write registry/repository:tag"));
             }
             let mut named: Vec<Digest> = found
                 .iter()
@@ -99,8 +87,8 @@ fn contents(args: &ImageImportArgs) -> Result<(Archive, Vec<(Reference, Digest)>
             named.dedup();
             match named.as_slice() {
                 [digest] => vec![(reference, *digest)],
-                [] => return Err(format!("import {shown}: it contains no image")),
-                _ => return Err(format!("import {shown}: it contains {} images, but not {reference}", named.len())),
+                [] => return refused("it contains no image".to_owned()),
+                _ => return refused(format!("it contains {} images, but not {reference}", named.len())),
             }
         }
         None => {
@@ -112,8 +100,8 @@ fn contents(args: &ImageImportArgs) -> Result<(Archive, Vec<(Reference, Digest)>
         }
     };
     if wanted.is_empty() {
-        return Err(format!(
-            "import {shown}: none of its images has a registry name; write bpfman-hook image import {shown} registry/repository:tag"
+        return refused(format!(
+            "none of its images has a registry name; write bpfman-hook image import {shown} registry/repository:tag"
         ));
     }
     Ok((archive, wanted))
@@ -125,7 +113,7 @@ fn one(
     archive: &Archive,
     reference: &Reference,
     digest: &Digest,
-) -> Result<Pulled, String> {
+) -> Result<Pulled, CommandError> {
     let selected = rules.of(reference, "import")?;
     let want = Want {
         reference,
@@ -138,5 +126,5 @@ fn one(
         tenant: "",
         in_use: InUse::NONE,
     };
-    images.import(&want, archive, digest).map(Pulled::from).map_err(|e| chain(&e))
+    Ok(Pulled::from(images.import(&want, archive, digest)?))
 }

@@ -9,11 +9,11 @@ use crate::cli::Format;
 use crate::cli::image::ImageInspectArgs;
 use crate::image::{Details, Labelled};
 use crate::kernel::{Survey, survey};
+use crate::output::error::CommandError;
 use crate::output::format::json;
+use crate::output::print;
 use crate::output::table::{Table, printable};
-use crate::output::{fail, print};
 use crate::paths::Paths;
-use crate::sys::error::chain;
 
 /// An image as `-o json` prints it.
 #[derive(Debug, Serialize)]
@@ -40,19 +40,15 @@ struct ShownLabels {
 }
 
 /// `image inspect REF`
-pub fn run(paths: &Paths, args: &ImageInspectArgs) -> ExitCode {
-    let view = super::reference(&args.reference).and_then(|reference| {
-        let details = super::images(paths).details(&reference).map_err(|e| chain(&e))?;
-        let object = survey(&details.object).map_err(|e| format!("inspect {reference}: {}", chain(&e)))?;
-        Ok(view(details, object))
-    });
-    match view {
-        Ok(view) => print(&match args.format.output {
-            Format::Json => json(&view),
-            Format::Table => text(&view),
-        }),
-        Err(sentence) => fail(&sentence),
-    }
+pub fn run(paths: &Paths, args: &ImageInspectArgs) -> Result<ExitCode, CommandError> {
+    let reference = super::reference(&args.reference)?;
+    let details = super::images(paths).details(&reference)?;
+    let object = survey(&details.object).map_err(CommandError::doing(format!("inspect {reference}")))?;
+    let view = view(details, object);
+    print(&match args.format.output {
+        Format::Json => json(&view),
+        Format::Table => text(&view),
+    })
 }
 
 fn view(details: Details, object: Survey) -> ImageView {

@@ -1,4 +1,4 @@
-//! `pull`, `images` and `image …`: one module per subject.
+//! `pull` and `image …`: one module per subject.
 
 pub mod build;
 pub mod cache_commands;
@@ -14,10 +14,11 @@ use std::process::ExitCode;
 use crate::cli::image::ImageCommand;
 use crate::image::LinuxImages;
 use crate::model::reference::Reference;
+use crate::output::error::CommandError;
 use crate::paths::Paths;
 
 /// `image WHAT`
-pub fn run(paths: &Paths, what: &ImageCommand) -> ExitCode {
+pub fn run(paths: &Paths, what: &ImageCommand) -> Result<ExitCode, CommandError> {
     match what {
         ImageCommand::List(listing) => cache_commands::list(paths, *listing),
         ImageCommand::Inspect(args) => inspect::run(paths, args),
@@ -40,7 +41,7 @@ fn images(paths: &Paths) -> LinuxImages {
 
 /// Parses a reference as users write it; relative paths of layouts and files are resolved against the working
 /// directory.
-fn reference(text: &str) -> Result<Reference, String> {
+fn reference(text: &str) -> Result<Reference, CommandError> {
     let parsed = ["oci:", "oci-archive:", "file:"].into_iter().find_map(|transport| {
         let place = text.strip_prefix(transport).filter(|place| !place.starts_with('/') && !place.is_empty())?;
         let here = std::env::current_dir().ok()?;
@@ -56,7 +57,7 @@ fn reference(text: &str) -> Result<Reference, String> {
         }
         Some(Reference::parse(&format!("{transport}{}", path.display())))
     });
-    parsed.unwrap_or_else(|| Reference::parse(text)).map_err(|err| err.to_string())
+    Ok(parsed.unwrap_or_else(|| Reference::parse(text))?)
 }
 
 /// Formats a number of bytes for humans.
@@ -85,6 +86,6 @@ mod tests {
         let absolute = format!("oci:{}/out:v1", here.display());
         assert_eq!(reference("oci:./x/../out:v1"), reference(&absolute));
         assert_eq!(reference("ghcr.io/a/b:v1").unwrap().to_string(), "ghcr.io/a/b:v1");
-        assert!(reference("busybox").unwrap_err().contains("has no registry"));
+        assert!(reference("busybox").unwrap_err().to_string().contains("has no registry"));
     }
 }

@@ -18,11 +18,11 @@ use crate::model::bytecode::{Bytecode, ImageVerdict, PullPolicy};
 use crate::model::policy::ImageRule;
 use crate::model::reference::{Reference, ReferenceError};
 use crate::model::registries::RegistryConfig;
+use crate::output::error::CommandError;
 use crate::output::format::json;
+use crate::output::print;
 use crate::output::table::printable;
-use crate::output::{fail, print};
 use crate::paths::Paths;
-use crate::sys::error::chain;
 
 /// Timeout for one image; no container start waits for it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
@@ -61,23 +61,20 @@ pub(super) struct ImagePolicyFiles {
 }
 
 impl ImagePolicyFiles {
-    /// Reads the configuration; prints an error, which is exit status 2.
-    pub fn load(paths: &Paths, args: &RegistryArgs) -> Result<Self, ExitCode> {
-        let told = |sentence: String| {
-            fail(&sentence);
-            ExitCode::from(2)
-        };
-        let policy = policy_files::load(paths).map_err(|error| told(chain(&error)))?;
-        let registries = registries(paths, args).map_err(told)?;
+    /// Reads the configuration; an error is exit status 2.
+    pub fn load(paths: &Paths, args: &RegistryArgs) -> Result<Self, CommandError> {
+        let policy = policy_files::load(paths).map_err(CommandError::of_input)?;
+        let registries = registries(paths, args).map_err(CommandError::of_input)?;
         Ok(Self { policy, registries })
     }
 
     /// The rules that apply to an image; `doing` begins the error message if no rule applies.
-    pub fn of(&self, reference: &Reference, doing: &str) -> Result<Vec<&ImageRule>, String> {
+    pub fn of(&self, reference: &Reference, doing: &str) -> Result<Vec<&ImageRule>, CommandError> {
         let rules: Vec<_> = self.policy.policy.images.iter().filter(|rule| rule.repository.matches(reference)).collect();
         match rules.is_empty() {
             true => {
-                Err(format!("{doing} {reference}: no image rule of the policy applies to it; see `bpfman-hook policy check`"))
+                let problem = "no image rule of the policy applies to it; see `bpfman-hook policy check`";
+                Err(CommandError::new(format!("{doing} {reference}: {problem}")))
             }
             false => Ok(rules),
         }
@@ -85,11 +82,8 @@ impl ImagePolicyFiles {
 }
 
 /// Fetches the images, several in parallel; continues after a failure, and then exits with status 1.
-pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
-    let rules = match ImagePolicyFiles::load(paths, &args.registry) {
-        Ok(rules) => rules,
-        Err(status) => return status,
-    };
+pub fn run(paths: &Paths, args: &PullArgs) -> Result<ExitCode, CommandError> {
+    let rules = ImagePolicyFiles::load(paths, &args.registry)?;
     let images = super::images(paths);
     let results = all(&args.references, |text| one(paths, &images, &rules, args.pull_policy, text));
     let mut status = ExitCode::SUCCESS;
@@ -97,34 +91,32 @@ pub fn run(paths: &Paths, args: &PullArgs) -> ExitCode {
     for result in results {
         match result {
             Ok(bytecode) => done.push(Pulled::from(bytecode)),
-            Err(sentence) => status = fail(&sentence),
+            Err(error) => status = error.print(),
         }
     }
-    print_pulled(&done, args.quiet, args.output);
-    status
+    print_pulled(&done, args.quiet, args.output)?;
+    Ok(status)
 }
 
 /// Prints images that are in the cache now: their digests, or JSON. Without images only JSON has an output.
-pub(super) fn print_pulled(done: &[Pulled], quiet: bool, output: Format) {
+pub(super) fn print_pulled(done: &[Pulled], quiet: bool, output: Format) -> Result<ExitCode, CommandError> {
     let text = match (quiet, output) {
         (false, Format::Json) => json(&done),
         _ => done.iter().map(|pulled| format!("{}\n", pulled.digest)).collect(),
     };
-    if !done.is_empty() || output == Format::Json {
-        print(&text);
-    }
+    if done.is_empty() && output != Format::Json { Ok(ExitCode::SUCCESS) } else { print(&text) }
 }
 
 /// Runs `work` for every reference, [`AT_ONCE`] at a time, with a progress line for each on a terminal; the results are
 /// in the order of the references.
-fn all<T: Send>(references: &[String], work: impl Fn(&str) -> Result<T, String> + Sync) -> Vec<Result<T, String>> {
+fn all<T: Send>(references: &[String], work: impl Fn(&str) -> T + Sync) -> Vec<T> {
     let terminal = std::io::stderr().is_terminal();
     let lines = MultiProgress::with_draw_target(match terminal {
         true => ProgressDrawTarget::stderr(),
         false => ProgressDrawTarget::hidden(),
     });
     let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<Option<Result<T, String>>>> = Mutex::new(references.iter().map(|_| None).collect());
+    let results: Mutex<Vec<Option<T>>> = Mutex::new(references.iter().map(|_| None).collect());
     let worker = || {
         while let Some((at, text)) = Some(next.fetch_add(1, Ordering::SeqCst)).and_then(|at| Some((at, references.get(at)?))) {
             let line = terminal.then(|| lines.add(spinner(text)));
@@ -161,7 +153,7 @@ fn one(
     rules: &ImagePolicyFiles,
     pull: PullPolicy,
     text: &str,
-) -> Result<Bytecode, String> {
+) -> Result<Bytecode, CommandError> {
     let reference = named(paths, text)?;
     let selected = rules.of(&reference, "pull")?;
     let in_use = || super::cache_commands::in_use(paths).unwrap_or_default();
@@ -176,23 +168,23 @@ fn one(
         tenant: "",
         in_use: InUse(&in_use),
     };
-    images.fetch(&want).map_err(|e| chain(&e))
+    Ok(images.fetch(&want)?)
 }
 
 /// Parses a reference; registries.conf resolves a short name before the policy sees it.
-fn named(paths: &Paths, text: &str) -> Result<Reference, String> {
+fn named(paths: &Paths, text: &str) -> Result<Reference, CommandError> {
     if !matches!(Reference::parse(text), Err(ReferenceError::NoRegistry { .. })) {
         return super::reference(text);
     }
-    let (conf, _) = registries_conf(paths.root()).map_err(|error| chain(&error))?;
+    let (conf, _) = registries_conf(paths.root())?;
     match conf.long_name(text) {
         Some(long) => super::reference(&long),
         None if conf.search().len() > 1 => {
             let choices: Vec<_> = conf.search().iter().map(|registry| format!("{registry}/{text}")).collect();
-            Err(format!(
+            Err(CommandError::new(format!(
                 "pull {text}: it names no registry, and more than one would be searched; write one of {}",
                 choices.join(", ")
-            ))
+            )))
         }
         None => super::reference(text),
     }

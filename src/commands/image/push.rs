@@ -11,10 +11,10 @@ use crate::commands::image::pull::PATIENCE;
 use crate::commands::image::user_auth::registries;
 use crate::image::{ImageSet, Pushed, Target};
 use crate::model::reference::{Reference, RegistryReference};
+use crate::output::error::CommandError;
 use crate::output::format::json;
-use crate::output::{fail, print};
+use crate::output::print;
 use crate::paths::Paths;
-use crate::sys::error::chain;
 
 /// The result, as `-o json` prints it.
 #[derive(Debug, Serialize)]
@@ -27,24 +27,23 @@ struct PushedView {
 }
 
 /// `image push SRC [DEST]`
-pub fn run(paths: &Paths, args: &ImagePushArgs) -> ExitCode {
-    match from_here(paths, args) {
-        Ok(view) => print(&match (args.quiet, args.output) {
-            (false, Format::Json) => json(&view),
-            _ => format!("{}\n", view.digest),
-        }),
-        Err(sentence) => fail(&sentence),
-    }
+pub fn run(paths: &Paths, args: &ImagePushArgs) -> Result<ExitCode, CommandError> {
+    let view = from_here(paths, args)?;
+    print(&match (args.quiet, args.output) {
+        (false, Format::Json) => json(&view),
+        _ => format!("{}\n", view.digest),
+    })
 }
 
-fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<PushedView, String> {
+fn from_here(paths: &Paths, args: &ImagePushArgs) -> Result<PushedView, CommandError> {
     let source = super::reference(&args.source)?;
     let destination = args.destination.as_deref().map(super::reference).transpose()?;
     let to = destination.as_ref().unwrap_or(&source);
     let Reference::Registry(at) = to else {
-        return Err(format!("push {source}: {to} is not in a registry; write registry/repository:tag after it"));
+        let problem = "is not in a registry; write registry/repository:tag after it";
+        return Err(CommandError::new(format!("push {source}: {to} {problem}")));
     };
-    let image_set = super::images(paths).local(&source).map_err(|e| chain(&e))?;
+    let image_set = super::images(paths).local(&source)?;
     // Blobs that were pulled from the same registry exist there, in another repository.
     let from = match &source {
         Reference::Registry(from) if from.registry == at.registry => Some(from.repository.as_str()),
@@ -67,8 +66,8 @@ pub(super) fn push(
     image_set: &ImageSet,
     at: &RegistryReference,
     from: Option<&str>,
-) -> Result<Pushed, String> {
+) -> Result<Pushed, CommandError> {
     let registries = registries(paths, args)?;
     let target = Target { at, from, registries: &registries, deadline: Instant::now() + PATIENCE };
-    super::images(paths).push(image_set, target).map_err(|e| chain(&e))
+    Ok(super::images(paths).push(image_set, target)?)
 }

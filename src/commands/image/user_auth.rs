@@ -9,23 +9,24 @@ use crate::cli::RegistryArgs;
 use crate::lifecycle::registries_file;
 use crate::model::credentials::{Credential, UserEnvironment};
 use crate::model::registries::RegistryConfig;
+use crate::output::error::CommandError;
 use crate::paths::Paths;
-use crate::sys::error::chain;
 
 /// The registry configuration for the user who runs this command.
-pub(super) fn registries(paths: &Paths, args: &RegistryArgs) -> Result<RegistryConfig, String> {
-    Ok(registries_file::load(paths).map_err(|error| chain(&error))?.by(user_env(args)?))
+pub(super) fn registries(paths: &Paths, args: &RegistryArgs) -> Result<RegistryConfig, CommandError> {
+    Ok(registries_file::load(paths)?.by(user_env(args)?))
 }
 
 /// Credentials from flags and environment. Never called for a hook.
-fn user_env(args: &RegistryArgs) -> Result<UserEnvironment, String> {
+fn user_env(args: &RegistryArgs) -> Result<UserEnvironment, CommandError> {
+    let wrong = |problem: &str| CommandError::new(problem);
     let login = match (&args.registry_auth, &args.creds) {
         (Some(text), _) => {
             let login = Credential::from_base64(text);
-            Some(login.ok_or_else(|| "read --registry-auth: it is not user:password in base64".to_owned())?)
+            Some(login.ok_or_else(|| wrong("read --registry-auth: it is not user:password in base64"))?)
         }
         (None, Some(text)) => {
-            let (user, password) = text.split_once(':').ok_or_else(|| "read --creds: it is not user:password".to_owned())?;
+            let (user, password) = text.split_once(':').ok_or_else(|| wrong("read --creds: it is not user:password"))?;
             Some(Credential::Login { user: user.to_owned(), password: password.to_owned() })
         }
         (None, None) => None,

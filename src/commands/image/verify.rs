@@ -13,11 +13,12 @@ use crate::image::{CheckOutcome, Examination, Examined, InUse, RuleResult, Want}
 use crate::model::attach_point::Scope;
 use crate::model::bytecode::{ImageVerdict, PullPolicy};
 use crate::model::policy::{ImageRule, MapNames, NameSet, RepositoryPattern, Signer, TRUSTED_ROOT, Words};
+use crate::output::error::CommandError;
 use crate::output::format::json;
+use crate::output::print;
 use crate::output::table::printable;
-use crate::output::{fail, print};
 use crate::paths::Paths;
-use crate::sys::error::chain;
+use crate::sys::fsutil::read_capped;
 
 /// Maximum size of a key or a trusted root, in bytes.
 const MAX_FILE: usize = 1 << 20;
@@ -25,24 +26,17 @@ const MAX_FILE: usize = 1 << 20;
 const GIVEN: &str = "of the command line";
 
 /// `image verify REF`: exit status 0 if a rule is satisfied.
-pub fn run(paths: &Paths, args: &ImageVerifyArgs) -> ExitCode {
-    let rules = match ImagePolicyFiles::load(paths, &args.registry) {
-        Ok(rules) => rules,
-        Err(status) => return status,
-    };
-    match examined(paths, &rules, args) {
-        Ok(examination) => {
-            let printed = print(&match args.format.output {
-                Format::Json => json(&examination),
-                Format::Table => text(&examination),
-            });
-            if examination.refused.is_some() { ExitCode::FAILURE } else { printed }
-        }
-        Err(sentence) => fail(&sentence),
-    }
+pub fn run(paths: &Paths, args: &ImageVerifyArgs) -> Result<ExitCode, CommandError> {
+    let rules = ImagePolicyFiles::load(paths, &args.registry)?;
+    let examination = examined(paths, &rules, args)?;
+    let printed = print(&match args.format.output {
+        Format::Json => json(&examination),
+        Format::Table => text(&examination),
+    })?;
+    Ok(if examination.refused.is_some() { ExitCode::FAILURE } else { printed })
 }
 
-fn examined(paths: &Paths, rules: &ImagePolicyFiles, args: &ImageVerifyArgs) -> Result<Examination, String> {
+fn examined(paths: &Paths, rules: &ImagePolicyFiles, args: &ImageVerifyArgs) -> Result<Examination, CommandError> {
     let reference = super::reference(&args.reference)?;
     let given = given(&args.signers)?;
     let selected = match &given {
@@ -60,7 +54,7 @@ fn examined(paths: &Paths, rules: &ImagePolicyFiles, args: &ImageVerifyArgs) -> 
         tenant: "",
         in_use: InUse::NONE,
     };
-    super::images(paths).examine(&want).map_err(|e| chain(&e))
+    Ok(super::images(paths).examine(&want)?)
 }
 
 /// The rule that the command line makes, with the files that it names.
@@ -70,7 +64,7 @@ struct Given {
     keys: BTreeMap<PathBuf, Vec<u8>>,
 }
 
-fn given(args: &SignerArgs) -> Result<Option<Given>, String> {
+fn given(args: &SignerArgs) -> Result<Option<Given>, CommandError> {
     let mut signed_by: Vec<Signer> = args.keys.iter().cloned().map(Signer::Key).collect();
     let words = |text: &Option<String>, pattern: &Option<String>| match (text, pattern) {
         (Some(text), _) => Some(Words::Exact(text.clone())),
@@ -90,13 +84,12 @@ fn given(args: &SignerArgs) -> Result<Option<Given>, String> {
     for signer in &signed_by {
         let what = if matches!(signer, Signer::Key(_)) { "key" } else { "trusted root" };
         let path = signer.file();
-        let read = std::fs::File::open(path).map_err(|err| err.to_string());
-        let read = read.and_then(|file| crate::sys::fsutil::read_capped(file, MAX_FILE).map_err(|err| err.to_string()));
-        keys.insert(path.to_owned(), read.map_err(|err| format!("read {what} {}: {err}", path.display()))?);
+        let read = std::fs::File::open(path).map_err(CommandError::from).and_then(|file| Ok(read_capped(file, MAX_FILE)?));
+        keys.insert(path.to_owned(), read.map_err(CommandError::doing(format!("read {what} {}", path.display())))?);
     }
     let rule = ImageRule {
         name: GIVEN.to_owned(),
-        repository: RepositoryPattern::parse("**").map_err(|err| chain(&err))?,
+        repository: RepositoryPattern::parse("**")?,
         signed_by,
         unsigned: false,
         scope: Scope::Container,

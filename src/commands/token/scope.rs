@@ -12,8 +12,9 @@ use crate::lifecycle::token_reach;
 use crate::model::attach_point::Scope;
 use crate::model::delegation::Category;
 use crate::model::reach::{ReachGuard, TokenReach};
+use crate::output::error::CommandError;
 use crate::output::format::json;
-use crate::output::{fail, print};
+use crate::output::print;
 use crate::paths::Paths;
 use crate::sys::caps::{self, Capability};
 
@@ -42,9 +43,9 @@ struct Row {
 }
 
 /// Prints the table. The probes need root; the result is kept for the boot and then readable by every user.
-pub fn print_scope(paths: &Paths, format: Format) -> ExitCode {
+pub fn print_scope(paths: &Paths, format: Format) -> Result<ExitCode, CommandError> {
     if LinuxKernel.probe(Feature::Token) == Support::No("BPF_TOKEN_CREATE is not known".to_owned()) {
-        return fail("explain the scope: this kernel has no BPF tokens; use Linux 6.9 or newer");
+        return Err(CommandError::new("explain the scope: this kernel has no BPF tokens; use Linux 6.9 or newer"));
     }
     let file = paths.token_reach();
     let reach = match caps::has(Capability::CAP_SYS_ADMIN) {
@@ -52,7 +53,8 @@ pub fn print_scope(paths: &Paths, format: Format) -> ExitCode {
         false => token_reach::kept(&file),
     };
     let Some(reach) = reach else {
-        return fail("explain the scope: what a token reaches on this kernel is not known yet; run this as root once per boot");
+        let problem = "what a token reaches on this kernel is not known yet; run this as root once per boot";
+        return Err(CommandError::new(format!("explain the scope: {problem}")));
     };
     let table = table(&reach);
     print(&match format {
