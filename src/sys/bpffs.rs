@@ -173,8 +173,7 @@ fn converse(
         (ChildReport::Inside(_) | ChildReport::Opened(_), _) => return Err(unexpected("a report of the bpffs process")),
     };
     let table = mounts.map_or_else(|| child.mountinfo().map(MountTable::Text), |mounts| Ok(MountTable::Kernel(mounts)))?;
-    let ours = table.find(id)?.filter(|mount| mount.kind == "bpf" && mount.root == Path::new("/") && mount.parent == below);
-    let ours = ours.ok_or_else(|| BpffsError::Covered { target: target.to_owned() })?;
+    let ours = on_top(&table, id, below)?.ok_or_else(|| BpffsError::Covered { target: target.to_owned() })?;
     check(&spec.delegation, target, token, || place::find(&child.mountinfo()?, ours.id.into()))?;
     Ok(Mounted { mount_id: ours.id, device })
 }
@@ -202,6 +201,11 @@ fn create(spec: &BpffsSpec<'_>, context: OwnedFd, ids: StatxFlags) -> Result<(Ow
         .map_err(SysError::io("create a mount of", "the container's bpffs"))?;
     let stat = statx(&mount, c"", AtFlags::EMPTY_PATH, ids).map_err(SysError::io("stat", "the container's bpffs"))?;
     Ok((mount, stat.stx_mnt_id, (stat.stx_dev_major, stat.stx_dev_minor)))
+}
+
+/// The bpffs with this id, if it lies on the mount that was checked.
+fn on_top(table: &MountTable, id: u64, below: u32) -> Result<Option<MountPoint>, SysError> {
+    Ok(table.find(id)?.filter(|mount| mount.kind == "bpf" && mount.root == Path::new("/") && mount.parent == below))
 }
 
 /// Compares the delegation that the kernel shows with the requested one, because the kernel ignores unknown keys.
@@ -351,25 +355,31 @@ mod tests {
     #[test]
     fn the_mounted_options_are_compared_with_the_requested_ones() {
         let wanted = Delegation { cmds: 0x21, maps: 4, progs: 0x40, attachs: 0x20_0000_0001 };
-        let mounted = Mounted { mount_id: 99, device: (0, 60) };
-        let said = |line: &str, below| match check(&wanted, "/run/bpf", mounted, below, line) {
-            Ok(()) => "fine".to_owned(),
-            Err(error) => error.to_string(),
+        let said = |table: &str| {
+            // Not a token, so that the mount table is used, as before Linux 6.17.
+            let token = OwnedFd::from(File::open("/dev/null").unwrap());
+            match check(&wanted, "/run/bpf", Some(token), || place::find(table, 99)) {
+                Ok(()) => "fine".to_owned(),
+                Err(error) => error.to_string(),
+            }
         };
+        let lies_on = |table: &str, below| on_top(&MountTable::Text(table.to_owned()), 99, below).unwrap().is_some();
         let shown = "rw,uid=100000,delegate_cmds=map_create:prog_load,delegate_maps=array,delegate_progs=xdp,\
                      delegate_attachs=cgroup_inet_ingress:xdp";
         let line = |options: &str| format!("90 1 0:1 / / rw - ext4 x rw\n99 91 0:60 / /r/run/bpf rw - bpf none {options}\n");
-        assert_eq!(said(&line(shown), 91), "fine");
-        let covered = "reopen the bpffs at /run/bpf: another mount covers it";
-        assert_eq!(said(&line(shown), 92), covered);
-        assert_eq!(said("90 1 0:1 / / rw - ext4 x rw\n", 91), covered);
-        assert_eq!(said(&line(shown).replace(" - bpf ", " - tmpfs "), 91), covered);
-        assert_eq!(said(&line(shown).replace("0:60 / ", "0:60 /sub "), 91), covered);
+        assert_eq!(said(&line(shown)), "fine");
+        assert_eq!(said("90 1 0:1 / / rw - ext4 x rw\n"), "reopen the bpffs at /run/bpf: another mount covers it");
+        assert!(lies_on(&line(shown), 91) && !lies_on(&line(shown), 92));
+        assert!(!lies_on("90 1 0:1 / / rw - ext4 x rw\n", 91));
+        assert!(!lies_on(&line(shown).replace(" - bpf ", " - tmpfs "), 91));
+        assert!(!lies_on(&line(shown).replace("0:60 / ", "0:60 /sub "), 91));
         // A mistyped key, which the kernel accepts: it delegates nothing.
-        let less = said(&line(&shown.replace("delegate_progs", "delegate_prog")), 91);
+        let less = said(&line(&shown.replace("delegate_progs", "delegate_prog")));
         assert!(less.starts_with("check the bpffs at /run/bpf: it delegates "), "{less}");
         // More than what was requested is also wrong.
-        assert_ne!(said(&line(&shown.replace("=array", "=any")), 91), "fine");
+        assert_ne!(said(&line(&shown.replace("=array", "=any"))), "fine");
+        assert!(check(&Delegation::default(), "/run/bpf", None, || Ok(None)).is_ok());
+        assert!(check(&wanted, "/run/bpf", None, || Ok(None)).is_err(), "no token came");
     }
 
     #[test]
