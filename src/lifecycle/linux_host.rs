@@ -20,7 +20,6 @@ use crate::sys::{self, cgroup, clock, netns};
 /// [`Host`] on Linux.
 #[derive(Debug)]
 pub struct LinuxHost {
-    own: Namespaces,
     me: ProcessIdentity,
     until: Instant,
 }
@@ -32,6 +31,8 @@ pub struct LinuxHost {
 pub struct Init {
     process: Process,
     namespaces: Namespaces,
+    /// The namespaces of this process.
+    own: Namespaces,
     /// True if it is in another user namespace than this process, and that namespace maps our root.
     maps_our_root: bool,
     netns: Option<OwnedFd>,
@@ -40,14 +41,14 @@ pub struct Init {
 }
 
 impl LinuxHost {
-    /// Reads the identity and namespaces of this process once. `until` is the deadline for children in a container's
+    /// Reads the identity of this process once. `until` is the deadline for children in a container's
     /// namespaces.
     ///
     /// # Errors
     /// If `/proc` is not readable, or shows times of another time namespace than the host's.
     pub fn new(until: Instant) -> Result<Self, HostError> {
         pid::require_initial_time_namespace()?;
-        Ok(Self { own: pid::own_namespaces()?, me: pid::own_identity()?, until })
+        Ok(Self { me: pid::own_identity()?, until })
     }
 
     /// Who owns the container's user namespace.
@@ -56,7 +57,7 @@ impl LinuxHost {
     /// was created in this start, and no other process has had its name. Looking for other processes in it would take
     /// 1.8 µs for each process of the node, and would miss processes that join it later.
     fn provenance_of_userns(&self, init: &Init, container: &Container) -> UsernsFact {
-        if init.namespaces.user == self.own.user {
+        if init.namespaces.user == init.own.user {
             return UsernsFact::Host;
         }
         if init.maps_our_root {
@@ -79,7 +80,7 @@ impl LinuxHost {
 
     /// Where the container's network namespace comes from.
     fn provenance(&self, init: &Init, container: &Container) -> Result<NetnsFact, HostError> {
-        if init.namespaces.network == self.own.network {
+        if init.namespaces.network == init.own.network {
             return Ok(NetnsFact::Host);
         }
         if let NamespaceSource::New = container.config.namespace(NamespaceKind::Network) {
@@ -161,9 +162,9 @@ impl Host for LinuxHost {
     fn open_init(&self, container: &Container) -> Result<Init, HostError> {
         let pid = container.pid.ok_or(HostError::NoPid)?;
         let process = pid::open_process(pid)?;
-        let namespaces = process.namespaces()?;
+        let (namespaces, own) = (process.namespaces()?, pid::own_namespaces()?);
         let not_init = |why: &str| HostError::NotInit { pid: pid.get(), why: why.to_owned() };
-        if namespaces.mount == self.own.mount {
+        if namespaces.mount == own.mount {
             return Err(not_init("it is in bpfman-hook's mount namespace"));
         }
         let asks = |kind| matches!(container.config.namespace(kind), NamespaceSource::New);
@@ -172,18 +173,18 @@ impl Host for LinuxHost {
             (NamespaceKind::Network, "network", Namespace::Network),
             (NamespaceKind::Pid, "pid", Namespace::Pid),
         ] {
-            if asks(kind) && namespaces.inode(namespace) == self.own.inode(namespace) {
+            if asks(kind) && namespaces.inode(namespace) == own.inode(namespace) {
                 return Err(not_init(&format!("config.json gives it its own {name} namespace, but it is in bpfman-hook's")));
             }
         }
-        let maps_our_root = namespaces.user != self.own.user && process.maps_our_root()?;
-        Ok(Init { process, namespaces, maps_our_root, netns: None, cgroup: None, root: None })
+        let maps_our_root = namespaces.user != own.user && process.maps_our_root()?;
+        Ok(Init { process, namespaces, own, maps_our_root, netns: None, cgroup: None, root: None })
     }
 
     fn hold(&self, pid: Pid) -> Result<Init, HostError> {
         let process = pid::open_process(pid)?;
-        let namespaces = process.namespaces()?;
-        Ok(Init { process, namespaces, maps_our_root: false, netns: None, cgroup: None, root: None })
+        let (namespaces, own) = (process.namespaces()?, pid::own_namespaces()?);
+        Ok(Init { process, namespaces, own, maps_our_root: false, netns: None, cgroup: None, root: None })
     }
 
     fn kill(&self, init: &Init, id: &ContainerId, cgroups_path: &str) -> Result<(), HostError> {
@@ -191,7 +192,7 @@ impl Host for LinuxHost {
         if !cgroup::is_of_container(&init.process, id.as_str(), cgroups_path)? {
             return Err(unproved("it is not in that container's cgroup"));
         }
-        if init.namespaces.mount == self.own.mount {
+        if init.namespaces.mount == init.own.mount {
             return Err(unproved("it is in bpfman-hook's mount namespace"));
         }
         Ok(init.process.pidfd().kill()?)
@@ -206,11 +207,11 @@ impl Host for LinuxHost {
     }
 
     fn has_user_namespace(&self, init: &Init) -> bool {
-        init.namespaces.user != self.own.user && !init.maps_our_root
+        init.namespaces.user != init.own.user && !init.maps_our_root
     }
 
     fn facts(&self, init: &mut Init, container: &Container, need: NeededFacts) -> Result<Facts, HostError> {
-        let fact = |kind| init.namespaces.fact(kind, &self.own);
+        let fact = |kind| init.namespaces.fact(kind, &init.own);
         let mut facts = Facts {
             net: fact(Namespace::Network),
             mnt: fact(Namespace::Mount),
