@@ -1,5 +1,6 @@
 //! `hook createRuntime`: gives the container what it requests, or reports why not.
 
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -86,7 +87,8 @@ fn start(
         container.podman = podman_names::names(&container);
     }
     fsutil::ensure_directory(&paths.run, 0o755)?;
-    let mut store = Store::open(&paths.stores(), &clock::boot_id()?)?;
+    // This process ends next. The kernel then unmaps the store, which it does faster without a second thread.
+    let mut store = ManuallyDrop::new(Store::open(&paths.stores(), &clock::boot_id()?)?);
     store.give_up_by(Instant::now() + deadline.remaining());
     // Even after the longest fetch, enough of the deadline is left to work in the container's namespaces.
     let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());

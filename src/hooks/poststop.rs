@@ -1,5 +1,6 @@
 //! `hook poststop`: releases what the container owned.
 
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -44,7 +45,9 @@ fn stop(paths: &Paths, report: &Report, state: &OciState) -> Result<(), StageFai
     // A poststop that gives up also exits with 0: the record stays for gc.
     let deadline = watch(report, &state.id, Stage::Poststop, 0)?;
     logging::to_report(paths);
-    let Some(mut store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
+    let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(()) };
+    // As in createRuntime.
+    let mut store = ManuallyDrop::new(store);
     store.give_up_by(Instant::now() + deadline.remaining());
     let (host, kernel, fs) = (LinuxHost::new(Instant::now() + deadline.remaining())?, LinuxKernel, paths.bpffs());
     let soft_end = clock::boot_seconds() + deadline.remaining().as_secs();

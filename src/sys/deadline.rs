@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::sys::clock;
@@ -14,50 +15,65 @@ use crate::sys::error::SysError;
 #[error("give up after {:.0} s, so that changes can be undone before the runtime kills the hook", .0.as_secs_f64())]
 pub struct Expired(pub Duration);
 
+/// The size of the thread's stack in bytes.
+const STACK: usize = 64 * 1024;
+
 /// How long final messages may take before the process ends without them.
 const PATIENCE_FOR_WORDS: Duration = Duration::from_millis(500);
 
-/// The deadlines of the process. A timer's signal enforces the hard one, whatever the process is blocked on: LMDB's
-/// writer lock, a child that does not exit, a file system that hangs. A thread would cost a container's start more, and
-/// cannot always be had. Start it once, at the beginning. Dropping it stops the timer.
-///
-/// The timer is ITIMER_REAL, which children do not inherit. Nothing is interrupted before the hard deadline.
+/// The deadlines of the process. A thread waits for the hard one, even if the others are blocked: on LMDB's writer
+/// lock, a child that does not exit, a file system that hangs. Start it once, at the beginning of a process that ends
+/// soon. Dropping it cancels the deadlines; the thread is not woken for that, and sleeps until the hard one. It does not
+/// use signals before the hard deadline, so system calls are not interrupted. A timer's signal would not be enough: a
+/// process that waits for a file system can only be killed.
 #[derive(Debug)]
 pub struct Deadline {
     started: Instant,
     soft: Duration,
     hard: Duration,
+    off: Arc<AtomicBool>,
 }
 
-/// What happens at the hard deadline. It is reached by the signal handler, so it stays until the process ends.
-struct HardEnd {
-    status: i32,
-    line: Vec<u8>,
-    last_words: Box<dyn Fn() + Send + Sync>,
+/// What the thread of a deadline has.
+struct Waiter {
+    time: Duration,
+    off: Arc<AtomicBool>,
+    end: Box<dyn FnOnce() + Send>,
 }
-
-static HARD_END: AtomicPtr<HardEnd> = AtomicPtr::new(ptr::null_mut());
 
 impl Deadline {
     /// The soft deadline is `soft` from now, and the hard one `grace` later, which is the time for undoing changes. At
-    /// the hard deadline, `line` is written to standard error and `last_words` runs in a copy of the process, both
+    /// the hard deadline, `line` is written to standard error and `last_words` runs on the timer's thread, both
     /// together for at most half a second. Then the process exits immediately with `status`: destructors do not run,
     /// and children that requested a parent-death signal receive it.
     ///
-    /// `last_words` may fail: the signal may have interrupted a change of the heap. Writing the line and exiting do not
-    /// take locks or allocate.
+    /// `last_words` may be blocked by another thread: fork(2), for example, holds the heap's lock while the kernel
+    /// works on it. Writing the line and exiting do not take locks or allocate.
     pub fn start(
         soft: Duration,
         grace: Duration,
         status: u8,
         line: &str,
-        last_words: impl Fn() + Send + Sync + 'static,
+        last_words: impl FnOnce() + Send + 'static,
     ) -> Result<Self, SysError> {
+        let status = i32::from(status);
+        let line = line_of(line);
+        Self::start_ending(soft, grace, move || {
+            // Standard error may be a pipe without a reader, or the log on a disk that hangs: do not wait for them.
+            end_after_words(status);
+            write_bytes(&line);
+            last_words();
+            // SAFETY: _exit(2) is always sound; it does not run any of our code.
+            unsafe { libc::_exit(status) }
+        })
+    }
+
+    fn start_ending(soft: Duration, grace: Duration, end: impl FnOnce() + Send + 'static) -> Result<Self, SysError> {
         let (started, hard) = (Instant::now(), soft + grace);
-        let end = HardEnd { status: status.into(), line: line_of(line), last_words: Box::new(last_words) };
-        HARD_END.store(Box::into_raw(Box::new(end)), Ordering::Release);
-        alarm_after(hard, at_hard_end).map_err(SysError::io("start the timer", "deadline"))?;
-        Ok(Self { started, soft, hard })
+        let off = Arc::new(AtomicBool::new(false));
+        let waiter = Waiter { time: hard, off: Arc::clone(&off), end: Box::new(end) };
+        start_thread(Box::new(waiter)).map_err(SysError::io("start the thread", "deadline"))?;
+        Ok(Self { started, soft, hard, off })
     }
 
     /// Time until the soft deadline; zero once it has passed. Pass this to operations with a timeout.
@@ -90,76 +106,67 @@ impl Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        // Setting a timer to zero stops it, and does not fail.
-        let _ = set_timer(Duration::ZERO);
+        self.off.store(true, Ordering::Relaxed);
     }
 }
 
-/// The handler of the timer's signal: it does not allocate or take a lock.
-extern "C" fn at_hard_end(_signal: libc::c_int) {
-    let end = HARD_END.load(Ordering::Acquire);
-    // SAFETY: `Deadline::start` has stored a valid pointer before it set the timer, and the value is never freed.
-    let Some(end) = (unsafe { end.as_ref() }) else { return };
-    // Standard error may be a pipe without a reader, or the log on a disk that hangs: do not wait for them.
-    end_after_words(end.status);
-    write_bytes(&end.line);
-    // SAFETY: a fork without the C library's handlers, which take locks. The copy has one thread, runs `last_words` and
-    // leaves through _exit.
-    let copy = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
-    if copy == 0 {
-        end_after_words(0);
-        (end.last_words)();
-        exit(0);
+/// A thread without what `std::thread` gives one, which costs a start of a container a dozen system calls: a signal
+/// stack, a name, a handle.
+fn start_thread(waiter: Box<Waiter>) -> io::Result<()> {
+    extern "C" fn wait(waiter: *mut libc::c_void) -> *mut libc::c_void {
+        // SAFETY: the pointer is that of `Box::into_raw` below, and this thread is the only one that has it.
+        let waiter = unsafe { Box::from_raw(waiter.cast::<Waiter>()) };
+        thread::sleep(waiter.time);
+        if !waiter.off.load(Ordering::Relaxed) {
+            (waiter.end)();
+        }
+        std::ptr::null_mut()
     }
-    if let Ok(copy) = libc::pid_t::try_from(copy)
-        && copy > 0
-    {
-        // SAFETY: waits for the child forked above, without a status.
-        unsafe { libc::waitpid(copy, ptr::null_mut(), 0) };
+    let waiter = Box::into_raw(waiter);
+    let mut attributes = std::mem::MaybeUninit::uninit();
+    let mut thread = std::mem::MaybeUninit::uninit();
+    // SAFETY: pthread_attr_init initializes the attributes, which are then only used here. `wait` takes over `waiter`
+    // if the thread starts.
+    let failed = unsafe {
+        libc::pthread_attr_init(attributes.as_mut_ptr());
+        libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK);
+        libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
+        let failed = libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), wait, waiter.cast());
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        failed
+    };
+    if failed == 0 {
+        return Ok(());
     }
-    exit(end.status);
+    // SAFETY: no thread was started, so this is still the only pointer.
+    drop(unsafe { Box::from_raw(waiter) });
+    Err(io::Error::from_raw_os_error(failed))
 }
 
-/// Ends the process with `status` after [`PATIENCE_FOR_WORDS`], whatever it is blocked on.
+/// Ends the process with `status` after [`PATIENCE_FOR_WORDS`], whatever its threads are blocked on. It uses a signal,
+/// because a thread would have to be allocated; it no longer matters what the signal interrupts.
 fn end_after_words(status: i32) {
     static STATUS: AtomicI32 = AtomicI32::new(0);
     extern "C" fn end(_signal: libc::c_int) {
-        exit(STATUS.load(Ordering::Relaxed));
+        // SAFETY: _exit(2) is async-signal-safe.
+        unsafe { libc::_exit(STATUS.load(Ordering::Relaxed)) }
     }
     STATUS.store(status, Ordering::Relaxed);
-    // Without the timer, the process still ends when it has said its line.
-    let _ = alarm_after(PATIENCE_FOR_WORDS, end);
-}
-
-fn exit(status: i32) -> ! {
-    // SAFETY: _exit(2) is async-signal-safe, and does not run any of our code.
-    unsafe { libc::_exit(status) }
-}
-
-/// Calls `handler` once `time` has passed. Does not allocate or take a lock.
-fn alarm_after(time: Duration, handler: extern "C" fn(libc::c_int)) -> Result<(), io::Error> {
-    // SAFETY: system calls on initialized memory of this frame; sigemptyset writes the set before it is read.
+    let handler = end as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    let micros = libc::suseconds_t::try_from(PATIENCE_FOR_WORDS.as_micros()).unwrap_or(999_999);
+    let (never, once) = (libc::timeval { tv_sec: 0, tv_usec: 0 }, libc::timeval { tv_sec: 0, tv_usec: micros });
+    let timer = libc::itimerval { it_interval: never, it_value: once };
+    // SAFETY: system calls on initialized memory of this frame; the handler only calls _exit. sigemptyset writes the
+    // set before it is read. None of them allocates or takes a lock.
     unsafe {
         let mut alarm = std::mem::MaybeUninit::uninit();
         libc::sigemptyset(alarm.as_mut_ptr());
         libc::sigaddset(alarm.as_mut_ptr(), libc::SIGALRM);
-        if libc::signal(libc::SIGALRM, handler as libc::sighandler_t) == libc::SIG_ERR {
-            return Err(io::Error::last_os_error());
-        }
-        // The parent process may have blocked it, and so does the handler itself.
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, alarm.as_ptr(), ptr::null_mut());
+        libc::signal(libc::SIGALRM, handler);
+        // The parent process may have blocked it.
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, alarm.as_ptr(), std::ptr::null_mut());
+        libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
     }
-    set_timer(time)
-}
-
-fn set_timer(time: Duration) -> Result<(), io::Error> {
-    let seconds = libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX);
-    let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
-    let once = libc::timeval { tv_sec: seconds, tv_usec: time.subsec_micros().into() };
-    let timer = libc::itimerval { it_interval: never, it_value: once };
-    // SAFETY: reads `timer`, which outlives the call.
-    let done = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, ptr::null_mut()) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn line_of(line: &str) -> Vec<u8> {
@@ -181,27 +188,41 @@ pub fn write_line(line: &str) {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
-    use std::sync::Mutex;
+    use std::sync::{Mutex, mpsc};
 
     use super::*;
 
     const ROLE: &str = "DEADLINE_TEST_ROLE";
 
     #[test]
-    fn the_soft_deadline_is_reported() {
-        let soft = Duration::from_millis(40);
-        let deadline = Deadline::start(soft, Duration::from_secs(60), 1, "late", || {}).unwrap();
+    fn the_soft_deadline_is_reported_and_the_hard_one_takes_effect() {
+        let (sender, receiver) = mpsc::channel();
+        let (soft, grace) = (Duration::from_millis(40), Duration::from_millis(60));
+        let before = Instant::now();
+        let deadline = Deadline::start_ending(soft, grace, move || sender.send(Instant::now()).unwrap()).unwrap();
         assert!(!deadline.expired() && deadline.check().is_ok() && deadline.remaining() <= soft);
         while !deadline.expired() {
-            std::thread::yield_now();
+            thread::yield_now();
         }
         assert_eq!(deadline.check(), Err(Expired(soft)));
-        assert!(deadline.remaining_for_undoing() <= Duration::from_secs(60));
+        assert!(before.elapsed() >= soft && deadline.remaining_for_undoing() <= grace);
+        let end = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(end - before >= soft + grace);
+    }
+
+    #[test]
+    fn a_dropped_deadline_has_no_effect() {
+        let (sender, receiver) = mpsc::channel();
+        drop(
+            Deadline::start_ending(Duration::from_millis(20), Duration::from_millis(20), move || sender.send(()).unwrap())
+                .unwrap(),
+        );
+        assert_eq!(receiver.recv(), Err(mpsc::RecvError), "the thread has ended and dropped the sender");
     }
 
     #[test]
     fn the_latest_end_time_is_published() {
-        let deadline = Deadline::start(Duration::from_secs(20), Duration::from_secs(4), 1, "late", || {}).unwrap();
+        let deadline = Deadline::start_ending(Duration::from_secs(20), Duration::from_secs(4), || {}).unwrap();
         let gone = deadline.gone_by();
         assert!((24..=26).contains(&(gone - clock::boot_seconds())), "{gone}");
     }
@@ -214,7 +235,7 @@ mod tests {
         let Ok(role) = std::env::var(ROLE) else { return };
         let stuck = Mutex::new(());
         if role == "blocked" {
-            // Inherited from the process that starts the hook.
+            // Inherited by the deadline's thread, like the signal mask of the process that starts it.
             let mut all = std::mem::MaybeUninit::uninit();
             // SAFETY: sigfillset writes the set before pthread_sigmask reads it.
             unsafe {
@@ -223,31 +244,15 @@ mod tests {
             }
         }
         let line = "attach tcx \"count\"\nto eth0: out of time";
-        let (dropped, stuck_words) = (role == "dropped", role != "stuck");
-        let deadline = Deadline::start(Duration::from_millis(20), Duration::from_millis(20), STATUS, line, move || {
-            if stuck_words {
-                std::thread::sleep(Duration::from_secs(600));
+        let _deadline = Deadline::start(Duration::from_millis(20), Duration::from_millis(20), STATUS, line, move || {
+            if role != "stuck" {
+                thread::sleep(Duration::from_secs(600));
             }
         })
         .unwrap();
-        if dropped {
-            drop(deadline);
-            std::thread::sleep(Duration::from_millis(200));
-            return;
-        }
         let _held = stuck.lock().unwrap();
         let _stderr = io::stderr().lock();
         let _never = stuck.lock(); // deadlocks: this thread already holds it
-    }
-
-    #[test]
-    fn a_dropped_deadline_has_no_effect() {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sys::deadline::tests::child", "--nocapture"])
-            .env(ROLE, "dropped")
-            .output()
-            .unwrap();
-        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     }
 
     #[test]
