@@ -3,20 +3,22 @@
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use crate::cli::{ContainerdTargets, DoctorArgs, Format};
 use crate::commands::policy;
 use crate::image::examine_registries;
 use crate::kernel::{Feature, Kernel, Support};
-use crate::lifecycle::health::Health;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::linux_host::LinuxHost;
 use crate::lifecycle::registries_file;
 use crate::lifecycle::token_reach;
 use crate::model::policy::Engine;
-use crate::model::record::OwnerRecord;
+use crate::model::record::{Owner, OwnerRecord};
 use crate::nri;
 use crate::output::error::CommandError;
 use crate::output::finding::{Finding, FindingStatus, Findings};
-use crate::output::print;
+use crate::output::{print, view};
 use crate::paths::Paths;
 use crate::setup::check::effective;
 use crate::setup::containerd::examine as containerd;
@@ -31,6 +33,10 @@ mod confinement;
 mod containers;
 mod host;
 pub mod no_connect;
+mod records;
+
+use containers::DecidingProcess;
+use records::DamagedRecords;
 
 /// Checks the host and prints the findings; exit status 1 if a check fails.
 pub fn run(paths: &Paths, args: &DoctorArgs, kernel: &impl Kernel) -> Result<ExitCode, CommandError> {
@@ -205,34 +211,71 @@ fn plugin(paths: &Paths) -> Option<Finding> {
 
 /// Compares the store's records with living processes and pins, and living containers with the records.
 fn records(paths: &Paths, kernel: &impl Kernel) -> Vec<Finding> {
+    let fs = paths.bpffs();
     // Before the records, because a record is written before its directory is made.
-    let pinned = kernel.directories(&paths.bpffs());
-    let records = match read_records(paths) {
-        Ok(records) => records,
-        Err(error) if pid::own_uid() != 0 => {
-            return vec![Finding::bad("records", FindingStatus::Unknown, error.to_string(), "run as root")];
-        }
-        Err(error) => {
-            let remedy =
-                "stop the annotated containers and remove the store's directory; then `bpfman-hook gc` releases what is pinned";
-            return vec![Finding::bad("records", FindingStatus::Fail, error.to_string(), remedy)];
-        }
+    let pinned = kernel.directories(&fs);
+    let StoreContents { store, owners, damaged } = match read_store(paths) {
+        Ok(contents) => contents,
+        Err(error) => return vec![records::unreadable(&error, pid::own_uid())],
     };
-    let mut findings = containers::stale(&records, containers::decides);
-    findings.extend(containers::lost(&Health::of_kernel_objects(&records), &records));
+    let host = LinuxHost::new(Instant::now());
+    let lifecycle = store.as_ref().zip(host.as_ref().ok());
+    let lifecycle = lifecycle.map(|(store, host)| Lifecycle { kernel, host, store, fs: &fs, deadline: 0 });
+    let decides = |record: &OwnerRecord, process| match (&lifecycle, &record.owner, process) {
+        // A pod's programs outlive its containers: decided as `gc` does.
+        (Some(lifecycle), Owner::Netns { .. }, DecidingProcess::Init) => {
+            lifecycle.is_dead(record).map(|dead| dead.is_none()).map_err(|error| chain(&error))
+        }
+        _ => containers::decides(record, process),
+    };
+    let mut findings = containers::stale(&owners, decides);
+    if let Some(lifecycle) = &lifecycle {
+        let lost = |record| containers::lost(&lifecycle.health_of_objects(record), std::slice::from_ref(record));
+        findings.extend(owners.iter().flat_map(lost));
+    }
+    findings.extend(damaged.findings(|init| pid::is_alive(init).unwrap_or(true)));
+    findings.extend(records::generic_xdp(owners.iter().flat_map(view::programs).flat_map(|program| program.links)));
+    let numbers = damaged.numbers();
     match pinned {
-        Ok(pinned) => findings.extend(containers::unowned(&pinned, &records)),
+        Ok(mut pinned) => {
+            pinned.retain(|no| !numbers.contains(no));
+            findings.extend(containers::unowned(&pinned, &owners));
+        }
         Err(err) => findings.push(Finding::bad("pins", FindingStatus::Unknown, chain(&err), "run as root")),
     }
-    let lives = |record: &OwnerRecord| containers::decides(record, containers::DecidingProcess::Init) == Ok(true);
-    findings.extend(confinement::containers(&records, lives, |pid| lsm::confinement(Some(pid)), lsm::may_create));
-    findings.extend(containers::without_record(containers::recorded(Path::new("/")), &records, containers::is_alive));
+    let lives = |record: &OwnerRecord| containers::decides(record, DecidingProcess::Init) == Ok(true);
+    findings.extend(confinement::containers(&owners, lives, |pid| lsm::confinement(Some(pid)), lsm::may_create));
+    let inits = damaged.inits();
+    let running = containers::recorded(Path::new("/")).map(|mut running| {
+        running.retain(|container| !inits.contains(&container.pid));
+        running
+    });
+    findings.extend(containers::without_record(running, &owners, containers::is_alive));
     findings
 }
 
-fn read_records(paths: &Paths) -> Result<Vec<OwnerRecord>, CommandError> {
-    let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else { return Ok(Vec::new()) };
-    Ok(store.read(|txn| txn.owners()?.collect::<Result<Vec<_>, StoreError>>())?)
+/// The store of this boot and what it contains; empty without a store.
+#[derive(Debug, Default)]
+struct StoreContents {
+    store: Option<Store>,
+    /// The records that decode.
+    owners: Vec<OwnerRecord>,
+    damaged: DamagedRecords,
+}
+
+fn read_store(paths: &Paths) -> Result<StoreContents, StoreError> {
+    let Some(store) = Store::open_existing(&paths.stores(), &clock::boot_id()?)? else {
+        return Ok(StoreContents::default());
+    };
+    let (mut owners, mut damaged) = (Vec::new(), DamagedRecords::default());
+    for record in store.records() {
+        match record {
+            Ok(record) => owners.push(record),
+            Err(error @ StoreError::Record { .. }) => damaged.0.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(StoreContents { store: Some(store), owners, damaged })
 }
 
 #[cfg(test)]
@@ -308,6 +351,7 @@ mod tests {
     #[test]
     fn a_host_without_a_store_has_no_records() {
         let root = tempfile::tempdir().unwrap();
-        assert_eq!(read_records(&Paths::below(root.path())), Ok(Vec::new()));
+        let contents = read_store(&Paths::below(root.path())).unwrap();
+        assert!(contents.store.is_none() && contents.owners.is_empty() && contents.damaged.0.is_empty());
     }
 }

@@ -246,4 +246,10 @@ mod tests {
         queue.running.remove(&running[0]);
         assert_eq!(queue.next().as_deref(), Some("registry.example/4"));
     }
+
+    #[test]
+    fn a_dead_owner_is_found_within_ninety_seconds() {
+        // A death just after a run began is found at the end of the next interval but one at the latest.
+        assert!(2 * COLLECT_EVERY <= Duration::from_secs(80), "there is time left for the run");
+    }
 }

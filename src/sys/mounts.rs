@@ -234,10 +234,20 @@ pub fn ensure_bpffs(path: &Path) -> Result<(), MountError> {
 }
 
 /// Returns an error if pins that are not found at `path` may still exist: in a private mount namespace without our
-/// bpffs, or if something else is mounted over it. A missing bpffs in the host's namespace is not an error: then there
-/// are no pins.
+/// bpffs, or if something else is mounted over it. A missing bpffs in the host's namespace is not an error, and neither
+/// is one that is visible nowhere, neither here nor in the host's mount table: then there are no pins. So `gc` works in
+/// the plugin's pod before the first start of a container on the node, and in the pod that removes the installation.
 pub fn require_sight_of_bpffs(path: &Path) -> Result<(), MountError> {
-    if mounted_bpffs(path)? || in_host_mount_namespace()? { Ok(()) } else { Err(MountError::OutOfSight(path.to_owned())) }
+    if mounted_bpffs(path)? || in_host_mount_namespace()? {
+        return Ok(());
+    }
+    // The table has paths without symbolic links.
+    let real = fs::canonicalize(path);
+    let is_there = |mount: &MountPoint| mount.point == path || real.as_ref().is_ok_and(|real| mount.point == *real);
+    match host_mounts() {
+        Some(mounts) if !mounts.iter().any(is_there) => Ok(()),
+        _ => Err(MountError::OutOfSight(path.to_owned())),
+    }
 }
 
 /// True if a usable bpffs is mounted, false if nothing is mounted; anything else is an error.

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use crate::support::docker_registry::DockerRegistry;
 use crate::support::kernel::{bpftool, sum};
-use crate::support::lab::{Hooks, Lab};
+use crate::support::lab::{Hooks, Lab, pins};
 use crate::support::netns::Netns;
+use crate::support::process::{PATIENCE, eventually};
 use crate::world::{World, object_path};
 
 /// The only program of this load.
@@ -66,6 +67,54 @@ fn a_program_goes_through_every_command() {
     refused(&lab, &["unload", &program], 1, "bpfman-hook has no program");
     lab.ours(&["unload", "--ignore-missing", &program, &other]);
     drop(netns);
+    lab.residue();
+}
+
+/// The remedies of `doctor` for records.
+fn remedies(lab: &Lab) -> Vec<String> {
+    // Other checks may fail on this host.
+    let output = lab.command(&["doctor", "-o", "json"]).output().unwrap();
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let ours = findings.iter().filter(|finding| finding["check"] == "records");
+    ours.filter_map(|finding| Some(finding["remedy"].as_str()?.to_owned())).collect()
+}
+
+/// Another process removes pins, and an interface disappears: every command that shows or checks objects says the same,
+/// and what they advise works.
+#[test]
+fn lost_objects_are_reported_alike_and_the_remedy_works() {
+    let lab = Lab::new(Hooks::Ours);
+    let netns = Netns::new();
+    let program = load(&lab, &[]);
+    let at = netns.path();
+    let attached = lab.json(&["attach", &program, "xdp", "--iface", "lo", "--netns", &at]);
+    let link = attached["id"].to_string();
+    let says = |words: &str, object: &str, remedy: &str| {
+        for args in [&["list", "programs"][..], &["list", "links"], &["gc"], &["gc", "--dry-run"]] {
+            let said = lab.ours(args);
+            let line = said.lines().any(|line| line.contains(object) && line.contains(words) && line.contains(remedy));
+            assert!(line, "{args:?}: {said}");
+        }
+        assert!(remedies(&lab).iter().any(|told| told == remedy), "{:?}", remedies(&lab));
+    };
+    assert!(remedies(&lab).is_empty());
+    drop(netns);
+    let gone = || lab.ours(&["list", "links"]).contains("gone: ").then_some(());
+    eventually("the interface to go with its namespace", PATIENCE, gone);
+    says("its interface is gone", &format!("link {link}"), &format!("remove it with `bpfman-hook detach {link}`"));
+    assert_eq!(lab.json(&["list", "links"])[0]["gone"], "interface");
+    lab.ours(&["detach", &link]);
+    assert!(remedies(&lab).is_empty() && lab.ours(&["gc"]).contains("nothing to release"));
+
+    for pin in pins(&lab.bpffs()).into_iter().filter(|pin| pin.is_file()) {
+        std::fs::remove_file(pin).unwrap();
+    }
+    let gone = || lab.ours(&["list", "programs"]).contains("gone: ").then_some(());
+    eventually("the kernel to free the program", PATIENCE, gone);
+    says("its pin was removed", &format!("program {program}"), &format!("remove it with `bpfman-hook unload {program}`"));
+    assert_eq!(lab.json(&["list", "programs"])[0]["gone"], "removed");
+    lab.ours(&["unload", &program]);
+    assert!(remedies(&lab).is_empty() && lab.json(&["list", "programs"]) == Value::Array(Vec::new()));
     lab.residue();
 }
 

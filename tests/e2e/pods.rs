@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::bundle::Bundle;
-use crate::support::process::{Running, eventually, tool};
+use crate::support::process::{Running, ended, eventually, tool};
 use crate::support::runtime::Runtime;
 use crate::world::{TRAFFIC, TRAFFIC_PACKETS, World};
 
@@ -79,6 +79,8 @@ fn a_pod_without_a_process_is_known_by_its_interfaces(world: &mut World) {
     let first = member(world, "first", &file, "xdp:count_packets iface=lo").script(TRAFFIC).write();
     world.start(&first).finish();
     assert!(world.lab.ours(&["gc"]).contains("nothing to release"));
+    let doctor = ended(&mut world.lab.command(&["doctor"])).stdout;
+    assert!(!doctor.contains("is dead"), "`doctor` and `gc` disagree about the pod: {doctor}");
     world.lab.expect_links(1, "the pod exists, although no process runs in it");
     let again = member(world, "again", &file, "xdp:count_packets iface=lo").script(TRAFFIC).write();
     let running = world.start(&again);

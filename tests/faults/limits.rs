@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, everything};
 use crate::stepper::{Fault, step};
+use crate::support::kernel::remove_cgroup;
 use crate::support::lab::{BINARY, pins};
 use crate::support::process::{ended, eventually, fed, tool};
 use crate::support::world::object_path;
@@ -59,6 +60,83 @@ fn owners_are_released_when_run_is_full() {
     bench.complete(&pod, "with room again");
     bench.end(pod, true);
     assert!(bench.world.lab.records().is_empty(), "after {refused} refusals");
+}
+
+/// A cgroup whose processes can create neither threads nor processes (pids.max, systemd's TasksMax).
+struct PidsMax(PathBuf);
+
+impl PidsMax {
+    fn new(name: &str) -> Self {
+        let v1 = Path::new("/sys/fs/cgroup/pids");
+        let parent = match v1.is_dir() {
+            true => v1,
+            false => {
+                fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+pids").unwrap();
+                Path::new("/sys/fs/cgroup")
+            }
+        };
+        let group = Self(parent.join(name));
+        fs::create_dir(&group.0).unwrap();
+        fs::write(group.0.join("pids.max"), "1").unwrap();
+        group
+    }
+
+    /// The same command in this cgroup.
+    fn around(&self, inner: &Command) -> Command {
+        let mut command = Command::new("sh");
+        let script = "echo $$ >\"$0\" && exec \"$@\"";
+        command.args(["-c", script]).arg(self.0.join("cgroup.procs")).arg(inner.get_program()).args(inner.get_args());
+        command
+    }
+}
+
+impl Drop for PidsMax {
+    fn drop(&mut self) {
+        remove_cgroup(&self.0);
+    }
+}
+
+#[test]
+fn without_threads_commands_work_or_say_what_is_missing() {
+    let mut bench = Bench::new();
+    let group = PidsMax::new(&format!("{}-pids", bench.world.lab.word()));
+    // More records than one thread reads before it asks for another.
+    let pod = bench.container();
+    let image = "127.0.0.1:9/acme/a:b";
+    for number in 0..300 {
+        let mut state: serde_json::Value = serde_json::from_str(&pod.creating()).unwrap();
+        state["id"] = format!("{}-{number}", bench.world.lab.word()).into();
+        state["annotations"] = serde_json::json!({ "hook.bpfman.io/image": image });
+        let config = Path::new(state["bundle"].as_str().unwrap()).join("config.json");
+        if number == 0 {
+            let mut text: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+            text["annotations"] = state["annotations"].clone();
+            fs::write(&config, text.to_string()).unwrap();
+        }
+        let said = fed(&mut bench.hook("createRuntime"), &state.to_string());
+        assert!(!said.status.success(), "no rule allows {image}");
+    }
+    let lab = &bench.world.lab;
+    assert!(lab.json(&["list", "containers"]).as_array().unwrap().len() >= 300);
+    for args in [&["list", "containers"][..], &["list", "programs"], &["list", "links"], &["gc", "--dry-run"], &["gc"]] {
+        let said = ended(&mut group.around(&lab.command(args)));
+        assert!(said.status.success(), "{args:?}: {}", said.stderr);
+    }
+    let other = bench.container();
+    let said = fed(&mut group.around(&bench.hook("createRuntime")), &other.creating());
+    assert!(said.status.code() == Some(1) && said.stderr.lines().count() == 1, "{said:?}");
+    let lab = &bench.world.lab;
+    lab.policy("[[image]]\nrepository = \"127.0.0.1:9/acme/*\"\nunsigned = true\n");
+    for args in [&["pull", image][..], &["doctor", "-q"]] {
+        let said = ended(&mut group.around(&lab.command(args)));
+        assert!(said.status.code() == Some(1) || said.status.success(), "{args:?}: {said:?}");
+        assert!(!said.stderr.contains("panicked"), "{args:?}: {}", said.stderr);
+    }
+    bench.end(other, true);
+    bench.end(pod, true);
+    bench.world.lab.ours(&["gc"]);
+    drop(group);
+    bench.clean("after commands without threads");
 }
 
 #[test]

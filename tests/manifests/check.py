@@ -53,6 +53,9 @@ def check_daemonset(binary, root, overlay, document):
         name, context = container["name"], container["securityContext"]
         if container["image"] == "bpfman-hook" and overlay in ("quickstart", "remove"):
             problems.append(f"{name}: the image is not named")
+        # CRI-O starts no pod while a plugin connects and a container is being stopped.
+        if overlay == "crio" and ("--containerd" in container["args"] or name == "plugin" and "--no-connect" not in container["args"]):
+            problems.append(f"{name}: it connects to CRI-O, or installs for containerd")
         mounts = {mount["name"] for mount in container["volumeMounts"]}
         if name == "install" and not {"policy", "registries"} <= mounts:
             problems.append("the installer does not get policy and registries")

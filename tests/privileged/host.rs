@@ -65,6 +65,10 @@ fn child() {
             Ok(()) => println!("fit"),
             Err(err) => println!("refused: {err}"),
         },
+        "look" => match mounts::require_sight_of_bpffs(&place) {
+            Ok(()) => println!("in sight"),
+            Err(err) => println!("refused: {err}"),
+        },
         other => panic!("no role {other}"),
     }
 }
@@ -130,6 +134,23 @@ fn in_a_private_mount_namespace_our_bpffs_is_used_but_never_mounted() {
     mounts::ensure_bpffs(&fs).unwrap();
     assert!(said(&again(&private, "ensure", &fs).output().unwrap()).contains("fit"));
     assert_eq!(place.mounted(), 1);
+}
+
+/// As `gc` looks for pins in the plugin's pod, whose mount namespace is not the host's.
+#[test]
+fn pins_are_out_of_sight_only_if_the_host_sees_them() {
+    let place = Place::new();
+    let fs = place.path("run/bpfman-hook/fs");
+    let private = ["unshare", "--mount", "--propagation", "private"];
+    let look = |before: &[&str]| said(&again(before, "look", &fs).output().unwrap());
+    assert!(look(&private).contains("in sight"), "it is mounted nowhere, so that there are no pins");
+    mounts::ensure_bpffs(&fs).unwrap();
+    assert!(look(&private).contains("in sight"), "the new namespace has a copy of the mount");
+    let at = fs.to_str().unwrap();
+    let hidden = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "umount \"$0\" && exec \"$@\"", at];
+    let refused = look(&hidden);
+    assert!(refused.contains("refused: look for our pins"), "{refused}");
+    assert!(look(&[]).contains("in sight"));
 }
 
 #[test]
